@@ -1,0 +1,3 @@
+from .crate import ARCHS, CRATE
+
+__all__ = ["ARCHS", "CRATE"]

@@ -1,0 +1,39 @@
+"""The iterative shrinkage-thresholding step, the sparsification step of a CRATE layer.
+
+Shapes: B images, N tokens, d embedding dimensions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ISTA(nn.Module):
+    """One proximal gradient step towards a sparse, non-negative code: ``(B, N, d) -> (B, N, d)``.
+
+    ``ISTA(x) = ReLU(x + eta (x D - x D^T D) - eta lambda)`` for tokens ``x`` as rows, with a ``d x d`` dictionary
+    ``D``, step size ``eta`` and sparsity weight ``lambda``. Source: the paper, Eq. (17).
+
+    Both forms of the step below compute this function; they differ from the official code, which spends three
+    token-sized products on it. There is no residual connection around ISTA.
+    """
+
+    def __init__(self, embed_dim: int, step_size: float = 0.1, lambd: float = 0.1) -> None:
+        super().__init__()
+        self.step_size = step_size
+        self.lambd = lambd
+        self.dictionary = nn.Parameter(torch.empty(embed_dim, embed_dim))
+        nn.init.kaiming_uniform_(self.dictionary)
+
+    def forward(self, x: Tensor) -> Tensor:
+        D = self.dictionary
+        num_tokens = x.numel() // x.shape[-1]
+        if num_tokens < 2 * D.shape[0]:
+            update = F.linear(x - F.linear(x, D), D.T)  # (x - x D^T) D: two token-sized products
+        else:
+            update = F.linear(x, (D - D.T @ D).T)  # x M, M = D - D^T D: one token-sized and one d x d x d product
+        # The identity stays out of the product, so that under autocast x keeps its full precision.
+        return F.relu(torch.add(x, update, alpha=self.step_size) - self.step_size * self.lambd)
+
+    def extra_repr(self) -> str:
+        return f"{self.dictionary.shape[0]}, step_size={self.step_size}, lambd={self.lambd}"

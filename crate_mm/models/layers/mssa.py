@@ -1,0 +1,43 @@
+"""Multi-head subspace self-attention, the compression step of a CRATE layer.
+
+Shapes: B images, N tokens, d embedding dimensions, K heads (subspaces) of dimension p.
+"""
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class MSSA(nn.Module):
+    """Multi-head subspace self-attention: ``(B, N, d) -> (B, N, d)``.
+
+    One projection ``U`` serves as query, key and value, so that each head compares tokens within its subspace::
+
+        SSA_k(x) = softmax(w_k w_k^T / sqrt(p)) w_k,  w_k = x U_k
+        MSSA(x)  = concat_k(SSA_k(x)) W_o + b_o
+
+    Source: the paper, Section 2.3, Eqs. (11)-(12), with the learned output projection of its Eq. (18) experiments.
+    As in the official code there is no output projection if it could only rotate one head of full width
+    (``K = 1`` and ``p = d``).
+
+    ``tap_w`` passes the projected tokens ``x U`` of shape ``(B, N, K p)``; a forward hook on it reads them.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, head_dim: int | None = None) -> None:
+        super().__init__()
+        if head_dim is None:
+            if embed_dim % num_heads:
+                raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}: give head_dim")
+            head_dim = embed_dim // num_heads
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.proj = nn.Linear(embed_dim, num_heads * head_dim, bias=False)
+        self.tap_w = nn.Identity()
+        has_output = not (num_heads == 1 and head_dim == embed_dim)
+        self.out = nn.Linear(num_heads * head_dim, embed_dim) if has_output else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.tap_w(self.proj(x))
+        w_BKNp = rearrange(w, "B N (K p) -> B K N p", K=self.num_heads)
+        ssa_BKNp = F.scaled_dot_product_attention(w_BKNp, w_BKNp, w_BKNp)  # scale is 1 / sqrt(p)
+        return self.out(rearrange(ssa_BKNp, "B K N p -> B N (K p)"))

@@ -1,0 +1,82 @@
+"""Every registry of crate_mm, in one place.
+
+A registry maps the ``type`` of a config entry to a class. All but two of them are children of MMEngine's registry of
+the same purpose, so that whatever MMEngine or PyTorch registers (hooks, samplers, optimizers) is found as well.
+``BACKBONES`` and ``HEADS`` stand alone: MMEngine allows one child registry per parent and scope, and ``MODELS`` is it.
+
+To add an own part, register it in a file of your own and name the file in the config's ``custom_imports``::
+
+    @BACKBONES.register_module()
+    class MyBackbone(nn.Module): ...
+"""
+
+import difflib
+
+from mmengine import registry as root
+from mmengine.registry import Registry as _Registry
+
+SCOPE = "crate_mm"
+
+
+class Registry(_Registry):
+    """MMEngine's registry with an error that names the closest entries."""
+
+    def get(self, key: str) -> type:
+        """Return the class registered as ``key`` here or in a parent; raise ``ValueError`` naming the closest names."""
+        try:
+            found = super().get(key)
+        except RuntimeError:  # MMEngine's answer to a name that is neither registered nor importable
+            found = None
+        if found is None:
+            raise ValueError(f"unknown {self.name.replace('_', ' ')} {key!r}: {suggest(key, self.names())}")
+        return found
+
+    def names(self) -> list[str]:
+        """Sorted names that ``get`` finds, those of the parents included."""
+        self.import_from_location()
+        names, registry = set(), self
+        while registry is not None:
+            names.update(registry.module_dict)
+            registry = registry.parent
+        return sorted(names)
+
+
+def suggest(name: str, known: list[str], most: int = 12) -> str:
+    """Return 'did you mean ...?' with the closest of ``known`` names, or 'choose ...' with all of a short list."""
+    by_lower = {k.lower(): k for k in known}
+    close = [by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)]
+    if close:
+        return f"did you mean {', '.join(close)}?"
+    if len(known) <= most:
+        return f"choose {', '.join(known)}"
+    return f"none of the {len(known)} known names is close"
+
+
+def _child(parent: _Registry, *locations: str) -> Registry:
+    return Registry(parent.name, parent=parent, scope=SCOPE, locations=[f"{SCOPE}.{name}" for name in locations])
+
+
+MODELS = _child(root.MODELS, "models")
+BACKBONES = Registry("backbone", scope=SCOPE, locations=[f"{SCOPE}.models"])
+HEADS = Registry("head", scope=SCOPE, locations=[f"{SCOPE}.models"])
+MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS)
+WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS)
+
+DATASETS = _child(root.DATASETS, "datasets")
+DATA_SAMPLERS = _child(root.DATA_SAMPLERS, "datasets")
+TRANSFORMS = _child(root.TRANSFORMS, "datasets")
+FUNCTIONS = _child(root.FUNCTIONS, "datasets")
+
+OPTIMIZERS = _child(root.OPTIMIZERS, "engine")
+OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, "engine")
+OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS)
+PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, "engine")
+HOOKS = _child(root.HOOKS, "engine")
+LOOPS = _child(root.LOOPS, "engine")
+RUNNERS = _child(root.RUNNERS, "engine")
+LOG_PROCESSORS = _child(root.LOG_PROCESSORS)
+
+METRICS = _child(root.METRICS, "evaluation")
+EVALUATOR = _child(root.EVALUATOR)
+VISUALIZERS = _child(root.VISUALIZERS)
+VISBACKENDS = _child(root.VISBACKENDS)

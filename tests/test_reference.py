@@ -1,0 +1,112 @@
+"""The models against the numbers of the official code, float64, 1e-9 relative (tests/data/README.md)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from crate_mm.analysis.capture import capture
+from crate_mm.analysis.measures import nonzero_fraction, subspace_coding_rate
+from crate_mm.conversion import convert_official_state_dict, rename_official_key
+from crate_mm.models import ARCHS, ImageClassifier
+from crate_mm.registry import OPTIMIZERS
+
+REFERENCE = json.loads((Path(__file__).parent / "data" / "crate_reference.json").read_text())
+
+
+def official_state_dict(shapes):
+    state_dict = {}
+    for k, (name, shape) in enumerate(sorted(shapes.items())):
+        z = np.random.RandomState(1000 + k).standard_normal(shape)
+        if len(shape) == 1:
+            z = 1 + 0.1 * z if name.endswith("weight") else 0.1 * z
+        elif len(shape) == 2:
+            z = z / np.sqrt(shape[-1])
+        else:
+            z = 0.5 * z
+        state_dict[name] = torch.from_numpy(z)
+    return state_dict
+
+
+@pytest.fixture(scope="module", params=REFERENCE)
+def case(request):
+    """The reference entry, our model with its weights, its images and labels."""
+    ref = REFERENCE[request.param]
+    config = ref["config"]
+    arch = {"embed_dim": config["dim"], "depth": config["depth"], "num_heads": config["heads"]}
+    named = [name for name, size in ARCHS.items() if size._asdict() == arch]
+    model = ImageClassifier(
+        backbone=dict(
+            type="CRATE",
+            arch=named[0] if named else arch,
+            img_size=config["image_size"],
+            patch_size=config["patch_size"],
+        ),
+        head=dict(type="LinearHead", num_classes=config["num_classes"], pool=config.get("pool", "cls")),
+        label_smoothing=0.1,
+    ).double()
+    weights = convert_official_state_dict(official_state_dict(ref["state_dict_shapes"]), num_heads=config["heads"])
+    model.load_state_dict(weights)
+    size = (ref["batch_size"], 3, config["image_size"], config["image_size"])
+    images = torch.from_numpy(np.random.RandomState(0).standard_normal(size))
+    return ref, model, images, torch.tensor(ref["labels"])
+
+
+def assert_close(ours, reference):
+    np.testing.assert_allclose(ours, reference, rtol=1e-9, atol=0)
+
+
+def test_parameter_count(case):
+    ref, model, *_ = case
+    assert sum(p.numel() for p in model.parameters()) == ref["num_parameters"]
+
+
+def test_logits(case):
+    ref, model, images, _ = case
+    with torch.no_grad():
+        logits = model.eval()(images)
+    assert_close(logits[:, :10], ref["logits_first10"])
+    assert_close(logits.norm(), ref["logits_l2"])
+
+
+def test_measures_per_layer(case):
+    ref, model, images, _ = case
+    with torch.no_grad(), capture(model) as seen:
+        model.eval()(images)
+    heads = ref["config"]["heads"]
+    rates = [subspace_coding_rate(w, heads, eps_squared=0.01, unit_length=True).mean() for w in seen["tap_w"]]
+    assert_close(rates, ref["coding_rate_eps0.01_per_layer_mean"])
+    sparsity = [nonzero_fraction(z).mean() for z in seen["tap_out"]]
+    assert_close(sparsity, ref["nonzero_fraction_after_ista_per_layer_mean"])
+
+
+def test_gradients_and_lion_steps(case):
+    ref, model, images, labels = case
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = OPTIMIZERS.build(dict(type="Lion", params=model.parameters(), lr=2.4e-4, weight_decay=0.5))
+    losses = []
+    for step in range(len(ref["lion_loss_by_step"])):
+        loss = model(images, labels, mode="loss")["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        losses.append(loss.item())
+        if step == 0:
+            norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
+            reference = {rename_official_key(name): norm for name, norm in ref["grad_l2_by_parameter"].items()}
+            assert norms.keys() == reference.keys()
+            assert_close([norms[name] for name in reference], list(reference.values()))
+            assert_close(np.linalg.norm(list(norms.values())), ref["grad_l2_total"])
+        optimizer.step()
+    assert_close(losses, ref["lion_loss_by_step"])
+    model.load_state_dict(start)
+
+
+def test_loss_is_label_smoothed_cross_entropy(case):
+    _, model, images, labels = case
+    log_p = F.log_softmax(model(images), dim=-1)
+    target = torch.full_like(log_p, 0.1 / log_p.shape[1])
+    target[range(len(labels)), labels] += 0.9
+    torch.testing.assert_close(model(images, labels, mode="loss")["loss"], -(target * log_p).sum(-1).mean())
