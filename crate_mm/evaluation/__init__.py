@@ -1,0 +1,3 @@
+from .metrics import ClassificationMetric
+
+__all__ = ["ClassificationMetric"]

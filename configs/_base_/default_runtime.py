@@ -1,0 +1,28 @@
+default_scope = "crate_mm"
+
+default_hooks = dict(
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=50),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3, save_best="eval/top1"),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+    runtime_info=dict(type="RuntimeInfoHook"),
+)
+custom_hooks = [
+    dict(type="SeedEachEpoch"),
+    dict(type="StopOnNonFiniteLoss"),
+    dict(type="UnreadableImages"),
+    dict(type="TrimLogHistory"),
+]
+ema_momentum = None  # 2e-4, say, keeps an average of the weights, which is what is evaluated and saved
+
+visualizer = dict(
+    type="Visualizer",
+    vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")],
+)
+log_processor = dict(window_size=20)
+
+randomness = dict(seed=0)
+env_cfg = dict(cudnn_benchmark=True)
+load_from = None
+resume = False

@@ -1,0 +1,105 @@
+"""The dataset that the loaders see: a source, its transforms, and what happens to an unreadable image."""
+
+import random
+import zlib
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ..registry import DATASETS
+from .transforms import build_transforms, to_uint8
+
+# What PIL and the operating system raise for files that are missing, truncated, damaged or absurdly large.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
+
+
+class UnreadableImagesError(RuntimeError):
+    """More images than allowed could not be read."""
+
+
+@DATASETS.register_module()
+class ClassificationDataset(Dataset):
+    """Samples ``{inputs: uint8 (C, H, W), labels: int, sample_idx: int, unreadable: int}``.
+
+    ``sample_idx`` is the sample's position in the source. Where the image asked for cannot be read, the next one
+    takes its place and ``unreadable`` is the position of the image asked for, else -1; counting and reporting them is
+    the work of the ``UnreadableImages`` hook.
+
+    An index may be a pair ``(position, seed)``: then torch's, NumPy's and Python's random states are seeded before the
+    transforms, so that an augmentation depends on the run's seed, the epoch and the sample alone, and not on the
+    number of processes, workers or restarts.
+
+    Args:
+        source: config of ``DATASETS`` for a map-style dataset of (PIL image, label) pairs, or such a dataset.
+        transforms: configs of ``TRANSFORMS`` that leave a PIL image or a uint8 tensor.
+        max_unreadable: how many images may be unreadable before the run stops.
+    """
+
+    def __init__(self, source: dict | Dataset, transforms: list[dict] = (), max_unreadable: int = 100) -> None:
+        self.source = DATASETS.build(source) if isinstance(source, dict) else source
+        self.transforms = build_transforms(list(transforms))
+        self.max_unreadable = max_unreadable
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Class names in the order of the labels, or None if the source has none."""
+        classes = getattr(self.source, "classes", None)
+        if classes is None and hasattr(self.source, "num_classes"):
+            classes = range(self.source.num_classes)
+        return None if classes is None else [str(name) for name in classes]
+
+    @property
+    def metainfo(self) -> dict:
+        """What a checkpoint keeps about the data, under MMEngine's name for it."""
+        return {"classes": self.classes}
+
+    def path(self, position: int) -> str:
+        """The image's file, or its position where the source names no files."""
+        named = getattr(self.source, "path", None)
+        return named(position) if named else f"sample {position} of {type(self.source).__name__}"
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict:
+        asked, seed = index if isinstance(index, tuple) else (index, None)
+        position, (image, label) = self._read(asked)
+        if seed is not None:
+            seed_everything(seed)
+        return {
+            "inputs": to_uint8(self.transforms(image)),
+            "labels": label,
+            "sample_idx": position,
+            "unreadable": -1 if position == asked else asked,
+        }
+
+    def _read(self, asked: int) -> tuple[int, tuple[Image.Image, int]]:
+        """Read the image asked for or the next readable one: its position and the (image, label) pair."""
+        failed = []
+        for step in range(len(self)):
+            position = (asked + step) % len(self)
+            try:
+                return position, self.source[position]
+            except UNREADABLE:
+                failed.append(self.path(position))
+                if len(failed) > self.max_unreadable:
+                    break
+        raise UnreadableImagesError(f"{len(failed)} images in a row cannot be read: {', '.join(failed)}")
+
+    def reason_unreadable(self, position: int) -> str:
+        """Try to read an image again and return why it cannot be read."""
+        try:
+            self.source[position]
+        except UNREADABLE as error:
+            return str(error) or type(error).__name__
+        return "it could not be read at first, now it can"
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the random states that transforms draw from, of this process only."""
+    # Not torch.manual_seed: that queues a call for each GPU, sample by sample, in workers that never use one.
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)

@@ -1,0 +1,44 @@
+"""torchvision's transforms v2 under our registry, each under its own name."""
+
+import inspect
+
+import torch
+from torchvision.transforms import InterpolationMode, v2
+
+from ..registry import TRANSFORMS
+
+for _name, _module in inspect.getmembers(v2, inspect.isclass):
+    if issubclass(_module, v2.Transform) and _module is not v2.Transform:
+        TRANSFORMS.register_module(name=_name, module=_module)
+
+
+def build_transforms(configs: list[dict]) -> v2.Transform:
+    """Build a list of transform configs as one transform.
+
+    A config may hold further ones under ``transforms``, as ``RandomApply`` and ``RandomChoice`` do, and names an
+    interpolation by its word ('bilinear', 'bicubic', ...). In place of a config a built transform is taken as it is.
+    """
+    return v2.Compose([_build(cfg) for cfg in configs]) if configs else v2.Identity()
+
+
+def _build(cfg: dict | v2.Transform) -> v2.Transform:
+    if not isinstance(cfg, dict):
+        return cfg
+    cfg = dict(cfg)
+    if "transforms" in cfg:
+        cfg["transforms"] = [_build(inner) for inner in cfg["transforms"]]
+    if isinstance(cfg.get("interpolation"), str):
+        cfg["interpolation"] = InterpolationMode(cfg["interpolation"])
+    return TRANSFORMS.build(cfg)
+
+
+def to_uint8(image) -> torch.Tensor:
+    """Return a PIL image or a uint8 tensor as a uint8 tensor ``(C, H, W)``; raise ``ValueError`` for anything else."""
+    if not isinstance(image, torch.Tensor):
+        return v2.functional.pil_to_tensor(image)
+    if image.dtype != torch.uint8:
+        raise ValueError(
+            f"the transforms return {str(image.dtype).removeprefix('torch.')} images: leave out ToDtype and Normalize, "
+            "images stay uint8 until the preprocessor normalises them on the device"
+        )
+    return image

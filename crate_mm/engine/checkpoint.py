@@ -1,0 +1,97 @@
+"""Checkpoints: read without running code, fitted to a model without dropping anything, written in one piece."""
+
+import os
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from mmengine.fileio import LocalBackend, register_backend
+from torch import nn
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, or not one for this model."""
+
+
+def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
+    """Read a checkpoint; pickles that want to run code are refused (``weights_only=True``).
+
+    Raises:
+        CheckpointError: the file is missing, damaged, no checkpoint, or refused.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist{_nearby(path)}")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+) was not an allowed global|Unsupported (?:global|class|operand)[^.\n]*", str(error))
+        if refused:
+            raise CheckpointError(
+                f"checkpoint {path} is refused: loading it would run code of its own ({refused.group(0).strip()}); "
+                "a checkpoint may hold tensors, numbers, strings, lists and dicts only"
+            ) from None
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from None
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{path} holds {type(checkpoint).__name__}, not a dict with a state_dict: it is no checkpoint")
+    return checkpoint
+
+
+def load_weights(model: nn.Module, checkpoint: dict, source: str | Path = "the checkpoint") -> None:
+    """Load a checkpoint's ``state_dict`` (or the checkpoint, if it is a bare one) into the model, strictly.
+
+    Raises:
+        CheckpointError: a parameter is missing, surplus or of another shape; the model is left as it was.
+    """
+    weights = {key.removeprefix("module."): value for key, value in checkpoint.get("state_dict", checkpoint).items()}
+    wanted = model.state_dict()
+    shapes = [
+        f"{key} is {tuple(weights[key].shape)} there and {tuple(wanted[key].shape)} here"
+        for key in wanted
+        if key in weights and getattr(weights[key], "shape", None) != wanted[key].shape
+    ]
+    missing = [f"{key} is missing" for key in wanted if key not in weights]
+    surplus = [f"{key} is surplus" for key in weights if key not in wanted]
+    problems = shapes + missing + surplus
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        hint = ""
+        if "pos_embedding" in weights:
+            hint = "; it has the official code's names, tools/convert_official.py makes it ours"
+        raise CheckpointError(f"{source} does not fit the model: {'; '.join(problems[:3])}{more}{hint}")
+    model.load_state_dict(weights)
+
+
+def newest_checkpoint(work_dir: str | Path) -> Path | None:
+    """The checkpoint of the latest epoch in a work folder, found by listing it, or None."""
+    numbered = [(re.fullmatch(r"epoch_(\d+)\.pth", p.name), p) for p in Path(work_dir).glob("epoch_*.pth")]
+    return max(((int(match[1]), p) for match, p in numbered if match), default=(0, None))[1]
+
+
+class AtomicBackend(LocalBackend):
+    """Local files that are there whole or not at all: written beside their place, synced to disk, then renamed."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        part = Path(f"{filepath}.part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            file.write(obj)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, filepath)
+
+
+register_backend("atomic", AtomicBackend)
+
+
+def _nearby(path: Path) -> str:
+    folder = next((p for p in (path, *path.parents) if p.is_dir()), Path())
+    found = sorted(p.name for p in folder.glob("*.pth"))
+    return f"; {folder} holds {', '.join(found[:5])}" if found else ""
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

@@ -1,0 +1,77 @@
+"""What the command-line tools share: their options, and errors in one sentence."""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmengine.config import DictAction
+
+from .checkpoint import CheckpointError
+from .hooks import RunStoppedError
+from .launch import LAUNCHERS
+
+INTERRUPTED = 130  # the shell's code for Ctrl-C
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ``train.py`` and ``test.py`` share, named as MMEngine's users know them."""
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/<config name>)")
+    parser.add_argument("--amp", action="store_true", help="mixed precision: bf16, or fp16 where the GPU has no bf16")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings of the config, as in train_cfg.max_epochs=10 data_root=/data/imagenet",
+    )
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="what started the processes")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
+
+
+@contextmanager
+def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
+    """End the program with one clear sentence for what a user did wrong (exit code 2) or interrupted (130).
+
+    Args:
+        show_traceback: print the traceback before the sentence: once a run is under way, an error may well be ours.
+            ``CRATE_MM_TRACEBACK=1`` in the environment has the same effect everywhere.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("interrupted; --resume goes on from the last checkpoint")
+        _leave(INTERRUPTED)
+    except Exception as error:
+        own = isinstance(error, (RunStoppedError, CheckpointError)) or "UnreadableImagesError" in f"{type(error).__name__}{error}"
+        expected = isinstance(error, (ValueError, TypeError, KeyError, OSError, ImportError))
+        if not own and (show_traceback or not expected or os.environ.get("CRATE_MM_TRACEBACK")):
+            traceback.print_exc()
+        _say(f"error: {_sentence(error)}")
+        _leave(2 if own or expected else 1)
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if "in DataLoader worker process" in text:  # PyTorch wraps a worker's error in its traceback
+        text = text.strip().splitlines()[-1]
+    return text or type(error).__name__
+
+
+def _say(text: str) -> None:
+    if int(os.environ.get("RANK", "0")):
+        time.sleep(2)  # the first process speaks for all; the launcher ends the others unless the trouble is theirs alone
+    print(text, file=sys.stderr, flush=True)
+
+
+def _leave(code: int) -> None:
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        # Leaving in an orderly way would wait for processes that wait for this one.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,56 @@
+"""Processes: how a run learns of the others, by torchrun or Slurm, on GPUs or CPUs."""
+
+import os
+import subprocess
+
+import torch
+import torch.distributed
+from mmengine.dist import is_distributed
+
+LAUNCHERS = ("none", "pytorch", "slurm")
+
+
+def init_processes(launcher: str) -> None:
+    """Join the process group: nccl where there are GPUs, gloo where there are none. 'none' is a single process.
+
+    Raises:
+        ValueError: the launcher's environment variables are not there, or the node has fewer GPUs than processes.
+    """
+    if launcher == "none" or is_distributed():
+        return
+    if launcher == "slurm":
+        _slurm_environment()
+    missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"--launcher {launcher} finds no {', '.join(missing)} in the environment: "
+            "start with tools/dist_train.sh, torchrun or srun, or leave out --launcher for one process"
+        )
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if not torch.cuda.is_available():
+        torch.distributed.init_process_group("gloo")
+        return
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"process {local_rank} of this node has no GPU: the node has {torch.cuda.device_count()}; start at most "
+            "that many processes a node, and more nodes with NNODES, NODE_RANK, MASTER_ADDR and PORT"
+        )
+    torch.cuda.set_device(local_rank)
+    torch.distributed.init_process_group("nccl", device_id=torch.device("cuda", local_rank))
+
+
+def _slurm_environment() -> None:
+    """Translate Slurm's variables to torchrun's; the first host of the job is the meeting point."""
+    needed = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODELIST")
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        raise ValueError(f"--launcher slurm finds no {', '.join(missing)} in the environment: start with srun")
+    os.environ["RANK"] = os.environ["SLURM_PROCID"]
+    os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+    os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
+    os.environ.setdefault("MASTER_PORT", os.environ.get("PORT", "29500"))
+    if "MASTER_ADDR" not in os.environ:
+        hosts = subprocess.run(
+            ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]], capture_output=True, text=True, check=True
+        )
+        os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]

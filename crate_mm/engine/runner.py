@@ -1,0 +1,138 @@
+"""MMEngine's Runner, on any device, with a batch that is a recipe and checkpoints that are checked."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mmengine.runner
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import get_local_rank, is_main_process
+from mmengine.model import MMDistributedDataParallel
+from torch import nn
+
+from ..registry import RUNNERS
+from .batch import BatchPlan
+from .checkpoint import CheckpointError, load_weights, read_checkpoint
+from .config import prepare
+from .launch import init_processes
+
+
+@RUNNERS.register_module()
+class Runner(mmengine.runner.Runner):
+    """MMEngine's Runner with these differences.
+
+    * It prepares the config (see ``prepare``), dumps the user's own beside the checkpoints, and says at the start what
+      it is going to do.
+    * Processes without a GPU talk through gloo and hold their models on the CPU.
+    * Checkpoints are read with ``weights_only=True`` and loaded strictly.
+    * Data and head must agree on the number of classes.
+    """
+
+    @classmethod
+    def from_cfg(cls, cfg: Config) -> "Runner":
+        init_processes(cfg.get("launcher", "none"))
+        runner = super().from_cfg(prepare(cfg))
+        if is_main_process():
+            cfg.dump(Path(runner.work_dir) / Path(cfg.filename or "config.py").name)
+        return runner
+
+    def dump_config(self) -> None:
+        """Nothing: ``from_cfg`` dumps the user's config, not the prepared one, which holds for these processes only."""
+
+    def get_hooks_info(self) -> str:
+        """The hooks in the order of their priority, in one line where MMEngine prints eighty."""
+        return "  " + ", ".join(type(hook).__name__ for hook in self.hooks)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        if model_wrapper_cfg or not self.distributed:
+            return super().wrap_model(model_wrapper_cfg, model)
+        device = get_device()
+        device_ids = [get_local_rank()] if device == "cuda" else None
+        # Our models have no buffers that training changes.
+        return MMDistributedDataParallel(module=model.to(device), device_ids=device_ids, forward_sync_buffers=False)
+
+    def build_for_training(self) -> None:
+        """Build everything that training needs, check that it fits together, and say what it is.
+
+        Raises:
+            ValueError: a part of the config does not build, or the data's classes are not the head's.
+        """
+        self._train_loop = self.build_train_loop(self._train_loop)
+        self.check_classes(self.train_dataloader.dataset)
+        if self._val_loop is not None:
+            self._val_loop = self.build_val_loop(self._val_loop)
+            self.check_classes(self.val_dataloader.dataset)
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        if self.param_schedulers is not None:
+            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+        self.logger.info(self.describe())
+
+    def train(self) -> nn.Module:
+        if isinstance(self._train_loop, dict):
+            self.build_for_training()
+        return super().train()
+
+    def build_for_testing(self) -> None:
+        """Build the test loop and load the checkpoint; raise ``ValueError`` where training's would be."""
+        self._test_loop = self.build_test_loop(self._test_loop)
+        self.check_classes(self.test_dataloader.dataset)
+        self.load_or_resume()
+
+    def test(self) -> dict[str, float]:
+        if isinstance(self._test_loop, dict):
+            self.build_for_testing()
+        return super().test()
+
+    def check_classes(self, dataset) -> None:
+        """Raise ``ValueError`` if the head has not one output for each of the dataset's classes."""
+        model = getattr(self.model, "module", self.model)
+        classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+        if classes is not None and len(classes) != model.num_classes:
+            shown = ", ".join(classes[:3])
+            raise ValueError(
+                f"the data has {len(classes)} classes ({shown}, ...), the head {model.num_classes}: "
+                f"--cfg-options model.head.num_classes={len(classes)} makes them agree"
+            )
+
+    def describe(self) -> str:
+        """One paragraph on what is going to be trained: batch, steps, learning rate."""
+        loader = self.train_dataloader
+        micro_batches = getattr(self.train_loop, "micro_batches", 1)
+        plan = BatchPlan(self.world_size * loader.batch_size, self.world_size, loader.batch_size, micro_batches)
+        schedule = self.cfg.get("param_scheduler")
+        warmup = f", warm-up {schedule.get('warmup')} epochs" if schedule and "warmup" in schedule else ""
+        return (
+            f"effective batch {plan} images; {len(loader)} steps an epoch, {self.max_epochs} epochs, "
+            f"{self.max_iters} steps of {len(loader.dataset)} images; "
+            f"{self.cfg.optim_wrapper.optimizer.type}, learning rate {self.cfg.optim_wrapper.optimizer.lr:g}{warmup}"
+        )
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: str | Callable = "cpu",
+        strict: bool = True,
+        revise_keys: list = (),
+    ) -> dict:
+        """Load weights from a file, all or none; ``strict`` and ``revise_keys`` are MMEngine's and have no effect."""
+        checkpoint = read_checkpoint(filename, map_location)
+        # MMEngine's resume would run a config found here.
+        if isinstance(checkpoint.get("meta"), dict):
+            checkpoint["meta"].pop("config", None)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        load_weights(getattr(self.model, "module", self.model), checkpoint, source=filename)
+        self._has_loaded = True
+        self.logger.info(f"loaded checkpoint {filename}")
+        return checkpoint
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """Go on from a checkpoint of training; raise ``CheckpointError`` if it holds weights only."""
+        checkpoint = read_checkpoint(filename)
+        missing = [key for key in ("meta", "optimizer", "param_schedulers", "message_hub") if key not in checkpoint]
+        if missing:
+            raise CheckpointError(
+                f"{filename} cannot be resumed from, it holds no {', '.join(missing)}: "
+                "resume from an epoch_N.pth, not from a best or a converted one"
+            )
+        del checkpoint
+        super().resume(filename, *args, **kwargs)

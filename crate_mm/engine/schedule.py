@@ -1,0 +1,73 @@
+"""The learning-rate schedule of the recipes."""
+
+import math
+
+from mmengine.optim import OptimWrapper
+from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+
+from ..registry import PARAM_SCHEDULERS
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupCosineLR(_ParamScheduler):
+    """Linear warm-up, then cosine to zero, as one curve over the iterations of a run.
+
+    With W iterations of warm-up, T iterations in all and the optimizer's own rate ``lr``, iteration ``i`` uses
+
+        lr * (start_factor + (1 - start_factor) * i / W)      for i < W
+        lr * (1 + cos(pi (i - W) / (T - W))) / 2              for W <= i < T
+
+    The horizon is that of the config: a shorter ``train_cfg.max_epochs`` squeezes the curve, and a resumed run follows
+    the config it is resumed with. To stop earlier on the curve of a longer run, set ``end`` to the longer run's epochs.
+
+    Args:
+        warmup: W in epochs, cut to ``max_warmup`` of a run that is short.
+        end: T in epochs; the run's ``max_epochs`` if not given.
+        start_factor: the first iteration's share of ``lr``.
+        max_warmup: the largest fraction of the run that may be warm-up.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimWrapper,
+        warmup: float,
+        end: int,
+        start_factor: float = 0.01,
+        max_warmup: float = 0.2,
+        last_step: int = -1,
+    ) -> None:
+        if warmup < 0 or end <= 0:
+            raise ValueError(f"a schedule needs warmup >= 0 and end > 0, got {warmup} and {end}")
+        self.warmup = min(warmup, max_warmup * end)
+        self.start_factor = start_factor
+        super().__init__(optimizer, "lr", begin=0, end=end, last_step=last_step, by_epoch=False)
+
+    @classmethod
+    def build_iter_from_epoch(
+        cls, *args, warmup: float, end: int, epoch_length: int, by_epoch: bool = True, **kwargs
+    ) -> "WarmupCosineLR":
+        """Build from epochs: MMEngine's hook for ``convert_to_iter_based=True``."""
+        if not by_epoch:
+            raise ValueError("WarmupCosineLR is given in epochs: leave out by_epoch")
+        return cls(*args, warmup=warmup * epoch_length, end=end * epoch_length, **kwargs)
+
+    def factor(self, step: int) -> float:
+        """The share of the optimizer's own rate at iteration ``step``."""
+        if step < self.warmup:
+            return self.start_factor + (1 - self.start_factor) * step / self.warmup
+        progress = min((step - self.warmup) / (self.end - self.warmup), 1.0)
+        return (1 + math.cos(math.pi * progress)) / 2
+
+    def _get_value(self) -> list[float]:
+        return [base * self.factor(self.last_step) for base in self.base_values]
+
+    def state_dict(self) -> dict:
+        """Only where the run is; the curve is the config's."""
+        return {"last_step": self.last_step, "global_step": self._global_step}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.last_step = state_dict["last_step"]
+        self._global_step = state_dict["global_step"]
+        for group, value in zip(self.optimizer.param_groups, self._get_value()):
+            group["lr"] = value
+        self._last_value = self._get_value()

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Train on several GPUs of this node, or on its CPUs where there is none:
+#   tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
+# On several nodes run on each, with the same MASTER_ADDR and PORT:
+#   NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 PORT=29500 tools/dist_train.sh CONFIG 8
+exec bash "$(dirname "$0")/launch.sh" train "$0" "$@"

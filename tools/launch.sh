@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# What dist_train.sh and dist_test.sh share: launch.sh train|test SCRIPT [its arguments]
+set -euo pipefail
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+mode=$1 script=$2
+shift 2
+fail() { echo "error: $*" >&2; exit 2; }
+
+if [ "$mode" = test ]; then
+  [ $# -ge 3 ] || fail "usage: $script CONFIG CHECKPOINT GPUS [arguments of tools/test.py]"
+  files=("$1" "$2") gpus=$3
+  shift 3
+else
+  [ $# -ge 2 ] || fail "usage: $script CONFIG GPUS [arguments of tools/train.py]"
+  files=("$1") gpus=$2
+  shift 2
+fi
+[[ "$gpus" =~ ^[1-9][0-9]*$ ]] || fail "GPUS must be a whole number of at least 1, got '$gpus'"
+
+nnodes=${NNODES:-1} node_rank=${NODE_RANK:-0} address=${MASTER_ADDR:-127.0.0.1} port=${PORT:-29500}
+[ "$node_rank" -lt "$nnodes" ] || fail "NODE_RANK $node_rank must be one of 0 to $((nnodes - 1)) (NNODES=$nnodes)"
+here=$(python -c 'import torch; print(torch.cuda.device_count())') || fail "python finds no working torch: see README.md"
+if [ "$here" -gt 0 ] && [ "$gpus" -gt "$here" ]; then
+  fail "$gpus GPUs were asked for, this node has $here. Use several nodes, each running" \
+    "NNODES=$(((gpus + here - 1) / here)) NODE_RANK=<0, 1, ...> MASTER_ADDR=<first node> PORT=$port" \
+    "$script ${files[*]} $here"
+fi
+
+# A single node needs no agreed port: torchrun finds a free one, so that several runs fit on a machine.
+if [ "$nnodes" = 1 ] && [ -z "${PORT:-}" ]; then
+  meeting=(--standalone)
+else
+  meeting=(--nnodes "$nnodes" --node-rank "$node_rank" --master-addr "$address" --master-port "$port")
+fi
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+exec python -m torch.distributed.run "${meeting[@]}" --nproc-per-node "$gpus" \
+  "$tools/$mode.py" "${files[@]}" --launcher pytorch "$@"

@@ -1,0 +1,50 @@
+"""Train a model by a config.
+
+    python tools/train.py configs/crate_tiny_digits.py
+    python tools/train.py configs/crate_base_in1k.py --amp --cfg-options data_root=/data/imagenet
+    tools/dist_train.sh configs/crate_base_in1k.py 16 --amp
+"""
+
+import argparse
+
+from crate_mm.engine import Runner, amp_optim_wrapper, load_config, newest_checkpoint
+from crate_mm.engine.cli import add_common_options, one_sentence_errors
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="newest",
+        metavar="CHECKPOINT",
+        help="go on from a checkpoint; without one named, from the newest of the work folder, or from the start",
+    )
+    add_common_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with one_sentence_errors():
+        cfg = load_config(args.config, args.cfg_options)
+        cfg.launcher = args.launcher
+        if args.work_dir:
+            cfg.work_dir = args.work_dir
+        cfg.setdefault("work_dir", f"work_dirs/{args.config.rpartition('/')[2].removesuffix('.py')}")
+        if args.amp:
+            cfg.optim_wrapper.update(amp_optim_wrapper())
+        if args.resume:
+            found = newest_checkpoint(cfg.work_dir) if args.resume == "newest" else args.resume
+            cfg.resume, cfg.load_from = found is not None, str(found) if found else None
+        runner = Runner.from_cfg(cfg)
+        if args.resume and not cfg.resume:
+            runner.logger.info(f"nothing to resume in {cfg.work_dir}: starting from the beginning")
+        runner.build_for_training()
+    with one_sentence_errors(show_traceback=True):
+        runner.train()
+
+
+if __name__ == "__main__":
+    main()
