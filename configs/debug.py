@@ -1,6 +1,6 @@
 """A CRATE of 26 thousand parameters on the digits, for tests: two epochs take seconds.
 
-    python tools/train.py configs/debug.py
+python tools/train.py configs/debug.py
 """
 
 _base_ = [

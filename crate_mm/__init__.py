@@ -1,0 +1,15 @@
+"""CRATE, the white-box transformer, to train, evaluate and look into.
+
+The names below load on first use, so that ``import crate_mm.registry`` stays light.
+"""
+
+__version__ = "0.1.0"
+__all__ = ["Predictor", "get_model", "init_model", "list_models"]
+
+
+def __getattr__(name: str):
+    if name in __all__:
+        from . import apis
+
+        return getattr(apis, name)
+    raise AttributeError(f"module 'crate_mm' has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """Evaluate a checkpoint: top-1 and top-5 accuracy in % and cross entropy.
 
-    python tools/test.py configs/crate_tiny_digits.py work_dirs/crate_tiny_digits/epoch_20.pth
-    tools/dist_test.sh configs/crate_base_in1k.py crate_base.pth 8 --json result.json
+python tools/test.py configs/crate_tiny_digits.py work_dirs/crate_tiny_digits/epoch_20.pth
+tools/dist_test.sh configs/crate_base_in1k.py crate_base.pth 8 --json result.json
 """
 
 import argparse
@@ -56,7 +56,11 @@ def write_results(args: argparse.Namespace, runner: Runner, metrics: dict[str, f
     figures = {key.rpartition("/")[2]: value for key, value in metrics.items() if key.startswith("eval/")}
     samples = runner.test_evaluator.metrics[0].samples
     figures["num_samples"] = len(samples["label"])
-    print(", ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()))
+    print(
+        ", ".join(
+            f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
+        )
+    )
     if args.json:
         entry = {"config": args.config, "checkpoint": args.checkpoint, **figures}
         Path(args.json).write_text(json.dumps(entry, indent=2) + "\n")

@@ -1,8 +1,8 @@
 """Train a model by a config.
 
-    python tools/train.py configs/crate_tiny_digits.py
-    python tools/train.py configs/crate_base_in1k.py --amp --cfg-options data_root=/data/imagenet
-    tools/dist_train.sh configs/crate_base_in1k.py 16 --amp
+python tools/train.py configs/crate_tiny_digits.py
+python tools/train.py configs/crate_base_in1k.py --amp --cfg-options data_root=/data/imagenet
+tools/dist_train.sh configs/crate_base_in1k.py 16 --amp
 """
 
 import argparse

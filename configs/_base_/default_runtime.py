@@ -20,7 +20,11 @@ visualizer = dict(
     type="Visualizer",
     vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")],
 )
-log_processor = dict(window_size=20)
+log_processor = dict(
+    window_size=20,
+    # What is averaged over the window; MMEngine's default takes in eval/loss and so averages it over epochs.
+    mean_pattern=r"^((train|val|test)/)?(loss|time|data_time|grad_norm)",
+)
 
 randomness = dict(seed=0)
 env_cfg = dict(cudnn_benchmark=True)

@@ -26,7 +26,9 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+) was not an allowed global|Unsupported (?:global|class|operand)[^.\n]*", str(error))
+        refused = re.search(
+            r"GLOBAL (\S+) was not an allowed global|Unsupported (?:global|class|operand)[^.\n]*", str(error)
+        )
         if refused:
             raise CheckpointError(
                 f"checkpoint {path} is refused: loading it would run code of its own ({refused.group(0).strip()}); "
@@ -36,7 +38,9 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from None
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{path} holds {type(checkpoint).__name__}, not a dict with a state_dict: it is no checkpoint")
+        raise CheckpointError(
+            f"{path} holds {type(checkpoint).__name__}, not a dict with a state_dict: it is no checkpoint"
+        )
     return checkpoint
 
 

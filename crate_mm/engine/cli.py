@@ -21,6 +21,13 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that ``train.py`` and ``test.py`` share, named as MMEngine's users know them."""
     parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/<config name>)")
     parser.add_argument("--amp", action="store_true", help="mixed precision: bf16, or fp16 where the GPU has no bf16")
+    add_cfg_options(parser)
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="what started the processes")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -28,8 +35,6 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override settings of the config, as in train_cfg.max_epochs=10 data_root=/data/imagenet",
     )
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="what started the processes")
-    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
 
 
 @contextmanager
@@ -46,7 +51,10 @@ def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
         _say("interrupted; --resume goes on from the last checkpoint")
         _leave(INTERRUPTED)
     except Exception as error:
-        own = isinstance(error, (RunStoppedError, CheckpointError)) or "UnreadableImagesError" in f"{type(error).__name__}{error}"
+        own = (
+            isinstance(error, (RunStoppedError, CheckpointError))
+            or "UnreadableImagesError" in f"{type(error).__name__}{error}"
+        )
         expected = isinstance(error, (ValueError, TypeError, KeyError, OSError, ImportError))
         if not own and (show_traceback or not expected or os.environ.get("CRATE_MM_TRACEBACK")):
             traceback.print_exc()
@@ -63,7 +71,9 @@ def _sentence(error: Exception) -> str:
 
 def _say(text: str) -> None:
     if int(os.environ.get("RANK", "0")):
-        time.sleep(2)  # the first process speaks for all; the launcher ends the others unless the trouble is theirs alone
+        time.sleep(
+            2
+        )  # the first process speaks for all; the launcher ends the others unless the trouble is theirs alone
     print(text, file=sys.stderr, flush=True)
 
 

@@ -109,10 +109,12 @@ def check_overrides(cfg: Config, overrides: dict) -> None:
 
     MMEngine would create the misspelt key and train on without it.
     """
-    for key, value in overrides.items():
+    root = copy.deepcopy(cfg._cfg_dict)
+    # A changed type comes first: the settings of the new one are then known.
+    for key, value in sorted(overrides.items(), key=lambda item: not item[0].endswith(".type")):
         if key in _DERIVED:
             raise ValueError(f"--cfg-options {key} cannot be set: it follows from {_DERIVED[key]}")
-        node, walked = cfg._cfg_dict, []
+        node, parent, walked = root, None, []
         for part in key.split("."):
             where = ".".join(walked)
             if isinstance(node, (list, tuple)):
@@ -120,18 +122,22 @@ def check_overrides(cfg: Config, overrides: dict) -> None:
                     raise ValueError(f"--cfg-options {key}: {where} is a list of {len(node)}, it has no entry {part!r}")
                 node = node[int(part)]
             elif isinstance(node, dict) and part in node:
-                node = node[part]
+                node, parent = node[part], node
             elif isinstance(node, dict):
                 known = _settings(node, where)
                 if known is None or part in known:
                     node = None  # a setting that the config leaves at its default, or free form: nothing to check below
                     break
-                raise ValueError(f"--cfg-options {key}: {where or 'the config'} has no {part!r}: {suggest(part, known)}")
+                raise ValueError(
+                    f"--cfg-options {key}: {where or 'the config'} has no {part!r}: {suggest(part, known)}"
+                )
             elif node is not None:
                 raise ValueError(f"--cfg-options {key}: {where} is {node!r}, it has no {part!r}")
             else:
                 break
             walked.append(part)
+        if key.endswith(".type") and parent is not None:
+            parent["type"] = value
         if isinstance(node, (int, float)) and isinstance(value, str):
             raise ValueError(f"--cfg-options {key}: a {type(node).__name__} is wanted, as {node}; got {value!r}")
 
@@ -215,4 +221,3 @@ def _prepare_batch(cfg: Config, world_size: int) -> None:
     cfg.train_cfg.setdefault("type", "TrainLoop")
     cfg.train_cfg.micro_batches = plan.micro_batches
     cfg.optim_wrapper.accumulative_counts = plan.micro_batches
-

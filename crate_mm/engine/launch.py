@@ -20,7 +20,9 @@ def init_processes(launcher: str) -> None:
         return
     if launcher == "slurm":
         _slurm_environment()
-    missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    missing = [
+        name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
+    ]
     if missing:
         raise ValueError(
             f"--launcher {launcher} finds no {', '.join(missing)} in the environment: "

@@ -1,0 +1,153 @@
+"""What a user imports: models by name or by config, and prediction on images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from PIL import Image
+from torch import nn
+
+from .datasets import build_transforms, imagenet_class_names
+from .datasets.transforms import to_uint8
+from .engine import load_config, load_weights, read_checkpoint
+from .models import ARCHS, ImageClassifier
+from .registry import MODELS, suggest
+
+
+def list_models() -> list[str]:
+    """Names that ``get_model`` takes: 'crate_tiny', 'crate_small', ..."""
+    return [f"crate_{arch}" for arch in ARCHS]
+
+
+def get_model(name: str, num_classes: int = 1000, pool: str = "cls", **backbone: Any) -> ImageClassifier:
+    """Build a model by name, with new weights, in eval mode.
+
+    Args:
+        name: one of ``list_models()``.
+        num_classes: number of classes.
+        pool: 'cls' or 'mean'.
+        backbone: further arguments of the backbone, such as ``img_size``, ``patch_size``, ``in_channels``.
+
+    Raises:
+        ValueError: unknown ``name``.
+    """
+    if name not in list_models():
+        raise ValueError(f"unknown model {name!r}: {suggest(name, list_models())}")
+    channels = backbone.get("in_channels", 3)
+    preprocessor = {} if channels == 3 else {"mean": (0.5,) * channels, "std": (0.5,) * channels}
+    return ImageClassifier(
+        backbone={"type": "CRATE", "arch": name.removeprefix("crate_"), **backbone},
+        head={"type": "LinearHead", "num_classes": num_classes, "pool": pool},
+        preprocessor=preprocessor,
+    ).eval()
+
+
+def init_model(
+    config: str | Path | Config, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
+) -> nn.Module:
+    """Build a config's model in eval mode, with the weights of a checkpoint if one is given.
+
+    Args:
+        config: a config, its file, or the name of one that comes with the package ('crate_base_in1k').
+        checkpoint: a checkpoint of this package.
+        device: where the model goes.
+
+    Raises:
+        ValueError: no such config or checkpoint, or one that does not fit the other.
+    """
+    cfg = load_config(config)
+    model = MODELS.build(cfg.model)
+    meta = {}
+    if checkpoint is not None:
+        loaded = read_checkpoint(checkpoint)
+        load_weights(model, loaded, source=checkpoint)
+        meta = loaded.get("meta", {})
+    model.class_names = (meta.get("dataset_meta") or {}).get("classes")
+    test = cfg.get("test_dataloader") or {}
+    model.test_transforms = test.get("dataset", {}).get("transforms")
+    return model.to(device).eval()
+
+
+class Predictor:
+    """Predict classes of images::
+
+        predict = Predictor(init_model("crate_base_in1k", "crate_base.pth"))
+        predict(["cat.jpg", "dog.jpg"])[0]  # [("tabby", 0.61), ("tiger cat", 0.2), ...]
+
+    Args:
+        model: of ``init_model`` or ``get_model``.
+        transforms: configs of ``TRANSFORMS``; of the config's test data if not given, and without a config a resize
+            of the shorter side to 256/224 of the model's size and a centre crop.
+        class_names: of the checkpoint if not given; without any, ImageNet-1K's for 1000 classes and numbers else.
+        topk: how many classes to return.
+        batch_size: how many images go through the model at once.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        transforms: list[dict] | None = None,
+        class_names: list[str] | None = None,
+        topk: int = 5,
+        batch_size: int = 64,
+    ) -> None:
+        self.model = model.eval()
+        if transforms is None:
+            transforms = getattr(model, "test_transforms", None)
+        if transforms is None:
+            H, W = model.backbone.img_size
+            resize = {"type": "Resize", "size": [round(H * 256 / 224), round(W * 256 / 224)] if H != W else H * 8 // 7}
+            transforms = [resize, {"type": "CenterCrop", "size": (H, W)}]
+        self.transforms = build_transforms(transforms)
+        self.class_names = class_names or getattr(model, "class_names", None) or default_class_names(model.num_classes)
+        if len(self.class_names) != model.num_classes:
+            raise ValueError(f"{len(self.class_names)} class names for a head of {model.num_classes} classes")
+        self.topk = min(topk, model.num_classes)
+        self.batch_size = batch_size
+
+    @torch.inference_mode()
+    def __call__(self, images: Any) -> list[list[tuple[str, float]]]:
+        """Return for each image its most likely classes with their probabilities, best first.
+
+        Args:
+            images: a list of paths, PIL images and uint8 arrays ``(H, W)`` or ``(H, W, C)``, or one of these.
+
+        Raises:
+            ValueError: an image that cannot be read, or of another kind.
+        """
+        if isinstance(images, (str, Path, Image.Image, np.ndarray)):
+            images = [images]
+        predictions = []
+        for start in range(0, len(images), self.batch_size):
+            batch = [self._load(image, start + i) for i, image in enumerate(images[start : start + self.batch_size])]
+            data = self.model.data_preprocessor({"inputs": torch.stack(batch)})
+            scores, classes = self.model(data["inputs"]).softmax(dim=-1).topk(self.topk)
+            for row, ids in zip(scores.tolist(), classes.tolist()):
+                predictions.append([(self.class_names[c], score) for score, c in zip(row, ids)])
+        return predictions
+
+    def _load(self, image: Any, number: int) -> torch.Tensor:
+        if isinstance(image, (str, Path)):
+            try:
+                image = Image.open(image)
+                image.load()
+            except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+                raise ValueError(f"image {number} cannot be read: {error}") from None
+        elif isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim not in (2, 3):
+                raise ValueError(
+                    f"image {number} is an array of {image.dtype} of shape {image.shape}: "
+                    "expected uint8 of shape (H, W) or (H, W, C)"
+                )
+            image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+        elif not isinstance(image, Image.Image):
+            raise ValueError(f"image {number} is {type(image).__name__}: expected a path, a PIL image or a uint8 array")
+        channels = self.model.backbone.in_channels
+        return to_uint8(self.transforms(image.convert("L" if channels == 1 else "RGB")))
+
+
+def default_class_names(num_classes: int) -> list[str]:
+    """ImageNet-1K's English names for a thousand classes, numbers for any other number."""
+    return imagenet_class_names() if num_classes == 1000 else [str(i) for i in range(num_classes)]

@@ -1,0 +1,33 @@
+"""Packaging of crate_mm. The configs lie beside the package in a clone and inside it in a wheel."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(line.split('"')[1] for line in (HERE / "crate_mm/__init__.py").open() if line.startswith("__version__"))
+
+setup(
+    name="crate_mm",
+    version=VERSION,
+    description="CRATE, the white-box transformer, to train, evaluate and look into",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["crate_mm", "crate_mm.*"]), "crate_mm.configs"],
+    package_dir={"crate_mm.configs": "configs"},
+    package_data={"crate_mm.configs": ["**/*.py"]},
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "mmengine>=0.10.7",
+        "lion-pytorch>=0.2.2",
+        "einops>=0.8",
+        "fvcore>=0.1.5.post20221221",
+        "scikit-learn>=1.3",  # the digits
+        "tensorboard>=2.14",
+        "rich>=13",
+    ],
+    extras_require={"test": ["pytest>=8"], "dev": ["pytest>=8", "ruff>=0.9", "pre-commit"]},
+)

@@ -1,0 +1,66 @@
+"""Report a config's parameters and multiply-adds for one image.
+
+python tools/get_flops.py configs/crate_base_in1k.py
+python tools/get_flops.py configs/crate_base_in1k.py --shape 384 384 --json flops.json
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from crate_mm import init_model
+from crate_mm.analysis.complexity import Complexity, count_complexity
+from crate_mm.engine import load_config
+from crate_mm.engine.cli import add_cfg_options, one_sentence_errors
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="image size (default: the config's)")
+    parser.add_argument("--depth", type=int, default=3, help="how deep the table of modules goes (default: 3)")
+    parser.add_argument("--json", metavar="FILE", help="write the report here, as JSON")
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with one_sentence_errors():
+        cfg = load_config(args.config, args.cfg_options)
+        if args.shape:
+            cfg.model.backbone.img_size = tuple(args.shape)
+        model = init_model(cfg)
+        H, W = model.backbone.img_size
+        report = count_complexity(model, torch.zeros(1, model.backbone.in_channels, H, W), args.depth)
+        print_report(report, title=str(args.config))
+        if args.json:
+            as_json = {**report._asdict(), "modules": [module._asdict() for module in report.modules]}
+            Path(args.json).write_text(json.dumps({"config": args.config, **as_json}, indent=2) + "\n")
+
+
+def print_report(report: Complexity, title: str) -> None:
+    """Print the table by module and the totals."""
+    table = Table(title=f"{title}, input {' x '.join(map(str, report.input_shape))}")
+    for column in ("module", "type"):
+        table.add_column(column)
+    for column in ("parameters", "multiply-adds"):
+        table.add_column(column, justify="right")
+    for module in report.modules:
+        indent = "  " * module.name.count(".") + module.name.rpartition(".")[2]
+        table.add_row(indent, module.kind, f"{module.parameters:,}", f"{module.flops:,}")
+    table.add_section()
+    table.add_row("total", "", f"{report.parameters:,}", f"{report.flops:,}")
+    console = Console()
+    console.print(table)
+    by_operator = ", ".join(f"{name} {flops / 1e9:.3g}" for name, flops in report.by_operator.items() if flops)
+    console.print(f"parameters: {report.parameters / 1e6:.2f} M", highlight=False)
+    console.print(f"FLOPs: {report.flops / 1e9:.3g} G (one multiply-add counts as one; {by_operator})", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+# Sourced by quickstart.sh and run_tests.sh: an environment with crate_mm in it.
+#   . tools/setup_env.sh [EXTRA]     EXTRA is one of setup.py's extras, such as 'test'
+# Uses the active virtual or conda environment, or else makes .venv in the clone. Later calls take a second.
+fail() { echo "error: $*" >&2; exit 2; }
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root" || exit 2
+
+if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+  if [ ! -x .venv/bin/python ]; then
+    python=$(command -v python3 || command -v python) || fail "no python3 found: install Python 3.10 or newer"
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+      fail "$("$python" --version) is too old: Python 3.10 or newer is needed"
+    echo "Making an environment in $root/.venv"
+    "$python" -m venv .venv ||
+      { rm -rf .venv; fail "python3 -m venv failed: on Debian and Ubuntu, 'apt-get install python3-venv' brings it"; }
+  fi
+  # shellcheck disable=SC1091
+  . .venv/bin/activate
+fi
+
+want="$root:${1:-}:$(cksum <setup.py)"
+stamp=$(python -c 'import sys; print(sys.prefix)')/.crate_mm-installed${1:+-$1}
+if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
+  echo "Installing crate_mm and what it needs; PyTorch is large, so the first time takes some minutes"
+  python -m pip install -qq --disable-pip-version-check --editable ".${1:+[$1]}" ||
+    fail "the installation failed, see above"
+  echo "$want" >"$stamp"
+fi
