@@ -24,6 +24,14 @@ KEY_MAP = (
     (r"mlp_head\.1\.(weight|bias)", r"head.fc.\1"),
 )
 
+# The parameters whose shapes tell the architecture, with their number of dimensions.
+_TELLING = {
+    "pos_embedding": 3,
+    "to_patch_embedding.2.weight": 2,
+    "mlp_head.1.weight": 2,
+    "transformer.layers.0.0.fn.qkv.weight": 2,
+}
+
 
 def is_official(checkpoint: dict) -> bool:
     """Whether a loaded checkpoint has the official code's names."""
@@ -84,15 +92,16 @@ def official_model_config(checkpoint: dict, num_heads: int | None = None) -> dic
         ValueError: a parameter is missing that tells the architecture, or the number of heads is needed.
     """
     state_dict = {k.removeprefix("module."): v for k, v in checkpoint.get("state_dict", checkpoint).items()}
-    try:
-        num_positions, embed_dim = state_dict["pos_embedding"].shape[1:]
-        patch_dim = state_dict["to_patch_embedding.2.weight"].shape[1]
-        num_classes = state_dict["mlp_head.1.weight"].shape[0]
-        inner_dim = state_dict["transformer.layers.0.0.fn.qkv.weight"].shape[0]
-    except KeyError as error:
-        raise ValueError(f"no {error.args[0]!r} in the checkpoint: it is not one of the official CRATE code") from None
-    layers = {int(key.split(".")[2]) for key in state_dict if key.startswith("transformer.layers.")}
-    depth = max(layers) + 1
+    shapes = {}
+    for name, dims in _TELLING.items():
+        shape = getattr(state_dict.get(name), "shape", None)
+        if shape is None:
+            raise ValueError(f"no tensor {name!r} in the checkpoint: it is not one of the official CRATE code")
+        if len(shape) != dims:
+            raise ValueError(f"{name} has shape {tuple(shape)}, expected one of {dims} dimensions")
+        shapes[name] = shape
+    (_, num_positions, embed_dim), (_, patch_dim), (num_classes, _), (inner_dim, _) = shapes.values()
+    depth = len({match[1] for key in state_dict if (match := re.match(r"transformer\.layers\.(\d+)\.", key))})
     if num_heads is None:
         sizes = {(arch.embed_dim, arch.depth): arch.num_heads for arch in ARCHS.values()}
         num_heads = sizes.get((embed_dim, depth))
@@ -116,7 +125,7 @@ def official_model_config(checkpoint: dict, num_heads: int | None = None) -> dic
         "img_size": grid * patch_size,
         "patch_size": patch_size,
     }
-    if inner_dim // num_heads * num_heads == inner_dim != embed_dim:
+    if inner_dim != embed_dim:
         backbone["head_dim"] = inner_dim // num_heads
     return {
         "type": "ImageClassifier",

@@ -26,15 +26,13 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        refused = re.search(
-            r"GLOBAL (\S+) was not an allowed global|Unsupported (?:global|class|operand)[^.\n]*", str(error)
-        )
-        if refused:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted:
             raise CheckpointError(
-                f"checkpoint {path} is refused: loading it would run code of its own ({refused.group(0).strip()}); "
+                f"checkpoint {path} is refused: loading it would run code of its own ({wanted[1]}); "
                 "a checkpoint may hold tensors, numbers, strings, lists and dicts only"
             ) from None
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from None
+        raise CheckpointError(f"{path} is damaged or no checkpoint: PyTorch cannot read it as plain data") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from None
     if not isinstance(checkpoint, dict):

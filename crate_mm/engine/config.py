@@ -1,5 +1,6 @@
 """Configs: found, loaded, overridden and checked, and made ready for the Runner."""
 
+import ast
 import copy
 import inspect
 import sys
@@ -53,8 +54,8 @@ def find_config(config: str | Path) -> Path:
     path = Path(config)
     if path.is_file():
         return path
-    shipped = {str(p.relative_to(CONFIGS).with_suffix("")): p for p in sorted(CONFIGS.rglob("*.py"))}
-    shipped = {name: p for name, p in shipped.items() if "_base_" not in name and "__" not in name}
+    files = (p for p in sorted(CONFIGS.rglob("*.py")) if "_base_" not in p.parts)
+    shipped = {str(p.relative_to(CONFIGS).with_suffix("")): p for p in files}
     name = str(path.with_suffix("")) if path.suffix == ".py" else str(path)
     if name in shipped:
         return shipped[name]
@@ -65,8 +66,8 @@ def _load_file(path: Path) -> Config:
     try:
         return Config.fromfile(path, lazy_import=False)
     except SyntaxError as error:
-        where = f"{error.filename or path}, line {error.lineno}"
-        raise ValueError(f"config {where} is not valid Python: {error.msg}") from None
+        # MMEngine names a temporary copy of the file, or of one of its bases.
+        raise ValueError(_find_syntax_error(path) or f"config {path} is not valid: {error.msg}") from None
     except ImportError as error:
         cause = error.__cause__ or error
         while cause.__context__ is not None:  # MMEngine replaces the error of the user's own file by advice on paths
@@ -74,6 +75,20 @@ def _load_file(path: Path) -> Config:
         raise ValueError(f"config {path}: its custom_imports fail: {type(cause).__name__}: {cause}") from error
     except Exception as error:
         raise ValueError(f"config {path} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _find_syntax_error(path: Path) -> str | None:
+    """Name the file, of a config and those it inherits from, that is not valid Python, and the line; None if none."""
+    try:
+        tree = ast.parse(path.read_text())
+    except SyntaxError as error:
+        return f"config {path}, line {error.lineno} is not valid Python: {error.msg}"
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_base_":
+            bases = ast.literal_eval(node.value)
+            found = (_find_syntax_error(path.parent / base) for base in ([bases] if isinstance(bases, str) else bases))
+            return next(filter(None, found), None)
+    return None
 
 
 # Overrides ---------------------------------------------------------------------------------------------------------
@@ -89,13 +104,11 @@ _UNTYPED = {
     **dict.fromkeys(LOADERS, DataLoader.__init__),
 }
 _EXTRA = {
-    "": (
-        "data_root global_batch_size max_batch_per_device ema_momentum custom_imports model_wrapper_cfg sync_bn "
-        "find_unused_parameters activation_checkpointing"
-    ).split(),
+    "": ["data_root", "global_batch_size", "max_batch_per_device", "ema_momentum", "custom_imports"]
+    + ["model_wrapper_cfg", "sync_bn", "find_unused_parameters", "activation_checkpointing"],
     "optim_wrapper": ["type", "constructor", "paramwise_cfg", "dtype", "loss_scale"],
     "param_scheduler": ["convert_to_iter_based", "by_epoch", "begin", "end"],
-    **dict.fromkeys(LOADERS, ["dataset", "num_batch_per_epoch"]),
+    **{name: ["dataset", "num_batch_per_epoch"] for name in LOADERS},
 }
 _DERIVED = {
     "train_dataloader.batch_size": "global_batch_size and the number of processes",

@@ -1,0 +1,108 @@
+"""What the tests share: one thread (other processes may hold the second core), small data, and running the tools."""
+
+import multiprocessing
+import os
+import runpy
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import mmengine.runner  # noqa: F401  loaded here, so that the tools, which are forked off, find it loaded
+import numpy as np
+import pytest
+import sklearn.datasets  # noqa: F401
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+torch.set_num_threads(1)
+
+
+class Finished(NamedTuple):
+    """A tool that has run: exit code, and standard output and error together."""
+
+    code: int
+    output: str
+
+    @property
+    def last_line(self) -> str:
+        return self.output.strip().splitlines()[-1] if self.output.strip() else ""
+
+
+def _run(script: Path, args: list[str], log: Path, cwd: Path, env: dict[str, str]) -> None:
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(cwd)
+    os.environ.update(env)
+    sys.argv = [str(script), *args]
+    sys.path[0] = str(script.parent)
+    runpy.run_path(str(script), run_name="__main__")
+
+
+@pytest.fixture
+def run_tool(tmp_path):
+    """Run ``tools/<name>.py`` with arguments in a process of its own, forked so that PyTorch need not load again."""
+
+    def run(name: str, *args, cwd: Path = ROOT, timeout: float = 120, **env: str) -> Finished:
+        log = tmp_path / f"{name}-{len(list(tmp_path.glob('*.out')))}.out"
+        script = ROOT / "tools" / f"{name}.py"
+        process = multiprocessing.get_context("fork").Process(
+            target=_run, args=(script, [str(a) for a in args], log, cwd, env)
+        )
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            pytest.fail(f"{name} {args} ran longer than {timeout} s:\n{log.read_text()}")
+        return Finished(process.exitcode, log.read_text())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def debug_checkpoint(tmp_path_factory) -> Path:
+    """An epoch of configs/debug.py, trained by the Runner."""
+    from crate_mm.engine import Runner, load_config
+
+    work_dir = tmp_path_factory.mktemp("debug")
+    cfg = load_config("debug", {"train_cfg.max_epochs": 1})
+    cfg.work_dir = str(work_dir)
+    Runner.from_cfg(cfg).train()
+    return work_dir / "epoch_1.pth"
+
+
+def make_image_tree(
+    root: Path, classes: int = 3, train: int = 4, val: int = 2, size: tuple[int, int] = (40, 30)
+) -> Path:
+    """Write random JPEGs in ImageNet's layout."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for c in range(classes):
+            folder = root / split / f"n{c:08d}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{folder.name}_{i}.JPEG")
+    return root
+
+
+@pytest.fixture
+def image_tree(tmp_path) -> Path:
+    """A tree of 12 training and 6 validation images in 3 classes."""
+    return make_image_tree(tmp_path / "imagenet")
+
+
+@pytest.fixture
+def in_copy(tmp_path):
+    """Copy a file into a fresh folder, so that a test may damage it."""
+
+    def copy(path: Path, name: str | None = None) -> Path:
+        target = tmp_path / (name or path.name)
+        shutil.copy(path, target)
+        return target
+
+    return copy

@@ -1,0 +1,40 @@
+import pytest
+
+from crate_mm.engine import plan_batch
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "most", "per_device", "micro_batches"),
+    [
+        (2048, 16, None, 128, 1),
+        (2048, 16, 128, 128, 1),
+        (2048, 1, 256, 2048, 8),
+        (2048, 2, 300, 1024, 4),
+        (96, 1, 20, 96, 6),
+        (7, 7, 1, 1, 1),
+    ],
+)
+def test_plan(batch, processes, most, per_device, micro_batches):
+    plan = plan_batch(batch, processes, most)
+    assert (plan.per_device, plan.micro_batches) == (per_device, micro_batches)
+    assert plan.world_size * plan.micro_batches * plan.micro_batch_size == batch
+    assert most is None or plan.micro_batch_size <= most
+
+
+def test_a_batch_that_does_not_divide_names_the_nearest():
+    with pytest.raises(ValueError, match="2048 does not divide over 3 processes; the nearest that do: 2046 and 2049"):
+        plan_batch(2048, 3)
+    with pytest.raises(ValueError, match="the nearest that do: 16"):
+        plan_batch(5, 16)
+
+
+def test_a_batch_without_good_micro_batches_names_the_nearest():
+    with pytest.raises(ValueError, match=r"127 images, .* at most 64 .* nearest that do: 126 and 128"):
+        plan_batch(127, 1, 64)
+    assert plan_batch(126, 1, 64).micro_batch_size == 63
+
+
+@pytest.mark.parametrize(("batch", "most"), [(0, None), (-8, None), (8, 0)])
+def test_nonsense_is_refused(batch, most):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        plan_batch(batch, 1, most)

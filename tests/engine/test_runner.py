@@ -1,0 +1,233 @@
+"""Training as the Runner does it: the same steps however they are spread, and the same run however often resumed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from crate_mm.engine import Runner, RunStoppedError, load_config, read_checkpoint
+
+AUGMENT = [dict(type="RandomAffine", degrees=15, translate=(0.1, 0.1)), dict(type="RandomHorizontalFlip")]
+
+
+def train(work_dir: Path, resume: bool = False, launcher: str = "none", **overrides) -> dict:
+    """Train configs/debug.py with augmentation; return its last checkpoint."""
+    cfg = load_config("debug", {key.replace("__", "."): value for key, value in overrides.items()})
+    cfg.train_dataloader.dataset.transforms = AUGMENT
+    cfg.work_dir, cfg.launcher = str(work_dir), launcher
+    if resume:
+        cfg.resume, cfg.load_from = True, str(sorted(work_dir.glob("epoch_*.pth"))[-1])
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return read_checkpoint(work_dir / f"epoch_{runner.max_epochs}.pth")
+
+
+def assert_identical(a, b, path=""):
+    """Two nested structures of data are equal, tensors bit for bit."""
+    assert type(a) is type(b), path
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_identical(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_identical(x, y, f"{path}.{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    else:
+        assert a == b, path
+
+
+# Optimizer, schedule, EMA, shuffling and augmentation all at once; the workers are a case of their own, since
+# PyTorch's own way of seeding them does not survive a restart.
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(ema_momentum=0.1),
+        dict(train_dataloader__num_workers=2, train_dataloader__persistent_workers=True),
+        dict(optim_wrapper__optimizer__type="AdamW", max_batch_per_device=32, optim_wrapper__clip_grad__max_norm=1.0),
+    ],
+    ids=["ema", "workers", "adamw-accumulate-clip"],
+)
+def test_resuming_changes_nothing(tmp_path, options):
+    whole = train(tmp_path / "whole", train_cfg__max_epochs=4, **options)
+    (tmp_path / "part").mkdir()
+    shutil.copy(tmp_path / "whole" / "epoch_2.pth", tmp_path / "part")  # as a run that was killed in its third epoch
+    resumed = train(tmp_path / "part", resume=True, train_cfg__max_epochs=4, **options)
+    for key in ("state_dict", "optimizer", "param_schedulers", "ema_state_dict"):
+        assert_identical(whole.get(key), resumed.get(key), key)
+    assert ("ema_state_dict" in whole) == ("ema_momentum" in options)
+    assert resumed["meta"]["iter"] == 40
+    best = {Path(c["message_hub"]["runtime_info"]["best_ckpt"]).name for c in (whole, resumed)}
+    assert len(best) == 1
+
+
+def test_stopping_early_on_the_curve_of_a_longer_run(tmp_path):
+    whole = train(tmp_path / "whole", train_cfg__max_epochs=3)
+    train(tmp_path / "part", train_cfg__max_epochs=1, param_scheduler__end=3)
+    resumed = train(tmp_path / "part", resume=True, train_cfg__max_epochs=3)
+    assert_identical(whole["state_dict"], resumed["state_dict"])
+
+
+def test_seeds_matter_and_repeat(tmp_path):
+    one, again, other = (
+        train(tmp_path / name, train_cfg__max_epochs=1, randomness__seed=seed)["state_dict"]
+        for name, seed in (("one", 3), ("again", 3), ("other", 4))
+    )
+    assert_identical(one, again)
+    assert not torch.equal(one["head.fc.weight"], other["head.fc.weight"])
+
+
+# Lion's and Adam's first steps are signs, which rounding flips; SGD's steps are as close as the gradients are.
+SGD = dict(optim_wrapper__optimizer__type="SGD", optim_wrapper__optimizer__lr=0.05, train_cfg__max_epochs=1)
+
+
+def _rank(rank: int, world_size: int, port: int, work_dir: Path) -> None:
+    import os
+
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    train(work_dir, launcher="pytorch", **SGD)
+
+
+def train_on_processes(world_size: int, work_dir: Path) -> dict:
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    context = torch.multiprocessing.get_context("fork")
+    processes = [context.Process(target=_rank, args=(r, world_size, port, work_dir)) for r in range(world_size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    return read_checkpoint(work_dir / "epoch_1.pth")
+
+
+def test_processes_and_accumulation_take_the_same_steps(tmp_path):
+    one = train(tmp_path / "one", **SGD)
+    accumulated = train(tmp_path / "accumulated", max_batch_per_device=32, **SGD)
+    two = train_on_processes(2, tmp_path / "two")
+    start = train(tmp_path / "start", **{**SGD, "optim_wrapper__optimizer__lr": 1e-12})
+    for other in (accumulated, two):
+        assert other["meta"]["iter"] == one["meta"]["iter"] == 10
+        for key, value in one["state_dict"].items():
+            moved = (value - start["state_dict"][key]).abs().max()
+            difference = (value - other["state_dict"][key]).abs().max()
+            assert difference <= 1e-3 * moved + 1e-7, key
+    assert_identical(one["param_schedulers"], two["param_schedulers"])
+    assert_identical(one["param_schedulers"], accumulated["param_schedulers"])
+
+
+def test_the_start_is_announced_and_logs_are_json_lines(tmp_path):
+    train(tmp_path, max_batch_per_device=32, train_cfg__max_epochs=1, default_hooks__logger__interval=1)
+    (log,) = tmp_path.glob("*/*.log")
+    text = log.read_text()
+    assert "effective batch 128 = 1 process x 128 in 4 micro-batches of 32 images; 10 steps an epoch" in text
+    assert "Lion, learning rate 0.001" in text
+    assert "eta: " in text
+    (scalars,) = tmp_path.glob("*/vis_data/scalars.json")
+    lines = [json.loads(line) for line in scalars.read_text().splitlines()]
+    assert [line["iter"] for line in lines if "loss" in line] == list(range(1, 11))
+    assert "eval/top1" in lines[-1]
+    assert list(tmp_path.glob("*/vis_data/events.out.tfevents*"))
+
+
+def test_validation_loss_is_not_averaged_over_epochs(tmp_path):
+    train(tmp_path)
+    (scalars,) = tmp_path.glob("*/vis_data/scalars.json")
+    logged = [line["eval/loss"] for line in map(json.loads, scalars.read_text().splitlines()) if "eval/loss" in line]
+    cfg = load_config("debug")
+    cfg.work_dir, cfg.load_from = str(tmp_path / "test"), str(tmp_path / "epoch_2.pth")
+    assert logged[1] == pytest.approx(Runner.from_cfg(cfg).test()["eval/loss"], rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mixed_precision_trains_and_differs(tmp_path):
+    from crate_mm.engine import amp_optim_wrapper
+
+    plain = train(tmp_path / "plain", train_cfg__max_epochs=1)
+    amp = train(
+        tmp_path / "amp", train_cfg__max_epochs=1, **{f"optim_wrapper__{k}": v for k, v in amp_optim_wrapper().items()}
+    )
+    assert all(value.dtype == torch.float32 for value in amp["state_dict"].values())
+    assert not torch.equal(plain["state_dict"]["head.fc.weight"], amp["state_dict"]["head.fc.weight"])
+    (scalars,) = (tmp_path / "amp").glob("*/vis_data/scalars.json")
+    losses = [line["loss"] for line in map(json.loads, scalars.read_text().splitlines()) if "loss" in line]
+    assert all(0 < loss < 3 for loss in losses)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(RunStoppedError, match=r"the loss is nan at iteration \d+ .*try a smaller learning rate"):
+        train(tmp_path, optim_wrapper__optimizer__type="SGD", optim_wrapper__optimizer__lr=1e30)
+
+
+def test_classes_must_match_the_head(tmp_path):
+    with pytest.raises(ValueError, match=r"10 classes \(0, 1, 2, ...\), the head 7: .*num_classes=10 makes them agree"):
+        train(tmp_path, model__head__num_classes=7)
+
+
+def test_leftovers_of_a_killed_write_are_removed(tmp_path):
+    (tmp_path / "epoch_1.pth.part").touch()
+    train(tmp_path, train_cfg__max_epochs=1)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_only_the_newest_checkpoints_and_the_best_are_kept(tmp_path):
+    train(tmp_path, train_cfg__max_epochs=5, default_hooks__checkpoint__max_keep_ckpts=2)
+    assert sorted(p.name for p in tmp_path.glob("epoch_*")) == ["epoch_4.pth", "epoch_5.pth"]
+    assert len(list(tmp_path.glob("best_*"))) == 1
+
+
+def test_a_copied_work_folder_leaves_the_original_alone(tmp_path):
+    train(tmp_path / "a", train_cfg__max_epochs=1)
+    (original,) = (tmp_path / "a").glob("best_*")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    cfg_epochs = 6
+    train(tmp_path / "b", resume=True, train_cfg__max_epochs=cfg_epochs, optim_wrapper__optimizer__lr=3e-3)
+    assert original.exists()
+    (best,) = (tmp_path / "b").glob("best_*")
+    assert best.name != original.name  # it did improve, and replaced its own copy
+
+
+def test_unreadable_images_are_reported_and_limited(tmp_path, image_tree):
+    files = sorted((image_tree / "train").rglob("*.JPEG"))
+    broken = [files[0], files[2]]
+    for file in broken:
+        file.write_bytes(b"")
+    overrides = {
+        "data_root": str(image_tree),
+        "model.head.num_classes": 3,
+        "model.backbone.img_size": 32,
+        "model.backbone.patch_size": 8,
+        "global_batch_size": 6,
+        "train_cfg.max_epochs": 1,
+        "train_dataloader.num_workers": 1,
+        "val_dataloader.num_workers": 0,
+        "train_dataloader.dataset.transforms.0.size": 32,
+        "val_dataloader.dataset.transforms.1.size": 32,
+    }
+    for limit in (2, 1):
+        cfg = load_config("crate_tiny_in1k", {**overrides, "train_dataloader.dataset.max_unreadable": limit})
+        cfg.model.backbone.arch = dict(embed_dim=24, depth=1, num_heads=3)
+        cfg.work_dir = str(tmp_path / str(limit))
+        runner = Runner.from_cfg(cfg)
+        if limit == 2:
+            runner.train()
+            (log,) = (tmp_path / "2").glob("*/*.log")
+            for file in broken:
+                assert f"cannot read train image {file} (cannot identify image file" in log.read_text()
+            assert "(2 of at most 2)" in log.read_text()
+        else:
+            with pytest.raises(RunStoppedError, match=r"2 train images cannot be read.*max_unreadable=1"):
+                runner.train()
