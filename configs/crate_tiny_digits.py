@@ -1,7 +1,10 @@
-"""CRATE-Tiny on scikit-learn's handwritten digits: nothing to download, minutes on two CPU cores.
+"""CRATE-Tiny on scikit-learn's handwritten digits: nothing to download, about two minutes on two CPU cores.
 
-bash tools/quickstart.sh
-python tools/train.py configs/crate_tiny_digits.py
+    bash tools/quickstart.sh
+    python tools/train.py configs/crate_tiny_digits.py
+
+Result: see the table in README.md. The images are enlarged from 8 x 8 to 16 x 16 and cut into four patches: the
+LayerNorm of a patch removes its contrast, and with it most of what a patch of 2 x 2 original pixels says.
 """
 
 _base_ = [
@@ -12,10 +15,22 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(arch="tiny", img_size=8, patch_size=2, in_channels=1),
+    backbone=dict(arch="tiny", img_size=16, patch_size=8, in_channels=1),
     head=dict(num_classes=10, pool="mean"),
-    preprocessor=dict(mean=(0.5,), std=(0.5,)),
+    preprocessor=dict(mean=(0.3053,), std=(0.3758,)),
     label_smoothing=0.1,
 )
+
+enlarge = dict(type="Resize", size=16)
+wobble = dict(type="RandomAffine", degrees=10, translate=(0.0625, 0.0625), scale=(0.9, 1.1), interpolation="bilinear")
+train_dataloader = dict(dataset=dict(transforms=[enlarge, wobble]))
+val_dataloader = dict(dataset=dict(transforms=[enlarge]))
+test_dataloader = dict(dataset=dict(transforms=[enlarge]))
+
 global_batch_size = 64
-train_cfg = dict(max_epochs=20)
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type="AdamW", lr=5e-4, weight_decay=0.05),
+    clip_grad=dict(max_norm=1.0),
+)
+param_scheduler = dict(warmup=4)
+train_cfg = dict(max_epochs=40)

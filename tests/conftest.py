@@ -33,9 +33,10 @@ class Finished(NamedTuple):
 
 
 def _run(script: Path, args: list[str], log: Path, cwd: Path, env: dict[str, str]) -> None:
-    with open(log, "w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    file = open(log, "w", buffering=1)  # noqa: SIM115  open until the process ends
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = file
     os.chdir(cwd)
     os.environ.update(env)
     sys.argv = [str(script), *args]

@@ -7,11 +7,9 @@ tools/dist_test.sh configs/crate_base_in1k.py crate_base.pth 8 --json result.jso
 import argparse
 import csv
 import json
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from mmengine.device import get_device
 from mmengine.dist import is_main_process
 
 from crate_mm.engine import Runner, amp_dtype, load_config
@@ -43,10 +41,10 @@ def main() -> None:
             cfg[key] = None
         runner = Runner.from_cfg(cfg)
         runner.build_for_testing()
+        if args.amp:
+            runner.use_autocast(amp_dtype())
     with one_sentence_errors(show_traceback=True):
-        dtype = getattr(torch, amp_dtype())
-        with torch.autocast(get_device(), dtype) if args.amp else nullcontext():
-            metrics = runner.test()
+        metrics = runner.test()
         if is_main_process():
             write_results(args, runner, metrics)
 

@@ -26,12 +26,22 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
 
 
+class _KeyValues(DictAction):
+    """MMEngine's parser of KEY=VALUE, which ends with a traceback where there is no '='."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        for text in values:
+            if "=" not in text:
+                parser.error(f"{option_string} takes KEY=VALUE, got {text!r}")
+        super().__call__(parser, namespace, values, option_string)
+
+
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=_KeyValues,
         metavar="KEY=VALUE",
         help="override settings of the config, as in train_cfg.max_epochs=10 data_root=/data/imagenet",
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mmengine.runner
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_local_rank, is_main_process
@@ -82,6 +83,11 @@ class Runner(mmengine.runner.Runner):
         if isinstance(self._test_loop, dict):
             self.build_for_testing()
         return super().test()
+
+    def use_autocast(self, dtype: str) -> None:
+        """Evaluate in mixed precision; MMEngine's loops know fp16 on GPUs only, and switch any other autocast off."""
+        model = getattr(self.model, "module", self.model)
+        model.forward = torch.autocast(get_device(), getattr(torch, dtype))(model.forward)
 
     def check_classes(self, dataset) -> None:
         """Raise ``ValueError`` if the head has not one output for each of the dataset's classes."""
