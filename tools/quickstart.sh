@@ -20,8 +20,14 @@ python tools/test.py "$config" "$best" --work-dir "$work_dir/test" --json "$work
 echo "== What the model costs"
 python tools/get_flops.py "$config" --depth 1
 
+figures=$(python -c '
+import json, sys
+figures = json.load(open(sys.argv[1]))
+print("{top1:.2f} % of {num_samples} test images right".format(**figures))
+' "$work_dir/result.json")
+
 cat <<EOF
-== Done: trained in $took s, $(python -c 'import json, sys; r = json.load(open(sys.argv[1])); print(f"{r[\"top1\"]:.2f} % of {r[\"num_samples\"]} test images right")' "$work_dir/result.json")
+== Done: trained in $took s, $figures
 Try next:
   tensorboard --logdir $work_dir
   python tools/train.py $config --cfg-options train_cfg.max_epochs=5 model.backbone.ista_lambda=0.2

@@ -6,8 +6,11 @@ from math import prod
 from typing import Any, NamedTuple
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # it scripts functions when it is imported
+    from fvcore.nn import FlopCountAnalysis
 
 
 class ModuleCost(NamedTuple):
@@ -50,8 +53,7 @@ def count_complexity(model: nn.Module, image: Tensor, depth: int = 3) -> Complex
     level = fvcore_log.level
     fvcore_log.setLevel(logging.ERROR)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # fvcore traces with torch.jit
+        with torch.no_grad():
             analysis = FlopCountAnalysis(model, image)
             analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

@@ -1,21 +1,27 @@
 """MMEngine's Runner, on any device, with a batch that is a recipe and checkpoints that are checked."""
 
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
 import mmengine.runner
 import torch
+import torchvision
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_local_rank, is_main_process
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
+
+import crate_mm
 
 from ..registry import RUNNERS
 from .batch import BatchPlan
 from .checkpoint import CheckpointError, load_weights, read_checkpoint
 from .config import prepare
 from .launch import init_processes
+from .schedule import WarmupCosineLR
 
 
 @RUNNERS.register_module()
@@ -39,6 +45,22 @@ class Runner(mmengine.runner.Runner):
 
     def dump_config(self) -> None:
         """Nothing: ``from_cfg`` dumps the user's config, not the prepared one, which holds for these processes only."""
+
+    def _log_env(self, env_cfg: dict) -> None:
+        """Log what figures depend on, in one line; the config is in the work folder."""
+        device = (
+            torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+        )
+        self.logger.info(
+            f"Python {platform.python_version()}, PyTorch {torch.__version__}, torchvision {torchvision.__version__}, "
+            f"crate_mm {crate_mm.__version__}; {self.world_size} x {device}; seed {self.seed}; {self.work_dir}"
+        )
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        # MMEngine's CheckpointHook warns of MMEngine's own old FileClient.
+        logger.addFilter(lambda record: "will be deprecated in future" not in str(record.msg))
+        return logger
 
     def get_hooks_info(self) -> str:
         """The hooks in the order of their priority, in one line where MMEngine prints eighty."""
@@ -105,11 +127,11 @@ class Runner(mmengine.runner.Runner):
         loader = self.train_dataloader
         micro_batches = getattr(self.train_loop, "micro_batches", 1)
         plan = BatchPlan(self.world_size * loader.batch_size, self.world_size, loader.batch_size, micro_batches)
-        schedule = self.cfg.get("param_scheduler")
-        warmup = f", warm-up {schedule.get('warmup')} epochs" if schedule and "warmup" in schedule else ""
+        schedules = [s for s in self.param_schedulers or () if isinstance(s, WarmupCosineLR)]
+        warmup = f" after {schedules[0].warmup:.0f} steps of warm-up" if schedules else ""
         return (
-            f"effective batch {plan} images; {len(loader)} steps an epoch, {self.max_epochs} epochs, "
-            f"{self.max_iters} steps of {len(loader.dataset)} images; "
+            f"effective batch {plan} images of {len(loader.dataset)}; {len(loader)} steps an epoch, "
+            f"{self.max_epochs} epochs, {self.max_iters} steps; "
             f"{self.cfg.optim_wrapper.optimizer.type}, learning rate {self.cfg.optim_wrapper.optimizer.lr:g}{warmup}"
         )
 

@@ -133,8 +133,8 @@ def test_the_start_is_announced_and_logs_are_json_lines(tmp_path):
     train(tmp_path, max_batch_per_device=32, train_cfg__max_epochs=1, default_hooks__logger__interval=1)
     (log,) = tmp_path.glob("*/*.log")
     text = log.read_text()
-    assert "effective batch 128 = 1 process x 128 in 4 micro-batches of 32 images; 10 steps an epoch" in text
-    assert "Lion, learning rate 0.001" in text
+    assert "effective batch 128 = 1 process x 128 in 4 micro-batches of 32 images of 1347; 10 steps an epoch" in text
+    assert "Lion, learning rate 0.001 after 2 steps of warm-up" in text
     assert "eta: " in text
     (scalars,) = tmp_path.glob("*/vis_data/scalars.json")
     lines = [json.loads(line) for line in scalars.read_text().splitlines()]
