@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -364,16 +363,14 @@ def test_ctrl_c(tmp_path):
     assert read_checkpoint(sorted(tmp_path.glob("epoch_*.pth"))[0])
 
 
-def test_a_failing_process_ends_the_others(tmp_path, debug_checkpoint):
-    start = time.monotonic()
+def test_a_failing_process_ends_the_others(tmp_path):
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     command = [str(TOOLS / "dist_train.sh"), "debug", "3", "--work-dir", str(tmp_path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
-    assert done.returncode != 0
-    assert (
-        "error: global_batch_size 128 does not divide over 3 processes; the nearest that do: 126 and 129" in done.stderr
-    )
-    assert time.monotonic() - start < 120
+    assert done.returncode == 2
+    sentence = "error: global_batch_size 128 does not divide over 3 processes; the nearest that do: 126 and 129"
+    assert done.stderr.count(sentence) == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_a_pickle_is_what_the_hostile_files_are(tmp_path):

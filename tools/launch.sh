@@ -32,6 +32,18 @@ if [ "$nnodes" = 1 ] && [ -z "${PORT:-}" ]; then
 else
   meeting=(--nnodes "$nnodes" --node-rank "$node_rank" --master-addr "$address" --master-port "$port")
 fi
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec python -m torch.distributed.run "${meeting[@]}" --nproc-per-node "$gpus" \
-  "$tools/$mode.py" "${files[@]}" --launcher pytorch "$@"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MKL_NUM_THREADS=${MKL_NUM_THREADS:-1}
+# torchrun, but for its own traceback under that of the process that failed, and with that process's exit code.
+exec python -c '
+import sys
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main
+try:
+    main(sys.argv[1:])
+except ChildFailedError as error:
+    first = min(error.failures.values(), key=lambda failure: failure.timestamp)
+    sys.exit(first.exitcode if first.exitcode > 0 else 1)
+except (KeyboardInterrupt, SignalException):
+    sys.exit(130)
+' "${meeting[@]}" --nproc-per-node "$gpus" "$tools/$mode.py" "${files[@]}" --launcher pytorch "$@"

@@ -1,5 +1,6 @@
 """MMEngine's Runner, on any device, with a batch that is a recipe and checkpoints that are checked."""
 
+import inspect
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmengine.dist import get_local_rank, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 import crate_mm
 
@@ -71,8 +73,10 @@ class Runner(mmengine.runner.Runner):
             return super().wrap_model(model_wrapper_cfg, model)
         device = get_device()
         device_ids = [get_local_rank()] if device == "cuda" else None
-        # Our models have no buffers that training changes.
-        return MMDistributedDataParallel(module=model.to(device), device_ids=device_ids, forward_sync_buffers=False)
+        # Our models have no buffers that training changes. The option has changed its name in PyTorch.
+        names = inspect.signature(DistributedDataParallel).parameters
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        return MMDistributedDataParallel(module=model.to(device), device_ids=device_ids, **{sync: False})
 
     def build_for_training(self) -> None:
         """Build everything that training needs, check that it fits together, and say what it is.
