@@ -29,5 +29,8 @@ setup(
         "tensorboard>=2.14",
         "rich>=13",
     ],
-    extras_require={"test": ["pytest>=8"], "dev": ["pytest>=8", "ruff>=0.9", "pre-commit"]},
+    extras_require={
+        "test": ["pytest>=8", "setuptools>=70.1"],  # setuptools to build the wheel that a test installs
+        "dev": ["pytest>=8", "setuptools>=70.1", "ruff>=0.9", "pre-commit"],
+    },
 )
