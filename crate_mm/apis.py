@@ -58,6 +58,8 @@ def init_model(
         ValueError: no such config or checkpoint, or one that does not fit the other.
     """
     cfg = load_config(config)
+    if not cfg.get("model"):
+        raise ValueError(f"config {config} has no model")
     model = MODELS.build(cfg.model)
     meta = {}
     if checkpoint is not None:
@@ -79,7 +81,7 @@ class Predictor:
     Args:
         model: of ``init_model`` or ``get_model``.
         transforms: configs of ``TRANSFORMS``; of the config's test data if not given, and without a config a resize
-            of the shorter side to 256/224 of the model's size and a centre crop.
+            to 256/224 of the model's size (of the shorter side, if that is square) and a centre crop.
         class_names: of the checkpoint if not given; without any, ImageNet-1K's for 1000 classes and numbers else.
         topk: how many classes to return.
         batch_size: how many images go through the model at once.
@@ -97,6 +99,8 @@ class Predictor:
         if transforms is None:
             transforms = getattr(model, "test_transforms", None)
         if transforms is None:
+            if not hasattr(model.backbone, "img_size"):
+                raise ValueError(f"{type(model.backbone).__name__} does not tell its image size: give transforms")
             H, W = model.backbone.img_size
             resize = {"type": "Resize", "size": [round(H * 256 / 224), round(W * 256 / 224)] if H != W else H * 8 // 7}
             transforms = [resize, {"type": "CenterCrop", "size": (H, W)}]
@@ -136,16 +140,15 @@ class Predictor:
             except (OSError, SyntaxError, Image.DecompressionBombError) as error:
                 raise ValueError(f"image {number} cannot be read: {error}") from None
         elif isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim not in (2, 3):
+            if image.dtype != np.uint8 or image.shape[2:] not in ((), (1,), (3,)) or not image.size or image.ndim < 2:
                 raise ValueError(
                     f"image {number} is an array of {image.dtype} of shape {image.shape}: "
-                    "expected uint8 of shape (H, W) or (H, W, C)"
+                    "expected uint8 of shape (H, W), (H, W, 1) or (H, W, 3)"
                 )
             image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
         elif not isinstance(image, Image.Image):
             raise ValueError(f"image {number} is {type(image).__name__}: expected a path, a PIL image or a uint8 array")
-        channels = self.model.backbone.in_channels
-        return to_uint8(self.transforms(image.convert("L" if channels == 1 else "RGB")))
+        return to_uint8(self.transforms(image.convert("L" if self.model.in_channels == 1 else "RGB")))
 
 
 def default_class_names(num_classes: int) -> list[str]:

@@ -64,7 +64,10 @@ def convert_official_state_dict(checkpoint: dict, num_heads: int | None = None) 
     for key, value in state_dict.items():
         if not isinstance(value, Tensor):
             raise ValueError(f"{key!r} holds {type(value).__name__}, not a tensor: this is no official state dict")
-        converted[rename_official_key(key)] = value
+        name = rename_official_key(key)
+        if name in converted:
+            raise ValueError(f"{key!r} is there twice, with and without 'module.'")
+        converted[name] = value
 
     with torch.device("meta"):
         expected = ImageClassifier(**_without_type(official_model_config(checkpoint, num_heads))).state_dict()
@@ -81,8 +84,8 @@ def convert_official_state_dict(checkpoint: dict, num_heads: int | None = None) 
 def official_model_config(checkpoint: dict, num_heads: int | None = None) -> dict:
     """Read the architecture off an official checkpoint's shapes: a config of our ``ImageClassifier``.
 
-    The shapes tell everything but three: images are taken to be square and RGB, and the number of heads is that of
-    the published size with this width and depth.
+    What shapes do not tell is taken to be as published: square RGB images, the number of heads of the size with this
+    width and depth, CLS pooling, eta = lambda = 0.1.
 
     Args:
         checkpoint: as for ``convert_official_state_dict``.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tools are forked off, which a process that uses CUDA does not survive
 
 import mmengine.runner  # noqa: F401  loaded here, so that the tools, which are forked off, find it loaded
 import numpy as np

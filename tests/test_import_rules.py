@@ -19,7 +19,9 @@ THIRD_PARTY = {
 FORBIDDEN = {
     "registry": {"models", "datasets", "evaluation", "engine", "analysis", "conversion", "apis"},
     "models": {"datasets", "evaluation", "engine", "analysis", "conversion", "apis"},
-    "models.layers": {"registry"},
+    "models.layers": {"registry", *(f"models.{m}" for m in ("backbones", "heads", "classifier", "preprocessor"))},
+    "models.backbones": {"models.heads", "models.classifier", "models.preprocessor"},
+    "analysis.measures": {"registry", "analysis.capture", "analysis.complexity", "analysis.plots"},
     "datasets": {"models", "evaluation", "engine", "analysis", "conversion", "apis"},
     "evaluation": {"models", "datasets", "engine", "analysis", "conversion", "apis"},
     "engine": {"models", "datasets", "evaluation", "analysis", "conversion", "apis"},
@@ -71,6 +73,8 @@ def test_import_rules(path):
 def test_the_rules_would_notice():
     assert violations("models.heads", {"crate_mm.datasets.sources"}) == ["crate_mm.datasets.sources"]
     assert violations("models.layers.ista", {"mmengine.model", "torch"}) == ["mmengine"]
+    assert violations("models.layers.ista", {"crate_mm.models.heads"}) == ["crate_mm.models.heads"]
+    assert violations("models.backbones.crate", {"crate_mm.models.classifier"}) == ["crate_mm.models.classifier"]
     assert violations("engine.runner", {"crate_mm.evaluation"}) == ["crate_mm.evaluation"]
     assert violations("apis", {"tests.conftest"}) == ["tests.conftest"]
     classifier = imports(PACKAGE / "models" / "classifier.py")

@@ -11,7 +11,7 @@ import torch
 
 from crate_mm.conversion import convert_official_state_dict, is_official, official_model_config
 from crate_mm.engine import read_checkpoint
-from crate_mm.engine.cli import one_sentence_errors
+from crate_mm.engine.cli import check_writable, one_sentence_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,8 +29,7 @@ def main() -> None:
         output = Path(args.output)
         if output.exists() and not args.force:
             raise ValueError(f"{output} exists: --force overwrites it")
-        if not output.resolve().parent.is_dir():
-            raise ValueError(f"cannot write {output}: its folder does not exist")
+        check_writable(args.output)
         checkpoint = read_checkpoint(args.input)
         if not is_official(checkpoint):
             raise ValueError(f"{args.input} is not a checkpoint of the official CRATE code: it has no pos_embedding")

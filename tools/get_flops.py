@@ -5,6 +5,7 @@ python tools/get_flops.py configs/crate_base_in1k.py --shape 384 384 --json flop
 """
 
 import argparse
+import inspect
 import json
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from rich.table import Table
 from crate_mm import init_model
 from crate_mm.analysis.complexity import Complexity, count_complexity
 from crate_mm.engine import load_config
-from crate_mm.engine.cli import add_cfg_options, one_sentence_errors
+from crate_mm.engine.cli import add_cfg_options, check_writable, one_sentence_errors
+from crate_mm.registry import BACKBONES
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,12 +33,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with one_sentence_errors():
+        check_writable(args.json)
         cfg = load_config(args.config, args.cfg_options)
-        if args.shape:
+        if args.shape and "img_size" in inspect.signature(BACKBONES.get(cfg.model.backbone.type)).parameters:
             cfg.model.backbone.img_size = tuple(args.shape)
         model = init_model(cfg)
-        H, W = model.backbone.img_size
-        report = count_complexity(model, torch.zeros(1, model.backbone.in_channels, H, W), args.depth)
+        size = args.shape or getattr(model.backbone, "img_size", None)
+        if size is None:
+            raise ValueError(f"{type(model.backbone).__name__} does not tell its image size: give --shape H W")
+        report = count_complexity(model, torch.zeros(1, model.in_channels, *size), args.depth)
         print_report(report, title=str(args.config))
         if args.json:
             as_json = {**report._asdict(), "modules": [module._asdict() for module in report.modules]}
@@ -59,7 +64,10 @@ def print_report(report: Complexity, title: str) -> None:
     console.print(table)
     by_operator = ", ".join(f"{name} {flops / 1e9:.3g}" for name, flops in report.by_operator.items() if flops)
     console.print(f"parameters: {report.parameters / 1e6:.2f} M", highlight=False)
-    console.print(f"FLOPs: {report.flops / 1e9:.3g} G (one multiply-add counts as one; {by_operator})", highlight=False)
+    console.print(f"FLOPs: {report.flops / 1e9:.3g} G (one multiply-add counts as one)", highlight=False)
+    console.print(f"  of these, in G: {by_operator}", highlight=False)
+    uncounted = ", ".join(f"{name.removeprefix('aten::')} {times}" for name, times in report.uncounted.items())
+    console.print(f"  not counted, with how often: {uncounted}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,16 @@ fi
 [[ "$gpus" =~ ^[1-9][0-9]*$ ]] || fail "GPUS must be a whole number of at least 1, got '$gpus'"
 
 nnodes=${NNODES:-1} node_rank=${NODE_RANK:-0} address=${MASTER_ADDR:-127.0.0.1} port=${PORT:-29500}
+if [ "$nnodes" -gt 1 ] && [ -z "${MASTER_ADDR:-}" -o -z "${NODE_RANK:-}" ]; then
+  fail "NNODES=$nnodes needs NODE_RANK (0 to $((nnodes - 1)), one a node) and MASTER_ADDR (the first node) as well"
+fi
 [ "$node_rank" -lt "$nnodes" ] || fail "NODE_RANK $node_rank must be one of 0 to $((nnodes - 1)) (NNODES=$nnodes)"
 here=$(python -c 'import torch; print(torch.cuda.device_count())') || fail "python finds no working torch: see README.md"
 if [ "$here" -gt 0 ] && [ "$gpus" -gt "$here" ]; then
+  nodes=$(((gpus + here - 1) / here))
   fail "$gpus GPUs were asked for, this node has $here. Use several nodes, each running" \
-    "NNODES=$(((gpus + here - 1) / here)) NODE_RANK=<0, 1, ...> MASTER_ADDR=<first node> PORT=$port" \
-    "$script ${files[*]} $here"
+    "NNODES=$nodes NODE_RANK=<0, 1, ...> MASTER_ADDR=<first node> PORT=$port" \
+    "$script ${files[*]} $(((gpus + nodes - 1) / nodes))"
 fi
 
 # A single node needs no agreed port: torchrun finds a free one, so that several runs fit on a machine.

@@ -13,7 +13,9 @@ import torch
 from mmengine.dist import is_main_process
 
 from crate_mm.engine import Runner, amp_dtype, load_config
-from crate_mm.engine.cli import add_common_options, one_sentence_errors
+from crate_mm.engine.cli import add_common_options, check_writable, one_sentence_errors
+from crate_mm.engine.launch import leave_processes
+from crate_mm.evaluation import ClassificationMetric
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,15 +31,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with one_sentence_errors():
-        for file in filter(None, (args.json, args.out)):
-            if not Path(file).resolve().parent.is_dir():  # better now than after the evaluation
-                raise ValueError(f"cannot write {file}: its folder does not exist")
+        check_writable(args.json, args.out)
         cfg = load_config(args.config, args.cfg_options)
         cfg.launcher = args.launcher
         cfg.work_dir = args.work_dir or str(Path(cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}") / "test")
         cfg.resume, cfg.load_from = False, args.checkpoint
         # Training's parts are not built: a machine that only tests need not have the training data.
-        for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
+        for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "ema_momentum"):
             cfg[key] = None
         runner = Runner.from_cfg(cfg)
         runner.build_for_testing()
@@ -47,13 +47,15 @@ def main() -> None:
         metrics = runner.test()
         if is_main_process():
             write_results(args, runner, metrics)
+        leave_processes()
 
 
 def write_results(args: argparse.Namespace, runner: Runner, metrics: dict[str, float]) -> None:
     """Print the figures, and write the files that were asked for."""
-    figures = {key.rpartition("/")[2]: value for key, value in metrics.items() if key.startswith("eval/")}
-    samples = runner.test_evaluator.metrics[0].samples
-    figures["num_samples"] = len(samples["label"])
+    figures = {key.removeprefix("eval/"): value for key, value in metrics.items()}
+    found = [m for m in runner.test_evaluator.metrics if isinstance(m, ClassificationMetric)]
+    if found:
+        figures["num_samples"] = len(found[0].samples["label"])
     print(
         ", ".join(
             f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
@@ -63,7 +65,9 @@ def write_results(args: argparse.Namespace, runner: Runner, metrics: dict[str, f
         entry = {"config": args.config, "checkpoint": args.checkpoint, **figures}
         Path(args.json).write_text(json.dumps(entry, indent=2) + "\n")
     if args.out:
-        write_predictions(args.out, samples, runner.test_dataloader.dataset)
+        if not found:
+            raise ValueError("--out needs a ClassificationMetric in the config's test_evaluator")
+        write_predictions(args.out, found[0].samples, runner.test_dataloader.dataset)
 
 
 def write_predictions(path: str, samples: dict[str, torch.Tensor], dataset) -> None:

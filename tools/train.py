@@ -9,6 +9,7 @@ import argparse
 
 from crate_mm.engine import Runner, amp_optim_wrapper, load_config, newest_checkpoint
 from crate_mm.engine.cli import add_common_options, one_sentence_errors
+from crate_mm.engine.launch import leave_processes
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,6 +45,7 @@ def main() -> None:
         runner.build_for_training()
     with one_sentence_errors(show_traceback=True):
         runner.train()
+        leave_processes()
 
 
 if __name__ == "__main__":

@@ -23,9 +23,10 @@ class ModuleCost(NamedTuple):
 
 
 class Complexity(NamedTuple):
-    """Cost of one forward pass on one image.
+    """Cost of one forward pass on one input.
 
-    ``uncounted`` names operators that fvcore has no rule for, with how often they ran; they are element-wise ones.
+    ``uncounted`` names the operators that fvcore has no rule for, with how often they ran: for CRATE the element-wise
+    ones. Products may be among them for a model of your own (``baddbmm`` is).
     """
 
     input_shape: tuple[int, ...]

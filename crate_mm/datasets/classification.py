@@ -77,16 +77,19 @@ class ClassificationDataset(Dataset):
 
     def _read(self, asked: int) -> tuple[int, tuple[Image.Image, int]]:
         """Read the image asked for or the next readable one: its position and the (image, label) pair."""
-        failed = []
+        failed, reason = [], ""
         for step in range(len(self)):
             position = (asked + step) % len(self)
             try:
                 return position, self.source[position]
-            except UNREADABLE:
+            except UNREADABLE as error:
+                reason = str(error) or type(error).__name__
                 failed.append(self.path(position))
                 if len(failed) > self.max_unreadable:
                     break
-        raise UnreadableImagesError(f"{len(failed)} images in a row cannot be read: {', '.join(failed)}")
+        raise UnreadableImagesError(
+            f"{len(failed)} images in a row cannot be read: {', '.join(failed)}; the last one: {reason}"
+        )
 
     def reason_unreadable(self, position: int) -> str:
         """Try to read an image again and return why it cannot be read."""

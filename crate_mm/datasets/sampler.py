@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
-from mmengine.dist import get_dist_info
+from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Dataset, Sampler
 
 from ..registry import DATA_SAMPLERS, FUNCTIONS
@@ -20,7 +21,7 @@ class GlobalBatchSampler(Sampler):
     Args:
         dataset: anything with a length.
         global_batch_size: samples in one optimisation step, over all processes.
-        seed: the run's seed.
+        seed: the run's seed; drawn, and shared by the processes, if not given.
         shuffle: draw a new order each epoch; otherwise the order is the dataset's.
 
     Raises:
@@ -36,7 +37,7 @@ class GlobalBatchSampler(Sampler):
                 "--cfg-options global_batch_size=N makes it smaller"
             )
         self.dataset_size = len(dataset)
-        self.seed = seed or 0
+        self.seed = sync_random_seed() if seed is None else seed
         self.shuffle = shuffle
         self.epoch = 0
 
@@ -45,7 +46,9 @@ class GlobalBatchSampler(Sampler):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed((self.seed << 24) + self.epoch)
+        # PyTorch's generator takes 32 bits: seed and epoch are mixed into them.
+        mixed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(mixed)
         seeds = torch.randint(2**62, (self.dataset_size,), generator=generator)
         if self.shuffle:
             order = torch.randperm(self.dataset_size, generator=generator)

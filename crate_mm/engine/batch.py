@@ -20,7 +20,7 @@ class BatchPlan(NamedTuple):
         return self.per_device // self.micro_batches
 
     def __str__(self) -> str:
-        spread = f"{self.world_size} process{'es' if self.world_size > 1 else ''} x {self.per_device}"
+        spread = f"{_processes(self.world_size)} x {self.per_device}"
         if self.micro_batches > 1:
             spread += f" in {self.micro_batches} micro-batches of {self.micro_batch_size}"
         return f"{self.global_batch_size} = {spread}"
@@ -31,32 +31,39 @@ def plan_batch(global_batch_size: int, world_size: int, max_per_device: int | No
 
     Raises:
         ValueError: the batch does not divide over the processes, or what a process loads not into micro-batches of
-            between half of and all that a device takes.
+            between half of and all that a device takes; the message names the nearest batches that do.
     """
-    if global_batch_size < 1 or (max_per_device is not None and max_per_device < 1):
+    for name, value in (("global_batch_size", global_batch_size), ("max_batch_per_device", max_per_device)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    plan = _plan(global_batch_size, world_size, max_per_device)
+    if plan is not None:
+        return plan
+    below = next((n for n in range(global_batch_size - 1, 0, -1) if _plan(n, world_size, max_per_device)), None)
+    above = next(n for n in range(global_batch_size + 1, 9**9) if _plan(n, world_size, max_per_device))
+    nearest = f"the nearest that do: {above}" if below is None else f"the nearest that do: {below} and {above}"
+    if global_batch_size % world_size:
         raise ValueError(
-            f"global_batch_size {global_batch_size} and max_batch_per_device {max_per_device} must be at least 1"
+            f"global_batch_size {global_batch_size} does not divide over {_processes(world_size)}; {nearest}"
         )
-    per_device, rest = divmod(global_batch_size, world_size)
-    if rest:
-        raise ValueError(
-            f"global_batch_size {global_batch_size} does not divide over {world_size} processes; "
-            f"the nearest that do: {_either_side(global_batch_size, world_size)}"
-        )
-    if max_per_device is None or per_device <= max_per_device:
-        return BatchPlan(global_batch_size, world_size, per_device, micro_batches=1)
-    for micro_batches in range(math.ceil(per_device / max_per_device), 2 * per_device // max_per_device + 1):
-        if per_device % micro_batches == 0:
-            return BatchPlan(global_batch_size, world_size, per_device, micro_batches)
-    step = world_size * math.ceil(per_device / max_per_device)
     raise ValueError(
-        f"global_batch_size {global_batch_size} gives each of {world_size} process{'es' if world_size > 1 else ''} "
-        f"{per_device} images, which do not divide into micro-batches of at most {max_per_device} "
-        f"(max_batch_per_device); the nearest that do: {_either_side(global_batch_size, step)}"
+        f"global_batch_size {global_batch_size} gives each of {_processes(world_size)} "
+        f"{global_batch_size // world_size} images, which do not divide into micro-batches of at most "
+        f"{max_per_device} (max_batch_per_device); {nearest}"
     )
 
 
-def _either_side(number: int, divisor: int) -> str:
-    """The multiples of ``divisor`` below and above ``number``."""
-    below = number // divisor * divisor
-    return f"{below} and {below + divisor}" if below else str(divisor)
+def _plan(global_batch_size: int, world_size: int, max_per_device: int | None) -> BatchPlan | None:
+    """The plan with the fewest micro-batches, or None if there is none."""
+    per_device, rest = divmod(global_batch_size, world_size)
+    if rest:
+        return None
+    most = max_per_device or per_device
+    for micro_batches in range(math.ceil(per_device / most), 2 * per_device // most + 1):
+        if per_device % micro_batches == 0:
+            return BatchPlan(global_batch_size, world_size, per_device, micro_batches)
+    return None
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'es' if count > 1 else ''}"

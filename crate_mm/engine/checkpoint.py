@@ -48,7 +48,12 @@ def load_weights(model: nn.Module, checkpoint: dict, source: str | Path = "the c
     Raises:
         CheckpointError: a parameter is missing, surplus or of another shape; the model is left as it was.
     """
-    weights = {key.removeprefix("module."): value for key, value in checkpoint.get("state_dict", checkpoint).items()}
+    stored = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{source} holds {type(stored).__name__} as its state_dict, not a dict")
+    weights = {key.removeprefix("module."): value for key, value in stored.items()}
+    if len(weights) < len(stored):
+        raise CheckpointError(f"{source} holds some parameters twice, with and without 'module.'")
     wanted = model.state_dict()
     shapes = [
         f"{key} is {tuple(weights[key].shape)} there and {tuple(wanted[key].shape)} here"

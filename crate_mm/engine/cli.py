@@ -7,12 +7,12 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from mmengine.config import DictAction
+from pathlib import Path
 
 from .checkpoint import CheckpointError
 from .hooks import RunStoppedError
 from .launch import LAUNCHERS
+from .overrides import parse_value
 
 INTERRUPTED = 130  # the shell's code for Ctrl-C
 
@@ -26,14 +26,17 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
 
 
-class _KeyValues(DictAction):
-    """MMEngine's parser of KEY=VALUE, which ends with a traceback where there is no '='."""
+class _KeyValues(argparse.Action):
+    """Collect KEY=VALUE pairs. (MMEngine's own action drops spaces and cannot read dicts.)"""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
+        options = dict(getattr(namespace, self.dest) or {})
         for text in values:
-            if "=" not in text:
+            key, equals, value = text.partition("=")
+            if not equals or not key:
                 parser.error(f"{option_string} takes KEY=VALUE, got {text!r}")
-        super().__call__(parser, namespace, values, option_string)
+            options[key] = parse_value(value)
+        setattr(namespace, self.dest, options)
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +75,23 @@ def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
         _leave(2 if own or expected else 1)
 
 
+def check_writable(*files: str | None) -> None:
+    """Raise ``ValueError`` for a file that cannot be written: better before the work than after."""
+    for file in filter(None, files):
+        path = Path(file)
+        if path.is_dir():
+            raise ValueError(f"cannot write {file}: it is a folder")
+        if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
+            why = "it is read-only" if path.resolve().parent.is_dir() else "its folder does not exist"
+            raise ValueError(f"cannot write {file}: {why}")
+
+
 def _sentence(error: Exception) -> str:
+    if "OutOfMemoryError" in type(error).__name__:
+        return (
+            "the GPU is out of memory: --cfg-options max_batch_per_device=N says what it takes, and the rest of the "
+            f"batch is accumulated. {str(error).splitlines()[0]}"
+        )
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if "in DataLoader worker process" in text:  # PyTorch wraps a worker's error in its traceback
         text = text.strip().splitlines()[-1]

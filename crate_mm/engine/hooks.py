@@ -11,11 +11,19 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner, set_random_seed
 
-from ..registry import HOOKS
+from ..registry import HOOKS, suggest
 
 
 class RunStoppedError(RuntimeError):
     """A run that stops itself, for a reason that the message gives."""
+
+
+def not_finite_message(what: str, value: torch.Tensor, iteration: int, lr: float) -> str:
+    """Say what is not finite, when, and what may help."""
+    return (
+        f"the {what} is {value.item()} at iteration {iteration} (learning rate {lr:.3g}): try a smaller learning rate, "
+        "more warm-up or optim_wrapper.clip_grad.max_norm=1, and go on from the last checkpoint with --resume"
+    )
 
 
 @HOOKS.register_module()
@@ -30,6 +38,17 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         super().__init__(backend_args={"backend": "atomic"}, **kwargs)
         if self.args:
             raise ValueError(f"CheckpointHook has no argument {', '.join(self.args)}")
+        if not self.by_epoch or self.out_dir is not None or self.filename_tmpl != "epoch_{}.pth":
+            # --resume would not find them.
+            raise ValueError(
+                "CheckpointHook writes epoch_N.pth to the work folder: leave out by_epoch, out_dir and filename_tmpl"
+            )
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        missing = [key for key in self.save_best or () if key not in metrics and key != "auto"]
+        if missing:
+            raise RunStoppedError(f"save_best {missing[0]!r} is no metric: {suggest(missing[0], list(metrics))}")
+        super().after_val_epoch(runner, metrics)
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
@@ -39,6 +58,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint["meta"]["model"] = runner.cfg.model.to_dict()
+        checkpoint["meta"]["optimizer"] = type(runner.optim_wrapper.optimizer).__name__
         hub = checkpoint["message_hub"]
         info = {key: _as_data(value) for key, value in hub["runtime_info"].items()}
         kept = {key: value for key, value in hub["resumed_keys"].items() if key in info}
@@ -63,8 +83,7 @@ class SeedEachEpoch(Hook):
 
 @HOOKS.register_module()
 class StopOnNonFiniteLoss(Hook):
-    """Stop a run whose loss is no longer a finite number, instead of training on (Lion's weights would stay finite,
-    its momentum would not)."""
+    """Stop a run whose loss is no longer a finite number. (Gradients are the OptimWrapper's to check.)"""
 
     priority = "VERY_HIGH"
 
@@ -72,16 +91,15 @@ class StopOnNonFiniteLoss(Hook):
         loss = outputs["loss"]
         if not torch.isfinite(loss):
             lr = runner.optim_wrapper.get_lr()["lr"][0]
-            raise RunStoppedError(
-                f"the loss is {loss.item()} at iteration {runner.iter + 1} (epoch {runner.epoch + 1}, learning rate "
-                f"{lr:.3g}): try a smaller learning rate, more warm-up or optim_wrapper.clip_grad.max_norm=1, "
-                "and go on from the last checkpoint with --resume"
-            )
+            raise RunStoppedError(not_finite_message("loss", loss, runner.iter + 1, lr))
 
 
 @HOOKS.register_module()
 class UnreadableImages(Hook):
-    """Report each unreadable image once, by path, and stop the run when there are more than the dataset allows."""
+    """Report each unreadable image once, by path, and stop the run when there are more than the dataset allows.
+
+    Each process counts its own as they come, and all together at the end of an epoch.
+    """
 
     def __init__(self) -> None:
         self.found: dict[str, dict[int, str]] = {}  # by stage, by position: what was reported

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from datetime import timedelta
 
 import torch
 import torch.distributed
@@ -10,8 +11,12 @@ from mmengine.dist import is_distributed
 LAUNCHERS = ("none", "pytorch", "slurm")
 
 
-def init_processes(launcher: str) -> None:
+def init_processes(launcher: str, timeout: float | None = None) -> None:
     """Join the process group: nccl where there are GPUs, gloo where there are none. 'none' is a single process.
+
+    Args:
+        launcher: one of ``LAUNCHERS``.
+        timeout: seconds after which a process gives up waiting for the others; PyTorch's default if not given.
 
     Raises:
         ValueError: the launcher's environment variables are not there, or the node has fewer GPUs than processes.
@@ -29,16 +34,19 @@ def init_processes(launcher: str) -> None:
             "start with tools/dist_train.sh, torchrun or srun, or leave out --launcher for one process"
         )
     local_rank = int(os.environ["LOCAL_RANK"])
+    wait = timedelta(seconds=timeout) if timeout else None
     if not torch.cuda.is_available():
-        torch.distributed.init_process_group("gloo")
+        torch.distributed.init_process_group("gloo", timeout=wait)
         return
+    if launcher == "slurm":
+        local_rank %= torch.cuda.device_count()  # Slurm may show each task its own GPU only
     if local_rank >= torch.cuda.device_count():
         raise ValueError(
             f"process {local_rank} of this node has no GPU: the node has {torch.cuda.device_count()}; start at most "
             "that many processes a node, and more nodes with NNODES, NODE_RANK, MASTER_ADDR and PORT"
         )
     torch.cuda.set_device(local_rank)
-    torch.distributed.init_process_group("nccl", device_id=torch.device("cuda", local_rank))
+    torch.distributed.init_process_group("nccl", timeout=wait, device_id=torch.device("cuda", local_rank))
 
 
 def _slurm_environment() -> None:
@@ -52,7 +60,15 @@ def _slurm_environment() -> None:
     os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
     os.environ.setdefault("MASTER_PORT", os.environ.get("PORT", "29500"))
     if "MASTER_ADDR" not in os.environ:
-        hosts = subprocess.run(
-            ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]], capture_output=True, text=True, check=True
-        )
+        command = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
+        try:
+            hosts = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ValueError(f"{' '.join(command)} fails ({error}): set MASTER_ADDR to the job's first host") from None
         os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
+
+
+def leave_processes() -> None:
+    """Leave the process group, if there is one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

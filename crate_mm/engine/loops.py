@@ -1,7 +1,7 @@
 """The training loop: one iteration is one optimisation step."""
 
 from mmengine.runner import EpochBasedTrainLoop
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..registry import LOOPS
 
@@ -21,12 +21,6 @@ class TrainLoop(EpochBasedTrainLoop):
     def __init__(self, runner, dataloader, micro_batches: int = 1, **kwargs) -> None:
         super().__init__(runner, dataloader, **kwargs)
         self.micro_batches = micro_batches
-
-    def run(self) -> nn.Module:
-        """Train; the OptimWrapper counts micro-batches."""
-        k = self.micro_batches
-        self.runner.optim_wrapper.initialize_count_status(self.runner.model, self.iter * k, self.max_iters * k)
-        return super().run()
 
     def run_iter(self, idx: int, data_batch: dict[str, Tensor]) -> None:
         """Take one optimisation step on a device's batch."""

@@ -1,5 +1,6 @@
 """MMEngine's Runner, on any device, with a batch that is a recipe and checkpoints that are checked."""
 
+import copy
 import inspect
 import platform
 from collections.abc import Callable
@@ -10,11 +11,13 @@ import torch
 import torchvision
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import get_local_rank, is_main_process
+from mmengine.dist import is_main_process
+from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 import crate_mm
 
@@ -39,10 +42,15 @@ class Runner(mmengine.runner.Runner):
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> "Runner":
-        init_processes(cfg.get("launcher", "none"))
+        timeout = cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout")
+        init_processes(cfg.get("launcher", "none"), timeout)
         runner = super().from_cfg(prepare(cfg))
-        if is_main_process():
-            cfg.dump(Path(runner.work_dir) / Path(cfg.filename or "config.py").name)
+        source = Path(cfg.filename or "config.py")
+        target = Path(runner.work_dir) / source.name
+        if is_main_process() and target.resolve() != source.resolve():
+            dumped = copy.deepcopy(cfg)
+            dumped.update(resume=False, load_from=None, launcher="none")  # of this start, not of the recipe
+            dumped.dump(target)
         return runner
 
     def dump_config(self) -> None:
@@ -72,11 +80,14 @@ class Runner(mmengine.runner.Runner):
         if model_wrapper_cfg or not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
         device = get_device()
-        device_ids = [get_local_rank()] if device == "cuda" else None
+        device_ids = [torch.cuda.current_device()] if device == "cuda" else None
         # Our models have no buffers that training changes. The option has changed its name in PyTorch.
         names = inspect.signature(DistributedDataParallel).parameters
         sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-        return MMDistributedDataParallel(module=model.to(device), device_ids=device_ids, **{sync: False})
+        unused = self.cfg.get("find_unused_parameters", False)
+        return MMDistributedDataParallel(
+            module=model.to(device), device_ids=device_ids, find_unused_parameters=unused, **{sync: False}
+        )
 
     def build_for_training(self) -> None:
         """Build everything that training needs, check that it fits together, and say what it is.
@@ -89,6 +100,9 @@ class Runner(mmengine.runner.Runner):
         if self._val_loop is not None:
             self._val_loop = self.build_val_loop(self._val_loop)
             self.check_classes(self.val_dataloader.dataset)
+            check_same_classes(
+                "training data", class_names(self.train_dataloader), "validation data", class_names(self.val_dataloader)
+            )
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
@@ -100,10 +114,11 @@ class Runner(mmengine.runner.Runner):
         return super().train()
 
     def build_for_testing(self) -> None:
-        """Build the test loop and load the checkpoint; raise ``ValueError`` where training's would be."""
+        """Build the test loop; raise ``ValueError`` if it does not build or the data's classes are not the head's."""
+        if self._test_loop is None:
+            raise ValueError("the config lacks one of test_dataloader, test_cfg and test_evaluator")
         self._test_loop = self.build_test_loop(self._test_loop)
         self.check_classes(self.test_dataloader.dataset)
-        self.load_or_resume()
 
     def test(self) -> dict[str, float]:
         if isinstance(self._test_loop, dict):
@@ -131,12 +146,14 @@ class Runner(mmengine.runner.Runner):
         loader = self.train_dataloader
         micro_batches = getattr(self.train_loop, "micro_batches", 1)
         plan = BatchPlan(self.world_size * loader.batch_size, self.world_size, loader.batch_size, micro_batches)
+        group = self.optim_wrapper.param_groups[0]
+        rate = float(group.get("initial_lr", group["lr"]))
         schedules = [s for s in self.param_schedulers or () if isinstance(s, WarmupCosineLR)]
         warmup = f" after {schedules[0].warmup:.0f} steps of warm-up" if schedules else ""
         return (
             f"effective batch {plan} images of {len(loader.dataset)}; {len(loader)} steps an epoch, "
             f"{self.max_epochs} epochs, {self.max_iters} steps; "
-            f"{self.cfg.optim_wrapper.optimizer.type}, learning rate {self.cfg.optim_wrapper.optimizer.lr:g}{warmup}"
+            f"{type(self.optim_wrapper.optimizer).__name__}, learning rate {rate:g}{warmup}"
         )
 
     def load_checkpoint(
@@ -148,9 +165,12 @@ class Runner(mmengine.runner.Runner):
     ) -> dict:
         """Load weights from a file, all or none; ``strict`` and ``revise_keys`` are MMEngine's and have no effect."""
         checkpoint = read_checkpoint(filename, map_location)
-        # MMEngine's resume would run a config found here.
-        if isinstance(checkpoint.get("meta"), dict):
-            checkpoint["meta"].pop("config", None)
+        meta = checkpoint["meta"] if isinstance(checkpoint.get("meta"), dict) else {}
+        meta.pop("config", None)  # MMEngine's resume would run it
+        if self._resume:
+            self._check_resumable(filename, checkpoint)
+        else:
+            self._compare(filename, meta)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_weights(getattr(self.model, "module", self.model), checkpoint, source=filename)
         self._has_loaded = True
@@ -158,13 +178,85 @@ class Runner(mmengine.runner.Runner):
         return checkpoint
 
     def resume(self, filename: str, *args, **kwargs) -> None:
-        """Go on from a checkpoint of training; raise ``CheckpointError`` if it holds weights only."""
-        checkpoint = read_checkpoint(filename)
-        missing = [key for key in ("meta", "optimizer", "param_schedulers", "message_hub") if key not in checkpoint]
+        """Go on from a checkpoint of training, with the optimizer's settings as this run's config has them.
+
+        Raises:
+            CheckpointError: the checkpoint holds weights only, or is of a run that took other steps.
+        """
+        configured = [dict(group) for group in self.optim_wrapper.param_groups]
+        super().resume(filename, *args, **kwargs)
+        for group, wanted in zip(self.optim_wrapper.param_groups, configured):
+            # The learning rate is the schedule's to set, where there is one.
+            for key in self.cfg.optim_wrapper.optimizer.keys() & wanted.keys() - (
+                {"lr"} if self.param_schedulers else set()
+            ):
+                group[key] = wanted[key]
+            if "initial_lr" in wanted:
+                group["initial_lr"] = wanted["initial_lr"]
+        if self.epoch >= self.max_epochs:
+            self.logger.warning(
+                f"nothing is left to train: {filename} is of epoch {self.epoch}, "
+                f"train_cfg.max_epochs is {self.max_epochs}"
+            )
+
+    def _check_resumable(self, filename: str, checkpoint: dict) -> None:
+        needed = ["meta", "optimizer", "message_hub"] + (["param_schedulers"] if self.param_schedulers else [])
+        missing = [key for key in needed if key not in checkpoint]
         if missing:
             raise CheckpointError(
                 f"{filename} cannot be resumed from, it holds no {', '.join(missing)}: "
                 "resume from an epoch_N.pth, not from a best or a converted one"
             )
-        del checkpoint
-        super().resume(filename, *args, **kwargs)
+        meta, steps = checkpoint["meta"], len(self.train_dataloader)
+        if meta["iter"] != meta["epoch"] * steps:
+            raise CheckpointError(
+                f"{filename} took {meta['iter'] / meta['epoch']:g} steps an epoch, this run takes {steps}: "
+                "resume with the same global_batch_size and data"
+            )
+        if meta.get("seed") is not None and self._randomness_cfg.get("seed") not in (None, meta["seed"]):
+            raise CheckpointError(
+                f"{filename} is of a run with randomness.seed={meta['seed']}, this one has "
+                f"{self._randomness_cfg['seed']}: resume with the same seed"
+            )
+        averaged, averages = "ema_state_dict" in checkpoint, any(isinstance(h, EMAHook) for h in self.hooks)
+        if averaged != averages:
+            raise CheckpointError(
+                f"{filename} is of a run {'with' if averaged else 'without'} averaged weights (ema_momentum), "
+                f"this one is {'with' if averages else 'without'}: resume as it was"
+            )
+        optimizer = type(self.optim_wrapper.optimizer).__name__
+        if meta.get("optimizer", optimizer) != optimizer:
+            raise CheckpointError(f"{filename} is of a run with {meta['optimizer']}, this one has {optimizer}")
+
+    def _compare(self, filename: str, meta: dict) -> None:
+        """Compare what shapes do not tell with what the checkpoint says of itself."""
+        trained, data = meta.get("model") or {}, meta.get("dataset_meta") or {}
+        for part in ("backbone", "head"):
+            stored, configured = trained.get(part, {}), self.cfg.model.get(part, {})
+            for key in stored.keys() & configured.keys() - {"num_classes"}:
+                if _plain(stored[key]) != _plain(configured[key]):
+                    self.logger.warning(
+                        f"{filename} was trained with {part}.{key}={stored[key]!r}, the config has {configured[key]!r}"
+                    )
+        if self._test_dataloader is not None:
+            loader = self.test_dataloader
+            check_same_classes(str(filename), data.get("classes"), "test data", class_names(loader))
+
+
+def class_names(loader: DataLoader) -> list[str] | None:
+    """Class names of a loader's data, or None if it has none."""
+    return (getattr(loader.dataset, "metainfo", None) or {}).get("classes")
+
+
+def check_same_classes(one: str, classes: list[str] | None, other: str, others: list[str] | None) -> None:
+    """Raise ``ValueError`` if the class names of both are known and differ: the same label would be two things."""
+    if classes and others and list(classes) != list(others):
+        label = next((i for i, (a, b) in enumerate(zip(classes, others)) if a != b), min(len(classes), len(others)))
+        names = [names[label] if label < len(names) else "nothing" for names in (classes, others)]
+        raise ValueError(
+            f"class {label} is {names[0]} in {one} and {names[1]} in the {other}: their classes must be the same"
+        )
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value

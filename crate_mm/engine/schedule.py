@@ -1,7 +1,9 @@
 """The learning-rate schedule of the recipes."""
 
+import logging
 import math
 
+from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 
@@ -62,10 +64,17 @@ class WarmupCosineLR(_ParamScheduler):
         return [base * self.factor(self.last_step) for base in self.base_values]
 
     def state_dict(self) -> dict:
-        """Only where the run is; the curve is the config's."""
-        return {"last_step": self.last_step, "global_step": self._global_step}
+        """Where the run is, and on which horizon; the curve is the config's."""
+        return {"last_step": self.last_step, "global_step": self._global_step, "end": self.end}
 
     def load_state_dict(self, state_dict: dict) -> None:
+        if state_dict["end"] != self.end:
+            print_log(
+                f"the schedule was for {state_dict['end']} iterations and is now for {self.end}: the learning rate "
+                "goes on along the new curve",
+                logger="current",
+                level=logging.WARNING,
+            )
         self.last_step = state_dict["last_step"]
         self._global_step = state_dict["global_step"]
         for group, value in zip(self.optimizer.param_groups, self._get_value()):

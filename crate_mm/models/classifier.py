@@ -36,6 +36,11 @@ class ImageClassifier(BaseModel):
     def num_classes(self) -> int:
         return self.head.num_classes
 
+    @property
+    def in_channels(self) -> int:
+        """Channels C of the images, which are those that the preprocessor normalises."""
+        return len(self.data_preprocessor.mean)
+
     def forward(
         self,
         inputs: Tensor,

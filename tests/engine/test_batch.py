@@ -34,7 +34,26 @@ def test_a_batch_without_good_micro_batches_names_the_nearest():
     assert plan_batch(126, 1, 64).micro_batch_size == 63
 
 
-@pytest.mark.parametrize(("batch", "most"), [(0, None), (-8, None), (8, 0)])
+@pytest.mark.parametrize(("batch", "most"), [(0, None), (-8, None), (8, 0), (64.5, None), (8, "abc")])
 def test_nonsense_is_refused(batch, most):
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="must be a whole number of at least 1"):
         plan_batch(batch, 1, most)
+
+
+@pytest.mark.parametrize("processes", [1, 3, 8])
+@pytest.mark.parametrize("most", [None, 7, 50])
+def test_the_named_batches_are_the_nearest_that_work(processes, most):
+    def works(batch):
+        try:
+            return plan_batch(batch, processes, most) is not None
+        except ValueError:
+            return False
+
+    for batch in range(1, 300):
+        if not works(batch):
+            with pytest.raises(ValueError, match="the nearest that do") as refused:
+                plan_batch(batch, processes, most)
+            named = [int(word) for word in str(refused.value).rpartition(": ")[2].split(" and ")]
+            assert all(works(n) for n in named)
+            between = range(min(named) + 1 if len(named) == 2 else 1, max(named))
+            assert not any(works(n) for n in between), batch

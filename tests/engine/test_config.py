@@ -1,9 +1,9 @@
 """Finding, loading, overriding and preparing configs."""
 
 import pytest
-from mmengine.config import DictAction
 
 from crate_mm.engine import find_config, load_config, prepare
+from crate_mm.engine.overrides import parse_value
 
 
 def test_a_config_is_found_by_name_or_path():
@@ -74,11 +74,16 @@ def test_an_import_error_inside_an_own_module_is_told(tmp_path):
         "custom_hooks.1.type=CheckInvalidLossHook",
         "max_batch_per_device=64",
         "ema_momentum=1e-4",
+        "model.preprocessor.mean.0=0.3",  # an entry of a tuple
+        "model.backbone.arch=dict(embed_dim=48,depth=2,num_heads=3)",
+        "optim_wrapper.paramwise_cfg.norm_decay_mult=0",
+        "env_cfg.dist_cfg.timeout=7200",
+        "log_processor.num_digits=6",
     ],
 )
 def test_a_setting_can_be_overridden(key):
     name, _, text = key.partition("=")
-    value = DictAction._parse_iterable(text)
+    value = parse_value(text)
     cfg = load_config("crate_tiny_in1k", {name: value})
     for part in name.split("."):
         cfg = cfg[int(part)] if part.isdigit() else cfg[part]
@@ -99,6 +104,8 @@ def test_a_setting_can_be_overridden(key):
         ("train_dataloader.dataset.transforms.7.size", "is a list of 2, it has no entry '7'"),
         ("train_dataloader.dataset.transforms.0.sizes", "did you mean size"),
         ("param_scheduler.warm_up", "did you mean warmup"),
+        ("optim_wrapper.clip_grad.max_nrom", "did you mean max_norm"),
+        ("optim_wrapper.paramwise_cfg.norm_decay_mul", "did you mean norm_decay_mult"),
         ("randomness.sed", "did you mean seed"),
         ("global_batch_size.x", "global_batch_size is 2048, it has no 'x'"),
         ("train_dataloader.batch_size", "follows from global_batch_size"),
@@ -143,3 +150,66 @@ def test_preparing_leaves_the_users_config_alone():
     text = cfg.pretty_text
     prepare(cfg, world_size=16)
     assert cfg.pretty_text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("-2.4e-4", -2.4e-4),
+        ("true", True),
+        ("None", None),
+        ("/data/a folder, with a comma", ["/data/a folder", " with a comma"]),
+        ("/data/a folder", "/data/a folder"),
+        ("'/data/a, b'", "/data/a, b"),
+        ("a,1,b", ["a", 1, "b"]),
+        ("(8,12)", (8, 12)),
+        ("[1,[2,3]]", [1, [2, 3]]),
+        ("dict(a=1,b='x')", {"a": 1, "b": "x"}),
+        ("{'a': 1}", {"a": 1}),
+        ("(8,12", "(8,12"),
+        ("eval(open('x'))", "eval(open('x'))"),
+    ],
+)
+def test_values_are_read_as_python_reads_them(text, value):
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(model=None), "the config has no model"),
+        (dict(optim_wrapper=None), "the config has a train_dataloader but no optim_wrapper"),
+        (dict(train_cfg=None), "but no train_cfg"),
+        (dict(global_batch_size=None), "the config has no global_batch_size"),
+        (
+            dict(train_dataloader=dict(batch_size=3, dataset=dict(source=[]))),
+            "train_dataloader.batch_size cannot be set",
+        ),
+        (
+            dict(train_dataloader=dict(dataset=dict(type="Digits"))),
+            "train_dataloader.dataset of type 'Digits' has no source",
+        ),
+        (dict(train_cfg=dict(max_epochs=0)), "train_cfg.max_epochs must be a whole number of at least 1, got 0"),
+        (dict(train_cfg=dict(max_epochs=1, val_interval=0)), "train_cfg.val_interval must be"),
+    ],
+)
+def test_a_config_that_lacks_a_part_is_told(change, message):
+    cfg = load_config("debug")
+    for key, value in change.items():
+        cfg[key] = value
+    with pytest.raises(ValueError, match=message):
+        prepare(cfg, world_size=1)
+
+
+def test_workers_are_at_most_the_cores(monkeypatch):
+    import os
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    assert prepare(load_config("crate_tiny_in1k"), world_size=1).train_dataloader.num_workers == 12
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert prepare(load_config("crate_tiny_in1k"), world_size=4).train_dataloader.num_workers == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
+    loader = prepare(load_config("crate_tiny_in1k"), world_size=32).train_dataloader
+    assert (loader.num_workers, loader.persistent_workers) == (0, False)

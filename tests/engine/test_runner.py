@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from crate_mm.engine import Runner, RunStoppedError, load_config, read_checkpoint
+from crate_mm.engine.checkpoint import AtomicBackend
 
 AUGMENT = [dict(type="RandomAffine", degrees=15, translate=(0.1, 0.1)), dict(type="RandomHorizontalFlip")]
 
@@ -85,7 +86,7 @@ def test_seeds_matter_and_repeat(tmp_path):
 SGD = dict(optim_wrapper__optimizer__type="SGD", optim_wrapper__optimizer__lr=0.05, train_cfg__max_epochs=1)
 
 
-def _rank(rank: int, world_size: int, port: int, work_dir: Path) -> None:
+def _rank(rank: int, world_size: int, port: int, work_dir: Path, options: dict) -> None:
     import os
 
     os.environ.update(
@@ -95,17 +96,19 @@ def _rank(rank: int, world_size: int, port: int, work_dir: Path) -> None:
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    train(work_dir, launcher="pytorch", **SGD)
+    train(work_dir, launcher="pytorch", **SGD, **options)
 
 
-def train_on_processes(world_size: int, work_dir: Path) -> dict:
+def train_on_processes(world_size: int, work_dir: Path, **options) -> dict:
     import socket
 
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     context = torch.multiprocessing.get_context("fork")
-    processes = [context.Process(target=_rank, args=(r, world_size, port, work_dir)) for r in range(world_size)]
+    processes = [
+        context.Process(target=_rank, args=(r, world_size, port, work_dir, options)) for r in range(world_size)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -118,8 +121,9 @@ def test_processes_and_accumulation_take_the_same_steps(tmp_path):
     one = train(tmp_path / "one", **SGD)
     accumulated = train(tmp_path / "accumulated", max_batch_per_device=32, **SGD)
     two = train_on_processes(2, tmp_path / "two")
+    both = train_on_processes(2, tmp_path / "both", max_batch_per_device=16)
     start = train(tmp_path / "start", **{**SGD, "optim_wrapper__optimizer__lr": 1e-12})
-    for other in (accumulated, two):
+    for other in (accumulated, two, both):
         assert other["meta"]["iter"] == one["meta"]["iter"] == 10
         for key, value in one["state_dict"].items():
             moved = (value - start["state_dict"][key]).abs().max()
@@ -163,13 +167,157 @@ def test_mixed_precision_trains_and_differs(tmp_path):
     assert all(value.dtype == torch.float32 for value in amp["state_dict"].values())
     assert not torch.equal(plain["state_dict"]["head.fc.weight"], amp["state_dict"]["head.fc.weight"])
     (scalars,) = (tmp_path / "amp").glob("*/vis_data/scalars.json")
-    losses = [line["loss"] for line in map(json.loads, scalars.read_text().splitlines()) if "loss" in line]
-    assert all(0 < loss < 3 for loss in losses)
+    (plain_scalars,) = (tmp_path / "plain").glob("*/vis_data/scalars.json")
+    losses, plain_losses = (
+        [line["loss"] for line in map(json.loads, file.read_text().splitlines()) if "loss" in line]
+        for file in (scalars, plain_scalars)
+    )
+    assert losses == pytest.approx(plain_losses, rel=0.02)
+
+
+def test_fp16_where_the_gpu_has_no_bf16(monkeypatch):
+    from crate_mm.engine import amp_dtype, amp_optim_wrapper
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert amp_dtype() == "float16"
+    assert amp_optim_wrapper()["type"] == "AmpOptimWrapper"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert amp_dtype() == "bfloat16"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(RunStoppedError, match=r"the loss is nan at iteration \d+ .*try a smaller learning rate"):
+    with pytest.raises(
+        RunStoppedError, match=r"the gradient norm is (nan|inf) at iteration \d+ .*try a smaller learning rate"
+    ):
         train(tmp_path, optim_wrapper__optimizer__type="SGD", optim_wrapper__optimizer__lr=1e30)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
+    """With a finite loss: Lion's weights would stay finite, its momentum would not."""
+    cfg = load_config("debug")
+    cfg.work_dir = str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    runner.model.head.fc.weight.register_hook(lambda grad: grad * float("nan"))
+    with pytest.raises(RunStoppedError, match="the gradient norm is nan at iteration 1 "):
+        runner.train()
+    assert not runner.optim_wrapper.optimizer.state
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (dict(global_batch_size=64), "took 10 steps an epoch, this run takes 21: resume with the same global_batch"),
+        (dict(randomness__seed=5), "is of a run with randomness.seed=0, this one has 5"),
+        (dict(ema_momentum=0.1), "is of a run without averaged weights .*, this one is with"),
+        (dict(optim_wrapper__optimizer__type="AdamW"), "is of a run with Lion, this one has AdamW"),
+    ],
+)
+def test_a_resume_that_would_mix_two_recipes_is_refused(tmp_path, debug_checkpoint, changed, message):
+    shutil.copy(debug_checkpoint, tmp_path)
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, resume=True, **changed)
+
+
+def test_a_resumed_run_follows_its_config(tmp_path):
+    train(tmp_path, train_cfg__max_epochs=1)
+    resumed = train(tmp_path, resume=True, optim_wrapper__optimizer__weight_decay=0.05)
+    assert resumed["optimizer"]["param_groups"][0]["weight_decay"] == 0.05
+    (_, log) = sorted(tmp_path.glob("*/*.log"))
+    assert "the schedule was for 10 iterations and is now for 20" in log.read_text()
+
+
+def test_a_run_without_a_schedule_resumes(tmp_path):
+    train(tmp_path, train_cfg__max_epochs=1, param_scheduler=None)
+    assert train(tmp_path, resume=True, param_scheduler=None)["meta"]["epoch"] == 2
+
+
+def test_nothing_left_to_train_is_said(tmp_path, debug_checkpoint, caplog):
+    shutil.copy(debug_checkpoint, tmp_path)
+    train(tmp_path, resume=True, train_cfg__max_epochs=1, param_scheduler__end=1)
+    (log,) = tmp_path.glob("*/*.log")
+    assert "nothing is left to train" in log.read_text()
+
+
+def test_averaged_weights_are_saved_and_evaluated(tmp_path):
+    plain = train(tmp_path / "plain", train_cfg__max_epochs=1)
+    averaged = train(tmp_path / "ema", train_cfg__max_epochs=1, ema_momentum=0.1)
+    raw = {k.removeprefix("module."): v for k, v in averaged["ema_state_dict"].items() if k.startswith("module.")}
+    assert_identical(dict(raw), dict(plain["state_dict"]))  # MMEngine swaps the two names in the file
+    assert not torch.equal(averaged["state_dict"]["head.fc.weight"], plain["state_dict"]["head.fc.weight"])
+    (scalars,) = (tmp_path / "ema").glob("*/vis_data/scalars.json")
+    during = json.loads(scalars.read_text().splitlines()[-1])
+    for ema_momentum in (None, 0.1):
+        cfg = load_config("debug", {"ema_momentum": ema_momentum})
+        cfg.work_dir, cfg.load_from = str(tmp_path / f"test{ema_momentum}"), str(tmp_path / "ema" / "epoch_1.pth")
+        assert Runner.from_cfg(cfg).test()["eval/loss"] == pytest.approx(during["eval/loss"], rel=1e-6)
+
+
+def test_an_optimizer_at_its_own_learning_rate(tmp_path):
+    assert train(tmp_path, optim_wrapper__optimizer=dict(type="AdamW"))["meta"]["optimizer"] == "AdamW"
+    (log,) = tmp_path.glob("*/*.log")
+    assert "AdamW, learning rate 0.001 " in log.read_text()
+
+
+def test_save_best_must_be_a_metric(tmp_path):
+    with pytest.raises(RunStoppedError, match="save_best 'eval/top2' is no metric: did you mean eval/top"):
+        train(tmp_path, default_hooks__checkpoint__save_best="eval/top2")
+
+
+def test_checkpoints_are_where_resume_looks(tmp_path):
+    with pytest.raises(ValueError, match="leave out by_epoch"):
+        train(tmp_path, default_hooks__checkpoint__by_epoch=False)
+
+
+def test_checkpoints_are_written_in_one_piece(tmp_path, monkeypatch):
+    written = []
+    put = AtomicBackend.put
+    monkeypatch.setattr(AtomicBackend, "put", lambda self, obj, path: (written.append(path), put(self, obj, path)))
+    train(tmp_path, train_cfg__max_epochs=1)
+    assert {Path(path) for path in written} == set(tmp_path.glob("*.pth"))
+
+
+def test_a_different_model_of_the_same_shapes_is_warned_of(tmp_path, debug_checkpoint):
+    cfg = load_config("debug", {"model.backbone.ista_lambda": 0.3, "model.head.pool": "mean"})
+    cfg.work_dir, cfg.load_from = str(tmp_path), str(debug_checkpoint)
+    Runner.from_cfg(cfg).test()
+    (log,) = tmp_path.glob("*/*.log")
+    assert "was trained with backbone.ista_lambda=0.1, the config has 0.3" in log.read_text()
+    assert "was trained with head.pool='cls', the config has 'mean'" in log.read_text()
+
+
+def test_classes_are_compared_by_name(tmp_path, debug_checkpoint, monkeypatch):
+    from crate_mm.datasets import Digits
+
+    original = Digits.__init__
+
+    def renamed(self, split="train"):
+        original(self, split)
+        if split == "test":
+            self.classes = [*"012345678", "nine"]
+
+    monkeypatch.setattr(Digits, "__init__", renamed)
+    with pytest.raises(ValueError, match="class 9 is 9 in training data and nine in the validation data"):
+        train(tmp_path)
+    cfg = load_config("debug")
+    cfg.work_dir, cfg.load_from = str(tmp_path / "test"), str(debug_checkpoint)
+    with pytest.raises(ValueError, match=r"class 9 is 9 in .*epoch_1.pth and nine in the test data"):
+        Runner.from_cfg(cfg).test()
+
+
+def test_a_gpu_process_wraps_its_model_on_its_gpu(monkeypatch):
+    """No GPU here: what reaches PyTorch is looked at instead."""
+    from types import SimpleNamespace
+
+    from crate_mm.engine import runner as module
+
+    seen = {}
+    monkeypatch.setattr(module, "get_device", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(module, "MMDistributedDataParallel", lambda **kwargs: seen.update(kwargs))
+    model = SimpleNamespace(to=lambda device: device)
+    Runner.wrap_model(SimpleNamespace(distributed=True, cfg={}), None, model)
+    assert (seen["module"], seen["device_ids"], seen["find_unused_parameters"]) == ("cuda", [3], False)
 
 
 def test_classes_must_match_the_head(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.optim import OptimWrapper
 
-from crate_mm.engine import load_config
+from crate_mm.engine import load_config, prepare
 from crate_mm.registry import OPTIMIZERS, PARAM_SCHEDULERS
 
 STEPS = 1_281_167 // 2048  # steps an epoch of ImageNet-1K
@@ -16,7 +16,7 @@ def build(cfg, epochs=None, steps=STEPS):
     weight = torch.nn.Parameter(torch.zeros(1))
     wrapper = OptimWrapper(OPTIMIZERS.build({**cfg.optim_wrapper.optimizer, "params": [weight]}))
     defaults = dict(optimizer=wrapper, epoch_length=steps, end=epochs or cfg.train_cfg.max_epochs)
-    return wrapper, PARAM_SCHEDULERS.build(dict(cfg.param_scheduler), default_args=defaults)
+    return wrapper, PARAM_SCHEDULERS.build(dict(prepare(cfg, world_size=1).param_scheduler), default_args=defaults)
 
 
 def rates(cfg, epochs, steps):

@@ -3,7 +3,7 @@ global_batch_size = 2048  # images a step, over all processes
 max_batch_per_device = None  # the largest batch a device takes; more is split and accumulated
 
 optim_wrapper = dict(optimizer=dict(type="Lion", lr=2.4e-4, weight_decay=0.5))
-param_scheduler = dict(type="WarmupCosineLR", warmup=5, convert_to_iter_based=True)
+param_scheduler = dict(type="WarmupCosineLR", warmup=5)  # in epochs
 
 train_cfg = dict(max_epochs=150, val_interval=1)
 val_cfg = dict()
