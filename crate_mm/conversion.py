@@ -36,7 +36,9 @@ _TELLING = {
 def is_official(checkpoint: dict) -> bool:
     """Whether a loaded checkpoint has the official code's names."""
     state_dict = checkpoint.get("state_dict", checkpoint)
-    return any(key.removeprefix("module.") == "pos_embedding" for key in state_dict)
+    return isinstance(state_dict, dict) and any(
+        str(key).removeprefix("module.") == "pos_embedding" for key in state_dict
+    )
 
 
 def rename_official_key(key: str) -> str:

@@ -67,6 +67,7 @@ def test_images_of_another_shape():
     ("image", "message"),
     [
         (np.zeros((4, 4)), "image 0 is an array of float64"),
+        (np.zeros((3, 4, 4), np.uint8), r"image 0 is an array of uint8 of shape \(3, 4, 4\)"),
         (42, "image 0 is int: expected a path"),
         (__file__, "image 0 cannot be read"),
         ("nowhere.png", "image 0 cannot be read: .*No such file"),

@@ -118,6 +118,23 @@ def test_dist_test_gives_the_figures_of_one_process(launched, run_tool):
     assert json.loads((tmp_path / "4.json").read_text())["num_samples"] == 450
 
 
+STAMP = Path(sys.prefix) / ".crate_mm-installed-test"
+
+
+@pytest.mark.skipif(
+    not STAMP.exists(), reason="tools/run_tests.sh set up no environment: quickstart.sh would install one"
+)
+def test_quickstart(tmp_path):
+    env = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+    command = ["bash", TOOLS / "quickstart.sh", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=1"]
+    done = subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert f"{figures['top1']:.2f} % of 450 test images right" in done.stdout
+    assert "parameters: 5.36 M" in done.stdout
+    assert "Installing" not in done.stdout
+
+
 def test_slurm_variables_start_processes(tmp_path):
     """srun is not here: its variables are, and what slurm_train.sh hands it."""
     (tmp_path / "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >"$RECORD"\n')
@@ -294,6 +311,7 @@ def test_a_mistake_gets_one_sentence(run_tool, debug_checkpoint, image_tree, tmp
     (tmp_path / "bad.py").write_text("x = 1\ny = = 2")
     (tmp_path / "truncated.pth").write_bytes(debug_checkpoint.read_bytes()[:5000])
     torch.save({"state_dict": {}, "evil": Mark(str(tmp_path / "mark"))}, tmp_path / "evil.pth")
+    torch.save({"state_dict": None}, tmp_path / "none_inside.pth")
     weights = read_checkpoint(debug_checkpoint)["state_dict"]
     torch.save({"state_dict": weights}, tmp_path / "weights.pth")
     places = dict(tmp=tmp_path, tree=image_tree, checkpoint=debug_checkpoint)
@@ -316,6 +334,10 @@ def test_a_mistake_gets_one_sentence(run_tool, debug_checkpoint, image_tree, tmp
         ((TOOLS / "dist_train.sh", "debug", "many"), "GPUS must be a whole number of at least 1, got 'many'"),
         ((TOOLS / "dist_test.sh", "debug", "4"), "usage: "),
         ((TOOLS / "slurm_train.sh", "gpu"), "usage: "),
+        (
+            ("env", "NNODES=2", TOOLS / "dist_train.sh", "debug", "2"),
+            "NNODES=2 needs NODE_RANK (0 to 1, one a node) and",
+        ),
     ],
 )
 def test_the_launchers_say_how_they_are_used(args, message):
@@ -329,9 +351,10 @@ def test_more_gpus_than_the_node_has(tmp_path):
     (tmp_path / "python").write_text("#!/bin/sh\necho 8\n")
     (tmp_path / "python").chmod(0o755)
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run([str(TOOLS / "dist_train.sh"), "c.py", "16"], env=env, capture_output=True, text=True)
+    done = subprocess.run([str(TOOLS / "dist_train.sh"), "c.py", "12"], env=env, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "16 GPUs were asked for, this node has 8. Use several nodes, each running NNODES=2 NODE_RANK=" in done.stderr
+    assert "12 GPUs were asked for, this node has 8. Use several nodes, each running NNODES=2 NODE_RANK=" in done.stderr
+    assert done.stderr.rstrip().endswith("dist_train.sh c.py 6")
 
 
 def test_ctrl_c(tmp_path):

@@ -63,11 +63,13 @@ def print_report(report: Complexity, title: str) -> None:
     console = Console()
     console.print(table)
     by_operator = ", ".join(f"{name} {flops / 1e9:.3g}" for name, flops in report.by_operator.items() if flops)
-    console.print(f"parameters: {report.parameters / 1e6:.2f} M", highlight=False)
-    console.print(f"FLOPs: {report.flops / 1e9:.3g} G (one multiply-add counts as one)", highlight=False)
-    console.print(f"  of these, in G: {by_operator}", highlight=False)
+    console.print(f"parameters: {report.parameters / 1e6:.2f} M", highlight=False, soft_wrap=True)
+    console.print(
+        f"FLOPs: {report.flops / 1e9:.3g} G (one multiply-add counts as one)", highlight=False, soft_wrap=True
+    )
+    console.print(f"  of these, in G: {by_operator}", highlight=False, soft_wrap=True)
     uncounted = ", ".join(f"{name.removeprefix('aten::')} {times}" for name, times in report.uncounted.items())
-    console.print(f"  not counted, with how often: {uncounted}", highlight=False)
+    console.print(f"  not counted, with how often: {uncounted}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # From nothing to a trained and evaluated CRATE: set up an environment if there is none, train CRATE-Tiny on
 # scikit-learn's handwritten digits, evaluate its best checkpoint, and report what the model costs.
-#   bash tools/quickstart.sh [work folder]
+#   bash tools/quickstart.sh [work folder [further arguments of tools/train.py]]
 set -euo pipefail
 work_dir=$(realpath -m "${1:-$(dirname "$0")/../work_dirs/quickstart}")
-. "$(dirname "$0")/setup_env.sh"
+shift || true
+. "$(dirname "$0")/setup_env.sh" ""
 config=configs/crate_tiny_digits.py
 start=$SECONDS
 
 echo "== Train CRATE-Tiny on the digits (logs and checkpoints in $work_dir)"
 rm -f "$work_dir"/best_*.pth  # of an earlier run
-python tools/train.py "$config" --work-dir "$work_dir"
+python tools/train.py "$config" --work-dir "$work_dir" "$@"
 took=$((SECONDS - start))
 
 echo "== Evaluate the best checkpoint on the held-out quarter"

@@ -51,7 +51,7 @@ def load_weights(model: nn.Module, checkpoint: dict, source: str | Path = "the c
     stored = checkpoint.get("state_dict", checkpoint)
     if not isinstance(stored, dict):
         raise CheckpointError(f"{source} holds {type(stored).__name__} as its state_dict, not a dict")
-    weights = {key.removeprefix("module."): value for key, value in stored.items()}
+    weights = {str(key).removeprefix("module."): value for key, value in stored.items()}
     if len(weights) < len(stored):
         raise CheckpointError(f"{source} holds some parameters twice, with and without 'module.'")
     wanted = model.state_dict()

@@ -66,7 +66,8 @@ def _load_file(path: Path) -> Config:
         return Config.fromfile(path, lazy_import=False)
     except SyntaxError as error:
         # MMEngine names a temporary copy of the file, or of one of its bases.
-        raise ValueError(_find_syntax_error(path) or f"config {path} is not valid: {error.msg}") from None
+        imported = f"config {path} imports {error.filename}, line {error.lineno}, which is not valid: {error.msg}"
+        raise ValueError(_find_syntax_error(path) or imported) from None
     except ImportError as error:
         cause = error.__cause__ or error
         while cause.__context__ is not None:  # MMEngine replaces the error of the user's own file by advice on paths

@@ -42,6 +42,13 @@ def test_a_syntax_error_in_a_base_names_the_base(tmp_path):
         load_config(tmp_path / "leaf.py")
 
 
+def test_a_syntax_error_in_an_own_module_names_the_module(tmp_path):
+    (tmp_path / "own_wrong_module.py").write_text("def f(:")
+    (tmp_path / "c.py").write_text("custom_imports = dict(imports=['own_wrong_module'])")
+    with pytest.raises(ValueError, match=r"c.py imports .*own_wrong_module.py, line 1, which is not valid"):
+        load_config(tmp_path / "c.py")
+
+
 def test_an_import_error_inside_an_own_module_is_told(tmp_path):
     (tmp_path / "own_broken_module.py").write_text("import a_package_that_is_not_there")
     (tmp_path / "c.py").write_text("custom_imports = dict(imports=['own_broken_module'])")
