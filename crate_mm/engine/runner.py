@@ -15,6 +15,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import BaseLoop
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -183,16 +184,15 @@ class Runner(mmengine.runner.Runner):
         Raises:
             CheckpointError: the checkpoint holds weights only, or is of a run that took other steps.
         """
+        settings = {"initial_lr", *self.cfg.optim_wrapper.optimizer}
+        if self.param_schedulers:
+            settings.discard("lr")  # it is where the schedule is
         configured = [dict(group) for group in self.optim_wrapper.param_groups]
         super().resume(filename, *args, **kwargs)
         for group, wanted in zip(self.optim_wrapper.param_groups, configured):
-            # The learning rate is the schedule's to set, where there is one.
-            for key in self.cfg.optim_wrapper.optimizer.keys() & wanted.keys() - (
-                {"lr"} if self.param_schedulers else set()
-            ):
-                group[key] = wanted[key]
-            if "initial_lr" in wanted:
-                group["initial_lr"] = wanted["initial_lr"]
+            group.update({key: wanted[key] for key in settings & wanted.keys()})
+        if hasattr(self.train_dataloader.sampler, "seed"):
+            self.train_dataloader.sampler.seed = self.seed  # the checkpoint's, where the config has none
         if self.epoch >= self.max_epochs:
             self.logger.warning(
                 f"nothing is left to train: {filename} is of epoch {self.epoch}, "
@@ -238,9 +238,11 @@ class Runner(mmengine.runner.Runner):
                     self.logger.warning(
                         f"{filename} was trained with {part}.{key}={stored[key]!r}, the config has {configured[key]!r}"
                     )
-        if self._test_dataloader is not None:
-            loader = self.test_dataloader
-            check_same_classes(str(filename), data.get("classes"), "test data", class_names(loader))
+        if isinstance(self._test_loop, BaseLoop):
+            try:
+                check_same_classes(str(filename), data.get("classes"), "test data", class_names(self.test_dataloader))
+            except ValueError as error:
+                raise CheckpointError(str(error)) from None
 
 
 def class_names(loader: DataLoader) -> list[str] | None:
