@@ -154,6 +154,14 @@ def _prepare_training(cfg: Config, world_size: int) -> None:
         value = cfg.train_cfg.get(name, 1)
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"train_cfg.{name} must be a whole number of at least 1, got {value!r}")
+    lr = cfg.optim_wrapper.get("optimizer", {}).get("lr", 1.0)
+    if not isinstance(lr, (int, float)) or not 0 < lr < float("inf"):
+        raise ValueError(f"optim_wrapper.optimizer.lr must be a number above 0, got {lr!r}")
+    momentum = cfg.get("ema_momentum")
+    if momentum is not None and not (isinstance(momentum, float) and 0 < momentum < 1):
+        raise ValueError(
+            f"ema_momentum, the share of the new weights in the average, must be in 0..1, got {momentum!r}"
+        )
     plan = plan_batch(cfg.global_batch_size, world_size, cfg.get("max_batch_per_device"))
     loader = cfg.train_dataloader
     loader.batch_size, loader.drop_last = plan.per_device, True
@@ -168,5 +176,5 @@ def _prepare_training(cfg: Config, world_size: int) -> None:
     for schedule in [schedules] if isinstance(schedules, dict) else schedules:
         if schedule.get("type") == "WarmupCosineLR":
             schedule.convert_to_iter_based = True  # it is given in epochs and goes by iterations
-    if cfg.get("ema_momentum"):
-        cfg.custom_hooks = [*cfg.get("custom_hooks", []), {"type": "EMAHook", "momentum": cfg.ema_momentum}]
+    if momentum is not None:
+        cfg.custom_hooks = [*cfg.get("custom_hooks", []), {"type": "EMAHook", "momentum": momentum}]

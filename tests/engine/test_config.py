@@ -198,6 +198,12 @@ def test_values_are_read_as_python_reads_them(text, value):
             dict(train_dataloader=dict(dataset=dict(type="Digits"))),
             "train_dataloader.dataset of type 'Digits' has no source",
         ),
+        (dict(optim_wrapper=dict(optimizer=dict(type="Lion", lr=-1))), "optimizer.lr must be a number above 0, got -1"),
+        (
+            dict(optim_wrapper=dict(optimizer=dict(type="Lion", lr=None))),
+            "optimizer.lr must be a number above 0, got None",
+        ),
+        (dict(ema_momentum=3), "must be in 0..1, got 3"),
         (dict(train_cfg=dict(max_epochs=0)), "train_cfg.max_epochs must be a whole number of at least 1, got 0"),
         (dict(train_cfg=dict(max_epochs=1, val_interval=0)), "train_cfg.val_interval must be"),
     ],
