@@ -100,9 +100,8 @@ def _sentence(error: Exception) -> str:
 
 def _say(text: str) -> None:
     if int(os.environ.get("RANK", "0")):
-        time.sleep(
-            2
-        )  # the first process speaks for all; the launcher ends the others unless the trouble is theirs alone
+        # The first process speaks for all: the launcher ends the others, unless the trouble is theirs alone.
+        time.sleep(2)
     print(text, file=sys.stderr, flush=True)
 
 

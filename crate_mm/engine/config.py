@@ -129,7 +129,8 @@ def _prepare_loader(name: str, loader: dict, data_root: str | None) -> None:
     loader.setdefault("worker_init_fn", {"type": f"{registry.SCOPE}.keep_worker_seed"})
     # No more workers than this process's share of the cores, and none where it has less than one.
     processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
-    share = max(len(os.sched_getaffinity(0)) // processes, 1 if processes == 1 else 0)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # Linux alone has it
+    share = max(cores // processes, 1 if processes == 1 else 0)
     loader["num_workers"] = min(loader.get("num_workers", 0), share)
     if loader["num_workers"] == 0:
         loader["persistent_workers"] = False
