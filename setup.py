@@ -25,7 +25,8 @@ setup(
         "lion-pytorch>=0.2.2",
         "einops>=0.8",
         "fvcore>=0.1.5.post20221221",
-        "scikit-learn>=1.3",  # the digits
+        "scikit-learn>=1.3",  # the digits; with it comes scipy, which reads the flowers' labels
+        "matplotlib>=3.7",
         "tensorboard>=2.14",
         "rich>=13",
     ],

@@ -83,6 +83,19 @@ def convert_official_state_dict(checkpoint: dict, num_heads: int | None = None) 
     return converted
 
 
+def from_official(checkpoint: dict, source: str = "the checkpoint") -> dict:
+    """An official checkpoint of a published size as one of ours, ``{meta: {model}, state_dict}``.
+
+    Raises:
+        ValueError: as ``convert_official_state_dict``; the message starts with ``source``.
+    """
+    try:
+        model = official_model_config(checkpoint)
+        return {"meta": {"model": model}, "state_dict": convert_official_state_dict(checkpoint)}
+    except ValueError as error:
+        raise ValueError(f"{source}: {error} (tools/convert_official.py --num-heads K takes other sizes)") from None
+
+
 def official_model_config(checkpoint: dict, num_heads: int | None = None) -> dict:
     """Read the architecture off an official checkpoint's shapes: a config of our ``ImageClassifier``.
 

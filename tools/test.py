@@ -1,29 +1,38 @@
-"""Evaluate a checkpoint: top-1 and top-5 accuracy in % and cross entropy.
+"""Evaluate a checkpoint: top-1 and top-5 accuracy in %, its mean over classes, and cross entropy.
 
 python tools/test.py configs/crate_tiny_digits.py work_dirs/crate_tiny_digits/epoch_20.pth
+python tools/test.py configs/crate_base_in1k.py crate_base.pth --real real.json --per-class classes.csv
+python tools/test.py configs/crate_base_in1k.py crate_base.pth --folder my/photographs --out predictions.csv
 tools/dist_test.sh configs/crate_base_in1k.py crate_base.pth 8 --json result.json
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
-import torch
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 
+from crate_mm.apis import default_class_names
 from crate_mm.engine import Runner, amp_dtype, load_config
 from crate_mm.engine.cli import add_common_options, check_writable, one_sentence_errors
 from crate_mm.engine.launch import leave_processes
+from crate_mm.engine.results import describe_cost, describe_machine, describe_run, write_result
 from crate_mm.evaluation import ClassificationMetric
+from crate_mm.evaluation.reports import write_confusion, write_per_class, write_predictions
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="config file, or the name of one that comes with the package")
-    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("checkpoint", help="checkpoint file, of ours or of the official code")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
     parser.add_argument("--out", metavar="FILE", help="write a row a sample here, as CSV: label, top classes, scores")
+    parser.add_argument("--per-class", metavar="FILE", help="write each class's accuracy here, as CSV")
+    parser.add_argument("--confusion", metavar="PREFIX", help="write the confusion matrix to PREFIX.csv and PREFIX.png")
+    parser.add_argument("--tta", choices=["flip"], help="average the probabilities of an image and its mirror image")
+    parser.add_argument("--real", metavar="FILE", help="ImageNet ReaL's real.json: the accuracy on its labels too")
+    parser.add_argument("--folder", metavar="DIR", help="predict the images below a folder, which have no labels")
     add_common_options(parser)
     return parser.parse_args()
 
@@ -31,56 +40,90 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with one_sentence_errors():
-        check_writable(args.json, args.out)
+        check_args(args)
         cfg = load_config(args.config, args.cfg_options)
         cfg.launcher = args.launcher
         cfg.work_dir = args.work_dir or str(Path(cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}") / "test")
         cfg.resume, cfg.load_from = False, args.checkpoint
+        change_data(cfg, args)
+        described = cfg.copy()
         # Training's parts are not built: a machine that only tests need not have the training data.
         for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "ema_momentum"):
             cfg[key] = None
         runner = Runner.from_cfg(cfg)
         runner.build_for_testing()
+        getattr(runner.model, "module", runner.model).flip_test = args.tta == "flip"
         if args.amp:
             runner.use_autocast(amp_dtype())
     with one_sentence_errors(show_traceback=True):
         metrics = runner.test()
         if is_main_process():
-            write_results(args, runner, metrics)
+            write_results(args, described, runner, metrics)
         leave_processes()
 
 
-def write_results(args: argparse.Namespace, runner: Runner, metrics: dict[str, float]) -> None:
-    """Print the figures, and write the files that were asked for."""
+def check_args(args: argparse.Namespace) -> None:
+    """Raise ``ValueError`` for options that do not go together or cannot be written, before the work."""
+    pictures = [f"{args.confusion}.csv", f"{args.confusion}.png"] if args.confusion else []
+    check_writable(args.json, args.out, args.per_class, *pictures)
+    if args.folder:
+        if not args.out:
+            raise ValueError("--folder needs --out FILE for its predictions: the images have no labels to count with")
+        asked = [name for name in ("per_class", "confusion", "real") if getattr(args, name)]
+        if asked:
+            raise ValueError(f"--{asked[0].replace('_', '-')} needs labels, which the images of --folder have not")
+
+
+def change_data(cfg: Config, args: argparse.Namespace) -> None:
+    """Test on the folder or by the labels that the options name."""
+    if not cfg.get("test_dataloader") or not cfg.get("test_evaluator"):
+        return  # the Runner says what is missing
+    if args.folder:
+        cfg.test_dataloader.dataset.source = {"type": "ImageFiles", "root": args.folder}
+        cfg.test_dataloader.dataset.source["channels"] = len(cfg.model.get("preprocessor", {}).get("mean", "RGB"))
+    if args.real:
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        cfg.test_evaluator = [*evaluators, {"type": "ImageNetReaL", "labels": args.real}]
+
+
+def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics: dict[str, float]) -> None:
+    """Print the figures, and write the files: ``result.json`` and those that were asked for."""
+    found = [m for m in runner.test_evaluator.metrics if type(m) is ClassificationMetric]
+    if not found and (args.out or args.per_class or args.confusion):
+        raise ValueError("--out, --per-class and --confusion need a ClassificationMetric in the config's test_evaluator")
+    samples = found[0].samples if found else {}
     figures = {key.removeprefix("eval/"): value for key, value in metrics.items()}
-    found = [m for m in runner.test_evaluator.metrics if isinstance(m, ClassificationMetric)]
     if found:
-        figures["num_samples"] = len(found[0].samples["label"])
+        figures["num_samples"] = len(samples["label"])
+    model, dataset = getattr(runner.model, "module", runner.model), runner.test_dataloader.dataset
     print(
         ", ".join(
             f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
         )
     )
+    meta = runner.tested_meta
+    names = dataset.classes or (meta.get("dataset_meta") or {}).get("classes") or default_class_names(model.num_classes)
+    if args.out:
+        write_predictions(args.out, samples, names, dataset.path)
+    if args.per_class:
+        write_per_class(args.per_class, samples, names)
+    if args.confusion:
+        write_confusion(args.confusion, samples, names)
     if args.json:
         entry = {"config": args.config, "checkpoint": args.checkpoint, **figures}
         Path(args.json).write_text(json.dumps(entry, indent=2) + "\n")
-    if args.out:
-        if not found:
-            raise ValueError("--out needs a ClassificationMetric in the config's test_evaluator")
-        write_predictions(args.out, found[0].samples, runner.test_dataloader.dataset)
-
-
-def write_predictions(path: str, samples: dict[str, torch.Tensor], dataset) -> None:
-    """Write a row a sample: its position, image, label, and the most likely classes with their probabilities."""
-    k = samples["top"].shape[1]
-    names = dataset.classes or [str(i) for i in range(int(samples["top"].max()) + 1)]
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        ranks = range(1, k + 1)
-        writer.writerow(["sample_idx", "image", "label", *(f"top{r}" for r in ranks), *(f"score{r}" for r in ranks)])
-        rows = zip(*(samples[key].tolist() for key in ("sample_idx", "label", "top", "score")))
-        for position, label, top, score in rows:
-            writer.writerow([position, dataset.path(position), names[label], *(names[c] for c in top), *score])
+    frozen = (meta.get("model") or {}).get("freeze_backbone", False)
+    result = {
+        **describe_run(cfg, meta.get("seed"), meta.get("initialized_from"), frozen),
+        "dataset": cfg.test_dataloader.dataset.source.type,
+        "checkpoint": args.checkpoint,
+        "tta": args.tta,
+        "last": figures,
+        "wall_time_s": round(runner.test_seconds, 1),
+        **describe_cost(model),
+        **describe_machine(runner.world_size),
+    }
+    write_result(runner.work_dir, result)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python tools/train.py configs/crate_tiny_digits.py
 python tools/train.py configs/crate_base_in1k.py --amp --cfg-options data_root=/data/imagenet
 tools/dist_train.sh configs/crate_base_in1k.py 16 --amp
+python tools/train.py configs/transfer/crate_base_pets.py --load-from crate_base.pth
 """
 
 import argparse
@@ -22,6 +23,12 @@ def parse_args() -> argparse.Namespace:
         metavar="CHECKPOINT",
         help="go on from a checkpoint; without one named, from the newest of the work folder, or from the start",
     )
+    parser.add_argument(
+        "--load-from",
+        metavar="CHECKPOINT",
+        help="start from the backbone of a checkpoint, of ours or of the official code; the head starts anew",
+    )
+    parser.add_argument("--linear-probe", action="store_true", help="freeze the backbone and train the head alone")
     add_common_options(parser)
     return parser.parse_args()
 
@@ -29,18 +36,22 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with one_sentence_errors():
-        cfg = load_config(args.config, args.cfg_options)
+        mixin = "transfer/linear_probe.py" if args.linear_probe else None
+        cfg = load_config(args.config, args.cfg_options, mixin)
         cfg.launcher = args.launcher
         if args.work_dir:
             cfg.work_dir = args.work_dir
         cfg.setdefault("work_dir", f"work_dirs/{args.config.rpartition('/')[2].removesuffix('.py')}")
         if args.amp:
             cfg.optim_wrapper.update(amp_optim_wrapper())
+        if args.load_from:
+            cfg.load_from = args.load_from
         if args.resume:
             found = newest_checkpoint(cfg.work_dir) if args.resume == "newest" else args.resume
-            cfg.resume, cfg.load_from = found is not None, str(found) if found else None
+            if found:
+                cfg.resume, cfg.load_from = True, str(found)
         runner = Runner.from_cfg(cfg)
-        if args.resume and not cfg.resume:
+        if args.resume and not cfg.get("resume"):
             runner.logger.info(f"nothing to resume in {cfg.work_dir}: starting from the beginning")
         runner.build_for_training()
     with one_sentence_errors(show_traceback=True):

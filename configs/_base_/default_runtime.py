@@ -13,6 +13,7 @@ custom_hooks = [
     dict(type="StopOnNonFiniteLoss"),
     dict(type="UnreadableImages"),
     dict(type="TrimLogHistory"),
+    dict(type="ResultFile"),
 ]
 ema_momentum = None  # 2e-4, say, keeps an average of the weights, which is what is evaluated and saved
 

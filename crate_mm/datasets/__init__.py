@@ -1,13 +1,22 @@
+from .benchmarks import CIFAR10, CIFAR100, FashionMNIST, Flowers102, OxfordIIITPet
 from .classification import ClassificationDataset, UnreadableImagesError
+from .folders import ClassFolders, ImageFiles, ImageNet, imagenet_class_names
 from .sampler import GlobalBatchSampler
-from .sources import Digits, ImageNet, imagenet_class_names
+from .sources import Digits
 from .transforms import build_transforms
 
 __all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "ClassFolders",
     "ClassificationDataset",
     "Digits",
+    "FashionMNIST",
+    "Flowers102",
     "GlobalBatchSampler",
+    "ImageFiles",
     "ImageNet",
+    "OxfordIIITPet",
     "UnreadableImagesError",
     "build_transforms",
     "imagenet_class_names",

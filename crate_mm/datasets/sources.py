@@ -5,58 +5,13 @@ label, ``__len__`` the number of samples. Optional are ``classes``, the class na
 ``path(i)``, which names the i-th image in messages.
 """
 
-from pathlib import Path
-
 import numpy as np
-import torchvision
 from PIL import Image
 from torchvision import datasets
 
 from ..registry import DATASETS
 
 DATASETS.register_module(module=datasets.FakeData)
-DATASETS.register_module(module=datasets.ImageFolder)
-
-
-@DATASETS.register_module()
-class ImageNet(datasets.ImageFolder):
-    """ImageNet-1K, or images in its layout: ``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG``.
-
-    Class indices follow the sorted folder names. ``classes`` are English names where the folders are ImageNet-1K's
-    thousand, and the folder names otherwise.
-
-    Args:
-        root: the folder that holds the split folders.
-        split: 'train' or 'val'.
-
-    Raises:
-        ValueError: the folder is missing, empty or laid out otherwise.
-    """
-
-    def __init__(self, root: str | None, split: str = "train") -> None:
-        expected = f"expected {root}/{split}/<class>/<image>.JPEG"
-        if root is None:
-            raise ValueError("data_root is not set: give the folder that holds train/ and val/")
-        folder = Path(root) / split
-        if not Path(root).is_dir():
-            raise ValueError(f"data_root {root} is no folder: {expected}")
-        if not folder.is_dir():
-            found = ", ".join(sorted(p.name for p in Path(root).iterdir())[:5]) or "nothing"
-            raise ValueError(f"data_root {root} has no folder {split!r} (it holds {found}): {expected}")
-        try:
-            super().__init__(str(folder))
-        except FileNotFoundError as error:  # torchvision's, for no class folders or an empty one
-            raise ValueError(f"data_root {root} is laid out wrongly: {expected}; {error}") from None
-        if len(self.classes) == 1000 and self.classes[0] == "n01440764" and self.classes[-1] == "n15075141":
-            self.classes = imagenet_class_names()
-
-    def path(self, index: int) -> str:
-        return self.samples[index][0]
-
-
-def imagenet_class_names() -> list[str]:
-    """The English names of ImageNet-1K's classes, in the order of the sorted WordNet ids."""
-    return list(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 @DATASETS.register_module()

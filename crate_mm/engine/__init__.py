@@ -4,6 +4,7 @@ from .config import CONFIGS, find_config, load_config, prepare
 from .hooks import CheckpointHook, RunStoppedError
 from .loops import TrainLoop
 from .optim import AutocastOptimWrapper, amp_dtype, amp_optim_wrapper
+from .results import ResultFile
 from .runner import Runner
 from .schedule import WarmupCosineLR
 
@@ -13,6 +14,7 @@ __all__ = [
     "BatchPlan",
     "CheckpointError",
     "CheckpointHook",
+    "ResultFile",
     "RunStoppedError",
     "Runner",
     "TrainLoop",

@@ -42,11 +42,11 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
     return checkpoint
 
 
-def load_weights(model: nn.Module, checkpoint: dict, source: str | Path = "the checkpoint") -> None:
-    """Load a checkpoint's ``state_dict`` (or the checkpoint, if it is a bare one) into the model, strictly.
+def stored_weights(checkpoint: dict, source: str | Path = "the checkpoint") -> dict[str, torch.Tensor]:
+    """A checkpoint's ``state_dict``, or the checkpoint if it is a bare one, without the 'module.' of old wrappers.
 
     Raises:
-        CheckpointError: a parameter is missing, surplus or of another shape; the model is left as it was.
+        CheckpointError: it holds something else than tensors by name.
     """
     stored = checkpoint.get("state_dict", checkpoint)
     if not isinstance(stored, dict):
@@ -54,11 +54,24 @@ def load_weights(model: nn.Module, checkpoint: dict, source: str | Path = "the c
     weights = {str(key).removeprefix("module."): value for key, value in stored.items()}
     if len(weights) < len(stored):
         raise CheckpointError(f"{source} holds some parameters twice, with and without 'module.'")
+    for key, value in weights.items():
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(f"{source} is no checkpoint: its {key} is {type(value).__name__}, not a tensor")
+    return weights
+
+
+def load_weights(model: nn.Module, checkpoint: dict, source: str | Path = "the checkpoint") -> None:
+    """Load a checkpoint's ``state_dict`` (or the checkpoint, if it is a bare one) into the model, strictly.
+
+    Raises:
+        CheckpointError: a parameter is missing, surplus or of another shape; the model is left as it was.
+    """
+    weights = stored_weights(checkpoint, source)
     wanted = model.state_dict()
     shapes = [
         f"{key} is {tuple(weights[key].shape)} there and {tuple(wanted[key].shape)} here"
         for key in wanted
-        if key in weights and getattr(weights[key], "shape", None) != wanted[key].shape
+        if key in weights and weights[key].shape != wanted[key].shape
     ]
     missing = [f"{key} is missing" for key in wanted if key not in weights]
     surplus = [f"{key} is surplus" for key in weights if key not in wanted]

@@ -75,6 +75,13 @@ def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
         _leave(2 if own or expected else 1)
 
 
+def positive(text: str) -> int:
+    """Read an option's whole number of at least 1, for ``type=positive``."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is wanted, got {text!r}")
+    return int(text)
+
+
 def check_writable(*files: str | None) -> None:
     """Raise ``ValueError`` for a file that cannot be written: better before the work than after."""
     for file in filter(None, files):

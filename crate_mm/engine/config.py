@@ -26,8 +26,10 @@ CONFIGS = next(p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
-def load_config(config: str | Path | Config, overrides: dict | None = None) -> Config:
+def load_config(config: str | Path | Config, overrides: dict | None = None, mixin: str | None = None) -> Config:
     """Load a config file, or one of the package's by its name, and apply ``--cfg-options`` to it.
+
+    Before these a ``mixin`` is applied, a file of ``configs/_base_`` that changes any config.
 
     The folder of the file and the current folder are put on ``sys.path``, so that ``custom_imports`` finds files there.
 
@@ -42,6 +44,8 @@ def load_config(config: str | Path | Config, overrides: dict | None = None) -> C
             if str(folder) not in sys.path:
                 sys.path.append(str(folder))
         cfg = _load_file(path)
+    if mixin:
+        cfg.merge_from_dict(Config.fromfile(CONFIGS / "_base_" / mixin, lazy_import=False).to_dict())
     if overrides:
         check_overrides(cfg, overrides)
         apply_overrides(cfg, overrides)

@@ -58,6 +58,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint["meta"]["model"] = runner.cfg.model.to_dict()
+        checkpoint["meta"]["initialized_from"] = runner.initialized_from
         checkpoint["meta"]["optimizer"] = type(runner.optim_wrapper.optimizer).__name__
         hub = checkpoint["message_hub"]
         info = {key: _as_data(value) for key, value in hub["runtime_info"].items()}

@@ -135,10 +135,13 @@ def _settings(node: dict, where: str) -> list[str] | None:
         return None if "type" in node else sorted(known)
     parameters = inspect.signature(target).parameters.values()
     known.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-    if any(p.kind is p.VAR_KEYWORD for p in parameters) and inspect.isclass(target):
+    if inspect.isclass(target):
         # Keywords that are passed on: to the next class of the same name or purpose, if there is one.
-        base = target.__mro__[1]
-        known.update(inspect.signature(base).parameters if base is not object else ())
+        for base in target.__mro__[1:-1]:
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+            parameters = inspect.signature(base).parameters.values()
+            known.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
     return sorted(known - {"self"})
 
 

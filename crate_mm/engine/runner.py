@@ -3,8 +3,10 @@
 import copy
 import inspect
 import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import mmengine.runner
 import torch
@@ -12,22 +14,25 @@ import torchvision
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import BaseLoop
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 import crate_mm
 
+from ..conversion import from_official, is_official
 from ..registry import RUNNERS
 from .batch import BatchPlan
 from .checkpoint import CheckpointError, load_weights, read_checkpoint
 from .config import prepare
 from .launch import init_processes
 from .schedule import WarmupCosineLR
+from .transfer import initialize
 
 
 @RUNNERS.register_module()
@@ -39,7 +44,13 @@ class Runner(mmengine.runner.Runner):
     * Processes without a GPU talk through gloo and hold their models on the CPU.
     * Checkpoints are read with ``weights_only=True`` and loaded strictly.
     * Data and head must agree on the number of classes.
+
+    ``initialized_from`` names the checkpoint that a run started from, also after a resume, or is None.
     """
+
+    initialized_from: str | None = None
+    tested_meta: ClassVar[dict] = {}  # what a tested checkpoint says of itself
+    test_seconds: float = 0.0
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> "Runner":
@@ -104,9 +115,11 @@ class Runner(mmengine.runner.Runner):
             check_same_classes(
                 "training data", class_names(self.train_dataloader), "validation data", class_names(self.val_dataloader)
             )
+            give_dataset(self.val_evaluator, self.val_dataloader.dataset)
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+        self.check_frozen()
         self.logger.info(self.describe())
 
     def train(self) -> nn.Module:
@@ -120,11 +133,15 @@ class Runner(mmengine.runner.Runner):
             raise ValueError("the config lacks one of test_dataloader, test_cfg and test_evaluator")
         self._test_loop = self.build_test_loop(self._test_loop)
         self.check_classes(self.test_dataloader.dataset)
+        give_dataset(self.test_evaluator, self.test_dataloader.dataset)
 
     def test(self) -> dict[str, float]:
         if isinstance(self._test_loop, dict):
             self.build_for_testing()
-        return super().test()
+        start = time.perf_counter()
+        metrics = super().test()
+        self.test_seconds = time.perf_counter() - start
+        return metrics
 
     def use_autocast(self, dtype: str) -> None:
         """Evaluate in mixed precision; MMEngine's loops know fp16 on GPUs only, and switch any other autocast off."""
@@ -141,6 +158,12 @@ class Runner(mmengine.runner.Runner):
                 f"the data has {len(classes)} classes ({shown}, ...), the head {model.num_classes}: "
                 f"--cfg-options model.head.num_classes={len(classes)} makes them agree"
             )
+
+    def check_frozen(self) -> None:
+        """Warn of a frozen backbone that no checkpoint fills."""
+        model = getattr(self.model, "module", self.model)
+        if getattr(model, "freeze_backbone", False) and not self._load_from:
+            self.logger.warning("the backbone is frozen as it was initialised, at random: --load-from gives it weights")
 
     def describe(self) -> str:
         """One paragraph on what is going to be trained: batch, steps, learning rate."""
@@ -164,16 +187,39 @@ class Runner(mmengine.runner.Runner):
         strict: bool = True,
         revise_keys: list = (),
     ) -> dict:
-        """Load weights from a file, all or none; ``strict`` and ``revise_keys`` are MMEngine's and have no effect."""
+        """Load weights from a file of ours or of the official code.
+
+        To resume or to test, all are loaded or none. A run that starts from the file is initialised by it: the head
+        starts anew, position embeddings are resized, and a table says what became of each parameter.
+        ``strict`` and ``revise_keys`` are MMEngine's and have no effect.
+
+        Raises:
+            CheckpointError: the file cannot be read, or is not of this model.
+        """
         checkpoint = read_checkpoint(filename, map_location)
+        if is_official(checkpoint):
+            self.logger.info(f"{filename} has the official code's names: converting it")
+            try:
+                checkpoint = from_official(checkpoint, filename)
+            except ValueError as error:
+                raise CheckpointError(str(error)) from None
         meta = checkpoint["meta"] if isinstance(checkpoint.get("meta"), dict) else {}
         meta.pop("config", None)  # MMEngine's resume would run it
+        model = getattr(self.model, "module", self.model)
         if self._resume:
             self._check_resumable(filename, checkpoint)
+            self.initialized_from = meta.get("initialized_from")
+        elif isinstance(self._train_loop, BaseLoop):
+            transfer = initialize(model, checkpoint, filename)
+            self.logger.info(f"initialised from {filename}:\n{transfer.table()}")
+            self.initialized_from = str(filename)
+            checkpoint = {"meta": meta, "state_dict": model.state_dict()}
         else:
             self._compare(filename, meta)
+            self.initialized_from = meta.get("initialized_from")
+            self.tested_meta = meta
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        load_weights(getattr(self.model, "module", self.model), checkpoint, source=filename)
+        load_weights(model, checkpoint, source=filename)
         self._has_loaded = True
         self.logger.info(f"loaded checkpoint {filename}")
         return checkpoint
@@ -243,6 +289,13 @@ class Runner(mmengine.runner.Runner):
                 check_same_classes(str(filename), data.get("classes"), "test data", class_names(self.test_dataloader))
             except ValueError as error:
                 raise CheckpointError(str(error)) from None
+
+
+def give_dataset(evaluator: Evaluator, dataset: Dataset) -> None:
+    """Give the dataset to those metrics that ask for it, by an attribute of that name: for file names, say."""
+    for metric in evaluator.metrics:
+        if hasattr(metric, "dataset"):
+            metric.dataset = dataset
 
 
 def class_names(loader: DataLoader) -> list[str] | None:

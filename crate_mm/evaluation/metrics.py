@@ -11,7 +11,10 @@ from ..registry import METRICS
 
 @METRICS.register_module()
 class ClassificationMetric(BaseMetric):
-    """Top-1 and top-5 accuracy in %, and cross entropy (without label smoothing), each the mean over samples.
+    """Top-1 and top-5 accuracy in %, cross entropy (without label smoothing), each the mean over samples, and the mean
+    of the classes' top-1 accuracies.
+
+    Samples without a label, which is then -1, are predicted and do not count.
 
     A sample that more than one process saw, as padding to equal lengths does, counts once: rows are keyed by
     ``sample_idx``. After an evaluation ``samples`` holds the rows of all processes, sorted by that key:
@@ -37,7 +40,7 @@ class ClassificationMetric(BaseMetric):
                 {
                     "sample_idx": batch["sample_idx"],
                     "label": batch["labels"],
-                    "loss": F.nll_loss(log_p, batch["labels"], reduction="none"),
+                    "loss": F.nll_loss(log_p, batch["labels"], ignore_index=-1, reduction="none"),
                     "top": top,
                     "score": score,
                 }
@@ -56,8 +59,27 @@ class ClassificationMetric(BaseMetric):
         return {f"{self.prefix}/{key}": value for key, value in self.compute_metrics(self.samples).items()}
 
     def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
-        """Return ``{top1, top5, loss}`` of rows with one entry a sample."""
+        """Return ``{top1, top5, mean_class, loss}`` of rows with one entry a sample; nothing if none has a label."""
+        labelled = samples["label"] >= 0
+        if not labelled.any():
+            return {}
+        samples = {key: value[labelled] for key, value in samples.items()}
         hit = samples["top"] == samples["label"][:, None]
         ks = [k for k in self.topk if k <= hit.shape[1]]
         metrics = {f"top{k}": 100 * hit[:, :k].any(dim=1).double().mean().item() for k in ks}
+        accuracy, count = per_class_accuracy(samples)
+        metrics["mean_class"] = accuracy[count > 0].mean().item()
         return {**metrics, "loss": samples["loss"].double().mean().item()}
+
+
+def per_class_accuracy(samples: dict[str, Tensor], num_classes: int | None = None) -> tuple[Tensor, Tensor]:
+    """Top-1 accuracy in % of each class and the number of its samples, both ``(classes,)``; NaN without a sample."""
+    label, hit = samples["label"], samples["top"][:, 0] == samples["label"]
+    count = torch.bincount(label, minlength=num_classes or 0)
+    return 100 * torch.bincount(label, hit.double(), minlength=num_classes or 0) / count, count
+
+
+def confusion_matrix(samples: dict[str, Tensor], num_classes: int) -> Tensor:
+    """How many samples of class i (row) are taken for class j (column), ``(classes, classes)``."""
+    pairs = samples["label"] * num_classes + samples["top"][:, 0]
+    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)

@@ -1,6 +1,6 @@
-from .backbones import ARCHS, CRATE
+from .backbones import ARCHS, CRATE, VIT_ARCHS, ViT
 from .classifier import ImageClassifier
 from .heads import LinearHead
 from .preprocessor import ImagePreprocessor
 
-__all__ = ["ARCHS", "CRATE", "ImageClassifier", "ImagePreprocessor", "LinearHead"]
+__all__ = ["ARCHS", "CRATE", "VIT_ARCHS", "ImageClassifier", "ImagePreprocessor", "LinearHead", "ViT"]

@@ -82,7 +82,7 @@ def test_modes():
     torch.testing.assert_close(
         model(images, labels, mode="loss")["loss"], torch.nn.functional.cross_entropy(logits, labels)
     )
-    with pytest.raises(ValueError, match="unknown mode 'train': choose tensor, loss, predict"):
+    with pytest.raises(ValueError, match="unknown mode 'train': choose tensor, features, loss, predict"):
         model(images, mode="train")
 
 

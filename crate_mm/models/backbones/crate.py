@@ -4,20 +4,11 @@ Source: Yu et al., "White-Box Transformers via Sparse Rate Reduction", NeurIPS 2
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
 """
 
-from typing import NamedTuple
-
 from torch import Tensor, nn
 
-from ...registry import BACKBONES, suggest
+from ...registry import BACKBONES
 from ..layers import ISTA, MSSA, TokenEmbedding
-
-
-class Arch(NamedTuple):
-    """Size of a CRATE: embedding dimension d, depth L, number of heads K (head dimension p = d / K)."""
-
-    embed_dim: int
-    depth: int
-    num_heads: int
+from .arch import Arch, resolve_arch
 
 
 ARCHS: dict[str, Arch] = {
@@ -80,7 +71,7 @@ class CRATE(nn.Module):
         head_dim: int | None = None,
     ) -> None:
         super().__init__()
-        embed_dim, depth, num_heads = resolve_arch(arch)
+        embed_dim, depth, num_heads = resolve_arch(arch, ARCHS)
         self.embed_dim = embed_dim
         self.embedding = TokenEmbedding(img_size, patch_size, in_channels, embed_dim)
         self.blocks = nn.ModuleList(
@@ -95,19 +86,13 @@ class CRATE(nn.Module):
     def in_channels(self) -> int:
         return self.embedding.in_channels
 
+    @property
+    def position_grids(self) -> dict[str, tuple[int, int]]:
+        """The position embeddings by name, each with the (rows, columns) of patches that it is for."""
+        return {"embedding.pos_embed": self.embedding.grid_size}
+
     def forward(self, images: Tensor) -> Tensor:
         z = self.embedding(images)
         for block in self.blocks:
             z = block(z)
         return z
-
-
-def resolve_arch(arch: str | dict) -> Arch:
-    """Return the size named by ``arch``, or given by it as a dict; raise ``ValueError`` if there is none such."""
-    if isinstance(arch, str):
-        if arch not in ARCHS:
-            raise ValueError(f"unknown arch {arch!r}: {suggest(arch, list(ARCHS))}")
-        return ARCHS[arch]
-    if set(arch) != set(Arch._fields):
-        raise ValueError(f"arch needs exactly the keys {', '.join(Arch._fields)}; got {', '.join(arch) or 'none'}")
-    return Arch(**arch)

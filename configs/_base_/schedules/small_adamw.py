@@ -1,0 +1,13 @@
+# For small models on small images: AdamW, 12 epochs of batch 256, the first of them linear warm-up, then cosine.
+global_batch_size = 256  # images a step, over all processes
+max_batch_per_device = None  # the largest batch a device takes; more is split and accumulated
+
+optim_wrapper = dict(
+    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=1.0),
+)
+param_scheduler = dict(type="WarmupCosineLR", warmup=1)  # in epochs
+
+train_cfg = dict(max_epochs=12, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()

@@ -1,0 +1,40 @@
+# Fine-tuning as in the paper, Appendix B.1: AdamW 5e-5, weight decay 0.01, batch 512, 224 x 224 pixels, random crop,
+# flip and RandAugment(2, 14). What the paper does not tell is as in the official code: 200 epochs, cosine without
+# warm-up, no label smoothing, tests on the whole image resized.
+_base_ = ["../default_runtime.py"]
+
+global_batch_size = 512
+max_batch_per_device = None  # the largest batch a device takes; more is split and accumulated
+optim_wrapper = dict(optimizer=dict(type="AdamW", lr=5e-5, weight_decay=0.01))
+param_scheduler = dict(type="WarmupCosineLR", warmup=0)  # in epochs
+train_cfg = dict(max_epochs=200, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+
+data_root = "data"  # it holds the dataset's own folder; --cfg-options ...source.download=True fetches it
+train_dataloader = dict(
+    num_workers=12,
+    pin_memory=True,
+    persistent_workers=True,
+    dataset=dict(
+        type="ClassificationDataset",
+        transforms=[
+            dict(type="Resize", size=(224, 224)),
+            dict(type="RandomCrop", size=224, padding=28),  # an eighth, as 4 of CIFAR's 32 pixels
+            dict(type="RandomHorizontalFlip"),
+            dict(type="RandAugment", num_ops=2, magnitude=14),
+        ],
+    ),
+)
+val_dataloader = dict(
+    batch_size=256,
+    num_workers=12,
+    pin_memory=True,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(type="ClassificationDataset", transforms=[dict(type="Resize", size=(224, 224))]),
+)
+test_dataloader = val_dataloader
+
+val_evaluator = dict(type="ClassificationMetric", topk=(1, 5))
+test_evaluator = val_evaluator

@@ -1,0 +1,100 @@
+"""torchvision's readers of the transfer datasets, which say what is missing and where it belongs.
+
+Each takes ``root`` (from the config's ``data_root``), its split as torchvision names it, and ``download``, off by
+default; with several processes the first of each node downloads.
+"""
+
+import os
+from typing import Any, ClassVar
+
+import torch.distributed
+from torchvision import datasets
+
+from ..registry import DATASETS
+
+
+class _Benchmark:
+    """A torchvision dataset whose missing data is told in one sentence.
+
+    Args:
+        root: the folder that holds the dataset's own folder.
+        download: fetch the data if it is not there.
+        split: the arguments of torchvision's class that choose the split.
+
+    Raises:
+        ValueError: ``root`` is not set, or holds no such data or a damaged copy.
+    """
+
+    folder: ClassVar[str]
+    source: ClassVar[str]
+
+    def __init__(self, root: str | None, download: bool = False, **split: Any) -> None:
+        name = type(self).__name__
+        if root is None:
+            raise ValueError(f"data_root is not set: give the folder that holds {name}'s {self.folder}")
+        if download and torch.distributed.is_initialized():
+            if int(os.environ.get("LOCAL_RANK", "0")) != 0:
+                torch.distributed.barrier()
+                download = False
+            else:
+                try:
+                    super().__init__(root, download=True, **split)
+                finally:
+                    torch.distributed.barrier()  # the others wait, and say for themselves what is missing
+                return
+        try:
+            super().__init__(root, download=download, **split)
+        except (RuntimeError, FileNotFoundError) as error:  # torchvision's, for data that is missing or damaged
+            if download:
+                raise ValueError(f"{name} cannot be downloaded: {error}") from None
+            raise ValueError(
+                f"{name} is not in data_root {root}, or not whole: expected {root}/{self.folder}, from {self.source}; "
+                "download=True in the dataset's source fetches it"
+            ) from None
+
+
+@DATASETS.register_module()
+class CIFAR10(_Benchmark, datasets.CIFAR10):
+    """50,000 training (``train=True``) and 10,000 test images of 32 x 32 pixels in 10 classes."""
+
+    folder = "cifar-10-batches-py/ with data_batch_1 to 5, test_batch and batches.meta"
+    source = f"{datasets.CIFAR10.url} unpacked"
+
+
+@DATASETS.register_module()
+class CIFAR100(_Benchmark, datasets.CIFAR100):
+    """50,000 training (``train=True``) and 10,000 test images of 32 x 32 pixels in 100 classes."""
+
+    folder = "cifar-100-python/ with train, test and meta"
+    source = f"{datasets.CIFAR100.url} unpacked"
+
+
+@DATASETS.register_module()
+class Flowers102(_Benchmark, datasets.Flowers102):
+    """Oxford Flowers-102, ``split`` 'train' (1,020 images), 'val' (1,020) or 'test' (6,149)."""
+
+    num_classes = 102  # older torchvision has no names
+    folder = "flowers-102/ with jpg/, imagelabels.mat and setid.mat"
+    source = "102flowers.tgz (unpacked) and both .mat files of https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+
+    def path(self, index: int) -> str:
+        return str(self._image_files[index])
+
+
+@DATASETS.register_module()
+class OxfordIIITPet(_Benchmark, datasets.OxfordIIITPet):
+    """Oxford-IIIT Pet, ``split`` 'trainval' (3,680 images) or 'test' (3,669), 37 breeds."""
+
+    folder = "oxford-iiit-pet/ with images/ and annotations/"
+    source = "images.tar.gz and annotations.tar.gz of https://www.robots.ox.ac.uk/~vgg/data/pets/, unpacked"
+
+    def path(self, index: int) -> str:
+        return str(self._images[index])
+
+
+@DATASETS.register_module()
+class FashionMNIST(_Benchmark, datasets.FashionMNIST):
+    """60,000 training (``train=True``) and 10,000 test images of clothes, gray, 28 x 28 pixels, 10 classes."""
+
+    folder = "FashionMNIST/raw/ with {train,t10k}-{images-idx3,labels-idx1}-ubyte"
+    source = "the four .gz files of https://github.com/zalandoresearch/fashion-mnist, unpacked"

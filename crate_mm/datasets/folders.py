@@ -1,0 +1,138 @@
+"""Images in folders: ImageNet's layout, a tree of your own, and images without labels."""
+
+from pathlib import Path
+
+import torchvision
+from PIL import Image
+from torchvision import datasets
+
+from ..registry import DATASETS
+
+DATASETS.register_module(module=datasets.ImageFolder)
+
+IMAGE_SUFFIXES = datasets.folder.IMG_EXTENSIONS
+
+
+@DATASETS.register_module()
+class ImageNet(datasets.ImageFolder):
+    """ImageNet-1K, or images in its layout: ``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG``.
+
+    Class indices follow the sorted folder names. ``classes`` are English names where the folders are ImageNet-1K's
+    thousand, and the folder names otherwise.
+
+    Args:
+        root: the folder that holds the split folders.
+        split: 'train' or 'val'.
+
+    Raises:
+        ValueError: the folder is missing, empty or laid out otherwise.
+    """
+
+    def __init__(self, root: str | None, split: str = "train") -> None:
+        expected = f"expected {root}/{split}/<class>/<image>.JPEG"
+        if root is None:
+            raise ValueError("data_root is not set: give the folder that holds train/ and val/")
+        folder = Path(root) / split
+        if not Path(root).is_dir():
+            raise ValueError(f"data_root {root} is no folder: {expected}")
+        if not folder.is_dir():
+            found = ", ".join(sorted(p.name for p in Path(root).iterdir())[:5]) or "nothing"
+            raise ValueError(f"data_root {root} has no folder {split!r} (it holds {found}): {expected}")
+        try:
+            super().__init__(str(folder))
+        except FileNotFoundError as error:  # torchvision's, for no class folders or an empty one
+            raise ValueError(f"data_root {root} is laid out wrongly: {expected}; {error}") from None
+        if len(self.classes) == 1000 and self.classes[0] == "n01440764" and self.classes[-1] == "n15075141":
+            self.classes = imagenet_class_names()
+
+    def path(self, index: int) -> str:
+        return self.samples[index][0]
+
+
+def imagenet_class_names() -> list[str]:
+    """The English names of ImageNet-1K's classes, in the order of the sorted WordNet ids."""
+    return list(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+@DATASETS.register_module()
+class ClassFolders(datasets.ImageFolder):
+    """Images of your own, a folder a class, whose name is the class's.
+
+    Where ``root`` holds ``train/`` and ``val/``, these are the splits. Otherwise ``root`` holds the class folders, and
+    a share of each class, the same in every run, is set aside as 'val'.
+
+    Args:
+        root: the folder that holds the split folders or the class folders.
+        split: 'train' or 'val'.
+        val_fraction: the share set aside, where there are no split folders.
+
+    Raises:
+        ValueError: unknown ``split``, the folder is missing or empty, or a class is too small to be split.
+    """
+
+    def __init__(self, root: str | None, split: str = "train", val_fraction: float = 0.2) -> None:
+        if split not in ("train", "val"):
+            raise ValueError(f"unknown split {split!r}: choose train, val")
+        expected = f"expected {root}/<class>/<image> or {root}/{{train,val}}/<class>/<image>"
+        if root is None or not Path(root).is_dir():
+            raise ValueError(f"data_root {'is not set' if root is None else f'{root} is no folder'}: {expected}")
+        divided = [name for name in ("train", "val") if (Path(root) / name).is_dir()]
+        if len(divided) == 1:
+            raise ValueError(f"data_root {root} has a folder {divided[0]!r} and not the other split: {expected}")
+        try:
+            super().__init__(str(Path(root) / split if divided else root))
+        except FileNotFoundError as error:
+            raise ValueError(f"data_root {root} is laid out wrongly: {expected}; {error}") from None
+        if not divided:
+            self.samples = self._share(split, val_fraction)
+            self.targets = [label for _, label in self.samples]
+
+    def _share(self, split: str, val_fraction: float) -> list[tuple[str, int]]:
+        from sklearn.model_selection import train_test_split
+
+        if not isinstance(val_fraction, float) or not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction!r}")
+        kept = []
+        for label, name in enumerate(self.classes):
+            mine = [sample for sample in self.samples if sample[1] == label]
+            if len(mine) < 2:
+                raise ValueError(f"class {name!r} of {self.root} has one image: it takes two to split off a val share")
+            train, val = train_test_split(mine, test_size=val_fraction, random_state=0)
+            kept += sorted(train if split == "train" else val)
+        return kept
+
+    def path(self, index: int) -> str:
+        return self.samples[index][0]
+
+
+@DATASETS.register_module()
+class ImageFiles:
+    """Every image below a folder, in the order of the paths, without labels: the label is -1.
+
+    Args:
+        root: the folder.
+        channels: 3 for RGB images, 1 for gray ones.
+
+    Raises:
+        ValueError: there is no such folder, or no image in it.
+    """
+
+    classes = None
+
+    def __init__(self, root: str, channels: int = 3) -> None:
+        if not Path(root).is_dir():
+            raise ValueError(f"{root} is no folder")
+        self.mode = "L" if channels == 1 else "RGB"
+        self.files = sorted(p for p in Path(root).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        if not self.files:
+            raise ValueError(f"no image is below {root}: expected files with {', '.join(IMAGE_SUFFIXES)}")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        with Image.open(self.files[index]) as image:
+            return image.convert(self.mode), -1
+
+    def path(self, index: int) -> str:
+        return str(self.files[index])

@@ -1,0 +1,77 @@
+"""ImageNet ReaL: accuracy on the reassessed labels.
+
+Source: Beyer et al., "Are we done with ImageNet?", 2020, arXiv 2006.07159, and its file ``real.json``.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..registry import METRICS
+from .metrics import ClassificationMetric
+
+
+@METRICS.register_module()
+class ImageNetReaL(ClassificationMetric):
+    """Top-1 accuracy in % where any of an image's reassessed labels is right.
+
+    Images that have no label after the reassessment do not count. Images and labels are matched by file name: the
+    number N of ``ILSVRC2012_val_N.JPEG`` is the place in the list, from 1. The labels are those of the sorted WordNet
+    ids, as ``ImageNet`` and ``ImageFolder`` have them.
+
+    Args:
+        labels: the file ``real.json``: a list for each of the 50,000 validation images, in the order of their names.
+
+    Raises:
+        ValueError: the file is missing or something else, or (in evaluation) an image's name has no number.
+    """
+
+    default_prefix = "real"
+
+    def __init__(self, labels: str) -> None:
+        super().__init__(topk=(1,))
+        self.labels = read_real_labels(labels)
+        self.source = labels
+        self.dataset = None  # the Runner sets it: the metric needs the file names
+
+    def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
+        """Return ``{top1, num_samples}`` of rows with one entry a sample."""
+        if self.dataset is None:
+            raise ValueError("ImageNetReaL needs the dataset for its file names: set its attribute 'dataset'")
+        hits = []
+        for position, (guess, *_) in zip(samples["sample_idx"].tolist(), samples["top"].tolist()):
+            allowed = self.labels[self._number(self.dataset.path(position)) - 1]
+            if allowed:
+                hits.append(guess in allowed)
+        if not hits:
+            raise ValueError(f"none of the {len(samples['top'])} images has a label in {self.source}")
+        return {"top1": 100 * torch.tensor(hits).double().mean().item(), "num_samples": len(hits)}
+
+    def _number(self, path: str) -> int:
+        match = re.fullmatch(r"ILSVRC2012_val_(\d{8})", Path(path).stem)
+        if not match or not 1 <= int(match[1]) <= len(self.labels):
+            raise ValueError(
+                f"{path} is no ImageNet validation image: its name must be ILSVRC2012_val_NNNNNNNN with a number from "
+                f"1 to {len(self.labels)} for ImageNet ReaL"
+            )
+        return int(match[1])
+
+
+def read_real_labels(path: str) -> list[list[int]]:
+    """Read ``real.json``; raise ``ValueError`` if it is missing or not a list of lists of whole numbers."""
+    try:
+        labels = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path} does not exist: ImageNet ReaL's labels are the file real.json of "
+            "https://github.com/google-research/reassessed-imagenet"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from None
+    right = isinstance(labels, list) and labels and all(isinstance(row, list) for row in labels)
+    if not right or not all(isinstance(label, int) for row in labels for label in row):
+        raise ValueError(f"{path} is not ImageNet ReaL's: expected a list of lists of class numbers")
+    return labels

@@ -1,0 +1,24 @@
+"""The size of a transformer, by name or by numbers."""
+
+from typing import NamedTuple
+
+from ...registry import suggest
+
+
+class Arch(NamedTuple):
+    """Embedding dimension d, depth L, number of heads K (head dimension p = d / K)."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+
+
+def resolve_arch(arch: str | dict, archs: dict[str, Arch]) -> Arch:
+    """Return the size of ``archs`` named by ``arch``, or given by it as a dict; raise ``ValueError`` if none is."""
+    if isinstance(arch, str):
+        if arch not in archs:
+            raise ValueError(f"unknown arch {arch!r}: {suggest(arch, list(archs))}")
+        return archs[arch]
+    if set(arch) != set(Arch._fields):
+        raise ValueError(f"arch needs exactly the keys {', '.join(Arch._fields)}; got {', '.join(arch) or 'none'}")
+    return Arch(**arch)
