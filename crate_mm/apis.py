@@ -9,16 +9,17 @@ from mmengine.config import Config
 from PIL import Image
 from torch import nn
 
+from .conversion import from_official, is_official
 from .datasets import build_transforms, imagenet_class_names
 from .datasets.transforms import to_uint8
 from .engine import load_config, load_weights, read_checkpoint
-from .models import ARCHS, ImageClassifier
+from .models import ARCHS, VIT_ARCHS, ImageClassifier
 from .registry import MODELS, suggest
 
 
 def list_models() -> list[str]:
-    """Names that ``get_model`` takes: 'crate_tiny', 'crate_small', ..."""
-    return [f"crate_{arch}" for arch in ARCHS]
+    """Names that ``get_model`` takes: 'crate_tiny', 'crate_small', ..., 'vit_tiny', 'vit_small'."""
+    return [f"crate_{arch}" for arch in ARCHS] + [f"vit_{arch}" for arch in VIT_ARCHS]
 
 
 def get_model(name: str, num_classes: int = 1000, pool: str = "cls", **backbone: Any) -> ImageClassifier:
@@ -37,9 +38,10 @@ def get_model(name: str, num_classes: int = 1000, pool: str = "cls", **backbone:
         raise ValueError(f"unknown model {name!r}: {suggest(name, list_models())}")
     channels = backbone.get("in_channels", 3)
     preprocessor = {} if channels == 3 else {"mean": (0.5,) * channels, "std": (0.5,) * channels}
+    family, _, arch = name.partition("_")
     return ImageClassifier(
-        backbone={"type": "CRATE", "arch": name.removeprefix("crate_"), **backbone},
-        head={"type": "LinearHead", "num_classes": num_classes, "pool": pool},
+        backbone={"type": {"crate": "CRATE", "vit": "ViT"}[family], "arch": arch, **backbone},
+        head={"type": "LinearHead", "num_classes": num_classes, "pool": pool, "norm": family != "vit"},
         preprocessor=preprocessor,
     ).eval()
 
@@ -51,7 +53,7 @@ def init_model(
 
     Args:
         config: a config, its file, or the name of one that comes with the package ('crate_base_in1k').
-        checkpoint: a checkpoint of this package.
+        checkpoint: a checkpoint of this package or of the official code.
         device: where the model goes.
 
     Raises:
@@ -64,6 +66,8 @@ def init_model(
     meta = {}
     if checkpoint is not None:
         loaded = read_checkpoint(checkpoint)
+        if is_official(loaded):
+            loaded = from_official(loaded, str(checkpoint))
         load_weights(model, loaded, source=checkpoint)
         meta = loaded.get("meta", {})
     model.class_names = (meta.get("dataset_meta") or {}).get("classes")

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_models_by_name():
-    assert list_models() == [f"crate_{arch}" for arch in ARCHS]
+    assert list_models() == [f"crate_{arch}" for arch in ARCHS] + ["vit_tiny", "vit_small"]
+    assert get_model("vit_tiny", num_classes=7, img_size=32)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     model = get_model("crate_tiny", num_classes=7, img_size=(16, 32), patch_size=8, in_channels=1, pool="mean")
     assert not model.training
     assert model(torch.zeros(2, 1, 16, 32)).shape == (2, 7)

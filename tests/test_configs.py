@@ -1,13 +1,17 @@
 """Every config of the folder: it builds, and says what it is."""
 
 import ast
+import json
 
 import pytest
 import torch
 from mmengine.config import Config
 
-from crate_mm.engine import CONFIGS, load_config, prepare
+from crate_mm.engine import CONFIGS, Runner, load_config, prepare
+from crate_mm.models import ARCHS, VIT_ARCHS
+from crate_mm.models.backbones import Arch
 from crate_mm.registry import DATASETS, LOOPS, METRICS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
+from tests.dataset_formats import WRITERS
 
 LEAVES = sorted(p for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts)
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -41,12 +45,16 @@ def test_every_config_is_its_own_model_card(path):
     assert all(isinstance(node, (ast.Expr, ast.Assign)) for node in tree.body)
 
 
-@pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
-def test_in1k_is_the_papers_recipe(size):
-    cfg = load_config(f"crate_{size}_in1k")
-    assert cfg.model.backbone == dict(
-        type="CRATE", arch=size, img_size=224, patch_size=16, ista_step_size=0.1, ista_lambda=0.1
-    )
+MODELS_OF_TABLE_1 = ["crate_tiny", "crate_small", "crate_base", "crate_large", "vit_tiny", "vit_small"]
+TRANSFER = {"cifar10": 10, "cifar100": 100, "flowers102": 102, "pets": 37}
+
+
+@pytest.mark.parametrize("name", MODELS_OF_TABLE_1)
+def test_in1k_is_the_papers_recipe(name):
+    cfg, (family, size) = load_config(f"{name}_in1k"), name.split("_")
+    crate = dict(type="CRATE", arch=size, img_size=224, patch_size=16, ista_step_size=0.1, ista_lambda=0.1)
+    vit = dict(type="ViT", arch=size, img_size=224, patch_size=16)
+    assert cfg.model.backbone == (crate if family == "crate" else vit)
     assert (cfg.model.head.num_classes, cfg.model.head.pool, cfg.model.label_smoothing) == (1000, "cls", 0.1)
     assert cfg.optim_wrapper == dict(optimizer=dict(type="Lion", lr=2.4e-4, weight_decay=0.5))
     assert (cfg.global_batch_size, cfg.train_cfg.max_epochs, cfg.param_scheduler.warmup) == (2048, 150, 5)
@@ -70,3 +78,87 @@ def test_weight_decay_applies_to_every_parameter():
     (group,) = wrapper.param_groups
     assert group["weight_decay"] == 0.5
     assert len(group["params"]) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("dataset", TRANSFER)
+@pytest.mark.parametrize("name", MODELS_OF_TABLE_1)
+def test_transfer_is_the_papers_recipe(name, dataset):
+    cfg, pretraining = load_config(f"transfer/{name}_{dataset}"), load_config(f"{name}_in1k")
+    assert cfg.model.backbone == pretraining.model.backbone
+    assert cfg.model.head == {**pretraining.model.head, "num_classes": TRANSFER[dataset]}
+    assert cfg.model.preprocessor == pretraining.model.preprocessor
+    assert cfg.optim_wrapper == dict(optimizer=dict(type="AdamW", lr=5e-5, weight_decay=0.01))
+    assert (cfg.global_batch_size, cfg.train_cfg.max_epochs) == (510 if dataset == "flowers102" else 512, 200)
+    train, test = cfg.train_dataloader.dataset, cfg.test_dataloader.dataset
+    assert train.transforms[-1] == dict(type="RandAugment", num_ops=2, magnitude=14)
+    assert [t.type for t in train.transforms] == ["Resize", "RandomCrop", "RandomHorizontalFlip", "RandAugment"]
+    assert test.transforms == [dict(type="Resize", size=(224, 224))]
+    splits = dict(flowers102=("train", "test"), pets=("trainval", "test")).get(dataset, (None, None))
+    assert (train.source.get("split"), test.source.get("split")) == splits
+    assert (train.source.get("train"), test.source.get("train")) == (
+        (True, False) if splits[0] is None else (None, None)
+    )
+
+
+def test_linear_probe_changes_any_config():
+    for name in ("transfer/vit_tiny_pets", "debug"):
+        plain, cfg = (
+            load_config(name),
+            load_config(name, {"optim_wrapper.optimizer.lr": 0.5}, "transfer/linear_probe.py"),
+        )
+        assert cfg.model == {**plain.model, "freeze_backbone": True}
+        assert cfg.optim_wrapper.optimizer == dict(type="AdamW", lr=0.5, weight_decay=0.0)
+
+
+# One step on all of the tiny data: two layers, small images.
+SMALL = {"train_dataloader.num_workers": 0, "val_dataloader.num_workers": 0, "train_cfg.max_epochs": 1}
+SAMPLES = {"ImageNet": 1000, "OxfordIIITPet": 37, "FashionMNIST": 40, "ClassFolders": 16}
+RUNS = [f"{name}_in1k" for name in MODELS_OF_TABLE_1]
+RUNS += [f"transfer/{name}_{dataset}" for name in MODELS_OF_TABLE_1 for dataset in TRANSFER]
+RUNS += ["transfer/crate_base_folder", "crate_mini_fashion_mnist", "vit_mini_fashion_mnist"]
+
+
+@pytest.fixture(scope="session")
+def published_data(tmp_path_factory):
+    """Tiny datasets in the published formats, by the source's name; torchvision's checksums are those of these."""
+    patch = pytest.MonkeyPatch()
+    roots = {name: tmp_path_factory.mktemp(name) for name in WRITERS}
+    for name, write in WRITERS.items():
+        write(roots[name], patch.setattr)
+    yield roots
+    patch.undo()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_step_and_an_evaluation(name, published_data, tmp_path):
+    cfg = load_config(name)
+    source = cfg.train_dataloader.dataset.source.type
+    backbone = cfg.model.backbone
+    archs = ARCHS if backbone.type == "CRATE" else VIT_ARCHS
+    size = archs[backbone.arch] if isinstance(backbone.arch, str) else Arch(**backbone.arch)
+    options = {
+        **SMALL,
+        "data_root": str(published_data[source]),
+        "global_batch_size": SAMPLES.get(source, 20),
+        "model.backbone.arch": size._replace(depth=2)._asdict(),
+    }
+    if backbone.img_size == 224:
+        options["model.backbone.img_size"] = 32
+    cfg = load_config(name, options)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        for transform in loader.dataset.transforms:
+            if transform.get("size") == 224:
+                transform.size = 32
+            elif transform.get("size") == (224, 224):
+                transform.size = (32, 32)
+    cfg.work_dir, cfg.test_dataloader = str(tmp_path), cfg.val_dataloader
+    cfg.default_hooks.checkpoint = None
+    runner = Runner.from_cfg(cfg)
+    before = {key: value.clone() for key, value in runner.model.state_dict().items()}
+    runner.train()
+    assert runner.iter == 1
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["last"]["top1"] >= 0
+    assert result["dataset"] == source
+    changed = [key for key, value in runner.model.state_dict().items() if not torch.equal(value, before[key])]
+    assert len(changed) > 0.9 * len(before)

@@ -90,7 +90,9 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
     """Print the figures, and write the files: ``result.json`` and those that were asked for."""
     found = [m for m in runner.test_evaluator.metrics if type(m) is ClassificationMetric]
     if not found and (args.out or args.per_class or args.confusion):
-        raise ValueError("--out, --per-class and --confusion need a ClassificationMetric in the config's test_evaluator")
+        raise ValueError(
+            "--out, --per-class and --confusion need a ClassificationMetric in the config's test_evaluator"
+        )
     samples = found[0].samples if found else {}
     figures = {key.removeprefix("eval/"): value for key, value in metrics.items()}
     if found:

@@ -1,6 +1,6 @@
 """CRATE-Base fine-tuned on CIFAR-100, from a checkpoint of ImageNet-1K.
 
-    tools/dist_train.sh configs/transfer/crate_base_cifar100.py 1 --load-from crate_base.pth --cfg-options data_root=data
+    python tools/train.py configs/transfer/crate_base_cifar100.py --load-from crate_base.pth
 
 The paper reports 82.7 % top-1 (Table 1). Not reproduced here.
 """

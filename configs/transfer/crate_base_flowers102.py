@@ -1,6 +1,6 @@
 """CRATE-Base fine-tuned on Oxford Flowers-102, from a checkpoint of ImageNet-1K.
 
-    tools/dist_train.sh configs/transfer/crate_base_flowers102.py 1 --load-from crate_base.pth --cfg-options data_root=data
+    python tools/train.py configs/transfer/crate_base_flowers102.py --load-from crate_base.pth
 
 The paper reports 88.7 % top-1 (Table 1). Not reproduced here.
 """

@@ -1,6 +1,6 @@
 """CRATE-Large fine-tuned on Oxford-IIIT Pet, from a checkpoint of ImageNet-1K.
 
-    tools/dist_train.sh configs/transfer/crate_large_pets.py 1 --load-from crate_large.pth --cfg-options data_root=data
+    python tools/train.py configs/transfer/crate_large_pets.py --load-from crate_large.pth
 
 The paper reports 87.4 % top-1 (Table 1). Not reproduced here.
 """

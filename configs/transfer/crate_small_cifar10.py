@@ -1,6 +1,6 @@
 """CRATE-Small fine-tuned on CIFAR-10, from a checkpoint of ImageNet-1K.
 
-    tools/dist_train.sh configs/transfer/crate_small_cifar10.py 1 --load-from crate_small.pth --cfg-options data_root=data
+    python tools/train.py configs/transfer/crate_small_cifar10.py --load-from crate_small.pth
 
 The paper reports 96.0 % top-1 (Table 1). Not reproduced here.
 """

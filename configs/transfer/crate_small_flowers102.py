@@ -1,6 +1,6 @@
 """CRATE-Small fine-tuned on Oxford Flowers-102, from a checkpoint of ImageNet-1K.
 
-    tools/dist_train.sh configs/transfer/crate_small_flowers102.py 1 --load-from crate_small.pth --cfg-options data_root=data
+    python tools/train.py configs/transfer/crate_small_flowers102.py --load-from crate_small.pth
 
 The paper reports 87.1 % top-1 (Table 1). Not reproduced here.
 """

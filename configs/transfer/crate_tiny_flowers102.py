@@ -1,6 +1,6 @@
 """CRATE-Tiny fine-tuned on Oxford Flowers-102, from a checkpoint of ImageNet-1K.
 
-    tools/dist_train.sh configs/transfer/crate_tiny_flowers102.py 1 --load-from crate_tiny.pth --cfg-options data_root=data
+    python tools/train.py configs/transfer/crate_tiny_flowers102.py --load-from crate_tiny.pth
 
 The paper reports 84.6 % top-1 (Table 1). Not reproduced here.
 """

@@ -1,6 +1,6 @@
 """ViT-Tiny fine-tuned on CIFAR-10, from a checkpoint of ImageNet-1K.
 
-    tools/dist_train.sh configs/transfer/vit_tiny_cifar10.py 1 --load-from vit_tiny.pth --cfg-options data_root=data
+    python tools/train.py configs/transfer/vit_tiny_cifar10.py --load-from vit_tiny.pth
 
 The paper reports 96.6 % top-1 (Table 1). Not reproduced here.
 """

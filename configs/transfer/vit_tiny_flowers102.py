@@ -1,6 +1,6 @@
 """ViT-Tiny fine-tuned on Oxford Flowers-102, from a checkpoint of ImageNet-1K.
 
-    tools/dist_train.sh configs/transfer/vit_tiny_flowers102.py 1 --load-from vit_tiny.pth --cfg-options data_root=data
+    python tools/train.py configs/transfer/vit_tiny_flowers102.py --load-from vit_tiny.pth
 
 The paper reports 85.1 % top-1 (Table 1). Not reproduced here.
 """

@@ -53,6 +53,9 @@ def count_complexity(model: nn.Module, image: Tensor, depth: int = 3) -> Complex
     fvcore_log = logging.getLogger("fvcore.nn.jit_analysis")
     level = fvcore_log.level
     fvcore_log.setLevel(logging.ERROR)
+    # torch.nn.MultiheadAttention's fast path is one operator, which would not be counted.
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad():
             analysis = FlopCountAnalysis(model, image)
@@ -62,6 +65,7 @@ def count_complexity(model: nn.Module, image: Tensor, depth: int = 3) -> Complex
             total, operators, uncounted = analysis.total(), analysis.by_operator(), analysis.unsupported_ops()
     finally:
         model.train(was_training)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
         fvcore_log.setLevel(level)
     modules = [
         ModuleCost(name, type(module).__name__, _parameters(module), int(by_module[name]))

@@ -78,10 +78,7 @@ def load_weights(model: nn.Module, checkpoint: dict, source: str | Path = "the c
     problems = shapes + missing + surplus
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        hint = ""
-        if "pos_embedding" in weights:
-            hint = "; it has the official code's names, tools/convert_official.py makes it ours"
-        raise CheckpointError(f"{source} does not fit the model: {'; '.join(problems[:3])}{more}{hint}")
+        raise CheckpointError(f"{source} does not fit the model: {'; '.join(problems[:3])}{more}")
     model.load_state_dict(weights)
 
 

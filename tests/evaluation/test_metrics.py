@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import log_loss, top_k_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
+from crate_mm import evaluation
 from crate_mm.evaluation import ClassificationMetric
 
 
@@ -26,6 +27,8 @@ def test_against_scikit_learn(samples):
     for k in (1, 5):
         expected = 100 * top_k_accuracy_score(labels, scores, k=k, labels=classes)
         assert figures[f"eval/top{k}"] == pytest.approx(expected, rel=1e-12)
+    balanced = 100 * balanced_accuracy_score(labels, logits.argmax(-1))
+    assert figures["eval/mean_class"] == pytest.approx(balanced, rel=1e-12)
     assert figures["eval/loss"] == pytest.approx(log_loss(labels, scores.astype(float), labels=classes), rel=1e-5)
 
 
@@ -49,4 +52,32 @@ def test_an_evaluation_starts_afresh(samples):
 
 def test_top5_of_fewer_classes_is_left_out(samples):
     logits, labels, ids = samples
-    assert run(ClassificationMetric(), logits[:, :3], labels % 3, ids).keys() == {"eval/top1", "eval/loss"}
+    assert run(ClassificationMetric(), logits[:, :3], labels % 3, ids).keys() == {
+        "eval/top1",
+        "eval/mean_class",
+        "eval/loss",
+    }
+
+
+def test_samples_without_a_label_are_predicted_and_do_not_count(samples):
+    logits, labels, ids = samples
+    some = torch.where(torch.arange(50) % 3 == 0, -1, labels)
+    metric = ClassificationMetric()
+    figures = run(metric, logits, some, ids)
+    kept = some >= 0
+    assert figures == run(ClassificationMetric(), logits[kept], labels[kept], ids[kept])
+    assert len(metric.samples["top"]) == 50
+    assert run(metric, logits, torch.full((50,), -1), ids) == {}
+
+
+def test_per_class_and_confusion_against_scikit_learn(samples):
+    logits, labels, ids = samples
+    labels = labels % 8  # no sample of the classes 8 and 9, which are predicted all the same
+    metric = ClassificationMetric()
+    run(metric, logits, labels, ids)
+    expected = confusion_matrix(labels, logits.argmax(-1), labels=range(10))
+    assert evaluation.confusion_matrix(metric.samples, 10).tolist() == expected.tolist()
+    accuracy, count = evaluation.per_class_accuracy(metric.samples, 10)
+    assert count.tolist() == expected.sum(1).tolist()
+    assert accuracy[:8].tolist() == pytest.approx((100 * expected.diagonal() / expected.sum(1).clip(1))[:8].tolist())
+    assert accuracy[8:].isnan().all()

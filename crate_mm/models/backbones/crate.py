@@ -10,7 +10,6 @@ from ...registry import BACKBONES
 from ..layers import ISTA, MSSA, TokenEmbedding
 from .arch import Arch, resolve_arch
 
-
 ARCHS: dict[str, Arch] = {
     "tiny": Arch(embed_dim=384, depth=12, num_heads=6),
     "small": Arch(embed_dim=576, depth=12, num_heads=12),

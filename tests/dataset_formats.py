@@ -1,0 +1,124 @@
+"""Write tiny datasets in the formats in which the real ones are published, for torchvision's own readers.
+
+Each function writes below ``root`` and returns nothing; ``patch`` takes the place of the published checksums, which are
+of the whole data, so that torchvision's check of them runs on the tiny files.
+"""
+
+import hashlib
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.io import savemat
+from torchvision import datasets
+
+RNG = np.random.default_rng(0)
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def _dump(path: Path, value) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(value, protocol=2))
+
+
+def _photo(path: Path, size: tuple[int, int] = (40, 30)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(RNG.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+
+
+def cifar10(root: Path, patch, per_file: int = 4) -> None:
+    folder = root / "cifar-10-batches-py"
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    for name in names:
+        data = RNG.integers(0, 256, (per_file, 3072), dtype=np.uint8)
+        labels = RNG.integers(0, 10, per_file).tolist()
+        _dump(folder / name, {"batch_label": name, "data": data, "labels": labels, "filenames": ["x.png"] * per_file})
+    _dump(folder / "batches.meta", {"label_names": [f"label {i}" for i in range(10)]})
+    sums = [[name, md5(folder / name)] for name in names]
+    patch(datasets.CIFAR10, "train_list", sums[:5])
+    patch(datasets.CIFAR10, "test_list", sums[5:])
+    patch(datasets.CIFAR10, "meta", {**datasets.CIFAR10.meta, "md5": md5(folder / "batches.meta")})
+
+
+def cifar100(root: Path, patch, per_file: int = 20) -> None:
+    folder = root / "cifar-100-python"
+    for name in ("train", "test"):
+        data = RNG.integers(0, 256, (per_file, 3072), dtype=np.uint8)
+        labels = RNG.integers(0, 100, per_file).tolist()
+        _dump(folder / name, {"data": data, "fine_labels": labels, "coarse_labels": [0] * per_file})
+    names = {"fine_label_names": [f"fine {i}" for i in range(100)], "coarse_label_names": ["coarse"] * 20}
+    _dump(folder / "meta", names)
+    patch(datasets.CIFAR100, "train_list", [["train", md5(folder / "train")]])
+    patch(datasets.CIFAR100, "test_list", [["test", md5(folder / "test")]])
+    patch(datasets.CIFAR100, "meta", {**datasets.CIFAR100.meta, "md5": md5(folder / "meta")})
+
+
+def flowers102(root: Path, patch, per_split: int = 20) -> None:
+    folder, count = root / "flowers-102", 3 * per_split
+    for i in range(1, count + 1):
+        _photo(folder / "jpg" / f"image_{i:05d}.jpg")
+    ids = RNG.permutation(np.arange(1, count + 1))
+    savemat(folder / "imagelabels.mat", {"labels": RNG.integers(1, 103, (1, count))})
+    train, val, test = ids.reshape(3, 1, per_split)
+    savemat(folder / "setid.mat", {"trnid": train, "valid": val, "tstid": test})
+    published = datasets.Flowers102._file_dict
+    sums = {key: (name, md5(folder / name)) for key, (name, _) in published.items() if key in ("label", "setid")}
+    patch(datasets.Flowers102, "_file_dict", {**published, **sums})
+
+
+def pets(root: Path, patch) -> None:
+    folder = root / "oxford-iiit-pet"
+    # Cats have capital names; every breed is in both lists, as the published ones have it.
+    breeds = [f"{'Cat' if i % 3 == 0 else 'dog'}_{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(37)]
+    for split in ("trainval", "test"):
+        lines = []
+        for label, breed in enumerate(breeds, 1):
+            name = f"{breed}_{1 if split == 'trainval' else 2}"
+            _photo(folder / "images" / f"{name}.jpg")
+            lines.append(f"{name} {label} {1 if breed[0] == 'C' else 2} {label}")
+        path = folder / "annotations" / f"{split}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+
+
+def fashion_mnist(root: Path, patch=None, counts: tuple[int, int] = (40, 20)) -> None:
+    folder = root / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name, count in zip(("train", "t10k"), counts):
+        # IDX: two zero bytes, type 8 (unsigned byte), number of dimensions, each dimension in big endian, the data.
+        pixels = RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        header = bytes([0, 0, 8, 3]) + struct.pack(">III", count, 28, 28)
+        (folder / f"{name}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        labels = np.arange(count, dtype=np.uint8) % 10
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(
+            bytes([0, 0, 8, 1]) + struct.pack(">I", count) + labels.tobytes()
+        )
+
+
+def image_folder(root: Path, patch=None, classes: int = 2, per_class: int = 10) -> None:
+    for c in range(classes):
+        for i in range(per_class):
+            _photo(root / f"class {c}" / f"{i}.jpg")
+
+
+def imagenet(root: Path, patch=None) -> None:
+    for c in range(1000):
+        for split in ("train", "val"):
+            _photo(root / split / f"n{c:08d}" / f"{c}.JPEG", (8, 6))
+
+
+# The config's data -> what writes it.
+WRITERS = {
+    "CIFAR10": cifar10,
+    "CIFAR100": cifar100,
+    "Flowers102": flowers102,
+    "OxfordIIITPet": pets,
+    "FashionMNIST": fashion_mnist,
+    "ClassFolders": image_folder,
+    "ImageNet": imagenet,
+}
