@@ -195,6 +195,192 @@ def test_convert_official(run_tool, tmp_path):
     assert (other.code, "official.pth does not fit the model" in other.last_line) == (2, True)
 
 
+@pytest.fixture
+def official_checkpoint(tmp_path):
+    """CRATE-Tiny on 32 x 32 images in the official code's names, small numbers inside."""
+    from tests.test_conversion import official
+
+    weights = {f"module.{key}": 0.05 * torch.randn(value.shape) for key, value in official().items()}
+    torch.save({"epoch": 1, "state_dict": weights}, tmp_path / "official.pth")
+    return tmp_path / "official.pth"
+
+
+TINY_ON_DIGITS = """
+_base_ = ["{configs}/_base_/models/crate.py", "{configs}/_base_/datasets/digits.py",
+          "{configs}/_base_/schedules/in1k_lion.py", "{configs}/_base_/default_runtime.py"]
+model = dict(backbone=dict(arch="tiny", img_size=16, patch_size=8), head=dict(num_classes=10))
+rgb = [dict(type="Resize", size=16), dict(type="Grayscale", num_output_channels=3)]
+train_dataloader = dict(dataset=dict(transforms=rgb))
+val_dataloader = test_dataloader = dict(dataset=dict(transforms=rgb))
+global_batch_size = 449
+train_cfg = dict(max_epochs=1)
+"""
+
+
+def test_fine_tuning_from_an_official_checkpoint(run_tool, official_checkpoint, tmp_path):
+    """One command: recognised, converted, its head dropped, its position embeddings resized."""
+    config = tmp_path / "tiny_on_digits.py"
+    config.write_text(TINY_ON_DIGITS.format(configs=ROOT / "configs"))
+    done = run_tool("train", config, "--work-dir", tmp_path / "run", "--load-from", official_checkpoint)
+    assert done.code == 0, done.output
+    assert "has the official code's names: converting it" in done.output
+    assert re.search(r"loaded +backbone\.blocks +96 tensors", done.output)
+    assert re.search(r"resized +backbone\.embedding\.pos_embed +4 x 4 -> 2 x 2 patches, bicubic", done.output)
+    assert re.search(r"dropped +head\.fc\.weight +7 x 384", done.output)
+    assert re.search(r"new +head\.fc\.weight +10 x 384", done.output)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["model"], result["dataset"], result["kind"]) == ("crate_tiny", "Digits", "fine-tuning")
+    assert result["initialized_from"] == str(official_checkpoint)
+    assert result["last"]["epoch"] == 1
+    assert {"parameters", "flops", "wall_time_s", "device", "versions", "seed", "config"} <= result.keys()
+
+
+def test_linear_probe(run_tool, debug_checkpoint, tmp_path):
+    args = ("debug", "--work-dir", tmp_path, "--linear-probe", "--load-from", debug_checkpoint)
+    done = run_tool("train", *args, "--cfg-options", "train_cfg.max_epochs=1")
+    assert done.code == 0, done.output
+    before, after = (read_checkpoint(file)["state_dict"] for file in (debug_checkpoint, tmp_path / "epoch_1.pth"))
+    for key, value in after.items():
+        assert torch.equal(value, before[key]) == key.startswith("backbone."), key
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["kind"] == "linear probe"
+    assert result["trainable_parameters"] == sum(v.numel() for k, v in after.items() if k.startswith("head."))
+
+    done = run_tool("train", *args, "--resume", "--cfg-options", "train_cfg.max_epochs=2")
+    assert done.code == 0, done.output
+    assert "resumed epoch: 1" in done.output
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["epochs"], result["finished"]) == (2, True)
+    assert result["initialized_from"] == str(debug_checkpoint), "a resume is not a new start"
+
+
+def test_a_probe_of_nothing_is_warned_of(run_tool, tmp_path):
+    done = run_tool(
+        "train", "debug", "--work-dir", tmp_path, "--linear-probe", "--cfg-options", "train_cfg.max_epochs=1"
+    )
+    assert "the backbone is frozen as it was initialised, at random" in done.output
+
+
+def test_knn(run_tool, debug_checkpoint, tmp_path):
+    done = run_tool("knn", "debug", debug_checkpoint, "--k", 5, "--work-dir", tmp_path)
+    assert done.code == 0, done.output
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["kind"], result["k"], result["last"]["num_samples"]) == ("k-NN", 5, 450)
+
+    from sklearn.neighbors import KNeighborsClassifier
+
+    from crate_mm import init_model
+    from crate_mm.engine import load_config
+    from crate_mm.engine.features import build_loader
+    from crate_mm.evaluation import extract_features
+
+    model, cfg = init_model("debug", debug_checkpoint), load_config("debug")
+    (train, labels, _), (test, truth, _) = (extract_features(model, build_loader(cfg, s)) for s in ("train", "test"))
+    theirs = KNeighborsClassifier(5, metric="cosine", algorithm="brute").fit(train, labels)
+    assert result["last"]["top1"] == pytest.approx(100 * theirs.score(test, truth), abs=0.5)  # ties by rounding
+
+
+def test_reports_of_an_evaluation(run_tool, debug_checkpoint, tmp_path):
+    files = {name: tmp_path / name for name in ("rows.csv", "classes.csv", "confusion")}
+    done = run_tool(
+        *("test", "debug", debug_checkpoint, "--work-dir", tmp_path, "--tta", "flip", "--out", files["rows.csv"]),
+        *("--per-class", files["classes.csv"], "--confusion", files["confusion"]),
+    )
+    assert done.code == 0, done.output
+    rows = list(csv.DictReader(files["rows.csv"].open()))
+    right = {c: sum(r["label"] == r["top1"] == c for r in rows) for c in "0123456789"}
+    total = {c: sum(r["label"] == c for r in rows) for c in "0123456789"}
+    for row in csv.DictReader(files["classes.csv"].open()):
+        assert int(row["samples"]) == total[row["name"]]
+        assert float(row["top1"]) == pytest.approx(100 * right[row["name"]] / total[row["name"]])
+    (_, *names), *matrix = csv.reader((tmp_path / "confusion.csv").open())
+    assert names == [name for name, *_ in matrix] == list("0123456789")
+    assert [sum(map(int, counts)) for _, *counts in matrix] == list(total.values())
+    assert [int(counts[i]) for i, (_, *counts) in enumerate(matrix)] == list(right.values())
+    from PIL import Image
+
+    assert min(Image.open(tmp_path / "confusion.png").size) > 400
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["tta"], result["seed"], result["kind"]) == ("flip", 0, "from scratch")
+    assert result["last"]["top1"] == pytest.approx(100 * sum(right.values()) / 450)
+
+
+def test_a_folder_without_labels(run_tool, debug_checkpoint, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    from crate_mm.datasets import Digits
+
+    source, folder = Digits("test"), tmp_path / "images"
+    folder.mkdir()
+    for i in range(6):
+        Image.fromarray(np.asarray(source[i][0])).save(folder / f"{i}.png")
+    (folder / "6.png").write_bytes(b"no image")
+    both = ("test", "debug", debug_checkpoint, "--work-dir", tmp_path)
+    done = run_tool(*both, "--folder", folder, "--out", tmp_path / "rows.csv")
+    assert done.code == 0, done.output
+    assert "6.png" in done.output
+    assert "top1" not in done.last_line
+    rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
+    assert run_tool(*both, "--out", tmp_path / "all.csv").code == 0
+    labelled = list(csv.DictReader((tmp_path / "all.csv").open()))[:6]
+    assert [Path(row["image"]).name for row in rows] == [f"{i}.png" for i in range(6)]
+    assert [row["top1"] for row in rows] == [row["top1"] for row in labelled]
+    assert {row["label"] for row in rows} == {""}
+
+
+def test_real(run_tool, tmp_path):
+    """Two classes, four images by the names of ImageNet; one has no label, one two."""
+    from tests.conftest import make_image_tree
+
+    tree = make_image_tree(tmp_path / "imagenet", classes=2, train=1, val=2)
+    for number, file in enumerate(sorted(tree.glob("val/*/*"), reverse=True), 1):
+        file.rename(file.parent / f"ILSVRC2012_val_{number:08d}.JPEG")
+    (tmp_path / "real.json").write_text(json.dumps([[0, 1], [], [1], [0]]))
+    from crate_mm import get_model
+
+    checkpoint = {"state_dict": get_model("crate_tiny", num_classes=2, img_size=32).state_dict()}
+    torch.save(checkpoint, tmp_path / "crate.pth")
+    done = run_tool(
+        *("test", "crate_tiny_in1k", tmp_path / "crate.pth", "--work-dir", tmp_path, "--real", tmp_path / "real.json"),
+        *("--out", tmp_path / "rows.csv", "--cfg-options", f"data_root={tree}", "model.head.num_classes=2"),
+        *(
+            "model.backbone.img_size=32",
+            "test_dataloader.num_workers=0",
+            "test_dataloader.dataset.transforms.1.size=32",
+        ),
+    )
+    assert done.code == 0, done.output
+    guesses = {Path(row["image"]).stem[-1]: row["top1"] for row in csv.DictReader((tmp_path / "rows.csv").open())}
+    right = [True, guesses["3"] == "n00000001", guesses["4"] == "n00000000"]
+    figures = json.loads((tmp_path / "result.json").read_text())["last"]
+    assert figures["real/top1"] == pytest.approx(100 * sum(right) / 3)
+    assert (figures["real/num_samples"], figures["num_samples"]) == (3, 4)
+
+
+def test_results_table(run_tool, tmp_path):
+    def leave(name, model, dataset, kind, top1, seed=0, **more):
+        (tmp_path / name).mkdir()
+        figures = {"top1": top1, **more.pop("figures", {})}
+        result = dict(model=model, dataset=dataset, kind=kind, seed=seed, parameters=6_090_856, last=figures, **more)
+        (tmp_path / name / "result.json").write_text(json.dumps(result))
+
+    leave("a", "crate_tiny", "CIFAR10", "fine-tuning", 90.0, best=dict(top1=91.0))
+    leave("b", "crate_tiny", "CIFAR10", "fine-tuning", 92.0, seed=1)
+    leave("c", "crate_tiny", "CIFAR10", "fine-tuning", 94.0, seed=1, checkpoint="x.pth")  # a test of b
+    leave("d", "vit_tiny", "ImageNet", "from scratch", 70.0, figures={"real/top1": 77.0}, checkpoint="y.pth")
+    leave("e", "crate_tiny", "CIFAR10", "linear probe", 60.0, finished=False)
+    done = run_tool("results_table", tmp_path)
+    assert done.code == 0, done.output
+    lines = done.output.splitlines()
+    assert lines[0] == "| top-1, % | CRATE-Tiny | ViT-Tiny |"
+    assert "| ImageNet | (66.7) | 70.00 (71.5) |" in lines
+    assert "| ImageNet ReaL | (74.0) | 77.00 (78.3) |" in lines
+    assert "| CIFAR10 | 92.00 (90.00 to 94.00, 2) (95.5) | (96.6) |" in lines
+    assert "| CIFAR10, linear probe | 60.00\\* |  |" in lines
+    assert "92.50 (91.00 to 94.00, 2)" in run_tool("results_table", tmp_path, "--figure", "best").output
+
+
 @pytest.mark.parametrize("tool", ["train", "test", "knn", "get_flops", "convert_official", "results_table"])
 def test_help(run_tool, tool):
     done = run_tool(tool, "--help")
@@ -302,6 +488,26 @@ MISTAKES = {
         ["test", "debug", "{checkpoint}", "--json", "{tmp}/no/where.json"],
         "cannot write {tmp}/no/where.json",
     ),
+    "no such start": (["train", "debug", "--load-from", "{tmp}/none.pth"], "checkpoint {tmp}/none.pth does not exist"),
+    "start of another model": (
+        ["train", *options("model.backbone.arch.embed_dim=24"), "--load-from", "{checkpoint}"],
+        "is of another model: it fills 8 of the backbone's",
+    ),
+    "hostile start": (["train", "debug", "--load-from", "{tmp}/evil.pth"], "evil.pth is refused"),
+    "hostile neighbours": (["knn", "debug", "{tmp}/evil.pth"], "evil.pth is refused"),
+    "too many neighbours": (["knn", "debug", "{checkpoint}", "--k", "2000"], "k must be between 1 and the 1347"),
+    "no neighbours": (["knn", "debug", "{checkpoint}", "--k", "0"], "a whole number of at least 1 is wanted, got '0'"),
+    "missing benchmark": (
+        ["train", "transfer/crate_tiny_pets", "--cfg-options", "data_root={tmp}/nowhere"],
+        "expected {tmp}/nowhere/oxford-iiit-pet/ with images/ and annotations/",
+    ),
+    "no real.json": (["test", "debug", "{checkpoint}", "--real", "{tmp}/real.json"], "real.json does not exist"),
+    "folder without output": (["test", "debug", "{checkpoint}", "--folder", "{tree}"], "--folder needs --out FILE"),
+    "folder with labels": (
+        ["test", "debug", "{checkpoint}", "--folder", "{tree}", "--out", "{tmp}/x.csv", "--per-class", "{tmp}/y.csv"],
+        "--per-class needs labels",
+    ),
+    "no results": (["results_table", "{tmp}/work"], "work is no folder"),
     "wrong shape": (["get_flops", "debug", "--shape", "9", "8"], "img_size 9 x 8 is not a whole number of patches"),
 }
 

@@ -2,21 +2,24 @@
 
 import pytest
 import torch
+from torchvision.models import VisionTransformer
 from torchvision.transforms import functional as TF
 
 from crate_mm.analysis.capture import capture
-from crate_mm.models import ARCHS, CRATE, ImageClassifier, ImagePreprocessor
+from crate_mm.models import ARCHS, CRATE, VIT_ARCHS, ImageClassifier, ImagePreprocessor, ViT
 from crate_mm.models.heads import POOLS
 
 PARAMETERS = {"tiny": 6_090_856, "small": 13_116_328, "base": 22_796_008, "large": 77_641_192}
+VIT_PARAMETERS = {"tiny": 5_717_416, "small": 22_050_664}  # the paper: 5.72 and 22.05 M
 MICRO = dict(embed_dim=24, depth=2, num_heads=3)
 
 
-def classifier(arch=MICRO, pool="cls", num_classes=7, **backbone):
+def classifier(arch=MICRO, pool="cls", num_classes=7, kind="CRATE", freeze_backbone=False, **backbone):
     backbone = {"img_size": 16, "patch_size": 4, **backbone}
     return ImageClassifier(
-        backbone=dict(type="CRATE", arch=arch, **backbone),
-        head=dict(type="LinearHead", num_classes=num_classes, pool=pool),
+        backbone=dict(type=kind, arch=arch, **backbone),
+        head=dict(type="LinearHead", num_classes=num_classes, pool=pool, norm=kind == "CRATE"),
+        freeze_backbone=freeze_backbone,
     )
 
 
@@ -28,10 +31,52 @@ def test_parameter_counts(arch):
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[arch]
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", VIT_ARCHS)
+def test_vit_parameter_counts(arch):
+    assert VIT_PARAMETERS.keys() == VIT_ARCHS.keys()
+    with torch.device("meta"):
+        model = classifier(arch, kind="ViT", num_classes=1000, img_size=224, patch_size=16)
+    assert sum(p.numel() for p in model.parameters()) == VIT_PARAMETERS[arch]
+
+
+def test_vit_is_torchvisions():
+    torch.manual_seed(0)
+    theirs = VisionTransformer(16, 4, MICRO["depth"], MICRO["num_heads"], MICRO["embed_dim"], 96, num_classes=7)
+    torch.nn.init.normal_(theirs.heads.head.weight)
+    model = classifier(kind="ViT")
+    stored = {key: value for key, value in theirs.state_dict().items() if not key.startswith("heads.")}
+    model.backbone.load_state_dict(stored)  # strictly: the names are torchvision's
+    model.head.fc.load_state_dict(theirs.heads.head.state_dict())
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(model.eval()(images), theirs.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(arch="hug"), "unknown arch 'hug': choose tiny, small"),
+        (dict(img_size=(16, 32)), "torchvision's ViT takes square images and patches"),
+        (dict(img_size=18, patch_size=4), "img_size 18 is not a whole number of patches of 4"),
+        (dict(arch=dict(MICRO, num_heads=5)), "embed_dim 24 is not divisible by num_heads 5"),
+    ],
+)
+def test_vit_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ViT(**{"arch": MICRO, **arguments})
+
+
+def test_vit_refuses_other_images():
+    with pytest.raises(ValueError, match=r"expected images of shape \(B, 1, 8, 8\), got \(2, 3, 8, 8\)"):
+        ViT(MICRO, 8, 4, in_channels=1)(torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "arch"), [("CRATE", a) for a in ARCHS.values()] + [("ViT", a) for a in VIT_ARCHS.values()]
+)
 @pytest.mark.parametrize("pool", POOLS)
-def test_every_parameter_gets_a_finite_gradient(arch, pool):
-    model = classifier(ARCHS[arch]._replace(depth=2)._asdict(), pool)
+def test_every_parameter_gets_a_finite_gradient(kind, arch, pool):
+    model = classifier(arch._replace(depth=2)._asdict(), pool, kind=kind)
+    torch.nn.init.normal_(model.head.fc.weight)
     loss = model(torch.randn(2, 3, 16, 16), torch.tensor([1, 2]), mode="loss")["loss"]
     loss.backward()
     for name, parameter in model.named_parameters():
@@ -84,6 +129,38 @@ def test_modes():
     )
     with pytest.raises(ValueError, match="unknown mode 'train': choose tensor, features, loss, predict"):
         model(images, mode="train")
+
+
+def test_features_are_what_the_head_pools():
+    model, images = classifier(pool="mean").eval(), torch.randn(3, 3, 16, 16)
+    features = model(images, mode="features")
+    assert torch.equal(features, model.backbone(images).mean(1))
+    assert torch.equal(model.head.fc(model.head.norm(features)), model(images))
+
+
+def test_flip_test_averages_probabilities():
+    model, images = classifier().eval(), torch.randn(3, 3, 16, 16)
+    model.flip_test = True
+    (prediction,) = model(images, torch.zeros(3, dtype=torch.long), torch.arange(3), mode="predict")
+    mean = (model(images).softmax(-1) + model(images.flip(-1)).softmax(-1)) / 2
+    torch.testing.assert_close(prediction["logits"].softmax(-1), mean)
+    assert not torch.allclose(mean, model(images).softmax(-1))
+
+
+@pytest.mark.parametrize("kind", ["CRATE", "ViT"])
+def test_a_frozen_backbone_has_no_graph(kind):
+    model = classifier(kind=kind, freeze_backbone=True).train()
+    assert not any(m.training for m in model.backbone.modules())
+    assert model.head.training
+    loss = model(torch.randn(2, 3, 16, 16), torch.tensor([1, 2]), mode="loss")["loss"]
+    assert not model.backbone(torch.randn(2, 3, 16, 16)).requires_grad
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
+        model(torch.randn(2, 3, 16, 16), torch.tensor([1, 2]), mode="loss")
+    assert not [shape for shape in kept if 17 in shape], "no layer's tokens are kept for a backward pass"
+    loss.backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert trained == {f"head.{name}" for name, _ in model.head.named_parameters()}
 
 
 def test_head_width_follows_the_backbone():
