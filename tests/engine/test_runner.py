@@ -379,3 +379,20 @@ def test_unreadable_images_are_reported_and_limited(tmp_path, image_tree):
         else:
             with pytest.raises(RunStoppedError, match=r"2 train images cannot be read.*max_unreadable=1"):
                 runner.train()
+
+
+def test_averaged_weights_start_from_the_loaded_ones(tmp_path, debug_checkpoint):
+    """``load_from`` in a config, with averaging: the average starts at the backbone that was taken over."""
+    checkpoint = train(
+        tmp_path,
+        load_from=str(debug_checkpoint),
+        ema_momentum=1e-6,
+        optim_wrapper__optimizer__lr=1e-9,
+        train_cfg__max_epochs=1,
+    )
+    source = read_checkpoint(debug_checkpoint)["state_dict"]
+    for key, value in checkpoint["state_dict"].items():
+        close = torch.allclose(value, source[key], atol=1e-4)
+        assert close or key.startswith("head."), key
+    assert not torch.allclose(checkpoint["state_dict"]["head.fc.weight"], source["head.fc.weight"], atol=1e-4)
+    assert checkpoint["meta"]["initialized_from"] == str(debug_checkpoint)
