@@ -1,7 +1,8 @@
 """The layer-wise measures of the sparse rate reduction, as pure functions of tensors.
 
 Tokens are rows: ``Z`` has shape ``(..., N, d)`` with N tokens of dimension d; the paper writes them as columns. All
-functions work on any leading dimensions, any floating dtype of at least 32 bits and any device, and are differentiable.
+functions work on any leading dimensions and any device, and are differentiable. Half precision is computed in float32;
+rates are in nats. Source: Yu et al., "White-Box Transformers via Sparse Rate Reduction", NeurIPS 2023.
 """
 
 import torch
@@ -9,22 +10,35 @@ from einops import rearrange
 from torch import Tensor
 
 
-def coding_rate(Z: Tensor, eps_squared: float = 0.01) -> Tensor:
-    """Lossy coding rate R(Z) in nats, ``(..., N, d) -> (...)``; the paper, Eq. (7).
+def coding_rate(Z: Tensor, eps_squared: float = 0.01, unit_length: bool = False) -> Tensor:
+    """Lossy coding rate R(Z), ``(..., N, d) -> (...)``; the paper, Eq. (7).
 
     ``R(Z) = 1/2 logdet(I + d / (N eps^2) Z^T Z)``, computed on the smaller of the N x N and the d x d Gram matrix:
     by Sylvester's identity both have this determinant.
+
+    Args:
+        Z: the tokens.
+        eps_squared: the distortion eps^2; the official code uses 0.01.
+        unit_length: scale each token to unit length first. A zero token stays zero.
+
+    Raises:
+        ValueError: Z is no floating-point ``(..., N, d)``, or ``eps_squared`` is not above 0.
     """
+    Z = _tokens(Z, unit_length)
+    if not eps_squared > 0:
+        raise ValueError(f"eps_squared must be above 0, got {eps_squared}")
     N, d = Z.shape[-2:]
     gram = Z @ Z.mT if N <= d else Z.mT @ Z
     identity = torch.eye(gram.shape[-1], dtype=Z.dtype, device=Z.device)
-    # The matrix is I plus a positive semidefinite one, so a Cholesky factor exists.
-    factor = torch.linalg.cholesky(identity + (d / (N * eps_squared)) * gram)
-    return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    # The matrix is I plus a positive semidefinite one, so a Cholesky factor exists. Rounding can take it away where
+    # float32 has tokens so long that the I is lost in the sum; not an error then, but NaN, as of any overflow.
+    factor, info = torch.linalg.cholesky_ex(identity + (d / (N * eps_squared)) * gram)
+    rate = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return torch.where(info == 0, rate, torch.nan)
 
 
 def subspace_coding_rate(W: Tensor, num_heads: int, eps_squared: float = 0.01, unit_length: bool = False) -> Tensor:
-    """Coding rate R^c(Z; U[K]) in nats of tokens against K subspaces, ``(..., N, K p) -> (...)``; the paper, Eq. (8).
+    """Coding rate R^c(Z; U[K]) of tokens against K subspaces, ``(..., N, K p) -> (...)``; the paper, Eq. (8).
 
     ``R^c = sum_k 1/2 logdet(I + p / (N eps^2) (U_k^T Z)^T (U_k^T Z))``.
 
@@ -34,13 +48,86 @@ def subspace_coding_rate(W: Tensor, num_heads: int, eps_squared: float = 0.01, u
         eps_squared: the distortion eps^2; the official code uses 0.01.
         unit_length: scale each token to unit length within each head first, as the official code does. A zero token
             stays zero.
+
+    Raises:
+        ValueError: as ``coding_rate``, or K does not divide the last dimension.
     """
-    w_KNp = rearrange(W, "... N (K p) -> ... K N p", K=num_heads)
-    if unit_length:
-        w_KNp = torch.nn.functional.normalize(w_KNp, dim=-1)
-    return coding_rate(w_KNp, eps_squared).sum(-1)
+    if W.ndim < 2 or W.shape[-1] % num_heads:
+        raise ValueError(f"{num_heads} heads do not divide projected tokens of shape {tuple(W.shape)}")
+    return coding_rate(rearrange(W, "... N (K p) -> ... K N p", K=num_heads), eps_squared, unit_length).sum(-1)
+
+
+def rate_reduction(
+    Z: Tensor, U: Tensor, num_heads: int, eps_squared: float = 0.01, unit_length: bool = False
+) -> Tensor:
+    """Rate reduction ``R(Z) - R^c(Z; U[K])``, ``(..., N, d) -> (...)``; the paper, Eqs. (7), (8).
+
+    Args:
+        Z: the tokens.
+        U: the subspaces' bases side by side ``(d, K p)``; of a layer ``mssa.proj.weight.T``.
+        num_heads, eps_squared, unit_length: as for ``subspace_coding_rate``.
+    """
+    rate = coding_rate(Z, eps_squared, unit_length)
+    return rate - subspace_coding_rate(_widen(Z) @ _widen(U), num_heads, eps_squared, unit_length)
+
+
+def sparse_rate_reduction(
+    Z: Tensor, U: Tensor, num_heads: int, lambd: float = 0.1, eps_squared: float = 0.01, unit_length: bool = False
+) -> Tensor:
+    """The objective ``R(Z) - R^c(Z; U[K]) - lambda ||Z||_0``, ``(..., N, d) -> (...)``, which the paper maximises.
+
+    ``||Z||_0`` is the number of non-zero entries, through which no gradient passes.
+
+    Args:
+        lambd: lambda, the price of a non-zero entry.
+        Z, U, num_heads, eps_squared, unit_length: as for ``rate_reduction``.
+    """
+    entries = Z.shape[-1] * Z.shape[-2]
+    return rate_reduction(Z, U, num_heads, eps_squared, unit_length) - lambd * entries * nonzero_fraction(Z)
 
 
 def nonzero_fraction(Z: Tensor) -> Tensor:
     """Fraction of non-zero entries ``||Z||_0 / (d N)``, ``(..., N, d) -> (...)``; the paper, Section 3.1 (sparsity)."""
     return (Z != 0).to(torch.float64 if Z.dtype == torch.float64 else torch.float32).mean(dim=(-2, -1))
+
+
+def subspace_gram(U: Tensor, normalize: bool = True) -> Tensor:
+    """Gram matrix ``[U_1..U_K]^T [U_1..U_K]``, ``(d, K p) -> (K p, K p)``; the paper, Figure 7.
+
+    Args:
+        U: the subspaces' bases side by side.
+        normalize: scale each column to unit length first, as in the figure.
+    """
+    U = _widen(U)
+    if normalize:
+        U = torch.nn.functional.normalize(U, dim=-2)
+    return U.mT @ U
+
+
+def subspace_incoherence(U: Tensor, num_heads: int) -> Tensor:
+    """How unlike the subspaces are: the mean absolute cosine between directions of different heads, ``(d, K p) -> ()``.
+
+    0 for orthogonal subspaces, 1 if all directions are one. Random directions have about ``sqrt(2 / (pi d))``. The
+    paper shows the matrix (Figure 7) without a number for it; this one is ours.
+
+    Raises:
+        ValueError: there is one head only, or K does not divide ``K p``.
+    """
+    if num_heads < 2 or U.shape[-1] % num_heads:
+        raise ValueError(f"incoherence needs at least two heads that divide {U.shape[-1]} directions, got {num_heads}")
+    gram = subspace_gram(U).abs()
+    p = U.shape[-1] // num_heads
+    within = torch.block_diag(*[torch.ones(p, p, dtype=torch.bool, device=U.device)] * num_heads)
+    return gram[~within].mean()
+
+
+def _tokens(Z: Tensor, unit_length: bool) -> Tensor:
+    """Check tokens, widen half precision, and scale them to unit length if asked for."""
+    if Z.ndim < 2 or 0 in Z.shape[-2:] or not Z.is_floating_point():
+        raise ValueError(f"expected floating-point tokens of shape (..., N, d), got {Z.dtype} of {tuple(Z.shape)}")
+    Z = _widen(Z)
+    return torch.nn.functional.normalize(Z, dim=-1) if unit_length else Z
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
