@@ -1,10 +1,12 @@
 """Read what passes a model's taps, without a flag in its forward.
 
-A tap is an identity module with a public name: ``tap_w`` passes the tokens projected on the subspaces, ``(B, N, K p)``;
-``tap_half`` and ``tap_out`` pass Z^{l+1/2} and Z^{l+1}, ``(B, N, d)``. Any model that names its taps so can be read.
+A tap is an identity module with a public name, one in each layer. CRATE has ``tap_w``, which passes the tokens projected
+on the subspaces, ``(B, N, K p)``, and ``tap_half`` and ``tap_out``, which pass Z^{l+1/2} and Z^{l+1}, ``(B, N, d)``. ViT
+has ``tap_out`` and ``tap_act``, which passes the MLP's activations, ``(B, N, 4 d)``. Any model that names its taps so can
+be read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -12,9 +14,55 @@ from torch import Tensor, nn
 TAPS = ("tap_w", "tap_half", "tap_out")
 
 
+def find_taps(model: nn.Module, tap: str, layers: list[int] | None = None) -> dict[int, nn.Module]:
+    """The modules of a tap by layer, first layer 0; of the layers asked for only, negative ones counted from the last.
+
+    Raises:
+        ValueError: the model has no such tap, or no such layer.
+    """
+    modules = [module for name, module in model.named_modules() if name.rpartition(".")[2] == tap]
+    if not modules:
+        known = sorted({n.rpartition(".")[2] for n, _ in model.named_modules() if ".tap_" in f".{n}"})
+        has = f"it has {', '.join(known)}" if known else "it has none at all"
+        raise ValueError(f"{_name(model)} has no tap {tap!r}: {has}")
+    depth = len(modules)
+    if layers is None:
+        return dict(enumerate(modules))
+    wrong = [layer for layer in layers if not -depth <= layer < depth]
+    if wrong:
+        raise ValueError(f"layer {wrong[0]} is not there: {_name(model)} has {depth} layers, 0 to {depth - 1}")
+    return {layer % depth: modules[layer] for layer in layers}
+
+
 @contextmanager
-def capture(model: nn.Module, taps: tuple[str, ...] = TAPS) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect what passes the taps of every layer while the context is open, first layer first::
+def on_taps(
+    model: nn.Module, readers: dict[str, Callable[[int, Tensor], None]], layers: list[int] | None = None
+) -> Iterator[None]:
+    """Call a reader with (layer, tensor) for whatever passes its tap while the context is open.
+
+    The hooks are gone when the context closes, after an exception too. What a reader does not keep is freed, so that
+    memory does not grow with the number of images.
+
+    Raises:
+        ValueError: as ``find_taps``.
+    """
+    found = {tap: find_taps(model, tap, layers) for tap in readers}
+    handles = []
+    try:
+        for tap, read in readers.items():
+            for layer, module in found[tap].items():
+                handles.append(module.register_forward_hook(lambda _m, _i, out, r=read, n=layer: r(n, out)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def capture(
+    model: nn.Module, taps: tuple[str, ...] = TAPS, layers: list[int] | None = None
+) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what passes the taps while the context is open, first layer first::
 
         with capture(model) as seen:
             model(images)
@@ -23,19 +71,23 @@ def capture(model: nn.Module, taps: tuple[str, ...] = TAPS) -> Iterator[dict[str
     Each forward pass of the model starts afresh. The tensors are those of the forward pass, part of its graph. The
     hooks are gone when the context closes, after an exception too.
 
+    Args:
+        model: one with taps.
+        taps: which to read.
+        layers: of which layers, all if not given.
+
     Raises:
-        ValueError: the model has no such tap.
+        ValueError: the model has no such tap, or no such layer.
     """
     seen: dict[str, list[Tensor]] = {tap: [] for tap in taps}
-    handles = []
-    try:
-        for tap, values in seen.items():
-            modules = [m for name, m in model.named_modules() if name.rpartition(".")[2] == tap]
-            if not modules:
-                raise ValueError(f"{type(model).__name__} has no tap {tap!r}: choose from {', '.join(TAPS)}")
-            handles += [m.register_forward_hook(lambda _m, _i, out, v=values: v.append(out)) for m in modules]
-        handles.append(model.register_forward_pre_hook(lambda *_: [v.clear() for v in seen.values()] and None))
-        yield seen
-    finally:
-        for handle in handles:
+    readers = {tap: lambda _layer, out, v=values: v.append(out) for tap, values in seen.items()}
+    with on_taps(model, readers, layers):
+        handle = model.register_forward_pre_hook(lambda *_: [v.clear() for v in seen.values()] and None)
+        try:
+            yield seen
+        finally:
             handle.remove()
+
+
+def _name(model: nn.Module) -> str:
+    return type(getattr(model, "backbone", model)).__name__

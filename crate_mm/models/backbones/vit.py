@@ -17,12 +17,24 @@ VIT_ARCHS: dict[str, Arch] = {
 }
 
 
+class TappedGELU(nn.GELU):
+    """GELU whose output passes ``tap_act``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tap_act = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tap_act(super().forward(x))
+
+
 @BACKBONES.register_module()
 class ViT(VisionTransformer):
     """torchvision's VisionTransformer without its classifier: ``(B, C, S, S) -> (B, 1 + N, d)``, CLS token first.
 
     The MLPs are 4 d wide. The tokens have passed the final LayerNorm, so a head on them needs none of its own
-    (``LinearHead(norm=False)``). Parameters have torchvision's names.
+    (``LinearHead(norm=False)``). Parameters have torchvision's names. ``tap_out`` of each layer passes its tokens,
+    ``tap_act`` its MLP's activations ``(B, 1 + N, 4 d)`` (see ``crate_mm.analysis.capture``).
 
     Args:
         arch: a name of ``VIT_ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
@@ -48,6 +60,9 @@ class ViT(VisionTransformer):
         self.embed_dim = embed_dim
         self.in_channels = in_channels
         del self.heads
+        self.taps = nn.ModuleList(nn.ModuleDict({"tap_out": nn.Identity()}) for _ in range(depth))
+        for layer in self.encoder.layers:
+            layer.mlp[1] = TappedGELU()
         if in_channels != 3:
             self.conv_proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)
             nn.init.trunc_normal_(self.conv_proj.weight, std=(in_channels * patch_size**2) ** -0.5)  # torchvision's
@@ -69,4 +84,8 @@ class ViT(VisionTransformer):
                 f"got {tuple(images.shape)}: set img_size and in_channels of the backbone to the data's"
             )
         patches = self._process_input(images)
-        return self.encoder(torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1))
+        z = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1)
+        z = self.encoder.dropout(z + self.encoder.pos_embedding)
+        for layer, taps in zip(self.encoder.layers, self.taps):
+            z = taps["tap_out"](layer(z))
+        return self.encoder.ln(z)
