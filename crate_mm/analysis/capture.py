@@ -1,9 +1,9 @@
 """Read what passes a model's taps, without a flag in its forward.
 
-A tap is an identity module with a public name, one in each layer. CRATE has ``tap_w``, which passes the tokens projected
-on the subspaces, ``(B, N, K p)``, and ``tap_half`` and ``tap_out``, which pass Z^{l+1/2} and Z^{l+1}, ``(B, N, d)``. ViT
-has ``tap_out`` and ``tap_act``, which passes the MLP's activations, ``(B, N, 4 d)``. Any model that names its taps so can
-be read.
+A tap is an identity module with a public name, one in each layer. CRATE has ``tap_w``, which passes the tokens
+projected on the subspaces, ``(B, N, K p)``, and ``tap_half`` and ``tap_out``, which pass Z^{l+1/2} and Z^{l+1},
+``(B, N, d)``. ViT has ``tap_out`` and ``tap_act``, which passes the MLP's activations, ``(B, N, 4 d)``. Any model that
+names its taps so can be read.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,8 +1,11 @@
 """The layer-wise measures of the sparse rate reduction, as pure functions of tensors.
 
 Tokens are rows: ``Z`` has shape ``(..., N, d)`` with N tokens of dimension d; the paper writes them as columns. All
-functions work on any leading dimensions and any device, and are differentiable. Half precision is computed in float32;
-rates are in nats. Source: Yu et al., "White-Box Transformers via Sparse Rate Reduction", NeurIPS 2023.
+functions work on any leading dimensions and any device, and are differentiable. Rates are in nats. They are computed in
+float64, as the 1 in I + c Z^T Z is lost in float32 where tokens are many or long (in float32 on devices that have no
+other), and returned in float32 for tokens of less than float64.
+
+Source: Yu et al., "White-Box Transformers via Sparse Rate Reduction", NeurIPS 2023.
 """
 
 import torch
@@ -24,17 +27,20 @@ def coding_rate(Z: Tensor, eps_squared: float = 0.01, unit_length: bool = False)
     Raises:
         ValueError: Z is no floating-point ``(..., N, d)``, or ``eps_squared`` is not above 0.
     """
-    Z = _tokens(Z, unit_length)
+    if Z.ndim < 2 or 0 in Z.shape[-2:] or not Z.is_floating_point():
+        raise ValueError(f"expected floating-point tokens of shape (..., N, d), got {Z.dtype} of {tuple(Z.shape)}")
     if not eps_squared > 0:
         raise ValueError(f"eps_squared must be above 0, got {eps_squared}")
+    result = torch.promote_types(Z.dtype, torch.float32)
+    Z = _widen(Z)
+    if unit_length:
+        Z = torch.nn.functional.normalize(Z, dim=-1)
     N, d = Z.shape[-2:]
     gram = Z @ Z.mT if N <= d else Z.mT @ Z
     identity = torch.eye(gram.shape[-1], dtype=Z.dtype, device=Z.device)
-    # The matrix is I plus a positive semidefinite one, so a Cholesky factor exists. Rounding can take it away where
-    # float32 has tokens so long that the I is lost in the sum; not an error then, but NaN, as of any overflow.
-    factor, info = torch.linalg.cholesky_ex(identity + (d / (N * eps_squared)) * gram)
-    rate = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return torch.where(info == 0, rate, torch.nan)
+    # The matrix is I plus a positive semidefinite one, so a Cholesky factor exists.
+    factor = torch.linalg.cholesky(identity + (d / (N * eps_squared)) * gram)
+    return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).to(result)
 
 
 def subspace_coding_rate(W: Tensor, num_heads: int, eps_squared: float = 0.01, unit_length: bool = False) -> Tensor:
@@ -67,8 +73,9 @@ def rate_reduction(
         U: the subspaces' bases side by side ``(d, K p)``; of a layer ``mssa.proj.weight.T``.
         num_heads, eps_squared, unit_length: as for ``subspace_coding_rate``.
     """
-    rate = coding_rate(Z, eps_squared, unit_length)
-    return rate - subspace_coding_rate(_widen(Z) @ _widen(U), num_heads, eps_squared, unit_length)
+    result = torch.promote_types(Z.dtype, torch.float32)
+    rate = coding_rate(_widen(Z), eps_squared, unit_length)
+    return (rate - subspace_coding_rate(_widen(Z) @ _widen(U), num_heads, eps_squared, unit_length)).to(result)
 
 
 def sparse_rate_reduction(
@@ -98,10 +105,11 @@ def subspace_gram(U: Tensor, normalize: bool = True) -> Tensor:
         U: the subspaces' bases side by side.
         normalize: scale each column to unit length first, as in the figure.
     """
+    result = torch.promote_types(U.dtype, torch.float32)
     U = _widen(U)
     if normalize:
         U = torch.nn.functional.normalize(U, dim=-2)
-    return U.mT @ U
+    return (U.mT @ U).to(result)
 
 
 def subspace_incoherence(U: Tensor, num_heads: int) -> Tensor:
@@ -121,13 +129,5 @@ def subspace_incoherence(U: Tensor, num_heads: int) -> Tensor:
     return gram[~within].mean()
 
 
-def _tokens(Z: Tensor, unit_length: bool) -> Tensor:
-    """Check tokens, widen half precision, and scale them to unit length if asked for."""
-    if Z.ndim < 2 or 0 in Z.shape[-2:] or not Z.is_floating_point():
-        raise ValueError(f"expected floating-point tokens of shape (..., N, d), got {Z.dtype} of {tuple(Z.shape)}")
-    Z = _widen(Z)
-    return torch.nn.functional.normalize(Z, dim=-1) if unit_length else Z
-
-
 def _widen(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.device.type == "mps" else x.double()
