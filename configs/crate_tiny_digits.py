@@ -36,3 +36,5 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(warmup=4)
 train_cfg = dict(max_epochs=40)
+# R^c and sparsity of every layer, after the first epoch and every tenth, in the log and in TensorBoard.
+default_hooks = dict(white_box=dict(type="WhiteBoxHook", interval=10, num_images=64))

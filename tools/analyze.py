@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from crate_mm.analysis.attention import cls_attention
-from crate_mm.analysis.capture import capture, find_taps
+from crate_mm.analysis.capture import LayerError, capture, find_taps
 from crate_mm.analysis.layers import MEASURES, measure_layers, subspaces
 from crate_mm.analysis.measures import subspace_gram, subspace_incoherence
 from crate_mm.analysis.plots import (
@@ -101,7 +101,10 @@ def main() -> None:
         args.out = Path(args.out or f"work_dirs/{Path(args.config).stem}/analysis")
         args.out.mkdir(parents=True, exist_ok=True)
         cfg = load_config(args.config, args.cfg_options)
-        files = FIGURES[args.figure](args, cfg)
+        try:
+            files = FIGURES[args.figure](args, cfg)
+        except LayerError as error:  # on the command line the first layer is 1, as in the paper
+            raise LayerError(*error.arguments, first=1) from None
         print("wrote " + ", ".join(map(str, files)))
 
 
@@ -124,9 +127,13 @@ def analyze_layers(args: argparse.Namespace, cfg: Config) -> list[Path]:
         writer.writerow(["curve", "measure", "meaning", "layer", "mean", "std", "images"])
         for label, rows in curves.items():
             writer.writerows([label, r.measure, MEASURES[r.measure], r.layer, r.mean, r.std, r.count] for r in rows)
-    if "rc_half" in args.measures and not any(r.measure == "rc_half" for rows in curves.values() for r in rows):
+    there = {row.measure for rows in curves.values() for row in rows}
+    if not there & set(args.measures):
+        has = ", ".join(m for m in MEASURES if m in there)
+        raise ValueError(f"{name(model)} has none of the measures {', '.join(args.measures)}: choose from {has}")
+    if "rc_half" in args.measures and "rc_half" not in there:
         print(
-            f"{name(model)} has no subspaces: R^c is not defined, and what stands for sparsity is the share of "
+            f"{name(model)} has no subspaces: R^c is not defined, and in the place of sparsity is the share of "
             "positive MLP activations"
         )
     return [*save(plot_layers(curves, args.measures), args.out / "layers"), table]

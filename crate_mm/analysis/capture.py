@@ -14,6 +14,15 @@ from torch import Tensor, nn
 TAPS = ("tap_w", "tap_half", "tap_out")
 
 
+class LayerError(ValueError):
+    """There is no such layer."""
+
+    def __init__(self, layer: int, model: str, depth: int, first: int = 0) -> None:
+        self.arguments = layer, model, depth
+        shown = layer + first if layer >= 0 else layer
+        super().__init__(f"layer {shown} is not there: {model} has {depth} layers, {first} to {depth - 1 + first}")
+
+
 def find_taps(model: nn.Module, tap: str, layers: list[int] | None = None) -> dict[int, nn.Module]:
     """The modules of a tap by layer, first layer 0; of the layers asked for only, negative ones counted from the last.
 
@@ -30,7 +39,7 @@ def find_taps(model: nn.Module, tap: str, layers: list[int] | None = None) -> di
         return dict(enumerate(modules))
     wrong = [layer for layer in layers if not -depth <= layer < depth]
     if wrong:
-        raise ValueError(f"layer {wrong[0]} is not there: {_name(model)} has {depth} layers, 0 to {depth - 1}")
+        raise LayerError(wrong[0], _name(model), depth)
     return {layer % depth: modules[layer] for layer in layers}
 
 

@@ -104,6 +104,8 @@ def check_overrides(cfg: Config, overrides: dict) -> None:
                 node = node[int(part)]
             elif isinstance(node, dict) and part in node:
                 node, parent = node[part], node
+            elif where == "default_hooks" and isinstance(value, dict) and "type" in value:
+                node = None  # a further hook, whose type is looked up when it is built
             elif isinstance(node, dict):
                 known = _settings(node, where)
                 if known is None or part in known:
