@@ -129,7 +129,7 @@ def test_quickstart(tmp_path):
     command = ["bash", TOOLS / "quickstart.sh", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=1"]
     done = subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    figures = json.loads((tmp_path / "run" / "result.json").read_text())
+    figures = json.loads((tmp_path / "run" / "figures.json").read_text())
     assert f"{figures['top1']:.2f} % of 450 test images right" in done.stdout
     assert "parameters: 5.36 M" in done.stdout
     assert "Installing" not in done.stdout

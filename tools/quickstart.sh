@@ -16,7 +16,7 @@ took=$((SECONDS - start))
 
 echo "== Evaluate the best checkpoint on the held-out quarter"
 best=$(ls "$work_dir"/best_*.pth)
-python tools/test.py "$config" "$best" --work-dir "$work_dir/test" --json "$work_dir/result.json"
+python tools/test.py "$config" "$best" --work-dir "$work_dir/test" --json "$work_dir/figures.json"
 
 echo "== What the model costs"
 python tools/get_flops.py "$config" --depth 1
@@ -25,7 +25,7 @@ figures=$(python -c '
 import json, sys
 figures = json.load(open(sys.argv[1]))
 print("{top1:.2f} % of {num_samples} test images right".format(**figures))
-' "$work_dir/result.json")
+' "$work_dir/figures.json")
 
 cat <<EOF
 == Done: trained in $took s, $figures
