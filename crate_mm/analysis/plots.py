@@ -134,7 +134,7 @@ def plot_pca(images: list[np.ndarray], colors: list[np.ndarray], title: str) -> 
         colors: ``(rows, columns, 3)`` of 0..1.
         title: above them all.
     """
-    figure = Figure(figsize=(1.7 * len(images) + 0.3, 3.9), layout="constrained")
+    figure = Figure(figsize=(max(1.7 * len(images) + 0.3, 5.5), 3.9), layout="constrained")
     figure.suptitle(title, fontsize=10)
     above, below = figure.subplots(2, len(images), squeeze=False)
     for axes, image in zip(above, images):
