@@ -315,6 +315,8 @@ def test_a_folder_without_labels(run_tool, debug_checkpoint, tmp_path):
     folder.mkdir()
     for i in range(6):
         Image.fromarray(np.asarray(source[i][0])).save(folder / f"{i}.png")
+    for name, mode in (("7.png", "RGBA"), ("8.gif", "P"), ("9.jpg", "CMYK")):
+        Image.new(mode, (31, 20)).save(folder / name)
     (folder / "6.png").write_bytes(b"no image")
     both = ("test", "debug", debug_checkpoint, "--work-dir", tmp_path)
     done = run_tool(*both, "--folder", folder, "--out", tmp_path / "rows.csv")
@@ -324,8 +326,8 @@ def test_a_folder_without_labels(run_tool, debug_checkpoint, tmp_path):
     rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
     assert run_tool(*both, "--out", tmp_path / "all.csv").code == 0
     labelled = list(csv.DictReader((tmp_path / "all.csv").open()))[:6]
-    assert [Path(row["image"]).name for row in rows] == [f"{i}.png" for i in range(6)]
-    assert [row["top1"] for row in rows] == [row["top1"] for row in labelled]
+    assert [Path(row["image"]).name for row in rows] == [f"{i}.png" for i in range(6)] + ["7.png", "9.jpg"]
+    assert [row["top1"] for row in rows[:6]] == [row["top1"] for row in labelled]
     assert {row["label"] for row in rows} == {""}
 
 

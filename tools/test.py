@@ -81,6 +81,11 @@ def change_data(cfg: Config, args: argparse.Namespace) -> None:
     if args.folder:
         cfg.test_dataloader.dataset.source = {"type": "ImageFiles", "root": args.folder}
         cfg.test_dataloader.dataset.source["channels"] = len(cfg.model.get("preprocessor", {}).get("mean", "RGB"))
+        if "img_size" in cfg.model.backbone:
+            # Nothing to do after most configs' transforms, but some rely on images of one size.
+            size = cfg.model.backbone.img_size
+            fit = {"type": "Resize", "size": (size, size) if isinstance(size, int) else tuple(size)}
+            cfg.test_dataloader.dataset.transforms = [*cfg.test_dataloader.dataset.get("transforms", ()), fit]
     if args.real:
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, {"type": "ImageNetReaL", "labels": args.real}]

@@ -50,6 +50,16 @@ DERIVED = {
 }
 
 
+class _DictCalls(ast.NodeTransformer):
+    """Write ``dict(a=1)`` as ``{"a": 1}``, at any depth, as literals have no calls."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if getattr(node.func, "id", None) != "dict" or node.args:
+            return node
+        return ast.Dict([ast.Constant(k.arg) for k in node.keywords], [k.value for k in node.keywords])
+
+
 def parse_value(text: str) -> Any:
     """Read an override's value as Python would: a number, word, string, list, tuple or dict, ``dict(a=1)`` too.
 
@@ -60,9 +70,7 @@ def parse_value(text: str) -> Any:
         return words[text.lower()]
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-        if isinstance(tree, ast.Call) and getattr(tree.func, "id", None) == "dict" and not tree.args:
-            return {keyword.arg: ast.literal_eval(keyword.value) for keyword in tree.keywords}
-        value = ast.literal_eval(tree)
+        value = ast.literal_eval(_DictCalls().visit(tree))
         return list(value) if isinstance(value, tuple) and not text.strip().startswith("(") else value
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         if "," in text and not any(bracket in text for bracket in "([{"):

@@ -173,6 +173,7 @@ def test_preparing_leaves_the_users_config_alone():
         ("(8,12)", (8, 12)),
         ("[1,[2,3]]", [1, [2, 3]]),
         ("dict(a=1,b='x')", {"a": 1, "b": "x"}),
+        ("[dict(a=(1, 2), b=[dict()])]", [{"a": (1, 2), "b": [{}]}]),
         ("{'a': 1}", {"a": 1}),
         ("(8,12", "(8,12"),
         ("eval(open('x'))", "eval(open('x'))"),
