@@ -113,3 +113,25 @@ def test_patches_must_divide_the_image(img_size, patch_size):
 def test_an_image_of_another_size_is_refused(shape):
     with pytest.raises(ValueError, match=r"expected images of shape \(B, 3, 8, 8\), got"):
         TokenEmbedding(8, 4, 3, 8)(torch.rand(shape))
+
+
+@pytest.mark.parametrize("num_tokens", [3, 200])
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_a_fused_step_is_the_same_function(num_tokens, dtype, rtol):
+    ista = ISTA(24).to(dtype).eval()
+    x = torch.randn(2, num_tokens, 24, dtype=dtype)
+    with torch.no_grad():
+        plain = ista(x)
+        ista.fuse()
+        torch.testing.assert_close(ista(x), plain, rtol=rtol, atol=rtol)
+    assert set(ista.state_dict()) == {"dictionary"}
+
+
+def test_a_fused_step_refuses_to_train():
+    ista = ISTA(24)
+    ista.fuse()
+    with pytest.raises(RuntimeError, match="a fused model is for inference only"), torch.no_grad():
+        ista(torch.randn(2, 3, 24))
+    ista.eval()
+    with pytest.raises(RuntimeError, match="a fused model is for inference only"):
+        ista(torch.randn(2, 3, 24))

@@ -224,3 +224,11 @@ def test_state_dict_keys_are_a_contract():
         f"{block}ista.dictionary",
         *(f"head.{m}.{p}" for m in ("norm", "fc") for p in ("weight", "bias")),
     }
+
+
+def test_a_fused_model_gives_the_same_logits():
+    model, images = classifier().eval().double(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        plain = model(images)
+        model.backbone.fuse()
+        torch.testing.assert_close(model(images), plain, rtol=1e-10, atol=1e-10)

@@ -90,6 +90,12 @@ class CRATE(nn.Module):
         """The position embeddings by name, each with the (rows, columns) of patches that it is for."""
         return {"embedding.pos_embed": self.embedding.grid_size}
 
+    def fuse(self) -> "CRATE":
+        """Fold each layer's dictionary into one matrix, for faster inference; a fused model refuses to train."""
+        for block in self.blocks:
+            block.ista.fuse()
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
         z = self.embedding(images)
         for block in self.blocks:

@@ -15,7 +15,8 @@ class ISTA(nn.Module):
     ``D``, step size ``eta`` and sparsity weight ``lambda``. Source: the paper, Eq. (17).
 
     Both forms of the step below compute this function; they differ from the official code, which spends three
-    token-sized products on it. There is no residual connection around ISTA.
+    token-sized products on it. There is no residual connection around ISTA. After ``fuse`` one token-sized product is
+    all that is left.
     """
 
     def __init__(self, embed_dim: int, step_size: float = 0.1, lambd: float = 0.1) -> None:
@@ -24,8 +25,23 @@ class ISTA(nn.Module):
         self.lambd = lambd
         self.dictionary = nn.Parameter(torch.empty(embed_dim, embed_dim))
         nn.init.kaiming_uniform_(self.dictionary)
+        self.register_buffer("folded", None, persistent=False)
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Compute ``M = D - D^T D`` once, for inference; the dictionary may not change after that."""
+        D = self.dictionary.double()
+        self.folded = (D - D.mT @ D).to(self.dictionary.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.folded is not None:
+            if self.training or (torch.is_grad_enabled() and self.dictionary.requires_grad):
+                raise RuntimeError(
+                    "a fused model is for inference only: its dictionaries take no gradient. Use it in eval mode and "
+                    "under torch.no_grad() or torch.inference_mode(), and build it afresh to train"
+                )
+            update = F.linear(x, self.folded.mT)
+            return F.relu(torch.add(x, update, alpha=self.step_size) - self.step_size * self.lambd)
         D = self.dictionary
         num_tokens = x.numel() // x.shape[-1]
         if num_tokens < 2 * D.shape[0]:
