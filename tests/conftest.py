@@ -50,7 +50,7 @@ def run_tool(tmp_path):
     """Run ``tools/<name>.py`` with arguments in a process of its own, forked so that PyTorch need not load again."""
 
     def run(name: str, *args, cwd: Path = ROOT, timeout: float = 120, **env: str) -> Finished:
-        log = tmp_path / f"{name}-{len(list(tmp_path.glob('*.out')))}.out"
+        log = tmp_path / f"{name.replace('/', '_')}-{len(list(tmp_path.glob('*.out')))}.out"
         script = ROOT / "tools" / f"{name}.py"
         process = multiprocessing.get_context("fork").Process(
             target=_run, args=(script, [str(a) for a in args], log, cwd, env)

@@ -1,5 +1,6 @@
 """The models against the numbers of the official code, float64, 1e-9 relative (tests/data/README.md)."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -110,3 +111,16 @@ def test_loss_is_label_smoothed_cross_entropy(case):
     target = torch.full_like(log_p, 0.1 / log_p.shape[1])
     target[range(len(labels)), labels] += 0.9
     torch.testing.assert_close(model(images, labels, mode="loss")["loss"], -(target * log_p).sum(-1).mean())
+
+
+def test_the_benchmarks_textbook_form_and_the_fused_one(case, monkeypatch):
+    ref, model, images, _ = case
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools" / "benchmarks"))
+    from textbook import textbook_logits
+
+    fused = copy.deepcopy(model).eval()
+    fused.backbone.fuse()
+    with torch.no_grad():
+        for logits in (textbook_logits(model.eval(), images), fused(images)):
+            assert_close(logits[:, :10], ref["logits_first10"])
+            assert_close(logits.norm(), ref["logits_l2"])
