@@ -26,12 +26,14 @@ class ISTA(nn.Module):
         self.dictionary = nn.Parameter(torch.empty(embed_dim, embed_dim))
         nn.init.kaiming_uniform_(self.dictionary)
         self.register_buffer("folded", None, persistent=False)
+        self.register_buffer("threshold", None, persistent=False)
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Compute ``M = D - D^T D`` once, for inference; the dictionary may not change after that."""
+        """Compute ``eta M``, ``M = D - D^T D``, once, for inference; the dictionary may not change after that."""
         D = self.dictionary.double()
-        self.folded = (D - D.mT @ D).to(self.dictionary.dtype)
+        self.folded = (self.step_size * (D - D.mT @ D)).mT.to(self.dictionary.dtype).contiguous()
+        self.threshold = torch.full_like(self.folded[0], -self.step_size * self.lambd)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.folded is not None:
@@ -40,8 +42,7 @@ class ISTA(nn.Module):
                     "a fused model is for inference only: its dictionaries take no gradient. Use it in eval mode and "
                     "under torch.no_grad() or torch.inference_mode(), and build it afresh to train"
                 )
-            update = F.linear(x, self.folded.mT)
-            return F.relu(torch.add(x, update, alpha=self.step_size) - self.step_size * self.lambd)
+            return torch.add(x, F.linear(x, self.folded, self.threshold)).relu_()
         D = self.dictionary
         num_tokens = x.numel() // x.shape[-1]
         if num_tokens < 2 * D.shape[0]:
