@@ -1,6 +1,7 @@
 """What a run leaves behind: one JSON that says what was trained on what, how, and what came out."""
 
 import json
+import logging
 import platform
 import sys
 import time
@@ -13,6 +14,7 @@ import torchvision
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import nn
 
@@ -113,12 +115,17 @@ def model_name(backbone: dict) -> str:
 
 
 def describe_cost(model: nn.Module) -> dict:
-    """Parameters, those that train, and multiply-adds for one image (None for a model of unknown image size)."""
-    size = getattr(model.backbone, "img_size", None)
-    flops = None
+    """Parameters, those that train, and multiply-adds for one image.
+
+    The last is None for a model that does not tell its image size, or of a kind that fvcore cannot trace.
+    """
+    size, flops = getattr(getattr(model, "backbone", None), "img_size", None), None
     if size is not None:
-        device = next(model.parameters()).device
-        flops = count_complexity(model, torch.zeros(1, model.in_channels, *size, device=device)).flops
+        image = torch.zeros(1, model.in_channels, *size, device=next(model.parameters()).device)
+        try:
+            flops = count_complexity(model, image).flops
+        except Exception as error:  # a report may not end a training, whatever a user's model does to the tracer
+            print_log(f"multiply-adds are not counted: {error}", logger="current", level=logging.WARNING)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -77,12 +77,12 @@ def initialize(model: nn.Module, checkpoint: dict, source: str = "the checkpoint
 
     size = sum(value.numel() for name, value in wanted.items() if name.startswith("backbone."))
     found = sum(value.numel() for value in filled.values())
-    if 2 * found < size:
+    if not filled or 2 * found < size:
         unlike = [f"{name} is {what}" for name, what in result.dropped.items() if not name.startswith(HEAD)]
         lacking = [f"{name} is not in it" for name in result.new if not name.startswith(HEAD)]
         raise CheckpointError(
             f"{source} is of another model: it fills {found:,} of the backbone's {size:,} numbers; "
-            f"{(unlike or lacking)[0]}"
+            f"{(unlike or lacking or ['it holds no parameter'])[0]}"
         )
     model.load_state_dict({**wanted, **filled})
     return result

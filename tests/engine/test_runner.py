@@ -396,3 +396,15 @@ def test_averaged_weights_start_from_the_loaded_ones(tmp_path, debug_checkpoint)
         assert close or key.startswith("head."), key
     assert not torch.allclose(checkpoint["state_dict"]["head.fc.weight"], source["head.fc.weight"], atol=1e-4)
     assert checkpoint["meta"]["initialized_from"] == str(debug_checkpoint)
+
+
+def test_a_model_that_cannot_be_traced_still_trains(tmp_path, monkeypatch):
+    from crate_mm.engine import results
+
+    def fail(*args):
+        raise RuntimeError("no tracing")
+
+    monkeypatch.setattr(results, "count_complexity", fail)
+    train(tmp_path, train_cfg__max_epochs=1)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["flops"], result["parameters"] > 0) == (None, True)
