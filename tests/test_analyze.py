@@ -243,6 +243,7 @@ def test_the_hook_measures_while_training(tmp_path):
     [
         (dict(measures=["rate"]), "has no measure 'rate'"),
         (dict(interval=0), "needs interval >= 1"),
+        (dict(measures=["active"]), "the model has none of active"),
         ({}, "no val_dataloader"),
     ],
 )

@@ -40,7 +40,14 @@ def find_taps(model: nn.Module, tap: str, layers: list[int] | None = None) -> di
     wrong = [layer for layer in layers if not -depth <= layer < depth]
     if wrong:
         raise LayerError(wrong[0], _name(model), depth)
-    return {layer % depth: modules[layer] for layer in layers}
+    return {layer: modules[layer] for layer in sorted({layer % depth for layer in layers})}
+
+
+def _hook(read: Callable[[int, Tensor], None], layer: int) -> Callable:
+    def hook(_module: nn.Module, _inputs: tuple, out: Tensor) -> None:
+        read(layer, out)  # what it returns is dropped: PyTorch would put it in the output's place
+
+    return hook
 
 
 @contextmanager
@@ -60,7 +67,7 @@ def on_taps(
     try:
         for tap, read in readers.items():
             for layer, module in found[tap].items():
-                handles.append(module.register_forward_hook(lambda _m, _i, out, r=read, n=layer: r(n, out)))
+                handles.append(module.register_forward_hook(_hook(read, layer)))
         yield
     finally:
         for handle in handles:

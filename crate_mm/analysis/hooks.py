@@ -52,6 +52,14 @@ class WhiteBoxHook(Hook):
     def before_train(self, runner: Runner) -> None:
         if runner.val_loop is None:
             raise ValueError("WhiteBoxHook measures on validation images: the config has no val_dataloader")
+        model = getattr(runner.model, "module", runner.model)
+        names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+        if "tap_half" in names:
+            has = set(MEASURES) - {"active"}
+        else:
+            has = {m for m, tap in (("r_out", "tap_out"), ("active", "tap_act")) if tap in names}
+        if not has & set(self.measures):
+            raise ValueError(f"WhiteBoxHook: the model has none of {', '.join(self.measures)}, it has {sorted(has)}")
         if is_main_process():
             dataset = runner.val_dataloader.dataset
             count = min(self.num_images, len(dataset))

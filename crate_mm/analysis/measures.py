@@ -25,7 +25,7 @@ def coding_rate(Z: Tensor, eps_squared: float = 0.01, unit_length: bool = False)
         unit_length: scale each token to unit length first. A zero token stays zero.
 
     Raises:
-        ValueError: Z is no floating-point ``(..., N, d)``, or ``eps_squared`` is not above 0.
+        ValueError: Z is no floating-point ``(..., N, d)``, ``eps_squared`` is not above 0, or the rate is not finite.
     """
     if Z.ndim < 2 or 0 in Z.shape[-2:] or not Z.is_floating_point():
         raise ValueError(f"expected floating-point tokens of shape (..., N, d), got {Z.dtype} of {tuple(Z.shape)}")
@@ -39,7 +39,9 @@ def coding_rate(Z: Tensor, eps_squared: float = 0.01, unit_length: bool = False)
     gram = Z @ Z.mT if N <= d else Z.mT @ Z
     identity = torch.eye(gram.shape[-1], dtype=Z.dtype, device=Z.device)
     # The matrix is I plus a positive semidefinite one, so a Cholesky factor exists.
-    factor = torch.linalg.cholesky(identity + (d / (N * eps_squared)) * gram)
+    factor, info = torch.linalg.cholesky_ex(identity + (d / (N * eps_squared)) * gram)
+    if info.any():
+        raise ValueError("the coding rate is not finite: the tokens hold NaN or infinity, or eps_squared is too small")
     return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).to(result)
 
 

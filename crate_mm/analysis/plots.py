@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -155,7 +156,7 @@ def plot_features(points: np.ndarray, labels: np.ndarray, names: list[str], titl
     if len(present) <= 20:
         for number, label in enumerate(present):
             mine = labels == label
-            axes.scatter(*points[mine].T, s=6, color=f"C{number}" if cmap == "tab10" else None, label=names[label])
+            axes.scatter(*points[mine].T, s=6, color=colormaps[cmap](number), label=names[label])
         axes.legend(fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     else:
         axes.scatter(*points.T, s=6, c=labels, cmap="nipy_spectral")

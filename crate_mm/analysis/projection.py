@@ -45,6 +45,8 @@ def project(features: np.ndarray, method: str = "pca", seed: int = 0) -> np.ndar
     Raises:
         ValueError: unknown ``method``, or too few images for it.
     """
+    if len(features) < 2 or not np.isfinite(features).all() or np.ptp(features, axis=0).max() == 0:
+        raise ValueError("a projection needs at least two images, with features that are finite and not all the same")
     if method == "pca":
         from sklearn.decomposition import PCA
 

@@ -118,6 +118,7 @@ def test_degenerate_tokens_give_finite_rates(shape, dtype, unit_length):
         (lambda: coding_rate(torch.zeros(4)), r"expected floating-point tokens of shape \(..., N, d\)"),
         (lambda: coding_rate(torch.zeros(0, 4)), "got torch.float32 of"),
         (lambda: coding_rate(torch.zeros(3, 4, dtype=torch.long)), "got torch.int64 of"),
+        (lambda: coding_rate(torch.full((3, 4), torch.nan)), "the coding rate is not finite"),
         (lambda: coding_rate(torch.zeros(3, 4), 0.0), "eps_squared must be above 0, got 0.0"),
         (
             lambda: subspace_coding_rate(torch.zeros(3, 4), 3),

@@ -9,7 +9,7 @@ import torch
 from crate_mm import get_model
 from crate_mm.analysis import measures
 from crate_mm.analysis.attention import cls_attention
-from crate_mm.analysis.capture import capture, find_taps
+from crate_mm.analysis.capture import capture, find_taps, on_taps
 from crate_mm.analysis.layers import MEASURES, Moments, measure_layers, subspaces
 from crate_mm.analysis.projection import pca_colors, project
 from crate_mm.models import ImageClassifier
@@ -202,9 +202,22 @@ def test_projections_keep_groups_apart(method):
 
 def test_an_unknown_projection():
     with pytest.raises(ValueError, match="unknown method 'umap': choose pca, tsne"):
-        project(np.zeros((5, 3)), "umap")
+        project(np.eye(5), "umap")
     with pytest.raises(ValueError, match="t-SNE needs at least four images"):
-        project(np.zeros((3, 3)), "tsne")
+        project(np.eye(3), "tsne")
+    for features in (np.ones((9, 3)), np.full((9, 3), np.nan), np.zeros((1, 3))):
+        for method in ("pca", "tsne"):
+            with pytest.raises(ValueError, match="at least two images, with features that are finite"):
+                project(features, method)
+
+
+def test_layers_come_in_their_order_and_readers_change_nothing(images):
+    model = build()
+    assert list(find_taps(model, "tap_out", [-1, 0, 2])) == [0, 2]
+    with torch.no_grad(), on_taps(model, {"tap_out": lambda layer, z: 0 * z}):
+        read = model(images)
+    with torch.no_grad():
+        assert torch.equal(model(images), read)
 
 
 def test_get_model_can_be_measured():
