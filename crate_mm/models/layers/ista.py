@@ -42,15 +42,23 @@ class ISTA(nn.Module):
                     "a fused model is for inference only: its dictionaries take no gradient. Use it in eval mode and "
                     "under torch.no_grad() or torch.inference_mode(), and build it afresh to train"
                 )
-            return torch.add(x, F.linear(x, self.folded, self.threshold)).relu_()
+            return self._shrink(x, F.linear(x, self.folded, self.threshold))
         D = self.dictionary
         num_tokens = x.numel() // x.shape[-1]
         if num_tokens < 2 * D.shape[0]:
-            update = F.linear(x - F.linear(x, D), D.T)  # (x - x D^T) D: two token-sized products
+            step = F.linear(x - F.linear(x, D), self.step_size * D.T)  # two token-sized products
         else:
-            update = F.linear(x, (D - D.T @ D).T)  # x M, M = D - D^T D: one token-sized and one d x d x d product
-        # The identity stays out of the product, so that under autocast x keeps its full precision.
-        return F.relu(torch.add(x, update, alpha=self.step_size) - self.step_size * self.lambd)
+            step = F.linear(x, self.step_size * (D - D.T @ D).T)  # x M: one token-sized and one d x d x d product
+        return self._shrink(x, step, self.step_size * self.lambd)
+
+    @staticmethod
+    def _shrink(x: Tensor, step: Tensor, threshold: float = 0.0) -> Tensor:
+        """Return ``ReLU(x + step - threshold)``, in the memory of ``step`` where it has the dtype of ``x``.
+
+        The identity stays out of the products, so that under autocast ``x`` keeps its full precision.
+        """
+        code = step.add_(x) if step.dtype == x.dtype else step + x
+        return (code.sub_(threshold) if threshold else code).relu_()
 
     def extra_repr(self) -> str:
         return f"{self.dictionary.shape[0]}, step_size={self.step_size}, lambd={self.lambd}"
