@@ -7,23 +7,12 @@ import mmengine.hooks
 import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank, is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import print_log
 from mmengine.runner import Runner, set_random_seed
 
 from ..registry import HOOKS, suggest
-
-
-class RunStoppedError(RuntimeError):
-    """A run that stops itself, for a reason that the message gives."""
-
-
-def not_finite_message(what: str, value: torch.Tensor, iteration: int, lr: float) -> str:
-    """Say what is not finite, when, and what may help."""
-    return (
-        f"the {what} is {value.item()} at iteration {iteration} (learning rate {lr:.3g}): try a smaller learning rate, "
-        "more warm-up or optim_wrapper.clip_grad.max_norm=1, and go on from the last checkpoint with --resume"
-    )
+from .finite import FiniteCheck, RunStoppedError
 
 
 @HOOKS.register_module()
@@ -88,11 +77,43 @@ class StopOnNonFiniteLoss(Hook):
 
     priority = "VERY_HIGH"
 
+    def __init__(self) -> None:
+        self.check = FiniteCheck("loss")
+
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
-        loss = outputs["loss"]
-        if not torch.isfinite(loss):
-            lr = runner.optim_wrapper.get_lr()["lr"][0]
-            raise RunStoppedError(not_finite_message("loss", loss, runner.iter + 1, lr))
+        self.check.see(outputs["loss"], runner.iter + 1, runner.optim_wrapper.get_lr()["lr"][0])
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        # Before the checkpoint, which is of lower priority.
+        self.check.settle()
+        if hasattr(runner.optim_wrapper, "check"):
+            runner.optim_wrapper.check.settle()
+
+
+@HOOKS.register_module()
+class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
+    """MMEngine's hook, which fetches the losses from a GPU all together when they are logged.
+
+    MMEngine's own fetches each at its iteration, for which the host waits until the GPU has nothing left to do.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[dict[str, torch.Tensor]] = []
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        self.waiting.append(outputs)
+        # LoggerHook, of lower priority, reads them now.
+        logged = any(self.every_n_inner_iters(batch_idx, h.interval) for h in runner.hooks if isinstance(h, LoggerHook))
+        on_host = not any(value.is_cuda for value in outputs.values())
+        if on_host or logged or self.end_of_epoch(runner.train_dataloader, batch_idx):
+            self.fetch(runner)
+
+    def fetch(self, runner: Runner) -> None:
+        """Hand all that waits to the log, in its order."""
+        waiting, self.waiting = self.waiting, []
+        columns = {key: torch.stack([row[key].detach() for row in waiting]).tolist() for key in waiting[0]}
+        for row in range(len(waiting)):
+            super().after_train_iter(runner, row, outputs={key: column[row] for key, column in columns.items()})
 
 
 @HOOKS.register_module()

@@ -1,5 +1,9 @@
 """The training loop: one iteration is one optimisation step."""
 
+from collections.abc import Iterable, Iterator
+
+import torch
+from mmengine.device import get_device
 from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
@@ -22,6 +26,16 @@ class TrainLoop(EpochBasedTrainLoop):
         super().__init__(runner, dataloader, **kwargs)
         self.micro_batches = micro_batches
 
+    def run_epoch(self) -> None:
+        """Train for an epoch; on a GPU the next batch's images are on their way while a step is computed."""
+        loader = self.dataloader
+        if get_device() == "cuda":
+            self.dataloader = DevicePrefetcher(loader)
+        try:
+            super().run_epoch()
+        finally:
+            self.dataloader = loader
+
     def run_iter(self, idx: int, data_batch: dict[str, Tensor]) -> None:
         """Take one optimisation step on a device's batch."""
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
@@ -40,3 +54,43 @@ def split_batch(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]
         return [batch]
     chunks = {key: value.chunk(parts) for key, value in batch.items()}
     return [{key: chunk[part] for key, chunk in chunks.items()} for part in range(parts)]
+
+
+class DevicePrefetcher:
+    """Iterate over a loader with pinned memory, one batch ahead, with images and labels copied to the GPU meanwhile.
+
+    What the hooks read on the host, such as ``sample_idx``, stays there.
+    """
+
+    def __init__(self, loader: Iterable[dict[str, Tensor]], keys: tuple[str, ...] = ("inputs", "labels")) -> None:
+        self.loader = loader
+        self.keys = keys
+        self.stream = torch.cuda.Stream()
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str):
+        return getattr(self.loader, name)  # hooks ask for its dataset and sampler
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        following = None
+        for batch in self.loader:
+            batch, following = following, self._copy(batch)
+            if batch is not None:
+                yield self._receive(batch)
+        if following is not None:
+            yield self._receive(following)
+
+    def _copy(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.cuda.stream(self.stream):
+            copied = {key: batch[key].to("cuda", non_blocking=True) for key in self.keys if key in batch}
+        return {**batch, **copied}
+
+    def _receive(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        stream = torch.cuda.current_stream()
+        stream.wait_stream(self.stream)
+        for key in self.keys:
+            if key in batch:
+                batch[key].record_stream(stream)  # its memory is not given out again before the step has read it
+        return batch

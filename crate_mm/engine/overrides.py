@@ -31,7 +31,7 @@ _UNTYPED = {
 }
 _EXTRA = {
     "": ["data_root", "global_batch_size", "max_batch_per_device", "ema_momentum", "custom_imports"]
-    + ["model_wrapper_cfg", "find_unused_parameters", "activation_checkpointing"],
+    + ["model_wrapper_cfg", "find_unused_parameters", "activation_checkpointing", "compile_blocks", "zero"],
     "env_cfg": ["mp_cfg", "dist_cfg", "resource_limit"],
     "optim_wrapper.clip_grad": ["type", "max_norm", "clip_value"],
     "optim_wrapper.paramwise_cfg": [

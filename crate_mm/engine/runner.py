@@ -28,6 +28,7 @@ import crate_mm
 from ..conversion import from_official, is_official
 from ..registry import RUNNERS
 from .batch import BatchPlan
+from .blocks import prepare_blocks
 from .checkpoint import CheckpointError, load_weights, read_checkpoint
 from .config import prepare
 from .launch import init_processes
@@ -89,6 +90,10 @@ class Runner(mmengine.runner.Runner):
         return "  " + ", ".join(type(hook).__name__ for hook in self.hooks)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        recompute = self.cfg.get("activation_checkpointing")
+        prepare_blocks(model, self.cfg.get("compile_blocks"), recompute is True)
+        if isinstance(recompute, bool):
+            self.cfg.activation_checkpointing = None  # MMEngine takes names of modules under this key
         if model_wrapper_cfg or not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
         device = get_device()

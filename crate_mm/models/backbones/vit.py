@@ -77,6 +77,10 @@ class ViT(VisionTransformer):
         side = self.image_size // self.patch_size
         return {"encoder.pos_embedding": (side, side)}
 
+    @property
+    def blocks(self) -> nn.Sequential:
+        return self.encoder.layers
+
     def forward(self, images: Tensor) -> Tensor:
         if tuple(images.shape[1:]) != (self.in_channels, *self.img_size):
             raise ValueError(

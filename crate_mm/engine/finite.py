@@ -1,0 +1,62 @@
+"""Numbers that must be finite, looked at without making the host wait for the device."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class RunStoppedError(RuntimeError):
+    """A run that stops itself, for a reason that the message gives."""
+
+
+class _Pending(NamedTuple):
+    value: Tensor
+    arrived: "torch.cuda.Event"
+    iteration: int
+    lr: float
+
+
+class FiniteCheck:
+    """Stops a run at a number that is not finite.
+
+    A number on a GPU is copied to the host behind the work that computes it, and looked at when the next one comes:
+    the GPU is never idle for it. The steps between are lost with the run, as ``settle`` comes before a checkpoint.
+
+    Args:
+        name: of the number, for the message.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._pending: _Pending | None = None
+
+    def see(self, value: Tensor, iteration: int, lr: float) -> None:
+        """Take note of an iteration's number.
+
+        Raises:
+            RunStoppedError: it, or the one before it, is not finite.
+        """
+        self.settle()
+        if value.is_cuda:
+            host = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value.detach(), non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+            self._pending = _Pending(host, arrived, iteration, lr)
+        else:
+            self._check(value, iteration, lr)
+
+    def settle(self) -> None:
+        """Look at the number that is still on its way; raise ``RunStoppedError`` if it is not finite."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.arrived.synchronize()
+            self._check(pending.value, pending.iteration, pending.lr)
+
+    def _check(self, value: Tensor, iteration: int, lr: float) -> None:
+        if not torch.isfinite(value):
+            raise RunStoppedError(
+                f"the {self.name} is {value.item()} at iteration {iteration} (learning rate {lr:.3g}): try a smaller "
+                "learning rate, more warm-up or optim_wrapper.clip_grad.max_norm=1, and go on from the last checkpoint "
+                "with --resume"
+            )

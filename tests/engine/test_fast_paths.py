@@ -1,0 +1,223 @@
+"""Every fast path computes what the plain one does."""
+
+import copy
+import sys
+
+import lion_pytorch
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.logging import MessageHub
+
+from crate_mm.analysis.capture import capture
+from crate_mm.engine import Runner, load_config, read_checkpoint
+from crate_mm.engine.blocks import can_compile, checkpoint_blocks, compile_blocks
+from crate_mm.engine.finite import FiniteCheck, RunStoppedError
+from crate_mm.engine.hooks import RuntimeInfoHook
+from crate_mm.engine.loops import DevicePrefetcher
+from crate_mm.engine.optim import Lion
+from crate_mm.models import ImageClassifier
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tools" / "benchmarks"))
+from textbook import textbook_logits
+
+needs_compile = pytest.mark.skipif(not can_compile(), reason="PyTorch before 2.6")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def small_model(backbone="CRATE") -> ImageClassifier:
+    torch.manual_seed(0)
+    arch = dict(embed_dim=48, depth=3, num_heads=3)
+    return ImageClassifier(
+        dict(type=backbone, arch=arch, img_size=32, patch_size=8),
+        dict(type="LinearHead", num_classes=10, norm=backbone == "CRATE"),
+    )
+
+
+def images_and_labels(count=8):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 3, 32, 32, generator=generator), torch.arange(count) % 10
+
+
+def gradients(model, forward=None) -> dict[str, torch.Tensor]:
+    images, labels = images_and_labels()
+    model.zero_grad()
+    F.cross_entropy((forward or model)(images), labels, label_smoothing=0.1).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def assert_gradients_agree(ours, expected, tolerance=1e-4):
+    for name, gradient in expected.items():
+        error = (ours[name] - gradient).norm() / gradient.norm()
+        assert error < tolerance, (name, error)
+
+
+@needs_compile
+@pytest.mark.parametrize(("backbone", "graphs"), [("CRATE", 1), ("ViT", 2)])  # ViT's first block gets other strides
+def test_compiled_blocks_are_the_same_function(backbone, graphs):
+    plain, compiled = small_model(backbone), small_model(backbone)
+    torch._dynamo.utils.counters.clear()
+    compile_blocks(compiled)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    assert_gradients_agree(gradients(compiled), gradients(plain))
+    stats = torch._dynamo.utils.counters["stats"]
+    assert stats["unique_graphs"] == graphs, stats  # for three blocks
+    images, _ = images_and_labels()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled.eval()(images), plain.eval()(images), rtol=1e-5, atol=1e-5)
+
+
+@needs_compile
+def test_the_taps_of_compiled_blocks_can_be_read():
+    model = small_model().eval()
+    images, _ = images_and_labels(2)
+    with torch.no_grad(), capture(model) as seen:
+        model(images)
+        expected = copy.deepcopy(seen)
+    compile_blocks(model)
+    with torch.no_grad():
+        model(images)
+        with capture(model) as seen:
+            model(images)
+    torch.testing.assert_close(seen, expected)
+
+
+@needs_compile
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_run_with_compiled_blocks_takes_the_same_steps(tmp_path, recompute):
+    def train(name, **options):
+        cfg = load_config("debug", {"train_cfg.max_epochs": 1, "optim_wrapper.optimizer.type": "SGD", **options})
+        cfg.work_dir = str(tmp_path / name)
+        Runner.from_cfg(cfg).train()
+        return read_checkpoint(tmp_path / name / "epoch_1.pth")["state_dict"]
+
+    plain = train("plain")
+    fast = train("fast", compile_blocks=True, activation_checkpointing=recompute)
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["CRATE", "ViT"])
+def test_recomputed_blocks_have_the_same_gradients_and_keep_less(backbone):
+    def saved_bytes(model) -> tuple[int, dict]:
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
+            images, labels = images_and_labels()
+            loss = F.cross_entropy(model(images), labels)
+        kept = sum(sizes)
+        loss.backward()
+        return kept, {name: p.grad for name, p in model.named_parameters()}
+
+    model, frugal = small_model(backbone), small_model(backbone)
+    checkpoint_blocks(frugal)
+    assert list(frugal.state_dict()) == list(model.state_dict())
+    (all_kept, expected), (kept, ours) = saved_bytes(model), saved_bytes(frugal)
+    assert kept < all_kept / 2
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+
+def test_a_backbone_without_blocks_is_named():
+    model = ImageClassifier(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+    with pytest.raises(ValueError, match="Flatten has no attribute blocks"):
+        checkpoint_blocks(model)
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+def test_crate_is_the_textbook_form(fuse):
+    model = small_model()
+    images, _ = images_and_labels()
+    if not fuse:
+        assert_gradients_agree(gradients(model), gradients(model, lambda x: textbook_logits(model, x)))
+    model.eval()
+    with torch.no_grad():
+        expected = textbook_logits(model, images)
+        if fuse:
+            model.backbone.fuse()
+        torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["plain", "fused", pytest.param("compiled", marks=needs_compile)])
+def test_bf16_errs_no_more_than_the_textbook_form(form):
+    model = small_model().eval()
+    images, _ = images_and_labels(64)
+    with torch.no_grad():
+        exact = textbook_logits(copy.deepcopy(model).double(), images.double())
+
+        def error(forward):
+            with torch.autocast("cpu", torch.bfloat16):
+                return (forward(images).double() - exact).square().mean().sqrt().item()
+
+        textbook = error(lambda x: textbook_logits(model, x))
+        if form == "fused":
+            model.backbone.fuse()
+        elif form == "compiled":
+            compile_blocks(model)
+        ours = error(model)
+    assert 0 < ours < 1.1 * textbook
+
+
+def lion_steps(optimizer_class, steps=4, state=None, **settings):
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in ((5, 3), (7,), (2, 2, 2), (4,))]
+    groups = [{"params": params[:2]}, {"params": params[2:], "weight_decay": 0.0, "lr": 3e-3}]
+    optimizer = optimizer_class(groups, lr=1e-2, **settings)
+    if state:
+        optimizer.load_state_dict(state)
+    for step in range(steps):
+        for index, p in enumerate(params):
+            # The last parameter has a gradient in later steps only; some gradients are 0.
+            p.grad = None if index == 3 and step < 2 else torch.randn(p.shape).relu() - torch.randn(p.shape).relu()
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.9
+        optimizer.step()
+    return params, optimizer.state_dict()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(weight_decay=0.5),
+        dict(betas=(0.95, 0.98)),
+        dict(weight_decay=0.1, decoupled_weight_decay=True),
+    ],
+)
+def test_lion_is_lion_pytorch_to_the_last_bit(settings):
+    expected, their_state = lion_steps(lion_pytorch.Lion, **settings)
+    params, state = lion_steps(Lion, **settings)
+    torch.testing.assert_close(params, expected, rtol=0, atol=0)
+    torch.testing.assert_close(state, their_state, rtol=0, atol=0)
+    # Each goes on from the other's state.
+    one, _ = lion_steps(Lion, state=their_state, **settings)
+    other, _ = lion_steps(lion_pytorch.Lion, state=state, **settings)
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_losses_that_waited_are_logged_in_order():
+    class OneRun:
+        message_hub = MessageHub.get_instance("losses_that_waited")
+
+    hook = RuntimeInfoHook()
+    hook.waiting = [{"loss": torch.tensor(float(i))} for i in range(5)]
+    hook.fetch(OneRun)
+    assert OneRun.message_hub.get_scalar("train/loss").data[0].tolist() == [0, 1, 2, 3, 4]
+    assert hook.waiting == []
+
+
+@needs_gpu
+def test_a_number_on_the_gpu_is_checked_one_step_later():
+    check = FiniteCheck("loss")
+    check.see(torch.tensor(float("nan"), device="cuda"), 7, 0.1)
+    with pytest.raises(RunStoppedError, match="the loss is nan at iteration 7"):
+        check.settle()
+
+
+@needs_gpu
+def test_the_prefetcher_gives_the_loaders_batches():
+    batches = [
+        {"inputs": torch.full((2, 3), i).pin_memory(), "labels": torch.tensor([i, i]), "sample_idx": torch.tensor([i])}
+        for i in range(4)
+    ]
+    for batch, expected in zip(DevicePrefetcher(batches), batches, strict=True):
+        assert batch["inputs"].is_cuda
+        assert not batch["sample_idx"].is_cuda
+        assert torch.equal(batch["inputs"].cpu(), expected["inputs"])
