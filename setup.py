@@ -26,6 +26,7 @@ setup(
         "einops>=0.8",
         "fvcore>=0.1.5.post20221221",
         "scikit-learn>=1.3",  # the digits; with it comes scipy, which reads the flowers' labels
+        "simplejpeg>=1.8",
         "matplotlib>=3.7",
         "tensorboard>=2.14",
         "rich>=13",

@@ -59,7 +59,7 @@ def test_in1k_is_the_papers_recipe(name):
     assert cfg.optim_wrapper == dict(optimizer=dict(type="Lion", lr=2.4e-4, weight_decay=0.5))
     assert (cfg.global_batch_size, cfg.train_cfg.max_epochs, cfg.param_scheduler.warmup) == (2048, 150, 5)
     assert cfg.train_dataloader.dataset.transforms == [
-        dict(type="RandomResizedCrop", size=224),
+        dict(type="DecodeRandomResizedCrop", size=224),
         dict(type="RandomHorizontalFlip"),
     ]
     for loader in (cfg.val_dataloader, cfg.test_dataloader):

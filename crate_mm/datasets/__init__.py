@@ -1,6 +1,8 @@
 from .benchmarks import CIFAR10, CIFAR100, FashionMNIST, Flowers102, OxfordIIITPet
 from .classification import ClassificationDataset, UnreadableImagesError
+from .decode import DecodeRandomResizedCrop
 from .folders import ClassFolders, ImageFiles, ImageNet, imagenet_class_names
+from .packed import PackedImages
 from .sampler import GlobalBatchSampler
 from .sources import Digits
 from .transforms import build_transforms
@@ -10,6 +12,7 @@ __all__ = [
     "CIFAR100",
     "ClassFolders",
     "ClassificationDataset",
+    "DecodeRandomResizedCrop",
     "Digits",
     "FashionMNIST",
     "Flowers102",
@@ -17,6 +20,7 @@ __all__ = [
     "ImageFiles",
     "ImageNet",
     "OxfordIIITPet",
+    "PackedImages",
     "UnreadableImagesError",
     "build_transforms",
     "imagenet_class_names",

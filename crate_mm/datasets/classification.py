@@ -9,6 +9,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..registry import DATASETS
+from .decode import DecodeRandomResizedCrop
 from .transforms import build_transforms, to_uint8
 
 # What PIL and the operating system raise for files that are missing, truncated, damaged or absurdly large.
@@ -33,13 +34,19 @@ class ClassificationDataset(Dataset):
 
     Args:
         source: config of ``DATASETS`` for a map-style dataset of (PIL image, label) pairs, or such a dataset.
-        transforms: configs of ``TRANSFORMS`` that leave a PIL image or a uint8 tensor.
+        transforms: configs of ``TRANSFORMS`` that leave a PIL image or a uint8 tensor. Where the first is a
+            ``DecodeRandomResizedCrop`` and the source has ``read(i) -> (bytes, label)``, it gets the encoded image.
         max_unreadable: how many images may be unreadable before the run stops.
     """
 
     def __init__(self, source: dict | Dataset, transforms: list[dict] = (), max_unreadable: int = 100) -> None:
         self.source = DATASETS.build(source) if isinstance(source, dict) else source
-        self.transforms = build_transforms(list(transforms))
+        transforms = build_transforms(list(transforms))
+        steps = getattr(transforms, "transforms", ())
+        self.decode = None  # a first transform that takes the encoded image
+        if steps and isinstance(steps[0], DecodeRandomResizedCrop) and hasattr(self.source, "read"):
+            self.decode, transforms = steps[0], build_transforms(steps[1:])
+        self.transforms = transforms
         self.max_unreadable = max_unreadable
 
     @property
@@ -65,9 +72,7 @@ class ClassificationDataset(Dataset):
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict:
         asked, seed = index if isinstance(index, tuple) else (index, None)
-        position, (image, label) = self._read(asked)
-        if seed is not None:
-            seed_everything(seed)
+        position, (image, label) = self._read(asked, seed)
         return {
             "inputs": to_uint8(self.transforms(image)),
             "labels": label,
@@ -75,13 +80,20 @@ class ClassificationDataset(Dataset):
             "unreadable": -1 if position == asked else asked,
         }
 
-    def _read(self, asked: int) -> tuple[int, tuple[Image.Image, int]]:
-        """Read the image asked for or the next readable one: its position and the (image, label) pair."""
+    def _load(self, position: int, seed: int | None) -> tuple[Image.Image | torch.Tensor, int]:
+        """The (image, label) pair at a position, with the random states seeded for its transforms."""
+        image, label = self.source.read(position) if self.decode else self.source[position]
+        if seed is not None:
+            seed_everything(seed)
+        return (self.decode(image) if self.decode else image), label
+
+    def _read(self, asked: int, seed: int | None) -> tuple[int, tuple[Image.Image | torch.Tensor, int]]:
+        """Load the image asked for or the next readable one: its position and the (image, label) pair."""
         failed, reason = [], ""
         for step in range(len(self)):
             position = (asked + step) % len(self)
             try:
-                return position, self.source[position]
+                return position, self._load(position, seed)
             except UNREADABLE as error:
                 reason = str(error) or type(error).__name__
                 failed.append(self.path(position))
@@ -94,7 +106,7 @@ class ClassificationDataset(Dataset):
     def reason_unreadable(self, position: int) -> str:
         """Try to read an image again and return why it cannot be read."""
         try:
-            self.source[position]
+            self._load(position, None)
         except UNREADABLE as error:
             return str(error) or type(error).__name__
         return "it could not be read at first, now it can"

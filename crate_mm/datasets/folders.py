@@ -48,6 +48,11 @@ class ImageNet(datasets.ImageFolder):
     def path(self, index: int) -> str:
         return self.samples[index][0]
 
+    def read(self, index: int) -> tuple[bytes, int]:
+        """The encoded image and its label."""
+        path, label = self.samples[index]
+        return Path(path).read_bytes(), label
+
 
 def imagenet_class_names() -> list[str]:
     """The English names of ImageNet-1K's classes, in the order of the sorted WordNet ids."""
@@ -103,6 +108,11 @@ class ClassFolders(datasets.ImageFolder):
 
     def path(self, index: int) -> str:
         return self.samples[index][0]
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """The encoded image and its label."""
+        path, label = self.samples[index]
+        return Path(path).read_bytes(), label
 
 
 @DATASETS.register_module()

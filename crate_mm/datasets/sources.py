@@ -2,7 +2,7 @@
 
 Any class of this kind can be a source, one of your own too: ``__getitem__(i)`` returns a PIL image and an integer
 label, ``__len__`` the number of samples. Optional are ``classes``, the class names in the order of the labels, and
-``path(i)``, which names the i-th image in messages.
+``path(i)``, which names the i-th image in messages, and ``read(i)``, the encoded image and its label, which is faster.
 """
 
 import numpy as np

@@ -9,7 +9,7 @@ train_dataloader = dict(
         type="ClassificationDataset",
         source=dict(type="ImageNet", split="train"),
         transforms=[
-            dict(type="RandomResizedCrop", size=224),
+            dict(type="DecodeRandomResizedCrop", size=224),
             dict(type="RandomHorizontalFlip"),
         ],
     ),

@@ -1,0 +1,113 @@
+"""From JPEG bytes to a random crop, with no step between that costs more than it must."""
+
+import io
+import math
+import threading
+
+import numpy as np
+import simplejpeg
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from ..registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class DecodeRandomResizedCrop(v2.RandomResizedCrop):
+    """torchvision's ``RandomResizedCrop`` that starts from the encoded image: bytes to uint8 ``(3, height, width)``.
+
+    The crop is drawn by torchvision, so that its distribution is torchvision's. A plain colour JPEG is decoded by
+    libjpeg-turbo, at a half, a quarter or an eighth of its size where the crop is at least that much larger than what
+    is asked for, and the crop alone is resized, as uint8. Everything else (PNG, gray, CMYK, ...) is decoded by PIL, and
+    a PIL image is taken as well.
+
+    As the first transform of a ``ClassificationDataset`` it gets the bytes of sources that have ``read``.
+
+    Args: as for torchvision's ``RandomResizedCrop``, with bilinear or bicubic interpolation and antialiasing.
+
+    Raises:
+        ValueError: (when built) another interpolation.
+        OSError, ValueError: (when called) the bytes are no image, or not a whole one.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._thread = threading.local()
+        self.mode = InterpolationMode(self.interpolation).value
+        if self.mode not in ("bilinear", "bicubic") or not self.antialias:
+            raise ValueError(
+                f"DecodeRandomResizedCrop takes interpolation 'bilinear' or 'bicubic' with antialias=True, got "
+                f"{self.mode!r} with antialias={self.antialias}: RandomResizedCrop takes any"
+            )
+
+    def forward(self, image: bytes | Image.Image) -> Tensor:
+        if not isinstance(image, bytes):
+            return super().forward(v2.functional.pil_to_tensor(image))
+        size = plain_jpeg_size(image)
+        if size is None:
+            return super().forward(decode_by_pil(image))
+        draw = self.make_params if hasattr(self, "make_params") else self._get_params  # torchvision before 0.21
+        box = draw([torch.empty(()).expand(3, *size)])
+        reduction = reduction_for((box["height"], box["width"]), self.size)
+        pixels = decode_jpeg(image, size, reduction, self._memory_for(size))
+        rows, columns = pixels.shape[1] / size[0], pixels.shape[2] / size[1]
+        top, left = round(box["top"] * rows), round(box["left"] * columns)
+        height, width = max(round(box["height"] * rows), 1), max(round(box["width"] * columns), 1)
+        crop = pixels[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
+        # What torchvision does too, without its conversion to channels first.
+        return F.interpolate(crop, self.size, mode=self.mode, align_corners=False, antialias=True)[0]
+
+    def _memory_for(self, size: tuple[int, int]) -> np.ndarray:
+        """Room for the pixels, the same for one image after the other: fresh memory costs a quarter of the decoding."""
+        memory = getattr(self._thread, "memory", None)
+        if memory is None or memory.size < 3 * size[0] * size[1]:
+            memory = self._thread.memory = np.empty(3 * size[0] * size[1], np.uint8)
+        return memory
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != "_thread"}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._thread = threading.local()
+
+
+def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """``(height, width)`` of a JPEG in colour of a size that PIL would take too, or None for anything else."""
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except ValueError:
+        return None
+    plain = colorspace in ("YCbCr", "RGB") and height * width <= (Image.MAX_IMAGE_PIXELS or math.inf)
+    return (height, width) if plain else None
+
+
+def reduction_for(crop: tuple[int, int], size: tuple[int, int]) -> int:
+    """By how much (1, 2, 4 or 8) an image may be reduced so that the crop stays at least of the size asked for."""
+    spare = min(have / wanted for have, wanted in zip(crop, size))
+    return next(reduction for reduction in (8, 4, 2, 1) if spare >= reduction or reduction == 1)
+
+
+def decode_jpeg(data: bytes, size: tuple[int, int], reduction: int = 1, memory: np.ndarray | None = None) -> Tensor:
+    """Decode a JPEG of a known ``(height, width)``, reduced in the cosine transform: ``(3, h, w)``, channels last.
+
+    The pixels lie in ``memory``, uint8 of at least ``3 * height * width``, where it is given.
+    """
+    least = [math.ceil(side / reduction) for side in size] if reduction > 1 else (0, 0)
+    try:
+        # Colour is taken to full resolution by repetition rather than interpolation, an eighth less work.
+        pixels = simplejpeg.decode_jpeg(
+            data, "RGB", fastupsample=True, min_height=least[0], min_width=least[1], buffer=memory
+        )
+    except ValueError:  # damaged, or only odd: PIL decides, as it does elsewhere
+        return decode_by_pil(data)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def decode_by_pil(data: bytes) -> Tensor:
+    """Decode any image that PIL knows: ``(3, height, width)``."""
+    with Image.open(io.BytesIO(data)) as image:
+        return v2.functional.pil_to_tensor(image.convert("RGB"))

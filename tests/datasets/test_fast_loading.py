@@ -1,0 +1,225 @@
+"""The fast reading of images gives what torchvision's gives."""
+
+import io
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import ks_2samp
+from sklearn.datasets import load_sample_images
+from torchvision.transforms import v2
+
+from crate_mm.datasets import ClassificationDataset, DecodeRandomResizedCrop, ImageNet, PackedImages
+from crate_mm.datasets.decode import decode_by_pil, decode_jpeg, plain_jpeg_size, reduction_for
+from crate_mm.datasets.packed import INDEX
+
+
+def photograph(size=(500, 375)) -> Image.Image:
+    return Image.fromarray(load_sample_images().images[0]).resize(size)
+
+
+def encoded(image: Image.Image, kind="JPEG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **({"quality": 92} | options if kind == "JPEG" else options))
+    return buffer.getvalue()
+
+
+def test_decoding_is_pils():  # but for colour, which is sampled at half the resolution
+    data = encoded(photograph())
+    assert plain_jpeg_size(data) == (375, 500)
+    ours, pils = decode_jpeg(data, (375, 500)).float(), decode_by_pil(data).float()
+    assert (ours - pils).abs().mean() < 3
+    assert (ours - pils).mean(0).abs().mean() < 1.5
+    whole = encoded(photograph(), subsampling=0)
+    assert torch.equal(decode_jpeg(whole, (375, 500)), decode_by_pil(whole))
+
+
+@pytest.mark.parametrize(("reduction", "size"), [(2, (188, 250)), (4, (94, 125)), (8, (47, 63))])
+def test_decoding_at_reduced_size(reduction, size):
+    data = encoded(photograph())
+    pixels = decode_jpeg(data, (375, 500), reduction)
+    assert tuple(pixels.shape) == (3, *size)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = v2.functional.pil_to_tensor(image.reduce(reduction))
+    assert (pixels.float() - expected.float()).abs().mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("crop", "reduction"), [((223, 900), 1), ((447, 448), 1), ((448, 448), 2), ((900, 1000), 4), ((5000, 5000), 8)]
+)
+def test_the_crop_stays_as_large_as_what_is_asked_for(crop, reduction):
+    assert reduction_for(crop, (224, 224)) == reduction
+
+
+@pytest.mark.parametrize("size", [(500, 375), (1600, 1200), (90, 300)])
+def test_the_crop_is_torchvisions(size):
+    """Drawn from the same random state; the pixels differ by rounding, and by the filter where reduced."""
+    data, slow, fast = encoded(photograph(size)), v2.RandomResizedCrop(64), DecodeRandomResizedCrop(64)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        expected = slow(decode_by_pil(data))
+        state = torch.get_rng_state()
+        torch.manual_seed(seed)
+        ours = fast(data)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert ours.shape == expected.shape == (3, 64, 64)
+        assert ours.dtype == torch.uint8
+        shifted = (expected.roll(1, -1).float() - expected.float()).abs().mean()
+        assert (ours.float() - expected.float()).abs().mean() < 0.9 * shifted  # less than a pixel off
+
+
+def test_the_distribution_of_crops_is_torchvisions():
+    """Seen through the crops themselves: pixels hold their own coordinates, so that a crop shows its box."""
+    height, width = 300, 400
+    ramp = np.zeros((height, width, 3), np.uint8)
+    ramp[..., 0] = np.linspace(0, 255, width)[None, :]
+    ramp[..., 1] = np.linspace(0, 255, height)[:, None]
+    data = encoded(Image.fromarray(ramp), quality=100, subsampling=0)
+
+    def boxes(crop, image, seed=0, count=400):
+        torch.manual_seed(seed)
+        crops = [crop(image).float() for _ in range(count)]
+        return np.array([[c[0, :, 0].mean(), c[0, :, -1].mean(), c[1, 0].mean(), c[1, -1].mean()] for c in crops])
+
+    ours, expected = boxes(DecodeRandomResizedCrop(32), data), boxes(v2.RandomResizedCrop(32), decode_by_pil(data))
+    assert np.abs(ours - expected).max() < 10  # box by box, from the same random state
+
+    def smallest_p_value(drawn):
+        return min(ks_2samp(drawn[:, side] // 8, expected[:, side] // 8).pvalue for side in range(4))
+
+    assert smallest_p_value(boxes(DecodeRandomResizedCrop(32), data, seed=1)) > 1e-3
+    assert smallest_p_value(boxes(DecodeRandomResizedCrop(32, scale=(0.3, 1)), data, seed=1)) < 1e-6
+
+
+@pytest.mark.parametrize("options", [dict(interpolation="nearest"), dict(antialias=False)])
+def test_other_interpolations_are_refused(options):
+    with pytest.raises(ValueError, match="DecodeRandomResizedCrop takes interpolation 'bilinear' or 'bicubic'"):
+        ClassificationDataset([], [dict(type="DecodeRandomResizedCrop", size=8, **options)])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(photograph().convert("L")),
+        encoded(photograph().convert("CMYK")),
+        encoded(photograph(), "PNG"),
+        encoded(photograph().convert("P"), "PNG"),
+        encoded(photograph(), progressive=True),
+        encoded(photograph(), subsampling=0),
+    ],
+    ids=["gray", "CMYK", "PNG", "palette", "progressive", "4:4:4"],
+)
+def test_every_kind_of_image(data):
+    torch.manual_seed(0)
+    ours = DecodeRandomResizedCrop(48)(data)
+    torch.manual_seed(0)
+    expected = v2.RandomResizedCrop(48)(decode_by_pil(data))
+    assert (ours.float() - expected.float()).abs().mean() < 2
+
+
+def in_order(source, transform="DecodeRandomResizedCrop", **options):
+    return ClassificationDataset(source, [dict(type=transform, size=24), dict(type="RandomHorizontalFlip")], **options)
+
+
+def test_a_sample_depends_on_its_seed_alone(image_tree):
+    data = in_order(ImageNet(str(image_tree)))
+    assert data.decode is not None
+    first, other, again = data[3, 5], data[3, 6], data[3, 5]
+    assert torch.equal(first["inputs"], again["inputs"])
+    assert not torch.equal(first["inputs"], other["inputs"])
+    slow = in_order(ImageNet(str(image_tree)), "RandomResizedCrop")[3, 5]["inputs"]  # noise, hard on colour
+    assert (slow.float().mean(0) - first["inputs"].float().mean(0)).abs().mean() < 4
+
+
+def test_samples_do_not_share_memory():
+    """Not even where the crop is the whole image and needs no resizing; and the transform travels to a worker."""
+    crop = DecodeRandomResizedCrop(64, scale=(1, 1), ratio=(1, 1))
+    photographs = [encoded(photograph((64, 64)).rotate(angle)) for angle in (0, 90)]
+    first = crop(photographs[0])
+    before = first.clone()
+    second = pickle.loads(pickle.dumps(crop))(photographs[1])
+    crop(photographs[1])
+    assert torch.equal(first, before)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"no image"])
+def test_a_damaged_image_is_replaced_and_told(image_tree, damage):
+    data = in_order(ImageNet(str(image_tree)))
+    path = data.source.samples[3][0]
+    with open(path, "rb") as file:
+        whole = file.read()
+    with open(path, "wb") as file:
+        file.write(damage(whole))
+    sample = data[3, 1]
+    assert (sample["sample_idx"], sample["unreadable"]) == (4, 3)
+    assert "it can" not in data.reason_unreadable(3)
+
+
+def test_other_sources_pass_through():
+    data = ClassificationDataset(
+        dict(type="FakeData", size=2, image_size=(3, 40, 40)), [dict(type="DecodeRandomResizedCrop", size=24)]
+    )
+    assert data[0, 1]["inputs"].shape == (3, 24, 24)
+
+
+@pytest.fixture
+def packed(image_tree, tmp_path, run_tool):
+    finished = run_tool("pack_dataset", image_tree, tmp_path / "packed", "--workers", 2)
+    assert finished.code == 0, finished.output
+    return tmp_path / "packed"
+
+
+def test_packed_images_are_the_trees(image_tree, packed):
+    for split in ("train", "val"):
+        tree, pack = ImageNet(str(image_tree), split), PackedImages(str(packed), split)
+        assert len(pack) == len(tree)
+        assert pack.classes == tree.classes
+        for i in range(len(tree)):
+            assert pack.read(i) == tree.read(i)
+            assert pack.path(i) == tree.path(i).removeprefix(f"{image_tree}/")
+            assert np.array_equal(np.asarray(pack[i][0]), np.asarray(tree[i][0]))
+    seeded = [in_order(source)[2, 9]["inputs"] for source in (tree, pickle.loads(pickle.dumps(pack)))]
+    assert torch.equal(*seeded)
+
+
+def test_the_shards_are_webdatasets(packed):
+    with tarfile.open(packed / "train" / "shard-000000.tar") as tar:
+        names = tar.getnames()
+        assert names[:2] == ["000000000.cls", "000000000.jpg"]
+        assert len(names) == 24
+        assert tar.extractfile(names[-2]).read() == b"2"
+
+
+def test_packing_makes_smaller_and_leaves_broken_ones_out(image_tree, tmp_path, run_tool):
+    broken = sorted((image_tree / "train").rglob("*.JPEG"))[5]
+    broken.write_bytes(broken.read_bytes()[:300])
+    finished = run_tool("pack_dataset", image_tree, tmp_path / "small", "--short-side", 16, "--shard-mb", 1)
+    assert finished.code == 0, finished.output
+    assert f"left out: {broken}" in finished.output.replace("\n", "")
+    pack = PackedImages(str(tmp_path / "small"))
+    assert len(pack) == 11
+    assert pack[0][0].size == (21, 16)
+
+
+def test_packing_refuses_what_exists(image_tree, packed, run_tool):
+    finished = run_tool("pack_dataset", image_tree, packed)
+    assert finished.code == 2
+    assert finished.last_line.endswith("packed exists already: name a new folder")
+
+
+def test_a_missing_or_damaged_pack_is_named(packed):
+    with pytest.raises(ValueError, match="data_root is not set"):
+        PackedImages(None)
+    with pytest.raises(ValueError, match=r"test/index\.npz does not exist"):
+        PackedImages(str(packed), "test")
+    (packed / "val" / INDEX).write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(ValueError, match=r"index\.npz is damaged"):
+        PackedImages(str(packed), "val")
+    shard = packed / "train" / "shard-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-512])
+    with pytest.raises(ValueError, match=r"shard-000000\.tar should have \d+ bytes, it has \d+"):
+        PackedImages(str(packed))

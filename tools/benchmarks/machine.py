@@ -1,0 +1,106 @@
+"""What the benchmarks share: the description of the machine, timing in turns, the table and the JSON."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+import torchvision
+from rich.console import Console
+from rich.table import Table
+
+import crate_mm
+
+
+def describe_machine() -> dict:
+    """Hardware, versions and date, for the JSON."""
+    gpu = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if gpu else cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "crate_mm": crate_mm.__version__,
+        "python": platform.python_version(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1] for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    )
+    return names[0].strip() if names else platform.processor() or platform.machine()
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def time_in_turns(forms: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds that each form takes in each round; the forms take turns, after one round that does not count.
+
+    So a busy machine is as bad for one as for the other.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for form in forms.values():
+        form()
+    for _ in range(rounds):
+        for name, form in forms.items():
+            synchronize()
+            start = time.perf_counter()
+            form()
+            synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def median_ratio(first: list[float], other: list[float]) -> float:
+    """How many times faster the other is: the median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(first, other))
+
+
+def peak_memory_mb(form: Callable[[], object]) -> float | None:
+    """The most memory that a form takes on the GPU, in MB, or None without one."""
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    form()
+    synchronize()
+    return torch.cuda.max_memory_allocated() / 1e6
+
+
+def matmul_rate(device: str, dtype: torch.dtype, size: int | None = None) -> float:
+    """The rate that the device's matrix product reaches, in multiply-adds a second."""
+    size = size or (8192 if device == "cuda" else 1536)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = time_in_turns({"product": lambda: a @ b}, rounds=10)["product"]
+    return size**3 / statistics.median(seconds)
+
+
+def report(title: str, rows: list[dict], arguments: dict, path: str | None) -> None:
+    """Print rows with the same keys as a table, and write them with the machine and the arguments as JSON."""
+    table = Table(title=title)
+    for key in rows[0]:
+        table.add_column(key.replace("_", " "), justify="left" if isinstance(rows[0][key], str) else "right")
+    for row in rows:
+        table.add_row(*(_shown(value) for value in row.values()))
+    Console().print(table)
+    if path:
+        Path(path).write_text(json.dumps({**describe_machine(), "arguments": arguments, "rows": rows}, indent=2) + "\n")
+
+
+def _shown(value) -> str:
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"

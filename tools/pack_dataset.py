@@ -1,0 +1,91 @@
+"""Pack an image tree into a few large files (WebDataset shards with an index), made smaller if wanted.
+
+python tools/pack_dataset.py /data/imagenet /data/imagenet-packed --short-side 400
+python tools/train.py configs/crate_base_in1k.py --cfg-options data_root=/data/imagenet-packed \\
+    train_dataloader.dataset.source.type=PackedImages val_dataloader.dataset.source.type=PackedImages
+
+Without --short-side the files go in as they are.
+"""
+
+import argparse
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+from rich.progress import Progress
+
+from crate_mm.datasets import ClassFolders
+from crate_mm.datasets.classification import UNREADABLE
+from crate_mm.datasets.packed import write_shards
+from crate_mm.engine.cli import one_sentence_errors, positive
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="folder that holds train/ and val/, or one folder a class")
+    parser.add_argument("target", help="folder to write, which must not exist")
+    parser.add_argument("--short-side", type=positive, help="make larger images this small, in pixels")
+    parser.add_argument("--quality", type=positive, default=90, help="of images made smaller (default: 90)")
+    parser.add_argument("--shard-mb", type=positive, default=1000, help="size of a shard in MB (default: 1000)")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: all cores)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with one_sentence_errors():
+        target, unfinished = Path(args.target), Path(f"{args.target}.part")
+        if target.exists():
+            raise ValueError(f"{target} exists already: name a new folder")
+        sources = {split: ClassFolders(args.source, split) for split in ("train", "val")}
+        shutil.rmtree(unfinished, ignore_errors=True)
+        broken: list[str] = []
+        for split, source in sources.items():
+            (unfinished / split).mkdir(parents=True)
+            samples = encoded(source, args, split, broken)
+            count = write_shards(unfinished / split, samples, [str(c) for c in source.classes], args.shard_mb * 10**6)
+            print(f"{split}: {count} images")
+        unfinished.rename(target)
+    for reason in broken:
+        print(f"left out: {reason}")
+
+
+def encoded(
+    source: ClassFolders, args: argparse.Namespace, split: str, broken: list[str]
+) -> Iterator[tuple[str, bytes, int]]:
+    """Name, bytes and label of each readable image; what cannot be read is listed in ``broken``."""
+    paths, labels = zip(*source.samples)
+    make = partial(encode, short_side=args.short_side, quality=args.quality)
+    with ProcessPoolExecutor(args.workers) as pool, Progress(transient=True) as progress:
+        results = progress.track(pool.map(make, paths, chunksize=16), total=len(paths), description=split)
+        for path, label, (suffix, data) in zip(paths, labels, results):
+            if suffix is None:
+                broken.append(f"{path} ({data})")
+            else:
+                yield str(Path(path).relative_to(args.source).with_suffix(suffix)), data, label
+
+
+def encode(path: str, short_side: int | None, quality: int) -> tuple[str | None, bytes | str]:
+    """A file's suffix and bytes, made smaller where it is larger; or None and why it cannot be read."""
+    try:
+        data = Path(path).read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            if short_side is None or min(image.size) <= short_side:
+                return Path(path).suffix, data
+            scale = short_side / min(image.size)
+            size = tuple(max(round(side * scale), short_side) for side in image.size)
+            smaller = io.BytesIO()
+            image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(smaller, "JPEG", quality=quality)
+            return ".jpg", smaller.getvalue()
+    except UNREADABLE as error:
+        return None, str(error) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()
