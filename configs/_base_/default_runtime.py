@@ -18,6 +18,7 @@ custom_hooks = [
 ema_momentum = None  # 2e-4, say, keeps an average of the weights, which is what is evaluated and saved
 compile_blocks = None  # compile the repeated block: True, False, or None for where there is a GPU
 activation_checkpointing = False  # recompute the blocks in the backward pass, for less memory
+zero = False  # split the optimizer's state over the processes, for less memory
 
 visualizer = dict(
     type="Visualizer",

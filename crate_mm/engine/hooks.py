@@ -13,6 +13,7 @@ from mmengine.runner import Runner, set_random_seed
 
 from ..registry import HOOKS, suggest
 from .finite import FiniteCheck, RunStoppedError
+from .optim import optimizer_name
 
 
 @HOOKS.register_module()
@@ -48,7 +49,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint["meta"]["model"] = runner.cfg.model.to_dict()
         checkpoint["meta"]["initialized_from"] = runner.initialized_from
-        checkpoint["meta"]["optimizer"] = type(runner.optim_wrapper.optimizer).__name__
+        checkpoint["meta"]["optimizer"] = optimizer_name(runner.optim_wrapper.optimizer)
         hub = checkpoint["message_hub"]
         info = {key: _as_data(value) for key, value in hub["runtime_info"].items()}
         kept = {key: value for key, value in hub["resumed_keys"].items() if key in info}

@@ -32,6 +32,7 @@ from .blocks import prepare_blocks
 from .checkpoint import CheckpointError, load_weights, read_checkpoint
 from .config import prepare
 from .launch import init_processes
+from .optim import ShardedOptimizer, optimizer_name
 from .schedule import WarmupCosineLR
 from .transfer import initialize
 
@@ -122,6 +123,9 @@ class Runner(mmengine.runner.Runner):
             )
             give_dataset(self.val_evaluator, self.val_dataloader.dataset)
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        if self.cfg.get("zero") and self.distributed:
+            settings = {k: v for k, v in self.cfg.optim_wrapper.optimizer.items() if k != "type"}
+            self.optim_wrapper.optimizer = ShardedOptimizer(self.optim_wrapper.optimizer, settings)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
         self.check_frozen()
@@ -182,7 +186,7 @@ class Runner(mmengine.runner.Runner):
         return (
             f"effective batch {plan} images of {len(loader.dataset)}; {len(loader)} steps an epoch, "
             f"{self.max_epochs} epochs, {self.max_iters} steps; "
-            f"{type(self.optim_wrapper.optimizer).__name__}, learning rate {rate:g}{warmup}"
+            f"{optimizer_name(self.optim_wrapper.optimizer)}, learning rate {rate:g}{warmup}"
         )
 
     def load_checkpoint(
@@ -228,6 +232,13 @@ class Runner(mmengine.runner.Runner):
         self._has_loaded = True
         self.logger.info(f"loaded checkpoint {filename}")
         return checkpoint
+
+    def save_checkpoint(self, *args, save_optimizer: bool = True, **kwargs) -> None:
+        """As MMEngine's, which the first process writes; all of them call it and hand it their part of the state."""
+        optimizer = getattr(self.optim_wrapper, "optimizer", None)
+        if save_optimizer and isinstance(optimizer, ShardedOptimizer):
+            optimizer.consolidate_state_dict()
+        super().save_checkpoint(*args, save_optimizer=save_optimizer, **kwargs)
 
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Go on from a checkpoint of training, with the optimizer's settings as this run's config has them.
@@ -275,7 +286,7 @@ class Runner(mmengine.runner.Runner):
                 f"{filename} is of a run {'with' if averaged else 'without'} averaged weights (ema_momentum), "
                 f"this one is {'with' if averages else 'without'}: resume as it was"
             )
-        optimizer = type(self.optim_wrapper.optimizer).__name__
+        optimizer = optimizer_name(self.optim_wrapper.optimizer)
         if meta.get("optimizer", optimizer) != optimizer:
             raise CheckpointError(f"{filename} is of a run with {meta['optimizer']}, this one has {optimizer}")
 

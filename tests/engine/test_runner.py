@@ -113,8 +113,25 @@ def train_on_processes(world_size: int, work_dir: Path, **options) -> dict:
         process.start()
     for process in processes:
         process.join(120)
+    for process in processes:
+        process.kill()  # nothing, to one that has ended
+        process.join()
         assert process.exitcode == 0
     return read_checkpoint(work_dir / "epoch_1.pth")
+
+
+def test_a_sharded_optimizer_takes_the_same_steps(tmp_path):
+    """And its checkpoint is the plain one's, to resume from without sharding too."""
+    momentum = dict(optim_wrapper__optimizer__momentum=0.9)
+    plain = train_on_processes(2, tmp_path / "plain", **momentum)
+    sharded = train_on_processes(2, tmp_path / "sharded", zero=True, **momentum)
+    for key in ("state_dict", "optimizer"):
+        assert_identical(sharded[key], plain[key], key)
+    assert sharded["meta"]["optimizer"] == "SGD"
+    longer = {**SGD, **momentum, "train_cfg__max_epochs": 2, "resume": True}
+    assert_identical(
+        train(tmp_path / "sharded", **longer)["state_dict"], train(tmp_path / "plain", **longer)["state_dict"]
+    )
 
 
 def test_processes_and_accumulation_take_the_same_steps(tmp_path):
