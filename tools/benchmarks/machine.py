@@ -93,7 +93,8 @@ def report(title: str, rows: list[dict], arguments: dict, path: str | None) -> N
         table.add_column(key.replace("_", " "), justify="left" if isinstance(rows[0][key], str) else "right")
     for row in rows:
         table.add_row(*(_shown(value) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    Console(width=max(console.width, 120)).print(table)
     if path:
         Path(path).write_text(json.dumps({**describe_machine(), "arguments": arguments, "rows": rows}, indent=2) + "\n")
 

@@ -7,17 +7,27 @@ from torch import Tensor
 
 from crate_mm.models import ImageClassifier
 from crate_mm.models.backbones.crate import CRATEBlock
+from crate_mm.models.layers import ISTA, MSSA
+
+
+def textbook_mssa(mssa: MSSA, x: Tensor) -> Tensor:
+    """Multi-head subspace self-attention, Eqs. (11)-(12)."""
+    w = rearrange(mssa.proj(x), "B N (K p) -> B K N p", K=mssa.num_heads)
+    attention = torch.softmax(w @ w.mT * mssa.head_dim**-0.5, dim=-1)
+    return mssa.out(rearrange(attention @ w, "B K N p -> B N (K p)"))
+
+
+def textbook_ista(ista: ISTA, x: Tensor) -> Tensor:
+    """The shrinkage-thresholding step, Eq. (17), with three products of the tokens with a d x d matrix."""
+    D = ista.dictionary
+    down, back = F.linear(x, D.mT), F.linear(F.linear(x, D), D.mT)  # x D and x D^T D
+    return F.relu(x + ista.step_size * (down - back) - ista.step_size * ista.lambd)
 
 
 def textbook_block(block: CRATEBlock, z: Tensor) -> Tensor:
-    """One layer, Eqs. (11), (12), (17), (18), with five products of the tokens with a d x d matrix."""
-    mssa, ista = block.mssa, block.ista
-    w = rearrange(mssa.proj(block.norm_mssa(z)), "B N (K p) -> B K N p", K=mssa.num_heads)
-    attention = torch.softmax(w @ w.mT * mssa.head_dim**-0.5, dim=-1)
-    z = z + mssa.out(rearrange(attention @ w, "B K N p -> B N (K p)"))
-    x, D = block.norm_ista(z), ista.dictionary
-    down, back = F.linear(x, D.mT), F.linear(F.linear(x, D), D.mT)  # x D and x D^T D
-    return F.relu(x + ista.step_size * (down - back) - ista.step_size * ista.lambd)
+    """One layer, Eqs. (17)-(18)."""
+    z = z + textbook_mssa(block.mssa, block.norm_mssa(z))
+    return textbook_ista(block.ista, block.norm_ista(z))
 
 
 def textbook_logits(model: ImageClassifier, images: Tensor) -> Tensor:

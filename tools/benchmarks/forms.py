@@ -1,0 +1,79 @@
+"""What train_step.py and inference.py share: their arguments, the models, and a row of figures for each form."""
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import torch
+from machine import matmul_rate, median_ratio, peak_memory_mb, time_in_turns
+
+from crate_mm import get_model, list_models
+from crate_mm.analysis.complexity import count_complexity
+from crate_mm.engine.cli import positive
+from crate_mm.models import ImageClassifier
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
+def parse_args(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = [name for name in list_models() if name.startswith(("crate_", "vit_"))]
+    parser.add_argument("--models", nargs="+", choices=known, default=["crate_tiny", "crate_base"], metavar="NAME")
+    parser.add_argument("--batch", type=positive, default=16, help="images a batch (default: 16)")
+    parser.add_argument("--img-size", type=positive, default=224, help="side of the images (default: 224)")
+    parser.add_argument("--rounds", type=positive, default=7, help="how often each form is timed (default: 7)")
+    parser.add_argument("--threads", type=positive, help="of the CPU (default: PyTorch's)")
+    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="measure compiled forms")
+    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return args
+
+
+def build(name: str, args: argparse.Namespace, device: str) -> ImageClassifier:
+    """The model with the same weights each time."""
+    torch.manual_seed(0)
+    return get_model(name, img_size=args.img_size).to(device)
+
+
+def in_precision(form: Callable, precision: str, device: str) -> Callable:
+    """Run a form in float32, or under autocast."""
+
+    def run():
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            return form()
+
+    return run
+
+
+def measure_forms(
+    name: str, forms: dict[tuple[str, str], Callable], passes: int, args: argparse.Namespace, device: str
+) -> list[dict]:
+    """Time forms, by (form, precision), in turns; the first is what the others are compared with.
+
+    The share of the matmul rate counts what the plain model multiplies for such a batch, whatever a form really does;
+    a training step counts as three forward passes.
+    """
+    counted = min(args.batch, 16)  # enough for ISTA to take the form that it takes for more
+    images = torch.zeros(counted, 3, args.img_size, args.img_size)
+    work = passes * count_complexity(build(name, args, "cpu"), images).flops * args.batch / counted
+    rates = {precision: matmul_rate(device, PRECISIONS[precision]) for precision in args.precisions}
+    seconds = time_in_turns(forms, args.rounds)
+    first = next(iter(seconds.values()))
+    rows = []
+    for (form, precision), taken in seconds.items():
+        median = statistics.median(taken)
+        rows.append(
+            {
+                "model": name,
+                "form": form,
+                "precision": precision,
+                "images_per_s": args.batch / median,
+                "times_the_first": median_ratio(first, taken),
+                "share_of_matmul_rate": work / median / rates[precision],
+                "peak_MB": peak_memory_mb(forms[form, precision]),
+            }
+        )
+    return rows

@@ -1,0 +1,53 @@
+"""Images a second of inference: plain, fused, compiled, and the textbook form.
+
+python tools/benchmarks/inference.py --json inference.json
+
+The forms take turns, round by round in one run; a ratio is the median of the rounds' ratios.
+"""
+
+from collections.abc import Callable
+
+import torch
+from forms import build, in_precision, measure_forms, parse_args
+from machine import report
+from mmengine.device import get_device
+from textbook import textbook_logits
+
+from crate_mm.engine.blocks import compile_blocks
+from crate_mm.engine.cli import check_writable, one_sentence_errors
+
+
+def main() -> None:
+    args = parse_args(__doc__)
+    with one_sentence_errors(), torch.inference_mode():
+        check_writable(args.json)
+        rows = [row for name in args.models for row in measure(name, args, get_device())]
+        report(f"inference, batch {args.batch}, {args.img_size} x {args.img_size}", rows, vars(args), args.json)
+
+
+def measure(name: str, args, device: str) -> list[dict]:
+    images = torch.randn(args.batch, 3, args.img_size, args.img_size, device=device)
+    plain = build(name, args, device)
+    models: dict[str, Callable] = {"plain": plain}
+    if name.startswith("crate_"):
+        models = {"textbook": lambda x: textbook_logits(plain, x), **models}
+        models["fused"] = build(name, args, device)
+        models["fused"].backbone.fuse()
+    if args.compile:
+        models["compiled"] = build(name, args, device)
+        if name.startswith("crate_"):
+            models["compiled"].backbone.fuse()
+        compile_blocks(models["compiled"])
+    expected = plain(images)
+    for form, model in models.items():
+        torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4, msg=f"{form} is something else")
+    forms = {
+        (form, precision): in_precision(lambda m=model: m(images), precision, device)
+        for precision in args.precisions
+        for form, model in models.items()
+    }
+    return measure_forms(name, forms, 1, args, device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""How time and memory of a training step grow with the tokens, the batch and the processes, and the textbook form's.
+
+python tools/benchmarks/scaling.py --json scaling.json
+
+Processes (on the CPU only, through gloo) share the cores, so that what is measured there is what sharing costs.
+"""
+
+import argparse
+import statistics
+
+import torch
+import torch.nn.functional as F
+from layers import saved_mb
+from machine import peak_memory_mb, report, time_in_turns
+from mmengine.device import get_device
+from textbook import textbook_logits
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from crate_mm import get_model
+from crate_mm.engine.cli import check_writable, one_sentence_errors, positive
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="crate_tiny", help="one of crate_mm.list_models() (default: crate_tiny)")
+    parser.add_argument("--img-sizes", type=positive, nargs="+", default=[224, 448, 896], help="197 to 3,137 tokens")
+    parser.add_argument("--batches", type=positive, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--processes", type=positive, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=positive, default=3, help="how often each is timed (default: 3)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with one_sentence_errors():
+        check_writable(args.json)
+        rows = [measure("tokens", args, size, 1, form) for size in args.img_sizes for form in ("textbook", "plain")]
+        rows += [measure("batch", args, 224, batch, "plain") for batch in args.batches]
+        if get_device() == "cpu":
+            rows += [on_processes(count, args) for count in args.processes]
+        report(f"training step of {args.model}", rows, vars(args), args.json)
+
+
+def measure(what: str, args: argparse.Namespace, img_size: int, batch: int, form: str) -> dict:
+    device = get_device()
+    torch.manual_seed(0)
+    model = get_model(args.model, img_size=img_size).to(device).train()
+    images = torch.randn(batch, 3, img_size, img_size, device=device)
+    forward = (lambda: textbook_logits(model, images)) if form == "textbook" else (lambda: model(images))
+    step = training_step(forward, torch.zeros(batch, dtype=torch.long, device=device))
+    return {
+        "grows": what,
+        "form": form,
+        "processes": 1,
+        "tokens": 1 + (img_size // 16) ** 2,
+        "batch": batch,
+        "ms": 1e3 * statistics.median(time_in_turns({form: step}, args.rounds)[form]),
+        "saved_MB": saved_mb(forward),
+        "peak_MB": peak_memory_mb(step),
+    }
+
+
+def training_step(forward, labels: torch.Tensor):
+    def step() -> None:
+        F.cross_entropy(forward(), labels).backward()
+
+    return step
+
+
+def on_processes(count: int, args: argparse.Namespace, batch: int = 4) -> dict:
+    """A step of the same batch on each of ``count`` processes, in ms, with gradients averaged."""
+    results = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(_process, (count, args, batch, results), nprocs=count)
+    ms, saved = results.get()
+    return {
+        "grows": "processes",
+        "form": "plain",
+        "processes": count,
+        "tokens": 197,
+        "batch": batch * count,
+        "ms": ms,
+        "saved_MB": saved,
+        "peak_MB": None,
+    }
+
+
+def _process(rank: int, count: int, args: argparse.Namespace, batch: int, results) -> None:
+    store = distributed.TCPStore("127.0.0.1", 29511 + count, count, rank == 0)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=count)
+    torch.set_num_threads(max(torch.get_num_threads() // count, 1))
+    model = get_model(args.model).train()
+    images = torch.randn(batch, 3, 224, 224)
+    parallel = DistributedDataParallel(model)
+    step = training_step(lambda: parallel(images), torch.zeros(batch, dtype=torch.long))
+    seconds = time_in_turns({"step": step}, args.rounds)["step"]
+    if rank == 0:
+        results.put((1e3 * statistics.median(seconds), saved_mb(lambda: model(images))))
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

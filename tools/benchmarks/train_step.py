@@ -1,0 +1,72 @@
+"""Images a second of the training step (forward, loss, backward, Lion): plain, compiled, and the textbook form.
+
+python tools/benchmarks/train_step.py --json train_step.json
+python tools/benchmarks/train_step.py --models crate_tiny crate_small crate_base crate_large vit_small --batch 256
+
+The forms take turns, round by round in one run; a ratio is the median of the rounds' ratios. ``first step s``
+includes the compilation.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from forms import build, in_precision, measure_forms, parse_args
+from machine import report, synchronize
+from mmengine.device import get_device
+from textbook import textbook_logits
+
+from crate_mm.engine.blocks import compile_blocks
+from crate_mm.engine.cli import check_writable, one_sentence_errors
+from crate_mm.engine.optim import Lion
+
+
+def main() -> None:
+    args = parse_args(__doc__)
+    with one_sentence_errors():
+        check_writable(args.json)
+        rows = [row for name in args.models for row in measure(name, args, get_device())]
+        report(f"training step, batch {args.batch}, {args.img_size} x {args.img_size}", rows, vars(args), args.json)
+
+
+def measure(name: str, args, device: str) -> list[dict]:
+    images = torch.randn(args.batch, 3, args.img_size, args.img_size, device=device)
+    labels = torch.randint(1000, (args.batch,), device=device)
+    forms: dict[tuple[str, str], Callable] = {}
+    for precision in args.precisions:
+        if name.startswith("crate_"):
+            model = build(name, args, device)
+            forms["textbook", precision] = step(model, lambda x, m=model: textbook_logits(m, x), images, labels)
+        model = build(name, args, device)
+        forms["plain", precision] = step(model, model, images, labels)
+        if args.compile:
+            model = build(name, args, device)
+            compile_blocks(model)
+            forms["compiled", precision] = step(model, model, images, labels)
+    forms = {(form, precision): in_precision(run, precision, device) for (form, precision), run in forms.items()}
+    cold = {key: seconds_of(run) for key, run in forms.items()}
+    rows = measure_forms(name, forms, 3, args, device)
+    return [{**row, "first_step_s": cold[row["form"], row["precision"]]} for row in rows]
+
+
+def step(model: torch.nn.Module, forward: Callable, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+    optimizer = Lion(model.train().parameters(), lr=1e-5, weight_decay=0.5)
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(forward(images), labels, label_smoothing=0.1).backward()
+        optimizer.step()
+
+    return run
+
+
+def seconds_of(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    synchronize()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
