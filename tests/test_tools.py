@@ -390,18 +390,6 @@ def test_help(run_tool, tool):
     assert f"python tools/{tool}.py" in done.output
 
 
-def test_the_speed_benchmark_compares_equal_functions(run_tool, tmp_path):
-    args = ("--arch", "tiny", "--img-size", 32, "--batch", 2, "--rounds", 1, "--json", tmp_path / "speed.json")
-    done = run_tool("benchmarks/speed", *args)
-    assert done.code == 0, done.output
-    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
-    assert {(r["what"], r["form"]) for r in rows if "bf16" not in r["form"]} == {
-        *(("training step", form) for form in ("textbook", "plain")),
-        *(("inference", form) for form in ("textbook", "plain", "fused")),
-    }
-    assert all(r["images_per_s"] > 0 for r in rows)
-
-
 # What they say to a mistake ----------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,55 @@
+"""The benchmarks run, and write what they print. What they measure is not tested: the machines are noisy."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from crate_mm.engine.blocks import can_compile
+from tests.conftest import ROOT
+
+SMALL = {
+    "layers": ["--dim", 48, "--head-dim", 16, "--batch", 1, "--tokens", 17, "--rounds", 1],
+    "loader": ["--images", 4, "--width", 60, "--height", 50, "--rounds", 1],
+    "train_step": ["--models", "crate_tiny", "vit_tiny", "--img-size", 32, "--batch", 2, "--rounds", 1, "--no-compile"],
+    "inference": ["--models", "crate_tiny", "vit_tiny", "--img-size", 32, "--batch", 2, "--rounds", 1, "--no-compile"],
+    "scaling": ["--img-sizes", 32, 48, "--batches", 1, "--rounds", 1, "--processes", 2],
+    "end_to_end": ["--images", 16, "--batch", 2, "--workers", 1, "--rounds", 1],
+}
+ROWS = {"layers": 6, "loader": 7, "train_step": 6, "inference": 8, "scaling": 6, "end_to_end": 3}
+
+
+def test_every_benchmark_is_run_here():
+    shared = {"forms", "machine", "photographs", "textbook"}
+    assert {path.stem for path in (ROOT / "tools" / "benchmarks").glob("*.py")} - shared == SMALL.keys()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_benchmark_prints_a_table_and_writes_a_json(name, tmp_path):
+    written = tmp_path / "figures.json"
+    command = [sys.executable, ROOT / "tools" / "benchmarks" / f"{name}.py", *SMALL[name], "--json", written]
+    finished = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    figures = json.loads(written.read_text())
+    assert {"device", "cores", "threads", "torch", "python", "date", "arguments", "rows"} <= figures.keys()
+    assert len(figures["rows"]) == ROWS[name]
+    for row in figures["rows"]:
+        assert all(value > 0 for value in row.values() if isinstance(value, float)), row
+        assert str(next(iter(row.values())))[:5] in finished.stdout
+
+
+@pytest.mark.skipif(not can_compile(), reason="PyTorch before 2.6")
+def test_compiled_forms_are_measured(tmp_path, run_tool):
+    args = ["--models", "crate_tiny", "--img-size", 32, "--batch", 2, "--rounds", 1, "--precisions", "float32"]
+    written = tmp_path / "figures.json"
+    finished = run_tool("benchmarks/inference", *args, "--json", written)
+    assert finished.code == 0, finished.output
+    forms = [row["form"] for row in json.loads(written.read_text())["rows"]]
+    assert forms == ["textbook", "plain", "fused", "compiled"]
+
+
+def test_an_unknown_model_is_refused(run_tool):
+    finished = run_tool("benchmarks/inference", "--models", "crate_huge")
+    assert finished.code == 2
+    assert "crate_huge" in finished.last_line
