@@ -78,5 +78,5 @@ LOG_PROCESSORS = _child(root.LOG_PROCESSORS)
 
 METRICS = _child(root.METRICS, "evaluation")
 EVALUATOR = _child(root.EVALUATOR)
-VISUALIZERS = _child(root.VISUALIZERS)
+VISUALIZERS = _child(root.VISUALIZERS, "engine")
 VISBACKENDS = _child(root.VISBACKENDS)

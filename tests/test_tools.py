@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crate_mm.engine import read_checkpoint
+from crate_mm.engine import newest_checkpoint, read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / "tools"
@@ -419,8 +419,8 @@ MISTAKES = {
         "unknown optimizer 'Lionn': did you mean",
     ),
     "unknown hook": (
-        ["train", *options("custom_hooks.0.type=SeedEchEpoch")],
-        "unknown hook 'SeedEchEpoch': did you mean SeedEachEpoch",
+        ["train", *options("custom_hooks.0.type=SeedEchIteration")],
+        "unknown hook 'SeedEchIteration': did you mean SeedEachIteration",
     ),
     "unknown transform": (
         [
@@ -590,8 +590,10 @@ def test_ctrl_c(tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error.strip().splitlines()[-1] == "interrupted; --resume goes on from the last checkpoint"
-    assert read_checkpoint(sorted(tmp_path.glob("epoch_*.pth"))[0])
+    newest = newest_checkpoint(tmp_path)
+    assert error.strip().splitlines()[-1] == (
+        f"stopped by SIGINT, the newest checkpoint is {newest}; --resume goes on from there"
+    )
 
 
 def test_a_failing_process_ends_the_others(tmp_path):

@@ -35,6 +35,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    damaged: list[str] = []
     with one_sentence_errors():
         mixin = "transfer/linear_probe.py" if args.linear_probe else None
         cfg = load_config(args.config, args.cfg_options, mixin)
@@ -47,10 +48,12 @@ def main() -> None:
         if args.load_from:
             cfg.load_from = args.load_from
         if args.resume:
-            found = newest_checkpoint(cfg.work_dir) if args.resume == "newest" else args.resume
+            found = newest_checkpoint(cfg.work_dir, damaged.append) if args.resume == "newest" else args.resume
             if found:
                 cfg.resume, cfg.load_from = True, str(found)
         runner = Runner.from_cfg(cfg)
+        for sentence in damaged:
+            runner.logger.warning(sentence)
         if args.resume and not cfg.get("resume"):
             runner.logger.info(f"nothing to resume in {cfg.work_dir}: starting from the beginning")
         runner.build_for_training()

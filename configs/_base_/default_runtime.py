@@ -9,7 +9,7 @@ default_hooks = dict(
     runtime_info=dict(type="RuntimeInfoHook"),
 )
 custom_hooks = [
-    dict(type="SeedEachEpoch"),
+    dict(type="SeedEachIteration"),
     dict(type="StopOnNonFiniteLoss"),
     dict(type="UnreadableImages"),
     dict(type="TrimLogHistory"),

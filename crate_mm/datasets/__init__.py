@@ -6,6 +6,7 @@ from .packed import PackedImages
 from .sampler import GlobalBatchSampler
 from .sources import Digits
 from .transforms import build_transforms
+from .workers import init_worker
 
 __all__ = [
     "CIFAR10",
@@ -24,4 +25,5 @@ __all__ = [
     "UnreadableImagesError",
     "build_transforms",
     "imagenet_class_names",
+    "init_worker",
 ]

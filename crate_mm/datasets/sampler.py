@@ -7,7 +7,7 @@ import torch
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Dataset, Sampler
 
-from ..registry import DATA_SAMPLERS, FUNCTIONS
+from ..registry import DATA_SAMPLERS
 
 
 @DATA_SAMPLERS.register_module()
@@ -30,6 +30,7 @@ class GlobalBatchSampler(Sampler):
 
     def __init__(self, dataset: Dataset, global_batch_size: int, seed: int | None = None, shuffle: bool = True) -> None:
         self.rank, self.world_size = get_dist_info()
+        self.global_batch_size = global_batch_size
         self.num_samples = len(dataset) // global_batch_size * global_batch_size
         if self.num_samples == 0:
             raise ValueError(
@@ -40,6 +41,7 @@ class GlobalBatchSampler(Sampler):
         self.seed = sync_random_seed() if seed is None else seed
         self.shuffle = shuffle
         self.epoch = 0
+        self.start = 0  # the batch of the epoch that the next iteration begins with
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order and seeds the next iteration gives."""
@@ -54,17 +56,8 @@ class GlobalBatchSampler(Sampler):
             order = torch.randperm(self.dataset_size, generator=generator)
         else:
             order = torch.arange(self.dataset_size)
-        mine = order[: self.num_samples][self.rank :: self.world_size]
+        mine = order[self.start * self.global_batch_size : self.num_samples][self.rank :: self.world_size]
         yield from zip(mine.tolist(), seeds[mine].tolist())
 
     def __len__(self) -> int:
         return self.num_samples // self.world_size
-
-
-@FUNCTIONS.register_module()
-def keep_worker_seed(worker_id: int) -> None:
-    """Do nothing when a loader's worker starts.
-
-    It stands in for MMEngine's own function, which gives each worker the same seed in every epoch and so repeats the
-    augmentations; PyTorch has seeded the worker from the epoch already.
-    """

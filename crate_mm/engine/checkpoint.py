@@ -3,6 +3,9 @@
 import os
 import pickle
 import re
+import warnings
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,6 +26,8 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist{_nearby(path)}")
+    if zipfile.is_zipfile(path):  # older formats have no checksums
+        check_intact(path)
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -82,10 +87,59 @@ def load_weights(model: nn.Module, checkpoint: dict, source: str | Path = "the c
     model.load_state_dict(weights)
 
 
-def newest_checkpoint(work_dir: str | Path) -> Path | None:
-    """The checkpoint of the latest epoch in a work folder, found by listing it, or None."""
-    numbered = [(re.fullmatch(r"epoch_(\d+)\.pth", p.name), p) for p in Path(work_dir).glob("epoch_*.pth")]
-    return max(((int(match[1]), p) for match, p in numbered if match), default=(0, None))[1]
+def check_intact(path: str | Path) -> None:
+    """Compare a checkpoint with the checksums that PyTorch's format has of everything in it.
+
+    Raises:
+        CheckpointError: the file is missing, empty, cut off, or a byte of its content has changed.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # a changed byte in the zip's own tables is met in many ways
+        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from None
+    if damaged:
+        raise CheckpointError(f"{path} is damaged: the checksum of its {damaged} is wrong")
+
+
+def training_progress(path: str | Path) -> tuple[int, int] | None:
+    """What the name of a training checkpoint says: whole epochs, and iterations in all if it is from within an epoch.
+
+    ``epoch_3.pth`` is (3, 0), ``epoch_3_iter_350.pth`` (3, 350), any other name None; later ones compare as greater.
+    """
+    match = re.fullmatch(r"epoch_(\d+)(?:_iter_(\d+))?\.pth", Path(path).name)
+    return (int(match[1]), int(match[2] or 0)) if match else None
+
+
+def training_checkpoints(work_dir: str | Path) -> list[Path]:
+    """The checkpoints of training in a work folder, the oldest first, found by listing it."""
+    return sorted(filter(training_progress, Path(work_dir).glob("epoch_*.pth")), key=training_progress)
+
+
+def newest_checkpoint(work_dir: str | Path, report: Callable[[str], None] = warnings.warn) -> Path | None:
+    """The newest checkpoint of a work folder that is intact, or None if the folder has none.
+
+    Args:
+        work_dir: folder of a run.
+        report: gets a sentence for each newer one that is damaged.
+
+    Raises:
+        CheckpointError: all that there are are damaged.
+    """
+    candidates = training_checkpoints(work_dir)
+    for path in reversed(candidates):
+        try:
+            check_intact(path)
+        except CheckpointError as error:
+            report(f"{error}; taking the one before it")
+        else:
+            return path
+    if candidates:
+        raise CheckpointError(
+            f"every checkpoint in {work_dir} is damaged ({', '.join(p.name for p in candidates)}): move them away, "
+            "or begin anew without --resume"
+        )
+    return None
 
 
 class AtomicBackend(LocalBackend):
@@ -94,14 +148,33 @@ class AtomicBackend(LocalBackend):
     def put(self, obj: bytes, filepath: str | Path) -> None:
         part = Path(f"{filepath}.part")
         part.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(obj)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, filepath)
+        try:
+            with open(part, "wb") as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, filepath)
+        except OSError:
+            part.unlink(missing_ok=True)  # on a full disk it is in the way
+            raise
+        _sync_folder(part.parent)
 
 
 register_backend("atomic", AtomicBackend)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let the renaming reach the disk, where the system can do that for folders."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems refuse
+    finally:
+        os.close(descriptor)
 
 
 def _nearby(path: Path) -> str:

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .checkpoint import CheckpointError
-from .hooks import RunStoppedError
+from .finite import RunStoppedError
 from .launch import LAUNCHERS
 from .overrides import parse_value
-
-INTERRUPTED = 130  # the shell's code for Ctrl-C
+from .signals import INTERRUPTED, RunInterruptedError
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +51,9 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
-    """End the program with one clear sentence for what a user did wrong (exit code 2) or interrupted (130).
+    """End the program with one clear sentence for what a user did wrong (exit code 2) or interrupted.
+
+    The exit code is 130 after Ctrl-C and 85 after SIGTERM or SIGUSR1.
 
     Args:
         show_traceback: print the traceback before the sentence: once a run is under way, an error may well be ours.
@@ -63,6 +64,9 @@ def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         _say("interrupted; --resume goes on from the last checkpoint")
         _leave(INTERRUPTED)
+    except RunInterruptedError as error:
+        _say(str(error))
+        _leave(error.code)
     except Exception as error:
         own = (
             isinstance(error, (RunStoppedError, CheckpointError))

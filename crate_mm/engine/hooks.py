@@ -1,75 +1,34 @@
 """Hooks: what happens around the steps of a run."""
 
 import logging
-from pathlib import Path
 
 import mmengine.hooks
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object, get_rank, is_main_process
+from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import print_log
 from mmengine.runner import Runner, set_random_seed
 
-from ..registry import HOOKS, suggest
+from ..registry import HOOKS
 from .finite import FiniteCheck, RunStoppedError
-from .optim import optimizer_name
 
 
 @HOOKS.register_module()
-class CheckpointHook(mmengine.hooks.CheckpointHook):
-    """MMEngine's hook, with files that load without running code and stay right when the work folder moves.
-
-    Files are written in one piece. They hold tensors, numbers, strings, lists and dicts only: the logs' averaging
-    windows are left out and start afresh after a resume. The model's config goes in as data under ``meta['model']``.
-    """
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__(backend_args={"backend": "atomic"}, **kwargs)
-        if self.args:
-            raise ValueError(f"CheckpointHook has no argument {', '.join(self.args)}")
-        if not self.by_epoch or self.out_dir is not None or self.filename_tmpl != "epoch_{}.pth":
-            # --resume would not find them.
-            raise ValueError(
-                "CheckpointHook writes epoch_N.pth to the work folder: leave out by_epoch, out_dir and filename_tmpl"
-            )
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        missing = [key for key in self.save_best or () if key not in metrics and key != "auto"]
-        if missing:
-            raise RunStoppedError(f"save_best {missing[0]!r} is no metric: {suggest(missing[0], list(metrics))}")
-        super().after_val_epoch(runner, metrics)
-
-    def before_train(self, runner: Runner) -> None:
-        super().before_train(runner)
-        if is_main_process():
-            for leftover in Path(runner.work_dir).glob("*.pth.part"):
-                leftover.unlink()
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint["meta"]["model"] = runner.cfg.model.to_dict()
-        checkpoint["meta"]["initialized_from"] = runner.initialized_from
-        checkpoint["meta"]["optimizer"] = optimizer_name(runner.optim_wrapper.optimizer)
-        hub = checkpoint["message_hub"]
-        info = {key: _as_data(value) for key, value in hub["runtime_info"].items()}
-        kept = {key: value for key, value in hub["resumed_keys"].items() if key in info}
-        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": info, "resumed_keys": kept}
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        # MMEngine stores absolute paths and would delete the other run's best file after the folder was copied.
-        info = checkpoint.get("message_hub", {}).get("runtime_info", {})
-        for key in info:
-            if key == "last_ckpt" or key.startswith("best_ckpt"):
-                info[key] = str(Path(runner.work_dir) / Path(info[key]).name)
-
-
-@HOOKS.register_module()
-class SeedEachEpoch(Hook):
-    """Seed all random states from (seed, epoch, rank) before each epoch, so that a resumed run repeats what the
-    uninterrupted one draws in the model. (The data's own draws are seeded sample by sample.)"""
+class SeedEachIteration(Hook):
+    """Seed all random states from (seed, iteration, rank), so that a resumed run repeats what the uninterrupted one
+    draws in the model, from any iteration on and without a stored state. (The data's draws are seeded by sample.)"""
 
     def before_train_epoch(self, runner: Runner) -> None:
-        set_random_seed((runner.seed * 1_000_003 + runner.epoch * 1_009 + get_rank()) % 2**32)
+        self._seed(runner)  # the loader's workers take theirs from here
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        self._seed(runner)
+
+    @staticmethod
+    def _seed(runner: Runner) -> None:
+        mixed = np.random.SeedSequence([runner.seed, runner.iter, get_rank()]).generate_state(1)
+        set_random_seed(int(mixed[0]))
 
 
 @HOOKS.register_module()
@@ -89,6 +48,9 @@ class StopOnNonFiniteLoss(Hook):
         self.check.settle()
         if hasattr(runner.optim_wrapper, "check"):
             runner.optim_wrapper.check.settle()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self.after_train_epoch(runner)
 
 
 @HOOKS.register_module()
@@ -191,14 +153,3 @@ class TrimLogHistory(Hook):
             for buffer in runner.message_hub.log_scalars.values():
                 buffer._log_history = buffer._log_history[-self.keep :]
                 buffer._count_history = buffer._count_history[-self.keep :]
-
-
-def _as_data(value):
-    """NumPy numbers and tuples as Python's own numbers and lists."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, dict):
-        return {key: _as_data(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_data(inner) for inner in value]
-    return value

@@ -8,6 +8,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
 from ..registry import LOOPS
+from .signals import Signals
 
 
 @LOOPS.register_module()
@@ -26,15 +27,48 @@ class TrainLoop(EpochBasedTrainLoop):
         super().__init__(runner, dataloader, **kwargs)
         self.micro_batches = micro_batches
 
+    def run(self) -> torch.nn.Module:
+        """Train to the last epoch, from where the run is."""
+        with Signals() as self.signals:
+            self.runner.call_hook("before_train")
+            self._validate_if_due()  # the run may have been stopped between an epoch and its validation
+            while self._epoch < self._max_epochs and not self.stop_training:
+                self.run_epoch()
+                self._validate_if_due()
+            self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def _validate_if_due(self) -> None:
+        self._decide_current_val_interval()
+        due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
+        if self.runner.val_loop is None or self._epoch < max(self.val_begin, 1) or not due or self._first_step():
+            return
+        hub = self.runner.message_hub
+        if hub.runtime_info.get("epoch_validated") != self._epoch:
+            hub.update_info("epoch_validated", self._epoch)
+            self.runner.val_loop.run()
+
+    def _first_step(self) -> int:
+        """How many steps of this epoch have been taken already, before a resume."""
+        return self._iter - self._epoch * len(self.dataloader)
+
     def run_epoch(self) -> None:
-        """Train for an epoch; on a GPU the next batch's images are on their way while a step is computed."""
-        loader = self.dataloader
-        if get_device() == "cuda":
-            self.dataloader = DevicePrefetcher(loader)
-        try:
-            super().run_epoch()
-        finally:
-            self.dataloader = loader
+        """Train for an epoch, or for what a resumed run has left of it, without reading what it has had.
+
+        On a GPU the next batch's images are on their way while a step is computed.
+        """
+        first = self._first_step()
+        if first:
+            self.dataloader.sampler.start = first
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        batches = DevicePrefetcher(self.dataloader) if get_device() == "cuda" else self.dataloader
+        for step, batch in enumerate(batches, first):
+            self.run_iter(step, batch)
+        if first:
+            self.dataloader.sampler.start = 0
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
 
     def run_iter(self, idx: int, data_batch: dict[str, Tensor]) -> None:
         """Take one optimisation step on a device's batch."""
@@ -66,12 +100,6 @@ class DevicePrefetcher:
         self.loader = loader
         self.keys = keys
         self.stream = torch.cuda.Stream()
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __getattr__(self, name: str):
-        return getattr(self.loader, name)  # hooks ask for its dataset and sampler
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         following = None

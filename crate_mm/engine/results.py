@@ -22,6 +22,8 @@ import crate_mm
 
 from ..analysis.complexity import count_complexity
 from ..registry import HOOKS
+from .checkpoint import AtomicBackend
+from .logs import survive_full_disk
 
 RESULT_FILE = "result.json"
 
@@ -53,20 +55,19 @@ class ResultFile(Hook):
             best = last
         runner.message_hub.update_info_dict({"result_last": last, "result_best": best})
         if is_main_process():
-            write_result(
-                runner.work_dir,
-                {
-                    **describe_run(runner.cfg, runner.seed, runner.initialized_from),
-                    "epochs": runner.epoch,
-                    "max_epochs": runner.max_epochs,
-                    "finished": runner.epoch >= runner.max_epochs,
-                    "last": last,
-                    "best": best,
-                    "wall_time_s": round(info["train_seconds"], 1),
-                    **self._cost,
-                    **describe_machine(runner.world_size),
-                },
-            )
+            result = {
+                **describe_run(runner.cfg, runner.seed, runner.initialized_from),
+                "epochs": runner.epoch,
+                "max_epochs": runner.max_epochs,
+                "finished": runner.epoch >= runner.max_epochs,
+                "last": last,
+                "best": best,
+                "wall_time_s": round(info["train_seconds"], 1),
+                **self._cost,
+                **describe_machine(runner.world_size),
+            }
+            with survive_full_disk(RESULT_FILE):
+                write_result(runner.work_dir, result)
 
     def _count_time(self, runner: Runner) -> None:
         now = time.perf_counter()
@@ -77,9 +78,7 @@ class ResultFile(Hook):
 
 def write_result(folder: str | Path, result: dict) -> None:
     """Write a result to a folder's ``result.json``."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
+    AtomicBackend().put(f"{json.dumps(result, indent=2)}\n".encode(), Path(folder) / RESULT_FILE)
 
 
 def describe_run(cfg: Config, seed: int | None, initialized_from: str | None, frozen: bool | None = None) -> dict:

@@ -31,10 +31,13 @@ from .batch import BatchPlan
 from .blocks import prepare_blocks
 from .checkpoint import CheckpointError, load_weights, read_checkpoint
 from .config import prepare
+from .finite import RunStoppedError
 from .launch import init_processes
 from .optim import ShardedOptimizer, optimizer_name
 from .schedule import WarmupCosineLR
 from .transfer import initialize
+
+MAX_FAILED_WRITES = 3
 
 
 @RUNNERS.register_module()
@@ -53,6 +56,7 @@ class Runner(mmengine.runner.Runner):
     initialized_from: str | None = None
     tested_meta: ClassVar[dict] = {}  # what a tested checkpoint says of itself
     test_seconds: float = 0.0
+    failed_writes: int = 0
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> "Runner":
@@ -233,12 +237,35 @@ class Runner(mmengine.runner.Runner):
         self.logger.info(f"loaded checkpoint {filename}")
         return checkpoint
 
-    def save_checkpoint(self, *args, save_optimizer: bool = True, **kwargs) -> None:
-        """As MMEngine's, which the first process writes; all of them call it and hand it their part of the state."""
+    def save_checkpoint(self, *args, save_optimizer: bool = True, **kwargs) -> bool:
+        """As MMEngine's, which the first process writes; all of them call it and hand it their part of the state.
+
+        Returns:
+            Whether this process knows of no failure: the run goes on without a checkpoint that cannot be written.
+
+        Raises:
+            RunStoppedError: none could be written for some time.
+        """
         optimizer = getattr(self.optim_wrapper, "optimizer", None)
         if save_optimizer and isinstance(optimizer, ShardedOptimizer):
             optimizer.consolidate_state_dict()
-        super().save_checkpoint(*args, save_optimizer=save_optimizer, **kwargs)
+        try:
+            super().save_checkpoint(*args, save_optimizer=save_optimizer, **kwargs)
+        except OSError as error:
+            self.failed_writes += 1
+            times = f"{self.failed_writes} times in a row"
+            if self.failed_writes >= MAX_FAILED_WRITES:
+                raise RunStoppedError(
+                    f"the checkpoint could not be written {times} ({error}): the earlier ones are intact, "
+                    "--resume goes on from the newest of them"
+                ) from error
+            self.logger.error(
+                f"THE CHECKPOINT IS NOT WRITTEN: {error}. The earlier ones are intact; training goes on, and stops "
+                f"when {MAX_FAILED_WRITES} in a row fail (so far {self.failed_writes})"
+            )
+            return False
+        self.failed_writes = 0
+        return True
 
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Go on from a checkpoint of training, with the optimizer's settings as this run's config has them.
@@ -269,12 +296,8 @@ class Runner(mmengine.runner.Runner):
                 f"{filename} cannot be resumed from, it holds no {', '.join(missing)}: "
                 "resume from an epoch_N.pth, not from a best or a converted one"
             )
-        meta, steps = checkpoint["meta"], len(self.train_dataloader)
-        if meta["iter"] != meta["epoch"] * steps:
-            raise CheckpointError(
-                f"{filename} took {meta['iter'] / meta['epoch']:g} steps an epoch, this run takes {steps}: "
-                "resume with the same global_batch_size and data"
-            )
+        meta = checkpoint["meta"]
+        self._check_position(filename, meta)
         if meta.get("seed") is not None and self._randomness_cfg.get("seed") not in (None, meta["seed"]):
             raise CheckpointError(
                 f"{filename} is of a run with randomness.seed={meta['seed']}, this one has "
@@ -289,6 +312,21 @@ class Runner(mmengine.runner.Runner):
         optimizer = optimizer_name(self.optim_wrapper.optimizer)
         if meta.get("optimizer", optimizer) != optimizer:
             raise CheckpointError(f"{filename} is of a run with {meta['optimizer']}, this one has {optimizer}")
+
+    def _check_position(self, filename: str, meta: dict) -> None:
+        """Raise ``CheckpointError`` unless the checkpoint's epoch and iteration are those of a run like this one."""
+        steps, within = len(self.train_dataloader), meta["iter"] - meta["epoch"] * len(self.train_dataloader)
+        other = meta.get("steps_per_epoch") or meta["iter"] / max(meta["epoch"], 1)
+        if other != steps or not 0 <= within <= steps:
+            raise CheckpointError(
+                f"{filename} took {other:g} steps an epoch, this run takes {steps}: "
+                "resume with the same global_batch_size and data"
+            )
+        if within and not hasattr(self.train_dataloader.sampler, "start"):
+            raise CheckpointError(
+                f"{filename} is from within an epoch, where {type(self.train_dataloader.sampler).__name__} cannot go "
+                "on: resume from an epoch_N.pth"
+            )
 
     def _compare(self, filename: str, meta: dict) -> None:
         """Compare what shapes do not tell with what the checkpoint says of itself."""

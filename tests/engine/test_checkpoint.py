@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 
 import pytest
 import torch
@@ -88,10 +89,39 @@ def test_weights_load_wholly_or_not_at_all():
 
 def test_the_newest_checkpoint_is_found_by_its_number(tmp_path):
     assert newest_checkpoint(tmp_path) is None
-    for name in ("epoch_2.pth", "epoch_10.pth", "epoch_9.pth", "epoch_11.pth.part", "best_eval_top1_epoch_12.pth"):
-        (tmp_path / name).touch()
     (tmp_path / "last_checkpoint").write_text("/elsewhere/epoch_99.pth")
-    assert newest_checkpoint(tmp_path) == tmp_path / "epoch_10.pth"
+    for name in ("epoch_11.pth.part", "best_eval_top1_epoch_12.pth", "epoch_13_iter.pth", "epoch_x.pth"):
+        (tmp_path / name).touch()
+    ordered = ["epoch_0_iter_5.pth", "epoch_2.pth", "epoch_9.pth", "epoch_9_iter_91.pth", "epoch_10.pth"]
+    for number in (2, 0, 4, 1, 3):
+        torch.save({"meta": {}}, tmp_path / ordered[number])
+        newest = max(set(ordered) & set(os.listdir(tmp_path)), key=ordered.index)
+        assert newest_checkpoint(tmp_path) == tmp_path / newest
+
+
+DAMAGES = {
+    "truncated": lambda b: b[: len(b) // 2],
+    "a flipped bit": lambda b: b[: len(b) // 2] + bytes([b[len(b) // 2] ^ 1]) + b[len(b) // 2 + 1 :],
+    "emptied": lambda b: b"",
+    "zeros": lambda b: bytes(len(b)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, damage):
+    for epoch in (1, 2):
+        torch.save({"state_dict": {"w": torch.rand(1000)}}, tmp_path / f"epoch_{epoch}.pth")
+    newest = tmp_path / "epoch_2.pth"
+    newest.write_bytes(damage(newest.read_bytes()))
+    reports = []
+    assert newest_checkpoint(tmp_path, reports.append) == tmp_path / "epoch_1.pth"
+    assert len(reports) == 1
+    assert re.search("epoch_2.pth is damaged: .*; taking the one before it", reports[0])
+    with pytest.raises(CheckpointError, match=r"epoch_2.pth is damaged"):
+        read_checkpoint(newest)
+    (tmp_path / "epoch_1.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged \(epoch_2.pth\)"):
+        newest_checkpoint(tmp_path, reports.append)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

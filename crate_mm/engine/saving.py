@@ -1,0 +1,199 @@
+"""When checkpoints are written, and which are kept."""
+
+import time
+from pathlib import Path
+
+import mmengine.hooks
+import numpy as np
+from mmengine.dist import is_distributed, is_main_process
+from mmengine.runner import Runner
+
+from ..registry import HOOKS, suggest
+from .checkpoint import AtomicBackend, CheckpointError, check_intact, training_checkpoints, training_progress
+from .finite import RunStoppedError
+from .optim import optimizer_name
+from .signals import Agreement, RunInterruptedError
+
+
+@HOOKS.register_module()
+class CheckpointHook(mmengine.hooks.CheckpointHook):
+    """MMEngine's hook, which loses nothing and whose files load without running code.
+
+    * Files are written beside their place, synced, renamed and read back; only then old ones go. A write that fails
+      leaves the run going and the old ones as they are.
+    * Within an epoch too, every few minutes or iterations, and when a signal stops the run.
+    * They hold tensors, numbers, strings, lists and dicts only: the logs' averaging windows are left out and start
+      afresh after a resume. The model's config goes in as data under ``meta['model']``. No path in them is absolute.
+
+    Args:
+        max_keep_ckpts: how many of the epochs' are kept; all with -1. The one before the newest is always kept, should
+            the newest be damaged; older ones from within an epoch are not.
+        every_minutes: how often one is written within an epoch, or None.
+        every_iters: the same in iterations, or None.
+        kwargs: as for MMEngine's.
+    """
+
+    def __init__(
+        self, max_keep_ckpts: int = -1, every_minutes: float | None = 10, every_iters: int | None = None, **kwargs
+    ) -> None:
+        super().__init__(backend_args={"backend": "atomic"}, max_keep_ckpts=-1, **kwargs)
+        if self.args:
+            raise ValueError(f"CheckpointHook has no argument {', '.join(self.args)}")
+        if not self.by_epoch or self.out_dir is not None or self.filename_tmpl != "epoch_{}.pth":
+            # --resume would not find them.
+            raise ValueError(
+                "CheckpointHook writes epoch_N.pth to the work folder: leave out by_epoch, out_dir and filename_tmpl"
+            )
+        for name, value in (("every_minutes", every_minutes), ("every_iters", every_iters)):
+            if value is not None and not (isinstance(value, (int, float)) and value > 0):
+                raise ValueError(f"CheckpointHook: {name} must be a number above 0 or None, got {value!r}")
+        self.keep = max_keep_ckpts
+        self.every_minutes = every_minutes
+        self.every_iters = every_iters
+        self.saved_epoch = -1
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        self.agreement = Agreement()
+        self.saved_at = time.monotonic()
+        if is_main_process():
+            for leftover in Path(runner.work_dir).glob("*.part"):
+                leftover.unlink()
+
+    def after_train(self, runner: Runner) -> None:
+        self.agreement.settle()
+        super().after_train(runner)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        by_time = self.every_minutes and time.monotonic() - self.saved_at >= 60 * self.every_minutes
+        by_count = self.every_iters and (runner.iter + 1) % self.every_iters == 0
+        signals = getattr(runner.train_loop, "signals", None)
+        stop, due = self.agreement.exchange(signals.received if signals else 0, int(bool(by_time or by_count)))
+        if (stop or due) and hasattr(runner.train_dataloader.sampler, "start"):
+            self._save_within_epoch(runner)
+        if stop:
+            self._stop(runner, stop)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        signals = getattr(getattr(runner, "_train_loop", None), "signals", None)
+        # Several processes stop at the next step of training, where they agree on it.
+        if signals and signals.received and not is_distributed() and self.saved_epoch == runner.epoch:
+            self._stop(runner, signals.received)
+
+    @staticmethod
+    def _stop(runner: Runner, signal: int) -> None:
+        newest = training_checkpoints(runner.work_dir)
+        raise RunInterruptedError(signal, f"the newest checkpoint is {newest[-1] if newest else 'not written yet'}")
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        missing = [key for key in self.save_best or () if key not in metrics and key != "auto"]
+        if missing:
+            raise RunStoppedError(f"save_best {missing[0]!r} is no metric: {suggest(missing[0], list(metrics))}")
+        super().after_val_epoch(runner, metrics)
+
+    def _save_within_epoch(self, runner: Runner) -> None:
+        step = runner.iter + 1
+        self._save(runner, f"epoch_{runner.epoch}_iter_{step}.pth", {"epoch": runner.epoch, "iter": step})
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        """MMEngine's, for a whole epoch; this one deletes nothing before the new file is safe."""
+        self.saved_epoch = step
+        self._save(runner, f"epoch_{step}.pth", meta)
+
+    def _save(self, runner: Runner, name: str, meta: dict) -> None:
+        self.last_ckpt = str(Path(self.out_dir) / name)
+        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        written = runner.save_checkpoint(
+            self.out_dir,
+            name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=False,
+            backend_args=self.backend_args,
+        )
+        self.saved_at = time.monotonic()
+        if is_main_process() and written and self._is_safe(runner, self.last_ckpt):
+            self._delete_older(runner, Path(self.last_ckpt))
+
+    def _delete_older(self, runner: Runner, newest: Path) -> None:
+        reached = training_progress(newest)
+        older = [path for path in training_checkpoints(self.out_dir) if training_progress(path) < reached]
+        epochs = [path for path in older if training_progress(path)[1] == 0]
+        more = self.keep if reached[1] else self.keep - 1  # the newest is of an epoch's end, or is kept besides
+        kept = {*older[-1:], *(epochs if self.keep < 0 else epochs[max(len(epochs) - more, 0) :])}
+        try:
+            AtomicBackend().put(str(newest).encode(), Path(self.out_dir) / "last_checkpoint")  # for MMEngine's tools
+            for path in older:
+                if path not in kept:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            runner.logger.warning(f"cannot tidy up {self.out_dir}: {error}")
+
+    @staticmethod
+    def _is_safe(runner: Runner, path: str) -> bool:
+        if not Path(path).exists():
+            return False  # which the Runner has said
+        try:
+            check_intact(path)
+        except CheckpointError as error:
+            runner.logger.error(f"{error}; the checkpoints before it are kept")
+            return False
+        return True
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """MMEngine's, which deletes the best one so far before it writes the new one: here, after."""
+        info = runner.message_hub.runtime_info
+        before = {key: value for key, value in info.items() if key.startswith("best_")}
+        paths = self._best_paths()
+        self._set_best_paths(dict.fromkeys(paths))
+        super()._save_best_checkpoint(runner, metrics)
+        current = self._best_paths()
+        self._set_best_paths({key: current.get(key) or path for key, path in paths.items()})
+        if not is_main_process():
+            return
+        for key, old in paths.items():
+            new = current.get(key)
+            if new and new != old:
+                if self._is_safe(runner, new):
+                    Path(old or "").is_file() and Path(old).unlink()
+                else:
+                    self._set_best_paths({**self._best_paths(), key: old})
+                    info.update(before)
+
+    def _best_paths(self) -> dict[str, str | None]:
+        return dict(self.best_ckpt_path_dict) if hasattr(self, "best_ckpt_path_dict") else {"": self.best_ckpt_path}
+
+    def _set_best_paths(self, paths: dict[str, str | None]) -> None:
+        if hasattr(self, "best_ckpt_path_dict"):
+            self.best_ckpt_path_dict = paths
+        else:
+            self.best_ckpt_path = paths[""]
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        meta, hub = checkpoint["meta"], checkpoint["message_hub"]
+        meta["model"] = runner.cfg.model.to_dict()
+        meta["initialized_from"] = runner.initialized_from
+        meta["optimizer"] = optimizer_name(runner.optim_wrapper.optimizer)
+        meta["steps_per_epoch"] = len(runner.train_dataloader)
+        info = {key: _as_data(value) for key, value in hub["runtime_info"].items()}
+        kept = {key: value for key, value in hub["resumed_keys"].items() if key in info}
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": info, "resumed_keys": kept}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        # MMEngine stores absolute paths and would delete the other run's best file after the folder was copied.
+        info = checkpoint.get("message_hub", {}).get("runtime_info", {})
+        for key in info:
+            if key == "last_ckpt" or key.startswith("best_ckpt"):
+                info[key] = str(Path(runner.work_dir) / Path(info[key]).name)
+
+
+def _as_data(value):
+    """NumPy numbers and tuples as Python's own numbers and lists."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {key: _as_data(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_data(inner) for inner in value]
+    return value
