@@ -16,7 +16,7 @@ SMALL = {
     "inference": ["--models", "crate_tiny", "vit_tiny", "--img-size", 32, "--batch", 2, "--rounds", 1, "--no-compile"],
     "scaling": ["--img-sizes", 32, 48, "--batches", 1, "--rounds", 1, "--processes", 2],
     "end_to_end": ["--images", 16, "--batch", 2, "--workers", 1, "--rounds", 1],
-    "faults": ["--kills", 2],
+    "faults": ["--kills", 2, "--damage"],
 }
 ROWS = {"layers": 6, "loader": 7, "train_step": 6, "inference": 8, "scaling": 6, "end_to_end": 3, "faults": 1}
 

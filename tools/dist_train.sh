@@ -3,4 +3,5 @@
 #   tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
 # On several nodes run on each, with the same MASTER_ADDR and PORT:
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 PORT=29500 tools/dist_train.sh CONFIG 8
+# When a process dies, all are ended; with MAX_RESTARTS=3 they are started again, and go on from the newest checkpoint.
 exec bash "$(dirname "$0")/launch.sh" train "$0" "$@"

@@ -7,6 +7,7 @@ python tools/train.py configs/transfer/crate_base_pets.py --load-from crate_base
 """
 
 import argparse
+import os
 
 from crate_mm.engine import Runner, amp_optim_wrapper, load_config, newest_checkpoint
 from crate_mm.engine.cli import add_common_options, one_sentence_errors
@@ -47,6 +48,8 @@ def main() -> None:
             cfg.optim_wrapper.update(amp_optim_wrapper())
         if args.load_from:
             cfg.load_from = args.load_from
+        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+            args.resume = args.resume or "newest"  # torchrun has started the processes anew
         if args.resume:
             found = newest_checkpoint(cfg.work_dir, damaged.append) if args.resume == "newest" else args.resume
             if found:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import time
 import traceback
@@ -68,6 +69,11 @@ def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
         _say(str(error))
         _leave(error.code)
     except Exception as error:
+        if re.search("Connection (reset|closed) by peer", str(error)):
+            # The one that has ended has the first word; the launcher, if there is one, ends this one meanwhile.
+            time.sleep(5)
+            _say("error: another process of the run has ended, which ends this one")
+            _leave(1)
         own = (
             isinstance(error, (RunStoppedError, CheckpointError))
             or "UnreadableImagesError" in f"{type(error).__name__}{error}"

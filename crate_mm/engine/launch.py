@@ -7,6 +7,8 @@ from datetime import timedelta
 import torch
 import torch.distributed
 from mmengine.dist import is_distributed
+from torch.distributed import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 LAUNCHERS = ("none", "pytorch", "slurm")
 
@@ -36,7 +38,7 @@ def init_processes(launcher: str, timeout: float | None = None) -> None:
     local_rank = int(os.environ["LOCAL_RANK"])
     wait = timedelta(seconds=timeout) if timeout else None
     if not torch.cuda.is_available():
-        torch.distributed.init_process_group("gloo", timeout=wait)
+        torch.distributed.init_process_group("gloo", timeout=wait, **_meeting())
         return
     if launcher == "slurm":
         local_rank %= torch.cuda.device_count()  # Slurm may show each task its own GPU only
@@ -46,7 +48,17 @@ def init_processes(launcher: str, timeout: float | None = None) -> None:
             "that many processes a node, and more nodes with NNODES, NODE_RANK, MASTER_ADDR and PORT"
         )
     torch.cuda.set_device(local_rank)
-    torch.distributed.init_process_group("nccl", timeout=wait, device_id=torch.device("cuda", local_rank))
+    device = torch.device("cuda", local_rank)
+    torch.distributed.init_process_group("nccl", timeout=wait, device_id=device, **_meeting())
+
+
+def _meeting() -> dict:
+    """Where the processes meet: after torchrun's elastic restart not where the addresses of the dead ones still are."""
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restarts == "0":
+        return {}
+    store, rank, world_size = next(rendezvous("env://"))
+    return {"store": PrefixStore(f"restart_{restarts}", store), "rank": rank, "world_size": world_size}
 
 
 def _slurm_environment() -> None:

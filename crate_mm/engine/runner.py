@@ -221,6 +221,11 @@ class Runner(mmengine.runner.Runner):
         model = getattr(self.model, "module", self.model)
         if self._resume:
             self._check_resumable(filename, checkpoint)
+            if meta.get("processes", self.world_size) != self.world_size:
+                self.logger.warning(
+                    f"{filename} was trained on {meta['processes']} processes and goes on on {self.world_size}: with "
+                    "the same batches, but sums in another order, so no longer identical to the last bit"
+                )
             self.initialized_from = meta.get("initialized_from")
         elif isinstance(self._train_loop, BaseLoop):
             transfer = initialize(model, checkpoint, filename)

@@ -143,6 +143,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
         """MMEngine's, which deletes the best one so far before it writes the new one: here, after."""
+        if not self.save_best:
+            return
         info = runner.message_hub.runtime_info
         before = {key: value for key, value in info.items() if key.startswith("best_")}
         paths = self._best_paths()
@@ -175,6 +177,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         meta["model"] = runner.cfg.model.to_dict()
         meta["initialized_from"] = runner.initialized_from
         meta["optimizer"] = optimizer_name(runner.optim_wrapper.optimizer)
+        meta["processes"] = runner.world_size
         meta["steps_per_epoch"] = len(runner.train_dataloader)
         info = {key: _as_data(value) for key, value in hub["runtime_info"].items()}
         kept = {key: value for key, value in hub["resumed_keys"].items() if key in info}

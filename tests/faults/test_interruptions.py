@@ -1,0 +1,285 @@
+"""Runs that are killed, asked to stop, or cannot write: what is lost is nothing."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from crate_mm.engine import RunInterruptedError, RunStoppedError, load_config, newest_checkpoint, read_checkpoint
+from crate_mm.engine.checkpoint import AtomicBackend, training_checkpoints
+from crate_mm.engine.signals import INTERRUPTED, PREEMPTED, Signals
+from crate_mm.registry import DATA_SAMPLERS, RUNNERS
+from tests.conftest import ROOT
+from tests.engine.test_runner import AUGMENT, assert_identical
+
+STATES = ("state_dict", "optimizer", "param_schedulers", "ema_state_dict")
+
+
+def build(work_dir: Path, **overrides):
+    """A Runner of configs/debug.py with augmentation and averaging, which goes on from what is in its folder."""
+    cfg = load_config("debug", {"ema_momentum": 0.1, **{k.replace("__", "."): v for k, v in overrides.items()}})
+    cfg.train_dataloader.dataset.transforms = AUGMENT
+    cfg.work_dir = str(work_dir)
+    newest = newest_checkpoint(work_dir)
+    if newest:
+        cfg.resume, cfg.load_from = True, str(newest)
+    return RUNNERS.get("Runner").from_cfg(cfg)
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in training_checkpoints(folder)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict:
+    """The end of two epochs that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    build(folder).train()
+    return read_checkpoint(folder / "epoch_2.pth")
+
+
+def at_step(runner, step: int, act) -> None:
+    """Do something in the midst of a step, counted from 1 over the whole run."""
+    hook = Hook()
+    hook.before_train_iter = lambda runner, batch_idx, data_batch=None: runner.iter + 1 == step and act()
+    runner.register_hook(hook)
+
+
+# The 10th step is the last of an epoch, after which there is the epoch's own checkpoint to write, and the validation.
+@pytest.mark.parametrize("step", [1, 7, 10])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, PREEMPTED), (signal.SIGUSR1, PREEMPTED), (signal.SIGINT, INTERRUPTED)]
+)
+def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path, whole, number, code, step):
+    runner = build(tmp_path)
+    at_step(runner, step, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(RunInterruptedError, match=f"stopped by {number.name}, .*epoch_0_iter_{step}.pth; --resume"):
+        runner.train()
+    assert names(tmp_path) == [f"epoch_0_iter_{step}.pth"]
+    assert RunInterruptedError(number, "").code == code
+    build(tmp_path).train()
+    for key in STATES:
+        assert_identical(read_checkpoint(tmp_path / "epoch_2.pth")[key], whole[key], key)
+
+
+def test_what_was_there_before_is_there_after(tmp_path):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    build(tmp_path, train_cfg__max_epochs=1).train()
+    assert before == {number: signal.getsignal(number) for number in before}
+
+
+def test_the_second_ctrl_c_ends_at_once(monkeypatch):
+    clock = iter([0.0, 0.5, 5.0])
+    monkeypatch.setattr("crate_mm.engine.signals.time.monotonic", lambda: next(clock))
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # half a second later: the launcher's copy of the first
+        assert signals.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_training_in_a_thread_catches_no_signals(tmp_path):
+    runner = build(tmp_path, train_cfg__max_epochs=1)
+    thread = threading.Thread(target=runner.train)
+    thread.start()
+    thread.join()
+    assert names(tmp_path) == ["epoch_1.pth"]
+
+
+def test_an_interrupted_validation_is_made_up_for(tmp_path, whole):
+    runner = build(tmp_path)
+    hook = Hook()
+    hook.after_val_iter = lambda *args, **kwargs: runner.epoch == 1 and os.kill(os.getpid(), signal.SIGTERM)
+    runner.register_hook(hook, priority="VERY_HIGH")
+    with pytest.raises(RunInterruptedError, match=r"the newest checkpoint is .*epoch_1.pth"):
+        runner.train()
+    runner = build(tmp_path)
+    epochs = []
+    hook = Hook()
+    hook.after_val_epoch = lambda runner, metrics=None: epochs.append(runner.epoch)
+    runner.register_hook(hook)
+    runner.train()
+    assert epochs == [1, 2]
+    info = read_checkpoint(tmp_path / "epoch_2.pth")["message_hub"]["runtime_info"]
+    assert info["best_score"] == whole["message_hub"]["runtime_info"]["best_score"]
+
+
+@pytest.mark.parametrize("every", [dict(every_iters=3), dict(every_minutes=1e-9)])
+def test_checkpoints_within_an_epoch(tmp_path, whole, every):
+    options = {f"default_hooks__checkpoint__{key}": value for key, value in every.items()}
+    runner = build(tmp_path, **options)
+    at_step(runner, 18, lambda: shutil.copytree(tmp_path, tmp_path.with_suffix(".copy")))
+    runner.train()
+    newest = 15 if "every_iters" in every else 17
+    copied = names(tmp_path.with_suffix(".copy"))
+    assert copied[0] == "epoch_1.pth"
+    assert copied[-1] == f"epoch_1_iter_{newest}.pth"
+    assert len(copied) == 3  # and the one before it
+    resumed = build(tmp_path.with_suffix(".copy"))
+    resumed.train()
+    for key in STATES:
+        assert_identical(read_checkpoint(tmp_path.with_suffix(".copy") / "epoch_2.pth")[key], whole[key], key)
+        assert_identical(read_checkpoint(tmp_path / "epoch_2.pth")[key], whole[key], key)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("start", [1, 3])
+def test_a_sampler_goes_on_within_an_epoch(world_size, start):
+    for rank in range(world_size):
+        sampler = DATA_SAMPLERS.get("GlobalBatchSampler")(range(50), global_batch_size=10, seed=1)
+        sampler.rank, sampler.world_size = rank, world_size
+        sampler.set_epoch(4)
+        all_of_them = list(sampler)
+        sampler.start = start
+        assert list(sampler) == all_of_them[start * 10 // world_size :]
+
+
+def test_a_sampler_that_cannot_go_on_is_named(tmp_path):
+    runner = build(tmp_path)
+    at_step(runner, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(RunInterruptedError):
+        runner.train()
+    other = build(tmp_path, train_dataloader__sampler=dict(type="DefaultSampler", shuffle=True))
+    with pytest.raises(ValueError, match="is from within an epoch, where DefaultSampler cannot go on"):
+        other.train()
+
+
+def full_disk(monkeypatch, failing: set[int]) -> None:
+    """Let the n-th writes of checkpoints fail, counted from 1."""
+    put, count = AtomicBackend.put, iter(range(1, 1000))
+
+    def fail(self, obj, path):
+        if str(path).endswith(".pth") and next(count) in failing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        put(self, obj, path)
+
+    monkeypatch.setattr(AtomicBackend, "put", fail)
+
+
+EACH_STEP = dict(default_hooks__checkpoint__every_iters=1, default_hooks__checkpoint__save_best=None)
+
+
+def test_a_run_outlives_a_full_disk(tmp_path, whole, monkeypatch):
+    full_disk(monkeypatch, {3, 4, 6, 10, 11})
+    build(tmp_path, **EACH_STEP).train()
+    for key in STATES:
+        assert_identical(read_checkpoint(tmp_path / "epoch_2.pth")[key], whole[key], key)
+    (log,) = tmp_path.glob("*/*.log")
+    assert log.read_text().count("THE CHECKPOINT IS NOT WRITTEN: [Errno 28] No space left on device") == 5
+
+
+def test_a_run_stops_when_nothing_can_be_written(tmp_path, monkeypatch):
+    full_disk(monkeypatch, {4, 5, 6})
+    with pytest.raises(RunStoppedError, match=r"could not be written 3 times in a row \(.*No space left on device"):
+        build(tmp_path, **EACH_STEP).train()
+    assert names(tmp_path) == ["epoch_0_iter_2.pth", "epoch_0_iter_3.pth"]
+    assert newest_checkpoint(tmp_path).name == "epoch_0_iter_3.pth"
+
+
+def test_the_best_one_so_far_outlives_a_full_disk(tmp_path, monkeypatch):
+    options = dict(train_cfg__max_epochs=1)
+    build(tmp_path, **options).train()
+    (best,) = tmp_path.glob("best_*")
+    kept = best.read_bytes()
+    # 1: epoch 2, 2: its best, 3: epoch 2 with the best's score
+    full_disk(monkeypatch, {2})
+    build(tmp_path, train_cfg__max_epochs=2, optim_wrapper__optimizer__lr=3e-3).train()
+    assert [path.name for path in tmp_path.glob("best_*")] == [best.name]
+    assert best.read_bytes() == kept
+    info = read_checkpoint(tmp_path / "epoch_2.pth")["message_hub"]["runtime_info"]
+    assert Path(info["best_ckpt"]).name == best.name
+
+
+def test_a_disk_of_two_megabytes(tmp_path):
+    """A real one, where the system lets an ordinary process have it."""
+    disk, saved = tmp_path / "disk", tmp_path / "saved"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=2m none {disk}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    train = f"{sys.executable} {ROOT}/tools/train.py debug --work-dir {disk}/run --cfg-options"
+    options = "default_hooks.checkpoint.max_keep_ckpts=-1 train_cfg.max_epochs=30"
+    script = f"{mount} && {train} {options}; code=$?; cp -r {disk}/run {saved}; exit $code"
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "could not be written 3 times in a row" in done.stderr.splitlines()[-1]
+    written = training_checkpoints(saved)
+    assert newest_checkpoint(saved) == written[-1]
+    assert 5 < len(written) < 14
+
+
+@pytest.mark.parametrize("number", ["KILL", "TERM"])
+def test_two_processes_are_killed(number, run_tool):
+    """tools/benchmarks/faults.py in small; it compares the ends bit by bit."""
+    done = run_tool("benchmarks/faults", "--processes", 2, "--kills", 1, "--signal", number, timeout=300)
+    assert done.code == 0, done.output
+    assert "True" in done.output
+
+
+HOOK = """
+import os
+from mmengine.hooks import Hook
+from crate_mm.registry import HOOKS
+
+@HOOKS.register_module()
+class Accident(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if os.environ["RANK"] == "1" and runner.iter == 15 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            {accident}
+"""
+CONFIG = """
+_base_ = "{root}/configs/debug.py"
+custom_imports = dict(imports=["accident"])
+default_hooks = dict(accident=dict(type="Accident"))
+"""
+
+
+def train_with_accident(tmp_path: Path, accident: str, **env: str) -> subprocess.CompletedProcess:
+    (tmp_path / "accident.py").write_text(HOOK.format(accident=accident))
+    (tmp_path / "config.py").write_text(
+        CONFIG.format(root=ROOT).replace("*_base_", "*{{_base_").replace("ks, d", "ks}}, d")
+    )
+    command = ["bash", ROOT / "tools" / "dist_train.sh", tmp_path / "config.py", "2", "--work-dir", tmp_path / "run"]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(tmp_path), **env}
+    return subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=200)
+
+
+def test_the_process_that_fails_first_speaks_first(tmp_path):
+    done = train_with_accident(tmp_path, "raise RuntimeError('the cat sat on the keyboard')")
+    assert done.returncode == 1
+    first = done.stderr[done.stderr.index("Traceback") :]
+    second = first.find("Traceback", 10)
+    assert 0 < first.index("RuntimeError: the cat sat on the keyboard") < (second if second > 0 else len(first))
+
+
+def test_a_killed_process_is_named_and_the_others_end(tmp_path):
+    done = train_with_accident(tmp_path, "os.kill(os.getpid(), 9)")
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith("error: process 1 was killed by SIGKILL"), done.stderr
+
+
+def test_an_elastic_restart_resumes_by_itself(tmp_path):
+    done = train_with_accident(tmp_path, "os.kill(os.getpid(), 9)", MAX_RESTARTS="1")
+    assert done.returncode == 0, done.stderr
+    assert names(tmp_path / "run") == ["epoch_1.pth", "epoch_2.pth"]
+    assert "resumed epoch: 1, iter: 10" in done.stdout
+
+
+def test_another_number_of_processes_is_said(tmp_path, debug_checkpoint):
+    checkpoint = read_checkpoint(debug_checkpoint)
+    checkpoint["meta"]["processes"] = 4
+    torch.save(checkpoint, tmp_path / "epoch_1.pth")
+    build(tmp_path, ema_momentum=None, train_cfg__max_epochs=2).train()
+    (log,) = tmp_path.glob("*/*.log")
+    assert "was trained on 4 processes and goes on on 1" in log.read_text()
