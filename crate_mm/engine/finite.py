@@ -1,9 +1,15 @@
 """Numbers that must be finite, looked at without making the host wait for the device."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+ADVICE = (
+    "try a smaller learning rate, more warm-up or optim_wrapper.clip_grad.max_norm=1, and go on from the last "
+    "checkpoint with --resume"
+)
 
 
 class RunStoppedError(RuntimeError):
@@ -56,7 +62,37 @@ class FiniteCheck:
     def _check(self, value: Tensor, iteration: int, lr: float) -> None:
         if not torch.isfinite(value):
             raise RunStoppedError(
-                f"the {self.name} is {value.item()} at iteration {iteration} (learning rate {lr:.3g}): try a smaller "
-                "learning rate, more warm-up or optim_wrapper.clip_grad.max_norm=1, and go on from the last checkpoint "
-                "with --resume"
+                f"the {self.name} is {value.item()} at iteration {iteration} (learning rate {lr:.3g}): {ADVICE}"
             )
+
+
+@torch.no_grad()
+def first_wrong_layer(model: nn.Module, batch: dict[str, Tensor], wrong_parameters: list[nn.Parameter]) -> str:
+    """Say where numbers that are not finite come from, in the order of the computation.
+
+    Args:
+        model: as it was when they came up.
+        batch: what its preprocessor was given then.
+        wrong_parameters: those whose gradients were not finite.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            return f"the weights of {name} are not finite"
+    found: list[str] = []
+
+    def look(name: str, module: nn.Module, inputs: tuple, output) -> None:
+        if isinstance(output, Tensor) and not output.isfinite().all():
+            found.append(name)
+
+    hooks = [module.register_forward_hook(partial(look, name)) for name, module in model.named_modules() if name]
+    try:
+        model(**model.data_preprocessor(batch, True))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if found:
+        return f"the output of {found[0]} is the first that is not finite"
+    names = [name for name, p in model.named_parameters() if any(p is wrong for wrong in wrong_parameters)]
+    if names:
+        return f"the layers' outputs are finite; going back, the gradient of {names[-1]} is the first that is not"
+    return "the layers' outputs are finite here"

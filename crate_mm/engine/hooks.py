@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner, set_random_seed
 
 from ..registry import HOOKS
-from .finite import FiniteCheck, RunStoppedError
+from .finite import ADVICE, FiniteCheck, RunStoppedError, first_wrong_layer
 
 
 @HOOKS.register_module()
@@ -33,7 +33,9 @@ class SeedEachIteration(Hook):
 
 @HOOKS.register_module()
 class StopOnNonFiniteLoss(Hook):
-    """Stop a run whose loss is no longer a finite number. (Gradients are the OptimWrapper's to check.)"""
+    """Report the steps that the OptimWrapper skips, count them in ``skipped_steps``, and stop when too many are in a
+    row. Where it skips none (see its ``max_skipped_steps``), stop at a loss that is not finite.
+    """
 
     priority = "VERY_HIGH"
 
@@ -41,7 +43,26 @@ class StopOnNonFiniteLoss(Hook):
         self.check = FiniteCheck("loss")
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
-        self.check.see(outputs["loss"], runner.iter + 1, runner.optim_wrapper.get_lr()["lr"][0])
+        wrapper = runner.optim_wrapper
+        lr = wrapper.get_lr()["lr"][0]
+        if not getattr(wrapper, "max_skipped_steps", 0):
+            self.check.see(outputs["loss"], runner.iter + 1, lr)
+        elif wrapper.skipped_in_a_row:
+            self._count(runner, data_batch, lr)
+
+    @staticmethod
+    def _count(runner: Runner, data_batch: dict[str, torch.Tensor], lr: float) -> None:
+        wrapper, hub = runner.optim_wrapper, runner.message_hub
+        hub.update_info("skipped_steps", hub.runtime_info.get("skipped_steps", 0) + 1)
+        what = f"the gradient norm is not finite at iteration {runner.iter + 1} (learning rate {lr:.3g})"
+        in_a_row = f"{wrapper.skipped_in_a_row} of at most {wrapper.max_skipped_steps} in a row"
+        if wrapper.skipped_in_a_row < wrapper.max_skipped_steps:
+            runner.logger.warning(f"{what}: the step is skipped ({in_a_row})")
+            return
+        model = getattr(runner.model, "module", runner.model)
+        with wrapper.optim_context(model):  # in the precision of the steps
+            where = first_wrong_layer(model, data_batch, wrapper.wrong_parameters)
+        raise RunStoppedError(f"{what}, {in_a_row}; {where}: {ADVICE}")
 
     def after_train_epoch(self, runner: Runner) -> None:
         # Before the checkpoint, which is of lower priority.

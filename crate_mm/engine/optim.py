@@ -92,21 +92,35 @@ class _CountsSteps:
 
 @OPTIM_WRAPPERS.register_module()
 class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
-    """MMEngine's wrapper, which stops a run whose gradients are not finite: on the CPU before the step, on a GPU at the
-    next one, and always before the next checkpoint.
+    """MMEngine's wrapper, which takes no step whose gradients are not finite.
 
-    It would not show later: Lion's weights stay finite, its momentum never is again.
+    It would not show later: Lion's weights stay finite, its momentum never is again. The processes decide alike, since
+    they have the same gradients. Whoever calls it stops the run, ``max_skipped_steps`` in a row being too many.
+
+    Args:
+        max_skipped_steps: with 0 no step is skipped and the first such gradient stops the run, on a GPU one step later,
+            so that the host need not wait for the GPU at every step.
+        args, kwargs: as for MMEngine's.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args, max_skipped_steps: int = 5, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        self.max_skipped_steps = max_skipped_steps
+        self.skipped_in_a_row = 0
+        self.wrong_parameters: list[nn.Parameter] = []  # those whose gradients were not finite at the last skipped step
         self.check = FiniteCheck("gradient norm")
 
     def step(self, **kwargs) -> None:
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if gradients:
-            norm = torch.stack(torch._foreach_norm(gradients)).norm()
-            self.check.see(norm, self.message_hub.get_info("iter", 0) + 1, self.param_groups[0]["lr"])
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if params:
+            norm = torch.stack(torch._foreach_norm([p.grad for p in params])).norm()
+            if not self.max_skipped_steps:
+                self.check.see(norm, self.message_hub.get_info("iter", 0) + 1, self.param_groups[0]["lr"])
+            elif not norm.isfinite():
+                self.skipped_in_a_row += 1
+                self.wrong_parameters = [p for p in params if not p.grad.isfinite().all()]
+                return
+        self.skipped_in_a_row = 0
         super().step(**kwargs)
 
 
@@ -132,7 +146,13 @@ class AutocastOptimWrapper(OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class AmpOptimWrapper(_CountsSteps, mmengine.optim.AmpOptimWrapper):
-    """MMEngine's fp16 with a gradient scaler, which skips the steps whose gradients are not finite."""
+    """MMEngine's fp16 with a gradient scaler, which skips the steps whose gradients are not finite.
+
+    ``max_skipped_steps`` has no effect: the scaler tries smaller scales.
+    """
+
+    def __init__(self, *args, max_skipped_steps: int = 5, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
 
 
 def amp_dtype() -> str:

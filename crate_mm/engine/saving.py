@@ -101,6 +101,9 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         self._save(runner, f"epoch_{step}.pth", meta)
 
     def _save(self, runner: Runner, name: str, meta: dict) -> None:
+        if self._in_trouble(runner):
+            runner.logger.warning(f"{name} is not written: the last step was skipped, its numbers not being finite")
+            return
         self.last_ckpt = str(Path(self.out_dir) / name)
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
         written = runner.save_checkpoint(
@@ -131,6 +134,11 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             runner.logger.warning(f"cannot tidy up {self.out_dir}: {error}")
 
     @staticmethod
+    def _in_trouble(runner: Runner) -> bool:
+        """Whether the weights may be such that no step can be taken any more: they replace no checkpoint."""
+        return bool(getattr(runner.optim_wrapper, "skipped_in_a_row", 0))
+
+    @staticmethod
     def _is_safe(runner: Runner, path: str) -> bool:
         if not Path(path).exists():
             return False  # which the Runner has said
@@ -143,7 +151,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
         """MMEngine's, which deletes the best one so far before it writes the new one: here, after."""
-        if not self.save_best:
+        if not self.save_best or self._in_trouble(runner):
             return
         info = runner.message_hub.runtime_info
         before = {key: value for key, value in info.items() if key.startswith("best_")}

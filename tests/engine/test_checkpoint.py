@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from crate_mm.engine import CheckpointError, load_weights, newest_checkpoint, read_checkpoint
-from crate_mm.engine.checkpoint import AtomicBackend
+from crate_mm.engine.checkpoint import AtomicBackend, check_intact
 
 
 class Mark:
@@ -105,6 +105,24 @@ DAMAGES = {
     "emptied": lambda b: b"",
     "zeros": lambda b: bytes(len(b)),
 }
+
+
+def test_any_changed_byte_is_found_or_changes_nothing(tmp_path):
+    """In the archive's tables too, of which PyTorch and Python read different parts."""
+    path = tmp_path / "epoch_1.pth"
+    contents = {"state_dict": {"w": torch.arange(4.0)}}
+    torch.save(contents, path)
+    whole = path.read_bytes()
+    found = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            check_intact(path)
+        except CheckpointError:
+            found += 1
+        else:
+            assert torch.equal(read_checkpoint(path)["state_dict"]["w"], contents["state_dict"]["w"]), place
+    assert found > len(whole) // 4  # the rest is padding, times and the like
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
