@@ -96,9 +96,8 @@ def check_intact(path: str | Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             # An entry that is marked as a folder by mistake is one whose tensor PyTorch leaves uninitialised.
-            damaged = archive.testzip() or next(
-                (i.filename for i in archive.infolist() if i.external_attr & 0x10), None
-            )
+            folders = (entry.filename for entry in archive.infolist() if entry.external_attr & 0x10)
+            damaged = archive.testzip() or next(folders, None)
         # The checksums do not cover the archive's own tables, of which PyTorch reads more than Python does.
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:

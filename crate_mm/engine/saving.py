@@ -70,7 +70,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         signals = getattr(runner.train_loop, "signals", None)
         stop, due = self.agreement.exchange(signals.received if signals else 0, int(bool(by_time or by_count)))
         if (stop or due) and hasattr(runner.train_dataloader.sampler, "start"):
-            self._save_within_epoch(runner)
+            self.save_within_epoch(runner)
         if stop:
             self._stop(runner, stop)
 
@@ -91,7 +91,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             raise RunStoppedError(f"save_best {missing[0]!r} is no metric: {suggest(missing[0], list(metrics))}")
         super().after_val_epoch(runner, metrics)
 
-    def _save_within_epoch(self, runner: Runner) -> None:
+    def save_within_epoch(self, runner: Runner) -> None:
+        """Write a checkpoint after the step that is being taken; all processes call it."""
         step = runner.iter + 1
         self._save(runner, f"epoch_{runner.epoch}_iter_{step}.pth", {"epoch": runner.epoch, "iter": step})
 

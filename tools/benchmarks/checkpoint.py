@@ -1,0 +1,58 @@
+"""What a checkpoint costs: written, synced to the disk, read back and checked, with its optimizer's state.
+
+python tools/benchmarks/checkpoint.py --config crate_base_in1k --json checkpoint.json
+
+The share is that of training with a checkpoint every so many minutes: training waits while one is written.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from end_to_end import StepTimes, build_runner
+from machine import report
+from photographs import write_tree
+
+from crate_mm.engine import CheckpointHook
+from crate_mm.engine.checkpoint import training_checkpoints
+from crate_mm.engine.cli import check_writable, one_sentence_errors, positive
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="crate_base_in1k", help="an ImageNet config (default: crate_base_in1k)")
+    parser.add_argument("--minutes", type=positive, default=10, help="from one checkpoint to the next (default: 10)")
+    parser.add_argument("--rounds", type=positive, default=7, help="checkpoints to write (default: 7)")
+    parser.add_argument("--folder", help="where to write them (default: the system's folder for temporary files)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
+    args = parser.parse_args()
+    args.batch, args.workers, args.amp = 2, 1, False  # for build_runner
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    with one_sentence_errors(), tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        check_writable(args.json)
+        runner = build_runner(args, write_tree(Path(folder) / "data", 10), Path(folder), StepTimes(skip=0))
+        runner.train()  # for there to be an optimizer's state
+        (hook,) = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+        seconds = []
+        for _ in range(args.rounds):
+            start = time.perf_counter()
+            hook.save_within_epoch(runner)
+            seconds.append(time.perf_counter() - start)
+        row = {
+            "config": args.config,
+            "megabytes": training_checkpoints(runner.work_dir)[-1].stat().st_size / 1e6,
+            "seconds_median": statistics.median(seconds),
+            "seconds_most": max(seconds),
+            f"percent_of_training_every_{args.minutes}_min": 100 * statistics.median(seconds) / (60 * args.minutes),
+        }
+        report("The cost of a checkpoint", [row], vars(args), args.json)
+
+
+if __name__ == "__main__":
+    main()
