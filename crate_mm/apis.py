@@ -11,6 +11,7 @@ from torch import nn
 
 from .conversion import from_official, is_official
 from .datasets import build_transforms, imagenet_class_names
+from .datasets.images import convert
 from .datasets.transforms import to_uint8
 from .engine import load_config, load_weights, read_checkpoint
 from .models import ARCHS, VIT_ARCHS, ImageClassifier
@@ -152,7 +153,7 @@ class Predictor:
             image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
         elif not isinstance(image, Image.Image):
             raise ValueError(f"image {number} is {type(image).__name__}: expected a path, a PIL image or a uint8 array")
-        return to_uint8(self.transforms(image.convert("L" if self.model.in_channels == 1 else "RGB")))
+        return to_uint8(self.transforms(convert(image, "L" if self.model.in_channels == 1 else "RGB")))
 
 
 def default_class_names(num_classes: int) -> list[str]:

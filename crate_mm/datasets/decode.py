@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from ..registry import TRANSFORMS
+from .images import convert
 
 
 @TRANSFORMS.register_module()
@@ -79,7 +80,7 @@ def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """``(height, width)`` of a JPEG in colour of a size that PIL would take too, or None for anything else."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except ValueError:
+    except (ValueError, KeyError):  # the latter where the header is cut off
         return None
     plain = colorspace in ("YCbCr", "RGB") and height * width <= (Image.MAX_IMAGE_PIXELS or math.inf)
     return (height, width) if plain else None
@@ -110,4 +111,4 @@ def decode_jpeg(data: bytes, size: tuple[int, int], reduction: int = 1, memory: 
 def decode_by_pil(data: bytes) -> Tensor:
     """Decode any image that PIL knows: ``(3, height, width)``."""
     with Image.open(io.BytesIO(data)) as image:
-        return v2.functional.pil_to_tensor(image.convert("RGB"))
+        return v2.functional.pil_to_tensor(convert(image))

@@ -7,6 +7,7 @@ from PIL import Image
 from torchvision import datasets
 
 from ..registry import DATASETS
+from .images import open_image
 
 DATASETS.register_module(module=datasets.ImageFolder)
 
@@ -39,7 +40,7 @@ class ImageNet(datasets.ImageFolder):
             found = ", ".join(sorted(p.name for p in Path(root).iterdir())[:5]) or "nothing"
             raise ValueError(f"data_root {root} has no folder {split!r} (it holds {found}): {expected}")
         try:
-            super().__init__(str(folder))
+            super().__init__(str(folder), loader=open_image)
         except FileNotFoundError as error:  # torchvision's, for no class folders or an empty one
             raise ValueError(f"data_root {root} is laid out wrongly: {expected}; {error}") from None
         if len(self.classes) == 1000 and self.classes[0] == "n01440764" and self.classes[-1] == "n15075141":
@@ -85,7 +86,7 @@ class ClassFolders(datasets.ImageFolder):
         if len(divided) == 1:
             raise ValueError(f"data_root {root} has a folder {divided[0]!r} and not the other split: {expected}")
         try:
-            super().__init__(str(Path(root) / split if divided else root))
+            super().__init__(str(Path(root) / split if divided else root), loader=open_image)
         except FileNotFoundError as error:
             raise ValueError(f"data_root {root} is laid out wrongly: {expected}; {error}") from None
         if not divided:
@@ -141,8 +142,7 @@ class ImageFiles:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        with Image.open(self.files[index]) as image:
-            return image.convert(self.mode), -1
+        return open_image(self.files[index], self.mode), -1
 
     def path(self, index: int) -> str:
         return str(self.files[index])

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..registry import DATASETS
+from .images import convert
 
 INDEX = "index.npz"
 
@@ -71,7 +72,7 @@ class PackedImages:
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         data, label = self.read(index)
         with Image.open(io.BytesIO(data)) as image:
-            return image.convert("RGB"), label
+            return convert(image), label
 
     def path(self, index: int) -> str:
         start = int(self._ends[index - 1]) if index else 0

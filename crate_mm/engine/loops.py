@@ -63,12 +63,25 @@ class TrainLoop(EpochBasedTrainLoop):
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         batches = DevicePrefetcher(self.dataloader) if get_device() == "cuda" else self.dataloader
-        for step, batch in enumerate(batches, first):
+        for step, batch in enumerate(self._load(batches), first):
             self.run_iter(step, batch)
         if first:
             self.dataloader.sampler.start = 0
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
+
+    def _load(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """The batches; what fails in loading them is between two steps, so that the hooks may save these."""
+        iterator = iter(batches)
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except Exception:
+                self.runner.call_hook("after_failed_loading")
+                raise
+            yield batch
 
     def run_iter(self, idx: int, data_batch: dict[str, Tensor]) -> None:
         """Take one optimisation step on a device's batch."""

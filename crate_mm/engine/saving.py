@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from ..registry import HOOKS, suggest
 from .checkpoint import AtomicBackend, CheckpointError, check_intact, training_checkpoints, training_progress
 from .finite import RunStoppedError
-from .optim import optimizer_name
+from .optim import ShardedOptimizer, optimizer_name
 from .signals import Agreement, RunInterruptedError
 
 
@@ -91,9 +91,17 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             raise RunStoppedError(f"save_best {missing[0]!r} is no metric: {suggest(missing[0], list(metrics))}")
         super().after_val_epoch(runner, metrics)
 
+    def after_failed_loading(self, runner: Runner) -> None:
+        """Save the steps taken so far, where the first process alone can do so."""
+        sharded = isinstance(runner.optim_wrapper.optimizer, ShardedOptimizer)
+        if hasattr(runner.train_dataloader.sampler, "start") and not sharded and runner.iter:
+            self._save_at(runner, runner.iter)
+
     def save_within_epoch(self, runner: Runner) -> None:
         """Write a checkpoint after the step that is being taken; all processes call it."""
-        step = runner.iter + 1
+        self._save_at(runner, runner.iter + 1)
+
+    def _save_at(self, runner: Runner, step: int) -> None:
         self._save(runner, f"epoch_{runner.epoch}_iter_{step}.pth", {"epoch": runner.epoch, "iter": step})
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:

@@ -1,0 +1,193 @@
+"""Images that are broken, odd or gone; workers that die."""
+
+import io
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crate_mm.datasets import ImageNet
+from crate_mm.datasets.images import convert
+from crate_mm.engine import Runner, load_config, newest_checkpoint, read_checkpoint
+from tests.conftest import make_image_tree
+from tests.faults.test_interruptions import at_step
+
+
+def encoded(image: Image.Image, kind: str = "JPEG") -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind)
+    return stream.getvalue()
+
+
+def bomb() -> bytes:
+    """A PNG of 60 bytes that says it has 40,000 million pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+
+
+COLOUR = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+BROKEN = {
+    "truncated": lambda: encoded(COLOUR)[:-400],
+    "empty": lambda: b"",
+    "text": lambda: b"<html>404 Not Found</html>",
+    "header": lambda: encoded(COLOUR)[:20],
+    "bomb": bomb,
+    "png": lambda: encoded(COLOUR, "PNG")[:-200],
+}
+ODD = {
+    "cmyk": lambda: encoded(COLOUR.convert("CMYK")),
+    "gray": lambda: encoded(COLOUR.convert("L")),
+    "16-bit": lambda: encoded(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50), "PNG"),
+    "palette": lambda: encoded(COLOUR.convert("P"), "PNG"),
+    "alpha": lambda: encoded(COLOUR.convert("RGBA"), "PNG"),
+}
+
+
+@pytest.fixture
+def bad_tree(tmp_path) -> tuple[Path, set[str]]:
+    """120 images, of each kind of broken and odd ones 5 %; and the names of the broken ones."""
+    root = make_image_tree(tmp_path / "imagenet", train=40)
+    files = sorted((root / "train").rglob("*.JPEG"))
+    rng = np.random.default_rng(1)
+    kinds = [kind for kind in [*BROKEN, *ODD] for _ in range(6)]
+    broken = set()
+    for number, kind in zip(rng.permutation(len(files)), kinds):
+        files[number].write_bytes({**BROKEN, **ODD}[kind]())
+        if kind in BROKEN:
+            broken.add(str(files[number]))
+    return root, broken
+
+
+def build(root: Path, work_dir: Path, transform: str, **overrides) -> Runner:
+    options = {
+        "data_root": str(root),
+        "model.head.num_classes": 3,
+        "model.backbone.img_size": 32,
+        "model.backbone.patch_size": 16,
+        "global_batch_size": 24,
+        "train_cfg.max_epochs": 2,
+        "param_scheduler.warmup": 1,
+        "train_dataloader.num_workers": 1,
+        "val_dataloader.num_workers": 0,
+        "val_dataloader.dataset.transforms.1.size": 32,
+        **overrides,
+    }
+    cfg = load_config("crate_tiny_in1k", options)
+    first = dict(type=transform, size=32, interpolation="bicubic")
+    cfg.train_dataloader.dataset.transforms = [first, *cfg.train_dataloader.dataset.transforms[1:]]
+    cfg.model.backbone.arch = dict(embed_dim=24, depth=1, num_heads=3)
+    cfg.work_dir = str(work_dir)
+    newest = newest_checkpoint(work_dir)
+    if newest:
+        cfg.resume, cfg.load_from = True, str(newest)
+    return Runner.from_cfg(cfg)
+
+
+@pytest.mark.parametrize("transform", ["RandomResizedCrop", "DecodeRandomResizedCrop"])
+def test_broken_images_of_each_kind_are_reported_exactly(tmp_path, bad_tree, transform):
+    root, broken = bad_tree
+    assert len(broken) == 36
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL's of large and of damaged images
+        build(root, tmp_path / "run", transform, **{"model.label_smoothing": 0.1}).train()
+    assert read_checkpoint(tmp_path / "run" / "epoch_2.pth")["meta"]["iter"] == 10
+    (log,) = (tmp_path / "run").glob("*/*.log")
+    reported = re.findall(r"cannot read train image (\S+) \(", log.read_text())
+    assert len(reported) == len(set(reported))
+    assert set(reported) == broken
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_images_are_read(tmp_path, kind):
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    (folder / "x.JPEG").write_bytes(ODD[kind]())
+    image, _ = ImageNet(tmp_path)[0]
+    assert (image.mode, image.size) == ("RGB", (40, 30))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_16_bits_are_scaled(dtype):
+    values = np.array([[0, 256, 32768, 65535]], dtype=dtype)
+    assert np.asarray(convert(Image.fromarray(values), "L")).tolist() == [[0, 1, 128, 255]]
+
+
+def test_a_data_root_that_vanishes_stops_the_run_with_a_checkpoint(tmp_path):
+    whole = build(make_image_tree(tmp_path / "imagenet", train=80), tmp_path / "whole", "RandomResizedCrop")
+    whole.train()
+    runner = build(tmp_path / "imagenet", tmp_path / "run", "RandomResizedCrop")
+    at_step(runner, 4, lambda: (tmp_path / "imagenet").rename(tmp_path / "gone"))
+    with pytest.raises(
+        RuntimeError, match=r"UnreadableImagesError: 101 images in a row cannot be read: .*No such file"
+    ):
+        runner.train()
+    newest = newest_checkpoint(tmp_path / "run")
+    assert re.fullmatch(r"epoch_0_iter_[4-9].pth", newest.name)
+    (tmp_path / "gone").rename(tmp_path / "imagenet")
+    build(tmp_path / "imagenet", tmp_path / "run", "RandomResizedCrop").train()
+    one, other = (read_checkpoint(tmp_path / name / "epoch_2.pth")["state_dict"] for name in ("whole", "run"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_worker_that_dies_is_named(tmp_path):
+    root = make_image_tree(tmp_path / "imagenet", train=80)
+    runner = build(root, tmp_path / "run", "RandomResizedCrop")
+    killed = []
+
+    def kill_worker():
+        killed.extend(process.pid for process in multiprocessing.active_children())
+        os.kill(killed[0], signal.SIGKILL)
+
+    at_step(runner, 4, kill_worker)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid\(?s?\)? \d+\)"):
+        runner.train()
+    assert killed
+    shutil.rmtree(root)
+
+
+def test_workers_end_by_sigterm_only_after_a_time_of_grace(monkeypatch):
+    """Where their process is about to take its step and save; and at once where it is about to end."""
+    from crate_mm.datasets import workers
+
+    def work(ready, seconds):
+        workers.GRACE = 1
+        workers.init_worker(0)
+        ready.set()
+        signal.pause()
+        seconds.value = 1
+        signal.pause()
+
+    context = multiprocessing.get_context("fork")
+    ready, seconds = context.Event(), context.Value("i", 0)
+    process = context.Process(target=work, args=(ready, seconds))
+    process.start()
+    ready.wait(10)
+    os.kill(process.pid, signal.SIGINT)
+    process.terminate()
+    process.join(10)
+    assert (process.exitcode, seconds.value) == (-signal.SIGALRM, 1)
+    workers._leaving[0] = 1
+    try:
+        ready.clear()
+        process = context.Process(target=work, args=(ready, seconds))
+        process.start()
+        ready.wait(10)
+        process.terminate()
+        process.join(10)
+        assert process.exitcode == 0
+    finally:
+        workers._leaving[0] = 0
