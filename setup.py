@@ -27,12 +27,17 @@ setup(
         "fvcore>=0.1.5.post20221221",
         "scikit-learn>=1.3",  # the digits; with it comes scipy, which reads the flowers' labels
         "simplejpeg>=1.8",
+        "safetensors>=0.4.3",
         "matplotlib>=3.7",
         "tensorboard>=2.14",
         "rich>=13",
     ],
     extras_require={
-        "test": ["pytest>=8", "setuptools>=70.1"],  # setuptools to build the wheel that a test installs
-        "dev": ["pytest>=8", "setuptools>=70.1", "ruff>=0.9", "pre-commit"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "setuptools>=70.1",
+        ],  # setuptools to build the wheel that a test installs
+        "dev": ["pytest>=8", "hypothesis>=6.100", "setuptools>=70.1", "ruff>=0.9", "pre-commit"],
     },
 )

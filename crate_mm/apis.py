@@ -15,7 +15,7 @@ from .datasets.images import convert
 from .datasets.transforms import to_uint8
 from .engine import load_config, load_weights, read_checkpoint
 from .models import ARCHS, VIT_ARCHS, ImageClassifier
-from .registry import MODELS, suggest
+from .registry import BACKBONES, HEADS, MODELS, suggest
 
 
 def list_models() -> list[str]:
@@ -48,19 +48,25 @@ def get_model(name: str, num_classes: int = 1000, pool: str = "cls", **backbone:
 
 
 def init_model(
-    config: str | Path | Config, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
+    config: str | Path | Config | None, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> nn.Module:
     """Build a config's model in eval mode, with the weights of a checkpoint if one is given.
 
     Args:
-        config: a config, its file, or the name of one that comes with the package ('crate_base_in1k').
+        config: a config, its file, or the name of one that comes with the package ('crate_base_in1k'). None takes the
+            model from what the checkpoint says of itself, which is data: it names parts that are registered here, and
+            can import or run nothing.
         checkpoint: a checkpoint of this package or of the official code.
         device: where the model goes.
 
     Raises:
         ValueError: no such config or checkpoint, or one that does not fit the other.
     """
-    cfg = load_config(config)
+    if config is None:
+        loaded = read_checkpoint(checkpoint) if checkpoint is not None else {}
+        cfg = Config({"model": described_model(loaded, checkpoint)})
+    else:
+        cfg = load_config(config)
     if not cfg.get("model"):
         raise ValueError(f"config {config} has no model")
     model = MODELS.build(cfg.model)
@@ -75,6 +81,25 @@ def init_model(
     test = cfg.get("test_dataloader") or {}
     model.test_transforms = test.get("dataset", {}).get("transforms")
     return model.to(device).eval()
+
+
+def described_model(checkpoint: dict, source: str | Path | None) -> dict:
+    """The config of the model that a checkpoint is of, as it says itself.
+
+    Raises:
+        ValueError: it says nothing, or names a part that is not registered.
+    """
+    model = (checkpoint.get("meta") or {}).get("model")
+    if not isinstance(model, dict):
+        raise ValueError(f"{source} does not say what model it is of: give a config")
+    for part, registry in {"": MODELS, "backbone": BACKBONES, "head": HEADS, "preprocessor": MODELS}.items():
+        described = model.get(part, {}) if part else model
+        kind = described.get("type") if isinstance(described, dict) else described
+        registry.import_from_location()
+        # Never a dotted name, which would be imported.
+        if kind is not None and not (isinstance(kind, str) and kind in registry.module_dict):
+            raise ValueError(f"{source} names the {part or 'model'} {kind!r}, which is not registered here")
+    return model
 
 
 class Predictor:

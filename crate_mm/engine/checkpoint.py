@@ -18,7 +18,7 @@ class CheckpointError(ValueError):
 
 
 def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
-    """Read a checkpoint; pickles that want to run code are refused (``weights_only=True``).
+    """Read a checkpoint or a safetensors file; pickles that want to run code are refused (``weights_only=True``).
 
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint, or refused.
@@ -26,6 +26,10 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist{_nearby(path)}")
+    if path.suffix == ".safetensors":
+        from .published import read_published
+
+        return read_published(path, map_location)
     if zipfile.is_zipfile(path):  # older formats have no checksums
         check_intact(path)
     try:

@@ -179,6 +179,8 @@ def _prepare_training(cfg: Config, world_size: int) -> None:
     cfg.optim_wrapper.accumulative_counts = plan.micro_batches
     schedules = cfg.get("param_scheduler") or []
     for schedule in [schedules] if isinstance(schedules, dict) else schedules:
+        if not isinstance(schedule, dict):
+            raise ValueError(f"param_scheduler must be a dict(type=...), a list of such or None, got {schedule!r}")
         if schedule.get("type") == "WarmupCosineLR":
             schedule.convert_to_iter_based = True  # it is given in epochs and goes by iterations
     if momentum is not None:

@@ -282,7 +282,14 @@ class Runner(mmengine.runner.Runner):
         if self.param_schedulers:
             settings.discard("lr")  # it is where the schedule is
         configured = [dict(group) for group in self.optim_wrapper.param_groups]
-        super().resume(filename, *args, **kwargs)
+        try:
+            super().resume(filename, *args, **kwargs)
+        except CheckpointError:
+            raise
+        except Exception as error:  # whatever MMEngine and PyTorch make of states that are none
+            raise CheckpointError(
+                f"{filename} is no checkpoint of training: {type(error).__name__}: {error}"
+            ) from error
         for group, wanted in zip(self.optim_wrapper.param_groups, configured):
             group.update({key: wanted[key] for key in settings & wanted.keys()})
         if hasattr(self.train_dataloader.sampler, "seed"):

@@ -1,0 +1,222 @@
+"""Files from anywhere: none runs code, none ends in anything but a sentence."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crate_mm.apis import init_model
+from crate_mm.engine import CheckpointError, Runner, load_config, prepare, read_checkpoint
+from crate_mm.engine.overrides import parse_value
+from crate_mm.engine.published import digest, publish, read_published
+from crate_mm.evaluation.real import read_real_labels
+
+BOUNDED = dict(
+    max_examples=150, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+class Mark:
+    """A pickle that makes a folder when it is loaded."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.fixture(params=["zip", "legacy", "safetensors"])
+def evil(request, tmp_path) -> Path:
+    """A work folder's newest checkpoint that would make ``mark`` beside it."""
+    contents = {"state_dict": {}, "meta": {"epoch": 1, "iter": 10, "model": {}}, "evil": Mark(tmp_path / "mark")}
+    path = tmp_path / ("evil.safetensors" if request.param == "safetensors" else "epoch_1.pth")
+    if request.param == "zip":
+        torch.save(contents, path)
+    else:
+        path.write_bytes(pickle.dumps(contents, protocol=2))
+    return path
+
+
+ENTRIES = {
+    "train --load-from": ["train", "debug", "--load-from", "{file}"],
+    "train --resume": ["train", "debug", "--resume", "{file}"],
+    "train, newest": ["train", "debug", "--resume"],
+    "test": ["test", "debug", "{file}"],
+    "knn": ["knn", "debug", "{file}"],
+    "analyze": ["analyze", "layers", "debug", "{file}", "--num-images", "4"],
+    "convert": ["convert_official", "{file}", "{folder}/out.pth"],
+    "publish": ["publish", "{file}", "{folder}/out.safetensors"],
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_no_tool_runs_what_a_file_holds(tmp_path, evil, run_tool, entry):
+    if entry == "train, newest" and evil.suffix != ".pth":
+        pytest.skip("a work folder holds no safetensors")
+    tool, *args = (part.format(file=evil, folder=tmp_path) for part in ENTRIES[entry])
+    if tool in ("train", "test", "knn"):
+        args += ["--work-dir", tmp_path]
+    done = run_tool(tool, *args)
+    assert done.code == 2, done.output
+    assert "Traceback" not in done.output
+    assert done.last_line.startswith("error: "), done.output
+    assert evil.name in done.last_line
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("config", ["debug", None])
+def test_the_api_runs_nothing_that_a_file_holds(tmp_path, evil, config):
+    with pytest.raises(CheckpointError, match=evil.name):
+        init_model(config, evil)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_the_mark_would_be_left(tmp_path):
+    pickle.loads(pickle.dumps(Mark(tmp_path / "mark")))
+    assert (tmp_path / "mark").exists()
+
+
+def test_what_is_published_is_the_model_and_no_more(tmp_path, debug_checkpoint, run_tool):
+    file = tmp_path / "debug.safetensors"
+    best = next(debug_checkpoint.parent.glob("best_*"))
+    done = run_tool("publish", best, file)
+    assert done.code == 0, done.output
+    weights = read_checkpoint(best)["state_dict"]
+    published = read_checkpoint(file)
+    assert published["state_dict"].keys() == weights.keys()
+    assert all(torch.equal(published["state_dict"][key], value) for key, value in weights.items())
+    assert digest(weights) in done.output
+    assert "top1 " in done.last_line
+    model, same = init_model(None, file), init_model("debug", best)
+    assert model.class_names == list("0123456789")
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(model(images), same(images))
+    tested = [run_tool("test", "debug", path, "--work-dir", tmp_path / "test") for path in (best, file)]
+    assert tested[0].last_line == tested[1].last_line
+    again = run_tool("publish", best, file)
+    assert (again.code, again.last_line) == (2, f"error: {file} exists: --force overwrites it")
+
+
+def test_published_weights_that_have_changed_are_found(tmp_path, debug_checkpoint):
+    publish(read_checkpoint(debug_checkpoint), tmp_path / "x.safetensors")
+    data = bytearray((tmp_path / "x.safetensors").read_bytes())
+    data[-1000] ^= 1
+    (tmp_path / "x.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match="its weights are not those that were written"):
+        read_published(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("part", ["backbone", "head", "preprocessor", None])
+@pytest.mark.parametrize("kind", ["os.mkdir", "torch.nn.Linear", "Sequential", 7, ["a"]])
+def test_a_checkpoint_can_name_registered_parts_only(tmp_path, debug_checkpoint, part, kind):
+    checkpoint = read_checkpoint(debug_checkpoint)
+    model = checkpoint["meta"]["model"]
+    (model[part] if part else model)["type"] = kind
+    torch.save(checkpoint, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x.pth names the \w+ .*, which is not registered here"):
+        init_model(None, tmp_path / "x.pth")
+
+
+# What a file may hold by mistake or by malice, as deep as such things are.
+DATA = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+USERS_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError)  # what the tools end in one sentence for
+
+
+def result_or_sentence(function, *args):
+    """What the function returns, or the sentence that it fails with; the other is None."""
+    try:
+        return function(*args), None
+    except USERS_ERRORS as error:
+        return None, str(error)
+
+
+@settings(**BOUNDED)
+@given(place=st.integers(0), byte=st.integers(1, 255), length=st.integers(0, 64), cut=st.booleans())
+def test_damaged_checkpoints_end_in_a_sentence(tmp_path, debug_checkpoint, place, byte, length, cut):
+    data = debug_checkpoint.read_bytes()
+    place %= len(data)
+    changed = data[:place] + (b"" if cut else bytes(b ^ byte for b in data[place : place + length]))
+    if not cut:
+        changed += data[place + length :]
+    file = tmp_path / "x.pth"
+    file.write_bytes(changed)
+    checkpoint, sentence = result_or_sentence(read_checkpoint, file)
+    if checkpoint is None:
+        assert "x.pth" in sentence
+    else:
+        assert checkpoint["state_dict"].keys() == read_checkpoint(debug_checkpoint)["state_dict"].keys()
+
+
+@settings(**BOUNDED)
+@given(data=st.binary(max_size=200), suffix=st.sampled_from([".pth", ".safetensors"]))
+def test_files_of_anything_end_in_a_sentence(tmp_path, data, suffix):
+    file = tmp_path / f"x{suffix}"
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match=f"x{suffix}"):
+        read_checkpoint(file)
+
+
+@settings(**{**BOUNDED, "max_examples": 25})
+@given(key=st.sampled_from(["meta", "state_dict", "message_hub", "optimizer", "param_schedulers"]), value=DATA)
+def test_a_resume_from_anything_ends_in_a_sentence(tmp_path, debug_checkpoint, key, value):
+    checkpoint = {**read_checkpoint(debug_checkpoint), key: value}
+    torch.save(checkpoint, tmp_path / "epoch_1.pth")
+    cfg = load_config("debug")
+    cfg.work_dir, cfg.resume, cfg.load_from = str(tmp_path), True, str(tmp_path / "epoch_1.pth")
+    cfg.visualizer, cfg.log_level = None, "CRITICAL"
+    runner = Runner.from_cfg(cfg)
+    runner.build_for_training()
+    _, sentence = result_or_sentence(runner.load_or_resume)
+    assert sentence is None or "epoch_1.pth" in sentence
+
+
+@settings(**{**BOUNDED, "max_examples": 60})
+@given(part=st.sampled_from(["", "backbone", "head", "preprocessor", "label_smoothing"]), value=DATA)
+def test_models_that_describe_themselves_as_anything_end_in_a_sentence(tmp_path, debug_checkpoint, part, value):
+    checkpoint = read_checkpoint(debug_checkpoint)
+    meta = checkpoint["meta"]
+    if part:
+        meta["model"][part] = value
+    else:
+        meta["model"] = value
+    torch.save(checkpoint, tmp_path / "x.pth")
+    model, sentence = result_or_sentence(init_model, None, tmp_path / "x.pth")
+    assert model or sentence
+
+
+@settings(**BOUNDED)
+@given(data=DATA | st.lists(st.lists(st.integers(-5, 5) | st.booleans()), max_size=3))
+def test_labels_of_anything_end_in_a_sentence(tmp_path, data):
+    file = tmp_path / "real.json"
+    file.write_text(json.dumps(data))
+    labels, sentence = result_or_sentence(read_real_labels, str(file))
+    if labels is None:
+        assert "real.json" in sentence
+    else:
+        assert all(isinstance(label, int) for row in labels for label in row)
+
+
+KEYS = ["model", "train_cfg.max_epochs", "optim_wrapper.optimizer.lr", "global_batch_size", "data_root", "resume"]
+KEYS += ["train_dataloader.num_workers", "param_scheduler", "param_scheduler.warmup", "ema_momentum", "custom_hooks"]
+KEYS += ["model.backbone.arch", "model.head.num_classes", "default_hooks.checkpoint.interval", "x.y", "model.backbone"]
+PARTS = st.sampled_from([*"[](){}=:,.'\" ", "dict", "0", "-1", "1e9", "None", "True", "lambda", "x", "type", "\\", "é"])
+
+
+@settings(**BOUNDED)
+@given(
+    key=st.sampled_from(KEYS) | st.text(st.sampled_from("abc._[]0"), min_size=1, max_size=8),
+    text=st.lists(PARTS, max_size=8).map("".join),
+)
+def test_overrides_of_anything_end_in_a_sentence(key, text):
+    cfg, sentence = result_or_sentence(lambda: prepare(load_config("debug", {key: parse_value(text)})))
+    assert cfg or sentence
