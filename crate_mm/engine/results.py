@@ -142,7 +142,7 @@ def describe_machine(processes: int = 1) -> dict:
         "versions": {
             "crate_mm": crate_mm.__version__,
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # a class of its own, which checkpoints may not hold
             "torchvision": torchvision.__version__,
             "mmengine": mmengine.__version__,
         },

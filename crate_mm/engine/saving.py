@@ -12,6 +12,7 @@ from ..registry import HOOKS, suggest
 from .checkpoint import AtomicBackend, CheckpointError, check_intact, training_checkpoints, training_progress
 from .finite import RunStoppedError
 from .optim import ShardedOptimizer, optimizer_name
+from .results import describe_machine
 from .signals import Agreement, RunInterruptedError
 
 
@@ -72,6 +73,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         if (stop or due) and hasattr(runner.train_dataloader.sampler, "start"):
             self.save_within_epoch(runner)
         if stop:
+            self.agreement.wait()
             self._stop(runner, stop)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
@@ -194,6 +196,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         meta["model"] = runner.cfg.model.to_dict()
         meta["initialized_from"] = runner.initialized_from
         meta["optimizer"] = optimizer_name(runner.optim_wrapper.optimizer)
+        meta["versions"] = describe_machine()["versions"]
         meta["processes"] = runner.world_size
         meta["steps_per_epoch"] = len(runner.train_dataloader)
         info = {key: _as_data(value) for key, value in hub["runtime_info"].items()}

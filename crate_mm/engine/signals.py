@@ -79,6 +79,12 @@ class Agreement:
         self._pending = (dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group, async_op=True), tensor)
         return agreed
 
+    def wait(self) -> None:
+        """Wait for all processes to come here: one that ended early would bring down the one that still writes."""
+        self.settle()
+        if self._group is not None:
+            dist.barrier(self._group)
+
     def settle(self) -> list[int] | None:
         """Wait for the exchange that is under way; return its result, or None if there is none."""
         pending, self._pending = self._pending, None
