@@ -1,16 +1,32 @@
 """What a loader's worker process does about seeds and signals."""
 
-import atexit
 import mmap
 import os
 import signal
+from multiprocessing import util
 
 from ..registry import FUNCTIONS
 
 GRACE = 60  # seconds in which a process that is to stop takes its step and writes its checkpoint
 
-_leaving = mmap.mmap(-1, 1)  # shared with workers that are forked; 1 once their process is about to end
-atexit.register(_leaving.__setitem__, 0, 1)
+
+class _Leaving:
+    """Tells forked workers, through memory that they share, that their process is about to end and to wait for them."""
+
+    def __init__(self) -> None:
+        self.mine = self.of_parent = mmap.mmap(-1, 1)
+        self.watch()
+        util.register_after_fork(self, _Leaving.renew)
+
+    def renew(self) -> None:
+        self.of_parent, self.mine = self.mine, mmap.mmap(-1, 1)
+        self.watch()
+
+    def watch(self) -> None:
+        util.Finalize(None, self.mine.__setitem__, (0, 1), exitpriority=100)  # before the workers are terminated
+
+
+_leaving = _Leaving()
 
 
 @FUNCTIONS.register_module()
@@ -32,6 +48,6 @@ def init_worker(worker_id: int) -> None:
 
 def _end_later(number: int, frame) -> None:
     """End at once if the process is ending, which then waits for its workers; else after the time of grace."""
-    if _leaving[0]:
+    if _leaving.of_parent[0]:
         os._exit(0)
     signal.alarm(GRACE)

@@ -159,7 +159,7 @@ def test_a_worker_that_dies_is_named(tmp_path):
     shutil.rmtree(root)
 
 
-def test_workers_end_by_sigterm_only_after_a_time_of_grace(monkeypatch):
+def test_workers_end_by_sigterm_only_after_a_time_of_grace():
     """Where their process is about to take its step and save; and at once where it is about to end."""
     from crate_mm.datasets import workers
 
@@ -180,7 +180,7 @@ def test_workers_end_by_sigterm_only_after_a_time_of_grace(monkeypatch):
     process.terminate()
     process.join(10)
     assert (process.exitcode, seconds.value) == (-signal.SIGALRM, 1)
-    workers._leaving[0] = 1
+    workers._leaving.mine[0] = 1
     try:
         ready.clear()
         process = context.Process(target=work, args=(ready, seconds))
@@ -190,4 +190,4 @@ def test_workers_end_by_sigterm_only_after_a_time_of_grace(monkeypatch):
         process.join(10)
         assert process.exitcode == 0
     finally:
-        workers._leaving[0] = 0
+        workers._leaving.mine[0] = 0

@@ -154,7 +154,7 @@ def test_damaged_checkpoints_end_in_a_sentence(tmp_path, debug_checkpoint, place
     if checkpoint is None:
         assert "x.pth" in sentence
     else:
-        assert checkpoint["state_dict"].keys() == read_checkpoint(debug_checkpoint)["state_dict"].keys()
+        assert {"meta", "state_dict", "optimizer"} <= checkpoint.keys()
 
 
 @settings(**BOUNDED)
