@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .checkpoint import CheckpointError
-from .finite import RunStoppedError
+from .finite import OtherProcessError, RunStoppedError
 from .launch import LAUNCHERS
 from .overrides import parse_value
 from .signals import INTERRUPTED, RunInterruptedError
@@ -69,10 +69,11 @@ def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
         _say(str(error))
         _leave(error.code)
     except Exception as error:
-        if re.search("Connection (reset|closed) by peer", str(error)):
+        lost = re.search("Connection (reset|closed) by peer", str(error))
+        if lost or isinstance(error, OtherProcessError):
             # The one that has ended has the first word; the launcher, if there is one, ends this one meanwhile.
             time.sleep(5)
-            _say("error: another process of the run has ended, which ends this one")
+            _say(f"error: {'another process of the run has ended, which ends this one' if lost else error}")
             _leave(1)
         own = (
             isinstance(error, (RunStoppedError, CheckpointError))

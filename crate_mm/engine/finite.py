@@ -16,6 +16,10 @@ class RunStoppedError(RuntimeError):
     """A run that stops itself, for a reason that the message gives."""
 
 
+class OtherProcessError(RunStoppedError):
+    """A run that stops as another one of its processes cannot go on, which says itself why."""
+
+
 class _Pending(NamedTuple):
     value: Tensor
     arrived: "torch.cuda.Event"

@@ -12,6 +12,7 @@ from mmengine.runner import Runner, set_random_seed
 
 from ..registry import HOOKS
 from .finite import ADVICE, FiniteCheck, RunStoppedError, first_wrong_layer
+from .loops import TrainLoop
 
 
 @HOOKS.register_module()
@@ -47,7 +48,7 @@ class StopOnNonFiniteLoss(Hook):
         lr = wrapper.get_lr()["lr"][0]
         if not getattr(wrapper, "max_skipped_steps", 0):
             self.check.see(outputs["loss"], runner.iter + 1, lr)
-        elif wrapper.skipped_in_a_row:
+        elif wrapper.skipped:
             self._count(runner, data_batch, lr)
 
     @staticmethod
@@ -55,6 +56,9 @@ class StopOnNonFiniteLoss(Hook):
         wrapper, hub = runner.optim_wrapper, runner.message_hub
         hub.update_info("skipped_steps", hub.runtime_info.get("skipped_steps", 0) + 1)
         what = f"the gradient norm is not finite at iteration {runner.iter + 1} (learning rate {lr:.3g})"
+        if not wrapper.skipped_in_a_row:
+            runner.logger.info(f"{what}: the step is skipped, and the gradient scaler tries half its scale")
+            return
         in_a_row = f"{wrapper.skipped_in_a_row} of at most {wrapper.max_skipped_steps} in a row"
         if wrapper.skipped_in_a_row < wrapper.max_skipped_steps:
             runner.logger.warning(f"{what}: the step is skipped ({in_a_row})")
@@ -76,7 +80,7 @@ class StopOnNonFiniteLoss(Hook):
 
 @HOOKS.register_module()
 class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
-    """MMEngine's hook, which fetches the losses from a GPU all together when they are logged.
+    """MMEngine's hook, which fetches losses and gradient norms from a GPU all together when they are logged.
 
     MMEngine's own fetches each at its iteration, for which the host waits until the GPU has nothing left to do.
     """
@@ -85,6 +89,9 @@ class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
         self.waiting: list[dict[str, torch.Tensor]] = []
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        norm = getattr(runner.optim_wrapper, "grad_norm", None)
+        if norm is not None:
+            outputs = {**outputs, "grad_norm": norm}
         self.waiting.append(outputs)
         # LoggerHook, of lower priority, reads them now.
         logged = any(self.every_n_inner_iters(batch_idx, h.interval) for h in runner.hooks if isinstance(h, LoggerHook))
@@ -104,13 +111,14 @@ class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
 class UnreadableImages(Hook):
     """Report each unreadable image once, by path, and stop the run when there are more than the dataset allows.
 
-    Each process counts its own as they come, and all together at the end of an epoch.
+    Each process reports its own as they come. In training, all together are counted at each step.
     """
 
     def __init__(self) -> None:
         self.found: dict[str, dict[int, str]] = {}  # by stage, by position: what was reported
+        self.known_to_all = 0  # how many of the training images that were found
 
-    def _look(self, runner: Runner, dataset, data_batch: dict, stage: str) -> None:
+    def _look(self, dataset, data_batch: dict, stage: str) -> None:
         asked = data_batch.get("unreadable")
         if asked is None or asked.max() < 0:
             return
@@ -125,40 +133,62 @@ class UnreadableImages(Hook):
                     logger="current",
                     level=logging.ERROR if get_rank() else logging.WARNING,
                 )
-        self._check(dataset, found, stage)
 
-    def _gather(self, dataset, stage: str) -> None:
-        for other in all_gather_object(self.found.get(stage, {})):
-            if other:
-                self.found.setdefault(stage, {}).update(other)
-        self._check(dataset, self.found.get(stage, {}), stage)
+    def _too_many(self, dataset, stage: str) -> RunStoppedError | None:
+        found = self.found.get(stage, {})
+        if len(found) <= dataset.max_unreadable:
+            return None
+        listed = "\n  ".join(found.values())
+        return RunStoppedError(
+            f"{len(found)} {stage} images cannot be read, more than max_unreadable={dataset.max_unreadable} "
+            f"of the dataset:\n  {listed}"
+        )
 
-    @staticmethod
-    def _check(dataset, found: dict[int, str], stage: str) -> None:
-        if found and len(found) > dataset.max_unreadable:
-            listed = "\n  ".join(found.values())
-            raise RunStoppedError(
-                f"{len(found)} {stage} images cannot be read, more than max_unreadable={dataset.max_unreadable} "
-                f"of the dataset:\n  {listed}"
-            )
+    def _gather(self, dataset, stage: str) -> RunStoppedError | None:
+        """Let all processes know what each has found; return the error if that is too many. All of them call it."""
+        found = self.found.setdefault(stage, {})
+        for other in all_gather_object(found):
+            found.update(other)
+        return self._too_many(dataset, stage)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self._look(runner, runner.train_dataloader.dataset, data_batch, "train")
+        dataset, loop = runner.train_dataloader.dataset, runner.train_loop
+        self._look(dataset, data_batch, "train")
+        if isinstance(loop, TrainLoop):
+            loop.says["unreadable"] = len(self.found.get("train", ())) - self.known_to_all
+            if self.known_to_all + sum(loop.agreed["unreadable"]) > dataset.max_unreadable:
+                loop.stopping = self._gather(dataset, "train")
 
     def after_train_epoch(self, runner: Runner) -> None:
-        self._gather(runner.train_dataloader.dataset, "train")
+        error = self._gather(runner.train_dataloader.dataset, "train")
+        self.known_to_all = len(self.found["train"])
+        if isinstance(runner.train_loop, TrainLoop):
+            runner.train_loop.says["unreadable"] = 0
+        if error:
+            raise error
+
+    def _after_iter(self, dataset, data_batch: dict, stage: str) -> None:
+        self._look(dataset, data_batch, stage)
+        error = self._too_many(dataset, stage)
+        if error:
+            raise error
+
+    def _after_epoch(self, dataset, stage: str) -> None:
+        error = self._gather(dataset, stage)
+        if error:
+            raise error
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self._look(runner, runner.val_dataloader.dataset, data_batch, "val")
+        self._after_iter(runner.val_dataloader.dataset, data_batch, "val")
 
     def after_val_epoch(self, runner: Runner, metrics=None) -> None:
-        self._gather(runner.val_dataloader.dataset, "val")
+        self._after_epoch(runner.val_dataloader.dataset, "val")
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self._look(runner, runner.test_dataloader.dataset, data_batch, "test")
+        self._after_iter(runner.test_dataloader.dataset, data_batch, "test")
 
     def after_test_epoch(self, runner: Runner, metrics=None) -> None:
-        self._gather(runner.test_dataloader.dataset, "test")
+        self._after_epoch(runner.test_dataloader.dataset, "test")
 
 
 @HOOKS.register_module()

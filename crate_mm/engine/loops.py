@@ -8,7 +8,8 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
 from ..registry import LOOPS
-from .signals import Signals
+from .finite import OtherProcessError
+from .signals import Agreement, Signals
 
 
 @LOOPS.register_module()
@@ -18,6 +19,10 @@ class TrainLoop(EpochBasedTrainLoop):
     The gradients of the micro-batches are accumulated (by the OptimWrapper's ``accumulative_counts``) and every other
     part, such as the schedule, EMA, hooks and logs, sees one iteration a step, with or without accumulation.
 
+    At each step the processes agree: hooks put numbers of their process into ``says`` before it, and find those of all
+    processes in ``agreed``, by rank, after it. A hook that sets ``stopping`` to an exception, on all processes alike,
+    ends the run after the step, and lets other hooks save it first.
+
     Args:
         runner, dataloader, kwargs: as for MMEngine's ``EpochBasedTrainLoop``.
         micro_batches: into how many equal parts a device's batch is split.
@@ -26,9 +31,13 @@ class TrainLoop(EpochBasedTrainLoop):
     def __init__(self, runner, dataloader, micro_batches: int = 1, **kwargs) -> None:
         super().__init__(runner, dataloader, **kwargs)
         self.micro_batches = micro_batches
+        self.says = {"signal": 0, "save": 0, "failed": 0, "unreadable": 0}
+        self.agreed = {key: [0] for key in self.says}
+        self.stopping: Exception | None = None
 
     def run(self) -> torch.nn.Module:
         """Train to the last epoch, from where the run is."""
+        self.agreement = Agreement()
         with Signals() as self.signals:
             self.runner.call_hook("before_train")
             self._validate_if_due()  # the run may have been stopped between an epoch and its validation
@@ -53,46 +62,59 @@ class TrainLoop(EpochBasedTrainLoop):
         return self._iter - self._epoch * len(self.dataloader)
 
     def run_epoch(self) -> None:
-        """Train for an epoch, or for what a resumed run has left of it, without reading what it has had.
-
-        On a GPU the next batch's images are on their way while a step is computed.
-        """
+        """Train for an epoch, or for what a resumed run has left of it, without reading what it has had."""
         first = self._first_step()
         if first:
             self.dataloader.sampler.start = first
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        batches = DevicePrefetcher(self.dataloader) if get_device() == "cuda" else self.dataloader
-        for step, batch in enumerate(self._load(batches), first):
-            self.run_iter(step, batch)
+        batches = LookAhead(self.dataloader)
+        self._begin_step(batches.error)
+        self._end_step(batches.error)
+        if self.stopping:  # before the first step, and so after the last one of the epoch before
+            self.runner.call_hook("before_stopping")
+            self._stop()
+        for step, batch in enumerate(batches, first):
+            self.run_iter(step, batch, batches.error)
         if first:
             self.dataloader.sampler.start = 0
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
-    def _load(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-        """The batches; what fails in loading them is between two steps, so that the hooks may save these."""
-        iterator = iter(batches)
-        while True:
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            except Exception:
-                self.runner.call_hook("after_failed_loading")
-                raise
-            yield batch
+    def run_iter(self, idx: int, data_batch: dict[str, Tensor], error: Exception | None = None) -> None:
+        """Take one optimisation step on a device's batch.
 
-    def run_iter(self, idx: int, data_batch: dict[str, Tensor]) -> None:
-        """Take one optimisation step on a device's batch."""
+        Args:
+            idx: of the step in its epoch.
+            data_batch: the batch.
+            error: what failed in loading the batch after it. The step is taken, and the run ends.
+        """
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
+        self._begin_step(error)
         logs = [
             self.runner.model.train_step(micro_batch, optim_wrapper=self.runner.optim_wrapper)
             for micro_batch in split_batch(data_batch, self.micro_batches)
         ]
         outputs = {key: sum(log[key] for log in logs) / len(logs) for key in logs[0]}
+        self._end_step(error)
         self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1
+        if self.stopping:
+            self._stop()
+
+    def _begin_step(self, error: Exception | None) -> None:
+        self.says.update(signal=self.signals.received, failed=int(error is not None))
+        self.agreement.begin(self.says)
+
+    def _end_step(self, error: Exception | None) -> None:
+        self.agreed = self.agreement.end({**self.says, "signal": self.signals.received})
+        if any(self.agreed["failed"]):
+            ranks = [rank for rank, failed in enumerate(self.agreed["failed"]) if failed]
+            self.stopping = error or OtherProcessError(f"process {ranks[0]} cannot load its data, which ends this one")
+
+    def _stop(self) -> None:
+        self.agreement.wait()
+        raise self.stopping
 
 
 def split_batch(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
@@ -103,35 +125,51 @@ def split_batch(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]
     return [{key: chunk[part] for key, chunk in chunks.items()} for part in range(parts)]
 
 
-class DevicePrefetcher:
-    """Iterate over a loader with pinned memory, one batch ahead, with images and labels copied to the GPU meanwhile.
+class LookAhead:
+    """Iterate over a loader once, one batch ahead, so that what fails in loading is known a step before it is needed.
 
-    What the hooks read on the host, such as ``sample_idx``, stays there.
+    On a GPU the images and labels of the batch ahead are on their way to it meanwhile; what the hooks read on the host,
+    such as ``sample_idx``, stays there. The first batch is loaded at once.
+
+    Args:
+        loader: of dicts of tensors, in pinned memory for a GPU.
+        keys: of the tensors that go to the GPU.
+
+    After a failure ``error`` is the exception; the batches that were loaded before it are given out.
     """
 
     def __init__(self, loader: Iterable[dict[str, Tensor]], keys: tuple[str, ...] = ("inputs", "labels")) -> None:
-        self.loader = loader
         self.keys = keys
-        self.stream = torch.cuda.Stream()
+        self.error: Exception | None = None
+        self._stream = torch.cuda.Stream() if get_device() == "cuda" else None
+        self._loaded = iter(loader)
+        self._following = self._load()
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        following = None
-        for batch in self.loader:
-            batch, following = following, self._copy(batch)
-            if batch is not None:
-                yield self._receive(batch)
-        if following is not None:
-            yield self._receive(following)
+        while self._following is not None:
+            batch, arrived = self._following
+            self._following = self._load()
+            yield self._receive(batch, arrived)
 
-    def _copy(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        with torch.cuda.stream(self.stream):
+    def _load(self) -> "tuple[dict[str, Tensor], torch.cuda.Event | None] | None":
+        try:
+            batch = next(self._loaded, None)
+        except Exception as error:
+            self.error = error
+            return None
+        if batch is None or self._stream is None:
+            return batch and (batch, None)
+        with torch.cuda.stream(self._stream):
             copied = {key: batch[key].to("cuda", non_blocking=True) for key in self.keys if key in batch}
-        return {**batch, **copied}
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return {**batch, **copied}, arrived
 
-    def _receive(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        stream = torch.cuda.current_stream()
-        stream.wait_stream(self.stream)
-        for key in self.keys:
-            if key in batch:
-                batch[key].record_stream(stream)  # its memory is not given out again before the step has read it
+    def _receive(self, batch: dict[str, Tensor], arrived: "torch.cuda.Event | None") -> dict[str, Tensor]:
+        if arrived is not None:
+            stream = torch.cuda.current_stream()
+            stream.wait_event(arrived)
+            for key in self.keys:
+                if key in batch:
+                    batch[key].record_stream(stream)  # its memory is not given out again before the step has read it
         return batch

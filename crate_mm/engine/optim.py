@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import lion_pytorch
 import mmengine.optim
 import torch
-from torch import nn
+from mmengine.device import get_device
+from torch import Tensor, nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import Optimizer
 
@@ -101,27 +102,46 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         max_skipped_steps: with 0 no step is skipped and the first such gradient stops the run, on a GPU one step later,
             so that the host need not wait for the GPU at every step.
         args, kwargs: as for MMEngine's.
+
+    ``grad_norm`` is the Euclidean norm of the last step's gradients, before they are clipped, as a tensor.
     """
 
     def __init__(self, *args, max_skipped_steps: int = 5, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.max_skipped_steps = max_skipped_steps
+        self.skipped = False  # whether the last step was
         self.skipped_in_a_row = 0
         self.wrong_parameters: list[nn.Parameter] = []  # those whose gradients were not finite at the last skipped step
+        self.grad_norm: Tensor | None = None
         self.check = FiniteCheck("gradient norm")
 
     def step(self, **kwargs) -> None:
+        if not self._skips():
+            super().step(**kwargs)
+
+    def _skips(self) -> bool:
+        """Look at the gradients, and note whether the step is skipped."""
+        self.skipped = False
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if params:
-            norm = torch.stack(torch._foreach_norm([p.grad for p in params])).norm()
+            self.grad_norm = torch.stack(torch._foreach_norm([p.grad for p in params])).norm()
             if not self.max_skipped_steps:
-                self.check.see(norm, self.message_hub.get_info("iter", 0) + 1, self.param_groups[0]["lr"])
-            elif not norm.isfinite():
-                self.skipped_in_a_row += 1
+                self.check.see(self.grad_norm, self.message_hub.get_info("iter", 0) + 1, self.param_groups[0]["lr"])
+            elif not self.grad_norm.isfinite():
+                self.skipped = True
                 self.wrong_parameters = [p for p in params if not p.grad.isfinite().all()]
-                return
-        self.skipped_in_a_row = 0
-        super().step(**kwargs)
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if self.skipped else 0
+        return self.skipped
+
+    def _clip_grad(self) -> None:
+        """MMEngine's, which measures the norm again and makes the host wait for it, where that need not be."""
+        if self.clip_grad_kwargs.keys() != {"max_norm"} or self.grad_norm is None:
+            super()._clip_grad()
+            return
+        # As torch.nn.utils.clip_grad_norm_ does.
+        factor = (self.clip_grad_kwargs["max_norm"] / (self.grad_norm + 1e-6)).clamp(max=1)
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        torch._foreach_mul_(gradients, factor)
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -130,7 +150,7 @@ class AutocastOptimWrapper(OptimWrapper):
 
     Args:
         dtype: 'bfloat16'.
-        kwargs: as for MMEngine's ``OptimWrapper``.
+        kwargs: as for ``OptimWrapper``.
     """
 
     def __init__(self, dtype: str = "bfloat16", **kwargs) -> None:
@@ -145,14 +165,54 @@ class AutocastOptimWrapper(OptimWrapper):
 
 
 @OPTIM_WRAPPERS.register_module()
-class AmpOptimWrapper(_CountsSteps, mmengine.optim.AmpOptimWrapper):
-    """MMEngine's fp16 with a gradient scaler, which skips the steps whose gradients are not finite.
+class AmpOptimWrapper(AutocastOptimWrapper):
+    """Mixed precision with a gradient scaler, for fp16, whose range is small.
 
-    ``max_skipped_steps`` has no effect: the scaler tries smaller scales.
+    The scaler halves its scale at each step that is skipped. As long as it is above 1, that is its search for one that
+    fits, and does not count towards ``max_skipped_steps``.
+
+    Args:
+        dtype: 'float16'.
+        loss_scale: 'dynamic', a number that stays as it is, or arguments of ``torch.amp.GradScaler``.
+        kwargs: as for ``OptimWrapper``.
     """
 
-    def __init__(self, *args, max_skipped_steps: int = 5, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, dtype: str = "float16", loss_scale: str | float | dict = "dynamic", **kwargs) -> None:
+        super().__init__(dtype, **kwargs)
+        if not (loss_scale == "dynamic" or isinstance(loss_scale, dict) or (_is_number(loss_scale) and loss_scale > 0)):
+            raise ValueError(f"loss_scale must be 'dynamic', a number above 0 or GradScaler's settings: {loss_scale!r}")
+        self.max_skipped_steps = max(self.max_skipped_steps, 1)  # the scaler's search begins with skipped steps
+        self.fixed_scale = float(loss_scale) if _is_number(loss_scale) else None
+        settings = {"init_scale": self.fixed_scale} if self.fixed_scale else loss_scale
+        self.loss_scaler = torch.amp.GradScaler(get_device(), **(settings if isinstance(settings, dict) else {}))
+
+    def backward(self, loss: Tensor, **kwargs) -> None:
+        super().backward(self.loss_scaler.scale(loss), **kwargs)
+
+    def step(self, **kwargs) -> None:
+        before = self.loss_scaler.get_scale()
+        self.loss_scaler.unscale_(self.optimizer)
+        if not self._skips():
+            if self.clip_grad_kwargs:
+                self._clip_grad()
+            self.loss_scaler.step(self.optimizer, **kwargs)
+        self.loss_scaler.update(self.fixed_scale)
+        if self.skipped and before > max(self.loss_scaler.get_scale(), 1):
+            self.skipped_in_a_row = 0
+
+    def state_dict(self) -> dict:
+        """The optimizer's state, with the scaler's under ``loss_scaler``."""
+        return {**super().state_dict(), "loss_scaler": self.loss_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        state_dict = dict(state_dict)
+        if "loss_scaler" in state_dict:
+            self.loss_scaler.load_state_dict(state_dict.pop("loss_scaler"))
+        super().load_state_dict(state_dict)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def amp_dtype() -> str:

@@ -11,9 +11,10 @@ from mmengine.runner import Runner
 from ..registry import HOOKS, suggest
 from .checkpoint import AtomicBackend, CheckpointError, check_intact, training_checkpoints, training_progress
 from .finite import RunStoppedError
-from .optim import ShardedOptimizer, optimizer_name
+from .loops import TrainLoop
+from .optim import optimizer_name
 from .results import describe_machine
-from .signals import Agreement, RunInterruptedError
+from .signals import RunInterruptedError
 
 
 @HOOKS.register_module()
@@ -55,37 +56,42 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
-        self.agreement = Agreement()
         self.saved_at = time.monotonic()
         if is_main_process():
             for leftover in Path(runner.work_dir).glob("*.part"):
                 leftover.unlink()
 
-    def after_train(self, runner: Runner) -> None:
-        self.agreement.settle()
-        super().after_train(runner)
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        if isinstance(runner.train_loop, TrainLoop):
+            by_time = self.every_minutes and time.monotonic() - self.saved_at >= 60 * self.every_minutes
+            by_count = self.every_iters and (runner.iter + 1) % self.every_iters == 0
+            runner.train_loop.says["save"] = int(bool(by_time or by_count))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        by_time = self.every_minutes and time.monotonic() - self.saved_at >= 60 * self.every_minutes
-        by_count = self.every_iters and (runner.iter + 1) % self.every_iters == 0
-        signals = getattr(runner.train_loop, "signals", None)
-        stop, due = self.agreement.exchange(signals.received if signals else 0, int(bool(by_time or by_count)))
-        if (stop or due) and hasattr(runner.train_dataloader.sampler, "start"):
-            self.save_within_epoch(runner)
-        if stop:
-            self.agreement.wait()
-            self._stop(runner, stop)
+        loop = runner.train_loop
+        if not isinstance(loop, TrainLoop):
+            return  # whose processes do not agree within an epoch
+        signal, due = max(loop.agreed["signal"]), max(loop.agreed["save"])
+        if signal or due or loop.stopping:
+            self._save_at(runner, runner.iter + 1)
+        if signal and not loop.stopping:
+            loop.stopping = self._interrupted(runner, signal)
+
+    def before_stopping(self, runner: Runner) -> None:
+        """Save the steps taken so far, where no further one can be taken."""
+        if runner.iter and self.saved_epoch != runner.epoch:
+            self._save_at(runner, runner.iter)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        signals = getattr(getattr(runner, "_train_loop", None), "signals", None)
+        signals = getattr(runner._train_loop, "signals", None)
         # Several processes stop at the next step of training, where they agree on it.
         if signals and signals.received and not is_distributed() and self.saved_epoch == runner.epoch:
-            self._stop(runner, signals.received)
+            raise self._interrupted(runner, signals.received)
 
     @staticmethod
-    def _stop(runner: Runner, signal: int) -> None:
+    def _interrupted(runner: Runner, signal: int) -> RunInterruptedError:
         newest = training_checkpoints(runner.work_dir)
-        raise RunInterruptedError(signal, f"the newest checkpoint is {newest[-1] if newest else 'not written yet'}")
+        return RunInterruptedError(signal, f"the newest checkpoint is {newest[-1] if newest else 'not written yet'}")
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
         missing = [key for key in self.save_best or () if key not in metrics and key != "auto"]
@@ -93,18 +99,10 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             raise RunStoppedError(f"save_best {missing[0]!r} is no metric: {suggest(missing[0], list(metrics))}")
         super().after_val_epoch(runner, metrics)
 
-    def after_failed_loading(self, runner: Runner) -> None:
-        """Save the steps taken so far, where the first process alone can do so."""
-        sharded = isinstance(runner.optim_wrapper.optimizer, ShardedOptimizer)
-        if hasattr(runner.train_dataloader.sampler, "start") and not sharded and runner.iter:
-            self._save_at(runner, runner.iter)
-
-    def save_within_epoch(self, runner: Runner) -> None:
-        """Write a checkpoint after the step that is being taken; all processes call it."""
-        self._save_at(runner, runner.iter + 1)
-
     def _save_at(self, runner: Runner, step: int) -> None:
-        self._save(runner, f"epoch_{runner.epoch}_iter_{step}.pth", {"epoch": runner.epoch, "iter": step})
+        """Write a checkpoint of so many steps, from where a sampler can go on; all processes call it."""
+        if hasattr(runner.train_dataloader.sampler, "start"):
+            self._save(runner, f"epoch_{runner.epoch}_iter_{step}.pth", {"epoch": runner.epoch, "iter": step})
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """MMEngine's, for a whole epoch; this one deletes nothing before the new file is safe."""

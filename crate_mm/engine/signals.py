@@ -60,35 +60,34 @@ class Signals:
 
 
 class Agreement:
-    """The greatest of each process's numbers, known to all at the same iteration.
+    """What each process has to say about a step, known to all of them at its end.
 
-    With several processes it is that of the iteration before: the exchange goes through the hosts' network while the
-    step is computed, so that neither the GPU nor the host waits for it.
+    The exchange goes through the hosts' network while the step is computed, so that the GPU does not wait for it.
     """
 
     def __init__(self) -> None:
         self._group = dist.new_group(backend="gloo") if is_distributed() else None
-        self._pending: tuple | None = None
+        self._pending: tuple[dist.Work, list[torch.Tensor]] | None = None
 
-    def exchange(self, *numbers: int) -> list[int]:
-        """Give this iteration's numbers; return what all agree on. All processes call it at every iteration."""
-        if self._group is None:
-            return list(numbers)
-        agreed = self.settle() or [0] * len(numbers)
-        tensor = torch.tensor(numbers)
-        self._pending = (dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group, async_op=True), tensor)
-        return agreed
+    def begin(self, said: dict[str, int]) -> None:
+        """Tell the others, who all call it with the same keys."""
+        if self._group is not None:
+            heard = [torch.zeros(len(said), dtype=torch.int64) for _ in range(dist.get_world_size())]
+            mine = torch.tensor(list(said.values()))
+            self._pending = dist.all_gather(heard, mine, group=self._group, async_op=True), heard
+
+    def end(self, said: dict[str, int]) -> dict[str, list[int]]:
+        """Return what all processes have said, in the order of their ranks.
+
+        A single process hears what it says now, not at the beginning.
+        """
+        if self._pending is None:
+            return {key: [value] for key, value in said.items()}
+        (work, heard), self._pending = self._pending, None
+        work.wait()
+        return dict(zip(said, torch.stack(heard).T.tolist()))
 
     def wait(self) -> None:
         """Wait for all processes to come here: one that ended early would bring down the one that still writes."""
-        self.settle()
         if self._group is not None:
             dist.barrier(self._group)
-
-    def settle(self) -> list[int] | None:
-        """Wait for the exchange that is under way; return its result, or None if there is none."""
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return None
-        pending[0].wait()
-        return pending[1].tolist()

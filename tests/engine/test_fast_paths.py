@@ -14,7 +14,7 @@ from crate_mm.engine import Runner, load_config, read_checkpoint
 from crate_mm.engine.blocks import can_compile, checkpoint_blocks, compile_blocks
 from crate_mm.engine.finite import FiniteCheck, RunStoppedError
 from crate_mm.engine.hooks import RuntimeInfoHook
-from crate_mm.engine.loops import DevicePrefetcher
+from crate_mm.engine.loops import LookAhead
 from crate_mm.engine.optim import Lion
 from crate_mm.models import ImageClassifier
 from tests.conftest import ROOT
@@ -211,13 +211,39 @@ def test_a_number_on_the_gpu_is_checked_one_step_later():
         check.settle()
 
 
-@needs_gpu
-def test_the_prefetcher_gives_the_loaders_batches():
-    batches = [
-        {"inputs": torch.full((2, 3), i).pin_memory(), "labels": torch.tensor([i, i]), "sample_idx": torch.tensor([i])}
-        for i in range(4)
+def batches_of_two(count: int) -> list[dict[str, torch.Tensor]]:
+    return [
+        {"inputs": torch.full((2, 3), i), "labels": torch.tensor([i, i]), "sample_idx": torch.tensor([i])}
+        for i in range(count)
     ]
-    for batch, expected in zip(DevicePrefetcher(batches), batches, strict=True):
+
+
+@needs_gpu
+def test_looking_ahead_moves_the_loaders_batches_to_the_gpu():
+    batches = batches_of_two(4)
+    pinned = [{key: value.pin_memory() for key, value in batch.items()} for batch in batches]
+    for batch, expected in zip(LookAhead(pinned), batches, strict=True):
         assert batch["inputs"].is_cuda
         assert not batch["sample_idx"].is_cuda
         assert torch.equal(batch["inputs"].cpu(), expected["inputs"])
+
+
+def test_looking_ahead_is_one_batch_ahead_and_keeps_what_fails_for_the_end():
+    loaded = []
+
+    def load():
+        for batch in batches_of_two(3):
+            loaded.append(batch)
+            yield batch
+        raise OSError("the disk is gone")
+
+    batches = LookAhead(load())
+    seen = []
+    for batch in batches:
+        assert len(loaded) == min(len(seen) + 2, 3)
+        assert (batches.error is not None) == (len(seen) == 2)
+        seen.append(batch)
+    assert seen == loaded
+    assert str(batches.error) == "the disk is gone"
+    assert LookAhead([]).error is None
+    assert list(LookAhead([])) == []

@@ -256,6 +256,67 @@ def test_steps_with_gradients_that_are_not_finite_are_skipped(tmp_path):
     assert "epoch_1.pth is not written: the last step was skipped" in log.read_text()
 
 
+FP16 = dict(optim_wrapper__type="AmpOptimWrapper", optim_wrapper__dtype="float16")
+
+
+def test_fp16_trains_as_float32_does(tmp_path):
+    plain, fp16 = (train(tmp_path / n, train_cfg__max_epochs=1, **o) for n, o in (("plain", {}), ("fp16", FP16)))
+    name = "backbone.blocks.1.ista.dictionary"
+    one, other = plain["state_dict"][name], fp16["state_dict"][name]
+    assert 0 < (one - other).norm() < 0.01 * one.norm()
+    assert fp16["optimizer"]["loss_scaler"]["scale"] == 2.0**16
+    assert fp16["optimizer"]["loss_scaler"]["_growth_tracker"] == 10
+
+
+def test_the_scalers_search_is_no_trouble_and_a_resume_goes_on_with_its_scale(tmp_path):
+    options = dict(FP16, optim_wrapper__loss_scale=dict(init_scale=2.0**40), optim_wrapper__max_skipped_steps=3)
+    whole = train(tmp_path / "whole", **options)
+    info = whole["message_hub"]["runtime_info"]
+    assert info["skipped_steps"] > 3
+    assert whole["optimizer"]["loss_scaler"]["scale"] == 2.0 ** (40 - info["skipped_steps"])
+    (tmp_path / "part").mkdir()
+    shutil.copy(tmp_path / "whole" / "epoch_1.pth", tmp_path / "part")
+    resumed = train(tmp_path / "part", resume=True, **options)
+    for key in ("state_dict", "optimizer"):
+        assert_identical(resumed[key], whole[key], key)
+
+
+@pytest.mark.parametrize(("scale", "last"), [(8.0, 7), (dict(init_scale=8.0), 10)])
+def test_fp16_stops_when_no_scale_helps(tmp_path, scale, last):
+    """A scale that is searched for goes from 8 to 1 first, in three steps."""
+    options = dict(FP16, optim_wrapper__loss_scale=scale, optim_wrapper__max_skipped_steps=3)
+    runner = debug_runner(tmp_path, **options)
+    break_gradients(runner, set(range(5, 20)))
+    with pytest.raises(RunStoppedError, match=f"at iteration {last} .*3 of at most 3 in a row; .*head.fc.weight"):
+        runner.train()
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, "static", True])
+def test_a_loss_scale_that_is_none_is_refused(tmp_path, scale):
+    with pytest.raises(ValueError, match=f"loss_scale must be 'dynamic', a number above 0 or .*: {scale!r}"):
+        debug_runner(tmp_path, **FP16, optim_wrapper__loss_scale=scale).build_for_training()
+
+
+def test_clipping_is_pytorchs_and_the_norm_is_logged(tmp_path):
+    runner = debug_runner(tmp_path, optim_wrapper__clip_grad__max_norm=0.3)
+    runner.build_for_training()
+    wrapper = runner.optim_wrapper
+    params = [p for group in wrapper.param_groups for p in group["params"]]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    expected = [p.grad.clone() for p in params]
+    clipped = [torch.nn.Parameter(torch.zeros_like(g)) for g in expected]
+    for p, gradient in zip(clipped, expected):
+        p.grad = gradient
+    norm = torch.nn.utils.clip_grad_norm_(clipped, 0.3)
+    wrapper.step()
+    torch.testing.assert_close([p.grad for p in params], [p.grad for p in clipped])
+    assert wrapper.grad_norm.item() == pytest.approx(norm.item())
+    runner = debug_runner(tmp_path, train_cfg__max_epochs=1)
+    runner.train()
+    assert runner.message_hub.get_scalar("train/grad_norm").current() == pytest.approx(runner.optim_wrapper.grad_norm)
+
+
 @pytest.mark.parametrize("wrong", ["gradient", "output", "weight", "patches"])
 def test_too_many_skipped_steps_in_a_row_stop_the_run_and_name_the_layer(tmp_path, wrong):
     runner = debug_runner(tmp_path, optim_wrapper__max_skipped_steps=3, default_hooks__checkpoint__every_iters=1)

@@ -236,10 +236,21 @@ import os
 from mmengine.hooks import Hook
 from crate_mm.registry import HOOKS
 
+def break_reading(runner, error, times):
+    source = type(runner.train_dataloader.dataset.source)
+    read, left = source.__getitem__, [error] * times
+
+    def fail(self, index):
+        if left:
+            raise left.pop()
+        return read(self, index)
+
+    source.__getitem__ = fail
+
 @HOOKS.register_module()
 class Accident(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if os.environ["RANK"] == "1" and runner.iter == 15 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        if os.environ["RANK"] in "{ranks}" and runner.iter == 15 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             {accident}
 """
 CONFIG = """
@@ -249,12 +260,15 @@ default_hooks = dict(accident=dict(type="Accident"))
 """
 
 
-def train_with_accident(tmp_path: Path, accident: str, **env: str) -> subprocess.CompletedProcess:
-    (tmp_path / "accident.py").write_text(HOOK.format(accident=accident))
+def train_with_accident(
+    tmp_path: Path, accident: str, *options: str, ranks: str = "1", **env: str
+) -> subprocess.CompletedProcess:
+    (tmp_path / "accident.py").write_text(HOOK.format(accident=accident, ranks=ranks))
     (tmp_path / "config.py").write_text(
         CONFIG.format(root=ROOT).replace("*_base_", "*{{_base_").replace("ks, d", "ks}}, d")
     )
     command = ["bash", ROOT / "tools" / "dist_train.sh", tmp_path / "config.py", "2", "--work-dir", tmp_path / "run"]
+    command += options
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(tmp_path), **env}
     return subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=200)
 
@@ -278,6 +292,28 @@ def test_an_elastic_restart_resumes_by_itself(tmp_path):
     assert done.returncode == 0, done.stderr
     assert names(tmp_path / "run") == ["epoch_1.pth", "epoch_2.pth"]
     assert "resumed epoch: 1, iter: 10" in done.stdout
+
+
+def test_when_one_process_cannot_load_its_data_all_save_and_stop(tmp_path):
+    done = train_with_accident(tmp_path, "break_reading(runner, ZeroDivisionError('the disk is gone'), 1)")
+    assert done.returncode == 1
+    assert "ZeroDivisionError: the disk is gone" in done.stderr
+    assert names(tmp_path / "run") == ["epoch_1.pth", "epoch_1_iter_17.pth"]  # a batch ahead was there already
+    done = train_with_accident(tmp_path, "pass", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "resumed epoch: 1, iter: 17" in done.stdout
+
+
+def test_unreadable_images_of_all_processes_count(tmp_path):
+    done = train_with_accident(
+        tmp_path,
+        "break_reading(runner, OSError('a broken image'), 1)",
+        *("--cfg-options", "train_dataloader.dataset.max_unreadable=1"),
+        ranks="01",
+    )
+    assert done.returncode == 2
+    assert "2 train images cannot be read, more than max_unreadable=1" in done.stderr
+    assert names(tmp_path / "run")[-1].startswith("epoch_1_iter_")
 
 
 def test_another_number_of_processes_is_said(tmp_path, debug_checkpoint):
