@@ -7,6 +7,7 @@ default; with several processes the first of each node downloads.
 import os
 from typing import Any, ClassVar
 
+import numpy as np
 import torch.distributed
 from torchvision import datasets
 
@@ -41,6 +42,7 @@ class _Benchmark:
                     super().__init__(root, download=True, **split)
                 finally:
                     torch.distributed.barrier()  # the others wait, and say for themselves what is missing
+                self._check_labels(root)
                 return
         try:
             super().__init__(root, download=download, **split)
@@ -51,6 +53,21 @@ class _Benchmark:
                 f"{name} is not in data_root {root}, or not whole: expected {root}/{self.folder}, from {self.source}; "
                 "download=True in the dataset's source fetches it"
             ) from None
+        except Exception as error:  # the readers of .mat, text and binary files fail in many ways
+            raise ValueError(
+                f"{name} in data_root {root} is damaged ({type(error).__name__}: {error}): fetch it again, "
+                f"from {self.source}"
+            ) from None
+        self._check_labels(root)
+
+    def _check_labels(self, root: str) -> None:
+        labels = np.asarray(self.targets if hasattr(self, "targets") else self._labels)
+        count = len(self.classes) if hasattr(self, "classes") else self.num_classes
+        if len(labels) != len(self) or (labels < 0).any() or (labels >= count).any():
+            raise ValueError(
+                f"{type(self).__name__} in data_root {root} is damaged (not every image has one of {count} classes): "
+                f"fetch it again, from {self.source}"
+            )
 
 
 @DATASETS.register_module()

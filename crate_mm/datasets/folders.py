@@ -18,6 +18,8 @@ IMAGE_SUFFIXES = datasets.folder.IMG_EXTENSIONS
 class ImageNet(datasets.ImageFolder):
     """ImageNet-1K, or images in its layout: ``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG``.
 
+    Where ``tools/pack_dataset.py`` has written ``root``, the dataset is a ``PackedImages``.
+
     Class indices follow the sorted folder names. ``classes`` are English names where the folders are ImageNet-1K's
     thousand, and the folder names otherwise.
 
@@ -28,6 +30,13 @@ class ImageNet(datasets.ImageFolder):
     Raises:
         ValueError: the folder is missing, empty or laid out otherwise.
     """
+
+    def __new__(cls, root: str | None = None, split: str = "train"):
+        from .packed import INDEX, PackedImages
+
+        if root is not None and (Path(root) / split / INDEX).is_file():
+            return PackedImages(root, split)
+        return super().__new__(cls)
 
     def __init__(self, root: str | None, split: str = "train") -> None:
         expected = f"expected {root}/{split}/<class>/<image>.JPEG"
@@ -43,8 +52,7 @@ class ImageNet(datasets.ImageFolder):
             super().__init__(str(folder), loader=open_image)
         except FileNotFoundError as error:  # torchvision's, for no class folders or an empty one
             raise ValueError(f"data_root {root} is laid out wrongly: {expected}; {error}") from None
-        if len(self.classes) == 1000 and self.classes[0] == "n01440764" and self.classes[-1] == "n15075141":
-            self.classes = imagenet_class_names()
+        self.classes = readable_names(self.classes)
 
     def path(self, index: int) -> str:
         return self.samples[index][0]
@@ -53,6 +61,12 @@ class ImageNet(datasets.ImageFolder):
         """The encoded image and its label."""
         path, label = self.samples[index]
         return Path(path).read_bytes(), label
+
+
+def readable_names(folders: list[str]) -> list[str]:
+    """The English names of classes whose folders are ImageNet-1K's, the folders' names of any others."""
+    whole = len(folders) == 1000 and folders[0] == "n01440764" and folders[-1] == "n15075141"
+    return imagenet_class_names() if whole else folders
 
 
 def imagenet_class_names() -> list[str]:

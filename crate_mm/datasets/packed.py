@@ -9,7 +9,6 @@ import io
 import json
 import os
 import tarfile
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..registry import DATASETS
+from .folders import readable_names
 from .images import convert
 
 INDEX = "index.npz"
@@ -45,15 +45,29 @@ class PackedImages:
                 self.shard, self.offset, self.size = index["shard"], index["offset"], index["size"]
                 self.labels, self._names, self._ends = index["label"], index["names"], index["name_ends"]
                 about = json.loads(index["about"].tobytes())
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{folder / INDEX} is damaged ({error}): pack the images again") from None
-        self.classes = about["classes"]
-        self.files = [folder / name for name in about["shards"]]
-        for file, size in zip(self.files, about["bytes"]):
+            self.classes = readable_names([str(name) for name in about["classes"]])
+            self.files = [folder / name for name in about["shards"]]
+            sizes = np.array(about["bytes"], np.int64)
+            self._check_rows(sizes)
+        except Exception as error:  # whatever NumPy and zipfile make of a file that is none
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"{folder / INDEX} is damaged ({reason}): pack the images again") from None
+        for file, size in zip(self.files, sizes):
             found = file.stat().st_size if file.is_file() else "no"
             if found != size:
                 raise ValueError(f"shard {file} should have {size} bytes, it has {found}: copy or pack it again")
         self._open: dict[int, int] = {}  # shard -> file descriptor; reading moves no position, so workers may share it
+
+    def _check_rows(self, sizes: np.ndarray) -> None:
+        """Raise ``ValueError`` for a row that lies outside its shard, or whose label is no class."""
+        columns = (self.shard, self.offset, self.size, self.labels, self._ends)
+        if len({column.shape for column in columns}) > 1 or self.labels.ndim != 1 or len(sizes) != len(self.files):
+            raise ValueError("its columns are of different lengths")
+        for column, end in ((self.shard, len(sizes)), (self.labels, len(self.classes))):
+            if (column < 0).any() or (column >= end).any():
+                raise ValueError(f"it has rows with a number outside 0 to {end - 1}")
+        if (self.offset < 0).any() or (self.size < 0).any() or (self.offset + self.size > sizes[self.shard]).any():
+            raise ValueError("it has images that lie outside their shard")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,7 +1,10 @@
 """Processes: how a run learns of the others, by torchrun or Slurm, on GPUs or CPUs."""
 
+import ctypes
 import os
+import signal
 import subprocess
+import sys
 from datetime import timedelta
 
 import torch
@@ -35,6 +38,8 @@ def init_processes(launcher: str, timeout: float | None = None) -> None:
             f"--launcher {launcher} finds no {', '.join(missing)} in the environment: "
             "start with tools/dist_train.sh, torchrun or srun, or leave out --launcher for one process"
         )
+    if launcher == "pytorch":
+        _end_with_launcher()
     local_rank = int(os.environ["LOCAL_RANK"])
     wait = timedelta(seconds=timeout) if timeout else None
     if not torch.cuda.is_available():
@@ -50,6 +55,13 @@ def init_processes(launcher: str, timeout: float | None = None) -> None:
     torch.cuda.set_device(local_rank)
     device = torch.device("cuda", local_rank)
     torch.distributed.init_process_group("nccl", timeout=wait, device_id=device, **_meeting())
+
+
+def _end_with_launcher() -> None:
+    """Let the system send this process SIGTERM when torchrun dies, which else would leave it running (Linux alone)."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _meeting() -> dict:

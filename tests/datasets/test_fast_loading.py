@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from crate_mm.datasets import ClassificationDataset, DecodeRandomResizedCrop, ImageNet, PackedImages
 from crate_mm.datasets.decode import decode_by_pil, decode_jpeg, plain_jpeg_size, reduction_for
+from crate_mm.datasets.folders import readable_names
 from crate_mm.datasets.packed import INDEX
 
 
@@ -223,3 +224,21 @@ def test_a_missing_or_damaged_pack_is_named(packed):
     shard.write_bytes(shard.read_bytes()[:-512])
     with pytest.raises(ValueError, match=r"shard-000000\.tar should have \d+ bytes, it has \d+"):
         PackedImages(str(packed))
+
+
+def test_a_packed_root_is_recognised_and_trained_from(packed, tmp_path, run_tool):
+    source = ImageNet(str(packed), "val")
+    assert isinstance(source, PackedImages)
+    assert len(source) == 6
+    options = ["model.head.num_classes=3", "global_batch_size=6", "train_cfg.max_epochs=1"]
+    options += ["model.backbone.arch=dict(embed_dim=24,depth=1,num_heads=3)", "train_dataloader.num_workers=1"]
+    done = run_tool(
+        "train", "crate_tiny_in1k", "--work-dir", tmp_path / "run", "--cfg-options", f"data_root={packed}", *options
+    )
+    assert done.code == 0, done.output
+
+
+def test_packed_imagenet_has_the_trees_class_names():
+    folders = ["n01440764", *(f"n{i:08d}" for i in range(2_000_000, 2_000_998)), "n15075141"]
+    assert readable_names(folders)[:2] == ["tench", "goldfish"]
+    assert readable_names(folders[:3]) == folders[:3]

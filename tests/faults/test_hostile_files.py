@@ -3,18 +3,23 @@
 import json
 import os
 import pickle
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crate_mm.apis import init_model
+from crate_mm.datasets.packed import INDEX, PackedImages, write_shards
 from crate_mm.engine import CheckpointError, Runner, load_config, prepare, read_checkpoint
 from crate_mm.engine.overrides import parse_value
 from crate_mm.engine.published import digest, publish, read_published
 from crate_mm.evaluation.real import read_real_labels
+from crate_mm.registry import DATASETS
+from tests import dataset_formats
 
 BOUNDED = dict(
     max_examples=150, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -204,6 +209,48 @@ def test_labels_of_anything_end_in_a_sentence(tmp_path, data):
         assert "real.json" in sentence
     else:
         assert all(isinstance(label, int) for row in labels for label in row)
+
+
+def datasets_labels(root: Path, name: str) -> tuple[Path, type]:
+    """Write a tiny dataset; return the file of its labels and the class that reads it."""
+    if name == "PackedImages":
+        folder = root / "train"
+        folder.mkdir()
+        write_shards(folder, [("a/1.jpg", b"1", 0), ("b/2.jpg", b"22", 1)], ["a", "b"])
+        return folder / INDEX, PackedImages
+    dataset_formats.WRITERS[name](root, lambda *args: None)
+    files = {"FashionMNIST": "train-labels-idx1-ubyte", "OxfordIIITPet": "trainval.txt", "Flowers102": "setid.mat"}
+    return next(root.rglob(files[name])), DATASETS.get(name)
+
+
+@pytest.mark.parametrize("name", ["FashionMNIST", "OxfordIIITPet", "Flowers102", "PackedImages"])
+def test_labels_of_datasets_that_are_damaged_end_in_a_sentence(tmp_path, monkeypatch, name):
+    file, dataset = datasets_labels(tmp_path, name)
+    if name == "Flowers102":  # whose checksums would find it first
+        monkeypatch.setattr(dataset, "_check_integrity", lambda self: True)
+    whole = file.read_bytes()
+
+    @settings(**BOUNDED)
+    @given(place=st.integers(0), length=st.integers(1, 8), byte=st.integers(1, 255), cut=st.booleans())
+    def damage(place, length, byte, cut):
+        at = place % len(whole)
+        changed = bytes(b ^ byte for b in whole[at : at + length])
+        file.write_bytes(whole[:at] + (b"" if cut else changed + whole[at + length :]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy's, of odd headers
+            read, sentence = result_or_sentence(dataset, str(tmp_path))
+        if read is None:
+            assert str(tmp_path) in sentence
+            assert "damaged" in sentence or "not whole" in sentence or "should have" in sentence
+        else:
+            labels = np.asarray(
+                read.labels if name == "PackedImages" else getattr(read, "targets", read.__dict__.get("_labels"))
+            )
+            assert len(labels) == len(read)
+            assert labels.min(initial=0) >= 0
+            assert labels.max(initial=0) < {"FashionMNIST": 10, "PackedImages": 2}.get(name, 102)
+
+    damage()
 
 
 KEYS = ["model", "train_cfg.max_epochs", "optim_wrapper.optimizer.lr", "global_batch_size", "data_root", "resume"]
