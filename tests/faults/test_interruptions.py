@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -314,6 +315,14 @@ def test_unreadable_images_of_all_processes_count(tmp_path):
     assert done.returncode == 2
     assert "2 train images cannot be read, more than max_unreadable=1" in done.stderr
     assert names(tmp_path / "run")[-1].startswith("epoch_1_iter_")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of the end of its parent")
+def test_when_the_launcher_is_killed_the_processes_save_and_end(tmp_path):
+    done = train_with_accident(tmp_path, "os.kill(os.getppid(), 9)")
+    assert done.returncode == -signal.SIGKILL
+    assert "stopped by SIGTERM" in done.stderr  # whose end subprocess.run waits for, as the processes hold it open
+    assert re.fullmatch(r"epoch_1_iter_1[67].pth", names(tmp_path / "run")[-1])
 
 
 def test_another_number_of_processes_is_said(tmp_path, debug_checkpoint):
