@@ -162,6 +162,12 @@ def _prepare_training(cfg: Config, world_size: int) -> None:
     lr = cfg.optim_wrapper.get("optimizer", {}).get("lr", 1.0)
     if not isinstance(lr, (int, float)) or not 0 < lr < float("inf"):
         raise ValueError(f"optim_wrapper.optimizer.lr must be a number above 0, got {lr!r}")
+    for name, values in (("compile_blocks", (True, False, None)), ("zero", (True, False))):
+        if not any(cfg.get(name, False) is value for value in values):
+            raise ValueError(f"{name} must be one of {', '.join(map(str, values))}, got {cfg[name]!r}")
+    skipped = cfg.optim_wrapper.get("max_skipped_steps", 0)
+    if not isinstance(skipped, int) or skipped < 0:
+        raise ValueError(f"optim_wrapper.max_skipped_steps must be a whole number of at least 0, got {skipped!r}")
     momentum = cfg.get("ema_momentum")
     if momentum is not None and not (isinstance(momentum, float) and 0 < momentum < 1):
         raise ValueError(

@@ -126,7 +126,10 @@ class Runner(mmengine.runner.Runner):
                 "training data", class_names(self.train_dataloader), "validation data", class_names(self.val_dataloader)
             )
             give_dataset(self.val_evaluator, self.val_dataloader.dataset)
-        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        try:
+            self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        except TypeError as error:
+            raise ValueError(f"the optim_wrapper cannot be built as the config has it: {error}") from error
         if self.cfg.get("zero") and self.distributed:
             settings = {k: v for k, v in self.cfg.optim_wrapper.optimizer.items() if k != "type"}
             self.optim_wrapper.optimizer = ShardedOptimizer(self.optim_wrapper.optimizer, settings)

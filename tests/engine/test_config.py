@@ -205,6 +205,12 @@ def test_values_are_read_as_python_reads_them(text, value):
             "optimizer.lr must be a number above 0, got None",
         ),
         (dict(ema_momentum=3), "must be in 0..1, got 3"),
+        (dict(compile_blocks="maybe"), "compile_blocks must be one of True, False, None, got 'maybe'"),
+        (dict(zero=3), "zero must be one of True, False, got 3"),
+        (
+            dict(optim_wrapper=dict(max_skipped_steps=-2)),
+            "optim_wrapper.max_skipped_steps must be a whole number of at least 0, got -2",
+        ),
         (dict(train_cfg=dict(max_epochs=0)), "train_cfg.max_epochs must be a whole number of at least 1, got 0"),
         (dict(train_cfg=dict(max_epochs=1, val_interval=0)), "train_cfg.val_interval must be"),
     ],
