@@ -34,11 +34,12 @@ class TrainLoop(EpochBasedTrainLoop):
         self.says = {"signal": 0, "save": 0, "failed": 0, "unreadable": 0}
         self.agreed = {key: [0] for key in self.says}
         self.stopping: Exception | None = None
+        self.agreement = Agreement()
+        self.signals = Signals()
 
     def run(self) -> torch.nn.Module:
         """Train to the last epoch, from where the run is."""
-        self.agreement = Agreement()
-        with Signals() as self.signals:
+        with self.signals:
             self.runner.call_hook("before_train")
             self._validate_if_due()  # the run may have been stopped between an epoch and its validation
             while self._epoch < self._max_epochs and not self.stop_training:
