@@ -1,6 +1,6 @@
 from .benchmarks import CIFAR10, CIFAR100, FashionMNIST, Flowers102, OxfordIIITPet
-from .classification import ClassificationDataset, UnreadableImagesError
-from .decode import DecodeRandomResizedCrop
+from .classification import ClassificationDataset, UnreadableImagesError, collate
+from .decode import DecodeRandomResizedCrop, EncodedRandomResizedCrop
 from .folders import ClassFolders, ImageFiles, ImageNet, imagenet_class_names
 from .packed import PackedImages
 from .sampler import GlobalBatchSampler
@@ -15,6 +15,7 @@ __all__ = [
     "ClassificationDataset",
     "DecodeRandomResizedCrop",
     "Digits",
+    "EncodedRandomResizedCrop",
     "FashionMNIST",
     "Flowers102",
     "GlobalBatchSampler",
@@ -24,6 +25,7 @@ __all__ = [
     "PackedImages",
     "UnreadableImagesError",
     "build_transforms",
+    "collate",
     "imagenet_class_names",
     "init_worker",
 ]

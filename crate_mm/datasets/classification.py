@@ -6,10 +6,10 @@ import zlib
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
-from ..registry import DATASETS
-from .decode import DecodeRandomResizedCrop
+from ..registry import DATASETS, FUNCTIONS
+from .decode import TakesBytes
 from .transforms import build_transforms, to_uint8
 
 # What PIL and the operating system raise for files that are missing, truncated, damaged or absurdly large.
@@ -35,7 +35,8 @@ class ClassificationDataset(Dataset):
     Args:
         source: config of ``DATASETS`` for a map-style dataset of (PIL image, label) pairs, or such a dataset.
         transforms: configs of ``TRANSFORMS`` that leave a PIL image or a uint8 tensor. Where the first is a
-            ``DecodeRandomResizedCrop`` and the source has ``read(i) -> (bytes, label)``, it gets the encoded image.
+            ``DecodeRandomResizedCrop`` or an ``EncodedRandomResizedCrop`` and the source has
+            ``read(i) -> (bytes, label)``, it gets the encoded image.
         max_unreadable: how many images may be unreadable before the run stops.
     """
 
@@ -44,7 +45,7 @@ class ClassificationDataset(Dataset):
         transforms = build_transforms(list(transforms))
         steps = getattr(transforms, "transforms", ())
         self.decode = None  # a first transform that takes the encoded image
-        if steps and isinstance(steps[0], DecodeRandomResizedCrop) and hasattr(self.source, "read"):
+        if steps and isinstance(steps[0], TakesBytes) and hasattr(self.source, "read"):
             self.decode, transforms = steps[0], build_transforms(steps[1:])
         self.transforms = transforms
         self.max_unreadable = max_unreadable
@@ -110,6 +111,15 @@ class ClassificationDataset(Dataset):
         except UNREADABLE as error:
             return str(error) or type(error).__name__
         return "it could not be read at first, now it can"
+
+
+@FUNCTIONS.register_module()
+def collate(samples: list[dict]) -> dict[str, torch.Tensor]:
+    """PyTorch's ``default_collate``, with images that are still encoded filled up to the longest: ``(B, L)``."""
+    if samples[0]["inputs"].ndim == 1:
+        rows = torch.nn.utils.rnn.pad_sequence([sample["inputs"] for sample in samples], batch_first=True)
+        return {**default_collate([{**sample, "inputs": 0} for sample in samples]), "inputs": rows}
+    return default_collate(samples)
 
 
 def seed_everything(seed: int) -> None:

@@ -12,12 +12,17 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from ..encoded import Header, join
 from ..registry import TRANSFORMS
 from .images import convert
 
 
+class TakesBytes:
+    """A transform that starts from an encoded image, where the source has such (see ``ClassificationDataset``)."""
+
+
 @TRANSFORMS.register_module()
-class DecodeRandomResizedCrop(v2.RandomResizedCrop):
+class DecodeRandomResizedCrop(TakesBytes, v2.RandomResizedCrop):
     """torchvision's ``RandomResizedCrop`` that starts from the encoded image: bytes to uint8 ``(3, height, width)``.
 
     The crop is drawn by torchvision, so that its distribution is torchvision's. A plain colour JPEG is decoded by
@@ -50,8 +55,7 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop):
         size = plain_jpeg_size(image)
         if size is None:
             return super().forward(decode_by_pil(image))
-        draw = self.make_params if hasattr(self, "make_params") else self._get_params  # torchvision before 0.21
-        box = draw([torch.empty(()).expand(3, *size)])
+        box = draw_crop(self, size)
         reduction = reduction_for((box["height"], box["width"]), self.size)
         pixels = decode_jpeg(image, size, reduction, self._memory_for(size))
         rows, columns = pixels.shape[1] / size[0], pixels.shape[2] / size[1]
@@ -74,6 +78,56 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop):
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         self._thread = threading.local()
+
+
+@TRANSFORMS.register_module()
+class EncodedRandomResizedCrop(TakesBytes, v2.RandomResizedCrop):
+    """Draw ``RandomResizedCrop`` and a flip for an image that is decoded on the device: bytes to a row of bytes.
+
+    It is the only transform of its dataset; ``ImagePreprocessor`` decodes, crops, resizes and flips. A plain colour
+    JPEG goes through as it is. What is none (PNG, gray, CMYK, ...), seems cut off or is larger than ``MOST_BYTES`` is
+    cropped on the host and goes on as a JPEG of quality 100.
+
+    Args:
+        size, scale, ratio: as for torchvision's ``RandomResizedCrop``; the interpolation is bilinear.
+        flip: how likely an image is flipped horizontally.
+
+    Raises:
+        OSError, ValueError: (when called) the bytes are no image, or not a whole one.
+    """
+
+    MOST_BYTES = 2**18  # a batch has room for its longest image everywhere
+
+    def __init__(
+        self,
+        size: int | tuple[int, int],
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+    ) -> None:
+        super().__init__(size, scale, ratio)
+        self.flip = flip
+
+    def forward(self, image: bytes | Image.Image) -> Tensor:
+        data = image if isinstance(image, bytes) else b""
+        size = plain_jpeg_size(data)
+        if size is None or len(data) > self.MOST_BYTES or not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+            pixels = decode_by_pil(data) if data else v2.functional.pil_to_tensor(image)
+            crop = v2.RandomResizedCrop.forward(self, pixels)
+            data = simplejpeg.encode_jpeg(
+                crop.permute(1, 2, 0).contiguous().numpy(), quality=100, colorsubsampling="444"
+            )
+            box = (0, 0, *crop.shape[1:])
+        else:
+            drawn = draw_crop(self, size)
+            box = tuple(drawn[key] for key in ("top", "left", "height", "width"))
+        return join(Header(len(data), *box, int(torch.rand(()) < self.flip), *self.size), data)
+
+
+def draw_crop(crop: v2.RandomResizedCrop, size: tuple[int, int]) -> dict[str, int]:
+    """Let torchvision draw ``top, left, height, width`` for an image of a ``(height, width)``."""
+    draw = crop.make_params if hasattr(crop, "make_params") else crop._get_params  # torchvision before 0.21
+    return draw([torch.empty(()).expand(3, *size)])
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:

@@ -129,7 +129,7 @@ def _prepare_loader(name: str, loader: dict, data_root: str | None) -> None:
             f"{name}.dataset of type {kind!r} has no source: write dict(type='ClassificationDataset', "
             f"source=dict(type={kind!r}, ...), transforms=[...])"
         )
-    loader.setdefault("collate_fn", {"type": "default_collate"})
+    loader.setdefault("collate_fn", {"type": f"{registry.SCOPE}.collate"})
     loader.setdefault("worker_init_fn", {"type": f"{registry.SCOPE}.init_worker"})
     # No more workers than this process's share of the cores, and none where it has less than one.
     processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)

@@ -134,7 +134,7 @@ class LookAhead:
 
     Args:
         loader: of dicts of tensors, in pinned memory for a GPU.
-        keys: of the tensors that go to the GPU.
+        keys: of the tensors that go to the GPU; images do once they are decoded.
 
     After a failure ``error`` is the exception; the batches that were loaded before it are given out.
     """
@@ -161,7 +161,9 @@ class LookAhead:
         if batch is None or self._stream is None:
             return batch and (batch, None)
         with torch.cuda.stream(self._stream):
-            copied = {key: batch[key].to("cuda", non_blocking=True) for key in self.keys if key in batch}
+            # Images that are still encoded, (B, L), are decoded from the host's memory.
+            keys = [key for key in self.keys if key in batch and (key != "inputs" or batch[key].ndim > 2)]
+            copied = {key: batch[key].to("cuda", non_blocking=True) for key in keys}
             arrived = torch.cuda.Event()
             arrived.record()
         return {**batch, **copied}, arrived
@@ -171,6 +173,6 @@ class LookAhead:
             stream = torch.cuda.current_stream()
             stream.wait_event(arrived)
             for key in self.keys:
-                if key in batch:
+                if key in batch and batch[key].is_cuda:
                     batch[key].record_stream(stream)  # its memory is not given out again before the step has read it
         return batch

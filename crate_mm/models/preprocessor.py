@@ -4,6 +4,7 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
+from ..encoded import decode_crops
 from ..registry import MODELS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -14,7 +15,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ImagePreprocessor(BaseDataPreprocessor):
     """Move a batch to the model's device and turn its uint8 images into ``(x / 255 - mean) / std``.
 
-    Images travel as uint8, a quarter of the bytes of float32; all arithmetic is here, on the device.
+    Images travel as uint8, a quarter of the bytes of float32; all arithmetic is here, on the device. Images that are
+    still encoded (see ``crate_mm.encoded``) are decoded here too.
 
     Args:
         mean: mean by channel, of images in 0..1.
@@ -33,6 +35,9 @@ class ImagePreprocessor(BaseDataPreprocessor):
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(-1, 1, 1)), persistent=False)
 
     def forward(self, data: dict, training: bool = False) -> dict:
+        inputs = data["inputs"]
+        if inputs.dtype == torch.uint8 and inputs.ndim == 2:
+            data = {**data, "inputs": decode_crops(inputs, self.device)}
         data = self.cast_data(data)
         return {**data, "inputs": self.normalize(data["inputs"])}
 

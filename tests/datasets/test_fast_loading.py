@@ -3,6 +3,7 @@
 import io
 import pickle
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,22 @@ from scipy.stats import ks_2samp
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
-from crate_mm.datasets import ClassificationDataset, DecodeRandomResizedCrop, ImageNet, PackedImages
+from crate_mm.datasets import (
+    ClassificationDataset,
+    DecodeRandomResizedCrop,
+    EncodedRandomResizedCrop,
+    ImageNet,
+    PackedImages,
+    collate,
+)
+from crate_mm.datasets.classification import seed_everything
 from crate_mm.datasets.decode import decode_by_pil, decode_jpeg, plain_jpeg_size, reduction_for
 from crate_mm.datasets.folders import readable_names
 from crate_mm.datasets.packed import INDEX
+from crate_mm.encoded import decode_crops
+from crate_mm.engine import Runner, load_config
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 def photograph(size=(500, 375)) -> Image.Image:
@@ -242,3 +255,76 @@ def test_packed_imagenet_has_the_trees_class_names():
     folders = ["n01440764", *(f"n{i:08d}" for i in range(2_000_000, 2_000_998)), "n15075141"]
     assert readable_names(folders)[:2] == ["tench", "goldfish"]
     assert readable_names(folders[:3]) == folders[:3]
+
+
+def encoded_rows(folder: Path, files: dict[str, bytes], **settings) -> dict[str, torch.Tensor]:
+    """A batch of encoded images as a loader makes it."""
+    (folder / "train" / "a").mkdir(parents=True)
+    for name, data in files.items():
+        (folder / "train" / "a" / name).write_bytes(data)
+    crop = dict(type="EncodedRandomResizedCrop", size=(24, 32), **settings)
+    data = ClassificationDataset(ImageNet(str(folder)), [crop])
+    return collate([data[i, 100 + i] for i in range(len(data))])
+
+
+def test_encoded_crops_are_those_that_are_decoded_by_the_loader(tmp_path):
+    """The same crops and flips as torchvision's, which draw the same numbers; another decoder, so not the same bits."""
+    images = {f"{i}.JPEG": encoded(photograph().crop((i, 0, 200 + i, 150)), quality=95) for i in range(6)}
+    batch = encoded_rows(tmp_path, images)
+    assert batch["inputs"].shape[0] == 6
+    assert batch["inputs"].shape[1] < max(map(len, images.values())) + 100
+    decoded = decode_crops(batch["inputs"], "cpu")
+    assert decoded.shape == (6, 3, 24, 32)
+    assert torch.equal(decode_crops(batch["inputs"][3:4], "cpu"), decoded[3:4])
+    for i, data in enumerate(images.values()):
+        seed_everything(100 + i)
+        expected = v2.RandomHorizontalFlip()(v2.RandomResizedCrop((24, 32))(decode_by_pil(data)))
+        assert (decoded[i].float() - expected.float()).abs().mean() < 2
+
+
+@pytest.mark.parametrize("kind", ["gray", "cmyk", "png", "large"])
+def test_what_is_no_plain_jpeg_is_cropped_on_the_host(tmp_path, monkeypatch, kind):
+    image = photograph((200, 150))
+    data = {
+        "gray": lambda: encoded(image.convert("L")),
+        "cmyk": lambda: encoded(image.convert("CMYK")),
+        "png": lambda: encoded(image, "PNG"),
+        "large": lambda: encoded(image, quality=95),
+    }[kind]()
+    if kind == "large":
+        monkeypatch.setattr(EncodedRandomResizedCrop, "MOST_BYTES", 1000)
+    batch = encoded_rows(tmp_path, {"0.JPEG": data}, flip=0.0)
+    seed_everything(100)
+    expected = v2.RandomResizedCrop((24, 32))(decode_by_pil(data))
+    decoded = decode_crops(batch["inputs"], "cpu")[0]
+    assert (decoded.float() - expected.float()).abs().mean() < 3
+    assert batch["inputs"].shape[1] < 8000
+
+
+def test_an_encoded_image_that_is_cut_off_is_unreadable(tmp_path):
+    whole = encoded(photograph((200, 150)))
+    batch = encoded_rows(tmp_path, {"0.JPEG": whole[:-300], "1.JPEG": whole})
+    assert batch["unreadable"].tolist() == [0, -1]
+    with pytest.raises(ValueError, match="a batch of JPEGs cannot be decoded on cpu"):
+        decode_crops(batch["inputs"][:, :100], "cpu")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_a_run_decodes_on_the_device(tmp_path, image_tree, device):
+    options = {
+        "data_root": str(image_tree),
+        "model.head.num_classes": 3,
+        "global_batch_size": 6,
+        "max_batch_per_device": 3,
+        "train_cfg.max_epochs": 1,
+        "train_dataloader.num_workers": 1,
+        "val_dataloader.num_workers": 0,
+    }
+    cfg = load_config("crate_tiny_in1k", options)
+    cfg.train_dataloader.dataset.transforms = [dict(type="EncodedRandomResizedCrop", size=224)]
+    cfg.model.backbone.arch = dict(embed_dim=24, depth=1, num_heads=3)
+    cfg.work_dir = str(tmp_path / "run")
+    runner = Runner.from_cfg(cfg)
+    assert next(runner.model.parameters()).device.type == device
+    runner.train()
+    assert (tmp_path / "run" / "epoch_1.pth").exists()
