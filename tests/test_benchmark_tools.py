@@ -19,7 +19,7 @@ SMALL = {
     "checkpoint": ["--config", "crate_tiny_in1k", "--rounds", 1],
     "faults": ["--kills", 2, "--damage"],
 }
-ROWS = {"layers": 6, "loader": 7, "train_step": 6, "inference": 8, "scaling": 6, "end_to_end": 3}
+ROWS = {"layers": 6, "loader": 8, "train_step": 6, "inference": 8, "scaling": 6, "end_to_end": 3}
 
 
 def test_every_benchmark_is_run_here():

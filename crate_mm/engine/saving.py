@@ -73,14 +73,14 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             return  # whose processes do not agree within an epoch
         signal, due = max(loop.agreed["signal"]), max(loop.agreed["save"])
         if signal or due or loop.stopping:
-            self._save_at(runner, runner.iter + 1)
+            self.save_at(runner, runner.iter + 1)
         if signal and not loop.stopping:
             loop.stopping = self._interrupted(runner, signal)
 
     def before_stopping(self, runner: Runner) -> None:
         """Save the steps taken so far, where no further one can be taken."""
         if runner.iter and self.saved_epoch != runner.epoch:
-            self._save_at(runner, runner.iter)
+            self.save_at(runner, runner.iter)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         signals = getattr(runner._train_loop, "signals", None)
@@ -99,7 +99,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             raise RunStoppedError(f"save_best {missing[0]!r} is no metric: {suggest(missing[0], list(metrics))}")
         super().after_val_epoch(runner, metrics)
 
-    def _save_at(self, runner: Runner, step: int) -> None:
+    def save_at(self, runner: Runner, step: int) -> None:
         """Write a checkpoint of so many steps, from where a sampler can go on; all processes call it."""
         if hasattr(runner.train_dataloader.sampler, "start"):
             self._save(runner, f"epoch_{runner.epoch}_iter_{step}.pth", {"epoch": runner.epoch, "iter": step})
