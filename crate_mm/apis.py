@@ -96,10 +96,23 @@ def described_model(checkpoint: dict, source: str | Path | None) -> dict:
         described = model.get(part, {}) if part else model
         kind = described.get("type") if isinstance(described, dict) else described
         registry.import_from_location()
+        _refuse_instructions(described, source)
         # Never a dotted name, which would be imported.
         if kind is not None and not (isinstance(kind, str) and kind in registry.module_dict):
             raise ValueError(f"{source} names the {part or 'model'} {kind!r}, which is not registered here")
     return model
+
+
+def _refuse_instructions(described: Any, source: str | Path | None) -> None:
+    """Raise ``ValueError`` for keys that tell MMEngine what to do, such as ``_scope_``, which imports a module."""
+    if isinstance(described, dict):
+        for key, value in described.items():
+            if not isinstance(key, str) or key.startswith("_"):
+                raise ValueError(f"{source} describes its model with {key!r}, which is no argument of a part")
+            _refuse_instructions(value, source)
+    elif isinstance(described, (list, tuple)):
+        for value in described:
+            _refuse_instructions(value, source)
 
 
 class Predictor:

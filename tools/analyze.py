@@ -244,6 +244,8 @@ def build_model(cfg: Config, checkpoint: str, seed: int) -> nn.Module:
     """A config's model in eval mode, with a checkpoint's backbone or at random."""
     if checkpoint == "random":
         set_random_seed(seed)
+        if not cfg.get("model"):
+            raise ValueError("the config has no model")
         return MODELS.build(cfg.model).to(get_device()).eval()
     return build_backbone_from(cfg, checkpoint)[0]
 

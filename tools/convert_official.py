@@ -11,14 +11,14 @@ import torch
 
 from crate_mm.conversion import convert_official_state_dict, is_official, official_model_config
 from crate_mm.engine import read_checkpoint
-from crate_mm.engine.cli import check_writable, one_sentence_errors
+from crate_mm.engine.cli import check_writable, one_sentence_errors, positive
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", metavar="IN", help="file of the official code")
     parser.add_argument("output", metavar="OUT", help="file to write")
-    parser.add_argument("--num-heads", type=int, help="number of heads, for a size that the paper does not have")
+    parser.add_argument("--num-heads", type=positive, help="number of heads, for a size that the paper does not have")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     return parser.parse_args()
 

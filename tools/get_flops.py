@@ -35,6 +35,8 @@ def main() -> None:
     with one_sentence_errors():
         check_writable(args.json)
         cfg = load_config(args.config, args.cfg_options)
+        if not cfg.get("model"):
+            raise ValueError(f"config {args.config} has no model")
         if args.shape and "img_size" in inspect.signature(BACKBONES.get(cfg.model.backbone.type)).parameters:
             cfg.model.backbone.img_size = tuple(args.shape)
         model = init_model(cfg)

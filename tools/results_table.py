@@ -59,13 +59,26 @@ def read_results(dirs: list[str]) -> list[dict]:
         for file in sorted(folder.rglob("result.json")):
             try:
                 result = json.loads(file.read_text())
-                float(result["last"].get("top1", 0)), result["model"], result["dataset"], result["kind"]
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                check_result(result)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(f"{file} is not a result file of crate_mm: {type(error).__name__} {error}") from None
             results.append({**result, "file": file})
     if not results:
         raise ValueError(f"no result.json is below {', '.join(dirs)}")
     return results
+
+
+def check_result(result: dict) -> None:
+    """Raise ``TypeError`` or ``KeyError`` unless what the table shows of a result is there, as a name or a number."""
+    for key in ("model", "dataset", "kind"):
+        if not isinstance(result[key], str):
+            raise TypeError(f"its {key} is {result[key]!r}, no name")
+    numbers = [result.get("parameters", 0), result.get("seed") or 0]
+    for figures in (result["last"], result.get("best") or {}):
+        numbers += [figures.get("top1") or 0, figures.get("real/top1") or 0]
+    for number in numbers:
+        if not isinstance(number, (int, float)):
+            raise TypeError(f"{number!r} is no number")
 
 
 def table(results: list[dict], figure: str = "last") -> str:

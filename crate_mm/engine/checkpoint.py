@@ -42,13 +42,54 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
                 "a checkpoint may hold tensors, numbers, strings, lists and dicts only"
             ) from None
         raise CheckpointError(f"{path} is damaged or no checkpoint: PyTorch cannot read it as plain data") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
+    except Exception as error:  # a file that is none is met in many ways
         raise CheckpointError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from None
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
             f"{path} holds {type(checkpoint).__name__}, not a dict with a state_dict: it is no checkpoint"
         )
+    check_form(checkpoint, path)
     return checkpoint
+
+
+# What a checkpoint says beside its weights and states: entries that must be dicts, where they are there.
+DICTS = (
+    ("state_dict",),
+    ("meta",),
+    ("meta", "model"),
+    ("meta", "model", "backbone"),
+    ("meta", "model", "head"),
+    ("meta", "model", "preprocessor"),
+    ("meta", "dataset_meta"),
+    ("message_hub",),
+    ("message_hub", "runtime_info"),
+    ("message_hub", "runtime_info", "result_last"),
+)
+
+
+def check_form(checkpoint: dict, source: str | Path) -> None:
+    """Raise ``CheckpointError`` unless all that is read of a checkpoint has the form that its readers rely on."""
+    for path in DICTS:
+        value, known = checkpoint, True
+        for key in path:
+            known = known and value.get(key) is not None
+            value = value[key] if known else {}
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{source} is no checkpoint: its {'.'.join(path)} is {type(value).__name__}, no dict")
+        if not all(isinstance(key, str) for key in value):
+            raise CheckpointError(f"{source} is no checkpoint: its {'.'.join(path)} has keys that are no names")
+    if not all(isinstance(key, str) for key in checkpoint):
+        raise CheckpointError(f"{source} is no checkpoint: it has keys that are no names")
+    weights = checkpoint.get("state_dict", checkpoint)
+    for name, value in (weights or {}).items():
+        if isinstance(value, torch.Tensor) and not _is_plain(value):
+            raise CheckpointError(f"{source} is no checkpoint: its {name} is no dense tensor with all of its numbers")
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
 
 def stored_weights(checkpoint: dict, source: str | Path = "the checkpoint") -> dict[str, torch.Tensor]:

@@ -44,6 +44,8 @@ def load_config(config: str | Path | Config, overrides: dict | None = None, mixi
             if str(folder) not in sys.path:
                 sys.path.append(str(folder))
         cfg = _load_file(path)
+    if not isinstance(cfg.get("model") or {}, dict):
+        raise ValueError(f"config {config}: model must be a dict(type=...), it is {cfg.model!r}")
     if mixin:
         cfg.merge_from_dict(Config.fromfile(CONFIGS / "_base_" / mixin, lazy_import=False).to_dict())
     if overrides:

@@ -10,7 +10,7 @@ from safetensors.torch import save
 
 import crate_mm
 
-from .checkpoint import AtomicBackend, CheckpointError, stored_weights
+from .checkpoint import AtomicBackend, CheckpointError, check_form, stored_weights
 
 KEY = "crate_mm"  # of the file's metadata
 
@@ -30,14 +30,16 @@ def publish(checkpoint: dict, path: str | Path, source: str | Path = "the checkp
     Raises:
         CheckpointError: the checkpoint holds no weights, or does not say what model they are of.
     """
-    weights = {name: tensor.contiguous() for name, tensor in stored_weights(checkpoint, source).items()}
+    # Each in memory of its own, which the format asks for, shared weights too.
+    weights = {name: tensor.clone().contiguous() for name, tensor in stored_weights(checkpoint, source).items()}
     meta = checkpoint.get("meta") or {}
     if not meta.get("model"):
         raise CheckpointError(
             f"{source} does not say what model it is of: publish a checkpoint of crate_mm's training, or one that "
             "tools/convert_official.py has written"
         )
-    last = checkpoint.get("message_hub", {}).get("runtime_info", {}).get("result_last") or {}
+    info = (checkpoint.get("message_hub") or {}).get("runtime_info") or {}
+    last = info.get("result_last") or {}
     about = {
         "model": meta["model"],
         "classes": (meta.get("dataset_meta") or {}).get("classes"),
@@ -66,7 +68,9 @@ def read_published(path: str | Path, map_location: str = "cpu") -> dict:
     if about.get("sha256", digest(weights)) != digest(weights):
         raise CheckpointError(f"{path} is damaged: its weights are not those that were written")
     meta = {"model": about.get("model"), "dataset_meta": {"classes": about.get("classes")}}
-    return {"meta": {key: value for key, value in meta.items() if value}, "state_dict": weights}
+    published = {"meta": {key: value for key, value in meta.items() if value}, "state_dict": weights}
+    check_form(published, path)
+    return published
 
 
 def digest(weights: dict[str, torch.Tensor]) -> str:

@@ -112,10 +112,9 @@ def _stored_grid(checkpoint: dict, embedding: Tensor, wanted: tuple[int, int], s
     num_patches = embedding.shape[1] - 1
     meta = checkpoint.get("meta") or {}
     backbone = (meta.get("model") or {}).get("backbone") or {}
-    if "img_size" in backbone and "patch_size" in backbone:
-        (H, W), (h, w) = (_pair(backbone[key]) for key in ("img_size", "patch_size"))
-        if (H // h) * (W // w) == num_patches:
-            return H // h, W // w
+    (H, W), (h, w) = (_pair(backbone.get(key)) for key in ("img_size", "patch_size"))
+    if (H // h) * (W // w) == num_patches:
+        return H // h, W // w
     side = math.isqrt(num_patches)
     if num_patches == wanted[0] * wanted[1]:
         return wanted
@@ -128,7 +127,10 @@ def _stored_grid(checkpoint: dict, embedding: Tensor, wanted: tuple[int, int], s
 
 
 def _pair(size) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+    """Height and width of a size in a checkpoint, or ones if it is none."""
+    pair = (size, size) if isinstance(size, int) else size
+    right = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(n, int) and n > 0 for n in pair)
+    return tuple(pair) if right else (1, 1)
 
 
 def _shape(value: Tensor) -> str:

@@ -17,6 +17,7 @@ from crate_mm.datasets.packed import INDEX, PackedImages, write_shards
 from crate_mm.engine import CheckpointError, Runner, load_config, prepare, read_checkpoint
 from crate_mm.engine.overrides import parse_value
 from crate_mm.engine.published import digest, publish, read_published
+from crate_mm.engine.transfer import initialize
 from crate_mm.evaluation.real import read_real_labels
 from crate_mm.registry import DATASETS
 from tests import dataset_formats
@@ -126,6 +127,62 @@ def test_a_checkpoint_can_name_registered_parts_only(tmp_path, debug_checkpoint,
     torch.save(checkpoint, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=r"x.pth names the \w+ .*, which is not registered here"):
         init_model(None, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("key", ["_scope_", "_delete_"])
+@pytest.mark.parametrize("place", ["backbone", "head", None])
+def test_a_checkpoint_gives_mmengine_no_instructions(tmp_path, monkeypatch, debug_checkpoint, key, place):
+    """``_scope_='x'`` would import x.registry, a file of this folder here."""
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "registry.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    checkpoint = read_checkpoint(debug_checkpoint)
+    model = checkpoint["meta"]["model"]
+    (model[place] if place else model)[key] = "evil"
+    torch.save(checkpoint, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=f"x.pth describes its model with '{key}'"):
+        init_model(None, tmp_path / "x.pth")
+    assert not (tmp_path / "mark").exists()
+
+
+ODD_FORMS = {
+    "meta": lambda c: c.update(meta=[1]),
+    "meta.model": lambda c: c["meta"].update(model="CRATE"),
+    "meta.model.backbone": lambda c: c["meta"]["model"].update(backbone="CRATE"),
+    "meta.dataset_meta": lambda c: c["meta"].update(dataset_meta=["a"]),
+    "message_hub": lambda c: c.update(message_hub="hub"),
+    "message_hub.runtime_info.result_last": lambda c: c["message_hub"]["runtime_info"].update(result_last=[1]),
+    "keys": lambda c: c.update({7: 1}),
+    "state_dict": lambda c: c["state_dict"].update({7: torch.zeros(1)}),
+    "meta tensor": lambda c: c["state_dict"].update(x=torch.zeros(3, device="meta")),
+    "expanded": lambda c: c["state_dict"].update(x=torch.zeros(1).expand(10**12)),
+    "sparse": lambda c: c["state_dict"].update(x=torch.eye(3).to_sparse()),
+}
+
+
+@pytest.mark.parametrize("form", ODD_FORMS)
+def test_a_checkpoint_of_another_form_is_told(tmp_path, debug_checkpoint, form):
+    checkpoint = read_checkpoint(debug_checkpoint)
+    ODD_FORMS[form](checkpoint)
+    torch.save(checkpoint, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x.pth is (no checkpoint: |damaged or no checkpoint: )"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_shared_weights_are_published(tmp_path, debug_checkpoint):
+    checkpoint = read_checkpoint(debug_checkpoint)
+    weights = checkpoint["state_dict"]
+    weights["backbone.blocks.1.mssa.proj.weight"] = weights["backbone.blocks.0.mssa.proj.weight"]
+    publish(checkpoint, tmp_path / "x.safetensors")
+    assert digest(read_checkpoint(tmp_path / "x.safetensors")["state_dict"]) == digest(weights)
+
+
+@pytest.mark.parametrize("sizes", [dict(patch_size=0), dict(img_size="large"), dict(img_size=[8, 8, 8])])
+def test_sizes_that_are_none_are_not_believed(debug_checkpoint, sizes):
+    checkpoint = read_checkpoint(debug_checkpoint)
+    checkpoint["meta"]["model"]["backbone"].update(sizes)
+    model = init_model("debug")
+    assert not initialize(model, checkpoint, "x.pth").resized
 
 
 # What a file may hold by mistake or by malice, as deep as such things are.
