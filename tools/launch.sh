@@ -39,27 +39,5 @@ fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MKL_NUM_THREADS=${MKL_NUM_THREADS:-1}
 # Slurm's warning before a preemption reaches the processes as well as the other signals do.
 export TORCHELASTIC_SIGNALS_TO_HANDLE=${TORCHELASTIC_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}
-# torchrun, but for its own traceback under that of the process that failed, and with that process's exit code.
-exec python -c '
-import signal, sys
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main
-try:
-    main(sys.argv[1:])
-except ChildFailedError as error:
-    # Of those found dead at once, one that was killed has not died of the others.
-    ended = {rank: failure for rank, failure in error.failures.items() if failure.exitcode != -signal.SIGTERM}
-    ended = ended or error.failures
-    rank = min(ended, key=lambda rank: (ended[rank].exitcode > 0, ended[rank].timestamp))
-    first = ended[rank]
-    if first.exitcode < 0:
-        name = signal.Signals(-first.exitcode).name
-        print(f"error: process {rank} was killed by {name} (for want of memory, perhaps); the others have"
-              " been ended. --resume goes on from the newest checkpoint", file=sys.stderr)
-    sys.exit(first.exitcode if first.exitcode > 0 else 1)
-except KeyboardInterrupt:
-    sys.exit(130)
-except SignalException as error:
-    sys.exit(130 if error.sigval == signal.SIGINT else 85)
-' "${meeting[@]}" --max-restarts "${MAX_RESTARTS:-0}" --nproc-per-node "$gpus" "$tools/$mode.py" "${files[@]}" --launcher pytorch "$@"
+exec python "$tools/torchrun.py" "${meeting[@]}" --max-restarts "${MAX_RESTARTS:-0}" --nproc-per-node "$gpus" \
+  "$tools/$mode.py" "${files[@]}" --launcher pytorch "$@"

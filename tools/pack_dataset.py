@@ -20,6 +20,7 @@ from rich.progress import Progress
 
 from crate_mm.datasets import ClassFolders
 from crate_mm.datasets.classification import UNREADABLE
+from crate_mm.datasets.images import convert
 from crate_mm.datasets.packed import write_shards
 from crate_mm.engine.cli import one_sentence_errors, positive
 
@@ -80,7 +81,7 @@ def encode(path: str, short_side: int | None, quality: int) -> tuple[str | None,
             scale = short_side / min(image.size)
             size = tuple(max(round(side * scale), short_side) for side in image.size)
             smaller = io.BytesIO()
-            image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(smaller, "JPEG", quality=quality)
+            convert(image).resize(size, Image.Resampling.BICUBIC).save(smaller, "JPEG", quality=quality)
             return ".jpg", smaller.getvalue()
     except UNREADABLE as error:
         return None, str(error) or type(error).__name__

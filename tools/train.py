@@ -9,9 +9,12 @@ python tools/train.py configs/transfer/crate_base_pets.py --load-from crate_base
 import argparse
 import os
 
+from mmengine.dist import broadcast_object_list, is_main_process
+
 from crate_mm.engine import Runner, amp_optim_wrapper, load_config, newest_checkpoint
 from crate_mm.engine.cli import add_common_options, one_sentence_errors
-from crate_mm.engine.launch import leave_processes
+from crate_mm.engine.launch import init_processes, leave_processes
+from crate_mm.engine.signals import end_when_signalled
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,9 +37,25 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def to_resume_from(wanted: str | None, work_dir: str) -> tuple[str | None, list[str]]:
+    """The checkpoint to resume from, if there is one, and a sentence for each damaged one that is newer.
+
+    The first process looks for it, and tells the others.
+    """
+    found: str | None = wanted if wanted != "newest" else None
+    damaged: list[str] = []
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))  # torchrun has started the processes anew
+    if is_main_process() and (restarted or wanted == "newest"):
+        newest = newest_checkpoint(work_dir, damaged.append, put_aside=True)
+        found = str(newest) if newest else found
+    told = [found, damaged]
+    broadcast_object_list(told)
+    return told[0], told[1]
+
+
 def main() -> None:
     args = parse_args()
-    damaged: list[str] = []
+    end_when_signalled()
     with one_sentence_errors():
         mixin = "transfer/linear_probe.py" if args.linear_probe else None
         cfg = load_config(args.config, args.cfg_options, mixin)
@@ -48,12 +67,10 @@ def main() -> None:
             cfg.optim_wrapper.update(amp_optim_wrapper())
         if args.load_from:
             cfg.load_from = args.load_from
-        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-            args.resume = args.resume or "newest"  # torchrun has started the processes anew
-        if args.resume:
-            found = newest_checkpoint(cfg.work_dir, damaged.append) if args.resume == "newest" else args.resume
-            if found:
-                cfg.resume, cfg.load_from = True, str(found)
+        init_processes(cfg.launcher, cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout"))
+        found, damaged = to_resume_from(args.resume, cfg.work_dir)
+        if found:
+            cfg.resume, cfg.load_from = True, found
         runner = Runner.from_cfg(cfg)
         for sentence in damaged:
             runner.logger.warning(sentence)

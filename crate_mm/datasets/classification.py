@@ -1,6 +1,7 @@
 """The dataset that the loaders see: a source, its transforms, and what happens to an unreadable image."""
 
 import random
+import struct
 import zlib
 
 import numpy as np
@@ -14,6 +15,7 @@ from .transforms import build_transforms, to_uint8
 
 # What PIL and the operating system raise for files that are missing, truncated, damaged or absurdly large.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
+UNREADABLE += (TypeError, KeyError, IndexError, OverflowError, struct.error)  # PIL's own, of damaged TIFFs and the like
 
 
 class UnreadableImagesError(RuntimeError):

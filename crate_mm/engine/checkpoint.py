@@ -6,6 +6,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -168,23 +169,30 @@ def training_checkpoints(work_dir: str | Path) -> list[Path]:
     return sorted(filter(training_progress, Path(work_dir).glob("epoch_*.pth")), key=training_progress)
 
 
-def newest_checkpoint(work_dir: str | Path, report: Callable[[str], None] = warnings.warn) -> Path | None:
+def newest_checkpoint(
+    work_dir: str | Path, report: Callable[[str], None] = warnings.warn, put_aside: bool = False
+) -> Path | None:
     """The newest checkpoint of a work folder that is intact, or None if the folder has none.
 
     Args:
         work_dir: folder of a run.
         report: gets a sentence for each newer one that is damaged.
+        put_aside: rename these to ``*.damaged``, so that they count for nothing any more, if one before is intact.
 
     Raises:
         CheckpointError: all that there are are damaged.
     """
-    candidates = training_checkpoints(work_dir)
+    candidates, damaged = training_checkpoints(work_dir), []
     for path in reversed(candidates):
         try:
             check_intact(path)
         except CheckpointError as error:
             report(f"{error}; taking the one before it")
+            damaged.append(path)
         else:
+            for other in damaged if put_aside else ():
+                with suppress(OSError):
+                    other.rename(f"{other}.damaged")
             return path
     if candidates:
         raise CheckpointError(

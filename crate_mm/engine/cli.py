@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .checkpoint import CheckpointError
@@ -63,7 +63,7 @@ def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _say("interrupted; --resume goes on from the last checkpoint")
+        _say("interrupted")
         _leave(INTERRUPTED)
     except RunInterruptedError as error:
         _say(str(error))
@@ -120,7 +120,8 @@ def _say(text: str) -> None:
     if int(os.environ.get("RANK", "0")):
         # The first process speaks for all: the launcher ends the others, unless the trouble is theirs alone.
         time.sleep(2)
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # what it was piped into may have ended
+        print(text, file=sys.stderr, flush=True)
 
 
 def _leave(code: int) -> None:

@@ -65,8 +65,10 @@ class StopOnNonFiniteLoss(Hook):
             return
         model = getattr(runner.model, "module", runner.model)
         with wrapper.optim_context(model):  # in the precision of the steps
-            where = first_wrong_layer(model, data_batch, wrapper.wrong_parameters)
-        raise RunStoppedError(f"{what}, {in_a_row}; {where}: {ADVICE}")
+            found = all_gather_object(first_wrong_layer(model, data_batch, wrapper.wrong_parameters))
+        rank, (_, where) = min(enumerate(found), key=lambda finding: finding[1][0])
+        on_process = f"on process {rank} " if len(found) > 1 else ""
+        raise RunStoppedError(f"{what}, {in_a_row}; {on_process}{where}: {ADVICE}")
 
     def after_train_epoch(self, runner: Runner) -> None:
         # Before the checkpoint, which is of lower priority.

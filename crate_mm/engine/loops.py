@@ -72,8 +72,9 @@ class TrainLoop(EpochBasedTrainLoop):
         batches = LookAhead(self.dataloader)
         self._begin_step(batches.error)
         self._end_step(batches.error)
-        if self.stopping:  # before the first step, and so after the last one of the epoch before
+        if self.stopping or any(self.agreed["signal"]):  # before the first step: after the last one before this epoch
             self.runner.call_hook("before_stopping")
+        if self.stopping:
             self._stop()
         for step, batch in enumerate(batches, first):
             self.run_iter(step, batch, batches.error)

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
@@ -29,11 +29,12 @@ from ..conversion import from_official, is_official
 from ..registry import RUNNERS
 from .batch import BatchPlan
 from .blocks import prepare_blocks
-from .checkpoint import CheckpointError, load_weights, read_checkpoint
+from .checkpoint import CheckpointError, check_intact, load_weights, read_checkpoint
 from .config import prepare
 from .finite import RunStoppedError
 from .launch import init_processes
 from .optim import ShardedOptimizer, optimizer_name
+from .published import digest
 from .schedule import WarmupCosineLR
 from .transfer import initialize
 
@@ -57,6 +58,7 @@ class Runner(mmengine.runner.Runner):
     tested_meta: ClassVar[dict] = {}  # what a tested checkpoint says of itself
     test_seconds: float = 0.0
     failed_writes: int = 0
+    failed_at: int | None = None  # the iteration of the last write that failed
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> "Runner":
@@ -245,8 +247,10 @@ class Runner(mmengine.runner.Runner):
         self.logger.info(f"loaded checkpoint {filename}")
         return checkpoint
 
-    def save_checkpoint(self, *args, save_optimizer: bool = True, **kwargs) -> bool:
+    def save_checkpoint(self, out_dir: str, filename: str, *args, save_optimizer: bool = True, **kwargs) -> bool:
         """As MMEngine's, which the first process writes; all of them call it and hand it their part of the state.
+
+        What is written is read back.
 
         Returns:
             Whether this process knows of no failure: the run goes on without a checkpoint that cannot be written.
@@ -257,10 +261,16 @@ class Runner(mmengine.runner.Runner):
         optimizer = getattr(self.optim_wrapper, "optimizer", None)
         if save_optimizer and isinstance(optimizer, ShardedOptimizer):
             optimizer.consolidate_state_dict()
+        path = Path(out_dir) / filename
         try:
-            super().save_checkpoint(*args, save_optimizer=save_optimizer, **kwargs)
-        except OSError as error:
-            self.failed_writes += 1
+            super().save_checkpoint(out_dir, filename, *args, save_optimizer=save_optimizer, **kwargs)
+            if is_main_process():
+                check_intact(path)
+        except (OSError, CheckpointError) as error:
+            if isinstance(error, CheckpointError):
+                path.unlink(missing_ok=True)  # it would be taken for the newest one
+            if self.failed_at != self.iter:  # an epoch's end has several to write
+                self.failed_writes, self.failed_at = self.failed_writes + 1, self.iter
             times = f"{self.failed_writes} times in a row"
             if self.failed_writes >= MAX_FAILED_WRITES:
                 raise RunStoppedError(
@@ -272,7 +282,7 @@ class Runner(mmengine.runner.Runner):
                 f"when {MAX_FAILED_WRITES} in a row fail (so far {self.failed_writes})"
             )
             return False
-        self.failed_writes = 0
+        self.failed_writes, self.failed_at = 0, None
         return True
 
     def resume(self, filename: str, *args, **kwargs) -> None:
@@ -293,6 +303,7 @@ class Runner(mmengine.runner.Runner):
             raise CheckpointError(
                 f"{filename} is no checkpoint of training: {type(error).__name__}: {error}"
             ) from error
+        self._check_same_everywhere(filename)
         for group, wanted in zip(self.optim_wrapper.param_groups, configured):
             group.update({key: wanted[key] for key in settings & wanted.keys()})
         if hasattr(self.train_dataloader.sampler, "seed"):
@@ -302,6 +313,16 @@ class Runner(mmengine.runner.Runner):
                 f"nothing is left to train: {filename} is of epoch {self.epoch}, "
                 f"train_cfg.max_epochs is {self.max_epochs}"
             )
+
+    def _check_same_everywhere(self, filename: str) -> None:
+        """Raise ``CheckpointError`` unless all processes resumed from the same; each may have read its own disk."""
+        mine = (self.epoch, self.iter, digest(getattr(self.model, "module", self.model).state_dict()))
+        for rank, theirs in enumerate(all_gather_object(mine)):
+            if theirs != mine:
+                raise CheckpointError(
+                    f"{filename} is another file for process {rank} (epoch {theirs[0]}, iteration {theirs[1]}) than "
+                    f"here (epoch {mine[0]}, iteration {mine[1]}): the work folder must be the same one for all nodes"
+                )
 
     def _check_resumable(self, filename: str, checkpoint: dict) -> None:
         needed = ["meta", "optimizer", "message_hub"] + (["param_schedulers"] if self.param_schedulers else [])

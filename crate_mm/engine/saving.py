@@ -5,11 +5,11 @@ from pathlib import Path
 
 import mmengine.hooks
 import numpy as np
-from mmengine.dist import is_distributed, is_main_process
+from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
 from mmengine.runner import Runner
 
 from ..registry import HOOKS, suggest
-from .checkpoint import AtomicBackend, CheckpointError, check_intact, training_checkpoints, training_progress
+from .checkpoint import AtomicBackend, training_checkpoints, training_progress
 from .finite import RunStoppedError
 from .loops import TrainLoop
 from .optim import optimizer_name
@@ -60,6 +60,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         if is_main_process():
             for leftover in Path(runner.work_dir).glob("*.part"):
                 leftover.unlink()
+            self._put_aside_later_ones(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         if isinstance(runner.train_loop, TrainLoop):
@@ -73,14 +74,17 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             return  # whose processes do not agree within an epoch
         signal, due = max(loop.agreed["signal"]), max(loop.agreed["save"])
         if signal or due or loop.stopping:
-            self.save_at(runner, runner.iter + 1)
+            self.save_at(runner, runner.iter + 1, last=bool(signal or loop.stopping))
         if signal and not loop.stopping:
             loop.stopping = self._interrupted(runner, signal)
 
     def before_stopping(self, runner: Runner) -> None:
-        """Save the steps taken so far, where no further one can be taken."""
+        """Save the steps taken so far, where no further one is taken."""
+        loop = runner.train_loop
         if runner.iter and self.saved_epoch != runner.epoch:
-            self.save_at(runner, runner.iter)
+            self.save_at(runner, runner.iter, last=True)
+        if not loop.stopping:
+            loop.stopping = self._interrupted(runner, max(loop.agreed["signal"]))
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         signals = getattr(runner._train_loop, "signals", None)
@@ -99,18 +103,45 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             raise RunStoppedError(f"save_best {missing[0]!r} is no metric: {suggest(missing[0], list(metrics))}")
         super().after_val_epoch(runner, metrics)
 
-    def save_at(self, runner: Runner, step: int) -> None:
-        """Write a checkpoint of so many steps, from where a sampler can go on; all processes call it."""
+    def save_at(self, runner: Runner, step: int, last: bool = False) -> None:
+        """Write a checkpoint of so many steps, from where a sampler can go on; all processes call it.
+
+        Args:
+            runner: of the run.
+            step: how many steps it has taken.
+            last: no other one will come.
+        """
         if hasattr(runner.train_dataloader.sampler, "start"):
-            self._save(runner, f"epoch_{runner.epoch}_iter_{step}.pth", {"epoch": runner.epoch, "iter": step})
+            self._save(runner, f"epoch_{runner.epoch}_iter_{step}.pth", {"epoch": runner.epoch, "iter": step}, last)
+
+    @staticmethod
+    def _put_aside_later_ones(runner: Runner) -> None:
+        """Move the checkpoints of another run out of the way of this one, which begins before them.
+
+        Else they would be the newest in the folder, and what a resume goes on from.
+        """
+        later = [p for p in training_checkpoints(runner.work_dir) if training_progress(p)[0] > runner.epoch]
+        later += [p for p in training_checkpoints(runner.work_dir) if training_progress(p)[1] > runner.iter]
+        if not runner._resume:
+            later = [*training_checkpoints(runner.work_dir), *Path(runner.work_dir).glob("best_*.pth")]
+        folder = Path(runner.work_dir) / f"before_{runner.timestamp}"
+        try:
+            for path in dict.fromkeys(later):
+                folder.mkdir(exist_ok=True)
+                path.rename(folder / path.name)
+        except OSError as error:
+            runner.logger.warning(f"cannot tidy up {runner.work_dir}: {error}")
+        if later:
+            runner.logger.warning(f"the checkpoints of another run in {runner.work_dir} are in {folder.name} now")
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """MMEngine's, for a whole epoch; this one deletes nothing before the new file is safe."""
         self.saved_epoch = step
-        self._save(runner, f"epoch_{step}.pth", meta)
+        self._save(runner, f"epoch_{step}.pth", meta, last=True)
 
-    def _save(self, runner: Runner, name: str, meta: dict) -> None:
-        if self._in_trouble(runner):
+    def _save(self, runner: Runner, name: str, meta: dict, last: bool) -> None:
+        in_trouble = self._in_trouble(runner)
+        if in_trouble and not (last and all(p.isfinite().all() for p in runner.model.parameters())):
             runner.logger.warning(f"{name} is not written: the last step was skipped, its numbers not being finite")
             return
         self.last_ckpt = str(Path(self.out_dir) / name)
@@ -125,7 +156,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             backend_args=self.backend_args,
         )
         self.saved_at = time.monotonic()
-        if is_main_process() and written and self._is_safe(runner, self.last_ckpt):
+        if is_main_process() and written and not in_trouble:
             self._delete_older(runner, Path(self.last_ckpt))
 
     def _delete_older(self, runner: Runner, newest: Path) -> None:
@@ -147,17 +178,6 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         """Whether the weights may be such that no step can be taken any more: they replace no checkpoint."""
         return bool(getattr(runner.optim_wrapper, "skipped_in_a_row", 0))
 
-    @staticmethod
-    def _is_safe(runner: Runner, path: str) -> bool:
-        if not Path(path).exists():
-            return False  # which the Runner has said
-        try:
-            check_intact(path)
-        except CheckpointError as error:
-            runner.logger.error(f"{error}; the checkpoints before it are kept")
-            return False
-        return True
-
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
         """MMEngine's, which deletes the best one so far before it writes the new one: here, after."""
         if not self.save_best or self._in_trouble(runner):
@@ -169,16 +189,18 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         super()._save_best_checkpoint(runner, metrics)
         current = self._best_paths()
         self._set_best_paths({key: current.get(key) or path for key, path in paths.items()})
-        if not is_main_process():
-            return
         for key, old in paths.items():
             new = current.get(key)
             if new and new != old:
-                if self._is_safe(runner, new):
-                    Path(old or "").is_file() and Path(old).unlink()
-                else:
+                written = [Path(new).is_file()]
+                broadcast_object_list(written)  # the first process's: all must know of the same best one
+                if not written[0]:
                     self._set_best_paths({**self._best_paths(), key: old})
+                    for name in [name for name in info if name.startswith("best_")]:
+                        del info[name]
                     info.update(before)
+                elif is_main_process() and Path(old or "").is_file():
+                    Path(old).unlink()
 
     def _best_paths(self) -> dict[str, str | None]:
         return dict(self.best_ckpt_path_dict) if hasattr(self, "best_ckpt_path_dict") else {"": self.best_ckpt_path}

@@ -2,9 +2,9 @@
 
 import os
 import signal
-import sys
 import threading
 import time
+from contextlib import suppress
 
 import torch
 import torch.distributed as dist
@@ -36,13 +36,22 @@ class Signals:
         self._time = 0.0
         self._process = os.getpid()
         self._before: dict = {}
+        self._told: int | None = None
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._receive) for number in CAUGHT}
+            heard, self._told = os.pipe()
+            os.set_blocking(self._told, False)
+            self._wakeup_before = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(heard,), daemon=True).start()
         return self
 
     def __exit__(self, *exception) -> None:
+        if self._told is not None:
+            signal.set_wakeup_fd(self._wakeup_before)
+            os.close(self._told)
+            self._told = None
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -54,9 +63,32 @@ class Signals:
         if number == signal.SIGINT and self.received and now - self._time > 1:
             raise KeyboardInterrupt
         if not self.received:
-            self._time = now
-            print(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint", file=sys.stderr)
-        self.received = self.received or number
+            self._time, self.received = now, number
+            with suppress(OSError):  # the terminal, or what this was piped into, may have ended by the same signal
+                os.write(2, f"{signal.Signals(number).name}: stopping after this step, with a checkpoint\n".encode())
+
+    @staticmethod
+    def _watch(heard: int) -> None:
+        """End the process at the second Ctrl-C where the main thread cannot, as it waits for another process, say."""
+        first = None
+        while numbers := os.read(heard, 64):
+            for _ in range(numbers.count(signal.SIGINT)):
+                if first and time.perf_counter() - first > 1:
+                    time.sleep(2)
+                    os._exit(INTERRUPTED)
+                first = first or time.perf_counter()
+        os.close(heard)
+
+
+def end_when_signalled() -> None:
+    """Let SIGTERM and SIGUSR1 end the program at once, by a ``RunInterruptedError``, until ``Signals`` takes over."""
+
+    def end(number: int, frame) -> None:
+        raise RunInterruptedError(number, "before the first step")
+
+    for number in CAUGHT:
+        if number != signal.SIGINT:
+            signal.signal(number, end)
 
 
 class Agreement:

@@ -1,0 +1,74 @@
+"""torchrun for launch.sh, with what a run that saves itself needs.
+
+* After a signal the processes have GRACE_SECONDS (600) to save, where torchrun kills them after 30.
+* A process that was asked to stop, or that cannot go on, is not started again by --max-restarts.
+* Its exit code, not torchrun's, and its sentence, not torchrun's traceback, are what is seen.
+"""
+
+import os
+import signal
+import sys
+
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import PContext, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main
+
+GRACE_SECONDS = int(os.environ.get("GRACE_SECONDS", "600"))
+PREEMPTED, INTERRUPTED, STOPPED = 85, 130, 2  # exit codes of crate_mm's tools
+
+ended_by: list[int] = []  # the processes' exit codes, once they have been closed
+monitor_workers, close = LocalElasticAgent._monitor_workers, PContext.close
+
+
+def monitor_without_vain_restarts(agent: LocalElasticAgent, group):
+    result = monitor_workers(agent, group)
+    if any(failure.exitcode in (PREEMPTED, INTERRUPTED, STOPPED) for failure in result.failures.values()):
+        agent._remaining_restarts = 0
+    return result
+
+
+def close_patiently(context: PContext, death_sig: signal.Signals | None = None, timeout: int = 30) -> None:
+    if isinstance(sys.exc_info()[1], SignalException):  # else one of them has failed, and the others may well hang
+        timeout = max(timeout, GRACE_SECONDS)
+    close(context, death_sig, timeout)
+    ended_by[:] = [handler.proc.returncode for handler in getattr(context, "subprocess_handlers", {}).values()]
+
+
+def code_of_failure(error: ChildFailedError) -> int:
+    """The exit code of the process that failed first."""
+    # Of those found dead at once, one that was killed has not died of the others.
+    ended = {rank: failure for rank, failure in error.failures.items() if failure.exitcode != -signal.SIGTERM}
+    ended = ended or error.failures
+    rank = min(ended, key=lambda rank: (ended[rank].exitcode > 0, ended[rank].timestamp))
+    if ended[rank].exitcode > 0:
+        return ended[rank].exitcode
+    name = signal.Signals(-ended[rank].exitcode).name
+    print(
+        f"error: process {rank} was killed by {name} (for want of memory, perhaps); the others have been ended. "
+        "--resume goes on from the newest checkpoint",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def code_of_signal(number: int) -> int:
+    """The exit code after a signal: that of the processes, if they ended as they should."""
+    expected = INTERRUPTED if number == signal.SIGINT else PREEMPTED
+    if all(code == expected for code in ended_by):
+        return expected
+    print(f"error: the processes ended with {ended_by} after {signal.Signals(number).name}", file=sys.stderr)
+    return 128 + number
+
+
+if __name__ == "__main__":
+    LocalElasticAgent._monitor_workers = monitor_without_vain_restarts
+    PContext.close = close_patiently
+    try:
+        main()
+    except ChildFailedError as error:
+        sys.exit(code_of_failure(error))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except SignalException as error:
+        sys.exit(code_of_signal(error.sigval))
