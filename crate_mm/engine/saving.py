@@ -1,6 +1,7 @@
 """When checkpoints are written, and which are kept."""
 
 import time
+from itertools import count
 from pathlib import Path
 
 import mmengine.hooks
@@ -124,7 +125,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         later += [p for p in training_checkpoints(runner.work_dir) if training_progress(p)[1] > runner.iter]
         if not runner._resume:
             later = [*training_checkpoints(runner.work_dir), *Path(runner.work_dir).glob("best_*.pth")]
-        folder = Path(runner.work_dir) / f"before_{runner.timestamp}"
+        names = (f"before_{runner.timestamp}" + (f"_{n}" if n > 1 else "") for n in count(1))
+        folder = next(path for path in map(Path(runner.work_dir).joinpath, names) if not path.exists())
         try:
             for path in dict.fromkeys(later):
                 folder.mkdir(exist_ok=True)
@@ -199,6 +201,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
                     for name in [name for name in info if name.startswith("best_")]:
                         del info[name]
                     info.update(before)
+                    self._save_checkpoint_with_step(runner, runner.epoch, {"epoch": runner.epoch, "iter": runner.iter})
                 elif is_main_process() and Path(old or "").is_file():
                     Path(old).unlink()
 

@@ -219,6 +219,15 @@ def test_packing_makes_smaller_and_leaves_broken_ones_out(image_tree, tmp_path, 
     assert pack[0][0].size == (21, 16)
 
 
+def test_packing_scales_16_bits(tmp_path, run_tool):
+    for split in ("train", "val"):
+        (tmp_path / "deep" / split / "a").mkdir(parents=True)
+        Image.fromarray(np.full((40, 40), 32768, np.uint16)).save(tmp_path / "deep" / split / "a" / "0.png")
+    finished = run_tool("pack_dataset", tmp_path / "deep", tmp_path / "small", "--short-side", 16, "--workers", 1)
+    assert finished.code == 0, finished.output
+    assert np.asarray(PackedImages(str(tmp_path / "small"))[0][0]).mean() == pytest.approx(128, abs=1)
+
+
 def test_packing_refuses_what_exists(image_tree, packed, run_tool):
     finished = run_tool("pack_dataset", image_tree, packed)
     assert finished.code == 2

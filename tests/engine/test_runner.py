@@ -253,7 +253,33 @@ def test_steps_with_gradients_that_are_not_finite_are_skipped(tmp_path):
     (log,) = tmp_path.glob("*/*.log")
     assert "not finite at iteration 4 (learning rate" in log.read_text()
     assert "the step is skipped (2 of at most 5 in a row)" in log.read_text()
-    assert "epoch_1.pth is not written: the last step was skipped" in log.read_text()
+    assert "epoch_0_iter_4.pth is not written: the last step was skipped" in log.read_text()
+    # But at the end of an epoch one is, as the weights are those of the step before.
+    assert torch.equal(read_checkpoint(tmp_path / "epoch_1.pth")["state_dict"]["head.fc.weight"], seen[9])
+
+
+def test_checkpoints_of_another_run_are_put_aside(tmp_path):
+    train(tmp_path, train_cfg__max_epochs=2)
+    train(tmp_path, train_cfg__max_epochs=1, randomness__seed=7)
+    (aside,) = tmp_path.glob("before_*")
+    assert {path.name for path in aside.glob("epoch_*")} == {"epoch_1.pth", "epoch_2.pth"}
+    assert [path.name for path in tmp_path.glob("epoch_*")] == ["epoch_1.pth"]
+    assert len(list(tmp_path.glob("best_*"))) == len(list(aside.glob("best_*"))) == 1
+    # And of the same run, later than what it is resumed from.
+    shutil.copy(aside / "epoch_2.pth", tmp_path)
+    cfg = load_config("debug", {"randomness.seed": 7})
+    cfg.train_dataloader.dataset.transforms = AUGMENT
+    cfg.work_dir, cfg.resume, cfg.load_from = str(tmp_path), True, str(tmp_path / "epoch_1.pth")
+    Runner.from_cfg(cfg).train()
+    assert read_checkpoint(tmp_path / "epoch_2.pth")["meta"]["seed"] == 7
+    assert len(list(tmp_path.glob("before_*"))) == 2
+
+
+def test_processes_that_resume_from_different_files_stop(tmp_path, debug_checkpoint, monkeypatch):
+    shutil.copy(debug_checkpoint, tmp_path)
+    monkeypatch.setattr("crate_mm.engine.runner.all_gather_object", lambda mine: [mine, (0, 0, "another")])
+    with pytest.raises(ValueError, match=r"is another file for process 1 \(epoch 0, iteration 0\) than here"):
+        train(tmp_path, resume=True)
 
 
 FP16 = dict(optim_wrapper__type="AmpOptimWrapper", optim_wrapper__dtype="float16")

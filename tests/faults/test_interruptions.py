@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,80 @@ def test_the_best_one_so_far_outlives_a_full_disk(tmp_path, monkeypatch):
     assert Path(info["best_ckpt"]).name == best.name
 
 
+def test_the_writes_of_one_moment_count_once(tmp_path, monkeypatch):
+    full_disk(monkeypatch, {1, 2, 3, 4})  # epoch 1, its best, epoch 1 with the score of this, and without
+    build(tmp_path).train()
+    assert names(tmp_path) == ["epoch_2.pth"]
+    assert len(list(tmp_path.glob("best_*"))) == 1
+    assert "best_score" in read_checkpoint(tmp_path / "epoch_2.pth")["message_hub"]["runtime_info"]
+
+
+def test_a_best_one_that_could_not_be_written_was_none(tmp_path, monkeypatch):
+    full_disk(monkeypatch, {2})
+    build(tmp_path, train_cfg__max_epochs=1).train()
+    info = read_checkpoint(tmp_path / "epoch_1.pth")["message_hub"]["runtime_info"]
+    assert not [key for key in info if key.startswith("best_")]
+
+
+def test_what_does_not_read_back_stops_the_run_in_the_end(tmp_path, monkeypatch):
+    put = AtomicBackend.put
+    monkeypatch.setattr(AtomicBackend, "put", lambda self, obj, path: put(self, obj[:-100], path))
+    with pytest.raises(RunStoppedError, match=r"could not be written 3 times in a row .*is damaged"):
+        build(tmp_path, **EACH_STEP).train()
+    assert names(tmp_path) == []
+
+
+def test_a_damaged_one_is_put_aside(tmp_path):
+    build(tmp_path).train()
+    newest = tmp_path / "epoch_2.pth"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    reports = []
+    assert newest_checkpoint(tmp_path, reports.append, put_aside=True) == tmp_path / "epoch_1.pth"
+    assert len(reports) == 1
+    assert names(tmp_path) == ["epoch_1.pth"]
+    assert (tmp_path / "epoch_2.pth.damaged").exists()
+
+
+def test_a_signal_counts_where_nothing_can_be_printed(monkeypatch):
+    def gone(descriptor, data):
+        raise BrokenPipeError
+
+    with Signals() as signals:
+        monkeypatch.setattr(os, "write", gone)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGINT
+
+
+def test_a_signal_before_training_ends_the_program_with_its_code():
+    script = "import os; from crate_mm.engine.cli import *; from crate_mm.engine.signals import *; end_when_signalled()"
+    script += "\nwith one_sentence_errors(): os.kill(os.getpid(), {}); print('still here')"
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        done = subprocess.run([sys.executable, "-c", script.format(int(number))], capture_output=True, text=True)
+        assert done.returncode == PREEMPTED
+        assert done.stdout == ""
+        assert done.stderr.startswith(f"stopped by {number.name}, before the first step")
+
+
+def test_the_second_ctrl_c_ends_a_process_that_waits():
+    """In a call that hears no signals, as one that waits for another process."""
+    script = """
+import torch
+from crate_mm.engine.signals import Signals
+with Signals():
+    print("waiting", flush=True)
+    torch.linalg.svd(torch.randn(8000, 8000))
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env={**os.environ})
+    assert process.stdout.readline() == b"waiting\n"
+    for _ in range(2):
+        time.sleep(1.2)
+        process.send_signal(signal.SIGINT)
+    try:
+        assert process.wait(30) == INTERRUPTED
+    finally:
+        process.kill()
+
+
 def test_a_disk_of_two_megabytes(tmp_path):
     """A real one, where the system lets an ordinary process have it."""
     disk, saved = tmp_path / "disk", tmp_path / "saved"
@@ -323,6 +398,23 @@ def test_when_the_launcher_is_killed_the_processes_save_and_end(tmp_path):
     assert done.returncode == -signal.SIGKILL
     assert "stopped by SIGTERM" in done.stderr  # whose end subprocess.run waits for, as the processes hold it open
     assert re.fullmatch(r"epoch_1_iter_1[67].pth", names(tmp_path / "run")[-1])
+
+
+def test_a_run_that_was_asked_to_stop_is_not_started_again(tmp_path):
+    done = train_with_accident(tmp_path, "os.kill(os.getpid(), 10)", MAX_RESTARTS="2")
+    assert done.returncode == PREEMPTED, done.stderr
+    assert "resumed" not in done.stdout
+    assert "stopped by SIGUSR1" in done.stderr
+
+
+def test_the_layer_that_went_wrong_on_another_process_is_named(tmp_path):
+    done = train_with_accident(
+        tmp_path,
+        "runner.model.module.backbone.blocks[0].mssa.register_forward_hook(lambda m, x, y: y * float('nan'))",
+        *("--cfg-options", "optim_wrapper.max_skipped_steps=2"),
+    )
+    assert done.returncode == 2
+    assert "on process 1 the output of backbone.blocks.0.mssa is the first that is not finite" in done.stderr
 
 
 def test_another_number_of_processes_is_said(tmp_path, debug_checkpoint):
