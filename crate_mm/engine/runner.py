@@ -14,14 +14,12 @@ import torchvision
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object, is_main_process
-from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import BaseLoop
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
 
 import crate_mm
 
@@ -30,6 +28,7 @@ from ..registry import RUNNERS
 from .batch import BatchPlan
 from .blocks import prepare_blocks
 from .checkpoint import CheckpointError, check_intact, load_weights, read_checkpoint
+from .classes import check_same_classes, class_names, give_dataset
 from .config import prepare
 from .finite import RunStoppedError
 from .launch import init_processes
@@ -379,28 +378,6 @@ class Runner(mmengine.runner.Runner):
                 check_same_classes(str(filename), data.get("classes"), "test data", class_names(self.test_dataloader))
             except ValueError as error:
                 raise CheckpointError(str(error)) from None
-
-
-def give_dataset(evaluator: Evaluator, dataset: Dataset) -> None:
-    """Give the dataset to those metrics that ask for it, by an attribute of that name: for file names, say."""
-    for metric in evaluator.metrics:
-        if hasattr(metric, "dataset"):
-            metric.dataset = dataset
-
-
-def class_names(loader: DataLoader) -> list[str] | None:
-    """Class names of a loader's data, or None if it has none."""
-    return (getattr(loader.dataset, "metainfo", None) or {}).get("classes")
-
-
-def check_same_classes(one: str, classes: list[str] | None, other: str, others: list[str] | None) -> None:
-    """Raise ``ValueError`` if the class names of both are known and differ: the same label would be two things."""
-    if classes and others and list(classes) != list(others):
-        label = next((i for i, (a, b) in enumerate(zip(classes, others)) if a != b), min(len(classes), len(others)))
-        names = [names[label] if label < len(names) else "nothing" for names in (classes, others)]
-        raise ValueError(
-            f"class {label} is {names[0]} in {one} and {names[1]} in the {other}: their classes must be the same"
-        )
 
 
 def _plain(value):
