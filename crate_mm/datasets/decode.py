@@ -22,7 +22,7 @@ class TakesBytes:
 
 
 @TRANSFORMS.register_module()
-class DecodeRandomResizedCrop(TakesBytes, v2.RandomResizedCrop):
+class DecodeRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
     """torchvision's ``RandomResizedCrop`` that starts from the encoded image: bytes to uint8 ``(3, height, width)``.
 
     The crop is drawn by torchvision, so that its distribution is torchvision's. A plain colour JPEG is decoded by
@@ -81,7 +81,7 @@ class DecodeRandomResizedCrop(TakesBytes, v2.RandomResizedCrop):
 
 
 @TRANSFORMS.register_module()
-class EncodedRandomResizedCrop(TakesBytes, v2.RandomResizedCrop):
+class EncodedRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
     """Draw ``RandomResizedCrop`` and a flip for an image that is decoded on the device: bytes to a row of bytes.
 
     It is the only transform of its dataset; ``ImagePreprocessor`` decodes, crops, resizes and flips. A plain colour

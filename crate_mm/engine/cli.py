@@ -3,7 +3,9 @@
 import argparse
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -117,6 +119,8 @@ def _sentence(error: Exception) -> str:
 
 
 def _say(text: str) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the launcher ends those that still wait to speak
     if int(os.environ.get("RANK", "0")):
         # The first process speaks for all: the launcher ends the others, unless the trouble is theirs alone.
         time.sleep(2)
