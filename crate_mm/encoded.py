@@ -55,7 +55,10 @@ def decode_crops(rows: Tensor, device: torch.device | str) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torchvision 0.29's, of all its decoding
         try:
-            images = io.decode_jpeg(jpegs, io.ImageReadMode.RGB, device)
+            if torch.device(device).type == "cuda":
+                images = io.decode_jpeg(jpegs, io.ImageReadMode.RGB, device)
+            else:
+                images = [io.decode_jpeg(jpeg, io.ImageReadMode.RGB) for jpeg in jpegs]
         except RuntimeError as error:
             raise ValueError(f"a batch of JPEGs cannot be decoded on {device}: {error}") from None
     return torch.stack([_crop(image, header) for image, header in zip(images, headers)])
