@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -394,10 +393,11 @@ def test_unreadable_images_of_all_processes_count(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of the end of its parent")
 def test_when_the_launcher_is_killed_the_processes_save_and_end(tmp_path):
-    done = train_with_accident(tmp_path, "os.kill(os.getppid(), 9)")
+    # It takes the system a moment to end the launcher, in which small steps would go on.
+    done = train_with_accident(tmp_path, "os.kill(os.getppid(), 9), __import__('time').sleep(2)")
     assert done.returncode == -signal.SIGKILL
     assert "stopped by SIGTERM" in done.stderr  # whose end subprocess.run waits for, as the processes hold it open
-    assert re.fullmatch(r"epoch_1_iter_1[67].pth", names(tmp_path / "run")[-1])
+    assert names(tmp_path / "run")[-1] == "epoch_1_iter_16.pth"
 
 
 def test_a_run_that_was_asked_to_stop_is_not_started_again(tmp_path):
