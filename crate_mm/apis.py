@@ -13,9 +13,11 @@ from .conversion import from_official, is_official
 from .datasets import build_transforms, imagenet_class_names
 from .datasets.images import convert
 from .datasets.transforms import to_uint8
+from .described import build_described
 from .engine import load_config, load_weights, read_checkpoint
+from .engine.checkpoint import stored_weights
 from .models import ARCHS, VIT_ARCHS, ImageClassifier
-from .registry import BACKBONES, HEADS, MODELS, suggest
+from .registry import MODELS, suggest
 
 
 def list_models() -> list[str]:
@@ -62,57 +64,26 @@ def init_model(
     Raises:
         ValueError: no such config or checkpoint, or one that does not fit the other.
     """
+    loaded = read_checkpoint(checkpoint) if checkpoint is not None else {}
+    cfg = load_config(config) if config is not None else {}
     if config is None:
-        loaded = read_checkpoint(checkpoint) if checkpoint is not None else {}
-        cfg = Config({"model": described_model(loaded, checkpoint)})
+        described = (loaded.get("meta") or {}).get("model")
+        if not isinstance(described, dict):
+            raise ValueError(f"{checkpoint} does not say what model it is of: give a config")
+        model = build_described(described, stored_weights(loaded, checkpoint), checkpoint)
+    elif cfg.get("model"):
+        model = MODELS.build(cfg.model)
     else:
-        cfg = load_config(config)
-    if not cfg.get("model"):
         raise ValueError(f"config {config} has no model")
-    model = MODELS.build(cfg.model)
-    meta = {}
+    if loaded and is_official(loaded):
+        loaded = from_official(loaded, str(checkpoint))
     if checkpoint is not None:
-        loaded = read_checkpoint(checkpoint)
-        if is_official(loaded):
-            loaded = from_official(loaded, str(checkpoint))
         load_weights(model, loaded, source=checkpoint)
-        meta = loaded.get("meta", {})
+    meta = loaded.get("meta") or {}
     model.class_names = (meta.get("dataset_meta") or {}).get("classes")
     test = cfg.get("test_dataloader") or {}
     model.test_transforms = test.get("dataset", {}).get("transforms")
     return model.to(device).eval()
-
-
-def described_model(checkpoint: dict, source: str | Path | None) -> dict:
-    """The config of the model that a checkpoint is of, as it says itself.
-
-    Raises:
-        ValueError: it says nothing, or names a part that is not registered.
-    """
-    model = (checkpoint.get("meta") or {}).get("model")
-    if not isinstance(model, dict):
-        raise ValueError(f"{source} does not say what model it is of: give a config")
-    for part, registry in {"": MODELS, "backbone": BACKBONES, "head": HEADS, "preprocessor": MODELS}.items():
-        described = model.get(part, {}) if part else model
-        kind = described.get("type") if isinstance(described, dict) else described
-        registry.import_from_location()
-        _refuse_instructions(described, source)
-        # Never a dotted name, which would be imported.
-        if kind is not None and not (isinstance(kind, str) and kind in registry.module_dict):
-            raise ValueError(f"{source} names the {part or 'model'} {kind!r}, which is not registered here")
-    return model
-
-
-def _refuse_instructions(described: Any, source: str | Path | None) -> None:
-    """Raise ``ValueError`` for keys that tell MMEngine what to do, such as ``_scope_``, which imports a module."""
-    if isinstance(described, dict):
-        for key, value in described.items():
-            if not isinstance(key, str) or key.startswith("_"):
-                raise ValueError(f"{source} describes its model with {key!r}, which is no argument of a part")
-            _refuse_instructions(value, source)
-    elif isinstance(described, (list, tuple)):
-        for value in described:
-            _refuse_instructions(value, source)
 
 
 class Predictor:

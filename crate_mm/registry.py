@@ -11,11 +11,31 @@ To add an own part, register it in a file of your own and name the file in the c
 """
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from mmengine import registry as root
 from mmengine.registry import Registry as _Registry
 
 SCOPE = "crate_mm"
+
+
+_registered_only: ContextVar[bool] = ContextVar("registered_only", default=False)
+
+
+@contextmanager
+def registered_only() -> Iterator[None]:
+    """Inside its ``with``, a name finds a class that is registered already, and imports nothing.
+
+    MMEngine's registries import what a dotted name names, or the registry of a scope that a name begins with. A
+    config, which is code, may ask for that; data may not.
+    """
+    token = _registered_only.set(True)
+    try:
+        yield
+    finally:
+        _registered_only.reset(token)
 
 
 class Registry(_Registry):
@@ -24,12 +44,20 @@ class Registry(_Registry):
     def get(self, key: str) -> type:
         """Return the class registered as ``key`` here or in a parent; raise ``ValueError`` naming the closest names."""
         try:
-            found = super().get(key)
+            found = self.registered(key) if _registered_only.get() else super().get(key)
         except RuntimeError:  # MMEngine's answer to a name that is neither registered nor importable
             found = None
         if found is None:
             raise ValueError(f"unknown {self.name.replace('_', ' ')} {key!r}: {suggest(key, self.names())}")
         return found
+
+    def registered(self, key: str) -> type | None:
+        """The class that is registered as ``key`` here or in a parent, or None. Nothing of the key is imported."""
+        self.import_from_location()
+        registry = self
+        while registry is not None and key not in registry.module_dict:
+            registry = registry.parent
+        return None if registry is None else registry.module_dict[key]
 
     def names(self) -> list[str]:
         """Sorted names that ``get`` finds, those of the parents included."""

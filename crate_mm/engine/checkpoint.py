@@ -1,8 +1,9 @@
 """Checkpoints: read without running code, fitted to a model without dropping anything, written in one piece."""
 
-import os
+import logging
 import pickle
 import re
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -11,15 +12,22 @@ from pathlib import Path
 
 import torch
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import print_log
 from torch import nn
 
+from ..files import atomic_file
+from ..untrusted import shown
+from .form import CheckpointError, check_form
+from .pickles import PickleScan, Refused, refusal
 
-class CheckpointError(ValueError):
-    """A file that is no checkpoint, or not one for this model."""
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # the first thing in a file of PyTorch's format before version 1.6
 
 
 def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
     """Read a checkpoint or a safetensors file; pickles that want to run code are refused (``weights_only=True``).
+
+    What the file asks for in memory and time is compared with its size first, and the form of what it says of itself is
+    checked (see ``pickles`` and ``form``).
 
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint, or refused.
@@ -31,18 +39,11 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
         from .published import read_published
 
         return read_published(path, map_location)
-    if zipfile.is_zipfile(path):  # older formats have no checksums
-        check_intact(path)
+    refused = check_intact(path) if _is_archive(path) else _scan_old_format(path)
+    if refused:
+        raise refusal(refused, path)
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted:
-            raise CheckpointError(
-                f"checkpoint {path} is refused: loading it would run code of its own ({wanted[1]}); "
-                "a checkpoint may hold tensors, numbers, strings, lists and dicts only"
-            ) from None
-        raise CheckpointError(f"{path} is damaged or no checkpoint: PyTorch cannot read it as plain data") from None
     except Exception as error:  # a file that is none is met in many ways
         raise CheckpointError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from None
     if not isinstance(checkpoint, dict):
@@ -53,44 +54,10 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
     return checkpoint
 
 
-# What a checkpoint says beside its weights and states: entries that must be dicts, where they are there.
-DICTS = (
-    ("state_dict",),
-    ("meta",),
-    ("meta", "model"),
-    ("meta", "model", "backbone"),
-    ("meta", "model", "head"),
-    ("meta", "model", "preprocessor"),
-    ("meta", "dataset_meta"),
-    ("message_hub",),
-    ("message_hub", "runtime_info"),
-    ("message_hub", "runtime_info", "result_last"),
-)
-
-
-def check_form(checkpoint: dict, source: str | Path) -> None:
-    """Raise ``CheckpointError`` unless all that is read of a checkpoint has the form that its readers rely on."""
-    for path in DICTS:
-        value, known = checkpoint, True
-        for key in path:
-            known = known and value.get(key) is not None
-            value = value[key] if known else {}
-        if not isinstance(value, dict):
-            raise CheckpointError(f"{source} is no checkpoint: its {'.'.join(path)} is {type(value).__name__}, no dict")
-        if not all(isinstance(key, str) for key in value):
-            raise CheckpointError(f"{source} is no checkpoint: its {'.'.join(path)} has keys that are no names")
-    if not all(isinstance(key, str) for key in checkpoint):
-        raise CheckpointError(f"{source} is no checkpoint: it has keys that are no names")
-    weights = checkpoint.get("state_dict", checkpoint)
-    for name, value in (weights or {}).items():
-        if isinstance(value, torch.Tensor) and not _is_plain(value):
-            raise CheckpointError(f"{source} is no checkpoint: its {name} is no dense tensor with all of its numbers")
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    if tensor.layout != torch.strided or tensor.is_meta:
-        return False
-    return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+def _is_archive(path: Path) -> bool:
+    """Whether PyTorch takes the file for an archive, which it has written since version 1.6, by its first bytes."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def stored_weights(checkpoint: dict, source: str | Path = "the checkpoint") -> dict[str, torch.Tensor]:
@@ -115,44 +82,128 @@ def load_weights(model: nn.Module, checkpoint: dict, source: str | Path = "the c
     """Load a checkpoint's ``state_dict`` (or the checkpoint, if it is a bare one) into the model, strictly.
 
     Raises:
-        CheckpointError: a parameter is missing, surplus or of another shape; the model is left as it was.
+        CheckpointError: a parameter is missing, surplus, of another shape or of another kind of number; the model is
+            left as it was.
     """
     weights = stored_weights(checkpoint, source)
-    wanted = model.state_dict()
+    compare_weights(model.state_dict(), weights, source)
+    real = {name: value for name, value in weights.items() if value.is_floating_point() and not value.is_meta}
+    wrong = [name for name, value in real.items() if not value.isfinite().all()]
+    if wrong:
+        print_log(
+            f"{shown(source)} holds numbers that are not finite, in {shown(wrong[0])} and {len(wrong) - 1} others: "
+            "what the model computes with them means nothing",
+            "current",
+            logging.WARNING,
+        )
+    model.load_state_dict(weights)
+
+
+def compare_weights(
+    wanted: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], source: str | Path = "the checkpoint"
+) -> None:
+    """Raise ``CheckpointError`` unless the weights have the names, shapes and kinds of number of those wanted."""
     shapes = [
         f"{key} is {tuple(weights[key].shape)} there and {tuple(wanted[key].shape)} here"
         for key in wanted
         if key in weights and weights[key].shape != wanted[key].shape
     ]
+    kinds = [
+        f"{key} is of {_number_kind(weights[key])} there and of {_number_kind(wanted[key])} here"
+        for key in wanted
+        if key in weights and not same_kind(weights[key], wanted[key])
+    ]
     missing = [f"{key} is missing" for key in wanted if key not in weights]
-    surplus = [f"{key} is surplus" for key in weights if key not in wanted]
-    problems = shapes + missing + surplus
+    surplus = [f"{shown(key)} is surplus" for key in weights if key not in wanted]
+    problems = shapes + kinds + missing + surplus
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(f"{source} does not fit the model: {'; '.join(problems[:3])}{more}")
-    model.load_state_dict(weights)
 
 
-def check_intact(path: str | Path) -> None:
+def same_kind(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether both hold real, complex, whole or truth values: PyTorch would convert one to the other, with a loss."""
+    return _number_kind(one) == _number_kind(other)
+
+
+def _number_kind(tensor: torch.Tensor) -> str:
+    if tensor.dtype == torch.bool:
+        return "truth values"
+    return "complex numbers" if tensor.is_complex() else "real numbers" if tensor.is_floating_point() else "integers"
+
+
+def check_intact(path: str | Path) -> Refused | None:
     """Compare a checkpoint with the checksums that PyTorch's format has of everything in it, and open it.
+
+    Returns:
+        Why the file, which is whole, is not read, or None.
 
     Raises:
         CheckpointError: the file is missing, empty, cut off, or a byte of its content has changed.
     """
+    refused = None
     try:
         with zipfile.ZipFile(path) as archive:
-            # An entry that is marked as a folder by mistake is one whose tensor PyTorch leaves uninitialised.
-            folders = (entry.filename for entry in archive.infolist() if entry.external_attr & 0x10)
-            damaged = archive.testzip() or next(folders, None)
+            damaged = _damaged_part(archive, Path(path).stat().st_size)
+            if not damaged:
+                refused = _scan_archive(archive, Path(path).stat().st_size)
         # The checksums do not cover the archive's own tables, of which PyTorch reads more than Python does.
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" not in str(error):  # else it is whole, and read_checkpoint refuses it
-            raise CheckpointError(f"{path} is damaged: PyTorch cannot read it as plain data") from None
+        if not damaged and not refused:
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(f"{path} is damaged or no checkpoint: PyTorch cannot read it as plain data") from None
     except Exception as error:  # a changed byte in the tables is met in many ways
         raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from None
     if damaged:
-        raise CheckpointError(f"{path} is damaged: its part {damaged} is not what was written")
+        raise CheckpointError(f"{path} is damaged: its part {shown(damaged)} is not what was written")
+    return refused
+
+
+def _damaged_part(archive: zipfile.ZipFile, file_bytes: int) -> str | None:
+    """The name of a part that is not what PyTorch writes, or None."""
+    names, total = set(), 0
+    for entry in archive.infolist():
+        total += entry.file_size
+        # An entry that is marked as a folder by mistake is one whose tensor PyTorch leaves uninitialised; a compressed
+        # one may be any size, and of two with one name (PyTorch compares them without case) either may be read.
+        odd = entry.external_attr & 0x10 or entry.compress_type != zipfile.ZIP_STORED or total > file_bytes
+        if odd or entry.filename.lower() in names:
+            return entry.filename
+        names.add(entry.filename.lower())
+    return archive.testzip()
+
+
+def _scan_archive(archive: zipfile.ZipFile, file_bytes: int) -> Refused | None:
+    """Why the archive's pickle is not read, or None."""
+    sizes = {entry.filename.lower(): entry.file_size for entry in archive.infolist()}
+    pickles = [name for name in archive.namelist() if name.lower().endswith("/data.pkl") and name.count("/") == 1]
+    if len(pickles) != 1:
+        raise ValueError("it is no archive of PyTorch's")
+    folder = pickles[0].partition("/")[0].lower()
+    try:
+        with archive.open(pickles[0]) as stream:
+            PickleScan(file_bytes, lambda key: sizes.get(f"{folder}/data/{key}".lower())).follow(stream)
+    except Refused as refused:
+        return refused
+    return None
+
+
+def _scan_old_format(path: Path) -> Refused | None:
+    """Why a file of PyTorch's format before version 1.6, pickles one after the other, is not read; None if it is."""
+    try:
+        if tarfile.is_tarfile(path):
+            raise ValueError("it is a tar archive, PyTorch's format of before version 0.4, which can run code")
+        with open(path, "rb") as stream:
+            scan = PickleScan(path.stat().st_size)
+            if scan.follow(stream) != MAGIC_NUMBER:
+                raise ValueError("it begins as no file of PyTorch's does")
+            for _ in ("protocol", "system", "contents", "storages"):
+                scan.follow(stream)
+    except Refused as refused:
+        return refused
+    except Exception as error:  # bytes that are no pickle fail in many ways
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from None
+    return None
 
 
 def training_progress(path: str | Path) -> tuple[int, int] | None:
@@ -203,38 +254,15 @@ def newest_checkpoint(
 
 
 class AtomicBackend(LocalBackend):
-    """Local files that are there whole or not at all: written beside their place, synced to disk, then renamed."""
+    """MMEngine's backend for local files, which are there whole or not at all (see ``crate_mm.files``)."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        part = Path(f"{filepath}.part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(part, "wb") as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, filepath)
-        except OSError:
-            part.unlink(missing_ok=True)  # on a full disk it is in the way
-            raise
-        _sync_folder(part.parent)
+        Path(filepath).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(filepath) as file:
+            file.write(obj)
 
 
 register_backend("atomic", AtomicBackend)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let the renaming reach the disk, where the system can do that for folders."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass  # some network file systems refuse
-    finally:
-        os.close(descriptor)
 
 
 def _nearby(path: Path) -> str:

@@ -1,0 +1,115 @@
+"""A model built from what a file says of itself: data, which names registered parts and can import or run nothing.
+
+The file's weights bound the model: it is first built without memory, and compared with them.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+
+from .engine.checkpoint import CheckpointError, compare_weights
+from .registry import BACKBONES, HEADS, MODELS, registered_only
+from .untrusted import shown
+
+# Where a part of our own models must be registered; parts within parts may be in any of them.
+PLACES = {(): MODELS, ("backbone",): BACKBONES, ("head",): HEADS, ("preprocessor",): MODELS}
+
+
+def build_described(described: dict, weights: dict[str, Tensor], source: str | Path) -> nn.Module:
+    """Build the model that a file describes, with new weights.
+
+    Args:
+        described: ``meta.model`` of ``read_checkpoint``, whose form was checked there.
+        weights: the file's weights by name. No memory is taken for a model that they do not fit.
+        source: the file, for messages.
+
+    Raises:
+        CheckpointError: the description names a part that is not registered here, does not build, or is of another
+            model than the weights.
+    """
+    check_description(described, source)
+    try:
+        with registered_only(), no_larger_than(weights), torch.device("meta"):
+            wanted = MODELS.build(copy.deepcopy(described)).state_dict()
+    except _TooLargeError as error:
+        raise CheckpointError(f"{source} describes a larger model than its weights are of: {error}") from None
+    except Exception as error:  # a part can fail in any way, given arguments of any kind
+        raise CheckpointError(
+            f"{source} describes a model that does not build ({type(error).__name__}: {shown(error)}): give a config"
+        ) from None
+    compare_weights(wanted, weights, source)
+    with registered_only():
+        return MODELS.build(copy.deepcopy(described))
+
+
+def check_description(described: dict, source: str | Path) -> None:
+    """Raise ``CheckpointError`` unless every ``type``, at every depth, is the name of a part that is registered here.
+
+    Keys that give MMEngine instructions, such as ``_scope_``, which imports a module, are refused.
+    """
+    registries = {id(registry): registry for registry in PLACES.values()}.values()
+    for registry in registries:
+        registry.import_from_location()
+    left: list[tuple[tuple[str, ...], Any]] = [((), described)]
+    while left:
+        place, value = left.pop()
+        if isinstance(value, (list, tuple)):
+            left.extend((place, inner) for inner in value)
+        if not isinstance(value, dict):
+            continue
+        for key, inner in value.items():
+            if key.startswith("_"):
+                raise CheckpointError(
+                    f"{source} describes its model with {shown(key)!r}, which is no argument of a part"
+                )
+            left.append(((*place, key), inner))
+        kind = value.get("type")
+        allowed = [PLACES[place]] if place in PLACES else registries
+        if "type" in value and not (isinstance(kind, str) and any(kind in r.module_dict for r in allowed)):
+            raise CheckpointError(
+                f"{source} names the {shown('.'.join(place)) or 'model'} {shown(repr(kind))}, which is not registered "
+                "here: import the file that registers it first, or give a config"
+            )
+
+
+class _TooLargeError(Exception):
+    """More modules or numbers than the weights of a file can be of."""
+
+
+@contextmanager
+def no_larger_than(weights: dict[str, Tensor]) -> Iterator[None]:
+    """Stop the building of a model, by an exception, when it is far larger than its weights.
+
+    Some room is left for parts that a model builds and then takes away, and for modules and buffers without weights.
+    """
+    numbers = 4 * sum(value.numel() for value in weights.values()) + 2**16
+    tensors, modules = 4 * len(weights) + 64, 64 * len(weights) + 1024
+    counted = {"numbers": 0, "parameters": 0, "modules": 0}
+
+    def count(what: str, how_many: int, most: int) -> None:
+        counted[what] += how_many
+        if counted[what] > most:
+            raise _TooLargeError(f"it has more than {most:,} {what}, they are {len(weights):,} tensors")
+
+    def tensor(_module: nn.Module, _name: str, value: Tensor | None) -> None:
+        if value is not None:
+            count("parameters", 1, tensors)
+            count("numbers", value.numel(), numbers)
+
+    def module(_module: nn.Module, _name: str, _value: nn.Module | None) -> None:
+        count("modules", 1, modules)
+
+    with ExitStack() as stack:
+        for register, hook in (
+            (hooks.register_module_parameter_registration_hook, tensor),
+            (hooks.register_module_buffer_registration_hook, tensor),
+            (hooks.register_module_module_registration_hook, module),
+        ):
+            stack.callback(register(hook).remove)
+        yield

@@ -1,0 +1,107 @@
+"""What every file from outside passes: bounded reading, bounded data, and names that are shown as names.
+
+A file from outside (a checkpoint, an image, labels, an index, a file's own name) is data. It may be wrong by mistake or
+by malice; either ends in one sentence, before the memory or the time that it asks for is spent.
+"""
+
+import json
+import os
+import stat
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+MOST_VALUES = 2_000_000  # of a checkpoint's numbers, names, lists and dicts, its tensors counted as one each
+MOST_LEVELS = 64  # of lists and dicts in one another
+# Control characters, and those that turn the direction of what follows; surrogates stand for bytes that are no text.
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+def shown(text: Any, most: int = 200) -> str:
+    """A name from outside in a message: on one line, without control characters, and cut to ``most`` characters.
+
+    What a terminal would act on is written as Python writes it: ESC as ``\\x1b``, a newline as ``\\n``.
+    """
+    text = str(text)
+    if len(text) > most:
+        text = f"{text[: most * 2 // 3]}...{text[-most // 3 :]} ({len(text)} characters)"
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escape(c) if unicodedata.category(c) in _HIDDEN else c for c in text)
+
+
+def shown_lines(text: Any, most: int = 20_000) -> str:
+    """As ``shown``, for a message of our own that has several lines: these stay."""
+    lines = str(text)[: 2 * most].split("\n")
+    return "\n".join(shown(line, most) for line in lines)[: most + 100]
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def spreadsheet_cell(value: Any) -> Any:
+    """A value for a CSV file: a text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    value = value.encode("utf-8", "backslashreplace").decode()  # bytes of a file name that are no text
+    return f"'{value}" if value.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")) else value
+
+
+def read_regular(path: str | Path, most_bytes: int) -> bytes:
+    """Read a file that is a file: no device, which may have no end, and no pipe, which may have no beginning.
+
+    Raises:
+        OSError: it is missing, of another kind, or larger than ``most_bytes``.
+    """
+    # A pipe without a writer would keep even open() waiting.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{shown(path)} is no regular file")
+        if status.st_size > most_bytes:
+            raise OSError(f"{shown(path)} has {status.st_size:,} bytes, more than the {most_bytes:,} that are read")
+        return file.read(most_bytes)
+
+
+def read_json(text: str | bytes) -> Any:
+    """Parse JSON; raise ``ValueError`` where it is none, or nested so deeply that Python cannot follow."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its lists and dicts are nested too deeply") from None
+
+
+def check_plain(
+    value: Any, allowed: tuple[type, ...] = (), most_values: int = MOST_VALUES, most_levels: int = MOST_LEVELS
+) -> None:
+    """Raise ``ValueError`` unless a value is plain data of a bounded size, what is shared being counted each time.
+
+    Plain are None, booleans, numbers, strings, lists, tuples, and dicts with strings as keys.
+
+    Args:
+        allowed: further types of values, which are not looked into.
+        most_values: how many there may be in all.
+        most_levels: how deep lists and dicts may be in one another.
+    """
+    left, values = [(value, 0)], 0
+    while left:
+        value, level = left.pop()
+        values += 1
+        if values > most_values:
+            raise ValueError(f"it holds more than {most_values:,} values")
+        if isinstance(value, (dict, list, tuple)):
+            if level >= most_levels:
+                raise ValueError(f"its lists and dicts are nested more than {most_levels} deep")
+            if values + len(left) + len(value) > most_values:
+                raise ValueError(f"it holds more than {most_values:,} values")
+            if isinstance(value, dict):
+                wrong = next((key for key in value if not isinstance(key, (str, *allowed))), None)
+                if wrong is not None:
+                    raise ValueError(f"it has a key that is no name, but {type(wrong).__name__}")
+                left.extend((inner, level + 1) for inner in value.values())
+            else:
+                left.extend((inner, level + 1) for inner in value)
+        elif not (value is None or isinstance(value, (bool, int, float, str, *allowed))):
+            raise ValueError(f"it holds {type(value).__name__}, which is no plain data")
