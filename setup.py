@@ -19,8 +19,8 @@ setup(
     package_dir={"crate_mm.configs": "configs"},
     package_data={"crate_mm.configs": ["**/*.py"]},
     install_requires=[
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.6",  # before, weights_only did not keep a file from running code (CVE-2025-32434)
+        "torchvision>=0.21",
         "mmengine>=0.10.7",
         "lion-pytorch>=0.2.2",
         "einops>=0.8",
@@ -28,6 +28,7 @@ setup(
         "scikit-learn>=1.3",  # the digits; with it comes scipy, which reads the flowers' labels
         "simplejpeg>=1.8",
         "safetensors>=0.4.3",
+        "filelock>=3.13",
         "matplotlib>=3.7",
         "tensorboard>=2.14",
         "rich>=13",

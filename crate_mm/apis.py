@@ -11,7 +11,7 @@ from torch import nn
 
 from .conversion import from_official, is_official
 from .datasets import build_transforms, imagenet_class_names
-from .datasets.images import convert
+from .datasets.images import UnreadableImageError, convert, open_image
 from .datasets.transforms import to_uint8
 from .described import build_described
 from .engine import load_config, load_weights, read_checkpoint
@@ -149,9 +149,8 @@ class Predictor:
     def _load(self, image: Any, number: int) -> torch.Tensor:
         if isinstance(image, (str, Path)):
             try:
-                image = Image.open(image)
-                image.load()
-            except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+                image = open_image(image, mode=None)
+            except UnreadableImageError as error:
                 raise ValueError(f"image {number} cannot be read: {error}") from None
         elif isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.shape[2:] not in ((), (1,), (3,)) or not image.size or image.ndim < 2:

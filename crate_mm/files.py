@@ -49,7 +49,7 @@ def is_leftover(name: str, of: str) -> bool:
 
 
 def _is_special(path: Path) -> bool:
-    if os.path.abspath(path).startswith(("/dev/", "/proc/")):
+    if os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/")):
         return True
     try:
         return not stat.S_ISREG(path.stat().st_mode)

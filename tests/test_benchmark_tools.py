@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from crate_mm.engine.blocks import can_compile
 from tests.conftest import ROOT
 
 SMALL = {
@@ -40,7 +39,6 @@ def test_a_benchmark_prints_a_table_and_writes_a_json(name, tmp_path, run_tool):
         assert str(next(iter(row.values())))[:5] in done.output
 
 
-@pytest.mark.skipif(not can_compile(), reason="PyTorch before 2.6")
 def test_compiled_forms_are_measured(tmp_path):
     args = ["--models", "crate_tiny", "--img-size", "32", "--batch", "2", "--rounds", "1", "--precisions", "float32"]
     written = tmp_path / "figures.json"

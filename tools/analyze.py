@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import set_random_seed
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
@@ -41,12 +40,15 @@ from crate_mm.analysis.plots import (
 )
 from crate_mm.analysis.projection import pca_colors, project
 from crate_mm.datasets import build_transforms
+from crate_mm.datasets.images import UnreadableImageError, open_image
 from crate_mm.datasets.transforms import to_uint8
 from crate_mm.engine import load_config
 from crate_mm.engine.cli import add_cfg_options, one_sentence_errors, positive
 from crate_mm.engine.features import build_backbone_from, build_loader
 from crate_mm.evaluation import extract_features
+from crate_mm.files import atomic_file
 from crate_mm.registry import MODELS
+from crate_mm.untrusted import shown, spreadsheet_cell
 
 
 def parse_args() -> argparse.Namespace:
@@ -122,10 +124,11 @@ def analyze_layers(args: argparse.Namespace, cfg: Config) -> list[Path]:
                 label += "'"
             curves[label] = gathered.rows()
     table = args.out / "layers.csv"
-    with open(table, "w", newline="") as file:
+    with atomic_file(table, text=True) as file:
         writer = csv.writer(file)
         writer.writerow(["curve", "measure", "meaning", "layer", "mean", "std", "images"])
         for label, rows in curves.items():
+            label = spreadsheet_cell(label)
             writer.writerows([label, r.measure, MEASURES[r.measure], r.layer, r.mean, r.std, r.count] for r in rows)
     there = {row.measure for rows in curves.values() for row in rows}
     if not there & set(args.measures):
@@ -152,7 +155,7 @@ def analyze_tokens(args: argparse.Namespace, cfg: Config) -> list[Path]:
     rows, columns = (torch.randperm(n, generator=generator)[: args.block].sort()[0] for n in (d, N))
     blocks = {layer + 1: z[0].T[rows][:, columns].cpu() for layer, z in zip(layers, seen["tap_out"])}
     numbers = args.out / "tokens.npz"
-    np.savez(numbers, rows=rows, columns=columns, **{f"layer_{n}": block.numpy() for n, block in blocks.items()})
+    save_arrays(numbers, rows=rows, columns=columns, **{f"layer_{n}": block.numpy() for n, block in blocks.items()})
     title = f"{name(model)}: {len(rows)} of {d} dimensions, {len(columns)} of {N} tokens"
     return [*save(plot_tokens(blocks, title), args.out / "tokens"), numbers]
 
@@ -174,7 +177,8 @@ def analyze_subspaces(args: argparse.Namespace, cfg: Config) -> list[Path]:
     numbers = args.out / "subspaces.json"
     told = {"mean_abs_cosine_between_heads": incoherence, "of_random_directions": random}
     told["gram_of_shown_directions"] = {layer: gram.tolist() for layer, gram in grams.items()}
-    numbers.write_text(json.dumps(told) + "\n")
+    with atomic_file(numbers, text=True) as file:
+        file.write(json.dumps(told) + "\n")
     return [*save(plot_subspaces(grams, incoherence, K, random), args.out / "subspaces"), numbers]
 
 
@@ -193,7 +197,7 @@ def analyze_attention(args: argparse.Namespace, cfg: Config) -> list[Path]:
         }
         title = f"{name(model)}: the CLS token's attention, {Path(file).name}"
         files += save(plot_attention(picture, large, title), args.out / f"attention_{i}_{Path(file).stem}")
-    np.savez(args.out / "attention.npz", **numbers)
+    save_arrays(args.out / "attention.npz", **numbers)
     return [*files, args.out / "attention.npz"]
 
 
@@ -208,7 +212,7 @@ def analyze_pca(args: argparse.Namespace, cfg: Config) -> list[Path]:
     colors, shown = pca_colors(seen["tap_out"][0][:, 1:], args.foreground)
     rows, columns = grid(model)
     colors = colors.reshape(len(pictures), rows, columns, 3)
-    np.savez(args.out / "pca.npz", colors=colors, shown=shown.reshape(len(pictures), rows, columns))
+    save_arrays(args.out / "pca.npz", colors=colors, shown=shown.reshape(len(pictures), rows, columns))
     number = layer[0] % len(find_taps(model, "tap_out")) + 1
     title = f"{name(model)}: principal components of the patches, layer {number}"
     return [*save(plot_pca(pictures, list(colors), title), args.out / "pca"), args.out / "pca.npz"]
@@ -225,7 +229,7 @@ def analyze_features(args: argparse.Namespace, cfg: Config) -> list[Path]:
     features, labels, positions = extract_features(model, loader)
     points = project(features.numpy(), args.method, args.seed)
     numbers = args.out / "features.npz"
-    np.savez(numbers, features=features, labels=labels, sample_idx=positions, points=points, classes=np.array(names))
+    save_arrays(numbers, features=features, labels=labels, sample_idx=positions, points=points, classes=np.array(names))
     title = f"{name(model)}: {len(features)} images, {'t-SNE' if args.method == 'tsne' else 'PCA'} of the features"
     return [*save(plot_features(points, labels.numpy(), names, title), args.out / "features"), numbers]
 
@@ -274,14 +278,19 @@ def model_and_images(args: argparse.Namespace, cfg: Config) -> tuple[nn.Module, 
     inputs, pictures = [], []
     for file in args.images:
         try:
-            with Image.open(file) as opened:
-                picture = square(opened.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"image {file} cannot be read: {error}") from None
+            picture = square(open_image(file))
+        except UnreadableImageError as error:
+            raise ValueError(f"image {shown(file)} cannot be read: {error}") from None
         pictures.append(np.asarray(picture))
         inputs.append(to_uint8(picture.convert("L") if model.in_channels == 1 else picture))
     device = next(model.parameters()).device
     return model, model.data_preprocessor.normalize(torch.stack(inputs).to(device)), pictures
+
+
+def save_arrays(file: Path, **arrays: np.ndarray) -> None:
+    """Write arrays by name, as NPZ."""
+    with atomic_file(file) as opened:
+        np.savez(opened, **arrays)
 
 
 def grid(model: nn.Module) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import torch
 from crate_mm.conversion import convert_official_state_dict, is_official, official_model_config
 from crate_mm.engine import read_checkpoint
 from crate_mm.engine.cli import check_writable, one_sentence_errors, positive
+from crate_mm.files import atomic_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,7 +36,8 @@ def main() -> None:
             raise ValueError(f"{args.input} is not a checkpoint of the official CRATE code: it has no pos_embedding")
         state_dict = convert_official_state_dict(checkpoint, args.num_heads)
         model = official_model_config(checkpoint, args.num_heads)
-        torch.save({"meta": {"model": model}, "state_dict": state_dict}, output)
+        with atomic_file(output) as file:
+            torch.save({"meta": {"model": model}, "state_dict": state_dict}, file)
     backbone, numbers = model["backbone"], sum(value.numel() for value in state_dict.values())
     print(
         f"wrote {output}: CRATE {backbone['arch']}, {len(state_dict)} tensors, {numbers:,} parameters, "

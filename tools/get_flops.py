@@ -7,7 +7,6 @@ python tools/get_flops.py configs/crate_base_in1k.py --shape 384 384 --json flop
 import argparse
 import inspect
 import json
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -17,6 +16,7 @@ from crate_mm import init_model
 from crate_mm.analysis.complexity import Complexity, count_complexity
 from crate_mm.engine import load_config
 from crate_mm.engine.cli import add_cfg_options, check_writable, one_sentence_errors
+from crate_mm.files import atomic_file
 from crate_mm.registry import BACKBONES
 
 
@@ -47,7 +47,8 @@ def main() -> None:
         print_report(report, title=str(args.config))
         if args.json:
             as_json = {**report._asdict(), "modules": [module._asdict() for module in report.modules]}
-            Path(args.json).write_text(json.dumps({"config": args.config, **as_json}, indent=2) + "\n")
+            with atomic_file(args.json, text=True) as file:
+                file.write(json.dumps({"config": args.config, **as_json}, indent=2) + "\n")
 
 
 def print_report(report: Complexity, title: str) -> None:

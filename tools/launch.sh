@@ -17,7 +17,13 @@ else
 fi
 [[ "$gpus" =~ ^[1-9][0-9]*$ ]] || fail "GPUS must be a whole number of at least 1, got '$gpus'"
 
-nnodes=${NNODES:-1} node_rank=${NODE_RANK:-0} address=${MASTER_ADDR:-127.0.0.1} port=${PORT:-29500}
+# Looked at as text before any of them reaches shell arithmetic, which would run what is in it.
+for name in NNODES NODE_RANK PORT MAX_RESTARTS GRACE_SECONDS; do
+  [[ -z "${!name:-}" || "${!name}" =~ ^[0-9]{1,9}$ ]] || fail "$name must be a whole number, it is '${!name}'"
+done
+[[ "${MASTER_ADDR:-}" =~ ^[A-Za-z0-9._:%-]*$ ]] || fail "MASTER_ADDR must be a host, it is '$MASTER_ADDR'"
+nnodes=$((10#${NNODES:-1})) node_rank=$((10#${NODE_RANK:-0}))
+address=${MASTER_ADDR:-127.0.0.1} port=${PORT:-29500}
 if [ "$nnodes" -gt 1 ] && [ -z "${MASTER_ADDR:-}" -o -z "${NODE_RANK:-}" ]; then
   fail "NNODES=$nnodes needs NODE_RANK (0 to $((nnodes - 1)), one a node) and MASTER_ADDR (the first node) as well"
 fi

@@ -12,17 +12,22 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from PIL import Image
 from rich.progress import Progress
 
 from crate_mm.datasets import ClassFolders
 from crate_mm.datasets.classification import UNREADABLE
-from crate_mm.datasets.images import convert
+from crate_mm.datasets.images import MOST_BYTES, convert, open_image
 from crate_mm.datasets.packed import write_shards
 from crate_mm.engine.cli import one_sentence_errors, positive
+from crate_mm.untrusted import read_regular, shown
+
+MARK = ".packing"  # in an unfinished folder: that it is ours, and, locked, that a process is at work on it
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,16 +48,49 @@ def main() -> None:
         if target.exists():
             raise ValueError(f"{target} exists already: name a new folder")
         sources = {split: ClassFolders(args.source, split) for split in ("train", "val")}
-        shutil.rmtree(unfinished, ignore_errors=True)
         broken: list[str] = []
-        for split, source in sources.items():
-            (unfinished / split).mkdir(parents=True)
-            samples = encoded(source, args, split, broken)
-            count = write_shards(unfinished / split, samples, [str(c) for c in source.classes], args.shard_mb * 10**6)
-            print(f"{split}: {count} images")
-        unfinished.rename(target)
+        with begun(unfinished):
+            for split, source in sources.items():
+                (unfinished / split).mkdir()
+                samples = encoded(source, args, split, broken)
+                classes = [str(name) for name in source.classes]
+                count = write_shards(unfinished / split, samples, classes, args.shard_mb * 10**6)
+                print(f"{split}: {count} images")
+            (unfinished / MARK).unlink()
+            if target.exists():  # meanwhile; an empty folder would be replaced
+                raise ValueError(f"{target} exists already: name a new folder")
+            unfinished.rename(target)
     for reason in broken:
         print(f"left out: {reason}")
+
+
+@contextmanager
+def begun(folder: Path) -> Iterator[None]:
+    """An empty folder that no other process packs into: a new one, or what an earlier packing left unfinished.
+
+    Raises:
+        ValueError: the folder is another's, or another process packs into it.
+    """
+    mark = folder / MARK
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        if not mark.is_file():
+            raise ValueError(f"{folder} is in the way, and not left by an earlier packing: move it away") from None
+    lock = FileLock(mark, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another process is packing into {folder}: wait for its end, or name another folder"
+        ) from None
+    try:
+        for path in folder.iterdir():
+            if path.name != MARK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield
+    finally:
+        lock.release()
 
 
 def encoded(
@@ -65,7 +103,7 @@ def encoded(
         results = progress.track(pool.map(make, paths, chunksize=16), total=len(paths), description=split)
         for path, label, (suffix, data) in zip(paths, labels, results):
             if suffix is None:
-                broken.append(f"{path} ({data})")
+                broken.append(f"{shown(path)} ({shown(data)})")
             else:
                 yield str(Path(path).relative_to(args.source).with_suffix(suffix)), data, label
 
@@ -73,16 +111,15 @@ def encoded(
 def encode(path: str, short_side: int | None, quality: int) -> tuple[str | None, bytes | str]:
     """A file's suffix and bytes, made smaller where it is larger; or None and why it cannot be read."""
     try:
-        data = Path(path).read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            if short_side is None or min(image.size) <= short_side:
-                return Path(path).suffix, data
-            scale = short_side / min(image.size)
-            size = tuple(max(round(side * scale), short_side) for side in image.size)
-            smaller = io.BytesIO()
-            convert(image).resize(size, Image.Resampling.BICUBIC).save(smaller, "JPEG", quality=quality)
-            return ".jpg", smaller.getvalue()
+        data = read_regular(path, MOST_BYTES)
+        image = open_image(data, mode=None)
+        if short_side is None or min(image.size) <= short_side:
+            return Path(path).suffix, data
+        scale = short_side / min(image.size)
+        size = tuple(max(round(side * scale), short_side) for side in image.size)
+        smaller = io.BytesIO()
+        convert(image).resize(size, Image.Resampling.BICUBIC).save(smaller, "JPEG", quality=quality)
+        return ".jpg", smaller.getvalue()
     except UNREADABLE as error:
         return None, str(error) or type(error).__name__
 

@@ -8,10 +8,10 @@ and largest, then the paper's figure in brackets where it has one. A run that wa
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from crate_mm.engine.cli import one_sentence_errors
+from crate_mm.untrusted import check_plain, read_json, read_regular, shown
 
 # The paper's Table 1, top-1 accuracy in %.
 MODELS = ("crate_tiny", "crate_small", "crate_base", "crate_large", "vit_tiny", "vit_small")
@@ -24,6 +24,7 @@ PAPER = {
     "OxfordIIITPet": (81.4, 84.9, 85.3, 87.4, 88.5, 88.6),
 }
 TITLES = {"crate": "CRATE", "vit": "ViT"}
+MOST_BYTES = 2**22  # of a result file, which has a few kilobytes
 # How a dataset is used in the paper; a run of another kind gets a row of its own.
 PAPER_KIND = {"ImageNet": "from scratch", "ImageNet ReaL": "from scratch"}
 
@@ -58,10 +59,11 @@ def read_results(dirs: list[str]) -> list[dict]:
             raise ValueError(f"{folder} is no folder")
         for file in sorted(folder.rglob("result.json")):
             try:
-                result = json.loads(file.read_text())
+                result = read_json(read_regular(file, MOST_BYTES))
                 check_result(result)
+                result.update({key: shown_in_table(result[key]) for key in ("model", "dataset", "kind")})
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                raise ValueError(f"{file} is not a result file of crate_mm: {type(error).__name__} {error}") from None
+                raise ValueError(f"{file} is not a result file of crate_mm: {shown(error)}") from None
             results.append({**result, "file": file})
     if not results:
         raise ValueError(f"no result.json is below {', '.join(dirs)}")
@@ -70,15 +72,23 @@ def read_results(dirs: list[str]) -> list[dict]:
 
 def check_result(result: dict) -> None:
     """Raise ``TypeError`` or ``KeyError`` unless what the table shows of a result is there, as a name or a number."""
+    check_plain(result)
     for key in ("model", "dataset", "kind"):
         if not isinstance(result[key], str):
             raise TypeError(f"its {key} is {result[key]!r}, no name")
-    numbers = [result.get("parameters", 0), result.get("seed") or 0]
+    if not isinstance(result.get("seed"), (int, type(None))):
+        raise TypeError(f"its seed is {result['seed']!r}, no number")
+    numbers = [result.get("parameters", 0)]
     for figures in (result["last"], result.get("best") or {}):
         numbers += [figures.get("top1") or 0, figures.get("real/top1") or 0]
     for number in numbers:
-        if not isinstance(number, (int, float)):
-            raise TypeError(f"{number!r} is no number")
+        if not isinstance(number, (int, float)) or abs(number) > 1e15:
+            raise TypeError(f"{number!r} is no figure")
+
+
+def shown_in_table(name: str) -> str:
+    """A name as it stands in a cell of a Markdown table."""
+    return shown(name, 80).replace("|", "\\|")
 
 
 def table(results: list[dict], figure: str = "last") -> str:
@@ -101,8 +111,8 @@ def table(results: list[dict], figure: str = "last") -> str:
     lines = ["| top-1, % | " + " | ".join(map(title, models)) + " |", "|---" * (len(models) + 1) + "|"]
     lines.append("| parameters, M | " + " | ".join(f"{costs[m] / 1e6:.2f}" for m in models) + " |")
     for row in rows:
-        shown = [_cell(cells.get((row, model)), PAPER.get(row), model) for model in models]
-        lines.append(f"| {row} | " + " | ".join(shown) + " |")
+        row_cells = [_cell(cells.get((row, model)), PAPER.get(row), model) for model in models]
+        lines.append(f"| {row} | " + " | ".join(row_cells) + " |")
     lines.append("")
     lines.append("In brackets: the paper's figure (Table 1). Several seeds: mean (smallest to largest, number).")
     if any(not finished for cell in cells.values() for _, _, finished in cell.values()):

@@ -9,6 +9,12 @@ if [ $# -lt 3 ]; then
 fi
 partition=$1 job_name=$2 config=$3
 shift 3
+for name in GPUS GPUS_PER_NODE CPUS_PER_TASK; do
+  if [[ -n "${!name:-}" && ! "${!name}" =~ ^[1-9][0-9]{0,5}$ ]]; then
+    echo "error: $name must be a whole number of at least 1, it is '${!name}'" >&2
+    exit 2
+  fi
+done
 gpus=${GPUS:-8}
 per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
 # shellcheck disable=SC2086  # SRUN_ARGS holds several options

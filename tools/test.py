@@ -14,12 +14,13 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from crate_mm.apis import default_class_names
-from crate_mm.engine import Runner, amp_dtype, load_config
+from crate_mm.engine import Runner, RunStoppedError, amp_dtype, load_config
 from crate_mm.engine.cli import add_common_options, check_writable, one_sentence_errors
 from crate_mm.engine.launch import leave_processes
 from crate_mm.engine.results import describe_cost, describe_machine, describe_run, write_result
 from crate_mm.evaluation import ClassificationMetric
 from crate_mm.evaluation.reports import write_confusion, write_per_class, write_predictions
+from crate_mm.files import atomic_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -110,15 +111,6 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
     )
     meta = runner.tested_meta
     names = dataset.classes or (meta.get("dataset_meta") or {}).get("classes") or default_class_names(model.num_classes)
-    if args.out:
-        write_predictions(args.out, samples, names, dataset.path)
-    if args.per_class:
-        write_per_class(args.per_class, samples, names)
-    if args.confusion:
-        write_confusion(args.confusion, samples, names)
-    if args.json:
-        entry = {"config": args.config, "checkpoint": args.checkpoint, **figures}
-        Path(args.json).write_text(json.dumps(entry, indent=2) + "\n")
     frozen = (meta.get("model") or {}).get("freeze_backbone", False)
     result = {
         **describe_run(cfg, meta.get("seed"), meta.get("initialized_from"), frozen),
@@ -130,7 +122,29 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
         **describe_cost(model),
         **describe_machine(runner.world_size),
     }
-    write_result(runner.work_dir, result)
+    entry = {"config": args.config, "checkpoint": args.checkpoint, **figures}
+    # The figures first: they cost the most, and need the least room.
+    reports = {
+        f"{runner.work_dir}/result.json": lambda: write_result(runner.work_dir, result),
+        args.json: lambda: write_json(args.json, entry),
+        args.out: lambda: write_predictions(args.out, samples, names, dataset.path),
+        args.per_class: lambda: write_per_class(args.per_class, samples, names),
+        args.confusion: lambda: write_confusion(args.confusion, samples, names),
+    }
+    failed = []
+    for file, write in reports.items():
+        try:
+            if file:
+                write()
+        except Exception as error:  # one that fails costs none of the others
+            failed.append(f"{file} is not written ({type(error).__name__}: {error})")
+    if failed:
+        raise RunStoppedError(f"{'; '.join(failed)}; everything else that was asked for is")
+
+
+def write_json(file: str, entry: dict) -> None:
+    with atomic_file(file, text=True) as opened:
+        opened.write(json.dumps(entry, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.api import PContext, SignalExcept
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
-GRACE_SECONDS = int(os.environ.get("GRACE_SECONDS", "600"))
+GRACE_SECONDS = int(os.environ.get("GRACE_SECONDS") or "600")  # launch.sh has looked at it
 PREEMPTED, INTERRUPTED, STOPPED = 85, 130, 2  # exit codes of crate_mm's tools
 
 ended_by: list[int] = []  # the processes' exit codes, once they have been closed

@@ -7,14 +7,14 @@ python tools/train.py configs/transfer/crate_base_pets.py --load-from crate_base
 """
 
 import argparse
-import os
 
 from mmengine.dist import broadcast_object_list, is_main_process
 
 from crate_mm.engine import Runner, amp_optim_wrapper, load_config, newest_checkpoint
 from crate_mm.engine.cli import add_common_options, one_sentence_errors
-from crate_mm.engine.launch import init_processes, leave_processes
+from crate_mm.engine.launch import env_number, init_processes, leave_processes
 from crate_mm.engine.signals import end_when_signalled
+from crate_mm.engine.work_dir import hold
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,7 +44,7 @@ def to_resume_from(wanted: str | None, work_dir: str) -> tuple[str | None, list[
     """
     found: str | None = wanted if wanted != "newest" else None
     damaged: list[str] = []
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))  # torchrun has started the processes anew
+    restarted = env_number("TORCHELASTIC_RESTART_COUNT", 0)  # torchrun has started the processes anew
     if is_main_process() and (restarted or wanted == "newest"):
         newest = newest_checkpoint(work_dir, damaged.append, put_aside=True)
         found = str(newest) if newest else found
@@ -68,6 +68,7 @@ def main() -> None:
         if args.load_from:
             cfg.load_from = args.load_from
         init_processes(cfg.launcher, cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout"))
+        hold(cfg.work_dir)
         found, damaged = to_resume_from(args.resume, cfg.work_dir)
         if found:
             cfg.resume, cfg.load_from = True, found

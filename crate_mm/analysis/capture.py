@@ -7,7 +7,7 @@ names its taps so can be read.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +51,6 @@ def _hook(read: Callable[[int, Tensor], None], layer: int) -> Callable:
     return hook
 
 
-def _eagerly() -> AbstractContextManager:
-    """Leave compiled code aside; before PyTorch 2.6, which cannot, there is none of ours."""
-    set_stance = getattr(torch.compiler, "set_stance", None)
-    return set_stance("force_eager") if set_stance else nullcontext()
-
-
 @contextmanager
 def on_taps(
     model: nn.Module, readers: dict[str, Callable[[int, Tensor], None]], layers: list[int] | None = None
@@ -75,7 +69,7 @@ def on_taps(
         for tap, read in readers.items():
             for layer, module in found[tap].items():
                 handles.append(module.register_forward_hook(_hook(read, layer)))
-        with _eagerly():  # compiled blocks would not call the hooks
+        with torch.compiler.set_stance("force_eager"):  # compiled blocks would not call the hooks
             yield
     finally:
         for handle in handles:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..files import atomic_file
+from ..untrusted import shown
 from .layers import LayerRow
 
 # Titles and axes as in the paper's Figure 3, then those of the further measures.
@@ -33,23 +36,23 @@ def plot_layers(curves: dict[str, list[LayerRow]], measures: list[str], band: bo
         measures: which to show; those that no curve has are left out.
         band: whether to show the spread.
     """
-    shown = [m for m in measures if any(row.measure == m for rows in curves.values() for row in rows)]
-    figure = Figure(figsize=(5.2 * len(shown), 3.8), layout="constrained")
-    for axes, measure in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown):
+    present = [m for m in measures if any(row.measure == m for rows in curves.values() for row in rows)]
+    figure = Figure(figsize=(5.2 * len(present), 3.8), layout="constrained")
+    for axes, measure in zip(np.atleast_1d(figure.subplots(1, len(present))), present):
         for number, (label, rows) in enumerate(curves.items()):
             mine = [row for row in rows if row.measure == measure]
             if not mine:
                 continue
             layer, mean, std = (np.array([getattr(row, key) for row in mine]) for key in ("layer", "mean", "std"))
             color = f"C{number % 10}"
-            axes.plot(layer, mean, marker="o", markersize=4, color=color, label=label)
+            axes.plot(layer, mean, marker="o", markersize=4, color=color, label=shown(label, 60))
             if band:
                 axes.fill_between(layer, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
         axes.set_title(TITLES[measure], fontsize=10)
         axes.set_xlabel(r"Layer index $\ell$")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        _legend(axes, fontsize=8)
     return figure
 
 
@@ -113,7 +116,7 @@ def plot_attention(image: np.ndarray, maps: dict[int, Tensor], title: str) -> Fi
     """
     heads = max(len(m) for m in maps.values())
     figure = Figure(figsize=(1.5 * (heads + 1), 1.6 * len(maps) + 0.4), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(shown(title), fontsize=10, parse_math=False)
     for row, (layer, heads_here) in zip(figure.subplots(len(maps), heads + 1, squeeze=False), maps.items()):
         row[0].imshow(image)
         row[0].set_ylabel(f"layer {layer}", fontsize=9)
@@ -136,7 +139,7 @@ def plot_pca(images: list[np.ndarray], colors: list[np.ndarray], title: str) -> 
         title: above them all.
     """
     figure = Figure(figsize=(max(1.7 * len(images) + 0.3, 5.5), 3.9), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(shown(title), fontsize=10, parse_math=False)
     above, below = figure.subplots(2, len(images), squeeze=False)
     for axes, image in zip(above, images):
         axes.imshow(image)
@@ -156,12 +159,12 @@ def plot_features(points: np.ndarray, labels: np.ndarray, names: list[str], titl
     if len(present) <= 20:
         for number, label in enumerate(present):
             mine = labels == label
-            axes.scatter(*points[mine].T, s=6, color=colormaps[cmap](number), label=names[label])
-        axes.legend(fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+            axes.scatter(*points[mine].T, s=6, color=colormaps[cmap](number), label=shown(names[label], 40))
+        _legend(axes, fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     else:
         axes.scatter(*points.T, s=6, c=labels, cmap="nipy_spectral")
     axes.set(xticks=[], yticks=[])
-    axes.set_title(title, fontsize=10)
+    axes.set_title(shown(title), fontsize=10, parse_math=False)
     return figure
 
 
@@ -169,8 +172,15 @@ def save(figure: Figure, prefix: str | Path) -> list[Path]:
     """Write ``<prefix>.png`` and ``<prefix>.pdf``; return the paths."""
     files = [Path(f"{prefix}.{kind}") for kind in ("png", "pdf")]
     for file in files:
-        figure.savefig(file, dpi=150)
+        with atomic_file(file) as opened:
+            figure.savefig(opened, dpi=150, format=file.suffix[1:])
     return files
+
+
+def _legend(axes: Axes, **kwargs) -> None:
+    """A legend whose labels, which may be names of files and classes, are shown as they are, a $ too."""
+    for text in axes.legend(**kwargs).get_texts():
+        text.set_parse_math(False)
 
 
 def _grid(count: int, size: float, title: str = "") -> tuple[Figure, list]:
@@ -178,7 +188,7 @@ def _grid(count: int, size: float, title: str = "") -> tuple[Figure, list]:
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(size * columns + 0.8, size * rows + 0.5), layout="constrained")
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(shown(title), fontsize=10, parse_math=False)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels[count:]:
         axes.axis("off")

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch.distributed
+from PIL import Image
 from torchvision import datasets
 
 from ..registry import DATASETS
+from .images import open_image
 
 
 class _Benchmark:
@@ -97,6 +99,9 @@ class Flowers102(_Benchmark, datasets.Flowers102):
     def path(self, index: int) -> str:
         return str(self._image_files[index])
 
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return open_image(self.path(index)), self._labels[index]
+
 
 @DATASETS.register_module()
 class OxfordIIITPet(_Benchmark, datasets.OxfordIIITPet):
@@ -107,6 +112,9 @@ class OxfordIIITPet(_Benchmark, datasets.OxfordIIITPet):
 
     def path(self, index: int) -> str:
         return str(self._images[index])
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return open_image(self.path(index)), self._labels[index]
 
 
 @DATASETS.register_module()

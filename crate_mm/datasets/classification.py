@@ -10,12 +10,13 @@ from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
 from ..registry import DATASETS, FUNCTIONS
+from ..untrusted import shown
 from .decode import TakesBytes
 from .transforms import build_transforms, to_uint8
 
-# What PIL and the operating system raise for files that are missing, truncated, damaged or absurdly large.
+# What open_image, the operating system, and sources and transforms of a user's own raise for an image.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
-UNREADABLE += (TypeError, KeyError, IndexError, OverflowError, struct.error)  # PIL's own, of damaged TIFFs and the like
+UNREADABLE += (TypeError, KeyError, IndexError, OverflowError, NotImplementedError, struct.error)
 
 
 class UnreadableImagesError(RuntimeError):
@@ -103,7 +104,8 @@ class ClassificationDataset(Dataset):
                 if len(failed) > self.max_unreadable:
                     break
         raise UnreadableImagesError(
-            f"{len(failed)} images in a row cannot be read: {', '.join(failed)}; the last one: {reason}"
+            f"{len(failed)} images in a row cannot be read: {', '.join(map(shown, failed))}; "
+            f"the last one: {shown(reason)}"
         )
 
     def reason_unreadable(self, position: int) -> str:

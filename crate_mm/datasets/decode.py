@@ -1,6 +1,5 @@
 """From JPEG bytes to a random crop, with no step between that costs more than it must."""
 
-import io
 import math
 import threading
 
@@ -14,7 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from ..encoded import Header, join
 from ..registry import TRANSFORMS
-from .images import convert
+from .images import MOST_PIXELS, open_image
 
 
 class TakesBytes:
@@ -126,8 +125,7 @@ class EncodedRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
 
 def draw_crop(crop: v2.RandomResizedCrop, size: tuple[int, int]) -> dict[str, int]:
     """Let torchvision draw ``top, left, height, width`` for an image of a ``(height, width)``."""
-    draw = crop.make_params if hasattr(crop, "make_params") else crop._get_params  # torchvision before 0.21
-    return draw([torch.empty(()).expand(3, *size)])
+    return crop.make_params([torch.empty(()).expand(3, *size)])
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -136,7 +134,7 @@ def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError):  # the latter where the header is cut off
         return None
-    plain = colorspace in ("YCbCr", "RGB") and height * width <= (Image.MAX_IMAGE_PIXELS or math.inf)
+    plain = colorspace in ("YCbCr", "RGB") and height * width <= MOST_PIXELS
     return (height, width) if plain else None
 
 
@@ -164,5 +162,4 @@ def decode_jpeg(data: bytes, size: tuple[int, int], reduction: int = 1, memory: 
 
 def decode_by_pil(data: bytes) -> Tensor:
     """Decode any image that PIL knows: ``(3, height, width)``."""
-    with Image.open(io.BytesIO(data)) as image:
-        return v2.functional.pil_to_tensor(convert(image))
+    return v2.functional.pil_to_tensor(open_image(data))

@@ -1,5 +1,8 @@
 """Images in folders: ImageNet's layout, a tree of your own, and images without labels."""
 
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torchvision
@@ -7,15 +10,93 @@ from PIL import Image
 from torchvision import datasets
 
 from ..registry import DATASETS
-from .images import open_image
-
-DATASETS.register_module(module=datasets.ImageFolder)
+from ..untrusted import read_regular, shown
+from .images import MOST_BYTES, open_image
 
 IMAGE_SUFFIXES = datasets.folder.IMG_EXTENSIONS
 
 
 @DATASETS.register_module()
-class ImageNet(datasets.ImageFolder):
+class ImageFolder(datasets.ImageFolder):
+    """torchvision's, whose images are opened as all others are, and which counts an image once.
+
+    torchvision follows links to folders without looking where they lead: one to the folder that it is in makes 41
+    images of one.
+
+    Args:
+        root, kwargs: as for torchvision's.
+
+    Raises:
+        ValueError: a class's folder is another's, or holds the folder of all classes.
+    """
+
+    def __init__(self, root: str | Path, **kwargs) -> None:
+        super().__init__(str(root), **{"loader": open_image, **kwargs})
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        classes, numbers = super().find_classes(directory)
+        root, seen = os.path.realpath(directory), {}
+        for name in classes:
+            real = os.path.realpath(os.path.join(directory, name))
+            if os.path.commonpath([root, real]) == real:
+                raise ValueError(f"{shown(directory)}: the class folder {shown(name)} is a link to a folder above it")
+            if real in seen:
+                raise ValueError(f"{shown(directory)}: the class folders {shown(seen[real])} and {shown(name)} are one")
+            seen[real] = name
+        return classes, numbers
+
+    @staticmethod
+    def make_dataset(
+        directory: str | Path,
+        class_to_idx: dict[str, int],
+        extensions: tuple[str, ...] | None = None,
+        is_valid_file: Callable[[str], bool] | None = None,
+        allow_empty: bool = False,
+    ) -> list[tuple[str, int]]:
+        valid = is_valid_file or partial(datasets.folder.has_file_allowed_extension, extensions=extensions)
+        samples = [
+            (file, label)
+            for name, label in sorted(class_to_idx.items())
+            for file in files_below(os.path.join(directory, name))
+            if valid(file)
+        ]
+        labels = {label for _, label in samples}
+        empty = sorted(name for name, label in class_to_idx.items() if label not in labels)
+        if empty and not allow_empty:
+            raise FileNotFoundError(
+                f"found no valid file for the classes {', '.join(map(shown, empty[:5]))}, with one of the suffixes "
+                f"{', '.join(IMAGE_SUFFIXES)}"
+            )
+        return samples
+
+
+def files_below(top: str) -> list[str]:
+    """Every file below a folder by its path, in the order of the folders; links are followed, each folder is read once.
+
+    A folder that is there and by a link too is taken where it is.
+    """
+    seen, found = set(), []
+    folders, links = [top], []
+    while folders or links:
+        links.sort(reverse=True)
+        folder = folders.pop() if folders else links.pop()
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        names = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(entry.path)
+                else:
+                    names.append(entry.path)
+        found.append((folder, sorted(names)))
+    return [file for _, files in sorted(found) for file in files]
+
+
+@DATASETS.register_module()
+class ImageNet(ImageFolder):
     """ImageNet-1K, or images in its layout: ``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG``.
 
     Where ``tools/pack_dataset.py`` has written ``root``, the dataset is a ``PackedImages``.
@@ -49,7 +130,7 @@ class ImageNet(datasets.ImageFolder):
             found = ", ".join(sorted(p.name for p in Path(root).iterdir())[:5]) or "nothing"
             raise ValueError(f"data_root {root} has no folder {split!r} (it holds {found}): {expected}")
         try:
-            super().__init__(str(folder), loader=open_image)
+            super().__init__(folder)
         except FileNotFoundError as error:  # torchvision's, for no class folders or an empty one
             raise ValueError(f"data_root {root} is laid out wrongly: {expected}; {error}") from None
         self.classes = readable_names(self.classes)
@@ -60,7 +141,7 @@ class ImageNet(datasets.ImageFolder):
     def read(self, index: int) -> tuple[bytes, int]:
         """The encoded image and its label."""
         path, label = self.samples[index]
-        return Path(path).read_bytes(), label
+        return read_regular(path, MOST_BYTES), label
 
 
 def readable_names(folders: list[str]) -> list[str]:
@@ -75,7 +156,7 @@ def imagenet_class_names() -> list[str]:
 
 
 @DATASETS.register_module()
-class ClassFolders(datasets.ImageFolder):
+class ClassFolders(ImageFolder):
     """Images of your own, a folder a class, whose name is the class's.
 
     Where ``root`` holds ``train/`` and ``val/``, these are the splits. Otherwise ``root`` holds the class folders, and
@@ -100,7 +181,7 @@ class ClassFolders(datasets.ImageFolder):
         if len(divided) == 1:
             raise ValueError(f"data_root {root} has a folder {divided[0]!r} and not the other split: {expected}")
         try:
-            super().__init__(str(Path(root) / split if divided else root), loader=open_image)
+            super().__init__(Path(root) / split if divided else root)
         except FileNotFoundError as error:
             raise ValueError(f"data_root {root} is laid out wrongly: {expected}; {error}") from None
         if not divided:
@@ -127,7 +208,7 @@ class ClassFolders(datasets.ImageFolder):
     def read(self, index: int) -> tuple[bytes, int]:
         """The encoded image and its label."""
         path, label = self.samples[index]
-        return Path(path).read_bytes(), label
+        return read_regular(path, MOST_BYTES), label
 
 
 @DATASETS.register_module()

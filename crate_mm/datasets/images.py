@@ -1,9 +1,57 @@
-"""Opening images of any kind as colour or gray ones of eight bits."""
+"""The one way in which images are opened: known formats, regular files, bounded sizes, one kind of error."""
 
+import io
+import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from ..untrusted import read_regular, shown
+
+# PIL knows four dozen formats, one of which (EPS) starts a program to be drawn.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+MOST_PIXELS = 178_956_970  # what PIL takes for a decompression bomb: three colours of it have half a gigabyte
+MOST_BYTES = 2**30  # of an image's file
+
+
+class UnreadableImageError(ValueError):
+    """An image that cannot be read, for whatever reason."""
+
+
+def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Image:
+    """Read an image file, or the bytes of one, to its last pixel.
+
+    Args:
+        image: path, or the file's content.
+        mode: 'RGB', 'L', or None to leave the image in its own.
+
+    Raises:
+        UnreadableImageError: it is missing, no regular file, of none of ``FORMATS``, damaged, or larger than
+            ``MOST_PIXELS``.
+    """
+    try:
+        data = image if isinstance(image, bytes) else read_regular(image, MOST_BYTES)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is below
+            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+                check_pixels(*opened.size)
+                opened.load()
+                # load() has read everything: what is returned needs neither the bytes nor a file.
+                return convert(opened, mode) if mode else opened.copy()
+    except UnreadableImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        known = f"cannot identify image file as one of the formats {', '.join(FORMATS)}: convert it"
+        raise UnreadableImageError(known if data else "cannot identify image file: it is empty") from None
+    except Exception as error:  # PIL's own, of damaged files, are of many kinds; so are the system's
+        raise UnreadableImageError(shown(str(error) or type(error).__name__)) from None
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raise ``UnreadableImageError`` for an image of more than ``MOST_PIXELS``."""
+    if width * height > MOST_PIXELS:
+        raise UnreadableImageError(f"an image of {width} x {height} pixels is larger than the {MOST_PIXELS:,} allowed")
 
 
 def convert(image: Image.Image, mode: str = "RGB") -> Image.Image:
@@ -12,13 +60,3 @@ def convert(image: Image.Image, mode: str = "RGB") -> Image.Image:
         values = np.asarray(image).clip(0, 65535)
         image = Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
     return image.convert(mode)
-
-
-def open_image(path: str | Path, mode: str = "RGB") -> Image.Image:
-    """Read an image file.
-
-    Raises:
-        OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError: it is missing, damaged or absurdly large.
-    """
-    with Image.open(path) as image:
-        return convert(image, mode)

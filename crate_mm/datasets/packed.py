@@ -8,7 +8,9 @@ random access, and with it a true shuffle, one read.
 import io
 import json
 import os
+import re
 import tarfile
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,10 +18,12 @@ import numpy as np
 from PIL import Image
 
 from ..registry import DATASETS
+from ..untrusted import check_plain, read_json, read_regular, shown
 from .folders import readable_names
-from .images import convert
+from .images import open_image
 
 INDEX = "index.npz"
+MOST_INDEX_BYTES = 2**32  # a hundred bytes an image
 
 
 @DATASETS.register_module()
@@ -41,33 +45,60 @@ class PackedImages:
         if not (folder / INDEX).is_file():
             raise ValueError(f"{folder / INDEX} does not exist: tools/pack_dataset.py writes it, beside the shards")
         try:
-            with np.load(folder / INDEX, allow_pickle=False) as index:
-                self.shard, self.offset, self.size = index["shard"], index["offset"], index["size"]
-                self.labels, self._names, self._ends = index["label"], index["names"], index["name_ends"]
-                about = json.loads(index["about"].tobytes())
-            self.classes = readable_names([str(name) for name in about["classes"]])
-            self.files = [folder / name for name in about["shards"]]
-            sizes = np.array(about["bytes"], np.int64)
-            self._check_rows(sizes)
+            self._read_index(folder)
         except Exception as error:  # whatever NumPy and zipfile make of a file that is none
-            reason = str(error) or type(error).__name__
+            reason = shown(str(error) or type(error).__name__)
             raise ValueError(f"{folder / INDEX} is damaged ({reason}): pack the images again") from None
-        for file, size in zip(self.files, sizes):
+        for file, size in zip(self.files, self._sizes):
             found = file.stat().st_size if file.is_file() else "no"
             if found != size:
                 raise ValueError(f"shard {file} should have {size} bytes, it has {found}: copy or pack it again")
         self._open: dict[int, int] = {}  # shard -> file descriptor; reading moves no position, so workers may share it
 
-    def _check_rows(self, sizes: np.ndarray) -> None:
-        """Raise ``ValueError`` for a row that lies outside its shard, or whose label is no class."""
-        columns = (self.shard, self.offset, self.size, self.labels, self._ends)
-        if len({column.shape for column in columns}) > 1 or self.labels.ndim != 1 or len(sizes) != len(self.files):
+    def _read_index(self, folder: Path) -> None:
+        """Read the index; raise an exception of some kind unless all that is in it can be what was packed."""
+        data = read_regular(folder / INDEX, MOST_INDEX_BYTES)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is compressed")
+        with np.load(io.BytesIO(data), allow_pickle=False) as index:
+            columns = {name: index[name] for name in ("shard", "offset", "size", "label", "name_ends")}
+            self._names = index["names"]
+            about = read_json(index["about"].tobytes())
+        if any(column.ndim != 1 or column.dtype.kind not in "iu" for column in columns.values()):
+            raise ValueError("its columns are not rows of whole numbers")
+        if len({len(column) for column in columns.values()}) > 1:
             raise ValueError("its columns are of different lengths")
-        for column, end in ((self.shard, len(sizes)), (self.labels, len(self.classes))):
+        if any(column.dtype.kind == "u" and (column >= 2**63).any() for column in columns.values()):
+            raise ValueError("it has numbers that are too large")
+        columns = {name: column.astype(np.int64) for name, column in columns.items()}
+        self.shard, self.offset, self.size, self.labels, self._ends = columns.values()
+        check_plain(about)
+        names, shards, sizes = about["classes"], about["shards"], about["bytes"]
+        if not all(isinstance(value, list) for value in (names, shards, sizes)) or len(shards) != len(sizes):
+            raise ValueError("its lists of classes and shards are not what was packed")
+        for name in shards:
+            if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):
+                raise ValueError(f"its shard {name!r} is no file's name in the folder")
+        if not all(isinstance(size, int) and 0 <= size < 2**62 for size in sizes):
+            raise ValueError("its shards have sizes that are none")
+        self.classes = readable_names([str(name) for name in names])
+        self.files = [folder / name for name in shards]
+        self._sizes = np.array(sizes, np.int64).reshape(-1)
+        for column, end in ((self.shard, len(sizes)), (self.labels, len(names))):
             if (column < 0).any() or (column >= end).any():
                 raise ValueError(f"it has rows with a number outside 0 to {end - 1}")
-        if (self.offset < 0).any() or (self.size < 0).any() or (self.offset + self.size > sizes[self.shard]).any():
+        # Not offset + size, which may be beyond the largest number.
+        if (self.offset < 0).any() or (self.size < 0).any():
             raise ValueError("it has images that lie outside their shard")
+        if (self.size > self._sizes[self.shard] - self.offset).any():
+            raise ValueError("it has images that lie outside their shard")
+        if self._names.dtype != np.uint8 or self._names.ndim != 1:
+            raise ValueError("its names are no text")
+        ends = np.concatenate([[0], self._ends])
+        if (np.diff(ends) < 0).any() or ends[-1] != len(self._names):
+            raise ValueError("its names do not end where they should")
+        self._names.tobytes().decode()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,8 +116,7 @@ class PackedImages:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         data, label = self.read(index)
-        with Image.open(io.BytesIO(data)) as image:
-            return convert(image), label
+        return open_image(data), label
 
     def path(self, index: int) -> str:
         start = int(self._ends[index - 1]) if index else 0
@@ -119,7 +149,7 @@ def write_shards(
         _add(tar, f"{key}.cls", str(label).encode())
         member = _add(tar, f"{key}{Path(name).suffix.lower().replace('.jpeg', '.jpg')}", data)
         rows.append((len(shards) - 1, tar.offset - _padded(member.size), member.size, label))
-        names.append(name.encode())
+        names.append(name.encode("utf-8", "backslashreplace"))  # a file's name need not be text
     _close(tar, sizes, folder, shards)
     shard, offset, size, label = np.array(rows, np.int64).reshape(-1, 4).T
     about = {"shards": shards, "bytes": sizes, "classes": classes}

@@ -6,9 +6,39 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 from ..registry import TRANSFORMS
+from .images import check_pixels
+
+
+class _BoundedResize:
+    """A transform that may give the shorter side a length: of a thin image it would make the longer one any length."""
+
+    def transform(self, inpt, params: dict):
+        size = params.get("size", getattr(self, "size", None))
+        if size is not None and len(size) == 2:
+            check_pixels(*size)
+        elif size is not None and not (isinstance(self, v2.Resize) and self.max_size):
+            short, long = sorted(v2.functional.get_size(inpt))
+            check_pixels(size[0], size[0] * long // short)
+        return super().transform(inpt, params)
+
+
+@TRANSFORMS.register_module()
+class Resize(_BoundedResize, v2.Resize):
+    """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+
+
+@TRANSFORMS.register_module()
+class RandomResize(_BoundedResize, v2.RandomResize):
+    """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+
+
+@TRANSFORMS.register_module()
+class RandomShortestSize(_BoundedResize, v2.RandomShortestSize):
+    """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+
 
 for _name, _module in inspect.getmembers(v2, inspect.isclass):
-    if issubclass(_module, v2.Transform) and _module is not v2.Transform:
+    if issubclass(_module, v2.Transform) and _module is not v2.Transform and _name not in TRANSFORMS.module_dict:
         TRANSFORMS.register_module(name=_name, module=_module)
 
 

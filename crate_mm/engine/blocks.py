@@ -24,21 +24,14 @@ def repeated_blocks(model: nn.Module) -> list[nn.Module]:
     return blocks
 
 
-def can_compile() -> bool:
-    """Whether this PyTorch compiles the blocks once for all of them, and can leave the compiled code aside."""
-    return hasattr(torch.compiler, "set_stance")  # PyTorch 2.6
-
-
 def compile_blocks(model: nn.Module) -> None:
     """Compile the repeated block in place: one compilation serves all of them, and no parameter changes its name.
 
     What stands between the blocks stays eager. The first step of each input shape compiles.
 
     Raises:
-        ValueError: the backbone names no blocks, or PyTorch is older than 2.6.
+        ValueError: the backbone names no blocks.
     """
-    if not can_compile():
-        raise ValueError(f"compile_blocks needs PyTorch 2.6, this is {torch.__version__}: set compile_blocks=False")
     for block in repeated_blocks(model):
         block.compile()
 
@@ -58,7 +51,7 @@ def prepare_blocks(model: nn.Module, compile: bool | None, recompute: bool) -> N
     if recompute:
         checkpoint_blocks(model)
     if compile is None:
-        compile = torch.cuda.is_available() and can_compile() and hasattr(getattr(model, "backbone", None), "blocks")
+        compile = torch.cuda.is_available() and hasattr(getattr(model, "backbone", None), "blocks")
     if compile:
         print_log("the blocks are compiled at the first step, which may take a minute", "current", logging.INFO)
         compile_blocks(model)

@@ -153,7 +153,7 @@ def check_intact(path: str | Path) -> Refused | None:
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path} is damaged or no checkpoint: PyTorch cannot read it as plain data") from None
     except Exception as error:  # a changed byte in the tables is met in many ways
-        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from None
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from None
     if damaged:
         raise CheckpointError(f"{path} is damaged: its part {shown(damaged)} is not what was written")
     return refused

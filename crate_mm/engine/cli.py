@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..untrusted import shown, shown_lines
 from .checkpoint import CheckpointError
 from .finite import OtherProcessError, RunStoppedError
 from .launch import LAUNCHERS
@@ -103,7 +104,7 @@ def check_writable(*files: str | None) -> None:
             raise ValueError(f"cannot write {file}: it is a folder")
         if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
             why = "it is read-only" if path.resolve().parent.is_dir() else "its folder does not exist"
-            raise ValueError(f"cannot write {file}: {why}")
+            raise ValueError(f"cannot write {shown(file)}: {why}")
 
 
 def _sentence(error: Exception) -> str:
@@ -121,11 +122,11 @@ def _sentence(error: Exception) -> str:
 def _say(text: str) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the launcher ends those that still wait to speak
-    if int(os.environ.get("RANK", "0")):
+    if os.environ.get("RANK", "0") not in ("", "0"):
         # The first process speaks for all: the launcher ends the others, unless the trouble is theirs alone.
         time.sleep(2)
     with suppress(OSError):  # what it was piped into may have ended
-        print(text, file=sys.stderr, flush=True)
+        print(shown_lines(text), file=sys.stderr, flush=True)
 
 
 def _leave(code: int) -> None:

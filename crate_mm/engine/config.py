@@ -17,12 +17,14 @@ import crate_mm
 from .. import registry
 from ..registry import DATASETS, suggest
 from .batch import plan_batch
+from .launch import env_number
 from .overrides import DERIVED, apply_overrides, check_overrides
 
 _PACKAGE = Path(crate_mm.__file__).parent
 # An installed wheel has the configs inside the package, a clone beside it.
 CONFIGS = next(p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir())
 
+MMENGINE_HOOKS = {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"}
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -116,6 +118,10 @@ def prepare(cfg: Config, world_size: int | None = None) -> Config:
     cfg.setdefault("work_dir", str(Path("work_dirs") / stem))
     # MMEngine shares state between Runners of one name, which without this are those made in the same second.
     cfg.experiment_name = f"{stem}_{uuid.uuid4().hex[:8]}"
+    # None switches a hook off; MMEngine takes that for its own hooks alone.
+    own = {name for name, hook in (cfg.get("default_hooks") or {}).items() if hook is None} - MMENGINE_HOOKS
+    for name in own:
+        del cfg.default_hooks[name]
     for name in LOADERS:
         if cfg.get(name):
             _prepare_loader(name, cfg[name], cfg.get("data_root"))
@@ -134,7 +140,7 @@ def _prepare_loader(name: str, loader: dict, data_root: str | None) -> None:
     loader.setdefault("collate_fn", {"type": f"{registry.SCOPE}.collate"})
     loader.setdefault("worker_init_fn", {"type": f"{registry.SCOPE}.init_worker"})
     # No more workers than this process's share of the cores, and none where it has less than one.
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
+    processes = max(env_number("LOCAL_WORLD_SIZE", env_number("SLURM_NTASKS_PER_NODE", 1)), 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # Linux alone has it
     share = max(cores // processes, 1 if processes == 1 else 0)
     loader["num_workers"] = min(loader.get("num_workers", 0), share)

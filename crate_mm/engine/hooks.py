@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner, set_random_seed
 
 from ..registry import HOOKS
+from ..untrusted import shown
 from .finite import ADVICE, FiniteCheck, RunStoppedError, first_wrong_layer
 from .loops import TrainLoop
 
@@ -127,7 +128,7 @@ class UnreadableImages(Hook):
         found = self.found.setdefault(stage, {})
         for position in asked[asked >= 0].unique().tolist():
             if position not in found:
-                found[position] = f"{dataset.path(position)} ({dataset.reason_unreadable(position)})"
+                found[position] = f"{shown(dataset.path(position))} ({shown(dataset.reason_unreadable(position))})"
                 # On the console MMEngine shows of other ranks than the first only errors.
                 print_log(
                     f"cannot read {stage} image {found[position]}; another sample takes its place "

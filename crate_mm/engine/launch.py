@@ -13,7 +13,23 @@ from mmengine.dist import is_distributed
 from torch.distributed import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from ..untrusted import shown
+
 LAUNCHERS = ("none", "pytorch", "slurm")
+
+
+def env_number(name: str, default: int | None = None) -> int:
+    """A whole number of at least 0 from an environment variable.
+
+    Raises:
+        ValueError: it is something else, or is not set (or empty) and there is no default.
+    """
+    text = os.environ.get(name, "").strip()
+    if not text and default is not None:
+        return default
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{name} in the environment must be a whole number, it is {shown(text)!r}")
+    return int(text)
 
 
 def init_processes(launcher: str, timeout: float | None = None) -> None:
@@ -40,7 +56,9 @@ def init_processes(launcher: str, timeout: float | None = None) -> None:
         )
     if launcher == "pytorch":
         _end_with_launcher()
-    local_rank = int(os.environ["LOCAL_RANK"])
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
+        env_number(name)  # PyTorch's sentence would name no variable
+    local_rank = env_number("LOCAL_RANK")
     wait = timedelta(seconds=timeout) if timeout else None
     if not torch.cuda.is_available():
         torch.distributed.init_process_group("gloo", timeout=wait, **_meeting())
@@ -66,8 +84,8 @@ def _end_with_launcher() -> None:
 
 def _meeting() -> dict:
     """Where the processes meet: after torchrun's elastic restart not where the addresses of the dead ones still are."""
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if restarts == "0":
+    restarts = env_number("TORCHELASTIC_RESTART_COUNT", 0)
+    if not restarts:
         return {}
     store, rank, world_size = next(rendezvous("env://"))
     return {"store": PrefixStore(f"restart_{restarts}", store), "rank": rank, "world_size": world_size}

@@ -12,6 +12,8 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import Optimizer
 
 from ..registry import OPTIM_WRAPPERS, OPTIMIZERS
+from ..untrusted import shown
+from .checkpoint import CheckpointError, same_kind
 from .finite import FiniteCheck
 
 
@@ -81,6 +83,23 @@ class ShardedOptimizer(ZeroRedundancyOptimizer):
 def optimizer_name(optimizer: Optimizer) -> str:
     """The optimizer's name, which that of its sharded form is too."""
     return optimizer.name if isinstance(optimizer, ShardedOptimizer) else type(optimizer).__name__
+
+
+def check_optimizer_state(optimizer: Optimizer, source: str) -> None:
+    """Raise ``CheckpointError`` unless a loaded state fits the parameters: PyTorch takes any, and fails at a step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    right = value.shape in (parameter.shape, torch.Size()) and same_kind(value, parameter)
+                else:
+                    right = isinstance(value, (int, float, type(None)))
+                if not right:
+                    what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                    raise CheckpointError(
+                        f"{source} is no checkpoint of training: {shown(name)} in the optimizer's state is {what}, for "
+                        f"a parameter of {tuple(parameter.shape)}"
+                    )
 
 
 class _CountsSteps:
@@ -207,6 +226,8 @@ class AmpOptimWrapper(AutocastOptimWrapper):
     def load_state_dict(self, state_dict: dict) -> None:
         state_dict = dict(state_dict)
         if "loss_scaler" in state_dict:
+            if not all(map(_is_number, state_dict["loss_scaler"].values())):
+                raise ValueError("the state of the gradient scaler is not of numbers")
             self.loss_scaler.load_state_dict(state_dict.pop("loss_scaler"))
         super().load_state_dict(state_dict)
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
+from ..untrusted import shown
 from .form import CheckpointError
 
 MOST_IN_TUPLE, MOST_TUPLES_DEEP = 1_000_000, 32  # tuples are keys of dicts, and a key is hashed to its last part
@@ -212,7 +213,7 @@ class PickleScan:
             raise Refused("it has a storage of no kind or size")
         if self.record_bytes is not None:
             if numbers * kind.item_bytes != self.record_bytes(str(key)):
-                raise Refused(f"its storage {key} is of another size than what is there")
+                raise ValueError(f"its storage {shown(key)} is of another size than what is there")
             return _Storage(numbers, kind.item_bytes)
         known = self.storages.get(key, 0)
         self.storages[key] = max(numbers * kind.item_bytes, known)

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import all_gather_object, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
@@ -25,17 +25,19 @@ import crate_mm
 
 from ..conversion import from_official, is_official
 from ..registry import RUNNERS
+from .agreement import check_same_checkpoint, check_same_run
 from .batch import BatchPlan
 from .blocks import prepare_blocks
-from .checkpoint import CheckpointError, check_intact, load_weights, read_checkpoint
+from .checkpoint import CheckpointError, check_intact, compare_weights, load_weights, read_checkpoint, stored_weights
 from .classes import check_same_classes, class_names, give_dataset
 from .config import prepare
 from .finite import RunStoppedError
 from .launch import init_processes
-from .optim import ShardedOptimizer, optimizer_name
-from .published import digest
+from .logs import show_names
+from .optim import ShardedOptimizer, check_optimizer_state, optimizer_name
 from .schedule import WarmupCosineLR
 from .transfer import initialize
+from .work_dir import hold
 
 MAX_FAILED_WRITES = 3
 
@@ -89,6 +91,7 @@ class Runner(mmengine.runner.Runner):
         logger = super().build_logger(*args, **kwargs)
         # MMEngine's CheckpointHook warns of MMEngine's own old FileClient.
         logger.addFilter(lambda record: "will be deprecated in future" not in str(record.msg))
+        logger.addFilter(show_names)
         return logger
 
     def get_hooks_info(self) -> str:
@@ -137,12 +140,18 @@ class Runner(mmengine.runner.Runner):
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
         self.check_frozen()
+        check_same_run(self, self.train_dataloader, self.val_dataloader if self._val_loop is not None else None)
         self.logger.info(self.describe())
 
     def train(self) -> nn.Module:
         if isinstance(self._train_loop, dict):
             self.build_for_training()
-        return super().train()
+        lock = hold(self.work_dir)
+        try:
+            return super().train()
+        finally:
+            if lock:
+                lock.release()
 
     def build_for_testing(self) -> None:
         """Build the test loop; raise ``ValueError`` if it does not build or the data's classes are not the head's."""
@@ -150,6 +159,7 @@ class Runner(mmengine.runner.Runner):
             raise ValueError("the config lacks one of test_dataloader, test_cfg and test_evaluator")
         self._test_loop = self.build_test_loop(self._test_loop)
         self.check_classes(self.test_dataloader.dataset)
+        check_same_run(self, self.test_dataloader)
         give_dataset(self.test_evaluator, self.test_dataloader.dataset)
 
     def test(self) -> dict[str, float]:
@@ -242,6 +252,7 @@ class Runner(mmengine.runner.Runner):
             self.tested_meta = meta
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_weights(model, checkpoint, source=filename)
+        check_same_checkpoint(self, filename, meta if self._resume else {})
         self._has_loaded = True
         self.logger.info(f"loaded checkpoint {filename}")
         return checkpoint
@@ -302,7 +313,7 @@ class Runner(mmengine.runner.Runner):
             raise CheckpointError(
                 f"{filename} is no checkpoint of training: {type(error).__name__}: {error}"
             ) from error
-        self._check_same_everywhere(filename)
+        check_optimizer_state(self.optim_wrapper.optimizer, filename)
         for group, wanted in zip(self.optim_wrapper.param_groups, configured):
             group.update({key: wanted[key] for key in settings & wanted.keys()})
         if hasattr(self.train_dataloader.sampler, "seed"):
@@ -313,16 +324,6 @@ class Runner(mmengine.runner.Runner):
                 f"train_cfg.max_epochs is {self.max_epochs}"
             )
 
-    def _check_same_everywhere(self, filename: str) -> None:
-        """Raise ``CheckpointError`` unless all processes resumed from the same; each may have read its own disk."""
-        mine = (self.epoch, self.iter, digest(getattr(self.model, "module", self.model).state_dict()))
-        for rank, theirs in enumerate(all_gather_object(mine)):
-            if theirs != mine:
-                raise CheckpointError(
-                    f"{filename} is another file for process {rank} (epoch {theirs[0]}, iteration {theirs[1]}) than "
-                    f"here (epoch {mine[0]}, iteration {mine[1]}): the work folder must be the same one for all nodes"
-                )
-
     def _check_resumable(self, filename: str, checkpoint: dict) -> None:
         needed = ["meta", "optimizer", "message_hub"] + (["param_schedulers"] if self.param_schedulers else [])
         missing = [key for key in needed if key not in checkpoint]
@@ -331,6 +332,9 @@ class Runner(mmengine.runner.Runner):
                 f"{filename} cannot be resumed from, it holds no {', '.join(missing)}: "
                 "resume from an epoch_N.pth, not from a best or a converted one"
             )
+        # With averaged weights MMEngine loads these, without looking at them.
+        model = getattr(self.model, "module", self.model)
+        compare_weights(model.state_dict(), stored_weights(checkpoint, filename), filename)
         meta = checkpoint["meta"]
         self._check_position(filename, meta)
         if meta.get("seed") is not None and self._randomness_cfg.get("seed") not in (None, meta["seed"]):

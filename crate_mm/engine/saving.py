@@ -1,5 +1,6 @@
 """When checkpoints are written, and which are kept."""
 
+import re
 import time
 from itertools import count
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
 from mmengine.runner import Runner
 
+from ..files import is_leftover
 from ..registry import HOOKS, suggest
 from .checkpoint import AtomicBackend, training_checkpoints, training_progress
 from .finite import RunStoppedError
@@ -16,6 +18,9 @@ from .loops import TrainLoop
 from .optim import optimizer_name
 from .results import describe_machine
 from .signals import RunInterruptedError
+
+# What a run writes into its work folder, beside its place first.
+OWN_FILES = r"epoch_\d+(_iter_\d+)?\.pth|best_[\w.-]+_epoch_\d+\.pth|last_checkpoint|result\.json"
 
 
 @HOOKS.register_module()
@@ -54,13 +59,15 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         self.every_minutes = every_minutes
         self.every_iters = every_iters
         self.saved_epoch = -1
+        self.written: list[str] = []  # the names of this run's checkpoints, the oldest first
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
         self.saved_at = time.monotonic()
         if is_main_process():
-            for leftover in Path(runner.work_dir).glob("*.part"):
-                leftover.unlink()
+            for leftover in Path(runner.work_dir).iterdir():
+                if is_leftover(leftover.name, OWN_FILES) and leftover.is_file():
+                    leftover.unlink()
             self._put_aside_later_ones(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
@@ -148,6 +155,9 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             return
         self.last_ckpt = str(Path(self.out_dir) / name)
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        # Only what this run has written is ever deleted; a resume knows of it by the checkpoint.
+        self.written = [other for other in self.written if other != name] + [name]
+        runner.message_hub.update_info("checkpoints", list(self.written))
         written = runner.save_checkpoint(
             self.out_dir,
             name,
@@ -163,7 +173,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     def _delete_older(self, runner: Runner, newest: Path) -> None:
         reached = training_progress(newest)
-        older = [path for path in training_checkpoints(self.out_dir) if training_progress(path) < reached]
+        own = [path for path in training_checkpoints(self.out_dir) if path.name in self.written]
+        older = [path for path in own if training_progress(path) < reached]
         epochs = [path for path in older if training_progress(path)[1] == 0]
         more = self.keep if reached[1] else self.keep - 1  # the newest is of an epoch's end, or is kept besides
         kept = {*older[-1:], *(epochs if self.keep < 0 else epochs[max(len(epochs) - more, 0) :])}
@@ -172,6 +183,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             for path in older:
                 if path not in kept:
                     path.unlink(missing_ok=True)
+                    self.written.remove(path.name)
         except OSError as error:
             runner.logger.warning(f"cannot tidy up {self.out_dir}: {error}")
 
@@ -232,6 +244,12 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         for key in info:
             if key == "last_ckpt" or key.startswith("best_ckpt"):
                 info[key] = str(Path(runner.work_dir) / Path(info[key]).name)
+        # A best checkpoint is deleted when there is a better one: no file of another name may stand in its place.
+        for key in [key for key in info if key.startswith("best_ckpt")]:
+            if not re.fullmatch(r"best_[\w.-]+_epoch_\d+\.pth", Path(info[key]).name):
+                del info[key]
+        if runner._resume:
+            self.written = [name for name in info.get("checkpoints") or () if training_progress(name)]
 
 
 def _as_data(value):

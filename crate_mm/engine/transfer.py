@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoint import CheckpointError, stored_weights
+from ..untrusted import shown
+from .checkpoint import CheckpointError, same_kind, stored_weights
 
 HEAD = "head."
+MOST_ROWS = 1000  # of the table, of each kind
 
 
 class Transfer(NamedTuple):
@@ -29,9 +31,11 @@ class Transfer(NamedTuple):
         for name in self.loaded:
             part = ".".join(name.split(".")[:2])
             parts[part] = parts.get(part, 0) + 1
-        rows = [("loaded", part, f"{count} tensors") for part, count in parts.items()]
+        rows = [("loaded", shown(part), f"{count} tensors") for part, count in parts.items()]
         for kind in ("resized", "dropped", "new"):
-            rows += [(kind, name, shape) for name, shape in getattr(self, kind).items()]
+            named = list(getattr(self, kind).items())
+            rows += [(kind, shown(name), shape) for name, shape in named[:MOST_ROWS]]
+            rows += [(kind, f"and {len(named) - MOST_ROWS} more", "")] if len(named) > MOST_ROWS else []
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         return "\n".join(f"  {kind:<{widths[0]}}  {name:<{widths[1]}}  {what}" for kind, name, what in rows)
 
@@ -61,6 +65,9 @@ def initialize(model: nn.Module, checkpoint: dict, source: str = "the checkpoint
             result.dropped[name] = shape
         elif name not in wanted:
             result.dropped[name] = f"{shape}, the model has none such"
+        elif not same_kind(value, wanted[name]):
+            kind = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{source} has other numbers than a model's weights: its {shown(name)} is of {kind}")
         elif name in grids and value.ndim == 3 and value.shape[-1] == wanted[name].shape[-1]:
             old = _stored_grid(checkpoint, value, grids[name], source)
             filled[name] = resize_position_embedding(value, old, grids[name])

@@ -3,7 +3,6 @@
 Source: Beyer et al., "Are we done with ImageNet?", 2020, arXiv 2006.07159, and its file ``real.json``.
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -11,7 +10,10 @@ import torch
 from torch import Tensor
 
 from ..registry import METRICS
+from ..untrusted import read_json, read_regular, shown
 from .metrics import ClassificationMetric
+
+MOST_BYTES = 2**26  # the real one has a megabyte
 
 
 @METRICS.register_module()
@@ -54,8 +56,8 @@ class ImageNetReaL(ClassificationMetric):
         match = re.fullmatch(r"ILSVRC2012_val_(\d{8})", Path(path).stem)
         if not match or not 1 <= int(match[1]) <= len(self.labels):
             raise ValueError(
-                f"{path} is no ImageNet validation image: its name must be ILSVRC2012_val_NNNNNNNN with a number from "
-                f"1 to {len(self.labels)} for ImageNet ReaL"
+                f"{shown(path)} is no ImageNet validation image: its name must be ILSVRC2012_val_NNNNNNNN with a "
+                f"number from 1 to {len(self.labels)} for ImageNet ReaL"
             )
         return int(match[1])
 
@@ -63,7 +65,7 @@ class ImageNetReaL(ClassificationMetric):
 def read_real_labels(path: str) -> list[list[int]]:
     """Read ``real.json``; raise ``ValueError`` if it is missing or not a list of lists of whole numbers."""
     try:
-        labels = json.loads(Path(path).read_text())
+        labels = read_json(read_regular(path, MOST_BYTES))
     except FileNotFoundError:
         raise ValueError(
             f"{path} does not exist: ImageNet ReaL's labels are the file real.json of "

@@ -1,6 +1,7 @@
 """Files that an evaluation leaves: predictions, accuracy by class, confusion matrix.
 
-Each takes the rows that ``ClassificationMetric.samples`` holds, one a sample, and the class names.
+Each takes the rows that ``ClassificationMetric.samples`` holds, one a sample, and the class names. A name that a
+spreadsheet would take for a formula has an apostrophe before it in the CSV files.
 """
 
 import csv
@@ -10,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..files import atomic_file
+from ..untrusted import shown, spreadsheet_cell
 from .metrics import confusion_matrix, per_class_accuracy
 
 # With more classes than this a picture has no room for their names, or for the numbers in its cells.
@@ -24,33 +27,36 @@ def write_predictions(
     Args:
         path: names the image at a position. Samples without a label leave that column empty.
     """
+    cells = [spreadsheet_cell(name) for name in names]
     ranks = range(1, samples["top"].shape[1] + 1)
-    with open(file, "w", newline="") as opened:
+    with atomic_file(file, text=True) as opened:
         writer = csv.writer(opened)
         writer.writerow(["sample_idx", "image", "label", *(f"top{r}" for r in ranks), *(f"score{r}" for r in ranks)])
         rows = zip(*(samples[key].tolist() for key in ("sample_idx", "label", "top", "score")))
         for position, label, top, score in rows:
-            label = names[label] if label >= 0 else ""
-            writer.writerow([position, path(position), label, *(names[c] for c in top), *score])
+            label = cells[label] if label >= 0 else ""
+            image = spreadsheet_cell(path(position))
+            writer.writerow([position, image, label, *(cells[c] for c in top), *score])
 
 
 def write_per_class(file: str | Path, samples: dict[str, Tensor], names: list[str]) -> None:
     """Write a row a class as CSV: number, name, number of samples, top-1 accuracy in % (empty without samples)."""
     accuracy, count = per_class_accuracy(samples, len(names))
-    with open(file, "w", newline="") as opened:
+    with atomic_file(file, text=True) as opened:
         writer = csv.writer(opened)
         writer.writerow(["class", "name", "samples", "top1"])
         for number, (name, n, top1) in enumerate(zip(names, count.tolist(), accuracy.tolist())):
-            writer.writerow([number, name, n, top1 if n else ""])
+            writer.writerow([number, spreadsheet_cell(name), n, top1 if n else ""])
 
 
 def write_confusion(prefix: str | Path, samples: dict[str, Tensor], names: list[str]) -> None:
     """Write ``<prefix>.csv``, the counts with a row a true class, and ``<prefix>.png``, each row's shares in %."""
     matrix = confusion_matrix(samples, len(names))
-    with open(f"{prefix}.csv", "w", newline="") as opened:
+    with atomic_file(f"{prefix}.csv", text=True) as opened:
         writer = csv.writer(opened)
-        writer.writerow(["label \\ predicted", *names])
-        writer.writerows([name, *row] for name, row in zip(names, matrix.tolist()))
+        cells = [spreadsheet_cell(name) for name in names]
+        writer.writerow(["label \\ predicted", *cells])
+        writer.writerows([name, *row] for name, row in zip(cells, matrix.tolist()))
     _plot_confusion(f"{prefix}.png", matrix, names)
 
 
@@ -66,8 +72,10 @@ def _plot_confusion(file: str, matrix: Tensor, names: list[str]) -> None:
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     if n <= MOST_NAMED:
-        axes.set_xticks(range(n), names, rotation=60, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(n), names)
+        labels = [shown(name, 40) for name in names]
+        plain = {"parse_math": False}  # a class may be named $
+        axes.set_xticks(range(n), labels, rotation=60, ha="right", rotation_mode="anchor", **plain)
+        axes.set_yticks(range(n), labels, **plain)
     if n <= MOST_NUMBERED:
         for row in range(n):
             for column in range(n):
@@ -80,4 +88,5 @@ def _plot_confusion(file: str, matrix: Tensor, names: list[str]) -> None:
     axes.set_ylabel("true class")
     axes.set_title(f"{int(matrix.diagonal().sum())} of {int(matrix.sum())} right")
     figure.colorbar(image, ax=axes, label="share of the true class, %", shrink=0.8)
-    figure.savefig(file, dpi=150)
+    with atomic_file(file) as opened:
+        figure.savefig(opened, dpi=150, format="png")

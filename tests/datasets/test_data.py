@@ -207,4 +207,4 @@ def test_plain_torch_datasets_are_sources():
     assert data.classes is None
     assert data[0]["labels"] == 1
     assert data.path(0) == "sample 0 of list"
-    assert DATASETS.get("ImageFolder") is torchvision.datasets.ImageFolder
+    assert issubclass(DATASETS.get("ImageFolder"), torchvision.datasets.ImageFolder)

@@ -11,7 +11,7 @@ from mmengine.logging import MessageHub
 
 from crate_mm.analysis.capture import capture
 from crate_mm.engine import Runner, load_config, read_checkpoint
-from crate_mm.engine.blocks import can_compile, checkpoint_blocks, compile_blocks
+from crate_mm.engine.blocks import checkpoint_blocks, compile_blocks
 from crate_mm.engine.finite import FiniteCheck, RunStoppedError
 from crate_mm.engine.hooks import RuntimeInfoHook
 from crate_mm.engine.loops import LookAhead
@@ -22,7 +22,6 @@ from tests.conftest import ROOT
 sys.path.insert(0, str(ROOT / "tools" / "benchmarks"))
 from textbook import textbook_logits
 
-needs_compile = pytest.mark.skipif(not can_compile(), reason="PyTorch before 2.6")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
@@ -53,7 +52,6 @@ def assert_gradients_agree(ours, expected, tolerance=1e-4):
         assert error < tolerance, (name, error)
 
 
-@needs_compile
 @pytest.mark.parametrize(("backbone", "graphs"), [("CRATE", 1), ("ViT", 2)])  # ViT's first block gets other strides
 def test_compiled_blocks_are_the_same_function(backbone, graphs):
     plain, compiled = small_model(backbone), small_model(backbone)
@@ -68,7 +66,6 @@ def test_compiled_blocks_are_the_same_function(backbone, graphs):
         torch.testing.assert_close(compiled.eval()(images), plain.eval()(images), rtol=1e-5, atol=1e-5)
 
 
-@needs_compile
 def test_the_taps_of_compiled_blocks_can_be_read():
     model = small_model().eval()
     images, _ = images_and_labels(2)
@@ -83,7 +80,6 @@ def test_the_taps_of_compiled_blocks_can_be_read():
     torch.testing.assert_close(seen, expected)
 
 
-@needs_compile
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_run_with_compiled_blocks_takes_the_same_steps(tmp_path, recompute):
     def train(name, **options):
@@ -136,7 +132,7 @@ def test_crate_is_the_textbook_form(fuse):
         torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["plain", "fused", pytest.param("compiled", marks=needs_compile)])
+@pytest.mark.parametrize("form", ["plain", "fused", "compiled"])
 def test_bf16_errs_no_more_than_the_textbook_form(form):
     model = small_model().eval()
     images, _ = images_and_labels(64)

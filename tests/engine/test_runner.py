@@ -277,7 +277,11 @@ def test_checkpoints_of_another_run_are_put_aside(tmp_path):
 
 def test_processes_that_resume_from_different_files_stop(tmp_path, debug_checkpoint, monkeypatch):
     shutil.copy(debug_checkpoint, tmp_path)
-    monkeypatch.setattr("crate_mm.engine.runner.all_gather_object", lambda mine: [mine, (0, 0, "another")])
+    monkeypatch.setattr(Runner, "world_size", 2)
+    monkeypatch.setattr(
+        "crate_mm.engine.agreement.all_gather_object",
+        lambda mine: [mine, (0, 0, "another") if isinstance(mine, tuple) else mine],
+    )
     with pytest.raises(ValueError, match=r"is another file for process 1 \(epoch 0, iteration 0\) than here"):
         train(tmp_path, resume=True)
 
@@ -443,7 +447,8 @@ def test_checkpoints_are_written_in_one_piece(tmp_path, monkeypatch):
     put = AtomicBackend.put
     monkeypatch.setattr(AtomicBackend, "put", lambda self, obj, path: (written.append(path), put(self, obj, path)))
     train(tmp_path, train_cfg__max_epochs=1)
-    assert {Path(path) for path in written} == {p for p in tmp_path.iterdir() if p.is_file() and p.suffix != ".py"}
+    files = {p for p in tmp_path.iterdir() if p.is_file() and p.suffix != ".py" and p.name != ".lock"}
+    assert {Path(path) for path in written} == files
 
 
 def test_a_different_model_of_the_same_shapes_is_warned_of(tmp_path, debug_checkpoint):
@@ -495,9 +500,13 @@ def test_classes_must_match_the_head(tmp_path):
 
 
 def test_leftovers_of_a_killed_write_are_removed(tmp_path):
-    (tmp_path / "epoch_1.pth.part").touch()
+    """And what others have left in the folder is not, whatever its name."""
+    others = ["download.bin.part", "epoch_1.pth.part", ".mine.0123abcd.part"]
+    for name in (".epoch_1.pth.0123abcd.part", ".best_eval_top1_epoch_3.pth.0123abcd.part", *others):
+        (tmp_path / name).touch()
+    (tmp_path / "packed.part").mkdir()
     train(tmp_path, train_cfg__max_epochs=1)
-    assert not list(tmp_path.glob("*.part"))
+    assert {p.name for p in tmp_path.iterdir() if p.name.endswith(".part")} == {"packed.part", *others}
 
 
 def test_only_the_newest_checkpoints_and_the_best_are_kept(tmp_path):

@@ -1,0 +1,75 @@
+"""What all processes of a run must agree on before it starts: the recipe, the data, the weights."""
+
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+import crate_mm
+
+from ..untrusted import shown
+from .checkpoint import CheckpointError
+from .classes import class_names
+from .published import digest
+
+RECIPE = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "global_batch_size", "zero", "ema_momentum")
+
+
+def check_same_run(runner: Runner, *loaders: DataLoader | None) -> None:
+    """Raise ``ValueError`` unless all processes have the same recipe and the same data, which may lie on each node.
+
+    Data are compared by their number, classes and labels. Processes that differ would wait for one another for ever,
+    or train on without a word. All processes call it.
+    """
+    if runner.world_size == 1:
+        return
+    mine: dict[str, Any] = {f"config's {key}": repr(_plain(runner.cfg.get(key))) for key in RECIPE}
+    mine |= {"seed": runner.seed, "version of crate_mm": crate_mm.__version__, "version of PyTorch": torch.__version__}
+    for loader in filter(None, loaders):
+        dataset = loader.dataset
+        source = getattr(dataset, "source", dataset)
+        kind = type(source).__name__
+        mine[f"number of images of {kind}"] = len(dataset)
+        mine[f"classes of {kind}"] = class_names(loader)
+        labels = next((getattr(source, name) for name in ("targets", "labels") if hasattr(source, name)), None)
+        if labels is not None:
+            mine[f"labels of {kind} (checksum)"] = zlib.crc32(np.asarray(labels).astype(np.int64).tobytes())
+    for rank, theirs in enumerate(all_gather_object(mine)):
+        differ = next((key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)), None)
+        if differ:
+            there, here = (shown(values.get(differ), 60) for values in (theirs, mine))
+            raise ValueError(
+                f"the {differ} is {there} for process {rank} and {here} here: all processes need the same config and "
+                "the same data"
+            )
+
+
+def check_same_checkpoint(runner: Runner, filename: str, meta: dict) -> None:
+    """Raise ``CheckpointError`` unless all processes have loaded the same; each may have read its own disk.
+
+    Args:
+        runner: with the weights loaded. All processes call it.
+        filename: the checkpoint, for the message.
+        meta: of a checkpoint that training goes on from, which may also differ in ``epoch`` and ``iter``.
+    """
+    if runner.world_size == 1:
+        return
+    weights = digest(getattr(runner.model, "module", runner.model).state_dict())
+    mine = (meta.get("epoch", 0), meta.get("iter", 0), weights)
+    for rank, theirs in enumerate(all_gather_object(mine)):
+        if theirs != mine:
+            raise CheckpointError(
+                f"{filename} is another file for process {rank} (epoch {theirs[0]}, iteration {theirs[1]}) than "
+                f"here (epoch {mine[0]}, iteration {mine[1]}): the work folder must be the same one for all nodes, and "
+                "so must a checkpoint to start from"
+            )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in sorted(value.items())}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,37 @@
+"""A work folder belongs to one run at a time."""
+
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
+
+LOCK = ".lock"
+PATIENCE = 10.0  # seconds for a run that is just ending
+
+
+def hold(work_dir: str | Path) -> FileLock | None:
+    """Keep other runs out of a work folder until the process ends, or the lock that is returned is released.
+
+    The lock is the operating system's: a run that is killed leaves none behind. The first process of a run holds it for
+    all of them; for the others, and on a file system that has no locks, None is returned.
+
+    Raises:
+        ValueError: another run holds it.
+    """
+    if not is_main_process():
+        return None
+    Path(work_dir).mkdir(parents=True, exist_ok=True)
+    # The same one for all Runners of this process, which may follow one another in a folder.
+    lock = FileLock(Path(work_dir).resolve() / LOCK, is_singleton=True)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise ValueError(
+            f"the work folder {work_dir} is in use by another run, which is still going on: wait for its end, or name "
+            "another one with --work-dir"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        print_log(f"{work_dir} cannot be locked ({error}): let no other run write to it", "current", 30)
+        return None
+    return lock

@@ -1,0 +1,198 @@
+"""What a checkpoint's pickle asks for is compared with the file before PyTorch reads it."""
+
+import io
+import pickle
+import resource
+import tarfile
+import time
+import warnings
+import zipfile
+from collections import Counter, OrderedDict
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crate_mm.engine import CheckpointError, read_checkpoint
+
+# The three pickles with which PyTorch's format before version 1.6 begins.
+HEAD = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({}, 2)
+KEY = b"}X\x01\x00\x00\x00a"  # {'a': ...
+
+
+def old_format(contents: bytes) -> bytes:
+    """A file of the old format whose contents is {'a': what these instructions make}."""
+    return HEAD + b"\x80\x02" + KEY + contents + b"s." + pickle.dumps([], 2)
+
+
+def hashed_for_ever(levels: int) -> bytes:
+    body = b"K\x01\x85"
+    for i in range(levels):
+        body += b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86"
+    return HEAD + b"\x80\x02}" + body + b"K\x01s." + pickle.dumps([], 2)
+
+
+def storage(kind: bytes, numbers: bytes) -> bytes:
+    """The instructions for a storage of so many numbers."""
+    return b"(X\x07\x00\x00\x00storagectorch\n" + kind + b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu" + numbers + b"NtQ"
+
+
+def tensor(stored: bytes, shape: bytes, strides: bytes) -> bytes:
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + stored + b"K\x00" + shape + strides + b"\x89N\x74R"
+
+
+TEXT = b"X\x00\x00\x01\x00" + b"x" * 2**16 + b"q\x01"
+GIGA = b"J\x00\xca\x9a;"  # 1,000,000,000
+AMPLIFIED = {
+    "bytearray": old_format(b"c__builtin__\nbytearray\n" + GIGA + b"\x85R"),
+    "torch.Tensor": old_format(b"ctorch\nTensor\n" + GIGA + b"\x85R"),
+    "FloatTensor": old_format(b"ctorch\nFloatTensor\n" + GIGA + b"\x85\x81"),
+    "a storage": old_format(storage(b"FloatStorage", GIGA)),
+    "a shape": old_format(tensor(storage(b"FloatStorage", b"K\x01"), GIGA + b"\x85", b"K\x01\x85")),
+    "strides": old_format(tensor(storage(b"FloatStorage", b"K\x01"), b"K\x02\x85", GIGA + b"\x85")),
+    "hashes": hashed_for_ever(60),
+    "tuples in tuples": old_format(b"K\x01" + b"\x85" * 1_000_000),
+    "copies": old_format(TEXT + b"c_codecs\nencode\nq\x000" + 50 * b"h\x00h\x01\x85R0"),
+}
+
+
+def refusal_of(file) -> tuple[str, float, float]:
+    """The sentence, the seconds and the megabytes that it takes."""
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(file)
+    seconds = time.perf_counter() - start
+    return str(caught.value), seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+@pytest.mark.parametrize("what", AMPLIFIED)
+def test_a_small_file_takes_little_memory_and_time(tmp_path, what):
+    file = tmp_path / "x.pth"
+    file.write_bytes(AMPLIFIED[what])
+    sentence, seconds, megabytes = refusal_of(file)
+    assert "x.pth is" in sentence
+    assert seconds < 10
+    assert megabytes < 200
+
+
+def lying_archive(file, numbers: int) -> None:
+    """A checkpoint of one tensor of four numbers that says its storage has more, which PyTorch would read."""
+    torch.save({"state_dict": {"w": torch.zeros(4)}}, file)
+    with zipfile.ZipFile(file) as whole:
+        parts = {entry.filename: whole.read(entry) for entry in whole.infolist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as changed:
+        for name, data in parts.items():
+            if name.endswith("data.pkl"):
+                assert data.count(b"K\x04") == 2  # of the storage and of the tensor
+                data = data.replace(b"K\x04", b"M" + numbers.to_bytes(2, "little"))
+            changed.writestr(name, data)
+
+
+@pytest.mark.parametrize("numbers", [1, 5, 60_000])
+def test_a_storage_of_another_size_than_is_there_is_refused(tmp_path, numbers):
+    lying_archive(tmp_path / "x.pth", numbers)
+    with pytest.raises(CheckpointError, match="its storage 0 is of another size than what is there"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("change", ["compressed", "twice", "in capitals too"])
+def test_an_archive_that_pytorch_does_not_write_is_refused(tmp_path, change):
+    torch.save({"state_dict": {"w": torch.zeros(1000)}}, tmp_path / "w.pth")
+    with zipfile.ZipFile(tmp_path / "w.pth") as whole, zipfile.ZipFile(tmp_path / "x.pth", "w") as changed:
+        for entry in whole.infolist():
+            how = zipfile.ZIP_DEFLATED if change == "compressed" else zipfile.ZIP_STORED
+            changed.writestr(entry.filename, whole.read(entry), how)
+            if change != "compressed" and entry.filename.endswith("data.pkl"):
+                name = entry.filename if change == "twice" else entry.filename.upper()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # of the name that is there twice
+                    changed.writestr(name, whole.read(entry))
+    with pytest.raises(CheckpointError, match=r"x.pth is damaged: its part \S+ is not what was written"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_the_format_that_can_run_code_in_spite_of_weights_only_never_reaches_pytorch(tmp_path, monkeypatch):
+    """CVE-2025-32434: a tar archive, PyTorch's oldest format."""
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("torch.load was called"))
+    with tarfile.open(tmp_path / "x.pth", "w") as tar:
+        for name in ("storages", "tensors", "pickle"):
+            member = tarfile.TarInfo(name)
+            member.size = 2
+            tar.addfile(member, io.BytesIO(b"N."))
+    with pytest.raises(CheckpointError, match=r"x.pth is damaged or no checkpoint: it is a tar archive"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_a_tar_archive_that_begins_as_a_pickle_does_not_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("torch.load was called"))
+    whole = HEAD + pickle.dumps({}, 2) + pickle.dumps([], 2)
+    header = bytearray(512)
+    header[: len(whole[:90])] = whole[:90]
+    header[257:265] = b"ustar\x0000"
+    header[100:108], header[124:136], header[156:157] = b"0000644\0", b"00000000000\0", b"0"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "x.pth").write_bytes(bytes(header) + bytes(1024))
+    assert tarfile.is_tarfile(tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="it is a tar archive"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.uint8, torch.int64, torch.bool]
+KINDS += [torch.complex64, torch.uint16, torch.float8_e4m3fn]
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "old format"])
+def test_everything_that_our_checkpoints_and_others_hold_is_read(tmp_path, zipped):
+    base = torch.arange(24.0)
+    weights = OrderedDict((str(kind), torch.ones(2, 3).to(kind)) for kind in KINDS)
+    weights |= {"view": base[2:8].view(2, 3), "transposed": base.view(4, 6).T, "empty": torch.zeros(0, 3)}
+    weights |= {"scalar": torch.tensor(1.5), "parameter": torch.nn.Parameter(torch.ones(2)), "same": base}
+    holds = {
+        "state_dict": weights,
+        "model": torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).state_dict(),
+        "optimizer": {
+            "state": {0: {"step": torch.tensor(1.0)}},
+            "param_groups": [{"betas": (0.9, 0.99), "params": [0]}],
+        },
+        "meta": {"epoch": 3, "time": "now", "numbers": [1, 2**40, 2**100, -1.5, True, None]},
+        "others": {"b": b"bytes", "s": {1, 2}, "c": 1j, "milestones": Counter({3: 1}), "size": torch.Size([1, 2])},
+        "kinds": [torch.float32, torch.device("cpu")],
+    }
+    torch.save(holds, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    read = read_checkpoint(tmp_path / "x.pth")
+    assert read["others"] == holds["others"]
+    assert read["meta"] == holds["meta"]
+    for name, value in weights.items():
+        assert read["state_dict"][name].dtype == value.dtype
+        assert torch.equal(read["state_dict"][name].to(torch.complex128), value.to(torch.complex128))
+    assert read["model"].keys() == holds["model"].keys()
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(max_size=8),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+            lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=4), inner),
+        ),
+        max_size=4,
+    )
+)
+def test_any_plain_data_is_read_as_it_was_written(tmp_path_factory, data):
+    file = tmp_path_factory.mktemp("plain") / "x.pth"
+    torch.save({"other": data}, file)
+    assert read_checkpoint(file)["other"] == data
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.lists(st.integers(0, 255), max_size=60).map(bytes))
+def test_any_instructions_end_in_a_sentence(tmp_path_factory, instructions):
+    file = tmp_path_factory.getbasetemp() / "x.pth"
+    file.write_bytes(old_format(instructions))
+    try:
+        read_checkpoint(file)
+    except CheckpointError as error:
+        assert "x.pth" in str(error)

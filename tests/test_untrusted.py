@@ -1,0 +1,117 @@
+"""Names from outside are shown as names, and what is read from outside is bounded."""
+
+import csv
+import io
+import os
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crate_mm.untrusted import check_plain, read_json, read_regular, shown, shown_lines, spreadsheet_cell
+
+
+@pytest.mark.parametrize(
+    ("name", "as_shown"),
+    [
+        ("n01440764", "n01440764"),
+        ("café.jpg", "café.jpg"),
+        ("a\x1b[2Jb", r"a\x1b[2Jb"),
+        ("a\nerror: all is well", r"a\nerror: all is well"),
+        ("\u202egpj.exe", r"\u202egpj.exe"),
+        ("caf\udce9.png", r"caf\udce9.png"),
+    ],
+)
+def test_a_name_is_shown_on_one_line_without_what_a_terminal_acts_on(name, as_shown):
+    assert shown(name) == as_shown
+
+
+@given(st.text())
+def test_what_is_shown_is_printable_and_can_be_encoded(text):
+    assert all(c.isprintable() or c == " " or ord(c) > 127 for c in shown(text))
+    shown(text).encode()
+    assert "\n" not in shown(text)
+    assert "\x1b" not in shown_lines(text)
+
+
+def test_a_long_name_is_cut():
+    assert len(shown("y" * 5_000_000)) < 260
+    assert "(5000000 characters)" in shown("y" * 5_000_000)
+    assert len(shown_lines("y" * 5_000_000)) < 25_000
+
+
+@given(st.text(min_size=1, max_size=20))
+def test_no_cell_is_a_formula(text):
+    file = io.StringIO()
+    csv.writer(file).writerow([spreadsheet_cell(text)])
+    (cell,) = next(csv.reader(io.StringIO(file.getvalue(), newline="")))
+    assert not cell.strip(" ").startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+def test_numbers_stay_numbers():
+    assert spreadsheet_cell(-1.5) == -1.5
+    assert spreadsheet_cell("tabby") == "tabby"
+    assert spreadsheet_cell("-1") == "'-1"
+
+
+def test_devices_and_pipes_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    start = time.perf_counter()
+    for name in ("pipe", "zero"):
+        with pytest.raises(OSError, match="is no regular file"):
+            read_regular(tmp_path / name, 10)
+    assert time.perf_counter() - start < 5
+    (tmp_path / "large").write_bytes(bytes(11))
+    with pytest.raises(OSError, match="has 11 bytes, more than the 10 that are read"):
+        read_regular(tmp_path / "large", 10)
+    (tmp_path / "right").write_bytes(b"right")
+    assert read_regular(tmp_path / "right", 10) == b"right"
+
+
+def test_deep_json_is_a_value_error():
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_json("[" * 200_000)
+    assert read_json(b'{"a": [1]}') == {"a": [1]}
+
+
+def laughs(levels: int) -> list:
+    value = [1]
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+def cycle() -> list:
+    value: list = []
+    value.append(value)
+    return value
+
+
+def deep(levels: int) -> list:
+    value: list = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (laughs(40), "more than 2,000,000 values"),
+        (cycle(), "more than 64 deep"),
+        (deep(100_000), "more than 64 deep"),
+        ({1: 2}, "a key that is no name, but int"),
+        ({"a": {1, 2}}, "holds set, which is no plain data"),
+        ([object()], "holds object"),
+    ],
+    ids=["shared lists", "a list in itself", "deep lists", "keys", "a set", "an object"],
+)
+def test_what_is_no_plain_data_of_a_bounded_size_is_refused(value, reason):
+    with pytest.raises(ValueError, match=reason):
+        check_plain(value)
+
+
+def test_plain_data_is_taken():
+    check_plain({"model": {"sizes": (1, 2.5, None, True), "names": ["a"] * 1000}})
