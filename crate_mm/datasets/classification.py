@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, default_collate
 from ..registry import DATASETS, FUNCTIONS
 from ..untrusted import shown
 from .decode import TakesBytes
+from .images import UnreadableImageError
 from .transforms import build_transforms, to_uint8
 
 # What open_image, the operating system, and sources and transforms of a user's own raise for an image.
@@ -76,9 +77,9 @@ class ClassificationDataset(Dataset):
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict:
         asked, seed = index if isinstance(index, tuple) else (index, None)
-        position, (image, label) = self._read(asked, seed)
+        position, image, label = self._read(asked, seed)
         return {
-            "inputs": to_uint8(self.transforms(image)),
+            "inputs": image,
             "labels": label,
             "sample_idx": position,
             "unreadable": -1 if position == asked else asked,
@@ -91,18 +92,23 @@ class ClassificationDataset(Dataset):
             seed_everything(seed)
         return (self.decode(image) if self.decode else image), label
 
-    def _read(self, asked: int, seed: int | None) -> tuple[int, tuple[Image.Image | torch.Tensor, int]]:
-        """Load the image asked for or the next readable one: its position and the (image, label) pair."""
+    def _read(self, asked: int, seed: int | None) -> tuple[int, torch.Tensor, int]:
+        """Load the image asked for or the next readable one: its position, the transformed image and its label."""
         failed, reason = [], ""
         for step in range(len(self)):
             position = (asked + step) % len(self)
             try:
-                return position, self._load(position, seed)
+                image, label = self._load(position, seed)
             except UNREADABLE as error:
                 reason = str(error) or type(error).__name__
-                failed.append(self.path(position))
-                if len(failed) > self.max_unreadable:
-                    break
+            else:
+                try:
+                    return position, to_uint8(self.transforms(image)), label
+                except UnreadableImageError as error:  # any other one is a mistake in the transforms
+                    reason = str(error)
+            failed.append(self.path(position))
+            if len(failed) > self.max_unreadable:
+                break
         raise UnreadableImagesError(
             f"{len(failed)} images in a row cannot be read: {', '.join(map(shown, failed))}; "
             f"the last one: {shown(reason)}"
@@ -111,7 +117,7 @@ class ClassificationDataset(Dataset):
     def reason_unreadable(self, position: int) -> str:
         """Try to read an image again and return why it cannot be read."""
         try:
-            self._load(position, None)
+            self.transforms(self._load(position, None)[0])
         except UNREADABLE as error:
             return str(error) or type(error).__name__
         return "it could not be read at first, now it can"

@@ -39,7 +39,10 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
         from .published import read_published
 
         return read_published(path, map_location)
-    refused = check_intact(path) if _is_archive(path) else _scan_old_format(path)
+    archive = _is_archive(path)
+    if archive and not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path} is damaged or no checkpoint: it is cut off")
+    refused = check_intact(path) if archive else _scan_old_format(path)
     if refused:
         raise refusal(refused, path)
     try:
@@ -153,7 +156,7 @@ def check_intact(path: str | Path) -> Refused | None:
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path} is damaged or no checkpoint: PyTorch cannot read it as plain data") from None
     except Exception as error:  # a changed byte in the tables is met in many ways
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from None
+        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from None
     if damaged:
         raise CheckpointError(f"{path} is damaged: its part {shown(damaged)} is not what was written")
     return refused

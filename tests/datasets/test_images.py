@@ -216,7 +216,7 @@ def set_column(name, change):
 
 
 HOSTILE = {
-    "overflow": lambda c: c.update(offset=c["offset"] * 0 + 2**63 - 1, size=c["size"] * 0 + 2**63 - 1),
+    "overflow": lambda c: c.update({name: np.full(2, 2**63 - 1, np.int64) for name in ("offset", "size")}),
     "unsigned": set_column("offset", lambda a: a.astype(np.uint64) + np.uint64(2**63)),
     "nan": set_column("label", lambda a: a * np.nan),
     "fractions": set_column("label", lambda a: a * 0.5),

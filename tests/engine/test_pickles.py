@@ -146,7 +146,8 @@ KINDS += [torch.complex64, torch.uint16, torch.float8_e4m3fn]
 @pytest.mark.parametrize("zipped", [True, False], ids=["archive", "old format"])
 def test_everything_that_our_checkpoints_and_others_hold_is_read(tmp_path, zipped):
     base = torch.arange(24.0)
-    weights = OrderedDict((str(kind), torch.ones(2, 3).to(kind)) for kind in KINDS)
+    kinds = KINDS if zipped else KINDS[:-2]  # PyTorch does not read the newer ones in its old format
+    weights = OrderedDict((str(kind), torch.ones(2, 3).to(kind)) for kind in kinds)
     weights |= {"view": base[2:8].view(2, 3), "transposed": base.view(4, 6).T, "empty": torch.zeros(0, 3)}
     weights |= {"scalar": torch.tensor(1.5), "parameter": torch.nn.Parameter(torch.ones(2)), "same": base}
     holds = {
@@ -175,7 +176,7 @@ def test_everything_that_our_checkpoints_and_others_hold_is_read(tmp_path, zippe
     st.dictionaries(
         st.text(max_size=8),
         st.recursive(
-            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(min_size=1),
             lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=4), inner),
         ),
         max_size=4,
