@@ -19,25 +19,26 @@ from .published import digest
 RECIPE = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "global_batch_size", "zero", "ema_momentum")
 
 
-def check_same_run(runner: Runner, *loaders: DataLoader | None) -> None:
+def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
     """Raise ``ValueError`` unless all processes have the same recipe and the same data, which may lie on each node.
 
-    Data are compared by their number, classes and labels. Processes that differ would wait for one another for ever,
+    Data, whose loaders are given by what they are for, are compared by their number, classes and labels. Processes that differ would wait for one another for ever,
     or train on without a word. All processes call it.
     """
     if runner.world_size == 1:
         return
     mine: dict[str, Any] = {f"config's {key}": repr(_plain(runner.cfg.get(key))) for key in RECIPE}
     mine |= {"seed": runner.seed, "version of crate_mm": crate_mm.__version__, "version of PyTorch": torch.__version__}
-    for loader in filter(None, loaders):
+    for use, loader in loaders.items():
+        if loader is None:
+            continue
         dataset = loader.dataset
         source = getattr(dataset, "source", dataset)
-        kind = type(source).__name__
-        mine[f"number of images of {kind}"] = len(dataset)
-        mine[f"classes of {kind}"] = class_names(loader)
+        mine[f"number of {use} images"] = len(dataset)
+        mine[f"list of classes of the {use} data"] = class_names(loader)
         labels = next((getattr(source, name) for name in ("targets", "labels") if hasattr(source, name)), None)
         if labels is not None:
-            mine[f"labels of {kind} (checksum)"] = zlib.crc32(np.asarray(labels).astype(np.int64).tobytes())
+            mine[f"checksum of the {use} labels"] = zlib.crc32(np.asarray(labels).astype(np.int64).tobytes())
     for rank, theirs in enumerate(all_gather_object(mine)):
         differ = next((key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)), None)
         if differ:

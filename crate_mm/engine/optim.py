@@ -64,6 +64,10 @@ class Lion(lion_pytorch.Lion):
         return loss
 
 
+# States that torch.optim's optimizers and Lion keep of the parameters' own shapes; others' may have any.
+LIKE_PARAMETERS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg"}
+
+
 class ShardedOptimizer(ZeroRedundancyOptimizer):
     """An optimizer whose state is split over the processes (ZeRO, stage 1), with the same result and checkpoint.
 
@@ -90,11 +94,8 @@ def check_optimizer_state(optimizer: Optimizer, source: str) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for name, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    right = value.shape in (parameter.shape, torch.Size()) and same_kind(value, parameter)
-                else:
-                    right = isinstance(value, (int, float, type(None)))
-                if not right:
+                right = isinstance(value, Tensor) and value.shape == parameter.shape and same_kind(value, parameter)
+                if name in LIKE_PARAMETERS and value is not None and not right:
                     what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                     raise CheckpointError(
                         f"{source} is no checkpoint of training: {shown(name)} in the optimizer's state is {what}, for "

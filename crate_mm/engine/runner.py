@@ -28,7 +28,15 @@ from ..registry import RUNNERS
 from .agreement import check_same_checkpoint, check_same_run
 from .batch import BatchPlan
 from .blocks import prepare_blocks
-from .checkpoint import CheckpointError, check_intact, compare_weights, load_weights, read_checkpoint, stored_weights
+from .checkpoint import (
+    CheckpointError,
+    check_intact,
+    compare_weights,
+    has_complex,
+    load_weights,
+    read_checkpoint,
+    stored_weights,
+)
 from .classes import check_same_classes, class_names, give_dataset
 from .config import prepare
 from .finite import RunStoppedError
@@ -140,7 +148,8 @@ class Runner(mmengine.runner.Runner):
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
         self.check_frozen()
-        check_same_run(self, self.train_dataloader, self.val_dataloader if self._val_loop is not None else None)
+        validation = self.val_dataloader if self._val_loop is not None else None
+        check_same_run(self, training=self.train_dataloader, validation=validation)
         self.logger.info(self.describe())
 
     def train(self) -> nn.Module:
@@ -159,7 +168,7 @@ class Runner(mmengine.runner.Runner):
             raise ValueError("the config lacks one of test_dataloader, test_cfg and test_evaluator")
         self._test_loop = self.build_test_loop(self._test_loop)
         self.check_classes(self.test_dataloader.dataset)
-        check_same_run(self, self.test_dataloader)
+        check_same_run(self, test=self.test_dataloader)
         give_dataset(self.test_evaluator, self.test_dataloader.dataset)
 
     def test(self) -> dict[str, float]:
@@ -332,6 +341,8 @@ class Runner(mmengine.runner.Runner):
                 f"{filename} cannot be resumed from, it holds no {', '.join(missing)}: "
                 "resume from an epoch_N.pth, not from a best or a converted one"
             )
+        if has_complex(checkpoint.get("optimizer")):  # of which PyTorch would drop the imaginary parts
+            raise CheckpointError(f"{filename} is no checkpoint of training: its optimizer's state has complex numbers")
         # With averaged weights MMEngine loads these, without looking at them.
         model = getattr(self.model, "module", self.model)
         compare_weights(model.state_dict(), stored_weights(checkpoint, filename), filename)

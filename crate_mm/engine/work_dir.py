@@ -1,5 +1,6 @@
 """A work folder belongs to one run at a time."""
 
+import os
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -7,7 +8,9 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 LOCK = ".lock"
-PATIENCE = 10.0  # seconds for a run that is just ending
+PATIENCE = 15.0  # seconds for a run that is just ending, with its loader's workers
+# By process and path: Runners of one process may follow one another in a folder.
+_held: dict[tuple[int, Path], FileLock] = {}
 
 
 def hold(work_dir: str | Path) -> FileLock | None:
@@ -22,8 +25,8 @@ def hold(work_dir: str | Path) -> FileLock | None:
     if not is_main_process():
         return None
     Path(work_dir).mkdir(parents=True, exist_ok=True)
-    # The same one for all Runners of this process, which may follow one another in a folder.
-    lock = FileLock(Path(work_dir).resolve() / LOCK, is_singleton=True)
+    path = Path(work_dir).resolve() / LOCK
+    lock = _held.setdefault((os.getpid(), path), FileLock(path))  # a forked process has locks of its own
     try:
         lock.acquire(timeout=PATIENCE)
     except Timeout:

@@ -83,6 +83,38 @@ def test_the_api_runs_nothing_that_a_file_holds(tmp_path, evil, config):
     assert not (tmp_path / "mark").exists()
 
 
+@pytest.fixture(params=["epoch_1.pth", "evil.safetensors"])
+def described(request, tmp_path, debug_checkpoint) -> Path:
+    """A whole checkpoint that says, deep in its model, that it is built by a command."""
+    checkpoint = read_checkpoint(debug_checkpoint)
+    evil = {"type": "subprocess.Popen", "args": ["touch", str(tmp_path / "mark")]}
+    checkpoint["meta"]["model"]["preprocessor"] = {"type": "ImageClassifier", "backbone": evil, "head": evil}
+    if request.param.endswith("pth"):
+        torch.save(checkpoint, tmp_path / request.param)
+    else:
+        publish(checkpoint, tmp_path / request.param)
+    return tmp_path / request.param
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_no_tool_builds_what_a_file_describes_by_running_it(tmp_path, described, run_tool, entry):
+    if entry == "train, newest" and described.suffix != ".pth":
+        pytest.skip("a work folder holds no safetensors")
+    tool, *args = (part.format(file=described, folder=tmp_path) for part in ENTRIES[entry])
+    if tool in ("train", "test", "knn"):
+        args += ["--work-dir", tmp_path]
+    done = run_tool(tool, *args)
+    assert "Traceback" not in done.output
+    assert done.code in (0, 2), done.output
+    assert not (tmp_path / "mark").exists()
+
+
+def test_the_api_does_not_either(tmp_path, described):
+    with pytest.raises(CheckpointError, match=r"names the preprocessor.backbone 'subprocess.Popen'|names the .*head"):
+        init_model(None, described)
+    assert not (tmp_path / "mark").exists()
+
+
 def test_the_mark_would_be_left(tmp_path):
     pickle.loads(pickle.dumps(Mark(tmp_path / "mark")))
     assert (tmp_path / "mark").exists()

@@ -1,0 +1,186 @@
+"""Runs, packings and processes that meet: none deletes what it did not write, none goes on with another's."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from crate_mm.datasets import PackedImages
+from crate_mm.engine import load_config, read_checkpoint
+from crate_mm.engine.checkpoint import training_checkpoints
+from crate_mm.engine.work_dir import LOCK
+from crate_mm.registry import MODELS
+from tests.conftest import ROOT, make_image_tree
+from tests.faults.test_interruptions import build
+
+HOLDS = """
+import sys, time, filelock
+lock = filelock.FileLock(sys.argv[1])
+lock.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def another_process():
+    """A process that holds a lock until the test ends."""
+    started = []
+
+    def hold(lock: Path) -> subprocess.Popen:
+        started.append(subprocess.Popen([sys.executable, "-c", HOLDS, lock], stdout=subprocess.PIPE, text=True))
+        assert started[0].stdout.readline() == "held\n"
+        return started[0]
+
+    yield hold
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_second_run_in_a_work_folder_is_refused_and_changes_nothing(tmp_path, another_process, run_tool, monkeypatch):
+    build(tmp_path, train_cfg__max_epochs=1).train()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != LOCK}
+    other = another_process(tmp_path / LOCK)
+    monkeypatch.setattr("crate_mm.engine.work_dir.PATIENCE", 0.2)  # the tools are forked off
+    for more in ([], ["--resume"]):
+        done = run_tool("train", "debug", "--work-dir", tmp_path, *more)
+        assert done.code == 2, done.output
+        assert f"error: the work folder {tmp_path} is in use by another run" in done.last_line
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != LOCK}
+    assert after == before
+    other.send_signal(signal.SIGKILL)  # which leaves no lock behind
+    other.wait()
+    assert run_tool("train", "debug", "--work-dir", tmp_path).code == 0
+
+
+def test_a_run_holds_its_folder_while_it_trains(tmp_path):
+    runner = build(tmp_path, train_cfg__max_epochs=1)
+    held = []
+    runner.build_for_training()
+    probe = "import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(timeout=0)"
+    runner.hooks[0].after_train_iter = lambda *args, **kwargs: (
+        held
+        or held.append(
+            subprocess.run([sys.executable, "-c", probe, tmp_path / LOCK], capture_output=True, text=True).stderr
+        )
+    )
+    runner.train()
+    assert "Timeout" in held[0]
+    FileLock(tmp_path / LOCK).acquire(timeout=0)  # it is free again
+
+
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, run_tool):
+    def none(self, *args, **kwargs):
+        raise NotImplementedError("no locks here")
+
+    monkeypatch.setattr(FileLock, "acquire", none)
+    done = run_tool("train", "debug", "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1")
+    assert done.code == 0, done.output
+    assert "cannot be locked (no locks here)" in done.output
+
+
+def test_a_run_deletes_the_checkpoints_that_it_wrote_alone(tmp_path):
+    runner = build(tmp_path, train_cfg__max_epochs=4, default_hooks__checkpoint__max_keep_ckpts=1)
+    runner.build_for_training()
+    runner.hooks[0].before_train_epoch = lambda runner: (tmp_path / "epoch_0.pth").write_text("of somebody else")
+    runner.train()
+    assert (tmp_path / "epoch_0.pth").read_text() == "of somebody else"
+    assert [p.name for p in training_checkpoints(tmp_path)] == ["epoch_0.pth", "epoch_3.pth", "epoch_4.pth"]
+
+
+def test_a_resumed_run_deletes_those_of_its_first_part_too(tmp_path):
+    options = dict(default_hooks__checkpoint__max_keep_ckpts=1)
+    build(tmp_path, train_cfg__max_epochs=2, **options).train()
+    build(tmp_path, train_cfg__max_epochs=5, **options).train()
+    assert [p.name for p in training_checkpoints(tmp_path)] == ["epoch_4.pth", "epoch_5.pth"]
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "epoch_1.pth", "../thesis.txt", "best_of_luck.txt"])
+def test_a_checkpoint_names_no_file_to_be_deleted(tmp_path, name):
+    """The best one so far is deleted when there is a better one, by a name that the checkpoint has."""
+    folder = tmp_path / "run"
+    build(folder, train_cfg__max_epochs=1).train()
+    checkpoint = read_checkpoint(folder / "epoch_1.pth")
+    info = checkpoint["message_hub"]["runtime_info"]
+    info.update(best_ckpt=name, best_score=0.0, checkpoints=[name, "epoch_0.pth/../thesis.txt"])
+    torch.save(checkpoint, folder / "epoch_1.pth")
+    (folder / "thesis.txt").write_text("mine")
+    (tmp_path / "thesis.txt").write_text("mine")
+    (folder / "best_of_luck.txt").write_text("mine")
+    build(folder, train_cfg__max_epochs=2, default_hooks__checkpoint__max_keep_ckpts=2).train()
+    for kept in (folder / "thesis.txt", tmp_path / "thesis.txt", folder / "best_of_luck.txt"):
+        assert kept.read_text() == "mine"
+    assert (folder / "epoch_1.pth").exists()
+    assert (folder / "epoch_2.pth").exists()
+
+
+CONFIG = """
+_base_ = "{root}/configs/debug.py"
+import os
+rank = os.environ.get("RANK", "0")
+load_from = "{folder}/init_" + rank + ".pth" if "{what}" == "weights" else None
+{change}
+"""
+CHANGES = {
+    "weights": ("", "is another file for process 1"),
+    "data": (
+        "train_dataloader = dict(dataset=dict(source=dict(split=['train', 'test'][int(rank)])))",
+        "number of",
+    ),
+    "recipe": ("optim_wrapper = dict(optimizer=dict(weight_decay=0.1 * (1 + int(rank))))", "config's optim_wrapper"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", CHANGES)
+def test_processes_that_differ_stop_before_the_first_step(tmp_path, what):
+    change, message = CHANGES[what]
+    text = CONFIG.format(root=ROOT, folder=tmp_path, what=what, change=change)
+    (tmp_path / "config.py").write_text(text)
+    for rank in range(2):
+        torch.manual_seed(rank)
+        model = MODELS.build(load_config("debug").model)
+        torch.save({"state_dict": model.state_dict()}, tmp_path / f"init_{rank}.pth")
+    command = ["bash", ROOT / "tools/dist_train.sh", tmp_path / "config.py", "2", "--work-dir", tmp_path / "run"]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode != 0
+    assert message in done.stderr, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not training_checkpoints(tmp_path / "run")
+
+
+def test_a_hook_of_a_config_is_switched_off_by_none(tmp_path, run_tool):
+    options = ["default_hooks.white_box=None", "default_hooks.logger=None", "train_cfg.max_epochs=1"]
+    small = "model.backbone.arch=dict(embed_dim=16, depth=1, num_heads=2)"
+    done = run_tool("train", "crate_tiny_digits", "--work-dir", tmp_path, "--cfg-options", *options, small)
+    assert done.code == 0, done.output
+    assert "WhiteBoxHook" not in done.output
+
+
+def test_two_packings_into_one_folder(tmp_path, another_process, run_tool):
+    source = make_image_tree(tmp_path / "data")
+    unfinished = tmp_path / "target.part"
+    unfinished.mkdir()
+    (unfinished / "holiday.txt").write_text("mine")
+    args = ("pack_dataset", source, tmp_path / "target", "--workers", 1)
+    done = run_tool(*args)
+    assert "target.part is in the way, and not left by an earlier packing" in done.last_line
+    assert (unfinished / "holiday.txt").read_text() == "mine"
+    other = another_process(unfinished / ".packing")
+    done = run_tool(*args)
+    assert f"error: another process packs into {unfinished}" in done.last_line
+    assert (unfinished / "holiday.txt").exists()
+    other.kill()
+    other.wait()
+    done = run_tool(*args)  # what the other has left behind is removed
+    assert done.code == 0, done.output
+    assert not unfinished.exists()
+    assert sorted(p.name for p in (tmp_path / "target").iterdir()) == ["train", "val"]
+    assert len(PackedImages(tmp_path / "target")) == 12
