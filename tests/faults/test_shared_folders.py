@@ -44,19 +44,23 @@ def another_process():
 
 
 def test_a_second_run_in_a_work_folder_is_refused_and_changes_nothing(tmp_path, another_process, run_tool, monkeypatch):
-    build(tmp_path, train_cfg__max_epochs=1).train()
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != LOCK}
-    other = another_process(tmp_path / LOCK)
+    work_dir = tmp_path / "run"
+    build(work_dir, train_cfg__max_epochs=1).train()
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in work_dir.rglob("*") if path.is_file() and path.name != LOCK}
+
+    before = contents()
+    other = another_process(work_dir / LOCK)
     monkeypatch.setattr("crate_mm.engine.work_dir.PATIENCE", 0.2)  # the tools are forked off
     for more in ([], ["--resume"]):
-        done = run_tool("train", "debug", "--work-dir", tmp_path, *more)
+        done = run_tool("train", "debug", "--work-dir", work_dir, *more)
         assert done.code == 2, done.output
-        assert f"error: the work folder {tmp_path} is in use by another run" in done.last_line
-    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != LOCK}
-    assert after == before
+        assert f"error: the work folder {work_dir} is in use by another run" in done.last_line
+    assert contents() == before
     other.send_signal(signal.SIGKILL)  # which leaves no lock behind
     other.wait()
-    assert run_tool("train", "debug", "--work-dir", tmp_path).code == 0
+    assert run_tool("train", "debug", "--work-dir", work_dir).code == 0
 
 
 def test_a_run_holds_its_folder_while_it_trains(tmp_path):
@@ -175,7 +179,7 @@ def test_two_packings_into_one_folder(tmp_path, another_process, run_tool):
     assert (unfinished / "holiday.txt").read_text() == "mine"
     other = another_process(unfinished / ".packing")
     done = run_tool(*args)
-    assert f"error: another process packs into {unfinished}" in done.last_line
+    assert f"error: another process is packing into {unfinished}" in done.last_line
     assert (unfinished / "holiday.txt").exists()
     other.kill()
     other.wait()
