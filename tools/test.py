@@ -21,6 +21,7 @@ from crate_mm.engine.results import describe_cost, describe_machine, describe_ru
 from crate_mm.evaluation import ClassificationMetric
 from crate_mm.evaluation.reports import write_confusion, write_per_class, write_predictions
 from crate_mm.files import atomic_file
+from crate_mm.untrusted import shown
 
 
 def parse_args() -> argparse.Namespace:
@@ -104,11 +105,6 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
     if found:
         figures["num_samples"] = len(samples["label"])
     model, dataset = getattr(runner.model, "module", runner.model), runner.test_dataloader.dataset
-    print(
-        ", ".join(
-            f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
-        )
-    )
     meta = runner.tested_meta
     names = dataset.classes or (meta.get("dataset_meta") or {}).get("classes") or default_class_names(model.num_classes)
     frozen = (meta.get("model") or {}).get("freeze_backbone", False)
@@ -122,11 +118,14 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
         **describe_cost(model),
         **describe_machine(runner.world_size),
     }
+    told = (f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items())
+    line = ", ".join(told)
     entry = {"config": args.config, "checkpoint": args.checkpoint, **figures}
     # The figures first: they cost the most, and need the least room.
     reports = {
         f"{runner.work_dir}/result.json": lambda: write_result(runner.work_dir, result),
         args.json: lambda: write_json(args.json, entry),
+        "the line of figures": lambda: print(line, flush=True),  # into a pipe that has ended, perhaps
         args.out: lambda: write_predictions(args.out, samples, names, dataset.path),
         args.per_class: lambda: write_per_class(args.per_class, samples, names),
         args.confusion: lambda: write_confusion(args.confusion, samples, names),
@@ -137,7 +136,7 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
             if file:
                 write()
         except Exception as error:  # one that fails costs none of the others
-            failed.append(f"{file} is not written ({type(error).__name__}: {error})")
+            failed.append(f"{shown(file)} is not written ({type(error).__name__}: {error})")
     if failed:
         raise RunStoppedError(f"{'; '.join(failed)}; everything else that was asked for is")
 

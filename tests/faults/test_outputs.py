@@ -75,6 +75,16 @@ def test_the_figures_outlive_a_report_that_cannot_be_written(tmp_path, debug_che
         assert file.exists() == (kept != option)
 
 
+def test_the_figures_outlive_a_pipe_that_has_ended(tmp_path, debug_checkpoint):
+    command = ["python", ROOT / "tools/test.py", "debug", debug_checkpoint, "--work-dir", tmp_path / "w"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(list(map(str, command)), stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writer)
+    assert json.loads((tmp_path / "w/result.json").read_text())["last"]["top1"] > 0
+    assert done.returncode != 0
+
+
 @pytest.mark.parametrize("name", [ESCAPES, "y" * 5_000_000])
 @pytest.mark.parametrize("tool", ["test", "knn", "convert_official"])
 def test_names_in_a_file_do_nothing_to_a_terminal(tmp_path, debug_weights, run_tool, tool, name):
