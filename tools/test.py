@@ -122,16 +122,16 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
     line = ", ".join(told)
     entry = {"config": args.config, "checkpoint": args.checkpoint, **figures}
     # The figures first: they cost the most, and need the least room.
-    reports = {
-        f"{runner.work_dir}/result.json": lambda: write_result(runner.work_dir, result),
-        args.json: lambda: write_json(args.json, entry),
-        "the line of figures": lambda: print(line, flush=True),  # into a pipe that has ended, perhaps
-        args.out: lambda: write_predictions(args.out, samples, names, dataset.path),
-        args.per_class: lambda: write_per_class(args.per_class, samples, names),
-        args.confusion: lambda: write_confusion(args.confusion, samples, names),
-    }
+    reports = [
+        (f"{runner.work_dir}/result.json", lambda: write_result(runner.work_dir, result)),
+        (args.json, lambda: write_json(args.json, entry)),
+        ("the line of figures", lambda: print(line, flush=True)),  # into a pipe that has ended, perhaps
+        (args.out, lambda: write_predictions(args.out, samples, names, dataset.path)),
+        (args.per_class, lambda: write_per_class(args.per_class, samples, names)),
+        (args.confusion, lambda: write_confusion(args.confusion, samples, names)),
+    ]
     failed = []
-    for file, write in reports.items():
+    for file, write in reports:
         try:
             if file:
                 write()

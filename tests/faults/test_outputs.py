@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_the_figures_outlive_a_report_that_cannot_be_written(tmp_path, debug_che
 
 
 def test_the_figures_outlive_a_pipe_that_has_ended(tmp_path, debug_checkpoint):
-    command = ["python", ROOT / "tools/test.py", "debug", debug_checkpoint, "--work-dir", tmp_path / "w"]
+    command = [sys.executable, ROOT / "tools/test.py", "debug", debug_checkpoint, "--work-dir", tmp_path / "w"]
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(list(map(str, command)), stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
@@ -264,7 +265,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, debug_checkpoint, tool):
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64)); sys.argv = sys.argv[1:];"
         "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
     )
-    command = ["python", "-c", program, ROOT / f"tools/{tool}.py", *args]
+    command = [sys.executable, "-c", program, ROOT / f"tools/{tool}.py", *args]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode != 0
     assert old.read_text() == "old"

@@ -79,10 +79,22 @@ def peak_memory_mb(form: Callable[[], object]) -> float | None:
 
 
 def matmul_rate(device: str, dtype: torch.dtype, size: int | None = None) -> float:
-    """The rate that the device's matrix product reaches, in multiply-adds a second."""
+    """The rate that the device's matrix product reaches, in multiply-adds a second.
+
+    Where a product of this size would take more than half a second, as in bf16 on a CPU that has no instructions for
+    it, a smaller one is measured.
+    """
     size = size or (8192 if device == "cuda" else 1536)
+    small = min(size, 192)
+    rate = _rate_at(small, device, dtype, rounds=1)
+    while size > small and size**3 / rate > 0.5:
+        size //= 2
+    return _rate_at(size, device, dtype, rounds=10)
+
+
+def _rate_at(size: int, device: str, dtype: torch.dtype, rounds: int) -> float:
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds = time_in_turns({"product": lambda: a @ b}, rounds=10)["product"]
+    seconds = time_in_turns({"product": lambda: a @ b}, rounds)["product"]
     return size**3 / statistics.median(seconds)
 
 
