@@ -80,7 +80,7 @@ def test_nothing_runs_wherever_a_file_names_it(tmp_path, place, wrap, kind):
         torch.save({"meta": {"model": model}, "state_dict": weights_of(MODEL)}, file)
     else:
         save_file(weights_of(MODEL), file, {"format": "pt", "crate_mm": json.dumps({"model": model})})
-    named = rf"names the .* '{EVIL}', which is not registered here|its parts dicts is wanted"
+    named = rf"names the .* '{EVIL}', which is not registered here|wanted is a dict of plain data"
     with pytest.raises(CheckpointError, match=rf"x.{kind} .*({named})"):
         init_model(None, file)
     time.sleep(0.05)

@@ -44,7 +44,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with one_sentence_errors():
-        target, unfinished = Path(args.target), Path(f"{args.target}.part")
+        target = Path(args.target)
+        unfinished = target.with_name(f"{target.name}.part")  # of a/b/ too
         if target.exists():
             raise ValueError(f"{target} exists already: name a new folder")
         sources = {split: ClassFolders(args.source, split) for split in ("train", "val")}
@@ -75,7 +76,7 @@ def begun(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        if not mark.is_file():
+        if not mark.is_file() or mark.is_symlink() or folder.is_symlink():
             raise ValueError(f"{folder} is in the way, and not left by an earlier packing: move it away") from None
     lock = FileLock(mark, timeout=0)
     try:

@@ -54,12 +54,18 @@ class ImageFolder(datasets.ImageFolder):
         allow_empty: bool = False,
     ) -> list[tuple[str, int]]:
         valid = is_valid_file or partial(datasets.folder.has_file_allowed_extension, extensions=extensions)
-        samples = [
-            (file, label)
-            for name, label in sorted(class_to_idx.items())
-            for file in files_below(os.path.join(directory, name))
-            if valid(file)
-        ]
+        samples, owner = [], {os.path.realpath(directory): None}
+        for name, label in sorted(class_to_idx.items()):
+            for folder, files in folders_below(os.path.join(directory, name)):
+                other = owner.setdefault(os.path.realpath(folder), name)
+                if other is None:
+                    continue  # a link back to the folder of all classes
+                if other != name:
+                    raise ValueError(
+                        f"{shown(directory)}: the folder {shown(folder)} belongs to two classes by a link, {shown(other)} "
+                        f"and {shown(name)}: remove the link"
+                    )
+                samples += [(file, label) for file in files if valid(file)]
         labels = {label for _, label in samples}
         empty = sorted(name for name, label in class_to_idx.items() if label not in labels)
         if empty and not allow_empty:
@@ -70,8 +76,8 @@ class ImageFolder(datasets.ImageFolder):
         return samples
 
 
-def files_below(top: str) -> list[str]:
-    """Every file below a folder by its path, in the order of the folders; links are followed, each folder is read once.
+def folders_below(top: str) -> list[tuple[str, list[str]]]:
+    """A folder and all below it, each with its files, by their paths; links are followed, each folder is read once.
 
     A folder that is there and by a link too is taken where it is.
     """
@@ -87,12 +93,19 @@ def files_below(top: str) -> list[str]:
         names = []
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if _is_folder(entry):
                     (links if entry.is_symlink() else folders).append(entry.path)
                 else:
                     names.append(entry.path)
         found.append((folder, sorted(names)))
-    return [file for _, files in sorted(found) for file in files]
+    return sorted(found)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 @DATASETS.register_module()

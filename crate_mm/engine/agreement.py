@@ -17,6 +17,7 @@ from .classes import class_names
 from .published import digest
 
 RECIPE = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "global_batch_size", "zero", "ema_momentum")
+RECIPE += ("max_batch_per_device", "activation_checkpointing", "find_unused_parameters")
 
 
 def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
@@ -28,6 +29,7 @@ def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
     if runner.world_size == 1:
         return
     mine: dict[str, Any] = {f"config's {key}": repr(_plain(runner.cfg.get(key))) for key in RECIPE}
+    mine |= {"wish to load a checkpoint": bool(runner._load_from), "wish to resume": bool(runner._resume)}
     mine |= {"seed": runner.seed, "version of crate_mm": crate_mm.__version__, "version of PyTorch": torch.__version__}
     for use, loader in loaders.items():
         if loader is None:
@@ -35,8 +37,11 @@ def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
         dataset = loader.dataset
         source = getattr(dataset, "source", dataset)
         mine[f"number of {use} images"] = len(dataset)
+        mine[f"number of {use} batches"] = len(loader)
         mine[f"list of classes of the {use} data"] = class_names(loader)
-        labels = next((getattr(source, name) for name in ("targets", "labels") if hasattr(source, name)), None)
+        labels = next(
+            (getattr(source, name) for name in ("targets", "labels", "_labels") if hasattr(source, name)), None
+        )
         if labels is not None:
             mine[f"checksum of the {use} labels"] = zlib.crc32(np.asarray(labels).astype(np.int64).tobytes())
     for rank, theirs in enumerate(all_gather_object(mine)):

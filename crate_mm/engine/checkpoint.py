@@ -1,8 +1,10 @@
 """Checkpoints: read without running code, fitted to a model without dropping anything, written in one piece."""
 
+import io
 import logging
 import pickle
 import re
+import struct
 import tarfile
 import warnings
 import zipfile
@@ -18,7 +20,7 @@ from torch import nn
 from ..files import atomic_file
 from ..untrusted import shown
 from .form import CheckpointError, check_form
-from .pickles import PickleScan, Refused, refusal
+from .pickles import PickleScan, Refused, Thing, refusal
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # the first thing in a file of PyTorch's format before version 1.6
 
@@ -91,7 +93,9 @@ def load_weights(model: nn.Module, checkpoint: dict, source: str | Path = "the c
     weights = stored_weights(checkpoint, source)
     compare_weights(model.state_dict(), weights, source)
     real = {name: value for name, value in weights.items() if value.is_floating_point() and not value.is_meta}
-    wrong = [name for name, value in real.items() if not value.isfinite().all()]
+    wrong = [
+        name for name, value in real.items() if not (value.float() if value.itemsize < 2 else value).isfinite().all()
+    ]
     if wrong:
         print_log(
             f"{shown(source)} holds numbers that are not finite, in {shown(wrong[0])} and {len(wrong) - 1} others: "
@@ -155,9 +159,9 @@ def check_intact(path: str | Path) -> Refused | None:
     refused = None
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = _damaged_part(archive, Path(path).stat().st_size)
+            damaged = _damaged_part(archive, Path(path))
             if not damaged:
-                refused = _scan_archive(archive, Path(path).stat().st_size)
+                refused = _scan_archive(archive, Path(path))
         # The checksums do not cover the archive's own tables, of which PyTorch reads more than Python does.
         if not damaged and not refused:
             torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -170,8 +174,15 @@ def check_intact(path: str | Path) -> Refused | None:
     return refused
 
 
-def _damaged_part(archive: zipfile.ZipFile, file_bytes: int) -> str | None:
-    """The name of a part that is not what PyTorch writes, or None."""
+def _damaged_part(archive: zipfile.ZipFile, path: Path) -> str | None:
+    """The name of a part that is not what PyTorch writes, or None.
+
+    Raises:
+        ValueError: another reader than Python's would find another table of contents.
+    """
+    file_bytes = path.stat().st_size
+    if not _ends_plainly(path, file_bytes, archive.start_dir):
+        raise ValueError("its table of contents is not where an archive of PyTorch's has it")
     names, total = set(), 0
     for entry in archive.infolist():
         total += entry.file_size
@@ -184,32 +195,68 @@ def _damaged_part(archive: zipfile.ZipFile, file_bytes: int) -> str | None:
     return archive.testzip()
 
 
-def _scan_archive(archive: zipfile.ZipFile, file_bytes: int) -> Refused | None:
+def _ends_plainly(path: Path, file_bytes: int, table: int) -> bool:
+    """Whether an archive's last bytes say that its table of contents begins at ``table`` and goes on to them.
+
+    Readers differ in what they make of anything else: Python takes what lies before the end, PyTorch what it says.
+    """
+    with open(path, "rb") as file:
+        file.seek(max(file_bytes - 98, 0))
+        tail = file.read()
+    end, end_at = tail[-22:], file_bytes - 22
+    if len(end) < 22 or end[:4] != b"PK\5\6" or end[20:] != b"\0\0":
+        return False
+    size, offset = struct.unpack("<2L", end[12:20])
+    locator = tail[-42:-22]
+    if locator[:4] == b"PK\6\7":
+        long_end, end_at = tail[-98:-42], file_bytes - 98
+        if len(long_end) < 56 or long_end[:4] != b"PK\6\6" or struct.unpack("<Q", locator[8:16])[0] != end_at:
+            return False
+        size, offset = struct.unpack("<2Q", long_end[40:56])
+    return offset == table and offset + size == end_at
+
+
+def _scan_archive(archive: zipfile.ZipFile, path: Path) -> Refused | None:
     """Why the archive's pickle is not read, or None."""
-    sizes = {entry.filename.lower(): entry.file_size for entry in archive.infolist()}
-    pickles = [name for name in archive.namelist() if name.lower().endswith("/data.pkl") and name.count("/") == 1]
+    sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+    pickles = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
         raise ValueError("it is no archive of PyTorch's")
-    folder = pickles[0].partition("/")[0].lower()
+    folder = pickles[0].partition("/")[0]
+    contents = archive.read(pickles[0])
+    # What PyTorch's own reader, which is another one than Python's, will hand to its unpickler.
+    if torch._C.PyTorchFileReader(str(path)).get_record("data.pkl") != contents:
+        raise ValueError("its pickle is another one for PyTorch than for Python")
     try:
-        with archive.open(pickles[0]) as stream:
-            PickleScan(file_bytes, lambda key: sizes.get(f"{folder}/data/{key}".lower())).follow(stream)
+        scan = PickleScan(path.stat().st_size, lambda key: sizes.get(f"{folder}/data/{key}"))
+        scan.follow(io.BytesIO(contents))
     except Refused as refused:
         return refused
     return None
 
 
+def _is_tar(path: Path) -> bool:
+    try:
+        with tarfile.open(path, "r:"):  # not a compressed one, which may be any size, and which PyTorch does not open
+            return True
+    except tarfile.TarError:
+        return False
+
+
 def _scan_old_format(path: Path) -> Refused | None:
     """Why a file of PyTorch's format before version 1.6, pickles one after the other, is not read; None if it is."""
     try:
-        if tarfile.is_tarfile(path):
+        if _is_tar(path):
             raise ValueError("it is a tar archive, PyTorch's format of before version 0.4, which can run code")
         with open(path, "rb") as stream:
             scan = PickleScan(path.stat().st_size)
             if scan.follow(stream) != MAGIC_NUMBER:
                 raise ValueError("it begins as no file of PyTorch's does")
-            for _ in ("protocol", "system", "contents", "storages"):
+            for _ in ("protocol", "system", "contents"):
                 scan.follow(stream)
+            stored = scan.follow(stream)  # PyTorch fills those that are listed, and leaves others as the memory was
+            if not isinstance(stored, Thing) or set(stored.items) != scan.storages.keys():
+                raise ValueError("it does not hold the storages that it names")
     except Refused as refused:
         return refused
     except Exception as error:  # bytes that are no pickle fail in many ways
@@ -222,7 +269,7 @@ def training_progress(path: str | Path) -> tuple[int, int] | None:
 
     ``epoch_3.pth`` is (3, 0), ``epoch_3_iter_350.pth`` (3, 350), any other name None; later ones compare as greater.
     """
-    match = re.fullmatch(r"epoch_(\d+)(?:_iter_(\d+))?\.pth", Path(path).name)
+    match = re.fullmatch(r"epoch_(\d{1,15})(?:_iter_(\d{1,15}))?\.pth", Path(path).name)
     return (int(match[1]), int(match[2] or 0)) if match else None
 
 

@@ -15,6 +15,7 @@ import torch
 from ..untrusted import shown
 from .form import CheckpointError
 
+MOST_DIMENSIONS = 64  # PyTorch's own most
 MOST_IN_TUPLE, MOST_TUPLES_DEEP = 1_000_000, 32  # tuples are keys of dicts, and a key is hashed to its last part
 # By the bytes of a number.
 STORAGES = {
@@ -23,11 +24,6 @@ STORAGES = {
     **dict.fromkeys(("Float", "Int"), 4),
     **dict.fromkeys(("Double", "Long", "ComplexFloat"), 8),
     "ComplexDouble": 16,
-}
-CALLS = {
-    *("collections.OrderedDict", "collections.Counter", "_codecs.encode", "torch.Size", "torch.device"),
-    *("builtins.set", "builtins.complex", "builtins.bytearray"),
-    *(f"torch._utils._rebuild_{kind}" for kind in ("tensor", "tensor_v2", "tensor_v3", "parameter")),
 }
 VALUES = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1"}
 VALUES |= {"BINUNICODE", "SHORT_BINSTRING"}
@@ -68,11 +64,55 @@ class _Tuple(NamedTuple):
     depth: int
 
 
-class _Thing:
-    """A list, dict or whatever else: how many entries it has."""
+class Thing:
+    """A list, dict or whatever else: what made it, and the things in it, of a dict the keys."""
 
-    def __init__(self, size: int = 1) -> None:
+    def __init__(self, kind: str, size: int = 1) -> None:
+        self.kind = kind
+        self.items: list[Any] = []
         self.size = size
+
+
+def _is_quick_key(key: Any) -> bool:
+    """Whether a key is hashed and compared in no time: whole numbers can be chosen so that all hashes are the same."""
+    if isinstance(key, int):
+        return abs(key) < 2**31
+    return isinstance(key, (str, bytes, type(None), _Name)) or (isinstance(key, Thing) and key.kind == ENCODE)
+
+
+def _is_list_of_keys(*parts: Any) -> bool:
+    return len(parts) == 1 and isinstance(parts[0], Thing) and all(map(_is_quick_key, parts[0].items))
+
+
+ENCODE = "_codecs.encode"
+# What may be called, and whether it may be with these arguments, which are those that pickling writes.
+CALLS: dict[str, Callable[..., bool]] = {
+    "collections.OrderedDict": lambda *parts: not parts,
+    "collections.Counter": lambda *parts: not parts or _is_list_of_keys(*parts),
+    "builtins.set": lambda *parts: not parts or _is_list_of_keys(*parts),
+    "builtins.complex": lambda *parts: all(isinstance(part, (int, float)) for part in parts),
+    "builtins.bytearray": lambda *parts: (
+        not parts
+        or (isinstance(parts[0], Thing) and parts[0].kind == ENCODE and len(parts) == 1)
+        or (isinstance(parts[0], str) and parts[1:] == ("latin-1",))
+    ),
+    ENCODE: lambda *parts: len(parts) == 2 and isinstance(parts[0], str) and parts[1] == "latin1",
+    "torch.Size": lambda *parts: (
+        len(parts) == 1 and isinstance(parts[0], _Tuple) and all(isinstance(n, int) for n in parts[0].parts)
+    ),
+    "torch.device": lambda *parts: all(isinstance(part, (str, int)) for part in parts),
+    **{
+        f"torch._utils._rebuild_{kind}": lambda *parts: True
+        for kind in ("tensor", "tensor_v2", "tensor_v3", "parameter")
+    },
+}
+WORDS = {
+    ENCODE: "text and latin1",
+    "builtins.bytearray": "bytes",
+    "collections.OrderedDict": "nothing",
+    "torch.Size": "whole numbers",
+    "builtins.set": "a list of names and numbers",
+}
 
 
 class PickleScan:
@@ -124,20 +164,24 @@ class PickleScan:
                 items = [stack.pop() for _ in range(count)][::-1]
                 stack.append(self._tuple(items))
             elif name in ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"):
-                stack.append(_Thing())
+                stack.append(Thing(name.removeprefix("EMPTY_").lower()))
             elif name in ("APPENDS", "SETITEMS"):
                 items, stack = stack, marks.pop()
-                self._grow(stack[-1], len(items))
+                self._grow(stack[-1], items, name)
             elif name in ("APPEND", "SETITEM"):
-                del stack[-1 if name == "APPEND" else -2 :]
-                self._grow(stack[-1], 1)
+                count = 1 if name == "APPEND" else 2
+                items = [stack.pop() for _ in range(count)][::-1]
+                self._grow(stack[-1], items, name)
             elif name == "REDUCE":
                 arguments = stack.pop()
                 stack.append(self._call(stack.pop(), arguments))
             elif name == "BUILD":  # an OrderedDict's attributes, such as a state_dict's _metadata
-                stack.pop()
-                if not isinstance(stack[-1], _Thing):
-                    raise Refused("it changes the attributes of something else than a dict")
+                state = stack.pop()
+                ordered = isinstance(stack[-1], Thing) and stack[-1].kind == "collections.OrderedDict"
+                if not (ordered and isinstance(state, Thing) and state.kind == "dict"):
+                    raise Refused("it changes the attributes of something else than an OrderedDict")
+                if set(state.items) - {"_metadata"}:
+                    raise Refused("it changes other attributes of a dict than _metadata")
             elif name == "BINPERSID":
                 stack.append(self._storage(stack.pop()))
             elif name in VALUES:
@@ -173,36 +217,43 @@ class PickleScan:
         return _Tuple(tuple(items), size, depth)
 
     @staticmethod
-    def _grow(thing: Any, by: int) -> None:
-        if not isinstance(thing, _Thing):
+    def _grow(thing: Any, items: list[Any], instruction: str) -> None:
+        kinds = (
+            ("list",)
+            if instruction.startswith("APPEND")
+            else ("dict", "collections.OrderedDict", "collections.Counter")
+        )
+        if not isinstance(thing, Thing) or thing.kind not in kinds:
             raise Refused("it adds entries to something else than a list or dict")
-        thing.size += by
+        if kinds != ("list",):
+            items = items[::2]
+            if not all(map(_is_quick_key, items)):
+                raise Refused("it has a key that is no name and no number")
+        thing.items += items
+        thing.size += len(items)
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, _Name) or not isinstance(arguments, _Tuple):
             raise Refused("it calls something else than a name")
-        if function.path not in CALLS:
-            raise Refused(f"it calls {function.path}")
-        if function.path.startswith("torch._utils._rebuild_tensor"):
-            self._check_tensor(function.path, arguments.parts)
+        path, parts = function.path, arguments.parts
+        if path not in CALLS:
+            raise Refused(f"it calls {path}")
+        if path.startswith("torch._utils._rebuild_tensor"):
+            self._check_tensor(path, parts)
             return _Name("tensor")
-        if function.path == "torch._utils._rebuild_parameter":
-            if not arguments.parts or arguments.parts[0] != _Name("tensor"):
+        if path == "torch._utils._rebuild_parameter":
+            if not parts or parts[0] != _Name("tensor"):
                 raise Refused("it makes a parameter of something else than a tensor")
             return _Name("tensor")
-        sizes = [self._size(part) for part in arguments.parts]
-        if function.path == "builtins.bytearray" and any(isinstance(part, int) for part in arguments.parts):
-            raise Refused("it asks for memory by a number (bytearray)")
-        self.copied += sum(sizes)
+        if len(parts) > 2 or not CALLS[path](*parts):
+            raise Refused(f"it calls {path} with something else than {WORDS.get(path, 'plain data')}")
+        if path == "torch.Size":
+            return parts[0]
+        size = sum(part.size if isinstance(part, (Thing, _Tuple)) else len(str(part)) for part in parts)
+        self.copied += size
         if self.copied > 16 * self.file_bytes + 2**16:
             raise Refused("it copies the same data again and again")
-        return _Thing(sum(sizes))
-
-    @staticmethod
-    def _size(part: Any) -> int:
-        if isinstance(part, (_Thing, _Tuple)):
-            return part.size
-        return len(part) if isinstance(part, (str, bytes)) else 1
+        return Thing(path, size)
 
     def _storage(self, wanted: Any) -> _Storage:
         parts = wanted.parts if isinstance(wanted, _Tuple) else ()
@@ -222,7 +273,8 @@ class PickleScan:
             raise Refused("its tensors are larger than the file")
         view = parts[5].parts if len(parts) == 6 and isinstance(parts[5], _Tuple) else None
         if view is not None:
-            if len(view) != 3 or not isinstance(view[2], int) or not 0 <= view[2] <= numbers:
+            right = len(view) == 3 and isinstance(view[1], int) and isinstance(view[2], int)
+            if not right or view[1] < 0 or view[2] < 0 or view[1] + view[2] > numbers:
                 raise Refused("it has a view of more than its storage")
             numbers = view[2]
         return _Storage(numbers, kind.item_bytes)
@@ -239,7 +291,7 @@ class PickleScan:
             if len(parts) < 7 or not isinstance(parts[6], _Name) or not parts[6].item_bytes:
                 raise Refused("it has a tensor without a kind of number")
             room = storage.numbers * storage.item_bytes // parts[6].item_bytes
-        if len(shape) != len(strides) or min((offset, *shape, *strides)) < 0:
+        if len(shape) > MOST_DIMENSIONS or len(shape) != len(strides) or min((offset, *shape, *strides)) < 0:
             raise Refused("it has a tensor of no shape")
         numbers, last = 1, offset
         for length, stride in zip(shape, strides):

@@ -26,6 +26,8 @@ def hold(work_dir: str | Path) -> FileLock | None:
         return None
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     path = Path(work_dir).resolve() / LOCK
+    if path.is_symlink():  # filelock before version 4 would empty the file that it leads to
+        raise ValueError(f"{path} is a link, not the lock of a work folder: remove it")
     lock = _held.setdefault((os.getpid(), path), FileLock(path))  # a forked process has locks of its own
     try:
         lock.acquire(timeout=PATIENCE)

@@ -16,7 +16,7 @@ from torchvision import datasets as torchvision_datasets
 from crate_mm.apis import Predictor, get_model
 from crate_mm.datasets import ClassFolders, ClassificationDataset, PackedImages, build_transforms
 from crate_mm.datasets import images as opening
-from crate_mm.datasets.folders import ImageFolder, ImageNet, files_below
+from crate_mm.datasets.folders import ImageFolder, ImageNet, folders_below
 from crate_mm.datasets.images import FORMATS, UnreadableImageError, open_image
 from crate_mm.datasets.packed import INDEX, write_shards
 
@@ -184,7 +184,7 @@ def test_folders_that_links_lead_to_are_read_once_and_where_they_are(tmp_path):
     elsewhere = tree(tmp_path / "elsewhere", {"4.png": b""})
     (root / "a").symlink_to(root / "b")
     (root / "z").symlink_to(elsewhere)
-    found = [str(Path(path).relative_to(root)) for path in files_below(str(root))]
+    found = [str(Path(path).relative_to(root)) for _, files in folders_below(str(root)) for path in files]
     assert found == ["3.png", "b/1.png", "b/c/2.png", "z/4.png"]
 
 
