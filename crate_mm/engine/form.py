@@ -1,6 +1,5 @@
 """The form of what a checkpoint says beside its weights and states, checked once, where the file is opened."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,9 @@ def _whole(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    if isinstance(value, float):
+        return True  # NaN too, which a run that diverges writes
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _text(value: Any) -> bool:
@@ -43,7 +44,9 @@ def _description(value: Any) -> bool:
 
 
 def _figures(value: Any) -> bool:
-    return isinstance(value, dict) and _is_plain(value) and all(_number(value.get(key, 0)) for key in ("epoch", "top1"))
+    return (
+        isinstance(value, dict) and _is_plain(value) and all(_number(value.get(key) or 0) for key in ("epoch", "top1"))
+    )
 
 
 def _is_plain(value: Any) -> bool:
@@ -111,7 +114,7 @@ def check_form(checkpoint: dict, source: str | Path) -> None:
             value = holder.get(key)
             if value is not None and not right(value):
                 entry = ".".join([*above, shown(key)])
-                raise CheckpointError(f"{wrong}its {entry} is {_kind(value)}, {words} is wanted")
+                raise CheckpointError(f"{wrong}its {entry} is {_kind(value)}, wanted is {words}")
         if not all(isinstance(key, str) for key in holder):
             raise CheckpointError(f"{wrong}its {'.'.join(above) or 'contents'} has keys that are no names")
     for name in ("state_dict", "ema_state_dict"):
