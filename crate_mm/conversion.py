@@ -128,6 +128,8 @@ def official_model_config(checkpoint: dict, num_heads: int | None = None) -> dic
                 f"no published CRATE has width {embed_dim}, depth {depth} and projection width {inner_dim}: "
                 "give num_heads, which shapes do not tell"
             )
+    if num_positions < 2 or patch_dim < 3:
+        raise ValueError(f"{num_positions} positions and patches of {patch_dim} numbers are no image's")
     if inner_dim % num_heads:
         raise ValueError(f"num_heads {num_heads} does not divide the projection's width {inner_dim}")
     patch_size, grid = math.isqrt(patch_dim // 3), math.isqrt(num_positions - 1)

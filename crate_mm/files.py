@@ -28,7 +28,8 @@ def atomic_file(path: str | Path, text: bool = False) -> Iterator[IO]:
         with open(path, **how) as file:
             yield file
         return
-    part = path.with_name(f".{path.name[:180]}.{secrets.token_hex(4)}.part")
+    start = os.fsdecode(os.fsencode(path.name)[:180])  # a name has 255 bytes at most
+    part = path.with_name(f".{start}.{secrets.token_hex(4)}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with open(descriptor, **how) as file:

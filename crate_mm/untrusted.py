@@ -40,11 +40,16 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def shortened(name: str, most: int = 120) -> str:
+    """The start of a name that becomes a part of a file's, which has 255 bytes at most."""
+    return os.fsencode(name)[:most].decode(errors="ignore")
+
+
 def spreadsheet_cell(value: Any) -> Any:
     """A value for a CSV file: a text that a spreadsheet would take for a formula gets an apostrophe before it."""
     if not isinstance(value, str):
         return value
-    value = value.encode("utf-8", "backslashreplace").decode()  # bytes of a file name that are no text
+    value = "".join(_escape(c) if unicodedata.category(c) in ("Cc", "Cs") else c for c in value)
     return f"'{value}" if value.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")) else value
 
 

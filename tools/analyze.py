@@ -48,7 +48,7 @@ from crate_mm.engine.features import build_backbone_from, build_loader
 from crate_mm.evaluation import extract_features
 from crate_mm.files import atomic_file
 from crate_mm.registry import MODELS
-from crate_mm.untrusted import shown, spreadsheet_cell
+from crate_mm.untrusted import shortened, shown, spreadsheet_cell
 
 
 def parse_args() -> argparse.Namespace:
@@ -107,7 +107,7 @@ def main() -> None:
             files = FIGURES[args.figure](args, cfg)
         except LayerError as error:  # on the command line the first layer is 1, as in the paper
             raise LayerError(*error.arguments, first=1) from None
-        print("wrote " + ", ".join(map(str, files)))
+        print("wrote " + ", ".join(map(shown, files)))
 
 
 def analyze_layers(args: argparse.Namespace, cfg: Config) -> list[Path]:
@@ -196,7 +196,7 @@ def analyze_attention(args: argparse.Namespace, cfg: Config) -> list[Path]:
             for layer, m in maps.items()
         }
         title = f"{name(model)}: the CLS token's attention, {Path(file).name}"
-        files += save(plot_attention(picture, large, title), args.out / f"attention_{i}_{Path(file).stem}")
+        files += save(plot_attention(picture, large, title), args.out / f"attention_{i}_{shortened(Path(file).stem)}")
     save_arrays(args.out / "attention.npz", **numbers)
     return [*files, args.out / "attention.npz"]
 

@@ -4,7 +4,7 @@ set -euo pipefail
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mode=$1 script=$2
 shift 2
-fail() { echo "error: $*" >&2; exit 2; }
+fail() { printf 'error: %s\n' "$(printf %s "$*" | tr '[:cntrl:]' '?')" >&2; exit 2; }
 
 if [ "$mode" = test ]; then
   [ $# -ge 3 ] || fail "usage: $script CONFIG CHECKPOINT GPUS [arguments of tools/test.py]"

@@ -10,6 +10,7 @@ import argparse
 import io
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -61,8 +62,9 @@ def main() -> None:
             if target.exists():  # meanwhile; an empty folder would be replaced
                 raise ValueError(f"{target} exists already: name a new folder")
             unfinished.rename(target)
-    for reason in broken:
-        print(f"left out: {reason}")
+        for reason in broken:
+            encoding = sys.stdout.encoding or "ascii"
+            print(f"left out: {reason}".encode(encoding, "backslashreplace").decode(encoding))
 
 
 @contextmanager

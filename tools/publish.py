@@ -12,6 +12,7 @@ from pathlib import Path
 from crate_mm.engine import read_checkpoint
 from crate_mm.engine.cli import check_writable, one_sentence_errors
 from crate_mm.engine.published import publish
+from crate_mm.untrusted import shown
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,8 +33,10 @@ def main() -> None:
             raise ValueError(f"{output} exists: --force overwrites it")
         check_writable(args.output)
         about = publish(read_checkpoint(args.input), output, args.input)
-    figures = ", ".join(f"{name} {value:g}" for name, value in about["metrics"].items() if isinstance(value, float))
-    print(f"wrote {output}, sha256 of the weights {about['sha256']}{', ' if figures else ''}{figures}")
+    figures = ", ".join(
+        f"{shown(name)} {value:g}" for name, value in about["metrics"].items() if isinstance(value, float)
+    )
+    print(f"wrote {shown(output)}, sha256 of the weights {about['sha256']}{', ' if figures else ''}{figures}")
 
 
 if __name__ == "__main__":

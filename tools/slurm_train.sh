@@ -11,7 +11,7 @@ partition=$1 job_name=$2 config=$3
 shift 3
 for name in GPUS GPUS_PER_NODE CPUS_PER_TASK; do
   if [[ -n "${!name:-}" && ! "${!name}" =~ ^[1-9][0-9]{0,5}$ ]]; then
-    echo "error: $name must be a whole number of at least 1, it is '${!name}'" >&2
+    echo "error: $name must be a whole number of at least 1, it is '$(printf %s "${!name}" | tr '[:cntrl:]' '?')'" >&2
     exit 2
   fi
 done

@@ -62,8 +62,8 @@ class ImageFolder(datasets.ImageFolder):
                     continue  # a link back to the folder of all classes
                 if other != name:
                     raise ValueError(
-                        f"{shown(directory)}: the folder {shown(folder)} belongs to two classes by a link, {shown(other)} "
-                        f"and {shown(name)}: remove the link"
+                        f"{shown(directory)}: by a link, the folder {shown(folder)} belongs to two classes, "
+                        f"{shown(other)} and {shown(name)}: remove the link"
                     )
                 samples += [(file, label) for file in files if valid(file)]
         labels = {label for _, label in samples}
@@ -140,7 +140,7 @@ class ImageNet(ImageFolder):
         if not Path(root).is_dir():
             raise ValueError(f"data_root {root} is no folder: {expected}")
         if not folder.is_dir():
-            found = ", ".join(sorted(p.name for p in Path(root).iterdir())[:5]) or "nothing"
+            found = ", ".join(sorted(shown(p.name) for p in Path(root).iterdir())[:5]) or "nothing"
             raise ValueError(f"data_root {root} has no folder {split!r} (it holds {found}): {expected}")
         try:
             super().__init__(folder)

@@ -20,7 +20,7 @@ from PIL import Image
 from ..registry import DATASETS
 from ..untrusted import check_plain, read_json, read_regular, shown
 from .folders import readable_names
-from .images import open_image
+from .images import MOST_BYTES, open_image
 
 INDEX = "index.npz"
 MOST_INDEX_BYTES = 2**32  # a hundred bytes an image
@@ -93,11 +93,16 @@ class PackedImages:
             raise ValueError("it has images that lie outside their shard")
         if (self.size > self._sizes[self.shard] - self.offset).any():
             raise ValueError("it has images that lie outside their shard")
+        if (self.size > MOST_BYTES).any():
+            raise ValueError(f"it has images of more than {MOST_BYTES:,} bytes")
         if self._names.dtype != np.uint8 or self._names.ndim != 1:
             raise ValueError("its names are no text")
         ends = np.concatenate([[0], self._ends])
         if (np.diff(ends) < 0).any() or ends[-1] != len(self._names):
             raise ValueError("its names do not end where they should")
+        starts = self._names[self._ends[self._ends < len(self._names)]]
+        if ((starts & 0xC0) == 0x80).any():
+            raise ValueError("its names end within a character")
         self._names.tobytes().decode()
 
     def __len__(self) -> int:

@@ -39,9 +39,8 @@ def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
         mine[f"number of {use} images"] = len(dataset)
         mine[f"number of {use} batches"] = len(loader)
         mine[f"list of classes of the {use} data"] = class_names(loader)
-        labels = next(
-            (getattr(source, name) for name in ("targets", "labels", "_labels") if hasattr(source, name)), None
-        )
+        named = (getattr(source, name, None) for name in ("targets", "labels", "_labels"))
+        labels = next((value for value in named if value is not None), None)
         if labels is not None:
             mine[f"checksum of the {use} labels"] = zlib.crc32(np.asarray(labels).astype(np.int64).tobytes())
     for rank, theirs in enumerate(all_gather_object(mine)):

@@ -107,6 +107,8 @@ def _slurm_environment() -> None:
             hosts = subprocess.run(command, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise ValueError(f"{' '.join(command)} fails ({error}): set MASTER_ADDR to the job's first host") from None
+        if not hosts.stdout.split():
+            raise ValueError(f"{' '.join(command)} names no host: set MASTER_ADDR to the job's first host")
         os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
 
 

@@ -85,6 +85,7 @@ def _is_list_of_keys(*parts: Any) -> bool:
 
 
 ENCODE = "_codecs.encode"
+DICTS = ["dict", "collections.OrderedDict", "collections.Counter"]
 # What may be called, and whether it may be with these arguments, which are those that pickling writes.
 CALLS: dict[str, Callable[..., bool]] = {
     "collections.OrderedDict": lambda *parts: not parts,
@@ -101,10 +102,11 @@ CALLS: dict[str, Callable[..., bool]] = {
         len(parts) == 1 and isinstance(parts[0], _Tuple) and all(isinstance(n, int) for n in parts[0].parts)
     ),
     "torch.device": lambda *parts: all(isinstance(part, (str, int)) for part in parts),
-    **{
-        f"torch._utils._rebuild_{kind}": lambda *parts: True
-        for kind in ("tensor", "tensor_v2", "tensor_v3", "parameter")
-    },
+    # Looked at by themselves.
+    **dict.fromkeys(
+        [f"torch._utils._rebuild_{kind}" for kind in ("tensor", "tensor_v2", "tensor_v3", "parameter")],
+        lambda *parts: True,
+    ),
 }
 WORDS = {
     ENCODE: "text and latin1",
@@ -218,14 +220,10 @@ class PickleScan:
 
     @staticmethod
     def _grow(thing: Any, items: list[Any], instruction: str) -> None:
-        kinds = (
-            ("list",)
-            if instruction.startswith("APPEND")
-            else ("dict", "collections.OrderedDict", "collections.Counter")
-        )
+        kinds = ["list"] if instruction.startswith("APPEND") else DICTS
         if not isinstance(thing, Thing) or thing.kind not in kinds:
             raise Refused("it adds entries to something else than a list or dict")
-        if kinds != ("list",):
+        if thing.kind != "list":
             items = items[::2]
             if not all(map(_is_quick_key, items)):
                 raise Refused("it has a key that is no name and no number")

@@ -25,6 +25,7 @@ import crate_mm
 
 from ..conversion import from_official, is_official
 from ..registry import RUNNERS
+from ..untrusted import shown
 from .agreement import check_same_checkpoint, check_same_run
 from .batch import BatchPlan
 from .blocks import prepare_blocks
@@ -189,9 +190,9 @@ class Runner(mmengine.runner.Runner):
         model = getattr(self.model, "module", self.model)
         classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
         if classes is not None and len(classes) != model.num_classes:
-            shown = ", ".join(classes[:3])
+            first = ", ".join(map(shown, classes[:3]))
             raise ValueError(
-                f"the data has {len(classes)} classes ({shown}, ...), the head {model.num_classes}: "
+                f"the data has {len(classes)} classes ({first}, ...), the head {model.num_classes}: "
                 f"--cfg-options model.head.num_classes={len(classes)} makes them agree"
             )
 
@@ -347,6 +348,8 @@ class Runner(mmengine.runner.Runner):
         model = getattr(self.model, "module", self.model)
         compare_weights(model.state_dict(), stored_weights(checkpoint, filename), filename)
         meta = checkpoint["meta"]
+        if meta.get("epoch") is None or meta.get("iter") is None:
+            raise CheckpointError(f"{filename} cannot be resumed from, its meta does not say of which epoch it is")
         self._check_position(filename, meta)
         if meta.get("seed") is not None and self._randomness_cfg.get("seed") not in (None, meta["seed"]):
             raise CheckpointError(
@@ -382,11 +385,12 @@ class Runner(mmengine.runner.Runner):
         """Compare what shapes do not tell with what the checkpoint says of itself."""
         trained, data = meta.get("model") or {}, meta.get("dataset_meta") or {}
         for part in ("backbone", "head"):
-            stored, configured = trained.get(part, {}), self.cfg.model.get(part, {})
+            stored, configured = trained.get(part) or {}, self.cfg.model.get(part) or {}
             for key in stored.keys() & configured.keys() - {"num_classes"}:
                 if _plain(stored[key]) != _plain(configured[key]):
                     self.logger.warning(
-                        f"{filename} was trained with {part}.{key}={stored[key]!r}, the config has {configured[key]!r}"
+                        f"{filename} was trained with {part}.{key}={shown(repr(stored[key]))}, the config has "
+                        f"{shown(repr(configured[key]))}"
                     )
         if isinstance(self._test_loop, BaseLoop):
             try:

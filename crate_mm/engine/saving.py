@@ -240,7 +240,9 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         # MMEngine stores absolute paths and would delete the other run's best file after the folder was copied.
-        info = checkpoint.get("message_hub", {}).get("runtime_info", {})
+        info = (checkpoint.get("message_hub") or {}).get("runtime_info") or {}
+        for key in [key for key in info if info[key] is None and key.startswith(("last_ckpt", "best_"))]:
+            del info[key]
         for key in info:
             if key == "last_ckpt" or key.startswith("best_ckpt"):
                 info[key] = str(Path(runner.work_dir) / Path(info[key]).name)

@@ -68,7 +68,7 @@ def initialize(model: nn.Module, checkpoint: dict, source: str = "the checkpoint
         elif not same_kind(value, wanted[name]):
             kind = str(value.dtype).removeprefix("torch.")
             raise CheckpointError(f"{source} has other numbers than a model's weights: its {shown(name)} is of {kind}")
-        elif name in grids and value.ndim == 3 and value.shape[-1] == wanted[name].shape[-1]:
+        elif name in grids and value.ndim == 3 and _is_embedding(value, wanted[name].shape[2]):
             old = _stored_grid(checkpoint, value, grids[name], source)
             filled[name] = resize_position_embedding(value, old, grids[name])
             if old == grids[name]:
@@ -111,6 +111,11 @@ def resize_position_embedding(embedding: Tensor, old: tuple[int, int], new: tupl
     image = patches.unflatten(1, old).permute(0, 3, 1, 2)
     resized = F.interpolate(image.float(), size=new, mode="bicubic", align_corners=False, antialias=True)
     return torch.cat([cls_token, resized.to(embedding.dtype).flatten(2).mT], dim=1)
+
+
+def _is_embedding(value: Tensor, embed_dim: int) -> bool:
+    """Whether it is of shape ``(1, 1 + N, d)`` with at least one patch."""
+    return value.shape[0] == 1 and value.shape[1] >= 2 and value.shape[2] == embed_dim
 
 
 def _stored_grid(checkpoint: dict, embedding: Tensor, wanted: tuple[int, int], source: str) -> tuple[int, int]:
