@@ -44,8 +44,13 @@ def build_described(described: dict, weights: dict[str, Tensor], source: str | P
             f"{source} describes a model that does not build ({type(error).__name__}: {shown(error)}): give a config"
         ) from None
     compare_weights(wanted, weights, source)
-    with registered_only():
-        return MODELS.build(copy.deepcopy(described))
+    try:
+        with registered_only():
+            return MODELS.build(copy.deepcopy(described))
+    except Exception as error:
+        raise CheckpointError(
+            f"{source} describes a model that does not build: {shown(error)}: give a config"
+        ) from None
 
 
 def check_description(described: dict, source: str | Path) -> None:

@@ -139,14 +139,6 @@ def _number_kind(tensor: torch.Tensor) -> str:
     return "complex numbers" if tensor.is_complex() else "real numbers" if tensor.is_floating_point() else "integers"
 
 
-def has_complex(value: object) -> bool:
-    """Whether lists and dicts, of a depth that ``check_form`` has bounded, hold a tensor of complex numbers."""
-    if isinstance(value, torch.Tensor):
-        return value.is_complex()
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return any(map(has_complex, inner))
-
-
 def check_intact(path: str | Path) -> Refused | None:
     """Compare a checkpoint with the checksums that PyTorch's format has of everything in it, and open it.
 

@@ -12,8 +12,6 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import Optimizer
 
 from ..registry import OPTIM_WRAPPERS, OPTIMIZERS
-from ..untrusted import shown
-from .checkpoint import CheckpointError, same_kind
 from .finite import FiniteCheck
 
 
@@ -64,10 +62,6 @@ class Lion(lion_pytorch.Lion):
         return loss
 
 
-# States that torch.optim's optimizers and Lion keep of the parameters' own shapes; others' may have any.
-LIKE_PARAMETERS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg"}
-
-
 class ShardedOptimizer(ZeroRedundancyOptimizer):
     """An optimizer whose state is split over the processes (ZeRO, stage 1), with the same result and checkpoint.
 
@@ -87,20 +81,6 @@ class ShardedOptimizer(ZeroRedundancyOptimizer):
 def optimizer_name(optimizer: Optimizer) -> str:
     """The optimizer's name, which that of its sharded form is too."""
     return optimizer.name if isinstance(optimizer, ShardedOptimizer) else type(optimizer).__name__
-
-
-def check_optimizer_state(optimizer: Optimizer, source: str) -> None:
-    """Raise ``CheckpointError`` unless a loaded state fits the parameters: PyTorch takes any, and fails at a step."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            for name, value in optimizer.state.get(parameter, {}).items():
-                right = isinstance(value, Tensor) and value.shape == parameter.shape and same_kind(value, parameter)
-                if name in LIKE_PARAMETERS and value is not None and not right:
-                    what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                    raise CheckpointError(
-                        f"{source} is no checkpoint of training: {shown(name)} in the optimizer's state is {what}, for "
-                        f"a parameter of {tuple(parameter.shape)}"
-                    )
 
 
 class _CountsSteps:

@@ -49,8 +49,17 @@ def publish(checkpoint: dict, path: str | Path, source: str | Path = "the checkp
         "sha256": digest(weights, same_as),
         "version": crate_mm.__version__,
     }
+    said = json.dumps(about)
+    if len(said) > MOST_SAID:
+        raise CheckpointError(f"{source} cannot be published: it says more than {MOST_SAID:,} characters of itself")
+    try:
+        if "__metadata__" in weights:
+            raise ValueError("a weight has the name __metadata__, which the format has for itself")
+        data = save(weights, {**same_as, "format": "pt", KEY: said})
+    except Exception as error:  # the format has not all of PyTorch's kinds of number, nor all names
+        raise CheckpointError(f"{source} cannot be published: {type(error).__name__}: {error}") from None
     with atomic_file(path) as file:
-        file.write(save(weights, {**same_as, "format": "pt", KEY: json.dumps(about)}))
+        file.write(data)
     return about
 
 

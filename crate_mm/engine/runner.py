@@ -14,7 +14,6 @@ import torchvision
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import BaseLoop
@@ -29,21 +28,14 @@ from ..untrusted import shown
 from .agreement import check_same_checkpoint, check_same_run
 from .batch import BatchPlan
 from .blocks import prepare_blocks
-from .checkpoint import (
-    CheckpointError,
-    check_intact,
-    compare_weights,
-    has_complex,
-    load_weights,
-    read_checkpoint,
-    stored_weights,
-)
+from .checkpoint import CheckpointError, check_intact, load_weights, read_checkpoint
 from .classes import check_same_classes, class_names, give_dataset
 from .config import prepare
 from .finite import RunStoppedError
 from .launch import init_processes
 from .logs import show_names
-from .optim import ShardedOptimizer, check_optimizer_state, optimizer_name
+from .optim import ShardedOptimizer, optimizer_name
+from .resume import check_optimizer_state, check_resumable
 from .schedule import WarmupCosineLR
 from .transfer import initialize
 from .work_dir import hold
@@ -244,7 +236,7 @@ class Runner(mmengine.runner.Runner):
         meta.pop("config", None)  # MMEngine's resume would run it
         model = getattr(self.model, "module", self.model)
         if self._resume:
-            self._check_resumable(filename, checkpoint)
+            check_resumable(self, filename, checkpoint)
             if meta.get("processes", self.world_size) != self.world_size:
                 self.logger.warning(
                     f"{filename} was trained on {meta['processes']} processes and goes on on {self.world_size}: with "
@@ -323,7 +315,7 @@ class Runner(mmengine.runner.Runner):
             raise CheckpointError(
                 f"{filename} is no checkpoint of training: {type(error).__name__}: {error}"
             ) from error
-        check_optimizer_state(self.optim_wrapper.optimizer, filename)
+        check_optimizer_state(self.optim_wrapper.optimizer, configured, filename)
         for group, wanted in zip(self.optim_wrapper.param_groups, configured):
             group.update({key: wanted[key] for key in settings & wanted.keys()})
         if hasattr(self.train_dataloader.sampler, "seed"):
@@ -332,53 +324,6 @@ class Runner(mmengine.runner.Runner):
             self.logger.warning(
                 f"nothing is left to train: {filename} is of epoch {self.epoch}, "
                 f"train_cfg.max_epochs is {self.max_epochs}"
-            )
-
-    def _check_resumable(self, filename: str, checkpoint: dict) -> None:
-        needed = ["meta", "optimizer", "message_hub"] + (["param_schedulers"] if self.param_schedulers else [])
-        missing = [key for key in needed if key not in checkpoint]
-        if missing:
-            raise CheckpointError(
-                f"{filename} cannot be resumed from, it holds no {', '.join(missing)}: "
-                "resume from an epoch_N.pth, not from a best or a converted one"
-            )
-        if has_complex(checkpoint.get("optimizer")):  # of which PyTorch would drop the imaginary parts
-            raise CheckpointError(f"{filename} is no checkpoint of training: its optimizer's state has complex numbers")
-        # With averaged weights MMEngine loads these, without looking at them.
-        model = getattr(self.model, "module", self.model)
-        compare_weights(model.state_dict(), stored_weights(checkpoint, filename), filename)
-        meta = checkpoint["meta"]
-        if meta.get("epoch") is None or meta.get("iter") is None:
-            raise CheckpointError(f"{filename} cannot be resumed from, its meta does not say of which epoch it is")
-        self._check_position(filename, meta)
-        if meta.get("seed") is not None and self._randomness_cfg.get("seed") not in (None, meta["seed"]):
-            raise CheckpointError(
-                f"{filename} is of a run with randomness.seed={meta['seed']}, this one has "
-                f"{self._randomness_cfg['seed']}: resume with the same seed"
-            )
-        averaged, averages = "ema_state_dict" in checkpoint, any(isinstance(h, EMAHook) for h in self.hooks)
-        if averaged != averages:
-            raise CheckpointError(
-                f"{filename} is of a run {'with' if averaged else 'without'} averaged weights (ema_momentum), "
-                f"this one is {'with' if averages else 'without'}: resume as it was"
-            )
-        optimizer = optimizer_name(self.optim_wrapper.optimizer)
-        if meta.get("optimizer", optimizer) != optimizer:
-            raise CheckpointError(f"{filename} is of a run with {meta['optimizer']}, this one has {optimizer}")
-
-    def _check_position(self, filename: str, meta: dict) -> None:
-        """Raise ``CheckpointError`` unless the checkpoint's epoch and iteration are those of a run like this one."""
-        steps, within = len(self.train_dataloader), meta["iter"] - meta["epoch"] * len(self.train_dataloader)
-        other = meta.get("steps_per_epoch") or meta["iter"] / max(meta["epoch"], 1)
-        if other != steps or not 0 <= within <= steps:
-            raise CheckpointError(
-                f"{filename} took {other:g} steps an epoch, this run takes {steps}: "
-                "resume with the same global_batch_size and data"
-            )
-        if within and not hasattr(self.train_dataloader.sampler, "start"):
-            raise CheckpointError(
-                f"{filename} is from within an epoch, where {type(self.train_dataloader.sampler).__name__} cannot go "
-                "on: resume from an epoch_N.pth"
             )
 
     def _compare(self, filename: str, meta: dict) -> None:

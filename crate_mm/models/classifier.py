@@ -34,6 +34,12 @@ class ImageClassifier(BaseModel):
         super().__init__(data_preprocessor=preprocessor)
         self.backbone = backbone if isinstance(backbone, nn.Module) else BACKBONES.build(backbone)
         self.head = head if isinstance(head, nn.Module) else HEADS.build({**head, "in_dim": self.backbone.embed_dim})
+        channels = getattr(self.backbone, "in_channels", None)
+        if channels is not None and hasattr(preprocessor, "mean") and len(preprocessor.mean) != channels:
+            raise ValueError(
+                f"the backbone takes images of {channels} channels, the preprocessor's mean and std are of "
+                f"{len(preprocessor.mean)}: set in_channels or mean and std"
+            )
         self.label_smoothing = label_smoothing
         self.flip_test = False  # in the mode 'predict', average the probabilities of an image and its mirror image
         self.freeze_backbone = freeze_backbone

@@ -28,7 +28,8 @@ class ImagePreprocessor(BaseDataPreprocessor):
 
     def __init__(self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> None:
         super().__init__(non_blocking=True)
-        if len(mean) != len(std) or min(std) <= 0:
+        numbers = all(isinstance(number, (int, float)) and abs(number) < 1e30 for number in (*mean, *std))
+        if not numbers or len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"mean {mean} and std {std} need one number a channel, and std above 0")
         # In units of uint8, so that one subtraction and one product do all; not persistent: they are no weights.
         self.register_buffer("mean", 255 * torch.tensor(mean).view(-1, 1, 1), persistent=False)

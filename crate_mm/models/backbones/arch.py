@@ -21,4 +21,6 @@ def resolve_arch(arch: str | dict, archs: dict[str, Arch]) -> Arch:
         return archs[arch]
     if set(arch) != set(Arch._fields):
         raise ValueError(f"arch needs exactly the keys {', '.join(Arch._fields)}; got {', '.join(arch) or 'none'}")
+    if not all(isinstance(size, int) and size >= 1 for size in arch.values()):
+        raise ValueError(f"arch needs whole numbers of at least 1, got {dict(arch)}")
     return Arch(**arch)

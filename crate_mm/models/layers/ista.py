@@ -3,6 +3,8 @@
 Shapes: B images, N tokens, d embedding dimensions.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +23,8 @@ class ISTA(nn.Module):
 
     def __init__(self, embed_dim: int, step_size: float = 0.1, lambd: float = 0.1) -> None:
         super().__init__()
+        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in (step_size, lambd)):
+            raise ValueError(f"ISTA needs a number as step_size and lambd, got {step_size!r} and {lambd!r}")
         self.step_size = step_size
         self.lambd = lambd
         self.dictionary = nn.Parameter(torch.empty(embed_dim, embed_dim))
