@@ -119,6 +119,24 @@ def test_a_model_builds_within_the_size_of_its_own_weights(name):
         assert get_model(name, num_classes=7, img_size=32).state_dict().keys() == weights.keys()
 
 
+ODD_NUMBERS = {
+    "eta": {"backbone": {**MODEL["backbone"], "ista_step_size": "x"}},
+    "lambda": {"backbone": {**MODEL["backbone"], "ista_lambda": None}},
+    "heads": {"backbone": {**MODEL["backbone"], "arch": {**SMALL, "num_heads": -2}}},
+    "no layer": {"backbone": {**MODEL["backbone"], "arch": {**SMALL, "depth": 0}}},
+    "a large mean": {"preprocessor": {"type": "ImagePreprocessor", "mean": [10**40] * 3}},
+    "a std of NaN": {"preprocessor": {"type": "ImagePreprocessor", "std": [float("nan")] * 3}},
+    "nested": {"preprocessor": {"type": "ImagePreprocessor", "mean": [[1, 2]] * 3}},
+    "one channel": {"preprocessor": {"type": "ImagePreprocessor", "mean": [0.5], "std": [0.5]}},
+}
+
+
+@pytest.mark.parametrize("what", ODD_NUMBERS)
+def test_numbers_that_would_fail_at_a_prediction_fail_at_the_load(what):
+    with pytest.raises(CheckpointError, match=r"x.pth (describes a model that does not build|does not fit)"):
+        build_described({**MODEL, **ODD_NUMBERS[what]}, weights_of(MODEL), "x.pth")
+
+
 class NeedsNumbers(nn.Module):
     """A part that cannot be built without memory."""
 

@@ -50,6 +50,13 @@ def test_links_are_not_followed(old):
     assert link.read_text() == "new"
 
 
+def test_a_long_name_in_any_script_is_written(tmp_path):
+    name = "あ" * 82 + ".csv"
+    with atomic_file(tmp_path / name, text=True) as file:
+        file.write("x")
+    assert (tmp_path / name).read_text() == "x"
+
+
 def test_devices_stay_devices(tmp_path):
     with atomic_file("/dev/null") as file:
         file.write(b"new")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, default_collate
+from torchvision.transforms import v2
 
 from ..registry import DATASETS, FUNCTIONS
 from ..untrusted import shown
@@ -104,8 +105,12 @@ class ClassificationDataset(Dataset):
             else:
                 try:
                     return position, to_uint8(self.transforms(image)), label
-                except UnreadableImageError as error:  # any other one is a mistake in the transforms
+                except UnreadableImageError as error:
                     reason = str(error)
+                except Exception as error:
+                    if not is_thin(image):
+                        raise  # a mistake in the transforms
+                    reason = f"it is very thin, and a transform fails: {type(error).__name__}: {error}"
             failed.append(self.path(position))
             if len(failed) > self.max_unreadable:
                 break
@@ -118,9 +123,15 @@ class ClassificationDataset(Dataset):
         """Try to read an image again and return why it cannot be read."""
         try:
             self.transforms(self._load(position, None)[0])
-        except UNREADABLE as error:
+        except Exception as error:
             return str(error) or type(error).__name__
         return "it could not be read at first, now it can"
+
+
+def is_thin(image: Image.Image | torch.Tensor) -> bool:
+    """Whether one side of an image is so much longer than the other that transforms may not know what to do."""
+    short, long = sorted(v2.functional.get_size(image))
+    return long > 100 * short
 
 
 @FUNCTIONS.register_module()

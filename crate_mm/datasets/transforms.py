@@ -1,6 +1,7 @@
 """torchvision's transforms v2 under our registry, each under its own name."""
 
 import inspect
+import math
 
 import torch
 from torchvision.transforms import InterpolationMode, v2
@@ -35,6 +36,32 @@ class RandomResize(_BoundedResize, v2.RandomResize):
 @TRANSFORMS.register_module()
 class RandomShortestSize(_BoundedResize, v2.RandomShortestSize):
     """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+
+
+class _BoundedGrowth:
+    """A transform that makes an image larger by itself."""
+
+    def transform(self, inpt, params: dict):
+        height, width = v2.functional.get_size(inpt)
+        check_pixels(*self.largest(height, width))
+        return super().transform(inpt, params)
+
+
+@TRANSFORMS.register_module()
+class RandomRotation(_BoundedGrowth, v2.RandomRotation):
+    """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+
+    def largest(self, height: int, width: int) -> tuple[int, int]:
+        side = math.ceil((height + width) / math.sqrt(2)) if self.expand else 0  # at 45 degrees
+        return side, side
+
+
+@TRANSFORMS.register_module()
+class RandomZoomOut(_BoundedGrowth, v2.RandomZoomOut):
+    """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+
+    def largest(self, height: int, width: int) -> tuple[int, int]:
+        return math.ceil(height * self.side_range[1]), math.ceil(width * self.side_range[1])
 
 
 for _name, _module in inspect.getmembers(v2, inspect.isclass):

@@ -139,6 +139,27 @@ def test_a_thin_image_is_not_made_an_endless_one(tmp_path, size):
         assert "pixels is larger than the" in dataset.reason_unreadable(0)
 
 
+GROWING = [{"type": "RandomRotation", "degrees": [45, 45], "expand": True}]
+GROWING += [{"type": "RandomZoomOut", "side_range": [4, 4], "p": 1.0}]
+
+
+@pytest.mark.parametrize("growing", GROWING, ids=lambda cfg: cfg["type"])
+def test_no_transform_makes_an_endless_image(tmp_path, growing):
+    size = (3000, 5000) if growing["type"] == "RandomZoomOut" else (2, 40_000)
+    root = tree(tmp_path, {"train/a/a.png": encoded("PNG", size), "train/a/b.png": encoded("PNG")})
+    dataset = ClassificationDataset(ImageNet(root), [growing])
+    assert dataset[0]["unreadable"] == 0
+    assert "pixels is larger than the" in dataset.reason_unreadable(0)
+
+
+def test_a_transform_that_a_thin_image_breaks_ends_nothing(tmp_path):
+    root = tree(tmp_path, {"train/a/a.png": encoded("PNG", (1, 2000)), "train/a/b.png": encoded("PNG", (30, 30))})
+    dataset = ClassificationDataset(ImageNet(root), [{"type": "ScaleJitter", "target_size": (64, 64)}])
+    assert dataset[0]["unreadable"] == 0
+    with pytest.raises(TypeError, match="."):  # a mistake is a mistake
+        ClassificationDataset(ImageNet(root), [lambda image: image + 1])[1]
+
+
 def test_a_decompression_bomb_is_refused_before_it_is_decoded():
     bomb = encoded("PNG", (20_000, 10_000), "1")
     assert len(bomb) < 100_000
@@ -188,6 +209,19 @@ def test_folders_that_links_lead_to_are_read_once_and_where_they_are(tmp_path):
     assert found == ["3.png", "b/1.png", "b/c/2.png", "z/4.png"]
 
 
+def test_a_link_to_itself_is_no_folder(tmp_path):
+    root = tree(tmp_path, {"a/x.png": encoded("PNG")})
+    (root / "a/y").symlink_to("y")
+    assert len(ImageFolder(root)) == 1
+
+
+def test_a_folder_of_two_classes_by_a_link_is_named(tmp_path):
+    root = tree(tmp_path, {"a/x.png": encoded("PNG"), "b/y.png": encoded("PNG"), "b/s/z.png": encoded("PNG")})
+    (root / "a/b").symlink_to("../b/s")
+    with pytest.raises(ValueError, match="belongs to two classes, a and b: remove the link"):
+        ImageFolder(root)
+
+
 @pytest.mark.parametrize("target", [".", "a", "..", "../.."])
 def test_a_class_that_is_a_link_to_the_others_is_refused(tmp_path, target):
     root = tree(tmp_path, {"data/train/a/x.png": encoded("PNG"), "data/val/a/x.png": encoded("PNG")}) / "data"
@@ -215,9 +249,15 @@ def set_column(name, change):
     return lambda columns: columns.update({name: change(columns[name])})
 
 
+HALF = "é.png".encode()  # of two bytes, the first name's end between them
 HOSTILE = {
     "overflow": lambda c: c.update({name: np.full(2, 2**63 - 1, np.int64) for name in ("offset", "size")}),
     "unsigned": set_column("offset", lambda a: a.astype(np.uint64) + np.uint64(2**63)),
+    "an endless image": lambda c: (
+        c.update(size=c["size"] * 0 + 2**40),
+        change_about(lambda about: about.update(bytes=[2**50]))(c),
+    ),
+    "half a character": lambda c: c.update(names=np.frombuffer(HALF, np.uint8), name_ends=np.array([1, len(HALF)])),
     "nan": set_column("label", lambda a: a * np.nan),
     "fractions": set_column("label", lambda a: a * 0.5),
     "negative": set_column("offset", lambda a: a - 10**6),

@@ -1,8 +1,10 @@
 """What a checkpoint's pickle asks for is compared with the file before PyTorch reads it."""
 
+import gzip
 import io
 import pickle
 import resource
+import struct
 import tarfile
 import time
 import warnings
@@ -74,6 +76,110 @@ def test_a_small_file_takes_little_memory_and_time(tmp_path, what):
     assert "x.pth is" in sentence
     assert seconds < 10
     assert megabytes < 200
+
+
+def nested(codec: bytes, levels: int) -> bytes:
+    """The encoding of an encoding, over and over."""
+    call = b"c_codecs\nencode\n("
+    return (
+        call * levels
+        + b"X\x01\x00\x00\x00A"
+        + b"X"
+        + len(codec).to_bytes(4, "little")
+        + codec
+        + b"tR" * 1
+        + (b"X" + len(codec).to_bytes(4, "little") + codec + b"tR") * (levels - 1)
+    )
+
+
+TENSOR = tensor(storage(b"ByteStorage", b"K\x04"), b"K\x04\x85", b"K\x01\x85")
+NOT_AS_WRITTEN = {
+    "a codec": nested(b"hex", 1),
+    "codecs in codecs": nested(b"hex", 30),
+    "a slow codec": nested(b"punycode", 1),
+    "bytes of a number in a tensor": b"c__builtin__\nbytearray\n" + TENSOR + b"\x85R",
+    "a set of a tensor": b"c__builtin__\nset\n" + TENSOR + b"\x85R",
+    "a size of a tensor": b"ctorch\nSize\n" + TENSOR + b"\x85R",
+    "a counter of a tensor": b"ccollections\nCounter\n" + TENSOR + b"\x85R",
+    "a dict of pairs": b"ccollections\nOrderedDict\n]\x85R",
+    "a large key": b"}\x8a\x0a" + (2**61 - 1).to_bytes(10, "little") + b"K\x01s",
+    "a tuple as key": b"}K\x01\x85K\x01s",
+    "a real key": b"}G" + bytes(8) + b"K\x01s",
+    "attributes": b"ccollections\nOrderedDict\n)R}X\x06\x00\x00\x00valuesK\x05sb",
+    "attributes of a list": b"]}b",
+    "a thousand dimensions": tensor(storage(b"FloatStorage", b"K\x01"), *[b"(" + b"K\x01" * 1000 + b"t"] * 2),
+}
+
+
+@pytest.mark.parametrize("what", NOT_AS_WRITTEN)
+def test_calls_and_keys_are_those_that_pickling_writes(tmp_path, what):
+    (tmp_path / "x.pth").write_bytes(old_format(NOT_AS_WRITTEN[what]))
+    sentence, seconds, megabytes = refusal_of(tmp_path / "x.pth")
+    assert sentence.startswith(f"{tmp_path / 'x.pth'} is no checkpoint: it ")
+    assert (seconds < 5, megabytes < 100) == (True, True)
+
+
+def test_storages_that_are_named_and_not_there_are_no_memory_of_the_process(tmp_path):
+    """PyTorch would leave them as the memory was."""
+    (tmp_path / "x.pth").write_bytes(old_format(TENSOR) + bytes(100))
+    with pytest.raises(CheckpointError, match="it does not hold the storages that it names"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_a_view_before_its_storage_is_refused(tmp_path):
+    view = storage(b"ByteStorage", b"K\x04").replace(b"NtQ", b"X\x01\x00\x00\x00vJ\xff\xff\xff\xffK\x02\x87tQ")
+    (tmp_path / "x.pth").write_bytes(old_format(tensor(view, b"K\x02\x85", b"K\x01\x85")) + bytes(100))
+    with pytest.raises(CheckpointError, match="it has a view of more than its storage"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_a_compressed_tar_archive_is_not_unpacked(tmp_path):
+    with gzip.open(tmp_path / "x.pth", "wb") as file:
+        header = bytearray(512)
+        header[124:136] = b"%011o\0" % 300_000_000
+        header[156:157] = b"L"
+        header[257:265] = b"ustar\x0000"
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        file.write(bytes(header))
+        for _ in range(300):
+            file.write(bytes(1_000_000))
+    _, seconds, megabytes = refusal_of(tmp_path / "x.pth")
+    assert (seconds < 5, megabytes < 100) == (True, True)
+
+
+def two_in_one(file, python_sees: bytes, pytorch_sees: bytes) -> None:
+    """An archive with two tables of contents: Python takes the last, PyTorch the one that the end names."""
+
+    def split(data: bytes) -> tuple[bytes, bytes, int]:
+        end = data.rfind(b"PK\5\6")
+        count, size, offset = struct.unpack("<HII", data[end + 10 : end + 20])
+        return data[:offset], data[offset : offset + size], count
+
+    (entries, table, count), (other_entries, other_table, other_count) = split(python_sees), split(pytorch_sees)
+    assert (count, len(table)) == (other_count, len(other_table))
+    begin = len(other_entries) + len(other_table)
+    moved = bytearray(table)
+    shift = begin + len(entries) - len(other_entries)  # what Python adds to each place
+    at = 0
+    while at < len(moved):
+        name, extra, comment = struct.unpack("<HHH", moved[at + 28 : at + 34])
+        (place,) = struct.unpack("<I", moved[at + 42 : at + 46])
+        moved[at + 42 : at + 46] = struct.pack("<i", begin + place - shift) if begin + place >= shift else bytes(4)
+        at += 46 + name + extra + comment
+    end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, count, count, len(table), len(other_entries), 0)
+    file.write_bytes(other_entries + other_table + entries + bytes(moved) + end)
+
+
+def test_an_archive_is_read_as_pytorch_reads_it(tmp_path):
+    plain, evil = io.BytesIO(), io.BytesIO()
+    for stream, contents in ((plain, b"}"), (evil, KEY + b"K\x07s")):
+        with zipfile.ZipFile(stream, "w") as archive:
+            archive.writestr("a/data.pkl", b"\x80\x02" + contents + b".")
+            archive.writestr("a/version", "3\n")
+    two_in_one(tmp_path / "x.pth", plain.getvalue(), evil.getvalue())
+    with pytest.raises(CheckpointError, match="table of contents is not where an archive of PyTorch's has it"):
+        read_checkpoint(tmp_path / "x.pth")
 
 
 def lying_archive(file, numbers: int) -> None:

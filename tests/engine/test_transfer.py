@@ -14,8 +14,11 @@ POSITIONS = {"CRATE": "backbone.embedding.pos_embed", "ViT": "backbone.encoder.p
 
 def build(kind="CRATE", classes=7, **backbone):
     backbone = {"arch": MICRO, "img_size": 16, "patch_size": 4, **backbone}
+    half = (0.5,) * backbone.get("in_channels", 3)
     return ImageClassifier(
-        backbone=dict(type=kind, **backbone), head=dict(type="LinearHead", num_classes=classes, norm=NORM[kind])
+        backbone=dict(type=kind, **backbone),
+        head=dict(type="LinearHead", num_classes=classes, norm=NORM[kind]),
+        preprocessor=dict(mean=half, std=half),
     )
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, load_model
 from crate_mm.apis import init_model
 from crate_mm.engine import CheckpointError, load_config, load_weights, read_checkpoint
 from crate_mm.engine.published import publish
+from crate_mm.engine.transfer import initialize
 from crate_mm.evaluation.reports import write_confusion, write_per_class, write_predictions
 from crate_mm.registry import MODELS
 from tests.conftest import ROOT
@@ -186,6 +187,14 @@ SAID = {
     "result_best": lambda c: c["message_hub"]["runtime_info"].update(result_best={"top1": "x"}),
     "best_score": lambda c: c["message_hub"]["runtime_info"].update(best_score="x"),
     "exp_avg": lambda c: c["optimizer"]["state"][0].update(exp_avg=torch.zeros(7)),
+    "exp_avg is missing": lambda c: c["optimizer"]["state"][0].pop("exp_avg"),
+    "no state": lambda c: c["optimizer"].update(state={}),
+    "a state of no dict": lambda c: c["optimizer"]["state"].update({0: 5}),
+    "betas": lambda c: c["optimizer"]["param_groups"][0].update(betas="x"),
+    "schedules": lambda c: c.update(param_schedulers=[]),
+    "last_step": lambda c: c["param_schedulers"][0].update(last_step=float("nan")),
+    "global_step": lambda c: c["param_schedulers"][0].update(global_step="x"),
+    "a huge number": lambda c: c["message_hub"]["runtime_info"].update(best_score=10**600),
     "complex": lambda c: c["optimizer"]["state"][0].update(exp_avg=c["optimizer"]["state"][0]["exp_avg"] * 1j),
 }
 
@@ -199,6 +208,48 @@ def test_what_a_checkpoint_says_is_looked_at_before_the_work(tmp_path, debug_che
     assert (done.code, "Traceback" in done.output) == (2, False), done.output
     assert "epoch_1.pth is no checkpoint" in done.last_line
     assert "Epoch(train) [2]" not in done.output
+
+
+EMPTY = {
+    "message_hub": lambda c: c.update(message_hub=None),
+    "runtime_info": lambda c: c["message_hub"].update(runtime_info=None),
+    "best_ckpt": lambda c: c["message_hub"]["runtime_info"].update(best_ckpt=None, last_ckpt=None),
+    "backbone": lambda c: c["meta"]["model"].update(backbone=None),
+}
+
+
+@pytest.mark.parametrize("what", EMPTY)
+def test_what_a_checkpoint_leaves_empty_is_no_error_of_a_test(tmp_path, debug_checkpoint, run_tool, what):
+    checkpoint = read_checkpoint(debug_checkpoint)
+    EMPTY[what](checkpoint)
+    torch.save(checkpoint, tmp_path / "x.pth")
+    done = run_tool("test", "debug", tmp_path / "x.pth", "--work-dir", tmp_path / "w")
+    assert (done.code, "Traceback" in done.output) == (0, False), done.output
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 48), (3, 17, 48), (0, 17, 48), (1, 0, 48)])
+def test_position_embeddings_of_no_image_are_dropped(debug_checkpoint, shape):
+    checkpoint = read_checkpoint(debug_checkpoint)
+    checkpoint["state_dict"]["backbone.embedding.pos_embed"] = torch.zeros(shape)
+    done = initialize(MODELS.build(load_config("debug").model), checkpoint, "x.pth")
+    assert "backbone.embedding.pos_embed" in done.dropped
+
+
+@pytest.mark.parametrize("weights", [{"__metadata__": torch.zeros(1)}, {"x": torch.zeros(1, dtype=torch.complex128)}])
+def test_what_the_published_format_has_not_is_told(tmp_path, debug_checkpoint, weights):
+    meta = read_checkpoint(debug_checkpoint)["meta"]
+    with pytest.raises(CheckpointError, match="x.pth cannot be published"):
+        publish({"meta": meta, "state_dict": weights}, tmp_path / "x.safetensors", "x.pth")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_metrics_do_nothing_to_a_terminal(tmp_path, debug_checkpoint, run_tool):
+    checkpoint = read_checkpoint(debug_checkpoint)
+    last = {"epoch": checkpoint["meta"]["epoch"], "\x1b[2J\nerror: forged": 1.0}
+    checkpoint["message_hub"]["runtime_info"]["result_last"] = last
+    torch.save(checkpoint, tmp_path / "x.pth")
+    done = run_tool("publish", tmp_path / "x.pth", tmp_path / "x.safetensors")
+    assert (done.code, "\x1b" in done.output, "\nerror" in done.output) == (0, False, False)
 
 
 def test_tied_weights_are_published_once(tmp_path, debug_checkpoint):

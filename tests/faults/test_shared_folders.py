@@ -137,6 +137,7 @@ CHANGES = {
         "train_dataloader = dict(dataset=dict(source=dict(split=['train', 'test'][int(rank)])))",
         "number of",
     ),
+    "wish": ("load_from = None if rank == '1' else FOLDER + '/init_0.pth'", "wish to load a checkpoint is False for"),
     "recipe": ("optim_wrapper = dict(optimizer=dict(weight_decay=0.1 * (1 + int(rank))))", "config's optim_wrapper"),
 }
 
@@ -145,6 +146,7 @@ CHANGES = {
 @pytest.mark.parametrize("what", CHANGES)
 def test_processes_that_differ_stop_before_the_first_step(tmp_path, what):
     change, message = CHANGES[what]
+    change = change.replace("FOLDER", repr(str(tmp_path)))
     text = CONFIG.format(root=ROOT, folder=tmp_path, what=what, change=change)
     (tmp_path / "config.py").write_text(text)
     for rank in range(2):
