@@ -129,8 +129,8 @@ def check_optimizer_state(optimizer: Optimizer, configured: list[dict], filename
             if parameter.ndim not in expected:
                 expected[parameter.ndim] = _state_after_a_step(type(inner), group, parameter)
             fresh = expected[parameter.ndim]
-            if not fresh or (not state and inner.state and parameter not in inner.state):
-                continue  # it never had a gradient
+            if not fresh or parameter not in inner.state:
+                continue  # it never had a gradient, or fp16's scaler has skipped all steps so far
             if state.keys() != fresh.keys():
                 raise CheckpointError(
                     f"{wrong}the optimizer's state has {', '.join(map(shown, state)) or 'nothing'} for a parameter, "

@@ -188,7 +188,6 @@ SAID = {
     "best_score": lambda c: c["message_hub"]["runtime_info"].update(best_score="x"),
     "exp_avg": lambda c: c["optimizer"]["state"][0].update(exp_avg=torch.zeros(7)),
     "exp_avg is missing": lambda c: c["optimizer"]["state"][0].pop("exp_avg"),
-    "no state": lambda c: c["optimizer"].update(state={}),
     "a state of no dict": lambda c: c["optimizer"]["state"].update({0: 5}),
     "betas": lambda c: c["optimizer"]["param_groups"][0].update(betas="x"),
     "schedules": lambda c: c.update(param_schedulers=[]),
