@@ -44,7 +44,7 @@ def build_described(described: dict, weights: dict[str, Tensor], source: str | P
             f"{source} describes a model that does not build ({type(error).__name__}: {shown(error)}): give a config"
         ) from None
     compare_weights(wanted, weights, source)
-    try:
+    try:  # numbers that have no place in memory are met only now
         with registered_only():
             return MODELS.build(copy.deepcopy(described))
     except Exception as error:

@@ -58,10 +58,10 @@ def main() -> None:
                 classes = [str(name) for name in source.classes]
                 count = write_shards(unfinished / split, samples, classes, args.shard_mb * 10**6)
                 print(f"{split}: {count} images")
-            (unfinished / MARK).unlink()
             if target.exists():  # meanwhile; an empty folder would be replaced
                 raise ValueError(f"{target} exists already: name a new folder")
             unfinished.rename(target)
+            (target / MARK).unlink()
         for reason in broken:
             encoding = sys.stdout.encoding or "ascii"
             print(f"left out: {reason}".encode(encoding, "backslashreplace").decode(encoding))

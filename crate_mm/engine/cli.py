@@ -116,6 +116,8 @@ def _sentence(error: Exception) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if "in DataLoader worker process" in text:  # PyTorch wraps a worker's error in its traceback
         text = text.strip().splitlines()[-1]
+    if not isinstance(error, RunStoppedError):  # whose lists of images have lines of their own
+        text = shown(text, 10_000)
     return text or type(error).__name__
 
 

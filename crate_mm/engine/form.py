@@ -8,6 +8,9 @@ import torch
 
 from ..untrusted import check_plain, shown
 
+# For files of others that plain torch.load takes.
+ADVICE = "save its weights by themselves, as {name: tensor.clone()}, and they are taken"
+
 
 class CheckpointError(ValueError):
     """A file that is no checkpoint, or not one for this model. Its message is one line, whatever names it quotes."""
@@ -114,7 +117,7 @@ def check_form(checkpoint: dict, source: str | Path) -> None:
             value = holder.get(key)
             if value is not None and not right(value):
                 entry = ".".join([*above, shown(key)])
-                raise CheckpointError(f"{wrong}its {entry} is {_kind(value)}, wanted is {words}")
+                raise CheckpointError(f"{wrong}its {entry} is {_kind(value)}, wanted is {words}: {ADVICE}")
         if not all(isinstance(key, str) for key in holder):
             raise CheckpointError(f"{wrong}its {'.'.join(above) or 'contents'} has keys that are no names")
     for name in ("state_dict", "ema_state_dict"):
@@ -125,7 +128,7 @@ def check_form(checkpoint: dict, source: str | Path) -> None:
     try:
         check_plain(checkpoint, allowed=kinds)
     except ValueError as error:
-        raise CheckpointError(f"{wrong}{error}") from None
+        raise CheckpointError(f"{wrong}{error}: {ADVICE}") from None
     _check_tensors(checkpoint, source)
 
 
@@ -139,7 +142,7 @@ def _check_tensors(checkpoint: dict, source: str | Path) -> None:
         name, value = left.pop()
         if isinstance(value, torch.Tensor) and not _is_dense(value):
             raise CheckpointError(
-                f"{source} is no checkpoint: its {shown(name)} is no dense tensor with all its numbers"
+                f"{source} is no checkpoint: its {shown(name)} is no dense tensor with all its numbers: {ADVICE}"
             )
         if isinstance(value, dict):
             left.extend((f"{name}.{key}" if name else str(key), inner) for key, inner in value.items())

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 
 from ..untrusted import shown
-from .form import CheckpointError
+from .form import ADVICE, CheckpointError
 
 MOST_DIMENSIONS = 64  # PyTorch's own most
 MOST_IN_TUPLE, MOST_TUPLES_DEEP = 1_000_000, 32  # tuples are keys of dicts, and a key is hashed to its last part
@@ -245,13 +245,11 @@ class PickleScan:
             return _Name("tensor")
         if len(parts) > 2 or not CALLS[path](*parts):
             raise Refused(f"it calls {path} with something else than {WORDS.get(path, 'plain data')}")
-        if path == "torch.Size":
-            return parts[0]
         size = sum(part.size if isinstance(part, (Thing, _Tuple)) else len(str(part)) for part in parts)
         self.copied += size
         if self.copied > 16 * self.file_bytes + 2**16:
             raise Refused("it copies the same data again and again")
-        return Thing(path, size)
+        return parts[0] if path == "torch.Size" else Thing(path, size)  # a Size is hashed as its tuple is
 
     def _storage(self, wanted: Any) -> _Storage:
         parts = wanted.parts if isinstance(wanted, _Tuple) else ()
@@ -307,5 +305,6 @@ def refusal(error: Refused, source: object) -> CheckpointError:
             "a checkpoint may hold tensors, numbers, strings, lists and dicts only"
         )
     return CheckpointError(
-        f"{source} is no checkpoint: {error}; a checkpoint may hold dense tensors, numbers, strings, lists and dicts"
+        f"{source} is no checkpoint: {error}; a checkpoint may hold dense tensors, numbers, strings, lists and dicts: "
+        f"{ADVICE}"
     )

@@ -1,5 +1,6 @@
 """A work folder belongs to one run at a time."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -37,6 +38,6 @@ def hold(work_dir: str | Path) -> FileLock | None:
             "another one with --work-dir"
         ) from None
     except (OSError, NotImplementedError) as error:
-        print_log(f"{work_dir} cannot be locked ({error}): let no other run write to it", "current", 30)
+        print_log(f"{work_dir} cannot be locked ({error}): let no other run write to it", "current", logging.WARNING)
         return None
     return lock

@@ -45,6 +45,7 @@ def tensor(stored: bytes, shape: bytes, strides: bytes) -> bytes:
 
 
 TEXT = b"X\x00\x00\x01\x00" + b"x" * 2**16 + b"q\x01"
+SIZES = b"(" + b"K\x01" * 50_000 + b"tq\x01ctorch\nSize\nq\x000" + 2000 * b"h\x00h\x01\x85R0"
 GIGA = b"J\x00\xca\x9a;"  # 1,000,000,000
 AMPLIFIED = {
     "bytearray": old_format(b"c__builtin__\nbytearray\n" + GIGA + b"\x85R"),
@@ -55,6 +56,7 @@ AMPLIFIED = {
     "strides": old_format(tensor(storage(b"FloatStorage", b"K\x01"), b"K\x02\x85", GIGA + b"\x85")),
     "hashes": hashed_for_ever(60),
     "tuples in tuples": old_format(b"K\x01" + b"\x85" * 1_000_000),
+    "sizes": old_format(SIZES + b"0K\x01"),
     "copies": old_format(TEXT + b"c_codecs\nencode\nq\x000" + 50 * b"h\x00h\x01\x85R0"),
 }
 

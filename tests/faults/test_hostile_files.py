@@ -61,18 +61,44 @@ ENTRIES = {
 }
 
 
+def run_on(entry: str, file: Path, run_tool):
+    """Run an entry's tool on a file, in the file's folder."""
+    if entry == "train, newest" and file.suffix != ".pth":
+        pytest.skip("a work folder holds no safetensors")
+    tool, *args = (part.format(file=file, folder=file.parent) for part in ENTRIES[entry])
+    done = run_tool(tool, *args, *(["--work-dir", file.parent] if tool in ("train", "test", "knn") else []))
+    assert "Traceback" not in done.output
+    return done
+
+
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_no_tool_runs_what_a_file_holds(tmp_path, evil, run_tool, entry):
-    if entry == "train, newest" and evil.suffix != ".pth":
-        pytest.skip("a work folder holds no safetensors")
-    tool, *args = (part.format(file=evil, folder=tmp_path) for part in ENTRIES[entry])
-    if tool in ("train", "test", "knn"):
-        args += ["--work-dir", tmp_path]
-    done = run_tool(tool, *args)
+    done = run_on(entry, evil, run_tool)
     assert done.code == 2, done.output
-    assert "Traceback" not in done.output
     assert done.last_line.startswith("error: "), done.output
     assert evil.name in done.last_line
+    assert not (tmp_path / "mark").exists()
+
+
+def test_labels_results_and_indexes_run_nothing(tmp_path, run_tool, debug_checkpoint):
+    """A pickle in the place of JSON, of an index's array and of CIFAR's batches."""
+    data = pickle.dumps(Mark(tmp_path / "mark"), protocol=2)
+    (tmp_path / "result.json").write_bytes(data)
+    (tmp_path / "train").mkdir()
+    array = np.empty(1, object)
+    array[0] = Mark(tmp_path / "mark")
+    np.savez(tmp_path / "train" / INDEX, label=array, about=array)
+    dataset_formats.WRITERS["CIFAR10"](tmp_path, lambda *args: None)
+    for batch in (tmp_path / "cifar-10-batches-py").iterdir():
+        batch.write_bytes(data)
+    ways = [lambda: PackedImages(tmp_path), lambda: DATASETS.get("CIFAR10")(str(tmp_path), train=True)]
+    for way in ways:
+        with pytest.raises(ValueError, match="damaged|not whole"):
+            way()
+    args = ["debug", debug_checkpoint, "--real", tmp_path / "result.json", "--work-dir", tmp_path / "w"]
+    for done in (run_tool("results_table", tmp_path), run_tool("test", *args)):
+        assert (done.code, "Traceback" in done.output) == (2, False), done.output
+        assert "result.json" in done.last_line
     assert not (tmp_path / "mark").exists()
 
 
@@ -98,13 +124,7 @@ def described(request, tmp_path, debug_checkpoint) -> Path:
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_no_tool_builds_what_a_file_describes_by_running_it(tmp_path, described, run_tool, entry):
-    if entry == "train, newest" and described.suffix != ".pth":
-        pytest.skip("a work folder holds no safetensors")
-    tool, *args = (part.format(file=described, folder=tmp_path) for part in ENTRIES[entry])
-    if tool in ("train", "test", "knn"):
-        args += ["--work-dir", tmp_path]
-    done = run_tool(tool, *args)
-    assert "Traceback" not in done.output
+    done = run_on(entry, described, run_tool)
     assert done.code in (0, 2), done.output
     assert not (tmp_path / "mark").exists()
 

@@ -170,6 +170,19 @@ def test_nonsense_does_not_reach_the_shell(tmp_path, env):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_a_config_may_have_any_name(tmp_path):
+    name = "a b'\"$(touch pwned);&%s{{x}}\x1b.py"
+    folder = tmp_path / name.removesuffix(".py")
+    folder.mkdir()
+    (folder / name).write_text(f'_base_ = "{ROOT}/configs/debug.py"\ntrain_cfg = dict(max_epochs=1)\n')
+    command = ["bash", str(ROOT / "tools/dist_train.sh"), str(folder / name), "1", "--work-dir", str(folder / "w")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "w/epoch_1.pth").exists()
+    assert not list(tmp_path.rglob("pwned"))
+
+
 @pytest.mark.parametrize("name", ["GPUS", "GPUS_PER_NODE", "CPUS_PER_TASK"])
 def test_nonsense_does_not_reach_slurm(tmp_path, name):
     command = ["bash", str(ROOT / "tools/slurm_train.sh"), "gpu", "job", "debug"]
