@@ -3,13 +3,15 @@
 The names below load on first use, so that ``import crate_mm.registry`` stays light.
 """
 
+from . import moved  # noqa: F401  former names of modules
+
 __version__ = "0.1.0"
 __all__ = ["Predictor", "get_model", "init_model", "list_models"]
 
 
 def __getattr__(name: str):
     if name in __all__:
-        from . import apis
+        from . import api
 
-        return getattr(apis, name)
+        return getattr(api, name)
     raise AttributeError(f"module 'crate_mm' has no attribute {name!r}")

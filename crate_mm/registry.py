@@ -1,8 +1,9 @@
 """Every registry of crate_mm, in one place.
 
-A registry maps the ``type`` of a config entry to a class. All but two of them are children of MMEngine's registry of
+A registry maps the ``type`` of a config entry to a class. All but four of them are children of MMEngine's registry of
 the same purpose, so that whatever MMEngine or PyTorch registers (hooks, samplers, optimizers) is found as well.
-``BACKBONES`` and ``HEADS`` stand alone: MMEngine allows one child registry per parent and scope, and ``MODELS`` is it.
+``BACKBONES``, ``LAYERS``, ``HEADS`` and ``FIGURES`` stand alone: MMEngine allows one child registry per parent and
+scope, and has none for figures. A measure stands in ``crate_mm.analysis.table``.
 
 To add an own part, register it in a file of your own and name the file in the config's ``custom_imports``::
 
@@ -86,6 +87,7 @@ def _child(parent: _Registry, *locations: str) -> Registry:
 
 MODELS = _child(root.MODELS, "models")
 BACKBONES = Registry("backbone", scope=SCOPE, locations=[f"{SCOPE}.models"])
+LAYERS = Registry("layer", scope=SCOPE, locations=[f"{SCOPE}.models"])
 HEADS = Registry("head", scope=SCOPE, locations=[f"{SCOPE}.models"])
 MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS)
 WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS)
@@ -99,10 +101,12 @@ OPTIMIZERS = _child(root.OPTIMIZERS, "engine")
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, "engine")
 OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS)
 PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, "engine")
-HOOKS = _child(root.HOOKS, "engine", "analysis.hooks")
+HOOKS = _child(root.HOOKS, "engine", "analysis.hook")
 LOOPS = _child(root.LOOPS, "engine")
 RUNNERS = _child(root.RUNNERS, "engine")
-LOG_PROCESSORS = _child(root.LOG_PROCESSORS)
+LOG_PROCESSORS = _child(root.LOG_PROCESSORS, "engine")
+
+FIGURES = Registry("figure", scope=SCOPE, locations=[f"{SCOPE}.analysis.figures"])
 
 METRICS = _child(root.METRICS, "evaluation")
 EVALUATOR = _child(root.EVALUATOR)

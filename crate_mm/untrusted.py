@@ -110,3 +110,17 @@ def check_plain(
                 left.extend((inner, level + 1) for inner in value)
         elif not (value is None or isinstance(value, (bool, int, float, str, *allowed))):
             raise ValueError(f"it holds {type(value).__name__}, which is no plain data")
+
+
+def env_number(name: str, default: int | None = None) -> int:
+    """A whole number of at least 0 from an environment variable.
+
+    Raises:
+        ValueError: it is something else, or is not set (or empty) and there is no default.
+    """
+    text = os.environ.get(name, "").strip()
+    if not text and default is not None:
+        return default
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{name} in the environment must be a whole number, it is {shown(text)!r}")
+    return int(text)

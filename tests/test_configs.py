@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from crate_mm.engine import CONFIGS, Runner, load_config, prepare
 from crate_mm.models import ARCHS, VIT_ARCHS
-from crate_mm.models.backbones import Arch
+from crate_mm.models.families import Arch
 from crate_mm.registry import DATASETS, LOOPS, METRICS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
 from tests.dataset_formats import WRITERS
 

@@ -80,8 +80,10 @@ def test_import_rules(path):
 def test_the_rules_would_notice():
     assert violations("models.heads", {"crate_mm.datasets.sources"}) == ["crate_mm.datasets.sources"]
     assert violations("models.layers.ista", {"mmengine.model", "torch"}) == ["mmengine"]
-    assert violations("models.layers.ista", {"crate_mm.models.heads"}) == ["crate_mm.models.heads"]
-    assert violations("models.backbones.crate", {"crate_mm.models.classifier"}) == ["crate_mm.models.classifier"]
+    assert violations("models.layers.ista", {"crate_mm.models.tasks.heads"}) == ["crate_mm.models.tasks.heads"]
+    assert violations("models.backbones.crate", {"crate_mm.models.tasks.classifier"}) == [
+        "crate_mm.models.tasks.classifier"
+    ]
     assert violations("engine.runner", {"crate_mm.evaluation"}) == ["crate_mm.evaluation"]
     assert violations("apis", {"tests.conftest"}) == ["tests.conftest"]
     classifier = imports(PACKAGE / "models" / "classifier.py")

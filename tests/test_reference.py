@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from crate_mm.analysis.capture import capture
 from crate_mm.analysis.measures import nonzero_fraction, subspace_coding_rate
-from crate_mm.conversion import convert_official_state_dict, rename_official_key
+from crate_mm.analysis.taps import capture
+from crate_mm.checkpoints import as_checkpoint
 from crate_mm.models import ARCHS, ImageClassifier
+from crate_mm.models.families.crate import KEY_MAP
+from crate_mm.models.families.foreign import rename
 from crate_mm.registry import OPTIMIZERS
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "crate_reference.json").read_text())
@@ -49,7 +51,7 @@ def case(request):
         head=dict(type="LinearHead", num_classes=config["num_classes"], pool=config.get("pool", "cls")),
         label_smoothing=0.1,
     ).double()
-    weights = convert_official_state_dict(official_state_dict(ref["state_dict_shapes"]), num_heads=config["heads"])
+    weights = as_checkpoint(official_state_dict(ref["state_dict_shapes"]), num_heads=config["heads"]).weights
     model.load_state_dict(weights)
     size = (ref["batch_size"], 3, config["image_size"], config["image_size"])
     images = torch.from_numpy(np.random.RandomState(0).standard_normal(size))
@@ -96,7 +98,7 @@ def test_gradients_and_lion_steps(case):
         losses.append(loss.item())
         if step == 0:
             norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
-            reference = {rename_official_key(name): norm for name, norm in ref["grad_l2_by_parameter"].items()}
+            reference = rename(ref["grad_l2_by_parameter"], KEY_MAP, "the official code")[0]
             assert norms.keys() == reference.keys()
             assert_close([norms[name] for name in reference], list(reference.values()))
             assert_close(np.linalg.norm(list(norms.values())), ref["grad_l2_total"])

@@ -1,11 +1,15 @@
-"""CRATE-Base fine-tuned on images of your own, a folder a class, from a checkpoint of ImageNet-1K.
+"""A recipe of one's own, to copy: CRATE-Base on images in folders, by inheriting a transfer and writing what differs.
 
-    python tools/train.py configs/transfer/crate_base_folder.py --load-from crate_base.pth --cfg-options \\
-      data_root=/my/images model.head.num_classes=5
+    python tools/train.py configs/transfer/crate_base_folder.py --load-from crate_base.pth \\
+        --cfg-options data_root=/my/images model.head.num_classes=5
 
-For another model change two words: the file of _base_/models and arch.
+Without --load-from it trains from scratch.
 """
 
-_base_ = ["../_base_/models/crate.py", "../_base_/transfer/folder.py"]
+_base_ = ["folder.py"]
 
-model = dict(backbone=dict(arch="base"), head=dict(num_classes=2))
+model = dict(
+    type="ImageClassifier",
+    backbone=dict(type="CRATE", arch="base", img_size=224, patch_size=16),
+    head=dict(type="LinearHead", pool="cls"),
+)

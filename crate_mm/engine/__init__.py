@@ -1,21 +1,20 @@
-from . import hooks  # noqa: F401  they register themselves
-from .batch import BatchPlan, plan_batch
-from .checkpoint import CheckpointError, load_weights, newest_checkpoint, read_checkpoint
-from .config import CONFIGS, find_config, load_config, prepare
-from .finite import RunStoppedError
-from .logs import Visualizer
-from .loops import TrainLoop
+from ..checkpoints import Checkpoint, CheckpointError, load_weights, newest_checkpoint, open_checkpoint, read_checkpoint
+from ..config import CONFIGS, BatchPlan, find_config, load_config, plan_batch, prepare
+from .loop import TrainLoop
 from .optim import AutocastOptimWrapper, amp_dtype, amp_optim_wrapper
 from .results import ResultFile
 from .runner import Runner
+from .safety import seeding, unreadable  # noqa: F401  they register themselves
+from .safety.finite import RunStoppedError
+from .safety.signals import RunInterruptedError
 from .saving import CheckpointHook
 from .schedule import WarmupCosineLR
-from .signals import RunInterruptedError
 
 __all__ = [
     "CONFIGS",
     "AutocastOptimWrapper",
     "BatchPlan",
+    "Checkpoint",
     "CheckpointError",
     "CheckpointHook",
     "ResultFile",
@@ -23,7 +22,6 @@ __all__ = [
     "RunStoppedError",
     "Runner",
     "TrainLoop",
-    "Visualizer",
     "WarmupCosineLR",
     "amp_dtype",
     "amp_optim_wrapper",
@@ -31,6 +29,7 @@ __all__ = [
     "load_config",
     "load_weights",
     "newest_checkpoint",
+    "open_checkpoint",
     "plan_batch",
     "prepare",
     "read_checkpoint",

@@ -1,9 +1,12 @@
-"""What metrics and messages take from a dataset: itself, and the names of its classes."""
+"""What metrics and messages take from a dataset, and what it and a checkpoint must have in common with a run."""
 
 from mmengine.evaluator import Evaluator
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
+from ..checkpoints import Checkpoint, CheckpointError
 from ..untrusted import shown
+from .results import as_data
 
 
 def give_dataset(evaluator: Evaluator, dataset: Dataset) -> None:
@@ -26,3 +29,28 @@ def check_same_classes(one: str, classes: list[str] | None, other: str, others: 
         raise ValueError(
             f"class {label} is {names[0]} in {one} and {names[1]} in the {other}: their classes must be the same"
         )
+
+
+def compare_with_config(runner: Runner, checkpoint: Checkpoint) -> None:
+    """Warn where a checkpoint's model differs from the config's in what shapes do not tell.
+
+    Raises:
+        CheckpointError: the classes of the test data are others than those of the checkpoint.
+    """
+    trained = checkpoint.model or {}
+    for part, stored in trained.items():
+        configured = runner.cfg.model.get(part)
+        if not isinstance(stored, dict) or not isinstance(configured, dict):
+            continue
+        for key in stored.keys() & configured.keys() - {"num_classes"}:
+            if as_data(stored[key]) != as_data(configured[key]):
+                runner.logger.warning(
+                    f"{checkpoint.path} was trained with {part}.{key}={shown(repr(stored[key]))}, the config has "
+                    f"{shown(repr(configured[key]))}"
+                )
+    if runner.tests:
+        names = class_names(runner.test_dataloader)
+        try:
+            check_same_classes(checkpoint.path, checkpoint.class_names, "test data", names)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None

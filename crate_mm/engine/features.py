@@ -1,6 +1,7 @@
-"""What an evaluation without a Runner needs: a config's images as they are tested, and a model with a checkpoint."""
+"""What an evaluation without a Runner needs: a config's data as it is tested, and a model with a checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -8,15 +9,14 @@ from mmengine.device import get_device
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..conversion import from_official, is_official
-from ..registry import DATASETS, MODELS
-from .checkpoint import CheckpointError, read_checkpoint
-from .config import prepare
-from .transfer import Transfer, initialize
+from ..checkpoints import Checkpoint, CheckpointError, Transfer, checked_model, open_checkpoint
+from ..checkpoints.fit import transfer
+from ..config import load_config, names_model, prepare
+from ..registry import DATASETS, FUNCTIONS, MODELS
 
 
 def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None) -> DataLoader:
-    """A loader of a config's 'train', 'val' or 'test' images in their order, transformed as in its test.
+    """A loader of a config's 'train', 'val' or 'test' data in their order, transformed as in its test.
 
     Args:
         cfg: a user's config.
@@ -30,28 +30,47 @@ def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None
     if missing:
         raise ValueError(f"the config has no {missing[0]}")
     ready = prepare(cfg, world_size=1)
-    test = ready.test_dataloader
-    dataset = DATASETS.build({**test.dataset, "source": ready[f"{split}_dataloader"].dataset.source})
+    test, wanted = ready.test_dataloader, ready[f"{split}_dataloader"].dataset
+    if "source" in test.dataset and "source" in wanted:
+        wanted = {**test.dataset, "source": wanted.source}
     return DataLoader(
-        dataset, batch_size or test.get("batch_size", 64), num_workers=test.num_workers, pin_memory=test.pin_memory
+        DATASETS.build(wanted),
+        batch_size or test.get("batch_size", 64),
+        num_workers=test.num_workers,
+        pin_memory=test.pin_memory,
+        collate_fn=FUNCTIONS.get(test.collate_fn.type),
     )
 
 
-def build_backbone_from(cfg: Config, checkpoint: str | Path) -> tuple[nn.Module, Transfer, dict]:
-    """Build a config's model with the backbone of a checkpoint, of ours or of the official code, in eval mode.
+def load_config_for(
+    config: str, checkpoint: str | Path | None, overrides: dict | None = None, **kwargs: Any
+) -> tuple[Config, Checkpoint | None]:
+    """Load a config, and open a checkpoint; a config that does not name its model takes the checkpoint's.
 
-    Returns:
-        The model on the GPU if there is one, what became of each parameter (see ``initialize``), and what the
-        checkpoint says of itself.
+    Args:
+        config, overrides, kwargs: as for ``load_config``.
+        checkpoint: a file of ours or of another code base, or None.
 
     Raises:
-        ValueError: the checkpoint cannot be read or is not of this model.
+        ValueError: as ``load_config``, ``open_checkpoint``, and where neither says what the model is.
     """
-    loaded = read_checkpoint(checkpoint)
-    if is_official(loaded):
-        loaded = from_official(loaded, str(checkpoint))
+    opened = open_checkpoint(checkpoint) if checkpoint else None
+    if opened is not None and kwargs.get("model") is None and not names_model(load_config(config)):
+        kwargs["model"] = checked_model(opened)
+    return load_config(config, overrides, **kwargs), opened
+
+
+def build_backbone_from(cfg: Config, opened: Checkpoint) -> tuple[nn.Module, Transfer]:
+    """Build a config's model with the backbone of a checkpoint, of ours or of another code base, in eval mode.
+
+    Returns:
+        The model on the GPU if there is one, and what became of each parameter (see ``transfer``).
+
+    Raises:
+        ValueError: the checkpoint is not of this model.
+    """
     if not cfg.get("model"):
         raise CheckpointError("the config has no model")
     model = MODELS.build(cfg.model)
-    transfer = initialize(model, loaded, str(checkpoint))
-    return model.to(torch.device(get_device())).eval(), transfer, loaded.get("meta") or {}
+    table = transfer(model, opened)
+    return model.to(torch.device(get_device())).eval(), table

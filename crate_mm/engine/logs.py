@@ -4,11 +4,26 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import mmengine.hooks
+import mmengine.runner
 import mmengine.visualization
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 
-from ..registry import VISUALIZERS
+from ..registry import HOOKS, LOG_PROCESSORS, VISUALIZERS
 from ..untrusted import shown_lines
+from .private import trim
+
+# What MMEngine says of itself: its loggers use its own old FileClient, and there is no SyncBN to revert.
+NOISE = ("will be deprecated in future", "all SyncBatchNorm (SyncBN) layers")
+
+
+def no_noise(record: logging.LogRecord) -> bool:
+    """A filter that leaves out what MMEngine says of itself."""
+    return not any(words in str(record.msg) for words in NOISE)
 
 
 def show_names(record: logging.LogRecord) -> bool:
@@ -41,3 +56,60 @@ class Visualizer(mmengine.visualization.Visualizer):
     def close(self) -> None:
         with survive_full_disk("the end of the logs"):
             super().close()
+
+
+@LOG_PROCESSORS.register_module()
+class LogProcessor(mmengine.runner.LogProcessor):
+    """MMEngine's, which gives the times of validation tags of their own: those of training count iterations."""
+
+    def get_log_after_epoch(self, runner: Runner, batch: int, mode: str, with_non_scalar: bool = False) -> tuple:
+        tag, text = super().get_log_after_epoch(runner, batch, mode, with_non_scalar)
+        return {f"{mode}/{key}" if key in ("time", "data_time") else key: value for key, value in tag.items()}, text
+
+
+@HOOKS.register_module()
+class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
+    """MMEngine's hook, which logs the mean of the losses over all processes.
+
+    They are fetched from a GPU, and averaged, all together when they are logged; MMEngine's own fetches those of the
+    first process, each at its iteration, for which the host waits until the GPU has nothing left to do.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[dict[str, torch.Tensor]] = []
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        norm = getattr(runner.optim_wrapper, "grad_norm", None)
+        if norm is not None:
+            outputs = {**outputs, "grad_norm": norm}
+        self.waiting.append(outputs)
+        # LoggerHook, of lower priority, reads them now.
+        logged = any(self.every_n_inner_iters(batch_idx, h.interval) for h in runner.hooks if isinstance(h, LoggerHook))
+        at_hand = get_world_size() == 1 and not any(value.is_cuda for value in outputs.values())
+        if at_hand or logged or self.end_of_epoch(runner.train_dataloader, batch_idx):
+            self.fetch(runner)
+
+    def fetch(self, runner: Runner) -> None:
+        """Hand all that waits to the log, in its order."""
+        waiting, self.waiting = self.waiting, []
+        columns = {key: torch.stack([row[key].detach() for row in waiting]) for key in waiting[0]}
+        if get_world_size() > 1:
+            for column in columns.values():
+                all_reduce(column, "mean")
+        columns = {key: column.tolist() for key, column in columns.items()}
+        for row in range(len(waiting)):
+            super().after_train_iter(runner, row, outputs={key: column[row] for key, column in columns.items()})
+
+
+@HOOKS.register_module()
+class TrimLogHistory(Hook):
+    """Keep the last ``keep`` values of each logged scalar: MMEngine copies the whole history at every iteration."""
+
+    def __init__(self, interval: int = 500, keep: int = 1000) -> None:
+        self.interval = interval
+        self.keep = keep
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if self.every_n_train_iters(runner, self.interval):
+            for buffer in runner.message_hub.log_scalars.values():
+                trim(buffer, self.keep)

@@ -12,7 +12,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import Optimizer
 
 from ..registry import OPTIM_WRAPPERS, OPTIMIZERS
-from .finite import FiniteCheck
+from .safety.finite import FiniteCheck
 
 
 @OPTIMIZERS.register_module()

@@ -5,14 +5,17 @@ import logging
 import platform
 import sys
 import time
+import uuid
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import mmengine
+import numpy as np
 import torch
 import torchvision
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -20,9 +23,9 @@ from torch import nn
 
 import crate_mm
 
-from ..analysis.complexity import count_complexity
+from ..analysis.cost import count_complexity
+from ..checkpoints import AtomicBackend
 from ..registry import HOOKS
-from .checkpoint import AtomicBackend
 from .logs import survive_full_disk
 
 RESULT_FILE = "result.json"
@@ -30,36 +33,50 @@ RESULT_FILE = "result.json"
 
 @HOOKS.register_module()
 class ResultFile(Hook):
-    """Write ``result.json`` into the work folder after each validation, so that a run that is killed has one too.
+    """Write ``result.json`` into the work folder after each validation of a training, so that a run that is killed has
+    one too.
 
-    ``last`` are the figures of the last validation, ``best`` those of the best one by ``save_best``'s metric. The
-    wall time counts training and validation, over all resumes.
+    ``last`` are the figures of the last validation, ``best`` those of the best one by the headline: ``save_best``'s
+    metric, or the task's. The wall time counts training and validation, over all resumes. ``run`` names the run, in
+    its checkpoints and in what is published of them too.
     """
 
     priority = "ABOVE_NORMAL"  # before the checkpoint, which keeps the time and the figures
 
+    def __init__(self) -> None:
+        self._lap = time.perf_counter()
+        self._cost: dict = {}
+
     def before_train(self, runner: Runner) -> None:
         self._lap = time.perf_counter()
-        self._cost = describe_cost(getattr(runner.model, "module", runner.model)) if is_main_process() else {}
+        self._cost = describe_cost(runner.task) if is_main_process() else {}
+        if "run" not in runner.message_hub.runtime_info:
+            name = [uuid.uuid4().hex]
+            broadcast_object_list(name)
+            runner.message_hub.update_info("run", name[0])
 
     def after_train_epoch(self, runner: Runner) -> None:
         self._count_time(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if not runner.trains:
+            return
         self._count_time(runner)
-        figures = {key.removeprefix("eval/"): value for key, value in (metrics or {}).items()}
-        last = {"epoch": runner.epoch, **figures}
-        info = runner.message_hub.runtime_info
+        last = {"epoch": runner.epoch, **plain_names(metrics or {})}
+        info, (metric, rule) = runner.message_hub.runtime_info, runner.headline
+        metric = next(iter(plain_names({metric: 0})))
         best = info.get("result_best")
-        if best is None or figures.get("top1", 0) > best.get("top1", 0):
+        if best is None or not _at_least(best, last, metric, rule):
             best = last
         runner.message_hub.update_info_dict({"result_last": last, "result_best": best})
         if is_main_process():
             result = {
                 **describe_run(runner.cfg, runner.seed, runner.initialized_from),
+                "run": info["run"],
                 "epochs": runner.epoch,
                 "max_epochs": runner.max_epochs,
                 "finished": runner.epoch >= runner.max_epochs,
+                "headline": {"metric": metric, "rule": rule},
                 "last": last,
                 "best": best,
                 "wall_time_s": round(info["train_seconds"], 1),
@@ -76,13 +93,27 @@ class ResultFile(Hook):
         self._lap = now
 
 
+def plain_names(metrics: dict[str, float]) -> dict[str, float]:
+    """Metrics without the prefix that those of a task's own evaluation have."""
+    return {key.removeprefix("eval/"): value for key, value in metrics.items()}
+
+
+def _at_least(one: dict, other: dict, metric: str, rule: str) -> bool:
+    """Whether the first figures are as good as the others, by a metric; those that lack it are not."""
+    if metric not in one:
+        return False
+    if metric not in other or other[metric] != other[metric]:
+        return True
+    return one[metric] >= other[metric] if rule == "greater" else one[metric] <= other[metric]
+
+
 def write_result(folder: str | Path, result: dict) -> None:
     """Write a result to a folder's ``result.json``."""
-    AtomicBackend().put(f"{json.dumps(result, indent=2)}\n".encode(), Path(folder) / RESULT_FILE)
+    AtomicBackend().put(f"{json.dumps(result, indent=2, default=str)}\n".encode(), Path(folder) / RESULT_FILE)
 
 
 def describe_run(cfg: Config, seed: int | None, initialized_from: str | None, frozen: bool | None = None) -> dict:
-    """What is trained or tested on what, by which config, seed and command, from which checkpoint.
+    """What is trained or tested on what, by which config, recipe, seed and command, from which checkpoint.
 
     Args:
         cfg: the user's config or the prepared one.
@@ -92,17 +123,34 @@ def describe_run(cfg: Config, seed: int | None, initialized_from: str | None, fr
     """
     loader = cfg.get("train_dataloader") or cfg.test_dataloader
     frozen = cfg.model.get("freeze_backbone", False) if frozen is None else frozen
+    backbone = cfg.model.get("backbone") or {}
     return {
         "config": Path(cfg.filename).stem if cfg.filename else None,
-        "model": model_name(cfg.model.backbone),
-        "backbone": _plain(cfg.model.backbone),
-        "dataset": loader.dataset.source.type,
+        "model": model_name(backbone) if backbone else cfg.model.type.lower(),
+        "backbone": as_data(backbone),
+        "dataset": dataset_name(loader.dataset),
         "kind": "linear probe" if frozen else "fine-tuning" if initialized_from else "from scratch",
         "initialized_from": initialized_from,
         "global_batch_size": cfg.get("global_batch_size"),
+        "recipe": describe_recipe(cfg),
         "seed": seed,
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+def dataset_name(dataset: dict) -> str:
+    """The type of a dataset's source, or of the dataset."""
+    return (dataset.get("source") or dataset)["type"]
+
+
+def describe_recipe(cfg: Config) -> dict:
+    """All that makes runs of a model on a dataset different, but their seeds and where they ran."""
+    parts = {key: cfg.get(key) for key in ("model", "optim_wrapper", "param_scheduler", "global_batch_size")}
+    parts |= {"ema_momentum": cfg.get("ema_momentum"), "max_epochs": (cfg.get("train_cfg") or {}).get("max_epochs")}
+    data = (cfg.get("train_dataloader") or {}).get("dataset") or {}
+    parts["train_transforms"] = data.get("transforms")
+    parts["optim_wrapper"] = {k: v for k, v in (parts["optim_wrapper"] or {}).items() if k != "accumulative_counts"}
+    return as_data(parts)
 
 
 def model_name(backbone: dict) -> str:
@@ -114,17 +162,15 @@ def model_name(backbone: dict) -> str:
 
 
 def describe_cost(model: nn.Module) -> dict:
-    """Parameters, those that train, and multiply-adds for one image.
+    """Parameters, those that train, and multiply-adds for one sample.
 
-    The last is None for a model that does not tell its image size, or of a kind that fvcore cannot trace.
+    The last is None for a model that gives no example, or of a kind that fvcore cannot trace.
     """
     size, flops = getattr(getattr(model, "backbone", None), "img_size", None), None
-    if size is not None:
-        image = torch.zeros(1, model.in_channels, *size, device=next(model.parameters()).device)
-        try:
-            flops = count_complexity(model, image).flops
-        except Exception as error:  # a report may not end a training, whatever a user's model does to the tracer
-            print_log(f"multiply-adds are not counted: {error}", logger="current", level=logging.WARNING)
+    try:
+        flops = count_complexity(model, model.example()).flops
+    except Exception as error:  # a report may not end a training, whatever a user's model does to the tracer
+        print_log(f"multiply-adds are not counted: {error}", logger="current", level=logging.WARNING)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -150,7 +196,10 @@ def describe_machine(processes: int = 1) -> dict:
     }
 
 
-def _plain(value):
+def as_data(value: Any) -> Any:
+    """NumPy's numbers, and tuples, as Python's own numbers and lists, at any depth."""
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        return {key: as_data(inner) for key, inner in value.items()}
+    return [as_data(inner) for inner in value] if isinstance(value, (list, tuple)) else value

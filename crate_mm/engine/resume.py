@@ -1,41 +1,80 @@
-"""Whether a run can go on from a checkpoint: all is compared at the start, not at the step that would fail."""
+"""Where a run begins, and whether it can go on from a checkpoint: all is compared at the start, not at the step that
+would fail."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..untrusted import shown
-from .checkpoint import CheckpointError, compare_weights, same_kind, stored_weights
+from ..checkpoints import Checkpoint, CheckpointError, compare_weights, newest_checkpoint, open_checkpoint, same_kind
+from ..untrusted import env_number, shown
 from .optim import ShardedOptimizer, optimizer_name
 
 
-def check_resumable(runner: Runner, filename: str, checkpoint: dict) -> None:
+class Start(NamedTuple):
+    """The checkpoint that a run begins with, or None, and whether it goes on from it; ``opened``, if it was opened on
+    the way, and a sentence for each damaged one that is newer."""
+
+    path: str | None
+    resume: bool
+    opened: Checkpoint | None
+    damaged: list[str]
+
+
+def find_start(cfg: Config, work_dir: str) -> Start:
+    """Find the checkpoint to begin with. All processes call it; the first one looks, and tells the others.
+
+    With ``resume`` and no ``load_from``, or with ``resume='newest'``, it is the newest of the work folder that is
+    intact, damaged ones being put aside; so too if torchrun has started the processes anew.
+
+    Raises:
+        CheckpointError: all checkpoints of the work folder are damaged.
+    """
+    wanted, resume = cfg.get("load_from"), cfg.get("resume", False)
+    restarted = env_number("TORCHELASTIC_RESTART_COUNT", 0)
+    searches = resume == "newest" or (resume and not wanted) or restarted
+    told: list[Any] = [None, []]
+    opened: list[Checkpoint] = []
+    if searches and is_main_process():
+        newest = newest_checkpoint(
+            work_dir, told[1].append, put_aside=True, check=lambda path: opened.append(open_checkpoint(path))
+        )
+        told[0] = str(newest) if newest else None
+    if searches:
+        broadcast_object_list(told)
+    found, damaged = told
+    if found:
+        return Start(found, True, opened[-1] if opened else None, damaged)
+    return Start(wanted, bool(resume) and not searches, None, damaged)
+
+
+def check_resumable(runner: Runner, checkpoint: Checkpoint) -> None:
     """Raise ``CheckpointError`` unless a checkpoint is of a run like this one, with states of the form that it has."""
-    needed = ["meta", "optimizer", "message_hub"] + (["param_schedulers"] if runner.param_schedulers else [])
-    missing = [key for key in needed if key not in checkpoint]
+    filename, meta, states = checkpoint.path, checkpoint.meta, checkpoint.states
+    needed = ["optimizer", "message_hub"] + (["param_schedulers"] if runner.param_schedulers else [])
+    missing = ([] if meta else ["meta"]) + [key for key in needed if key not in states]
     if missing:
         raise CheckpointError(
             f"{filename} cannot be resumed from, it holds no {', '.join(missing)}: "
             "resume from an epoch_N.pth, not from a best or a converted one"
         )
     # With averaged weights MMEngine loads these, without looking at them.
-    model = getattr(runner.model, "module", runner.model)
-    compare_weights(model.state_dict(), stored_weights(checkpoint, filename), filename)
-    meta = checkpoint["meta"]
+    compare_weights(runner.task.state_dict(), checkpoint.weights, filename)
     if meta.get("epoch") is None or meta.get("iter") is None:
         raise CheckpointError(f"{filename} cannot be resumed from, its meta does not say of which epoch it is")
     _check_position(runner, filename, meta)
-    if meta.get("seed") is not None and runner._randomness_cfg.get("seed") not in (None, meta["seed"]):
+    if meta.get("seed") is not None and runner.configured_seed not in (None, meta["seed"]):
         raise CheckpointError(
-            f"{filename} is of a run with randomness.seed={meta['seed']}, this one has "
-            f"{runner._randomness_cfg['seed']}: resume with the same seed"
+            f"{filename} is of a run with randomness.seed={meta['seed']}, this one has {runner.configured_seed}: "
+            "resume with the same seed"
         )
-    averaged, averages = "ema_state_dict" in checkpoint, any(isinstance(h, EMAHook) for h in runner.hooks)
+    averaged, averages = "ema_state_dict" in states, any(isinstance(h, EMAHook) for h in runner.hooks)
     if averaged != averages:
         raise CheckpointError(
             f"{filename} is of a run {'with' if averaged else 'without'} averaged weights (ema_momentum), "
@@ -45,8 +84,8 @@ def check_resumable(runner: Runner, filename: str, checkpoint: dict) -> None:
     if meta.get("optimizer", optimizer) != optimizer:
         raise CheckpointError(f"{filename} is of a run with {meta['optimizer']}, this one has {optimizer}")
     if isinstance(runner.param_schedulers, list):
-        _check_schedules(runner.param_schedulers, checkpoint["param_schedulers"], filename)
-    _check_numbers(checkpoint["optimizer"], filename)
+        _check_schedules(runner.param_schedulers, states["param_schedulers"], filename)
+    _check_numbers(states["optimizer"], filename)
 
 
 def _check_position(runner: Runner, filename: str, meta: dict) -> None:

@@ -1,80 +1,138 @@
 """When checkpoints are written, and which are kept."""
 
+import math
 import re
 import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
-import mmengine.hooks
-import numpy as np
 from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ..checkpoints import AtomicBackend, training_checkpoints, training_progress
 from ..files import is_leftover
 from ..registry import HOOKS, suggest
-from .checkpoint import AtomicBackend, training_checkpoints, training_progress
-from .finite import RunStoppedError
-from .loops import TrainLoop
+from .loop import TrainLoop
 from .optim import optimizer_name
-from .results import describe_machine
-from .signals import RunInterruptedError
+from .private import KNOWN_RULES
+from .results import RESULT_FILE, as_data, describe_machine
+from .safety.finite import RunStoppedError
+from .safety.signals import RunInterruptedError
 
 # What a run writes into its work folder, beside its place first.
 OWN_FILES = r"epoch_\d+(_iter_\d+)?\.pth|best_[\w.-]+_epoch_\d+\.pth|last_checkpoint|result\.json"
+BETTER: dict[str, Callable[[float, float], bool]] = {"greater": lambda a, b: a > b, "less": lambda a, b: a < b}
+
+
+def rule_of(metric: str, runner: Runner) -> str:
+    """Whether 'greater' or 'less' of a metric is better, as the task's headline, the metric or MMEngine knows it.
+
+    Raises:
+        ValueError: none of them does.
+    """
+    if metric == runner.task.headline[0]:
+        return runner.task.headline[1]
+    for evaluator in runner.val_evaluator.metrics:
+        prefix, rules = f"{evaluator.prefix}/" if evaluator.prefix else "", getattr(evaluator, "rules", {})
+        if metric.startswith(prefix) and metric.removeprefix(prefix) in rules:
+            return rules[metric.removeprefix(prefix)]
+    name = metric.rpartition("/")[2]
+    known = [rule for part, rule in KNOWN_RULES.items() if part in name]
+    if len(set(known)) != 1:
+        raise ValueError(
+            f"save_best {metric!r}: whether more or less of it is better is not known: "
+            "set default_hooks.checkpoint.rule to 'greater' or 'less'"
+        )
+    return known[0]
 
 
 @HOOKS.register_module()
-class CheckpointHook(mmengine.hooks.CheckpointHook):
-    """MMEngine's hook, which loses nothing and whose files load without running code.
+class CheckpointHook(Hook):
+    """Write checkpoints, and lose nothing.
 
-    * Files are written beside their place, synced, renamed and read back; only then old ones go. A write that fails
-      leaves the run going and the old ones as they are.
-    * Within an epoch too, every few minutes or iterations, and when a signal stops the run.
-    * They hold tensors, numbers, strings, lists and dicts only: the logs' averaging windows are left out and start
-      afresh after a resume. The model's config goes in as data under ``meta['model']``. No path in them is absolute.
+    At each epoch's end, every few minutes within it, and when a signal stops the run. A file is written beside its
+    place, synced, renamed and read back; only then old ones go, and only those that this run has written. A write that
+    fails leaves the run going and the old ones as they are. Files hold tensors, numbers, strings, lists and dicts.
 
     Args:
+        interval: epochs from one to the next.
         max_keep_ckpts: how many of the epochs' are kept; all with -1. The one before the newest is always kept, should
             the newest be damaged; older ones from within an epoch are not.
         every_minutes: how often one is written within an epoch, or None.
         every_iters: the same in iterations, or None.
-        kwargs: as for MMEngine's.
+        save_best: the metric, or several, whose best epoch is kept as well; 'auto' for the task's headline.
+        rule: 'greater' or 'less', for ``save_best`` by a metric that is not known here.
+        save_last: write the last epoch's, whatever the interval.
+        save_begin: the epoch from which on they are written.
+        save_optimizer, save_param_scheduler: what a resume needs.
+        by_epoch, out_dir, filename_tmpl: MMEngine's, which are as they are here.
+
+    Raises:
+        ValueError: an argument is wrong, or (before training) it is not known what is better.
     """
 
+    priority = "VERY_LOW"
+
     def __init__(
-        self, max_keep_ckpts: int = -1, every_minutes: float | None = 10, every_iters: int | None = None, **kwargs
+        self,
+        interval: int = 1,
+        max_keep_ckpts: int = -1,
+        every_minutes: float | None = 10,
+        every_iters: int | None = None,
+        save_best: str | list[str] | None = None,
+        rule: str | None = None,
+        save_last: bool = True,
+        save_begin: int = 0,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        by_epoch: bool = True,
+        out_dir: str | None = None,
+        filename_tmpl: str = "epoch_{}.pth",
+        **others: Any,
     ) -> None:
-        super().__init__(backend_args={"backend": "atomic"}, max_keep_ckpts=-1, **kwargs)
-        if self.args:
-            raise ValueError(f"CheckpointHook has no argument {', '.join(self.args)}")
-        if not self.by_epoch or self.out_dir is not None or self.filename_tmpl != "epoch_{}.pth":
-            # --resume would not find them.
-            raise ValueError(
+        if by_epoch is not True or out_dir is not None or filename_tmpl != "epoch_{}.pth":
+            raise ValueError(  # --resume would not find them
                 "CheckpointHook writes epoch_N.pth to the work folder: leave out by_epoch, out_dir and filename_tmpl"
             )
+        if others:
+            raise ValueError(f"CheckpointHook has no argument {', '.join(others)}")
         for name, value in (("every_minutes", every_minutes), ("every_iters", every_iters)):
             if value is not None and not (isinstance(value, (int, float)) and value > 0):
                 raise ValueError(f"CheckpointHook: {name} must be a number above 0 or None, got {value!r}")
-        self.keep = max_keep_ckpts
-        self.every_minutes = every_minutes
-        self.every_iters = every_iters
+        if rule not in (None, *BETTER):
+            raise ValueError(f"CheckpointHook: rule must be 'greater' or 'less', got {rule!r}")
+        self.interval, self.keep = interval, max_keep_ckpts
+        self.every_minutes, self.every_iters = every_minutes, every_iters
+        self.save_best = [save_best] if isinstance(save_best, str) else list(save_best or ())
+        self.rule = rule
+        self.save_last, self.save_begin = save_last, save_begin
+        self.parts = {"save_optimizer": save_optimizer, "save_param_scheduler": save_param_scheduler}
         self.saved_epoch = -1
         self.written: list[str] = []  # the names of this run's checkpoints, the oldest first
+        self.best: dict[str, str] = {}  # metric -> rule
+
+    def headline(self, runner: Runner) -> tuple[str, str]:
+        """The metric that decides which epoch is the best, and whether 'greater' or 'less' is better."""
+        named = [metric for metric in self.save_best if metric != "auto"]
+        return (named[0], self.rule or rule_of(named[0], runner)) if named else runner.task.headline
+
+    # When ---------------------------------------------------------------------------------------------------------
 
     def before_train(self, runner: Runner) -> None:
-        super().before_train(runner)
+        headline = runner.task.headline
+        metrics = [headline[0] if metric == "auto" else metric for metric in self.save_best]
+        if runner.validates:
+            self.best = {metric: self.rule or rule_of(metric, runner) for metric in metrics}
         self.saved_at = time.monotonic()
-        if is_main_process():
-            for leftover in Path(runner.work_dir).iterdir():
-                if is_leftover(leftover.name, OWN_FILES) and leftover.is_file():
-                    leftover.unlink()
-            self._put_aside_later_ones(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         if isinstance(runner.train_loop, TrainLoop):
             by_time = self.every_minutes and time.monotonic() - self.saved_at >= 60 * self.every_minutes
             by_count = self.every_iters and (runner.iter + 1) % self.every_iters == 0
-            runner.train_loop.says["save"] = int(bool(by_time or by_count))
+            runner.train_loop.local_flags["save"] = int(bool(by_time or by_count))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         loop = runner.train_loop
@@ -82,7 +140,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             return  # whose processes do not agree within an epoch
         signal, due = max(loop.agreed["signal"]), max(loop.agreed["save"])
         if signal or due or loop.stopping:
-            self.save_at(runner, runner.iter + 1, last=bool(signal or loop.stopping))
+            self.save_within(runner, runner.iter + 1, last=bool(signal or loop.stopping))
         if signal and not loop.stopping:
             loop.stopping = self._interrupted(runner, signal)
 
@@ -90,28 +148,44 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         """Save the steps taken so far, where no further one is taken."""
         loop = runner.train_loop
         if runner.iter and self.saved_epoch != runner.epoch:
-            self.save_at(runner, runner.iter, last=True)
+            self.save_within(runner, runner.iter, last=True)
         if not loop.stopping:
             loop.stopping = self._interrupted(runner, max(loop.agreed["signal"]))
 
+    def after_train_epoch(self, runner: Runner) -> None:
+        epoch = runner.epoch + 1
+        since = epoch - self.save_begin
+        due = self.interval > 0 and since >= 0 and since % self.interval == 0
+        if due or (self.save_last and epoch == runner.max_epochs):
+            runner.logger.info(f"Saving checkpoint at {epoch} epochs")
+            self.save_epoch(runner, epoch, runner.iter)
+
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        signals = getattr(runner._train_loop, "signals", None)
+        signals = getattr(runner.train_loop, "signals", None) if runner.trains else None
         # Several processes stop at the next step of training, where they agree on it.
         if signals and signals.received and not is_distributed() and self.saved_epoch == runner.epoch:
             raise self._interrupted(runner, signals.received)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if not runner.trains or not self.best:
+            return
+        missing = [key for key in self.best if key not in (metrics or {})]
+        if missing:
+            raise RunStoppedError(f"save_best {missing[0]!r} is no metric: {suggest(missing[0], list(metrics or ()))}")
+        if self._in_trouble(runner):
+            return
+        better = [key for key in self.best if self._save_best(runner, key, metrics[key])]
+        if better:  # what a resume goes on from must know of it
+            self.save_epoch(runner, runner.epoch, runner.iter)
 
     @staticmethod
     def _interrupted(runner: Runner, signal: int) -> RunInterruptedError:
         newest = training_checkpoints(runner.work_dir)
         return RunInterruptedError(signal, f"the newest checkpoint is {newest[-1] if newest else 'not written yet'}")
 
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        missing = [key for key in self.save_best or () if key not in metrics and key != "auto"]
-        if missing:
-            raise RunStoppedError(f"save_best {missing[0]!r} is no metric: {suggest(missing[0], list(metrics))}")
-        super().after_val_epoch(runner, metrics)
+    # What ---------------------------------------------------------------------------------------------------------
 
-    def save_at(self, runner: Runner, step: int, last: bool = False) -> None:
+    def save_within(self, runner: Runner, step: int, last: bool = False) -> None:
         """Write a checkpoint of so many steps, from where a sampler can go on; all processes call it.
 
         Args:
@@ -122,124 +196,92 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         if hasattr(runner.train_dataloader.sampler, "start"):
             self._save(runner, f"epoch_{runner.epoch}_iter_{step}.pth", {"epoch": runner.epoch, "iter": step}, last)
 
-    @staticmethod
-    def _put_aside_later_ones(runner: Runner) -> None:
-        """Move the checkpoints of another run out of the way of this one, which begins before them.
-
-        Else they would be the newest in the folder, and what a resume goes on from.
-        """
-        later = [p for p in training_checkpoints(runner.work_dir) if training_progress(p)[0] > runner.epoch]
-        later += [p for p in training_checkpoints(runner.work_dir) if training_progress(p)[1] > runner.iter]
-        if not runner._resume:
-            later = [*training_checkpoints(runner.work_dir), *Path(runner.work_dir).glob("best_*.pth")]
-        names = (f"before_{runner.timestamp}" + (f"_{n}" if n > 1 else "") for n in count(1))
-        folder = next(path for path in map(Path(runner.work_dir).joinpath, names) if not path.exists())
-        try:
-            for path in dict.fromkeys(later):
-                folder.mkdir(exist_ok=True)
-                path.rename(folder / path.name)
-        except OSError as error:
-            runner.logger.warning(f"cannot tidy up {runner.work_dir}: {error}")
-        if later:
-            runner.logger.warning(f"the checkpoints of another run in {runner.work_dir} are in {folder.name} now")
-
-    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        """MMEngine's, for a whole epoch; this one deletes nothing before the new file is safe."""
-        self.saved_epoch = step
-        self._save(runner, f"epoch_{step}.pth", meta, last=True)
+    def save_epoch(self, runner: Runner, epoch: int, step: int) -> None:
+        """Write the checkpoint of a whole epoch."""
+        self.saved_epoch = epoch
+        self._save(runner, f"epoch_{epoch}.pth", {"epoch": epoch, "iter": step}, last=True)
 
     def _save(self, runner: Runner, name: str, meta: dict, last: bool) -> None:
         in_trouble = self._in_trouble(runner)
         if in_trouble and not (last and all(p.isfinite().all() for p in runner.model.parameters())):
             runner.logger.warning(f"{name} is not written: the last step was skipped, its numbers not being finite")
             return
-        self.last_ckpt = str(Path(self.out_dir) / name)
-        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        path = Path(runner.work_dir) / name
+        runner.message_hub.update_info("last_ckpt", str(path))
         # Only what this run has written is ever deleted; a resume knows of it by the checkpoint.
         self.written = [other for other in self.written if other != name] + [name]
         runner.message_hub.update_info("checkpoints", list(self.written))
-        written = runner.save_checkpoint(
-            self.out_dir,
-            name,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=False,
-            backend_args=self.backend_args,
-        )
+        written = runner.save_checkpoint(runner.work_dir, name, meta=meta, **self.parts)
         self.saved_at = time.monotonic()
         if is_main_process() and written and not in_trouble:
-            self._delete_older(runner, Path(self.last_ckpt))
+            self._delete_older(runner, path)
 
     def _delete_older(self, runner: Runner, newest: Path) -> None:
         reached = training_progress(newest)
-        own = [path for path in training_checkpoints(self.out_dir) if path.name in self.written]
+        own = [path for path in training_checkpoints(runner.work_dir) if path.name in self.written]
         older = [path for path in own if training_progress(path) < reached]
         epochs = [path for path in older if training_progress(path)[1] == 0]
         more = self.keep if reached[1] else self.keep - 1  # the newest is of an epoch's end, or is kept besides
         kept = {*older[-1:], *(epochs if self.keep < 0 else epochs[max(len(epochs) - more, 0) :])}
         try:
-            AtomicBackend().put(str(newest).encode(), Path(self.out_dir) / "last_checkpoint")  # for MMEngine's tools
+            AtomicBackend().put(str(newest).encode(), newest.with_name("last_checkpoint"))  # for MMEngine's tools
             for path in older:
                 if path not in kept:
                     path.unlink(missing_ok=True)
                     self.written.remove(path.name)
         except OSError as error:
-            runner.logger.warning(f"cannot tidy up {self.out_dir}: {error}")
+            runner.logger.warning(f"cannot tidy up {runner.work_dir}: {error}")
 
     @staticmethod
     def _in_trouble(runner: Runner) -> bool:
         """Whether the weights may be such that no step can be taken any more: they replace no checkpoint."""
         return bool(getattr(runner.optim_wrapper, "skipped_in_a_row", 0))
 
-    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
-        """MMEngine's, which deletes the best one so far before it writes the new one: here, after."""
-        if not self.save_best or self._in_trouble(runner):
-            return
-        info = runner.message_hub.runtime_info
-        before = {key: value for key, value in info.items() if key.startswith("best_")}
-        paths = self._best_paths()
-        self._set_best_paths(dict.fromkeys(paths))
-        super()._save_best_checkpoint(runner, metrics)
-        current = self._best_paths()
-        self._set_best_paths({key: current.get(key) or path for key, path in paths.items()})
-        for key, old in paths.items():
-            new = current.get(key)
-            if new and new != old:
-                written = [Path(new).is_file()]
-                broadcast_object_list(written)  # the first process's: all must know of the same best one
-                if not written[0]:
-                    self._set_best_paths({**self._best_paths(), key: old})
-                    for name in [name for name in info if name.startswith("best_")]:
-                        del info[name]
-                    info.update(before)
-                    self._save_checkpoint_with_step(runner, runner.epoch, {"epoch": runner.epoch, "iter": runner.iter})
-                elif is_main_process() and Path(old or "").is_file():
-                    Path(old).unlink()
-
-    def _best_paths(self) -> dict[str, str | None]:
-        return dict(self.best_ckpt_path_dict) if hasattr(self, "best_ckpt_path_dict") else {"": self.best_ckpt_path}
-
-    def _set_best_paths(self, paths: dict[str, str | None]) -> None:
-        if hasattr(self, "best_ckpt_path_dict"):
-            self.best_ckpt_path_dict = paths
-        else:
-            self.best_ckpt_path = paths[""]
+    def _save_best(self, runner: Runner, key: str, score: float) -> bool:
+        """Write the best checkpoint by a metric if it is one, and delete the one before; return whether it was."""
+        hub, suffix = runner.message_hub, f"_{key}" if len(self.best) > 1 else ""
+        info = hub.runtime_info
+        score_key, path_key = f"best_score{suffix}", f"best_ckpt{suffix}"
+        before = {name: info.get(name) for name in (score_key, path_key)}
+        so_far = -math.inf if self.best[key] == "greater" else math.inf
+        if not BETTER[self.best[key]](score, so_far if before[score_key] is None else before[score_key]):
+            return False
+        name = f"best_{key.replace('/', '_')}_epoch_{runner.epoch}.pth"
+        path = Path(runner.work_dir) / name
+        hub.update_info_dict({score_key: score, path_key: str(path)})
+        meta = {"epoch": runner.epoch, "iter": runner.iter}
+        weights_only = {"save_optimizer": False, "save_param_scheduler": False}
+        written = [runner.save_checkpoint(runner.work_dir, name, meta=meta, **weights_only)]
+        broadcast_object_list(written)  # the first process's: all must know of the same best one
+        if not written[0]:
+            for kept, value in before.items():
+                info.pop(kept)
+                info.update({kept: value} if value is not None else {})
+            return True
+        runner.logger.info(f"The best checkpoint with {score:.4f} {key} at {runner.epoch} epoch is saved to {name}.")
+        old = before[path_key]
+        if is_main_process() and old and Path(old) != path and Path(old).is_file():
+            Path(old).unlink()
+        return True
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        meta, hub = checkpoint["meta"], checkpoint["message_hub"]
-        meta["model"] = runner.cfg.model.to_dict()
-        meta["initialized_from"] = runner.initialized_from
-        meta["optimizer"] = optimizer_name(runner.optim_wrapper.optimizer)
-        meta["versions"] = describe_machine()["versions"]
-        meta["processes"] = runner.world_size
-        meta["steps_per_epoch"] = len(runner.train_dataloader)
-        info = {key: _as_data(value) for key, value in hub["runtime_info"].items()}
+        meta, hub, cfg = checkpoint["meta"], checkpoint["message_hub"], runner.cfg
+        tested = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset") or {}
+        meta |= {
+            "model": cfg.model.to_dict(),
+            "test_transforms": as_data(tested.get("transforms")),
+            "initialized_from": runner.initialized_from,
+            "optimizer": optimizer_name(runner.optim_wrapper.optimizer),
+            "versions": describe_machine()["versions"],
+            "processes": runner.world_size,
+            "steps_per_epoch": len(runner.train_dataloader),
+        }
+        info = {key: as_data(value) for key, value in hub["runtime_info"].items()}
         kept = {key: value for key, value in hub["resumed_keys"].items() if key in info}
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": info, "resumed_keys": kept}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        # MMEngine stores absolute paths and would delete the other run's best file after the folder was copied.
+        # A folder may have been copied: no path of another one is ever written to or deleted.
         info = (checkpoint.get("message_hub") or {}).get("runtime_info") or {}
         for key in [key for key in info if info[key] is None and key.startswith(("last_ckpt", "best_"))]:
             del info[key]
@@ -250,16 +292,36 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         for key in [key for key in info if key.startswith("best_ckpt")]:
             if not re.fullmatch(r"best_[\w.-]+_epoch_\d+\.pth", Path(info[key]).name):
                 del info[key]
-        if runner._resume:
+        if runner.resumes:
             self.written = [name for name in info.get("checkpoints") or () if training_progress(name)]
 
 
-def _as_data(value):
-    """NumPy numbers and tuples as Python's own numbers and lists."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, dict):
-        return {key: _as_data(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_data(inner) for inner in value]
-    return value
+def make_room(runner: Runner) -> None:
+    """Take what a broken-off write left out of a work folder, and put another run's files aside.
+
+    Files of another run are those that it would have written after where this one begins: they would be the newest in
+    the folder, and what a resume goes on from. With them go its result and, as this run begins anew, its config.
+    """
+    work_dir = Path(runner.work_dir)
+    for leftover in work_dir.iterdir():
+        if is_leftover(leftover.name, OWN_FILES) and leftover.is_file():
+            leftover.unlink()
+    own = training_checkpoints(work_dir)
+    later = [path for path in own if training_progress(path)[0] > runner.epoch]
+    later += [path for path in own if training_progress(path)[1] > runner.iter]
+    if not runner.resumes:
+        config = work_dir / Path(runner.cfg.filename or "config.py").name
+        later = [*own, *work_dir.glob("best_*.pth"), *filter(Path.is_file, (work_dir / RESULT_FILE, config))]
+    elif later:
+        later += filter(Path.is_file, [work_dir / RESULT_FILE])
+    if not later:
+        return
+    names = (f"before_{runner.timestamp}" + (f"_{n}" if n > 1 else "") for n in count(1))
+    folder = next(path for path in map(work_dir.joinpath, names) if not path.exists())
+    try:
+        folder.mkdir()
+        for path in dict.fromkeys(later):
+            path.rename(folder / path.name)
+    except OSError as error:
+        runner.logger.warning(f"cannot tidy up {work_dir}: {error}")
+    runner.logger.warning(f"the checkpoints and results of another run in {work_dir} are in {folder.name} now")

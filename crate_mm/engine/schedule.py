@@ -5,13 +5,13 @@ import math
 
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
-from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 
 from ..registry import PARAM_SCHEDULERS
+from .private import ParamScheduler
 
 
 @PARAM_SCHEDULERS.register_module()
-class WarmupCosineLR(_ParamScheduler):
+class WarmupCosineLR(ParamScheduler):
     """Linear warm-up, then cosine to zero, as one curve over the iterations of a run.
 
     With W iterations of warm-up, T iterations in all and the optimizer's own rate ``lr``, iteration ``i`` uses

@@ -9,18 +9,17 @@ from torch import Tensor, nn
 
 @torch.inference_mode()
 def extract_features(model: nn.Module, batches: Iterable[dict]) -> tuple[Tensor, Tensor, Tensor]:
-    """Run a classifier's backbone over a loader's batches, in eval mode.
+    """Run a task's backbone over a loader's batches, in eval mode.
 
     Returns:
-        The pooled features ``(n, d)`` in float32, the labels ``(n,)`` and the samples' positions ``(n,)``, on the CPU.
+        The features ``(n, d)`` in float32, the labels ``(n,)`` and the samples' positions ``(n,)``, on the CPU.
     """
     was_training = model.training
     model.eval()
     features, labels, positions = [], [], []
     try:
         for batch in batches:
-            data = model.data_preprocessor(batch)
-            features.append(model(data["inputs"], mode="features").float().cpu())
+            features.append(model(**model.data_preprocessor(batch), mode="features").float().cpu())
             labels.append(batch["labels"])
             positions.append(batch["sample_idx"])
     finally:

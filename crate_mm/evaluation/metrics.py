@@ -1,5 +1,7 @@
 """Metrics with one row a sample. Shapes: B images, n samples."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather_object
@@ -20,15 +22,19 @@ class ClassificationMetric(BaseMetric):
     ``sample_idx``. After an evaluation ``samples`` holds the rows of all processes, sorted by that key:
     ``sample_idx, label, loss (n,)`` and ``top, score (n, k)``, the k most likely classes and their probabilities.
 
+    ``rules`` says of each figure whether 'greater' or 'less' is better.
+
     Args:
         topk: the k of the accuracies; those above the number of classes are left out.
     """
 
     default_prefix = "eval"
+    rules: ClassVar[dict[str, str]] = {"mean_class": "greater", "loss": "less"}
 
     def __init__(self, topk: tuple[int, ...] = (1, 5)) -> None:
         super().__init__()
         self.topk = tuple(topk)
+        self.rules = {**self.rules, **{f"top{k}": "greater" for k in self.topk}}
         self.samples: dict[str, Tensor] = {}
 
     def process(self, data_batch: dict, data_samples: list[dict]) -> None:
@@ -48,10 +54,13 @@ class ClassificationMetric(BaseMetric):
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Gather the rows of all processes and compute the metrics on every one of them."""
-        local = {key: torch.cat([row[key] for row in self.results]).cpu() for key in self.results[0]}
+        keys = self.results[0].keys() if self.results else ()
+        local = {key: torch.cat([row[key] for row in self.results]).cpu() for key in keys}
         self.results.clear()
-        gathered = all_gather_object(local)
-        rows = {key: torch.cat([part[key] for part in gathered]) for key in local}
+        gathered = [part for part in all_gather_object(local) if part]  # a process may have had no batch
+        if not gathered:
+            raise ValueError("there is nothing to evaluate: the data has no batch")
+        rows = {key: torch.cat([part[key] for part in gathered]) for key in gathered[0]}
         order = rows["sample_idx"].argsort(stable=True)
         ids = rows["sample_idx"][order]
         first = order[torch.cat([torch.tensor([True]), ids[1:] != ids[:-1]])]

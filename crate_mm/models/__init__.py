@@ -1,6 +1,4 @@
-from .backbones import ARCHS, CRATE, VIT_ARCHS, ViT
-from .classifier import ImageClassifier
-from .heads import LinearHead
-from .preprocessor import ImagePreprocessor
+from .families import ARCHS, CRATE, VIT_ARCHS, ViT
+from .tasks import ImageClassifier, ImagePreprocessor, LinearHead, Task
 
-__all__ = ["ARCHS", "CRATE", "VIT_ARCHS", "ImageClassifier", "ImagePreprocessor", "LinearHead", "ViT"]
+__all__ = ["ARCHS", "CRATE", "VIT_ARCHS", "ImageClassifier", "ImagePreprocessor", "LinearHead", "Task", "ViT"]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, features
 from torchvision import datasets as torchvision_datasets
 
-from crate_mm.apis import Predictor, get_model
+from crate_mm.api import Predictor, get_model
 from crate_mm.datasets import ClassFolders, ClassificationDataset, PackedImages, build_transforms
 from crate_mm.datasets import images as opening
 from crate_mm.datasets.folders import ImageFolder, ImageNet, folders_below

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from mmengine.logging import MessageHub
 
-from crate_mm.analysis.capture import capture
+from crate_mm.analysis.taps import capture
 from crate_mm.engine import Runner, load_config, read_checkpoint
 from crate_mm.engine.blocks import checkpoint_blocks, compile_blocks
-from crate_mm.engine.finite import FiniteCheck, RunStoppedError
-from crate_mm.engine.hooks import RuntimeInfoHook
-from crate_mm.engine.loops import LookAhead
+from crate_mm.engine.logs import RuntimeInfoHook
+from crate_mm.engine.lookahead import LookAhead
 from crate_mm.engine.optim import Lion
+from crate_mm.engine.safety.finite import FiniteCheck, RunStoppedError
 from crate_mm.models import ImageClassifier
 from tests.conftest import ROOT
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from crate_mm.checkpoints.files import AtomicBackend
 from crate_mm.engine import Runner, RunStoppedError, load_config, read_checkpoint
-from crate_mm.engine.checkpoint import AtomicBackend
 
 AUGMENT = [dict(type="RandomAffine", degrees=15, translate=(0.1, 0.1)), dict(type="RandomHorizontalFlip")]
 
@@ -279,7 +279,7 @@ def test_processes_that_resume_from_different_files_stop(tmp_path, debug_checkpo
     shutil.copy(debug_checkpoint, tmp_path)
     monkeypatch.setattr(Runner, "world_size", 2)
     monkeypatch.setattr(
-        "crate_mm.engine.agreement.all_gather_object",
+        "crate_mm.engine.safety.agreement.all_gather_object",
         lambda mine: [mine, (0, 0, "another") if isinstance(mine, tuple) else mine],
     )
     with pytest.raises(ValueError, match=r"is another file for process 1 \(epoch 0, iteration 0\) than here"):
@@ -291,7 +291,7 @@ FP16 = dict(optim_wrapper__type="AmpOptimWrapper", optim_wrapper__dtype="float16
 
 def test_fp16_trains_as_float32_does(tmp_path):
     plain, fp16 = (train(tmp_path / n, train_cfg__max_epochs=1, **o) for n, o in (("plain", {}), ("fp16", FP16)))
-    name = "backbone.blocks.1.ista.dictionary"
+    name = "backbone.blocks.1.sparsify.dictionary"
     one, other = plain["state_dict"][name], fp16["state_dict"][name]
     assert 0 < (one - other).norm() < 0.01 * one.norm()
     assert fp16["optimizer"]["loss_scaler"]["scale"] == 2.0**16
@@ -355,7 +355,7 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run_and_name_the_layer(tmp_pat
         break_gradients(runner, {5, 6, 7})
         where = "the layers' outputs are finite; going back, the gradient of head.fc.weight is the first that is not"
     elif wrong == "output":
-        layer = next(name for name, _ in model.named_modules() if name.endswith("blocks.1.mssa"))
+        layer = next(name for name, _ in model.named_modules() if name.endswith("blocks.1.compress"))
         model.get_submodule(layer).register_forward_hook(lambda m, x, y: y * float("inf") if runner.iter >= 4 else y)
         where = f"the output of {layer} is the first that is not finite"
     elif wrong == "weight":

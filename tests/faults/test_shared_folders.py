@@ -10,10 +10,10 @@ import pytest
 import torch
 from filelock import FileLock
 
+from crate_mm.checkpoints.files import training_checkpoints
 from crate_mm.datasets import PackedImages
 from crate_mm.engine import load_config, read_checkpoint
-from crate_mm.engine.checkpoint import training_checkpoints
-from crate_mm.engine.work_dir import LOCK
+from crate_mm.engine.safety.work_dir import LOCK
 from crate_mm.registry import MODELS
 from tests.conftest import ROOT, make_image_tree
 from tests.faults.test_interruptions import build
@@ -52,7 +52,7 @@ def test_a_second_run_in_a_work_folder_is_refused_and_changes_nothing(tmp_path, 
 
     before = contents()
     other = another_process(work_dir / LOCK)
-    monkeypatch.setattr("crate_mm.engine.work_dir.PATIENCE", 0.2)  # the tools are forked off
+    monkeypatch.setattr("crate_mm.engine.safety.work_dir.PATIENCE", 0.2)  # the tools are forked off
     for more in ([], ["--resume"]):
         done = run_tool("train", "debug", "--work-dir", work_dir, *more)
         assert done.code == 2, done.output

@@ -5,9 +5,9 @@ import torch
 from torchvision.models import VisionTransformer
 from torchvision.transforms import functional as TF
 
-from crate_mm.analysis.capture import capture
+from crate_mm.analysis.taps import capture
 from crate_mm.models import ARCHS, CRATE, VIT_ARCHS, ImageClassifier, ImagePreprocessor, ViT
-from crate_mm.models.heads import POOLS
+from crate_mm.models.tasks.heads import POOLS
 
 PARAMETERS = {"tiny": 6_090_856, "small": 13_116_328, "base": 22_796_008, "large": 77_641_192}
 VIT_PARAMETERS = {"tiny": 5_717_416, "small": 22_050_664}  # the paper: 5.72 and 22.05 M
@@ -98,7 +98,7 @@ def test_any_image_patch_and_channels(img_size, patch_size, in_channels):
 
 def test_step_size_and_lambda_reach_every_layer():
     model = CRATE(MICRO, 16, 4, ista_step_size=0.3, ista_lambda=0.7)
-    assert {(b.ista.step_size, b.ista.lambd) for b in model.blocks} == {(0.3, 0.7)}
+    assert {(b.sparsify.step_size, b.sparsify.lambd) for b in model.blocks} == {(0.3, 0.7)}
 
 
 @pytest.mark.parametrize("arch", ["hug", "Base", dict(embed_dim=24), dict(MICRO, width=3)])
@@ -127,7 +127,7 @@ def test_modes():
     torch.testing.assert_close(
         model(images, labels, mode="loss")["loss"], torch.nn.functional.cross_entropy(logits, labels)
     )
-    with pytest.raises(ValueError, match="unknown mode 'train': choose tensor, features, loss, predict"):
+    with pytest.raises(ValueError, match="unknown mode 'train': choose loss, predict, tensor, features"):
         model(images, mode="train")
 
 
@@ -177,9 +177,9 @@ def test_taps_give_each_layers_tokens():
     assert {tap: len(values) for tap, values in seen.items()} == dict(tap_w=2, tap_half=2, tap_out=2)
     z = model.backbone.embedding(images)
     for layer, block in enumerate(model.backbone.blocks):
-        w = block.mssa.proj(block.norm_mssa(z))
-        half = z + block.mssa(block.norm_mssa(z))
-        z = block.ista(block.norm_ista(half))
+        w = block.compress.proj(block.norm_compress(z))
+        half = z + block.compress(block.norm_compress(z))
+        z = block.sparsify(block.norm_sparsify(half))
         torch.testing.assert_close(seen["tap_w"][layer], w)
         torch.testing.assert_close(seen["tap_half"][layer], half)
         torch.testing.assert_close(seen["tap_out"][layer], z)
@@ -190,7 +190,7 @@ def test_capture_leaves_no_hook_behind():
     with pytest.raises(ValueError, match="expected images"), capture(model):
         model(torch.randn(2, 3, 5, 5))
     with (
-        pytest.raises(ValueError, match="Linear has no tap 'tap_w': it has none at all"),
+        pytest.raises(ValueError, match="Linear has no layer that can be read: its layers are no Step"),
         capture(torch.nn.Linear(2, 2)),
     ):
         pass
@@ -219,9 +219,9 @@ def test_state_dict_keys_are_a_contract():
         "backbone.embedding.cls_token",
         "backbone.embedding.pos_embed",
         *(f"backbone.embedding.{m}.{p}" for m in ("patch_norm", "proj", "norm") for p in ("weight", "bias")),
-        *(f"{block}{m}.{p}" for m in ("norm_mssa", "norm_ista", "mssa.out") for p in ("weight", "bias")),
-        f"{block}mssa.proj.weight",
-        f"{block}ista.dictionary",
+        *(f"{block}{m}.{p}" for m in ("norm_compress", "norm_sparsify", "compress.out") for p in ("weight", "bias")),
+        f"{block}compress.proj.weight",
+        f"{block}sparsify.dictionary",
         *(f"head.{m}.{p}" for m in ("norm", "fc") for p in ("weight", "bias")),
     }
 

@@ -15,9 +15,9 @@ from end_to_end import StepTimes, build_runner
 from machine import report
 from photographs import write_tree
 
+from crate_mm.checkpoints.files import training_checkpoints
+from crate_mm.cli.options import check_writable, one_sentence_errors, positive
 from crate_mm.engine import CheckpointHook
-from crate_mm.engine.checkpoint import training_checkpoints
-from crate_mm.engine.cli import check_writable, one_sentence_errors, positive
 
 
 def parse_args() -> argparse.Namespace:

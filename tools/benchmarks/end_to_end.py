@@ -19,8 +19,8 @@ from mmengine.device import get_device
 from mmengine.hooks import Hook
 from photographs import write_tree
 
+from crate_mm.cli.options import check_writable, one_sentence_errors, positive
 from crate_mm.engine import Runner, amp_optim_wrapper, load_config
-from crate_mm.engine.cli import check_writable, one_sentence_errors, positive
 
 
 class StepTimes(Hook):

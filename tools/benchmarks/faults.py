@@ -25,10 +25,10 @@ from pathlib import Path
 import torch
 from machine import report
 
+from crate_mm.checkpoints.files import training_checkpoints, training_progress
+from crate_mm.cli.options import one_sentence_errors, positive
 from crate_mm.engine import read_checkpoint
-from crate_mm.engine.checkpoint import training_checkpoints, training_progress
-from crate_mm.engine.cli import one_sentence_errors, positive
-from crate_mm.engine.signals import PREEMPTED
+from crate_mm.engine.safety.signals import PREEMPTED
 
 TOOLS = Path(__file__).resolve().parents[1]
 STEPS_PER_EPOCH = 10  # of configs/debug.py

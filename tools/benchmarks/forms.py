@@ -8,8 +8,8 @@ import torch
 from machine import matmul_rate, median_ratio, peak_memory_mb, time_in_turns
 
 from crate_mm import get_model, list_models
-from crate_mm.analysis.complexity import count_complexity
-from crate_mm.engine.cli import positive
+from crate_mm.analysis.cost import count_complexity
+from crate_mm.cli.options import positive
 from crate_mm.models import ImageClassifier
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}

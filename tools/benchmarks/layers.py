@@ -13,7 +13,7 @@ from machine import median_ratio, peak_memory_mb, report, time_in_turns
 from mmengine.device import get_device
 from textbook import textbook_ista, textbook_mssa
 
-from crate_mm.engine.cli import check_writable, one_sentence_errors, positive
+from crate_mm.cli.options import check_writable, one_sentence_errors, positive
 from crate_mm.models.layers import ISTA, MSSA
 
 

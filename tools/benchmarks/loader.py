@@ -18,8 +18,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
+from crate_mm.cli.options import check_writable, one_sentence_errors, positive
 from crate_mm.datasets import ClassificationDataset, ImageNet
-from crate_mm.engine.cli import check_writable, one_sentence_errors, positive
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

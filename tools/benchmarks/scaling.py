@@ -18,7 +18,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from crate_mm import get_model
-from crate_mm.engine.cli import check_writable, one_sentence_errors, positive
+from crate_mm.cli.options import check_writable, one_sentence_errors, positive
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,8 +6,7 @@ from einops import rearrange
 from torch import Tensor
 
 from crate_mm.models import ImageClassifier
-from crate_mm.models.backbones.crate import CRATEBlock
-from crate_mm.models.layers import ISTA, MSSA
+from crate_mm.models.layers import ISTA, MSSA, Block
 
 
 def textbook_mssa(mssa: MSSA, x: Tensor) -> Tensor:
@@ -24,10 +23,10 @@ def textbook_ista(ista: ISTA, x: Tensor) -> Tensor:
     return F.relu(x + ista.step_size * (down - back) - ista.step_size * ista.lambd)
 
 
-def textbook_block(block: CRATEBlock, z: Tensor) -> Tensor:
+def textbook_block(block: Block, z: Tensor) -> Tensor:
     """One layer, Eqs. (17)-(18)."""
-    z = z + textbook_mssa(block.mssa, block.norm_mssa(z))
-    return textbook_ista(block.ista, block.norm_ista(z))
+    z = z + textbook_mssa(block.compress, block.norm_compress(z))
+    return textbook_ista(block.sparsify, block.norm_sparsify(z))
 
 
 def textbook_logits(model: ImageClassifier, images: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 # The paper, Appendix B.1: Lion, 150 epochs of batch 2048, 5 of them linear warm-up, then cosine.
 global_batch_size = 2048  # images a step, over all processes
-max_batch_per_device = None  # the largest batch a device takes; more is split and accumulated
 
 optim_wrapper = dict(optimizer=dict(type="Lion", lr=2.4e-4, weight_decay=0.5))
 param_scheduler = dict(type="WarmupCosineLR", warmup=5)  # in epochs

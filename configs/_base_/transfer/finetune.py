@@ -4,7 +4,6 @@
 _base_ = ["../default_runtime.py"]
 
 global_batch_size = 512
-max_batch_per_device = None  # the largest batch a device takes; more is split and accumulated
 optim_wrapper = dict(optimizer=dict(type="AdamW", lr=5e-5, weight_decay=0.01))
 param_scheduler = dict(type="WarmupCosineLR", warmup=0)  # in epochs
 train_cfg = dict(max_epochs=200, val_interval=1)

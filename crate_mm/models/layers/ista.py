@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .step import Sparsification
 
-class ISTA(nn.Module):
+
+class ISTA(Sparsification):
     """One proximal gradient step towards a sparse, non-negative code: ``(B, N, d) -> (B, N, d)``.
 
     ``ISTA(x) = ReLU(x + eta (x D - x D^T D) - eta lambda)`` for tokens ``x`` as rows, with a ``d x d`` dictionary
@@ -18,7 +20,16 @@ class ISTA(nn.Module):
 
     Both forms of the step below compute this function; they differ from the official code, which spends three
     token-sized products on it. There is no residual connection around ISTA. After ``fuse`` one token-sized product is
-    all that is left.
+    all that is left. ``tap_code`` passes the output, which is the code.
+
+    Args:
+        embed_dim: d.
+        step_size: eta.
+        lambd: lambda.
+
+    Raises:
+        ValueError: ``step_size`` or ``lambd`` is no finite number.
+        RuntimeError: (in forward) a fused step is asked to train.
     """
 
     def __init__(self, embed_dim: int, step_size: float = 0.1, lambd: float = 0.1) -> None:
@@ -46,14 +57,14 @@ class ISTA(nn.Module):
                     "a fused model is for inference only: its dictionaries take no gradient. Use it in eval mode and "
                     "under torch.no_grad() or torch.inference_mode(), and build it afresh to train"
                 )
-            return self._shrink(x, F.linear(x, self.folded, self.threshold))
+            return self.tap_code(self._shrink(x, F.linear(x, self.folded, self.threshold)))
         D = self.dictionary
         num_tokens = x.numel() // x.shape[-1]
         if num_tokens < 2 * D.shape[0]:
             step = F.linear(x - F.linear(x, D), self.step_size * D.T)  # two token-sized products
         else:
             step = F.linear(x, self.step_size * (D - D.T @ D).T)  # x M: one token-sized and one d x d x d product
-        return self._shrink(x, step, self.step_size * self.lambd)
+        return self.tap_code(self._shrink(x, step, self.step_size * self.lambd))
 
     @staticmethod
     def _shrink(x: Tensor, step: Tensor, threshold: float = 0.0) -> Tensor:

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .step import Compression, Subspaces, scaled_similarity
 
-class MSSA(nn.Module):
+
+class MSSA(Compression):
     """Multi-head subspace self-attention: ``(B, N, d) -> (B, N, d)``.
 
     One projection ``U`` serves as query, key and value, so that each head compares tokens within its subspace::
@@ -20,7 +22,15 @@ class MSSA(nn.Module):
     As in the official code there is no output projection if it could only rotate one head of full width
     (``K = 1`` and ``p = d``).
 
-    ``tap_w`` passes the projected tokens ``x U`` of shape ``(B, N, K p)``; a forward hook on it reads them.
+    ``tap_w`` passes the projected tokens ``x U`` of shape ``(B, N, K p)``.
+
+    Args:
+        embed_dim: d.
+        num_heads: K.
+        head_dim: p; d / K if not given.
+
+    Raises:
+        ValueError: K does not divide d and ``head_dim`` is not given.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, head_dim: int | None = None) -> None:
@@ -32,7 +42,6 @@ class MSSA(nn.Module):
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.proj = nn.Linear(embed_dim, num_heads * head_dim, bias=False)
-        self.tap_w = nn.Identity()
         has_output = not (num_heads == 1 and head_dim == embed_dim)
         self.out = nn.Linear(num_heads * head_dim, embed_dim) if has_output else nn.Identity()
 
@@ -41,3 +50,9 @@ class MSSA(nn.Module):
         w_BKNp = rearrange(w, "B N (K p) -> B K N p", K=self.num_heads)
         ssa_BKNp = F.scaled_dot_product_attention(w_BKNp, w_BKNp, w_BKNp)  # scale is 1 / sqrt(p)
         return self.out(rearrange(ssa_BKNp, "B K N p -> B N (K p)"))
+
+    def subspaces(self) -> Subspaces:
+        return Subspaces(self.proj.weight.mT, self.num_heads)
+
+    def attention(self, w: Tensor) -> Tensor:
+        return scaled_similarity(w, w, self.num_heads)

@@ -1,0 +1,37 @@
+"""The command line: ``crate-mm COMMAND`` or ``python -m crate_mm COMMAND``."""
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "train": "train a model by a config",
+    "test": "evaluate a checkpoint",
+    "analyze": "look inside a model, one figure at a time",
+    "knn": "classify by nearest neighbours on a backbone's features",
+    "get_flops": "count parameters and multiply-adds",
+    "publish": "write a model's weights as safetensors, with all that using them needs",
+    "convert_official": "convert a checkpoint of another code base",
+    "pack_dataset": "pack an image tree into a few large files",
+    "results_table": "turn result files into the layout of the paper's Table 1",
+}
+
+
+def main() -> None:
+    """Run a command; its own ``--help`` says what it takes. An unknown command ends with exit code 2."""
+    asked = sys.argv[1] if len(sys.argv) > 1 else ""
+    if asked in ("", "-h", "--help"):
+        listed = "\n".join(f"  {name:<18}{text}" for name, text in COMMANDS.items())
+        print(f"usage: crate-mm COMMAND [arguments]\n\n{listed}\n\ncrate-mm COMMAND --help says what each takes.")
+        sys.exit(0 if asked else 2)
+    command = asked.replace("-", "_")
+    if command not in COMMANDS:
+        from .registry import suggest
+
+        print(f"error: crate-mm has no command {asked!r}: {suggest(command, list(COMMANDS))}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"crate-mm {command}", *sys.argv[2:]]
+    import_module(f"crate_mm.cli.{command}").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Parameters and multiply-adds of a model, by fvcore. One multiply-add counts as one."""
+
+import logging
+import warnings
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # it scripts functions when it is imported
+    from fvcore.nn import FlopCountAnalysis
+
+
+class ModuleCost(NamedTuple):
+    """What one module and all below it cost."""
+
+    name: str
+    kind: str
+    parameters: int
+    flops: int
+
+
+class Complexity(NamedTuple):
+    """Cost of one forward pass on one input.
+
+    ``uncounted`` names the operators that fvcore has no rule for, with how often they ran: for CRATE the element-wise
+    ones. Products may be among them for a model of your own (``baddbmm`` is).
+    """
+
+    input_shape: tuple[int, ...]
+    parameters: int
+    flops: int
+    modules: list[ModuleCost]
+    by_operator: dict[str, int]
+    uncounted: dict[str, int]
+
+
+def count_complexity(model: nn.Module, example: Tensor | dict[str, Tensor], depth: int = 3) -> Complexity:
+    """Count the parameters of a model and the multiply-adds of its forward pass.
+
+    Products count one for each multiply-add; LayerNorm counts 5 an element, as fvcore has it; element-wise operators
+    count nothing. A model that chooses its arithmetic by the number of tokens is counted as it runs on this input.
+
+    Args:
+        model: any module that maps the input to something.
+        example: the input, one tensor, or a batch such as ``Task.example`` gives, whose entries are passed in order.
+        depth: how deep the table of modules goes, 1 for the model's own children.
+    """
+    inputs = tuple(example.values()) if isinstance(example, dict) else (example,)
+    was_training = model.training
+    model.eval()
+    fvcore_log = logging.getLogger("fvcore.nn.jit_analysis")
+    level = fvcore_log.level
+    fvcore_log.setLevel(logging.ERROR)
+    # torch.nn.MultiheadAttention's fast path is one operator, which would not be counted.
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            analysis = FlopCountAnalysis(model, inputs)
+            analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
+            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+            by_module = analysis.by_module()
+            total, operators, uncounted = analysis.total(), analysis.by_operator(), analysis.unsupported_ops()
+    finally:
+        model.train(was_training)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        fvcore_log.setLevel(level)
+    modules = [
+        ModuleCost(name, type(module).__name__, _parameters(module), int(by_module[name]))
+        for name, module in model.named_modules()
+        if name and name.count(".") < depth
+    ]
+    return Complexity(
+        input_shape=tuple(inputs[0].shape),
+        parameters=_parameters(model),
+        flops=int(total),
+        modules=[m for m in modules if m.parameters or m.flops],
+        by_operator={name: int(flops) for name, flops in operators.items()},
+        uncounted=dict(uncounted),
+    )
+
+
+def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
+    """Multiply-adds of softmax(q k^T) v from the sizes of q ``(..., N, p)``, k ``(..., M, p)``, v ``(..., M, e)``."""
+    q, k, v = (i.type().sizes() for i in inputs[:3])
+    return prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

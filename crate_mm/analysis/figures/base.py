@@ -1,0 +1,134 @@
+"""What a figure is, and what the figures share.
+
+Figures are made without pyplot, whose global state would hold them, and which looks for a display.
+"""
+
+import argparse
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Picture
+from torch import Tensor, nn
+
+from ...files import atomic_file
+from ...untrusted import shown
+
+
+class Subject(NamedTuple):
+    """What a figure is made of: a model in eval mode, and what it looks at.
+
+    Args:
+        label: of the model and its data, for legends.
+        model: on its device.
+        batches: as a loader gives them.
+        pictures: ``(H, W, 3)`` of uint8, one for each sample of ``batches``, where these are image files.
+        names: of the pictures.
+        classes: names of the data's classes, where it has such.
+    """
+
+    label: str
+    model: nn.Module
+    batches: Iterable[dict] = ()
+    pictures: tuple[np.ndarray, ...] = ()
+    names: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+
+class Drawn(NamedTuple):
+    """What a figure returns: pictures by the stem of their files, numbers by the name of theirs (``.npz``: a dict of
+    arrays, ``.csv``: rows, ``.json``: data), and what is to be said."""
+
+    pictures: dict[str, Picture]
+    numbers: dict[str, Any]
+    note: str = ""
+
+
+class Figure(ABC):
+    """One figure of ``crate-mm analyze``; a class registered in ``FIGURES`` is a command.
+
+    ``help`` is a line for the command line. ``looks_at`` says what it needs: 'split' (batches of the config's data),
+    'images' (image files) or 'model' (nothing). With ``many`` it takes several checkpoints and splits together.
+    """
+
+    help: ClassVar[str]
+    looks_at: ClassVar[str] = "split"
+    many: ClassVar[bool] = False
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027  a figure may have none
+        """Add its own options to the command line."""
+
+    def choose(self, total: int, options: argparse.Namespace) -> list[int]:
+        """The positions of the samples that it looks at, of so many."""
+        return list(range(total))
+
+    @abstractmethod
+    def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
+        """Make the figure.
+
+        Args:
+            subjects: one, or with ``many`` several.
+            options: its own; and ``layers``, which are asked for, counted from 0, or None, and ``seed``.
+        """
+
+
+@torch.inference_mode()
+def run_through(model: nn.Module, batches: Iterable[dict]) -> None:
+    """Pass a loader's batches through a model."""
+    for batch in batches:
+        model(**model.data_preprocessor(batch))
+
+
+def preprocessed(subject: Subject) -> Tensor:
+    """The subject's samples as its model gets them, in one batch."""
+    (batch,) = subject.batches
+    return subject.model.data_preprocessor(batch)["inputs"]
+
+
+def patch_grid(model: nn.Module) -> tuple[int, int]:
+    """Rows and columns of a model's patches.
+
+    Raises:
+        ValueError: its backbone does not tell.
+    """
+    grids = getattr(model.backbone, "position_grids", None)
+    if not grids:
+        raise ValueError(f"{type(model.backbone).__name__} does not tell its grid of patches: it has no position_grids")
+    return next(iter(grids.values()))
+
+
+def drawn_at_random(total: int, count: int, seed: int) -> list[int]:
+    """``count`` positions of so many, in their order, the same for a seed."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort()[0].tolist()
+
+
+def save(figure: Picture, prefix: str | Path) -> list[Path]:
+    """Write ``<prefix>.png`` and ``<prefix>.pdf``; return the paths."""
+    files = [Path(f"{prefix}.{kind}") for kind in ("png", "pdf")]
+    for file in files:
+        with atomic_file(file) as opened:
+            figure.savefig(opened, dpi=150, format=file.suffix[1:])
+    return files
+
+
+def legend(axes: Axes, **kwargs) -> None:
+    """A legend whose labels, which may be names of files and classes, are shown as they are, a $ too."""
+    for text in axes.legend(**kwargs).get_texts():
+        text.set_parse_math(False)
+
+
+def panel_grid(count: int, size: float, title: str = "") -> tuple[Picture, list]:
+    columns = min(count, max(4, math.ceil(math.sqrt(count))))
+    rows = math.ceil(count / columns)
+    figure = Picture(figsize=(size * columns + 0.8, size * rows + 0.5), layout="constrained")
+    if title:
+        figure.suptitle(shown(title), fontsize=10, parse_math=False)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.axis("off")
+    return figure, panels[:count]

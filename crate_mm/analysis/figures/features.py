@@ -1,0 +1,62 @@
+"""The images' features in two dimensions."""
+
+import argparse
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure as Picture
+
+from ...evaluation import extract_features
+from ...registry import FIGURES
+from ...untrusted import shown
+from ..projection import project
+from ..taps import name_of
+from .base import Drawn, Figure, Subject, drawn_at_random, legend
+
+
+@FIGURES.register_module("features")
+class Features(Figure):
+    """The features of a split's images and their projection."""
+
+    help = "the images' features, and where they lie in two dimensions"
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--num-images", type=int, default=2000, help="how many images (default: 2000)")
+        parser.add_argument("--method", choices=["pca", "tsne"], default="pca", help="of the projection (default: pca)")
+
+    def choose(self, total: int, options: argparse.Namespace) -> list[int]:
+        if options.layers:
+            raise ValueError("features are the last layer's: leave out --layers")
+        if options.num_images < 1:
+            raise ValueError(f"--num-images must be at least 1, got {options.num_images}")
+        return drawn_at_random(total, options.num_images, options.seed)
+
+    def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
+        (subject,) = subjects
+        found = extract_features(subject.model, subject.batches)
+        features, labels, positions = (column.numpy() for column in found)
+        points = project(features, options.method, options.seed)
+        names = list(subject.classes) or [str(i) for i in range(int(labels.max()) + 1)]
+        numbers = {"features": features, "labels": labels, "sample_idx": positions, "points": points}
+        method = "t-SNE" if options.method == "tsne" else "PCA"
+        title = f"{name_of(subject.model)}: {len(features)} images, {method} of the features"
+        picture = plot_features(points, labels, names, title)
+        return Drawn({"features": picture}, {"features.npz": {**numbers, "classes": np.array(names)}})
+
+
+def plot_features(points: np.ndarray, labels: np.ndarray, names: list[str], title: str) -> Picture:
+    """Points ``(n, 2)`` coloured by class, with a legend where there are at most twenty classes."""
+    figure = Picture(figsize=(7, 5.4), layout="constrained")
+    axes = figure.subplots()
+    present = sorted(set(labels.tolist()))
+    cmap = "tab10" if len(present) <= 10 else "tab20"
+    if len(present) <= 20:
+        for number, label in enumerate(present):
+            mine = labels == label
+            axes.scatter(*points[mine].T, s=6, color=colormaps[cmap](number), label=shown(names[label], 40))
+        legend(axes, fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    else:
+        axes.scatter(*points.T, s=6, c=labels, cmap="nipy_spectral")
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(shown(title), fontsize=10, parse_math=False)
+    return figure

@@ -1,0 +1,88 @@
+"""Measures by layer; the paper, Figures 3, 4 and 5."""
+
+import argparse
+
+import numpy as np
+from matplotlib.figure import Figure as Picture
+
+from ...registry import FIGURES
+from ...untrusted import shown, spreadsheet_cell
+from ..gather import LayerRow, measure_layers
+from ..table import MEASURES, check_measures
+from ..taps import name_of
+from .base import Drawn, Figure, Subject, drawn_at_random, legend, run_through
+
+
+@FIGURES.register_module("layers")
+class Layers(Figure):
+    """Measures by layer, a panel a measure, a curve a subject."""
+
+    help = "R^c, sparsity and more by layer, with the spread over samples (Figures 3, 4, 5)"
+    many = True
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--num-images", type=int, default=1000, help="how many images (default: 1000)")
+        parser.add_argument("--eps-squared", type=float, default=0.01, help="eps^2 of the rates (default: 0.01)")
+        parser.add_argument(
+            "--raw-length", action="store_true", help="leave the tokens' lengths: not scaled to 1 first"
+        )
+        parser.add_argument("--measures", nargs="+", metavar="MEASURE", default=["rc_half", "sparsity", "active"])
+
+    def choose(self, total: int, options: argparse.Namespace) -> list[int]:
+        if options.num_images < 1:
+            raise ValueError(f"--num-images must be at least 1, got {options.num_images}")
+        return drawn_at_random(total, options.num_images, options.seed)
+
+    def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
+        check_measures(options.measures)
+        curves: dict[str, list[LayerRow]] = {}
+        for subject in subjects:
+            with measure_layers(subject.model, options.layers, options.eps_squared, not options.raw_length) as gathered:
+                run_through(subject.model, subject.batches)
+            label = subject.label
+            while label in curves:
+                label += "'"
+            curves[label] = gathered.rows()
+        table = [["curve", "measure", "meaning", "layer", "mean", "std", "images"]]
+        for label, rows in curves.items():
+            head = spreadsheet_cell(label)
+            table += [[head, r.measure, MEASURES[r.measure].meaning, r.layer, r.mean, r.std, r.count] for r in rows]
+        there = {row.measure for rows in curves.values() for row in rows}
+        name = name_of(subjects[0].model)
+        if not there & set(options.measures):
+            has = ", ".join(measure for measure in MEASURES if measure in there)
+            raise ValueError(f"{name} has none of the measures {', '.join(options.measures)}: choose from {has}")
+        note = ""
+        if "rc_half" in options.measures and "rc_half" not in there:
+            note = f"{name} has no subspaces: R^c is not defined"
+            if "active" in options.measures and "active" in there and "sparsity" not in there:
+                note += ", and in the place of sparsity is the share of positive MLP activations"
+        return Drawn({"layers": plot_layers(curves, options.measures)}, {"layers.csv": table}, note)
+
+
+def plot_layers(curves: dict[str, list[LayerRow]], measures: list[str], band: bool = True) -> Picture:
+    """Measures by layer, a panel a measure, a line a curve, a band of one standard deviation over the samples.
+
+    Args:
+        curves: rows of ``LayerMeasures`` by label.
+        measures: which to show; those that no curve has are left out.
+        band: whether to show the spread.
+    """
+    present = [m for m in measures if any(row.measure == m for rows in curves.values() for row in rows)]
+    figure = Picture(figsize=(5.2 * len(present), 3.8), layout="constrained")
+    for axes, measure in zip(np.atleast_1d(figure.subplots(1, len(present))), present):
+        for number, (label, rows) in enumerate(curves.items()):
+            mine = [row for row in rows if row.measure == measure]
+            if not mine:
+                continue
+            layer, mean, std = (np.array([getattr(row, key) for row in mine]) for key in ("layer", "mean", "std"))
+            color = f"C{number % 10}"
+            axes.plot(layer, mean, marker="o", markersize=4, color=color, label=shown(label, 60))
+            if band:
+                axes.fill_between(layer, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
+        axes.set_title(MEASURES[measure].title, fontsize=10)
+        axes.set_xlabel(r"Layer index $\ell$")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        legend(axes, fontsize=8)
+    return figure

@@ -1,0 +1,74 @@
+"""Gram matrix of the subspaces and their incoherence; the paper, Figure 7."""
+
+import argparse
+import math
+
+import torch
+from matplotlib.figure import Figure as Picture
+from torch import Tensor
+
+from ...registry import FIGURES
+from ..measures import subspace_gram, subspace_incoherence
+from ..taps import name_of, steps
+from .base import Drawn, Figure, Subject, panel_grid
+
+
+@FIGURES.register_module("subspaces")
+class Subspaces(Figure):
+    """The Gram matrix of the subspaces and their incoherence, of the layers that have subspaces."""
+
+    help = "Gram matrix of the subspaces and their incoherence by layer (Figure 7)"
+    looks_at = "model"
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--directions", type=int, default=4, help="directions a head in the picture (default: 4)")
+
+    def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
+        (subject,) = subjects
+        generator = torch.Generator().manual_seed(options.seed)
+        grams, incoherence = {}, {}
+        for layer, step in steps(subject.model, options.layers).items():
+            found = step.subspaces()
+            if found is None:
+                raise ValueError(
+                    f"{name_of(subject.model)} has no subspaces in layer {layer + 1}: they and R^c are not defined"
+                )
+            U, K = found.U.detach(), found.num_heads
+            p, most = U.shape[1] // K, max(options.directions, 1)
+            picked = torch.cat([k * p + torch.randperm(p, generator=generator)[:most] for k in range(K)])
+            grams[layer + 1] = subspace_gram(U[:, picked])
+            incoherence[layer + 1] = subspace_incoherence(U, K).item()
+        random = math.sqrt(2 / (math.pi * U.shape[0]))
+        told = {"mean_abs_cosine_between_heads": incoherence, "of_random_directions": random}
+        told["gram_of_shown_directions"] = {layer: gram.tolist() for layer, gram in grams.items()}
+        return Drawn({"subspaces": plot_subspaces(grams, incoherence, K, random)}, {"subspaces.json": told})
+
+
+def plot_subspaces(grams: dict[int, Tensor], incoherence: dict[int, float], num_heads: int, random: float) -> Picture:
+    """Gram matrices of the subspaces' directions by layer, and their incoherence by layer; the paper, Figure 7.
+
+    Args:
+        grams: ``{layer from 1: (directions, directions)}``, heads side by side.
+        incoherence: ``{layer from 1: mean absolute cosine between heads}``.
+        num_heads: K, for the lines between the heads.
+        random: the incoherence of random directions, for comparison.
+    """
+    figure, panels = panel_grid(len(grams) + 1, size=2.4)
+    for axes, (layer, gram) in zip(panels, grams.items()):
+        image = axes.imshow(gram.abs().float().cpu(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        for k in range(1, num_heads):
+            axes.axhline(k * len(gram) / num_heads - 0.5, color="0.75", linewidth=0.5)
+            axes.axvline(k * len(gram) / num_heads - 0.5, color="0.75", linewidth=0.5)
+        axes.set_title(rf"$|\mathbf{{U}}^\top\mathbf{{U}}|$, layer {layer}", fontsize=9)
+        axes.set(xticks=[], yticks=[])
+    axes = panels[len(grams)]
+    axes.plot(list(incoherence), list(incoherence.values()), marker="o", markersize=4, label="this model")
+    axes.axhline(random, color="0.5", linestyle="--", label="random directions")
+    axes.set_ylim(0, 1.25 * max(random, *incoherence.values()))
+    axes.set_title("mean |cosine| between heads", fontsize=9)
+    axes.set_xlabel("layer", fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(fontsize=7, loc="lower right")
+    figure.colorbar(image, ax=panels, shrink=0.6)
+    return figure

@@ -1,0 +1,60 @@
+"""A block of each layer's tokens; the paper, Figures 6 and 8 to 11."""
+
+import argparse
+
+import torch
+from matplotlib.figure import Figure as Picture
+from torch import Tensor
+
+from ...registry import FIGURES
+from ..taps import capture, name_of, steps
+from .base import Drawn, Figure, Subject, panel_grid, run_through
+
+
+@FIGURES.register_module("tokens")
+class Tokens(Figure):
+    """A block of each layer's tokens for one image."""
+
+    help = "heat maps of a block of each layer's tokens (Figures 6, 8-11)"
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--index", type=int, default=0, help="which image of the split (default: 0)")
+        parser.add_argument("--block", type=int, default=50, help="side of the block (default: 50)")
+
+    def choose(self, total: int, options: argparse.Namespace) -> list[int]:
+        if not 0 <= options.index < total:
+            raise ValueError(f"--index {options.index} is not there: the split has {total} images")
+        return [options.index]
+
+    def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
+        (subject,) = subjects
+        layers = list(steps(subject.model, options.layers))
+        with capture(subject.model, ("tap_out",), options.layers) as seen:
+            run_through(subject.model, subject.batches)
+        N, d = seen["tap_out"][0].shape[1:]
+        generator = torch.Generator().manual_seed(options.seed)
+        rows, columns = (torch.randperm(n, generator=generator)[: max(options.block, 1)].sort()[0] for n in (d, N))
+        blocks = {layer + 1: z[0].T[rows][:, columns].cpu() for layer, z in zip(layers, seen["tap_out"])}
+        title = f"{name_of(subject.model)}: {len(rows)} of {d} dimensions, {len(columns)} of {N} tokens"
+        numbers = {"rows": rows, "columns": columns, **{f"layer_{n}": block.numpy() for n, block in blocks.items()}}
+        return Drawn({"tokens": plot_tokens(blocks, title)}, {"tokens.npz": numbers})
+
+
+def plot_tokens(blocks: dict[int, Tensor], title: str) -> Picture:
+    """Heat maps of blocks of |Z^l|, a panel a layer, on one scale; the paper, Figure 6.
+
+    Args:
+        blocks: ``{layer from 1: (dimensions, tokens)}``.
+        title: above them all.
+    """
+    figure, panels = panel_grid(len(blocks), size=2.3, title=title)
+    high = max(block.abs().max().item() for block in blocks.values())
+    for axes, (layer, block) in zip(panels, blocks.items()):
+        image = axes.imshow(block.abs().float().cpu(), cmap="Blues", vmin=0, vmax=high, interpolation="nearest")
+        zero = (block == 0).float().mean().item()
+        axes.set_title(f"layer {layer}: {100 * zero:.0f} % zero", fontsize=9)
+        axes.set_aspect("auto")
+        axes.set(xticks=[], yticks=[])
+    panels[0].set(xlabel="tokens", ylabel="dimensions")
+    figure.colorbar(image, ax=panels, shrink=0.6)
+    return figure

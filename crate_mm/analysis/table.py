@@ -1,0 +1,134 @@
+"""The measures of a layer, each a row: its name, its titles, the tap that it reads, what it needs and what it computes.
+
+Reading, CSV, titles, the hook and the command line's options follow from this table; ``measure`` adds a row.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..models.layers import Step
+from ..registry import suggest
+from .measures import coding_rate, nonzero_fraction, subspace_coding_rate
+
+
+class Settings(NamedTuple):
+    """How the coding rates are computed: eps^2 of Eqs. (7) and (8), and whether tokens are scaled to unit length first
+    (within each head for R^c), as the official code does."""
+
+    eps_squared: float = 0.01
+    unit_length: bool = True
+
+
+class Measure(NamedTuple):
+    """One measure of a layer l = 1..L.
+
+    ``needs`` names what a step must have besides the tap: 'subspaces', for measures against U, and 'code', for those
+    that take the layer's output for its code. ``compute(passed, step, settings)`` gets what passed the tap, ``(B, N,
+    ...)``, and returns a number a sample, ``(B,)``.
+    """
+
+    name: str
+    meaning: str
+    title: str
+    tap: str
+    needs: tuple[str, ...]
+    compute: Callable[[Tensor, Step, Settings], Tensor]
+
+    def defined_for(self, step: Step) -> bool:
+        """Whether a layer has what the measure needs; the layer itself is asked."""
+        has = {"subspaces": lambda: step.subspaces() is not None, "code": lambda: step.returns_code}
+        return self.tap in step.taps() and all(has[need]() for need in self.needs)
+
+
+MEASURES: dict[str, Measure] = {}
+
+
+def measure(name: str, meaning: str, title: str, tap: str, needs: tuple[str, ...] = ()) -> Callable:
+    """Add a function to the table, as a decorator: see ``Measure``.
+
+    Raises:
+        ValueError: the name is taken, or ``needs`` names something else.
+    """
+    if name in MEASURES:
+        raise ValueError(f"there is a measure {name!r} already")
+    if set(needs) - {"subspaces", "code"}:
+        raise ValueError(f"measure {name!r} may need 'subspaces' and 'code', got {needs}")
+
+    def add(compute: Callable[[Tensor, Step, Settings], Tensor]) -> Callable:
+        MEASURES[name] = Measure(name, meaning, title, tap, needs, torch.no_grad()(compute))
+        return compute
+
+    return add
+
+
+def check_measures(names: list[str]) -> None:
+    """Raise ``ValueError`` for a name that is in no row."""
+    unknown = next((name for name in names if name not in MEASURES), None)
+    if unknown is not None:
+        raise ValueError(f"there is no measure {unknown!r}: {suggest(unknown, list(MEASURES))}")
+
+
+def _against_subspaces(z: Tensor, step: Step, settings: Settings) -> Tensor:
+    U, num_heads = step.subspaces()
+    return subspace_coding_rate(z @ U.to(z.dtype), num_heads, *settings)
+
+
+@measure(
+    "rc_half", "R^c(Z^{l+1/2}; U)", r"$R^c(\mathbf{Z}^{\ell+1/2})$ of the MSSA outputs", "tap_half", ("subspaces",)
+)
+def rc_half(z: Tensor, step: Step, settings: Settings) -> Tensor:
+    """The paper's Figure 3: after the compression step."""
+    return _against_subspaces(z, step, settings)
+
+
+@measure(
+    "sparsity",
+    "||Z^{l+1}||_0 / (d N)",
+    r"Sparsity $\|\mathbf{Z}^{\ell+1}\|_0/(d\cdot N)$ of the ISTA outputs",
+    "tap_code",
+)
+def sparsity(code: Tensor, step: Step, settings: Settings) -> Tensor:
+    """The paper's Figure 3: of the sparse code, wherever in the layer it is."""
+    return nonzero_fraction(code)
+
+
+@measure(
+    "rc_in", "R^c(LN(Z^l); U)", r"$R^c(\mathrm{LN}(\mathbf{Z}^{\ell}))$ of the MSSA inputs", "tap_w", ("subspaces",)
+)
+def rc_in(w: Tensor, step: Step, settings: Settings) -> Tensor:
+    """What the official script measures: the input of the compression step, projected on the subspaces."""
+    return subspace_coding_rate(w, step.subspaces().num_heads, *settings)
+
+
+@measure("rc_out", "R^c(Z^{l+1}; U)", r"$R^c(\mathbf{Z}^{\ell+1})$ of the ISTA outputs", "tap_out", ("subspaces",))
+def rc_out(z: Tensor, step: Step, settings: Settings) -> Tensor:
+    """After the sparsification step."""
+    return _against_subspaces(z, step, settings)
+
+
+@measure("r_out", "R(Z^{l+1})", r"$R(\mathbf{Z}^{\ell+1})$ of the layer outputs", "tap_out")
+def r_out(z: Tensor, step: Step, settings: Settings) -> Tensor:
+    """The rate of the tokens as a whole, which is defined for any layer."""
+    return coding_rate(z, *settings)
+
+
+@measure(
+    "objective",
+    "R(Z^{l+1}) - R^c(Z^{l+1}; U) - lambda ||Z^{l+1}||_0",
+    r"$R-R^c-\lambda\|\mathbf{Z}^{\ell+1}\|_0$ of the layer outputs",
+    "tap_out",
+    ("subspaces", "code"),
+)
+def objective(z: Tensor, step: Step, settings: Settings) -> Tensor:
+    """The sparse rate reduction, which the network maximises layer by layer."""
+    price = step.lambd * z.shape[-1] * z.shape[-2]
+    return coding_rate(z, *settings) - _against_subspaces(z, step, settings) - price * nonzero_fraction(z)
+
+
+@measure("active", "positive activations of the MLP", "Positive activations of the MLPs", "tap_act")
+def active(activations: Tensor, step: Step, settings: Settings) -> Tensor:
+    """What stands for sparsity in a ViT, whose GELU is never exactly zero."""
+    return (activations > 0).float().mean((-2, -1))

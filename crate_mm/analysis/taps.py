@@ -1,0 +1,118 @@
+"""Read what passes the taps of a model's layers, without a flag in its forward.
+
+A layer is a module that says what it offers (``Step``: ``taps()``, ``subspaces()``, ``attention()``, ...). CRATE has
+``tap_w``, the tokens projected on the subspaces, ``(B, N, K p)``, ``tap_half`` and ``tap_out``, which pass Z^{l+1/2}
+and Z^{l+1}, ``(B, N, d)``, and ``tap_code``, the sparse code. ViT has ``tap_w``, its attention's input, ``tap_out``
+and ``tap_act``, its MLP's activations, ``(B, N, 4 d)``.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..models.layers import Step
+
+TAPS = ("tap_w", "tap_half", "tap_out")
+
+
+class LayerError(ValueError):
+    """There is no such layer."""
+
+    def __init__(self, layer: int, model: str, depth: int, first: int = 0) -> None:
+        self.arguments = layer, model, depth
+        shown = layer + first if layer >= 0 else layer
+        super().__init__(f"layer {shown} is not there: {model} has {depth} layers, {first} to {depth - 1 + first}")
+
+
+def steps(model: nn.Module, layers: list[int] | None = None) -> dict[int, Step]:
+    """The layers of a model that can be read, first layer 0; of those asked for only, negative ones from the last.
+
+    Raises:
+        ValueError: the model has none, or no such layer.
+    """
+    found = [module for module in model.modules() if isinstance(module, Step)]
+    if not found:
+        raise ValueError(f"{name_of(model)} has no layer that can be read: its layers are no Step")
+    depth = len(found)
+    if layers is None:
+        return dict(enumerate(found))
+    wrong = [layer for layer in layers if not -depth <= layer < depth]
+    if wrong:
+        raise LayerError(wrong[0], name_of(model), depth)
+    return {layer: found[layer] for layer in sorted({layer % depth for layer in layers})}
+
+
+def _hook(read: Callable[[int, Tensor], None], layer: int) -> Callable:
+    def hook(_module: nn.Module, _inputs: tuple, out: Tensor) -> None:
+        read(layer, out)  # what it returns is dropped: PyTorch would put it in the output's place
+
+    return hook
+
+
+@contextmanager
+def on_taps(
+    model: nn.Module, readers: dict[str, Callable[[int, Tensor], None]], layers: list[int] | None = None
+) -> Iterator[None]:
+    """Call a reader with (layer, tensor) for whatever passes its tap while the context is open.
+
+    The hooks are gone when the context closes, after an exception too. What a reader does not keep is freed, so that
+    memory does not grow with the number of images. A layer without the tap is passed over, if another one has it.
+
+    Raises:
+        ValueError: no layer has the tap, or as ``steps``.
+    """
+    found = steps(model, layers)
+    taps = {layer: step.taps() for layer, step in found.items()}
+    for tap in readers:
+        if not any(tap in has for has in taps.values()):
+            known = sorted({name for has in taps.values() for name in has})
+            raise ValueError(f"{name_of(model)} has no tap {tap!r}: it has {', '.join(known) or 'none at all'}")
+    handles = []
+    try:
+        for layer, has in taps.items():
+            handles += [
+                has[tap].register_forward_hook(_hook(read, layer)) for tap, read in readers.items() if tap in has
+            ]
+        with torch.compiler.set_stance("force_eager"):  # compiled blocks would not call the hooks
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def capture(
+    model: nn.Module, taps: tuple[str, ...] = TAPS, layers: list[int] | None = None
+) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what passes the taps while the context is open, first layer first::
+
+        with capture(model) as seen:
+            model(images)
+        seen["tap_half"][0]  # Z^{1/2} of the first layer, (B, N, d)
+
+    Each forward pass of the model starts afresh. The tensors are those of the forward pass, part of its graph. The
+    hooks are gone when the context closes, after an exception too.
+
+    Args:
+        model: one with taps.
+        taps: which to read.
+        layers: of which layers, all if not given.
+
+    Raises:
+        ValueError: the model has no such tap, or no such layer.
+    """
+    seen: dict[str, list[Tensor]] = {tap: [] for tap in taps}
+    readers = {tap: lambda _layer, out, v=values: v.append(out) for tap, values in seen.items()}
+    with on_taps(model, readers, layers):
+        handle = model.register_forward_pre_hook(lambda *_: [v.clear() for v in seen.values()] and None)
+        try:
+            yield seen
+        finally:
+            handle.remove()
+
+
+def name_of(model: nn.Module) -> str:
+    """The name of a model's backbone, or of the model."""
+    return type(getattr(model, "backbone", model)).__name__

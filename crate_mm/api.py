@@ -1,0 +1,194 @@
+"""What a user imports: models by name or by config, and prediction on images."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from PIL import Image
+from torch import nn
+
+from .checkpoints import CheckpointError, build_described, check_transforms, open_checkpoint
+from .checkpoints.fit import fit
+from .datasets import build_transforms, imagenet_class_names
+from .datasets.images import UnreadableImageError, convert, open_image
+from .datasets.transforms import to_uint8
+from .engine import load_config
+from .models import ARCHS, VIT_ARCHS, ImageClassifier
+from .registry import MODELS, registered_only, suggest
+from .untrusted import shown
+
+
+def list_models() -> list[str]:
+    """Names that ``get_model`` takes: 'crate_tiny', 'crate_small', ..., 'vit_tiny', 'vit_small'."""
+    return [f"crate_{arch}" for arch in ARCHS] + [f"vit_{arch}" for arch in VIT_ARCHS]
+
+
+def get_model(name: str, num_classes: int = 1000, pool: str = "cls", **backbone: Any) -> ImageClassifier:
+    """Build a model by name, with new weights, in eval mode.
+
+    Args:
+        name: one of ``list_models()``.
+        num_classes: number of classes.
+        pool: 'cls' or 'mean'.
+        backbone: further arguments of the backbone, such as ``img_size``, ``patch_size``, ``in_channels``.
+
+    Raises:
+        ValueError: unknown ``name``.
+    """
+    if name not in list_models():
+        raise ValueError(f"unknown model {name!r}: {suggest(name, list_models())}")
+    channels = backbone.get("in_channels", 3)
+    preprocessor = {} if channels == 3 else {"mean": (0.5,) * channels, "std": (0.5,) * channels}
+    family, _, arch = name.partition("_")
+    return ImageClassifier(
+        backbone={"type": {"crate": "CRATE", "vit": "ViT"}[family], "arch": arch, **backbone},
+        head={"type": "LinearHead", "num_classes": num_classes, "pool": pool, "norm": family != "vit"},
+        preprocessor=preprocessor,
+    ).eval()
+
+
+def init_model(
+    config: str | Path | Config | None, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
+) -> nn.Module:
+    """Build a config's model in eval mode, with the weights of a checkpoint if one is given.
+
+    Args:
+        config: a config, its file, or the name of one that comes with the package ('crate_base_in1k'). None takes the
+            model from what the checkpoint says of itself, which is data: it names parts that are registered here, and
+            can import or run nothing.
+        checkpoint: a checkpoint of this package or of the official code.
+        device: where the model goes.
+
+    Raises:
+        ValueError: no such config or checkpoint, or one that does not fit the other.
+    """
+    opened = open_checkpoint(checkpoint) if checkpoint is not None else None
+    cfg = load_config(config) if config is not None else {}
+    if opened is not None:
+        opened.say(lambda note: print_log(note, "current", logging.INFO))
+    if config is None:
+        if opened is None:
+            raise ValueError("neither a config nor a checkpoint is given: one of them must say what the model is")
+        model = build_described(opened)
+    elif cfg.get("model"):
+        model = MODELS.build(cfg.model)
+    else:
+        raise ValueError(f"config {config} has no model")
+    if opened is not None:
+        fit(model, opened)
+        model.class_names = opened.class_names
+        model.test_transforms = opened.test_transforms
+        model.described_by = opened.path
+    test = (cfg.get("test_dataloader") or {}).get("dataset") or {}
+    if "transforms" in test:
+        model.test_transforms, model.described_by = test["transforms"], None
+    return model.to(device).eval()
+
+
+class Predictor:
+    """Predict classes of images::
+
+        predict = Predictor(init_model("crate_base_in1k", "crate_base.pth"))
+        predict(["cat.jpg", "dog.jpg"])[0]  # [("tabby", 0.61), ("tiger cat", 0.2), ...]
+
+    Args:
+        model: of ``init_model`` or ``get_model``.
+        transforms: configs of ``TRANSFORMS``; of the config's test data if not given, and without a config those that
+            the checkpoint says it was tested with. Where neither tells, a resize to 256/224 of the model's size (of
+            the shorter side, if that is square) and a centre crop, with a warning.
+        class_names: of the checkpoint if not given; without any, ImageNet-1K's for 1000 classes and numbers else.
+        topk: how many classes to return.
+        batch_size: how many images go through the model at once.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        transforms: list[dict] | None = None,
+        class_names: list[str] | None = None,
+        topk: int = 5,
+        batch_size: int = 64,
+    ) -> None:
+        self.model = model.eval()
+        self.transforms = build_transforms(transforms) if transforms is not None else test_transforms(model)
+        self.class_names = class_names or getattr(model, "class_names", None) or default_class_names(model.num_classes)
+        if len(self.class_names) != model.num_classes:
+            raise ValueError(f"{len(self.class_names)} class names for a head of {model.num_classes} classes")
+        self.topk = min(topk, model.num_classes)
+        self.batch_size = batch_size
+
+    @torch.inference_mode()
+    def __call__(self, images: Any) -> list[list[tuple[str, float]]]:
+        """Return for each image its most likely classes with their probabilities, best first.
+
+        Args:
+            images: a list of paths, PIL images and uint8 arrays ``(H, W)`` or ``(H, W, C)``, or one of these.
+
+        Raises:
+            ValueError: an image that cannot be read, or of another kind.
+        """
+        if isinstance(images, (str, Path, Image.Image, np.ndarray)):
+            images = [images]
+        predictions = []
+        for start in range(0, len(images), self.batch_size):
+            batch = [self._load(image, start + i) for i, image in enumerate(images[start : start + self.batch_size])]
+            data = self.model.data_preprocessor({"inputs": torch.stack(batch)})
+            scores, classes = self.model(data["inputs"]).softmax(dim=-1).topk(self.topk)
+            for row, ids in zip(scores.tolist(), classes.tolist()):
+                predictions.append([(self.class_names[c], score) for score, c in zip(row, ids)])
+        return predictions
+
+    def _load(self, image: Any, number: int) -> torch.Tensor:
+        if isinstance(image, (str, Path)):
+            try:
+                image = open_image(image, mode=None)
+            except UnreadableImageError as error:
+                raise ValueError(f"image {number} cannot be read: {error}") from None
+        elif isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.shape[2:] not in ((), (1,), (3,)) or not image.size or image.ndim < 2:
+                raise ValueError(
+                    f"image {number} is an array of {image.dtype} of shape {image.shape}: "
+                    "expected uint8 of shape (H, W), (H, W, 1) or (H, W, 3)"
+                )
+            image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+        elif not isinstance(image, Image.Image):
+            raise ValueError(f"image {number} is {type(image).__name__}: expected a path, a PIL image or a uint8 array")
+        return to_uint8(self.transforms(convert(image, "L" if self.model.in_channels == 1 else "RGB")))
+
+
+def test_transforms(model: nn.Module) -> nn.Module:
+    """The transforms that a model of ``init_model`` was tested with, or, with a warning, ImageNet's usual ones.
+
+    Raises:
+        ValueError: the model does not tell its image size, or the checkpoint's transforms cannot be built.
+    """
+    known, source = getattr(model, "test_transforms", None), getattr(model, "described_by", None)
+    if known is not None and source is None:
+        return build_transforms(known)
+    if known is not None:  # data of a file
+        check_transforms(known, source)
+        try:
+            with registered_only():
+                return build_transforms(known)
+        except Exception as error:  # whatever a transform makes of arguments of any kind
+            raise CheckpointError(f"{source} was tested with transforms that do not build: {shown(error)}") from None
+    if not hasattr(model.backbone, "img_size"):
+        raise ValueError(f"{type(model.backbone).__name__} does not tell its image size: give transforms")
+    H, W = model.backbone.img_size
+    resize = {"type": "Resize", "size": [round(H * 256 / 224), round(W * 256 / 224)] if H != W else H * 8 // 7}
+    print_log(
+        f"it is not known how the model's images were prepared for its test: resized to {resize['size']} and cropped "
+        f"to {H} x {W}; Predictor(transforms=...) says otherwise",
+        "current",
+        logging.WARNING,
+    )
+    return build_transforms([resize, {"type": "CenterCrop", "size": (H, W)}])
+
+
+def default_class_names(num_classes: int) -> list[str]:
+    """ImageNet-1K's English names for a thousand classes, numbers for any other number."""
+    return imagenet_class_names() if num_classes == 1000 else [str(i) for i in range(num_classes)]

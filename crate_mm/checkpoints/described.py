@@ -1,0 +1,149 @@
+"""A model built from what a file says of itself: data, which names registered parts and can import or run nothing.
+
+The file's weights bound the model: it is first built without memory, and compared with them.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+
+from ..registry import BACKBONES, HEADS, LAYERS, MODELS, TRANSFORMS, registered_only
+from ..untrusted import shown
+from .fit import compare_weights
+from .form import CheckpointError
+from .open import Checkpoint
+
+# Where a part of our own models must be registered; parts within parts may be in any of them.
+PLACES = {(): MODELS, ("backbone",): BACKBONES, ("head",): HEADS, ("preprocessor",): MODELS}
+PLACES |= {("backbone", "compress"): LAYERS, ("backbone", "sparsify"): LAYERS}
+MOST_SIDE = 8192  # pixels, or any other number, in transforms that a file names
+
+
+def checked_model(checkpoint: Checkpoint) -> dict:
+    """The model that a checkpoint describes, a config of registered parts, compared with its weights before any memory
+    is taken for it.
+
+    Raises:
+        CheckpointError: it describes none, one with a part that is not registered here, one that does not build, or
+            another one than the weights are of.
+    """
+    source, weights = checkpoint.path, checkpoint.weights
+    if checkpoint.model is None:
+        raise CheckpointError(f"{source} does not say what model it is of: {checkpoint.unknown or 'give a config'}")
+    check_description(checkpoint.model, source)
+    try:
+        with registered_only(), no_larger_than(weights), torch.device("meta"):
+            wanted = MODELS.build(copy.deepcopy(checkpoint.model)).state_dict()
+    except _TooLargeError as error:
+        raise CheckpointError(f"{source} describes a larger model than its weights are of: {error}") from None
+    except Exception as error:  # a part can fail in any way, given arguments of any kind
+        raise CheckpointError(
+            f"{source} describes a model that does not build ({type(error).__name__}: {shown(error)}): give a config"
+        ) from None
+    compare_weights(wanted, weights, source)
+    return copy.deepcopy(checkpoint.model)
+
+
+def build_described(checkpoint: Checkpoint) -> nn.Module:
+    """Build the model that a checkpoint describes, with new weights; raise ``CheckpointError`` as ``checked_model``."""
+    described = checked_model(checkpoint)
+    try:  # numbers that have no place in memory are met only now
+        with registered_only():
+            return MODELS.build(described)
+    except Exception as error:
+        raise CheckpointError(
+            f"{checkpoint.path} describes a model that does not build: {shown(error)}: give a config"
+        ) from None
+
+
+def check_description(described: dict, source: str | Path) -> None:
+    """Raise ``CheckpointError`` unless every ``type``, at every depth, is the name of a part that is registered here.
+
+    Keys that give MMEngine instructions, such as ``_scope_``, which imports a module, are refused.
+    """
+    registries = {id(registry): registry for registry in PLACES.values()}.values()
+    for registry in registries:
+        registry.import_from_location()
+    left: list[tuple[tuple[str, ...], Any]] = [((), described)]
+    while left:
+        place, value = left.pop()
+        if isinstance(value, (list, tuple)):
+            left.extend((place, inner) for inner in value)
+        if not isinstance(value, dict):
+            continue
+        for key, inner in value.items():
+            if key.startswith("_"):
+                raise CheckpointError(
+                    f"{source} describes its model with {shown(key)!r}, which is no argument of a part"
+                )
+            left.append(((*place, key), inner))
+        kind = value.get("type")
+        allowed = [PLACES[place]] if place in PLACES else registries
+        if "type" in value and not (isinstance(kind, str) and any(kind in r.module_dict for r in allowed)):
+            raise CheckpointError(
+                f"{source} names the {shown('.'.join(place)) or 'model'} {shown(repr(kind))}, which is not registered "
+                "here: import the file that registers it first, or give a config"
+            )
+
+
+def check_transforms(transforms: list[dict], source: str | Path) -> None:
+    """Raise ``CheckpointError`` unless all transforms that a file names are registered here, with bounded numbers."""
+    TRANSFORMS.import_from_location()
+    left: list[Any] = list(transforms)
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            kind = value.get("type")
+            if "type" in value and not (isinstance(kind, str) and kind in TRANSFORMS.module_dict):
+                raise CheckpointError(
+                    f"{source} was tested with the transform {shown(repr(kind))}, which is not registered here: import "
+                    "the file that registers it first, or give transforms"
+                )
+            left += value.values()
+        elif isinstance(value, (list, tuple)):
+            left += value
+        elif isinstance(value, (int, float)) and not abs(value) <= MOST_SIDE:
+            raise CheckpointError(f"{source} was tested with transforms of size {value}: give transforms")
+
+
+class _TooLargeError(Exception):
+    """More modules or numbers than the weights of a file can be of."""
+
+
+@contextmanager
+def no_larger_than(weights: dict[str, Tensor]) -> Iterator[None]:
+    """Stop the building of a model, by an exception, when it is far larger than its weights.
+
+    Some room is left for parts that a model builds and then takes away, and for modules and buffers without weights.
+    """
+    numbers = 4 * sum(value.numel() for value in weights.values()) + 2**16
+    tensors, modules = 4 * len(weights) + 64, 64 * len(weights) + 1024
+    counted = {"numbers": 0, "parameters": 0, "modules": 0}
+
+    def count(what: str, how_many: int, most: int) -> None:
+        counted[what] += how_many
+        if counted[what] > most:
+            raise _TooLargeError(f"it has more than {most:,} {what}, they are {len(weights):,} tensors")
+
+    def tensor(_module: nn.Module, _name: str, value: Tensor | None) -> None:
+        if value is not None:
+            count("parameters", 1, tensors)
+            count("numbers", value.numel(), numbers)
+
+    def module(_module: nn.Module, _name: str, _value: nn.Module | None) -> None:
+        count("modules", 1, modules)
+
+    with ExitStack() as stack:
+        for register, hook in (
+            (hooks.register_module_parameter_registration_hook, tensor),
+            (hooks.register_module_buffer_registration_hook, tensor),
+            (hooks.register_module_module_registration_hook, module),
+        ):
+            stack.callback(register(hook).remove)
+        yield

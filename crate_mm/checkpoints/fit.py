@@ -1,0 +1,236 @@
+"""Weights of a checkpoint put into a model: all or nothing, or the backbone alone.
+
+Shapes: N patches on a grid of rows x columns, d embedding dimensions.
+"""
+
+import logging
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from ..untrusted import shown
+from .form import CheckpointError
+from .open import Checkpoint, as_checkpoint
+
+BACKBONE = "backbone."  # where a task has what transfer takes over
+MOST_ROWS = 1000  # of the table, of each kind
+# Names under which another code base's model may have the whole of ours.
+OUTER = ("model.", "net.", "network.")
+
+
+def load_weights(model: nn.Module, contents: dict, source: str | Path = "the checkpoint") -> None:
+    """``fit`` for the contents of a file, as ``read_checkpoint`` returns them."""
+    fit(model, as_checkpoint(contents, source))
+
+
+def fit(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint's weights into the model, all of them.
+
+    Raises:
+        CheckpointError: a parameter is missing, surplus, of another shape or of another kind of number; the model is
+            left as it was.
+    """
+    wanted, source = model.state_dict(), checkpoint.path
+    weights = aligned(checkpoint, wanted)
+    compare_weights(wanted, weights, source)
+    real = {name: value for name, value in weights.items() if value.is_floating_point() and not value.is_meta}
+    # PyTorch looks at no numbers of a byte.
+    real = {name: value.half() if value.itemsize == 1 else value for name, value in real.items()}
+    wrong = [name for name, value in real.items() if not value.isfinite().all()]
+    if wrong:
+        print_log(
+            f"{shown(source)} holds numbers that are not finite, in {shown(wrong[0])} and {len(wrong) - 1} others: "
+            "what the model computes with them means nothing",
+            "current",
+            logging.WARNING,
+        )
+    model.load_state_dict(weights)
+
+
+def aligned(checkpoint: Checkpoint, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's weights under the names of a model, where one change of all names brings them there.
+
+    That is a prefix such as 'model.' taken off, or, for a backbone by itself, 'backbone.' put before. No name is then
+    left that the model does not have; else the names stay as they are, and ``fit`` says what does not.
+    """
+    weights = checkpoint.weights
+    if not weights or any(name in wanted for name in weights):
+        return weights
+    changes = [(f"{prefix!r} is taken from the names", prefix, "") for prefix in OUTER]
+    changes.append(("it is a backbone by itself", "", "backbone."))
+    for note, before, after in changes:
+        changed = {after + name.removeprefix(before): value for name, value in weights.items()}
+        if all(name.startswith(before) for name in weights) and changed.keys() <= wanted.keys():
+            checkpoint.notes.append(note)
+            return changed
+    return weights
+
+
+def compare_weights(
+    wanted: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], source: str | Path = "the checkpoint"
+) -> None:
+    """Raise ``CheckpointError`` unless the weights have the names, shapes and kinds of number of those wanted."""
+    shapes = [
+        f"{key} is {tuple(weights[key].shape)} there and {tuple(wanted[key].shape)} here"
+        for key in wanted
+        if key in weights and weights[key].shape != wanted[key].shape
+    ]
+    kinds = [
+        f"{key} is of {_number_kind(weights[key])} there and of {_number_kind(wanted[key])} here"
+        for key in wanted
+        if key in weights and not same_kind(weights[key], wanted[key])
+    ]
+    missing = [f"{key} is missing" for key in wanted if key not in weights]
+    surplus = [f"{shown(key)} is surplus" for key in weights if key not in wanted]
+    problems = shapes + kinds + missing + surplus
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(f"{source} does not fit the model: {'; '.join(problems[:3])}{more}")
+
+
+def same_kind(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether both hold real, complex, whole or truth values: PyTorch would convert one to the other, with a loss."""
+    return _number_kind(one) == _number_kind(other)
+
+
+def _number_kind(tensor: torch.Tensor) -> str:
+    if tensor.dtype == torch.bool:
+        return "truth values"
+    return "complex numbers" if tensor.is_complex() else "real numbers" if tensor.is_floating_point() else "integers"
+
+
+class Transfer(NamedTuple):
+    """What became of each parameter, by name: its shape, or from which to which shape it went."""
+
+    loaded: dict[str, str]
+    resized: dict[str, str]
+    dropped: dict[str, str]
+    new: dict[str, str]
+
+    def table(self) -> str:
+        """Lines for the log: what was taken over, by part, and everything else by name."""
+        parts: dict[str, int] = {}
+        for name in self.loaded:
+            part = ".".join(name.split(".")[:2])
+            parts[part] = parts.get(part, 0) + 1
+        rows = [("loaded", shown(part), f"{count} tensors") for part, count in parts.items()]
+        for kind in ("resized", "dropped", "new"):
+            named = list(getattr(self, kind).items())
+            rows += [(kind, shown(name), shape) for name, shape in named[:MOST_ROWS]]
+            rows += [(kind, f"and {len(named) - MOST_ROWS} more", "")] if len(named) > MOST_ROWS else []
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        return "\n".join(f"  {kind:<{widths[0]}}  {name:<{widths[1]}}  {what}" for kind, name, what in rows)
+
+
+def transfer(model: nn.Module, checkpoint: Checkpoint) -> Transfer:
+    """Fill a model's backbone from a checkpoint and leave all else as it is; return what became of each parameter.
+
+    Position embeddings for another grid of patches are resized. A tensor that the model lacks, or has in another
+    shape, is dropped; what the checkpoint lacks stays as it was initialised.
+
+    Args:
+        model: with a part ``backbone``.
+        checkpoint: of this task or another.
+
+    Raises:
+        CheckpointError: less than half of the backbone's numbers are in the checkpoint, which is then of another
+            model; the model is left as it was.
+    """
+    wanted, source = model.state_dict(), checkpoint.path
+    weights = aligned(checkpoint, wanted)
+    grids = {f"backbone.{name}": grid for name, grid in getattr(model.backbone, "position_grids", {}).items()}
+    result = Transfer({}, {}, {}, {})
+    filled = {}
+    for name, value in weights.items():
+        shape = _shape(value)
+        if name in wanted and not name.startswith(BACKBONE):
+            result.dropped[name] = shape
+        elif name not in wanted:
+            result.dropped[name] = f"{shape}, the model has none such"
+        elif not same_kind(value, wanted[name]):
+            kind = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{source} has other numbers than a model's weights: its {shown(name)} is of {kind}")
+        elif name in grids and value.ndim == 3 and _is_embedding(value, wanted[name].shape[2]):
+            old = _stored_grid(checkpoint, value, grids[name], source)
+            filled[name] = resize_position_embedding(value, old, grids[name])
+            if old == grids[name]:
+                result.loaded[name] = shape
+            else:
+                result.resized[name] = f"{old[0]} x {old[1]} -> {grids[name][0]} x {grids[name][1]} patches, bicubic"
+        elif value.shape == wanted[name].shape:
+            filled[name] = value
+            result.loaded[name] = shape
+        else:
+            result.dropped[name] = f"{shape}, the model's is {_shape(wanted[name])}"
+    result.new.update({name: _shape(value) for name, value in wanted.items() if name not in filled})
+
+    size = sum(value.numel() for name, value in wanted.items() if name.startswith(BACKBONE))
+    found = sum(value.numel() for value in filled.values())
+    if not filled or 2 * found < size:
+        dropped = result.dropped.items()
+        unlike = [f"{name} is {what}" for name, what in dropped if name not in wanted or name.startswith(BACKBONE)]
+        lacking = [f"{name} is not in it" for name in result.new if name.startswith(BACKBONE)]
+        raise CheckpointError(
+            f"{source} is of another model: it fills {found:,} of the backbone's {size:,} numbers; "
+            f"{(unlike or lacking or ['it holds no parameter'])[0]}"
+        )
+    model.load_state_dict({**wanted, **filled})
+    return result
+
+
+def resize_position_embedding(embedding: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Interpolate position embeddings to another grid, ``(1, 1 + N, d) -> (1, 1 + N', d)``; the CLS token's is kept.
+
+    Bicubic, with the corners of both grids not aligned; where a grid shrinks, averaged over (anti-aliased).
+
+    Args:
+        embedding: CLS token first, then the patches row by row.
+        old: (rows, columns) of the embedding's grid.
+        new: (rows, columns) wanted.
+    """
+    if old == new:
+        return embedding
+    cls_token, patches = embedding[:, :1], embedding[:, 1:]
+    image = patches.unflatten(1, old).permute(0, 3, 1, 2)
+    resized = F.interpolate(image.float(), size=new, mode="bicubic", align_corners=False, antialias=True)
+    return torch.cat([cls_token, resized.to(embedding.dtype).flatten(2).mT], dim=1)
+
+
+def _is_embedding(value: Tensor, embed_dim: int) -> bool:
+    """Whether it is of shape ``(1, 1 + N, d)`` with at least one patch."""
+    return value.shape[0] == 1 and value.shape[1] >= 2 and value.shape[2] == embed_dim
+
+
+def _stored_grid(checkpoint: Checkpoint, embedding: Tensor, wanted: tuple[int, int], source: str) -> tuple[int, int]:
+    """The grid that a checkpoint's position embeddings are for: what it says of itself, or else what the number tells:
+    the one wanted, or a square."""
+    num_patches = embedding.shape[1] - 1
+    backbone = (checkpoint.model or checkpoint.meta.get("model") or {}).get("backbone") or {}
+    (H, W), (h, w) = (_pair(backbone.get(key)) for key in ("img_size", "patch_size"))
+    if (H // h) * (W // w) == num_patches:
+        return H // h, W // w
+    side = math.isqrt(num_patches)
+    if num_patches == wanted[0] * wanted[1]:
+        return wanted
+    if side * side != num_patches:
+        raise CheckpointError(
+            f"{source} has position embeddings for {num_patches} patches, which are no square, and does not say of "
+            "which grid: its meta.model.backbone lacks img_size and patch_size"
+        )
+    return side, side
+
+
+def _pair(size) -> tuple[int, int]:
+    """Height and width of a size in a checkpoint, or ones if it is none."""
+    pair = (size, size) if isinstance(size, int) else size
+    right = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(n, int) and n > 0 for n in pair)
+    return tuple(pair) if right else (1, 1)
+
+
+def _shape(value: Tensor) -> str:
+    return " x ".join(map(str, value.shape)) or "scalar"

@@ -1,0 +1,198 @@
+"""A checkpoint as a value: opened, verified, unwrapped and translated once, by one function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..registry import BACKBONES, MODELS
+from ..untrusted import shown
+from .files import read_checkpoint
+from .form import CheckpointError
+
+# Where other code bases keep the weights: under one of these names, and averaged ones under one of the others.
+CONTAINERS = ("state_dict", "model", "net", "network", "module", "model_state_dict", "model_state", "weights", "params")
+AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_model", "ema_state_dict", "averaged_model")
+# Parts of names that wrappers put in: torch.compile's anywhere, FSDP's and activation checkpointing's too.
+WRAPPED = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Args:
+        path: the file, for messages.
+        weights: by name, as our models name them where the file is ours or a family knows its names.
+        model: the config of the model that the weights are of, or None.
+        unknown: why ``model`` is None, where that is known.
+        class_names: of the data that the model was trained on, or None.
+        test_transforms: configs of ``TRANSFORMS`` that the model was tested with, or None.
+        meta: what else it says of itself.
+        states: what a resume needs beside the weights: 'optimizer', 'param_schedulers', 'message_hub', ...
+        notes: what was done to the file's contents, in sentences.
+    """
+
+    path: str
+    weights: dict[str, Tensor]
+    model: dict | None = None
+    unknown: str = ""
+    class_names: list[str] | None = None
+    test_transforms: list[dict] | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    states: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the run kept about itself: its name, figures, best epoch, ..."""
+        return (self.states.get("message_hub") or {}).get("runtime_info") or {}
+
+    @property
+    def run(self) -> str | None:
+        """The name of the run of training that it is from, or None."""
+        return self.info.get("run") or self.meta.get("run")
+
+    def say(self, say: Callable[[str], None]) -> None:
+        """Hand each note to a log."""
+        for note in self.notes:
+            say(f"{shown(self.path)}: {shown(note, 1000)}")
+
+
+def open_checkpoint(path: str | Path, num_heads: int | None = None, map_location: str = "cpu") -> Checkpoint:
+    """Open a .pth or .safetensors file of ours or of another code base, without running code.
+
+    The file is verified, the wrappings that are in use are taken off, and each registered family may translate the
+    names of code bases that it knows. What was done is in the result's ``notes``.
+
+    Args:
+        path: the file.
+        num_heads: of a model whose file does not tell it.
+        map_location: where the tensors go.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, no checkpoint, refused, or not whole.
+    """
+    return as_checkpoint(read_checkpoint(path, map_location), path, num_heads)
+
+
+def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", num_heads: int | None = None) -> Checkpoint:
+    """The contents of a file, as ``read_checkpoint`` returns them, as a ``Checkpoint``: see ``open_checkpoint``."""
+    path = str(path)
+    meta = {**contents["meta"]} if isinstance(contents.get("meta"), dict) else {}
+    meta.pop("config", None)  # MMEngine's resume would run it
+    described = meta.get("model") if isinstance(meta.get("model"), dict) else None
+    notes: list[str] = []
+    if described:
+        weights = _tensors(contents.get("state_dict"), path)
+    else:
+        weights = _without_wrappers(_tensors(_inside_container(contents, notes, path), path), notes, path)
+    checkpoint = Checkpoint(
+        path,
+        weights,
+        described,
+        class_names=(meta.get("dataset_meta") or {}).get("classes"),
+        test_transforms=meta.get("test_transforms"),
+        meta=meta,
+        states={key: value for key, value in contents.items() if key not in ("meta", "state_dict")},
+        notes=notes,
+    )
+    if not described:
+        _translate(checkpoint, num_heads)
+    return checkpoint
+
+
+def _inside_container(contents: dict, notes: list[str], path: str) -> Any:
+    """The weights in whatever the file has them in."""
+    where = []
+    for _ in range(4):
+        plain = [key for key in CONTAINERS if isinstance(contents.get(key), dict)]
+        averaged = [key for key in AVERAGED if isinstance(contents.get(key), dict)]
+        if "state_dict" in contents and "state_dict" not in plain:
+            return contents["state_dict"]  # of a wrong kind, which is said where it is looked at
+        if len(plain) > 1 and "state_dict" not in plain:
+            raise CheckpointError(
+                f"{path} holds weights under {' and '.join(plain)}, and does not say which are wanted: save those by "
+                "themselves"
+            )
+        name = (plain or averaged or [None])[0]
+        if name is None:
+            break
+        if plain and averaged:
+            notes.append(f"it also holds averaged weights, under {averaged[0]!r}, which are not taken")
+        elif averaged:
+            notes.append(f"its weights, under {name!r}, are averaged ones")
+        where.append(name)
+        contents = contents[name]
+    if where and where != ["state_dict"]:
+        notes.append(f"the weights are under {'.'.join(where)!r}")
+    return contents
+
+
+def _tensors(stored: Any, path: str) -> dict[str, Tensor]:
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path} holds {type(stored).__name__} as its state_dict, not a dict")
+    for key, value in stored.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{path} is no checkpoint: its {shown(key)} is {type(value).__name__}, not a tensor")
+    return {str(key): value for key, value in stored.items()}
+
+
+def _without_wrappers(stored: dict[str, Tensor], notes: list[str], path: str) -> dict[str, Tensor]:
+    """Names without what DDP, torch.compile, FSDP and PyTorch's AveragedModel put in."""
+    weights, taken = {}, set()
+    for key, value in stored.items():
+        parts = key.split(".")
+        kept = [part for part in parts[:-1] if part not in WRAPPED]
+        while kept and kept[0] == "module":
+            kept.pop(0)
+        taken.update(set(parts) & (WRAPPED | {"module"}) if len(kept) < len(parts) - 1 else ())
+        name = ".".join([*kept, parts[-1]])
+        if name in weights:
+            raise CheckpointError(f"{path} holds some parameters twice, with and without 'module.' or the like")
+        weights[name] = value
+    if taken:
+        notes.append(f"{', '.join(repr(part + '.') for part in sorted(taken))} is taken from the names")
+        if "n_averaged" in weights and weights["n_averaged"].numel() == 1:
+            notes.append(f"its weights are the average of {int(weights.pop('n_averaged'))} models")
+    return weights
+
+
+def _translate(checkpoint: Checkpoint, num_heads: int | None) -> None:
+    """Let the family that knows the names give the weights ours, and say what model they are of."""
+    BACKBONES.names()  # registers them
+    for family in BACKBONES.module_dict.values():
+        translate = getattr(family, "translate", None)
+        if translate is None:
+            continue
+        try:
+            found = translate(checkpoint.weights, num_heads)
+            if found is None:
+                continue
+            if found.model:
+                _check_whole(found.model, found.weights)
+        except ValueError as error:
+            raise CheckpointError(f"{checkpoint.path}: {error}") from None
+        checkpoint.weights, checkpoint.model, checkpoint.unknown = found.weights, found.model, found.unknown
+        checkpoint.notes.append(f"it has the names of {found.source}, which are translated")
+        if found.unknown:
+            checkpoint.notes.append(f"it does not tell its model, the config does: {found.unknown}")
+        if found.left_out:
+            checkpoint.notes.append(f"left out, as no part of the model takes it: {', '.join(found.left_out)}")
+        checkpoint.notes.append(f"assumed, as shapes do not tell it: {found.assumed}")
+        checkpoint.meta |= {"translated_from": found.source, "assumed": found.assumed}
+        return
+
+
+def _check_whole(model: dict, weights: dict[str, Tensor]) -> None:
+    with torch.device("meta"):
+        expected = MODELS.build(model).state_dict()
+    missing, surplus = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or surplus:
+        raise ValueError(f"the checkpoint is not whole: missing {missing or 'nothing'}, surplus {surplus or 'nothing'}")
+    for key, value in weights.items():
+        if value.shape != expected[key].shape:
+            raise ValueError(f"{key} has shape {tuple(value.shape)}, expected {tuple(expected[key].shape)}")

@@ -1,0 +1,89 @@
+"""Published models: weights in safetensors, with what they are as data beside them, and no code."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+import crate_mm
+
+from ..files import atomic_file
+from .form import CheckpointError
+from .open import Checkpoint
+from .safe import KEPT, KEY, MOST_SAID, digest
+
+ADVICE = "publish a checkpoint of crate_mm's training, or one that tools/convert_official.py has written"
+
+
+def publish(checkpoint: Checkpoint, path: str | Path) -> dict:
+    """Write a checkpoint's weights, the averaged ones where it has such, for others to use.
+
+    Args:
+        checkpoint: one that says what model it is of.
+        path: file to write, ``*.safetensors``.
+
+    Returns:
+        What is written beside the weights: ``model`` (config), ``classes``, ``test_transforms``, ``metrics``, ``run``,
+        what ``KEPT`` names, ``sha256`` (of the weights) and ``version``.
+
+    Raises:
+        CheckpointError: the checkpoint does not say what model its weights are of, or cannot be written so.
+    """
+    source = checkpoint.path
+    if not checkpoint.model:
+        raise CheckpointError(f"{source} does not say what model it is of: {checkpoint.unknown or ADVICE}")
+    weights, same_as = without_shared(checkpoint.weights, source)
+    last = checkpoint.info.get("result_last") or {}
+    about = {
+        "model": checkpoint.model,
+        "classes": checkpoint.class_names,
+        "test_transforms": checkpoint.test_transforms,
+        "metrics": last if last.get("epoch") == checkpoint.meta.get("epoch") else {},
+        "run": checkpoint.run,
+        **{key: checkpoint.meta.get(key) for key in KEPT},
+        "sha256": digest(weights, same_as),
+        "version": crate_mm.__version__,
+    }
+    said = json.dumps(about)
+    if len(said) > MOST_SAID:
+        raise CheckpointError(f"{source} cannot be published: it says more than {MOST_SAID:,} characters of itself")
+    try:
+        if "__metadata__" in weights:
+            raise ValueError("a weight has the name __metadata__, which the format has for itself")
+        data = save(weights, {**same_as, "format": "pt", KEY: said})
+    except Exception as error:  # the format has not all of PyTorch's kinds of number, nor all names
+        raise CheckpointError(f"{source} cannot be published: {type(error).__name__}: {error}") from None
+    with atomic_file(path) as file:
+        file.write(data)
+    return about
+
+
+def without_shared(
+    weights: dict[str, torch.Tensor], source: str | Path
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Weights each in memory of its own, as the format asks for, and the names of those that are others', by name.
+
+    Tied weights are stored once. The other names go beside them in the file's metadata, where safetensors'
+    ``save_model`` puts them and its ``load_model`` looks for them.
+
+    Raises:
+        CheckpointError: weights are different parts of the same memory, and together far larger than it.
+    """
+    first: dict[tuple, str] = {}
+    own, same_as = {}, {}
+    for name, tensor in weights.items():
+        memory = tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.dtype
+        kept = first.setdefault((*memory, tuple(tensor.shape), tensor.stride()), name) if tensor.numel() else name
+        if kept != name and name not in ("format", KEY):
+            same_as[name] = kept
+        else:
+            own[name] = tensor
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in own.values()}
+    total = sum(tensor.numel() * tensor.element_size() for tensor in own.values())
+    if total > 4 * sum(storages.values()):
+        raise CheckpointError(
+            f"{source} cannot be published: its weights are parts of the same memory, {total:,} bytes in "
+            f"{sum(storages.values()):,}"
+        )
+    return {name: tensor.clone().contiguous() for name, tensor in own.items()}, same_as

@@ -1,0 +1,57 @@
+"""Safetensors files, ours and others': weights, and what is said of them as data."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..untrusted import read_json
+from .form import CheckpointError, check_form
+
+KEY = "crate_mm"  # of the file's metadata
+# What a checkpoint says of its training that goes with its weights.
+KEPT = ("epoch", "seed", "initialized_from", "translated_from", "assumed")
+MOST_SAID = 2**24  # characters under that key
+
+
+def read_published(path: str | Path, map_location: str = "cpu") -> dict:
+    """Read a safetensors file as a checkpoint, with what ``publish`` has written beside the weights.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(map_location)) as file:
+            stored = set(file.keys())
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            metadata = file.metadata() or {}
+        if len(metadata.get(KEY, "")) > MOST_SAID:
+            raise ValueError(f"it says more than {MOST_SAID:,} characters of itself")
+        about = read_json(metadata.get(KEY, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from None
+    if not isinstance(about, dict):
+        raise CheckpointError(f"{path} is damaged: what it says of itself is {type(about).__name__}, not a dict")
+    same_as = {name: kept for name, kept in metadata.items() if name not in stored and kept in stored}
+    if about.get("sha256", digest(weights, same_as)) != digest(weights, same_as):
+        raise CheckpointError(f"{path} is damaged: its weights are not those that were written")
+    weights |= {name: weights[kept] for name, kept in same_as.items()}
+    meta = {key: about.get(key) for key in ("model", "test_transforms", "run", *KEPT)}
+    meta["dataset_meta"] = {"classes": about.get("classes")}
+    published = {"meta": {key: value for key, value in meta.items() if value is not None}, "state_dict": weights}
+    check_form(published, path)
+    return published
+
+
+def digest(weights: dict[str, torch.Tensor], same_as: dict[str, str] | None = None) -> str:
+    """SHA-256 over names, types, shapes and values; of a tied weight, over both names."""
+    total = hashlib.sha256()
+    for name in sorted({**weights, **(same_as or {})}):
+        if name not in weights:
+            total.update(f"{name} = {same_as[name]}".encode())
+            continue
+        tensor = weights[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

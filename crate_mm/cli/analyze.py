@@ -1,0 +1,170 @@
+"""Look inside a model: one command a figure, each leaving PNG, PDF and the numbers.
+
+python tools/analyze.py layers     configs/crate_tiny_digits.py random epoch_1.pth epoch_40.pth
+python tools/analyze.py tokens     configs/crate_tiny_digits.py epoch_40.pth
+python tools/analyze.py subspaces  configs/crate_tiny_digits.py epoch_40.pth
+python tools/analyze.py attention  configs/crate_base_in1k.py crate_base.pth --images cat.jpg dog.jpg --size 448
+python tools/analyze.py pca        configs/crate_base_in1k.py crate_base.pth --images cat1.jpg cat2.jpg cat3.jpg
+python tools/analyze.py features   configs/crate_tiny_digits.py epoch_40.pth --method tsne
+
+CHECKPOINT is a file of ours or of another code base, or 'random' for the model as it is initialised. A figure of your
+own is a class in FIGURES, in a file that the config's custom_imports names.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.runner import set_random_seed
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from ..analysis.figures import Drawn, Figure, Subject, save
+from ..analysis.taps import LayerError
+from ..checkpoints import Checkpoint
+from ..config import default_work_dir, load_config
+from ..datasets import build_transforms
+from ..datasets.images import UnreadableImageError, open_image
+from ..datasets.transforms import to_uint8
+from ..engine.features import build_backbone_from, build_loader, load_config_for
+from ..files import atomic_file
+from ..models.tasks.base import task_of
+from ..registry import FIGURES, MODELS
+from ..untrusted import shown
+from .options import add_cfg_options, one_sentence_errors, positive
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
+    if len(sys.argv) > 2 and sys.argv[1] not in FIGURES.names() and not sys.argv[1].startswith("-"):
+        with one_sentence_errors():
+            load_config(sys.argv[2])  # its custom_imports may bring the figure
+    for name in FIGURES.names():
+        figure = FIGURES.build({"type": name})
+        command = commands.add_parser(name, help=figure.help, description=figure.help)
+        command.add_argument("config", help="config file, or the name of one that comes with the package")
+        command.add_argument("checkpoint", nargs="+" if figure.many else 1, help="checkpoint file, or 'random'")
+        command.add_argument("--out", metavar="DIR", help="folder for the files (default: work_dirs/<config>/analysis)")
+        command.add_argument(
+            "--layers", type=int, nargs="+", metavar="L", help="layers, from 1, or from the last as -1"
+        )
+        command.add_argument("--seed", type=int, default=0, help="of 'random' and of what is drawn (default: 0)")
+        if figure.looks_at == "images":
+            command.add_argument("--images", nargs="+", required=True, metavar="FILE", help="image files")
+            command.add_argument(
+                "--size", type=positive, metavar="PIXELS", help="side of the images (default: config's)"
+            )
+        elif figure.looks_at == "split":
+            nargs = "+" if figure.many else 1
+            command.add_argument("--split", nargs=nargs, choices=["train", "val", "test"], default=["test"])
+        figure.add_options(command)
+        add_cfg_options(command)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with one_sentence_errors():
+        if args.layers and 0 in args.layers:
+            raise ValueError("layers are counted from 1, or from the last as -1: there is no layer 0")
+        args.layers = [layer - 1 if layer > 0 else layer for layer in args.layers] if args.layers else None
+        args.opened = {}
+        for file in args.checkpoint:
+            if file != "random":
+                cfg, args.opened[file] = load_config_for(args.config, file, args.cfg_options)
+        if not args.opened:
+            cfg = load_config(args.config, args.cfg_options)
+        out = Path(args.out or f"{default_work_dir(cfg)}/analysis")
+        out.mkdir(parents=True, exist_ok=True)
+        figure = FIGURES.build({"type": args.figure})
+        try:
+            drawn = figure.run(list(subjects(figure, cfg, args)), args)
+        except LayerError as error:  # on the command line the first layer is 1, as in the paper
+            raise LayerError(*error.arguments, first=1) from None
+        if drawn.note:
+            print(drawn.note)
+        print("wrote " + ", ".join(map(shown, write(drawn, out))))
+
+
+def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[Subject]:
+    """What a figure looks at, for each checkpoint and split."""
+    for checkpoint in args.checkpoint:
+        if figure.looks_at == "images":
+            yield image_subject(cfg, checkpoint, args)
+            continue
+        model = build_model(cfg, args.opened.get(checkpoint), args.seed)
+        name = Path(checkpoint).stem if len(args.checkpoint) > 1 else ""
+        if figure.looks_at == "model":
+            yield Subject(name, model)
+            continue
+        for split in args.split:
+            loader = build_loader(cfg, split)
+            wanted = figure.choose(len(loader.dataset), args)
+            workers = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
+            batches = DataLoader(Subset(loader.dataset, wanted), loader.batch_size, **workers)
+            classes = tuple(getattr(loader.dataset, "classes", None) or ())
+            yield Subject(", ".join(filter(None, (name, split))), model, batches, classes=classes)
+
+
+def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace) -> Subject:
+    """A model for images of ``--size``, and the image files as its batch and as pictures of that size."""
+    if args.size:
+        cfg.model.backbone.img_size = args.size
+    model = build_model(cfg, args.opened.get(checkpoint), args.seed)
+    H, W = model.backbone.img_size
+    square = build_transforms([{"type": "Resize", "size": min(H, W)}, {"type": "CenterCrop", "size": (H, W)}])
+    inputs, pictures = [], []
+    for file in args.images:
+        try:
+            picture = square(open_image(file))
+        except UnreadableImageError as error:
+            raise ValueError(f"image {shown(file)} cannot be read: {error}") from None
+        pictures.append(np.asarray(picture))
+        inputs.append(to_uint8(picture.convert("L") if model.in_channels == 1 else picture))
+    return Subject("", model, [{"inputs": torch.stack(inputs)}], tuple(pictures), tuple(args.images))
+
+
+def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int) -> nn.Module:
+    """A config's model in eval mode, with a checkpoint's backbone, or without a checkpoint at random."""
+    if checkpoint is not None:
+        checkpoint.say(print)
+        return task_of(build_backbone_from(cfg, checkpoint)[0])
+    set_random_seed(seed)
+    if not cfg.get("model"):
+        raise ValueError("the config has no model")
+    return task_of(MODELS.build(cfg.model)).to(get_device()).eval()
+
+
+def write(drawn: Drawn, out: Path) -> list[Path]:
+    """Write pictures and numbers to a folder; return the files."""
+    files = [file for stem, picture in drawn.pictures.items() for file in save(picture, out / stem)]
+    for name, contents in drawn.numbers.items():
+        files.append(out / name)
+        write_numbers(out / name, contents)
+    return files
+
+
+def write_numbers(file: Path, contents: Any) -> None:
+    """Write a dict of arrays as NPZ, rows as CSV or data as JSON, by the file's name."""
+    if file.suffix == ".npz":
+        with atomic_file(file) as opened:
+            np.savez(opened, **contents)
+        return
+    with atomic_file(file, text=True) as opened:
+        if file.suffix == ".csv":
+            csv.writer(opened).writerows(contents)
+        else:
+            opened.write(json.dumps(contents) + "\n")
+
+
+if __name__ == "__main__":
+    main()

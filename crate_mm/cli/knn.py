@@ -1,0 +1,55 @@
+"""Classify by the nearest neighbours on a backbone's features: how good they are, without training anything.
+
+python tools/knn.py configs/transfer/pets.py crate_base.pth --cfg-options data_root=data
+"""
+
+import argparse
+import time
+
+from ..config import default_work_dir
+from ..engine.features import build_backbone_from, build_loader, load_config_for
+from ..engine.results import describe_cost, describe_machine, describe_run, write_result
+from ..evaluation import extract_features, knn_predict
+from .options import add_cfg_options, one_sentence_errors, positive
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("checkpoint", help="checkpoint whose backbone is used, of this or of another task")
+    parser.add_argument("--k", type=positive, default=20, help="how many neighbours vote (default: 20)")
+    parser.add_argument("--work-dir", help="folder for result.json (default: work_dirs/<config name>/knn)")
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with one_sentence_errors():
+        cfg, opened = load_config_for(args.config, args.checkpoint, args.cfg_options)
+        opened.say(print)
+        work_dir = args.work_dir or f"{default_work_dir(cfg)}/knn"
+        model, transfer = build_backbone_from(cfg, opened)
+        print(f"{args.checkpoint}:\n{transfer.table()}")
+        train_loader, test_loader = build_loader(cfg, "train"), build_loader(cfg, "test")
+        start = time.perf_counter()
+        train, train_labels, _ = extract_features(model, train_loader)
+        test, test_labels, _ = extract_features(model, test_loader)
+        guesses = knn_predict(train, train_labels, test, args.k)
+        top1 = 100 * (guesses == test_labels).double().mean().item()
+        result = {
+            **describe_run(cfg, opened.meta.get("seed"), args.checkpoint),
+            "kind": "k-NN",
+            "k": args.k,
+            "headline": {"metric": "top1", "rule": "greater"},
+            "last": {"top1": top1, "num_samples": len(test)},
+            "wall_time_s": round(time.perf_counter() - start, 1),
+            **describe_cost(model),
+            **describe_machine(),
+        }
+        write_result(work_dir, result)
+    print(f"top1 {top1:.4f} (k {args.k}, {len(train)} training and {len(test)} test images)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What the command-line tools share: their options, and errors in one sentence."""
+
+import argparse
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..checkpoints import CheckpointError
+from ..config.overrides import parse_value
+from ..engine.safety.finite import OtherProcessError, RunStoppedError
+from ..engine.safety.launch import LAUNCHERS
+from ..engine.safety.signals import INTERRUPTED, RunInterruptedError
+from ..untrusted import shown, shown_lines
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ``train.py`` and ``test.py`` share, named as MMEngine's users know them."""
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/<config name>)")
+    parser.add_argument("--amp", action="store_true", help="mixed precision: bf16, or fp16 where the GPU has no bf16")
+    add_cfg_options(parser)
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="what started the processes")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
+
+
+class _KeyValues(argparse.Action):
+    """Collect KEY=VALUE pairs. (MMEngine's own action drops spaces and cannot read dicts.)"""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        options = dict(getattr(namespace, self.dest) or {})
+        for text in values:
+            key, equals, value = text.partition("=")
+            if not equals or not key:
+                parser.error(f"{option_string} takes KEY=VALUE, got {text!r}")
+            options[key] = parse_value(value)
+        setattr(namespace, self.dest, options)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=_KeyValues,
+        metavar="KEY=VALUE",
+        help="override settings of the config, as in train_cfg.max_epochs=10 data_root=/data/imagenet",
+    )
+
+
+@contextmanager
+def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
+    """End the program with one clear sentence for what a user did wrong (exit code 2) or interrupted.
+
+    The exit code is 130 after Ctrl-C and 85 after SIGTERM or SIGUSR1.
+
+    Args:
+        show_traceback: print the traceback before the sentence: once a run is under way, an error may well be ours.
+            ``CRATE_MM_TRACEBACK=1`` in the environment has the same effect everywhere.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("interrupted")
+        _leave(INTERRUPTED)
+    except RunInterruptedError as error:
+        _say(str(error))
+        _leave(error.code)
+    except Exception as error:
+        lost = re.search("Connection (reset|closed) by peer", str(error))
+        if lost or isinstance(error, OtherProcessError):
+            # The one that has ended has the first word; the launcher, if there is one, ends this one meanwhile.
+            time.sleep(5)
+            _say(f"error: {'another process of the run has ended, which ends this one' if lost else error}")
+            _leave(1)
+        own = (
+            isinstance(error, (RunStoppedError, CheckpointError))
+            or "UnreadableImagesError" in f"{type(error).__name__}{error}"
+        )
+        expected = isinstance(error, (ValueError, TypeError, KeyError, OSError, ImportError))
+        if not own and (show_traceback or not expected or os.environ.get("CRATE_MM_TRACEBACK")):
+            traceback.print_exc()
+        _say(f"error: {_sentence(error)}")
+        _leave(2 if own or expected else 1)
+
+
+def positive(text: str) -> int:
+    """Read an option's whole number of at least 1, for ``type=positive``."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is wanted, got {text!r}")
+    return int(text)
+
+
+def check_writable(*files: str | None) -> None:
+    """Raise ``ValueError`` for a file that cannot be written: better before the work than after."""
+    for file in filter(None, files):
+        path = Path(file)
+        if path.is_dir():
+            raise ValueError(f"cannot write {file}: it is a folder")
+        if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
+            why = "it is read-only" if path.resolve().parent.is_dir() else "its folder does not exist"
+            raise ValueError(f"cannot write {shown(file)}: {why}")
+
+
+def _sentence(error: Exception) -> str:
+    if "OutOfMemoryError" in type(error).__name__:
+        return (
+            "the GPU is out of memory: --cfg-options max_batch_per_device=N says what it takes, and the rest of the "
+            f"batch is accumulated. {str(error).splitlines()[0]}"
+        )
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if "in DataLoader worker process" in text:  # PyTorch wraps a worker's error in its traceback
+        text = text.strip().splitlines()[-1]
+    if not isinstance(error, RunStoppedError):  # whose lists of images have lines of their own
+        text = shown(text, 10_000)
+    return text or type(error).__name__
+
+
+def _say(text: str) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the launcher ends those that still wait to speak
+    if os.environ.get("RANK", "0") not in ("", "0"):
+        # The first process speaks for all: the launcher ends the others, unless the trouble is theirs alone.
+        time.sleep(2)
+    with suppress(OSError):  # what it was piped into may have ended
+        print(shown_lines(text), file=sys.stderr, flush=True)
+
+
+def _leave(code: int) -> None:
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        # Leaving in an orderly way would wait for processes that wait for this one.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

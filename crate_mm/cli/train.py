@@ -1,0 +1,67 @@
+"""Train a model by a config.
+
+python tools/train.py configs/crate_tiny_digits.py
+python tools/train.py configs/crate_base_in1k.py --amp --cfg-options data_root=/data/imagenet
+tools/dist_train.sh configs/crate_base_in1k.py 16 --amp
+python tools/train.py configs/transfer/pets.py --load-from crate_base.pth
+"""
+
+import argparse
+
+from ..config import load_config
+from ..engine import Runner, amp_optim_wrapper
+from ..engine.features import load_config_for
+from ..engine.safety.launch import leave_processes
+from ..engine.safety.signals import end_when_signalled
+from .options import add_common_options, one_sentence_errors
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="newest",
+        metavar="CHECKPOINT",
+        help="go on from a checkpoint; without one named, from the newest of the work folder, or from the start",
+    )
+    parser.add_argument(
+        "--load-from",
+        metavar="CHECKPOINT",
+        help="start from the backbone of a checkpoint, of ours or of another code base; the head starts anew, and a "
+        "config that names no model takes the checkpoint's",
+    )
+    parser.add_argument(
+        "--model", metavar="CONFIG", help="the config whose model is trained, where CONFIG and CHECKPOINT name no model"
+    )
+    parser.add_argument("--linear-probe", action="store_true", help="freeze the backbone and train the head alone")
+    add_common_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    end_when_signalled()
+    with one_sentence_errors():
+        mixin = "transfer/linear_probe.py" if args.linear_probe else None
+        model = load_config(args.model).get("model") if args.model else None
+        cfg, opened = load_config_for(args.config, args.load_from, args.cfg_options, mixin=mixin, model=model)
+        cfg.launcher = args.launcher
+        if args.work_dir:
+            cfg.work_dir = args.work_dir
+        if args.amp:
+            cfg.optim_wrapper.update(amp_optim_wrapper())
+        if args.load_from:
+            cfg.load_from = args.load_from
+        if args.resume:
+            cfg.resume = "newest" if args.resume == "newest" else True
+            cfg.load_from = cfg.get("load_from") if args.resume == "newest" else args.resume
+        runner = Runner.for_training(cfg, opened)
+    with one_sentence_errors(show_traceback=True):
+        runner.train()
+        leave_processes()
+
+
+if __name__ == "__main__":
+    main()

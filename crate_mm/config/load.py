@@ -1,0 +1,100 @@
+"""Configs: found, loaded, overridden and checked."""
+
+import ast
+import copy
+import sys
+from pathlib import Path
+
+from mmengine.config import Config
+
+import crate_mm
+
+from ..registry import suggest
+from .overrides import apply_overrides, check_overrides
+
+_PACKAGE = Path(crate_mm.__file__).parent
+# An installed wheel has the configs inside the package, a clone beside it.
+CONFIGS = next(p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir())
+
+
+def load_config(
+    config: str | Path | Config, overrides: dict | None = None, mixin: str | None = None, model: dict | None = None
+) -> Config:
+    """Load a config file, or one of the package's by its name, and apply ``--cfg-options`` to it.
+
+    Before these come ``model``, for a config that does not name its model, as a transfer's, and a ``mixin``, a file of
+    ``configs/_base_`` that changes any config. Of ``model`` the parts are taken, not the settings of its training.
+
+    The folder of the file and the current folder are put on ``sys.path``, so that ``custom_imports`` finds files there.
+
+    Raises:
+        ValueError: no such file, an error in it, or an override that names no setting.
+    """
+    if isinstance(config, Config):
+        cfg = copy.deepcopy(config)
+    else:
+        path = find_config(config)
+        for folder in (Path.cwd(), path.resolve().parent):
+            if str(folder) not in sys.path:
+                sys.path.append(str(folder))
+        cfg = _load_file(path)
+    if not isinstance(cfg.get("model") or {}, dict):
+        raise ValueError(f"config {config}: model must be a dict(type=...), it is {cfg.model!r}")
+    if model is not None and not names_model(cfg):
+        own = cfg.get("model") or {}
+        cfg.model = {key: value for key, value in model.items() if key == "type" or isinstance(value, dict)}
+        cfg.merge_from_dict({"model": own})
+    if mixin:
+        cfg.merge_from_dict(Config.fromfile(CONFIGS / "_base_" / mixin, lazy_import=False).to_dict())
+    if overrides:
+        check_overrides(cfg, overrides)
+        apply_overrides(cfg, overrides)
+    return cfg
+
+
+def names_model(cfg: Config) -> bool:
+    """Whether a config says what its model is; a transfer's leaves that to a checkpoint."""
+    return "type" in (cfg.get("model") or {})
+
+
+def find_config(config: str | Path) -> Path:
+    """The file of a config, given as a path or by the name of one that comes with the package ('crate_base_in1k')."""
+    path = Path(config)
+    if path.is_file():
+        return path
+    files = (p for p in sorted(CONFIGS.rglob("*.py")) if "_base_" not in p.parts)
+    shipped = {str(p.relative_to(CONFIGS).with_suffix("")): p for p in files}
+    name = str(path.with_suffix("")) if path.suffix == ".py" else str(path)
+    if name in shipped:
+        return shipped[name]
+    raise ValueError(f"config {config} does not exist: {suggest(Path(name).name, list(shipped))}")
+
+
+def _load_file(path: Path) -> Config:
+    try:
+        return Config.fromfile(path, lazy_import=False)
+    except SyntaxError as error:
+        # MMEngine names a temporary copy of the file, or of one of its bases.
+        imported = f"config {path} imports {error.filename}, line {error.lineno}, which is not valid: {error.msg}"
+        raise ValueError(_find_syntax_error(path) or imported) from None
+    except ImportError as error:
+        cause = error.__cause__ or error
+        while cause.__context__ is not None:  # MMEngine replaces the error of the user's own file by advice on paths
+            cause = cause.__context__
+        raise ValueError(f"config {path}: its custom_imports fail: {type(cause).__name__}: {cause}") from error
+    except Exception as error:
+        raise ValueError(f"config {path} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _find_syntax_error(path: Path) -> str | None:
+    """Name the file, of a config and those it inherits from, that is not valid Python, and the line; None if none."""
+    try:
+        tree = ast.parse(path.read_text())
+    except SyntaxError as error:
+        return f"config {path}, line {error.lineno} is not valid Python: {error.msg}"
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_base_":
+            bases = ast.literal_eval(node.value)
+            found = (_find_syntax_error(path.parent / base) for base in ([bases] if isinstance(bases, str) else bases))
+            return next(filter(None, found), None)
+    return None

@@ -1,0 +1,112 @@
+"""A user's config, made ready for the Runner: all that follows from it is filled in."""
+
+import copy
+import inspect
+import os
+import uuid
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+
+from .. import registry
+from ..registry import DATASETS
+from ..untrusted import env_number
+from .batch import plan_batch
+from .settings import fill_settings, guard_hooks
+
+MMENGINE_HOOKS = {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"}
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
+
+def default_work_dir(cfg: Config) -> str:
+    """``work_dirs/<the config's name>``."""
+    return str(Path("work_dirs") / (Path(cfg.filename).stem if cfg.filename else "crate_mm"))
+
+
+def prepare(cfg: Config, world_size: int | None = None) -> Config:
+    """Return a copy of a user's config with all that follows from it filled in.
+
+    Settings get their defaults and guards become hooks. The batch of each device and its micro-batches follow from
+    ``global_batch_size``, ``max_batch_per_device`` and the number of processes; ``data_root`` goes to every dataset
+    that takes a ``root``; loaders get the collate function and the worker set-up that our batches need, and at most
+    the cores' number of workers; ``ema_momentum`` becomes a hook.
+
+    Raises:
+        ValueError: the batch does not divide, a part is missing, or a setting is wrong or follows from others.
+    """
+    if not cfg.get("model"):
+        raise ValueError("the config has no model")
+    if "type" not in cfg.model:
+        raise ValueError(
+            "the config does not name its model: --load-from CHECKPOINT takes that of a checkpoint, --model CONFIG "
+            "that of another config"
+        )
+    # The copy's text is not prettified: MMEngine does that at every checkpoint, for half a second.
+    cfg = Config(copy.deepcopy(cfg.to_dict()), filename=cfg.filename, format_python_code=False)
+    cfg.setdefault("default_scope", registry.SCOPE)
+    if not cfg.get("work_dir"):
+        cfg.work_dir = default_work_dir(cfg)
+    # MMEngine shares state between Runners of one name, which without this are those made in the same second.
+    cfg.experiment_name = f"{Path(cfg.filename or 'crate_mm').stem}_{uuid.uuid4().hex[:8]}"
+    fill_settings(cfg)
+    guards, _ = guard_hooks(cfg)
+    cfg.custom_hooks = [*guards, *(cfg.get("custom_hooks") or [])]
+    # None switches a hook off; MMEngine takes that for its own hooks alone.
+    own = {name for name, hook in (cfg.get("default_hooks") or {}).items() if hook is None} - MMENGINE_HOOKS
+    for name in own:
+        del cfg.default_hooks[name]
+    for name in LOADERS:
+        if cfg.get(name):
+            _prepare_loader(name, cfg[name], cfg.data_root)
+    if cfg.get("train_dataloader"):
+        _prepare_training(cfg, world_size or get_world_size())
+    return cfg
+
+
+def _prepare_loader(name: str, loader: dict, data_root: str | None) -> None:
+    dataset = loader.get("dataset")
+    if not isinstance(dataset, dict) or "type" not in dataset:
+        raise ValueError(f"{name}.dataset must be a dict(type=...), it is {dataset!r}")
+    loader.setdefault("collate_fn", {"type": f"{registry.SCOPE}.collate"})
+    loader.setdefault("worker_init_fn", {"type": f"{registry.SCOPE}.init_worker"})
+    # No more workers than this process's share of the cores, and none where it has less than one.
+    processes = max(env_number("LOCAL_WORLD_SIZE", env_number("SLURM_NTASKS_PER_NODE", 1)), 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # Linux alone has it
+    share = max(cores // processes, 1 if processes == 1 else 0)
+    loader["num_workers"] = min(loader.get("num_workers", 0), share)
+    if loader["num_workers"] == 0:
+        loader["persistent_workers"] = False
+        loader.pop("prefetch_factor", None)
+    loader["pin_memory"] = loader.get("pin_memory", False) and torch.cuda.is_available()
+    for part in (dataset, dataset.get("source")):
+        takes_root = isinstance(part, dict) and "root" in inspect.signature(DATASETS.get(part["type"])).parameters
+        if takes_root:
+            part.setdefault("root", data_root)
+
+
+def _prepare_training(cfg: Config, world_size: int) -> None:
+    for part in ("train_cfg", "optim_wrapper"):
+        if not cfg.get(part):
+            raise ValueError(f"the config has a train_dataloader but no {part}")
+    if not cfg.global_batch_size:
+        raise ValueError("the config has no global_batch_size: state the images of one optimisation step there")
+    plan = plan_batch(cfg.global_batch_size, world_size, cfg.max_batch_per_device)
+    loader = cfg.train_dataloader
+    loader.batch_size, loader.drop_last = plan.per_device, True
+    loader.setdefault("sampler", {})
+    loader.sampler.setdefault("type", "GlobalBatchSampler")
+    if loader.sampler.type == "GlobalBatchSampler":
+        loader.sampler.global_batch_size = plan.global_batch_size
+    cfg.train_cfg.setdefault("type", "TrainLoop")
+    cfg.train_cfg.micro_batches = plan.micro_batches
+    cfg.optim_wrapper.accumulative_counts = plan.micro_batches
+    schedules = cfg.get("param_scheduler") or []
+    for schedule in [schedules] if isinstance(schedules, dict) else schedules:
+        if not isinstance(schedule, dict):
+            raise ValueError(f"param_scheduler must be a dict(type=...), a list of such or None, got {schedule!r}")
+        if schedule.get("type") == "WarmupCosineLR":
+            schedule.convert_to_iter_based = True  # it is given in epochs and goes by iterations
+    if cfg.ema_momentum is not None:
+        cfg.custom_hooks = [*cfg.custom_hooks, {"type": "EMAHook", "momentum": cfg.ema_momentum}]

@@ -1,0 +1,169 @@
+"""The settings that are ours, beside MMEngine's, each a row; what an override may name, what is checked and what the
+README of ``configs/`` lists follow from these tables."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+
+from ..registry import suggest
+
+
+class Setting(NamedTuple):
+    """A key of a config: its default, what is right in words and as a check, and one line on what it does."""
+
+    name: str
+    default: Any
+    words: str
+    right: Callable[[Any], bool]
+    help: str
+
+
+def _whole(least: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _one_of(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: any(value is other for other in values)
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+# A default of ... means that MMEngine, or whoever takes the setting, has the default.
+SETTINGS = (
+    Setting("global_batch_size", None, "a whole number of at least 1", _whole(1), "samples a step, over all processes"),
+    Setting(
+        "max_batch_per_device",
+        None,
+        "a whole number of at least 1, or None",
+        lambda value: value is None or _whole(1)(value),
+        "the largest batch a device takes; more is split and accumulated",
+    ),
+    Setting(
+        "data_root",
+        None,
+        "a folder, or None",
+        lambda value: value is None or hasattr(value, "__fspath__") or isinstance(value, str),
+        "goes to every dataset that takes a root",
+    ),
+    Setting(
+        "ema_momentum",
+        None,
+        "in 0..1",
+        lambda value: value is None or (isinstance(value, float) and 0 < value < 1),
+        "the share of the new weights in an average, which is what is evaluated and saved; 2e-4, say",
+    ),
+    Setting(
+        "compile_blocks",
+        None,
+        "one of True, False, None",
+        _one_of(True, False, None),
+        "compile the repeated block; None: where there is a GPU",
+    ),
+    Setting(
+        "activation_checkpointing",
+        False,
+        "True, False, None or a list of modules' names",
+        lambda value: _one_of(True, False, None)(value) or isinstance(value, (list, tuple)),
+        "recompute the blocks in the backward pass, for less memory",
+    ),
+    Setting(
+        "zero",
+        False,
+        "one of True, False",
+        _one_of(True, False),
+        "split the optimizer's state over the processes, for less memory",
+    ),
+    Setting(
+        "find_unused_parameters",
+        False,
+        "one of True, False",
+        _one_of(True, False),
+        "several processes: let parameters go without a gradient",
+    ),
+    Setting(
+        "guards",
+        {},
+        "a dict: a guard's name to None, or to its settings",
+        lambda value: isinstance(value, dict),
+        "what keeps the promises of the README; None switches a guard off",
+    ),
+    Setting("train_cfg.max_epochs", ..., "a whole number of at least 1", _whole(1), "length of the run"),
+    Setting("train_cfg.val_interval", ..., "a whole number of at least 1", _whole(1), "epochs between validations"),
+    Setting("optim_wrapper.optimizer.lr", ..., "a number above 0", _positive, "the learning rate after the warm-up"),
+    Setting(
+        "optim_wrapper.max_skipped_steps",
+        ...,
+        "a whole number of at least 0",
+        _whole(0),
+        "how many steps in a row may be skipped for gradients that are not finite",
+    ),
+)
+
+
+class Guard(NamedTuple):
+    """A hook that keeps a promise, by the type of ``HOOKS``, and what is lost without it."""
+
+    type: str
+    without: str
+
+
+GUARDS = {
+    "seeding": Guard("SeedEachIteration", "a resumed run draws other numbers than the uninterrupted one"),
+    "finite": Guard("StopOnNonFiniteLoss", "a run goes on when its loss is not finite"),
+    "unreadable": Guard("UnreadableImages", "images that cannot be read are replaced without a word"),
+    "log_history": Guard("TrimLogHistory", "long runs slow down with the length of their log"),
+    "result_file": Guard("ResultFile", "there is no result.json"),
+}
+
+# What prepare() sets, and from what.
+DERIVED = {
+    "train_dataloader.batch_size": "global_batch_size and the number of processes",
+    "optim_wrapper.accumulative_counts": "global_batch_size and max_batch_per_device",
+    "train_cfg.micro_batches": "global_batch_size and max_batch_per_device",
+}
+
+
+def fill_settings(cfg: Config) -> None:
+    """Give the settings that a config leaves out their defaults, and check all of them.
+
+    Raises:
+        ValueError: a setting has a wrong value, or a guard an unknown name.
+    """
+    for key, source in DERIVED.items():
+        part, name = key.split(".")
+        if name in (cfg.get(part) or {}):
+            raise ValueError(f"{key} cannot be set: it follows from {source}")
+    for setting in SETTINGS:
+        *above, last = setting.name.split(".")
+        if not above and setting.default is not ...:
+            cfg.setdefault(last, setting.default)
+        holder: Any = cfg
+        for part in above:
+            holder = holder.get(part) if isinstance(holder, dict) or holder is cfg else None
+        if holder is None or last not in holder or (last == "global_batch_size" and holder[last] is None):
+            continue
+        if not setting.right(holder[last]):
+            raise ValueError(f"{setting.name} must be {setting.words}, got {holder[last]!r}")
+    unknown = next((name for name in cfg.guards if name not in GUARDS), None)
+    if unknown is not None:
+        raise ValueError(f"guards has no {unknown!r}: {suggest(unknown, list(GUARDS))}")
+
+
+def guard_hooks(cfg: Config) -> tuple[list[dict], dict[str, str]]:
+    """The guards of a config as hooks, and those that it switches off: by name, what is lost.
+
+    A guard that ``custom_hooks`` names too is there once, as that has it.
+    """
+    on, off = [], {}
+    own = {hook.get("type") for hook in cfg.get("custom_hooks") or () if isinstance(hook, dict)}
+    for name, guard in GUARDS.items():
+        settings = cfg.guards.get(name, {})
+        if settings is None or settings is False:
+            off[name] = guard.without
+        elif guard.type not in own:
+            on.append({"type": guard.type, **settings})
+    return on, off

@@ -1,0 +1,125 @@
+"""The training loop: one iteration is one optimisation step."""
+
+import torch
+from mmengine.runner import EpochBasedTrainLoop
+from torch import Tensor
+
+from ..registry import LOOPS
+from .lookahead import LookAhead
+from .safety.finite import OtherProcessError
+from .safety.signals import Agreement, Signals
+
+
+@LOOPS.register_module()
+class TrainLoop(EpochBasedTrainLoop):
+    """MMEngine's epoch-based loop, which splits what a device loads into micro-batches where that is needed.
+
+    The gradients of the micro-batches are accumulated (by the OptimWrapper's ``accumulative_counts``) and every other
+    part, such as the schedule, EMA, hooks and logs, sees one iteration a step, with or without accumulation.
+
+    At each step the processes agree: hooks put numbers of their process into ``local_flags`` before it, and find those
+    of all processes in ``agreed``, by rank, after it. A hook that sets ``stopping`` to an exception, on all processes
+    alike, ends the run after the step, and lets other hooks save it first.
+
+    Args:
+        runner, dataloader, kwargs: as for MMEngine's ``EpochBasedTrainLoop``.
+        micro_batches: into how many equal parts a device's batch is split.
+    """
+
+    def __init__(self, runner, dataloader, micro_batches: int = 1, **kwargs) -> None:
+        super().__init__(runner, dataloader, **kwargs)
+        self.micro_batches = micro_batches
+        self.local_flags = {"signal": 0, "save": 0, "failed": 0, "unreadable": 0}
+        self.agreed = {key: [0] for key in self.local_flags}
+        self.stopping: Exception | None = None
+        self.agreement = Agreement()
+        self.signals = Signals()
+
+    def run(self) -> torch.nn.Module:
+        """Train to the last epoch, from where the run is."""
+        with self.signals:
+            self.runner.call_hook("before_train")
+            self._validate_if_due()  # the run may have been stopped between an epoch and its validation
+            while self._epoch < self._max_epochs and not self.stop_training:
+                self.run_epoch()
+                self._validate_if_due()
+            self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def _validate_if_due(self) -> None:
+        self._decide_current_val_interval()
+        due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
+        if self.runner.val_loop is None or self._epoch < max(self.val_begin, 1) or not due or self._first_step():
+            return
+        hub = self.runner.message_hub
+        if hub.runtime_info.get("epoch_validated") != self._epoch:
+            hub.update_info("epoch_validated", self._epoch)
+            self.runner.val_loop.run()
+
+    def _first_step(self) -> int:
+        """How many steps of this epoch have been taken already, before a resume."""
+        return self._iter - self._epoch * len(self.dataloader)
+
+    def run_epoch(self) -> None:
+        """Train for an epoch, or for what a resumed run has left of it, without reading what it has had."""
+        first = self._first_step()
+        if first:
+            self.dataloader.sampler.start = first
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        batches = LookAhead(self.dataloader)
+        self._begin_step(batches.error)
+        self._end_step(batches.error)
+        if self.stopping or any(self.agreed["signal"]):  # before the first step: after the last one before this epoch
+            self.runner.call_hook("before_stopping")
+        if self.stopping:
+            self._stop()
+        for step, batch in enumerate(batches, first):
+            self.run_iter(step, batch, batches.error)
+        if first:
+            self.dataloader.sampler.start = 0
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+
+    def run_iter(self, idx: int, data_batch: dict[str, Tensor], error: Exception | None = None) -> None:
+        """Take one optimisation step on a device's batch.
+
+        Args:
+            idx: of the step in its epoch.
+            data_batch: the batch.
+            error: what failed in loading the batch after it. The step is taken, and the run ends.
+        """
+        self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
+        self._begin_step(error)
+        logs = [
+            self.runner.model.train_step(micro_batch, optim_wrapper=self.runner.optim_wrapper)
+            for micro_batch in split_batch(data_batch, self.micro_batches)
+        ]
+        outputs = {key: sum(log[key] for log in logs) / len(logs) for key in logs[0]}
+        self._end_step(error)
+        self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        self._iter += 1
+        if self.stopping:
+            self._stop()
+
+    def _begin_step(self, error: Exception | None) -> None:
+        self.local_flags.update(signal=self.signals.received, failed=int(error is not None))
+        self.agreement.begin(self.local_flags)
+
+    def _end_step(self, error: Exception | None) -> None:
+        self.agreed = self.agreement.end({**self.local_flags, "signal": self.signals.received})
+        if any(self.agreed["failed"]):
+            ranks = [rank for rank, failed in enumerate(self.agreed["failed"]) if failed]
+            self.stopping = error or OtherProcessError(f"process {ranks[0]} cannot load its data, which ends this one")
+
+    def _stop(self) -> None:
+        self.agreement.wait()
+        raise self.stopping
+
+
+def split_batch(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
+    """Split every tensor of a batch ``(B, ...)`` into ``parts`` equal parts along its first dimension."""
+    if parts == 1:
+        return [batch]
+    chunks = {key: value.chunk(parts) for key, value in batch.items()}
+    return [{key: chunk[part] for key, chunk in chunks.items()} for part in range(parts)]

@@ -1,0 +1,161 @@
+"""Numbers that must be finite, looked at without making the host wait for the device."""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from mmengine.dist import all_gather_object
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ...registry import HOOKS
+
+ADVICE = (
+    "try a smaller learning rate, more warm-up or optim_wrapper.clip_grad.max_norm=1, and go on from the last "
+    "checkpoint with --resume"
+)
+
+
+class RunStoppedError(RuntimeError):
+    """A run that stops itself, for a reason that the message gives."""
+
+
+class OtherProcessError(RunStoppedError):
+    """A run that stops as another one of its processes cannot go on, which says itself why."""
+
+
+class _Pending(NamedTuple):
+    value: Tensor
+    arrived: "torch.cuda.Event"
+    iteration: int
+    lr: float
+
+
+class FiniteCheck:
+    """Stops a run at a number that is not finite.
+
+    A number on a GPU is copied to the host behind the work that computes it, and looked at when the next one comes:
+    the GPU is never idle for it. The steps between are lost with the run, as ``settle`` comes before a checkpoint.
+
+    Args:
+        name: of the number, for the message.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._pending: _Pending | None = None
+
+    def see(self, value: Tensor, iteration: int, lr: float) -> None:
+        """Take note of an iteration's number.
+
+        Raises:
+            RunStoppedError: it, or the one before it, is not finite.
+        """
+        self.settle()
+        if value.is_cuda:
+            host = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value.detach(), non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+            self._pending = _Pending(host, arrived, iteration, lr)
+        else:
+            self._check(value, iteration, lr)
+
+    def settle(self) -> None:
+        """Look at the number that is still on its way; raise ``RunStoppedError`` if it is not finite."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.arrived.synchronize()
+            self._check(pending.value, pending.iteration, pending.lr)
+
+    def _check(self, value: Tensor, iteration: int, lr: float) -> None:
+        if not torch.isfinite(value):
+            raise RunStoppedError(
+                f"the {self.name} is {value.item()} at iteration {iteration} (learning rate {lr:.3g}): {ADVICE}"
+            )
+
+
+@torch.no_grad()
+def first_wrong_layer(
+    model: nn.Module, batch: dict[str, Tensor], wrong_parameters: list[nn.Parameter]
+) -> tuple[int, str]:
+    """Say where numbers that are not finite come from, in the order of the computation.
+
+    Args:
+        model: as it was when they came up.
+        batch: what its preprocessor was given then.
+        wrong_parameters: those whose gradients were not finite.
+
+    Returns:
+        How little it says, and what: 0 for a weight, 1 for an output, which another process may not have with its part
+        of the batch, 2 for a gradient, which all have, 3 for nothing.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            return 0, f"the weights of {name} are not finite"
+    found: list[str] = []
+
+    def look(name: str, module: nn.Module, inputs: tuple, output) -> None:
+        if isinstance(output, Tensor) and not output.isfinite().all():
+            found.append(name)
+
+    hooks = [module.register_forward_hook(partial(look, name)) for name, module in model.named_modules() if name]
+    try:
+        model(**model.data_preprocessor(batch, True))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if found:
+        return 1, f"the output of {found[0]} is the first that is not finite"
+    names = [name for name, p in model.named_parameters() if any(p is wrong for wrong in wrong_parameters)]
+    if names:
+        return 2, f"the layers' outputs are finite; going back, the gradient of {names[-1]} is the first that is not"
+    return 3, "the layers' outputs are finite here"
+
+
+@HOOKS.register_module()
+class StopOnNonFiniteLoss(Hook):
+    """Report the steps that the OptimWrapper skips, count them in ``skipped_steps``, and stop when too many are in a
+    row. Where it skips none (see its ``max_skipped_steps``), stop at a loss that is not finite.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self) -> None:
+        self.check = FiniteCheck("loss")
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        wrapper = runner.optim_wrapper
+        lr = wrapper.get_lr()["lr"][0]
+        if not getattr(wrapper, "max_skipped_steps", 0):
+            self.check.see(outputs["loss"], runner.iter + 1, lr)
+        elif wrapper.skipped:
+            self._count(runner, data_batch, lr)
+
+    @staticmethod
+    def _count(runner: Runner, data_batch: dict[str, Tensor], lr: float) -> None:
+        wrapper, hub = runner.optim_wrapper, runner.message_hub
+        hub.update_info("skipped_steps", hub.runtime_info.get("skipped_steps", 0) + 1)
+        what = f"the gradient norm is not finite at iteration {runner.iter + 1} (learning rate {lr:.3g})"
+        if not wrapper.skipped_in_a_row:
+            runner.logger.info(f"{what}: the step is skipped, and the gradient scaler tries half its scale")
+            return
+        in_a_row = f"{wrapper.skipped_in_a_row} of at most {wrapper.max_skipped_steps} in a row"
+        if wrapper.skipped_in_a_row < wrapper.max_skipped_steps:
+            runner.logger.warning(f"{what}: the step is skipped ({in_a_row})")
+            return
+        model = getattr(runner.model, "module", runner.model)
+        with wrapper.optim_context(model):  # in the precision of the steps
+            found = all_gather_object(first_wrong_layer(model, data_batch, wrapper.wrong_parameters))
+        rank, (_, where) = min(enumerate(found), key=lambda finding: finding[1][0])
+        on_process = f"on process {rank} " if len(found) > 1 else ""
+        raise RunStoppedError(f"{what}, {in_a_row}; {on_process}{where}: {ADVICE}")
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        # Before the checkpoint, which is of lower priority.
+        self.check.settle()
+        if hasattr(runner.optim_wrapper, "check"):
+            runner.optim_wrapper.check.settle()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self.after_train_epoch(runner)

@@ -1,0 +1,163 @@
+"""CRATE, the white-box transformer: each layer compresses (MSSA) and then sparsifies (ISTA) the tokens.
+
+Source: Yu et al., "White-Box Transformers via Sparse Rate Reduction", NeurIPS 2023, arXiv 2306.01129, and the official
+code, github.com/Ma-Lab-Berkeley/CRATE, whose checkpoints ``CRATE.translate`` reads.
+Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
+"""
+
+import re
+
+from torch import Tensor, nn
+
+from ...registry import BACKBONES
+from ..layers import TokenEmbedding
+from .arch import Arch, resolve_arch
+from .block import build_block
+from .foreign import ForeignError, Translation, rename, shape_of, square
+
+ARCHS: dict[str, Arch] = {
+    "tiny": Arch(embed_dim=384, depth=12, num_heads=6),
+    "small": Arch(embed_dim=576, depth=12, num_heads=12),
+    "base": Arch(embed_dim=768, depth=12, num_heads=12),
+    "large": Arch(embed_dim=1024, depth=24, num_heads=16),
+}
+
+# Official name -> ours. A layer is 'transformer.layers.<l>.<0: attention, 1: ISTA>.<norm or fn>'.
+KEY_MAP = (
+    (r"cls_token", r"backbone.embedding.cls_token"),
+    (r"pos_embedding", r"backbone.embedding.pos_embed"),
+    (r"to_patch_embedding\.1\.(weight|bias)", r"backbone.embedding.patch_norm.\1"),
+    (r"to_patch_embedding\.2\.(weight|bias)", r"backbone.embedding.proj.\1"),
+    (r"to_patch_embedding\.3\.(weight|bias)", r"backbone.embedding.norm.\1"),
+    (r"transformer\.layers\.(\d+)\.0\.norm\.(weight|bias)", r"backbone.blocks.\1.norm_compress.\2"),
+    (r"transformer\.layers\.(\d+)\.0\.fn\.qkv\.weight", r"backbone.blocks.\1.compress.proj.weight"),
+    (r"transformer\.layers\.(\d+)\.0\.fn\.to_out\.0\.(weight|bias)", r"backbone.blocks.\1.compress.out.\2"),
+    (r"transformer\.layers\.(\d+)\.1\.norm\.(weight|bias)", r"backbone.blocks.\1.norm_sparsify.\2"),
+    (r"transformer\.layers\.(\d+)\.1\.fn\.weight", r"backbone.blocks.\1.sparsify.dictionary"),
+    (r"mlp_head\.0\.(weight|bias)", r"head.norm.\1"),
+    (r"mlp_head\.1\.(weight|bias)", r"head.fc.\1"),
+)
+# What else such files hold: the second head of the authors' demo weights, to which nothing published leads.
+OFFICIAL = "the official CRATE code"
+LEFT_OUT = r"head\.(weight|bias)"
+
+
+@BACKBONES.register_module()
+class CRATE(nn.Module):
+    """CRATE backbone: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first.
+
+    Args:
+        arch: a name of ``ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
+        img_size: image height and width in pixels, one number if square.
+        patch_size: patch height and width in pixels, one number if square.
+        in_channels: image channels C.
+        ista_step_size: eta of Eq. (17).
+        ista_lambda: lambda of Eq. (17).
+        head_dim: dimension p of each head's subspace; d / K if not given.
+        compress: config of ``LAYERS`` for another compression step than ``MSSA``; it gets ``embed_dim``, ``num_heads``.
+        sparsify: config of ``LAYERS`` for another sparsification step than ``ISTA``; it gets ``embed_dim``.
+        residual: add the sparsification step to its input, which CRATE does not.
+
+    Raises:
+        ValueError: unknown ``arch``, or sizes that do not divide.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = "base",
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = 16,
+        in_channels: int = 3,
+        ista_step_size: float = 0.1,
+        ista_lambda: float = 0.1,
+        head_dim: int | None = None,
+        compress: dict | None = None,
+        sparsify: dict | None = None,
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        embed_dim, depth, num_heads = resolve_arch(arch, ARCHS)
+        self.embed_dim = embed_dim
+        self.embedding = TokenEmbedding(img_size, patch_size, in_channels, embed_dim)
+        compress = compress or {"type": "MSSA", "head_dim": head_dim}
+        sparsify = sparsify or {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
+        self.blocks = nn.ModuleList(
+            build_block(embed_dim, num_heads, compress, sparsify, residual) for _ in range(depth)
+        )
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        return self.embedding.img_size
+
+    @property
+    def in_channels(self) -> int:
+        return self.embedding.in_channels
+
+    @property
+    def position_grids(self) -> dict[str, tuple[int, int]]:
+        """The position embeddings by name, each with the (rows, columns) of patches that it is for."""
+        return {"embedding.pos_embed": self.embedding.grid_size}
+
+    def fuse(self) -> "CRATE":
+        """Fold each layer's dictionary into one matrix, for faster inference; a fused model refuses to train."""
+        for block in self.blocks:
+            block.fuse()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        z = self.embedding(images)
+        for block in self.blocks:
+            z = block(z)
+        return z
+
+    @classmethod
+    def translate(cls, weights: dict[str, Tensor], num_heads: int | None = None) -> Translation | None:
+        """The official code's weights under our names, with the model that they are of; None if they are not such.
+
+        Shapes do not tell that images are square and RGB, the pooling, eta and lambda, nor the number of heads. They
+        are taken as published; the number of heads only where width, depth and patches of 16 are those of a published
+        ImageNet model and there is no further head: the authors' demo weights, in patches of 8, have 6 heads where
+        CRATE-Base has 12.
+
+        Args:
+            weights: by name, unwrapped.
+            num_heads: K, where it is known.
+
+        Raises:
+            ForeignError: the weights are not whole, or of no square RGB images.
+        """
+        if not {"pos_embedding", "transformer.layers.0.0.fn.qkv.weight"} & weights.keys() or "conv1.weight" in weights:
+            return None
+        _, positions, embed_dim = shape_of(weights, "pos_embedding", 3)
+        _, patch_dim = shape_of(weights, "to_patch_embedding.2.weight", 2)
+        num_classes, _ = shape_of(weights, "mlp_head.1.weight", 2)
+        inner_dim, _ = shape_of(weights, "transformer.layers.0.0.fn.qkv.weight", 2)
+        depth = len({match[1] for key in weights if (match := re.match(r"transformer\.layers\.(\d+)\.", key))})
+        if patch_dim % 3:
+            raise ForeignError(f"patches of {patch_dim} numbers are not a square image's in RGB")
+        patch = square(patch_dim // 3, "the pixels of a patch")
+        grid = square(positions - 1, "the patches")
+        renamed, left_out = rename(weights, KEY_MAP, OFFICIAL, LEFT_OUT)
+        assumed = "square RGB images, CLS pooling, eta = lambda = 0.1"
+        if num_heads is None:
+            published = {(arch.embed_dim, arch.depth): arch.num_heads for arch in ARCHS.values()}
+            num_heads = published.get((embed_dim, depth))
+            if num_heads is None or inner_dim != embed_dim or patch != 16 or left_out:
+                unknown = (
+                    f"no published CRATE has width {embed_dim}, depth {depth}, projection width {inner_dim} and "
+                    f"patches of {patch} pixels{' with a further head' if left_out else ''}: give num_heads, which "
+                    "shapes do not tell"
+                )
+                return Translation(OFFICIAL, renamed, None, left_out, assumed, unknown)
+            assumed += f", {num_heads} heads"
+        if inner_dim % num_heads:
+            raise ForeignError(f"num_heads {num_heads} does not divide the projection's width {inner_dim}")
+        arch = Arch(embed_dim, depth, num_heads)
+        named = [name for name, size in ARCHS.items() if size == arch]
+        backbone = {"type": "CRATE", "arch": named[0] if named else arch._asdict()}
+        backbone |= {"img_size": grid * patch, "patch_size": patch}
+        if inner_dim != embed_dim:
+            backbone["head_dim"] = inner_dim // num_heads
+        head = {"type": "LinearHead", "num_classes": num_classes}
+        model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
+        return Translation(OFFICIAL, renamed, model, left_out, assumed)

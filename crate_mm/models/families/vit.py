@@ -1,0 +1,172 @@
+"""The ViT that the paper compares CRATE with: torchvision's, as a backbone.
+
+Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv 2010.11929, by torchvision.
+Shapes: B images, C channels, S x S pixels, N patches, d embedding dimensions, K heads.
+"""
+
+import re
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+from torchvision.models.vision_transformer import EncoderBlock
+
+from ...registry import BACKBONES
+from ..layers import Compression, Step, scaled_similarity
+from .arch import Arch, resolve_arch
+from .foreign import Translation, rename, shape_of, square
+
+VIT_ARCHS: dict[str, Arch] = {
+    "tiny": Arch(embed_dim=192, depth=12, num_heads=3),
+    "small": Arch(embed_dim=384, depth=12, num_heads=6),
+}
+# (width, depth) -> heads of the models whose weights torchvision publishes: ViT-B, L and H.
+TORCHVISION_HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
+TORCHVISION = "torchvision's VisionTransformer"
+KEY_MAP = (
+    (r"heads\.head\.(weight|bias)", r"head.fc.\1"),
+    (r"(class_token|conv_proj\..*|encoder\..*)", r"backbone.\1"),
+)
+
+
+class TappedGELU(nn.GELU):
+    """GELU whose output passes ``tap_act``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tap_act = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tap_act(super().forward(x))
+
+
+class TappedAttention(nn.MultiheadAttention, Compression):
+    """PyTorch's self-attention whose input passes ``tap_w``. It has no subspaces: R^c is not defined for it."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, **kwargs) -> tuple[Tensor, Tensor | None]:
+        tapped = self.tap_w(query)
+        return super().forward(tapped, tapped, tapped, **kwargs)
+
+    def attention(self, w: Tensor) -> Tensor:
+        q, k, _ = F.linear(w, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        return scaled_similarity(q, k, self.num_heads)
+
+
+class TappedEncoderBlock(EncoderBlock, Step):
+    """torchvision's layer with taps: ``tap_w``, ``tap_act`` (the MLP's activations, ``(B, 1 + N, 4 d)``), ``tap_out``.
+
+    Its parameters are those of the layer that it is made from, under the same names.
+    """
+
+    def __init__(self, made_from: EncoderBlock, num_heads: int, embed_dim: int) -> None:
+        with torch.device("meta"):
+            super().__init__(num_heads, embed_dim, 4 * embed_dim, 0.0, 0.0, partial(nn.LayerNorm, eps=1e-6))
+            self.self_attention = TappedAttention(embed_dim, num_heads, batch_first=True)
+        self.load_state_dict(made_from.state_dict(), assign=True)
+        self.mlp[1] = TappedGELU()
+        self.tap_out = nn.Identity()
+
+    @property
+    def compress(self) -> Compression:
+        return self.self_attention
+
+    def taps(self) -> dict[str, nn.Module]:
+        return {**super().taps(), "tap_act": self.mlp[1].tap_act}
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.tap_out(super().forward(z))
+
+
+@BACKBONES.register_module()
+class ViT(VisionTransformer):
+    """torchvision's VisionTransformer without its classifier: ``(B, C, S, S) -> (B, 1 + N, d)``, CLS token first.
+
+    The MLPs are 4 d wide. The tokens have passed the final LayerNorm, so a head on them needs none of its own
+    (``LinearHead(norm=False)``). Parameters have torchvision's names.
+
+    Args:
+        arch: a name of ``VIT_ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
+        img_size: height and width of the square images in pixels.
+        patch_size: height and width of the square patches in pixels.
+        in_channels: image channels C.
+
+    Raises:
+        ValueError: unknown ``arch``, sizes that do not divide, or (in forward) images of another size.
+    """
+
+    def __init__(
+        self, arch: str | dict = "small", img_size: int = 224, patch_size: int = 16, in_channels: int = 3
+    ) -> None:
+        embed_dim, depth, num_heads = resolve_arch(arch, VIT_ARCHS)
+        if not isinstance(img_size, int) or not isinstance(patch_size, int):
+            raise ValueError(f"torchvision's ViT takes square images and patches, got {img_size} and {patch_size}")
+        if min(img_size, patch_size) < 1 or img_size % patch_size:
+            raise ValueError(f"img_size {img_size} is not a whole number of patches of {patch_size} (patch_size)")
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
+        super().__init__(img_size, patch_size, depth, num_heads, embed_dim, mlp_dim=4 * embed_dim)
+        self.embed_dim = embed_dim
+        self.in_channels = in_channels
+        del self.heads
+        for name, layer in self.encoder.layers.named_children():
+            setattr(self.encoder.layers, name, TappedEncoderBlock(layer, num_heads, embed_dim))
+        if in_channels != 3:
+            self.conv_proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)
+            nn.init.trunc_normal_(self.conv_proj.weight, std=(in_channels * patch_size**2) ** -0.5)  # torchvision's
+            nn.init.zeros_(self.conv_proj.bias)
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        return (self.image_size, self.image_size)
+
+    @property
+    def position_grids(self) -> dict[str, tuple[int, int]]:
+        side = self.image_size // self.patch_size
+        return {"encoder.pos_embedding": (side, side)}
+
+    @property
+    def blocks(self) -> nn.Sequential:
+        return self.encoder.layers
+
+    def forward(self, images: Tensor) -> Tensor:
+        if tuple(images.shape[1:]) != (self.in_channels, *self.img_size):
+            raise ValueError(
+                f"expected images of shape (B, {self.in_channels}, {self.image_size}, {self.image_size}), "
+                f"got {tuple(images.shape)}: set img_size and in_channels of the backbone to the data's"
+            )
+        patches = self._process_input(images)
+        z = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1)
+        return self.encoder(z)
+
+    @classmethod
+    def translate(cls, weights: dict[str, Tensor], num_heads: int | None = None) -> Translation | None:
+        """torchvision's own weights under our names; None if they are not such.
+
+        Square RGB images are assumed, and of the widths that torchvision publishes its number of heads.
+
+        Raises:
+            ForeignError: they are not whole, or of no square images.
+        """
+        if "conv_proj.weight" not in weights or "heads.head.weight" not in weights:
+            return None
+        embed_dim, _, patch, _ = shape_of(weights, "conv_proj.weight", 4)
+        _, positions, _ = shape_of(weights, "encoder.pos_embedding", 3)
+        num_classes, _ = shape_of(weights, "heads.head.weight", 2)
+        depth = len({m[1] for key in weights if (m := re.match(r"encoder\.layers\.encoder_layer_(\d+)\.", key))})
+        side = square(positions - 1, "the patches")
+        renamed, left_out = rename(weights, KEY_MAP, TORCHVISION)
+        assumed = "square RGB images"
+        if num_heads is None:
+            num_heads = TORCHVISION_HEADS.get((embed_dim, depth))
+            if num_heads is None:
+                unknown = f"torchvision publishes no ViT of width {embed_dim} and depth {depth}"
+                unknown += ": give num_heads, which shapes do not tell"
+                return Translation(TORCHVISION, renamed, None, left_out, assumed, unknown)
+            assumed += f", {num_heads} heads"
+        backbone = {"type": "ViT", "arch": Arch(embed_dim, depth, num_heads)._asdict()}
+        backbone |= {"img_size": side * patch, "patch_size": patch}
+        head = {"type": "LinearHead", "num_classes": num_classes, "norm": False}
+        model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
+        return Translation(TORCHVISION, renamed, model, left_out, assumed)

@@ -1,0 +1,143 @@
+"""What a layer of the family is, and what it offers to those who look inside.
+
+A layer ``Z^l -> Z^{l+1}`` compresses the tokens and then sparsifies them. It says itself what it has: whoever reads it
+asks the step, and takes None for "not defined here". No reader looks for a name among the modules.
+
+Shapes: B images, N tokens, d embedding dimensions, K heads (subspaces) of dimension p.
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class Subspaces(NamedTuple):
+    """The bases U_1, ..., U_K side by side ``(d, K p)``, and their number K."""
+
+    U: Tensor
+    num_heads: int
+
+
+class Compression(nn.Module):
+    """The compression step: normalised tokens ``(B, N, d)`` to what is added to the tokens, ``(B, N, d)``.
+
+    A subclass lets pass through ``tap_w``, an identity module for forward hooks, what ``attention`` takes; where the
+    step has subspaces, these are the projected tokens ``x U``, ``(B, N, K p)``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tap_w = nn.Identity()
+
+    def subspaces(self) -> Subspaces | None:
+        """The subspaces that R^c is measured against; None where R^c is not defined."""
+        return None
+
+    def attention(self, w: Tensor) -> Tensor | None:
+        """The attention matrices ``(B, K, N, N)``, rows summing to 1, of what passed ``tap_w``, or None."""
+        return None
+
+
+class Sparsification(nn.Module):
+    """The sparsification step: normalised tokens ``(B, N, d)`` to ``(B, N, d)``.
+
+    A subclass lets its sparse code, ``(B, N, m)``, pass through ``tap_code``, wherever in the step the code is, and
+    sets ``lambd``, the price of an entry that is not zero.
+    """
+
+    lambd: float
+    returns_code = True  # whether the code is what the step returns
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tap_code = nn.Identity()
+
+    def fuse(self) -> None:
+        """Compute once what depends on the weights alone, for inference; a step without such a thing does nothing."""
+
+
+class Step(nn.Module):
+    """One layer of a backbone, ``(B, N, d) -> (B, N, d)``, and what it offers to readers.
+
+    ``compress`` and ``sparsify`` are its two steps. A layer without one of them, as a ViT's, leaves the attribute out.
+    """
+
+    compress: Compression
+    sparsify: Sparsification
+
+    def taps(self) -> dict[str, nn.Module]:
+        """The modules that its tensors pass, by name: ``tap_w`` and ``tap_code`` of the two steps, and its own, such as
+        ``tap_out``."""
+        found = {name: module for name, module in self.named_children() if name.startswith("tap_")}
+        if hasattr(self, "compress"):
+            found["tap_w"] = self.compress.tap_w
+        if hasattr(self, "sparsify"):
+            found["tap_code"] = self.sparsify.tap_code
+        return found
+
+    def subspaces(self) -> Subspaces | None:
+        """The subspaces of the compression step; None where R^c is not defined."""
+        return self.compress.subspaces() if hasattr(self, "compress") else None
+
+    def attention(self, w: Tensor) -> Tensor | None:
+        """The attention matrices ``(B, K, N, N)`` of what passed ``tap_w``; None if there are none."""
+        return self.compress.attention(w) if hasattr(self, "compress") else None
+
+    @property
+    def lambd(self) -> float | None:
+        """The price of an entry of the code that is not zero; None without a code."""
+        return self.sparsify.lambd if hasattr(self, "sparsify") else None
+
+    @property
+    def returns_code(self) -> bool:
+        """Whether the layer's output is its sparse code, so that ``||Z^{l+1}||_0`` counts the code's entries."""
+        return hasattr(self, "sparsify") and self.sparsify.returns_code
+
+    def fuse(self) -> None:
+        """Compute once what depends on the weights alone, for inference."""
+        if hasattr(self, "sparsify"):
+            self.sparsify.fuse()
+
+
+class Block(Step):
+    """A layer of the family, ``(B, N, d) -> (B, N, d)``; for CRATE the paper's Eqs. (17)-(18)::
+
+        Z^{l+1/2} = Z^l + compress(LN(Z^l))
+        Z^{l+1}   = sparsify(LN(Z^{l+1/2}))                    residual=False, as in CRATE
+        Z^{l+1}   = Z^{l+1/2} + sparsify(LN(Z^{l+1/2}))        residual=True
+
+    ``tap_half`` and ``tap_out`` pass Z^{l+1/2} and Z^{l+1}.
+
+    Args:
+        embed_dim: d.
+        compress: the compression step.
+        sparsify: the sparsification step.
+        residual: whether the sparsification step is added to its input.
+    """
+
+    def __init__(self, embed_dim: int, compress: Compression, sparsify: Sparsification, residual: bool = False) -> None:
+        super().__init__()
+        self.norm_compress = nn.LayerNorm(embed_dim)
+        self.compress = compress
+        self.tap_half = nn.Identity()
+        self.norm_sparsify = nn.LayerNorm(embed_dim)
+        self.sparsify = sparsify
+        self.residual = residual
+        self.tap_out = nn.Identity()
+
+    @property
+    def returns_code(self) -> bool:
+        return self.sparsify.returns_code and not self.residual
+
+    def forward(self, z: Tensor) -> Tensor:
+        z_half = self.tap_half(z + self.compress(self.norm_compress(z)))
+        step = self.sparsify(self.norm_sparsify(z_half))
+        return self.tap_out(z_half + step if self.residual else step)
+
+
+def scaled_similarity(q: Tensor, k: Tensor, num_heads: int) -> Tensor:
+    """``softmax(q k^T / sqrt(p))`` in each head: ``(B, N, K p)`` twice to ``(B, K, N, N)``."""
+    q_BKNp, k_BKNp = (rearrange(x, "B N (K p) -> B K N p", K=num_heads) for x in (q, k))
+    return torch.softmax(q_BKNp @ k_BKNp.mT / q_BKNp.shape[-1] ** 0.5, dim=-1)

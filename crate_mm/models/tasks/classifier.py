@@ -1,0 +1,115 @@
+"""Image classification. Shapes: B images, C channels, H x W pixels, d embedding dimensions."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...registry import BACKBONES, HEADS, MODELS
+from ...untrusted import shown
+from .base import Task
+
+
+@MODELS.register_module()
+class ImageClassifier(Task):
+    """A backbone and a head, with a preprocessor that runs on the device.
+
+    Args:
+        backbone: config of ``BACKBONES`` or a module with ``embed_dim`` that maps images to tokens ``(B, 1 + N, d)``.
+        head: config of ``HEADS`` (its ``in_dim`` comes from the backbone) or a module that maps tokens to logits.
+        preprocessor: config of ``MODELS``, or a module.
+        label_smoothing: of the training loss.
+        freeze_backbone: train the head alone (a linear probe): the backbone stays in eval mode, takes no gradient,
+            and no graph is built for it.
+
+    Batches have ``inputs``, images ``(B, C, H, W)``, ``labels``, class indices ``(B,)``, and ``sample_idx``, each
+    image's position in its dataset ``(B,)``; further entries have no effect.
+    """
+
+    headline = ("eval/top1", "greater")
+
+    def __init__(
+        self,
+        backbone: dict | nn.Module,
+        head: dict | nn.Module,
+        preprocessor: dict | nn.Module | None = None,
+        label_smoothing: float = 0.0,
+        freeze_backbone: bool = False,
+    ) -> None:
+        if not isinstance(preprocessor, nn.Module):
+            preprocessor = MODELS.build({"type": "ImagePreprocessor", **(preprocessor or {})})
+        super().__init__(preprocessor)
+        self.backbone = backbone if isinstance(backbone, nn.Module) else BACKBONES.build(backbone)
+        self.head = head if isinstance(head, nn.Module) else HEADS.build({**head, "in_dim": self.backbone.embed_dim})
+        channels = getattr(self.backbone, "in_channels", None)
+        if channels is not None and hasattr(preprocessor, "mean") and len(preprocessor.mean) != channels:
+            raise ValueError(
+                f"the backbone takes images of {channels} channels, the preprocessor's mean and std are of "
+                f"{len(preprocessor.mean)}: set in_channels or mean and std"
+            )
+        self.label_smoothing = label_smoothing
+        self.flip_test = False  # in predict, average the probabilities of an image and its mirror image
+        self.freeze_backbone = freeze_backbone
+        if freeze_backbone:
+            self.backbone.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "ImageClassifier":
+        super().train(mode)
+        if self.freeze_backbone:
+            self.backbone.eval()
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        return self.head.num_classes
+
+    @property
+    def in_channels(self) -> int:
+        """Channels C of the images, which are those that the preprocessor normalises."""
+        return len(self.data_preprocessor.mean)
+
+    def tensor(self, inputs: Tensor, **_: Tensor) -> Tensor:
+        """Logits ``(B, num_classes)`` of normalised images."""
+        return self.head(self._tokens(inputs))
+
+    def features(self, inputs: Tensor, **_: Tensor) -> Tensor:
+        """The tokens that the head pools, ``(B, d)``."""
+        return self.head.pooled(self._tokens(inputs))
+
+    def loss(self, inputs: Tensor, labels: Tensor, **_: Tensor) -> dict[str, Tensor]:
+        """Cross entropy, ``{'loss': scalar}``."""
+        return {"loss": F.cross_entropy(self.tensor(inputs), labels, label_smoothing=self.label_smoothing)}
+
+    def predict(self, inputs: Tensor, labels: Tensor | None = None, sample_idx: Tensor | None = None, **_: Tensor):
+        """``[{'logits': (B, num_classes), 'labels': (B,), 'sample_idx': (B,)}]``, one dict for the batch."""
+        logits = self.tensor(inputs)
+        if self.flip_test:
+            logits = torch.stack([logits, self.tensor(inputs.flip(-1))]).log_softmax(-1).logsumexp(0)
+        return [{"logits": logits, "labels": labels, "sample_idx": sample_idx}]
+
+    def example(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        size = size or getattr(self.backbone, "img_size", None)
+        if size is None:
+            raise ValueError(f"{type(self.backbone).__name__} does not tell its image size: give --shape H W")
+        parameter = next(self.parameters())
+        return {"inputs": torch.zeros(1, self.in_channels, *size, device=parameter.device, dtype=parameter.dtype)}
+
+    def check_data(self, dataset: Any, split: str) -> None:
+        if not hasattr(dataset, "source") and not isinstance(dataset[0], dict):
+            kind = type(dataset).__name__
+            raise ValueError(
+                f"{split}_dataloader.dataset of type {kind!r} has no source: write dict(type='ClassificationDataset', "
+                f"source=dict(type={kind!r}, ...), transforms=[...])"
+            )
+        classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+        if classes is not None and len(classes) != self.num_classes:
+            first = ", ".join(map(shown, classes[:3]))
+            raise ValueError(
+                f"the data has {len(classes)} classes ({first}, ...), the head {self.num_classes}: "
+                f"--cfg-options model.head.num_classes={len(classes)} makes them agree"
+            )
+
+    def _tokens(self, inputs: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_backbone):
+            return self.backbone(inputs)

@@ -1,0 +1,44 @@
+"""Heads: from tokens to logits. Shapes: B images, 1 + N tokens (CLS first), d embedding dimensions."""
+
+from torch import Tensor, nn
+
+from ...registry import HEADS
+
+POOLS = {
+    "cls": lambda tokens: tokens[:, 0],
+    "mean": lambda tokens: tokens.mean(dim=1),  # over all tokens, the CLS token included, as in the official code
+}
+
+
+@HEADS.register_module()
+class LinearHead(nn.Module):
+    """LayerNorm and Linear on one pooled token: ``(B, 1 + N, d) -> (B, num_classes)``.
+
+    Args:
+        in_dim: d, given by the classifier from its backbone.
+        num_classes: number of classes.
+        pool: 'cls' for the CLS token, 'mean' for the mean of all tokens.
+        norm: whether there is a LayerNorm; a backbone that ends with one, as ViT does, needs no second.
+
+    Raises:
+        ValueError: unknown ``pool``.
+    """
+
+    def __init__(self, in_dim: int, num_classes: int, pool: str = "cls", norm: bool = True) -> None:
+        super().__init__()
+        if pool not in POOLS:
+            raise ValueError(f"unknown pool {pool!r}: choose {', '.join(POOLS)}")
+        self.num_classes = num_classes
+        self.pool = pool
+        self.norm = nn.LayerNorm(in_dim) if norm else nn.Identity()
+        self.fc = nn.Linear(in_dim, num_classes)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """The one token that speaks for the image, ``(B, d)``."""
+        return POOLS[self.pool](tokens)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.fc(self.norm(self.pooled(tokens)))
+
+    def extra_repr(self) -> str:
+        return f"pool={self.pool}"

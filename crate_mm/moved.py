@@ -1,0 +1,42 @@
+"""Modules under the names that they had before the house was rebuilt: scripts that import these go on working."""
+
+import importlib
+import sys
+import warnings
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MOVED = {
+    "apis": "api",
+    "analysis.capture": "analysis.taps",
+    "analysis.complexity": "analysis.cost",
+    "analysis.layers": "analysis.gather",
+    "engine.checkpoint": "checkpoints",
+    "engine.cli": "cli.options",
+    "engine.overrides": "config.overrides",
+    "engine.published": "checkpoints.publish",
+    "engine.transfer": "checkpoints.fit",
+}
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Finds a module of ours under its former name, with a ``DeprecationWarning``."""
+
+    def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
+        moved = name.startswith("crate_mm.") and name.removeprefix("crate_mm.") in MOVED
+        return ModuleSpec(name, self) if moved else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        new = f"crate_mm.{MOVED[spec.name.removeprefix('crate_mm.')]}"
+        warnings.warn(f"{spec.name} is {new} now", DeprecationWarning, stacklevel=2)
+        module = importlib.import_module(new)
+        self._own = {name: getattr(module, name, None) for name in ("__spec__", "__loader__")}
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        for name, value in self._own.items():  # which Python has overwritten
+            setattr(module, name, value)
+
+
+sys.meta_path.append(_Finder())

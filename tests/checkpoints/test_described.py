@@ -1,0 +1,190 @@
+"""Models that files describe: registered parts alone, no larger than their weights."""
+
+import copy
+import inspect
+import json
+import time
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mmengine.registry import Registry
+from safetensors.torch import save_file
+from torch import nn
+
+from crate_mm import registry
+from crate_mm.api import get_model, init_model
+from crate_mm.checkpoints import Checkpoint
+from crate_mm.checkpoints.described import build_described, check_description, no_larger_than
+from crate_mm.engine import CheckpointError, read_checkpoint
+from crate_mm.registry import BACKBONES, registered_only
+
+REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
+EVIL = "subprocess.Popen"
+SMALL = dict(embed_dim=16, depth=1, num_heads=2)
+MODEL = {
+    "type": "ImageClassifier",
+    "backbone": {"type": "CRATE", "arch": SMALL, "img_size": 8, "patch_size": 4},
+    "head": {"type": "LinearHead", "num_classes": 10},
+    "preprocessor": {"type": "ImagePreprocessor"},
+}
+
+
+def weights_of(model: dict) -> dict[str, torch.Tensor]:
+    return registry.MODELS.build(copy.deepcopy(model)).state_dict()
+
+
+@pytest.mark.parametrize("name", REGISTRIES)
+@pytest.mark.parametrize("key", [EVIL, "os.mkdir", "mmengine.model.BaseModel", "evil.Part"])
+def test_no_registry_imports_what_data_names(tmp_path, monkeypatch, name, key):
+    """'evil.Part' would import evil.registry, a file of this folder here."""
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "registry.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with registered_only():
+        with pytest.raises(ValueError, match=rf"unknown .* '{key}'"):
+            REGISTRIES[name].get(key)
+        if name != "RUNNERS":  # which builds from a whole config
+            with pytest.raises(ValueError, match=rf"unknown .* '{key}'"):
+                REGISTRIES[name].build({"type": key, "args": ["touch", str(tmp_path / "mark")]})
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_config_may_name_what_is_imported():
+    assert BACKBONES.get("torch.nn.Identity") is nn.Identity
+
+
+def places(part: dict, path: tuple = ()) -> list[tuple]:
+    """Every argument of a description, at every depth, and every argument that a part of it might have."""
+    found = [(*path, "nothing_known")]
+    for key, value in part.items():
+        if key != "type":
+            found.append((*path, key))
+        if isinstance(value, dict):
+            found += places(value, (*path, key))
+    return found
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [x], lambda x: {"inner": [{"type": "CRATE", "x": x}]}])
+@pytest.mark.parametrize("place", places(MODEL), ids=".".join)
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_nothing_runs_wherever_a_file_names_it(tmp_path, place, wrap, kind):
+    mark = tmp_path / "mark"
+    model = copy.deepcopy(MODEL)
+    holder = model
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = wrap({"type": EVIL, "args": ["touch", str(mark)]})
+    file = tmp_path / f"x.{kind}"
+    if kind == "pth":
+        torch.save({"meta": {"model": model}, "state_dict": weights_of(MODEL)}, file)
+    else:
+        save_file(weights_of(MODEL), file, {"format": "pt", "crate_mm": json.dumps({"model": model})})
+    named = rf"names the .* '{EVIL}', which is not registered here|wanted is a dict of plain data"
+    with pytest.raises(CheckpointError, match=rf"x.{kind} .*({named})"):
+        init_model(None, file)
+    time.sleep(0.05)
+    assert not mark.exists()
+
+
+def test_a_registered_part_in_an_odd_place_does_not_fit_the_weights():
+    model = {**MODEL, "preprocessor": copy.deepcopy(MODEL)}
+    with pytest.raises(CheckpointError, match="x.pth (does not fit the model|describes a larger model)"):
+        build_described(Checkpoint("x.pth", weights_of(MODEL), model))
+
+
+HUGE = {
+    "classes": {"head": {"type": "LinearHead", "num_classes": 10**8}},
+    "depth": {"backbone": {"type": "CRATE", "arch": {**SMALL, "depth": 10**7}}},
+    "width": {"backbone": {"type": "CRATE", "arch": {**SMALL, "embed_dim": 2**24}}},
+    "image": {"backbone": {"type": "CRATE", "arch": SMALL, "img_size": 2**20, "patch_size": 1}},
+    "ViT's depth": {"backbone": {"type": "ViT", "arch": {**SMALL, "depth": 10**7}, "img_size": 32}},
+}
+
+
+@pytest.mark.parametrize("what", HUGE)
+def test_a_huge_model_is_refused_before_it_takes_memory_or_time(what):
+    weights = weights_of(MODEL)
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError, match="x.pth (describes a larger model than its weights|does not fit)"):
+        build_described(Checkpoint("x.pth", weights, {**copy.deepcopy(MODEL), **HUGE[what]}))
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize("name", ["crate_tiny", "vit_tiny"])
+def test_a_model_builds_within_the_size_of_its_own_weights(name):
+    model = get_model(name, num_classes=7, img_size=32)
+    weights = model.state_dict()
+    with no_larger_than(weights), torch.device("meta"):
+        assert get_model(name, num_classes=7, img_size=32).state_dict().keys() == weights.keys()
+
+
+ODD_NUMBERS = {
+    "eta": {"backbone": {**MODEL["backbone"], "ista_step_size": "x"}},
+    "lambda": {"backbone": {**MODEL["backbone"], "ista_lambda": None}},
+    "heads": {"backbone": {**MODEL["backbone"], "arch": {**SMALL, "num_heads": -2}}},
+    "no layer": {"backbone": {**MODEL["backbone"], "arch": {**SMALL, "depth": 0}}},
+    "a large mean": {"preprocessor": {"type": "ImagePreprocessor", "mean": [10**40] * 3}},
+    "a std of NaN": {"preprocessor": {"type": "ImagePreprocessor", "std": [float("nan")] * 3}},
+    "nested": {"preprocessor": {"type": "ImagePreprocessor", "mean": [[1, 2]] * 3}},
+    "one channel": {"preprocessor": {"type": "ImagePreprocessor", "mean": [0.5], "std": [0.5]}},
+}
+
+
+@pytest.mark.parametrize("what", ODD_NUMBERS)
+def test_numbers_that_would_fail_at_a_prediction_fail_at_the_load(what):
+    with pytest.raises(CheckpointError, match=r"x.pth (describes a model that does not build|does not fit)"):
+        build_described(Checkpoint("x.pth", weights_of(MODEL), {**MODEL, **ODD_NUMBERS[what]}))
+
+
+class NeedsNumbers(nn.Module):
+    """A part that cannot be built without memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_dim = int(torch.linspace(1, 16, 2)[1].item())
+
+
+def test_a_part_that_needs_memory_to_be_built_is_told(monkeypatch):
+    monkeypatch.setitem(BACKBONES.module_dict, "NeedsNumbers", NeedsNumbers)
+    with pytest.raises(CheckpointError, match="x.pth describes a model that does not build .*: give a config"):
+        build_described(Checkpoint("x.pth", {}, {**MODEL, "backbone": {"type": "NeedsNumbers"}}))
+
+
+@pytest.mark.parametrize("levels", [900, 100_000])
+def test_a_deep_description_is_told(tmp_path, levels):
+    text = '{"model": {"type": "ImageClassifier", "backbone": ' + '{"a":' * levels + "1" + "}" * levels + "}}"
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", {"format": "pt", "crate_mm": text})
+    with pytest.raises(CheckpointError, match="x.safetensors is (damaged or )?no checkpoint"):
+        read_checkpoint(tmp_path / "x.safetensors")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.sampled_from(["CRATE", EVIL, "x.y"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "arch", "depth", "_scope_", "a"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@given(key=st.sampled_from(sorted(inspect.signature(BACKBONES.get("CRATE")).parameters)), value=VALUES)
+def test_arguments_of_anything_end_in_a_model_that_fits_or_a_sentence(key, value):
+    model = copy.deepcopy(MODEL)
+    model["backbone"][key] = value
+    weights = weights_of(MODEL)
+    try:
+        built = build_described(Checkpoint("x.pth", weights, model))
+    except CheckpointError as error:
+        assert str(error).startswith("x.pth ")
+    else:
+        assert built.state_dict().keys() == weights.keys()
+
+
+def test_a_description_of_our_own_is_taken():
+    check_description(MODEL, "x.pth")
+    built = build_described(Checkpoint("x.pth", weights_of(MODEL), MODEL))
+    assert type(built).__name__ == "ImageClassifier"

@@ -1,0 +1,233 @@
+"""Finding, loading, overriding and preparing configs."""
+
+import pytest
+
+from crate_mm.config.overrides import parse_value
+from crate_mm.engine import find_config, load_config, prepare
+
+
+def test_a_config_is_found_by_name_or_path():
+    assert find_config("crate_base_in1k") == find_config("configs/crate_base_in1k.py").resolve()
+
+
+@pytest.mark.parametrize("name", ["crate_bse_in1k", "configs/crate_bse_in1k.py"])
+def test_a_missing_config_names_the_closest(name):
+    with pytest.raises(ValueError, match=r"does not exist: did you mean .*crate_base_in1k"):
+        load_config(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = dict(", r"bad.py, line 1 is not valid Python"),
+        ("_base_ = ['./nothing.py']", "cannot be loaded: FileNotFoundError"),
+        ("x = undefined_name", "cannot be loaded: NameError: name 'undefined_name'"),
+        (
+            "custom_imports = dict(imports=['no_such_module'])",
+            "custom_imports fail: ModuleNotFoundError: .*no_such_module",
+        ),
+    ],
+)
+def test_an_error_in_a_config_is_told(tmp_path, text, message):
+    path = tmp_path / "bad.py"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_config(path)
+
+
+def test_a_syntax_error_in_a_base_names_the_base(tmp_path):
+    (tmp_path / "base.py").write_text("x = 1\ny = = 2")
+    (tmp_path / "leaf.py").write_text("_base_ = './base.py'")
+    with pytest.raises(ValueError, match=r"base.py, line 2 is not valid Python"):
+        load_config(tmp_path / "leaf.py")
+
+
+def test_a_syntax_error_in_an_own_module_names_the_module(tmp_path):
+    (tmp_path / "own_wrong_module.py").write_text("def f(:")
+    (tmp_path / "c.py").write_text("custom_imports = dict(imports=['own_wrong_module'])")
+    with pytest.raises(ValueError, match=r"c.py imports .*own_wrong_module.py, line 1, which is not valid"):
+        load_config(tmp_path / "c.py")
+
+
+def test_an_import_error_inside_an_own_module_is_told(tmp_path):
+    (tmp_path / "own_broken_module.py").write_text("import a_package_that_is_not_there")
+    (tmp_path / "c.py").write_text("custom_imports = dict(imports=['own_broken_module'])")
+    with pytest.raises(ValueError, match="No module named 'a_package_that_is_not_there'"):
+        load_config(tmp_path / "c.py")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "data_root=/x",
+        "train_cfg.max_epochs=3",
+        "train_cfg.val_begin=2",  # not in the config, an argument of the loop
+        "model.backbone.ista_lambda=0.2",
+        "model.backbone.head_dim=8",  # not in the config, an argument of CRATE
+        "model.head.pool=mean",
+        "optim_wrapper.clip_grad.max_norm=1",
+        "optim_wrapper.optimizer.betas=(0.9,0.95)",
+        "default_hooks.checkpoint.interval=5",
+        "default_hooks.checkpoint.save_last=False",
+        "default_hooks.logger.interval=1",
+        "train_dataloader.num_workers=0",
+        "train_dataloader.prefetch_factor=4",
+        "train_dataloader.dataset.source.split=val",
+        "train_dataloader.dataset.transforms.0.size=160",
+        "train_dataloader.dataset.transforms.0.antialias=False",
+        "param_scheduler.warmup=1",
+        "param_scheduler.end=3",
+        "randomness.deterministic=True",
+        "guards.result_file=None",
+        "max_batch_per_device=64",
+        "ema_momentum=1e-4",
+        "model.preprocessor.mean.0=0.3",  # an entry of a tuple
+        "model.backbone.arch=dict(embed_dim=48,depth=2,num_heads=3)",
+        "optim_wrapper.paramwise_cfg.norm_decay_mult=0",
+        "env_cfg.dist_cfg.timeout=7200",
+        "log_processor.num_digits=6",
+    ],
+)
+def test_a_setting_can_be_overridden(key):
+    name, _, text = key.partition("=")
+    value = parse_value(text)
+    cfg = load_config("crate_tiny_in1k", {name: value})
+    for part in name.split("."):
+        cfg = cfg[int(part)] if part.isdigit() else cfg[part]
+    assert cfg == (list(value) if isinstance(value, tuple) and isinstance(cfg, list) else value)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("train_cfg.max_epoch", "train_cfg has no 'max_epoch': did you mean max_epochs"),
+        ("modle.backbone.arch", "the config has no 'modle': did you mean model"),
+        ("model.backbone.ista_lamda", "model.backbone has no 'ista_lamda': did you mean ista_lambda"),
+        ("optim_wrapper.optimizer.wieght_decay", "did you mean weight_decay"),
+        ("optim_wrapper.clip_gard.max_norm", "did you mean clip_grad"),
+        ("train_dataloader.num_worker", "did you mean num_workers"),
+        ("default_hooks.checkpoint.intervall", "did you mean interval"),
+        ("default_hooks.logegr.interval", "did you mean logger"),
+        ("train_dataloader.dataset.transforms.7.size", "is a list of 2, it has no entry '7'"),
+        ("train_dataloader.dataset.transforms.0.sizes", "did you mean size"),
+        ("param_scheduler.warm_up", "did you mean warmup"),
+        ("optim_wrapper.clip_grad.max_nrom", "did you mean max_norm"),
+        ("optim_wrapper.paramwise_cfg.norm_decay_mul", "did you mean norm_decay_mult"),
+        ("randomness.sed", "did you mean seed"),
+        ("global_batch_size.x", "global_batch_size is 2048, it has no 'x'"),
+        ("train_dataloader.batch_size", "follows from global_batch_size"),
+    ],
+)
+def test_a_misspelt_setting_is_refused(key, message):
+    with pytest.raises(ValueError, match=message):
+        load_config("crate_tiny_in1k", {key: 1})
+
+
+def test_a_word_for_a_number_is_refused():
+    with pytest.raises(ValueError, match="a int is wanted, as 150; got 'many'"):
+        load_config("crate_tiny_in1k", {"train_cfg.max_epochs": "many"})
+
+
+def test_settings_of_an_overridden_type_are_known():
+    overrides = {"optim_wrapper.optimizer.momentum": 0.9, "optim_wrapper.optimizer.type": "SGD"}
+    cfg = load_config("crate_tiny_in1k", overrides)
+    assert cfg.optim_wrapper.optimizer.momentum == 0.9
+    with pytest.raises(ValueError, match="has no 'momentum'"):
+        load_config("crate_tiny_in1k", {"optim_wrapper.optimizer.momentum": 0.9})
+
+
+def test_data_root_goes_to_every_dataset_that_takes_one():
+    cfg = prepare(load_config("crate_tiny_in1k", {"data_root": "/x"}), world_size=16)
+    assert {cfg[name].dataset.source.root for name in ("train_dataloader", "val_dataloader", "test_dataloader")} == {
+        "/x"
+    }
+    assert "root" not in prepare(load_config("debug"), world_size=1).train_dataloader.dataset.source
+
+
+def test_the_batch_follows_from_the_recipe():
+    cfg = prepare(load_config("crate_tiny_in1k"), world_size=16)
+    assert (cfg.train_dataloader.batch_size, cfg.train_cfg.micro_batches) == (128, 1)
+    cfg = prepare(load_config("crate_tiny_in1k", {"max_batch_per_device": 256}), world_size=2)
+    assert (cfg.train_dataloader.batch_size, cfg.train_cfg.micro_batches) == (1024, 4)
+    assert cfg.optim_wrapper.accumulative_counts == 4
+
+
+def test_preparing_leaves_the_users_config_alone():
+    cfg = load_config("crate_tiny_in1k")
+    text = cfg.pretty_text
+    prepare(cfg, world_size=16)
+    assert cfg.pretty_text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("-2.4e-4", -2.4e-4),
+        ("true", True),
+        ("None", None),
+        ("/data/a folder, with a comma", ["/data/a folder", " with a comma"]),
+        ("/data/a folder", "/data/a folder"),
+        ("'/data/a, b'", "/data/a, b"),
+        ("a,1,b", ["a", 1, "b"]),
+        ("(8,12)", (8, 12)),
+        ("[1,[2,3]]", [1, [2, 3]]),
+        ("dict(a=1,b='x')", {"a": 1, "b": "x"}),
+        ("[dict(a=(1, 2), b=[dict()])]", [{"a": (1, 2), "b": [{}]}]),
+        ("{'a': 1}", {"a": 1}),
+        ("(8,12", "(8,12"),
+        ("eval(open('x'))", "eval(open('x'))"),
+    ],
+)
+def test_values_are_read_as_python_reads_them(text, value):
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(model=None), "the config has no model"),
+        (dict(optim_wrapper=None), "the config has a train_dataloader but no optim_wrapper"),
+        (dict(train_cfg=None), "but no train_cfg"),
+        (dict(global_batch_size=None), "the config has no global_batch_size"),
+        (
+            dict(train_dataloader=dict(batch_size=3, dataset=dict(source=[]))),
+            "train_dataloader.batch_size cannot be set",
+        ),
+        (dict(train_dataloader=dict(dataset=dict(root="x"))), "train_dataloader.dataset must be a dict.type=...."),
+        (dict(guards=dict(result_fil=None)), "guards has no 'result_fil': did you mean result_file"),
+        (dict(optim_wrapper=dict(optimizer=dict(type="Lion", lr=-1))), "optimizer.lr must be a number above 0, got -1"),
+        (
+            dict(optim_wrapper=dict(optimizer=dict(type="Lion", lr=None))),
+            "optimizer.lr must be a number above 0, got None",
+        ),
+        (dict(ema_momentum=3), "must be in 0..1, got 3"),
+        (dict(compile_blocks="maybe"), "compile_blocks must be one of True, False, None, got 'maybe'"),
+        (dict(zero=3), "zero must be one of True, False, got 3"),
+        (
+            dict(optim_wrapper=dict(max_skipped_steps=-2)),
+            "optim_wrapper.max_skipped_steps must be a whole number of at least 0, got -2",
+        ),
+        (dict(train_cfg=dict(max_epochs=0)), "train_cfg.max_epochs must be a whole number of at least 1, got 0"),
+        (dict(train_cfg=dict(max_epochs=1, val_interval=0)), "train_cfg.val_interval must be"),
+    ],
+)
+def test_a_config_that_lacks_a_part_is_told(change, message):
+    cfg = load_config("debug")
+    for key, value in change.items():
+        cfg[key] = value
+    with pytest.raises(ValueError, match=message):
+        prepare(cfg, world_size=1)
+
+
+def test_workers_are_at_most_the_cores(monkeypatch):
+    import os
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    assert prepare(load_config("crate_tiny_in1k"), world_size=1).train_dataloader.num_workers == 12
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert prepare(load_config("crate_tiny_in1k"), world_size=4).train_dataloader.num_workers == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
+    loader = prepare(load_config("crate_tiny_in1k"), world_size=32).train_dataloader
+    assert (loader.num_workers, loader.persistent_workers) == (0, False)
