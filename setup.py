@@ -15,6 +15,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
+    entry_points={"console_scripts": ["crate-mm = crate_mm.__main__:main"]},
     packages=[*find_packages(include=["crate_mm", "crate_mm.*"]), "crate_mm.configs"],
     package_dir={"crate_mm.configs": "configs"},
     package_data={"crate_mm.configs": ["**/*.py"]},
@@ -36,9 +37,10 @@ setup(
     extras_require={
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "hypothesis>=6.100",
             "setuptools>=70.1",
         ],  # setuptools to build the wheel that a test installs
-        "dev": ["pytest>=8", "hypothesis>=6.100", "setuptools>=70.1", "ruff>=0.9", "pre-commit"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "setuptools>=70.1", "ruff>=0.9", "pre-commit"],
     },
 )

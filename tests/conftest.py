@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tools are forked off, which a process that uses CUDA does not survive
 
 import mmengine.runner  # noqa: F401  loaded here, so that the tools, which are forked off, find it loaded
 import numpy as np
@@ -20,6 +19,19 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    wanted = config.getoption("markexpr", "")
+    hidden = "gpu" not in wanted or "not gpu" in wanted
+    # The tools are forked off, which a process that uses CUDA does not survive.
+    hidden and os.environ.update(CUDA_VISIBLE_DEVICES="")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no GPU is visible: run with -m gpu on a machine that has one"))
 
 
 class Finished(NamedTuple):

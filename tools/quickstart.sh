@@ -3,7 +3,9 @@
 # scikit-learn's handwritten digits, evaluate its best checkpoint, and report what the model costs.
 #   bash tools/quickstart.sh [work folder [further arguments of tools/train.py]]
 set -euo pipefail
-work_dir=$(realpath -m "${1:-$(dirname "$0")/../work_dirs/quickstart}")
+case "${1:-}" in -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p;}' "$0"; exit 0 ;; esac
+[[ "${1:-}" != -* ]] || { echo "error: the first argument is the work folder, it is '$1': see --help" >&2; exit 2; }
+work_dir=$(realpath -m -- "${1:-$(dirname "$0")/../work_dirs/quickstart}")
 shift || true
 . "$(dirname "$0")/setup_env.sh" ""
 config=configs/crate_tiny_digits.py

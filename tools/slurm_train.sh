@@ -3,6 +3,7 @@
 #   GPUS=16 GPUS_PER_NODE=8 tools/slurm_train.sh PARTITION JOB_NAME CONFIG [arguments of tools/train.py]
 # More options for srun go in SRUN_ARGS.
 set -euo pipefail
+case "${1:-}" in -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p;}' "$0"; exit 0 ;; esac
 if [ $# -lt 3 ]; then
   echo "error: usage: [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=12] $0 PARTITION JOB_NAME CONFIG [arguments]" >&2
   exit 2

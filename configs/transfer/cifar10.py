@@ -1,4 +1,4 @@
-"""CIFAR-10, by the paper's fine-tuning recipe: 50,000 training and 10,000 test images in data_root/cifar-10-batches-py/.
+"""CIFAR-10, by the paper's recipe: 50,000 training and 10,000 test images in data_root/cifar-10-batches-py/.
 
     python tools/train.py configs/transfer/cifar10.py --load-from crate_base.pth
     python tools/train.py configs/transfer/cifar10.py --load-from crate_base.pth --linear-probe

@@ -1,4 +1,4 @@
-"""CIFAR-100, by the paper's fine-tuning recipe: 50,000 training and 10,000 test images in data_root/cifar-100-python/.
+"""CIFAR-100, by the paper's recipe: 50,000 training and 10,000 test images in data_root/cifar-100-python/.
 
     python tools/train.py configs/transfer/cifar100.py --load-from crate_base.pth
     python tools/train.py configs/transfer/cifar100.py --load-from crate_base.pth --linear-probe

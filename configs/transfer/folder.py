@@ -3,7 +3,7 @@
     python tools/train.py configs/transfer/folder.py --load-from crate_base.pth \\
         --cfg-options data_root=/my/images model.head.num_classes=5
 
-The model is the checkpoint's, or with --model CONFIG that of a config. crate_base_folder.py shows a recipe of one's own.
+The model is the checkpoint's, or with --model CONFIG that of a config. A recipe of one's own: crate_base_folder.py.
 """
 
 _base_ = ["../_base_/transfer/finetune.py"]

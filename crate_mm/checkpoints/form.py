@@ -86,6 +86,7 @@ FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     "meta.translated_from": (_text, "a name"),
     "meta.assumed": (_text, "a sentence"),
     "meta.run": (_text, "a name"),
+    "meta.recipe": (_dict, "a dict"),
     "message_hub": (_dict, "a dict"),
     "message_hub.log_scalars": (_dict, "a dict"),
     "message_hub.resumed_keys": (_dict, "a dict"),

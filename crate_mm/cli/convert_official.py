@@ -36,7 +36,7 @@ def main() -> None:
         opened = open_checkpoint(args.input, args.num_heads)
         if "translated_from" not in opened.meta:
             raise CheckpointError(
-                f"{args.input} is not a checkpoint of the official CRATE code, nor of another one that is known: its files "
+                f"{args.input} is not a checkpoint of the official CRATE code, nor of another one that is known: these "
                 "have pos_embedding and transformer.layers, torchvision's ViT conv_proj and heads.head"
             )
         if opened.model is None:

@@ -3,12 +3,16 @@
 python tools/results_table.py work_dirs
 python tools/results_table.py work_dirs/pets work_dirs/cifar10 --figure best
 
-A row is a dataset, a column a model. A cell has the top-1 accuracy in %: the mean over the seeds, with their smallest
-and largest, then the paper's figure in brackets where it has one. A run that was tested counts with the test's figure.
+A row is a dataset, a column a model. A cell has the task's headline figure, for classifiers the top-1 accuracy in %:
+the mean over the seeds, with their smallest and largest, then the paper's figure in brackets where it has one. Runs
+that differ in anything of their recipe but the seed have rows of their own, which say in what. A run that was tested
+counts with the test's figure. Each headline has a table.
 """
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..untrusted import check_plain, read_json, read_regular, shown
 from .options import one_sentence_errors
@@ -24,6 +28,7 @@ PAPER = {
     "OxfordIIITPet": (81.4, 84.9, 85.3, 87.4, 88.5, 88.6),
 }
 TITLES = {"crate": "CRATE", "vit": "ViT"}
+MOST_SAID = 4  # settings in which a recipe differs
 MOST_BYTES = 2**22  # of a result file, which has a few kilobytes
 # How a dataset is used in the paper; a run of another kind gets a row of its own.
 PAPER_KIND = {"ImageNet": "from scratch", "ImageNet ReaL": "from scratch"}
@@ -73,17 +78,26 @@ def read_results(dirs: list[str]) -> list[dict]:
 def check_result(result: dict) -> None:
     """Raise ``TypeError`` or ``KeyError`` unless what the table shows of a result is there, as a name or a number."""
     check_plain(result)
-    for key in ("model", "dataset", "kind"):
-        if not isinstance(result[key], str):
-            raise TypeError(f"its {key} is {result[key]!r}, no name")
+    names = [result[key] for key in ("model", "dataset", "kind")] + [headline(result)]
+    names += [result[key] for key in ("run", "date") if result.get(key) is not None]
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{name!r} is no name")
+    if not isinstance(result.get("recipe"), (dict, type(None))):
+        raise TypeError("its recipe is no dict")
     if not isinstance(result.get("seed"), (int, type(None))):
         raise TypeError(f"its seed is {result['seed']!r}, no number")
     numbers = [result.get("parameters", 0)]
-    for figures in (result["last"], result.get("best") or {}):
-        numbers += [figures.get("top1") or 0, figures.get("real/top1") or 0]
+    for values in (result["last"], result.get("best") or {}):
+        numbers += [values.get(headline(result)) or 0, values.get("real/top1") or 0]
     for number in numbers:
         if not isinstance(number, (int, float)) or abs(number) > 1e15:
             raise TypeError(f"{number!r} is no figure")
+
+
+def headline(result: dict) -> str:
+    """The metric that sums the task up."""
+    return (result.get("headline") or {}).get("metric", "top1")
 
 
 def shown_in_table(name: str) -> str:
@@ -91,40 +105,91 @@ def shown_in_table(name: str) -> str:
     return shown(name, 80).replace("|", "\\|")
 
 
+class Entry(NamedTuple):
+    """A figure of a run: where it stands in the table, and what it counts against others of the same seed."""
+
+    row: str  # dataset and kind
+    model: str
+    recipe: dict[str, str]
+    seed: int | str | None
+    value: float
+    rank: tuple[bool, str]  # a test of its own counts before the training's own evaluation, a later one before others
+    finished: bool
+
+
 def table(results: list[dict], figure: str = "last") -> str:
-    """The Markdown table of results, with notes on what is unfinished."""
+    """The Markdown tables of results, one a headline, with notes on what is unfinished."""
+    metrics = sorted({headline(result) for result in results}, key=lambda name: (name != "top1", name))
+    parts = [_table(name, [r for r in results if headline(r) == name], figure) for name in metrics]
+    notes = ["In brackets: the paper's figure (Table 1). Several seeds: mean (smallest to largest, number)."]
+    if any(not result.get("finished", True) for result in results):
+        notes.append("\\* not trained to the end.")
+    return "\n\n".join([*parts, "\n".join(notes)])
+
+
+def _table(metric: str, results: list[dict], figure: str) -> str:
+    costs = {result["model"]: result.get("parameters", 0) for result in results}
+    trained = {result["run"]: result for result in results if result.get("run") and "checkpoint" not in result}
+    entries = [entry for result in results for entry in _entries(result, trained, metric, figure)]
     cells: dict[tuple[str, str], dict] = {}
-    costs: dict[str, float] = {}
-    for result in results:
-        costs[result["model"]] = result.get("parameters", 0)
-        kind = result["kind"] + (", flip" if result.get("tta") else "")
-        tested = "checkpoint" in result  # a test of its own counts before the training's own evaluation
-        for dataset, top1 in figures(result, figure):
-            as_in_paper = dataset in PAPER and kind == PAPER_KIND.get(dataset, "fine-tuning")
-            row = dataset if as_in_paper else f"{dataset}, {kind}"
-            cell = cells.setdefault((row, result["model"]), {})
-            seed = result.get("seed")
-            if seed not in cell or tested >= cell[seed][1]:
-                cell[seed] = (top1, tested, result.get("finished", True))
+    for entry, label in zip(entries, _labels(entries)):
+        cell = cells.setdefault((f"{entry.row}{label}", entry.model), {})
+        if entry.seed not in cell or entry.rank >= cell[entry.seed].rank:
+            cell[entry.seed] = entry
     models = sorted({model for _, model in cells}, key=_rank(MODELS))
     rows = sorted({row for row, _ in cells}, key=_rank(tuple(PAPER)))
-    lines = ["| top-1, % | " + " | ".join(map(title, models)) + " |", "|---" * (len(models) + 1) + "|"]
+    name = "top-1, %" if metric == "top1" else shown_in_table(metric)
+    lines = [f"| {name} | " + " | ".join(map(title, models)) + " |", "|---" * (len(models) + 1) + "|"]
     lines.append("| parameters, M | " + " | ".join(f"{costs[m] / 1e6:.2f}" for m in models) + " |")
     for row in rows:
-        row_cells = [_cell(cells.get((row, model)), PAPER.get(row), model) for model in models]
+        paper = PAPER.get(row.partition(" (")[0]) if metric == "top1" else None
+        row_cells = [_cell(cells.get((row, model)), paper, model) for model in models]
         lines.append(f"| {row} | " + " | ".join(row_cells) + " |")
-    lines.append("")
-    lines.append("In brackets: the paper's figure (Table 1). Several seeds: mean (smallest to largest, number).")
-    if any(not finished for cell in cells.values() for _, _, finished in cell.values()):
-        lines.append("\\* not trained to the end.")
     return "\n".join(lines)
 
 
-def figures(result: dict, figure: str) -> list[tuple[str, float]]:
-    """The datasets and accuracies of a result: one, or with ImageNet ReaL two."""
+def _entries(result: dict, trained: dict[str, dict], metric: str, figure: str) -> list[Entry]:
+    """The figures of a result: one, or with ImageNet ReaL two. A test takes seed and recipe from its run's training."""
+    training = trained.get(result.get("run") or "", result)
+    kind = result["kind"] + (", flip" if result.get("tta") else "")
     values = result.get(figure) or result["last"]
-    found = [(result["dataset"], values.get("top1")), (f"{result['dataset']} ReaL", values.get("real/top1"))]
-    return [(dataset, top1) for dataset, top1 in found if top1 is not None]
+    found = [(result["dataset"], values.get(metric)), (f"{result['dataset']} ReaL", values.get("real/top1"))]
+    entries = []
+    for dataset, value in found:
+        if value is None:
+            continue
+        as_in_paper = dataset in PAPER and kind == PAPER_KIND.get(dataset, "fine-tuning")
+        row = dataset if as_in_paper else f"{dataset}, {kind}"
+        seed = training.get("seed") if training.get("seed") is not None else result.get("run")
+        recipe = _flat(training.get("recipe") or {})
+        rank = ("checkpoint" in result, result.get("date") or "")
+        entries.append(Entry(row, result["model"], recipe, seed, value, rank, training.get("finished", True)))
+    return entries
+
+
+def _flat(recipe: Any, name: str = "") -> dict[str, str]:
+    """A recipe's settings by their dotted names."""
+    if not isinstance(recipe, dict):
+        return {name: json.dumps(recipe)}
+    return {k: v for key, inner in recipe.items() for k, v in _flat(inner, f"{name}.{key}" if name else key).items()}
+
+
+def _labels(entries: list[Entry]) -> list[str]:
+    """For each entry in what its recipe differs from others of its row and model: '' where in nothing."""
+    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for entry in entries:
+        known = groups.setdefault((entry.row, entry.model), [])
+        if entry.recipe not in known:
+            known.append(entry.recipe)
+    labels = []
+    for entry in entries:
+        known = groups[entry.row, entry.model]
+        keys = sorted({key for one in known for key in one if len({other.get(key) for other in known}) > 1})
+        said = [f"{key.rpartition('.')[2]} {entry.recipe.get(key, 'not told')}" for key in keys[:MOST_SAID]]
+        if len(keys) > MOST_SAID:
+            said.append(f"and more, {sum(map(ord, json.dumps(entry.recipe, sort_keys=True))) % 1000:03d}")
+        labels.append(f" ({shown_in_table(', '.join(said))})" if said else "")
+    return labels
 
 
 def title(model: str) -> str:
@@ -137,11 +202,11 @@ def _cell(cell: dict | None, paper: tuple[float, ...] | None, model: str) -> str
     published = f"({paper[MODELS.index(model)]})" if paper and model in MODELS else ""
     if not cell:
         return published
-    values = [top1 for top1, _, _ in cell.values()]
+    values = [entry.value for entry in cell.values()]
     text = f"{sum(values) / len(values):.2f}"
     if len(values) > 1:
         text += f" ({min(values):.2f} to {max(values):.2f}, {len(values)})"
-    star = "" if all(finished for _, _, finished in cell.values()) else "\\*"
+    star = "" if all(entry.finished for entry in cell.values()) else "\\*"
     return f"{text}{star} {published}".strip()
 
 

@@ -27,7 +27,8 @@ class UnreadableImagesError(RuntimeError):
 
 @DATASETS.register_module()
 class ClassificationDataset(Dataset):
-    """Samples ``{inputs: uint8 (C, H, W), labels: int, sample_idx: int, unreadable: int}``.
+    """Samples ``{inputs: uint8 (C, H, W), labels: int, sample_idx: int, unreadable: int}``; with an
+    ``EncodedRandomResizedCrop`` they have ``encoded``, a row of bytes, in the place of ``inputs``.
 
     ``sample_idx`` is the sample's position in the source. Where the image asked for cannot be read, the next one
     takes its place and ``unreadable`` is the position of the image asked for, else -1; counting and reporting them is
@@ -80,7 +81,7 @@ class ClassificationDataset(Dataset):
         asked, seed = index if isinstance(index, tuple) else (index, None)
         position, image, label = self._read(asked, seed)
         return {
-            "inputs": image,
+            self.decode.gives if self.decode else "inputs": image,
             "labels": label,
             "sample_idx": position,
             "unreadable": -1 if position == asked else asked,
@@ -137,9 +138,9 @@ def is_thin(image: Image.Image | torch.Tensor) -> bool:
 @FUNCTIONS.register_module()
 def collate(samples: list[dict]) -> dict[str, torch.Tensor]:
     """PyTorch's ``default_collate``, with images that are still encoded filled up to the longest: ``(B, L)``."""
-    if samples[0]["inputs"].ndim == 1:
-        rows = torch.nn.utils.rnn.pad_sequence([sample["inputs"] for sample in samples], batch_first=True)
-        return {**default_collate([{**sample, "inputs": 0} for sample in samples]), "inputs": rows}
+    if "encoded" in samples[0]:
+        rows = torch.nn.utils.rnn.pad_sequence([sample["encoded"] for sample in samples], batch_first=True)
+        return {**default_collate([{**sample, "encoded": 0} for sample in samples]), "encoded": rows}
     return default_collate(samples)
 
 

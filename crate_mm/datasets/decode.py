@@ -17,7 +17,12 @@ from .images import MOST_PIXELS, open_image
 
 
 class TakesBytes:
-    """A transform that starts from an encoded image, where the source has such (see ``ClassificationDataset``)."""
+    """A transform that starts from an encoded image, where the source has such (see ``ClassificationDataset``).
+
+    ``gives`` is the name of what it returns in a sample: 'inputs' for an image, 'encoded' for a row of bytes.
+    """
+
+    gives = "inputs"
 
 
 @TRANSFORMS.register_module()
@@ -95,6 +100,7 @@ class EncodedRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
         OSError, ValueError: (when called) the bytes are no image, or not a whole one.
     """
 
+    gives = "encoded"
     MOST_BYTES = 2**18  # a batch has room for its longest image everywhere
 
     def __init__(

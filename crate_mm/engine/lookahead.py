@@ -15,7 +15,7 @@ class LookAhead:
 
     Args:
         loader: of dicts of tensors, in pinned memory for a GPU.
-        keys: of the tensors that go to the GPU; images do once they are decoded.
+        keys: of the tensors that go to the GPU; ``encoded`` images are decoded from the host's memory.
 
     After a failure ``error`` is the exception; the batches that were loaded before it are given out.
     """
@@ -42,9 +42,7 @@ class LookAhead:
         if batch is None or self._stream is None:
             return batch and (batch, None)
         with torch.cuda.stream(self._stream):
-            # Images that are still encoded, (B, L), are decoded from the host's memory.
-            keys = [key for key in self.keys if key in batch and (key != "inputs" or batch[key].ndim > 2)]
-            copied = {key: batch[key].to("cuda", non_blocking=True) for key in keys}
+            copied = {key: batch[key].to("cuda", non_blocking=True) for key in self.keys if key in batch}
             arrived = torch.cuda.Event()
             arrived.record()
         return {**batch, **copied}, arrived

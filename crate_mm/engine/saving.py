@@ -18,7 +18,7 @@ from ..registry import HOOKS, suggest
 from .loop import TrainLoop
 from .optim import optimizer_name
 from .private import KNOWN_RULES
-from .results import RESULT_FILE, as_data, describe_machine
+from .results import RESULT_FILE, as_data, describe_machine, describe_recipe
 from .safety.finite import RunStoppedError
 from .safety.signals import RunInterruptedError
 
@@ -271,6 +271,7 @@ class CheckpointHook(Hook):
             "model": cfg.model.to_dict(),
             "test_transforms": as_data(tested.get("transforms")),
             "initialized_from": runner.initialized_from,
+            "recipe": describe_recipe(cfg),
             "optimizer": optimizer_name(runner.optim_wrapper.optimizer),
             "versions": describe_machine()["versions"],
             "processes": runner.world_size,

@@ -28,8 +28,6 @@ from crate_mm.datasets.packed import INDEX
 from crate_mm.encoded import decode_crops
 from crate_mm.engine import Runner, load_config
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
 
 def photograph(size=(500, 375)) -> Image.Image:
     return Image.fromarray(load_sample_images().images[0]).resize(size)
@@ -280,11 +278,11 @@ def test_encoded_crops_are_those_that_are_decoded_by_the_loader(tmp_path):
     """The same crops and flips as torchvision's, which draw the same numbers; another decoder, so not the same bits."""
     images = {f"{i}.JPEG": encoded(photograph().crop((i, 0, 200 + i, 150)), quality=95) for i in range(6)}
     batch = encoded_rows(tmp_path, images)
-    assert batch["inputs"].shape[0] == 6
-    assert batch["inputs"].shape[1] < max(map(len, images.values())) + 100
-    decoded = decode_crops(batch["inputs"], "cpu")
+    assert batch["encoded"].shape[0] == 6
+    assert batch["encoded"].shape[1] < max(map(len, images.values())) + 100
+    decoded = decode_crops(batch["encoded"], "cpu")
     assert decoded.shape == (6, 3, 24, 32)
-    assert torch.equal(decode_crops(batch["inputs"][3:4], "cpu"), decoded[3:4])
+    assert torch.equal(decode_crops(batch["encoded"][3:4], "cpu"), decoded[3:4])
     for i, data in enumerate(images.values()):
         seed_everything(100 + i)
         expected = v2.RandomHorizontalFlip()(v2.RandomResizedCrop((24, 32))(decode_by_pil(data)))
@@ -305,9 +303,9 @@ def test_what_is_no_plain_jpeg_is_cropped_on_the_host(tmp_path, monkeypatch, kin
     batch = encoded_rows(tmp_path, {"0.JPEG": data}, flip=0.0)
     seed_everything(100)
     expected = v2.RandomResizedCrop((24, 32))(decode_by_pil(data))
-    decoded = decode_crops(batch["inputs"], "cpu")[0]
+    decoded = decode_crops(batch["encoded"], "cpu")[0]
     assert (decoded.float() - expected.float()).abs().mean() < 3
-    assert batch["inputs"].shape[1] < 8000
+    assert batch["encoded"].shape[1] < 8000
 
 
 def test_an_encoded_image_that_is_cut_off_is_unreadable(tmp_path):
@@ -315,10 +313,10 @@ def test_an_encoded_image_that_is_cut_off_is_unreadable(tmp_path):
     batch = encoded_rows(tmp_path, {"0.JPEG": whole[:-300], "1.JPEG": whole})
     assert batch["unreadable"].tolist() == [0, -1]
     with pytest.raises(ValueError, match="a batch of JPEGs cannot be decoded on cpu"):
-        decode_crops(batch["inputs"][:, :100], "cpu")
+        decode_crops(batch["encoded"][:, :100], "cpu")
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_run_decodes_on_the_device(tmp_path, image_tree, device):
     options = {
         "data_root": str(image_tree),

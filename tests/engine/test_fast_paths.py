@@ -22,8 +22,6 @@ from tests.conftest import ROOT
 sys.path.insert(0, str(ROOT / "tools" / "benchmarks"))
 from textbook import textbook_logits
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
 
 def small_model(backbone="CRATE") -> ImageClassifier:
     torch.manual_seed(0)
@@ -199,7 +197,7 @@ def test_losses_that_waited_are_logged_in_order():
     assert hook.waiting == []
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_a_number_on_the_gpu_is_checked_one_step_later():
     check = FiniteCheck("loss")
     check.see(torch.tensor(float("nan"), device="cuda"), 7, 0.1)
@@ -214,7 +212,7 @@ def batches_of_two(count: int) -> list[dict[str, torch.Tensor]]:
     ]
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_looking_ahead_moves_the_loaders_batches_to_the_gpu():
     batches = batches_of_two(4)
     pinned = [{key: value.pin_memory() for key, value in batch.items()} for batch in batches]

@@ -36,9 +36,9 @@ class ImagePreprocessor(BaseDataPreprocessor):
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(-1, 1, 1)), persistent=False)
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        inputs = data["inputs"]
-        if inputs.dtype == torch.uint8 and inputs.ndim == 2:
-            data = {**data, "inputs": decode_crops(inputs, self.device)}
+        if "encoded" in data:
+            images = decode_crops(data["encoded"], self.device)
+            data = {**{key: value for key, value in data.items() if key != "encoded"}, "inputs": images}
         data = self.cast_data(data)
         return {**data, "inputs": self.normalize(data["inputs"])}
 
