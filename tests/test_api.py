@@ -1,5 +1,8 @@
 """What a user imports, in a clone and from an installed wheel."""
 
+import csv
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +13,10 @@ import torch
 from PIL import Image
 
 from crate_mm import Predictor, get_model, init_model, list_models
+from crate_mm.checkpoints import open_checkpoint
+from crate_mm.checkpoints.publish import publish
 from crate_mm.datasets import Digits
-from crate_mm.engine import read_checkpoint
+from crate_mm.engine import Runner, load_config, read_checkpoint
 from crate_mm.models import ARCHS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +84,65 @@ def test_what_is_no_image(image, message):
         Predictor(get_model("crate_tiny", num_classes=3, img_size=32))([image])
 
 
+def test_a_published_file_predicts_as_the_checkpoint_was_tested(debug_checkpoint, tmp_path, run_tool):
+    """It carries model, normalisation, class names and the transforms of the test."""
+    rows = tmp_path / "rows.csv"
+    options = ("--work-dir", tmp_path / "w", "--out", rows)
+    assert run_tool("test", "debug", debug_checkpoint, *options).code == 0
+    tested = [row["top1"] for row in csv.DictReader(rows.open())]
+    publish(open_checkpoint(debug_checkpoint), tmp_path / "x.safetensors")
+    images = [Digits("test")[i][0] for i in range(len(tested))]
+    for file in (debug_checkpoint, tmp_path / "x.safetensors"):
+        predict = Predictor(init_model(None, file))
+        assert [prediction[0][0] for prediction in predict(images)] == tested
+
+
+def test_transforms_that_a_file_names_are_data(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("crate_mm.api.print_log", lambda text, *_: told.append(text))
+    model = get_model("crate_tiny", num_classes=3, img_size=32)
+
+    def predictor(**meta):
+        described = dict(type="ImageClassifier", backbone=dict(type="CRATE", arch="tiny", img_size=32))
+        described["head"] = dict(type="LinearHead", num_classes=3)
+        contents = {"meta": {"model": described, **meta}, "state_dict": model.state_dict()}
+        torch.save(contents, tmp_path / "x.pth")
+        return Predictor(init_model(None, tmp_path / "x.pth"))
+
+    small = predictor(
+        test_transforms=[dict(type="Resize", size=[32, 32]), dict(type="Grayscale", num_output_channels=3)]
+    )
+    assert [type(t).__name__ for t in small.transforms.transforms] == ["Resize", "Grayscale"]
+    for wrong, message in (
+        ([dict(type="os.system", command="true")], "the transform 'os.system', which is not registered here"),
+        ([dict(type="CenterCrop", size=10**9)], "was tested with transforms of size 1000000000: give transforms"),
+        ([dict(type="Resize", size=32, interpolation="no")], "was tested with transforms that do not build"),
+        ("Resize", "its meta.test_transforms is 'Resize', wanted is a list of dicts"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predictor(test_transforms=wrong)
+    assert told == []
+    predictor()
+    assert told[0].startswith("it is not known how the model's images were prepared for its test: resized to 36")
+
+
+def test_a_checkpoint_is_read_once(debug_checkpoint, monkeypatch, tmp_path):
+    reads = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: reads.append(args[0]) or load(*args, **kwargs))
+    init_model(None, debug_checkpoint)
+    assert len(reads) == 1
+    cfg = load_config("debug", {"train_cfg.max_epochs": 1})
+    cfg.work_dir, cfg.load_from, cfg.default_hooks.checkpoint = str(tmp_path / "a"), str(debug_checkpoint), None
+    Runner.from_cfg(cfg).train()
+    assert len(reads) == 2
+    (tmp_path / "b").mkdir()
+    shutil.copy(debug_checkpoint, tmp_path / "b")
+    cfg.work_dir, cfg.load_from, cfg.resume = str(tmp_path / "b"), None, True
+    Runner.from_cfg(cfg).train()
+    assert len(reads) == 3
+
+
 def test_class_names_must_fit():
     with pytest.raises(ValueError, match="2 class names for a head of 3 classes"):
         Predictor(get_model("crate_tiny", num_classes=3, img_size=32), class_names=["a", "b"])
@@ -102,3 +166,15 @@ print(len(crate_mm.Predictor(model)(numpy.zeros((8, 8), numpy.uint8))[0]))
 """
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "5\n", done.stderr
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, "-m", "crate_mm"]
+    for arguments in (
+        ("train", "debug", "--work-dir", "w", "--cfg-options", "train_cfg.max_epochs=1"),
+        ("test", "debug", "w/epoch_1.pth"),
+        ("analyze", "layers", "debug", "w/epoch_1.pth", "--num-images", "10"),
+    ):
+        done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "work_dirs" / "debug" / "analysis" / "layers.png").is_file()
+    script = tmp_path / "site" / "bin" / "crate-mm"
+    assert subprocess.run([sys.executable, script, "--help"], env=env, capture_output=True).returncode == 0

@@ -8,8 +8,8 @@ default_hooks = dict(
     sampler_seed=dict(type="DistSamplerSeedHook"),
     runtime_info=dict(type="RuntimeInfoHook"),
 )
-# Hooks of your own go here, or under a name of their own in default_hooks. The guards, which keep what the README
-# promises, stand apart from both: guards = dict(result_file=None) switches one off.
+# Hooks of your own go here, or under a name of their own in default_hooks. The guards, which keep what
+# crate_mm/engine/README.md promises, stand apart from both: guards = dict(result_file=None) switches one off.
 custom_hooks = []
 
 visualizer = dict(

@@ -72,7 +72,7 @@ def rate_reduction(
 
     Args:
         Z: the tokens.
-        U: the subspaces' bases side by side ``(d, K p)``; of a layer ``mssa.proj.weight.T``.
+        U: the subspaces' bases side by side ``(d, K p)``; of a layer ``step.subspaces().U``.
         num_heads, eps_squared, unit_length: as for ``subspace_coding_rate``.
     """
     result = torch.promote_types(Z.dtype, torch.float32)

@@ -18,12 +18,17 @@ CONFIGS = next(p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if
 
 
 def load_config(
-    config: str | Path | Config, overrides: dict | None = None, mixin: str | None = None, model: dict | None = None
+    config: str | Path | Config,
+    overrides: dict | None = None,
+    mixin: str | None = None,
+    model: dict | None = None,
+    whole: bool = False,
 ) -> Config:
     """Load a config file, or one of the package's by its name, and apply ``--cfg-options`` to it.
 
     Before these come ``model``, for a config that does not name its model, as a transfer's, and a ``mixin``, a file of
-    ``configs/_base_`` that changes any config. Of ``model`` the parts are taken, not the settings of its training.
+    ``configs/_base_`` that changes any config. Of ``model`` the parts are taken, not the settings of its training, and
+    what the config says of them counts; ``whole``, as for a test, takes it as it is.
 
     The folder of the file and the current folder are put on ``sys.path``, so that ``custom_imports`` finds files there.
 
@@ -42,8 +47,9 @@ def load_config(
         raise ValueError(f"config {config}: model must be a dict(type=...), it is {cfg.model!r}")
     if model is not None and not names_model(cfg):
         own = cfg.get("model") or {}
-        cfg.model = {key: value for key, value in model.items() if key == "type" or isinstance(value, dict)}
-        cfg.merge_from_dict({"model": own})
+        parts = {key: value for key, value in model.items() if key == "type" or isinstance(value, dict)}
+        cfg.model = model if whole else parts
+        cfg.merge_from_dict({} if whole else {"model": own})
     if mixin:
         cfg.merge_from_dict(Config.fromfile(CONFIGS / "_base_" / mixin, lazy_import=False).to_dict())
     if overrides:

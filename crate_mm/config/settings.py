@@ -89,7 +89,7 @@ SETTINGS = (
         {},
         "a dict: a guard's name to None, or to its settings",
         lambda value: isinstance(value, dict),
-        "what keeps the promises of the README; None switches a guard off",
+        "what keeps the promises of crate_mm/engine/README.md; None switches a guard off",
     ),
     Setting("train_cfg.max_epochs", ..., "a whole number of at least 1", _whole(1), "length of the run"),
     Setting("train_cfg.val_interval", ..., "a whole number of at least 1", _whole(1), "epochs between validations"),

@@ -383,6 +383,39 @@ def test_results_table(run_tool, tmp_path):
     assert "92.50 (91.00 to 94.00, 2)" in run_tool("results_table", tmp_path, "--figure", "best").output
 
 
+def leave_result(folder, top1, run, seed=0, **more):
+    folder.mkdir()
+    recipe = {"max_epochs": 3, "optim_wrapper": {"optimizer": {"type": "Lion", "lr": 0.1}}, **more.pop("recipe", {})}
+    result = dict(model="crate_tiny", dataset="Digits", kind="from scratch", seed=seed, run=run, recipe=recipe)
+    metric = more.pop("metric", "top1")
+    headline = {"metric": metric, "rule": "greater"}
+    (folder / "result.json").write_text(json.dumps({**result, "headline": headline, "last": {metric: top1}, **more}))
+
+
+def test_runs_are_told_apart_by_their_whole_recipe(run_tool, tmp_path):
+    leave_result(tmp_path / "a", 90.0, "a")
+    leave_result(tmp_path / "b", 92.0, "b", seed=1)
+    leave_result(tmp_path / "c", 70.0, "c", recipe={"max_epochs": 1})
+    other = {"optim_wrapper": {"optimizer": {"type": "Lion", "lr": 0.2}}}
+    leave_result(tmp_path / "d", 80.0, "d", recipe=other)
+    # A test of run a, by another config: a published file's, which is no further seed.
+    leave_result(tmp_path / "e", 91.0, "a", seed=None, recipe={"max_epochs": 9}, checkpoint="a.safetensors")
+    done = run_tool("results_table", tmp_path)
+    assert done.code == 0, done.output
+    assert "| Digits, from scratch (max_epochs 3, lr 0.1) | 91.50 (91.00 to 92.00, 2) |" in done.output
+    assert "| Digits, from scratch (max_epochs 1, lr 0.1) | 70.00 |" in done.output
+    assert "| Digits, from scratch (max_epochs 3, lr 0.2) | 80.00 |" in done.output
+
+
+def test_another_headline_has_a_table_of_its_own(run_tool, tmp_path):
+    leave_result(tmp_path / "a", 90.0, "a")
+    leave_result(tmp_path / "b", 0.25, "b", metric="error")
+    done = run_tool("results_table", tmp_path)
+    assert "| top-1, % | CRATE-Tiny |" in done.output
+    assert "| error | CRATE-Tiny |" in done.output
+    assert "| Digits, from scratch | 0.25 |" in done.output
+
+
 @pytest.mark.parametrize("tool", ["train", "test", "knn", "get_flops", "convert_official", "results_table"])
 def test_help(run_tool, tool):
     done = run_tool(tool, "--help")

@@ -231,3 +231,30 @@ def test_workers_are_at_most_the_cores(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
     loader = prepare(load_config("crate_tiny_in1k"), world_size=32).train_dataloader
     assert (loader.num_workers, loader.persistent_workers) == (0, False)
+
+
+@pytest.mark.parametrize("variable", ["wobble.degrees", "enlarge", "enlarge.size"])
+def test_a_helper_variable_is_no_setting(variable):
+    """It is used up when the file is read: to override it would change nothing."""
+    name = variable.partition(".")[0]
+    with pytest.raises(ValueError, match=f"--cfg-options {variable}: {name} is a variable of the config's file"):
+        load_config("crate_tiny_digits", {variable: 20})
+
+
+def test_an_unknown_setting_names_the_closest():
+    with pytest.raises(ValueError, match="the config has no 'ema_momentun': did you mean ema_momentum"):
+        load_config("debug", {"ema_momentun": 0.1})
+    with pytest.raises(ValueError, match="guards has no 'result_fil': did you mean result_file"):
+        load_config("debug", {"guards.result_fil": None})
+
+
+def test_a_config_without_a_model_takes_one():
+    cfg = load_config("transfer/digits", model=load_config("crate_mini_fashion_mnist").model.to_dict())
+    assert cfg.model.backbone.arch == dict(embed_dim=192, depth=6, num_heads=6)
+    assert cfg.model.head == dict(type="LinearHead", num_classes=10, pool="mean")
+    assert cfg.model.preprocessor.mean == (0.3053,)  # the config's own
+    probe = {**load_config("debug").model.to_dict(), "freeze_backbone": True, "label_smoothing": 0.3}
+    assert "freeze_backbone" not in load_config("transfer/pets", model=probe).model
+    assert load_config("debug", model={"type": "Other"}).model.type == "ImageClassifier"
+    with pytest.raises(ValueError, match="the config does not name its model: --load-from CHECKPOINT takes that of a"):
+        prepare(load_config("transfer/pets"), world_size=1)

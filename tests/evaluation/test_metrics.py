@@ -81,3 +81,15 @@ def test_per_class_and_confusion_against_scikit_learn(samples):
     assert count.tolist() == expected.sum(1).tolist()
     assert accuracy[:8].tolist() == pytest.approx((100 * expected.diagonal() / expected.sum(1).clip(1))[:8].tolist())
     assert accuracy[8:].isnan().all()
+
+
+def test_a_process_without_a_batch_has_no_rows(monkeypatch, samples):
+    metric, other = ClassificationMetric(), ClassificationMetric()
+    logits = torch.eye(3)
+    other.process({}, [{"logits": logits, "labels": torch.arange(3), "sample_idx": torch.arange(3)}])
+    theirs = {key: torch.cat([row[key] for row in other.results]) for key in other.results[0]}
+    monkeypatch.setattr("crate_mm.evaluation.metrics.all_gather_object", lambda mine: [mine, theirs])
+    assert metric.evaluate(3)["eval/top1"] == 100
+    monkeypatch.setattr("crate_mm.evaluation.metrics.all_gather_object", lambda mine: [mine])
+    with pytest.raises(ValueError, match="there is nothing to evaluate: the data has no batch"):
+        ClassificationMetric().evaluate(0)

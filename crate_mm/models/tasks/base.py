@@ -64,6 +64,9 @@ class Task(BaseModel):
             split: 'train', 'val' or 'test', for the sentence.
         """
 
+    def _dump_init_info(self) -> None:
+        """Nothing: MMEngine 0.10.7, whose name this is, writes two lines to the log for each parameter."""
+
     def forward(self, *args: Tensor, mode: str = "tensor", **batch: Tensor) -> Any:
         """Call the method that ``mode`` names: 'loss', 'predict', 'tensor' or 'features'.
 

@@ -1,0 +1,54 @@
+"""``crate-mm``: every tool by both names, and what is no command."""
+
+import importlib
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from crate_mm.__main__ import COMMANDS
+from crate_mm.moved import MOVED
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def crate_mm(*args):
+    return subprocess.run([sys.executable, "-m", "crate_mm", *args], capture_output=True, text=True, timeout=120)
+
+
+def test_every_tool_has_both_names():
+    tools = {path.stem for path in (ROOT / "tools").glob("*.py")} - {"torchrun"}
+    assert tools == set(COMMANDS)
+    for name in COMMANDS:
+        assert callable(importlib.import_module(f"crate_mm.cli.{name}").main)
+        assert f"from crate_mm.cli.{name} import main" in (ROOT / "tools" / f"{name}.py").read_text()
+
+
+def test_help_lists_the_commands():
+    done = crate_mm("--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in COMMANDS)
+    assert crate_mm().returncode == 2
+
+
+def test_a_command_has_its_own_help():
+    done = crate_mm("get-flops", "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: crate-mm get_flops")
+
+
+def test_what_is_no_command_gets_a_sentence():
+    done = crate_mm("trian")
+    assert (done.returncode, done.stderr) == (2, "error: crate-mm has no command 'trian': did you mean train?\n")
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_former_module_is_found_under_its_former_name(name):
+    sys.modules.pop(f"crate_mm.{name}", None)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        module = importlib.import_module(f"crate_mm.{name}")
+    assert module is importlib.import_module(f"crate_mm.{MOVED[name]}")
+    assert any(f"crate_mm.{name} is crate_mm.{MOVED[name]} now" in str(w.message) for w in told)

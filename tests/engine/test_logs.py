@@ -1,0 +1,41 @@
+"""What the log says: the loss of all processes, tags that do not mix, and nothing that helps nobody."""
+
+import json
+
+import pytest
+
+from tests.training import SGD, train, train_on_processes
+
+
+def scalars(folder):
+    (file,) = folder.glob("*/vis_data/scalars.json")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_the_logged_loss_is_the_mean_over_the_processes(tmp_path):
+    options = dict(default_hooks__logger__interval=1, log_processor__window_size=1)
+    train(tmp_path / "one", **SGD, **options)
+    train_on_processes(2, tmp_path / "two", **options)
+    one, two = ([row for row in scalars(tmp_path / name) if "lr" in row] for name in ("one", "two"))
+    assert len(one) == len(two) == 10
+    for key in ("loss", "grad_norm"):
+        assert [row[key] for row in two] == pytest.approx([row[key] for row in one], rel=1e-4)
+
+
+def test_times_of_validation_have_tags_of_their_own(tmp_path):
+    train(tmp_path, train_cfg__max_epochs=1)
+    training = [row for row in scalars(tmp_path) if "lr" in row]
+    validation = [row for row in scalars(tmp_path) if "eval/top1" in row]
+    assert all({"time", "data_time"} <= row.keys() for row in training)
+    assert all({"val/time", "val/data_time"} <= row.keys() for row in validation)
+    assert not any({"time", "data_time"} & row.keys() for row in validation)
+
+
+def test_the_log_is_of_the_run(tmp_path):
+    train(tmp_path, train_cfg__max_epochs=1)
+    (log,) = tmp_path.glob("*/*.log")
+    lines = log.read_text().splitlines()
+    assert not [line for line in lines if "deprecated" in line or "SyncBatchNorm" in line]
+    assert not [line for line in lines if "embedding.proj" in line], "no parameter's initialisation"
+    assert len(lines) < 25

@@ -1,0 +1,465 @@
+"""Every README is true: its links lead somewhere, its Python runs, its commands are taken, its tables are the code's.
+
+What a README's block uses and does not make is made small by ``workplace``: checkpoints, data, images. A block of
+Python whose first line is a file's name is that file; the others of a README run one after the other. Commands run in
+the workplace with what ``SMALL``, ``INSTEAD`` and ``FURTHER`` add or put in another's place.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.backends.backend_agg
+import matplotlib.backends.backend_pdf  # noqa: F401  loaded here, so that the tools, which are forked off, find it loaded
+import pytest
+import sklearn.manifold  # noqa: F401
+import torch
+import torch.utils.tensorboard
+
+import crate_mm.cli.analyze
+import crate_mm.cli.train  # noqa: F401
+from crate_mm import get_model
+from crate_mm.__main__ import COMMANDS
+from crate_mm.config import CONFIGS, load_config
+from crate_mm.config.overrides import parse_value
+from crate_mm.config.settings import GUARDS, SETTINGS
+from crate_mm.models.families.crate import KEY_MAP
+from crate_mm.registry import MODELS
+from tests import dataset_formats
+from tests.conftest import ROOT, make_image_tree
+
+READMES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "configs" / "README.md"]
+READMES += sorted(path for part in ("crate_mm", "tools", "tests") for path in (ROOT / part).rglob("*.md"))
+MOST_LINES = 130  # of the README at the root
+
+# What the blocks of Python find, beside the files of the workplace.
+PROLOGUE = """
+import torch
+images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+batches = [{"inputs": images}]
+"""
+# Loads each config that a README shows, fills it in, and builds its model without memory.
+LOAD_CONFIGS = """
+from crate_mm.config import load_config, names_model, prepare
+from crate_mm.registry import MODELS
+for name in {names}:
+    cfg = load_config(name)
+    if names_model(cfg):
+        with torch.device("meta"):
+            MODELS.build(prepare(cfg, 1).model)
+"""
+# Parses a tool's arguments as it does, and stops there.
+PARSE_ONLY = """
+import argparse, runpy, sys
+from pathlib import Path
+real = argparse.ArgumentParser.parse_args
+def parse_args(self, *args, **kwargs):
+    real(self, *args, **kwargs)
+    print("parsed")
+    sys.exit(0)
+argparse.ArgumentParser.parse_args = parse_args
+sys.argv = sys.argv[1:]
+sys.path[0] = str(Path(sys.argv[0]).parent)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+ARCH = "model.backbone.arch=dict(embed_dim=48,depth=2,num_heads=3)"
+ALWAYS = [f"{split}_dataloader.num_workers=0" for split in ("train", "val", "test")] + ["train_cfg.max_epochs=1"]
+IN1K = [ARCH, "model.head.num_classes=3", "data_root=imagenet", "global_batch_size=12"]
+FOLDERS = ["data_root=folders", "global_batch_size=20"]
+DIGITS = ["global_batch_size=449", "default_hooks.white_box=None"]  # three steps of an epoch
+MINI = [ARCH, "global_batch_size=20"]
+# A config's overrides, which make it small.
+SMALL = {
+    "configs/crate_base_in1k.py": IN1K,
+    "configs/crate_tiny_digits.py": [ARCH, *DIGITS],
+    "configs/debug.py": ["global_batch_size=449"],
+    "configs/crate_mini_fashion_mnist.py": MINI,
+    "configs/transfer/pets.py": ["global_batch_size=37"],
+    "configs/transfer/folder.py": FOLDERS,
+    "configs/transfer/digits.py": ["global_batch_size=449"],
+    "work_dirs/folder/folder.py": FOLDERS,
+    "crate_tiny_digits": [ARCH, *DIGITS],
+    "my_recipe.py": FOLDERS,
+    "my_step_config.py": [ARCH, *DIGITS],
+    "my_analysis.py": [],
+    "my_task_config.py": ["global_batch_size=449"],
+}
+# Places of a user's, and what stands there here; variables of the shell.
+INSTEAD = {
+    "/data/imagenet-packed": "packed",
+    "/data/imagenet": "imagenet",
+    "/my/images": "folders",
+    "/my/photos": "photos",
+    "my/photos": "photos",
+    "${M}": "crate",
+    "$M": "crate",
+    "$S": "0",
+}
+FURTHER = {
+    "pack_dataset": ["--workers", "1"],
+    "layers": ["--num-images", "20"],
+    "features": ["--num-images", "50"],
+    "attention": ["--layers", "1"],
+}
+WITHOUT_OPTIONS = {"publish", "convert_official", "pack_dataset", "results_table"}  # they take no --cfg-options
+# Lines that are no commands of ours: they get data from elsewhere.
+FOREIGN = (
+    "sudo apt-get install dataset-fashion-mnist && mkdir -p data/FashionMNIST/raw",
+    "for f in /usr/share/datasets/fashion-mnist/*.gz; do gunzip -c",
+)
+SCRIPTS = {"dist_train.sh": ("train", 1, 1), "dist_test.sh": ("test", 2, 1), "slurm_train.sh": ("train", 2, None)}
+
+
+class Block(NamedTuple):
+    """A block of code of a README: its language, its first line's number and its text."""
+
+    language: str
+    line: int
+    text: str
+
+    @property
+    def file(self) -> str | None:
+        """The file that a block of Python is, by its first line."""
+        named = re.match(r"# (\w+\.py)$", self.text.partition("\n")[0])
+        return named[1] if named and self.language == "python" else None
+
+
+class Command(NamedTuple):
+    """A command of a README: a tool and its arguments, or a script of the shell and the tool's that it runs."""
+
+    line: str
+    tool: str  # 'train', 'benchmarks/layers', ...; '' for a script without one
+    args: tuple[str, ...]
+    script: str = ""
+    variables: tuple[str, ...] = ()
+
+
+def blocks(readme: Path, language: str) -> list[Block]:
+    text = readme.read_text()
+    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+    return [Block(m[1], text[: m.start()].count("\n") + 2, m[2]) for m in found if m[1] == language]
+
+
+def prose(readme: Path) -> str:
+    """A README without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", readme.read_text(), flags=re.M | re.S)
+
+
+def lines_of(block: Block) -> list[str]:
+    """The commands of a block, a line each."""
+    joined = block.text.replace("\\\n", " ")
+    return [" ".join(line.split()) for line in joined.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def recognised(line: str) -> Command | None:
+    """A line as a command; None for one that gets data from elsewhere.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if line.startswith(FOREIGN):
+        return None
+    for theirs, ours in INSTEAD.items():
+        line = line.replace(theirs, ours)
+    words, variables = shlex.split(line, comments=True), []
+    while re.match(r"[A-Z_]+=", words[0]):
+        variables.append(words.pop(0).partition("=")[0])
+    if words[:3] == ["python", "-m", "crate_mm"]:
+        words = ["crate-mm", *words[3:]]
+    if words[0] == "crate-mm" and words[1].replace("-", "_") in COMMANDS:
+        return Command(line, words[1].replace("-", "_"), tuple(words[2:]))
+    tool = re.fullmatch(r"tools/([\w/]+)\.py", words[1]) if words[0] == "python" and len(words) > 1 else None
+    if tool:
+        return Command(line, tool[1], tuple(words[2:]))
+    script = re.fullmatch(r"tools/(\w+\.sh)", words[words[0] == "bash"])
+    if script and script[1] in SCRIPTS:
+        mode, count, gpus = SCRIPTS[script[1]]
+        first, rest = (words[1 : 1 + count], words[1 + count :]) if gpus else ([], words[1 + count :])
+        if gpus and not rest.pop(0).isdigit():
+            raise ValueError(f"{line!r} does not say on how many GPUs")
+        return Command(line, mode, (*first, *rest), script[1], tuple(variables))
+    if script and words[0] == "bash":
+        return Command(line, "", tuple(words[2:]), script[1], tuple(variables))
+    raise ValueError(f"no test knows the command {line!r}")
+
+
+def commands_of(lines: list[str]) -> list[Command]:
+    """Lines as commands, each once; what is none goes to ``UNKNOWN``."""
+    found = []
+    for line in lines:
+        try:
+            found.append(recognised(line))
+        except (ValueError, IndexError):
+            UNKNOWN.append(line)
+    return list(dict.fromkeys(filter(None, found)))
+
+
+UNKNOWN: list[str] = []
+IN_BLOCKS = commands_of([line for readme in READMES for b in blocks(readme, "bash") for line in lines_of(b)])
+# In the text and in tables: what is marked as code and begins like a command with arguments.
+MARKED = [span for readme in READMES for span in re.findall(r"`([^`\n]+)`", prose(readme))]
+COMMAND = r"(python|bash|crate-mm \w+|[A-Z_]+=\w+|tools/\w+\.sh) "
+IN_PROSE = commands_of([span for span in MARKED if re.match(COMMAND, span)])
+TO_RUN = [c for c in IN_BLOCKS if not c.script and not c.tool.startswith("benchmarks/")]
+TO_PARSE = list(dict.fromkeys(c for c in (*IN_BLOCKS, *IN_PROSE) if c.tool and c not in TO_RUN))
+
+
+def overrides(args: tuple[str, ...]) -> dict:
+    """What follows ``--cfg-options``."""
+    if "--cfg-options" not in args:
+        return {}
+    after = args[args.index("--cfg-options") + 1 :]
+    pairs = after[: next((i for i, word in enumerate(after) if word.startswith("--")), len(after))]
+    return {key: parse_value(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+
+
+# What the READMEs use ------------------------------------------------------------------------------------------------
+
+
+def describe(model: dict, classes: list[str]) -> dict:
+    """A checkpoint of a model with new weights, with all that one of training says of itself."""
+    size = model["backbone"]["img_size"]
+    tested = [{"type": "Resize", "size": size}, {"type": "CenterCrop", "size": size}]
+    weights = MODELS.build(model).state_dict()
+    return {
+        "meta": {"model": model, "dataset_meta": {"classes": classes}, "test_transforms": tested},
+        "state_dict": weights,
+    }
+
+
+def small_config(name: str, **kwargs):
+    return load_config(name, overrides(("--cfg-options", *SMALL[f"configs/{name}.py"])), **kwargs)
+
+
+def official_names(weights: dict) -> dict:
+    """Weights under the names of the official CRATE code: the table of names, read the other way."""
+    renamed = {}
+    for name, value in weights.items():
+        for theirs, ours in KEY_MAP:
+            groups = iter(re.findall(r"\([^)]*\)", theirs))
+            match = re.fullmatch(re.sub(r"\\\d", lambda _, g=groups: next(g), ours.replace(".", r"\.")), name)
+            if match:
+                values = iter(match.groups())
+                renamed[re.sub(r"\([^)]*\)", lambda _, v=values: next(v), theirs).replace("\\", "")] = value
+                break
+        else:
+            raise AssertionError(f"{name} has no official name")
+    return renamed
+
+
+@pytest.fixture(scope="session")
+def stock(tmp_path_factory) -> Path:
+    """The files of a workplace."""
+    place = tmp_path_factory.mktemp("stock")
+    for folder in ("configs", "tools"):
+        (place / folder).symlink_to(ROOT / folder)
+
+    make_image_tree(place / "imagenet")
+    for number, image in enumerate(sorted((place / "imagenet" / "val").rglob("*.JPEG")), 1):
+        image.rename(image.with_name(f"ILSVRC2012_val_{number:08d}.JPEG"))
+    (place / "real.json").write_text("[[0], [0, 1], [1], [], [2], [2]]")
+    dataset_formats.image_folder(place / "folders", classes=5, per_class=5)
+    dataset_formats.image_folder(place / "photos", classes=1, per_class=2)
+    for name in ("cat.jpg", "dog.jpg"):
+        shutil.copy(place / "photos" / "class 0" / "0.jpg", place / name)
+    dataset_formats.fashion_mnist(place / "data")
+    dataset_formats.pets(place / "data", None)
+
+    base = describe(small_config("crate_base_in1k").model.to_dict(), sorted(os.listdir(place / "imagenet" / "val")))
+    folder = small_config("transfer/folder", model=base["meta"]["model"])
+    folder.model.head.num_classes = 5
+    digits = describe(small_config("crate_tiny_digits").model.to_dict(), [str(i) for i in range(10)])
+    mini = describe(small_config("crate_mini_fashion_mnist").model.to_dict(), [str(i) for i in range(10)])
+    stored = {
+        "crate_base.pth": base,
+        "work_dirs/crate_base_in1k/best_eval_top1_epoch_149.pth": base,
+        "crate_base_official.pth": official_names(get_model("crate_tiny").state_dict()),
+        "work_dirs/folder/epoch_200.pth": describe(folder.model.to_dict(), sorted(os.listdir(place / "folders"))),
+        "epoch_1.pth": digits,
+        "epoch_40.pth": digits,
+        "work_dirs/crate0/epoch_12.pth": mini,
+    }
+    for name, contents in stored.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(contents, place / name)
+    folder.dump(place / "work_dirs" / "folder" / "folder.py")
+    result = '{"model": "crate_base", "dataset": "OxfordIIITPet", "kind": "fine-tuning", "last": {"top1": 50.0}}'
+    (place / "work_dirs" / "crate0" / "result.json").write_text(result)
+
+    for readme in READMES:
+        for block in blocks(readme, "python"):
+            if block.file:
+                assert not (place / block.file).exists(), f"two READMEs have a file {block.file}"
+                (place / block.file).write_text(block.text)
+    (place / "parse_only.py").write_text(PARSE_ONLY)
+    return place
+
+
+@pytest.fixture
+def workplace(stock, tmp_path) -> Path:
+    """A folder with all that the READMEs use, of a test's own."""
+    return shutil.copytree(stock, tmp_path / "workplace", symlinks=True, copy_function=os.link)
+
+
+# Text ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_readme_is_short():
+    assert len(READMES[0].read_text().splitlines()) <= MOST_LINES
+
+
+def test_every_folder_readme_is_linked_from_the_first():
+    text = READMES[0].read_text()
+    for readme in READMES[1:]:
+        if "tests" not in readme.parts:
+            assert f"({readme.relative_to(ROOT)})" in text
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere_and_lines_are_short(readme):
+    text = prose(readme)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)", text, re.M):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (readme.parent / path).resolve() if path else readme
+        assert file.exists(), f"{target} is not there"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", prose(file), re.M)
+            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, f"{target} has no such heading"
+    for number, line in enumerate(readme.read_text().splitlines(), 1):
+        assert len(line) <= 120 or line.startswith("|"), f"line {number} has {len(line)} characters"
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_are_named_exist(readme):
+    named = re.findall(r"`((?:tools|configs|crate_mm|tests|_base_)/[\w./]+)`", prose(readme))
+    for name in named:
+        assert (ROOT / name).exists() or (CONFIGS / name).exists(), name
+
+
+def test_every_block_is_of_a_language_that_is_tested():
+    for readme in READMES:
+        text = readme.read_text()
+        assert set(re.findall(r"^```(\w*)$", text, re.M)) <= {"", "python", "bash"}
+        assert text.count("\n```") % 2 == 0
+        tested = len(blocks(readme, "python")) + len(blocks(readme, "bash"))
+        assert text.count("\n```") == 2 * tested, f"{readme} has a block without a language"
+
+
+def test_every_config_is_in_the_table():
+    text = (ROOT / "configs" / "README.md").read_text()
+    for path in sorted(CONFIGS.rglob("*.py")):
+        name = str(path.relative_to(CONFIGS).with_suffix(""))
+        assert "_base_" in path.parts or f"`{name}`" in text, name
+
+
+def test_the_tables_of_settings_and_guards_are_the_codes():
+    text = (ROOT / "configs" / "README.md").read_text().partition("## Settings and guards")[2]
+    shown = [line for line in text.splitlines() if line.startswith("| `")]
+    rows = [f"| `{s.name}` | {'-' if s.default is ... else f'`{s.default!r}`'} | {s.help} |" for s in SETTINGS]
+    rows += [f"| `{name}` | `{guard.type}` | {guard.without} |" for name, guard in GUARDS.items()]
+    assert shown == rows
+
+
+# Python --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "readme", [r for r in READMES if blocks(r, "python")], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_the_python_of_a_readme_runs(readme, workplace, run_tool):
+    parts, files = [PROLOGUE], [block.file for block in blocks(readme, "python") if block.file]
+    for block in blocks(readme, "python"):
+        parts.append(f"print({str(block.line)!r})\n{'' if block.file else block.text}")
+    parts.append(LOAD_CONFIGS.format(names=[file for file in files if "_base_" in (workplace / file).read_text()]))
+    (workplace / "all_blocks.py").write_text("\n".join([*parts, "print('all has run')"]))
+    done = run_tool(str(workplace / "all_blocks"), cwd=workplace)
+    assert done.code == 0, done.output
+    assert done.last_line == "all has run"
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_of_a_readme_is_used_in_it(readme):
+    found = [block for language in ("python", "bash") for block in blocks(readme, language)]
+    for block in found:
+        if block.file and "_base_" not in block.text:
+            assert any(Path(block.file).stem in other.text for other in found if other != block), block.file
+
+
+# Commands ------------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_commands():
+    assert {command.tool for command in TO_RUN} == COMMANDS.keys()
+    assert {command.script for command in IN_BLOCKS} > set(SCRIPTS)
+
+
+def test_every_command_is_known():
+    assert UNKNOWN == []
+
+
+def test_an_unknown_command_is_seen():
+    for line in ("python tools/train.sh", "make all", "crate-mm trane debug", "tools/dist_train.sh configs/debug.py"):
+        with pytest.raises((ValueError, IndexError)):
+            recognised(line)
+
+
+@pytest.mark.parametrize("command", TO_RUN, ids=lambda command: command.line[:80])
+def test_a_command_runs(command, workplace, run_tool):
+    args = list(command.args)
+    if command.tool not in WITHOUT_OPTIONS:
+        config = args[command.tool == "analyze"]
+        small = [*SMALL[config], *ALWAYS]
+        if "--model" in args:
+            small = [*small, ARCH]
+        args += ["--cfg-options", *small]
+    further = FURTHER.get(args[0] if command.tool == "analyze" else command.tool, ())
+    done = run_tool(command.tool, *args, *further, cwd=workplace)
+    assert done.code == 0, f"{command.line}\n{done.output}"
+
+
+@pytest.mark.parametrize("command", TO_PARSE, ids=lambda command: command.line[:80])
+def test_arguments_are_taken(command, workplace, run_tool):
+    script = ROOT / "tools" / f"{command.tool}.py"
+    assert script.is_file(), command.line
+    done = run_tool(str(workplace / "parse_only"), script, *command.args, cwd=workplace)
+    assert (done.code, done.last_line) == (0, "parsed"), f"{command.line}\n{done.output}"
+
+
+@pytest.mark.parametrize("command", [c for c in (*IN_BLOCKS, *IN_PROSE) if c.tool], ids=lambda c: c.line[:80])
+def test_configs_and_overrides_of_a_command_are_known(command, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    configs = [word for word in command.args if word.endswith(".py")]
+    for config in configs:
+        assert Path(config).is_file(), config
+    if configs and "my_" not in configs[0]:  # a README's own are loaded with its Python
+        wanted = overrides(command.args)
+        cfg = load_config(configs[0], wanted)
+        for key, value in wanted.items():
+            there = cfg
+            for part in key.split("."):
+                there = there[part]
+            assert there == value, key
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_shells_blocks_are_valid(readme):
+    for block in blocks(readme, "bash"):
+        subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
+
+
+@pytest.mark.parametrize("command", [c for c in (*IN_BLOCKS, *IN_PROSE) if c.script], ids=lambda c: c.line[:80])
+def test_a_script_is_there_and_knows_its_variables(command):
+    script = ROOT / "tools" / command.script
+    subprocess.run(["bash", "-n", script], check=True)
+    assert os.access(script, os.X_OK)
+    known = script.read_text() + (ROOT / "tools" / "launch.sh").read_text()
+    for variable in command.variables:
+        assert re.search(rf"\b{variable}\b", known), variable
