@@ -1,51 +1,69 @@
-"""Who may import whom, read off the sources: the rules that keep the house in order."""
+"""Who may import whom, read off the sources and followed to the end: the rules that keep the house in order."""
 
 import ast
+import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "crate_mm"
-FILES = sorted(PACKAGE.rglob("*.py"))
+FILES = {
+    ".".join(p.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): p for p in PACKAGE.rglob("*.py")
+}
+FILES[""] = FILES.pop("__init__")
 
-# Module prefix (below crate_mm) -> third-party packages it may import, or None for any.
+# Third-party packages that a part may import, itself or by what it imports; of all others, any.
 THIRD_PARTY = {
-    "registry": {"mmengine"},
     "untrusted": set(),
+    "registry": {"mmengine"},
     "models.layers": {"torch", "einops"},
     "analysis.measures": {"torch", "einops"},
 }
-# Module prefix -> parts of crate_mm that it may not import.
-FORBIDDEN = {
-    "registry": {"models", "datasets", "evaluation", "engine", "analysis", "conversion", "apis"},
-    "models": {"datasets", "evaluation", "engine", "analysis", "conversion", "apis"},
-    "models.layers": {"registry", *(f"models.{m}" for m in ("backbones", "heads", "classifier", "preprocessor"))},
-    "models.backbones": {"models.heads", "models.classifier", "models.preprocessor"},
-    "analysis.measures": {"registry", "analysis.capture", "analysis.complexity", "analysis.plots"},
-    "datasets": {"models", "evaluation", "engine", "analysis", "conversion", "apis"},
-    "evaluation": {"models", "datasets", "engine", "analysis", "conversion", "apis"},
-    "engine": {
-        "models",
-        "datasets",
-        "evaluation",
-        *(f"analysis.{m}" for m in ("capture", "measures", "plots")),
-        "apis",
-    },
-    "analysis": {"models", "datasets", "evaluation", "engine", "conversion", "apis"},
-    "conversion": {"datasets", "evaluation", "engine", "analysis", "apis"},
-    "": {"tools", "configs", "tests"},
+# From the top down: a part imports what stands in lower rows, and of its own row itself alone.
+FLOORS = [
+    {"__main__"},
+    {"cli"},
+    {"api"},
+    {"engine"},
+    {"analysis.hook"},
+    {"analysis.figures"},
+    {"analysis", "checkpoints"},
+    {"models"},  # the package's face
+    {"config", "models.tasks", "datasets", "evaluation"},
+    {"models.families"},
+    {"models.layers"},
+    {"encoded"},
+    {"registry"},
+    {"files"},
+    {"untrusted"},
+]
+# Named in full, as what they stand for: the contract of a task, the layers' contract, and the package's names.
+BESIDES = {
+    "engine": {"models.tasks.base"},
+    "analysis": {"models.layers"},
+    "cli": {"models.tasks.base"},
 }
+# Reached through registries alone.
+THROUGH_REGISTRIES = {"engine": {"models", "datasets", "evaluation"}, "checkpoints": {"models", "datasets"}}
 
 
-def module_name(path: Path) -> str:
-    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-    return name.removesuffix("__init__").removesuffix(".")
+def part_of(module: str) -> str:
+    """The part that a module belongs to, by the longest name."""
+    parts = sorted((p for row in FLOORS for p in row), key=len, reverse=True)
+    return next((p for p in parts if module == p or module.startswith(f"{p}.")), "")
 
 
-def imports(path: Path) -> set[str]:
-    """Full names of everything that a file imports, relative imports resolved."""
-    here = ("crate_mm." + module_name(path)).rstrip(".").split(".")
+def floor_of(module: str) -> int:
+    return next((n for n, row in enumerate(FLOORS) if part_of(module) in row), len(FLOORS))
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Full names of everything that a file imports at any place, relative imports resolved."""
+    path = FILES[module]
+    here = f"crate_mm.{module}".rstrip(".").split(".")
     package = here if path.name == "__init__.py" else here[:-1]
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -55,41 +73,85 @@ def imports(path: Path) -> set[str]:
             base = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*base, node.module] if node.module else base)
             found.update(f"{base}.{alias.name}" for alias in node.names)
+    return frozenset(found)
+
+
+def own(names) -> set[str]:
+    """The modules of ours among full names, each by its longest name that is a file."""
+    found = set()
+    for name in names:
+        parts = name.split(".")
+        if parts[0] == "crate_mm":
+            found.add(next(m for n in range(len(parts), 0, -1) if (m := ".".join(parts[1:n])) in FILES))
     return found
 
 
-def violations(name: str, imported: set[str]) -> list[str]:
-    found = []
-    for prefix, parts in FORBIDDEN.items():
-        if prefix == "" or name == prefix or name.startswith(prefix + "."):
-            for part in parts:
-                for root in (f"crate_mm.{part}", part):
-                    found += [i for i in imported if i == root or i.startswith(root + ".")]
-    for prefix, allowed in THIRD_PARTY.items():
-        if name == prefix or name.startswith(prefix + "."):
-            outside = {i.split(".")[0] for i in imported} - sys.stdlib_module_names - {"crate_mm"}
-            found += sorted(outside - allowed)
-    return found
+@cache
+def reached(module: str) -> frozenset[str]:
+    """All modules of ours that a module imports, itself or by others."""
+    seen, left = {""}, [module]  # the package itself imports api, where that is asked for
+    while left:
+        for other in own(imports(left.pop())) - seen:
+            seen.add(other)
+            left.append(other)
+    return frozenset(seen)
 
 
-@pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(PACKAGE)) for p in FILES])
-def test_import_rules(path):
-    assert violations(module_name(path), imports(path)) == []
+def violations(module: str, imported: set[str]) -> list[str]:
+    part, found = part_of(module), []
+    for other in own(imported) - {""}:
+        besides = any(module.startswith(of) and other.startswith(tuple(what)) for of, what in BESIDES.items())
+        if part_of(other) != part and not besides:
+            hidden = THROUGH_REGISTRIES.get(module.partition(".")[0], set())
+            if floor_of(other) <= floor_of(module) or other.partition(".")[0] in hidden:
+                found.append(other)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("module", filter(None, FILES))
+def test_a_part_imports_what_stands_below_it(module):
+    assert violations(module, imports(module)) == []
+
+
+@pytest.mark.parametrize("prefix", THIRD_PARTY)
+def test_what_is_plain_stays_plain_to_the_end(prefix):
+    """Also by what it imports, and what that imports."""
+    for module in FILES:
+        if module == prefix or module.startswith(f"{prefix}."):
+            everything = {name for m in {module, *reached(module)} for name in imports(m)}
+            outside = {name.partition(".")[0] for name in everything} - sys.stdlib_module_names - {"crate_mm"}
+            assert outside <= THIRD_PARTY[prefix], module
+
+
+def test_there_are_no_circles():
+    assert [module for module in FILES if module and module in reached(module)] == []
+
+
+PRIVATE = {  # names that begin with an underscore of other packages, and the files that may use them
+    "mmengine": {"engine/private.py", "models/tasks/base.py"},
+}
+
+
+def test_mmengines_private_names_stand_in_one_place():
+    """A Runner's, a loop's, a scheduler's and a hook's, whoever holds it."""
+    names = ("_train_loop", "_val_loop", "_test_loop", "_load_from", "_resume", "_randomness_cfg", "_ParamScheduler")
+    names += ("_log_history", "_count_history", "_dump_init_info", "_default_greater_keys")
+    for path in PACKAGE.rglob("*.py"):
+        used = [name for name in names if re.search(rf"\b{name}\b", path.read_text())]
+        assert not used or str(path.relative_to(PACKAGE)) in PRIVATE["mmengine"], (path, used)
 
 
 def test_the_rules_would_notice():
-    assert violations("models.heads", {"crate_mm.datasets.sources"}) == ["crate_mm.datasets.sources"]
-    assert violations("models.layers.ista", {"mmengine.model", "torch"}) == ["mmengine"]
-    assert violations("models.layers.ista", {"crate_mm.models.tasks.heads"}) == ["crate_mm.models.tasks.heads"]
-    assert violations("models.backbones.crate", {"crate_mm.models.tasks.classifier"}) == [
-        "crate_mm.models.tasks.classifier"
-    ]
-    assert violations("engine.runner", {"crate_mm.evaluation"}) == ["crate_mm.evaluation"]
-    assert violations("apis", {"tests.conftest"}) == ["tests.conftest"]
-    classifier = imports(PACKAGE / "models" / "classifier.py")
-    assert "crate_mm.registry.MODELS" in classifier
-    assert "mmengine.model.BaseModel" in classifier
+    assert violations("models.tasks.heads", {"crate_mm.datasets.sources"}) == ["datasets.sources"]
+    assert violations("models.layers.ista", {"crate_mm.models.tasks.heads"}) == ["models.tasks.heads"]
+    assert violations("models.families.crate", {"crate_mm.models.tasks.classifier"}) == ["models.tasks.classifier"]
+    assert violations("engine.runner", {"crate_mm.evaluation.knn"}) == ["evaluation.knn"]
+    assert violations("engine.runner", {"crate_mm.models.tasks.classifier"}) == ["models.tasks.classifier"]
+    assert violations("analysis.figures.pca", {"crate_mm.engine.runner"}) == ["engine.runner"]
+    assert violations("checkpoints.open", {"crate_mm.config.load"}) == []
+    assert "crate_mm.registry.MODELS" in imports("models.tasks.classifier")
+    assert "registry" in reached("cli.train")
 
 
 def test_no_file_is_too_long_to_read():
-    assert {p.name: n for p in FILES if (n := len(p.read_text().splitlines())) > 400} == {}
+    assert {name: n for name, p in FILES.items() if (n := len(p.read_text().splitlines())) > 400} == {}
