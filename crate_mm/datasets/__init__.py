@@ -1,7 +1,8 @@
 from .benchmarks import CIFAR10, CIFAR100, FashionMNIST, Flowers102, OxfordIIITPet
 from .classification import ClassificationDataset, UnreadableImagesError, collate
 from .decode import DecodeRandomResizedCrop, EncodedRandomResizedCrop
-from .folders import ClassFolders, ImageFiles, ImageNet, imagenet_class_names
+from .folders import ClassFolders, ImageFiles, ImageNet
+from .names import imagenet_class_names
 from .packed import PackedImages
 from .sampler import GlobalBatchSampler
 from .sources import Digits

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torchvision
 from PIL import Image
 from torchvision import datasets
 
 from ..registry import DATASETS
 from ..untrusted import read_regular, shown
 from .images import MOST_BYTES, open_image
+from .names import readable_names
 
 IMAGE_SUFFIXES = datasets.folder.IMG_EXTENSIONS
 
@@ -32,6 +32,14 @@ class ImageFolder(datasets.ImageFolder):
 
     def __init__(self, root: str | Path, **kwargs) -> None:
         super().__init__(str(root), **{"loader": open_image, **kwargs})
+
+    def path(self, index: int) -> str:
+        return self.samples[index][0]
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """The encoded image and its label."""
+        path, label = self.samples[index]
+        return read_regular(path, MOST_BYTES), label
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         classes, numbers = super().find_classes(directory)
@@ -148,25 +156,6 @@ class ImageNet(ImageFolder):
             raise ValueError(f"data_root {root} is laid out wrongly: {expected}; {error}") from None
         self.classes = readable_names(self.classes)
 
-    def path(self, index: int) -> str:
-        return self.samples[index][0]
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        """The encoded image and its label."""
-        path, label = self.samples[index]
-        return read_regular(path, MOST_BYTES), label
-
-
-def readable_names(folders: list[str]) -> list[str]:
-    """The English names of classes whose folders are ImageNet-1K's, the folders' names of any others."""
-    whole = len(folders) == 1000 and folders[0] == "n01440764" and folders[-1] == "n15075141"
-    return imagenet_class_names() if whole else folders
-
-
-def imagenet_class_names() -> list[str]:
-    """The English names of ImageNet-1K's classes, in the order of the sorted WordNet ids."""
-    return list(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
-
 
 @DATASETS.register_module()
 class ClassFolders(ImageFolder):
@@ -214,14 +203,6 @@ class ClassFolders(ImageFolder):
             train, val = train_test_split(mine, test_size=val_fraction, random_state=0)
             kept += sorted(train if split == "train" else val)
         return kept
-
-    def path(self, index: int) -> str:
-        return self.samples[index][0]
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        """The encoded image and its label."""
-        path, label = self.samples[index]
-        return read_regular(path, MOST_BYTES), label
 
 
 @DATASETS.register_module()

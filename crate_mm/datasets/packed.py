@@ -19,8 +19,8 @@ from PIL import Image
 
 from ..registry import DATASETS
 from ..untrusted import check_plain, read_json, read_regular, shown
-from .folders import readable_names
 from .images import MOST_BYTES, open_image
+from .names import readable_names
 
 INDEX = "index.npz"
 MOST_INDEX_BYTES = 2**32  # a hundred bytes an image

@@ -23,7 +23,7 @@ from crate_mm.datasets import (
 )
 from crate_mm.datasets.classification import seed_everything
 from crate_mm.datasets.decode import decode_by_pil, decode_jpeg, plain_jpeg_size, reduction_for
-from crate_mm.datasets.folders import readable_names
+from crate_mm.datasets.names import readable_names
 from crate_mm.datasets.packed import INDEX
 from crate_mm.encoded import decode_crops
 from crate_mm.engine import Runner, load_config

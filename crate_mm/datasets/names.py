@@ -1,0 +1,14 @@
+"""What classes are called."""
+
+import torchvision
+
+
+def readable_names(folders: list[str]) -> list[str]:
+    """The English names of classes whose folders are ImageNet-1K's, the folders' names of any others."""
+    whole = len(folders) == 1000 and folders[0] == "n01440764" and folders[-1] == "n15075141"
+    return imagenet_class_names() if whole else folders
+
+
+def imagenet_class_names() -> list[str]:
+    """The English names of ImageNet-1K's classes, in the order of the sorted WordNet ids."""
+    return list(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
