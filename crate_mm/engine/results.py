@@ -27,6 +27,7 @@ from ..analysis.cost import count_complexity
 from ..checkpoints import AtomicBackend
 from ..registry import HOOKS
 from .logs import survive_full_disk
+from .optim import optimizer_name
 
 RESULT_FILE = "result.json"
 
@@ -193,6 +194,23 @@ def describe_machine(processes: int = 1) -> dict:
             "mmengine": mmengine.__version__,
         },
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def describe_checkpoint(runner: Runner) -> dict:
+    """What a checkpoint of a run says of itself, so that using it needs nothing else: the model, the transforms of its
+    test, where it comes from, and what a resume is compared with."""
+    cfg = runner.cfg
+    tested = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset") or {}
+    return {
+        "model": cfg.model.to_dict(),
+        "test_transforms": as_data(tested.get("transforms")),
+        "initialized_from": runner.initialized_from,
+        "recipe": describe_recipe(cfg),
+        "optimizer": optimizer_name(runner.optim_wrapper.optimizer),
+        "versions": describe_machine()["versions"],
+        "processes": runner.world_size,
+        "steps_per_epoch": len(runner.train_dataloader),
     }
 
 

@@ -1,19 +1,14 @@
 """MMEngine's Runner, on any device, with a batch that is a recipe and checkpoints that are checked."""
 
-import copy
 import inspect
 import platform
 import time
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
@@ -21,30 +16,26 @@ from torch.nn.parallel import DistributedDataParallel
 
 import crate_mm
 
-from ..checkpoints import Checkpoint, CheckpointError, check_intact, open_checkpoint
-from ..checkpoints.fit import fit, transfer
+from ..checkpoints import Checkpoint
 from ..config import BatchPlan, default_work_dir, prepare
 from ..config.settings import guard_hooks
-from ..models.tasks.base import Task, task_of
+from ..models.tasks.base import task_of
 from ..registry import RUNNERS
 from .blocks import prepare_blocks
-from .classes import check_same_classes, class_names, compare_with_config, give_dataset
+from .classes import check_same_classes, class_names, give_dataset
+from .keeping import KeepingRunner
 from .logs import no_noise, show_names
 from .optim import ShardedOptimizer, optimizer_name
-from .private import RunnerState
-from .resume import Start, check_optimizer_state, check_resumable, find_start
-from .safety.agreement import check_same_checkpoint, check_same_run
-from .safety.finite import RunStoppedError
+from .resume import Start, find_start
+from .safety.agreement import check_same_run
 from .safety.launch import init_processes
 from .safety.work_dir import hold
-from .saving import CheckpointHook, make_room
+from .saving import CheckpointHook
 from .schedule import WarmupCosineLR
-
-MAX_FAILED_WRITES = 3
 
 
 @RUNNERS.register_module()
-class Runner(RunnerState):
+class Runner(KeepingRunner):
     """MMEngine's Runner with these differences.
 
     * It prepares the config (see ``prepare``), keeps the user's own beside the checkpoints, and says at the start what
@@ -53,18 +44,9 @@ class Runner(RunnerState):
     * A checkpoint is opened once, by ``open_checkpoint``, and loaded whole or not at all; a resume takes the newest
       that is intact.
     * The model is a ``Task``, which says whether it and the data go together.
-
-    ``initialized_from`` names the checkpoint that a run started from, also after a resume, or is None. ``tested`` is
-    the checkpoint that is tested.
     """
 
-    start: Start | None = None
-    user_cfg: Config | None = None
-    initialized_from: str | None = None
-    tested: Checkpoint | None = None
     test_seconds: float = 0.0
-    failed_writes: int = 0
-    failed_at: int | None = None  # the iteration of the last write that failed
 
     # Building -----------------------------------------------------------------------------------------------------
 
@@ -99,11 +81,6 @@ class Runner(RunnerState):
         runner.start = start._replace(opened=opened) if start.path == cfg.get("load_from") and opened else start
         runner.build_for_training()
         return runner
-
-    @property
-    def task(self) -> Task:
-        """The model, without the wrapper of several processes."""
-        return task_of(self.model)
 
     @property
     def headline(self) -> tuple[str, str]:
@@ -213,149 +190,7 @@ class Runner(RunnerState):
         """Evaluate in mixed precision; MMEngine's loops know fp16 on GPUs only, and switch any other autocast off."""
         self.task.forward = torch.autocast(get_device(), getattr(torch, dtype))(self.task.forward)
 
-    # Checkpoints --------------------------------------------------------------------------------------------------
-
-    def load_or_resume(self) -> None:
-        if not self.trains:
-            self.start_from(self.starts_from, resume=False)
-        super().load_or_resume()
-        if is_main_process() and self.trains:
-            make_room(self)
-        self.keep_config()
-
-    def load_checkpoint(self, filename: str, map_location: Any = "cpu", *_: Any, **__: Any) -> dict:
-        """Load weights from a file of ours or of another code base; MMEngine's further arguments have no effect.
-
-        To resume or to test, all are loaded or none. A run that starts from the file is initialised by it: all but the
-        backbone starts anew, position embeddings are resized, and a table says what became of each parameter.
-
-        Raises:
-            CheckpointError: the file cannot be read, or is not of this model.
-        """
-        opened = self.start.opened if self.start else None
-        checkpoint = opened or open_checkpoint(filename, getattr(self.task.backbone, "num_heads", None))
-        checkpoint.say(self.logger.info)
-        contents = {"meta": checkpoint.meta, "state_dict": checkpoint.weights, **checkpoint.states}
-        self.initialized_from = checkpoint.meta.get("initialized_from")
-        if self.resumes:
-            check_resumable(self, checkpoint)
-            self._say_other_processes(filename, checkpoint.meta)
-        elif self.trains:
-            self.logger.info(f"initialised from {filename}:\n{transfer(self.task, checkpoint).table()}")
-            self.initialized_from = str(filename)
-            contents = {"meta": checkpoint.meta, "state_dict": self.task.state_dict()}
-        else:
-            compare_with_config(self, checkpoint)
-            self.tested = checkpoint
-        self.call_hook("after_load_checkpoint", checkpoint=contents)
-        if self.resumes or not self.trains:
-            fit(self.task, replace(checkpoint, weights=contents["state_dict"]))
-        check_same_checkpoint(self, filename, checkpoint.meta if self.resumes else {})
-        self.start = self.start and self.start._replace(opened=None)  # its memory
-        self.logger.info(f"loaded checkpoint {filename}")
-        return contents
-
-    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Go on from a checkpoint of training, with the optimizer's settings as this run's config has them.
-
-        Raises:
-            CheckpointError: the checkpoint holds weights only, or is of a run that took other steps.
-        """
-        settings = {"initial_lr", *self.cfg.optim_wrapper.optimizer}
-        if self.param_schedulers:
-            settings.discard("lr")  # it is where the schedule is
-        configured = [dict(group) for group in self.optim_wrapper.param_groups]
-        try:
-            super().resume(filename, *args, **kwargs)
-        except CheckpointError:
-            raise
-        except Exception as error:  # whatever MMEngine and PyTorch make of states that are none
-            raise CheckpointError(
-                f"{filename} is no checkpoint of training: {type(error).__name__}: {error}"
-            ) from error
-        check_optimizer_state(self.optim_wrapper.optimizer, configured, filename)
-        for group, wanted in zip(self.optim_wrapper.param_groups, configured):
-            group.update({key: wanted[key] for key in settings & wanted.keys()})
-        if hasattr(self.train_dataloader.sampler, "seed"):
-            self.train_dataloader.sampler.seed = self.seed  # the checkpoint's, where the config has none
-        if self.epoch >= self.max_epochs:
-            self.logger.warning(
-                f"nothing is left to train: {filename} is of epoch {self.epoch}, "
-                f"train_cfg.max_epochs is {self.max_epochs}"
-            )
-
-    def save_checkpoint(
-        self,
-        out_dir: str,
-        filename: str,
-        file_client_args: dict | None = None,
-        save_optimizer: bool = True,
-        save_param_scheduler: bool = True,
-        meta: dict | None = None,
-        **_: Any,
-    ) -> bool:
-        """As MMEngine's, which the first process writes; all of them call it and hand it their part of the state.
-
-        What is written is read back.
-
-        Returns:
-            Whether this process knows of no failure: the run goes on without a checkpoint that cannot be written.
-
-        Raises:
-            RunStoppedError: none could be written for some time.
-        """
-        optimizer = getattr(self.optim_wrapper, "optimizer", None)
-        if save_optimizer and isinstance(optimizer, ShardedOptimizer):
-            optimizer.consolidate_state_dict()
-        write = partial(super().save_checkpoint, out_dir, filename, None, save_optimizer, save_param_scheduler)
-        path = Path(out_dir) / filename
-        try:
-            write(meta, by_epoch=False, backend_args={"backend": "atomic"})
-            if is_main_process():
-                check_intact(path)
-        except (OSError, CheckpointError) as error:
-            if isinstance(error, CheckpointError):
-                path.unlink(missing_ok=True)  # it would be taken for the newest one
-            self._note_failed_write(error)
-            return False
-        self.failed_writes, self.failed_at = 0, None
-        return True
-
-    def _note_failed_write(self, error: Exception) -> None:
-        if self.failed_at != self.iter:  # an epoch's end has several to write
-            self.failed_writes, self.failed_at = self.failed_writes + 1, self.iter
-        if self.failed_writes >= MAX_FAILED_WRITES:
-            raise RunStoppedError(
-                f"the checkpoint could not be written {self.failed_writes} times in a row ({error}): the earlier ones "
-                "are intact, --resume goes on from the newest of them"
-            ) from error
-        self.logger.error(
-            f"THE CHECKPOINT IS NOT WRITTEN: {error}. The earlier ones are intact; training goes on, and stops "
-            f"when {MAX_FAILED_WRITES} in a row fail (so far {self.failed_writes})"
-        )
-
-    def _say_other_processes(self, filename: str, meta: dict) -> None:
-        if meta.get("processes", self.world_size) != self.world_size:
-            self.logger.warning(
-                f"{filename} was trained on {meta['processes']} processes and goes on on {self.world_size}: with "
-                "the same batches, but sums in another order, so no longer identical to the last bit"
-            )
-
     # Saying -------------------------------------------------------------------------------------------------------
-
-    def keep_config(self) -> None:
-        """Write the user's config, not the prepared one, which holds for these processes only, to the work folder."""
-        if self.user_cfg is None:
-            return
-        source = Path(self.user_cfg.filename or "config.py")
-        target = Path(self.work_dir) / source.name
-        if is_main_process() and target.resolve() != source.resolve():
-            dumped = copy.deepcopy(self.user_cfg)
-            dumped.update(resume=False, load_from=None, launcher="none")  # of this start, not of the recipe
-            dumped.dump(target)
-
-    def dump_config(self) -> None:
-        """Nothing: ``keep_config`` does it, once the files of an earlier run are aside."""
 
     def describe(self) -> str:
         """One paragraph on what is going to be trained: batch, steps, learning rate."""

@@ -1,52 +1,21 @@
 """When checkpoints are written, and which are kept."""
 
-import math
-import re
 import time
-from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
+from mmengine.dist import is_distributed, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..checkpoints import AtomicBackend, training_checkpoints, training_progress
-from ..files import is_leftover
 from ..registry import HOOKS, suggest
+from .best import BETTER, Best, rule_of
 from .loop import TrainLoop
-from .optim import optimizer_name
-from .private import KNOWN_RULES
-from .results import RESULT_FILE, as_data, describe_machine, describe_recipe
+from .results import as_data, describe_checkpoint
+from .room import rebase
 from .safety.finite import RunStoppedError
 from .safety.signals import RunInterruptedError
-
-# What a run writes into its work folder, beside its place first.
-OWN_FILES = r"epoch_\d+(_iter_\d+)?\.pth|best_[\w.-]+_epoch_\d+\.pth|last_checkpoint|result\.json"
-BETTER: dict[str, Callable[[float, float], bool]] = {"greater": lambda a, b: a > b, "less": lambda a, b: a < b}
-
-
-def rule_of(metric: str, runner: Runner) -> str:
-    """Whether 'greater' or 'less' of a metric is better, as the task's headline, the metric or MMEngine knows it.
-
-    Raises:
-        ValueError: none of them does.
-    """
-    if metric == runner.task.headline[0]:
-        return runner.task.headline[1]
-    for evaluator in runner.val_evaluator.metrics:
-        prefix, rules = f"{evaluator.prefix}/" if evaluator.prefix else "", getattr(evaluator, "rules", {})
-        if metric.startswith(prefix) and metric.removeprefix(prefix) in rules:
-            return rules[metric.removeprefix(prefix)]
-    name = metric.rpartition("/")[2]
-    known = [rule for part, rule in KNOWN_RULES.items() if part in name]
-    if len(set(known)) != 1:
-        raise ValueError(
-            f"save_best {metric!r}: whether more or less of it is better is not known: "
-            "set default_hooks.checkpoint.rule to 'greater' or 'less'"
-        )
-    return known[0]
 
 
 @HOOKS.register_module()
@@ -112,7 +81,7 @@ class CheckpointHook(Hook):
         self.parts = {"save_optimizer": save_optimizer, "save_param_scheduler": save_param_scheduler}
         self.saved_epoch = -1
         self.written: list[str] = []  # the names of this run's checkpoints, the oldest first
-        self.best: dict[str, str] = {}  # metric -> rule
+        self.best: list[Best] = []
 
     def headline(self, runner: Runner) -> tuple[str, str]:
         """The metric that decides which epoch is the best, and whether 'greater' or 'less' is better."""
@@ -125,7 +94,8 @@ class CheckpointHook(Hook):
         headline = runner.task.headline
         metrics = [headline[0] if metric == "auto" else metric for metric in self.save_best]
         if runner.validates:
-            self.best = {metric: self.rule or rule_of(metric, runner) for metric in metrics}
+            alone = len(metrics) == 1
+            self.best = [Best(metric, self.rule or rule_of(metric, runner), alone) for metric in metrics]
         self.saved_at = time.monotonic()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
@@ -169,12 +139,12 @@ class CheckpointHook(Hook):
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if not runner.trains or not self.best:
             return
-        missing = [key for key in self.best if key not in (metrics or {})]
+        missing = [best.metric for best in self.best if best.metric not in (metrics or {})]
         if missing:
             raise RunStoppedError(f"save_best {missing[0]!r} is no metric: {suggest(missing[0], list(metrics or ()))}")
         if self._in_trouble(runner):
             return
-        better = [key for key in self.best if self._save_best(runner, key, metrics[key])]
+        better = [best for best in self.best if best.see(runner, metrics[best.metric])]
         if better:  # what a resume goes on from must know of it
             self.save_epoch(runner, runner.epoch, runner.iter)
 
@@ -237,92 +207,15 @@ class CheckpointHook(Hook):
         """Whether the weights may be such that no step can be taken any more: they replace no checkpoint."""
         return bool(getattr(runner.optim_wrapper, "skipped_in_a_row", 0))
 
-    def _save_best(self, runner: Runner, key: str, score: float) -> bool:
-        """Write the best checkpoint by a metric if it is one, and delete the one before; return whether it was."""
-        hub, suffix = runner.message_hub, f"_{key}" if len(self.best) > 1 else ""
-        info = hub.runtime_info
-        score_key, path_key = f"best_score{suffix}", f"best_ckpt{suffix}"
-        before = {name: info.get(name) for name in (score_key, path_key)}
-        so_far = -math.inf if self.best[key] == "greater" else math.inf
-        if not BETTER[self.best[key]](score, so_far if before[score_key] is None else before[score_key]):
-            return False
-        name = f"best_{key.replace('/', '_')}_epoch_{runner.epoch}.pth"
-        path = Path(runner.work_dir) / name
-        hub.update_info_dict({score_key: score, path_key: str(path)})
-        meta = {"epoch": runner.epoch, "iter": runner.iter}
-        weights_only = {"save_optimizer": False, "save_param_scheduler": False}
-        written = [runner.save_checkpoint(runner.work_dir, name, meta=meta, **weights_only)]
-        broadcast_object_list(written)  # the first process's: all must know of the same best one
-        if not written[0]:
-            for kept, value in before.items():
-                info.pop(kept)
-                info.update({kept: value} if value is not None else {})
-            return True
-        runner.logger.info(f"The best checkpoint with {score:.4f} {key} at {runner.epoch} epoch is saved to {name}.")
-        old = before[path_key]
-        if is_main_process() and old and Path(old) != path and Path(old).is_file():
-            Path(old).unlink()
-        return True
-
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        meta, hub, cfg = checkpoint["meta"], checkpoint["message_hub"], runner.cfg
-        tested = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset") or {}
-        meta |= {
-            "model": cfg.model.to_dict(),
-            "test_transforms": as_data(tested.get("transforms")),
-            "initialized_from": runner.initialized_from,
-            "recipe": describe_recipe(cfg),
-            "optimizer": optimizer_name(runner.optim_wrapper.optimizer),
-            "versions": describe_machine()["versions"],
-            "processes": runner.world_size,
-            "steps_per_epoch": len(runner.train_dataloader),
-        }
+        hub = checkpoint["message_hub"]
+        checkpoint["meta"] |= describe_checkpoint(runner)
         info = {key: as_data(value) for key, value in hub["runtime_info"].items()}
         kept = {key: value for key, value in hub["resumed_keys"].items() if key in info}
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": info, "resumed_keys": kept}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        # A folder may have been copied: no path of another one is ever written to or deleted.
         info = (checkpoint.get("message_hub") or {}).get("runtime_info") or {}
-        for key in [key for key in info if info[key] is None and key.startswith(("last_ckpt", "best_"))]:
-            del info[key]
-        for key in info:
-            if key == "last_ckpt" or key.startswith("best_ckpt"):
-                info[key] = str(Path(runner.work_dir) / Path(info[key]).name)
-        # A best checkpoint is deleted when there is a better one: no file of another name may stand in its place.
-        for key in [key for key in info if key.startswith("best_ckpt")]:
-            if not re.fullmatch(r"best_[\w.-]+_epoch_\d+\.pth", Path(info[key]).name):
-                del info[key]
+        rebase(info, runner.work_dir)
         if runner.resumes:
             self.written = [name for name in info.get("checkpoints") or () if training_progress(name)]
-
-
-def make_room(runner: Runner) -> None:
-    """Take what a broken-off write left out of a work folder, and put another run's files aside.
-
-    Files of another run are those that it would have written after where this one begins: they would be the newest in
-    the folder, and what a resume goes on from. With them go its result and, as this run begins anew, its config.
-    """
-    work_dir = Path(runner.work_dir)
-    for leftover in work_dir.iterdir():
-        if is_leftover(leftover.name, OWN_FILES) and leftover.is_file():
-            leftover.unlink()
-    own = training_checkpoints(work_dir)
-    later = [path for path in own if training_progress(path)[0] > runner.epoch]
-    later += [path for path in own if training_progress(path)[1] > runner.iter]
-    if not runner.resumes:
-        config = work_dir / Path(runner.cfg.filename or "config.py").name
-        later = [*own, *work_dir.glob("best_*.pth"), *filter(Path.is_file, (work_dir / RESULT_FILE, config))]
-    elif later:
-        later += filter(Path.is_file, [work_dir / RESULT_FILE])
-    if not later:
-        return
-    names = (f"before_{runner.timestamp}" + (f"_{n}" if n > 1 else "") for n in count(1))
-    folder = next(path for path in map(work_dir.joinpath, names) if not path.exists())
-    try:
-        folder.mkdir()
-        for path in dict.fromkeys(later):
-            path.rename(folder / path.name)
-    except OSError as error:
-        runner.logger.warning(f"cannot tidy up {work_dir}: {error}")
-    runner.logger.warning(f"the checkpoints and results of another run in {work_dir} are in {folder.name} now")
