@@ -36,7 +36,7 @@ FLOORS = [
     {"models.layers"},
     {"encoded"},
     {"registry"},
-    {"files"},
+    {"files", "private_torch"},
     {"untrusted"},
 ]
 # Named in full, as what they stand for: the contract of a task, the layers' contract, and the package's names.
@@ -127,18 +127,15 @@ def test_there_are_no_circles():
     assert [module for module in FILES if module and module in reached(module)] == []
 
 
-PRIVATE = {  # names that begin with an underscore of other packages, and the files that may use them
-    "mmengine": {"engine/private.py", "models/tasks/base.py"},
-}
-
-
-def test_mmengines_private_names_stand_in_one_place():
-    """A Runner's, a loop's, a scheduler's and a hook's, whoever holds it."""
+def test_private_names_stand_in_one_place():
+    """MMEngine's on whatever holds them, and PyTorch's (which the scan of pickles quotes)."""
     names = ("_train_loop", "_val_loop", "_test_loop", "_load_from", "_resume", "_randomness_cfg", "_ParamScheduler")
     names += ("_log_history", "_count_history", "_dump_init_info", "_default_greater_keys")
     for path in PACKAGE.rglob("*.py"):
         used = [name for name in names if re.search(rf"\b{name}\b", path.read_text())]
-        assert not used or str(path.relative_to(PACKAGE)) in PRIVATE["mmengine"], (path, used)
+        assert not used or path.name == "private.py" or path.parts[-2:] == ("tasks", "base.py"), (path, used)
+        torch = re.findall(r"torch(?:\._C\b|\._[a-z]\w+| import _\w+)", path.read_text())
+        assert not torch or path.name in ("private_torch.py", "pickles.py"), (path, torch)
 
 
 def test_the_rules_would_notice():

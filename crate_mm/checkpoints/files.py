@@ -15,6 +15,7 @@ import torch
 from mmengine.fileio import LocalBackend, register_backend
 
 from ..files import atomic_file
+from ..private_torch import PyTorchFileReader
 from ..untrusted import shown
 from .form import CheckpointError, DamagedError, check_form
 from .pickles import PickleScan, Refused, Thing, refusal
@@ -143,7 +144,7 @@ def _scan_archive(archive: zipfile.ZipFile, path: Path) -> Refused | None:
     folder = pickles[0].partition("/")[0]
     contents = archive.read(pickles[0])
     # What PyTorch's own reader, which is another one than Python's, will hand to its unpickler.
-    if torch._C.PyTorchFileReader(str(path)).get_record("data.pkl") != contents:
+    if PyTorchFileReader(str(path)).get_record("data.pkl") != contents:
         raise ValueError("its pickle is another one for PyTorch than for Python")
     try:
         scan = PickleScan(path.stat().st_size, lambda key: sizes.get(f"{folder}/data/{key}"))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import Optimizer
 
+from ..private_torch import foreach_add_, foreach_mul, foreach_mul_, foreach_norm, foreach_sign_
 from ..registry import OPTIM_WRAPPERS, OPTIMIZERS
 from .safety.finite import FiniteCheck
 
@@ -52,13 +53,13 @@ class Lion(lion_pytorch.Lion):
             gradients, averages = [p.grad for p in params], [self.state[p]["exp_avg"] for p in params]
             lr, (beta1, beta2) = group["lr"], group["betas"]
             decay = group["weight_decay"] / (self._init_lr if self.decoupled_wd else 1)
-            torch._foreach_mul_(params, 1 - lr * decay)
-            updates = torch._foreach_mul(averages, beta1)
-            torch._foreach_add_(updates, gradients, alpha=1 - beta1)
-            torch._foreach_sign_(updates)
-            torch._foreach_add_(params, updates, alpha=-lr)
-            torch._foreach_mul_(averages, beta2)
-            torch._foreach_add_(averages, gradients, alpha=1 - beta2)
+            foreach_mul_(params, 1 - lr * decay)
+            updates = foreach_mul(averages, beta1)
+            foreach_add_(updates, gradients, alpha=1 - beta1)
+            foreach_sign_(updates)
+            foreach_add_(params, updates, alpha=-lr)
+            foreach_mul_(averages, beta2)
+            foreach_add_(averages, gradients, alpha=1 - beta2)
         return loss
 
 
@@ -124,7 +125,7 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         self.skipped = False
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if params:
-            self.grad_norm = torch.stack(torch._foreach_norm([p.grad for p in params])).norm()
+            self.grad_norm = torch.stack(foreach_norm([p.grad for p in params])).norm()
             if not self.max_skipped_steps:
                 self.check.see(self.grad_norm, self.message_hub.get_info("iter", 0) + 1, self.param_groups[0]["lr"])
             elif not self.grad_norm.isfinite():
@@ -141,7 +142,7 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         # As torch.nn.utils.clip_grad_norm_ does.
         factor = (self.clip_grad_kwargs["max_norm"] / (self.grad_norm + 1e-6)).clamp(max=1)
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        torch._foreach_mul_(gradients, factor)
+        foreach_mul_(gradients, factor)
 
 
 @OPTIM_WRAPPERS.register_module()
