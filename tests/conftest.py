@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import runpy
 import shutil
+import socket
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -73,6 +74,38 @@ def run_tool(tmp_path):
             process.kill()
             pytest.fail(f"{name} {args} ran longer than {timeout} s:\n{log.read_text()}")
         return Finished(process.exitcode, log.read_text())
+
+    return run
+
+
+@pytest.fixture
+def run_processes(tmp_path):
+    """Run ``tools/<name>.py --launcher pytorch`` in two forked processes that train together, without the launcher.
+
+    Returns the exit code of the first of them that failed, and all that they said.
+    """
+
+    def run(name: str, *args, timeout: float = 120, **env: str) -> Finished:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        fork, script = multiprocessing.get_context("fork"), ROOT / "tools" / f"{name}.py"
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "2"}
+        shared |= {"TORCHELASTIC_RESTART_COUNT": "0", **env}
+        logs, processes = [tmp_path / f"{port}-{rank}.out" for rank in range(2)], []
+        for rank, log in enumerate(logs):
+            mine = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            arguments = [*map(str, args), "--launcher", "pytorch"]
+            processes.append(fork.Process(target=_run, args=(script, arguments, log, ROOT, mine)))
+            processes[-1].start()
+        for process in processes:
+            process.join(timeout)
+        hung = [process for process in processes if process.is_alive()]
+        for process in hung:
+            process.kill()
+        said = "".join(log.read_text() for log in logs)
+        assert not hung, said
+        return Finished(next((p.exitcode for p in processes if p.exitcode), 0), said)
 
     return run
 

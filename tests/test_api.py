@@ -170,7 +170,6 @@ print(len(crate_mm.Predictor(model)(numpy.zeros((8, 8), numpy.uint8))[0]))
     command = [sys.executable, "-m", "crate_mm"]
     for arguments in (
         ("train", "debug", "--work-dir", "w", "--cfg-options", "train_cfg.max_epochs=1"),
-        ("test", "debug", "w/epoch_1.pth"),
         ("analyze", "layers", "debug", "w/epoch_1.pth", "--num-images", "10"),
     ):
         done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, env=env)

@@ -533,7 +533,7 @@ MISTAKES = {
     "too many neighbours": (["knn", "debug", "{checkpoint}", "--k", "2000"], "k must be between 1 and the 1347"),
     "no neighbours": (["knn", "debug", "{checkpoint}", "--k", "0"], "a whole number of at least 1 is wanted, got '0'"),
     "missing benchmark": (
-        ["train", "transfer/crate_tiny_pets", "--cfg-options", "data_root={tmp}/nowhere"],
+        ["train", "transfer/pets", "--model", "crate_tiny_in1k", "--cfg-options", "data_root={tmp}/nowhere"],
         "expected {tmp}/nowhere/oxford-iiit-pet/ with images/ and annotations/",
     ),
     "no real.json": (["test", "debug", "{checkpoint}", "--real", "{tmp}/real.json"], "real.json does not exist"),

@@ -19,7 +19,7 @@ from crate_mm.engine import RunInterruptedError, RunStoppedError, load_config, n
 from crate_mm.engine.safety.signals import INTERRUPTED, PREEMPTED, Signals
 from crate_mm.registry import DATA_SAMPLERS, RUNNERS
 from tests.conftest import ROOT
-from tests.engine.test_runner import AUGMENT, assert_identical
+from tests.training import AUGMENT, assert_identical
 
 STATES = ("state_dict", "optimizer", "param_schedulers", "ema_state_dict")
 
@@ -336,15 +336,19 @@ default_hooks = dict(accident=dict(type="Accident"))
 """
 
 
-def train_with_accident(
-    tmp_path: Path, accident: str, *options: str, ranks: str = "1", **env: str
-) -> subprocess.CompletedProcess:
+def write_accident(tmp_path: Path, accident: str, ranks: str = "1") -> list:
+    """Write a config with an accident in the 16th step of some processes; return the arguments that train it."""
     (tmp_path / "accident.py").write_text(HOOK.format(accident=accident, ranks=ranks))
     (tmp_path / "config.py").write_text(
         CONFIG.format(root=ROOT).replace("*_base_", "*{{_base_").replace("ks, d", "ks}}, d")
     )
-    command = ["bash", ROOT / "tools" / "dist_train.sh", tmp_path / "config.py", "2", "--work-dir", tmp_path / "run"]
-    command += options
+    return [tmp_path / "config.py", "--work-dir", tmp_path / "run"]
+
+
+def train_with_accident(tmp_path: Path, accident: str, **env: str) -> subprocess.CompletedProcess:
+    """Train by the launcher, which each test of it waits for."""
+    config, *rest = write_accident(tmp_path, accident)
+    command = ["bash", ROOT / "tools" / "dist_train.sh", config, "2", *rest]
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(tmp_path), **env}
     return subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=200)
 
@@ -370,25 +374,26 @@ def test_an_elastic_restart_resumes_by_itself(tmp_path):
     assert "resumed epoch: 1, iter: 10" in done.stdout
 
 
-def test_when_one_process_cannot_load_its_data_all_save_and_stop(tmp_path):
-    done = train_with_accident(tmp_path, "break_reading(runner, ZeroDivisionError('the disk is gone'), 1)")
-    assert done.returncode == 1
-    assert "ZeroDivisionError: the disk is gone" in done.stderr
-    assert names(tmp_path / "run") == ["epoch_1.pth", "epoch_1_iter_17.pth"]  # a batch ahead was there already
-    done = train_with_accident(tmp_path, "pass", "--resume")
-    assert done.returncode == 0, done.stderr
-    assert "resumed epoch: 1, iter: 17" in done.stdout
-
-
-def test_unreadable_images_of_all_processes_count(tmp_path):
-    done = train_with_accident(
-        tmp_path,
-        "break_reading(runner, OSError('a broken image'), 1)",
-        *("--cfg-options", "train_dataloader.dataset.max_unreadable=1"),
-        ranks="01",
+def test_when_one_process_cannot_load_its_data_all_save_and_stop(tmp_path, run_processes):
+    done = run_processes(
+        "train", *write_accident(tmp_path, "break_reading(runner, ZeroDivisionError('the disk is gone'), 1)")
     )
-    assert done.returncode == 2
-    assert "2 train images cannot be read, more than max_unreadable=1" in done.stderr
+    assert done.code == 1
+    assert "ZeroDivisionError: the disk is gone" in done.output
+    assert names(tmp_path / "run") == ["epoch_1.pth", "epoch_1_iter_17.pth"]  # a batch ahead was there already
+    done = run_processes("train", *write_accident(tmp_path, "pass"), "--resume")
+    assert done.code == 0, done.output
+    assert "resumed epoch: 1, iter: 17" in done.output
+
+
+def test_unreadable_images_of_all_processes_count(tmp_path, run_processes):
+    done = run_processes(
+        "train",
+        *write_accident(tmp_path, "break_reading(runner, OSError('a broken image'), 1)", ranks="01"),
+        *("--cfg-options", "train_dataloader.dataset.max_unreadable=1"),
+    )
+    assert done.code == 2
+    assert "2 train images cannot be read, more than max_unreadable=1" in done.output
     assert names(tmp_path / "run")[-1].startswith("epoch_1_iter_")
 
 
@@ -408,14 +413,12 @@ def test_a_run_that_was_asked_to_stop_is_not_started_again(tmp_path):
     assert "stopped by SIGUSR1" in done.stderr
 
 
-def test_the_layer_that_went_wrong_on_another_process_is_named(tmp_path):
-    done = train_with_accident(
-        tmp_path,
-        "runner.model.module.backbone.blocks[0].compress.register_forward_hook(lambda m, x, y: y * float('nan'))",
-        *("--cfg-options", "optim_wrapper.max_skipped_steps=2"),
-    )
-    assert done.returncode == 2
-    assert "on process 1 the output of backbone.blocks.0.compress.tap_w is the first that is not finite" in done.stderr
+def test_the_layer_that_went_wrong_on_another_process_is_named(tmp_path, run_processes):
+    wrong = "runner.model.module.backbone.blocks[0].compress.register_forward_hook(lambda m, x, y: y * float('nan'))"
+    options = ("--cfg-options", "optim_wrapper.max_skipped_steps=2")
+    done = run_processes("train", *write_accident(tmp_path, wrong), *options)
+    assert done.code == 2
+    assert "on process 1 the output of backbone.blocks.0.compress is the first that is not finite" in done.output
 
 
 def test_another_number_of_processes_is_said(tmp_path, debug_checkpoint):

@@ -42,7 +42,7 @@ def main() -> None:
         seconds = []
         for _ in range(args.rounds):
             start = time.perf_counter()
-            hook.save_at(runner, runner.iter + 1)
+            hook.save_within(runner, runner.iter + 1)
             seconds.append(time.perf_counter() - start)
         row = {
             "config": args.config,
