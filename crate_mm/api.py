@@ -13,10 +13,11 @@ from torch import nn
 
 from .checkpoints import CheckpointError, build_described, check_transforms, open_checkpoint
 from .checkpoints.fit import fit
+from .config import require_model
 from .datasets import build_transforms, imagenet_class_names
 from .datasets.images import UnreadableImageError, convert, open_image
 from .datasets.transforms import to_uint8
-from .engine import load_config
+from .engine.features import load_config_for
 from .models import ARCHS, VIT_ARCHS, ImageClassifier
 from .registry import MODELS, registered_only, suggest
 from .untrusted import shown
@@ -66,19 +67,17 @@ def init_model(
     Raises:
         ValueError: no such config or checkpoint, or one that does not fit the other.
     """
-    opened = open_checkpoint(checkpoint) if checkpoint is not None else None
-    cfg = load_config(config) if config is not None else {}
+    if config is None:
+        if checkpoint is None:
+            raise ValueError("neither a config nor a checkpoint is given: one of them must say what the model is")
+        cfg, opened = {}, open_checkpoint(checkpoint)
+        model = build_described(opened)
+    else:
+        cfg, opened = load_config_for(config, checkpoint, whole=True)
+        require_model(cfg)
+        model = MODELS.build(cfg.model)
     if opened is not None:
         opened.say(lambda note: print_log(note, "current", logging.INFO))
-    if config is None:
-        if opened is None:
-            raise ValueError("neither a config nor a checkpoint is given: one of them must say what the model is")
-        model = build_described(opened)
-    elif cfg.get("model"):
-        model = MODELS.build(cfg.model)
-    else:
-        raise ValueError(f"config {config} has no model")
-    if opened is not None:
         fit(model, opened)
         model.class_names = opened.class_names
         model.test_transforms = opened.test_transforms

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Subset
 from ..analysis.figures import Drawn, Figure, Subject, save
 from ..analysis.taps import LayerError
 from ..checkpoints import Checkpoint
-from ..config import default_work_dir, load_config
+from ..config import default_work_dir, load_config, require_model
 from ..datasets import build_transforms
 from ..datasets.images import UnreadableImageError, open_image
 from ..datasets.transforms import to_uint8
@@ -139,8 +139,7 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int) -> nn.Mod
         checkpoint.say(print)
         return task_of(build_backbone_from(cfg, checkpoint)[0])
     set_random_seed(seed)
-    if not cfg.get("model"):
-        raise ValueError("the config has no model")
+    require_model(cfg)
     return task_of(MODELS.build(cfg.model)).to(get_device()).eval()
 
 

@@ -63,6 +63,17 @@ def names_model(cfg: Config) -> bool:
     return "type" in (cfg.get("model") or {})
 
 
+def require_model(cfg: Config) -> None:
+    """Raise ``ValueError`` unless a config has a model, and says what it is."""
+    if not cfg.get("model"):
+        raise ValueError("the config has no model")
+    if not names_model(cfg):
+        raise ValueError(
+            "the config does not name its model: --load-from CHECKPOINT takes that of a checkpoint, --model CONFIG "
+            "that of another config"
+        )
+
+
 def find_config(config: str | Path) -> Path:
     """The file of a config, given as a path or by the name of one that comes with the package ('crate_base_in1k')."""
     path = Path(config)

@@ -14,6 +14,7 @@ from .. import registry
 from ..registry import DATASETS
 from ..untrusted import env_number
 from .batch import plan_batch
+from .load import require_model
 from .settings import fill_settings, guard_hooks
 
 MMENGINE_HOOKS = {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"}
@@ -36,13 +37,7 @@ def prepare(cfg: Config, world_size: int | None = None) -> Config:
     Raises:
         ValueError: the batch does not divide, a part is missing, or a setting is wrong or follows from others.
     """
-    if not cfg.get("model"):
-        raise ValueError("the config has no model")
-    if "type" not in cfg.model:
-        raise ValueError(
-            "the config does not name its model: --load-from CHECKPOINT takes that of a checkpoint, --model CONFIG "
-            "that of another config"
-        )
+    require_model(cfg)
     # The copy's text is not prettified: MMEngine does that at every checkpoint, for half a second.
     cfg = Config(copy.deepcopy(cfg.to_dict()), filename=cfg.filename, format_python_code=False)
     cfg.setdefault("default_scope", registry.SCOPE)

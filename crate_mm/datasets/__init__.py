@@ -8,25 +8,3 @@ from .sampler import GlobalBatchSampler
 from .sources import Digits
 from .transforms import build_transforms
 from .workers import init_worker
-
-__all__ = [
-    "CIFAR10",
-    "CIFAR100",
-    "ClassFolders",
-    "ClassificationDataset",
-    "DecodeRandomResizedCrop",
-    "Digits",
-    "EncodedRandomResizedCrop",
-    "FashionMNIST",
-    "Flowers102",
-    "GlobalBatchSampler",
-    "ImageFiles",
-    "ImageNet",
-    "OxfordIIITPet",
-    "PackedImages",
-    "UnreadableImagesError",
-    "build_transforms",
-    "collate",
-    "imagenet_class_names",
-    "init_worker",
-]

@@ -4,33 +4,8 @@ from .loop import TrainLoop
 from .optim import AutocastOptimWrapper, amp_dtype, amp_optim_wrapper
 from .results import ResultFile
 from .runner import Runner
-from .safety import seeding, unreadable  # noqa: F401  they register themselves
+from .safety import seeding, unreadable
 from .safety.finite import RunStoppedError
 from .safety.signals import RunInterruptedError
 from .saving import CheckpointHook
 from .schedule import WarmupCosineLR
-
-__all__ = [
-    "CONFIGS",
-    "AutocastOptimWrapper",
-    "BatchPlan",
-    "Checkpoint",
-    "CheckpointError",
-    "CheckpointHook",
-    "ResultFile",
-    "RunInterruptedError",
-    "RunStoppedError",
-    "Runner",
-    "TrainLoop",
-    "WarmupCosineLR",
-    "amp_dtype",
-    "amp_optim_wrapper",
-    "find_config",
-    "load_config",
-    "load_weights",
-    "newest_checkpoint",
-    "open_checkpoint",
-    "plan_batch",
-    "prepare",
-    "read_checkpoint",
-]

@@ -9,9 +9,9 @@ from mmengine.device import get_device
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoints import Checkpoint, CheckpointError, Transfer, checked_model, open_checkpoint
+from ..checkpoints import Checkpoint, Transfer, checked_model, open_checkpoint
 from ..checkpoints.fit import transfer
-from ..config import load_config, names_model, prepare
+from ..config import load_config, names_model, prepare, require_model
 from ..registry import DATASETS, FUNCTIONS, MODELS
 
 
@@ -69,8 +69,7 @@ def build_backbone_from(cfg: Config, opened: Checkpoint) -> tuple[nn.Module, Tra
     Raises:
         ValueError: the checkpoint is not of this model.
     """
-    if not cfg.get("model"):
-        raise CheckpointError("the config has no model")
+    require_model(cfg)
     model = MODELS.build(cfg.model)
     table = transfer(model, opened)
     return model.to(torch.device(get_device())).eval(), table

@@ -60,7 +60,7 @@ class KeepingRunner(RunnerState):
             CheckpointError: the file cannot be read, or is not of this model.
         """
         opened = self.start.opened if self.start else None
-        checkpoint = opened or open_checkpoint(filename, getattr(self.task.backbone, "num_heads", None))
+        checkpoint = opened if opened and opened.path == str(filename) else open_checkpoint(filename)
         checkpoint.say(self.logger.info)
         contents = {"meta": checkpoint.meta, "state_dict": checkpoint.weights, **checkpoint.states}
         self.initialized_from = checkpoint.meta.get("initialized_from")

@@ -1,12 +1,3 @@
 from .knn import extract_features, knn_predict
 from .metrics import ClassificationMetric, confusion_matrix, per_class_accuracy
 from .real import ImageNetReaL
-
-__all__ = [
-    "ClassificationMetric",
-    "ImageNetReaL",
-    "confusion_matrix",
-    "extract_features",
-    "knn_predict",
-    "per_class_accuracy",
-]

@@ -1,4 +1,2 @@
-from . import attention, features, layers, pca, subspaces, tokens  # noqa: F401  they register themselves
+from . import attention, features, layers, pca, subspaces, tokens
 from .base import Drawn, Figure, Subject, save
-
-__all__ = ["Drawn", "Figure", "Subject", "save"]

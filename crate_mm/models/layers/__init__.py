@@ -2,16 +2,3 @@ from .ista import ISTA
 from .mssa import MSSA
 from .step import Block, Compression, Sparsification, Step, Subspaces, scaled_similarity
 from .tokens import TokenEmbedding, to_pair
-
-__all__ = [
-    "ISTA",
-    "MSSA",
-    "Block",
-    "Compression",
-    "Sparsification",
-    "Step",
-    "Subspaces",
-    "TokenEmbedding",
-    "scaled_similarity",
-    "to_pair",
-]
