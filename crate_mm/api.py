@@ -77,8 +77,8 @@ def init_model(
         require_model(cfg)
         model = MODELS.build(cfg.model)
     if opened is not None:
-        opened.say(lambda note: print_log(note, "current", logging.INFO))
         fit(model, opened)
+        opened.say(lambda note: print_log(note, "current", logging.INFO))
         model.class_names = opened.class_names
         model.test_transforms = opened.test_transforms
         model.described_by = opened.path

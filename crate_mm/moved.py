@@ -1,4 +1,4 @@
-"""Modules under the names that they had before the house was rebuilt: scripts that import these go on working."""
+"""Some modules under the names that they had before the house was rebuilt, for scripts that import these."""
 
 import importlib
 import sys

@@ -32,7 +32,8 @@ def steps(model: nn.Module, layers: list[int] | None = None) -> dict[int, Step]:
     Raises:
         ValueError: the model has none, or no such layer.
     """
-    found = [module for module in model.modules() if isinstance(module, Step)]
+    root = getattr(model, "backbone", model)  # not a decoder's
+    found = [module for module in root.modules() if isinstance(module, Step)]
     if not found:
         raise ValueError(f"{name_of(model)} has no layer that can be read: its layers are no Step")
     depth = len(found)

@@ -4,6 +4,7 @@ The file's weights bound the model: it is first built without memory, and compar
 """
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from .open import Checkpoint
 # Where a part of our own models must be registered; parts within parts may be in any of them.
 PLACES = {(): MODELS, ("backbone",): BACKBONES, ("head",): HEADS, ("preprocessor",): MODELS}
 PLACES |= {("backbone", "compress"): LAYERS, ("backbone", "sparsify"): LAYERS}
+MOST_TRANSFORMS = 32
 MOST_SIDE = 8192  # pixels, or any other number, in transforms that a file names
 
 
@@ -67,6 +69,7 @@ def check_description(described: dict, source: str | Path) -> None:
 
     Keys that give MMEngine instructions, such as ``_scope_``, which imports a module, are refused.
     """
+    check_arguments(described, f"{source} describes its model with")
     registries = {id(registry): registry for registry in PLACES.values()}.values()
     for registry in registries:
         registry.import_from_location()
@@ -77,12 +80,7 @@ def check_description(described: dict, source: str | Path) -> None:
             left.extend((place, inner) for inner in value)
         if not isinstance(value, dict):
             continue
-        for key, inner in value.items():
-            if key.startswith("_"):
-                raise CheckpointError(
-                    f"{source} describes its model with {shown(key)!r}, which is no argument of a part"
-                )
-            left.append(((*place, key), inner))
+        left.extend(((*place, key), inner) for key, inner in value.items())
         kind = value.get("type")
         allowed = [PLACES[place]] if place in PLACES else registries
         if "type" in value and not (isinstance(kind, str) and any(kind in r.module_dict for r in allowed)):
@@ -92,8 +90,34 @@ def check_description(described: dict, source: str | Path) -> None:
             )
 
 
+def check_arguments(described: Any, wrong: str) -> None:
+    """Raise ``CheckpointError`` unless all keys of what a file describes are names of arguments, and all values plain
+    as they stand in a config: MMEngine takes ``_scope_`` for an instruction to import, fills in ``{{...}}``, and writes
+    other keys into a config's text as they are.
+
+    Args:
+        described: dicts and lists at any depth.
+        wrong: the beginning of the sentence.
+    """
+    left: list[Any] = [described]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            odd = next((key for key in value if not key.isidentifier() or key.startswith("_")), None)
+            if odd is not None:
+                raise CheckpointError(f"{wrong} {shown(odd)!r}, which is no argument of a part")
+            left += value.values()
+        elif isinstance(value, (list, tuple)):
+            left += value
+        elif (isinstance(value, str) and "{{" in value) or (isinstance(value, float) and not math.isfinite(value)):
+            raise CheckpointError(f"{wrong} {shown(repr(value))}, which is no plain value")
+
+
 def check_transforms(transforms: list[dict], source: str | Path) -> None:
     """Raise ``CheckpointError`` unless all transforms that a file names are registered here, with bounded numbers."""
+    check_arguments(transforms, f"{source} was tested with transforms that have")
+    if len(transforms) > MOST_TRANSFORMS:
+        raise CheckpointError(f"{source} was tested with {len(transforms)} transforms: give transforms")
     TRANSFORMS.import_from_location()
     left: list[Any] = list(transforms)
     while left:

@@ -47,6 +47,8 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # a file that is none is met in many ways
+        if isinstance(error, (MemoryError, OSError)) or "allocate" in str(error):
+            raise CheckpointError(f"{path} cannot be read now: {_first_line(error)}") from None
         raise DamagedError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from None
     if not isinstance(checkpoint, dict):
         raise CheckpointError(

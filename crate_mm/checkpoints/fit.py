@@ -142,6 +142,8 @@ def transfer(model: nn.Module, checkpoint: Checkpoint) -> Transfer:
             model; the model is left as it was.
     """
     wanted, source = model.state_dict(), checkpoint.path
+    if not isinstance(getattr(model, "backbone", None), nn.Module):
+        raise CheckpointError(f"{type(model).__name__} has no backbone that {source} could fill")
     weights = aligned(checkpoint, wanted)
     grids = {f"backbone.{name}": grid for name, grid in getattr(model.backbone, "position_grids", {}).items()}
     result = Transfer({}, {}, {}, {})
@@ -210,7 +212,8 @@ def _stored_grid(checkpoint: Checkpoint, embedding: Tensor, wanted: tuple[int, i
     """The grid that a checkpoint's position embeddings are for: what it says of itself, or else what the number tells:
     the one wanted, or a square."""
     num_patches = embedding.shape[1] - 1
-    backbone = (checkpoint.model or checkpoint.meta.get("model") or {}).get("backbone") or {}
+    backbone = (checkpoint.model or {}).get("backbone")
+    backbone = backbone if isinstance(backbone, dict) else {}
     (H, W), (h, w) = (_pair(backbone.get(key)) for key in ("img_size", "patch_size"))
     if (H // h) * (W // w) == num_patches:
         return H // h, W // w

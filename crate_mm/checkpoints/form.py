@@ -46,15 +46,14 @@ def _dict(value: Any) -> bool:
 
 
 def _description(value: Any) -> bool:
-    parts = (value.get(part) for part in ("backbone", "head", "preprocessor")) if isinstance(value, dict) else (0,)
-    return all(part is None or isinstance(part, dict) for part in parts) and _is_plain(value)
+    return isinstance(value, dict) and _is_plain(value)
 
 
 def _figures(value: Any) -> bool:
     return isinstance(value, dict) and all(number is None or _number(number) for number in value.values())
 
 
-def _transforms(value: Any) -> bool:
+def are_transforms(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(map(_dict, value)) and _is_plain(value)
 
 
@@ -72,7 +71,7 @@ FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     "state_dict": (_dict, "a dict"),
     "ema_state_dict": (_dict, "a dict"),
     "meta": (_dict, "a dict"),
-    "meta.model": (_description, "a dict of plain data, its parts dicts"),
+    "meta.model": (_description, "a dict of plain data"),
     "meta.dataset_meta": (_dict, "a dict"),
     "meta.dataset_meta.classes": (_names, "a list of names"),
     "meta.epoch": (_whole, "a whole number"),
@@ -82,11 +81,11 @@ FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     "meta.steps_per_epoch": (_whole, "a whole number"),
     "meta.optimizer": (_text, "a name"),
     "meta.initialized_from": (_text, "a name"),
-    "meta.test_transforms": (_transforms, "a list of dicts of plain data"),
+    "meta.test_transforms": (are_transforms, "a list of dicts of plain data"),
     "meta.translated_from": (_text, "a name"),
     "meta.assumed": (_text, "a sentence"),
     "meta.run": (_text, "a name"),
-    "meta.recipe": (_dict, "a dict"),
+    "meta.recipe": (_description, "a dict of plain data"),
     "message_hub": (_dict, "a dict"),
     "message_hub.log_scalars": (_dict, "a dict"),
     "message_hub.resumed_keys": (_dict, "a dict"),

@@ -109,11 +109,14 @@ def _inside_container(contents: dict, notes: list[str], path: str) -> Any:
     """The weights in whatever the file has them in."""
     where = []
     for _ in range(4):
-        plain = [key for key in CONTAINERS if isinstance(contents.get(key), dict)]
-        averaged = [key for key in AVERAGED if isinstance(contents.get(key), dict)]
-        if "state_dict" in contents and "state_dict" not in plain:
+        if "state_dict" in contents and not isinstance(contents["state_dict"], dict):
             return contents["state_dict"]  # of a wrong kind, which is said where it is looked at
-        if len(plain) > 1 and "state_dict" not in plain:
+        plain, averaged = (
+            [key for key in names if _holds_weights(contents.get(key))] for names in (CONTAINERS, AVERAGED)
+        )
+        if "state_dict" in contents:
+            plain = ["state_dict", *(key for key in plain if key != "state_dict")]
+        elif len(plain) > 1:
             raise CheckpointError(
                 f"{path} holds weights under {' and '.join(plain)}, and does not say which are wanted: save those by "
                 "themselves"
@@ -121,15 +124,27 @@ def _inside_container(contents: dict, notes: list[str], path: str) -> Any:
         name = (plain or averaged or [None])[0]
         if name is None:
             break
-        if plain and averaged:
-            notes.append(f"it also holds averaged weights, under {averaged[0]!r}, which are not taken")
-        elif averaged:
+        others = [*plain[1:], *(averaged if plain else averaged[1:])]
+        if others:
+            kind = "averaged weights" if others[0] in AVERAGED else "weights"
+            notes.append(f"it also holds {kind}, under {others[0]!r}, which are not taken")
+        if not plain:
             notes.append(f"its weights, under {name!r}, are averaged ones")
         where.append(name)
         contents = contents[name]
     if where and where != ["state_dict"]:
         notes.append(f"the weights are under {'.'.join(where)!r}")
     return contents
+
+
+def _holds_weights(value: Any, levels: int = 3) -> bool:
+    """Whether a file's entry is a dict of tensors, or holds one under a usual name."""
+    if not isinstance(value, dict):
+        return False
+    inner = (value.get(key) for key in (*CONTAINERS, *AVERAGED))
+    return any(isinstance(v, Tensor) for v in value.values()) or (
+        levels > 0 and any(_holds_weights(v, levels - 1) for v in inner)
+    )
 
 
 def _tensors(stored: Any, path: str) -> dict[str, Tensor]:
@@ -156,35 +171,42 @@ def _without_wrappers(stored: dict[str, Tensor], notes: list[str], path: str) ->
         weights[name] = value
     if taken:
         notes.append(f"{', '.join(repr(part + '.') for part in sorted(taken))} is taken from the names")
-        if "n_averaged" in weights and weights["n_averaged"].numel() == 1:
+        counter = weights.get("n_averaged")
+        if counter is not None and counter.numel() == 1 and counter.dtype in (torch.int32, torch.int64):
             notes.append(f"its weights are the average of {int(weights.pop('n_averaged'))} models")
     return weights
 
 
 def _translate(checkpoint: Checkpoint, num_heads: int | None) -> None:
-    """Let the family that knows the names give the weights ours, and say what model they are of."""
+    """Let the family that knows the names give the weights ours, and say what model they are of.
+
+    Raises:
+        CheckpointError: one knows the names and finds the weights not whole, and no other one takes them.
+    """
     BACKBONES.names()  # registers them
+    refused: list[ValueError] = []
     for family in BACKBONES.module_dict.values():
-        translate = getattr(family, "translate", None)
-        if translate is None:
-            continue
         try:
-            found = translate(checkpoint.weights, num_heads)
-            if found is None:
-                continue
-            if found.model:
+            found = family.translate(checkpoint.weights, num_heads) if hasattr(family, "translate") else None
+            if found is not None and found.model:
                 _check_whole(found.model, found.weights)
         except ValueError as error:
-            raise CheckpointError(f"{checkpoint.path}: {error}") from None
-        checkpoint.weights, checkpoint.model, checkpoint.unknown = found.weights, found.model, found.unknown
-        checkpoint.notes.append(f"it has the names of {found.source}, which are translated")
-        if found.unknown:
-            checkpoint.notes.append(f"it does not tell its model, the config does: {found.unknown}")
-        if found.left_out:
-            checkpoint.notes.append(f"left out, as no part of the model takes it: {', '.join(found.left_out)}")
-        checkpoint.notes.append(f"assumed, as shapes do not tell it: {found.assumed}")
-        checkpoint.meta |= {"translated_from": found.source, "assumed": found.assumed}
+            refused.append(error)
+            continue
+        if found is not None:
+            break
+    else:
+        if refused:
+            raise CheckpointError(f"{checkpoint.path}: {refused[0]}")
         return
+    checkpoint.weights, checkpoint.model, checkpoint.unknown = found.weights, found.model, found.unknown
+    checkpoint.notes.append(f"it has the names of {found.source}, which are translated")
+    if found.unknown:
+        checkpoint.notes.append(f"it does not tell its model, the config does: {found.unknown}")
+    if found.left_out:
+        checkpoint.notes.append(f"left out, as no part of the model takes it: {', '.join(found.left_out)}")
+    checkpoint.notes.append(f"assumed, as shapes do not tell it: {found.assumed}")
+    checkpoint.meta |= {"translated_from": found.source, "assumed": found.assumed}
 
 
 def _check_whole(model: dict, weights: dict[str, Tensor]) -> None:

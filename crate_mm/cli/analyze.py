@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader, Subset
 from ..analysis.figures import Drawn, Figure, Subject, save
 from ..analysis.taps import LayerError
 from ..checkpoints import Checkpoint
-from ..config import default_work_dir, load_config, require_model
+from ..checkpoints.fit import BACKBONE
+from ..config import default_work_dir, load_config, names_model, require_model
 from ..datasets import build_transforms
 from ..datasets.images import UnreadableImageError, open_image
 from ..datasets.transforms import to_uint8
@@ -77,12 +78,12 @@ def main() -> None:
         if args.layers and 0 in args.layers:
             raise ValueError("layers are counted from 1, or from the last as -1: there is no layer 0")
         args.layers = [layer - 1 if layer > 0 else layer for layer in args.layers] if args.layers else None
-        args.opened = {}
+        cfg = load_config(args.config, args.cfg_options) if names_model(load_config(args.config)) else None
+        args.loaded = {}  # each file's config, with its model where the config names none, and checkpoint
         for file in args.checkpoint:
-            if file != "random":
-                cfg, args.opened[file] = load_config_for(args.config, file, args.cfg_options)
-        if not args.opened:
-            cfg = load_config(args.config, args.cfg_options)
+            source = None if file == "random" else file
+            args.loaded[file] = load_config_for(args.config, source, args.cfg_options)
+            cfg = cfg or args.loaded[file][0]
         out = Path(args.out or f"{default_work_dir(cfg)}/analysis")
         out.mkdir(parents=True, exist_ok=True)
         figure = FIGURES.build({"type": args.figure})
@@ -99,9 +100,9 @@ def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[
     """What a figure looks at, for each checkpoint and split."""
     for checkpoint in args.checkpoint:
         if figure.looks_at == "images":
-            yield image_subject(cfg, checkpoint, args)
+            yield image_subject(args.loaded[checkpoint][0], checkpoint, args)
             continue
-        model = build_model(cfg, args.opened.get(checkpoint), args.seed)
+        model = build_model(*args.loaded[checkpoint], args.seed)
         name = Path(checkpoint).stem if len(args.checkpoint) > 1 else ""
         if figure.looks_at == "model":
             yield Subject(name, model)
@@ -119,7 +120,7 @@ def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace) -> Sub
     """A model for images of ``--size``, and the image files as its batch and as pictures of that size."""
     if args.size:
         cfg.model.backbone.img_size = args.size
-    model = build_model(cfg, args.opened.get(checkpoint), args.seed)
+    model = build_model(*args.loaded[checkpoint], args.seed)
     H, W = model.backbone.img_size
     square = build_transforms([{"type": "Resize", "size": min(H, W)}, {"type": "CenterCrop", "size": (H, W)}])
     inputs, pictures = [], []
@@ -136,8 +137,12 @@ def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace) -> Sub
 def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int) -> nn.Module:
     """A config's model in eval mode, with a checkpoint's backbone, or without a checkpoint at random."""
     if checkpoint is not None:
+        model, table = build_backbone_from(cfg, checkpoint)
         checkpoint.say(print)
-        return task_of(build_backbone_from(cfg, checkpoint)[0])
+        lacking = [name for name in (*table.dropped, *table.new) if name.startswith(BACKBONE)]
+        if lacking:
+            print(f"{shown(checkpoint.path)} fills a part of the backbone alone:\n{table.table()}")
+        return task_of(model)
     set_random_seed(seed)
     require_model(cfg)
     return task_of(MODELS.build(cfg.model)).to(get_device()).eval()

@@ -27,9 +27,9 @@ def main() -> None:
     args = parse_args()
     with one_sentence_errors():
         cfg, opened = load_config_for(args.config, args.checkpoint, args.cfg_options)
-        opened.say(print)
         work_dir = args.work_dir or f"{default_work_dir(cfg)}/knn"
         model, transfer = build_backbone_from(cfg, opened)
+        opened.say(print)
         print(f"{args.checkpoint}:\n{transfer.table()}")
         train_loader, test_loader = build_loader(cfg, "train"), build_loader(cfg, "test")
         start = time.perf_counter()
@@ -37,8 +37,10 @@ def main() -> None:
         test, test_labels, _ = extract_features(model, test_loader)
         guesses = knn_predict(train, train_labels, test, args.k)
         top1 = 100 * (guesses == test_labels).double().mean().item()
+        described = describe_run(cfg, opened.meta.get("seed"), args.checkpoint)
         result = {
-            **describe_run(cfg, opened.meta.get("seed"), args.checkpoint),
+            **described,
+            "recipe": {**described["recipe"], "k": args.k},
             "kind": "k-NN",
             "k": args.k,
             "headline": {"metric": "top1", "rule": "greater"},

@@ -11,6 +11,7 @@ counts with the test's figure. Each headline has a table.
 
 import argparse
 import json
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ PAPER = {
     "OxfordIIITPet": (81.4, 84.9, 85.3, 87.4, 88.5, 88.6),
 }
 TITLES = {"crate": "CRATE", "vit": "ViT"}
+STARTED = "initialized_from"
 MOST_SAID = 4  # settings in which a recipe differs
 MOST_BYTES = 2**22  # of a result file, which has a few kilobytes
 # How a dataset is used in the paper; a run of another kind gets a row of its own.
@@ -161,7 +163,7 @@ def _entries(result: dict, trained: dict[str, dict], metric: str, figure: str) -
         as_in_paper = dataset in PAPER and kind == PAPER_KIND.get(dataset, "fine-tuning")
         row = dataset if as_in_paper else f"{dataset}, {kind}"
         seed = training.get("seed") if training.get("seed") is not None else result.get("run")
-        recipe = _flat(training.get("recipe") or {})
+        recipe = _flat(result.get("recipe") or training.get("recipe") or {})
         rank = ("checkpoint" in result, result.get("date") or "")
         entries.append(Entry(row, result["model"], recipe, seed, value, rank, training.get("finished", True)))
     return entries
@@ -176,19 +178,25 @@ def _flat(recipe: Any, name: str = "") -> dict[str, str]:
 
 def _labels(entries: list[Entry]) -> list[str]:
     """For each entry in what its recipe differs from others of its row and model: '' where in nothing."""
-    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+    groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
-        known = groups.setdefault((entry.row, entry.model), [])
-        if entry.recipe not in known:
-            known.append(entry.recipe)
+        groups.setdefault((entry.row, entry.model), []).append(entry)
+    for group in groups.values():
+        # Each seed may have a pretraining of its own; two for one seed are two recipes.
+        started = {(entry.seed, entry.recipe.get(STARTED)) for entry in group}
+        if len(started) == len({seed for seed, _ in started}):
+            for entry in group:
+                entry.recipe.pop(STARTED, None)
     labels = []
+    meant: dict[tuple[str, str, str], dict[str, str]] = {}
     for entry in entries:
-        known = groups[entry.row, entry.model]
+        known = [other.recipe for other in groups[entry.row, entry.model]]
         keys = sorted({key for one in known for key in one if len({other.get(key) for other in known}) > 1})
         said = [f"{key.rpartition('.')[2]} {entry.recipe.get(key, 'not told')}" for key in keys[:MOST_SAID]]
-        if len(keys) > MOST_SAID:
-            said.append(f"and more, {sum(map(ord, json.dumps(entry.recipe, sort_keys=True))) % 1000:03d}")
-        labels.append(f" ({shown_in_table(', '.join(said))})" if said else "")
+        label = f" ({shown_in_table(', '.join(said))})" if said else ""
+        if meant.setdefault((entry.row, entry.model, label), entry.recipe) != entry.recipe:
+            label += f" {zlib.crc32(json.dumps(entry.recipe, sort_keys=True).encode()):08x}"
+        labels.append(label)
     return labels
 
 

@@ -119,7 +119,7 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
         **describe_run(
             cfg, tested.meta.get("seed"), tested.meta.get("initialized_from"), trained.get("freeze_backbone", False)
         ),
-        **({"recipe": tested.meta["recipe"]} if "recipe" in tested.meta else {}),
+        "recipe": tested.meta.get("recipe"),
         "dataset": dataset_name(cfg.test_dataloader.dataset),
         "checkpoint": args.checkpoint,
         "run": tested.run,

@@ -7,8 +7,10 @@ python tools/train.py configs/transfer/pets.py --load-from crate_base.pth
 """
 
 import argparse
+from pathlib import Path
 
-from ..config import load_config
+from ..checkpoints import newest_checkpoint
+from ..config import default_work_dir, load_config, names_model
 from ..engine import Runner, amp_optim_wrapper
 from ..engine.features import load_config_for
 from ..engine.safety.launch import leave_processes
@@ -40,13 +42,26 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def source_of_model(args: argparse.Namespace) -> str | Path | None:
+    """The checkpoint that says what the model is, where the config does not: the one to start from, or that of a run
+    which goes on."""
+    if args.load_from or args.model or not args.resume:
+        return args.load_from
+    plain = load_config(args.config)
+    if names_model(plain):
+        return args.load_from
+    return newest_checkpoint(args.work_dir or default_work_dir(plain)) if args.resume == "newest" else args.resume
+
+
 def main() -> None:
     args = parse_args()
     end_when_signalled()
     with one_sentence_errors():
         mixin = "transfer/linear_probe.py" if args.linear_probe else None
         model = load_config(args.model).get("model") if args.model else None
-        cfg, opened = load_config_for(args.config, args.load_from, args.cfg_options, mixin=mixin, model=model)
+        source = source_of_model(args)
+        options = {"mixin": mixin, "model": model, "whole": source is not args.load_from}
+        cfg, opened = load_config_for(args.config, source, args.cfg_options, needed=False, **options)
         cfg.launcher = args.launcher
         if args.work_dir:
             cfg.work_dir = args.work_dir
@@ -58,6 +73,7 @@ def main() -> None:
             cfg.resume = "newest" if args.resume == "newest" else True
             cfg.load_from = cfg.get("load_from") if args.resume == "newest" else args.resume
         runner = Runner.for_training(cfg, opened)
+        del opened  # its memory
     with one_sentence_errors(show_traceback=True):
         runner.train()
         leave_processes()

@@ -116,7 +116,7 @@ GUARDS = {
     "finite": Guard("StopOnNonFiniteLoss", "a run goes on when its loss is not finite"),
     "unreadable": Guard("UnreadableImages", "images that cannot be read are replaced without a word"),
     "log_history": Guard("TrimLogHistory", "long runs slow down with the length of their log"),
-    "result_file": Guard("ResultFile", "there is no result.json"),
+    "result_file": Guard("ResultFile", "there is no result.json, and its checkpoints do not name their run"),
 }
 
 # What prepare() sets, and from what.
@@ -159,7 +159,8 @@ def guard_hooks(cfg: Config) -> tuple[list[dict], dict[str, str]]:
     A guard that ``custom_hooks`` names too is there once, as that has it.
     """
     on, off = [], {}
-    own = {hook.get("type") for hook in cfg.get("custom_hooks") or () if isinstance(hook, dict)}
+    named = (hook.get("type") for hook in cfg.get("custom_hooks") or () if isinstance(hook, dict))
+    own = {name.rpartition(".")[2] for name in named if isinstance(name, str)}
     for name, guard in GUARDS.items():
         settings = cfg.guards.get(name, {})
         if settings is None or settings is False:

@@ -64,6 +64,32 @@ class RandomZoomOut(_BoundedGrowth, v2.RandomZoomOut):
         return math.ceil(height * self.side_range[1]), math.ceil(width * self.side_range[1])
 
 
+def _padding(padding: int | list[int]) -> tuple[int, int]:
+    """By how much a padding, as torchvision takes it, makes an image higher and wider."""
+    if isinstance(padding, int):
+        return 2 * padding, 2 * padding
+    left, top, right, bottom = padding if len(padding) == 4 else list(padding) * (4 // len(padding))
+    return top + bottom, left + right
+
+
+@TRANSFORMS.register_module()
+class Pad(_BoundedGrowth, v2.Pad):
+    """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+
+    def largest(self, height: int, width: int) -> tuple[int, int]:
+        higher, wider = _padding(self.padding) if not isinstance(self.padding, dict) else (0, 0)
+        return height + higher, width + wider
+
+
+@TRANSFORMS.register_module()
+class RandomCrop(_BoundedGrowth, v2.RandomCrop):
+    """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+
+    def largest(self, height: int, width: int) -> tuple[int, int]:
+        higher, wider = _padding(self.padding) if self.padding is not None else (0, 0)
+        return max(height + higher, self.size[0]), max(width + wider, self.size[1])
+
+
 for _name, _module in inspect.getmembers(v2, inspect.isclass):
     if issubclass(_module, v2.Transform) and _module is not v2.Transform and _name not in TRANSFORMS.module_dict:
         TRANSFORMS.register_module(name=_name, module=_module)

@@ -43,19 +43,25 @@ def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None
 
 
 def load_config_for(
-    config: str, checkpoint: str | Path | None, overrides: dict | None = None, **kwargs: Any
+    config: str | Path | Config,
+    checkpoint: str | Path | None,
+    overrides: dict | None = None,
+    needed: bool = True,
+    **kwargs: Any,
 ) -> tuple[Config, Checkpoint | None]:
     """Load a config, and open a checkpoint; a config that does not name its model takes the checkpoint's.
 
     Args:
         config, overrides, kwargs: as for ``load_config``.
         checkpoint: a file of ours or of another code base, or None.
+        needed: whether it is opened in any case, or only for its model.
 
     Raises:
         ValueError: as ``load_config``, ``open_checkpoint``, and where neither says what the model is.
     """
-    opened = open_checkpoint(checkpoint) if checkpoint else None
-    if opened is not None and kwargs.get("model") is None and not names_model(load_config(config)):
+    asked = bool(checkpoint) and kwargs.get("model") is None and not names_model(load_config(config))
+    opened = open_checkpoint(checkpoint) if checkpoint and (needed or asked) else None
+    if asked:
         kwargs["model"] = checked_model(opened)
     return load_config(config, overrides, **kwargs), opened
 

@@ -34,6 +34,7 @@ class KeepingRunner(RunnerState):
     user_cfg: Config | None = None
     initialized_from: str | None = None
     tested: Checkpoint | None = None
+    room_made: bool = False
     failed_writes: int = 0
     failed_at: int | None = None  # the iteration of the last write that failed
 
@@ -46,9 +47,16 @@ class KeepingRunner(RunnerState):
         if not self.trains:
             self.start_from(self.starts_from, resume=False)
         super().load_or_resume()
-        if is_main_process() and self.trains:
-            make_room(self)
-        self.keep_config()
+        if not self.trains:
+            self.keep_config()
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        super().call_hook(fn_name, **kwargs)
+        if fn_name == "before_train" and not self.room_made:  # whatever may refuse the run has had its say
+            self.room_made = True
+            if is_main_process():
+                make_room(self)
+            self.keep_config()
 
     def load_checkpoint(self, filename: str, map_location: Any = "cpu", *_: Any, **__: Any) -> dict:
         """Load weights from a file of ours or of another code base; MMEngine's further arguments have no effect.
@@ -61,7 +69,6 @@ class KeepingRunner(RunnerState):
         """
         opened = self.start.opened if self.start else None
         checkpoint = opened if opened and opened.path == str(filename) else open_checkpoint(filename)
-        checkpoint.say(self.logger.info)
         contents = {"meta": checkpoint.meta, "state_dict": checkpoint.weights, **checkpoint.states}
         self.initialized_from = checkpoint.meta.get("initialized_from")
         if self.resumes:
@@ -73,12 +80,13 @@ class KeepingRunner(RunnerState):
             contents = {"meta": checkpoint.meta, "state_dict": self.task.state_dict()}
         else:
             compare_with_config(self, checkpoint)
-            self.tested = checkpoint
+            self.tested = replace(checkpoint, weights={}, states={"message_hub": checkpoint.states.get("message_hub")})
         self.call_hook("after_load_checkpoint", checkpoint=contents)
         if self.resumes or not self.trains:
             fit(self.task, replace(checkpoint, weights=contents["state_dict"]))
         check_same_checkpoint(self, filename, checkpoint.meta if self.resumes else {})
         self.start = self.start and self.start._replace(opened=None)  # its memory
+        checkpoint.say(self.logger.info)
         self.logger.info(f"loaded checkpoint {filename}")
         return contents
 

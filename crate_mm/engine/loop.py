@@ -118,8 +118,8 @@ class TrainLoop(EpochBasedTrainLoop):
 
 
 def split_batch(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
-    """Split every tensor of a batch ``(B, ...)`` into ``parts`` equal parts along its first dimension."""
+    """Split every tensor or list of a batch ``(B, ...)`` into ``parts`` equal parts along its first dimension."""
     if parts == 1:
         return [batch]
-    chunks = {key: value.chunk(parts) for key, value in batch.items()}
-    return [{key: chunk[part] for key, chunk in chunks.items()} for part in range(parts)]
+    size = len(next(iter(batch.values()))) // parts
+    return [{k: v[part * size : (part + 1) * size] for k, v in batch.items()} for part in range(parts)]

@@ -25,6 +25,7 @@ import crate_mm
 
 from ..analysis.cost import count_complexity
 from ..checkpoints import AtomicBackend
+from ..checkpoints.form import are_transforms
 from ..registry import HOOKS
 from .logs import survive_full_disk
 from .optim import optimizer_name
@@ -133,7 +134,7 @@ def describe_run(cfg: Config, seed: int | None, initialized_from: str | None, fr
         "kind": "linear probe" if frozen else "fine-tuning" if initialized_from else "from scratch",
         "initialized_from": initialized_from,
         "global_batch_size": cfg.get("global_batch_size"),
-        "recipe": describe_recipe(cfg),
+        "recipe": {**describe_recipe(cfg), "initialized_from": initialized_from},
         "seed": seed,
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
@@ -204,9 +205,9 @@ def describe_checkpoint(runner: Runner) -> dict:
     tested = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset") or {}
     return {
         "model": cfg.model.to_dict(),
-        "test_transforms": as_data(tested.get("transforms")),
+        "test_transforms": transforms if are_transforms(transforms := as_data(tested.get("transforms"))) else None,
         "initialized_from": runner.initialized_from,
-        "recipe": describe_recipe(cfg),
+        "recipe": {**describe_recipe(cfg), "initialized_from": runner.initialized_from},
         "optimizer": optimizer_name(runner.optim_wrapper.optimizer),
         "versions": describe_machine()["versions"],
         "processes": runner.world_size,

@@ -46,12 +46,11 @@ def find_start(cfg: Config, work_dir: str) -> Start:
             work_dir, told[1].append, put_aside=True, check=lambda path: opened.append(open_checkpoint(path))
         )
         told[0] = str(newest) if newest else None
-    if searches:
-        broadcast_object_list(told)
+    broadcast_object_list(told)  # by all, also where one process was started otherwise, which is said later
     found, damaged = told
     if found:
         return Start(found, True, opened[-1] if opened else None, damaged)
-    return Start(wanted, bool(resume) and not searches, None, damaged)
+    return Start(wanted, resume is True and wanted is not None, None, damaged)
 
 
 def check_resumable(runner: Runner, checkpoint: Checkpoint) -> None:

@@ -31,9 +31,12 @@ def make_room(runner: Runner) -> None:
         later += [path for path in own if training_progress(path)[1] > runner.iter]
         later += [work_dir / RESULT_FILE] if later else []
     else:
-        config = Path(runner.cfg.filename or "config.py").name
-        later = [*own, *work_dir.glob("best_*.pth"), work_dir / RESULT_FILE, work_dir / config]
+        later = [*own, *work_dir.glob("best_*.pth"), work_dir / RESULT_FILE]
     later = [path for path in dict.fromkeys(later) if path.is_file()]
+    source = Path(runner.cfg.filename or "config.py")
+    config = work_dir / source.name
+    if later and not runner.resumes and config.is_file() and config.resolve() != source.resolve():
+        later.append(config)
     if not later:
         return
     names = (f"before_{runner.timestamp}" + (f"_{n}" if n > 1 else "") for n in count(1))
@@ -44,6 +47,7 @@ def make_room(runner: Runner) -> None:
             path.rename(folder / path.name)
     except OSError as error:
         runner.logger.warning(f"cannot tidy up {work_dir}: {error}")
+        return
     runner.logger.warning(f"the checkpoints and results of another run in {work_dir} are in {folder.name} now")
 
 

@@ -85,8 +85,8 @@ class CheckpointHook(Hook):
 
     def headline(self, runner: Runner) -> tuple[str, str]:
         """The metric that decides which epoch is the best, and whether 'greater' or 'less' is better."""
-        named = [metric for metric in self.save_best if metric != "auto"]
-        return (named[0], self.rule or rule_of(named[0], runner)) if named else runner.task.headline
+        first = (self.save_best or ["auto"])[0]
+        return runner.task.headline if first == "auto" else (first, self.rule or rule_of(first, runner))
 
     # When ---------------------------------------------------------------------------------------------------------
 

@@ -10,13 +10,22 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmengine.registry import Registry
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 from crate_mm import registry
 from crate_mm.api import get_model, init_model
 from crate_mm.checkpoints import Checkpoint
-from crate_mm.checkpoints.described import build_described, check_description, no_larger_than
+from crate_mm.checkpoints.described import (
+    build_described,
+    check_description,
+    check_transforms,
+    checked_model,
+    no_larger_than,
+)
+from crate_mm.datasets import build_transforms
+from crate_mm.datasets.images import UnreadableImageError
 from crate_mm.engine import CheckpointError, read_checkpoint
 from crate_mm.registry import BACKBONES, registered_only
 
@@ -134,7 +143,8 @@ ODD_NUMBERS = {
 
 @pytest.mark.parametrize("what", ODD_NUMBERS)
 def test_numbers_that_would_fail_at_a_prediction_fail_at_the_load(what):
-    with pytest.raises(CheckpointError, match=r"x.pth (describes a model that does not build|does not fit)"):
+    refused = r"x.pth (describes a model that does not build|does not fit|describes its model with)"
+    with pytest.raises(CheckpointError, match=refused):
         build_described(Checkpoint("x.pth", weights_of(MODEL), {**MODEL, **ODD_NUMBERS[what]}))
 
 
@@ -188,3 +198,34 @@ def test_a_description_of_our_own_is_taken():
     check_description(MODEL, "x.pth")
     built = build_described(Checkpoint("x.pth", weights_of(MODEL), MODEL))
     assert type(built).__name__ == "ImageClassifier"
+
+
+WORDS = {
+    "scope": {"_scope_": "evil"},
+    "code as a key": {"x': print('CODE'), 'y": 1},
+    "a key that is no name": {"a b": 1},
+    "filled in": {"pool": "{{fileDirname}}"},
+    "infinite": {"size": float("inf")},
+}
+
+
+@pytest.mark.parametrize("what", WORDS)
+def test_a_description_holds_nothing_that_a_config_acts_on(what):
+    """The model goes into the config that a run leaves in its work folder, whose text is code."""
+    described = {**copy.deepcopy(MODEL), "head": {**MODEL["head"], "norm": WORDS[what]}}
+    with pytest.raises(CheckpointError, match="which is no argument of a part|which is no plain value"):
+        checked_model(Checkpoint("x.pth", weights_of(MODEL), described))
+    with pytest.raises(CheckpointError, match="x.pth was tested with transforms that have"):
+        check_transforms([{"type": "Resize", "size": 32, **WORDS[what]}], "x.pth")
+
+
+def test_transforms_of_a_file_are_bounded():
+    with pytest.raises(CheckpointError, match="was tested with 33 transforms"):
+        check_transforms([{"type": "Resize", "size": 32}] * 33, "x.pth")
+    grow = build_transforms([{"type": "Pad", "padding": 8000}] * 3)
+    with pytest.raises(UnreadableImageError, match="pixels"):
+        grow(Image.new("L", (8, 8)))
+    with pytest.raises(UnreadableImageError, match="pixels"):
+        build_transforms([{"type": "RandomCrop", "size": 8, "padding": 8000}])(Image.new("L", (8, 8)))
+    assert build_transforms([{"type": "Pad", "padding": [1, 2, 3, 4]}])(Image.new("L", (8, 8))).size == (12, 14)
+    assert build_transforms([{"type": "Pad", "padding": [1, 2]}])(Image.new("L", (8, 8))).size == (10, 12)

@@ -94,3 +94,10 @@ def test_a_file_of_ours_is_taken_as_it_is(weights):
     opened = as_checkpoint({"meta": {"model": {"type": "Mine"}}, "state_dict": mine})
     assert opened.weights.keys() == mine.keys()
     assert opened.notes == []
+
+
+def test_a_dict_without_tensors_is_no_container(weights):
+    opened = as_checkpoint({"model": dict(weights), "params": {"lr": 1}, "net": {}})
+    assert opened.weights.keys() == weights.keys()
+    both = as_checkpoint({"state_dict": dict(weights), "model": {"other": torch.zeros(1)}})
+    assert both.notes == ["it also holds weights, under 'model', which are not taken"]

@@ -173,7 +173,7 @@ MISTAKES = {
     "layer zero": (["tokens", "debug", "random", "--layers", "0"], "layers are counted from 1, or from the last as -1"),
     "no subspaces": (
         ["subspaces", "{vit}", "random"],
-        "ViT has no subspaces in layer 1: they and R^c are not defined",
+        "ViT has no subspaces: they and R^c are not defined",
     ),
     "unreadable image": (
         ["attention", "debug", "random", "--images", "{tmp}/bad.png"],

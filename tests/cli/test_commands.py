@@ -399,12 +399,30 @@ def test_runs_are_told_apart_by_their_whole_recipe(run_tool, tmp_path):
     other = {"optim_wrapper": {"optimizer": {"type": "Lion", "lr": 0.2}}}
     leave_result(tmp_path / "d", 80.0, "d", recipe=other)
     # A test of run a, by another config: a published file's, which is no further seed.
-    leave_result(tmp_path / "e", 91.0, "a", seed=None, recipe={"max_epochs": 9}, checkpoint="a.safetensors")
+    leave_result(tmp_path / "e", 91.0, "a", seed=None, checkpoint="a.safetensors")
     done = run_tool("results_table", tmp_path)
     assert done.code == 0, done.output
     assert "| Digits, from scratch (max_epochs 3, lr 0.1) | 91.50 (91.00 to 92.00, 2) |" in done.output
     assert "| Digits, from scratch (max_epochs 1, lr 0.1) | 70.00 |" in done.output
     assert "| Digits, from scratch (max_epochs 3, lr 0.2) | 80.00 |" in done.output
+
+
+def test_recipes_that_differ_deep_inside_have_rows_of_their_own(run_tool, tmp_path):
+    for name, scale, top1 in (("a", 0.5, 10.0), ("b", 0.9, 90.0)):
+        transforms = [{"type": "RandomResizedCrop", "size": 224, "ratio": [0.75, 1.3333333], "scale": [scale, 1.0]}] * 4
+        leave_result(tmp_path / name, top1, name, recipe={"train_transforms": transforms})
+    rows = [line for line in run_tool("results_table", tmp_path).output.splitlines() if line.startswith("| Digits")]
+    assert sorted(row.split("|")[2].strip() for row in rows) == ["10.00", "90.00"]
+
+
+def test_two_pretrainings_for_one_seed_are_two_recipes(run_tool, tmp_path):
+    for name, seed, start in (("a", 0, "p0.pth"), ("b", 1, "p1.pth")):
+        leave_result(tmp_path / name, 80.0 + seed, name, seed=seed, recipe={"initialized_from": start})
+    assert "| Digits, from scratch | 80.50 (80.00 to 81.00, 2) |" in run_tool("results_table", tmp_path).output
+    leave_result(tmp_path / "c", 60.0, "c", recipe={"initialized_from": "other.pth"})
+    output = run_tool("results_table", tmp_path).output
+    assert '| Digits, from scratch (initialized_from "other.pth") | 60.00 |' in output
+    assert '| Digits, from scratch (initialized_from "p0.pth") | 80.00 |' in output
 
 
 def test_another_headline_has_a_table_of_its_own(run_tool, tmp_path):

@@ -1,11 +1,15 @@
 """Which epoch is the best, which files stay, and what of an earlier run goes aside."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from crate_mm.checkpoints.form import check_form
 from crate_mm.engine import Runner, RunStoppedError, load_config
+from crate_mm.engine.results import describe_checkpoint
+from crate_mm.engine.resume import find_start
 from crate_mm.evaluation import ClassificationMetric
 from crate_mm.registry import METRICS
 from tests.training import train
@@ -145,3 +149,55 @@ def test_validation_in_a_folder_that_is_to_be_resumed(tmp_path, debug_checkpoint
     cfg = load_config("debug")
     cfg.work_dir, cfg.resume = str(tmp_path), True
     assert torch.isfinite(torch.tensor(Runner.from_cfg(cfg).val()["eval/loss"]))
+
+
+def test_a_run_that_is_refused_moves_nothing(tmp_path):
+    train(tmp_path, train_cfg__max_epochs=1)
+    before = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    with pytest.raises(ValueError, match="whether more or less of it is better is not known"):
+        train(tmp_path, default_hooks__checkpoint__save_best="eval/oddity")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == before
+    assert not list(tmp_path.glob("before_*"))
+
+
+def test_a_test_after_training_moves_nothing(tmp_path):
+    cfg = load_config("debug", {"train_cfg.max_epochs": 1})
+    cfg.work_dir = str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    before = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    runner.test()
+    runner.val()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == before
+
+
+def test_a_config_in_its_own_work_folder_stays(tmp_path):
+    train(tmp_path, train_cfg__max_epochs=1)
+    cfg = load_config(tmp_path / "debug.py")
+    cfg.work_dir = str(tmp_path)
+    Runner.from_cfg(cfg).train()
+    assert (tmp_path / "debug.py").is_file()
+    (aside,) = tmp_path.glob("before_*")
+    assert not (aside / "debug.py").exists()
+
+
+@pytest.mark.parametrize(("resume", "found"), [(True, True), ("newest", False), (False, False)])
+def test_a_restart_before_the_first_checkpoint_begins_as_it_was_asked_to(tmp_path, monkeypatch, resume, found):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    cfg = load_config("debug")
+    cfg.resume, cfg.load_from = resume, "old/epoch_3.pth"
+    assert find_start(cfg, str(tmp_path))[:2] == ("old/epoch_3.pth", found)
+
+
+def test_odd_transforms_of_a_dataset_of_ones_own_do_not_spoil_a_checkpoint(tmp_path):
+    described = describe_checkpoint(
+        SimpleNamespace(
+            cfg=load_config("debug", {"test_dataloader.dataset.transforms": "bpe"}),
+            initialized_from=None,
+            optim_wrapper=SimpleNamespace(optimizer=None),
+            world_size=1,
+            train_dataloader=[],
+        )
+    )
+    assert described["test_transforms"] is None
+    check_form({"meta": described}, "x.pth")

@@ -29,15 +29,17 @@ class Subspaces(Figure):
         grams, incoherence = {}, {}
         for layer, step in steps(subject.model, options.layers).items():
             found = step.subspaces()
+            if found is None and options.layers is None:
+                continue
             if found is None:
-                raise ValueError(
-                    f"{name_of(subject.model)} has no subspaces in layer {layer + 1}: they and R^c are not defined"
-                )
+                raise ValueError(f"{name_of(subject.model)} has no subspaces in layer {layer + 1}")
             U, K = found.U.detach(), found.num_heads
             p, most = U.shape[1] // K, max(options.directions, 1)
             picked = torch.cat([k * p + torch.randperm(p, generator=generator)[:most] for k in range(K)])
             grams[layer + 1] = subspace_gram(U[:, picked])
             incoherence[layer + 1] = subspace_incoherence(U, K).item()
+        if not grams:
+            raise ValueError(f"{name_of(subject.model)} has no subspaces: they and R^c are not defined")
         random = math.sqrt(2 / (math.pi * U.shape[0]))
         told = {"mean_abs_cosine_between_heads": incoherence, "of_random_directions": random}
         told["gram_of_shown_directions"] = {layer: gram.tolist() for layer, gram in grams.items()}

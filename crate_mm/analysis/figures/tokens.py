@@ -7,7 +7,7 @@ from matplotlib.figure import Figure as Picture
 from torch import Tensor
 
 from ...registry import FIGURES
-from ..taps import capture, name_of, steps
+from ..taps import name_of, on_taps
 from .base import Drawn, Figure, Subject, panel_grid, run_through
 
 
@@ -28,13 +28,13 @@ class Tokens(Figure):
 
     def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
         (subject,) = subjects
-        layers = list(steps(subject.model, options.layers))
-        with capture(subject.model, ("tap_out",), options.layers) as seen:
+        seen: dict[int, Tensor] = {}
+        with on_taps(subject.model, {"tap_out": seen.__setitem__}, options.layers):
             run_through(subject.model, subject.batches)
-        N, d = seen["tap_out"][0].shape[1:]
+        N, d = next(iter(seen.values())).shape[1:]
         generator = torch.Generator().manual_seed(options.seed)
         rows, columns = (torch.randperm(n, generator=generator)[: max(options.block, 1)].sort()[0] for n in (d, N))
-        blocks = {layer + 1: z[0].T[rows][:, columns].cpu() for layer, z in zip(layers, seen["tap_out"])}
+        blocks = {layer + 1: z[0].T[rows][:, columns].cpu() for layer, z in sorted(seen.items())}
         title = f"{name_of(subject.model)}: {len(rows)} of {d} dimensions, {len(columns)} of {N} tokens"
         numbers = {"rows": rows, "columns": columns, **{f"layer_{n}": block.numpy() for n, block in blocks.items()}}
         return Drawn({"tokens": plot_tokens(blocks, title)}, {"tokens.npz": numbers})

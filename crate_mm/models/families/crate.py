@@ -126,7 +126,10 @@ class CRATE(nn.Module):
         Raises:
             ForeignError: the weights are not whole, or of no square RGB images.
         """
-        if not {"pos_embedding", "transformer.layers.0.0.fn.qkv.weight"} & weights.keys() or "conv1.weight" in weights:
+        if (
+            not {"pos_embedding", "to_patch_embedding.2.weight", "transformer.layers.0.0.fn.qkv.weight"}
+            <= weights.keys()
+        ):
             return None
         _, positions, embed_dim = shape_of(weights, "pos_embedding", 3)
         _, patch_dim = shape_of(weights, "to_patch_embedding.2.weight", 2)

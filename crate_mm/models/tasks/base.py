@@ -39,11 +39,11 @@ class Task(BaseModel):
 
     def tensor(self, **batch: Tensor) -> Tensor:
         """The output of the model alone, as it is counted, exported and looked into."""
-        raise NotImplementedError(f"{type(self).__name__} has no plain output: it defines no tensor()")
+        raise ValueError(f"{type(self).__name__} has no plain output: it defines no tensor()")
 
     def features(self, **batch: Tensor) -> Tensor:
         """One vector a sample, ``(B, d)``, for nearest neighbours and projections."""
-        raise NotImplementedError(f"{type(self).__name__} has no features: it defines no features()")
+        raise ValueError(f"{type(self).__name__} has no features: it defines no features()")
 
     def example(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
         """A batch of one as the preprocessor returns it, for counting, exporting and drawing.
