@@ -84,6 +84,7 @@ def test_what_is_no_image(image, message):
         Predictor(get_model("crate_tiny", num_classes=3, img_size=32))([image])
 
 
+@pytest.mark.slow
 def test_a_published_file_predicts_as_the_checkpoint_was_tested(debug_checkpoint, tmp_path, run_tool):
     """It carries model, normalisation, class names and the transforms of the test."""
     rows = tmp_path / "rows.csv"
@@ -148,6 +149,7 @@ def test_class_names_must_fit():
         Predictor(get_model("crate_tiny", num_classes=3, img_size=32), class_names=["a", "b"])
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_works_outside_a_clone(tmp_path, debug_checkpoint):
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT], check=True)

@@ -27,6 +27,7 @@ def test_every_benchmark_is_run_here():
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.slow
 def test_a_benchmark_prints_a_table_and_writes_a_json(name, tmp_path, run_tool):
     written = tmp_path / "figures.json"
     done = run_tool(f"benchmarks/{name}", *SMALL[name], "--json", written)
@@ -39,6 +40,7 @@ def test_a_benchmark_prints_a_table_and_writes_a_json(name, tmp_path, run_tool):
         assert str(next(iter(row.values())))[:5] in done.output
 
 
+@pytest.mark.slow
 def test_compiled_forms_are_measured(tmp_path):
     args = ["--models", "crate_tiny", "--img-size", "32", "--batch", "2", "--rounds", "1", "--precisions", "float32"]
     written = tmp_path / "figures.json"

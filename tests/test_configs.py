@@ -24,6 +24,7 @@ def load(path, **overrides):
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=lambda p: str(p.relative_to(CONFIGS)))
+@pytest.mark.slow
 def test_every_config_builds(path, tmp_path):
     cfg = prepare(load(path), world_size=1)
     with torch.device("meta"):
@@ -145,6 +146,7 @@ def published_data(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", RUNS)
+@pytest.mark.slow
 def test_a_step_and_an_evaluation(name, published_data, tmp_path):
     cfg = load(name)
     source = cfg.train_dataloader.dataset.source.type

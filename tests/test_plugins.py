@@ -155,6 +155,7 @@ def outside(tmp_path):
     return config
 
 
+@pytest.mark.slow
 def test_a_family_trains_and_is_looked_into(outside, run_tool, tmp_path):
     config = outside(
         "mine",
@@ -207,6 +208,7 @@ def test_a_task_with_samples_of_its_own_kind(outside, run_tool, tmp_path):
     assert "| error | maskedwaves- |" in done.output
 
 
+@pytest.mark.slow
 def test_a_measure_and_a_figure(outside, run_tool, tmp_path, debug_checkpoint):
     config = outside("both", "_base_ = ['{debug}']\ncustom_imports = dict(imports=['my_measure', 'my_figure'])\n")
     done = run_tool("analyze", "layers", config, "random", "--measures", "length", "--out", tmp_path / "a")

@@ -412,6 +412,7 @@ def test_an_unknown_command_is_seen():
 
 
 @pytest.mark.parametrize("command", TO_RUN, ids=lambda command: command.line[:80])
+@pytest.mark.slow
 def test_a_command_runs(command, workplace, run_tool):
     args = list(command.args)
     if command.tool not in WITHOUT_OPTIONS:

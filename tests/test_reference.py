@@ -86,6 +86,7 @@ def test_measures_per_layer(case):
     assert_close(sparsity, ref["nonzero_fraction_after_ista_per_layer_mean"])
 
 
+@pytest.mark.slow
 def test_gradients_and_lion_steps(case):
     ref, model, images, labels = case
     start = {name: value.clone() for name, value in model.state_dict().items()}

@@ -122,6 +122,7 @@ def test_chosen_layers_only(images):
             steps(model, [layer])
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images():
     """After a batch nothing of it is kept: as many tensors are alive after ten batches as after one."""
     model, alive = build(), []

@@ -107,6 +107,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 def test_any_changed_byte_is_found_or_changes_nothing(tmp_path):
     """In the archive's tables too, of which PyTorch and Python read different parts."""
     path = tmp_path / "epoch_1.pth"

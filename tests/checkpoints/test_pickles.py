@@ -290,6 +290,7 @@ def test_everything_that_our_checkpoints_and_others_hold_is_read(tmp_path, zippe
         max_size=4,
     )
 )
+@pytest.mark.slow
 def test_any_plain_data_is_read_as_it_was_written(tmp_path_factory, data):
     file = tmp_path_factory.mktemp("plain") / "x.pth"
     torch.save({"other": data}, file)

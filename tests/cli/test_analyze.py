@@ -205,6 +205,7 @@ def test_a_mistake_gets_one_sentence(run_tool, tmp_path, vit, mistake):
     assert message.format(tmp=tmp_path) in done.last_line, done.output
 
 
+@pytest.mark.slow
 def test_the_hook_measures_while_training(tmp_path):
     hook = {"default_hooks.white_box": dict(type="WhiteBoxHook", interval=2, num_images=20)}
     cfg = load_config("debug", {"train_cfg.max_epochs": 3, **hook})

@@ -23,6 +23,7 @@ TOOLS = ROOT / "tools"
 # What they do ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_train_test_and_resume(run_tool, tmp_path):
     run = tmp_path / "run"
     done = run_tool("train", "debug", "--work-dir", run, "--cfg-options", "train_cfg.max_epochs=1")
@@ -56,6 +57,7 @@ def test_resume_starts_where_there_is_nothing_to_resume(run_tool, tmp_path):
     assert (tmp_path / "epoch_1.pth").exists()
 
 
+@pytest.mark.slow
 def test_one_short_epoch_of_the_imagenet_recipe(run_tool, image_tree, tmp_path):
     options = f"data_root={image_tree} train_cfg.max_epochs=1 global_batch_size=4 model.head.num_classes=3"
     options += " train_dataloader.num_workers=1 val_dataloader.num_workers=0"
@@ -97,6 +99,7 @@ def launched(tmp_path_factory):
     return tmp_path, {name: process.returncode for name, process in runs.items()}, outputs, start
 
 
+@pytest.mark.slow
 def test_dist_train_on_one_node_and_on_two(launched):
     tmp_path, codes, outputs, _ = launched
     assert codes == {"single": 0, "node0": 0, "node1": 0}, outputs
@@ -106,6 +109,7 @@ def test_dist_train_on_one_node_and_on_two(launched):
     assert all(torch.equal(single[key], nodes[key]) for key in single)
 
 
+@pytest.mark.slow
 def test_dist_test_gives_the_figures_of_one_process(launched, run_tool):
     tmp_path, _, _, start = launched
     checkpoint = tmp_path / "single" / "epoch_1.pth"
@@ -124,6 +128,7 @@ STAMP = Path(sys.prefix) / ".crate_mm-installed-test"
 @pytest.mark.skipif(
     not STAMP.exists(), reason="tools/run_tests.sh set up no environment: quickstart.sh would install one"
 )
+@pytest.mark.slow
 def test_quickstart(tmp_path):
     env = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"}
     command = ["bash", TOOLS / "quickstart.sh", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=1"]
@@ -135,6 +140,7 @@ def test_quickstart(tmp_path):
     assert "Installing" not in done.stdout
 
 
+@pytest.mark.slow
 def test_slurm_variables_start_processes(tmp_path):
     """srun is not here: its variables are, and what slurm_train.sh hands it."""
     (tmp_path / "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >"$RECORD"\n')
@@ -217,6 +223,7 @@ train_cfg = dict(max_epochs=1)
 """
 
 
+@pytest.mark.slow
 def test_fine_tuning_from_an_official_checkpoint(run_tool, official_checkpoint, tmp_path):
     """One command: recognised, converted, its head dropped, its position embeddings resized."""
     config = tmp_path / "tiny_on_digits.py"
@@ -616,6 +623,7 @@ def test_more_gpus_than_the_node_has(tmp_path):
     assert done.stderr.rstrip().endswith("dist_train.sh c.py 6")
 
 
+@pytest.mark.slow
 def test_ctrl_c(tmp_path):
     command = [
         sys.executable,
@@ -647,6 +655,7 @@ def test_ctrl_c(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_failing_process_ends_the_others(tmp_path):
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     command = [str(TOOLS / "dist_train.sh"), "debug", "3", "--work-dir", str(tmp_path)]

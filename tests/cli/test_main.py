@@ -33,6 +33,7 @@ def test_help_lists_the_commands():
     assert crate_mm().returncode == 2
 
 
+@pytest.mark.slow
 def test_a_command_has_its_own_help():
     done = crate_mm("get-flops", "--help")
     assert done.returncode == 0

@@ -51,6 +51,7 @@ def assert_gradients_agree(ours, expected, tolerance=1e-4):
 
 
 @pytest.mark.parametrize(("backbone", "graphs"), [("CRATE", 1), ("ViT", 2)])  # ViT's first block gets other strides
+@pytest.mark.slow
 def test_compiled_blocks_are_the_same_function(backbone, graphs):
     plain, compiled = small_model(backbone), small_model(backbone)
     torch._dynamo.utils.counters.clear()
@@ -64,6 +65,7 @@ def test_compiled_blocks_are_the_same_function(backbone, graphs):
         torch.testing.assert_close(compiled.eval()(images), plain.eval()(images), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_taps_of_compiled_blocks_can_be_read():
     model = small_model().eval()
     images, _ = images_and_labels(2)
@@ -79,6 +81,7 @@ def test_the_taps_of_compiled_blocks_can_be_read():
 
 
 @pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.slow
 def test_a_run_with_compiled_blocks_takes_the_same_steps(tmp_path, recompute):
     def train(name, **options):
         cfg = load_config("debug", {"train_cfg.max_epochs": 1, "optim_wrapper.optimizer.type": "SGD", **options})

@@ -54,6 +54,7 @@ def test_a_guard_takes_settings(tmp_path):
     assert hook.keep == 7
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_stops_with_a_hook_added(run_tool, tmp_path):
     config = tmp_path / "mine.py"
     config.write_text(f"_base_ = ['{DEBUG}']\ncustom_hooks = [dict(type='EMAHook')]\n")

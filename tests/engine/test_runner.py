@@ -23,6 +23,7 @@ from tests.training import AUGMENT, SGD, assert_identical, train, train_on_proce
     ],
     ids=["ema", "workers", "adamw-accumulate-clip"],
 )
+@pytest.mark.slow
 def test_resuming_changes_nothing(tmp_path, options):
     whole = train(tmp_path / "whole", train_cfg__max_epochs=4, **options)
     (tmp_path / "part").mkdir()
@@ -36,6 +37,7 @@ def test_resuming_changes_nothing(tmp_path, options):
     assert len(best) == 1
 
 
+@pytest.mark.slow
 def test_stopping_early_on_the_curve_of_a_longer_run(tmp_path):
     whole = train(tmp_path / "whole", train_cfg__max_epochs=3)
     train(tmp_path / "part", train_cfg__max_epochs=1, param_scheduler__end=3)
@@ -43,6 +45,7 @@ def test_stopping_early_on_the_curve_of_a_longer_run(tmp_path):
     assert_identical(whole["state_dict"], resumed["state_dict"])
 
 
+@pytest.mark.slow
 def test_seeds_matter_and_repeat(tmp_path):
     one, again, other = (
         train(tmp_path / name, train_cfg__max_epochs=1, randomness__seed=seed)["state_dict"]
@@ -52,6 +55,7 @@ def test_seeds_matter_and_repeat(tmp_path):
     assert not torch.equal(one["head.fc.weight"], other["head.fc.weight"])
 
 
+@pytest.mark.slow
 def test_a_sharded_optimizer_takes_the_same_steps(tmp_path):
     """And its checkpoint is the plain one's, to resume from without sharding too."""
     momentum = dict(optim_wrapper__optimizer__momentum=0.9)
@@ -66,6 +70,7 @@ def test_a_sharded_optimizer_takes_the_same_steps(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_processes_and_accumulation_take_the_same_steps(tmp_path):
     one = train(tmp_path / "one", **SGD)
     accumulated = train(tmp_path / "accumulated", max_batch_per_device=32, **SGD)
@@ -82,6 +87,7 @@ def test_processes_and_accumulation_take_the_same_steps(tmp_path):
     assert_identical(one["param_schedulers"], accumulated["param_schedulers"])
 
 
+@pytest.mark.slow
 def test_the_start_is_announced_and_logs_are_json_lines(tmp_path):
     train(tmp_path, max_batch_per_device=32, train_cfg__max_epochs=1, default_hooks__logger__interval=1)
     (log,) = tmp_path.glob("*/*.log")
@@ -96,6 +102,7 @@ def test_the_start_is_announced_and_logs_are_json_lines(tmp_path):
     assert list(tmp_path.glob("*/vis_data/events.out.tfevents*"))
 
 
+@pytest.mark.slow
 def test_validation_loss_is_not_averaged_over_epochs(tmp_path):
     train(tmp_path)
     (scalars,) = tmp_path.glob("*/vis_data/scalars.json")
@@ -106,6 +113,7 @@ def test_validation_loss_is_not_averaged_over_epochs(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_mixed_precision_trains_and_differs(tmp_path):
     from crate_mm.engine import amp_optim_wrapper
 
@@ -166,6 +174,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
     assert not runner.optim_wrapper.optimizer.state
 
 
+@pytest.mark.slow
 def test_steps_with_gradients_that_are_not_finite_are_skipped(tmp_path):
     runner = debug_runner(tmp_path, default_hooks__checkpoint__every_iters=1)
     break_gradients(runner, {3, 4, 6, 10, 11})
@@ -190,6 +199,7 @@ def test_steps_with_gradients_that_are_not_finite_are_skipped(tmp_path):
     assert torch.equal(read_checkpoint(tmp_path / "epoch_1.pth")["state_dict"]["head.fc.weight"], seen[9])
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_run_are_put_aside(tmp_path):
     train(tmp_path, train_cfg__max_epochs=2)
     train(tmp_path, train_cfg__max_epochs=1, randomness__seed=7)
@@ -221,6 +231,7 @@ def test_processes_that_resume_from_different_files_stop(tmp_path, debug_checkpo
 FP16 = dict(optim_wrapper__type="AmpOptimWrapper", optim_wrapper__dtype="float16")
 
 
+@pytest.mark.slow
 def test_fp16_trains_as_float32_does(tmp_path):
     plain, fp16 = (train(tmp_path / n, train_cfg__max_epochs=1, **o) for n, o in (("plain", {}), ("fp16", FP16)))
     name = "backbone.blocks.1.sparsify.dictionary"
@@ -230,6 +241,7 @@ def test_fp16_trains_as_float32_does(tmp_path):
     assert fp16["optimizer"]["loss_scaler"]["_growth_tracker"] == 10
 
 
+@pytest.mark.slow
 def test_the_scalers_search_is_no_trouble_and_a_resume_goes_on_with_its_scale(tmp_path):
     options = dict(FP16, optim_wrapper__loss_scale=dict(init_scale=2.0**40), optim_wrapper__max_skipped_steps=3)
     whole = train(tmp_path / "whole", **options)
@@ -324,6 +336,7 @@ def test_a_resume_that_would_mix_two_recipes_is_refused(tmp_path, debug_checkpoi
         train(tmp_path, resume=True, **changed)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_follows_its_config(tmp_path):
     train(tmp_path, train_cfg__max_epochs=1)
     resumed = train(tmp_path, resume=True, optim_wrapper__optimizer__weight_decay=0.05)
@@ -332,6 +345,7 @@ def test_a_resumed_run_follows_its_config(tmp_path):
     assert "the schedule was for 10 iterations and is now for 20" in logs
 
 
+@pytest.mark.slow
 def test_a_run_without_a_schedule_resumes(tmp_path):
     train(tmp_path, train_cfg__max_epochs=1, param_scheduler=None)
     assert train(tmp_path, resume=True, param_scheduler=None)["meta"]["epoch"] == 2
@@ -344,6 +358,7 @@ def test_nothing_left_to_train_is_said(tmp_path, debug_checkpoint, caplog):
     assert "nothing is left to train" in log.read_text()
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_saved_and_evaluated(tmp_path):
     plain = train(tmp_path / "plain", train_cfg__max_epochs=1)
     averaged = train(tmp_path / "ema", train_cfg__max_epochs=1, ema_momentum=0.1)
@@ -441,12 +456,14 @@ def test_leftovers_of_a_killed_write_are_removed(tmp_path):
     assert {p.name for p in tmp_path.iterdir() if p.name.endswith(".part")} == {"packed.part", *others}
 
 
+@pytest.mark.slow
 def test_only_the_newest_checkpoints_and_the_best_are_kept(tmp_path):
     train(tmp_path, train_cfg__max_epochs=5, default_hooks__checkpoint__max_keep_ckpts=2)
     assert sorted(p.name for p in tmp_path.glob("epoch_*")) == ["epoch_4.pth", "epoch_5.pth"]
     assert len(list(tmp_path.glob("best_*"))) == 1
 
 
+@pytest.mark.slow
 def test_a_copied_work_folder_leaves_the_original_alone(tmp_path):
     train(tmp_path / "a", train_cfg__max_epochs=1)
     (original,) = (tmp_path / "a").glob("best_*")

@@ -54,6 +54,7 @@ def train_scripted(folder, save_best, epochs=3, **options):
         (["eval/loss", "auto"], None, ["best_eval_loss_epoch_1.pth", "best_eval_top1_epoch_3.pth"], 1),
     ],
 )
+@pytest.mark.slow
 def test_the_best_is_by_the_metric_that_is_named(tmp_path, save_best, rule, kept, epoch):
     files, result = train_scripted(tmp_path, save_best, default_hooks__checkpoint__rule=rule)
     assert files == kept
@@ -79,6 +80,7 @@ def test_mean_class_has_a_rule(tmp_path):
     assert [path.name for path in tmp_path.glob("best_*")] == ["best_eval_mean_class_epoch_1.pth"]
 
 
+@pytest.mark.slow
 def test_what_is_better_must_be_known(tmp_path):
     with pytest.raises(ValueError, match="save_best 'eval/oddity': whether more or less of it is better is not known"):
         train_scripted(tmp_path, "eval/oddity", epochs=1)
@@ -96,6 +98,7 @@ def test_a_score_that_is_no_number_is_never_the_best(tmp_path, monkeypatch):
     assert result["best"]["epoch"] == 2
 
 
+@pytest.mark.slow
 def test_an_earlier_runs_result_and_config_go_aside_with_its_checkpoints(tmp_path):
     train(tmp_path, train_cfg__max_epochs=2)
     before, config = (tmp_path / "result.json").read_bytes(), (tmp_path / "debug.py").read_bytes()
@@ -108,6 +111,7 @@ def test_an_earlier_runs_result_and_config_go_aside_with_its_checkpoints(tmp_pat
     assert "seed': 1" in (tmp_path / "debug.py").read_text() or "seed=1" in (tmp_path / "debug.py").read_text()
 
 
+@pytest.mark.slow
 def test_a_resume_keeps_its_run_and_what_it_left(tmp_path):
     train(tmp_path, train_cfg__max_epochs=1)
     run = result_of(tmp_path)["run"]
@@ -118,6 +122,7 @@ def test_a_resume_keeps_its_run_and_what_it_left(tmp_path):
     assert result_of(tmp_path / "other")["run"] != run
 
 
+@pytest.mark.slow
 def test_resume_in_a_config_takes_the_newest_that_is_intact(tmp_path):
     """As --resume does: the way over the config leads past no guarantee."""
     train(tmp_path, train_cfg__max_epochs=2)

@@ -99,6 +99,7 @@ def build(root: Path, work_dir: Path, transform: str, **overrides) -> Runner:
 
 
 @pytest.mark.parametrize("transform", ["RandomResizedCrop", "DecodeRandomResizedCrop"])
+@pytest.mark.slow
 def test_broken_images_of_each_kind_are_reported_exactly(tmp_path, bad_tree, transform):
     root, broken = bad_tree
     assert len(broken) == 36
@@ -127,6 +128,7 @@ def test_16_bits_are_scaled(dtype):
     assert np.asarray(convert(Image.fromarray(values), "L")).tolist() == [[0, 1, 128, 255]]
 
 
+@pytest.mark.slow
 def test_a_data_root_that_vanishes_stops_the_run_with_a_checkpoint(tmp_path):
     whole = build(make_image_tree(tmp_path / "imagenet", train=80), tmp_path / "whole", "RandomResizedCrop")
     whole.train()

@@ -125,6 +125,7 @@ def described(request, tmp_path, debug_checkpoint) -> Path:
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.slow
 def test_no_tool_builds_what_a_file_describes_by_running_it(tmp_path, described, run_tool, entry):
     done = run_on(entry, described, run_tool)
     assert done.code in (0, 2), done.output
@@ -142,6 +143,7 @@ def test_the_mark_would_be_left(tmp_path):
     assert (tmp_path / "mark").exists()
 
 
+@pytest.mark.slow
 def test_what_is_published_is_the_model_and_no_more(tmp_path, debug_checkpoint, run_tool):
     file = tmp_path / "debug.safetensors"
     best = next(debug_checkpoint.parent.glob("best_*"))
@@ -258,6 +260,7 @@ def result_or_sentence(function, *args):
 
 @settings(**BOUNDED)
 @given(place=st.integers(0), byte=st.integers(1, 255), length=st.integers(0, 64), cut=st.booleans())
+@pytest.mark.slow
 def test_damaged_checkpoints_end_in_a_sentence(tmp_path, debug_checkpoint, place, byte, length, cut):
     data = debug_checkpoint.read_bytes()
     place %= len(data)
@@ -284,6 +287,7 @@ def test_files_of_anything_end_in_a_sentence(tmp_path, data, suffix):
 
 @settings(**{**BOUNDED, "max_examples": 25})
 @given(key=st.sampled_from(["meta", "state_dict", "message_hub", "optimizer", "param_schedulers"]), value=DATA)
+@pytest.mark.slow
 def test_a_resume_from_anything_ends_in_a_sentence(tmp_path, debug_checkpoint, key, value):
     checkpoint = {**read_checkpoint(debug_checkpoint), key: value}
     torch.save(checkpoint, tmp_path / "epoch_1.pth")
@@ -298,6 +302,7 @@ def test_a_resume_from_anything_ends_in_a_sentence(tmp_path, debug_checkpoint, k
 
 @settings(**{**BOUNDED, "max_examples": 60})
 @given(part=st.sampled_from(["", "backbone", "head", "preprocessor", "label_smoothing"]), value=DATA)
+@pytest.mark.slow
 def test_models_that_describe_themselves_as_anything_end_in_a_sentence(tmp_path, debug_checkpoint, part, value):
     checkpoint = read_checkpoint(debug_checkpoint)
     meta = checkpoint["meta"]
@@ -375,6 +380,7 @@ PARTS = st.sampled_from([*"[](){}=:,.'\" ", "dict", "0", "-1", "1e9", "None", "T
     key=st.sampled_from(KEYS) | st.text(st.sampled_from("abc._[]0"), min_size=1, max_size=8),
     text=st.lists(PARTS, max_size=8).map("".join),
 )
+@pytest.mark.slow
 def test_overrides_of_anything_end_in_a_sentence(key, text):
     cfg, sentence = result_or_sentence(lambda: prepare(load_config("debug", {key: parse_value(text)})))
     assert cfg or sentence

@@ -59,6 +59,7 @@ def at_step(runner, step: int, act) -> None:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, PREEMPTED), (signal.SIGUSR1, PREEMPTED), (signal.SIGINT, INTERRUPTED)]
 )
+@pytest.mark.slow
 def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path, whole, number, code, step):
     runner = build(tmp_path)
     at_step(runner, step, lambda: os.kill(os.getpid(), number))
@@ -115,6 +116,7 @@ def test_an_interrupted_validation_is_made_up_for(tmp_path, whole):
 
 
 @pytest.mark.parametrize("every", [dict(every_iters=3), dict(every_minutes=1e-9)])
+@pytest.mark.slow
 def test_checkpoints_within_an_epoch(tmp_path, whole, every):
     options = {f"default_hooks__checkpoint__{key}": value for key, value in every.items()}
     runner = build(tmp_path, **options)
@@ -169,6 +171,7 @@ def full_disk(monkeypatch, failing: set[int]) -> None:
 EACH_STEP = dict(default_hooks__checkpoint__every_iters=1, default_hooks__checkpoint__save_best=None)
 
 
+@pytest.mark.slow
 def test_a_run_outlives_a_full_disk(tmp_path, whole, monkeypatch):
     full_disk(monkeypatch, {3, 4, 6, 10, 11})
     build(tmp_path, **EACH_STEP).train()
@@ -244,6 +247,7 @@ def test_a_signal_counts_where_nothing_can_be_printed(monkeypatch):
         assert signals.received == signal.SIGINT
 
 
+@pytest.mark.slow
 def test_a_signal_before_training_ends_the_program_with_its_code():
     script = "import os; from crate_mm.cli.options import *; from crate_mm.engine.safety.signals import *"
     script += "; end_when_signalled()"
@@ -255,6 +259,7 @@ def test_a_signal_before_training_ends_the_program_with_its_code():
         assert done.stderr.splitlines()[-1].startswith(f"stopped by {number.name}, before the first step")
 
 
+@pytest.mark.slow
 def test_the_second_ctrl_c_ends_a_process_that_waits():
     """In a call that hears no signals, as one that waits for another process."""
     script = """
@@ -275,6 +280,7 @@ with Signals():
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_disk_of_two_megabytes(tmp_path):
     """A real one, where the system lets an ordinary process have it."""
     disk, saved = tmp_path / "disk", tmp_path / "saved"
@@ -300,6 +306,7 @@ def test_a_disk_of_two_megabytes(tmp_path):
 
 
 @pytest.mark.parametrize("number", ["KILL", "TERM"])
+@pytest.mark.slow
 def test_two_processes_are_killed(number, run_tool):
     """tools/benchmarks/faults.py in small; it compares the ends bit by bit."""
     done = run_tool("benchmarks/faults", "--processes", 2, "--kills", 1, "--signal", number, timeout=300)
@@ -353,6 +360,7 @@ def train_with_accident(tmp_path: Path, accident: str, **env: str) -> subprocess
     return subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=200)
 
 
+@pytest.mark.slow
 def test_the_process_that_fails_first_speaks_first(tmp_path):
     done = train_with_accident(tmp_path, "raise RuntimeError('the cat sat on the keyboard')")
     assert done.returncode == 1
@@ -361,12 +369,14 @@ def test_the_process_that_fails_first_speaks_first(tmp_path):
     assert 0 < first.index("RuntimeError: the cat sat on the keyboard") < (second if second > 0 else len(first))
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_named_and_the_others_end(tmp_path):
     done = train_with_accident(tmp_path, "os.kill(os.getpid(), 9)")
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1].startswith("error: process 1 was killed by SIGKILL"), done.stderr
 
 
+@pytest.mark.slow
 def test_an_elastic_restart_resumes_by_itself(tmp_path):
     done = train_with_accident(tmp_path, "os.kill(os.getpid(), 9)", MAX_RESTARTS="1")
     assert done.returncode == 0, done.stderr
@@ -374,6 +384,7 @@ def test_an_elastic_restart_resumes_by_itself(tmp_path):
     assert "resumed epoch: 1, iter: 10" in done.stdout
 
 
+@pytest.mark.slow
 def test_when_one_process_cannot_load_its_data_all_save_and_stop(tmp_path, run_processes):
     done = run_processes(
         "train", *write_accident(tmp_path, "break_reading(runner, ZeroDivisionError('the disk is gone'), 1)")
@@ -386,6 +397,7 @@ def test_when_one_process_cannot_load_its_data_all_save_and_stop(tmp_path, run_p
     assert "resumed epoch: 1, iter: 17" in done.output
 
 
+@pytest.mark.slow
 def test_unreadable_images_of_all_processes_count(tmp_path, run_processes):
     done = run_processes(
         "train",
@@ -398,6 +410,7 @@ def test_unreadable_images_of_all_processes_count(tmp_path, run_processes):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of the end of its parent")
+@pytest.mark.slow
 def test_when_the_launcher_is_killed_the_processes_save_and_end(tmp_path):
     # It takes the system a moment to end the launcher, in which small steps would go on.
     done = train_with_accident(tmp_path, "os.kill(os.getppid(), 9), __import__('time').sleep(2)")
@@ -406,6 +419,7 @@ def test_when_the_launcher_is_killed_the_processes_save_and_end(tmp_path):
     assert names(tmp_path / "run")[-1] == "epoch_1_iter_16.pth"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_asked_to_stop_is_not_started_again(tmp_path):
     done = train_with_accident(tmp_path, "os.kill(os.getpid(), 10)", MAX_RESTARTS="2")
     assert done.returncode == PREEMPTED, done.stderr
@@ -413,6 +427,7 @@ def test_a_run_that_was_asked_to_stop_is_not_started_again(tmp_path):
     assert "stopped by SIGUSR1" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_layer_that_went_wrong_on_another_process_is_named(tmp_path, run_processes):
     wrong = "runner.model.module.backbone.blocks[0].compress.register_forward_hook(lambda m, x, y: y * float('nan'))"
     options = ("--cfg-options", "optim_wrapper.max_skipped_steps=2")

@@ -78,6 +78,7 @@ def test_the_figures_outlive_a_report_that_cannot_be_written(tmp_path, debug_che
         assert file.exists() == (kept != option)
 
 
+@pytest.mark.slow
 def test_the_figures_outlive_a_pipe_that_has_ended(tmp_path, debug_checkpoint):
     command = [sys.executable, ROOT / "tools/test.py", "debug", debug_checkpoint, "--work-dir", tmp_path / "w"]
     reader, writer = os.pipe()
@@ -312,6 +313,7 @@ def test_a_link_beside_a_published_file_is_not_followed(tmp_path, debug_checkpoi
 
 
 @pytest.mark.parametrize("tool", ["convert_official", "publish", "test", "get_flops", "analyze"])
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_file(tmp_path, debug_checkpoint, tool):
     """A limit on the size of files stands in for it."""
     old = tmp_path / {"publish": "x.safetensors", "analyze": "out/layers.csv"}.get(tool, "x")

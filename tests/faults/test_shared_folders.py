@@ -42,6 +42,7 @@ def another_process():
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_work_folder_is_refused_and_changes_nothing(tmp_path, another_process, run_tool, monkeypatch):
     work_dir = tmp_path / "run"
     build(work_dir, train_cfg__max_epochs=1).train()
@@ -88,6 +89,7 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, run
     assert "cannot be locked (no locks here)" in done.output
 
 
+@pytest.mark.slow
 def test_a_run_deletes_the_checkpoints_that_it_wrote_alone(tmp_path):
     runner = build(tmp_path, train_cfg__max_epochs=4, default_hooks__checkpoint__max_keep_ckpts=1)
     runner.build_for_training()
@@ -97,6 +99,7 @@ def test_a_run_deletes_the_checkpoints_that_it_wrote_alone(tmp_path):
     assert [p.name for p in training_checkpoints(tmp_path)] == ["epoch_0.pth", "epoch_3.pth", "epoch_4.pth"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_deletes_those_of_its_first_part_too(tmp_path):
     options = dict(default_hooks__checkpoint__max_keep_ckpts=1)
     build(tmp_path, train_cfg__max_epochs=2, **options).train()
@@ -105,6 +108,7 @@ def test_a_resumed_run_deletes_those_of_its_first_part_too(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "epoch_1.pth", "../thesis.txt", "best_of_luck.txt"])
+@pytest.mark.slow
 def test_a_checkpoint_names_no_file_to_be_deleted(tmp_path, name):
     """The best one so far is deleted when there is a better one, by a name that the checkpoint has."""
     folder = tmp_path / "run"
@@ -159,6 +163,7 @@ def test_processes_that_differ_stop_before_the_first_step(tmp_path, what, run_pr
     assert not training_checkpoints(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_hook_of_a_config_is_switched_off_by_none(tmp_path, run_tool):
     options = ["default_hooks.white_box=None", "default_hooks.logger=None", "train_cfg.max_epochs=1"]
     small = "model.backbone.arch=dict(embed_dim=16, depth=1, num_heads=2)"
