@@ -22,9 +22,13 @@ ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
 
 
+def hides_gpu(markers: str) -> bool:
+    """Whether the tests that pytest's -m chooses run without a GPU: all but those that are asked for as ``gpu``."""
+    return "gpu" not in markers or "not gpu" in markers
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    wanted = config.getoption("markexpr", "")
-    hidden = "gpu" not in wanted or "not gpu" in wanted
+    hidden = hides_gpu(config.getoption("markexpr", ""))
     # The tools are forked off, which a process that uses CUDA does not survive.
     hidden and os.environ.update(CUDA_VISIBLE_DEVICES="")
 
