@@ -204,7 +204,7 @@ def test_a_checkpoint_gives_mmengine_no_instructions(tmp_path, monkeypatch, debu
 ODD_FORMS = {
     "meta": lambda c: c.update(meta=[1]),
     "meta.model": lambda c: c["meta"].update(model="CRATE"),
-    "meta.model.backbone": lambda c: c["meta"]["model"].update(backbone="CRATE"),
+    "meta.model.backbone": lambda c: c["meta"]["model"].update(backbone={1, 2}),
     "meta.dataset_meta": lambda c: c["meta"].update(dataset_meta=["a"]),
     "message_hub": lambda c: c.update(message_hub="hub"),
     "message_hub.runtime_info.result_last": lambda c: c["message_hub"]["runtime_info"].update(result_last=[1]),
@@ -223,6 +223,15 @@ def test_a_checkpoint_of_another_form_is_told(tmp_path, debug_checkpoint, form):
     torch.save(checkpoint, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"x.pth is (no checkpoint: |damaged or no checkpoint: )"):
         read_checkpoint(tmp_path / "x.pth")
+
+
+def test_a_part_that_is_no_config_does_not_build(tmp_path, debug_checkpoint):
+    """A task of one's own may have it so; a classifier has not."""
+    checkpoint = read_checkpoint(debug_checkpoint)
+    checkpoint["meta"]["model"].update(backbone="CRATE")
+    torch.save(checkpoint, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x.pth describes a model that does not build"):
+        init_model(None, tmp_path / "x.pth")
 
 
 def test_shared_weights_are_published(tmp_path, debug_checkpoint):
