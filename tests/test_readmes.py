@@ -1,8 +1,8 @@
 """Every README is true: its links lead somewhere, its Python runs, its commands are taken, its tables are the code's.
 
-What a README's block uses and does not make is made small by ``workplace``: checkpoints, data, images. A block of
+What a README's block uses and does not make is made small by ``desk``: checkpoints, data, images. A block of
 Python whose first line is a file's name is that file; the others of a README run one after the other. Commands run in
-the workplace with what ``SMALL``, ``INSTEAD`` and ``FURTHER`` add or put in another's place.
+the desk with what ``SMALL``, ``INSTEAD`` and ``FURTHER`` add or put in another's place.
 """
 
 import os
@@ -36,7 +36,7 @@ READMES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "configs" / "README.
 READMES += sorted(path for part in ("crate_mm", "tools", "tests") for path in (ROOT / part).rglob("*.md"))
 MOST_LINES = 130  # of the README at the root
 
-# What the blocks of Python find, beside the files of the workplace.
+# What the blocks of Python find, beside the files of the desk.
 PROLOGUE = """
 import torch
 images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
@@ -254,7 +254,7 @@ def official_names(weights: dict) -> dict:
 
 @pytest.fixture(scope="session")
 def stock(tmp_path_factory) -> Path:
-    """The files of a workplace."""
+    """The files of a desk."""
     place = tmp_path_factory.mktemp("stock")
     for folder in ("configs", "tools"):
         (place / folder).symlink_to(ROOT / folder)
@@ -301,9 +301,9 @@ def stock(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def workplace(stock, tmp_path) -> Path:
+def desk(stock, tmp_path) -> Path:
     """A folder with all that the READMEs use, of a test's own."""
-    return shutil.copytree(stock, tmp_path / "workplace", symlinks=True, copy_function=os.link)
+    return shutil.copytree(stock, tmp_path / "desk", symlinks=True, copy_function=os.link)
 
 
 # Text ----------------------------------------------------------------------------------------------------------------
@@ -374,13 +374,13 @@ def test_the_tables_of_settings_and_guards_are_the_codes():
 @pytest.mark.parametrize(
     "readme", [r for r in READMES if blocks(r, "python")], ids=lambda path: str(path.relative_to(ROOT))
 )
-def test_the_python_of_a_readme_runs(readme, workplace, run_tool):
+def test_the_python_of_a_readme_runs(readme, desk, run_tool):
     parts, files = [PROLOGUE], [block.file for block in blocks(readme, "python") if block.file]
     for block in blocks(readme, "python"):
         parts.append(f"print({str(block.line)!r})\n{'' if block.file else block.text}")
-    parts.append(LOAD_CONFIGS.format(names=[file for file in files if "_base_" in (workplace / file).read_text()]))
-    (workplace / "all_blocks.py").write_text("\n".join([*parts, "print('all has run')"]))
-    done = run_tool(str(workplace / "all_blocks"), cwd=workplace)
+    parts.append(LOAD_CONFIGS.format(names=[file for file in files if "_base_" in (desk / file).read_text()]))
+    (desk / "all_blocks.py").write_text("\n".join([*parts, "print('all has run')"]))
+    done = run_tool(str(desk / "all_blocks"), cwd=desk)
     assert done.code == 0, done.output
     assert done.last_line == "all has run"
 
@@ -413,7 +413,7 @@ def test_an_unknown_command_is_seen():
 
 @pytest.mark.parametrize("command", TO_RUN, ids=lambda command: command.line[:80])
 @pytest.mark.slow
-def test_a_command_runs(command, workplace, run_tool):
+def test_a_command_runs(command, desk, run_tool):
     args = list(command.args)
     if command.tool not in WITHOUT_OPTIONS:
         config = args[command.tool == "analyze"]
@@ -422,21 +422,21 @@ def test_a_command_runs(command, workplace, run_tool):
             small = [*small, ARCH]
         args += ["--cfg-options", *small]
     further = FURTHER.get(args[0] if command.tool == "analyze" else command.tool, ())
-    done = run_tool(command.tool, *args, *further, cwd=workplace)
+    done = run_tool(command.tool, *args, *further, cwd=desk)
     assert done.code == 0, f"{command.line}\n{done.output}"
 
 
 @pytest.mark.parametrize("command", TO_PARSE, ids=lambda command: command.line[:80])
-def test_arguments_are_taken(command, workplace, run_tool):
+def test_arguments_are_taken(command, desk, run_tool):
     script = ROOT / "tools" / f"{command.tool}.py"
     assert script.is_file(), command.line
-    done = run_tool(str(workplace / "parse_only"), script, *command.args, cwd=workplace)
+    done = run_tool(str(desk / "parse_only"), script, *command.args, cwd=desk)
     assert (done.code, done.last_line) == (0, "parsed"), f"{command.line}\n{done.output}"
 
 
 @pytest.mark.parametrize("command", [c for c in (*IN_BLOCKS, *IN_PROSE) if c.tool], ids=lambda c: c.line[:80])
-def test_configs_and_overrides_of_a_command_are_known(command, workplace, monkeypatch):
-    monkeypatch.chdir(workplace)
+def test_configs_and_overrides_of_a_command_are_known(command, desk, monkeypatch):
+    monkeypatch.chdir(desk)
     configs = [word for word in command.args if word.endswith(".py")]
     for config in configs:
         assert Path(config).is_file(), config
