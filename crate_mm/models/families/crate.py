@@ -82,7 +82,7 @@ class CRATE(nn.Module):
         compress = compress or {"type": "MSSA", "head_dim": head_dim}
         sparsify = sparsify or {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
         self.blocks = nn.ModuleList(
-            build_block(embed_dim, num_heads, compress, sparsify, residual) for _ in range(depth)
+            build_block(embed_dim, num_heads, compress, sparsify, residual=residual) for _ in range(depth)
         )
 
     @property

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 
 class Subspaces(NamedTuple):
@@ -115,16 +116,28 @@ class Block(Step):
         compress: the compression step.
         sparsify: the sparsification step.
         residual: whether the sparsification step is added to its input.
+        norm_eps: of both LayerNorms.
+        drop_path: the probability, in training, that a sample goes without a step that is added (stochastic depth; the
+            steps that are kept are divided by what is left). A step that is not added is never dropped.
     """
 
-    def __init__(self, embed_dim: int, compress: Compression, sparsify: Sparsification, residual: bool = False) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        compress: Compression,
+        sparsify: Sparsification,
+        residual: bool = False,
+        norm_eps: float = 1e-5,
+        drop_path: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.norm_compress = nn.LayerNorm(embed_dim)
+        self.norm_compress = nn.LayerNorm(embed_dim, norm_eps)
         self.compress = compress
         self.tap_half = nn.Identity()
-        self.norm_sparsify = nn.LayerNorm(embed_dim)
+        self.norm_sparsify = nn.LayerNorm(embed_dim, norm_eps)
         self.sparsify = sparsify
         self.residual = residual
+        self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
         self.tap_out = nn.Identity()
 
     @property
@@ -132,9 +145,9 @@ class Block(Step):
         return self.sparsify.returns_code and not self.residual
 
     def forward(self, z: Tensor) -> Tensor:
-        z_half = self.tap_half(z + self.compress(self.norm_compress(z)))
+        z_half = self.tap_half(z + self.drop_path(self.compress(self.norm_compress(z))))
         step = self.sparsify(self.norm_sparsify(z_half))
-        return self.tap_out(z_half + step if self.residual else step)
+        return self.tap_out(z_half + self.drop_path(step) if self.residual else step)
 
 
 def scaled_similarity(q: Tensor, k: Tensor, num_heads: int) -> Tensor:
