@@ -1,7 +1,6 @@
 """The models against the numbers of the official code, float64, 1e-9 relative (tests/data/README.md)."""
 
 import copy
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +16,9 @@ from crate_mm.models.families.crate import KEY_MAP
 from crate_mm.models.families.foreign import rename
 from crate_mm.registry import OPTIMIZERS
 
-REFERENCE = json.loads((Path(__file__).parent / "data" / "crate_reference.json").read_text())
+from .official import official_state_dict, reference
 
-
-def official_state_dict(shapes):
-    state_dict = {}
-    for k, (name, shape) in enumerate(sorted(shapes.items())):
-        z = np.random.RandomState(1000 + k).standard_normal(shape)
-        if len(shape) == 1:
-            z = 1 + 0.1 * z if name.endswith("weight") else 0.1 * z
-        elif len(shape) == 2:
-            z = z / np.sqrt(shape[-1])
-        else:
-            z = 0.5 * z
-        state_dict[name] = torch.from_numpy(z)
-    return state_dict
+REFERENCE = reference("crate")
 
 
 @pytest.fixture(scope="module", params=REFERENCE)
