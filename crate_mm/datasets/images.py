@@ -10,7 +10,11 @@ from PIL import Image
 from ..untrusted import read_regular, shown
 
 # PIL knows four dozen formats, one of which (EPS) starts a program to be drawn.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF")
+_suffixes = Image.registered_extensions()  # which loads PIL's formats
+FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF is not in all builds of PIL
+# Endings of their files, in small letters; what some cameras write (MPO) begins with a JPEG.
+IMAGE_SUFFIXES = tuple(sorted(end for end, name in _suffixes.items() if name in (*FORMATS, "MPO", "DIB")))
 MOST_PIXELS = 178_956_970  # what PIL takes for a decompression bomb: three colours of it have half a gigabyte
 MOST_BYTES = 2**30  # of an image's file
 

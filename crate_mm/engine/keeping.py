@@ -111,13 +111,21 @@ class KeepingRunner(RunnerState):
         check_optimizer_state(self.optim_wrapper.optimizer, configured, filename)
         for group, wanted in zip(self.optim_wrapper.param_groups, configured):
             group.update({key: wanted[key] for key in settings & wanted.keys()})
-        if hasattr(self.train_dataloader.sampler, "seed"):
-            self.train_dataloader.sampler.seed = self.seed  # the checkpoint's, where the config has none
+        self.seed_sampler()  # where the config has no seed, it is the checkpoint's now
         if self.epoch >= self.max_epochs:
             self.logger.warning(
                 f"nothing is left to train: {filename} is of epoch {self.epoch}, "
                 f"train_cfg.max_epochs is {self.max_epochs}"
             )
+
+    def seed_sampler(self) -> None:
+        """Let the order of the samples follow from the seed that checkpoints keep, unless the config gives another.
+
+        With ``diff_rank_seed`` MMEngine leaves it to the sampler to draw one, which no checkpoint has.
+        """
+        own = (self.cfg.train_dataloader.get("sampler") or {}).get("seed")
+        if own is None and hasattr(self.train_dataloader.sampler, "seed"):
+            self.train_dataloader.sampler.seed = self.shared_seed
 
     def save_checkpoint(
         self,

@@ -106,12 +106,14 @@ class Runner(KeepingRunner):
         if (self.user_cfg or self.cfg).get("resume") and not self.start.resume:
             self.logger.info(f"nothing to resume in {self.work_dir}: starting from the beginning")
         self.build_loop("train")
+        self.seed_sampler()
         self.task.check_data(self.train_dataloader.dataset, "train")
         if self.validates:
-            self.build_for_validation()
+            self.build_loop("val")
             check_same_classes(
                 "training data", class_names(self.train_dataloader), "validation data", class_names(self.val_dataloader)
             )
+            self.build_for_validation()
         try:
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         except TypeError as error:
@@ -141,6 +143,8 @@ class Runner(KeepingRunner):
         """
         self.start = Start(self.starts_from, False, opened, [])
         self.build_loop("test")
+        if opened is not None:
+            check_same_classes(opened.path, opened.class_names, "test data", class_names(self.test_dataloader))
         self.task.check_data(self.test_dataloader.dataset, "test")
         check_same_run(self, test=self.test_dataloader)
         give_dataset(self.test_evaluator, self.test_dataloader.dataset)

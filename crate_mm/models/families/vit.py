@@ -1,7 +1,7 @@
 """The ViT that the paper compares CRATE with: torchvision's, as a backbone.
 
 Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv 2010.11929, by torchvision.
-Shapes: B images, C channels, S x S pixels, N patches, d embedding dimensions, K heads.
+Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads.
 """
 
 import re
@@ -81,14 +81,14 @@ class TappedEncoderBlock(EncoderBlock, Step):
 
 @BACKBONES.register_module()
 class ViT(VisionTransformer):
-    """torchvision's VisionTransformer without its classifier: ``(B, C, S, S) -> (B, 1 + N, d)``, CLS token first.
+    """torchvision's VisionTransformer without its classifier: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
     The MLPs are 4 d wide. The tokens have passed the final LayerNorm, so a head on them needs none of its own
     (``LinearHead(norm=False)``). Parameters have torchvision's names.
 
     Args:
         arch: a name of ``VIT_ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
-        img_size: height and width of the square images in pixels.
+        img_size: image height and width in pixels, one number if square; torchvision's own takes square ones alone.
         patch_size: height and width of the square patches in pixels.
         in_channels: image channels C.
 
@@ -97,17 +97,26 @@ class ViT(VisionTransformer):
     """
 
     def __init__(
-        self, arch: str | dict = "small", img_size: int = 224, patch_size: int = 16, in_channels: int = 3
+        self,
+        arch: str | dict = "small",
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_channels: int = 3,
     ) -> None:
         embed_dim, depth, num_heads = resolve_arch(arch, VIT_ARCHS)
-        if not isinstance(img_size, int) or not isinstance(patch_size, int):
-            raise ValueError(f"torchvision's ViT takes square images and patches, got {img_size} and {patch_size}")
-        if min(img_size, patch_size) < 1 or img_size % patch_size:
+        H, W = (img_size, img_size) if isinstance(img_size, int) else img_size
+        if not isinstance(patch_size, int):
+            raise ValueError(f"torchvision's ViT takes square patches, got {patch_size}")
+        if min(H, W, patch_size) < 1 or H % patch_size or W % patch_size:
             raise ValueError(f"img_size {img_size} is not a whole number of patches of {patch_size} (patch_size)")
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
-        super().__init__(img_size, patch_size, depth, num_heads, embed_dim, mlp_dim=4 * embed_dim)
+        super().__init__(H, patch_size, depth, num_heads, embed_dim, mlp_dim=4 * embed_dim)
         self.embed_dim = embed_dim
+        self.img_size = (H, W)
+        if H != W:
+            positions = 1 + (H // patch_size) * (W // patch_size)
+            self.encoder.pos_embedding = nn.Parameter(torch.empty(1, positions, embed_dim).normal_(std=0.02))
         self.in_channels = in_channels
         del self.heads
         for name, layer in self.encoder.layers.named_children():
@@ -118,13 +127,9 @@ class ViT(VisionTransformer):
             nn.init.zeros_(self.conv_proj.bias)
 
     @property
-    def img_size(self) -> tuple[int, int]:
-        return (self.image_size, self.image_size)
-
-    @property
     def position_grids(self) -> dict[str, tuple[int, int]]:
-        side = self.image_size // self.patch_size
-        return {"encoder.pos_embedding": (side, side)}
+        H, W = self.img_size
+        return {"encoder.pos_embedding": (H // self.patch_size, W // self.patch_size)}
 
     @property
     def blocks(self) -> nn.Sequential:
@@ -132,11 +137,12 @@ class ViT(VisionTransformer):
 
     def forward(self, images: Tensor) -> Tensor:
         if tuple(images.shape[1:]) != (self.in_channels, *self.img_size):
+            H, W = self.img_size
             raise ValueError(
-                f"expected images of shape (B, {self.in_channels}, {self.image_size}, {self.image_size}), "
+                f"expected images of shape (B, {self.in_channels}, {H}, {W}), "
                 f"got {tuple(images.shape)}: set img_size and in_channels of the backbone to the data's"
             )
-        patches = self._process_input(images)
+        patches = self.conv_proj(images).flatten(2).mT
         z = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1)
         return self.encoder(z)
 
