@@ -69,9 +69,9 @@ class ImageClassifier(Task):
         """Channels C of the images, which are those that the preprocessor normalises."""
         return len(self.data_preprocessor.mean)
 
-    def forward(self, inputs: Tensor, mode: str = "tensor", **batch: Tensor) -> Any:
-        """As ``Task.forward``, with the images by name: exporters call the entries of a batch by it."""
-        return super().forward(inputs=inputs, mode=mode, **batch)
+    def forward(self, inputs: Tensor, *args: Tensor, mode: str = "tensor", **batch: Tensor) -> Any:
+        """As ``Task.forward``, with a name for the images, which exporters ask for."""
+        return super().forward(inputs, *args, mode=mode, **batch)
 
     def tensor(self, inputs: Tensor, **_: Tensor) -> Tensor:
         """Logits ``(B, num_classes)`` of normalised images."""
