@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..checkpoints import CheckpointError
-from ..config.overrides import parse_value
+from ..config.kinds import Given
 from ..engine.safety.finite import OtherProcessError, RunStoppedError
 from ..engine.safety.launch import LAUNCHERS
 from ..engine.safety.signals import INTERRUPTED, RunInterruptedError
@@ -30,7 +30,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 
 class _KeyValues(argparse.Action):
-    """Collect KEY=VALUE pairs. (MMEngine's own action drops spaces and cannot read dicts.)"""
+    """Collect KEY=VALUE pairs, the values as text. (MMEngine's own action drops spaces and cannot read dicts.)"""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         options = dict(getattr(namespace, self.dest) or {})
@@ -38,7 +38,7 @@ class _KeyValues(argparse.Action):
             key, equals, value = text.partition("=")
             if not equals or not key:
                 parser.error(f"{option_string} takes KEY=VALUE, got {text!r}")
-            options[key] = parse_value(value)
+            options[key] = Given(value)
         setattr(namespace, self.dest, options)
 
 

@@ -53,8 +53,7 @@ def load_config(
     if mixin:
         cfg.merge_from_dict(Config.fromfile(CONFIGS / "_base_" / mixin, lazy_import=False).to_dict())
     if overrides:
-        check_overrides(cfg, overrides)
-        apply_overrides(cfg, overrides)
+        apply_overrides(cfg, check_overrides(cfg, overrides))
     return cfg
 
 
