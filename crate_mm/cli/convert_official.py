@@ -14,11 +14,11 @@ import torch
 
 from ..checkpoints import CheckpointError, open_checkpoint
 from ..files import atomic_file
-from .options import check_writable, one_sentence_errors, positive
+from .options import Parser, check_writable, one_sentence_errors, positive
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("input", metavar="IN", help="file of the other code base")
     parser.add_argument("output", metavar="OUT", help="file to write")
     parser.add_argument("--num-heads", type=positive, help="number of heads, which no file tells")

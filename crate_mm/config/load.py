@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 import crate_mm
 
+from ..files import home
 from ..registry import suggest
 from .overrides import apply_overrides, check_overrides
 
@@ -75,7 +76,7 @@ def require_model(cfg: Config) -> None:
 
 def find_config(config: str | Path) -> Path:
     """The file of a config, given as a path or by the name of one that comes with the package ('crate_base_in1k')."""
-    path = Path(config)
+    path = Path(home(config))
     if path.is_file():
         return path
     files = (p for p in sorted(CONFIGS.rglob("*.py")) if "_base_" not in p.parts)

@@ -78,29 +78,36 @@ class ClassificationDataset(Dataset):
         return len(self.source)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict:
-        asked, seed = index if isinstance(index, tuple) else (index, None)
-        position, image, label = self._read(asked, seed)
-        return {
-            self.decode.gives if self.decode else "inputs": image,
-            "labels": label,
-            "sample_idx": position,
-            "unreadable": -1 if position == asked else asked,
-        }
+        return self._sample(index, on_host=False)
 
-    def _load(self, position: int, seed: int | None) -> tuple[Image.Image | torch.Tensor, int]:
+    def on_host(self, index: int | tuple[int, int]) -> dict:
+        """The same sample, with nothing of its image's decoding left to the device: that has refused it."""
+        return self._sample(index, on_host=True)
+
+    def _sample(self, index: int | tuple[int, int], on_host: bool) -> dict:
+        asked, seed = index if isinstance(index, tuple) else (index, None)
+        position, image, label = self._read(asked, seed, on_host)
+        sample = {"labels": label, "sample_idx": position, "unreadable": -1 if position == asked else asked}
+        if self.decode and self.decode.gives == "encoded":
+            return {"encoded": image, **sample, "seed": -1 if seed is None else seed}
+        return {"inputs": image, **sample}
+
+    def _load(self, position: int, seed: int | None, on_host: bool) -> tuple[Image.Image | torch.Tensor, int]:
         """The (image, label) pair at a position, with the random states seeded for its transforms."""
         image, label = self.source.read(position) if self.decode else self.source[position]
         if seed is not None:
             seed_everything(seed)
-        return (self.decode(image) if self.decode else image), label
+        if self.decode is None:
+            return image, label
+        return (self.decode.on_host if on_host else self.decode)(image), label
 
-    def _read(self, asked: int, seed: int | None) -> tuple[int, torch.Tensor, int]:
+    def _read(self, asked: int, seed: int | None, on_host: bool) -> tuple[int, torch.Tensor, int]:
         """Load the image asked for or the next readable one: its position, the transformed image and its label."""
         failed, reason = [], ""
         for step in range(len(self)):
             position = (asked + step) % len(self)
             try:
-                image, label = self._load(position, seed)
+                image, label = self._load(position, seed, on_host)
             except UNREADABLE as error:
                 reason = str(error) or type(error).__name__
             else:
@@ -123,7 +130,7 @@ class ClassificationDataset(Dataset):
     def reason_unreadable(self, position: int) -> str:
         """Try to read an image again and return why it cannot be read."""
         try:
-            self.transforms(self._load(position, None)[0])
+            self.transforms(self._load(position, None, on_host=True)[0])
         except Exception as error:
             return str(error) or type(error).__name__
         return "it could not be read at first, now it can"

@@ -10,11 +10,12 @@ from mmengine.logging import print_log
 from PIL import Image
 from torchvision import datasets
 
+from ..files import home
 from ..registry import DATASETS
 from ..untrusted import read_regular, shown
 from .images import IMAGE_SUFFIXES, MOST_BYTES, open_image
 from .names import readable_names
-from .scan import expanded, find_splits, folders_below, folders_in, is_image, say_left_out
+from .scan import find_splits, folders_below, folders_in, is_image, say_left_out
 
 
 @DATASETS.register_module()
@@ -33,7 +34,7 @@ class ImageFolder(datasets.ImageFolder):
     """
 
     def __init__(self, root: str | Path, **kwargs) -> None:
-        super().__init__(expanded(root), **{"loader": open_image, **kwargs})
+        super().__init__(home(root), **{"loader": open_image, **kwargs})
 
     def path(self, index: int) -> str:
         return self.samples[index][0]
@@ -116,7 +117,7 @@ class ImageNet(ImageFolder):
     def __new__(cls, root: str | None = None, split: str = "train"):
         from .packed import INDEX, PackedImages
 
-        if root is not None and (Path(expanded(root)) / split / INDEX).is_file():
+        if root is not None and (Path(home(root)) / split / INDEX).is_file():
             return PackedImages(root, split)
         return super().__new__(cls)
 
@@ -124,7 +125,7 @@ class ImageNet(ImageFolder):
         expected = f"expected {root}/{split}/<class>/<image>.JPEG"
         if root is None:
             raise ValueError("data_root is not set: give the folder that holds train/ and val/")
-        root = expanded(root)
+        root = home(root)
         if not Path(root).is_dir():
             raise ValueError(f"data_root {root} is no folder: {expected}")
         folder = find_splits(root).get(split, Path(root) / split)
@@ -165,9 +166,9 @@ class ClassFolders(ImageFolder):
         if split not in ("train", "val"):
             raise ValueError(f"unknown split {split!r}: choose train, val")
         expected = f"expected {root}/<class>/<image> or {root}/{{train,val}}/<class>/<image>"
-        if root is None or not Path(expanded(root)).is_dir():
+        if root is None or not Path(home(root)).is_dir():
             raise ValueError(f"data_root {'is not set' if root is None else f'{root} is no folder'}: {expected}")
-        root = expanded(root)
+        root = home(root)
         splits = {} if divided is False else find_splits(root)
         if (splits or divided) and not ("train" in splits and set(splits) - {"train"}):
             has = (
@@ -232,7 +233,7 @@ class ImageFiles:
     classes = None
 
     def __init__(self, root: str, channels: int = 3) -> None:
-        root = expanded(root)
+        root = home(root)
         if not Path(root).is_dir():
             raise ValueError(f"{root} is no folder")
         self.mode = "L" if channels == 1 else "RGB"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..files import home
 from ..untrusted import read_regular, shown
 
 # PIL knows four dozen formats, one of which (EPS) starts a program to be drawn.
@@ -35,7 +36,7 @@ def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Ima
             ``MOST_PIXELS``.
     """
     try:
-        data = image if isinstance(image, bytes) else read_regular(image, MOST_BYTES)
+        data = image if isinstance(image, bytes) else read_regular(home(image), MOST_BYTES)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is below
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:

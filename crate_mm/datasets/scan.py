@@ -24,11 +24,6 @@ SPLITS = {
 MOST_ENDINGS = 6
 
 
-def expanded(root: str | os.PathLike) -> str:
-    """A folder's path, with ``~`` for the home folder."""
-    return os.path.expanduser(os.fspath(root))
-
-
 def is_leftover(name: str) -> bool:
     """Whether a file or folder is one that the system, a file manager or an editor has left."""
     return name.startswith(".") or name.lower() in LEFTOVERS

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import crate_mm
 
 from ..checkpoints import Checkpoint
-from ..config import BatchPlan, default_work_dir, prepare
+from ..config import BatchPlan, default_work_dir, expand_home, prepare
 from ..config.settings import guard_hooks
 from ..models.tasks.base import task_of
 from ..registry import RUNNERS
@@ -73,6 +73,7 @@ class Runner(KeepingRunner):
         Raises:
             ValueError: the work folder is in use, or as ``build_for_training``.
         """
+        expand_home(cfg)
         cfg.work_dir = cfg.get("work_dir") or default_work_dir(cfg)
         init_processes(cfg.get("launcher", "none"), cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout"))
         hold(cfg.work_dir)
