@@ -2,8 +2,11 @@
 
 import ast
 import copy
+import math
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -100,7 +103,32 @@ def _load_file(path: Path) -> Config:
             cause = cause.__context__
         raise ValueError(f"config {path}: its custom_imports fail: {type(cause).__name__}: {cause}") from error
     except Exception as error:
+        if re.search(r"^\s*with read_base\(\)", path.read_text(), re.MULTILINE):
+            raise ValueError(
+                f'config {path} inherits by read_base(), MMEngine\'s other kind of config: write _base_ = ["..."], and '
+                'each type as a string, as in type="CRATE"'
+            ) from None
         raise ValueError(f"config {path} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+class _Written(float):
+    """A number that is written as Python reads it: of an infinite one a config's text has only the name."""
+
+    def __repr__(self) -> str:
+        return f"float('{float(self)}')"
+
+
+def dump(cfg: Config, path: Path) -> None:
+    """Write a config so that it can be loaded again."""
+
+    def written(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: written(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(written, value))
+        return _Written(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    Config(written(cfg.to_dict()), filename=cfg.filename).dump(path)
 
 
 def _find_syntax_error(path: Path) -> str | None:

@@ -11,6 +11,7 @@ from mmengine.dist import is_main_process
 
 from ..checkpoints import Checkpoint, CheckpointError, check_intact, open_checkpoint
 from ..checkpoints.fit import fit, transfer
+from ..config import dump
 from ..models.tasks.base import Task, task_of
 from .classes import compare_with_config
 from .optim import ShardedOptimizer
@@ -193,7 +194,7 @@ class KeepingRunner(RunnerState):
         if is_main_process() and target.resolve() != source.resolve():
             dumped = copy.deepcopy(self.user_cfg)
             dumped.update(resume=False, load_from=None, launcher="none")  # of this start, not of the recipe
-            dumped.dump(target)
+            dump(dumped, target)
 
     def dump_config(self) -> None:
         """Nothing: ``keep_config`` does it, once the files of an earlier run are aside."""
