@@ -1,5 +1,6 @@
 """Metrics with one row a sample. Shapes: B images, n samples."""
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import torch
@@ -11,46 +12,16 @@ from torch import Tensor
 from ..registry import METRICS
 
 
-@METRICS.register_module()
-class ClassificationMetric(BaseMetric):
-    """Top-1 and top-5 accuracy in %, cross entropy (without label smoothing), each the mean over samples, and the mean
-    of the classes' top-1 accuracies.
-
-    Samples without a label, which is then -1, are predicted and do not count.
+class SampleMetric(BaseMetric):
+    """A metric that is a function of rows, one a sample; a subclass appends dicts of them to ``results``.
 
     A sample that more than one process saw, as padding to equal lengths does, counts once: rows are keyed by
-    ``sample_idx``. After an evaluation ``samples`` holds the rows of all processes, sorted by that key:
-    ``sample_idx, label, loss (n,)`` and ``top, score (n, k)``, the k most likely classes and their probabilities.
-
-    ``rules`` says of each figure whether 'greater' or 'less' is better.
-
-    Args:
-        topk: the k of the accuracies; those above the number of classes are left out.
+    ``sample_idx``. After an evaluation ``samples`` holds the rows of all processes, sorted by that key.
     """
 
-    default_prefix = "eval"
-    rules: ClassVar[dict[str, str]] = {"mean_class": "greater", "loss": "less"}
-
-    def __init__(self, topk: tuple[int, ...] = (1, 5)) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.topk = tuple(topk)
-        self.rules = {**self.rules, **{f"top{k}": "greater" for k in self.topk}}
         self.samples: dict[str, Tensor] = {}
-
-    def process(self, data_batch: dict, data_samples: list[dict]) -> None:
-        """Keep a row a sample of ``{logits (B, classes), labels (B,), sample_idx (B,)}``, on its device."""
-        for batch in data_samples:
-            log_p = F.log_softmax(batch["logits"].float(), dim=-1)
-            score, top = log_p.exp().topk(min(max(self.topk), log_p.shape[1]))
-            self.results.append(
-                {
-                    "sample_idx": batch["sample_idx"],
-                    "label": batch["labels"],
-                    "loss": F.nll_loss(log_p, batch["labels"], ignore_index=-1, reduction="none"),
-                    "top": top,
-                    "score": score,
-                }
-            )
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Gather the rows of all processes and compute the metrics on every one of them."""
@@ -66,6 +37,50 @@ class ClassificationMetric(BaseMetric):
         first = order[torch.cat([torch.tensor([True]), ids[1:] != ids[:-1]])]
         self.samples = {key: value[first] for key, value in rows.items()}
         return {f"{self.prefix}/{key}": value for key, value in self.compute_metrics(self.samples).items()}
+
+    @abstractmethod
+    def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
+        """The metrics, by name, of rows with one entry a sample."""
+
+
+@METRICS.register_module()
+class ClassificationMetric(SampleMetric):
+    """Top-1 and top-5 accuracy in %, cross entropy (without label smoothing), each the mean over samples, and the mean
+    of the classes' top-1 accuracies.
+
+    Samples without a label, which is then -1, are predicted and do not count.
+
+    After an evaluation ``samples`` holds ``sample_idx, label, loss (n,)`` and ``top, score (n, k)``, the k most likely
+    classes and their probabilities.
+
+    ``rules`` says of each figure whether 'greater' or 'less' is better.
+
+    Args:
+        topk: the k of the accuracies; those above the number of classes are left out.
+    """
+
+    default_prefix = "eval"
+    rules: ClassVar[dict[str, str]] = {"mean_class": "greater", "loss": "less"}
+
+    def __init__(self, topk: tuple[int, ...] = (1, 5)) -> None:
+        super().__init__()
+        self.topk = tuple(topk)
+        self.rules = {**self.rules, **{f"top{k}": "greater" for k in self.topk}}
+
+    def process(self, data_batch: dict, data_samples: list[dict]) -> None:
+        """Keep a row a sample of ``{logits (B, classes), labels (B,), sample_idx (B,)}``, on its device."""
+        for batch in data_samples:
+            log_p = F.log_softmax(batch["logits"].float(), dim=-1)
+            score, top = log_p.exp().topk(min(max(self.topk), log_p.shape[1]))
+            self.results.append(
+                {
+                    "sample_idx": batch["sample_idx"],
+                    "label": batch["labels"],
+                    "loss": F.nll_loss(log_p, batch["labels"], ignore_index=-1, reduction="none"),
+                    "top": top,
+                    "score": score,
+                }
+            )
 
     def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
         """Return ``{top1, top5, mean_class, loss}`` of rows with one entry a sample; nothing if none has a label."""
