@@ -1,7 +1,7 @@
-"""A small CRATE-MAE on Fashion-MNIST, 12 of 16 patches of 7 x 7 pixels masked: its encoder is as wide and as deep as the
-CRATE of crate_mini_fashion_mnist.py.
+"""A small CRATE-MAE on Fashion-MNIST, 12 of 16 patches of 7 x 7 pixels masked: its encoder is as wide and as deep as
+the CRATE of crate_mini_fashion_mnist.py.
 
-    python tools/train.py configs/crate_mae_mini_fashion_mnist.py --cfg-options data_root=data
+    python tools/train.py configs/crate_mae_mini_fashion_mnist.py --work-dir work_dirs/mae --cfg-options data_root=data
     python tools/train.py configs/transfer/fashion_mnist.py --load-from work_dirs/mae/epoch_12.pth --linear-probe
 
 Not trained to the end here. The schedule is that of the small models, with the decay and the betas of the large
