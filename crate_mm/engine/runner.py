@@ -109,9 +109,9 @@ class Runner(KeepingRunner):
         self.task.check_data(self.train_dataloader.dataset, "train")
         if self.validates:
             self.build_for_validation()
-            check_same_classes(
-                "training data", class_names(self.train_dataloader), "validation data", class_names(self.val_dataloader)
-            )
+            if self.task.uses_labels:
+                names = class_names(self.train_dataloader), class_names(self.val_dataloader)
+                check_same_classes("training data", names[0], "validation data", names[1])
         try:
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         except TypeError as error:

@@ -158,6 +158,17 @@ def test_data_without_a_source_is_refused():
         build().check_data(DATASETS.build(dict(type="Digits")), "train")
 
 
+def test_the_classes_of_the_data_do_not_matter(run, tmp_path):
+    """A classifier is refused a test on data of other classes; here labels have no effect."""
+    cfg = config(tmp_path)
+    contents = read_checkpoint(run / "epoch_2.pth")
+    contents["meta"]["dataset_meta"] = {"classes": ["cat", "dog"]}
+    torch.save(contents, tmp_path / "other.pth")
+    cfg.load_from = str(tmp_path / "other.pth")
+    runner = Runner.from_cfg(cfg)
+    assert runner.test()["eval/loss"] < 1.5
+
+
 # Evaluation -----------------------------------------------------------------------------------------------------------
 
 

@@ -55,6 +55,7 @@ class MaskedAutoencoder(Task):
     """
 
     headline = ("eval/loss", "less")
+    uses_labels = False
 
     def __init__(
         self,
