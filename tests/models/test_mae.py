@@ -275,6 +275,16 @@ def test_a_file_of_the_authors_opens(tmp_path):
     assert loss == pytest.approx(ref["loss_other_norm_pix"], rel=1e-5)
 
 
+def test_a_file_of_the_authors_converts(run_tool, tmp_path):
+    torch.save({"model": official_file()}, tmp_path / "mae.pth")
+    done = run_tool("convert_official", tmp_path / "mae.pth", tmp_path / "ours.pth", "--num-heads", 3)
+    assert done.code == 0, done.output
+    assert "32 x 32 images in patches of 8, MaskedAutoencoder" in done.last_line
+    opened = open_checkpoint(tmp_path / "ours.pth")
+    fit(MODELS.build(opened.model), opened)
+    assert opened.meta["assumed"].startswith("square RGB images, 3 heads in the decoder")
+
+
 def test_the_table_that_a_file_stores_is_the_one_that_the_encoder_adds():
     weights = official_file()
     weights["decoder_pos_embed"] += 1

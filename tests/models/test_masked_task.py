@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import default_collate
 
-from crate_mm import init_model
+from crate_mm import Predictor, init_model
 from crate_mm.analysis.gather import defined_measures, measure_layers
 from crate_mm.analysis.measures import subspace_coding_rate
 from crate_mm.analysis.taps import capture
@@ -17,6 +17,7 @@ from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import transfer
 from crate_mm.config.load import as_classifier
 from crate_mm.engine import CheckpointError, Runner, load_config, read_checkpoint
+from crate_mm.engine.blocks import checkpoint_blocks, repeated_blocks
 from crate_mm.engine.features import build_loader, load_config_for
 from crate_mm.evaluation import ReconstructionLoss, extract_features
 from crate_mm.models import ImageClassifier, MaskedAutoencoder
@@ -122,6 +123,28 @@ def test_a_hidden_patch_has_no_effect():
     patches = model.patchify(images)
     patches[model.mask_of(noise)] += 5
     torch.testing.assert_close(model(model.unpatchify(patches), noise=noise), model(images, noise=noise))
+
+
+def test_recomputed_blocks_are_the_decoders_too():
+    model, images, noise = build().double(), torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.rand(2, 16)
+    assert repeated_blocks(model) == [*model.backbone.blocks, *model.decoder.blocks]
+    gradients = []
+    for _ in range(2):
+        model.zero_grad()
+        model(images, noise=noise, mode="loss")["loss"].backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+        checkpoint_blocks(model)
+    for plain, recomputed in zip(*gradients):
+        torch.testing.assert_close(recomputed, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_low_precision_keeps_the_loss_in_full():
+    model, images, noise = build().eval(), torch.randn(2, 1, 8, 8), torch.rand(2, 16)
+    full = model(images, noise=noise, mode="loss")["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(images, noise=noise, mode="loss")["loss"]
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(full.item(), rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -342,3 +365,5 @@ def test_a_published_model_says_what_it_is(run):
     model = init_model(None, run / "epoch_2.pth")
     assert isinstance(model, MaskedAutoencoder)
     assert (model.norm_pix_loss, model.num_kept, len(model.decoder.blocks)) == (True, 4, 2)
+    with pytest.raises(ValueError, match="Predictor is for classifiers: MaskedAutoencoder predicts no classes"):
+        Predictor(model)
