@@ -153,6 +153,7 @@ def test_low_precision_keeps_the_loss_in_full():
         (dict(mask_ratio=0.0), "mask_ratio 0.0 of 16 patches must leave at least one and mask at least one"),
         (dict(mask_ratio=0.97), "mask_ratio 0.97 of 16 patches"),
         (dict(mask_ratio="most"), "mask_ratio most of 16 patches"),
+        (dict(backbone={**BACKBONE, "type": "CRATE"}), "CRATE hides no patches: it takes no mask and mask_token"),
         (dict(preprocessor={}), "takes images of 1 channels, the preprocessor's mean and std are of 3"),
         (dict(decoder=dict(layers=2)), "decoder needs depth and num_heads, got depth, num_heads, layers"),
         (dict(backbone={**BACKBONE, "img_size": 9}), "img_size 9 x 9 is not a whole number of patches of 2 x 2"),

@@ -6,6 +6,7 @@ Source: Pai et al., "Masked Completion via Structured Diffusion with White-Box T
 Shapes: B images, C channels, H x W pixels, N patches of h x w pixels, d embedding dimensions.
 """
 
+import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,8 +51,8 @@ class MaskedAutoencoder(Task):
     patches with the smallest are kept (see ``mask_of``).
 
     Raises:
-        ValueError: the ratio leaves no patch or masks none, the preprocessor's channels are not the backbone's, or (in
-            loss, predict and with noise) the images have another size.
+        ValueError: the backbone takes no mask, the ratio leaves no patch or masks none, the preprocessor's channels are
+            not the backbone's, or (in loss, predict and with noise) the images have another size.
     """
 
     headline = ("eval/loss", "less")
@@ -69,6 +70,8 @@ class MaskedAutoencoder(Task):
             preprocessor = MODELS.build({"type": "ImagePreprocessor", **(preprocessor or {})})
         super().__init__(preprocessor)
         self.backbone = backbone if isinstance(backbone, nn.Module) else BACKBONES.build(backbone)
+        if not {"mask", "mask_token"} <= inspect.signature(self.backbone.forward).parameters.keys():
+            raise ValueError(f"{type(self.backbone).__name__} hides no patches: it takes no mask and mask_token")
         if len(preprocessor.mean) != self.backbone.in_channels:
             raise ValueError(
                 f"the backbone takes images of {self.backbone.in_channels} channels, the preprocessor's mean and std "
