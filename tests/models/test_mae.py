@@ -151,6 +151,8 @@ def test_gradients_and_adamw_steps(case):
         for step in range(len(ref.get(rule, ()))):
             loss = model(images, noise=noise, mode="loss")["loss"]
             losses.append(loss.item())
+            if step == len(ref[rule]) - 1:
+                break  # no step is taken after the last loss
             optimizer.zero_grad()
             loss.backward()
             if step == 0:
