@@ -102,6 +102,9 @@ class Predictor:
         class_names: of the checkpoint if not given; without any, ImageNet-1K's for 1000 classes and numbers else.
         topk: how many classes to return.
         batch_size: how many images go through the model at once.
+
+    Raises:
+        ValueError: the model is no classifier, or of another number of classes than there are names.
     """
 
     def __init__(
@@ -112,6 +115,8 @@ class Predictor:
         topk: int = 5,
         batch_size: int = 64,
     ) -> None:
+        if not hasattr(model, "num_classes"):
+            raise ValueError(f"Predictor is for classifiers: {type(model).__name__} predicts no classes")
         self.model = model.eval()
         self.transforms = build_transforms(transforms) if transforms is not None else test_transforms(model)
         self.class_names = class_names or getattr(model, "class_names", None) or default_class_names(model.num_classes)

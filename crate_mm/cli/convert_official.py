@@ -1,4 +1,4 @@
-"""Convert a checkpoint of another code base (the official CRATE code, torchvision's ViT) to ours.
+"""Convert a checkpoint of another code base (the official CRATE and CRATE-MAE code, torchvision's ViT) to ours.
 
 python tools/convert_official.py crate_base_official.pth crate_base.pth
 python tools/test.py configs/crate_base_in1k.py crate_base.pth
@@ -49,8 +49,8 @@ def main() -> None:
     backbone, numbers = model["backbone"], sum(value.numel() for value in state_dict.values())
     print(
         f"wrote {output}: {backbone['type']} {backbone['arch']}, {len(state_dict)} tensors, {numbers:,} parameters, "
-        f"{backbone['img_size']} x {backbone['img_size']} images in patches of {backbone['patch_size']}, "
-        f"{model['head']['num_classes']} classes"
+        f"{backbone['img_size']} x {backbone['img_size']} images in patches of {backbone['patch_size']}"
+        + (f", {model['head']['num_classes']} classes" if "head" in model else f", {model['type']}")
     )
 
 

@@ -1,2 +1,2 @@
-from .families import ARCHS, CRATE, VIT_ARCHS, ViT
-from .tasks import ImageClassifier, ImagePreprocessor, LinearHead, Task
+from .families import ARCHS, CRATE, CRATEMAE, VIT_ARCHS, ViT
+from .tasks import ImageClassifier, ImagePreprocessor, LinearHead, MaskedAutoencoder, Task

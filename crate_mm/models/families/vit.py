@@ -96,6 +96,8 @@ class ViT(VisionTransformer):
         ValueError: unknown ``arch``, sizes that do not divide, or (in forward) images of another size.
     """
 
+    final_norm = True  # the tokens have passed a LayerNorm
+
     def __init__(
         self,
         arch: str | dict = "small",
