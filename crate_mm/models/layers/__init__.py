@@ -1,4 +1,13 @@
 from .ista import ISTA
 from .mssa import MSSA
-from .step import Block, Compression, Sparsification, Step, Subspaces, scaled_similarity
+from .step import (
+    Block,
+    Compression,
+    DropPath,
+    Sparsification,
+    Step,
+    Subspaces,
+    drop_path_rates,
+    scaled_similarity,
+)
 from .tokens import TokenEmbedding, to_pair

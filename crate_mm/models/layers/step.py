@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 
 class Subspaces(NamedTuple):
@@ -102,6 +101,56 @@ class Step(nn.Module):
             self.sparsify.fuse()
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al., ECCV 2016): in training, each sample of ``(B, ...)`` is zero with a probability,
+    and otherwise divided by the probability of being kept. In eval mode it does nothing.
+
+    Raises:
+        ValueError: the probability is not in [0, 1).
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        _check_rate(probability)
+        self.probability = probability
+        # A tensor and not a number, which a compiled block would have as a constant: one compilation a layer.
+        self.register_buffer("kept", torch.tensor(1.0 - probability), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        keeps = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < self.kept
+        return x * keeps / self.kept
+
+    def extra_repr(self) -> str:
+        return f"{self.probability:g}"
+
+
+def drop_path_rates(rate: float, depth: int, rule: str = "linear") -> list[float]:
+    """The probability of stochastic depth in each layer, first to last.
+
+    Args:
+        rate: of the last layer.
+        depth: number of layers.
+        rule: 'linear', from 0 in the first layer to ``rate`` in the last, as DeiT and MAE have it; or 'constant', as
+            XCiT and ToST have it.
+
+    Raises:
+        ValueError: the rate is not in [0, 1), or an unknown rule.
+    """
+    _check_rate(rate)
+    if rule == "constant":
+        return [rate] * depth
+    if rule == "linear":
+        return [rate * layer / max(depth - 1, 1) for layer in range(depth)]
+    raise ValueError(f"unknown drop_path_rule {rule!r}: choose linear, constant")
+
+
+def _check_rate(rate: float) -> None:
+    if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 <= rate < 1:
+        raise ValueError(f"drop_path must be a probability from 0 to below 1, got {rate!r}")
+
+
 class Block(Step):
     """A layer of the family, ``(B, N, d) -> (B, N, d)``; for CRATE the paper's Eqs. (17)-(18)::
 
@@ -137,7 +186,7 @@ class Block(Step):
         self.norm_sparsify = nn.LayerNorm(embed_dim, norm_eps)
         self.sparsify = sparsify
         self.residual = residual
-        self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.tap_out = nn.Identity()
 
     @property
