@@ -71,6 +71,20 @@ SETTINGS = (
         "the share of the new weights in an average, which is evaluated and saved; timm's decay 0.99996 is 4e-5",
     ),
     Setting(
+        "resize_positions",
+        "bicubic",
+        "'bicubic' or 'bilinear'",
+        lambda value: value in ("bicubic", "bilinear"),
+        "how position embeddings of a checkpoint to start from go to another grid of patches",
+    ),
+    Setting(
+        "resize_patches",
+        None,
+        "'bilinear', 'bicubic', 'new' or None",
+        lambda value: value in ("bicubic", "bilinear", "new", None),
+        "how its patch embedding goes to another patch size; 'new' starts it anew, None refuses another size",
+    ),
+    Setting(
         "compile_blocks",
         None,
         "one of True, False, None",

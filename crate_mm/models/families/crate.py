@@ -104,6 +104,16 @@ class CRATE(nn.Module):
         """The position embeddings by name, each with the (rows, columns) of patches that it is for."""
         return {"embedding.pos_embed": self.embedding.grid_size}
 
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        return self.embedding.patch_size
+
+    @property
+    def patch_kernels(self) -> dict[str, str]:
+        """What has a number for each pixel and channel of a patch, by name, each with the order of its dimensions."""
+        orders = {"proj.weight": "d (h w C)", "patch_norm.weight": "(h w C)", "patch_norm.bias": "(h w C)"}
+        return {f"embedding.{name}": order for name, order in orders.items()}
+
     def fuse(self) -> "CRATE":
         """Fold each layer's dictionary into one matrix, for faster inference; a fused model refuses to train."""
         for block in self.blocks:

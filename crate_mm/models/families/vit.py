@@ -139,6 +139,11 @@ class ViT(VisionTransformer):
         return {"encoder.pos_embedding": (side, side)}
 
     @property
+    def patch_kernels(self) -> dict[str, str]:
+        """What has a number for each pixel and channel of a patch, by name, each with the order of its dimensions."""
+        return {"conv_proj.weight": "d C h w"}
+
+    @property
     def blocks(self) -> nn.Sequential:
         return self.encoder.layers
 
