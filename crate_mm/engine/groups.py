@@ -18,12 +18,12 @@ WHERE = "optim_wrapper.paramwise_cfg"
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class DefaultOptimWrapperConstructor(_Constructor):
-    """MMEngine's, which refuses rules that would have no effect, and makes a group for each setting of the optimizer
-    that is in use where MMEngine makes one for each parameter: optimizers update the parameters of a group together.
+    """MMEngine's, which refuses rules that it does not know and keys that hold for nothing, and makes a group for each
+    setting that is in use where MMEngine makes one for each parameter: optimizers update a group's parameters together.
 
     A rule of ``custom_keys`` holds for every parameter whose full name contains its key, the longest key first; the
     other rules hold for what is left: ``norm_decay_mult`` for LayerNorm, BatchNorm and their like,
-    ``bias_decay_mult`` for other biases, ``flat_decay_mult`` for all other parameters of one dimension.
+    ``bias_decay_mult`` for other biases, ``flat_decay_mult`` for parameters of one dimension that these two leave.
 
     Args:
         optim_wrapper_cfg, paramwise_cfg: as for MMEngine's.

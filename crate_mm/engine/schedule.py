@@ -16,8 +16,8 @@ class WarmupCosineLR(ParamScheduler):
 
     With W iterations of warm-up, T iterations in all and the optimizer's own rate ``lr``, iteration ``i`` uses
 
-        lr * (start_factor + (1 - start_factor) * i / W)      for i < W
-        lr * (e + (1 - e) (1 + cos(pi (i - W) / (T - W))) / 2)   for W <= i < T, e = end_factor
+        lr * (start_factor + (1 - start_factor) * i / W)                            for i < W
+        lr * (end_factor + (1 - end_factor) (1 + cos(pi (i - W) / (T - W))) / 2)    for W <= i < T
 
     The horizon is that of the config: a shorter ``train_cfg.max_epochs`` squeezes the curve, and a resumed run follows
     the config it is resumed with. To stop earlier on the curve of a longer run, set ``end`` to the longer run's epochs.

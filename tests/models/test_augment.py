@@ -122,7 +122,8 @@ def test_erasing_is_one_rectangle_of_noise_an_image():
     assert abs(noise.mean()) < 0.03
     assert abs(noise.std() - 1) < 0.03
     assert len(corners) > 20
-    assert (BatchRandomErasing(p=1, value=0)(images, labels)[0] == 0).any()
+    gray = BatchRandomErasing(p=1, value=(1, 2, 3))(images, labels)[0]
+    assert [set(channel.unique().tolist()) for channel in gray.unbind(1)] == [{1, 7}, {2, 7}, {3, 7}]
 
 
 def test_erasing_comes_first():
@@ -145,7 +146,7 @@ def test_erasing_comes_first():
         ([dict(type="Mixup")], "unknown model 'Mixup': did you mean MixUp"),
         ([dict(MIXING[0], prob=0.7), dict(MIXING[1], prob=0.7)], "are more than 1 together"),
         ([dict(MIXING[0], prob=1.2)], "prob must be a probability from 0 to 1, got 1.2"),
-        ([dict(ERASING, prob=0.5)], "BatchRandomErasing does not mix, and is always applied: it has no prob"),
+        ([dict(ERASING, prob=0.5)], "BatchRandomErasing is always applied, it has no prob"),
         ([MIXING[0], ERASING], "BatchRandomErasing must stand before MixUp"),
         (dict(type="MixUp"), "batch_augments must be a list of dict"),
         (["MixUp"], "batch_augments must be a list of dict"),

@@ -1,8 +1,11 @@
 """What is done to a training batch on the device, once it is normalised: erasing and mixing.
 
-The draws come from PyTorch's generator on the host, which a run seeds at each iteration.
+The draws come from PyTorch's generators, noise from the device's, all else from the host's, for which no GPU is waited
+for. A run seeds them at each iteration.
 Shapes: B images of a micro-batch, C channels, H x W pixels.
 """
+
+import inspect
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +22,7 @@ class MixUp(v2.MixUp):
 
     Args:
         alpha: of the Beta distribution; recipes take 0.8.
+        prob: see ``BatchAugments``.
 
     Raises:
         ValueError: alpha is not above 0.
@@ -26,8 +30,9 @@ class MixUp(v2.MixUp):
 
     mixes = True
 
-    def __init__(self, alpha: float = 0.8) -> None:
+    def __init__(self, alpha: float = 0.8, prob: float | None = None) -> None:
         _build_on_cpu(super().__init__, alpha)
+        self.prob = prob
 
 
 @MODELS.register_module()
@@ -38,6 +43,7 @@ class CutMix(v2.CutMix):
 
     Args:
         alpha: of the Beta distribution; recipes take 1.
+        prob: see ``BatchAugments``.
 
     Raises:
         ValueError: alpha is not above 0.
@@ -45,8 +51,9 @@ class CutMix(v2.CutMix):
 
     mixes = True
 
-    def __init__(self, alpha: float = 1.0) -> None:
+    def __init__(self, alpha: float = 1.0, prob: float | None = None) -> None:
         _build_on_cpu(super().__init__, alpha)
+        self.prob = prob
 
 
 def _build_on_cpu(init, alpha: float) -> None:
@@ -81,13 +88,21 @@ class BatchRandomErasing(nn.Module):
         value: float | str = "random",
     ) -> None:
         super().__init__()
-        with torch.device("cpu"):
-            self.erase = v2.RandomErasing(p, tuple(scale), tuple(ratio), value, inplace=True)
+        self.p, self.value = p, value
+        with torch.device("cpu"):  # torchvision draws the rectangles; its noise would be drawn on the host
+            self.erasing = v2.RandomErasing(p, tuple(scale), tuple(ratio), 0 if value == "random" else value)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         images = images.clone()
-        for image in images:
-            self.erase(image)
+        for image, draw in zip(images, torch.rand(len(images)).tolist()):
+            if draw >= self.p:
+                continue
+            at = self.erasing.make_params([image])
+            region = image[:, at["i"] : at["i"] + at["h"], at["j"] : at["j"] + at["w"]]
+            if at["v"] is not None and self.value == "random":  # None where no rectangle that was drawn fits
+                region.normal_()
+            elif at["v"] is not None:
+                region.copy_(at["v"])
         return images, labels
 
 
@@ -100,8 +115,8 @@ class BatchAugments(nn.Module):
 
     Args:
         configs: of ``MODELS``, for modules ``(images, labels) -> (images, labels)``; one that mixes has a true
-            attribute ``mixes``, gets labels as probabilities, and may be given ``prob``, the probability that it is
-            drawn. Those without ``prob`` have equal shares of what the others leave.
+            attribute ``mixes``, gets labels as probabilities, and may have ``prob``, the probability that it is drawn.
+            Those whose ``prob`` is None have equal shares of what the others leave.
         num_classes: number of classes.
 
     Raises:
@@ -117,14 +132,13 @@ class BatchAugments(nn.Module):
         self.always, self.mixing = nn.ModuleList(), nn.ModuleList()
         given: list[float | None] = []
         for config in configs:
-            module = MODELS.build({key: value for key, value in config.items() if key != "prob"})
+            kind = MODELS.get(config["type"])
+            if "prob" in config and "prob" not in inspect.signature(kind).parameters:
+                raise ValueError(f"batch_augments: {config['type']} is always applied, it has no prob")
+            module = MODELS.build(config)
             if getattr(module, "mixes", False):
                 self.mixing.append(module)
-                given.append(config.get("prob"))
-            elif "prob" in config:
-                raise ValueError(
-                    f"batch_augments: {config['type']} does not mix, and is always applied: it has no prob"
-                )
+                given.append(getattr(module, "prob", None))
             elif len(self.mixing):
                 first = type(self.mixing[0]).__name__
                 raise ValueError(f"batch_augments: {config['type']} must stand before {first}, which mixes images")
