@@ -79,24 +79,6 @@ class ShardedOptimizer(ZeroRedundancyOptimizer):
         super().__init__(optimizer.param_groups, type(optimizer), **settings)
 
 
-def scale_rate(optim_wrapper: dict, auto_scale_lr: dict | None, global_batch_size: int) -> dict:
-    """A config of an OptimWrapper, its learning rate scaled with the batch where MMEngine's ``auto_scale_lr`` is
-    enabled: ``lr * global_batch_size / base_batch_size`` (Goyal et al., arXiv 1706.02677).
-
-    MMEngine's own scales a built optimizer, which is too late for what an optimizer makes of its first rate.
-
-    Raises:
-        ValueError: the optimizer's ``lr`` is not set.
-    """
-    if not (auto_scale_lr or {}).get("enable"):
-        return optim_wrapper
-    optimizer = optim_wrapper["optimizer"]
-    if optimizer.get("lr") is None:
-        raise ValueError("auto_scale_lr scales optim_wrapper.optimizer.lr, which is not set")
-    ratio = global_batch_size / auto_scale_lr["base_batch_size"]
-    return {**optim_wrapper, "optimizer": {**optimizer, "lr": optimizer["lr"] * ratio}}
-
-
 def optimizer_name(optimizer: Optimizer) -> str:
     """The optimizer's name, which that of its sharded form is too."""
     return optimizer.name if isinstance(optimizer, ShardedOptimizer) else type(optimizer).__name__

@@ -25,13 +25,13 @@ from .blocks import prepare_blocks
 from .classes import check_same_classes, class_names, give_dataset
 from .keeping import KeepingRunner
 from .logs import no_noise, show_names
-from .optim import ShardedOptimizer, optimizer_name, scale_rate
+from .optim import ShardedOptimizer, optimizer_name
 from .resume import Start, find_start
 from .safety.agreement import check_same_run
 from .safety.launch import init_processes
 from .safety.work_dir import hold
 from .saving import CheckpointHook
-from .schedule import WarmupCosineLR
+from .schedule import WarmupCosineLR, scale_rate
 
 
 @RUNNERS.register_module()

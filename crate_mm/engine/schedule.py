@@ -1,4 +1,4 @@
-"""The learning-rate schedule of the recipes."""
+"""The learning rate of the recipes: its schedule, and its scaling with the batch."""
 
 import logging
 import math
@@ -88,3 +88,21 @@ class WarmupCosineLR(ParamScheduler):
         for group, value in zip(self.optimizer.param_groups, self._get_value()):
             group["lr"] = value
         self._last_value = self._get_value()
+
+
+def scale_rate(optim_wrapper: dict, auto_scale_lr: dict | None, global_batch_size: int) -> dict:
+    """A config of an OptimWrapper, its learning rate scaled with the batch where MMEngine's ``auto_scale_lr`` is
+    enabled: ``lr * global_batch_size / base_batch_size`` (Goyal et al., arXiv 1706.02677).
+
+    MMEngine's own scales a built optimizer, which is too late for what an optimizer makes of its first rate.
+
+    Raises:
+        ValueError: the optimizer's ``lr`` is not set.
+    """
+    if not (auto_scale_lr or {}).get("enable"):
+        return optim_wrapper
+    optimizer = optim_wrapper["optimizer"]
+    if optimizer.get("lr") is None:
+        raise ValueError("auto_scale_lr scales optim_wrapper.optimizer.lr, which is not set")
+    ratio = global_batch_size / auto_scale_lr["base_batch_size"]
+    return {**optim_wrapper, "optimizer": {**optimizer, "lr": optimizer["lr"] * ratio}}
