@@ -99,7 +99,7 @@ FUNCTIONS = _child(root.FUNCTIONS, "datasets")
 
 OPTIMIZERS = _child(root.OPTIMIZERS, "engine")
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, "engine")
-OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS)
+OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS, "engine")
 PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, "engine")
 HOOKS = _child(root.HOOKS, "engine", "analysis.hook")
 LOOPS = _child(root.LOOPS, "engine")

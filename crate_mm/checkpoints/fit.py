@@ -5,17 +5,18 @@ Shapes: N patches on a grid of rows x columns, d embedding dimensions.
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..untrusted import shown
 from .form import CheckpointError
 from .open import Checkpoint, as_checkpoint
+from .resize import MODES, fit_patch_kernel, patch_of, resize_position_embedding, stored_patch
 
 BACKBONE = "backbone."  # where a task has what transfer takes over
 MOST_ROWS = 1000  # of the table, of each kind
@@ -127,26 +128,41 @@ class Transfer(NamedTuple):
         return "\n".join(f"  {kind:<{widths[0]}}  {name:<{widths[1]}}  {what}" for kind, name, what in rows)
 
 
-def transfer(model: nn.Module, checkpoint: Checkpoint) -> Transfer:
+def transfer(
+    model: nn.Module, checkpoint: Checkpoint, positions: str = "bicubic", patches: str | None = None
+) -> Transfer:
     """Fill a model's backbone from a checkpoint and leave all else as it is; return what became of each parameter.
 
-    Position embeddings for another grid of patches are resized. A tensor that the model lacks, or has in another
-    shape, is dropped; what the checkpoint lacks stays as it was initialised.
+    Position embeddings for another grid of patches are resized. So is what embeds patches of another size, if
+    ``patches`` says so; a backbone names it, with the order of its dimensions, in ``patch_kernels``. A tensor that the
+    model lacks, or has in another shape, is dropped; what the checkpoint lacks stays as it was initialised.
 
     Args:
         model: with a part ``backbone``.
         checkpoint: of this task or another.
+        positions: how position embeddings are resized, the setting ``resize_positions``.
+        patches: how patch embeddings are, the setting ``resize_patches``; with None another size is refused, and with
+            'new' the patch embedding stays as it was initialised.
 
     Raises:
+        ValueError: no such ``positions`` or ``patches``.
         CheckpointError: less than half of the backbone's numbers are in the checkpoint, which is then of another
             model; the model is left as it was.
     """
+    if positions not in MODES or patches not in (*MODES, "new", None):
+        raise ValueError(f"resize_positions {positions!r} and resize_patches {patches!r}: choose {', '.join(MODES)}")
     wanted, source = model.state_dict(), checkpoint.path
     if not isinstance(getattr(model, "backbone", None), nn.Module):
         raise CheckpointError(f"{type(model).__name__} has no backbone that {source} could fill")
     weights = aligned(checkpoint, wanted)
     grids = {f"backbone.{name}": grid for name, grid in getattr(model.backbone, "position_grids", {}).items()}
-    resize = getattr(model.backbone, "resize_positions", resize_position_embedding)  # a family's own way, if it has one
+    own_resize = getattr(model.backbone, "resize_positions", None)
+    if own_resize and positions != "bicubic":
+        raise ValueError(
+            f"{type(model.backbone).__name__} resizes its positions by a rule of its own: leave resize_positions out"
+        )
+    resize = own_resize or partial(resize_position_embedding, mode=positions)
+    kernels = {f"{BACKBONE}{name}": order for name, order in getattr(model.backbone, "patch_kernels", {}).items()}
     result = Transfer({}, {}, {}, {})
     filled = {}
     for name, value in weights.items():
@@ -164,7 +180,17 @@ def transfer(model: nn.Module, checkpoint: Checkpoint) -> Transfer:
             if old == grids[name]:
                 result.loaded[name] = shape
             else:
-                result.resized[name] = f"{old[0]} x {old[1]} -> {grids[name][0]} x {grids[name][1]} patches, bicubic"
+                result.resized[name] = (
+                    f"{old[0]} x {old[1]} -> {grids[name][0]} x {grids[name][1]} patches, {positions}"
+                )
+        elif name in kernels and value.ndim == wanted[name].ndim:
+            old, new = stored_patch(checkpoint, value, kernels[name]), patch_of(model.backbone)
+            kernel, change = fit_patch_kernel(value, wanted[name], kernels[name], old, new, patches, source)
+            if kernel is None:
+                result.dropped[name] = f"{shape}, the model's is {_shape(wanted[name])}"
+            else:
+                filled[name] = kernel
+                (result.resized if change else result.loaded)[name] = change or shape
         elif value.shape == wanted[name].shape:
             filled[name] = value
             result.loaded[name] = shape
@@ -172,7 +198,8 @@ def transfer(model: nn.Module, checkpoint: Checkpoint) -> Transfer:
             result.dropped[name] = f"{shape}, the model's is {_shape(wanted[name])}"
     result.new.update({name: _shape(value) for name, value in wanted.items() if name not in filled})
 
-    size = sum(value.numel() for name, value in wanted.items() if name.startswith(BACKBONE))
+    asked = {name for name in wanted if name.startswith(BACKBONE)} - (kernels.keys() if patches == "new" else set())
+    size = sum(wanted[name].numel() for name in asked)
     found = sum(value.numel() for value in filled.values())
     if not filled or 2 * found < size:
         dropped = result.dropped.items()
@@ -184,24 +211,6 @@ def transfer(model: nn.Module, checkpoint: Checkpoint) -> Transfer:
         )
     model.load_state_dict({**wanted, **filled})
     return result
-
-
-def resize_position_embedding(embedding: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Interpolate position embeddings to another grid, ``(1, 1 + N, d) -> (1, 1 + N', d)``; the CLS token's is kept.
-
-    Bicubic, with the corners of both grids not aligned; where a grid shrinks, averaged over (anti-aliased).
-
-    Args:
-        embedding: CLS token first, then the patches row by row.
-        old: (rows, columns) of the embedding's grid.
-        new: (rows, columns) wanted.
-    """
-    if old == new:
-        return embedding
-    cls_token, patches = embedding[:, :1], embedding[:, 1:]
-    image = patches.unflatten(1, old).permute(0, 3, 1, 2)
-    resized = F.interpolate(image.float(), size=new, mode="bicubic", align_corners=False, antialias=True)
-    return torch.cat([cls_token, resized.to(embedding.dtype).flatten(2).mT], dim=1)
 
 
 def _is_embedding(value: Tensor, embed_dim: int) -> bool:

@@ -32,6 +32,13 @@ def _positive(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
+def _scales(value: Any) -> bool:
+    """Whether it is MMEngine's ``auto_scale_lr``, whole."""
+    if not isinstance(value, dict) or not set(value) <= {"base_batch_size", "enable"}:
+        return value is None
+    return isinstance(value.get("enable", False), bool) and _whole(1)(value.get("base_batch_size"))
+
+
 # A default of ... means that MMEngine, or whoever takes the setting, has the default.
 SETTINGS = (
     Setting("global_batch_size", None, "a whole number of at least 1", _whole(1), "samples a step, over all processes"),
@@ -50,11 +57,32 @@ SETTINGS = (
         "goes to every dataset that takes a root",
     ),
     Setting(
+        "auto_scale_lr",
+        None,
+        "dict(base_batch_size=a whole number of at least 1, enable=True or False), or None",
+        _scales,
+        "`dict(base_batch_size=256, enable=True)`: the rate is for 256 samples a step, and goes with the batch",
+    ),
+    Setting(
         "ema_momentum",
         None,
         "in 0..1",
         lambda value: value is None or (isinstance(value, float) and 0 < value < 1),
-        "the share of the new weights in an average, which is what is evaluated and saved; 2e-4, say",
+        "the share of the new weights in an average, which is evaluated and saved; timm's decay 0.99996 is 4e-5",
+    ),
+    Setting(
+        "resize_positions",
+        "bicubic",
+        "'bicubic' or 'bilinear'",
+        lambda value: value in ("bicubic", "bilinear"),
+        "how position embeddings of a checkpoint to start from go to another grid of patches",
+    ),
+    Setting(
+        "resize_patches",
+        None,
+        "'bilinear', 'bicubic', 'new' or None",
+        lambda value: value in ("bicubic", "bilinear", "new", None),
+        "how its patch embedding goes to another patch size; 'new' starts it anew, None refuses another size",
     ),
     Setting(
         "compile_blocks",

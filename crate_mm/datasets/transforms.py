@@ -102,6 +102,19 @@ class RandomCrop(_BoundedGrowth, v2.RandomCrop):
         return max(height + higher, self.size[0]), max(width + wider, self.size[1])
 
 
+@TRANSFORMS.register_module()
+class RandomErasing(v2.RandomErasing):
+    """torchvision's; ``value`` is in 0..255, as images are uint8 here, where normal noise would be 0, 1 and 255."""
+
+    def __init__(self, p: float = 0.5, scale=(0.02, 0.33), ratio=(0.3, 3.3), value=0, inplace: bool = False) -> None:
+        if value == "random":
+            raise ValueError(
+                "RandomErasing: images are uint8 here, which value='random', normal noise, is not made for: "
+                "model.batch_augments=[dict(type='BatchRandomErasing')] erases them once they are normalised"
+            )
+        super().__init__(p, scale, ratio, value, inplace)
+
+
 for _name, _module in inspect.getmembers(v2, inspect.isclass):
     if issubclass(_module, v2.Transform) and _module is not v2.Transform and _name not in TRANSFORMS.module_dict:
         TRANSFORMS.register_module(name=_name, module=_module)

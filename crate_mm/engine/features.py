@@ -77,5 +77,5 @@ def build_backbone_from(cfg: Config, opened: Checkpoint) -> tuple[nn.Module, Tra
     """
     require_model(cfg)
     model = MODELS.build(cfg.model)
-    table = transfer(model, opened)
+    table = transfer(model, opened, cfg.get("resize_positions", "bicubic"), cfg.get("resize_patches"))
     return model.to(torch.device(get_device())).eval(), table

@@ -76,7 +76,8 @@ class KeepingRunner(RunnerState):
             check_resumable(self, checkpoint)
             self._say_other_processes(filename, checkpoint.meta)
         elif self.trains:
-            self.logger.info(f"initialised from {filename}:\n{transfer(self.task, checkpoint).table()}")
+            taken = transfer(self.task, checkpoint, self.cfg.resize_positions, self.cfg.resize_patches)
+            self.logger.info(f"initialised from {filename}:\n{taken.table()}")
             self.initialized_from = str(filename)
             contents = {"meta": checkpoint.meta, "state_dict": self.task.state_dict()}
         else:

@@ -17,9 +17,14 @@ from ..registry import HOOKS, LOG_PROCESSORS, VISUALIZERS
 from ..untrusted import shown_lines
 from .private import trim
 
-# What MMEngine says of itself: its loggers use its own old FileClient, there is no SyncBN to revert, and of each
-# parameter a line on its weight decay.
-NOISE = ("will be deprecated in future", "all SyncBatchNorm (SyncBN) layers", "paramwise_options -- ")
+# What MMEngine says of itself: its loggers use its own old FileClient, there is no SyncBN to revert, and a line or more
+# for each parameter where there is a paramwise_cfg.
+NOISE = (
+    "will be deprecated in future",
+    "all SyncBatchNorm (SyncBN) layers",
+    "paramwise_options -- ",
+    "is skipped since its requires_grad",
+)
 
 
 def no_noise(record: logging.LogRecord) -> bool:

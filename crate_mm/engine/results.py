@@ -148,6 +148,7 @@ def dataset_name(dataset: dict) -> str:
 def describe_recipe(cfg: Config) -> dict:
     """All that makes runs of a model on a dataset different, but their seeds and where they ran."""
     parts = {key: cfg.get(key) for key in ("model", "optim_wrapper", "param_scheduler", "global_batch_size")}
+    parts["auto_scale_lr"] = cfg.get("auto_scale_lr")
     parts |= {"ema_momentum": cfg.get("ema_momentum"), "max_epochs": (cfg.get("train_cfg") or {}).get("max_epochs")}
     data = (cfg.get("train_dataloader") or {}).get("dataset") or {}
     parts["train_transforms"] = data.get("transforms")

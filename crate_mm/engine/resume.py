@@ -82,6 +82,7 @@ def check_resumable(runner: Runner, checkpoint: Checkpoint) -> None:
     optimizer = optimizer_name(runner.optim_wrapper.optimizer)
     if meta.get("optimizer", optimizer) != optimizer:
         raise CheckpointError(f"{filename} is of a run with {meta['optimizer']}, this one has {optimizer}")
+    _check_groups(runner.optim_wrapper.optimizer, states["optimizer"], filename)
     if isinstance(runner.param_schedulers, list):
         _check_schedules(runner.param_schedulers, states["param_schedulers"], filename)
     _check_numbers(states["optimizer"], filename)
@@ -100,6 +101,18 @@ def _check_position(runner: Runner, filename: str, meta: dict) -> None:
         raise CheckpointError(
             f"{filename} is from within an epoch, where {type(runner.train_dataloader.sampler).__name__} cannot go "
             "on: resume from an epoch_N.pth"
+        )
+
+
+def _check_groups(optimizer: Optimizer, state: Any, filename: str) -> None:
+    """Raise ``CheckpointError`` if an optimizer's state goes to other parameters, by its groups' names."""
+    saved = state.get("param_groups") if isinstance(state, dict) else None
+    if not isinstance(saved, list) or not all(isinstance(group, dict) for group in saved):
+        return  # it is refused where it is loaded
+    if [group.get("names") for group in saved] != [group.get("names") for group in optimizer.param_groups]:
+        raise CheckpointError(
+            f"{filename} is of a run whose parameters were grouped otherwise (optim_wrapper.paramwise_cfg): resume as "
+            "it was"
         )
 
 

@@ -31,7 +31,7 @@ from .safety.agreement import check_same_run
 from .safety.launch import init_processes
 from .safety.work_dir import hold
 from .saving import CheckpointHook
-from .schedule import WarmupCosineLR
+from .schedule import WarmupCosineLR, scale_rate
 
 
 @RUNNERS.register_module()
@@ -115,12 +115,14 @@ class Runner(KeepingRunner):
                 names = class_names(self.train_dataloader), class_names(self.val_dataloader)
                 check_same_classes("training data", names[0], "validation data", names[1])
             self.build_for_validation()
+        scaled = scale_rate(self.optim_wrapper, self.auto_scale_lr, self.cfg.global_batch_size)
+        self.auto_scale_lr = None
         try:
-            self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+            self.optim_wrapper = self.build_optim_wrapper(scaled)
         except TypeError as error:
             raise ValueError(f"the optim_wrapper cannot be built as the config has it: {error}") from error
         if self.cfg.get("zero") and self.distributed:
-            settings = {k: v for k, v in self.cfg.optim_wrapper.optimizer.items() if k != "type"}
+            settings = {k: v for k, v in scaled["optimizer"].items() if k != "type"}
             self.optim_wrapper.optimizer = ShardedOptimizer(self.optim_wrapper.optimizer, settings)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
@@ -206,10 +208,15 @@ class Runner(KeepingRunner):
         rate = float(group.get("initial_lr", group["lr"]))
         schedules = [s for s in self.param_schedulers or () if isinstance(s, WarmupCosineLR)]
         warmup = f" after {schedules[0].warmup:.0f} steps of warm-up" if schedules else ""
+        scaling = self.cfg.get("auto_scale_lr") or {}
+        scaled = (
+            f" ({self.cfg.optim_wrapper.optimizer.lr:g} x {plan.global_batch_size}" if scaling.get("enable") else ""
+        )
+        scaled = f"{scaled} / {scaling['base_batch_size']})" if scaled else ""
         return (
             f"effective batch {plan} images of {len(loader.dataset)}; {len(loader)} steps an epoch, "
             f"{self.max_epochs} epochs, {self.max_iters} steps; "
-            f"{optimizer_name(self.optim_wrapper.optimizer)}, learning rate {rate:g}{warmup}"
+            f"{optimizer_name(self.optim_wrapper.optimizer)}, learning rate {rate:g}{scaled}{warmup}"
         )
 
     def _log_env(self, env_cfg: dict) -> None:

@@ -57,8 +57,10 @@ def test_seeds_matter_and_repeat(tmp_path):
 
 @pytest.mark.slow
 def test_a_sharded_optimizer_takes_the_same_steps(tmp_path):
-    """And its checkpoint is the plain one's, to resume from without sharding too."""
-    momentum = dict(optim_wrapper__optimizer__momentum=0.9)
+    """With groups and a scaled rate; and its checkpoint is the plain one's, to resume from without sharding too."""
+    momentum = dict(optim_wrapper__optimizer__momentum=0.9, auto_scale_lr=dict(base_batch_size=64, enable=True))
+    rules = dict(flat_decay_mult=0.0, custom_keys=dict(head=dict(lr_mult=0.5)))
+    momentum |= dict(optim_wrapper__optimizer__weight_decay=0.1, optim_wrapper__paramwise_cfg=rules)
     plain = train_on_processes(2, tmp_path / "plain", **momentum)
     sharded = train_on_processes(2, tmp_path / "sharded", zero=True, **momentum)
     for key in ("state_dict", "optimizer"):

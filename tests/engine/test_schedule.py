@@ -7,7 +7,9 @@ import torch
 from mmengine.optim import OptimWrapper
 
 from crate_mm.engine import load_config, prepare
+from crate_mm.engine.schedule import scale_rate
 from crate_mm.registry import OPTIMIZERS, PARAM_SCHEDULERS
+from tests.training import assert_identical, train
 
 STEPS = 1_281_167 // 2048  # steps an epoch of ImageNet-1K
 
@@ -88,8 +90,76 @@ def test_a_resumed_run_follows_its_own_config():
     assert wrapper.param_groups[0]["lr"] == pytest.approx(2.4e-4 * longer.factor(201))
 
 
+def test_a_cosine_that_ends_above_zero():
+    """ToST's: warm-up from 1e-6 to 1e-3, cosine to 1e-5."""
+    cfg = load_config("crate_base_in1k", {"param_scheduler.start_factor": 1e-3, "param_scheduler.end_factor": 0.01})
+    cfg.optim_wrapper.optimizer.lr = 1e-3
+    _, scheduler = build(cfg, epochs=30, steps=10)
+    W, T = 50, 300
+    values = [1e-3 * scheduler.factor(i) for i in (0, W, (W + T) // 2, T)]
+    assert values == pytest.approx([1e-6, 1e-3, (1e-3 + 1e-5) / 2, 1e-5], rel=1e-12)
+    cfg.param_scheduler.end_factor = 1.5
+    with pytest.raises(ValueError, match="end_factor is a share of the learning rate, from 0 to 1, got 1.5"):
+        build(cfg)
+
+
 def test_nonsense_is_refused():
     cfg = load_config("crate_base_in1k")
     cfg.param_scheduler.warmup = -1
     with pytest.raises(ValueError, match="warmup >= 0"):
         build(cfg)
+
+
+# Scaled with the batch ---------------------------------------------------------------------------------------------
+
+
+def test_the_rate_goes_with_the_batch():
+    config = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.05))
+    scaled = scale_rate(config, dict(base_batch_size=512, enable=True), 1024)
+    assert scaled == dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05))
+    assert config["optimizer"]["lr"] == 5e-4, "a user's config is left as it is"
+    for off in (None, dict(base_batch_size=512), dict(base_batch_size=512, enable=False)):
+        assert scale_rate(config, off, 1024) is config
+    with pytest.raises(ValueError, match="auto_scale_lr scales optim_wrapper.optimizer.lr, which is not set"):
+        scale_rate(dict(optimizer=dict(type="AdamW")), dict(base_batch_size=512, enable=True), 1024)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        dict(enable=True),
+        dict(base_batch_size=0, enable=True),
+        dict(base_batch_size=-256, enable=True),
+        dict(base_batch_size=256.5, enable=True),
+        dict(base_batch_size=True, enable=True),
+        dict(base_batch_size=256, enable="yes"),
+        dict(base_batch_size=256, enabel=True),
+        256,
+    ],
+)
+def test_nonsense_of_scaling_is_refused(value):
+    cfg = load_config("debug", {"auto_scale_lr": value})
+    with pytest.raises(ValueError, match=r"auto_scale_lr must be dict\(base_batch_size=a whole number of at least 1"):
+        prepare(cfg, world_size=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_a_run_and_its_resume_are_scaled_once(tmp_path, scheduled):
+    """As a run with the scaled rate in its config, group by group, to the last bit."""
+    rules = dict(custom_keys=dict(head=dict(lr_mult=0.5)))
+    options = dict(global_batch_size=449, optim_wrapper__paramwise_cfg=rules, train_cfg__max_epochs=2)
+    if not scheduled:
+        options["param_scheduler"] = None
+    scaling = dict(base_batch_size=64, enable=True)
+    train(tmp_path / "scaled", auto_scale_lr=scaling, **{**options, "train_cfg__max_epochs": 1})
+    scaled = train(tmp_path / "scaled", resume=True, auto_scale_lr=scaling, **options)
+    rate = 1e-3 * 449 / 64
+    plain = {**options, "optim_wrapper__optimizer__lr": rate}
+    train(tmp_path / "plain", **{**plain, "train_cfg__max_epochs": 1})
+    assert_identical(scaled["state_dict"], train(tmp_path / "plain", resume=True, **plain)["state_dict"])
+    if scheduled:
+        rates = [group["initial_lr"] for group in scaled["optimizer"]["param_groups"]]
+        assert rates == pytest.approx([rate, rate / 2], rel=1e-12)
+    for log in (tmp_path / "scaled").glob("*/*.log"):
+        assert "Lion, learning rate 0.00701563 (0.001 x 449 / 64)" in log.read_text()

@@ -10,7 +10,7 @@ import re
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
-from ..layers import TokenEmbedding
+from ..layers import TokenEmbedding, drop_path_rates
 from .arch import Arch, resolve_arch
 from .block import build_block
 from .foreign import ForeignError, Translation, rename, shape_of, square
@@ -57,9 +57,12 @@ class CRATE(nn.Module):
         compress: config of ``LAYERS`` for another compression step than ``MSSA``; it gets ``embed_dim``, ``num_heads``.
         sparsify: config of ``LAYERS`` for another sparsification step than ``ISTA``; it gets ``embed_dim``.
         residual: add the sparsification step to its input, which CRATE does not.
+        drop_path: the probability of stochastic depth in the last layer, see ``Block``. Without ``residual`` the
+            compression step alone can be dropped.
+        drop_path_rule: 'linear', from 0 in the first layer, or 'constant'.
 
     Raises:
-        ValueError: unknown ``arch``, or sizes that do not divide.
+        ValueError: unknown ``arch``, sizes that do not divide, or no such ``drop_path``.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class CRATE(nn.Module):
         compress: dict | None = None,
         sparsify: dict | None = None,
         residual: bool = False,
+        drop_path: float = 0.0,
+        drop_path_rule: str = "linear",
     ) -> None:
         super().__init__()
         embed_dim, depth, num_heads = resolve_arch(arch, ARCHS)
@@ -82,7 +87,8 @@ class CRATE(nn.Module):
         compress = compress or {"type": "MSSA", "head_dim": head_dim}
         sparsify = sparsify or {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
         self.blocks = nn.ModuleList(
-            build_block(embed_dim, num_heads, compress, sparsify, residual=residual) for _ in range(depth)
+            build_block(embed_dim, num_heads, compress, sparsify, residual=residual, drop_path=rate)
+            for rate in drop_path_rates(drop_path, depth, drop_path_rule)
         )
 
     @property
@@ -97,6 +103,16 @@ class CRATE(nn.Module):
     def position_grids(self) -> dict[str, tuple[int, int]]:
         """The position embeddings by name, each with the (rows, columns) of patches that it is for."""
         return {"embedding.pos_embed": self.embedding.grid_size}
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        return self.embedding.patch_size
+
+    @property
+    def patch_kernels(self) -> dict[str, str]:
+        """What has a number for each pixel and channel of a patch, by name, each with the order of its dimensions."""
+        orders = {"proj.weight": "d (h w C)", "patch_norm.weight": "(h w C)", "patch_norm.bias": "(h w C)"}
+        return {f"embedding.{name}": order for name, order in orders.items()}
 
     def fuse(self) -> "CRATE":
         """Fold each layer's dictionary into one matrix, for faster inference; a fused model refuses to train."""

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
-from ..layers import MSSA, DecoderBlock, SinCosEmbedding, resize_table
+from ..layers import MSSA, DecoderBlock, SinCosEmbedding, drop_path_rates, resize_table
 from .arch import resolve_arch
 from .block import build_block
 from .crate import ARCHS
@@ -46,9 +46,10 @@ class CRATEMAE(nn.Module):
         ista_lambda: lambda.
         compress: config of ``LAYERS`` for another compression step than ``MSSA``; it gets ``embed_dim``, ``num_heads``.
         sparsify: config of ``LAYERS`` for another sparsification step than ``ISTA``; it gets ``embed_dim``.
+        drop_path, drop_path_rule: stochastic depth of the compression steps, as CRATE's.
 
     Raises:
-        ValueError: unknown ``arch``, or sizes that do not divide.
+        ValueError: unknown ``arch``, sizes that do not divide, or no such ``drop_path``.
     """
 
     final_norm = True  # the tokens have passed a LayerNorm
@@ -63,6 +64,8 @@ class CRATEMAE(nn.Module):
         ista_lambda: float = 0.5,
         compress: dict | None = None,
         sparsify: dict | None = None,
+        drop_path: float = 0.0,
+        drop_path_rule: str = "linear",
     ) -> None:
         super().__init__()
         self.arch = resolve_arch(arch, ARCHS)
@@ -72,7 +75,10 @@ class CRATEMAE(nn.Module):
             compress or {"type": "MSSA"},
             sparsify or {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda},
         )
-        self.blocks = nn.ModuleList(build_block(self.embed_dim, num_heads, *steps) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            build_block(self.embed_dim, num_heads, *steps, drop_path=rate)
+            for rate in drop_path_rates(drop_path, depth, drop_path_rule)
+        )
         self.norm = nn.LayerNorm(self.embed_dim, 1e-6)
         xavier_linears(self)
 
@@ -92,6 +98,11 @@ class CRATEMAE(nn.Module):
     def position_grids(self) -> dict[str, tuple[int, int]]:
         """The position table by name, with the (rows, columns) of patches that it is for."""
         return {"embedding.pos_table": self.embedding.grid_size}
+
+    @property
+    def patch_kernels(self) -> dict[str, str]:
+        """What has a number for each pixel and channel of a patch, by name, with the order of its dimensions."""
+        return {"embedding.proj.weight": "d C h w"}
 
     # What transfer resizes the table by: a checkpoint's for 224 pixels, in a model for 448, gives the positions that
     # the checkpoint's model has for an image of 448 pixels.

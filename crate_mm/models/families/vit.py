@@ -14,7 +14,7 @@ from torchvision.models import VisionTransformer
 from torchvision.models.vision_transformer import EncoderBlock
 
 from ...registry import BACKBONES
-from ..layers import Compression, Step, scaled_similarity
+from ..layers import Compression, DropPath, Step, drop_path_rates, scaled_similarity
 from .arch import Arch, resolve_arch
 from .foreign import Translation, rename, shape_of, square
 
@@ -60,12 +60,14 @@ class TappedEncoderBlock(EncoderBlock, Step):
     Its parameters are those of the layer that it is made from, under the same names.
     """
 
-    def __init__(self, made_from: EncoderBlock, num_heads: int, embed_dim: int) -> None:
+    def __init__(self, made_from: EncoderBlock, num_heads: int, embed_dim: int, drop_path: float = 0.0) -> None:
         with torch.device("meta"):
             super().__init__(num_heads, embed_dim, 4 * embed_dim, 0.0, 0.0, partial(nn.LayerNorm, eps=1e-6))
             self.self_attention = TappedAttention(embed_dim, num_heads, batch_first=True)
         self.load_state_dict(made_from.state_dict(), assign=True)
         self.mlp[1] = TappedGELU()
+        if drop_path:  # in the places of the two dropouts that stand last before an addition, and have no effect here
+            self.dropout, self.mlp[-1] = DropPath(drop_path), DropPath(drop_path)
         self.tap_out = nn.Identity()
 
     @property
@@ -91,9 +93,12 @@ class ViT(VisionTransformer):
         img_size: image height and width in pixels, one number if square; torchvision's own takes square ones alone.
         patch_size: height and width of the square patches in pixels.
         in_channels: image channels C.
+        drop_path: the probability, in the last layer, that a sample goes without a step (stochastic depth).
+        drop_path_rule: 'linear', from 0 in the first layer, or 'constant'.
 
     Raises:
-        ValueError: unknown ``arch``, sizes that do not divide, or (in forward) images of another size.
+        ValueError: unknown ``arch``, sizes that do not divide, no such ``drop_path``, or (in forward) images of another
+            size.
     """
 
     final_norm = True  # the tokens have passed a LayerNorm
@@ -104,6 +109,8 @@ class ViT(VisionTransformer):
         img_size: int | tuple[int, int] = 224,
         patch_size: int = 16,
         in_channels: int = 3,
+        drop_path: float = 0.0,
+        drop_path_rule: str = "linear",
     ) -> None:
         embed_dim, depth, num_heads = resolve_arch(arch, VIT_ARCHS)
         H, W = (img_size, img_size) if isinstance(img_size, int) else img_size
@@ -121,8 +128,9 @@ class ViT(VisionTransformer):
             self.encoder.pos_embedding = nn.Parameter(torch.empty(1, positions, embed_dim).normal_(std=0.02))
         self.in_channels = in_channels
         del self.heads
-        for name, layer in self.encoder.layers.named_children():
-            setattr(self.encoder.layers, name, TappedEncoderBlock(layer, num_heads, embed_dim))
+        rates = drop_path_rates(drop_path, depth, drop_path_rule)
+        for rate, (name, layer) in zip(rates, list(self.encoder.layers.named_children())):
+            setattr(self.encoder.layers, name, TappedEncoderBlock(layer, num_heads, embed_dim, rate))
         if in_channels != 3:
             self.conv_proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)
             nn.init.trunc_normal_(self.conv_proj.weight, std=(in_channels * patch_size**2) ** -0.5)  # torchvision's
@@ -132,6 +140,11 @@ class ViT(VisionTransformer):
     def position_grids(self) -> dict[str, tuple[int, int]]:
         H, W = self.img_size
         return {"encoder.pos_embedding": (H // self.patch_size, W // self.patch_size)}
+
+    @property
+    def patch_kernels(self) -> dict[str, str]:
+        """What has a number for each pixel and channel of a patch, by name, each with the order of its dimensions."""
+        return {"conv_proj.weight": "d C h w"}
 
     @property
     def blocks(self) -> nn.Sequential:

@@ -102,20 +102,53 @@ class Step(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training a sample goes without the step with probability p, and what is kept is divided by
-    1 - p. Source: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016."""
+    """Stochastic depth (Huang et al., ECCV 2016): in training, each sample of ``(B, ...)`` is zero with a probability,
+    and otherwise divided by the probability of being kept. In eval mode it does nothing.
 
-    def __init__(self, p: float) -> None:
+    Raises:
+        ValueError: the probability is not in [0, 1).
+    """
+
+    def __init__(self, probability: float) -> None:
         super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"drop_path must be at least 0 and below 1, got {p!r}")
-        self.p = p
+        _check_rate(probability)
+        self.probability = probability
+        # A tensor and not a number, which a compiled block would have as a constant: one compilation a layer.
+        self.register_buffer("kept", torch.tensor(1.0 - probability), persistent=False)
 
-    def forward(self, step: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if not self.training:
-            return step
-        kept = step.new_empty(len(step), *[1] * (step.ndim - 1)).bernoulli_(1 - self.p)
-        return step * (kept / (1 - self.p))
+            return x
+        keeps = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < self.kept
+        return x * keeps / self.kept
+
+    def extra_repr(self) -> str:
+        return f"{self.probability:g}"
+
+
+def drop_path_rates(rate: float, depth: int, rule: str = "linear") -> list[float]:
+    """The probability of stochastic depth in each layer, first to last.
+
+    Args:
+        rate: of the last layer.
+        depth: number of layers.
+        rule: 'linear', from 0 in the first layer to ``rate`` in the last, as DeiT and MAE have it; or 'constant', as
+            XCiT and ToST have it.
+
+    Raises:
+        ValueError: the rate is not in [0, 1), or an unknown rule.
+    """
+    _check_rate(rate)
+    if rule == "constant":
+        return [rate] * depth
+    if rule == "linear":
+        return [rate * layer / max(depth - 1, 1) for layer in range(depth)]
+    raise ValueError(f"unknown drop_path_rule {rule!r}: choose linear, constant")
+
+
+def _check_rate(rate: float) -> None:
+    if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 <= rate < 1:
+        raise ValueError(f"drop_path must be a probability from 0 to below 1, got {rate!r}")
 
 
 class Block(Step):

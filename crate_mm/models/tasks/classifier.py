@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ...registry import BACKBONES, HEADS, MODELS
 from ...untrusted import shown
+from .augment import BatchAugments
 from .base import Task
 
 
@@ -19,7 +20,10 @@ class ImageClassifier(Task):
         backbone: config of ``BACKBONES`` or a module with ``embed_dim`` that maps images to tokens ``(B, 1 + N, d)``.
         head: config of ``HEADS`` (its ``in_dim`` comes from the backbone) or a module that maps tokens to logits.
         preprocessor: config of ``MODELS``, or a module.
-        label_smoothing: of the training loss.
+        label_smoothing: of the training loss; mixed labels are smoothed too.
+        batch_augments: configs of ``MODELS`` for what is done to a training batch on the device, such as ``MixUp``,
+            ``CutMix`` and ``BatchRandomErasing``, see ``BatchAugments``. Images are mixed within a micro-batch of a
+            process.
         freeze_backbone: train the head alone (a linear probe): the backbone stays in eval mode, takes no gradient,
             and no graph is built for it.
 
@@ -36,6 +40,7 @@ class ImageClassifier(Task):
         preprocessor: dict | nn.Module | None = None,
         label_smoothing: float = 0.0,
         freeze_backbone: bool = False,
+        batch_augments: list[dict] = (),
     ) -> None:
         if not isinstance(preprocessor, nn.Module):
             preprocessor = MODELS.build({"type": "ImagePreprocessor", **(preprocessor or {})})
@@ -49,6 +54,7 @@ class ImageClassifier(Task):
                 f"{len(preprocessor.mean)}: set in_channels or mean and std"
             )
         self.label_smoothing = label_smoothing
+        self.batch_augments = BatchAugments(batch_augments, self.num_classes) if batch_augments else None
         self.flip_test = False  # in predict, average the probabilities of an image and its mirror image
         self.freeze_backbone = freeze_backbone
         if freeze_backbone:
@@ -82,7 +88,9 @@ class ImageClassifier(Task):
         return self.head.pooled(self._tokens(inputs))
 
     def loss(self, inputs: Tensor, labels: Tensor, **_: Tensor) -> dict[str, Tensor]:
-        """Cross entropy, ``{'loss': scalar}``."""
+        """Cross entropy, ``{'loss': scalar}``; in training, of the batch as ``batch_augments`` leave it."""
+        if self.training and self.batch_augments is not None:
+            inputs, labels = self.batch_augments(inputs, labels)
         return {"loss": F.cross_entropy(self.tensor(inputs), labels, label_smoothing=self.label_smoothing)}
 
     def predict(self, inputs: Tensor, labels: Tensor | None = None, sample_idx: Tensor | None = None, **_: Tensor):

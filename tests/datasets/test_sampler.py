@@ -1,0 +1,107 @@
+"""Repeated augmentation, with all that the sampler promises without it."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from crate_mm.config import load_config, prepare
+from crate_mm.datasets import ClassificationDataset, GlobalBatchSampler
+
+
+def as_rank(sampler, rank, world_size):
+    sampler.rank, sampler.world_size = rank, world_size
+    return sampler
+
+
+def batches(size=12, repeats=3, world_size=1, start=0, count=100, epoch=1):
+    """The global batches of an epoch, as the processes load them."""
+    parts = []
+    for rank in range(world_size):
+        sampler = as_rank(GlobalBatchSampler(range(count), size, seed=3, repeats=repeats), rank, world_size)
+        sampler.set_epoch(epoch)
+        sampler.start = start
+        parts.append(list(sampler))
+    n = size // world_size
+    return [[part[i * n : (i + 1) * n] for part in parts] for i in range(len(parts[0]) // n)]
+
+
+def test_without_repeats_it_is_a_permutation():
+    mixed = int(np.random.SeedSequence([3, 1]).generate_state(1)[0])
+    generator = torch.Generator().manual_seed(mixed)
+    seeds = torch.randint(2**62, (100,), generator=generator)
+    order = torch.randperm(100, generator=generator)[:96]
+    plain = [pair for (batch,) in batches(repeats=1) for pair in batch]
+    assert plain == list(zip(order.tolist(), seeds[order].tolist()))
+
+
+@pytest.mark.parametrize("size", [12, 8, 10])  # of which 3 divides one
+def test_every_image_comes_three_times_with_seeds_of_its_own(size):
+    found = [pair for (batch,) in batches(size) for pair in batch]
+    assert len(found) == 100 // size * size, "the epoch is as long as without"
+    images = Counter(position for position, _ in found)
+    times = sorted(images.values())
+    assert times[1:] == [3] * (len(times) - 1)
+    assert times[0] == (len(found) - 1) % 3 + 1
+    assert len({seed for _, seed in found}) == len(found)
+
+
+def test_a_global_batch_is_written_out():
+    """Batches of 8 of the order a, b, c, ...: the repeats of an image that stand together are set apart."""
+    first, second = (tuple(position for position, _ in batch) for (batch,) in batches(8)[:2])
+    a, b, c, *_ = first
+    assert first == (a, b, c, a, b, c, a, b)
+    d, e, f, *_ = second
+    assert second == (d, e, f, d, e, c, d, e)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_number_of_processes_changes_no_global_batch(world_size):
+    for (one,), several in zip(batches(), batches(world_size=world_size)):
+        assert [pair for pairs in zip(*several) for pair in pairs] == one
+
+
+def test_an_image_is_not_beside_itself():
+    for parts in (*batches(), *batches(world_size=2), *batches(10)):
+        for part in parts:
+            positions = [position for position, _ in part]
+            assert all(a != b for a, b in itertools.pairwise(positions))
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_an_epoch_goes_on_where_it_stopped(world_size):
+    assert batches(start=3, world_size=world_size) == batches(world_size=world_size)[3:]
+
+
+def test_epochs_see_other_images():
+    one, other = ({position for (batch,) in batches(epoch=e) for position, _ in batch} for e in (1, 2))
+    assert len(one) == len(other) == 32
+    assert one != other
+
+
+def test_repeats_are_augmented_differently():
+    pixels = torch.randint(0, 256, (30, 3, 32, 32), dtype=torch.uint8)
+    data = ClassificationDataset([(image, 0) for image in pixels], [dict(type="RandomCrop", size=8)])
+    seen: dict[int, list[torch.Tensor]] = {}
+    for index in GlobalBatchSampler(data, 30, seed=0, repeats=3):
+        seen.setdefault(index[0], []).append(data[index]["inputs"])
+    assert {len(crops) for crops in seen.values()} == {3}
+    assert all(not torch.equal(*crops[:2]) for crops in seen.values())
+
+
+@pytest.mark.parametrize("repeats", [0, -1, 7, 1.5, "3", True])
+def test_no_such_number_of_repeats(repeats):
+    with pytest.raises(ValueError, match="repeats must be a whole number from 1 to half of the global batch of 12"):
+        GlobalBatchSampler(range(100), 12, repeats=repeats)
+
+
+def test_repeats_need_an_order_of_their_own():
+    with pytest.raises(ValueError, match="repeats=3 needs shuffle=True"):
+        GlobalBatchSampler(range(100), 12, shuffle=False, repeats=3)
+
+
+def test_a_config_asks_for_it_in_one_setting():
+    cfg = prepare(load_config("debug", {"train_dataloader.sampler.repeats": 3}), world_size=1)
+    assert cfg.train_dataloader.sampler == dict(type="GlobalBatchSampler", global_batch_size=128, repeats=3)
