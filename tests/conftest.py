@@ -83,6 +83,20 @@ def run_tool(tmp_path):
 
 
 @pytest.fixture
+def in_fork():
+    """Call a function in a forked process: an export starts threads of autograd, behind which no other test may fork."""
+
+    def call(function, *args) -> None:
+        process = multiprocessing.get_context("fork").Process(target=function, args=args)
+        process.start()
+        process.join(120)
+        process.kill()
+        assert process.exitcode == 0
+
+    return call
+
+
+@pytest.fixture
 def run_processes(tmp_path):
     """Run ``tools/<name>.py --launcher pytorch`` in two forked processes that train together, without the launcher.
 

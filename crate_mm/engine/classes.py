@@ -26,12 +26,12 @@ def check_same_classes(one: str, classes: list[str] | None, other: str, others: 
     if not classes or not others or list(classes) == list(others):
         return
     lacking, further = ([name for name in a if name not in b] for a, b in ((classes, others), (others, classes)))
-    if lacking or further:
+    if len(classes) != len(others) and (lacking or further):
         said = [f"lacks {_listed(lacking)} of {one}"] if lacking else []
         said += [f"has {_listed(further)}, unknown to {one}"] if further else []
         raise ValueError(f"the {other} {' and '.join(said)}: their classes must be the same")
-    label = next(i for i, (a, b) in enumerate(zip(classes, others)) if a != b)
-    names = [shown(names[label]) for names in (classes, others)]
+    label = next((i for i, (a, b) in enumerate(zip(classes, others)) if a != b), min(len(classes), len(others)))
+    names = [shown(names[label]) if label < len(names) else "nothing" for names in (classes, others)]
     raise ValueError(
         f"class {label} is {names[0]} in {one} and {names[1]} in the {other}: their classes must be the same"
     )

@@ -48,6 +48,21 @@ def test_against_torchs_counter(name):
     assert report.flops - report.by_operator["layer_norm"] == counter.get_total_flops() / 2
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (48, 96)])
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_is_counted_at_any_size_that_patches_divide(run_tool, tmp_path, name, shape):
+    """By the tool, which builds the model for that size; N tokens cost as many embeddings and products of weights."""
+    family, _, arch = name.partition("_")
+    config = tmp_path / "config.py"
+    model = get_model(name, num_classes=10, img_size=shape)
+    config.write_text(f"model = {as_config(name)!r}\n")
+    ran = run_tool("get_flops", config, "--shape", *shape, "--json", tmp_path / "report.json")
+    assert ran.code == 0, ran.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["flops"] == count_complexity(model, model.example()).flops
+    assert report["input_shape"] == [1, 3, *shape]
+
+
 def test_the_model_is_left_in_its_mode():
     model = get_model("crate_tiny", img_size=32).train()
     count_complexity(model, torch.zeros(1, 3, 32, 32))

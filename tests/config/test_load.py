@@ -2,6 +2,7 @@
 
 import pytest
 
+from crate_mm.config import CONFIGS, dump
 from crate_mm.config.kinds import parse_value
 from crate_mm.engine import find_config, load_config, prepare
 
@@ -258,3 +259,30 @@ def test_a_config_without_a_model_takes_one():
     assert load_config("debug", model={"type": "Other"}).model.type == "ImageClassifier"
     with pytest.raises(ValueError, match="the config does not name its model: --load-from CHECKPOINT takes that of a"):
         prepare(load_config("transfer/pets"), world_size=1)
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan"])
+def test_a_number_that_is_not_finite_survives_the_work_folder(tmp_path, number):
+    """The config that a run leaves behind has to load again."""
+    (tmp_path / "mine.py").write_text(f"x = dict(a=[1, (2.5, float('{number}'))], b='inf')\n")
+    dump(load_config(tmp_path / "mine.py"), tmp_path / "dumped.py")
+    again = load_config(tmp_path / "dumped.py").x
+    assert repr(again.a[1][1]) == number.removeprefix("+")
+    assert (again.a[0], again.a[1][0], again.b) == (1, 2.5, "inf")
+
+
+def test_the_other_kind_of_config_is_refused_by_name(tmp_path):
+    (tmp_path / "base.py").write_text("x = 1\n")
+    (tmp_path / "mine.py").write_text(
+        "from mmengine.config import read_base\nwith read_base():\n    from .base import *\n"
+    )
+    with pytest.raises(ValueError, match=r"mine.py inherits by read_base\(\), .* write _base_ = \["..."\]"):
+        load_config(tmp_path / "mine.py")
+
+
+def test_a_tilde_is_the_home_folder_in_every_path_of_a_config(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text("_base_ = ['" + str(CONFIGS / "debug.py") + "']\nwork_dir = '~/runs'\n")
+    cfg = load_config("~/mine.py", {"load_from": "~/a.pth"})
+    ready = prepare(cfg)
+    assert (ready.work_dir, ready.load_from) == (str(tmp_path / "runs"), str(tmp_path / "a.pth"))

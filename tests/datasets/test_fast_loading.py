@@ -25,7 +25,7 @@ from crate_mm.datasets.classification import seed_everything
 from crate_mm.datasets.decode import decode_by_pil, decode_jpeg, plain_jpeg_size, reduction_for
 from crate_mm.datasets.names import readable_names
 from crate_mm.datasets.packed import INDEX
-from crate_mm.encoded import decode_crops
+from crate_mm.encoded import decode_batch, decode_crops
 from crate_mm.engine import Runner, load_config
 
 
@@ -335,3 +335,47 @@ def test_a_run_decodes_on_the_device(tmp_path, image_tree, device):
     assert next(runner.model.parameters()).device.type == device
     runner.train()
     assert (tmp_path / "run" / "epoch_1.pth").exists()
+
+
+def damaged(data: bytes) -> dict[str, bytes]:
+    """JPEGs whose header and end are whole, and which no decoder reads."""
+    scan, table = data.index(b"\xff\xda"), data.index(b"\xff\xc4")
+    return {
+        "table": data[: table + 5] + b"\xff" * 16 + data[table + 21 :],
+        "marker": data[: scan + 40] + b"\xff\xc3" + data[scan + 42 :],
+        "quantisation": data[: data.index(b"\xff\xdb")] + data[data.index(b"\xff\xc0") :],
+    }
+
+
+@pytest.mark.parametrize("kind", ["table", "marker", "quantisation"])
+def test_what_the_device_cannot_decode_is_replaced_as_on_the_host(tmp_path, kind):
+    """By the same sample with the same draws, and reported under the same position."""
+    whole = encoded(photograph((60, 40)))
+    for i in range(4):
+        file = tmp_path / "train" / "ab"[i % 2] / f"{i}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(np.roll(np.asarray(photograph((60, 40))), 9 * i, axis=1))
+        file.write_bytes(damaged(whole)[kind] if i == 2 else encoded(image))
+    source = ImageNet(tmp_path)  # a/0, a/2, b/1, b/3: position 1 is damaged
+    device, host = (
+        ClassificationDataset(source, [dict(type=name, size=16)])
+        for name in ("EncodedRandomResizedCrop", "DecodeRandomResizedCrop")
+    )
+    keys = [(0, 5), (1, 6), (2, 7), (3, 8)]
+    batch = collate([device[key] for key in keys])
+    if kind != "table":  # elsewhere the header says nothing of what follows
+        assert batch["unreadable"].tolist() == [-1] * 4
+    decoded = decode_batch(batch, "cpu", device.on_host)
+    expected = collate([host[key] for key in keys])
+    assert decoded.keys() == expected.keys()
+    for key in ("labels", "sample_idx", "unreadable"):
+        assert decoded[key].tolist() == expected[key].tolist(), key
+    assert decoded["unreadable"].tolist() == [-1, 1, -1, -1]
+    assert decoded["inputs"].shape == (4, 3, 16, 16)
+    # Beside the flip, which the other has not, a reduced decoding, and a JPEG of quality 100 on the way.
+    whole, flipped = expected["inputs"][1].float(), expected["inputs"][1].flip(-1).float()
+    assert min((decoded["inputs"][1] - image).abs().mean() for image in (whole, flipped)) < 6
+    assert "cannot" in device.reason_unreadable(1) or "broken" in device.reason_unreadable(1)
+    if kind != "table":
+        with pytest.raises(ValueError, match="cannot be decoded on cpu"):
+            decode_batch(collate([device[key] for key in keys]), "cpu")

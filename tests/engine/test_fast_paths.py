@@ -189,6 +189,24 @@ def test_lion_is_lion_pytorch_to_the_last_bit(settings):
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("kinds", [["bfloat16"] * 4, ["float16"] * 4, ["float32", "bfloat16", "float64", "float32"]])
+def test_lion_rounds_as_lion_pytorch_does_in_every_precision(kinds, decoupled):
+    torch.manual_seed(0)
+    mine = [torch.nn.Parameter(torch.randn(5, 7).to(getattr(torch, kind))) for kind in kinds]
+    theirs = copy.deepcopy(mine)
+    settings = dict(lr=1e-2, weight_decay=0.1, decoupled_weight_decay=decoupled)
+    optimizers = Lion(mine, **settings), lion_pytorch.Lion(theirs, **settings)
+    for _ in range(6):
+        for one, other in zip(mine, theirs):
+            one.grad = torch.randn(5, 7).to(one.dtype)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    states = [[optimizer.state[p]["exp_avg"] for p in params] for optimizer, params in zip(optimizers, (mine, theirs))]
+    torch.testing.assert_close([*mine, *states[0]], [*theirs, *states[1]], rtol=0, atol=0)
+
+
 def test_losses_that_waited_are_logged_in_order():
     class OneRun:
         message_hub = MessageHub.get_instance("losses_that_waited")

@@ -98,7 +98,7 @@ def build(root: Path, work_dir: Path, transform: str, **overrides) -> Runner:
     return Runner.from_cfg(cfg)
 
 
-@pytest.mark.parametrize("transform", ["RandomResizedCrop", "DecodeRandomResizedCrop"])
+@pytest.mark.parametrize("transform", ["RandomResizedCrop", "DecodeRandomResizedCrop", "EncodedRandomResizedCrop"])
 @pytest.mark.slow
 def test_broken_images_of_each_kind_are_reported_exactly(tmp_path, bad_tree, transform):
     root, broken = bad_tree
