@@ -1,10 +1,10 @@
-"""Convert a checkpoint of another code base (the official CRATE code, torchvision's ViT) to ours.
+"""Convert a checkpoint of another code base (CRATE, CRATE-alpha, ToST, torchvision's ViT, ...) to ours.
 
 python tools/convert_official.py crate_base_official.pth crate_base.pth
 python tools/test.py configs/crate_base_in1k.py crate_base.pth
 
-What shapes do not tell is asked for (--num-heads), unless all that can be seen says which published model it is; what
-is assumed is printed, and stored in OUT.
+What shapes do not tell is asked for (--num-heads 6, --given ista_lambda=0.5), unless all that can be seen says which
+published model it is; what is assumed is printed, and stored in OUT.
 """
 
 import argparse
@@ -14,7 +14,13 @@ import torch
 
 from ..checkpoints import CheckpointError, open_checkpoint
 from ..files import atomic_file
-from .options import check_writable, one_sentence_errors, positive
+from ..models.layers import to_pair
+from .options import KeyValues, check_writable, one_sentence_errors, positive
+
+UNKNOWN = (
+    "is not a checkpoint of the official CRATE code, nor of another one that is known: CRATE's have pos_embedding and "
+    "transformer.layers, CRATE-alpha's conv1 too, ToST's pos_embeder, torchvision's ViT conv_proj and heads.head"
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,6 +28,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("input", metavar="IN", help="file of the other code base")
     parser.add_argument("output", metavar="OUT", help="file to write")
     parser.add_argument("--num-heads", type=positive, help="number of heads, which no file tells")
+    parser.add_argument(
+        "--given",
+        nargs="+",
+        action=KeyValues,
+        metavar="KEY=VALUE",
+        help="further arguments of the model that shapes do not tell, such as img_size, ista_step_size, ista_lambda",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     return parser.parse_args()
 
@@ -33,11 +46,10 @@ def main() -> None:
         if output.exists() and not args.force:
             raise ValueError(f"{output} exists: --force overwrites it")
         check_writable(args.output)
-        opened = open_checkpoint(args.input, args.num_heads)
+        opened = open_checkpoint(args.input, **{"num_heads": args.num_heads, **(args.given or {})})
         if "translated_from" not in opened.meta:
             raise CheckpointError(
-                f"{args.input} is not a checkpoint of the official CRATE code, nor of another one that is known: these "
-                "have pos_embedding and transformer.layers, torchvision's ViT conv_proj and heads.head"
+                f"{args.input} {UNKNOWN}" if not opened.unknown else f"{args.input}: {opened.unknown}"
             )
         if opened.model is None:
             raise CheckpointError(f"{args.input}: {opened.unknown} (--num-heads K)")
@@ -45,12 +57,13 @@ def main() -> None:
         meta = {"model": opened.model, **{key: opened.meta[key] for key in ("translated_from", "assumed")}}
         with atomic_file(output) as file:
             torch.save({"meta": meta, "state_dict": opened.weights}, file)
-    model, state_dict = opened.model, opened.weights
-    backbone, numbers = model["backbone"], sum(value.numel() for value in state_dict.values())
+    backbone = opened.model["backbone"]
+    sizes = [" x ".join(map(str, to_pair(backbone[key]))) for key in ("img_size", "patch_size") if key in backbone]
+    classes = (opened.model.get("head") or {}).get("num_classes")
     print(
-        f"wrote {output}: {backbone['type']} {backbone['arch']}, {len(state_dict)} tensors, {numbers:,} parameters, "
-        f"{backbone['img_size']} x {backbone['img_size']} images in patches of {backbone['patch_size']}, "
-        f"{model['head']['num_classes']} classes"
+        f"wrote {output}: {backbone['type']} {backbone.get('arch', '')}, {len(opened.weights)} tensors, "
+        f"{sum(value.numel() for value in opened.weights.values()):,} numbers, "
+        f"{' images in patches of '.join(sizes)}" + (f", {classes} classes" if classes else "")
     )
 
 

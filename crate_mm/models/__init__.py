@@ -1,2 +1,2 @@
-from .families import ARCHS, CRATE, VIT_ARCHS, ViT
+from .families import ALPHA_ARCHS, ARCHS, CRATE, SEGMENTATION_ARCHS, TOST_ARCHS, VIT_ARCHS, CRATEAlpha, ToST, ViT
 from .tasks import ImageClassifier, ImagePreprocessor, LinearHead, Task

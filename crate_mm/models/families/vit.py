@@ -4,7 +4,6 @@ Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv 20
 Shapes: B images, C channels, S x S pixels, N patches, d embedding dimensions, K heads.
 """
 
-import re
 from functools import partial
 
 import torch
@@ -14,9 +13,9 @@ from torchvision.models import VisionTransformer
 from torchvision.models.vision_transformer import EncoderBlock
 
 from ...registry import BACKBONES
-from ..layers import Compression, Step, scaled_similarity
-from .arch import Arch, resolve_arch
-from .foreign import Translation, rename, shape_of, square
+from ..layers import Compression, Step, check_images, scaled_similarity
+from .arch import Arch, Sizes, resolve_arch
+from .foreign import Translation, count_layers, heads_of, rename, shape_of, square
 
 VIT_ARCHS: dict[str, Arch] = {
     "tiny": Arch(embed_dim=192, depth=12, num_heads=3),
@@ -96,6 +95,8 @@ class ViT(VisionTransformer):
         ValueError: unknown ``arch``, sizes that do not divide, or (in forward) images of another size.
     """
 
+    sizes = Sizes("vit", VIT_ARCHS, {"norm": False})
+
     def __init__(
         self, arch: str | dict = "small", img_size: int = 224, patch_size: int = 16, in_channels: int = 3
     ) -> None:
@@ -131,11 +132,7 @@ class ViT(VisionTransformer):
         return self.encoder.layers
 
     def forward(self, images: Tensor) -> Tensor:
-        if tuple(images.shape[1:]) != (self.in_channels, *self.img_size):
-            raise ValueError(
-                f"expected images of shape (B, {self.in_channels}, {self.image_size}, {self.image_size}), "
-                f"got {tuple(images.shape)}: set img_size and in_channels of the backbone to the data's"
-            )
+        check_images(images, self.in_channels, self.img_size)
         patches = self._process_input(images)
         z = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1)
         return self.encoder(z)
@@ -154,18 +151,18 @@ class ViT(VisionTransformer):
         embed_dim, _, patch, _ = shape_of(weights, "conv_proj.weight", 4)
         _, positions, _ = shape_of(weights, "encoder.pos_embedding", 3)
         num_classes, _ = shape_of(weights, "heads.head.weight", 2)
-        depth = len({m[1] for key in weights if (m := re.match(r"encoder\.layers\.encoder_layer_(\d+)\.", key))})
+        depth = count_layers(weights, r"encoder\.layers\.encoder_layer_(\d+)\.")
         side = square(positions - 1, "the patches")
         renamed, left_out = rename(weights, KEY_MAP, TORCHVISION)
         assumed = "square RGB images"
+        published = TORCHVISION_HEADS.get((embed_dim, depth))
+        unlike = f"torchvision publishes no ViT of width {embed_dim} and depth {depth}"
+        heads, unknown = heads_of(embed_dim, num_heads, published, unlike)
+        if heads is None:
+            return Translation(TORCHVISION, renamed, None, left_out, assumed, unknown)
         if num_heads is None:
-            num_heads = TORCHVISION_HEADS.get((embed_dim, depth))
-            if num_heads is None:
-                unknown = f"torchvision publishes no ViT of width {embed_dim} and depth {depth}"
-                unknown += ": give num_heads, which shapes do not tell"
-                return Translation(TORCHVISION, renamed, None, left_out, assumed, unknown)
-            assumed += f", {num_heads} heads"
-        backbone = {"type": "ViT", "arch": Arch(embed_dim, depth, num_heads)._asdict()}
+            assumed += f", {heads} heads"
+        backbone = {"type": "ViT", "arch": Arch(embed_dim, depth, heads)._asdict()}
         backbone |= {"img_size": side * patch, "patch_size": patch}
         head = {"type": "LinearHead", "num_classes": num_classes, "norm": False}
         model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
