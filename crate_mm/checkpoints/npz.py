@@ -34,12 +34,13 @@ def read_npz(path: str | Path, map_location: str = "cpu") -> dict:
                 raise ValueError(f"its {len(entries):,} arrays take {total:,} bytes, far more than the file has")
             if len({entry.filename for entry in entries}) < len(entries):
                 raise ValueError("two of its arrays have the same name")
-            weights = {e.filename.removesuffix(".npy"): _array(archive.read(e), e.filename) for e in entries}
+            arrays = {e.filename.removesuffix(".npy"): _array(archive.read(e), e.filename) for e in entries}
+        weights = {name: as_tensor(value).to(map_location) for name, value in arrays.items()}
     except (MemoryError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read now: {shown(error)}") from None
     except Exception as error:  # bytes that are no archive fail in many ways
         raise CheckpointError(f"{path} is damaged or no checkpoint: {shown(error)}") from None
-    return {"state_dict": {name: as_tensor(value).to(map_location) for name, value in weights.items()}}
+    return {"state_dict": weights}
 
 
 def _array(data: bytes, name: str) -> np.ndarray:
