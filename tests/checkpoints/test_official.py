@@ -7,10 +7,10 @@ import pytest
 import torch
 import torchvision
 
-from crate_mm import Predictor, from_official, get_model, init_model
+from crate_mm import Predictor, from_official, init_model
 from crate_mm.checkpoints import CheckpointError, as_checkpoint, open_checkpoint
 from crate_mm.checkpoints.publish import publish
-from crate_mm.models import CRATE, ImageClassifier
+from crate_mm.models import CRATE
 from crate_mm.registry import BACKBONES
 from tests.models.test_foreign import official as empty_crate
 from tests.official import official_state_dict, reference
@@ -151,6 +151,9 @@ def test_what_is_given_reaches_the_model():
         (crate, dict(num_heads=5), "num_heads 5 does not divide the projection's width 48"),
         (alpha, dict(num_heads=0), "num_heads 0 does not divide"),
         (alpha, {}, "no published CRATE-alpha has width 48 and depth 2: give num_heads"),
+        (tost, dict(img_size=3.5), "img_size is a number of pixels or"),
+        (crate, dict(num_heads=3, img_size=[48]), "img_size is a number of pixels or"),
+        (crate, dict(num_heads=3, ista_lambda="much"), "ISTA needs a number as step_size and lambd"),
         (tost, dict(ista_lambda=0.1), "weights of the ToST code for vision take no ista_lambda"),
         (lambda: {"mine.weight": torch.zeros(2)}, dict(num_heads=3), "takes no num_heads: no family knows the names"),
         (lambda: {"mine.weight": torch.zeros(2)}, {}, "no family here knows the names of its weights"),
@@ -213,7 +216,3 @@ def test_converted_by_the_command(run_tool, tmp_path):
     assert init_model(None, tmp_path / "out.pth").backbone.blocks[0].lambd == 0.2
     done = run_tool("convert_official", tmp_path / "in.pth", tmp_path / "out2.pth", "--given", "width=3")
     assert (done.code, "take no width" in done.last_line) == (2, True)
-
-
-def test_models_of_ours_are_no_language_models():
-    assert isinstance(get_model("tost_tiny_12", num_classes=3, img_size=32), ImageClassifier)

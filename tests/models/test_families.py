@@ -11,6 +11,8 @@ from crate_mm.analysis.figures.base import patch_grid
 from crate_mm.analysis.gather import defined_measures, measure_layers
 from crate_mm.analysis.table import MEASURES
 from crate_mm.analysis.taps import steps
+from crate_mm.checkpoints import as_checkpoint
+from crate_mm.checkpoints.fit import transfer
 from crate_mm.models import ImageClassifier
 from crate_mm.models.layers import ISTA
 from crate_mm.registry import BACKBONES
@@ -169,6 +171,20 @@ def test_figures_are_drawn_or_refused(family):
     else:
         with pytest.raises(ValueError, match=f"{family} does not tell its grid"):
             patch_grid(model)
+
+
+def test_its_backbone_is_taken_over_at_another_size(family):
+    model, bigger = classifier(family), classifier(family, seed=3, img_size=48)
+    torch.nn.init.normal_(bigger.head.fc.weight)
+    checkpoint = as_checkpoint({"state_dict": model.state_dict()})
+    result = transfer(bigger, checkpoint)
+    grids = getattr(bigger.backbone, "position_grids", {})
+    assert result.resized.keys() == {f"backbone.{name}" for name in grids}
+    assert not any(name.startswith("backbone.") for name in result.new)
+    same = bigger.backbone.state_dict()
+    assert all(
+        torch.equal(value, same[name]) for name, value in model.backbone.state_dict().items() if name not in grids
+    )
 
 
 def test_cost_is_counted(family):

@@ -5,7 +5,6 @@ github.com/UCSC-VLAA/CRATE-alpha, whose weights, of PyTorch and of JAX, ``CRATEA
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads of dimension p.
 """
 
-import torch
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
@@ -123,14 +122,14 @@ class CRATEAlpha(nn.Module):
                 sparsify or ista,
                 residual=residual,
                 norm_eps=norm_eps,
-                drop_path=rate,
+                drop_path=drop_path * layer / max(depth - 1, 1),
             )
-            for rate in torch.linspace(0, drop_path, depth, device="cpu").tolist()
+            for layer in range(depth)
         )
         for block in self.blocks if compress is None else ():
-            for part in (block.compress.proj, block.compress.out):
-                if isinstance(part, nn.Linear):
-                    nn.init.normal_(part.weight, std=0.02)
+            nn.init.normal_(block.compress.proj.weight, std=0.02)
+            if isinstance(block.compress.out, nn.Linear):
+                nn.init.normal_(block.compress.out.weight, std=0.02)
 
     @property
     def img_size(self) -> tuple[int, int]:
@@ -146,7 +145,7 @@ class CRATEAlpha(nn.Module):
         return {"embedding.pos_embed": self.embedding.grid_size}
 
     def fuse(self) -> "CRATEAlpha":
-        """Compute once what depends on the weights alone, for inference: for the layer of the paper, nothing."""
+        """Compute once what depends on the weights alone, for inference, where the steps have such: CRATE's ISTA."""
         for block in self.blocks:
             block.fuse()
         return self

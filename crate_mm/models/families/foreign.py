@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..layers import to_pair
-
 
 class ForeignError(ValueError):
     """Weights of another code base that are not whole."""
@@ -91,13 +89,21 @@ def image_size(
         except ForeignError as error:
             raise ForeignError(f"{error}: give img_size=(height, width), which shapes do not tell") from None
         return grid * patch[0] if patch[0] == patch[1] else (grid * patch[0], grid * patch[1])
-    H, W = to_pair(img_size)
+    H, W = checked_size(img_size)
     if H % patch[0] or W % patch[1] or (H // patch[0]) * (W // patch[1]) != positions:
         raise ForeignError(
             f"images of {H} x {W} (img_size) are not {positions} patches of {patch[0]} x {patch[1]}, for which the "
             "position embeddings are"
         )
     return H if H == W else (H, W)
+
+
+def checked_size(img_size: int | tuple[int, int]) -> tuple[int, int]:
+    """A given size of images as (height, width); raise ``ForeignError`` unless it is one number or two."""
+    pair = [img_size] * 2 if isinstance(img_size, int) else img_size
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
+        raise ForeignError(f"img_size is a number of pixels or (height, width), not {img_size!r}")
+    return pair[0], pair[1]
 
 
 def heads_of(width: int, given: int | None, published: int | None, unknown: str) -> tuple[int | None, str]:

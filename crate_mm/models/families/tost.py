@@ -12,7 +12,7 @@ from ...registry import BACKBONES
 from ..layers import ClassAttentionBlock, ConvStem
 from .arch import Arch, Sizes, resolve_arch
 from .block import build_block
-from .foreign import ForeignError, Translation, count_layers, rename, shape_of
+from .foreign import ForeignError, Translation, checked_size, count_layers, rename, shape_of
 
 TOST_ARCHS: dict[str, Arch] = {
     "tiny_12": Arch(embed_dim=192, depth=12, num_heads=4),
@@ -153,11 +153,14 @@ class ToST(nn.Module):
             raise ForeignError(f"it has {heads} heads, not the {num_heads} that are given as num_heads")
         renamed, left_out = rename(weights, KEY_MAP, OFFICIAL)
         arch = Arch(embed_dim, count_layers(weights, r"blocks\.(\d+)\."), heads)
-        backbone = {"type": "ToST", "arch": cls.sizes.name_of(arch), "img_size": img_size or 224, "patch_size": patch}
+        backbone = {"type": "ToST", "arch": cls.sizes.name_of(arch), "img_size": 224, "patch_size": patch}
+        if img_size is not None:
+            H, W = checked_size(img_size)
+            backbone["img_size"] = H if H == W else (H, W)
         class_layers = count_layers(weights, r"cls_attn_blocks\.(\d+)\.")
         if class_layers != 2:
             backbone["class_layers"] = class_layers
         head = {"type": "LinearHead", "num_classes": num_classes, "norm_eps": 1e-6}
         model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
-        assumed = "RGB images, CLS pooling" + ("" if img_size else ", made for 224 x 224 pixels")
+        assumed = "RGB images, CLS pooling" + ("" if img_size is not None else ", made for 224 x 224 pixels")
         return Translation(OFFICIAL, renamed, model, left_out, assumed)
