@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from crate_mm.engine import Runner, load_config
+from crate_mm.engine import Runner, load_config, read_checkpoint
 from crate_mm.engine.statistics import SameStatistics, batch_norms, share_statistics
 from crate_mm.models import ToST
 from tests.training import SGD, train
@@ -65,9 +65,11 @@ def _rank(rank, port, folder):
         (folder / f"{rank}.json").write_text(json.dumps([*seen, total()]))
 
     SameStatistics.before_val_epoch = noting
-    saved = train(folder / "w", launcher="pytorch", model__backbone=TOST, **SGD)
-    if rank == 0:
-        torch.save(saved["state_dict"], folder / "saved.pth")
+    cfg = load_config(
+        "debug", {"model.backbone": TOST, **{key.replace("__", "."): value for key, value in SGD.items()}}
+    )
+    cfg.work_dir, cfg.launcher = str(folder / "w"), "pytorch"
+    Runner.from_cfg(cfg).train()
 
 
 @pytest.mark.slow
@@ -87,7 +89,7 @@ def test_two_processes_evaluate_with_what_is_saved(tmp_path):
     (own_0, shared_0), (own_1, shared_1) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert own_0 != own_1  # the last step's samples were others
     assert shared_0 == shared_1 == own_0
-    saved = torch.load(tmp_path / "saved.pth")
+    saved = read_checkpoint(tmp_path / "w" / "epoch_1.pth")["state_dict"]
     assert own_0 == [float(v.double().sum()) for name, v in saved.items() if name.endswith("running_mean")]
 
 
