@@ -17,7 +17,7 @@ from .checkpoints.fit import fit
 from .checkpoints.npz import as_tensor
 from .config import require_model
 from .datasets import build_transforms, imagenet_class_names
-from .datasets.images import UnreadableImageError, convert, open_image
+from .datasets.images import UnreadableImageError, convert, middle, open_image
 from .datasets.transforms import to_uint8
 from .engine.features import load_config_for
 from .models import ImageClassifier
@@ -213,7 +213,7 @@ class Predictor:
             image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
         elif not isinstance(image, Image.Image):
             raise ValueError(f"image {number} is {type(image).__name__}: expected a path, a PIL image or a uint8 array")
-        return to_uint8(self.transforms(convert(image, "L" if self.model.in_channels == 1 else "RGB")))
+        return to_uint8(self.transforms(middle(convert(image, "L" if self.model.in_channels == 1 else "RGB"))))
 
 
 def test_transforms(model: nn.Module) -> nn.Module:

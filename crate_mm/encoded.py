@@ -5,7 +5,8 @@ it up to the longest. ``EncodedRandomResizedCrop`` makes rows, ``ImagePreprocess
 """
 
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +34,43 @@ def join(header: Header, jpeg: bytes) -> Tensor:
     """One row ``(L,)`` of a batch, uint8."""
     numbers = torch.tensor(header, dtype=torch.int32).view(torch.uint8)
     return torch.cat([numbers, torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)])
+
+
+def decode_batch(
+    batch: dict[str, Tensor], device: torch.device | str, on_host: Callable[[Any], dict] | None = None
+) -> dict[str, Tensor]:
+    """Let a batch have ``inputs``, uint8 ``(B, 3, H, W)`` on a device, in the place of its ``encoded`` rows.
+
+    A header that is whole says nothing of what follows. An image that the device refuses is decoded on the host; where
+    that refuses it too, it is unreadable, and as everywhere else another sample takes its place.
+
+    Args:
+        batch: with ``encoded`` ``(B, L)``; where images are replaced, its other entries change in their place.
+        device: where the images go.
+        on_host: gives the sample at (position, seed), a row that is sure to be decoded, and says what it replaces.
+
+    Raises:
+        ValueError: an image cannot be decoded, and nothing is there to take its place.
+    """
+    rows = batch["encoded"]
+    try:
+        images = decode_crops(rows, device)
+    except ValueError:
+        if on_host is None:
+            raise
+        crops = []
+        for i in range(len(rows)):
+            try:
+                crops.append(decode_crops(rows[i : i + 1], device)[0])
+            except ValueError:
+                position = batch["unreadable"][i] if batch["unreadable"][i] >= 0 else batch["sample_idx"][i]
+                seed = batch["seed"][i].item()
+                sample = on_host((position.item(), seed) if seed >= 0 else position.item())
+                for key in ("labels", "sample_idx", "unreadable"):
+                    batch[key][i] = sample[key]
+                crops.append(decode_crops(sample["encoded"][None], device)[0])
+        images = torch.stack(crops)
+    return {**{key: value for key, value in batch.items() if key not in ("encoded", "seed")}, "inputs": images}
 
 
 def decode_crops(rows: Tensor, device: torch.device | str) -> Tensor:

@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import IO
 
 
+def home(path: str | os.PathLike) -> str:
+    """A path in which a leading ``~`` is the home folder."""
+    return os.path.expanduser(os.fspath(path))
+
+
 @contextmanager
 def atomic_file(path: str | Path, text: bool = False) -> Iterator[IO]:
     """Write a file beside its place, sync it to disk, and rename it when the ``with`` ends without an exception.

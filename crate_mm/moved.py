@@ -14,7 +14,7 @@ MOVED = {
     "analysis.layers": "analysis.gather",
     "engine.checkpoint": "checkpoints",
     "engine.cli": "cli.options",
-    "engine.overrides": "config.overrides",
+    "engine.overrides": "config.kinds",
     "engine.published": "checkpoints.publish",
     "engine.transfer": "checkpoints.fit",
 }

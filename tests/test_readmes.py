@@ -25,7 +25,7 @@ import crate_mm.cli.train  # noqa: F401
 from crate_mm import get_model
 from crate_mm.__main__ import COMMANDS
 from crate_mm.config import CONFIGS, load_config
-from crate_mm.config.overrides import parse_value
+from crate_mm.config.kinds import parse_value
 from crate_mm.config.settings import GUARDS, SETTINGS
 from crate_mm.models.families.crate import KEY_MAP
 from crate_mm.registry import MODELS

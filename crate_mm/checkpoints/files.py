@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 
-from ..files import atomic_file
+from ..files import atomic_file, home
 from ..private_torch import PyTorchFileReader
 from ..untrusted import shown
 from .form import CheckpointError, DamagedError, check_form
@@ -36,7 +36,7 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint, or refused.
     """
-    path = Path(path)
+    path = Path(home(path))
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist{_nearby(path)}")
     if path.suffix == ".safetensors":

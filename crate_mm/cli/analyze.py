@@ -40,11 +40,11 @@ from ..files import atomic_file
 from ..models.tasks.base import task_of
 from ..registry import FIGURES, MODELS
 from ..untrusted import shown
-from .options import add_cfg_options, one_sentence_errors, positive
+from .options import Parser, add_cfg_options, one_sentence_errors, positive
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
     if len(sys.argv) > 2 and sys.argv[1] not in FIGURES.names() and not sys.argv[1].startswith("-"):
         with one_sentence_errors():

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from ..checkpoints import CheckpointError, open_checkpoint
+from ..config.kinds import parse_value
 from ..files import atomic_file
 from ..models.layers import to_pair
-from .options import KeyValues, check_writable, one_sentence_errors, positive
+from .options import KeyValues, Parser, check_writable, one_sentence_errors, positive
 
 UNKNOWN = (
     "is not a checkpoint of the official CRATE code, nor of another one that is known: CRATE's have pos_embedding and "
@@ -24,7 +25,7 @@ UNKNOWN = (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("input", metavar="IN", help="file of the other code base")
     parser.add_argument("output", metavar="OUT", help="file to write")
     parser.add_argument("--num-heads", type=positive, help="number of heads, which no file tells")
@@ -46,7 +47,8 @@ def main() -> None:
         if output.exists() and not args.force:
             raise ValueError(f"{output} exists: --force overwrites it")
         check_writable(args.output)
-        opened = open_checkpoint(args.input, **{"num_heads": args.num_heads, **(args.given or {})})
+        given = {name: parse_value(str(text)) for name, text in (args.given or {}).items()}
+        opened = open_checkpoint(args.input, **{"num_heads": args.num_heads, **given})
         if "translated_from" not in opened.meta:
             raise CheckpointError(
                 f"{args.input} {UNKNOWN}" if not opened.unknown else f"{args.input}: {opened.unknown}"

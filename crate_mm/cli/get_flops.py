@@ -17,11 +17,11 @@ from ..config import load_config
 from ..files import atomic_file
 from ..models.tasks.base import task_of
 from ..registry import BACKBONES
-from .options import add_cfg_options, check_writable, one_sentence_errors
+from .options import Parser, add_cfg_options, check_writable, one_sentence_errors
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("config", help="config file, or the name of one that comes with the package")
     parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="image size (default: the config's)")
     parser.add_argument("--depth", type=int, default=3, help="how deep the table of modules goes (default: 3)")

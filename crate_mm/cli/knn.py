@@ -10,11 +10,11 @@ from ..config import default_work_dir
 from ..engine.features import build_backbone_from, build_loader, load_config_for
 from ..engine.results import describe_cost, describe_machine, describe_run, write_result
 from ..evaluation import extract_features, knn_predict
-from .options import add_cfg_options, one_sentence_errors, positive
+from .options import Parser, add_cfg_options, one_sentence_errors, positive
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("config", help="config file, or the name of one that comes with the package")
     parser.add_argument("checkpoint", help="checkpoint whose backbone is used, of this or of another task")
     parser.add_argument("--k", type=positive, default=20, help="how many neighbours vote (default: 20)")

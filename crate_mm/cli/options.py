@@ -13,11 +13,31 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..checkpoints import CheckpointError
-from ..config.overrides import parse_value
+from ..config.kinds import Given
 from ..engine.safety.finite import OtherProcessError, RunStoppedError
 from ..engine.safety.launch import LAUNCHERS
 from ..engine.safety.signals import INTERRUPTED, RunInterruptedError
+from ..files import home
 from ..untrusted import shown, shown_lines
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, which shows its description as it is written, and takes a leading ``~`` for the home folder.
+
+    All texts on these command lines are paths, or words that do not begin so.
+    """
+
+    def __init__(self, description: str | None = None, **kwargs) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def parse_args(self, *args, **kwargs) -> argparse.Namespace:
+        parsed = super().parse_args(*args, **kwargs)
+        for name, value in vars(parsed).items():
+            if isinstance(value, str):
+                setattr(parsed, name, home(value))
+            elif isinstance(value, list):
+                setattr(parsed, name, [home(part) if isinstance(part, str) else part for part in value])
+        return parsed
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +50,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 
 class KeyValues(argparse.Action):
-    """Collect KEY=VALUE pairs. (MMEngine's own action drops spaces and cannot read dicts.)"""
+    """Collect KEY=VALUE pairs, the values as text. (MMEngine's own action drops spaces and cannot read dicts.)"""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         options = dict(getattr(namespace, self.dest) or {})
@@ -38,7 +58,7 @@ class KeyValues(argparse.Action):
             key, equals, value = text.partition("=")
             if not equals or not key:
                 parser.error(f"{option_string} takes KEY=VALUE, got {text!r}")
-            options[key] = parse_value(value)
+            options[key] = Given(value)
         setattr(namespace, self.dest, options)
 
 

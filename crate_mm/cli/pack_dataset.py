@@ -26,13 +26,13 @@ from ..datasets.classification import UNREADABLE
 from ..datasets.images import MOST_BYTES, convert, open_image
 from ..datasets.packed import write_shards
 from ..untrusted import read_regular, shown
-from .options import one_sentence_errors, positive
+from .options import Parser, one_sentence_errors, positive
 
 MARK = ".packing"  # in an unfinished folder: that it is ours, and, locked, that a process is at work on it
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("source", help="folder that holds train/ and val/, or one folder a class")
     parser.add_argument("target", help="folder to write, which must not exist")
     parser.add_argument("--short-side", type=positive, help="make larger images this small, in pixels")

@@ -12,11 +12,11 @@ from pathlib import Path
 from ..checkpoints import open_checkpoint
 from ..checkpoints.publish import publish
 from ..untrusted import shown
-from .options import check_writable, one_sentence_errors
+from .options import Parser, check_writable, one_sentence_errors
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("input", metavar="IN", help="checkpoint of training")
     parser.add_argument("output", metavar="OUT", help="file to write, *.safetensors")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..untrusted import check_plain, read_json, read_regular, shown
-from .options import one_sentence_errors
+from .options import Parser, one_sentence_errors
 
 # The paper's Table 1, top-1 accuracy in %.
 MODELS = ("crate_tiny", "crate_small", "crate_base", "crate_large", "vit_tiny", "vit_small")
@@ -37,7 +37,7 @@ PAPER_KIND = {"ImageNet": "from scratch", "ImageNet ReaL": "from scratch"}
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("dirs", nargs="+", metavar="DIR", help="work folders, searched to the bottom for result.json")
     parser.add_argument(
         "--figure",

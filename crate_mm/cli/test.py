@@ -23,11 +23,11 @@ from ..evaluation import ClassificationMetric
 from ..evaluation.reports import write_confusion, write_per_class, write_predictions
 from ..files import atomic_file
 from ..untrusted import shown
-from .options import add_common_options, check_writable, one_sentence_errors
+from .options import Parser, add_common_options, check_writable, one_sentence_errors
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("config", help="config file, or the name of one that comes with the package")
     parser.add_argument("checkpoint", help="checkpoint file, of ours or of another code base")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")

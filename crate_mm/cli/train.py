@@ -15,11 +15,11 @@ from ..engine import Runner, amp_optim_wrapper
 from ..engine.features import load_config_for
 from ..engine.safety.launch import leave_processes
 from ..engine.safety.signals import end_when_signalled
-from .options import add_common_options, one_sentence_errors
+from .options import Parser, add_common_options, one_sentence_errors
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("config", help="config file, or the name of one that comes with the package")
     parser.add_argument(
         "--resume",

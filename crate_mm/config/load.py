@@ -2,13 +2,17 @@
 
 import ast
 import copy
+import math
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
 import crate_mm
 
+from ..files import home
 from ..registry import suggest
 from .overrides import apply_overrides, check_overrides
 
@@ -53,8 +57,7 @@ def load_config(
     if mixin:
         cfg.merge_from_dict(Config.fromfile(CONFIGS / "_base_" / mixin, lazy_import=False).to_dict())
     if overrides:
-        check_overrides(cfg, overrides)
-        apply_overrides(cfg, overrides)
+        apply_overrides(cfg, check_overrides(cfg, overrides))
     return cfg
 
 
@@ -76,7 +79,7 @@ def require_model(cfg: Config) -> None:
 
 def find_config(config: str | Path) -> Path:
     """The file of a config, given as a path or by the name of one that comes with the package ('crate_base_in1k')."""
-    path = Path(config)
+    path = Path(home(config))
     if path.is_file():
         return path
     files = (p for p in sorted(CONFIGS.rglob("*.py")) if "_base_" not in p.parts)
@@ -100,7 +103,32 @@ def _load_file(path: Path) -> Config:
             cause = cause.__context__
         raise ValueError(f"config {path}: its custom_imports fail: {type(cause).__name__}: {cause}") from error
     except Exception as error:
+        if re.search(r"^\s*with read_base\(\)", path.read_text(), re.MULTILINE):
+            raise ValueError(
+                f'config {path} inherits by read_base(), MMEngine\'s other kind of config: write _base_ = ["..."], and '
+                'each type as a string, as in type="CRATE"'
+            ) from None
         raise ValueError(f"config {path} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+class _Written(float):
+    """A number that is written as Python reads it: of an infinite one a config's text has only the name."""
+
+    def __repr__(self) -> str:
+        return f"float('{float(self)}')"
+
+
+def dump(cfg: Config, path: Path) -> None:
+    """Write a config so that it can be loaded again."""
+
+    def written(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: written(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(written, value))
+        return _Written(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    Config(written(cfg.to_dict()), filename=cfg.filename).dump(path)
 
 
 def _find_syntax_error(path: Path) -> str | None:

@@ -1,6 +1,5 @@
 """``--cfg-options``: every key must name a setting, of the config or of what the config configures."""
 
-import ast
 import copy
 import inspect
 from typing import Any
@@ -14,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from .. import registry
 from ..registry import suggest
-from .settings import DERIVED, GUARDS, SETTINGS
+from .kinds import Given, kinds_of, read, signatures
+from .settings import DERIVED, GUARDS, KINDS, SETTINGS
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
@@ -51,34 +51,6 @@ _EXTRA = {
 }
 
 
-class _DictCalls(ast.NodeTransformer):
-    """Write ``dict(a=1)`` as ``{"a": 1}``, at any depth, as literals have no calls."""
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        if getattr(node.func, "id", None) != "dict" or node.args:
-            return node
-        return ast.Dict([ast.Constant(k.arg) for k in node.keywords], [k.value for k in node.keywords])
-
-
-def parse_value(text: str) -> Any:
-    """Read an override's value as Python would: a number, word, string, list, tuple or dict, ``dict(a=1)`` too.
-
-    What is none of these is a string as it stands, spaces included, and ``a,b`` a list.
-    """
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        value = ast.literal_eval(_DictCalls().visit(tree))
-        return list(value) if isinstance(value, tuple) and not text.strip().startswith("(") else value
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        if "," in text and not any(bracket in text for bracket in "([{"):
-            return [parse_value(part) for part in text.split(",")]
-        return text
-
-
 def apply_overrides(cfg: Config, overrides: dict[str, Any]) -> None:
     """Set the keys of a config, making the dicts on the way that are not there. A dict takes the place of what was."""
     for key, value in overrides.items():
@@ -94,16 +66,19 @@ def apply_overrides(cfg: Config, overrides: dict[str, Any]) -> None:
         node[int(last) if isinstance(node, list) else last] = ConfigDict(value) if isinstance(value, dict) else value
 
 
-def check_overrides(cfg: Config, overrides: dict) -> None:
-    """Raise ``ValueError`` if an override names a setting that neither the config nor what it configures has.
+def check_overrides(cfg: Config, overrides: dict) -> dict:
+    """Return the overrides, with what is still the text of a command line read as what each setting is.
 
-    MMEngine would create the misspelt key and train on without it.
+    Raises:
+        ValueError: an override names a setting that neither the config nor what it configures has (MMEngine would
+            create the misspelt key and train on without it), or has a value of another kind.
     """
-    root = copy.deepcopy(cfg._cfg_dict)
+    root, values = copy.deepcopy(cfg._cfg_dict), {}
     # A changed type comes first: the settings of the new one are then known.
     for key, value in sorted(overrides.items(), key=lambda item: not item[0].endswith(".type")):
         if key in DERIVED:
             raise ValueError(f"--cfg-options {key} cannot be set: it follows from {DERIVED[key]}")
+        value = values[key] = _read(key, value, root)
         node, parent, walked = root, None, []
         for part in key.split("."):
             where = ".".join(walked)
@@ -136,6 +111,29 @@ def check_overrides(cfg: Config, overrides: dict) -> None:
             parent["type"] = value
         if isinstance(node, (int, float)) and isinstance(value, str):
             raise ValueError(f"--cfg-options {key}: a {type(node).__name__} is wanted, as {node}; got {value!r}")
+    return {key: values[key] for key in overrides}
+
+
+def _read(key: str, value: Any, root: dict) -> Any:
+    """A value, read as what its setting is if it is still text."""
+    if not isinstance(value, Given):
+        return value
+    *above, last = key.split(".")
+    holder: Any = root
+    for part in above:
+        if isinstance(holder, (list, tuple)):
+            holder = holder[int(part)] if part.isdigit() and int(part) < len(holder) else None
+        else:
+            holder = holder.get(part) if isinstance(holder, dict) else None
+    target = _UNTYPED.get(".".join(above))
+    if isinstance(holder, dict) and "type" in holder:
+        target = _registered(holder["type"])
+    kinds = {str} if last == "type" else KINDS.get(key) or kinds_of(target, last)
+    try:
+        # Others' annotations may leave out what they take.
+        return read(value, kinds, strict=getattr(target, "__module__", "").startswith("crate_mm."))
+    except ValueError as error:
+        raise ValueError(f"--cfg-options {key}: {error}") from None
 
 
 def _refuse_variable(key: str, name: str, is_there: bool) -> None:
@@ -156,15 +154,9 @@ def _settings(node: dict, where: str) -> list[str] | None:
         target = _registered(node["type"])
     if target is None:
         return None if "type" in node else sorted(known)
-    parameters = inspect.signature(target).parameters.values()
-    known.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-    if inspect.isclass(target):
-        # Keywords that are passed on: to the next class of the same name or purpose, if there is one.
-        for base in target.__mro__[1:-1]:
-            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-                break
-            parameters = inspect.signature(base).parameters.values()
-            known.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    for taking in signatures(target):
+        parameters = inspect.signature(taking).parameters.values()
+        known.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
     return sorted(known - {"self"})
 
 

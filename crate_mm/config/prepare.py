@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 
 from .. import registry
+from ..files import home
 from ..registry import DATASETS
 from ..untrusted import env_number
 from .batch import plan_batch
@@ -24,6 +25,13 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 def default_work_dir(cfg: Config) -> str:
     """``work_dirs/<the config's name>``."""
     return str(Path("work_dirs") / (Path(cfg.filename).stem if cfg.filename else "crate_mm"))
+
+
+def expand_home(cfg: Config) -> None:
+    """Let a leading ``~`` be the home folder in the paths that a config has for itself; datasets see to theirs."""
+    for key in ("work_dir", "load_from"):
+        if isinstance(cfg.get(key), str):
+            cfg[key] = home(cfg[key])
 
 
 def prepare(cfg: Config, world_size: int | None = None) -> Config:
@@ -41,6 +49,7 @@ def prepare(cfg: Config, world_size: int | None = None) -> Config:
     # The copy's text is not prettified: MMEngine does that at every checkpoint, for half a second.
     cfg = Config(copy.deepcopy(cfg.to_dict()), filename=cfg.filename, format_python_code=False)
     cfg.setdefault("default_scope", registry.SCOPE)
+    expand_home(cfg)
     if not cfg.get("work_dir"):
         cfg.work_dir = default_work_dir(cfg)
     # MMEngine shares state between Runners of one name, which without this are those made in the same second.

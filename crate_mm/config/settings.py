@@ -111,6 +111,10 @@ SETTINGS = (
 )
 
 
+# Of which kind the values of some keys are that no signature tells.
+KINDS = {"data_root": {str, type(None)}}
+
+
 class Guard(NamedTuple):
     """A hook that keeps a promise, by the type of ``HOOKS``, and what is lost without it."""
 

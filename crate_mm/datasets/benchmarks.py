@@ -12,6 +12,7 @@ import torch.distributed
 from PIL import Image
 from torchvision import datasets
 
+from ..files import home
 from ..registry import DATASETS
 from .images import open_image
 
@@ -35,6 +36,7 @@ class _Benchmark:
         name = type(self).__name__
         if root is None:
             raise ValueError(f"data_root is not set: give the folder that holds {name}'s {self.folder}")
+        root = home(root)
         if download and torch.distributed.is_initialized():
             if int(os.environ.get("LOCAL_RANK", "0")) != 0:
                 torch.distributed.barrier()

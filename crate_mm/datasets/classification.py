@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from ..registry import DATASETS, FUNCTIONS
 from ..untrusted import shown
 from .decode import TakesBytes
-from .images import UnreadableImageError
+from .images import UnreadableImageError, is_thin, middle
 from .transforms import build_transforms, to_uint8
 
 # What open_image, the operating system, and sources and transforms of a user's own raise for an image.
@@ -32,7 +32,8 @@ class ClassificationDataset(Dataset):
 
     ``sample_idx`` is the sample's position in the source. Where the image asked for cannot be read, the next one
     takes its place and ``unreadable`` is the position of the image asked for, else -1; counting and reporting them is
-    the work of the ``UnreadableImages`` hook.
+    the work of the ``UnreadableImages`` hook. Of an image that is more than a hundred times as long as it is wide the
+    transforms get the middle: resized as others are it would fill the memory.
 
     An index may be a pair ``(position, seed)``: then torch's, NumPy's and Python's random states are seeded before the
     transforms, so that an augmentation depends on the run's seed, the epoch and the sample alone, and not on the
@@ -78,38 +79,46 @@ class ClassificationDataset(Dataset):
         return len(self.source)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict:
-        asked, seed = index if isinstance(index, tuple) else (index, None)
-        position, image, label = self._read(asked, seed)
-        return {
-            self.decode.gives if self.decode else "inputs": image,
-            "labels": label,
-            "sample_idx": position,
-            "unreadable": -1 if position == asked else asked,
-        }
+        return self._sample(index, on_host=False)
 
-    def _load(self, position: int, seed: int | None) -> tuple[Image.Image | torch.Tensor, int]:
+    def on_host(self, index: int | tuple[int, int]) -> dict:
+        """The same sample, with nothing of its image's decoding left to the device: that has refused it."""
+        return self._sample(index, on_host=True)
+
+    def _sample(self, index: int | tuple[int, int], on_host: bool) -> dict:
+        asked, seed = index if isinstance(index, tuple) else (index, None)
+        position, image, label = self._read(asked, seed, on_host)
+        sample = {"labels": label, "sample_idx": position, "unreadable": -1 if position == asked else asked}
+        if self.decode and self.decode.gives == "encoded":
+            return {"encoded": image, **sample, "seed": -1 if seed is None else seed}
+        return {"inputs": image, **sample}
+
+    def _load(self, position: int, seed: int | None, on_host: bool) -> tuple[Image.Image | torch.Tensor, int]:
         """The (image, label) pair at a position, with the random states seeded for its transforms."""
         image, label = self.source.read(position) if self.decode else self.source[position]
         if seed is not None:
             seed_everything(seed)
-        return (self.decode(image) if self.decode else image), label
+        if self.decode is None:
+            return image, label
+        return (self.decode.on_host if on_host else self.decode)(image), label
 
-    def _read(self, asked: int, seed: int | None) -> tuple[int, torch.Tensor, int]:
+    def _read(self, asked: int, seed: int | None, on_host: bool) -> tuple[int, torch.Tensor, int]:
         """Load the image asked for or the next readable one: its position, the transformed image and its label."""
         failed, reason = [], ""
         for step in range(len(self)):
             position = (asked + step) % len(self)
             try:
-                image, label = self._load(position, seed)
+                image, label = self._load(position, seed, on_host)
             except UNREADABLE as error:
                 reason = str(error) or type(error).__name__
             else:
                 try:
-                    return position, to_uint8(self.transforms(image)), label
+                    small = middle(image) if isinstance(image, Image.Image) else image
+                    return position, to_uint8(self.transforms(small)), label
                 except UnreadableImageError as error:
                     reason = str(error)
                 except Exception as error:
-                    if not is_thin(image):
+                    if not is_thin(v2.functional.get_size(image)):
                         raise  # a mistake in the transforms
                     reason = f"it is very thin, and a transform fails: {type(error).__name__}: {error}"
             failed.append(self.path(position))
@@ -123,16 +132,10 @@ class ClassificationDataset(Dataset):
     def reason_unreadable(self, position: int) -> str:
         """Try to read an image again and return why it cannot be read."""
         try:
-            self.transforms(self._load(position, None)[0])
+            self.transforms(self._load(position, None, on_host=True)[0])
         except Exception as error:
             return str(error) or type(error).__name__
         return "it could not be read at first, now it can"
-
-
-def is_thin(image: Image.Image | torch.Tensor) -> bool:
-    """Whether one side of an image is so much longer than the other that transforms may not know what to do."""
-    short, long = sorted(v2.functional.get_size(image))
-    return long > 100 * short
 
 
 @FUNCTIONS.register_module()

@@ -24,6 +24,10 @@ class TakesBytes:
 
     gives = "inputs"
 
+    def on_host(self, image: bytes | Image.Image) -> Tensor:
+        """The same, by the same draws, with nothing of the image's decoding left to the device."""
+        return self(image)
+
 
 @TRANSFORMS.register_module()
 class DecodeRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
@@ -117,15 +121,17 @@ class EncodedRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
         data = image if isinstance(image, bytes) else b""
         size = plain_jpeg_size(data)
         if size is None or len(data) > self.MOST_BYTES or not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-            pixels = decode_by_pil(data) if data else v2.functional.pil_to_tensor(image)
-            crop = v2.RandomResizedCrop.forward(self, pixels)
-            data = simplejpeg.encode_jpeg(
-                crop.permute(1, 2, 0).contiguous().numpy(), quality=100, colorsubsampling="444"
-            )
-            box = (0, 0, *crop.shape[1:])
-        else:
-            drawn = draw_crop(self, size)
-            box = tuple(drawn[key] for key in ("top", "left", "height", "width"))
+            return self.on_host(image)
+        drawn = draw_crop(self, size)
+        return self._row(data, tuple(drawn[key] for key in ("top", "left", "height", "width")))
+
+    def on_host(self, image: bytes | Image.Image) -> Tensor:
+        pixels = decode_by_pil(image) if isinstance(image, bytes) else v2.functional.pil_to_tensor(image)
+        crop = v2.RandomResizedCrop.forward(self, pixels)
+        data = simplejpeg.encode_jpeg(crop.permute(1, 2, 0).contiguous().numpy(), quality=100, colorsubsampling="444")
+        return self._row(data, (0, 0, *crop.shape[1:]))
+
+    def _row(self, data: bytes, box: tuple[int, ...]) -> Tensor:
         return join(Header(len(data), *box, int(torch.rand(()) < self.flip), *self.size), data)
 
 

@@ -7,12 +7,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..files import home
 from ..untrusted import read_regular, shown
 
 # PIL knows four dozen formats, one of which (EPS) starts a program to be drawn.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF")
+_suffixes = Image.registered_extensions()  # which loads PIL's formats
+FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF is not in all builds of PIL
+# Endings of their files, in small letters; what some cameras write (MPO) begins with a JPEG.
+IMAGE_SUFFIXES = tuple(sorted(end for end, name in _suffixes.items() if name in (*FORMATS, "MPO", "DIB")))
 MOST_PIXELS = 178_956_970  # what PIL takes for a decompression bomb: three colours of it have half a gigabyte
 MOST_BYTES = 2**30  # of an image's file
+MOST_ASPECT = 100  # of an image's sides: to 256 pixels of the shorter one, 6000 x 2 would take 0.6 GB
 
 
 class UnreadableImageError(ValueError):
@@ -31,7 +37,7 @@ def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Ima
             ``MOST_PIXELS``.
     """
     try:
-        data = image if isinstance(image, bytes) else read_regular(image, MOST_BYTES)
+        data = image if isinstance(image, bytes) else read_regular(home(image), MOST_BYTES)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is below
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
@@ -52,6 +58,21 @@ def check_pixels(width: int, height: int) -> None:
     """Raise ``UnreadableImageError`` for an image of more than ``MOST_PIXELS``."""
     if width * height > MOST_PIXELS:
         raise UnreadableImageError(f"an image of {width} x {height} pixels is larger than the {MOST_PIXELS:,} allowed")
+
+
+def is_thin(size: tuple[int, int]) -> bool:
+    """Whether one side of an image is more than ``MOST_ASPECT`` times as long as the other."""
+    short, long = sorted(size)
+    return long > MOST_ASPECT * short
+
+
+def middle(image: Image.Image) -> Image.Image:
+    """The middle of a thin image, ``MOST_ASPECT`` times as long as it is wide, and any other image as it is."""
+    if not is_thin(image.size):
+        return image
+    width, height = (min(side, MOST_ASPECT * min(image.size)) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def convert(image: Image.Image, mode: str = "RGB") -> Image.Image:

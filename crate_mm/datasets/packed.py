@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..files import home
 from ..registry import DATASETS
 from ..untrusted import check_plain, read_json, read_regular, shown
 from .images import MOST_BYTES, open_image
@@ -41,7 +42,7 @@ class PackedImages:
     def __init__(self, root: str | None, split: str = "train") -> None:
         if root is None:
             raise ValueError("data_root is not set: give the folder that tools/pack_dataset.py has written")
-        folder = Path(root) / split
+        folder = Path(home(root)) / split
         if not (folder / INDEX).is_file():
             raise ValueError(f"{folder / INDEX} does not exist: tools/pack_dataset.py writes it, beside the shards")
         try:

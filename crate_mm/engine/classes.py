@@ -23,12 +23,23 @@ def class_names(loader: DataLoader) -> list[str] | None:
 
 def check_same_classes(one: str, classes: list[str] | None, other: str, others: list[str] | None) -> None:
     """Raise ``ValueError`` if the class names of both are known and differ: the same label would be two things."""
-    if classes and others and list(classes) != list(others):
-        label = next((i for i, (a, b) in enumerate(zip(classes, others)) if a != b), min(len(classes), len(others)))
-        names = [shown(names[label]) if label < len(names) else "nothing" for names in (classes, others)]
-        raise ValueError(
-            f"class {label} is {names[0]} in {one} and {names[1]} in the {other}: their classes must be the same"
-        )
+    if not classes or not others or list(classes) == list(others):
+        return
+    lacking, further = ([name for name in a if name not in b] for a, b in ((classes, others), (others, classes)))
+    if lacking or further:
+        said = [f"lacks {_listed(lacking)} of {one}"] if lacking else []
+        said += [f"has {_listed(further)}, unknown to {one}"] if further else []
+        raise ValueError(f"the {other} {' and '.join(said)}: their classes must be the same")
+    label = next(i for i, (a, b) in enumerate(zip(classes, others)) if a != b)
+    names = [shown(names[label]) for names in (classes, others)]
+    raise ValueError(
+        f"class {label} is {names[0]} in {one} and {names[1]} in the {other}: their classes must be the same"
+    )
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"the class{'es' * (len(names) > 1)} {', '.join(map(shown, names[:most]))}{more}"
 
 
 def compare_with_config(runner: Runner, checkpoint: Checkpoint) -> None:

@@ -11,6 +11,7 @@ from mmengine.dist import is_main_process
 
 from ..checkpoints import Checkpoint, CheckpointError, check_intact, open_checkpoint
 from ..checkpoints.fit import fit, transfer
+from ..config import dump
 from ..models.tasks.base import Task, task_of
 from .classes import compare_with_config
 from .optim import ShardedOptimizer
@@ -111,13 +112,21 @@ class KeepingRunner(RunnerState):
         check_optimizer_state(self.optim_wrapper.optimizer, configured, filename)
         for group, wanted in zip(self.optim_wrapper.param_groups, configured):
             group.update({key: wanted[key] for key in settings & wanted.keys()})
-        if hasattr(self.train_dataloader.sampler, "seed"):
-            self.train_dataloader.sampler.seed = self.seed  # the checkpoint's, where the config has none
+        self.seed_sampler()  # where the config has no seed, it is the checkpoint's now
         if self.epoch >= self.max_epochs:
             self.logger.warning(
                 f"nothing is left to train: {filename} is of epoch {self.epoch}, "
                 f"train_cfg.max_epochs is {self.max_epochs}"
             )
+
+    def seed_sampler(self) -> None:
+        """Let the order of the samples follow from the seed that checkpoints keep, unless the config gives another.
+
+        With ``diff_rank_seed`` MMEngine leaves it to the sampler to draw one, which no checkpoint has.
+        """
+        own = (self.cfg.train_dataloader.get("sampler") or {}).get("seed")
+        if own is None and hasattr(self.train_dataloader.sampler, "seed"):
+            self.train_dataloader.sampler.seed = self.shared_seed
 
     def save_checkpoint(
         self,
@@ -185,7 +194,7 @@ class KeepingRunner(RunnerState):
         if is_main_process() and target.resolve() != source.resolve():
             dumped = copy.deepcopy(self.user_cfg)
             dumped.update(resume=False, load_from=None, launcher="none")  # of this start, not of the recipe
-            dumped.dump(target)
+            dump(dumped, target)
 
     def dump_config(self) -> None:
         """Nothing: ``keep_config`` does it, once the files of an earlier run are aside."""

@@ -20,8 +20,9 @@ from .safety.finite import FiniteCheck
 class Lion(lion_pytorch.Lion):
     """lion-pytorch's Lion, which updates all parameters together: a few kernels on a GPU where its own takes six each.
 
-    The result is lion-pytorch's to the last bit. (Its own ``foreach`` variant interpolates otherwise, which flips the
-    signs of some updates.) States are interchangeable with lion-pytorch's.
+    Parameters of 16 bits are updated one by one. The result is lion-pytorch's to the last bit. (Its own ``foreach``
+    variant interpolates otherwise, which flips the signs of some updates.) States are interchangeable with
+    lion-pytorch's.
 
     Args:
         params, lr, betas, weight_decay, decoupled_weight_decay: as for lion-pytorch's ``Lion``.
@@ -50,9 +51,16 @@ class Lion(lion_pytorch.Lion):
             for p in params:
                 if not self.state[p]:
                     self.state[p]["exp_avg"] = torch.zeros_like(p)
-            gradients, averages = [p.grad for p in params], [self.state[p]["exp_avg"] for p in params]
             lr, (beta1, beta2) = group["lr"], group["betas"]
             decay = group["weight_decay"] / (self._init_lr if self.decoupled_wd else 1)
+            # Of numbers of 16 bits the operations on lists round otherwise.
+            short = [p for p in params if p.dtype.itemsize < 4]
+            for p in short:
+                self.update_fn(p, p.grad, self.state[p]["exp_avg"], lr, decay, beta1, beta2)
+            params = [p for p in params if p.dtype.itemsize >= 4]
+            if not params:
+                continue
+            gradients, averages = [p.grad for p in params], [self.state[p]["exp_avg"] for p in params]
             foreach_mul_(params, 1 - lr * decay)
             updates = foreach_mul(averages, beta1)
             foreach_add_(updates, gradients, alpha=1 - beta1)

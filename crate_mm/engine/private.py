@@ -48,6 +48,11 @@ class RunnerState(Runner):
         """The seed as the config has it."""
         return self._randomness_cfg.get("seed")
 
+    @property
+    def shared_seed(self) -> int:
+        """The seed of all processes; with ``randomness.diff_rank_seed`` each one's own is that and its rank."""
+        return self.seed - (self.rank if self._randomness_cfg.get("diff_rank_seed") else 0)
+
     def start_from(self, path: str | None, resume: bool) -> None:
         """Let the run begin with a checkpoint."""
         self._load_from, self._resume = path, resume

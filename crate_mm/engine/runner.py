@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import crate_mm
 
 from ..checkpoints import Checkpoint
-from ..config import BatchPlan, default_work_dir, prepare
+from ..config import BatchPlan, default_work_dir, expand_home, prepare
 from ..config.settings import guard_hooks
 from ..models.tasks.base import task_of
 from ..registry import RUNNERS
@@ -74,6 +74,7 @@ class Runner(KeepingRunner):
         Raises:
             ValueError: the work folder is in use, or as ``build_for_training``.
         """
+        expand_home(cfg)
         cfg.work_dir = cfg.get("work_dir") or default_work_dir(cfg)
         init_processes(cfg.get("launcher", "none"), cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout"))
         hold(cfg.work_dir)
@@ -107,12 +108,14 @@ class Runner(KeepingRunner):
         if (self.user_cfg or self.cfg).get("resume") and not self.start.resume:
             self.logger.info(f"nothing to resume in {self.work_dir}: starting from the beginning")
         self.build_loop("train")
+        self.seed_sampler()
         self.task.check_data(self.train_dataloader.dataset, "train")
         if self.validates:
-            self.build_for_validation()
+            self.build_loop("val")
             check_same_classes(
                 "training data", class_names(self.train_dataloader), "validation data", class_names(self.val_dataloader)
             )
+            self.build_for_validation()
         try:
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         except TypeError as error:
@@ -142,6 +145,8 @@ class Runner(KeepingRunner):
         """
         self.start = Start(self.starts_from, False, opened, [])
         self.build_loop("test")
+        if opened is not None:
+            check_same_classes(opened.path, opened.class_names, "test data", class_names(self.test_dataloader))
         self.task.check_data(self.test_dataloader.dataset, "test")
         check_same_run(self, test=self.test_dataloader)
         give_dataset(self.test_evaluator, self.test_dataloader.dataset)

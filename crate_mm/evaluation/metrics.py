@@ -31,9 +31,11 @@ class ClassificationMetric(BaseMetric):
     default_prefix = "eval"
     rules: ClassVar[dict[str, str]] = {"mean_class": "greater", "loss": "less"}
 
-    def __init__(self, topk: tuple[int, ...] = (1, 5)) -> None:
+    def __init__(self, topk: int | tuple[int, ...] = (1, 5)) -> None:
         super().__init__()
-        self.topk = tuple(topk)
+        self.topk = (topk,) if isinstance(topk, int) else tuple(topk)
+        if not self.topk or not all(isinstance(k, int) and k >= 1 for k in self.topk):
+            raise ValueError(f"topk needs whole numbers of at least 1, got {topk!r}")
         self.rules = {**self.rules, **{f"top{k}": "greater" for k in self.topk}}
         self.samples: dict[str, Tensor] = {}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from crate_mm.config.overrides import parse_value
+from crate_mm.config.kinds import parse_value
 from crate_mm.engine import find_config, load_config, prepare
 
 

@@ -37,8 +37,8 @@ def test_imagenet_class_names_follow_the_sorted_folders(tmp_path):
     [
         (None, "is no folder: expected .*/train/<class>/<image>.JPEG"),
         ("", r"has no folder 'train' \(it holds nothing\)"),
-        ("Train/a/b", r"has no folder 'train' \(it holds Train\)"),
-        ("train", "is laid out wrongly: .*Couldn't find any class folder"),
+        ("trains/a/b", r"has no folder 'train' \(it holds trains\)"),
+        ("train", "is laid out wrongly: .*no class folder is in"),
         ("train/n01", "is laid out wrongly: .*no valid file"),
     ],
 )

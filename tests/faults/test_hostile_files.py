@@ -17,7 +17,7 @@ from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import transfer
 from crate_mm.checkpoints.publish import publish
 from crate_mm.checkpoints.safe import digest, read_published
-from crate_mm.config.overrides import parse_value
+from crate_mm.config.kinds import parse_value
 from crate_mm.datasets.packed import INDEX, PackedImages, write_shards
 from crate_mm.engine import CheckpointError, Runner, load_config, prepare, read_checkpoint
 from crate_mm.evaluation.real import read_real_labels

@@ -55,7 +55,8 @@ def test_vit_is_torchvisions():
     ("arguments", "message"),
     [
         (dict(arch="hug"), "unknown arch 'hug': choose tiny, small"),
-        (dict(img_size=(16, 32)), "torchvision's ViT takes square images and patches"),
+        (dict(img_size=(16, 32), patch_size=(4, 8)), "torchvision's ViT takes square patches"),
+        (dict(img_size=(16, 30), patch_size=4), "img_size \\(16, 30\\) is not a whole number of patches of 4"),
         (dict(img_size=18, patch_size=4), "img_size 18 is not a whole number of patches of 4"),
         (dict(arch=dict(MICRO, num_heads=5)), "embed_dim 24 is not divisible by num_heads 5"),
     ],
@@ -63,6 +64,17 @@ def test_vit_is_torchvisions():
 def test_vit_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         ViT(**{"arch": MICRO, **arguments})
+
+
+def test_vit_reads_an_image_that_is_not_square_row_by_row():
+    model, seen = ViT(MICRO, (8, 16), 4).eval(), []
+    assert model.position_grids == {"encoder.pos_embedding": (2, 4)}
+    model.encoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    image = torch.zeros(1, 3, 8, 16)
+    image[..., 4:8, 8:12] = 1.0  # the third patch of the second row
+    assert model(image).shape == (1, 9, 24)
+    patches = seen[0][0, 1:] - model.conv_proj.bias
+    assert patches.abs().amax(1).nonzero().flatten().tolist() == [6]
 
 
 def test_vit_refuses_other_images():

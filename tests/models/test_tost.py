@@ -235,7 +235,7 @@ def test_depth_is_stochastic_in_the_layers_alone():
         (dict(img_size=36), "img_size 36 x 36 is not a whole number of patches of 8 x 8"),
         (dict(arch=dict(MICRO, num_heads=5)), "embed_dim 48 is not divisible by num_heads 5"),
         (dict(arch=dict(MICRO, embed_dim=30)), "embed_dim 30 is not divisible by 4"),
-        (dict(drop_path=1.0), "drop_path is a probability below 1"),
+        (dict(drop_path=1.0), "drop_path must be at least 0 and below 1"),
     ],
 )
 def test_what_is_refused(arguments, message):

@@ -34,7 +34,11 @@ def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
         f"config's {key}": json.dumps(as_data(runner.cfg.get(key)), sort_keys=True, default=repr) for key in RECIPE
     }
     mine |= {"wish to load a checkpoint": bool(runner.starts_from), "wish to resume": runner.resumes}
-    mine |= {"seed": runner.seed, "version of crate_mm": crate_mm.__version__, "version of PyTorch": torch.__version__}
+    mine |= {
+        "seed": runner.shared_seed,
+        "version of crate_mm": crate_mm.__version__,
+        "version of PyTorch": torch.__version__,
+    }
     for use, loader in loaders.items():
         if loader is None:
             continue

@@ -1,7 +1,7 @@
 """The ViT that the paper compares CRATE with: torchvision's, as a backbone.
 
 Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv 2010.11929, by torchvision.
-Shapes: B images, C channels, S x S pixels, N patches, d embedding dimensions, K heads.
+Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads.
 """
 
 from functools import partial
@@ -15,7 +15,7 @@ from torchvision.models.vision_transformer import EncoderBlock
 from ...registry import BACKBONES
 from ..layers import Compression, Step, check_images, scaled_similarity
 from .arch import Arch, Sizes, resolve_arch
-from .foreign import Translation, count_layers, heads_of, rename, shape_of, square
+from .foreign import Translation, count_layers, heads_of, image_size, rename, shape_of
 
 VIT_ARCHS: dict[str, Arch] = {
     "tiny": Arch(embed_dim=192, depth=12, num_heads=3),
@@ -80,14 +80,14 @@ class TappedEncoderBlock(EncoderBlock, Step):
 
 @BACKBONES.register_module()
 class ViT(VisionTransformer):
-    """torchvision's VisionTransformer without its classifier: ``(B, C, S, S) -> (B, 1 + N, d)``, CLS token first.
+    """torchvision's VisionTransformer without its classifier: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
     The MLPs are 4 d wide. The tokens have passed the final LayerNorm, so a head on them needs none of its own
     (``LinearHead(norm=False)``). Parameters have torchvision's names.
 
     Args:
         arch: a name of ``VIT_ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
-        img_size: height and width of the square images in pixels.
+        img_size: image height and width in pixels, one number if square; torchvision's own takes square ones alone.
         patch_size: height and width of the square patches in pixels.
         in_channels: image channels C.
 
@@ -98,17 +98,26 @@ class ViT(VisionTransformer):
     sizes = Sizes("vit", VIT_ARCHS, {"norm": False})
 
     def __init__(
-        self, arch: str | dict = "small", img_size: int = 224, patch_size: int = 16, in_channels: int = 3
+        self,
+        arch: str | dict = "small",
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_channels: int = 3,
     ) -> None:
         embed_dim, depth, num_heads = resolve_arch(arch, VIT_ARCHS)
-        if not isinstance(img_size, int) or not isinstance(patch_size, int):
-            raise ValueError(f"torchvision's ViT takes square images and patches, got {img_size} and {patch_size}")
-        if min(img_size, patch_size) < 1 or img_size % patch_size:
+        H, W = (img_size, img_size) if isinstance(img_size, int) else img_size
+        if not isinstance(patch_size, int):
+            raise ValueError(f"torchvision's ViT takes square patches, got {patch_size}")
+        if min(H, W, patch_size) < 1 or H % patch_size or W % patch_size:
             raise ValueError(f"img_size {img_size} is not a whole number of patches of {patch_size} (patch_size)")
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
-        super().__init__(img_size, patch_size, depth, num_heads, embed_dim, mlp_dim=4 * embed_dim)
+        super().__init__(H, patch_size, depth, num_heads, embed_dim, mlp_dim=4 * embed_dim)
         self.embed_dim = embed_dim
+        self.img_size = (H, W)
+        if H != W:
+            positions = 1 + (H // patch_size) * (W // patch_size)
+            self.encoder.pos_embedding = nn.Parameter(torch.empty(1, positions, embed_dim).normal_(std=0.02))
         self.in_channels = in_channels
         del self.heads
         for name, layer in self.encoder.layers.named_children():
@@ -119,13 +128,9 @@ class ViT(VisionTransformer):
             nn.init.zeros_(self.conv_proj.bias)
 
     @property
-    def img_size(self) -> tuple[int, int]:
-        return (self.image_size, self.image_size)
-
-    @property
     def position_grids(self) -> dict[str, tuple[int, int]]:
-        side = self.image_size // self.patch_size
-        return {"encoder.pos_embedding": (side, side)}
+        H, W = self.img_size
+        return {"encoder.pos_embedding": (H // self.patch_size, W // self.patch_size)}
 
     @property
     def blocks(self) -> nn.Sequential:
@@ -133,18 +138,21 @@ class ViT(VisionTransformer):
 
     def forward(self, images: Tensor) -> Tensor:
         check_images(images, self.in_channels, self.img_size)
-        patches = self._process_input(images)
+        patches = self.conv_proj(images).flatten(2).mT
         z = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1)
         return self.encoder(z)
 
     @classmethod
-    def translate(cls, weights: dict[str, Tensor], num_heads: int | None = None) -> Translation | None:
+    def translate(
+        cls, weights: dict[str, Tensor], num_heads: int | None = None, img_size: int | tuple[int, int] | None = None
+    ) -> Translation | None:
         """torchvision's own weights under our names; None if they are not such.
 
-        Square RGB images are assumed, and of the widths that torchvision publishes its number of heads.
+        RGB images are assumed, square ones unless given, and of the widths that torchvision publishes its number of
+        heads.
 
         Raises:
-            ForeignError: they are not whole, or of no square images.
+            ForeignError: they are not whole, or not of what is given.
         """
         if "conv_proj.weight" not in weights or "heads.head.weight" not in weights:
             return None
@@ -152,9 +160,9 @@ class ViT(VisionTransformer):
         _, positions, _ = shape_of(weights, "encoder.pos_embedding", 3)
         num_classes, _ = shape_of(weights, "heads.head.weight", 2)
         depth = count_layers(weights, r"encoder\.layers\.encoder_layer_(\d+)\.")
-        side = square(positions - 1, "the patches")
+        size = image_size(positions - 1, (patch, patch), img_size)
         renamed, left_out = rename(weights, KEY_MAP, TORCHVISION)
-        assumed = "square RGB images"
+        assumed = "square RGB images" if img_size is None else "RGB images"
         published = TORCHVISION_HEADS.get((embed_dim, depth))
         unlike = f"torchvision publishes no ViT of width {embed_dim} and depth {depth}"
         heads, unknown = heads_of(embed_dim, num_heads, published, unlike)
@@ -163,7 +171,7 @@ class ViT(VisionTransformer):
         if num_heads is None:
             assumed += f", {heads} heads"
         backbone = {"type": "ViT", "arch": Arch(embed_dim, depth, heads)._asdict()}
-        backbone |= {"img_size": side * patch, "patch_size": patch}
+        backbone |= {"img_size": size, "patch_size": patch}
         head = {"type": "LinearHead", "num_classes": num_classes, "norm": False}
         model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
         return Translation(TORCHVISION, renamed, model, left_out, assumed)

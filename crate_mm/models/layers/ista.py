@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from .step import Sparsification
 
+# PyTorch before 2.7 does not tell an export from a compilation.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
 
 class ISTA(Sparsification):
     """One proximal gradient step towards a sparse, non-negative code: ``(B, N, d) -> (B, N, d)``.
@@ -60,7 +63,7 @@ class ISTA(Sparsification):
             return self.tap_code(self._shrink(x, F.linear(x, self.folded, self.threshold)))
         D = self.dictionary
         num_tokens = x.numel() // x.shape[-1]
-        if num_tokens < 2 * D.shape[0]:
+        if _is_exporting() or num_tokens < 2 * D.shape[0]:  # an exported model takes any number of tokens
             step = F.linear(x - F.linear(x, D), self.step_size * D.T)  # two token-sized products
         else:
             step = F.linear(x, self.step_size * (D - D.T @ D).T)  # x M: one token-sized and one d x d x d product

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 
 class Subspaces(NamedTuple):
@@ -103,6 +102,23 @@ class Step(nn.Module):
             self.sparsify.fuse()
 
 
+class DropPath(nn.Module):
+    """Stochastic depth: in training a sample goes without the step with probability p, and what is kept is divided by
+    1 - p. Source: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"drop_path must be at least 0 and below 1, got {p!r}")
+        self.p = p
+
+    def forward(self, step: Tensor) -> Tensor:
+        if not self.training:
+            return step
+        kept = step.new_empty(len(step), *[1] * (step.ndim - 1)).bernoulli_(1 - self.p)
+        return step * (kept / (1 - self.p))
+
+
 class Block(Step):
     """A layer of the family, ``(B, N, d) -> (B, N, d)``; for CRATE the paper's Eqs. (17)-(18)::
 
@@ -119,8 +135,8 @@ class Block(Step):
         sparsify: the sparsification step.
         residual: whether the sparsification step is added to its input.
         norm_eps: of both LayerNorms.
-        drop_path: the probability, in training, that a sample goes without a step that is added (stochastic depth; the
-            steps that are kept are divided by what is left). A step that is not added is never dropped.
+        drop_path: the probability, in training, that a sample goes without a step that is added (see ``DropPath``); a
+            step that is not added is never dropped.
         layer_scale: what the learned factors start at; None for a layer without them.
 
     Raises:
@@ -138,15 +154,13 @@ class Block(Step):
         layer_scale: float | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path is a probability below 1, got {drop_path}")
         self.norm_compress = nn.LayerNorm(embed_dim, norm_eps)
         self.compress = compress
         self.tap_half = nn.Identity()
         self.norm_sparsify = nn.LayerNorm(embed_dim, norm_eps)
         self.sparsify = sparsify
         self.residual = residual
-        self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.gamma_compress = self.gamma_sparsify = None
         if layer_scale is not None:
             self.gamma_compress = nn.Parameter(torch.full((embed_dim,), float(layer_scale)))

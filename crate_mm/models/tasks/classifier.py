@@ -69,6 +69,10 @@ class ImageClassifier(Task):
         """Channels C of the images, which are those that the preprocessor normalises."""
         return len(self.data_preprocessor.mean)
 
+    def forward(self, inputs: Tensor, *args: Tensor, mode: str = "tensor", **batch: Tensor) -> Any:
+        """As ``Task.forward``, with a name for the images, which exporters ask for."""
+        return super().forward(inputs, *args, mode=mode, **batch)
+
     def tensor(self, inputs: Tensor, **_: Tensor) -> Tensor:
         """Logits ``(B, num_classes)`` of normalised images."""
         return self.head(self._tokens(inputs))
@@ -105,9 +109,10 @@ class ImageClassifier(Task):
         classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
         if classes is not None and len(classes) != self.num_classes:
             first = ", ".join(map(shown, classes[:3]))
+            advice = f"--cfg-options model.head.num_classes={len(classes)} makes them agree"
             raise ValueError(
-                f"the data has {len(classes)} classes ({first}, ...), the head {self.num_classes}: "
-                f"--cfg-options model.head.num_classes={len(classes)} makes them agree"
+                f"the {split} data has {len(classes)} classes ({first}, ...), the head {self.num_classes}: "
+                f"{advice if split == 'train' else 'they must be those that the model was trained on'}"
             )
 
     def _tokens(self, inputs: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-from ...encoded import decode_crops
+from ...encoded import decode_batch
 from ...registry import MODELS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -37,8 +37,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
 
     def forward(self, data: dict, training: bool = False) -> dict:
         if "encoded" in data:
-            images = decode_crops(data["encoded"], self.device)
-            data = {**{key: value for key, value in data.items() if key != "encoded"}, "inputs": images}
+            data = decode_batch(data, self.device)
         data = self.cast_data(data)
         return {**data, "inputs": self.normalize(data["inputs"])}
 

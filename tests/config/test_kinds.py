@@ -1,0 +1,108 @@
+"""Values of the command line, read as what their setting is."""
+
+import string
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crate_mm.config.kinds import Given, kinds_of, parse_value, read
+from crate_mm.engine import load_config
+from crate_mm.models.layers import ISTA
+
+# Names that people give to folders: with commas, digits alone, brackets, and words that Python knows.
+names = st.text(string.ascii_letters + string.digits + " ,._-&()[]{}=é猫", min_size=1, max_size=12)
+
+
+def setting(key: str, text: str, config: str = "crate_tiny_in1k"):
+    value = load_config(config, {key: Given(text)})
+    for part in key.split("."):
+        value = value[int(part)] if part.isdigit() else value[part]
+    return value
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=names.filter(lambda name: name.lower() != "none"))
+def test_a_path_is_the_text_as_it_stands(name):
+    for key in ("data_root", "work_dir", "train_dataloader.dataset.source.root"):
+        assert setting(key, name) == name
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("data_root", "none", None),
+        ("data_root", "'none'", "none"),
+        ("data_root", "'/data/a, b'", "/data/a, b"),
+        ("data_root", "2024", "2024"),
+        ("model.backbone.arch", "dict(embed_dim=48, depth=2, num_heads=3)", dict(embed_dim=48, depth=2, num_heads=3)),
+        ("model.backbone.arch", "small", "small"),
+        ("model.backbone.img_size", "(96, 128)", (96, 128)),
+        ("optim_wrapper.optimizer.betas", "0.9,0.95", [0.9, 0.95]),
+        ("optim_wrapper.clip_grad", "None", None),
+        ("optim_wrapper.clip_grad", "dict(max_norm=1)", {"max_norm": 1}),
+        ("val_evaluator.topk", "1", [1]),
+        ("val_evaluator.topk", "1,5", [1, 5]),
+        ("default_hooks.white_box", "dict(type=WhiteBoxHook)", {"type": "WhiteBoxHook"}),
+        ("train_dataloader.dataset.source.type", "ClassFolders", "ClassFolders"),
+        (
+            "train_dataloader.dataset.transforms",
+            "[dict(type=Resize, size=[8, 8])]",
+            [{"type": "Resize", "size": [8, 8]}],
+        ),
+    ],
+)
+def test_a_setting_is_read_as_what_it_is(key, text, value):
+    got = setting(key, text)
+    assert got == value
+    assert isinstance(got, type(value))
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("model.backbone.ista_lambda", "a lot", "model.backbone.ista_lambda: a number is wanted, got 'a lot'"),
+        ("model.backbone.ista_lambda", "[1]", "model.backbone.ista_lambda: a number is wanted"),
+        ("global_batch_size", "many", "global_batch_size: a int is wanted, as 2048; got 'many'"),
+        ("param_scheduler", "[a-b, c]", r"param_scheduler: '\[a-b, c\]' is no list, tuple or dict: put its words in q"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_its_key(key, text, message):
+    with pytest.raises(ValueError, match=f"--cfg-options {message}"):
+        setting(key, text)
+
+
+def test_a_changed_type_decides_how_its_arguments_are_read():
+    overrides = {
+        "train_dataloader.dataset.source.root": Given("2024"),
+        "train_dataloader.dataset.source.type": Given("PackedImages"),
+    }
+    assert load_config("crate_tiny_in1k", overrides).train_dataloader.dataset.source == dict(
+        type="PackedImages", root="2024", split="train"
+    )
+
+
+@given(st.recursive(st.integers() | st.text(string.ascii_letters, min_size=1), st.lists, max_leaves=8))
+def test_words_in_brackets_are_strings(value):
+    def written(part):
+        return f"[{','.join(map(written, part))}]" if isinstance(part, list) else str(part)
+
+    def known(part):
+        if isinstance(part, list):
+            return [known(inner) for inner in part]
+        return {"true": True, "false": False, "none": None}.get(str(part).lower(), part)
+
+    text = written(value)
+    if isinstance(value, list) or text.isidentifier():
+        keyword = parse_value(text)
+        assert keyword == known(value)
+
+
+def test_kinds_come_from_the_signature():
+    assert kinds_of(ISTA, "lambd") == {float}
+    assert kinds_of(ISTA, "nothing") is None
+    assert kinds_of(None, "lambd") is None
+    assert read(Given("a,b"), {list[str], type(None)}) == ["a", "b"]
+    assert read(Given("2024,2025"), {list[str]}) == ["2024", "2025"]
+    assert read(Given("[1, two]"), {list[str]}) == ["1", "two"]
+    assert read(Given("1"), {str, list}) == 1  # either: as Python reads it
