@@ -11,7 +11,17 @@ from ...registry import BACKBONES
 from ..layers import ConvEmbedding
 from .arch import Arch, Sizes, resolve_arch
 from .block import build_block
-from .foreign import ForeignError, Translation, count_layers, heads_of, image_size, ista_given, rename, shape_of
+from .foreign import (
+    NORMALISED,
+    ForeignError,
+    Translation,
+    count_layers,
+    heads_of,
+    image_size,
+    ista_given,
+    rename,
+    shape_of,
+)
 
 ALPHA_ARCHS: dict[str, Arch] = {
     "tiny": Arch(embed_dim=192, depth=12, num_heads=3),
@@ -169,14 +179,7 @@ class CRATEAlpha(nn.Module):
 
         PyTorch's and JAX's code differ in the head's LayerNorm, epsilon 1e-5 and 1e-6: each file gets its code's.
         Shapes do not tell that images are square, eta and lambda, nor, in PyTorch's files, the number of heads, which
-        is taken as published for the published widths and depths.
-
-        Args:
-            weights: by name, unwrapped.
-            num_heads: K, where it is known.
-            ista_step_size: eta, where it is not the published one.
-            ista_lambda: lambda, likewise.
-            img_size: (height, width) of images that are not square.
+        is taken as published for the published widths and depths. The arguments are those of ``CRATE.translate``.
 
         Raises:
             ForeignError: the weights are not whole, of no RGB images, or not of what is given.
@@ -196,14 +199,12 @@ class CRATEAlpha(nn.Module):
         inner_dim, _ = shape_of(weights, "transformer.layers.0.0.fn.qkv.weight", 2)
         depth = count_layers(weights, r"transformer\.layers\.(\d+)\.")
         if channels != 3 or atoms % embed_dim or inner_dim != embed_dim:
-            raise ForeignError(
-                f"patches of {channels} channels, {atoms} atoms and a projection of {inner_dim} for width {embed_dim} "
-                "are not those of a CRATE-alpha"
-            )
+            got = f"{channels} channels, {atoms} atoms and a projection of {inner_dim} for width {embed_dim}"
+            raise ForeignError(f"{got} are not those of a CRATE-alpha for RGB images")
         size = image_size(positions - 1, tuple(patch), img_size)
         renamed, _ = rename(weights, KEY_MAP, source)
         given, numbers = ista_given(ista_step_size, ista_lambda)
-        assumed = f"{'square ' if img_size is None else ''}RGB images, CLS pooling{numbers}"
+        assumed = f"{'square ' if img_size is None else ''}RGB images {NORMALISED}, CLS pooling{numbers}"
         if told and num_heads not in (None, told):
             raise ForeignError(f"it has {told} heads, not the {num_heads} that are given as num_heads")
         unlike = f"no published CRATE-alpha has width {embed_dim} and depth {depth}"

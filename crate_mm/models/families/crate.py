@@ -12,6 +12,7 @@ from ..layers import TokenEmbedding
 from .arch import Arch, Sizes, resolve_arch
 from .block import build_block
 from .foreign import (
+    NORMALISED,
     ForeignError,
     Translation,
     count_layers,
@@ -175,7 +176,7 @@ class CRATE(nn.Module):
         size = image_size(positions - 1, (patch, patch), img_size)
         renamed, left_out = rename(weights, KEY_MAP, OFFICIAL, LEFT_OUT)
         given, numbers = ista_given(ista_step_size, ista_lambda)
-        assumed = f"{'square ' if img_size is None else ''}RGB images, CLS pooling{numbers}"
+        assumed = f"{'square ' if img_size is None else ''}RGB images {NORMALISED}, CLS pooling{numbers}"
         plain = inner_dim == embed_dim and not left_out
         published = PUBLISHED_HEADS.get((embed_dim, depth, patch)) if plain else None
         unlike = (

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+NORMALISED = "normalised by ImageNet's mean and standard deviation"  # as ImagePreprocessor does if not told otherwise
+
 
 class ForeignError(ValueError):
     """Weights of another code base that are not whole."""

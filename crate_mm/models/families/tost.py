@@ -12,7 +12,7 @@ from ...registry import BACKBONES
 from ..layers import ClassAttentionBlock, ConvStem
 from .arch import Arch, Sizes, resolve_arch
 from .block import build_block
-from .foreign import ForeignError, Translation, checked_size, count_layers, rename, shape_of
+from .foreign import NORMALISED, ForeignError, Translation, checked_size, count_layers, rename, shape_of
 
 TOST_ARCHS: dict[str, Arch] = {
     "tiny_12": Arch(embed_dim=192, depth=12, num_heads=4),
@@ -162,5 +162,7 @@ class ToST(nn.Module):
             backbone["class_layers"] = class_layers
         head = {"type": "LinearHead", "num_classes": num_classes, "norm_eps": 1e-6}
         model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
-        assumed = "RGB images, CLS pooling" + ("" if img_size is not None else ", made for 224 x 224 pixels")
+        assumed = f"RGB images {NORMALISED}, CLS pooling" + (
+            "" if img_size is not None else ", made for 224 x 224 pixels"
+        )
         return Translation(OFFICIAL, renamed, model, left_out, assumed)

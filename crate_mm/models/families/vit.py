@@ -15,7 +15,7 @@ from torchvision.models.vision_transformer import EncoderBlock
 from ...registry import BACKBONES
 from ..layers import Compression, Step, check_images, scaled_similarity
 from .arch import Arch, Sizes, resolve_arch
-from .foreign import Translation, count_layers, heads_of, image_size, rename, shape_of
+from .foreign import NORMALISED, Translation, count_layers, heads_of, image_size, rename, shape_of
 
 VIT_ARCHS: dict[str, Arch] = {
     "tiny": Arch(embed_dim=192, depth=12, num_heads=3),
@@ -162,7 +162,7 @@ class ViT(VisionTransformer):
         depth = count_layers(weights, r"encoder\.layers\.encoder_layer_(\d+)\.")
         size = image_size(positions - 1, (patch, patch), img_size)
         renamed, left_out = rename(weights, KEY_MAP, TORCHVISION)
-        assumed = "square RGB images" if img_size is None else "RGB images"
+        assumed = f"{'square ' if img_size is None else ''}RGB images {NORMALISED}"
         published = TORCHVISION_HEADS.get((embed_dim, depth))
         unlike = f"torchvision publishes no ViT of width {embed_dim} and depth {depth}"
         heads, unknown = heads_of(embed_dim, num_heads, published, unlike)
