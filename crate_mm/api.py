@@ -17,7 +17,7 @@ from .checkpoints.fit import fit
 from .checkpoints.npz import as_tensor
 from .config import require_model
 from .datasets import build_transforms, imagenet_class_names
-from .datasets.images import UnreadableImageError, convert, middle, open_image
+from .datasets.images import UnreadableImageError, convert, open_image
 from .datasets.transforms import to_uint8
 from .engine.features import load_config_for
 from .models import ImageClassifier
@@ -159,6 +159,9 @@ class Predictor:
         class_names: of the checkpoint if not given; without any, ImageNet-1K's for 1000 classes and numbers else.
         topk: how many classes to return.
         batch_size: how many images go through the model at once.
+
+    Raises:
+        ValueError: the model is no classifier, or of another number of classes than there are names.
     """
 
     def __init__(
@@ -169,6 +172,8 @@ class Predictor:
         topk: int = 5,
         batch_size: int = 64,
     ) -> None:
+        if not hasattr(model, "num_classes"):
+            raise ValueError(f"Predictor is for classifiers: {type(model).__name__} predicts no classes")
         self.model = model.eval()
         self.transforms = build_transforms(transforms) if transforms is not None else test_transforms(model)
         self.class_names = class_names or getattr(model, "class_names", None) or default_class_names(model.num_classes)
@@ -213,7 +218,7 @@ class Predictor:
             image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
         elif not isinstance(image, Image.Image):
             raise ValueError(f"image {number} is {type(image).__name__}: expected a path, a PIL image or a uint8 array")
-        return to_uint8(self.transforms(middle(convert(image, "L" if self.model.in_channels == 1 else "RGB"))))
+        return to_uint8(self.transforms(convert(image, "L" if self.model.in_channels == 1 else "RGB")))
 
 
 def test_transforms(model: nn.Module) -> nn.Module:

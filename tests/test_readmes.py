@@ -81,7 +81,9 @@ SMALL = {
     "configs/crate_mini_fashion_mnist.py": MINI,
     "configs/transfer/pets.py": ["global_batch_size=37"],
     "configs/transfer/folder.py": FOLDERS,
+    "configs/crate_mae_mini_fashion_mnist.py": MINI,
     "configs/transfer/digits.py": ["global_batch_size=449"],
+    "configs/transfer/fashion_mnist.py": ["global_batch_size=20"],
     "work_dirs/folder/folder.py": FOLDERS,
     "crate_tiny_digits": [ARCH, *DIGITS],
     "my_recipe.py": FOLDERS,
@@ -275,6 +277,7 @@ def stock(tmp_path_factory) -> Path:
     folder.model.head.num_classes = 5
     digits = describe(small_config("crate_tiny_digits").model.to_dict(), [str(i) for i in range(10)])
     mini = describe(small_config("crate_mini_fashion_mnist").model.to_dict(), [str(i) for i in range(10)])
+    mae = describe(small_config("crate_mae_mini_fashion_mnist").model.to_dict(), [str(i) for i in range(10)])
     stored = {
         "crate_base.pth": base,
         "work_dirs/crate_base_in1k/best_eval_top1_epoch_149.pth": base,
@@ -283,6 +286,7 @@ def stock(tmp_path_factory) -> Path:
         "epoch_1.pth": digits,
         "epoch_40.pth": digits,
         "work_dirs/crate0/epoch_12.pth": mini,
+        "work_dirs/mae/epoch_12.pth": mae,
     }
     for name, contents in stored.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)

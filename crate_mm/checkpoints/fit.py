@@ -146,6 +146,7 @@ def transfer(model: nn.Module, checkpoint: Checkpoint) -> Transfer:
         raise CheckpointError(f"{type(model).__name__} has no backbone that {source} could fill")
     weights = aligned(checkpoint, wanted)
     grids = {f"backbone.{name}": grid for name, grid in getattr(model.backbone, "position_grids", {}).items()}
+    resize = getattr(model.backbone, "resize_positions", resize_position_embedding)  # a family's own way, if it has one
     result = Transfer({}, {}, {}, {})
     filled = {}
     for name, value in weights.items():
@@ -159,7 +160,7 @@ def transfer(model: nn.Module, checkpoint: Checkpoint) -> Transfer:
             raise CheckpointError(f"{source} has other numbers than a model's weights: its {shown(name)} is of {kind}")
         elif name in grids and value.ndim == 3 and _is_embedding(value, wanted[name].shape[2]):
             old = _stored_grid(checkpoint, value, grids[name], source)
-            filled[name] = resize_position_embedding(value, old, grids[name])
+            filled[name] = resize(value, old, grids[name])
             if old == grids[name]:
                 result.loaded[name] = shape
             else:

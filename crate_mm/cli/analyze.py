@@ -6,6 +6,7 @@ python tools/analyze.py subspaces  configs/crate_tiny_digits.py epoch_40.pth
 python tools/analyze.py attention  configs/crate_base_in1k.py crate_base.pth --images cat.jpg dog.jpg --size 448
 python tools/analyze.py pca        configs/crate_base_in1k.py crate_base.pth --images cat1.jpg cat2.jpg cat3.jpg
 python tools/analyze.py features   configs/crate_tiny_digits.py epoch_40.pth --method tsne
+python tools/analyze.py reconstruct configs/crate_mae_base_in1k.py crate_mae_base.pth --images cat.jpg dog.jpg
 
 CHECKPOINT is a file of ours or of another code base, or 'random' for the model as it is initialised. A figure of your
 own is a class in FIGURES, in a file that the config's custom_imports names.
@@ -30,7 +31,7 @@ from torch.utils.data import DataLoader, Subset
 from ..analysis.figures import Drawn, Figure, Subject, save
 from ..analysis.taps import LayerError
 from ..checkpoints import Checkpoint
-from ..checkpoints.fit import BACKBONE
+from ..checkpoints.fit import BACKBONE, fit
 from ..config import default_work_dir, load_config, names_model, require_model
 from ..datasets import build_transforms
 from ..datasets.images import UnreadableImageError, open_image
@@ -79,14 +80,14 @@ def main() -> None:
             raise ValueError("layers are counted from 1, or from the last as -1: there is no layer 0")
         args.layers = [layer - 1 if layer > 0 else layer for layer in args.layers] if args.layers else None
         cfg = load_config(args.config, args.cfg_options) if names_model(load_config(args.config)) else None
+        figure = FIGURES.build({"type": args.figure})
         args.loaded = {}  # each file's config, with its model where the config names none, and checkpoint
         for file in args.checkpoint:
             source = None if file == "random" else file
-            args.loaded[file] = load_config_for(args.config, source, args.cfg_options)
+            args.loaded[file] = load_config_for(args.config, source, args.cfg_options, whole=figure.whole)
             cfg = cfg or args.loaded[file][0]
         out = Path(args.out or f"{default_work_dir(cfg)}/analysis")
         out.mkdir(parents=True, exist_ok=True)
-        figure = FIGURES.build({"type": args.figure})
         try:
             drawn = figure.run(list(subjects(figure, cfg, args)), args)
         except LayerError as error:  # on the command line the first layer is 1, as in the paper
@@ -100,9 +101,9 @@ def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[
     """What a figure looks at, for each checkpoint and split."""
     for checkpoint in args.checkpoint:
         if figure.looks_at == "images":
-            yield image_subject(args.loaded[checkpoint][0], checkpoint, args)
+            yield image_subject(args.loaded[checkpoint][0], checkpoint, args, figure.whole)
             continue
-        model = build_model(*args.loaded[checkpoint], args.seed)
+        model = build_model(*args.loaded[checkpoint], args.seed, figure.whole)
         name = Path(checkpoint).stem if len(args.checkpoint) > 1 else ""
         if figure.looks_at == "model":
             yield Subject(name, model)
@@ -116,11 +117,11 @@ def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[
             yield Subject(", ".join(filter(None, (name, split))), model, batches, classes=classes)
 
 
-def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace) -> Subject:
+def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace, whole: bool) -> Subject:
     """A model for images of ``--size``, and the image files as its batch and as pictures of that size."""
     if args.size:
         cfg.model.backbone.img_size = args.size
-    model = build_model(*args.loaded[checkpoint], args.seed)
+    model = build_model(*args.loaded[checkpoint], args.seed, whole)
     H, W = model.backbone.img_size
     square = build_transforms([{"type": "Resize", "size": min(H, W)}, {"type": "CenterCrop", "size": (H, W)}])
     inputs, pictures = [], []
@@ -134,8 +135,14 @@ def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace) -> Sub
     return Subject("", model, [{"inputs": torch.stack(inputs)}], tuple(pictures), tuple(args.images))
 
 
-def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int) -> nn.Module:
-    """A config's model in eval mode, with a checkpoint's backbone, or without a checkpoint at random."""
+def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bool = False) -> nn.Module:
+    """A config's model in eval mode, with a checkpoint's backbone, or all of it, or without a checkpoint at random."""
+    if checkpoint is not None and whole:
+        require_model(cfg)
+        model = task_of(MODELS.build(cfg.model))
+        fit(model, checkpoint)
+        checkpoint.say(print)
+        return model.to(get_device()).eval()
     if checkpoint is not None:
         model, table = build_backbone_from(cfg, checkpoint)
         checkpoint.say(print)

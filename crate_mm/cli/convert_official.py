@@ -1,4 +1,4 @@
-"""Convert a checkpoint of another code base (CRATE, CRATE-alpha, ToST, torchvision's ViT, ...) to ours.
+"""Convert a checkpoint of another code base (CRATE, CRATE-MAE, CRATE-alpha, ToST, torchvision's ViT, ...) to ours.
 
 python tools/convert_official.py crate_base_official.pth crate_base.pth
 python tools/test.py configs/crate_base_in1k.py crate_base.pth
@@ -60,12 +60,13 @@ def main() -> None:
         with atomic_file(output) as file:
             torch.save({"meta": meta, "state_dict": opened.weights}, file)
     backbone = opened.model["backbone"]
-    sizes = [" x ".join(map(str, to_pair(backbone[key]))) for key in ("img_size", "patch_size") if key in backbone]
+    size = " x ".join(map(str, to_pair(backbone["img_size"])))
     classes = (opened.model.get("head") or {}).get("num_classes")
     print(
         f"wrote {output}: {backbone['type']} {backbone.get('arch', '')}, {len(opened.weights)} tensors, "
-        f"{sum(value.numel() for value in opened.weights.values()):,} numbers, "
-        f"{' images in patches of '.join(sizes)}" + (f", {classes} classes" if classes else "")
+        f"{sum(value.numel() for value in opened.weights.values()):,} parameters, "
+        f"{size} images in patches of {backbone['patch_size']}"
+        + (f", {classes} classes" if classes else f", {opened.model['type']}")
     )
 
 

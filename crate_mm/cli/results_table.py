@@ -28,7 +28,7 @@ PAPER = {
     "Flowers102": (84.6, 87.1, 88.7, 88.3, 85.1, 88.5),
     "OxfordIIITPet": (81.4, 84.9, 85.3, 87.4, 88.5, 88.6),
 }
-TITLES = {"crate": "CRATE", "vit": "ViT"}
+TITLES = {"crate": "CRATE", "cratemae": "CRATE-MAE", "vit": "ViT"}
 STARTED = "initialized_from"
 MOST_SAID = 4  # settings in which a recipe differs
 MOST_BYTES = 2**22  # of a result file, which has a few kilobytes

@@ -13,7 +13,7 @@ from mmengine.config import Config
 import crate_mm
 
 from ..files import home
-from ..registry import suggest
+from ..registry import BACKBONES, suggest
 from .overrides import apply_overrides, check_overrides
 
 _PACKAGE = Path(crate_mm.__file__).parent
@@ -32,7 +32,8 @@ def load_config(
 
     Before these come ``model``, for a config that does not name its model, as a transfer's, and a ``mixin``, a file of
     ``configs/_base_`` that changes any config. Of ``model`` the parts are taken, not the settings of its training, and
-    what the config says of them counts; ``whole``, as for a test, takes it as it is.
+    what the config says of them counts; ``whole``, as for a test, takes it as it is. A config with a head, such as a
+    transfer's, takes the backbone of a model that has none (see ``as_classifier``).
 
     The folder of the file and the current folder are put on ``sys.path``, so that ``custom_imports`` finds files there.
 
@@ -51,6 +52,8 @@ def load_config(
         raise ValueError(f"config {config}: model must be a dict(type=...), it is {cfg.model!r}")
     if model is not None and not names_model(cfg):
         own = cfg.get("model") or {}
+        if "head" in own and "head" not in model:
+            model = as_classifier(model)
         parts = {key: value for key, value in model.items() if key == "type" or isinstance(value, dict)}
         cfg.model = model if whole else parts
         cfg.merge_from_dict({} if whole else {"model": own})
@@ -59,6 +62,20 @@ def load_config(
     if overrides:
         apply_overrides(cfg, check_overrides(cfg, overrides))
     return cfg
+
+
+def as_classifier(model: dict) -> dict:
+    """A classifier that goes on from a model of another task, such as a masked autoencoder: a new linear head on its
+    backbone. The head has a LayerNorm where the backbone does not say that it ends with one (``final_norm``).
+
+    Raises:
+        ValueError: the model has no backbone.
+    """
+    if not isinstance(model.get("backbone"), dict) or "type" not in model["backbone"]:
+        raise ValueError(f"the config wants a classifier, and the model {model.get('type')} has no backbone for one")
+    norm = not getattr(BACKBONES.get(model["backbone"]["type"]), "final_norm", False)
+    parts = {key: model[key] for key in ("backbone", "preprocessor") if key in model}
+    return {"type": "ImageClassifier", **parts, "head": {"type": "LinearHead", "norm": norm}}
 
 
 def names_model(cfg: Config) -> bool:

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from ..registry import DATASETS, FUNCTIONS
 from ..untrusted import shown
 from .decode import TakesBytes
-from .images import UnreadableImageError, is_thin, middle
+from .images import UnreadableImageError
 from .transforms import build_transforms, to_uint8
 
 # What open_image, the operating system, and sources and transforms of a user's own raise for an image.
@@ -32,8 +32,7 @@ class ClassificationDataset(Dataset):
 
     ``sample_idx`` is the sample's position in the source. Where the image asked for cannot be read, the next one
     takes its place and ``unreadable`` is the position of the image asked for, else -1; counting and reporting them is
-    the work of the ``UnreadableImages`` hook. Of an image that is more than a hundred times as long as it is wide the
-    transforms get the middle: resized as others are it would fill the memory.
+    the work of the ``UnreadableImages`` hook.
 
     An index may be a pair ``(position, seed)``: then torch's, NumPy's and Python's random states are seeded before the
     transforms, so that an augmentation depends on the run's seed, the epoch and the sample alone, and not on the
@@ -113,12 +112,11 @@ class ClassificationDataset(Dataset):
                 reason = str(error) or type(error).__name__
             else:
                 try:
-                    small = middle(image) if isinstance(image, Image.Image) else image
-                    return position, to_uint8(self.transforms(small)), label
+                    return position, to_uint8(self.transforms(image)), label
                 except UnreadableImageError as error:
                     reason = str(error)
                 except Exception as error:
-                    if not is_thin(v2.functional.get_size(image)):
+                    if not is_thin(image):
                         raise  # a mistake in the transforms
                     reason = f"it is very thin, and a transform fails: {type(error).__name__}: {error}"
             failed.append(self.path(position))
@@ -136,6 +134,12 @@ class ClassificationDataset(Dataset):
         except Exception as error:
             return str(error) or type(error).__name__
         return "it could not be read at first, now it can"
+
+
+def is_thin(image: Image.Image | torch.Tensor) -> bool:
+    """Whether one side of an image is so much longer than the other that transforms may not know what to do."""
+    short, long = sorted(v2.functional.get_size(image))
+    return long > 100 * short
 
 
 @FUNCTIONS.register_module()

@@ -15,10 +15,9 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF")
 _suffixes = Image.registered_extensions()  # which loads PIL's formats
 FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF is not in all builds of PIL
 # Endings of their files, in small letters; what some cameras write (MPO) begins with a JPEG.
-IMAGE_SUFFIXES = tuple(sorted(end for end, name in _suffixes.items() if name in (*FORMATS, "MPO", "DIB")))
+IMAGE_SUFFIXES = tuple(sorted(end for end, name in _suffixes.items() if name in (*FORMATS, "MPO")))
 MOST_PIXELS = 178_956_970  # what PIL takes for a decompression bomb: three colours of it have half a gigabyte
 MOST_BYTES = 2**30  # of an image's file
-MOST_ASPECT = 100  # of an image's sides: to 256 pixels of the shorter one, 6000 x 2 would take 0.6 GB
 
 
 class UnreadableImageError(ValueError):
@@ -54,25 +53,10 @@ def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Ima
         raise UnreadableImageError(shown(str(error) or type(error).__name__)) from None
 
 
-def check_pixels(width: int, height: int) -> None:
-    """Raise ``UnreadableImageError`` for an image of more than ``MOST_PIXELS``."""
-    if width * height > MOST_PIXELS:
-        raise UnreadableImageError(f"an image of {width} x {height} pixels is larger than the {MOST_PIXELS:,} allowed")
-
-
-def is_thin(size: tuple[int, int]) -> bool:
-    """Whether one side of an image is more than ``MOST_ASPECT`` times as long as the other."""
-    short, long = sorted(size)
-    return long > MOST_ASPECT * short
-
-
-def middle(image: Image.Image) -> Image.Image:
-    """The middle of a thin image, ``MOST_ASPECT`` times as long as it is wide, and any other image as it is."""
-    if not is_thin(image.size):
-        return image
-    width, height = (min(side, MOST_ASPECT * min(image.size)) for side in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+def check_pixels(width: int, height: int, most: int = MOST_PIXELS) -> None:
+    """Raise ``UnreadableImageError`` for an image of more than so many pixels."""
+    if width * height > most:
+        raise UnreadableImageError(f"an image of {width} x {height} pixels is larger than the {most:,} allowed")
 
 
 def convert(image: Image.Image, mode: str = "RGB") -> Image.Image:

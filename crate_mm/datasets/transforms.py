@@ -7,7 +7,19 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 from ..registry import TRANSFORMS
-from .images import check_pixels
+from .images import MOST_PIXELS, check_pixels
+
+MOST_GROWN = 2**25  # pixels that a transform may make of any image: a tenth of a gigabyte
+
+
+def check_grown(image, height: int, width: int) -> None:
+    """Raise ``UnreadableImageError`` where a transform would make more of an image than memory should hold.
+
+    That is ``MOST_GROWN`` pixels or sixteen times the image's own, and in any case ``MOST_PIXELS``: of 6000 x 2 pixels
+    ``Resize(256)`` would make 200 million.
+    """
+    own = math.prod(v2.functional.get_size(image))
+    check_pixels(height, width, min(max(MOST_GROWN, 16 * own), MOST_PIXELS))
 
 
 class _BoundedResize:
@@ -16,26 +28,26 @@ class _BoundedResize:
     def transform(self, inpt, params: dict):
         size = params.get("size", getattr(self, "size", None))
         if size is not None and len(size) == 2:
-            check_pixels(*size)
+            check_grown(inpt, *size)
         elif size is not None and not (isinstance(self, v2.Resize) and self.max_size):
             short, long = sorted(v2.functional.get_size(inpt))
-            check_pixels(size[0], size[0] * long // short)
+            check_grown(inpt, size[0], size[0] * long // short)
         return super().transform(inpt, params)
 
 
 @TRANSFORMS.register_module()
 class Resize(_BoundedResize, v2.Resize):
-    """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+    """torchvision's; raises ``UnreadableImageError`` rather than make too large an image."""
 
 
 @TRANSFORMS.register_module()
 class RandomResize(_BoundedResize, v2.RandomResize):
-    """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+    """torchvision's; raises ``UnreadableImageError`` rather than make too large an image."""
 
 
 @TRANSFORMS.register_module()
 class RandomShortestSize(_BoundedResize, v2.RandomShortestSize):
-    """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+    """torchvision's; raises ``UnreadableImageError`` rather than make too large an image."""
 
 
 class _BoundedGrowth:
@@ -43,13 +55,13 @@ class _BoundedGrowth:
 
     def transform(self, inpt, params: dict):
         height, width = v2.functional.get_size(inpt)
-        check_pixels(*self.largest(height, width))
+        check_grown(inpt, *self.largest(height, width))
         return super().transform(inpt, params)
 
 
 @TRANSFORMS.register_module()
 class RandomRotation(_BoundedGrowth, v2.RandomRotation):
-    """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+    """torchvision's; raises ``UnreadableImageError`` rather than make too large an image."""
 
     def largest(self, height: int, width: int) -> tuple[int, int]:
         side = math.ceil((height + width) / math.sqrt(2)) if self.expand else 0  # at 45 degrees
@@ -58,7 +70,7 @@ class RandomRotation(_BoundedGrowth, v2.RandomRotation):
 
 @TRANSFORMS.register_module()
 class RandomZoomOut(_BoundedGrowth, v2.RandomZoomOut):
-    """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+    """torchvision's; raises ``UnreadableImageError`` rather than make too large an image."""
 
     def largest(self, height: int, width: int) -> tuple[int, int]:
         return math.ceil(height * self.side_range[1]), math.ceil(width * self.side_range[1])
@@ -74,7 +86,7 @@ def _padding(padding: int | list[int]) -> tuple[int, int]:
 
 @TRANSFORMS.register_module()
 class Pad(_BoundedGrowth, v2.Pad):
-    """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+    """torchvision's; raises ``UnreadableImageError`` rather than make too large an image."""
 
     def largest(self, height: int, width: int) -> tuple[int, int]:
         higher, wider = _padding(self.padding) if not isinstance(self.padding, dict) else (0, 0)
@@ -83,7 +95,7 @@ class Pad(_BoundedGrowth, v2.Pad):
 
 @TRANSFORMS.register_module()
 class RandomCrop(_BoundedGrowth, v2.RandomCrop):
-    """torchvision's; raises ``UnreadableImageError`` rather than make an image of more than ``MOST_PIXELS``."""
+    """torchvision's; raises ``UnreadableImageError`` rather than make too large an image."""
 
     def largest(self, height: int, width: int) -> tuple[int, int]:
         higher, wider = _padding(self.padding) if self.padding is not None else (0, 0)

@@ -1,4 +1,4 @@
-"""What is done to a backbone's repeated blocks: compiling them, and recomputing them in the backward pass."""
+"""What is done to a model's repeated blocks: compiling them, and recomputing them in the backward pass."""
 
 import logging
 from functools import partial
@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def repeated_blocks(model: nn.Module) -> list[nn.Module]:
-    """The equal blocks of the model's backbone, as its ``blocks`` names them.
+    """The equal blocks of the model's backbone, as its ``blocks`` names them, and those of its decoder, if it has one.
 
     Raises:
         ValueError: the backbone names no blocks.
@@ -21,7 +21,7 @@ def repeated_blocks(model: nn.Module) -> list[nn.Module]:
         raise ValueError(
             f"{type(backbone).__name__} has no attribute blocks: compile_blocks and activation_checkpointing need it"
         )
-    return blocks
+    return [*blocks, *getattr(getattr(model, "decoder", None), "blocks", ())]
 
 
 def compile_blocks(model: nn.Module) -> None:

@@ -59,7 +59,7 @@ def compare_with_config(runner: Runner, checkpoint: Checkpoint) -> None:
                     f"{checkpoint.path} was trained with {part}.{key}={shown(repr(stored[key]))}, the config has "
                     f"{shown(repr(configured[key]))}"
                 )
-    if runner.tests:
+    if runner.tests and runner.task.uses_labels:
         names = class_names(runner.test_dataloader)
         try:
             check_same_classes(checkpoint.path, checkpoint.class_names, "test data", names)

@@ -17,8 +17,9 @@ from ..registry import HOOKS, LOG_PROCESSORS, VISUALIZERS
 from ..untrusted import shown_lines
 from .private import trim
 
-# What MMEngine says of itself: its loggers use its own old FileClient, and there is no SyncBN to revert.
-NOISE = ("will be deprecated in future", "all SyncBatchNorm (SyncBN) layers")
+# What MMEngine says of itself: its loggers use its own old FileClient, there is no SyncBN to revert, and of each
+# parameter a line on its weight decay.
+NOISE = ("will be deprecated in future", "all SyncBatchNorm (SyncBN) layers", "paramwise_options -- ")
 
 
 def no_noise(record: logging.LogRecord) -> bool:

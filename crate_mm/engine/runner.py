@@ -112,9 +112,9 @@ class Runner(KeepingRunner):
         self.task.check_data(self.train_dataloader.dataset, "train")
         if self.validates:
             self.build_loop("val")
-            check_same_classes(
-                "training data", class_names(self.train_dataloader), "validation data", class_names(self.val_dataloader)
-            )
+            if self.task.uses_labels:
+                names = class_names(self.train_dataloader), class_names(self.val_dataloader)
+                check_same_classes("training data", names[0], "validation data", names[1])
             self.build_for_validation()
         try:
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
@@ -145,7 +145,7 @@ class Runner(KeepingRunner):
         """
         self.start = Start(self.starts_from, False, opened, [])
         self.build_loop("test")
-        if opened is not None:
+        if opened is not None and self.task.uses_labels:
             check_same_classes(opened.path, opened.class_names, "test data", class_names(self.test_dataloader))
         self.task.check_data(self.test_dataloader.dataset, "test")
         check_same_run(self, test=self.test_dataloader)

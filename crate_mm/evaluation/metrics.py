@@ -1,5 +1,6 @@
 """Metrics with one row a sample. Shapes: B images, n samples."""
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import torch
@@ -11,16 +12,46 @@ from torch import Tensor
 from ..registry import METRICS
 
 
+class SampleMetric(BaseMetric):
+    """A metric that is a function of rows, one a sample; a subclass appends dicts of them to ``results``.
+
+    A sample that more than one process saw, as padding to equal lengths does, counts once: rows are keyed by
+    ``sample_idx``. After an evaluation ``samples`` holds the rows of all processes, sorted by that key.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.samples: dict[str, Tensor] = {}
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Gather the rows of all processes and compute the metrics on every one of them."""
+        keys = self.results[0].keys() if self.results else ()
+        local = {key: torch.cat([row[key] for row in self.results]).cpu() for key in keys}
+        self.results.clear()
+        gathered = [part for part in all_gather_object(local) if part]  # a process may have had no batch
+        if not gathered:
+            raise ValueError("there is nothing to evaluate: the data has no batch")
+        rows = {key: torch.cat([part[key] for part in gathered]) for key in gathered[0]}
+        order = rows["sample_idx"].argsort(stable=True)
+        ids = rows["sample_idx"][order]
+        first = order[torch.cat([torch.tensor([True]), ids[1:] != ids[:-1]])]
+        self.samples = {key: value[first] for key, value in rows.items()}
+        return {f"{self.prefix}/{key}": value for key, value in self.compute_metrics(self.samples).items()}
+
+    @abstractmethod
+    def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
+        """The metrics, by name, of rows with one entry a sample."""
+
+
 @METRICS.register_module()
-class ClassificationMetric(BaseMetric):
+class ClassificationMetric(SampleMetric):
     """Top-1 and top-5 accuracy in %, cross entropy (without label smoothing), each the mean over samples, and the mean
     of the classes' top-1 accuracies.
 
     Samples without a label, which is then -1, are predicted and do not count.
 
-    A sample that more than one process saw, as padding to equal lengths does, counts once: rows are keyed by
-    ``sample_idx``. After an evaluation ``samples`` holds the rows of all processes, sorted by that key:
-    ``sample_idx, label, loss (n,)`` and ``top, score (n, k)``, the k most likely classes and their probabilities.
+    After an evaluation ``samples`` holds ``sample_idx, label, loss (n,)`` and ``top, score (n, k)``, the k most likely
+    classes and their probabilities.
 
     ``rules`` says of each figure whether 'greater' or 'less' is better.
 
@@ -37,7 +68,6 @@ class ClassificationMetric(BaseMetric):
         if not self.topk or not all(isinstance(k, int) and k >= 1 for k in self.topk):
             raise ValueError(f"topk needs whole numbers of at least 1, got {topk!r}")
         self.rules = {**self.rules, **{f"top{k}": "greater" for k in self.topk}}
-        self.samples: dict[str, Tensor] = {}
 
     def process(self, data_batch: dict, data_samples: list[dict]) -> None:
         """Keep a row a sample of ``{logits (B, classes), labels (B,), sample_idx (B,)}``, on its device."""
@@ -53,21 +83,6 @@ class ClassificationMetric(BaseMetric):
                     "score": score,
                 }
             )
-
-    def evaluate(self, size: int) -> dict[str, float]:
-        """Gather the rows of all processes and compute the metrics on every one of them."""
-        keys = self.results[0].keys() if self.results else ()
-        local = {key: torch.cat([row[key] for row in self.results]).cpu() for key in keys}
-        self.results.clear()
-        gathered = [part for part in all_gather_object(local) if part]  # a process may have had no batch
-        if not gathered:
-            raise ValueError("there is nothing to evaluate: the data has no batch")
-        rows = {key: torch.cat([part[key] for part in gathered]) for key in gathered[0]}
-        order = rows["sample_idx"].argsort(stable=True)
-        ids = rows["sample_idx"][order]
-        first = order[torch.cat([torch.tensor([True]), ids[1:] != ids[:-1]])]
-        self.samples = {key: value[first] for key, value in rows.items()}
-        return {f"{self.prefix}/{key}": value for key, value in self.compute_metrics(self.samples).items()}
 
     def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
         """Return ``{top1, top5, mean_class, loss}`` of rows with one entry a sample; nothing if none has a label."""

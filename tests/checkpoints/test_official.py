@@ -10,12 +10,14 @@ import torchvision
 from crate_mm import Predictor, from_official, init_model
 from crate_mm.checkpoints import CheckpointError, as_checkpoint, open_checkpoint
 from crate_mm.checkpoints.publish import publish
-from crate_mm.models import CRATE
+from crate_mm.models import CRATE, MaskedAutoencoder
 from crate_mm.registry import BACKBONES
 from tests.models.test_foreign import official as empty_crate
+from tests.models.test_mae import official_file as official_mae
 from tests.official import official_state_dict, reference
 
 CRATE_REF, ALPHA, TOST = reference("crate")["micro"], reference("alpha")["micro"], reference("tost")["micro"]
+MAE = reference("mae")["micro"]
 LANGUAGE = {**reference("lm"), "language_micro": reference("tost")["language_micro"]}
 HEADS = CRATE_REF["config"]["heads"]
 
@@ -71,6 +73,22 @@ def test_a_file_gives_the_authors_model(name, old_format, tmp_path):
     assert {p.dtype for p in model.parameters()} == {torch.float64}
     with torch.no_grad():
         np.testing.assert_allclose(model(images(ref))[:, :10], ref["logits_first10"], rtol=1e-9)
+
+
+def test_the_masked_autoencoder_comes_with_its_decoder(tmp_path):
+    """As a task of its own, with what its file does not tell given by name."""
+    torch.save(trained(official_mae(dtype=torch.float64)), tmp_path / "mae.pth")
+    model = from_official(tmp_path / "mae.pth", num_heads=3, norm_pix_loss=MAE["config"]["norm_pix_loss"])
+    assert isinstance(model, MaskedAutoencoder)
+    assert not model.training
+    size = (MAE["batch_size"], 3, MAE["config"]["image_size"], MAE["config"]["image_size"])
+    pixels = torch.from_numpy(np.random.RandomState(0).standard_normal(size))
+    noise = torch.from_numpy(np.random.RandomState(MAE["noise_seed"]).rand(MAE["batch_size"], 16))
+    np.testing.assert_allclose(model(pixels, noise=noise, mode="loss")["loss"].item(), MAE["loss"], rtol=1e-9)
+    with pytest.raises(CheckpointError, match="give num_heads"):
+        from_official(tmp_path / "mae.pth")
+    with pytest.raises(CheckpointError, match="the official CRATE-MAE code has no width"):
+        from_official(tmp_path / "mae.pth", num_heads=3, width=4)
 
 
 def test_the_demos_features_are_those_of_its_6_heads(tmp_path):

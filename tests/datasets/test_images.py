@@ -151,6 +151,18 @@ def test_a_thin_image_is_not_made_an_endless_one(tmp_path, size):
         assert "pixels is larger than the" in dataset.reason_unreadable(0)
 
 
+def test_what_a_thin_image_grows_to_is_bounded_by_its_own_size(tmp_path):
+    """Of 6000 x 2 pixels Resize(256) would make 0.6 GB, of 10 x 1000 it makes 20 MB."""
+    root = tree(tmp_path, {"train/a/a.png": encoded("PNG", (6000, 2)), "train/a/b.png": encoded("PNG", (10, 1000))})
+    dataset = ClassificationDataset(ImageNet(root), [{"type": "Resize", "size": 256}])
+    sample = dataset[0]
+    assert (sample["unreadable"], tuple(sample["inputs"].shape)) == (0, (3, 25600, 256))
+    assert "is larger than the 33,554,432 allowed" in dataset.reason_unreadable(0)
+    root = tree(tmp_path / "large", {"train/a/a.png": encoded("PNG", (1500, 1500))})
+    large = ClassificationDataset(ImageNet(root), [{"type": "Resize", "size": 5900}])  # a large one may become larger
+    assert tuple(large[0]["inputs"].shape) == (3, 5900, 5900)
+
+
 GROWING = [{"type": "RandomRotation", "degrees": [45, 45], "expand": True}]
 GROWING += [{"type": "RandomZoomOut", "side_range": [4, 4], "p": 1.0}]
 

@@ -24,8 +24,8 @@ MICRO = dict(embed_dim=48, depth=2, num_heads=3)
 def classifier(family, seed=0, **backbone):
     torch.manual_seed(seed)
     arguments = dict(arch=MICRO, img_size=32, patch_size=8, in_channels=3)
-    sizes = getattr(BACKBONES.get(family), "sizes", None)
-    head = dict(type="LinearHead", num_classes=5, **(sizes.head if sizes else {}))
+    norm = not getattr(BACKBONES.get(family), "final_norm", False)
+    head = dict(type="LinearHead", num_classes=5, norm=norm)
     return ImageClassifier(dict(type=family, **{**arguments, **backbone}), head).eval()
 
 

@@ -1,2 +1,2 @@
-from . import attention, features, layers, pca, subspaces, tokens
+from . import attention, features, layers, pca, reconstruct, subspaces, tokens
 from .base import Drawn, Figure, Subject, save

@@ -53,12 +53,14 @@ class Figure(ABC):
     """One figure of ``crate-mm analyze``; a class registered in ``FIGURES`` is a command.
 
     ``help`` is a line for the command line. ``looks_at`` says what it needs: 'split' (batches of the config's data),
-    'images' (image files) or 'model' (nothing). With ``many`` it takes several checkpoints and splits together.
+    'images' (image files) or 'model' (nothing). With ``many`` it takes several checkpoints and splits together. With
+    ``whole`` it needs all of a checkpoint's model, not the backbone alone.
     """
 
     help: ClassVar[str]
     looks_at: ClassVar[str] = "split"
     many: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027  a figure may have none
         """Add its own options to the command line."""

@@ -96,6 +96,7 @@ class ViT(VisionTransformer):
     """
 
     sizes = Sizes("vit", VIT_ARCHS, {"norm": False})
+    final_norm = True  # the tokens have passed a LayerNorm
 
     def __init__(
         self,

@@ -4,7 +4,9 @@ from .ista import ISTA
 from .mlp import MLP
 from .mssa import MSSA
 from .overcomplete import OvercompleteISTA
+from .sincos import SinCosEmbedding, resize_table, sincos_table
 from .softmax_attention import SoftmaxAttention
 from .step import Block, Compression, Sparsification, Step, Subspaces, scaled_similarity
+from .synthesis import DecoderBlock
 from .tokens import ConvEmbedding, TokenEmbedding, check_images, patch_grid, to_pair
 from .tssa import TSSA

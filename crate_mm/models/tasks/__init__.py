@@ -1,4 +1,5 @@
 from .base import Task
 from .classifier import ImageClassifier
 from .heads import LinearHead
+from .masked import MaskedAutoencoder
 from .preprocessor import ImagePreprocessor

@@ -20,10 +20,12 @@ class Task(BaseModel):
         preprocessor: takes a batch from the loader to the device.
 
     ``headline`` names the metric that sums the task up, and whether 'greater' or 'less' is better: it decides which
-    checkpoint is the best, and is the figure of the results table. ``backbone`` is what transfer takes over.
+    checkpoint is the best, and is the figure of the results table. ``backbone`` is what transfer takes over. Where a
+    task ``uses_labels``, the data of training, of validation and of a test must have the same classes.
     """
 
     headline: ClassVar[tuple[str, str]]
+    uses_labels: ClassVar[bool] = True
     backbone: nn.Module
 
     def __init__(self, preprocessor: nn.Module | None = None) -> None:

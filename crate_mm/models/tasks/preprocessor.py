@@ -49,3 +49,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
                 f"got {str(images.dtype).removeprefix('torch.')} of {tuple(images.shape)}"
             )
         return (images - self.mean) * self.scale
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Return normalised images ``(B, C, H, W)`` as uint8, to look at; what lies outside of 0..255 is cut off."""
+        return (images / self.scale + self.mean).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,27 @@
+"""How well a masked autoencoder fills in what it does not see. Shapes: B images."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..registry import METRICS
+from .metrics import SampleMetric
+
+
+@METRICS.register_module()
+class ReconstructionLoss(SampleMetric):
+    """The mean over samples of the loss of the masked patches, in squared units of the predicted pixels.
+
+    A figure with normalised target pixels (``norm_pix_loss``) cannot be compared with one without.
+    """
+
+    default_prefix = "eval"
+    rules: ClassVar[dict[str, str]] = {"loss": "less"}
+
+    def process(self, data_batch: dict, data_samples: list[dict]) -> None:
+        """Keep a row a sample of ``{loss (B,), sample_idx (B,)}``, on its device."""
+        self.results += [{"sample_idx": batch["sample_idx"], "loss": batch["loss"]} for batch in data_samples]
+
+    def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
+        """Return ``{loss}`` of rows with one entry a sample."""
+        return {"loss": samples["loss"].double().mean().item()}

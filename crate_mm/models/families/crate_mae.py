@@ -1,0 +1,149 @@
+"""CRATE-MAE: CRATE as a masked autoencoder; its encoder as a backbone, its decoder, and its authors' weights.
+
+Source: Pai et al., "Masked Completion via Structured Diffusion with White-Box Transformers", ICLR 2024, arXiv
+2404.02446, and the official code, github.com/Ma-Lab-Berkeley/CRATE, whose checkpoints ``CRATEMAE.translate`` reads.
+Shapes: B images, C channels, H x W pixels, N patches of h x w pixels, d embedding dimensions.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...registry import BACKBONES
+from ..layers import MSSA, DecoderBlock, SinCosEmbedding, resize_table
+from .arch import resolve_arch
+from .block import build_block
+from .crate import ARCHS
+from .foreign import Translation
+from .official_mae import translate_mae
+
+
+def xavier_linears(module: nn.Module) -> None:
+    """Initialise every Linear as the official code does: Xavier-uniform weights, biases of zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+@BACKBONES.register_module()
+class CRATEMAE(nn.Module):
+    """CRATE-MAE's encoder: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first.
+
+    Its layers are CRATE's. Before them is a plain patch embedding with fixed positions (``SinCosEmbedding``), behind
+    them a LayerNorm, so a head on the tokens needs none of its own (``LinearHead(norm=False)``). Masked patches are
+    replaced by a token *before* the first layer, so that all layers run on all N + 1 tokens.
+
+    Images may have any size in whole patches; the positions of another size than ``img_size`` are interpolated.
+
+    Args:
+        arch: a name of CRATE's ``ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
+        img_size: image height and width in pixels that the positions are for, one number if square.
+        patch_size: patch height and width in pixels, one number if square.
+        in_channels: image channels C.
+        ista_step_size: eta.
+        ista_lambda: lambda.
+        compress: config of ``LAYERS`` for another compression step than ``MSSA``; it gets ``embed_dim``, ``num_heads``.
+        sparsify: config of ``LAYERS`` for another sparsification step than ``ISTA``; it gets ``embed_dim``.
+
+    Raises:
+        ValueError: unknown ``arch``, or sizes that do not divide.
+    """
+
+    final_norm = True  # the tokens have passed a LayerNorm
+
+    def __init__(
+        self,
+        arch: str | dict = "base",
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = 16,
+        in_channels: int = 3,
+        ista_step_size: float = 0.1,
+        ista_lambda: float = 0.5,
+        compress: dict | None = None,
+        sparsify: dict | None = None,
+    ) -> None:
+        super().__init__()
+        self.arch = resolve_arch(arch, ARCHS)
+        self.embed_dim, depth, num_heads = self.arch
+        self.embedding = SinCosEmbedding(img_size, patch_size, in_channels, self.embed_dim)
+        steps = (
+            compress or {"type": "MSSA"},
+            sparsify or {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda},
+        )
+        self.blocks = nn.ModuleList(build_block(self.embed_dim, num_heads, *steps) for _ in range(depth))
+        self.norm = nn.LayerNorm(self.embed_dim, 1e-6)
+        xavier_linears(self)
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        return self.embedding.img_size
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        return self.embedding.patch_size
+
+    @property
+    def in_channels(self) -> int:
+        return self.embedding.in_channels
+
+    @property
+    def position_grids(self) -> dict[str, tuple[int, int]]:
+        """The position table by name, with the (rows, columns) of patches that it is for."""
+        return {"embedding.pos_table": self.embedding.grid_size}
+
+    # What transfer resizes the table by: a checkpoint's for 224 pixels, in a model for 448, gives the positions that
+    # the checkpoint's model has for an image of 448 pixels.
+    resize_positions = staticmethod(resize_table)
+
+    def fuse(self) -> "CRATEMAE":
+        """Fold each layer's dictionary into one matrix, for faster inference; a fused model refuses to train."""
+        for block in self.blocks:
+            block.fuse()
+        return self
+
+    def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        """Tokens of images.
+
+        Args:
+            images: ``(B, C, H, W)``.
+            mask: ``(B, N)``, true for the patches that are hidden from the encoder; none if not given.
+            mask_token: ``(1, 1, d)``, what stands for them.
+        """
+        z = self.embedding(images, mask, mask_token)
+        for block in self.blocks:
+            z = block(z)
+        return self.norm(z)
+
+    @classmethod
+    def translate(cls, weights: dict[str, Tensor], num_heads: int | None = None, **given: Any) -> Translation | None:
+        """The official code's weights under our names, with the autoencoder that they are of; None if they are not
+        such. See ``translate_mae``."""
+        return translate_mae(weights, num_heads, **given)
+
+
+class MAEDecoder(nn.Module):
+    """CRATE-MAE's decoder: the encoder's tokens ``(B, 1 + N, d)`` to the patches' pixels ``(B, N, patch_dim)``.
+
+    It takes the encoder's tokens as they are: there is no projection, no second mask token and no second position
+    table, and it is as wide as the encoder.
+
+    Args:
+        embed_dim: d, of the encoder.
+        depth: number of layers.
+        num_heads: K of each layer.
+        patch_dim: numbers in a patch, h w C.
+    """
+
+    def __init__(self, embed_dim: int, depth: int, num_heads: int, patch_dim: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(DecoderBlock(embed_dim, MSSA(embed_dim, num_heads)) for _ in range(depth))
+        self.norm = nn.LayerNorm(embed_dim, 1e-6)
+        self.pred = nn.Linear(embed_dim, patch_dim)
+        xavier_linears(self)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.pred(self.norm(tokens))[:, 1:]

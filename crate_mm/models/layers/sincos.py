@@ -1,0 +1,133 @@
+"""From image to tokens as a masked autoencoder does it: a plain patch embedding and a fixed table of positions.
+
+Shapes: B images, C channels, H x W pixels, N patches of h x w pixels on a grid of rows x columns, d embedding
+dimensions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .tokens import to_pair
+
+
+def sincos_table(grid: tuple[int, int], embed_dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """The fixed position table of a grid of patches, ``(1, 1 + N, d)``, CLS token first, patches row by row.
+
+    The CLS token's row is zero. That of the patch in row r and column c, both from 0, is
+    ``[sin(c w), cos(c w), sin(r w), cos(r w)]``, each d / 4 wide, with ``w_i = 10000^(-i / (d / 4))``: the column comes
+    first. It is computed in float64 and then rounded.
+
+    Source: the official CRATE-MAE code, which takes it from He et al., "Masked Autoencoders Are Scalable Vision
+    Learners", CVPR 2022.
+
+    Args:
+        grid: rows and columns.
+        embed_dim: d.
+        dtype: of the table; PyTorch's default if not given.
+
+    Raises:
+        ValueError: 4 does not divide d.
+    """
+    if embed_dim % 4:
+        raise ValueError(f"sin-cos positions need an embed_dim that 4 divides, got {embed_dim}")
+    rows, columns = (torch.arange(side, dtype=torch.float64) for side in grid)
+    w = 10000 ** -(torch.arange(embed_dim // 4, dtype=torch.float64) / (embed_dim / 4))
+    by_row, by_column = (torch.cat([(x := side[:, None] * w).sin(), x.cos()], dim=1) for side in (rows, columns))
+    patches = torch.cat([by_column.repeat(grid[0], 1), by_row.repeat_interleave(grid[1], dim=0)], dim=1)
+    table = torch.cat([torch.zeros(1, embed_dim, dtype=torch.float64), patches])[None]
+    return table.to(dtype or torch.get_default_dtype())
+
+
+def resize_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """A position table for another grid, ``(1, 1 + N, d) -> (1, 1 + N', d)``; the CLS token's row is kept.
+
+    Bicubic without anti-aliasing, the corners not aligned. As in the official code the *scale factor* of each side is
+    ``(g' + 0.1) / g`` and is used as it is: the samples lie a little closer than they would for ``g' / g``.
+
+    Args:
+        table: CLS token first, then the patches row by row.
+        old: (rows, columns) of the table.
+        new: (rows, columns) wanted.
+    """
+    if old == new:
+        return table
+    patches = table[:, 1:].unflatten(1, old).permute(0, 3, 1, 2)
+    wide = patches if patches.dtype == torch.float64 else patches.float()
+    scale = tuple((there + 0.1) / here for here, there in zip(old, new))
+    resized = F.interpolate(wide, scale_factor=scale, mode="bicubic", align_corners=False)[..., : new[0], : new[1]]
+    return torch.cat([table[:, :1], resized.to(table.dtype).flatten(2).mT], dim=1)
+
+
+class SinCosEmbedding(nn.Module):
+    """Embed an image as tokens: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
+
+    A convolution embeds the patches, with no LayerNorm around it. The positions are fixed. Their table stands in the
+    state dict nevertheless: a model that was trained with it and went on at another image size has an interpolated one
+    (see ``resize_table``), which no formula gives back. Images of another size than ``img_size`` get positions that are
+    interpolated from the table.
+
+    A masked patch's embedding is replaced by a token before the positions are added.
+
+    Args:
+        img_size: height and width of the images that the table is for, one number if square.
+        patch_size: height and width of a patch, one number if square.
+        in_channels: C.
+        embed_dim: d.
+
+    Raises:
+        ValueError: the patch size does not divide the image size, 4 does not divide d, or (in forward) an image is no
+            whole number of patches or has another number of channels.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int],
+        patch_size: int | tuple[int, int],
+        in_channels: int,
+        embed_dim: int,
+    ) -> None:
+        super().__init__()
+        self.img_size = to_pair(img_size)
+        self.patch_size = to_pair(patch_size)
+        self.in_channels = in_channels
+        (H, W), (h, w) = self.img_size, self.patch_size
+        if min(H, W, h, w) < 1 or H % h or W % w:
+            raise ValueError(f"img_size {H} x {W} is not a whole number of patches of {h} x {w} (patch_size)")
+        self.grid_size = (H // h, W // w)
+        self.proj = nn.Conv2d(in_channels, embed_dim, self.patch_size, self.patch_size)
+        nn.init.xavier_uniform_(self.proj.weight.data.view(embed_dim, -1))
+        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, embed_dim))
+        self.register_buffer("pos_table", sincos_table(self.grid_size, embed_dim))
+
+    def _apply(self, fn, recurse: bool = True) -> "SinCosEmbedding":
+        """PyTorch's, behind ``double()`` and the like: the formula's table is then exact in float64, not widened."""
+        before = self.pos_table
+        super()._apply(fn, recurse)
+        after = self.pos_table
+        if after.dtype == torch.float64 != before.dtype and not (before.is_meta or after.is_meta):
+            formula = sincos_table(self.grid_size, before.shape[2], torch.float64).to(before.device)
+            if torch.equal(before, formula.to(before.dtype)):
+                after.copy_(formula)
+        return self
+
+    def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        """Tokens of images.
+
+        Args:
+            images: ``(B, C, H, W)``.
+            mask: ``(B, N)``, true for the patches whose embedding is replaced.
+            mask_token: ``(1, 1, d)``, what it is replaced by.
+        """
+        h, w = self.patch_size
+        H, W = images.shape[-2:]
+        if images.ndim != 4 or images.shape[1] != self.in_channels or not H or not W or H % h or W % w:
+            raise ValueError(
+                f"expected images of shape (B, {self.in_channels}, H, W) in whole patches of {h} x {w}, "
+                f"got {tuple(images.shape)}: set in_channels and patch_size of the backbone to the data's"
+            )
+        tokens = self.proj(images).flatten(2).mT
+        if mask is not None:
+            tokens = torch.where(mask[..., None], mask_token.to(tokens.dtype), tokens)
+        positions = resize_table(self.pos_table, self.grid_size, (H // h, W // w))
+        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions

@@ -1,0 +1,44 @@
+"""The layer of a white-box decoder, which undoes what a layer of the encoder does.
+
+Shapes: B images, N tokens, d embedding dimensions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .step import Compression, Step
+
+
+class DecoderBlock(Step):
+    """A layer of CRATE-MAE's decoder, ``(B, N, d) -> (B, N, d)``, for tokens ``Y`` as rows::
+
+        G  = LN(Y) E^T                      the dictionary E, d x d, takes the place of the sparsification step
+        Y' = G - compress(LN(G))            against the direction of compression
+
+    The minus sign and the order are those of an encoder's layer read backwards; the weights are its own. There is no
+    sparse code, and so no ``tap_code``. ``tap_synthesis`` passes G, ``tap_w`` the projected tokens of the compression
+    step, ``tap_out`` Y'.
+
+    Source: Pai et al., "Masked Completion via Structured Diffusion with White-Box Transformers", ICLR 2024, arXiv
+    2404.02446, and the official code.
+
+    Args:
+        embed_dim: d.
+        compress: the compression step.
+        norm_eps: of both LayerNorms.
+    """
+
+    def __init__(self, embed_dim: int, compress: Compression, norm_eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm_synthesis = nn.LayerNorm(embed_dim, norm_eps)
+        self.dictionary = nn.Parameter(torch.empty(embed_dim, embed_dim))
+        nn.init.kaiming_uniform_(self.dictionary)
+        self.tap_synthesis = nn.Identity()
+        self.norm_compress = nn.LayerNorm(embed_dim, norm_eps)
+        self.compress = compress
+        self.tap_out = nn.Identity()
+
+    def forward(self, y: Tensor) -> Tensor:
+        g = self.tap_synthesis(F.linear(self.norm_synthesis(y), self.dictionary))
+        return self.tap_out(g - self.compress(self.norm_compress(g)))

@@ -1,0 +1,223 @@
+"""Masked autoencoding: most patches of an image are hidden, and the model fills them in.
+
+Source: Pai et al., "Masked Completion via Structured Diffusion with White-Box Transformers", ICLR 2024, arXiv
+2404.02446, and the official code, which follows He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR
+2022.
+Shapes: B images, C channels, H x W pixels, N patches of h x w pixels, d embedding dimensions.
+"""
+
+import inspect
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ...registry import BACKBONES, MODELS
+from ..families import MAEDecoder
+from .base import Task
+
+EPS = 1e-6  # beside the variance of a patch
+
+
+class Reconstruction(NamedTuple):
+    """Images, normalised as the model gets them, ``(B, C, H, W)``: what is left of them, and with the predictions in
+    the place of the masked patches. ``mask`` ``(B, N)`` is true for these."""
+
+    masked: Tensor
+    filled: Tensor
+    mask: Tensor
+
+
+@MODELS.register_module()
+class MaskedAutoencoder(Task):
+    """An encoder, which sees a token in the place of each masked patch, and a decoder, which predicts their pixels.
+
+    The loss is the mean squared error of the masked patches, to their normalised pixels. ``decoder_embed``, which the
+    official model has and never uses, is not among the parameters: of the official 44,335,872 (Base) ours are the
+    43,745,280 that its forward pass uses.
+
+    Args:
+        backbone: config of ``BACKBONES``, or a module, that takes ``(images, mask, mask_token)`` as ``CRATEMAE`` does.
+        decoder: ``depth`` and ``num_heads`` of the decoder; the encoder's if not given.
+        mask_ratio: of the patches; ``int(N (1 - mask_ratio))`` are left.
+        norm_pix_loss: predict a patch's pixels less their mean, over their standard deviation: ``(x - mean) /
+            sqrt(var + 1e-6)`` over all its ``h w C`` numbers, with the unbiased variance.
+        preprocessor: config of ``MODELS``, or a module.
+
+    Batches have ``inputs``, images ``(B, C, H, W)`` of the backbone's ``img_size``, and ``sample_idx``, each image's
+    position in its dataset ``(B,)``; further entries have no effect. ``noise`` ``(B, N)`` may be given with them: the
+    patches with the smallest are kept (see ``mask_of``).
+
+    Raises:
+        ValueError: the backbone takes no mask, the ratio leaves no patch or masks none, the preprocessor's channels are
+            not the backbone's, or (in loss, predict and with noise) the images have another size.
+    """
+
+    headline = ("eval/loss", "less")
+    uses_labels = False
+
+    def __init__(
+        self,
+        backbone: dict | nn.Module,
+        decoder: dict | None = None,
+        mask_ratio: float = 0.75,
+        norm_pix_loss: bool = False,
+        preprocessor: dict | nn.Module | None = None,
+    ) -> None:
+        if not isinstance(preprocessor, nn.Module):
+            preprocessor = MODELS.build({"type": "ImagePreprocessor", **(preprocessor or {})})
+        super().__init__(preprocessor)
+        self.backbone = backbone if isinstance(backbone, nn.Module) else BACKBONES.build(backbone)
+        if not {"mask", "mask_token"} <= inspect.signature(self.backbone.forward).parameters.keys():
+            raise ValueError(f"{type(self.backbone).__name__} hides no patches: it takes no mask and mask_token")
+        if len(preprocessor.mean) != self.backbone.in_channels:
+            raise ValueError(
+                f"the backbone takes images of {self.backbone.in_channels} channels, the preprocessor's mean and std "
+                f"are of {len(preprocessor.mean)}: set in_channels or mean and std"
+            )
+        (H, W), (h, w) = self.backbone.img_size, self.backbone.patch_size
+        self.grid_size = (H // h, W // w)
+        num_patches = self.grid_size[0] * self.grid_size[1]
+        if not isinstance(mask_ratio, (int, float)) or not 1 <= int(num_patches * (1 - mask_ratio)) < num_patches:
+            raise ValueError(
+                f"mask_ratio {mask_ratio} of {num_patches} patches must leave at least one and mask at least one"
+            )
+        self.num_kept = int(num_patches * (1 - mask_ratio))
+        self.norm_pix_loss = norm_pix_loss
+        self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, self.backbone.embed_dim))
+        self.decoder = self._build_decoder(decoder, h * w * self.backbone.in_channels)
+
+    def _build_decoder(self, decoder: dict | None, patch_dim: int) -> MAEDecoder:
+        decoder = dict(decoder or {})
+        arch = getattr(self.backbone, "arch", None)
+        if arch is not None:
+            decoder = {"depth": arch.depth, "num_heads": arch.num_heads, **decoder}
+        if decoder.keys() != {"depth", "num_heads"}:
+            raise ValueError(f"decoder needs depth and num_heads, got {', '.join(decoder) or 'neither'}")
+        return MAEDecoder(self.backbone.embed_dim, **decoder, patch_dim=patch_dim)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels C of the images, which are those that the preprocessor normalises."""
+        return len(self.data_preprocessor.mean)
+
+    # Patches ------------------------------------------------------------------------------------------------------
+
+    def patchify(self, images: Tensor) -> Tensor:
+        """Images as patches ``(B, N, h w C)``, in the order (row in patch, column in patch, channel)."""
+        h, w = self.backbone.patch_size
+        return rearrange(images, "B C (gh h) (gw w) -> B (gh gw) (h w C)", h=h, w=w)
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """Patches as images ``(B, C, H, W)``."""
+        (h, w), (rows, columns) = self.backbone.patch_size, self.grid_size
+        return rearrange(patches, "B (gh gw) (h w C) -> B C (gh h) (gw w)", gh=rows, gw=columns, h=h, w=w)
+
+    def targets(self, images: Tensor) -> Tensor:
+        """What is predicted, ``(B, N, h w C)``: the patches of normalised images, or, with ``norm_pix_loss``, each less
+        its mean and over its standard deviation."""
+        patches = self.patchify(images)
+        if not self.norm_pix_loss:
+            return patches
+        mean, deviation = self._statistics(patches)
+        return (patches - mean) / deviation
+
+    @staticmethod
+    def _statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)  # unbiased
+        return mean, (variance + EPS).sqrt()
+
+    def mask_of(self, noise: Tensor) -> Tensor:
+        """The mask that noise ``(B, N)`` gives, true for what is masked: the ``num_kept`` smallest of a row are not."""
+        kept = noise.argsort(dim=1)[:, : self.num_kept]
+        return torch.ones_like(noise, dtype=torch.bool).scatter_(1, kept, False)
+
+    # What the Runner and the tools ask ----------------------------------------------------------------------------
+
+    def tensor(self, inputs: Tensor, noise: Tensor | None = None, **_: Tensor) -> Tensor:
+        """Predictions for all patches, masked or not, ``(B, N, h w C)``.
+
+        Without noise the encoder sees the whole image, so that what is measured and drawn of its layers is of the
+        image, and the same each time.
+        """
+        return self._predictions(inputs, None if noise is None else self._checked_mask(inputs, noise))
+
+    def features(self, inputs: Tensor, **_: Tensor) -> Tensor:
+        """The CLS token of the whole image, ``(B, d)``."""
+        return self.backbone(inputs)[:, 0]
+
+    def loss(self, inputs: Tensor, noise: Tensor | None = None, **_: Tensor) -> dict[str, Tensor]:
+        """The mean squared error of the masked patches, ``{'loss': scalar}``; the noise is drawn if it is not given."""
+        if noise is None:
+            noise = torch.rand(len(inputs), self.grid_size[0] * self.grid_size[1], device=inputs.device)
+        return {"loss": self._loss_by_sample(inputs, noise).mean()}
+
+    def predict(self, inputs: Tensor, sample_idx: Tensor | None = None, noise: Tensor | None = None, **_: Tensor):
+        """``[{'loss': (B,), 'sample_idx': (B,)}]``, one dict for the batch.
+
+        An image's mask depends on its position in the dataset alone, so that an evaluation is repeatable.
+        """
+        if noise is None:
+            noise = self.noise_of(sample_idx).to(inputs.device)
+        return [{"loss": self._loss_by_sample(inputs, noise), "sample_idx": sample_idx}]
+
+    def noise_of(self, sample_idx: Tensor) -> Tensor:
+        """The masking noise ``(B, N)`` of an evaluation, for samples by their positions ``(B,)``."""
+        if sample_idx is None:
+            raise ValueError("an evaluation masks each image by its sample_idx, which the batch has not")
+        size = self.grid_size[0] * self.grid_size[1]
+        # NumPy promises that this generator's numbers stay the same.
+        rows = [np.random.RandomState(position % 2**32).random_sample(size) for position in sample_idx.tolist()]
+        return torch.from_numpy(np.stack(rows))
+
+    def reconstruct(self, inputs: Tensor, noise: Tensor) -> Reconstruction:
+        """Mask images and fill them in.
+
+        With ``norm_pix_loss`` a prediction is of a patch without its mean and standard deviation; the true patch's are
+        put back, which the model has not predicted.
+        """
+        mask = self._checked_mask(inputs, noise)
+        patches, predicted = self.patchify(inputs), self._predictions(inputs, mask)
+        if self.norm_pix_loss:
+            mean, deviation = self._statistics(patches)
+            predicted = predicted * deviation + mean
+        hidden = mask[..., None]
+        filled = torch.where(hidden, predicted.to(patches.dtype), patches)
+        return Reconstruction(self.unpatchify(patches.masked_fill(hidden, 0)), self.unpatchify(filled), mask)
+
+    def example(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        parameter = next(self.parameters())
+        size = size or self.backbone.img_size
+        return {"inputs": torch.zeros(1, self.in_channels, *size, device=parameter.device, dtype=parameter.dtype)}
+
+    def check_data(self, dataset: Any, split: str) -> None:
+        if not hasattr(dataset, "source") and not isinstance(dataset[0], dict):
+            kind = type(dataset).__name__
+            raise ValueError(
+                f"{split}_dataloader.dataset of type {kind!r} has no source: write dict(type='ClassificationDataset', "
+                f"source=dict(type={kind!r}, ...), transforms=[...]), whose labels have no effect"
+            )
+
+    # Within -------------------------------------------------------------------------------------------------------
+
+    def _checked_mask(self, inputs: Tensor, noise: Tensor) -> Tensor:
+        if tuple(inputs.shape[-2:]) != tuple(self.backbone.img_size):
+            raise ValueError(
+                f"masked images must be of the backbone's img_size {tuple(self.backbone.img_size)}, they are "
+                f"{tuple(inputs.shape[-2:])}: set img_size of the backbone to the data's"
+            )
+        wanted = (len(inputs), self.grid_size[0] * self.grid_size[1])
+        if tuple(noise.shape) != wanted:
+            raise ValueError(f"noise must have shape {wanted}, a number a patch, got {tuple(noise.shape)}")
+        return self.mask_of(noise)
+
+    def _predictions(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        return self.decoder(self.backbone(inputs, mask, self.mask_token))
+
+    def _loss_by_sample(self, inputs: Tensor, noise: Tensor) -> Tensor:
+        """The mean squared error of each sample's masked patches, ``(B,)``; all samples have as many."""
+        mask = self._checked_mask(inputs, noise)
+        error = (self._predictions(inputs, mask) - self.targets(inputs)).square().mean(dim=-1)
+        return (error * mask).sum(dim=1) / mask.sum(dim=1)
