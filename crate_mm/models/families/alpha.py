@@ -155,7 +155,7 @@ class CRATEAlpha(nn.Module):
         return {"embedding.pos_embed": self.embedding.grid_size}
 
     def fuse(self) -> "CRATEAlpha":
-        """Compute once what depends on the weights alone, for inference, where the steps have such: CRATE's ISTA."""
+        """Compute once what depends on the weights alone: CRATE's ISTA has such, two steps of it have not."""
         for block in self.blocks:
             block.fuse()
         return self
@@ -215,10 +215,8 @@ class CRATEAlpha(nn.Module):
             assumed += f", {heads} heads"
         backbone = {"type": "CRATEAlpha", "arch": cls.sizes.name_of(Arch(embed_dim, depth, heads)), "img_size": size}
         backbone |= {"patch_size": patch[0] if patch[0] == patch[1] else tuple(patch), **given}
-        if atoms != 4 * embed_dim:
-            backbone["ratio"] = atoms // embed_dim
-        if "transformer.layers.0.1.fn.D1" not in weights:
-            backbone["decoupled"] = False
+        backbone |= {} if atoms == 4 * embed_dim else {"ratio": atoms // embed_dim}
+        backbone |= {} if "transformer.layers.0.1.fn.D1" in weights else {"decoupled": False}
         head = {"type": "LinearHead", "num_classes": num_classes, **norm_eps}
         model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
         return Translation(source, renamed, model, left_out, assumed)
