@@ -6,7 +6,7 @@ The names below load on first use, so that ``import crate_mm.registry`` stays li
 from . import moved  # noqa: F401  former names of modules
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "get_model", "init_model", "list_models"]
+__all__ = ["Predictor", "from_official", "get_model", "init_model", "list_models"]
 
 
 def __getattr__(name: str):

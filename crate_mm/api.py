@@ -1,6 +1,7 @@
 """What a user imports: models by name or by config, and prediction on images."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,36 @@ from mmengine.logging import print_log
 from PIL import Image
 from torch import nn
 
-from .checkpoints import CheckpointError, build_described, check_transforms, open_checkpoint
+from .checkpoints import CheckpointError, as_checkpoint, build_described, check_transforms, open_checkpoint
 from .checkpoints.fit import fit
+from .checkpoints.npz import as_tensor
 from .config import require_model
 from .datasets import build_transforms, imagenet_class_names
 from .datasets.images import UnreadableImageError, convert, open_image
 from .datasets.transforms import to_uint8
 from .engine.features import load_config_for
-from .models import ARCHS, VIT_ARCHS, ImageClassifier
-from .registry import MODELS, registered_only, suggest
+from .models import ImageClassifier
+from .registry import BACKBONES, MODELS, registered_only, suggest
 from .untrusted import shown
 
 
 def list_models() -> list[str]:
-    """Names that ``get_model`` takes: 'crate_tiny', 'crate_small', ..., 'vit_tiny', 'vit_small'."""
-    return [f"crate_{arch}" for arch in ARCHS] + [f"vit_{arch}" for arch in VIT_ARCHS]
+    """Names that ``get_model`` takes: 'crate_tiny', ..., 'crate_alpha_base', ..., 'tost_small_12', ..., 'vit_small'.
+
+    They are those of the registered backbones that say their ``sizes``.
+    """
+    return list(_named_models())
+
+
+def _named_models() -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Of each name its backbone, its arch and the arguments of its head, as the registered backbones say them."""
+    BACKBONES.names()  # registers them
+    families = {kind: backbone.sizes for kind, backbone in BACKBONES.module_dict.items() if hasattr(backbone, "sizes")}
+    return {
+        f"{sizes.prefix}_{arch}": (kind, arch, sizes.head)
+        for kind, sizes in sorted(families.items(), key=lambda item: item[1].prefix)
+        for arch in sizes.archs
+    }
 
 
 def get_model(name: str, num_classes: int = 1000, pool: str = "cls", **backbone: Any) -> ImageClassifier:
@@ -40,14 +56,15 @@ def get_model(name: str, num_classes: int = 1000, pool: str = "cls", **backbone:
     Raises:
         ValueError: unknown ``name``.
     """
-    if name not in list_models():
-        raise ValueError(f"unknown model {name!r}: {suggest(name, list_models())}")
+    models = _named_models()
+    if name not in models:
+        raise ValueError(f"unknown model {name!r}: {suggest(name, list(models))}")
     channels = backbone.get("in_channels", 3)
     preprocessor = {} if channels == 3 else {"mean": (0.5,) * channels, "std": (0.5,) * channels}
-    family, _, arch = name.partition("_")
+    kind, arch, head = models[name]
     return ImageClassifier(
-        backbone={"type": {"crate": "CRATE", "vit": "ViT"}[family], "arch": arch, **backbone},
-        head={"type": "LinearHead", "num_classes": num_classes, "pool": pool, "norm": family != "vit"},
+        backbone={"type": kind, "arch": arch, **backbone},
+        head={"type": "LinearHead", "num_classes": num_classes, "pool": pool, **head},
         preprocessor=preprocessor,
     ).eval()
 
@@ -86,6 +103,46 @@ def init_model(
     if "transforms" in test:
         model.test_transforms, model.described_by = test["transforms"], None
     return model.to(device).eval()
+
+
+def from_official(source: str | Path | Mapping[str, Any], **given: Any) -> nn.Module:
+    """A model with another code base's weights, in their kind of number and in eval mode::
+
+        from_official("crate_alpha_B16.pth")
+        from_official("crate-demo.pth", num_heads=6)
+
+    The families that know the names of the weights say what model they are of. What shapes do not tell and only one
+    published model answers is taken as published, which the log says; whatever else they leave open must be given.
+
+    Args:
+        source: a .pth, .safetensors or .npz file, or what such a file holds: weights by name, or a dict with them.
+        given: arguments of the model that shapes do not tell, such as ``num_heads``, ``ista_step_size``,
+            ``ista_lambda`` and ``img_size``; what a family takes, its ``translate`` says.
+
+    Raises:
+        CheckpointError: (a ``ValueError``) the file is no checkpoint or one of ours, no family knows its names, its
+            weights are not whole, or something is not given, which the message names, or given and not taken.
+    """
+    if isinstance(source, (str, Path)):
+        opened = open_checkpoint(source, **given)
+    else:
+        arrays = {key: as_tensor(value) if isinstance(value, np.ndarray) else value for key, value in source.items()}
+        opened = as_checkpoint(arrays, "what is given", **given)
+    if opened.model is not None and "translated_from" not in opened.meta:
+        raise CheckpointError(f"{opened.path} is a checkpoint of crate_mm: init_model(None, file) takes it")
+    if opened.model is None:
+        known = "no family here knows the names of its weights, so that it is not known what model they are of"
+        raise CheckpointError(f"{opened.path}: {opened.unknown or known}")
+    model = build_described(opened)
+    kinds = {value.dtype for value in opened.weights.values() if value.is_floating_point()}
+    if len(kinds) == 1:
+        model.to(*kinds)
+    for name, value in model.state_dict(keep_vars=True).items():
+        if opened.weights[name].is_floating_point():
+            value.data = value.data.to(opened.weights[name].dtype)
+    fit(model, opened)
+    opened.say(lambda note: print_log(note, "current", logging.INFO))
+    return model.eval()
 
 
 class Predictor:

@@ -84,7 +84,7 @@ def run_tool(tmp_path):
 
 @pytest.fixture
 def in_fork():
-    """Call a function in a forked process: an export starts threads of autograd, behind which no other test may fork."""
+    """Call a function in a forked process: an export starts threads of autograd, which no fork survives."""
 
     def call(function, *args) -> None:
         process = multiprocessing.get_context("fork").Process(target=function, args=args)

@@ -17,13 +17,15 @@ from crate_mm.checkpoints import open_checkpoint
 from crate_mm.checkpoints.publish import publish
 from crate_mm.datasets import Digits
 from crate_mm.engine import Runner, load_config, read_checkpoint
-from crate_mm.models import ARCHS
+from crate_mm.models import ALPHA_ARCHS, ARCHS, SEGMENTATION_ARCHS, TOST_ARCHS, VIT_ARCHS
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_models_by_name():
-    assert list_models() == [f"crate_{arch}" for arch in ARCHS] + ["vit_tiny", "vit_small"]
+    families = dict(crate=[*ARCHS, *SEGMENTATION_ARCHS], crate_alpha=ALPHA_ARCHS, tost=TOST_ARCHS, vit=VIT_ARCHS)
+    assert set(list_models()) >= {f"{family}_{arch}" for family, archs in families.items() for arch in archs}
+    assert list_models()[: len(ARCHS)] == [f"crate_{arch}" for arch in ARCHS]
     assert get_model("vit_tiny", num_classes=7, img_size=32)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     model = get_model("crate_tiny", num_classes=7, img_size=(16, 32), patch_size=8, in_channels=1, pool="mean")
     assert not model.training

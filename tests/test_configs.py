@@ -8,9 +8,8 @@ import torch
 from mmengine.config import Config
 
 from crate_mm.engine import CONFIGS, Runner, load_config, prepare
-from crate_mm.models import ARCHS, VIT_ARCHS
-from crate_mm.models.families import Arch
-from crate_mm.registry import DATASETS, LOOPS, METRICS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
+from crate_mm.models.families import CRATE, Arch
+from crate_mm.registry import BACKBONES, DATASETS, LOOPS, METRICS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
 from tests.dataset_formats import WRITERS
 
 LEAVES = sorted(p for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts)
@@ -173,7 +172,7 @@ def test_a_step_and_an_evaluation(name, published_data, tmp_path):
     cfg = load(name)
     source = cfg.train_dataloader.dataset.source.type
     backbone = cfg.model.backbone
-    archs = VIT_ARCHS if backbone.type == "ViT" else ARCHS
+    archs = getattr(BACKBONES.get(backbone.type), "sizes", CRATE.sizes).archs  # CRATE-MAE's are CRATE's
     size = archs[backbone.arch] if isinstance(backbone.arch, str) else Arch(**backbone.arch)
     options = {
         **SMALL,

@@ -40,8 +40,9 @@ class Complexity(NamedTuple):
 def count_complexity(model: nn.Module, example: Tensor | dict[str, Tensor], depth: int = 3) -> Complexity:
     """Count the parameters of a model and the multiply-adds of its forward pass.
 
-    Products count one for each multiply-add; LayerNorm counts 5 an element, as fvcore has it; element-wise operators
-    count nothing. A model that chooses its arithmetic by the number of tokens is counted as it runs on this input.
+    Products count one for each multiply-add; LayerNorm counts 5 an element, as fvcore has it; element-wise operators,
+    BatchNorm's two among them, count nothing. A model that chooses its arithmetic by the number of tokens is counted as
+    it runs on this input.
 
     Args:
         model: any module that maps the input to something.
@@ -61,6 +62,7 @@ def count_complexity(model: nn.Module, example: Tensor | dict[str, Tensor], dept
         with torch.no_grad():
             analysis = FlopCountAnalysis(model, inputs)
             analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
+            analysis.set_op_handle("aten::batch_norm", lambda *_: 0)  # a factor and a summand a channel, in eval mode
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             by_module = analysis.by_module()
             total, operators, uncounted = analysis.total(), analysis.by_operator(), analysis.unsupported_ops()

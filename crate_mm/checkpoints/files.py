@@ -1,5 +1,6 @@
 """Checkpoint files: read without running code, checked against their checksums, found, written in one piece."""
 
+import argparse
 import io
 import pickle
 import re
@@ -10,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.fileio import LocalBackend, register_backend
@@ -18,6 +20,7 @@ from ..files import atomic_file, home
 from ..private_torch import PyTorchFileReader
 from ..untrusted import shown
 from .form import CheckpointError, DamagedError, check_form
+from .npz import read_npz
 from .pickles import PickleScan, Refused, Thing, refusal
 from .safe import read_published
 
@@ -25,7 +28,7 @@ MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # the first thing in a file of PyTorch's 
 
 
 def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
-    """Read a checkpoint or a safetensors file; pickles that want to run code are refused (``weights_only=True``).
+    """Read a checkpoint, a safetensors or an npz file; pickles that want to run code are refused.
 
     What the file asks for in memory and time is compared with its size first, and the form of what it says of itself is
     checked (see ``pickles`` and ``form``).
@@ -38,6 +41,8 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
         raise CheckpointError(f"checkpoint {path} does not exist{_nearby(path)}")
     if path.suffix == ".safetensors":
         return read_published(path, map_location)
+    if path.suffix == ".npz":
+        return read_npz(path, map_location)
     archive = _is_archive(path)
     if archive and not zipfile.is_zipfile(path):
         raise DamagedError(f"{path} is damaged or no checkpoint: it is cut off")
@@ -45,7 +50,7 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
     if refused:
         raise refusal(refused, path)
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = _load(path, map_location=map_location)
     except Exception as error:  # a file that is none is met in many ways
         if isinstance(error, (MemoryError, OSError)) or "allocate" in str(error):
             raise CheckpointError(f"{path} cannot be read now: {_first_line(error)}") from None
@@ -54,8 +59,16 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
         raise CheckpointError(
             f"{path} holds {type(checkpoint).__name__}, not a dict with a state_dict: it is no checkpoint"
         )
+    # Other code bases keep their command line's arguments so. What stands in them is looked at as all else is.
+    checkpoint = {key: vars(value) if type(value) is argparse.Namespace else value for key, value in checkpoint.items()}
     check_form(checkpoint, path)
     return checkpoint
+
+
+def _load(path: Path, **options: Any) -> Any:
+    """``torch.load`` of what ``PickleScan`` has found to be tensors, plain data and ``argparse.Namespace``."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, weights_only=True, **options)
 
 
 def _is_archive(path: Path) -> bool:
@@ -85,7 +98,7 @@ def check_intact(path: str | Path, opens: bool = True) -> Refused | None:
                 refused = _scan_archive(archive, Path(path))
         # The checksums do not cover the archive's own tables, of which PyTorch reads more than Python does.
         if opens and not damaged and not refused:
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            _load(path, map_location="cpu", mmap=True)
     except pickle.UnpicklingError:
         raise DamagedError(f"{path} is damaged or no checkpoint: PyTorch cannot read it as plain data") from None
     except Exception as error:  # a changed byte in the tables is met in many ways

@@ -1,5 +1,6 @@
 """A checkpoint as a value: opened, verified, unwrapped and translated once, by one function."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ CONTAINERS = ("state_dict", "model", "net", "network", "module", "model_state_di
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_model", "ema_state_dict", "averaged_model")
 # Parts of names that wrappers put in: torch.compile's anywhere, FSDP's and activation checkpointing's too.
 WRAPPED = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+LANGUAGE = "transformer.wte.weight"  # the token embedding in nanoGPT's models, and in those of the family made from it
 
 
 @dataclass
@@ -62,24 +64,26 @@ class Checkpoint:
             say(f"{shown(self.path)}: {shown(note, 1000)}")
 
 
-def open_checkpoint(path: str | Path, num_heads: int | None = None, map_location: str = "cpu") -> Checkpoint:
-    """Open a .pth or .safetensors file of ours or of another code base, without running code.
+def open_checkpoint(path: str | Path, map_location: str = "cpu", **given: Any) -> Checkpoint:
+    """Open a .pth, .safetensors or .npz file of ours or of another code base, without running code.
 
     The file is verified, the wrappings that are in use are taken off, and each registered family may translate the
     names of code bases that it knows. What was done is in the result's ``notes``.
 
     Args:
         path: the file.
-        num_heads: of a model whose file does not tell it.
         map_location: where the tensors go.
+        given: arguments of the model that another code base's file does not tell, such as ``num_heads``; its family's
+            ``translate`` says which it takes. None is as not given.
 
     Raises:
-        CheckpointError: the file is missing, damaged, no checkpoint, refused, or not whole.
+        CheckpointError: the file is missing, damaged, no checkpoint, refused, not whole, or something is given that its
+            family does not take.
     """
-    return as_checkpoint(read_checkpoint(path, map_location), path, num_heads)
+    return as_checkpoint(read_checkpoint(path, map_location), path, **given)
 
 
-def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", num_heads: int | None = None) -> Checkpoint:
+def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **given: Any) -> Checkpoint:
     """The contents of a file, as ``read_checkpoint`` returns them, as a ``Checkpoint``: see ``open_checkpoint``."""
     path = str(path)
     meta = {**contents["meta"]} if isinstance(contents.get("meta"), dict) else {}
@@ -100,8 +104,11 @@ def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", num_heads
         states={key: value for key, value in contents.items() if key not in ("meta", "state_dict")},
         notes=notes,
     )
-    if not described:
-        _translate(checkpoint, num_heads)
+    given = {name: value for name, value in given.items() if value is not None}
+    taken = not described and _translate(checkpoint, given)
+    if given and not taken:
+        why = "it says itself what model it is of" if described else "no family knows the names of its weights"
+        raise CheckpointError(f"{path} takes no {' and no '.join(map(shown, given))}: {why}")
     return checkpoint
 
 
@@ -177,17 +184,18 @@ def _without_wrappers(stored: dict[str, Tensor], notes: list[str], path: str) ->
     return weights
 
 
-def _translate(checkpoint: Checkpoint, num_heads: int | None) -> None:
-    """Let the family that knows the names give the weights ours, and say what model they are of.
+def _translate(checkpoint: Checkpoint, given: dict[str, Any]) -> bool:
+    """Let the family that knows the names give the weights ours, and say what model they are of; False if none does.
 
     Raises:
-        CheckpointError: one knows the names and finds the weights not whole, and no other one takes them.
+        CheckpointError: one knows the names and finds the weights not whole or what is given wrong, and no other one
+            takes them.
     """
     BACKBONES.names()  # registers them
     refused: list[ValueError] = []
     for family in BACKBONES.module_dict.values():
         try:
-            found = family.translate(checkpoint.weights, num_heads) if hasattr(family, "translate") else None
+            found = _asked(family, checkpoint.weights, given) if hasattr(family, "translate") else None
             if found is not None and found.model:
                 _check_whole(found.model, found.weights)
         except ValueError as error:
@@ -198,7 +206,9 @@ def _translate(checkpoint: Checkpoint, num_heads: int | None) -> None:
     else:
         if refused:
             raise CheckpointError(f"{checkpoint.path}: {refused[0]}")
-        return
+        if LANGUAGE in checkpoint.weights:
+            checkpoint.unknown = f"its weights are a language model's ({LANGUAGE}), for which there is no family here"
+        return False
     checkpoint.weights, checkpoint.model, checkpoint.unknown = found.weights, found.model, found.unknown
     checkpoint.notes.append(f"it has the names of {found.source}, which are translated")
     if found.unknown:
@@ -207,6 +217,20 @@ def _translate(checkpoint: Checkpoint, num_heads: int | None) -> None:
         checkpoint.notes.append(f"left out, as no part of the model takes it: {', '.join(found.left_out)}")
     checkpoint.notes.append(f"assumed, as shapes do not tell it: {found.assumed}")
     checkpoint.meta |= {"translated_from": found.source, "assumed": found.assumed}
+    return True
+
+
+def _asked(family: type, weights: dict[str, Tensor], given: dict[str, Any]) -> Any:
+    """What a family says of weights, given what it takes; raise ``ValueError`` if it knows them and takes it not."""
+    takes = inspect.signature(family.translate).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        return family.translate(weights, **given)
+    found = family.translate(weights, **{name: value for name, value in given.items() if name in takes})
+    surplus = [name for name in given if name not in takes]
+    if found is not None and surplus:
+        known = ", ".join([*takes][1:]) or "nothing"
+        raise ValueError(f"weights of {found.source} take no {' and no '.join(surplus)}, only {known}")
+    return found
 
 
 def _check_whole(model: dict, weights: dict[str, Tensor]) -> None:

@@ -85,6 +85,7 @@ def _is_list_of_keys(*parts: Any) -> bool:
 
 
 ENCODE = "_codecs.encode"
+NAMESPACE = "argparse.Namespace"  # the arguments of other code bases' command lines; made empty, then given its names
 DICTS = ["dict", "collections.OrderedDict", "collections.Counter"]
 # What may be called, and whether it may be with these arguments, which are those that pickling writes.
 CALLS: dict[str, Callable[..., bool]] = {
@@ -177,6 +178,13 @@ class PickleScan:
             elif name == "REDUCE":
                 arguments = stack.pop()
                 stack.append(self._call(stack.pop(), arguments))
+            elif name == "NEWOBJ":
+                arguments, made = stack.pop(), stack.pop()
+                if made != _Name(NAMESPACE) or not isinstance(arguments, _Tuple) or arguments.parts:
+                    raise Refused("it makes something else than an empty argparse.Namespace")
+                stack.append(Thing(NAMESPACE))
+            elif name == "BUILD" and isinstance(stack[-2], Thing) and stack[-2].kind == NAMESPACE:
+                self._name(stack[-2], stack.pop())
             elif name == "BUILD":  # an OrderedDict's attributes, such as a state_dict's _metadata
                 state = stack.pop()
                 ordered = isinstance(stack[-1], Thing) and stack[-1].kind == "collections.OrderedDict"
@@ -203,7 +211,7 @@ class PickleScan:
                 return _Name(path, item_bytes)
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return _Name(path, getattr(torch, name).itemsize)
-        if path in CALLS:
+        if path in CALLS or path == NAMESPACE:
             return _Name(path)
         if any(re.fullmatch(kind, path) for kind in OTHER_TENSORS):
             raise Refused(f"it holds {path}")
@@ -230,6 +238,15 @@ class PickleScan:
         thing.items += items
         thing.size += len(items)
 
+    def _name(self, namespace: Thing, state: Any) -> None:
+        """Give a Namespace its names, once."""
+        if namespace.items or not (isinstance(state, Thing) and state.kind == "dict"):
+            raise Refused("it gives an argparse.Namespace something else than its names, once")
+        if not all(isinstance(key, str) for key in state.items):
+            raise Refused("it has an argparse.Namespace with a name that is none")
+        namespace.items, namespace.size = [*state.items], state.size
+        self._copy(state.size)
+
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, _Name) or not isinstance(arguments, _Tuple):
             raise Refused("it calls something else than a name")
@@ -246,10 +263,13 @@ class PickleScan:
         if len(parts) > 2 or not CALLS[path](*parts):
             raise Refused(f"it calls {path} with something else than {WORDS.get(path, 'plain data')}")
         size = sum(part.size if isinstance(part, (Thing, _Tuple)) else len(str(part)) for part in parts)
+        self._copy(size)
+        return parts[0] if path == "torch.Size" else Thing(path, size)  # a Size is hashed as its tuple is
+
+    def _copy(self, size: int) -> None:
         self.copied += size
         if self.copied > 16 * self.file_bytes + 2**16:
             raise Refused("it copies the same data again and again")
-        return parts[0] if path == "torch.Size" else Thing(path, size)  # a Size is hashed as its tuple is
 
     def _storage(self, wanted: Any) -> _Storage:
         parts = wanted.parts if isinstance(wanted, _Tuple) else ()

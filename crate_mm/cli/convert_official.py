@@ -1,10 +1,10 @@
-"""Convert a checkpoint of another code base (the official CRATE and CRATE-MAE code, torchvision's ViT) to ours.
+"""Convert a checkpoint of another code base (CRATE, CRATE-MAE, CRATE-alpha, ToST, torchvision's ViT, ...) to ours.
 
 python tools/convert_official.py crate_base_official.pth crate_base.pth
 python tools/test.py configs/crate_base_in1k.py crate_base.pth
 
-What shapes do not tell is asked for (--num-heads), unless all that can be seen says which published model it is; what
-is assumed is printed, and stored in OUT.
+What shapes do not tell is asked for (--num-heads 6, --given ista_lambda=0.5), unless all that can be seen says which
+published model it is; what is assumed is printed, and stored in OUT.
 """
 
 import argparse
@@ -13,8 +13,15 @@ from pathlib import Path
 import torch
 
 from ..checkpoints import CheckpointError, open_checkpoint
+from ..config.kinds import parse_value
 from ..files import atomic_file
-from .options import Parser, check_writable, one_sentence_errors, positive
+from ..models.layers import to_pair
+from .options import KeyValues, Parser, check_writable, one_sentence_errors, positive
+
+UNKNOWN = (
+    "is not a checkpoint of the official CRATE code, nor of another one that is known: CRATE's have pos_embedding and "
+    "transformer.layers, CRATE-alpha's conv1 too, ToST's pos_embeder, torchvision's ViT conv_proj and heads.head"
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,6 +29,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("input", metavar="IN", help="file of the other code base")
     parser.add_argument("output", metavar="OUT", help="file to write")
     parser.add_argument("--num-heads", type=positive, help="number of heads, which no file tells")
+    parser.add_argument(
+        "--given",
+        nargs="+",
+        action=KeyValues,
+        metavar="KEY=VALUE",
+        help="further arguments of the model that shapes do not tell, such as img_size, ista_step_size, ista_lambda",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     return parser.parse_args()
 
@@ -33,11 +47,11 @@ def main() -> None:
         if output.exists() and not args.force:
             raise ValueError(f"{output} exists: --force overwrites it")
         check_writable(args.output)
-        opened = open_checkpoint(args.input, args.num_heads)
+        given = {name: parse_value(str(text)) for name, text in (args.given or {}).items()}
+        opened = open_checkpoint(args.input, **{"num_heads": args.num_heads, **given})
         if "translated_from" not in opened.meta:
             raise CheckpointError(
-                f"{args.input} is not a checkpoint of the official CRATE code, nor of another one that is known: these "
-                "have pos_embedding and transformer.layers, torchvision's ViT conv_proj and heads.head"
+                f"{args.input} {UNKNOWN}" if not opened.unknown else f"{args.input}: {opened.unknown}"
             )
         if opened.model is None:
             raise CheckpointError(f"{args.input}: {opened.unknown} (--num-heads K)")
@@ -45,12 +59,14 @@ def main() -> None:
         meta = {"model": opened.model, **{key: opened.meta[key] for key in ("translated_from", "assumed")}}
         with atomic_file(output) as file:
             torch.save({"meta": meta, "state_dict": opened.weights}, file)
-    model, state_dict = opened.model, opened.weights
-    backbone, numbers = model["backbone"], sum(value.numel() for value in state_dict.values())
+    backbone = opened.model["backbone"]
+    size = " x ".join(map(str, to_pair(backbone["img_size"])))
+    classes = (opened.model.get("head") or {}).get("num_classes")
     print(
-        f"wrote {output}: {backbone['type']} {backbone['arch']}, {len(state_dict)} tensors, {numbers:,} parameters, "
-        f"{backbone['img_size']} x {backbone['img_size']} images in patches of {backbone['patch_size']}"
-        + (f", {model['head']['num_classes']} classes" if "head" in model else f", {model['type']}")
+        f"wrote {output}: {backbone['type']} {backbone.get('arch', '')}, {len(opened.weights)} tensors, "
+        f"{sum(value.numel() for value in opened.weights.values()):,} parameters, "
+        f"{size} images in patches of {backbone['patch_size']}"
+        + (f", {classes} classes" if classes else f", {opened.model['type']}")
     )
 
 

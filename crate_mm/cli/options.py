@@ -49,7 +49,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
 
 
-class _KeyValues(argparse.Action):
+class KeyValues(argparse.Action):
     """Collect KEY=VALUE pairs, the values as text. (MMEngine's own action drops spaces and cannot read dicts.)"""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
@@ -67,7 +67,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=_KeyValues,
+        action=KeyValues,
         metavar="KEY=VALUE",
         help="override settings of the config, as in train_cfg.max_epochs=10 data_root=/data/imagenet",
     )

@@ -113,6 +113,13 @@ SETTINGS = (
         "several processes: let parameters go without a gradient",
     ),
     Setting(
+        "sync_bn",
+        None,
+        "one of 'torch', False, None",
+        lambda value: value is None or value is False or value == "torch",
+        "several GPUs: BatchNorm's statistics are of all processes' samples; None: where a model has BatchNorm",
+    ),
+    Setting(
         "guards",
         {},
         "a dict: a guard's name to None, or to its settings",
@@ -148,6 +155,7 @@ GUARDS = {
     "finite": Guard("StopOnNonFiniteLoss", "a run goes on when its loss is not finite"),
     "unreadable": Guard("UnreadableImages", "images that cannot be read are replaced without a word"),
     "log_history": Guard("TrimLogHistory", "long runs slow down with the length of their log"),
+    "statistics": Guard("SameStatistics", "processes evaluate with BatchNorm statistics of their own"),
     "result_file": Guard("ResultFile", "there is no result.json, and its checkpoints do not name their run"),
 }
 

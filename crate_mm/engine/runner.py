@@ -32,6 +32,7 @@ from .safety.launch import init_processes
 from .safety.work_dir import hold
 from .saving import CheckpointHook
 from .schedule import WarmupCosineLR, scale_rate
+from .statistics import share_statistics
 
 
 @RUNNERS.register_module()
@@ -161,12 +162,14 @@ class Runner(KeepingRunner):
             return super().wrap_model(model_wrapper_cfg, model)
         device = get_device()
         device_ids = [torch.cuda.current_device()] if device == "cuda" else None
-        # Our models have no buffers that training changes. The option has changed its name in PyTorch.
+        # BatchNorm's statistics are the only buffers that training changes.
+        model, buffers_change = share_statistics(model, self.cfg.get("sync_bn"), device)
+        # The option has changed its name in PyTorch.
         names = inspect.signature(DistributedDataParallel).parameters
         sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
         unused = self.cfg.get("find_unused_parameters", False)
         return MMDistributedDataParallel(
-            module=model.to(device), device_ids=device_ids, find_unused_parameters=unused, **{sync: False}
+            module=model.to(device), device_ids=device_ids, find_unused_parameters=unused, **{sync: buffers_change}
         )
 
     # Running ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What a checkpoint's pickle asks for is compared with the file before PyTorch reads it."""
 
+import argparse
 import gzip
 import io
 import pickle
@@ -306,3 +307,52 @@ def test_any_instructions_end_in_a_sentence(tmp_path_factory, instructions):
         read_checkpoint(file)
     except CheckpointError as error:
         assert "x.pth" in str(error)
+
+
+NAMESPACE = b"cargparse\nNamespace\n)\x81"
+NO_NAMESPACE = {
+    "arguments of its own": b"cargparse\nNamespace\nK\x01\x85\x81",
+    "a call": b"cargparse\nNamespace\n)R",
+    "names twice": NAMESPACE + b"}X\x01\x00\x00\x00bK\x01sb}X\x01\x00\x00\x00cK\x01sb",
+    "a list of names": NAMESPACE + b"]b",
+    "a number as name": NAMESPACE + b"}K\x01K\x01sb",
+    "a name in a list": b"]" + NAMESPACE + b"a",
+    "a Namespace in it": NAMESPACE + b"}X\x01\x00\x00\x00b" + NAMESPACE + b"sb",
+    "the class": b"cargparse\nNamespace\n",
+    "a tensor's class made": b"ctorch\nSize\n)\x81",
+    "its names again and again": b"](}("
+    + b"".join(b"X\x04\x00\x00\x00%04dK\x01" % i for i in range(999))
+    + b"uq\x01"
+    + 2000 * (NAMESPACE + b"h\x01b")
+    + b"e",
+}
+
+
+@pytest.mark.parametrize("what", NO_NAMESPACE)
+def test_a_namespace_is_made_empty_and_named_once(tmp_path, what):
+    (tmp_path / "x.pth").write_bytes(old_format(NO_NAMESPACE[what]))
+    sentence, seconds, megabytes = refusal_of(tmp_path / "x.pth")
+    assert "x.pth is no checkpoint: it" in sentence
+    assert seconds < 10
+    assert megabytes < 200
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_namespace_becomes_a_dict(tmp_path, zipped):
+    args = argparse.Namespace(lr=1e-3, betas=(0.9, 0.95), names=["a"], none=None, weight=torch.ones(2))
+    saved = {"model": {"a": torch.zeros(1)}, "args": args}
+    torch.save(saved, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    read = read_checkpoint(tmp_path / "x.pth")["args"]
+    assert type(read) is dict
+    assert torch.equal(read.pop("weight"), args.weight)
+    assert read == dict(lr=1e-3, betas=(0.9, 0.95), names=["a"], none=None)
+
+
+@pytest.mark.parametrize("name", ["argparse.ArgumentParser", "argparse.FileType", "types.SimpleNamespace", "os.system"])
+def test_nothing_else_is_allowed_with_it(tmp_path, name):
+    module, _, name = name.rpartition(".")
+    code = b"c" + module.encode() + b"\n" + name.encode() + b"\n)\x81"
+    (tmp_path / "x.pth").write_bytes(old_format(code))
+    with pytest.raises(CheckpointError, match="is refused: loading it would run code of its own"):
+        read_checkpoint(tmp_path / "x.pth")
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()

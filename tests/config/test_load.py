@@ -276,7 +276,7 @@ def test_the_other_kind_of_config_is_refused_by_name(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from mmengine.config import read_base\nwith read_base():\n    from .base import *\n"
     )
-    with pytest.raises(ValueError, match=r"mine.py inherits by read_base\(\), .* write _base_ = \["..."\]"):
+    with pytest.raises(ValueError, match=r"mine.py inherits by read_base\(\), .* write _base_ = "):
         load_config(tmp_path / "mine.py")
 
 

@@ -10,15 +10,16 @@ from machine import matmul_rate, median_ratio, peak_memory_mb, time_in_turns
 from crate_mm import get_model, list_models
 from crate_mm.analysis.cost import count_complexity
 from crate_mm.cli.options import positive
-from crate_mm.models import ImageClassifier
+from crate_mm.models import CRATE, ImageClassifier
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 def parse_args(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [name for name in list_models() if name.startswith(("crate_", "vit_"))]
-    parser.add_argument("--models", nargs="+", choices=known, default=["crate_tiny", "crate_base"], metavar="NAME")
+    parser.add_argument(
+        "--models", nargs="+", choices=list_models(), default=["crate_tiny", "crate_base"], metavar="NAME"
+    )
     parser.add_argument("--batch", type=positive, default=16, help="images a batch (default: 16)")
     parser.add_argument("--img-size", type=positive, default=224, help="side of the images (default: 224)")
     parser.add_argument("--rounds", type=positive, default=7, help="how often each form is timed (default: 7)")
@@ -36,6 +37,11 @@ def build(name: str, args: argparse.Namespace, device: str) -> ImageClassifier:
     """The model with the same weights each time."""
     torch.manual_seed(0)
     return get_model(name, img_size=args.img_size).to(device)
+
+
+def is_crate(model: ImageClassifier) -> bool:
+    """Whether a model has a textbook form and a fused one to compare with."""
+    return isinstance(model.backbone, CRATE)
 
 
 def in_precision(form: Callable, precision: str, device: str) -> Callable:

@@ -8,7 +8,7 @@ The forms take turns, round by round in one run; a ratio is the median of the ro
 from collections.abc import Callable
 
 import torch
-from forms import build, in_precision, measure_forms, parse_args
+from forms import build, in_precision, is_crate, measure_forms, parse_args
 from machine import report
 from mmengine.device import get_device
 from textbook import textbook_logits
@@ -29,13 +29,13 @@ def measure(name: str, args, device: str) -> list[dict]:
     images = torch.randn(args.batch, 3, args.img_size, args.img_size, device=device)
     plain = build(name, args, device)
     models: dict[str, Callable] = {"plain": plain}
-    if name.startswith("crate_"):
+    if is_crate(plain):
         models = {"textbook": lambda x: textbook_logits(plain, x), **models}
         models["fused"] = build(name, args, device)
         models["fused"].backbone.fuse()
     if args.compile:
         models["compiled"] = build(name, args, device)
-        if name.startswith("crate_"):
+        if is_crate(plain):
             models["compiled"].backbone.fuse()
         compile_blocks(models["compiled"])
     expected = plain(images)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from forms import build, in_precision, measure_forms, parse_args
+from forms import build, in_precision, is_crate, measure_forms, parse_args
 from machine import report, synchronize
 from mmengine.device import get_device
 from textbook import textbook_logits
@@ -35,8 +35,8 @@ def measure(name: str, args, device: str) -> list[dict]:
     labels = torch.randint(1000, (args.batch,), device=device)
     forms: dict[tuple[str, str], Callable] = {}
     for precision in args.precisions:
-        if name.startswith("crate_"):
-            model = build(name, args, device)
+        model = build(name, args, device)
+        if is_crate(model):
             forms["textbook", precision] = step(model, lambda x, m=model: textbook_logits(m, x), images, labels)
         model = build(name, args, device)
         forms["plain", precision] = step(model, model, images, labels)

@@ -1,4 +1,6 @@
-from .arch import Arch
-from .crate import ARCHS, CRATE
+from .alpha import ALPHA_ARCHS, CRATEAlpha
+from .arch import Arch, Sizes
+from .crate import ARCHS, CRATE, SEGMENTATION_ARCHS
 from .crate_mae import CRATEMAE, MAEDecoder
+from .tost import TOST_ARCHS, ToST
 from .vit import VIT_ARCHS, ViT

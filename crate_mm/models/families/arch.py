@@ -1,6 +1,6 @@
 """The size of a transformer, by name or by numbers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...registry import suggest
 
@@ -11,6 +11,22 @@ class Arch(NamedTuple):
     embed_dim: int
     depth: int
     num_heads: int
+
+
+class Sizes(NamedTuple):
+    """What a backbone says, as its attribute ``sizes``, for its models to have names.
+
+    ``prefix`` is the family's name, so that 'prefix_arch' names a model for each of ``archs``; ``head`` holds the
+    arguments of ``LinearHead`` that differ from its own.
+    """
+
+    prefix: str
+    archs: dict[str, Arch]
+    head: dict[str, Any]
+
+    def name_of(self, arch: Arch) -> str | dict[str, int]:
+        """A size as a config has it: the first name that it has, or its numbers."""
+        return next((name for name, size in self.archs.items() if size == arch), arch._asdict())
 
 
 def resolve_arch(arch: str | dict, archs: dict[str, Arch]) -> Arch:

@@ -3,9 +3,9 @@
 from typing import Any
 
 from ...registry import LAYERS
-from ..layers import ISTA, MSSA, Block
+from ..layers import ISTA, MLP, MSSA, TSSA, Block, OvercompleteISTA, SoftmaxAttention
 
-for _step in (MSSA, ISTA):
+for _step in (MSSA, SoftmaxAttention, TSSA, ISTA, OvercompleteISTA, MLP):
     LAYERS.register_module(module=_step)
 
 
@@ -17,7 +17,7 @@ def build_block(embed_dim: int, num_heads: int, compress: dict, sparsify: dict, 
         num_heads: K, which the compression step gets.
         compress: config of ``LAYERS`` for the compression step.
         sparsify: config of ``LAYERS`` for the sparsification step.
-        options: ``residual``, ``norm_eps`` and ``drop_path`` of ``Block``.
+        options: ``residual``, ``norm_eps``, ``drop_path`` and ``layer_scale`` of ``Block``.
     """
     compression = LAYERS.build({"embed_dim": embed_dim, "num_heads": num_heads, **compress})
     return Block(embed_dim, compression, LAYERS.build({"embed_dim": embed_dim, **sparsify}), **options)

@@ -5,15 +5,24 @@ code, github.com/Ma-Lab-Berkeley/CRATE, whose checkpoints ``CRATE.translate`` re
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
 """
 
-import re
-
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
 from ..layers import TokenEmbedding, drop_path_rates
-from .arch import Arch, resolve_arch
+from .arch import Arch, Sizes, resolve_arch
 from .block import build_block
-from .foreign import ForeignError, Translation, rename, shape_of, square
+from .foreign import (
+    NORMALISED,
+    ForeignError,
+    Translation,
+    count_layers,
+    heads_of,
+    image_size,
+    ista_given,
+    rename,
+    shape_of,
+    square,
+)
 
 ARCHS: dict[str, Arch] = {
     "tiny": Arch(embed_dim=384, depth=12, num_heads=6),
@@ -21,6 +30,15 @@ ARCHS: dict[str, Arch] = {
     "base": Arch(embed_dim=768, depth=12, num_heads=12),
     "large": Arch(embed_dim=1024, depth=24, num_heads=16),
 }
+# Those of Yu et al., "Emergence of Segmentation with Minimalistic White-Box Transformers", CPAL 2024, arXiv 2308.16271,
+# in patches of 8: its T is "seg_tiny", its S is "tiny" above, its B is "base". Its demo's weights have 6 heads of 128.
+SEGMENTATION_ARCHS: dict[str, Arch] = {
+    "seg_tiny": Arch(embed_dim=192, depth=12, num_heads=3),
+    "demo": Arch(embed_dim=768, depth=12, num_heads=6),
+}
+# (width, depth, patch) -> heads, where one model of these shapes is published. Width 768 in patches of 8 is two.
+PUBLISHED_HEADS = {(arch.embed_dim, arch.depth, 16): arch.num_heads for arch in ARCHS.values()}
+PUBLISHED_HEADS |= {(192, 12, 8): 3, (384, 12, 8): 6}
 
 # Official name -> ours. A layer is 'transformer.layers.<l>.<0: attention, 1: ISTA>.<norm or fn>'.
 KEY_MAP = (
@@ -47,7 +65,7 @@ class CRATE(nn.Module):
     """CRATE backbone: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first.
 
     Args:
-        arch: a name of ``ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
+        arch: a name of ``ARCHS`` or ``SEGMENTATION_ARCHS``, or a dict with ``embed_dim``, ``depth``, ``num_heads``.
         img_size: image height and width in pixels, one number if square.
         patch_size: patch height and width in pixels, one number if square.
         in_channels: image channels C.
@@ -61,9 +79,15 @@ class CRATE(nn.Module):
             compression step alone can be dropped.
         drop_path_rule: 'linear', from 0 in the first layer, or 'constant'.
 
+    The paper's Table 3 and the ablation of the segmentation paper are configs: ``compress=dict(type="MSSA",
+    tied=True)`` is Eq. (11)'s own output projection; ``compress=dict(type="SoftmaxAttention")`` and, with
+    ``residual=True``, ``sparsify=dict(type="MLP")`` are a transformer's parts.
+
     Raises:
         ValueError: unknown ``arch``, sizes that do not divide, or no such ``drop_path``.
     """
+
+    sizes = Sizes("crate", ARCHS | SEGMENTATION_ARCHS, {})
 
     def __init__(
         self,
@@ -81,7 +105,7 @@ class CRATE(nn.Module):
         drop_path_rule: str = "linear",
     ) -> None:
         super().__init__()
-        embed_dim, depth, num_heads = resolve_arch(arch, ARCHS)
+        embed_dim, depth, num_heads = resolve_arch(arch, self.sizes.archs)
         self.embed_dim = embed_dim
         self.embedding = TokenEmbedding(img_size, patch_size, in_channels, embed_dim)
         compress = compress or {"type": "MSSA", "head_dim": head_dim}
@@ -127,20 +151,30 @@ class CRATE(nn.Module):
         return z
 
     @classmethod
-    def translate(cls, weights: dict[str, Tensor], num_heads: int | None = None) -> Translation | None:
+    def translate(
+        cls,
+        weights: dict[str, Tensor],
+        num_heads: int | None = None,
+        ista_step_size: float | None = None,
+        ista_lambda: float | None = None,
+        img_size: int | tuple[int, int] | None = None,
+    ) -> Translation | None:
         """The official code's weights under our names, with the model that they are of; None if they are not such.
 
         Shapes do not tell that images are square and RGB, the pooling, eta and lambda, nor the number of heads. They
-        are taken as published; the number of heads only where width, depth and patches of 16 are those of a published
-        ImageNet model and there is no further head: the authors' demo weights, in patches of 8, have 6 heads where
+        are taken as published unless given; the number of heads only where width, depth and patch are those of one
+        published model and there is no further head: the authors' demo weights, in patches of 8, have 6 heads where
         CRATE-Base has 12.
 
         Args:
             weights: by name, unwrapped.
             num_heads: K, where it is known.
+            ista_step_size: eta, where it is not the published one.
+            ista_lambda: lambda, likewise.
+            img_size: (height, width) of images that are not square.
 
         Raises:
-            ForeignError: the weights are not whole, or of no square RGB images.
+            ForeignError: the weights are not whole, of no RGB images, or not of what is given.
         """
         if (
             not {"pos_embedding", "to_patch_embedding.2.weight", "transformer.layers.0.0.fn.qkv.weight"}
@@ -151,32 +185,31 @@ class CRATE(nn.Module):
         _, patch_dim = shape_of(weights, "to_patch_embedding.2.weight", 2)
         num_classes, _ = shape_of(weights, "mlp_head.1.weight", 2)
         inner_dim, _ = shape_of(weights, "transformer.layers.0.0.fn.qkv.weight", 2)
-        depth = len({match[1] for key in weights if (match := re.match(r"transformer\.layers\.(\d+)\.", key))})
+        depth = count_layers(weights, r"transformer\.layers\.(\d+)\.")
         if patch_dim % 3:
             raise ForeignError(f"patches of {patch_dim} numbers are not a square image's in RGB")
         patch = square(patch_dim // 3, "the pixels of a patch")
-        grid = square(positions - 1, "the patches")
+        size = image_size(positions - 1, (patch, patch), img_size)
         renamed, left_out = rename(weights, KEY_MAP, OFFICIAL, LEFT_OUT)
-        assumed = "square RGB images, CLS pooling, eta = lambda = 0.1"
+        given, numbers = ista_given(ista_step_size, ista_lambda)
+        assumed = f"{'square ' if img_size is None else ''}RGB images {NORMALISED}, CLS pooling{numbers}"
+        plain = inner_dim == embed_dim and not left_out
+        published = PUBLISHED_HEADS.get((embed_dim, depth, patch)) if plain else None
+        unlike = (
+            f"no published CRATE has width {embed_dim}, depth {depth}, projection width {inner_dim} and "
+            f"patches of {patch} pixels{' with a further head' if left_out else ''}"
+        )
+        if (embed_dim, depth, patch) == (768, 12, 8):
+            unlike = "of width 768, depth 12 and patches of 8 pixels, models with 12 heads and with 6 are published"
+        heads, unknown = heads_of(inner_dim, num_heads, published, unlike)
+        if heads is None:
+            return Translation(OFFICIAL, renamed, None, left_out, assumed, unknown)
         if num_heads is None:
-            published = {(arch.embed_dim, arch.depth): arch.num_heads for arch in ARCHS.values()}
-            num_heads = published.get((embed_dim, depth))
-            if num_heads is None or inner_dim != embed_dim or patch != 16 or left_out:
-                unknown = (
-                    f"no published CRATE has width {embed_dim}, depth {depth}, projection width {inner_dim} and "
-                    f"patches of {patch} pixels{' with a further head' if left_out else ''}: give num_heads, which "
-                    "shapes do not tell"
-                )
-                return Translation(OFFICIAL, renamed, None, left_out, assumed, unknown)
-            assumed += f", {num_heads} heads"
-        if inner_dim % num_heads:
-            raise ForeignError(f"num_heads {num_heads} does not divide the projection's width {inner_dim}")
-        arch = Arch(embed_dim, depth, num_heads)
-        named = [name for name, size in ARCHS.items() if size == arch]
-        backbone = {"type": "CRATE", "arch": named[0] if named else arch._asdict()}
-        backbone |= {"img_size": grid * patch, "patch_size": patch}
+            assumed += f", {heads} heads"
+        backbone = {"type": "CRATE", "arch": Sizes("crate", ARCHS, {}).name_of(Arch(embed_dim, depth, heads))}
+        backbone |= {"img_size": size, "patch_size": patch, **given}
         if inner_dim != embed_dim:
-            backbone["head_dim"] = inner_dim // num_heads
+            backbone["head_dim"] = inner_dim // heads
         head = {"type": "LinearHead", "num_classes": num_classes}
         model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
         return Translation(OFFICIAL, renamed, model, left_out, assumed)

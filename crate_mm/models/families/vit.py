@@ -4,7 +4,6 @@ Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv 20
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads.
 """
 
-import re
 from functools import partial
 
 import torch
@@ -14,9 +13,9 @@ from torchvision.models import VisionTransformer
 from torchvision.models.vision_transformer import EncoderBlock
 
 from ...registry import BACKBONES
-from ..layers import Compression, DropPath, Step, drop_path_rates, scaled_similarity
-from .arch import Arch, resolve_arch
-from .foreign import Translation, rename, shape_of, square
+from ..layers import Compression, DropPath, Step, check_images, drop_path_rates, scaled_similarity
+from .arch import Arch, Sizes, resolve_arch
+from .foreign import NORMALISED, Translation, count_layers, heads_of, image_size, rename, shape_of
 
 VIT_ARCHS: dict[str, Arch] = {
     "tiny": Arch(embed_dim=192, depth=12, num_heads=3),
@@ -101,6 +100,7 @@ class ViT(VisionTransformer):
             size.
     """
 
+    sizes = Sizes("vit", VIT_ARCHS, {"norm": False})
     final_norm = True  # the tokens have passed a LayerNorm
 
     def __init__(
@@ -151,43 +151,41 @@ class ViT(VisionTransformer):
         return self.encoder.layers
 
     def forward(self, images: Tensor) -> Tensor:
-        if tuple(images.shape[1:]) != (self.in_channels, *self.img_size):
-            H, W = self.img_size
-            raise ValueError(
-                f"expected images of shape (B, {self.in_channels}, {H}, {W}), "
-                f"got {tuple(images.shape)}: set img_size and in_channels of the backbone to the data's"
-            )
+        check_images(images, self.in_channels, self.img_size)
         patches = self.conv_proj(images).flatten(2).mT
         z = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1)
         return self.encoder(z)
 
     @classmethod
-    def translate(cls, weights: dict[str, Tensor], num_heads: int | None = None) -> Translation | None:
+    def translate(
+        cls, weights: dict[str, Tensor], num_heads: int | None = None, img_size: int | tuple[int, int] | None = None
+    ) -> Translation | None:
         """torchvision's own weights under our names; None if they are not such.
 
-        Square RGB images are assumed, and of the widths that torchvision publishes its number of heads.
+        RGB images are assumed, square ones unless given, and of the widths that torchvision publishes its number of
+        heads.
 
         Raises:
-            ForeignError: they are not whole, or of no square images.
+            ForeignError: they are not whole, or not of what is given.
         """
         if "conv_proj.weight" not in weights or "heads.head.weight" not in weights:
             return None
         embed_dim, _, patch, _ = shape_of(weights, "conv_proj.weight", 4)
         _, positions, _ = shape_of(weights, "encoder.pos_embedding", 3)
         num_classes, _ = shape_of(weights, "heads.head.weight", 2)
-        depth = len({m[1] for key in weights if (m := re.match(r"encoder\.layers\.encoder_layer_(\d+)\.", key))})
-        side = square(positions - 1, "the patches")
+        depth = count_layers(weights, r"encoder\.layers\.encoder_layer_(\d+)\.")
+        size = image_size(positions - 1, (patch, patch), img_size)
         renamed, left_out = rename(weights, KEY_MAP, TORCHVISION)
-        assumed = "square RGB images"
+        assumed = f"{'square ' if img_size is None else ''}RGB images {NORMALISED}"
+        published = TORCHVISION_HEADS.get((embed_dim, depth))
+        unlike = f"torchvision publishes no ViT of width {embed_dim} and depth {depth}"
+        heads, unknown = heads_of(embed_dim, num_heads, published, unlike)
+        if heads is None:
+            return Translation(TORCHVISION, renamed, None, left_out, assumed, unknown)
         if num_heads is None:
-            num_heads = TORCHVISION_HEADS.get((embed_dim, depth))
-            if num_heads is None:
-                unknown = f"torchvision publishes no ViT of width {embed_dim} and depth {depth}"
-                unknown += ": give num_heads, which shapes do not tell"
-                return Translation(TORCHVISION, renamed, None, left_out, assumed, unknown)
-            assumed += f", {num_heads} heads"
-        backbone = {"type": "ViT", "arch": Arch(embed_dim, depth, num_heads)._asdict()}
-        backbone |= {"img_size": side * patch, "patch_size": patch}
+            assumed += f", {heads} heads"
+        backbone = {"type": "ViT", "arch": Arch(embed_dim, depth, heads)._asdict()}
+        backbone |= {"img_size": size, "patch_size": patch}
         head = {"type": "LinearHead", "num_classes": num_classes, "norm": False}
         model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
         return Translation(TORCHVISION, renamed, model, left_out, assumed)

@@ -20,7 +20,8 @@ class MSSA(Compression):
 
     Source: the paper, Section 2.3, Eqs. (11)-(12), with the learned output projection of its Eq. (18) experiments.
     As in the official code there is no output projection if it could only rotate one head of full width
-    (``K = 1`` and ``p = d``).
+    (``K = 1`` and ``p = d``). With ``tied``, ``W_o = U^T`` and there is no ``b_o``, as Eqs. (11)-(12) have it (the
+    paper's Table 3; its factor in front is taken as the default block has it, 1, which the paper does not say).
 
     ``tap_w`` passes the projected tokens ``x U`` of shape ``(B, N, K p)``.
 
@@ -28,12 +29,21 @@ class MSSA(Compression):
         embed_dim: d.
         num_heads: K.
         head_dim: p; d / K if not given.
+        bias: whether there is ``b_o``.
+        tied: whether the output projection is ``U^T``.
 
     Raises:
         ValueError: K does not divide d and ``head_dim`` is not given.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, head_dim: int | None = None) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        head_dim: int | None = None,
+        bias: bool = True,
+        tied: bool = False,
+    ) -> None:
         super().__init__()
         if head_dim is None:
             if embed_dim % num_heads:
@@ -42,14 +52,16 @@ class MSSA(Compression):
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.proj = nn.Linear(embed_dim, num_heads * head_dim, bias=False)
-        has_output = not (num_heads == 1 and head_dim == embed_dim)
-        self.out = nn.Linear(num_heads * head_dim, embed_dim) if has_output else nn.Identity()
+        self.tied = tied
+        has_output = not tied and not (num_heads == 1 and head_dim == embed_dim)
+        self.out = nn.Linear(num_heads * head_dim, embed_dim, bias) if has_output else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         w = self.tap_w(self.proj(x))
         w_BKNp = rearrange(w, "B N (K p) -> B K N p", K=self.num_heads)
         ssa_BKNp = F.scaled_dot_product_attention(w_BKNp, w_BKNp, w_BKNp)  # scale is 1 / sqrt(p)
-        return self.out(rearrange(ssa_BKNp, "B K N p -> B N (K p)"))
+        ssa = rearrange(ssa_BKNp, "B K N p -> B N (K p)")
+        return F.linear(ssa, self.proj.weight.mT) if self.tied else self.out(ssa)
 
     def subspaces(self) -> Subspaces:
         return Subspaces(self.proj.weight.mT, self.num_heads)

@@ -130,4 +130,4 @@ class SinCosEmbedding(nn.Module):
         if mask is not None:
             tokens = torch.where(mask[..., None], mask_token.to(tokens.dtype), tokens)
         positions = resize_table(self.pos_table, self.grid_size, (H // h, W // w))
-        return torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1) + positions
+        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions

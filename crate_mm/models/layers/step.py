@@ -44,15 +44,18 @@ class Sparsification(nn.Module):
     """The sparsification step: normalised tokens ``(B, N, d)`` to ``(B, N, d)``.
 
     A subclass lets its sparse code, ``(B, N, m)``, pass through ``tap_code``, wherever in the step the code is, and
-    sets ``lambd``, the price of an entry that is not zero.
+    sets ``lambd``, the price of an entry that is not zero. A step that stands in this place and has no code, as an MLP,
+    sets ``has_code`` to False: it has no ``tap_code``, and its ``lambd`` is None.
     """
 
-    lambd: float
+    has_code = True
+    lambd: float | None = None
     returns_code = True  # whether the code is what the step returns
 
     def __init__(self) -> None:
         super().__init__()
-        self.tap_code = nn.Identity()
+        if self.has_code:
+            self.tap_code = nn.Identity()
 
     def fuse(self) -> None:
         """Compute once what depends on the weights alone, for inference; a step without such a thing does nothing."""
@@ -68,14 +71,12 @@ class Step(nn.Module):
     sparsify: Sparsification
 
     def taps(self) -> dict[str, nn.Module]:
-        """The modules that its tensors pass, by name: ``tap_w`` and ``tap_code`` of the two steps, and its own, such as
-        ``tap_out``."""
-        found = {name: module for name, module in self.named_children() if name.startswith("tap_")}
-        if hasattr(self, "compress"):
-            found["tap_w"] = self.compress.tap_w
-        if hasattr(self, "sparsify"):
-            found["tap_code"] = self.sparsify.tap_code
-        return found
+        """The modules that its tensors pass, by name: those of the two steps, such as ``tap_w`` and ``tap_code``, and
+        its own, such as ``tap_out``."""
+        holders = [self, *(getattr(self, part) for part in ("compress", "sparsify") if hasattr(self, part))]
+        return {
+            name: module for holder in holders for name, module in holder.named_children() if name.startswith("tap_")
+        }
 
     def subspaces(self) -> Subspaces | None:
         """The subspaces of the compression step; None where R^c is not defined."""
@@ -93,7 +94,7 @@ class Step(nn.Module):
     @property
     def returns_code(self) -> bool:
         """Whether the layer's output is its sparse code, so that ``||Z^{l+1}||_0`` counts the code's entries."""
-        return hasattr(self, "sparsify") and self.sparsify.returns_code
+        return hasattr(self, "sparsify") and self.sparsify.has_code and self.sparsify.returns_code
 
     def fuse(self) -> None:
         """Compute once what depends on the weights alone, for inference."""
@@ -158,7 +159,8 @@ class Block(Step):
         Z^{l+1}   = sparsify(LN(Z^{l+1/2}))                    residual=False, as in CRATE
         Z^{l+1}   = Z^{l+1/2} + sparsify(LN(Z^{l+1/2}))        residual=True
 
-    ``tap_half`` and ``tap_out`` pass Z^{l+1/2} and Z^{l+1}.
+    ``tap_half`` and ``tap_out`` pass Z^{l+1/2} and Z^{l+1}. With ``layer_scale``, a step that is added is multiplied by
+    a learned factor a channel first, ``gamma_compress`` and ``gamma_sparsify``.
 
     Args:
         embed_dim: d.
@@ -168,6 +170,10 @@ class Block(Step):
         norm_eps: of both LayerNorms.
         drop_path: the probability, in training, that a sample goes without a step that is added (see ``DropPath``); a
             step that is not added is never dropped.
+        layer_scale: what the learned factors start at; None for a layer without them.
+
+    Raises:
+        ValueError: ``drop_path`` is no probability below 1.
     """
 
     def __init__(
@@ -178,6 +184,7 @@ class Block(Step):
         residual: bool = False,
         norm_eps: float = 1e-5,
         drop_path: float = 0.0,
+        layer_scale: float | None = None,
     ) -> None:
         super().__init__()
         self.norm_compress = nn.LayerNorm(embed_dim, norm_eps)
@@ -187,16 +194,24 @@ class Block(Step):
         self.sparsify = sparsify
         self.residual = residual
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.gamma_compress = self.gamma_sparsify = None
+        if layer_scale is not None:
+            self.gamma_compress = nn.Parameter(torch.full((embed_dim,), float(layer_scale)))
+            self.gamma_sparsify = nn.Parameter(torch.full((embed_dim,), float(layer_scale))) if residual else None
         self.tap_out = nn.Identity()
 
     @property
     def returns_code(self) -> bool:
-        return self.sparsify.returns_code and not self.residual
+        return super().returns_code and not self.residual
 
     def forward(self, z: Tensor) -> Tensor:
-        z_half = self.tap_half(z + self.drop_path(self.compress(self.norm_compress(z))))
+        z_half = self.tap_half(z + self._kept(self.compress(self.norm_compress(z)), self.gamma_compress))
         step = self.sparsify(self.norm_sparsify(z_half))
-        return self.tap_out(z_half + self.drop_path(step) if self.residual else step)
+        return self.tap_out(z_half + self._kept(step, self.gamma_sparsify) if self.residual else step)
+
+    def _kept(self, step: Tensor, gamma: Tensor | None) -> Tensor:
+        """What is added of a step."""
+        return self.drop_path(step if gamma is None else gamma * step)
 
 
 def scaled_similarity(q: Tensor, k: Tensor, num_heads: int) -> Tensor:

@@ -13,6 +13,23 @@ def to_pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
+def patch_grid(img_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the patches of an image; raise ``ValueError`` unless they are whole numbers."""
+    (H, W), (h, w) = img_size, patch_size
+    if min(H, W, h, w) < 1 or H % h or W % w:
+        raise ValueError(f"img_size {H} x {W} is not a whole number of patches of {h} x {w} (patch_size)")
+    return H // h, W // w
+
+
+def check_images(images: Tensor, in_channels: int, img_size: tuple[int, int]) -> None:
+    """Raise ``ValueError`` unless images are ``(B, C, H, W)`` of these sizes."""
+    if tuple(images.shape[1:]) != (in_channels, *img_size):
+        raise ValueError(
+            f"expected images of shape (B, {in_channels}, {img_size[0]}, {img_size[1]}), "
+            f"got {tuple(images.shape)}: set img_size and in_channels of the backbone to the data's"
+        )
+
+
 class TokenEmbedding(nn.Module):
     """Embed an image as tokens: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
@@ -34,12 +51,9 @@ class TokenEmbedding(nn.Module):
         self.img_size = to_pair(img_size)
         self.patch_size = to_pair(patch_size)
         self.in_channels = in_channels
-        (H, W), (h, w) = self.img_size, self.patch_size
-        if min(H, W, h, w) < 1 or H % h or W % w:
-            raise ValueError(f"img_size {H} x {W} is not a whole number of patches of {h} x {w} (patch_size)")
-        self.grid_size = (H // h, W // w)
+        self.grid_size = patch_grid(self.img_size, self.patch_size)
         num_patches = self.grid_size[0] * self.grid_size[1]
-        patch_dim = h * w * in_channels
+        patch_dim = self.patch_size[0] * self.patch_size[1] * in_channels
 
         self.patch_norm = nn.LayerNorm(patch_dim)
         self.proj = nn.Linear(patch_dim, embed_dim)
@@ -48,13 +62,44 @@ class TokenEmbedding(nn.Module):
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + num_patches, embed_dim))
 
     def forward(self, images: Tensor) -> Tensor:
-        if tuple(images.shape[1:]) != (self.in_channels, *self.img_size):
-            raise ValueError(
-                f"expected images of shape (B, {self.in_channels}, {self.img_size[0]}, {self.img_size[1]}), "
-                f"got {tuple(images.shape)}: set img_size and in_channels of the backbone to the data's"
-            )
+        check_images(images, self.in_channels, self.img_size)
         h, w = self.patch_size
         patches = rearrange(images, "B C (gh h) (gw w) -> B (gh gw) (h w C)", h=h, w=w)
         tokens = self.norm(self.proj(self.patch_norm(patches)))
         cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
         return torch.cat([cls_token, tokens], dim=1) + self.pos_embed
+
+
+class ConvEmbedding(nn.Module):
+    """Embed an image as tokens by one convolution: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
+
+    Patches pass a convolution with bias and no LayerNorm. CLS token and position embedding are learned. All start as in
+    CRATE-alpha's JAX code: the kernel Kaiming-uniform, its bias zero, positions normal 0.02, the CLS token 1e-6.
+
+    Raises:
+        ValueError: the patch size does not divide the image size, or (in forward) an image has another size.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int],
+        patch_size: int | tuple[int, int],
+        in_channels: int,
+        embed_dim: int,
+    ) -> None:
+        super().__init__()
+        self.img_size = to_pair(img_size)
+        self.patch_size = to_pair(patch_size)
+        self.in_channels = in_channels
+        self.grid_size = patch_grid(self.img_size, self.patch_size)
+        num_patches = self.grid_size[0] * self.grid_size[1]
+        self.proj = nn.Conv2d(in_channels, embed_dim, self.patch_size, self.patch_size)
+        self.cls_token = nn.Parameter(1e-6 * torch.randn(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, 1 + num_patches, embed_dim))
+        nn.init.kaiming_uniform_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_images(images, self.in_channels, self.img_size)
+        tokens = self.proj(images).flatten(2).mT
+        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + self.pos_embed

@@ -19,19 +19,33 @@ class LinearHead(nn.Module):
         num_classes: number of classes.
         pool: 'cls' for the CLS token, 'mean' for the mean of all tokens.
         norm: whether there is a LayerNorm; a backbone that ends with one, as ViT does, needs no second.
+        norm_eps: of the LayerNorm.
+        init_std: the standard deviation that the Linear's weight starts with, its bias being zero then; PyTorch's
+            start if not given.
 
     Raises:
         ValueError: unknown ``pool``.
     """
 
-    def __init__(self, in_dim: int, num_classes: int, pool: str = "cls", norm: bool = True) -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        num_classes: int,
+        pool: str = "cls",
+        norm: bool = True,
+        norm_eps: float = 1e-5,
+        init_std: float | None = None,
+    ) -> None:
         super().__init__()
         if pool not in POOLS:
             raise ValueError(f"unknown pool {pool!r}: choose {', '.join(POOLS)}")
         self.num_classes = num_classes
         self.pool = pool
-        self.norm = nn.LayerNorm(in_dim) if norm else nn.Identity()
+        self.norm = nn.LayerNorm(in_dim, norm_eps) if norm else nn.Identity()
         self.fc = nn.Linear(in_dim, num_classes)
+        if init_std is not None:
+            nn.init.normal_(self.fc.weight, std=init_std)
+            nn.init.zeros_(self.fc.bias)
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """The one token that speaks for the image, ``(B, d)``."""

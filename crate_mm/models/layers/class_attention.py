@@ -1,0 +1,68 @@
+"""Class attention: layers in which the CLS token alone looks at the others.
+
+Shapes: B images, 1 + N tokens (CLS first), d embedding dimensions, K heads of dimension p.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .mlp import MLP
+
+
+class ClassAttention(nn.Module):
+    """Softmax attention with the CLS token as the only query: ``(B, 1 + N, d) -> (B, 1, d)``.
+
+    Raises:
+        ValueError: K does not divide d.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, bias: bool = True) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias)
+        self.out = nn.Linear(embed_dim, embed_dim, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = x.shape[-1]
+        weights, biases = self.qkv.weight.split([d, 2 * d]), [None, None]
+        if self.qkv.bias is not None:
+            biases = self.qkv.bias.split([d, 2 * d])
+        q = rearrange(F.linear(x[:, :1], weights[0], biases[0]), "B N (K p) -> B K N p", K=self.num_heads)
+        kv = F.linear(x, weights[1], biases[1])
+        k, v = rearrange(kv, "B N (two K p) -> two B K N p", two=2, K=self.num_heads)
+        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "B K N p -> B N (K p)"))
+
+
+class ClassAttentionBlock(nn.Module):
+    """A layer of class attention, ``(B, 1 + N, d) -> (B, 1 + N, d)``, as ToST's code has it::
+
+        u = LN(x);  x = x + gamma_1 [ClassAttention(u) ; u_patches]
+        x = LN(x);  x = x + [gamma_2 MLP(x_cls) ; x_patches]
+
+    So the patches change too: they get ``gamma_1 u``, and are normalised and doubled. Source: Touvron et al., "Going
+    deeper with Image Transformers", ICCV 2021, in the form that El-Nouby et al., "XCiT", NeurIPS 2021, have given it.
+
+    Args:
+        embed_dim: d.
+        num_heads: K.
+        layer_scale: what both gammas, learned factors a channel, start at.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, layer_scale: float, norm_eps: float = 1e-6) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(embed_dim, norm_eps)
+        self.attention = ClassAttention(embed_dim, num_heads)
+        self.norm_mlp = nn.LayerNorm(embed_dim, norm_eps)
+        self.mlp = MLP(embed_dim)
+        self.gamma_attention = nn.Parameter(torch.full((embed_dim,), float(layer_scale)))
+        self.gamma_mlp = nn.Parameter(torch.full((embed_dim,), float(layer_scale)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.norm_attention(x)
+        x = self.norm_mlp(x + self.gamma_attention * torch.cat([self.attention(u), u[:, 1:]], dim=1))
+        cls, patches = x[:, :1], x[:, 1:]
+        return torch.cat([cls + self.gamma_mlp * self.mlp(cls), 2 * patches], dim=1)

@@ -1,0 +1,95 @@
+"""From image to tokens by a stack of small convolutions, with Fourier positions: ToST's way, which is XCiT's.
+
+Shapes: B images, C channels, H x W pixels, h x w patches, N = h w of them, d embedding dimensions.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from .tokens import patch_grid, to_pair
+
+
+class FourierPositions(nn.Module):
+    """Positions of a grid of any size: ``(h, w) -> (1, d, h, w)``.
+
+    The coordinates are ``(i + 1) / (side + 1e-6) * 2 pi``. Each is divided by ``temperature^(2j / frequencies)`` and
+    its sine and cosine are taken by turns, the row's channels before the column's; a 1 x 1 convolution makes them d.
+
+    Args:
+        embed_dim: d.
+        frequencies: channels of each coordinate.
+        temperature: of the frequencies.
+    """
+
+    def __init__(self, embed_dim: int, frequencies: int = 32, temperature: float = 10000.0) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.temperature = temperature
+        self.proj = nn.Conv2d(2 * frequencies, embed_dim, 1)
+
+    def forward(self, h: int, w: int) -> Tensor:
+        weight = self.proj.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        halves = torch.arange(self.frequencies // 2, device=weight.device, dtype=dtype)
+        periods = self.temperature ** (2 * halves / self.frequencies)
+
+        def waves(side: int) -> Tensor:  # (side, frequencies)
+            angles = torch.arange(1, side + 1, device=weight.device, dtype=dtype) / (side + 1e-6) * (2 * math.pi)
+            angles = angles[:, None] / periods
+            return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+        rows, columns = waves(h)[:, None].expand(-1, w, -1), waves(w)[None].expand(h, -1, -1)
+        return self.proj(torch.cat([rows, columns], dim=-1).permute(2, 0, 1)[None].to(weight.dtype))
+
+
+class ConvStem(nn.Module):
+    """Embed an image as tokens, without a CLS token: ``(B, C, H, W) -> (B, N, d)``.
+
+    Convolutions of 3 x 3 with stride 2 and without bias, each with BatchNorm, GELU between: four for patches of 16
+    pixels, of d/8, d/4, d/2, d channels, three for patches of 8. Fourier positions are added. Images of any size that
+    is a whole number of patches are taken.
+
+    BatchNorm has running statistics, which are part of the weights and change in training.
+
+    Args:
+        img_size: height and width of the images that it is made for, for those who ask.
+        patch_size: 8 or 16.
+        in_channels: C.
+        embed_dim: d.
+
+    Raises:
+        ValueError: another ``patch_size``, a d that halves do not divide, or (in forward) an image that is no whole
+            number of patches or has other channels.
+    """
+
+    def __init__(self, img_size: int | tuple[int, int], patch_size: int, in_channels: int, embed_dim: int) -> None:
+        super().__init__()
+        if patch_size not in (8, 16):
+            raise ValueError(f"the convolutional stem has patches of 8 or 16 pixels (patch_size), not {patch_size!r}")
+        self.img_size = to_pair(img_size)
+        self.patch_size = (patch_size, patch_size)
+        patch_grid(self.img_size, self.patch_size)
+        self.in_channels = in_channels
+        halvings = patch_size.bit_length() - 1
+        if embed_dim % 2 ** (halvings - 1):
+            raise ValueError(f"embed_dim {embed_dim} is not divisible by {2 ** (halvings - 1)}, for the stem's widths")
+        widths = [in_channels, *(embed_dim // 2**n for n in reversed(range(halvings)))]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+            layers += [nn.Sequential(convolution, nn.BatchNorm2d(after)), nn.GELU()]
+        self.stem = nn.Sequential(*layers[:-1])
+        self.positions = FourierPositions(embed_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise ValueError(
+                f"expected images of shape (B, {self.in_channels}, H, W), got {tuple(images.shape)}: set in_channels "
+                "of the backbone to the data's"
+            )
+        patch_grid((images.shape[2], images.shape[3]), self.patch_size)
+        grid = self.stem(images)
+        return (grid + self.positions(grid.shape[2], grid.shape[3])).flatten(2).mT

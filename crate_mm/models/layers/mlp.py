@@ -1,0 +1,30 @@
+"""A transformer's MLP, in the place of the sparsification step. Shapes: B images, N tokens, d embedding dimensions."""
+
+from torch import Tensor, nn
+
+from .step import Sparsification
+
+
+class MLP(Sparsification):
+    """Two linear maps with the exact GELU between: ``(B, N, d) -> (B, N, d)``.
+
+    It has no sparse code: its activations are never exactly zero, and sparsity is not defined for it. ``tap_act``
+    passes them, ``(B, N, ratio d)``.
+
+    Args:
+        embed_dim: d.
+        ratio: the hidden width, in multiples of d.
+    """
+
+    has_code = False
+
+    def __init__(self, embed_dim: int, ratio: float = 4) -> None:
+        super().__init__()
+        hidden = int(embed_dim * ratio)
+        self.fc1 = nn.Linear(embed_dim, hidden)
+        self.act = nn.GELU()
+        self.tap_act = nn.Identity()
+        self.fc2 = nn.Linear(hidden, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.tap_act(self.act(self.fc1(x))))

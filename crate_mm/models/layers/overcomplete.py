@@ -1,0 +1,66 @@
+"""Two steps of ISTA with an overcomplete dictionary, the sparsification step of CRATE-alpha.
+
+Shapes: B images, N tokens, d embedding dimensions, m atoms of the dictionary.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .step import Sparsification
+
+
+class OvercompleteISTA(Sparsification):
+    """Two proximal gradient steps from zero towards a sparse code, and the way back: ``(B, N, d) -> (B, N, d)``::
+
+        A1 = ReLU(eta x D - eta lambda)                          from A0 = 0
+        A2 = ReLU(A1 + eta (x - A1 D^T) D - eta lambda)
+        OvercompleteISTA(x) = A2 D1^T                            decoupled=True;  A2 D^T else
+
+    for tokens ``x`` as rows, with ``d x m`` dictionaries ``D`` and ``D1``. Source: Yang et al., "Scaling White-Box
+    Transformers for Vision", NeurIPS 2024, arXiv 2405.20299, and its code.
+
+    The output is no code: the codes ``(B, N, m)`` pass ``tap_code`` (A2) and ``tap_code1`` (A1). The dictionaries
+    start Kaiming-uniform with fan-in d, as in the authors' JAX code (their PyTorch code takes m).
+
+    Args:
+        embed_dim: d.
+        ratio: m / d.
+        step_size: eta.
+        lambd: lambda.
+        decoupled: whether the way back has a dictionary of its own.
+
+    Raises:
+        ValueError: ``step_size`` or ``lambd`` is no finite number, or ``ratio`` no whole number of at least 1.
+    """
+
+    returns_code = False
+
+    def __init__(
+        self, embed_dim: int, ratio: int = 4, step_size: float = 0.1, lambd: float = 0.1, decoupled: bool = True
+    ) -> None:
+        super().__init__()
+        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in (step_size, lambd)):
+            raise ValueError(f"OvercompleteISTA needs a number as step_size and lambd, got {step_size!r} and {lambd!r}")
+        if not isinstance(ratio, int) or ratio < 1:
+            raise ValueError(f"OvercompleteISTA needs a whole number of at least 1 as ratio, got {ratio!r}")
+        self.step_size = step_size
+        self.lambd = lambd
+        self.tap_code1 = nn.Identity()
+        self.dictionary = nn.Parameter(torch.empty(embed_dim, ratio * embed_dim))
+        self.decoder = nn.Parameter(torch.empty_like(self.dictionary)) if decoupled else None
+        for value in self.parameters():
+            nn.init.kaiming_uniform_(value, mode="fan_out")  # of a d x m tensor PyTorch calls d the fan-out
+
+    def forward(self, x: Tensor) -> Tensor:
+        D, eta = self.dictionary, self.step_size
+        into_code, threshold = eta * D.mT, eta * self.lambd
+        a1 = self.tap_code1((F.linear(x, into_code) - threshold).relu())
+        a2 = self.tap_code((a1 + F.linear(x - F.linear(a1, D), into_code) - threshold).relu())
+        return F.linear(a2, D if self.decoder is None else self.decoder)
+
+    def extra_repr(self) -> str:
+        d, m = self.dictionary.shape
+        return f"{d}, {m} atoms, step_size={self.step_size}, lambd={self.lambd}, decoupled={self.decoder is not None}"

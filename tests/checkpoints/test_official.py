@@ -1,0 +1,236 @@
+"""Files as the authors of the family write them, at micro size, through ``from_official``."""
+
+import argparse
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from crate_mm import Predictor, from_official, init_model
+from crate_mm.checkpoints import CheckpointError, as_checkpoint, open_checkpoint
+from crate_mm.checkpoints.publish import publish
+from crate_mm.models import CRATE, MaskedAutoencoder
+from crate_mm.registry import BACKBONES
+from tests.models.test_foreign import official as empty_crate
+from tests.models.test_mae import official_file as official_mae
+from tests.official import official_state_dict, reference
+
+CRATE_REF, ALPHA, TOST = reference("crate")["micro"], reference("alpha")["micro"], reference("tost")["micro"]
+MAE = reference("mae")["micro"]
+LANGUAGE = {**reference("lm"), "language_micro": reference("tost")["language_micro"]}
+HEADS = CRATE_REF["config"]["heads"]
+
+
+def crate():
+    return official_state_dict(CRATE_REF["state_dict_shapes"])
+
+
+def alpha():
+    return official_state_dict(ALPHA["generated_shapes"])
+
+
+def tost():
+    weights = official_state_dict(TOST["generated_shapes"])
+    for key in TOST["buffers"]:
+        like = weights[f"{key.rpartition('.')[0]}.weight"]
+        start = {"running_mean": torch.zeros_like(like), "running_var": torch.ones_like(like)}
+        weights[key] = start.get(key.rpartition(".")[2], torch.tensor(0))
+    return weights
+
+
+def trained(weights):
+    """What DeiT's and MAE's training code writes beside the weights."""
+    args = argparse.Namespace(lr=5e-4, betas=(0.9, 0.95), output_dir="/tmp", eval=False, clip_grad=None, opt=["adamw"])
+    state = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-3, "params": [0]}]}
+    return {"model": weights, "optimizer": state, "epoch": 7, "scaler": {"scale": 1.0}, "args": args}
+
+
+def renamed(weights, prefix):
+    return {prefix + name: value for name, value in weights.items()}
+
+
+def images(ref):
+    size = (ref["batch_size"], 3, ref["config"]["image_size"], ref["config"]["image_size"])
+    return torch.from_numpy(np.random.RandomState(0).standard_normal(size))
+
+
+FILES = {  # the row of the table: what the file holds, what must be given, the reference
+    "CRATE, ImageNet-1K": (lambda: {"state_dict": renamed(crate(), "module.")}, dict(num_heads=HEADS), CRATE_REF),
+    "CRATE, ImageNet-21K": (lambda: {"model": crate()}, dict(num_heads=HEADS), CRATE_REF),
+    "CRATE-alpha": (alpha, dict(num_heads=ALPHA["config"]["heads"]), ALPHA),
+    "ToST": (lambda: {**trained(tost()), "model_ema": tost()}, dict(img_size=32), TOST),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("old_format", [False, True])
+def test_a_file_gives_the_authors_model(name, old_format, tmp_path):
+    contents, given, ref = FILES[name]
+    torch.save(contents(), tmp_path / "x.pth", _use_new_zipfile_serialization=not old_format)
+    model = from_official(tmp_path / "x.pth", **given)
+    assert not model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    with torch.no_grad():
+        np.testing.assert_allclose(model(images(ref))[:, :10], ref["logits_first10"], rtol=1e-9)
+
+
+def test_the_masked_autoencoder_comes_with_its_decoder(tmp_path):
+    """As a task of its own, with what its file does not tell given by name."""
+    torch.save(trained(official_mae(dtype=torch.float64)), tmp_path / "mae.pth")
+    model = from_official(tmp_path / "mae.pth", num_heads=3, norm_pix_loss=MAE["config"]["norm_pix_loss"])
+    assert isinstance(model, MaskedAutoencoder)
+    assert not model.training
+    size = (MAE["batch_size"], 3, MAE["config"]["image_size"], MAE["config"]["image_size"])
+    pixels = torch.from_numpy(np.random.RandomState(0).standard_normal(size))
+    noise = torch.from_numpy(np.random.RandomState(MAE["noise_seed"]).rand(MAE["batch_size"], 16))
+    np.testing.assert_allclose(model(pixels, noise=noise, mode="loss")["loss"].item(), MAE["loss"], rtol=1e-9)
+    with pytest.raises(CheckpointError, match="give num_heads"):
+        from_official(tmp_path / "mae.pth")
+    with pytest.raises(CheckpointError, match="the official CRATE-MAE code has no width"):
+        from_official(tmp_path / "mae.pth", num_heads=3, width=4)
+
+
+def test_the_demos_features_are_those_of_its_6_heads(tmp_path):
+    """Its mlp_head is d -> d, and a further head to the classes is left out."""
+    torch.manual_seed(0)
+    d, contents = CRATE_REF["config"]["dim"], crate()
+    contents |= {"mlp_head.1.weight": torch.randn(d, d).double(), "mlp_head.1.bias": torch.randn(d).double()}
+    contents |= {"head.weight": torch.randn(21, d).double(), "head.bias": torch.randn(21).double()}
+    torch.save({"model": contents}, tmp_path / "crate-demo.pth")
+    with pytest.raises(
+        CheckpointError, match=r"crate-demo.pth: no published CRATE .*with a further head: give num_heads"
+    ):
+        from_official(tmp_path / "crate-demo.pth")
+    model = from_official(tmp_path / "crate-demo.pth", num_heads=2 * HEADS)
+    own = CRATE(dict(embed_dim=d, depth=CRATE_REF["config"]["depth"], num_heads=2 * HEADS), 32, 8)
+    own.double().load_state_dict(model.backbone.state_dict())
+    pixels = images(CRATE_REF)[..., :32, :32]
+    torch.testing.assert_close(model(pixels, mode="features"), own(pixels)[:, 0], rtol=1e-12, atol=1e-12)
+    assert model.num_classes == d
+
+
+def test_width_768_in_patches_of_8_is_two_models():
+    """B/8 has 12 heads, the demo of the same shapes 6; S/8 and T/8 are one each."""
+    with pytest.raises(CheckpointError, match="models with 12 heads and with 6 are published: give num_heads"):
+        from_official(empty_crate(embed_dim=768, patch_size=8))
+    for width, heads in ((384, 6), (192, 3)):
+        opened = as_checkpoint(empty_crate(embed_dim=width, patch_size=8, classes=21842))
+        arch = opened.model["backbone"]["arch"]
+        assert arch == ("tiny" if width == 384 else dict(embed_dim=192, depth=12, num_heads=3))
+        assert f"{heads} heads" in opened.meta["assumed"]
+
+
+@pytest.mark.parametrize("name", [key for key, ref in LANGUAGE.items() if "generated_shapes" in ref])
+def test_language_models_are_refused_in_a_sentence(name, tmp_path):
+    weights = renamed(official_state_dict(LANGUAGE[name]["generated_shapes"]), "_orig_mod.")
+    torch.save({"model": weights, "model_args": {"n_layer": 2}, "iter_num": 9, "config": {}}, tmp_path / "ckpt.pt")
+    for use in (from_official, lambda file: init_model(None, file)):
+        with pytest.raises(CheckpointError, match=r"its weights are a language model's \(transformer.wte.weight\)"):
+            use(tmp_path / "ckpt.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("build", [crate, alpha, tost])
+def test_weights_keep_their_kind_of_number(build, dtype):
+    weights = {key: value.to(dtype) if value.is_floating_point() else value for key, value in build().items()}
+    model = from_official(weights, **({} if build is tost else dict(num_heads=3)))
+    kinds = {value.dtype for value in model.state_dict().values() if value.is_floating_point()}
+    assert kinds == {dtype}
+    assert {buffer.dtype for buffer in model.data_preprocessor.buffers()} == {dtype}
+
+
+def test_kinds_that_differ_stay_as_they_are():
+    weights = {key: value.half() if "norm" in key else value.float() for key, value in crate().items()}
+    model = from_official(weights, num_heads=HEADS)
+    assert model.backbone.blocks[0].norm_compress.weight.dtype == torch.float16
+    assert model.backbone.blocks[0].sparsify.dictionary.dtype == torch.float32
+
+
+def test_what_is_given_reaches_the_model():
+    model = from_official(crate(), num_heads=HEADS, ista_step_size=0.3, ista_lambda=0.05)
+    assert {(b.sparsify.step_size, b.sparsify.lambd) for b in model.backbone.blocks} == {(0.3, 0.05)}
+    weights = crate()
+    weights["pos_embedding"] = weights["pos_embedding"][:, : 1 + 4 * 2]
+    with pytest.raises(CheckpointError, match=r"the patches \(8\) are not a square image's: give img_size"):
+        from_official(weights, num_heads=HEADS)
+    patch = CRATE_REF["config"]["patch_size"]
+    model = from_official(weights, num_heads=HEADS, img_size=(4 * patch, 2 * patch))
+    assert model.backbone.img_size == (4 * patch, 2 * patch)
+    with pytest.raises(CheckpointError, match="for which the position embeddings are"):
+        from_official(weights, num_heads=HEADS, img_size=4 * patch)
+
+
+@pytest.mark.parametrize(
+    ("source", "given", "message"),
+    [
+        (crate, dict(num_heads=3, decoder_num_heads=2), "take no decoder_num_heads, only num_heads, ista_step_size"),
+        (crate, dict(num_haeds=3), "weights of the official CRATE code take no num_haeds"),
+        (crate, dict(num_heads=5), "num_heads 5 does not divide the projection's width 48"),
+        (alpha, dict(num_heads=0), "num_heads 0 does not divide"),
+        (alpha, {}, "no published CRATE-alpha has width 48 and depth 2: give num_heads"),
+        (tost, dict(img_size=3.5), "img_size is a number of pixels or"),
+        (crate, dict(num_heads=3, img_size=[48]), "img_size is a number of pixels or"),
+        (crate, dict(num_heads=3, ista_lambda="much"), "ISTA needs a number as step_size and lambd"),
+        (tost, dict(ista_lambda=0.1), "weights of the ToST code for vision take no ista_lambda"),
+        (lambda: {"mine.weight": torch.zeros(2)}, dict(num_heads=3), "takes no num_heads: no family knows the names"),
+        (lambda: {"mine.weight": torch.zeros(2)}, {}, "no family here knows the names of its weights"),
+    ],
+)
+def test_what_no_family_takes_is_refused(source, given, message):
+    with pytest.raises(ValueError, match=message):
+        from_official(source(), **given)
+
+
+def test_a_checkpoint_of_ours_is_no_official_one(tmp_path):
+    model = from_official(crate(), num_heads=HEADS)
+    described = as_checkpoint(crate(), num_heads=HEADS).model
+    torch.save({"meta": {"model": described}, "state_dict": model.state_dict()}, tmp_path / "ours.pth")
+    with pytest.raises(CheckpointError, match="is a checkpoint of crate_mm: init_model"):
+        from_official(tmp_path / "ours.pth")
+    with pytest.raises(CheckpointError, match="ours.pth takes no num_heads: it says itself what model it is of"):
+        from_official(tmp_path / "ours.pth", num_heads=HEADS)
+
+
+def test_torchvisions_weights():
+    torch.manual_seed(0)
+    theirs = torchvision.models.VisionTransformer(32, 16, 2, 4, 48, 192, num_classes=5).eval()
+    torch.nn.init.normal_(theirs.heads.head.weight)
+    model, pixels = from_official(theirs.state_dict(), num_heads=4), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(pixels), theirs(pixels))
+
+
+def test_it_predicts_and_is_published(tmp_path):
+    """What is published says its model, so that it opens without anything given."""
+    weights = {key: value.float() if value.is_floating_point() else value for key, value in tost().items()}
+    torch.save(trained(weights), tmp_path / "tost.pth")
+    publish(open_checkpoint(tmp_path / "tost.pth", img_size=32), tmp_path / "tost.safetensors")
+    images = [np.random.RandomState(0).randint(0, 256, (40, 40, 3)).astype(np.uint8)]
+    one = Predictor(from_official(tmp_path / "tost.pth", img_size=32))(images)
+    assert one == Predictor(init_model(None, tmp_path / "tost.safetensors"))(images)
+
+
+def test_a_family_with_open_arguments_is_handed_all(monkeypatch):
+    """One whose ``translate`` takes whatever is given says itself what it does not know."""
+    given = {}
+
+    class Own:
+        @classmethod
+        def translate(cls, weights, **arguments):
+            given.update(arguments)
+
+    monkeypatch.setitem(BACKBONES.module_dict, "Own", Own)
+    with pytest.raises(CheckpointError, match="takes no mask_ratio"):
+        as_checkpoint({"own.weight": torch.zeros(1)}, mask_ratio=0.5, num_heads=None)
+    assert given == {"mask_ratio": 0.5}
+
+
+def test_converted_by_the_command(run_tool, tmp_path):
+    torch.save(crate(), tmp_path / "in.pth")
+    arguments = ("--num-heads", str(HEADS), "--given", "ista_lambda=0.2")
+    done = run_tool("convert_official", tmp_path / "in.pth", tmp_path / "out.pth", *arguments)
+    assert done.code == 0, done.output
+    assert init_model(None, tmp_path / "out.pth").backbone.blocks[0].lambd == 0.2
+    done = run_tool("convert_official", tmp_path / "in.pth", tmp_path / "out2.pth", "--given", "width=3")
+    assert (done.code, "take no width" in done.last_line) == (2, True)

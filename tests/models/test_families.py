@@ -1,0 +1,201 @@
+"""What every registered family does, with the same arguments: whoever adds one finds it tested here."""
+
+import copy
+
+import pytest
+import torch
+
+from crate_mm.analysis.attention import cls_attention
+from crate_mm.analysis.cost import count_complexity
+from crate_mm.analysis.figures.base import patch_grid
+from crate_mm.analysis.gather import defined_measures, measure_layers
+from crate_mm.analysis.table import MEASURES
+from crate_mm.analysis.taps import steps
+from crate_mm.checkpoints import as_checkpoint
+from crate_mm.checkpoints.fit import transfer
+from crate_mm.models import ImageClassifier
+from crate_mm.registry import BACKBONES
+
+BACKBONES.names()  # registers them
+FAMILIES = sorted(name for name, family in BACKBONES.module_dict.items() if family.__module__.startswith("crate_mm."))
+MICRO = dict(embed_dim=48, depth=2, num_heads=3)
+
+
+def classifier(family, seed=0, **backbone):
+    torch.manual_seed(seed)
+    arguments = dict(arch=MICRO, img_size=32, patch_size=8, in_channels=3)
+    norm = not getattr(BACKBONES.get(family), "final_norm", False)
+    head = dict(type="LinearHead", num_classes=5, norm=norm)
+    return ImageClassifier(dict(type=family, **{**arguments, **backbone}), head).eval()
+
+
+def pixels(batch=2, size=(32, 32), channels=3):
+    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+def test_tokens_and_gradients_are_finite(family):
+    model = classifier(family).train()
+    torch.nn.init.normal_(model.head.fc.weight)
+    tokens = model.backbone(pixels())
+    assert tokens.shape == (2, 1 + 16, 48)
+    model(pixels(), torch.tensor([1, 2]), mode="loss")["loss"].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_what_a_config_needs_to_know_is_there(family):
+    model = classifier(family)
+    assert (model.backbone.embed_dim, model.backbone.in_channels, model.backbone.img_size) == (48, 3, (32, 32))
+    assert len(model.backbone.blocks) == 2
+    assert model.example()["inputs"].shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(("size", "channels"), [(64, 3), (16, 1)])
+def test_other_sizes_and_channels(family, size, channels):
+    model = BACKBONES.build(dict(type=family, arch=MICRO, img_size=size, patch_size=8, in_channels=channels)).eval()
+    with torch.no_grad():
+        tokens = model(pixels(size=(size, size), channels=channels))
+    assert tokens.shape == (2, 1 + (size // 8) ** 2, 48)
+    with pytest.raises(ValueError, match=r"expected images of shape \(B, "):
+        model(pixels(size=(size, size), channels=5))
+
+
+def test_a_state_dict_goes_round(family, tmp_path):
+    model, other = classifier(family), classifier(family, seed=7)
+    with torch.no_grad():
+        model.train()(pixels())  # whatever training changes goes with it
+        expected = model.eval()(pixels())
+        assert not torch.equal(other(pixels()), expected)
+        torch.save(model.state_dict(), tmp_path / "x.pth")
+        other.load_state_dict(torch.load(tmp_path / "x.pth"))
+        assert torch.equal(other(pixels()), expected)
+        assert torch.equal(copy.deepcopy(model)(pixels()), expected)
+
+
+def test_a_layer_compiles_without_a_break(family):
+    model = classifier(family).train()
+    layer = torch.compile(model.backbone.blocks[0], fullgraph=True, backend="eager")
+    z = torch.randn(2, 17, 48, requires_grad=True)
+    torch.testing.assert_close(layer(z), model.backbone.blocks[0](z))
+    layer(z).square().sum().backward()
+    gradient, z.grad = z.grad, None
+    model.backbone.blocks[0](z).square().sum().backward()
+    torch.testing.assert_close(z.grad, gradient)
+
+
+def test_it_is_exported_for_any_batch(in_fork, family):
+    in_fork(check_export, classifier(family))
+
+
+def check_export(model):
+    dynamic = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    exported = torch.export.export(model.backbone, (pixels(),), dynamic_shapes=dynamic).module()
+    with torch.no_grad():
+        torch.testing.assert_close(exported(pixels(5)), model.backbone(pixels(5)))
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if hasattr(BACKBONES.get(name), "fuse")])
+def test_a_fused_model_is_the_same_function(family):
+    model = classifier(family).double()
+    with torch.no_grad():
+        expected = model(pixels().double())
+        model.backbone.fuse()
+        torch.testing.assert_close(model(pixels().double()), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_low_precision(family):
+    model = classifier(family)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = model(pixels())
+    torch.testing.assert_close(logits.float(), model(pixels()), rtol=0.1, atol=0.1)
+
+
+def test_measures_are_defined_or_refused(family):
+    model = classifier(family)
+    defined = defined_measures(model)
+    assert "r_out" in defined
+    with torch.no_grad(), measure_layers(model) as measures:
+        model(pixels())
+    for name in MEASURES:
+        if name in defined:
+            means = measures.means(name)
+            assert len(means) == 2, name
+            assert all(-1e6 < mean < 1e6 for mean in means), name
+        else:
+            with (
+                pytest.raises(ValueError, match=f"{family} has none of {name}"),
+                measure_layers(model, measures=[name]),
+            ):
+                pass
+
+
+def test_what_a_layer_offers_holds_together(family):
+    """A code has a price, R^c has what it is measured against, and attention's rows sum to 1."""
+    model = classifier(family)
+    for step in steps(model).values():
+        taps, subspaces = step.taps(), step.subspaces()
+        assert {"tap_w", "tap_out"} <= taps.keys()
+        assert ("tap_code" in taps) == (step.lambd is not None)
+        assert "tap_code" in taps or not step.returns_code
+        if subspaces is not None:
+            assert subspaces.U.shape[0] == 48
+            assert subspaces.U.shape[1] % subspaces.num_heads == 0
+        attention = step.attention(torch.randn(1, 17, 48))
+        if attention is not None:
+            torch.testing.assert_close(attention.sum(-1), torch.ones(1, 3, 17))
+
+
+def test_figures_are_drawn_or_refused(family):
+    model = classifier(family)
+    if steps(model)[0].attention(torch.randn(1, 4, 48)) is None:
+        with pytest.raises(ValueError, match=f"{family} has no attention map"):
+            cls_attention(model, pixels())
+    else:
+        assert cls_attention(model, pixels())[1].shape == (2, 3, 16)
+    if hasattr(model.backbone, "position_grids"):
+        assert patch_grid(model) == (4, 4)
+        for name, grid in model.backbone.position_grids.items():
+            assert model.backbone.state_dict()[name].shape == (1, 1 + grid[0] * grid[1], 48)
+    else:
+        with pytest.raises(ValueError, match=f"{family} does not tell its grid"):
+            patch_grid(model)
+
+
+def test_its_backbone_is_taken_over_at_another_size(family):
+    model, bigger = classifier(family), classifier(family, seed=3, img_size=48)
+    torch.nn.init.normal_(bigger.head.fc.weight)
+    checkpoint = as_checkpoint({"state_dict": model.state_dict()})
+    result = transfer(bigger, checkpoint)
+    grids = getattr(bigger.backbone, "position_grids", {})
+    assert result.resized.keys() == {f"backbone.{name}" for name in grids}
+    assert not any(name.startswith("backbone.") for name in result.new)
+    same = bigger.backbone.state_dict()
+    assert all(
+        torch.equal(value, same[name]) for name, value in model.backbone.state_dict().items() if name not in grids
+    )
+
+
+def test_cost_is_counted(family):
+    model = classifier(family)
+    cost = count_complexity(model, model.example())
+    assert cost.parameters == sum(p.numel() for p in model.parameters())
+    assert cost.flops > 16 * 48 * 48
+
+
+def test_a_frozen_backbone_does_not_change(family):
+    """BatchNorm's statistics, where there are such, are a part of it."""
+    built = classifier(family)
+    model = ImageClassifier(built.backbone, built.head, freeze_backbone=True).train()
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    loss = model(pixels(), torch.tensor([1, 2]), mode="loss")["loss"]
+    loss.backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.backbone.state_dict().items())
+    assert all(p.grad is None for p in model.backbone.parameters())
+    assert model.head.fc.weight.grad.any()
