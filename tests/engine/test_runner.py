@@ -9,7 +9,7 @@ import torch
 
 from crate_mm.checkpoints.files import AtomicBackend
 from crate_mm.engine import Runner, RunStoppedError, load_config, read_checkpoint
-from tests.training import AUGMENT, SGD, assert_identical, train, train_on_processes
+from tests.training import AUGMENT, SGD, assert_identical, debug_config, train, train_on_processes
 
 
 # Optimizer, schedule, EMA, shuffling and augmentation all at once; the workers are a case of their own, since
@@ -19,7 +19,7 @@ from tests.training import AUGMENT, SGD, assert_identical, train, train_on_proce
     [
         dict(ema_momentum=0.1),
         dict(train_dataloader__num_workers=2, train_dataloader__persistent_workers=True),
-        dict(optim_wrapper__optimizer__type="AdamW", max_batch_per_device=32, optim_wrapper__clip_grad__max_norm=1.0),
+        dict(optim_wrapper__optimizer__type="AdamW", max_batch_per_device=8, optim_wrapper__clip_grad__max_norm=1.0),
     ],
     ids=["ema", "workers", "adamw-accumulate-clip"],
 )
@@ -73,9 +73,9 @@ def test_a_sharded_optimizer_takes_the_same_steps(tmp_path):
 @pytest.mark.slow
 def test_processes_and_accumulation_take_the_same_steps(tmp_path):
     one = train(tmp_path / "one", **SGD)
-    accumulated = train(tmp_path / "accumulated", max_batch_per_device=32, **SGD)
+    accumulated = train(tmp_path / "accumulated", max_batch_per_device=8, **SGD)
     two = train_on_processes(2, tmp_path / "two")
-    both = train_on_processes(2, tmp_path / "both", max_batch_per_device=16)
+    both = train_on_processes(2, tmp_path / "both", max_batch_per_device=4)
     start = train(tmp_path / "start", **{**SGD, "optim_wrapper__optimizer__lr": 1e-12})
     for other in (accumulated, two, both):
         assert other["meta"]["iter"] == one["meta"]["iter"] == 10
@@ -89,10 +89,10 @@ def test_processes_and_accumulation_take_the_same_steps(tmp_path):
 
 @pytest.mark.slow
 def test_the_start_is_announced_and_logs_are_json_lines(tmp_path):
-    train(tmp_path, max_batch_per_device=32, train_cfg__max_epochs=1, default_hooks__logger__interval=1)
+    train(tmp_path, max_batch_per_device=8, train_cfg__max_epochs=1, default_hooks__logger__interval=1)
     (log,) = tmp_path.glob("*/*.log")
     text = log.read_text()
-    assert "effective batch 128 = 1 process x 128 in 4 micro-batches of 32 images of 1347; 10 steps an epoch" in text
+    assert "effective batch 32 = 1 process x 32 in 4 micro-batches of 8 images of 320; 10 steps an epoch" in text
     assert "Lion, learning rate 0.001 after 2 steps of warm-up" in text
     assert "eta: " in text
     (scalars,) = tmp_path.glob("*/vis_data/scalars.json")
@@ -107,7 +107,7 @@ def test_validation_loss_is_not_averaged_over_epochs(tmp_path):
     train(tmp_path)
     (scalars,) = tmp_path.glob("*/vis_data/scalars.json")
     logged = [line["eval/loss"] for line in map(json.loads, scalars.read_text().splitlines()) if "eval/loss" in line]
-    cfg = load_config("debug")
+    cfg = debug_config()
     cfg.work_dir, cfg.load_from = str(tmp_path / "test"), str(tmp_path / "epoch_2.pth")
     assert logged[1] == pytest.approx(Runner.from_cfg(cfg).test()["eval/loss"], rel=1e-6)
 
@@ -160,7 +160,7 @@ def break_gradients(runner: Runner, at: set[int]) -> None:
 
 
 def debug_runner(work_dir: Path, **overrides) -> Runner:
-    cfg = load_config("debug", {key.replace("__", "."): value for key, value in overrides.items()})
+    cfg = debug_config(**overrides)
     cfg.work_dir = str(work_dir)
     return Runner.from_cfg(cfg)
 
@@ -209,7 +209,7 @@ def test_checkpoints_of_another_run_are_put_aside(tmp_path):
     assert len(list(tmp_path.glob("best_*"))) == len(list(aside.glob("best_*"))) == 1
     # And of the same run, later than what it is resumed from.
     shutil.copy(aside / "epoch_2.pth", tmp_path)
-    cfg = load_config("debug", {"randomness.seed": 7})
+    cfg = debug_config(randomness__seed=7)
     cfg.train_dataloader.dataset.transforms = AUGMENT
     cfg.work_dir, cfg.resume, cfg.load_from = str(tmp_path), True, str(tmp_path / "epoch_1.pth")
     Runner.from_cfg(cfg).train()
@@ -324,7 +324,7 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run_and_name_the_layer(tmp_pat
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (dict(global_batch_size=64), "took 10 steps an epoch, this run takes 21: resume with the same global_batch"),
+        (dict(global_batch_size=64), "took 10 steps an epoch, this run takes 5: resume with the same global_batch"),
         (dict(randomness__seed=5), "is of a run with randomness.seed=0, this one has 5"),
         (dict(ema_momentum=0.1), "is of a run without averaged weights .*, this one is with"),
         (dict(optim_wrapper__optimizer__type="AdamW"), "is of a run with Lion, this one has AdamW"),
@@ -368,7 +368,7 @@ def test_averaged_weights_are_saved_and_evaluated(tmp_path):
     (scalars,) = (tmp_path / "ema").glob("*/vis_data/scalars.json")
     during = json.loads(scalars.read_text().splitlines()[-1])
     for ema_momentum in (None, 0.1):
-        cfg = load_config("debug", {"ema_momentum": ema_momentum})
+        cfg = debug_config(ema_momentum=ema_momentum)
         cfg.work_dir, cfg.load_from = str(tmp_path / f"test{ema_momentum}"), str(tmp_path / "ema" / "epoch_1.pth")
         assert Runner.from_cfg(cfg).test()["eval/loss"] == pytest.approx(during["eval/loss"], rel=1e-6)
 

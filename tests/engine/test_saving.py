@@ -12,7 +12,7 @@ from crate_mm.engine.results import describe_checkpoint
 from crate_mm.engine.resume import find_start
 from crate_mm.evaluation import ClassificationMetric
 from crate_mm.registry import METRICS
-from tests.training import train
+from tests.training import debug_config, train
 
 
 def result_of(folder):
@@ -129,7 +129,7 @@ def test_resume_in_a_config_takes_the_newest_that_is_intact(tmp_path):
     newest = tmp_path / "epoch_2.pth"
     newest.write_bytes(newest.read_bytes()[:-1000])
     (tmp_path / "last_checkpoint").write_text(str(newest))
-    cfg = load_config("debug", {"train_cfg.max_epochs": 3})
+    cfg = debug_config(train_cfg__max_epochs=3)
     cfg.work_dir, cfg.resume = str(tmp_path), True
     runner = Runner.from_cfg(cfg)
     runner.train()
@@ -166,7 +166,7 @@ def test_a_run_that_is_refused_moves_nothing(tmp_path):
 
 
 def test_a_test_after_training_moves_nothing(tmp_path):
-    cfg = load_config("debug", {"train_cfg.max_epochs": 1})
+    cfg = debug_config(train_cfg__max_epochs=1)
     cfg.work_dir = str(tmp_path)
     runner = Runner.from_cfg(cfg)
     runner.train()

@@ -15,18 +15,18 @@ import torch
 from mmengine.hooks import Hook
 
 from crate_mm.checkpoints.files import AtomicBackend, training_checkpoints
-from crate_mm.engine import RunInterruptedError, RunStoppedError, load_config, newest_checkpoint, read_checkpoint
+from crate_mm.engine import RunInterruptedError, RunStoppedError, newest_checkpoint, read_checkpoint
 from crate_mm.engine.safety.signals import INTERRUPTED, PREEMPTED, Signals
 from crate_mm.registry import DATA_SAMPLERS, RUNNERS
 from tests.conftest import ROOT
-from tests.training import AUGMENT, assert_identical
+from tests.training import AUGMENT, assert_identical, debug_config
 
 STATES = ("state_dict", "optimizer", "param_schedulers", "ema_state_dict")
 
 
 def build(work_dir: Path, augment: bool = True, **overrides):
     """A Runner of configs/debug.py with augmentation and averaging, which goes on from what is in its folder."""
-    cfg = load_config("debug", {"ema_momentum": 0.1, **{k.replace("__", "."): v for k, v in overrides.items()}})
+    cfg = debug_config(**{"ema_momentum": 0.1, **overrides})
     cfg.train_dataloader.dataset.transforms = AUGMENT if augment else []
     cfg.work_dir = str(work_dir)
     newest = newest_checkpoint(work_dir)
