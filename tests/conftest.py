@@ -54,6 +54,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no GPU is visible: run with -m gpu on a machine that has one"))
 
 
+def pytest_collection_finish() -> None:
+    # The garbage collector would look through all that is loaded, in each process that is forked off as well.
+    gc.freeze()
+
+
 class Finished(NamedTuple):
     """A tool that has run: exit code, and standard output and error together."""
 
@@ -79,11 +84,9 @@ def _run(script: Path, args: list[str], log: Path, cwd: Path, env: dict[str, str
 
 def start(script: Path, args: tuple, log: Path, cwd: Path, env: dict[str, str]) -> multiprocessing.Process:
     """Start a tool in a process that is forked off."""
-    gc.freeze()  # what is collected in the one process need not be copied for the other
     arguments = (script, [str(a) for a in args], log, cwd, env)
     process = multiprocessing.get_context("fork").Process(target=_run, args=arguments)
     process.start()
-    gc.unfreeze()
     return process
 
 
