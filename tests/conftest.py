@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from multiprocessing import connection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,12 +125,14 @@ def run_processes(tmp_path):
     """Run ``tools/<name>.py --launcher pytorch`` in forked processes that work together, without the launcher.
 
     Returns the exit code of the first of them that failed, and all that they said, in the order in which they did.
+    With ``ends_others`` the end of one is that of the others, as it is with the launcher.
     """
 
     def run(
         name: str,
         *args,
         processes: int = 2,
+        ends_others: bool = False,
         launcher: str = "pytorch",
         variables: Callable[[int, int, int], dict[str, str]] = by_pytorch,
         timeout: float = 120,
@@ -141,6 +144,11 @@ def run_processes(tmp_path):
             start(script, (*args, "--launcher", launcher), log, ROOT, {**variables(rank, processes, port), **env})
             for rank in range(processes)
         ]
+        if ends_others:
+            ended = connection.wait([process.sentinel for process in started], timeout)
+            started.sort(key=lambda process: process.sentinel not in ended)
+            for process in started:
+                process.terminate()
         for process in started:
             process.join(timeout)
         hung = [process for process in started if process.is_alive()]

@@ -74,35 +74,23 @@ def test_amp(run_tool, debug_checkpoint):
     assert amp.last_line.startswith("top1 ")
 
 
-@pytest.fixture(scope="module")
-def launched(tmp_path_factory):
-    """dist_train.sh and dist_test.sh run together, as each takes seconds to start: their results."""
-    tmp_path = tmp_path_factory.mktemp("launched")
+@pytest.mark.slow
+def test_dist_train_on_one_node_and_on_two(tmp_path):
+    """All of them together, as each takes seconds to start."""
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    options = ["--cfg-options", "train_cfg.max_epochs=1"]
 
-    def start(*args, **more):
-        args = [str(a) for a in args]
-        return subprocess.Popen(
-            args, env={**env, **more}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
-        )
+    def start(folder: str, gpus: int, **more: str) -> subprocess.Popen:
+        command = [TOOLS / "dist_train.sh", "configs/debug.py", str(gpus), "--work-dir", tmp_path / folder]
+        command += ["--cfg-options", "train_cfg.max_epochs=1"]
+        output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen([str(c) for c in command], env={**env, **more}, cwd=ROOT, **output)
 
-    runs = {
-        "single": start(TOOLS / "dist_train.sh", "configs/debug.py", 2, "--work-dir", tmp_path / "single", *options)
-    }
+    runs = {"single": start("single", 2)}
     for rank in (0, 1):
         nodes = dict(NNODES="2", NODE_RANK=str(rank), MASTER_ADDR="127.0.0.1", PORT="29611")
-        runs[f"node{rank}"] = start(
-            TOOLS / "dist_train.sh", "configs/debug.py", 1, "--work-dir", tmp_path / "nodes", *options, **nodes
-        )
+        runs[f"node{rank}"] = start("nodes", 1, **nodes)
     outputs = {name: process.communicate(timeout=240)[0] for name, process in runs.items()}
-    return tmp_path, {name: process.returncode for name, process in runs.items()}, outputs, start
-
-
-@pytest.mark.slow
-def test_dist_train_on_one_node_and_on_two(launched):
-    tmp_path, codes, outputs, _ = launched
-    assert codes == {"single": 0, "node0": 0, "node1": 0}, outputs
+    assert {process.returncode for process in runs.values()} == {0}, outputs
     assert "effective batch 128 = 2 processes x 64" in outputs["single"]
     assert "effective batch 128 = 2 processes x 64" in outputs["node0"]
     single, nodes = (read_checkpoint(tmp_path / name / "epoch_1.pth")["state_dict"] for name in ("single", "nodes"))
@@ -110,15 +98,12 @@ def test_dist_train_on_one_node_and_on_two(launched):
 
 
 @pytest.mark.slow
-def test_dist_test_gives_the_figures_of_one_process(launched, run_tool):
-    tmp_path, _, _, start = launched
-    checkpoint = tmp_path / "single" / "epoch_1.pth"
-    alone = run_tool("test", "debug", checkpoint)
+def test_four_processes_give_the_figures_of_one(debug_checkpoint, run_tool, run_processes, tmp_path):
+    alone = run_tool("test", "debug", debug_checkpoint)
     # 450 samples over 4 processes: 2 are padded onto the last ranks.
-    process = start(TOOLS / "dist_test.sh", "debug", checkpoint, 4, "--json", tmp_path / "4.json")
-    output = process.communicate(timeout=240)[0]
-    assert process.returncode == 0, output
-    assert alone.last_line in output
+    four = run_processes("test", "debug", debug_checkpoint, "--json", tmp_path / "4.json", processes=4)
+    assert four.code == 0, four.output
+    assert alone.last_line in four.output
     assert json.loads((tmp_path / "4.json").read_text())["num_samples"] == 450
 
 
@@ -126,12 +111,14 @@ STAMP = Path(sys.prefix) / ".crate_mm-installed-test"
 
 
 @pytest.mark.skipif(
-    not STAMP.exists(), reason="tools/run_tests.sh set up no environment: quickstart.sh would install one"
+    not STAMP.exists() or f"{ROOT}:" not in STAMP.read_text(),
+    reason="tools/run_tests.sh set up no environment: quickstart.sh would install one",
 )
 @pytest.mark.slow
 def test_quickstart(tmp_path):
     env = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"}
     command = ["bash", TOOLS / "quickstart.sh", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=1"]
+    command += ["train_dataloader.dataset.source.split=test", "global_batch_size=225"]  # two steps
     done = subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "run" / "figures.json").read_text())
@@ -140,8 +127,15 @@ def test_quickstart(tmp_path):
     assert "Installing" not in done.stdout
 
 
+def by_slurm(rank: int, tasks: int, port: int) -> dict[str, str]:
+    """What srun tells a task, and where they meet."""
+    told = {"NTASKS": tasks, "PROCID": rank, "LOCALID": rank, "NODELIST": "localhost"}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "PORT": str(port)}
+    return {**{f"SLURM_{name}": str(value) for name, value in told.items()}, **meeting}
+
+
 @pytest.mark.slow
-def test_slurm_variables_start_processes(tmp_path):
+def test_slurm_variables_start_processes(tmp_path, run_processes):
     """srun is not here: its variables are, and what slurm_train.sh hands it."""
     (tmp_path / "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >"$RECORD"\n')
     (tmp_path / "srun").chmod(0o755)
@@ -151,26 +145,9 @@ def test_slurm_variables_start_processes(tmp_path):
     assert {"--ntasks=16", "--ntasks-per-node=8", "--gres=gpu:8", "--partition=gpu", "--job-name=job"} <= set(args)
     assert args[-4:] == ["configs/debug.py", "--launcher", "slurm", "--amp"]
 
-    slurm = dict(
-        SLURM_NTASKS="2", SLURM_NODELIST="localhost", MASTER_ADDR="127.0.0.1", PORT="29613", OMP_NUM_THREADS="1"
-    )
-    command = [sys.executable, TOOLS / "train.py", "debug", "--launcher", "slurm", "--work-dir", str(tmp_path / "run")]
-    command += ["--cfg-options", "train_cfg.max_epochs=1"]
-    tasks = [
-        subprocess.Popen(
-            command,
-            env={
-                **os.environ,
-                **slurm,
-                "SLURM_PROCID": str(rank),
-                "SLURM_LOCALID": str(rank),
-                "CUDA_VISIBLE_DEVICES": "",
-            },
-            stdout=subprocess.DEVNULL,
-        )
-        for rank in (0, 1)
-    ]
-    assert [task.wait(240) for task in tasks] == [0, 0]
+    options = ("--work-dir", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=1")
+    done = run_processes("train", "debug", *options, launcher="slurm", variables=by_slurm)
+    assert done.code == 0, done.output
     assert (tmp_path / "run" / "epoch_1.pth").exists()
 
 
@@ -656,14 +633,12 @@ def test_ctrl_c(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failing_process_ends_the_others(tmp_path):
-    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    command = [str(TOOLS / "dist_train.sh"), "debug", "3", "--work-dir", str(tmp_path)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 2
+def test_processes_that_cannot_start_say_so_once(tmp_path, run_processes):
+    done = run_processes("train", "debug", "--work-dir", tmp_path, processes=3, ends_others=True)
+    assert done.code == 2
     sentence = "error: global_batch_size 128 does not divide over 3 processes; the nearest that do: 126 and 129"
-    assert done.stderr.count(sentence) == 1
-    assert "Traceback" not in done.stderr
+    assert done.output.count(sentence) == 1, done.output
+    assert "Traceback" not in done.output
 
 
 def test_a_pickle_is_what_the_hostile_files_are(tmp_path):

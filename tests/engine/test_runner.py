@@ -1,6 +1,7 @@
 """Training as the Runner does it: the same steps however they are spread, and the same run however often resumed."""
 
 import json
+import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,28 @@ def test_resuming_changes_nothing(tmp_path, options):
     assert resumed["meta"]["iter"] == 40
     best = {Path(c["message_hub"]["runtime_info"]["best_ckpt"]).name for c in (whole, resumed)}
     assert len(best) == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_the_loaders_workers_end_with_the_training(tmp_path, persistent, fails):
+    """They are not left to the garbage collector, which takes ten seconds for each."""
+    loaders = [f"{split}_dataloader" for split in ("train", "val", "test")]
+    options = {f"{loader}__num_workers": 1 for loader in loaders}
+    options |= {f"{loader}__persistent_workers": persistent for loader in loaders}
+    runner = debug_runner(tmp_path, train_cfg__max_epochs=1, optim_wrapper__max_skipped_steps=0, **options)
+    there = set(multiprocessing.active_children())
+    seen = []
+    runner.model.head.register_forward_pre_hook(lambda *_: seen.extend(multiprocessing.active_children()))
+    if fails:
+        break_gradients(runner, {3})
+        with pytest.raises(RunStoppedError, match="the gradient norm is nan at iteration 3"):
+            runner.train()
+    else:
+        runner.train()
+        assert runner.val() == runner.test()  # with others
+    assert set(seen) > there
+    assert set(multiprocessing.active_children()) == there
 
 
 @pytest.mark.slow

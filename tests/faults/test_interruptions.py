@@ -399,8 +399,10 @@ def train_with_accident(tmp_path: Path, accident: str, **env: str) -> subprocess
 
 @pytest.mark.slow
 def test_the_process_that_fails_first_speaks_first(tmp_path, run_processes):
-    done = run_processes("train", *write_accident(tmp_path, "raise RuntimeError('the cat sat on the keyboard')"))
+    accident = write_accident(tmp_path, "raise RuntimeError('the cat sat on the keyboard')")
+    done = run_processes("train", *accident, ends_others=True)
     assert done.code == 1
+    print(done.output)
     first = done.output[done.output.index("Traceback") :]
     second = first.find("Traceback", 10)
     assert 0 < first.index("RuntimeError: the cat sat on the keyboard") < (second if second > 0 else len(first))

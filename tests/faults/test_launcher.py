@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -64,12 +65,32 @@ def test_the_end_of_a_process_is_that_of_all(tmp_path, run_tool, how, restarts, 
     assert len((tmp_path / "started").read_text().split()) == starts
 
 
+@pytest.fixture
+def recorded(tmp_path):
+    """Run a shell script with a python that notes its arguments and environment, on a machine without GPUs."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text(
+        f"#!{sys.executable}\nimport json, os, sys\nnotes = [sys.argv[1:], dict(os.environ)]\n"
+        "sys.exit(print(0)) if sys.argv[1] == '-c' else json.dump(notes, open(os.environ['NOTES'], 'w'))\n"
+    )
+    (tmp_path / "bin" / "python").chmod(0o755)
+
+    def run(script: str, *args: str) -> tuple[list[str], dict[str, str]]:
+        env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "NOTES": str(tmp_path / "notes")}
+        command = ["bash", str(ROOT / "tools" / script), *args]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return json.loads((tmp_path / "notes").read_text())
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, PREEMPTED), (signal.SIGUSR1, PREEMPTED), (signal.SIGINT, INTERRUPTED)]
 )
 @pytest.mark.slow
-def test_a_signal_to_the_launcher_is_one_to_all(tmp_path, number, code):
-    environment = {"TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "OMP_NUM_THREADS": "1"}
+def test_a_signal_to_the_launcher_is_one_to_all(tmp_path, recorded, number, code):
+    _, environment = recorded("dist_train.sh", "debug", "2")
     script = ROOT / "tools" / "torchrun.py"
     launcher = start(script, arguments(tmp_path, "saves", 1), tmp_path / "log", ROOT, environment)
     end = time.monotonic() + 60
@@ -82,26 +103,6 @@ def test_a_signal_to_the_launcher_is_one_to_all(tmp_path, number, code):
     assert len((tmp_path / "started").read_text().split()) == 2
 
 
-@pytest.fixture
-def recorded(tmp_path):
-    """Run a shell script with a python that notes its arguments, on a machine without GPUs."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python").write_text(
-        f"#!{os.sys.executable}\nimport json, os, sys\n"
-        "sys.exit(print(0)) if sys.argv[1] == '-c' else json.dump(sys.argv[1:], open(os.environ['NOTES'], 'w'))\n"
-    )
-    (tmp_path / "bin" / "python").chmod(0o755)
-
-    def run(script: str, *args: str) -> list[str]:
-        env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "NOTES": str(tmp_path / "notes")}
-        command = ["bash", str(ROOT / "tools" / script), *args]
-        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return json.loads((tmp_path / "notes").read_text())
-
-    return run
-
-
 def test_a_config_may_have_any_name(tmp_path, recorded, run_tool):
     """Through the shell, through the launcher, and through the tool."""
     name = "a b'\"$(touch pwned);&%s{{x}}\x1b.py"
@@ -109,7 +110,8 @@ def test_a_config_may_have_any_name(tmp_path, recorded, run_tool):
     folder.mkdir()
     config, work_dir = str(folder / name), str(folder / "w")
     Path(config).write_text(f'_base_ = "{ROOT}/configs/debug.py"\ntrain_cfg = dict(max_epochs=1)\n')
-    launcher, *options, script, given, _, _, _, where = recorded("dist_train.sh", config, "1", "--work-dir", work_dir)
+    arguments, _ = recorded("dist_train.sh", config, "1", "--work-dir", work_dir)
+    launcher, *options, script, given, _, _, _, where = arguments
     assert [launcher, script] == [str(ROOT / "tools" / name) for name in ("torchrun.py", "train.py")]
     assert (given, where) == (config, work_dir)
     assert options == ["--standalone", "--max-restarts", "0", "--nproc-per-node", "1"]
@@ -126,13 +128,7 @@ def test_a_config_may_have_any_name(tmp_path, recorded, run_tool):
 
 
 def test_dist_test_starts_test_on_each_process(recorded):
-    arguments = recorded("dist_test.sh", "debug", "x.pth", "4", "--json", "y.json")
-    assert arguments[:5] == [
-        str(ROOT / "tools" / "torchrun.py"),
-        "--standalone",
-        "--max-restarts",
-        "0",
-        "--nproc-per-node",
-    ]
-    test = str(ROOT / "tools" / "test.py")
-    assert arguments[5:] == ["4", test, "debug", "x.pth", "--launcher", "pytorch", "--json", "y.json"]
+    arguments, _ = recorded("dist_test.sh", "debug", "x.pth", "4", "--json", "y.json")
+    launcher, test = (str(ROOT / "tools" / name) for name in ("torchrun.py", "test.py"))
+    expected = [launcher, "--standalone", "--max-restarts", "0", "--nproc-per-node", "4"]
+    assert arguments == [*expected, test, "debug", "x.pth", "--launcher", "pytorch", "--json", "y.json"]
