@@ -43,6 +43,9 @@ def pytest_configure(config: pytest.Config) -> None:
     import torch
 
     torch.set_num_threads(1)
+    # PyTorch looks for devices at the first gradient, and starts threads for those of fake tensors as well, once the
+    # compiler has made some. With such threads a process that is forked off has no gradients.
+    torch.ones(1, requires_grad=True).backward()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ SMALL = {
     "train_step": ["--models", "crate_tiny", "vit_tiny", "--img-size", 32, "--batch", 2, "--rounds", 1, "--no-compile"],
     "inference": ["--models", "crate_tiny", "vit_tiny", "--img-size", 32, "--batch", 2, "--rounds", 1, "--no-compile"],
     "scaling": ["--img-sizes", 32, 48, "--batches", 1, "--rounds", 1, "--processes", 2, "--start-method", "fork"],
-    "end_to_end": ["--images", 16, "--batch", 2, "--workers", 1, "--rounds", 1],
+    "end_to_end": ["--images", 12, "--batch", 2, "--workers", 1, "--rounds", 1],
     "checkpoint": ["--config", "crate_tiny_in1k", "--rounds", 1],
     "faults": ["--kills", 2, "--damage", "--fork"],
 }

@@ -402,7 +402,6 @@ def test_the_process_that_fails_first_speaks_first(tmp_path, run_processes):
     accident = write_accident(tmp_path, "raise RuntimeError('the cat sat on the keyboard')")
     done = run_processes("train", *accident, ends_others=True)
     assert done.code == 1
-    print(done.output)
     first = done.output[done.output.index("Traceback") :]
     second = first.find("Traceback", 10)
     assert 0 < first.index("RuntimeError: the cat sat on the keyboard") < (second if second > 0 else len(first))
