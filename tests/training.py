@@ -1,5 +1,6 @@
 """Short trainings that tests compare: configs/debug.py with augmentation, in this process or in several."""
 
+import json
 import os
 from pathlib import Path
 
@@ -84,3 +85,21 @@ def train_on_processes(world_size: int, work_dir: Path, **options) -> dict:
         process.join()
         assert process.exitcode == 0
     return read_checkpoint(work_dir / "epoch_1.pth")
+
+
+def break_gradients(runner: Runner, at: set[int]) -> None:
+    """Make gradients of the head NaN at these iterations, counted from 1."""
+    runner.model.head.fc.weight.register_hook(lambda g: g * float("nan") if runner.iter + 1 in at else g)
+
+
+def debug_runner(work_dir: Path, **overrides) -> Runner:
+    cfg = debug_config(**overrides)
+    cfg.work_dir = str(work_dir)
+    return Runner.from_cfg(cfg)
+
+
+FP16 = dict(optim_wrapper__type="AmpOptimWrapper", optim_wrapper__dtype="float16")
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())
