@@ -1,6 +1,6 @@
 """tools/launch.sh and tools/torchrun.py, with scripts that say what reaches them and end as they are told to.
 
-What training does when a process of it ends is in test_interruptions.py, and the whole in test_commands.py.
+What training does when a process of it ends is in test_interruptions.py, and the whole in ../cli/test_launchers.py.
 """
 
 import json
