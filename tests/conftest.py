@@ -1,25 +1,30 @@
 """What the tests share: one thread (other processes may hold the second core), small data, and running the tools."""
 
+import gc
 import multiprocessing
 import os
 import runpy
 import shutil
 import socket
 import sys
+from collections.abc import Callable
+from importlib import import_module
+from multiprocessing import connection
 from pathlib import Path
 from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import mmengine.runner  # noqa: F401  loaded here, so that the tools, which are forked off, find it loaded
 import numpy as np
 import pytest
-import sklearn.datasets  # noqa: F401
-import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-torch.set_num_threads(1)
+# What the tools load, and takes seconds: they are forked off, and find it loaded.
+LOADED = [f"crate_mm.cli.{file.stem}" for file in sorted((ROOT / "crate_mm" / "cli").glob("*.py"))]
+LOADED += ["matplotlib.backends.backend_agg", "matplotlib.backends.backend_pdf", "sklearn.decomposition"]
+LOADED += ["sklearn.datasets", "sklearn.manifold", "sklearn.model_selection"]
+LOADED += ["torch.distributed.run", "torch.utils.tensorboard"]
 
 
 def hides_gpu(markers: str) -> bool:
@@ -31,12 +36,31 @@ def pytest_configure(config: pytest.Config) -> None:
     hidden = hides_gpu(config.getoption("markexpr", ""))
     # The tools are forked off, which a process that uses CUDA does not survive.
     hidden and os.environ.update(CUDA_VISIBLE_DEVICES="")
+    if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        return  # it hands the tests out, and runs none
+    for name in LOADED:
+        import_module(name)
+    import torch
+
+    torch.set_num_threads(1)
+    # PyTorch looks for devices at the first gradient, and starts threads for those of fake tensors as well, once the
+    # compiler has made some. With such threads a process that is forked off has no gradients.
+    torch.ones(1, requires_grad=True).backward()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    # What takes long comes first, so that the workers, which take a test after the other, end together.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no GPU is visible: run with -m gpu on a machine that has one"))
+
+
+def pytest_collection_finish() -> None:
+    # The garbage collector would look through all that is loaded, in each process that is forked off as well.
+    gc.freeze()
 
 
 class Finished(NamedTuple):
@@ -51,7 +75,7 @@ class Finished(NamedTuple):
 
 
 def _run(script: Path, args: list[str], log: Path, cwd: Path, env: dict[str, str]) -> None:
-    file = open(log, "w", buffering=1)  # noqa: SIM115  open until the process ends
+    file = open(log, "a", buffering=1)  # noqa: SIM115  open until the process ends
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
     sys.stdout = sys.stderr = file
@@ -62,17 +86,21 @@ def _run(script: Path, args: list[str], log: Path, cwd: Path, env: dict[str, str
     runpy.run_path(str(script), run_name="__main__")
 
 
+def start(script: Path, args: tuple, log: Path, cwd: Path, env: dict[str, str]) -> multiprocessing.Process:
+    """Start a tool in a process that is forked off."""
+    arguments = (script, [str(a) for a in args], log, cwd, env)
+    process = multiprocessing.get_context("fork").Process(target=_run, args=arguments)
+    process.start()
+    return process
+
+
 @pytest.fixture
 def run_tool(tmp_path):
     """Run ``tools/<name>.py`` with arguments in a process of its own, forked so that PyTorch need not load again."""
 
     def run(name: str, *args, cwd: Path = ROOT, timeout: float = 120, **env: str) -> Finished:
         log = tmp_path / f"{name.replace('/', '_')}-{len(list(tmp_path.glob('*.out')))}.out"
-        script = ROOT / "tools" / f"{name}.py"
-        process = multiprocessing.get_context("fork").Process(
-            target=_run, args=(script, [str(a) for a in args], log, cwd, env)
-        )
-        process.start()
+        process = start(ROOT / "tools" / f"{name}.py", args, log, cwd, env)
         process.join(timeout)
         if process.is_alive():
             process.kill()
@@ -80,6 +108,19 @@ def run_tool(tmp_path):
         return Finished(process.exitcode, log.read_text())
 
     return run
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def by_pytorch(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What PyTorch's launcher tells a process."""
+    shared = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
+    mine = {**shared, "RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_RESTART_COUNT": 0}
+    return {name: str(value) for name, value in mine.items()}
 
 
 @pytest.fixture
@@ -98,32 +139,40 @@ def in_fork():
 
 @pytest.fixture
 def run_processes(tmp_path):
-    """Run ``tools/<name>.py --launcher pytorch`` in two forked processes that train together, without the launcher.
+    """Run ``tools/<name>.py --launcher pytorch`` in forked processes that work together, without the launcher.
 
-    Returns the exit code of the first of them that failed, and all that they said.
+    Returns the exit code of the first of them that failed, and all that they said, in the order in which they did.
+    With ``ends_others`` the end of one is that of the others, as it is with the launcher.
     """
 
-    def run(name: str, *args, timeout: float = 120, **env: str) -> Finished:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        fork, script = multiprocessing.get_context("fork"), ROOT / "tools" / f"{name}.py"
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "2"}
-        shared |= {"TORCHELASTIC_RESTART_COUNT": "0", **env}
-        logs, processes = [tmp_path / f"{port}-{rank}.out" for rank in range(2)], []
-        for rank, log in enumerate(logs):
-            mine = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            arguments = [*map(str, args), "--launcher", "pytorch"]
-            processes.append(fork.Process(target=_run, args=(script, arguments, log, ROOT, mine)))
-            processes[-1].start()
-        for process in processes:
+    def run(
+        name: str,
+        *args,
+        processes: int = 2,
+        ends_others: bool = False,
+        launcher: str = "pytorch",
+        variables: Callable[[int, int, int], dict[str, str]] = by_pytorch,
+        timeout: float = 120,
+        **env: str,
+    ) -> Finished:
+        port = free_port()
+        log, script = tmp_path / f"{port}.out", ROOT / "tools" / f"{name}.py"
+        started = [
+            start(script, (*args, "--launcher", launcher), log, ROOT, {**variables(rank, processes, port), **env})
+            for rank in range(processes)
+        ]
+        if ends_others:
+            ended = connection.wait([process.sentinel for process in started], timeout)
+            started.sort(key=lambda process: process.sentinel not in ended)
+            for process in started:
+                process.terminate()
+        for process in started:
             process.join(timeout)
-        hung = [process for process in processes if process.is_alive()]
+        hung = [process for process in started if process.is_alive()]
         for process in hung:
             process.kill()
-        said = "".join(log.read_text() for log in logs)
-        assert not hung, said
-        return Finished(next((p.exitcode for p in processes if p.exitcode), 0), said)
+        assert not hung, log.read_text()
+        return Finished(next((p.exitcode for p in started if p.exitcode), 0), log.read_text())
 
     return run
 

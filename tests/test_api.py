@@ -158,7 +158,7 @@ def test_the_installed_wheel_works_outside_a_clone(tmp_path, debug_checkpoint):
     (wheel,) = tmp_path.glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True)
     code = f"""
-import sys
+import os, runpy, sys
 sys.path.insert(0, {str(tmp_path / "site")!r})
 import crate_mm, numpy
 assert crate_mm.__file__.startswith({str(tmp_path)!r}), crate_mm.__file__
@@ -166,18 +166,22 @@ from crate_mm.engine import CONFIGS, load_config
 assert str(CONFIGS).startswith({str(tmp_path)!r}), CONFIGS
 load_config("crate_base_in1k")
 model = crate_mm.init_model("debug", {str(debug_checkpoint)!r})
-print(len(crate_mm.Predictor(model)(numpy.zeros((8, 8), numpy.uint8))[0]))
+print(len(crate_mm.Predictor(model)(numpy.zeros((8, 8), numpy.uint8))[0]), flush=True)
+for arguments in (
+    ("train", "debug", "--work-dir", "w", "--cfg-options", "train_cfg.max_epochs=1"),
+    ("analyze", "layers", "debug", "w/epoch_1.pth", "--num-images", "10"),
+):
+    child = os.fork()  # as python -m crate_mm, but for what is loaded already
+    if not child:
+        os.dup2(2, 1)
+        sys.argv[1:] = arguments
+        runpy.run_module("crate_mm", run_name="__main__", alter_sys=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 """
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout == "5\n", done.stderr
+    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    command = [sys.executable, "-m", "crate_mm"]
-    for arguments in (
-        ("train", "debug", "--work-dir", "w", "--cfg-options", "train_cfg.max_epochs=1"),
-        ("analyze", "layers", "debug", "w/epoch_1.pth", "--num-images", "10"),
-    ):
-        done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, env=env)
-        assert done.returncode == 0, done.stderr
     assert (tmp_path / "work_dirs" / "debug" / "analysis" / "layers.png").is_file()
     script = tmp_path / "site" / "bin" / "crate-mm"
     assert subprocess.run([sys.executable, script, "--help"], env=env, capture_output=True).returncode == 0

@@ -13,16 +13,16 @@ SMALL = {
     "loader": ["--images", 4, "--width", 60, "--height", 50, "--rounds", 1],
     "train_step": ["--models", "crate_tiny", "vit_tiny", "--img-size", 32, "--batch", 2, "--rounds", 1, "--no-compile"],
     "inference": ["--models", "crate_tiny", "vit_tiny", "--img-size", 32, "--batch", 2, "--rounds", 1, "--no-compile"],
-    "scaling": ["--img-sizes", 32, 48, "--batches", 1, "--rounds", 1, "--processes", 2],
-    "end_to_end": ["--images", 16, "--batch", 2, "--workers", 1, "--rounds", 1],
+    "scaling": ["--img-sizes", 32, 48, "--batches", 1, "--rounds", 1, "--processes", 2, "--start-method", "fork"],
+    "end_to_end": ["--images", 12, "--batch", 2, "--workers", 1, "--rounds", 1],
     "checkpoint": ["--config", "crate_tiny_in1k", "--rounds", 1],
-    "faults": ["--kills", 2, "--damage"],
+    "faults": ["--kills", 2, "--damage", "--fork"],
 }
 ROWS = {"layers": 6, "loader": 8, "train_step": 6, "inference": 8, "scaling": 6, "end_to_end": 3}
 
 
 def test_every_benchmark_is_run_here():
-    shared = {"forms", "machine", "photographs", "textbook"}
+    shared = {"forms", "machine", "photographs", "runs", "textbook"}
     assert {path.stem for path in (ROOT / "tools" / "benchmarks").glob("*.py")} - shared == SMALL.keys()
 
 

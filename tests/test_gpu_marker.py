@@ -1,12 +1,10 @@
 """The tests that need a GPU are found by their marker, and see it when they are asked for."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT, hides_gpu
+from tests.conftest import hides_gpu
 
 
 @pytest.mark.parametrize(
@@ -22,9 +20,10 @@ def test_this_run_hides_it(pytestconfig):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
-@pytest.mark.slow
-def test_the_marker_finds_every_test_that_needs_one():
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--collect-only", "-p", "no:cacheprovider"]
+def test_the_marker_finds_every_test_that_needs_one(tmp_path, run_tool):
+    (tmp_path / "collect.py").write_text("import pytest, sys\nsys.exit(pytest.main(sys.argv[1:]))\n")
     files = ["tests/engine/test_fast_paths.py", "tests/datasets/test_fast_loading.py"]
-    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.count("::test_") == 3, done.stdout
+    options = ["-q", "-m", "gpu", "--collect-only", "-p", "no:cacheprovider"]
+    done = run_tool(str(tmp_path / "collect"), *options, *files)
+    assert done.code == 0, done.output
+    assert done.output.count("::test_") == 3, done.output

@@ -13,15 +13,9 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.backends.backend_agg
-import matplotlib.backends.backend_pdf  # noqa: F401  loaded here, so that the tools, which are forked off, find it loaded
 import pytest
-import sklearn.manifold  # noqa: F401
 import torch
-import torch.utils.tensorboard
 
-import crate_mm.cli.analyze
-import crate_mm.cli.train  # noqa: F401
 from crate_mm import get_model
 from crate_mm.__main__ import COMMANDS
 from crate_mm.config import CONFIGS, load_config

@@ -1,17 +1,40 @@
 """Short trainings that tests compare: configs/debug.py with augmentation, in this process or in several."""
 
+import json
+import os
 from pathlib import Path
 
 import torch
 
+from crate_mm.datasets import Digits
 from crate_mm.engine import Runner, load_config, read_checkpoint
+from crate_mm.registry import DATASETS
+from tests.conftest import by_pytorch, free_port
 
 AUGMENT = [dict(type="RandomAffine", degrees=15, translate=(0.1, 0.1)), dict(type="RandomHorizontalFlip")]
 
 
+@DATASETS.register_module()
+class FewDigits(Digits):
+    """Some of the digits: 320 for training, ten batches of 32, and 100 for testing."""
+
+    def __init__(self, split: str = "train") -> None:
+        super().__init__(split)
+        self.numbers = self.numbers[: {"train": 320, "test": 100}[split]]
+
+
+def debug_config(**overrides):
+    """configs/debug.py on a quarter of its data, with as many steps an epoch; ``__`` in a key stands for a dot."""
+    options = {"global_batch_size": 32, **{key.replace("__", "."): value for key, value in overrides.items()}}
+    cfg = load_config("debug", options)
+    for split in ("train", "val", "test"):
+        cfg[f"{split}_dataloader"].dataset.source.type = "FewDigits"
+    return cfg
+
+
 def train(work_dir: Path, resume: bool = False, launcher: str = "none", **overrides) -> dict:
-    """Train configs/debug.py with augmentation; return its last checkpoint."""
-    cfg = load_config("debug", {key.replace("__", "."): value for key, value in overrides.items()})
+    """Train ``debug_config`` with augmentation; return its last checkpoint."""
+    cfg = debug_config(**overrides)
     cfg.train_dataloader.dataset.transforms = AUGMENT
     cfg.work_dir, cfg.launcher = str(work_dir), launcher
     if resume:
@@ -43,24 +66,12 @@ SGD = dict(optim_wrapper__optimizer__type="SGD", optim_wrapper__optimizer__lr=0.
 
 
 def _rank(rank: int, world_size: int, port: int, work_dir: Path, options: dict) -> None:
-    import os
-
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
+    os.environ.update(by_pytorch(rank, world_size, port))
     train(work_dir, launcher="pytorch", **SGD, **options)
 
 
 def train_on_processes(world_size: int, work_dir: Path, **options) -> dict:
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     context = torch.multiprocessing.get_context("fork")
     processes = [
         context.Process(target=_rank, args=(r, world_size, port, work_dir, options)) for r in range(world_size)
@@ -74,3 +85,21 @@ def train_on_processes(world_size: int, work_dir: Path, **options) -> dict:
         process.join()
         assert process.exitcode == 0
     return read_checkpoint(work_dir / "epoch_1.pth")
+
+
+def break_gradients(runner: Runner, at: set[int]) -> None:
+    """Make gradients of the head NaN at these iterations, counted from 1."""
+    runner.model.head.fc.weight.register_hook(lambda g: g * float("nan") if runner.iter + 1 in at else g)
+
+
+def debug_runner(work_dir: Path, **overrides) -> Runner:
+    cfg = debug_config(**overrides)
+    cfg.work_dir = str(work_dir)
+    return Runner.from_cfg(cfg)
+
+
+FP16 = dict(optim_wrapper__type="AmpOptimWrapper", optim_wrapper__dtype="float16")
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())

@@ -43,7 +43,9 @@ else
   meeting=(--nnodes "$nnodes" --node-rank "$node_rank" --master-addr "$address" --master-port "$port")
 fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MKL_NUM_THREADS=${MKL_NUM_THREADS:-1}
-# Slurm's warning before a preemption reaches the processes as well as the other signals do.
+# Slurm's warning before a preemption reaches the processes as well as the other signals do. Newer versions of torchrun
+# read the second variable, and overwrite the first.
 export TORCHELASTIC_SIGNALS_TO_HANDLE=${TORCHELASTIC_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}
+export PET_SIGNALS_TO_HANDLE=$TORCHELASTIC_SIGNALS_TO_HANDLE
 exec python "$tools/torchrun.py" "${meeting[@]}" --max-restarts "${MAX_RESTARTS:-0}" --nproc-per-node "$gpus" \
   "$tools/$mode.py" "${files[@]}" --launcher pytorch "$@"

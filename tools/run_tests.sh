@@ -3,7 +3,7 @@
 #   bash tools/run_tests.sh [arguments of pytest]
 #   bash tools/run_tests.sh -m "not slow"    what takes seconds alone
 #   bash tools/run_tests.sh -m gpu           what needs a GPU, which is hidden from all other tests
-# Two tests run at a time; TEST_WORKERS=1 runs one.
+# Two tests run at a time, the long ones first; TEST_WORKERS=1 runs one.
 set -euo pipefail
 . "$(dirname "$0")/setup_env.sh" test
-exec python -m pytest -n "${TEST_WORKERS:-2}" --dist worksteal "$@"
+exec python -m pytest -n "${TEST_WORKERS:-2}" --dist load --maxschedchunk 2 "$@"

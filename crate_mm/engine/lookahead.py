@@ -17,6 +17,7 @@ class LookAhead:
         loader: of dicts of tensors, in pinned memory for a GPU.
         keys: of the tensors that go to the GPU; ``encoded`` images are decoded from the host's memory.
 
+    ``loaded`` is the iterator over the loader.
     After a failure ``error`` is the exception; the batches that were loaded before it are given out.
     """
 
@@ -24,7 +25,7 @@ class LookAhead:
         self.keys = keys
         self.error: Exception | None = None
         self._stream = torch.cuda.Stream() if get_device() == "cuda" else None
-        self._loaded = iter(loader)
+        self.loaded = iter(loader)
         self._following = self._load()
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -35,7 +36,7 @@ class LookAhead:
 
     def _load(self) -> "tuple[dict[str, Tensor], torch.cuda.Event | None] | None":
         try:
-            batch = next(self._loaded, None)
+            batch = next(self.loaded, None)
         except Exception as error:
             self.error = error
             return None

@@ -6,6 +6,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
 from ..encoded import decode_batch
+from ..private_torch import end_workers
 from ..registry import LOOPS
 from .lookahead import LookAhead
 from .safety.finite import OtherProcessError
@@ -34,18 +35,24 @@ class TrainLoop(EpochBasedTrainLoop):
         self.local_flags = {"signal": 0, "save": 0, "failed": 0, "unreadable": 0}
         self.agreed = {key: [0] for key in self.local_flags}
         self.stopping: Exception | None = None
+        self.batches: LookAhead | None = None
         self.agreement = Agreement()
         self.signals = Signals()
 
     def run(self) -> torch.nn.Module:
         """Train to the last epoch, from where the run is."""
-        with self.signals:
-            self.runner.call_hook("before_train")
-            self._validate_if_due()  # the run may have been stopped between an epoch and its validation
-            while self._epoch < self._max_epochs and not self.stop_training:
-                self.run_epoch()
-                self._validate_if_due()
-            self.runner.call_hook("after_train")
+        try:
+            with self.signals:
+                self.runner.call_hook("before_train")
+                self._validate_if_due()  # the run may have been stopped between an epoch and its validation
+                while self._epoch < self._max_epochs and not self.stop_training:
+                    self.run_epoch()
+                    self._validate_if_due()
+                self.runner.call_hook("after_train")
+        finally:
+            end_workers(self.dataloader, self.batches and self.batches.loaded)
+            if self.runner.val_loop is not None:
+                end_workers(self.runner.val_loop.dataloader)
         return self.runner.model
 
     def _validate_if_due(self) -> None:
@@ -69,7 +76,7 @@ class TrainLoop(EpochBasedTrainLoop):
             self.dataloader.sampler.start = first
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        batches = LookAhead(self.dataloader)
+        batches = self.batches = LookAhead(self.dataloader)
         self._begin_step(batches.error)
         self._end_step(batches.error)
         if self.stopping or any(self.agreed["signal"]):  # before the first step: after the last one before this epoch

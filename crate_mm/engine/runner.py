@@ -20,6 +20,7 @@ from ..checkpoints import Checkpoint
 from ..config import BatchPlan, default_work_dir, expand_home, prepare
 from ..config.settings import guard_hooks
 from ..models.tasks.base import task_of
+from ..private_torch import end_workers
 from ..registry import RUNNERS
 from .blocks import prepare_blocks
 from .classes import check_same_classes, class_names, give_dataset
@@ -186,13 +187,19 @@ class Runner(KeepingRunner):
 
     def val(self) -> dict[str, float]:
         self.build_for_validation()
-        return super().val()
+        try:
+            return super().val()
+        finally:
+            end_workers(self.val_dataloader)
 
     def test(self) -> dict[str, float]:
         if not self.tests:
             self.build_for_testing()
         start = time.perf_counter()
-        metrics = super().test()
+        try:
+            metrics = super().test()
+        finally:
+            end_workers(self.test_dataloader)
         self.test_seconds = time.perf_counter() - start
         return metrics
 

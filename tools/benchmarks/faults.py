@@ -4,6 +4,7 @@ python tools/benchmarks/faults.py --kills 100
 python tools/benchmarks/faults.py --kills 20 --processes 2 --json faults.json
 python tools/benchmarks/faults.py --kills 20 --signal TERM
 python tools/benchmarks/faults.py --kills 20 --damage
+python tools/benchmarks/faults.py --kills 20 --processes 2 --fork
 
 Each kill comes when the run has taken a random number of steps more; every second one waits for the next checkpoint
 to be under way. A checkpoint is written every other step. Nothing but ``--resume`` is given to the run that follows.
@@ -14,8 +15,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,13 +23,13 @@ from pathlib import Path
 
 import torch
 from machine import report
+from runs import Forked, Started, descendants
 
 from crate_mm.checkpoints.files import training_checkpoints, training_progress
 from crate_mm.cli.options import one_sentence_errors, positive
 from crate_mm.engine import read_checkpoint
 from crate_mm.engine.safety.signals import PREEMPTED
 
-TOOLS = Path(__file__).resolve().parents[1]
 STEPS_PER_EPOCH = 10  # of configs/debug.py
 COMPARED = ("state_dict", "optimizer", "param_schedulers", "ema_state_dict")
 DAMAGES = {
@@ -46,25 +45,21 @@ class Trial:
     Args:
         folder: work folder.
         epochs: how long it trains.
-        processes: how many train together.
+        args: what the benchmark was asked for.
     """
 
-    def __init__(self, folder: Path, epochs: int, processes: int) -> None:
-        self.folder = folder
-        start = ["bash", TOOLS / "dist_train.sh", "debug", processes]
-        if processes == 1:
-            start = [sys.executable, TOOLS / "train.py", "debug"]
+    def __init__(self, folder: Path, epochs: int, args: argparse.Namespace) -> None:
+        self.folder, self.processes = folder, args.processes
+        self.kind = Forked if args.fork else Started
         options = [f"train_cfg.max_epochs={epochs}", "ema_momentum=0.1", "default_hooks.checkpoint.every_iters=2"]
         options += ["train_dataloader.num_workers=1", "train_dataloader.persistent_workers=True"]
         options += [f"train_dataloader.dataset.transforms={AUGMENTATION}"]
-        self.command = [str(part) for part in (*start, "--resume", "--work-dir", folder, "--cfg-options", *options)]
+        self.arguments = ["debug", "--resume", "--work-dir", str(folder), "--cfg-options", *options]
         folder.mkdir()
 
-    def start(self) -> subprocess.Popen:
+    def start(self) -> Forked | Started:
         """Start it, or start it again, with its output at the end of a file beside its folder."""
-        env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        with open(self.log, "a") as log:
-            return subprocess.Popen(self.command, stdout=log, stderr=log, env=env, start_new_session=True)
+        return self.kind(self.arguments, self.processes, self.log)
 
     @property
     def log(self) -> Path:
@@ -95,50 +90,35 @@ class Trial:
 AUGMENTATION = "[dict(type='RandomAffine',degrees=15,translate=(0.1,0.1)),dict(type='RandomHorizontalFlip')]"
 
 
-def wait_for(process: subprocess.Popen, condition, what: str, seconds: float = 120) -> bool:
-    """Wait until the condition holds (True) or the process has ended (False), looking as often as can be."""
+def wait_for(run: Forked | Started, condition, what: str, seconds: float = 120) -> bool:
+    """Wait until the condition holds (True) or the run has ended (False), looking as often as can be."""
     end = time.monotonic() + seconds
     while not condition():
-        if process.poll() is not None:
+        if run.code() is not None:
             return False
         if time.monotonic() > end:
-            process.kill()
+            send(signal.SIGKILL, run.heads())
             raise RuntimeError(f"no {what} in {seconds:g} s")
     return True
 
 
-def descendants(pid: int) -> list[int]:
-    """All processes that a process has started, and those that they have."""
-    found = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            found += [int(child), *descendants(int(child))]
-    return found
+def send(number: int, processes: list[int]) -> None:
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
-def is_rank(pid: int) -> bool:
-    """Whether a process is one of those that train together, not the launcher or a loader's worker."""
-    parent = Path(f"/proc/{pid}/status").read_text().split("PPid:")[1].split()[0]
-    return b"LOCAL_RANK=" in environment(pid) and b"LOCAL_RANK=" not in environment(parent)
-
-
-def environment(pid: int | str) -> bytes:
-    return Path(f"/proc/{pid}/environ").read_bytes()
-
-
-def kill(process: subprocess.Popen, number: int, rng: random.Random, processes: int) -> str:
+def kill(run: Forked | Started, number: int, rng: random.Random, processes: int) -> str:
     """Send the signal to the run, all of it or one of its processes; wait for its end; say what was hit."""
     if processes == 1 or rng.random() < 0.5:
-        hit = "the run"
-        for victim in [process.pid, *descendants(process.pid)] if number == signal.SIGKILL else [process.pid]:
-            with suppress(ProcessLookupError):
-                os.kill(victim, number)
+        hit, victims = "the run", run.heads()
+        if number == signal.SIGKILL:
+            victims = [*victims, *(pid for head in victims for pid in descendants(head))]
     else:
-        victim = rng.choice([pid for pid in descendants(process.pid) if is_rank(pid)])
-        os.kill(victim, number)
-        hit = "one process"
+        hit, victims = "one process", [rng.choice(run.ranks())]
+    send(number, victims)
     start = time.monotonic()
-    process.wait(timeout=90)
+    run.wait(90)
     if time.monotonic() - start > 60:
         raise RuntimeError("the other processes took more than a minute to end")
     return hit
@@ -171,22 +151,22 @@ def torment(trial: Trial, epochs: int, args: argparse.Namespace) -> Counter:
     rng, hits = random.Random(args.seed), Counter()
     number = getattr(signal, f"SIG{args.signal}")
     while hits["kills"] < args.kills:
-        process, before = trial.start(), trial.steps()
+        run, before = trial.start(), trial.steps()
         most = max((epochs * STEPS_PER_EPOCH - before) // (args.kills - hits["kills"] + 1), 1)
         target = before + rng.randint(0, most)
-        alive = wait_for(process, lambda: trial.steps() > target, f"step {target}")  # noqa: B023
+        alive = wait_for(run, lambda: trial.steps() > target, f"step {target}")  # noqa: B023
         in_write = hits["kills"] % 2 == 0
         if alive and in_write:
-            alive = wait_for(process, lambda: any(trial.folder.glob("*.part")), "checkpoint")
+            alive = wait_for(run, lambda: any(trial.folder.glob("*.part")), "checkpoint")
         if alive:
             time.sleep(rng.uniform(0, 0.002 if in_write else 0.05))
-        if not alive or process.poll() is not None:
-            raise RuntimeError(f"the run ended by itself with code {process.returncode}; see {trial.log}")
-        hits[f"hit {kill(process, number, rng, args.processes)}"] += 1
+        if not alive or run.code() is not None:
+            raise RuntimeError(f"the run ended by itself with code {run.code()}; see {trial.log}")
+        hits[f"hit {kill(run, number, rng, args.processes)}"] += 1
         hits["kills"] += 1
         hits["a write cut off"] += any(trial.folder.glob("*.part"))
-        if number != signal.SIGKILL and process.returncode != PREEMPTED and args.processes == 1:
-            raise RuntimeError(f"ended with code {process.returncode}, not {PREEMPTED}; see {trial.log}")
+        if number != signal.SIGKILL and run.code() != PREEMPTED and args.processes == 1:
+            raise RuntimeError(f"ended with code {run.code()}, not {PREEMPTED}; see {trial.log}")
         damaged = damage_newest(trial.folder, rng) if args.damage else None
         if damaged:
             hits[damaged] += 1
@@ -200,6 +180,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--signal", choices=["KILL", "TERM", "USR1", "INT"], default="KILL")
     parser.add_argument("--damage", action="store_true", help="damage the newest checkpoint after each kill")
     parser.add_argument("--steps", type=positive, default=10, help="how many the run takes for each kill, on average")
+    parser.add_argument("--fork", action="store_true", help="fork the processes off, without the launcher: much sooner")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", help="write the figures there")
     return parser.parse_args()
@@ -211,9 +192,9 @@ def main() -> None:
         epochs = max(-(-args.kills * args.steps // STEPS_PER_EPOCH), 3)
         folder = Path(tempfile.mkdtemp(prefix="faults-"))
         start = time.monotonic()
-        alone = Trial(folder / "alone", epochs, args.processes)
+        alone = Trial(folder / "alone", epochs, args)
         alone.finish()
-        killed = Trial(folder / "killed", epochs, args.processes)
+        killed = Trial(folder / "killed", epochs, args)
         hits = torment(killed, epochs, args)
         killed.finish()
         identical = same(alone.result(), killed.result())

@@ -65,7 +65,8 @@ def measure_forms(
     counted = min(args.batch, 16)  # enough for ISTA to take the form that it takes for more
     images = torch.zeros(counted, 3, args.img_size, args.img_size)
     work = passes * count_complexity(build(name, args, "cpu"), images).flops * args.batch / counted
-    rates = {precision: matmul_rate(device, PRECISIONS[precision]) for precision in args.precisions}
+    rounds = min(2 * args.rounds, 10)
+    rates = {precision: matmul_rate(device, PRECISIONS[precision], rounds=rounds) for precision in args.precisions}
     seconds = time_in_turns(forms, args.rounds)
     first = next(iter(seconds.values()))
     rows = []

@@ -1,5 +1,6 @@
 """What the benchmarks share: the description of the machine, timing in turns, the table and the JSON."""
 
+import functools
 import json
 import os
 import platform
@@ -78,7 +79,8 @@ def peak_memory_mb(form: Callable[[], object]) -> float | None:
     return torch.cuda.max_memory_allocated() / 1e6
 
 
-def matmul_rate(device: str, dtype: torch.dtype, size: int | None = None) -> float:
+@functools.cache
+def matmul_rate(device: str, dtype: torch.dtype, size: int | None = None, rounds: int = 10) -> float:
     """The rate that the device's matrix product reaches, in multiply-adds a second.
 
     Where a product of this size would take more than half a second, as in bf16 on a CPU that has no instructions for
@@ -89,7 +91,7 @@ def matmul_rate(device: str, dtype: torch.dtype, size: int | None = None) -> flo
     rate = _rate_at(small, device, dtype, rounds=1)
     while size > small and size**3 / rate > 0.5:
         size //= 2
-    return _rate_at(size, device, dtype, rounds=10)
+    return _rate_at(size, device, dtype, rounds)
 
 
 def _rate_at(size: int, device: str, dtype: torch.dtype, rounds: int) -> float:

@@ -27,6 +27,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--img-sizes", type=positive, nargs="+", default=[224, 448, 896], help="197 to 3,137 tokens")
     parser.add_argument("--batches", type=positive, nargs="+", default=[1, 4, 16])
     parser.add_argument("--processes", type=positive, nargs="+", default=[1, 2])
+    # A fork has all that this process has loaded, but hangs where that has computed with several threads.
+    parser.add_argument("--start-method", choices=["spawn", "fork"], default="spawn", help="of the processes")
     parser.add_argument("--rounds", type=positive, default=3, help="how often each is timed (default: 3)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
     return parser.parse_args()
@@ -71,8 +73,9 @@ def training_step(forward, labels: torch.Tensor):
 
 def on_processes(count: int, args: argparse.Namespace, batch: int = 4) -> dict:
     """A step of the same batch on each of ``count`` processes, in ms, with gradients averaged."""
-    results = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    torch.multiprocessing.spawn(_process, (count, args, batch, results), nprocs=count)
+    results = torch.multiprocessing.get_context(args.start_method).SimpleQueue()
+    start = {"nprocs": count, "start_method": args.start_method}
+    torch.multiprocessing.start_processes(_process, (count, args, batch, results), **start)
     ms, saved = results.get()
     return {
         "grows": "processes",

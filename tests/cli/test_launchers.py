@@ -1,0 +1,112 @@
+"""The scripts that start training on several processes, nodes, or from nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from crate_mm.engine import read_checkpoint
+from tests.conftest import ROOT
+
+
+@pytest.mark.slow
+def test_dist_train_on_one_node_and_on_two(tmp_path):
+    """All of them together, as each takes seconds to start."""
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+
+    def start(folder: str, gpus: int, **more: str) -> subprocess.Popen:
+        command = [ROOT / "tools" / "dist_train.sh", "configs/debug.py", str(gpus), "--work-dir", tmp_path / folder]
+        command += ["--cfg-options", "train_cfg.max_epochs=1"]
+        output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen([str(c) for c in command], env={**env, **more}, cwd=ROOT, **output)
+
+    runs = {"single": start("single", 2)}
+    for rank in (0, 1):
+        nodes = dict(NNODES="2", NODE_RANK=str(rank), MASTER_ADDR="127.0.0.1", PORT="29611")
+        runs[f"node{rank}"] = start("nodes", 1, **nodes)
+    outputs = {name: process.communicate(timeout=240)[0] for name, process in runs.items()}
+    assert {process.returncode for process in runs.values()} == {0}, outputs
+    assert "effective batch 128 = 2 processes x 64" in outputs["single"]
+    assert "effective batch 128 = 2 processes x 64" in outputs["node0"]
+    single, nodes = (read_checkpoint(tmp_path / name / "epoch_1.pth")["state_dict"] for name in ("single", "nodes"))
+    assert all(torch.equal(single[key], nodes[key]) for key in single)
+
+
+STAMP = Path(sys.prefix) / ".crate_mm-installed-test"
+
+
+@pytest.mark.skipif(
+    not STAMP.exists() or f"{ROOT}:" not in STAMP.read_text(),
+    reason="tools/run_tests.sh set up no environment: quickstart.sh would install one",
+)
+@pytest.mark.slow
+def test_quickstart(tmp_path):
+    env = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+    command = ["bash", ROOT / "tools" / "quickstart.sh", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=1"]
+    command += ["train_dataloader.dataset.source.split=test", "global_batch_size=225"]  # two steps
+    done = subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "run" / "figures.json").read_text())
+    assert f"{figures['top1']:.2f} % of 450 test images right" in done.stdout
+    assert "parameters: 5.36 M" in done.stdout
+    assert "Installing" not in done.stdout
+
+
+def by_slurm(rank: int, tasks: int, port: int) -> dict[str, str]:
+    """What srun tells a task, and where they meet."""
+    told = {"NTASKS": tasks, "PROCID": rank, "LOCALID": rank, "NODELIST": "localhost"}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "PORT": str(port)}
+    return {**{f"SLURM_{name}": str(value) for name, value in told.items()}, **meeting}
+
+
+@pytest.mark.slow
+def test_slurm_variables_start_processes(tmp_path, run_processes):
+    """srun is not here: its variables are, and what slurm_train.sh hands it."""
+    (tmp_path / "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >"$RECORD"\n')
+    (tmp_path / "srun").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "RECORD": str(tmp_path / "args"), "GPUS": "16"}
+    subprocess.run([ROOT / "tools" / "slurm_train.sh", "gpu", "job", "configs/debug.py", "--amp"], env=env, check=True)
+    args = (tmp_path / "args").read_text().split()
+    assert {"--ntasks=16", "--ntasks-per-node=8", "--gres=gpu:8", "--partition=gpu", "--job-name=job"} <= set(args)
+    assert args[-4:] == ["configs/debug.py", "--launcher", "slurm", "--amp"]
+
+    options = ("--work-dir", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=1")
+    done = run_processes("train", "debug", *options, launcher="slurm", variables=by_slurm)
+    assert done.code == 0, done.output
+    assert (tmp_path / "run" / "epoch_1.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((ROOT / "tools" / "dist_train.sh",), "usage: "),
+        ((ROOT / "tools" / "dist_train.sh", "debug", "many"), "GPUS must be a whole number of at least 1, got 'many'"),
+        ((ROOT / "tools" / "dist_test.sh", "debug", "4"), "usage: "),
+        ((ROOT / "tools" / "slurm_train.sh", "gpu"), "usage: "),
+        (
+            ("env", "NNODES=2", ROOT / "tools" / "dist_train.sh", "debug", "2"),
+            "NNODES=2 needs NODE_RANK (0 to 1, one a node) and",
+        ),
+    ],
+)
+def test_the_launchers_say_how_they_are_used(args, message):
+    done = subprocess.run([str(a) for a in args], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_more_gpus_than_the_node_has(tmp_path):
+    """A node with GPUs is not here: a python that counts 8 of them stands in for one."""
+    (tmp_path / "python").write_text("#!/bin/sh\necho 8\n")
+    (tmp_path / "python").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [str(ROOT / "tools" / "dist_train.sh"), "c.py", "12"], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "12 GPUs were asked for, this node has 8. Use several nodes, each running NNODES=2 NODE_RANK=" in done.stderr
+    assert done.stderr.rstrip().endswith("dist_train.sh c.py 6")

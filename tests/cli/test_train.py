@@ -1,0 +1,166 @@
+"""``train``, by running it."""
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from crate_mm.engine import newest_checkpoint, read_checkpoint
+from tests.conftest import ROOT
+
+
+@pytest.mark.slow
+def test_train_test_and_resume(run_tool, tmp_path):
+    run = tmp_path / "run"
+    done = run_tool("train", "debug", "--work-dir", run, "--cfg-options", "train_cfg.max_epochs=1")
+    assert done.code == 0, done.output
+    assert "effective batch 128 = 1 process x 128" in done.output
+    assert (run / "debug.py").is_file()
+
+    done = run_tool("train", "debug", "--work-dir", run, "--resume", "--cfg-options", "train_cfg.max_epochs=2")
+    assert done.code == 0, done.output
+    assert "resumed epoch: 1, iter: 10" in done.output
+    assert "Epoch(train) [1]" not in done.output
+
+    figures, rows = tmp_path / "figures.json", tmp_path / "rows.csv"
+    # The dumped config is one that the tools take.
+    done = run_tool("test", run / "debug.py", run / "epoch_2.pth", "--json", figures, "--out", rows)
+    assert done.code == 0, done.output
+    figures = json.loads(figures.read_text())
+    assert figures.keys() == {"config", "checkpoint", "top1", "top5", "mean_class", "loss", "num_samples"}
+    assert figures["num_samples"] == 450
+    table = list(csv.DictReader(rows.open()))
+    assert [int(row["sample_idx"]) for row in table] == list(range(450))
+    assert 100 * sum(row["label"] == row["top1"] for row in table) / 450 == pytest.approx(figures["top1"])
+    assert all(float(row["score1"]) >= float(row["score2"]) for row in table)
+    assert f"top1 {figures['top1']:.4f}" in done.output
+
+
+def test_resume_starts_where_there_is_nothing_to_resume(run_tool, tmp_path):
+    done = run_tool("train", "debug", "--work-dir", tmp_path, "--resume", "--cfg-options", "train_cfg.max_epochs=1")
+    assert done.code == 0, done.output
+    assert "nothing to resume" in done.output
+    assert (tmp_path / "epoch_1.pth").exists()
+
+
+@pytest.mark.slow
+def test_one_short_epoch_of_the_imagenet_recipe(run_tool, image_tree, tmp_path):
+    options = f"data_root={image_tree} train_cfg.max_epochs=1 global_batch_size=4 model.head.num_classes=3"
+    options += " train_dataloader.num_workers=1 val_dataloader.num_workers=0"
+    done = run_tool("train", "crate_tiny_in1k", "--work-dir", tmp_path / "run", "--cfg-options", *options.split())
+    assert done.code == 0, done.output
+    assert "3 steps an epoch" in done.output
+    assert "Epoch(val) [1]" in done.output
+
+
+@pytest.fixture
+def official_checkpoint(tmp_path):
+    """CRATE-Tiny on 32 x 32 images in the official code's names, small numbers inside."""
+    from tests.models.test_foreign import official
+
+    weights = {f"module.{key}": 0.05 * torch.randn(value.shape) for key, value in official().items()}
+    torch.save({"epoch": 1, "state_dict": weights}, tmp_path / "official.pth")
+    return tmp_path / "official.pth"
+
+
+TINY_ON_DIGITS = """
+_base_ = ["{configs}/_base_/models/crate.py", "{configs}/_base_/datasets/digits.py",
+          "{configs}/_base_/schedules/in1k_lion.py", "{configs}/_base_/default_runtime.py"]
+model = dict(backbone=dict(arch="tiny", img_size=16, patch_size=8), head=dict(num_classes=10))
+rgb = [dict(type="Resize", size=16), dict(type="Grayscale", num_output_channels=3)]
+train_dataloader = dict(dataset=dict(transforms=rgb))
+val_dataloader = test_dataloader = dict(dataset=dict(transforms=rgb))
+global_batch_size = 449
+train_cfg = dict(max_epochs=1)
+"""
+
+
+@pytest.mark.slow
+def test_fine_tuning_from_an_official_checkpoint(run_tool, official_checkpoint, tmp_path):
+    """One command: recognised, converted, its head dropped, its position embeddings resized."""
+    config = tmp_path / "tiny_on_digits.py"
+    config.write_text(TINY_ON_DIGITS.format(configs=ROOT / "configs"))
+    done = run_tool("train", config, "--work-dir", tmp_path / "run", "--load-from", official_checkpoint)
+    assert done.code == 0, done.output
+    assert "it has the names of the official CRATE code, which are translated" in done.output
+    assert re.search(r"loaded +backbone\.blocks +96 tensors", done.output)
+    assert re.search(r"resized +backbone\.embedding\.pos_embed +4 x 4 -> 2 x 2 patches, bicubic", done.output)
+    assert re.search(r"dropped +head\.fc\.weight +7 x 384", done.output)
+    assert re.search(r"new +head\.fc\.weight +10 x 384", done.output)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["model"], result["dataset"], result["kind"]) == ("crate_tiny", "Digits", "fine-tuning")
+    assert result["initialized_from"] == str(official_checkpoint)
+    assert result["last"]["epoch"] == 1
+    assert {"parameters", "flops", "wall_time_s", "device", "versions", "seed", "config"} <= result.keys()
+
+
+def test_linear_probe(run_tool, debug_checkpoint, tmp_path):
+    args = ("debug", "--work-dir", tmp_path, "--linear-probe", "--load-from", debug_checkpoint)
+    done = run_tool("train", *args, "--cfg-options", "train_cfg.max_epochs=1")
+    assert done.code == 0, done.output
+    before, after = (read_checkpoint(file)["state_dict"] for file in (debug_checkpoint, tmp_path / "epoch_1.pth"))
+    for key, value in after.items():
+        assert torch.equal(value, before[key]) == key.startswith("backbone."), key
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["kind"] == "linear probe"
+    assert result["trainable_parameters"] == sum(v.numel() for k, v in after.items() if k.startswith("head."))
+
+    done = run_tool("train", *args, "--resume", "--cfg-options", "train_cfg.max_epochs=2")
+    assert done.code == 0, done.output
+    assert "resumed epoch: 1" in done.output
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["epochs"], result["finished"]) == (2, True)
+    assert result["initialized_from"] == str(debug_checkpoint), "a resume is not a new start"
+
+
+def test_a_probe_of_nothing_is_warned_of(run_tool, tmp_path):
+    done = run_tool(
+        "train", "debug", "--work-dir", tmp_path, "--linear-probe", "--cfg-options", "train_cfg.max_epochs=1"
+    )
+    assert "the backbone is frozen as it was initialised, at random" in done.output
+
+
+@pytest.mark.slow
+def test_ctrl_c(tmp_path):
+    command = [
+        sys.executable,
+        ROOT / "tools" / "train.py",
+        "debug",
+        "--work-dir",
+        tmp_path,
+        "--cfg-options",
+        "train_cfg.max_epochs=200",
+    ]
+    process = subprocess.Popen(
+        [str(c) for c in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        # Background jobs of a shell start with Ctrl-C ignored, and pytest may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    for line in process.stdout:
+        if re.search(r"Epoch\(train\) +\[2\]", line):
+            break
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    newest = newest_checkpoint(tmp_path)
+    assert error.strip().splitlines()[-1] == (
+        f"stopped by SIGINT, the newest checkpoint is {newest}; --resume goes on from there"
+    )
+
+
+@pytest.mark.slow
+def test_processes_that_cannot_start_say_so_once(tmp_path, run_processes):
+    done = run_processes("train", "debug", "--work-dir", tmp_path, processes=3, ends_others=True)
+    assert done.code == 2
+    sentence = "error: global_batch_size 128 does not divide over 3 processes; the nearest that do: 126 and 129"
+    assert done.output.count(sentence) == 1, done.output
+    assert "Traceback" not in done.output

@@ -1,0 +1,92 @@
+"""Which epoch is the best."""
+
+import pytest
+
+from crate_mm.engine import RunStoppedError
+from crate_mm.evaluation import ClassificationMetric
+from crate_mm.registry import METRICS
+from tests.training import result_of, train
+
+
+def test_save_best_must_be_a_metric(tmp_path):
+    with pytest.raises(RunStoppedError, match="save_best 'eval/top2' is no metric: did you mean eval/top"):
+        train(tmp_path, default_hooks__checkpoint__save_best="eval/top2")
+
+
+@METRICS.register_module()
+class Scripted(ClassificationMetric):
+    """Figures that are given: ``top1`` rises, and so do ``loss`` and ``oddity``, whose best epoch is the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch = 0
+
+    def compute_metrics(self, samples):
+        self.epoch += 1
+        return {"top1": 10.0 * self.epoch, "loss": float(self.epoch), "oddity": float(self.epoch)}
+
+
+def train_scripted(folder, save_best, epochs=3, **options):
+    train(
+        folder,
+        val_evaluator=dict(type="Scripted"),
+        default_hooks__checkpoint__save_best=save_best,
+        train_cfg__max_epochs=epochs,
+        **options,
+    )
+    return sorted(path.name for path in folder.glob("best_*")), result_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("save_best", "rule", "kept", "epoch"),
+    [
+        ("auto", None, ["best_eval_top1_epoch_3.pth"], 3),
+        ("eval/top1", None, ["best_eval_top1_epoch_3.pth"], 3),
+        ("eval/loss", None, ["best_eval_loss_epoch_1.pth"], 1),
+        ("eval/oddity", "less", ["best_eval_oddity_epoch_1.pth"], 1),
+        ("eval/oddity", "greater", ["best_eval_oddity_epoch_3.pth"], 3),
+        (["eval/loss", "auto"], None, ["best_eval_loss_epoch_1.pth", "best_eval_top1_epoch_3.pth"], 1),
+    ],
+)
+@pytest.mark.slow
+def test_the_best_is_by_the_metric_that_is_named(tmp_path, save_best, rule, kept, epoch):
+    files, result = train_scripted(tmp_path, save_best, default_hooks__checkpoint__rule=rule)
+    assert files == kept
+    assert result["best"]["epoch"] == epoch
+    first = save_best if isinstance(save_best, str) else save_best[0]
+    assert result["headline"]["metric"] == ("top1" if first == "auto" else first.removeprefix("eval/"))
+
+
+def test_a_resume_remembers_the_best(tmp_path):
+    train_scripted(tmp_path, "eval/loss", epochs=1)
+    train(
+        tmp_path,
+        resume=True,
+        val_evaluator=dict(type="Scripted"),  # which begins again at the loss of the first epoch: no better one
+        default_hooks__checkpoint__save_best="eval/loss",
+        train_cfg__max_epochs=2,
+    )
+    assert [path.name for path in tmp_path.glob("best_*")] == ["best_eval_loss_epoch_1.pth"]
+
+
+def test_mean_class_has_a_rule(tmp_path):
+    train(tmp_path, default_hooks__checkpoint__save_best="eval/mean_class", train_cfg__max_epochs=1)
+    assert [path.name for path in tmp_path.glob("best_*")] == ["best_eval_mean_class_epoch_1.pth"]
+
+
+@pytest.mark.slow
+def test_what_is_better_must_be_known(tmp_path):
+    with pytest.raises(ValueError, match="save_best 'eval/oddity': whether more or less of it is better is not known"):
+        train_scripted(tmp_path, "eval/oddity", epochs=1)
+    with pytest.raises(ValueError, match="rule must be 'greater' or 'less', got 'more'"):
+        train(tmp_path, default_hooks__checkpoint__rule="more")
+    with pytest.raises(RunStoppedError, match="save_best 'eval/top1' is no metric: did you mean eval/top5"):
+        train(tmp_path, val_evaluator__topk=(5,))
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path, monkeypatch):
+    scores = iter([float("nan"), 1.0, float("nan")])
+    monkeypatch.setattr(Scripted, "compute_metrics", lambda self, samples: {"top1": next(scores), "loss": 1.0})
+    files, result = train_scripted(tmp_path, "auto")
+    assert files == ["best_eval_top1_epoch_2.pth"]
+    assert result["best"]["epoch"] == 2

@@ -1,0 +1,92 @@
+"""Losses and gradients that are not finite: the step is skipped, and the run stops and names the layer."""
+
+import pytest
+import torch
+
+from crate_mm.engine import RunStoppedError, read_checkpoint
+from tests.training import FP16, break_gradients, debug_runner, train
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(
+        RunStoppedError, match=r"the gradient norm is (nan|inf) at iteration \d+ .*try a smaller learning rate"
+    ):
+        train(
+            tmp_path,
+            optim_wrapper__optimizer=dict(type="SGD", lr=1e30),
+            optim_wrapper__max_skipped_steps=0,
+        )
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
+    """With a finite loss: Lion's weights would stay finite, its momentum would not."""
+    runner = debug_runner(tmp_path, optim_wrapper__max_skipped_steps=0)
+    break_gradients(runner, {1})
+    with pytest.raises(RunStoppedError, match="the gradient norm is nan at iteration 1 "):
+        runner.train()
+    assert not runner.optim_wrapper.optimizer.state
+
+
+@pytest.mark.slow
+def test_steps_with_gradients_that_are_not_finite_are_skipped(tmp_path):
+    runner = debug_runner(tmp_path, default_hooks__checkpoint__every_iters=1)
+    break_gradients(runner, {3, 4, 6, 10, 11})
+    seen = []
+
+    def look(head, inputs):
+        if head.training:
+            seen.append(head.fc.weight.detach().clone())
+
+    runner.model.head.register_forward_pre_hook(look)
+    runner.train()
+    unmoved = [i for i in range(1, 20) if torch.equal(seen[i - 1], seen[i])]
+    assert unmoved == [3, 4, 6, 10, 11]
+    checkpoint = read_checkpoint(tmp_path / "epoch_2.pth")
+    assert checkpoint["message_hub"]["runtime_info"]["skipped_steps"] == 5
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+    (log,) = tmp_path.glob("*/*.log")
+    assert "not finite at iteration 4 (learning rate" in log.read_text()
+    assert "the step is skipped (2 of at most 5 in a row)" in log.read_text()
+    assert "epoch_0_iter_4.pth is not written: the last step was skipped" in log.read_text()
+    # But at the end of an epoch one is, as the weights are those of the step before.
+    assert torch.equal(read_checkpoint(tmp_path / "epoch_1.pth")["state_dict"]["head.fc.weight"], seen[9])
+
+
+@pytest.mark.parametrize(("scale", "last"), [(8.0, 7), (dict(init_scale=8.0), 10)])
+def test_fp16_stops_when_no_scale_helps(tmp_path, scale, last):
+    """A scale that is searched for goes from 8 to 1 first, in three steps."""
+    options = dict(FP16, optim_wrapper__loss_scale=scale, optim_wrapper__max_skipped_steps=3)
+    runner = debug_runner(tmp_path, **options)
+    break_gradients(runner, set(range(5, 20)))
+    with pytest.raises(RunStoppedError, match=f"at iteration {last} .*3 of at most 3 in a row; .*head.fc.weight"):
+        runner.train()
+
+
+@pytest.mark.parametrize("wrong", ["gradient", "output", "weight", "patches"])
+def test_too_many_skipped_steps_in_a_row_stop_the_run_and_name_the_layer(tmp_path, wrong):
+    runner = debug_runner(tmp_path, optim_wrapper__max_skipped_steps=3, default_hooks__checkpoint__every_iters=1)
+    model = runner.model
+    if wrong == "gradient":
+        break_gradients(runner, {5, 6, 7})
+        where = "the layers' outputs are finite; going back, the gradient of head.fc.weight is the first that is not"
+    elif wrong == "output":
+        layer = next(name for name, _ in model.named_modules() if name.endswith("blocks.1.compress"))
+        model.get_submodule(layer).register_forward_hook(lambda m, x, y: y * float("inf") if runner.iter >= 4 else y)
+        where = f"the output of {layer} is the first that is not finite"
+    elif wrong == "weight":
+
+        def overflow(module, inputs):
+            if runner.iter == 4:
+                torch.nn.init.constant_(module.bias, float("inf"))
+
+        model.head.fc.register_forward_pre_hook(overflow)
+        where = "the weights of head.fc.bias are not finite"
+    else:
+        patches = model.backbone.embedding.patch_norm
+        patches.register_forward_hook(lambda m, x, y: y / 0 if runner.iter >= 4 else y)
+        where = "the output of backbone.embedding.patch_norm is the first that is not finite"
+    with pytest.raises(RunStoppedError, match=f"at iteration 7 .*3 of at most 3 in a row; {where}: try a smaller"):
+        runner.train()
+    newest = max(tmp_path.glob("epoch_*.pth"), key=lambda path: path.stat().st_mtime_ns)
+    assert newest.name == "epoch_0_iter_4.pth"
+    assert all(value.isfinite().all() for value in read_checkpoint(newest)["state_dict"].values())

@@ -1,0 +1,120 @@
+"""Optimizers, mixed precision and clipping."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from tests.training import (
+    FP16,
+    SGD,
+    assert_identical,
+    debug_runner,
+    train,
+    train_on_processes,
+)
+
+
+@pytest.mark.slow
+def test_a_sharded_optimizer_takes_the_same_steps(tmp_path):
+    """With groups and a scaled rate; and its checkpoint is the plain one's, to resume from without sharding too."""
+    momentum = dict(optim_wrapper__optimizer__momentum=0.9, auto_scale_lr=dict(base_batch_size=16, enable=True))
+    rules = dict(flat_decay_mult=0.0, custom_keys=dict(head=dict(lr_mult=0.5)))
+    momentum |= dict(optim_wrapper__optimizer__weight_decay=0.1, optim_wrapper__paramwise_cfg=rules)
+    plain = train_on_processes(2, tmp_path / "plain", **momentum)
+    sharded = train_on_processes(2, tmp_path / "sharded", zero=True, **momentum)
+    for key in ("state_dict", "optimizer"):
+        assert_identical(sharded[key], plain[key], key)
+    assert sharded["meta"]["optimizer"] == "SGD"
+    longer = {**SGD, **momentum, "train_cfg__max_epochs": 2, "resume": True}
+    assert_identical(
+        train(tmp_path / "sharded", **longer)["state_dict"], train(tmp_path / "plain", **longer)["state_dict"]
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
+def test_mixed_precision_trains_and_differs(tmp_path):
+    from crate_mm.engine import amp_optim_wrapper
+
+    plain = train(tmp_path / "plain", train_cfg__max_epochs=1)
+    amp = train(
+        tmp_path / "amp", train_cfg__max_epochs=1, **{f"optim_wrapper__{k}": v for k, v in amp_optim_wrapper().items()}
+    )
+    assert all(value.dtype == torch.float32 for value in amp["state_dict"].values())
+    assert not torch.equal(plain["state_dict"]["head.fc.weight"], amp["state_dict"]["head.fc.weight"])
+    (scalars,) = (tmp_path / "amp").glob("*/vis_data/scalars.json")
+    (plain_scalars,) = (tmp_path / "plain").glob("*/vis_data/scalars.json")
+    losses, plain_losses = (
+        [line["loss"] for line in map(json.loads, file.read_text().splitlines()) if "loss" in line]
+        for file in (scalars, plain_scalars)
+    )
+    assert losses == pytest.approx(plain_losses, rel=0.02)
+
+
+def test_fp16_where_the_gpu_has_no_bf16(monkeypatch):
+    from crate_mm.engine import amp_dtype, amp_optim_wrapper
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert amp_dtype() == "float16"
+    assert amp_optim_wrapper()["type"] == "AmpOptimWrapper"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert amp_dtype() == "bfloat16"
+
+
+@pytest.mark.slow
+def test_fp16_trains_as_float32_does(tmp_path):
+    plain, fp16 = (train(tmp_path / n, train_cfg__max_epochs=1, **o) for n, o in (("plain", {}), ("fp16", FP16)))
+    name = "backbone.blocks.1.sparsify.dictionary"
+    one, other = plain["state_dict"][name], fp16["state_dict"][name]
+    assert 0 < (one - other).norm() < 0.01 * one.norm()
+    assert fp16["optimizer"]["loss_scaler"]["scale"] == 2.0**16
+    assert fp16["optimizer"]["loss_scaler"]["_growth_tracker"] == 10
+
+
+@pytest.mark.slow
+def test_the_scalers_search_is_no_trouble_and_a_resume_goes_on_with_its_scale(tmp_path):
+    options = dict(FP16, optim_wrapper__loss_scale=dict(init_scale=2.0**40), optim_wrapper__max_skipped_steps=3)
+    whole = train(tmp_path / "whole", **options)
+    info = whole["message_hub"]["runtime_info"]
+    assert info["skipped_steps"] > 3
+    assert whole["optimizer"]["loss_scaler"]["scale"] == 2.0 ** (40 - info["skipped_steps"])
+    (tmp_path / "part").mkdir()
+    shutil.copy(tmp_path / "whole" / "epoch_1.pth", tmp_path / "part")
+    resumed = train(tmp_path / "part", resume=True, **options)
+    for key in ("state_dict", "optimizer"):
+        assert_identical(resumed[key], whole[key], key)
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, "static", True])
+def test_a_loss_scale_that_is_none_is_refused(tmp_path, scale):
+    with pytest.raises(ValueError, match=f"loss_scale must be 'dynamic', a number above 0 or .*: {scale!r}"):
+        debug_runner(tmp_path, **FP16, optim_wrapper__loss_scale=scale).build_for_training()
+
+
+def test_clipping_is_pytorchs_and_the_norm_is_logged(tmp_path):
+    runner = debug_runner(tmp_path, optim_wrapper__clip_grad__max_norm=0.3)
+    runner.build_for_training()
+    wrapper = runner.optim_wrapper
+    params = [p for group in wrapper.param_groups for p in group["params"]]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    expected = [p.grad.clone() for p in params]
+    clipped = [torch.nn.Parameter(torch.zeros_like(g)) for g in expected]
+    for p, gradient in zip(clipped, expected):
+        p.grad = gradient
+    norm = torch.nn.utils.clip_grad_norm_(clipped, 0.3)
+    wrapper.step()
+    torch.testing.assert_close([p.grad for p in params], [p.grad for p in clipped])
+    assert wrapper.grad_norm.item() == pytest.approx(norm.item())
+    runner = debug_runner(tmp_path, train_cfg__max_epochs=1)
+    runner.train()
+    assert runner.message_hub.get_scalar("train/grad_norm").current() == pytest.approx(runner.optim_wrapper.grad_norm)
+
+
+def test_an_optimizer_at_its_own_learning_rate(tmp_path):
+    assert train(tmp_path, optim_wrapper__optimizer=dict(type="AdamW"))["meta"]["optimizer"] == "AdamW"
+    (log,) = tmp_path.glob("*/*.log")
+    assert "AdamW, learning rate 0.001 " in log.read_text()

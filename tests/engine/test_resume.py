@@ -1,0 +1,134 @@
+"""Where a run begins: the same run however often it is resumed, and what is no resume."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from crate_mm.engine import Runner, load_config
+from crate_mm.engine.resume import find_start
+from tests.training import assert_identical, debug_config, result_of, train
+
+
+# Optimizer, schedule, EMA, shuffling and augmentation all at once; the workers are a case of their own, since
+# PyTorch's own way of seeding them does not survive a restart.
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(ema_momentum=0.1),
+        dict(train_dataloader__num_workers=2, train_dataloader__persistent_workers=True),
+        dict(optim_wrapper__optimizer__type="AdamW", max_batch_per_device=8, optim_wrapper__clip_grad__max_norm=1.0),
+    ],
+    ids=["ema", "workers", "adamw-accumulate-clip"],
+)
+@pytest.mark.slow
+def test_resuming_changes_nothing(tmp_path, options):
+    whole = train(tmp_path / "whole", train_cfg__max_epochs=4, **options)
+    (tmp_path / "part").mkdir()
+    shutil.copy(tmp_path / "whole" / "epoch_2.pth", tmp_path / "part")  # as a run that was killed in its third epoch
+    resumed = train(tmp_path / "part", resume=True, train_cfg__max_epochs=4, **options)
+    for key in ("state_dict", "optimizer", "param_schedulers", "ema_state_dict"):
+        assert_identical(whole.get(key), resumed.get(key), key)
+    assert ("ema_state_dict" in whole) == ("ema_momentum" in options)
+    assert resumed["meta"]["iter"] == 40
+    best = {Path(c["message_hub"]["runtime_info"]["best_ckpt"]).name for c in (whole, resumed)}
+    assert len(best) == 1
+
+
+@pytest.mark.slow
+def test_stopping_early_on_the_curve_of_a_longer_run(tmp_path):
+    whole = train(tmp_path / "whole", train_cfg__max_epochs=3)
+    train(tmp_path / "part", train_cfg__max_epochs=1, param_scheduler__end=3)
+    resumed = train(tmp_path / "part", resume=True, train_cfg__max_epochs=3)
+    assert_identical(whole["state_dict"], resumed["state_dict"])
+
+
+def test_processes_that_resume_from_different_files_stop(tmp_path, debug_checkpoint, monkeypatch):
+    shutil.copy(debug_checkpoint, tmp_path)
+    monkeypatch.setattr(Runner, "world_size", 2)
+    monkeypatch.setattr(
+        "crate_mm.engine.safety.agreement.all_gather_object",
+        lambda mine: [mine, (0, 0, "another") if isinstance(mine, tuple) else mine],
+    )
+    with pytest.raises(ValueError, match=r"is another file for process 1 \(epoch 0, iteration 0\) than here"):
+        train(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (dict(global_batch_size=64), "took 10 steps an epoch, this run takes 5: resume with the same global_batch"),
+        (dict(randomness__seed=5), "is of a run with randomness.seed=0, this one has 5"),
+        (dict(ema_momentum=0.1), "is of a run without averaged weights .*, this one is with"),
+        (dict(optim_wrapper__optimizer__type="AdamW"), "is of a run with Lion, this one has AdamW"),
+    ],
+)
+def test_a_resume_that_would_mix_two_recipes_is_refused(tmp_path, debug_checkpoint, changed, message):
+    shutil.copy(debug_checkpoint, tmp_path)
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, resume=True, **changed)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_follows_its_config(tmp_path):
+    train(tmp_path, train_cfg__max_epochs=1)
+    resumed = train(tmp_path, resume=True, optim_wrapper__optimizer__weight_decay=0.05)
+    assert resumed["optimizer"]["param_groups"][0]["weight_decay"] == 0.05
+    logs = "".join(log.read_text() for log in tmp_path.glob("*/*.log"))  # one file, if both started in one second
+    assert "the schedule was for 10 iterations and is now for 20" in logs
+
+
+@pytest.mark.slow
+def test_a_run_without_a_schedule_resumes(tmp_path):
+    train(tmp_path, train_cfg__max_epochs=1, param_scheduler=None)
+    assert train(tmp_path, resume=True, param_scheduler=None)["meta"]["epoch"] == 2
+
+
+def test_nothing_left_to_train_is_said(tmp_path, debug_checkpoint, caplog):
+    shutil.copy(debug_checkpoint, tmp_path)
+    train(tmp_path, resume=True, train_cfg__max_epochs=1, param_scheduler__end=1)
+    (log,) = tmp_path.glob("*/*.log")
+    assert "nothing is left to train" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_resume_keeps_its_run_and_what_it_left(tmp_path):
+    train(tmp_path, train_cfg__max_epochs=1)
+    run = result_of(tmp_path)["run"]
+    train(tmp_path, resume=True, train_cfg__max_epochs=2)
+    assert result_of(tmp_path)["run"] == run
+    assert not list(tmp_path.glob("before_*"))
+    train(tmp_path / "other", train_cfg__max_epochs=1)
+    assert result_of(tmp_path / "other")["run"] != run
+
+
+@pytest.mark.slow
+def test_resume_in_a_config_takes_the_newest_that_is_intact(tmp_path):
+    """As --resume does: the way over the config leads past no guarantee."""
+    train(tmp_path, train_cfg__max_epochs=2)
+    newest = tmp_path / "epoch_2.pth"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    (tmp_path / "last_checkpoint").write_text(str(newest))
+    cfg = debug_config(train_cfg__max_epochs=3)
+    cfg.work_dir, cfg.resume = str(tmp_path), True
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    (log, *_) = sorted(tmp_path.glob("*/*.log"), reverse=True)
+    assert "epoch_2.pth is damaged" in log.read_text()
+    assert "resumed epoch: 1, iter: 10" in log.read_text()
+    assert runner.epoch == 3
+
+
+def test_validation_in_a_folder_that_is_to_be_resumed(tmp_path, debug_checkpoint):
+    cfg = load_config("debug")
+    cfg.work_dir, cfg.resume = str(tmp_path), True
+    assert torch.isfinite(torch.tensor(Runner.from_cfg(cfg).val()["eval/loss"]))
+
+
+@pytest.mark.parametrize(("resume", "found"), [(True, True), ("newest", False), (False, False)])
+def test_a_restart_before_the_first_checkpoint_begins_as_it_was_asked_to(tmp_path, monkeypatch, resume, found):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    cfg = load_config("debug")
+    cfg.resume, cfg.load_from = resume, "old/epoch_3.pth"
+    assert find_start(cfg, str(tmp_path))[:2] == ("old/epoch_3.pth", found)

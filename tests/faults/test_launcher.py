@@ -1,0 +1,134 @@
+"""tools/launch.sh and tools/torchrun.py, with scripts that say what reaches them and end as they are told to.
+
+What training does when a process of it ends is in test_interruptions.py, and the whole in ../cli/test_launchers.py.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from crate_mm.engine.safety.signals import INTERRUPTED, PREEMPTED
+from tests.conftest import ROOT, start
+
+RANK = """
+import os, signal, sys, time
+folder, what = sys.argv[1:3]
+mine = os.environ["RANK"] == "1"
+with open(f"{folder}/started", "a") as file:
+    file.write(os.environ["RANK"] + "\\n")
+"""
+ENDS = {
+    "killed": "os.kill(os.getpid(), 9) if mine else time.sleep(60)",
+    "failed": "sys.exit('Traceback: the cat sat on the keyboard') if mine else time.sleep(60)",
+    "asked to stop": f"sys.exit({PREEMPTED}) if mine else time.sleep(60)",
+    "cannot go on": "sys.exit(2)",
+    "fails once": "sys.exit(1 if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' else 0)",
+    "saves": f"""
+for number, code in ((signal.SIGTERM, {PREEMPTED}), (signal.SIGUSR1, {PREEMPTED}), (signal.SIGINT, {INTERRUPTED})):
+    signal.signal(number, lambda *_, code=code: (time.sleep(0.3), os._exit(code)))
+open(f"{{folder}}/ready{{mine}}", "w").close()
+time.sleep(60)
+""",
+}
+
+
+def arguments(tmp_path: Path, how: str, restarts: int) -> tuple:
+    (tmp_path / "rank.py").write_text(RANK + ENDS[how])
+    meeting = ("--standalone", "--max-restarts", restarts, "--nproc-per-node", 2)
+    return *meeting, tmp_path / "rank.py", tmp_path, how
+
+
+@pytest.mark.parametrize(
+    ("how", "restarts", "code", "last", "starts"),
+    [
+        ("killed", 0, 1, "error: process 1 was killed by SIGKILL", 2),
+        ("killed", 1, 1, "error: process 1 was killed by SIGKILL", 4),
+        ("failed", 0, 1, "Traceback: the cat sat on the keyboard", 2),
+        ("asked to stop", 2, PREEMPTED, None, 2),
+        ("cannot go on", 2, 2, None, 2),
+        ("fails once", 1, 0, None, 4),
+    ],
+)
+@pytest.mark.slow
+def test_the_end_of_a_process_is_that_of_all(tmp_path, run_tool, how, restarts, code, last, starts):
+    """A process that is killed is named, one that was asked to stop or that cannot go on is not started again."""
+    done = run_tool("torchrun", *arguments(tmp_path, how, restarts), OMP_NUM_THREADS="1")
+    assert done.code == code, done.output
+    said = [line for line in done.output.splitlines() if line.startswith(("error", "Traceback"))]
+    assert [line[: len(last)] for line in said] == [last] if last else said == []
+    assert len((tmp_path / "started").read_text().split()) == starts
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Run a shell script with a python that notes its arguments and environment, on a machine without GPUs."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text(
+        f"#!{sys.executable}\nimport json, os, sys\nnotes = [sys.argv[1:], dict(os.environ)]\n"
+        "sys.exit(print(0)) if sys.argv[1] == '-c' else json.dump(notes, open(os.environ['NOTES'], 'w'))\n"
+    )
+    (tmp_path / "bin" / "python").chmod(0o755)
+
+    def run(script: str, *args: str) -> tuple[list[str], dict[str, str]]:
+        env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "NOTES": str(tmp_path / "notes")}
+        command = ["bash", str(ROOT / "tools" / script), *args]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return json.loads((tmp_path / "notes").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, PREEMPTED), (signal.SIGUSR1, PREEMPTED), (signal.SIGINT, INTERRUPTED)]
+)
+@pytest.mark.slow
+def test_a_signal_to_the_launcher_is_one_to_all(tmp_path, recorded, number, code):
+    _, environment = recorded("dist_train.sh", "debug", "2")
+    script = ROOT / "tools" / "torchrun.py"
+    launcher = start(script, arguments(tmp_path, "saves", 1), tmp_path / "log", ROOT, environment)
+    end = time.monotonic() + 60
+    while len(list(tmp_path.glob("ready*"))) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    os.kill(launcher.pid, number)
+    launcher.join(60)
+    launcher.kill()
+    assert launcher.exitcode == code, (tmp_path / "log").read_text()
+    assert len((tmp_path / "started").read_text().split()) == 2
+
+
+def test_a_config_may_have_any_name(tmp_path, recorded, run_tool):
+    """Through the shell, through the launcher, and through the tool."""
+    name = "a b'\"$(touch pwned);&%s{{x}}\x1b.py"
+    folder = tmp_path / name.removesuffix(".py")
+    folder.mkdir()
+    config, work_dir = str(folder / name), str(folder / "w")
+    Path(config).write_text(f'_base_ = "{ROOT}/configs/debug.py"\ntrain_cfg = dict(max_epochs=1)\n')
+    arguments, _ = recorded("dist_train.sh", config, "1", "--work-dir", work_dir)
+    launcher, *options, script, given, _, _, _, where = arguments
+    assert [launcher, script] == [str(ROOT / "tools" / name) for name in ("torchrun.py", "train.py")]
+    assert (given, where) == (config, work_dir)
+    assert options == ["--standalone", "--max-restarts", "0", "--nproc-per-node", "1"]
+
+    (tmp_path / "seen.py").write_text("import sys; open(sys.argv[1], 'w').write(sys.argv[2])")
+    done = run_tool("torchrun", *options, tmp_path / "seen.py", tmp_path / "seen", config, OMP_NUM_THREADS="1")
+    assert done.code == 0, done.output
+    assert (tmp_path / "seen").read_text() == config
+
+    done = run_tool("train", config, "--work-dir", work_dir, cwd=tmp_path)
+    assert done.code == 0, done.output
+    assert (folder / "w/epoch_1.pth").exists()
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def test_dist_test_starts_test_on_each_process(recorded):
+    arguments, _ = recorded("dist_test.sh", "debug", "x.pth", "4", "--json", "y.json")
+    launcher, test = (str(ROOT / "tools" / name) for name in ("torchrun.py", "test.py"))
+    expected = [launcher, "--standalone", "--max-restarts", "0", "--nproc-per-node", "4"]
+    assert arguments == [*expected, test, "debug", "x.pth", "--launcher", "pytorch", "--json", "y.json"]
