@@ -124,20 +124,6 @@ def by_pytorch(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 
 @pytest.fixture
-def in_fork():
-    """Call a function in a forked process: an export starts threads of autograd, which no fork survives."""
-
-    def call(function, *args) -> None:
-        process = multiprocessing.get_context("fork").Process(target=function, args=args)
-        process.start()
-        process.join(120)
-        process.kill()
-        assert process.exitcode == 0
-
-    return call
-
-
-@pytest.fixture
 def run_processes(tmp_path):
     """Run ``tools/<name>.py --launcher pytorch`` in forked processes that work together, without the launcher.
 

@@ -16,9 +16,10 @@ SMALL = {
     "scaling": ["--img-sizes", 32, 48, "--batches", 1, "--rounds", 1, "--processes", 2, "--start-method", "fork"],
     "end_to_end": ["--images", 12, "--batch", 2, "--workers", 1, "--rounds", 1],
     "checkpoint": ["--config", "crate_tiny_in1k", "--rounds", 1],
+    "folders": ["--classes", 2, 5, "--images", 4],
     "faults": ["--kills", 2, "--damage", "--fork"],
 }
-ROWS = {"layers": 6, "loader": 8, "train_step": 6, "inference": 8, "scaling": 6, "end_to_end": 3}
+ROWS = {"layers": 6, "loader": 8, "train_step": 6, "inference": 8, "scaling": 6, "end_to_end": 3, "folders": 2}
 
 
 def test_every_benchmark_is_run_here():

@@ -32,8 +32,8 @@ def debug_config(**overrides):
     return cfg
 
 
-def train(work_dir: Path, resume: bool = False, launcher: str = "none", **overrides) -> dict:
-    """Train ``debug_config`` with augmentation; return its last checkpoint."""
+def run(work_dir: Path, resume: bool = False, launcher: str = "none", **overrides) -> Runner:
+    """Train ``debug_config`` with augmentation."""
     cfg = debug_config(**overrides)
     cfg.train_dataloader.dataset.transforms = AUGMENT
     cfg.work_dir, cfg.launcher = str(work_dir), launcher
@@ -41,7 +41,12 @@ def train(work_dir: Path, resume: bool = False, launcher: str = "none", **overri
         cfg.resume, cfg.load_from = True, str(sorted(work_dir.glob("epoch_*.pth"))[-1])
     runner = Runner.from_cfg(cfg)
     runner.train()
-    return read_checkpoint(work_dir / f"epoch_{runner.max_epochs}.pth")
+    return runner
+
+
+def train(work_dir: Path, **options) -> dict:
+    """Train as ``run`` does; return the last checkpoint."""
+    return read_checkpoint(work_dir / f"epoch_{run(work_dir, **options).max_epochs}.pth")
 
 
 def assert_identical(a, b, path=""):
@@ -67,7 +72,7 @@ SGD = dict(optim_wrapper__optimizer__type="SGD", optim_wrapper__optimizer__lr=0.
 
 def _rank(rank: int, world_size: int, port: int, work_dir: Path, options: dict) -> None:
     os.environ.update(by_pytorch(rank, world_size, port))
-    train(work_dir, launcher="pytorch", **SGD, **options)
+    run(work_dir, launcher="pytorch", **SGD, **options)
 
 
 def train_on_processes(world_size: int, work_dir: Path, **options) -> dict:

@@ -22,9 +22,9 @@ def small(name: str) -> ImageClassifier:
 
 @pytest.mark.parametrize("name", ["crate_tiny", "vit_tiny"])
 @pytest.mark.parametrize("dimension", [torch.export.Dim("batch", min=1, max=1024), torch.export.Dim.AUTO])
-def test_an_exported_model_takes_any_batch(in_fork, name, dimension):
+def test_an_exported_model_takes_any_batch(name, dimension):
     """Among them one at which a CRATE that is not exported takes its other form."""
-    in_fork(check_export, small(name), dimension)
+    check_export(small(name), dimension)
 
 
 def check_export(model, dimension):
@@ -44,7 +44,7 @@ def test_a_traced_model_takes_any_batch(name):
         torch.testing.assert_close(traced(images), model(images), atol=1e-4, rtol=1e-4)
 
 
-def test_a_fused_model_is_exported_too(in_fork):
+def test_a_fused_model_is_exported_too():
     model = small("crate_tiny")
     model.backbone.fuse()
-    in_fork(check_export, model, torch.export.Dim.AUTO)
+    check_export(model, torch.export.Dim.AUTO)
