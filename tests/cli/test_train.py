@@ -75,6 +75,7 @@ model = dict(backbone=dict(arch="tiny", img_size=16, patch_size=8), head=dict(nu
 rgb = [dict(type="Resize", size=16), dict(type="Grayscale", num_output_channels=3)]
 train_dataloader = dict(dataset=dict(transforms=rgb))
 val_dataloader = test_dataloader = dict(dataset=dict(transforms=rgb))
+resize_patches = "bilinear"
 global_batch_size = 449
 train_cfg = dict(max_epochs=1)
 """
@@ -90,6 +91,7 @@ def test_fine_tuning_from_an_official_checkpoint(run_tool, official_checkpoint, 
     assert "it has the names of the official CRATE code, which are translated" in done.output
     assert re.search(r"loaded +backbone\.blocks +96 tensors", done.output)
     assert re.search(r"resized +backbone\.embedding\.pos_embed +4 x 4 -> 2 x 2 patches, bicubic", done.output)
+    assert re.search(r"resized +backbone\.embedding\.proj\.weight +16 x 16 -> 8 x 8", done.output)
     assert re.search(r"dropped +head\.fc\.weight +7 x 384", done.output)
     assert re.search(r"new +head\.fc\.weight +10 x 384", done.output)
     result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -47,7 +47,7 @@ class Records(Hook):
 
 OPTIONS = dict(
     ema_momentum=MOMENTUM,
-    global_batch_size=449,
+    global_batch_size=106,
     model__backbone=dict(type="NormedBackbone"),
     custom_hooks=[dict(type="Records")],
     train_cfg__max_epochs=2,

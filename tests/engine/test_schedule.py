@@ -148,13 +148,13 @@ def test_nonsense_of_scaling_is_refused(value):
 def test_a_run_and_its_resume_are_scaled_once(tmp_path, scheduled):
     """As a run with the scaled rate in its config, group by group, to the last bit."""
     rules = dict(custom_keys=dict(head=dict(lr_mult=0.5)))
-    options = dict(global_batch_size=449, optim_wrapper__paramwise_cfg=rules, train_cfg__max_epochs=2)
+    options = dict(global_batch_size=106, optim_wrapper__paramwise_cfg=rules, train_cfg__max_epochs=2)
     if not scheduled:
         options["param_scheduler"] = None
     scaling = dict(base_batch_size=64, enable=True)
     train(tmp_path / "scaled", auto_scale_lr=scaling, **{**options, "train_cfg__max_epochs": 1})
     scaled = train(tmp_path / "scaled", resume=True, auto_scale_lr=scaling, **options)
-    rate = 1e-3 * 449 / 64
+    rate = 1e-3 * 106 / 64
     plain = {**options, "optim_wrapper__optimizer__lr": rate}
     train(tmp_path / "plain", **{**plain, "train_cfg__max_epochs": 1})
     assert_identical(scaled["state_dict"], train(tmp_path / "plain", resume=True, **plain)["state_dict"])
@@ -162,4 +162,4 @@ def test_a_run_and_its_resume_are_scaled_once(tmp_path, scheduled):
         rates = [group["initial_lr"] for group in scaled["optimizer"]["param_groups"]]
         assert rates == pytest.approx([rate, rate / 2], rel=1e-12)
     for log in (tmp_path / "scaled").glob("*/*.log"):
-        assert "Lion, learning rate 0.00701563 (0.001 x 449 / 64)" in log.read_text()
+        assert "Lion, learning rate 0.00165625 (0.001 x 106 / 64)" in log.read_text()
