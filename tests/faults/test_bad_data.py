@@ -88,8 +88,12 @@ def build(root: Path, work_dir: Path, transform: str, **overrides) -> Runner:
         **overrides,
     }
     cfg = load_config("crate_tiny_in1k", options)
-    first = dict(type=transform, size=32, interpolation="bicubic")
-    cfg.train_dataloader.dataset.transforms = [first, *cfg.train_dataloader.dataset.transforms[1:]]
+    first = dict(type=transform, size=32)
+    if transform == "EncodedRandomResizedCrop":  # it flips too, and is bilinear
+        cfg.train_dataloader.dataset.transforms = [first]
+    else:
+        first["interpolation"] = "bicubic"
+        cfg.train_dataloader.dataset.transforms = [first, *cfg.train_dataloader.dataset.transforms[1:]]
     cfg.model.backbone.arch = dict(embed_dim=24, depth=1, num_heads=3)
     cfg.work_dir = str(work_dir)
     newest = newest_checkpoint(work_dir)
