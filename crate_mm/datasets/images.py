@@ -60,8 +60,29 @@ def check_pixels(width: int, height: int, most: int = MOST_PIXELS) -> None:
 
 
 def convert(image: Image.Image, mode: str = "RGB") -> Image.Image:
-    """PIL's ``convert``, but for grays of 16 bits, which it cuts off at 255: they are scaled."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).clip(0, 65535)
+    """PIL's ``convert``, but for grays of more than 8 bits, which it cuts off at 0 and 255.
+
+    Those of 16 bits are scaled. What 32 bits hold (fractions, and a TIFF's whole numbers) has no range that anything
+    tells: it is taken where it is whole numbers from 0 to 255, and refused where it is not.
+
+    Raises:
+        UnreadableImageError: the image is refused.
+    """
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        _check_range(values := np.asarray(image), 255)
+        image = Image.fromarray(values.astype(np.uint8))
+    elif image.mode == "I" or image.mode.startswith("I;16"):
+        _check_range(values := np.asarray(image), 65535)
         image = Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # the same colours, without a warning for each process that meets such an image
     return image.convert(mode)
+
+
+def _check_range(values: np.ndarray, most: int) -> None:
+    """Raise ``UnreadableImageError`` unless values are whole numbers from 0 to ``most``; NaN is none."""
+    if not ((values >= 0) & (values <= most) & (values == np.floor(values))).all():
+        raise UnreadableImageError(
+            f"its grays have 32 bits and go from {values.min():g} to {values.max():g}: what is black and what is white "
+            "is not known, save it with 8 or 16 bits"
+        )
