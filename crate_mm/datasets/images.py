@@ -1,5 +1,6 @@
 """The one way in which images are opened: known formats, regular files, bounded sizes, one kind of error."""
 
+import errno
 import io
 import warnings
 from pathlib import Path
@@ -20,6 +21,10 @@ MOST_PIXELS = 178_956_970  # what PIL takes for a decompression bomb: three colo
 MOST_BYTES = 2**30  # of an image's file
 
 
+# What no image is to blame for, and the next one meets too: no files, or no memory, are left.
+OF_THE_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 class UnreadableImageError(ValueError):
     """An image that cannot be read, for whatever reason."""
 
@@ -34,6 +39,7 @@ def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Ima
     Raises:
         UnreadableImageError: it is missing, no regular file, of none of ``FORMATS``, damaged, or larger than
             ``MOST_PIXELS``.
+        OSError: it is not the image's fault, see ``OF_THE_SYSTEM``.
     """
     try:
         data = image if isinstance(image, bytes) else read_regular(home(image), MOST_BYTES)
@@ -50,7 +56,14 @@ def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Ima
         known = f"cannot identify image file as one of the formats {', '.join(FORMATS)}: convert it"
         raise UnreadableImageError(known if data else "cannot identify image file: it is empty") from None
     except Exception as error:  # PIL's own, of damaged files, are of many kinds; so are the system's
+        if is_of_the_system(error):
+            raise
         raise UnreadableImageError(shown(str(error) or type(error).__name__)) from None
+
+
+def is_of_the_system(error: Exception) -> bool:
+    """Whether an error is one that no image is to blame for."""
+    return isinstance(error, OSError) and error.errno in OF_THE_SYSTEM
 
 
 def check_pixels(width: int, height: int, most: int = MOST_PIXELS) -> None:

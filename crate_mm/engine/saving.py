@@ -97,6 +97,8 @@ class CheckpointHook(Hook):
         if runner.validates:
             alone = len(metrics) == 1
             self.best = [Best(metric, self.rule or rule_of(metric, runner), alone) for metric in metrics]
+            for best in self.best:
+                best.say_if_gone(runner)
         self.saved_at = time.monotonic()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:

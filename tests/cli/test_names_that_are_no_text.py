@@ -32,6 +32,11 @@ train_cfg = dict(max_epochs=1)
 """
 
 
+def rows_of(file: Path) -> list[dict]:
+    with open(file, newline="", encoding="utf-8") as opened:
+        return list(csv.DictReader(opened))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_checkpoint_is_read_under_any_name(debug_checkpoint, in_copy, tmp_path, name):
     told = open_checkpoint(debug_checkpoint)
@@ -90,10 +95,10 @@ def test_nothing_is_lost_for_a_name(tmp_path, run_tool, name):
     ran = run_tool("test", work / config.name, work / "epoch_2.pth", *options)
     assert ran.code == 0, ran.output
     escaped = name.encode("utf-8", "backslashreplace").decode()
-    rows = list(csv.DictReader(open(out["out"], newline="", encoding="utf-8")))
+    rows = rows_of(out["out"])
     assert {row["label"] for row in rows} == {"n00000000", escaped}
     assert f"{escaped}.JPEG" in {Path(row["image"]).name for row in rows}
-    assert {row["name"] for row in csv.DictReader(open(out["per-class"], encoding="utf-8"))} == {"n00000000", escaped}
+    assert {row["name"] for row in rows_of(out["per-class"])} == {"n00000000", escaped}
     published = tmp_path / f"{name}.safetensors"
     ran = run_tool("publish", work / "epoch_2.pth", published)
     assert ran.code == 0, ran.output
