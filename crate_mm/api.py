@@ -196,9 +196,7 @@ class Predictor:
         if isinstance(images, (str, Path, Image.Image, np.ndarray)):
             images = [images]
         if not isinstance(images, Iterable) or isinstance(images, (bytes, Mapping, Set)):
-            raise ValueError(
-                f"images are {type(images).__name__}: expected a list of paths, PIL images and arrays"
-            )
+            raise ValueError(f"images are {type(images).__name__}: expected a list of paths, PIL images and arrays")
         predictions, images = [], list(images)
         for start in range(0, len(images), self.batch_size):
             batch = [self._load(image, start + i) for i, image in enumerate(images[start : start + self.batch_size])]

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.visualization import LocalVisBackend
+from PIL import Image
 
 from crate_mm import Predictor, init_model
 from crate_mm.checkpoints import CheckpointError, check_intact, newest_checkpoint, open_checkpoint
 from crate_mm.checkpoints.publish import publish
+from crate_mm.datasets.folders import ImageFolder
+from crate_mm.datasets.names import utf8_name
 from crate_mm.engine.logs import Visualizer
 from tests.conftest import make_image_tree
 
@@ -106,3 +109,16 @@ def test_nothing_is_lost_for_a_name(tmp_path, run_tool, name):
     assert classes == {"n00000000", name}
     ran = run_tool("train", config, "--work-dir", tmp_path / "from", "--load-from", work / "epoch_2.pth")
     assert ran.code == 0, ran.output
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("\udce7\udc8c\udcab", "猫"), ("猫", "猫"), ("plain", "plain"), ("caf\udce9", "caf\udce9")]
+)
+def test_a_class_is_called_the_same_in_every_locale(tmp_path, name, text):
+    """Without a locale Python gives a folder's bytes as surrogates, which are UTF-8 nevertheless."""
+    assert utf8_name(name) == text
+    (tmp_path / name).mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / name / "a.png")
+    data = ImageFolder(tmp_path)
+    assert data.classes == [text]
+    assert data[0][1] == 0

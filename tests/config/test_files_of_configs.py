@@ -72,10 +72,13 @@ def test_what_a_file_uses_to_make_settings_is_no_setting(tmp_path):
     assert not {"math", "os", "Path", "PurePosixPath", "partial", "np", "Own", "twice", "half"} & set(cfg)
     dump(cfg, tmp_path / "again.py")
     for read in (cfg, load_config(tmp_path / "again.py")):
-        assert read.data_root == "/data/images" and read.work_dir == "runs"
+        assert read.data_root == "/data/images"
+        assert read.work_dir == "runs"
         optimizer = read.optim_wrapper.optimizer
-        assert type(optimizer.lr) is float and [optimizer.lr, *optimizer.betas] == [0.25, 0.5, 0.75]
-        assert type(read.train_cfg.max_epochs) is int and read.train_cfg.max_epochs == 4
+        assert type(optimizer.lr) is float
+        assert [optimizer.lr, *optimizer.betas] == [0.25, 0.5, 0.75]
+        assert type(read.train_cfg.max_epochs) is int
+        assert read.train_cfg.max_epochs == 4
         assert read.custom_hooks[0].momentum == 0.25
 
 
@@ -101,7 +104,8 @@ def test_a_config_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
     file.write_text("x = 1\n")
     with pytest.raises(Exception, match="format"):
         dump(Config({"x": object()}), file)
-    assert file.read_text() == "x = 1\n" and [path.name for path in tmp_path.iterdir()] == ["c.py"]
+    assert file.read_text() == "x = 1\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["c.py"]
 
 
 def test_paths_that_python_code_sets_are_written(tmp_path):

@@ -47,7 +47,8 @@ def go_on(begun, tmp_path):
 )
 def test_a_resume_says_what_is_other_than_it_was(go_on, change, said):
     warned = go_on(**change)
-    assert "was trained with other settings: " in warned and said in warned
+    assert "was trained with other settings: " in warned
+    assert said in warned
 
 
 def test_forgotten_transforms_are_said(go_on):
@@ -79,7 +80,8 @@ def test_a_best_checkpoint_that_is_gone_is_said(tmp_path, capfd):
 def test_the_last_epoch_is_validated_however_late_validations_begin(tmp_path, setting):
     train(tmp_path, train_cfg__max_epochs=1, **{f"train_cfg__{setting}": 5})
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["finished"] and result["last"]["epoch"] == 1
+    assert result["finished"]
+    assert result["last"]["epoch"] == 1
     assert list(tmp_path.glob("best_*_epoch_1.pth"))
 
 
