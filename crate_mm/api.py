@@ -1,7 +1,7 @@
 """What a user imports: models by name or by config, and prediction on images."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -187,14 +187,17 @@ class Predictor:
         """Return for each image its most likely classes with their probabilities, best first.
 
         Args:
-            images: a list of paths, PIL images and uint8 arrays ``(H, W)`` or ``(H, W, C)``, or one of these.
+            images: paths, PIL images and uint8 arrays ``(H, W)`` or ``(H, W, C)`` in a list or whatever else has an
+                order, or one of these.
 
         Raises:
             ValueError: an image that cannot be read, or of another kind.
         """
         if isinstance(images, (str, Path, Image.Image, np.ndarray)):
             images = [images]
-        predictions = []
+        if not isinstance(images, Iterable) or isinstance(images, (bytes, Mapping, Set)):
+            raise ValueError(f"images are {type(images).__name__}: expected a list of paths, PIL images and arrays")
+        predictions, images = [], list(images)
         for start in range(0, len(images), self.batch_size):
             batch = [self._load(image, start + i) for i, image in enumerate(images[start : start + self.batch_size])]
             data = self.model.data_preprocessor({"inputs": torch.stack(batch)})
@@ -218,7 +221,11 @@ class Predictor:
             image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
         elif not isinstance(image, Image.Image):
             raise ValueError(f"image {number} is {type(image).__name__}: expected a path, a PIL image or a uint8 array")
-        return to_uint8(self.transforms(convert(image, "L" if self.model.in_channels == 1 else "RGB")))
+        try:
+            image = convert(image, "L" if self.model.in_channels == 1 else "RGB")
+        except UnreadableImageError as error:
+            raise ValueError(f"image {number} cannot be read: {error}") from None
+        return to_uint8(self.transforms(image))
 
 
 def test_transforms(model: nn.Module) -> nn.Module:

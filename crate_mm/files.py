@@ -15,6 +15,28 @@ def home(path: str | os.PathLike) -> str:
     return os.path.expanduser(os.fspath(path))
 
 
+def is_utf8(path: str | os.PathLike) -> bool:
+    """Whether a path is text in UTF-8; on Linux a name may be any bytes."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextmanager
+def utf8_path(path: str | os.PathLike) -> Iterator[str]:
+    """A file's path for a library that takes none but in UTF-8: its own or, where that is none, its descriptor's."""
+    if is_utf8(path):
+        yield os.fspath(path)
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield f"/dev/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def atomic_file(path: str | Path, text: bool = False) -> Iterator[IO]:
     """Write a file beside its place, sync it to disk, and rename it when the ``with`` ends without an exception.

@@ -61,13 +61,16 @@ def read_regular(path: str | Path, most_bytes: int) -> bytes:
     """
     # A pipe without a writer would keep even open() waiting.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(descriptor, "rb") as file:
+    try:  # open() itself would leave the descriptor of a folder open
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{shown(path)} is no regular file")
         if status.st_size > most_bytes:
             raise OSError(f"{shown(path)} has {status.st_size:,} bytes, more than the {most_bytes:,} that are read")
-        return file.read(most_bytes)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(most_bytes)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(text: str | bytes) -> Any:

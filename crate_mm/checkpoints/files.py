@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 
-from ..files import atomic_file, home
+from ..files import atomic_file, home, utf8_path
 from ..private_torch import PyTorchFileReader
 from ..untrusted import shown
 from .form import CheckpointError, DamagedError, check_form
@@ -67,8 +67,8 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
 
 def _load(path: Path, **options: Any) -> Any:
     """``torch.load`` of what ``PickleScan`` has found to be tensors, plain data and ``argparse.Namespace``."""
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, weights_only=True, **options)
+    with torch.serialization.safe_globals([argparse.Namespace]), utf8_path(path) as source:
+        return torch.load(source, weights_only=True, **options)
 
 
 def _is_archive(path: Path) -> bool:
@@ -159,7 +159,9 @@ def _scan_archive(archive: zipfile.ZipFile, path: Path) -> Refused | None:
     folder = pickles[0].partition("/")[0]
     contents = archive.read(pickles[0])
     # What PyTorch's own reader, which is another one than Python's, will hand to its unpickler.
-    if PyTorchFileReader(str(path)).get_record("data.pkl") != contents:
+    with utf8_path(path) as source:
+        seen = PyTorchFileReader(source).get_record("data.pkl")
+    if seen != contents:
         raise ValueError("its pickle is another one for PyTorch than for Python")
     try:
         scan = PickleScan(path.stat().st_size, lambda key: sizes.get(f"{folder}/data/{key}"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..files import utf8_path
 from ..untrusted import read_json
 from .form import CheckpointError, check_form
 
@@ -22,7 +23,7 @@ def read_published(path: str | Path, map_location: str = "cpu") -> dict:
         CheckpointError: the file is damaged.
     """
     try:
-        with safe_open(path, framework="pt", device=str(map_location)) as file:
+        with utf8_path(path) as source, safe_open(source, framework="pt", device=str(map_location)) as file:
             stored = set(file.keys())
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
             metadata = file.metadata() or {}

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..checkpoints import CheckpointError
-from ..config.kinds import Given
+from ..config.kinds import Given, parse_value  # noqa: F401  the latter for scripts, see moved.py
 from ..engine.safety.finite import OtherProcessError, RunStoppedError
 from ..engine.safety.launch import LAUNCHERS
 from ..engine.safety.signals import INTERRUPTED, RunInterruptedError

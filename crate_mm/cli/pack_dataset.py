@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 from ..datasets import ClassFolders
 from ..datasets.classification import UNREADABLE
-from ..datasets.images import MOST_BYTES, convert, open_image
+from ..datasets.images import MOST_BYTES, convert, is_of_the_system, open_image
 from ..datasets.packed import write_shards
 from ..untrusted import read_regular, shown
 from .options import Parser, one_sentence_errors, positive
@@ -124,6 +124,8 @@ def encode(path: str, short_side: int | None, quality: int) -> tuple[str | None,
         convert(image).resize(size, Image.Resampling.BICUBIC).save(smaller, "JPEG", quality=quality)
         return ".jpg", smaller.getvalue()
     except UNREADABLE as error:
+        if is_of_the_system(error):
+            raise
         return None, str(error) or type(error).__name__
 
 

@@ -5,15 +5,17 @@ import copy
 import math
 import re
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 
 import crate_mm
 
-from ..files import home
+from ..files import atomic_file, home
 from ..registry import BACKBONES, suggest
+from ..untrusted import shown
 from .overrides import apply_overrides, check_overrides
 
 _PACKAGE = Path(crate_mm.__file__).parent
@@ -109,7 +111,7 @@ def find_config(config: str | Path) -> Path:
 
 def _load_file(path: Path) -> Config:
     try:
-        return Config.fromfile(path, lazy_import=False)
+        cfg = Config.fromfile(path, lazy_import=False)
     except SyntaxError as error:
         # MMEngine names a temporary copy of the file, or of one of its bases.
         imported = f"config {path} imports {error.filename}, line {error.lineno}, which is not valid: {error.msg}"
@@ -120,12 +122,39 @@ def _load_file(path: Path) -> Config:
             cause = cause.__context__
         raise ValueError(f"config {path}: its custom_imports fail: {type(cause).__name__}: {cause}") from error
     except Exception as error:
-        if re.search(r"^\s*with read_base\(\)", path.read_text(), re.MULTILINE):
+        if unreadable := _find_syntax_error(path):  # bytes that are no UTF-8 come first
+            raise ValueError(unreadable) from None
+        if re.search(r"^\s*with read_base\(\)", path.read_text(encoding="utf-8"), re.MULTILINE):
             raise ValueError(
                 f'config {path} inherits by read_base(), MMEngine\'s other kind of config: write _base_ = ["..."], and '
                 'each type as a string, as in type="CRATE"'
             ) from None
         raise ValueError(f"config {path} cannot be loaded: {type(error).__name__}: {error}") from error
+    # MMEngine leaves out what a file imports or defines, but classes.
+    for name in [name for name, value in cfg.items() if isinstance(value, type)]:
+        del cfg._cfg_dict[name]
+    return Config(plain(cfg.to_dict(), f"config {path}"), cfg_text=cfg.text, filename=cfg.filename)
+
+
+def plain(value: Any, where: str) -> Any:
+    """Settings as data that is the same when it is read again from the work folder: paths become text, NumPy's numbers
+    Python's.
+
+    Raises:
+        ValueError: a setting is something else than data; ``where`` begins the sentence, and names it.
+    """
+    if isinstance(value, dict):
+        return {key: plain(inner, f"{where}{'.' if ': ' in where else ': '}{key}") for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(inner, f"{where}.{number}") for number, inner in enumerate(value))
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, set, frozenset, range, slice)):
+        return value
+    said = shown(repr(value), 80)
+    raise ValueError(f"{where} is {said}, no data: a config names what it wants as text, as in type='CRATE'")
 
 
 class _Written(float):
@@ -143,15 +172,27 @@ def dump(cfg: Config, path: Path) -> None:
             return {key: written(inner) for key, inner in value.items()}
         if isinstance(value, (list, tuple)):
             return type(value)(map(written, value))
+        if isinstance(value, PurePath):
+            return str(value)
         return _Written(value) if isinstance(value, float) and not math.isfinite(value) else value
 
-    Config(written(cfg.to_dict()), filename=cfg.filename).dump(path)
+    text = Config(written(cfg.to_dict()), filename=cfg.filename).dump()
+    with atomic_file(path, text=True) as file:
+        file.write(text)
 
 
 def _find_syntax_error(path: Path) -> str | None:
-    """Name the file, of a config and those it inherits from, that is not valid Python, and the line; None if none."""
+    """Name the file, of a config and those it inherits from, that is not valid Python in UTF-8; None if none is."""
+    if not path.is_file():
+        return None
     try:
-        tree = ast.parse(path.read_text())
+        text = path.read_bytes().decode()
+        if text.startswith("\ufeff"):
+            return f"config {path} begins with a byte order mark: save it as UTF-8 without one"
+        tree = ast.parse(text)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        return f"config {path}, line {line} is no text in UTF-8: save it as UTF-8"
     except SyntaxError as error:
         return f"config {path}, line {error.lineno} is not valid Python: {error.msg}"
     for node in tree.body:

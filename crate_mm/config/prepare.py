@@ -73,6 +73,8 @@ def _prepare_loader(name: str, loader: dict, data_root: str | None) -> None:
     dataset = loader.get("dataset")
     if not isinstance(dataset, dict) or "type" not in dataset:
         raise ValueError(f"{name}.dataset must be a dict(type=...), it is {dataset!r}")
+    if name != "train_dataloader" and loader.get("drop_last"):
+        raise ValueError(f"{name}.drop_last would leave samples out of the figures: leave it out")
     loader.setdefault("collate_fn", {"type": f"{registry.SCOPE}.collate"})
     loader.setdefault("worker_init_fn", {"type": f"{registry.SCOPE}.init_worker"})
     # No more workers than this process's share of the cores, and none where it has less than one.

@@ -1,5 +1,6 @@
 """The dataset that the loaders see: a source, its transforms, and what happens to an unreadable image."""
 
+import errno
 import random
 import struct
 import zlib
@@ -13,7 +14,7 @@ from torchvision.transforms import v2
 from ..registry import DATASETS, FUNCTIONS
 from ..untrusted import shown
 from .decode import TakesBytes
-from .images import UnreadableImageError
+from .images import UnreadableImageError, is_of_the_system
 from .transforms import build_transforms, to_uint8
 
 # What open_image, the operating system, and sources and transforms of a user's own raise for an image.
@@ -109,6 +110,10 @@ class ClassificationDataset(Dataset):
             try:
                 image, label = self._load(position, seed, on_host)
             except UNREADABLE as error:
+                if is_of_the_system(error):
+                    files = error.errno != errno.ENOMEM
+                    advice = "ulimit -n N raises the limit, fewer and larger shards need less" if files else "free some"
+                    raise UnreadableImagesError(f"no image can be read: {shown(error)}; {advice}") from None
                 reason = str(error) or type(error).__name__
             else:
                 try:

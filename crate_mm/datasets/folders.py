@@ -14,7 +14,7 @@ from ..files import home
 from ..registry import DATASETS
 from ..untrusted import read_regular, shown
 from .images import IMAGE_SUFFIXES, MOST_BYTES, open_image
-from .names import readable_names
+from .names import readable_names, utf8_name
 from .scan import find_splits, folders_below, folders_in, is_image, say_left_out
 
 
@@ -61,8 +61,7 @@ class ImageFolder(datasets.ImageFolder):
                     f"{shown(directory)}: the class folders {shown(seen[real])} and {shown(entry.name)} are one"
                 )
             seen[real] = entry.name
-        classes = [entry.name for entry in folders]
-        return classes, {name: label for label, name in enumerate(classes)}
+        return [utf8_name(entry.name) for entry in folders], {e.name: label for label, e in enumerate(folders)}
 
     def make_dataset(
         self,

@@ -1,5 +1,6 @@
 """The one way in which images are opened: known formats, regular files, bounded sizes, one kind of error."""
 
+import errno
 import io
 import warnings
 from pathlib import Path
@@ -20,6 +21,10 @@ MOST_PIXELS = 178_956_970  # what PIL takes for a decompression bomb: three colo
 MOST_BYTES = 2**30  # of an image's file
 
 
+# What no image is to blame for, and the next one meets too: no files, or no memory, are left.
+OF_THE_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 class UnreadableImageError(ValueError):
     """An image that cannot be read, for whatever reason."""
 
@@ -34,6 +39,7 @@ def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Ima
     Raises:
         UnreadableImageError: it is missing, no regular file, of none of ``FORMATS``, damaged, or larger than
             ``MOST_PIXELS``.
+        OSError: it is not the image's fault, see ``OF_THE_SYSTEM``.
     """
     try:
         data = image if isinstance(image, bytes) else read_regular(home(image), MOST_BYTES)
@@ -50,7 +56,14 @@ def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Ima
         known = f"cannot identify image file as one of the formats {', '.join(FORMATS)}: convert it"
         raise UnreadableImageError(known if data else "cannot identify image file: it is empty") from None
     except Exception as error:  # PIL's own, of damaged files, are of many kinds; so are the system's
+        if is_of_the_system(error):
+            raise
         raise UnreadableImageError(shown(str(error) or type(error).__name__)) from None
+
+
+def is_of_the_system(error: Exception) -> bool:
+    """Whether an error is one that no image is to blame for."""
+    return isinstance(error, OSError) and error.errno in OF_THE_SYSTEM
 
 
 def check_pixels(width: int, height: int, most: int = MOST_PIXELS) -> None:
@@ -60,8 +73,29 @@ def check_pixels(width: int, height: int, most: int = MOST_PIXELS) -> None:
 
 
 def convert(image: Image.Image, mode: str = "RGB") -> Image.Image:
-    """PIL's ``convert``, but for grays of 16 bits, which it cuts off at 255: they are scaled."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).clip(0, 65535)
+    """PIL's ``convert``, but for grays of more than 8 bits, which it cuts off at 0 and 255.
+
+    Those of 16 bits are scaled. What 32 bits hold (fractions, and a TIFF's whole numbers) has no range that anything
+    tells: it is taken where it is whole numbers from 0 to 255, and refused where it is not.
+
+    Raises:
+        UnreadableImageError: the image is refused.
+    """
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        _check_range(values := np.asarray(image), 255)
+        image = Image.fromarray(values.astype(np.uint8))
+    elif image.mode == "I" or image.mode.startswith("I;16"):
+        _check_range(values := np.asarray(image), 65535)
         image = Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # the same colours, without a warning for each process that meets such an image
     return image.convert(mode)
+
+
+def _check_range(values: np.ndarray, most: int) -> None:
+    """Raise ``UnreadableImageError`` unless values are whole numbers from 0 to ``most``; NaN is none."""
+    if not ((values >= 0) & (values <= most) & (values == np.floor(values))).all():
+        raise UnreadableImageError(
+            f"its grays have 32 bits and go from {values.min():g} to {values.max():g}: what is black and what is white "
+            "is not known, save it with 8 or 16 bits"
+        )

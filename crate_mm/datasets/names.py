@@ -1,6 +1,19 @@
 """What classes are called."""
 
+import os
+
 import torchvision
+
+
+def utf8_name(name: str) -> str:
+    """A file's name as text in UTF-8, whatever the locale says that names are in: a class is called the same in all.
+
+    Bytes that are no UTF-8 stay the surrogates by which Python stands for them.
+    """
+    try:
+        return os.fsencode(name).decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return name
 
 
 def readable_names(folders: list[str]) -> list[str]:

@@ -47,6 +47,15 @@ class Best:
         suffix = "" if alone else f"_{metric}"
         self.score_key, self.path_key = f"best_score{suffix}", f"best_ckpt{suffix}"
 
+    def say_if_gone(self, runner: Runner) -> None:
+        """Warn if the best checkpoint that a resumed run knows of is no longer there: only a better one follows it."""
+        info = runner.message_hub.runtime_info
+        path, score = info.get(self.path_key), info.get(self.score_key)
+        if path and score is not None and not Path(path).is_file():
+            runner.logger.warning(
+                f"{path} is gone: it had {score:.4f} {self.metric}, and no other is written until an epoch is better"
+            )
+
     def see(self, runner: Runner, score: float) -> bool:
         """Write the checkpoint if the score is the best, then delete the one before; return whether it was the best.
 

@@ -1,12 +1,14 @@
 """What metrics and messages take from a dataset, and what it and a checkpoint must have in common with a run."""
 
+from typing import Any
+
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from ..checkpoints import Checkpoint, CheckpointError
 from ..untrusted import shown
-from .results import as_data
+from .results import as_data, describe_recipe
 
 
 def give_dataset(evaluator: Evaluator, dataset: Dataset) -> None:
@@ -40,6 +42,35 @@ def check_same_classes(one: str, classes: list[str] | None, other: str, others: 
 def _listed(names: list[str], most: int = 5) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"the class{'es' * (len(names) > 1)} {', '.join(map(shown, names[:most]))}{more}"
+
+
+def say_other_recipe(runner: Runner, checkpoint: Checkpoint) -> None:
+    """Warn where a run goes on with other settings than the checkpoint's: an option may have been forgotten.
+
+    The schedule says itself that its length has changed.
+    """
+    stored, own = checkpoint.meta.get("recipe") or {}, describe_recipe(runner.cfg)
+    changed = [
+        f"{key}={shown(repr(was), 60)}, now {shown(repr(now), 60)}"
+        for part in stored.keys() & own.keys() - {"max_epochs"}
+        for key, was, now in _differences(stored[part], own[part], part)
+    ]
+    if changed:
+        more = f"; and {len(changed) - 5} more settings" if len(changed) > 5 else ""
+        runner.logger.warning(
+            f"{checkpoint.path} was trained with other settings: {'; '.join(sorted(changed)[:5])}{more}"
+        )
+
+
+def _differences(one: Any, other: Any, where: str) -> list[tuple[str, Any, Any]]:
+    """The settings that differ, each by its name in dots; 'nothing' stands for one that is not there."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = sorted({**one, **other}, key=str)
+        pairs = [(f"{where}.{key}", one.get(key, "nothing"), other.get(key, "nothing")) for key in keys]
+        return [found for key, a, b in pairs for found in _differences(a, b, key)]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [found for n, (a, b) in enumerate(zip(one, other)) for found in _differences(a, b, f"{where}.{n}")]
+    return [] if one == other else [(where, one, other)]
 
 
 def compare_with_config(runner: Runner, checkpoint: Checkpoint) -> None:

@@ -13,7 +13,7 @@ from ..checkpoints import Checkpoint, CheckpointError, check_intact, open_checkp
 from ..checkpoints.fit import fit, transfer
 from ..config import dump
 from ..models.tasks.base import Task, task_of
-from .classes import compare_with_config
+from .classes import compare_with_config, say_other_recipe
 from .optim import ShardedOptimizer
 from .private import RunnerState
 from .resume import Start, check_optimizer_state, check_resumable
@@ -75,6 +75,7 @@ class KeepingRunner(RunnerState):
         if self.resumes:
             check_resumable(self, checkpoint)
             self._say_other_processes(filename, checkpoint.meta)
+            say_other_recipe(self, checkpoint)
         elif self.trains:
             taken = transfer(self.task, checkpoint, self.cfg.resize_positions, self.cfg.resize_patches)
             self.logger.info(f"initialised from {filename}:\n{taken.table()}")

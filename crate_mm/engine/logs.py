@@ -7,14 +7,17 @@ from contextlib import contextmanager
 import mmengine.hooks
 import mmengine.runner
 import mmengine.visualization
+import numpy as np
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
+from mmengine.visualization import BaseVisBackend
 
+from ..files import is_utf8
 from ..registry import HOOKS, LOG_PROCESSORS, VISUALIZERS
-from ..untrusted import shown_lines
+from ..untrusted import shown, shown_lines
 from .private import trim
 
 # What MMEngine says of itself: its loggers use its own old FileClient, there is no SyncBN to revert, and a line or more
@@ -49,7 +52,26 @@ def survive_full_disk(what: str) -> Iterator[None]:
 
 @VISUALIZERS.register_module()
 class Visualizer(mmengine.visualization.Visualizer):
-    """MMEngine's, which leaves a line out of the logs that cannot be written, with a warning."""
+    """MMEngine's, which leaves a line out of the logs that cannot be written, with a warning.
+
+    TensorBoard writes to no folder whose path is not UTF-8: there it is left out.
+    """
+
+    def __init__(
+        self,
+        name: str = "visualizer",
+        image: np.ndarray | None = None,
+        vis_backends: list[dict] | None = None,
+        save_dir: str | None = None,
+        **kwargs,
+    ) -> None:
+        if save_dir is not None and not is_utf8(save_dir):
+            without = [backend for backend in vis_backends or () if _kind(backend) != "TensorboardVisBackend"]
+            if len(without) < len(vis_backends or ()):
+                said = "there are no logs for TensorBoard, which cannot write to a folder whose path is not UTF-8"
+                print_log(f"{said}: {shown(save_dir)}", logger="current", level=logging.WARNING)
+            vis_backends = without
+        super().__init__(name, image, vis_backends, save_dir, **kwargs)
 
     def add_config(self, *args, **kwargs) -> None:
         with survive_full_disk("the config to the logs"):
@@ -62,6 +84,11 @@ class Visualizer(mmengine.visualization.Visualizer):
     def close(self) -> None:
         with survive_full_disk("the end of the logs"):
             super().close()
+
+
+def _kind(backend: dict | BaseVisBackend) -> str:
+    kind = backend["type"] if isinstance(backend, dict) else type(backend)
+    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
 
 
 @LOG_PROCESSORS.register_module()

@@ -58,7 +58,8 @@ class TrainLoop(EpochBasedTrainLoop):
     def _validate_if_due(self) -> None:
         self._decide_current_val_interval()
         due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
-        if self.runner.val_loop is None or self._epoch < max(self.val_begin, 1) or not due or self._first_step():
+        begin = min(max(self.val_begin, 1), self._max_epochs)  # the last epoch is validated in any case
+        if self.runner.val_loop is None or self._epoch < begin or not due or self._first_step():
             return
         hub = self.runner.message_hub
         if hub.runtime_info.get("epoch_validated") != self._epoch:

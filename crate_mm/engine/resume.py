@@ -58,6 +58,10 @@ def check_resumable(runner: Runner, checkpoint: Checkpoint) -> None:
     filename, meta, states = checkpoint.path, checkpoint.meta, checkpoint.states
     needed = ["optimizer", "message_hub"] + (["param_schedulers"] if runner.param_schedulers else [])
     missing = ([] if meta else ["meta"]) + [key for key in needed if key not in states]
+    if missing == ["param_schedulers"]:
+        raise CheckpointError(
+            f"{filename} is of a run without a schedule (param_scheduler), this one has one: resume as it was"
+        )
     if missing:
         raise CheckpointError(
             f"{filename} cannot be resumed from, it holds no {', '.join(missing)}: "

@@ -1,5 +1,6 @@
 """When checkpoints are written, and which are kept."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,8 @@ class CheckpointHook(Hook):
         if runner.validates:
             alone = len(metrics) == 1
             self.best = [Best(metric, self.rule or rule_of(metric, runner), alone) for metric in metrics]
+            for best in self.best:
+                best.say_if_gone(runner)
         self.saved_at = time.monotonic()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
@@ -194,7 +197,7 @@ class CheckpointHook(Hook):
         more = self.keep if reached[1] else self.keep - 1  # the newest is of an epoch's end, or is kept besides
         kept = {*older[-1:], *(epochs if self.keep < 0 else epochs[max(len(epochs) - more, 0) :])}
         try:
-            AtomicBackend().put(str(newest).encode(), newest.with_name("last_checkpoint"))  # for MMEngine's tools
+            AtomicBackend().put(os.fsencode(newest), newest.with_name("last_checkpoint"))  # for MMEngine's tools
             for path in older:
                 if path not in kept:
                     path.unlink(missing_ok=True)

@@ -21,11 +21,15 @@ def hold(work_dir: str | Path) -> FileLock | None:
     all of them; for the others, and on a file system that has no locks, None is returned.
 
     Raises:
-        ValueError: another run holds it.
+        ValueError: another run holds it, or it cannot be made.
     """
     if not is_main_process():
         return None
-    Path(work_dir).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(work_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = "it is a file" if Path(work_dir).is_file() else error.strerror
+        raise ValueError(f"the work folder {work_dir} cannot be made: {why}") from None
     path = Path(work_dir).resolve() / LOCK
     if path.is_symlink():  # filelock before version 4 would empty the file that it leads to
         raise ValueError(f"{path} is a link, not the lock of a work folder: remove it")
