@@ -86,12 +86,23 @@ def rc_half(z: Tensor, step: Step, settings: Settings) -> Tensor:
 
 @measure(
     "sparsity",
-    "||Z^{l+1}||_0 / (d N)",
+    "||A||_0 / (m N) of the sparse code A, m x N; CRATE's is Z^{l+1}",
     r"Sparsity $\|\mathbf{Z}^{\ell+1}\|_0/(d\cdot N)$ of the ISTA outputs",
     "tap_code",
 )
 def sparsity(code: Tensor, step: Step, settings: Settings) -> Tensor:
     """The paper's Figure 3: of the sparse code, wherever in the layer it is."""
+    return nonzero_fraction(code)
+
+
+@measure(
+    "sparsity_step1",
+    "||A1||_0 / (m N) of the code after the first of two steps",
+    r"Sparsity $\|\mathbf{A}_1\|_0/(m\cdot N)$ after the first step of ISTA",
+    "tap_code1",
+)
+def sparsity_step1(code: Tensor, step: Step, settings: Settings) -> Tensor:
+    """CRATE-alpha's code on the way: 'sparsity' is that after its second step."""
     return nonzero_fraction(code)
 
 
