@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -76,6 +77,30 @@ def peak_memory_mb(form: Callable[[], object]) -> float | None:
     form()
     synchronize()
     return torch.cuda.max_memory_allocated() / 1e6
+
+
+def peak_resident_mb(form: Callable[[], object]) -> float | None:
+    """The most memory that a form takes, in MB, beside what is there: on a GPU, or of the process on Linux.
+
+    None where neither can be told, or it is less than 1 MB. What the allocator has kept from before may hide a few MB.
+    """
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated() / 1e6
+        peak = peak_memory_mb(form) - before
+        return peak if peak >= 1 else None
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is there
+        before = _resident_mb("VmRSS")
+        form()
+        peak = _resident_mb("VmHWM") - before
+    except OSError:
+        return None
+    return peak if peak >= 1 else None
+
+
+def _resident_mb(field: str) -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024 / 1e6
 
 
 def matmul_rate(device: str, dtype: torch.dtype, size: int | None = None) -> float:
