@@ -1,5 +1,6 @@
 """What the benchmarks share: the description of the machine, timing in turns, the table and the JSON."""
 
+import ctypes
 import json
 import os
 import platform
@@ -82,18 +83,19 @@ def peak_memory_mb(form: Callable[[], object]) -> float | None:
 def peak_resident_mb(form: Callable[[], object]) -> float | None:
     """The most memory that a form takes, in MB, beside what is there: on a GPU, or of the process on Linux.
 
-    None where neither can be told, or it is less than 1 MB. What the allocator has kept from before may hide a few MB.
+    None where neither can be told, or it is less than 1 MB.
     """
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated() / 1e6
         peak = peak_memory_mb(form) - before
         return peak if peak >= 1 else None
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # what the allocator has kept would be taken again, and not be seen
         Path("/proc/self/clear_refs").write_text("5")  # the peak is what is there
         before = _resident_mb("VmRSS")
         form()
         peak = _resident_mb("VmHWM") - before
-    except OSError:
+    except (OSError, AttributeError):  # no Linux, or another C library
         return None
     return peak if peak >= 1 else None
 
