@@ -28,7 +28,8 @@ from .untrusted import shown
 def list_models() -> list[str]:
     """Names that ``get_model`` takes: 'crate_tiny', ..., 'crate_alpha_base', ..., 'tost_small_12', ..., 'vit_small'.
 
-    They are those of the registered backbones that say their ``sizes``.
+    They are those of the registered backbones that say their ``sizes``. 'crate_mae_base' is a classifier on the encoder
+    of a masked autoencoder; the autoencoder itself is a config.
     """
     return list(_named_models())
 

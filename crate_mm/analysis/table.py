@@ -77,7 +77,7 @@ def _against_subspaces(z: Tensor, step: Step, settings: Settings) -> Tensor:
 
 
 @measure(
-    "rc_half", "R^c(Z^{l+1/2}; U)", r"$R^c(\mathbf{Z}^{\ell+1/2})$ of the MSSA outputs", "tap_half", ("subspaces",)
+    "rc_half", "R^c(Z^{l+1/2}; U)", r"$R^c(\mathbf{Z}^{\ell+1/2})$ after the compression", "tap_half", ("subspaces",)
 )
 def rc_half(z: Tensor, step: Step, settings: Settings) -> Tensor:
     """The paper's Figure 3: after the compression step."""
@@ -87,7 +87,7 @@ def rc_half(z: Tensor, step: Step, settings: Settings) -> Tensor:
 @measure(
     "sparsity",
     "||A||_0 / (m N) of the sparse code A, m x N; CRATE's is Z^{l+1}",
-    r"Sparsity $\|\mathbf{Z}^{\ell+1}\|_0/(d\cdot N)$ of the ISTA outputs",
+    r"Sparsity of the code, $\|\mathbf{Z}^{\ell+1}\|_0/(d\cdot N)$ in CRATE",
     "tap_code",
 )
 def sparsity(code: Tensor, step: Step, settings: Settings) -> Tensor:
@@ -107,14 +107,14 @@ def sparsity_step1(code: Tensor, step: Step, settings: Settings) -> Tensor:
 
 
 @measure(
-    "rc_in", "R^c(LN(Z^l); U)", r"$R^c(\mathrm{LN}(\mathbf{Z}^{\ell}))$ of the MSSA inputs", "tap_w", ("subspaces",)
+    "rc_in", "R^c(LN(Z^l); U)", r"$R^c(\mathrm{LN}(\mathbf{Z}^{\ell}))$ before the compression", "tap_w", ("subspaces",)
 )
 def rc_in(w: Tensor, step: Step, settings: Settings) -> Tensor:
     """What the official script measures: the input of the compression step, projected on the subspaces."""
     return subspace_coding_rate(w, step.subspaces().num_heads, *settings)
 
 
-@measure("rc_out", "R^c(Z^{l+1}; U)", r"$R^c(\mathbf{Z}^{\ell+1})$ of the ISTA outputs", "tap_out", ("subspaces",))
+@measure("rc_out", "R^c(Z^{l+1}; U)", r"$R^c(\mathbf{Z}^{\ell+1})$ of the layer outputs", "tap_out", ("subspaces",))
 def rc_out(z: Tensor, step: Step, settings: Settings) -> Tensor:
     """After the sparsification step."""
     return _against_subspaces(z, step, settings)
