@@ -86,7 +86,7 @@ def rc_half(z: Tensor, step: Step, settings: Settings) -> Tensor:
 
 @measure(
     "sparsity",
-    "||A||_0 / (m N) of the sparse code A, m x N; CRATE's is Z^{l+1}",
+    "||A||_0 / (m N) of the m x N code A (CRATE's is Z^{l+1})",
     r"Sparsity of the code, $\|\mathbf{Z}^{\ell+1}\|_0/(d\cdot N)$ in CRATE",
     "tap_code",
 )
