@@ -21,24 +21,25 @@ from .datasets.images import UnreadableImageError, convert, open_image
 from .datasets.transforms import to_uint8
 from .engine.features import load_config_for
 from .models import ImageClassifier
-from .registry import BACKBONES, MODELS, registered_only, suggest
+from .registry import BACKBONES, MODELS, head_for, registered_only, suggest
 from .untrusted import shown
 
 
 def list_models() -> list[str]:
     """Names that ``get_model`` takes: 'crate_tiny', ..., 'crate_alpha_base', ..., 'tost_small_12', ..., 'vit_small'.
 
-    They are those of the registered backbones that say their ``sizes``.
+    They are those of the registered backbones that say their ``sizes``. 'crate_mae_base' is a classifier on the encoder
+    of a masked autoencoder; the autoencoder itself is a config.
     """
     return list(_named_models())
 
 
-def _named_models() -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """Of each name its backbone, its arch and the arguments of its head, as the registered backbones say them."""
+def _named_models() -> dict[str, tuple[str, str]]:
+    """Of each name its backbone and its arch, as the registered backbones say them."""
     BACKBONES.names()  # registers them
     families = {kind: backbone.sizes for kind, backbone in BACKBONES.module_dict.items() if hasattr(backbone, "sizes")}
     return {
-        f"{sizes.prefix}_{arch}": (kind, arch, sizes.head)
+        f"{sizes.prefix}_{arch}": (kind, arch)
         for kind, sizes in sorted(families.items(), key=lambda item: item[1].prefix)
         for arch in sizes.archs
     }
@@ -61,10 +62,10 @@ def get_model(name: str, num_classes: int = 1000, pool: str = "cls", **backbone:
         raise ValueError(f"unknown model {name!r}: {suggest(name, list(models))}")
     channels = backbone.get("in_channels", 3)
     preprocessor = {} if channels == 3 else {"mean": (0.5,) * channels, "std": (0.5,) * channels}
-    kind, arch, head = models[name]
+    kind, arch = models[name]
     return ImageClassifier(
         backbone={"type": kind, "arch": arch, **backbone},
-        head={"type": "LinearHead", "num_classes": num_classes, "pool": pool, **head},
+        head={"type": "LinearHead", "num_classes": num_classes, "pool": pool, **head_for(kind)},
         preprocessor=preprocessor,
     ).eval()
 

@@ -10,6 +10,10 @@ from tests.conftest import ROOT
 
 SMALL = {
     "layers": ["--dim", 48, "--head-dim", 16, "--batch", 1, "--tokens", 17, "--rounds", 1],
+    "operators": [
+        *("--dim", 48, "--heads", 3, "--batch", 1, "--tokens", 17, "--rounds", 1),
+        *("--lengths", 17, 33, "--length-rounds", 1),
+    ],
     "loader": ["--images", 4, "--width", 60, "--height", 50, "--rounds", 1],
     "train_step": ["--models", "crate_tiny", "vit_tiny", "--img-size", 32, "--batch", 2, "--rounds", 1, "--no-compile"],
     "inference": ["--models", "crate_tiny", "vit_tiny", "--img-size", 32, "--batch", 2, "--rounds", 1, "--no-compile"],
@@ -19,7 +23,8 @@ SMALL = {
     "folders": ["--classes", 2, 5, "--images", 4],
     "faults": ["--kills", 2, "--damage", "--fork"],
 }
-ROWS = {"layers": 6, "loader": 8, "train_step": 6, "inference": 8, "scaling": 6, "end_to_end": 3, "folders": 2}
+ROWS = {"layers": 6, "operators": 36, "loader": 8, "train_step": 6, "inference": 8, "scaling": 6, "end_to_end": 3}
+ROWS["folders"] = 2
 
 
 def test_every_benchmark_is_run_here():

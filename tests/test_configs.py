@@ -20,6 +20,7 @@ def load(path, **overrides):
     """A config; one that does not name its model, with that of a checkpoint of another task."""
     small = any(name in str(path) for name in ("digits", "fashion_mnist"))
     other = "crate_mini_fashion_mnist" if small else "crate_tiny_in1k"
+    other = "crate_alpha_base_in21k" if "crate_alpha" in str(path) else other
     return load_config(path, overrides, model=load_config(other).model.to_dict())
 
 

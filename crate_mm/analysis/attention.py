@@ -39,4 +39,7 @@ def cls_attention(model: nn.Module, images: Tensor, layers: list[int] | None = N
         layer = wanted[without[0]] if without else next(iter(wanted.values()))
         kind = type(getattr(layer, "compress", layer)).__name__
         raise ValueError(f"{name_of(model)} has no attention map: its {kind} computes no attention matrix")
+    tokens = getattr(getattr(model, "backbone", model), "patch_tokens", None)
+    if tokens is not None and tokens.first != 1:
+        raise ValueError(f"{name_of(model)} has no CLS token in its layers, whose attention could be shown")
     return dict(sorted(found.items()))

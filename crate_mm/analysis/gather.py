@@ -87,8 +87,8 @@ def measure_layers(
                 model(images)
         measures.means("rc_half")  # by layer
 
-    What a layer does not have is not there: CRATE has all of ``MEASURES`` but 'active', a ViT 'r_out' and 'active'. The
-    model is left as it was.
+    What a layer does not have is not there: of ``MEASURES``, CRATE has no 'active' and no 'sparsity_step1', a ViT has
+    'r_out' and 'active' alone. The model is left as it was.
 
     Args:
         model: one whose layers are ``Step``.

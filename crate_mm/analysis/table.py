@@ -77,7 +77,7 @@ def _against_subspaces(z: Tensor, step: Step, settings: Settings) -> Tensor:
 
 
 @measure(
-    "rc_half", "R^c(Z^{l+1/2}; U)", r"$R^c(\mathbf{Z}^{\ell+1/2})$ of the MSSA outputs", "tap_half", ("subspaces",)
+    "rc_half", "R^c(Z^{l+1/2}; U)", r"$R^c(\mathbf{Z}^{\ell+1/2})$ after the compression", "tap_half", ("subspaces",)
 )
 def rc_half(z: Tensor, step: Step, settings: Settings) -> Tensor:
     """The paper's Figure 3: after the compression step."""
@@ -86,8 +86,8 @@ def rc_half(z: Tensor, step: Step, settings: Settings) -> Tensor:
 
 @measure(
     "sparsity",
-    "||Z^{l+1}||_0 / (d N)",
-    r"Sparsity $\|\mathbf{Z}^{\ell+1}\|_0/(d\cdot N)$ of the ISTA outputs",
+    "||A||_0 / (m N) of the m x N code A (CRATE's is Z^{l+1})",
+    r"Sparsity of the code, $\|\mathbf{Z}^{\ell+1}\|_0/(d\cdot N)$ in CRATE",
     "tap_code",
 )
 def sparsity(code: Tensor, step: Step, settings: Settings) -> Tensor:
@@ -96,14 +96,25 @@ def sparsity(code: Tensor, step: Step, settings: Settings) -> Tensor:
 
 
 @measure(
-    "rc_in", "R^c(LN(Z^l); U)", r"$R^c(\mathrm{LN}(\mathbf{Z}^{\ell}))$ of the MSSA inputs", "tap_w", ("subspaces",)
+    "sparsity_step1",
+    "||A1||_0 / (m N) of the code after the first of two steps",
+    r"Sparsity $\|\mathbf{A}_1\|_0/(m\cdot N)$ after the first step of ISTA",
+    "tap_code1",
+)
+def sparsity_step1(code: Tensor, step: Step, settings: Settings) -> Tensor:
+    """CRATE-alpha's code on the way: 'sparsity' is that after its second step."""
+    return nonzero_fraction(code)
+
+
+@measure(
+    "rc_in", "R^c(LN(Z^l); U)", r"$R^c(\mathrm{LN}(\mathbf{Z}^{\ell}))$ before the compression", "tap_w", ("subspaces",)
 )
 def rc_in(w: Tensor, step: Step, settings: Settings) -> Tensor:
     """What the official script measures: the input of the compression step, projected on the subspaces."""
     return subspace_coding_rate(w, step.subspaces().num_heads, *settings)
 
 
-@measure("rc_out", "R^c(Z^{l+1}; U)", r"$R^c(\mathbf{Z}^{\ell+1})$ of the ISTA outputs", "tap_out", ("subspaces",))
+@measure("rc_out", "R^c(Z^{l+1}; U)", r"$R^c(\mathbf{Z}^{\ell+1})$ of the layer outputs", "tap_out", ("subspaces",))
 def rc_out(z: Tensor, step: Step, settings: Settings) -> Tensor:
     """After the sparsification step."""
     return _against_subspaces(z, step, settings)

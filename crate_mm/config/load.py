@@ -14,7 +14,7 @@ from mmengine.config import Config
 import crate_mm
 
 from ..files import atomic_file, home
-from ..registry import BACKBONES, suggest
+from ..registry import head_for, suggest
 from ..untrusted import shown
 from .overrides import apply_overrides, check_overrides
 
@@ -56,6 +56,8 @@ def load_config(
         own = cfg.get("model") or {}
         if "head" in own and "head" not in model:
             model = as_classifier(model)
+        elif "head" in own and not whole:
+            model = with_new_head(model)
         parts = {key: value for key, value in model.items() if key == "type" or isinstance(value, dict)}
         cfg.model = model if whole else parts
         cfg.merge_from_dict({} if whole else {"model": own})
@@ -68,16 +70,26 @@ def load_config(
 
 def as_classifier(model: dict) -> dict:
     """A classifier that goes on from a model of another task, such as a masked autoencoder: a new linear head on its
-    backbone. The head has a LayerNorm where the backbone does not say that it ends with one (``final_norm``).
+    backbone, with the arguments that the backbone says (``head_for``).
 
     Raises:
         ValueError: the model has no backbone.
     """
     if not isinstance(model.get("backbone"), dict) or "type" not in model["backbone"]:
         raise ValueError(f"the config wants a classifier, and the model {model.get('type')} has no backbone for one")
-    norm = not getattr(BACKBONES.get(model["backbone"]["type"]), "final_norm", False)
     parts = {key: model[key] for key in ("backbone", "preprocessor") if key in model}
-    return {"type": "ImageClassifier", **parts, "head": {"type": "LinearHead", "norm": norm}}
+    head = {"type": "LinearHead", **head_for(model["backbone"]["type"])}
+    return {"type": "ImageClassifier", **parts, "head": head}
+
+
+def with_new_head(model: dict) -> dict:
+    """A classifier whose linear head is to be a new one: what its family says of a head counts where the model says
+    nothing, as one of other code's weights may not."""
+    backbone, head = model.get("backbone"), model.get("head")
+    known = isinstance(backbone, dict) and "type" in backbone and isinstance(head, dict)
+    if not known or head.get("type") != "LinearHead":
+        return model
+    return {**model, "head": {**head_for(backbone["type"]), **head}}
 
 
 def names_model(cfg: Config) -> bool:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ..private_torch import foreach_add_, foreach_mul, foreach_mul_, foreach_norm, foreach_sign_
 from ..registry import OPTIM_WRAPPERS, OPTIMIZERS
 from .safety.finite import FiniteCheck
+from .statistics import KeptStatistics
 
 
 @OPTIMIZERS.register_module()
@@ -105,7 +106,8 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
     """MMEngine's wrapper, which takes no step whose gradients are not finite.
 
     It would not show later: Lion's weights stay finite, its momentum never is again. The processes decide alike, since
-    they have the same gradients. Whoever calls it stops the run, ``max_skipped_steps`` in a row being too many.
+    they have the same gradients. Whoever calls it stops the run, ``max_skipped_steps`` in a row being too many. A step
+    that is skipped leaves the model as it was before the step, BatchNorm's running statistics too.
 
     Args:
         max_skipped_steps: with 0 no step is skipped and the first such gradient stops the run, on a GPU one step later,
@@ -123,6 +125,15 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         self.wrong_parameters: list[nn.Parameter] = []  # those whose gradients were not finite at the last skipped step
         self.grad_norm: Tensor | None = None
         self.check = FiniteCheck("gradient norm")
+        self.statistics = KeptStatistics()
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        first = self._inner_count % self._accumulative_counts == 0  # of the micro-batches of a step
+        if first and self.max_skipped_steps:
+            self.statistics.keep(model)
+        with super().optim_context(model):
+            yield
 
     def step(self, **kwargs) -> None:
         if not self._skips():
@@ -138,6 +149,7 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
                 self.check.see(self.grad_norm, self.message_hub.get_info("iter", 0) + 1, self.param_groups[0]["lr"])
             elif not self.grad_norm.isfinite():
                 self.skipped = True
+                self.statistics.put_back()
                 self.wrong_parameters = [p for p in params if not p.grad.isfinite().all()]
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if self.skipped else 0
         return self.skipped

@@ -11,7 +11,7 @@ from mmengine.dist import broadcast
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..registry import HOOKS
@@ -47,6 +47,27 @@ def share_statistics(model: nn.Module, sync_bn: str | bool | None, device: str) 
     of = "of all processes" if synced else "of process 0 (SyncBatchNorm needs GPUs and sync_bn other than False)"
     print_log(f"BatchNorm's running statistics are {of}, micro-batch by micro-batch", "current", logging.INFO)
     return (nn.SyncBatchNorm.convert_sync_batchnorm(model), False) if synced else (model, True)
+
+
+class KeptStatistics:
+    """BatchNorm's statistics as they were before a step, to be put back if the step is skipped.
+
+    A forward pass changes them before it is known whether its gradients are finite. One number of fp16 that is not
+    would stay in the running mean for good.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Tensor, Tensor]] = []
+
+    def keep(self, model: nn.Module) -> None:
+        """Take note of the statistics of a model."""
+        buffers = [buffer for module in batch_norms(model) for buffer in module.buffers()]
+        self._kept = [(buffer, buffer.clone()) for buffer in buffers]
+
+    def put_back(self) -> None:
+        """Let the statistics be what they were when they were kept."""
+        for buffer, before in self._kept:
+            buffer.copy_(before)
 
 
 @HOOKS.register_module()

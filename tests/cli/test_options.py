@@ -36,7 +36,7 @@ MISTAKES = {
     ),
     "unknown backbone": (
         ["train", *options("model.backbone.type=CRATTE")],
-        "unknown backbone 'CRATTE': did you mean CRATE?",
+        "unknown backbone 'CRATTE': did you mean CRATE, ",
     ),
     "unknown optimizer": (
         ["train", *options("optim_wrapper.optimizer.type=Lionn")],

@@ -71,7 +71,10 @@ def test_a_folder_without_labels(run_tool, debug_checkpoint, tmp_path):
     rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
     assert run_tool(*both, "--out", tmp_path / "all.csv").code == 0
     labelled = list(csv.DictReader((tmp_path / "all.csv").open()))[:6]
-    assert [Path(row["image"]).name for row in rows] == [f"{i}.png" for i in range(6)] + ["7.png", "9.jpg"]
+    assert [Path(row["image"]).name for row in rows] == [
+        *(f"{i}.png" for i in range(6)),
+        *("7.png", "8.gif", "9.jpg"),
+    ]
     assert [row["top1"] for row in rows[:6]] == [row["top1"] for row in labelled]
     assert {row["label"] for row in rows} == {""}
 

@@ -23,8 +23,8 @@ SMALL = {
     [
         ("val/n00000001", 3, "the validation data lacks the class n00000001 of training data: their classes must be"),
         ("train/n00000001", 2, "the validation data has the class n00000001, unknown to training data"),
-        ("train/n00000001", 3, r"the train data has 2 classes .*: --cfg-options model.head.num_classes=2 makes them"),
-        ("val/n00000001", 2, r"the train data has 3 classes .*: --cfg-options model.head.num_classes=3 makes them"),
+        ("train/n00000001", 3, r"the data has 2 classes .*: --cfg-options model.head.num_classes=2 makes them"),
+        ("val/n00000001", 2, r"the data has 3 classes .*: --cfg-options model.head.num_classes=3 makes them"),
     ],
 )
 def test_a_class_that_one_split_lacks_is_named(tmp_path, lost, num_classes, message):

@@ -10,7 +10,8 @@ from torch import nn
 
 from crate_mm.engine import Runner, load_config, read_checkpoint
 from crate_mm.engine.statistics import SameStatistics, batch_norms, share_statistics
-from crate_mm.models import ToST
+from crate_mm.models import ImageClassifier, ToST
+from crate_mm.registry import OPTIM_WRAPPERS
 from tests.training import SGD, train
 
 MICRO = dict(embed_dim=16, depth=1, num_heads=2)
@@ -98,3 +99,42 @@ def test_they_are_a_part_of_the_checkpoint(tmp_path):
     tracked = {name: value for name, value in saved.items() if name.endswith("num_batches_tracked")}
     assert len(tracked) == 3
     assert all(value > 0 for value in tracked.values())
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("kind", ["AmpOptimWrapper", "OptimWrapper"])
+def test_a_skipped_step_leaves_them_as_they_were(kind, micro_batches):
+    """The second step overflows in its last micro-batch, before the first BatchNorm."""
+    torch.manual_seed(0)
+    model = ImageClassifier(TOST, dict(type="LinearHead", num_classes=3), dict(mean=(0.5,), std=(0.5,)))
+    model.backbone = ToST(MICRO, (16, 16), 8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scale = dict(loss_scale=8.0) if kind == "AmpOptimWrapper" else {}
+    wrapper = OPTIM_WRAPPERS.build(dict(type=kind, optimizer=optimizer, accumulative_counts=micro_batches, **scale))
+    wrapper.initialize_count_status(model, 0, 3)
+    overflows = []
+    model.backbone.embedding.stem[0][1].register_forward_pre_hook(
+        lambda _, inputs: (inputs[0] * float("inf"),) if overflows else None
+    )
+
+    def step(wrong=False):
+        for part in range(micro_batches):
+            overflows[:] = [True] * (wrong and part == micro_batches - 1)
+            images = torch.randint(0, 256, (4, 1, 16, 16), dtype=torch.uint8)
+            model.train_step(dict(inputs=images, labels=torch.tensor([0, 1, 2, 0])), wrapper)
+        return {name: value.clone() for name, value in model.state_dict().items()}
+
+    model.train()
+    first = step()
+    assert not wrapper.skipped
+    second = step(wrong=True)
+    assert wrapper.skipped
+    assert second.keys() == first.keys()
+    for name, value in second.items():
+        assert torch.equal(value, first[name]), name
+    third = step()
+    for name, value in third.items():
+        assert value.isfinite().all(), name
+        if "running" in name or "tracked" in name:
+            assert not torch.equal(value, first[name]), name
+    assert third["backbone.embedding.stem.0.1.num_batches_tracked"] == 2 * micro_batches

@@ -5,16 +5,18 @@ import copy
 import pytest
 import torch
 
+from crate_mm import get_model
 from crate_mm.analysis.attention import cls_attention
 from crate_mm.analysis.cost import count_complexity
-from crate_mm.analysis.figures.base import patch_grid
+from crate_mm.analysis.figures.base import patch_tokens
 from crate_mm.analysis.gather import defined_measures, measure_layers
 from crate_mm.analysis.table import MEASURES
-from crate_mm.analysis.taps import steps
+from crate_mm.analysis.taps import capture, steps
 from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import transfer
+from crate_mm.config import load_config
 from crate_mm.models import ImageClassifier
-from crate_mm.registry import BACKBONES
+from crate_mm.registry import BACKBONES, MODELS, head_for
 
 BACKBONES.names()  # registers them
 FAMILIES = sorted(name for name, family in BACKBONES.module_dict.items() if family.__module__.startswith("crate_mm."))
@@ -24,8 +26,7 @@ MICRO = dict(embed_dim=48, depth=2, num_heads=3)
 def classifier(family, seed=0, **backbone):
     torch.manual_seed(seed)
     arguments = dict(arch=MICRO, img_size=32, patch_size=8, in_channels=3)
-    norm = not getattr(BACKBONES.get(family), "final_norm", False)
-    head = dict(type="LinearHead", num_classes=5, norm=norm)
+    head = dict(type="LinearHead", num_classes=5, **head_for(family))
     return ImageClassifier(dict(type=family, **{**arguments, **backbone}), head).eval()
 
 
@@ -156,13 +157,51 @@ def test_figures_are_drawn_or_refused(family):
             cls_attention(model, pixels())
     else:
         assert cls_attention(model, pixels())[1].shape == (2, 3, 16)
-    if hasattr(model.backbone, "position_grids"):
-        assert patch_grid(model) == (4, 4)
-        for name, grid in model.backbone.position_grids.items():
-            assert model.backbone.state_dict()[name].shape == (1, 1 + grid[0] * grid[1], 48)
-    else:
-        with pytest.raises(ValueError, match=f"{family} does not tell its grid"):
-            patch_grid(model)
+    for name, grid in getattr(model.backbone, "position_grids", {}).items():
+        assert grid == patch_tokens(model)[1:]
+        assert model.backbone.state_dict()[name].shape == (1, 1 + grid[0] * grid[1], 48)
+
+
+def test_its_layers_tokens_are_as_many_as_it_says(family):
+    model = classifier(family, img_size=(16, 40))
+    first, rows, columns = patch_tokens(model)
+    assert (rows, columns) == (2, 5)
+    with torch.no_grad(), capture(model, ("tap_out",)) as seen:
+        model(pixels(size=(16, 40)))
+    assert [z.shape[1] for z in seen["tap_out"]] == [first + rows * columns] * 2
+
+
+def test_where_a_patch_is_in_its_layers(family):
+    """What is seen of one patch alone changes most in that patch's token of the first layer, at its row and column."""
+    model, images = classifier(family), pixels(batch=1)
+    other = images.clone()
+    other[..., 8:10, 16:18] += 3  # row 1, column 2 of patches of 8: its corner, on which a stem of strides is centred
+    first, rows, columns = patch_tokens(model)
+    with torch.no_grad(), capture(model, ("tap_out",), [0]) as seen:
+        model(images)
+        before = seen["tap_out"][0]
+        model(other)
+        change = (seen["tap_out"][0] - before).norm(dim=-1)[0, first:].view(rows, columns)
+    assert change.argmax().item() == 1 * columns + 2
+
+
+def test_a_new_head_is_the_familys(family):
+    """By name, and where a transfer puts a head on a model without one or with one of its own: the same head."""
+    sizes = BACKBONES.get(family).sizes
+    named = get_model(f"{sizes.prefix}_{next(iter(sizes.archs))}", num_classes=7)
+    backbone = dict(type=family, arch=MICRO, img_size=32, patch_size=8)
+    bare, own = dict(type="MaskedAutoencoder", backbone=backbone), dict(type="LinearHead", num_classes=1000)
+    with_head = dict(type="ImageClassifier", backbone=backbone, head=own)
+    for model in (bare, with_head):
+        cfg = load_config("transfer/cifar10", {"model.head.num_classes": 7}, model=model)
+        assert cfg.model.head == dict(type="LinearHead", num_classes=7, **head_for(family))
+        head = MODELS.build(cfg.model).head
+        assert repr(head.norm).partition("(")[0] == repr(named.head.norm).partition("(")[0]
+        assert getattr(head.norm, "eps", None) == getattr(named.head.norm, "eps", None)
+    as_it_is = load_config("transfer/cifar10", model=with_head, whole=True)
+    assert as_it_is.model.head == own
+    ends_with_norm = isinstance([m for m in named.backbone.modules() if not list(m.children())][-1], torch.nn.LayerNorm)
+    assert isinstance(named.head.norm, torch.nn.Identity) == ends_with_norm
 
 
 def test_its_backbone_is_taken_over_at_another_size(family):

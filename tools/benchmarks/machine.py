@@ -1,9 +1,11 @@
 """What the benchmarks share: the description of the machine, timing in turns, the table and the JSON."""
 
+import ctypes
 import functools
 import json
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -77,6 +79,31 @@ def peak_memory_mb(form: Callable[[], object]) -> float | None:
     form()
     synchronize()
     return torch.cuda.max_memory_allocated() / 1e6
+
+
+def peak_resident_mb(form: Callable[[], object]) -> float | None:
+    """The most memory that a form takes, in MB, beside what is there: on a GPU, or of the process on Linux.
+
+    None where neither can be told, or it is less than 1 MB.
+    """
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated() / 1e6
+        peak = peak_memory_mb(form) - before
+        return peak if peak >= 1 else None
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what the allocator has kept would be taken again, and not be seen
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is there
+        before = _resident_mb("VmRSS")
+        form()
+        peak = _resident_mb("VmHWM") - before
+    except (OSError, AttributeError):  # no Linux, or another C library
+        return None
+    return peak if peak >= 1 else None
+
+
+def _resident_mb(field: str) -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024 / 1e6
 
 
 @functools.cache

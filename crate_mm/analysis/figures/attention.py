@@ -12,7 +12,7 @@ from ...registry import FIGURES
 from ...untrusted import shortened, shown
 from ..attention import cls_attention
 from ..taps import name_of
-from .base import Drawn, Figure, Subject, patch_grid, preprocessed
+from .base import Drawn, Figure, Subject, patch_tokens, preprocessed
 
 
 @FIGURES.register_module("attention")
@@ -25,9 +25,10 @@ class Attention(Figure):
     def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
         (subject,) = subjects
         found = cls_attention(subject.model, preprocessed(subject), options.layers)
+        grid = patch_tokens(subject.model)[1:]
         pictures, numbers = {}, {}
         for i, (name, picture) in enumerate(zip(subject.names, subject.pictures)):
-            maps = {layer + 1: a[i].unflatten(-1, patch_grid(subject.model)) for layer, a in found.items()}
+            maps = {layer + 1: a[i].unflatten(-1, grid) for layer, a in found.items()}
             numbers |= {f"{i}_layer_{layer}": m.cpu().numpy() for layer, m in maps.items()}
             large = {
                 layer: F.interpolate(m[None], picture.shape[:2], mode="bilinear", align_corners=False)[0]

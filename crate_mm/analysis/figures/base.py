@@ -17,6 +17,7 @@ from matplotlib.figure import Figure as Picture
 from torch import Tensor, nn
 
 from ...files import atomic_file
+from ...models.layers import PatchTokens
 from ...untrusted import shown
 
 
@@ -92,16 +93,16 @@ def preprocessed(subject: Subject) -> Tensor:
     return subject.model.data_preprocessor(batch)["inputs"]
 
 
-def patch_grid(model: nn.Module) -> tuple[int, int]:
-    """Rows and columns of a model's patches.
+def patch_tokens(model: nn.Module) -> PatchTokens:
+    """Which tokens of a model's layers are patches, and in how many rows and columns.
 
     Raises:
         ValueError: its backbone does not tell.
     """
-    grids = getattr(model.backbone, "position_grids", None)
-    if not grids:
-        raise ValueError(f"{type(model.backbone).__name__} does not tell its grid of patches: it has no position_grids")
-    return next(iter(grids.values()))
+    tokens = getattr(model.backbone, "patch_tokens", None)
+    if tokens is None:
+        raise ValueError(f"{type(model.backbone).__name__} does not tell its grid of patches: it has no patch_tokens")
+    return tokens
 
 
 def drawn_at_random(total: int, count: int, seed: int) -> list[int]:

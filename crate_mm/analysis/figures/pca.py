@@ -10,7 +10,7 @@ from ...registry import FIGURES
 from ...untrusted import shown
 from ..projection import pca_colors
 from ..taps import capture, name_of, steps
-from .base import Drawn, Figure, Subject, patch_grid, preprocessed
+from .base import Drawn, Figure, Subject, patch_tokens, preprocessed
 
 
 @FIGURES.register_module("pca")
@@ -30,8 +30,9 @@ class PCA(Figure):
             raise ValueError(f"pca shows one layer, got {len(layer)} of them")
         with capture(subject.model, ("tap_out",), layer) as seen, torch.no_grad():
             subject.model(preprocessed(subject))
-        colors, kept = pca_colors(seen["tap_out"][0][:, 1:], options.foreground)
-        shape = (len(subject.pictures), *patch_grid(subject.model))
+        first, *grid = patch_tokens(subject.model)
+        colors, kept = pca_colors(seen["tap_out"][0][:, first:], options.foreground)
+        shape = (len(subject.pictures), *grid)
         colors, (number,) = colors.reshape(*shape, 3), steps(subject.model, layer)
         title = f"{name_of(subject.model)}: principal components of the patches, layer {number + 1}"
         picture = plot_pca(list(subject.pictures), list(colors), title)

@@ -5,10 +5,12 @@ github.com/UCSC-VLAA/CRATE-alpha, whose weights, of PyTorch and of JAX, ``CRATEA
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads of dimension p.
 """
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
-from ..layers import ConvEmbedding, drop_path_rates
+from ..layers import ConvEmbedding, PatchTokens, drop_path_rates
 from .arch import Arch, Sizes, resolve_arch
 from .block import build_block
 from .foreign import (
@@ -92,7 +94,8 @@ class CRATEAlpha(nn.Module):
         ValueError: unknown ``arch``, sizes that do not divide, or ``decoupled`` without ``overcomplete``.
     """
 
-    sizes = Sizes("crate_alpha", ALPHA_ARCHS, {"norm_eps": 1e-6, "init_std": 0.02})
+    sizes = Sizes("crate_alpha", ALPHA_ARCHS)
+    head_settings: ClassVar[dict] = {"norm_eps": 1e-6, "init_std": 0.02}
 
     def __init__(
         self,
@@ -154,6 +157,11 @@ class CRATEAlpha(nn.Module):
     def position_grids(self) -> dict[str, tuple[int, int]]:
         """The position embeddings by name, each with the (rows, columns) of patches that it is for."""
         return {"embedding.pos_embed": self.embedding.grid_size}
+
+    @property
+    def patch_tokens(self) -> PatchTokens:
+        """Which of the tokens in the layers are patches: those behind the CLS token."""
+        return PatchTokens(1, *self.embedding.grid_size)
 
     @property
     def patch_size(self) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """The size of a transformer, by name or by numbers."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ...registry import suggest
 
@@ -16,13 +16,11 @@ class Arch(NamedTuple):
 class Sizes(NamedTuple):
     """What a backbone says, as its attribute ``sizes``, for its models to have names.
 
-    ``prefix`` is the family's name, so that 'prefix_arch' names a model for each of ``archs``; ``head`` holds the
-    arguments of ``LinearHead`` that differ from its own.
+    ``prefix`` is the family's name, so that 'prefix_arch' names a model for each of ``archs``.
     """
 
     prefix: str
     archs: dict[str, Arch]
-    head: dict[str, Any]
 
     def name_of(self, arch: Arch) -> str | dict[str, int]:
         """A size as a config has it: the first name that it has, or its numbers."""

@@ -8,7 +8,7 @@ Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
-from ..layers import TokenEmbedding, drop_path_rates
+from ..layers import PatchTokens, TokenEmbedding, drop_path_rates
 from .arch import Arch, Sizes, resolve_arch
 from .block import build_block
 from .foreign import (
@@ -87,7 +87,7 @@ class CRATE(nn.Module):
         ValueError: unknown ``arch``, sizes that do not divide, or no such ``drop_path``.
     """
 
-    sizes = Sizes("crate", ARCHS | SEGMENTATION_ARCHS, {})
+    sizes = Sizes("crate", ARCHS | SEGMENTATION_ARCHS)
 
     def __init__(
         self,
@@ -127,6 +127,11 @@ class CRATE(nn.Module):
     def position_grids(self) -> dict[str, tuple[int, int]]:
         """The position embeddings by name, each with the (rows, columns) of patches that it is for."""
         return {"embedding.pos_embed": self.embedding.grid_size}
+
+    @property
+    def patch_tokens(self) -> PatchTokens:
+        """Which of the tokens in the layers are patches: those behind the CLS token."""
+        return PatchTokens(1, *self.embedding.grid_size)
 
     @property
     def patch_size(self) -> tuple[int, int]:
@@ -206,7 +211,7 @@ class CRATE(nn.Module):
             return Translation(OFFICIAL, renamed, None, left_out, assumed, unknown)
         if num_heads is None:
             assumed += f", {heads} heads"
-        backbone = {"type": "CRATE", "arch": Sizes("crate", ARCHS, {}).name_of(Arch(embed_dim, depth, heads))}
+        backbone = {"type": "CRATE", "arch": Sizes("crate", ARCHS).name_of(Arch(embed_dim, depth, heads))}
         backbone |= {"img_size": size, "patch_size": patch, **given}
         if inner_dim != embed_dim:
             backbone["head_dim"] = inner_dim // heads

@@ -5,13 +5,13 @@ Source: Pai et al., "Masked Completion via Structured Diffusion with White-Box T
 Shapes: B images, C channels, H x W pixels, N patches of h x w pixels, d embedding dimensions.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
-from ..layers import MSSA, DecoderBlock, SinCosEmbedding, drop_path_rates, resize_table
-from .arch import resolve_arch
+from ..layers import MSSA, DecoderBlock, PatchTokens, SinCosEmbedding, drop_path_rates, resize_table
+from .arch import Sizes, resolve_arch
 from .block import build_block
 from .crate import ARCHS
 from .foreign import Translation
@@ -52,7 +52,8 @@ class CRATEMAE(nn.Module):
         ValueError: unknown ``arch``, sizes that do not divide, or no such ``drop_path``.
     """
 
-    final_norm = True  # the tokens have passed a LayerNorm
+    sizes = Sizes("crate_mae", ARCHS)
+    head_settings: ClassVar[dict] = {"norm": False}  # the tokens have passed a LayerNorm
 
     def __init__(
         self,
@@ -98,6 +99,11 @@ class CRATEMAE(nn.Module):
     def position_grids(self) -> dict[str, tuple[int, int]]:
         """The position table by name, with the (rows, columns) of patches that it is for."""
         return {"embedding.pos_table": self.embedding.grid_size}
+
+    @property
+    def patch_tokens(self) -> PatchTokens:
+        """Which of the tokens in the layers are patches: those behind the CLS token."""
+        return PatchTokens(1, *self.embedding.grid_size)
 
     @property
     def patch_kernels(self) -> dict[str, str]:

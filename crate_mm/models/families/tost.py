@@ -5,11 +5,13 @@ arXiv 2412.17810, and the authors' code, github.com/RobinWu218/ToST, whose visio
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads of dimension p.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
-from ..layers import ClassAttentionBlock, ConvStem
+from ..layers import ClassAttentionBlock, ConvStem, PatchTokens
 from .arch import Arch, Sizes, resolve_arch
 from .block import build_block
 from .foreign import NORMALISED, ForeignError, Translation, checked_size, count_layers, rename, shape_of
@@ -73,7 +75,8 @@ class ToST(nn.Module):
         ValueError: unknown ``arch``, or sizes that do not divide.
     """
 
-    sizes = Sizes("tost", TOST_ARCHS, {"norm_eps": 1e-6, "init_std": 0.02})
+    sizes = Sizes("tost", TOST_ARCHS)
+    head_settings: ClassVar[dict] = {"norm_eps": 1e-6, "init_std": 0.02}
 
     def __init__(
         self,
@@ -112,6 +115,11 @@ class ToST(nn.Module):
     @property
     def in_channels(self) -> int:
         return self.embedding.in_channels
+
+    @property
+    def patch_tokens(self) -> PatchTokens:
+        """Which of the tokens in ``blocks`` are patches: all, as the CLS token joins them behind these layers."""
+        return PatchTokens(0, *self.embedding.grid_size)
 
     def forward(self, images: Tensor) -> Tensor:
         z = self.embedding(images)

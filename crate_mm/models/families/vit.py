@@ -5,6 +5,7 @@ Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K
 """
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torchvision.models import VisionTransformer
 from torchvision.models.vision_transformer import EncoderBlock
 
 from ...registry import BACKBONES
-from ..layers import Compression, DropPath, Step, check_images, drop_path_rates, scaled_similarity
+from ..layers import Compression, DropPath, PatchTokens, Step, check_images, drop_path_rates, scaled_similarity
 from .arch import Arch, Sizes, resolve_arch
 from .foreign import NORMALISED, Translation, count_layers, heads_of, image_size, rename, shape_of
 
@@ -100,8 +101,8 @@ class ViT(VisionTransformer):
             size.
     """
 
-    sizes = Sizes("vit", VIT_ARCHS, {"norm": False})
-    final_norm = True  # the tokens have passed a LayerNorm
+    sizes = Sizes("vit", VIT_ARCHS)
+    head_settings: ClassVar[dict] = {"norm": False}  # the tokens have passed a LayerNorm
 
     def __init__(
         self,
@@ -138,8 +139,13 @@ class ViT(VisionTransformer):
 
     @property
     def position_grids(self) -> dict[str, tuple[int, int]]:
+        return {"encoder.pos_embedding": self.patch_tokens[1:]}
+
+    @property
+    def patch_tokens(self) -> PatchTokens:
+        """Which of the tokens in the layers are patches: those behind the CLS token."""
         H, W = self.img_size
-        return {"encoder.pos_embedding": (H // self.patch_size, W // self.patch_size)}
+        return PatchTokens(1, H // self.patch_size, W // self.patch_size)
 
     @property
     def patch_kernels(self) -> dict[str, str]:

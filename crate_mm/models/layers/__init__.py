@@ -17,5 +17,5 @@ from .step import (
     scaled_similarity,
 )
 from .synthesis import DecoderBlock
-from .tokens import ConvEmbedding, TokenEmbedding, check_images, patch_grid, to_pair
+from .tokens import ConvEmbedding, PatchTokens, TokenEmbedding, check_images, patch_grid, to_pair
 from .tssa import TSSA

@@ -71,7 +71,7 @@ class ConvStem(nn.Module):
             raise ValueError(f"the convolutional stem has patches of 8 or 16 pixels (patch_size), not {patch_size!r}")
         self.img_size = to_pair(img_size)
         self.patch_size = (patch_size, patch_size)
-        patch_grid(self.img_size, self.patch_size)
+        self.grid_size = patch_grid(self.img_size, self.patch_size)
         self.in_channels = in_channels
         halvings = patch_size.bit_length() - 1
         if embed_dim % 2 ** (halvings - 1):

@@ -119,7 +119,8 @@ class ImageClassifier(Task):
             first = ", ".join(map(shown, classes[:3]))
             advice = f"--cfg-options model.head.num_classes={len(classes)} makes them agree"
             raise ValueError(
-                f"the {split} data has {len(classes)} classes ({first}, ...), the head {self.num_classes}: "
+                f"the {'' if split == 'train' else f'{split} '}data has {len(classes)} classes ({first}, ...), the head "
+                f"{self.num_classes}: "
                 f"{advice if split == 'train' else 'they must be those that the model was trained on'}"
             )
 

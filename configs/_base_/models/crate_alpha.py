@@ -1,0 +1,8 @@
+# CRATE-alpha on 224 x 224 RGB images; a leaf config names its size, model.backbone.arch. The LayerNorms and the start
+# of the head are those of the authors' JAX code.
+model = dict(
+    type="ImageClassifier",
+    backbone=dict(type="CRATEAlpha", img_size=224, patch_size=16, ista_step_size=0.1, ista_lambda=0.1),
+    head=dict(type="LinearHead", num_classes=1000, pool="cls", norm_eps=1e-6, init_std=0.02),
+    preprocessor=dict(type="ImagePreprocessor", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+)

@@ -1,0 +1,155 @@
+"""Every figure on every family, and on the family's ablations: it is drawn, or it is refused in one sentence."""
+
+import argparse
+import re
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure as Picture
+
+from crate_mm.analysis.figures import Subject
+from crate_mm.analysis.figures.base import patch_tokens
+from crate_mm.analysis.gather import defined_measures
+from crate_mm.analysis.table import MEASURES
+from crate_mm.analysis.taps import capture
+from crate_mm.models import CRATE, ImageClassifier
+from crate_mm.models.layers import PatchTokens
+from crate_mm.models.tasks.heads import LinearHead
+from crate_mm.registry import BACKBONES, FIGURES, MODELS, head_for
+
+MICRO = dict(embed_dim=48, depth=2, num_heads=3)
+SIZE = dict(arch=MICRO, img_size=(16, 24), patch_size=8)
+BACKBONES.names()  # registers them
+FAMILIES = {
+    name: dict(type=name) for name, kind in BACKBONES.module_dict.items() if kind.__module__.startswith("crate_mm.")
+}
+MODELS_LOOKED_AT = {
+    **FAMILIES,
+    "tied": dict(type="CRATE", compress=dict(type="MSSA", tied=True)),
+    "softmax attention": dict(type="CRATE", compress=dict(type="SoftmaxAttention")),
+    "MLP": dict(type="CRATE", sparsify=dict(type="MLP"), residual=True),
+    "coupled": dict(type="CRATEAlpha", decoupled=False),
+    "one step": dict(type="CRATEAlpha", overcomplete=False, decoupled=False),
+}
+# Which measures a model has beside 'r_out'.
+HAS = {
+    "CRATE": {"rc_half", "rc_in", "rc_out", "sparsity", "objective"},
+    "CRATEMAE": {"rc_half", "rc_in", "rc_out", "sparsity", "objective"},
+    "tied": {"rc_half", "rc_in", "rc_out", "sparsity", "objective"},
+    "CRATEAlpha": {"rc_half", "rc_in", "rc_out", "sparsity", "sparsity_step1"},
+    "coupled": {"rc_half", "rc_in", "rc_out", "sparsity", "sparsity_step1"},
+    "one step": {"rc_half", "rc_in", "rc_out", "sparsity"},
+    "ToST": {"rc_half", "rc_in", "rc_out", "active"},
+    "softmax attention": {"sparsity"},
+    "MLP": {"rc_half", "rc_in", "rc_out", "active"},
+    "ViT": {"active"},
+}
+# What is refused, and the sentence.
+REFUSED = {
+    ("attention", "ToST"): "ToST has no attention map: its TSSA computes no attention matrix",
+    ("subspaces", "ViT"): "ViT has no subspaces: they and R^c are not defined",
+    ("subspaces", "softmax attention"): "CRATE has no subspaces: they and R^c are not defined",
+    **{
+        ("reconstruct", name): "ImageClassifier fills in no masked patches: reconstruct is for MaskedAutoencoder"
+        for name in MODELS_LOOKED_AT
+    },
+}
+
+
+@pytest.fixture(params=MODELS_LOOKED_AT)
+def looked_at(request):
+    """The name of a model, and the model as a classifier."""
+    return request.param, classifier(**MODELS_LOOKED_AT[request.param])
+
+
+def classifier(**backbone):
+    torch.manual_seed(0)
+    head = dict(type="LinearHead", num_classes=5, **head_for(backbone["type"]))
+    return ImageClassifier({**SIZE, **backbone}, head).eval()
+
+
+def images(count=4):
+    return torch.randint(0, 256, (count, 3, 16, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def draw(name, model, **chosen):
+    """Run a figure as the command line does, with its default options and those that are given."""
+    figure, parser = FIGURES.build(dict(type=name)), argparse.ArgumentParser()
+    figure.add_options(parser)
+    options = argparse.Namespace(**{**vars(parser.parse_args([])), "layers": None, "seed": 0, **chosen})
+    figure.choose(4, options)
+    pixels = images()
+    batch = dict(inputs=pixels, labels=torch.arange(4), sample_idx=torch.arange(4))
+    pictures = tuple(pixels.permute(0, 2, 3, 1).numpy())
+    subject = Subject("test", model, [batch], pictures, tuple(f"{i}.png" for i in range(4)), tuple("abcde"))
+    drawn = figure.run([subject], options)
+    assert drawn.pictures
+    assert all(isinstance(picture, Picture) for picture in drawn.pictures.values())
+    return drawn
+
+
+def finite(contents):
+    if isinstance(contents, dict):
+        return all(map(finite, contents.values()))
+    if isinstance(contents, (list, tuple)):
+        return all(map(finite, contents))
+    if isinstance(contents, str):
+        return True
+    return np.asarray(contents).dtype.kind in "US" or bool(np.isfinite(np.asarray(contents)).all())
+
+
+@pytest.mark.parametrize("name", sorted(n for n in FIGURES.names()))
+def test_a_figure_is_drawn_or_refused(name, looked_at):
+    label, model = looked_at
+    if (name, label) in REFUSED:
+        with pytest.raises(ValueError, match=f"^{re.escape(REFUSED[name, label])}$"):
+            draw(name, model)
+        return
+    assert finite(draw(name, model).numbers)
+
+
+def test_every_measure_is_drawn_or_refused(looked_at):
+    label, model = looked_at
+    defined = HAS[label] | {"r_out"}
+    assert set(defined_measures(model)) == defined
+    drawn = draw("layers", model, measures=list(MEASURES))
+    assert sorted(row[1] for row in drawn.numbers["layers.csv"][1:]) == sorted([*defined] * 2)
+    assert len(drawn.pictures["layers"].axes) == len(defined)
+    for measure in MEASURES.keys() - defined:
+        with pytest.raises(ValueError, match=rf"has none of the measures {measure}: choose from .*r_out"):
+            draw("layers", model, measures=[measure])
+
+
+def test_the_sparsity_of_alphas_code_by_step():
+    model = classifier(type="CRATEAlpha")
+    table = draw("layers", model, measures=["sparsity_step1", "sparsity"]).numbers["layers.csv"]
+    with torch.no_grad(), capture(model, ("tap_code1", "tap_code")) as seen:
+        model(model.data_preprocessor.normalize(images()))
+    for measure, tap in (("sparsity_step1", "tap_code1"), ("sparsity", "tap_code")):
+        told = [row[4] for row in table if row[1] == measure]
+        assert told == pytest.approx([(code != 0).float().mean().item() for code in seen[tap]], rel=1e-6)
+        assert seen[tap][0].shape == (4, 7, 192)
+
+
+def test_the_colours_of_pca_are_the_patches_of_tost():
+    """All its tokens are patches: none is left out, and the grid is that of the images."""
+    model = classifier(type="ToST")
+    found = draw("pca", model).numbers["pca.npz"]
+    assert found["colors"].shape == (4, 2, 3, 3)
+    assert patch_tokens(model) == (0, 2, 3)
+
+
+def test_reconstruction_of_a_masked_autoencoder():
+    torch.manual_seed(0)
+    model = MODELS.build(dict(type="MaskedAutoencoder", backbone=dict(type="CRATEMAE", **SIZE))).eval()
+    assert finite(draw("reconstruct", model).numbers)
+
+
+def test_attention_needs_a_cls_token_in_the_layers():
+    class WithoutCLS(CRATE):
+        patch_tokens = PatchTokens(0, 2, 3)
+
+    model = ImageClassifier(WithoutCLS(**SIZE), LinearHead(48, 5)).eval()
+    with pytest.raises(ValueError, match="has no CLS token in its layers"):
+        draw("attention", model)
