@@ -117,11 +117,11 @@ class ImageClassifier(Task):
         classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
         if classes is not None and len(classes) != self.num_classes:
             first = ", ".join(map(shown, classes[:3]))
-            advice = f"--cfg-options model.head.num_classes={len(classes)} makes them agree"
+            of, advice = "", f"--cfg-options model.head.num_classes={len(classes)} makes them agree"
+            if split != "train":
+                of, advice = f"{split} ", "they must be those that the model was trained on"
             raise ValueError(
-                f"the {'' if split == 'train' else f'{split} '}data has {len(classes)} classes ({first}, ...), the head "
-                f"{self.num_classes}: "
-                f"{advice if split == 'train' else 'they must be those that the model was trained on'}"
+                f"the {of}data has {len(classes)} classes ({first}, ...), the head {self.num_classes}: {advice}"
             )
 
     def _tokens(self, inputs: Tensor) -> Tensor:
