@@ -5,7 +5,7 @@ import json
 import pytest
 
 from crate_mm.engine import Runner, load_config
-from tests.training import AUGMENT, train
+from tests.training import AUGMENT, debug_config, train
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,7 @@ def go_on(begun, tmp_path):
     """Load a checkpoint to go on from it at the next epoch, with overrides, and return what is warned of."""
 
     def resume(source=None, transforms=AUGMENT, **overrides) -> str:
-        changes = {key.replace("__", "."): value for key, value in overrides.items()}
-        cfg = load_config("debug", {"train_cfg.max_epochs": 2, **changes})
+        cfg = debug_config(train_cfg__max_epochs=2, **overrides)
         cfg.train_dataloader.dataset.transforms = transforms
         cfg.work_dir, cfg.resume, cfg.load_from = str(tmp_path), True, str(source or begun / "epoch_1.pth")
         runner = Runner.for_training(cfg)

@@ -22,6 +22,9 @@ folder, what = sys.argv[1:3]
 mine = os.environ["RANK"] == "1"
 with open(f"{folder}/started", "a") as file:
     file.write(os.environ["RANK"] + "\\n")
+both = 2 * int(os.environ["TORCHELASTIC_RESTART_COUNT"]) + 2
+while len(open(f"{folder}/started").read().split()) < both:  # the other may start later than this one ends
+    time.sleep(0.01)
 """
 ENDS = {
     "killed": "os.kill(os.getpid(), 9) if mine else time.sleep(60)",
