@@ -12,15 +12,15 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..private_torch import BatchNorm
 from ..registry import HOOKS
 
 
 def batch_norms(model: nn.Module) -> list[nn.Module]:
     """The BatchNorm layers of a model that keep statistics."""
     modules = model.modules() if isinstance(model, nn.Module) else ()
-    return [module for module in modules if isinstance(module, _BatchNorm) and module.track_running_stats]
+    return [module for module in modules if isinstance(module, BatchNorm) and module.track_running_stats]
 
 
 def share_statistics(model: nn.Module, sync_bn: str | bool | None, device: str) -> tuple[nn.Module, bool]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .tokens import to_pair
+from .tokens import patch_grid, to_pair
 
 
 def sincos_table(grid: tuple[int, int], embed_dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -91,10 +91,7 @@ class SinCosEmbedding(nn.Module):
         self.img_size = to_pair(img_size)
         self.patch_size = to_pair(patch_size)
         self.in_channels = in_channels
-        (H, W), (h, w) = self.img_size, self.patch_size
-        if min(H, W, h, w) < 1 or H % h or W % w:
-            raise ValueError(f"img_size {H} x {W} is not a whole number of patches of {h} x {w} (patch_size)")
-        self.grid_size = (H // h, W // w)
+        self.grid_size = patch_grid(self.img_size, self.patch_size)
         self.proj = nn.Conv2d(in_channels, embed_dim, self.patch_size, self.patch_size)
         nn.init.xavier_uniform_(self.proj.weight.data.view(embed_dim, -1))
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, embed_dim))
