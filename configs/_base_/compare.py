@@ -1,0 +1,19 @@
+# One recipe for small models of several families: Fashion-MNIST with a border of 2 black pixels, 16 patches of 8 x 8,
+# since ToST's stem has patches of 8 or 16 pixels; 5 epochs. A leaf config names the backbone.
+_base_ = ["datasets/fashion_mnist.py", "schedules/small_adamw.py", "default_runtime.py"]
+
+model = dict(
+    type="ImageClassifier",
+    backbone=dict(img_size=32, patch_size=8, in_channels=1),
+    head=dict(type="LinearHead", num_classes=10, pool="cls"),
+    preprocessor=dict(type="ImagePreprocessor", mean=(0.2860,), std=(0.3530,)),
+    label_smoothing=0.1,
+)
+# The border and a crop that shifts by up to 2 pixels, as crate_mini_fashion_mnist.py has it.
+train_dataloader = dict(
+    dataset=dict(transforms=[dict(type="RandomCrop", size=32, padding=4), dict(type="RandomHorizontalFlip")])
+)
+val_dataloader = dict(dataset=dict(transforms=[dict(type="Pad", padding=2)]))
+test_dataloader = val_dataloader
+
+train_cfg = dict(max_epochs=5)

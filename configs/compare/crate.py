@@ -1,0 +1,11 @@
+"""A small CRATE on Fashion-MNIST: MSSA and ISTA, 8.3 M multiply-adds.
+
+    python tools/train.py configs/compare/crate.py --cfg-options data_root=data
+
+The other configs of this folder have the same recipe and as many multiply-adds, within 10 %. configs/README.md has what
+was measured.
+"""
+
+_base_ = ["../_base_/compare.py"]
+
+model = dict(backbone=dict(type="CRATE", arch=dict(embed_dim=136, depth=6, num_heads=4)))
