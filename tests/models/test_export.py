@@ -1,12 +1,17 @@
-"""Every model is exported and traced, and the result takes batches of any size."""
+"""Every family is exported and traced, and the result takes batches of any size; images of any size where it can."""
 
+import io
 import warnings
 
 import pytest
 import torch
 
-from crate_mm import get_model
-from crate_mm.models import ImageClassifier
+from tests.models.test_families import FAMILIES, classifier, pixels
+
+BATCHES = (1, 3, 150)  # at 150 a CRATE that is not exported takes the other of its two forms:
+assert 3 * 17 < 2 * 48 <= 150 * 17
+BATCH = torch.export.Dim("batch", min=1, max=1024)
+SIZES = {2: 8 * torch.export.Dim("rows", min=2, max=64), 3: 8 * torch.export.Dim("columns", min=2, max=64)}
 
 
 @pytest.fixture(autouse=True)
@@ -16,35 +21,66 @@ def _quiet():
         yield
 
 
-def small(name: str) -> ImageClassifier:
-    return get_model(name, num_classes=5, img_size=32)
+@pytest.fixture(params=FAMILIES)
+def model(request):
+    model = classifier(request.param)
+    torch.nn.init.normal_(model.head.fc.weight)
+    return model.requires_grad_(False)
 
 
-@pytest.mark.parametrize("name", ["crate_tiny", "vit_tiny"])
-@pytest.mark.parametrize("dimension", [torch.export.Dim("batch", min=1, max=1024), torch.export.Dim.AUTO])
-def test_an_exported_model_takes_any_batch(name, dimension):
-    """Among them one at which a CRATE that is not exported takes its other form."""
-    check_export(small(name), dimension)
+def exported(model, dimensions):
+    return torch.export.export(model, (pixels(),), dynamic_shapes={"inputs": dimensions})
 
 
-def check_export(model, dimension):
-    images = torch.randn(150, 3, 32, 32)
-    assert 150 * 5 >= 2 * 192
-    with torch.no_grad():
-        exported = torch.export.export(model, (images[:2],), dynamic_shapes={"inputs": {0: dimension}}).module()
-        for size in (1, 3, 150):
-            torch.testing.assert_close(exported(images[:size]), model(images[:size]), atol=1e-4, rtol=1e-4)
+def check(function, model, size=(32, 32)):
+    for batch in BATCHES:
+        images = pixels(batch, size)
+        torch.testing.assert_close(function(images), model(images), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["crate_tiny", "vit_tiny"])
-def test_a_traced_model_takes_any_batch(name):
-    model, images = small(name), torch.randn(150, 3, 32, 32)
-    with torch.no_grad():
-        traced = torch.jit.trace(model, images[:2])
-        torch.testing.assert_close(traced(images), model(images), atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("dimension", [BATCH, torch.export.Dim.AUTO])
+def test_an_exported_model_takes_any_batch(model, dimension):
+    check(exported(model, {0: dimension}).module(), model)
+
+
+def test_a_traced_model_takes_any_batch(model):
+    check(torch.jit.trace(model, pixels()), model)
 
 
 def test_a_fused_model_is_exported_too():
-    model = small("crate_tiny")
+    model = classifier("CRATE").requires_grad_(False)
     model.backbone.fuse()
-    check_export(model, torch.export.Dim.AUTO)
+    check(exported(model, {0: torch.export.Dim.AUTO}).module(), model)
+
+
+def test_a_size_is_free_where_positions_are(model):
+    """ToST computes its positions. Others have a table of a size, and no export pretends that they have not."""
+    if type(model.backbone).__name__ != "ToST":
+        with pytest.raises(Exception, match="Constraints violated"):
+            exported(model, {0: BATCH, **SIZES})
+        return
+    program = exported(model, {0: BATCH, **SIZES}).module()
+    for size in ((32, 32), (40, 64), (16, 16)):
+        check(program, model, size)
+
+
+def onnx_session(model, dimensions):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    file = io.BytesIO()
+    torch.onnx.export(exported(model, dimensions), (pixels(),), dynamo=True, verbose=False).save(file)
+    session = onnxruntime.InferenceSession(file.getvalue())
+    (entry,) = session.get_inputs()
+    return lambda images: torch.from_numpy(session.run(None, {entry.name: images.numpy()})[0])
+
+
+def test_onnx_takes_any_batch(model):
+    check(onnx_session(model, {0: BATCH}), model)
+
+
+@pytest.mark.slow
+def test_onnx_takes_any_size_of_a_tost():
+    model = classifier("ToST").requires_grad_(False)
+    session = onnx_session(model, {0: BATCH, **SIZES})
+    for size in ((32, 32), (40, 64)):
+        check(session, model, size)

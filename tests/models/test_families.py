@@ -91,14 +91,6 @@ def test_a_layer_compiles_without_a_break(family):
     torch.testing.assert_close(z.grad, gradient)
 
 
-def test_it_is_exported_for_any_batch(family):
-    model = classifier(family)
-    dynamic = ({0: torch.export.Dim("batch", min=1, max=64)},)
-    exported = torch.export.export(model.backbone, (pixels(),), dynamic_shapes=dynamic).module()
-    with torch.no_grad():
-        torch.testing.assert_close(exported(pixels(5)), model.backbone(pixels(5)))
-
-
 @pytest.mark.parametrize("family", [name for name in FAMILIES if hasattr(BACKBONES.get(name), "fuse")])
 def test_a_fused_model_is_the_same_function(family):
     model = classifier(family).double()

@@ -126,5 +126,7 @@ class SinCosEmbedding(nn.Module):
         tokens = self.proj(images).flatten(2).mT
         if mask is not None:
             tokens = torch.where(mask[..., None], mask_token.to(tokens.dtype), tokens)
-        positions = resize_table(self.pos_table, self.grid_size, (H // h, W // w))
+        # The pixels are compared, not the patches: torch.export then sees that the height and the width are fixed.
+        here = (H, W) == self.img_size
+        positions = self.pos_table if here else resize_table(self.pos_table, self.grid_size, (H // h, W // w))
         return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions
