@@ -11,6 +11,17 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # noqa: F401
 from torch.utils.data import DataLoader
 
 
+def keep_graphs_whole() -> None:
+    """Let what is compiled inside of DistributedDataParallel stay one graph.
+
+    Dynamo would split it at the borders of DDP's buckets, so that their gradients are sent before its backward pass has
+    ended. A repeated block is small: its own gradients are sent while the block before it is computed.
+    """
+    import torch._dynamo  # which takes a second
+
+    torch._dynamo.config.optimize_ddp = False
+
+
 def end_workers(loader: DataLoader, iterator: object = None) -> None:
     """End a loader's workers, those of the loader and of an iterator over it that has not come to its end.
 

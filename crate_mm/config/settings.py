@@ -87,9 +87,9 @@ SETTINGS = (
     Setting(
         "compile_blocks",
         None,
-        "one of True, False, None",
-        _one_of(True, False, None),
-        "compile the repeated block; None: where there is a GPU",
+        "one of True, False, 'backbone', None",
+        lambda value: _one_of(True, False, None)(value) or value == "backbone",
+        "compile the repeated block, or the whole 'backbone'; None: the block, where there is a GPU",
     ),
     Setting(
         "activation_checkpointing",

@@ -8,6 +8,8 @@ from mmengine.logging import print_log
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..private_torch import keep_graphs_whole
+
 
 def repeated_blocks(model: nn.Module) -> list[nn.Module]:
     """The equal blocks of the model's backbone, as its ``blocks`` names them, and those of its decoder, if it has one.
@@ -27,13 +29,27 @@ def repeated_blocks(model: nn.Module) -> list[nn.Module]:
 def compile_blocks(model: nn.Module) -> None:
     """Compile the repeated block in place: one compilation serves all of them, and no parameter changes its name.
 
-    What stands between the blocks stays eager. The first step of each input shape compiles.
+    What stands between the blocks stays eager. The first step of each input shape compiles, for this shape alone: after
+    a validation with another batch, training would else be compiled for batches of any size.
 
     Raises:
         ValueError: the backbone names no blocks.
     """
     for block in repeated_blocks(model):
-        block.compile()
+        block.compile(dynamic=False)
+    keep_graphs_whole()
+
+
+def compile_backbone(model: nn.Module) -> None:
+    """Compile the backbone in place as one graph, from images to tokens, and the head or decoder as another.
+
+    It takes as many times longer than ``compile_blocks`` as there are blocks, and what stands between them is compiled
+    too. Shapes are as for ``compile_blocks``.
+    """
+    for part in (getattr(model, name, None) for name in ("backbone", "head", "decoder")):
+        if isinstance(part, nn.Module):
+            part.compile(dynamic=False)
+    keep_graphs_whole()
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
@@ -46,12 +62,15 @@ def checkpoint_blocks(model: nn.Module) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
-def prepare_blocks(model: nn.Module, compile: bool | None, recompute: bool) -> None:
+def prepare_blocks(model: nn.Module, compile: bool | str | None, recompute: bool) -> None:
     """Apply the config's ``compile_blocks`` (None: where there is a GPU) and ``activation_checkpointing``."""
     if recompute:
         checkpoint_blocks(model)
     if compile is None:
         compile = torch.cuda.is_available() and hasattr(getattr(model, "backbone", None), "blocks")
-    if compile:
+    if compile == "backbone":
+        print_log("the backbone is compiled at the first step, which may take minutes", "current", logging.INFO)
+        compile_backbone(model)
+    elif compile:
         print_log("the blocks are compiled at the first step, which may take a minute", "current", logging.INFO)
         compile_blocks(model)

@@ -204,7 +204,7 @@ def test_values_are_read_as_python_reads_them(text, value):
             "optimizer.lr must be a number above 0, got None",
         ),
         (dict(ema_momentum=3), "must be in 0..1, got 3"),
-        (dict(compile_blocks="maybe"), "compile_blocks must be one of True, False, None, got 'maybe'"),
+        (dict(compile_blocks="maybe"), "compile_blocks must be one of True, False, 'backbone', None, got 'maybe'"),
         (dict(zero=3), "zero must be one of True, False, got 3"),
         (
             dict(optim_wrapper=dict(max_skipped_steps=-2)),
