@@ -58,8 +58,9 @@ class MSSA(Compression):
 
     def forward(self, x: Tensor) -> Tensor:
         w = self.tap_w(self.proj(x))
-        w_BKNp = rearrange(w, "B N (K p) -> B K N p", K=self.num_heads)
-        ssa_BKNp = F.scaled_dot_product_attention(w_BKNp, w_BKNp, w_BKNp)  # scale is 1 / sqrt(p)
+        # Three views, so that the gradients of the three are summed as they come, and not copied back head by head.
+        q_BKNp, k_BKNp, v_BKNp = (rearrange(w, "B N (K p) -> B K N p", K=self.num_heads) for _ in range(3))
+        ssa_BKNp = F.scaled_dot_product_attention(q_BKNp, k_BKNp, v_BKNp)  # scale is 1 / sqrt(p)
         ssa = rearrange(ssa_BKNp, "B K N p -> B N (K p)")
         return F.linear(ssa, self.proj.weight.mT) if self.tied else self.out(ssa)
 
