@@ -92,6 +92,20 @@ SETTINGS = (
         "compile the repeated block, or the whole 'backbone'; None: the block, where there is a GPU",
     ),
     Setting(
+        "val_dtype",
+        None,
+        "one of 'float32', 'bfloat16', 'float16', None",
+        lambda value: value in ("float32", "bfloat16", "float16", None),
+        "the precision that training validates in; None: the one that it trains in",
+    ),
+    Setting(
+        "tf32",
+        False,
+        "one of True, False",
+        _one_of(True, False),
+        "GPUs: products of float32 take 10 bits of what they multiply, and are faster",
+    ),
+    Setting(
         "activation_checkpointing",
         False,
         "True, False, None or a list of modules' names",

@@ -43,8 +43,8 @@ def compile_blocks(model: nn.Module) -> None:
 def compile_backbone(model: nn.Module) -> None:
     """Compile the backbone in place as one graph, from images to tokens, and the head or decoder as another.
 
-    It takes as many times longer than ``compile_blocks`` as there are blocks, and what stands between them is compiled
-    too. Shapes are as for ``compile_blocks``.
+    What stands before, between and behind the blocks is compiled too, and compiling takes longer than for one block.
+    Shapes are as for ``compile_blocks``.
     """
     for part in (getattr(model, name, None) for name in ("backbone", "head", "decoder")):
         if isinstance(part, nn.Module):

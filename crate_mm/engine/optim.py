@@ -1,5 +1,6 @@
 """Optimizers and mixed precision. Every optimizer of torch.optim and Lion are registered by MMEngine or here."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -236,6 +237,15 @@ class AmpOptimWrapper(AutocastOptimWrapper):
 
 def _is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def training_dtype(optim_wrapper: dict | None) -> str:
+    """The precision that a config's ``optim_wrapper`` trains in: 'float32', unless it is one of mixed precision."""
+    kind = (optim_wrapper or {}).get("type", "OptimWrapper")
+    wrapper = OPTIM_WRAPPERS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(wrapper, type) and issubclass(wrapper, AutocastOptimWrapper)):
+        return "float32"
+    return optim_wrapper.get("dtype", inspect.signature(wrapper).parameters["dtype"].default)
 
 
 def amp_dtype() -> str:

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import all_reduce
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
@@ -26,7 +27,8 @@ from .blocks import prepare_blocks
 from .classes import check_same_classes, class_names, give_dataset
 from .keeping import KeepingRunner
 from .logs import no_noise, show_names
-from .optim import ShardedOptimizer, optimizer_name
+from .micro_batches import probe, splits_alike
+from .optim import ShardedOptimizer, optimizer_name, training_dtype
 from .resume import Start, find_start
 from .safety.agreement import check_same_run
 from .safety.launch import init_processes
@@ -91,6 +93,16 @@ class Runner(KeepingRunner):
         hook = next((hook for hook in self.hooks if isinstance(hook, CheckpointHook)), None)
         return hook.headline(self) if hook else self.task.headline
 
+    @property
+    def val_dtype(self) -> str:
+        """The precision of validation: that of training, unless the config has another."""
+        return self.cfg.get("val_dtype") or training_dtype(self.cfg.get("optim_wrapper"))
+
+    def setup_env(self, env_cfg: dict) -> None:
+        super().setup_env(env_cfg)
+        # Of GPUs alone. PyTorch's own default is TF32 in convolutions, and not in products.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(self.cfg.get("tf32"))
+
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         built = super().build_model(model)
         task_of(built)
@@ -117,6 +129,7 @@ class Runner(KeepingRunner):
                 names = class_names(self.train_dataloader), class_names(self.val_dataloader)
                 check_same_classes("training data", names[0], "validation data", names[1])
             self.build_for_validation()
+        self.fit_into_memory()
         scaled = scale_rate(self.optim_wrapper, self.auto_scale_lr, self.cfg.global_batch_size)
         self.auto_scale_lr = None
         try:
@@ -134,10 +147,38 @@ class Runner(KeepingRunner):
         check_same_run(self, training=self.train_dataloader, validation=validation)
         self.logger.info(self.describe())
 
+    def fit_into_memory(self) -> None:
+        """Split a GPU's batch as its memory needs it, where the config does not say how, and say how.
+
+        Raises:
+            ValueError: not even one sample fits.
+        """
+        if get_device() != "cuda" or self.cfg.get("max_batch_per_device") is not None:
+            return
+        loader = self.train_dataloader
+        if not splits_alike(self.task):
+            self.logger.info(
+                f"max_batch_per_device is not set: the {loader.batch_size} samples of a device go through at once, as "
+                "how they are split would change the steps of this model"
+            )
+            return
+
+        def batch_of(count: int) -> dict:
+            return loader.collate_fn([loader.dataset[number % len(loader.dataset)] for number in range(count)])
+
+        parts, sentence = probe(self.task, batch_of, loader.batch_size, training_dtype(self.cfg.optim_wrapper))
+        # The same on all GPUs, also where others use one of them: the most that one needs.
+        most = torch.tensor(parts, device="cuda")
+        all_reduce(most, "max")
+        self.train_loop.micro_batches = self.optim_wrapper["accumulative_counts"] = most.item()
+        self.logger.info(sentence if most == parts else f"{sentence}; {most.item()} parts, as another process needs")
+
     def build_for_validation(self) -> None:
         """Build the validation loop; raise ``ValueError`` if it does not build or the data is not what is wanted."""
         self.build_loop("val")
         self.task.check_data(self.val_dataloader.dataset, "val")
+        if self.val_dtype != "float32":
+            self.use_autocast(self.val_dtype)
         give_dataset(self.val_evaluator, self.val_dataloader.dataset)
 
     def build_for_testing(self, opened: Checkpoint | None = None) -> None:
@@ -205,7 +246,16 @@ class Runner(KeepingRunner):
 
     def use_autocast(self, dtype: str) -> None:
         """Evaluate in mixed precision; MMEngine's loops know fp16 on GPUs only, and switch any other autocast off."""
-        self.task.forward = torch.autocast(get_device(), getattr(torch, dtype))(self.task.forward)
+        task, device = self.task, get_device()
+        plain = type(task).forward.__get__(task)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if task.training:
+                return plain(*args, **kwargs)
+            with torch.autocast(device, getattr(torch, dtype)):
+                return plain(*args, **kwargs)
+
+        task.forward = forward
 
     # Saying -------------------------------------------------------------------------------------------------------
 
@@ -223,10 +273,14 @@ class Runner(KeepingRunner):
             f" ({self.cfg.optim_wrapper.optimizer.lr:g} x {plan.global_batch_size}" if scaling.get("enable") else ""
         )
         scaled = f"{scaled} / {scaling['base_batch_size']})" if scaled else ""
+        kinds = {training_dtype(self.cfg.optim_wrapper), self.val_dtype if self.validates else None}
+        precision = ""
+        if kinds - {"float32", None}:
+            precision = f"; trained in {training_dtype(self.cfg.optim_wrapper)}, validated in {self.val_dtype}"
         return (
             f"effective batch {plan} images of {len(loader.dataset)}; {len(loader)} steps an epoch, "
             f"{self.max_epochs} epochs, {self.max_iters} steps; "
-            f"{optimizer_name(self.optim_wrapper.optimizer)}, learning rate {rate:g}{scaled}{warmup}"
+            f"{optimizer_name(self.optim_wrapper.optimizer)}, learning rate {rate:g}{scaled}{warmup}{precision}"
         )
 
     def _log_env(self, env_cfg: dict) -> None:

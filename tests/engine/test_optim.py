@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from typing import ClassVar
 
 import pytest
 import torch
 
+from crate_mm.evaluation import ClassificationMetric
+from crate_mm.registry import METRICS
 from tests.training import (
     FP16,
     SGD,
@@ -51,6 +54,57 @@ def test_mixed_precision_trains_and_differs(tmp_path):
         for file in (scalars, plain_scalars)
     )
     assert losses == pytest.approx(plain_losses, rel=0.02)
+
+
+@METRICS.register_module()
+class Precision(ClassificationMetric):
+    """Notes the precision of the logits that it gets."""
+
+    seen: ClassVar[set] = set()
+
+    def process(self, data_batch, data_samples):
+        self.seen.update(sample["logits"].dtype for sample in data_samples)
+        super().process(data_batch, data_samples)
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "said"),
+    [
+        ("float32", None, None),
+        ("bfloat16", None, "trained in bfloat16, validated in bfloat16"),
+        ("bfloat16", "float32", "trained in bfloat16, validated in float32"),
+        ("float32", "bfloat16", "trained in float32, validated in bfloat16"),
+    ],
+)
+def test_validation_is_in_the_precision_of_training_or_what_is_asked_for(tmp_path, trained, asked, said):
+    wrapper = dict(optim_wrapper__type="AutocastOptimWrapper") if trained == "bfloat16" else {}
+    Precision.seen.clear()
+    options = dict(val_evaluator__type="Precision", val_dtype=asked, train_cfg__max_epochs=1, **wrapper)
+    runner = debug_runner(tmp_path, **options)
+    runner.train()
+    assert Precision.seen == {getattr(torch, asked or trained)}
+    assert (said or "learning rate") in runner.describe()
+    assert ("validated" in runner.describe()) == bool(said)
+    runner.model.train()
+    pixels = torch.zeros(2, 1, 8, 8)
+    assert runner.model(pixels).dtype == torch.float32  # in training it is the optimizer's wrapper that says
+
+
+@pytest.fixture
+def _tf32_as_it_was():
+    parts = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [part.allow_tf32 for part in parts]
+    yield
+    for part, allowed in zip(parts, before):
+        part.allow_tf32 = allowed
+
+
+@pytest.mark.usefixtures("_tf32_as_it_was")
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_an_option(tmp_path, tf32):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not tf32
+    debug_runner(tmp_path, tf32=tf32)
+    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is tf32
 
 
 def test_fp16_where_the_gpu_has_no_bf16(monkeypatch):

@@ -43,6 +43,11 @@ class Task(BaseModel):
         """The output of the model alone, as it is counted, exported and looked into."""
         raise ValueError(f"{type(self).__name__} has no plain output: it defines no tensor()")
 
+    @property
+    def mixes_samples(self) -> bool:
+        """Whether the loss of a sample depends on the others of its micro-batch; the loss is else a mean over them."""
+        return False
+
     def features(self, **batch: Tensor) -> Tensor:
         """One vector a sample, ``(B, d)``, for nearest neighbours and projections."""
         raise ValueError(f"{type(self).__name__} has no features: it defines no features()")

@@ -87,6 +87,10 @@ class ImageClassifier(Task):
         """The tokens that the head pools, ``(B, d)``."""
         return self.head.pooled(self._tokens(inputs))
 
+    @property
+    def mixes_samples(self) -> bool:
+        return self.batch_augments is not None and len(self.batch_augments.mixing) > 0
+
     def loss(self, inputs: Tensor, labels: Tensor, **_: Tensor) -> dict[str, Tensor]:
         """Cross entropy, ``{'loss': scalar}``; in training, of the batch as ``batch_augments`` leave it."""
         if self.training and self.batch_augments is not None:

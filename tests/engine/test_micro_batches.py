@@ -1,0 +1,61 @@
+"""How a GPU's batch is split where the config does not say: by what passes take of its memory."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crate_mm.engine import Runner, micro_batches
+from crate_mm.engine.micro_batches import find_micro_batches, splits_alike
+from crate_mm.models import ImageClassifier
+from tests.training import debug_config
+
+
+@given(st.integers(1, 600), st.integers(0, 10**6), st.integers(1, 10**6), st.integers(1, 10**9))
+def test_as_few_parts_as_fit(per_device, fixed, each, free):
+    def takes(samples):
+        return fixed + each * samples
+
+    if takes(1) > free:
+        with pytest.raises(ValueError, match=r"and .* are free: take a smaller model or activation_checkpointing"):
+            find_micro_batches(per_device, takes, free)
+        return
+    parts, taken, of_each = find_micro_batches(per_device, takes, free)
+    assert per_device % parts == 0
+    assert takes(per_device // parts) == taken <= free
+    assert of_each == each
+    fewer = [n for n in range(1, parts) if per_device % n == 0]
+    assert all(takes(per_device // n) > free for n in fewer)
+
+
+HEAD = dict(type="LinearHead", num_classes=5)
+SMALL = dict(arch=dict(embed_dim=48, depth=1, num_heads=3), img_size=32, patch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("family", "augments", "alike"),
+    [
+        ("CRATE", [], True),
+        ("CRATE", [dict(type="BatchRandomErasing", p=0.5)], True),
+        ("CRATE", [dict(type="MixUp", alpha=0.8)], False),
+        ("ToST", [], False),  # it has BatchNorm
+    ],
+)
+def test_what_a_split_would_change_is_not_split(family, augments, alike):
+    task = ImageClassifier(dict(type=family, **SMALL), HEAD, batch_augments=augments)
+    assert splits_alike(task) is alike
+
+
+@pytest.mark.gpu
+def test_a_run_takes_no_more_than_was_foreseen(tmp_path, monkeypatch):
+    cfg = debug_config(train_cfg__max_epochs=1, global_batch_size=256, compile_blocks=False)
+    cfg.work_dir = str(tmp_path)
+    free = 60_000_000
+    monkeypatch.setattr(micro_batches, "free_bytes", lambda model: free)
+    runner = Runner.for_training(cfg)
+    assert runner.train_loop.micro_batches > 1
+    assert runner.optim_wrapper._accumulative_counts == runner.train_loop.micro_batches
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    runner.train()
+    assert torch.cuda.max_memory_allocated() - before < 1.2 * free
