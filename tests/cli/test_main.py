@@ -1,6 +1,7 @@
 """``crate-mm``: every tool by both names, and what is no command."""
 
 import importlib
+import os
 import subprocess
 import sys
 import warnings
@@ -53,3 +54,14 @@ def test_a_former_module_is_found_under_its_former_name(name):
         module = importlib.import_module(f"crate_mm.{name}")
     assert module is importlib.import_module(f"crate_mm.{MOVED[name]}")
     assert any(f"crate_mm.{name} is crate_mm.{MOVED[name]} now" in str(w.message) for w in told)
+
+
+@pytest.mark.parametrize(
+    ("set_by_user", "expected"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_threads_that_wait_leave_the_cores_to_others(set_by_user, expected):
+    """Before PyTorch is loaded, which reads it once."""
+    code = "import os, sys, crate_mm.cli; print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
+    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**kept, **set_by_user})
+    assert done.stdout == f"False {expected}\n"
