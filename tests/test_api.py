@@ -151,6 +151,18 @@ def test_class_names_must_fit():
         Predictor(get_model("crate_tiny", num_classes=3, img_size=32), class_names=["a", "b"])
 
 
+def test_predictions_in_half_the_bits():
+    """Close to those in float32, and other."""
+    model = get_model("crate_tiny", num_classes=5, img_size=32)
+    torch.nn.init.normal_(model.head.fc.weight, std=0.02)
+    image = np.random.RandomState(0).randint(0, 256, (32, 32, 3)).astype(np.uint8)
+    exact, low = (dict(Predictor(model, dtype=dtype)(image)[0]) for dtype in ("float32", "bfloat16"))
+    assert low == pytest.approx(exact, abs=0.02)
+    assert low != exact
+    with pytest.raises(ValueError, match="dtype must be 'float32', 'bfloat16' or 'float16', got 'int8'"):
+        Predictor(model, dtype="int8")
+
+
 @pytest.mark.slow
 def test_the_installed_wheel_works_outside_a_clone(tmp_path, debug_checkpoint):
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
