@@ -99,6 +99,13 @@ SETTINGS = (
         "the precision that training validates in; None: the one that it trains in",
     ),
     Setting(
+        "residual_dtype",
+        None,
+        "'bfloat16' or None",
+        lambda value: value in ("bfloat16", None),
+        "mixed precision: what the blocks hand on their tokens in; None: float32",
+    ),
+    Setting(
         "tf32",
         False,
         "one of True, False",

@@ -197,7 +197,12 @@ class Runner(KeepingRunner):
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         recompute = self.cfg.get("activation_checkpointing")
-        prepare_blocks(model, self.cfg.get("compile_blocks"), recompute is True)
+        residual = self.cfg.get("residual_dtype")
+        if residual and {training_dtype(self.cfg.get("optim_wrapper")), self.val_dtype} == {"float32"}:
+            raise ValueError(
+                f"residual_dtype={residual!r} is for mixed precision, and training is in float32: add --amp"
+            )
+        prepare_blocks(model, self.cfg.get("compile_blocks"), recompute is True, residual)
         if isinstance(recompute, bool):
             self.cfg.activation_checkpointing = None  # MMEngine takes names of modules under this key
         if model_wrapper_cfg or not self.distributed:

@@ -12,14 +12,14 @@ from mmengine.logging import MessageHub
 
 from crate_mm.analysis.taps import capture
 from crate_mm.engine import Runner, read_checkpoint
-from crate_mm.engine.blocks import checkpoint_blocks, compile_backbone, compile_blocks
+from crate_mm.engine.blocks import checkpoint_blocks, compile_backbone, compile_blocks, keep_tokens_in
 from crate_mm.engine.logs import RuntimeInfoHook
 from crate_mm.engine.lookahead import LookAhead
 from crate_mm.engine.optim import Lion
 from crate_mm.engine.safety.finite import FiniteCheck, RunStoppedError
 from crate_mm.models import ImageClassifier
 from tests.conftest import ROOT
-from tests.training import debug_config
+from tests.training import debug_config, debug_runner
 
 sys.path.insert(0, str(ROOT / "tools" / "benchmarks"))
 from textbook import textbook_logits
@@ -179,6 +179,49 @@ def test_recomputed_blocks_have_the_same_gradients_and_keep_less(backbone):
     (all_kept, expected), (kept, ours) = saved_bytes(model), saved_bytes(frugal)
     assert kept < all_kept / 2
     torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("backbone", ["CRATE", "ViT"])
+def test_tokens_in_bf16_are_handed_on_and_err_little_more(backbone, compiled, graphs):
+    plain, short = small_model(backbone), small_model(backbone)
+    keep_tokens_in(torch.bfloat16, short)
+    images, labels = images_and_labels(64)
+    torch.testing.assert_close(short(images), plain(images), rtol=0, atol=0)  # without autocast
+    if compiled:
+        torch._dynamo.reset()
+        compile_blocks(short)
+    handed_on = []
+    for block in short.backbone.blocks:
+        block.register_forward_pre_hook(lambda _block, inputs: handed_on.append(inputs[0].dtype))
+
+    def mean_error(model):
+        exact = gradients(plain)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(images, labels, mode="loss")["loss"]
+        model.zero_grad()
+        loss.backward()
+        errors = [(p.grad - exact[name]).norm() / exact[name].norm() for name, p in model.named_parameters()]
+        return sum(errors) / len(errors)
+
+    def gradients(model):
+        model.zero_grad()
+        model(images, labels, mode="loss")["loss"].backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    assert 0 < mean_error(short) < 4 * mean_error(plain)
+    assert set(handed_on) == {torch.bfloat16}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert short.backbone(images).dtype == torch.float32
+
+
+def test_tokens_in_bf16_need_mixed_precision(tmp_path):
+    with pytest.raises(
+        ValueError, match="residual_dtype='bfloat16' is for mixed precision, and training is in float32"
+    ):
+        debug_runner(tmp_path, residual_dtype="bfloat16")
+    mixed = dict(optim_wrapper__type="AutocastOptimWrapper", train_cfg__max_epochs=1)
+    debug_runner(tmp_path, residual_dtype="bfloat16", **mixed).train()
 
 
 def test_a_backbone_without_blocks_is_named():
