@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
-from ..layers import ConvEmbedding, PatchTokens, drop_path_rates
+from ..layers import ConvEmbedding, drop_path_rates
 from .arch import Arch, Sizes, resolve_arch
 from .block import build_block
 from .foreign import (
@@ -24,6 +24,7 @@ from .foreign import (
     rename,
     shape_of,
 )
+from .patches import PatchBackbone
 
 ALPHA_ARCHS: dict[str, Arch] = {
     "tiny": Arch(embed_dim=192, depth=12, num_heads=3),
@@ -67,7 +68,7 @@ JAX_KEY_MAP = (  # what ends in 'kernel' or 'scale' there is a weight here
 
 
 @BACKBONES.register_module()
-class CRATEAlpha(nn.Module):
+class CRATEAlpha(PatchBackbone):
     """CRATE-alpha backbone: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first.
 
     The three changes against CRATE's layer are switches, so that the paper's ablation is a config. Weights start as in
@@ -144,45 +145,6 @@ class CRATEAlpha(nn.Module):
             nn.init.normal_(block.compress.proj.weight, std=0.02)
             if isinstance(block.compress.out, nn.Linear):
                 nn.init.normal_(block.compress.out.weight, std=0.02)
-
-    @property
-    def img_size(self) -> tuple[int, int]:
-        return self.embedding.img_size
-
-    @property
-    def in_channels(self) -> int:
-        return self.embedding.in_channels
-
-    @property
-    def position_grids(self) -> dict[str, tuple[int, int]]:
-        """The position embeddings by name, each with the (rows, columns) of patches that it is for."""
-        return {"embedding.pos_embed": self.embedding.grid_size}
-
-    @property
-    def patch_tokens(self) -> PatchTokens:
-        """Which of the tokens in the layers are patches: those behind the CLS token."""
-        return PatchTokens(1, *self.embedding.grid_size)
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        return self.embedding.patch_size
-
-    @property
-    def patch_kernels(self) -> dict[str, str]:
-        """What has a number for each pixel and channel of a patch, by name, with the order of its dimensions."""
-        return {"embedding.proj.weight": "d C h w"}
-
-    def fuse(self) -> "CRATEAlpha":
-        """Compute once what depends on the weights alone: CRATE's ISTA has such, two steps of it have not."""
-        for block in self.blocks:
-            block.fuse()
-        return self
-
-    def forward(self, images: Tensor) -> Tensor:
-        z = self.embedding(images)
-        for block in self.blocks:
-            z = block(z)
-        return z
 
     @classmethod
     def translate(

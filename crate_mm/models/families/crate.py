@@ -5,10 +5,12 @@ code, github.com/Ma-Lab-Berkeley/CRATE, whose checkpoints ``CRATE.translate`` re
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
 """
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
-from ..layers import PatchTokens, TokenEmbedding, drop_path_rates
+from ..layers import TokenEmbedding, drop_path_rates
 from .arch import Arch, Sizes, resolve_arch
 from .block import build_block
 from .foreign import (
@@ -23,6 +25,7 @@ from .foreign import (
     shape_of,
     square,
 )
+from .patches import PatchBackbone
 
 ARCHS: dict[str, Arch] = {
     "tiny": Arch(embed_dim=384, depth=12, num_heads=6),
@@ -61,7 +64,7 @@ LEFT_OUT = r"head\.(weight|bias)"
 
 
 @BACKBONES.register_module()
-class CRATE(nn.Module):
+class CRATE(PatchBackbone):
     """CRATE backbone: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first.
 
     Args:
@@ -88,6 +91,7 @@ class CRATE(nn.Module):
     """
 
     sizes = Sizes("crate", ARCHS | SEGMENTATION_ARCHS)
+    kernels: ClassVar[dict] = {"proj.weight": "d (h w C)", "patch_norm.weight": "(h w C)", "patch_norm.bias": "(h w C)"}
 
     def __init__(
         self,
@@ -114,46 +118,6 @@ class CRATE(nn.Module):
             build_block(embed_dim, num_heads, compress, sparsify, residual=residual, drop_path=rate)
             for rate in drop_path_rates(drop_path, depth, drop_path_rule)
         )
-
-    @property
-    def img_size(self) -> tuple[int, int]:
-        return self.embedding.img_size
-
-    @property
-    def in_channels(self) -> int:
-        return self.embedding.in_channels
-
-    @property
-    def position_grids(self) -> dict[str, tuple[int, int]]:
-        """The position embeddings by name, each with the (rows, columns) of patches that it is for."""
-        return {"embedding.pos_embed": self.embedding.grid_size}
-
-    @property
-    def patch_tokens(self) -> PatchTokens:
-        """Which of the tokens in the layers are patches: those behind the CLS token."""
-        return PatchTokens(1, *self.embedding.grid_size)
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        return self.embedding.patch_size
-
-    @property
-    def patch_kernels(self) -> dict[str, str]:
-        """What has a number for each pixel and channel of a patch, by name, each with the order of its dimensions."""
-        orders = {"proj.weight": "d (h w C)", "patch_norm.weight": "(h w C)", "patch_norm.bias": "(h w C)"}
-        return {f"embedding.{name}": order for name, order in orders.items()}
-
-    def fuse(self) -> "CRATE":
-        """Fold each layer's dictionary into one matrix, for faster inference; a fused model refuses to train."""
-        for block in self.blocks:
-            block.fuse()
-        return self
-
-    def forward(self, images: Tensor) -> Tensor:
-        z = self.embedding(images)
-        for block in self.blocks:
-            z = block(z)
-        return z
 
     @classmethod
     def translate(

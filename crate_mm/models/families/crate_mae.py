@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
-from ..layers import MSSA, DecoderBlock, PatchTokens, SinCosEmbedding, drop_path_rates, resize_table
+from ..layers import MSSA, DecoderBlock, SinCosEmbedding, drop_path_rates, resize_table
 from .arch import Sizes, resolve_arch
 from .block import build_block
 from .crate import ARCHS
 from .foreign import Translation
 from .official_mae import translate_mae
+from .patches import PatchBackbone
 
 
 def xavier_linears(module: nn.Module) -> None:
@@ -28,7 +29,7 @@ def xavier_linears(module: nn.Module) -> None:
 
 
 @BACKBONES.register_module()
-class CRATEMAE(nn.Module):
+class CRATEMAE(PatchBackbone):
     """CRATE-MAE's encoder: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first.
 
     Its layers are CRATE's. Before them is a plain patch embedding with fixed positions (``SinCosEmbedding``), behind
@@ -53,6 +54,7 @@ class CRATEMAE(nn.Module):
     """
 
     sizes = Sizes("crate_mae", ARCHS)
+    positions = "pos_table"
     head_settings: ClassVar[dict] = {"norm": False}  # the tokens have passed a LayerNorm
 
     def __init__(
@@ -83,42 +85,9 @@ class CRATEMAE(nn.Module):
         self.norm = nn.LayerNorm(self.embed_dim, 1e-6)
         xavier_linears(self)
 
-    @property
-    def img_size(self) -> tuple[int, int]:
-        return self.embedding.img_size
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        return self.embedding.patch_size
-
-    @property
-    def in_channels(self) -> int:
-        return self.embedding.in_channels
-
-    @property
-    def position_grids(self) -> dict[str, tuple[int, int]]:
-        """The position table by name, with the (rows, columns) of patches that it is for."""
-        return {"embedding.pos_table": self.embedding.grid_size}
-
-    @property
-    def patch_tokens(self) -> PatchTokens:
-        """Which of the tokens in the layers are patches: those behind the CLS token."""
-        return PatchTokens(1, *self.embedding.grid_size)
-
-    @property
-    def patch_kernels(self) -> dict[str, str]:
-        """What has a number for each pixel and channel of a patch, by name, with the order of its dimensions."""
-        return {"embedding.proj.weight": "d C h w"}
-
     # What transfer resizes the table by: a checkpoint's for 224 pixels, in a model for 448, gives the positions that
     # the checkpoint's model has for an image of 448 pixels.
     resize_positions = staticmethod(resize_table)
-
-    def fuse(self) -> "CRATEMAE":
-        """Fold each layer's dictionary into one matrix, for faster inference; a fused model refuses to train."""
-        for block in self.blocks:
-            block.fuse()
-        return self
 
     def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         """Tokens of images.
