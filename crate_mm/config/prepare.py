@@ -77,11 +77,8 @@ def _prepare_loader(name: str, loader: dict, data_root: str | None) -> None:
         raise ValueError(f"{name}.drop_last would leave samples out of the figures: leave it out")
     loader.setdefault("collate_fn", {"type": f"{registry.SCOPE}.collate"})
     loader.setdefault("worker_init_fn", {"type": f"{registry.SCOPE}.init_worker"})
-    # No more workers than this process's share of the cores, and none where it has less than one.
-    processes = max(env_number("LOCAL_WORLD_SIZE", env_number("SLURM_NTASKS_PER_NODE", 1)), 1)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # Linux alone has it
-    share = max(cores // processes, 1 if processes == 1 else 0)
-    loader["num_workers"] = min(loader.get("num_workers", 0), share)
+    # None where a process has less than a core.
+    loader["num_workers"] = min(loader.get("num_workers", 0), share_of_cores())
     if loader["num_workers"] == 0:
         loader["persistent_workers"] = False
         loader.pop("prefetch_factor", None)
@@ -90,6 +87,21 @@ def _prepare_loader(name: str, loader: dict, data_root: str | None) -> None:
         takes_root = isinstance(part, dict) and "root" in inspect.signature(DATASETS.get(part["type"])).parameters
         if takes_root:
             part.setdefault("root", data_root)
+
+
+def share_of_cores() -> int:
+    """How many cores of the node are this process's, 0 if it has less than one.
+
+    torchrun lets all processes of a node see all its cores. srun may have bound a task to cores of its own: then it
+    sees fewer than the job has on the node, and what it sees is its share.
+    """
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # Linux alone has it
+    by_slurm = "LOCAL_WORLD_SIZE" not in os.environ
+    processes = max(env_number("LOCAL_WORLD_SIZE", env_number("SLURM_NTASKS_PER_NODE", 1)), 1)
+    if processes == 1:
+        return max(seen, 1)
+    bound = by_slurm and seen < env_number("SLURM_CPUS_ON_NODE", os.cpu_count() or 1)
+    return seen if bound else seen // processes
 
 
 def _prepare_training(cfg: Config, world_size: int) -> None:

@@ -134,6 +134,13 @@ SETTINGS = (
         "several processes: let parameters go without a gradient",
     ),
     Setting(
+        "ddp",
+        {},
+        "a dict of DistributedDataParallel's options, or compress='bf16' or 'fp16'",
+        lambda value: isinstance(value, dict) and value.get("compress") in ("bf16", "fp16", None),
+        "several processes: options of DistributedDataParallel; `compress='bf16'` sends gradients in 16 bits",
+    ),
+    Setting(
         "sync_bn",
         None,
         "one of 'torch', False, None",

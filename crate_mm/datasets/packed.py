@@ -25,6 +25,7 @@ from .names import readable_names
 
 INDEX = "index.npz"
 MOST_INDEX_BYTES = 2**32  # a hundred bytes an image
+MOST_OPEN = 64  # shards a process has open: a terabyte is a thousand of them, and many systems allow a thousand files
 
 
 @DATASETS.register_module()
@@ -54,7 +55,8 @@ class PackedImages:
             found = file.stat().st_size if file.is_file() else "no"
             if found != size:
                 raise ValueError(f"shard {file} should have {size} bytes, it has {found}: copy or pack it again")
-        self._open: dict[int, int] = {}  # shard -> file descriptor; reading moves no position, so workers may share it
+        # Shard -> file descriptor, the one used last at the end. Reading moves no position, so workers may share them.
+        self._open: dict[int, int] = {}
 
     def _read_index(self, folder: Path) -> None:
         """Read the index; raise an exception of some kind unless all that is in it can be what was packed."""
@@ -112,10 +114,14 @@ class PackedImages:
     def read(self, index: int) -> tuple[bytes, int]:
         """The encoded image and its label."""
         shard = int(self.shard[index])
-        if shard not in self._open:
-            self._open[shard] = os.open(self.files[shard], os.O_RDONLY)
+        descriptor = self._open.pop(shard, None)
+        if descriptor is None:
+            if len(self._open) >= MOST_OPEN:
+                os.close(self._open.pop(next(iter(self._open))))
+            descriptor = os.open(self.files[shard], os.O_RDONLY)
+        self._open[shard] = descriptor
         size = int(self.size[index])
-        data = os.pread(self._open[shard], size, int(self.offset[index]))
+        data = os.pread(descriptor, size, int(self.offset[index]))
         if len(data) != size:
             raise OSError(f"{self.files[shard]} ends within {self.path(index)}")
         return data, int(self.labels[index])

@@ -1,6 +1,5 @@
 """MMEngine's Runner, on any device, with a batch that is a recipe and checkpoints that are checked."""
 
-import inspect
 import platform
 import time
 from typing import Any
@@ -11,9 +10,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import all_reduce
 from mmengine.logging import MMLogger
-from mmengine.model import MMDistributedDataParallel
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 import crate_mm
 
@@ -35,7 +32,7 @@ from .safety.launch import init_processes
 from .safety.work_dir import hold
 from .saving import CheckpointHook
 from .schedule import WarmupCosineLR, scale_rate
-from .statistics import share_statistics
+from .shared_model import share_model
 
 
 @RUNNERS.register_module()
@@ -207,17 +204,7 @@ class Runner(KeepingRunner):
             self.cfg.activation_checkpointing = None  # MMEngine takes names of modules under this key
         if model_wrapper_cfg or not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
-        device = get_device()
-        device_ids = [torch.cuda.current_device()] if device == "cuda" else None
-        # BatchNorm's statistics are the only buffers that training changes.
-        model, buffers_change = share_statistics(model, self.cfg.get("sync_bn"), device)
-        # The option has changed its name in PyTorch.
-        names = inspect.signature(DistributedDataParallel).parameters
-        sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-        unused = self.cfg.get("find_unused_parameters", False)
-        return MMDistributedDataParallel(
-            module=model.to(device), device_ids=device_ids, find_unused_parameters=unused, **{sync: buffers_change}
-        )
+        return share_model(model, self.cfg)
 
     # Running ------------------------------------------------------------------------------------------------------
 

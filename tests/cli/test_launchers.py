@@ -80,6 +80,23 @@ def test_slurm_variables_start_processes(tmp_path, run_processes):
     assert (tmp_path / "run" / "epoch_1.pth").exists()
 
 
+def test_a_slurm_step_meets_at_its_own_first_host_and_its_jobs_port(tmp_path, monkeypatch):
+    """scontrol is not here: what it is asked for is."""
+    (tmp_path / "scontrol").write_text('#!/bin/sh\nshift 2\nfor host in $(echo "$1" | tr , " "); do echo $host; done\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    told = dict(NTASKS=2, PROCID=1, LOCALID=0, NODELIST="node1,node2,node3", STEP_NODELIST="node2,node3")
+    set_for_tasks = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")
+    for name in (*set_for_tasks, "PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name, value in {**told, "JOB_ID": 1234567}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    code = "from crate_mm.engine.safety.launch import _slurm_environment as told; told(); import os\n"
+    code += f"print(*(os.environ[name] for name in {set_for_tasks}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "2", "0", "24567", "node2"], done.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

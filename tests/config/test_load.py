@@ -1,5 +1,7 @@
 """Finding, loading, overriding and preparing configs."""
 
+import os
+
 import pytest
 
 from crate_mm.config import CONFIGS, dump
@@ -223,8 +225,6 @@ def test_a_config_that_lacks_a_part_is_told(change, message):
 
 
 def test_workers_are_at_most_the_cores(monkeypatch):
-    import os
-
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     assert prepare(load_config("crate_tiny_in1k"), world_size=1).train_dataloader.num_workers == 12
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
@@ -232,6 +232,17 @@ def test_workers_are_at_most_the_cores(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
     loader = prepare(load_config("crate_tiny_in1k"), world_size=32).train_dataloader
     assert (loader.num_workers, loader.persistent_workers) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("seen", "share"),
+    [(12, 12), (96, 12), (4, 4)],  # bound to 12 of 96 cores; not bound; bound to 4
+)
+def test_what_srun_has_bound_a_task_to_is_its_share(monkeypatch, seen, share):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(seen)))
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "96")
+    assert prepare(load_config("crate_tiny_in1k"), world_size=8).train_dataloader.num_workers == share
 
 
 @pytest.mark.parametrize("variable", ["wobble.degrees", "enlarge", "enlarge.size"])

@@ -1,6 +1,7 @@
 """The fast reading of images gives what torchvision's gives."""
 
 import io
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -24,7 +25,7 @@ from crate_mm.datasets import (
 from crate_mm.datasets.classification import seed_everything
 from crate_mm.datasets.decode import decode_by_pil, decode_jpeg, plain_jpeg_size, reduction_for
 from crate_mm.datasets.names import readable_names
-from crate_mm.datasets.packed import INDEX
+from crate_mm.datasets.packed import INDEX, write_shards
 from crate_mm.encoded import decode_batch, decode_crops
 from crate_mm.engine import Runner, load_config
 
@@ -224,6 +225,27 @@ def test_packing_scales_16_bits(tmp_path, run_tool):
     finished = run_tool("pack_dataset", tmp_path / "deep", tmp_path / "small", "--short-side", 16, "--workers", 1)
     assert finished.code == 0, finished.output
     assert np.asarray(PackedImages(str(tmp_path / "small"))[0][0]).mean() == pytest.approx(128, abs=1)
+
+
+def test_few_shards_are_open_at_a_time(tmp_path, monkeypatch):
+    """However many there are, and in whatever order they are read."""
+    monkeypatch.setattr("crate_mm.datasets.packed.MOST_OPEN", 3)
+    (tmp_path / "train").mkdir()
+    samples = [(f"{n}.png", bytes([n] * 10), n) for n in range(10)]
+    write_shards(tmp_path / "train", samples, [str(n) for n in range(10)], shard_bytes=1)
+    pack = PackedImages(str(tmp_path))
+    assert len(pack.files) == 10
+
+    def opened():
+        links = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+        return [link for link in links if link.endswith(".tar")]
+
+    for index in [*range(10), *range(9, -1, -1), 0, 5, 0, 5]:
+        assert pack.read(index) == (bytes([index] * 10), index)
+        assert len(opened()) <= 3
+    assert sorted(Path(link).name for link in opened())[0] == "shard-000000.tar"
+    del pack
+    assert opened() == []
 
 
 def test_packing_refuses_what_exists(image_tree, packed, run_tool):

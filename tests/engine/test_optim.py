@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from crate_mm.engine.shared_model import share_model
 from crate_mm.evaluation import ClassificationMetric
 from crate_mm.registry import METRICS
 from tests.training import (
@@ -54,6 +55,29 @@ def test_mixed_precision_trains_and_differs(tmp_path):
         for file in (scalars, plain_scalars)
     )
     assert losses == pytest.approx(plain_losses, rel=0.02)
+
+
+@pytest.mark.slow
+def test_options_of_several_processes(tmp_path):
+    """Views of the buckets change nothing; gradients in 16 bits are close, and other."""
+    plain = train_on_processes(2, tmp_path / "plain")["state_dict"]
+    views = train_on_processes(2, tmp_path / "views", ddp=dict(gradient_as_bucket_view=True, bucket_cap_mb=1))
+    short = train_on_processes(2, tmp_path / "short", ddp=dict(compress="bf16"))["state_dict"]
+    torch.testing.assert_close(views["state_dict"], plain, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(short, plain, rtol=0.02, atol=2e-3)
+    assert not torch.equal(short["head.fc.weight"], plain["head.fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(bucket_cap=1), r"ddp has no option 'bucket_cap': .*bucket_cap_mb"),
+        (dict(device_ids=[0]), r"ddp.device_ids cannot be set"),
+    ],
+)
+def test_an_option_that_is_none_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        share_model(torch.nn.Linear(2, 2), dict(ddp=options))
 
 
 @METRICS.register_module()

@@ -78,23 +78,25 @@ def _meeting() -> dict:
 
 
 def _slurm_environment() -> None:
-    """Translate Slurm's variables to torchrun's; the first host of the job is the meeting point."""
-    needed = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODELIST")
-    missing = [name for name in needed if name not in os.environ]
+    """Translate Slurm's variables to torchrun's; the first host of the step, which may have fewer nodes than the job,
+    is the meeting point, at a port that follows from the job's number, so that two jobs may share a host."""
+    nodes = "SLURM_STEP_NODELIST" if "SLURM_STEP_NODELIST" in os.environ else "SLURM_NODELIST"
+    missing = [name for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", nodes) if name not in os.environ]
     if missing:
         raise ValueError(f"--launcher slurm finds no {', '.join(missing)} in the environment: start with srun")
     os.environ["RANK"] = os.environ["SLURM_PROCID"]
     os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
     os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
-    os.environ.setdefault("MASTER_PORT", os.environ.get("PORT", "29500"))
+    of_the_job = 20000 + env_number("SLURM_JOB_ID", 9500) % 10000
+    os.environ.setdefault("MASTER_PORT", os.environ.get("PORT", str(of_the_job)))
     if "MASTER_ADDR" not in os.environ:
-        command = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
+        command = ["scontrol", "show", "hostnames", os.environ[nodes]]
         try:
             hosts = subprocess.run(command, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise ValueError(f"{' '.join(command)} fails ({error}): set MASTER_ADDR to the job's first host") from None
+            raise ValueError(f"{' '.join(command)} fails ({error}): set MASTER_ADDR to the step's first host") from None
         if not hosts.stdout.split():
-            raise ValueError(f"{' '.join(command)} names no host: set MASTER_ADDR to the job's first host")
+            raise ValueError(f"{' '.join(command)} names no host: set MASTER_ADDR to the step's first host")
         os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
 
 
