@@ -10,6 +10,7 @@ COMMANDS = {
     "knn": "classify by nearest neighbours on a backbone's features",
     "get_flops": "count parameters and multiply-adds",
     "publish": "write a model's weights as safetensors, with all that using them needs",
+    "export": "write a model as a program: ONNX, torch.export, TorchScript",
     "convert_official": "convert a checkpoint of another code base",
     "pack_dataset": "pack an image tree into a few large files",
     "results_table": "turn result files into the layout of the paper's Table 1",

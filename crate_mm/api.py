@@ -207,7 +207,7 @@ class Predictor:
             raise ValueError(f"images are {type(images).__name__}: expected a list of paths, PIL images and arrays")
         predictions, images = [], list(images)
         for start in range(0, len(images), self.batch_size):
-            batch = [self._load(image, start + i) for i, image in enumerate(images[start : start + self.batch_size])]
+            batch = [self.prepare(image, start + i) for i, image in enumerate(images[start : start + self.batch_size])]
             data = self.model.data_preprocessor({"inputs": torch.stack(batch)})
             scores, classes = self._logits(data["inputs"]).softmax(dim=-1).topk(self.topk)
             for row, ids in zip(scores.tolist(), classes.tolist()):
@@ -220,7 +220,8 @@ class Predictor:
         with torch.autocast(inputs.device.type, self.dtype):
             return self.model(inputs).float()
 
-    def _load(self, image: Any, number: int) -> torch.Tensor:
+    def prepare(self, image: Any, number: int = 0) -> torch.Tensor:
+        """An image as the model's preprocessor takes it, uint8 ``(C, H, W)``; ``number`` names it in an error."""
         if isinstance(image, (str, Path)):
             try:
                 image = open_image(image, mode=None)

@@ -1,0 +1,219 @@
+"""A model as a program that runs without this package: torch.export, ONNX or TorchScript, compared before it counts.
+
+Shapes: B images, C channels, H x W pixels.
+"""
+
+import copy
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..files import atomic_file
+
+KINDS = {"torch-export": ".pt2", "onnx": ".onnx", "torchscript": ".pt"}
+DTYPES = ("float32", "bfloat16", "int8")
+BATCH = "batch", "height", "width"  # the names of what is free
+
+
+class ExportError(ValueError):
+    """A model that cannot be exported so, or a program that computes something else."""
+
+
+class Program(nn.Module):
+    """What is exported: uint8 images ``(B, C, H, W)`` to logits or features, the normalisation inside.
+
+    Args:
+        task: a model with a preprocessor that has ``normalize``.
+        mode: 'tensor' for its output, 'features' for one vector an image.
+        dtype: of the products.
+    """
+
+    def __init__(self, task: nn.Module, mode: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.task, self.mode, self.dtype = task, mode, dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = self.task.data_preprocessor.normalize(images)
+        return self.task(pixels.to(self.dtype), mode=self.mode).float()
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    kind: str,
+    images: Tensor,
+    mode: str = "tensor",
+    dynamic: bool = False,
+    dtype: str = "float32",
+) -> dict[str, Any]:
+    """Write a model as a program, run the file on images, and compare what it gives with what the model gives.
+
+    Args:
+        model: in eval mode, on the CPU.
+        path: file to write; ``<path>.json`` beside it says what goes in and what comes out.
+        kind: one of ``KINDS``.
+        images: uint8 ``(B, C, H, W)``, two or more; without ``dynamic`` the program takes batches of this size alone.
+        mode: 'tensor' for the model's output, 'features' for one vector an image.
+        dynamic: take batches of any size, and images of any size where the model computes its positions.
+        dtype: one of ``DTYPES``. bfloat16 is of torch-export and torchscript; int8, of ONNX alone, keeps the weights
+            of products in 8 bits.
+
+    Returns:
+        What the JSON file holds: ``input``, ``output``, ``classes``, ``test_transforms``, ``largest_difference``,
+        ``output_deviation`` and, of logits, ``same_first``: the share of the images whose first class is the same.
+
+    Raises:
+        ExportError: the model cannot be exported so, the packages for it are not there, or the program's output is
+            further from the model's than rounding takes it.
+    """
+    if mode == "tensor" and not hasattr(model, "num_classes"):
+        raise ExportError(f"{type(model).__name__} has no logits: export its features")
+    if kind not in KINDS:
+        raise ExportError(f"a program is one of {', '.join(KINDS)}, not {kind!r}")
+    if (dtype == "int8") != (kind == "onnx") and dtype != "float32":
+        raise ExportError(f"{kind} has no {dtype}: bfloat16 is of torch-export and torchscript, int8 of onnx")
+    with torch.inference_mode():
+        expected = Program(model, mode, torch.float32)(images)
+    copied = copy.deepcopy(model)
+    fuse = getattr(getattr(copied, "backbone", None), "fuse", None)
+    if fuse is not None:
+        fuse()
+    if dtype == "bfloat16":
+        copied.bfloat16()
+        copied.data_preprocessor.float()
+    program = Program(copied, mode, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        written = Path(folder) / f"program{KINDS[kind]}"
+        free = _write(program.eval().requires_grad_(False), written, kind, images, dynamic)
+        if dtype == "int8":
+            _to_int8(written)
+        run = load_program(written, kind)
+        found = _at_other_sizes(run, program, images, free) if dtype == "float32" else run(images)
+        about = {
+            "kind": kind,
+            "dtype": dtype,
+            "input": {"name": "images", "dtype": "uint8", "shape": list(images.shape), "any": sorted(free)},
+            "output": {"what": "logits" if mode == "tensor" else "features", "shape": list(expected.shape)},
+            "classes": getattr(model, "class_names", None),
+            "test_transforms": getattr(model, "test_transforms", None),
+            "largest_difference": (found - expected).abs().max().item(),
+            "output_deviation": expected.std().item(),
+            "torch": str(torch.__version__),
+        }
+        if mode == "tensor":
+            about["same_first"] = (found.argmax(-1) == expected.argmax(-1)).double().mean().item()
+        if dtype == "float32" and about["largest_difference"] > 1e-4 * max(expected.abs().max().item(), 1):
+            raise ExportError(f"the {kind} program differs from the model by {about['largest_difference']:g}")
+        with atomic_file(path) as file:
+            file.write(written.read_bytes())
+    with atomic_file(f"{path}.json", text=True) as file:
+        json.dump(about, file, indent=1)
+    return about
+
+
+def load_program(path: str | Path, kind: str) -> Callable[[Tensor], Tensor]:
+    """A program that ``export`` has written, as a function of uint8 images ``(B, C, H, W)``."""
+    if kind == "torchscript":
+        return torch.jit.load(str(path))
+    if kind == "torch-export":
+        return torch.export.load(str(path)).module()
+    session = _onnxruntime().InferenceSession(str(path))
+    (entry,) = session.get_inputs()
+    return lambda images: torch.from_numpy(session.run(None, {entry.name: images.numpy()})[0])
+
+
+def _write(program: Program, path: Path, kind: str, images: Tensor, dynamic: bool) -> set[str]:
+    """Write the program; return which of ``BATCH`` it takes in any size."""
+    if kind == "torchscript":
+        torch.jit.save(torch.jit.trace(program, images), str(path))
+        return {"batch"}
+    exported, free = _exported(program, images, dynamic)
+    if kind == "torch-export":
+        torch.export.save(exported, str(path))
+        return free
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise ExportError("ONNX needs packages that are not here: pip install 'crate_mm[export]'") from None
+    torch.onnx.export(exported, (images,), str(path), dynamo=True, external_data=False, verbose=False)
+    return free
+
+
+def _exported(program: Program, images: Tensor, dynamic: bool) -> tuple[torch.export.ExportedProgram, set[str]]:
+    if not dynamic:
+        return torch.export.export(program, (images,)), set()
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    patch = _patch_of(program.task)
+    if patch:
+        sides = {2 + i: patch[i] * torch.export.Dim(name, min=2, max=512) for i, name in enumerate(BATCH[1:])}
+        try:
+            return torch.export.export(program, (images,), dynamic_shapes=({0: batch, **sides},)), set(BATCH)
+        except Exception as error:  # its positions are a table, of one size
+            if "onstraints violated" not in str(error):
+                raise ExportError(f"the model cannot be exported: {str(error).splitlines()[0]}") from error
+    return torch.export.export(program, (images,), dynamic_shapes=({0: batch},)), {"batch"}
+
+
+def _patch_of(task: nn.Module) -> tuple[int, int] | None:
+    """Height and width of a patch, which images of any size are whole numbers of; None if it is not known."""
+    backbone = getattr(task, "backbone", None)
+    patch = getattr(backbone, "patch_size", None) or getattr(getattr(backbone, "embedding", None), "patch_size", None)
+    return (patch, patch) if isinstance(patch, int) else patch
+
+
+def _at_other_sizes(run: Callable, program: Program, images: Tensor, free: set[str]) -> Tensor:
+    """Check a program at whatever it takes in any size, and return what it gives for the images.
+
+    Raises:
+        ExportError: it fails or differs there.
+    """
+    others = [images[:1], torch.cat([images, images, images])] if "batch" in free else []
+    if "height" in free:
+        others.append(torch.cat([images, images], dim=3))
+    for other in others:
+        with torch.inference_mode():
+            wanted = program(other)
+        difference = (run(other) - wanted).abs().max().item()
+        if difference > 1e-4 * max(wanted.abs().max().item(), 1):
+            raise ExportError(f"the program differs from the model by {difference:g} at {tuple(other.shape)}")
+    return run(images)
+
+
+def _to_int8(path: Path) -> None:
+    _onnxruntime()
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(str(path), str(path), weight_type=QuantType.QInt8)
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ExportError("ONNX needs packages that are not here: pip install 'crate_mm[export]'") from None
+    onnxruntime.set_default_logger_severity(3)
+    return onnxruntime
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what exporters print of their own steps."""
+    names = ("torch.onnx", "onnxscript", "onnx_ir", "root")
+    levels = {name: logging.getLogger(None if name == "root" else name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in names:
+            logging.getLogger(None if name == "root" else name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(None if name == "root" else name).setLevel(level)

@@ -1,0 +1,73 @@
+"""Export a model as a program that runs without crate_mm, and compare the two before it says so.
+
+python tools/export.py configs/crate_base_in1k.py crate_base.pth --to onnx --dynamic
+python tools/export.py configs/crate_base_in1k.py crate_base.pth --to torch-export --images my/photos --features
+
+The program takes uint8 images and normalises them itself. The JSON file beside it says their size, the transforms that
+come before, the classes, and how far it is from the model.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ..api import Predictor, init_model
+from ..checkpoints.export import DTYPES, KINDS, export
+from ..config import load_config
+from ..datasets import ImageFiles
+from ..models.tasks.base import Task
+from ..untrusted import shown
+from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
+
+
+def parse_args() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("config", help="config file, the name of one that comes with the package, or 'checkpoint'")
+    parser.add_argument("checkpoint", help="checkpoint, of training or published; 'checkpoint' takes its model")
+    parser.add_argument("--to", required=True, choices=KINDS, help="what is written")
+    parser.add_argument("--out", metavar="FILE", help="file to write (default: the checkpoint's name)")
+    parser.add_argument("--dynamic", action="store_true", help="batches of any size, images too where the model can")
+    parser.add_argument("--batch", type=positive, default=2, help="the batch it takes without --dynamic (default: 2)")
+    parser.add_argument("--features", action="store_true", help="one vector an image in the place of the logits")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of products; int8 is ONNX's alone")
+    parser.add_argument("--images", metavar="DIR", help="images to compare on (default: random ones)")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def images_for(model: Task, folder: str | None, batch: int) -> torch.Tensor:
+    """uint8 images ``(batch, C, H, W)`` to compare on: a folder's, repeated if there are fewer, or random ones."""
+    shape = model.example()["inputs"].shape[1:]
+    if folder is None:
+        return torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    files, prepare = ImageFiles(folder), Predictor(model).prepare
+    return torch.stack([prepare(files[number % len(files)][0], number) for number in range(batch)])
+
+
+def main() -> None:
+    args = parse_args()
+    with one_sentence_errors():
+        out = Path(args.out or Path(args.checkpoint).with_suffix(KINDS[args.to]).name)
+        if out.exists() and not args.force:
+            raise ValueError(f"{out} exists: --force overwrites it")
+        check_writable(str(out))
+        config = None if args.config == "checkpoint" else load_config(args.config, args.cfg_options)
+        if config is None and args.cfg_options:
+            raise ValueError("--cfg-options override a config: name one in the place of 'checkpoint'")
+        model = init_model(config, args.checkpoint)
+        images = images_for(model, args.images, args.batch)
+        mode = "features" if args.features else "tensor"
+        about = export(model, out, args.to, images, mode, args.dynamic, args.dtype)
+    free = ", ".join(about["input"]["any"]) or "nothing"
+    same = f", same first class for {100 * about['same_first']:.0f} %" if "same_first" in about else ""
+    print(
+        f"wrote {shown(out)}: uint8 images {tuple(images.shape)}, of any size: {free}; of these {len(images)} the "
+        f"largest difference is {about['largest_difference']:.2g}, where outputs spread by "
+        f"{about['output_deviation']:.2g}{same}"
+    )
+
+
+if __name__ == "__main__":
+    main()

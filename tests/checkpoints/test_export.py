@@ -1,0 +1,100 @@
+"""Programs that ``export`` writes, run by what runs such, on images that it has not compared them on."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from crate_mm import init_model
+from crate_mm.checkpoints.export import KINDS, ExportError, Program, export, load_program
+from crate_mm.models import MaskedAutoencoder
+from tests.models.test_families import FAMILIES, MICRO, classifier
+
+
+def images(batch=2, size=(32, 32), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, generator=generator)
+
+
+def model_of(family):
+    model = classifier(family)
+    torch.nn.init.normal_(model.head.fc.weight)
+    return model
+
+
+def check(path, kind, model, mode="tensor", size=(32, 32)):
+    run = load_program(path, kind)
+    for batch in (1, 7):
+        pixels = images(batch, size, seed=batch)
+        with torch.no_grad():
+            torch.testing.assert_close(run(pixels), Program(model, mode, torch.float32)(pixels), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_exported(family, tmp_path):
+    model = model_of(family)
+    about = export(model, tmp_path / "x.pt2", "torch-export", images(), mode="features", dynamic=True)
+    assert about == json.loads((tmp_path / "x.pt2.json").read_text())
+    check(tmp_path / "x.pt2", "torch-export", model, "features")
+    assert about["input"]["any"] == (["batch", "height", "width"] if family == "ToST" else ["batch"])
+    if family == "ToST":
+        check(tmp_path / "x.pt2", "torch-export", model, "features", size=(40, 64))
+    assert not model.backbone.blocks[0].training
+    with torch.no_grad():  # the model itself is neither fused nor changed
+        torch.testing.assert_close(model(torch.ones(1, 3, 32, 32)), model_of(family)(torch.ones(1, 3, 32, 32)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind(kind, tmp_path):
+    kind == "onnx" and pytest.importorskip("onnxscript")
+    model = model_of("CRATE")
+    about = export(model, tmp_path / "x", kind, images(8), dynamic=True)
+    assert about["largest_difference"] < 1e-4
+    assert about["same_first"] == 1
+    check(tmp_path / "x", kind, model)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("onnx", "int8"), ("torch-export", "bfloat16")])
+def test_lower_precision_and_what_it_costs(kind, dtype, tmp_path):
+    kind == "onnx" and pytest.importorskip("onnxscript")
+    model = model_of("CRATE")
+    export(model, tmp_path / "x", kind, images(8))
+    size = (tmp_path / "x").stat().st_size
+    about = export(model, tmp_path / "y", kind, images(8), dtype=dtype)
+    assert (tmp_path / "y").stat().st_size < 0.85 * size
+    assert 1e-4 < about["largest_difference"] < 0.3 * about["output_deviation"]
+    run = load_program(tmp_path / "y", kind)
+    with torch.no_grad():
+        difference = (run(images(8)) - Program(model, "tensor", torch.float32)(images(8))).abs().max().item()
+    assert difference == pytest.approx(about["largest_difference"])
+
+
+def test_what_is_not_there_is_said(tmp_path, monkeypatch):
+    model = model_of("CRATE")
+    for kind, dtype in (("onnx", "bfloat16"), ("torchscript", "int8")):
+        with pytest.raises(ExportError, match=f"{kind} has no {dtype}: bfloat16 is of torch-export"):
+            export(model, tmp_path / "x", kind, images(), dtype=dtype)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ExportError, match=r"pip install 'crate_mm\[export\]'"):
+        export(model, tmp_path / "x", "onnx", images())
+    backbone = dict(type="CRATEMAE", arch=MICRO, img_size=32, patch_size=8)
+    autoencoder = MaskedAutoencoder(backbone, dict(depth=1, num_heads=3)).eval()
+    with pytest.raises(ExportError, match="MaskedAutoencoder has no logits: export its features"):
+        export(autoencoder, tmp_path / "x", "torch-export", images())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_by_the_command(run_tool, debug_checkpoint, tmp_path):
+    out = tmp_path / "digits.pt2"
+    args = ("debug", debug_checkpoint, "--to", "torch-export", "--out", out)
+    done = run_tool("export", *args, "--dynamic")
+    assert done.code == 0, done.output
+    assert "any size: batch; of these 2 the largest difference is" in done.last_line
+    pixels = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    model = init_model("debug", debug_checkpoint)
+    with torch.no_grad():
+        expected = model(model.data_preprocessor.normalize(pixels))
+    torch.testing.assert_close(load_program(out, "torch-export")(pixels), expected, atol=1e-5, rtol=1e-5)
+    again = run_tool("export", *args)
+    assert (again.code, "exists: --force overwrites it" in again.last_line) == (2, True)

@@ -1,0 +1,6 @@
+"""What the installed command ``crate-mm export`` does too: see ``crate_mm/cli/export.py``."""
+
+from crate_mm.cli.export import main
+
+if __name__ == "__main__":
+    main()
