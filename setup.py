@@ -7,12 +7,14 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = next(line.split('"')[1] for line in (HERE / "crate_mm/__init__.py").open() if line.startswith("__version__"))
 EXPORT = ["onnxscript>=0.5", "onnxruntime>=1.20"]  # what writes ONNX, and what runs it
+TIMM = ["timm>=1.0.15"]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
     "setuptools>=70.1",  # to build the wheel that a test installs
     *EXPORT,
+    *TIMM,
 ]
 
 setup(
@@ -42,5 +44,11 @@ setup(
         "tensorboard>=2.14",
         "rich>=13",
     ],
-    extras_require={"export": EXPORT, "test": TEST, "dev": [*TEST, "ruff>=0.9", "pre-commit"]},
+    extras_require={
+        "export": EXPORT,
+        "timm": TIMM,
+        "all": [*EXPORT, *TIMM],
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.9", "pre-commit"],
+    },
 )

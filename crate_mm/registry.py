@@ -39,6 +39,11 @@ def registered_only() -> Iterator[None]:
         _registered_only.reset(token)
 
 
+def builds_from_data() -> bool:
+    """Whether what is being built is what a file says of itself (see ``registered_only``)."""
+    return _registered_only.get()
+
+
 class Registry(_Registry):
     """MMEngine's registry with an error that names the closest entries."""
 

@@ -25,14 +25,14 @@ THIRD_PARTY = {
 FLOORS = [
     {"__main__"},
     {"cli"},
-    {"api"},
+    {"api", "timm"},
     {"engine"},
     {"analysis.hook"},
     {"analysis.figures"},
     {"analysis", "checkpoints"},
     {"models"},  # the package's face
     {"config", "models.tasks", "datasets", "evaluation"},
-    {"models.families"},
+    {"models.families", "timm_backbone"},
     {"models.layers"},
     {"encoded"},
     {"registry"},

@@ -19,7 +19,8 @@ from crate_mm.models import ImageClassifier
 from crate_mm.registry import BACKBONES, MODELS, head_for
 
 BACKBONES.names()  # registers them
-FAMILIES = sorted(name for name, family in BACKBONES.module_dict.items() if family.__module__.startswith("crate_mm."))
+OURS = {name: family for name, family in BACKBONES.module_dict.items() if family.__module__.startswith("crate_mm.")}
+FAMILIES = sorted(name for name, family in OURS.items() if hasattr(family, "sizes"))  # not timm's, which have none
 MICRO = dict(embed_dim=48, depth=2, num_heads=3)
 
 

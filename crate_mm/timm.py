@@ -1,0 +1,250 @@
+"""Our backbones as timm models: ``import crate_mm.timm`` registers them.
+
+    import crate_mm.timm, timm
+    model = timm.create_model("crate_base_patch16_224", num_classes=10)
+    timm.create_model("tost_small_12_patch16_224", features_only=True)
+
+A name is one of ``crate_mm.list_models()`` with patch and image size; torchvision's ViT has ``torchvision_`` before
+it, as timm has a ViT of its own. State dicts have our names, ``backbone.*`` and ``head.*``. There are no pretrained
+weights.
+Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+try:
+    import timm  # noqa: F401
+except ModuleNotFoundError:
+    raise ImportError("crate_mm.timm needs timm, which is not here: pip install 'crate_mm[timm]'") from None
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+from .models.tasks.heads import LinearHead
+from .models.tasks.preprocessor import IMAGENET_MEAN, IMAGENET_STD
+from .registry import BACKBONES, head_for
+from .timm_backbone import TimmBackbone  # noqa: F401  registers it
+
+POOLS = {"token": "cls", "avg": "mean"}  # timm's name -> ours
+
+
+class TimmModel(nn.Module):
+    """A backbone of ours with timm's interface: normalised images ``(B, C, H, W)`` to logits ``(B, num_classes)``.
+
+    Args:
+        kind: of ``BACKBONES``.
+        num_classes: 0 for features in the place of logits.
+        in_chans: C.
+        global_pool: 'token' for the CLS token, 'avg' for the mean of all tokens, '' for all tokens as they are.
+        drop_path_rate: stochastic depth.
+        drop_rate: 0: our heads have no dropout.
+        backbone: further arguments of the backbone, such as ``arch``, ``img_size`` and ``patch_size``.
+
+    Raises:
+        ValueError: an argument that is not taken.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "token",
+        drop_path_rate: float = 0.0,
+        drop_rate: float = 0.0,
+        **backbone: Any,
+    ) -> None:
+        super().__init__()
+        if drop_rate:
+            raise ValueError(f"drop_rate must be 0, as our heads have no dropout: got {drop_rate!r}")
+        self.kind = kind
+        self.backbone = BACKBONES.build(dict(type=kind, in_channels=in_chans, drop_path=drop_path_rate, **backbone))
+        self.num_features = self.head_hidden_size = self.embed_dim = self.backbone.embed_dim
+        self.in_chans, self.grad_checkpointing = in_chans, False
+        _, rows, columns = self.backbone.patch_tokens
+        size = self.backbone.img_size
+        self.reduction = size[0] // rows, size[1] // columns
+        names = {id(module): name for name, module in self.named_modules()}
+        self.feature_info = [
+            {"module": names[id(block)], "num_chs": self.embed_dim, "reduction": self.reduction[0]}
+            for block in self.backbone.blocks
+        ]
+        self.reset_classifier(num_classes, global_pool)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new head in the place of this one; with 0 classes it pools and normalises alone."""
+        pool = self.global_pool if global_pool is None else global_pool
+        if pool not in (*POOLS, "") or (pool == "" and num_classes):
+            known = ", ".join(map(repr, POOLS))
+            raise ValueError(f"global_pool must be {known} or, with num_classes=0, '': got {global_pool!r}")
+        self.global_pool, self.num_classes = pool, num_classes
+        settings = head_for(self.kind)
+        self.head = LinearHead(self.embed_dim, max(num_classes, 1), POOLS.get(pool, "cls"), **settings)
+        if not num_classes:
+            self.head.fc = nn.Identity()
+        like = next(self.backbone.parameters())
+        self.head.to(like.device, like.dtype)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The backbone's tokens, ``(B, 1 + N, d)``, before the head's LayerNorm."""
+        return self.backbone(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens to logits, or with ``pre_logits`` to ``(B, d)``; with ``global_pool=''`` to ``(B, 1 + N, d)``."""
+        pooled = self.head.norm(x if self.global_pool == "" else self.head.pooled(x))
+        return pooled if pre_logits else self.head.fc(pooled)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """What the layers hand on, those of ``indices`` (the last n if a number, all if None).
+
+        Args:
+            x: images.
+            indices: of layers.
+            return_prefix_tokens: return pairs (patches, tokens before them); ToST's layers have no such tokens.
+            norm: apply the head's LayerNorm to each.
+            stop_early: is taken, and all layers are computed.
+            output_fmt: 'NCHW' for ``(B, d, rows, columns)``, 'NLC' for ``(B, N, d)``.
+            intermediates_only: return the list alone, not (tokens, list).
+
+        Raises:
+            ValueError: another ``output_fmt``.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', got {output_fmt!r}")
+        taken = self._layers(indices)
+        found: dict[int, Tensor] = {}
+
+        def keep(layer: int, _block: nn.Module, _inputs: tuple, z: Tensor) -> None:
+            found[layer] = z
+
+        hooks = [self.backbone.blocks[layer].register_forward_hook(partial(keep, layer)) for layer in taken]
+        try:
+            tokens = self.forward_features(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        first = self.backbone.patch_tokens.first
+        rows, columns = (side // patch for side, patch in zip(x.shape[2:], self.reduction))
+        layers = [self.head.norm(found[layer]) if norm else found[layer] for layer in taken]
+        patches = [z[:, first:] for z in layers]
+        if output_fmt == "NCHW":
+            patches = [z.mT.unflatten(2, (rows, columns)).contiguous() for z in patches]
+        if return_prefix_tokens:
+            patches = [(z, layer[:, :first]) for z, layer in zip(patches, layers)]
+        return patches if intermediates_only else (tokens, patches)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Which layers are taken; the head goes, if it is not wanted, and all layers stay."""
+        if prune_head:
+            self.head.fc = nn.Identity()
+            self.num_classes = 0
+        if prune_norm:
+            self.head.norm = nn.Identity()
+        return self._layers(indices)
+
+    def _layers(self, indices: int | list[int] | None) -> list[int]:
+        """The layers that are meant: the last n, all, or those of a list, negative ones from the last."""
+        every = list(range(len(self.backbone.blocks)))
+        if indices is None or isinstance(indices, int):
+            return every[-indices:] if indices else every
+        wrong = [layer for layer in indices if layer not in range(-len(every), len(every))]
+        if wrong:
+            raise ValueError(f"layer {wrong[0]} is not there: the model has {len(every)}, the first is 0")
+        return sorted(every[layer] for layer in indices)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """CLS tokens and positions."""
+        ends = ("cls_token", "class_token", "pos_embed", "pos_embedding")
+        return {name for name, _ in self.named_parameters() if name.endswith(ends)}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the layers in the backward pass."""
+        self.grad_checkpointing = enable
+        for block in self.backbone.blocks:
+            block.__dict__.pop("forward", None)
+            if enable:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of parameters' names for rates by layer: the embedding, each layer, and what stands behind them."""
+        holder = self.feature_info[0]["module"].rpartition(".")[0].replace(".", r"\.")
+        number = self.feature_info[0]["module"].rpartition(".")[2].removesuffix("0")
+        return {
+            "stem": r"^backbone\.(?:embedding|conv_proj|class_token|encoder\.pos_embedding)",
+            "blocks": [(rf"^{holder}\.{number}(\d+)", None), (r"^backbone\.|^head\.norm", (99999,))],
+        }
+
+
+def default_cfg(patch_size: int, size: int = 224) -> dict[str, Any]:
+    """timm's description of a model without pretrained weights."""
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, size, size),
+        "pool_size": None,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "fixed_input_size": True,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "first_conv": None,
+        "classifier": "head.fc",
+        "license": "mit",
+    }
+
+
+PATCHES = {"crate": (16, 8), "crate_alpha": (8, 14, 16, 32), "crate_mae": (16,), "tost": (16, 8), "vit": (16,)}
+
+
+def _entry(name: str, kind: str, arch: str, patch_size: int) -> Callable:
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        arguments = {"kind": kind, "arch": arch, "patch_size": patch_size, **kwargs}
+        features = {"out_indices": 3, "feature_cls": "getter"}
+        return build_model_with_cfg(TimmModel, name, pretrained, feature_cfg=features, **arguments)
+
+    create.__name__ = create.__qualname__ = name
+    create.__module__ = __name__
+    create.__doc__ = f"{kind}, {arch}, in patches of {patch_size}."
+    return create
+
+
+def _register() -> None:
+    BACKBONES.names()  # registers them
+    for kind, backbone in sorted(BACKBONES.module_dict.items()):
+        sizes = getattr(backbone, "sizes", None)
+        if sizes is None or not backbone.__module__.startswith("crate_mm."):
+            continue
+        for arch in sizes.archs:
+            for patch_size in PATCHES.get(sizes.prefix, (16,)):
+                before = "torchvision_" if sizes.prefix == "vit" else ""
+                name = f"{before}{sizes.prefix}_{arch}_patch{patch_size}_224"
+                default_cfgs.update(generate_default_cfgs({name: default_cfg(patch_size)}))
+                globals()[name] = register_model(_entry(name, kind, arch, patch_size))
+
+
+default_cfgs: dict[str, Any] = {}
+_register()

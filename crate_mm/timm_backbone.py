@@ -1,0 +1,139 @@
+"""timm's models as backbones: ``dict(type="TimmBackbone", name="vit_small_patch16_224")``.
+
+A config names this module: ``custom_imports = dict(imports=["crate_mm.timm"])``.
+Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads.
+"""
+
+from typing import Any, ClassVar
+
+import timm
+import torch
+from timm.layers import Attention
+from torch import Tensor, nn
+
+from .models.layers import Compression, PatchTokens, Step, scaled_similarity
+from .registry import BACKBONES, builds_from_data, suggest
+
+
+class TappedTimmAttention(Compression):
+    """timm's self-attention whose input passes ``tap_w``. It has no subspaces: R^c is not defined for it."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.attn = attention
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.attn(self.tap_w(x), *args, **kwargs)
+
+    def attention(self, w: Tensor) -> Tensor:
+        B, N, _ = w.shape
+        q, k, _ = self.attn.qkv(w).view(B, N, 3, self.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = self.attn.q_norm(q), self.attn.k_norm(k)
+        q, k = (x.transpose(1, 2).flatten(2) for x in (q, k))
+        return scaled_similarity(q, k, self.attn.num_heads)
+
+
+class TimmLayer(Step):
+    """A layer of a timm model, ``(B, N, d) -> (B, N, d)``, with ``tap_out``, and ``tap_w`` where it has timm's
+    ``Attention``."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        if type(getattr(layer, "attn", None)) is Attention:
+            layer.attn = TappedTimmAttention(layer.attn)
+            self.compress = layer.attn
+        self.layer = layer
+        self.tap_out = nn.Identity()
+
+    def forward(self, z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.tap_out(self.layer(z, *args, **kwargs))
+
+
+@BACKBONES.register_module()
+class TimmBackbone(nn.Module):
+    """A model of timm without its classifier: ``(B, C, H, W) -> (B, 1 + N, d)``.
+
+    The first token is the CLS token or, of a model without one, the mean of its tokens; so a head pools it by 'cls'.
+    Further prefix tokens, such as registers, are left out. A model with ``blocks`` has layers that can be looked into.
+
+    Args:
+        name: one of ``timm.list_models()``.
+        img_size: height and width of the images, one number if square; the model's own if not given.
+        in_channels: C.
+        drop_path: stochastic depth, which timm calls ``drop_path_rate``.
+        pretrained: take timm's weights, from its Hub. A model that is built from what a file says takes the file's.
+        options: further arguments of ``timm.create_model``.
+
+    Raises:
+        ValueError: timm has no such model, or its features are no tokens.
+    """
+
+    head_settings: ClassVar[dict] = {"norm": False}  # timm's features have passed a LayerNorm, where there is one
+
+    def __init__(
+        self,
+        name: str,
+        img_size: int | tuple[int, int] | None = None,
+        in_channels: int = 3,
+        drop_path: float = 0.0,
+        pretrained: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            raise ValueError(f"timm has no model {name!r}: {suggest(name, timm.list_models())}")
+        sized = {} if img_size is None else {"img_size": img_size}
+        pretrained = pretrained and not builds_from_data()
+        self.model = timm.create_model(
+            name, pretrained, num_classes=0, in_chans=in_channels, drop_path_rate=drop_path, **sized, **options
+        )
+        self.embed_dim = self.model.num_features
+        self.in_channels = in_channels
+        size = img_size or self.model.default_cfg["input_size"][1:]
+        self.img_size = (size, size) if isinstance(size, int) else tuple(size)
+        self.prefix = getattr(self.model, "num_prefix_tokens", 0)
+        blocks = getattr(self.model, "blocks", None)
+        if isinstance(blocks, (nn.Sequential, nn.ModuleList)) and self.prefix:
+            for number, layer in enumerate(blocks):
+                blocks[number] = TimmLayer(layer)
+            self.blocks_name = "blocks"
+        self.eval().requires_grad_(True)
+        with torch.no_grad():  # what a model returns is known when it has returned it
+            tokens = self._tokens(torch.zeros(1, in_channels, *self.img_size))
+        if tokens.ndim != 3 or tokens.shape[2] != self.embed_dim:
+            raise ValueError(f"{name} gives no tokens of {self.embed_dim} channels: its features are {tokens.shape}")
+        self.num_tokens = tokens.shape[1]
+        self.train()
+
+    @property
+    def blocks(self) -> nn.Module:
+        """The layers, where the model has such as take and return tokens."""
+        if not hasattr(self, "blocks_name"):
+            raise AttributeError("this timm model has no blocks of tokens")
+        return self.model.blocks
+
+    @property
+    def patch_tokens(self) -> PatchTokens:
+        """Which of the tokens in the layers are patches."""
+        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
+        if grid is None or self.prefix + grid[0] * grid[1] != self.num_tokens:
+            raise AttributeError("this timm model does not tell its grid of patches")
+        return PatchTokens(self.prefix, *grid)
+
+    @property
+    def position_grids(self) -> dict[str, tuple[int, int]]:
+        positions = getattr(self.model, "pos_embed", None)
+        if positions is None or self.prefix != 1 or positions.shape[1] != self.num_tokens:
+            return {}
+        return {"model.pos_embed": self.patch_tokens[1:]}
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        z = self.model.forward_features(images)
+        if z.ndim == 4:  # a convolutional model's; those with the channels last say so
+            z = z.flatten(1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else z.flatten(2).mT
+        return z
+
+    def forward(self, images: Tensor) -> Tensor:
+        z = self._tokens(images)
+        first = z[:, :1] if self.prefix else z.mean(dim=1, keepdim=True)
+        return torch.cat([first, z[:, self.prefix :]], dim=1)

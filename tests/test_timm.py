@@ -1,0 +1,207 @@
+"""Our models by timm's interface, and timm's models as backbones; skipped where timm is not installed."""
+
+import sys
+
+import pytest
+import torch
+
+from crate_mm import get_model, init_model
+from crate_mm.analysis.attention import cls_attention
+from crate_mm.analysis.gather import defined_measures
+from crate_mm.checkpoints import open_checkpoint
+from crate_mm.checkpoints.publish import publish
+from crate_mm.engine import Runner
+from crate_mm.models import ImageClassifier
+from tests.training import debug_config
+
+timm = pytest.importorskip("timm")
+from timm.optim import create_optimizer_v2  # noqa: E402
+from timm.scheduler import create_scheduler_v2  # noqa: E402
+from timm.utils import accuracy  # noqa: E402
+
+import crate_mm.timm  # noqa: E402
+
+MICRO = dict(arch=dict(embed_dim=48, depth=3, num_heads=3), img_size=32, patch_size=8)
+NAMES = [
+    "crate_tiny_patch16_224",
+    "crate_alpha_tiny_patch16_224",
+    "crate_mae_tiny_patch16_224",
+    "tost_tiny_12_patch16_224",
+    "torchvision_vit_tiny_patch16_224",
+]
+
+
+def images(batch=2, size=32):
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(params=NAMES)
+def model(request):
+    torch.manual_seed(0)
+    return timm.create_model(request.param, num_classes=5, **MICRO).eval()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_model_as_by_our_name(name):
+    ours = get_model(name.removeprefix("torchvision_").removesuffix("_patch16_224"), num_classes=7, img_size=64)
+    torch.nn.init.normal_(ours.head.fc.weight)
+    theirs = timm.create_model(name, num_classes=7, img_size=64).eval()
+    theirs.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(images(size=64)), ours(images(size=64)), rtol=1e-5, atol=1e-5)
+    assert theirs.default_cfg["input_size"] == (3, 224, 224)
+    assert timm.data.resolve_data_config({}, model=theirs)["mean"] == (0.485, 0.456, 0.406)
+
+
+def test_every_registered_name_is_a_model_of_ours():
+    ours = [name for name in timm.list_models() if name in crate_mm.timm.default_cfgs]
+    assert {"crate_base_patch16_224", "crate_alpha_large_patch14_224", "tost_small_12_patch16_224"} <= set(ours)
+    with torch.device("meta"):
+        base = timm.create_model("crate_base_patch16_224")
+    assert sum(p.numel() for p in base.parameters()) == 22_796_008
+    assert "vit_small_patch16_224" not in ours  # timm's own
+
+
+@torch.no_grad()
+def test_its_interface(model):
+    x = images()
+    tokens = model.forward_features(x)
+    assert tokens.shape == (2, 17, 48)
+    assert torch.equal(model(x), model.forward_head(tokens))
+    assert torch.equal(model.get_classifier()(model.forward_head(tokens, pre_logits=True)), model(x))
+    last, layers = model.forward_intermediates(x, indices=[0, 2])
+    assert torch.equal(last, tokens)
+    assert [z.shape for z in layers] == [(2, 48, 4, 4)] * 2
+    (flat,) = model.forward_intermediates(x, indices=1, output_fmt="NLC", intermediates_only=True)
+    assert torch.equal(flat.mT.unflatten(2, (4, 4)), layers[-1])
+    if "ToST" not in model.kind:  # behind whose layers is class attention
+        behind = getattr(model.backbone, "norm", None) or getattr(getattr(model.backbone, "encoder", None), "ln", None)
+        assert torch.allclose(behind(flat) if behind else flat, tokens[:, 1:], atol=1e-6)
+    model.reset_classifier(3, "avg")
+    assert model(x).shape == (2, 3)
+    model.reset_classifier(0)
+    assert model(x).shape == (2, 48)
+    with pytest.raises(ValueError, match="global_pool must be 'token', 'avg' or, with num_classes=0, ''"):
+        model.reset_classifier(3, "")
+
+
+def test_features_only_and_recomputed_layers(model):
+    features = timm.create_model(f"{NAMES[0]}", features_only=True, out_indices=(0, 2), **MICRO)
+    assert [z.shape for z in features(images())] == [(2, 48, 4, 4)] * 2
+    assert (features.feature_info.channels(), features.feature_info.reduction()) == ([48, 48], [8, 8])
+    expected = torch.autograd.grad(model(images()).square().sum(), list(model.backbone.blocks.parameters())[:1])
+    model.set_grad_checkpointing()
+    found = torch.autograd.grad(model(images()).square().sum(), list(model.backbone.blocks.parameters())[:1])
+    torch.testing.assert_close(found, expected)
+    model.set_grad_checkpointing(False)
+    assert "forward" not in model.backbone.blocks[0].__dict__
+
+
+def test_timms_training_loop(model):
+    """Its optimizer with rates by layer and without decay for what should have none, its schedule, its accuracy."""
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-2, weight_decay=0.1, layer_decay=0.75)
+    scales = sorted({round(group["lr_scale"], 4) for group in optimizer.param_groups})
+    assert scales == [round(0.75**n, 4) for n in (4, 3, 2, 1, 0)]  # embedding, three layers, what is behind
+    without = {id(p) for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
+    named = dict(model.named_parameters())
+    assert {id(named[name]) for name in model.no_weight_decay()} <= without
+    schedule, _ = create_scheduler_v2(optimizer, sched="cosine", num_epochs=8)
+    x, y = images(10), torch.arange(10) % 5
+    model.train()
+    losses = []
+    for epoch in range(8):
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step(epoch + 1)
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    (top1,) = accuracy(model(x), y)
+    assert top1 > 20
+
+
+def test_a_checkpoint_of_ours_is_timms(tmp_path, debug_checkpoint):
+    publish(open_checkpoint(debug_checkpoint), tmp_path / "x.safetensors")
+    ours = init_model(None, tmp_path / "x.safetensors")
+    settings = dict(arch=dict(embed_dim=48, depth=2, num_heads=3), img_size=8, patch_size=2, in_chans=1)
+    assert ours.backbone.embed_dim == 48
+    theirs = timm.create_model(
+        NAMES[0], num_classes=10, global_pool={"cls": "token", "mean": "avg"}[ours.head.pool], **settings,
+        checkpoint_path=str(tmp_path / "x.safetensors"),
+    ).eval()  # fmt: skip
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(theirs(x), ours(x))
+
+
+def test_what_is_not_there_is_said(monkeypatch):
+    with pytest.raises(RuntimeError, match="No pretrained weights exist for crate_tiny_patch16_224"):
+        timm.create_model(NAMES[0], pretrained=True)
+    with pytest.raises(ValueError, match="drop_rate must be 0"):
+        timm.create_model(NAMES[0], drop_rate=0.1, **MICRO)
+    with pytest.raises(ValueError, match="timm has no model 'vit_smal_patch16_224': did you mean vit_small"):
+        crate_mm.timm.TimmBackbone("vit_smal_patch16_224")
+    with pytest.raises(ValueError, match="layer 3 is not there: the model has 3, the first is 0"):
+        timm.create_model(NAMES[0], **MICRO).forward_intermediates(images(), indices=[3])
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.delitem(sys.modules, "crate_mm.timm")
+    with pytest.raises(ImportError, match=r"needs timm, which is not here: pip install 'crate_mm\[timm\]'"):
+        import crate_mm.timm as _again  # noqa: F401
+
+
+# timm's models here ---------------------------------------------------------------------------------------------------
+
+
+def timm_backbone(name="vit_tiny_patch16_224", **options):
+    options = dict(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3) | options
+    return crate_mm.timm.TimmBackbone(name, **options).eval()
+
+
+def test_a_vit_of_timms_has_the_tokens_and_the_attention_that_timm_computes():
+    torch.manual_seed(0)
+    backbone = timm_backbone()
+    model = ImageClassifier(backbone, torch.nn.Linear(48, 5))
+    seen = []
+    for block in backbone.blocks:
+        block.compress.attn.fused_attn = False
+        block.compress.attn.attn_drop.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images()), backbone.model.forward_features(images()))
+        attention = cls_attention(model, images(), [0, 1])
+    for layer in (0, 1):
+        torch.testing.assert_close(attention[layer], seen[-2 + layer][:, :, 0, 1:])
+    assert defined_measures(model) == ["r_out"]
+    assert backbone.position_grids == {"model.pos_embed": (4, 4)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "space"),
+    [("resnet10t", {}, (2, 3)), ("swin_tiny_patch4_window7_224", dict(depths=(1, 1, 1, 1)), (1, 2))],
+)
+def test_a_model_without_a_cls_token_has_its_mean_in_the_place(name, options, space):
+    torch.manual_seed(0)
+    backbone = crate_mm.timm.TimmBackbone(name, in_channels=1, **options).eval()
+    x = torch.randn(2, 1, *backbone.img_size)
+    with torch.no_grad():
+        tokens, expected = backbone(x), backbone.model.forward_features(x)
+    assert tokens.shape == (2, 1 + 49 if "swin" in name else 1 + 36, backbone.embed_dim)
+    torch.testing.assert_close(tokens[:, 0], expected.mean(dim=space))
+    assert not hasattr(backbone, "blocks")
+    assert not hasattr(backbone, "patch_tokens")
+
+
+@pytest.mark.slow
+def test_it_trains_and_opens_by_what_its_file_says(tmp_path):
+    cfg = debug_config(train_cfg__max_epochs=1)
+    sizes = dict(img_size=8, patch_size=4, embed_dim=48, depth=2, num_heads=3)
+    cfg.model.backbone = dict(
+        type="TimmBackbone", name="vit_tiny_patch16_224", in_channels=1, pretrained=False, **sizes
+    )
+    cfg.model.head = dict(type="LinearHead", num_classes=10, norm=False)
+    cfg.work_dir = str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    model = init_model(None, tmp_path / "epoch_1.pth")
+    x = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), runner.model.eval()(x))
