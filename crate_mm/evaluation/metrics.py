@@ -1,11 +1,13 @@
 """Metrics with one row a sample. Shapes: B images, n samples."""
 
 from abc import abstractmethod
+from functools import cache
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from mmengine.dist import all_gather_object
+from mmengine.dist import broadcast_object_list, get_world_size, is_distributed, is_main_process
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
@@ -16,7 +18,8 @@ class SampleMetric(BaseMetric):
     """A metric that is a function of rows, one a sample; a subclass appends dicts of them to ``results``.
 
     A sample that more than one process saw, as padding to equal lengths does, counts once: rows are keyed by
-    ``sample_idx``. After an evaluation ``samples`` holds the rows of all processes, sorted by that key.
+    ``sample_idx``. After an evaluation ``samples`` holds the rows of all processes, sorted by that key, in the first
+    process; the others have its figures and keep no rows.
     """
 
     def __init__(self) -> None:
@@ -24,11 +27,23 @@ class SampleMetric(BaseMetric):
         self.samples: dict[str, Tensor] = {}
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Gather the rows of all processes and compute the metrics on every one of them."""
+        """Gather the rows of all processes in the first one, and compute the metrics on every one of them there."""
         keys = self.results[0].keys() if self.results else ()
         local = {key: torch.cat([row[key] for row in self.results]).cpu() for key in keys}
         self.results.clear()
-        gathered = [part for part in all_gather_object(local) if part]  # a process may have had no batch
+        gathered = gather(local)
+        outcome: list[dict[str, float] | Exception | None] = [None]
+        if gathered is not None:
+            try:
+                outcome[0] = self._compute([part for part in gathered if part])  # a process may have had no batch
+            except Exception as error:  # which all must hear of, as they wait for the figures
+                outcome[0] = error
+        broadcast_object_list(outcome)
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return {f"{self.prefix}/{key}": value for key, value in outcome[0].items()}
+
+    def _compute(self, gathered: list[dict[str, Tensor]]) -> dict[str, float]:
         if not gathered:
             raise ValueError("there is nothing to evaluate: the data has no batch")
         rows = {key: torch.cat([part[key] for part in gathered]) for key in gathered[0]}
@@ -36,7 +51,7 @@ class SampleMetric(BaseMetric):
         ids = rows["sample_idx"][order]
         first = order[torch.cat([torch.tensor([True]), ids[1:] != ids[:-1]])]
         self.samples = {key: value[first] for key, value in rows.items()}
-        return {f"{self.prefix}/{key}": value for key, value in self.compute_metrics(self.samples).items()}
+        return self.compute_metrics(self.samples)
 
     @abstractmethod
     def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
@@ -96,6 +111,21 @@ class ClassificationMetric(SampleMetric):
         accuracy, count = per_class_accuracy(samples)
         metrics["mean_class"] = accuracy[count > 0].mean().item()
         return {**metrics, "loss": samples["loss"].double().mean().item()}
+
+
+def gather(local: dict[str, Tensor]) -> list[dict[str, Tensor]] | None:
+    """The rows of all processes in the first one, and None in the others."""
+    if not is_distributed():
+        return [local]
+    gathered = [None] * get_world_size() if is_main_process() else None
+    dist.gather_object(local, gathered, dst=0, group=_hosts(dist.group.WORLD))
+    return gathered
+
+
+@cache
+def _hosts(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """The processes by their hosts' network; on GPUs the group is made once, as NCCL gathers nothing to one process."""
+    return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 
 def per_class_accuracy(samples: dict[str, Tensor], num_classes: int | None = None) -> tuple[Tensor, Tensor]:

@@ -1,3 +1,6 @@
+import json
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +9,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss,
 
 from crate_mm import evaluation
 from crate_mm.evaluation import ClassificationMetric
+from tests.conftest import by_pytorch, free_port
 
 
 def run(metric, logits, labels, ids, batch=7):
@@ -83,13 +87,34 @@ def test_per_class_and_confusion_against_scikit_learn(samples):
     assert accuracy[8:].isnan().all()
 
 
-def test_a_process_without_a_batch_has_no_rows(monkeypatch, samples):
-    metric, other = ClassificationMetric(), ClassificationMetric()
-    logits = torch.eye(3)
-    other.process({}, [{"logits": logits, "labels": torch.arange(3), "sample_idx": torch.arange(3)}])
-    theirs = {key: torch.cat([row[key] for row in other.results]) for key in other.results[0]}
-    monkeypatch.setattr("crate_mm.evaluation.metrics.all_gather_object", lambda mine: [mine, theirs])
-    assert metric.evaluate(3)["eval/top1"] == 100
-    monkeypatch.setattr("crate_mm.evaluation.metrics.all_gather_object", lambda mine: [mine])
-    with pytest.raises(ValueError, match="there is nothing to evaluate: the data has no batch"):
-        ClassificationMetric().evaluate(0)
+def _evaluate(rank, port, folder):
+    """A process of three: the first has no batch, the others see sample 2 both."""
+    os.environ.update(by_pytorch(rank, 3, port))
+    torch.distributed.init_process_group("gloo")
+    metric = ClassificationMetric()
+    for index in [(), (0, 1, 2), (2, 3)][rank]:
+        logits = torch.eye(4)[[index if index < 3 else 0]]  # the last is wrong
+        metric.process({}, [{"logits": logits, "labels": torch.tensor([index]), "sample_idx": torch.tensor([index])}])
+    figures = metric.evaluate(4)
+    empty = ClassificationMetric()
+    try:
+        empty.evaluate(0)
+        said = ""
+    except ValueError as error:
+        said = str(error)
+    rows = metric.samples["sample_idx"].tolist() if metric.samples else None
+    (folder / f"{rank}.json").write_text(json.dumps([figures["eval/top1"], rows, said]))
+    torch.distributed.destroy_process_group()
+
+
+def test_the_first_process_has_the_rows_and_all_have_the_figures(tmp_path):
+    """A process without a batch, and data without any, which all of them hear of."""
+    port, context = free_port(), torch.multiprocessing.get_context("fork")
+    processes = [context.Process(target=_evaluate, args=(rank, port, tmp_path)) for rank in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    nothing = "there is nothing to evaluate: the data has no batch"
+    assert told == [[75.0, [0, 1, 2, 3], nothing], [75.0, None, nothing], [75.0, None, nothing]]
