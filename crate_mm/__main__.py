@@ -8,6 +8,7 @@ COMMANDS = {
     "test": "evaluate a checkpoint",
     "analyze": "look inside a model, one figure at a time",
     "knn": "classify by nearest neighbours on a backbone's features",
+    "print_config": "print a config whole, and what follows from it",
     "get_flops": "count parameters and multiply-adds",
     "publish": "write a model's weights as safetensors, with all that using them needs",
     "export": "write a model as a program: ONNX, torch.export, TorchScript",

@@ -7,6 +7,7 @@ python tools/train.py configs/transfer/pets.py --load-from crate_base.pth
 """
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from ..checkpoints import newest_checkpoint
@@ -36,6 +37,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--model", metavar="CONFIG", help="the config whose model is trained, where CONFIG and CHECKPOINT name no model"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, say what would be trained, and leave nothing behind"
     )
     parser.add_argument("--linear-probe", action="store_true", help="freeze the backbone and train the head alone")
     add_common_options(parser)
@@ -72,6 +76,12 @@ def main() -> None:
         if args.resume:
             cfg.resume = "newest" if args.resume == "newest" else True
             cfg.load_from = cfg.get("load_from") if args.resume == "newest" else args.resume
+        if args.dry_run:
+            with tempfile.TemporaryDirectory() as folder:
+                cfg.work_dir = folder
+                Runner.for_training(cfg, opened)
+                leave_processes()
+            return
         runner = Runner.for_training(cfg, opened)
         del opened  # its memory
     with one_sentence_errors(show_traceback=True):

@@ -176,8 +176,8 @@ class _Written(float):
         return f"float('{float(self)}')"
 
 
-def dump(cfg: Config, path: Path) -> None:
-    """Write a config so that it can be loaded again."""
+def as_text(cfg: Config) -> str:
+    """A config as Python that can be loaded again, whatever it builds on included."""
 
     def written(value: Any) -> Any:
         if isinstance(value, dict):
@@ -188,7 +188,12 @@ def dump(cfg: Config, path: Path) -> None:
             return str(value)
         return _Written(value) if isinstance(value, float) and not math.isfinite(value) else value
 
-    text = Config(written(cfg.to_dict()), filename=cfg.filename).dump()
+    return Config(written(cfg.to_dict()), filename=cfg.filename).dump()
+
+
+def dump(cfg: Config, path: Path) -> None:
+    """Write a config so that it can be loaded again."""
+    text = as_text(cfg)
     with atomic_file(path, text=True) as file:
         file.write(text)
 

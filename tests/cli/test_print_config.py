@@ -1,0 +1,35 @@
+"""``print_config``, and training that is only said."""
+
+from pathlib import Path
+
+from crate_mm.config import load_config
+
+
+def test_what_is_printed_is_the_config(run_tool, tmp_path):
+    options = ("--cfg-options", "max_batch_per_device=16", "train_cfg.max_epochs=7")
+    done = run_tool("print_config", "debug", "--processes", 2, *options)
+    assert done.code == 0, done.output
+    (tmp_path / "printed.py").write_text(done.output)
+    printed = load_config(str(tmp_path / "printed.py"))
+    meant = load_config("debug", {"max_batch_per_device": 16, "train_cfg.max_epochs": 7})
+    assert printed.to_dict() == meant.to_dict()
+    for line in (
+        "#   train_dataloader.batch_size = 64  (global_batch_size and the number of processes)",
+        "#   train_cfg.micro_batches = 4  (global_batch_size and max_batch_per_device)",
+        "#   tf32 = False  (the default)",
+    ):
+        assert line in done.output.splitlines()
+    done = run_tool("print_config", "debug", "--cfg-options", "global_batch_size=0")
+    assert (done.code, "global_batch_size must be a whole number" in done.last_line) == (2, True)
+
+
+def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(run_tool, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    done = run_tool("train", "debug", "--dry-run", "--work-dir", here / "run", cwd=here)
+    assert done.code == 0, done.output
+    assert "effective batch 128 = 1 process x 128 images of 1347; 10 steps an epoch, 2 epochs" in done.last_line
+    assert list(here.iterdir()) == []
+    done = run_tool("train", "debug", "--dry-run", "--cfg-options", "model.head.num_classes=7", cwd=here)
+    assert (done.code, "the data has 10 classes" in done.last_line) == (2, True)
+    assert not list(Path(here).iterdir())

@@ -1,0 +1,6 @@
+"""What the installed command ``crate-mm print-config`` does too: see ``crate_mm/cli/print_config.py``."""
+
+from crate_mm.cli.print_config import main
+
+if __name__ == "__main__":
+    main()
