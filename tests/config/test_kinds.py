@@ -25,8 +25,9 @@ def setting(key: str, text: str, config: str = "crate_tiny_in1k"):
 @settings(max_examples=60, deadline=None)
 @given(name=names.filter(lambda name: name.lower() != "none"))
 def test_a_path_is_the_text_as_it_stands(name):
-    for key in ("data_root", "work_dir", "train_dataloader.dataset.source.root"):
-        assert setting(key, name) == name
+    keys = ("data_root", "work_dir", "train_dataloader.dataset.source.root")
+    cfg = load_config("crate_tiny_in1k", {key: Given(name) for key in keys})
+    assert [cfg.data_root, cfg.work_dir, cfg.train_dataloader.dataset.source.root] == [name] * 3
 
 
 @pytest.mark.parametrize(
