@@ -31,6 +31,7 @@ def check(path, kind, model, mode="tensor", size=(32, 32)):
             torch.testing.assert_close(run(pixels), Program(model, mode, torch.float32)(pixels), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_exported(family, tmp_path):
     model = model_of(family)
@@ -45,6 +46,7 @@ def test_every_family_is_exported(family, tmp_path):
         torch.testing.assert_close(model(torch.ones(1, 3, 32, 32)), model_of(family)(torch.ones(1, 3, 32, 32)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind(kind, tmp_path):
     kind == "onnx" and pytest.importorskip("onnxscript")
@@ -55,6 +57,7 @@ def test_every_kind(kind, tmp_path):
     check(tmp_path / "x", kind, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "dtype"), [("onnx", "int8"), ("torch-export", "bfloat16")])
 def test_lower_precision_and_what_it_costs(kind, dtype, tmp_path):
     kind == "onnx" and pytest.importorskip("onnxscript")

@@ -16,6 +16,7 @@ from tests.checkpoints.test_official import CRATE_REF, alpha, crate, official_ma
 from tests.conftest import ROOT, make_image_tree
 from tests.models.test_alpha import jax_state_dict
 
+pytestmark = pytest.mark.slow
 D = CRATE_REF["config"]["dim"]
 SIZES = dict(arch=dict(embed_dim=D, depth=2, num_heads=3), img_size=32, patch_size=8)
 HEADS = dict(num_heads=3)

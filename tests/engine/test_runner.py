@@ -70,16 +70,16 @@ def test_classes_are_compared_by_name(tmp_path, debug_checkpoint, monkeypatch):
 
 def test_a_gpu_process_wraps_its_model_on_its_gpu(monkeypatch):
     """No GPU here: what reaches PyTorch is looked at instead."""
-
-    from crate_mm.engine import runner as module
+    from crate_mm.engine import shared_model as module
 
     seen = {}
     monkeypatch.setattr(module, "get_device", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(module, "MMDistributedDataParallel", lambda **kwargs: seen.update(kwargs))
     model = SimpleNamespace(to=lambda device: device)
-    Runner.wrap_model(SimpleNamespace(distributed=True, cfg={}), None, model)
+    module.share_model(model, dict(ddp=dict(static_graph=True)))
     assert (seen["module"], seen["device_ids"], seen["find_unused_parameters"]) == ("cuda", [3], False)
+    assert seen["static_graph"] is True
 
 
 def test_classes_must_match_the_head(tmp_path):
