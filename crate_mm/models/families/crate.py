@@ -88,6 +88,7 @@ class CRATE(nn.Module):
     """
 
     sizes = Sizes("crate", ARCHS | SEGMENTATION_ARCHS)
+    channels_last = True  # the patches are cut out of images in either order of memory
 
     def __init__(
         self,

@@ -22,12 +22,16 @@ class ImagePreprocessor(BaseDataPreprocessor):
         mean: mean by channel, of images in 0..1.
         std: standard deviation by channel, of images in 0..1.
 
+    ``channels_last`` is set by a task whose backbone says it of itself: images that come with their channels side by
+    side in memory then stay so. All others are made contiguous first. The numbers are the same.
+
     Raises:
         ValueError: (in forward) images are not uint8 or have another number of channels.
     """
 
     def __init__(self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> None:
         super().__init__(non_blocking=True)
+        self.channels_last = False
         numbers = all(isinstance(number, (int, float)) and abs(number) < 1e30 for number in (*mean, *std))
         if not numbers or len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"mean {mean} and std {std} need one number a channel, and std above 0")
@@ -48,7 +52,12 @@ class ImagePreprocessor(BaseDataPreprocessor):
                 f"expected uint8 images of shape (B, {len(self.mean)}, H, W), "
                 f"got {str(images.dtype).removeprefix('torch.')} of {tuple(images.shape)}"
             )
-        return (images - self.mean) * self.scale
+        if not self.channels_last or not images.is_contiguous(memory_format=torch.channels_last):
+            return (images.contiguous() - self.mean).mul_(self.scale)
+        # Row by row of an image, all its channels at once: a processor would loop over the few channels of each pixel.
+        rows = images.permute(0, 2, 3, 1).flatten(2)
+        mean, scale = (numbers.flatten().repeat(images.shape[3]) for numbers in (self.mean, self.scale))
+        return (rows - mean).mul_(scale).unflatten(2, (-1, len(self.mean))).permute(0, 3, 1, 2)
 
     def denormalize(self, images: Tensor) -> Tensor:
         """Return normalised images ``(B, C, H, W)`` as uint8, to look at; what lies outside of 0..255 is cut off."""
