@@ -66,11 +66,12 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
         box = draw_crop(self, size)
         reduction = reduction_for((box["height"], box["width"]), self.size)
         pixels = decode_jpeg(image, size, reduction, self._memory_for(size))
-        rows, columns = pixels.shape[1] / size[0], pixels.shape[2] / size[1]
+        rows, columns = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
         top, left = round(box["top"] * rows), round(box["left"] * columns)
         height, width = max(round(box["height"] * rows), 1), max(round(box["width"] * columns), 1)
-        crop = pixels[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
+        crop = np.ascontiguousarray(pixels[None, top : top + height, left : left + width])
         # What torchvision does too, without its conversion to channels first.
+        crop = torch.from_numpy(crop).permute(0, 3, 1, 2)
         return F.interpolate(crop, self.size, mode=self.mode, align_corners=False, antialias=True)[0]
 
     def _memory_for(self, size: tuple[int, int]) -> np.ndarray:
@@ -156,20 +157,19 @@ def reduction_for(crop: tuple[int, int], size: tuple[int, int]) -> int:
     return next(reduction for reduction in (8, 4, 2, 1) if spare >= reduction or reduction == 1)
 
 
-def decode_jpeg(data: bytes, size: tuple[int, int], reduction: int = 1, memory: np.ndarray | None = None) -> Tensor:
-    """Decode a JPEG of a known ``(height, width)``, reduced in the cosine transform: ``(3, h, w)``, channels last.
+def decode_jpeg(data: bytes, size: tuple[int, int], reduction: int = 1, memory: np.ndarray | None = None) -> np.ndarray:
+    """Decode a JPEG of a known ``(height, width)``, reduced in the cosine transform: uint8 ``(h, w, 3)``.
 
     The pixels lie in ``memory``, uint8 of at least ``3 * height * width``, where it is given.
     """
     least = [math.ceil(side / reduction) for side in size] if reduction > 1 else (0, 0)
     try:
         # Colour is taken to full resolution by repetition rather than interpolation, an eighth less work.
-        pixels = simplejpeg.decode_jpeg(
+        return simplejpeg.decode_jpeg(
             data, "RGB", fastupsample=True, min_height=least[0], min_width=least[1], buffer=memory
         )
     except ValueError:  # damaged, or only odd: PIL decides, as it does elsewhere
-        return decode_by_pil(data)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+        return np.array(open_image(data))
 
 
 def decode_by_pil(data: bytes) -> Tensor:
