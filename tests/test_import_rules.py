@@ -34,7 +34,6 @@ FLOORS = [
     {"config", "models.tasks", "datasets", "evaluation"},
     {"models.families"},
     {"models.layers"},
-    {"encoded"},
     {"registry"},
     {"files", "private_torch"},
     {"untrusted"},

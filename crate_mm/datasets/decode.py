@@ -11,22 +11,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from ..encoded import Header, join
 from ..registry import TRANSFORMS
 from .images import MOST_PIXELS, open_image
 
 
 class TakesBytes:
-    """A transform that starts from an encoded image, where the source has such (see ``ClassificationDataset``).
-
-    ``gives`` is the name of what it returns in a sample: 'inputs' for an image, 'encoded' for a row of bytes.
-    """
-
-    gives = "inputs"
-
-    def on_host(self, image: bytes | Image.Image) -> Tensor:
-        """The same, by the same draws, with nothing of the image's decoding left to the device."""
-        return self(image)
+    """A transform that starts from an encoded image, where the source has such (see ``ClassificationDataset``)."""
 
 
 @TRANSFORMS.register_module()
@@ -87,53 +77,6 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         self._thread = threading.local()
-
-
-@TRANSFORMS.register_module()
-class EncodedRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
-    """Draw ``RandomResizedCrop`` and a flip for an image that is decoded on the device: bytes to a row of bytes.
-
-    It is the only transform of its dataset; ``ImagePreprocessor`` decodes, crops, resizes and flips. A plain colour
-    JPEG goes through as it is. What is none (PNG, gray, CMYK, ...), seems cut off or is larger than ``MOST_BYTES`` is
-    cropped on the host and goes on as a JPEG of quality 100.
-
-    Args:
-        size, scale, ratio: as for torchvision's ``RandomResizedCrop``; the interpolation is bilinear.
-        flip: how likely an image is flipped horizontally.
-
-    Raises:
-        OSError, ValueError: (when called) the bytes are no image, or not a whole one.
-    """
-
-    gives = "encoded"
-    MOST_BYTES = 2**18  # a batch has room for its longest image everywhere
-
-    def __init__(
-        self,
-        size: int | tuple[int, int],
-        scale: tuple[float, float] = (0.08, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        flip: float = 0.5,
-    ) -> None:
-        super().__init__(size, scale, ratio)
-        self.flip = flip
-
-    def forward(self, image: bytes | Image.Image) -> Tensor:
-        data = image if isinstance(image, bytes) else b""
-        size = plain_jpeg_size(data)
-        if size is None or len(data) > self.MOST_BYTES or not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-            return self.on_host(image)
-        drawn = draw_crop(self, size)
-        return self._row(data, tuple(drawn[key] for key in ("top", "left", "height", "width")))
-
-    def on_host(self, image: bytes | Image.Image) -> Tensor:
-        pixels = decode_by_pil(image) if isinstance(image, bytes) else v2.functional.pil_to_tensor(image)
-        crop = v2.RandomResizedCrop.forward(self, pixels)
-        data = simplejpeg.encode_jpeg(crop.permute(1, 2, 0).contiguous().numpy(), quality=100, colorsubsampling="444")
-        return self._row(data, (0, 0, *crop.shape[1:]))
-
-    def _row(self, data: bytes, box: tuple[int, ...]) -> Tensor:
-        return join(Header(len(data), *box, int(torch.rand(()) < self.flip), *self.size), data)
 
 
 def draw_crop(crop: v2.RandomResizedCrop, size: tuple[int, int]) -> dict[str, int]:

@@ -15,7 +15,7 @@ class LookAhead:
 
     Args:
         loader: of dicts of tensors, in pinned memory for a GPU.
-        keys: of the tensors that go to the GPU; ``encoded`` images are decoded from the host's memory.
+        keys: of the tensors that go to the GPU.
 
     ``loaded`` is the iterator over the loader.
     After a failure ``error`` is the exception; the batches that were loaded before it are given out.

@@ -1,11 +1,9 @@
 """The training loop: one iteration is one optimisation step."""
 
 import torch
-from mmengine.device import get_device
 from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
-from ..encoded import decode_batch
 from ..private_torch import end_workers
 from ..registry import LOOPS
 from .lookahead import LookAhead
@@ -99,9 +97,6 @@ class TrainLoop(EpochBasedTrainLoop):
             data_batch: the batch.
             error: what failed in loading the batch after it. The step is taken, and the run ends.
         """
-        if isinstance(data_batch, dict) and "encoded" in data_batch:
-            again = getattr(self.dataloader.dataset, "on_host", None)
-            data_batch = decode_batch(data_batch, get_device(), again)
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         self._begin_step(error)
         logs = [

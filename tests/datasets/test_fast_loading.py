@@ -3,7 +3,6 @@
 import io
 import pickle
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,17 +15,12 @@ from torchvision.transforms import v2
 from crate_mm.datasets import (
     ClassificationDataset,
     DecodeRandomResizedCrop,
-    EncodedRandomResizedCrop,
     ImageNet,
     PackedImages,
-    collate,
 )
-from crate_mm.datasets.classification import seed_everything
 from crate_mm.datasets.decode import decode_by_pil, decode_jpeg, plain_jpeg_size, reduction_for
 from crate_mm.datasets.names import readable_names
 from crate_mm.datasets.packed import INDEX
-from crate_mm.encoded import decode_batch, decode_crops
-from crate_mm.engine import Runner, load_config
 
 
 def photograph(size=(500, 375)) -> Image.Image:
@@ -268,118 +262,8 @@ def test_packed_imagenet_has_the_trees_class_names():
     assert readable_names(folders[:3]) == folders[:3]
 
 
-def encoded_rows(folder: Path, files: dict[str, bytes], **settings) -> dict[str, torch.Tensor]:
-    """A batch of encoded images as a loader makes it."""
-    (folder / "train" / "a").mkdir(parents=True)
-    for name, data in files.items():
-        (folder / "train" / "a" / name).write_bytes(data)
-    crop = dict(type="EncodedRandomResizedCrop", size=(24, 32), **settings)
-    data = ClassificationDataset(ImageNet(str(folder)), [crop])
-    return collate([data[i, 100 + i] for i in range(len(data))])
-
-
-def test_encoded_crops_are_those_that_are_decoded_by_the_loader(tmp_path):
-    """The same crops and flips as torchvision's, which draw the same numbers; another decoder, so not the same bits."""
-    images = {f"{i}.JPEG": encoded(photograph().crop((i, 0, 200 + i, 150)), quality=95) for i in range(6)}
-    batch = encoded_rows(tmp_path, images)
-    assert batch["encoded"].shape[0] == 6
-    assert batch["encoded"].shape[1] < max(map(len, images.values())) + 100
-    decoded = decode_crops(batch["encoded"], "cpu")
-    assert decoded.shape == (6, 3, 24, 32)
-    assert torch.equal(decode_crops(batch["encoded"][3:4], "cpu"), decoded[3:4])
-    for i, data in enumerate(images.values()):
-        seed_everything(100 + i)
-        expected = v2.RandomHorizontalFlip()(v2.RandomResizedCrop((24, 32))(decode_by_pil(data)))
-        assert (decoded[i].float() - expected.float()).abs().mean() < 2
-
-
-@pytest.mark.parametrize("kind", ["gray", "cmyk", "png", "large"])
-def test_what_is_no_plain_jpeg_is_cropped_on_the_host(tmp_path, monkeypatch, kind):
-    image = photograph((200, 150))
-    data = {
-        "gray": lambda: encoded(image.convert("L")),
-        "cmyk": lambda: encoded(image.convert("CMYK")),
-        "png": lambda: encoded(image, "PNG"),
-        "large": lambda: encoded(image, quality=95),
-    }[kind]()
-    if kind == "large":
-        monkeypatch.setattr(EncodedRandomResizedCrop, "MOST_BYTES", 1000)
-    batch = encoded_rows(tmp_path, {"0.JPEG": data}, flip=0.0)
-    seed_everything(100)
-    expected = v2.RandomResizedCrop((24, 32))(decode_by_pil(data))
-    decoded = decode_crops(batch["encoded"], "cpu")[0]
-    assert (decoded.float() - expected.float()).abs().mean() < 3
-    assert batch["encoded"].shape[1] < 8000
-
-
-def test_an_encoded_image_that_is_cut_off_is_unreadable(tmp_path):
-    whole = encoded(photograph((200, 150)))
-    batch = encoded_rows(tmp_path, {"0.JPEG": whole[:-300], "1.JPEG": whole})
-    assert batch["unreadable"].tolist() == [0, -1]
-    with pytest.raises(ValueError, match="a batch of JPEGs cannot be decoded on cpu"):
-        decode_crops(batch["encoded"][:, :100], "cpu")
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_run_decodes_on_the_device(tmp_path, image_tree, device):
-    options = {
-        "data_root": str(image_tree),
-        "model.head.num_classes": 3,
-        "global_batch_size": 6,
-        "max_batch_per_device": 3,
-        "train_cfg.max_epochs": 1,
-        "train_dataloader.num_workers": 1,
-        "val_dataloader.num_workers": 0,
-    }
-    cfg = load_config("crate_tiny_in1k", options)
-    cfg.train_dataloader.dataset.transforms = [dict(type="EncodedRandomResizedCrop", size=224)]
-    cfg.model.backbone.arch = dict(embed_dim=24, depth=1, num_heads=3)
-    cfg.work_dir = str(tmp_path / "run")
-    runner = Runner.from_cfg(cfg)
-    assert next(runner.model.parameters()).device.type == device
-    runner.train()
-    assert (tmp_path / "run" / "epoch_1.pth").exists()
-
-
-def damaged(data: bytes) -> dict[str, bytes]:
-    """JPEGs whose header and end are whole, and which no decoder reads."""
-    scan, table = data.index(b"\xff\xda"), data.index(b"\xff\xc4")
-    return {
-        "table": data[: table + 5] + b"\xff" * 16 + data[table + 21 :],
-        "marker": data[: scan + 40] + b"\xff\xc3" + data[scan + 42 :],
-        "quantisation": data[: data.index(b"\xff\xdb")] + data[data.index(b"\xff\xc0") :],
-    }
-
-
-@pytest.mark.parametrize("kind", ["table", "marker", "quantisation"])
-def test_what_the_device_cannot_decode_is_replaced_as_on_the_host(tmp_path, kind):
-    """By the same sample with the same draws, and reported under the same position."""
-    whole = encoded(photograph((60, 40)))
-    for i in range(4):
-        file = tmp_path / "train" / "ab"[i % 2] / f"{i}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        image = Image.fromarray(np.roll(np.asarray(photograph((60, 40))), 9 * i, axis=1))
-        file.write_bytes(damaged(whole)[kind] if i == 2 else encoded(image))
-    source = ImageNet(tmp_path)  # a/0, a/2, b/1, b/3: position 1 is damaged
-    device, host = (
-        ClassificationDataset(source, [dict(type=name, size=16)])
-        for name in ("EncodedRandomResizedCrop", "DecodeRandomResizedCrop")
-    )
-    keys = [(0, 5), (1, 6), (2, 7), (3, 8)]
-    batch = collate([device[key] for key in keys])
-    if kind != "table":  # elsewhere the header says nothing of what follows
-        assert batch["unreadable"].tolist() == [-1] * 4
-    decoded = decode_batch(batch, "cpu", device.on_host)
-    expected = collate([host[key] for key in keys])
-    assert decoded.keys() == expected.keys()
-    for key in ("labels", "sample_idx", "unreadable"):
-        assert decoded[key].tolist() == expected[key].tolist(), key
-    assert decoded["unreadable"].tolist() == [-1, 1, -1, -1]
-    assert decoded["inputs"].shape == (4, 3, 16, 16)
-    # Beside the flip, which the other has not, a reduced decoding, and a JPEG of quality 100 on the way.
-    whole, flipped = expected["inputs"][1].float(), expected["inputs"][1].flip(-1).float()
-    assert min((decoded["inputs"][1] - image).abs().mean() for image in (whole, flipped)) < 6
-    assert "cannot" in device.reason_unreadable(1) or "broken" in device.reason_unreadable(1)
-    if kind != "table":
-        with pytest.raises(ValueError, match="cannot be decoded on cpu"):
-            decode_batch(collate([device[key] for key in keys]), "cpu")
+def test_a_config_that_lets_the_device_decode_is_told_what_there_is(run_tool, image_tree, tmp_path):
+    options = [f"data_root={image_tree}", "train_dataloader.dataset.transforms.0.type=EncodedRandomResizedCrop"]
+    finished = run_tool("train", "crate_tiny_in1k", "--work-dir", tmp_path / "run", "--cfg-options", *options)
+    assert finished.code == 2
+    assert "unknown transform 'EncodedRandomResizedCrop': did you mean DecodeRandomResizedCrop" in finished.output

@@ -81,7 +81,6 @@ def loaders(root: Path) -> dict:
     uint8 = ClassificationDataset(source, [dict(type="RandomResizedCrop", size=224), dict(type="RandomHorizontalFlip")])
     fast = [dict(type="DecodeRandomResizedCrop", size=224), dict(type="RandomHorizontalFlip")]
     ours = ClassificationDataset(source, fast)
-    encoded = ClassificationDataset(source, [dict(type="EncodedRandomResizedCrop", size=224)])
     v2_crop = v2.Compose([v2.RandomResizedCrop(224, antialias=True), v2.RandomHorizontalFlip()])
 
     def from_torchvision_io(i: int) -> torch.Tensor:
@@ -93,7 +92,6 @@ def loaders(root: Path) -> dict:
         "PIL, crop, flip, uint8": lambda i: uint8[i, i],
         "torchvision.io, transforms v2, uint8": from_torchvision_io,
         "crate_mm: DecodeRandomResizedCrop, flip, uint8": lambda i: ours[i, i],
-        "crate_mm: EncodedRandomResizedCrop, decoded on the device later": lambda i: encoded[i, i],
     }
 
 

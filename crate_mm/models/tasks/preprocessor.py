@@ -4,7 +4,6 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-from ...encoded import decode_batch
 from ...registry import MODELS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -15,8 +14,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ImagePreprocessor(BaseDataPreprocessor):
     """Move a batch to the model's device and turn its uint8 images into ``(x / 255 - mean) / std``.
 
-    Images travel as uint8, a quarter of the bytes of float32; all arithmetic is here, on the device. Images that are
-    still encoded (see ``crate_mm.encoded``) are decoded here too.
+    Images travel as uint8, a quarter of the bytes of float32; all arithmetic is here, on the device.
 
     Args:
         mean: mean by channel, of images in 0..1.
@@ -40,8 +38,6 @@ class ImagePreprocessor(BaseDataPreprocessor):
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(-1, 1, 1)), persistent=False)
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        if "encoded" in data:
-            data = decode_batch(data, self.device)
         data = self.cast_data(data)
         return {**data, "inputs": self.normalize(data["inputs"])}
 
