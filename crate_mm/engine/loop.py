@@ -7,6 +7,7 @@ from torch import Tensor
 from ..private_torch import end_workers
 from ..registry import LOOPS
 from .lookahead import LookAhead
+from .pieces import in_pieces
 from .safety.finite import OtherProcessError
 from .safety.signals import Agreement, Signals
 
@@ -30,6 +31,7 @@ class TrainLoop(EpochBasedTrainLoop):
     def __init__(self, runner, dataloader, micro_batches: int = 1, **kwargs) -> None:
         super().__init__(runner, dataloader, **kwargs)
         self.micro_batches = micro_batches
+        self.loader, self.pieces = in_pieces(self.dataloader)
         self.local_flags = {"signal": 0, "save": 0, "failed": 0, "unreadable": 0}
         self.agreed = {key: [0] for key in self.local_flags}
         self.stopping: Exception | None = None
@@ -48,7 +50,7 @@ class TrainLoop(EpochBasedTrainLoop):
                     self._validate_if_due()
                 self.runner.call_hook("after_train")
         finally:
-            end_workers(self.dataloader, self.batches and self.batches.loaded)
+            end_workers(self.loader, self.batches and self.batches.loaded)
             if self.runner.val_loop is not None:
                 end_workers(self.runner.val_loop.dataloader)
         return self.runner.model
@@ -75,7 +77,7 @@ class TrainLoop(EpochBasedTrainLoop):
             self.dataloader.sampler.start = first
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        batches = self.batches = LookAhead(self.dataloader)
+        batches = self.batches = LookAhead(self.loader, self.pieces)
         self._begin_step(batches.error)
         self._end_step(batches.error)
         if self.stopping or any(self.agreed["signal"]):  # before the first step: after the last one before this epoch
