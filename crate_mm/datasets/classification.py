@@ -41,7 +41,8 @@ class ClassificationDataset(Dataset):
     Args:
         source: config of ``DATASETS`` for a map-style dataset of (PIL image, label) pairs, or such a dataset.
         transforms: configs of ``TRANSFORMS`` that leave a PIL image or a uint8 tensor. Where the first is a
-            ``DecodeRandomResizedCrop`` and the source has ``read(i) -> (bytes, label)``, it gets the encoded image.
+            ``DecodeRandomResizedCrop`` or a ``DecodeResize`` and the source has ``read(i) -> (bytes, label)``, it gets
+            the encoded image.
         max_unreadable: how many images may be unreadable before the run stops.
     """
 

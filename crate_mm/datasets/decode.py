@@ -1,4 +1,4 @@
-"""From JPEG bytes to a random crop, with no step between that costs more than it must."""
+"""From JPEG bytes to a random crop or a smaller image, with no step between that costs more than it must."""
 
 import math
 import threading
@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from ..registry import TRANSFORMS
 from .images import MOST_PIXELS, open_image
+from .transforms import Resize
 
 
 class TakesBytes:
@@ -79,6 +80,42 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
         self._thread = threading.local()
 
 
+@TRANSFORMS.register_module()
+class DecodeResize(Resize, TakesBytes):
+    """torchvision's ``Resize`` that starts from the encoded image: bytes to uint8 ``(3, height, width)``.
+
+    A plain colour JPEG is decoded by libjpeg-turbo to PIL's pixels, and resized as uint8: no channel of a pixel is more
+    than one level from what PIL makes of it. Everything else is decoded by PIL, and a PIL image is taken as well.
+
+    As the first transform of a ``ClassificationDataset`` it gets the bytes of sources that have ``read``.
+
+    Args: as for torchvision's ``Resize``, with bilinear interpolation and antialiasing.
+
+    Raises:
+        ValueError: (when built) another interpolation: by bicubic, PIL's pixels are up to two levels away.
+        OSError, ValueError: (when called) the bytes are no image, or not a whole one.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        mode = InterpolationMode(self.interpolation).value
+        if mode != "bilinear" or not self.antialias:
+            raise ValueError(
+                f"DecodeResize takes interpolation 'bilinear' with antialias=True, got {mode!r} with "
+                f"antialias={self.antialias}: Resize takes any"
+            )
+
+    def forward(self, image: bytes | Image.Image) -> Tensor:
+        if not isinstance(image, bytes):
+            return super().forward(v2.functional.pil_to_tensor(image))
+        size = plain_jpeg_size(image)
+        if size is None:
+            return super().forward(decode_by_pil(image))
+        pixels = decode_jpeg(image, size, as_pil=True)
+        # A batch of one, of which it is plain that its channels lie side by side.
+        return super().forward(torch.from_numpy(pixels[None]).permute(0, 3, 1, 2))[0]
+
+
 def draw_crop(crop: v2.RandomResizedCrop, size: tuple[int, int]) -> dict[str, int]:
     """Let torchvision draw ``top, left, height, width`` for an image of a ``(height, width)``."""
     return crop.make_params([torch.empty(()).expand(3, *size)])
@@ -100,16 +137,25 @@ def reduction_for(crop: tuple[int, int], size: tuple[int, int]) -> int:
     return next(reduction for reduction in (8, 4, 2, 1) if spare >= reduction or reduction == 1)
 
 
-def decode_jpeg(data: bytes, size: tuple[int, int], reduction: int = 1, memory: np.ndarray | None = None) -> np.ndarray:
+def decode_jpeg(
+    data: bytes,
+    size: tuple[int, int],
+    reduction: int = 1,
+    memory: np.ndarray | None = None,
+    as_pil: bool = False,
+) -> np.ndarray:
     """Decode a JPEG of a known ``(height, width)``, reduced in the cosine transform: uint8 ``(h, w, 3)``.
 
-    The pixels lie in ``memory``, uint8 of at least ``3 * height * width``, where it is given.
+    Args:
+        data, size, reduction: the JPEG, its ``(height, width)``, and by how much it is reduced: 1, 2, 4 or 8.
+        memory: where the pixels go, uint8 of at least ``3 * height * width``; memory of their own if not given.
+        as_pil: take colour to full resolution by interpolation, as PIL does, rather than by repetition, which is an
+            eighth less work.
     """
     least = [math.ceil(side / reduction) for side in size] if reduction > 1 else (0, 0)
     try:
-        # Colour is taken to full resolution by repetition rather than interpolation, an eighth less work.
         return simplejpeg.decode_jpeg(
-            data, "RGB", fastupsample=True, min_height=least[0], min_width=least[1], buffer=memory
+            data, "RGB", fastupsample=not as_pil, min_height=least[0], min_width=least[1], buffer=memory
         )
     except ValueError:  # damaged, or only odd: PIL decides, as it does elsewhere
         return np.array(open_image(data))

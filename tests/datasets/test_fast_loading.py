@@ -15,10 +15,12 @@ from torchvision.transforms import v2
 from crate_mm.datasets import (
     ClassificationDataset,
     DecodeRandomResizedCrop,
+    DecodeResize,
     ImageNet,
     PackedImages,
 )
 from crate_mm.datasets.decode import decode_by_pil, decode_jpeg, plain_jpeg_size, reduction_for
+from crate_mm.datasets.images import open_image
 from crate_mm.datasets.names import readable_names
 from crate_mm.datasets.packed import INDEX
 
@@ -267,3 +269,58 @@ def test_a_config_that_lets_the_device_decode_is_told_what_there_is(run_tool, im
     finished = run_tool("train", "crate_tiny_in1k", "--work-dir", tmp_path / "run", "--cfg-options", *options)
     assert finished.code == 2
     assert "unknown transform 'EncodedRandomResizedCrop': did you mean DecodeRandomResizedCrop" in finished.output
+
+
+def drawn(size: tuple[int, int], kind: str) -> Image.Image:
+    if kind == "noise":
+        return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    return photograph(size)
+
+
+@pytest.mark.parametrize("kind", ["photograph", "noise"])
+@pytest.mark.parametrize("size", [(500, 375), (375, 501), (1600, 1200), (90, 70), (64, 64)])
+@pytest.mark.parametrize("options", [dict(), dict(subsampling=0), dict(subsampling=1, quality=40)])
+def test_a_resized_image_is_pils_within_one_level(kind, size, options):
+    data = encoded(drawn(size, kind), **options)
+    ours, expected = DecodeResize(64)(data), v2.functional.pil_to_tensor(v2.Resize(64)(open_image(data)))
+    assert ours.shape == expected.shape
+    difference = (ours.int() - expected.int()).abs()
+    assert difference.max() <= 1
+    assert difference.float().mean() < 0.02
+    assert ours.is_contiguous() is False  # its channels lie side by side, as PIL's do
+    assert torch.equal(DecodeResize(64)(open_image(data)), ours)  # as the Predictor gives it
+
+
+def test_resized_images_do_not_share_memory():
+    resize = DecodeResize(64)
+    first = resize(encoded(photograph((64, 64))))
+    before = first.clone()
+    resize(encoded(photograph((64, 64)).rotate(90)))
+    assert torch.equal(first, before)
+
+
+@pytest.mark.parametrize("options", [dict(interpolation="bicubic"), dict(antialias=False)])
+def test_resizing_that_would_not_be_pils_is_refused(options):
+    with pytest.raises(ValueError, match="DecodeResize takes interpolation 'bilinear' with antialias=True, got"):
+        ClassificationDataset([], [dict(type="DecodeResize", size=8, **options)])
+
+
+def test_an_evaluation_decodes_what_it_can_and_reports_what_it_cannot(image_tree):
+    """A photograph, a gray JPEG, a PNG and one that is cut off, by both loaders."""
+    files = sorted((image_tree / "val").rglob("*.JPEG"))
+    files[1].write_bytes(encoded(photograph((60, 40)).convert("L")))
+    files[2].write_bytes(encoded(photograph((60, 40)), "PNG"))
+    files[3].write_bytes(encoded(photograph((60, 40)))[:-200])
+    source = ImageNet(str(image_tree), "val")
+    ours, expected = (
+        ClassificationDataset(source, [dict(type=name, size=24), dict(type="CenterCrop", size=20)])
+        for name in ("DecodeResize", "Resize")
+    )
+    for i in range(len(source)):
+        one, other = ours[i], expected[i]
+        assert (one["inputs"].int() - other["inputs"].int()).abs().max() <= 1
+        assert [one[key] for key in ("labels", "sample_idx", "unreadable")] == [
+            other[key] for key in ("labels", "sample_idx", "unreadable")
+        ]
+    assert ours[3]["unreadable"] == 3
+    assert ours.reason_unreadable(3) == expected.reason_unreadable(3)

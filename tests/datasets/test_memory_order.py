@@ -13,6 +13,7 @@ from tests.training import assert_identical
 FUNCTIONS.register_module(name="transposing_collate", module=default_collate)
 FLIP = dict(type="RandomHorizontalFlip")
 FORMS = {
+    "decoded and resized": [dict(type="DecodeResize", size=24), dict(type="CenterCrop", size=16)],
     "PIL": [dict(type="Resize", size=24), dict(type="CenterCrop", size=16)],
     "torchvision's crop": [dict(type="RandomResizedCrop", size=(16, 20)), FLIP],
     "fast decoder": [dict(type="DecodeRandomResizedCrop", size=(16, 20)), FLIP],
