@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from crate_mm.datasets import ClassificationDataset, Digits, GlobalBatchSampler,
 from crate_mm.engine import RunInterruptedError, Runner, load_config, newest_checkpoint, read_checkpoint
 from crate_mm.engine.lookahead import LookAhead
 from crate_mm.engine.pieces import PieceSampler, in_pieces, join
+from crate_mm.private_torch import end_workers
 from crate_mm.registry import FUNCTIONS
 from tests.faults.test_interruptions import at_step
 from tests.training import AUGMENT, assert_identical, debug_config
@@ -111,6 +113,39 @@ def test_what_fails_in_a_piece_is_known_a_step_before():
     other = LookAhead([{"inputs": torch.zeros(1, size)} for size in (1, 2)], 2)
     assert list(other) == []
     assert "Sizes of tensors must match" in str(other.error)
+
+
+class Counted(torch.utils.data.Dataset):
+    """Counts, in memory that the workers share, how many samples have been built."""
+
+    def __init__(self) -> None:
+        self.built = multiprocessing.get_context("fork").Value("i", 0)
+
+    def __len__(self) -> int:
+        return 2000
+
+    def __getitem__(self, index: int) -> dict:
+        with self.built.get_lock():
+            self.built.value += 1
+        return {"inputs": torch.zeros(1, 4, 4, dtype=torch.uint8), "labels": index}
+
+
+@pytest.mark.parametrize(("most", "ahead"), [(10, 40), (200, 800)])
+def test_what_is_under_way_depends_on_the_pieces(most, ahead):
+    """Two workers build two pieces each ahead of what has been taken, whatever the batch is."""
+    data = Counted()
+    batches = LookAhead(*in_pieces(DataLoader(data, 200, num_workers=2, collate_fn=collate), most))
+    taken = 200
+    for _ in batches:
+        taken += 200
+        built, now = -1, data.built.value
+        while built != now:
+            time.sleep(0.2)
+            built, now = now, data.built.value
+        assert built == min(taken + ahead, 2000)
+        if taken == 600:
+            break
+    end_workers(None, batches.loaded)
 
 
 def run(work_dir: Path, collate_fn: str = "collate") -> Runner:
