@@ -51,6 +51,7 @@ class TrainLoop(EpochBasedTrainLoop):
                 self.runner.call_hook("after_train")
         finally:
             end_workers(self.loader, self.batches and self.batches.loaded)
+            end_workers(self.dataloader)  # which somebody may have looked into
             if self.runner.val_loop is not None:
                 end_workers(self.runner.val_loop.dataloader)
         return self.runner.model
