@@ -33,7 +33,7 @@ model = dict(backbone=dict(arch="tiny", patch_size=8), head=dict(num_classes=218
 train_dataloader = dict(
     dataset=dict(
         transforms=[
-            dict(type="Resize", size=256),
+            dict(type="DecodeResize", size=256),
             dict(type="CenterCrop", size=224),
             dict(type="RandomHorizontalFlip"),
         ]

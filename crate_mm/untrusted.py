@@ -68,7 +68,7 @@ def read_regular(path: str | Path, most_bytes: int) -> bytes:
         if status.st_size > most_bytes:
             raise OSError(f"{shown(path)} has {status.st_size:,} bytes, more than the {most_bytes:,} that are read")
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read(most_bytes)
+            return file.read(status.st_size)  # a larger number would be set aside in memory first
     finally:
         os.close(descriptor)
 

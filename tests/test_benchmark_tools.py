@@ -23,7 +23,7 @@ SMALL = {
     "folders": ["--classes", 2, 5, "--images", 4],
     "faults": ["--kills", 2, "--damage", "--fork"],
 }
-ROWS = {"layers": 6, "operators": 36, "loader": 8, "train_step": 6, "inference": 8, "scaling": 6, "end_to_end": 3}
+ROWS = {"layers": 6, "operators": 36, "loader": 13, "train_step": 6, "inference": 8, "scaling": 6, "end_to_end": 3}
 ROWS["folders"] = 2
 
 

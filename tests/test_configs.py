@@ -90,7 +90,7 @@ def test_in1k_is_the_papers_recipe(name):
         dict(type="RandomHorizontalFlip"),
     ]
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
-        assert loader.dataset.transforms == [dict(type="Resize", size=256), dict(type="CenterCrop", size=224)]
+        assert loader.dataset.transforms == [dict(type="DecodeResize", size=256), dict(type="CenterCrop", size=224)]
         assert loader.dataset.source.split == "val"
     assert cfg.model.preprocessor.mean == (0.485, 0.456, 0.406)
     assert cfg.model.preprocessor.std == (0.229, 0.224, 0.225)

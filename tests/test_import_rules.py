@@ -34,7 +34,6 @@ FLOORS = [
     {"config", "models.tasks", "datasets", "evaluation"},
     {"models.families", "timm_backbone"},
     {"models.layers"},
-    {"encoded"},
     {"registry"},
     {"files", "private_torch"},
     {"untrusted"},

@@ -24,7 +24,7 @@ PARAMETERS = {  # as published, or computed from the authors' code
     "crate_base_tied_in1k": 15_708_904,
 }
 CROP, FLIP = dict(type="DecodeRandomResizedCrop", size=224), dict(type="RandomHorizontalFlip")
-RESIZED = [dict(type="Resize", size=256), dict(type="CenterCrop", size=224)]
+RESIZED = [dict(type="DecodeResize", size=256), dict(type="CenterCrop", size=224)]
 MICRO = {"model.backbone.arch": dict(embed_dim=32, depth=2, num_heads=2), "model.backbone.img_size": 32}
 
 

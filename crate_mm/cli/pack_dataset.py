@@ -1,6 +1,6 @@
 """Pack an image tree into a few large files (WebDataset shards with an index), made smaller if wanted.
 
-python tools/pack_dataset.py /data/imagenet /data/imagenet-packed --short-side 400
+python tools/pack_dataset.py /data/imagenet /data/imagenet-packed --short-side 320
 python tools/train.py configs/crate_base_in1k.py --cfg-options data_root=/data/imagenet-packed
 
 Without --short-side the files go in as they are.

@@ -1,6 +1,6 @@
 from .benchmarks import CIFAR10, CIFAR100, FashionMNIST, Flowers102, OxfordIIITPet
 from .classification import ClassificationDataset, UnreadableImagesError, collate
-from .decode import DecodeRandomResizedCrop, EncodedRandomResizedCrop
+from .decode import DecodeRandomResizedCrop, DecodeResize
 from .folders import ClassFolders, ImageFiles, ImageNet
 from .names import imagenet_class_names
 from .packed import PackedImages

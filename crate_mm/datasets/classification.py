@@ -28,8 +28,7 @@ class UnreadableImagesError(RuntimeError):
 
 @DATASETS.register_module()
 class ClassificationDataset(Dataset):
-    """Samples ``{inputs: uint8 (C, H, W), labels: int, sample_idx: int, unreadable: int}``; with an
-    ``EncodedRandomResizedCrop`` they have ``encoded``, a row of bytes, in the place of ``inputs``.
+    """Samples ``{inputs: uint8 (C, H, W), labels: int, sample_idx: int, unreadable: int}``.
 
     ``sample_idx`` is the sample's position in the source. Where the image asked for cannot be read, the next one
     takes its place and ``unreadable`` is the position of the image asked for, else -1; counting and reporting them is
@@ -42,8 +41,8 @@ class ClassificationDataset(Dataset):
     Args:
         source: config of ``DATASETS`` for a map-style dataset of (PIL image, label) pairs, or such a dataset.
         transforms: configs of ``TRANSFORMS`` that leave a PIL image or a uint8 tensor. Where the first is a
-            ``DecodeRandomResizedCrop`` or an ``EncodedRandomResizedCrop`` and the source has
-            ``read(i) -> (bytes, label)``, it gets the encoded image.
+            ``DecodeRandomResizedCrop`` or a ``DecodeResize`` and the source has ``read(i) -> (bytes, label)``, it gets
+            the encoded image.
         max_unreadable: how many images may be unreadable before the run stops.
     """
 
@@ -79,36 +78,25 @@ class ClassificationDataset(Dataset):
         return len(self.source)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict:
-        return self._sample(index, on_host=False)
-
-    def on_host(self, index: int | tuple[int, int]) -> dict:
-        """The same sample, with nothing of its image's decoding left to the device: that has refused it."""
-        return self._sample(index, on_host=True)
-
-    def _sample(self, index: int | tuple[int, int], on_host: bool) -> dict:
         asked, seed = index if isinstance(index, tuple) else (index, None)
-        position, image, label = self._read(asked, seed, on_host)
-        sample = {"labels": label, "sample_idx": position, "unreadable": -1 if position == asked else asked}
-        if self.decode and self.decode.gives == "encoded":
-            return {"encoded": image, **sample, "seed": -1 if seed is None else seed}
-        return {"inputs": image, **sample}
+        position, image, label = self._read(asked, seed)
+        unreadable = -1 if position == asked else asked
+        return {"inputs": image, "labels": label, "sample_idx": position, "unreadable": unreadable}
 
-    def _load(self, position: int, seed: int | None, on_host: bool) -> tuple[Image.Image | torch.Tensor, int]:
+    def _load(self, position: int, seed: int | None) -> tuple[Image.Image | torch.Tensor, int]:
         """The (image, label) pair at a position, with the random states seeded for its transforms."""
         image, label = self.source.read(position) if self.decode else self.source[position]
         if seed is not None:
             seed_everything(seed)
-        if self.decode is None:
-            return image, label
-        return (self.decode.on_host if on_host else self.decode)(image), label
+        return (self.decode(image) if self.decode else image), label
 
-    def _read(self, asked: int, seed: int | None, on_host: bool) -> tuple[int, torch.Tensor, int]:
+    def _read(self, asked: int, seed: int | None) -> tuple[int, torch.Tensor, int]:
         """Load the image asked for or the next readable one: its position, the transformed image and its label."""
         failed, reason = [], ""
         for step in range(len(self)):
             position = (asked + step) % len(self)
             try:
-                image, label = self._load(position, seed, on_host)
+                image, label = self._load(position, seed)
             except UNREADABLE as error:
                 if is_of_the_system(error):
                     files = error.errno != errno.ENOMEM
@@ -135,7 +123,7 @@ class ClassificationDataset(Dataset):
     def reason_unreadable(self, position: int) -> str:
         """Try to read an image again and return why it cannot be read."""
         try:
-            self.transforms(self._load(position, None, on_host=True)[0])
+            self.transforms(self._load(position, None)[0])
         except Exception as error:
             return str(error) or type(error).__name__
         return "it could not be read at first, now it can"
@@ -149,10 +137,15 @@ def is_thin(image: Image.Image | torch.Tensor) -> bool:
 
 @FUNCTIONS.register_module()
 def collate(samples: list[dict]) -> dict[str, torch.Tensor]:
-    """PyTorch's ``default_collate``, with images that are still encoded filled up to the longest: ``(B, L)``."""
-    if "encoded" in samples[0]:
-        rows = torch.nn.utils.rnn.pad_sequence([sample["encoded"] for sample in samples], batch_first=True)
-        return {**default_collate([{**sample, "encoded": 0} for sample in samples]), "encoded": rows}
+    """PyTorch's ``default_collate``, which leaves images in the order that they have in memory.
+
+    Images ``(C, H, W)`` whose channels lie side by side, as every decoder gives them, become a batch ``(B, C, H, W)``
+    of the same order (``torch.channels_last``): putting each channel together takes five times as long as copying.
+    """
+    images = samples[0].get("inputs") if isinstance(samples[0], dict) else None
+    if isinstance(images, torch.Tensor) and images.ndim == 3 and images.stride(0) < images.stride(2):
+        rows = default_collate([{**sample, "inputs": sample["inputs"].permute(1, 2, 0)} for sample in samples])
+        return {**rows, "inputs": rows["inputs"].permute(0, 3, 1, 2)}
     return default_collate(samples)
 
 

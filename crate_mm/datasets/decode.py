@@ -1,5 +1,6 @@
-"""From JPEG bytes to a random crop, with no step between that costs more than it must."""
+"""From JPEG bytes to a random crop or a smaller image, with no step between that costs more than it must."""
 
+import logging
 import math
 import threading
 
@@ -7,26 +8,18 @@ import numpy as np
 import simplejpeg
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from ..encoded import Header, join
 from ..registry import TRANSFORMS
 from .images import MOST_PIXELS, open_image
+from .transforms import Resize
 
 
 class TakesBytes:
-    """A transform that starts from an encoded image, where the source has such (see ``ClassificationDataset``).
-
-    ``gives`` is the name of what it returns in a sample: 'inputs' for an image, 'encoded' for a row of bytes.
-    """
-
-    gives = "inputs"
-
-    def on_host(self, image: bytes | Image.Image) -> Tensor:
-        """The same, by the same draws, with nothing of the image's decoding left to the device."""
-        return self(image)
+    """A transform that starts from an encoded image, where the source has such (see ``ClassificationDataset``)."""
 
 
 @TRANSFORMS.register_module()
@@ -66,11 +59,12 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
         box = draw_crop(self, size)
         reduction = reduction_for((box["height"], box["width"]), self.size)
         pixels = decode_jpeg(image, size, reduction, self._memory_for(size))
-        rows, columns = pixels.shape[1] / size[0], pixels.shape[2] / size[1]
+        rows, columns = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
         top, left = round(box["top"] * rows), round(box["left"] * columns)
         height, width = max(round(box["height"] * rows), 1), max(round(box["width"] * columns), 1)
-        crop = pixels[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
+        crop = np.ascontiguousarray(pixels[None, top : top + height, left : left + width])
         # What torchvision does too, without its conversion to channels first.
+        crop = torch.from_numpy(crop).permute(0, 3, 1, 2)
         return F.interpolate(crop, self.size, mode=self.mode, align_corners=False, antialias=True)[0]
 
     def _memory_for(self, size: tuple[int, int]) -> np.ndarray:
@@ -89,50 +83,52 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
 
 
 @TRANSFORMS.register_module()
-class EncodedRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
-    """Draw ``RandomResizedCrop`` and a flip for an image that is decoded on the device: bytes to a row of bytes.
+class EncodedRandomResizedCrop(DecodeRandomResizedCrop):
+    """``DecodeRandomResizedCrop``, which it says: configs have this name from the time when a GPU decoded for it."""
 
-    It is the only transform of its dataset; ``ImagePreprocessor`` decodes, crops, resizes and flips. A plain colour
-    JPEG goes through as it is. What is none (PNG, gray, CMYK, ...), seems cut off or is larger than ``MOST_BYTES`` is
-    cropped on the host and goes on as a JPEG of quality 100.
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        print_log(
+            "EncodedRandomResizedCrop no longer leaves the decoding to the device: it is DecodeRandomResizedCrop",
+            "current",
+            logging.WARNING,
+        )
 
-    Args:
-        size, scale, ratio: as for torchvision's ``RandomResizedCrop``; the interpolation is bilinear.
-        flip: how likely an image is flipped horizontally.
+
+@TRANSFORMS.register_module()
+class DecodeResize(Resize, TakesBytes):
+    """torchvision's ``Resize`` that starts from the encoded image: bytes to uint8 ``(3, height, width)``.
+
+    A plain colour JPEG is decoded by libjpeg-turbo to PIL's pixels, and resized as uint8: no channel of a pixel is more
+    than one level from what PIL makes of it. Everything else is decoded by PIL, and a PIL image is taken as well.
+
+    As the first transform of a ``ClassificationDataset`` it gets the bytes of sources that have ``read``.
+
+    Args: as for torchvision's ``Resize``, with bilinear interpolation and antialiasing.
 
     Raises:
+        ValueError: (when built) another interpolation: by bicubic, PIL's pixels are up to two levels away.
         OSError, ValueError: (when called) the bytes are no image, or not a whole one.
     """
 
-    gives = "encoded"
-    MOST_BYTES = 2**18  # a batch has room for its longest image everywhere
-
-    def __init__(
-        self,
-        size: int | tuple[int, int],
-        scale: tuple[float, float] = (0.08, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        flip: float = 0.5,
-    ) -> None:
-        super().__init__(size, scale, ratio)
-        self.flip = flip
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        mode = InterpolationMode(self.interpolation).value
+        if mode != "bilinear" or not self.antialias:
+            raise ValueError(
+                f"DecodeResize takes interpolation 'bilinear' with antialias=True, got {mode!r} with "
+                f"antialias={self.antialias}: Resize takes any"
+            )
 
     def forward(self, image: bytes | Image.Image) -> Tensor:
-        data = image if isinstance(image, bytes) else b""
-        size = plain_jpeg_size(data)
-        if size is None or len(data) > self.MOST_BYTES or not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-            return self.on_host(image)
-        drawn = draw_crop(self, size)
-        return self._row(data, tuple(drawn[key] for key in ("top", "left", "height", "width")))
-
-    def on_host(self, image: bytes | Image.Image) -> Tensor:
-        pixels = decode_by_pil(image) if isinstance(image, bytes) else v2.functional.pil_to_tensor(image)
-        crop = v2.RandomResizedCrop.forward(self, pixels)
-        data = simplejpeg.encode_jpeg(crop.permute(1, 2, 0).contiguous().numpy(), quality=100, colorsubsampling="444")
-        return self._row(data, (0, 0, *crop.shape[1:]))
-
-    def _row(self, data: bytes, box: tuple[int, ...]) -> Tensor:
-        return join(Header(len(data), *box, int(torch.rand(()) < self.flip), *self.size), data)
+        if not isinstance(image, bytes):
+            return super().forward(v2.functional.pil_to_tensor(image))
+        size = plain_jpeg_size(image)
+        if size is None:
+            return super().forward(decode_by_pil(image))
+        pixels = decode_jpeg(image, size, as_pil=True)
+        # A batch of one, of which it is plain that its channels lie side by side.
+        return super().forward(torch.from_numpy(pixels[None]).permute(0, 3, 1, 2))[0]
 
 
 def draw_crop(crop: v2.RandomResizedCrop, size: tuple[int, int]) -> dict[str, int]:
@@ -156,20 +152,28 @@ def reduction_for(crop: tuple[int, int], size: tuple[int, int]) -> int:
     return next(reduction for reduction in (8, 4, 2, 1) if spare >= reduction or reduction == 1)
 
 
-def decode_jpeg(data: bytes, size: tuple[int, int], reduction: int = 1, memory: np.ndarray | None = None) -> Tensor:
-    """Decode a JPEG of a known ``(height, width)``, reduced in the cosine transform: ``(3, h, w)``, channels last.
+def decode_jpeg(
+    data: bytes,
+    size: tuple[int, int],
+    reduction: int = 1,
+    memory: np.ndarray | None = None,
+    as_pil: bool = False,
+) -> np.ndarray:
+    """Decode a JPEG of a known ``(height, width)``, reduced in the cosine transform: uint8 ``(h, w, 3)``.
 
-    The pixels lie in ``memory``, uint8 of at least ``3 * height * width``, where it is given.
+    Args:
+        data, size, reduction: the JPEG, its ``(height, width)``, and by how much it is reduced: 1, 2, 4 or 8.
+        memory: where the pixels go, uint8 of at least ``3 * height * width``; memory of their own if not given.
+        as_pil: take colour to full resolution by interpolation, as PIL does, rather than by repetition, which is an
+            eighth less work.
     """
     least = [math.ceil(side / reduction) for side in size] if reduction > 1 else (0, 0)
     try:
-        # Colour is taken to full resolution by repetition rather than interpolation, an eighth less work.
-        pixels = simplejpeg.decode_jpeg(
-            data, "RGB", fastupsample=True, min_height=least[0], min_width=least[1], buffer=memory
+        return simplejpeg.decode_jpeg(
+            data, "RGB", fastupsample=not as_pil, min_height=least[0], min_width=least[1], buffer=memory
         )
     except ValueError:  # damaged, or only odd: PIL decides, as it does elsewhere
-        return decode_by_pil(data)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+        return np.array(open_image(data))
 
 
 def decode_by_pil(data: bytes) -> Tensor:

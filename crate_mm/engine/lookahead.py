@@ -1,10 +1,13 @@
 """A loader's batches, each loaded one step before it is needed."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import torch
 from mmengine.device import get_device
 from torch import Tensor
+
+from .pieces import join
 
 
 class LookAhead:
@@ -15,14 +18,17 @@ class LookAhead:
 
     Args:
         loader: of dicts of tensors, in pinned memory for a GPU.
-        keys: of the tensors that go to the GPU; ``encoded`` images are decoded from the host's memory.
+        pieces: how many of them in a row make a batch, see ``in_pieces``; the last batch may have fewer.
+        keys: of the tensors that go to the GPU.
 
     ``loaded`` is the iterator over the loader.
     After a failure ``error`` is the exception; the batches that were loaded before it are given out.
     """
 
-    def __init__(self, loader: Iterable[dict[str, Tensor]], keys: tuple[str, ...] = ("inputs", "labels")) -> None:
-        self.keys = keys
+    def __init__(
+        self, loader: Iterable[dict[str, Tensor]], pieces: int = 1, keys: tuple[str, ...] = ("inputs", "labels")
+    ) -> None:
+        self.pieces, self.keys = pieces, keys
         self.error: Exception | None = None
         self._stream = torch.cuda.Stream() if get_device() == "cuda" else None
         self.loaded = iter(loader)
@@ -36,17 +42,26 @@ class LookAhead:
 
     def _load(self) -> "tuple[dict[str, Tensor], torch.cuda.Event | None] | None":
         try:
-            batch = next(self.loaded, None)
+            # Each piece is on its way to the GPU while the next one is waited for.
+            pieces = [self._send(piece) for piece in islice(self.loaded, self.pieces)]
+            return self._join(pieces) if pieces else None
         except Exception as error:
             self.error = error
             return None
-        if batch is None or self._stream is None:
-            return batch and (batch, None)
+
+    def _send(self, piece: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self._stream is None:
+            return piece
         with torch.cuda.stream(self._stream):
-            copied = {key: batch[key].to("cuda", non_blocking=True) for key in self.keys if key in batch}
-            arrived = torch.cuda.Event()
+            return {**piece, **{key: piece[key].to("cuda", non_blocking=True) for key in self.keys if key in piece}}
+
+    def _join(self, pieces: list[dict[str, Tensor]]) -> "tuple[dict[str, Tensor], torch.cuda.Event | None]":
+        if self._stream is None:
+            return join(pieces), None
+        with torch.cuda.stream(self._stream):
+            batch, arrived = join(pieces), torch.cuda.Event()
             arrived.record()
-        return {**batch, **copied}, arrived
+        return batch, arrived
 
     def _receive(self, batch: dict[str, Tensor], arrived: "torch.cuda.Event | None") -> dict[str, Tensor]:
         if arrived is not None:

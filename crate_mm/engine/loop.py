@@ -1,14 +1,13 @@
 """The training loop: one iteration is one optimisation step."""
 
 import torch
-from mmengine.device import get_device
 from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
-from ..encoded import decode_batch
 from ..private_torch import end_workers
 from ..registry import LOOPS
 from .lookahead import LookAhead
+from .pieces import in_pieces
 from .safety.finite import OtherProcessError
 from .safety.signals import Agreement, Signals
 
@@ -32,6 +31,7 @@ class TrainLoop(EpochBasedTrainLoop):
     def __init__(self, runner, dataloader, micro_batches: int = 1, **kwargs) -> None:
         super().__init__(runner, dataloader, **kwargs)
         self.micro_batches = micro_batches
+        self.loader, self.pieces = in_pieces(self.dataloader)
         self.local_flags = {"signal": 0, "save": 0, "failed": 0, "unreadable": 0}
         self.agreed = {key: [0] for key in self.local_flags}
         self.stopping: Exception | None = None
@@ -50,7 +50,8 @@ class TrainLoop(EpochBasedTrainLoop):
                     self._validate_if_due()
                 self.runner.call_hook("after_train")
         finally:
-            end_workers(self.dataloader, self.batches and self.batches.loaded)
+            end_workers(self.loader, self.batches and self.batches.loaded)
+            end_workers(self.dataloader)  # which somebody may have looked into
             if self.runner.val_loop is not None:
                 end_workers(self.runner.val_loop.dataloader)
         return self.runner.model
@@ -77,7 +78,7 @@ class TrainLoop(EpochBasedTrainLoop):
             self.dataloader.sampler.start = first
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        batches = self.batches = LookAhead(self.dataloader)
+        batches = self.batches = LookAhead(self.loader, self.pieces)
         self._begin_step(batches.error)
         self._end_step(batches.error)
         if self.stopping or any(self.agreed["signal"]):  # before the first step: after the last one before this epoch
@@ -99,9 +100,6 @@ class TrainLoop(EpochBasedTrainLoop):
             data_batch: the batch.
             error: what failed in loading the batch after it. The step is taken, and the run ends.
         """
-        if isinstance(data_batch, dict) and "encoded" in data_batch:
-            again = getattr(self.dataloader.dataset, "on_host", None)
-            data_batch = decode_batch(data_batch, get_device(), again)
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         self._begin_step(error)
         logs = [

@@ -17,17 +17,15 @@ from torchvision.transforms import v2
 from crate_mm.datasets import (
     ClassificationDataset,
     DecodeRandomResizedCrop,
-    EncodedRandomResizedCrop,
+    DecodeResize,
     ImageNet,
     PackedImages,
-    collate,
 )
-from crate_mm.datasets.classification import seed_everything
 from crate_mm.datasets.decode import decode_by_pil, decode_jpeg, plain_jpeg_size, reduction_for
+from crate_mm.datasets.images import open_image
 from crate_mm.datasets.names import readable_names
 from crate_mm.datasets.packed import INDEX, write_shards
-from crate_mm.encoded import decode_batch, decode_crops
-from crate_mm.engine import Runner, load_config
+from crate_mm.registry import TRANSFORMS
 
 
 def photograph(size=(500, 375)) -> Image.Image:
@@ -40,20 +38,24 @@ def encoded(image: Image.Image, kind="JPEG", **options) -> bytes:
     return buffer.getvalue()
 
 
+def pixels_of(data: bytes, reduction: int = 1) -> torch.Tensor:
+    return torch.from_numpy(decode_jpeg(data, (375, 500), reduction)).permute(2, 0, 1)
+
+
 def test_decoding_is_pils():  # but for colour, which is sampled at half the resolution
     data = encoded(photograph())
     assert plain_jpeg_size(data) == (375, 500)
-    ours, pils = decode_jpeg(data, (375, 500)).float(), decode_by_pil(data).float()
+    ours, pils = pixels_of(data).float(), decode_by_pil(data).float()
     assert (ours - pils).abs().mean() < 3
     assert (ours - pils).mean(0).abs().mean() < 1.5
     whole = encoded(photograph(), subsampling=0)
-    assert torch.equal(decode_jpeg(whole, (375, 500)), decode_by_pil(whole))
+    assert torch.equal(pixels_of(whole), decode_by_pil(whole))
 
 
 @pytest.mark.parametrize(("reduction", "size"), [(2, (188, 250)), (4, (94, 125)), (8, (47, 63))])
 def test_decoding_at_reduced_size(reduction, size):
     data = encoded(photograph())
-    pixels = decode_jpeg(data, (375, 500), reduction)
+    pixels = pixels_of(data, reduction)
     assert tuple(pixels.shape) == (3, *size)
     with Image.open(io.BytesIO(data)) as image:
         expected = v2.functional.pil_to_tensor(image.reduce(reduction))
@@ -286,118 +288,71 @@ def test_packed_imagenet_has_the_trees_class_names():
     assert readable_names(folders[:3]) == folders[:3]
 
 
-def encoded_rows(folder: Path, files: dict[str, bytes], **settings) -> dict[str, torch.Tensor]:
-    """A batch of encoded images as a loader makes it."""
-    (folder / "train" / "a").mkdir(parents=True)
-    for name, data in files.items():
-        (folder / "train" / "a" / name).write_bytes(data)
-    crop = dict(type="EncodedRandomResizedCrop", size=(24, 32), **settings)
-    data = ClassificationDataset(ImageNet(str(folder)), [crop])
-    return collate([data[i, 100 + i] for i in range(len(data))])
+def test_the_crop_that_the_device_decoded_is_the_hosts_and_says_so(monkeypatch):
+    said = []
+    monkeypatch.setattr("crate_mm.datasets.decode.print_log", lambda text, *_: said.append(text))
+    former = TRANSFORMS.build(dict(type="EncodedRandomResizedCrop", size=32))
+    assert said == [
+        "EncodedRandomResizedCrop no longer leaves the decoding to the device: it is DecodeRandomResizedCrop"
+    ]
+    file = io.BytesIO()
+    photograph().save(file, "JPEG")
+    torch.manual_seed(5)
+    crop = former(file.getvalue())
+    torch.manual_seed(5)
+    assert torch.equal(crop, DecodeRandomResizedCrop(32)(file.getvalue()))
 
 
-def test_encoded_crops_are_those_that_are_decoded_by_the_loader(tmp_path):
-    """The same crops and flips as torchvision's, which draw the same numbers; another decoder, so not the same bits."""
-    images = {f"{i}.JPEG": encoded(photograph().crop((i, 0, 200 + i, 150)), quality=95) for i in range(6)}
-    batch = encoded_rows(tmp_path, images)
-    assert batch["encoded"].shape[0] == 6
-    assert batch["encoded"].shape[1] < max(map(len, images.values())) + 100
-    decoded = decode_crops(batch["encoded"], "cpu")
-    assert decoded.shape == (6, 3, 24, 32)
-    assert torch.equal(decode_crops(batch["encoded"][3:4], "cpu"), decoded[3:4])
-    for i, data in enumerate(images.values()):
-        seed_everything(100 + i)
-        expected = v2.RandomHorizontalFlip()(v2.RandomResizedCrop((24, 32))(decode_by_pil(data)))
-        assert (decoded[i].float() - expected.float()).abs().mean() < 2
+def drawn(size: tuple[int, int], kind: str) -> Image.Image:
+    if kind == "noise":
+        return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    return photograph(size)
 
 
-@pytest.mark.parametrize("kind", ["gray", "cmyk", "png", "large"])
-def test_what_is_no_plain_jpeg_is_cropped_on_the_host(tmp_path, monkeypatch, kind):
-    image = photograph((200, 150))
-    data = {
-        "gray": lambda: encoded(image.convert("L")),
-        "cmyk": lambda: encoded(image.convert("CMYK")),
-        "png": lambda: encoded(image, "PNG"),
-        "large": lambda: encoded(image, quality=95),
-    }[kind]()
-    if kind == "large":
-        monkeypatch.setattr(EncodedRandomResizedCrop, "MOST_BYTES", 1000)
-    batch = encoded_rows(tmp_path, {"0.JPEG": data}, flip=0.0)
-    seed_everything(100)
-    expected = v2.RandomResizedCrop((24, 32))(decode_by_pil(data))
-    decoded = decode_crops(batch["encoded"], "cpu")[0]
-    assert (decoded.float() - expected.float()).abs().mean() < 3
-    assert batch["encoded"].shape[1] < 8000
+@pytest.mark.parametrize("kind", ["photograph", "noise"])
+@pytest.mark.parametrize("size", [(500, 375), (375, 501), (1600, 1200), (90, 70), (64, 64)])
+@pytest.mark.parametrize("options", [dict(), dict(subsampling=0), dict(subsampling=1, quality=40)])
+def test_a_resized_image_is_pils_within_one_level(kind, size, options):
+    data = encoded(drawn(size, kind), **options)
+    ours, expected = DecodeResize(64)(data), v2.functional.pil_to_tensor(v2.Resize(64)(open_image(data)))
+    assert ours.shape == expected.shape
+    difference = (ours.int() - expected.int()).abs()
+    assert difference.max() <= 1
+    assert difference.float().mean() < 0.02
+    assert ours.is_contiguous() is False  # its channels lie side by side, as PIL's do
+    assert torch.equal(DecodeResize(64)(open_image(data)), ours)  # as the Predictor gives it
 
 
-def test_an_encoded_image_that_is_cut_off_is_unreadable(tmp_path):
-    whole = encoded(photograph((200, 150)))
-    batch = encoded_rows(tmp_path, {"0.JPEG": whole[:-300], "1.JPEG": whole})
-    assert batch["unreadable"].tolist() == [0, -1]
-    with pytest.raises(ValueError, match="a batch of JPEGs cannot be decoded on cpu"):
-        decode_crops(batch["encoded"][:, :100], "cpu")
+def test_resized_images_do_not_share_memory():
+    resize = DecodeResize(64)
+    first = resize(encoded(photograph((64, 64))))
+    before = first.clone()
+    resize(encoded(photograph((64, 64)).rotate(90)))
+    assert torch.equal(first, before)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_run_decodes_on_the_device(tmp_path, image_tree, device):
-    options = {
-        "data_root": str(image_tree),
-        "model.head.num_classes": 3,
-        "global_batch_size": 6,
-        "max_batch_per_device": 3,
-        "train_cfg.max_epochs": 1,
-        "train_dataloader.num_workers": 1,
-        "val_dataloader.num_workers": 0,
-    }
-    cfg = load_config("crate_tiny_in1k", options)
-    cfg.train_dataloader.dataset.transforms = [dict(type="EncodedRandomResizedCrop", size=224)]
-    cfg.model.backbone.arch = dict(embed_dim=24, depth=1, num_heads=3)
-    cfg.work_dir = str(tmp_path / "run")
-    runner = Runner.from_cfg(cfg)
-    assert next(runner.model.parameters()).device.type == device
-    runner.train()
-    assert (tmp_path / "run" / "epoch_1.pth").exists()
+@pytest.mark.parametrize("options", [dict(interpolation="bicubic"), dict(antialias=False)])
+def test_resizing_that_would_not_be_pils_is_refused(options):
+    with pytest.raises(ValueError, match="DecodeResize takes interpolation 'bilinear' with antialias=True, got"):
+        ClassificationDataset([], [dict(type="DecodeResize", size=8, **options)])
 
 
-def damaged(data: bytes) -> dict[str, bytes]:
-    """JPEGs whose header and end are whole, and which no decoder reads."""
-    scan, table = data.index(b"\xff\xda"), data.index(b"\xff\xc4")
-    return {
-        "table": data[: table + 5] + b"\xff" * 16 + data[table + 21 :],
-        "marker": data[: scan + 40] + b"\xff\xc3" + data[scan + 42 :],
-        "quantisation": data[: data.index(b"\xff\xdb")] + data[data.index(b"\xff\xc0") :],
-    }
-
-
-@pytest.mark.parametrize("kind", ["table", "marker", "quantisation"])
-def test_what_the_device_cannot_decode_is_replaced_as_on_the_host(tmp_path, kind):
-    """By the same sample with the same draws, and reported under the same position."""
-    whole = encoded(photograph((60, 40)))
-    for i in range(4):
-        file = tmp_path / "train" / "ab"[i % 2] / f"{i}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        image = Image.fromarray(np.roll(np.asarray(photograph((60, 40))), 9 * i, axis=1))
-        file.write_bytes(damaged(whole)[kind] if i == 2 else encoded(image))
-    source = ImageNet(tmp_path)  # a/0, a/2, b/1, b/3: position 1 is damaged
-    device, host = (
-        ClassificationDataset(source, [dict(type=name, size=16)])
-        for name in ("EncodedRandomResizedCrop", "DecodeRandomResizedCrop")
+def test_an_evaluation_decodes_what_it_can_and_reports_what_it_cannot(image_tree):
+    """A photograph, a gray JPEG, a PNG and one that is cut off, by both loaders."""
+    files = sorted((image_tree / "val").rglob("*.JPEG"))
+    files[1].write_bytes(encoded(photograph((60, 40)).convert("L")))
+    files[2].write_bytes(encoded(photograph((60, 40)), "PNG"))
+    files[3].write_bytes(encoded(photograph((60, 40)))[:-200])
+    source = ImageNet(str(image_tree), "val")
+    ours, expected = (
+        ClassificationDataset(source, [dict(type=name, size=24), dict(type="CenterCrop", size=20)])
+        for name in ("DecodeResize", "Resize")
     )
-    keys = [(0, 5), (1, 6), (2, 7), (3, 8)]
-    batch = collate([device[key] for key in keys])
-    if kind != "table":  # elsewhere the header says nothing of what follows
-        assert batch["unreadable"].tolist() == [-1] * 4
-    decoded = decode_batch(batch, "cpu", device.on_host)
-    expected = collate([host[key] for key in keys])
-    assert decoded.keys() == expected.keys()
-    for key in ("labels", "sample_idx", "unreadable"):
-        assert decoded[key].tolist() == expected[key].tolist(), key
-    assert decoded["unreadable"].tolist() == [-1, 1, -1, -1]
-    assert decoded["inputs"].shape == (4, 3, 16, 16)
-    # Beside the flip, which the other has not, a reduced decoding, and a JPEG of quality 100 on the way.
-    whole, flipped = expected["inputs"][1].float(), expected["inputs"][1].flip(-1).float()
-    assert min((decoded["inputs"][1] - image).abs().mean() for image in (whole, flipped)) < 6
-    assert "cannot" in device.reason_unreadable(1) or "broken" in device.reason_unreadable(1)
-    if kind != "table":
-        with pytest.raises(ValueError, match="cannot be decoded on cpu"):
-            decode_batch(collate([device[key] for key in keys]), "cpu")
+    for i in range(len(source)):
+        one, other = ours[i], expected[i]
+        assert (one["inputs"].int() - other["inputs"].int()).abs().max() <= 1
+        assert [one[key] for key in ("labels", "sample_idx", "unreadable")] == [
+            other[key] for key in ("labels", "sample_idx", "unreadable")
+        ]
+    assert ours[3]["unreadable"] == 3
+    assert ours.reason_unreadable(3) == expected.reason_unreadable(3)

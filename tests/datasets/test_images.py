@@ -63,14 +63,12 @@ def test_no_image_starts_a_program(tmp_path, ghostscript, run_tool):
     packed.mkdir(parents=True)
     write_shards(packed, [("a/x.jpg", EPS, 0)], ["a"])
     decode = build_transforms([{"type": "DecodeRandomResizedCrop", "size": 8}])
-    encode = build_transforms([{"type": "EncodedRandomResizedCrop", "size": 8}])
     ways = [
         lambda: ImageNet(root)[0],
         lambda: ClassFolders(root)[0],
         lambda: ImageFolder(root / "train")[0],
         lambda: PackedImages(packed.parent)[0],
         lambda: decode(EPS),
-        lambda: encode(EPS),
         lambda: Predictor(get_model("crate_tiny", num_classes=2, img_size=32))([file]),
     ]
     for way in ways:

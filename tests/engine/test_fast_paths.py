@@ -16,6 +16,7 @@ from crate_mm.engine.blocks import checkpoint_blocks, compile_backbone, compile_
 from crate_mm.engine.logs import RuntimeInfoHook
 from crate_mm.engine.lookahead import LookAhead
 from crate_mm.engine.optim import Lion
+from crate_mm.engine.pieces import join
 from crate_mm.engine.safety.finite import FiniteCheck, RunStoppedError
 from crate_mm.models import ImageClassifier
 from tests.conftest import ROOT
@@ -348,11 +349,13 @@ def batches_of_two(count: int) -> list[dict[str, torch.Tensor]]:
     ]
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
 @pytest.mark.gpu
-def test_looking_ahead_moves_the_loaders_batches_to_the_gpu():
+def test_looking_ahead_moves_the_loaders_batches_to_the_gpu(pieces):
     batches = batches_of_two(4)
     pinned = [{key: value.pin_memory() for key, value in batch.items()} for batch in batches]
-    for batch, expected in zip(LookAhead(pinned), batches, strict=True):
+    whole = [join(batches[start : start + pieces]) for start in range(0, 4, pieces)]
+    for batch, expected in zip(LookAhead(pinned, pieces), whole, strict=True):
         assert batch["inputs"].is_cuda
         assert not batch["sample_idx"].is_cuda
         assert torch.equal(batch["inputs"].cpu(), expected["inputs"])

@@ -1,4 +1,4 @@
-"""Images a second that one core loads, by stage, against torchvision's usual pipeline, on photographs.
+"""Images a second that one core loads, by stage, against torchvision's and PyTorch's usual ways, on photographs.
 
 python tools/benchmarks/loader.py --json loader.json
 """
@@ -13,13 +13,16 @@ import torch
 from machine import median_ratio, report, time_in_turns
 from photographs import write_tree
 from PIL import Image
+from torch.utils.data import default_collate
 from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
 from crate_mm.cli.options import check_writable, one_sentence_errors, positive
-from crate_mm.datasets import ClassificationDataset, ImageNet
+from crate_mm.cli.pack_dataset import encode
+from crate_mm.datasets import ClassificationDataset, ImageNet, PackedImages, collate
+from crate_mm.datasets.packed import write_shards
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -29,6 +32,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--images", type=positive, default=64, help="how many are loaded in a round (default: 64)")
     parser.add_argument("--width", type=positive, default=500, help="of the photographs (default: 500)")
     parser.add_argument("--height", type=positive, default=375, help="of the photographs (default: 375)")
+    parser.add_argument(
+        "--short-sides",
+        type=positive,
+        nargs="*",
+        default=[400, 320],
+        help="pack with each of these as pack_dataset's --short-side (default: 400 320)",
+    )
     parser.add_argument("--rounds", type=positive, default=9, help="how often each form is timed (default: 9)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
     return parser.parse_args()
@@ -40,15 +50,25 @@ def main() -> None:
         check_writable(args.json)
         torch.set_num_threads(1)
         root = write_tree(Path(folder), args.images, size=(args.width, args.height))
-        rows = measure("decoding", decoders(root), args) + measure("loading", loaders(root), args)
+        stages = {
+            "decoding": decoders(root),
+            "training": loaders(root, args.short_sides),
+            "evaluation": evaluations(root),
+        }
+        rows = [row for stage, forms in stages.items() for row in measure(stage, over_all(forms, args.images), args)]
+        rows += measure("collating", collators(root, args.images), args)
         title = f"photographs of {args.width} x {args.height}, one core"
         report(title, rows, vars(args), args.json)
 
 
+def over_all(forms: dict, images: int) -> dict:
+    """Forms that load all images, of forms that load the i-th."""
+    return {name: lambda f=form: [f(i) for i in range(images)] for name, form in forms.items()}
+
+
 def measure(stage: str, forms: dict, args: argparse.Namespace) -> list[dict]:
-    """Time forms that load the i-th image, in turns; the first is what the others are compared with."""
-    indices = range(args.images)
-    seconds = time_in_turns({name: lambda f=form: [f(i) for i in indices] for name, form in forms.items()}, args.rounds)
+    """Time forms that load all images, in turns; the first is what the others are compared with."""
+    seconds = time_in_turns(forms, args.rounds)
     first = next(iter(seconds.values()))
     return [
         {
@@ -72,8 +92,8 @@ def decoders(root: Path) -> dict:
     }
 
 
-def loaders(root: Path) -> dict:
-    """File to what the collate function gets."""
+def loaders(root: Path, short_sides: list[int]) -> dict:
+    """File to what the collate function gets, in training."""
     crop, flip = v1.RandomResizedCrop(224), v1.RandomHorizontalFlip()
     usual = v1.Compose([crop, flip, v1.ToTensor(), v1.Normalize(MEAN, STD)])
     official = ImageFolder(root / "train", usual)
@@ -81,20 +101,45 @@ def loaders(root: Path) -> dict:
     uint8 = ClassificationDataset(source, [dict(type="RandomResizedCrop", size=224), dict(type="RandomHorizontalFlip")])
     fast = [dict(type="DecodeRandomResizedCrop", size=224), dict(type="RandomHorizontalFlip")]
     ours = ClassificationDataset(source, fast)
-    encoded = ClassificationDataset(source, [dict(type="EncodedRandomResizedCrop", size=224)])
     v2_crop = v2.Compose([v2.RandomResizedCrop(224, antialias=True), v2.RandomHorizontalFlip()])
 
     def from_torchvision_io(i: int) -> torch.Tensor:
         data = torch.frombuffer(bytearray(source.read(i)[0]), dtype=torch.uint8)
         return v2_crop(decode_jpeg(data, ImageReadMode.RGB))
 
+    packed = {side: ClassificationDataset(pack(source, root / str(side), side), fast) for side in short_sides}
     return {
         "PIL, crop, flip, ToTensor, Normalize (the official code's)": lambda i: official[i],
         "PIL, crop, flip, uint8": lambda i: uint8[i, i],
         "torchvision.io, transforms v2, uint8": from_torchvision_io,
         "crate_mm: DecodeRandomResizedCrop, flip, uint8": lambda i: ours[i, i],
-        "crate_mm: EncodedRandomResizedCrop, decoded on the device later": lambda i: encoded[i, i],
+        **{f"the same, packed with --short-side {side}": lambda i, d=data: d[i, i] for side, data in packed.items()},
     }
+
+
+def pack(source: ImageNet, folder: Path, short_side: int) -> PackedImages:
+    """The images of a source, packed as ``tools/pack_dataset.py`` packs them."""
+    (folder / "train").mkdir(parents=True)
+    images = ((path, encode(path, short_side, quality=90)[1], label) for path, label in source.samples)
+    write_shards(folder / "train", images, source.classes)
+    return PackedImages(folder)
+
+
+def evaluations(root: Path) -> dict:
+    """File to what the collate function gets, in an evaluation."""
+    ways = {"PIL, resize, centre crop, uint8": "Resize", "crate_mm: DecodeResize, centre crop, uint8": "DecodeResize"}
+    crop = dict(type="CenterCrop", size=224)
+    source = ImageNet(str(root))
+    datasets = {way: ClassificationDataset(source, [dict(type=name, size=256), crop]) for way, name in ways.items()}
+    return {way: lambda i, d=data: d[i] for way, data in datasets.items()}
+
+
+def collators(root: Path, images: int) -> dict:
+    """Samples to a batch."""
+    data = ClassificationDataset(ImageNet(str(root)), [dict(type="DecodeRandomResizedCrop", size=224)])
+    samples = [data[i, i] for i in range(images)]
+    ways = {"PyTorch's default_collate": default_collate, "crate_mm: collate": collate}
+    return {way: lambda f=function: f(samples) for way, function in ways.items()}
 
 
 if __name__ == "__main__":

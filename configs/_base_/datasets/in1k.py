@@ -24,7 +24,7 @@ val_dataloader = dict(
         type="ClassificationDataset",
         source=dict(type="ImageNet", split="val"),
         transforms=[
-            dict(type="Resize", size=256),
+            dict(type="DecodeResize", size=256),
             dict(type="CenterCrop", size=224),
         ],
     ),

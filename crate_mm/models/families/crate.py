@@ -92,6 +92,7 @@ class CRATE(PatchBackbone):
 
     sizes = Sizes("crate", ARCHS | SEGMENTATION_ARCHS)
     kernels: ClassVar[dict] = {"proj.weight": "d (h w C)", "patch_norm.weight": "(h w C)", "patch_norm.bias": "(h w C)"}
+    channels_last = True  # the patches are cut out of images in either order of memory
 
     def __init__(
         self,

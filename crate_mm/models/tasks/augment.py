@@ -93,7 +93,7 @@ class BatchRandomErasing(nn.Module):
             self.erasing = v2.RandomErasing(p, tuple(scale), tuple(ratio), 0 if value == "random" else value)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        images = images.clone()
+        images = images.clone(memory_format=torch.contiguous_format)  # noise is drawn in the order of memory
         for image, draw in zip(images, torch.rand(len(images)).tolist()):
             if draw >= self.p:
                 continue

@@ -46,6 +46,7 @@ class ImageClassifier(Task):
             preprocessor = MODELS.build({"type": "ImagePreprocessor", **(preprocessor or {})})
         super().__init__(preprocessor)
         self.backbone = backbone if isinstance(backbone, nn.Module) else BACKBONES.build(backbone)
+        preprocessor.channels_last = getattr(self.backbone, "channels_last", False)
         self.head = head if isinstance(head, nn.Module) else HEADS.build({**head, "in_dim": self.backbone.embed_dim})
         channels = getattr(self.backbone, "in_channels", None)
         if channels is not None and hasattr(preprocessor, "mean") and len(preprocessor.mean) != channels:

@@ -1,0 +1,210 @@
+"""A large batch is built in pieces by the workers: the same batches, the same steps."""
+
+import multiprocessing
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, default_collate
+
+from crate_mm.datasets import ClassificationDataset, Digits, GlobalBatchSampler, collate, init_worker
+from crate_mm.engine import RunInterruptedError, Runner, load_config, newest_checkpoint, read_checkpoint
+from crate_mm.engine.lookahead import LookAhead
+from crate_mm.engine.pieces import PieceSampler, in_pieces, join
+from crate_mm.private_torch import end_workers
+from crate_mm.registry import FUNCTIONS
+from tests.faults.test_interruptions import at_step
+from tests.training import AUGMENT, assert_identical, debug_config
+
+FUNCTIONS.register_module(name="collate_of_a_user", module=lambda samples: collate(samples))
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "expected"),
+    [(2048, 2048, [256] * 8), (1000, 1000, [250] * 4), (257, 257, [128, 129]), (600, 700, [200, 200, 200, 100])],
+)
+def test_pieces_of_a_batch_are_of_one_size(size, count, expected):
+    batches = BatchSampler(SequentialSampler(range(count)), size, drop_last=False)
+    pieces = list(PieceSampler(batches, 256))
+    assert [len(piece) for piece in pieces] == expected
+    assert [index for piece in pieces for index in piece] == list(range(count))
+
+
+def loader_of(data, batch_size=30, **options) -> DataLoader:
+    sampler = GlobalBatchSampler(data, batch_size, seed=3)
+    return DataLoader(
+        data, batch_size, sampler=sampler, num_workers=2, collate_fn=collate, worker_init_fn=init_worker, **options
+    )
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_the_batches_are_those_of_the_loader(persistent):
+    """Sample by sample, with their augmentation, in every epoch, and from the midst of one."""
+    photographs = dict(type="FakeData", size=100, image_size=(3, 12, 14))
+    loader = loader_of(ClassificationDataset(photographs, AUGMENT), drop_last=True, persistent_workers=persistent)
+    pieces, count = in_pieces(loader, 8)
+    assert count == 4
+    assert pieces.persistent_workers == persistent
+    for epoch, start in ((0, 0), (1, 0), (1, 2)):
+        loader.sampler.set_epoch(epoch)
+        loader.sampler.start = start
+        expected, ours = list(loader), list(LookAhead(pieces, count))
+        assert len(expected) == 3 - start
+        assert_identical(ours, expected)
+        assert ours[0]["inputs"].shape == (30, 3, 12, 14)
+        assert ours[0]["inputs"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_last_batch_may_be_smaller():
+    data = ClassificationDataset(Digits("test"))
+    loader = DataLoader(data, 200, num_workers=1, collate_fn=collate)
+    ours = list(LookAhead(*in_pieces(loader, 64)))
+    assert [len(batch["labels"]) for batch in ours] == [200, 200, 50]
+    assert_identical(ours, list(loader))
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(range(10))
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(range(10), 8),
+        DataLoader(range(10), 4, num_workers=1),
+        DataLoader(range(10), 8, num_workers=1, collate_fn=lambda samples: samples),
+        DataLoader(range(10), batch_sampler=[[1, 2, 3, 4, 5, 6, 7]], num_workers=1),
+        DataLoader(range(10), None, num_workers=1),
+        DataLoader(Stream(), 8, num_workers=1),
+    ],
+    ids=["no workers", "small", "own collate", "own batches", "no batches", "stream"],
+)
+def test_what_cannot_or_need_not_be_divided_stays(loader):
+    same, count = in_pieces(loader, 4)
+    assert same is loader
+    assert count == 1
+
+
+def test_pieces_are_joined_whatever_samples_hold():
+    samples = [
+        {"inputs": torch.full((2, 3), i), "name": f"a{i}", "at": (i, float(i)), "more": {"x": i}, "list": [f"b{i}", i]}
+        for i in range(7)
+    ]
+    parts = [samples[:3], samples[3:5], samples[5:]]
+    joined, whole = join([default_collate(part) for part in parts]), default_collate(samples)
+    whole["list"][0] = list(whole["list"][0])  # PyTorch's is a tuple here, and a list for strings by themselves
+    assert_identical(joined, whole)
+    assert joined["at"][1].dtype == torch.float64
+
+
+def test_what_fails_in_a_piece_is_known_a_step_before():
+    def pieces():
+        yield from ({"labels": torch.tensor([i])} for i in range(5))
+        raise OSError("the disk is gone")
+
+    batches = LookAhead(pieces(), 2)
+    seen = [(batch["labels"].tolist(), batches.error is not None) for batch in batches]
+    assert seen == [([0, 1], False), ([2, 3], True)]
+    other = LookAhead([{"inputs": torch.zeros(1, size)} for size in (1, 2)], 2)
+    assert list(other) == []
+    assert "Sizes of tensors must match" in str(other.error)
+
+
+class Counted(torch.utils.data.Dataset):
+    """Counts, in memory that the workers share, how many samples have been built."""
+
+    def __init__(self) -> None:
+        self.built = multiprocessing.get_context("fork").Value("i", 0)
+
+    def __len__(self) -> int:
+        return 2000
+
+    def __getitem__(self, index: int) -> dict:
+        with self.built.get_lock():
+            self.built.value += 1
+        return {"inputs": torch.zeros(1, 4, 4, dtype=torch.uint8), "labels": index}
+
+
+@pytest.mark.parametrize(("most", "ahead"), [(10, 40), (200, 800)])
+def test_what_is_under_way_depends_on_the_pieces(most, ahead):
+    """Two workers build two pieces each ahead of what has been taken, whatever the batch is."""
+    data = Counted()
+    batches = LookAhead(*in_pieces(DataLoader(data, 200, num_workers=2, collate_fn=collate), most))
+    taken = 200
+    for _ in batches:
+        taken += 200
+        built, now = -1, data.built.value
+        while built != now:
+            time.sleep(0.2)
+            built, now = now, data.built.value
+        assert built == min(taken + ahead, 2000)
+        if taken == 600:
+            break
+    end_workers(None, batches.loaded)
+
+
+def run(work_dir: Path, collate_fn: str = "collate") -> Runner:
+    """Train in pieces of 10 of 32 samples; with a user's collate function, in none."""
+    cfg = debug_config(train_dataloader__num_workers=2)
+    cfg.train_dataloader.collate_fn = dict(type=f"crate_mm.{collate_fn}")
+    cfg.train_dataloader.dataset.transforms = AUGMENT
+    cfg.work_dir = str(work_dir)
+    newest = newest_checkpoint(work_dir)
+    if newest:
+        cfg.resume, cfg.load_from = True, str(newest)
+    runner = Runner.from_cfg(cfg)
+    runner.build_for_training()
+    return runner
+
+
+@pytest.fixture
+def pieces_of_10(monkeypatch):
+    monkeypatch.setattr(in_pieces, "__defaults__", (10,))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
+
+
+@pytest.mark.slow
+def test_training_takes_the_same_steps_and_resumes_exactly(tmp_path, pieces_of_10):
+    whole, divided = run(tmp_path / "whole", collate_fn="collate_of_a_user"), run(tmp_path / "pieces")
+    assert (whole.train_loop.pieces, divided.train_loop.pieces) == (1, 4)
+    assert len(whole.train_dataloader) == len(divided.train_dataloader) == 10
+    there = set(multiprocessing.active_children())
+    whole.train()
+    divided.train()
+    assert set(multiprocessing.active_children()) == there
+    expected = read_checkpoint(tmp_path / "whole" / "epoch_2.pth")
+    states = ("state_dict", "optimizer", "param_schedulers")
+    for key in states:
+        assert_identical(read_checkpoint(tmp_path / "pieces" / "epoch_2.pth")[key], expected[key], key)
+    first = run(tmp_path / "resumed")
+    at_step(first, 17, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(RunInterruptedError, match="epoch_1_iter_17"):
+        first.train()
+    run(tmp_path / "resumed").train()
+    for key in states:
+        assert_identical(read_checkpoint(tmp_path / "resumed" / "epoch_2.pth")[key], expected[key], key)
+
+
+def test_unreadable_images_are_reported_once(tmp_path, image_tree, pieces_of_10):
+    files = sorted((image_tree / "train").rglob("*.JPEG"))
+    broken = {str(files[2]), str(files[7])}
+    for file in broken:
+        open(file, "wb").close()
+    options = {"data_root": str(image_tree), "global_batch_size": 12, "train_cfg.max_epochs": 2}
+    cfg = load_config("crate_tiny_in1k", options)
+    cfg.model.head.num_classes = 3
+    cfg.model.backbone.update(arch=dict(embed_dim=24, depth=1, num_heads=3), img_size=32, patch_size=8)
+    cfg.train_dataloader.update(num_workers=2)
+    cfg.train_dataloader.dataset.transforms[0].size = 32
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    cfg.work_dir = str(tmp_path / "run")
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.train_loop.pieces == 2
+    (log,) = (tmp_path / "run").glob("*/*.log")
+    assert sorted(re.findall(r"cannot read train image (\S+) \(", log.read_text())) == sorted(broken)
