@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 
 SMALL = {
-    "layers": ["--dim", 48, "--head-dim", 16, "--batch", 1, "--tokens", 17, "--rounds", 1],
+    "layers": ["--dim", 48, "--head-dim", 16, "--batch", 1, "--tokens", 17, "--rounds", 1, "--steps", 2],
     "operators": [
         *("--dim", 48, "--heads", 3, "--batch", 1, "--tokens", 17, "--rounds", 1),
         *("--lengths", 17, 33, "--length-rounds", 1),
@@ -18,12 +18,12 @@ SMALL = {
     "train_step": ["--models", "crate_tiny", "vit_tiny", "--img-size", 32, "--batch", 2, "--rounds", 1, "--no-compile"],
     "inference": ["--models", "crate_tiny", "vit_tiny", "--img-size", 32, "--batch", 2, "--rounds", 1, "--no-compile"],
     "scaling": ["--img-sizes", 32, 48, "--batches", 1, "--rounds", 1, "--processes", 2, "--start-method", "fork"],
-    "end_to_end": ["--images", 12, "--batch", 2, "--workers", 1, "--rounds", 1],
+    "end_to_end": ["--images", 16, "--batch", 2, "--workers", 1, "--rounds", 1],
     "checkpoint": ["--config", "crate_tiny_in1k", "--rounds", 1],
     "folders": ["--classes", 2, 5, "--images", 4],
     "faults": ["--kills", 2, "--damage", "--fork"],
 }
-ROWS = {"layers": 6, "operators": 36, "loader": 8, "train_step": 6, "inference": 8, "scaling": 6, "end_to_end": 3}
+ROWS = {"layers": 12, "operators": 36, "loader": 8, "train_step": 6, "inference": 8, "scaling": 12, "end_to_end": 4}
 ROWS["folders"] = 2
 
 

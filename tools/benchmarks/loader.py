@@ -40,7 +40,8 @@ def main() -> None:
         check_writable(args.json)
         torch.set_num_threads(1)
         root = write_tree(Path(folder), args.images, size=(args.width, args.height))
-        rows = measure("decoding", decoders(root), args) + measure("loading", loaders(root), args)
+        stages = (("decoding", decoders), ("loading", loaders))
+        rows = (row for stage, forms in stages for row in measure(stage, forms(root), args))
         title = f"photographs of {args.width} x {args.height}, one core"
         report(title, rows, vars(args), args.json)
 
