@@ -110,3 +110,15 @@ def test_an_epoch_that_is_too_short_to_count_is_refused(part):
     runner = argparse.Namespace(cfg=argparse.Namespace(train_dataloader=loader))
     with pytest.raises(ValueError, match="9 batches may be ready before the first step.* Give --images 56 or more"):
         part("end_to_end").counted_steps(argparse.Namespace(images=38, batch=2), runner)
+
+
+def test_a_round_in_which_others_had_the_core_does_not_count(part, monkeypatch):
+    """Of rounds of 1, 5 and 4 seconds the first worked for half of its time, and 4 is the least of the others."""
+    machine = part("machine")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    wall, used = iter([0, 1, 10, 15, 20, 24]), iter([0, 0.5, 10, 15, 20, 24])
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(wall))
+    monkeypatch.setattr(machine.time, "process_time", lambda: next(used))
+    assert machine.least_seconds(lambda: None, rounds=2) == (4, 0.0)
+    wall, used = iter([0, 1, 10, 15]), iter([0, 0.5, 10, 11])
+    assert machine.least_seconds(lambda: None, rounds=1) == (1, 0.5)  # where there is no other
