@@ -31,7 +31,8 @@ def plan_batch(global_batch_size: int, world_size: int, max_per_device: int | No
 
     Raises:
         ValueError: the batch does not divide over the processes, or what a process loads not into micro-batches of
-            between half of and all that a device takes; the message names the nearest batches that do.
+            between half of and all that a device takes, if it is more than that; the message names the nearest batches
+            that do.
     """
     for name, value in (("global_batch_size", global_batch_size), ("max_batch_per_device", max_per_device)):
         if value is not None and (not isinstance(value, int) or value < 1):
@@ -59,7 +60,7 @@ def _plan(global_batch_size: int, world_size: int, max_per_device: int | None) -
     if rest:
         return None
     most = max_per_device or per_device
-    for micro_batches in range(math.ceil(per_device / most), 2 * per_device // most + 1):
+    for micro_batches in range(math.ceil(per_device / most), max(2 * per_device // most, 1) + 1):
         if per_device % micro_batches == 0:
             return BatchPlan(global_batch_size, world_size, per_device, micro_batches)
     return None

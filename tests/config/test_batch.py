@@ -12,6 +12,8 @@ from crate_mm.engine import plan_batch
         (2048, 2, 300, 1024, 4),
         (96, 1, 20, 96, 6),
         (7, 7, 1, 1, 1),
+        (2048, 16, 512, 128, 1),  # less than half of what a device takes
+        (2048, 1024, 512, 2, 1),
     ],
 )
 def test_plan(batch, processes, most, per_device, micro_batches):

@@ -36,7 +36,7 @@ def main() -> None:
     args = parse_args()
     with one_sentence_errors(), tempfile.TemporaryDirectory(dir=args.folder) as folder:
         check_writable(args.json)
-        runner = build_runner(args, write_tree(Path(folder) / "data", 10), Path(folder), StepTimes(skip=0))
+        runner = build_runner(args, write_tree(Path(folder) / "data", 10), Path(folder), StepTimes())
         runner.train()  # for there to be an optimizer's state
         (hook,) = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
         seconds = []

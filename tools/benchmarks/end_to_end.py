@@ -3,14 +3,19 @@
 python tools/benchmarks/end_to_end.py --config crate_tiny_in1k --images 512 --batch 16 --json end_to_end.json
 
 The tree of photographs is generated. A bare loop of the same model on a batch that is already there shows what of the
-epoch is the step, and the Runner on the same batch what the Runner costs.
+epoch is the step, and the Runner on the same batch what the Runner costs. An epoch's rate is that of the steps between
+those whose batches were ready before the first step, and those for which nothing is left to load; the row with start
+and end is the whole epoch. ``--short-side`` adds epochs from the same photographs, packed and made smaller.
 """
 
 import argparse
 import logging
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,29 +27,35 @@ from photographs import write_tree
 from crate_mm.cli.options import check_writable, one_sentence_errors, positive
 from crate_mm.engine import Runner, amp_optim_wrapper, load_config
 
+PACK = Path(__file__).resolve().parents[1] / "pack_dataset.py"
+STEPS = 40  # at most, of the comparison with a bare loop
+
 
 class StepTimes(Hook):
-    """The seconds between the ends of the iterations of a run, without the first ones."""
+    """When steps of an epoch have ended, the device's work included, and when the epoch began and ended."""
 
     priority = "VERY_LOW"
 
-    def __init__(self, skip: int) -> None:
-        self.skip = skip
-        self.ends: list[float] = []
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+        self.ends: dict[int, float] = {}
+
+    def before_train_epoch(self, runner) -> None:
+        self.began = time.perf_counter()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if batch_idx == self.skip:
+        if batch_idx in self.steps:
             synchronize()
-        self.ends.append(time.perf_counter())
+            self.ends[batch_idx] = time.perf_counter()
 
     def after_train_epoch(self, runner) -> None:
         synchronize()
-        self.ends[-1] = time.perf_counter()
+        self.ended = time.perf_counter()
 
     @property
     def seconds_per_step(self) -> float:
-        counted = self.ends[self.skip :]
-        return (counted[-1] - counted[0]) / (len(counted) - 1)
+        first, last = self.steps
+        return (self.ends[last] - self.ends[first]) / (last - first)
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,8 +65,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch", type=positive, default=16, help="global batch (default: 16)")
     parser.add_argument("--workers", type=positive, default=2, help="of the loader (default: 2)")
     parser.add_argument("--rounds", type=positive, default=3, help="of the comparison with a bare loop (default: 3)")
+    parser.add_argument("--short-side", type=positive, nargs="+", default=[], help="in pixels, of packed photographs")
     parser.add_argument("--amp", action="store_true", help="mixed precision")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
+    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON that is whole after each row")
     return parser.parse_args()
 
 
@@ -64,18 +76,33 @@ def main() -> None:
     with one_sentence_errors(), tempfile.TemporaryDirectory() as folder:
         check_writable(args.json)
         root = write_tree(Path(folder) / "data", args.images)
-        epoch = seconds_of_epoch(args, root, Path(folder))
-        bare, run = compare_with_bare_loop(args, root, Path(folder))
-        seconds = {
-            "an epoch from JPEGs, by the Runner": epoch,
-            "the Runner, no loading": run,
-            "a bare loop, no loading": bare,
-        }
-        rows = [
-            {"what": what, "images_per_s": args.batch / taken, "times_the_bare_loop": bare / taken}
-            for what, taken in seconds.items()
-        ]
-        report(f"{args.config}, batch {args.batch}", rows, vars(args), args.json)
+        report(f"{args.config}, batch {args.batch}", measure(args, root, Path(folder)), vars(args), args.json)
+
+
+def measure(args: argparse.Namespace, root: Path, folder: Path) -> Iterator[dict]:
+    bare, run = compare_with_bare_loop(args, root, folder)
+
+    def row(what: str, seconds: float) -> dict:
+        return {"what": what, "images_per_s": args.batch / seconds, "times_the_bare_loop": bare / seconds}
+
+    yield row("a bare loop, no loading", bare)
+    yield row("the Runner, no loading", run)
+    for side in (None, *args.short_side):
+        what = "an epoch from JPEGs, by the Runner"
+        if side:
+            what += f", packed at short side {side}"
+            root = pack(folder / "data", folder / f"packed{side}", side)
+        counted, whole = seconds_of_epoch(args, root, folder)
+        yield row(what, counted)
+        yield row(f"{what}, its start and end included", whole)
+
+
+def pack(root: Path, target: Path, side: int) -> Path:
+    if not (root / "val").exists():
+        write_tree(root, 1, splits=("val",))
+    command = [sys.executable, PACK, root, target, "--short-side", str(side)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return target
 
 
 def build_runner(args: argparse.Namespace, root: Path, folder: Path, hook: Hook) -> Runner:
@@ -99,51 +126,69 @@ def build_runner(args: argparse.Namespace, root: Path, folder: Path, hook: Hook)
     return runner
 
 
-def seconds_of_epoch(args: argparse.Namespace, root: Path, folder: Path) -> float:
-    hook = StepTimes(skip=3)
-    build_runner(args, root, folder, hook).train()
-    return hook.seconds_per_step
+def seconds_of_epoch(args: argparse.Namespace, root: Path, folder: Path) -> tuple[float, float]:
+    """Seconds a step of an epoch: while the loader loads, and with the epoch's start and end."""
+    hook = StepTimes()
+    runner = build_runner(args, root, folder, hook)
+    hook.steps = counted_steps(args, runner)
+    runner.train()
+    return hook.seconds_per_step, (hook.ended - hook.began) / (args.images // args.batch)
+
+
+def counted_steps(args: argparse.Namespace, runner: Runner) -> tuple[int, int]:
+    """The first and the last step between whose ends an epoch is counted.
+
+    Raises:
+        ValueError: the epoch has no steps but those whose batches are ready before, or after which nothing is loaded.
+    """
+    loader = runner.cfg.train_dataloader
+    queue = loader.num_workers * loader.get("prefetch_factor", 2) + 1  # of the workers, and the batch fetched ahead
+    steps = args.images // args.batch
+    if steps < 2 * queue + 2:
+        raise ValueError(
+            f"an epoch of {steps} steps is too short to count: {queue} batches may be ready before the first step, and "
+            f"nothing is left to load in the last {queue}. Give --images {(3 * queue + 1) * args.batch} or more"
+        )
+    return queue, steps - 1 - queue
 
 
 def compare_with_bare_loop(args: argparse.Namespace, root: Path, folder: Path) -> tuple[float, float]:
     """Seconds a step of a bare loop and of the Runner, the same model on the same batch, in turns."""
-    hook = StepTimes(skip=3)
+    steps = min(args.images // args.batch, STEPS)
+    hook = StepTimes(min(3, steps - 2), steps - 1)
     runner = build_runner(args, root, folder, hook)
+    counted_steps(args, runner)  # refuses an epoch that is too short before anything is measured
     runner.build_for_training()
     runner.call_hook("before_train")
     runner.call_hook("before_train_epoch")
     batch = next(iter(runner.train_dataloader))
-    steps = min(len(runner.train_dataloader), 40)
     bare, run = [], []
     for _ in range(args.rounds):
-        bare.append(bare_loop(runner, batch, steps))
-        hook.ends.clear()
-        run.append(runner_loop(runner, batch, steps, hook))
+        bare.append(bare_loop(runner, batch, *hook.steps))
+        run.append(runner_loop(runner, batch, hook))
     return statistics.median(bare), statistics.median(run)
 
 
-def bare_loop(runner: Runner, batch: dict, steps: int) -> float:
+def bare_loop(runner: Runner, batch: dict, first: int, last: int) -> float:
     model, wrapper = runner.model.train(), runner.optim_wrapper
     optimizer = wrapper.optimizer
-    ends = []
-    for step in range(steps):
+    ends = {}
+    for step in range(last + 1):
         data = model.data_preprocessor(batch, training=True)
         with torch.autocast(get_device(), torch.bfloat16, enabled=hasattr(wrapper, "dtype")):
             loss = model(data["inputs"], data["labels"], mode="loss")["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if step in (3, steps - 1):
+        if step in (first, last):
             synchronize()
-        ends.append(time.perf_counter())
-    return (ends[-1] - ends[3]) / (steps - 4)
+            ends[step] = time.perf_counter()
+    return (ends[last] - ends[first]) / (last - first)
 
 
-def runner_loop(runner: Runner, batch: dict, steps: int, hook: StepTimes) -> float:
-    for step in range(steps):
+def runner_loop(runner: Runner, batch: dict, hook: StepTimes) -> float:
+    for step in range(hook.steps[1] + 1):
         runner.train_loop.run_iter(step, batch)
-    synchronize()
-    hook.ends[-1] = time.perf_counter()
     return hook.seconds_per_step
 
 

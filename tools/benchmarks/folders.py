@@ -56,14 +56,15 @@ def main() -> None:
         check_writable(args.json)
         write_classes(Path(folder) / "first", 2, 5)
         find(Path(folder) / "first")  # what is loaded once does not count
-        rows = []
-        for classes in args.classes:
-            root = Path(folder) / str(classes)
-            write_classes(root, classes, args.images)
-            found = find(root)
-            per_image = 1e6 * found["seconds"] / (classes * args.images)
-            rows.append({"classes": classes, "images_each": args.images, **found, "microseconds_an_image": per_image})
+        rows = (measure(Path(folder) / str(classes), classes, args.images) for classes in args.classes)
         report("Finding images in class folders", rows, vars(args), args.json)
+
+
+def measure(root: Path, classes: int, images: int) -> dict:
+    write_classes(root, classes, images)
+    found = find(root)
+    per_image = 1e6 * found["seconds"] / (classes * images)
+    return {"classes": classes, "images_each": images, **found, "microseconds_an_image": per_image}
 
 
 if __name__ == "__main__":

@@ -2,17 +2,24 @@
 
 import argparse
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import torch
-from machine import matmul_rate, median_ratio, peak_memory_mb, time_in_turns
+from machine import (
+    PRECISIONS,
+    add_timing_options,
+    matmul_rate,
+    median_ratio,
+    peak_memory_mb,
+    synchronize,
+    time_in_turns,
+)
 
 from crate_mm import get_model, list_models
 from crate_mm.analysis.cost import count_complexity
 from crate_mm.cli.options import positive
 from crate_mm.models import CRATE, ImageClassifier
-
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 def parse_args(description: str) -> argparse.Namespace:
@@ -22,11 +29,10 @@ def parse_args(description: str) -> argparse.Namespace:
     )
     parser.add_argument("--batch", type=positive, default=16, help="images a batch (default: 16)")
     parser.add_argument("--img-size", type=positive, default=224, help="side of the images (default: 224)")
-    parser.add_argument("--rounds", type=positive, default=7, help="how often each form is timed (default: 7)")
     parser.add_argument("--threads", type=positive, help="of the CPU (default: PyTorch's)")
-    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
+    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=["float32", "bf16"])
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="measure compiled forms")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
+    add_timing_options(parser, rounds=7)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -44,19 +50,25 @@ def is_crate(model: ImageClassifier) -> bool:
     return isinstance(model.backbone, CRATE)
 
 
-def in_precision(form: Callable, precision: str, device: str) -> Callable:
-    """Run a form in float32, or under autocast."""
-
-    def run():
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            return form()
-
-    return run
+def first_seconds(forms: dict[tuple[str, str], Callable]) -> dict[tuple[str, str], float]:
+    """Seconds that each form takes the first time; one that the GPU has not the memory for is named and left out."""
+    seconds = {}
+    for (form, precision), run in forms.items():
+        start = time.perf_counter()
+        try:
+            run()
+            synchronize()
+        except torch.OutOfMemoryError:
+            print(f"{form} in {precision}: the GPU is out of memory, so that there is no row for it")
+            torch.cuda.empty_cache()
+            continue
+        seconds[form, precision] = time.perf_counter() - start
+    return seconds
 
 
 def measure_forms(
     name: str, forms: dict[tuple[str, str], Callable], passes: int, args: argparse.Namespace, device: str
-) -> list[dict]:
+) -> Iterator[dict]:
     """Time forms, by (form, precision), in turns; the first is what the others are compared with.
 
     The share of the matmul rate counts what the plain model multiplies for such a batch, whatever a form really does;
@@ -66,21 +78,17 @@ def measure_forms(
     images = torch.zeros(counted, 3, args.img_size, args.img_size)
     work = passes * count_complexity(build(name, args, "cpu"), images).flops * args.batch / counted
     rounds = min(2 * args.rounds, 10)
-    rates = {precision: matmul_rate(device, PRECISIONS[precision], rounds=rounds) for precision in args.precisions}
-    seconds = time_in_turns(forms, args.rounds)
+    rates = {precision: matmul_rate(device, precision, rounds=rounds) for precision in args.precisions}
+    seconds = time_in_turns(forms, args.rounds, args.steps)
     first = next(iter(seconds.values()))
-    rows = []
     for (form, precision), taken in seconds.items():
         median = statistics.median(taken)
-        rows.append(
-            {
-                "model": name,
-                "form": form,
-                "precision": precision,
-                "images_per_s": args.batch / median,
-                "times_the_first": median_ratio(first, taken),
-                "share_of_matmul_rate": work / median / rates[precision],
-                "peak_MB": peak_memory_mb(forms[form, precision]),
-            }
-        )
-    return rows
+        yield {
+            "model": name,
+            "form": form,
+            "precision": precision,
+            "images_per_s": args.batch / median,
+            "times_the_first": median_ratio(first, taken),
+            "share_of_matmul_rate": work / median / rates[precision],
+            "peak_MB": peak_memory_mb(forms[form, precision]),
+        }

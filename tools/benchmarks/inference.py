@@ -2,14 +2,15 @@
 
 python tools/benchmarks/inference.py --json inference.json
 
-The forms take turns, round by round in one run; a ratio is the median of the rounds' ratios.
+The forms take turns, round by round in one run, several batches in a row in each turn; a ratio is the median of the
+rounds' ratios. A model's rows are written before the next one is measured.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
-from forms import build, in_precision, is_crate, measure_forms, parse_args
-from machine import report
+from forms import build, first_seconds, is_crate, measure_forms, parse_args
+from machine import in_precision, report
 from mmengine.device import get_device
 from textbook import textbook_logits
 
@@ -21,11 +22,11 @@ def main() -> None:
     args = parse_args(__doc__)
     with one_sentence_errors(), torch.inference_mode():
         check_writable(args.json)
-        rows = [row for name in args.models for row in measure(name, args, get_device())]
+        rows = (row for name in args.models for row in measure(name, args, get_device()))
         report(f"inference, batch {args.batch}, {args.img_size} x {args.img_size}", rows, vars(args), args.json)
 
 
-def measure(name: str, args, device: str) -> list[dict]:
+def measure(name: str, args, device: str) -> Iterator[dict]:
     images = torch.randn(args.batch, 3, args.img_size, args.img_size, device=device)
     plain = build(name, args, device)
     models: dict[str, Callable] = {"plain": plain}
@@ -38,15 +39,16 @@ def measure(name: str, args, device: str) -> list[dict]:
         if is_crate(plain):
             models["compiled"].backbone.fuse()
         compile_blocks(models["compiled"])
-    expected = plain(images)
-    for form, model in models.items():
-        torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4, msg=f"{form} is something else")
+    in_full = {form: in_precision(lambda m=model: m(images), "float32", device) for form, model in models.items()}
+    expected = in_full["plain"]()
+    for form, run in in_full.items():
+        torch.testing.assert_close(run(), expected, rtol=1e-4, atol=1e-4, msg=f"{form} is something else")
     forms = {
         (form, precision): in_precision(lambda m=model: m(images), precision, device)
         for precision in args.precisions
         for form, model in models.items()
     }
-    return measure_forms(name, forms, 1, args, device)
+    yield from measure_forms(name, {key: forms[key] for key in first_seconds(forms)}, 1, args, device)
 
 
 if __name__ == "__main__":

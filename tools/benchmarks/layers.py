@@ -6,10 +6,11 @@ The rows with few tokens show where ISTA with two token-sized products is faster
 """
 
 import argparse
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from machine import median_ratio, peak_memory_mb, report, time_in_turns
+from machine import PRECISIONS, add_timing_options, in_precision, median_ratio, peak_memory_mb, report, time_in_turns
 from mmengine.device import get_device
 from textbook import textbook_ista, textbook_mssa
 
@@ -23,8 +24,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--head-dim", type=positive, default=64, help="of each subspace (default: 64)")
     parser.add_argument("--batch", type=positive, nargs="+", default=[1, 2, 4, 8, 16], help="images")
     parser.add_argument("--tokens", type=positive, default=197, help="of an image (default: 197)")
-    parser.add_argument("--rounds", type=positive, default=9, help="how often each form is timed (default: 9)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
+    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=["float32", "bf16"])
+    add_timing_options(parser, rounds=9)
     return parser.parse_args()
 
 
@@ -32,11 +33,17 @@ def main() -> None:
     args = parse_args()
     with one_sentence_errors():
         check_writable(args.json)
-        rows = [row for dim in args.dim for batch in args.batch for row in measure(dim, batch, args)]
-        report(f"{args.tokens} tokens an image, forward and backward, float32", rows, vars(args), args.json)
+        rows = (
+            row
+            for dim in args.dim
+            for batch in args.batch
+            for precision in args.precisions
+            for row in measure(dim, batch, precision, args)
+        )
+        report(f"{args.tokens} tokens an image, forward and backward", rows, vars(args), args.json)
 
 
-def measure(dim: int, batch: int, args: argparse.Namespace) -> list[dict]:
+def measure(dim: int, batch: int, precision: str, args: argparse.Namespace) -> Iterator[dict]:
     torch.manual_seed(0)
     device = get_device()
     x = torch.randn(batch, args.tokens, dim, device=device, requires_grad=True)
@@ -50,24 +57,22 @@ def measure(dim: int, batch: int, args: argparse.Namespace) -> list[dict]:
             "two products": lambda: two_products(ista, x),
         },
     }
-    rows = []
-    for step, forms in steps.items():
+    for step, plain in steps.items():
+        forms = {name: in_precision(form, precision, device) for name, form in plain.items()}
         trained = {name: backward(form, [x, *mssa.parameters(), *ista.parameters()]) for name, form in forms.items()}
-        seconds = time_in_turns(trained, args.rounds)
-        rows += [
-            {
+        seconds = time_in_turns(trained, args.rounds, args.steps)
+        for name, taken in seconds.items():
+            yield {
                 "step": step,
                 "dim": dim,
                 "batch": batch,
                 "form": name,
+                "precision": precision,
                 "ms": 1e3 * sorted(taken)[len(taken) // 2],
                 "times_the_textbook": median_ratio(seconds["textbook"], taken),
                 "saved_MB": saved_mb(forms[name]),
                 "peak_MB": peak_memory_mb(trained[name]),
             }
-            for name, taken in seconds.items()
-        ]
-    return rows
 
 
 def one_product(ista: ISTA, x: torch.Tensor) -> torch.Tensor:

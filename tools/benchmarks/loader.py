@@ -51,12 +51,12 @@ def main() -> None:
         torch.set_num_threads(1)
         root = write_tree(Path(folder), args.images, size=(args.width, args.height))
         stages = {
-            "decoding": decoders(root),
-            "training": loaders(root, args.short_sides),
-            "evaluation": evaluations(root),
+            "decoding": over_all(decoders(root), args.images),
+            "training": over_all(loaders(root, args.short_sides), args.images),
+            "evaluation": over_all(evaluations(root), args.images),
+            "collating": collators(root, args.images),
         }
-        rows = [row for stage, forms in stages.items() for row in measure(stage, over_all(forms, args.images), args)]
-        rows += measure("collating", collators(root, args.images), args)
+        rows = (row for stage, forms in stages.items() for row in measure(stage, forms, args))
         title = f"photographs of {args.width} x {args.height}, one core"
         report(title, rows, vars(args), args.json)
 

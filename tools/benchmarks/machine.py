@@ -1,5 +1,6 @@
 """What the benchmarks share: the description of the machine, timing in turns, the table and the JSON."""
 
+import argparse
 import ctypes
 import functools
 import json
@@ -8,7 +9,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -18,6 +19,40 @@ from rich.console import Console
 from rich.table import Table
 
 import crate_mm
+from crate_mm.cli.options import positive
+from crate_mm.files import atomic_file
+
+# By name, what a form computes in: the numbers, and PyTorch's setting for products of float32.
+PRECISIONS = {
+    "float32": (torch.float32, "highest"),
+    "tf32": (torch.float32, "high"),  # on a GPU that has it; else as float32
+    "bf16": (torch.bfloat16, "highest"),  # under autocast
+}
+
+
+def add_timing_options(parser: argparse.ArgumentParser, rounds: int) -> None:
+    """Add ``--rounds``, ``--steps`` and ``--json``."""
+    steps = 10 if torch.cuda.is_available() else 1
+    parser.add_argument("--rounds", type=positive, default=rounds, help=f"how often each is timed (default: {rounds})")
+    help = "in a row between synchronisations, each time (default: 10 on a GPU, whose queue they fill, 1 on a CPU)"
+    parser.add_argument("--steps", type=positive, default=steps, help=help)
+    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON that is whole after each row")
+
+
+def in_precision(form: Callable, precision: str, device: str) -> Callable:
+    """A form that runs in one of ``PRECISIONS``, whatever is set outside of it."""
+    dtype, products = PRECISIONS[precision]
+
+    def run():
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(products)
+        try:
+            with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
+                return form()
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    return run
 
 
 def describe_machine() -> dict:
@@ -48,10 +83,11 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def time_in_turns(forms: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def time_in_turns(forms: dict[str, Callable[[], object]], rounds: int, steps: int = 1) -> dict[str, list[float]]:
     """Seconds that each form takes in each round; the forms take turns, after one round that does not count.
 
-    So a busy machine is as bad for one as for the other.
+    So a busy machine is as bad for one as for the other. In its turn a form runs ``steps`` times in a row before the
+    device is waited for, as in training, where the host is ahead of a GPU; the seconds are those of one time.
     """
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for form in forms.values():
@@ -60,10 +96,32 @@ def time_in_turns(forms: dict[str, Callable[[], object]], rounds: int) -> dict[s
         for name, form in forms.items():
             synchronize()
             start = time.perf_counter()
-            form()
+            for _ in range(steps):
+                form()
             synchronize()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append((time.perf_counter() - start) / steps)
     return seconds
+
+
+def least_seconds(run: Callable[[], object], times: int = 1, rounds: int = 5) -> tuple[float, float]:
+    """The least seconds of ``run``, over rounds of ``times`` in a row, and the share that it waited for a core.
+
+    A round in which that is more than a twentieth, as other processes had the cores, does not count as long as there
+    are others; as many more are tried.
+    """
+    found = []
+    for _ in range(2 * rounds):
+        start, used = time.perf_counter(), time.process_time()
+        for _ in range(times):
+            run()
+        synchronize()
+        taken, used = time.perf_counter() - start, time.process_time() - used
+        waited = 0.0 if torch.cuda.is_available() else max(1 - used / taken, 0.0)
+        found.append((waited > 0.05, taken / times, waited))
+        if sum(not disturbed for disturbed, _, _ in found) == rounds:
+            break
+    _, seconds, waited = min(found)
+    return seconds, waited
 
 
 def median_ratio(first: list[float], other: list[float]) -> float:
@@ -107,37 +165,53 @@ def _resident_mb(field: str) -> float:
 
 
 @functools.cache
-def matmul_rate(device: str, dtype: torch.dtype, size: int | None = None, rounds: int = 10) -> float:
-    """The rate that the device's matrix product reaches, in multiply-adds a second.
+def matmul_rate(device: str, precision: str, size: int | None = None, rounds: int = 10) -> float:
+    """The rate that the device's matrix product reaches in one of ``PRECISIONS``, in multiply-adds a second.
 
     Where a product of this size would take more than half a second, as in bf16 on a CPU that has no instructions for
     it, a smaller one is measured.
     """
     size = size or (8192 if device == "cuda" else 1536)
     small = min(size, 192)
-    rate = _rate_at(small, device, dtype, rounds=1)
+    rate = _rate_at(small, device, precision, rounds=1)
     while size > small and size**3 / rate > 0.5:
         size //= 2
-    return _rate_at(size, device, dtype, rounds)
+    return _rate_at(size, device, precision, rounds)
 
 
-def _rate_at(size: int, device: str, dtype: torch.dtype, rounds: int) -> float:
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds = time_in_turns({"product": lambda: a @ b}, rounds)["product"]
+def _rate_at(size: int, device: str, precision: str, rounds: int) -> float:
+    a, b = (torch.randn(size, size, device=device, dtype=PRECISIONS[precision][0]) for _ in range(2))
+    product = in_precision(lambda: a @ b, precision, device)
+    seconds = time_in_turns({"product": product}, rounds, steps=10 if device == "cuda" else 1)["product"]
     return size**3 / statistics.median(seconds)
 
 
-def report(title: str, rows: list[dict], arguments: dict, path: str | None) -> None:
-    """Print rows with the same keys as a table, and write them with the machine and the arguments as JSON."""
+def report(title: str, rows: Iterable[dict], arguments: dict, path: str | None) -> None:
+    """Print rows with the same keys as a table, and write them with the machine and the arguments as JSON.
+
+    The JSON is written, whole, after each row: what is measured stays, should the next one fail or time be up. The
+    table has the rows that there are.
+    """
+    measured, about = [], {**describe_machine(), "arguments": arguments}
+    try:
+        for row in rows:
+            measured.append(row)
+            if path:
+                with atomic_file(path, text=True) as file:
+                    file.write(json.dumps({**about, "rows": measured}, indent=2) + "\n")
+    finally:
+        if measured:
+            _print_table(title, measured)
+
+
+def _print_table(title: str, rows: list[dict]) -> None:
     table = Table(title=title)
     for key in rows[0]:
         table.add_column(key.replace("_", " "), justify="left" if isinstance(rows[0][key], str) else "right")
     for row in rows:
         table.add_row(*(_shown(value) for value in row.values()))
-    console = Console()
-    Console(width=max(console.width, 120)).print(table)
-    if path:
-        Path(path).write_text(json.dumps({**describe_machine(), "arguments": arguments, "rows": rows}, indent=2) + "\n")
+    wanted = Console(width=1000).measure(table).maximum
+    Console(width=max(Console().width, 120, min(wanted, 240))).print(table)
 
 
 def _shown(value) -> str:

@@ -10,12 +10,12 @@ with it, the others' with its square. The forms that are compared take turns in 
 
 import argparse
 import statistics
+from collections.abc import Iterator
 
 import textbook
 import torch
-from forms import PRECISIONS, in_precision
 from layers import backward, saved_mb
-from machine import median_ratio, peak_resident_mb, report, time_in_turns
+from machine import PRECISIONS, add_timing_options, in_precision, median_ratio, peak_resident_mb, report, time_in_turns
 from mmengine.device import get_device
 
 from crate_mm.cli.options import check_writable, one_sentence_errors, positive
@@ -39,13 +39,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--heads", type=positive, default=6, help="subspaces (default: 6)")
     parser.add_argument("--batch", type=positive, default=4, help="images, of the operators (default: 4)")
     parser.add_argument("--tokens", type=positive, default=197, help="of an image, of the operators (default: 197)")
-    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
-    parser.add_argument("--rounds", type=positive, default=7, help="how often each form is timed (default: 7)")
+    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=["float32", "bf16"])
     parser.add_argument(
         "--lengths", type=positive, nargs="+", default=[197, 785, 3137, 12545], help="tokens of the layers, one image"
     )
     parser.add_argument("--length-rounds", type=positive, default=2, help="how often each layer is (default: 2)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
+    add_timing_options(parser, rounds=7)
     return parser.parse_args()
 
 
@@ -53,10 +52,15 @@ def main() -> None:
     args = parse_args()
     with one_sentence_errors():
         check_writable(args.json)
-        rows = [row for precision in args.precisions for row in measure_operators(precision, args)]
-        rows += [row for length in args.lengths for row in measure_layers(length, args)]
         title = f"width {args.dim}; operators forward and backward, layers forward"
-        report(title, rows, vars(args), args.json)
+        report(title, measure(args), vars(args), args.json)
+
+
+def measure(args: argparse.Namespace) -> Iterator[dict]:
+    for precision in args.precisions:
+        yield from measure_operators(precision, args)
+    for length in args.lengths:
+        yield from measure_layers(length, args)
 
 
 def operators(dim: int, heads: int) -> dict[str, tuple[torch.nn.Module, object]]:
@@ -72,9 +76,9 @@ def operators(dim: int, heads: int) -> dict[str, tuple[torch.nn.Module, object]]
     }
 
 
-def measure_operators(precision: str, args: argparse.Namespace) -> list[dict]:
+def measure_operators(precision: str, args: argparse.Namespace) -> Iterator[dict]:
     torch.manual_seed(0)
-    device, rows = get_device(), []
+    device = get_device()
     x = torch.randn(args.batch, args.tokens, args.dim, device=device, requires_grad=True)
     for name, (operator, equations) in operators(args.dim, args.heads).items():
         operator.to(device)
@@ -83,14 +87,13 @@ def measure_operators(precision: str, args: argparse.Namespace) -> list[dict]:
             "crate_mm": in_precision(lambda o=operator: o(x), precision, device),
         }
         trained = {form: backward(run, [x, *operator.parameters()]) for form, run in forms.items()}
-        seconds = time_in_turns(trained, args.rounds)
+        seconds = time_in_turns(trained, args.rounds, args.steps)
         for form, taken in seconds.items():
             memory = saved_mb(forms[form]), peak_resident_mb(trained[form])
-            rows.append(row(name, form, precision, args.tokens, taken, seconds["equations"], *memory))
-    return rows
+            yield row(name, form, precision, args.tokens, taken, seconds["equations"], *memory)
 
 
-def measure_layers(length: int, args: argparse.Namespace) -> list[dict]:
+def measure_layers(length: int, args: argparse.Namespace) -> Iterator[dict]:
     torch.manual_seed(0)
     device = get_device()
     x = torch.randn(1, length, args.dim, device=device)
@@ -104,11 +107,9 @@ def measure_layers(length: int, args: argparse.Namespace) -> list[dict]:
         return run
 
     forms = {name: without_gradients(layer) for name, layer in built.items()}
-    seconds = time_in_turns(forms, args.length_rounds)
-    return [
-        row("layer", name, "float32", length, taken, seconds["CRATE"], None, peak_resident_mb(forms[name]))
-        for name, taken in seconds.items()
-    ]
+    seconds = time_in_turns(forms, args.length_rounds, args.steps)
+    for name, taken in seconds.items():
+        yield row("layer", name, "float32", length, taken, seconds["CRATE"], None, peak_resident_mb(forms[name]))
 
 
 def row(name, form, precision, tokens, taken, first, saved, peak) -> dict:

@@ -7,11 +7,12 @@ Processes (on the CPU only, through gloo) share the cores, so that what is measu
 
 import argparse
 import statistics
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from layers import saved_mb
-from machine import peak_memory_mb, report, time_in_turns
+from machine import PRECISIONS, add_timing_options, in_precision, peak_memory_mb, report, time_in_turns
 from mmengine.device import get_device
 from textbook import textbook_logits
 from torch import distributed
@@ -29,8 +30,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--processes", type=positive, nargs="+", default=[1, 2])
     # A fork has all that this process has loaded, but hangs where that has computed with several threads.
     parser.add_argument("--start-method", choices=["spawn", "fork"], default="spawn", help="of the processes")
-    parser.add_argument("--rounds", type=positive, default=3, help="how often each is timed (default: 3)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
+    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=["float32", "bf16"])
+    add_timing_options(parser, rounds=3)
     return parser.parse_args()
 
 
@@ -38,27 +39,37 @@ def main() -> None:
     args = parse_args()
     with one_sentence_errors():
         check_writable(args.json)
-        rows = [measure("tokens", args, size, 1, form) for size in args.img_sizes for form in ("textbook", "plain")]
-        rows += [measure("batch", args, 224, batch, "plain") for batch in args.batches]
-        if get_device() == "cpu":
-            rows += [on_processes(count, args) for count in args.processes]
+        rows = (row for precision in args.precisions for row in measure_all(precision, args))
         report(f"training step of {args.model}", rows, vars(args), args.json)
 
 
-def measure(what: str, args: argparse.Namespace, img_size: int, batch: int, form: str) -> dict:
+def measure_all(precision: str, args: argparse.Namespace) -> Iterator[dict]:
+    for size in args.img_sizes:
+        for form in ("textbook", "plain"):
+            yield measure("tokens", args, size, 1, form, precision)
+    for batch in args.batches:
+        yield measure("batch", args, 224, batch, "plain", precision)
+    if get_device() == "cpu":
+        for count in args.processes:
+            yield on_processes(count, args, precision)
+
+
+def measure(what: str, args: argparse.Namespace, img_size: int, batch: int, form: str, precision: str) -> dict:
     device = get_device()
     torch.manual_seed(0)
     model = get_model(args.model, img_size=img_size).to(device).train()
     images = torch.randn(batch, 3, img_size, img_size, device=device)
-    forward = (lambda: textbook_logits(model, images)) if form == "textbook" else (lambda: model(images))
+    plain = (lambda: textbook_logits(model, images)) if form == "textbook" else (lambda: model(images))
+    forward = in_precision(plain, precision, device)
     step = training_step(forward, torch.zeros(batch, dtype=torch.long, device=device))
     return {
         "grows": what,
         "form": form,
+        "precision": precision,
         "processes": 1,
         "tokens": 1 + (img_size // 16) ** 2,
         "batch": batch,
-        "ms": 1e3 * statistics.median(time_in_turns({form: step}, args.rounds)[form]),
+        "ms": 1e3 * statistics.median(time_in_turns({form: step}, args.rounds, args.steps)[form]),
         "saved_MB": saved_mb(forward),
         "peak_MB": peak_memory_mb(step),
     }
@@ -66,20 +77,21 @@ def measure(what: str, args: argparse.Namespace, img_size: int, batch: int, form
 
 def training_step(forward, labels: torch.Tensor):
     def step() -> None:
-        F.cross_entropy(forward(), labels).backward()
+        F.cross_entropy(forward().float(), labels).backward()
 
     return step
 
 
-def on_processes(count: int, args: argparse.Namespace, batch: int = 4) -> dict:
+def on_processes(count: int, args: argparse.Namespace, precision: str, batch: int = 4) -> dict:
     """A step of the same batch on each of ``count`` processes, in ms, with gradients averaged."""
     results = torch.multiprocessing.get_context(args.start_method).SimpleQueue()
     start = {"nprocs": count, "start_method": args.start_method}
-    torch.multiprocessing.start_processes(_process, (count, args, batch, results), **start)
+    torch.multiprocessing.start_processes(_process, (count, args, precision, batch, results), **start)
     ms, saved = results.get()
     return {
         "grows": "processes",
         "form": "plain",
+        "precision": precision,
         "processes": count,
         "tokens": 197,
         "batch": batch * count,
@@ -89,17 +101,18 @@ def on_processes(count: int, args: argparse.Namespace, batch: int = 4) -> dict:
     }
 
 
-def _process(rank: int, count: int, args: argparse.Namespace, batch: int, results) -> None:
+def _process(rank: int, count: int, args: argparse.Namespace, precision: str, batch: int, results) -> None:
     store = distributed.TCPStore("127.0.0.1", 29511 + count, count, rank == 0)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=count)
     torch.set_num_threads(max(torch.get_num_threads() // count, 1))
     model = get_model(args.model).train()
     images = torch.randn(batch, 3, 224, 224)
     parallel = DistributedDataParallel(model)
-    step = training_step(lambda: parallel(images), torch.zeros(batch, dtype=torch.long))
-    seconds = time_in_turns({"step": step}, args.rounds)["step"]
+    forward = in_precision(lambda: parallel(images), precision, "cpu")
+    step = training_step(forward, torch.zeros(batch, dtype=torch.long))
+    seconds = time_in_turns({"step": step}, args.rounds, args.steps)["step"]
     if rank == 0:
-        results.put((1e3 * statistics.median(seconds), saved_mb(lambda: model(images))))
+        results.put((1e3 * statistics.median(seconds), saved_mb(in_precision(lambda: model(images), precision, "cpu"))))
     distributed.barrier()
     distributed.destroy_process_group()
 

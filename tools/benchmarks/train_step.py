@@ -3,17 +3,16 @@
 python tools/benchmarks/train_step.py --json train_step.json
 python tools/benchmarks/train_step.py --models crate_tiny crate_small crate_base crate_large vit_small --batch 256
 
-The forms take turns, round by round in one run; a ratio is the median of the rounds' ratios. ``first step s``
-includes the compilation.
+The forms take turns, round by round in one run, several steps in a row in each turn; a ratio is the median of the
+rounds' ratios. ``first step s`` includes the compilation. A model's rows are written before the next one is measured.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from forms import build, in_precision, is_crate, measure_forms, parse_args
-from machine import report, synchronize
+from forms import build, first_seconds, is_crate, measure_forms, parse_args
+from machine import in_precision, report
 from mmengine.device import get_device
 from textbook import textbook_logits
 
@@ -26,11 +25,11 @@ def main() -> None:
     args = parse_args(__doc__)
     with one_sentence_errors():
         check_writable(args.json)
-        rows = [row for name in args.models for row in measure(name, args, get_device())]
+        rows = (row for name in args.models for row in measure(name, args, get_device()))
         report(f"training step, batch {args.batch}, {args.img_size} x {args.img_size}", rows, vars(args), args.json)
 
 
-def measure(name: str, args, device: str) -> list[dict]:
+def measure(name: str, args, device: str) -> Iterator[dict]:
     images = torch.randn(args.batch, 3, args.img_size, args.img_size, device=device)
     labels = torch.randint(1000, (args.batch,), device=device)
     forms: dict[tuple[str, str], Callable] = {}
@@ -44,10 +43,10 @@ def measure(name: str, args, device: str) -> list[dict]:
             model = build(name, args, device)
             compile_blocks(model)
             forms["compiled", precision] = step(model, model, images, labels)
-    forms = {(form, precision): in_precision(run, precision, device) for (form, precision), run in forms.items()}
-    cold = {key: seconds_of(run) for key, run in forms.items()}
-    rows = measure_forms(name, forms, 3, args, device)
-    return [{**row, "first_step_s": cold[row["form"], row["precision"]]} for row in rows]
+    forms = {key: in_precision(run, key[1], device) for key, run in forms.items()}
+    cold = first_seconds(forms)
+    for row in measure_forms(name, {key: forms[key] for key in cold}, 3, args, device):
+        yield {**row, "first_step_s": cold[row["form"], row["precision"]]}
 
 
 def step(model: torch.nn.Module, forward: Callable, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
@@ -59,13 +58,6 @@ def step(model: torch.nn.Module, forward: Callable, images: torch.Tensor, labels
         optimizer.step()
 
     return run
-
-
-def seconds_of(run: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    run()
-    synchronize()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

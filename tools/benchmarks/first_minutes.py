@@ -1,0 +1,194 @@
+"""What there is to learn in the first minutes on a GPU: tests, rates, steps, a profile, inference, an epoch from JPEGs.
+
+python tools/benchmarks/first_minutes.py --out gpu_figures
+python tools/benchmarks/first_minutes.py --out gpu_figures --wheels wheels   # on a machine with PyTorch and little else
+
+Each stage is a process of its own with a limit of its own, and all end within ``--minutes``. Each writes a JSON that is
+whole after each row, and first_minutes.json says what became of each stage, after each: a stage that fails or takes too
+long costs its own figures alone. This script needs Python alone. ``--toy`` tries all stages at toy size, on a CPU too.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = Path("tools") / "benchmarks"
+LEAST = 10  # seconds that must be left for a stage to begin
+RATES = "rates.json"  # of the stage of that name, which the last one takes where it is there
+QUESTION = "--query-gpu=name,memory.total,driver_version,clocks.sm,clocks.max.sm,power.limit"
+
+
+class Stage(NamedTuple):
+    """A script with its arguments, and the seconds that it may take."""
+
+    name: str
+    script: str
+    arguments: list
+    limit: int
+
+
+def stages(toy: bool) -> list[Stage]:
+    """The stages, those that say most first."""
+    models = ["tiny"] if toy else ["base", "tiny", "small", "large"]
+    first = f"crate_{models[0]}"
+    batch = ["--img-size", 32, "--batch", 2] if toy else ["--batch", 256]
+    fast = ["--no-compile"] if toy else []
+    rounds = ["--rounds", 1 if toy else 5]
+    step = ["--precisions", "bf16", *fast, *rounds]
+    inference = ["--precisions", "float32", "tf32", "bf16", "--no-compile", *rounds]
+    workers = max((os.cpu_count() or 1) - 2, 1)
+    epoch = ["--images", 60_000, "--batch", 512, "--workers", workers, "--short-side", 320]
+    check = ["--img-sizes", 224, "--batches", 256, "--precision", "bf16", "--devices", RATES]
+    if toy:
+        epoch = ["--images", 16, "--batch", 2, "--workers", 1]
+        check = ["--img-sizes", 32, "--batches", 2, "--devices", RATES]
+    tests = ["pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files_of_gpu_tests()]
+    return [
+        Stage("gpu_tests", "-m", tests, 120),
+        Stage("rates", "devices.py", ["--precision", "float32" if toy else "bf16"], 90),
+        *(Stage(f"step_{m}", "train_step.py", ["--models", f"crate_{m}", *batch, *step], 80) for m in models),
+        Stage("profile", "profile_step.py", ["--model", first, "--precision", "bf16", *batch, *fast], 60),
+        Stage("epoch", "end_to_end.py", ["--config", f"{first}_in1k", "--amp", "--rounds", 1, *epoch], 150),
+        Stage("inference", "inference.py", ["--models", first, *batch, *inference], 60),
+        Stage("roofline_check", "roofline.py", ["--check", "--configs", f"{first}_in1k", "--rounds", 3, *check], 60),
+        *(
+            Stage(f"step_base_{images}", "train_step.py", ["--models", first, "--batch", images, *step], 60)
+            for images in (() if toy else (512, 1024))
+        ),
+    ]
+
+
+def files_of_gpu_tests() -> list[str]:
+    """The files with tests that need a GPU: the others may need packages that are not there."""
+    tests = (ROOT / "tests").rglob("test_*.py")
+    return sorted(str(path.relative_to(ROOT)) for path in tests if "@pytest.mark.gpu" in path.read_text())
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the figures and the stages' output")
+    parser.add_argument("--minutes", type=float, default=9.5, help="that all stages take at most (default: 9.5)")
+    parser.add_argument("--wheels", type=Path, help="folder of wheels that are used beside what is installed")
+    parser.add_argument("--stages", nargs="+", metavar="NAME", help="these alone")
+    parser.add_argument("--toy", action="store_true", help="all stages at toy size")
+    args = parser.parse_args()
+    names = [stage.name for stage in stages(args.toy)]
+    for name in args.stages or []:
+        if name not in names:
+            parser.error(f"there is no stage {name!r}: choose {', '.join(names)}")
+    if args.wheels and not any(args.wheels.glob("*.whl")):
+        parser.error(f"{args.wheels} has no wheels")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    end = time.monotonic() + 60 * args.minutes
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = environment_for(args.wheels, Path(scratch))
+        about = {**describe(), "minutes": args.minutes, "toy": args.toy}
+        rows: list[dict] = []
+        for stage in stages(args.toy):
+            if args.stages and stage.name not in args.stages:
+                continue
+            rows.append(run(stage, out, environment, end))
+            print(f"{rows[-1]['seconds']:6.1f} s  {stage.name}: {rows[-1]['ended']}", flush=True)
+            write(out / "first_minutes.json", {**about, "rows": rows})
+    sys.exit(any(row["ended"] != "well" for row in rows))
+
+
+def environment_for(wheels: Path | None, scratch: Path) -> dict[str, str]:
+    """The stages' environment: this checkout, the wheels, and no files outside of ``scratch``."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    if wheels:
+        site = scratch / "site"
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile"]
+        subprocess.run([*pip, "--target", site, *wheels.glob("*.whl")], check=True)
+        paths.insert(1, str(site))
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PYTHONPYCACHEPREFIX": str(scratch / "bytecode"),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled"),
+        "TMPDIR": str(scratch),
+    }
+
+
+def describe() -> dict:
+    """The machine, as far as Python alone can tell."""
+    gpu = None
+    if shutil.which("nvidia-smi"):
+        asked = subprocess.run(["nvidia-smi", QUESTION, "--format=csv,noheader"], capture_output=True, text=True)
+        gpu = asked.stdout.strip().splitlines()
+    shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else None
+    return {
+        "gpu": gpu,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "shared_memory_GB": shared and shared / 1e9,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def run(stage: Stage, out: Path, environment: dict[str, str], end: float) -> dict:
+    """Run a stage until it ends, or is ended at its limit or at ``end``, and say what became of it."""
+    start = time.monotonic()
+    left = end - start
+    limit = min(stage.limit, left)
+    if left < LEAST:
+        return {"stage": stage.name, "ended": "not begun, as the time is up", "seconds": 0.0, "command": ""}
+    script = [stage.script] if stage.script == "-m" else [str(BENCHMARKS / stage.script)]
+    figures = [] if stage.script == "-m" else ["--json", out / f"{stage.name}.json"]
+    rates = out / RATES if (out / RATES).exists() else "here"
+    command = [str(rates if part == RATES else part) for part in (*script, *stage.arguments, *figures)]
+    with open(out / f"{stage.name}.txt", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            code = process.wait(limit)
+            ended = "well" if code == 0 else f"with exit code {code}, see {log.name}"
+        except subprocess.TimeoutExpired:
+            ended = f"at its limit of {limit:.0f} s, with the rows that it had written"
+        finally:
+            end_group(process)
+    return {"stage": stage.name, "ended": ended, "seconds": time.monotonic() - start, "command": " ".join(command)}
+
+
+def end_group(process: subprocess.Popen) -> None:
+    """End a stage and the workers that it has started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(3)
+        except subprocess.TimeoutExpired:
+            continue
+        time.sleep(0.2)  # for its workers
+    process.wait()
+
+
+def write(path: Path, contents: dict) -> None:
+    """Write a JSON that is there whole at any time."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(contents, indent=2) + "\n")
+    part.replace(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The operations of a training step from shapes alone: no number is computed and no memory is taken.
+
+The step runs on fake tensors, and each operator that PyTorch would run is noted with what it multiplies and moves.
+"""
+
+from collections.abc import Callable
+from itertools import accumulate, groupby
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+
+# Private by name only: the modules of "fake tensors" and "modes for dispatch" in PyTorch's documentation, 2.6 to 2.14.
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+
+class Operation(NamedTuple):
+    """An operator that runs once.
+
+    ``kind`` is 'product', 'attention' or 'memory', whose time is that of the bytes moved. ``flops`` are two for each
+    multiply-add. ``read`` and ``written`` are the tensors' memories by number, with their bytes. ``tokens`` are those
+    of an attention.
+    """
+
+    name: str
+    phase: str
+    kind: str
+    flops: int
+    read: dict[int, int]
+    written: dict[int, int]
+    dtype: torch.dtype
+    tokens: int = 0
+
+    @property
+    def bytes_moved(self) -> int:
+        return sum(self.read.values()) + sum(self.written.values())
+
+
+class Recorder(TorchDispatchMode):
+    """Notes all operators but those that only look at memory in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[Operation] = []
+        self.phase = "forward"
+        self._memories: dict[int, tuple[int, Any]] = {}  # by the storage's id; the storage is kept, and its id with it
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        read = self._memory_of((args, kwargs))
+        written = self._memory_of(out)
+        name = func.overloadpacket.__name__
+        in_place = name.endswith("_") or (name.startswith("_foreach") and out is None)
+        if in_place:
+            written = self._memory_of(args[0])
+        is_view = not in_place and written and written.keys() <= read.keys()
+        if not is_view and written and not name.startswith(("empty", "detach")):
+            self.operations.append(self._operation(func, name, args, kwargs or {}, out, read, written))
+        return out
+
+    def _operation(self, func, name, args, kwargs, out, read, written) -> Operation:
+        first = next(leaf for leaf in tree_leaves((out, args)) if isinstance(leaf, torch.Tensor))
+        kind, flops, tokens = "memory", 0, 0
+        if "scaled_dot_product" in name:
+            kind = "attention"
+            backward = "backward" in name
+            q, k, v = args[1:4] if backward else args[:3]
+            tokens = q.shape[-2]
+            # Forward two products. Backward five: the scores again, and the gradients of q, k, v and the weights.
+            both = prod(q.shape[:-1]) * k.shape[-2] * 2
+            flops = both * (3 * q.shape[-1] + 2 * v.shape[-1] if backward else q.shape[-1] + v.shape[-1])
+        elif func.overloadpacket in flop_registry:
+            kind = "product"
+            flops = flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
+        return Operation(name, self.phase, kind, flops, read, written, first.dtype, tokens)
+
+    def _memory_of(self, values: Any) -> dict[int, int]:
+        """The memories of the tensors among values; the bytes of a view are its own."""
+        found: dict[int, int] = {}
+        for tensor in tree_leaves(values):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                number, _ = self._memories.setdefault(id(storage), (len(self._memories), storage))
+                # What is expanded is read once.
+                elements = prod(size for size, stride in zip(tensor.shape, tensor.stride()) if stride)
+                found[number] = max(found.get(number, 0), elements * tensor.element_size())
+        return found
+
+
+def record_step(
+    task: torch.nn.Module,
+    batch: Callable[[], dict[str, torch.Tensor]],
+    optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer],
+    bf16: bool = False,
+) -> list[Operation]:
+    """The operations of a training step, from the batch as the loader gives it to the updated parameters.
+
+    Args:
+        task: on the device "meta", where a model is built without memory.
+        batch: makes a batch.
+        optimizer: makes the optimizer of parameters.
+        bf16: whether the forward pass is under autocast to bf16.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):  # buffers and seeds may be real
+        task = task.to_empty(device="cpu").train()
+        params = [parameter for parameter in task.parameters() if parameter.requires_grad]
+        steps, recorder, data = optimizer(params), Recorder(), batch()
+        for parameter in params:  # the optimizer's state is there from its first step on
+            parameter.grad = torch.zeros_like(parameter)
+        steps.step()
+        steps.zero_grad(set_to_none=True)
+        with recorder:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                losses = task(**task.data_preprocessor(data, True), mode="loss")
+                loss = sum(value for name, value in losses.items() if name.startswith("loss"))
+            recorder.phase = "backward"
+            loss.backward()
+            recorder.phase = "optimizer"
+            steps.step()
+            steps.zero_grad(set_to_none=True)
+    return recorder.operations
+
+
+def lifetimes(operations: list[Operation]) -> dict[int, tuple[int, int]]:
+    """Of each memory that the step itself takes the first and the last operation that touch it.
+
+    What is read before it is written was there before the step: parameters, the optimizer's state, the batch.
+    """
+    found: dict[int, tuple[int, int]] = {}
+    before: set[int] = set()
+    for number, operation in enumerate(operations):
+        before.update(memory for memory in operation.read if memory not in found)
+        for memory in (*operation.read, *operation.written):
+            if memory not in before:
+                found[memory] = (found.get(memory, (number,))[0], number)
+    return found
+
+
+def peak_bytes(operations: list[Operation]) -> int:
+    """The most memory that the step takes at a time, beside what was there before."""
+    alive = [0] * (len(operations) + 1)
+    lives, sizes = lifetimes(operations), sizes_of(operations)
+    for memory, (first, last) in lives.items():
+        alive[first] += sizes[memory]
+        alive[last + 1] -= sizes[memory]
+    return max(accumulate(alive))
+
+
+def sizes_of(operations: list[Operation]) -> dict[int, int]:
+    """Bytes of each memory, by what is most read or written of it."""
+    sizes: dict[int, int] = {}
+    for operation in operations:
+        for memory, size in (*operation.read.items(), *operation.written.items()):
+            sizes[memory] = max(sizes.get(memory, 0), size)
+    return sizes
+
+
+def fused(operations: list[Operation]) -> list[Operation]:
+    """The operations as a compiler leaves them: one for all that stand between two products.
+
+    What only the operations of such a run read is neither written nor read. The optimizer's stay as they are.
+    """
+    lives, done = lifetimes(operations), []
+    numbered = enumerate(operations)
+    for (kind, phase), run in groupby(numbered, lambda item: (item[1].kind, item[1].phase)):
+        run = list(run)
+        if kind != "memory" or phase == "optimizer":
+            done += [operation for _, operation in run]
+            continue
+        read, written, end = {}, {}, run[-1][0]
+        for _, operation in run:
+            read |= {memory: size for memory, size in operation.read.items() if memory not in written}
+            written |= operation.written
+        kept = {memory: size for memory, size in written.items() if lives.get(memory, (0, end + 1))[1] > end}
+        done.append(run[0][1]._replace(name="fused", read=read, written=kept))
+    return done

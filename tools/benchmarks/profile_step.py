@@ -1,0 +1,79 @@
+"""Where a training step's time goes, by kernel on a GPU and by operator on a CPU, by PyTorch's profiler.
+
+python tools/benchmarks/profile_step.py --model crate_base --batch 256 --precision bf16 --json profile.json
+
+The first rows are the step as a whole, unprofiled, and what its kernels and the host take, which overlap on a GPU.
+"""
+
+import argparse
+from collections.abc import Iterator
+
+import torch
+from forms import build
+from machine import PRECISIONS, in_precision, least_seconds, report, synchronize
+from mmengine.device import get_device
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from train_step import step
+
+from crate_mm import list_models
+from crate_mm.cli.options import check_writable, one_sentence_errors, positive
+from crate_mm.engine.blocks import compile_blocks
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=list_models(), default="crate_base", metavar="NAME")
+    parser.add_argument("--batch", type=positive, default=16, help="images a batch (default: 16)")
+    parser.add_argument("--img-size", type=positive, default=224, help="side of the images (default: 224)")
+    parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="default: float32")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
+    parser.add_argument("--steps", type=positive, default=3, help="that are profiled (default: 3)")
+    parser.add_argument("--rows", type=positive, default=40, help="of kernels, the longest first (default: 40)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON that is whole after each row")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with one_sentence_errors():
+        check_writable(args.json)
+        title = f"training step of {args.model}, batch {args.batch}"
+        report(title, measure(args), vars(args), args.json)
+
+
+def measure(args: argparse.Namespace) -> Iterator[dict]:
+    device = get_device()
+    model = build(args.model, args, device)
+    if args.compile:
+        compile_blocks(model)
+    images = torch.randn(args.batch, 3, args.img_size, args.img_size, device=device)
+    labels = torch.randint(1000, (args.batch,), device=device)
+    run = in_precision(step(model, model, images, labels), args.precision, device)
+    run()
+    whole, _ = least_seconds(run, times=args.steps)
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
+    with profile(activities=activities) as profiled:
+        for _ in range(args.steps):
+            run()
+        synchronize()
+    # An operator's own event has the time of its kernels too, which have events of their own.
+    of_host = [event for event in profiled.key_averages() if event.device_type == DeviceType.CPU]
+    of_gpu = [event for event in profiled.key_averages() if event.device_type != DeviceType.CPU]
+    host = {event.key: (event.self_cpu_time_total, event.count) for event in of_host}
+    kernels = {event.key: (event.self_device_time_total, event.count) for event in of_gpu} or host
+
+    def row(what: str, microseconds: float, times: float) -> dict:
+        ms = microseconds / 1e3
+        return {"what": what[:110], "ms_a_step": ms, "times": times, "share": ms / (1e3 * whole)}
+
+    yield row("the step", 1e6 * whole, 1)
+    for what, found in (("all kernels", kernels), ("the host", host)):
+        yield row(what, *(sum(column) / args.steps for column in zip(*found.values())))
+    longest = sorted(((taken, name, count) for name, (taken, count) in kernels.items() if taken), reverse=True)
+    for taken, name, count in longest[: args.rows]:
+        yield row(name, taken / args.steps, count / args.steps)
+
+
+if __name__ == "__main__":
+    main()
