@@ -73,6 +73,7 @@ SMALL = {
     "configs/crate_tiny_digits.py": [ARCH, *DIGITS],
     "configs/debug.py": ["global_batch_size=449"],
     "configs/crate_mini_fashion_mnist.py": MINI,
+    "configs/compare/crate.py": MINI,
     "configs/transfer/pets.py": ["global_batch_size=37"],
     "configs/transfer/folder.py": FOLDERS,
     "configs/crate_mae_mini_fashion_mnist.py": MINI,
@@ -280,6 +281,9 @@ def stock(tmp_path_factory) -> Path:
         "epoch_1.pth": digits,
         "epoch_40.pth": digits,
         "work_dirs/crate0/epoch_12.pth": mini,
+        "work_dirs/crate0/epoch_5.pth": describe(
+            small_config("compare/crate").model.to_dict(), [str(i) for i in range(10)]
+        ),
         "work_dirs/mae/epoch_12.pth": mae,
     }
     for name, contents in stored.items():
