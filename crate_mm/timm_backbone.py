@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from .models.layers import Compression, PatchTokens, Step, scaled_similarity
 from .registry import BACKBONES, builds_from_data, suggest
 
+# What would read files, fetch from elsewhere, or contradict the arguments that stand for it here.
+NOT_TAKEN = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only")
+NOT_TAKEN += ("num_classes", "in_chans", "drop_path_rate", "scriptable", "exportable", "no_jit")
+MOST_SIDE = 8192  # pixels
+
 
 class TappedTimmAttention(Compression):
     """timm's self-attention whose input passes ``tap_w``. It has no subspaces: R^c is not defined for it."""
@@ -62,10 +67,10 @@ class TimmBackbone(nn.Module):
         in_channels: C.
         drop_path: stochastic depth, which timm calls ``drop_path_rate``.
         pretrained: take timm's weights, from its Hub. A model that is built from what a file says takes the file's.
-        options: further arguments of ``timm.create_model``.
+        options: further arguments of the model, as ``timm.create_model`` takes them; none that name files.
 
     Raises:
-        ValueError: timm has no such model, or its features are no tokens.
+        ValueError: timm has no such model, its features are no tokens, or an argument is not taken.
     """
 
     head_settings: ClassVar[dict] = {"norm": False}  # timm's features have passed a LayerNorm, where there is one
@@ -82,6 +87,12 @@ class TimmBackbone(nn.Module):
         super().__init__()
         if not timm.is_model(name):
             raise ValueError(f"timm has no model {name!r}: {suggest(name, timm.list_models())}")
+        wrong = next((option for option in options if option in NOT_TAKEN), None)
+        if wrong:
+            raise ValueError(f"TimmBackbone does not take {wrong}: pretrained=True or a checkpoint gives it weights")
+        sides = (img_size,) if isinstance(img_size, int) else img_size or ()
+        if any(not isinstance(side, int) or not 1 <= side <= MOST_SIDE for side in sides):
+            raise ValueError(f"img_size must be of 1 to {MOST_SIDE} pixels, got {img_size!r}")
         sized = {} if img_size is None else {"img_size": img_size}
         pretrained = pretrained and not builds_from_data()
         self.model = timm.create_model(
@@ -135,5 +146,6 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         z = self._tokens(images)
-        first = z[:, :1] if self.prefix else z.mean(dim=1, keepdim=True)
-        return torch.cat([first, z[:, self.prefix :]], dim=1)
+        patches = z[:, self.prefix :]
+        has_cls = self.prefix > 0 and getattr(self.model, "cls_token", None) is not None  # or registers alone
+        return torch.cat([z[:, :1] if has_cls else patches.mean(dim=1, keepdim=True), patches], dim=1)

@@ -143,6 +143,11 @@ def test_what_is_not_there_is_said(monkeypatch):
         crate_mm.timm.TimmBackbone("vit_smal_patch16_224")
     with pytest.raises(ValueError, match="layer 3 is not there: the model has 3, the first is 0"):
         timm.create_model(NAMES[0], **MICRO).forward_intermediates(images(), indices=[3])
+    for option in ("checkpoint_path", "pretrained_cfg_overlay"):
+        with pytest.raises(ValueError, match=f"TimmBackbone does not take {option}"):
+            crate_mm.timm.TimmBackbone("vit_tiny_patch16_224", **{option: "x.pth"})
+    with pytest.raises(ValueError, match="img_size must be of 1 to 8192 pixels, got 70000"):
+        crate_mm.timm.TimmBackbone("vit_tiny_patch16_224", img_size=70000)
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.delitem(sys.modules, "crate_mm.timm")
     with pytest.raises(ImportError, match=r"needs timm, which is not here: pip install 'crate_mm\[timm\]'"):
@@ -188,6 +193,14 @@ def test_a_model_without_a_cls_token_has_its_mean_in_the_place(name, options, sp
     torch.testing.assert_close(tokens[:, 0], expected.mean(dim=space))
     assert not hasattr(backbone, "blocks")
     assert not hasattr(backbone, "patch_tokens")
+
+
+def test_registers_alone_are_no_cls_token():
+    backbone = timm_backbone("vit_medium_patch16_reg4_gap_256")
+    with torch.no_grad():
+        tokens, theirs = backbone(images()), backbone.model.forward_features(images())
+    torch.testing.assert_close(tokens[:, 0], theirs[:, 4:].mean(dim=1))
+    torch.testing.assert_close(tokens[:, 1:], theirs[:, 4:])
 
 
 @pytest.mark.slow

@@ -50,6 +50,8 @@ def main() -> None:
     args = parse_args()
     with one_sentence_errors():
         out = Path(args.out or Path(args.checkpoint).with_suffix(KINDS[args.to]).name)
+        if out.exists() and out.samefile(args.checkpoint):
+            raise ValueError(f"{out} is the checkpoint itself: name another file by --out")
         if out.exists() and not args.force:
             raise ValueError(f"{out} exists: --force overwrites it")
         check_writable(str(out))

@@ -14,7 +14,11 @@ from ..config.load import as_text
 from ..config.settings import DERIVED, GUARDS, SETTINGS
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
 
-BY_END = {"num_workers": "the cores of this machine", "pin_memory": "whether there is a GPU", "root": "data_root"}
+BY_END = {
+    "num_workers": "the cores of this machine, for one process",
+    "pin_memory": "whether there is a GPU",
+    "root": "data_root",
+}
 BY_END |= {"global_batch_size": "global_batch_size", "work_dir": "the config's name"}
 NOT_SHOWN = ("experiment_name", "custom_hooks")  # drawn at each start; the guards, which are counted
 

@@ -61,6 +61,8 @@ def main() -> None:
     args = parse_args()
     end_when_signalled()
     with one_sentence_errors():
+        if args.dry_run and args.resume:
+            raise ValueError("--dry-run says what a new run would do: leave out --resume")
         mixin = "transfer/linear_probe.py" if args.linear_probe else None
         model = load_config(args.model).get("model") if args.model else None
         source = source_of_model(args)

@@ -84,15 +84,24 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
 
 @TRANSFORMS.register_module()
 class EncodedRandomResizedCrop(DecodeRandomResizedCrop):
-    """``DecodeRandomResizedCrop``, which it says: configs have this name from the time when a GPU decoded for it."""
+    """``DecodeRandomResizedCrop`` and a flip, which it says: configs have this name from when a GPU decoded for it.
 
-    def __init__(self, *args, **kwargs) -> None:
+    Args: as for ``DecodeRandomResizedCrop``, and ``flip``, the probability of a horizontal flip.
+    """
+
+    def __init__(self, *args, flip: float = 0.5, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        self.flip = flip
         print_log(
-            "EncodedRandomResizedCrop no longer leaves the decoding to the device: it is DecodeRandomResizedCrop",
+            "EncodedRandomResizedCrop no longer leaves the decoding to the device: it is DecodeRandomResizedCrop and "
+            "RandomHorizontalFlip",
             "current",
             logging.WARNING,
         )
+
+    def forward(self, image: bytes | Image.Image) -> Tensor:
+        crop = super().forward(image)
+        return crop.flip(-1) if torch.rand(()) < self.flip else crop
 
 
 @TRANSFORMS.register_module()

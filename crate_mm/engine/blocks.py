@@ -66,13 +66,15 @@ def checkpoint_blocks(model: nn.Module) -> None:
 def keep_tokens_in(dtype: torch.dtype, model: nn.Module) -> None:
     """Hand tokens from block to block in another precision, under autocast: half the bytes to move, for bf16.
 
-    Within a block sums are taken in what their parts have, and behind the last block tokens have the precision that
-    they came with. Without autocast nothing changes.
+    Within a block sums are taken in what their parts have, and behind the last block, of the backbone and of a decoder,
+    tokens are float32. Without autocast nothing changes.
 
     Raises:
         ValueError: the backbone names no blocks.
     """
     blocks = repeated_blocks(model)
+    encoder = list(getattr(getattr(model, "backbone", model), "blocks", ()))
+    lasts = [encoder[-1], blocks[-1]]  # of the backbone, and of a decoder where there is one
 
     def before(_block: nn.Module, inputs: tuple) -> tuple:
         z = inputs[0]
@@ -85,7 +87,7 @@ def keep_tokens_in(dtype: torch.dtype, model: nn.Module) -> None:
 
     for block in blocks:
         block.register_forward_pre_hook(before)
-        block.register_forward_hook(partial(behind, block is blocks[-1]))
+        block.register_forward_hook(partial(behind, block in lasts))
 
 
 def prepare_blocks(model: nn.Module, compile: bool | str | None, recompute: bool, residual: str | None = None) -> None:

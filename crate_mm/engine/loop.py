@@ -65,7 +65,8 @@ class TrainLoop(EpochBasedTrainLoop):
         hub = self.runner.message_hub
         if hub.runtime_info.get("epoch_validated") != self._epoch:
             hub.update_info("epoch_validated", self._epoch)
-            self.runner.val_loop.run()
+            with self.runner.in_val_dtype():
+                self.runner.val_loop.run()
 
     def _first_step(self) -> int:
         """How many steps of this epoch have been taken already, before a resume."""

@@ -26,6 +26,7 @@ def find_micro_batches(per_device: int, bytes_of: Callable[[int], int], free: in
     Raises:
         ValueError: not even one sample fits.
     """
+    bytes_of(PROBES[0])  # the first pass also makes the room that libraries keep for themselves
     few, more = (bytes_of(count) for count in PROBES)
     each = max(more - few, 1) / (PROBES[1] - PROBES[0])
     fixed = max(few - PROBES[0] * each, 0)

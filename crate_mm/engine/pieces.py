@@ -48,8 +48,11 @@ def in_pieces(loader: DataLoader, most: int = MOST) -> tuple[DataLoader, int]:
     # Whatever else this version of PyTorch lets a loader have.
     names = set(inspect.signature(DataLoader).parameters) - {"batch_size", "shuffle", "sampler", "drop_last"}
     settings = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
+    # It counts pieces now: as many are to be ready as a batch has, so that no worker waits for a step to end.
+    pieces = math.ceil(loader.batch_size / most)
+    settings["prefetch_factor"] = max(loader.prefetch_factor or 2, math.ceil(pieces / loader.num_workers) + 1)
     settings["batch_sampler"] = PieceSampler(loader.batch_sampler, most)
-    return DataLoader(**settings), math.ceil(loader.batch_size / most)
+    return DataLoader(**settings), pieces
 
 
 def join(pieces: list[Any]) -> Any:

@@ -150,6 +150,7 @@ def describe_recipe(cfg: Config) -> dict:
     parts = {key: cfg.get(key) for key in ("model", "optim_wrapper", "param_scheduler", "global_batch_size")}
     parts["auto_scale_lr"] = cfg.get("auto_scale_lr")
     parts |= {"ema_momentum": cfg.get("ema_momentum"), "max_epochs": (cfg.get("train_cfg") or {}).get("max_epochs")}
+    parts |= {key: cfg.get(key) for key in ("residual_dtype", "val_dtype", "tf32", "ddp") if cfg.get(key)}
     data = (cfg.get("train_dataloader") or {}).get("dataset") or {}
     parts["train_transforms"] = data.get("transforms")
     parts["optim_wrapper"] = {k: v for k, v in (parts["optim_wrapper"] or {}).items() if k != "accumulative_counts"}

@@ -2,6 +2,8 @@
 
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import nn
 
 import crate_mm
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, open_checkpoint
 from ..config import BatchPlan, default_work_dir, expand_home, prepare
 from ..config.settings import guard_hooks
 from ..models.tasks.base import task_of
@@ -126,7 +128,14 @@ class Runner(KeepingRunner):
                 names = class_names(self.train_dataloader), class_names(self.val_dataloader)
                 check_same_classes("training data", names[0], "validation data", names[1])
             self.build_for_validation()
+        validation = self.val_dataloader if self.validates else None
+        check_same_run(self, training=self.train_dataloader, validation=validation)
         self.fit_into_memory()
+        if (self.cfg.get("ddp") or {}).get("static_graph") and self.train_loop.micro_batches > 1:
+            raise ValueError(
+                f"ddp.static_graph does not go with the {self.train_loop.micro_batches} micro-batches of a step: leave "
+                "it out, or set max_batch_per_device to all that a device takes in a step"
+            )
         scaled = scale_rate(self.optim_wrapper, self.auto_scale_lr, self.cfg.global_batch_size)
         self.auto_scale_lr = None
         try:
@@ -140,8 +149,6 @@ class Runner(KeepingRunner):
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
         if getattr(self.task, "freeze_backbone", False) and not self.starts_from:
             self.logger.warning("the backbone is frozen as it was initialised, at random: --load-from gives it weights")
-        validation = self.val_dataloader if self.validates else None
-        check_same_run(self, training=self.train_dataloader, validation=validation)
         self.logger.info(self.describe())
 
     def fit_into_memory(self) -> None:
@@ -163,19 +170,31 @@ class Runner(KeepingRunner):
         def batch_of(count: int) -> dict:
             return loader.collate_fn([loader.dataset[number % len(loader.dataset)] for number in range(count)])
 
-        parts, sentence = probe(self.task, batch_of, loader.batch_size, training_dtype(self.cfg.optim_wrapper))
+        kept = self._parts_of_resumed()
+        if kept and loader.batch_size % kept == 0:
+            parts, sentence = kept, f"a step goes through in {kept} parts, as before the resume"
+        else:
+            parts, sentence = probe(self.task, batch_of, loader.batch_size, training_dtype(self.cfg.optim_wrapper))
         # The same on all GPUs, also where others use one of them: the most that one needs.
         most = torch.tensor(parts, device="cuda")
         all_reduce(most, "max")
         self.train_loop.micro_batches = self.optim_wrapper["accumulative_counts"] = most.item()
+        self.message_hub.update_info("micro_batches", most.item())
         self.logger.info(sentence if most == parts else f"{sentence}; {most.item()} parts, as another process needs")
+
+    def _parts_of_resumed(self) -> int | None:
+        """Into how many parts the run that goes on has split its batch: another number would draw otherwise."""
+        if not self.start.resume:
+            return None
+        if self.start.opened is None:
+            self.start = self.start._replace(opened=open_checkpoint(self.start.path))
+        parts = self.start.opened.info.get("micro_batches")
+        return parts if isinstance(parts, int) and parts > 0 else None
 
     def build_for_validation(self) -> None:
         """Build the validation loop; raise ``ValueError`` if it does not build or the data is not what is wanted."""
         self.build_loop("val")
         self.task.check_data(self.val_dataloader.dataset, "val")
-        if self.val_dtype != "float32":
-            self.use_autocast(self.val_dtype)
         give_dataset(self.val_evaluator, self.val_dataloader.dataset)
 
     def build_for_testing(self, opened: Checkpoint | None = None) -> None:
@@ -195,7 +214,11 @@ class Runner(KeepingRunner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         recompute = self.cfg.get("activation_checkpointing")
         residual = self.cfg.get("residual_dtype")
-        if residual and {training_dtype(self.cfg.get("optim_wrapper")), self.val_dtype} == {"float32"}:
+        if (
+            residual
+            and self.cfg.get("train_dataloader")
+            and {training_dtype(self.cfg.get("optim_wrapper")), self.val_dtype} == {"float32"}
+        ):
             raise ValueError(
                 f"residual_dtype={residual!r} is for mixed precision, and training is in float32: add --amp"
             )
@@ -221,7 +244,8 @@ class Runner(KeepingRunner):
     def val(self) -> dict[str, float]:
         self.build_for_validation()
         try:
-            return super().val()
+            with self.in_val_dtype():
+                return super().val()
         finally:
             end_workers(self.val_dataloader)
 
@@ -238,16 +262,18 @@ class Runner(KeepingRunner):
 
     def use_autocast(self, dtype: str) -> None:
         """Evaluate in mixed precision; MMEngine's loops know fp16 on GPUs only, and switch any other autocast off."""
-        task, device = self.task, get_device()
-        plain = type(task).forward.__get__(task)
+        self.task.eval_dtype = getattr(torch, dtype)
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if task.training:
-                return plain(*args, **kwargs)
-            with torch.autocast(device, getattr(torch, dtype)):
-                return plain(*args, **kwargs)
-
-        task.forward = forward
+    @contextmanager
+    def in_val_dtype(self) -> Iterator[None]:
+        """Evaluate in the precision that ``val_dtype`` says, and no longer than for this."""
+        before = self.task.eval_dtype
+        if self.val_dtype != "float32":
+            self.use_autocast(self.val_dtype)
+        try:
+            yield
+        finally:
+            self.task.eval_dtype = before
 
     # Saying -------------------------------------------------------------------------------------------------------
 

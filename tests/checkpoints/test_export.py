@@ -88,6 +88,14 @@ def test_what_is_not_there_is_said(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_no_number_is_no_success(tmp_path):
+    model = model_of("CRATE")
+    torch.nn.init.constant_(model.head.fc.bias, float("nan"))
+    with pytest.raises(ExportError, match="differs from the model by nan"):
+        export(model, tmp_path / "x", "torch-export", images())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_by_the_command(run_tool, debug_checkpoint, tmp_path):
     out = tmp_path / "digits.pt2"
     args = ("debug", debug_checkpoint, "--to", "torch-export", "--out", out)
@@ -101,3 +109,5 @@ def test_by_the_command(run_tool, debug_checkpoint, tmp_path):
     torch.testing.assert_close(load_program(out, "torch-export")(pixels), expected, atol=1e-5, rtol=1e-5)
     again = run_tool("export", *args)
     assert (again.code, "exists: --force overwrites it" in again.last_line) == (2, True)
+    itself = run_tool("export", "debug", out, "--to", "torch-export", "--out", out, "--force")
+    assert (itself.code, "is the checkpoint itself: name another file by --out" in itself.last_line) == (2, True)

@@ -33,3 +33,5 @@ def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(run_tool, tmp_p
     done = run_tool("train", "debug", "--dry-run", "--cfg-options", "model.head.num_classes=7", cwd=here)
     assert (done.code, "the data has 10 classes" in done.last_line) == (2, True)
     assert not list(Path(here).iterdir())
+    done = run_tool("train", "debug", "--dry-run", "--resume", cwd=here)
+    assert (done.code, "leave out --resume" in done.last_line) == (2, True)

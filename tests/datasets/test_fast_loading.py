@@ -289,18 +289,23 @@ def test_packed_imagenet_has_the_trees_class_names():
 
 
 def test_the_crop_that_the_device_decoded_is_the_hosts_and_says_so(monkeypatch):
+    """With its flip."""
     said = []
     monkeypatch.setattr("crate_mm.datasets.decode.print_log", lambda text, *_: said.append(text))
     former = TRANSFORMS.build(dict(type="EncodedRandomResizedCrop", size=32))
-    assert said == [
-        "EncodedRandomResizedCrop no longer leaves the decoding to the device: it is DecodeRandomResizedCrop"
-    ]
+    (sentence,) = said
+    assert sentence.endswith("the device: it is DecodeRandomResizedCrop and RandomHorizontalFlip")
     file = io.BytesIO()
     photograph().save(file, "JPEG")
-    torch.manual_seed(5)
-    crop = former(file.getvalue())
-    torch.manual_seed(5)
-    assert torch.equal(crop, DecodeRandomResizedCrop(32)(file.getvalue()))
+    flips = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        crop = former(file.getvalue())
+        torch.manual_seed(seed)
+        expected = DecodeRandomResizedCrop(32)(file.getvalue())
+        flips.append(torch.equal(crop, expected.flip(-1)))
+        assert flips[-1] or torch.equal(crop, expected)
+    assert 10 < sum(flips) < 30
 
 
 def drawn(size: tuple[int, int], kind: str) -> Image.Image:

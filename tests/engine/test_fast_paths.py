@@ -18,7 +18,7 @@ from crate_mm.engine.lookahead import LookAhead
 from crate_mm.engine.optim import Lion
 from crate_mm.engine.pieces import join
 from crate_mm.engine.safety.finite import FiniteCheck, RunStoppedError
-from crate_mm.models import ImageClassifier
+from crate_mm.models import ImageClassifier, MaskedAutoencoder
 from tests.conftest import ROOT
 from tests.training import debug_config, debug_runner
 
@@ -218,6 +218,18 @@ def test_tokens_in_bf16_are_handed_on_and_err_little_more(backbone, compiled, gr
     assert set(handed_on) == {torch.bfloat16}
     with torch.autocast("cpu", torch.bfloat16):
         assert short.backbone(images).dtype == torch.float32
+
+
+def test_behind_the_last_block_of_an_encoder_and_of_a_decoder_tokens_are_float32():
+    backbone = dict(type="CRATEMAE", arch=dict(embed_dim=48, depth=2, num_heads=3), img_size=32, patch_size=8)
+    model = MaskedAutoencoder(backbone, dict(depth=2, num_heads=3))
+    keep_tokens_in(torch.bfloat16, model)
+    came = []
+    for norm in (model.backbone.norm, model.decoder.norm):
+        norm.register_forward_pre_hook(lambda _norm, inputs: came.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(images_and_labels(2)[0], mode="loss")
+    assert came == [torch.float32] * 2
 
 
 def test_tokens_in_bf16_need_mixed_precision(tmp_path):

@@ -28,6 +28,17 @@ def test_as_few_parts_as_fit(per_device, fixed, each, free):
     assert all(takes(per_device // n) > free for n in fewer)
 
 
+def test_what_the_first_pass_takes_for_good_is_not_a_samples():
+    """As cuBLAS's workspaces on a GPU, which the first pass alone makes."""
+    seen = []
+
+    def takes(samples):
+        seen.append(samples)
+        return 3 * samples + (64 if len(seen) == 1 else 0)
+
+    assert find_micro_batches(4096, takes, 3072) == (4, 3072, 3)
+
+
 HEAD = dict(type="LinearHead", num_classes=5)
 SMALL = dict(arch=dict(embed_dim=48, depth=1, num_heads=3), img_size=32, patch_size=8)
 

@@ -1,5 +1,6 @@
 """Optimizers, mixed precision and clipping."""
 
+import copy
 import json
 import shutil
 from typing import ClassVar
@@ -7,6 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from crate_mm.engine import Runner
 from crate_mm.engine.shared_model import share_model
 from crate_mm.evaluation import ClassificationMetric
 from crate_mm.registry import METRICS
@@ -14,6 +16,7 @@ from tests.training import (
     FP16,
     SGD,
     assert_identical,
+    debug_config,
     debug_runner,
     train,
     train_on_processes,
@@ -68,6 +71,13 @@ def test_options_of_several_processes(tmp_path):
     assert not torch.equal(short["head.fc.weight"], plain["head.fc.weight"])
 
 
+def test_a_static_graph_does_not_go_with_micro_batches(tmp_path):
+    cfg = debug_config(ddp=dict(static_graph=True), max_batch_per_device=8)
+    cfg.work_dir = str(tmp_path)
+    with pytest.raises(ValueError, match="static_graph does not go with the 4 micro-batches of a step"):
+        Runner.for_training(cfg)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -109,9 +119,22 @@ def test_validation_is_in_the_precision_of_training_or_what_is_asked_for(tmp_pat
     assert Precision.seen == {getattr(torch, asked or trained)}
     assert (said or "learning rate") in runner.describe()
     assert ("validated" in runner.describe()) == bool(said)
-    runner.model.train()
     pixels = torch.zeros(2, 1, 8, 8)
-    assert runner.model(pixels).dtype == torch.float32  # in training it is the optimizer's wrapper that says
+    for mode in (True, False):  # and behind the validation all is as it was
+        assert runner.model.train(mode)(pixels).dtype == torch.float32
+    assert runner.val()["eval/top1"] >= 0
+    assert Precision.seen == {getattr(torch, asked or trained)}
+
+
+def test_a_copy_evaluates_in_mixed_precision_with_its_own_weights(tmp_path):
+    runner = debug_runner(tmp_path)
+    runner.use_autocast("bfloat16")
+    other = copy.deepcopy(runner.model.eval())
+    for parameter in other.parameters():
+        torch.nn.init.zeros_(parameter)
+    logits = other(torch.ones(2, 1, 8, 8))
+    assert logits.dtype == torch.bfloat16
+    assert not logits.any()
 
 
 @pytest.fixture

@@ -130,9 +130,9 @@ class Counted(torch.utils.data.Dataset):
         return {"inputs": torch.zeros(1, 4, 4, dtype=torch.uint8), "labels": index}
 
 
-@pytest.mark.parametrize(("most", "ahead"), [(10, 40), (200, 800)])
-def test_what_is_under_way_depends_on_the_pieces(most, ahead):
-    """Two workers build two pieces each ahead of what has been taken, whatever the batch is."""
+@pytest.mark.parametrize(("most", "ahead"), [(10, 220), (200, 800)])
+def test_what_is_under_way_is_a_batch_and_a_piece_a_worker(most, ahead):
+    """Of 20 pieces of a batch two workers have 22 under way, so that a step finds its batch; of whole ones two each."""
     data = Counted()
     batches = LookAhead(*in_pieces(DataLoader(data, 200, num_workers=2, collate_fn=collate), most))
     taken = 200

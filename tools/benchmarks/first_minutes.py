@@ -46,7 +46,7 @@ def stages(toy: bool) -> list[Stage]:
     rounds = ["--rounds", 1 if toy else 5]
     step = ["--precisions", "bf16", *fast, *rounds]
     inference = ["--precisions", "float32", "tf32", "bf16", "--no-compile", *rounds]
-    workers = max((os.cpu_count() or 1) - 2, 1)
+    workers = min(max((os.cpu_count() or 1) - 2, 1), 28)  # of more an epoch this short has too few steps to count
     epoch = ["--images", 60_000, "--batch", 512, "--workers", workers, "--short-side", 320]
     check = ["--img-sizes", 224, "--batches", 256, "--precision", "bf16", "--devices", RATES]
     if toy:

@@ -19,7 +19,8 @@ from ..classes import class_names
 from ..results import as_data
 
 RECIPE = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "global_batch_size", "zero", "ema_momentum")
-RECIPE += ("max_batch_per_device", "activation_checkpointing", "find_unused_parameters")
+RECIPE += ("max_batch_per_device", "activation_checkpointing", "find_unused_parameters", "compile_blocks")
+RECIPE += ("residual_dtype", "val_dtype", "tf32", "ddp")
 
 
 def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:

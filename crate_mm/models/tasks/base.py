@@ -6,6 +6,7 @@ Shapes: B samples in a batch.
 from abc import abstractmethod
 from typing import Any, ClassVar
 
+import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ class Task(BaseModel):
 
     headline: ClassVar[tuple[str, str]]
     uses_labels: ClassVar[bool] = True
+    eval_dtype: torch.dtype | None = None  # of products in an evaluation, by autocast; the Runner sets it for a while
     backbone: nn.Module
 
     def __init__(self, preprocessor: nn.Module | None = None) -> None:
@@ -82,7 +84,10 @@ class Task(BaseModel):
         """
         if mode not in ("loss", "predict", "tensor", "features"):
             raise ValueError(f"unknown mode {mode!r}: choose loss, predict, tensor, features")
-        return getattr(self, mode)(*args, **batch)
+        if self.training or self.eval_dtype is None:
+            return getattr(self, mode)(*args, **batch)
+        with torch.autocast(next(self.parameters()).device.type, self.eval_dtype):
+            return getattr(self, mode)(*args, **batch)
 
 
 def task_of(model: nn.Module) -> Task:
