@@ -242,6 +242,8 @@ class Predictor:
             raise ValueError(f"image {number} cannot be read: {error}") from None
         return to_uint8(self.transforms(image))
 
+    _load = prepare  # its former name
+
 
 def test_transforms(model: nn.Module) -> nn.Module:
     """The transforms that a model of ``init_model`` was tested with, or, with a warning, ImageNet's usual ones.
