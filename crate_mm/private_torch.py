@@ -1,5 +1,5 @@
-"""What we use of PyTorch under names that are its own: all of it is here, tried on PyTorch 2.6 and 2.14, and all but
-``end_workers`` and ``BatchNorm`` on 2.11 and 2.15 too."""
+"""What we use of PyTorch under names that are its own: all of it is here, tried on PyTorch 2.14, all but
+``keep_graphs_whole`` on 2.6 too, and all but this, ``end_workers`` and ``BatchNorm`` on 2.11 and 2.15."""
 
 from torch import _foreach_add_ as foreach_add_  # noqa: F401
 from torch import _foreach_mul as foreach_mul  # noqa: F401
