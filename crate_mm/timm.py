@@ -199,21 +199,26 @@ class TimmModel(nn.Module):
         }
 
 
-def default_cfg(patch_size: int, size: int = 224) -> dict[str, Any]:
-    """timm's description of a model without pretrained weights."""
+# What the families' configs test on is ImageNet's usual 256 and 224 pixels, bilinear; ToST's are its authors'.
+TESTED = {"tost": {"crop_pct": 1.0, "interpolation": "bicubic"}}
+
+
+def default_cfg(family: str) -> dict[str, Any]:
+    """timm's description of a family's models without pretrained weights: tested as our configs test them."""
     return {
         "url": "",
         "num_classes": 1000,
-        "input_size": (3, size, size),
+        "input_size": (3, 224, 224),
         "pool_size": None,
         "crop_pct": 0.875,
-        "interpolation": "bicubic",
+        "interpolation": "bilinear",
         "fixed_input_size": True,
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "first_conv": None,
         "classifier": "head.fc",
         "license": "mit",
+        **TESTED.get(family, {}),
     }
 
 
@@ -242,7 +247,7 @@ def _register() -> None:
             for patch_size in PATCHES.get(sizes.prefix, (16,)):
                 before = "torchvision_" if sizes.prefix == "vit" else ""
                 name = f"{before}{sizes.prefix}_{arch}_patch{patch_size}_224"
-                default_cfgs.update(generate_default_cfgs({name: default_cfg(patch_size)}))
+                default_cfgs.update(generate_default_cfgs({name: default_cfg(sizes.prefix)}))
                 globals()[name] = register_model(_entry(name, kind, arch, patch_size))
 
 

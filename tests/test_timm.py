@@ -10,6 +10,7 @@ from crate_mm.analysis.attention import cls_attention
 from crate_mm.analysis.gather import defined_measures
 from crate_mm.checkpoints import open_checkpoint
 from crate_mm.checkpoints.publish import publish
+from crate_mm.config import load_config
 from crate_mm.engine import Runner
 from crate_mm.models import ImageClassifier
 from tests.training import debug_config
@@ -50,7 +51,14 @@ def test_the_same_model_as_by_our_name(name):
     with torch.no_grad():
         torch.testing.assert_close(theirs(images(size=64)), ours(images(size=64)), rtol=1e-5, atol=1e-5)
     assert theirs.default_cfg["input_size"] == (3, 224, 224)
-    assert timm.data.resolve_data_config({}, model=theirs)["mean"] == (0.485, 0.456, 0.406)
+    data = timm.data.resolve_data_config({}, model=theirs)
+    assert data["mean"] == (0.485, 0.456, 0.406)
+    config = "tost_tiny_in1k" if "tost" in name else "crate_tiny_in1k"
+    resize, crop = load_config(config).test_dataloader.dataset.transforms
+    assert (data["crop_pct"], data["interpolation"]) == (
+        crop.size / resize.size,
+        resize.get("interpolation", "bilinear"),
+    )
 
 
 def test_every_registered_name_is_a_model_of_ours():

@@ -10,7 +10,9 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from ..files import atomic_file
 
 KINDS = {"torch-export": ".pt2", "onnx": ".onnx", "torchscript": ".pt"}
 DTYPES = ("float32", "bfloat16", "int8")
-BATCH = "batch", "height", "width"  # the names of what is free
+FREE = "batch", "height", "width"  # what a program may take in any size
 
 
 class ExportError(ValueError):
@@ -126,13 +128,13 @@ def load_program(path: str | Path, kind: str) -> Callable[[Tensor], Tensor]:
         return torch.jit.load(str(path))
     if kind == "torch-export":
         return torch.export.load(str(path)).module()
-    session = _onnxruntime().InferenceSession(str(path))
+    session = _needed("onnxruntime").InferenceSession(str(path))
     (entry,) = session.get_inputs()
     return lambda images: torch.from_numpy(session.run(None, {entry.name: images.numpy()})[0])
 
 
 def _write(program: Program, path: Path, kind: str, images: Tensor, dynamic: bool) -> set[str]:
-    """Write the program; return which of ``BATCH`` it takes in any size."""
+    """Write the program; return which of ``FREE`` it takes in any size."""
     if kind == "torchscript":
         torch.jit.save(torch.jit.trace(program, images), str(path))
         return {"batch"}
@@ -140,10 +142,7 @@ def _write(program: Program, path: Path, kind: str, images: Tensor, dynamic: boo
     if kind == "torch-export":
         torch.export.save(exported, str(path))
         return free
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise ExportError("ONNX needs packages that are not here: pip install 'crate_mm[export]'") from None
+    _needed("onnxscript")
     torch.onnx.export(exported, (images,), str(path), dynamo=True, external_data=False, verbose=False)
     return free
 
@@ -154,9 +153,9 @@ def _exported(program: Program, images: Tensor, dynamic: bool) -> tuple[torch.ex
     batch = torch.export.Dim("batch", min=1, max=4096)
     patch = _patch_of(program.task)
     if patch:
-        sides = {2 + i: patch[i] * torch.export.Dim(name, min=2, max=512) for i, name in enumerate(BATCH[1:])}
+        sides = {2 + i: patch[i] * torch.export.Dim(name, min=2, max=512) for i, name in enumerate(FREE[1:])}
         try:
-            return torch.export.export(program, (images,), dynamic_shapes=({0: batch, **sides},)), set(BATCH)
+            return torch.export.export(program, (images,), dynamic_shapes=({0: batch, **sides},)), set(FREE)
         except Exception as error:  # its positions are a table, of one size
             if "onstraints violated" not in str(error):
                 raise ExportError(f"the model cannot be exported: {str(error).splitlines()[0]}") from error
@@ -189,32 +188,30 @@ def _at_other_sizes(run: Callable, program: Program, images: Tensor, free: set[s
 
 
 def _to_int8(path: Path) -> None:
-    _onnxruntime()
+    _needed("onnxruntime")
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(str(path), str(path), weight_type=QuantType.QInt8)
 
 
-def _onnxruntime() -> Any:
+def _needed(package: str) -> ModuleType:
+    """A package that ONNX needs."""
     try:
-        import onnxruntime
+        return import_module(package)
     except ImportError:
-        raise ExportError("ONNX needs packages that are not here: pip install 'crate_mm[export]'") from None
-    onnxruntime.set_default_logger_severity(3)
-    return onnxruntime
+        raise ExportError(f"ONNX needs {package}, which is not here: pip install 'crate_mm[export]'") from None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what exporters print of their own steps."""
-    names = ("torch.onnx", "onnxscript", "onnx_ir", "root")
-    levels = {name: logging.getLogger(None if name == "root" else name).level for name in names}
+    levels = {log: log.level for log in map(logging.getLogger, (None, "torch.onnx", "onnxscript", "onnx_ir"))}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in names:
-            logging.getLogger(None if name == "root" else name).setLevel(logging.ERROR)
+        for log in levels:
+            log.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            for name, level in levels.items():
-                logging.getLogger(None if name == "root" else name).setLevel(level)
+            for log, level in levels.items():
+                log.setLevel(level)

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from ..config import load_config, prepare
+from ..config import load_config, names_model, prepare
 from ..config.load import as_text
 from ..config.settings import DERIVED, GUARDS, SETTINGS
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
@@ -58,8 +58,12 @@ def main() -> None:
     args = parse_args()
     with one_sentence_errors():
         cfg = load_config(args.config, args.cfg_options)
-        follows = what_follows(cfg, args.processes) if cfg.get("model") else []
+        whole = names_model(cfg)
+        follows = what_follows(cfg, args.processes) if whole else []
         print(as_text(cfg))
+        if not whole:
+            print("# The model is a checkpoint's, by --load-from: what follows is known when there is one.")
+            return
         print(f"# What follows, for {args.processes} process{'es' if args.processes > 1 else ''}:")
         for name, value, source in follows:
             print(f"#   {name} = {value!r}  ({source})")
