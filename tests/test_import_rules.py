@@ -26,6 +26,8 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"api", "timm"},
+    {"predictor"},
+    {"preparation"},
     {"engine"},
     {"analysis.hook"},
     {"analysis.figures"},

@@ -10,6 +10,7 @@ from ...registry import BACKBONES, HEADS, MODELS
 from ...untrusted import shown
 from .augment import BatchAugments
 from .base import Task
+from .preprocessor import refuse_raw
 
 
 @MODELS.register_module()
@@ -78,6 +79,7 @@ class ImageClassifier(Task):
 
     def forward(self, inputs: Tensor, *args: Tensor, mode: str = "tensor", **batch: Tensor) -> Any:
         """As ``Task.forward``, with a name for the images, which exporters ask for."""
+        refuse_raw(inputs)
         return super().forward(inputs, *args, mode=mode, **batch)
 
     def tensor(self, inputs: Tensor, **_: Tensor) -> Tensor:

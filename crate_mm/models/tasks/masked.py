@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...registry import BACKBONES, MODELS
 from ..families import MAEDecoder
 from .base import Task
+from .preprocessor import refuse_raw
 
 EPS = 1e-6  # beside the variance of a patch
 
@@ -102,6 +103,11 @@ class MaskedAutoencoder(Task):
     def in_channels(self) -> int:
         """Channels C of the images, which are those that the preprocessor normalises."""
         return len(self.data_preprocessor.mean)
+
+    def forward(self, inputs: Tensor, *args: Tensor, mode: str = "tensor", **batch: Tensor) -> Any:
+        """As ``Task.forward``, with a name for the images."""
+        refuse_raw(inputs)
+        return super().forward(inputs, *args, mode=mode, **batch)
 
     # Patches ------------------------------------------------------------------------------------------------------
 

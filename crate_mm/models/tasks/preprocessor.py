@@ -58,3 +58,12 @@ class ImagePreprocessor(BaseDataPreprocessor):
     def denormalize(self, images: Tensor) -> Tensor:
         """Return normalised images ``(B, C, H, W)`` as uint8, to look at; what lies outside of 0..255 is cut off."""
         return (images / self.scale + self.mean).round().clamp(0, 255).to(torch.uint8)
+
+
+def refuse_raw(images: Tensor) -> None:
+    """Raise ``ValueError``, which says how to normalise, for images that a model gets as uint8."""
+    if images.dtype == torch.uint8:
+        raise ValueError(
+            f"the model takes normalised images, and these are uint8 of shape {tuple(images.shape)}: "
+            'model(**model.data_preprocessor({"inputs": images})) normalises them by the model\'s mean and std'
+        )

@@ -1,0 +1,154 @@
+"""Images as a model takes them: opened, converted and transformed as in its test, a batch at a time."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import to_pil_image
+
+from .checkpoints import CheckpointError, check_transforms
+from .datasets import build_transforms
+from .datasets.classification import is_thin
+from .datasets.images import UnreadableImageError, convert, open_image
+from .datasets.transforms import to_uint8
+from .registry import registered_only
+from .untrusted import shown
+
+
+class Prepared(NamedTuple):
+    """An image as it was given, and as the preprocessor takes it, uint8 ``(C, H, W)``, or the reason why not."""
+
+    image: Any
+    pixels: Tensor | None
+    reason: str = ""
+
+
+class Preparation:
+    """How a model's images are opened, converted and transformed.
+
+    Args:
+        model: of ``init_model`` or ``get_model``, or a further task with ``in_channels``.
+        transforms: as for ``Predictor``.
+    """
+
+    def __init__(self, model: nn.Module, transforms: list[dict] | None = None) -> None:
+        self.mode = "L" if model.in_channels == 1 else "RGB"
+        self.transforms = build_transforms(transforms) if transforms is not None else test_transforms(model)
+
+    def __call__(self, image: Any, number: int = 0) -> Tensor:
+        """An image as the model's preprocessor takes it, uint8 ``(C, H, W)``; ``number`` names it in an error.
+
+        Raises:
+            UnreadableImageError: (a ``ValueError``) the image cannot be read.
+            ValueError: it is of another kind.
+        """
+        if isinstance(image, (str, Path)):
+            image = open_image(image, mode=None)
+        elif isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.shape[2:] not in ((), (1,), (3,)) or not image.size or image.ndim < 2:
+                raise ValueError(
+                    f"image {number} is an array of {image.dtype} of shape {image.shape}: "
+                    "expected uint8 of shape (H, W), (H, W, 1) or (H, W, 3)"
+                )
+            image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+        elif isinstance(image, Tensor):
+            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3) or not image.numel():
+                raise ValueError(
+                    f"image {number} is a tensor of {str(image.dtype).removeprefix('torch.')} of shape "
+                    f"{tuple(image.shape)}: expected uint8, from 0 to 255, of shape (1, H, W) or (3, H, W); the model "
+                    "itself takes images that are normalised"
+                )
+            image = to_pil_image(image.cpu())
+        elif not isinstance(image, Image.Image):
+            raise ValueError(
+                f"image {number} is {type(image).__name__}: expected a path, a PIL image, or a uint8 array or tensor"
+            )
+        image = convert(image, self.mode)
+        try:
+            return to_uint8(self.transforms(image))
+        except UnreadableImageError:
+            raise
+        except Exception as error:
+            if not is_thin(image):
+                raise  # a mistake in the transforms
+            raise UnreadableImageError(f"it is very thin, and a transform fails: {shown(error)}") from None
+
+    def batches(self, images: Iterable[Any], batch_size: int, workers: int = 0) -> Iterator[list[Prepared]]:
+        """Prepare images a batch at a time; those that cannot be read are in their places, with the reason.
+
+        Args:
+            images: whatever ``__call__`` takes, in any number: no more than two batches are in memory.
+            batch_size: of a batch; the last one may be smaller.
+            workers: threads that prepare the next batch while this one is used.
+
+        Raises:
+            ValueError: an image is of another kind.
+        """
+        numbered = enumerate(images)
+        with ThreadPoolExecutor(max(workers, 1)) as pool:
+            ahead: Iterable[Prepared] | None = None
+            while chunk := list(islice(numbered, batch_size)):
+                following = (pool.map if workers else map)(self._try, chunk)
+                if ahead is not None:
+                    yield list(ahead)
+                ahead = following
+            if ahead is not None:
+                yield list(ahead)
+
+    def _try(self, numbered: tuple[int, Any]) -> Prepared:
+        number, image = numbered
+        try:
+            return Prepared(image, self(image, number))
+        except UnreadableImageError as error:
+            return Prepared(image, None, shown(error, 500))
+
+
+def stacked(prepared: list[Prepared]) -> Tensor:
+    """The images of a batch that could be read, uint8 ``(B, C, H, W)``.
+
+    Raises:
+        ValueError: their sizes differ.
+    """
+    images = [one.pixels for one in prepared if one.pixels is not None]
+    shapes = list(dict.fromkeys(tuple(image.shape) for image in images))
+    if len(shapes) > 1:
+        sizes = " and ".join(f"{height} x {width}" for _, height, width in shapes[:2])
+        raise ValueError(f"prepared images have the sizes {sizes}: end the transforms with a crop or a resize to one")
+    return torch.stack(images)
+
+
+def test_transforms(model: nn.Module) -> nn.Module:
+    """The transforms that a model of ``init_model`` was tested with, or, with a warning, ImageNet's usual ones.
+
+    Raises:
+        ValueError: the model does not tell its image size, or the checkpoint's transforms cannot be built.
+    """
+    known, source = getattr(model, "test_transforms", None), getattr(model, "described_by", None)
+    if known is not None and source is None:
+        return build_transforms(known)
+    if known is not None:  # data of a file
+        check_transforms(known, source)
+        try:
+            with registered_only():
+                return build_transforms(known)
+        except Exception as error:  # whatever a transform makes of arguments of any kind
+            raise CheckpointError(f"{source} was tested with transforms that do not build: {shown(error)}") from None
+    if not hasattr(model.backbone, "img_size"):
+        raise ValueError(f"{type(model.backbone).__name__} does not tell its image size: give transforms")
+    H, W = model.backbone.img_size
+    resize = {"type": "Resize", "size": [round(H * 256 / 224), round(W * 256 / 224)] if H != W else H * 8 // 7}
+    print_log(
+        f"it is not known how the model's images were prepared for its test: resized to {resize['size']} and cropped "
+        f"to {H} x {W}; Predictor(transforms=...) says otherwise",
+        "current",
+        logging.WARNING,
+    )
+    return build_transforms([resize, {"type": "CenterCrop", "size": (H, W)}])
