@@ -6,6 +6,7 @@ from importlib import import_module
 COMMANDS = {
     "train": "train a model by a config",
     "test": "evaluate a checkpoint",
+    "predict": "predict the classes of images: printed, as CSV, or as a sheet",
     "analyze": "look inside a model, one figure at a time",
     "knn": "classify by nearest neighbours on a backbone's features",
     "print_config": "print a config whole, and what follows from it",

@@ -103,7 +103,13 @@ FURTHER = {
     "features": ["--num-images", "50"],
     "attention": ["--layers", "1"],
 }
-WITHOUT_OPTIONS = {"publish", "convert_official", "pack_dataset", "results_table"}  # they take no --cfg-options
+WITHOUT_OPTIONS = {
+    "publish",
+    "convert_official",
+    "pack_dataset",
+    "results_table",
+    "predict",
+}  # they take no --cfg-options
 # Lines that are no commands of ours: they get data from elsewhere.
 FOREIGN = (
     "sudo apt-get install dataset-fashion-mnist && mkdir -p data/FashionMNIST/raw",
