@@ -98,6 +98,7 @@ INSTEAD = {
     "$S": "0",
 }
 FURTHER = {
+    "browse": ["--number", "4"],
     "pack_dataset": ["--workers", "1"],
     "layers": ["--num-images", "20"],
     "features": ["--num-images", "50"],

@@ -34,7 +34,7 @@ def expand_home(cfg: Config) -> None:
             cfg[key] = home(cfg[key])
 
 
-def prepare(cfg: Config, world_size: int | None = None) -> Config:
+def prepare(cfg: Config, world_size: int | None = None, with_model: bool = True) -> Config:
     """Return a copy of a user's config with all that follows from it filled in.
 
     Settings get their defaults and guards become hooks. The batch of each device and its micro-batches follow from
@@ -42,10 +42,16 @@ def prepare(cfg: Config, world_size: int | None = None) -> Config:
     that takes a ``root``; loaders get the collate function and the worker set-up that our batches need, and at most
     the cores' number of workers; ``ema_momentum`` becomes a hook.
 
+    Args:
+        cfg: the config.
+        world_size: number of processes; of this run if not given.
+        with_model: whether it must say what its model is, which its data does not need.
+
     Raises:
         ValueError: the batch does not divide, a part is missing, or a setting is wrong or follows from others.
     """
-    require_model(cfg)
+    if with_model:
+        require_model(cfg)
     # The copy's text is not prettified: MMEngine does that at every checkpoint, for half a second.
     cfg = Config(copy.deepcopy(cfg.to_dict()), filename=cfg.filename, format_python_code=False)
     cfg.setdefault("default_scope", registry.SCOPE)

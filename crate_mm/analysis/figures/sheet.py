@@ -57,8 +57,10 @@ def plot_sheet(panels: Sequence[Panel], title: str, columns: int | None = None) 
     height, width = max(h for h, _ in sizes), max(CELL, *(w for _, w in sizes))
     below = LINE * max(len(panel.lines) for panel in panels) + 6
     if columns is None:
-        columns = round(math.sqrt(SHAPE * len(panels) * (height + below + GAP) / (width + GAP)))
-    columns = min(max(columns, 1), len(panels))
+        about = round(math.sqrt(SHAPE * len(panels) * (height + below + GAP) / (width + GAP)))
+        near = (max(about + change, 1) for change in (0, 1, -1))
+        columns = min(near, key=lambda columns: -len(panels) % columns)  # the last row as full as can be
+    columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     total = max(2 * MARGIN + columns * width + (columns - 1) * GAP, LEAST_WIDTH)
     text = _Text()

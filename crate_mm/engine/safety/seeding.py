@@ -21,5 +21,9 @@ class SeedEachIteration(Hook):
 
     @staticmethod
     def _seed(runner: Runner) -> None:
-        mixed = np.random.SeedSequence([runner.seed, runner.iter, get_rank()]).generate_state(1)
-        set_random_seed(int(mixed[0]))
+        set_random_seed(seed_of(runner.seed, runner.iter, get_rank()))
+
+
+def seed_of(seed: int, iteration: int, rank: int) -> int:
+    """The seed of all random states at an iteration, counted from 0, of a process of a run."""
+    return int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1)[0])

@@ -1,0 +1,6 @@
+"""What the installed command ``crate-mm browse`` does too: see ``crate_mm/cli/browse.py``."""
+
+from crate_mm.cli.browse import main
+
+if __name__ == "__main__":
+    main()
