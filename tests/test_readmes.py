@@ -104,13 +104,8 @@ FURTHER = {
     "features": ["--num-images", "50"],
     "attention": ["--layers", "1"],
 }
-WITHOUT_OPTIONS = {
-    "publish",
-    "convert_official",
-    "pack_dataset",
-    "results_table",
-    "predict",
-}  # they take no --cfg-options
+TAKE_NO_CONFIG = {"predict", "plot", "average", "doctor", "neighbours"}  # or not in the first place
+WITHOUT_OPTIONS = {"publish", "convert_official", "pack_dataset", "results_table", *TAKE_NO_CONFIG}  # no --cfg-options
 # Lines that are no commands of ours: they get data from elsewhere.
 FOREIGN = (
     "sudo apt-get install dataset-fashion-mnist && mkdir -p data/FashionMNIST/raw",
@@ -299,6 +294,10 @@ def stock(tmp_path_factory) -> Path:
     folder.dump(place / "work_dirs" / "folder" / "folder.py")
     result = '{"model": "crate_base", "dataset": "OxfordIIITPet", "kind": "fine-tuning", "last": {"top1": 50.0}}'
     (place / "work_dirs" / "crate0" / "result.json").write_text(result)
+    for run in ("crate0", "crate1"):
+        log = place / "work_dirs" / run / "20250101_000000" / "vis_data" / "scalars.json"
+        log.parent.mkdir(parents=True)
+        log.write_text('{"lr": 0.1, "loss": 2.0, "epoch": 1, "iter": 9, "step": 9}\n{"eval/top1": 9.5, "step": 1}\n')
 
     for readme in READMES:
         for block in blocks(readme, "python"):

@@ -1,0 +1,67 @@
+"""Curves of runs and schedules: a panel a value, a line a run."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure as Picture
+from matplotlib.ticker import MaxNLocator
+
+from .sheet import PLAIN, drawable
+
+COLORS = ("#1f6fb4", "#d95f02", "#2a9d5c", "#8e44ad", "#c0392b", "#7f6a4f", "#e377a2", "#5f6368", "#a6a61d", "#17a2b8")
+STYLES = ("-", "--", ":", "-.")
+MOST_MARKED = 40  # points of a line that are marked
+
+
+def plot_curves(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], x: Mapping[str, str]
+) -> Picture:
+    """A panel for each value, one above the other, with a line for each run.
+
+    Args:
+        panels: by the value's name, by the run's name: where (iterations or epochs), and the values.
+        x: by the value's name, what the horizontal axis counts.
+    """
+    runs = list(dict.fromkeys(run for lines in panels.values() for run in lines))
+    columns = 1 if len(panels) <= 3 else 2
+    rows = math.ceil(len(panels) / columns)
+    below = 0.3 * math.ceil(len(runs) / 3) if len(runs) > 1 else 0
+    figure = Picture(figsize=(8 * columns, 3.1 * rows + below + 0.35), layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    handles = {}
+    for axes, (name, lines) in zip(grid.flat, panels.items()):
+        for run, (places, values) in lines.items():
+            number = runs.index(run)
+            how = {"color": COLORS[number % len(COLORS)], "linestyle": STYLES[number // len(COLORS) % len(STYLES)]}
+            marker = "o" if len(values) <= MOST_MARKED else None
+            (handles[run],) = axes.plot(places, values, linewidth=1.6, marker=marker, markersize=3.5, **how)
+        _tidy(axes, name, x[name])
+    for axes in grid.flat[len(panels) :]:
+        axes.axis("off")
+    if len(runs) > 1:
+        labels = [drawable(run)[:60] for run in runs]
+        legend = figure.legend(
+            [handles[run] for run in runs], labels, loc="outside lower center", ncols=min(len(runs), 3), frameon=False
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+            text.set_size(9)
+    return figure
+
+
+def _tidy(axes, name: str, x: str) -> None:
+    axes.set_title(drawable(name), loc="left", fontsize=10.5, family=PLAIN, parse_math=False)
+    axes.set_xlabel(x, fontsize=9, color="#5f6368")
+    axes.grid(True, color="#e3e5e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#b0b4b8")
+    axes.tick_params(labelsize=9, color="#b0b4b8", labelcolor="#3c4043")
+    axes.margins(x=0.02)
+    low, high = axes.get_ylim()
+    if np.isfinite([low, high]).all() and 0 < high < 1e-2:
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        axes.yaxis.get_offset_text().set_size(9)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, steps=[1, 2, 5, 10]))

@@ -1,0 +1,193 @@
+"""The curves of runs, read from their logs, and the schedule of a config, as its schedulers give it."""
+
+import json
+import re
+import tempfile
+import warnings
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+
+from ..config import prepare
+from ..registry import DATASETS, suggest
+from ..untrusted import shown
+from .runner import Runner
+
+LOG = "vis_data/scalars.json"  # of a start of a run, in a folder that is named by its time
+PLACE = ("epoch", "iter", "step")  # what a line of the log has beside its values
+
+
+class Point(NamedTuple):
+    """A value that was logged: after so many iterations and epochs, each None where it is not known."""
+
+    iteration: int | None
+    epoch: float | None
+    value: float
+
+
+class Start(NamedTuple):
+    """One start of a run: after which epoch and iteration it went on, how many steps an epoch has, and its log."""
+
+    epoch: int
+    iteration: int
+    steps: int | None
+    lines: list[dict[str, Any]]
+
+
+def read_run(folder: str | Path) -> dict[str, list[Point]]:
+    """What a run has logged, by name, in the order of its iterations or epochs.
+
+    A run that was resumed has a log for each start. What an earlier start logged after the point that a later one goes
+    on from counts for nothing: the later one took these steps again.
+
+    Args:
+        folder: the work folder, or one of its folders of logs.
+
+    Raises:
+        ValueError: there is no log.
+    """
+    files = sorted(Path(folder).glob(f"*/{LOG}")) or [file for file in [Path(folder) / LOG] if file.is_file()]
+    starts = [start for file in files if (start := _read_start(file)).lines]
+    if not starts:
+        raise ValueError(f"{shown(folder)} has no log of a run: expected <time>/{LOG} in it")
+    found: dict[str, dict[tuple, Point]] = {}
+    for start in starts:
+        for points in found.values():
+            for kind, number in list(points):
+                if number > (start.iteration if kind == "iter" else start.epoch):
+                    del points[kind, number]
+        for line in start.lines:
+            for name, value in line.items():
+                if name not in PLACE and isinstance(value, (int, float)):
+                    place, point = _point(line, value, start.steps)
+                    found.setdefault(name, {})[place] = point
+    return {name: [points[place] for place in sorted(points)] for name, points in found.items() if points}
+
+
+def _point(line: dict[str, Any], value: float, steps: int | None) -> tuple[tuple[str, int], Point]:
+    """Where a value of a line stands, and the point: a line of training has its iteration, of validation its epoch."""
+    if "iter" in line:
+        return ("iter", line["iter"]), Point(line["iter"], line["iter"] / steps if steps else None, value)
+    epoch = line["step"]
+    return ("step", epoch), Point(epoch * steps if steps else None, float(epoch), value)
+
+
+def _read_start(file: Path) -> Start:
+    text = "".join(log.read_text(errors="replace") for log in sorted(file.parents[1].glob("*.log")))
+    resumed = re.search(r"resumed epoch: (\d+), iter: (\d+)", text)
+    steps = re.search(r"; (\d+) steps an epoch, ", text)
+    lines = []
+    for row in file.read_text(errors="replace").splitlines():
+        try:
+            line = json.loads(row)
+        except (ValueError, RecursionError):
+            continue  # the run was killed as it wrote it
+        if isinstance(line, dict) and isinstance(line.get("iter", line.get("step")), int):
+            lines.append(line)
+    epoch, iteration = map(int, resumed.groups()) if resumed else (0, 0)
+    return Start(epoch, iteration, int(steps[1]) if steps else None, lines)
+
+
+def find_key(asked: str, known: Iterable[str]) -> str:
+    """The name of a logged value by itself, or without what stands before its slash: 'top1' for 'eval/top1'.
+
+    Raises:
+        ValueError: there is no such, or there are several.
+    """
+    known = sorted(known)
+    if asked in known:
+        return asked
+    found = [name for name in known if name.rpartition("/")[2] == asked]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{asked!r} may be {' or '.join(found)}: write it in full")
+    raise ValueError(f"nothing is logged as {shown(asked)!r}: {suggest(asked, known)}")
+
+
+# The schedule --------------------------------------------------------------------------------------------------------
+
+
+class Schedule(NamedTuple):
+    """What the optimizer's settings are at each iteration of a run.
+
+    Args:
+        steps: of an epoch.
+        values: by the setting's name, such as 'lr', and the groups of parameters that share it, such as 'lr, 12 groups
+            of 24': a number for each iteration.
+    """
+
+    steps: int
+    values: dict[str, array]
+
+
+def schedule(cfg: Config, samples: int | None = None) -> Schedule:
+    """Build all that a config trains with, and let its schedulers go through the run, without training.
+
+    Args:
+        cfg: a user's config.
+        samples: number of training images, for data that is not here.
+
+    Raises:
+        ValueError: the data is not here, something does not build, or a scheduler follows the validation.
+    """
+    cfg = cfg.copy()
+    cfg.update(load_from=None, resume=False, launcher="none", log_level="ERROR", compile_blocks=False)
+    cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None)
+    cfg.update(test_dataloader=None, test_cfg=None, test_evaluator=None)
+    cfg.visualizer = None
+    cfg.max_batch_per_device = cfg.get("max_batch_per_device") or cfg.get("global_batch_size")
+    if samples is not None:
+        classes = (cfg.model.get("head") or {}).get("num_classes", 10)
+        source = {"type": "FakeData", "size": samples, "num_classes": classes}
+        cfg.train_dataloader.dataset = {"type": "ClassificationDataset", "source": source}
+    else:
+        _check_data(cfg)
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.work_dir = folder
+        runner = Runner.for_training(cfg)
+        with warnings.catch_warnings():
+            return _run_through(runner)
+
+
+def _check_data(cfg: Config) -> None:
+    try:
+        DATASETS.build(prepare(cfg, world_size=1).train_dataloader.dataset)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ValueError(f"{error}; without the data, --samples N says how many training images it has") from None
+
+
+def _run_through(runner: Runner) -> Schedule:
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, dict):
+        raise ValueError("the config has several optimizers, whose schedules are not drawn")
+    if any(getattr(scheduler, "need_val_args", False) for scheduler in schedulers):
+        raise ValueError("a scheduler of the config follows the validation: its schedule is not known before the run")
+    optimizer, steps = runner.optim_wrapper.optimizer, len(runner.train_dataloader)
+    names = list(dict.fromkeys(["lr", *(scheduler.param_name for scheduler in schedulers)]))
+    names = [
+        name for name in names if all(isinstance(group.get(name), float | int) for group in optimizer.param_groups)
+    ]
+    columns = {name: [array("d") for _ in optimizer.param_groups] for name in names}
+    warnings.filterwarnings("ignore", "Detected call of `scheduler.step")  # the optimizer takes no steps here
+    for iteration in range(1, runner.max_iters + 1):
+        for name, column in columns.items():
+            for values, group in zip(column, optimizer.param_groups):
+                values.append(group[name])
+        for scheduler in schedulers:  # as MMEngine's hook does
+            if not scheduler.by_epoch or iteration % steps == 0:
+                scheduler.step()
+    return Schedule(steps, {label: values for name in names for label, values in _distinct(name, columns[name])})
+
+
+def _distinct(name: str, columns: list[array]) -> list[tuple[str, array]]:
+    """Each of the curves once, with the number of groups that share it where there are several."""
+    counted: dict[bytes, list[array]] = {}
+    for values in columns:
+        counted.setdefault(values.tobytes(), []).append(values)
+    if len(counted) == 1:
+        return [(name, columns[0])]
+    return [(f"{name}, {len(same)} groups of {len(columns)}, {same[0][0]:g}", same[0]) for same in counted.values()]

@@ -1,0 +1,135 @@
+"""Curves read from logs, and schedules, compared with what runs logged."""
+
+import json
+import math
+
+import pytest
+
+from crate_mm.engine import Runner, load_config
+from crate_mm.engine.curves import Point, find_key, read_run, schedule
+from tests.training import debug_config
+
+
+def start(folder, time, lines, log="; 10 steps an epoch, "):
+    place = folder / time / "vis_data"
+    place.mkdir(parents=True)
+    (place / "scalars.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (place.parent / f"{time}.log").write_text(log)
+
+
+def step(iteration, epoch, **values):
+    return {**values, "epoch": epoch, "iter": iteration, "step": iteration}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"param_scheduler.warmup": 0.5, "param_scheduler.end_factor": 0.1, "global_batch_size": 100},
+        {"param_scheduler": [dict(type="MultiStepLR", milestones=[1], gamma=0.1, by_epoch=True)]},
+        {
+            "param_scheduler": [dict(type="LinearLR", begin=0, end=7, by_epoch=False)],
+            "optim_wrapper.optimizer.lr": 0.01,
+        },
+        {"auto_scale_lr": dict(base_batch_size=64, enable=True)},
+    ],
+)
+def test_the_schedule_is_that_of_a_run(tmp_path, overrides):
+    cfg = load_config("debug", {"default_hooks.logger.interval": 1, "train_cfg.max_epochs": 3})
+    for key, value in overrides.items():
+        *above, last = key.split(".")
+        holder = cfg
+        for part in above:
+            holder = holder[part]
+        holder[last] = value
+    found = schedule(cfg)
+    assert list(found.values) == ["lr"]
+    cfg.work_dir = str(tmp_path)
+    Runner.from_cfg(cfg).train()
+    logged = read_run(tmp_path)["lr"]
+    assert len(logged) == len(found.values["lr"]) == 3 * found.steps
+    assert [point.value for point in logged] == pytest.approx(list(found.values["lr"]), rel=1e-12)
+    assert len({point.value for point in logged}) > 1
+    assert schedule(cfg, samples=1347) == found
+
+
+def test_groups_of_parameters_have_curves_of_their_own():
+    cfg = load_config("debug", {"train_cfg.max_epochs": 1})
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys={"head": dict(lr_mult=0.1)})
+    found = schedule(cfg)
+    assert len(found.values) == 2
+    one, tenth = found.values.values()
+    assert [0.1 * value for value in one] == pytest.approx(list(tenth))
+
+
+def test_what_is_not_known_before_is_refused(tmp_path):
+    cfg = load_config("debug")
+    cfg.param_scheduler = dict(type="ReduceOnPlateauLR", monitor="eval/loss")
+    with pytest.raises(ValueError, match="follows the validation"):
+        schedule(cfg)
+    with pytest.raises(ValueError, match="--samples N says how many training images it has"):
+        schedule(load_config("crate_base_in1k", {"data_root": str(tmp_path / "nowhere")}))
+
+
+def test_a_resumed_run_is_one_curve(tmp_path):
+    """Stopped twice, once to go on from an earlier checkpoint, it logs what the run that was not stopped has logged."""
+    options = {"default_hooks__logger__interval": 1, "train_cfg__max_epochs": 4, "default_hooks__checkpoint": None}
+    cfg = debug_config(**options)
+    cfg.work_dir = str(tmp_path / "whole")
+    Runner.from_cfg(cfg).train()
+    whole = read_run(tmp_path / "whole")
+    options.pop("default_hooks__checkpoint")
+    work = tmp_path / "parts"
+    for number, (epochs, of) in enumerate(((3, None), (4, 1), (4, 3))):
+        cfg = debug_config(**options, param_scheduler__end=4)
+        cfg.train_cfg.max_epochs, cfg.work_dir = epochs, str(work)
+        if of:
+            cfg.resume, cfg.load_from = True, str(work / f"epoch_{of}.pth")
+        Runner.from_cfg(cfg).train()
+        (logs,) = work.glob("20*")  # of this second, perhaps, as the next start's may be
+        logs.rename(work / f"{number}")
+    parts = read_run(work)
+    for name in ("lr", "eval/top1", "eval/loss"):  # the logged loss is a mean over iterations, which begins anew
+        assert parts[name] == whole[name], name
+    assert [point.iteration for point in parts["loss"]] == list(range(1, 41))
+    assert [point.epoch for point in parts["eval/top1"]] == [1, 2, 3, 4]
+
+
+def test_a_later_start_takes_the_place_of_what_it_takes_again(tmp_path):
+    start(tmp_path, "20250101_1", [step(5, 1, loss=1.0), step(10, 1, loss=2.0), {"eval/top1": 5.0, "step": 1}])
+    lost = [step(15, 2, loss=3.0), step(18, 2, loss=99.0), step(20, 2, loss=99.0), {"eval/top1": 99.0, "step": 2}]
+    start(tmp_path, "20250101_2", lost, "; 10 steps an epoch, \nresumed epoch: 1, iter: 10\n")
+    start(tmp_path, "20250101_3", [step(17, 2, loss=4.0)], "resumed epoch: 1, iter: 16; 10 steps an epoch, ")
+    found = read_run(tmp_path)
+    assert found["loss"] == [Point(5, 0.5, 1), Point(10, 1, 2), Point(15, 1.5, 3), Point(17, 1.7, 4)]
+    assert found["eval/top1"] == [Point(10, 1.0, 5.0)]
+
+
+def test_a_run_that_began_anew_leaves_nothing_of_the_earlier_one(tmp_path):
+    start(tmp_path, "1", [step(2, 1, loss=9.0), step(40, 4, loss=9.0), {"eval/top1": 9.0, "step": 4}])
+    start(tmp_path, "2", [step(10, 1, loss=1.0)])
+    assert read_run(tmp_path) == {"loss": [Point(10, 1.0, 1.0)]}
+
+
+def test_lines_that_were_cut_off_and_numbers_that_are_none(tmp_path):
+    start(tmp_path, "1", [step(1, 1, loss=math.nan, note="a text"), step(2, 1, loss=2)], log="")
+    with open(tmp_path / "1" / "vis_data" / "scalars.json", "a") as file:
+        file.write('[1]\n{"iter": "x"}\n{"loss": 1.0, "ep')
+    (tmp_path / "2" / "vis_data").mkdir(parents=True)
+    (tmp_path / "2" / "vis_data" / "scalars.json").touch()  # of a start that logged nothing
+    found = read_run(tmp_path)
+    assert found.keys() == {"loss"}
+    assert math.isnan(found["loss"][0].value)
+    assert found["loss"][1] == Point(2, None, 2)
+    assert read_run(tmp_path / "1")["loss"][1] == Point(2, None, 2)
+    with pytest.raises(ValueError, match=r"has no log of a run: expected <time>/vis_data/scalars\.json in it"):
+        read_run(tmp_path / "nowhere")
+
+
+def test_names_may_be_short():
+    known = {"loss", "eval/loss", "eval/top1", "a/x", "b/x"}
+    assert [find_key(key, known) for key in ("loss", "top1", "eval/loss")] == ["loss", "eval/top1", "eval/loss"]
+    with pytest.raises(ValueError, match="'x' may be a/x or b/x: write it in full"):
+        find_key("x", known)
+    with pytest.raises(ValueError, match="nothing is logged as 'los': did you mean loss"):
+        find_key("los", known)

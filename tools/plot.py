@@ -1,0 +1,6 @@
+"""What the installed command ``crate-mm plot`` does too: see ``crate_mm/cli/plot.py``."""
+
+from crate_mm.cli.plot import main
+
+if __name__ == "__main__":
+    main()
