@@ -83,6 +83,7 @@ FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     "meta.initialized_from": (_text, "a name"),
     "meta.test_transforms": (are_transforms, "a list of dicts of plain data"),
     "meta.translated_from": (_text, "a name"),
+    "meta.averaged_from": (_names, "a list of names"),
     "meta.assumed": (_text, "a sentence"),
     "meta.run": (_text, "a name"),
     "meta.recipe": (_description, "a dict of plain data"),

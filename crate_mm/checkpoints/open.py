@@ -104,6 +104,8 @@ def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **given: 
         states={key: value for key, value in contents.items() if key not in ("meta", "state_dict")},
         notes=notes,
     )
+    if meta.get("averaged_from"):
+        notes.append(f"it is the average of {', '.join(meta['averaged_from'])}")
     given = {name: value for name, value in given.items() if value is not None}
     taken = not described and _translate(checkpoint, given)
     if given and not taken:

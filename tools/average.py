@@ -1,0 +1,6 @@
+"""What the installed command ``crate-mm average`` does too: see ``crate_mm/cli/average.py``."""
+
+from crate_mm.cli.average import main
+
+if __name__ == "__main__":
+    main()
