@@ -1,0 +1,104 @@
+"""Say what this machine has and what is in a dataset, and what of it will not work.
+
+python tools/doctor.py
+python tools/doctor.py --data /my/images
+python tools/doctor.py configs/crate_base_in1k.py --all --cfg-options data_root=/data/imagenet
+
+Exit code 1 means that something will not work.
+"""
+
+import argparse
+from collections.abc import Iterator
+
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from rich.console import Console
+from rich.text import Text
+
+from ..config import load_config, names_model, prepare
+from ..datasets.check import check_sources, open_root
+from ..engine.doctor import Finding, check_machine
+from ..registry import DATASETS
+from ..untrusted import shown
+from .options import Parser, add_cfg_options, one_sentence_errors, positive
+
+COLORS = {"ok": "green", "note": "yellow", "fault": "bold red"}
+SPLITS = ("train", "val", "test")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("config", nargs="?", help="config file or name, whose data and work folder are looked at")
+    parser.add_argument("--data", metavar="ROOT", help="a folder of images, of splits or classes, or packed")
+    parser.add_argument("--work-dir", default="work_dirs", help="where runs are to write (default: work_dirs)")
+    parser.add_argument(
+        "--sample", type=positive, default=200, help="images of each split that are read (default: 200)"
+    )
+    parser.add_argument("--all", action="store_true", help="read all images, which finds all duplicates")
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def sources_of(cfg: Config) -> dict:
+    """The sources of a config's data by split; a split whose source is another's is left out.
+
+    Raises:
+        ValueError: one is not there.
+    """
+    ready, found, seen = prepare(cfg, world_size=1, with_model=False), {}, []
+    for split in SPLITS:
+        dataset = (ready.get(f"{split}_dataloader") or {}).get("dataset")
+        if dataset and (source := dataset.get("source", dataset)) not in seen:
+            seen.append(source)
+            found[split] = DATASETS.build(source)
+    return found
+
+
+def check_head(cfg: Config, sources: dict) -> Iterator[Finding]:
+    """Whether the classes of a config's data are as many as those of its head."""
+    wanted = ((cfg.get("model") or {}).get("head") or {}).get("num_classes") if names_model(cfg) else None
+    classes = getattr(sources.get("train"), "classes", None)
+    if wanted is not None and classes is not None:
+        text = f"{len(classes)} of the data, {wanted} of the head (model.head.num_classes)"
+        yield "ok" if wanted == len(classes) else "fault", "head", text
+
+
+def findings(args: argparse.Namespace, cfg: Config | None) -> Iterator[tuple[str, Iterator[Finding]]]:
+    """What is looked at, section by section."""
+    yield "machine", check_machine(args.work_dir)
+    for title, build in (("data", lambda: open_root(args.data)), ("config", lambda: sources_of(cfg))):
+        if (args.data if title == "data" else cfg) is None:
+            continue
+        name = args.data if title == "data" else args.config
+        try:
+            sources = build()
+        except (ValueError, OSError, RuntimeError, ImportError) as error:
+            yield f"{title} {shown(name)}", iter([("fault", "data", shown(error, 1000))])
+            continue
+        yield f"{title} {shown(name)}", check_sources(sources, None if args.all else args.sample)
+        if title == "config":
+            yield "", check_head(cfg, sources)
+
+
+def main() -> None:
+    args = parse_args()
+    with one_sentence_errors():
+        if args.cfg_options and not args.config:
+            raise ValueError("--cfg-options override a config: name one")
+        cfg = load_config(args.config, args.cfg_options) if args.config else None
+        MMLogger.get_instance("doctor", log_level="ERROR")  # what data sources log of themselves is among the findings
+        console, counted = Console(soft_wrap=True, highlight=False), dict.fromkeys(COLORS, 0)
+        for title, found in findings(args, cfg):
+            if title:
+                console.print(Text(title, style="bold"))
+            for level, topic, text in found:
+                counted[level] += 1
+                console.print(Text.assemble("  ", (f"{level:<6}", COLORS[level]), f"{topic:<20}{text}"))
+        faults = counted["fault"]
+        told = f"{faults} will not work" if faults else "nothing that will not work"
+        console.print(Text(f"{told}, {counted['note']} to look at", style=COLORS["fault" if faults else "ok"]))
+    raise SystemExit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""What is in a folder of images, or in any source: splits, classes, counts, and images that are odd.
+
+A finding is a triple: 'ok', 'note' or 'fault', a topic, a text. A fault is what will not work.
+"""
+
+import hashlib
+import io
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ..files import home
+from ..untrusted import shown
+from .folders import ImageFolder
+from .images import FORMATS, UnreadableImageError, open_image
+from .packed import INDEX, PackedImages
+from .scan import find_splits, folders_below, is_image
+
+TINY = 32  # pixels of the shorter side
+MOST_NAMED = 5
+UPRIGHT = 1  # of EXIF's orientation, whose tag is the next
+ORIENTATION = 0x0112
+MOST_UNREADABLE = 100  # what ClassificationDataset lets pass
+Finding = tuple[str, str, str]
+
+
+class Looked(NamedTuple):
+    """What was seen of an image."""
+
+    split: str
+    path: str
+    label: int
+    error: str = ""
+    size: tuple[int, int] = (0, 0)
+    mode: str = ""
+    orientation: int = UPRIGHT
+    digest: bytes = b""
+
+
+def open_root(root: str | Path) -> dict[str, Any]:
+    """The sources of a folder by their splits: packed images, split folders, or class folders, as 'all'.
+
+    Raises:
+        ValueError: there is no such folder, or no images in it.
+    """
+    root = Path(home(root))
+    if not root.is_dir():
+        raise ValueError(f"{shown(root)} is no folder")
+    packed = [split for split in ("train", "val", "test") if (root / split / INDEX).is_file()]
+    try:
+        if packed:
+            return {split: PackedImages(str(root), split) for split in packed}
+        return {split: ImageFolder(folder) for split, folder in (find_splits(root) or {"all": root}).items()}
+    except FileNotFoundError as error:
+        raise ValueError(f"{shown(root)}: {error}") from None
+
+
+def check_sources(sources: Mapping[str, Any], sample: int | None = 200) -> Iterator[Finding]:
+    """Look at sources of data, as in ``sources``.
+
+    Args:
+        sources: by split.
+        sample: how many images of each split are read; all if None.
+    """
+    for split, source in sources.items():
+        yield from _count(split, source)
+    yield from _compare_classes(sources)
+    looked = [one for split, source in sources.items() for one in _look(split, source, sample)]
+    if looked:
+        whole = sum(len(source) for source in sources.values())
+        yield "ok", "read", f"{len(looked)} of {whole} images{' (--all reads all)' if len(looked) < whole else ''}"
+        yield from _oddities(looked, whole)
+
+
+def labels_of(source: Any) -> Sequence[int] | None:
+    """The labels of a source without reading its images, or None where it does not tell them."""
+    for name in ("targets", "labels"):
+        labels = getattr(source, name, None)
+        if labels is not None and len(labels) == len(source):
+            return labels
+    return None
+
+
+def _count(split: str, source: Any) -> Iterator[Finding]:
+    classes, labels = getattr(source, "classes", None), labels_of(source)
+    text = f"{len(source)} images" + (f" in {len(classes)} classes" if classes is not None else "")
+    yield "ok" if len(source) else "fault", split, text
+    if classes is not None and labels is not None and len(source):
+        counts = np.bincount(np.asarray(labels, np.int64), minlength=len(classes))
+        few, many = int(counts.argmin()), int(counts.argmax())
+        text = f"from {counts[few]} images ({shown(classes[few])}) to {counts[many]} ({shown(classes[many])})"
+        text = f"{counts[few]} images of each" if counts[few] == counts[many] else text
+        empty = [shown(classes[label]) for label in np.flatnonzero(counts == 0)[:MOST_NAMED]]
+        yield "note" if counts[few] < 2 else "ok", f"{split}, classes", text
+        if empty:
+            yield "note", f"{split}, classes", f"{int((counts == 0).sum())} have no image: {', '.join(empty)}"
+    root = getattr(source, "root", None)
+    if isinstance(source, ImageFolder):
+        files = [file for _, found in folders_below(str(root)) for file in found if not is_image(file)]
+        endings = Counter(os.path.splitext(file)[1].lower() or "no ending" for file in files).most_common(MOST_NAMED)
+        if files:
+            most = ", ".join(f"{count} of {shown(ending)}" for ending, count in endings)
+            yield "note", f"{split}, left out", f"{len(files)} files with other endings than images: {most}"
+
+
+def _compare_classes(sources: Mapping[str, Any]) -> Iterator[Finding]:
+    named = {split: list(source.classes) for split, source in sources.items() if getattr(source, "classes", None)}
+    if len(named) < 2:
+        return
+    (first, classes), *others = named.items()
+    for split, theirs in others:
+        if theirs == classes:
+            continue
+        only = {first: sorted({*classes} - {*theirs}), split: sorted({*theirs} - {*classes})}
+        told = [
+            f"{', '.join(map(shown, names[:MOST_NAMED]))} only in {where}" for where, names in only.items() if names
+        ]
+        yield "fault", "classes", f"those of {split} are not those of {first}: {'; '.join(told) or 'another order'}"
+
+
+def _look(split: str, source: Any, sample: int | None) -> Iterator[Looked]:
+    positions: Sequence[int] = range(len(source))
+    if sample is not None and sample < len(source):
+        positions = sorted(np.random.default_rng(0).choice(len(source), sample, replace=False).tolist())
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # decoding leaves Python's lock to others
+        for start in range(0, len(positions), 1024):  # a task waits for each image that is asked for
+            part = positions[start : start + 1024]
+            yield from pool.map(lambda position: _look_at(split, source, position), part)
+
+
+def _look_at(split: str, source: Any, position: int) -> Looked:
+    path = source.path(position) if hasattr(source, "path") else f"sample {position}"
+    label = -1
+    try:
+        if not hasattr(source, "read"):
+            image, label = source[position]
+            digest = hashlib.sha256(np.asarray(image).tobytes()).digest()
+            return Looked(split, path, label, "", image.size, image.mode, UPRIGHT, digest)
+        data, label = source.read(position)
+        image = open_image(data, mode=None)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            orientation = opened.getexif().get(ORIENTATION, UPRIGHT)
+    except UnreadableImageError as error:
+        return Looked(split, path, label, str(error))
+    except Exception as error:  # of a source of another's, anything
+        return Looked(split, path, label, str(error) or type(error).__name__)
+    return Looked(split, path, label, "", image.size, image.mode, orientation, hashlib.sha256(data).digest())
+
+
+def _oddities(looked: list[Looked], whole: int) -> Iterator[Finding]:
+    broken = [one for one in looked if one.error]
+    good = [one for one in looked if not one.error]
+    if broken:
+        expected = len(broken) * whole / len(looked)
+        level = "fault" if not good or expected > MOST_UNREADABLE else "note"
+        advice = f"; a run stops at more than {MOST_UNREADABLE}" if level == "fault" else ""
+        yield level, "broken", _named(broken, lambda one: f"{shown(one.path)} ({shown(one.error, 100)})") + advice
+    else:
+        yield "ok", "broken", "none"
+    if good:
+        sides = [min(one.size) for one in good]
+        widths, heights = zip(*(one.size for one in good))
+        middle = f"{int(np.median(widths))} x {int(np.median(heights))}"
+        yield "ok", "size", f"shorter side from {min(sides)} to {max(sides)} pixels, {middle} in the middle"
+    tiny = [one for one in good if min(one.size) < TINY]
+    if tiny:
+        yield "note", "tiny", f"shorter side below {TINY} pixels: {_named(tiny)}"
+    modes = Counter(one.mode for one in good)
+    if modes.keys() - {"RGB"}:
+        yield "ok", "colours", ", ".join(f"{count} of {mode}" for mode, count in modes.most_common()) + "; converted"
+    turned = [one for one in good if one.orientation != UPRIGHT]
+    if turned:
+        yield "note", "orientation", f"EXIF turns them, pixels are taken as they lie: {_named(turned)}"
+    yield from _duplicates(good)
+
+
+def _duplicates(good: list[Looked]) -> Iterator[Finding]:
+    same: dict[bytes, list[Looked]] = defaultdict(list)
+    for one in good:
+        same[one.digest].append(one)
+    groups = [group for group in same.values() if len(group) > 1]
+    across = [group for group in groups if len({one.split for one in group}) > 1]
+    torn = [group for group in groups if len({one.label for one in group}) > 1]
+
+    def pairs(found: list[list[Looked]]) -> str:
+        told = [" = ".join(shown(one.path) for one in group[:3]) for group in found[:MOST_NAMED]]
+        return f"{len(found)}: {'; '.join(told)}"
+
+    if across:
+        yield "note", "in several splits", f"the same file, {pairs(across)}"
+    if torn:
+        yield "note", "in several classes", f"the same file, {pairs(torn)}"
+    rest = sum(len(group) - 1 for group in groups)
+    yield "note" if rest else "ok", "duplicates", f"{rest or 'none'} among those that were read"
+
+
+def _named(found: list[Looked], say=lambda one: shown(one.path)) -> str:
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return f"{len(found)}: {', '.join(map(say, found[:MOST_NAMED]))}{more}"

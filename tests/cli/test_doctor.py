@@ -1,0 +1,82 @@
+"""``doctor``, by running it."""
+
+import pytest
+import torch
+
+from crate_mm.engine import doctor
+from tests.conftest import make_image_tree
+
+
+def test_the_machine(run_tool, tmp_path):
+    done = run_tool("doctor", cwd=tmp_path)
+    assert done.code in (0, 1), done.output
+    lines = done.output.splitlines()
+    assert lines[0] == "machine"
+    assert any(line.split()[:3] == ["ok", "torch", torch.__version__.partition("+")[0]] for line in lines)
+    assert any(line.startswith("  ok    work folder") for line in lines)
+    assert (done.code == 0) == ("fault" not in done.output)
+    assert "\x1b" not in done.output
+
+
+def test_data_and_config(run_tool, tmp_path):
+    data = make_image_tree(tmp_path / "data", classes=3)
+    (data / "train" / "n00000001").rename(data / "train" / "[red]\n\x1b[31m$")
+    (data / "val" / "n00000001").rename(data / "val" / "[red]\n\x1b[31m$")
+    options = ("--cfg-options", f"data_root={data}", "global_batch_size=4")
+    done = run_tool("doctor", "crate_base_in1k", "--data", data, *options, "model.head.num_classes=3")
+    assert done.code == 0, done.output
+    assert "\x1b" not in done.output
+    lines = [line.split(maxsplit=2) for line in done.output.splitlines()]
+    assert lines.count(["ok", "train", "12 images in 3 classes"]) == 2
+    assert done.last_line.startswith("nothing that will not work, ")
+    done = run_tool("doctor", "crate_base_in1k", *options)
+    assert done.code == 1
+    assert "3 of the data, 1000 of the head (model.head.num_classes)" in done.output
+    assert done.last_line.startswith("1 will not work, ")
+
+
+@pytest.mark.parametrize("args", [("--data", "nowhere"), ("crate_base_in1k",)])
+def test_data_that_is_not_there_will_not_work(run_tool, tmp_path, args):
+    done = run_tool("doctor", *args, cwd=tmp_path)
+    assert done.code == 1
+    assert "fault data" in done.output
+    assert "is no folder" in done.output
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (("nothing",), "error: config nothing does not exist"),
+        (("--cfg-options", "a=1"), "error: --cfg-options override"),
+    ],
+)
+def test_what_is_wrong_gets_a_sentence(run_tool, tmp_path, args, sentence):
+    done = run_tool("doctor", *args, cwd=tmp_path)
+    assert (done.code, sentence in done.last_line) == (2, True), done.output
+
+
+def test_versions_are_compared_with_those_wanted(monkeypatch):
+    wanted = ["torch>=99", "einops>=0.8", "nothing_of_this_name", 'onnxruntime>=99; extra == "export"']
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: wanted)
+    told = {topic: (level, text) for level, topic, text in doctor.check_packages()}
+    assert told["torch"][0] == "fault"
+    assert told["torch"][1].endswith("torch>=99 is needed")
+    assert told["einops"][0] == "ok"
+    assert told["nothing_of_this_name"][1] == "is not installed: nothing_of_this_name is needed"
+    assert told["extra export"] == ("ok", "not there, lacks onnxruntime>=99: pip install 'crate_mm[export]'")
+
+
+def test_places_that_will_not_do(tmp_path, monkeypatch):
+    def refuse(**kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
+    told = {topic: (level, text) for level, topic, text in doctor.check_places(tmp_path / "not" / "yet")}
+    assert told["work folder"] == ("fault", f"{tmp_path} cannot be written to: [Errno 13] Permission denied")
+
+
+@pytest.mark.gpu
+def test_gpus_are_told():
+    told = {topic: (level, text) for level, topic, text in doctor.check_gpus()}
+    assert told["GPU 0"][0] == "ok"
+    assert torch.cuda.get_device_name(0) in told["GPU 0"][1]
