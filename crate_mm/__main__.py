@@ -10,6 +10,7 @@ COMMANDS = {
     "browse": "show the images of a dataset as a model is trained on them",
     "plot": "draw the curves of runs, or the schedule of a config",
     "average": "average the weights of checkpoints, all of them or those that a validation chooses",
+    "bench": "measure images a second and memory of a config, in training and in inference",
     "doctor": "say what a machine has and what is in a dataset, and what will not work",
     "analyze": "look inside a model, one figure at a time",
     "knn": "classify by nearest neighbours on a backbone's features",

@@ -99,6 +99,7 @@ INSTEAD = {
 }
 FURTHER = {
     "browse": ["--number", "4"],
+    "bench": ["--seconds", "1"],
     "pack_dataset": ["--workers", "1"],
     "layers": ["--num-images", "20"],
     "features": ["--num-images", "50"],

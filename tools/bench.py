@@ -1,0 +1,6 @@
+"""What the installed command ``crate-mm bench`` does too: see ``crate_mm/cli/bench.py``."""
+
+from crate_mm.cli.bench import main
+
+if __name__ == "__main__":
+    main()
