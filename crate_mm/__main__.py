@@ -12,6 +12,7 @@ COMMANDS = {
     "average": "average the weights of checkpoints, all of them or those that a validation chooses",
     "bench": "measure images a second and memory of a config, in training and in inference",
     "doctor": "say what a machine has and what is in a dataset, and what will not work",
+    "neighbours": "write the features of images, or show the nearest images to others",
     "analyze": "look inside a model, one figure at a time",
     "knn": "classify by nearest neighbours on a backbone's features",
     "print_config": "print a config whole, and what follows from it",

@@ -12,7 +12,7 @@ import torch
 from mmengine.logging import print_log
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.transforms import v2
 
 from .checkpoints import CheckpointError, check_transforms
 from .datasets import build_transforms
@@ -43,6 +43,12 @@ class Preparation:
         self.mode = "L" if model.in_channels == 1 else "RGB"
         self.transforms = build_transforms(transforms) if transforms is not None else test_transforms(model)
 
+    def fit_to(self, model: nn.Module) -> None:
+        """End in the model's own size of images, where it has such: nothing changes after most transforms of a test."""
+        size = getattr(model.backbone, "img_size", None)
+        if size is not None:
+            self.transforms = v2.Compose([self.transforms, build_transforms([{"type": "Resize", "size": tuple(size)}])])
+
     def __call__(self, image: Any, number: int = 0) -> Tensor:
         """An image as the model's preprocessor takes it, uint8 ``(C, H, W)``; ``number`` names it in an error.
 
@@ -66,7 +72,7 @@ class Preparation:
                     f"{tuple(image.shape)}: expected uint8, from 0 to 255, of shape (1, H, W) or (3, H, W); the model "
                     "itself takes images that are normalised"
                 )
-            image = to_pil_image(image.cpu())
+            image = v2.functional.to_pil_image(image.cpu())
         elif not isinstance(image, Image.Image):
             raise ValueError(
                 f"image {number} is {type(image).__name__}: expected a path, a PIL image, or a uint8 array or tensor"

@@ -26,7 +26,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"api", "timm"},
-    {"predictor"},
+    {"predictor", "features"},
     {"preparation"},
     {"engine"},
     {"analysis.hook"},

@@ -17,12 +17,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mmengine.device import get_device
-from torchvision.transforms import v2
 
 from ..analysis.figures.sheet import Panel, plot_sheet, save_sheet
 from ..api import init_model
 from ..config.prepare import share_of_cores
-from ..datasets import ImageFiles, build_transforms
+from ..datasets import ImageFiles
 from ..engine import amp_dtype
 from ..files import atomic_file
 from ..predictor import Prediction, Predictor
@@ -65,15 +64,6 @@ def find_images(paths: Iterable[str]) -> list[Path]:
                 raise ValueError(f"no file matches {shown(path)}")
             found += [file for file in matched if file.is_file()]
     return found
-
-
-def fitting(predictor: Predictor) -> Predictor:
-    """A predictor whose images end in its model's size: nothing changes after most transforms of a test."""
-    size = getattr(predictor.model.backbone, "img_size", None)
-    if size is not None:
-        resize = build_transforms([{"type": "Resize", "size": tuple(size)}])
-        predictor.preparation.transforms = v2.Compose([predictor.transforms, resize])
-    return predictor
 
 
 def csv_rows(predictions: Iterable[Prediction], top: int) -> Iterator[list]:
@@ -132,7 +122,8 @@ def main() -> None:
         some = images if kind not in (".png", ".pdf") else images[: args.number or ON_A_SHEET]
         model = init_model(args.config, args.checkpoint, get_device())
         dtype = amp_dtype() if args.amp else "float32"
-        predictor = fitting(Predictor(model, topk=args.top, batch_size=args.batch, dtype=dtype))
+        predictor = Predictor(model, topk=args.top, batch_size=args.batch, dtype=dtype)
+        predictor.preparation.fit_to(model)
         found, notes = Counted(predictor.stream(some, workers=share_of_cores())), []
         if kind == ".csv":
             with atomic_file(args.out, text=True) as file:

@@ -56,3 +56,39 @@ def knn_predict(
         votes = F.one_hot(train_labels[neighbours], num_classes).sum(dim=1)
         predictions.append(votes.argmax(dim=1))
     return torch.cat(predictions)
+
+
+@torch.inference_mode()
+def nearest(
+    features: Tensor, queries: Tensor, k: int, itself: Tensor | None = None, chunk: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """The k rows of ``features`` with the largest cosine similarity to each query, the most similar first.
+
+    Args:
+        features: ``(n, d)``.
+        queries: ``(m, d)``.
+        k: how many.
+        itself: ``(m,)``, for each query the row that it is itself, which is left out, or -1.
+        chunk: how many queries are compared at once; memory is ``chunk * n`` numbers.
+
+    Returns:
+        The rows ``(m, k)`` and their similarities ``(m, k)``.
+
+    Raises:
+        ValueError: there are not k others.
+    """
+    others = len(features) - (itself is not None and bool((itself >= 0).any()))
+    if not 1 <= k <= others:
+        raise ValueError(f"k must be between 1 and the {others} images to choose from, got {k}")
+    rows, similarities = [], []
+    base = F.normalize(features, dim=1)
+    for start in range(0, len(queries), chunk):
+        part = F.normalize(queries[start : start + chunk], dim=1) @ base.T
+        if itself is not None:
+            own = itself[start : start + chunk]
+            known = (own >= 0).nonzero().flatten()
+            part[known, own[known]] = -torch.inf
+        similarity, row = part.topk(k, dim=1)
+        rows.append(row)
+        similarities.append(similarity)
+    return torch.cat(rows), torch.cat(similarities)

@@ -1,0 +1,6 @@
+"""What the installed command ``crate-mm neighbours`` does too: see ``crate_mm/cli/neighbours.py``."""
+
+from crate_mm.cli.neighbours import main
+
+if __name__ == "__main__":
+    main()
