@@ -380,6 +380,13 @@ def test_the_tables_of_settings_and_guards_are_the_codes():
     assert shown == rows
 
 
+def test_the_table_of_commands_is_the_commands():
+    text = (ROOT / "tools" / "README.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    assert [(row[0].strip("`"), row[1]) for row in rows] == list(COMMANDS.items())
+    assert {len(row) for row in rows} == {4}
+
+
 # Python --------------------------------------------------------------------------------------------------------------
 
 
