@@ -50,7 +50,7 @@ def get_model(name: str, num_classes: int = 1000, pool: str = "cls", **backbone:
 
     Args:
         name: one of ``list_models()``.
-        num_classes: number of classes.
+        num_classes: number of classes; 0 for a model that gives features ``(B, d)``.
         pool: 'cls' or 'mean'.
         backbone: further arguments of the backbone, such as ``img_size``, ``patch_size``, ``in_channels``.
 
@@ -180,7 +180,7 @@ class Predictor:
         if dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype must be 'float32', 'bfloat16' or 'float16', got {dtype!r}")
         self.dtype = getattr(torch, dtype)
-        if not hasattr(model, "num_classes"):
+        if not getattr(model, "num_classes", 0):
             raise ValueError(f"Predictor is for classifiers: {type(model).__name__} predicts no classes")
         self.model = model.eval()
         self.transforms = build_transforms(transforms) if transforms is not None else test_transforms(model)

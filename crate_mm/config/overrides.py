@@ -43,7 +43,7 @@ _EXTRA = {
     "optim_wrapper.clip_grad": ["type", "max_norm", "clip_value"],
     "optim_wrapper.paramwise_cfg": [
         *("lr_mult", "decay_mult", "norm_decay_mult", "bias_lr_mult", "bias_decay_mult", "flat_decay_mult"),
-        *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate", "custom_keys"),
+        *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate", "custom_keys", "layer_decay"),
     ],
     "optim_wrapper": [
         "type",

@@ -137,7 +137,8 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
             optimizers do. None: on a GPU, if the optimizer does. The steps are the same.
         args, kwargs: as for MMEngine's.
 
-    ``grad_norm`` is the Euclidean norm of the last step's gradients, before they are clipped, as a tensor.
+    ``grad_norm`` is the Euclidean norm of the last step's gradients, before they are clipped, as a tensor;
+    ``grad_norms`` are those of the single parameters, ``measured``, as ``(P,)``.
 
     Raises:
         ValueError: ``decide_on_device=True`` with an optimizer that does not heed ``found_inf``.
@@ -155,6 +156,8 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         self.decide_on_device = get_device() == "cuda" if decide_on_device is None else decide_on_device
         self.wrong_parameters: list[nn.Parameter] = []  # those whose gradients were not finite at the last skipped step
         self.grad_norm: Tensor | None = None
+        self.grad_norms: Tensor | None = None
+        self.measured: list[nn.Parameter] = []
         self.check = FiniteCheck("gradient norm")
         self.statistics = KeptStatistics()
         self._norm = Underway()
@@ -228,7 +231,8 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         """The parameters that have a gradient, whose norm becomes ``grad_norm``."""
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if params:
-            self.grad_norm = torch.stack(foreach_norm([p.grad for p in params])).norm()
+            self.grad_norms, self.measured = torch.stack(foreach_norm([p.grad for p in params])), params
+            self.grad_norm = self.grad_norms.norm()
         return params
 
     def _skips(self) -> bool:
