@@ -246,5 +246,6 @@ def test_the_rate_falls_over_a_timm_models_layers_as_in_timm():
         if not name.startswith("head."):
             number = re.match(r"blocks\.\d+\.", name)
             name = f"{number[0]}layer.{name[number.end() :]}" if number else name
+            name = name.replace("layer.attn.", "compress.attn.")
             assert ours[f"backbone.model.{name}"] == pytest.approx(scale), name
     assert ours["head.fc.weight"] == scales["head.weight"] == 1
