@@ -34,7 +34,7 @@ class ProgressLine(Hook):
     """Say how far an epoch, a validation or a test is.
 
     On a terminal it is a line below the log, redrawn at most ten times a second. Elsewhere (a file, CI) a line is added
-    to the log where there was none for some seconds. It is drawn between steps, by no thread of its own, in whose work a
+    to the log where there was none for some seconds. It is drawn between steps and by no thread, in whose work a
     loader's workers could be forked. Process 0 alone says it.
 
     Args:
