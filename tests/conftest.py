@@ -163,6 +163,26 @@ def run_processes(tmp_path):
     return run
 
 
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A server of the Hub's protocol, which huggingface_hub takes for the Hub, and an empty cache."""
+    from tests.hub_server import HubServer
+
+    # It reads its environment when it is imported: for this test it is imported anew, and so is what builds on it.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub" or name == "crate_mm.hub"]:
+        monkeypatch.delitem(sys.modules, name)
+    with HubServer() as server:
+        for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
+        monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+        yield server
+        for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+            monkeypatch.delitem(sys.modules, name)
+        sys.modules.pop("crate_mm.hub", None)
+
+
 @pytest.fixture(scope="session")
 def debug_checkpoint(tmp_path_factory) -> Path:
     """An epoch of configs/debug.py, trained by the Runner."""
