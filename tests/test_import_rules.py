@@ -25,7 +25,9 @@ THIRD_PARTY = {
 FLOORS = [
     {"__main__"},
     {"cli"},
+    {"hub"},
     {"api", "timm"},
+    {"by_name"},
     {"engine"},
     {"analysis.hook"},
     {"analysis.figures"},
