@@ -163,24 +163,29 @@ def run_processes(tmp_path):
     return run
 
 
+BUILT_ON_IT = ("crate_mm.hub", "crate_mm.model_card")
+
+
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A server of the Hub's protocol, which huggingface_hub takes for the Hub, and an empty cache."""
     from tests.hub_server import HubServer
 
     # It reads its environment when it is imported: for this test it is imported anew, and so is what builds on it.
-    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub" or name == "crate_mm.hub"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub" or name in BUILT_ON_IT]:
         monkeypatch.delitem(sys.modules, name)
     with HubServer() as server:
-        for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
+        for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HF_ENDPOINT", server.address)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
         monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+        monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")  # the library asks for one before it writes
         yield server
-        for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
-            monkeypatch.delitem(sys.modules, name)
-        sys.modules.pop("crate_mm.hub", None)
+        for name in [
+            name for name in sys.modules if name.partition(".")[0] == "huggingface_hub" or name in BUILT_ON_IT
+        ]:
+            del sys.modules[name]  # what was there before comes back
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ class HubServer:
         self.plain: dict[str, bytes] = {}
         self.redirects: dict[str, str] = {}
         self.types: dict[str, str] = {}
-        self.tagged = True
+        self.tagged, self.read_only = True, False
         self.pause_s = 0.0  # before a file is sent
         self.cut: list[int] = []
         self.requests: list[tuple[str, str, str | None]] = []
@@ -132,6 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append((self.command, self.path, None))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = urlsplit(self.path).path
+        if self.hub.read_only:
+            return self.answer(403, json.dumps({"error": "You may not write here"}).encode())
         if path == "/api/repos/create":
             wanted = json.loads(body)
             name = (

@@ -27,7 +27,7 @@ FLOORS = [
     {"cli"},
     {"hub"},
     {"api", "timm"},
-    {"by_name"},
+    {"by_name", "model_card"},
     {"engine"},
     {"analysis.hook"},
     {"analysis.figures"},
