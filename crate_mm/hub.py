@@ -99,13 +99,14 @@ class HubModel(nn.Module, ModelHubMixin):
             CheckpointError: the Hub does not take it.
         """
         try:
-            return super().push_to_hub(repo_id, model_card_kwargs={"repo": repo_id}, **kwargs)
+            pushed = super().push_to_hub(repo_id, model_card_kwargs={"repo": repo_id}, **kwargs)
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             line = next((line for line in str(error).splitlines() if line.strip()), "")
             raise CheckpointError(
                 f"{shown(repo_id)} cannot be pushed to (hf auth login, or HF_TOKEN in the environment, says who you "
                 f"are): {type(error).__name__}: {shown(line)}"
             ) from None
+        return pushed.commit_url
 
     @classmethod
     def from_pretrained(  # the library's, with what is not the Hub's own left out

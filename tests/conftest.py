@@ -163,7 +163,11 @@ def run_processes(tmp_path):
     return run
 
 
-BUILT_ON_IT = ("crate_mm.hub", "crate_mm.model_card")
+def forget_hub_library() -> dict:
+    """Have huggingface_hub imported anew, and what builds on it: it reads its environment then."""
+    own = ("crate_mm.hub", "crate_mm.model_card")
+    names = [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub" or name in own]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 @pytest.fixture
@@ -171,9 +175,7 @@ def hub(monkeypatch, tmp_path):
     """A server of the Hub's protocol, which huggingface_hub takes for the Hub, and an empty cache."""
     from tests.hub_server import HubServer
 
-    # It reads its environment when it is imported: for this test it is imported anew, and so is what builds on it.
-    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub" or name in BUILT_ON_IT]:
-        monkeypatch.delitem(sys.modules, name)
+    before = forget_hub_library()
     with HubServer() as server:
         for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE"):
             monkeypatch.delenv(name, raising=False)
@@ -182,10 +184,9 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
         monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")  # the library asks for one before it writes
         yield server
-        for name in [
-            name for name in sys.modules if name.partition(".")[0] == "huggingface_hub" or name in BUILT_ON_IT
-        ]:
-            del sys.modules[name]  # what was there before comes back
+    monkeypatch.undo()
+    forget_hub_library()
+    sys.modules.update(before)
 
 
 @pytest.fixture(scope="session")

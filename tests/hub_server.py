@@ -104,6 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             found = next(c for c in everything if hashlib.sha256(c).hexdigest() == digest)
             return self.file(self.hub.swapped.get(digest, found), ETag=f'"{digest}"')
+        about = re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/([^/]+)", path)
+        if about and about[1] in self.hub.repos:
+            return self.json({"id": about[1], "sha": self.hub.commit(about[1], about[2]), "xetEnabled": False})
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if not found:
             return self.answer(404, b"no such page")

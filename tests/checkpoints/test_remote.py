@@ -15,6 +15,7 @@ from crate_mm.checkpoints import CheckpointError, open_checkpoint, remote
 from crate_mm.checkpoints.remote import local_file
 from crate_mm.checkpoints.zoo import PUBLISHED, Published
 from crate_mm.registry import BACKBONES
+from tests.conftest import forget_hub_library
 from tests.hub_server import HubServer
 
 
@@ -82,7 +83,11 @@ def test_a_download_from_the_hub_that_is_cut_off_goes_on(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100_000)  # else it keeps 10 MB or nothing
     hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
     hub.cut = [300_000]
-    assert local_file("hf://me/model/w.pth").read_bytes() == WEIGHTS
+    try:
+        file = local_file("hf://me/model/w.pth")
+    except CheckpointError:  # releases before 2 go on at the next call
+        file = local_file("hf://me/model/w.pth")
+    assert file.read_bytes() == WEIGHTS
     assert hub.asked("GET", "/w.pth") == [None, "bytes=300000-"], "it was not fetched anew"
 
 
@@ -93,7 +98,8 @@ def test_a_hub_that_cuts_off_each_download_is_said(hub, tmp_path):
     with pytest.raises(CheckpointError, match=r"hf://me/model/w.pth cannot be downloaded: \w+: ") as raised:
         local_file("hf://me/model/w.pth")
     assert "\n" not in str(raised.value)
-    assert kept(tmp_path / "hf_home") == []
+    # A part stays with releases before 2, which go on from it.
+    assert [file for file in kept(tmp_path / "hf_home") if file.suffix != ".incomplete"] == []
 
 
 def test_what_the_hub_sends_must_have_the_hash_that_it_tells(hub, tmp_path):
@@ -143,7 +149,8 @@ def test_offline_the_cache_is_taken_and_nothing_else(hub, monkeypatch):
     hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS, "other.pth": OTHER}}
     local_file("hf://me/model/w.pth")
     asked = len(hub.requests)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    forget_hub_library()
     assert local_file("hf://me/model/w.pth").read_bytes() == WEIGHTS
     with pytest.raises(
         CheckpointError, match=r"other.pth cannot be downloaded: it is not in the cache, and http.* cann"
