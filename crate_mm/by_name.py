@@ -40,7 +40,7 @@ def get_model(
     name: str,
     num_classes: int | None = None,
     pool: str | None = None,
-    pretrained: bool | str | Path = False,
+    pretrained: bool | str | Path | None = None,
     **backbone: Any,
 ) -> ImageClassifier:
     """Build a model by name, in eval mode, with new weights or with those of a checkpoint::
@@ -66,7 +66,7 @@ def get_model(
     if name not in models:
         raise ValueError(f"unknown model {name!r}: {suggest(name, list(models))}")
     kind, arch = models[name]
-    opened = _opened(name, pretrained) if pretrained else None
+    opened = None if pretrained is None or pretrained is False else _opened(name, pretrained)
     model = _described(name, kind, arch, opened) if opened and opened.model else None
     if model is None:
         channels = backbone.get("in_channels", 3)

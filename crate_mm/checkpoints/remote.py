@@ -149,6 +149,9 @@ def hub_file(wanted: HubFile, sha256: str | None = None, **options: Any) -> Path
             another hash.
     """
     path = _from_hub(wanted, options)
+    commit = path.parents[wanted.file.count("/")].name
+    if commit != wanted.revision:  # a branch goes on
+        print_log(f"{shown(wanted)} is of commit {shown(commit)}", "current", logging.INFO)
     stored_as = Path(os.readlink(path)) if path.is_symlink() else Path()
     told = (
         stored_as.name if stored_as.parent.name == "blobs" else ""

@@ -344,9 +344,11 @@ def test_published_weights_come_by_their_name(hub, monkeypatch):
     monkeypatch.setattr(remote, "print_log", lambda text, *_: told.append(text))
     hub.repos["UCSC-VLAA/CRATE-alpha"] = {"main": {"torch/crate_alpha_B16.pth": WEIGHTS}}
     assert local_file("crate_alpha_base_in1k").read_bytes() == WEIGHTS
-    assert "hf://UCSC-VLAA/CRATE-alpha/torch/crate_alpha_B16.pth" in told[0]
-    assert "licence: not told here, see https://huggingface.co/UCSC-VLAA" in told[0]
-    assert "unverified" in told[0]
+    commit = hub.commit("UCSC-VLAA/CRATE-alpha", "main")
+    assert told[0] == f"hf://UCSC-VLAA/CRATE-alpha/torch/crate_alpha_B16.pth is of commit {commit}"
+    assert "crate_alpha_base_in1k is hf://UCSC-VLAA/CRATE-alpha/torch/crate_alpha_B16.pth" in told[1]
+    assert "licence: not told here, see https://huggingface.co/UCSC-VLAA" in told[1]
+    assert "unverified" in told[1]
 
 
 def test_a_published_hash_is_compared(hub, monkeypatch):
@@ -357,7 +359,7 @@ def test_a_published_hash_is_compared(hub, monkeypatch):
     monkeypatch.setitem(PUBLISHED, "right", row)
     monkeypatch.setitem(PUBLISHED, "wrong", row._replace(sha256="0" * 64))
     assert local_file("right").read_bytes() == WEIGHTS
-    assert "licence: MIT; its SHA-256 is the published one" in told[0]
+    assert "licence: MIT; its SHA-256 is the published one" in told[-1]
     with pytest.raises(CheckpointError, match=r"the weights wrong of https://a.page: hf://me/model/w.pth is not kept"):
         local_file("wrong")
 
