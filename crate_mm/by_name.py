@@ -51,7 +51,8 @@ def get_model(
     Args:
         name: one of ``list_models()``.
         num_classes: number of classes; the checkpoint's if not given, and 1000 without a checkpoint. With another
-            number than the checkpoint's the head starts anew, which the log says.
+            number than the checkpoint's the head starts anew, which the log says. 0 for a model that gives features
+            ``(B, d)``.
         pool: 'cls' or 'mean'; the checkpoint's if not given, and 'cls' without one.
         pretrained: a checkpoint, as ``init_model`` takes it; True for the published weights of this model. What the
             checkpoint says of its model holds where nothing else is given here.
@@ -148,7 +149,8 @@ def _fill(model: ImageClassifier, opened: Checkpoint, whole: bool) -> None:
     theirs = {name: opened.weights.get(f"head.{name}") for name in ours}
     if all(value is not None and value.shape == ours[name].shape for name, value in theirs.items()):
         model.head.load_state_dict(theirs)
-        model.class_names = opened.class_names
+        if model.num_classes:
+            model.class_names = opened.class_names
         for name in theirs:
             table.loaded[f"head.{name}"] = table.dropped.pop(f"head.{name}")
             del table.new[f"head.{name}"]

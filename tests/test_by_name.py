@@ -59,6 +59,12 @@ def test_another_number_of_classes_takes_a_new_head(trained):
     assert all(torch.equal(v, whole.backbone.state_dict()[k]) for k, v in model.backbone.state_dict().items())
 
 
+def test_without_classes_a_model_gives_the_features_that_its_head_would_take(trained):
+    file, images, logits = trained
+    whole, model = init_model(None, file), get_model("crate_tiny", num_classes=0, pretrained=file)
+    assert torch.equal(whole.head.fc(model(images)), logits)
+
+
 def test_another_image_size_resizes_the_positions(trained):
     file, _, _ = trained
     model = get_model("crate_tiny", img_size=64, pretrained=file)
