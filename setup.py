@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 VERSION = next(line.split('"')[1] for line in (HERE / "crate_mm/__init__.py").open() if line.startswith("__version__"))
 EXPORT = ["onnxscript>=0.5", "onnxruntime>=1.20"]  # what writes ONNX, and what runs it
 TIMM = ["timm>=1.0.15"]
+HUB = ["huggingface_hub>=0.34"]  # weights by hf:// addresses, and models pushed to the Hub
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -15,6 +16,7 @@ TEST = [
     "setuptools>=70.1",  # to build the wheel that a test installs
     *EXPORT,
     *TIMM,
+    *HUB,
 ]
 
 setup(
@@ -47,7 +49,8 @@ setup(
     extras_require={
         "export": EXPORT,
         "timm": TIMM,
-        "all": [*EXPORT, *TIMM],
+        "hub": HUB,
+        "all": [*EXPORT, *TIMM, *HUB],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "pre-commit"],
     },

@@ -11,59 +11,14 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import nn
 
+from .by_name import get_model, keep_what_is_told, list_models  # noqa: F401  what a user imports
 from .checkpoints import CheckpointError, as_checkpoint, build_described, open_checkpoint
 from .checkpoints.fit import fit
 from .checkpoints.npz import as_tensor
 from .config import require_model
 from .engine.features import load_config_for
-from .models import ImageClassifier
-from .predictor import Predictor, default_class_names  # noqa: F401  handed on
-from .registry import BACKBONES, MODELS, head_for, suggest
-
-
-def list_models() -> list[str]:
-    """Names that ``get_model`` takes: 'crate_tiny', ..., 'crate_alpha_base', ..., 'tost_small_12', ..., 'vit_small'.
-
-    They are those of the registered backbones that say their ``sizes``. 'crate_mae_base' is a classifier on the encoder
-    of a masked autoencoder; the autoencoder itself is a config.
-    """
-    return list(_named_models())
-
-
-def _named_models() -> dict[str, tuple[str, str]]:
-    """Of each name its backbone and its arch, as the registered backbones say them."""
-    BACKBONES.names()  # registers them
-    families = {kind: backbone.sizes for kind, backbone in BACKBONES.module_dict.items() if hasattr(backbone, "sizes")}
-    return {
-        f"{sizes.prefix}_{arch}": (kind, arch)
-        for kind, sizes in sorted(families.items(), key=lambda item: item[1].prefix)
-        for arch in sizes.archs
-    }
-
-
-def get_model(name: str, num_classes: int = 1000, pool: str = "cls", **backbone: Any) -> ImageClassifier:
-    """Build a model by name, with new weights, in eval mode.
-
-    Args:
-        name: one of ``list_models()``.
-        num_classes: number of classes.
-        pool: 'cls' or 'mean'.
-        backbone: further arguments of the backbone, such as ``img_size``, ``patch_size``, ``in_channels``.
-
-    Raises:
-        ValueError: unknown ``name``.
-    """
-    models = _named_models()
-    if name not in models:
-        raise ValueError(f"unknown model {name!r}: {suggest(name, list(models))}")
-    channels = backbone.get("in_channels", 3)
-    preprocessor = {} if channels == 3 else {"mean": (0.5,) * channels, "std": (0.5,) * channels}
-    kind, arch = models[name]
-    return ImageClassifier(
-        backbone={"type": kind, "arch": arch, **backbone},
-        head={"type": "LinearHead", "num_classes": num_classes, "pool": pool, **head_for(kind)},
-        preprocessor=preprocessor,
-    ).eval()
+from .predictor import Predictor, default_class_names  # noqa: F401  what a user imports
+from .registry import MODELS
 
 
 def init_model(
@@ -75,7 +30,9 @@ def init_model(
         config: a config, its file, or the name of one that comes with the package ('crate_base_in1k'). None takes the
             model from what the checkpoint says of itself, which is data: it names parts that are registered here, and
             can import or run nothing.
-        checkpoint: a checkpoint of this package or of the official code.
+        checkpoint: a checkpoint of this package or of the official code: a path, https://host/file,
+            hf://owner/repo/file with '@revision' behind it for another than the main branch, or the name of published
+            weights ('crate_alpha_base_in1k').
         device: where the model goes.
 
     Raises:
@@ -93,9 +50,7 @@ def init_model(
     if opened is not None:
         fit(model, opened)
         opened.say(lambda note: print_log(note, "current", logging.INFO))
-        model.class_names = opened.class_names
-        model.test_transforms = opened.test_transforms
-        model.described_by = opened.path
+        keep_what_is_told(model, opened)
     test = (cfg.get("test_dataloader") or {}).get("dataset") or {}
     if "transforms" in test:
         model.test_transforms, model.described_by = test["transforms"], None
@@ -112,7 +67,8 @@ def from_official(source: str | Path | Mapping[str, Any], **given: Any) -> nn.Mo
     published model answers is taken as published, which the log says; whatever else they leave open must be given.
 
     Args:
-        source: a .pth, .safetensors or .npz file, or what such a file holds: weights by name, or a dict with them.
+        source: a .pth, .safetensors or .npz file, by its path, address or name as for ``init_model``, or what such a
+            file holds: weights by name, or a dict with them.
         given: arguments of the model that shapes do not tell, such as ``num_heads``, ``ista_step_size``,
             ``ista_lambda`` and ``img_size``; what a family takes, its ``translate`` says.
 

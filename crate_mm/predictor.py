@@ -72,7 +72,7 @@ class Predictor:
         if dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype must be 'float32', 'bfloat16' or 'float16', got {dtype!r}")
         self.dtype = getattr(torch, dtype)
-        if not hasattr(model, "num_classes"):
+        if not getattr(model, "num_classes", 0):
             raise ValueError(f"Predictor is for classifiers: {type(model).__name__} predicts no classes")
         self.model = model.eval()
         self.preparation = Preparation(model, transforms)

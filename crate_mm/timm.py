@@ -83,9 +83,7 @@ class TimmModel(nn.Module):
             raise ValueError(f"global_pool must be {known} or, with num_classes=0, '': got {global_pool!r}")
         self.global_pool, self.num_classes = pool, num_classes
         settings = head_for(self.kind)
-        self.head = LinearHead(self.embed_dim, max(num_classes, 1), POOLS.get(pool, "cls"), **settings)
-        if not num_classes:
-            self.head.fc = nn.Identity()
+        self.head = LinearHead(self.embed_dim, num_classes, POOLS.get(pool, "cls"), **settings)
         like = next(self.backbone.parameters())
         self.head.to(like.device, like.dtype)
 

@@ -124,6 +124,12 @@ class TimmBackbone(nn.Module):
         return self.model.blocks
 
     @property
+    def stem(self) -> list[str]:
+        """The parameters before the layers, as timm's model groups them."""
+        names = timm.models.group_parameters(self.model, self.model.group_matcher())
+        return [f"model.{name}" for name in names[0]]
+
+    @property
     def patch_tokens(self) -> PatchTokens:
         """Which of the tokens in the layers are patches."""
         grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)

@@ -163,6 +163,32 @@ def run_processes(tmp_path):
     return run
 
 
+def forget_hub_library() -> dict:
+    """Have huggingface_hub imported anew, and what builds on it: it reads its environment then."""
+    own = ("crate_mm.hub", "crate_mm.model_card")
+    names = [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub" or name in own]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A server of the Hub's protocol, which huggingface_hub takes for the Hub, and an empty cache."""
+    from tests.hub_server import HubServer
+
+    before = forget_hub_library()
+    with HubServer() as server:
+        for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
+        monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+        monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")  # the library asks for one before it writes
+        yield server
+    monkeypatch.undo()
+    forget_hub_library()
+    sys.modules.update(before)
+
+
 @pytest.fixture(scope="session")
 def debug_checkpoint(tmp_path_factory) -> Path:
     """An epoch of configs/debug.py, trained by the Runner."""

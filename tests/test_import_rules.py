@@ -25,9 +25,11 @@ THIRD_PARTY = {
 FLOORS = [
     {"__main__"},
     {"cli"},
+    {"hub"},
     {"api", "timm"},
     {"predictor", "features"},
     {"preparation"},
+    {"by_name", "model_card"},
     {"engine"},
     {"analysis.hook"},
     {"analysis.figures"},

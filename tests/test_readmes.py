@@ -18,6 +18,7 @@ import torch
 
 from crate_mm import get_model
 from crate_mm.__main__ import COMMANDS
+from crate_mm.checkpoints.zoo import PUBLISHED
 from crate_mm.config import CONFIGS, load_config
 from crate_mm.config.kinds import parse_value
 from crate_mm.config.settings import GUARDS, SETTINGS
@@ -276,10 +277,12 @@ def stock(tmp_path_factory) -> Path:
     digits = describe(small_config("crate_tiny_digits").model.to_dict(), [str(i) for i in range(10)])
     mini = describe(small_config("crate_mini_fashion_mnist").model.to_dict(), [str(i) for i in range(10)])
     mae = describe(small_config("crate_mae_mini_fashion_mnist").model.to_dict(), [str(i) for i in range(10)])
+    official = official_names(get_model("crate_tiny").state_dict())
     stored = {
         "crate_base.pth": base,
         "work_dirs/crate_base_in1k/best_eval_top1_epoch_149.pth": base,
-        "crate_base_official.pth": official_names(get_model("crate_tiny").state_dict()),
+        "crate_base_official.pth": official,
+        "crate_tiny_official.pth": official,
         "work_dirs/folder/epoch_200.pth": describe(folder.model.to_dict(), sorted(os.listdir(place / "folders"))),
         "epoch_1.pth": digits,
         "epoch_40.pth": digits,
@@ -385,6 +388,17 @@ def test_the_table_of_commands_is_the_commands():
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
     assert [(row[0].strip("`"), row[1]) for row in rows] == list(COMMANDS.items())
     assert {len(row) for row in rows} == {4}
+
+
+def test_the_table_of_published_weights_is_the_codes():
+    text = (ROOT / "configs" / "README.md").read_text().partition("## Weights by name")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    told = {name.strip(" `"): row[1:] for row in rows if len(row) == 3 for name in row[0].split(",")}
+    wanted = {
+        name: [f"`{w.address}`" if w.address else f"<{w.page}>", f"{w.licence or 'not told here'} "]
+        for name, w in PUBLISHED.items()
+    }
+    assert told == wanted
 
 
 # Python --------------------------------------------------------------------------------------------------------------

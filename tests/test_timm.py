@@ -1,5 +1,6 @@
 """Our models by timm's interface, and timm's models as backbones; skipped where timm is not installed."""
 
+import re
 import sys
 
 import pytest
@@ -13,6 +14,7 @@ from crate_mm.checkpoints.publish import publish
 from crate_mm.config import load_config
 from crate_mm.engine import Runner
 from crate_mm.models import ImageClassifier
+from crate_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from tests.training import debug_config
 
 timm = pytest.importorskip("timm")
@@ -226,3 +228,25 @@ def test_it_trains_and_opens_by_what_its_file_says(tmp_path):
     x = torch.randn(2, 1, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(model(x), runner.model.eval()(x))
+
+
+def test_the_rate_falls_over_a_timm_models_layers_as_in_timm():
+    """But for the last LayerNorm, which timm counts to the last layer, and BEiT and MAE to the head."""
+    model = ImageClassifier(
+        dict(type="TimmBackbone", name="vit_tiny_patch16_224", img_size=32), dict(type="LinearHead", num_classes=5)
+    )
+    wrapper = OPTIM_WRAPPER_CONSTRUCTORS.get("DefaultOptimWrapperConstructor")(
+        dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1.0)), dict(layer_decay=0.75)
+    )(model)
+    ours = {name: group["lr"] for group in wrapper.optimizer.param_groups for name in group["names"]}
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=5)
+    of = {id(parameter): name for name, parameter in theirs.named_parameters()}
+    groups = timm.optim.param_groups_layer_decay(theirs, layer_decay=0.75)
+    scales = {of[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    for name, scale in scales.items():
+        if not name.startswith(("head.", "norm.")):
+            number = re.match(r"blocks\.\d+\.", name)
+            name = f"{number[0]}layer.{name[number.end() :]}" if number else name
+            name = name.replace("layer.attn.", "compress.attn.")
+            assert ours[f"backbone.model.{name}"] == pytest.approx(scale), name
+    assert ours["head.fc.weight"] == scales["head.weight"] == ours["backbone.model.norm.weight"] == 1

@@ -7,6 +7,7 @@ default_hooks = dict(
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3, save_best="auto"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     runtime_info=dict(type="RuntimeInfoHook"),
+    progress=dict(type="ProgressLine"),
 )
 # Hooks of your own go here, or under a name of their own in default_hooks. The guards, which keep what
 # crate_mm/engine/README.md promises, stand apart from both: guards = dict(result_file=None) switches one off.

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 
-from ..files import atomic_file, home, utf8_path
+from ..files import atomic_file, utf8_path
 from ..private_torch import PyTorchFileReader
 from ..untrusted import shown
 from .form import CheckpointError, DamagedError, check_form
 from .npz import read_npz
 from .pickles import PickleScan, Refused, Thing, refusal
+from .remote import local_file
 from .safe import read_published
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # the first thing in a file of PyTorch's format before version 1.6
@@ -30,13 +31,15 @@ MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # the first thing in a file of PyTorch's 
 def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
     """Read a checkpoint, a safetensors or an npz file; pickles that want to run code are refused.
 
+    The file may be named by an address or by the name of published weights: see ``local_file``.
+
     What the file asks for in memory and time is compared with its size first, and the form of what it says of itself is
     checked (see ``pickles`` and ``form``).
 
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint, or refused.
     """
-    path = Path(home(path))
+    path = local_file(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist{_nearby(path)}")
     if path.suffix == ".safetensors":

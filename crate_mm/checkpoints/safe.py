@@ -38,6 +38,15 @@ def read_published(path: str | Path, map_location: str = "cpu") -> dict:
     if about.get("sha256", digest(weights, same_as)) != digest(weights, same_as):
         raise CheckpointError(f"{path} is damaged: its weights are not those that were written")
     weights |= {name: weights[kept] for name, kept in same_as.items()}
+    return as_contents(about, weights, path)
+
+
+def as_contents(about: dict, weights: dict[str, torch.Tensor], path: str | Path) -> dict:
+    """What ``publish`` has written of a model, with its weights, as the contents of a checkpoint of training.
+
+    Raises:
+        CheckpointError: it is not of that form.
+    """
     meta = {key: about.get(key) for key in ("model", "test_transforms", "run", *KEPT)}
     meta["dataset_meta"] = {"classes": about.get("classes")}
     published = {"meta": {key: value for key, value in meta.items() if value is not None}, "state_dict": weights}

@@ -28,7 +28,7 @@ from mmengine.runner import set_random_seed
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from ..analysis.figures import Drawn, Figure, Subject, save
+from ..analysis.figures import STYLES, Drawn, Figure, Subject, figure_style, save
 from ..analysis.taps import LayerError
 from ..checkpoints import Checkpoint
 from ..checkpoints.fit import BACKBONE, fit
@@ -69,6 +69,9 @@ def parse_args() -> argparse.Namespace:
             nargs = "+" if figure.many else 1
             command.add_argument("--split", nargs=nargs, choices=["train", "val", "test"], default=["test"])
         figure.add_options(command)
+        command.add_argument("--style", choices=STYLES, default="screen", help="'paper': a given width, fonts embedded")
+        command.add_argument("--width", type=float, metavar="INCHES", help="of a paper's figure (default: 5.5)")
+        command.add_argument("--font-size", type=float, metavar="POINTS", help="of a paper's figure (default: 8)")
         add_cfg_options(command)
     return parser.parse_args()
 
@@ -87,24 +90,24 @@ def main() -> None:
             args.loaded[file] = load_config_for(args.config, source, args.cfg_options, whole=figure.whole)
             cfg = cfg or args.loaded[file][0]
         out = Path(args.out or f"{default_work_dir(cfg)}/analysis")
-        out.mkdir(parents=True, exist_ok=True)
-        try:
-            drawn = figure.run(list(subjects(figure, cfg, args)), args)
-        except LayerError as error:  # on the command line the first layer is 1, as in the paper
-            raise LayerError(*error.arguments, first=1) from None
-        if drawn.note:
-            print(drawn.note)
-        print("wrote " + ", ".join(map(shown, write(drawn, out))))
+        with figure_style(args.style, args.width, args.font_size):
+            out.mkdir(parents=True, exist_ok=True)
+            try:
+                drawn = figure.run(list(subjects(figure, cfg, args)), args)
+            except LayerError as error:  # on the command line the first layer is 1, as in the paper
+                raise LayerError(*error.arguments, first=1) from None
+            if drawn.note:
+                print(drawn.note)
+            print("wrote " + ", ".join(map(shown, write(drawn, out))))
 
 
 def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[Subject]:
     """What a figure looks at, for each checkpoint and split."""
-    for checkpoint in args.checkpoint:
+    for checkpoint, name in zip(args.checkpoint, distinct_names(args.checkpoint)):
         if figure.looks_at == "images":
             yield image_subject(args.loaded[checkpoint][0], checkpoint, args, figure.whole)
             continue
         model = build_model(*args.loaded[checkpoint], args.seed, figure.whole)
-        name = Path(checkpoint).stem if len(args.checkpoint) > 1 else ""
         if figure.looks_at == "model":
             yield Subject(name, model)
             continue
@@ -114,7 +117,23 @@ def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[
             workers = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
             batches = DataLoader(Subset(loader.dataset, wanted), loader.batch_size, **workers)
             classes = tuple(getattr(loader.dataset, "classes", None) or ())
-            yield Subject(", ".join(filter(None, (name, split))), model, batches, classes=classes)
+            # Only what tells the subjects apart.
+            parts = [name] * (len(args.checkpoint) > 1) + [split] * (len(args.split) > 1)
+            yield Subject(", ".join(parts or [split]), model, batches, classes=classes)
+
+
+def distinct_names(files: list[str]) -> list[str]:
+    """Names of files that tell them apart: without their ending, and with as many of their folders as that takes."""
+    paths = [Path(file) for file in files]
+    names = [path.stem for path in paths]
+    for depth in range(2, max(len(path.parts) for path in paths) + 1):
+        if len(set(names)) == len(files):
+            return names
+        again = {name for name in names if names.count(name) > 1}
+        names = [
+            "/".join((*path.parts[-depth:-1], path.stem)) if name in again else name for name, path in zip(names, paths)
+        ]
+    return [f"{name} ({number + 1})" if names.count(name) > 1 else name for number, name in enumerate(names)]
 
 
 def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace, whole: bool) -> Subject:

@@ -14,6 +14,7 @@ import torch
 
 from ..api import Predictor, init_model
 from ..checkpoints.export import DTYPES, KINDS, export
+from ..checkpoints.remote import local_file
 from ..config import load_config
 from ..datasets import ImageFiles
 from ..models.tasks.base import Task
@@ -49,8 +50,9 @@ def images_for(model: Task, folder: str | None, batch: int) -> torch.Tensor:
 def main() -> None:
     args = parse_args()
     with one_sentence_errors():
-        out = Path(args.out or Path(args.checkpoint).with_suffix(KINDS[args.to]).name)
-        if out.exists() and out.samefile(args.checkpoint):
+        source = local_file(args.checkpoint)
+        out = Path(args.out or source.with_suffix(KINDS[args.to]).name)
+        if out.exists() and source.exists() and out.samefile(source):
             raise ValueError(f"{out} is the checkpoint itself: name another file by --out")
         if out.exists() and not args.force:
             raise ValueError(f"{out} exists: --force overwrites it")

@@ -43,9 +43,17 @@ _EXTRA = {
     "optim_wrapper.clip_grad": ["type", "max_norm", "clip_value"],
     "optim_wrapper.paramwise_cfg": [
         *("lr_mult", "decay_mult", "norm_decay_mult", "bias_lr_mult", "bias_decay_mult", "flat_decay_mult"),
-        *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate", "custom_keys"),
+        *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate", "custom_keys", "layer_decay"),
     ],
-    "optim_wrapper": ["type", "constructor", "paramwise_cfg", "dtype", "loss_scale", "max_skipped_steps"],
+    "optim_wrapper": [
+        "type",
+        "constructor",
+        "paramwise_cfg",
+        "dtype",
+        "loss_scale",
+        "max_skipped_steps",
+        "decide_on_device",
+    ],
     "param_scheduler": ["convert_to_iter_based", "by_epoch", "begin", "end"],
     **{name: ["dataset", "num_batch_per_epoch"] for name in _LOADERS},
 }

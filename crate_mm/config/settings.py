@@ -164,6 +164,13 @@ SETTINGS = (
         _whole(0),
         "how many steps in a row may be skipped for gradients that are not finite",
     ),
+    Setting(
+        "optim_wrapper.decide_on_device",
+        ...,
+        "True, False or None",
+        _one_of(True, False, None),
+        "whether a GPU skips such a step without the host's waiting for it; None: where the optimizer can",
+    ),
 )
 
 

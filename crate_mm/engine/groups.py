@@ -1,6 +1,7 @@
 """Which parameters decay, and at which rate they learn: MMEngine's ``paramwise_cfg``, checked and in few groups."""
 
 import inspect
+import math
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor as _Constructor
@@ -11,7 +12,7 @@ from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, suggest
 
 RULES = (
     *("bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "flat_decay_mult"),
-    *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate", "custom_keys"),
+    *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate", "custom_keys", "layer_decay"),
 )
 WHERE = "optim_wrapper.paramwise_cfg"
 
@@ -24,6 +25,12 @@ class DefaultOptimWrapperConstructor(_Constructor):
     A rule of ``custom_keys`` holds for every parameter whose full name contains its key, the longest key first; the
     other rules hold for what is left: ``norm_decay_mult`` for LayerNorm, BatchNorm and their like,
     ``bias_decay_mult`` for other biases, ``flat_decay_mult`` for parameters of one dimension that these two leave.
+
+    ``layer_decay``, which MMEngine's does not have, is for fine-tuning: a number ``g`` above 0 and at most 1, by which
+    the learning rate falls from layer to layer towards the images (Clark et al., ICLR 2020; Bao et al., ICLR 2022).
+    What stands behind the last of ``L`` layers, the head too, learns at the optimizer's rate, layer ``l`` (of 1 to L)
+    at ``g ** (L + 1 - l)`` of it, and what stands before the first, as the backbone's ``stem`` names it, at
+    ``g ** (L + 1)``. It multiplies what the other rules give.
 
     Args:
         optim_wrapper_cfg, paramwise_cfg: as for MMEngine's.
@@ -46,6 +53,13 @@ class DefaultOptimWrapperConstructor(_Constructor):
             return
         single: list[dict] = []
         super().add_params(single, module, prefix, **kwargs)
+        decay = self.paramwise_cfg.get("layer_decay") or 1
+        if decay != 1:
+            layers, behind = layers_of(module)
+            for found in single:
+                (parameter,) = found["params"]
+                depth = behind - layers.get(id(parameter), behind)
+                found["lr"] = found.get("lr", self.base_lr) * decay**depth
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         base = {
             key: self.optimizer_cfg[key] for key in ("lr", "weight_decay") if self.optimizer_cfg.get(key) is not None
@@ -64,6 +78,31 @@ class DefaultOptimWrapperConstructor(_Constructor):
             print_log(f"{len(group['names'])} parameters have {said}: {group['names'][0]}, ...", "current")
 
 
+def layers_of(model: nn.Module) -> tuple[dict[int, int], int]:
+    """The layer of each parameter before the end of a model's last block, by its ``id``, and the number behind it.
+
+    What the backbone's ``stem`` names, its parts before the first block, is layer 0, the first block layer 1.
+
+    Raises:
+        ValueError: the backbone does not say which its blocks are, or what stands before them.
+    """
+    backbone = getattr(model, "backbone", model)
+    for name in ("blocks", "stem"):
+        if not hasattr(backbone, name):
+            raise ValueError(
+                f"{WHERE}.layer_decay: {type(backbone).__name__} has no attribute {name}: blocks must be its layers, "
+                "and stem the names of its parts and parameters before them"
+            )
+    layers = {}
+    for number, block in enumerate(backbone.blocks, 1):
+        layers |= {id(parameter): number for parameter in block.parameters()}
+    before = [f"{name}." for name in backbone.stem]
+    for name, parameter in backbone.named_parameters():
+        if f"{name}.".startswith(tuple(before)):
+            layers[id(parameter)] = 0
+    return layers, len(backbone.blocks) + 1
+
+
 def check_rules(rules: dict, optimizer: dict) -> None:
     """Raise ``ValueError`` for a rule that is unknown or has no sense, or that multiplies a setting that is not set.
 
@@ -76,6 +115,12 @@ def check_rules(rules: dict, optimizer: dict) -> None:
     unknown = next((name for name in rules if name not in RULES), None)
     if unknown is not None:
         raise ValueError(f"{WHERE} has no {unknown!r}: {suggest(unknown, list(RULES))}")
+    decay = rules.get("layer_decay")
+    number = isinstance(decay, (int, float)) and not isinstance(decay, bool)
+    if decay is not None and not (number and 0 < decay <= 1 and math.isfinite(decay)):
+        raise ValueError(f"{WHERE}.layer_decay must be a number above 0 and at most 1, such as 0.75, got {decay!r}")
+    if decay is not None and optimizer.get("lr") is None:
+        raise ValueError(f"{WHERE}.layer_decay multiplies optim_wrapper.optimizer.lr, which is not set")
     settings = {*inspect.signature(OPTIMIZERS.get(optimizer["type"])).parameters, "lr_mult", "decay_mult"}
     keys = rules.get("custom_keys", {})
     for key, rule in keys.items() if isinstance(keys, dict) else [("custom_keys", keys)]:

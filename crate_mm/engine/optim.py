@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from ..private_torch import foreach_add_, foreach_mul, foreach_mul_, foreach_norm, foreach_sign_
 from ..registry import OPTIM_WRAPPERS, OPTIMIZERS
-from .safety.finite import FiniteCheck
+from .safety.finite import FiniteCheck, SkippedStep, Underway
 from .statistics import KeptStatistics
 
 
@@ -26,9 +26,14 @@ class Lion(lion_pytorch.Lion):
     variant interpolates otherwise, which flips the signs of some updates.) States are interchangeable with
     lion-pytorch's.
 
+    As PyTorch's fused optimizers do, it takes no step where its attribute ``found_inf``, a tensor on the parameters'
+    device that a gradient scaler or our wrapper sets, is not zero; the host is not asked.
+
     Args:
         params, lr, betas, weight_decay, decoupled_weight_decay: as for lion-pytorch's ``Lion``.
     """
+
+    _step_supports_amp_scaling = True  # what PyTorch calls an optimizer that heeds ``found_inf``
 
     def __init__(
         self,
@@ -46,6 +51,9 @@ class Lion(lion_pytorch.Lion):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if getattr(self, "grad_scale", None) is not None:
+            raise ValueError("Lion takes gradients that are unscaled: call the scaler's unscale_ before its step")
+        found_inf = getattr(self, "found_inf", None)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
@@ -53,24 +61,35 @@ class Lion(lion_pytorch.Lion):
             for p in params:
                 if not self.state[p]:
                     self.state[p]["exp_avg"] = torch.zeros_like(p)
-            lr, (beta1, beta2) = group["lr"], group["betas"]
-            decay = group["weight_decay"] / (self._init_lr if self.decoupled_wd else 1)
-            # Of numbers of 16 bits the operations on lists round otherwise.
-            short = [p for p in params if p.dtype.itemsize < 4]
-            for p in short:
-                self.update_fn(p, p.grad, self.state[p]["exp_avg"], lr, decay, beta1, beta2)
-            params = [p for p in params if p.dtype.itemsize >= 4]
-            if not params:
+            if found_inf is None:
+                self._step_group(group, params)
                 continue
-            gradients, averages = [p.grad for p in params], [self.state[p]["exp_avg"] for p in params]
-            foreach_mul_(params, 1 - lr * decay)
-            updates = foreach_mul(averages, beta1)
-            foreach_add_(updates, gradients, alpha=1 - beta1)
-            foreach_sign_(updates)
-            foreach_add_(params, updates, alpha=-lr)
-            foreach_mul_(averages, beta2)
-            foreach_add_(averages, gradients, alpha=1 - beta2)
+            changed = [*params, *(self.state[p]["exp_avg"] for p in params)]
+            before = [tensor.clone() for tensor in changed]
+            self._step_group(group, params)
+            for tensor, kept in zip(changed, before):
+                tensor.copy_(torch.where(found_inf > 0, kept, tensor))
         return loss
+
+    def _step_group(self, group: dict, params: list[nn.Parameter]) -> None:
+        """Take the step of a group's parameters that have a gradient."""
+        lr, (beta1, beta2) = group["lr"], group["betas"]
+        decay = group["weight_decay"] / (self._init_lr if self.decoupled_wd else 1)
+        # Of numbers of 16 bits the operations on lists round otherwise.
+        short = [p for p in params if p.dtype.itemsize < 4]
+        for p in short:
+            self.update_fn(p, p.grad, self.state[p]["exp_avg"], lr, decay, beta1, beta2)
+        params = [p for p in params if p.dtype.itemsize >= 4]
+        if not params:
+            return
+        gradients, averages = [p.grad for p in params], [self.state[p]["exp_avg"] for p in params]
+        foreach_mul_(params, 1 - lr * decay)
+        updates = foreach_mul(averages, beta1)
+        foreach_add_(updates, gradients, alpha=1 - beta1)
+        foreach_sign_(updates)
+        foreach_add_(params, updates, alpha=-lr)
+        foreach_mul_(averages, beta2)
+        foreach_add_(averages, gradients, alpha=1 - beta2)
 
 
 class ShardedOptimizer(ZeroRedundancyOptimizer):
@@ -113,20 +132,38 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
     Args:
         max_skipped_steps: with 0 no step is skipped and the first such gradient stops the run, on a GPU one step later,
             so that the host need not wait for the GPU at every step.
+        decide_on_device: whether the device decides that a step is skipped, and the host learns of it one step later,
+            so that it need not wait for the device. The optimizer must heed ``found_inf``, as Lion and PyTorch's fused
+            optimizers do. None: on a GPU, if the optimizer does. The steps are the same.
         args, kwargs: as for MMEngine's.
 
-    ``grad_norm`` is the Euclidean norm of the last step's gradients, before they are clipped, as a tensor.
+    ``grad_norm`` is the Euclidean norm of the last step's gradients, before they are clipped, as a tensor;
+    ``grad_norms`` are those of the single parameters, ``measured``, as ``(P,)``.
+
+    Raises:
+        ValueError: ``decide_on_device=True`` with an optimizer that does not heed ``found_inf``.
     """
 
-    def __init__(self, *args, max_skipped_steps: int = 5, **kwargs) -> None:
+    def __init__(self, *args, max_skipped_steps: int = 5, decide_on_device: bool | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.max_skipped_steps = max_skipped_steps
-        self.skipped = False  # whether the last step was
-        self.skipped_in_a_row = 0
+        if decide_on_device and not self._heeds_found_inf():
+            raise ValueError(
+                f"decide_on_device=True needs an optimizer that can leave a step out by itself, and "
+                f"{type(self.optimizer).__name__} as it is set cannot: leave decide_on_device out, or take Lion or, "
+                "where PyTorch has it, the optimizer's fused=True"
+            )
+        self.decide_on_device = get_device() == "cuda" if decide_on_device is None else decide_on_device
         self.wrong_parameters: list[nn.Parameter] = []  # those whose gradients were not finite at the last skipped step
         self.grad_norm: Tensor | None = None
+        self.grad_norms: Tensor | None = None
+        self.measured: list[nn.Parameter] = []
         self.check = FiniteCheck("gradient norm")
         self.statistics = KeptStatistics()
+        self._norm = Underway()
+        self._skipped = False
+        self._skipped_in_a_row = 0
+        self._unreported: SkippedStep | None = None
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -136,24 +173,89 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         with super().optim_context(model):
             yield
 
+    @property
+    def skipped(self) -> bool:
+        """Whether the last step was skipped. Where the device has decided, the host waits for it."""
+        self.settle()
+        return self._skipped
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """How many steps up to the last one were skipped. Where the device has decided, the host waits for it."""
+        self.settle()
+        return self._skipped_in_a_row
+
+    def next_report(self) -> SkippedStep | None:
+        """A skipped step that has not been reported, as far as the host knows of it."""
+        step, self._unreported = self._unreported, None
+        return step
+
+    def settle(self) -> None:
+        """Learn what the device has decided about the last step, and raise ``RunStoppedError`` where that ends the run.
+
+        A checkpoint comes after it.
+        """
+        self.check.settle()
+        arrived = self._norm.receive()
+        if arrived is not None:
+            norm, step = arrived
+            self._note(not norm.isfinite(), step)
+
     def step(self, **kwargs) -> None:
-        if not self._skips():
+        self.settle()  # by now the last step's decision has arrived
+        decides = self.decide_on_device and self.max_skipped_steps and self._heeds_found_inf()
+        # Before the first step the optimizer has no state that it could leave as it is.
+        if not (decides and self.optimizer.state):
+            if not self._skips():
+                super().step(**kwargs)
+            return
+        params = self._measure()
+        if not params:
+            return
+        found_inf = (~self.grad_norm.isfinite()).float()
+        if self._skipped_in_a_row:
+            self.wrong_parameters = [p for p in params if not p.grad.isfinite().all()]  # a message may need them
+        self._norm.send(self.grad_norm, self._this_step())
+        self.statistics.put_back(found_inf > 0)
+        self.optimizer.grad_scale, self.optimizer.found_inf = None, found_inf
+        try:
             super().step(**kwargs)
+        finally:
+            del self.optimizer.grad_scale, self.optimizer.found_inf
+
+    def _heeds_found_inf(self) -> bool:
+        """Whether the optimizer leaves a step out by itself; ZeRO, which may take an optimizer's place, does not."""
+        return getattr(self.optimizer, "_step_supports_amp_scaling", False)
+
+    def _measure(self) -> list[nn.Parameter]:
+        """The parameters that have a gradient, whose norm becomes ``grad_norm``."""
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if params:
+            self.grad_norms, self.measured = torch.stack(foreach_norm([p.grad for p in params])), params
+            self.grad_norm = self.grad_norms.norm()
+        return params
 
     def _skips(self) -> bool:
         """Look at the gradients, and note whether the step is skipped."""
-        self.skipped = False
-        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if params:
-            self.grad_norm = torch.stack(foreach_norm([p.grad for p in params])).norm()
-            if not self.max_skipped_steps:
-                self.check.see(self.grad_norm, self.message_hub.get_info("iter", 0) + 1, self.param_groups[0]["lr"])
-            elif not self.grad_norm.isfinite():
-                self.skipped = True
-                self.statistics.put_back()
-                self.wrong_parameters = [p for p in params if not p.grad.isfinite().all()]
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if self.skipped else 0
-        return self.skipped
+        skipped, params = False, self._measure()
+        if params and not self.max_skipped_steps:
+            step = self._this_step()
+            self.check.see(self.grad_norm, step.iteration, step.lr)
+        elif params and not self.grad_norm.isfinite():
+            skipped = True
+            self.statistics.put_back()
+            self.wrong_parameters = [p for p in params if not p.grad.isfinite().all()]
+        self._note(skipped, self._this_step())
+        return skipped
+
+    def _this_step(self) -> SkippedStep:
+        return SkippedStep(self.message_hub.get_info("iter", 0) + 1, self.param_groups[0]["lr"])
+
+    def _note(self, skipped: bool, step: SkippedStep) -> None:
+        self._skipped = bool(skipped)
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if self._skipped else 0
+        if self._skipped:
+            self._unreported = step._replace(in_a_row=self._skipped_in_a_row)
 
     def _clip_grad(self) -> None:
         """MMEngine's, which measures the norm again and makes the host wait for it, where that need not be."""
@@ -204,6 +306,7 @@ class AmpOptimWrapper(AutocastOptimWrapper):
         if not (loss_scale == "dynamic" or isinstance(loss_scale, dict) or (_is_number(loss_scale) and loss_scale > 0)):
             raise ValueError(f"loss_scale must be 'dynamic', a number above 0 or GradScaler's settings: {loss_scale!r}")
         self.max_skipped_steps = max(self.max_skipped_steps, 1)  # the scaler's search begins with skipped steps
+        self.decide_on_device = False  # the scaler makes the host wait in any case
         self.fixed_scale = float(loss_scale) if _is_number(loss_scale) else None
         settings = {"init_scale": self.fixed_scale} if self.fixed_scale else loss_scale
         self.loss_scaler = torch.amp.GradScaler(get_device(), **(settings if isinstance(settings, dict) else {}))
@@ -219,8 +322,9 @@ class AmpOptimWrapper(AutocastOptimWrapper):
                 self._clip_grad()
             self.loss_scaler.step(self.optimizer, **kwargs)
         self.loss_scaler.update(self.fixed_scale)
-        if self.skipped and before > max(self.loss_scaler.get_scale(), 1):
-            self.skipped_in_a_row = 0
+        if self._skipped and before > max(self.loss_scaler.get_scale(), 1):
+            self._skipped_in_a_row = 0
+            self._unreported = self._unreported._replace(in_a_row=0)
 
     def state_dict(self) -> dict:
         """The optimizer's state, with the scaler's under ``loss_scaler``."""

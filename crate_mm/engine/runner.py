@@ -28,6 +28,7 @@ from .keeping import KeepingRunner
 from .logs import no_noise, show_names
 from .micro_batches import probe, splits_alike
 from .optim import ShardedOptimizer, optimizer_name, training_dtype
+from .progress import ProgressLine
 from .resume import Start, find_start
 from .safety.agreement import check_same_run
 from .safety.launch import init_processes
@@ -238,6 +239,7 @@ class Runner(KeepingRunner):
                 self.build_for_training()
             return super().train()
         finally:
+            self.close_progress()
             if lock:
                 lock.release()
 
@@ -247,6 +249,7 @@ class Runner(KeepingRunner):
             with self.in_val_dtype():
                 return super().val()
         finally:
+            self.close_progress()
             end_workers(self.val_dataloader)
 
     def test(self) -> dict[str, float]:
@@ -256,9 +259,16 @@ class Runner(KeepingRunner):
         try:
             metrics = super().test()
         finally:
+            self.close_progress()
             end_workers(self.test_dataloader)
         self.test_seconds = time.perf_counter() - start
         return metrics
+
+    def close_progress(self) -> None:
+        """Take the line that shows the progress off the terminal, before an error is told on it."""
+        for hook in self.hooks:
+            if isinstance(hook, ProgressLine):
+                hook.close()
 
     def use_autocast(self, dtype: str) -> None:
         """Evaluate in mixed precision; MMEngine's loops know fp16 on GPUs only, and switch any other autocast off."""

@@ -7,6 +7,7 @@ processes or into micro-batches, gives other statistics.
 
 import logging
 
+import torch
 from mmengine.dist import broadcast
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -64,10 +65,10 @@ class KeptStatistics:
         buffers = [buffer for module in batch_norms(model) for buffer in module.buffers()]
         self._kept = [(buffer, buffer.clone()) for buffer in buffers]
 
-    def put_back(self) -> None:
-        """Let the statistics be what they were when they were kept."""
+    def put_back(self, where: Tensor | None = None) -> None:
+        """Let the statistics be what they were when they were kept, if ``where``, a bool on their device, says so."""
         for buffer, before in self._kept:
-            buffer.copy_(before)
+            buffer.copy_(before if where is None else torch.where(where, before, buffer))
 
 
 @HOOKS.register_module()

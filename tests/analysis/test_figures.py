@@ -8,8 +8,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure as Picture
 
-from crate_mm.analysis.figures import Subject
+from crate_mm.analysis.figures import Subject, figure_style, save
 from crate_mm.analysis.figures.base import patch_tokens
+from crate_mm.analysis.figures.style import columns_of
 from crate_mm.analysis.gather import defined_measures
 from crate_mm.analysis.table import MEASURES
 from crate_mm.analysis.taps import capture
@@ -153,3 +154,61 @@ def test_attention_needs_a_cls_token_in_the_layers():
     model = ImageClassifier(WithoutCLS(**SIZE), LinearHead(48, 5)).eval()
     with pytest.raises(ValueError, match="has no CLS token in its layers"):
         draw("attention", model)
+
+
+def test_attention_is_drawn_on_one_scale_with_the_mean_of_the_heads():
+    model = classifier(type="CRATE")
+    found = draw("attention", model, interpolation="nearest")
+    maps = found.numbers["attention.npz"]
+    panels = [axes.images[0] for axes in found.pictures["attention_0_0"].axes if axes.images]
+    photo, *drawn = panels
+    np.testing.assert_array_equal(photo.get_array(), images()[0].permute(1, 2, 0))
+    assert len(drawn) == 2 * (1 + 3)  # layers, the mean and the heads
+    for layer in (1, 2):
+        mean, *heads = drawn[4 * (layer - 1) : 4 * layer]
+        np.testing.assert_allclose(mean.get_array(), maps[f"0_layer_{layer}"].mean(0), rtol=1e-6)
+        for shown, true in zip(heads, maps[f"0_layer_{layer}"], strict=True):
+            np.testing.assert_allclose(shown.get_array(), true, rtol=1e-6)
+    assert len({image.get_clim() for image in drawn}) == 1
+    assert drawn[0].get_clim()[0] == 0
+    assert {image.get_interpolation() for image in drawn} == {"nearest"}
+    assert found.note == ""
+    model.head.pool = "mean"
+    assert "the head pools by 'mean'" in draw("attention", model, interpolation="nearest").note
+
+
+def test_names_stand_below_the_pictures():
+    panels = draw("pca", classifier(type="CRATE")).pictures["pca"].axes
+    assert [axes.get_xlabel() for axes in panels if axes.get_xlabel()] == ["0.png", "1.png", "2.png", "3.png"]
+
+
+@pytest.mark.parametrize(("width", "size"), [(None, None), (3.25, 6.0)])
+def test_a_papers_figure_has_its_width_and_its_fonts(tmp_path, width, size):
+    with figure_style("paper", width, size):
+        picture = draw("layers", classifier(type="CRATE")).pictures["layers"]
+        save(picture, tmp_path / "layers")
+    written = (tmp_path / "layers.pdf").read_bytes()
+    (box,) = set(re.findall(rb"/MediaBox \[ ?0 0 ([0-9.]+) ", written))
+    assert float(box) == pytest.approx(72 * (width or 5.5), abs=0.01)
+    assert b"/FontFile2" in written  # TrueType, whole
+    assert b"/Type3" not in written
+    assert picture.axes[0].title.get_fontsize() == pytest.approx(size or 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (("poster",), "unknown style 'poster': choose screen, paper"),
+        (("screen", 3.0), "a width and a font size are those of a paper's figure: add --style paper"),
+        (("paper", 0.0 + 1e-3), "the width must be from 1 to 40, got 0.001"),
+        (("paper", None, 100.0), "the font size must be from 3 to 40, got 100"),
+    ],
+)
+def test_a_style_that_is_none_is_refused(given, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"), figure_style(*given):
+        pass
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (6, 6), (7, 4), (12, 6), (13, 5), (24, 6)])
+def test_panels_fill_their_rows(count, columns):
+    assert columns_of(count) == columns

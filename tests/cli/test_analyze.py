@@ -13,6 +13,7 @@ from crate_mm.analysis import measures
 from crate_mm.analysis.attention import cls_attention
 from crate_mm.analysis.projection import pca_colors
 from crate_mm.analysis.taps import capture
+from crate_mm.cli.analyze import distinct_names
 from crate_mm.engine import CONFIGS, Runner, load_config, read_checkpoint
 from crate_mm.engine.features import build_loader
 
@@ -257,3 +258,10 @@ def test_the_hook_refuses(tmp_path, arguments, message):
     cfg.work_dir = str(tmp_path)
     with pytest.raises(ValueError, match=message):
         Runner.from_cfg(cfg).train()
+
+
+def test_curves_are_named_by_what_tells_them_apart():
+    assert distinct_names(["a/epoch_1.pth", "a/epoch_2.pth"]) == ["epoch_1", "epoch_2"]
+    assert distinct_names(["a/epoch_1.pth", "b/epoch_1.pth", "random"]) == ["a/epoch_1", "b/epoch_1", "random"]
+    assert distinct_names(["x/a/1.pth", "x/b/1.pth", "y/a/1.pth"]) == ["x/a/1", "b/1", "y/a/1"]
+    assert distinct_names(["1.pth", "1.pth"]) == ["1 (1)", "1 (2)"]

@@ -19,6 +19,7 @@ from crate_mm.engine.optim import Lion
 from crate_mm.engine.pieces import join
 from crate_mm.engine.safety.finite import FiniteCheck, RunStoppedError
 from crate_mm.models import ImageClassifier, MaskedAutoencoder
+from crate_mm.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from tests.conftest import ROOT
 from tests.training import debug_config, debug_runner
 
@@ -352,6 +353,24 @@ def test_a_number_on_the_gpu_is_checked_one_step_later():
     check.see(torch.tensor(float("nan"), device="cuda"), 7, 0.1)
     with pytest.raises(RunStoppedError, match="the loss is nan at iteration 7"):
         check.settle()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [dict(type="Lion"), dict(type="AdamW", fused=True)], ids=["Lion", "AdamW"])
+def test_the_gpu_skips_a_step_without_the_hosts_waiting_for_it(kind):
+    model = torch.nn.Linear(8, 8).cuda()
+    optimizer = OPTIMIZERS.build(dict(kind, params=model.parameters(), lr=0.1))
+    wrapper = OPTIM_WRAPPERS.build(dict(type="OptimWrapper", optimizer=optimizer))
+    images, seen = torch.randn(4, 8, device="cuda"), []
+    for wrong in (False, True, False):
+        wrapper.update_params((model(images) * (float("nan") if wrong else 1)).sum())
+        seen.append(model.weight.detach().clone())
+        torch.cuda.synchronize()  # the first step, which has no state yet, asks; the others must not
+        torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[1], seen[2])
+    assert wrapper.next_report().iteration == 1
 
 
 def batches_of_two(count: int) -> list[dict[str, torch.Tensor]]:

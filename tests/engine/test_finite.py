@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crate_mm.engine import RunStoppedError, read_checkpoint
-from tests.training import FP16, break_gradients, debug_runner, train
+from tests.training import FP16, assert_identical, break_gradients, debug_runner, train
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
@@ -50,6 +50,50 @@ def test_steps_with_gradients_that_are_not_finite_are_skipped(tmp_path):
     assert "epoch_0_iter_4.pth is not written: the last step was skipped" in log.read_text()
     # But at the end of an epoch one is, as the weights are those of the step before.
     assert torch.equal(read_checkpoint(tmp_path / "epoch_1.pth")["state_dict"]["head.fc.weight"], seen[9])
+
+
+KINDS = {
+    "Lion": dict(type="Lion", lr=1e-3, weight_decay=0.1),
+    "AdamW": dict(type="AdamW", lr=1e-3, fused=True),
+    "SGD": dict(type="SGD", lr=0.05, momentum=0.9, fused=True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_that_the_device_decides_on_are_the_same(tmp_path, kind):
+    """The first step, when the optimizer has no state yet, two in a row, the last one of an epoch, the last of all."""
+    logs, checkpoints = {}, {}
+    for decides in (False, True):
+        folder = tmp_path / str(decides)
+        runner = debug_runner(folder, optim_wrapper__optimizer=KINDS[kind], optim_wrapper__decide_on_device=decides)
+        break_gradients(runner, {1, 4, 5, 10, 17, 20})
+        runner.train()
+        checkpoints[decides] = [read_checkpoint(folder / f"epoch_{epoch}.pth") for epoch in (1, 2)]
+        (log,) = folder.glob("*/*.log")
+        lines = [line.split(" - ")[-1] for line in log.read_text().splitlines()]
+        logs[decides] = [line for line in lines if "the step is skipped" in line]
+    assert len(logs[True]) == 6
+    assert logs[True] == logs[False]
+    for here, there in zip(checkpoints[True], checkpoints[False]):
+        assert here["message_hub"]["runtime_info"]["skipped_steps"] in (4, 6)
+        for part in ("state_dict", "optimizer", "param_schedulers"):
+            assert_identical(here[part], there[part], part)
+
+
+def test_an_optimizer_that_cannot_leave_a_step_out_by_itself_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="decide_on_device=True needs .* and SGD as it is set cannot: leave"):
+        debug_runner(
+            tmp_path, optim_wrapper__optimizer=dict(type="SGD", lr=1e-3), optim_wrapper__decide_on_device=True
+        ).train()
+
+
+def test_where_the_device_decides_too_many_in_a_row_stop_the_run_a_step_later(tmp_path):
+    runner = debug_runner(tmp_path, optim_wrapper__max_skipped_steps=3, optim_wrapper__decide_on_device=True)
+    break_gradients(runner, {5, 6, 7, 8})
+    where = "going back, the gradient of head.fc.weight is the first that is not"
+    with pytest.raises(RunStoppedError, match=f"at iteration 7 .*3 of at most 3 in a row; .*{where}"):
+        runner.train()
+    assert runner.iter == 7  # in the eighth step
 
 
 @pytest.mark.parametrize(("scale", "last"), [(8.0, 7), (dict(init_scale=8.0), 10)])

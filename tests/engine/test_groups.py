@@ -133,6 +133,64 @@ def test_a_rule_on_what_is_not_set_is_refused(rules):
         build(model(), rules, weight_decay=None)
 
 
+# Two layers: what stands behind them at the full rate, the second layer at a half, the first at a quarter, the stem at
+# an eighth.
+RATES = {
+    "CRATE": {"backbone.embedding.": 0.0125, "backbone.blocks.0.": 0.025, "backbone.blocks.1.": 0.05, "head.": 0.1},
+    "ViT": {
+        "backbone.class_token": 0.0125,
+        "backbone.conv_proj.": 0.0125,
+        "backbone.encoder.pos_embedding": 0.0125,
+        "backbone.encoder.layers.encoder_layer_0.": 0.025,
+        "backbone.encoder.layers.encoder_layer_1.": 0.05,
+        "backbone.encoder.ln.": 0.1,
+        "head.": 0.1,
+    },
+    "ToST": {
+        "backbone.embedding.": 0.0125,
+        "backbone.blocks.0.": 0.025,
+        "backbone.blocks.1.": 0.05,
+        "backbone.cls_token": 0.1,
+        "backbone.class_blocks.": 0.1,
+        "head.": 0.1,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", RATES)
+def test_the_rate_falls_from_layer_to_layer(kind):
+    net = model(kind) if kind != "ToST" else tost()
+    of = {n: [rate for start, rate in RATES[kind].items() if n.startswith(start)] for n, _ in net.named_parameters()}
+    wrapper = build(net, dict(layer_decay=0.5))
+    rates = {name: rate for name, (rate, _) in settings(net, wrapper).items()}
+    assert rates == pytest.approx({name: rate for name, (rate,) in of.items()})
+    wrapper = build(net, dict(layer_decay=0.5, custom_keys={"head.fc": dict(lr_mult=3.0)}))
+    rates = {name: rate for name, (rate, _) in settings(net, wrapper).items()}
+    assert rates == pytest.approx(
+        {name: rate * (3 if name.startswith("head.fc") else 1) for name, (rate,) in of.items()}
+    )
+    assert wrapper.optimizer.param_groups[0]["lr"] == 0.1  # which is what is said of a run
+
+
+def tost():
+    return ImageClassifier(
+        backbone=dict(type="ToST", arch=ARCH, img_size=16, patch_size=8), head=dict(type="LinearHead", num_classes=5)
+    )
+
+
+@pytest.mark.parametrize("decay", [0, 1.5, "0.75", True, float("nan")])
+def test_a_decay_of_the_rate_that_is_none_is_refused(decay):
+    with pytest.raises(ValueError, match=r"layer_decay must be a number above 0 and at most 1, such as 0\.75, got"):
+        build(model(), dict(layer_decay=decay))
+
+
+def test_a_backbone_that_does_not_tell_its_stem_has_no_decay_of_the_rate():
+    net = model()
+    net.backbone = torch.nn.Sequential(net.backbone)
+    with pytest.raises(ValueError, match="layer_decay: Sequential has no attribute blocks: blocks must be its layers"):
+        build(net, dict(layer_decay=0.5))
+
+
 def test_keys_of_frozen_parameters_are_no_mistake():
     net = model()
     net.backbone.requires_grad_(False)

@@ -5,7 +5,7 @@ import multiprocessing
 import pytest
 
 from crate_mm.engine import RunStoppedError
-from tests.training import SGD, assert_identical, break_gradients, debug_runner, train, train_on_processes
+from tests.training import SGD, assert_identical, break_gradients, debug_runner, result_of, train, train_on_processes
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -45,3 +45,15 @@ def test_processes_and_accumulation_take_the_same_steps(tmp_path):
             assert difference <= 1e-3 * moved + 1e-7, key
     assert_identical(one["param_schedulers"], two["param_schedulers"])
     assert_identical(one["param_schedulers"], accumulated["param_schedulers"])
+
+
+def test_a_run_stops_early_where_the_headline_no_longer_rises(tmp_path):
+    """MMEngine's hook; the epochs that are done are a whole run, and their result says how many they are."""
+    stopping = dict(type="EarlyStoppingHook", monitor="eval/top1", rule="greater", patience=1, min_delta=100.0)
+    runner = debug_runner(tmp_path, train_cfg__max_epochs=5, custom_hooks=[stopping])
+    runner.train()
+    assert runner.epoch == 2
+    assert (tmp_path / "epoch_2.pth").exists()
+    assert not (tmp_path / "epoch_3.pth").exists()
+    result = result_of(tmp_path)
+    assert result["epochs"] == 2, result

@@ -5,6 +5,7 @@ import torch
 from torchvision.models import VisionTransformer
 from torchvision.transforms import functional as TF
 
+from crate_mm import Predictor, get_model
 from crate_mm.analysis.taps import capture
 from crate_mm.models import ARCHS, CRATE, VIT_ARCHS, ImageClassifier, ImagePreprocessor, ViT
 from crate_mm.models.tasks.heads import POOLS
@@ -244,3 +245,24 @@ def test_a_fused_model_gives_the_same_logits():
         plain = model(images)
         model.backbone.fuse()
         torch.testing.assert_close(model(images), plain, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["crate_tiny", "vit_tiny", "tost_tiny_12"])
+def test_without_classes_the_model_gives_features(name):
+    """What the Linear would take; training and predicting are refused."""
+    torch.manual_seed(0)
+    model, images = get_model(name, 0, img_size=32), torch.randn(2, 3, 32, 32)
+    classifier = get_model(name, 7, img_size=32)
+    classifier.load_state_dict(model.state_dict(), strict=False)
+    taken = []
+    classifier.head.fc.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
+    with torch.no_grad():
+        classifier(images)
+        features = model(images)
+    assert features.shape == (2, model.backbone.embed_dim)
+    assert torch.equal(features, taken[0])
+    for mode in ("loss", "predict"):
+        with pytest.raises(ValueError, match=r"as its head has num_classes=0: .* need model\.head\.num_classes=N"):
+            model(images, labels=torch.tensor([0, 1]), mode=mode)
+    with pytest.raises(ValueError, match="Predictor is for classifiers: ImageClassifier predicts no classes"):
+        Predictor(model)

@@ -1,2 +1,3 @@
 from . import attention, features, layers, pca, reconstruct, subspaces, tokens
 from .base import Drawn, Figure, Subject, save
+from .style import STYLES, figure_style

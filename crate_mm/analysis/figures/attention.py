@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch.nn.functional as F
 from matplotlib.figure import Figure as Picture
 from torch import Tensor
 
@@ -12,15 +11,26 @@ from ...registry import FIGURES
 from ...untrusted import shortened, shown
 from ..attention import cls_attention
 from ..taps import name_of
-from .base import Drawn, Figure, Subject, patch_tokens, preprocessed
+from .base import Drawn, Figure, Subject, patch_tokens, preprocessed, without_ticks
+from .style import color_bar, sheet
+
+BRIGHTEST = 99.5  # percent of the numbers are below the top of the scale: single patches would darken all others
 
 
 @FIGURES.register_module("attention")
 class Attention(Figure):
-    """The CLS token's attention over each image, by layer and head."""
+    """The CLS token's attention over each image, by layer and head, and the mean of the heads."""
 
     help = "the CLS token's attention by head and layer over images"
     looks_at = "images"
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--interpolation",
+            choices=["bilinear", "nearest"],
+            default="bilinear",
+            help="between patches; 'nearest' shows each as it is (default: bilinear)",
+        )
 
     def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
         (subject,) = subjects
@@ -28,36 +38,51 @@ class Attention(Figure):
         grid = patch_tokens(subject.model)[1:]
         pictures, numbers = {}, {}
         for i, (name, picture) in enumerate(zip(subject.names, subject.pictures)):
-            maps = {layer + 1: a[i].unflatten(-1, grid) for layer, a in found.items()}
-            numbers |= {f"{i}_layer_{layer}": m.cpu().numpy() for layer, m in maps.items()}
-            large = {
-                layer: F.interpolate(m[None], picture.shape[:2], mode="bilinear", align_corners=False)[0]
-                for layer, m in maps.items()
-            }
+            maps = {layer + 1: a[i].unflatten(-1, grid).float().cpu() for layer, a in found.items()}
+            numbers |= {f"{i}_layer_{layer}": m.numpy() for layer, m in maps.items()}
             title = f"{name_of(subject.model)}: the CLS token's attention, {Path(name).name}"
-            pictures[f"attention_{i}_{shortened(Path(name).stem)}"] = plot_attention(picture, large, title)
-        return Drawn(pictures, {"attention.npz": numbers})
+            drawn = plot_attention(picture, maps, title, options.interpolation)
+            pictures[f"attention_{i}_{shortened(Path(name).stem)}"] = drawn
+        pool, note = getattr(getattr(subject.model, "head", None), "pool", "cls"), ""
+        if pool != "cls":
+            note = f"the head pools by {pool!r}: what the CLS token attends to is not what the prediction comes from"
+        return Drawn(pictures, {"attention.npz": numbers}, note)
 
 
-def plot_attention(image: np.ndarray, maps: dict[int, Tensor], title: str) -> Picture:
-    """An image and, over it, the CLS token's attention, a row a layer, a column a head.
+def plot_attention(image: np.ndarray, maps: dict[int, Tensor], title: str, interpolation: str = "bilinear") -> Picture:
+    """An image, and the CLS token's attention: a row a layer, a column a head, before them the mean; on one scale.
 
     Args:
         image: ``(H, W, 3)`` of uint8.
-        maps: ``{layer from 1: (heads, H, W)}``; each head has a scale of its own.
+        maps: ``{layer from 1: (heads, rows, columns)}``.
         title: above them all.
+        interpolation: between patches, 'bilinear' or 'nearest'.
     """
-    heads = max(len(m) for m in maps.values())
-    figure = Picture(figsize=(1.5 * (heads + 1), 1.6 * len(maps) + 0.4), layout="constrained")
-    figure.suptitle(shown(title), fontsize=10, parse_math=False)
-    for row, (layer, heads_here) in zip(figure.subplots(len(maps), heads + 1, squeeze=False), maps.items()):
-        row[0].imshow(image)
-        row[0].set_ylabel(f"layer {layer}", fontsize=9)
-        for axes in row:
-            axes.set(xticks=[], yticks=[])
-        for k, (axes, attention) in enumerate(zip(row[1:], heads_here)):
-            axes.imshow(image, alpha=0.45)
-            axes.imshow(attention.float().cpu(), cmap="inferno", alpha=0.6)
-            if layer == next(iter(maps)):
-                axes.set_title(f"head {k + 1}", fontsize=8)
+    heads, (H, W) = max(len(m) for m in maps.values()), image.shape[:2]
+    high = max(np.percentile(m, BRIGHTEST) for m in maps.values())
+    most = max(m.max().item() for m in maps.values())
+    side = 1.15
+    figure = sheet(side * (heads + 3) + 0.9, side * H / W * max(len(maps), 2) + 0.9, text=0.7)
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
+    figure.suptitle(
+        f"{shown(title)}\nlayers down; the heads' mean, then head by head across", fontsize="medium", parse_math=False
+    )
+    grid = figure.add_gridspec(max(len(maps), 2), heads + 3)
+    photo = figure.add_subplot(grid[:2, :2])
+    photo.imshow(image)
+    photo.set_anchor("N")
+    panels = []
+    for row, (layer, of_heads) in enumerate(maps.items()):
+        for column, attention in enumerate([of_heads.mean(0), *of_heads]):
+            axes = figure.add_subplot(grid[row, column + 2])
+            drawn = axes.imshow(
+                attention, cmap="magma", vmin=0, vmax=high, interpolation=interpolation, extent=(0, W, H, 0)
+            )
+            panels.append(axes)
+            if column == 0:
+                axes.set_ylabel(str(layer), fontsize="x-small", rotation=0, ha="right", va="center")
+            if row == 0:
+                axes.set_title(str(column) if column else "mean", fontsize="x-small")
+    without_ticks([photo, *panels])
+    color_bar(figure, drawn, panels, extend="max" if most > high else "neither")
     return figure

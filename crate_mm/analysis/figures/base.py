@@ -4,7 +4,6 @@ Figures are made without pyplot, whose global state would hold them, and which l
 """
 
 import argparse
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -115,7 +114,7 @@ def save(figure: Picture, prefix: str | Path) -> list[Path]:
     files = [Path(f"{prefix}.{kind}") for kind in ("png", "pdf")]
     for file in files:
         with atomic_file(file) as opened:
-            figure.savefig(opened, dpi=150, format=file.suffix[1:])
+            figure.savefig(opened, format=file.suffix[1:])
     return files
 
 
@@ -125,13 +124,14 @@ def legend(axes: Axes, **kwargs) -> None:
         text.set_parse_math(False)
 
 
-def panel_grid(count: int, size: float, title: str = "") -> tuple[Picture, list]:
-    columns = min(count, max(4, math.ceil(math.sqrt(count))))
-    rows = math.ceil(count / columns)
-    figure = Picture(figsize=(size * columns + 0.8, size * rows + 0.5), layout="constrained")
-    if title:
-        figure.suptitle(shown(title), fontsize=10, parse_math=False)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in panels[count:]:
-        axes.axis("off")
-    return figure, panels[:count]
+def captions(subject: Subject, count: int, most: int = 24) -> list[str]:
+    """The files' names of a subject's first images, cut in the middle to fit below them; where it has none, nothing."""
+    names = [shown(Path(name).name, 10_000) for name in subject.names[:count]]
+    cut = [name if len(name) <= most else f"{name[: most * 2 // 3]}\u2026{name[1 - most // 3 :]}" for name in names]
+    return cut + [""] * (count - len(cut))
+
+
+def without_ticks(panels: Iterable[Axes]) -> None:
+    """Leave out the ticks of axes that show pictures."""
+    for axes in panels:
+        axes.set(xticks=[], yticks=[])

@@ -11,7 +11,8 @@ from ...registry import FIGURES
 from ...untrusted import shown
 from ..projection import project
 from ..taps import name_of
-from .base import Drawn, Figure, Subject, drawn_at_random, legend
+from .base import Drawn, Figure, Subject, drawn_at_random, legend, without_ticks
+from .style import sheet
 
 
 @FIGURES.register_module("features")
@@ -46,7 +47,7 @@ class Features(Figure):
 
 def plot_features(points: np.ndarray, labels: np.ndarray, names: list[str], title: str) -> Picture:
     """Points ``(n, 2)`` coloured by class, with a legend where there are at most twenty classes."""
-    figure = Picture(figsize=(7, 5.4), layout="constrained")
+    figure = sheet(7, 5.4, text=0.3)
     axes = figure.subplots()
     present = sorted(set(labels.tolist()))
     cmap = "tab10" if len(present) <= 10 else "tab20"
@@ -54,9 +55,9 @@ def plot_features(points: np.ndarray, labels: np.ndarray, names: list[str], titl
         for number, label in enumerate(present):
             mine = labels == label
             axes.scatter(*points[mine].T, s=6, color=colormaps[cmap](number), label=shown(names[label], 40))
-        legend(axes, fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+        legend(axes, fontsize="x-small", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     else:
         axes.scatter(*points.T, s=6, c=labels, cmap="nipy_spectral")
-    axes.set(xticks=[], yticks=[])
-    axes.set_title(shown(title), fontsize=10, parse_math=False)
+    without_ticks([axes])
+    axes.set_title(shown(title), fontsize="medium", parse_math=False)
     return figure

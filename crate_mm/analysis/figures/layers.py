@@ -11,6 +11,7 @@ from ..gather import LayerRow, measure_layers
 from ..table import MEASURES, check_measures
 from ..taps import name_of
 from .base import Drawn, Figure, Subject, drawn_at_random, legend, run_through
+from .style import columns_of, sheet
 
 
 @FIGURES.register_module("layers")
@@ -39,10 +40,7 @@ class Layers(Figure):
         for subject in subjects:
             with measure_layers(subject.model, options.layers, options.eps_squared, not options.raw_length) as gathered:
                 run_through(subject.model, subject.batches)
-            label = subject.label
-            while label in curves:
-                label += "'"
-            curves[label] = gathered.rows()
+            curves[subject.label] = gathered.rows()
         table = [["curve", "measure", "meaning", "layer", "mean", "std", "images"]]
         for label, rows in curves.items():
             head = spreadsheet_cell(label)
@@ -69,20 +67,27 @@ def plot_layers(curves: dict[str, list[LayerRow]], measures: list[str], band: bo
         band: whether to show the spread.
     """
     present = [m for m in measures if any(row.measure == m for rows in curves.values() for row in rows)]
-    figure = Picture(figsize=(5.2 * len(present), 3.8), layout="constrained")
-    for axes, measure in zip(np.atleast_1d(figure.subplots(1, len(present))), present):
+    columns = columns_of(len(present), 3)
+    rows = -(-len(present) // columns)
+    figure = sheet(4.6 * columns, 3.6 * rows, text=0.6 * rows)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[len(present) :]:
+        axes.remove()
+    for axes, measure in zip(panels, present):
         for number, (label, rows) in enumerate(curves.items()):
             mine = [row for row in rows if row.measure == measure]
             if not mine:
                 continue
             layer, mean, std = (np.array([getattr(row, key) for row in mine]) for key in ("layer", "mean", "std"))
             color = f"C{number % 10}"
-            axes.plot(layer, mean, marker="o", markersize=4, color=color, label=shown(label, 60))
+            axes.plot(layer, mean, marker="o", color=color, label=shown(label, 60))
             if band:
                 axes.fill_between(layer, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
-        axes.set_title(MEASURES[measure].title, fontsize=10)
-        axes.set_xlabel(r"Layer index $\ell$")
+        axes.set_title(MEASURES[measure].title, fontsize="medium")
+        axes.set_xlabel(r"Layer index $\ell$", fontsize="small")
+        axes.tick_params(labelsize="x-small")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        legend(axes, fontsize=8)
+    if len(curves) > 1:  # one alone is named by the file and its title
+        legend(panels[0], fontsize="x-small")
     return figure

@@ -10,7 +10,8 @@ from ...registry import FIGURES
 from ...untrusted import shown
 from ..projection import pca_colors
 from ..taps import capture, name_of, steps
-from .base import Drawn, Figure, Subject, patch_tokens, preprocessed
+from .base import Drawn, Figure, Subject, captions, patch_tokens, preprocessed, without_ticks
+from .style import columns_of, sheet
 
 
 @FIGURES.register_module("pca")
@@ -35,25 +36,34 @@ class PCA(Figure):
         shape = (len(subject.pictures), *grid)
         colors, (number,) = colors.reshape(*shape, 3), steps(subject.model, layer)
         title = f"{name_of(subject.model)}: principal components of the patches, layer {number + 1}"
-        picture = plot_pca(list(subject.pictures), list(colors), title)
+        picture = plot_pca(list(subject.pictures), list(colors), captions(subject, len(colors)), title)
         return Drawn({"pca": picture}, {"pca.npz": {"colors": colors, "shown": kept.reshape(shape)}})
 
 
-def plot_pca(images: list[np.ndarray], colors: list[np.ndarray], title: str) -> Picture:
-    """Images in a row and below each the first three principal components of its patches as red, green and blue.
+def plot_pca(images: list[np.ndarray], colors: list[np.ndarray], captions: list[str], title: str) -> Picture:
+    """Images, and below each the first three principal components of its patches as red, green and blue.
 
     Args:
         images: ``(H, W, 3)`` of uint8.
         colors: ``(rows, columns, 3)`` of 0..1.
+        captions: of the images.
         title: above them all.
     """
-    figure = Picture(figsize=(max(1.7 * len(images) + 0.3, 5.5), 3.9), layout="constrained")
-    figure.suptitle(shown(title), fontsize=10, parse_math=False)
-    above, below = figure.subplots(2, len(images), squeeze=False)
-    for axes, image in zip(above, images):
-        axes.imshow(image)
-    for axes, color in zip(below, colors):
-        axes.imshow(color, interpolation="nearest")
-    for axes in (*above, *below):
-        axes.set(xticks=[], yticks=[])
+    columns = columns_of(len(images))
+    rows = -(-len(images) // columns)
+    H, W = images[0].shape[:2]
+    figure = sheet(max(1.7 * columns + 0.3, 4.5), 2 * 1.7 * H / W * rows + 0.6 * rows + 0.3, text=0.3 * rows + 0.3)
+    figure.get_layout_engine().set(h_pad=0.02, hspace=0.01)
+    figure.suptitle(shown(title), fontsize="medium", parse_math=False)
+    grid = figure.subplots(2 * rows, columns, squeeze=False)
+    for number, (image, color, text) in enumerate(zip(images, colors, captions)):
+        row, column = divmod(number, columns)
+        grid[2 * row, column].imshow(image)
+        grid[2 * row + 1, column].imshow(color, interpolation="nearest", extent=(0, W, H, 0))
+        grid[2 * row + 1, column].set_xlabel(text, fontsize="x-small", parse_math=False)
+    without_ticks(grid.flat)
+    for number in range(len(images), rows * columns):
+        row, column = divmod(number, columns)
+        grid[2 * row, column].remove()
+        grid[2 * row + 1, column].remove()
     return figure

@@ -10,7 +10,8 @@ from ...models import MaskedAutoencoder
 from ...registry import FIGURES
 from ...untrusted import shown
 from ..taps import name_of
-from .base import Drawn, Figure, Subject, preprocessed
+from .base import Drawn, Figure, Subject, captions, preprocessed, without_ticks
+from .style import sheet
 
 NORMALISED = "each masked patch shown with the true patch's mean and standard deviation, which are not predicted"
 HIDDEN = 127  # gray
@@ -48,8 +49,9 @@ class Reconstruct(Figure):
         rows = {name: row.permute(0, 2, 3, 1).cpu().numpy() for name, row in rows.items()}
         share = 100 * found.mask.float().mean().item()
         title = f"{name_of(model)}: {share:.0f} % of the patches masked, seed {options.seed}"
+        below = [f"{name}\nloss {value:.3f}".strip() for name, value in zip(captions(subject, len(loss)), loss)]
         note = NORMALISED if model.norm_pix_loss else ""
-        picture = plot_reconstruction(rows, [f"loss {value:.3f}" for value in loss], title, note)
+        picture = plot_reconstruction(rows, below, title, note)
         numbers = {"image": rows["image"], "filled": rows["filled in"], "mask": found.mask.cpu().numpy()}
         return Drawn({"reconstruct": picture}, {"reconstruct.npz": {**numbers, "loss": np.array(loss)}}, note)
 
@@ -64,14 +66,14 @@ def plot_reconstruction(rows: dict[str, np.ndarray], captions: list[str], title:
         note: below the title.
     """
     count = len(captions)
-    figure = Picture(figsize=(max(1.7 * count + 0.5, 6.5), 5.6), layout="constrained")
-    figure.suptitle(shown(title) + (f"\n{note}" if note else ""), fontsize=9, parse_math=False)
+    figure = sheet(max(1.7 * count + 0.5, 6.5), 5.8, text=1.0)
+    figure.suptitle(shown(title) + (f"\n{note}" if note else ""), fontsize="small", parse_math=False)
     for panels, (name, pictures) in zip(figure.subplots(len(rows), count, squeeze=False), rows.items()):
-        panels[0].set_ylabel(name, fontsize=9)
+        panels[0].set_ylabel(name, fontsize="small")
         for axes, picture in zip(panels, pictures):
             gray = picture.shape[-1] == 1
             axes.imshow(picture[..., 0] if gray else picture, cmap="gray" if gray else None, vmin=0, vmax=255)
-            axes.set(xticks=[], yticks=[])
-    for axes, caption in zip(panels, captions):
-        axes.set_xlabel(caption, fontsize=8)
+        without_ticks(panels)
+    for axes, text in zip(panels, captions):
+        axes.set_xlabel(text, fontsize="x-small", parse_math=False)
     return figure

@@ -10,7 +10,8 @@ from torch import Tensor
 from ...registry import FIGURES
 from ..measures import subspace_gram, subspace_incoherence
 from ..taps import name_of, steps
-from .base import Drawn, Figure, Subject, panel_grid
+from .base import Drawn, Figure, Subject, without_ticks
+from .style import color_bar, panel_grid
 
 
 @FIGURES.register_module("subspaces")
@@ -55,22 +56,24 @@ def plot_subspaces(grams: dict[int, Tensor], incoherence: dict[int, float], num_
         num_heads: K, for the lines between the heads.
         random: the incoherence of random directions, for comparison.
     """
-    figure, panels = panel_grid(len(grams) + 1, size=2.4)
+    figure, panels, grid = panel_grid(len(grams), size=2.1, beside=2.2)
     for axes, (layer, gram) in zip(panels, grams.items()):
         image = axes.imshow(gram.abs().float().cpu(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         for k in range(1, num_heads):
             axes.axhline(k * len(gram) / num_heads - 0.5, color="0.75", linewidth=0.5)
             axes.axvline(k * len(gram) / num_heads - 0.5, color="0.75", linewidth=0.5)
-        axes.set_title(rf"$|\mathbf{{U}}^\top\mathbf{{U}}|$, layer {layer}", fontsize=9)
-        axes.set(xticks=[], yticks=[])
-    axes = panels[len(grams)]
-    axes.plot(list(incoherence), list(incoherence.values()), marker="o", markersize=4, label="this model")
+        axes.set_title(f"layer {layer}", fontsize="small")
+    without_ticks(panels)
+    color_bar(figure, image, panels).set_label(r"$|\mathbf{U}^\top\mathbf{U}|$", fontsize="small")
+    axes = figure.add_subplot(grid[-1, :])
+    axes.plot(list(incoherence), list(incoherence.values()), marker="o", label="this model")
     axes.axhline(random, color="0.5", linestyle="--", label="random directions")
+    axes.set_xlim(min(incoherence) - 0.5, max(incoherence) + 0.5)
     axes.set_ylim(0, 1.25 * max(random, *incoherence.values()))
-    axes.set_title("mean |cosine| between heads", fontsize=9)
-    axes.set_xlabel("layer", fontsize=8)
-    axes.tick_params(labelsize=7)
+    axes.set_ylabel("mean |cosine|\nbetween heads", fontsize="small")
+    axes.set_xlabel(r"Layer index $\ell$", fontsize="small")
+    axes.tick_params(labelsize="x-small")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(fontsize=7, loc="lower right")
-    figure.colorbar(image, ax=panels, shrink=0.6)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="x-small", loc="lower right")
     return figure

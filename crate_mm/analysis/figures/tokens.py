@@ -7,8 +7,10 @@ from matplotlib.figure import Figure as Picture
 from torch import Tensor
 
 from ...registry import FIGURES
+from ...untrusted import shown
 from ..taps import name_of, on_taps
-from .base import Drawn, Figure, Subject, panel_grid, run_through
+from .base import Drawn, Figure, Subject, run_through, without_ticks
+from .style import color_bar, panel_grid
 
 
 @FIGURES.register_module("tokens")
@@ -47,14 +49,16 @@ def plot_tokens(blocks: dict[int, Tensor], title: str) -> Picture:
         blocks: ``{layer from 1: (dimensions, tokens)}``.
         title: above them all.
     """
-    figure, panels = panel_grid(len(blocks), size=2.3, title=title)
+    figure, panels, _ = panel_grid(len(blocks), size=2.1)
+    figure.suptitle(shown(title), fontsize="medium", parse_math=False)
     high = max(block.abs().max().item() for block in blocks.values())
     for axes, (layer, block) in zip(panels, blocks.items()):
         image = axes.imshow(block.abs().float().cpu(), cmap="Blues", vmin=0, vmax=high, interpolation="nearest")
         zero = (block == 0).float().mean().item()
-        axes.set_title(f"layer {layer}: {100 * zero:.0f} % zero", fontsize=9)
+        axes.set_title(f"layer {layer}: {100 * zero:.0f} % zero", fontsize="small")
         axes.set_aspect("auto")
-        axes.set(xticks=[], yticks=[])
-    panels[0].set(xlabel="tokens", ylabel="dimensions")
-    figure.colorbar(image, ax=panels, shrink=0.6)
+    without_ticks(panels)
+    panels[0].set_xlabel("tokens", fontsize="small")
+    panels[0].set_ylabel("dimensions", fontsize="small")
+    color_bar(figure, image, panels)
     return figure

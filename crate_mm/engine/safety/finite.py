@@ -1,7 +1,7 @@
 """Numbers that must be finite, looked at without making the host wait for the device."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.dist import all_gather_object
@@ -25,18 +25,49 @@ class OtherProcessError(RunStoppedError):
     """A run that stops as another one of its processes cannot go on, which says itself why."""
 
 
-class _Pending(NamedTuple):
-    value: Tensor
-    arrived: "torch.cuda.Event"
+class SkippedStep(NamedTuple):
+    """A step that was not taken: its number, counted from 1, and its learning rate.
+
+    It is the ``in_a_row``-th in a row; 0 where a gradient scaler searches for its scale.
+    """
+
     iteration: int
     lr: float
+    in_a_row: int = 0
+
+
+class Underway:
+    """A number on its way from a device to the host, with what belongs to it; the device is never idle for it."""
+
+    def __init__(self) -> None:
+        self._sent: tuple[Tensor, torch.cuda.Event | None, Any] | None = None
+
+    def send(self, value: Tensor, about: Any) -> None:
+        """Have a number copied to the host behind the work that computes it. The one before must be received."""
+        if value.is_cuda:
+            host = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value.detach(), non_blocking=True)
+            arrival = torch.cuda.Event()
+            arrival.record()
+            self._sent = host, arrival, about
+        else:
+            self._sent = value.detach(), None, about
+
+    def receive(self) -> tuple[Tensor, Any] | None:
+        """The number that was sent, on the host, and what belongs to it; None if there is none."""
+        sent, self._sent = self._sent, None
+        if sent is None:
+            return None
+        value, arrival, about = sent
+        if arrival is not None:
+            arrival.synchronize()
+        return value, about
 
 
 class FiniteCheck:
     """Stops a run at a number that is not finite.
 
-    A number on a GPU is copied to the host behind the work that computes it, and looked at when the next one comes:
-    the GPU is never idle for it. The steps between are lost with the run, as ``settle`` comes before a checkpoint.
+    A number on a GPU is looked at when the next one comes. The steps between are lost with the run, as ``settle`` comes
+    before a checkpoint.
 
     Args:
         name: of the number, for the message.
@@ -44,7 +75,7 @@ class FiniteCheck:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._pending: _Pending | None = None
+        self._underway = Underway()
 
     def see(self, value: Tensor, iteration: int, lr: float) -> None:
         """Take note of an iteration's number.
@@ -53,20 +84,16 @@ class FiniteCheck:
             RunStoppedError: it, or the one before it, is not finite.
         """
         self.settle()
-        if value.is_cuda:
-            host = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value.detach(), non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
-            self._pending = _Pending(host, arrived, iteration, lr)
-        else:
-            self._check(value, iteration, lr)
+        self._underway.send(value, (iteration, lr))
+        if not value.is_cuda:
+            self.settle()
 
     def settle(self) -> None:
         """Look at the number that is still on its way; raise ``RunStoppedError`` if it is not finite."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.arrived.synchronize()
-            self._check(pending.value, pending.iteration, pending.lr)
+        received = self._underway.receive()
+        if received is not None:
+            value, (iteration, lr) = received
+            self._check(value, iteration, lr)
 
     def _check(self, value: Tensor, iteration: int, lr: float) -> None:
         if not torch.isfinite(value):
@@ -77,13 +104,13 @@ class FiniteCheck:
 
 @torch.no_grad()
 def first_wrong_layer(
-    model: nn.Module, batch: dict[str, Tensor], wrong_parameters: list[nn.Parameter]
+    model: nn.Module, batch: dict[str, Tensor] | None, wrong_parameters: list[nn.Parameter]
 ) -> tuple[int, str]:
     """Say where numbers that are not finite come from, in the order of the computation.
 
     Args:
         model: as it was when they came up.
-        batch: what its preprocessor was given then.
+        batch: what its preprocessor was given then, if it is known.
         wrong_parameters: those whose gradients were not finite.
 
     Returns:
@@ -101,7 +128,8 @@ def first_wrong_layer(
 
     hooks = [module.register_forward_hook(partial(look, name)) for name, module in model.named_modules() if name]
     try:
-        model(**model.data_preprocessor(batch, True), mode="loss")  # what was computed
+        if batch is not None:
+            model(**model.data_preprocessor(batch, True), mode="loss")  # what was computed
     except Exception:  # a model of a user's own, on numbers that are none
         pass
     finally:
@@ -128,22 +156,25 @@ class StopOnNonFiniteLoss(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         wrapper = runner.optim_wrapper
-        lr = wrapper.get_lr()["lr"][0]
         if not getattr(wrapper, "max_skipped_steps", 0):
-            self.check.see(outputs["loss"], runner.iter + 1, lr)
-        elif wrapper.skipped:
-            self._count(runner, data_batch, lr)
+            self.check.see(outputs["loss"], runner.iter + 1, wrapper.get_lr()["lr"][0])
+        else:
+            self._report(runner, data_batch)
 
     @staticmethod
-    def _count(runner: Runner, data_batch: dict[str, Tensor], lr: float) -> None:
+    def _report(runner: Runner, data_batch: dict[str, Tensor] | None) -> None:
+        """Report a skipped step; ``data_batch`` is that of the step, or of the next one where the device decides."""
         wrapper, hub = runner.optim_wrapper, runner.message_hub
+        step = wrapper.next_report()
+        if step is None:
+            return
         hub.update_info("skipped_steps", hub.runtime_info.get("skipped_steps", 0) + 1)
-        what = f"the gradient norm is not finite at iteration {runner.iter + 1} (learning rate {lr:.3g})"
-        if not wrapper.skipped_in_a_row:
+        what = f"the gradient norm is not finite at iteration {step.iteration} (learning rate {step.lr:.3g})"
+        if not step.in_a_row:
             runner.logger.info(f"{what}: the step is skipped, and the gradient scaler tries half its scale")
             return
-        in_a_row = f"{wrapper.skipped_in_a_row} of at most {wrapper.max_skipped_steps} in a row"
-        if wrapper.skipped_in_a_row < wrapper.max_skipped_steps:
+        in_a_row = f"{step.in_a_row} of at most {wrapper.max_skipped_steps} in a row"
+        if step.in_a_row < wrapper.max_skipped_steps:
             runner.logger.warning(f"{what}: the step is skipped ({in_a_row})")
             return
         model = getattr(runner.model, "module", runner.model)
@@ -155,9 +186,11 @@ class StopOnNonFiniteLoss(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         # Before the checkpoint, which is of lower priority.
-        self.check.settle()
-        if hasattr(runner.optim_wrapper, "check"):
-            runner.optim_wrapper.check.settle()
+        self.before_save_checkpoint(runner, {})
+        if getattr(runner.optim_wrapper, "max_skipped_steps", 0):
+            self._report(runner, None)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self.after_train_epoch(runner)
+        self.check.settle()
+        if hasattr(runner.optim_wrapper, "settle"):
+            runner.optim_wrapper.settle()

@@ -11,11 +11,13 @@ class PatchBackbone(nn.Module):
     """A backbone with an ``embedding`` of images and layers, ``blocks``: ``(B, C, H, W) -> (B, 1 + N, d)``.
 
     ``positions`` names the embedding's positions; ``kernels`` what of it has a number for each pixel and channel of a
-    patch, each with the order of its dimensions. A transfer resizes both (``checkpoints/resize.py``).
+    patch, each with the order of its dimensions. A transfer resizes both (``checkpoints/resize.py``). ``stem`` names
+    what stands before the blocks, which learns most slowly where the rate falls from layer to layer.
     """
 
     positions: ClassVar[str] = "pos_embed"
     kernels: ClassVar[dict[str, str]] = {"proj.weight": "d C h w"}
+    stem: ClassVar[tuple[str, ...]] = ("embedding",)
     embedding: nn.Module
     blocks: nn.ModuleList
 

@@ -77,6 +77,7 @@ class ToST(nn.Module):
 
     sizes = Sizes("tost", TOST_ARCHS)
     head_settings: ClassVar[dict] = {"norm_eps": 1e-6, "init_std": 0.02}
+    stem = ("embedding",)  # the CLS token comes in behind the layers
 
     def __init__(
         self,

@@ -103,6 +103,7 @@ class ViT(VisionTransformer):
 
     sizes = Sizes("vit", VIT_ARCHS)
     head_settings: ClassVar[dict] = {"norm": False}  # the tokens have passed a LayerNorm
+    stem = ("class_token", "conv_proj", "encoder.pos_embedding")
 
     def __init__(
         self,

@@ -83,7 +83,7 @@ class ImageClassifier(Task):
         return super().forward(inputs, *args, mode=mode, **batch)
 
     def tensor(self, inputs: Tensor, **_: Tensor) -> Tensor:
-        """Logits ``(B, num_classes)`` of normalised images."""
+        """Logits ``(B, num_classes)`` of normalised images; features ``(B, d)`` where the head has no classes."""
         return self.head(self._tokens(inputs))
 
     def features(self, inputs: Tensor, **_: Tensor) -> Tensor:
@@ -96,12 +96,14 @@ class ImageClassifier(Task):
 
     def loss(self, inputs: Tensor, labels: Tensor, **_: Tensor) -> dict[str, Tensor]:
         """Cross entropy, ``{'loss': scalar}``; in training, of the batch as ``batch_augments`` leave it."""
+        self._require_classes()
         if self.training and self.batch_augments is not None:
             inputs, labels = self.batch_augments(inputs, labels)
         return {"loss": F.cross_entropy(self.tensor(inputs), labels, label_smoothing=self.label_smoothing)}
 
     def predict(self, inputs: Tensor, labels: Tensor | None = None, sample_idx: Tensor | None = None, **_: Tensor):
         """``[{'logits': (B, num_classes), 'labels': (B,), 'sample_idx': (B,)}]``, one dict for the batch."""
+        self._require_classes()
         logits = self.tensor(inputs)
         if self.flip_test:
             logits = torch.stack([logits, self.tensor(inputs.flip(-1))]).log_softmax(-1).logsumexp(0)
@@ -129,6 +131,13 @@ class ImageClassifier(Task):
                 of, advice = f"{split} ", "they must be those that the model was trained on"
             raise ValueError(
                 f"the {of}data has {len(classes)} classes ({first}, ...), the head {self.num_classes}: {advice}"
+            )
+
+    def _require_classes(self) -> None:
+        if self.num_classes == 0:
+            raise ValueError(
+                "the model gives features, as its head has num_classes=0: training and predicting need "
+                "model.head.num_classes=N"
             )
 
     def _tokens(self, inputs: Tensor) -> Tensor:

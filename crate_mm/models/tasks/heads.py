@@ -16,7 +16,7 @@ class LinearHead(nn.Module):
 
     Args:
         in_dim: d, given by the classifier from its backbone.
-        num_classes: number of classes.
+        num_classes: number of classes. 0 leaves the Linear out: the features it would take, ``(B, d)``, are given.
         pool: 'cls' for the CLS token, 'mean' for the mean of all tokens.
         norm: whether there is a LayerNorm; a backbone that ends with one, as ViT does, needs no second.
         norm_eps: of the LayerNorm.
@@ -24,7 +24,7 @@ class LinearHead(nn.Module):
             start if not given.
 
     Raises:
-        ValueError: unknown ``pool``.
+        ValueError: unknown ``pool``, or a negative number of classes.
     """
 
     def __init__(
@@ -39,11 +39,13 @@ class LinearHead(nn.Module):
         super().__init__()
         if pool not in POOLS:
             raise ValueError(f"unknown pool {pool!r}: choose {', '.join(POOLS)}")
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be at least 0, got {num_classes}")
         self.num_classes = num_classes
         self.pool = pool
         self.norm = nn.LayerNorm(in_dim, norm_eps) if norm else nn.Identity()
-        self.fc = nn.Linear(in_dim, num_classes)
-        if init_std is not None:
+        self.fc = nn.Linear(in_dim, num_classes) if num_classes else nn.Identity()
+        if init_std is not None and num_classes:
             nn.init.normal_(self.fc.weight, std=init_std)
             nn.init.zeros_(self.fc.bias)
 

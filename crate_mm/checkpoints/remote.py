@@ -1,0 +1,208 @@
+"""Checkpoints that lie elsewhere: at an https address, on the Hugging Face Hub, or under the name of published weights.
+
+What is downloaded is a file from outside as any other is: it is stored, and opened by ``open_checkpoint`` alone.
+"""
+
+import hashlib
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from mmengine.logging import print_log
+
+from ..files import home
+from ..registry import suggest
+from ..untrusted import shown
+from .download import download, hash_file
+from .form import CheckpointError
+from .zoo import PUBLISHED, Published
+
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one letter is a drive of Windows
+HUB = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([^@/]+))?/([^@]+?)(?:@([^@]+))?")
+HUB_PAGE = re.compile(r"https://(?:www\.)?huggingface\.co/([\w.-]+/[\w.-]+)/blob/([^/]+)/([^?]+)")
+FORMS = "a checkpoint is a path, https://host/file, hf://owner/repo/file or the name of published weights"
+
+
+class HubFile(NamedTuple):
+    """A file on the Hub: repository ('owner/name'), path in it, and branch, tag or commit, or None for the main one."""
+
+    repo: str
+    file: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"hf://{self.repo}/{self.file}{f'@{self.revision}' if self.revision else ''}"
+
+
+def local_file(name: str | os.PathLike) -> Path:
+    """The file that a checkpoint's name stands for, downloaded unless it is here already.
+
+    Several processes that ask for one file at once download it once: the others wait for a lock beside it.
+
+    Args:
+        name: a path, which stays as it is, also where nothing is there; 'https://host/file', which is stored in
+            PyTorch's folder for downloads (``torch.hub.get_dir()``); 'hf://owner/repo/file', with '@revision' behind it
+            for another than the main branch, which is stored in the Hub's own cache; or a name of ``PUBLISHED``. Behind
+            an address '#sha256=' says which hash the file must have.
+
+    Raises:
+        CheckpointError: it is none of these, it cannot be downloaded, or it has another hash. The file is then not
+            kept.
+    """
+    text = os.fspath(name)
+    scheme = SCHEME.match(text)
+    if scheme and (scheme[1].lower() in ("https", "http", "hf") or not os.path.exists(text)):
+        return _fetch(text)
+    path = Path(home(text))
+    if (os.path.lexists(path) and not path.is_dir()) or not re.fullmatch(r"\w[\w-]*", text):
+        return path
+    if text not in PUBLISHED:
+        raise CheckpointError(
+            f"checkpoint {shown(text)} does not exist, and no published weights have that name: "
+            f"{suggest(text, list(PUBLISHED))}"
+        )
+    return _fetch_published(text, PUBLISHED[text])
+
+
+def _fetch_published(name: str, weights: Published) -> Path:
+    if weights.address is None:
+        raise CheckpointError(
+            f"the weights {name} cannot be downloaded: {weights.lack}; see {weights.page}, and give the path of the "
+            "file where you have it"
+        )
+    try:
+        found = _fetch(f"{weights.address}#sha256={weights.sha256}" if weights.sha256 else weights.address)
+    except CheckpointError as error:
+        raise CheckpointError(f"the weights {name} of {weights.page}: {error}") from None
+    licence = weights.licence or f"not told here, see {weights.page}"
+    told = "its SHA-256 is the published one" if weights.sha256 else "unverified, as its authors publish no hash"
+    print_log(f"{name} is {weights.address}; licence: {licence}; {told}", "current", logging.INFO)
+    return found
+
+
+def _fetch(text: str) -> Path:
+    """The file at an address; raise ``CheckpointError`` for what is none."""
+    address, _, fragment = text.partition("#")
+    digest = fragment.removeprefix("sha256=").lower()
+    if fragment and not (fragment.startswith("sha256=") and re.fullmatch(r"[0-9a-f]{64}", digest)):
+        raise CheckpointError(f"{shown(text)}: behind # stands sha256= and 64 hexadecimal digits, or nothing")
+    scheme, _, rest = address.partition(":")
+    scheme = scheme.lower()
+    if scheme in ("https", "http", "hf") and not rest.startswith("//"):
+        raise CheckpointError(f"{shown(text)} is no address: write {scheme}://, with two slashes, as text and no Path")
+    if scheme == "http":
+        raise CheckpointError(f"{shown(text)}: over http anybody on the way can change a file: give its https address")
+    if scheme == "hf":
+        return hub_file(_hub_address(address), digest or None)
+    if scheme != "https":
+        raise CheckpointError(f"{shown(text)} cannot be read: {FORMS}")
+    _check_https(address)
+    return download(address, digest or None)
+
+
+def _check_https(address: str) -> None:
+    """Raise ``CheckpointError`` unless an address names a host and a file."""
+    try:
+        parts = urlsplit(address)
+        wrong = "" if parts.hostname and (parts.port is None or parts.port > 0) else "it names no host"
+    except ValueError as error:
+        raise CheckpointError(f"{shown(address)} is no address: {error}") from None
+    if parts.username or parts.password:
+        # Not shown: it would be in the log, as it would be in result.json.
+        raise CheckpointError("the https address has a user's name in it, which would go to logs: leave it out")
+    if not wrong and (not parts.path.strip("/") or parts.path.endswith("/")):
+        wrong = "it names no file"
+    if re.search(r"[\s\x00-\x1f\x7f]", address) or not address.isascii():
+        wrong = "it has characters that are to be written as %XX"
+    if wrong:
+        raise CheckpointError(f"{shown(address)} is no address of a file: {wrong}")
+    page = HUB_PAGE.fullmatch(address)
+    if page:
+        file = HubFile(page[1], page[3], None if page[2] == "main" else page[2])
+        raise CheckpointError(f"{shown(address)} is the page of a file: the file itself is {file}")
+
+
+def _hub_address(address: str) -> HubFile:
+    found = HUB.fullmatch(address)
+    parts = found[3].split("/") if found else [""]
+    if not found or not all(part.strip(".") for part in parts) or (found[2] and found[4]):
+        raise CheckpointError(
+            f"{shown(address)} is no file on the Hub: write hf://owner/repo/file, and @revision behind it for another "
+            "than the main branch"
+        )
+    return HubFile(found[1], found[3], found[2] or found[4])
+
+
+def hub_file(wanted: HubFile, sha256: str | None = None, **options: Any) -> Path:
+    """A file of the Hub, from its cache or downloaded, with the hash that the Hub tells of it, or the one given.
+
+    Args:
+        wanted: which.
+        sha256: the hash that it must have.
+        options: of ``huggingface_hub.hf_hub_download``.
+
+    Raises:
+        CheckpointError: huggingface_hub is not installed, or there is no such file, or it cannot be reached, or it has
+            another hash.
+    """
+    path = _from_hub(wanted, options)
+    commit = path.parents[wanted.file.count("/")].name
+    if commit != wanted.revision:  # a branch goes on
+        print_log(f"{shown(wanted)} is of commit {shown(commit)}", "current", logging.INFO)
+    stored_as = Path(os.readlink(path)) if path.is_symlink() else Path()
+    told = (
+        stored_as.name if stored_as.parent.name == "blobs" else ""
+    )  # the cache names a file by its hash, if it has one
+    expected = sha256 or (told if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", told) else None)
+    if expected and not _has_hash(path, expected):
+        for file in (path.parent / stored_as, path):
+            file.unlink(missing_ok=True)
+        raise CheckpointError(f"{wanted} is not kept: its hash is not {expected}, which it should be")
+    return path
+
+
+def _from_hub(wanted: HubFile, options: dict[str, Any]) -> Path:
+    try:
+        from huggingface_hub import errors, hf_hub_download
+    except ModuleNotFoundError:
+        raise CheckpointError(
+            f"{wanted} needs huggingface_hub, which is not here: pip install 'crate_mm[hub]'"
+        ) from None
+    private = "(hf auth login, or HF_TOKEN in the environment, where it is private)"
+    try:
+        return Path(hf_hub_download(wanted.repo, wanted.file, revision=wanted.revision, **options))
+    except errors.GatedRepoError:
+        why = f"its owner gives it to those who ask on its page, {_hub_url()}/{wanted.repo}, and log in {private}"
+    except errors.RepositoryNotFoundError:
+        why = f"{_hub_url()} has no repository {wanted.repo} {private}"
+    except errors.RevisionNotFoundError:
+        why = f"the repository has no branch, tag or commit {shown(wanted.revision)}"
+    except errors.LocalEntryNotFoundError as error:
+        cause = f": {_first_line(error.__cause__)}" if error.__cause__ else ""
+        why = f"it is not in the cache, and {_hub_url()} cannot be reached, or may not be{cause}"
+    except errors.EntryNotFoundError:
+        why = f"the repository has no file {shown(wanted.file)}"
+    except Exception as error:  # the library's, its client's and the system's
+        why = f"{type(error).__name__}: {_first_line(error)}"
+    raise CheckpointError(f"{shown(wanted)} cannot be downloaded: {why}")
+
+
+def _hub_url() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+def _has_hash(path: Path, wanted: str) -> bool:
+    """Whether a file's SHA-256 is the one wanted; of 40 digits its SHA-1, as Git computes it of a file, or plainly."""
+    if len(wanted) == 64:
+        return hash_file(path, hashlib.sha256()) == wanted
+    begun = hashlib.sha1(b"blob %d\0" % path.stat().st_size), hashlib.sha1()
+    return wanted in (hash_file(path, total) for total in begun)
+
+
+def _first_line(error: BaseException) -> str:
+    return shown(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__))

@@ -1,0 +1,382 @@
+"""Weights by name, from real servers on this machine: one that speaks the Hub's protocol, and one of https."""
+
+import hashlib
+import io
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from crate_mm.checkpoints import CheckpointError, open_checkpoint, remote
+from crate_mm.checkpoints.remote import local_file
+from crate_mm.checkpoints.zoo import PUBLISHED, Published
+from crate_mm.registry import BACKBONES
+from tests.conftest import forget_hub_library
+from tests.hub_server import HubServer
+
+
+def as_file(contents) -> bytes:
+    file = io.BytesIO()
+    torch.save(contents, file)
+    return file.getvalue()
+
+
+WEIGHTS = as_file({"state_dict": {"fc.weight": torch.arange(200_000.0)}})
+OTHER = as_file({"state_dict": {"fc.weight": torch.arange(200_000.0) + 1}})
+SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
+
+
+def kept(folder: Path) -> list[Path]:
+    """The files that a cache keeps, but for locks and notes about the cache itself."""
+    names = [p for p in folder.rglob("*") if not p.is_dir() or p.is_symlink()]
+    return [p for p in names if p.name not in ("CACHEDIR.TAG", ".lock", "main") and p.suffix != ".lock"]
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory) -> Path:
+    """A certificate for localhost that it has signed itself, with its key, in one file."""
+    file = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
+    subprocess.run([*command, "-keyout", f"{file}.key", "-out", f"{file}.crt"], check=True, capture_output=True)
+    file.write_text(Path(f"{file}.key").read_text() + Path(f"{file}.crt").read_text())
+    return file
+
+
+@pytest.fixture
+def web(certificate, monkeypatch, tmp_path):
+    """A server of https whose certificate is trusted, and an empty cache."""
+    with HubServer(certificate) as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+        monkeypatch.setattr("torch.hub._hub_dir", None)
+        server.plain["w.pth"] = WEIGHTS
+        yield server
+
+
+# The Hub -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+def test_a_file_of_the_hub_is_opened_and_downloaded_once(hub, large):
+    hub.repos["me/model"] = {"main": {"sub/w.pth": WEIGHTS}}
+    hub.lfs = {"sub/w.pth"} if large else set()
+    for _ in range(2):
+        opened = open_checkpoint("hf://me/model/sub/w.pth")
+        assert torch.equal(opened.weights["fc.weight"], torch.arange(200_000.0))
+        assert opened.path == "hf://me/model/sub/w.pth", "messages and result.json name what was asked for"
+    assert len(hub.asked("GET", f"/large/{SHA256}" if large else "/sub/w.pth")) == 1
+
+
+@pytest.mark.parametrize("address", ["hf://me/model/w.pth@v2", "hf://me/model@v2/w.pth"])
+def test_a_revision_is_taken(hub, address):
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}, "v2": {"w.pth": OTHER}}
+    assert local_file(address).read_bytes() == OTHER
+    assert local_file("hf://me/model/w.pth").read_bytes() == WEIGHTS
+
+
+def test_a_download_from_the_hub_that_is_cut_off_goes_on(hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100_000)  # else it keeps 10 MB or nothing
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    hub.cut = [300_000]
+    try:
+        file = local_file("hf://me/model/w.pth")
+    except CheckpointError:  # releases before 2 go on at the next call
+        file = local_file("hf://me/model/w.pth")
+    assert file.read_bytes() == WEIGHTS
+    assert hub.asked("GET", "/w.pth") == [None, "bytes=300000-"], "it was not fetched anew"
+
+
+@pytest.mark.slow
+def test_a_hub_that_cuts_off_each_download_is_said(hub, tmp_path):
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    hub.cut = [300_000] * 20
+    with pytest.raises(CheckpointError, match=r"hf://me/model/w.pth cannot be downloaded: \w+: ") as raised:
+        local_file("hf://me/model/w.pth")
+    assert "\n" not in str(raised.value)
+    # A part stays with releases before 2, which go on from it.
+    assert [file for file in kept(tmp_path / "hf_home") if file.suffix != ".incomplete"] == []
+
+
+def test_what_the_hub_sends_must_have_the_hash_that_it_tells(hub, tmp_path):
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    hub.lfs, hub.swapped = {"w.pth"}, {SHA256: WEIGHTS[:-1] + b"x"}
+    with pytest.raises(CheckpointError, match=f"hf://me/model/w.pth is not kept: its hash is not {SHA256}"):
+        local_file("hf://me/model/w.pth")
+    assert kept(tmp_path / "hf_home") == []
+    hub.swapped = {}
+    assert local_file("hf://me/model/w.pth").read_bytes() == WEIGHTS
+
+
+def test_a_hash_that_is_given_must_be_the_files(hub, tmp_path):
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    assert local_file(f"hf://me/model/w.pth#sha256={SHA256.upper()}").read_bytes() == WEIGHTS
+    with pytest.raises(CheckpointError, match="is not kept: its hash is not 0{64}"):
+        local_file(f"hf://me/model/w.pth#sha256={'0' * 64}")
+    assert kept(tmp_path / "hf_home") == []
+
+
+def test_a_file_in_the_cache_that_has_changed_is_not_taken(hub):
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    cached = local_file("hf://me/model/w.pth")
+    cached.resolve().write_bytes(OTHER)
+    with pytest.raises(CheckpointError, match="is not kept: its hash is not"):
+        local_file("hf://me/model/w.pth")
+    assert local_file("hf://me/model/w.pth").read_bytes() == WEIGHTS
+
+
+NOT_THERE = {
+    "hf://me/model/none.pth": "hf://me/model/none.pth cannot be downloaded: the repository has no file none.pth",
+    "hf://me/none/w.pth": r"cannot be downloaded: http://127.0.0.1:\d+ has no repository me/none \(hf auth login, or",
+    "hf://me/model/w.pth@v9": "cannot be downloaded: the repository has no branch, tag or commit v9",
+    "hf://me/gated/w.pth": r"its owner gives it to those who ask on its page, http://127.0.0.1:\d+/me/gated, and log",
+}
+
+
+@pytest.mark.parametrize("address", NOT_THERE)
+def test_what_the_hub_has_not_is_said(hub, address):
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    hub.gated.add("me/gated")
+    with pytest.raises(CheckpointError, match=NOT_THERE[address]):
+        open_checkpoint(address)
+
+
+def test_offline_the_cache_is_taken_and_nothing_else(hub, monkeypatch):
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS, "other.pth": OTHER}}
+    local_file("hf://me/model/w.pth")
+    asked = len(hub.requests)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    forget_hub_library()
+    assert local_file("hf://me/model/w.pth").read_bytes() == WEIGHTS
+    with pytest.raises(
+        CheckpointError, match=r"other.pth cannot be downloaded: it is not in the cache, and http.* cann"
+    ):
+        local_file("hf://me/model/other.pth")
+    assert len(hub.requests) == asked, "nothing was asked for"
+
+
+def test_with_the_hub_away_the_cache_is_taken(hub):
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    local_file("hf://me/model/w.pth")
+    hub.http.shutdown()
+    hub.http.server_close()
+    assert local_file("hf://me/model/w.pth").read_bytes() == WEIGHTS
+
+
+def test_without_huggingface_hub_the_extra_is_named(hub, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(
+        CheckpointError, match=r"needs huggingface_hub, which is not here: pip install 'crate_mm\[hub\]'"
+    ):
+        open_checkpoint("hf://me/model/w.pth")
+
+
+# https ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_downloaded_by_https_once(web):
+    address = f"{web.address}/plain/w.pth"
+    for _ in range(2):
+        assert torch.equal(open_checkpoint(address).weights["fc.weight"], torch.arange(200_000.0))
+    assert len(web.requests) == 1
+    assert local_file(address).suffix == ".pth"
+
+
+def test_files_of_one_name_are_two_files(web):
+    web.plain["other/w.pth"] = OTHER
+    assert local_file(f"{web.address}/plain/w.pth").read_bytes() == WEIGHTS
+    assert local_file(f"{web.address}/plain/other/w.pth").read_bytes() == OTHER
+
+
+@pytest.mark.parametrize("tagged", [True, False], ids=["the server tells a tag", "it tells none"])
+def test_a_download_that_is_cut_off_is_said_and_goes_on_where_it_can(web, tmp_path, tagged):
+    web.tagged, web.cut = tagged, [300_000, 100_000]
+    address, total = f"{web.address}/plain/w.pth", f"{len(WEIGHTS):,}"
+    for there in ("300,000", "400,000" if tagged else "100,000"):
+        with pytest.raises(CheckpointError, match=f"was cut off after {there} of {total} bytes: try again"):
+            local_file(address)
+    assert local_file(address).read_bytes() == WEIGHTS
+    wanted = [None, "bytes=300000-", "bytes=400000-"] if tagged else [None] * 3
+    assert web.asked("GET", "/w.pth") == wanted
+    assert kept(tmp_path / "torch_home") == [local_file(address)]
+
+
+def test_a_file_that_has_changed_meanwhile_is_not_put_together_from_two(web):
+    web.cut = [300_000]
+    with pytest.raises(CheckpointError, match="was cut off"):
+        local_file(f"{web.address}/plain/w.pth")
+    web.plain["w.pth"] = OTHER
+    assert local_file(f"{web.address}/plain/w.pth").read_bytes() == OTHER
+
+
+def test_a_download_that_ended_before_its_renaming_is_taken(web):
+    """The part is whole, so that the server has nothing more to send."""
+    web.cut = [300_000]
+    with pytest.raises(CheckpointError, match="was cut off"):
+        local_file(f"{web.address}/plain/w.pth")
+    part = next(Path(torch.hub.get_dir()).rglob("*.part"))
+    part.write_bytes(WEIGHTS)
+    assert local_file(f"{web.address}/plain/w.pth").read_bytes() == WEIGHTS
+
+
+def test_a_wrong_hash_is_refused_and_the_file_goes(web, tmp_path):
+    with pytest.raises(CheckpointError, match=f"is not kept: its SHA-256 is {SHA256}, it should be 0000"):
+        open_checkpoint(f"{web.address}/plain/w.pth#sha256={'0' * 64}")
+    assert kept(tmp_path / "torch_home") == []
+    assert open_checkpoint(f"{web.address}/plain/w.pth#sha256={SHA256}").weights
+
+
+def test_what_https_does_not_give_is_said(web):
+    web.plain["page.pth"], web.types["page.pth"] = b"<html>", "text/html; charset=utf-8"
+    with pytest.raises(CheckpointError, match=r"/plain/none.pth cannot be downloaded: there is no such file \(404\)"):
+        open_checkpoint(f"{web.address}/plain/none.pth")
+    with pytest.raises(CheckpointError, match=r"/plain/page.pth is a web page, and no file"):
+        open_checkpoint(f"{web.address}/plain/page.pth")
+
+
+def test_a_server_that_is_away_is_said(web):
+    web.http.shutdown()
+    web.http.server_close()
+    with pytest.raises(
+        CheckpointError, match=r"is not in the cache, and cannot be downloaded now: ConnectionRefusedErr"
+    ):
+        open_checkpoint(f"{web.address}/plain/w.pth")
+
+
+def test_a_server_that_nobody_vouches_for_is_not_believed(web, monkeypatch):
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(CheckpointError, match=r"cannot be downloaded now: SSLCertVerificationError"):
+        open_checkpoint(f"{web.address}/plain/w.pth")
+
+
+def test_a_server_may_send_on_to_https_alone(web, hub):
+    hub.plain["w.pth"] = WEIGHTS
+    web.redirects = {"/moved/w.pth": f"{web.address}/plain/w.pth", "/away/w.pth": f"{hub.address}/plain/w.pth"}
+    assert local_file(f"{web.address}/moved/w.pth").read_bytes() == WEIGHTS
+    with pytest.raises(CheckpointError, match=r"it sends on to http://127.0.0.1:\d+/plain/w.pth, which is not https"):
+        local_file(f"{web.address}/away/w.pth")
+    assert hub.requests == []
+
+
+def test_what_is_downloaded_runs_no_code(web):
+    """It passes the same gate as a file that is there."""
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, ("exit 1",)
+
+    web.plain["evil.pth"] = as_file({"state_dict": Evil()})
+    with pytest.raises(CheckpointError, match="evil.pth"):
+        open_checkpoint(f"{web.address}/plain/evil.pth")
+
+
+def _fetch_in_a_process(address: str, results) -> None:
+    results.put(local_file(address).read_bytes() == WEIGHTS)
+
+
+@pytest.mark.parametrize("where", ["hub", "https"])
+def test_of_several_processes_one_downloads(web, hub, where):
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    address, server = ("hf://me/model/w.pth", hub) if where == "hub" else (f"{web.address}/plain/w.pth", web)
+    server.pause_s = 0.3  # within the file, so that all have asked before it is there
+    fork = multiprocessing.get_context("fork")
+    results = fork.Queue()
+    started = [fork.Process(target=_fetch_in_a_process, args=(address, results)) for _ in range(3)]
+    for process in started:
+        process.start()
+    assert [results.get(timeout=30) for _ in started] == [True] * 3
+    for process in started:
+        process.join(30)
+    assert len(server.asked("GET", "/w.pth")) == 1
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+WRONG = {
+    "hf:/me/model/w.pth": "hf:/me/model/w.pth is no address: write hf://, with two slashes",
+    "https:/host/w.pth": "https:/host/w.pth is no address: write https://, with two slashes",
+    "hf://me/model": "hf://me/model is no file on the Hub: write hf://owner/repo/file, and @revision",
+    "hf://me/model/../w.pth": "is no file on the Hub: write hf://owner/repo/file",
+    "hf://me/model@v1/w.pth@v2": "is no file on the Hub",
+    "http://host/w.pth": "http://host/w.pth: over http anybody on the way can change a file: give its https address",
+    "https://": "https:// is no address of a file: it names no host",
+    "https:///w.pth": "it names no host",
+    "https://host": "https://host is no address of a file: it names no file",
+    "https://host/folder/": "it names no file",
+    "https://host:port/w.pth": "https://host:port/w.pth is no address: Port",
+    "https://host/my weights.pth": "it has characters that are to be written as %XX",
+    "https://host/w.pth#md5=1": "behind # stands sha256= and 64 hexadecimal digits, or nothing",
+    "https://huggingface.co/me/model/blob/main/sub/w.pth": "is the page of a file: the file itself is hf://me/model/sub/w",
+    "https://huggingface.co/me/model/blob/v2/w.pth": "the file itself is hf://me/model/w.pth@v2",
+    "s3://bucket/w.pth": "s3://bucket/w.pth cannot be read: a checkpoint is a path, https://host/file, hf://owner/repo",
+    "crate_alpha_bse_in1k": "no published weights have that name: did you mean crate_alpha_base_in1k",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_written_wrongly_gets_one_sentence(name):
+    with pytest.raises(CheckpointError, match=WRONG[name]) as raised:
+        open_checkpoint(name)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_password_in_an_address_is_not_shown():
+    with pytest.raises(CheckpointError, match="has a user's name in it") as raised:
+        open_checkpoint("https://me:secret@host/w.pth")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_path_stays_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert local_file("none.pth") == Path("none.pth")
+    assert local_file(tmp_path / "none") == tmp_path / "none"
+    assert local_file("~/none.pth") == Path("~/none.pth").expanduser()
+    Path("crate_alpha_base_in1k").write_bytes(WEIGHTS)
+    assert local_file("crate_alpha_base_in1k") == Path("crate_alpha_base_in1k"), "a file that is there is what is meant"
+
+
+def test_published_weights_come_by_their_name(hub, monkeypatch):
+    told = []
+    monkeypatch.setattr(remote, "print_log", lambda text, *_: told.append(text))
+    hub.repos["UCSC-VLAA/CRATE-alpha"] = {"main": {"torch/crate_alpha_B16.pth": WEIGHTS}}
+    assert local_file("crate_alpha_base_in1k").read_bytes() == WEIGHTS
+    commit = hub.commit("UCSC-VLAA/CRATE-alpha", "main")
+    assert told[0] == f"hf://UCSC-VLAA/CRATE-alpha/torch/crate_alpha_B16.pth is of commit {commit}"
+    assert "crate_alpha_base_in1k is hf://UCSC-VLAA/CRATE-alpha/torch/crate_alpha_B16.pth" in told[1]
+    assert "licence: not told here, see https://huggingface.co/UCSC-VLAA" in told[1]
+    assert "unverified" in told[1]
+
+
+def test_a_published_hash_is_compared(hub, monkeypatch):
+    told = []
+    monkeypatch.setattr(remote, "print_log", lambda text, *_: told.append(text))
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    row = Published("crate_tiny", "https://a.page", "hf://me/model/w.pth", "MIT", SHA256)
+    monkeypatch.setitem(PUBLISHED, "right", row)
+    monkeypatch.setitem(PUBLISHED, "wrong", row._replace(sha256="0" * 64))
+    assert local_file("right").read_bytes() == WEIGHTS
+    assert "licence: MIT; its SHA-256 is the published one" in told[-1]
+    with pytest.raises(CheckpointError, match=r"the weights wrong of https://a.page: hf://me/model/w.pth is not kept"):
+        local_file("wrong")
+
+
+@pytest.mark.parametrize("name", [name for name, weights in PUBLISHED.items() if weights.address is None])
+def test_weights_without_an_address_name_their_page(name):
+    with pytest.raises(CheckpointError, match=f"the weights {name} cannot be downloaded: ") as raised:
+        local_file(name)
+    assert f"see {PUBLISHED[name].page}, and give the path" in str(raised.value)
+
+
+def test_the_table_is_one_of_addresses_and_models():
+    BACKBONES.names()
+    sizes = [backbone.sizes for backbone in BACKBONES.module_dict.values() if hasattr(backbone, "sizes")]
+    models = {f"{family.prefix}_{arch}" for family in sizes for arch in family.archs}
+    for name, weights in PUBLISHED.items():
+        assert weights.model is None or weights.model in models, name
+        assert weights.page.startswith("https://")
+        if weights.address is not None:
+            remote._hub_address(weights.address)

@@ -1,0 +1,80 @@
+"""How far a run is: a line on a terminal, lines in a log elsewhere."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.training import debug_runner
+
+
+def test_a_log_is_not_silent_for_longer_than_asked_for(tmp_path):
+    """No step is logged by LoggerHook here but the last of an epoch."""
+    runner = debug_runner(tmp_path, train_cfg__max_epochs=1, default_hooks__progress__seconds=1e-6)
+    runner.train()
+    (log,) = tmp_path.glob("*/*.log")
+    lines = [line.split(" - ")[-1] for line in log.read_text().splitlines()]
+    steps = [re.fullmatch(r"epoch 1/1: (\d+) of 10 steps, [\d,]+ images/s", line) for line in lines]
+    assert [int(match[1]) for match in steps if match] == list(range(1, 11))
+    assert "validation: 1 of 1 steps" in lines
+
+
+def test_it_is_silent_while_others_speak(tmp_path):
+    debug_runner(tmp_path, train_cfg__max_epochs=1, default_hooks__progress__seconds=1000).train()
+    (log,) = tmp_path.glob("*/*.log")
+    assert "steps, " not in log.read_text().replace("steps an epoch", "")
+
+
+def on_a_terminal(*command: str, env: dict | None = None) -> tuple[int, str]:
+    """Run a command with a terminal for its output; return its exit code and what the terminal got."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200", "LINES": "40", **(env or {})}
+    environment.pop("CI", None)
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=environment, cwd=ROOT)
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            read = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not read:
+            break
+        written += read
+    os.close(ours)
+    return process.wait(60), written.decode()
+
+
+@pytest.mark.slow
+def test_on_a_terminal_a_line_moves_and_is_gone_at_the_end(tmp_path):
+    command = (sys.executable, "tools/train.py", "configs/debug.py", "--work-dir", str(tmp_path))
+    code, written = on_a_terminal(*command, "--cfg-options", "train_cfg.max_epochs=2")
+    assert code == 0, written
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
+    for what in ("epoch 1/2", "epoch 2/2"):
+        counts = [int(n) for n in re.findall(rf"{what} \S+ +(\d+)/\d+", plain)]
+        assert len(set(counts)) > 1, what
+        assert counts == sorted(counts), what
+    assert re.search(r"validation \S+ +[1-9]", plain)
+    assert "images/s" in plain
+    # What is logged stands on lines of its own, and the cursor is there again.
+    logged = [line for line in re.split(r"[\r\n]+", plain) if "Epoch(train)" in line]
+    assert logged
+    assert all(re.match(r"\d\d/\d\d \d\d:\d\d:\d\d - mmengine - INFO - Epoch", line) for line in logged)
+    assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l") >= 0
+
+
+@pytest.mark.slow
+def test_an_error_takes_the_line_off_the_terminal(tmp_path):
+    command = (sys.executable, "tools/train.py", "configs/debug.py", "--work-dir", str(tmp_path))
+    code, written = on_a_terminal(
+        *command, "--cfg-options", "optim_wrapper.optimizer.type=SGD", "optim_wrapper.optimizer.lr=1e30"
+    )
+    assert code != 0
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written).strip().splitlines()[-1]
+    assert last.startswith("error: "), last
+    assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l") >= 0

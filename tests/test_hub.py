@@ -1,0 +1,197 @@
+"""Models saved, pushed and loaded by the Hub's library, against a server that speaks its protocol."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from crate_mm import Predictor, init_model
+from crate_mm.checkpoints import CheckpointError, open_checkpoint
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def hub_model(hub):
+    from crate_mm.hub import HubModel
+
+    return HubModel
+
+
+@pytest.fixture
+def pushed(hub, hub_model, debug_checkpoint):
+    address = hub_model(debug_checkpoint, licence="mit").push_to_hub("me/digits", private=False)
+    assert address.startswith(f"{hub.address}/me/digits/commit/")
+    return hub.repos["me/digits"]["main"]
+
+
+def test_a_model_of_the_hub_computes_what_ours_does(pushed, hub_model, debug_checkpoint):
+    ours, theirs = init_model("debug", debug_checkpoint), hub_model.from_pretrained("me/digits")
+    images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (ours(images) - theirs.model(images)).abs().max() < 1e-5
+        assert torch.equal(theirs(images), theirs.model(images))
+    assert not theirs.model.training
+    assert theirs.model.class_names == list("0123456789")
+    picture = torch.randint(0, 256, (8, 8), dtype=torch.uint8).numpy()
+    assert Predictor(theirs.model)(picture) == Predictor(ours)(picture), "normalisation and transforms came along"
+
+
+def test_another_process_takes_it_by_its_environment_alone(hub, pushed, debug_checkpoint, tmp_path):
+    """As a user's does, whose HF_ENDPOINT is set before Python starts."""
+    code = "import sys, torch; from crate_mm.hub import HubModel; m = HubModel.from_pretrained('me/digits')\n"
+    code += "torch.save(m(torch.ones(1, 1, 8, 8)), sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "logits.pt"], check=True, cwd=ROOT, timeout=120)
+    with torch.no_grad():
+        ours = init_model("debug", debug_checkpoint)(torch.ones(1, 1, 8, 8))
+    assert (torch.load(tmp_path / "logits.pt", weights_only=True) - ours).abs().max() < 1e-5
+
+
+def test_what_is_pushed(pushed, debug_checkpoint, hub, tmp_path):
+    assert pushed.keys() == {"model.safetensors", "config.json", "README.md"}
+    config = json.loads(pushed["config.json"])
+    opened = open_checkpoint(debug_checkpoint)
+    assert config["model"] == json.loads(json.dumps(opened.model))
+    assert config["classes"] == list("0123456789")
+    assert config["run"] == opened.run
+    assert torch.equal(
+        open_checkpoint("hf://me/digits/model.safetensors").weights["head.fc.weight"], opened.weights["head.fc.weight"]
+    )
+
+
+def test_the_card_is_the_runs(pushed, debug_checkpoint):
+    from huggingface_hub import ModelCard
+
+    result = json.loads((debug_checkpoint.parent / "result.json").read_text())
+    card = ModelCard(pushed["README.md"].decode())
+    assert card.data.license == "mit"
+    assert (card.data.library_name, card.data.pipeline_tag) == ("crate_mm", "image-classification")
+    assert {"white-box", "crate"} <= set(card.data.tags)
+    told = {found.metric_type: found for found in card.data.eval_results}
+    assert told["accuracy"].metric_value == result["last"]["top1"]
+    assert told["accuracy"].dataset_name == "Digits"
+    assert f"| parameters | {result['parameters']:,} |" in card.text
+    assert f"| top-1 accuracy, % | {result['last']['top1']:.6g} |" in card.text
+    assert "HubModel.from_pretrained('me/digits')" in card.text
+    assert str(debug_checkpoint.parent) not in card.text, "where it was trained is nobody's business"
+
+
+def test_the_use_that_a_card_tells_works(pushed, tmp_path):
+    code = pushed["README.md"].decode().partition("```python\n")[2].partition("```")[0]
+    from PIL import Image
+
+    Image.new("L", (8, 8)).save(tmp_path / "image.jpg")
+    exec(compile(code.replace("image.jpg", str(tmp_path / "image.jpg")), "README.md", "exec"), {})
+
+
+def test_the_figures_are_those_of_the_checkpoints_epoch(hub_model, debug_checkpoint, in_copy, tmp_path):
+    result = json.loads((debug_checkpoint.parent / "result.json").read_text())
+    result["last"] = {**result["last"], "epoch": 2, "top1": 77.0}
+    in_copy(debug_checkpoint)
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert hub_model(tmp_path / "epoch_1.pth").figures["top1"] == result["best"]["top1"]
+    result["best"]["epoch"] = 2
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert hub_model(tmp_path / "epoch_1.pth").figures == {}
+
+
+def test_the_result_of_another_run_is_not_told(hub_model, debug_checkpoint, in_copy, tmp_path):
+    in_copy(debug_checkpoint)
+    other = {"run": "another", "last": {"epoch": 1, "top1": 99.9}}
+    (tmp_path / "result.json").write_text(json.dumps(other))
+    model = hub_model(tmp_path / "epoch_1.pth")
+    model.save_pretrained(tmp_path / "saved")
+    assert "99.9" not in (tmp_path / "saved" / "README.md").read_text()
+    with pytest.raises(CheckpointError, match="result.json is of another run than .*epoch_1.pth"):
+        hub_model(tmp_path / "epoch_1.pth", result=tmp_path / "result.json")
+    (tmp_path / "result.json").write_text("[[")
+    with pytest.raises(CheckpointError, match="is no result.json of a run"):
+        hub_model(tmp_path / "epoch_1.pth", result=tmp_path / "result.json")
+
+
+def test_a_folder_is_saved_and_loaded_without_the_hub(hub, hub_model, debug_checkpoint, tmp_path):
+    first = hub_model(debug_checkpoint)
+    first.save_pretrained(tmp_path / "saved")
+    again = hub_model.from_pretrained(tmp_path / "saved")
+    assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in first.model.state_dict().items())
+    assert again.figures == first.figures != {}, "they are in config.json"
+    again.save_pretrained(tmp_path / "again")
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert config == json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert hub.requests == []
+
+
+def test_weights_that_were_trained_on_are_saved_without_the_old_figures(hub_model, debug_checkpoint, tmp_path):
+    model = hub_model(debug_checkpoint)
+    with torch.no_grad():
+        model.model.head.fc.bias += 1
+    model.save_pretrained(tmp_path)
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["head.fc.bias"], model.model.head.fc.bias)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["metrics"], config["run"], config["classes"]) == ({}, None, list("0123456789"))
+    assert "No figure of these weights is known" in (tmp_path / "README.md").read_text()
+
+
+def test_weights_that_another_library_has_stored_are_of_the_config(hub_model, debug_checkpoint, tmp_path):
+    """It keeps the tensors and loses what is said beside them."""
+    hub_model(debug_checkpoint).save_pretrained(tmp_path)
+    save_file(load_file(tmp_path / "model.safetensors"), tmp_path / "model.safetensors")
+    model = hub_model.from_pretrained(tmp_path).model
+    assert model.class_names == list("0123456789")
+    assert torch.equal(model.head.fc.weight, init_model("debug", debug_checkpoint).head.fc.weight)
+
+
+def changed(folder, **entries) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **entries}))
+
+
+def test_a_config_that_is_no_data_of_the_weights_is_refused(hub_model, debug_checkpoint, tmp_path):
+    hub_model(debug_checkpoint).save_pretrained(tmp_path)
+    saved = (tmp_path / "config.json").read_text()
+    model = json.loads(saved)["model"]
+    changed(tmp_path, classes=list("abcdefghij"))
+    with pytest.raises(CheckpointError, match="config.json and model.safetensors do not say the same class names"):
+        hub_model.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="config.json cannot be read: its lists and dicts are nested too deeply"):
+        hub_model.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"architectures": ["BertModel"]}')
+    with pytest.raises(CheckpointError, match="config.json cannot be read: it describes no model of crate_mm"):
+        hub_model.from_pretrained(tmp_path)
+    save_file(load_file(tmp_path / "model.safetensors"), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(saved)
+    changed(tmp_path, model={**model, "backbone": {"type": "os.system"}}, checkpoint="/etc/passwd")
+    with pytest.raises(CheckpointError, match=r"names the backbone 'os.system', which is not registered here"):
+        hub_model.from_pretrained(tmp_path)
+
+
+def test_what_the_hub_has_not_is_said(hub, hub_model, pushed):
+    with pytest.raises(CheckpointError, match="has no repository me/none"):
+        hub_model.from_pretrained("me/none")
+    with pytest.raises(CheckpointError, match="the repository has no branch, tag or commit v9"):
+        hub_model.from_pretrained("me/digits", revision="v9")
+    with pytest.raises(
+        CheckpointError, match="digits is no folder, and no repository of the Hub, which is written owner"
+    ):
+        hub_model.from_pretrained("digits")
+    with pytest.raises(CheckpointError, match="it is not in the cache, and http.* cannot be reached, or may not be"):
+        hub_model.from_pretrained("me/digits", local_files_only=True)
+    hub_model.from_pretrained("me/digits")
+    asked = len(hub.requests)
+    hub_model.from_pretrained("me/digits", local_files_only=True)
+    assert len(hub.requests) == asked
+
+
+def test_a_hub_that_takes_nothing_is_said(hub, hub_model, debug_checkpoint):
+    hub.read_only = True
+    with pytest.raises(CheckpointError, match=r"me/digits cannot be pushed to \(hf auth login, or HF_TOKEN"):
+        hub_model(debug_checkpoint).push_to_hub("me/digits")
+
+
+def test_without_huggingface_hub_the_extra_is_named(hub, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"crate_mm.hub needs huggingface_hub, .* pip install 'crate_mm\[hub\]'"):
+        import crate_mm.hub  # noqa: F401
