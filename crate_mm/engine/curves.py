@@ -116,8 +116,8 @@ class Schedule(NamedTuple):
 
     Args:
         steps: of an epoch.
-        values: by the setting's name, such as 'lr', and the groups of parameters that share it, such as 'lr, 12 groups
-            of 24': a number for each iteration.
+        values: by the setting's name, such as 'lr', and the groups of parameters that share it, such as 'lr, 12 of 24
+            groups, at most 0.001': a number for each iteration.
     """
 
     steps: int
@@ -190,4 +190,6 @@ def _distinct(name: str, columns: list[array]) -> list[tuple[str, array]]:
         counted.setdefault(values.tobytes(), []).append(values)
     if len(counted) == 1:
         return [(name, columns[0])]
-    return [(f"{name}, {len(same)} groups of {len(columns)}, {same[0][0]:g}", same[0]) for same in counted.values()]
+    labels = [f"{name}, {len(same)} of {len(columns)} groups, at most {max(same[0]):g}" for same in counted.values()]
+    labels = [f"{text} ({n})" if text in labels[: n - 1] else text for n, text in enumerate(labels, 1)]
+    return [(label, same[0]) for label, same in zip(labels, counted.values())]

@@ -1,6 +1,9 @@
 """Measured steps are those of training and of inference."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from crate_mm.engine import load_config
 from crate_mm.engine.bench import LEAST_STEPS, WARM_UP, bench, random_batch
 from crate_mm.models import ImageClassifier
 from crate_mm.registry import MODELS
+from tests.conftest import ROOT, start
 
 
 @pytest.fixture
@@ -104,3 +108,17 @@ def test_the_command(run_tool, tmp_path):
 def test_on_a_gpu():
     found = bench(load_config("debug", {"compile_blocks": False}), "training", 64, 0.1, amp=True)
     assert 0 < found.memory < 2**30
+
+
+def test_ctrl_c_ends_it(tmp_path):
+    log = tmp_path / "bench.out"
+    process = start(ROOT / "tools" / "bench.py", ("debug", "--seconds", 100), log, tmp_path, {})
+    for _ in range(600):
+        if log.exists() and "PyTorch" in log.read_text():
+            break
+        time.sleep(0.1)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(30)
+    assert process.exitcode == 130
+    assert log.read_text().splitlines()[-1] == "interrupted"

@@ -2,11 +2,12 @@
 
 import json
 import math
+from array import array
 
 import pytest
 
 from crate_mm.engine import Runner, load_config
-from crate_mm.engine.curves import Point, find_key, read_run, schedule
+from crate_mm.engine.curves import Point, _distinct, find_key, read_run, schedule
 from tests.training import debug_config
 
 
@@ -57,9 +58,19 @@ def test_groups_of_parameters_have_curves_of_their_own():
     cfg = load_config("debug", {"train_cfg.max_epochs": 1})
     cfg.optim_wrapper.paramwise_cfg = dict(custom_keys={"head": dict(lr_mult=0.1)})
     found = schedule(cfg)
-    assert len(found.values) == 2
+    assert [name.partition(", at most")[0] for name in found.values] == ["lr, 1 of 2 groups", "lr, 1 of 2 groups"]
     one, tenth = found.values.values()
     assert [0.1 * value for value in one] == pytest.approx(list(tenth))
+
+
+def test_curves_of_one_height_are_told_apart():
+    rising, falling = array("d", [0, 1]), array("d", [1, 0])
+    names = ["lr, 1 of 3 groups, at most 1", "lr, 2 of 3 groups, at most 1"]
+    assert [label for label, _ in _distinct("lr", [rising, falling, falling])] == names
+    assert [label for label, _ in _distinct("lr", [rising, falling])] == [
+        "lr, 1 of 2 groups, at most 1",
+        "lr, 1 of 2 groups, at most 1 (2)",
+    ]
 
 
 def test_what_is_not_known_before_is_refused(tmp_path):
