@@ -28,13 +28,38 @@ def batches(size=12, repeats=3, world_size=1, start=0, count=100, epoch=1):
     return [[part[i * n : (i + 1) * n] for part in parts] for i in range(len(parts[0]) // n)]
 
 
-def test_without_repeats_it_is_a_permutation():
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_first_version_of_the_draws_stays_for_runs_that_began_with_it(shuffle, repeats):
+    if not shuffle and repeats > 1:
+        return
     mixed = int(np.random.SeedSequence([3, 1]).generate_state(1)[0])
     generator = torch.Generator().manual_seed(mixed)
-    seeds = torch.randint(2**62, (100,), generator=generator)
-    order = torch.randperm(100, generator=generator)[:96]
-    plain = [pair for (batch,) in batches(repeats=1) for pair in batch]
-    assert plain == list(zip(order.tolist(), seeds[order].tolist()))
+    seeds = torch.randint(2**62, (100, repeats), generator=generator)
+    order = torch.randperm(100, generator=generator) if shuffle else torch.arange(100)
+    places = torch.arange(96).view(-1, 12)
+    if repeats > 1:
+        places = places.gather(1, (places % repeats).argsort(dim=1, stable=True))
+    places = places.flatten()[24:][1::2]
+    expected = order[places // repeats]
+    sampler = as_rank(GlobalBatchSampler(range(100), 12, 3, shuffle, repeats, draws=1), 1, 2)
+    sampler.set_epoch(1)
+    sampler.start = 2
+    assert list(sampler) == list(zip(expected.tolist(), seeds[expected, places % repeats].tolist()))
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_without_repeats_no_sample_comes_twice(draws):
+    sampler = GlobalBatchSampler(range(100), 12, seed=3, draws=draws)
+    plain = list(sampler)
+    assert len({position for position, _ in plain}) == len({seed for _, seed in plain}) == 96
+    assert [position for position, _ in plain] != sorted(position for position, _ in plain)
+
+
+def test_what_is_computed_together_is_what_it_is_by_itself(monkeypatch):
+    together = batches(size=10)
+    monkeypatch.setattr("crate_mm.datasets.sampler.AT_ONCE", 30)
+    assert batches(size=10) == together
 
 
 @pytest.mark.parametrize("size", [12, 8, 10])  # of which 3 divides one
