@@ -114,6 +114,7 @@ FOREIGN = (
     "for f in /usr/share/datasets/fashion-mnist/*.gz; do gunzip -c",
 )
 SCRIPTS = {"dist_train.sh": ("train", 1, 1), "dist_test.sh": ("test", 2, 1), "slurm_train.sh": ("train", 2, None)}
+SCRIPTS |= {"slurm_test.sh": ("test", 2, None), "slurm_requeue.sbatch": ("train", 0, None)}
 
 
 class Block(NamedTuple):
@@ -177,7 +178,9 @@ def recognised(line: str) -> Command | None:
     tool = re.fullmatch(r"tools/([\w/]+)\.py", words[1]) if words[0] == "python" and len(words) > 1 else None
     if tool:
         return Command(line, tool[1], tuple(words[2:]))
-    script = re.fullmatch(r"tools/(\w+\.sh)", words[words[0] == "bash"])
+    if words[0] == "sbatch":
+        words = [word for word in words[1:] if not word.startswith("--partition=")]
+    script = re.fullmatch(r"tools/(\w+\.(?:sh|sbatch))", words[words[0] == "bash"])
     if script and script[1] in SCRIPTS:
         mode, count, gpus = SCRIPTS[script[1]]
         first, rest = (words[1 : 1 + count], words[1 + count :]) if gpus else ([], words[1 + count :])
@@ -495,6 +498,6 @@ def test_a_script_is_there_and_knows_its_variables(command):
     script = ROOT / "tools" / command.script
     subprocess.run(["bash", "-n", script], check=True)
     assert os.access(script, os.X_OK)
-    known = script.read_text() + (ROOT / "tools" / "launch.sh").read_text()
+    known = script.read_text() + "".join((ROOT / "tools" / name).read_text() for name in ("launch.sh", "slurm.sh"))
     for variable in command.variables:
         assert re.search(rf"\b{variable}\b", known), variable

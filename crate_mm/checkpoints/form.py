@@ -79,6 +79,7 @@ FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     "meta.seed": (_whole, "a whole number"),
     "meta.processes": (_whole, "a whole number"),
     "meta.steps_per_epoch": (_whole, "a whole number"),
+    "meta.draws": (_whole, "a whole number"),
     "meta.optimizer": (_text, "a name"),
     "meta.initialized_from": (_text, "a name"),
     "meta.test_transforms": (are_transforms, "a list of dicts of plain data"),

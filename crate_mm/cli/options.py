@@ -89,12 +89,16 @@ def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
         _say("interrupted")
         _leave(INTERRUPTED)
     except RunInterruptedError as error:
-        _say(str(error))
+        # The end of another process may have the launcher send SIGTERM, which would change the exit code.
+        _at_sigterm(signal.SIG_IGN)
+        if not _is_one_of_the_others():
+            _print(str(error))
         _leave(error.code)
     except Exception as error:
         lost = re.search("Connection (reset|closed) by peer", str(error))
         if lost or isinstance(error, OtherProcessError):
             # The one that has ended has the first word; the launcher, if there is one, ends this one meanwhile.
+            _at_sigterm(signal.SIG_DFL)
             time.sleep(5)
             _say(f"error: {'another process of the run has ended, which ends this one' if lost else error}")
             _leave(1)
@@ -141,12 +145,24 @@ def _sentence(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _say(text: str) -> None:
+def _is_one_of_the_others() -> bool:
+    return os.environ.get("RANK", "0") not in ("", "0")
+
+
+def _at_sigterm(action: signal.Handlers) -> None:
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the launcher ends those that still wait to speak
-    if os.environ.get("RANK", "0") not in ("", "0"):
+        signal.signal(signal.SIGTERM, action)
+
+
+def _say(text: str) -> None:
+    _at_sigterm(signal.SIG_DFL)  # the launcher ends those that still wait to speak
+    if _is_one_of_the_others():
         # The first process speaks for all: the launcher ends the others, unless the trouble is theirs alone.
         time.sleep(2)
+    _print(text)
+
+
+def _print(text: str) -> None:
     with suppress(OSError):  # what it was piped into may have ended
         print(shown_lines(text), file=sys.stderr, flush=True)
 

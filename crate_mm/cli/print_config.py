@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from ..config import load_config, names_model, prepare
+from ..config import load_config, names_model, plan_batch, prepare
 from ..config.load import as_text
 from ..config.settings import DERIVED, GUARDS, SETTINGS
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
@@ -67,6 +67,9 @@ def main() -> None:
         print(f"# What follows, for {args.processes} process{'es' if args.processes > 1 else ''}:")
         for name, value, source in follows:
             print(f"#   {name} = {value!r}  ({source})")
+        if cfg.get("train_dataloader"):
+            plan = plan_batch(cfg.global_batch_size, args.processes, cfg.get("max_batch_per_device"))
+            print(f"#   images of a step: {plan}")
         on = [name for name in GUARDS if (cfg.get("guards") or {}).get(name, {}) is not None]
         print(f"#   guards that are on: {', '.join(on)}")
 

@@ -1,4 +1,4 @@
-"""From the recipe's global batch to what each device loads and how many micro-batches it accumulates."""
+"""From the recipe's global batch to what each process loads and how many micro-batches it accumulates."""
 
 import math
 from typing import NamedTuple
@@ -7,22 +7,42 @@ from typing import NamedTuple
 class BatchPlan(NamedTuple):
     """How one optimisation step's global batch is spread.
 
-    ``global_batch_size = world_size * per_device``, ``per_device = micro_batches * micro_batch_size``.
+    The shares of the processes differ by one sample at most, and so do the ``micro_batches`` that each process splits
+    its share into. Their number is the same for all processes.
     """
 
     global_batch_size: int
     world_size: int
-    per_device: int
     micro_batches: int
 
     @property
+    def shares(self) -> tuple[int, int]:
+        """The samples that a process loads, at least and at most."""
+        return self.global_batch_size // self.world_size, math.ceil(self.global_batch_size / self.world_size)
+
+    @property
+    def per_device(self) -> int:
+        """The samples that a process loads, at most."""
+        return self.shares[1]
+
+    @property
+    def micro_batch_sizes(self) -> tuple[int, int]:
+        """The samples of a micro-batch, at least and at most."""
+        return self.shares[0] // self.micro_batches, math.ceil(self.shares[1] / self.micro_batches)
+
+    @property
     def micro_batch_size(self) -> int:
-        return self.per_device // self.micro_batches
+        """The samples of a micro-batch, at most."""
+        return self.micro_batch_sizes[1]
+
+    def share(self, rank: int) -> int:
+        """The samples that a process loads: one more for each of the first processes, where they do not divide."""
+        return self.shares[0] + (rank < self.global_batch_size % self.world_size)
 
     def __str__(self) -> str:
-        spread = f"{_processes(self.world_size)} x {self.per_device}"
+        spread = f"{_processes(self.world_size)} x {_range(self.shares)}"
         if self.micro_batches > 1:
-            spread += f" in {self.micro_batches} micro-batches of {self.micro_batch_size}"
+            spread += f" in {self.micro_batches} micro-batches of {_range(self.micro_batch_sizes)}"
         return f"{self.global_batch_size} = {spread}"
 
 
@@ -30,40 +50,53 @@ def plan_batch(global_batch_size: int, world_size: int, max_per_device: int | No
     """Spread a global batch over processes, and over micro-batches where a device takes only ``max_per_device``.
 
     Raises:
-        ValueError: the batch does not divide over the processes, or what a process loads not into micro-batches of
-            between half of and all that a device takes, if it is more than that; the message names the nearest batches
-            that do.
+        ValueError: there are more processes than samples, or a device takes one sample at a time and the processes have
+            not as many each.
     """
     for name, value in (("global_batch_size", global_batch_size), ("max_batch_per_device", max_per_device)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    plan = _plan(global_batch_size, world_size, max_per_device)
-    if plan is not None:
-        return plan
-    below = next((n for n in range(global_batch_size - 1, 0, -1) if _plan(n, world_size, max_per_device)), None)
-    above = next(n for n in range(global_batch_size + 1, 9**9) if _plan(n, world_size, max_per_device))
-    nearest = f"the nearest that do: {above}" if below is None else f"the nearest that do: {below} and {above}"
-    if global_batch_size % world_size:
+    if global_batch_size < world_size:
         raise ValueError(
-            f"global_batch_size {global_batch_size} does not divide over {_processes(world_size)}; {nearest}"
+            f"global_batch_size {global_batch_size} has no image for each of {_processes(world_size)}: take a batch of "
+            f"at least {world_size}, or at most {_processes(global_batch_size)}"
         )
-    raise ValueError(
-        f"global_batch_size {global_batch_size} gives each of {_processes(world_size)} "
-        f"{global_batch_size // world_size} images, which do not divide into micro-batches of at most "
-        f"{max_per_device} (max_batch_per_device); {nearest}"
-    )
+    plan = BatchPlan(global_batch_size, world_size, 1)
+    micro_batches = count_micro_batches(plan.shares, max_per_device or plan.per_device)
+    if micro_batches is None:
+        raise ValueError(
+            f"global_batch_size {plan} cannot go through one image at a time, which would be another number of steps "
+            f"for some processes: set max_batch_per_device=2 or {nearest_even(global_batch_size, world_size)}"
+        )
+    return plan._replace(micro_batches=micro_batches)
 
 
-def _plan(global_batch_size: int, world_size: int, max_per_device: int | None) -> BatchPlan | None:
-    """The plan with the fewest micro-batches, or None if there is none."""
-    per_device, rest = divmod(global_batch_size, world_size)
-    if rest:
-        return None
-    most = max_per_device or per_device
-    for micro_batches in range(math.ceil(per_device / most), max(2 * per_device // most, 1) + 1):
-        if per_device % micro_batches == 0:
-            return BatchPlan(global_batch_size, world_size, per_device, micro_batches)
-    return None
+def count_micro_batches(shares: tuple[int, int], most: int) -> int | None:
+    """Into how many micro-batches of at most ``most`` samples the processes split their shares; None if they cannot.
+
+    As few as there can be; or the fewest equal ones, if these are at least half as large as they may be.
+
+    Args:
+        shares: the samples that a process has, at least and at most.
+        most: samples in a micro-batch.
+    """
+    least, largest = shares
+    fewest = math.ceil(largest / most)
+    if least == largest:
+        equal = (n for n in range(fewest, max(2 * largest // most, 1) + 1) if largest % n == 0)
+        return next(equal, fewest)
+    return fewest if fewest <= least else None
+
+
+def nearest_even(global_batch_size: int, world_size: int) -> str:
+    """The nearest batches that divide over the processes, for a message."""
+    below = global_batch_size // world_size * world_size
+    either = f"{below} or " if below else ""
+    return f"global_batch_size={either}{below + world_size}"
+
+
+def _range(least_and_most: tuple[int, int]) -> str:
+    return " or ".join(map(str, sorted(set(least_and_most))))
 
 
 def _processes(count: int) -> str:

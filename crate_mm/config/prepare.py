@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size
+from mmengine.dist import get_rank, get_world_size
 
 from .. import registry
 from ..files import home
 from ..registry import DATASETS
 from ..untrusted import env_number
-from .batch import plan_batch
+from .batch import nearest_even, plan_batch
 from .load import require_model
 from .settings import fill_settings, guard_hooks
 
@@ -35,7 +35,7 @@ def expand_home(cfg: Config) -> None:
 
 
 def prepare(cfg: Config, world_size: int | None = None, with_model: bool = True) -> Config:
-    """Return a copy of a user's config with all that follows from it filled in.
+    """Return a copy of a user's config with all that follows from it filled in, for this process.
 
     Settings get their defaults and guards become hooks. The batch of each device and its micro-batches follow from
     ``global_batch_size``, ``max_batch_per_device`` and the number of processes; ``data_root`` goes to every dataset
@@ -44,11 +44,11 @@ def prepare(cfg: Config, world_size: int | None = None, with_model: bool = True)
 
     Args:
         cfg: the config.
-        world_size: number of processes; of this run if not given.
+        world_size: number of processes, for the first of which it is then; this run's if not given.
         with_model: whether it must say what its model is, which its data does not need.
 
     Raises:
-        ValueError: the batch does not divide, a part is missing, or a setting is wrong or follows from others.
+        ValueError: the batch cannot be spread, a part is missing, or a setting is wrong or follows from others.
     """
     if with_model:
         require_model(cfg)
@@ -71,7 +71,7 @@ def prepare(cfg: Config, world_size: int | None = None, with_model: bool = True)
         if cfg.get(name):
             _prepare_loader(name, cfg[name], cfg.data_root)
     if cfg.get("train_dataloader"):
-        _prepare_training(cfg, world_size or get_world_size())
+        _prepare_training(cfg, world_size or get_world_size(), 0 if world_size else get_rank())
     return cfg
 
 
@@ -110,7 +110,7 @@ def share_of_cores() -> int:
     return seen if bound else seen // processes
 
 
-def _prepare_training(cfg: Config, world_size: int) -> None:
+def _prepare_training(cfg: Config, world_size: int, rank: int) -> None:
     for part in ("train_cfg", "optim_wrapper"):
         if not cfg.get(part):
             raise ValueError(f"the config has a train_dataloader but no {part}")
@@ -118,11 +118,16 @@ def _prepare_training(cfg: Config, world_size: int) -> None:
         raise ValueError("the config has no global_batch_size: state the images of one optimisation step there")
     plan = plan_batch(cfg.global_batch_size, world_size, cfg.max_batch_per_device)
     loader = cfg.train_dataloader
-    loader.batch_size, loader.drop_last = plan.per_device, True
+    loader.batch_size, loader.drop_last = plan.share(rank), True
     loader.setdefault("sampler", {})
     loader.sampler.setdefault("type", "GlobalBatchSampler")
     if loader.sampler.type == "GlobalBatchSampler":
         loader.sampler.global_batch_size = plan.global_batch_size
+    elif len(set(plan.shares)) > 1:
+        raise ValueError(
+            f"global_batch_size {plan}: GlobalBatchSampler alone deals out shares that differ, {loader.sampler.type} "
+            f"does not; with it, set {nearest_even(plan.global_batch_size, world_size)}"
+        )
     cfg.train_cfg.setdefault("type", "TrainLoop")
     cfg.train_cfg.micro_batches = plan.micro_batches
     cfg.optim_wrapper.accumulative_counts = plan.micro_batches

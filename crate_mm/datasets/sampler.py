@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Dataset, Sampler
 
 from ..registry import DATA_SAMPLERS
+from .draws import DRAWS, NEWEST
+
+AT_ONCE = 2**16  # samples, of all processes, whose draws are computed together
 
 
 @DATA_SAMPLERS.register_module()
@@ -16,7 +18,8 @@ class GlobalBatchSampler(Sampler):
 
     The i-th global batch of an epoch holds the same samples with the same seeds for any number of processes, which is
     what makes runs on different numbers of them take the same steps. The samples that are left over after the last
-    whole batch are other ones each epoch.
+    whole batch are other ones each epoch. What is drawn is computed as it is needed, in memory that does not grow with
+    the dataset.
 
     With ``repeats`` it is repeated augmentation (Hoffer et al., CVPR 2020; Berman et al., arXiv 1902.05509) as DeiT has
     it: every image of the order comes ``repeats`` times one after the other, each time with a seed of its own, and the
@@ -29,10 +32,12 @@ class GlobalBatchSampler(Sampler):
         seed: the run's seed; drawn, and shared by the processes, if not given.
         shuffle: draw a new order each epoch; otherwise the order is the dataset's.
         repeats: how often an image comes in an epoch, if it comes; recipes with repeated augmentation take 3.
+        draws: the version of the order and the seeds, see ``draws.py``; a resumed run keeps that which it began with.
 
     Raises:
         ValueError: the dataset is smaller than one global batch, or ``repeats`` is no number from 1 to half of that
-            batch, or more than 1 without ``shuffle``, where an epoch would always see the same images.
+            batch, or more than 1 without ``shuffle``, where an epoch would always see the same images, or there is no
+            such version of the draws.
     """
 
     def __init__(
@@ -42,11 +47,12 @@ class GlobalBatchSampler(Sampler):
         seed: int | None = None,
         shuffle: bool = True,
         repeats: int = 1,
+        draws: int = NEWEST,
     ) -> None:
         self.rank, self.world_size = get_dist_info()
         self.global_batch_size = global_batch_size
-        self.num_samples = len(dataset) // global_batch_size * global_batch_size
-        if self.num_samples == 0:
+        self.num_batches = len(dataset) // global_batch_size
+        if self.num_batches == 0:
             raise ValueError(
                 f"global_batch_size {global_batch_size} is more than the {len(dataset)} training samples: "
                 "--cfg-options global_batch_size=N makes it smaller"
@@ -62,37 +68,46 @@ class GlobalBatchSampler(Sampler):
             )
         if repeats > 1 and not shuffle:
             raise ValueError(f"repeats={repeats} needs shuffle=True: each epoch would see the same images otherwise")
-        self.repeats = repeats
+        self.repeats, self.draws = repeats, draws
         self.dataset_size = len(dataset)
         self.seed = sync_random_seed() if seed is None else seed
         self.shuffle = shuffle
         self.epoch = 0
         self.start = 0  # the batch of the epoch that the next iteration begins with
 
+    @property
+    def draws(self) -> int:
+        """The version of the draws; setting it raises ``ValueError`` if there is no such version."""
+        return self._draws
+
+    @draws.setter
+    def draws(self, version: int) -> None:
+        if not isinstance(version, int) or isinstance(version, bool) or version not in DRAWS:
+            known = " and ".join(map(str, DRAWS))
+            raise ValueError(f"there is no version {version!r} of the sampler's draws: this crate_mm has {known}")
+        self._draws = version
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order and seeds the next iteration gives."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        # PyTorch's generator takes 32 bits: seed and epoch are mixed into them.
-        mixed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
-        generator = torch.Generator().manual_seed(mixed)
-        seeds = torch.randint(2**62, (self.dataset_size, self.repeats), generator=generator)
-        if self.shuffle:
-            order = torch.randperm(self.dataset_size, generator=generator)
-        else:
-            order = torch.arange(self.dataset_size)
-        places = self._places()[self.start * self.global_batch_size :][self.rank :: self.world_size]
-        mine = order[places // self.repeats]
-        yield from zip(mine.tolist(), seeds[mine, places % self.repeats].tolist())
+        drawn = DRAWS[self.draws](self.dataset_size, self.repeats, self.seed, self.epoch, self.shuffle)
+        at_once = max(AT_ONCE // self.global_batch_size, 1)
+        for first in range(self.start, self.num_batches, at_once):
+            places = self._places(first, min(first + at_once, self.num_batches))
+            positions = drawn.order(places // self.repeats)
+            seeds = drawn.seeds(positions, places % self.repeats)
+            yield from zip(positions.tolist(), seeds.tolist())
 
-    def _places(self) -> torch.Tensor:
-        """Places of the epoch's samples in the order with its repeats, batch by batch."""
-        places = torch.arange(self.num_samples).view(-1, self.global_batch_size)
+    def _places(self, first: int, end: int) -> np.ndarray:
+        """This process's places in the order with its repeats, in batches from ``first`` to before ``end``."""
+        batches = np.arange(first * self.global_batch_size, end * self.global_batch_size)
+        batches = batches.reshape(-1, self.global_batch_size)
         if self.repeats > 1:
-            apart = (places % self.repeats).argsort(dim=1, stable=True)
-            places = places.gather(1, apart)
-        return places.flatten()
+            apart = (batches % self.repeats).argsort(axis=1, kind="stable")
+            batches = np.take_along_axis(batches, apart, axis=1)
+        return batches[:, self.rank :: self.world_size].flatten()
 
     def __len__(self) -> int:
-        return self.num_samples // self.world_size
+        return self.num_batches * len(range(self.rank, self.global_batch_size, self.world_size))

@@ -74,6 +74,7 @@ class KeepingRunner(RunnerState):
         self.initialized_from = checkpoint.meta.get("initialized_from")
         if self.resumes:
             check_resumable(self, checkpoint)
+            self._keep_draws(filename, checkpoint.meta)
             self._say_other_processes(filename, checkpoint.meta)
             say_other_recipe(self, checkpoint)
         elif self.trains:
@@ -129,6 +130,31 @@ class KeepingRunner(RunnerState):
         own = (self.cfg.train_dataloader.get("sampler") or {}).get("seed")
         if own is None and hasattr(self.train_dataloader.sampler, "seed"):
             self.train_dataloader.sampler.seed = self.shared_seed
+
+    def _keep_draws(self, filename: str, meta: dict) -> None:
+        """Let the sampler go on with the version of its draws that the checkpoint's run has.
+
+        Raises:
+            CheckpointError: there is no such version here, or the config asks for another.
+        """
+        sampler = self.train_dataloader.sampler
+        version = meta.get("draws", 1)  # as long as there was one version, checkpoints did not name it
+        if version is None or version == getattr(sampler, "draws", version):
+            return  # or one of the two runs has a sampler without versions
+        own = (self.cfg.train_dataloader.get("sampler") or {}).get("draws")
+        if own is not None:
+            raise CheckpointError(
+                f"{filename} is of a run with train_dataloader.sampler.draws={version}, this one has {own}: "
+                "leave it out"
+            )
+        try:
+            sampler.draws = version
+        except ValueError as error:
+            raise CheckpointError(f"{filename} cannot be resumed from: {error}") from error
+        self.logger.info(
+            f"{filename} is of a run with version {version} of the sampler's draws, and goes on with it: the same "
+            "order and seeds as before"
+        )
 
     def save_checkpoint(
         self,

@@ -1,5 +1,7 @@
 """The training loop: one iteration is one optimisation step."""
 
+from itertools import pairwise
+
 import torch
 from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
@@ -19,18 +21,24 @@ class TrainLoop(EpochBasedTrainLoop):
     The gradients of the micro-batches are accumulated (by the OptimWrapper's ``accumulative_counts``) and every other
     part, such as the schedule, EMA, hooks and logs, sees one iteration a step, with or without accumulation.
 
+    Micro-batches may differ by a sample, and so may the shares of the processes. The loss of each, a mean over its
+    samples, then counts by their number, so that the step is that of the mean over the global batch. The losses that
+    hooks see are weighted too: their mean over the processes is the mean over the global batch.
+
     At each step the processes agree: hooks put numbers of their process into ``local_flags`` before it, and find those
     of all processes in ``agreed``, by rank, after it. A hook that sets ``stopping`` to an exception, on all processes
     alike, ends the run after the step, and lets other hooks save it first.
 
     Args:
         runner, dataloader, kwargs: as for MMEngine's ``EpochBasedTrainLoop``.
-        micro_batches: into how many equal parts a device's batch is split.
+        micro_batches: into how many parts a device's batch is split.
     """
 
     def __init__(self, runner, dataloader, micro_batches: int = 1, **kwargs) -> None:
         super().__init__(runner, dataloader, **kwargs)
         self.micro_batches = micro_batches
+        total = runner.cfg.get("global_batch_size")
+        self.total = total if total and total % runner.world_size else None  # where the processes' shares differ
         self.loader, self.pieces = in_pieces(self.dataloader)
         self.local_flags = {"signal": 0, "save": 0, "failed": 0, "unreadable": 0}
         self.agreed = {key: [0] for key in self.local_flags}
@@ -103,16 +111,34 @@ class TrainLoop(EpochBasedTrainLoop):
         """
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         self._begin_step(error)
-        logs = [
-            self.runner.model.train_step(micro_batch, optim_wrapper=self.runner.optim_wrapper)
-            for micro_batch in split_batch(data_batch, self.micro_batches)
-        ]
+        parts = split_batch(data_batch, self.micro_batches)
+        logs = [self._train_part(part, weight) for part, weight in zip(parts, self._weights(parts))]
         outputs = {key: sum(log[key] for log in logs) / len(logs) for key in logs[0]}
         self._end_step(error)
         self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1
         if self.stopping:
             self._stop()
+
+    def _weights(self, parts: list[dict[str, Tensor]]) -> list[float]:
+        """What each micro-batch counts beside those of all processes, by its samples; 1 where all have as many."""
+        if self.total is None and len(parts) == 1:
+            return [1.0]
+        sizes = [len(next(iter(part.values()))) for part in parts]
+        total = self.total or self.runner.world_size * sum(sizes)
+        return [size * len(parts) * self.runner.world_size / total for size in sizes]
+
+    def _train_part(self, part: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
+        """Take a micro-batch's part in the step; return its losses, weighted."""
+        wrapper = self.runner.optim_wrapper
+        if weight == 1:
+            return self.runner.model.train_step(part, optim_wrapper=wrapper)
+        wrapper.weight = weight
+        try:
+            log = self.runner.model.train_step(part, optim_wrapper=wrapper)
+        finally:
+            wrapper.weight = 1.0
+        return {key: value * weight for key, value in log.items()}
 
     def _begin_step(self, error: Exception | None) -> None:
         self.local_flags.update(signal=self.signals.received, failed=int(error is not None))
@@ -130,8 +156,10 @@ class TrainLoop(EpochBasedTrainLoop):
 
 
 def split_batch(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
-    """Split every tensor or list of a batch ``(B, ...)`` into ``parts`` equal parts along its first dimension."""
+    """Split every tensor or list of a batch ``(B, ...)`` along its first dimension into parts that differ by one sample
+    at most."""
     if parts == 1:
         return [batch]
-    size = len(next(iter(batch.values()))) // parts
-    return [{k: v[part * size : (part + 1) * size] for k, v in batch.items()} for part in range(parts)]
+    size = len(next(iter(batch.values())))
+    ends = [size * part // parts for part in range(parts + 1)]
+    return [{key: value[start:end] for key, value in batch.items()} for start, end in pairwise(ends)]

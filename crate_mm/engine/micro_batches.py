@@ -1,49 +1,76 @@
 """Into how many micro-batches a GPU's batch is split, where the config does not say: as few as its memory allows."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from ..config import BatchPlan
+from ..config.batch import count_micro_batches, nearest_even
 from ..models.tasks.base import Task
+from .loop import TrainLoop
+from .optim import OptimWrapper
 from .statistics import batch_norms
 
 PROBES = (4, 8)  # samples: small enough for any GPU, and their difference is what a sample takes
 SHARE = 0.85  # of the memory that is left, for what fragments and what other libraries take
 
 
-def find_micro_batches(per_device: int, bytes_of: Callable[[int], int], free: int) -> tuple[int, int, float]:
-    """The fewest equal micro-batches of which each fits.
+def find_micro_batches(shares: tuple[int, int], bytes_of: Callable[[int], int], free: int) -> tuple[int, int, float]:
+    """The fewest micro-batches of which each fits, see ``count_micro_batches``.
 
     Args:
-        per_device: the samples that a device takes in a step.
+        shares: the samples that a device takes in a step, at least and at most.
         bytes_of: the bytes that a forward and a backward pass of so many samples take at their peak.
         free: bytes that there are for it.
 
     Returns:
-        How many micro-batches; the bytes that such a one takes; the bytes that a sample takes.
+        How many micro-batches; the bytes that the largest one takes; the bytes that a sample takes.
 
     Raises:
-        ValueError: not even one sample fits.
+        ValueError: not even one sample fits, or only one where the shares differ.
     """
     bytes_of(PROBES[0])  # the first pass also makes the room that libraries keep for themselves
     few, more = (bytes_of(count) for count in PROBES)
     each = max(more - few, 1) / (PROBES[1] - PROBES[0])
     fixed = max(few - PROBES[0] * each, 0)
-    parts = next(
-        (n for n in range(1, per_device + 1) if not per_device % n and fixed + per_device / n * each <= free), 0
-    )
+    fit = int((free - fixed) // each)
+    parts = count_micro_batches(shares, fit) if fit >= 1 else None
     if not parts:
+        what, count = ("a sample takes", 1) if fit < 1 else ("two samples, as shares that differ need them, take", 2)
         raise ValueError(
-            f"a sample takes {fixed + each:.3g} bytes of this GPU's memory in a step, and {free:.3g} are free: take a "
+            f"{what} {fixed + count * each:.3g} bytes of this GPU's memory in a step, and {free:.3g} are free: take a "
             "smaller model or activation_checkpointing=True"
         )
-    return parts, round(fixed + per_device / parts * each), each
+    return parts, round(fixed + math.ceil(shares[1] / parts) * each), each
 
 
 def splits_alike(task: Task) -> bool:
     """Whether a step is the same however its batch is split: not if samples are mixed, or BatchNorm counts them."""
     return not task.mixes_samples and not batch_norms(task)
+
+
+def check_weights(plan: BatchPlan, task: Task, loop: object, wrapper: object) -> None:
+    """Raise ``ValueError`` unless a step's micro-batches can be of the sizes that they have.
+
+    Args:
+        plan: of the step.
+        task: which may mix the samples of a micro-batch.
+        loop, wrapper: of the training. Where the micro-batches differ, both must weight their losses.
+    """
+    least, most = plan.micro_batch_sizes
+    others = [part for part, kind in ((loop, TrainLoop), (wrapper, OptimWrapper)) if not isinstance(part, kind)]
+    if least < most and others:
+        raise ValueError(
+            f"global_batch_size {plan}: {type(others[0]).__name__} does not weight losses by their samples, as such a "
+            f"batch needs it; with it, set {nearest_even(plan.global_batch_size, plan.world_size * plan.micro_batches)}"
+        )
+    if least < most and least == 1 and task.mixes_samples:  # else some processes would fail, and others wait for them
+        raise ValueError(
+            f"global_batch_size {plan}: batch_augments mixes each image with another of its micro-batch, and some hold "
+            "one image: set a larger global_batch_size or max_batch_per_device"
+        )
 
 
 def peak_bytes(task: Task, batch: dict, dtype: str) -> int:
@@ -75,13 +102,13 @@ def free_bytes(model: nn.Module) -> int:
     return int(SHARE * (free - 4 * trained))
 
 
-def probe(task: Task, batch_of: Callable[[int], dict], per_device: int, dtype: str) -> tuple[int, str]:
+def probe(task: Task, batch_of: Callable[[int], dict], shares: tuple[int, int], dtype: str) -> tuple[int, str]:
     """Measure on this GPU, and decide.
 
     Args:
         task: on the GPU, as it is trained.
         batch_of: a loader's batch of so many samples.
-        per_device: as for ``find_micro_batches``.
+        shares: as for ``find_micro_batches``.
         dtype: that training runs in.
 
     Returns:
@@ -93,10 +120,10 @@ def probe(task: Task, batch_of: Callable[[int], dict], per_device: int, dtype: s
     task.train()
     with torch.compiler.set_stance("force_eager"):  # which takes more memory than compiled blocks, and no time
         free = free_bytes(task)
-        parts, taken, each = find_micro_batches(per_device, lambda n: peak_bytes(task, batch_of(n), dtype), free)
+        parts, taken, each = find_micro_batches(shares, lambda n: peak_bytes(task, batch_of(n), dtype), free)
     torch.cuda.empty_cache()
     return parts, (
-        f"max_batch_per_device is not set: the {per_device} samples of a device go through in {parts} part"
-        f"{'s' if parts > 1 else ''} of {per_device // parts}, which take about {taken / 1e9:.1f} of the "
+        f"max_batch_per_device is not set: the {shares[1]} samples of a device go through in {parts} part"
+        f"{'s' if parts > 1 else ''} of {math.ceil(shares[1] / parts)}, which take about {taken / 1e9:.1f} of the "
         f"{free / 1e9:.1f} GB that are free, {each / 1e6:.1f} MB a sample"
     )

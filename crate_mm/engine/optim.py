@@ -138,7 +138,8 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         args, kwargs: as for MMEngine's.
 
     ``grad_norm`` is the Euclidean norm of the last step's gradients, before they are clipped, as a tensor;
-    ``grad_norms`` are those of the single parameters, ``measured``, as ``(P,)``.
+    ``grad_norms`` are those of the single parameters, ``measured``, as ``(P,)``. ``weight`` is what the loss of the
+    next micro-batch counts beside the others of the step, 1 where all have as many samples.
 
     Raises:
         ValueError: ``decide_on_device=True`` with an optimizer that does not heed ``found_inf``.
@@ -147,6 +148,7 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
     def __init__(self, *args, max_skipped_steps: int = 5, decide_on_device: bool | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.max_skipped_steps = max_skipped_steps
+        self.weight = 1.0
         if decide_on_device and not self._heeds_found_inf():
             raise ValueError(
                 f"decide_on_device=True needs an optimizer that can leave a step out by itself, and "
@@ -164,6 +166,10 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         self._skipped = False
         self._skipped_in_a_row = 0
         self._unreported: SkippedStep | None = None
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        loss = super().scale_loss(loss)
+        return loss if self.weight == 1 else loss * self.weight
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

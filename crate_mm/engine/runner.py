@@ -26,7 +26,7 @@ from .blocks import prepare_blocks
 from .classes import check_same_classes, class_names, give_dataset
 from .keeping import KeepingRunner
 from .logs import no_noise, show_names
-from .micro_batches import probe, splits_alike
+from .micro_batches import check_weights, probe, splits_alike
 from .optim import ShardedOptimizer, optimizer_name, training_dtype
 from .progress import ProgressLine
 from .resume import Start, find_start
@@ -143,6 +143,7 @@ class Runner(KeepingRunner):
             self.optim_wrapper = self.build_optim_wrapper(scaled)
         except TypeError as error:
             raise ValueError(f"the optim_wrapper cannot be built as the config has it: {error}") from error
+        check_weights(self.plan, self.task, self.train_loop, self.optim_wrapper)
         if self.cfg.get("zero") and self.distributed:
             settings = {k: v for k, v in scaled["optimizer"].items() if k != "type"}
             self.optim_wrapper.optimizer = ShardedOptimizer(self.optim_wrapper.optimizer, settings)
@@ -152,11 +153,16 @@ class Runner(KeepingRunner):
             self.logger.warning("the backbone is frozen as it was initialised, at random: --load-from gives it weights")
         self.logger.info(self.describe())
 
+    @property
+    def plan(self) -> BatchPlan:
+        """How a step's batch is spread over the processes and their micro-batches."""
+        return BatchPlan(self.cfg.global_batch_size, self.world_size, getattr(self.train_loop, "micro_batches", 1))
+
     def fit_into_memory(self) -> None:
         """Split a GPU's batch as its memory needs it, where the config does not say how, and say how.
 
         Raises:
-            ValueError: not even one sample fits.
+            ValueError: not even one sample fits, or only one where the processes' shares differ.
         """
         if get_device() != "cuda" or self.cfg.get("max_batch_per_device") is not None:
             return
@@ -171,11 +177,11 @@ class Runner(KeepingRunner):
         def batch_of(count: int) -> dict:
             return loader.collate_fn([loader.dataset[number % len(loader.dataset)] for number in range(count)])
 
-        kept = self._parts_of_resumed()
-        if kept and loader.batch_size % kept == 0:
+        kept, shares = self._parts_of_resumed(), self.plan.shares
+        if kept:
             parts, sentence = kept, f"a step goes through in {kept} parts, as before the resume"
         else:
-            parts, sentence = probe(self.task, batch_of, loader.batch_size, training_dtype(self.cfg.optim_wrapper))
+            parts, sentence = probe(self.task, batch_of, shares, training_dtype(self.cfg.optim_wrapper))
         # The same on all GPUs, also where others use one of them: the most that one needs.
         most = torch.tensor(parts, device="cuda")
         all_reduce(most, "max")
@@ -184,13 +190,17 @@ class Runner(KeepingRunner):
         self.logger.info(sentence if most == parts else f"{sentence}; {most.item()} parts, as another process needs")
 
     def _parts_of_resumed(self) -> int | None:
-        """Into how many parts the run that goes on has split its batch: another number would draw otherwise."""
+        """Into how many parts the run that goes on has split its batch, if the batch can be split so again: another
+        number would draw otherwise."""
         if not self.start.resume:
             return None
         if self.start.opened is None:
             self.start = self.start._replace(opened=open_checkpoint(self.start.path))
-        parts = self.start.opened.info.get("micro_batches")
-        return parts if isinstance(parts, int) and parts > 0 else None
+        parts, shares = self.start.opened.info.get("micro_batches"), self.plan.shares
+        if not isinstance(parts, int) or not 0 < parts <= shares[0]:
+            return None
+        as_before = self.start.opened.meta.get("processes") == self.world_size
+        return parts if as_before or not any(share % parts for share in shares) else None
 
     def build_for_validation(self) -> None:
         """Build the validation loop; raise ``ValueError`` if it does not build or the data is not what is wanted."""
@@ -290,15 +300,13 @@ class Runner(KeepingRunner):
     def describe(self) -> str:
         """One paragraph on what is going to be trained: batch, steps, learning rate."""
         loader = self.train_dataloader
-        micro_batches = getattr(self.train_loop, "micro_batches", 1)
-        plan = BatchPlan(self.world_size * loader.batch_size, self.world_size, loader.batch_size, micro_batches)
         group = self.optim_wrapper.param_groups[0]
         rate = float(group.get("initial_lr", group["lr"]))
         schedules = [s for s in self.param_schedulers or () if isinstance(s, WarmupCosineLR)]
         warmup = f" after {schedules[0].warmup:.0f} steps of warm-up" if schedules else ""
         scaling = self.cfg.get("auto_scale_lr") or {}
         scaled = (
-            f" ({self.cfg.optim_wrapper.optimizer.lr:g} x {plan.global_batch_size}" if scaling.get("enable") else ""
+            f" ({self.cfg.optim_wrapper.optimizer.lr:g} x {self.cfg.global_batch_size}" if scaling.get("enable") else ""
         )
         scaled = f"{scaled} / {scaling['base_batch_size']})" if scaled else ""
         kinds = {training_dtype(self.cfg.optim_wrapper), self.val_dtype if self.validates else None}
@@ -306,7 +314,7 @@ class Runner(KeepingRunner):
         if kinds - {"float32", None}:
             precision = f"; trained in {training_dtype(self.cfg.optim_wrapper)}, validated in {self.val_dtype}"
         return (
-            f"effective batch {plan} images of {len(loader.dataset)}; {len(loader)} steps an epoch, "
+            f"effective batch {self.plan} images of {len(loader.dataset)}; {len(loader)} steps an epoch, "
             f"{self.max_epochs} epochs, {self.max_iters} steps; "
             f"{optimizer_name(self.optim_wrapper.optimizer)}, learning rate {rate:g}{scaled}{warmup}{precision}"
         )

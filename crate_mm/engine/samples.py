@@ -1,6 +1,7 @@
 """What training sees: a config's samples as an epoch gives them, augmented, erased and mixed. B samples of a batch."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -92,15 +93,12 @@ class Samples:
                 yield self._plain(step * total // min(number, total), 0)
             return
         self.sampler.set_epoch(epoch - 1)
-        indices = list(self.sampler)
+        indices, step = iter(self.sampler), 0
         usable = self.batch_size // self.parts if self.mixes else self.batch_size
-        for start in range(0, len(indices), self.batch_size):
-            batch = indices[start : start + self.batch_size]
+        while number > 0 and (batch := list(islice(indices, self.batch_size))):
             rows = range(min(usable, number))
-            yield from self._of_batch(batch, rows, epoch, start // self.batch_size)
-            number -= len(rows)
-            if number <= 0:
-                return
+            yield from self._of_batch(batch, rows, epoch, step)
+            number, step = number - len(rows), step + 1
 
     def same(self, position: int, number: int, epoch: int = 1) -> Iterator[Seen]:
         """One sample of training in several epochs, from an epoch on; epochs that leave it out are passed over.

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -73,7 +74,7 @@ def with_own_statistics(checkpoint: Checkpoint, cfg: Config, images: int = 4096)
     samples = Samples(cfg)
     size = min(samples.batch_size, MOST_AT_ONCE, images)
     samples.sampler.set_epoch(0)
-    indices = list(samples.sampler)[: images // size * size]
+    indices = list(islice(samples.sampler, images // size * size))
     described = {**checkpoint.model}
     described.pop("freeze_backbone", None)  # whose statistics would not be taken
     task = build_described(replace(checkpoint, model=described))

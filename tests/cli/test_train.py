@@ -161,8 +161,9 @@ def test_ctrl_c(tmp_path):
 
 @pytest.mark.slow
 def test_processes_that_cannot_start_say_so_once(tmp_path, run_processes):
-    done = run_processes("train", "debug", "--work-dir", tmp_path, processes=3, ends_others=True)
+    options = ("--work-dir", tmp_path, "--cfg-options", "global_batch_size=2")
+    done = run_processes("train", "debug", *options, processes=3, ends_others=True)
     assert done.code == 2
-    sentence = "error: global_batch_size 128 does not divide over 3 processes; the nearest that do: 126 and 129"
+    sentence = "error: global_batch_size 2 has no image for each of 3 processes: take a batch of at least 3, or at most"
     assert done.output.count(sentence) == 1, done.output
     assert "Traceback" not in done.output

@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crate_mm.engine import plan_batch
 
@@ -12,6 +14,8 @@ from crate_mm.engine import plan_batch
         (2048, 2, 300, 1024, 4),
         (96, 1, 20, 96, 6),
         (7, 7, 1, 1, 1),
+        (7, 1, 2, 7, 7),
+        (126, 1, 64, 126, 2),
         (2048, 16, 512, 128, 1),  # less than half of what a device takes
         (2048, 1024, 512, 2, 1),
     ],
@@ -23,39 +27,56 @@ def test_plan(batch, processes, most, per_device, micro_batches):
     assert most is None or plan.micro_batch_size <= most
 
 
-def test_a_batch_that_does_not_divide_names_the_nearest():
-    with pytest.raises(ValueError, match="2048 does not divide over 3 processes; the nearest that do: 2046 and 2049"):
-        plan_batch(2048, 3)
-    with pytest.raises(ValueError, match="the nearest that do: 16"):
+@pytest.mark.parametrize(
+    ("batch", "processes", "most", "said"),
+    [
+        (2048, 16, 64, "2048 = 16 processes x 128 in 2 micro-batches of 64"),
+        (2048, 96, None, "2048 = 96 processes x 21 or 22"),
+        (2048, 120, 12, "2048 = 120 processes x 17 or 18 in 2 micro-batches of 8 or 9"),
+        (2048, 3, 256, "2048 = 3 processes x 682 or 683 in 3 micro-batches of 227 or 228"),
+        (127, 1, 64, "127 = 1 process x 127 in 2 micro-batches of 63 or 64"),
+        (5, 4, 2, "5 = 4 processes x 1 or 2"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_spread_unevenly(batch, processes, most, said):
+    assert str(plan_batch(batch, processes, most)) == said
+
+
+@given(st.integers(1, 3000), st.integers(1, 300), st.integers(1, 300) | st.none())
+def test_every_batch_is_spread_whole(batch, processes, most):
+    if batch < processes:
+        with pytest.raises(ValueError, match=f"{batch} has no image for each of {processes} processes: take a batch"):
+            plan_batch(batch, processes, most)
+        return
+    if most == 1 and batch > processes and batch % processes:
+        with pytest.raises(ValueError, match=r"cannot go through one image at a time.*max_batch_per_device=2 or glob"):
+            plan_batch(batch, processes, most)
+        return
+    plan = plan_batch(batch, processes, most)
+    shares = [plan.share(rank) for rank in range(processes)]
+    assert sum(shares) == batch
+    assert shares == sorted(shares, reverse=True)
+    assert {min(shares), max(shares)} == set(plan.shares)
+    parts = {
+        len(range(n)[i * n // plan.micro_batches : (i + 1) * n // plan.micro_batches])
+        for n in plan.shares
+        for i in range(plan.micro_batches)
+    }
+    assert parts == set(plan.micro_batch_sizes)
+    assert 1 <= min(parts) <= max(parts) <= min(parts) + 1
+    assert most is None or max(parts) <= most
+
+
+def test_the_batches_that_a_refusal_names_work():
+    with pytest.raises(ValueError, match="max_batch_per_device=2 or global_batch_size=4 or 6$"):
+        plan_batch(5, 2, 1)
+    for batch, most in ((5, 2), (4, 1), (6, 1)):
+        assert plan_batch(batch, 2, most).world_size == 2
+    with pytest.raises(ValueError, match="take a batch of at least 16, or at most 5 processes"):
         plan_batch(5, 16)
-
-
-def test_a_batch_without_good_micro_batches_names_the_nearest():
-    with pytest.raises(ValueError, match=r"127 images, .* at most 64 .* nearest that do: 126 and 128"):
-        plan_batch(127, 1, 64)
-    assert plan_batch(126, 1, 64).micro_batch_size == 63
 
 
 @pytest.mark.parametrize(("batch", "most"), [(0, None), (-8, None), (8, 0), (64.5, None), (8, "abc")])
 def test_nonsense_is_refused(batch, most):
     with pytest.raises(ValueError, match="must be a whole number of at least 1"):
         plan_batch(batch, 1, most)
-
-
-@pytest.mark.parametrize("processes", [1, 3, 8])
-@pytest.mark.parametrize("most", [None, 7, 50])
-def test_the_named_batches_are_the_nearest_that_work(processes, most):
-    def works(batch):
-        try:
-            return plan_batch(batch, processes, most) is not None
-        except ValueError:
-            return False
-
-    for batch in range(1, 300):
-        if not works(batch):
-            with pytest.raises(ValueError, match="the nearest that do") as refused:
-                plan_batch(batch, processes, most)
-            named = [int(word) for word in str(refused.value).rpartition(": ")[2].split(" and ")]
-            assert all(works(n) for n in named)
-            between = range(min(named) + 1 if len(named) == 2 else 1, max(named))
-            assert not any(works(n) for n in between), batch

@@ -158,14 +158,16 @@ def as_rank(sampler, rank, world_size):
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, 4, 5, 12])
 def test_global_batches_do_not_depend_on_the_number_of_processes(world_size, shuffle):
     def batches(world_size):
         ranks = [as_rank(GlobalBatchSampler(range(100), 12, 3, shuffle), r, world_size) for r in range(world_size)]
         parts = [list(s) for s in ranks]
-        assert all(len(part) == len(s) == 96 // world_size for part, s in zip(parts, ranks))
-        n = 12 // world_size
-        return [set().union(*(part[i * n : (i + 1) * n] for part in parts)) for i in range(8)]
+        shares = [12 // world_size + (rank < 12 % world_size) for rank in range(world_size)]
+        assert [len(part) for part in parts] == [len(s) for s in ranks] == [8 * n for n in shares]
+        dealt = [[pair for part, n in zip(parts, shares) for pair in part[i * n : (i + 1) * n]] for i in range(8)]
+        assert {len(batch) for batch in dealt} == {len(set(batch)) for batch in dealt} == {12}
+        return [set(batch) for batch in dealt]
 
     assert batches(world_size) == batches(1)
     assert len(set().union(*batches(1))) == 96

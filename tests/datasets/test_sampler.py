@@ -24,17 +24,43 @@ def batches(size=12, repeats=3, world_size=1, start=0, count=100, epoch=1):
         sampler.set_epoch(epoch)
         sampler.start = start
         parts.append(list(sampler))
-    n = size // world_size
-    return [[part[i * n : (i + 1) * n] for part in parts] for i in range(len(parts[0]) // n)]
+    shares = [len(range(rank, size, world_size)) for rank in range(world_size)]
+    steps = len(parts[0]) // shares[0]
+    return [[part[i * n : (i + 1) * n] for part, n in zip(parts, shares)] for i in range(steps)]
 
 
-def test_without_repeats_it_is_a_permutation():
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_first_version_of_the_draws_stays_for_runs_that_began_with_it(shuffle, repeats):
+    if not shuffle and repeats > 1:
+        return
     mixed = int(np.random.SeedSequence([3, 1]).generate_state(1)[0])
     generator = torch.Generator().manual_seed(mixed)
-    seeds = torch.randint(2**62, (100,), generator=generator)
-    order = torch.randperm(100, generator=generator)[:96]
-    plain = [pair for (batch,) in batches(repeats=1) for pair in batch]
-    assert plain == list(zip(order.tolist(), seeds[order].tolist()))
+    seeds = torch.randint(2**62, (100, repeats), generator=generator)
+    order = torch.randperm(100, generator=generator) if shuffle else torch.arange(100)
+    places = torch.arange(96).view(-1, 12)
+    if repeats > 1:
+        places = places.gather(1, (places % repeats).argsort(dim=1, stable=True))
+    places = places.flatten()[24:][1::2]
+    expected = order[places // repeats]
+    sampler = as_rank(GlobalBatchSampler(range(100), 12, 3, shuffle, repeats, draws=1), 1, 2)
+    sampler.set_epoch(1)
+    sampler.start = 2
+    assert list(sampler) == list(zip(expected.tolist(), seeds[expected, places % repeats].tolist()))
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_without_repeats_no_sample_comes_twice(draws):
+    sampler = GlobalBatchSampler(range(100), 12, seed=3, draws=draws)
+    plain = list(sampler)
+    assert len({position for position, _ in plain}) == len({seed for _, seed in plain}) == 96
+    assert [position for position, _ in plain] != sorted(position for position, _ in plain)
+
+
+def test_what_is_computed_together_is_what_it_is_by_itself(monkeypatch):
+    together = batches(size=10)
+    monkeypatch.setattr("crate_mm.datasets.sampler.AT_ONCE", 30)
+    assert batches(size=10) == together
 
 
 @pytest.mark.parametrize("size", [12, 8, 10])  # of which 3 divides one
@@ -57,10 +83,11 @@ def test_a_global_batch_is_written_out():
     assert second == (d, e, f, d, e, c, d, e)
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, 4, 5, 7])
 def test_the_number_of_processes_changes_no_global_batch(world_size):
-    for (one,), several in zip(batches(), batches(world_size=world_size)):
-        assert [pair for pairs in zip(*several) for pair in pairs] == one
+    for (one,), several in zip(batches(), batches(world_size=world_size), strict=True):
+        dealt = [pair for pairs in itertools.zip_longest(*several) for pair in pairs if pair]
+        assert dealt == one
 
 
 def test_an_image_is_not_beside_itself():
@@ -70,7 +97,7 @@ def test_an_image_is_not_beside_itself():
             assert all(a != b for a, b in itertools.pairwise(positions))
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 5])
 def test_an_epoch_goes_on_where_it_stopped(world_size):
     assert batches(start=3, world_size=world_size) == batches(world_size=world_size)[3:]
 

@@ -11,21 +11,28 @@ from crate_mm.models import ImageClassifier
 from tests.training import debug_config
 
 
-@given(st.integers(1, 600), st.integers(0, 10**6), st.integers(1, 10**6), st.integers(1, 10**9))
-def test_as_few_parts_as_fit(per_device, fixed, each, free):
+@given(st.integers(1, 600), st.booleans(), st.integers(0, 10**6), st.integers(1, 10**6), st.integers(1, 10**9))
+def test_as_few_parts_as_fit(least, differ, fixed, each, free):
+    shares = (least, least + differ)
+    most = shares[1]
+
     def takes(samples):
         return fixed + each * samples
 
-    if takes(1) > free:
+    if takes(1) > free or (differ and most > 1 and takes(2) > free):
         with pytest.raises(ValueError, match=r"and .* are free: take a smaller model or activation_checkpointing"):
-            find_micro_batches(per_device, takes, free)
+            find_micro_batches(shares, takes, free)
         return
-    parts, taken, of_each = find_micro_batches(per_device, takes, free)
-    assert per_device % parts == 0
-    assert takes(per_device // parts) == taken <= free
+    parts, taken, of_each = find_micro_batches(shares, takes, free)
+    assert 1 <= parts <= least
+    assert takes(-(-most // parts)) == taken <= free
     assert of_each == each
-    fewer = [n for n in range(1, parts) if per_device % n == 0]
-    assert all(takes(per_device // n) > free for n in fewer)
+    fit = (free - fixed) // each
+    if differ or most % parts:
+        assert takes(-(-most // (parts - 1))) > free if parts > 1 else True
+    else:  # equal ones, of at least half of what fits
+        assert parts == 1 or 2 * (most // parts) >= fit
+        assert all(takes(most // n) > free for n in range(1, parts) if most % n == 0)
 
 
 def test_what_the_first_pass_takes_for_good_is_not_a_samples():
@@ -36,7 +43,7 @@ def test_what_the_first_pass_takes_for_good_is_not_a_samples():
         seen.append(samples)
         return 3 * samples + (64 if len(seen) == 1 else 0)
 
-    assert find_micro_batches(4096, takes, 3072) == (4, 3072, 3)
+    assert find_micro_batches((4096, 4096), takes, 3072) == (4, 3072, 3)
 
 
 HEAD = dict(type="LinearHead", num_classes=5)

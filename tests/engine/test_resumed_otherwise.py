@@ -1,11 +1,13 @@
 """A run that goes on with other settings than it began with, or without some of its files; and short validations."""
 
 import json
+import shutil
 
 import pytest
+import torch
 
-from crate_mm.engine import Runner, load_config
-from tests.training import AUGMENT, debug_config, train
+from crate_mm.engine import Runner, load_config, read_checkpoint
+from tests.training import AUGMENT, assert_identical, debug_config, train
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +102,45 @@ def test_a_work_folder_that_cannot_be_made_is_named(tmp_path, what):
     with pytest.raises(ValueError, match="the work folder .*file.* cannot be made: "):
         Runner.for_training(cfg)
     assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.fixture(scope="module")
+def first_draws(tmp_path_factory):
+    """A work folder after an epoch with the first version of the sampler's draws, and a checkpoint of its midst that
+    does not name the version, as from before there was another."""
+    folder = tmp_path_factory.mktemp("first_draws")
+    options = dict(train_cfg__max_epochs=1, default_hooks__checkpoint__every_iters=6)
+    train(folder, train_dataloader__sampler__draws=1, **options)
+    within = read_checkpoint(folder / "epoch_0_iter_6.pth")
+    assert within["meta"].pop("draws") == 1
+    torch.save(within, folder / "old.pth")
+    return folder
+
+
+def test_a_run_with_older_draws_goes_on_with_them(first_draws, tmp_path, capfd):
+    shutil.copy(first_draws / "old.pth", tmp_path / "epoch_0_iter_6.pth")
+    resumed = train(tmp_path, resume=True, train_cfg__max_epochs=1, default_hooks__checkpoint__every_iters=8)
+    assert "is of a run with version 1 of the sampler's draws, and goes on with it" in "".join(capfd.readouterr())
+    whole = read_checkpoint(first_draws / "epoch_1.pth")
+    for key in ("state_dict", "optimizer", "param_schedulers"):
+        assert_identical(resumed[key], whole[key], key)
+    assert resumed["meta"]["draws"] == 1
+    (tmp_path / "epoch_1.pth").unlink()
+    again = train(tmp_path, resume=True, train_cfg__max_epochs=1)  # from step 8, whose checkpoint names the version
+    assert_identical(again["state_dict"], whole["state_dict"])
+
+
+def test_a_new_run_has_the_newest_draws(first_draws, begun):
+    newest, first = (read_checkpoint(folder / "epoch_1.pth") for folder in (begun, first_draws))
+    assert newest["meta"]["draws"] == 2
+    assert not torch.equal(newest["state_dict"]["head.fc.weight"], first["state_dict"]["head.fc.weight"])
+
+
+def test_draws_that_cannot_be_gone_on_with_are_refused(go_on, first_draws, begun, tmp_path):
+    with pytest.raises(ValueError, match=r"old.pth is of a run with .*sampler.draws=1, this one has 2: leave it out"):
+        go_on(first_draws / "old.pth", train_dataloader__sampler__draws=2)
+    later = read_checkpoint(begun / "epoch_1.pth")
+    later["meta"]["draws"] = 3
+    torch.save(later, tmp_path / "later.pth")
+    with pytest.raises(ValueError, match=r"later.pth cannot be resumed from: there is no version 3 of the sampler's"):
+        go_on(tmp_path / "later.pth")

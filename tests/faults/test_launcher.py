@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from crate_mm.engine.safety.signals import INTERRUPTED, PREEMPTED
-from tests.conftest import ROOT, start
+from tests.conftest import ROOT, free_port, start
 
 RANK = """
 import os, signal, sys, time
@@ -78,8 +78,8 @@ def recorded(tmp_path):
     )
     (tmp_path / "bin" / "python").chmod(0o755)
 
-    def run(script: str, *args: str) -> tuple[list[str], dict[str, str]]:
-        env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "NOTES": str(tmp_path / "notes")}
+    def run(script: str, *args: str, **env: str) -> tuple[list[str], dict[str, str]]:
+        env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "NOTES": str(tmp_path / "notes"), **env}
         command = ["bash", str(ROOT / "tools" / script), *args]
         done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
@@ -135,3 +135,106 @@ def test_dist_test_starts_test_on_each_process(recorded):
     launcher, test = (str(ROOT / "tools" / name) for name in ("torchrun.py", "test.py"))
     expected = [launcher, "--standalone", "--max-restarts", "0", "--nproc-per-node", "4"]
     assert arguments == [*expected, test, "debug", "x.pth", "--launcher", "pytorch", "--json", "y.json"]
+
+
+def meets(tmp_path: Path, name: str, port: int, nodes: str, **env: str):
+    """Start a launcher of nodes that come and go, whose processes wait for a file."""
+    (tmp_path / "rank.py").write_text(
+        "import os, sys, time\nopen(f'{sys.argv[1]}/{os.getpid()}.runs', 'w').close()\n"
+        "while not os.path.exists(f'{sys.argv[1]}/end'):\n    time.sleep(0.05)\n"
+    )
+    meeting = ("--nnodes", nodes, "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "x")
+    args = (*meeting, "--nproc-per-node", "1", tmp_path / "rank.py", tmp_path)
+    env = dict(OMP_NUM_THREADS="1", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1", **env)
+    return start(ROOT / "tools" / "torchrun.py", args, tmp_path / f"{name}.log", ROOT, env)
+
+
+@pytest.mark.slow
+def test_a_node_too_many_waits_and_is_not_needed(tmp_path):
+    port = free_port()
+    nodes = [meets(tmp_path, name, port, "1:2") for name in ("first", "second")]
+    end = time.monotonic() + 60
+    while len(list(tmp_path.glob("*.runs"))) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    nodes.append(meets(tmp_path, "third", port, "1:2"))
+    time.sleep(4)  # for it to join, were there a place
+    assert all(node.is_alive() for node in nodes)
+    assert len(list(tmp_path.glob("*.runs"))) == 2
+    (tmp_path / "end").touch()
+    for node in nodes:
+        node.join(60)
+        node.kill()
+    assert [node.exitcode for node in nodes] == [0, 0, 1]
+    log = (tmp_path / "third.log").read_text()
+    # By what it comes to see first: that the job has ended, or that the node where all meet has.
+    said = (
+        "error: the job has ended: its training is done",
+        "error: the node of MASTER_ADDR, where all meet, does not",
+    )
+    assert log.splitlines()[-1].startswith(said)
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("meets_at", "said"),
+    [
+        ("itself", "error: fewer nodes than the least of NNODES have come in time"),
+        ("nobody", "error: the node of MASTER_ADDR, where all meet, does not answer at PORT"),
+    ],
+)
+@pytest.mark.slow
+def test_nodes_that_do_not_meet_end_in_a_sentence(tmp_path, meets_at, said):
+    conf = dict(itself="join_timeout=2", nobody="is_host=0,read_timeout=2")[meets_at]
+    node = meets(tmp_path, "node", free_port(), "2:3", PET_RDZV_CONF=conf)
+    node.join(60)
+    node.kill()
+    log = (tmp_path / "node.log").read_text()
+    assert (node.exitcode, log.splitlines()[-1][: len(said)], "Traceback" in log) == (1, said, False), log
+
+
+def test_nodes_that_come_and_go_meet_at_an_address(recorded):
+    told = dict(MASTER_ADDR="node0", NNODES="1:04", PORT="1234")
+    arguments, environment = recorded("dist_train.sh", "debug", "2", "--resume", "--amp", **told)
+    meeting = ["--nnodes", "1:4", "--rdzv-backend", "c10d", "--rdzv-endpoint", "node0:1234", "--rdzv-id", "port1234"]
+    assert arguments[1:] == [
+        *meeting,
+        *("--max-restarts", "3", "--nproc-per-node", "2"),
+        *(str(ROOT / "tools" / "train.py"), "debug", "--launcher", "pytorch", "--resume", "--amp"),
+    ]
+    assert environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+    arguments, _ = recorded("dist_train.sh", "debug", "2", "--resume", **told, RUN_ID="a.B-1_", MAX_RESTARTS="0")
+    assert (arguments[8], arguments[10]) == ("a.B-1_", "0")
+    arguments, _ = recorded("dist_train.sh", "debug", "2", "--resume", **told, SLURM_JOB_ID="77")
+    assert arguments[8] == "77"
+
+
+NEEDS_RESUME = "error: NNODES=1:2 needs --resume, without a checkpoint's name: "
+NODES = dict(NNODES="1:2", MASTER_ADDR="node0")
+
+
+@pytest.mark.parametrize(
+    ("script", "args", "env", "said"),
+    [
+        ("dist_train.sh", ["debug", "1"], NODES, NEEDS_RESUME),
+        ("dist_train.sh", ["debug", "1", "--resume", "x.pth", "--amp"], NODES, NEEDS_RESUME),
+        ("dist_train.sh", ["debug", "1", "--resume=x.pth"], NODES, NEEDS_RESUME),
+        ("dist_train.sh", ["debug", "1", "--resume"], {"NNODES": "1:2"}, "error: NNODES=1:2 needs MASTER_ADDR "),
+        (
+            "dist_train.sh",
+            ["debug", "1", "--resume"],
+            {**NODES, "NODE_RANK": "1"},
+            "error: NNODES=1:2 numbers the nodes",
+        ),
+        ("dist_test.sh", ["debug", "x.pth", "1"], NODES, "error: NNODES=1:2 is for training: "),
+    ],
+)
+def test_nodes_that_come_and_go_need(tmp_path, script, args, env, said):
+    command = ["bash", str(ROOT / "tools" / script), *args]
+    done = subprocess.run(command, env={**os.environ, **env}, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr[: len(said)], done.stderr.count("\n")) == (2, said, 1)
+
+
+@pytest.mark.parametrize("resume", [["--resume", "--amp"], ["--amp", "--resume"], ["--resume"]])
+def test_resume_may_stand_anywhere(recorded, resume):
+    arguments, _ = recorded("dist_train.sh", "debug", "1", *resume, **NODES)
+    assert arguments[-len(resume) :] == resume

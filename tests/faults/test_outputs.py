@@ -160,6 +160,10 @@ def test_nonsense_in_the_environment_ends_in_a_sentence(tmp_path, run_tool, env)
 
 
 LAUNCHES = [{"GRACE_SECONDS": "ten"}, {"MAX_RESTARTS": "x y"}, {"PORT": "29 500"}, {"PORT": "'\"$(touch pwned)"}]
+LAUNCHES += [
+    {"NNODES": n} for n in ("0", "2:1", "0:2", "1:", ":2", "a:b", "1:2:3", "1:a[$(touch pwned)]", "-1:2", "1 :2")
+]
+LAUNCHES += [{"RUN_ID": "a b", "NNODES": "1:2"}, {"RUN_ID": "$(touch pwned)", "NNODES": "1:2"}]
 LAUNCHES += [{"NNODES": "two"}, {"NNODES": "a[$(touch pwned)]"}, {"NODE_RANK": "x"}, {"MASTER_ADDR": "a b"}]
 
 
@@ -172,9 +176,10 @@ def test_nonsense_does_not_reach_the_shell(tmp_path, env):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("script", ["slurm_train.sh", "slurm_test.sh"])
 @pytest.mark.parametrize("name", ["GPUS", "GPUS_PER_NODE", "CPUS_PER_TASK"])
-def test_nonsense_does_not_reach_slurm(tmp_path, name):
-    command = ["bash", str(ROOT / "tools/slurm_train.sh"), "gpu", "job", "debug"]
+def test_nonsense_does_not_reach_slurm(tmp_path, name, script):
+    command = ["bash", str(ROOT / "tools" / script), "gpu", "job", "debug", "x.pth"]
     env = {**os.environ, name: "a[$(touch pwned)]"}
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.startswith(f"error: {name} must be a whole number")) == (2, True)

@@ -159,6 +159,14 @@ def peak_resident_mb(form: Callable[[], object]) -> float | None:
     return peak if peak >= 1 else None
 
 
+def process_mb() -> float | None:
+    """The most memory that this process has had so far, in MB; None where it cannot be told (no Linux)."""
+    try:
+        return _resident_mb("VmHWM")
+    except (OSError, TypeError):
+        return None
+
+
 def _resident_mb(field: str) -> float:
     status = Path("/proc/self/status").read_text()
     return int(re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024 / 1e6

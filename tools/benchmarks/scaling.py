@@ -1,8 +1,10 @@
 """How time and memory of a training step grow with the tokens, the batch and the processes, and the textbook form's.
 
 python tools/benchmarks/scaling.py --json scaling.json
+python tools/benchmarks/scaling.py --processes 1 2 4 8 16 --img-sizes 224 --batches 1 --precisions float32
 
-Processes (on the CPU only, through gloo) share the cores, so that what is measured there is what sharing costs.
+Processes (on the CPU only, through gloo) share the cores, so that what is measured there is what sharing costs: steps a
+second, what the agreement after each step takes of it when nothing hides it, and the memory of a process.
 """
 
 import argparse
@@ -12,7 +14,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from layers import saved_mb
-from machine import PRECISIONS, add_timing_options, in_precision, peak_memory_mb, report, time_in_turns
+from machine import PRECISIONS, add_timing_options, in_precision, peak_memory_mb, process_mb, report, time_in_turns
 from mmengine.device import get_device
 from textbook import textbook_logits
 from torch import distributed
@@ -20,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from crate_mm import get_model
 from crate_mm.cli.options import check_writable, one_sentence_errors, positive
+from crate_mm.engine.safety.signals import Agreement
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,6 +65,7 @@ def measure(what: str, args: argparse.Namespace, img_size: int, batch: int, form
     plain = (lambda: textbook_logits(model, images)) if form == "textbook" else (lambda: model(images))
     forward = in_precision(plain, precision, device)
     step = training_step(forward, torch.zeros(batch, dtype=torch.long, device=device))
+    seconds = statistics.median(time_in_turns({form: step}, args.rounds, args.steps)[form])
     return {
         "grows": what,
         "form": form,
@@ -69,9 +73,12 @@ def measure(what: str, args: argparse.Namespace, img_size: int, batch: int, form
         "processes": 1,
         "tokens": 1 + (img_size // 16) ** 2,
         "batch": batch,
-        "ms": 1e3 * statistics.median(time_in_turns({form: step}, args.rounds, args.steps)[form]),
+        "ms": 1e3 * seconds,
+        "steps_s": 1 / seconds,
+        "agreement_ms": None,
         "saved_MB": saved_mb(forward),
         "peak_MB": peak_memory_mb(step),
+        "process_MB": None,  # of this process, which measures all rows
     }
 
 
@@ -83,11 +90,14 @@ def training_step(forward, labels: torch.Tensor):
 
 
 def on_processes(count: int, args: argparse.Namespace, precision: str, batch: int = 4) -> dict:
-    """A step of the same batch on each of ``count`` processes, in ms, with gradients averaged."""
+    """A step of the same batch on each of ``count`` processes, with gradients averaged, and their agreement alone.
+
+    The memory is that of the process that had most of it, libraries and all.
+    """
     results = torch.multiprocessing.get_context(args.start_method).SimpleQueue()
     start = {"nprocs": count, "start_method": args.start_method}
     torch.multiprocessing.start_processes(_process, (count, args, precision, batch, results), **start)
-    ms, saved = results.get()
+    step, agreement, saved, memory = results.get()
     return {
         "grows": "processes",
         "form": "plain",
@@ -95,9 +105,12 @@ def on_processes(count: int, args: argparse.Namespace, precision: str, batch: in
         "processes": count,
         "tokens": 197,
         "batch": batch * count,
-        "ms": ms,
+        "ms": 1e3 * step,
+        "steps_s": 1 / step,
+        "agreement_ms": 1e3 * agreement,
         "saved_MB": saved,
         "peak_MB": None,
+        "process_MB": memory,
     }
 
 
@@ -110,9 +123,19 @@ def _process(rank: int, count: int, args: argparse.Namespace, precision: str, ba
     parallel = DistributedDataParallel(model)
     forward = in_precision(lambda: parallel(images), precision, "cpu")
     step = training_step(forward, torch.zeros(batch, dtype=torch.long))
-    seconds = time_in_turns({"step": step}, args.rounds, args.steps)["step"]
+    agreement, flags = Agreement(), {"signal": 0, "failed": 0}
+
+    def agree() -> None:
+        agreement.begin(flags)
+        agreement.end(flags)
+
+    seconds = time_in_turns({"step": step, "agreement": agree}, args.rounds, args.steps)
+    memory = [None] * count
+    distributed.all_gather_object(memory, process_mb())
     if rank == 0:
-        results.put((1e3 * statistics.median(seconds), saved_mb(in_precision(lambda: model(images), precision, "cpu"))))
+        saved = saved_mb(in_precision(lambda: model(images), precision, "cpu"))
+        medians = [statistics.median(seconds[name]) for name in ("step", "agreement")]
+        results.put((*medians, saved, max(memory) if None not in memory else None))
     distributed.barrier()
     distributed.destroy_process_group()
 

@@ -69,9 +69,10 @@ def _end_with_launcher() -> None:
 
 
 def _meeting() -> dict:
-    """Where the processes meet: after torchrun's elastic restart not where the addresses of the dead ones still are."""
+    """Where the processes meet: after torchrun's restart not where the addresses of the dead ones still are."""
     restarts = env_number("TORCHELASTIC_RESTART_COUNT", 0)
-    if not restarts:
+    # A store that is not the launcher's is new in each round; and where nodes join, each has its own count of restarts.
+    if not restarts or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
     store, rank, world_size = next(rendezvous("env://"))
     return {"store": PrefixStore(f"restart_{restarts}", store), "rank": rank, "world_size": world_size}

@@ -1,0 +1,131 @@
+"""A batch that does not divide: shares and micro-batches of other sizes, and the same steps as with equal ones."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from crate_mm.config import load_config, plan_batch, prepare
+from crate_mm.engine.loop import split_batch
+from crate_mm.engine.micro_batches import check_weights
+from tests.training import SGD, debug_runner, train, train_on_processes
+
+LOGS = {"default_hooks__logger__interval": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def double():
+    """All in float64, in the processes too, where 32 samples' weights show at a part in a thousand and rounding not."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("uneven")
+
+
+@pytest.fixture(scope="module")
+def one(folder) -> dict:
+    """Ten steps of one process on batches of 32."""
+    return train(folder / "one", **SGD, ema_momentum=0.1, **LOGS)
+
+
+def losses(folder: Path) -> list[float]:
+    (log,) = folder.glob("*/vis_data/scalars.json")
+    rows = map(json.loads, log.read_text().splitlines())
+    return [row["loss"] for row in rows if "lr" in row]
+
+
+def assert_same_steps(checkpoint: dict, expected: dict) -> None:
+    assert checkpoint["meta"]["iter"] == expected["meta"]["iter"] == 10
+    for part in ("state_dict", "ema_state_dict"):
+        for key, value in expected[part].items():
+            assert value.dtype in (torch.float64, torch.int64)
+            torch.testing.assert_close(checkpoint[part][key], value, rtol=1e-10, atol=1e-12, msg=f"{part} {key}")
+
+
+@pytest.mark.parametrize(
+    ("processes", "options", "said"),
+    [
+        (3, {}, "32 = 3 processes x 10 or 11 images"),
+        (3, {"zero": True}, "32 = 3 processes x 10 or 11 images"),
+        (3, {"max_batch_per_device": 4}, "32 = 3 processes x 10 or 11 in 3 micro-batches of 3 or 4 images"),
+        (5, {}, "32 = 5 processes x 6 or 7 images"),
+        (5, {"max_batch_per_device": 4}, "32 = 5 processes x 6 or 7 in 2 micro-batches of 3 or 4 images"),
+        (2, {"max_batch_per_device": 7}, "32 = 2 processes x 16 in 4 micro-batches of 4 images"),
+    ],
+)
+@pytest.mark.slow
+def test_uneven_shares_take_the_same_steps(one, folder, tmp_path, processes, options, said):
+    several = train_on_processes(processes, tmp_path, ema_momentum=0.1, **LOGS, **options)
+    assert_same_steps(several, one)
+    assert losses(tmp_path) == pytest.approx(losses(folder / "one"), rel=1e-9)
+    (log,) = tmp_path.glob("*/*.log")
+    assert f"effective batch {said}" in log.read_text()
+
+
+def test_uneven_micro_batches_take_the_same_steps(tmp_path):
+    """31 is no product."""
+    options = dict(ema_momentum=0.1, global_batch_size=31, **SGD, **LOGS)
+    at_once = train(tmp_path / "at_once", **options)
+    accumulated = train(tmp_path / "accumulated", max_batch_per_device=8, **options)
+    assert_same_steps(accumulated, at_once)
+    assert losses(tmp_path / "accumulated") == pytest.approx(losses(tmp_path / "at_once"), rel=1e-9)
+    (log,) = (tmp_path / "accumulated").glob("*/*.log")
+    assert "effective batch 31 = 1 process x 31 in 4 micro-batches of 7 or 8 images" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_fewer_processes_within_an_epoch(one, tmp_path):
+    train_on_processes(4, tmp_path / "four", ema_momentum=0.1, default_hooks__checkpoint__every_iters=6)
+    (tmp_path / "three").mkdir()
+    shutil.copy(tmp_path / "four" / "epoch_0_iter_6.pth", tmp_path / "three")
+    resumed = train_on_processes(3, tmp_path / "three", ema_momentum=0.1, resume=True)
+    assert_same_steps(resumed, one)
+    (log,) = (tmp_path / "three").glob("*/*.log")
+    assert "was trained on 4 processes and goes on on 3: with the same batches" in log.read_text()
+
+
+def test_equal_parts_are_not_weighted(tmp_path):
+    """As before there were weights, to the last bit."""
+    runner = debug_runner(tmp_path, max_batch_per_device=8, train_cfg__max_epochs=1)
+    runner.build_for_training()
+    batch = {"inputs": torch.zeros(32, 1), "labels": torch.arange(32)}
+    assert runner.train_loop._weights(split_batch(batch, 4)) == [1.0] * 4
+    assert runner.train_loop._weights(split_batch(batch, 3)) == [30 / 32, 33 / 32, 33 / 32]
+
+
+def test_parts_differ_by_one_at_most():
+    batch = {"inputs": torch.arange(11), "name": [str(i) for i in range(11)]}
+    parts = split_batch(batch, 3)
+    assert [part["inputs"].tolist() for part in parts] == [[0, 1, 2], [3, 4, 5, 6], [7, 8, 9, 10]]
+    assert [name for part in parts for name in part["name"]] == batch["name"]
+
+
+def test_a_sampler_of_a_users_own_is_refused():
+    own = {"global_batch_size": 32, "train_dataloader.sampler.type": "DefaultSampler"}
+    message = r"32 = 3 processes x 10 or 11: GlobalBatchSampler alone deals out .* set global_batch_size=30 or 33"
+    with pytest.raises(ValueError, match=message):
+        prepare(load_config("debug", own), world_size=3)
+    assert prepare(load_config("debug", own), world_size=4).train_dataloader.batch_size == 8
+
+
+def test_an_optim_wrapper_that_weights_nothing_is_refused(tmp_path):
+    cfg = {"optim_wrapper__type": "mmengine.OptimWrapper", "max_batch_per_device": 8}
+    with pytest.raises(ValueError, match="OptimWrapper does not weight losses by their samples.*size=28 or 32"):
+        debug_runner(tmp_path, **cfg, global_batch_size=31).build_for_training()
+    debug_runner(tmp_path / "even", **cfg, global_batch_size=32).build_for_training()
+
+
+def test_mixing_within_one_image_is_refused_before_the_first_step(tmp_path):
+    """Else some processes would fail at it, and the others wait for them."""
+    runner = debug_runner(tmp_path, model__batch_augments=[dict(type="MixUp")])
+    runner.build_for_training()
+    parts = (runner.task, runner.train_loop, runner.optim_wrapper)
+    with pytest.raises(ValueError, match=r"5 = 3 processes x 1 or 2: batch_augments mixes each image with another"):
+        check_weights(plan_batch(5, 3), *parts)
+    check_weights(plan_batch(8, 3), *parts)

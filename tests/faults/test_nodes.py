@@ -1,0 +1,200 @@
+"""Nodes that leave and join a training (NNODES=MIN:MAX): two launchers on this machine, with the real scripts."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from crate_mm.checkpoints.files import training_checkpoints
+from crate_mm.engine import read_checkpoint
+from crate_mm.engine.safety.signals import PREEMPTED
+from tests.conftest import ROOT, free_port
+from tests.training import AUGMENT, SGD, train
+
+# Notes each step of each process: the number of processes, the launcher, the sum of the process's images. A step lasts
+# while there is a file called hold, or until the process is asked to stop.
+HOOK = """
+import json, os, time
+import tests.training  # its data
+from mmengine.hooks import Hook
+from crate_mm.registry import HOOKS
+
+@HOOKS.register_module()
+class Notes(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        note = dict(step=runner.iter, world=runner.world_size, rank=runner.rank, pid=os.getpid(), node=os.getppid())
+        note["meeting"] = os.environ["MASTER_PORT"]  # another one at each start of the processes
+        note["images"] = sum(int(image.long().sum()) for image in data_batch["inputs"])
+        with open(os.environ["NOTES"], "a") as file:
+            file.write(json.dumps(note) + "\\n")
+        time.sleep(0.3)
+        end = time.monotonic() + 150
+        while os.path.exists(os.environ["NOTES"] + ".hold") and not runner.train_loop.signals.received:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+"""
+CONFIG = """
+_base_ = "{root}/configs/debug.py"
+custom_imports = dict(imports=["notes"])
+global_batch_size = 32
+optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.05))
+train_cfg = dict(max_epochs=4)
+default_hooks = dict(notes=dict(type="Notes"))
+train_dataloader = dict(dataset=dict(source=dict(type="FewDigits"), transforms={augment}))
+val_dataloader = test_dataloader = dict(dataset=dict(source=dict(type="FewDigits")))
+"""
+STEPS = 40
+
+
+def notes_of(folder: Path) -> list[dict]:
+    file = folder / "notes"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+class Job:
+    """A training whose nodes are launchers on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        (folder / "notes.py").write_text(HOOK)
+        (folder / "config.py").write_text(CONFIG.format(root=ROOT, augment=AUGMENT))
+        self.nodes: dict[str, subprocess.Popen] = {}
+
+    def start(self, name: str, nodes: str = "1:2", **env: str) -> subprocess.Popen:
+        command = ["bash", str(ROOT / "tools" / "dist_train.sh"), "config.py", "1", "--work-dir", "run", "--resume"]
+        told = dict(NNODES=nodes, MASTER_ADDR="localhost", PORT=str(self.port), NOTES=str(self.folder / "notes"), **env)
+        told |= dict(CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1", PYTHONPATH=f"{self.folder}:{ROOT}")
+        told |= dict(PET_RDZV_CONF="last_call_timeout=4,join_timeout=60")  # torchrun's own way, here to wait less
+        with open(self.folder / f"{name}.log", "w") as log:
+            node = subprocess.Popen(command, cwd=self.folder, env={**os.environ, **told}, stdout=log, stderr=log)
+        self.nodes[name] = node
+        return node
+
+    def start_where_all_meet(self, name: str, **env: str) -> subprocess.Popen:
+        """Start the first node, which is the one to meet at because it listens first."""
+        node = self.start(name, **env)
+        until(lambda: socket.socket().connect_ex(("localhost", self.port)) == 0, self)
+        return node
+
+    def hold(self) -> None:
+        """Let no process get beyond its step."""
+        (self.folder / "notes.hold").touch()
+
+    def notes(self) -> list[dict]:
+        return notes_of(self.folder)
+
+    def steps(self, world: int, after: int = 0) -> int:
+        """The number of steps that so many processes have taken, of those after the first notes."""
+        return len({note["step"] for note in self.notes()[after:] if note["world"] == world})
+
+    def lose(self, name: str) -> None:
+        """What a power cut is to a node: its launcher and processes are gone, and none of them can do a thing."""
+        node = self.nodes[name]
+        os.kill(node.pid, signal.SIGSTOP)  # it must not see its processes end
+        for pid in {note["pid"] for note in self.notes() if note["node"] == node.pid}:
+            with suppress(ProcessLookupError):  # one of an earlier start
+                os.kill(pid, signal.SIGKILL)
+        node.kill()
+        node.wait()
+
+    def said(self) -> str:
+        return "\n".join(f"=== {name}\n{(self.folder / f'{name}.log').read_text()}" for name in self.nodes)
+
+    def end(self) -> dict[str, int]:
+        """Wait for the nodes; return their exit codes."""
+        return {name: node.wait(timeout=150) for name, node in self.nodes.items()}
+
+
+def until(condition, job: Job, seconds: float = 100) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, job.said()
+        assert any(node.poll() is None for node in job.nodes.values()), job.said()
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def job(tmp_path):
+    job = Job(tmp_path)
+    yield job
+    for name, node in job.nodes.items():
+        if node.poll() is None:
+            job.lose(name)
+
+
+def images(notes: list[dict]) -> dict[int, set[int]]:
+    """For each step the sum over the images of its batch, for each time that processes took it together."""
+    taken: dict[tuple[str, int], list[dict]] = defaultdict(list)
+    for note in notes:
+        taken[note["meeting"], note["step"]].append(note)
+    sums: dict[int, set[int]] = defaultdict(set)
+    for (_, step), parts in taken.items():
+        if len(parts) == parts[0]["world"]:  # not one that a lost process has not come to
+            sums[step].add(sum(part["images"] for part in parts))
+    return sums
+
+
+def assert_as_if_undisturbed(job: Job, folder: Path) -> None:
+    """The same batches, and weights that differ by what the order of sums makes."""
+    assert {step: len(sums) for step, sums in images(job.notes()).items()} == dict.fromkeys(range(STEPS), 1)
+    options = {**SGD, "train_cfg__max_epochs": 4}
+    expected = train(folder / "undisturbed", **options)
+    found = read_checkpoint(job.folder / "run" / "epoch_4.pth")
+    assert found["meta"]["iter"] == expected["meta"]["iter"] == STEPS
+    start = train(folder / "start", **{**options, "optim_wrapper__optimizer__lr": 1e-12})
+    for key, value in expected["state_dict"].items():
+        moved = (value - start["state_dict"][key]).abs().max()
+        assert (value - found["state_dict"][key]).abs().max() <= 1e-3 * moved + 1e-7, key
+
+
+@pytest.mark.slow
+def test_a_node_is_lost_and_replaced(job, tmp_path):
+    job.start_where_all_meet("first")
+    job.start("second")
+    until(lambda: job.steps(world=2) > 12, job)
+    job.lose("second")
+    until(lambda: job.steps(world=1) > 2, job)
+    job.hold()  # so that the third can join in time
+    alone = [note["step"] for note in job.notes() if note["world"] == 1]
+    assert min(alone) == 10  # from the newest checkpoint, that of the first epoch
+    before = len(job.notes())
+    job.start("third")
+    until(lambda: job.steps(world=2, after=before) > 0, job)
+    (job.folder / "notes.hold").unlink()
+    assert {**job.end(), "second": 0} == dict(first=0, second=0, third=0), job.said()
+    # Nothing was lost when the third came: the process that ran saved first, and no step was taken twice.
+    last = [note for note in job.notes() if note["world"] == 1][-1]["step"]
+    assert min(note["step"] for note in job.notes()[before:] if note["world"] == 2) == last + 1
+    assert_as_if_undisturbed(job, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_node_that_is_asked_to_leave_saves_and_the_others_go_on(job):
+    """Until the node is lost that all meet at."""
+    job.start_where_all_meet("first", MAX_RESTARTS="1")
+    job.start("second")
+    until(lambda: job.steps(world=2) > 4, job)
+    job.nodes["second"].send_signal(signal.SIGUSR1)
+    assert job.nodes["second"].wait(100) == PREEMPTED, job.said()
+    until(lambda: job.steps(world=1) > 1, job)
+    job.hold()
+    together, alone = ([note["step"] for note in job.notes() if note["world"] == world] for world in (2, 1))
+    assert min(alone) == max(together) + 1  # nothing lost
+
+    before = len(job.notes())
+    job.start("third")
+    until(lambda: job.steps(world=2, after=before) > 0, job)
+    job.lose("first")
+    (job.folder / "notes.hold").unlink()
+    assert job.nodes["third"].wait(100) == 1, job.said()
+    said = (job.folder / "third.log").read_text()
+    assert "error: the node of MASTER_ADDR, where all meet, does not answer at PORT, or no longer" in said
+    assert "Traceback" not in said
+    assert training_checkpoints(job.folder / "run")  # from which --resume goes on
