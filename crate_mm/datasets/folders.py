@@ -1,99 +1,23 @@
 """Images in folders: ImageNet's layout, a tree of your own, and images without labels."""
 
 import logging
-import os
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from mmengine.logging import print_log
 from PIL import Image
-from torchvision import datasets
 
 from ..files import home
 from ..registry import DATASETS
-from ..untrusted import read_regular, shown
-from .images import IMAGE_SUFFIXES, MOST_BYTES, open_image
-from .names import readable_names, utf8_name
-from .scan import find_splits, folders_below, folders_in, is_image, say_left_out
-
-
-@DATASETS.register_module()
-class ImageFolder(datasets.ImageFolder):
-    """torchvision's, whose images are opened as all others are, and which counts an image once.
-
-    torchvision follows links to folders without looking where they lead: one to the folder that it is in makes 41
-    images of one. It takes hidden folders for classes and what macOS leaves beside images for images. Which files are
-    images is ``scan``'s to say here; those that are left out are counted in the log.
-
-    Args:
-        root, kwargs: as for torchvision's.
-
-    Raises:
-        ValueError: a class's folder is another's, or holds the folder of all classes.
-    """
-
-    def __init__(self, root: str | Path, **kwargs) -> None:
-        super().__init__(home(root), **{"loader": open_image, **kwargs})
-
-    def path(self, index: int) -> str:
-        return self.samples[index][0]
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        """The encoded image and its label."""
-        path, label = self.samples[index]
-        return read_regular(path, MOST_BYTES), label
-
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        folders, files = folders_in(str(directory))
-        if not folders:
-            raise FileNotFoundError(f"no class folder is in {shown(directory)}")
-        self.beside = sum(is_image(entry.name) for entry in files)
-        root, seen = os.path.realpath(directory), {}
-        for entry in folders:
-            real = os.path.realpath(entry.path)
-            if os.path.commonpath([root, real]) == real:
-                raise ValueError(
-                    f"{shown(directory)}: the class folder {shown(entry.name)} is a link to a folder above it"
-                )
-            if real in seen:
-                raise ValueError(
-                    f"{shown(directory)}: the class folders {shown(seen[real])} and {shown(entry.name)} are one"
-                )
-            seen[real] = entry.name
-        return [utf8_name(entry.name) for entry in folders], {e.name: label for label, e in enumerate(folders)}
-
-    def make_dataset(
-        self,
-        directory: str | Path,
-        class_to_idx: dict[str, int],
-        extensions: tuple[str, ...] | None = None,
-        is_valid_file: Callable[[str], bool] | None = None,
-        allow_empty: bool = False,
-    ) -> list[tuple[str, int]]:
-        valid = is_valid_file or is_image
-        samples, left_out, owner = [], [], {os.path.realpath(directory): None}
-        for name, label in sorted(class_to_idx.items()):
-            for folder, files in folders_below(os.path.join(directory, name)):
-                other = owner.setdefault(os.path.realpath(folder), name)
-                if other is None:
-                    continue  # a link back to the folder of all classes
-                if other != name:
-                    raise ValueError(
-                        f"{shown(directory)}: by a link, the folder {shown(folder)} belongs to two classes, "
-                        f"{shown(other)} and {shown(name)}: remove the link"
-                    )
-                for file in files:
-                    samples.append((file, label)) if valid(file) else left_out.append(file)
-        say_left_out(directory, left_out, self.beside)
-        labels = {label for _, label in samples}
-        empty = sorted(name for name, label in class_to_idx.items() if label not in labels)
-        if empty and not allow_empty:
-            raise FileNotFoundError(
-                f"found no valid file for the classes {', '.join(map(shown, empty[:5]))} in {shown(directory)}, with "
-                f"one of the suffixes {', '.join(IMAGE_SUFFIXES)}"
-            )
-        return samples
+from ..untrusted import shown
+from .image_folder import ImageFolder
+from .images import IMAGE_SUFFIXES, open_image
+from .kept import listed
+from .listing import Listing, Run
+from .names import readable_names
+from .scan import Walk, find_splits, folders_below, in_order_of_paths, say_left_out
 
 
 @DATASETS.register_module()
@@ -187,24 +111,27 @@ class ClassFolders(ImageFolder):
         except FileNotFoundError as error:
             raise ValueError(f"data_root {root} is laid out wrongly: {expected}; {error}") from None
         if not splits:
-            self.samples = self._share(split, val_fraction)
-            self.targets = [label for _, label in self.samples]
+            self._take(self._share(split, val_fraction))
 
-    def _share(self, split: str, val_fraction: float) -> list[tuple[str, int]]:
+    def _share(self, split: str, val_fraction: float) -> Sequence[tuple[str, int]]:
         if not isinstance(val_fraction, float) or not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction!r}")
-        by_class: list[list] = [[] for _ in self.classes]
-        for sample in self.samples:
-            by_class[sample[1]].append(sample)
-        kept = []
+        samples, kept = self.samples, []
+        labels = samples.labels() if isinstance(samples, Listing) else np.array([label for _, label in samples])
+        by_class = np.split(
+            np.argsort(labels, kind="stable"), np.bincount(labels, minlength=len(self.classes)).cumsum()
+        )
         for name, mine in zip(self.classes, by_class):
             if len(mine) < 2:
                 raise ValueError(
                     f"class {shown(name)!r} of {self.root} has one image: it takes two to split off a val share"
                 )
             train, val = split_positions(len(mine), val_fraction)
-            kept += sorted(mine[position] for position in (train if split == "train" else val))
-        return kept
+            apart = mine[-1] - mine[0] >= len(mine)
+            paths = [samples[i] for i in mine] if apart else samples[int(mine[0]) : int(mine[-1]) + 1]
+            kept.append(mine[sorted(train if split == "train" else val, key=paths.__getitem__)])
+        kept = np.concatenate(kept)
+        return samples.take(kept) if isinstance(samples, Listing) else [samples[i] for i in kept]
 
 
 @lru_cache(maxsize=1024)
@@ -236,17 +163,27 @@ class ImageFiles:
         if not Path(root).is_dir():
             raise ValueError(f"{root} is no folder")
         self.mode = "L" if channels == 1 else "RGB"
-        files = [file for _, found in folders_below(root) for file in found]
-        self.files = sorted(Path(file) for file in files if is_image(file))
-        say_left_out(root, [file for file in files if not is_image(file)])
-        if not self.files:
+        root = str(Path(root))
+
+        def walk(seen: Walk) -> Iterator[Run]:
+            for folder, names in in_order_of_paths(folders_below(root, seen)):
+                yield folder, -1, seen.images(names)
+
+        self.samples, left_out = listed(root, "all images", walk)
+        say_left_out(root, left_out)
+        if not len(self.samples):
             raise ValueError(f"no image is below {root}: expected files with {', '.join(IMAGE_SUFFIXES)}")
 
+    @property
+    def files(self) -> list[Path]:
+        """The paths, as a list of its own."""
+        return [Path(path) for path, _ in self.samples]
+
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return open_image(self.files[index], self.mode), -1
+        return open_image(self.path(index), self.mode), -1
 
     def path(self, index: int) -> str:
-        return str(self.files[index])
+        return str(Path(self.samples[index][0]))

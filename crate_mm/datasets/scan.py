@@ -2,8 +2,9 @@
 
 import logging
 import os
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mmengine.logging import print_log
@@ -44,10 +45,32 @@ def folders_in(folder: str) -> tuple[list[os.DirEntry], list[os.DirEntry]]:
     return sorted_out
 
 
-def folders_below(top: str) -> list[tuple[str, list[str]]]:
-    """A folder and all below it, each with its files, by their paths; links are followed, each folder is read once.
+class Walk:
+    """What a reading of a tree has seen: the folders, as they were just before, and files that are no images."""
 
-    A folder that is there and by a link too is taken where it is. Leftovers are not among them.
+    def __init__(self) -> None:
+        self.folders: list[tuple[str, os.stat_result]] = []
+        self.left_out: Counter[str] = Counter()  # endings
+
+    def images(self, names: Iterable[str], valid: Callable[[str], bool] = is_image) -> list[str]:
+        """Those of the names that are images'; the others are counted."""
+        images = []
+        for name in names:
+            if valid(name):
+                images.append(name)
+            else:
+                self.left_out[os.path.splitext(name)[1].lower() or "no ending"] += 1
+        return images
+
+
+def folders_below(top: str, walk: Walk | None = None) -> list[tuple[str, list[str]]]:
+    """A folder and all below it, by their paths, each with the sorted names of its files.
+
+    Links are followed, and each folder is read once: where a folder is there and by a link too, where it is. Leftovers
+    are not among them.
+
+    Args:
+        walk: notes the folders.
     """
     seen, found = set(), []
     folders, links = [top], []
@@ -58,6 +81,8 @@ def folders_below(top: str) -> list[tuple[str, list[str]]]:
         if real in seen:
             continue
         seen.add(real)
+        if walk is not None:
+            walk.folders.append((folder, os.stat(folder)))
         names = []
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -66,9 +91,31 @@ def folders_below(top: str) -> list[tuple[str, list[str]]]:
                 if _is_folder(entry):
                     (links if entry.is_symlink() else folders).append(entry.path)
                 else:
-                    names.append(entry.path)
+                    names.append(entry.name)
         found.append((folder, sorted(names)))
     return sorted(found)
+
+
+def in_order_of_paths(found: list[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
+    """Folders with their files, in pieces that make the order of all files that of ``sorted(map(Path, files))``.
+
+    A folder's files come in several pieces where folders in it come between them.
+    """
+    below: dict[str, list[str]] = {folder: [] for folder, _ in found}
+    for folder in below:
+        above, name = os.path.split(folder)
+        if above in below and above != folder:
+            below[above].append(name)
+    pieces = []
+    for folder, names in found:
+        parts, begin = Path(folder).parts, 0
+        key = parts
+        for name in sorted(below[folder]):
+            end = bisect_left(names, name)
+            pieces.append((key, folder, names[begin:end]))
+            key, begin = (*parts, f"{name}\0"), end  # behind all that is in that folder
+        pieces.append((key, folder, names[begin:]))
+    return [(folder, names) for _, folder, names in sorted(pieces)]
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -78,16 +125,15 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def say_left_out(folder: str | Path, files: Iterable[str], beside: int = 0) -> None:
+def say_left_out(folder: str | Path, endings: Counter[str], beside: int = 0) -> None:
     """Say in one line how many files of which endings are no images that are read.
 
     Args:
         folder: where they are.
-        files: their paths.
+        endings: how many there are of each ending.
         beside: how many images lie beside the folders of the classes, so that their class is not known.
     """
     said = []
-    endings = Counter(os.path.splitext(file)[1].lower() or "no ending" for file in files)
     if endings:
         most = [f"{count} of {shown(ending)}" for ending, count in endings.most_common(MOST_ENDINGS)]
         more = sum(endings.values()) - sum(count for _, count in endings.most_common(MOST_ENDINGS))

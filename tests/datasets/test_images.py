@@ -227,7 +227,7 @@ def test_folders_that_links_lead_to_are_read_once_and_where_they_are(tmp_path):
     elsewhere = tree(tmp_path / "elsewhere", {"4.png": b""})
     (root / "a").symlink_to(root / "b")
     (root / "z").symlink_to(elsewhere)
-    found = [str(Path(path).relative_to(root)) for _, files in folders_below(str(root)) for path in files]
+    found = [str(Path(folder, name).relative_to(root)) for folder, names in folders_below(str(root)) for name in names]
     assert found == ["3.png", "b/1.png", "b/c/2.png", "z/4.png"]
 
 

@@ -1,0 +1,123 @@
+"""A folder a class: torchvision's ImageFolder without what it takes for images and classes by mistake."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torchvision import datasets
+
+from ..files import home
+from ..registry import DATASETS
+from ..untrusted import read_regular, shown
+from .images import IMAGE_SUFFIXES, MOST_BYTES, open_image
+from .kept import listed
+from .listing import Labels, Listing, Run, columns_of
+from .names import utf8_name
+from .scan import Walk, folders_below, folders_in, is_image, say_left_out
+
+
+@DATASETS.register_module()
+class ImageFolder(datasets.ImageFolder):
+    """torchvision's, whose images are opened as all others are, and which counts an image once.
+
+    torchvision follows links to folders without looking where they lead: one to the folder that it is in makes 41
+    images of one. It takes hidden folders for classes and what macOS leaves beside images for images. Which files are
+    images is ``scan``'s to say here; those that are left out are counted in the log.
+
+    ``samples`` (or ``imgs``) and ``targets`` are read-only sequences, which the processes of a machine share (see
+    ``kept``): pairs (path, label), and the labels.
+
+    Args:
+        root, transform, ...: as for torchvision's.
+
+    Raises:
+        ValueError: a class's folder is another's, or holds the folder of all classes.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        transform: Callable | None = None,
+        target_transform: Callable | None = None,
+        loader: Callable[[str], Any] = open_image,
+        is_valid_file: Callable[[str], bool] | None = None,
+        allow_empty: bool = False,
+    ) -> None:
+        # torchvision's own would make a list of the labels.
+        datasets.VisionDataset.__init__(self, home(root), transform=transform, target_transform=target_transform)
+        self.loader, self.extensions = loader, IMAGE_SUFFIXES
+        self.classes, self.class_to_idx = self.find_classes(self.root)
+        samples = self.make_dataset(self.root, self.class_to_idx, is_valid_file=is_valid_file, allow_empty=allow_empty)
+        self._take(samples)
+
+    def _take(self, samples: Sequence[tuple[str, int]]) -> None:
+        self.samples = self.imgs = samples
+        self.targets = Labels(samples) if isinstance(samples, Listing) else [label for _, label in samples]
+
+    def path(self, index: int) -> str:
+        return self.samples[index][0]
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """The encoded image and its label."""
+        path, label = self.samples[index]
+        return read_regular(path, MOST_BYTES), label
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        folders, files = folders_in(str(directory))
+        if not folders:
+            raise FileNotFoundError(f"no class folder is in {shown(directory)}")
+        self.beside = sum(is_image(entry.name) for entry in files)
+        root, seen = os.path.realpath(directory), {}
+        for entry in folders:
+            real = os.path.realpath(entry.path)
+            if os.path.commonpath([root, real]) == real:
+                raise ValueError(
+                    f"{shown(directory)}: the class folder {shown(entry.name)} is a link to a folder above it"
+                )
+            if real in seen:
+                raise ValueError(
+                    f"{shown(directory)}: the class folders {shown(seen[real])} and {shown(entry.name)} are one"
+                )
+            seen[real] = entry.name
+        return [utf8_name(entry.name) for entry in folders], {e.name: label for label, e in enumerate(folders)}
+
+    def make_dataset(
+        self,
+        directory: str | Path,
+        class_to_idx: dict[str, int],
+        extensions: tuple[str, ...] | None = None,
+        is_valid_file: Callable[[str], bool] | None = None,
+        allow_empty: bool = False,
+    ) -> Listing:
+        def walk(seen: Walk) -> Iterator[Run]:
+            owner = {os.path.realpath(directory): None}
+            for name, label in sorted(class_to_idx.items()):
+                for folder, files in folders_below(os.path.join(directory, name), seen):
+                    other = owner.setdefault(os.path.realpath(folder), name)
+                    if other is None:
+                        continue  # a link back to the folder of all classes
+                    if other != name:
+                        raise ValueError(
+                            f"{shown(directory)}: by a link, the folder {shown(folder)} belongs to two classes, "
+                            f"{shown(other)} and {shown(name)}: remove the link"
+                        )
+                    if is_valid_file is not None:  # which takes a path
+                        files = [file for file in files if is_valid_file(os.path.join(folder, file))]
+                    yield folder, label, files if is_valid_file else seen.images(files)
+
+        directory = str(directory)
+        if is_valid_file is None:
+            listing, left_out = listed(directory, sorted(class_to_idx.items()), walk)
+        else:
+            listing, left_out = Listing(directory, columns_of(directory, walk(Walk()))), Counter()
+        say_left_out(directory, left_out, self.beside)
+        labels = set(listing.columns["labels"].tolist())
+        empty = sorted(name for name, label in class_to_idx.items() if label not in labels)
+        if empty and not allow_empty:
+            raise FileNotFoundError(
+                f"found no valid file for the classes {', '.join(map(shown, empty[:5]))} in {shown(directory)}, with "
+                f"one of the suffixes {', '.join(IMAGE_SUFFIXES)}"
+            )
+        return listing
