@@ -14,6 +14,7 @@ TEST = [
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
     "setuptools>=70.1",  # to build the wheel that a test installs
+    "webdataset>=1.0",  # which reads packed images
     *EXPORT,
     *TIMM,
     *HUB,

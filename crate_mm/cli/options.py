@@ -85,8 +85,8 @@ def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
-        _say("interrupted")
+    except KeyboardInterrupt as error:
+        _say(str(error) or "interrupted")
         _leave(INTERRUPTED)
     except RunInterruptedError as error:
         # The end of another process may have the launcher send SIGTERM, which would change the exit code.

@@ -1,5 +1,6 @@
 """The files of a tree as bytes and numbers: a few dozen bytes a file, which processes share."""
 
+import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,6 +62,14 @@ class Listing(Sequence):
         firsts = np.append(self.columns["firsts"], len(self.columns["ends"])).astype(np.int64)
         labels = np.repeat(self.columns["labels"].astype(np.int64), np.diff(firsts))
         return labels if self.order is None else labels[self.order]
+
+    def digest(self) -> str:
+        """A checksum of all names below the root, in their order, and of the labels."""
+        digest = hashlib.sha256()
+        arrays = [self.columns[name] for name in COLUMNS]
+        for array in arrays if self.order is None else [*arrays, self.order]:
+            digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")))
+        return digest.hexdigest()
 
     def take(self, numbers: Sequence[int]) -> "Listing":
         """Those of the files that have these numbers, in their order."""
