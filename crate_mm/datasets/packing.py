@@ -181,11 +181,14 @@ class Packing:
         """
         if self.count_done() < self.count():
             return None
-        self._all.acquire()
         try:
-            if not (self.folder / PLAN).exists():  # another part was done in the same moment
-                if sorted(self.folder.iterdir()) == [self.folder / MARK]:  # which the lock has made again
-                    shutil.rmtree(self.folder)
+            self._all.acquire()
+        except FileNotFoundError:  # another part was done in the same moment
+            return None
+        try:
+            if not (self.folder / PLAN).exists():  # likewise
+                if self.folder.exists() and list(self.folder.iterdir()) == [self.folder / MARK]:
+                    shutil.rmtree(self.folder)  # some versions of filelock have made it again
                 return None
             left_out = [text for split in self.sources for text in self._join(split)]
             self._check_target()  # meanwhile; an empty folder would be replaced
