@@ -30,7 +30,7 @@ from .micro_batches import probe, splits_alike
 from .optim import ShardedOptimizer, optimizer_name, training_dtype
 from .resume import Start, find_start
 from .safety.agreement import check_same_run
-from .safety.launch import init_processes
+from .safety.launch import init_processes, timeout_of
 from .safety.work_dir import hold
 from .saving import CheckpointHook
 from .schedule import WarmupCosineLR, scale_rate
@@ -55,8 +55,7 @@ class Runner(KeepingRunner):
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> "Runner":
-        timeout = cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout")
-        init_processes(cfg.get("launcher", "none"), timeout)
+        init_processes(cfg.get("launcher", "none"), timeout_of(cfg))
         ready = prepare(cfg)
         ready.resume = bool(ready.get("resume"))
         runner = super().from_cfg(ready)
@@ -78,7 +77,7 @@ class Runner(KeepingRunner):
         """
         expand_home(cfg)
         cfg.work_dir = cfg.get("work_dir") or default_work_dir(cfg)
-        init_processes(cfg.get("launcher", "none"), cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout"))
+        init_processes(cfg.get("launcher", "none"), timeout_of(cfg))
         hold(cfg.work_dir)
         start = find_start(cfg, cfg.work_dir)
         runner = cls.from_cfg(cfg)

@@ -429,6 +429,16 @@ def test_when_one_process_cannot_load_its_data_all_save_and_stop(tmp_path, run_p
 
 
 @pytest.mark.slow
+def test_a_process_that_hangs_is_noticed(tmp_path, run_processes):
+    hang = write_accident(tmp_path, "__import__('signal').pause()")
+    begin = time.monotonic()
+    done = run_processes("train", *hang, "--cfg-options", "env_cfg.dist_cfg.timeout=10", ends_others=True)
+    assert time.monotonic() - begin < 100  # PyTorch's own patience is 30 minutes
+    assert done.code == 1
+    assert "error: another process has not come to this point of the run within 10 s" in done.output
+
+
+@pytest.mark.slow
 def test_unreadable_images_of_all_processes_count(tmp_path, run_processes):
     done = run_processes(
         "train",
