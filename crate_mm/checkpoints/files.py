@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running code, checked against their checksums, found, written in one piece."""
+"""Checkpoint files: read without running code, checked against their checksums, found."""
 
 import argparse
 import io
@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.fileio import LocalBackend, register_backend
 
-from ..files import atomic_file, home, utf8_path
+from ..files import home, utf8_path
 from ..private_torch import PyTorchFileReader
 from ..untrusted import shown
 from .form import CheckpointError, DamagedError, check_form
@@ -249,18 +248,6 @@ def newest_checkpoint(
             "or begin anew without --resume"
         )
     return None
-
-
-class AtomicBackend(LocalBackend):
-    """MMEngine's backend for local files, which are there whole or not at all (see ``crate_mm.files``)."""
-
-    def put(self, obj: bytes, filepath: str | Path) -> None:
-        Path(filepath).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(filepath) as file:
-            file.write(obj)
-
-
-register_backend("atomic", AtomicBackend)
 
 
 def _nearby(path: Path) -> str:
