@@ -10,17 +10,17 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from torch import nn
 
-from ..checkpoints import Checkpoint, CheckpointError, open_checkpoint
+from ..checkpoints import Checkpoint, CheckpointError
 from ..checkpoints.fit import fit, transfer
 from ..config import dump
 from ..models.tasks.base import Task, task_of
 from .classes import compare_with_config, say_other_recipe
-from .optim import ShardedOptimizer
 from .private import RunnerState
 from .resume import Start, check_optimizer_state, check_resumable
 from .room import make_room
-from .safety.agreement import check_same_checkpoint
+from .safety.agreement import check_same_checkpoint, open_on_all
 from .safety.finite import RunStoppedError
+from .sharded import ShardedOptimizer
 from .writing import Writing, contents_of, on_cpu
 
 MAX_FAILED_WRITES = 3
@@ -72,7 +72,7 @@ class KeepingRunner(RunnerState):
             CheckpointError: the file cannot be read, or is not of this model.
         """
         opened = self.start.opened if self.start else None
-        checkpoint = opened if opened and opened.path == str(filename) else open_checkpoint(filename)
+        checkpoint = open_on_all(filename, opened if opened and opened.path == str(filename) else None)
         contents = {"meta": checkpoint.meta, "state_dict": checkpoint.weights, **checkpoint.states}
         self.initialized_from = checkpoint.meta.get("initialized_from")
         if self.resumes:

@@ -28,7 +28,7 @@ from ..checkpoints.form import are_transforms
 from ..files import write_whole
 from ..registry import HOOKS
 from .logs import survive_full_disk
-from .optim import optimizer_name
+from .sharded import optimizer_name
 
 RESULT_FILE = "result.json"
 

@@ -1,40 +1,13 @@
 """What processes agree on at a step, and how long they wait for one another."""
 
-import os
 import time
-from collections.abc import Callable
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from crate_mm.engine.safety.finite import OtherProcessError
 from crate_mm.engine.safety.steps import Agreement, notice_hanging
-from tests.conftest import by_pytorch, free_port
-
-
-def _process(rank: int, world_size: int, port: int, act: Callable, results) -> None:
-    os.environ.update(by_pytorch(rank, world_size, port))
-    dist.init_process_group("gloo")
-    results.put((rank, act(rank)))
-    time.sleep(0.5)  # the queue has a thread that writes
-
-
-def on_processes(world_size: int, act: Callable) -> dict:
-    """What each of some processes makes of a function of its rank."""
-    context, port = torch.multiprocessing.get_context("fork"), free_port()
-    results = context.Queue()
-    processes = [
-        context.Process(target=_process, args=(rank, world_size, port, act, results)) for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        return dict(results.get(timeout=60) for _ in processes)
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
+from tests.training import on_processes
 
 
 def say_things(rank: int) -> tuple[list, int]:
@@ -88,17 +61,7 @@ def wait_for_one_that_hangs(rank: int) -> tuple[str, float]:
 
 
 def test_a_process_that_hangs_is_noticed_within_the_timeout():
-    context, port = torch.multiprocessing.get_context("fork"), free_port()
-    results = context.Queue()
-    processes = [context.Process(target=_process, args=(r, 2, port, wait_for_one_that_hangs, results)) for r in (0, 1)]
-    for process in processes:
-        process.start()
-    try:
-        rank, (said, seconds) = results.get(timeout=30)
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
+    ((rank, (said, seconds)),) = on_processes(2, wait_for_one_that_hangs, answers=1).items()
     assert rank == 0
     assert said.startswith("another process has not come to this point of the run within 2 s (env_cfg.dist_cfg.timeout")
     assert 1.5 < seconds < 15
