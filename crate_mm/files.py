@@ -71,6 +71,13 @@ def atomic_file(path: str | Path, text: bool = False) -> Iterator[IO]:
     _sync_folder(path.parent)
 
 
+def write_whole(path: str | Path, contents: bytes) -> None:
+    """Write a file as ``atomic_file`` does, into a folder that is made if need be."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(contents)
+
+
 def is_leftover(name: str, of: str) -> bool:
     """Whether a file's name is one that ``atomic_file`` chose, for files whose names match the pattern ``of``."""
     return re.fullmatch(rf"\.(?:{of})\.[0-9a-f]{{8}}\.part", name) is not None

@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -90,6 +92,30 @@ def train_on_processes(world_size: int, work_dir: Path, **options) -> dict:
         process.join()
         assert process.exitcode == 0
     return read_checkpoint(work_dir / "epoch_1.pth")
+
+
+def _answer(rank: int, world_size: int, port: int, act: Callable, results) -> None:
+    os.environ.update(by_pytorch(rank, world_size, port))
+    torch.distributed.init_process_group("gloo")
+    results.put((rank, act(rank)))
+    time.sleep(0.5)  # the queue has a thread that writes
+
+
+def on_processes(world_size: int, act: Callable, answers: int | None = None) -> dict:
+    """What each of some processes, or the first so many that answer, makes of a function of its rank."""
+    context, port = torch.multiprocessing.get_context("fork"), free_port()
+    results = context.Queue()
+    processes = [
+        context.Process(target=_answer, args=(rank, world_size, port, act, results)) for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        return dict(results.get(timeout=60) for _ in range(answers or world_size))
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 def break_gradients(runner: Runner, at: set[int]) -> None:

@@ -1,6 +1,5 @@
 from .described import build_described, check_transforms, checked_model
 from .files import (
-    AtomicBackend,
     check_intact,
     newest_checkpoint,
     read_checkpoint,
@@ -10,3 +9,4 @@ from .files import (
 from .fit import Transfer, compare_weights, load_weights, same_kind
 from .form import CheckpointError
 from .open import Checkpoint, as_checkpoint, open_checkpoint
+from .write import write_checkpoint

@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running code, checked against their checksums, found, written in one piece."""
+"""Checkpoint files: read without running code, checked against their checksums, found."""
 
 import argparse
 import io
@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.fileio import LocalBackend, register_backend
 
-from ..files import atomic_file, utf8_path
+from ..files import utf8_path
 from ..private_torch import PyTorchFileReader
 from ..untrusted import shown
 from .form import CheckpointError, DamagedError, check_form
@@ -28,13 +27,19 @@ from .safe import read_published
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # the first thing in a file of PyTorch's format before version 1.6
 
 
-def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
+def read_checkpoint(path: str | Path, map_location: str = "cpu", verified: bool = False) -> dict:
     """Read a checkpoint, a safetensors or an npz file; pickles that want to run code are refused.
 
     The file may be named by an address or by the name of published weights: see ``local_file``.
 
     What the file asks for in memory and time is compared with its size first, and the form of what it says of itself is
     checked (see ``pickles`` and ``form``).
+
+    Args:
+        path: the file.
+        map_location: where the tensors go.
+        verified: whether the file is known to be what was written, so that its checksums are left out. Whether it would
+            run code is looked at in any case.
 
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint, or refused.
@@ -49,7 +54,7 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
     archive = _is_archive(path)
     if archive and not zipfile.is_zipfile(path):
         raise DamagedError(f"{path} is damaged or no checkpoint: it is cut off")
-    refused = check_intact(path, opens=False) if archive else _scan_old_format(path)
+    refused = check_intact(path, opens=False, sums=not verified) if archive else _scan_old_format(path)
     if refused:
         raise refusal(refused, path)
     try:
@@ -80,12 +85,14 @@ def _is_archive(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def check_intact(path: str | Path, opens: bool = True) -> Refused | None:
+def check_intact(path: str | Path, opens: bool = True, sums: bool = True) -> Refused | None:
     """Compare a checkpoint with the checksums that PyTorch's format has of everything in it, and open it.
 
     Args:
         path: the file.
         opens: whether PyTorch opens it too, which may be left out where it is read next.
+        sums: whether the contents are read and compared, which may be left out where another process of this machine
+            has done it.
 
     Returns:
         Why the file, which is whole, is not read, or None.
@@ -96,7 +103,7 @@ def check_intact(path: str | Path, opens: bool = True) -> Refused | None:
     refused = None
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = _damaged_part(archive, Path(path))
+            damaged = _damaged_part(archive, Path(path)) or (archive.testzip() if sums else None)
             if not damaged:
                 refused = _scan_archive(archive, Path(path))
         # The checksums do not cover the archive's own tables, of which PyTorch reads more than Python does.
@@ -112,7 +119,7 @@ def check_intact(path: str | Path, opens: bool = True) -> Refused | None:
 
 
 def _damaged_part(archive: zipfile.ZipFile, path: Path) -> str | None:
-    """The name of a part that is not what PyTorch writes, or None.
+    """The name of a part that is not as PyTorch writes it, by the table of contents, or None.
 
     Raises:
         ValueError: another reader than Python's would find another table of contents.
@@ -129,7 +136,7 @@ def _damaged_part(archive: zipfile.ZipFile, path: Path) -> str | None:
         if odd or entry.filename.lower() in names:
             return entry.filename
         names.add(entry.filename.lower())
-    return archive.testzip()
+    return None
 
 
 def _ends_plainly(path: Path, file_bytes: int, table: int) -> bool:
@@ -252,18 +259,6 @@ def newest_checkpoint(
             "or begin anew without --resume"
         )
     return None
-
-
-class AtomicBackend(LocalBackend):
-    """MMEngine's backend for local files, which are there whole or not at all (see ``crate_mm.files``)."""
-
-    def put(self, obj: bytes, filepath: str | Path) -> None:
-        Path(filepath).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(filepath) as file:
-            file.write(obj)
-
-
-register_backend("atomic", AtomicBackend)
 
 
 def _nearby(path: Path) -> str:

@@ -64,7 +64,7 @@ class Checkpoint:
             say(f"{shown(self.path)}: {shown(note, 1000)}")
 
 
-def open_checkpoint(path: str | Path, map_location: str = "cpu", **given: Any) -> Checkpoint:
+def open_checkpoint(path: str | Path, map_location: str = "cpu", verified: bool = False, **given: Any) -> Checkpoint:
     """Open a .pth, .safetensors or .npz file of ours or of another code base, without running code.
 
     The file is verified, the wrappings that are in use are taken off, and each registered family may translate the
@@ -73,6 +73,7 @@ def open_checkpoint(path: str | Path, map_location: str = "cpu", **given: Any) -
     Args:
         path: the file.
         map_location: where the tensors go.
+        verified: whether the file is known to be what was written, see ``read_checkpoint``.
         given: arguments of the model that another code base's file does not tell, such as ``num_heads``; its family's
             ``translate`` says which it takes. None is as not given.
 
@@ -80,7 +81,7 @@ def open_checkpoint(path: str | Path, map_location: str = "cpu", **given: Any) -
         CheckpointError: the file is missing, damaged, no checkpoint, refused, not whole, or something is given that its
             family does not take.
     """
-    return as_checkpoint(read_checkpoint(path, map_location), path, **given)
+    return as_checkpoint(read_checkpoint(path, map_location, verified), path, **given)
 
 
 def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **given: Any) -> Checkpoint:

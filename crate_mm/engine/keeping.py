@@ -1,25 +1,27 @@
 """A Runner's checkpoints: opened once, loaded whole or not at all, written and read back."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from torch import nn
 
-from ..checkpoints import Checkpoint, CheckpointError, check_intact, open_checkpoint
+from ..checkpoints import Checkpoint, CheckpointError
 from ..checkpoints.fit import fit, transfer
 from ..config import dump
 from ..models.tasks.base import Task, task_of
 from .classes import compare_with_config, say_other_recipe
-from .optim import ShardedOptimizer
 from .private import RunnerState
 from .resume import Start, check_optimizer_state, check_resumable
 from .room import make_room
-from .safety.agreement import check_same_checkpoint
+from .safety.agreement import check_same_checkpoint, open_on_all
 from .safety.finite import RunStoppedError
+from .sharded import ShardedOptimizer
+from .writing import Writing, contents_of, on_cpu
 
 MAX_FAILED_WRITES = 3
 
@@ -36,6 +38,7 @@ class KeepingRunner(RunnerState):
     initialized_from: str | None = None
     tested: Checkpoint | None = None
     room_made: bool = False
+    writing: Writing | None = None  # the checkpoint that is on its way to the disk
     failed_writes: int = 0
     failed_at: int | None = None  # the iteration of the last write that failed
 
@@ -69,7 +72,7 @@ class KeepingRunner(RunnerState):
             CheckpointError: the file cannot be read, or is not of this model.
         """
         opened = self.start.opened if self.start else None
-        checkpoint = opened if opened and opened.path == str(filename) else open_checkpoint(filename)
+        checkpoint = open_on_all(filename, opened if opened and opened.path == str(filename) else None)
         contents = {"meta": checkpoint.meta, "state_dict": checkpoint.weights, **checkpoint.states}
         self.initialized_from = checkpoint.meta.get("initialized_from")
         if self.resumes:
@@ -156,19 +159,40 @@ class KeepingRunner(RunnerState):
             "order and seeds as before"
         )
 
+    def train(self) -> nn.Module:
+        try:
+            model = super().train()
+        except KeyboardInterrupt:  # the second one, which ends at once
+            raise
+        except BaseException:
+            try:
+                self.finish_checkpoint()
+            except Exception as error:  # the first error is the one that counts
+                self.logger.error(f"{error}")
+            raise
+        self.finish_checkpoint()
+        return model
+
     def save_checkpoint(
         self,
         out_dir: str,
         filename: str,
-        file_client_args: dict | None = None,
+        *,
         save_optimizer: bool = True,
         save_param_scheduler: bool = True,
         meta: dict | None = None,
+        background: bool = False,
+        then: Callable[[], None] | None = None,
         **_: Any,
     ) -> bool:
-        """As MMEngine's, which the first process writes; all of them call it and hand it their part of the state.
+        """Write a checkpoint, as the first process does; all of them call it and hand it their part of the state.
 
-        What is written is read back.
+        The one before is waited for. What is written is read back. Other arguments are MMEngine's.
+
+        Args:
+            meta: with the ``epoch`` and the ``iter`` that it is of; those of now if not given.
+            background: copy the state, and let a thread write while training goes on, see ``finish_checkpoint``.
+            then: called, on the first process alone, once it is written and read back.
 
         Returns:
             Whether this process knows of no failure: the run goes on without a checkpoint that cannot be written.
@@ -176,26 +200,53 @@ class KeepingRunner(RunnerState):
         Raises:
             RunStoppedError: none could be written for some time.
         """
+        self.finish_checkpoint()
         optimizer = getattr(self.optim_wrapper, "optimizer", None)
         if save_optimizer and isinstance(optimizer, ShardedOptimizer):
             optimizer.consolidate_state_dict()
-        write = partial(super().save_checkpoint, out_dir, filename, None, save_optimizer, save_param_scheduler)
-        path = Path(out_dir) / filename
-        try:
-            write(meta, by_epoch=False, backend_args={"backend": "atomic"})
-            if is_main_process():
-                check_intact(path)
-        except (OSError, CheckpointError) as error:
-            if isinstance(error, CheckpointError):
-                path.unlink(missing_ok=True)  # it would be taken for the newest one
-            self._note_failed_write(error)
+        if not is_main_process():
+            return True
+        meta = {"epoch": self.epoch, "iter": self.iter + 1, **(meta or {})}
+        contents = contents_of(self, meta, save_optimizer, save_param_scheduler)
+        self.call_hook("before_save_checkpoint", checkpoint=contents)
+        contents = on_cpu(contents, snapshot=background)
+        self.writing = Writing(contents, Path(out_dir) / filename, self.iter, then)
+        if background:
+            self.writing.start()
+            return True
+        self.writing.run()
+        return self.finish_checkpoint()
+
+    def finish_checkpoint(self, wait: bool = True) -> bool:
+        """See to the end of a checkpoint that is being written: to its failure, or to what comes after it.
+
+        Args:
+            wait: for its end; else nothing happens before that.
+
+        Returns:
+            Whether nothing is known to have failed.
+
+        Raises:
+            RunStoppedError: none could be written for some time.
+        """
+        writing = self.writing
+        if writing is None or (writing.under_way and not wait):
+            return True
+        writing.wait()
+        self.writing = None
+        if isinstance(writing.error, (OSError, CheckpointError)):
+            self._note_failed_write(writing.error, writing.iteration)
             return False
+        if writing.error:
+            raise writing.error
         self.failed_writes, self.failed_at = 0, None
+        if writing.then:
+            writing.then()
         return True
 
-    def _note_failed_write(self, error: Exception) -> None:
-        if self.failed_at != self.iter:  # an epoch's end has several to write
-            self.failed_writes, self.failed_at = self.failed_writes + 1, self.iter
+    def _note_failed_write(self, error: Exception, iteration: int) -> None:
+        if self.failed_at != iteration:  # an epoch's end has several to write
+            self.failed_writes, self.failed_at = self.failed_writes + 1, iteration
         if self.failed_writes >= MAX_FAILED_WRITES:
             raise RunStoppedError(
                 f"the checkpoint could not be written {self.failed_writes} times in a row ({error}): the earlier ones "

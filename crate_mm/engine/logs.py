@@ -9,7 +9,7 @@ import mmengine.runner
 import mmengine.visualization
 import numpy as np
 import torch
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -93,7 +93,17 @@ def _kind(backend: dict | BaseVisBackend) -> str:
 
 @LOG_PROCESSORS.register_module()
 class LogProcessor(mmengine.runner.LogProcessor):
-    """MMEngine's, which gives the times of validation tags of their own: those of training count iterations."""
+    """MMEngine's, which gives the times of validation tags of their own: those of training count iterations.
+
+    A rank is a whole number, which MMEngine's history of scalars makes a real one.
+    """
+
+    def get_log_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> tuple:
+        tag, text = super().get_log_after_iter(runner, batch_idx, mode)
+        ranks = {key: int(value) for key, value in tag.items() if key.endswith("_rank")}
+        for key, rank in ranks.items():
+            text = text.replace(f"{key}: {tag[key]:.{self.num_digits}f}", f"{key}: {rank}")
+        return {**tag, **ranks}, text
 
     def get_log_after_epoch(self, runner: Runner, batch: int, mode: str, with_non_scalar: bool = False) -> tuple:
         tag, text = super().get_log_after_epoch(runner, batch, mode, with_non_scalar)
@@ -106,6 +116,10 @@ class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
 
     They are fetched from a GPU, and averaged, all together when they are logged; MMEngine's own fetches those of the
     first process, each at its iteration, for which the host waits until the GPU has nothing left to do.
+
+    Where there are several processes, ``largest_data_time`` is the longest time that one of them has waited for its
+    data (seconds a step, averaged over the log's window as ``data_time`` is), and ``largest_data_time_rank`` is that
+    process: the others wait for it.
     """
 
     def __init__(self) -> None:
@@ -129,9 +143,23 @@ class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
         if get_world_size() > 1:
             for column in columns.values():
                 all_reduce(column, "mean")
+            self._compare_data_times(runner)
         columns = {key: column.tolist() for key, column in columns.items()}
         for row in range(len(waiting)):
             super().after_train_iter(runner, row, outputs={key: column[row] for key, column in columns.items()})
+
+    @staticmethod
+    def _compare_data_times(runner: Runner) -> None:
+        """Hand the largest time of loading, over all processes, and its rank to the log, by one reduction."""
+        times = runner.message_hub.log_scalars.get("train/data_time")
+        if times is None:  # a config without the timer
+            return
+        microseconds = int(1e6 * times.mean(runner.log_processor.window_size))
+        largest = torch.tensor([microseconds * get_world_size() + get_rank()])  # one number, for them to stay together
+        all_reduce(largest, "max")
+        microseconds, rank = divmod(largest.item(), get_world_size())
+        runner.message_hub.update_scalar("train/largest_data_time", microseconds / 1e6)
+        runner.message_hub.update_scalar("train/largest_data_time_rank", rank)
 
 
 @HOOKS.register_module()

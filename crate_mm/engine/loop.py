@@ -11,7 +11,9 @@ from ..registry import LOOPS
 from .lookahead import LookAhead
 from .pieces import in_pieces
 from .safety.finite import OtherProcessError
-from .safety.signals import Agreement, Signals
+from .safety.launch import timeout_of
+from .safety.signals import Signals
+from .safety.steps import Agreement, notice_hanging
 
 
 @LOOPS.register_module()
@@ -44,13 +46,14 @@ class TrainLoop(EpochBasedTrainLoop):
         self.agreed = {key: [0] for key in self.local_flags}
         self.stopping: Exception | None = None
         self.batches: LookAhead | None = None
-        self.agreement = Agreement()
+        self.timeout = timeout_of(runner.cfg)
+        self.agreement = Agreement(self.timeout)
         self.signals = Signals()
 
     def run(self) -> torch.nn.Module:
         """Train to the last epoch, from where the run is."""
         try:
-            with self.signals:
+            with self.signals, notice_hanging(self.timeout):
                 self.runner.call_hook("before_train")
                 self._validate_if_due()  # the run may have been stopped between an epoch and its validation
                 while self._epoch < self._max_epochs and not self.stop_training:

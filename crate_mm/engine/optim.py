@@ -9,8 +9,6 @@ import mmengine.optim
 import torch
 from mmengine.device import get_device
 from torch import Tensor, nn
-from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.optim import Optimizer
 
 from ..private_torch import foreach_add_, foreach_mul, foreach_mul_, foreach_norm, foreach_sign_
 from ..registry import OPTIM_WRAPPERS, OPTIMIZERS
@@ -90,27 +88,6 @@ class Lion(lion_pytorch.Lion):
         foreach_add_(params, updates, alpha=-lr)
         foreach_mul_(averages, beta2)
         foreach_add_(averages, gradients, alpha=1 - beta2)
-
-
-class ShardedOptimizer(ZeroRedundancyOptimizer):
-    """An optimizer whose state is split over the processes (ZeRO, stage 1), with the same result and checkpoint.
-
-    A checkpoint holds the whole state in the optimizer's own format, so that a run goes on from it with or without
-    sharding and on any number of processes.
-
-    Args:
-        optimizer: one that has not taken a step.
-        settings: what it was built with.
-    """
-
-    def __init__(self, optimizer: Optimizer, settings: dict) -> None:
-        self.name = type(optimizer).__name__
-        super().__init__(optimizer.param_groups, type(optimizer), **settings)
-
-
-def optimizer_name(optimizer: Optimizer) -> str:
-    """The optimizer's name, which that of its sharded form is too."""
-    return optimizer.name if isinstance(optimizer, ShardedOptimizer) else type(optimizer).__name__
 
 
 class _CountsSteps:

@@ -24,11 +24,11 @@ from torch import nn
 import crate_mm
 
 from ..analysis.cost import count_complexity
-from ..checkpoints import AtomicBackend
 from ..checkpoints.form import are_transforms
+from ..files import write_whole
 from ..registry import HOOKS
 from .logs import survive_full_disk
-from .optim import optimizer_name
+from .sharded import optimizer_name
 
 RESULT_FILE = "result.json"
 
@@ -111,7 +111,7 @@ def _at_least(one: dict, other: dict, metric: str, rule: str) -> bool:
 
 def write_result(folder: str | Path, result: dict) -> None:
     """Write a result to a folder's ``result.json``."""
-    AtomicBackend().put(f"{json.dumps(result, indent=2, default=str)}\n".encode(), Path(folder) / RESULT_FILE)
+    write_whole(Path(folder) / RESULT_FILE, f"{json.dumps(result, indent=2, default=str)}\n".encode())
 
 
 def describe_run(cfg: Config, seed: int | None, initialized_from: str | None, frozen: bool | None = None) -> dict:

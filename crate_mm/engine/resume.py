@@ -2,6 +2,7 @@
 would fail."""
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 
 from ..checkpoints import Checkpoint, CheckpointError, compare_weights, newest_checkpoint, open_checkpoint, same_kind
 from ..untrusted import env_number, shown
-from .optim import ShardedOptimizer, optimizer_name
+from .sharded import ShardedOptimizer, optimizer_name
 
 
 class Start(NamedTuple):
@@ -27,11 +28,16 @@ class Start(NamedTuple):
     damaged: list[str]
 
 
-def find_start(cfg: Config, work_dir: str) -> Start:
+def find_start(cfg: Config, work_dir: str, known: Checkpoint | None = None) -> Start:
     """Find the checkpoint to begin with. All processes call it; the first one looks, and tells the others.
 
     With ``resume`` and no ``load_from``, or with ``resume='newest'``, it is the newest of the work folder that is
     intact, damaged ones being put aside; so too if torchrun has started the processes anew.
+
+    Args:
+        cfg: of the run.
+        work_dir: its folder.
+        known: a checkpoint that this process has opened already, and need not open again.
 
     Raises:
         CheckpointError: all checkpoints of the work folder are damaged.
@@ -41,10 +47,12 @@ def find_start(cfg: Config, work_dir: str) -> Start:
     searches = resume == "newest" or (resume and not wanted) or restarted
     told: list[Any] = [None, []]
     opened: list[Checkpoint] = []
+
+    def look(path: Path) -> None:
+        opened.append(known if known and known.path == str(path) else open_checkpoint(path))
+
     if searches and is_main_process():
-        newest = newest_checkpoint(
-            work_dir, told[1].append, put_aside=True, check=lambda path: opened.append(open_checkpoint(path))
-        )
+        newest = newest_checkpoint(work_dir, told[1].append, put_aside=True, check=look)
         told[0] = str(newest) if newest else None
     broadcast_object_list(told)  # by all, also where one process was started otherwise, which is said later
     found, damaged = told

@@ -16,7 +16,7 @@ from torch import nn
 
 import crate_mm
 
-from ..checkpoints import Checkpoint, open_checkpoint
+from ..checkpoints import Checkpoint
 from ..config import BatchPlan, default_work_dir, expand_home, prepare
 from ..config.settings import guard_hooks
 from ..models.tasks.base import task_of
@@ -27,14 +27,15 @@ from .classes import check_same_classes, class_names, give_dataset
 from .keeping import KeepingRunner
 from .logs import no_noise, show_names
 from .micro_batches import check_weights, probe, splits_alike
-from .optim import ShardedOptimizer, optimizer_name, training_dtype
+from .optim import training_dtype
 from .progress import ProgressLine
 from .resume import Start, find_start
-from .safety.agreement import check_same_run
-from .safety.launch import init_processes
+from .safety.agreement import check_same_run, open_on_all
+from .safety.launch import init_processes, timeout_of
 from .safety.work_dir import hold
 from .saving import CheckpointHook
 from .schedule import WarmupCosineLR, scale_rate
+from .sharded import ShardedOptimizer, optimizer_name
 from .shared_model import share_model
 
 
@@ -56,8 +57,7 @@ class Runner(KeepingRunner):
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> "Runner":
-        timeout = cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout")
-        init_processes(cfg.get("launcher", "none"), timeout)
+        init_processes(cfg.get("launcher", "none"), timeout_of(cfg))
         ready = prepare(cfg)
         ready.resume = bool(ready.get("resume"))
         runner = super().from_cfg(ready)
@@ -72,18 +72,18 @@ class Runner(KeepingRunner):
 
         Args:
             cfg: a user's config.
-            opened: the checkpoint that ``load_from`` names, if it is open already.
+            opened: the checkpoint that the run begins with, if it is open already.
 
         Raises:
             ValueError: the work folder is in use, or as ``build_for_training``.
         """
         expand_home(cfg)
         cfg.work_dir = cfg.get("work_dir") or default_work_dir(cfg)
-        init_processes(cfg.get("launcher", "none"), cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout"))
+        init_processes(cfg.get("launcher", "none"), timeout_of(cfg))
         hold(cfg.work_dir)
-        start = find_start(cfg, cfg.work_dir)
+        start = find_start(cfg, cfg.work_dir, opened)
         runner = cls.from_cfg(cfg)
-        runner.start = start._replace(opened=opened) if start.path == cfg.get("load_from") and opened else start
+        runner.start = start._replace(opened=opened) if opened and start.path == opened.path else start
         runner.build_for_training()
         return runner
 
@@ -146,7 +146,9 @@ class Runner(KeepingRunner):
         check_weights(self.plan, self.task, self.train_loop, self.optim_wrapper)
         if self.cfg.get("zero") and self.distributed:
             settings = {k: v for k, v in scaled["optimizer"].items() if k != "type"}
-            self.optim_wrapper.optimizer = ShardedOptimizer(self.optim_wrapper.optimizer, settings)
+            self.optim_wrapper.optimizer = ShardedOptimizer(
+                self.optim_wrapper.optimizer, settings, timeout_of(self.cfg)
+            )
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
         if getattr(self.task, "freeze_backbone", False) and not self.starts_from:
@@ -194,8 +196,7 @@ class Runner(KeepingRunner):
         number would draw otherwise."""
         if not self.start.resume:
             return None
-        if self.start.opened is None:
-            self.start = self.start._replace(opened=open_checkpoint(self.start.path))
+        self.start = self.start._replace(opened=open_on_all(self.start.path, self.start.opened))
         parts, shares = self.start.opened.info.get("micro_batches"), self.plan.shares
         if not isinstance(parts, int) or not 0 < parts <= shares[0]:
             return None

@@ -2,14 +2,16 @@
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_distributed, is_main_process
+from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..checkpoints import AtomicBackend, training_checkpoints, training_progress
+from ..checkpoints import training_checkpoints, training_progress
+from ..files import write_whole
 from ..registry import HOOKS, suggest
 from .best import BETTER, Best, rule_of
 from .loop import TrainLoop
@@ -23,9 +25,11 @@ from .safety.signals import RunInterruptedError
 class CheckpointHook(Hook):
     """Write checkpoints, and lose nothing.
 
-    At each epoch's end, every few minutes within it, and when a signal stops the run. A file is written beside its
-    place, synced, renamed and read back; only then old ones go, and only those that this run has written. A write that
-    fails leaves the run going and the old ones as they are. Files hold tensors, numbers, strings, lists and dicts.
+    At each epoch's end, every few minutes within it, and when a signal stops the run. The state is copied, and a thread
+    writes it while training goes on: to a file beside its place, which is synced, renamed and read back. Only then old
+    ones go, and only those that this run has written. A write that fails leaves the run going and the old ones as they
+    are. The next checkpoint, and the end of the run, wait for the thread. Files hold tensors, numbers, strings, lists
+    and dicts.
 
     Args:
         interval: epochs from one to the next.
@@ -38,6 +42,8 @@ class CheckpointHook(Hook):
         save_last: write the last epoch's, whatever the interval.
         save_begin: the epoch from which on they are written.
         save_optimizer, save_param_scheduler: what a resume needs.
+        background: let training go on while a file is written, which takes as much memory as the file has bytes. The
+            best epoch's is waited for in any case.
         by_epoch, out_dir, filename_tmpl: MMEngine's, which are as they are here.
 
     Raises:
@@ -58,6 +64,7 @@ class CheckpointHook(Hook):
         save_begin: int = 0,
         save_optimizer: bool = True,
         save_param_scheduler: bool = True,
+        background: bool = True,
         by_epoch: bool = True,
         out_dir: str | None = None,
         filename_tmpl: str = "epoch_{}.pth",
@@ -79,6 +86,9 @@ class CheckpointHook(Hook):
         self.save_best = [save_best] if isinstance(save_best, str) else list(save_best or ())
         self.rule = rule
         self.save_last, self.save_begin = save_last, save_begin
+        if not isinstance(background, bool):
+            raise ValueError(f"CheckpointHook: background must be True or False, got {background!r}")
+        self.background = background
         self.parts = {"save_optimizer": save_optimizer, "save_param_scheduler": save_param_scheduler}
         self.saved_epoch = -1
         self.written: list[str] = []  # the names of this run's checkpoints, the oldest first
@@ -108,12 +118,15 @@ class CheckpointHook(Hook):
             runner.train_loop.local_flags["save"] = int(bool(by_time or by_count))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        runner.finish_checkpoint(wait=False)
         loop = runner.train_loop
         if not isinstance(loop, TrainLoop):
             return  # whose processes do not agree within an epoch
         signal, due = max(loop.agreed["signal"]), max(loop.agreed["save"])
         if signal or due or loop.stopping:
             self.save_within(runner, runner.iter + 1, last=bool(signal or loop.stopping))
+        if signal or loop.stopping:
+            runner.finish_checkpoint()  # before the other processes end
         if signal and not loop.stopping:
             loop.stopping = self._interrupted(runner, signal)
 
@@ -122,6 +135,7 @@ class CheckpointHook(Hook):
         loop = runner.train_loop
         if runner.iter and self.saved_epoch != runner.epoch:
             self.save_within(runner, runner.iter, last=True)
+        runner.finish_checkpoint()
         if not loop.stopping:
             loop.stopping = self._interrupted(runner, max(loop.agreed["signal"]))
 
@@ -153,6 +167,7 @@ class CheckpointHook(Hook):
 
     @staticmethod
     def _interrupted(runner: Runner, signal: int) -> RunInterruptedError:
+        runner.finish_checkpoint()
         newest = training_checkpoints(runner.work_dir)
         return RunInterruptedError(signal, f"the newest checkpoint is {newest[-1] if newest else 'not written yet'}")
 
@@ -175,6 +190,7 @@ class CheckpointHook(Hook):
         self._save(runner, f"epoch_{epoch}.pth", {"epoch": epoch, "iter": step}, last=True)
 
     def _save(self, runner: Runner, name: str, meta: dict, last: bool) -> None:
+        runner.finish_checkpoint()  # which may delete older ones, of which the next one tells
         in_trouble = self._in_trouble(runner)
         if in_trouble and not (last and all(p.isfinite().all() for p in runner.model.parameters())):
             runner.logger.warning(f"{name} is not written: the last step was skipped, its numbers not being finite")
@@ -184,10 +200,9 @@ class CheckpointHook(Hook):
         # Only what this run has written is ever deleted; a resume knows of it by the checkpoint.
         self.written = [other for other in self.written if other != name] + [name]
         runner.message_hub.update_info("checkpoints", list(self.written))
-        written = runner.save_checkpoint(runner.work_dir, name, meta=meta, **self.parts)
+        then = None if in_trouble else partial(self._delete_older, runner, path)
+        runner.save_checkpoint(runner.work_dir, name, meta=meta, background=self.background, then=then, **self.parts)
         self.saved_at = time.monotonic()
-        if is_main_process() and written and not in_trouble:
-            self._delete_older(runner, path)
 
     def _delete_older(self, runner: Runner, newest: Path) -> None:
         reached = training_progress(newest)
@@ -197,7 +212,7 @@ class CheckpointHook(Hook):
         more = self.keep if reached[1] else self.keep - 1  # the newest is of an epoch's end, or is kept besides
         kept = {*older[-1:], *(epochs if self.keep < 0 else epochs[max(len(epochs) - more, 0) :])}
         try:
-            AtomicBackend().put(os.fsencode(newest), newest.with_name("last_checkpoint"))  # for MMEngine's tools
+            write_whole(newest.with_name("last_checkpoint"), os.fsencode(newest))  # for MMEngine's tools
             for path in older:
                 if path not in kept:
                     path.unlink(missing_ok=True)

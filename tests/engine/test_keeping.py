@@ -1,12 +1,12 @@
 """Checkpoints as the Runner writes them and reads them back."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from crate_mm.checkpoints.files import AtomicBackend
 from crate_mm.engine import Runner, load_config
 from tests.training import (
     assert_identical,
@@ -31,12 +31,11 @@ def test_averaged_weights_are_saved_and_evaluated(tmp_path):
 
 
 def test_checkpoints_are_written_in_one_piece(tmp_path, monkeypatch):
-    written = []
-    put = AtomicBackend.put
-    monkeypatch.setattr(AtomicBackend, "put", lambda self, obj, path: (written.append(path), put(self, obj, path)))
+    written, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda part, path: (written.append(path), replace(part, path)))
     train(tmp_path, train_cfg__max_epochs=1)
     files = {p for p in tmp_path.iterdir() if p.is_file() and p.suffix != ".py" and p.name != ".lock"}
-    assert {Path(path) for path in written} == files
+    assert {Path(path) for path in written if Path(path).suffix != ".py"} == files
 
 
 def test_a_different_model_of_the_same_shapes_is_warned_of(tmp_path, debug_checkpoint):

@@ -1,10 +1,12 @@
 """What the log says: the loss of all processes, tags that do not mix, and nothing that helps nobody."""
 
 import json
+import time
 
 import pytest
+from mmengine.dist import get_rank
 
-from tests.training import SGD, train, train_on_processes
+from tests.training import SGD, FewDigits, train, train_on_processes
 
 
 def scalars(folder):
@@ -21,6 +23,30 @@ def test_the_logged_loss_is_the_mean_over_the_processes(tmp_path):
     assert len(one) == len(two) == 10
     for key in ("loss", "grad_norm"):
         assert [row[key] for row in two] == pytest.approx([row[key] for row in one], rel=1e-4)
+
+
+def test_the_process_that_waits_longest_for_its_data_is_logged(tmp_path, monkeypatch):
+    load = FewDigits.__getitem__
+
+    def load_slowly(self, index):  # 16 images of 5 ms a step, on one process
+        time.sleep(0.005 * (get_rank() == 1))
+        return load(self, index)
+
+    monkeypatch.setattr(FewDigits, "__getitem__", load_slowly)
+    train_on_processes(2, tmp_path / "two", default_hooks__logger__interval=2, train_dataloader__num_workers=0)
+    rows = [row for row in scalars(tmp_path / "two") if "lr" in row]
+    assert len(rows) == 5
+    for row in rows:
+        assert row["largest_data_time_rank"] == 1
+        assert 0.08 <= row["largest_data_time"]
+        assert row["data_time"] < row["largest_data_time"]  # that is the first process's
+    (log,) = (tmp_path / "two").glob("*/*.log")
+    assert log.read_text().count("largest_data_time_rank: 1  ") == 5
+
+
+def test_a_process_alone_waits_for_no_other(tmp_path):
+    train(tmp_path, train_cfg__max_epochs=1)
+    assert not [row for row in scalars(tmp_path) if "largest_data_time" in row]
 
 
 def test_times_of_validation_have_tags_of_their_own(tmp_path):

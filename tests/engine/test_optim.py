@@ -2,13 +2,16 @@
 
 import copy
 import json
+import pickle
 import shutil
 from typing import ClassVar
 
 import pytest
 import torch
+from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from crate_mm.engine import Runner
+from crate_mm.engine.sharded import ShardedOptimizer
 from crate_mm.engine.shared_model import share_model
 from crate_mm.evaluation import ClassificationMetric
 from crate_mm.registry import METRICS
@@ -18,6 +21,7 @@ from tests.training import (
     assert_identical,
     debug_config,
     debug_runner,
+    on_processes,
     train,
     train_on_processes,
 )
@@ -38,6 +42,45 @@ def test_a_sharded_optimizer_takes_the_same_steps(tmp_path):
     assert_identical(
         train(tmp_path / "sharded", **longer)["state_dict"], train(tmp_path / "plain", **longer)["state_dict"]
     )
+
+
+def consolidate_twice(rank: int) -> dict:
+    """What the first process has of a sharded AdamW's state in our way and in PyTorch's, and who has been told."""
+    torch.manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(4, n)) for n in range(1, 8)]
+    groups = [{"params": weights[:2], "lr": 0.1}, {"params": weights[2:], "names": list("cdefg")}]
+    sharded = ShardedOptimizer(torch.optim.AdamW(groups, lr=0.01), {"lr": 0.01})
+    for weight in weights[1:]:  # the first has no gradient, so no state
+        weight.grad = torch.randn_like(weight)
+    sharded.step()
+    broadcasts = 0
+    broadcast = torch.distributed.broadcast
+
+    def count(*args, **kwargs):
+        nonlocal broadcasts
+        broadcasts += 1
+        return broadcast(*args, **kwargs)
+
+    torch.distributed.broadcast = count
+    sharded.consolidate_state_dict()
+    answer = {"broadcasts": broadcasts, "has it": sharded.whole is not None}
+    if rank == 0:
+        answer["ours"] = pickle.dumps(sharded.state_dict())
+        with pytest.raises(RuntimeError, match="call consolidate_state_dict on all"):
+            sharded.state_dict()
+    ZeroRedundancyOptimizer.consolidate_state_dict(sharded)
+    if rank == 0:
+        answer["PyTorch's"] = pickle.dumps(ZeroRedundancyOptimizer.state_dict(sharded))
+    return answer
+
+
+def test_a_sharded_optimizers_state_goes_to_the_first_process_alone():
+    answers = on_processes(3, consolidate_twice)
+    assert [answers[rank]["has it"] for rank in range(3)] == [True, False, False]
+    assert [answers[rank]["broadcasts"] for rank in range(3)] == [0, 0, 0]
+    ours, theirs = (pickle.loads(answers[0][key]) for key in ("ours", "PyTorch's"))
+    assert list(ours["state"]) == [1, 2, 3, 4, 5, 6]
+    assert_identical(ours, theirs)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,14 +1,18 @@
 """Where a run begins: the same run however often it is resumed, and what is no resume."""
 
 import shutil
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from crate_mm.engine import Runner, load_config
+from crate_mm.checkpoints.safe import digest
+from crate_mm.engine import CheckpointError, Runner, load_config, open_checkpoint, read_checkpoint
 from crate_mm.engine.resume import find_start
-from tests.training import assert_identical, debug_config, result_of, train
+from crate_mm.engine.safety.agreement import open_on_all
+from tests.training import assert_identical, debug_config, on_processes, result_of, train
 
 
 # Optimizer, schedule, EMA, shuffling and augmentation all at once; the workers are a case of their own, since
@@ -42,6 +46,54 @@ def test_stopping_early_on_the_curve_of_a_longer_run(tmp_path):
     train(tmp_path / "part", train_cfg__max_epochs=1, param_scheduler__end=3)
     resumed = train(tmp_path / "part", resume=True, train_cfg__max_epochs=3)
     assert_identical(whole["state_dict"], resumed["state_dict"])
+
+
+def open_the_file_of(path: Path, rank: int) -> tuple:
+    """Which processes read a checkpoint's contents for its checksums, and what is made of it."""
+    sums, testzip = [], zipfile.ZipFile.testzip
+    zipfile.ZipFile.testzip = lambda archive: (sums.append(archive.filename), testzip(archive))[1]
+    try:
+        opened = open_on_all(str(path))
+        again = open_on_all(str(path), opened)
+        return len(sums), digest(opened.weights), again is opened
+    except CheckpointError as error:
+        return len(sums), type(error).__name__, str(error)
+
+
+def test_one_process_of_a_node_reads_the_checksums(debug_checkpoint):
+    answers = on_processes(3, partial(open_the_file_of, debug_checkpoint))
+    weights = digest(read_checkpoint(debug_checkpoint)["state_dict"])
+    assert answers == {0: (1, weights, True), 1: (0, weights, True), 2: (0, weights, True)}
+
+
+def test_what_is_damaged_for_one_process_of_a_node_is_for_all(debug_checkpoint, in_copy):
+    damaged = in_copy(debug_checkpoint)
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 255
+    damaged.write_bytes(data)
+    answers = on_processes(2, partial(open_the_file_of, damaged))
+    assert answers[0][:2] == (1, "DamagedError")
+    assert answers[1][:2] == (0, "CheckpointError")
+    assert answers[1][2].startswith(f"process 0 cannot open the checkpoint: {damaged} is damaged")
+
+
+def test_a_pickle_that_runs_code_is_refused_without_checksums_too(tmp_path):
+    torch.save({"state_dict": {}, "evil": Path("a")}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match="Path"):
+        read_checkpoint(tmp_path / "evil.pth", verified=True)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_checkpoint_that_is_open_already_is_not_opened_again(tmp_path, debug_checkpoint, monkeypatch, known):
+    shutil.copy(debug_checkpoint, tmp_path / "epoch_1.pth")
+    cfg = debug_config()
+    cfg.resume = "newest"
+    opened = open_checkpoint(tmp_path / "epoch_1.pth")
+    read = []
+    monkeypatch.setattr("crate_mm.engine.resume.open_checkpoint", lambda path: (read.append(path), opened)[1])
+    start = find_start(cfg, str(tmp_path), opened if known else None)
+    assert start.opened is opened
+    assert len(read) == (not known)
 
 
 def test_processes_that_resume_from_different_files_stop(tmp_path, debug_checkpoint, monkeypatch):

@@ -15,7 +15,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from crate_mm.checkpoints.files import AtomicBackend, training_checkpoints
+from crate_mm.checkpoints import write_checkpoint
+from crate_mm.checkpoints.files import training_checkpoints
 from crate_mm.engine import RunInterruptedError, RunStoppedError, newest_checkpoint, read_checkpoint
 from crate_mm.engine.safety.signals import INTERRUPTED, PREEMPTED, Signals
 from crate_mm.registry import DATA_SAMPLERS, RUNNERS
@@ -121,7 +122,7 @@ def test_an_interrupted_validation_is_made_up_for(tmp_path, whole):
 def test_checkpoints_within_an_epoch(tmp_path, whole, every):
     options = {f"default_hooks__checkpoint__{key}": value for key, value in every.items()}
     runner = build(tmp_path, **options)
-    at_step(runner, 18, lambda: shutil.copytree(tmp_path, tmp_path.with_suffix(".copy")))
+    at_step(runner, 18, lambda: runner.finish_checkpoint() and shutil.copytree(tmp_path, tmp_path.with_suffix(".copy")))
     runner.train()
     newest = 15 if "every_iters" in every else 17
     copied = names(tmp_path.with_suffix(".copy"))
@@ -159,14 +160,14 @@ def test_a_sampler_that_cannot_go_on_is_named(tmp_path):
 
 def full_disk(monkeypatch, failing: set[int]) -> None:
     """Let the n-th writes of checkpoints fail, counted from 1."""
-    put, count = AtomicBackend.put, iter(range(1, 1000))
+    count = iter(range(1, 1000))
 
-    def fail(self, obj, path):
-        if str(path).endswith(".pth") and next(count) in failing:
+    def fail(contents, path):
+        if next(count) in failing:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        put(self, obj, path)
+        write_checkpoint(contents, path)
 
-    monkeypatch.setattr(AtomicBackend, "put", fail)
+    monkeypatch.setattr("crate_mm.engine.writing.write_checkpoint", fail)
 
 
 EACH_STEP = dict(default_hooks__checkpoint__every_iters=1, default_hooks__checkpoint__save_best=None)
@@ -220,8 +221,11 @@ def test_a_best_one_that_could_not_be_written_was_none(tmp_path, monkeypatch):
 
 
 def test_what_does_not_read_back_stops_the_run_in_the_end(tmp_path, monkeypatch):
-    put = AtomicBackend.put
-    monkeypatch.setattr(AtomicBackend, "put", lambda self, obj, path: put(self, obj[:-100], path))
+    def cut_off(contents, path):
+        write_checkpoint(contents, path)
+        path.write_bytes(path.read_bytes()[:-100])
+
+    monkeypatch.setattr("crate_mm.engine.writing.write_checkpoint", cut_off)
     with pytest.raises(RunStoppedError, match=r"could not be written 3 times in a row .*is damaged"):
         build(tmp_path, **EACH_STEP).train()
     assert names(tmp_path) == []
@@ -426,6 +430,16 @@ def test_when_one_process_cannot_load_its_data_all_save_and_stop(tmp_path, run_p
     done = run_processes("train", *write_accident(tmp_path, "pass"), "--resume")
     assert done.code == 0, done.output
     assert "resumed epoch: 1, iter: 17" in done.output
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_noticed(tmp_path, run_processes):
+    hang = write_accident(tmp_path, "__import__('signal').pause()")
+    begin = time.monotonic()
+    done = run_processes("train", *hang, "--cfg-options", "env_cfg.dist_cfg.timeout=10", ends_others=True)
+    assert time.monotonic() - begin < 100  # PyTorch's own patience is 30 minutes
+    assert done.code == 1
+    assert "error: another process has not come to this point of the run within 10 s" in done.output
 
 
 @pytest.mark.slow

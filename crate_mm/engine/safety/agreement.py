@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object
+from mmengine.dist import all_gather_object, is_distributed
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 import crate_mm
 
-from ...checkpoints import CheckpointError
+from ...checkpoints import Checkpoint, CheckpointError, open_checkpoint
 from ...checkpoints.safe import digest
-from ...untrusted import shown
+from ...untrusted import env_number, shown
 from ..classes import class_names
 from ..results import as_data
 
@@ -60,6 +60,35 @@ def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
                 f"the {differ} is {there} for process {rank} and {here} here: all processes need the same config and "
                 "the same data"
             )
+
+
+def open_on_all(path: str, opened: Checkpoint | None = None) -> Checkpoint:
+    """Open a checkpoint on all processes, of which the first of each node compares it with its checksums.
+
+    The others take its word, and read the file when it is in the node's memory. All processes call it.
+
+    Args:
+        path: the file.
+        opened: the same, if this process has opened it already.
+
+    Raises:
+        CheckpointError: the file cannot be read or is damaged, for any of the processes that look.
+    """
+    if not is_distributed():
+        return opened or open_checkpoint(path)
+    failed = None
+    if opened is None and env_number("LOCAL_RANK", 0) == 0:
+        try:
+            opened = open_checkpoint(path)
+        except CheckpointError as error:
+            failed = error
+    told = all_gather_object(None if failed is None else str(failed))
+    if failed is not None:
+        raise failed
+    for rank, sentence in enumerate(told):
+        if sentence is not None:
+            raise CheckpointError(f"process {rank} cannot open the checkpoint: {sentence}")
+    return opened or open_checkpoint(path, verified=True)
 
 
 def check_same_checkpoint(runner: Runner, filename: str, meta: dict) -> None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed
+from mmengine.config import Config
 from mmengine.dist import is_distributed
 from torch.distributed import PrefixStore
 from torch.distributed.rendezvous import rendezvous
@@ -16,6 +17,11 @@ from torch.distributed.rendezvous import rendezvous
 from ...untrusted import env_number
 
 LAUNCHERS = ("none", "pytorch", "slurm")
+
+
+def timeout_of(cfg: Config) -> float | None:
+    """The seconds after which a process of a config gives up waiting for the others, or None for PyTorch's default."""
+    return ((cfg.get("env_cfg") or {}).get("dist_cfg") or {}).get("timeout")
 
 
 def init_processes(launcher: str, timeout: float | None = None) -> None:

@@ -1,14 +1,10 @@
-"""Signals that ask a run to stop, and what all processes of a run agree on."""
+"""Signals that ask a run to stop."""
 
 import os
 import signal
 import threading
 import time
 from contextlib import suppress
-
-import torch
-import torch.distributed as dist
-from mmengine.dist import is_distributed
 
 from .finite import RunStoppedError
 
@@ -89,37 +85,3 @@ def end_when_signalled() -> None:
     for number in CAUGHT:
         if number != signal.SIGINT:
             signal.signal(number, end)
-
-
-class Agreement:
-    """What each process has to say about a step, known to all of them at its end.
-
-    The exchange goes through the hosts' network while the step is computed, so that the GPU does not wait for it.
-    """
-
-    def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo") if is_distributed() else None
-        self._pending: tuple[dist.Work, list[torch.Tensor]] | None = None
-
-    def begin(self, said: dict[str, int]) -> None:
-        """Tell the others, who all call it with the same keys."""
-        if self._group is not None:
-            heard = [torch.zeros(len(said), dtype=torch.int64) for _ in range(dist.get_world_size())]
-            mine = torch.tensor(list(said.values()))
-            self._pending = dist.all_gather(heard, mine, group=self._group, async_op=True), heard
-
-    def end(self, said: dict[str, int]) -> dict[str, list[int]]:
-        """Return what all processes have said, in the order of their ranks.
-
-        A single process hears what it says now, not at the beginning.
-        """
-        if self._pending is None:
-            return {key: [value] for key, value in said.items()}
-        (work, heard), self._pending = self._pending, None
-        work.wait()
-        return dict(zip(said, torch.stack(heard).T.tolist()))
-
-    def wait(self) -> None:
-        """Wait for all processes to come here: one that ended early would bring down the one that still writes."""
-        if self._group is not None:
-            dist.barrier(self._group)
