@@ -34,15 +34,11 @@ class Histogram:
                 self.counts, self.exponent = merged, self.exponent + 1
 
     def data(self) -> dict:
-        """``{'start': of the first bin, 'width': of each, 'counts': [...]}``."""
+        """``{'start': of the first bin, 'width': of each, 'counts': [...]}``; width 0 where all numbers are alike."""
         first, last = min(self.counts), max(self.counts)
-        width = math.ldexp(1.0, self.exponent)
-        if first == last:  # all numbers are alike: a bin that can be drawn
-            width = max(width, abs(first * width) * 1e-3, 1e-6)
-            return {"start": math.ldexp(float(first), self.exponent) - width / 2, "width": width, "counts": [
-                self.counts[first]]}
+        width = 0.0 if first == last else math.ldexp(1.0, self.exponent)
         counts = [self.counts.get(number, 0) for number in range(first, last + 1)]
-        return {"start": first * width, "width": width, "counts": counts}
+        return {"start": math.ldexp(first, self.exponent), "width": width, "counts": counts}
 
 
 class Ends:

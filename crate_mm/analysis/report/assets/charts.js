@@ -2,7 +2,7 @@
 // Expressions are interpreted (`ast`), not compiled: the page's policy lets no text be run as code.
 
 import { report } from "./data.js";
-import { mark } from "./dom.js";
+import { h, mark } from "./dom.js";
 import { shownModels } from "./state.js";
 
 const QUIET = {
@@ -72,7 +72,21 @@ export function curves(rows, { most, layer, height = 170, format = ".3~g", dashe
   };
 }
 
-// Histograms {model, from, to, share} over one another.
+// Histograms of models in bins of one width, the widest of theirs: all widths are powers of two, or 0 for one value.
+export function inBins(found) {
+  const widest = Math.max(...found.map(({ histogram }) => histogram.width));
+  const width = widest || Math.max(Math.abs(found[0].histogram.start) * 1e-3, 1e-6);
+  return found.flatMap(({ model, histogram, count }) => {
+    const bins = new Map();
+    histogram.counts.forEach((n, i) => {
+      const bin = Math.floor((histogram.start + (i + 0.5) * histogram.width) / width);
+      bins.set(bin, (bins.get(bin) ?? 0) + n);
+    });
+    return [...bins].map(([bin, n]) => ({ model, from: bin * width, to: (bin + 1) * width, share: n / count, count: n }));
+  });
+}
+
+// Rows of `inBins` over one another.
 export function histograms(rows, title) {
   return {
     height: 160,
@@ -82,6 +96,7 @@ export function histograms(rows, title) {
       x: { field: "from", type: "quantitative", title, scale: { zero: false }, axis: { grid: false, tickCount: 6, format: ".4~g" } },
       x2: { field: "to" },
       y: { field: "share", type: "quantitative", title: "share of images", stack: null, axis: { tickCount: 4, format: ".0~%" } },
+      y2: { datum: 0 },
       color: modelColour(),
       tooltip: [{ field: "model" }, { field: "from", format: ".4~g" }, { field: "to", format: ".4~g" }, { field: "count", title: "images" }],
     },
@@ -102,8 +117,9 @@ export function ranks(rows) {
   };
 }
 
-// Cells {row, column, value} of a matrix with names.
-export function matrix(cells, { rows, columns, rowTitle = null, columnTitle = null, most, format = ".3~f", height }) {
+// Cells {row, column, value} of a matrix with names, pale at the least value and full at the largest.
+export function matrix(cells, { rows, columns, rowTitle = null, columnTitle = null, format = ".3~f", height }) {
+  const ends = [Math.min(...cells.map((c) => c.value)), Math.max(...cells.map((c) => c.value))];
   const names = (title, order) => ({ type: "nominal", sort: order, title, axis: { domain: false, ticks: false, labelAngle: order.some((n) => String(n).length > 3) ? -45 : 0 } });
   return {
     height: height ?? Math.min(Math.max(rows.length * 18, 60), 360),
@@ -113,10 +129,17 @@ export function matrix(cells, { rows, columns, rowTitle = null, columnTitle = nu
       x: { field: "column", ...names(columnTitle, columns) },
       y: { field: "row", ...names(rowTitle, rows), axis: { domain: false, ticks: false } },
       color: { value: "var(--accent)" },
-      opacity: { field: "value", type: "quantitative", legend: null, scale: { domain: [0, most], range: [0, 1], clamp: true } },
+      opacity: { field: "value", type: "quantitative", legend: null, scale: { domain: ends, range: [0.06, 1] } },
       tooltip: [{ field: "row", title: rowTitle ?? "row" }, { field: "column", title: columnTitle ?? "column" }, { field: "value", format }],
     },
   };
+}
+
+// Which colour is which model, where the curves of several are in one chart.
+export function legend() {
+  const models = shownModels();
+  if (models.length < 2) return h("p", { class: "hidden" }, models.map(({ model }) => model.label));
+  return h("p", { class: "legend" }, models.map(({ model, index }) => h("span", {}, h("span", { class: "dot", style: { color: mark(index) } }), model.label)));
 }
 
 export function modelLayers() {

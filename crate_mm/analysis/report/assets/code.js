@@ -1,8 +1,8 @@
 // The sparse code: of the chosen image, over the data, and between classes.
 
-import { chart, matrix, ranks } from "./charts.js";
+import { chart, legend, matrix, ranks } from "./charts.js";
 import { className, part, report, unpack } from "./data.js";
-import { h, mark, nothing, number, percent } from "./dom.js";
+import { h, heading, mark, nothing, number, percent } from "./dom.js";
 import { heat, picture, shares } from "./heat.js";
 import { thumbnail } from "./objective.js";
 import { choose, shownModels, state } from "./state.js";
@@ -15,14 +15,14 @@ export async function renderCode(body) {
   const later = []; // charts are as wide as what they stand in, and so are drawn when they stand in it
   for (const { model, index } of shownModels()) {
     const box = h("article", { class: "model", "data-model": index, style: { "--mark": mark(index) } });
-    box.append(h("h3", {}, h("span", { class: "dot", style: { color: mark(index) } }), model.label));
+    box.append(heading(model, index));
     const code = model.layers[state.layer]?.code;
     if (code) box.append(...(await codeViews(model, index, code, later)));
     else box.append(nothing(model.layers[state.layer] ? (model.undefined.code ?? "This layer has no code.") : `This model has ${model.layers.length} layers.`));
     panels.push(box);
   }
   const rows = await usageRows();
-  const head = rows.length ? [h("h4", {}, `How often the directions of layer ${state.layer + 1} are used`), usage] : [];
+  const head = rows.length ? [h("h4", {}, `How often the directions of layer ${state.layer + 1} are used`), legend(), usage] : [];
   body.replaceChildren(...head, ...panels);
   if (rows.length) await chart(usage, ranks(rows), "Share of tokens that use each direction, the most used first");
   for (const [element, spec, told] of later) await chart(element, spec, told);
@@ -52,17 +52,21 @@ async function codeViews(model, index, code, later) {
     key: `code-${index}`, name: `${model.label}: entries of the code, a row a token, a column a direction`,
     rows: tokens.length, columns, values: shares(values), stretch: 0.32,
     tell: (i) => `${who(Math.floor(i / columns))}, direction ${channels[i % columns] + 1}: ${number(values[i])}`,
-    caption: `The code of this image: a row a token, a column a direction (${some}); ${percent(zero)} of what is shown is zero`,
+    caption: "The code of this image",
   });
-  const views = [figure, directionView(model, index, code)];
+  const note = `A row a token, a column a direction (${some}); ${percent(zero)} of what is shown is zero.`;
+  figure.append(h("p", { class: "note", "data-told": "zero" }, note));
+  const views = [h("div", { class: "scroll" }, figure), directionView(model, index, code)];
   if (code.overlap) {
     const box = h("div", { class: "chart" });
     const names = model.classes.map((label) => className(label));
     const shared = await unpack(code.overlap);
     const cells = names.flatMap((row, i) => names.map((column, j) => ({ row, column, value: shared[i * names.length + j] })));
-    const told = "Overlap of the codes of classes: 1 if they use each direction as often, 0 if they share none";
-    views.push(h("div", { class: "panel" }, h("h4", {}, "Overlap of the codes of classes"), box, h("p", {}, `${told}. The classes are the first ${report.limits.classes} that were met at most.`)));
-    later.push([box, matrix(cells, { rows: names, columns: names, most: 1, height: Math.min(names.length * 22, 360) }), told]);
+    const least = Math.min(...shared);
+    const told = `1 if two classes use each direction as often, 0 if they share none; the palest is ${number(least)}`;
+    const some = model.classes.length < report.limits.classes ? "" : ` Shown are the first ${report.limits.classes} classes that were met.`;
+    views.push(h("div", { class: "panel" }, h("h4", {}, "Overlap of the codes of classes"), box, h("p", {}, `${told}.${some}`)));
+    later.push([box, matrix(cells, { rows: names, columns: names, height: Math.min(names.length * 22, 360) }), told]);
   }
   return [views[0], h("div", { class: "row two after" }, ...views.slice(1))];
 }

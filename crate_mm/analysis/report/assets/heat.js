@@ -19,7 +19,8 @@ export function picture(url) {
 function sizeOf({ rows, columns, image, stretch }) {
   let [height, width] = image ? [image.naturalHeight, image.naturalWidth] : [rows, columns];
   if (stretch) height = width * stretch;
-  const scale = LONG / Math.max(height, width);
+  const long = stretch && columns > 48 ? columns * Math.ceil(960 / columns) : LONG;
+  const scale = long / Math.max(height, width);
   return [Math.max(Math.round(height * scale), 1), Math.max(Math.round(width * scale), 1)];
 }
 
@@ -64,7 +65,7 @@ export function draw(canvas, options) {
 //   key: names it, so that the focus finds it again; name: what it is, for those who do not see it
 //   tell(i): a cell in words; pick(row, column): a cell is chosen, by a click or by arrow keys
 export function heat(options) {
-  const { key, name, rows, columns, tell, pick, caption, chosen } = options;
+  const { key, name, rows, columns, tell, pick, caption, chosen, image } = options;
   const canvas = h("canvas", { "data-key": key, class: pick ? "pick" : null });
   canvas.setAttribute("role", pick ? "application" : "img");
   canvas.setAttribute("aria-label", name);
@@ -96,8 +97,8 @@ export function heat(options) {
       if (row >= 0 && row < rows && column >= 0 && column < columns) pick(row, column);
     });
   }
-  const heading = caption ? h("figcaption", {}, caption) : null;
-  return h("figure", { class: "heat" }, canvas, heading, tell ? reading : null);
+  const title = caption ? h("figcaption", {}, caption) : null;
+  return h("figure", { class: image ? "heat" : "heat plain" }, title, canvas, tell ? reading : null);
 }
 
 // Values as shares of the largest of them.

@@ -1,7 +1,7 @@
 // One image: whom a patch attends to, the class token's map, components as colours, which heads agree, what is predicted.
 
 import { className, part, report, unpack } from "./data.js";
-import { h, mark, nothing, number, percent, say } from "./dom.js";
+import { h, heading, mark, nothing, number, percent, say } from "./dom.js";
 import { draw, heat, picture, shares } from "./heat.js";
 import { choose, choosePatch, patchIn, shownModels, state } from "./state.js";
 
@@ -44,24 +44,26 @@ export function agreement(heads) {
 
 async function modelPanel({ model, index }, label) {
   const box = h("article", { class: "model", "data-model": index, style: { "--mark": mark(index) } });
-  box.append(h("h3", {}, h("span", { class: "dot", style: { color: mark(index) } }), model.label));
+  box.append(heading(model, index));
   if (!model.layers[state.layer]) {
     box.append(nothing(`This model has ${model.layers.length} layers.`), predictions(model, label));
     return box;
   }
   const image = await picture(report.datas[model.data].pictures[state.image]);
   const views = h("div", { class: "views" });
+  const texts = h("div", { class: "panel" });
   const found = await attentionRows(model);
   if (found && state.head >= found.heads.length) {
-    views.append(nothing(`This model has ${found.heads.length} heads.`));
+    views.append(h("div", { class: "wide" }, nothing(`This model has ${found.heads.length} heads.`)));
   } else if (found) {
-    views.append(await attentionView(model, index, image, found), await clsView(model, index, image));
+    views.append(attentionView(model, index, image, found, texts), await clsView(model, index, image));
   } else {
     views.append(h("div", { class: "wide" }, nothing(model.undefined.attention ?? "This layer computes no attention matrix.")));
   }
-  views.append(await componentsView(model, index, image), predictions(model, label));
+  texts.prepend(predictions(model, label));
+  views.append(await componentsView(model, index, image), texts);
+  if (found && found.heads.length > 1) views.append(...headsViews(model, index, image, found));
   box.append(views);
-  if (found && found.heads.length > 1) box.append(headsView(model, index, image, found));
   return box;
 }
 
@@ -71,21 +73,23 @@ function place(i, columns, side) {
   return `row ${span(row)}, column ${span(column)}`;
 }
 
-async function attentionView(model, index, image, { heads, rows, columns, chosen, side }) {
+function attentionView(model, index, image, { heads, rows, columns, chosen, side }, texts) {
   const values = heads[state.head];
   const patches = values.subarray(1);
   const [, patchRows, patchColumns] = model.grid;
   const order = [...patches.keys()].sort((a, b) => patches[b] - patches[a]).slice(0, 3);
+  const told = order.map((i) => [i === chosen ? "itself" : place(i, columns, side), patches[i]]);
+  if (model.grid[0]) told.push(["the class token", values[0]]);
+  told.sort((a, b) => b[1] - a[1]);
   const what = side === 1 ? "patch" : `block of ${side} × ${side} patches`;
   const sentence = `The ${what} at ${place(chosen, columns, side)} attends most to`;
   const list = h(
     "ol",
     { class: "top", "data-told": "attention" },
-    order.map((i) => line(i === chosen ? `itself` : place(i, columns, side), patches[i], patches[order[0]])),
+    told.map(([name, value]) => line(name, value, told[0][1])),
   );
-  if (model.grid[0]) list.append(h("li", {}, h("span", {}, "the class token"), h("span", {}, number(values[0]))));
   if (document.activeElement?.dataset.key === `attention-${index}`) {
-    say(`${sentence} ${order.map((i) => `${place(i, columns, side)}: ${number(patches[i])}`).join("; ")}`);
+    say(`${sentence} ${told.map(([name, value]) => `${name}: ${number(value)}`).join("; ")}`);
   }
   const figure = heat({
     key: `attention-${index}`,
@@ -93,10 +97,11 @@ async function attentionView(model, index, image, { heads, rows, columns, chosen
     rows, columns, image, values: shares(patches), chosen,
     tell: (i) => `${place(i, columns, side)}: ${number(patches[i])}`,
     pick: (row, column) => choosePatch(Math.min(row * side, patchRows - 1), Math.min(column * side, patchColumns - 1), patchRows, patchColumns),
-    caption: "Whom the chosen patch attends to",
+    caption: "The chosen patch attends to",
   });
   figure.querySelector("canvas").attention = values;
-  return h("div", { class: "panel" }, figure, h("p", {}, sentence), list);
+  texts.append(h("h4", {}, sentence), list);
+  return figure;
 }
 
 function line(name, value, most) {
@@ -107,17 +112,16 @@ function line(name, value, most) {
 async function clsView(model, index, image) {
   const packed = model.layers[state.layer].looks.cls;
   if (!packed) return nothing(model.undefined.cls ?? "This layer has no class token.");
-  const [first, rows, columns] = model.grid;
+  const [, rows, columns] = model.grid;
   const values = part(await unpack(packed), packed.shape, state.image, state.head);
   const figure = heat({
     key: `cls-${index}`, name: `${model.label}: the class token's attention, layer ${state.layer + 1}, head ${state.head + 1}`,
     rows, columns, image, values: shares(values),
     tell: (i) => `${place(i, columns, 1)}: ${number(values[i])}`,
-    caption: "Whom the class token attends to",
+    caption: "The class token attends to",
   });
   figure.querySelector("canvas").attention = values;
-  figure.dataset.first = first;
-  return h("div", { class: "panel" }, figure);
+  return figure;
 }
 
 async function componentsView(model, index) {
@@ -128,9 +132,9 @@ async function componentsView(model, index) {
   const figure = heat({
     key: `pca-${index}`, name: `${model.label}: components of the patches as colours, layer ${state.layer + 1}`,
     rows, columns, colours, stretch: await aspect(model),
-    caption: "Three principal components as colours",
+    caption: "Components as colours",
   });
-  return h("div", { class: "panel" }, figure);
+  return figure;
 }
 
 // Height over width of a model's images.
@@ -139,7 +143,7 @@ export async function aspect(model) {
   return image.naturalHeight / image.naturalWidth;
 }
 
-function headsView(model, index, image, { heads, rows, columns, chosen }) {
+function headsViews(model, index, image, { heads, rows, columns, chosen }) {
   const tiles = heads.map((values, k) => {
     const canvas = h("canvas", { "aria-hidden": "true" });
     draw(canvas, { rows, columns, image, values: shares(values.subarray(1)), chosen });
@@ -147,20 +151,21 @@ function headsView(model, index, image, { heads, rows, columns, chosen }) {
   });
   const cosines = agreement(heads);
   const K = heads.length;
+  const least = Math.min(...cosines);
   const figure = heat({
-    key: `agree-${index}`, name: `${model.label}: cosines between the heads' attention`,
-    rows: K, columns: K, values: Float64Array.from(cosines, (c) => Math.max(c, 0)),
+    key: `agree-${index}`, name: `${model.label}: cosines between the heads' attention from the chosen patch`,
+    rows: K, columns: K, values: Float64Array.from(cosines, (c) => 0.05 + (0.95 * (c - least)) / (1 - least || 1)),
     tell: (i) => `heads ${Math.floor(i / K) + 1} and ${(i % K) + 1}: cosine ${number(cosines[i])}`,
-    caption: "Which heads agree: cosines between their attention from this patch",
+    caption: `Which heads agree: cosines, ${number(least)} (pale) to 1`,
   });
   figure.querySelector("canvas").cosines = cosines;
-  const grid = h("div", {}, h("h4", {}, "All heads, from the chosen patch"), h("div", { class: "small", role: "group", "aria-label": "Heads" }, tiles));
-  return h("div", { class: "row heads" }, grid, h("div", { class: "agree" }, figure));
+  const grid = h("div", { class: "span" }, h("h4", {}, "All heads, from the chosen patch"), h("div", { class: "small", role: "group", "aria-label": "Heads" }, tiles));
+  return [grid, figure];
 }
 
 function predictions(model, label) {
   const told = model.predicted?.[state.image];
-  if (!told) return h("div", { class: "panel" }, nothing(model.undefined.classes ?? ""));
+  if (!told) return nothing(model.undefined.classes ?? "");
   const right = label === null ? null : told[0][0] === label;
   const verdict = right === null ? null : h("p", { class: right ? "right" : "wrong", "data-told": "verdict" }, right ? "✓ right" : `✗ wrong: it is ${className(label)}`);
   const list = told.map(([c, score]) => {
@@ -168,5 +173,5 @@ function predictions(model, label) {
     entry.children[1].textContent = percent(score);
     return entry;
   });
-  return h("div", { class: "panel" }, h("h4", {}, "What the model says"), h("ol", { class: "top", "data-told": "classes" }, list), verdict);
+  return h("div", { class: "said" }, h("h4", {}, "What the model says"), h("ol", { class: "top", "data-told": "classes" }, list), verdict);
 }

@@ -1,8 +1,8 @@
 // The objective, layer by layer: a curve a model, and of the chosen layer the distribution and the images at its ends.
 
-import { chart, curves, histograms, measureNames, modelLayers } from "./charts.js";
+import { chart, curves, histograms, inBins, legend, measureNames, modelLayers } from "./charts.js";
 import { report } from "./data.js";
-import { h, mark, number } from "./dom.js";
+import { h, heading, mark, number } from "./dom.js";
 import { choose, shownModels, state } from "./state.js";
 
 export const objectiveNeeds = ["layer", "measure", "hidden"];
@@ -44,6 +44,7 @@ async function overview(body, names, drawn) {
     return h("div", { class: "measure" }, head, h("div", { class: "chart", "data-chart": name }), h("div", { class: "lacking" }));
   });
   body.replaceChildren(
+    legend(),
     h("div", { class: "row measures" }, panels),
     h("div", { class: "detail" }),
     h("details", {}, h("summary", {}, "These numbers as a table"), h("div", { class: "scroll numbers" })),
@@ -88,14 +89,8 @@ async function detail(box) {
     h("div", { class: "row two" }, models.map((shown) => ends(shown, name))),
   );
   if (!models.length) return;
-  const rows = models.flatMap(({ model }) => {
-    const { histogram, count } = model.layers[state.layer].measures[name];
-    return histogram.counts.map((n, i) => {
-      const from = histogram.start + i * histogram.width;
-      return { model: model.label, from, to: from + histogram.width, share: n / count, count: n };
-    });
-  });
-  await chart(plot, histograms(rows, TITLES[name] ?? name), `Distribution over the images, layer ${state.layer + 1}`);
+  const found = models.map(({ model }) => ({ ...model.layers[state.layer].measures[name], model: model.label }));
+  await chart(plot, histograms(inBins(found), TITLES[name] ?? name), `Distribution over the images, layer ${state.layer + 1}`);
 }
 
 function ends({ model, index }, name) {
@@ -105,7 +100,7 @@ function ends({ model, index }, name) {
   return h(
     "div",
     { class: "model", style: { "--mark": mark(index) } },
-    h("h3", {}, h("span", { class: "dot", style: { color: mark(index) } }), model.label),
+    heading(model, index),
     h("p", { class: "note", "data-told": "measure" }, `mean ${number(found.mean)}, deviation ${number(found.std)}, ${found.count} images`),
     h("div", { class: "ends" }, list("Lowest", found.low), list("Highest", found.high)),
   );

@@ -1,7 +1,7 @@
 // What was run, and a button that saves every number of the page.
 
 import { report } from "./data.js";
-import { h, mark, percent } from "./dom.js";
+import { h, heading, mark, percent } from "./dom.js";
 
 export const runNeeds = [];
 
@@ -39,7 +39,7 @@ function modelFacts(model, index) {
   const lacks = [...new Set(Object.values(model.undefined))];
   if (lacks.length) facts["not defined"] = lacks.join(" ");
   const config = run.model ? h("details", {}, h("summary", {}, "The model's config"), h("pre", { tabindex: 0 }, run.model)) : null;
-  return h("article", { class: "model", style: { "--mark": mark(index), "margin-top": "24px" } }, h("h3", {}, h("span", { class: "dot", style: { color: mark(index) } }), model.label), list(facts), config);
+  return h("article", { class: "model", style: { "--mark": mark(index), "margin-top": "24px" } }, heading(model, index), list(facts), config);
 }
 
 function saveNumbers() {

@@ -1,7 +1,7 @@
 // Masks of the heads: the patches that the class token attends to most.
 
 import { part, report, unpack } from "./data.js";
-import { h, mark, nothing } from "./dom.js";
+import { h, heading, mark, nothing } from "./dom.js";
 import { draw, picture } from "./heat.js";
 import { choose, shownModels, state } from "./state.js";
 
@@ -11,7 +11,7 @@ export async function renderSegments(body) {
   const panels = [];
   for (const { model, index } of shownModels()) {
     const box = h("article", { class: "model", "data-model": index, style: { "--mark": mark(index) } });
-    box.append(h("h3", {}, h("span", { class: "dot", style: { color: mark(index) } }), model.label));
+    box.append(heading(model, index));
     const packed = model.layers[state.layer]?.looks.masks;
     if (packed) box.append(await masks(model, index, packed));
     else box.append(nothing(model.layers[state.layer] ? (model.undefined.cls ?? "This layer has no class token's attention.") : `This model has ${model.layers.length} layers.`));

@@ -1,9 +1,9 @@
 // The subspaces: how alike the heads' are, and whose energy is in which.
 
-import { chart, curves, matrix, modelLayers } from "./charts.js";
+import { chart, curves, legend, matrix, modelLayers } from "./charts.js";
 import { className, unpack } from "./data.js";
-import { h, mark, nothing, number } from "./dom.js";
-import { heat } from "./heat.js";
+import { h, heading, mark, nothing, number } from "./dom.js";
+import { heat, shares } from "./heat.js";
 import { shownModels, state } from "./state.js";
 
 export const subspacesNeeds = ["layer", "hidden"];
@@ -18,7 +18,7 @@ export async function renderSubspaces(body) {
   );
   const plot = h("div", { class: "chart" });
   const head = rows.length
-    ? [h("h4", {}, "Mean |cosine| between directions of different heads"), plot, h("p", { class: "note" }, "Dashed: random directions, whose mean is about √(2/πd).")]
+    ? [h("h4", {}, "Mean |cosine| between directions of different heads"), legend(), plot, h("p", { class: "note" }, "Dashed: random directions, whose mean is about √(2/πd).")]
     : [];
   const panels = [];
   const later = [];
@@ -30,7 +30,7 @@ export async function renderSubspaces(body) {
 
 async function subspacePanel({ model, index }, later) {
   const box = h("article", { class: "model", "data-model": index, style: { "--mark": mark(index) } });
-  box.append(h("h3", {}, h("span", { class: "dot", style: { color: mark(index) } }), model.label));
+  box.append(heading(model, index));
   const found = model.layers[state.layer]?.subspaces;
   if (!found) {
     box.append(nothing(model.layers[state.layer] ? (model.undefined.subspaces ?? "This layer has no subspaces.") : `This model has ${model.layers.length} layers.`));
@@ -50,9 +50,9 @@ async function subspacePanel({ model, index }, later) {
   const K = found.heads;
   const heads = heat({
     key: `between-${index}`, name: `${model.label}: mean absolute cosines between heads`,
-    rows: K, columns: K, values: between,
+    rows: K, columns: K, values: shares(between),
     tell: (i) => `heads ${Math.floor(i / K) + 1} and ${(i % K) + 1}: ${number(between[i])}`,
-    caption: found.incoherence === null ? "One head: there is none to compare it with" : `All directions, head by head; between heads ${number(found.incoherence)} on average`,
+    caption: found.incoherence === null ? "One head: there is none to compare it with" : `All directions: means by pairs of heads, the darkest ${number(Math.max(...between))}; ${number(found.incoherence)} between heads`,
   });
   const views = h("div", { class: "row three" }, picture, heads);
   box.append(views);
@@ -65,8 +65,8 @@ async function subspacePanel({ model, index }, later) {
   const columns = Array.from({ length: K }, (_, k) => `${k + 1}`);
   const cells = rows.flatMap((row, i) => columns.map((column, k) => ({ row, column, value: energy[i * K + k] })));
   const plot = h("div", { class: "chart" });
-  const most = Math.max(...energy);
-  views.append(h("div", { class: "panel" }, h("h4", {}, "Energy of each class in each head's subspace"), plot, h("p", {}, `Shares of a class's energy; the darkest is ${number(most)}, all alike would be ${number(1 / K)}.`)));
-  later.push([plot, matrix(cells, { rows, columns, columnTitle: "head", most, height: Math.min(Math.max(rows.length * 20, 60), 300) }), "Energy of classes in subspaces"]);
+  const [least, most] = [Math.min(...energy), Math.max(...energy)];
+  views.append(h("div", { class: "panel" }, h("h4", {}, "Energy of each class in each head's subspace"), plot, h("p", {}, `Shares of a class's energy; from ${number(least)} (pale) to ${number(most)}; all alike would be ${number(1 / K)}.`)));
+  later.push([plot, matrix(cells, { rows, columns, columnTitle: "head", height: Math.min(Math.max(rows.length * 20, 60), 300) }), "Energy of classes in subspaces"]);
   return box;
 }
