@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def pack(values: Tensor | np.ndarray, bits: int = 8, power: int = 1, groups: int = 1) -> dict[str, Any]:
-    """Values of at least 0 as a JSON's entry. The error is at most ``scale / most``, half of that with ``power`` 1.
+    """Values of at least 0 as a JSON's entry. The error is at most ``scale / most``.
 
     A value that is not 0 stays so, however small.
 

@@ -9,6 +9,7 @@ import hashlib
 import html
 import json
 import re
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -20,8 +21,9 @@ POLICY = (
 )
 
 
+@cache
 def vega() -> str:
-    """The script of Vega, Vega-Lite and Vega-Embed, and their version.
+    """The script of Vega, Vega-Lite and Vega-Embed, with ``window.vegaEmbed``.
 
     Raises:
         ImportError: the package that brings it is not there.

@@ -28,10 +28,11 @@ class ClassMeans:
 
     def update(self, vectors: Tensor, labels: list[int]) -> None:
         """Take in vectors ``(B, n)``."""
-        for vector, label in zip(vectors.double().cpu(), labels):
-            if label in self.classes:
-                self.sums[label] = self.sums.get(label, 0) + vector
-                self.counts[label] = self.counts.get(label, 0) + 1
+        vectors, of = vectors.double().cpu(), torch.tensor(labels)
+        for label in set(labels).intersection(self.classes):
+            mine = vectors[of == label]
+            self.sums[label] = self.sums.get(label, 0) + mine.sum(0)
+            self.counts[label] = self.counts.get(label, 0) + len(mine)
 
     def means(self) -> Tensor | None:
         """``(C, n)``, in the order of the labels; None without labels."""
