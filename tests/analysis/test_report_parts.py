@@ -158,7 +158,7 @@ def test_memory_does_not_grow_with_the_images(model):
 
     def collected(count):
         for batch in batches(count):
-            gc.collect(1)  # what is left in circles is not kept
+            gc.collect()  # what is left in circles is not kept
             yield batch
 
     def peak(count):
@@ -174,7 +174,8 @@ def test_memory_does_not_grow_with_the_images(model):
     peak(40)
     (few, tensors), (many, still) = peak(400), peak(2000)
     assert still == tensors
-    assert many < few + 20_000  # a list of a number an image, layer and measure would have 500,000 bytes
+    # PyTorch and Python leave some bytes a batch; a list of a number an image, layer and measure would have 500,000.
+    assert many < few + 80_000
 
 
 def test_json_ends_no_element():
