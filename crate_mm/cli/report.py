@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Subset
 from .. import __version__
 from ..analysis.report.gather import Data, Looked, Wanted, gather
 from ..analysis.report.page import make_page, vega
+from ..api import default_class_names
 from ..checkpoints import Checkpoint
 from ..engine.features import build_loader, load_config_for
 from ..files import atomic_file
@@ -110,6 +111,7 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
             while label in {looked.label for looked in models}:
                 label += "'"
             names = (checkpoint and checkpoint.class_names) or getattr(loader.dataset, "classes", None)
+            names = names or (default_class_names(model.num_classes) if hasattr(model, "num_classes") else None)
             run = checkpoint_data(config, cfg, file, checkpoint)
             models.append(Looked(label, model, len(datas) - 1, names, run))
     return models, datas

@@ -6,6 +6,7 @@ defined, and ``undefined`` of a model says why in a sentence.
 
 import base64
 import io
+import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from .looks import Looks, Plan, count_maps, grid_of
 from .pack import pack
 from .stream import LISTED, MOST_CLASSES, TOP, CodeUse, Streamed, stream
 
+ATTENTION = 0.6  # of the page's bytes that attention between patches may take
 FORMAT = 1  # of the data; a reader of saved files may ask
 GRAM_DIRECTIONS = 64  # in a picture of a Gram matrix, of all heads together
 THUMBNAIL = 40  # pixels of the longer side
@@ -70,34 +72,53 @@ def gather(models: list[Looked], datas: list[Data], wanted: Wanted, say: Callabl
     for looked in models:
         (batch, *_) = datas[looked.data].batches(wanted.shown[:1])
         grids.append((len(wanted.shown) * count_maps(looked.model, batch), grid_of(looked.model)))
-    plan = Plan(grids, wanted.room / 2)
     told, thumbs = [], set()
     for looked in models:
         say(f"{shown(looked.label)}: measuring {len(wanted.measured)} images, showing {len(wanted.shown)}")
-        told.append(look_at(looked, datas[looked.data], wanted, plan, thumbs))
+        told.append(measured(looked, datas[looked.data], wanted, thumbs))
     first = datas[0].dataset
     names = next((looked.class_names for looked in models if looked.class_names), None)
-    return {
+    plan = Plan(grids, wanted.room * ATTENTION)
+    data = {
         "format": FORMAT,
         "classes": None if names is None else [shown(name) for name in names],
         "measures": {name: row.meaning for name, row in MEASURES.items()},
         "limits": {"classes": MOST_CLASSES, "listed": LISTED, "top": TOP},
-        "attention": {"side": plan.side, "bits": plan.bits},
         "images": [image_data(first, position) for position in wanted.shown],
         "datas": [{"label": shown(d.label), "pictures": [picture(d.dataset[p]) for p in wanted.shown]} for d in datas],
         "thumbnails": {str(p): picture(first[p], THUMBNAIL) for p in sorted(thumbs)},
         "models": told,
     }
+    kept = look_at(models, datas, wanted, plan, data)
+    size = len(json.dumps(data))
+    if size > wanted.room:  # what is not attention took more than was left for it
+        look_at(models, datas, wanted, Plan(grids, wanted.room - (size - kept)), data)
+    return data
 
 
-def look_at(looked: Looked, data: Data, wanted: Wanted, plan: Plan, thumbs: set[int]) -> dict[str, Any]:
-    """What is known of one model; the positions of the images that it names are added to ``thumbs``."""
+def look_at(models: list[Looked], datas: list[Data], wanted: Wanted, plan: Plan, data: dict) -> int:
+    """Add to the data what is seen of the images shown; return how many bytes of it are attention between patches."""
+    data["attention"] = {"side": plan.side, "bits": plan.bits}
+    kept = 0
+    for looked, told in zip(models, data["models"]):
+        looks = Looks(looked.model, plan)
+        for batch in datas[looked.data].batches(wanted.shown):
+            looks.look(batch)
+        for layer, entry in enumerate(told["layers"]):
+            entry["looks"] = looks.data(layer)
+            kept += len(json.dumps(entry["looks"]["attention"]))
+        told["predicted"] = looks.predicted or None
+        told["undefined"] = looks.undefined()
+        if not told["classes"]:
+            told["undefined"]["labels"] = f"The data has no labels ({shown(datas[looked.data].label)})."
+    return kept
+
+
+def measured(looked: Looked, data: Data, wanted: Wanted, thumbs: set[int]) -> dict[str, Any]:
+    """What is measured of one model; the positions of the images that it names are added to ``thumbs``."""
     model, layers = looked.model, steps(looked.model)
     streamed = stream(model, data.batches(wanted.measured), wanted.eps_squared, wanted.unit_length, wanted.measured)
-    looks = Looks(model, plan)
-    for batch in data.batches(wanted.shown):
-        looks.look(batch)
-    tokens = looks.tokens
+    tokens = getattr(getattr(model, "backbone", model), "patch_tokens", None)
     told = []
     for layer, step in layers.items():
         measures = streamed.spreads.data(layer)
@@ -107,10 +128,6 @@ def look_at(looked: Looked, data: Data, wanted: Wanted, plan: Plan, thumbs: set[
         if code:
             thumbs |= {p for direction in code["directions"] for p, *_ in direction["top"]}
         told.append({"measures": measures, "code": code, "subspaces": subspace_data(step, streamed, layer)})
-        told[-1]["looks"] = looks.data(layer)
-    undefined = looks.undefined()
-    unlabelled = f"{shown(data.label)} has no labels."
-    undefined |= {} if streamed.classes else {"labels": unlabelled}
     return {
         "label": shown(looked.label),
         "name": name_of(model),
@@ -118,12 +135,10 @@ def look_at(looked: Looked, data: Data, wanted: Wanted, plan: Plan, thumbs: set[
         "parameters": sum(p.numel() for p in model.parameters()),
         "grid": None if tokens is None else list(tokens),
         "layers": told,
-        "predicted": looks.predicted or None,
         "images": streamed.images,
         "labelled": streamed.labelled,
         "right": streamed.right,
         "classes": sorted(streamed.classes),
-        "undefined": undefined,
         "run": looked.run,
     }
 

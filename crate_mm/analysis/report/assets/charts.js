@@ -49,7 +49,7 @@ function layerField(most) {
 }
 
 // Rows {model, layer, mean, low, high} as curves with bands; a rule at the chosen layer.
-export function curves(rows, { most, layer, height = 170, format = ".3~g", dashed = false }) {
+export function curves(rows, { most, layer, height = 170, format = ".4~g", dashed = false }) {
   const x = layerField(most);
   const y = { type: "quantitative", title: null, scale: { zero: false }, axis: { tickCount: 4, format } };
   const colour = modelColour();
