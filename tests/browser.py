@@ -5,14 +5,15 @@ import shutil
 import time
 from pathlib import Path
 
-import pytest
-
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-OPTIONS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --disable-dev-shm-usage"
-).split()
+OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+OPTIONS += [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
 
 
 class Browser:
@@ -107,14 +108,3 @@ class Browser:
         assert self.errors() == []
         asked = [url for url in self.requests() if not url.startswith(("file:", "data:", "blob:"))]
         assert asked == []
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A browser; without Chromium, its driver and Selenium the test is skipped."""
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("no browser: the Debian packages chromium and chromium-driver bring it")
-    pytest.importorskip("selenium", reason='no selenium: pip install "crate_mm[test]" brings it')
-    started = Browser(tmp_path_factory.mktemp("browser"))
-    yield started
-    started.driver.quit()

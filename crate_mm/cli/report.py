@@ -154,7 +154,8 @@ def check_size(datas: list[Data], model: torch.nn.Module, config: str) -> None:
         )
     image, size = datas[-1].dataset[0]["inputs"], getattr(model.backbone, "img_size", None)
     channels = getattr(model, "in_channels", None)
-    if size is not None and tuple(image.shape[1:]) != tuple(size) or channels not in (None, image.shape[0]):
+    other_size = size is not None and tuple(image.shape[1:]) != tuple(size)
+    if other_size or channels not in (None, image.shape[0]):
         raise ValueError(
             f"the images of {shown(config)} come as {tuple(image.shape)}, the model takes "
             f"({channels}, {', '.join(map(str, size or ('H', 'W')))}): its data must be prepared for it"

@@ -13,7 +13,6 @@ from crate_mm.analysis.report.page import make_page
 from crate_mm.models import ImageClassifier
 from crate_mm.models.layers import Block, Compression, Sparsification
 from crate_mm.registry import MODELS, head_for
-from tests.browser import browser  # noqa: F401
 
 pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
 HOSTILE = [
@@ -29,7 +28,9 @@ class Images(Dataset):
     """Random images with labels and names."""
 
     def __init__(self, shape, count=9, names=(), labels=True):
-        self.images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+        self.images = torch.randint(
+            0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+        )
         self.names, self.labels = names, labels
 
     def __len__(self):
@@ -133,7 +134,8 @@ def test_a_page_of_each_form(browser, tmp_path, form):
     for section in ("look", "code", "subspaces", "segments"):
         said = nothings(browser, section)
         if section in lacking:
-            assert said and all(text.startswith(f"Not defined here. {lacking[section]}") for text in said)
+            assert said
+            assert all(text.startswith(f"Not defined here. {lacking[section]}") for text in said)
         else:
             assert said == []
     (told,) = data["models"]
@@ -147,7 +149,7 @@ def test_a_page_of_one_image(browser, tmp_path):
     data = page_of({"one": classifier()}, Images((3, 16, 24), count=1), tmp_path / "report.html", shown=[0])
     assert data["models"][0]["layers"][0]["measures"]["r_out"]["std"] is None
     browser.open(tmp_path / "report.html")
-    assert "deviation –, 1 images" in browser.text('[data-told="measure"]')
+    assert "deviation \u2013, 1 images" in browser.text('[data-told="measure"]')
     browser.check_quiet()
 
 
@@ -176,7 +178,12 @@ def test_a_page_of_a_masked_autoencoder(browser, tmp_path):
 
 def test_models_side_by_side(browser, tmp_path):
     """Of other depths and heads: what one lacks is said, and the other is shown."""
-    models = {"small": classifier(), "deep": classifier(depth=4, heads=6), "vit": classifier("ViT"), "t": classifier("ToST")}
+    models = {
+        "small": classifier(),
+        "deep": classifier(depth=4, heads=6),
+        "vit": classifier("ViT"),
+        "t": classifier("ToST"),
+    }
     page_of(models, Images((3, 16, 24)), tmp_path / "report.html")
     browser.open(tmp_path / "report.html", "#layer=4&head=5")
     assert nothings(browser, "look").count("Not defined here. This model has 2 layers.") == 3
@@ -200,7 +207,7 @@ def test_hostile_names_stay_names(browser, tmp_path):
         browser.click(f'[data-key="image-{i}"]')
         assert browser.text("#look .title strong") == data["images"][i]["name"]
     assert data["images"][0]["name"] == "<script>window.broken = 1<_script>"
-    assert [e for e in browser.texts("#models label")][0].startswith(HOSTILE[0])
+    assert browser.texts("#models label")[0].startswith(HOSTILE[0])
     assert browser.text("h1") == browser.driver.title == HOSTILE[2]
     assert HOSTILE[0] in browser.text('#look [data-model="0"] [data-told="classes"]')
     assert "\\u202e" in data["images"][4]["name"]
@@ -214,7 +221,10 @@ def test_the_policy_lets_nothing_out_and_no_other_script_in(browser, tmp_path):
     browser.open(tmp_path / "report.html")
     browser.check_quiet()
     tries = "fetch('https://example.org/').catch(() => {}); new Image().src = 'https://example.org/x.png';"
-    browser.run(tries + "const s = document.createElement('script'); s.textContent = 'window.broken = 1'; document.body.append(s);")
+    browser.run(
+        tries
+        + "const s = document.createElement('script'); s.textContent = 'window.broken = 1'; document.body.append(s);"
+    )
     refused = browser.errors()
     assert len(refused) >= 3
     assert all("Content Security Policy" in message for message in refused)

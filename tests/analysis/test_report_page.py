@@ -16,7 +16,6 @@ from crate_mm.analysis.segmentation import attention_masks
 from crate_mm.analysis.taps import capture
 from crate_mm.engine import load_config
 from crate_mm.engine.features import build_loader
-from tests.browser import browser  # noqa: F401
 
 pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
 ARROWS = dict(up="\ue013", down="\ue015", left="\ue012", right="\ue014")
@@ -24,7 +23,9 @@ ARROWS = dict(up="\ue013", down="\ue015", left="\ue012", right="\ue014")
 
 def data_of(page):
     """The JSON in a page."""
-    return json.loads(re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page.read_text(), re.S)[1])
+    return json.loads(
+        re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page.read_text(), re.S)[1]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,8 @@ def truth(page, debug_checkpoint):
 def told(browser, selector):
     """The rows of a list of names and numbers."""
     rows = browser.run(
-        "return [...document.querySelectorAll(arguments[0] + ' li')].map(li => [...li.querySelectorAll(':scope > span')]"
-        ".slice(0, 2).map(s => s.textContent))",
+        "return [...document.querySelectorAll(arguments[0] + ' li')].map((li) => "
+        "[...li.querySelectorAll(':scope > span')].slice(0, 2).map((span) => span.textContent))",
         selector,
     )
     return [(name, float(value.removesuffix(" %"))) for name, value in rows]
@@ -82,7 +83,9 @@ def test_what_is_chosen_is_what_the_pure_functions_give(browser, page, truth):
     for name, value in shown:
         assert value == pytest.approx(expected[name], rel=2e-3), name
     largest = sorted((v for name, v in expected.items() if name != "the class token"), reverse=True)[:3]
-    assert sorted((v for name, v in shown if name != "the class token"), reverse=True) == pytest.approx(largest, rel=2e-3)
+    assert sorted((v for name, v in shown if name != "the class token"), reverse=True) == pytest.approx(
+        largest, rel=2e-3
+    )
 
     cls = browser.run("return [...document.querySelector('[data-key=\"cls-1\"]').attention]")
     np.testing.assert_allclose(cls, truth["attention"][layer][image, head, 0, 1:], atol=2e-5)
@@ -97,7 +100,9 @@ def test_what_is_chosen_is_what_the_pure_functions_give(browser, page, truth):
     assert browser.text('[data-model="1"] [data-told="verdict"]') == ("✓ right" if right else f"✗ wrong: it is {label}")
 
     code = truth["codes"][layer][image]
-    zero = float(re.search(r"([\d.]+) % of what is shown is zero", browser.text('#code [data-model="1"] [data-told="zero"]'))[1])
+    zero = float(
+        re.search(r"([\d.]+) % of what is shown is zero", browser.text('#code [data-model="1"] [data-told="zero"]'))[1]
+    )
     assert zero == pytest.approx(100 * (code == 0).float().mean().item(), rel=5e-3)
     values = browser.run("return [...document.querySelector('[data-key=\"code-1\"]').values]")
     np.testing.assert_allclose(values, (code / code.max()).flatten(), atol=1 / 255)

@@ -45,8 +45,6 @@ def test_the_overlap_computed_by_hand():
         best_heads(torch.stack([left, right]), truth[:3])
 
 
-
-
 def planted(model, maps):
     """Let the layers of a model attend from the CLS token as the maps (K, N) say."""
     for block in model.backbone.blocks:
@@ -68,7 +66,9 @@ def test_the_figure_meets_a_case_computed_by_hand(tmp_path):
     from crate_mm.registry import FIGURES
 
     arch = dict(embed_dim=24, depth=3, num_heads=2)
-    model = ImageClassifier(dict(type="CRATE", arch=arch, img_size=8, patch_size=2), dict(type="LinearHead", num_classes=5))
+    model = ImageClassifier(
+        dict(type="CRATE", arch=arch, img_size=8, patch_size=2), dict(type="LinearHead", num_classes=5)
+    )
     maps = torch.zeros(2, 16)
     maps[0, :10] = 1.0  # 0.6 of 16 entries are 10: the two upper rows, and two patches of the third
     maps[1, 6:] = 1.0  # two patches of the second row, and the two lower rows

@@ -80,7 +80,10 @@ def test_images_of_a_folder(run_tool, debug_checkpoint, tmp_path):
 
 
 MISTAKES = {
-    "config alone": (["debug", "random", "--also", "debug"], "--also takes a config and its checkpoints, got debug alone"),
+    "config alone": (
+        ["debug", "random", "--also", "debug"],
+        "--also takes a config and its checkpoints, got debug alone",
+    ),
     "other data": (
         ["debug", "random", "--also", "{configs}/other.py", "random"],
         "{configs}/other.py has 1347 images, and the first config 450: models are compared on the same images",

@@ -18,8 +18,8 @@ from ..segmentation import SHARE, ClassOverlap, attention_masks, best_heads, mea
 from ..taps import name_of, steps
 from .base import Drawn, Figure, Subject, patch_tokens
 
-CLASSES = """background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person
-pottedplant sheep sofa train tvmonitor""".split()
+CLASSES = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"]
+CLASSES += ["diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
 
 
 @FIGURES.register_module("segments")

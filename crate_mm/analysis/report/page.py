@@ -14,7 +14,20 @@ from importlib import resources
 from typing import Any
 
 # In the order in which they use one another; the page is one module, made of them.
-MODULES = ("data", "dom", "state", "heat", "charts", "objective", "image", "code", "subspaces", "segments", "run", "main")
+MODULES = (
+    "data",
+    "dom",
+    "state",
+    "heat",
+    "charts",
+    "objective",
+    "image",
+    "code",
+    "subspaces",
+    "segments",
+    "run",
+    "main",
+)
 POLICY = (
     "default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
@@ -47,7 +60,9 @@ def script() -> str:
     parts = []
     for name in MODULES:
         text = re.sub(r"^import\b[^;]*;\n", "", asset(f"{name}.js"), flags=re.M)
-        parts.append(f"// {name}.js\n" + re.sub(r"^export (?=(async )?(function|const|class|let)\b)", "", text, flags=re.M))
+        parts.append(
+            f"// {name}.js\n" + re.sub(r"^export (?=(async )?(function|const|class|let)\b)", "", text, flags=re.M)
+        )
     return "\n".join(parts)
 
 

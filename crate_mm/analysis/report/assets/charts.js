@@ -11,8 +11,16 @@ const QUIET = {
   padding: 2,
   view: { stroke: null },
   axis: {
-    labelColor: "var(--soft)", titleColor: "var(--soft)", titleFontWeight: "normal", labelFontSize: 11, titleFontSize: 11,
-    gridColor: "var(--grid)", domainColor: "var(--line)", tickColor: "var(--line)", tickSize: 4, labelPadding: 4,
+    labelColor: "var(--soft)",
+    titleColor: "var(--soft)",
+    titleFontWeight: "normal",
+    labelFontSize: 11,
+    titleFontSize: 11,
+    gridColor: "var(--grid)",
+    domainColor: "var(--line)",
+    tickColor: "var(--line)",
+    tickSize: 4,
+    labelPadding: 4,
     labelLimit: 90,
   },
 };
@@ -27,7 +35,12 @@ export async function chart(container, spec, description) {
     ...spec,
   };
   const options = {
-    actions: false, ast: true, defaultStyle: false, renderer: "svg", tooltip: { disableDefaultStyle: true }, logLevel: 1,
+    actions: false,
+    ast: true,
+    defaultStyle: false,
+    renderer: "svg",
+    tooltip: { disableDefaultStyle: true },
+    logLevel: 1,
   };
   const { view } = await window.vegaEmbed(container, whole, options);
   return view;
@@ -37,7 +50,9 @@ export async function chart(container, spec, description) {
 export function modelColour() {
   const models = shownModels();
   return {
-    field: "model", type: "nominal", legend: null,
+    field: "model",
+    type: "nominal",
+    legend: null,
     scale: { domain: models.map(({ model }) => model.label), range: models.map(({ index }) => mark(index)) },
   };
 }
@@ -45,7 +60,13 @@ export function modelColour() {
 const layerAxis = { tickMinStep: 1, format: "d", grid: false };
 
 function layerField(most) {
-  return { field: "layer", type: "quantitative", title: "layer", axis: layerAxis, scale: { domain: [1, Math.max(most, 2)], nice: false, padding: 8 } };
+  return {
+    field: "layer",
+    type: "quantitative",
+    title: "layer",
+    axis: layerAxis,
+    scale: { domain: [1, Math.max(most, 2)], nice: false, padding: 8 },
+  };
 }
 
 // Rows {model, layer, mean, low, high} as curves with bands; a rule at the chosen layer.
@@ -54,20 +75,43 @@ export function curves(rows, { most, layer, height = 170, format = ".4~g", dashe
   const y = { type: "quantitative", title: null, scale: { zero: false }, axis: { tickCount: 4, format } };
   const colour = modelColour();
   const tip = [
-    { field: "model", title: "model" }, { field: "layer", title: "layer" },
-    { field: "mean", title: "mean", format: ".4~g" }, { field: "std", title: "deviation", format: ".3~g" },
+    { field: "model", title: "model" },
+    { field: "layer", title: "layer" },
+    { field: "mean", title: "mean", format: ".4~g" },
+    { field: "std", title: "deviation", format: ".3~g" },
   ];
   return {
     height,
     data: { name: "rows", values: rows },
     params: [{ name: "layer", value: layer }],
     layer: [
-      { mark: { type: "area", opacity: 0.14, clip: true }, encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: colour } },
-      { mark: { type: "rule", color: "var(--soft)", strokeDash: [2, 3] }, transform: [{ filter: "datum.layer == layer" }, { aggregate: [], groupby: ["layer"] }], encoding: { x } },
-      ...(dashed ? [{ mark: { type: "line", strokeDash: [4, 4], strokeWidth: 1.2 }, encoding: { x, y: { ...y, field: "random" }, color: colour } }] : []),
+      {
+        mark: { type: "area", opacity: 0.14, clip: true },
+        encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: colour },
+      },
+      {
+        mark: { type: "rule", color: "var(--soft)", strokeDash: [2, 3] },
+        transform: [{ filter: "datum.layer == layer" }, { aggregate: [], groupby: ["layer"] }],
+        encoding: { x },
+      },
+      ...(dashed
+        ? [
+            {
+              mark: { type: "line", strokeDash: [4, 4], strokeWidth: 1.2 },
+              encoding: { x, y: { ...y, field: "random" }, color: colour },
+            },
+          ]
+        : []),
       { mark: { type: "line", strokeWidth: 2 }, encoding: { x, y: { ...y, field: "mean" }, color: colour } },
-      { mark: { type: "point", filled: true, size: 34, opacity: 1 }, encoding: { x, y: { ...y, field: "mean" }, color: colour, tooltip: tip } },
-      { mark: { type: "rule", opacity: 0, strokeWidth: 22, cursor: "pointer" }, transform: [{ aggregate: [], groupby: ["layer"] }], encoding: { x } },
+      {
+        mark: { type: "point", filled: true, size: 34, opacity: 1 },
+        encoding: { x, y: { ...y, field: "mean" }, color: colour, tooltip: tip },
+      },
+      {
+        mark: { type: "rule", opacity: 0, strokeWidth: 22, cursor: "pointer" },
+        transform: [{ aggregate: [], groupby: ["layer"] }],
+        encoding: { x },
+      },
     ],
   };
 }
@@ -82,7 +126,13 @@ export function inBins(found) {
       const bin = Math.floor((histogram.start + (i + 0.5) * histogram.width) / width);
       bins.set(bin, (bins.get(bin) ?? 0) + n);
     });
-    return [...bins].map(([bin, n]) => ({ model, from: bin * width, to: (bin + 1) * width, share: n / count, count: n }));
+    return [...bins].map(([bin, n]) => ({
+      model,
+      from: bin * width,
+      to: (bin + 1) * width,
+      share: n / count,
+      count: n,
+    }));
   });
 }
 
@@ -93,12 +143,29 @@ export function histograms(rows, title) {
     data: { values: rows },
     mark: { type: "bar", opacity: 0.55, binSpacing: 0 },
     encoding: {
-      x: { field: "from", type: "quantitative", title, scale: { zero: false }, axis: { grid: false, tickCount: 6, format: ".4~g" } },
+      x: {
+        field: "from",
+        type: "quantitative",
+        title,
+        scale: { zero: false },
+        axis: { grid: false, tickCount: 6, format: ".4~g" },
+      },
       x2: { field: "to" },
-      y: { field: "share", type: "quantitative", title: "share of images", stack: null, axis: { tickCount: 4, format: ".0~%" } },
+      y: {
+        field: "share",
+        type: "quantitative",
+        title: "share of images",
+        stack: null,
+        axis: { tickCount: 4, format: ".0~%" },
+      },
       y2: { datum: 0 },
       color: modelColour(),
-      tooltip: [{ field: "model" }, { field: "from", format: ".4~g" }, { field: "to", format: ".4~g" }, { field: "count", title: "images" }],
+      tooltip: [
+        { field: "model" },
+        { field: "from", format: ".4~g" },
+        { field: "to", format: ".4~g" },
+        { field: "count", title: "images" },
+      ],
     },
   };
 }
@@ -110,8 +177,19 @@ export function ranks(rows) {
     data: { values: rows },
     mark: { type: "line", strokeWidth: 2, clip: true },
     encoding: {
-      x: { field: "rank", type: "quantitative", title: "direction, the most used first", axis: { grid: false, tickCount: 5, format: "d" }, scale: { nice: false } },
-      y: { field: "share", type: "quantitative", title: "share of tokens that use it", axis: { tickCount: 4, format: ".0~%" } },
+      x: {
+        field: "rank",
+        type: "quantitative",
+        title: "direction, the most used first",
+        axis: { grid: false, tickCount: 5, format: "d" },
+        scale: { nice: false },
+      },
+      y: {
+        field: "share",
+        type: "quantitative",
+        title: "share of tokens that use it",
+        axis: { tickCount: 4, format: ".0~%" },
+      },
       color: modelColour(),
     },
   };
@@ -120,7 +198,12 @@ export function ranks(rows) {
 // Cells {row, column, value} of a matrix with names, pale at the least value and full at the largest.
 export function matrix(cells, { rows, columns, rowTitle = null, columnTitle = null, format = ".3~f", height }) {
   const ends = [Math.min(...cells.map((c) => c.value)), Math.max(...cells.map((c) => c.value))];
-  const names = (title, order) => ({ type: "nominal", sort: order, title, axis: { domain: false, ticks: false, labelAngle: order.some((n) => String(n).length > 3) ? -45 : 0 } });
+  const names = (title, order) => ({
+    type: "nominal",
+    sort: order,
+    title,
+    axis: { domain: false, ticks: false, labelAngle: order.some((n) => String(n).length > 3) ? -45 : 0 },
+  });
   return {
     height: height ?? Math.min(Math.max(rows.length * 18, 60), 360),
     data: { values: cells },
@@ -130,7 +213,11 @@ export function matrix(cells, { rows, columns, rowTitle = null, columnTitle = nu
       y: { field: "row", ...names(rowTitle, rows), axis: { domain: false, ticks: false } },
       color: { value: "var(--accent)" },
       opacity: { field: "value", type: "quantitative", legend: null, scale: { domain: ends, range: [0.06, 1] } },
-      tooltip: [{ field: "row", title: rowTitle ?? "row" }, { field: "column", title: columnTitle ?? "column" }, { field: "value", format }],
+      tooltip: [
+        { field: "row", title: rowTitle ?? "row" },
+        { field: "column", title: columnTitle ?? "column" },
+        { field: "value", format },
+      ],
     },
   };
 }
@@ -138,12 +225,25 @@ export function matrix(cells, { rows, columns, rowTitle = null, columnTitle = nu
 // Which colour is which model, where the curves of several are in one chart.
 export function legend() {
   const models = shownModels();
-  if (models.length < 2) return h("p", { class: "hidden" }, models.map(({ model }) => model.label));
-  return h("p", { class: "legend" }, models.map(({ model, index }) => h("span", {}, h("span", { class: "dot", style: { color: mark(index) } }), model.label)));
+  if (models.length < 2)
+    return h(
+      "p",
+      { class: "hidden" },
+      models.map(({ model }) => model.label),
+    );
+  return h(
+    "p",
+    { class: "legend" },
+    models.map(({ model, index }) =>
+      h("span", {}, h("span", { class: "dot", style: { color: mark(index) } }), model.label),
+    ),
+  );
 }
 
 export function modelLayers() {
   return Math.max(...shownModels().map(({ model }) => model.layers.length), 1);
 }
 
-export const measureNames = Object.keys(report.measures).filter((name) => report.models.some((m) => m.layers.some((l) => name in l.measures)));
+export const measureNames = Object.keys(report.measures).filter((name) =>
+  report.models.some((m) => m.layers.some((l) => name in l.measures)),
+);

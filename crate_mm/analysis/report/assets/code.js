@@ -18,11 +18,20 @@ export async function renderCode(body) {
     box.append(heading(model, index));
     const code = model.layers[state.layer]?.code;
     if (code) box.append(...(await codeViews(model, index, code, later)));
-    else box.append(nothing(model.layers[state.layer] ? (model.undefined.code ?? "This layer has no code.") : `This model has ${model.layers.length} layers.`));
+    else
+      box.append(
+        nothing(
+          model.layers[state.layer]
+            ? (model.undefined.code ?? "This layer has no code.")
+            : `This model has ${model.layers.length} layers.`,
+        ),
+      );
     panels.push(box);
   }
   const rows = await usageRows();
-  const head = rows.length ? [h("h4", {}, `How often the directions of layer ${state.layer + 1} are used`), legend(), usage] : [];
+  const head = rows.length
+    ? [h("h4", {}, `How often the directions of layer ${state.layer + 1} are used`), legend(), usage]
+    : [];
   body.replaceChildren(...head, ...panels);
   if (rows.length) await chart(usage, ranks(rows), "Share of tokens that use each direction, the most used first");
   for (const [element, spec, told] of later) await chart(element, spec, told);
@@ -49,8 +58,12 @@ async function codeViews(model, index, code, later) {
   const zero = values.filter((value) => value === 0).length / values.length;
   const some = columns < of ? `${columns} of ${of} directions, evenly spaced` : `all ${of} directions`;
   const figure = heat({
-    key: `code-${index}`, name: `${model.label}: entries of the code, a row a token, a column a direction`,
-    rows: tokens.length, columns, values: shares(values), stretch: 0.32,
+    key: `code-${index}`,
+    name: `${model.label}: entries of the code, a row a token, a column a direction`,
+    rows: tokens.length,
+    columns,
+    values: shares(values),
+    stretch: 0.32,
     tell: (i) => `${who(Math.floor(i / columns))}, direction ${channels[i % columns] + 1}: ${number(values[i])}`,
     caption: "The code of this image",
   });
@@ -61,11 +74,24 @@ async function codeViews(model, index, code, later) {
     const box = h("div", { class: "chart" });
     const names = model.classes.map((label) => className(label));
     const shared = await unpack(code.overlap);
-    const cells = names.flatMap((row, i) => names.map((column, j) => ({ row, column, value: shared[i * names.length + j] })));
+    const cells = names.flatMap((row, i) =>
+      names.map((column, j) => ({ row, column, value: shared[i * names.length + j] })),
+    );
     const least = Math.min(...shared);
     const told = `1 if two classes use each direction as often, 0 if they share none; the palest is ${number(least)}`;
-    const some = model.classes.length < report.limits.classes ? "" : ` Shown are the first ${report.limits.classes} classes that were met.`;
-    views.push(h("div", { class: "panel" }, h("h4", {}, "Overlap of the codes of classes"), box, h("p", {}, `${told}.${some}`)));
+    const some =
+      model.classes.length < report.limits.classes
+        ? ""
+        : ` Shown are the first ${report.limits.classes} classes that were met.`;
+    views.push(
+      h(
+        "div",
+        { class: "panel" },
+        h("h4", {}, "Overlap of the codes of classes"),
+        box,
+        h("p", {}, `${told}.${some}`),
+      ),
+    );
     later.push([box, matrix(cells, { rows: names, columns: names, height: Math.min(names.length * 22, 360) }), told]);
   }
   return [views[0], h("div", { class: "row two after" }, ...views.slice(1))];
@@ -75,14 +101,27 @@ function directionView(model, index, code) {
   const chosen = code.directions[Math.min(state.direction, code.directions.length - 1)];
   const options = code.directions.map((direction, i) => {
     const kind = direction.kind === "most" ? "much used" : "rarely used";
-    return h("option", { value: i, selected: direction === chosen }, `${direction.number + 1} (${kind}, ${percent(direction.share)} of tokens)`);
+    return h(
+      "option",
+      { value: i, selected: direction === chosen },
+      `${direction.number + 1} (${kind}, ${percent(direction.share)} of tokens)`,
+    );
   });
-  const select = h("select", { "data-key": `direction-${index}`, onchange: (event) => choose({ direction: Number(event.target.value) }) }, options);
-  const never = code.never.length
-    ? `${code.never.length} of ${code.directions_in_all} directions are used by no token of any measured image: ${code.never.slice(0, 24).map((n) => n + 1).join(", ")}${code.never.length > 24 ? ", …" : ""}.`
-    : `Each of the ${code.directions_in_all} directions is used by some token.`;
+  const select = h(
+    "select",
+    { "data-key": `direction-${index}`, onchange: (event) => choose({ direction: Number(event.target.value) }) },
+    options,
+  );
+  const { never: unused, directions_in_all: all } = code;
+  const listed = unused.slice(0, 24).map((n) => n + 1);
+  if (unused.length > 24) listed.push("…");
+  const never = unused.length
+    ? `${unused.length} of ${all} directions are used by no token of any measured image: ${listed.join(", ")}.`
+    : `Each of the ${all} directions is used by some token.`;
   if (!chosen) return h("div", { class: "panel" }, h("h4", {}, "What a direction stands for"), h("p", {}, never));
-  const list = chosen.top.map(([position, patch, value]) => h("li", {}, marked(model, position, patch), number(value)));
+  const list = chosen.top.map(([position, patch, value]) =>
+    h("li", {}, marked(model, position, patch), number(value)),
+  );
   return h(
     "div",
     { class: "panel" },
@@ -108,7 +147,12 @@ function marked(model, position, patch) {
     const context = canvas.getContext("2d");
     context.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--accent");
     context.lineWidth = 4;
-    context.strokeRect((96 - width) / 2 + (patch % columns) * w + 2, (96 - height) / 2 + Math.floor(patch / columns) * t + 2, w - 4, t - 4);
+    context.strokeRect(
+      (96 - width) / 2 + (patch % columns) * w + 2,
+      (96 - height) / 2 + Math.floor(patch / columns) * t + 2,
+      w - 4,
+      t - 4,
+    );
   });
   box.append(canvas);
   return box;

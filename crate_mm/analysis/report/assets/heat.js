@@ -11,7 +11,10 @@ export function picture(url) {
   if (!loaded.has(url)) {
     const image = new Image();
     image.src = url;
-    loaded.set(url, image.decode().then(() => image));
+    loaded.set(
+      url,
+      image.decode().then(() => image),
+    );
   }
   return loaded.get(url);
 }
@@ -53,7 +56,10 @@ export function draw(canvas, options) {
   context.globalAlpha = 1;
   if (chosen !== undefined && chosen !== null) {
     const [left, top, w, t] = cell(chosen);
-    for (const [colour, line] of [["#000", 5], ["#fff", 2.5]]) {
+    for (const [colour, line] of [
+      ["#000", 5],
+      ["#fff", 2.5],
+    ]) {
       context.strokeStyle = colour;
       context.lineWidth = line;
       context.strokeRect(left + 1.5, top + 1.5, w - 3, t - 3);

@@ -1,4 +1,4 @@
-// One image: whom a patch attends to, the class token's map, components as colours, which heads agree, what is predicted.
+// One image: whom a patch attends to, the class token's map, components as colours, which heads agree, predictions.
 
 import { className, part, report, unpack } from "./data.js";
 import { h, heading, mark, nothing, number, percent, say } from "./dom.js";
@@ -11,9 +11,24 @@ export async function renderImage(body) {
   const { name, label } = report.images[state.image];
   const strip = report.images.map((image, i) => {
     const shown = h("img", { src: report.datas[0].pictures[i], alt: image.name });
-    return h("button", { type: "button", title: image.name, "data-key": `image-${i}`, "aria-pressed": i === state.image, onclick: () => choose({ image: i }) }, shown);
+    return h(
+      "button",
+      {
+        type: "button",
+        title: image.name,
+        "data-key": `image-${i}`,
+        "aria-pressed": i === state.image,
+        onclick: () => choose({ image: i }),
+      },
+      shown,
+    );
   });
-  const title = h("p", { class: "title" }, h("strong", {}, name), label === null ? ", without a label" : `, labelled ${className(label)}`);
+  const title = h(
+    "p",
+    { class: "title" },
+    h("strong", {}, name),
+    label === null ? ", without a label" : `, labelled ${className(label)}`,
+  );
   const panels = [];
   for (const shown of shownModels()) panels.push(await modelPanel(shown, label));
   body.replaceChildren(h("div", { class: "strip", role: "group", "aria-label": "Images" }, strip), title, ...panels);
@@ -58,7 +73,9 @@ async function modelPanel({ model, index }, label) {
   } else if (found) {
     views.append(attentionView(model, index, image, found, texts), await clsView(model, index, image));
   } else {
-    views.append(h("div", { class: "wide" }, nothing(model.undefined.attention ?? "This layer computes no attention matrix.")));
+    views.append(
+      h("div", { class: "wide" }, nothing(model.undefined.attention ?? "This layer computes no attention matrix.")),
+    );
   }
   texts.prepend(predictions(model, label));
   views.append(await componentsView(model, index, image), texts);
@@ -94,9 +111,19 @@ function attentionView(model, index, image, { heads, rows, columns, chosen, side
   const figure = heat({
     key: `attention-${index}`,
     name: `${model.label}: attention of the chosen patch, layer ${state.layer + 1}, head ${state.head + 1}`,
-    rows, columns, image, values: shares(patches), chosen,
+    rows,
+    columns,
+    image,
+    values: shares(patches),
+    chosen,
     tell: (i) => `${place(i, columns, side)}: ${number(patches[i])}`,
-    pick: (row, column) => choosePatch(Math.min(row * side, patchRows - 1), Math.min(column * side, patchColumns - 1), patchRows, patchColumns),
+    pick: (row, column) =>
+      choosePatch(
+        Math.min(row * side, patchRows - 1),
+        Math.min(column * side, patchColumns - 1),
+        patchRows,
+        patchColumns,
+      ),
     caption: "The chosen patch attends to",
   });
   figure.querySelector("canvas").attention = values;
@@ -115,8 +142,12 @@ async function clsView(model, index, image) {
   const [, rows, columns] = model.grid;
   const values = part(await unpack(packed), packed.shape, state.image, state.head);
   const figure = heat({
-    key: `cls-${index}`, name: `${model.label}: the class token's attention, layer ${state.layer + 1}, head ${state.head + 1}`,
-    rows, columns, image, values: shares(values),
+    key: `cls-${index}`,
+    name: `${model.label}: the class token's attention, layer ${state.layer + 1}, head ${state.head + 1}`,
+    rows,
+    columns,
+    image,
+    values: shares(values),
     tell: (i) => `${place(i, columns, 1)}: ${number(values[i])}`,
     caption: "The class token attends to",
   });
@@ -130,8 +161,12 @@ async function componentsView(model, index) {
   const [, rows, columns] = model.grid;
   const colours = part(await unpack(packed), packed.shape, state.image);
   const figure = heat({
-    key: `pca-${index}`, name: `${model.label}: components of the patches as colours, layer ${state.layer + 1}`,
-    rows, columns, colours, stretch: await aspect(model),
+    key: `pca-${index}`,
+    name: `${model.label}: components of the patches as colours, layer ${state.layer + 1}`,
+    rows,
+    columns,
+    colours,
+    stretch: await aspect(model),
     caption: "Components as colours",
   });
   return figure;
@@ -147,19 +182,37 @@ function headsViews(model, index, image, { heads, rows, columns, chosen }) {
   const tiles = heads.map((values, k) => {
     const canvas = h("canvas", { "aria-hidden": "true" });
     draw(canvas, { rows, columns, image, values: shares(values.subarray(1)), chosen });
-    return h("button", { type: "button", "data-key": `head-${index}-${k}`, "aria-pressed": k === state.head, onclick: () => choose({ head: k }) }, canvas, `head ${k + 1}`);
+    return h(
+      "button",
+      {
+        type: "button",
+        "data-key": `head-${index}-${k}`,
+        "aria-pressed": k === state.head,
+        onclick: () => choose({ head: k }),
+      },
+      canvas,
+      `head ${k + 1}`,
+    );
   });
   const cosines = agreement(heads);
   const K = heads.length;
   const least = Math.min(...cosines);
   const figure = heat({
-    key: `agree-${index}`, name: `${model.label}: cosines between the heads' attention from the chosen patch`,
-    rows: K, columns: K, values: Float64Array.from(cosines, (c) => 0.05 + (0.95 * (c - least)) / (1 - least || 1)),
+    key: `agree-${index}`,
+    name: `${model.label}: cosines between the heads' attention from the chosen patch`,
+    rows: K,
+    columns: K,
+    values: Float64Array.from(cosines, (c) => 0.05 + (0.95 * (c - least)) / (1 - least || 1)),
     tell: (i) => `heads ${Math.floor(i / K) + 1} and ${(i % K) + 1}: cosine ${number(cosines[i])}`,
     caption: `Which heads agree: cosines, ${number(least)} (pale) to 1`,
   });
   figure.querySelector("canvas").cosines = cosines;
-  const grid = h("div", { class: "span" }, h("h4", {}, "All heads, from the chosen patch"), h("div", { class: "small", role: "group", "aria-label": "Heads" }, tiles));
+  const grid = h(
+    "div",
+    { class: "span" },
+    h("h4", {}, "All heads, from the chosen patch"),
+    h("div", { class: "small", role: "group", "aria-label": "Heads" }, tiles),
+  );
   return [grid, figure];
 }
 
@@ -167,11 +220,24 @@ function predictions(model, label) {
   const told = model.predicted?.[state.image];
   if (!told) return nothing(model.undefined.classes ?? "");
   const right = label === null ? null : told[0][0] === label;
-  const verdict = right === null ? null : h("p", { class: right ? "right" : "wrong", "data-told": "verdict" }, right ? "✓ right" : `✗ wrong: it is ${className(label)}`);
+  const verdict =
+    right === null
+      ? null
+      : h(
+          "p",
+          { class: right ? "right" : "wrong", "data-told": "verdict" },
+          right ? "✓ right" : `✗ wrong: it is ${className(label)}`,
+        );
   const list = told.map(([c, score]) => {
     const entry = line(className(c), score, 1);
     entry.children[1].textContent = percent(score);
     return entry;
   });
-  return h("div", { class: "said" }, h("h4", {}, "What the model says"), h("ol", { class: "top", "data-told": "classes" }, list), verdict);
+  return h(
+    "div",
+    { class: "said" },
+    h("h4", {}, "What the model says"),
+    h("ol", { class: "top", "data-told": "classes" }, list),
+    verdict,
+  );
 }

@@ -66,13 +66,24 @@ function models() {
     const hide = (event) => {
       const hidden = new Set(state.hidden);
       event.target.checked ? hidden.delete(i) : hidden.add(i);
-      if (hidden.size === report.models.length) event.target.checked = true; // one is always shown
+      if (hidden.size === report.models.length)
+        event.target.checked = true; // one is always shown
       else choose({ hidden });
     };
     const right = model.predicted && model.labelled ? `, ${percent(model.right / model.labelled)} right` : "";
     const about = `${model.name}, ${model.layers.length} layer${model.layers.length === 1 ? "" : "s"}${right}`;
     const box = report.models.length > 1 ? h("input", { type: "checkbox", checked: true, onchange: hide }) : null;
-    return h("li", {}, h("label", {}, box, h("span", { class: "dot", style: { color: mark(i) } }), h("span", {}, model.label, " ", h("small", {}, about))));
+    return h(
+      "li",
+      {},
+      h(
+        "label",
+        {},
+        box,
+        h("span", { class: "dot", style: { color: mark(i) } }),
+        h("span", {}, model.label, " ", h("small", {}, about)),
+      ),
+    );
   });
   document.getElementById("models").replaceChildren(...items);
 }

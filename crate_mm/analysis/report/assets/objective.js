@@ -22,7 +22,10 @@ let views = new Map(); // the charts of the measures, for which the rule is move
 let viewsOf = "";
 
 function sorted() {
-  return [...ORDER.filter((name) => measureNames.includes(name)), ...measureNames.filter((name) => !ORDER.includes(name))];
+  return [
+    ...ORDER.filter((name) => measureNames.includes(name)),
+    ...measureNames.filter((name) => !ORDER.includes(name)),
+  ];
 }
 
 export async function renderObjective(body) {
@@ -40,8 +43,23 @@ export async function renderObjective(body) {
 
 async function overview(body, names, drawn) {
   const panels = names.map((name) => {
-    const head = h("button", { type: "button", "data-measure": name, "data-key": `measure-${name}`, onclick: () => choose({ measure: name }) }, TITLES[name] ?? name);
-    return h("div", { class: "measure" }, head, h("div", { class: "chart", "data-chart": name }), h("div", { class: "lacking" }));
+    const head = h(
+      "button",
+      {
+        type: "button",
+        "data-measure": name,
+        "data-key": `measure-${name}`,
+        onclick: () => choose({ measure: name }),
+      },
+      TITLES[name] ?? name,
+    );
+    return h(
+      "div",
+      { class: "measure" },
+      head,
+      h("div", { class: "chart", "data-chart": name }),
+      h("div", { class: "lacking" }),
+    );
   });
   body.replaceChildren(
     legend(),
@@ -54,10 +72,17 @@ async function overview(body, names, drawn) {
   for (const [i, name] of names.entries()) {
     const rows = rowsOf(name);
     const without = shownModels().filter(({ model }) => model.layers.every((layer) => !(name in layer.measures)));
-    if (without.length) panels[i].lastChild.append(h("p", { class: "note" }, `Not defined for ${without.map(({ model }) => model.label).join(", ")}.`));
+    if (without.length)
+      panels[i].lastChild.append(
+        h("p", { class: "note" }, `Not defined for ${without.map(({ model }) => model.label).join(", ")}.`),
+      );
     if (!rows.length) continue;
     const told = `${TITLES[name] ?? name}, by layer`;
-    const view = await chart(panels[i].querySelector(".chart"), curves(rows, { most: modelLayers(), layer: state.layer + 1 }), told);
+    const view = await chart(
+      panels[i].querySelector(".chart"),
+      curves(rows, { most: modelLayers(), layer: state.layer + 1 }),
+      told,
+    );
     view.addEventListener("click", (_event, item) => {
       if (item?.datum?.layer) choose({ layer: item.datum.layer - 1, measure: name });
     });
@@ -71,7 +96,9 @@ function rowsOf(name) {
       const found = layer.measures[name];
       if (!found) return [];
       const std = found.std ?? 0;
-      return [{ model: model.label, layer: l + 1, mean: found.mean, std, low: found.mean - std, high: found.mean + std }];
+      return [
+        { model: model.label, layer: l + 1, mean: found.mean, std, low: found.mean - std, high: found.mean + std },
+      ];
     }),
   );
 }
@@ -86,22 +113,43 @@ async function detail(box) {
     h("h3", {}, `${TITLES[name] ?? name}: layer ${state.layer + 1}`),
     h("div", { class: "equation" }, equation),
     models.length ? plot : h("p", { class: "none" }, "Not defined in this layer for the models shown."),
-    h("div", { class: "row two" }, models.map((shown) => ends(shown, name))),
+    h(
+      "div",
+      { class: "row two" },
+      models.map((shown) => ends(shown, name)),
+    ),
   );
   if (!models.length) return;
   const found = models.map(({ model }) => ({ ...model.layers[state.layer].measures[name], model: model.label }));
-  await chart(plot, histograms(inBins(found), TITLES[name] ?? name), `Distribution over the images, layer ${state.layer + 1}`);
+  await chart(
+    plot,
+    histograms(inBins(found), TITLES[name] ?? name),
+    `Distribution over the images, layer ${state.layer + 1}`,
+  );
 }
 
 function ends({ model, index }, name) {
   const found = model.layers[state.layer].measures[name];
   const list = (title, samples) =>
-    h("div", {}, h("h4", {}, title), h("ul", { class: "end" }, samples.map(([position, value]) => h("li", {}, thumbnail(position), number(value)))));
+    h(
+      "div",
+      {},
+      h("h4", {}, title),
+      h(
+        "ul",
+        { class: "end" },
+        samples.map(([position, value]) => h("li", {}, thumbnail(position), number(value))),
+      ),
+    );
   return h(
     "div",
     { class: "model", style: { "--mark": mark(index) } },
     heading(model, index),
-    h("p", { class: "note", "data-told": "measure" }, `mean ${number(found.mean)}, deviation ${number(found.std)}, ${found.count} images`),
+    h(
+      "p",
+      { class: "note", "data-told": "measure" },
+      `mean ${number(found.mean)}, deviation ${number(found.std)}, ${found.count} images`,
+    ),
     h("div", { class: "ends" }, list("Lowest", found.low), list("Highest", found.high)),
   );
 }
@@ -124,8 +172,28 @@ async function table(box) {
       "table",
       {},
       h("caption", {}, `${TITLES[state.measure] ?? state.measure}: mean and standard deviation`),
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "layer"), models.map((model) => h("th", { scope: "col" }, model)))),
-      h("tbody", {}, Array.from({ length: most }, (_, i) => h("tr", {}, h("th", { scope: "row" }, i + 1), models.map((m) => cell(m, i + 1))))),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("th", { scope: "col" }, "layer"),
+          models.map((model) => h("th", { scope: "col" }, model)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        Array.from({ length: most }, (_, i) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, i + 1),
+            models.map((m) => cell(m, i + 1)),
+          ),
+        ),
+      ),
     ),
   );
 }

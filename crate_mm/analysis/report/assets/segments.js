@@ -14,10 +14,23 @@ export async function renderSegments(body) {
     box.append(heading(model, index));
     const packed = model.layers[state.layer]?.looks.masks;
     if (packed) box.append(await masks(model, index, packed));
-    else box.append(nothing(model.layers[state.layer] ? (model.undefined.cls ?? "This layer has no class token's attention.") : `This model has ${model.layers.length} layers.`));
+    else
+      box.append(
+        nothing(
+          model.layers[state.layer]
+            ? (model.undefined.cls ?? "This layer has no class token's attention.")
+            : `This model has ${model.layers.length} layers.`,
+        ),
+      );
     panels.push(box);
   }
-  const which = h("p", { class: "note" }, "Which head is the best one is defined against true masks: ", h("code", {}, "crate-mm analyze segments"), " measures it on a dataset that has them.");
+  const which = h(
+    "p",
+    { class: "note" },
+    "Which head is the best one is defined against true masks: ",
+    h("code", {}, "crate-mm analyze segments"),
+    " measures it on a dataset that has them.",
+  );
   body.replaceChildren(...panels, which);
 }
 
@@ -28,7 +41,17 @@ async function masks(model, index, packed) {
   const tiles = Array.from({ length: packed.shape[1] }, (_, k) => {
     const canvas = h("canvas", { role: "img", "aria-label": `mask of head ${k + 1}` });
     draw(canvas, { rows, columns, image, values: part(values, packed.shape, state.image, k), mask: true });
-    return h("button", { type: "button", "data-key": `mask-${index}-${k}`, "aria-pressed": k === state.head, onclick: () => choose({ head: k }) }, canvas, `head ${k + 1}`);
+    return h(
+      "button",
+      {
+        type: "button",
+        "data-key": `mask-${index}-${k}`,
+        "aria-pressed": k === state.head,
+        onclick: () => choose({ head: k }),
+      },
+      canvas,
+      `head ${k + 1}`,
+    );
   });
   return h("div", { class: "small large", role: "group", "aria-label": "Heads" }, tiles);
 }
