@@ -15,19 +15,25 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 from mmengine.config import Config
-from torch.utils.data import DataLoader, Subset
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from .. import __version__
 from ..analysis.report.gather import Data, Looked, Wanted, gather
 from ..analysis.report.page import make_page, vega
 from ..api import default_class_names
 from ..checkpoints import Checkpoint
+from ..datasets.images import open_image
+from ..datasets.transforms import to_uint8
 from ..engine.features import build_loader, load_config_for
 from ..files import atomic_file
 from ..untrusted import shown
@@ -47,6 +53,9 @@ def parse_args() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="FILE", help="the page, an .html file")
     parser.add_argument("--images", metavar="DIR", help="look at the images below a folder, not at the config's data")
+    parser.add_argument(
+        "--masks", metavar="DIR", help="true masks of --images, PNG files of their names with a class a pixel, as VOC's"
+    )
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="of the config's data")
     parser.add_argument("--num-images", type=positive, default=1000, help="how many are measured (default: 1000)")
     parser.add_argument("--shown", type=positive, default=16, help="how many of these are shown (default: 16)")
@@ -63,6 +72,8 @@ def main() -> None:
     args = parse_args()
     with one_sentence_errors():
         check_writable(args.out)
+        if args.masks and not (args.images and Path(args.masks).is_dir()):
+            raise ValueError("--masks is a folder with true masks of the images that --images names")
         library = vega()  # before the work
         models, datas = look_up(args)
         total = len(datas[0].dataset)
@@ -104,7 +115,8 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
             model = build_model(cfg, checkpoint, args.seed, whole=True)
             if loader is None:
                 loader = load_data(cfg, args)
-                datas.append(Data(data_name(cfg, args), loader.dataset, batches_of(loader)))
+                truth = true_masks(loader.dataset, args.masks) if args.masks else lambda _: None
+                datas.append(Data(data_name(cfg, args), loader.dataset, batches_of(loader), truth))
             check_size(datas, model, config)
             name = file if file == "random" else Path(file).stem
             label = name if len(groups) == 1 else f"{Path(config).stem}: {name}"
@@ -143,6 +155,31 @@ def batches_of(loader: DataLoader):
         )
 
     return batches
+
+
+def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
+    """A function that gives an image's true mask, ``(H, W)``, brought to the model's size as the image is.
+
+    A class's region passes the transforms as an image, and is cut at half of its brightness: a mask of classes would
+    be mixed to others by a resize.
+    """
+
+    def truth(position: int) -> Tensor | None:
+        file = Path(folder) / f"{Path(dataset.path(position)).stem}.png"
+        if not file.is_file():
+            return None
+        image, _ = dataset.source[position]
+        classes = np.array(open_image(file, mode=None))
+        if classes.ndim != 2 or classes.shape != (image.height, image.width):
+            raise ValueError(f"mask {shown(file)} is of {classes.shape}, its image of {(image.height, image.width)}")
+        found = torch.zeros(to_uint8(dataset.transforms(image)).shape[1:], dtype=torch.long)
+        for label in np.unique(classes[classes > 0]):
+            region = Image.fromarray(np.uint8(255) * (classes == label)).convert(image.mode)
+            seen = to_uint8(dataset.transforms(region)).float().mean(0) > 127
+            found[seen] = int(label)
+        return found
+
+    return truth
 
 
 def check_size(datas: list[Data], model: torch.nn.Module, config: str) -> None:

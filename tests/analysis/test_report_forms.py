@@ -76,8 +76,8 @@ class Own(nn.Module):
         return z
 
 
-def data_of(dataset, label="Images, test"):
-    return Data(label, dataset, lambda positions: DataLoader(Subset(dataset, positions), 4))
+def data_of(dataset, label="Images, test", **more):
+    return Data(label, dataset, lambda positions: DataLoader(Subset(dataset, positions), 4), **more)
 
 
 def classifier(kind="CRATE", depth=2, heads=3, size=(16, 24), channels=3, **more):
@@ -160,9 +160,29 @@ def test_a_page_of_a_users_own_model(browser, tmp_path):
     (told,) = data["models"]
     assert told["undefined"].keys() == {"attention", "cls", "subspaces", "pca", "labels"}
     assert "it does not tell which of its tokens are patches" in nothings(browser, "look")[0]
-    assert nothings(browser, "code") == []
+    assert nothings(browser, "code") == ["Not defined here. The data has no labels (Images, test)."]
     assert len(browser.texts('[data-told="direction"] li')) > 0
     assert set(told["layers"][0]["measures"]) == {"sparsity", "r_out"}
+    browser.check_quiet()
+
+
+def test_the_best_head_is_told_where_the_truth_is_known(browser, tmp_path):
+    dataset, truth = Images((3, 16, 24)), torch.zeros(16, 24, dtype=torch.long)
+    truth[:, 8:] = 3
+    data = gather(
+        [Looked("one", classifier())],
+        [data_of(dataset, truth=lambda position: truth if position == 1 else None)],
+        Wanted(list(range(9)), [0, 1]),
+        say=lambda _: None,
+    )
+    run = {"command": "", "date": "", "data": [], "measured": 0, "of": 0, "settings": {}, "versions": {}, "device": ""}
+    (tmp_path / "report.html").write_text(make_page({"title": "", "run": run, **data}, "best"))
+    browser.open(tmp_path / "report.html", "#image=2")
+    (best,) = data["models"][0]["layers"][0]["looks"]["best"][1]
+    told = re.search(r"class 3: head (\d), overlap ([\d.]+)\.$", browser.text('#segments [data-told="best"]'))
+    assert (int(told[1]) - 1, float(told[2])) == (best["head"], pytest.approx(best["iou"], rel=1e-3))
+    browser.click('[data-key="image-0"]')
+    assert browser.texts('#segments [data-told="best"]') == []
     browser.check_quiet()
 
 

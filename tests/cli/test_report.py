@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crate_mm.analysis.report.pack import unpack
 from crate_mm.engine import CONFIGS
 
 pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
@@ -79,6 +80,40 @@ def test_images_of_a_folder(run_tool, debug_checkpoint, tmp_path):
     assert "<script>alert" not in out.read_text()
 
 
+def test_true_masks_of_the_images(run_tool, debug_checkpoint, tmp_path):
+    """The best head by hand: its mask of 4 x 4 patches, each 2 x 2 pixels of the 8 x 8 that the model sees."""
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in ("known", "unknown"):
+        pixels = np.random.RandomState(len(name)).randint(0, 256, (16, 16, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{name}.png")
+    truth = np.zeros((16, 16), np.uint8)
+    truth[:, :8], truth[12:, 8:], truth[:2, 8:] = 7, 9, 255
+    Image.fromarray(truth, "L").save(tmp_path / "masks" / "known.png")
+    out, args = tmp_path / "page.html", ("--images", tmp_path / "photos", "--masks")
+    resize = "test_dataloader.dataset.transforms=[{'type': 'Resize', 'size': [8, 8]}]"
+    args = ("debug", debug_checkpoint, *args, tmp_path / "masks", "--out", out, "--cfg-options", resize)
+    done = run_tool("report", *args)
+    assert done.code == 0, done.output
+    (model,), (data,) = data_of(out)["models"], data_of(out)["datas"]
+    assert [t is None for t in data["truths"]] == [False, True]
+    seen = np.zeros((8, 8), int)
+    seen[:, :4], seen[6:, 4:], seen[0, 4:] = 7, 9, 255
+    for layer in model["layers"]:
+        masks = np.kron(unpack(layer["looks"]["masks"])[0].reshape(3, 4, 4), np.ones((1, 2, 2))).astype(bool)
+        best, nothing = layer["looks"]["best"]
+        assert nothing is None
+        assert [one["label"] for one in best] == [7, 9]
+        for one in best:
+            region, counted = seen == one["label"], seen != 255
+            overlaps = [(m & region).sum() / ((m & counted) | region).sum() for m in masks]
+            assert (one["head"], one["iou"]) == (np.argmax(overlaps), pytest.approx(max(overlaps)))
+
+    Image.fromarray(truth[:8], "L").save(tmp_path / "masks" / "known.png")
+    done = run_tool("report", *args)
+    assert done.last_line == f"error: mask {tmp_path}/masks/known.png is of (8, 16), its image of (16, 16)"
+
+
 MISTAKES = {
     "config alone": (
         ["debug", "random", "--also", "debug"],
@@ -97,6 +132,10 @@ MISTAKES = {
     "too large": (
         ["debug", "random", "--megabytes", "1", "--num-images", "20"],
         "more than --megabytes 1: show fewer images (--shown) or fewer checkpoints",
+    ),
+    "masks alone": (
+        ["debug", "random", "--masks", "{configs}"],
+        "--masks is a folder with true masks of the images that --images names",
     ),
     "no folder": (["debug", "random", "--images", "{configs}/none"], "{configs}/none is no folder"),
 }

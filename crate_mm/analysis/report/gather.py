@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from ...untrusted import shown
 from ..measures import subspace_gram, subspace_incoherence
+from ..segmentation import VOID
 from ..table import MEASURES
 from ..taps import name_of, steps
 from .looks import Looks, Plan, count_maps, grid_of
@@ -34,11 +35,16 @@ LOSSLESS = 64 * 64  # pixels of a picture up to which it is kept as it is, and n
 
 
 class Data(NamedTuple):
-    """Images as a model's config has them: ``batches`` makes a loader of the positions that it is given."""
+    """Images as a model's config has them.
+
+    ``batches`` makes a loader of the positions that it is given. ``truth`` tells each pixel's class, ``(H, W)``, 0 for
+    the background and 255 for void, of an image by its position, or None where that is not known.
+    """
 
     label: str
     dataset: Dataset
     batches: Callable[[list[int]], Iterable[dict]]
+    truth: Callable[[int], Tensor | None] = lambda position: None
 
 
 @dataclass
@@ -85,7 +91,7 @@ def gather(models: list[Looked], datas: list[Data], wanted: Wanted, say: Callabl
         "measures": {name: row.meaning for name, row in MEASURES.items()},
         "limits": {"classes": MOST_CLASSES, "listed": LISTED, "top": TOP},
         "images": [image_data(first, position) for position in wanted.shown],
-        "datas": [{"label": shown(d.label), "pictures": [picture(d.dataset[p]) for p in wanted.shown]} for d in datas],
+        "datas": [data_pictures(d, wanted.shown) for d in datas],
         "thumbnails": {str(p): picture(first[p], THUMBNAIL) for p in sorted(thumbs)},
         "models": told,
     }
@@ -101,7 +107,7 @@ def look_at(models: list[Looked], datas: list[Data], wanted: Wanted, plan: Plan,
     data["attention"] = {"side": plan.side, "bits": plan.bits}
     kept = 0
     for looked, told in zip(models, data["models"]):
-        looks = Looks(looked.model, plan)
+        looks = Looks(looked.model, plan, [datas[looked.data].truth(p) for p in wanted.shown])
         for batch in datas[looked.data].batches(wanted.shown):
             looks.look(batch)
         for layer, entry in enumerate(told["layers"]):
@@ -188,6 +194,19 @@ def image_data(dataset: Dataset, position: int) -> dict[str, Any]:
     label = int(dataset[position].get("labels", -1))
     path = dataset.path(position) if hasattr(dataset, "path") else f"sample {position}"
     return {"position": position, "name": shown(Path(path).name or path), "label": label if label >= 0 else None}
+
+
+def data_pictures(data: Data, positions: list[int]) -> dict[str, Any]:
+    """The images shown, and of those whose classes are known by pixel the same, dark where there is none."""
+    told: dict[str, Any] = {"label": shown(data.label), "pictures": [], "truths": []}
+    for position in positions:
+        sample, truth = data.dataset[position], data.truth(position)
+        told["pictures"].append(picture(sample))
+        if truth is not None:
+            image = sample["inputs"]
+            sample = {"inputs": torch.where((truth == 0) | (truth == VOID), image // 5, image)}
+        told["truths"].append(None if truth is None else picture(sample))
+    return told
 
 
 def picture(sample: dict, longest: int | None = None) -> str:

@@ -3,6 +3,7 @@
 Shapes: B images, N tokens, K heads, m directions of the dictionary.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..projection import pca_colors
-from ..segmentation import attention_masks
+from ..segmentation import attention_masks, best_heads
 from ..taps import name_of, on_taps, steps
 from .pack import pack
 
@@ -93,9 +94,11 @@ class Looks:
     Args:
         model: in eval mode.
         plan: how finely attention is kept.
+        truths: of each image in turn each pixel's class, ``(H, W)``, or None where that is not known.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan) -> None:
+    def __init__(self, model: nn.Module, plan: Plan, truths: Sequence[Tensor | None] = ()) -> None:
+        self.truths = truths
         self.model, self.plan, self.steps = model, plan, steps(model)
         self.tokens = getattr(getattr(model, "backbone", model), "patch_tokens", None)
         self.blocks: dict[int, list[Tensor]] = {}
@@ -147,7 +150,9 @@ class Looks:
         if layer in self.cls:
             cls = torch.stack(self.cls[layer])  # (B, K, N)
             told["cls"] = pack(cls, self.plan.bits, power=2, groups=cls.shape[0] * cls.shape[1])
-            told["masks"] = pack(attention_masks(cls).float())
+            masks = attention_masks(cls)
+            told["masks"] = pack(masks.float())
+            told["best"] = [self._best(*pair) for pair in zip(masks, self.truths)]
         if layer in self.codes:
             codes = torch.stack(self.codes[layer])
             tokens, channels, of = self.code_sizes[layer]
@@ -159,6 +164,14 @@ class Looks:
             except ValueError:  # fewer than three patches in all
                 told["pca"] = None
         return told
+
+    def _best(self, masks: Tensor, truth: Tensor | None) -> list[dict[str, Any]] | None:
+        """Of each class in an image the head, counted from 0, whose mask ``(K, N)`` fits it best."""
+        if truth is None:
+            return None
+        maps = masks.unflatten(-1, self.tokens[1:]).float()
+        large = F.interpolate(maps[None], truth.shape, mode="nearest-exact")[0].bool()
+        return [overlap._asdict() for overlap in best_heads(large, truth)]
 
     def undefined(self) -> dict[str, str]:
         """Of each view that the model does not have why it does not."""

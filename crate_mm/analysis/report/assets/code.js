@@ -94,6 +94,7 @@ async function codeViews(model, index, code, later) {
     );
     later.push([box, matrix(cells, { rows: names, columns: names, height: Math.min(names.length * 22, 360) }), told]);
   }
+  if (!code.overlap) views.push(nothing(model.undefined.labels ?? ""));
   return [views[0], h("div", { class: "row two after" }, ...views.slice(1))];
 }
 

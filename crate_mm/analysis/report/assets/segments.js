@@ -1,7 +1,7 @@
 // Masks of the heads: the patches that the class token attends to most.
 
 import { part, report, unpack } from "./data.js";
-import { h, heading, mark, nothing } from "./dom.js";
+import { h, heading, mark, nothing, number } from "./dom.js";
 import { draw, picture } from "./heat.js";
 import { choose, shownModels, state } from "./state.js";
 
@@ -27,7 +27,7 @@ export async function renderSegments(body) {
   const which = h(
     "p",
     { class: "note" },
-    "Which head is the best one is defined against true masks: ",
+    "Which head is the best one is defined against true masks: --masks gives them to a report, and ",
     h("code", {}, "crate-mm analyze segments"),
     " measures it on a dataset that has them.",
   );
@@ -53,5 +53,16 @@ async function masks(model, index, packed) {
       `head ${k + 1}`,
     );
   });
-  return h("div", { class: "small large", role: "group", "aria-label": "Heads" }, tiles);
+  const grid = h("div", { class: "small large", role: "group", "aria-label": "Heads" }, tiles);
+  const best = model.layers[state.layer].looks.best?.[state.image];
+  if (!best) return grid;
+  const truth = h("img", { src: report.datas[model.data].truths[state.image], alt: "the true mask" });
+  grid.prepend(h("figure", { class: "truth" }, truth, h("figcaption", {}, "true mask")));
+  const told = best.map((one) => `class ${one.label}: head ${one.head + 1}, overlap ${number(one.iou)}`);
+  return h(
+    "div",
+    {},
+    grid,
+    h("p", { class: "note", "data-told": "best" }, `Best head by class: ${told.join("; ")}.`),
+  );
 }
