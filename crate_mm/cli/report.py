@@ -32,6 +32,8 @@ from ..analysis.report.gather import Data, Looked, Wanted, gather
 from ..analysis.report.page import make_page, vega
 from ..api import default_class_names
 from ..checkpoints import Checkpoint
+from ..checkpoints.download import hash_file
+from ..checkpoints.remote import local_file
 from ..datasets.images import open_image
 from ..datasets.transforms import to_uint8
 from ..engine.features import build_loader, load_config_for
@@ -210,11 +212,7 @@ def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint 
     """What a model was made from."""
     told: dict[str, Any] = {"config": shown(config), "checkpoint": shown(file)}
     if checkpoint is not None:
-        digest = hashlib.sha256()
-        with open(checkpoint.path, "rb") as opened:
-            while part := opened.read(1 << 20):
-                digest.update(part)
-        told["sha256"] = digest.hexdigest()
+        told["sha256"] = hash_file(local_file(file), hashlib.sha256())
         told["notes"] = [shown(note, 1000) for note in checkpoint.notes]
     model = cfg.model.to_dict() if hasattr(cfg.model, "to_dict") else dict(cfg.model)
     told["model"] = json.dumps(model, indent=2, default=str)[:SHOWN_CONFIG]
