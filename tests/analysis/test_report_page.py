@@ -18,6 +18,7 @@ from crate_mm.engine import load_config
 from crate_mm.engine.features import build_loader
 
 pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
+pytestmark = pytest.mark.slow  # a page is made by the command, in a process of its own
 ARROWS = dict(up="\ue013", down="\ue015", left="\ue012", right="\ue014")
 
 

@@ -118,7 +118,7 @@ class Looks:
                 one = {key: value[i : i + 1] for key, value in batch.items()}
                 out = self.model(**self.model.data_preprocessor(one))
                 if hasattr(self.model, "num_classes"):
-                    scores, classes = out.double().softmax(-1)[0].topk(min(TOP_CLASSES, out.shape[-1]))
+                    scores, classes = out.cpu().double().softmax(-1)[0].topk(min(TOP_CLASSES, out.shape[-1]))
                     self.predicted.append(list(zip(classes.tolist(), scores.tolist())))
 
     def _w(self, layer: int, w: Tensor) -> None:
@@ -188,7 +188,7 @@ class Looks:
             kind = type(getattr(one, "sparsify", one)).__name__
             told["code"] = f"{name} has no sparse code: its {kind} makes none."
         if all(step.subspaces() is None for step in self.steps.values()):
-            told["subspaces"] = f"{name} has no subspaces: they, R^c and energies in them are not defined."
+            told["subspaces"] = f"{name} has no subspaces: they, R\u1d9c and energies in them are not defined."
         if self.tokens is None:
             told["pca"] = f"{name} shows no patches: {NO_GRID}."
         elif len(next(iter(self.patches.values()), [])) * self.tokens.rows * self.tokens.columns < 3:

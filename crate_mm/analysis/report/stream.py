@@ -28,7 +28,7 @@ class ClassMeans:
 
     def update(self, vectors: Tensor, labels: list[int]) -> None:
         """Take in vectors ``(B, n)``."""
-        vectors, of = vectors.double().cpu(), torch.tensor(labels)
+        vectors, of = vectors.cpu().double(), torch.tensor(labels)
         for label in set(labels).intersection(self.classes):
             mine = vectors[of == label]
             self.sums[label] = self.sums.get(label, 0) + mine.sum(0)
@@ -50,10 +50,10 @@ class CodeUse:
 
     def update(self, code: Tensor, positions: list[int], labels: list[int], first: int) -> None:
         """Take in codes ``(B, N, m)``; tokens before ``first`` are no patches, and are counted but not shown."""
-        use = direction_use(code)
+        use = direction_use(code).cpu()  # before it is widened: not every device has float64
         self.images += len(code)
-        self.use += use.double().sum(0).cpu()
-        self.amount += code.abs().double().mean(1).sum(0).cpu()
+        self.use += use.double().sum(0)
+        self.amount += code.abs().float().mean(1).cpu().double().sum(0)
         self.by_class.update(use, labels)
         values, tokens = code[:, first:].abs().max(1)
         where = torch.tensor(positions)[:, None].expand(tokens.shape)

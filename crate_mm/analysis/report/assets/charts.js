@@ -195,7 +195,7 @@ export function ranks(rows) {
   };
 }
 
-// Cells {row, column, value} of a matrix with names, pale at the least value and full at the largest.
+// Cells {row, column, value} of a matrix with names, faint at the least value and full at the largest.
 export function matrix(cells, { rows, columns, rowTitle = null, columnTitle = null, format = ".3~f", height }) {
   const ends = [Math.min(...cells.map((c) => c.value)), Math.max(...cells.map((c) => c.value))];
   const names = (title, order) => ({

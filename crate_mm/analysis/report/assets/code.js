@@ -68,8 +68,8 @@ async function codeViews(model, index, code, later) {
     caption: "The code of this image",
   });
   const note = `A row a token, a column a direction (${some}); ${percent(zero)} of what is shown is zero.`;
-  figure.append(h("p", { class: "note", "data-told": "zero" }, note));
-  const views = [h("div", { class: "scroll" }, figure), directionView(model, index, code)];
+  const told = h("p", { class: "note", "data-told": "zero" }, note);
+  const views = [h("div", {}, h("div", { class: "scroll" }, figure), told), directionView(model, index, code)];
   if (code.overlap) {
     const box = h("div", { class: "chart" });
     const names = model.classes.map((label) => className(label));
@@ -78,7 +78,7 @@ async function codeViews(model, index, code, later) {
       names.map((column, j) => ({ row, column, value: shared[i * names.length + j] })),
     );
     const least = Math.min(...shared);
-    const told = `1 if two classes use each direction as often, 0 if they share none; the palest is ${number(least)}`;
+    const told = `1 if two classes use each direction as often, 0 if they share none; the faintest has ${number(least)}`;
     const some =
       model.classes.length < report.limits.classes
         ? ""

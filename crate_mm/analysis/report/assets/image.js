@@ -204,7 +204,7 @@ function headsViews(model, index, image, { heads, rows, columns, chosen }) {
     columns: K,
     values: Float64Array.from(cosines, (c) => 0.05 + (0.95 * (c - least)) / (1 - least || 1)),
     tell: (i) => `heads ${Math.floor(i / K) + 1} and ${(i % K) + 1}: cosine ${number(cosines[i])}`,
-    caption: `Which heads agree: cosines, ${number(least)} (pale) to 1`,
+    caption: `Which heads agree: cosines, ${number(least)} (faint) to 1`,
   });
   figure.querySelector("canvas").cosines = cosines;
   const grid = h(

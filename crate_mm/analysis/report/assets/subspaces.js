@@ -110,7 +110,7 @@ async function subspacePanel({ model, index }, later) {
       h(
         "p",
         {},
-        `Shares, from ${number(least)} (pale) to ${number(most)}; heads that are alike would have ${number(1 / K)}.`,
+        `Shares, from ${number(least)} (faint) to ${number(most)}; heads that are alike would have ${number(1 / K)}.`,
       ),
     ),
   );
