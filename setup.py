@@ -9,6 +9,7 @@ VERSION = next(line.split('"')[1] for line in (HERE / "crate_mm/__init__.py").op
 EXPORT = ["onnxscript>=0.5", "onnxruntime>=1.20"]  # what writes ONNX, and what runs it
 TIMM = ["timm>=1.0.15"]
 HUB = ["huggingface_hub>=0.34"]  # weights by hf:// addresses, and models pushed to the Hub
+REPORT = ["vl-convert-python>=1.9"]  # Vega, which draws the charts of a report, in one script
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -18,6 +19,8 @@ TEST = [
     *EXPORT,
     *TIMM,
     *HUB,
+    *REPORT,
+    "selenium>=4.20",  # a report in a real browser, where Chromium and its driver are installed
 ]
 
 setup(
@@ -31,7 +34,7 @@ setup(
     entry_points={"console_scripts": ["crate-mm = crate_mm.__main__:main"]},
     packages=[*find_packages(include=["crate_mm", "crate_mm.*"]), "crate_mm.configs"],
     package_dir={"crate_mm.configs": "configs"},
-    package_data={"crate_mm.configs": ["**/*.py"]},
+    package_data={"crate_mm.configs": ["**/*.py"], "crate_mm.analysis.report": ["assets/*"]},
     install_requires=[
         "torch>=2.6",  # before, weights_only did not keep a file from running code (CVE-2025-32434)
         "torchvision>=0.21",
@@ -51,7 +54,8 @@ setup(
         "export": EXPORT,
         "timm": TIMM,
         "hub": HUB,
-        "all": [*EXPORT, *TIMM, *HUB],
+        "report": REPORT,
+        "all": [*EXPORT, *TIMM, *HUB, *REPORT],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "pre-commit"],
     },

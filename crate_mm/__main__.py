@@ -14,6 +14,7 @@ COMMANDS = {
     "doctor": "say what a machine has and what is in a dataset, and what will not work",
     "neighbours": "write the features of images, or show the nearest images to others",
     "analyze": "look inside a model, one figure at a time",
+    "report": "look inside models, side by side, on a page to explore and share",
     "knn": "classify by nearest neighbours on a backbone's features",
     "print_config": "print a config whole, and what follows from it",
     "get_flops": "count parameters and multiply-adds",

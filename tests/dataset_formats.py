@@ -122,3 +122,17 @@ WRITERS = {
     "ClassFolders": image_folder,
     "ImageNet": imagenet,
 }
+
+
+def voc(root: Path, masks: dict[str, np.ndarray], images: dict[str, np.ndarray] | None = None) -> None:
+    """PASCAL VOC 2012's layout: images and masks of classes by name, all of them in its list ``val``."""
+    folder = root / "VOCdevkit" / "VOC2012"
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for name, mask in masks.items():
+        pixels = (images or {}).get(name, RNG.integers(0, 256, (*mask.shape, 3), dtype=np.uint8))
+        Image.fromarray(pixels).save(folder / "JPEGImages" / f"{name}.jpg", quality=95)
+        written = Image.fromarray(mask.astype(np.uint8), "P")
+        written.putpalette([value for i in range(256) for value in (i, 255 - i, (37 * i) % 256)])
+        written.save(folder / "SegmentationClass" / f"{name}.png")
+    (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("\n".join(masks) + "\n")

@@ -182,6 +182,7 @@ print(len(crate_mm.Predictor(model)(numpy.zeros((8, 8), numpy.uint8))[0]), flush
 for arguments in (
     ("train", "debug", "--work-dir", "w", "--cfg-options", "train_cfg.max_epochs=1"),
     ("analyze", "layers", "debug", "w/epoch_1.pth", "--num-images", "10"),
+    ("report", "debug", "w/epoch_1.pth", "--num-images", "10", "--out", "w/report.html"),
 ):
     child = os.fork()  # as python -m crate_mm, but for what is loaded already
     if not child:
@@ -195,5 +196,6 @@ for arguments in (
     assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     assert (tmp_path / "work_dirs" / "debug" / "analysis" / "layers.png").is_file()
+    assert "choose({" in (tmp_path / "w" / "report.html").read_text()  # its scripts are in the wheel
     script = tmp_path / "site" / "bin" / "crate-mm"
     assert subprocess.run([sys.executable, script, "--help"], env=env, capture_output=True).returncode == 0

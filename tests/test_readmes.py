@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,6 +76,7 @@ SMALL = {
     "configs/debug.py": ["global_batch_size=449"],
     "configs/crate_mini_fashion_mnist.py": MINI,
     "configs/compare/crate.py": MINI,
+    "configs/compare/vit.py": MINI,
     "configs/transfer/pets.py": ["global_batch_size=37"],
     "configs/transfer/folder.py": FOLDERS,
     "configs/crate_mae_mini_fashion_mnist.py": MINI,
@@ -104,6 +106,7 @@ FURTHER = {
     "pack_dataset": ["--workers", "1"],
     "layers": ["--num-images", "20"],
     "features": ["--num-images", "50"],
+    "report": ["--num-images", "20", "--shown", "4"],
     "attention": ["--layers", "1"],
 }
 WITHOUT_CONFIG = {"publish", "convert_official", "pack_dataset", "results_table"}
@@ -273,6 +276,7 @@ def stock(tmp_path_factory) -> Path:
         shutil.copy(place / "photos" / "class 0" / "0.jpg", place / name)
     dataset_formats.fashion_mnist(place / "data")
     dataset_formats.pets(place / "data", None)
+    dataset_formats.voc(place / "data", {"2007_000033": np.eye(40, 30, dtype=np.uint8)})
 
     base = describe(small_config("crate_base_in1k").model.to_dict(), sorted(os.listdir(place / "imagenet" / "val")))
     folder = small_config("transfer/folder", model=base["meta"]["model"])
@@ -292,9 +296,9 @@ def stock(tmp_path_factory) -> Path:
         "work_dirs/crate0/epoch_12.pth": mini,
         **{
             f"work_dirs/{run}/epoch_5.pth": describe(
-                small_config("compare/crate").model.to_dict(), [str(i) for i in range(10)]
+                small_config(f"compare/{kind}").model.to_dict(), [str(i) for i in range(10)]
             )
-            for run in ("crate0", "crate1")
+            for run, kind in (("crate0", "crate"), ("crate1", "crate"), ("vit0", "vit"))
         },
         "work_dirs/mae/epoch_12.pth": mae,
     }

@@ -79,6 +79,7 @@ def measure_layers(
     eps_squared: float = 0.01,
     unit_length: bool = True,
     measures: list[str] | None = None,
+    into: LayerMeasures | None = None,
 ) -> Iterator[LayerMeasures]:
     """Gather the measures of each layer from the forward passes while the context is open::
 
@@ -96,13 +97,15 @@ def measure_layers(
         eps_squared: of the coding rates, Eqs. (7) and (8).
         unit_length: scale tokens to unit length first (within each head for R^c), as the official code does.
         measures: which of ``MEASURES``, all if not given.
+        into: what takes the measures in; a new ``LayerMeasures`` if not given.
 
     Raises:
         ValueError: the model has no such layer, or none of the measures.
     """
     names = list(MEASURES) if measures is None else list(measures)
     check_measures(names)
-    settings, gathered, found = Settings(eps_squared, unit_length), LayerMeasures(), steps(model, layers)
+    settings, found = Settings(eps_squared, unit_length), steps(model, layers)
+    gathered = LayerMeasures() if into is None else into
     defined = {layer: [MEASURES[n] for n in names if MEASURES[n].defined_for(step)] for layer, step in found.items()}
     taps = sorted({row.tap for rows in defined.values() for row in rows})
     if not taps:

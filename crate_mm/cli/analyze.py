@@ -6,6 +6,7 @@ python tools/analyze.py subspaces  configs/crate_tiny_digits.py epoch_40.pth
 python tools/analyze.py attention  configs/crate_base_in1k.py crate_base.pth --images cat.jpg dog.jpg --size 448
 python tools/analyze.py pca        configs/crate_base_in1k.py crate_base.pth --images cat1.jpg cat2.jpg cat3.jpg
 python tools/analyze.py features   configs/crate_tiny_digits.py epoch_40.pth --method tsne
+python tools/analyze.py segments   configs/crate_small8_in21k.py crate_small8.pth --voc data
 python tools/analyze.py reconstruct configs/crate_mae_base_in1k.py crate_mae_base.pth --images cat.jpg dog.jpg
 
 CHECKPOINT is a file of ours or of another code base, or 'random' for the model as it is initialised. A figure of your

@@ -18,6 +18,7 @@ from crate_mm.models import CRATE, ImageClassifier
 from crate_mm.models.layers import PatchTokens
 from crate_mm.models.tasks.heads import LinearHead
 from crate_mm.registry import BACKBONES, FIGURES, MODELS, head_for
+from tests import dataset_formats
 
 MICRO = dict(embed_dim=48, depth=2, num_heads=3)
 SIZE = dict(arch=MICRO, img_size=(16, 24), patch_size=8)
@@ -49,6 +50,7 @@ HAS = {
 # What is refused, and the sentence.
 REFUSED = {
     ("attention", "ToST"): "ToST has no attention map: its TSSA computes no attention matrix",
+    ("segments", "ToST"): "ToST has no attention map: its TSSA computes no attention matrix",
     ("subspaces", "ViT"): "ViT has no subspaces: they and R^c are not defined",
     ("subspaces", "softmax attention"): "CRATE has no subspaces: they and R^c are not defined",
     **{
@@ -72,6 +74,15 @@ def classifier(**backbone):
 
 def images(count=4):
     return torch.randint(0, 256, (count, 3, 16, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def voc(tmp_path_factory):
+    """A dataset in PASCAL VOC's layout, of one image."""
+    folder, mask = tmp_path_factory.mktemp("voc"), np.zeros((20, 30), int)
+    mask[5:15, 5:20] = 12
+    dataset_formats.voc(folder, {"one": mask})
+    return folder
 
 
 def draw(name, model, **chosen):
@@ -101,13 +112,14 @@ def finite(contents):
 
 
 @pytest.mark.parametrize("name", sorted(n for n in FIGURES.names()))
-def test_a_figure_is_drawn_or_refused(name, looked_at):
+def test_a_figure_is_drawn_or_refused(name, looked_at, voc):
     label, model = looked_at
+    chosen = dict(voc=str(voc)) if name == "segments" else {}
     if (name, label) in REFUSED:
         with pytest.raises(ValueError, match=f"^{re.escape(REFUSED[name, label])}$"):
-            draw(name, model)
+            draw(name, model, **chosen)
         return
-    assert finite(draw(name, model).numbers)
+    assert finite(draw(name, model, **chosen).numbers)
 
 
 def test_every_measure_is_drawn_or_refused(looked_at):

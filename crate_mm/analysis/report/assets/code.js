@@ -1,0 +1,160 @@
+// The sparse code: of the chosen image, over the data, and between classes.
+
+import { chart, legend, matrix, ranks } from "./charts.js";
+import { className, part, report, unpack } from "./data.js";
+import { h, heading, mark, nothing, number, percent } from "./dom.js";
+import { heat, picture, shares } from "./heat.js";
+import { thumbnail } from "./objective.js";
+import { choose, shownModels, state } from "./state.js";
+
+export const codeNeeds = ["image", "layer", "hidden", "direction"];
+
+export async function renderCode(body) {
+  const usage = h("div", { class: "chart" });
+  const panels = [];
+  const later = []; // charts are as wide as what they stand in, and so are drawn when they stand in it
+  for (const { model, index } of shownModels()) {
+    const box = h("article", { class: "model", "data-model": index, style: { "--mark": mark(index) } });
+    box.append(heading(model, index));
+    const code = model.layers[state.layer]?.code;
+    if (code) box.append(...(await codeViews(model, index, code, later)));
+    else
+      box.append(
+        nothing(
+          model.layers[state.layer]
+            ? (model.undefined.code ?? "This layer has no code.")
+            : `This model has ${model.layers.length} layers.`,
+        ),
+      );
+    panels.push(box);
+  }
+  const rows = await usageRows();
+  const head = rows.length
+    ? [h("h4", {}, `How often the directions of layer ${state.layer + 1} are used`), legend(), usage]
+    : [];
+  body.replaceChildren(...head, ...panels);
+  if (rows.length) await chart(usage, ranks(rows), "Share of tokens that use each direction, the most used first");
+  for (const [element, spec, told] of later) await chart(element, spec, told);
+}
+
+async function usageRows() {
+  const rows = [];
+  for (const { model } of shownModels()) {
+    const code = model.layers[state.layer]?.code;
+    if (!code) continue;
+    const values = await unpack(code.sorted_share);
+    const step = Math.max(Math.floor(values.length / 400), 1); // as many points as a screen has room for
+    for (let i = 0; i < values.length; i += step) rows.push({ model: model.label, rank: i + 1, share: values[i] });
+  }
+  return rows;
+}
+
+async function codeViews(model, index, code, later) {
+  const { values: packed, tokens, channels, of } = model.layers[state.layer].looks.code;
+  const values = part(await unpack(packed), packed.shape, state.image);
+  const first = model.grid?.[0] ?? 0;
+  const who = (i) => (tokens[i] < first ? "class token" : `patch ${tokens[i] - first + 1}`);
+  const columns = channels.length;
+  const zero = values.filter((value) => value === 0).length / values.length;
+  const some = columns < of ? `${columns} of ${of} directions, evenly spaced` : `all ${of} directions`;
+  const figure = heat({
+    key: `code-${index}`,
+    name: `${model.label}: entries of the code, a row a token, a column a direction`,
+    rows: tokens.length,
+    columns,
+    values: shares(values),
+    stretch: 0.32,
+    tell: (i) => `${who(Math.floor(i / columns))}, direction ${channels[i % columns] + 1}: ${number(values[i])}`,
+    caption: "The code of this image",
+  });
+  const note = `A row a token, a column a direction (${some}); ${percent(zero)} of what is shown is zero.`;
+  const told = h("p", { class: "note", "data-told": "zero" }, note);
+  const views = [h("div", {}, h("div", { class: "scroll" }, figure), told), directionView(model, index, code)];
+  if (code.overlap) {
+    const box = h("div", { class: "chart" });
+    const names = model.classes.map((label) => className(label));
+    const shared = await unpack(code.overlap);
+    const cells = names.flatMap((row, i) =>
+      names.map((column, j) => ({ row, column, value: shared[i * names.length + j] })),
+    );
+    const least = Math.min(...shared);
+    const told = `1 if two classes use each direction as often, 0 if they share none; the faintest has ${number(least)}`;
+    const some =
+      model.classes.length < report.limits.classes
+        ? ""
+        : ` Shown are the first ${report.limits.classes} classes that were met.`;
+    views.push(
+      h(
+        "div",
+        { class: "panel" },
+        h("h4", {}, "Overlap of the codes of classes"),
+        box,
+        h("p", {}, `${told}.${some}`),
+      ),
+    );
+    later.push([box, matrix(cells, { rows: names, columns: names, height: Math.min(names.length * 22, 360) }), told]);
+  }
+  if (!code.overlap) views.push(nothing(model.undefined.labels ?? ""));
+  return [views[0], h("div", { class: "row two after" }, ...views.slice(1))];
+}
+
+function directionView(model, index, code) {
+  const chosen = code.directions[Math.min(state.direction, code.directions.length - 1)];
+  const options = code.directions.map((direction, i) => {
+    const kind = direction.kind === "most" ? "much used" : "rarely used";
+    return h(
+      "option",
+      { value: i, selected: direction === chosen },
+      `${direction.number + 1} (${kind}, ${percent(direction.share)} of tokens)`,
+    );
+  });
+  const select = h(
+    "select",
+    { "data-key": `direction-${index}`, onchange: (event) => choose({ direction: Number(event.target.value) }) },
+    options,
+  );
+  const { never: unused, directions_in_all: all } = code;
+  const listed = unused.slice(0, 24).map((n) => n + 1);
+  if (unused.length > 24) listed.push("…");
+  const never = unused.length
+    ? `${unused.length} of ${all} directions are used by no token of any measured image: ${listed.join(", ")}.`
+    : `Each of the ${all} directions is used by some token.`;
+  if (!chosen) return h("div", { class: "panel" }, h("h4", {}, "What a direction stands for"), h("p", {}, never));
+  const list = chosen.top.map(([position, patch, value]) =>
+    h("li", {}, marked(model, position, patch), number(value)),
+  );
+  return h(
+    "div",
+    { class: "panel" },
+    h("h4", {}, "What a direction stands for"),
+    h("label", {}, "Direction ", select),
+    h("ul", { class: "end", "data-told": "direction" }, list),
+    h("p", {}, "The images with its largest entries, and in each the patch that has it."),
+    h("p", { "data-told": "never" }, never),
+  );
+}
+
+// A thumbnail with a patch outlined.
+function marked(model, position, patch) {
+  const box = thumbnail(position);
+  box.classList.add("large");
+  if (!model.grid) return box;
+  const [, rows, columns] = model.grid;
+  const canvas = h("canvas", { width: 96, height: 96, "aria-hidden": "true" });
+  picture(report.thumbnails[position]).then((image) => {
+    const scale = 96 / Math.max(image.naturalWidth, image.naturalHeight);
+    const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale];
+    const [w, t] = [width / columns, height / rows];
+    const context = canvas.getContext("2d");
+    context.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--accent");
+    context.lineWidth = 4;
+    context.strokeRect(
+      (96 - width) / 2 + (patch % columns) * w + 2,
+      (96 - height) / 2 + Math.floor(patch / columns) * t + 2,
+      w - 4,
+      t - 4,
+    );
+  });
+  box.append(canvas);
+  return box;
+}

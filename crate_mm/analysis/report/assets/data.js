@@ -1,0 +1,47 @@
+// The report's data: the JSON in the page, and the arrays that are packed in it.
+
+export const report = JSON.parse(document.getElementById("report-data").textContent);
+
+const unpacked = new WeakMap();
+
+// The values of a packed array, in the order of its shape: see crate_mm/analysis/report/pack.py.
+export function unpack(packed) {
+  if (!unpacked.has(packed)) unpacked.set(packed, decode(packed));
+  return unpacked.get(packed);
+}
+
+async function decode(packed) {
+  const text = atob(packed.gzip);
+  const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const buffer = await new Response(stream).arrayBuffer();
+  const whole = packed.bits === 8 ? new Uint8Array(buffer) : words(buffer);
+  const most = packed.bits === 8 ? 255 : 65535;
+  const group = whole.length / packed.scale.length;
+  return Float64Array.from(whole, (q, i) => (q / most) ** packed.power * packed.scale[Math.floor(i / group)]);
+}
+
+// Little-endian words, whatever the machine.
+function words(buffer) {
+  const view = new DataView(buffer);
+  return Uint16Array.from({ length: buffer.byteLength / 2 }, (_, i) => view.getUint16(2 * i, true));
+}
+
+// One entry along the first dimensions of an array: part(values, [16, 6, 5, 5], 3, 2) is values[3][2].
+export function part(values, shape, ...places) {
+  const size = shape.slice(places.length).reduce((a, b) => a * b, 1);
+  const at = places.reduce((sum, place, i) => sum * shape[i] + place, 0);
+  return values.subarray(at * size, (at + 1) * size);
+}
+
+export const mostLayers = Math.max(...report.models.map((model) => model.layers.length));
+export const mostHeads = Math.max(1, ...report.models.map(headsOf));
+
+export function headsOf(model) {
+  const shapes = model.layers.map((l) => l.looks.attention?.shape[1] ?? l.subspaces?.heads ?? 1);
+  return Math.max(...shapes);
+}
+
+export function className(label) {
+  return report.classes?.[label] ?? `class ${label}`;
+}

@@ -1,0 +1,43 @@
+// Elements and numbers. Whatever is put into an element is text: no name is ever read as HTML.
+
+export function h(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === undefined || value === null || (value === false && !name.startsWith("aria-"))) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
+    else element.setAttribute(name, value === true && !name.startsWith("aria-") ? "" : String(value));
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+// A number with four digits that mean something.
+export function number(value) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e6 || size < 1e-4) return value.toExponential(2);
+  return value.toPrecision(Math.max(4, String(Math.trunc(size)).length));
+}
+
+export function percent(value) {
+  return `${Number((100 * value).toPrecision(3))} %`;
+}
+
+export function mark(index) {
+  return `var(--m${index % 8})`;
+}
+
+// The heading of what is shown of a model: its colour and its label.
+export function heading(model, index) {
+  return h("h3", {}, h("span", { class: "dot", style: { color: mark(index) } }), model.label);
+}
+
+export function nothing(sentence) {
+  return h("p", { class: "none" }, `Not defined here. ${sentence}`);
+}
+
+export function say(text) {
+  document.getElementById("live").textContent = text;
+}

@@ -1,0 +1,84 @@
+// What was run, and a button that saves every number of the page.
+
+import { report } from "./data.js";
+import { h, heading, mark, percent } from "./dom.js";
+
+export const runNeeds = [];
+
+export async function renderRun(body) {
+  const { run } = report;
+  const facts = {
+    command: h("code", {}, run.command),
+    date: run.date,
+    data: `${run.data.join("; ")}: ${run.measured} of ${run.of} images measured, ${report.images.length} shown`,
+    settings: Object.entries(run.settings)
+      .map(([name, value]) => `${name} ${value}`)
+      .join(", "),
+    versions: Object.entries(run.versions)
+      .map(([name, value]) => `${name} ${value}`)
+      .join(", "),
+    device: run.device,
+    precision: precision(),
+  };
+  const save = h(
+    "button",
+    { type: "button", class: "save", "data-key": "save", onclick: saveNumbers },
+    "Save every number of this page (JSON)",
+  );
+  body.replaceChildren(list(facts), save, ...report.models.map(modelFacts));
+}
+
+function list(facts) {
+  return h(
+    "dl",
+    { class: "facts" },
+    Object.entries(facts).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
+  );
+}
+
+function precision() {
+  const { bits, side } = report.attention;
+  const told = [
+    "Means, deviations and counts are exact.",
+    `Attention is kept as ${bits}-bit square roots, each image and head with a scale of its own:`,
+    `an error of at most 1/${bits === 8 ? 255 : 65535} of the largest entry.`,
+    "Codes, masks and colours have 8 bits, shares and cosines 16.",
+  ];
+  if (side > 1) {
+    told.push(`Attention is kept between blocks of ${side} × ${side} patches, so that the page stays small:`);
+    told.push("the mean over the asking patches of the sum over the asked ones.");
+  }
+  return told.join(" ");
+}
+
+function modelFacts(model, index) {
+  const { run } = model;
+  const facts = {
+    model: `${model.name}, ${model.layers.length} layers, ${model.parameters.toLocaleString("en")} parameters`,
+    config: run.config,
+    checkpoint: run.checkpoint,
+  };
+  if (run.sha256) facts["SHA-256"] = h("code", {}, run.sha256);
+  if (model.predicted && model.labelled)
+    facts.right = `${model.right} of ${model.labelled} measured images, ${percent(model.right / model.labelled)}`;
+  if (run.notes?.length) facts.notes = run.notes.join("; ");
+  const lacks = [...new Set(Object.values(model.undefined))];
+  if (lacks.length) facts["not defined"] = lacks.join(" ");
+  const config = run.model
+    ? h("details", {}, h("summary", {}, "The model's config"), h("pre", { tabindex: 0 }, run.model))
+    : null;
+  return h(
+    "article",
+    { class: "model", style: { "--mark": mark(index), "margin-top": "24px" } },
+    heading(model, index),
+    list(facts),
+    config,
+  );
+}
+
+function saveNumbers() {
+  const text = document.getElementById("report-data").textContent;
+  const address = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  h("a", { href: address, download: "report.json" }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 1000);
+}

@@ -1,0 +1,68 @@
+// Masks of the heads: the patches that the class token attends to most.
+
+import { part, report, unpack } from "./data.js";
+import { h, heading, mark, nothing, number } from "./dom.js";
+import { draw, picture } from "./heat.js";
+import { choose, shownModels, state } from "./state.js";
+
+export const segmentsNeeds = ["image", "layer", "head", "hidden"];
+
+export async function renderSegments(body) {
+  const panels = [];
+  for (const { model, index } of shownModels()) {
+    const box = h("article", { class: "model", "data-model": index, style: { "--mark": mark(index) } });
+    box.append(heading(model, index));
+    const packed = model.layers[state.layer]?.looks.masks;
+    if (packed) box.append(await masks(model, index, packed));
+    else
+      box.append(
+        nothing(
+          model.layers[state.layer]
+            ? (model.undefined.cls ?? "This layer has no class token's attention.")
+            : `This model has ${model.layers.length} layers.`,
+        ),
+      );
+    panels.push(box);
+  }
+  const which = h(
+    "p",
+    { class: "note" },
+    "Which head is the best one is defined against true masks: --masks gives them to a report, and ",
+    h("code", {}, "crate-mm analyze segments"),
+    " measures it on a dataset that has them.",
+  );
+  body.replaceChildren(...panels, which);
+}
+
+async function masks(model, index, packed) {
+  const [, rows, columns] = model.grid;
+  const image = await picture(report.datas[model.data].pictures[state.image]);
+  const values = await unpack(packed);
+  const tiles = Array.from({ length: packed.shape[1] }, (_, k) => {
+    const canvas = h("canvas", { role: "img", "aria-label": `mask of head ${k + 1}` });
+    draw(canvas, { rows, columns, image, values: part(values, packed.shape, state.image, k), mask: true });
+    return h(
+      "button",
+      {
+        type: "button",
+        "data-key": `mask-${index}-${k}`,
+        "aria-pressed": k === state.head,
+        onclick: () => choose({ head: k }),
+      },
+      canvas,
+      `head ${k + 1}`,
+    );
+  });
+  const grid = h("div", { class: "small large", role: "group", "aria-label": "Heads" }, tiles);
+  const best = model.layers[state.layer].looks.best?.[state.image];
+  if (!best) return grid;
+  const truth = h("img", { src: report.datas[model.data].truths[state.image], alt: "the true mask" });
+  grid.prepend(h("figure", { class: "truth" }, truth, h("figcaption", {}, "true mask")));
+  const told = best.map((one) => `class ${one.label}: head ${one.head + 1}, overlap ${number(one.iou)}`);
+  return h(
+    "div",
+    {},
+    grid,
+    h("p", { class: "note", "data-told": "best" }, `Best head by class: ${told.join("; ")}.`),
+  );
+}

@@ -1,0 +1,243 @@
+"""Look inside models side by side: one HTML file to explore, which opens from disk and asks no network for anything.
+
+python tools/report.py configs/crate_tiny_digits.py random epoch_1.pth epoch_40.pth --out report.html
+python tools/report.py configs/crate_base_in1k.py crate_base.pth --images /my/photos --out report.html
+python tools/report.py configs/compare/crate.py crate.pth --also configs/compare/vit.py vit.pth --out report.html
+
+CONFIG says what the data is, and the model where it names one; a checkpoint says what its model is where CONFIG does
+not. CHECKPOINT is a file of ours or of another code base, or 'random' for the model as it is initialised. --also adds
+checkpoints of another config; its images must be the same ones, prepared as that config has it.
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from mmengine.config import Config
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from .. import __version__
+from ..analysis.report.gather import Data, Looked, Wanted, gather
+from ..analysis.report.page import make_page, vega
+from ..api import default_class_names
+from ..checkpoints import Checkpoint
+from ..checkpoints.download import hash_file
+from ..checkpoints.remote import local_file
+from ..datasets.images import open_image
+from ..datasets.transforms import to_uint8
+from ..engine.features import build_loader, load_config_for
+from ..files import atomic_file
+from ..untrusted import shown
+from .analyze import build_model
+from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
+
+SHOWN_CONFIG = 20_000  # characters of a config that the page quotes
+
+
+def parse_args() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("checkpoint", nargs="+", help="checkpoint file, or 'random'")
+    parser.add_argument(
+        "--also", nargs="+", action="append", default=[], metavar=("CONFIG", "CHECKPOINT"),
+        help="another config and its checkpoints; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--out", required=True, metavar="FILE", help="the page, an .html file")
+    parser.add_argument("--images", metavar="DIR", help="look at the images below a folder, not at the config's data")
+    parser.add_argument(
+        "--masks", metavar="DIR", help="true masks of --images, PNG files of their names with a class a pixel, as VOC's"
+    )
+    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="of the config's data")
+    parser.add_argument("--num-images", type=positive, default=1000, help="how many are measured (default: 1000)")
+    parser.add_argument("--shown", type=positive, default=16, help="how many of these are shown (default: 16)")
+    parser.add_argument("--eps-squared", type=float, default=0.01, help="eps^2 of the rates (default: 0.01)")
+    parser.add_argument("--raw-length", action="store_true", help="leave the tokens' lengths: not scaled to 1 first")
+    parser.add_argument("--megabytes", type=positive, default=15, help="most that the page may have (default: 15)")
+    parser.add_argument("--title", default="", help="of the page")
+    parser.add_argument("--seed", type=int, default=0, help="of 'random' and of what is drawn (default: 0)")
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with one_sentence_errors():
+        check_writable(args.out)
+        if args.masks and not (args.images and Path(args.masks).is_dir()):
+            raise ValueError("--masks is a folder with true masks of the images that --images names")
+        library = vega()  # before the work
+        models, datas = look_up(args)
+        total = len(datas[0].dataset)
+        generator = torch.Generator().manual_seed(args.seed)
+        drawn = torch.randperm(total, generator=generator)[: args.num_images].tolist()
+        wanted = Wanted(
+            sorted(drawn),
+            sorted(drawn[: args.shown]),
+            args.eps_squared,
+            not args.raw_length,
+            args.megabytes * 1e6 - len(library),
+        )
+        data = gather(models, datas, wanted)
+        title = args.title or f"Inside {', '.join(dict.fromkeys(m['name'] for m in data['models']))}"
+        data = {"title": shown(title), "run": run_data(args, datas, len(drawn)), **data}
+        page = make_page(data, data["title"], library)
+        if len(page) > args.megabytes * 1e6:
+            raise ValueError(
+                f"the page would have {len(page) / 1e6:.1f} MB, more than --megabytes {args.megabytes}: show fewer "
+                "images (--shown) or fewer checkpoints"
+            )
+        with atomic_file(args.out, text=True) as file:
+            file.write(page)
+        print(f"wrote {shown(args.out)}, {len(page) / 1e6:.1f} MB")
+
+
+def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
+    """The models that are looked at, and the images as each config has them."""
+    models: list[Looked] = []
+    datas: list[Data] = []
+    groups = [[args.config, *args.checkpoint], *args.also]
+    for config, *checkpoints in groups:
+        if not checkpoints:
+            raise ValueError(f"--also takes a config and its checkpoints, got {shown(config)} alone")
+        loader = None
+        for file in checkpoints:
+            source = None if file == "random" else file
+            cfg, checkpoint = load_config_for(config, source, args.cfg_options, whole=True)
+            model = build_model(cfg, checkpoint, args.seed, whole=True)
+            if loader is None:
+                loader = load_data(cfg, args)
+                truth = true_masks(loader.dataset, args.masks) if args.masks else lambda _: None
+                datas.append(Data(data_name(cfg, args), loader.dataset, batches_of(loader), truth))
+            check_size(datas, model, config)
+            name = file if file == "random" else Path(file).stem
+            label = name if len(groups) == 1 else f"{Path(config).stem}: {name}"
+            while label in {looked.label for looked in models}:
+                label += "'"
+            names = (checkpoint and checkpoint.class_names) or getattr(loader.dataset, "classes", None)
+            names = names or (default_class_names(model.num_classes) if hasattr(model, "num_classes") else None)
+            run = checkpoint_data(config, cfg, file, checkpoint)
+            models.append(Looked(label, model, len(datas) - 1, names, run))
+    return models, datas
+
+
+def load_data(cfg: Config, args: argparse.Namespace) -> DataLoader:
+    """The config's data, or the images of a folder prepared as that is."""
+    if args.images:
+        if not cfg.get("test_dataloader"):
+            raise ValueError("the config has no test_dataloader, whose transforms the images of --images would take")
+        channels = len((cfg.model.get("preprocessor") or {}).get("mean", "RGB"))
+        cfg = cfg.copy()
+        cfg.test_dataloader.dataset.source = {"type": "ImageFiles", "root": args.images, "channels": channels}
+        size = (cfg.model.get("backbone") or {}).get("img_size")
+        if size is not None:  # nothing to do after most configs' transforms, but some rely on images of one size
+            fit = {"type": "Resize", "size": (size, size) if isinstance(size, int) else tuple(size)}
+            cfg.test_dataloader.dataset.transforms = [*cfg.test_dataloader.dataset.get("transforms", ()), fit]
+    return build_loader(cfg, "test" if args.images else args.split)
+
+
+def batches_of(loader: DataLoader):
+    """A function that makes a loader of the samples at positions of a loader's dataset."""
+
+    def batches(positions: list[int]) -> DataLoader:
+        few = len(positions) <= loader.batch_size
+        workers = 0 if few else loader.num_workers
+        return DataLoader(
+            Subset(loader.dataset, positions), loader.batch_size, num_workers=workers, collate_fn=loader.collate_fn
+        )
+
+    return batches
+
+
+def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
+    """A function that gives an image's true mask, ``(H, W)``, brought to the model's size as the image is.
+
+    A class's region passes the transforms as an image, and is cut at half of its brightness: a mask of classes would
+    be mixed to others by a resize.
+    """
+
+    def truth(position: int) -> Tensor | None:
+        file = Path(folder) / f"{Path(dataset.path(position)).stem}.png"
+        if not file.is_file():
+            return None
+        image, _ = dataset.source[position]
+        classes = np.array(open_image(file, mode=None))
+        if classes.ndim != 2 or classes.shape != (image.height, image.width):
+            raise ValueError(f"mask {shown(file)} is of {classes.shape}, its image of {(image.height, image.width)}")
+        found = torch.zeros(to_uint8(dataset.transforms(image)).shape[1:], dtype=torch.long)
+        for label in np.unique(classes[classes > 0]):
+            region = Image.fromarray(np.uint8(255) * (classes == label)).convert(image.mode)
+            seen = to_uint8(dataset.transforms(region)).float().mean(0) > 127
+            found[seen] = int(label)
+        return found
+
+    return truth
+
+
+def check_size(datas: list[Data], model: torch.nn.Module, config: str) -> None:
+    """Raise ``ValueError`` unless a model takes the images, and they are as many as the first config's."""
+    if len(datas[-1].dataset) != len(datas[0].dataset):
+        raise ValueError(
+            f"{shown(config)} has {len(datas[-1].dataset)} images, and the first config {len(datas[0].dataset)}: "
+            "models are compared on the same images"
+        )
+    image, size = datas[-1].dataset[0]["inputs"], getattr(model.backbone, "img_size", None)
+    channels = getattr(model, "in_channels", None)
+    other_size = size is not None and tuple(image.shape[1:]) != tuple(size)
+    if other_size or channels not in (None, image.shape[0]):
+        raise ValueError(
+            f"the images of {shown(config)} come as {tuple(image.shape)}, the model takes "
+            f"({channels}, {', '.join(map(str, size or ('H', 'W')))}): its data must be prepared for it"
+        )
+
+
+def data_name(cfg: Config, args: argparse.Namespace) -> str:
+    if args.images:
+        return f"images of {Path(args.images).name}"
+    source = cfg[f"{args.split}_dataloader"].dataset
+    return f"{(source.get('source') or source).get('type')}, {args.split}"
+
+
+def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """What a model was made from."""
+    told: dict[str, Any] = {"config": shown(config), "checkpoint": shown(file)}
+    if checkpoint is not None:
+        told["sha256"] = hash_file(local_file(file), hashlib.sha256())
+        told["notes"] = [shown(note, 1000) for note in checkpoint.notes]
+    model = cfg.model.to_dict() if hasattr(cfg.model, "to_dict") else dict(cfg.model)
+    told["model"] = json.dumps(model, indent=2, default=str)[:SHOWN_CONFIG]
+    return told
+
+
+def run_data(args: argparse.Namespace, datas: list[Data], measured: int) -> dict[str, Any]:
+    """What was run, with what, on what."""
+    settings = ("split", "num_images", "shown", "eps_squared", "raw_length", "megabytes", "seed")
+    return {
+        "command": shown(" ".join(["crate-mm report", *sys.argv[1:]]), 2000),
+        "date": time.strftime("%Y-%m-%d"),
+        "data": [shown(data.label) for data in datas],
+        "measured": measured,
+        "of": len(datas[0].dataset),
+        "settings": {name: getattr(args, name) for name in settings},
+        "versions": {
+            "crate_mm": __version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "Python": platform.python_version(),
+        },
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""What a report is made of: spreads in a stream, packed arrays, blocks of attention, the use of codes."""
+
+import gc
+import random
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from crate_mm.analysis.codes import code_overlap, direction_use, head_agreement, head_energy
+from crate_mm.analysis.gather import measure_layers
+from crate_mm.analysis.report.looks import Plan, block_attention
+from crate_mm.analysis.report.pack import pack, unpack
+from crate_mm.analysis.report.page import as_json, in_element, make_page
+from crate_mm.analysis.report.spread import BINS, Ends, Histogram
+from crate_mm.analysis.report.stream import TOP, CodeUse, stream
+from crate_mm.analysis.taps import capture
+from crate_mm.models import ImageClassifier
+
+
+@pytest.mark.parametrize("values", [[5.0] * 7, [-3.25, 1e-9, 4.0], list(np.random.default_rng(0).normal(100, 3, 500))])
+def test_a_histogram_is_the_same_in_any_order(values):
+    told = []
+    for seed in range(3):
+        histogram, mixed = Histogram(), list(values)
+        random.Random(seed).shuffle(mixed)
+        for start in range(0, len(mixed), 40):
+            histogram.update(mixed[start : start + 40])
+        told.append(histogram.data())
+    assert told[0] == told[1] == told[2]
+    start, width, counts = told[0].values()
+    assert sum(counts) == len(values)
+    assert len(counts) <= BINS
+    if width:
+        edges = start + width * np.arange(len(counts) + 1)
+        assert np.histogram(values, edges)[0].tolist() == counts
+        assert len(counts) > BINS // 2 or len(values) < BINS
+    else:
+        assert start == values[0]
+
+
+def test_the_ends_are_the_first_of_the_smallest_and_largest():
+    ends = Ends()
+    ends.update([3.0, 1.0, 2.0], [10, 11, 12])
+    ends.update([1.0, 9.0, 9.0, 0.5], [13, 14, 15, 16])
+    assert ends.low == [(16, 0.5), (11, 1.0), (13, 1.0)]
+    assert ends.high == [(14, 9.0), (15, 9.0), (10, 3.0)]
+
+
+@pytest.mark.parametrize(("bits", "power", "most"), [(8, 1, 255), (16, 1, 65535), (8, 2, 255), (16, 2, 65535)])
+def test_an_array_is_packed_within_its_error(bits, power, most):
+    values = torch.rand(4, 5, 6, dtype=torch.float64) * torch.tensor([1.0, 1e-3, 0.0, 7e4])[:, None, None]
+    values[0, 0, :3] = torch.tensor([0.0, 1e-12, 1.0])
+    found = unpack(pack(values, bits, power, groups=4))
+    scale = values.amax((1, 2)).numpy()
+    assert (np.abs(found - values.numpy()) <= (scale / most)[:, None, None]).all()
+    assert ((found != 0) == (values.numpy() != 0)).all()
+
+
+@pytest.mark.parametrize("wrong", [torch.tensor([1.0, -0.1]), torch.tensor([1.0, float("nan")])])
+def test_what_cannot_be_packed(wrong):
+    with pytest.raises(ValueError, match="not finite, or negative"):
+        pack(wrong)
+
+
+def test_blocks_of_attention():
+    """3 x 4 patches behind a CLS token in blocks of 2: 2 x 2 of them, the lower ones of one row."""
+    attention = torch.rand(2, 13, 13).softmax(-1)
+    assert torch.equal(block_attention(attention, 1, (3, 4), 1), attention)
+    blocks = block_attention(attention, 1, (3, 4), 2)
+    members = [[0], [1, 2, 5, 6], [3, 4, 7, 8], [9, 10], [11, 12]]
+    expected = [[attention[:, a][:, :, b].sum(-1).mean(-1) for b in members] for a in members]
+    torch.testing.assert_close(blocks, torch.stack([torch.stack(row, -1) for row in expected], 1))
+    torch.testing.assert_close(blocks.sum(-1), torch.ones(2, 5))
+    without = block_attention(attention[:, 1:, 1:], 0, (3, 4), 2)
+    assert without[:, 0].abs().max() == without[:, :, 0].abs().max() == 0
+    torch.testing.assert_close(
+        without[:, 1:, 1:].sum(-1), attention[:, 1:, 1:].sum(-1)[:, [0]] * 0 + without.sum(-1)[:, 1:]
+    )
+
+
+def test_the_plan_keeps_to_its_room():
+    base = (16 * 12 * 12, (14, 14))  # CRATE-Base, 16 images
+    plan = Plan([base], 7e6)
+    assert (plan.side, plan.bits) == (3, 8)
+    assert (Plan([base], 9e6).side, Plan([base], 9e6).bits) == (2, 8)
+    small = Plan([(16 * 12 * 6, (2, 2))] * 3, 7e6)
+    assert (small.side, small.bits) == (1, 16)
+    assert Plan([(0, (0, 0))], 7e6).side == 1
+    assert Plan([base] * 100, 10.0).side == 14  # as little as can be
+
+
+def test_the_use_of_directions():
+    code = torch.tensor([[[1.0, 0, 0], [2, 0, 0]], [[0, 3, 0], [1, 0, 0]]])
+    assert direction_use(code).tolist() == [[1, 0, 0], [0.5, 0.5, 0]]
+    use = torch.tensor([[1.0, 0, 0.5], [0.5, 0, 0.5], [0, 0, 0]])
+    assert code_overlap(use).tolist() == [[1, pytest.approx(1 / 1.5), 0], [pytest.approx(1 / 1.5), 1, 0], [0, 0, 1]]
+    w = torch.tensor([[[3.0, 0, 0, 4], [0, 0, 0, 5]]])  # energies 9 and 16 + 25
+    torch.testing.assert_close(head_energy(w, 2), torch.tensor([[9 / 50, 41 / 50]]))
+    with pytest.raises(ValueError, match="3 heads do not divide"):
+        head_energy(w, 3)
+    rows = torch.tensor([[1.0, 0], [1, 1], [0, 2]])
+    torch.testing.assert_close(head_agreement(rows)[1], torch.tensor([0.5**0.5, 1, 0.5**0.5]))
+
+
+def test_the_images_that_use_a_direction_most():
+    torch.manual_seed(0)
+    codes, labels = torch.randn(50, 5, 7).relu(), [i % 3 for i in range(50)]
+    codes[..., 6] = 0
+    use = CodeUse([0, 1, 2])
+    for start in range(0, 50, 8):
+        rows = slice(start, start + 8)
+        use.update(codes[rows], list(range(100 + start, 100 + min(start + 8, 50))), labels[rows], first=1)
+    patches = codes[:, 1:].amax(1)
+    order = patches[:, 2].argsort(descending=True)[:TOP].tolist()
+    assert [p for p, _, _ in use.top(2)] == [100 + i for i in order]
+    assert [t for _, t, _ in use.top(2)] == [codes[i, 1:, 2].argmax().item() for i in order]
+    assert use.top(6) == []
+    most, least = use.listed()
+    assert (set(most), least) == (set(range(6)), [])
+    share = (codes != 0).float().mean(1)
+    means = torch.stack([share[[i for i in range(50) if labels[i] == c]].mean(0) for c in range(3)])
+    torch.testing.assert_close(use.overlap(), code_overlap(means.double()))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    backbone = dict(type="CRATE", arch=dict(embed_dim=24, depth=2, num_heads=3), img_size=16, patch_size=4)
+    return ImageClassifier(backbone, dict(type="LinearHead", num_classes=5)).eval()
+
+
+def batches(count, size=20):
+    for start in range(0, count, size):
+        images = torch.randint(
+            0, 256, (size, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(start)
+        )
+        positions = torch.arange(start, start + size)
+        yield {"inputs": images, "labels": positions % 5, "sample_idx": positions}
+
+
+def test_a_stream_is_what_the_pure_functions_give(model):
+    found = stream(model, batches(60))
+    with measure_layers(model) as measured, torch.inference_mode(), capture(model, ("tap_w", "tap_code")) as seen:
+        right, w, codes, labels = 0, [], [], []
+        for batch in batches(60):
+            right += (model(**model.data_preprocessor(batch)).argmax(-1) == batch["labels"]).sum().item()
+            w.append(seen["tap_w"][1])
+            codes.append(seen["tap_code"][1])
+            labels.append(batch["labels"])
+    w, codes, labels = torch.cat(w), torch.cat(codes), torch.cat(labels)
+    assert found.spreads.rows() == measured.rows()
+    assert (found.images, found.labelled, found.right) == (60, 60, right)
+    energy = torch.stack([head_energy(w[labels == c], 3).mean(0) for c in range(5)])
+    torch.testing.assert_close(found.energies[1].means(), energy.double(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.codes[1].use / 60, direction_use(codes).double().mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_images(model):
+    """The peak of what Python allocates, and the tensors that are left, once the histograms are full."""
+
+    def collected(count):
+        for batch in batches(count):
+            gc.collect()  # what is left in circles is not kept
+            yield batch
+
+    def peak(count):
+        gc.collect()
+        tracemalloc.start()
+        kept = stream(model, collected(count))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept.images == count
+        tensors = sum(x.numel() for x in gc.get_objects() if isinstance(x, torch.Tensor))
+        return most, tensors
+
+    peak(40)
+    (few, tensors), (many, still) = peak(400), peak(2000)
+    assert still == tensors
+    # PyTorch and Python leave some bytes a batch; a list of a number an image, layer and measure would have 500,000.
+    assert many < few + 80_000
+
+
+def test_json_ends_no_element():
+    text = as_json({"a": "</script><!-- \u2028 & é", "b": [1.5, None]})
+    assert text.isascii()
+    assert not set("<>&") & set(text)
+    assert in_element("'</script>' '<!--'") == "'<\\/script>' '<\\!--'"
+    with pytest.raises(ValueError, match="not finite"):
+        as_json([float("nan")])
+
+
+def test_without_vega_a_sentence_names_the_extra(monkeypatch):
+    import sys
+
+    from crate_mm.analysis.report import page
+
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    page.vega.cache_clear()
+    with pytest.raises(ImportError, match=r'pip install "crate_mm\[report\]" brings it'):
+        make_page({}, "title")

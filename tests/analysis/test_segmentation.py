@@ -1,0 +1,116 @@
+"""Masks from attention, and their overlap with true ones, against cases computed by hand."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from crate_mm.analysis.segmentation import attention_masks, best_heads, mean_iou
+from crate_mm.models import ImageClassifier
+from tests import dataset_formats
+
+CONFIG = """
+_base_ = ["{debug}"]
+model = dict(backbone=dict(img_size=8, patch_size=2, in_channels=3), head=dict(num_classes=10),
+             preprocessor=dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+"""
+
+
+def test_a_mask_holds_the_largest_entries():
+    maps = torch.tensor([[0.1, 0.5, 0.2, 0.05, 0.15], [0.3, 0.3, 0.3, 0.05, 0.05]])
+    assert attention_masks(maps, 0.6).tolist() == [[False, True, True, False, True], [True, True, True, False, False]]
+    assert attention_masks(maps, 0.01).sum(-1).tolist() == [1, 1]
+    assert attention_masks(torch.rand(2, 196)).sum(-1).tolist() == [118, 118]
+    with pytest.raises(ValueError, match="share must be above 0"):
+        attention_masks(maps, 0.0)
+
+
+def test_the_overlap_computed_by_hand():
+    """Class 3 is the left column of 4 pixels, class 7 two pixels at the lower right, one pixel is void."""
+    truth = torch.tensor([[3, 0, 0, 255], [3, 0, 0, 0], [3, 0, 0, 7], [3, 0, 0, 7]])
+    left = torch.zeros(4, 4, dtype=torch.bool)
+    left[:, :2] = True  # 8 pixels: 4 of class 3's 4, so 4 / (4 + 8 - 4) = 1/2; none of class 7's
+    right = torch.zeros(4, 4, dtype=torch.bool)
+    right[:, 3] = True  # 4 pixels, the void one not counted: 2 of class 7's 2, so 2 / (2 + 3 - 2) = 2/3
+    found = best_heads(torch.stack([left, right]), truth)
+    assert found == [(3, 0, pytest.approx(1 / 2)), (7, 1, pytest.approx(2 / 3))]
+    second = best_heads(torch.stack([left, right]), torch.full((4, 4), 5))
+    assert second == [(5, 0, pytest.approx(8 / 16))]
+    background = best_heads(torch.stack([left, right]), torch.zeros(4, 4))
+    assert background == []
+    assert mean_iou([found, second, background]) == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1 / 2) / 2)
+    with pytest.raises(ValueError, match="do not fit a truth"):
+        best_heads(torch.stack([left, right]), truth[:3])
+
+
+def planted(model, maps):
+    """Let the layers of a model attend from the CLS token as the maps (K, N) say."""
+    for block in model.backbone.blocks:
+
+        def attention(w):
+            K, N = maps.shape
+            out = torch.full((1, K, N + 1, N + 1), 1 / (N + 1))
+            out[0, :, 0, 1:] = maps
+            return out
+
+        block.attention = attention
+
+
+def test_the_figure_meets_a_case_computed_by_hand(tmp_path):
+    """4 x 4 patches over masks of 8 x 12 pixels, so that a patch is 2 x 3 of them."""
+    import argparse
+
+    from crate_mm.analysis.figures import Subject
+    from crate_mm.registry import FIGURES
+
+    arch = dict(embed_dim=24, depth=3, num_heads=2)
+    model = ImageClassifier(
+        dict(type="CRATE", arch=arch, img_size=8, patch_size=2), dict(type="LinearHead", num_classes=5)
+    )
+    maps = torch.zeros(2, 16)
+    maps[0, :10] = 1.0  # 0.6 of 16 entries are 10: the two upper rows, and two patches of the third
+    maps[1, 6:] = 1.0  # two patches of the second row, and the two lower rows
+    planted(model.eval(), maps)
+    upper = np.zeros((8, 12), int)
+    upper[:4] = 15  # 48 pixels; head 1 has 60, all of these among them: 48 / 60
+    lower = np.zeros((8, 12), int)
+    lower[6:, :6] = 8  # 12 pixels, in head 2's 60: 12 / 60; head 1 has none
+    lower[0, :] = 255
+    dataset_formats.voc(tmp_path, {"upper": upper, "lower": lower})
+    figure = FIGURES.build(dict(type="segments"))
+    parser = argparse.ArgumentParser()
+    figure.add_options(parser)
+    options = parser.parse_args(["--voc", str(tmp_path)])
+    options.layers = None
+    drawn = figure.run([Subject("", model)], options)
+    told = drawn.numbers["segments.json"]
+    assert told["miou"] == pytest.approx((48 / 60 + 12 / 60) / 2)
+    assert (told["images"], told["layer"], told["best_by_head"]) == (2, 2, {"1": 1, "2": 1})
+    assert drawn.numbers["segments.csv"][1:] == [
+        ["upper", 15, "person", 1, pytest.approx(0.8)],
+        ["lower", 8, "cat", 2, pytest.approx(0.2)],
+    ]
+
+
+def test_the_command(run_tool, tmp_path):
+    from crate_mm.engine import CONFIGS
+
+    (tmp_path / "rgb.py").write_text(CONFIG.format(debug=CONFIGS / "debug.py"))
+    mask = np.zeros((20, 30), int)
+    mask[5:15, 5:20] = 12
+    dataset_formats.voc(tmp_path, {"2007_000032": mask, "empty": np.zeros((20, 30), int)})
+    args = ("segments", tmp_path / "rgb.py", "random", "--voc", tmp_path, "--out", tmp_path / "out")
+    done = run_tool("analyze", *args)
+    assert done.code == 0, done.output
+    (row,) = csv.DictReader((tmp_path / "out" / "segments.csv").open())
+    assert (row["image"], row["class"]) == ("2007_000032", "dog")
+    told = json.loads((tmp_path / "out" / "segments.json").read_text())
+    assert told["miou"] == pytest.approx(float(row["IoU"]))
+    assert 0 < told["miou"] < 1
+    assert "mIoU" in done.output
+
+    done = run_tool("analyze", *args[:4], tmp_path / "none", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "holds no PASCAL VOC 2012: expected" in done.last_line
