@@ -4,7 +4,6 @@ A finding is a triple: 'ok', 'note' or 'fault', a topic, a text. A fault is what
 """
 
 import hashlib
-import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ..files import home
 from ..untrusted import shown
 from .folders import ImageFolder
-from .images import FORMATS, UnreadableImageError, open_image
+from .images import UnreadableImageError, open_image
 from .packed import INDEX, PackedImages
 from .scan import find_splits, folders_below, is_image
 
@@ -144,8 +142,7 @@ def _look_at(split: str, source: Any, position: int) -> Looked:
             return Looked(split, path, label, "", image.size, image.mode, UPRIGHT, digest)
         data, label = source.read(position)
         image = open_image(data, mode=None)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            orientation = opened.getexif().get(ORIENTATION, UPRIGHT)
+        orientation = image.getexif().get(ORIENTATION, UPRIGHT)
     except UnreadableImageError as error:
         return Looked(split, path, label, str(error))
     except Exception as error:  # of a source of another's, anything

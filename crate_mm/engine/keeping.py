@@ -140,7 +140,7 @@ class KeepingRunner(RunnerState):
         Raises:
             CheckpointError: there is no such version here, or the config asks for another.
         """
-        sampler = self.train_dataloader.sampler
+        sampler = getattr(self.train_dataloader, "sampler", None)
         version = meta.get("draws", 1)  # as long as there was one version, checkpoints did not name it
         if version is None or version == getattr(sampler, "draws", version):
             return  # or one of the two runs has a sampler without versions

@@ -214,7 +214,7 @@ def describe_checkpoint(runner: Runner) -> dict:
         "versions": describe_machine()["versions"],
         "processes": runner.world_size,
         "steps_per_epoch": len(runner.train_dataloader),
-        "draws": getattr(runner.train_dataloader.sampler, "draws", None),
+        "draws": getattr(getattr(runner.train_dataloader, "sampler", None), "draws", None),
     }
 
 
