@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
         named = (getattr(source, name, None) for name in ("targets", "labels", "_labels"))
         labels = next((value for value in named if value is not None), None)
         if labels is not None:
-            mine[f"checksum of the {use} labels"] = zlib.crc32(np.asarray(labels).astype(np.int64).tobytes())
+            mine[f"checksum of the {use} labels"] = _checksum(labels)
     for rank, theirs in enumerate(all_gather_object(mine)):
         differ = next((key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)), None)
         if differ:
@@ -89,6 +90,14 @@ def open_on_all(path: str, opened: Checkpoint | None = None) -> Checkpoint:
         if sentence is not None:
             raise CheckpointError(f"process {rank} cannot open the checkpoint: {sentence}")
     return opened or open_checkpoint(path, verified=True)
+
+
+def _checksum(labels: Sequence[int]) -> int:
+    """Of labels of any kind of whole numbers; a part at a time, as they may be many and mapped from a file."""
+    found = 0
+    for start in range(0, len(labels), 2**20):
+        found = zlib.crc32(np.asarray(labels[start : start + 2**20]).astype(np.int64).tobytes(), found)
+    return found
 
 
 def check_same_checkpoint(runner: Runner, filename: str, meta: dict) -> None:
