@@ -83,9 +83,9 @@ MISTAKES = {
         ["train", *options("model.backbone.patch_size=3")],
         "img_size 8 x 8 is not a whole number of patches of 3 x 3",
     ),
-    "odd micro-batch": (
-        ["train", *options("max_batch_per_device=100", "global_batch_size=127")],
-        "the nearest that do: 126 and 128",
+    "no micro-batch": (
+        ["train", *options("max_batch_per_device=0")],
+        "max_batch_per_device must be a whole number of at least 1",
     ),
     "derived": (["train", *options("train_dataloader.batch_size=3")], "it follows from global_batch_size"),
     "wrong argument": (["train", *options("model.backbone.ista_lamda=3")], "did you mean ista_lambda"),
