@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import runpy
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -75,6 +76,7 @@ class Finished(NamedTuple):
 
 
 def _run(script: Path, args: list[str], log: Path, cwd: Path, env: dict[str, str]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where the tests run in the background
     file = open(log, "a", buffering=1)  # noqa: SIM115  open until the process ends
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)

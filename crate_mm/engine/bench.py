@@ -7,7 +7,6 @@ import copy
 import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -79,14 +78,14 @@ def bench(cfg: Config, what: str, batch: int = 32, seconds: float = 10.0, amp: b
     recompute = ready.activation_checkpointing is True
     prepare_blocks(task, ready.compile_blocks, recompute, ready.residual_dtype if amp else None)
     step = _training(task, ready, batch, amp) if what == "training" else _inference(task, batch, amp)
-    _forget_peak()
+    known = _forget_peak()
     first = _timed(step)
     for _ in range(WARM_UP - 1):
         _timed(step)
     times: list[float] = []
     while len(times) < LEAST_STEPS or (sum(times) < seconds and len(times) < MOST_STEPS):
         times.append(_timed(step))
-    return Measured(what, batch, len(times), median(times), min(times), max(times), first, _peak())
+    return Measured(what, batch, len(times), median(times), min(times), max(times), first, _peak() if known else None)
 
 
 def random_batch(task: Task, batch: int) -> dict[str, Tensor]:
@@ -136,12 +135,16 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _forget_peak() -> None:
+def _forget_peak() -> bool:
+    """Begin to measure the most memory anew; False if the system does not let this process."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-        return
-    with suppress(OSError):  # the peak is then that of the whole process so far
+        return True
+    try:
         Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # the peak would be that of all that the process has done so far
+        return False
+    return True
 
 
 def _peak() -> int | None:
