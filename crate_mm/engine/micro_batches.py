@@ -122,8 +122,20 @@ def probe(task: Task, batch_of: Callable[[int], dict], shares: tuple[int, int], 
         free = free_bytes(task)
         parts, taken, each = find_micro_batches(shares, lambda n: peak_bytes(task, batch_of(n), dtype), free)
     torch.cuda.empty_cache()
-    return parts, (
-        f"max_batch_per_device is not set: the {shares[1]} samples of a device go through in {parts} part"
-        f"{'s' if parts > 1 else ''} of {math.ceil(shares[1] / parts)}, which take about {taken / 1e9:.1f} of the "
-        f"{free / 1e9:.1f} GB that are free, {each / 1e6:.1f} MB a sample"
+    return parts, sentence(shares[1], parts, taken, each, free)
+
+
+def sentence(share: int, parts: int, taken: int, each: float, free: int) -> str:
+    """What is chosen, and how many samples would fit at once.
+
+    Args:
+        share: the samples of a device in a step, at most.
+        parts, taken, each: as ``find_micro_batches`` returns them.
+        free: bytes that there are.
+    """
+    size = math.ceil(share / parts)
+    return (
+        f"max_batch_per_device is not set: the {share} samples of a device go through in {parts} part"
+        f"{'s' if parts > 1 else ''} of {size}, which take about {taken / 1e9:.1f} of the {free / 1e9:.1f} GB that are "
+        f"free, {each / 1e6:.1f} MB a sample; the most that fit at once are about {size + int((free - taken) // each)}"
     )

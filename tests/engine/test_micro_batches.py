@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crate_mm.engine import Runner, micro_batches
-from crate_mm.engine.micro_batches import find_micro_batches, splits_alike
+from crate_mm.engine.micro_batches import find_micro_batches, sentence, splits_alike
 from crate_mm.models import ImageClassifier
 from tests.training import debug_config
 
@@ -77,3 +77,14 @@ def test_a_run_takes_no_more_than_was_foreseen(tmp_path, monkeypatch):
     before = torch.cuda.memory_allocated()
     runner.train()
     assert torch.cuda.max_memory_allocated() - before < 1.2 * free
+
+
+def test_the_largest_batch_that_fits_is_said():
+    """1 GB and 0.1 GB a sample: of 5.05 GB, 40 samples fit."""
+    free = 5_050_000_000
+    found = find_micro_batches((64, 64), lambda count: 1_000_000_000 + 100_000_000 * count, free)
+    assert found[:2] == (2, 4_200_000_000)
+    assert sentence(64, *found, free).endswith(
+        "64 samples of a device go through in 2 parts of 32, which take about 4.2 of the 5.0 GB that are free, "
+        "100.0 MB a sample; the most that fit at once are about 40"
+    )
