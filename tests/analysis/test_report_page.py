@@ -119,6 +119,13 @@ def test_what_is_chosen_is_what_the_pure_functions_give(browser, page, truth):
     browser.check_quiet()
 
 
+def test_it_opens_at_its_beginning(browser, page):
+    """What is drawn later must not scroll it."""
+    browser.open(page)
+    time.sleep(0.5)
+    assert browser.run("return [window.scrollY, document.body.scrollHeight > window.innerHeight]") == [0, True]
+
+
 def test_a_patch_is_chosen_by_arrow_keys_and_told_to_those_who_hear(browser, page, truth):
     browser.open(page, "#image=2&layer=2&head=1&y=0.1&x=0.1")
     browser.press('[data-key="attention-1"]', ARROWS["right"], ARROWS["down"], ARROWS["down"])

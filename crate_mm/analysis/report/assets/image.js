@@ -32,7 +32,10 @@ export async function renderImage(body) {
   const panels = [];
   for (const shown of shownModels()) panels.push(await modelPanel(shown, label));
   body.replaceChildren(h("div", { class: "strip", role: "group", "aria-label": "Images" }, strip), title, ...panels);
-  body.querySelector('.strip [aria-pressed="true"]')?.scrollIntoView?.({ block: "nearest", inline: "nearest" });
+  // The strip alone scrolls: scrollIntoView would take the page with it, away from its beginning when it opens.
+  const row = body.querySelector(".strip");
+  const chosen = row.querySelector('[aria-pressed="true"]');
+  if (chosen) row.scrollLeft = chosen.offsetLeft - row.offsetLeft - (row.clientWidth - chosen.offsetWidth) / 2;
 }
 
 // The attention of all heads in the chosen layer, from the chosen patch: the rows of a model's attention, or why not.
