@@ -10,8 +10,9 @@ from matplotlib.figure import Figure as Picture
 
 from crate_mm.analysis.figures import Subject, figure_style, save
 from crate_mm.analysis.figures.base import patch_tokens
+from crate_mm.analysis.figures.layers import plot_layers
 from crate_mm.analysis.figures.style import columns_of
-from crate_mm.analysis.gather import defined_measures
+from crate_mm.analysis.gather import LayerRow, defined_measures
 from crate_mm.analysis.table import MEASURES
 from crate_mm.analysis.taps import capture
 from crate_mm.models import CRATE, ImageClassifier
@@ -224,3 +225,17 @@ def test_a_style_that_is_none_is_refused(given, sentence):
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (6, 6), (7, 4), (12, 6), (13, 5), (24, 6)])
 def test_panels_fill_their_rows(count, columns):
     assert columns_of(count) == columns
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 24])
+def test_layer_axis_labels_are_layers(count):
+    rows = [LayerRow("sparsity", layer, 0.5, 0.1, 8) for layer in range(1, count + 1)]
+    figure = plot_layers({"a": rows}, ["sparsity"])
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    low, high = axes.get_xlim()
+    labels = [label.get_text() for label, at in zip(axes.get_xticklabels(), axes.get_xticks()) if low <= at <= high]
+    layers = [int(label) for label in labels]
+    assert layers == sorted(set(layers))
+    assert set(layers) <= set(range(count + 1))
+    assert count > 3 or set(range(1, count + 1)) <= set(layers)

@@ -158,6 +158,8 @@ def test_a_layer_is_clicked_and_its_distribution_told(browser, page, truth):
     assert sum(told_data["histogram"]["counts"]) == 450
     shown = browser.texts("#objective .detail .model:nth-child(2) .end li")
     assert [float(v) for v in shown[3:]] == pytest.approx(sorted(codes.tolist(), reverse=True)[:3], rel=1e-3)
+    labels = browser.texts('[data-chart="r_out"] .role-axis-label text')
+    assert [label for label in labels if label in ("1", "2")] == ["1", "2"]
     # A click into a chart chooses the layer below it.
     browser.click('[data-chart="r_out"] svg', x=0.2, y=0.5)
     assert browser.text("#layer-told") == "1 of 2"

@@ -11,7 +11,7 @@ from ..gather import LayerRow, measure_layers
 from ..table import MEASURES, check_measures
 from ..taps import name_of
 from .base import Drawn, Figure, Subject, drawn_at_random, legend, run_through
-from .style import columns_of, sheet
+from .style import columns_of, layer_axis, sheet
 
 
 @FIGURES.register_module("layers")
@@ -84,9 +84,9 @@ def plot_layers(curves: dict[str, list[LayerRow]], measures: list[str], band: bo
             if band:
                 axes.fill_between(layer, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
         axes.set_title(MEASURES[measure].title, fontsize="medium")
-        axes.set_xlabel(r"Layer index $\ell$", fontsize="small")
+        shown_layers = [row.layer for rows in curves.values() for row in rows if row.measure == measure]
+        layer_axis(axes, min(shown_layers), max(shown_layers))
         axes.tick_params(labelsize="x-small")
-        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     if len(curves) > 1:  # one alone is named by the file and its title
         legend(panels[0], fontsize="x-small")

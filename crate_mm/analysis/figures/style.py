@@ -11,6 +11,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure as Picture
 from matplotlib.gridspec import GridSpec
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 STYLES = ("screen", "paper")
 PAPER_WIDTH = 5.5  # inches: the text of a NeurIPS or ICLR paper
@@ -92,6 +93,14 @@ def panel_grid(count: int, size: float, most: int = MOST_COLUMNS, beside: int = 
     grid = figure.add_gridspec(len(ratios), columns, height_ratios=ratios)
     panels = [figure.add_subplot(grid[number // columns, number % columns]) for number in range(count)]
     return figure, panels, grid
+
+
+def layer_axis(axes: Axes, first: int, last: int) -> None:
+    """Label the x axis with layer indices, whole numbers for any count of layers."""
+    axes.set_xlim(first - 0.5, last + 0.5)
+    axes.set_xlabel(r"Layer index $\ell$", fontsize="small")
+    # By default a locator shows at least two ticks, so it would put fractions around a single layer.
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def color_bar(figure: Picture, image: AxesImage, panels: list[Axes], extend: str = "neither") -> Colorbar:

@@ -11,7 +11,7 @@ from ...registry import FIGURES
 from ..measures import subspace_gram, subspace_incoherence
 from ..taps import name_of, steps
 from .base import Drawn, Figure, Subject, without_ticks
-from .style import color_bar, panel_grid
+from .style import color_bar, layer_axis, panel_grid
 
 
 @FIGURES.register_module("subspaces")
@@ -68,12 +68,10 @@ def plot_subspaces(grams: dict[int, Tensor], incoherence: dict[int, float], num_
     axes = figure.add_subplot(grid[-1, :])
     axes.plot(list(incoherence), list(incoherence.values()), marker="o", label="this model")
     axes.axhline(random, color="0.5", linestyle="--", label="random directions")
-    axes.set_xlim(min(incoherence) - 0.5, max(incoherence) + 0.5)
     axes.set_ylim(0, 1.25 * max(random, *incoherence.values()))
     axes.set_ylabel("mean |cosine|\nbetween heads", fontsize="small")
-    axes.set_xlabel(r"Layer index $\ell$", fontsize="small")
+    layer_axis(axes, min(incoherence), max(incoherence))
     axes.tick_params(labelsize="x-small")
-    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small", loc="lower right")
     return figure

@@ -57,14 +57,18 @@ export function modelColour() {
   };
 }
 
-const layerAxis = { tickMinStep: 1, format: "d", grid: false };
+// Every layer, or every second, third, ... of many: ticks that Vega chooses fall between two layers, too.
+function layerTicks(most) {
+  const step = Math.ceil(most / 12);
+  return Array.from({ length: Math.ceil(most / step) }, (_, n) => 1 + n * step);
+}
 
 function layerField(most) {
   return {
     field: "layer",
     type: "quantitative",
     title: "layer",
-    axis: layerAxis,
+    axis: { values: layerTicks(most), format: "d", grid: false },
     scale: { domain: [1, Math.max(most, 2)], nice: false, padding: 8 },
   };
 }
