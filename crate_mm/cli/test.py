@@ -120,7 +120,7 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
             cfg, tested.meta.get("seed"), tested.meta.get("initialized_from"), trained.get("freeze_backbone", False)
         ),
         "recipe": tested.meta.get("recipe"),
-        "dataset": dataset_name(cfg.test_dataloader.dataset),
+        "dataset": dataset_name(cfg.test_dataloader.dataset, cfg.get("data_root")),
         "checkpoint": args.checkpoint,
         "run": tested.run,
         "tta": args.tta,

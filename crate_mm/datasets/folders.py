@@ -83,6 +83,8 @@ class ClassFolders(ImageFolder):
             too small to be split.
     """
 
+    named_by_folder = True  # in results: two folders are two datasets
+
     def __init__(
         self, root: str | None, split: str = "train", val_fraction: float = 0.2, divided: bool | None = None
     ) -> None:
@@ -155,6 +157,8 @@ class ImageFiles:
     Raises:
         ValueError: there is no such folder, or no image in it.
     """
+
+    named_by_folder = True
 
     classes = None
 

@@ -3,10 +3,12 @@
 import json
 import logging
 import platform
+import subprocess
 import sys
 import time
 import uuid
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ import crate_mm
 
 from ..analysis.cost import count_complexity
 from ..checkpoints.form import are_transforms
-from ..files import write_whole
-from ..registry import HOOKS
+from ..files import home, write_whole
+from ..registry import DATASETS, HOOKS
 from .logs import survive_full_disk
 from .sharded import optimizer_name
 
@@ -52,6 +54,7 @@ class ResultFile(Hook):
     def before_train(self, runner: Runner) -> None:
         self._lap = time.perf_counter()
         self._cost = describe_cost(runner.task) if is_main_process() else {}
+        code_commit()  # of the code that trains, which may be changed before the first validation
         if "run" not in runner.message_hub.runtime_info:
             name = [uuid.uuid4().hex]
             broadcast_object_list(name)
@@ -130,7 +133,7 @@ def describe_run(cfg: Config, seed: int | None, initialized_from: str | None, fr
         "config": Path(cfg.filename).stem if cfg.filename else None,
         "model": model_name(backbone) if backbone else cfg.model.type.lower(),
         "backbone": as_data(backbone),
-        "dataset": dataset_name(loader.dataset),
+        "dataset": dataset_name(loader.dataset, cfg.get("data_root")),
         "kind": "linear probe" if frozen else "fine-tuning" if initialized_from else "from scratch",
         "initialized_from": initialized_from,
         "global_batch_size": cfg.get("global_batch_size"),
@@ -140,9 +143,21 @@ def describe_run(cfg: Config, seed: int | None, initialized_from: str | None, fr
     }
 
 
-def dataset_name(dataset: dict) -> str:
-    """The type of a dataset's source, or of the dataset."""
-    return (dataset.get("source") or dataset)["type"]
+def dataset_name(dataset: dict, data_root: str | None = None) -> str:
+    """Return the name of a dataset's folder for image folders of one's own, and its type for every other dataset.
+
+    Args:
+        dataset: its config.
+        data_root: the folder, where ``dataset`` has no ``root``.
+    """
+    source = dataset.get("source") or dataset
+    kind, root = source["type"], source.get("root", data_root)
+    reader = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if root is None or not getattr(reader, "named_by_folder", False):
+        return kind
+    name = Path(home(root)).resolve().name
+    # A folder that is called as a dataset is, such as ImageNet, is not that dataset.
+    return f"{name} ({kind})" if name in ("", *DATASETS.names()) else name
 
 
 def describe_recipe(cfg: Config) -> dict:
@@ -183,12 +198,26 @@ def describe_cost(model: nn.Module) -> dict:
     }
 
 
+@lru_cache(maxsize=1)
+def code_commit() -> str | None:
+    """Return the git commit of crate_mm's clone, with ``-dirty`` where files differ; None without a clone or git."""
+    clone = Path(crate_mm.__file__).resolve().parent.parent
+    if not (clone / ".git").exists():  # an installed package may lie inside another project's clone
+        return None
+    command = ["git", "-C", str(clone), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def describe_machine(processes: int = 1) -> dict:
-    """Device, number of processes, versions and the time."""
+    """Device, number of processes, commit of the code, versions and the time."""
     gpu = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
         "processes": processes,
+        "commit": code_commit(),
         "versions": {
             "crate_mm": crate_mm.__version__,
             "python": platform.python_version(),

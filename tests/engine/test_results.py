@@ -1,11 +1,15 @@
 """What result.json and a checkpoint say of a run."""
 
 import json
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
+
+import pytest
 
 from crate_mm.checkpoints.form import check_form
 from crate_mm.engine import load_config
-from crate_mm.engine.results import describe_checkpoint
+from crate_mm.engine.results import code_commit, dataset_name, describe_checkpoint
 from tests.training import (
     train,
 )
@@ -35,3 +39,41 @@ def test_odd_transforms_of_a_dataset_of_ones_own_do_not_spoil_a_checkpoint(tmp_p
     )
     assert described["test_transforms"] is None
     check_form({"meta": described}, "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ({"source": {"type": "ClassFolders"}}, "pets"),
+        ({"source": {"type": "ClassFolders", "root": "/data/cats/"}}, "cats"),
+        ({"source": {"type": "ClassFolders", "root": "/data/ImageNet"}}, "ImageNet (ClassFolders)"),
+        ({"type": "ImageFiles", "root": "/data/photos"}, "photos"),
+        ({"source": {"type": "ImageNet"}}, "ImageNet"),
+        ({"source": {"type": "Digits"}}, "Digits"),
+    ],
+)
+def test_dataset_name_of_image_folders_is_their_folders(dataset, name):
+    assert dataset_name(dataset, "/data/pets") == name
+
+
+def test_code_commit_is_that_of_the_clone(tmp_path, monkeypatch):
+    import crate_mm
+
+    code_commit.cache_clear()
+    package = tmp_path / "clone/crate_mm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    monkeypatch.setattr(crate_mm, "__file__", str(package / "__init__.py"))
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert code_commit() is None  # the repository around an installed package is not that of its code
+    git[2] = str(tmp_path / "clone")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "begin"], ["tag", "-am", "one", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    code_commit.cache_clear()
+    assert code_commit() == head
+    Path(package / "__init__.py").write_text("changed = 1")
+    code_commit.cache_clear()
+    assert code_commit() == f"{head}-dirty"
+    code_commit.cache_clear()
