@@ -18,7 +18,7 @@ from ..untrusted import shown
 from .folders import ImageFolder
 from .images import UnreadableImageError, open_image
 from .packed import INDEX, PackedImages
-from .scan import find_splits, folders_below, is_image
+from .scan import find_splits, folders_below, folders_in, is_image
 
 TINY = 32  # pixels of the shorter side
 MOST_NAMED = 5
@@ -100,11 +100,28 @@ def _count(split: str, source: Any) -> Iterator[Finding]:
             yield "note", f"{split}, classes", f"{int((counts == 0).sum())} have no image: {', '.join(empty)}"
     root = getattr(source, "root", None)
     if isinstance(source, ImageFolder):
+        yield from _depth(split, str(source.root))
         files = [file for _, found in folders_below(str(root)) for file in found if not is_image(file)]
         endings = Counter(os.path.splitext(file)[1].lower() or "no ending" for file in files).most_common(MOST_NAMED)
         if files:
             most = ", ".join(f"{count} of {shown(ending)}" for ending, count in endings)
             yield "note", f"{split}, left out", f"{len(files)} files with other endings than images: {most}"
+
+
+def _depth(split: str, root: str) -> Iterator[Finding]:
+    """Whether the classes lie deeper than the folder that was given, as archives bring it: it has one class then, and
+    that has folders, but no image of its own."""
+    folder, steps = root, 0
+    while True:
+        folders, files = folders_in(folder)
+        if any(is_image(file.name) for file in files):
+            return
+        if len(folders) != 1:
+            break
+        folder, steps = folders[0].path, steps + 1
+    if steps and folders:
+        text = f"the only one, {shown(os.path.relpath(folder, root))}, holds {len(folders)} folders and no image"
+        yield "fault", f"{split}, classes", f"{text}: give {shown(folder)} as the folder of the data"
 
 
 def _compare_classes(sources: Mapping[str, Any]) -> Iterator[Finding]:
