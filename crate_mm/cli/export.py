@@ -17,7 +17,7 @@ from ..checkpoints.export import DTYPES, KINDS, export
 from ..checkpoints.remote import local_file
 from ..config import load_config
 from ..datasets import ImageFiles
-from ..models.tasks.base import Task
+from ..models.tasks.base import Task, image_shape
 from ..untrusted import shown
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 def images_for(model: Task, folder: str | None, batch: int) -> torch.Tensor:
     """uint8 images ``(batch, C, H, W)`` to compare on: a folder's, repeated if there are fewer, or random ones."""
-    shape = model.example()["inputs"].shape[1:]
+    shape = image_shape(model)
     if folder is None:
         return torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     files, prepare = ImageFiles(folder), Predictor(model).prepare

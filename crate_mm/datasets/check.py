@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ..files import home
 from ..untrusted import shown
@@ -69,9 +70,16 @@ def check_sources(sources: Mapping[str, Any], sample: int | None = 200) -> Itera
     for split, source in sources.items():
         yield from _count(split, source)
     yield from _compare_classes(sources)
-    looked = [one for split, source in sources.items() for one in _look(split, source, sample)]
+    images = {}
+    for split, source in sources.items():
+        if (kind := _kind_of_another(source)) is None:
+            images[split] = source
+        else:
+            text = f"{type(source).__name__} gives {kind}, no pairs (image, label): its samples are not looked at"
+            yield "note", split, text
+    looked = [one for split, source in images.items() for one in _look(split, source, sample)]
     if looked:
-        whole = sum(len(source) for source in sources.values())
+        whole = sum(len(source) for source in images.values())
         yield "ok", "read", f"{len(looked)} of {whole} images{' (--all reads all)' if len(looked) < whole else ''}"
         yield from _oddities(looked, whole)
 
@@ -106,6 +114,19 @@ def _count(split: str, source: Any) -> Iterator[Finding]:
         if files:
             most = ", ".join(f"{count} of {shown(ending)}" for ending, count in endings)
             yield "note", f"{split}, left out", f"{len(files)} files with other endings than images: {most}"
+
+
+def _kind_of_another(source: Any) -> str | None:
+    """What the samples of a source of another's are, where they are no pairs (image, label); else None."""
+    if hasattr(source, "read") or not len(source):
+        return None
+    try:
+        sample = source[0]
+    except Exception:  # anything, which is told of each sample
+        return None
+    if isinstance(sample, (tuple, list)) and len(sample) == 2:
+        return None if isinstance(sample[0], Image.Image) else f"pairs of {type(sample[0]).__name__}"
+    return type(sample).__name__
 
 
 def _depth(split: str, root: str) -> Iterator[Finding]:
