@@ -53,7 +53,7 @@ def export(
     kind: str,
     images: Tensor,
     mode: str = "tensor",
-    dynamic: bool = False,
+    dynamic: bool | str = False,
     dtype: str = "float32",
 ) -> dict[str, Any]:
     """Write a model as a program, run the file on images, and compare what it gives with what the model gives.
@@ -62,9 +62,10 @@ def export(
         model: in eval mode, on the CPU.
         path: file to write; ``<path>.json`` beside it says what goes in and what comes out.
         kind: one of ``KINDS``.
-        images: uint8 ``(B, C, H, W)``, two or more; without ``dynamic`` the program takes batches of this size alone.
+        images: uint8 ``(B, C, H, W)``; without ``dynamic`` the program takes batches of this size alone.
         mode: 'tensor' for the model's output, 'features' for one vector an image.
-        dynamic: take batches of any size, and images of any size where the model computes its positions.
+        dynamic: take batches of any size, and images of any size where the model computes its positions. 'batch' takes
+            batches of any size where the model can be exported so, and else batches of this size alone.
         dtype: one of ``DTYPES``. bfloat16 is of torch-export and torchscript; int8, of ONNX alone, keeps the weights
             of products in 8 bits.
 
@@ -135,31 +136,49 @@ def load_program(path: str | Path, kind: str) -> Callable[[Tensor], Tensor]:
 
 def _write(program: Program, path: Path, kind: str, images: Tensor, dynamic: bool) -> set[str]:
     """Write the program; return which of ``FREE`` it takes in any size."""
+    if len(images) == 1 and (dynamic or kind == "torchscript"):  # exporters take a size of one for a constant
+        images = torch.cat([images, images])
     if kind == "torchscript":
-        torch.jit.save(torch.jit.trace(program, images), str(path))
+        torch.jit.save(_sentence(torch.jit.trace, program, images), str(path))
         return {"batch"}
     exported, free = _exported(program, images, dynamic)
     if kind == "torch-export":
         torch.export.save(exported, str(path))
         return free
     _needed("onnxscript")
-    torch.onnx.export(exported, (images,), str(path), dynamo=True, external_data=False, verbose=False)
+    _sentence(torch.onnx.export, exported, (images,), str(path), dynamo=True, external_data=False, verbose=False)
     return free
 
 
-def _exported(program: Program, images: Tensor, dynamic: bool) -> tuple[torch.export.ExportedProgram, set[str]]:
-    if not dynamic:
-        return torch.export.export(program, (images,)), set()
+def _exported(program: Program, images: Tensor, dynamic: bool | str) -> tuple[torch.export.ExportedProgram, set[str]]:
     batch = torch.export.Dim("batch", min=1, max=4096)
     patch = _patch_of(program.task)
-    if patch:
+    if patch and dynamic is True:
         sides = {2 + i: patch[i] * torch.export.Dim(name, min=2, max=512) for i, name in enumerate(FREE[1:])}
         try:
             return torch.export.export(program, (images,), dynamic_shapes=({0: batch, **sides},)), set(FREE)
         except Exception as error:  # its positions are a table, of one size
             if "onstraints violated" not in str(error):
-                raise ExportError(f"the model cannot be exported: {str(error).splitlines()[0]}") from error
-    return torch.export.export(program, (images,), dynamic_shapes=({0: batch},)), {"batch"}
+                raise ExportError(f"the model cannot be exported: {_first_line(error)}") from error
+    if dynamic:
+        try:
+            return _sentence(torch.export.export, program, (images,), dynamic_shapes=({0: batch},)), {"batch"}
+        except ExportError:
+            if dynamic is True:
+                raise
+    return _sentence(torch.export.export, program, (images,)), set()
+
+
+def _sentence(write: Callable, *args: Any, **kwargs: Any) -> Any:
+    """What an exporter gives; what it raises, which may be anything and has pages, becomes one sentence."""
+    try:
+        return write(*args, **kwargs)
+    except Exception as error:
+        raise ExportError(f"the model cannot be exported: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _patch_of(task: nn.Module) -> tuple[int, int] | None:

@@ -12,6 +12,8 @@ import argparse
 import os
 from pathlib import Path
 
+import torch
+
 from ..analysis.figures.sheet import Panel, plot_sheet, save_sheet
 from ..config import default_work_dir, load_config
 from ..engine.samples import Samples, Seen
@@ -35,6 +37,9 @@ def parse_args() -> argparse.Namespace:
 
 def panel(seen: Seen, classes: list[str] | None, with_epoch: bool) -> Panel:
     """An image of the sheet: its labels, with their shares where they are several, and its file, or its epoch."""
+    if seen.pixels.dtype != torch.uint8 or seen.pixels.ndim != 3:
+        kind, shape = str(seen.pixels.dtype).removeprefix("torch."), tuple(seen.pixels.shape)
+        raise ValueError(f"{shown(seen.path)} is no image: expected uint8 of shape (C, H, W), got {kind} of {shape}")
     if seen.pixels.shape[0] not in (1, 3):
         raise ValueError(f"{shown(seen.path)} has {seen.pixels.shape[0]} channels: images of 1 and of 3 can be shown")
     names = [(classes[label] if classes else str(label), share) for label, share in seen.labels]

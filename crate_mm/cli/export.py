@@ -1,10 +1,10 @@
 """Export a model as a program that runs without crate_mm, and compare the two before it says so.
 
-python tools/export.py configs/crate_base_in1k.py crate_base.pth --to onnx --dynamic
+python tools/export.py configs/crate_base_in1k.py crate_base.pth --to onnx
 python tools/export.py configs/crate_base_in1k.py crate_base.pth --to torch-export --images my/photos --features
 
-The program takes uint8 images and normalises them itself. The JSON file beside it says their size, the transforms that
-come before, the classes, and how far it is from the model.
+The program takes uint8 images, any number at once, and normalises them itself. The JSON file beside it says their size,
+the transforms that come before, the classes, and how far it is from the model.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from ..checkpoints.export import DTYPES, KINDS, export
 from ..checkpoints.remote import local_file
 from ..config import load_config
 from ..datasets import ImageFiles
-from ..models.tasks.base import Task
+from ..models.tasks.base import Task, image_shape
 from ..untrusted import shown
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
@@ -28,8 +28,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint, of training or published; 'checkpoint' takes its model")
     parser.add_argument("--to", required=True, choices=KINDS, help="what is written")
     parser.add_argument("--out", metavar="FILE", help="file to write (default: the checkpoint's name)")
-    parser.add_argument("--dynamic", action="store_true", help="batches of any size, images too where the model can")
-    parser.add_argument("--batch", type=positive, default=2, help="the batch it takes without --dynamic (default: 2)")
+    parser.add_argument("--dynamic", action="store_true", help="images of any size too, where the model can")
+    parser.add_argument("--batch", type=positive, metavar="B", help="take exactly B images at once (default: any)")
     parser.add_argument("--features", action="store_true", help="one vector an image in the place of the logits")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of products; int8 is ONNX's alone")
     parser.add_argument("--images", metavar="DIR", help="images to compare on (default: random ones)")
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 def images_for(model: Task, folder: str | None, batch: int) -> torch.Tensor:
     """uint8 images ``(batch, C, H, W)`` to compare on: a folder's, repeated if there are fewer, or random ones."""
-    shape = model.example()["inputs"].shape[1:]
+    shape = image_shape(model)
     if folder is None:
         return torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     files, prepare = ImageFiles(folder), Predictor(model).prepare
@@ -61,14 +61,17 @@ def main() -> None:
         if config is None and args.cfg_options:
             raise ValueError("--cfg-options override a config: name one in the place of 'checkpoint'")
         model = init_model(config, args.checkpoint)
-        images = images_for(model, args.images, args.batch)
+        images = images_for(model, args.images, args.batch or 2)
         mode = "features" if args.features else "tensor"
-        about = export(model, out, args.to, images, mode, args.dynamic, args.dtype)
-    free = ", ".join(about["input"]["any"]) or "nothing"
+        dynamic = args.dynamic or ("batch" if args.batch is None else False)
+        about = export(model, out, args.to, images, mode, dynamic, args.dtype)
+    free, (_, C, H, W) = about["input"]["any"], images.shape
+    number = "any number" if "batch" in free else f"exactly {len(images)}"
+    size = "any size of whole patches" if "height" in free else f"{H} x {W} pixels"
     same = f", same first class for {100 * about['same_first']:.0f} %" if "same_first" in about else ""
     print(
-        f"wrote {shown(out)}: uint8 images {tuple(images.shape)}, of any size: {free}; of these {len(images)} the "
-        f"largest difference is {about['largest_difference']:.2g}, where outputs spread by "
+        f"wrote {shown(out)}: it takes {number} of uint8 images at once, of {C} channels and {size}; of these "
+        f"{len(images)} the largest difference is {about['largest_difference']:.2g}, where outputs spread by "
         f"{about['output_deviation']:.2g}{same}"
     )
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ..files import home
 from ..untrusted import shown
 from .folders import ImageFolder
 from .images import UnreadableImageError, open_image
 from .packed import INDEX, PackedImages
-from .scan import find_splits, folders_below, is_image
+from .scan import find_splits, folders_below, folders_in, is_image
 
 TINY = 32  # pixels of the shorter side
 MOST_NAMED = 5
@@ -69,9 +70,16 @@ def check_sources(sources: Mapping[str, Any], sample: int | None = 200) -> Itera
     for split, source in sources.items():
         yield from _count(split, source)
     yield from _compare_classes(sources)
-    looked = [one for split, source in sources.items() for one in _look(split, source, sample)]
+    images = {}
+    for split, source in sources.items():
+        if (kind := _kind_of_another(source)) is None:
+            images[split] = source
+        else:
+            text = f"{type(source).__name__} gives {kind}, no pairs (image, label): its samples are not looked at"
+            yield "note", split, text
+    looked = [one for split, source in images.items() for one in _look(split, source, sample)]
     if looked:
-        whole = sum(len(source) for source in sources.values())
+        whole = sum(len(source) for source in images.values())
         yield "ok", "read", f"{len(looked)} of {whole} images{' (--all reads all)' if len(looked) < whole else ''}"
         yield from _oddities(looked, whole)
 
@@ -100,11 +108,41 @@ def _count(split: str, source: Any) -> Iterator[Finding]:
             yield "note", f"{split}, classes", f"{int((counts == 0).sum())} have no image: {', '.join(empty)}"
     root = getattr(source, "root", None)
     if isinstance(source, ImageFolder):
+        yield from _depth(split, str(source.root))
         files = [file for _, found in folders_below(str(root)) for file in found if not is_image(file)]
         endings = Counter(os.path.splitext(file)[1].lower() or "no ending" for file in files).most_common(MOST_NAMED)
         if files:
             most = ", ".join(f"{count} of {shown(ending)}" for ending, count in endings)
             yield "note", f"{split}, left out", f"{len(files)} files with other endings than images: {most}"
+
+
+def _kind_of_another(source: Any) -> str | None:
+    """What the samples of a source of another's are, where they are no pairs (image, label); else None."""
+    if hasattr(source, "read") or not len(source):
+        return None
+    try:
+        sample = source[0]
+    except Exception:  # anything, which is told of each sample
+        return None
+    if isinstance(sample, (tuple, list)) and len(sample) == 2:
+        return None if isinstance(sample[0], Image.Image) else f"pairs of {type(sample[0]).__name__}"
+    return type(sample).__name__
+
+
+def _depth(split: str, root: str) -> Iterator[Finding]:
+    """Whether the classes lie deeper than the folder that was given, as archives bring it: it has one class then, and
+    that has folders, but no image of its own."""
+    folder, steps = root, 0
+    while True:
+        folders, files = folders_in(folder)
+        if any(is_image(file.name) for file in files):
+            return
+        if len(folders) != 1:
+            break
+        folder, steps = folders[0].path, steps + 1
+    if steps and folders:
+        text = f"the only one, {shown(os.path.relpath(folder, root))}, holds {len(folders)} folders and no image"
+        yield "fault", f"{split}, classes", f"{text}: give {shown(folder)} as the folder of the data"
 
 
 def _compare_classes(sources: Mapping[str, Any]) -> Iterator[Finding]:

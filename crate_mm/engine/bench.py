@@ -19,7 +19,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from ..config import prepare
-from ..models.tasks.base import Task, task_of
+from ..models.tasks.base import Task, image_shape, task_of
 from ..registry import MODELS, SCOPE
 from .blocks import prepare_blocks
 from .optim import amp_dtype, amp_optim_wrapper
@@ -90,7 +90,7 @@ def bench(cfg: Config, what: str, batch: int = 32, seconds: float = 10.0, amp: b
 
 def random_batch(task: Task, batch: int) -> dict[str, Tensor]:
     """A batch as a loader gives it, of random images and labels, on the task's device."""
-    device, shape = next(task.parameters()).device, task.example()["inputs"].shape[1:]
+    device, shape = next(task.parameters()).device, image_shape(task)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, generator=generator)
     labels = torch.randint(getattr(task, "num_classes", 1), (batch,), generator=generator)

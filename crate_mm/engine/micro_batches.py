@@ -66,9 +66,10 @@ def check_weights(plan: BatchPlan, task: Task, loop: object, wrapper: object) ->
             f"global_batch_size {plan}: {type(others[0]).__name__} does not weight losses by their samples, as such a "
             f"batch needs it; with it, set {nearest_even(plan.global_batch_size, plan.world_size * plan.micro_batches)}"
         )
-    if least < most and least == 1 and task.mixes_samples:  # else some processes would fail, and others wait for them
+    if least == 1 and task.mixes_samples:  # else a step would fail, or some processes, for which others wait
+        which = "some hold" if most > 1 else "each holds"
         raise ValueError(
-            f"global_batch_size {plan}: batch_augments mixes each image with another of its micro-batch, and some hold "
+            f"global_batch_size {plan}: batch_augments mixes each image with another of its micro-batch, and {which} "
             "one image: set a larger global_batch_size or max_batch_per_device"
         )
 

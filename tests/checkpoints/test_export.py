@@ -101,7 +101,8 @@ def test_by_the_command(run_tool, debug_checkpoint, tmp_path):
     args = ("debug", debug_checkpoint, "--to", "torch-export", "--out", out)
     done = run_tool("export", *args, "--dynamic")
     assert done.code == 0, done.output
-    assert "any size: batch; of these 2 the largest difference is" in done.last_line
+    said = "it takes any number of uint8 images at once, of 1 channels and 8 x 8 pixels; of these 2 the largest"
+    assert said in done.last_line
     pixels = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
     model = init_model("debug", debug_checkpoint)
     with torch.no_grad():
@@ -111,3 +112,37 @@ def test_by_the_command(run_tool, debug_checkpoint, tmp_path):
     assert (again.code, "exists: --force overwrites it" in again.last_line) == (2, True)
     itself = run_tool("export", "debug", out, "--to", "torch-export", "--out", out, "--force")
     assert (itself.code, "is the checkpoint itself: name another file by --out" in itself.last_line) == (2, True)
+
+
+def takes(run, batch):
+    try:
+        return len(run(torch.zeros(batch, 1, 8, 8, dtype=torch.uint8))) == batch
+    except (AssertionError, RuntimeError):
+        return False
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "batches"),
+    [
+        ((), "any number of uint8 images", [1, 2, 5]),
+        (("--dynamic", "--batch", 1), "any number of uint8 images", [1, 2, 5]),
+        (("--batch", 1), "exactly 1 of uint8 images", [1]),
+        (("--batch", 5), "exactly 5 of uint8 images", [5]),
+    ],
+)
+def test_the_batch_that_a_program_takes_is_said(run_tool, debug_checkpoint, tmp_path, options, said, batches):
+    done = run_tool("export", "debug", debug_checkpoint, "--to", "torch-export", "--out", tmp_path / "x.pt2", *options)
+    assert done.code == 0, done.output
+    assert said in done.last_line
+    run = load_program(tmp_path / "x.pt2", "torch-export")
+    assert [batch for batch in (1, 2, 5) if takes(run, batch)] == batches
+
+
+def test_what_an_exporter_raises_is_one_sentence(tmp_path):
+    model = model_of("CRATE")
+    model.head.register_forward_hook(lambda _module, _inputs, output: output * int(output.sum()))
+    for kind, dynamic in (("torch-export", False), ("torch-export", True), ("torch-export", "batch")):
+        with pytest.raises(ExportError, match="the model cannot be exported: ") as found:
+            export(model, tmp_path / "x", kind, images(), dynamic=dynamic)
+        assert "\n" not in str(found.value)
+    assert list(tmp_path.iterdir()) == []

@@ -95,3 +95,23 @@ def test_sources_that_are_no_files():
     told = {topic: text for _, topic, text in check_sources({"train": Digits("train"), "test": Digits("test")}, 20)}
     assert told["test"] == "450 images in 10 classes"
     assert told["colours"] == "40 of L; converted"
+
+
+@pytest.mark.parametrize("deeper", ["dataset", "download/dataset"])
+def test_a_folder_too_deep_will_not_work(data, tmp_path, deeper):
+    """It reads as one class, of all the images."""
+    (tmp_path / "above" / deeper).parent.mkdir(parents=True)
+    shutil.move(data, tmp_path / "above" / deeper)
+    told = [one for one in check_sources(open_root(tmp_path / "above")) if one[0] == "fault"]
+    text = f"the only one, {deeper}, holds 2 folders and no image: give {tmp_path / 'above' / deeper} as the folder"
+    assert told == [("fault", "all, classes", f"{text} of the data")]
+    classes = tmp_path / "above" / deeper / "train"
+    told = [one for one in check_sources(open_root(classes)) if one[0] == "fault"]
+    assert told == []
+
+
+def test_a_single_class_of_images_may_have_folders(data):
+    shutil.move(data / "train", data / "val" / "n00000000")
+    for other in ("n00000001", "n00000002"):
+        shutil.rmtree(data / "val" / other)
+    assert {level for level, _, _ in check_sources(open_root(data / "val"))} <= {"ok", "note"}

@@ -129,3 +129,12 @@ def test_mixing_within_one_image_is_refused_before_the_first_step(tmp_path):
     with pytest.raises(ValueError, match=r"5 = 3 processes x 1 or 2: batch_augments mixes each image with another"):
         check_weights(plan_batch(5, 3), *parts)
     check_weights(plan_batch(8, 3), *parts)
+
+
+@pytest.mark.parametrize("batch", [dict(global_batch_size=1), dict(global_batch_size=8, max_batch_per_device=1)])
+def test_mixing_where_every_micro_batch_holds_one_image_is_refused_as_it_is_built(tmp_path, batch):
+    message = r"batch_augments mixes each image with another of its micro-batch, and each holds one image"
+    with pytest.raises(ValueError, match=message):
+        debug_runner(tmp_path, model__batch_augments=[dict(type="CutMix")], **batch).build_for_training()
+    erased = [dict(type="BatchRandomErasing")]
+    debug_runner(tmp_path / "erased", model__batch_augments=erased, **batch).build_for_training()

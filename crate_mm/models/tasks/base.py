@@ -103,3 +103,19 @@ def task_of(model: nn.Module) -> Task:
             "Runner asks of it"
         )
     return task
+
+
+def image_shape(task: Task) -> tuple[int, int, int]:
+    """The shape ``(C, H, W)`` of the images that a task takes, for tools that make images of their own.
+
+    Raises:
+        ValueError: it takes something else than images, or does not say what it takes.
+    """
+    inputs = task.example().get("inputs")
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not hasattr(task.data_preprocessor, "normalize"):
+        got = f"its example has {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else "its example has no 'inputs'"
+        raise ValueError(
+            f"{type(task).__name__} is no task of images: expected inputs of shape (B, C, H, W) and a preprocessor "
+            f"that normalizes them, {got} and its preprocessor is {type(task.data_preprocessor).__name__}"
+        )
+    return tuple(inputs.shape[1:])
