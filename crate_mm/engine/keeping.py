@@ -16,6 +16,7 @@ from ..config import dump
 from ..models.tasks.base import Task, task_of
 from .classes import compare_with_config, say_other_recipe
 from .private import RunnerState
+from .results import mark_unfinished
 from .resume import Start, check_optimizer_state, check_resumable
 from .room import make_room
 from .safety.agreement import check_same_checkpoint, open_on_all
@@ -41,6 +42,7 @@ class KeepingRunner(RunnerState):
     writing: Writing | None = None  # the checkpoint that is on its way to the disk
     failed_writes: int = 0
     failed_at: int | None = None  # the iteration of the last write that failed
+    unwritten: tuple[Path, Exception] | None = None  # the newest checkpoint to resume from, if it could not be written
 
     @property
     def task(self) -> Task:
@@ -171,6 +173,13 @@ class KeepingRunner(RunnerState):
                 self.logger.error(f"{error}")
             raise
         self.finish_checkpoint()
+        if self.unwritten:
+            path, error = self.unwritten
+            mark_unfinished(self.work_dir)
+            raise RunStoppedError(
+                f"the run's last checkpoint {path.name} could not be written ({error}): the earlier ones are intact, "
+                "--resume trains again from the newest of them"
+            ) from error
         return model
 
     def save_checkpoint(
@@ -235,10 +244,14 @@ class KeepingRunner(RunnerState):
         writing.wait()
         self.writing = None
         if isinstance(writing.error, (OSError, CheckpointError)):
+            if not writing.path.name.startswith("best_"):
+                self.unwritten = (writing.path, writing.error)
             self._note_failed_write(writing.error, writing.iteration)
             return False
         if writing.error:
             raise writing.error
+        if not writing.path.name.startswith("best_"):
+            self.unwritten = None
         self.failed_writes, self.failed_at = 0, None
         if writing.then:
             writing.then()

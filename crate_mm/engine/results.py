@@ -29,10 +29,12 @@ from ..analysis.cost import count_complexity
 from ..checkpoints.form import are_transforms
 from ..files import home, write_whole
 from ..registry import DATASETS, HOOKS
+from ..untrusted import read_json, read_regular
 from .logs import survive_full_disk
 from .sharded import optimizer_name
 
 RESULT_FILE = "result.json"
+MOST_BYTES = 10_000_000
 
 
 @HOOKS.register_module()
@@ -50,9 +52,11 @@ class ResultFile(Hook):
     def __init__(self) -> None:
         self._lap = time.perf_counter()
         self._cost: dict = {}
+        self._first_iteration = 0  # of this start of the run
 
     def before_train(self, runner: Runner) -> None:
         self._lap = time.perf_counter()
+        self._first_iteration = runner.iter
         self._cost = describe_cost(runner.task) if is_main_process() else {}
         code_commit()  # of the code that trains, which may be changed before the first validation
         if "run" not in runner.message_hub.runtime_info:
@@ -74,7 +78,10 @@ class ResultFile(Hook):
         if best is None or not _at_least(best, last, metric, rule):
             best = last
         runner.message_hub.update_info_dict({"result_last": last, "result_best": best})
-        if is_main_process():
+        # A resume with nothing left to train validates its checkpoint; the file of the run that trained it stays.
+        before = read_result(runner.work_dir) if runner.iter == self._first_iteration else {}
+        written = (before.get("run"), before.get("epochs")) == (info["run"], runner.epoch)
+        if is_main_process() and not written:
             result = {
                 **describe_run(runner.cfg, runner.seed, runner.initialized_from),
                 "run": info["run"],
@@ -115,6 +122,23 @@ def _at_least(one: dict, other: dict, metric: str, rule: str) -> bool:
 def write_result(folder: str | Path, result: dict) -> None:
     """Write a result to a folder's ``result.json``."""
     write_whole(Path(folder) / RESULT_FILE, f"{json.dumps(result, indent=2, default=str)}\n".encode())
+
+
+def read_result(folder: str | Path) -> dict:
+    """Read a folder's ``result.json``; an empty dict where it is missing or damaged."""
+    try:
+        result = read_json(read_regular(Path(folder) / RESULT_FILE, MOST_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
+def mark_unfinished(folder: str | Path) -> None:
+    """Say in a folder's ``result.json`` that its run is not finished."""
+    result = read_result(folder)
+    if result.get("finished"):
+        with survive_full_disk(RESULT_FILE):
+            write_result(folder, {**result, "finished": False})
 
 
 def describe_run(cfg: Config, seed: int | None, initialized_from: str | None, frozen: bool | None = None) -> dict:

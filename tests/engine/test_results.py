@@ -10,9 +10,7 @@ import pytest
 from crate_mm.checkpoints.form import check_form
 from crate_mm.engine import load_config
 from crate_mm.engine.results import code_commit, dataset_name, describe_checkpoint
-from tests.training import (
-    train,
-)
+from tests.training import run, train
 
 
 def test_a_model_that_cannot_be_traced_still_trains(tmp_path, monkeypatch):
@@ -77,3 +75,12 @@ def test_code_commit_is_that_of_the_clone(tmp_path, monkeypatch):
     code_commit.cache_clear()
     assert code_commit() == f"{head}-dirty"
     code_commit.cache_clear()
+
+
+@pytest.mark.parametrize("save_best", [None, "auto"])
+def test_result_of_a_finished_run_outlives_a_resume(tmp_path, save_best):
+    options = {"train_cfg__max_epochs": 1, "default_hooks__checkpoint__save_best": save_best}
+    train(tmp_path, **options)
+    before = (tmp_path / "result.json").read_bytes()
+    run(tmp_path, resume=True, **options)
+    assert (tmp_path / "result.json").read_bytes() == before

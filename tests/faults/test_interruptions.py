@@ -1,6 +1,7 @@
 """Runs that are killed, asked to stop, or cannot write: what is lost is nothing."""
 
 import errno
+import json
 import multiprocessing
 import os
 import shutil
@@ -488,3 +489,23 @@ def test_another_number_of_processes_is_said(tmp_path, debug_checkpoint):
     build(tmp_path, ema_momentum=None, train_cfg__max_epochs=2).train()
     (log,) = tmp_path.glob("*/*.log")
     assert "was trained on 4 processes and goes on on 1" in log.read_text()
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_run_without_its_last_checkpoint_is_no_success(tmp_path, monkeypatch, background):
+    def fail(contents, path):
+        if path.name == "epoch_1.pth":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_checkpoint(contents, path)
+
+    monkeypatch.setattr("crate_mm.engine.writing.write_checkpoint", fail)
+    options = {
+        "default_hooks__checkpoint__background": background,
+        "default_hooks__checkpoint__save_best": None,
+        "train_cfg__max_epochs": 1,
+    }
+    with pytest.raises(
+        RunStoppedError, match=r"the run's last checkpoint epoch_1.pth could not be written \(.*No space left"
+    ):
+        build(tmp_path, **options).train()
+    assert json.loads((tmp_path / "result.json").read_text())["finished"] is False
