@@ -250,3 +250,19 @@ def test_the_rate_falls_over_a_timm_models_layers_as_in_timm():
             name = name.replace("layer.attn.", "compress.attn.")
             assert ours[f"backbone.model.{name}"] == pytest.approx(scale), name
     assert ours["head.fc.weight"] == scales["head.weight"] == ours["backbone.model.norm.weight"] == 1
+
+
+def test_a_backbone_of_large_images_is_built_without_a_pass_over_them():
+    """A pass over 262,144 tokens takes gigabytes and half a minute."""
+    passed = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda _module, inputs: passed.extend(x.shape for x in inputs if isinstance(x, torch.Tensor) and not x.is_meta)
+    )
+    try:
+        sizes = dict(embed_dim=16, depth=1, num_heads=1, img_size=8192, pos_embed="none")
+        backbone = crate_mm.timm.TimmBackbone("vit_tiny_patch16_224", **sizes)
+    finally:
+        hook.remove()
+    assert passed == []
+    assert backbone.num_tokens == 1 + 512 * 512
+    assert not any(value.is_meta for value in backbone.state_dict().values())
