@@ -1,5 +1,6 @@
 """Our models by timm's interface, and timm's models as backbones; skipped where timm is not installed."""
 
+import copy
 import re
 import sys
 
@@ -13,8 +14,9 @@ from crate_mm.checkpoints import open_checkpoint
 from crate_mm.checkpoints.publish import publish
 from crate_mm.config import load_config
 from crate_mm.engine import Runner
+from crate_mm.engine.features import build_backbone_from, load_config_for
 from crate_mm.models import ImageClassifier
-from crate_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from crate_mm.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from tests.training import debug_config
 
 timm = pytest.importorskip("timm")
@@ -266,3 +268,25 @@ def test_a_backbone_of_large_images_is_built_without_a_pass_over_them():
     assert passed == []
     assert backbone.num_tokens == 1 + 512 * 512
     assert not any(value.is_meta for value in backbone.state_dict().values())
+
+
+def test_a_file_asks_nobody_for_weights_where_a_config_takes_its_model(tmp_path, monkeypatch):
+    sizes = dict(img_size=8, patch_size=4, embed_dim=48, depth=1, num_heads=3, in_channels=1)
+    model = dict(
+        type="ImageClassifier",
+        backbone=dict(type="TimmBackbone", name="vit_tiny_patch16_224", **sizes),
+        head=dict(type="LinearHead", num_classes=10, norm=False),
+        preprocessor=dict(type="ImagePreprocessor", mean=(0.5,), std=(0.5,)),
+    )
+    state = MODELS.build(copy.deepcopy(model)).state_dict()
+    model["backbone"]["pretrained"] = True
+    torch.save({"meta": {"model": model}, "state_dict": state}, tmp_path / "x.pth")
+    cfg, opened = load_config_for("transfer/digits", tmp_path / "x.pth")
+    assert cfg.model.backbone.pretrained is False
+    asked = []
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, given, **rest: asked.append(given) or create(name, **rest))
+    built, _ = build_backbone_from(cfg, opened)
+    assert asked == [False]
+    wanted = {name.removeprefix("backbone."): state[name] for name in state if name.startswith("backbone.")}
+    torch.testing.assert_close(dict(built.backbone.state_dict()), wanted)

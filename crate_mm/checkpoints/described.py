@@ -58,7 +58,7 @@ def checked_model(checkpoint: Checkpoint) -> dict:
             f"{source} describes a model of images of {' x '.join(map(str, size))} pixels, more than {MOST_INPUT:,}: "
             "give a config"
         )
-    return copy.deepcopy(checkpoint.model)
+    return _with_own_weights(checkpoint.model)
 
 
 def build_described(checkpoint: Checkpoint) -> nn.Module:
@@ -71,6 +71,19 @@ def build_described(checkpoint: Checkpoint) -> nn.Module:
         raise CheckpointError(
             f"{checkpoint.path} describes a model that does not build: {shown(error)}: give a config"
         ) from None
+
+
+def _with_own_weights(described: Any) -> Any:
+    """A copy of what a file describes, of which no part fetches weights from elsewhere, whoever builds it: the file has
+    them."""
+    if isinstance(described, dict):
+        return {
+            key: False if key == "pretrained" and value is True else _with_own_weights(value)
+            for key, value in described.items()
+        }
+    if isinstance(described, (list, tuple)):
+        return type(described)(map(_with_own_weights, described))
+    return described
 
 
 def check_description(described: dict, source: str | Path) -> None:
