@@ -1,6 +1,7 @@
 """Images as a model takes them: opened, converted and transformed as in its test, a batch at a time."""
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -22,6 +23,9 @@ from .datasets.transforms import to_uint8
 from .registry import registered_only
 from .untrusted import shown
 
+MOST_BATCH = 2**26  # pixels of a batch of a model that a file describes: 64 images of 1024 x 1024
+MOST_PIXELS_UNASKED = 2**20  # of an image that such a model's transforms may make, if its own are not larger
+
 
 class Prepared(NamedTuple):
     """An image as it was given, and as the preprocessor takes it, uint8 ``(C, H, W)``, or the reason why not."""
@@ -42,6 +46,11 @@ class Preparation:
     def __init__(self, model: nn.Module, transforms: list[dict] | None = None) -> None:
         self.mode = "L" if model.in_channels == 1 else "RGB"
         self.transforms = build_transforms(transforms) if transforms is not None else test_transforms(model)
+        size = getattr(getattr(model, "backbone", None), "img_size", None)
+        # No weight bounds what a file says of sizes.
+        self.described = getattr(model, "described_by", None) if transforms is None else None
+        self.most_pixels = max(math.prod(size or (1, 1)), MOST_PIXELS_UNASKED)
+        self.most_images = max(MOST_BATCH // self.most_pixels, 1) if self.described else None
 
     def fit_to(self, model: nn.Module) -> None:
         """End in the model's own size of images, where it has such: nothing changes after most transforms of a test."""
@@ -79,26 +88,33 @@ class Preparation:
             )
         image = convert(image, self.mode)
         try:
-            return to_uint8(self.transforms(image))
+            pixels = to_uint8(self.transforms(image))
         except UnreadableImageError:
             raise
         except Exception as error:
             if not is_thin(image):
                 raise  # a mistake in the transforms
             raise UnreadableImageError(f"it is very thin, and a transform fails: {shown(error)}") from None
+        height, width = pixels.shape[-2:]
+        if self.described and height * width > self.most_pixels:
+            raise ValueError(
+                f"{shown(self.described)} was tested with transforms that make images of {height} x {width} pixels, "
+                f"more than {self.most_pixels:,}: give transforms"
+            )
+        return pixels
 
     def batches(self, images: Iterable[Any], batch_size: int, workers: int = 0) -> Iterator[list[Prepared]]:
         """Prepare images a batch at a time; those that cannot be read are in their places, with the reason.
 
         Args:
             images: whatever ``__call__`` takes, in any number: no more than two batches are in memory.
-            batch_size: of a batch; the last one may be smaller.
+            batch_size: of a batch; the last one may be smaller, and all are where a file says large images.
             workers: threads that prepare the next batch while this one is used.
 
         Raises:
             ValueError: an image is of another kind.
         """
-        numbered = enumerate(images)
+        numbered, batch_size = enumerate(images), min(batch_size, self.most_images or batch_size)
         with ThreadPoolExecutor(max(workers, 1)) as pool:
             ahead: Iterable[Prepared] | None = None
             while chunk := list(islice(numbered, batch_size)):

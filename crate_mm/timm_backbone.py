@@ -4,6 +4,7 @@ A config names this module: ``custom_imports = dict(imports=["crate_mm.timm"])``
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads.
 """
 
+import copy
 from typing import Any, ClassVar
 
 import timm
@@ -109,11 +110,10 @@ class TimmBackbone(nn.Module):
                 blocks[number] = TimmLayer(layer)
             self.blocks_name = "blocks"
         self.eval().requires_grad_(True)
-        with torch.no_grad():  # what a model returns is known when it has returned it
-            tokens = self._tokens(torch.zeros(1, in_channels, *self.img_size))
+        tokens = self._returned()
         if tokens.ndim != 3 or tokens.shape[2] != self.embed_dim:
             raise ValueError(f"{name} gives no tokens of {self.embed_dim} channels: its features are {tokens.shape}")
-        self.num_tokens = tokens.shape[1]
+        self.num_tokens = tokens.shape[1] - 1 + self.prefix
         self.train()
 
     @property
@@ -143,6 +143,14 @@ class TimmBackbone(nn.Module):
         if positions is None or self.prefix != 1 or positions.shape[1] != self.num_tokens:
             return {}
         return {"model.pos_embed": self.patch_tokens[1:]}
+
+    @torch.no_grad()
+    def _returned(self) -> Tensor:
+        """What ``forward`` returns of one image, without numbers: its attention may be over any number of tokens."""
+        tensors = (*self.parameters(), *self.buffers())
+        without = copy.deepcopy(self, {id(tensor): tensor.detach().to("meta") for tensor in tensors})
+        with torch.device("meta"):
+            return without(torch.zeros(1, self.in_channels, *self.img_size))
 
     def _tokens(self, images: Tensor) -> Tensor:
         z = self.model.forward_features(images)

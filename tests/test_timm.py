@@ -1,5 +1,6 @@
 """Our models by timm's interface, and timm's models as backbones; skipped where timm is not installed."""
 
+import copy
 import re
 import sys
 
@@ -13,8 +14,9 @@ from crate_mm.checkpoints import open_checkpoint
 from crate_mm.checkpoints.publish import publish
 from crate_mm.config import load_config
 from crate_mm.engine import Runner
+from crate_mm.engine.features import build_backbone_from, load_config_for
 from crate_mm.models import ImageClassifier
-from crate_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from crate_mm.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from tests.training import debug_config
 
 timm = pytest.importorskip("timm")
@@ -250,3 +252,41 @@ def test_the_rate_falls_over_a_timm_models_layers_as_in_timm():
             name = name.replace("layer.attn.", "compress.attn.")
             assert ours[f"backbone.model.{name}"] == pytest.approx(scale), name
     assert ours["head.fc.weight"] == scales["head.weight"] == ours["backbone.model.norm.weight"] == 1
+
+
+def test_a_backbone_of_large_images_is_built_without_a_pass_over_them():
+    """A pass over 262,144 tokens takes gigabytes and half a minute."""
+    passed = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda _module, inputs: passed.extend(x.shape for x in inputs if isinstance(x, torch.Tensor) and not x.is_meta)
+    )
+    try:
+        sizes = dict(embed_dim=16, depth=1, num_heads=1, img_size=8192, pos_embed="none")
+        backbone = crate_mm.timm.TimmBackbone("vit_tiny_patch16_224", **sizes)
+    finally:
+        hook.remove()
+    assert passed == []
+    assert backbone.num_tokens == 1 + 512 * 512
+    assert not any(value.is_meta for value in backbone.state_dict().values())
+
+
+def test_a_file_asks_nobody_for_weights_where_a_config_takes_its_model(tmp_path, monkeypatch):
+    sizes = dict(img_size=8, patch_size=4, embed_dim=48, depth=1, num_heads=3, in_channels=1)
+    model = dict(
+        type="ImageClassifier",
+        backbone=dict(type="TimmBackbone", name="vit_tiny_patch16_224", **sizes),
+        head=dict(type="LinearHead", num_classes=10, norm=False),
+        preprocessor=dict(type="ImagePreprocessor", mean=(0.5,), std=(0.5,)),
+    )
+    state = MODELS.build(copy.deepcopy(model)).state_dict()
+    model["backbone"]["pretrained"] = True
+    torch.save({"meta": {"model": model}, "state_dict": state}, tmp_path / "x.pth")
+    cfg, opened = load_config_for("transfer/digits", tmp_path / "x.pth")
+    assert cfg.model.backbone.pretrained is False
+    asked = []
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, given, **rest: asked.append(given) or create(name, **rest))
+    built, _ = build_backbone_from(cfg, opened)
+    assert asked == [False]
+    wanted = {name.removeprefix("backbone."): state[name] for name in state if name.startswith("backbone.")}
+    torch.testing.assert_close(dict(built.backbone.state_dict()), wanted)

@@ -25,6 +25,9 @@ PLACES = {(): MODELS, ("backbone",): BACKBONES, ("head",): HEADS, ("preprocessor
 PLACES |= {("backbone", "compress"): LAYERS, ("backbone", "sparsify"): LAYERS}
 MOST_TRANSFORMS = 32
 MOST_SIDE = 8192  # pixels, or any other number, in transforms that a file names
+MOST_INPUT = 2**22  # pixels of an image of a model that a file describes
+MOST_WORK = 2**33  # products of a kernel's numbers with pixels, in all transforms that a file names: some seconds
+USUAL_INPUT = 2**20  # pixels of a photograph before the first transform
 
 
 def checked_model(checkpoint: Checkpoint) -> dict:
@@ -41,7 +44,8 @@ def checked_model(checkpoint: Checkpoint) -> dict:
     check_description(checkpoint.model, source)
     try:
         with registered_only(), no_larger_than(weights), torch.device("meta"):
-            wanted = MODELS.build(copy.deepcopy(checkpoint.model)).state_dict()
+            model = MODELS.build(copy.deepcopy(checkpoint.model))
+            wanted, size = model.state_dict(), getattr(getattr(model, "backbone", None), "img_size", None) or (1, 1)
     except _TooLargeError as error:
         raise CheckpointError(f"{source} describes a larger model than its weights are of: {error}") from None
     except Exception as error:  # a part can fail in any way, given arguments of any kind
@@ -49,7 +53,12 @@ def checked_model(checkpoint: Checkpoint) -> dict:
             f"{source} describes a model that does not build ({type(error).__name__}: {shown(error)}): give a config"
         ) from None
     compare_weights(wanted, weights, source)
-    return copy.deepcopy(checkpoint.model)
+    if math.prod(size) > MOST_INPUT:  # which no weight bounds where positions are computed
+        raise CheckpointError(
+            f"{source} describes a model of images of {' x '.join(map(str, size))} pixels, more than {MOST_INPUT:,}: "
+            "give a config"
+        )
+    return _with_own_weights(checkpoint.model)
 
 
 def build_described(checkpoint: Checkpoint) -> nn.Module:
@@ -62,6 +71,19 @@ def build_described(checkpoint: Checkpoint) -> nn.Module:
         raise CheckpointError(
             f"{checkpoint.path} describes a model that does not build: {shown(error)}: give a config"
         ) from None
+
+
+def _with_own_weights(described: Any) -> Any:
+    """A copy of what a file describes, of which no part fetches weights from elsewhere, whoever builds it: the file has
+    them."""
+    if isinstance(described, dict):
+        return {
+            key: False if key == "pretrained" and value is True else _with_own_weights(value)
+            for key, value in described.items()
+        }
+    if isinstance(described, (list, tuple)):
+        return type(described)(map(_with_own_weights, described))
+    return described
 
 
 def check_description(described: dict, source: str | Path) -> None:
@@ -134,6 +156,38 @@ def check_transforms(transforms: list[dict], source: str | Path) -> None:
             left += value
         elif isinstance(value, (int, float)) and not abs(value) <= MOST_SIDE:
             raise CheckpointError(f"{source} was tested with transforms of size {value}: give transforms")
+    if _work(transforms) > MOST_WORK:
+        raise CheckpointError(
+            f"{source} was tested with transforms that take too long for an image, by their sizes and kernels "
+            "together: give transforms"
+        )
+
+
+def _work(transforms: list[dict]) -> float:
+    """About how many products an image takes: of a kernel's numbers with the most pixels that there may be by then."""
+    pixels, work = USUAL_INPUT, 0.0
+
+    def numbers(value: Any) -> list[float]:
+        inner = value if isinstance(value, (list, tuple)) else [value]
+        return [abs(number) for number in inner if isinstance(number, (int, float))]
+
+    def add(value: Any) -> None:
+        nonlocal pixels, work
+        for inner in value if isinstance(value, (list, tuple)) else ():
+            add(inner)
+        if not isinstance(value, dict):
+            return
+        sides = [side for key in ("size", "min_size", "max_size", "padding") for side in numbers(value.get(key))]
+        pixels = min(max([pixels, *(side**2 for side in sides)]), MOST_SIDE**2)
+        kernel = max([1, *numbers(value.get("kernel_size"))])
+        if value.get("type") == "ElasticTransform":  # which blurs, by a kernel of eight times its sigma
+            kernel = max([41, *(8 * sigma + 1 for sigma in numbers(value.get("sigma")))])
+        work += kernel**2 * pixels
+        for inner in value.values():
+            add(inner)
+
+    add(transforms)
+    return work
 
 
 class _TooLargeError(Exception):
