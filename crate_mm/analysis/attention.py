@@ -19,7 +19,8 @@ def cls_attention(model: nn.Module, images: Tensor, layers: list[int] | None = N
         layers: which layers, all if not given; negative ones count from the last.
 
     Raises:
-        ValueError: the model has no such layer, or a layer has no attention map.
+        ValueError: the model has no such layer, or a layer has no attention map, or the first token is no CLS token, or
+            may not be: the backbone has no ``patch_tokens``.
     """
     found: dict[int, Tensor] = {}
     wanted = steps(model, layers)
@@ -40,6 +41,11 @@ def cls_attention(model: nn.Module, images: Tensor, layers: list[int] | None = N
         kind = type(getattr(layer, "compress", layer)).__name__
         raise ValueError(f"{name_of(model)} has no attention map: its {kind} computes no attention matrix")
     tokens = getattr(getattr(model, "backbone", model), "patch_tokens", None)
-    if tokens is not None and tokens.first != 1:
+    if tokens is None:
+        raise ValueError(
+            f"{name_of(model)} does not say whether its first token is a CLS token: give the backbone patch_tokens, "
+            "PatchTokens(first=1, rows, columns)"
+        )
+    if tokens.first != 1:
         raise ValueError(f"{name_of(model)} has no CLS token in its layers, whose attention could be shown")
     return dict(sorted(found.items()))

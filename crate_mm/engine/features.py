@@ -9,8 +9,8 @@ from mmengine.device import get_device
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoints import Checkpoint, Transfer, checked_model, open_checkpoint
-from ..checkpoints.fit import transfer
+from ..checkpoints import Checkpoint, CheckpointError, Transfer, checked_model, open_checkpoint
+from ..checkpoints.fit import BACKBONE, transfer
 from ..config import load_config, names_model, prepare, require_model
 from ..registry import DATASETS, FUNCTIONS, MODELS
 
@@ -73,9 +73,17 @@ def build_backbone_from(cfg: Config, opened: Checkpoint) -> tuple[nn.Module, Tra
         The model on the GPU if there is one, and what became of each parameter (see ``transfer``).
 
     Raises:
-        ValueError: the checkpoint is not of this model.
+        ValueError: the checkpoint is not of this model, or lacks a part of its backbone.
     """
     require_model(cfg)
     model = MODELS.build(cfg.model)
     table = transfer(model, opened, cfg.get("resize_positions", "bicubic"), cfg.get("resize_patches"))
+    unfilled = [name for name in table.new if name.startswith(BACKBONE)]
+    if unfilled:
+        name = unfilled[0]
+        has = f"its {name} is {table.dropped[name]}" if name in table.dropped else f"{name} is not in it"
+        raise CheckpointError(
+            f"{opened.path} does not fill the whole backbone, whose features would be partly random: {has}; give the "
+            "backbone the sizes of the checkpoint, or train it first (--load-from)"
+        )
     return model.to(torch.device(get_device())).eval(), table

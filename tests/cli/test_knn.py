@@ -22,3 +22,22 @@ def test_knn(run_tool, debug_checkpoint, tmp_path):
     (train, labels, _), (test, truth, _) = (extract_features(model, build_loader(cfg, s)) for s in ("train", "test"))
     theirs = KNeighborsClassifier(5, metric="cosine", algorithm="brute").fit(train, labels)
     assert result["last"]["top1"] == pytest.approx(100 * theirs.score(test, truth), abs=0.5)  # ties by rounding
+
+
+@pytest.mark.parametrize("change", ["missing", "of another shape"])
+def test_features_of_a_partly_random_backbone_are_refused(debug_checkpoint, tmp_path, change):
+    import torch
+
+    from crate_mm.checkpoints import CheckpointError, open_checkpoint, read_checkpoint
+    from crate_mm.engine import load_config
+    from crate_mm.engine.features import build_backbone_from
+
+    contents, name = read_checkpoint(debug_checkpoint), "backbone.embedding.cls_token"
+    assert name in contents["state_dict"], list(contents["state_dict"])[:5]
+    if change == "missing":
+        del contents["state_dict"][name]
+    else:
+        contents["state_dict"][name] = contents["state_dict"][name][..., :-1].clone()
+    torch.save(contents, tmp_path / "part.pth")
+    with pytest.raises(CheckpointError, match=rf"would be partly random: .*{name}"):
+        build_backbone_from(load_config("debug"), open_checkpoint(tmp_path / "part.pth"))

@@ -228,3 +228,10 @@ def test_a_frozen_backbone_does_not_change(family):
     assert all(torch.equal(value, before[name]) for name, value in model.backbone.state_dict().items())
     assert all(p.grad is None for p in model.backbone.parameters())
     assert model.head.fc.weight.grad.any()
+
+
+def test_attention_of_a_first_token_of_unknown_kind_is_refused(monkeypatch):
+    model = classifier("CRATE")
+    monkeypatch.setattr(type(model.backbone), "patch_tokens", None)
+    with pytest.raises(ValueError, match="CRATE does not say whether its first token is a CLS token"):
+        cls_attention(model, pixels())
