@@ -55,11 +55,12 @@ if [ "$here" -gt 0 ] && [ "$gpus" -gt "$here" ]; then
     "$script ${files[*]} $(((gpus + needed - 1) / needed))"
 fi
 
-# A single node needs no agreed port: torchrun finds a free one, so that several runs fit on a machine.
+# A single node needs no agreed port: torchrun.py finds a free one, so that several runs fit on a machine. It is not
+# --standalone, whose rendezvous listens on all interfaces and unpickles what any process puts there.
 if [[ "$nodes" == *:* ]]; then
   meeting=(--nnodes "$least:$most" --rdzv-backend c10d --rdzv-endpoint "$address:$port" --rdzv-id "$run_id")
 elif [ "$most" = 1 ] && [ -z "${PORT:-}" ]; then
-  meeting=(--standalone)
+  meeting=(--nnodes 1 --node-rank 0 --master-addr 127.0.0.1 --master-port 0)
 else
   meeting=(--nnodes "$most" --node-rank "$node_rank" --master-addr "$address" --master-port "$port")
 fi

@@ -3,11 +3,13 @@
 * After a signal the processes have GRACE_SECONDS (600) to save, where torchrun kills them after 30.
 * A process that was asked to stop, or that cannot go on, is not started again by --max-restarts.
 * Its exit code, not torchrun's, and its sentence, not torchrun's traceback, are what is seen.
+* ``--master-port 0`` is a free port of this machine.
 * Where nodes may come and go, processes that have saved because another node left or came are started again.
 """
 
 import os
 import signal
+import socket
 import sys
 
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -45,6 +47,17 @@ def monitor_without_vain_restarts(agent: LocalElasticAgent, group):
     elif codes & {PREEMPTED, INTERRUPTED, STOPPED}:
         agent._remaining_restarts = 0
     return result
+
+
+def with_free_port(arguments: list[str]) -> list[str]:
+    """Replace port 0 of ``--master-port`` by a free one: all processes must be told the same."""
+    if "--master-port" not in arguments:
+        return arguments
+    place = arguments.index("--master-port") + 1
+    if arguments[place] != "0":
+        return arguments
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return [*arguments[:place], str(free.getsockname()[1]), *arguments[place + 1 :]]
 
 
 def meet_or_end(agent: LocalElasticAgent, group) -> None:
@@ -108,7 +121,7 @@ if __name__ == "__main__":
     LocalElasticAgent._rendezvous = meet_or_end
     PContext.close = close_patiently
     try:
-        main()
+        main(with_free_port(sys.argv[1:]))
     except ChildFailedError as error:
         sys.exit(code_of_failure(error))
     except RendezvousError as error:

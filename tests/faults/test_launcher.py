@@ -40,10 +40,13 @@ time.sleep(60)
 """,
 }
 
+# One node: the loopback address and a static rendezvous, which reads no pickles; port 0 is a free one.
+ALONE = ("--nnodes", "1", "--node-rank", "0", "--master-addr", "127.0.0.1", "--master-port", "0")
+
 
 def arguments(tmp_path: Path, how: str, restarts: int) -> tuple:
     (tmp_path / "rank.py").write_text(RANK + ENDS[how])
-    meeting = ("--standalone", "--max-restarts", restarts, "--nproc-per-node", 2)
+    meeting = (*ALONE, "--max-restarts", restarts, "--nproc-per-node", 2)
     return *meeting, tmp_path / "rank.py", tmp_path, how
 
 
@@ -117,7 +120,7 @@ def test_a_config_may_have_any_name(tmp_path, recorded, run_tool):
     launcher, *options, script, given, _, _, _, where = arguments
     assert [launcher, script] == [str(ROOT / "tools" / name) for name in ("torchrun.py", "train.py")]
     assert (given, where) == (config, work_dir)
-    assert options == ["--standalone", "--max-restarts", "0", "--nproc-per-node", "1"]
+    assert options == [*ALONE, "--max-restarts", "0", "--nproc-per-node", "1"]
 
     (tmp_path / "seen.py").write_text("import sys; open(sys.argv[1], 'w').write(sys.argv[2])")
     done = run_tool("torchrun", *options, tmp_path / "seen.py", tmp_path / "seen", config, OMP_NUM_THREADS="1")
@@ -133,7 +136,7 @@ def test_a_config_may_have_any_name(tmp_path, recorded, run_tool):
 def test_dist_test_starts_test_on_each_process(recorded):
     arguments, _ = recorded("dist_test.sh", "debug", "x.pth", "4", "--json", "y.json")
     launcher, test = (str(ROOT / "tools" / name) for name in ("torchrun.py", "test.py"))
-    expected = [launcher, "--standalone", "--max-restarts", "0", "--nproc-per-node", "4"]
+    expected = [launcher, *ALONE, "--max-restarts", "0", "--nproc-per-node", "4"]
     assert arguments == [*expected, test, "debug", "x.pth", "--launcher", "pytorch", "--json", "y.json"]
 
 
