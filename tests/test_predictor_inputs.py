@@ -52,7 +52,9 @@ def test_tensors_and_arrays_are_images_or_batches(predict):
     tensors = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in arrays]
     expected = predict(pictures())
     assert predict(np.stack(arrays)) == predict(torch.stack(tensors)) == predict(tensors) == expected
-    assert predict(tensors[0]) == expected[:1]
+    # A product of matrices may round otherwise in a batch of another size.
+    (alone,) = predict(tensors[0])
+    assert dict(alone) == pytest.approx(dict(expected[0]), rel=1e-5)
     gray = torch.arange(63, dtype=torch.uint8).view(1, 7, 9)
     assert predict(gray) == predict(gray[0].numpy())
 
@@ -99,7 +101,8 @@ def test_a_stream_takes_what_has_no_end(predict, workers):
     stream = predict.stream(endless(), workers)
     found = [next(stream) for _ in range(3)]
     stream.close()
-    assert [one.classes for one in found] == predict(pictures())
+    for one, other in zip(found, predict(pictures()), strict=True):  # in batches of other sizes, which round otherwise
+        assert dict(one.classes) == pytest.approx(dict(other), rel=1e-5)
     assert [one.image for one in found] == taken[:3]
     assert torch.equal(found[1].pixels, predict.prepare(pictures()[1]))
     assert len(taken) == 6  # the batch that is used, the one that the third image needs, and the one ahead

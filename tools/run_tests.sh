@@ -5,5 +5,6 @@
 #   bash tools/run_tests.sh -m gpu           what needs a GPU, which is hidden from all other tests
 # Two tests run at a time, the long ones first; TEST_WORKERS=1 runs one.
 set -euo pipefail
+case "${1:-}" in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 . "$(dirname "$0")/setup_env.sh" test
 exec python -m pytest -n "${TEST_WORKERS:-2}" --dist load --maxschedchunk 2 "$@"

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -25,23 +26,28 @@ def test_what_is_written_reads_back(tmp_path):
     assert os.listdir(path.parent) == ["epoch_1.pth"]
 
 
-@pytest.fixture
-def size_limit():
-    """Let no file grow beyond so many bytes: writes that do fail with an OSError, wherever PyTorch is in its format."""
+@contextmanager
+def size_limit(size: int):
+    """Let no file grow beyond so many bytes: writes that do fail with an OSError, wherever PyTorch is in its format.
+
+    pytest's own output may be a file, so the limit ends before anything else is written.
+    """
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.97, 0.99, 0.9999])
-def test_a_disk_that_is_full_at_any_point_leaves_the_old_file(tmp_path, size_limit, share):
+def test_a_disk_that_is_full_at_any_point_leaves_the_old_file(tmp_path, share):
     path = tmp_path / "epoch_1.pth"
     write_checkpoint(contents(), path)
     whole = path.stat().st_size
     path.write_bytes(b"old")
-    size_limit(int(share * whole))
-    with pytest.raises(OSError, match="File too large"):
+    with pytest.raises(OSError, match="File too large"), size_limit(int(share * whole)):
         write_checkpoint(contents(), path)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["epoch_1.pth"]

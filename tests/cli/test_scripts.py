@@ -9,7 +9,15 @@ from crate_mm.config import find_config
 from crate_mm.models import ImageClassifier
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ["quickstart.sh", "dist_train.sh", "dist_test.sh", "slurm_train.sh", "slurm_test.sh", "slurm_requeue.sbatch"]
+SCRIPTS = [
+    "quickstart.sh",
+    "dist_train.sh",
+    "dist_test.sh",
+    "slurm_train.sh",
+    "slurm_test.sh",
+    "slurm_requeue.sbatch",
+    "run_tests.sh",
+]
 
 
 def run(script, *args, cwd):

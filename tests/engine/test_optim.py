@@ -88,18 +88,19 @@ def test_a_sharded_optimizers_state_goes_to_the_first_process_alone():
 def test_mixed_precision_trains_and_differs(tmp_path):
     from crate_mm.engine import amp_optim_wrapper
 
-    plain = train(tmp_path / "plain", train_cfg__max_epochs=1)
+    train(tmp_path / "plain", train_cfg__max_epochs=1)
     amp = train(
         tmp_path / "amp", train_cfg__max_epochs=1, **{f"optim_wrapper__{k}": v for k, v in amp_optim_wrapper().items()}
     )
     assert all(value.dtype == torch.float32 for value in amp["state_dict"].values())
-    assert not torch.equal(plain["state_dict"]["head.fc.weight"], amp["state_dict"]["head.fc.weight"])
     (scalars,) = (tmp_path / "amp").glob("*/vis_data/scalars.json")
     (plain_scalars,) = (tmp_path / "plain").glob("*/vis_data/scalars.json")
     losses, plain_losses = (
         [line["loss"] for line in map(json.loads, file.read_text().splitlines()) if "loss" in line]
         for file in (scalars, plain_scalars)
     )
+    # Not the weights: Lion's steps are signs, which may agree in both precisions.
+    assert losses != plain_losses
     assert losses == pytest.approx(plain_losses, rel=0.02)
 
 
