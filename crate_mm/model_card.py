@@ -6,10 +6,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .checkpoints import Checkpoint, CheckpointError
-from .engine.results import RESULT_FILE, model_name
-from .untrusted import check_plain, read_json, read_regular, shown
+from .engine.results import RESULT_FILE, load_result, model_name
+from .untrusted import shown
 
-MOST_BYTES = 2**24  # of a result.json
 # Figures of a result.json, and what the Hub calls them.
 METRICS = {"top1": ("accuracy", "top-1 accuracy, %"), "top5": ("top_5_accuracy", "top-5 accuracy, %")}
 FACTS = {
@@ -30,10 +29,7 @@ FACTS = {
 def read_result(path: str | Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """A ``result.json``; raise ``CheckpointError`` where it is none, or of another run than the checkpoint."""
     try:
-        result = read_json(read_regular(path, MOST_BYTES))
-        check_plain(result)
-        if not isinstance(result, dict):
-            raise ValueError(f"it holds {type(result).__name__}, not a dict")
+        result = load_result(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{shown(path)} is no {RESULT_FILE} of a run: {shown(error)}") from None
     if result.get("run") != checkpoint.run:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from .checkpoints import CheckpointError, check_transforms
+from .checkpoints.described import image_size
 from .datasets import build_transforms
 from .datasets.classification import is_thin
 from .datasets.images import UnreadableImageError, convert, open_image
@@ -46,10 +47,9 @@ class Preparation:
     def __init__(self, model: nn.Module, transforms: list[dict] | None = None) -> None:
         self.mode = "L" if model.in_channels == 1 else "RGB"
         self.transforms = build_transforms(transforms) if transforms is not None else test_transforms(model)
-        size = getattr(getattr(model, "backbone", None), "img_size", None)
         # No weight bounds what a file says of sizes.
         self.described = getattr(model, "described_by", None) if transforms is None else None
-        self.most_pixels = max(math.prod(size or (1, 1)), MOST_PIXELS_UNASKED)
+        self.most_pixels = max(math.prod(image_size(model)), MOST_PIXELS_UNASKED)
         self.most_images = max(MOST_BATCH // self.most_pixels, 1) if self.described else None
 
     def fit_to(self, model: nn.Module) -> None:

@@ -110,7 +110,7 @@ class TimmBackbone(nn.Module):
                 blocks[number] = TimmLayer(layer)
             self.blocks_name = "blocks"
         self.eval().requires_grad_(True)
-        tokens = self._returned()
+        tokens = self._meta_output()
         if tokens.ndim != 3 or tokens.shape[2] != self.embed_dim:
             raise ValueError(f"{name} gives no tokens of {self.embed_dim} channels: its features are {tokens.shape}")
         self.num_tokens = tokens.shape[1] - 1 + self.prefix
@@ -145,12 +145,15 @@ class TimmBackbone(nn.Module):
         return {"model.pos_embed": self.patch_tokens[1:]}
 
     @torch.no_grad()
-    def _returned(self) -> Tensor:
-        """What ``forward`` returns of one image, without numbers: its attention may be over any number of tokens."""
+    def _meta_output(self) -> Tensor:
+        """Return the output of ``forward`` for one image on the meta device, ``(1, 1 + N, d)``.
+
+        Nothing is computed, so large images cost no time and no memory.
+        """
         tensors = (*self.parameters(), *self.buffers())
-        without = copy.deepcopy(self, {id(tensor): tensor.detach().to("meta") for tensor in tensors})
+        on_meta = copy.deepcopy(self, {id(tensor): tensor.detach().to("meta") for tensor in tensors})
         with torch.device("meta"):
-            return without(torch.zeros(1, self.in_channels, *self.img_size))
+            return on_meta(torch.zeros(1, self.in_channels, *self.img_size))
 
     def _tokens(self, images: Tensor) -> Tensor:
         z = self.model.forward_features(images)

@@ -198,6 +198,7 @@ def test_a_step_and_an_evaluation(name, published_data, tmp_path):
     assert runner.iter == 1
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["last"][result["headline"]["metric"]] >= 0
-    assert result["dataset"] == source
+    named_by_folder = source == "ClassFolders"
+    assert result["dataset"] == (published_data[source].name if named_by_folder else source)
     changed = [key for key, value in runner.model.state_dict().items() if not torch.equal(value, before[key])]
     assert len(changed) > 0.9 * len(before)

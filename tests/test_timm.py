@@ -288,5 +288,5 @@ def test_a_file_asks_nobody_for_weights_where_a_config_takes_its_model(tmp_path,
     monkeypatch.setattr(timm, "create_model", lambda name, given, **rest: asked.append(given) or create(name, **rest))
     built, _ = build_backbone_from(cfg, opened)
     assert asked == [False]
-    wanted = {name.removeprefix("backbone."): state[name] for name in state if name.startswith("backbone.")}
-    torch.testing.assert_close(dict(built.backbone.state_dict()), wanted)
+    weights = {name.removeprefix("backbone."): state[name] for name in state if name.startswith("backbone.")}
+    torch.testing.assert_close(dict(built.backbone.state_dict()), weights)

@@ -45,14 +45,14 @@ def checked_model(checkpoint: Checkpoint) -> dict:
     try:
         with registered_only(), no_larger_than(weights), torch.device("meta"):
             model = MODELS.build(copy.deepcopy(checkpoint.model))
-            wanted, size = model.state_dict(), getattr(getattr(model, "backbone", None), "img_size", None) or (1, 1)
+            expected, size = model.state_dict(), image_size(model)
     except _TooLargeError as error:
         raise CheckpointError(f"{source} describes a larger model than its weights are of: {error}") from None
     except Exception as error:  # a part can fail in any way, given arguments of any kind
         raise CheckpointError(
             f"{source} describes a model that does not build ({type(error).__name__}: {shown(error)}): give a config"
         ) from None
-    compare_weights(wanted, weights, source)
+    compare_weights(expected, weights, source)
     if math.prod(size) > MOST_INPUT:  # which no weight bounds where positions are computed
         raise CheckpointError(
             f"{source} describes a model of images of {' x '.join(map(str, size))} pixels, more than {MOST_INPUT:,}: "
@@ -73,9 +73,14 @@ def build_described(checkpoint: Checkpoint) -> nn.Module:
         ) from None
 
 
+def image_size(model: nn.Module) -> tuple[int, int]:
+    """Height and width of the images that a model is built for, in pixels; 1 x 1 where its backbone names no size."""
+    size = getattr(getattr(model, "backbone", None), "img_size", None) or (1, 1)
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
 def _with_own_weights(described: Any) -> Any:
-    """A copy of what a file describes, of which no part fetches weights from elsewhere, whoever builds it: the file has
-    them."""
+    """Copy a file's model config with every ``pretrained=True`` switched off: the file itself holds the weights."""
     if isinstance(described, dict):
         return {
             key: False if key == "pretrained" and value is True else _with_own_weights(value)

@@ -134,12 +134,10 @@ def load_program(path: str | Path, kind: str) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.from_numpy(session.run(None, {entry.name: images.numpy()})[0])
 
 
-def _write(program: Program, path: Path, kind: str, images: Tensor, dynamic: bool) -> set[str]:
+def _write(program: Program, path: Path, kind: str, images: Tensor, dynamic: bool | str) -> set[str]:
     """Write the program; return which of ``FREE`` it takes in any size."""
-    if len(images) == 1 and (dynamic or kind == "torchscript"):  # exporters take a size of one for a constant
-        images = torch.cat([images, images])
     if kind == "torchscript":
-        torch.jit.save(_sentence(torch.jit.trace, program, images), str(path))
+        torch.jit.save(_sentence(torch.jit.trace, program, _two_or_more(images)), str(path))
         return {"batch"}
     exported, free = _exported(program, images, dynamic)
     if kind == "torch-export":
@@ -151,22 +149,27 @@ def _write(program: Program, path: Path, kind: str, images: Tensor, dynamic: boo
 
 
 def _exported(program: Program, images: Tensor, dynamic: bool | str) -> tuple[torch.export.ExportedProgram, set[str]]:
-    batch = torch.export.Dim("batch", min=1, max=4096)
+    batch, several = torch.export.Dim("batch", min=1, max=4096), _two_or_more(images)
     patch = _patch_of(program.task)
     if patch and dynamic is True:
         sides = {2 + i: patch[i] * torch.export.Dim(name, min=2, max=512) for i, name in enumerate(FREE[1:])}
         try:
-            return torch.export.export(program, (images,), dynamic_shapes=({0: batch, **sides},)), set(FREE)
+            return torch.export.export(program, (several,), dynamic_shapes=({0: batch, **sides},)), set(FREE)
         except Exception as error:  # its positions are a table, of one size
             if "onstraints violated" not in str(error):
                 raise ExportError(f"the model cannot be exported: {_first_line(error)}") from error
     if dynamic:
         try:
-            return _sentence(torch.export.export, program, (images,), dynamic_shapes=({0: batch},)), {"batch"}
+            return _sentence(torch.export.export, program, (several,), dynamic_shapes=({0: batch},)), {"batch"}
         except ExportError:
             if dynamic is True:
                 raise
     return _sentence(torch.export.export, program, (images,)), set()
+
+
+def _two_or_more(images: Tensor) -> Tensor:
+    """Images ``(B, C, H, W)``, a single one twice: exporters take a size of 1 for a constant."""
+    return torch.cat([images, images]) if len(images) == 1 else images
 
 
 def _sentence(write: Callable, *args: Any, **kwargs: Any) -> Any:

@@ -67,11 +67,11 @@ def main() -> None:
         about = export(model, out, args.to, images, mode, dynamic, args.dtype)
     free, (_, C, H, W) = about["input"]["any"], images.shape
     number = "any number" if "batch" in free else f"exactly {len(images)}"
-    size = "any size of whole patches" if "height" in free else f"{H} x {W} pixels"
+    size = f"{C} channels and any whole number of patches" if "height" in free else f"{C} x {H} x {W}"
     same = f", same first class for {100 * about['same_first']:.0f} %" if "same_first" in about else ""
     print(
-        f"wrote {shown(out)}: it takes {number} of uint8 images at once, of {C} channels and {size}; of these "
-        f"{len(images)} the largest difference is {about['largest_difference']:.2g}, where outputs spread by "
+        f"wrote {shown(out)}: it takes uint8 images of {size}, {number} at a time; "
+        f"of these {len(images)} the largest difference is {about['largest_difference']:.2g}, where outputs spread by "
         f"{about['output_deviation']:.2g}{same}"
     )
 

@@ -77,11 +77,11 @@ def check_sources(sources: Mapping[str, Any], sample: int | None = 200) -> Itera
         else:
             text = f"{type(source).__name__} gives {kind}, no pairs (image, label): its samples are not looked at"
             yield "note", split, text
-    looked = [one for split, source in images.items() for one in _look(split, source, sample)]
-    if looked:
+    samples = [one for split, source in images.items() for one in _look(split, source, sample)]
+    if samples:
         whole = sum(len(source) for source in images.values())
-        yield "ok", "read", f"{len(looked)} of {whole} images{' (--all reads all)' if len(looked) < whole else ''}"
-        yield from _oddities(looked, whole)
+        yield "ok", "read", f"{len(samples)} of {whole} images{' (--all reads all)' if len(samples) < whole else ''}"
+        yield from _oddities(samples, whole)
 
 
 def labels_of(source: Any) -> Sequence[int] | None:
@@ -117,7 +117,7 @@ def _count(split: str, source: Any) -> Iterator[Finding]:
 
 
 def _kind_of_another(source: Any) -> str | None:
-    """What the samples of a source of another's are, where they are no pairs (image, label); else None."""
+    """Name the type of a user's samples where they are not pairs (image, label); else return None."""
     if hasattr(source, "read") or not len(source):
         return None
     try:
@@ -130,8 +130,10 @@ def _kind_of_another(source: Any) -> str | None:
 
 
 def _depth(split: str, root: str) -> Iterator[Finding]:
-    """Whether the classes lie deeper than the folder that was given, as archives bring it: it has one class then, and
-    that has folders, but no image of its own."""
+    """Report a folder that lies above the folder of the classes, as unpacked archives have it.
+
+    It would be read as one class, whose folder holds folders and no image.
+    """
     folder, steps = root, 0
     while True:
         folders, files = folders_in(folder)

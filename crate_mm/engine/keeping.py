@@ -1,6 +1,7 @@
 """A Runner's checkpoints: opened once, loaded whole or not at all, written and read back."""
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from .classes import compare_with_config, say_other_recipe
 from .private import RunnerState
 from .results import mark_unfinished
 from .resume import Start, check_optimizer_state, check_resumable
-from .room import make_room
+from .room import BEST_FILE, make_room
 from .safety.agreement import check_same_checkpoint, open_on_all
 from .safety.finite import RunStoppedError
 from .sharded import ShardedOptimizer
@@ -243,15 +244,13 @@ class KeepingRunner(RunnerState):
             return True
         writing.wait()
         self.writing = None
+        if not re.fullmatch(BEST_FILE, writing.path.name):
+            self.unwritten = (writing.path, writing.error) if writing.error else None
         if isinstance(writing.error, (OSError, CheckpointError)):
-            if not writing.path.name.startswith("best_"):
-                self.unwritten = (writing.path, writing.error)
             self._note_failed_write(writing.error, writing.iteration)
             return False
         if writing.error:
             raise writing.error
-        if not writing.path.name.startswith("best_"):
-            self.unwritten = None
         self.failed_writes, self.failed_at = 0, None
         if writing.then:
             writing.then()

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,12 @@ from ..analysis.cost import count_complexity
 from ..checkpoints.form import are_transforms
 from ..files import home, write_whole
 from ..registry import DATASETS, HOOKS
-from ..untrusted import read_json, read_regular
+from ..untrusted import check_plain, read_json, read_regular
 from .logs import survive_full_disk
 from .sharded import optimizer_name
 
 RESULT_FILE = "result.json"
-MOST_BYTES = 10_000_000
+MOST_BYTES = 2**24  # of a result.json
 
 
 @HOOKS.register_module()
@@ -57,8 +58,9 @@ class ResultFile(Hook):
     def before_train(self, runner: Runner) -> None:
         self._lap = time.perf_counter()
         self._first_iteration = runner.iter
-        self._cost = describe_cost(runner.task) if is_main_process() else {}
-        code_commit()  # of the code that trains, which may be changed before the first validation
+        if is_main_process():
+            self._cost = describe_cost(runner.task)
+            code_commit()  # of the code that trains, which may be changed before the first validation
         if "run" not in runner.message_hub.runtime_info:
             name = [uuid.uuid4().hex]
             broadcast_object_list(name)
@@ -79,9 +81,8 @@ class ResultFile(Hook):
             best = last
         runner.message_hub.update_info_dict({"result_last": last, "result_best": best})
         # A resume with nothing left to train validates its checkpoint; the file of the run that trained it stays.
-        before = read_result(runner.work_dir) if runner.iter == self._first_iteration else {}
-        written = (before.get("run"), before.get("epochs")) == (info["run"], runner.epoch)
-        if is_main_process() and not written:
+        stays = runner.iter == self._first_iteration and _is_finished(runner.work_dir, info["run"], runner.epoch)
+        if is_main_process() and not stays:
             result = {
                 **describe_run(runner.cfg, runner.seed, runner.initialized_from),
                 "run": info["run"],
@@ -124,21 +125,33 @@ def write_result(folder: str | Path, result: dict) -> None:
     write_whole(Path(folder) / RESULT_FILE, f"{json.dumps(result, indent=2, default=str)}\n".encode())
 
 
-def read_result(folder: str | Path) -> dict:
-    """Read a folder's ``result.json``; an empty dict where it is missing or damaged."""
-    try:
-        result = read_json(read_regular(Path(folder) / RESULT_FILE, MOST_BYTES))
-    except (OSError, ValueError):
-        return {}
-    return result if isinstance(result, dict) else {}
+def load_result(path: str | Path) -> dict[str, Any]:
+    """Read a ``result.json``.
+
+    Raises:
+        OSError: it is missing, no regular file, or too large.
+        ValueError: it is not a dict of plain data.
+    """
+    result = read_json(read_regular(path, MOST_BYTES))
+    check_plain(result)
+    if not isinstance(result, dict):
+        raise ValueError(f"it holds {type(result).__name__}, not a dict")
+    return result
 
 
 def mark_unfinished(folder: str | Path) -> None:
-    """Say in a folder's ``result.json`` that its run is not finished."""
-    result = read_result(folder)
-    if result.get("finished"):
-        with survive_full_disk(RESULT_FILE):
-            write_result(folder, {**result, "finished": False})
+    """Say in a folder's ``result.json`` that its run is not finished, if the file is there."""
+    with suppress(OSError, ValueError):  # the run ends with an error in any case
+        write_result(folder, {**load_result(Path(folder) / RESULT_FILE), "finished": False})
+
+
+def _is_finished(folder: str | Path, run: str, epoch: int) -> bool:
+    """Whether a folder's ``result.json`` is of a run that has finished with this epoch."""
+    try:
+        result = load_result(Path(folder) / RESULT_FILE)
+    except (OSError, ValueError):
+        return False
+    return (result.get("run"), result.get("epochs"), result.get("finished")) == (run, epoch, True)
 
 
 def describe_run(cfg: Config, seed: int | None, initialized_from: str | None, frozen: bool | None = None) -> dict:
@@ -222,13 +235,15 @@ def describe_cost(model: nn.Module) -> dict:
     }
 
 
-@lru_cache(maxsize=1)
+@cache
 def code_commit() -> str | None:
-    """Return the git commit of crate_mm's clone, with ``-dirty`` where files differ; None without a clone or git."""
+    """Return the git commit of crate_mm's clone, with ``-dirty`` where tracked files differ; None without one."""
     clone = Path(crate_mm.__file__).resolve().parent.parent
     if not (clone / ".git").exists():  # an installed package may lie inside another project's clone
         return None
-    command = ["git", "-C", str(clone), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    # Named in full, as GIT_DIR in the environment may name another repository; a lock would be in the user's way.
+    git = ["git", "--no-optional-locks", f"--git-dir={clone / '.git'}", f"--work-tree={clone}"]
+    command = [*git, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):

@@ -237,5 +237,5 @@ def test_layer_axis_labels_are_layers(count):
     labels = [label.get_text() for label, at in zip(axes.get_xticklabels(), axes.get_xticks()) if low <= at <= high]
     layers = [int(label) for label in labels]
     assert layers == sorted(set(layers))
-    assert set(layers) <= set(range(count + 1))
+    assert set(layers) <= set(range(1, count + 1))
     assert count > 3 or set(range(1, count + 1)) <= set(layers)

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -71,7 +70,10 @@ def test_code_commit_is_that_of_the_clone(tmp_path, monkeypatch):
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     code_commit.cache_clear()
     assert code_commit() == head
-    Path(package / "__init__.py").write_text("changed = 1")
+    (package / "__init__.py").write_text("changed = 1")
+    code_commit.cache_clear()
+    assert code_commit() == f"{head}-dirty"
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
     code_commit.cache_clear()
     assert code_commit() == f"{head}-dirty"
     code_commit.cache_clear()

@@ -509,3 +509,12 @@ def test_a_run_without_its_last_checkpoint_is_no_success(tmp_path, monkeypatch, 
     ):
         build(tmp_path, **options).train()
     assert json.loads((tmp_path / "result.json").read_text())["finished"] is False
+
+
+def test_a_run_whose_checkpoint_lost_its_score_is_finished_by_a_resume(tmp_path, monkeypatch):
+    full_disk(monkeypatch, {3})  # epoch 1 and its best are written, epoch 1 with the score is not
+    with pytest.raises(RunStoppedError, match=r"the run's last checkpoint epoch_1.pth could not be written"):
+        build(tmp_path, train_cfg__max_epochs=1).train()
+    monkeypatch.undo()
+    build(tmp_path, train_cfg__max_epochs=1).train()
+    assert json.loads((tmp_path / "result.json").read_text())["finished"] is True
