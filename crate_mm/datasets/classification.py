@@ -36,7 +36,8 @@ class ClassificationDataset(Dataset):
 
     An index may be a pair ``(position, seed)``: then torch's, NumPy's and Python's random states are seeded before the
     transforms, so that an augmentation depends on the run's seed, the epoch and the sample alone, and not on the
-    number of processes, workers or restarts.
+    number of processes, workers or restarts. The sample then holds its seed too, ``sample_seed: int``, for what the
+    model draws for it.
 
     Args:
         source: config of ``DATASETS`` for a map-style dataset of (PIL image, label) pairs, or such a dataset.
@@ -81,7 +82,8 @@ class ClassificationDataset(Dataset):
         asked, seed = index if isinstance(index, tuple) else (index, None)
         position, image, label = self._read(asked, seed)
         unreadable = -1 if position == asked else asked
-        return {"inputs": image, "labels": label, "sample_idx": position, "unreadable": unreadable}
+        sample = {"inputs": image, "labels": label, "sample_idx": position, "unreadable": unreadable}
+        return sample if seed is None else {**sample, "sample_seed": seed}
 
     def _load(self, position: int, seed: int | None) -> tuple[Image.Image | torch.Tensor, int]:
         """The (image, label) pair at a position, with the random states seeded for its transforms."""

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from crate_mm.analysis.measures import subspace_coding_rate
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import transfer
+from crate_mm.datasets import draws
 from crate_mm.config.load import as_classifier
 from crate_mm.engine import CheckpointError, Runner, load_config, read_checkpoint
 from crate_mm.engine.blocks import checkpoint_blocks, repeated_blocks
@@ -22,7 +24,9 @@ from crate_mm.engine.features import build_loader, load_config_for
 from crate_mm.evaluation import ReconstructionLoss, extract_features
 from crate_mm.models import ImageClassifier, MaskedAutoencoder
 from crate_mm.models.layers import resize_table
+from crate_mm.models.tasks.masked import random_bits
 from crate_mm.registry import DATASETS, MODELS
+from tests.conftest import by_pytorch, free_port
 from tests.training import assert_identical
 
 MICRO = dict(embed_dim=24, depth=2, num_heads=3)
@@ -78,7 +82,7 @@ def test_a_run_trains_everything_and_is_judged_by_its_loss(run):
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one(run, tmp_path):
-    """The masks too: they are drawn in the model, from the random state that each iteration begins with."""
+    """The masks too: they are drawn in the model, by the samples' seeds."""
     cfg = config(tmp_path)
     cfg.resume, cfg.load_from = True, str(run / "epoch_1.pth")
     Runner.from_cfg(cfg).train()
@@ -87,7 +91,54 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(run, tmp_path):
     assert_identical(one["optimizer"], other["optimizer"])
 
 
-def test_the_masks_follow_the_seed():
+def take_steps(rank, world_size, port, work_dir, **settings):
+    os.environ.update(by_pytorch(rank, world_size, port))
+    torch.set_default_dtype(torch.float64)
+    cfg = config(work_dir, **{"global_batch_size": 100, "train_cfg.max_epochs": 1, **settings})
+    cfg.optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.05))  # of Lion rounding flips signs
+    cfg.launcher = "pytorch"
+    Runner.from_cfg(cfg).train()
+
+
+@pytest.mark.slow
+def test_processes_and_micro_batches_mask_the_same_patches(tmp_path):
+    context = torch.multiprocessing.get_context("spawn")
+    weights = {}
+    for name, world_size, settings in [
+        ("one", 1, {}),
+        ("accumulated", 1, {"max_batch_per_device": 30}),
+        ("three", 3, {}),
+    ]:
+        port = free_port()
+        processes = [
+            context.Process(target=take_steps, args=(rank, world_size, port, tmp_path / name), kwargs=settings)
+            for rank in range(world_size)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            process.kill()  # nothing, to one that has ended
+            assert process.exitcode == 0
+        weights[name] = read_checkpoint(tmp_path / name / "epoch_1.pth")["state_dict"]
+    for name in ("accumulated", "three"):
+        for key, value in weights["one"].items():
+            torch.testing.assert_close(weights[name][key], value, rtol=1e-10, atol=1e-12, msg=f"{name} {key}")
+
+
+def test_a_samples_seed_gives_its_mask():
+    seeds = torch.tensor([0, 5, 2**62 - 1])
+    bits = random_bits(seeds, 16)
+    for row, seed in zip(bits, seeds.tolist()):
+        assert row.tolist() == draws.random_bits(np.uint64(seed), np.arange(16)).astype(np.int64).tolist()
+    model, images = build().eval(), torch.randn(3, 1, 8, 8)
+    loss = model(images, sample_seed=seeds, mode="loss")["loss"]
+    each = [model(images[i : i + 1], sample_seed=seeds[i : i + 1], mode="loss")["loss"] for i in range(3)]
+    torch.testing.assert_close(torch.stack(each).mean(), loss)
+    torch.testing.assert_close(model(images, noise=bits, mode="loss")["loss"], loss)
+
+
+def test_without_seeds_of_samples_the_masks_follow_the_random_state():
     model, images = build().eval(), torch.randn(4, 1, 8, 8)
     losses = []
     for seed in (1, 1, 2):

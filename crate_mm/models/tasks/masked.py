@@ -31,6 +31,23 @@ class Reconstruction(NamedTuple):
     mask: Tensor
 
 
+def random_bits(seeds: Tensor, count: int) -> Tensor:
+    """Random int64 numbers ``(B, count)``, a row for each seed ``(B,)``, on the seeds' device.
+
+    They are those of ``crate_mm.datasets.draws.random_bits``, SplitMix64, keyed by the seed; int64 wraps as uint64
+    does. They are computed on the device, so that no device waits for the host.
+    """
+    bits = seeds[:, None] + torch.arange(count, device=seeds.device) * _signed(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        bits = (bits ^ ((bits >> shift) & (2 ** (64 - shift) - 1))) * _signed(factor)  # a shift of int64 keeps the sign
+    return bits
+
+
+def _signed(number: int) -> int:
+    """The int64 of the bits of a uint64."""
+    return (number ^ 2**63) - 2**63
+
+
 @MODELS.register_module()
 class MaskedAutoencoder(Task):
     """An encoder, which sees a token in the place of each masked patch, and a decoder, which predicts their pixels.
@@ -47,9 +64,10 @@ class MaskedAutoencoder(Task):
             sqrt(var + 1e-6)`` over all its ``h w C`` numbers, with the unbiased variance.
         preprocessor: config of ``MODELS``, or a module.
 
-    Batches have ``inputs``, images ``(B, C, H, W)`` of the backbone's ``img_size``, and ``sample_idx``, each image's
-    position in its dataset ``(B,)``; further entries have no effect. ``noise`` ``(B, N)`` may be given with them: the
-    patches with the smallest are kept (see ``mask_of``).
+    Batches have ``inputs``, images ``(B, C, H, W)`` of the backbone's ``img_size``; ``sample_idx``, each image's
+    position in its dataset ``(B,)``, which an evaluation draws its mask by; and ``sample_seed``, int64 ``(B,)``, which
+    training draws it by, so that a mask does not depend on the number of processes. Further entries have no effect.
+    ``noise`` ``(B, N)`` may be given with them: the patches with the smallest are kept (see ``mask_of``).
 
     Raises:
         ValueError: the backbone takes no mask, the ratio leaves no patch or masks none, the preprocessor's channels are
@@ -154,10 +172,18 @@ class MaskedAutoencoder(Task):
         """The CLS token of the whole image, ``(B, d)``."""
         return self.backbone(inputs)[:, 0]
 
-    def loss(self, inputs: Tensor, noise: Tensor | None = None, **_: Tensor) -> dict[str, Tensor]:
-        """The mean squared error of the masked patches, ``{'loss': scalar}``; the noise is drawn if it is not given."""
-        if noise is None:
-            noise = torch.rand(len(inputs), self.grid_size[0] * self.grid_size[1], device=inputs.device)
+    def loss(
+        self, inputs: Tensor, sample_seed: Tensor | None = None, noise: Tensor | None = None, **_: Tensor
+    ) -> dict[str, Tensor]:
+        """The mean squared error of the masked patches, ``{'loss': scalar}``.
+
+        Where no noise is given it is drawn by the samples' seeds, or, without seeds, by PyTorch's generator.
+        """
+        num_patches = self.grid_size[0] * self.grid_size[1]
+        if noise is None and sample_seed is None:
+            noise = torch.rand(len(inputs), num_patches, device=inputs.device)
+        elif noise is None:
+            noise = random_bits(sample_seed.to(inputs.device), num_patches)
         return {"loss": self._loss_by_sample(inputs, noise).mean()}
 
     def predict(self, inputs: Tensor, sample_idx: Tensor | None = None, noise: Tensor | None = None, **_: Tensor):
