@@ -16,8 +16,8 @@ from crate_mm.analysis.measures import subspace_coding_rate
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import transfer
-from crate_mm.datasets import draws
 from crate_mm.config.load import as_classifier
+from crate_mm.datasets import draws
 from crate_mm.engine import CheckpointError, Runner, load_config, read_checkpoint
 from crate_mm.engine.blocks import checkpoint_blocks, repeated_blocks
 from crate_mm.engine.features import build_loader, load_config_for
