@@ -3,6 +3,7 @@ precision they hand on their tokens."""
 
 import logging
 from functools import partial
+from itertools import chain
 
 import torch
 from mmengine.logging import print_log
@@ -10,21 +11,50 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..private_torch import keep_graphs_whole
+from ..registry import BACKBONES
 
 
-def repeated_blocks(model: nn.Module) -> list[nn.Module]:
-    """The equal blocks of the model's backbone, as its ``blocks`` names them, and those of its decoder, if it has one.
+def block_groups(model: nn.Module) -> list[list[nn.Module]]:
+    """The blocks of each backbone and decoder in a model, a teacher's as well as a student's: a group for each.
+
+    Args:
+        model: a task, or a backbone alone. Each part of it with a list of modules ``blocks`` makes a group.
 
     Raises:
-        ValueError: the backbone names no blocks.
+        ValueError: a backbone, or the whole model, names no blocks.
     """
-    backbone = getattr(model, "backbone", model)
-    blocks = list(getattr(backbone, "blocks", ()))
-    if not blocks:
-        raise ValueError(
-            f"{type(backbone).__name__} has no attribute blocks: compile_blocks and activation_checkpointing need it"
-        )
-    return [*blocks, *getattr(getattr(model, "decoder", None), "blocks", ())]
+    groups = _groups(model)
+    if not groups:
+        raise _no_blocks(model)
+    return groups
+
+
+def _groups(module: nn.Module) -> list[list[nn.Module]]:
+    blocks = getattr(module, "blocks", None)
+    if isinstance(blocks, (nn.ModuleList, nn.Sequential)) and len(blocks):
+        return [list(blocks)]
+    if isinstance(module, tuple(BACKBONES.module_dict.values())):
+        raise _no_blocks(module)
+    groups = []
+    for name, child in module.named_children():
+        inner = _groups(child)
+        if name == "backbone" and not inner:
+            raise _no_blocks(child)
+        groups += inner
+    return groups
+
+
+def _has_blocks(model: nn.Module) -> bool:
+    try:
+        return bool(block_groups(model))
+    except ValueError:
+        return False
+
+
+def _no_blocks(module: nn.Module) -> ValueError:
+    return ValueError(
+        f"{type(module).__name__} has no attribute blocks: compile_blocks and activation_checkpointing need it"
+    )
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -36,19 +66,23 @@ def compile_blocks(model: nn.Module) -> None:
     Raises:
         ValueError: the backbone names no blocks.
     """
-    for block in repeated_blocks(model):
+    for block in chain(*block_groups(model)):
         block.compile(dynamic=False)
     keep_graphs_whole()
 
 
 def compile_backbone(model: nn.Module) -> None:
-    """Compile the backbone in place as one graph, from images to tokens, and the head or decoder as another.
+    """Compile each part of a task that has parameters, in place, as one graph: its backbone, from images to tokens, its
+    head or decoder, and a teacher's.
 
     What stands before, between and behind the blocks is compiled too, and compiling takes longer than for one block.
     Shapes are as for ``compile_blocks``.
     """
-    for part in (getattr(model, name, None) for name in ("backbone", "head", "decoder")):
-        if isinstance(part, nn.Module):
+    parts = list(model.children())
+    for part in parts:
+        if isinstance(part, (nn.ModuleDict, nn.ModuleList)):  # which are not called themselves
+            parts += part.children()
+        elif any(True for _ in part.parameters()):
             part.compile(dynamic=False)
     keep_graphs_whole()
 
@@ -59,22 +93,19 @@ def checkpoint_blocks(model: nn.Module) -> None:
     Raises:
         ValueError: the backbone names no blocks.
     """
-    for block in repeated_blocks(model):
+    for block in chain(*block_groups(model)):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def keep_tokens_in(dtype: torch.dtype, model: nn.Module) -> None:
     """Hand tokens from block to block in another precision, under autocast: half the bytes to move, for bf16.
 
-    Within a block sums are taken in what their parts have, and behind the last block, of the backbone and of a decoder,
+    Within a block sums are taken in what their parts have, and behind the last block of each backbone and decoder
     tokens are float32. Without autocast nothing changes.
 
     Raises:
         ValueError: the backbone names no blocks.
     """
-    blocks = repeated_blocks(model)
-    encoder = list(getattr(getattr(model, "backbone", model), "blocks", ()))
-    lasts = [encoder[-1], blocks[-1]]  # of the backbone, and of a decoder where there is one
 
     def before(_block: nn.Module, inputs: tuple) -> tuple:
         z = inputs[0]
@@ -85,9 +116,10 @@ def keep_tokens_in(dtype: torch.dtype, model: nn.Module) -> None:
             return z
         return z.float() if last else z.to(dtype)
 
-    for block in blocks:
-        block.register_forward_pre_hook(before)
-        block.register_forward_hook(partial(behind, block in lasts))
+    for blocks in block_groups(model):
+        for block in blocks:
+            block.register_forward_pre_hook(before)
+            block.register_forward_hook(partial(behind, block is blocks[-1]))
 
 
 def prepare_blocks(model: nn.Module, compile: bool | str | None, recompute: bool, residual: str | None = None) -> None:
@@ -98,7 +130,7 @@ def prepare_blocks(model: nn.Module, compile: bool | str | None, recompute: bool
     if recompute:
         checkpoint_blocks(model)
     if compile is None:
-        compile = torch.cuda.is_available() and hasattr(getattr(model, "backbone", None), "blocks")
+        compile = torch.cuda.is_available() and _has_blocks(model)
     if compile == "backbone":
         print_log("the backbone is compiled at the first step, which may take minutes", "current", logging.INFO)
         compile_backbone(model)

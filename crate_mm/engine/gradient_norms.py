@@ -5,7 +5,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..registry import HOOKS
-from .blocks import repeated_blocks
+from .blocks import block_groups
 
 
 def layer_names(model: nn.Module) -> dict[int, str]:
@@ -14,7 +14,7 @@ def layer_names(model: nn.Module) -> dict[int, str]:
     Args:
         model: a task, or a backbone alone.
     """
-    blocks = {id(block) for block in repeated_blocks(model)}
+    blocks = {id(block) for group in block_groups(model) for block in group}
     names: dict[int, str] = {}
     for name, module in model.named_modules():
         if id(module) in blocks:

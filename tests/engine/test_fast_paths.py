@@ -9,17 +9,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.logging import MessageHub
+from torch import nn
 
 from crate_mm.analysis.taps import capture
 from crate_mm.engine import Runner, read_checkpoint
-from crate_mm.engine.blocks import checkpoint_blocks, compile_backbone, compile_blocks, keep_tokens_in
+from crate_mm.engine.blocks import block_groups, checkpoint_blocks, compile_backbone, compile_blocks, keep_tokens_in
 from crate_mm.engine.logs import RuntimeInfoHook
 from crate_mm.engine.lookahead import LookAhead
 from crate_mm.engine.optim import Lion
 from crate_mm.engine.pieces import join
 from crate_mm.engine.safety.finite import FiniteCheck, RunStoppedError
 from crate_mm.models import ImageClassifier, MaskedAutoencoder
-from crate_mm.registry import OPTIM_WRAPPERS, OPTIMIZERS
+from crate_mm.registry import BACKBONES, OPTIM_WRAPPERS, OPTIMIZERS
 from tests.conftest import ROOT
 from tests.training import debug_config, debug_runner
 
@@ -138,6 +139,45 @@ def test_one_compilation_serves_all_blocks(backbone, count, graphs):
     compile_blocks(compiled)
     assert_gradients_agree(gradients(compiled), gradients(plain))
     assert len(graphs) == count  # for three blocks
+
+
+class Distillation(nn.Module):
+    """A second model beside the backbone, in a part of its own."""
+
+    def __init__(self, teacher: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.parts = small_model().backbone, nn.ModuleDict({"teacher": teacher})
+
+    def forward(self, images):
+        return self.backbone(images), self.parts["teacher"](images)
+
+
+def test_the_blocks_of_a_second_model_are_prepared_too(graphs):
+    model, (images, _) = Distillation(small_model("ViT").backbone).eval(), images_and_labels(2)
+    student, teacher = block_groups(model)
+    assert (student, teacher) == ([*model.backbone.blocks], [*model.parts["teacher"].blocks])
+    keep_tokens_in(torch.bfloat16, model)
+    given = {}
+    for block in (*student, *teacher):
+        block.register_forward_hook(lambda block, inputs, z: given.update({block: z.dtype}))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        model(images)
+    for blocks in (student, teacher):
+        assert [given[block] for block in blocks] == [torch.bfloat16] * (len(blocks) - 1) + [torch.float32]
+    compile_backbone(model)
+    assert all(part._compiled_call_impl for part in (model.backbone, model.parts["teacher"]))
+
+
+def test_a_second_backbone_without_blocks_is_refused():
+    @BACKBONES.register_module()
+    class Plain(nn.Module):
+        pass
+
+    try:
+        with pytest.raises(ValueError, match="Plain has no attribute blocks"):
+            checkpoint_blocks(Distillation(Plain()))
+    finally:
+        del BACKBONES.module_dict["Plain"]
 
 
 def test_the_whole_backbone_is_one_graph(graphs):

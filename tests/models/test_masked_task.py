@@ -19,7 +19,7 @@ from crate_mm.checkpoints.fit import transfer
 from crate_mm.config.load import as_classifier
 from crate_mm.datasets import draws
 from crate_mm.engine import CheckpointError, Runner, load_config, read_checkpoint
-from crate_mm.engine.blocks import checkpoint_blocks, repeated_blocks
+from crate_mm.engine.blocks import block_groups, checkpoint_blocks
 from crate_mm.engine.features import build_loader, load_config_for
 from crate_mm.evaluation import ReconstructionLoss, extract_features
 from crate_mm.models import ImageClassifier, MaskedAutoencoder
@@ -178,7 +178,7 @@ def test_a_hidden_patch_has_no_effect():
 
 def test_recomputed_blocks_are_the_decoders_too():
     model, images, noise = build().double(), torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.rand(2, 16)
-    assert repeated_blocks(model) == [*model.backbone.blocks, *model.decoder.blocks]
+    assert block_groups(model) == [[*model.backbone.blocks], [*model.decoder.blocks]]
     gradients = []
     for _ in range(2):
         model.zero_grad()
