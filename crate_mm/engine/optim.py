@@ -25,7 +25,7 @@ class Lion(lion_pytorch.Lion):
     lion-pytorch's.
 
     As PyTorch's fused optimizers do, it takes no step where its attribute ``found_inf``, a tensor on the parameters'
-    device that a gradient scaler or our wrapper sets, is not zero; the host is not asked.
+    device that a gradient scaler or our wrapper sets, is not zero; the host is not asked. The gradients are 0 then.
 
     Args:
         params, lr, betas, weight_decay, decoupled_weight_decay: as for lion-pytorch's ``Lion``.
@@ -59,35 +59,47 @@ class Lion(lion_pytorch.Lion):
             for p in params:
                 if not self.state[p]:
                     self.state[p]["exp_avg"] = torch.zeros_like(p)
-            if found_inf is None:
-                self._step_group(group, params)
-                continue
-            changed = [*params, *(self.state[p]["exp_avg"] for p in params)]
-            before = [tensor.clone() for tensor in changed]
-            self._step_group(group, params)
-            for tensor, kept in zip(changed, before):
-                tensor.copy_(torch.where(found_inf > 0, kept, tensor))
+            # Of numbers of 16 bits the operations on lists round otherwise.
+            for p in (p for p in params if p.dtype.itemsize < 4):
+                self._step_alone(group, p, found_inf)
+            for dtype in sorted({p.dtype for p in params if p.dtype.itemsize >= 4}, key=str):
+                self._step_together(group, [p for p in params if p.dtype == dtype], found_inf)
         return loss
 
-    def _step_group(self, group: dict, params: list[nn.Parameter]) -> None:
-        """Take the step of a group's parameters that have a gradient."""
+    def _step_alone(self, group: dict, p: nn.Parameter, found_inf: Tensor | None) -> None:
+        average = self.state[p]["exp_avg"]
+        before = None if found_inf is None else [p.clone(), average.clone()]
+        self.update_fn(p, p.grad, average, group["lr"], self._decay(group), *group["betas"])
+        for tensor, kept in zip((p, average), before or ()):
+            tensor.copy_(torch.where(found_inf > 0, kept, tensor))
+
+    def _step_together(self, group: dict, params: list[nn.Parameter], found_inf: Tensor | None) -> None:
+        """Take the step of a group's parameters of one dtype.
+
+        A step that is left out multiplies the weights and the momentum by 1 and adds 0 to them, so that nothing need be
+        kept: the gradients, which may be NaN, become 0 by their bits.
+        """
         lr, (beta1, beta2) = group["lr"], group["betas"]
-        decay = group["weight_decay"] / (self._init_lr if self.decoupled_wd else 1)
-        # Of numbers of 16 bits the operations on lists round otherwise.
-        short = [p for p in params if p.dtype.itemsize < 4]
-        for p in short:
-            self.update_fn(p, p.grad, self.state[p]["exp_avg"], lr, decay, beta1, beta2)
-        params = [p for p in params if p.dtype.itemsize >= 4]
-        if not params:
-            return
         gradients, averages = [p.grad for p in params], [self.state[p]["exp_avg"] for p in params]
-        foreach_mul_(params, 1 - lr * decay)
+        decay, keep = 1 - lr * self._decay(group), beta2
+        if found_inf is not None:
+            skip, dtype = found_inf.reshape(()) > 0, params[0].dtype
+            decay, beta1, keep = (
+                torch.full((), factor, dtype=dtype, device=skip.device).masked_fill_(skip, neutral)
+                for factor, neutral in ((decay, 1), (beta1, 0), (beta2, 1))
+            )
+            bits = torch.int32 if dtype.itemsize == 4 else torch.int64
+            foreach_mul_([gradient.view(bits) for gradient in gradients], (~skip).to(bits))
+        foreach_mul_(params, decay)
         updates = foreach_mul(averages, beta1)
-        foreach_add_(updates, gradients, alpha=1 - beta1)
+        foreach_add_(updates, gradients, alpha=1 - group["betas"][0])
         foreach_sign_(updates)
         foreach_add_(params, updates, alpha=-lr)
-        foreach_mul_(averages, beta2)
+        foreach_mul_(averages, keep)
         foreach_add_(averages, gradients, alpha=1 - beta2)
+
+    def _decay(self, group: dict) -> float:
+        return group["weight_decay"] / (self._init_lr if self.decoupled_wd else 1)
 
 
 class _CountsSteps:
@@ -133,13 +145,13 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
                 "where PyTorch has it, the optimizer's fused=True"
             )
         self.decide_on_device = get_device() == "cuda" if decide_on_device is None else decide_on_device
-        self.wrong_parameters: list[nn.Parameter] = []  # those whose gradients were not finite at the last skipped step
         self.grad_norm: Tensor | None = None
         self.grad_norms: Tensor | None = None
         self.measured: list[nn.Parameter] = []
         self.check = FiniteCheck("gradient norm")
         self.statistics = KeptStatistics()
         self._norm = Underway()
+        self._wrong: tuple[list[nn.Parameter], Tensor | None] = [], None  # measured at the last skipped step
         self._skipped = False
         self._skipped_in_a_row = 0
         self._unreported: SkippedStep | None = None
@@ -168,6 +180,15 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         self.settle()
         return self._skipped_in_a_row
 
+    @property
+    def wrong_parameters(self) -> list[nn.Parameter]:
+        """Those whose gradients had a norm that is not finite at the last skipped step. The host waits for the device.
+
+        None where all are finite, and only the norm of all together is not.
+        """
+        params, norms = self._wrong
+        return [p for p, finite in zip(params, norms.isfinite().tolist()) if not finite] if params else []
+
     def next_report(self) -> SkippedStep | None:
         """A skipped step that has not been reported, as far as the host knows of it."""
         step, self._unreported = self._unreported, None
@@ -192,13 +213,16 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
             if not self._skips():
                 super().step(**kwargs)
             return
-        params = self._measure()
-        if not params:
-            return
+        if self._measure():
+            self._norm.send(self.grad_norm, self._this_step())
+            self._step_if_finite(**kwargs)
+
+    def _step_if_finite(self, **kwargs) -> None:
+        """Take the step, unless the device finds that the norm that was measured is not finite; no host waits for it.
+
+        The optimizer has a state and heeds ``found_inf``.
+        """
         found_inf = (~self.grad_norm.isfinite()).float()
-        if self._skipped_in_a_row:
-            self.wrong_parameters = [p for p in params if not p.grad.isfinite().all()]  # a message may need them
-        self._norm.send(self.grad_norm, self._this_step())
         self.statistics.put_back(found_inf > 0)
         self.optimizer.grad_scale, self.optimizer.found_inf = None, found_inf
         try:
@@ -227,7 +251,6 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         elif params and not self.grad_norm.isfinite():
             skipped = True
             self.statistics.put_back()
-            self.wrong_parameters = [p for p in params if not p.grad.isfinite().all()]
         self._note(skipped, self._this_step())
         return skipped
 
@@ -238,6 +261,7 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         self._skipped = bool(skipped)
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if self._skipped else 0
         if self._skipped:
+            self._wrong = self.measured, self.grad_norms
             self._unreported = step._replace(in_a_row=self._skipped_in_a_row)
 
     def _clip_grad(self) -> None:

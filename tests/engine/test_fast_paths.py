@@ -376,6 +376,27 @@ def test_lion_rounds_as_lion_pytorch_does_in_every_precision(kinds, decoupled):
     torch.testing.assert_close([*mine, *states[0]], [*theirs, *states[1]], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_lion_leaves_a_step_out_and_goes_on_to_the_last_bit(wrong):
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(5, 7).to(getattr(torch, k))) for k in ("float32", "bfloat16", "float64")]
+    others = copy.deepcopy(params)
+    settings = dict(lr=1e-2, weight_decay=0.1)
+    asked, plain = Lion(params, **settings), Lion(others, **settings)
+    for skip in (False, True, True, False, False):
+        for one, other in zip(params, others):
+            one.grad = torch.randn(5, 7).to(one.dtype)
+            other.grad = one.grad.clone()
+            if skip:
+                one.grad[0, 0] = wrong
+        asked.found_inf = torch.tensor(float(skip))
+        asked.step()
+        if not skip:
+            plain.step()
+        ours, theirs = ([o.state[p]["exp_avg"] for p in group] for o, group in ((asked, params), (plain, others)))
+        torch.testing.assert_close([*params, *ours], [*others, *theirs], rtol=0, atol=0)
+
+
 def test_losses_that_waited_are_logged_in_order():
     class OneRun:
         message_hub = MessageHub.get_instance("losses_that_waited")
@@ -402,15 +423,19 @@ def test_the_gpu_skips_a_step_without_the_hosts_waiting_for_it(kind):
     optimizer = OPTIMIZERS.build(dict(kind, params=model.parameters(), lr=0.1))
     wrapper = OPTIM_WRAPPERS.build(dict(type="OptimWrapper", optimizer=optimizer))
     images, seen = torch.randn(4, 8, device="cuda"), []
-    for wrong in (False, True, False):
-        wrapper.update_params((model(images) * (float("nan") if wrong else 1)).sum())
-        seen.append(model.weight.detach().clone())
-        torch.cuda.synchronize()  # the first step, which has no state yet, asks; the others must not
-        torch.cuda.set_sync_debug_mode("error")
-    torch.cuda.set_sync_debug_mode("default")
+    try:
+        for wrong in (False, True, True, False):
+            wrapper.update_params((model(images) * (float("nan") if wrong else 1)).sum())
+            seen.append(model.weight.detach().clone())
+            torch.cuda.synchronize()  # the first step, which has no state yet, asks; the others must not
+            torch.cuda.set_sync_debug_mode("error")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(seen[0], seen[1])
-    assert not torch.equal(seen[1], seen[2])
-    assert wrapper.next_report().iteration == 1
+    assert torch.equal(seen[1], seen[2])
+    assert not torch.equal(seen[2], seen[3])
+    assert wrapper.next_report().in_a_row == 2
+    assert wrapper.wrong_parameters == [*model.parameters()]
 
 
 def batches_of_two(count: int) -> list[dict[str, torch.Tensor]]:

@@ -171,15 +171,12 @@ def compare_with_bare_loop(args: argparse.Namespace, root: Path, folder: Path) -
 
 def bare_loop(runner: Runner, batch: dict, first: int, last: int) -> float:
     model, wrapper = runner.model.train(), runner.optim_wrapper
-    optimizer = wrapper.optimizer
     ends = {}
     for step in range(last + 1):
         data = model.data_preprocessor(batch, training=True)
         with torch.autocast(get_device(), torch.bfloat16, enabled=hasattr(wrapper, "dtype")):
             loss = model(data["inputs"], data["labels"], mode="loss")["loss"]
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        wrapper.update_params(loss)
         if step in (first, last):
             synchronize()
             ends[step] = time.perf_counter()

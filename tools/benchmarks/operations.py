@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from crate_mm.engine.optim import OptimWrapper
+
 
 class Operation(NamedTuple):
     """An operator that runs once.
@@ -93,7 +95,7 @@ class Recorder(TorchDispatchMode):
 def record_step(
     task: torch.nn.Module,
     batch: Callable[[], dict[str, torch.Tensor]],
-    optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer],
+    wrapper: Callable[[list[torch.nn.Parameter]], OptimWrapper],
     bf16: bool = False,
 ) -> list[Operation]:
     """The operations of a training step, from the batch as the loader gives it to the updated parameters.
@@ -101,17 +103,17 @@ def record_step(
     Args:
         task: on the device "meta", where a model is built without memory.
         batch: makes a batch.
-        optimizer: makes the optimizer of parameters.
+        wrapper: makes the optimizer of parameters, in its wrapper; the device decides whether the step is taken.
         bf16: whether the forward pass is under autocast to bf16.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):  # buffers and seeds may be real
         task = task.to_empty(device="cpu").train()
         params = [parameter for parameter in task.parameters() if parameter.requires_grad]
-        steps, recorder, data = optimizer(params), Recorder(), batch()
+        steps, recorder, data = wrapper(params), Recorder(), batch()
         for parameter in params:  # the optimizer's state is there from its first step on
             parameter.grad = torch.zeros_like(parameter)
-        steps.step()
-        steps.zero_grad(set_to_none=True)
+        steps.optimizer.step()
+        steps.zero_grad()
         with recorder:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 losses = task(**task.data_preprocessor(data, True), mode="loss")
@@ -119,8 +121,9 @@ def record_step(
             recorder.phase = "backward"
             loss.backward()
             recorder.phase = "optimizer"
-            steps.step()
-            steps.zero_grad(set_to_none=True)
+            steps._measure()
+            steps._step_if_finite()
+            steps.zero_grad()
     return recorder.operations
 
 

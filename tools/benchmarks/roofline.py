@@ -29,6 +29,7 @@ from crate_mm.cli.options import check_writable, one_sentence_errors, positive
 from crate_mm.config import load_config, plan_batch
 from crate_mm.datasets import ClassificationDataset, ImageNet
 from crate_mm.engine.blocks import compile_blocks
+from crate_mm.engine.optim import OptimWrapper
 from crate_mm.registry import MODELS, OPTIMIZERS
 
 # What a ring gets of what GPUs have between them: NVLink in a node of eight, 400 Gbit/s each between nodes.
@@ -65,7 +66,7 @@ def config_step(name: str, batch: int, bf16: bool, **overrides) -> list[Operatio
     def make_batch() -> dict[str, torch.Tensor]:
         return batch_of(task, batch)
 
-    return record_step(task, make_batch, lambda params: build_optimizer(cfg, params), bf16)
+    return record_step(task, make_batch, lambda params: build_wrapper(cfg, params), bf16)
 
 
 def leave_out_mixing(task: torch.nn.Module) -> None:
@@ -81,8 +82,8 @@ def batch_of(task: torch.nn.Module, batch: int) -> dict[str, torch.Tensor]:
     return {**data, "labels": torch.zeros(batch, dtype=torch.long)} if task.uses_labels else data
 
 
-def build_optimizer(cfg, params) -> torch.optim.Optimizer:
-    return OPTIMIZERS.build({**cfg.optim_wrapper.optimizer, "params": params})
+def build_wrapper(cfg, params) -> OptimWrapper:
+    return OptimWrapper(optimizer=OPTIMIZERS.build({**cfg.optim_wrapper.optimizer, "params": params}))
 
 
 def timed(operations: list[Operation], device: Device) -> list[Timed]:
@@ -211,7 +212,7 @@ def measure_step(name: str, batch: int, precision: str, rounds: int, overrides: 
     leave_out_mixing(task)
     if device == "cuda":  # as the Runner does there, and devices.py has it
         compile_blocks(task)
-    data, optimizer = batch_of(task, batch), build_optimizer(cfg, task.parameters())
+    data, wrapper = batch_of(task, batch), build_wrapper(cfg, task.parameters())
 
     def losses() -> torch.Tensor:
         found = task(**task.data_preprocessor(data, True), mode="loss")
@@ -220,9 +221,7 @@ def measure_step(name: str, batch: int, precision: str, rounds: int, overrides: 
     forward = in_precision(losses, precision, device)
 
     def step() -> None:
-        forward().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        wrapper.update_params(forward())
 
     step()
     return least_seconds(step, times=10 if device == "cuda" else 1, rounds=rounds)

@@ -1,4 +1,4 @@
-"""Images a second of the training step (forward, loss, backward, Lion): plain, compiled, and the textbook form.
+"""Images a second of a run's training step (forward, loss, backward, Lion): plain, compiled, and the textbook form.
 
 python tools/benchmarks/train_step.py --json train_step.json
 python tools/benchmarks/train_step.py --models crate_tiny crate_small crate_base crate_large vit_small --batch 256
@@ -18,7 +18,7 @@ from textbook import textbook_logits
 
 from crate_mm.cli.options import check_writable, one_sentence_errors
 from crate_mm.engine.blocks import compile_blocks
-from crate_mm.engine.optim import Lion
+from crate_mm.engine.optim import Lion, OptimWrapper
 
 
 def main() -> None:
@@ -50,12 +50,10 @@ def measure(name: str, args, device: str) -> Iterator[dict]:
 
 
 def step(model: torch.nn.Module, forward: Callable, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
-    optimizer = Lion(model.train().parameters(), lr=1e-5, weight_decay=0.5)
+    wrapper = OptimWrapper(optimizer=Lion(model.train().parameters(), lr=1e-5, weight_decay=0.5))
 
     def run() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(forward(images), labels, label_smoothing=0.1).backward()
-        optimizer.step()
+        wrapper.update_params(F.cross_entropy(forward(images), labels, label_smoothing=0.1))
 
     return run
 
