@@ -1,13 +1,15 @@
 """Into how many micro-batches a GPU's batch is split, where the config does not say: as few as its memory allows."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from ..config import BatchPlan
 from ..config.batch import count_micro_batches, nearest_even
+from ..models.layers import ISTA
 from ..models.tasks.base import Task
 from .loop import TrainLoop
 from .optim import OptimWrapper
@@ -103,6 +105,21 @@ def free_bytes(model: nn.Module) -> int:
     return int(SHARE * (free - 4 * trained))
 
 
+@contextmanager
+def as_of_many_samples(task: nn.Module) -> Iterator[None]:
+    """Let small batches be computed as large ones are: ISTA keeps more for a token of a small batch, so that the bytes
+    of a sample would come out too small, as the difference between a small batch and a large one."""
+    steps = [module for module in task.modules() if isinstance(module, ISTA)]
+    before = [step.many_tokens for step in steps]
+    try:
+        for step in steps:
+            step.many_tokens = 0
+        yield
+    finally:
+        for step, tokens in zip(steps, before):
+            step.many_tokens = tokens
+
+
 def probe(task: Task, batch_of: Callable[[int], dict], shares: tuple[int, int], dtype: str) -> tuple[int, str]:
     """Measure on this GPU, and decide.
 
@@ -119,7 +136,8 @@ def probe(task: Task, batch_of: Callable[[int], dict], shares: tuple[int, int], 
         ValueError: as ``find_micro_batches``.
     """
     task.train()
-    with torch.compiler.set_stance("force_eager"):  # which takes more memory than compiled blocks, and no time
+    eager = torch.compiler.set_stance("force_eager")  # which takes more memory than compiled blocks, and no time
+    with as_of_many_samples(task), eager:
         free = free_bytes(task)
         parts, taken, each = find_micro_batches(shares, lambda n: peak_bytes(task, batch_of(n), dtype), free)
     torch.cuda.empty_cache()

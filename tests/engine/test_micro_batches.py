@@ -1,12 +1,14 @@
 """How a GPU's batch is split where the config does not say: by what passes take of its memory."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crate_mm.engine import Runner, micro_batches
-from crate_mm.engine.micro_batches import find_micro_batches, sentence, splits_alike
+from crate_mm.engine.micro_batches import as_of_many_samples, find_micro_batches, sentence, splits_alike
 from crate_mm.models import ImageClassifier
 from tests.training import debug_config
 
@@ -44,6 +46,30 @@ def test_what_the_first_pass_takes_for_good_is_not_a_samples():
         return 3 * samples + (64 if len(seen) == 1 else 0)
 
     assert find_micro_batches((4096, 4096), takes, 3072) == (4, 3072, 3)
+
+
+@pytest.mark.parametrize("as_large", [True, False])
+def test_the_bytes_of_a_sample_are_those_of_a_large_batch(as_large):
+    """What a forward pass keeps, at 17 tokens: 4 and 8 samples are fewer than 2 x 48 tokens, and more."""
+    task = ImageClassifier(dict(type="CRATE", **SMALL), HEAD)
+
+    def kept(samples):
+        sizes = {}
+
+        def pack(tensor):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = task(torch.zeros(samples, 3, 32, 32))
+        del output
+        return sum(sizes.values())
+
+    free = 10**9
+    with as_of_many_samples(task) if as_large else nullcontext():
+        parts, taken, _ = find_micro_batches((512, 512), kept, free)
+    assert parts == 1
+    assert (kept(512) <= taken) is as_large
 
 
 HEAD = dict(type="LinearHead", num_classes=5)

@@ -41,6 +41,7 @@ class ISTA(Sparsification):
             raise ValueError(f"ISTA needs a number as step_size and lambd, got {step_size!r} and {lambd!r}")
         self.step_size = step_size
         self.lambd = lambd
+        self.many_tokens = 2 * embed_dim  # of a batch, from which the product of the dictionary is the lesser work
         self.dictionary = nn.Parameter(torch.empty(embed_dim, embed_dim))
         nn.init.kaiming_uniform_(self.dictionary)
         self.register_buffer("folded", None, persistent=False)
@@ -63,7 +64,7 @@ class ISTA(Sparsification):
             return self.tap_code(self._shrink(x, F.linear(x, self.folded, self.threshold)))
         D = self.dictionary
         num_tokens = x.numel() // x.shape[-1]
-        if _is_exporting() or num_tokens < 2 * D.shape[0]:  # an exported model takes any number of tokens
+        if _is_exporting() or num_tokens < self.many_tokens:  # an exported model takes any number of tokens
             step = F.linear(x - F.linear(x, D), self.step_size * D.T)  # two token-sized products
         else:
             step = F.linear(x, self.step_size * (D - D.T @ D).T)  # x M: one token-sized and one d x d x d product
