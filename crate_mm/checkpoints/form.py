@@ -93,6 +93,7 @@ FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     "message_hub.resumed_keys": (_dict, "a dict"),
     "message_hub.runtime_info": (_dict, "a dict"),
     "message_hub.runtime_info.run": (_text, "a name"),
+    "message_hub.runtime_info.launch": (_whole, "a whole number"),
     "message_hub.runtime_info.result_last": (_figures, "a dict of figures"),
     "message_hub.runtime_info.result_best": (_figures, "a dict of figures"),
     "message_hub.runtime_info.best_score*": (_number, "a number"),

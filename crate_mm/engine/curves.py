@@ -1,6 +1,6 @@
 """The curves of runs, read from their logs, and the schedule of a config, as its schedulers give it."""
 
-import json
+import math
 import re
 import tempfile
 import warnings
@@ -13,11 +13,11 @@ from mmengine.config import Config
 
 from ..config import prepare
 from ..registry import DATASETS, suggest
-from ..untrusted import shown
+from ..untrusted import read_regular, shown
+from .logs import LOG, MOST_BYTES, is_count, read_launch, read_log
 from .runner import Runner
 
-LOG = "vis_data/scalars.json"  # of a start of a run, in a folder that is named by its time
-PLACE = ("epoch", "iter", "step")  # what a line of the log has beside its values
+PLACE = ("epoch", "iter", "step", "launch")  # what a line of the log has beside its values
 
 
 class Point(NamedTuple):
@@ -28,9 +28,13 @@ class Point(NamedTuple):
     value: float
 
 
-class Start(NamedTuple):
-    """One start of a run: after which epoch and iteration it went on, how many steps an epoch has, and its log."""
+class Launch(NamedTuple):
+    """One launch of a run: its number in the work folder, the launch whose checkpoint it goes on from (``parent``), the
+    epoch and iteration after which it does, the steps of an epoch, and what it logged."""
 
+    number: int
+    parent: int | None
+    run: str | None
     epoch: int
     iteration: int
     steps: int | None
@@ -40,31 +44,38 @@ class Start(NamedTuple):
 def read_run(folder: str | Path) -> dict[str, list[Point]]:
     """What a run has logged, by name, in the order of its iterations or epochs.
 
-    A run that was resumed has a log for each start. What an earlier start logged after the point that a later one goes
-    on from counts for nothing: the later one took these steps again.
+    A run that was resumed has a log for each launch. The curve is that of the last launch, and of those that it goes on
+    from: what a launch logged after the point that the next one goes on from counts for nothing, as the next one took
+    these steps again. Launches follow each other by their numbers. Logs of earlier versions of crate_mm have none:
+    they come before all others, in the order of their folders' names.
 
     Args:
         folder: the work folder, or one of its folders of logs.
 
     Raises:
         ValueError: there is no log.
+        OSError: a log is no regular file, or too large.
     """
     files = sorted(Path(folder).glob(f"*/{LOG}")) or [file for file in [Path(folder) / LOG] if file.is_file()]
-    starts = [start for file in files if (start := _read_start(file)).lines]
-    if not starts:
+    launches = _in_order([launch for file in files for launch in _read_launches(file)])
+    logged = [launch for launch in launches if launch.lines]
+    if not logged:
         raise ValueError(f"{shown(folder)} has no log of a run: expected <time>/{LOG} in it")
     found: dict[str, dict[tuple, Point]] = {}
-    for start in starts:
-        for points in found.values():
-            for kind, number in list(points):
-                if number > (start.iteration if kind == "iter" else start.epoch):
-                    del points[kind, number]
-        for line in start.lines:
+    reached = {"iter": math.inf, "step": math.inf}  # what later launches go on from
+    for launch in _lineage(logged[-1], launches):
+        for line in reversed(launch.lines):
             for name, value in line.items():
-                if name not in PLACE and isinstance(value, (int, float)):
-                    place, point = _point(line, value, start.steps)
-                    found.setdefault(name, {})[place] = point
-    return {name: [points[place] for place in sorted(points)] for name, points in found.items() if points}
+                if name not in PLACE and _is_number(value):
+                    place, point = _point(line, value, launch.steps)
+                    if place[1] <= reached[place[0]]:
+                        found.setdefault(name, {}).setdefault(place, point)
+        reached = {"iter": min(reached["iter"], launch.iteration), "step": min(reached["step"], launch.epoch)}
+    return {name: [points[place] for place in sorted(points)] for name, points in found.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def _point(line: dict[str, Any], value: float, steps: int | None) -> tuple[tuple[str, int], Point]:
@@ -75,20 +86,55 @@ def _point(line: dict[str, Any], value: float, steps: int | None) -> tuple[tuple
     return ("step", epoch), Point(epoch * steps if steps else None, float(epoch), value)
 
 
-def _read_start(file: Path) -> Start:
-    text = "".join(log.read_text(errors="replace") for log in sorted(file.parents[1].glob("*.log")))
-    resumed = re.search(r"resumed epoch: (\d+), iter: (\d+)", text)
-    steps = re.search(r"; (\d+) steps an epoch, ", text)
-    lines = []
-    for row in file.read_text(errors="replace").splitlines():
-        try:
-            line = json.loads(row)
-        except (ValueError, RecursionError):
-            continue  # the run was killed as it wrote it
-        if isinstance(line, dict) and isinstance(line.get("iter", line.get("step")), int):
-            lines.append(line)
+def _in_order(launches: list[Launch]) -> list[Launch]:
+    """Launches by their numbers; those without a number get one, up to 0, in the order in which they are."""
+    unnumbered = [launch for launch in launches if launch.number == 0]
+    first = 1 - len(unnumbered)
+    unnumbered = [
+        launch._replace(number=number, parent=number - 1 if launch.iteration else None)
+        for number, launch in enumerate(unnumbered, first)
+    ]
+    return unnumbered + sorted((launch for launch in launches if launch.number), key=lambda launch: launch.number)
+
+
+def _lineage(last: Launch, launches: list[Launch]) -> list[Launch]:
+    """A launch and those that it goes on from, the latest first, of launches in their order.
+
+    Where the log of a parent is lost, the one before it in the same run stands in its place.
+    """
+    found = [last]
+    for launch in reversed(launches):
+        child = found[-1]
+        if child.parent is None:
+            break
+        if launch.number <= child.parent and launch.run == (child.run if child.parent > 0 else None):
+            found.append(launch)
+    return found
+
+
+def _read_launches(file: Path) -> list[Launch]:
+    """The launches of a log: several, where they were made in the same second by the computer's clock."""
+    launches = []
+    for line in read_log(file):
+        said = read_launch(line)
+        if said:
+            place = [said.get(key) for key in ("number", "parent", "run", "epoch", "iter")]
+            launches.append(Launch(*place, said.get("steps_per_epoch") or None, []))
+        elif is_count(line.get("iter", line.get("step"))):
+            if not launches:
+                launches.append(_launch_of_text(file))
+            launches[-1].lines.append(line)
+    return launches
+
+
+def _launch_of_text(file: Path) -> Launch:
+    """A launch whose log of scalars does not say where it begins, as that of an earlier version: its text log does."""
+    logs = sorted(file.parents[1].glob("*.log"))
+    text = "".join(read_regular(log, MOST_BYTES).decode(errors="replace") for log in logs)
+    resumed = re.search(r"resumed epoch: (\d{1,15}), iter: (\d{1,15})\b", text)
+    steps = re.search(r"; (\d{1,15}) steps an epoch, ", text)
     epoch, iteration = map(int, resumed.groups()) if resumed else (0, 0)
-    return Start(epoch, iteration, int(steps[1]) if steps else None, lines)
+    return Launch(0, None, None, epoch, iteration, (int(steps[1]) or None) if steps else None, [])
 
 
 def find_key(asked: str, known: Iterable[str]) -> str:

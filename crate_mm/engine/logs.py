@@ -1,25 +1,31 @@
 """Logs that may fail without ending the run they are about."""
 
+import json
 import logging
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import mmengine.hooks
 import mmengine.runner
 import mmengine.visualization
 import numpy as np
 import torch
-from mmengine.dist import all_reduce, get_rank, get_world_size
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.dist import all_reduce, get_rank, get_world_size, is_main_process
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmengine.visualization import BaseVisBackend
 
 from ..files import is_utf8
 from ..registry import HOOKS, LOG_PROCESSORS, VISUALIZERS
-from ..untrusted import shown, shown_lines
+from ..untrusted import read_regular, shown, shown_lines
 from .private import trim
 
+LOG = "vis_data/scalars.json"  # of a launch of a run, in a folder that is named by its time
+MOST_BYTES = 2**27  # of such a log: a line of training has some 250
 # What MMEngine says of itself: its loggers use its own old FileClient, there is no SyncBN to revert, and a line or more
 # for each parameter where there is a paramwise_cfg.
 NOISE = (
@@ -110,6 +116,101 @@ class LogProcessor(mmengine.runner.LogProcessor):
         return {f"{mode}/{key}" if key in ("time", "data_time") else key: value for key, value in tag.items()}, text
 
 
+def read_log(file: str | Path, having: str = "") -> Iterator[dict[str, Any]]:
+    """Yield the lines of a log of scalars that have a text in them, without those that a killed run has cut off.
+
+    Raises:
+        OSError: the log is missing, no regular file, or too large.
+    """
+    for row in read_regular(file, MOST_BYTES).decode(errors="replace").split("\n"):
+        if having in row:
+            try:
+                line = json.loads(row)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(line, dict):
+                yield line
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a value from a file is a whole number that counts something."""
+    return type(value) is int and 0 <= value < 2**53
+
+
+def read_launch(line: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what a line of a log says of a launch of its run, as ``LoggerHook`` writes it, or None."""
+    launch = line.get("launch")
+    if not isinstance(launch, dict) or not all(is_count(launch.get(key)) for key in ("number", "epoch", "iter")):
+        return None
+    parent, run, steps = (launch.get(key) for key in ("parent", "run", "steps_per_epoch"))
+    right = parent is None or (is_count(parent) and parent < launch["number"])
+    return launch if right and isinstance(run, str | None) and (steps is None or is_count(steps)) else None
+
+
+def last_launch(work_dir: str | Path) -> int:
+    """Return the highest number of the launches that the logs of a work folder name, or 0."""
+    numbers = [0]
+    for file in Path(work_dir).glob(f"*/{LOG}"):
+        with suppress(OSError):
+            numbers += [launch["number"] for line in read_log(file, '"launch"') if (launch := read_launch(line))]
+    return max(numbers)
+
+
+@HOOKS.register_module()
+class LoggerHook(mmengine.hooks.LoggerHook):
+    """MMEngine's, which begins the log of scalars of each launch of a run with a line about the launch.
+
+    The line says where the launch begins and which launch wrote the checkpoint that it goes on from (``parent``, None
+    where the run begins, 0 for a checkpoint that does not say it). Launches of a work folder are numbered, and
+    checkpoints carry the number of theirs as ``launch`` in the message hub: their order depends on no clock.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        if not is_main_process():  # which alone writes logs and checkpoints
+            return
+        info = runner.message_hub.runtime_info
+        parent = info.get("launch", 0) if runner.resumes else None
+        parent = parent if is_count(parent) or parent is None else 0
+        launch = {
+            "number": 1 + max(parent or 0, last_launch(runner.work_dir)),
+            "parent": parent,
+            "run": info.get("run"),
+            "epoch": runner.epoch,
+            "iter": runner.iter,
+            "resumed_from": Path(runner.starts_from).name if runner.resumes else None,
+            "steps_per_epoch": len(runner.train_dataloader),
+        }
+        runner.message_hub.update_info("launch", launch["number"])
+        backend = runner.visualizer.get_backend("LocalVisBackend")  # others take numbers alone
+        if backend is not None:
+            with survive_full_disk("the log of scalars"):
+                backend.add_scalars({"launch": launch}, step=runner.iter)
+
+
+@HOOKS.register_module()
+class IterTimerHook(mmengine.hooks.IterTimerHook):
+    """MMEngine's, by a clock that nobody sets: the computer's, which MMEngine reads, may jump during a run."""
+
+    def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
+        self.t = time.perf_counter()
+
+    def _before_iter(self, runner: Runner, batch_idx: int, data_batch=None, mode: str = "train") -> None:
+        runner.message_hub.update_scalar(f"{mode}/data_time", time.perf_counter() - self.t)
+
+    def _after_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None, mode: str = "train") -> None:
+        now = time.perf_counter()
+        spent, self.t = now - self.t, now
+        runner.message_hub.update_scalar(f"{mode}/time", spent)
+        if mode == "train":
+            self.time_sec_tot += spent
+            eta = self.time_sec_tot / (runner.iter - self.start_iter + 1) * (runner.max_iters - runner.iter - 1)
+        else:
+            loader = runner.val_dataloader if mode == "val" else runner.test_dataloader
+            self.time_sec_test_val += spent
+            eta = self.time_sec_test_val / (batch_idx + 1) * (len(loader) - batch_idx - 1)
+        runner.message_hub.update_info("eta", eta)
+
+
 @HOOKS.register_module()
 class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
     """MMEngine's hook, which logs the mean of the losses over all processes.
@@ -131,7 +232,8 @@ class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
             outputs = {**outputs, "grad_norm": norm}
         self.waiting.append(outputs)
         # LoggerHook, of lower priority, reads them now.
-        logged = any(self.every_n_inner_iters(batch_idx, h.interval) for h in runner.hooks if isinstance(h, LoggerHook))
+        loggers = [hook for hook in runner.hooks if isinstance(hook, mmengine.hooks.LoggerHook)]
+        logged = any(self.every_n_inner_iters(batch_idx, hook.interval) for hook in loggers)
         at_hand = get_world_size() == 1 and not any(value.is_cuda for value in outputs.values())
         if at_hand or logged or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self.fetch(runner)

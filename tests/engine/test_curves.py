@@ -2,16 +2,19 @@
 
 import json
 import math
+import os
 from array import array
 
 import pytest
 
 from crate_mm.engine import Runner, load_config
 from crate_mm.engine.curves import Point, _distinct, find_key, read_run, schedule
+from crate_mm.engine.logs import LOG
 from tests.training import debug_config
 
 
 def start(folder, time, lines, log="; 10 steps an epoch, "):
+    """Leave the logs of a launch, as an earlier version wrote them if there is no line of a launch among them."""
     place = folder / time / "vis_data"
     place.mkdir(parents=True)
     (place / "scalars.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -97,8 +100,8 @@ def test_a_resumed_run_is_one_curve(tmp_path):
         if of:
             cfg.resume, cfg.load_from = True, str(work / f"epoch_{of}.pth")
         Runner.from_cfg(cfg).train()
-        (logs,) = work.glob("20*")  # of this second, perhaps, as the next start's may be
-        logs.rename(work / f"{number}")
+        (logs,) = work.glob("20*")
+        logs.rename(work / f"{9 - number}")  # as by a clock that goes back
     parts = read_run(work)
     for name in ("lr", "eval/top1", "eval/loss"):  # the logged loss is a mean over iterations, which begins anew
         assert parts[name] == whole[name], name
@@ -120,6 +123,87 @@ def test_a_run_that_began_anew_leaves_nothing_of_the_earlier_one(tmp_path):
     start(tmp_path, "1", [step(2, 1, loss=9.0), step(40, 4, loss=9.0), {"eval/top1": 9.0, "step": 4}])
     start(tmp_path, "2", [step(10, 1, loss=1.0)])
     assert read_run(tmp_path) == {"loss": [Point(10, 1.0, 1.0)]}
+
+
+def launch(number, parent, iteration, run="a", **more):
+    epoch = iteration // 10
+    place = {"number": number, "parent": parent, "run": run, "epoch": epoch, "iter": iteration, "steps_per_epoch": 10}
+    return {"launch": {**place, **more}, "step": iteration}
+
+
+def test_the_order_of_launches_is_that_of_their_numbers(tmp_path):
+    second = [launch(2, 1, 10), step(15, 2, loss=3.0), {"eval/top1": 9.0, "step": 2}]
+    start(tmp_path, "2025", [launch(1, None, 0), step(5, 1, loss=1.0), step(15, 2, loss=9.0), *second], log="")
+    start(tmp_path, "1970", [launch(3, 1, 12), step(20, 2, loss=4.0)], log="")  # from the first's last checkpoint
+    assert read_run(tmp_path) == {"loss": [Point(5, 0.5, 1), Point(20, 2, 4)]}
+
+
+def test_another_run_in_the_folder_is_no_part_of_the_curve(tmp_path):
+    start(tmp_path, "1", [launch(1, None, 0), step(10, 1, loss=1.0), launch(4, 3, 20), step(30, 3, loss=3.0)])
+    start(tmp_path, "2", [launch(2, None, 0, run="b"), step(10, 1, loss=9.0), step(20, 2, loss=9.0)])
+    assert [point.value for point in read_run(tmp_path)["loss"]] == [1, 3]  # the log of launch 3 is lost
+
+
+def test_launches_go_on_from_logs_of_earlier_versions(tmp_path):
+    start(tmp_path, "1", [step(10, 1, loss=1.0), step(20, 2, loss=9.0)])
+    start(tmp_path, "2", [launch(1, 0, 10), step(20, 2, loss=2.0)])
+    assert read_run(tmp_path)["loss"] == [Point(10, 1, 1), Point(20, 2, 2)]
+    start(tmp_path, "0", [launch(2, None, 0, run="b"), step(10, 1, loss=5.0)])
+    assert read_run(tmp_path)["loss"] == [Point(10, 1, 5)]
+
+
+def test_launches_are_numbered_in_any_folder(tmp_path):
+    """Whether a launch finds what it goes on from in its own folder, in one that was moved, or in another's."""
+    options = {"train_cfg__max_epochs": 1, "default_hooks__logger__interval": 10}
+
+    def train(folder, of=None):
+        cfg = debug_config(**options)
+        cfg.work_dir, cfg.load_from, cfg.resume = str(folder), of and str(of), of is not None
+        Runner.from_cfg(cfg).train()
+        lines = [json.loads(row) for file in folder.glob(f"*/{LOG}") for row in file.read_text().splitlines()]
+        found = sorted((line["launch"] for line in lines if "launch" in line), key=lambda launch: launch["number"])
+        return [(said["number"], said["parent"], said["iter"], said["resumed_from"]) for said in found]
+
+    assert train(tmp_path / "a") == [(1, None, 0, None)]
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert train(tmp_path / "b", tmp_path / "b" / "epoch_1.pth")[1:] == [(2, 1, 10, "epoch_1.pth")]
+    assert train(tmp_path / "b", tmp_path / "b" / "epoch_1.pth")[2:] == [(3, 1, 10, "epoch_1.pth")]
+    assert train(tmp_path / "c", tmp_path / "b" / "epoch_1.pth") == [(2, 1, 10, "epoch_1.pth")]
+    assert train(tmp_path / "b")[3:] == [(4, None, 0, None)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        launch(True, None, 0),
+        launch(1, 1, 0),
+        launch(1, None, -10),
+        launch(10**400, None, 0),
+        launch(1, None, 0, run=["a"]),
+        launch(1, None, 0, steps_per_epoch=math.nan),
+        {"launch": 1, "step": 0},
+        {"iter": True, "loss": 9.0},
+        {"iter": -5, "loss": 9.0},
+        {"iter": 10**400, "loss": 9.0},
+        {"iter": 1, "loss": 10**400},
+        {"iter": 1, "loss": True},
+    ],
+)
+def test_lines_that_are_none_count_for_nothing(tmp_path, wrong):
+    start(tmp_path, "1", [launch(1, None, 0), step(10, 1, loss=1.0), wrong, step(20, 2, loss=2.0)])
+    assert read_run(tmp_path) == {"loss": [Point(10, 1, 1), Point(20, 2, 2)]}
+
+
+def test_a_log_that_is_no_file_is_refused(tmp_path):
+    start(tmp_path, "1", [step(1, 1, loss=1.0)])
+    (tmp_path / "1/1.log").unlink()
+    os.mkfifo(tmp_path / "1/1.log")
+    with pytest.raises(OSError, match=r"1\.log is no regular file"):
+        read_run(tmp_path)
+    (tmp_path / "1" / LOG).unlink()
+    (tmp_path / "1" / LOG).symlink_to("/dev/zero")
+    with pytest.raises(OSError, match=r"scalars\.json is no regular file"):
+        read_run(tmp_path)
 
 
 def test_lines_that_were_cut_off_and_numbers_that_are_none(tmp_path):

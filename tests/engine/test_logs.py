@@ -6,7 +6,7 @@ import time
 import pytest
 from mmengine.dist import get_rank
 
-from tests.training import SGD, FewDigits, train, train_on_processes
+from tests.training import SGD, FewDigits, debug_runner, train, train_on_processes
 
 
 def scalars(folder):
@@ -56,6 +56,20 @@ def test_times_of_validation_have_tags_of_their_own(tmp_path):
     assert all({"time", "data_time"} <= row.keys() for row in training)
     assert all({"val/time", "val/data_time"} <= row.keys() for row in validation)
     assert not any({"time", "data_time"} & row.keys() for row in validation)
+
+
+def test_times_are_of_a_clock_that_nobody_sets(tmp_path, monkeypatch):
+    """The computer's clock goes back by an hour in the second epoch."""
+    now, runner = time.time, debug_runner(tmp_path, train_cfg__max_epochs=2, default_hooks__logger__interval=2)
+    monkeypatch.setattr(time, "time", lambda: now() - 3600 * (runner.trains and runner.iter > 14))
+    runner.train()
+    rows = scalars(tmp_path)
+    assert len([row for row in rows if row.get("epoch") == 2]) == 5
+    times = [row[key] for row in rows for key in ("time", "data_time", "val/time", "val/data_time") if key in row]
+    assert all(0 <= seconds < 60 for seconds in times)
+    assert 0 <= runner.message_hub.get_info("eta") < 60
+    (log,) = tmp_path.glob("*/*.log")
+    assert "day" not in log.read_text()
 
 
 def test_the_log_is_of_the_run(tmp_path):
