@@ -3,6 +3,11 @@
 The names below load on first use, so that ``import crate_mm.registry`` stays light.
 """
 
+import os
+
+if not os.path.isfile(__file__):  # configs, the page's assets and many libraries' files are read as files
+    raise ImportError(f"crate_mm lies in an archive, {__file__}: install it with pip, or unpack the archive")
+
 from . import moved  # noqa: F401  former names of modules
 
 __version__ = "0.1.0"

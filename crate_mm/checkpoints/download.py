@@ -144,7 +144,7 @@ def _open(address: str, headers: dict[str, str]) -> http.client.HTTPResponse:
 
 def _progress(response: IO[bytes], start: int, total: int | None, name: str) -> AbstractContextManager[IO[bytes]]:
     console = Console(stderr=True)
-    if total is None or not console.is_terminal:
+    if total is None or not console.is_terminal or not console.file.isatty():  # as FORCE_COLOR may say of a file
         return nullcontext(response)
     return wrap_file(response, total - start, description=shown(name), console=console)
 

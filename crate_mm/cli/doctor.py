@@ -8,7 +8,10 @@ Exit code 1 means that something will not work.
 """
 
 import argparse
+import codecs
+import sys
 from collections.abc import Iterator
+from itertools import chain
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -20,6 +23,7 @@ from ..datasets.check import check_sources, open_root
 from ..engine.doctor import Finding, check_machine
 from ..registry import DATASETS
 from ..untrusted import shown
+from . import REPLACED
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
 
 COLORS = {"ok": "green", "note": "yellow", "fault": "bold red"}
@@ -63,9 +67,18 @@ def check_head(cfg: Config, sources: dict) -> Iterator[Finding]:
         yield "ok" if wanted == len(classes) else "fault", "head", text
 
 
+def check_environment() -> Iterator[Finding]:
+    """What the commands take in the place of variables of the environment, and a console that is not UTF-8."""
+    for name, (value, reason) in REPLACED.items():
+        yield "note", name, f"{value} is taken: {reason}"
+    encoding = sys.stdout.encoding if sys.stdout else None
+    if encoding and codecs.lookup(encoding).name != "utf-8":
+        yield "note", "console", f"it takes {encoding}: other characters are written as \\xe9 (PYTHONUTF8=1 changes that)"
+
+
 def findings(args: argparse.Namespace, cfg: Config | None) -> Iterator[tuple[str, Iterator[Finding]]]:
     """What is looked at, section by section."""
-    yield "machine", check_machine(args.work_dir)
+    yield "machine", chain(check_machine(args.work_dir), check_environment())
     for title, build in (("data", lambda: open_root(args.data)), ("config", lambda: sources_of(cfg))):
         if (args.data if title == "data" else cfg) is None:
             continue

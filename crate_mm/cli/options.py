@@ -1,6 +1,7 @@
 """What the command-line tools share: their options, and errors in one sentence."""
 
 import argparse
+import io
 import os
 import re
 import signal
@@ -31,6 +32,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def parse_args(self, *args, **kwargs) -> argparse.Namespace:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a console that is not UTF-8 would end a listing half way
+                stream.reconfigure(errors="backslashreplace")
         parsed = super().parse_args(*args, **kwargs)
         for name, value in vars(parsed).items():
             if isinstance(value, str):

@@ -83,7 +83,7 @@ def main() -> None:
 def pack(packing: Packing, split: str, args: argparse.Namespace) -> None:
     """Pack the shards of a part that are not there yet."""
     mine = packing.shards(split, *args.part)
-    with Progress(transient=True) as progress:
+    with Progress(transient=True, disable=not (sys.stdout and sys.stdout.isatty())) as progress:
         missing = [
             number
             for number in progress.track(mine, description=f"{split}: shards of an earlier start")

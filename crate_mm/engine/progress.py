@@ -107,7 +107,8 @@ class ProgressLine(Hook):
         if self.last not in runner.logger.handlers:
             runner.logger.addHandler(self.last)
         console = Console(file=sys.stdout)
-        if not console.is_terminal or console.is_dumb_terminal:
+        # FORCE_COLOR would have Rich move the cursor in a file.
+        if not console.file.isatty() or not console.is_terminal or console.is_dumb_terminal:
             return
         columns = (
             TextColumn("{task.description}"),
