@@ -1,13 +1,26 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and locks of processes that share a folder."""
 
+import errno
+import logging
+import math
 import os
 import re
 import secrets
 import stat
+import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
+
+from mmengine.logging import MMLogger, print_log
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 
 def home(path: str | os.PathLike) -> str:
@@ -81,6 +94,106 @@ def write_whole(path: str | Path, contents: bytes) -> None:
 def is_leftover(name: str, of: str) -> bool:
     """Whether a file's name is one that ``atomic_file`` chose, for files whose names match the pattern ``of``."""
     return re.fullmatch(rf"\.(?:{of})\.[0-9a-f]{{8}}\.part", name) is not None
+
+
+_held: "weakref.WeakSet[FileLock]" = weakref.WeakSet()
+
+
+class FileLock:
+    """The operating system's lock (flock) on a file. It ends with the process that holds it, however that ends.
+
+    There is no lock by the mere existence of a file: a process that is killed would block the others for ever. Where
+    the file system has no locks (some of Lustre, FUSE and NFS), a log says so once a folder, and the process goes on
+    as if it had the lock. A forked process holds none of its parent's locks.
+
+    Args:
+        path: of the file, which is made if need be, and stays. Its folder must exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._times, self._descriptor = 0, None
+
+    def acquire(self, patience: float = 0.0) -> bool:
+        """Take the lock; one that this object has is taken once more.
+
+        Args:
+            patience: seconds to wait for another process, or thread, that has it.
+
+        Returns:
+            Whether it is ours now, or there are no locks; False where another has it.
+
+        Raises:
+            ValueError: the file is a link, which would lead to a file that somebody else has chosen.
+            FileNotFoundError: the folder is missing.
+        """
+        until = time.monotonic() + patience
+        while self._descriptor is None and not self._lock():
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.05)
+        self._times += 1
+        return True
+
+    def _lock(self) -> bool:
+        descriptor = None
+        try:
+            if fcntl is None:
+                raise OSError("this system has no flock")
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(self.path, flags, 0o666)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if descriptor is not None:
+                os.close(descriptor)
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    return False
+            if error.errno == errno.ELOOP:
+                raise ValueError(f"{self.path} is a link, where the file of a lock was expected: remove it") from None
+            if isinstance(error, FileNotFoundError):
+                raise
+            logger = MMLogger.get_current_instance().instance_name
+            _say_unlocked(self.path.parent, error.strerror or str(error), logger)
+            return True
+        self._descriptor = descriptor
+        _held.add(self)
+        return True
+
+    def release(self) -> None:
+        """Give the lock back, once for each time that it was taken; more often does nothing."""
+        self._times = max(self._times - 1, 0)
+        if not self._times:
+            if self._descriptor is not None:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a process that is just being started may have it too
+            self._close()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._times, self._descriptor = 0, None
+        _held.discard(self)
+
+    def __enter__(self) -> "FileLock":
+        self.acquire(math.inf)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+def _close_inherited() -> None:
+    """In a forked process, which would keep its parent's locks when that is killed."""
+    for lock in list(_held):
+        lock._close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited)
+
+
+@cache
+def _say_unlocked(folder: Path, reason: str, logger: str) -> None:
+    print_log(f"{folder} cannot be locked ({reason}): let no other process write to it", logger, logging.WARNING)
 
 
 def _is_special(path: Path) -> bool:

@@ -1,11 +1,11 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and locks of processes that share a folder."""
 
 import os
 import stat
 
 import pytest
 
-from crate_mm.files import atomic_file, is_leftover
+from crate_mm.files import FileLock, atomic_file, is_leftover
 
 
 @pytest.fixture
@@ -71,3 +71,42 @@ def test_leftovers_are_known_by_the_names_that_are_chosen(tmp_path):
     assert not is_leftover(left, r"best\.pth")
     for other in ("download.bin.part", ".epoch_3.pth.part", "epoch_3.pth.00000000.part", ".x.00000000.part"):
         assert not is_leftover(other, r"epoch_\d+\.pth")
+
+
+def test_a_lock_is_free_when_it_is_released_as_often_as_it_was_taken(tmp_path):
+    one, other = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    assert one.acquire()
+    assert one.acquire()
+    one.release()
+    assert not other.acquire(patience=0.1)
+    one.release()
+    one.release()
+    with other:
+        assert not one.acquire()
+    assert one.acquire()
+
+
+def test_a_forked_process_keeps_no_lock_of_its_parents(tmp_path):
+    """The workers of a run that is killed live on for some seconds."""
+    lock = FileLock(tmp_path / "lock")
+    assert lock.acquire()
+    ours, theirs = os.pipe()
+    if not (child := os.fork()):
+        os.close(theirs)
+        os.read(ours, 1)  # until the parent closes it
+        os._exit(0)
+    os.close(lock._descriptor)  # as a kill does, which unlocks nothing by itself
+    lock._descriptor = None
+    try:
+        assert FileLock(tmp_path / "lock").acquire(patience=5)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+        os.waitpid(child, 0)
+
+
+def test_a_lock_follows_no_link(old):
+    (old.parent / "lock").symlink_to(old)
+    with pytest.raises(ValueError, match="lock is a link, where the file of a lock was expected: remove it"):
+        FileLock(old.parent / "lock").acquire()
+    assert old.read_text() == "old"

@@ -55,16 +55,12 @@ def main() -> None:
         sources = {split: ClassFolders(args.source, split) for split in ("train", "val")}
         options = dict(short_side=args.short_side, quality=args.quality, shard_mb=args.shard_mb)
         packing = Packing(Path(args.target), args.source, sources, options)
-        with packing.begun(*args.part):
-            try:
-                for split in sources:
-                    pack(packing, split, args)
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(
-                    f"interrupted: {packing.count_done()} of {packing.count()} shards are packed, and the same command "
-                    "goes on from there"
-                ) from None
-            left_out = packing.finish()
+        if packing.is_packed:
+            packing.tidy()
+            print(f"{packing.target} was packed whole before; an earlier start was cut off at its very end")
+            left_out = []
+        else:
+            left_out = pack_part(packing, args)
         if left_out is None:
             done = f"part {args.part[0]} of {args.part[1]} is packed"
             if packing.target.exists():
@@ -78,6 +74,20 @@ def main() -> None:
         for reason in left_out:
             encoding = sys.stdout.encoding or "ascii"
             print(f"left out: {reason}".encode(encoding, "backslashreplace").decode(encoding))
+
+
+def pack_part(packing: Packing, args: argparse.Namespace) -> list[str] | None:
+    """Pack a part, and put the parts together if it is the last; what ``Packing.finish`` returns."""
+    with packing.begun(*args.part):
+        try:
+            for split in packing.sources:
+                pack(packing, split, args)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted: {packing.count_done()} of {packing.count()} shards are packed, and the same command "
+                "goes on from there"
+            ) from None
+        return packing.finish()
 
 
 def pack(packing: Packing, split: str, args: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ not say when they changed (object stores by FUSE), listings are not kept and eac
 import hashlib
 import json
 import logging
+import math
 import os
 import stat
 import tempfile
@@ -28,9 +29,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from mmengine.logging import print_log
 
+from ..files import FileLock
 from ..untrusted import check_plain, read_json, shown
 from .listing import Listing, Run, TooManyFilesError, columns_of
 from .mapped import MappedArrays, save_arrays, text_array
@@ -63,7 +64,7 @@ def listed(root: str, what: object, walk: Callable[[Walk], Iterator[Run]]) -> tu
         file = own_folder() / name
         lock = FileLock(file.with_suffix(".lock"))
         waited = _acquire(lock, root)
-    except (OSError, NotImplementedError) as error:
+    except (OSError, ValueError) as error:
         print_log(f"each process lists {shown(root)} for itself: {shown(error)}", "current", logging.WARNING)
         return _list(root, walk)[:2]
     try:
@@ -98,13 +99,10 @@ def own_folder() -> Path:
 
 def _acquire(lock: FileLock, root: str) -> bool:
     """Wait until no other process lists the tree; whether there was one."""
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print_log(f"another process is listing {shown(root)}, whose list will be used", "current")
-        lock.acquire()
-        return True
-    return False
+    if lock.acquire():
+        return False
+    print_log(f"another process is listing {shown(root)}, whose list will be used", "current")
+    return lock.acquire(math.inf)
 
 
 def _list(root: str, walk: Callable[[Walk], Iterator[Run]]) -> tuple[Listing, Counter, Walk]:

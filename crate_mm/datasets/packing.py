@@ -2,11 +2,13 @@
 
 Until it is whole, a pack lies in ``<target>.part``. Its plan says how many images a shard has; so a shard is known by
 its number alone, whoever writes it and when. A shard is written whole or not at all, and then its rows, with its
-checksum. When all are there the index is written and the folder gets its name.
+checksum. When all are there the index is written, the folder gets its name, and what a pack does not need is removed:
+the plan last, so that the same command can go on with a removal that was cut off.
 """
 
 import hashlib
 import json
+import math
 import secrets
 import shutil
 import statistics
@@ -16,10 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from filelock import FileLock, Timeout
 from PIL import features
 
-from ..files import atomic_file, is_leftover
+from ..files import FileLock, atomic_file, is_leftover
 from ..untrusted import read_json, read_regular, shown
 from .encoding import encode
 from .folders import ClassFolders
@@ -45,16 +46,21 @@ class Packing:
         sources: the images by split.
         options: ``short_side``, ``quality`` and ``shard_mb``, as ``tools/pack_dataset.py`` has them.
 
+    Attributes:
+        is_packed: the target is whole, of a start that was cut off before its end: all that is left is ``tidy``.
+
     Raises:
         ValueError: the target exists.
     """
 
     def __init__(self, target: Path, root: str, sources: dict[str, ClassFolders], options: dict) -> None:
         self.target, self.root, self.sources, self.options = target, root, sources, options
-        self.folder = target.with_name(f"{target.name}.part")
+        self.is_packed = (target / PLAN).is_file()
+        self.folder = target if self.is_packed else target.with_name(f"{target.name}.part")
         self.images: dict[str, int] = {}  # of each split, in the end
         self._all = FileLock(self.folder / MARK)
-        self._check_target()
+        if not self.is_packed:
+            self._check_target()
 
     def _check_target(self) -> None:
         if self.target.exists():
@@ -88,26 +94,32 @@ class Packing:
             self._all.release()
 
     def _acquire(self, lock: FileLock, patience: float) -> None:
-        try:
-            lock.acquire(timeout=patience)
-        except Timeout:
-            raise ValueError(
-                f"another process is packing into {self.folder}: wait for its end, or name another folder"
-            ) from None
+        if not lock.acquire(patience):
+            raise ValueError(f"another process is packing into {self.folder}: wait for its end, or name another folder")
 
-    def _prepare(self) -> None:
-        """Make a plan, or take that of an earlier start."""
+    def _wanted(self) -> dict:
         plan = {"form": FORM, **self.options, "images": _digest(self.sources), "written_by": None}
         if self.options["short_side"]:
             plan["written_by"] = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"
-        file = self.folder / PLAN
-        if not file.exists():
+        return plan
+
+    def _prepare(self) -> None:
+        """Make a plan, or take that of an earlier start."""
+        plan = self._wanted()
+        if not (self.folder / PLAN).exists():
             for path in self.folder.iterdir():
                 if not path.name.startswith(MARK):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             lengths = {split: self._images_per_shard(source) for split, source in self.sources.items()}
-            with atomic_file(file, text=True) as opened:
+            with atomic_file(self.folder / PLAN, text=True) as opened:
                 json.dump({**plan, "images_per_shard": lengths}, opened)
+        self._read_plan(plan)
+        for split in self.sources:
+            for folder in (self.folder / split, self.folder / ROWS / split):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def _read_plan(self, plan: dict) -> None:
+        file = self.folder / PLAN
         text = read_regular(file, 2**20)
         self._plan = hashlib.sha256(text).hexdigest()
         try:
@@ -121,9 +133,6 @@ class Packing:
                 what = f"with {key} {shown(begun.get(key))}, which is {value} now"
                 what = "from other images than are there now" if key == "images" else what
                 raise ValueError(f"{self.folder} was begun {what}: go on as it was begun, or delete it to begin anew")
-        for split in self.sources:
-            for folder in (self.folder / split, self.folder / ROWS / split):
-                folder.mkdir(parents=True, exist_ok=True)
 
     def _images_per_shard(self, source: ClassFolders) -> int:
         tried = np.unique(np.linspace(0, len(source) - 1, TRIED).astype(int)).tolist()
@@ -182,23 +191,41 @@ class Packing:
         if self.count_done() < self.count():
             return None
         try:
-            self._all.acquire()
+            self._all.acquire(math.inf)
         except FileNotFoundError:  # another part was done in the same moment
             return None
         try:
             if not (self.folder / PLAN).exists():  # likewise
-                if self.folder.exists() and list(self.folder.iterdir()) == [self.folder / MARK]:
-                    shutil.rmtree(self.folder)  # some versions of filelock have made it again
                 return None
             left_out = [text for split in self.sources for text in self._join(split)]
             self._check_target()  # meanwhile; an empty folder would be replaced
             self.folder.rename(self.target)
-            shutil.rmtree(self.target / ROWS)
-            for path in [self.target / PLAN, *self.target.glob(f"{MARK}*")]:
-                path.unlink()
+            self._remove_marks()
             return left_out
         finally:
             self._all.release()
+
+    def tidy(self) -> None:
+        """End a start that was cut off between the renaming and its end.
+
+        Raises:
+            ValueError: another process is doing it, or the pack was begun otherwise.
+        """
+        self._acquire(self._all, 0)
+        try:
+            if (self.target / PLAN).exists():  # else another process has ended it by now
+                self._read_plan(self._wanted())
+            self._remove_marks()
+            self.images = {split: len(PackedImages(self.target, split)) for split in self.sources}
+        finally:
+            self._all.release()
+
+    def _remove_marks(self) -> None:
+        for path in [self.target / ROWS, *self.target.glob(f"{MARK}*"), self.target / PLAN]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def _join(self, split: str) -> list[str]:
         numbers, left_out = self.shards(split), []

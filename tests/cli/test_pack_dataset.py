@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from PIL import Image
 
 from crate_mm.datasets import ClassFolders, PackedImages
 from crate_mm.datasets.encoding import AHEAD, encoded
 from crate_mm.datasets.packing import MARK, PLAN, ROWS
+from crate_mm.files import FileLock
 from tests.conftest import ROOT, Finished, start
 
 TRAIN = 240
@@ -225,6 +225,27 @@ def test_nobody_packs_a_shard_that_another_may_be_packing(packings, first_part, 
         done = packings.run("pack", *args)
     assert done.code == 2
     assert f"error: another process is packing into {first_part}" in done.last_line
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_kill_between_the_renaming_and_the_end_is_mended_by_the_same_command(packings, whole, removed, monkeypatch):
+    def die(path) -> None:
+        if removed:
+            rmtree(path)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    rmtree = shutil.rmtree
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", die)  # the tools are forked off
+        assert packings.run("pack").code == -signal.SIGKILL
+    assert (packings.folder / "pack" / ROWS).exists() == (not removed)
+    done = packings.run("pack", "--quality", 80)
+    assert f"{packings.folder / 'pack'} was begun with quality 90, which is 80 now" in done.last_line
+    done = packings.run("pack")
+    assert done.code == 0, done.output
+    assert f"train: {TRAIN - 1} images" in done.output
+    assert packings.files("pack") == whole
+    assert "exists already" in packings.run("pack").last_line
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "1/0", "-1/2"])

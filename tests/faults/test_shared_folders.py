@@ -1,5 +1,8 @@
 """Runs, packings and processes that meet: none deletes what it did not write, none goes on with another's."""
 
+import errno
+import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -7,20 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 
 from crate_mm.checkpoints.files import training_checkpoints
 from crate_mm.datasets import PackedImages
 from crate_mm.engine import load_config, read_checkpoint
 from crate_mm.engine.safety.work_dir import LOCK
+from crate_mm.files import FileLock
 from crate_mm.registry import MODELS
 from tests.conftest import ROOT, make_image_tree
 from tests.faults.test_interruptions import build
 
 HOLDS = """
-import sys, time, filelock
-lock = filelock.FileLock(sys.argv[1])
-lock.acquire()
+import sys, time
+from crate_mm.files import FileLock
+lock = FileLock(sys.argv[1])
+assert lock.acquire()
 print("held", flush=True)
 time.sleep(60)
 """
@@ -67,26 +71,43 @@ def test_a_run_holds_its_folder_while_it_trains(tmp_path):
     runner = build(tmp_path, train_cfg__max_epochs=1)
     held = []
     runner.build_for_training()
-    probe = "import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(timeout=0)"
+    probe = "import sys; from crate_mm.files import FileLock; print(FileLock(sys.argv[1]).acquire())"
     runner.hooks[0].after_train_iter = lambda *args, **kwargs: (
         held
         or held.append(
-            subprocess.run([sys.executable, "-c", probe, tmp_path / LOCK], capture_output=True, text=True).stderr
+            subprocess.run([sys.executable, "-c", probe, tmp_path / LOCK], capture_output=True, text=True).stdout
         )
     )
     runner.train()
-    assert "Timeout" in held[0]
-    FileLock(tmp_path / LOCK).acquire(timeout=0)  # it is free again
+    assert held[0] == "False\n"
+    assert FileLock(tmp_path / LOCK).acquire()  # it is free again
 
 
-def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, run_tool):
-    def none(self, *args, **kwargs):
-        raise NotImplementedError("no locks here")
+@pytest.fixture(params=[errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def no_locks(request, monkeypatch) -> str:
+    """A file system that has no locks; the sentence of its error."""
 
-    monkeypatch.setattr(FileLock, "acquire", none)
+    def refuse(*args):
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    return os.strerror(request.param)
+
+
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, no_locks, run_tool):
+    (tmp_path / LOCK).write_text("4711\nanother-node\n")  # of a run that was killed
     done = run_tool("train", "debug", "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1")
     assert done.code == 0, done.output
-    assert "cannot be locked (no locks here)" in done.output
+    assert f"{tmp_path} cannot be locked ({no_locks}): let no other process write to it" in done.output.replace(
+        "\n", ""
+    )
+
+
+def test_packing_goes_on_without_locks(tmp_path, no_locks, run_tool):
+    source = make_image_tree(tmp_path / "data")
+    done = run_tool("pack_dataset", source, tmp_path / "target", "--workers", 1, "--part", "1/2")
+    assert done.code == 0, done.output
+    assert sorted(p.name for p in (tmp_path / "target").iterdir()) == ["train", "val"]
 
 
 @pytest.mark.slow
