@@ -27,7 +27,7 @@ from .by_name import keep_what_is_told
 from .checkpoints import Checkpoint, CheckpointError, as_checkpoint, build_described, open_checkpoint
 from .checkpoints.fit import fit
 from .checkpoints.publish import publish
-from .checkpoints.remote import HubFile, hub_file, local_file
+from .checkpoints.remote import HubFile, hub_file, hub_token, local_file
 from .checkpoints.safe import MOST_SAID, as_contents
 from .engine.results import RESULT_FILE
 from .files import atomic_file, home
@@ -93,18 +93,20 @@ class HubModel(nn.Module, ModelHubMixin):
 
         Args:
             repo_id: 'owner/name'.
-            kwargs: of the library's ``ModelHubMixin.push_to_hub``, such as ``private``, ``token``, ``branch``.
+            kwargs: of the library's ``ModelHubMixin.push_to_hub``, such as ``private``, ``token``, ``branch``. No token
+                is sent unless the Hub's address is https.
 
         Raises:
             CheckpointError: the Hub does not take it.
         """
+        token = hub_token(kwargs.pop("token", None))
         try:
-            pushed = super().push_to_hub(repo_id, model_card_kwargs={"repo": repo_id}, **kwargs)
+            pushed = super().push_to_hub(repo_id, token=token, model_card_kwargs={"repo": repo_id}, **kwargs)
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             line = next((line for line in str(error).splitlines() if line.strip()), "")
             raise CheckpointError(
                 f"{shown(repo_id)} cannot be pushed to (hf auth login, or HF_TOKEN in the environment, says who you "
-                f"are): {type(error).__name__}: {shown(line)}"
+                f"are, to an https address): {type(error).__name__}: {shown(line)}"
             ) from None
         return pushed.commit_url
 

@@ -37,7 +37,9 @@ class HubServer:
         self.pause_s = 0.0  # before a file is sent
         self.cut: list[int] = []
         self.requests: list[tuple[str, str, str | None]] = []
+        self.tokens: list[str | None] = []  # that came with the requests
         self.swapped: dict[str, bytes] = {}  # what is sent in the place of a large file, by its SHA-256
+        self.lies: dict[str, str] = {}  # headers of the Hub's that are sent in the place of the true ones
         server = self
 
         class Handler(_Handler):
@@ -87,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.hub.requests.append((self.command, self.path, self.headers.get("Range")))
+        self.hub.tokens.append(self.headers.get("Authorization"))
         path = unquote(urlsplit(self.path).path)
         if path in self.hub.redirects:
             return self.answer(302, b"", Location=self.hub.redirects[path])
@@ -124,15 +127,16 @@ class _Handler(BaseHTTPRequestHandler):
         told = {"X-Repo-Commit": self.hub.commit(repo, revision)}
         contents = revisions[revision].get(name)
         if contents is None:
-            return self.refuse(404, "EntryNotFound", "Entry not found", **told)
+            return self.refuse(404, "EntryNotFound", "Entry not found", **{**told, **self.hub.lies})
         if name in self.hub.lfs:
             digest = hashlib.sha256(contents).hexdigest()
             told |= {"X-Linked-Size": str(len(contents)), "X-Linked-ETag": f'"{digest}"'}
             return self.answer(302, b"", Location=f"{self.hub.elsewhere}/large/{digest}", **told)
-        return self.file(contents, ETag=f'"{git_hash(contents)}"', **told)
+        return self.file(contents, **{"ETag": f'"{git_hash(contents)}"', **told, **self.hub.lies})
 
     def do_POST(self) -> None:
         self.hub.requests.append((self.command, self.path, None))
+        self.hub.tokens.append(self.headers.get("Authorization"))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = urlsplit(self.path).path
         if self.hub.read_only:

@@ -61,6 +61,12 @@ def test_what_is_pushed(pushed, debug_checkpoint, hub, tmp_path):
     )
 
 
+def test_nothing_is_pushed_or_loaded_with_a_token_over_http(hub, pushed, hub_model, debug_checkpoint):
+    hub_model.from_pretrained("me/digits", token="hf_given")
+    hub_model(debug_checkpoint).push_to_hub("me/digits", token="hf_given")
+    assert set(hub.tokens) == {None}, "HF_TOKEN is set, and the server is one of http"
+
+
 def test_the_card_is_the_runs(pushed, debug_checkpoint):
     from huggingface_hub import ModelCard
 

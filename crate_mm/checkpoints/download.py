@@ -10,7 +10,7 @@ import shutil
 import ssl
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -26,6 +26,8 @@ import crate_mm
 from ..untrusted import read_json, read_regular, shown
 from .form import CheckpointError
 
+MOST_BYTES = 2**36  # of a file
+MOST_UNTOLD_BYTES = 2**33  # of a file whose length its server does not tell
 WAIT_S = 60  # for an answer, and for each further part of the file
 
 
@@ -124,6 +126,38 @@ def _begun(part: Path, about: Path) -> str | None:
         return told["etag"] or None if part.stat().st_size else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+class Bounded:
+    """A file to write that takes no more bytes than were announced, or than a checkpoint has: a stream may have no end.
+
+    Args:
+        file: which is written to.
+        announced: how many bytes it is to have; None if nobody says it.
+        name: of what is downloaded, for messages.
+
+    Raises:
+        CheckpointError: more are announced, or written, than that.
+    """
+
+    def __init__(self, file: IO[bytes], announced: int | None, name: Any) -> None:
+        self._file, self._most, self._name = file, MOST_UNTOLD_BYTES if announced is None else announced, name
+        if not 0 <= self._most <= MOST_BYTES:
+            raise CheckpointError(
+                f"{shown(name)} cannot be downloaded: its server announces {announced:,} bytes, of at most "
+                f"{MOST_BYTES:,}: give the path of the file where you have it"
+            )
+
+    def write(self, block: bytes) -> int:
+        if self._file.tell() + len(block) > self._most:
+            raise CheckpointError(
+                f"{shown(self._name)} cannot be downloaded: more than {self._most:,} bytes are sent, which is "
+                "its announced length, or the most without one"
+            )
+        return self._file.write(block)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 class _StaysSecure(HTTPRedirectHandler):

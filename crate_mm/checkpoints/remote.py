@@ -7,22 +7,26 @@ import hashlib
 import logging
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from filelock import FileLock
 from mmengine.logging import print_log
 
-from ..files import home
+from ..files import atomic_file, home, write_whole
 from ..registry import suggest
 from ..untrusted import shown
-from .download import download, hash_file
+from .download import Bounded, download, hash_file
 from .form import CheckpointError
 from .zoo import PUBLISHED, Published
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one letter is a drive of Windows
 HUB = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([^@/]+))?/([^@]+?)(?:@([^@]+))?")
 HUB_PAGE = re.compile(r"https://(?:www\.)?huggingface\.co/([\w.-]+/[\w.-]+)/blob/([^/]+)/([^?]+)")
+HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of a file on the Hub, or of a commit
+NO_HASH = "no hash of it is known: write #sha256= and its hash behind its address, or give the path of the file"
 FORMS = "a checkpoint is a path, https://host/file, hf://owner/repo/file or the name of published weights"
 
 
@@ -127,7 +131,7 @@ def _check_https(address: str) -> None:
 
 def _hub_address(address: str) -> HubFile:
     found = HUB.fullmatch(address)
-    parts = found[3].split("/") if found else [""]
+    parts = [*found[3].split("/"), *(found[2] or found[4] or "main").split("/")] if found else [""]
     if not found or not all(part.strip(".") for part in parts) or (found[2] and found[4]):
         raise CheckpointError(
             f"{shown(address)} is no file on the Hub: write hf://owner/repo/file, and @revision behind it for another "
@@ -136,44 +140,96 @@ def _hub_address(address: str) -> HubFile:
     return HubFile(found[1], found[3], found[2] or found[4])
 
 
-def hub_file(wanted: HubFile, sha256: str | None = None, **options: Any) -> Path:
+def hub_file(
+    wanted: HubFile,
+    sha256: str | None = None,
+    *,
+    force_download: bool = False,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
     """A file of the Hub, from its cache or downloaded, with the hash that the Hub tells of it, or the one given.
 
     Args:
         wanted: which.
         sha256: the hash that it must have.
-        options: of ``huggingface_hub.hf_hub_download``.
+        force_download: also what is in the cache.
+        token: of the Hub; the one of ``hf auth login`` if not given. None is sent unless the Hub's address is https.
+        cache_dir: the Hub's own if not given.
+        local_files_only: take the cache, and ask for nothing.
 
     Raises:
         CheckpointError: huggingface_hub is not installed, or there is no such file, or it cannot be reached, or it has
-            another hash.
+            another hash, or no hash is known.
     """
-    path = _from_hub(wanted, options)
+    path, tag = _from_hub(wanted, sha256, force_download, token, cache_dir, local_files_only)
     commit = path.parents[wanted.file.count("/")].name
     if commit != wanted.revision:  # a branch goes on
         print_log(f"{shown(wanted)} is of commit {shown(commit)}", "current", logging.INFO)
-    stored_as = Path(os.readlink(path)) if path.is_symlink() else Path()
-    told = (
-        stored_as.name if stored_as.parent.name == "blobs" else ""
-    )  # the cache names a file by its hash, if it has one
-    expected = sha256 or (told if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", told) else None)
+    stored = path
+    if path.is_symlink():  # to a file that the cache names by its hash, if it has one
+        stored = path.parent / os.readlink(path)
+        tag = stored.name if stored.parent.name == "blobs" and HASH.fullmatch(stored.name) else None
+        if not tag and not sha256:
+            raise CheckpointError(f"{shown(wanted)} is not taken from the cache: {NO_HASH}")
+    expected = sha256 or tag
     if expected and not _has_hash(path, expected):
-        for file in (path.parent / stored_as, path):
-            file.unlink(missing_ok=True)
+        path.unlink()
+        if tag:
+            stored.unlink(missing_ok=True)
         raise CheckpointError(f"{wanted} is not kept: its hash is not {expected}, which it should be")
     return path
 
 
-def _from_hub(wanted: HubFile, options: dict[str, Any]) -> Path:
+def hub_token(token: str | bool | None = None) -> str | bool | None:
+    """The token that goes to the Hub: none to an address of http, where anybody on the way could read it."""
+    return token if _hub_url().startswith("https://") else False
+
+
+def _from_hub(
+    wanted: HubFile,
+    sha256: str | None,
+    force: bool,
+    token: str | bool | None,
+    cache_dir: str | Path | None,
+    local: bool,
+) -> tuple[Path, str | None]:
+    """The path of a file in the Hub's cache, and its hash where it was downloaded now."""
     try:
-        from huggingface_hub import errors, hf_hub_download
+        from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
     except ModuleNotFoundError:
         raise CheckpointError(
             f"{wanted} needs huggingface_hub, which is not here: pip install 'crate_mm[hub]'"
         ) from None
-    private = "(hf auth login, or HF_TOKEN in the environment, where it is private)"
+
+    def cached() -> Path:
+        options = {"revision": wanted.revision, "cache_dir": cache_dir, "local_files_only": True}
+        return Path(hf_hub_download(wanted.repo, wanted.file, **options))
+
+    token = hub_token(token)
+    alone = "" if _hub_url().startswith("https://") else "; a token is sent to an https address alone"
+    private = f"(hf auth login, or HF_TOKEN in the environment, where it is private{alone})"
     try:
-        return Path(hf_hub_download(wanted.repo, wanted.file, revision=wanted.revision, **options))
+        if local:
+            return cached(), None
+        if HASH.fullmatch(wanted.revision or "") and not force:  # a commit, which stays as it is
+            with suppress(errors.LocalEntryNotFoundError):
+                return cached(), None
+        try:
+            told = get_hf_file_metadata(hf_hub_url(*wanted[:2], revision=wanted.revision), token=token)
+        except (errors.EntryNotFoundError, errors.RevisionNotFoundError):
+            raise
+        except Exception as error:  # the cache is taken, of whatever the Hub does not answer
+            if not force:
+                with suppress(errors.LocalEntryNotFoundError):
+                    return cached(), None
+            if isinstance(error, errors.RepositoryNotFoundError):
+                raise
+            raise errors.LocalEntryNotFoundError(str(error)) from error
+        return _into_cache(wanted, told, sha256, force, token, cache_dir)
+    except CheckpointError:
+        raise
     except errors.GatedRepoError:
         why = f"its owner gives it to those who ask on its page, {_hub_url()}/{wanted.repo}, and log in {private}"
     except errors.RepositoryNotFoundError:
@@ -188,6 +244,58 @@ def _from_hub(wanted: HubFile, options: dict[str, Any]) -> Path:
     except Exception as error:  # the library's, its client's and the system's
         why = f"{type(error).__name__}: {_first_line(error)}"
     raise CheckpointError(f"{shown(wanted)} cannot be downloaded: {why}")
+
+
+def _into_cache(
+    wanted: HubFile, told: Any, sha256: str | None, force: bool, token: str | bool | None, cache_dir: str | Path | None
+) -> tuple[Path, str]:
+    """Download a file into the Hub's cache, where the Hub's library finds it, unless it is there already.
+
+    The library's own download makes paths of whatever the server tells as the file's tag and commit.
+    """
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    tag, commit = (told.etag or "").lower(), (told.commit_hash or "").lower()
+    tag = tag if HASH.fullmatch(tag) else sha256
+    if not HASH.fullmatch(commit):
+        raise CheckpointError(
+            f"{shown(wanted)} is not downloaded: {_hub_url()} does not tell its commit, so it is no Hub: HF_ENDPOINT "
+            "says where the Hub is"
+        )
+    if not tag:
+        raise CheckpointError(f"{shown(wanted)} is not downloaded: {_hub_url()}: {NO_HASH}")
+    store = Path(cache_dir or constants.HF_HUB_CACHE).expanduser() / f"models--{wanted.repo.replace('/', '--')}"
+    path, stored = store / "snapshots" / commit / wanted.file, store / "blobs" / tag
+    if force or not path.exists():
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(stored.with_name(".lock")):  # of several processes the first downloads
+            if force or not stored.exists():
+                with atomic_file(stored) as file:
+                    http_get(
+                        hf_hub_url(*wanted[:2], revision=commit),
+                        Bounded(file, told.size, wanted),
+                        headers=build_hf_headers(token=token),
+                        expected_size=told.size,
+                        displayed_filename=wanted.file,
+                    )
+            _link(path, stored)
+    name = store / "refs" / (wanted.revision or "main")
+    if name.name != commit and not (name.is_file() and name.read_text() == commit):
+        with suppress(OSError):  # the cache may be for reading alone
+            write_whole(name, commit.encode())
+    return path, tag
+
+
+def _link(path: Path, stored: Path) -> None:
+    """Let a path in the Hub's cache lead to a file in it; where the system has no links, the file goes there itself."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    try:
+        path.symlink_to(os.path.relpath(stored, path.parent))
+    except OSError:
+        os.replace(stored, path)
 
 
 def _hub_url() -> str:

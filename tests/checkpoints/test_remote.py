@@ -129,6 +129,62 @@ def test_a_file_in_the_cache_that_has_changed_is_not_taken(hub):
     assert local_file("hf://me/model/w.pth").read_bytes() == WEIGHTS
 
 
+@pytest.mark.parametrize("leads_to", ["../../../../../marker", "{tmp_path}/marker"])
+@pytest.mark.parametrize("header", ["ETag", "X-Repo-Commit"])
+def test_what_a_mirror_tells_of_a_file_is_no_path(hub, tmp_path, header, leads_to):
+    """The Hub's cache is named by tags and commits, which the server chooses."""
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    leads_to = leads_to.format(tmp_path=tmp_path)
+    hub.lies = {header: f'"{leads_to}"' if header == "ETag" else leads_to}
+    why = "no hash of it is known" if header == "ETag" else "does not tell its commit"
+    with pytest.raises(CheckpointError, match=f"hf://me/model/w.pth is not downloaded: .* {why}"):
+        local_file("hf://me/model/w.pth")
+    with pytest.raises(CheckpointError, match="the repository has no file none"):
+        local_file("hf://me/model/none")
+    assert list(tmp_path.rglob("*")) == [], "nothing is written, in the cache or out of it"
+
+
+def test_a_file_whose_tag_is_no_hash_is_taken_by_the_hash_that_is_given(hub):
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    hub.lies = {"ETag": '"1-2-3"'}
+    assert local_file(f"hf://me/model/w.pth#sha256={SHA256}").read_bytes() == WEIGHTS
+    with pytest.raises(CheckpointError, match="is not downloaded: .* write #sha256= and its hash behind its address"):
+        local_file("hf://me/model/w.pth")
+
+
+def test_what_lies_in_the_cache_under_no_hash_is_refused_and_stays(hub, tmp_path):
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    path, own = local_file("hf://me/model/w.pth"), tmp_path / "own.pth"
+    own.write_bytes(OTHER)
+    path.unlink()
+    path.symlink_to(own)
+    with pytest.raises(
+        CheckpointError, match="hf://me/model/w.pth is not taken from the cache: no hash of it is known"
+    ):
+        local_file("hf://me/model/w.pth")
+    with pytest.raises(CheckpointError, match="is not kept: its hash is not"):
+        local_file(f"hf://me/model/w.pth#sha256={SHA256}")
+    assert own.read_bytes() == OTHER
+    assert local_file("hf://me/model/w.pth").read_bytes() == WEIGHTS
+
+
+def test_the_hubs_library_finds_what_was_downloaded(hub):
+    from huggingface_hub import hf_hub_download
+
+    hub.repos["me/model"] = {"main": {"sub/w.pth": WEIGHTS}}
+    path = local_file("hf://me/model/sub/w.pth")
+    assert hf_hub_download("me/model", "sub/w.pth", local_files_only=True) == str(path)
+
+
+def test_a_token_is_sent_over_https_alone(hub, monkeypatch):
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    assert local_file("hf://me/model/w.pth").read_bytes() == WEIGHTS
+    remote.hub_file(remote.HubFile("me/model", "w.pth"), force_download=True, token="hf_given")
+    assert set(hub.tokens) == {None}
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://hub.example")
+    assert (remote.hub_token(), remote.hub_token("hf_given"), remote.hub_token(False)) == (None, "hf_given", False)
+
+
 NOT_THERE = {
     "hf://me/model/none.pth": "hf://me/model/none.pth cannot be downloaded: the repository has no file none.pth",
     "hf://me/none/w.pth": r"cannot be downloaded: http://127.0.0.1:\d+ has no repository me/none \(hf auth login, or",
@@ -302,6 +358,7 @@ WRONG = {
     "hf://me/model": "hf://me/model is no file on the Hub: write hf://owner/repo/file, and @revision",
     "hf://me/model/../w.pth": "is no file on the Hub: write hf://owner/repo/file",
     "hf://me/model@v1/w.pth@v2": "is no file on the Hub",
+    "hf://me/model/w.pth@../../v2": "is no file on the Hub",
     "http://host/w.pth": "http://host/w.pth: over http anybody on the way can change a file: give its https address",
     "https://": "https:// is no address of a file: it names no host",
     "https:///w.pth": "it names no host",
