@@ -196,6 +196,22 @@ def test_a_page_of_a_masked_autoencoder(browser, tmp_path):
     browser.check_quiet()
 
 
+def test_what_the_class_tokens_map_shows_is_told_by_the_heads_pooling(browser, tmp_path):
+    models = {pool: classifier() for pool in ("cls", "mean", "unknown")}
+    models["mean"].head.pool = "mean"
+    del models["unknown"].head.pool
+    models["unknown"].head.pooled = lambda tokens: tokens[:, 0]
+    page_of(models, Images((3, 16, 24)), tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    assert browser.run("return document.querySelectorAll('[data-key^=\"cls-\"]').length") == 3
+    cls, mean = browser.texts('[data-told="pool"]')
+    assert cls == "The head predicts from the class token: its map shows what the model gathers its answer from."
+    assert mean.startswith("The head predicts from the mean of all tokens: this map does not show what")
+    assert browser.texts('#look [data-model="2"] [data-told="pool"]') == []
+    assert "answer" not in browser.text("#look .intro")
+    browser.check_quiet()
+
+
 def test_models_side_by_side(browser, tmp_path):
     """Of other depths and heads: what one lacks is said, and the other is shown."""
     models = {
