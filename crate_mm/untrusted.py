@@ -6,6 +6,7 @@ by malice; either ends in one sentence, before the memory or the time that it as
 
 import json
 import os
+import re
 import stat
 import unicodedata
 from pathlib import Path
@@ -28,6 +29,32 @@ def shown(text: Any, most: int = 200) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escape(c) if unicodedata.category(c) in _HIDDEN else c for c in text)
+
+
+# Of an address: its scheme; user and password; host and path; what follows them.
+_ADDRESS = re.compile(r"\b([A-Za-z][\w+.-]{1,20}://)(?:[^\s/'\"]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*)?")
+_ABSOLUTE = re.compile(
+    r"(?<=')~?/[^']*(?=')|(?<=\")~?/[^\"]*(?=\")"  # in quotes, where it may hold spaces
+    r"|(?:(?<=[\s=,:(\[{'\"])|^)(?:~[\w.-]*)?/[^\s'\",;)\]}/][^\s'\",;)\]}]*"
+)
+
+
+def public(text: Any) -> str:
+    """A path, an address, an argument of a command or a sentence as others may read it.
+
+    Of absolute paths the name alone is left, without the user's folders. Addresses lose user, password and what stands
+    behind '?' or '#', which may be a signature.
+    """
+    start, value = re.fullmatch(r"(-{0,2}\w[\w.-]*=)?(.*)", str(text), re.S).groups(default="")
+    if re.match(r"~?/|file://", value):  # all of it is a path, with spaces and quotes
+        return start + _name(value)
+    if re.match(r"\w+://", value):
+        return start + _ADDRESS.sub(r"\1\2", re.split(r"[?#]", value, maxsplit=1)[0])
+    return start + _ABSOLUTE.sub(lambda path: _name(path[0]), _ADDRESS.sub(r"\1\2", value))
+
+
+def _name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2] or path
 
 
 def shown_lines(text: Any, most: int = 20_000) -> str:

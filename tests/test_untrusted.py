@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crate_mm.untrusted import check_plain, read_json, read_regular, shown, shown_lines, spreadsheet_cell
+from crate_mm.untrusted import check_plain, public, read_json, read_regular, shown, shown_lines, spreadsheet_cell
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,29 @@ from crate_mm.untrusted import check_plain, read_json, read_regular, shown, show
 )
 def test_a_name_is_shown_on_one_line_without_what_a_terminal_acts_on(name, as_shown):
     assert shown(name) == as_shown
+
+
+@pytest.mark.parametrize(
+    ("text", "for_others"),
+    [
+        ("configs/crate_tiny.py", "configs/crate_tiny.py"),
+        ("/home/alice/my runs/epoch 1.pth", "epoch 1.pth"),
+        ("~/runs/", "runs"),
+        ("--out=/home/alice/my runs/page.html", "--out=page.html"),
+        ("data.roots=['/home/al ice/x', 'a/b',/home/alice/y]", "data.roots=['x', 'a/b',y]"),
+        ("https://alice:pass@word@host.example/w.pth?X-Amz-Signature=S/E.C=1#x", "https://host.example/w.pth"),
+        ("load_from=https://host.example/w.pth?Signature=SECRET", "load_from=https://host.example/w.pth"),
+        ("hf://owner/repo/w.pth@main", "hf://owner/repo/w.pth@main"),
+        ("file:///home/alice/w.pth", "w.pth"),
+        ('{"file": "/home/al ice/w.pth", "rate": 1/2}', '{"file": "w.pth", "rate": 1/2}'),
+        (
+            "begun from https://host/a?s=1 and /home/alice/b.pth, not from c/d",
+            "begun from https://host/a and b.pth, not from c/d",
+        ),
+    ],
+)
+def test_what_others_read_has_no_folders_of_the_user_and_no_signature(text, for_others):
+    assert public(text) == for_others
 
 
 @given(st.text())

@@ -3,7 +3,17 @@
 import torch
 from torch import Tensor, nn
 
+from ..models.tasks.heads import POOLS
 from .taps import name_of, on_taps, steps
+
+
+def pooling(model: nn.Module) -> str | None:
+    """How a model's head pools the tokens, 'cls' or 'mean'; None without a head, or where its ``pool`` is neither.
+
+    It says whether the CLS token's attention is what the prediction is made from.
+    """
+    pool = getattr(getattr(model, "head", None), "pool", None)
+    return pool if isinstance(pool, str) and pool in POOLS else None
 
 
 @torch.no_grad()

@@ -37,8 +37,9 @@ from ..checkpoints.remote import local_file
 from ..datasets.images import open_image
 from ..datasets.transforms import to_uint8
 from ..engine.features import build_loader, load_config_for
+from ..engine.results import dataset_name
 from ..files import atomic_file
-from ..untrusted import shown
+from ..untrusted import public, shown
 from .analyze import build_model
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
@@ -120,7 +121,7 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
                 truth = true_masks(loader.dataset, args.masks) if args.masks else lambda _: None
                 datas.append(Data(data_name(cfg, args), loader.dataset, batches_of(loader), truth))
             check_size(datas, model, config)
-            name = file if file == "random" else Path(file).stem
+            name = file if file == "random" else Path(public(file)).stem
             label = name if len(groups) == 1 else f"{Path(config).stem}: {name}"
             while label in {looked.label for looked in models}:
                 label += "'"
@@ -203,19 +204,18 @@ def check_size(datas: list[Data], model: torch.nn.Module, config: str) -> None:
 
 def data_name(cfg: Config, args: argparse.Namespace) -> str:
     if args.images:
-        return f"images of {Path(args.images).name}"
-    source = cfg[f"{args.split}_dataloader"].dataset
-    return f"{(source.get('source') or source).get('type')}, {args.split}"
+        return f"images of {Path(args.images).resolve().name}"
+    return f"{dataset_name(cfg[f'{args.split}_dataloader'].dataset, cfg.get('data_root'))}, {args.split}"
 
 
 def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """What a model was made from."""
-    told: dict[str, Any] = {"config": shown(config), "checkpoint": shown(file)}
+    """What a model was made from. The page is for others too: it has no folder of the user's, and no signature."""
+    told: dict[str, Any] = {"config": shown(public(config)), "checkpoint": shown(public(file))}
     if checkpoint is not None:
         told["sha256"] = hash_file(local_file(file), hashlib.sha256())
-        told["notes"] = [shown(note, 1000) for note in checkpoint.notes]
+        told["notes"] = [shown(public(note), 1000) for note in checkpoint.notes]
     model = cfg.model.to_dict() if hasattr(cfg.model, "to_dict") else dict(cfg.model)
-    told["model"] = json.dumps(model, indent=2, default=str)[:SHOWN_CONFIG]
+    told["model"] = public(json.dumps(model, indent=2, default=str))[:SHOWN_CONFIG]
     return told
 
 
@@ -223,7 +223,7 @@ def run_data(args: argparse.Namespace, datas: list[Data], measured: int) -> dict
     """What was run, with what, on what."""
     settings = ("split", "num_images", "shown", "eps_squared", "raw_length", "megabytes", "seed")
     return {
-        "command": shown(" ".join(["crate-mm report", *sys.argv[1:]]), 2000),
+        "command": shown(" ".join(["crate-mm report", *map(public, sys.argv[1:])]), 2000),
         "date": time.strftime("%Y-%m-%d"),
         "data": [shown(data.label) for data in datas],
         "measured": measured,

@@ -187,7 +187,7 @@ def test_attention_is_drawn_on_one_scale_with_the_mean_of_the_heads():
     assert {image.get_interpolation() for image in drawn} == {"nearest"}
     assert found.note == ""
     model.head.pool = "mean"
-    assert "the head pools by 'mean'" in draw("attention", model, interpolation="nearest").note
+    assert "predicts from the mean of all tokens" in draw("attention", model, interpolation="nearest").note
 
 
 def test_names_stand_below_the_pictures():

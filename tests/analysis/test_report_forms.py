@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from crate_mm.analysis.report.gather import Data, Looked, Wanted, gather
 from crate_mm.analysis.report.page import make_page
+from crate_mm.analysis.table import MEASURES
 from crate_mm.models import ImageClassifier
 from crate_mm.models.layers import Block, Compression, Sparsification
 from crate_mm.registry import MODELS, head_for
@@ -27,17 +28,17 @@ HOSTILE = [
 class Images(Dataset):
     """Random images with labels and names."""
 
-    def __init__(self, shape, count=9, names=(), labels=True):
+    def __init__(self, shape, count=9, names=(), labels=True, classes=5):
         self.images = torch.randint(
             0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
         )
-        self.names, self.labels = names, labels
+        self.names, self.labels, self.classes = names, labels, classes
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, i):
-        return {"inputs": self.images[i], "labels": i % 5 if self.labels else -1, "sample_idx": i}
+        return {"inputs": self.images[i], "labels": i % self.classes if self.labels else -1, "sample_idx": i}
 
     def path(self, i):
         return f"/folder/{self.names[i % len(self.names)].replace('/', '_')}" if self.names else f"{i}.png"
@@ -196,6 +197,22 @@ def test_a_page_of_a_masked_autoencoder(browser, tmp_path):
     browser.check_quiet()
 
 
+def test_what_the_class_tokens_map_shows_is_told_by_the_heads_pooling(browser, tmp_path):
+    models = {pool: classifier() for pool in ("cls", "mean", "unknown")}
+    models["mean"].head.pool = "mean"
+    del models["unknown"].head.pool
+    models["unknown"].head.pooled = lambda tokens: tokens[:, 0]
+    page_of(models, Images((3, 16, 24)), tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    assert browser.run("return document.querySelectorAll('[data-key^=\"cls-\"]').length") == 3
+    cls, mean = browser.texts('[data-told="pool"]')
+    assert cls == "The head predicts from the class token: its map shows what the model gathers its answer from."
+    assert mean.startswith("The head predicts from the mean of all tokens: this map does not show what")
+    assert browser.texts('#look [data-model="2"] [data-told="pool"]') == []
+    assert "answer" not in browser.text("#look .intro")
+    browser.check_quiet()
+
+
 def test_models_side_by_side(browser, tmp_path):
     """Of other depths and heads: what one lacks is said, and the other is shown."""
     models = {
@@ -233,6 +250,51 @@ def test_hostile_names_stay_names(browser, tmp_path):
     assert "\\u202e" in data["images"][4]["name"]
     assert browser.run("return window.broken === undefined && document.querySelectorAll('script').length") == 3
     assert browser.run("return document.querySelectorAll('img[onerror], [onload]').length") == 0
+    browser.check_quiet()
+
+
+ODD = ["__proto__", "constructor", "toString", "a.b[0]", 'it\'s "q" \\ \\n back', "null", "twice", "twice"]
+
+
+def test_names_that_mean_something_to_javascript_and_vega_stay_names(browser, tmp_path, monkeypatch):
+    measures, models = ODD[:5], ODD[:7]
+    for name in measures:
+        monkeypatch.setitem(MEASURES, name, MEASURES["r_out"]._replace(name=name, meaning=f"meaning of {name}"))
+    file, images = tmp_path / "report.html", Images((3, 16, 24), names=ODD, classes=len(ODD))
+    page_of({name: classifier(depth=1) for name in models}, images, file, class_names=ODD)
+    browser.open(file)
+    assert [text.partition(" CRATE, ")[0] for text in browser.texts("#models label > span:last-child")] == models
+    assert set(measures) < set(browser.texts(".measure > button"))
+    for section in ("code", "subspaces"):
+        labels = browser.texts(f'#{section} [data-model="0"] .role-axis-label text')
+        assert {name for name in ODD if name not in labels} == set(), section
+        assert labels.count("twice") == 2 * (2 if section == "code" else 1)
+    for name in measures:
+        buttons = "[...document.querySelectorAll('.measure > button')]"
+        browser.run(f"{buttons}.find((button) => button.textContent === arguments[0]).click()", name)
+        browser.wait()
+        assert browser.text("#objective .detail h3") == f"{name}: layer 1"
+        assert browser.text("#objective .detail .equation") == f"meaning of {name}"
+        assert browser.texts("#objective thead th") == ["layer", *models]
+    for name, chosen in (("__proto__", "__proto__"), ("valueOf", "Rᶜ after compression")):
+        browser.open(file, f"#measure={name}")
+        assert browser.text('.measure > [aria-pressed="true"]') == chosen
+    browser.check_quiet()
+
+
+def test_a_section_that_fails_leaves_the_others(browser, tmp_path):
+    file = tmp_path / "report.html"
+    data = page_of({"one": classifier()}, Images((3, 16, 24)), file)
+    data["models"][0]["layers"][0]["code"]["sorted_share"]["gzip"] = "no base64"
+    file.write_text(make_page(data, "title"))
+    browser.open(file)
+    assert len(browser.errors()) == 1
+    assert browser.text("#code .body").startswith("This section could not be drawn: ")
+    for section in ("objective", "look", "subspaces", "segments", "run"):
+        assert "could not be drawn" not in browser.text(f"#{section} .body")
+        assert browser.run("return document.querySelector(arguments[0]).children.length", f"#{section} .body") > 1
+    browser.press("#layer-choice", "\ue014")
+    assert "How often the directions of layer 2 are used" in browser.text("#code .body")
     browser.check_quiet()
 
 

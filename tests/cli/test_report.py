@@ -52,6 +52,11 @@ def test_checkpoints_of_several_configs(run_tool, configs, debug_checkpoint, tmp
     assert run["sha256"] == hashlib.sha256(debug_checkpoint.read_bytes()).hexdigest()
     assert json.loads(run["model"])["backbone"]["type"] == "CRATE"
     assert data["run"]["settings"] | {"seed": 0, "num_images": 30, "shown": 4} == data["run"]["settings"]
+    assert run["checkpoint"] == debug_checkpoint.name
+    command = "crate-mm report debug random epoch_1.pth --also vit.py random --out a.html"
+    assert data["run"]["command"] == f"{command} --num-images 30 --shown 4 --title Two <families>"
+    for folder in (tmp_path, configs, debug_checkpoint.parent):
+        assert str(folder) not in (tmp_path / "a.html").read_text()
     assert data["title"] == "Two <families>"
     assert "<title>Two &lt;families&gt;</title>" in (tmp_path / "a.html").read_text()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...registry import FIGURES
 from ...untrusted import shortened, shown
-from ..attention import cls_attention
+from ..attention import cls_attention, pooling
 from ..taps import name_of
 from .base import Drawn, Figure, Subject, patch_tokens, preprocessed, without_ticks
 from .style import color_bar, sheet
@@ -43,9 +43,12 @@ class Attention(Figure):
             title = f"{name_of(subject.model)}: the CLS token's attention, {Path(name).name}"
             drawn = plot_attention(picture, maps, title, options.interpolation)
             pictures[f"attention_{i}_{shortened(Path(name).stem)}"] = drawn
-        pool, note = getattr(getattr(subject.model, "head", None), "pool", "cls"), ""
-        if pool != "cls":
-            note = f"the head pools by {pool!r}: what the CLS token attends to is not what the prediction comes from"
+        note = ""
+        if pooling(subject.model) == "mean":
+            note = (
+                "the head predicts from the mean of all tokens: the CLS token's attention does not show what the "
+                "prediction comes from"
+            )
         return Drawn(pictures, {"attention.npz": numbers}, note)
 
 

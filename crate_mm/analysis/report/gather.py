@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ...untrusted import shown
+from ..attention import pooling
 from ..measures import subspace_gram, subspace_incoherence
 from ..segmentation import VOID
 from ..table import MEASURES
@@ -140,6 +141,7 @@ def measured(looked: Looked, data: Data, wanted: Wanted, thumbs: set[int]) -> di
         "data": looked.data,
         "parameters": sum(p.numel() for p in model.parameters()),
         "grid": None if tokens is None else list(tokens),
+        "pool": pooling(model),
         "layers": told,
         "images": streamed.images,
         "labelled": streamed.labelled,

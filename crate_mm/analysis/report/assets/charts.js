@@ -1,4 +1,5 @@
-// Charts, by Vega-Lite. Colours are the page's CSS variables, so that light, dark and print follow without a redraw.
+// Charts, by Vega-Lite. Models, rows and columns are numbers in its data, and names stand only where they are shown: Vega
+// takes names, and titles of axes, for keys of objects, which have "constructor" and others already. Colours are the page's CSS variables, so that light, dark and print follow without a redraw.
 // Expressions are interpreted (`ast`), not compiled: the page's policy lets no text be run as code.
 
 import { report } from "./data.js";
@@ -46,14 +47,14 @@ export async function chart(container, spec, description) {
   return view;
 }
 
-// The colour of a model, by its label.
+// The colour of a model, by its index.
 export function modelColour() {
   const models = shownModels();
   return {
     field: "model",
     type: "nominal",
     legend: null,
-    scale: { domain: models.map(({ model }) => model.label), range: models.map(({ index }) => mark(index)) },
+    scale: { domain: models.map(({ index }) => index), range: models.map(({ index }) => mark(index)) },
   };
 }
 
@@ -73,13 +74,13 @@ function layerField(most) {
   };
 }
 
-// Rows {model, layer, mean, low, high} as curves with bands; a rule at the chosen layer.
+// Rows {model, name, layer, mean, std, low, high} as curves with bands; a rule at the chosen layer.
 export function curves(rows, { most, layer, height = 170, format = ".4~g", dashed = false }) {
   const x = layerField(most);
   const y = { type: "quantitative", title: null, scale: { zero: false }, axis: { tickCount: 4, format } };
   const colour = modelColour();
   const tip = [
-    { field: "model", title: "model" },
+    { field: "name", title: "model" },
     { field: "layer", title: "layer" },
     { field: "mean", title: "mean", format: ".4~g" },
     { field: "std", title: "deviation", format: ".3~g" },
@@ -124,7 +125,7 @@ export function curves(rows, { most, layer, height = 170, format = ".4~g", dashe
 export function inBins(found) {
   const widest = Math.max(...found.map(({ histogram }) => histogram.width));
   const width = widest || Math.max(Math.abs(found[0].histogram.start) * 1e-3, 1e-6);
-  return found.flatMap(({ model, histogram, count }) => {
+  return found.flatMap(({ model, name, histogram, count }) => {
     const bins = new Map();
     histogram.counts.forEach((n, i) => {
       const bin = Math.floor((histogram.start + (i + 0.5) * histogram.width) / width);
@@ -132,6 +133,7 @@ export function inBins(found) {
     });
     return [...bins].map(([bin, n]) => ({
       model,
+      name,
       from: bin * width,
       to: (bin + 1) * width,
       share: n / count,
@@ -141,7 +143,7 @@ export function inBins(found) {
 }
 
 // Rows of `inBins` over one another.
-export function histograms(rows, title) {
+export function histograms(rows) {
   return {
     height: 160,
     data: { values: rows },
@@ -150,7 +152,7 @@ export function histograms(rows, title) {
       x: {
         field: "from",
         type: "quantitative",
-        title,
+        title: "value of an image",
         scale: { zero: false },
         axis: { grid: false, tickCount: 6, format: ".4~g" },
       },
@@ -165,7 +167,7 @@ export function histograms(rows, title) {
       y2: { datum: 0 },
       color: modelColour(),
       tooltip: [
-        { field: "model" },
+        { field: "name", title: "model" },
         { field: "from", format: ".4~g" },
         { field: "to", format: ".4~g" },
         { field: "count", title: "images" },
@@ -199,27 +201,29 @@ export function ranks(rows) {
   };
 }
 
-// Cells {row, column, value} of a matrix with names, faint at the least value and full at the largest.
+// Cells {row, column, value} of a matrix, places from 0, with the names of its rows and columns, faint at the least value and full at the largest.
 export function matrix(cells, { rows, columns, rowTitle = null, columnTitle = null, format = ".3~f", height }) {
   const ends = [Math.min(...cells.map((c) => c.value)), Math.max(...cells.map((c) => c.value))];
-  const names = (title, order) => ({
-    type: "nominal",
-    sort: order,
-    title,
-    axis: { domain: false, ticks: false, labelAngle: order.some((n) => String(n).length > 3) ? -45 : 0 },
-  });
+  const axis = (names) => ({ domain: false, ticks: false, labelExpr: `${names}[datum.value]` });
+  const labelAngle = columns.some((name) => name.length > 3) ? -45 : 0;
   return {
     height: height ?? Math.min(Math.max(rows.length * 18, 60), 360),
-    data: { values: cells },
-    mark: { type: "rect", tooltip: true, cornerRadius: 1 },
+    data: {
+      values: cells.map((cell) => ({ ...cell, rowName: rows[cell.row], columnName: columns[cell.column] })),
+    },
+    params: [
+      { name: "rows", value: rows },
+      { name: "columns", value: columns },
+    ],
+    mark: { type: "rect", cornerRadius: 1 },
     encoding: {
-      x: { field: "column", ...names(columnTitle, columns) },
-      y: { field: "row", ...names(rowTitle, rows), axis: { domain: false, ticks: false } },
+      x: { field: "column", type: "ordinal", title: columnTitle, axis: { ...axis("columns"), labelAngle } },
+      y: { field: "row", type: "ordinal", title: rowTitle, axis: axis("rows") },
       color: { value: "var(--accent)" },
       opacity: { field: "value", type: "quantitative", legend: null, scale: { domain: ends, range: [0.06, 1] } },
       tooltip: [
-        { field: "row", title: rowTitle ?? "row" },
-        { field: "column", title: columnTitle ?? "column" },
+        { field: "rowName", title: rowTitle ?? "row" },
+        { field: "columnName", title: columnTitle ?? "column" },
         { field: "value", format },
       ],
     },

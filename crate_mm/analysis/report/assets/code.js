@@ -39,12 +39,12 @@ export async function renderCode(body) {
 
 async function usageRows() {
   const rows = [];
-  for (const { model } of shownModels()) {
+  for (const { model, index } of shownModels()) {
     const code = model.layers[state.layer]?.code;
     if (!code) continue;
     const values = await unpack(code.sorted_share);
     const step = Math.max(Math.floor(values.length / 400), 1); // as many points as a screen has room for
-    for (let i = 0; i < values.length; i += step) rows.push({ model: model.label, rank: i + 1, share: values[i] });
+    for (let i = 0; i < values.length; i += step) rows.push({ model: index, rank: i + 1, share: values[i] });
   }
   return rows;
 }
@@ -74,8 +74,8 @@ async function codeViews(model, index, code, later) {
     const box = h("div", { class: "chart" });
     const names = model.classes.map((label) => className(label));
     const shared = await unpack(code.overlap);
-    const cells = names.flatMap((row, i) =>
-      names.map((column, j) => ({ row, column, value: shared[i * names.length + j] })),
+    const cells = names.flatMap((_, i) =>
+      names.map((_, j) => ({ row: i, column: j, value: shared[i * names.length + j] })),
     );
     const least = Math.min(...shared);
     const told = `1 if two classes use each direction as often, 0 if they share none; the faintest has ${number(least)}`;

@@ -1,6 +1,13 @@
 // The report's data: the JSON in the page, and the arrays that are packed in it.
 
-export const report = JSON.parse(document.getElementById("report-data").textContent);
+// A dict of the data has its own names alone: no "constructor" or "__proto__" of JavaScript's.
+function bare(_name, value) {
+  return value && typeof value === "object" && !Array.isArray(value)
+    ? Object.assign(Object.create(null), value)
+    : value;
+}
+
+export const report = JSON.parse(document.getElementById("report-data").textContent, bare);
 
 const unpacked = new WeakMap();
 

@@ -139,6 +139,12 @@ function line(name, value, most) {
   return h("li", {}, h("span", {}, name), h("span", {}, number(value)), h("span", { class: "barline" }, bar));
 }
 
+// Whether the class token's map shows what the prediction is made from: by the pooling of the model's head.
+const POOLED = {
+  cls: "The head predicts from the class token: its map shows what the model gathers its answer from.",
+  mean: "The head predicts from the mean of all tokens: this map does not show what the model gathers its answer from.",
+};
+
 async function clsView(model, index, image) {
   const packed = model.layers[state.layer].looks.cls;
   if (!packed) return nothing(model.undefined.cls ?? "This layer has no class token.");
@@ -155,6 +161,7 @@ async function clsView(model, index, image) {
     caption: "The class token attends to",
   });
   figure.querySelector("canvas").attention = values;
+  if (model.pool) figure.append(h("p", { class: "note", "data-told": "pool" }, POOLED[model.pool]));
   return figure;
 }
 

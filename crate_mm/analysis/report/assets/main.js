@@ -22,23 +22,26 @@ const SECTIONS = [
 const wanted = new Set(SECTIONS.map(([id]) => id));
 let drawing = false;
 
-// Draw what is wanted, one section after the other; what is chosen meanwhile is drawn after that.
+// Draw what is wanted, one section after the other; what is chosen meanwhile is drawn after that. A section that fails
+// says so in its place, and the others stand.
 async function drawAll() {
   if (drawing) return;
   drawing = true;
   document.body.setAttribute("aria-busy", "true");
-  try {
-    while (wanted.size) {
-      const [id, render] = SECTIONS.find(([name]) => wanted.has(name));
-      wanted.delete(id);
-      const body = document.querySelector(`#${id} > .body`);
-      const focus = body.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  while (wanted.size) {
+    const [id, render] = SECTIONS.find(([name]) => wanted.has(name));
+    wanted.delete(id);
+    const body = document.querySelector(`#${id} > .body`);
+    const focus = body.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    try {
       await render(body);
-      if (focus) body.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
+    } catch (error) {
+      console.error(error);
+      body.replaceChildren(h("p", { class: "none" }, `This section could not be drawn: ${error.message}`));
     }
-  } finally {
-    drawing = false;
+    if (focus) body.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
   }
+  drawing = false;
   document.body.setAttribute("aria-busy", "false");
 }
 

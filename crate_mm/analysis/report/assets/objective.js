@@ -8,7 +8,8 @@ import { choose, shownModels, state } from "./state.js";
 export const objectiveNeeds = ["layer", "measure", "hidden"];
 
 const ORDER = ["r_out", "rc_half", "sparsity", "objective"];
-export const TITLES = {
+const TITLES = {
+  __proto__: null, // a user's measure may be called "constructor"
   r_out: "R, the rate of all tokens",
   rc_half: "Rᶜ after compression",
   sparsity: "Non-zero entries of the code",
@@ -32,7 +33,7 @@ export async function renderObjective(body) {
   const names = sorted();
   if (!names.includes(state.measure)) state.measure = names.includes("rc_half") ? "rc_half" : names[0];
   const drawn = [...state.hidden].join();
-  if (!body.firstChild || viewsOf !== drawn) await overview(body, names, drawn);
+  if (!body.querySelector(".detail") || viewsOf !== drawn) await overview(body, names, drawn);
   for (const button of body.querySelectorAll(".measure > button")) {
     button.setAttribute("aria-pressed", button.dataset.measure === state.measure);
   }
@@ -91,14 +92,12 @@ async function overview(body, names, drawn) {
 }
 
 function rowsOf(name) {
-  return shownModels().flatMap(({ model }) =>
+  return shownModels().flatMap(({ model, index }) =>
     model.layers.flatMap((layer, l) => {
       const found = layer.measures[name];
       if (!found) return [];
-      const std = found.std ?? 0;
-      return [
-        { model: model.label, layer: l + 1, mean: found.mean, std, low: found.mean - std, high: found.mean + std },
-      ];
+      const { mean, std } = { ...found, std: found.std ?? 0 };
+      return [{ model: index, name: model.label, layer: l + 1, mean, std, low: mean - std, high: mean + std }];
     }),
   );
 }
@@ -120,12 +119,12 @@ async function detail(box) {
     ),
   );
   if (!models.length) return;
-  const found = models.map(({ model }) => ({ ...model.layers[state.layer].measures[name], model: model.label }));
-  await chart(
-    plot,
-    histograms(inBins(found), TITLES[name] ?? name),
-    `Distribution over the images, layer ${state.layer + 1}`,
-  );
+  const found = models.map(({ model, index }) => ({
+    ...model.layers[state.layer].measures[name],
+    model: index,
+    name: model.label,
+  }));
+  await chart(plot, histograms(inBins(found)), `Distribution over the images, layer ${state.layer + 1}`);
 }
 
 function ends({ model, index }, name) {
@@ -161,7 +160,7 @@ export function thumbnail(position) {
 
 async function table(box) {
   const rows = rowsOf(state.measure);
-  const models = [...new Set(rows.map((row) => row.model))];
+  const models = shownModels().filter(({ index }) => rows.some((row) => row.model === index));
   const most = modelLayers();
   const cell = (model, layer) => {
     const row = rows.find((r) => r.model === model && r.layer === layer);
@@ -179,7 +178,7 @@ async function table(box) {
           "tr",
           {},
           h("th", { scope: "col" }, "layer"),
-          models.map((model) => h("th", { scope: "col" }, model)),
+          models.map(({ model }) => h("th", { scope: "col" }, model.label)),
         ),
       ),
       h(
@@ -190,7 +189,7 @@ async function table(box) {
             "tr",
             {},
             h("th", { scope: "row" }, i + 1),
-            models.map((m) => cell(m, i + 1)),
+            models.map(({ index }) => cell(index, i + 1)),
           ),
         ),
       ),

@@ -9,12 +9,13 @@ import { shownModels, state } from "./state.js";
 export const subspacesNeeds = ["layer", "hidden"];
 
 export async function renderSubspaces(body) {
-  const rows = shownModels().flatMap(({ model }) =>
+  const rows = shownModels().flatMap(({ model, index }) =>
     model.layers.flatMap(({ subspaces }, l) =>
       subspaces && subspaces.incoherence !== null
         ? [
             {
-              model: model.label,
+              model: index,
+              name: model.label,
               layer: l + 1,
               mean: subspaces.incoherence,
               low: subspaces.incoherence,
@@ -98,7 +99,7 @@ async function subspacePanel({ model, index }, later) {
   const energy = await unpack(found.energy);
   const rows = model.classes.map((label) => className(label));
   const columns = Array.from({ length: K }, (_, k) => `${k + 1}`);
-  const cells = rows.flatMap((row, i) => columns.map((column, k) => ({ row, column, value: energy[i * K + k] })));
+  const cells = rows.flatMap((_, i) => columns.map((_, k) => ({ row: i, column: k, value: energy[i * K + k] })));
   const plot = h("div", { class: "chart" });
   const [least, most] = [Math.min(...energy), Math.max(...energy)];
   views.append(
