@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from crate_mm import from_official, get_model
 from crate_mm.analysis.attention import cls_attention
@@ -12,7 +13,8 @@ from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import as_checkpoint
 from crate_mm.models import TOST_ARCHS, ImageClassifier, ToST
 from crate_mm.models.families.foreign import rename
-from crate_mm.models.families.tost import KEY_MAP
+from crate_mm.models.families.tost import KEY_MAP, mlp_ratio_of
+from crate_mm.models.layers import MLP
 from tests.official import official_state_dict, reference
 
 REFERENCE = reference("tost")
@@ -164,6 +166,111 @@ def test_official_weights(name):
     assert as_checkpoint(weights).model["backbone"]["img_size"] == 224
     with pytest.raises(ValueError, match="it has 3 heads, not the 4"):
         as_checkpoint(weights, num_heads=4)
+
+
+def with_options(qkv_bias=True, mlp_ratio=4.0):
+    """The generated parameters of the official code's model with these arguments of its constructor."""
+    shapes = {}
+    for name, shape in REFERENCE["micro"]["generated_shapes"].items():
+        if qkv_bias or not name.endswith("qkv.bias"):
+            shapes[name] = [int(48 * mlp_ratio) if side == 192 else side for side in shape]
+    statistics = {name: official()[name] for name in REFERENCE["micro"]["buffers"]}
+    return {**official_state_dict(shapes), **statistics}
+
+
+def textbook(weights, pixels, tokens_norm, depth=2, heads=3):
+    """The official code's forward pass in evaluation, plainly, by its own names."""
+
+    def linear(name, x):
+        return F.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+
+    def norm(name, x):
+        return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-6)
+
+    def mlp(name, x):
+        return linear(f"{name}.mlp.fc2", F.gelu(linear(f"{name}.mlp.fc1", x)))
+
+    def split(x):  # (B, N, d) to (B, K, N, p)
+        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    def tssa(name, x):
+        w = split(linear(f"{name}.qkv", x))
+        pi = ((w / w.norm(dim=-2, keepdim=True)) ** 2).sum(-1) * weights[f"{name}.temp"]
+        pi = pi.softmax(dim=1)
+        moments = (pi / (pi.sum(-1, keepdim=True) + 1e-8))[:, :, None] @ w**2
+        return linear(f"{name}.to_out.0", (-w * pi[..., None] / (1 + moments)).transpose(1, 2).flatten(2))
+
+    def class_attention(name, x):
+        q, k, v = map(split, linear(f"{name}.qkv", x).chunk(3, dim=-1))
+        shares = (q[:, :, :1] @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1)
+        return torch.cat([linear(f"{name}.proj", (shares @ v).transpose(1, 2).flatten(2)), x[:, 1:]], dim=1)
+
+    for n in (0, 2, 4):
+        name = f"patch_embed.proj.{n}"
+        pixels = F.conv2d(pixels, weights[f"{name}.0.weight"], stride=2, padding=1)
+        terms = (weights[f"{name}.1.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
+        pixels = F.batch_norm(pixels, *terms)
+        pixels = F.gelu(pixels) if n < 4 else pixels
+    h, w = pixels.shape[2:]
+    halves = torch.arange(16, dtype=torch.float64).repeat_interleave(2)
+    sides = (torch.arange(1, n + 1, dtype=torch.float64)[:, None] / (n + 1e-6) for n in (h, w))
+    rows, columns = (side * 2 * np.pi / 10000 ** (halves / 16) for side in sides)
+    rows, columns = (torch.where(torch.arange(32) % 2 == 0, x.sin(), x.cos()) for x in (rows, columns))
+    waves = torch.cat([rows[:, None].expand(-1, w, -1), columns[None].expand(h, -1, -1)], dim=-1)
+    positions = weights["pos_embeder.token_projection.weight"][:, :, 0, 0], weights["pos_embeder.token_projection.bias"]
+    x = pixels.flatten(2).mT + F.linear(waves.flatten(0, 1), *positions)
+    for name in (f"blocks.{n}" for n in range(depth)):
+        x = x + weights[f"{name}.gamma1"] * tssa(f"{name}.attn", norm(f"{name}.norm1", x))
+        x = x + weights[f"{name}.gamma2"] * mlp(name, norm(f"{name}.norm2", x))
+    x = torch.cat([weights["cls_token"].expand(len(x), -1, -1), x], dim=1)
+    for name in ("cls_attn_blocks.0", "cls_attn_blocks.1"):
+        x = x + weights[f"{name}.gamma1"] * class_attention(f"{name}.attn", norm(f"{name}.norm1", x))
+        normed = norm(f"{name}.norm2", x)
+        x = normed if tokens_norm else torch.cat([normed[:, :1], x[:, 1:]], dim=1)
+        x = x + torch.cat([weights[f"{name}.gamma2"] * mlp(name, x[:, :1]), x[:, 1:]], dim=1)
+    return linear("head", norm("norm", x)[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("made", "tokens_norm", "found"),
+    [
+        ({}, True, {}),  # the textbook itself, against the authors' numbers
+        (dict(qkv_bias=False), True, dict(qkv_bias=False)),
+        (dict(mlp_ratio=2), True, dict(mlp_ratio=2)),
+        (dict(mlp_ratio=31 / 48), True, dict(mlp_ratio=31 / 48)),
+        ({}, False, dict(tokens_norm=False)),
+        (dict(qkv_bias=False, mlp_ratio=3), False, dict(qkv_bias=False, mlp_ratio=3, tokens_norm=False)),
+    ],
+)
+def test_the_official_constructors_options(made, tokens_norm, found):
+    """The file tells ``qkv_bias`` and ``mlp_ratio``; ``tokens_norm``, on which no weight depends, is given."""
+    weights, ref = with_options(**made), REFERENCE["micro"]
+    given = {} if tokens_norm else dict(tokens_norm=False)
+    expected = textbook(weights, images(ref), tokens_norm)
+    if not made and tokens_norm:
+        assert_close(expected[:, :10], ref["logits_first10"])
+    opened = as_checkpoint(weights, **given)
+    options = {key: value for key, value in opened.model["backbone"].items() if key in ToST.__init__.__annotations__}
+    assert options == {"arch": MICRO, "img_size": 224, "patch_size": 8, **found}
+    assert ("tokens_norm = True" in opened.meta["assumed"]) == tokens_norm
+    with torch.no_grad():
+        assert_close(from_official(weights, img_size=32, **given)(images(ref)), expected)
+
+
+def test_a_ratio_gives_the_hidden_width_back():
+    assert int(392 * (8 / 392)) == 7  # in float64
+    assert MLP(392, mlp_ratio_of(8, 392)).fc1.out_features == 8
+
+
+def test_official_options_that_are_wrong():
+    with pytest.raises(ValueError, match="tokens_norm is True or False, not 'no'"):
+        as_checkpoint(official(), tokens_norm="no")
+    weights = with_options(qkv_bias=False)
+    weights["blocks.0.attn.qkv.bias"] = torch.zeros(48)
+    with pytest.raises(ValueError, match="is not whole: missing .*blocks.1.compress.proj.bias"):
+        as_checkpoint(weights)
+    with pytest.raises(ValueError, match="an MLP of width 48 has no hidden channel at a ratio of 0"):
+        ToST(MICRO, 32, 8, mlp_ratio=0)
 
 
 def test_layers_offer_what_is_defined():

@@ -5,6 +5,7 @@ arXiv 2412.17810, and the authors' code, github.com/RobinWu218/ToST, whose visio
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads of dimension p.
 """
 
+import math
 from typing import ClassVar
 
 import torch
@@ -26,6 +27,7 @@ TOST_ARCHS: dict[str, Arch] = {
 }
 
 OFFICIAL = "the ToST code for vision"
+PUBLISHED = {"class_layers": 2, "qkv_bias": True, "mlp_ratio": 4, "tokens_norm": True}
 KEY_MAP = (
     (r"patch_embed\.proj\.(\d+)\.([01])\.(\w+)", r"backbone.embedding.stem.\1.\2.\3"),
     (r"pos_embeder\.token_projection\.(weight|bias)", r"backbone.embedding.positions.proj.\1"),
@@ -70,6 +72,9 @@ class ToST(nn.Module):
         layer_scale: what the factors of the added steps start at; 1 for up to 12 layers, 1e-5 for more, if not given.
         drop_path: stochastic depth of each layer, the same for all; none in class attention.
         class_layers: how many layers of class attention there are.
+        qkv_bias: whether TSSA's ``U`` and the class attention's queries, keys and values have a bias.
+        mlp_ratio: the hidden width of all MLPs, in multiples of d.
+        tokens_norm: whether the second LayerNorm in class attention is over all tokens or over the CLS token alone.
 
     Raises:
         ValueError: unknown ``arch``, or sizes that do not divide.
@@ -88,6 +93,9 @@ class ToST(nn.Module):
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         class_layers: int = 2,
+        qkv_bias: bool = True,
+        mlp_ratio: float = 4,
+        tokens_norm: bool = True,
     ) -> None:
         super().__init__()
         embed_dim, depth, num_heads = resolve_arch(arch, TOST_ARCHS)
@@ -96,18 +104,21 @@ class ToST(nn.Module):
         self.embed_dim = embed_dim
         self.embedding = ConvStem(img_size, patch_size, in_channels, embed_dim)
         options = {"residual": True, "norm_eps": 1e-6, "drop_path": drop_path, "layer_scale": layer_scale}
-        self.blocks = nn.ModuleList(
-            build_block(embed_dim, num_heads, {"type": "TSSA"}, {"type": "MLP"}, **options) for _ in range(depth)
-        )
+        steps = {"type": "TSSA", "proj_bias": qkv_bias}, {"type": "MLP", "ratio": mlp_ratio}
+        self.blocks = nn.ModuleList(build_block(embed_dim, num_heads, *steps, **options) for _ in range(depth))
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, embed_dim))
         self.class_blocks = nn.ModuleList(
-            ClassAttentionBlock(embed_dim, num_heads, layer_scale) for _ in range(class_layers)
+            ClassAttentionBlock(
+                embed_dim, num_heads, layer_scale, qkv_bias=qkv_bias, mlp_ratio=mlp_ratio, tokens_norm=tokens_norm
+            )
+            for _ in range(class_layers)
         )
         for module in (*self.blocks.modules(), *self.class_blocks.modules()):
             if isinstance(module, nn.Linear):
                 # The official code cuts this at 100 standard deviations.
                 nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     @property
     def img_size(self) -> tuple[int, int]:
@@ -133,16 +144,22 @@ class ToST(nn.Module):
 
     @classmethod
     def translate(
-        cls, weights: dict[str, Tensor], num_heads: int | None = None, img_size: int | tuple[int, int] | None = None
+        cls,
+        weights: dict[str, Tensor],
+        num_heads: int | None = None,
+        img_size: int | tuple[int, int] | None = None,
+        tokens_norm: bool | None = None,
     ) -> Translation | None:
         """The official vision code's weights under our names, with the model that they are of; None if not such.
 
-        Shapes tell all but the size of the images, on which no weight depends; 224 is taken as published.
+        Names and shapes tell all but the size of the images and ``tokens_norm``, on which no weight depends; 224 and
+        True are taken as published.
 
         Args:
             weights: by name, unwrapped, BatchNorm's statistics among them.
             num_heads: K, which ``temp`` tells: another number is refused.
             img_size: of the images.
+            tokens_norm: the argument of that name.
 
         Raises:
             ForeignError: the weights are not whole, or not of what is given.
@@ -160,18 +177,31 @@ class ToST(nn.Module):
             raise ForeignError(f"{channels} channels in patches of {patch} pixels are not ToST's, RGB and 8 or 16")
         if num_heads not in (None, heads):
             raise ForeignError(f"it has {heads} heads, not the {num_heads} that are given as num_heads")
+        if tokens_norm is not None and not isinstance(tokens_norm, bool):
+            raise ForeignError(f"tokens_norm is True or False, not {tokens_norm!r}")
         renamed, left_out = rename(weights, KEY_MAP, OFFICIAL)
         arch = Arch(embed_dim, count_layers(weights, r"blocks\.(\d+)\."), heads)
         backbone = {"type": "ToST", "arch": cls.sizes.name_of(arch), "img_size": 224, "patch_size": patch}
         if img_size is not None:
             H, W = checked_size(img_size)
             backbone["img_size"] = H if H == W else (H, W)
-        class_layers = count_layers(weights, r"cls_attn_blocks\.(\d+)\.")
-        if class_layers != 2:
-            backbone["class_layers"] = class_layers
+        hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
+        found = {
+            "class_layers": count_layers(weights, r"cls_attn_blocks\.(\d+)\."),
+            "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
+            "mlp_ratio": mlp_ratio_of(hidden, embed_dim),
+            "tokens_norm": tokens_norm is not False,
+        }
+        backbone |= {key: value for key, value in found.items() if value != PUBLISHED[key]}
         head = {"type": "LinearHead", "num_classes": num_classes, "norm_eps": 1e-6}
         model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
-        assumed = f"RGB images {NORMALISED}, CLS pooling" + (
-            "" if img_size is not None else ", made for 224 x 224 pixels"
-        )
+        assumed = f"RGB images {NORMALISED}, CLS pooling"
+        assumed += ", made for 224 x 224 pixels" if img_size is None else ""
+        assumed += ", tokens_norm = True" if tokens_norm is None else ""
         return Translation(OFFICIAL, renamed, model, left_out, assumed)
+
+
+def mlp_ratio_of(hidden: int, width: int) -> float:
+    """The ratio of an MLP's widths, whose product with the width, rounded down, is the hidden width."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)

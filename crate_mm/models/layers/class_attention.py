@@ -14,17 +14,22 @@ from .mlp import MLP
 class ClassAttention(nn.Module):
     """Softmax attention with the CLS token as the only query: ``(B, 1 + N, d) -> (B, 1, d)``.
 
+    Args:
+        embed_dim: d.
+        num_heads: K.
+        qkv_bias: whether queries, keys and values have a bias; the output has one.
+
     Raises:
         ValueError: K does not divide d.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, bias: bool = True) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
         self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias)
-        self.out = nn.Linear(embed_dim, embed_dim, bias)
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, qkv_bias)
+        self.out = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         d = x.shape[-1]
@@ -43,26 +48,45 @@ class ClassAttentionBlock(nn.Module):
         u = LN(x);  x = x + gamma_1 [ClassAttention(u) ; u_patches]
         x = LN(x);  x = x + [gamma_2 MLP(x_cls) ; x_patches]
 
-    So the patches change too: they get ``gamma_1 u``, and are normalised and doubled. Source: Touvron et al., "Going
-    deeper with Image Transformers", ICCV 2021, in the form that El-Nouby et al., "XCiT", NeurIPS 2021, have given it.
+    So the patches change too: they get ``gamma_1 u``, are normalised with ``tokens_norm``, and doubled. Source: Touvron
+    et al., "Going deeper with Image Transformers", ICCV 2021, in the form that El-Nouby et al., "XCiT", NeurIPS 2021,
+    have given it.
 
     Args:
         embed_dim: d.
         num_heads: K.
         layer_scale: what both gammas, learned factors a channel, start at.
+        norm_eps: of both LayerNorms.
+        qkv_bias: whether queries, keys and values have a bias.
+        mlp_ratio: the MLP's hidden width, in multiples of d.
+        tokens_norm: whether the second LayerNorm is over all tokens, as above, or over the CLS token alone.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, layer_scale: float, norm_eps: float = 1e-6) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        layer_scale: float,
+        norm_eps: float = 1e-6,
+        qkv_bias: bool = True,
+        mlp_ratio: float = 4,
+        tokens_norm: bool = True,
+    ) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(embed_dim, norm_eps)
-        self.attention = ClassAttention(embed_dim, num_heads)
+        self.attention = ClassAttention(embed_dim, num_heads, qkv_bias)
         self.norm_mlp = nn.LayerNorm(embed_dim, norm_eps)
-        self.mlp = MLP(embed_dim)
+        self.mlp = MLP(embed_dim, mlp_ratio)
+        self.tokens_norm = tokens_norm
         self.gamma_attention = nn.Parameter(torch.full((embed_dim,), float(layer_scale)))
         self.gamma_mlp = nn.Parameter(torch.full((embed_dim,), float(layer_scale)))
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.norm_attention(x)
-        x = self.norm_mlp(x + self.gamma_attention * torch.cat([self.attention(u), u[:, 1:]], dim=1))
+        x = x + self.gamma_attention * torch.cat([self.attention(u), u[:, 1:]], dim=1)
+        if self.tokens_norm:
+            x = self.norm_mlp(x)
         cls, patches = x[:, :1], x[:, 1:]
+        if not self.tokens_norm:
+            cls = self.norm_mlp(cls)
         return torch.cat([cls + self.gamma_mlp * self.mlp(cls), 2 * patches], dim=1)

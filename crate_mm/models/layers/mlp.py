@@ -13,7 +13,10 @@ class MLP(Sparsification):
 
     Args:
         embed_dim: d.
-        ratio: the hidden width, in multiples of d.
+        ratio: the hidden width, in multiples of d, rounded down.
+
+    Raises:
+        ValueError: the hidden width is less than 1.
     """
 
     has_code = False
@@ -21,6 +24,8 @@ class MLP(Sparsification):
     def __init__(self, embed_dim: int, ratio: float = 4) -> None:
         super().__init__()
         hidden = int(embed_dim * ratio)
+        if hidden < 1:
+            raise ValueError(f"an MLP of width {embed_dim} has no hidden channel at a ratio of {ratio}")
         self.fc1 = nn.Linear(embed_dim, hidden)
         self.act = nn.GELU()
         self.tap_act = nn.Identity()

@@ -27,7 +27,8 @@ def to_pair(size: int | tuple[int, int]) -> tuple[int, int]:
 def patch_grid(img_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of the patches of an image; raise ``ValueError`` unless they are whole numbers."""
     (H, W), (h, w) = img_size, patch_size
-    if min(H, W, h, w) < 1 or H % h or W % w:
+    # PyTorch 2.6 cannot export min() of sizes that are free.
+    if any(side < 1 for side in (H, W, h, w)) or H % h or W % w:
         raise ValueError(f"img_size {H} x {W} is not a whole number of patches of {h} x {w} (patch_size)")
     return H // h, W // w
 

@@ -30,17 +30,18 @@ class TSSA(Compression):
         embed_dim: d.
         num_heads: K.
         bias: whether there are ``b_u`` and ``b_o``.
+        proj_bias: whether there is ``b_u``; as ``bias`` if not given.
 
     Raises:
         ValueError: K does not divide d.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, bias: bool = True) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, bias: bool = True, proj_bias: bool | None = None) -> None:
         super().__init__()
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
         self.num_heads = num_heads
-        self.proj = nn.Linear(embed_dim, embed_dim, bias)
+        self.proj = nn.Linear(embed_dim, embed_dim, bias if proj_bias is None else proj_bias)
         self.temp = nn.Parameter(torch.ones(num_heads, 1))
         self.tap_pi = nn.Identity()
         self.out = nn.Linear(embed_dim, embed_dim, bias)
