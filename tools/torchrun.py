@@ -25,7 +25,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.run import main
 
 GRACE_SECONDS = int(os.environ.get("GRACE_SECONDS") or "600")  # launch.sh has looked at it
-PREEMPTED, INTERRUPTED, STOPPED = 85, 130, 2  # exit codes of crate_mm's tools
+PREEMPTED, INTERRUPTED, STOPPED, IN_USE = 85, 130, 2, 75  # exit codes of crate_mm's tools
 
 ended_by: list[int] = []  # the processes' exit codes, once they have been closed
 monitor_workers, close = LocalElasticAgent._monitor_workers, PContext.close
@@ -41,10 +41,11 @@ def nodes_change(agent: LocalElasticAgent) -> bool:
 def monitor_without_vain_restarts(agent: LocalElasticAgent, group):
     result = monitor_workers(agent, group)
     codes = {failure.exitcode for failure in result.failures.values()}
-    if codes & {PREEMPTED, INTERRUPTED} and nodes_change(agent):
-        # This launcher was asked for nothing: another node was, or a node joins. All have saved, and go on.
+    if codes & {PREEMPTED, INTERRUPTED, IN_USE} and nodes_change(agent):
+        # This launcher was asked for nothing: another node was, or a node joins. All have saved, and go on. Or a node
+        # that is cut off, and has not noticed it yet, holds the work folder.
         agent._remaining_restarts += 1
-    elif codes & {PREEMPTED, INTERRUPTED, STOPPED}:
+    elif codes & {PREEMPTED, INTERRUPTED, STOPPED, IN_USE}:
         agent._remaining_restarts = 0
     return result
 
@@ -84,7 +85,7 @@ def code_of_failure(error: ChildFailedError) -> int:
     ended = ended or error.failures
     rank = min(ended, key=lambda rank: (ended[rank].exitcode > 0, ended[rank].timestamp))
     if ended[rank].exitcode > 0:
-        return ended[rank].exitcode
+        return STOPPED if ended[rank].exitcode == IN_USE else ended[rank].exitcode
     name = signal.Signals(-ended[rank].exitcode).name
     print(
         f"error: process {rank} was killed by {name} (for want of memory, perhaps); the others have been ended. "

@@ -27,7 +27,10 @@ def replacements() -> dict[str, tuple[str, str]]:
     try:
         getpass.getuser()
     except (KeyError, OSError, ImportError):
-        found["USER"] = f"uid{os.getuid()}" if hasattr(os, "getuid") else "user", "the system knows no name of this user"
+        found["USER"] = (
+            f"uid{os.getuid()}" if hasattr(os, "getuid") else "user",
+            "the system knows no name of this user",
+        )
     return found
 
 

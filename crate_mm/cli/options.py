@@ -18,8 +18,11 @@ from ..config.kinds import Given, parse_value  # noqa: F401  the latter for scri
 from ..engine.safety.finite import OtherProcessError, RunStoppedError
 from ..engine.safety.launch import LAUNCHERS
 from ..engine.safety.signals import INTERRUPTED, RunInterruptedError
+from ..engine.safety.work_dir import FolderInUseError
 from ..files import home
 from ..untrusted import shown, shown_lines
+
+IN_USE = 75  # what a process of tools/torchrun.py ends with, for which the launcher may try again, or end with 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -114,6 +117,8 @@ def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
         if not own and (show_traceback or not expected or os.environ.get("CRATE_MM_TRACEBACK")):
             traceback.print_exc()
         _say(f"error: {_sentence(error)}")
+        if isinstance(error, FolderInUseError) and "TORCHELASTIC_RUN_ID" in os.environ:
+            _leave(IN_USE)
         _leave(2 if own or expected else 1)
 
 

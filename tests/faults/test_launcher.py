@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from crate_mm.cli.options import IN_USE
 from crate_mm.engine.safety.signals import INTERRUPTED, PREEMPTED
 from tests.conftest import ROOT, free_port, start
 
@@ -138,6 +139,21 @@ def test_dist_test_starts_test_on_each_process(recorded):
     launcher, test = (str(ROOT / "tools" / name) for name in ("torchrun.py", "test.py"))
     expected = [launcher, *ALONE, "--max-restarts", "0", "--nproc-per-node", "4"]
     assert arguments == [*expected, test, "debug", "x.pth", "--launcher", "pytorch", "--json", "y.json"]
+
+
+@pytest.mark.slow
+def test_processes_start_again_until_a_node_that_is_cut_off_lets_the_folder_go(tmp_path, run_tool):
+    """With nodes that come and go; else the job ends as for all bad input."""
+    tries = f"sys.exit({IN_USE} if len(open(sys.argv[1]).read()) < 3 else 0)"
+    (tmp_path / "rank.py").write_text(f"import sys\nwith open(sys.argv[1], 'a') as file:\n    file.write('.')\n{tries}")
+    started = tmp_path / "started"
+    port = free_port()
+    meeting = ("--nnodes", "1:2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "x")
+    several = (*meeting, "--rdzv-conf", "last_call_timeout=1", "--max-restarts", "0", "--nproc-per-node", "1")
+    for nodes, code, starts in ((several, 0, 3), ((*ALONE, "--max-restarts", "2", "--nproc-per-node", "1"), 2, 1)):
+        started.unlink(missing_ok=True)
+        done = run_tool("torchrun", *nodes, tmp_path / "rank.py", started, OMP_NUM_THREADS="1")
+        assert (done.code, len(started.read_text())) == (code, starts), done.output
 
 
 def meets(tmp_path: Path, name: str, port: int, nodes: str, **env: str):

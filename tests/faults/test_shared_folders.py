@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from crate_mm.checkpoints.files import training_checkpoints
+from crate_mm.cli.options import IN_USE
 from crate_mm.datasets import PackedImages
 from crate_mm.engine import load_config, read_checkpoint
 from crate_mm.engine.safety.work_dir import LOCK
@@ -61,6 +62,8 @@ def test_a_second_run_in_a_work_folder_is_refused_and_changes_nothing(tmp_path, 
         done = run_tool("train", "debug", "--work-dir", work_dir, *more)
         assert done.code == 2, done.output
         assert f"error: the work folder {work_dir} is in use by another run" in done.last_line
+    # The launcher is told by a code of its own, so that it may try again.
+    assert run_tool("train", "debug", "--work-dir", work_dir, TORCHELASTIC_RUN_ID="x").code == IN_USE
     assert contents() == before
     other.send_signal(signal.SIGKILL)  # which leaves no lock behind
     other.wait()

@@ -11,6 +11,10 @@ PATIENCE = 15.0  # seconds for a run that is just ending, with its loader's work
 _held: dict[Path, FileLock] = {}  # Runners of one process may follow one another in a folder
 
 
+class FolderInUseError(ValueError):
+    """Another run holds a work folder."""
+
+
 def hold(work_dir: str | Path) -> FileLock | None:
     """Keep other runs out of a work folder until the process ends, or the lock that is returned is released.
 
@@ -18,7 +22,8 @@ def hold(work_dir: str | Path) -> FileLock | None:
     returned to the others. On a file system without locks the run goes on, and the log says that there is none.
 
     Raises:
-        ValueError: another run holds it, or it cannot be made.
+        FolderInUseError: another run holds it.
+        ValueError: it cannot be made.
     """
     if not is_main_process():
         return None
@@ -30,7 +35,7 @@ def hold(work_dir: str | Path) -> FileLock | None:
     path = Path(work_dir).resolve() / LOCK
     lock = _held.setdefault(path, FileLock(path))
     if not lock.acquire(PATIENCE):
-        raise ValueError(
+        raise FolderInUseError(
             f"the work folder {work_dir} is in use by another run, which is still going on: wait for its end, or name "
             "another one with --work-dir"
         )
