@@ -13,8 +13,8 @@ from mmengine.config import Config
 
 from ..config import prepare
 from ..registry import DATASETS, suggest
-from ..untrusted import read_regular, shown
-from .logs import LOG, MOST_BYTES, is_count, read_launch, read_log
+from ..untrusted import is_count, read_regular, shown
+from .logs import LOG, MOST_BYTES, read_launch, read_log
 from .runner import Runner
 
 PLACE = ("epoch", "iter", "step", "launch")  # what a line of the log has beside its values
