@@ -34,6 +34,7 @@ PAPER = {
 TITLES = {"crate": "CRATE", "cratemae": "CRATE-MAE", "vit": "ViT"}
 STARTED = "initialized_from"
 MOST_SAID = 4  # settings in which a recipe differs
+MOST_SETTINGS = 20_000  # of a recipe, which has some hundreds
 MOST_BYTES = 2**22  # of a result file, which has a few kilobytes
 ASIDE = re.compile(r"before_\d{8}_\d{6}(_\d+)?")  # a folder of results that a later run has put aside
 # How a dataset is used in the paper; a run of another kind gets a row of its own.
@@ -92,6 +93,10 @@ def check_result(result: dict) -> None:
             raise TypeError(f"{name!r} is no name")
     if not isinstance(result.get("recipe"), (dict, type(None))):
         raise TypeError("its recipe is no dict")
+    try:
+        check_plain(result.get("recipe"), most_values=MOST_SETTINGS)
+    except ValueError:
+        raise ValueError(f"its recipe holds more than {MOST_SETTINGS:,} values") from None
     for key in ("launch", "epochs"):
         if result.get(key) is not None and not is_count(result[key]):
             raise TypeError(f"its {key} is {result[key]!r}, no number")
@@ -208,17 +213,22 @@ def _labels(entries: list[Entry]) -> list[str]:
         if len(started) == len({seed for seed, _ in started}):
             for entry in group:
                 entry.recipe.pop(STARTED, None)
+    keys = {place: _differing([entry.recipe for entry in group]) for place, group in groups.items()}
     labels = []
     meant: dict[tuple[str, str, str], dict[str, str]] = {}
     for entry in entries:
-        known = [other.recipe for other in groups[entry.row, entry.model]]
-        keys = sorted({key for one in known for key in one if len({other.get(key) for other in known}) > 1})
-        said = [f"{key.rpartition('.')[2]} {entry.recipe.get(key, 'not told')}" for key in keys[:MOST_SAID]]
+        told = keys[entry.row, entry.model][:MOST_SAID]
+        said = [f"{key.rpartition('.')[2]} {entry.recipe.get(key, 'not told')}" for key in told]
         label = f" ({shown_in_table(', '.join(said))})" if said else ""
         if meant.setdefault((entry.row, entry.model, label), entry.recipe) != entry.recipe:
             label += f" {zlib.crc32(json.dumps(entry.recipe, sort_keys=True).encode()):08x}"
         labels.append(label)
     return labels
+
+
+def _differing(recipes: list[dict[str, str]]) -> list[str]:
+    """The settings in which recipes differ, by name."""
+    return sorted(key for key in set().union(*recipes) if len({recipe.get(key) for recipe in recipes}) > 1)
 
 
 def title(model: str) -> str:

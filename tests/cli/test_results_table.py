@@ -95,6 +95,13 @@ def test_a_run_that_was_put_aside_counts_where_none_is_in_its_place(run_tool, tm
     assert "| 25.00 (20.00 to 30.00, 2) |" in run_tool("results_table", tmp_path).output
 
 
+def test_a_recipe_of_too_many_settings_is_refused(run_tool, tmp_path):
+    leave_result(tmp_path / "a", 90.0, "a", recipe={f"k{number}": number for number in range(20_000)})
+    done = run_tool("results_table", tmp_path)
+    assert done.code == 2
+    assert done.last_line.endswith("is not a result file of crate_mm: its recipe holds more than 20,000 values")
+
+
 def test_another_headline_has_a_table_of_its_own(run_tool, tmp_path):
     leave_result(tmp_path / "a", 90.0, "a")
     leave_result(tmp_path / "b", 0.25, "b", metric="error")
