@@ -43,7 +43,7 @@ def names_of(runs: Iterable[str]) -> list[str]:
     """Short names of folders: the last parts of their paths, as many as make them differ."""
     paths = [Path(run).resolve() for run in runs]
     for count in range(1, max(len(path.parts) for path in paths) + 1):
-        names = ["/".join(path.parts[-count:]) for path in paths]
+        names = [shown("/".join(path.parts[-count:])) for path in paths]
         if len(set(names)) == len(names):
             return names
     raise ValueError("a run is named twice")

@@ -73,6 +73,18 @@ def test_a_picture_of_too_many_curves_is_refused(run_tool, tmp_path):
     assert run_tool("plot", tmp_path / "run", "--keys", "k0", "k40", "--out", tmp_path / "a.png").code == 0
 
 
+def test_names_from_files_are_shown_as_names(run_tool, tmp_path):
+    folder = tmp_path / "\x1b[31mred"
+    leave_log(folder, {"iter": 1, "\x1b]0;owned\x07loss\nerror: forged": 1.0})
+    done = run_tool("plot", folder, "--out", tmp_path / "a.csv")
+    name = r"\x1b]0;owned\x07loss\nerror: forged"
+    assert (done.code, done.last_line) == (0, f"wrote {tmp_path}/a.csv: {name} of 1 run")
+    row = list(csv.reader((tmp_path / "a.csv").read_text().splitlines()))[1]
+    assert row == [r"\x1b[31mred", name, "1", "", "1.0"]
+    done = run_tool("plot", folder, "--keys", "\x1b[31m", "--out", tmp_path / "a.csv")
+    assert (done.code, "\x1b" in done.output) == (2, False)
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
