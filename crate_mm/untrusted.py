@@ -80,6 +80,11 @@ def spreadsheet_cell(value: Any) -> Any:
     return f"'{value}" if value.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")) else value
 
 
+def is_count(value: Any) -> bool:
+    """Return whether a value from a file is a whole number that counts something."""
+    return type(value) is int and 0 <= value < 2**53
+
+
 def read_regular(path: str | Path, most_bytes: int) -> bytes:
     """Read a file that is a file: no device, which may have no end, and no pipe, which may have no beginning.
 

@@ -8,7 +8,7 @@ import time
 
 from ..config import default_work_dir
 from ..engine.features import build_backbone_from, build_loader, load_config_for
-from ..engine.results import describe_cost, describe_machine, describe_run, write_result
+from ..engine.results import describe_cost, describe_machine, describe_run, origin_of, write_result
 from ..evaluation import extract_features, knn_predict
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
 
@@ -37,7 +37,7 @@ def main() -> None:
         test, test_labels, _ = extract_features(model, test_loader)
         guesses = knn_predict(train, train_labels, test, args.k)
         top1 = 100 * (guesses == test_labels).double().mean().item()
-        described = describe_run(cfg, opened.meta.get("seed"), args.checkpoint)
+        described = describe_run(cfg, opened.meta.get("seed"), args.checkpoint, origin=origin_of(opened))
         result = {
             **described,
             "recipe": {**described["recipe"], "k": args.k},

@@ -23,6 +23,7 @@ from .options import Parser, add_cfg_options, check_writable, one_sentence_error
 
 USUAL = ("loss", "eval/top1", "eval/loss", "lr")
 MOST_DRAWN = 2000  # points of a schedule in a picture
+MOST_PANELS, MOST_CURVES = 40, 500  # of a picture; a CSV file takes any number
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,7 +43,7 @@ def names_of(runs: Iterable[str]) -> list[str]:
     """Short names of folders: the last parts of their paths, as many as make them differ."""
     paths = [Path(run).resolve() for run in runs]
     for count in range(1, max(len(path.parts) for path in paths) + 1):
-        names = ["/".join(path.parts[-count:]) for path in paths]
+        names = [shown("/".join(path.parts[-count:])) for path in paths]
         if len(set(names)) == len(names):
             return names
     raise ValueError("a run is named twice")
@@ -52,6 +53,15 @@ def chosen(runs: dict[str, dict[str, list[Point]]], asked: list[str] | None) -> 
     """The names of what is drawn: what is asked for, or the usual ones that are there."""
     known = {name for curves in runs.values() for name in curves}
     return [find_key(key, known) for key in asked] if asked else [key for key in USUAL if key in known] or sorted(known)
+
+
+def check_drawable(panels: int, curves: int) -> None:
+    """Raise ``ValueError`` if a picture would have too many panels or curves."""
+    if panels > MOST_PANELS or curves > MOST_CURVES:
+        raise ValueError(
+            f"a picture of {panels:,} panels and {curves:,} curves is not drawn, at most {MOST_PANELS} panels and "
+            f"{MOST_CURVES} curves are: name fewer runs, fewer values with --keys, or --out FILE.csv"
+        )
 
 
 def as_panels(runs: dict[str, dict[str, list[Point]]], keys: list[str]) -> tuple[dict, dict]:
@@ -126,6 +136,7 @@ def main() -> None:
         if kind == ".csv":
             write_rows(args.out, rows)
         else:
+            check_drawable(len(drawn[0]), sum(map(len, drawn[0].values())))
             save_sheet(plot_curves(*drawn), args.out)
     print(f"wrote {shown(args.out)}: {said}")
 

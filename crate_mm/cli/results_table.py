@@ -4,18 +4,21 @@ python tools/results_table.py work_dirs
 python tools/results_table.py work_dirs/pets work_dirs/cifar10 --figure best
 
 A row is a dataset, a column a model. A cell has the task's headline figure, for classifiers the top-1 accuracy in %:
-the mean over the seeds, with their smallest and largest, then the paper's figure in brackets where it has one. Runs
+the mean over the runs, with their smallest and largest, then the paper's figure in brackets where it has one. Runs
 that differ in anything of their recipe but the seed have rows of their own, which say in what. A run that was tested
 counts with the test's figure. Each headline has a table.
+
+Runs of one recipe and seed all count, unless a run was put aside (before_<time>) and there is another in its place.
 """
 
 import argparse
 import json
+import re
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..untrusted import check_plain, read_json, read_regular, shown
+from ..untrusted import check_plain, is_count, read_json, read_regular, shown
 from .options import Parser, one_sentence_errors
 
 # The paper's Table 1, top-1 accuracy in %.
@@ -31,7 +34,9 @@ PAPER = {
 TITLES = {"crate": "CRATE", "cratemae": "CRATE-MAE", "vit": "ViT"}
 STARTED = "initialized_from"
 MOST_SAID = 4  # settings in which a recipe differs
+MOST_SETTINGS = 20_000  # of a recipe, which has some hundreds
 MOST_BYTES = 2**22  # of a result file, which has a few kilobytes
+ASIDE = re.compile(r"before_\d{8}_\d{6}(_\d+)?")  # a folder of results that a later run has put aside
 # How a dataset is used in the paper; a run of another kind gets a row of its own.
 PAPER_KIND = {"ImageNet": "from scratch", "ImageNet ReaL": "from scratch"}
 
@@ -71,7 +76,8 @@ def read_results(dirs: list[str]) -> list[dict]:
                 result.update({key: shown_in_table(result[key]) for key in ("model", "dataset", "kind")})
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(f"{file} is not a result file of crate_mm: {shown(error)}") from None
-            results.append({**result, "file": file})
+            aside = any(map(ASIDE.fullmatch, file.relative_to(folder).parts[:-1]))
+            results.append({**result, "file": file, "aside": aside})
     if not results:
         raise ValueError(f"no result.json is below {', '.join(dirs)}")
     return results
@@ -81,12 +87,19 @@ def check_result(result: dict) -> None:
     """Raise ``TypeError`` or ``KeyError`` unless what the table shows of a result is there, as a name or a number."""
     check_plain(result)
     names = [result[key] for key in ("model", "dataset", "kind")] + [headline(result)]
-    names += [result[key] for key in ("run", "date") if result.get(key) is not None]
+    names += [result["run"]] if result.get("run") is not None else []
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"{name!r} is no name")
     if not isinstance(result.get("recipe"), (dict, type(None))):
         raise TypeError("its recipe is no dict")
+    try:
+        check_plain(result.get("recipe"), most_values=MOST_SETTINGS)
+    except ValueError:
+        raise ValueError(f"its recipe holds more than {MOST_SETTINGS:,} values") from None
+    for key in ("launch", "epochs"):
+        if result.get(key) is not None and not is_count(result[key]):
+            raise TypeError(f"its {key} is {result[key]!r}, no number")
     if not isinstance(result.get("seed"), (int, type(None))):
         raise TypeError(f"its seed is {result['seed']!r}, no number")
     numbers = [result.get("parameters", 0)]
@@ -108,22 +121,25 @@ def shown_in_table(name: str) -> str:
 
 
 class Entry(NamedTuple):
-    """A figure of a run: where it stands in the table, and what it counts against others of the same seed."""
+    """A figure of a run: where it stands in the table, and what it counts against others of the same run."""
 
     row: str  # dataset and kind
     model: str
     recipe: dict[str, str]
     seed: int | str | None
+    run: int | str | None  # by its name, or by its seed where it has none
     value: float
-    rank: tuple[bool, str]  # a test of its own counts before the training's own evaluation, a later one before others
+    # A test of its own counts before the training's own evaluation, then a later launch and epoch before others.
+    rank: tuple[bool, int, int]
     finished: bool
+    aside: bool
 
 
 def table(results: list[dict], figure: str = "last") -> str:
     """The Markdown tables of results, one a headline, with notes on what is unfinished."""
     metrics = sorted({headline(result) for result in results}, key=lambda name: (name != "top1", name))
     parts = [_table(name, [r for r in results if headline(r) == name], figure) for name in metrics]
-    notes = ["In brackets: the paper's figure (Table 1). Several seeds: mean (smallest to largest, number)."]
+    notes = ["In brackets: the paper's figure (Table 1). Several runs: mean (smallest to largest, number)."]
     if any(not result.get("finished", True) for result in results):
         notes.append("\\* not trained to the end.")
     return "\n\n".join([*parts, "\n".join(notes)])
@@ -131,13 +147,18 @@ def table(results: list[dict], figure: str = "last") -> str:
 
 def _table(metric: str, results: list[dict], figure: str) -> str:
     costs = {result["model"]: result.get("parameters", 0) for result in results}
-    trained = {result["run"]: result for result in results if result.get("run") and "checkpoint" not in result}
+    trainings = sorted((result for result in results if "checkpoint" not in result), key=_progress)
+    trained = {result["run"]: result for result in trainings if result.get("run")}
     entries = [entry for result in results for entry in _entries(result, trained, metric, figure)]
     cells: dict[tuple[str, str], dict] = {}
     for entry, label in zip(entries, _labels(entries)):
         cell = cells.setdefault((f"{entry.row}{label}", entry.model), {})
-        if entry.seed not in cell or entry.rank >= cell[entry.seed].rank:
-            cell[entry.seed] = entry
+        if entry.run not in cell or entry.rank >= cell[entry.run].rank:
+            cell[entry.run] = entry
+    for cell in cells.values():
+        in_place = {entry.seed for entry in cell.values() if not entry.aside}
+        for run in [run for run, entry in cell.items() if entry.aside and entry.seed in in_place]:
+            del cell[run]
     models = sorted({model for _, model in cells}, key=_rank(MODELS))
     rows = sorted({row for row, _ in cells}, key=_rank(tuple(PAPER)))
     name = "top-1, %" if metric == "top1" else shown_in_table(metric)
@@ -164,9 +185,14 @@ def _entries(result: dict, trained: dict[str, dict], metric: str, figure: str) -
         row = dataset if as_in_paper else f"{dataset}, {kind}"
         seed = training.get("seed") if training.get("seed") is not None else result.get("run")
         recipe = _flat(result.get("recipe") or training.get("recipe") or {})
-        rank = ("checkpoint" in result, result.get("date") or "")
-        entries.append(Entry(row, result["model"], recipe, seed, value, rank, training.get("finished", True)))
+        run, of_training = result.get("run") or seed, (training.get("finished", True), training["aside"])
+        entries.append(Entry(row, result["model"], recipe, seed, run, value, _progress(result), *of_training))
     return entries
+
+
+def _progress(result: dict) -> tuple[bool, int, int]:
+    """Whether a result is of a test, and the launch and the epoch that it is of."""
+    return "checkpoint" in result, result.get("launch") or 0, result.get("epochs") or 0
 
 
 def _flat(recipe: Any, name: str = "") -> dict[str, str]:
@@ -187,17 +213,22 @@ def _labels(entries: list[Entry]) -> list[str]:
         if len(started) == len({seed for seed, _ in started}):
             for entry in group:
                 entry.recipe.pop(STARTED, None)
+    keys = {place: _differing([entry.recipe for entry in group]) for place, group in groups.items()}
     labels = []
     meant: dict[tuple[str, str, str], dict[str, str]] = {}
     for entry in entries:
-        known = [other.recipe for other in groups[entry.row, entry.model]]
-        keys = sorted({key for one in known for key in one if len({other.get(key) for other in known}) > 1})
-        said = [f"{key.rpartition('.')[2]} {entry.recipe.get(key, 'not told')}" for key in keys[:MOST_SAID]]
+        told = keys[entry.row, entry.model][:MOST_SAID]
+        said = [f"{key.rpartition('.')[2]} {entry.recipe.get(key, 'not told')}" for key in told]
         label = f" ({shown_in_table(', '.join(said))})" if said else ""
         if meant.setdefault((entry.row, entry.model, label), entry.recipe) != entry.recipe:
             label += f" {zlib.crc32(json.dumps(entry.recipe, sort_keys=True).encode()):08x}"
         labels.append(label)
     return labels
+
+
+def _differing(recipes: list[dict[str, str]]) -> list[str]:
+    """The settings in which recipes differ, by name."""
+    return sorted(key for key in set().union(*recipes) if len({recipe.get(key) for recipe in recipes}) > 1)
 
 
 def title(model: str) -> str:

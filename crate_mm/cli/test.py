@@ -123,6 +123,8 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
         "dataset": dataset_name(cfg.test_dataloader.dataset, cfg.get("data_root")),
         "checkpoint": args.checkpoint,
         "run": tested.run,
+        "launch": tested.info.get("launch"),
+        "epochs": tested.meta.get("epoch"),
         "tta": args.tta,
         "headline": {"metric": next(iter(plain_names({metric: 0}))), "rule": rule},
         "last": figures,

@@ -13,8 +13,8 @@ from mmengine.config import Config
 
 from ..config import prepare
 from ..registry import DATASETS, suggest
-from ..untrusted import read_regular, shown
-from .logs import LOG, MOST_BYTES, is_count, read_launch, read_log
+from ..untrusted import is_count, read_regular, shown
+from .logs import LOG, MOST_BYTES, read_launch, read_log
 from .runner import Runner
 
 PLACE = ("epoch", "iter", "step", "launch")  # what a line of the log has beside its values
@@ -42,7 +42,7 @@ class Launch(NamedTuple):
 
 
 def read_run(folder: str | Path) -> dict[str, list[Point]]:
-    """What a run has logged, by name, in the order of its iterations or epochs.
+    """What a run has logged, by name (as ``shown`` writes it), in the order of its iterations or epochs.
 
     A run that was resumed has a log for each launch. The curve is that of the last launch, and of those that it goes on
     from: what a launch logged after the point that the next one goes on from counts for nothing, as the next one took
@@ -69,7 +69,7 @@ def read_run(folder: str | Path) -> dict[str, list[Point]]:
                 if name not in PLACE and _is_number(value):
                     place, point = _point(line, value, launch.steps)
                     if place[1] <= reached[place[0]]:
-                        found.setdefault(name, {}).setdefault(place, point)
+                        found.setdefault(shown(name), {}).setdefault(place, point)
         reached = {"iter": min(reached["iter"], launch.iteration), "step": min(reached["step"], launch.epoch)}
     return {name: [points[place] for place in sorted(points)] for name, points in found.items()}
 

@@ -17,7 +17,7 @@ from ..config import dump
 from ..models.tasks.base import Task, task_of
 from .classes import compare_with_config, say_other_recipe
 from .private import RunnerState
-from .results import mark_unfinished
+from .results import mark_unfinished, origin_of
 from .resume import Start, check_optimizer_state, check_resumable
 from .room import BEST_FILE, make_room
 from .safety.agreement import check_same_checkpoint, open_on_all
@@ -38,6 +38,7 @@ class KeepingRunner(RunnerState):
     start: Start | None = None
     user_cfg: Config | None = None
     initialized_from: str | None = None
+    origin: str | None = None  # the same checkpoint as the recipe names it, see origin_of
     tested: Checkpoint | None = None
     room_made: bool = False
     writing: Writing | None = None  # the checkpoint that is on its way to the disk
@@ -78,6 +79,7 @@ class KeepingRunner(RunnerState):
         checkpoint = open_on_all(filename, opened if opened and opened.path == str(filename) else None)
         contents = {"meta": checkpoint.meta, "state_dict": checkpoint.weights, **checkpoint.states}
         self.initialized_from = checkpoint.meta.get("initialized_from")
+        self.origin = (checkpoint.meta.get("recipe") or {}).get("initialized_from", self.initialized_from)
         if self.resumes:
             check_resumable(self, checkpoint)
             self._keep_draws(filename, checkpoint.meta)
@@ -86,7 +88,7 @@ class KeepingRunner(RunnerState):
         elif self.trains:
             taken = transfer(self.task, checkpoint, self.cfg.resize_positions, self.cfg.resize_patches)
             self.logger.info(f"initialised from {filename}:\n{taken.table()}")
-            self.initialized_from = str(filename)
+            self.initialized_from, self.origin = str(filename), origin_of(checkpoint)
             contents = {"meta": checkpoint.meta, "state_dict": self.task.state_dict()}
         else:
             compare_with_config(self, checkpoint)

@@ -21,7 +21,7 @@ from mmengine.visualization import BaseVisBackend
 
 from ..files import is_utf8
 from ..registry import HOOKS, LOG_PROCESSORS, VISUALIZERS
-from ..untrusted import read_regular, shown, shown_lines
+from ..untrusted import is_count, read_regular, shown, shown_lines
 from .private import trim
 
 LOG = "vis_data/scalars.json"  # of a launch of a run, in a folder that is named by its time
@@ -130,11 +130,6 @@ def read_log(file: str | Path, having: str = "") -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(line, dict):
                 yield line
-
-
-def is_count(value: Any) -> bool:
-    """Return whether a value from a file is a whole number that counts something."""
-    return type(value) is int and 0 <= value < 2**53
 
 
 def read_launch(line: dict[str, Any]) -> dict[str, Any] | None:

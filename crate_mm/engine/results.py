@@ -27,6 +27,7 @@ from torch import nn
 import crate_mm
 
 from ..analysis.cost import count_complexity
+from ..checkpoints import Checkpoint
 from ..checkpoints.form import are_transforms
 from ..files import home, write_whole
 from ..registry import DATASETS, HOOKS
@@ -84,8 +85,9 @@ class ResultFile(Hook):
         stays = runner.iter == self._first_iteration and _is_finished(runner.work_dir, info["run"], runner.epoch)
         if is_main_process() and not stays:
             result = {
-                **describe_run(runner.cfg, runner.seed, runner.initialized_from),
+                **describe_run(runner.cfg, runner.seed, runner.initialized_from, origin=runner.origin),
                 "run": info["run"],
+                "launch": info.get("launch"),
                 "epochs": runner.epoch,
                 "max_epochs": runner.max_epochs,
                 "finished": runner.epoch >= runner.max_epochs,
@@ -154,7 +156,19 @@ def _is_finished(folder: str | Path, run: str, epoch: int) -> bool:
     return (result.get("run"), result.get("epochs"), result.get("finished")) == (run, epoch, True)
 
 
-def describe_run(cfg: Config, seed: int | None, initialized_from: str | None, frozen: bool | None = None) -> dict:
+def origin_of(checkpoint: Checkpoint) -> str:
+    """Return what identifies a checkpoint, wherever its file lies: its run and epoch, or the path where it has none."""
+    run, epoch = checkpoint.run, checkpoint.meta.get("epoch")
+    return checkpoint.path if run is None or epoch is None else f"epoch {epoch} of run {run}"
+
+
+def describe_run(
+    cfg: Config,
+    seed: int | None,
+    initialized_from: str | None,
+    frozen: bool | None = None,
+    origin: str | None = None,
+) -> dict:
     """What is trained or tested on what, by which config, recipe, seed and command, from which checkpoint.
 
     Args:
@@ -162,6 +176,7 @@ def describe_run(cfg: Config, seed: int | None, initialized_from: str | None, fr
         seed: of the training.
         initialized_from: the checkpoint that the training started from.
         frozen: whether the backbone was frozen; as the config has it if not given.
+        origin: that checkpoint by its run and epoch, see ``origin_of``; ``initialized_from`` if not given.
     """
     loader = cfg.get("train_dataloader") or cfg.test_dataloader
     frozen = cfg.model.get("freeze_backbone", False) if frozen is None else frozen
@@ -174,7 +189,7 @@ def describe_run(cfg: Config, seed: int | None, initialized_from: str | None, fr
         "kind": "linear probe" if frozen else "fine-tuning" if initialized_from else "from scratch",
         "initialized_from": initialized_from,
         "global_batch_size": cfg.get("global_batch_size"),
-        "recipe": {**describe_recipe(cfg), "initialized_from": initialized_from},
+        "recipe": {**describe_recipe(cfg), "initialized_from": origin or initialized_from},
         "seed": seed,
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
@@ -277,7 +292,7 @@ def describe_checkpoint(runner: Runner) -> dict:
         "model": cfg.model.to_dict(),
         "test_transforms": transforms if are_transforms(transforms := as_data(tested.get("transforms"))) else None,
         "initialized_from": runner.initialized_from,
-        "recipe": {**describe_recipe(cfg), "initialized_from": runner.initialized_from},
+        "recipe": {**describe_recipe(cfg), "initialized_from": runner.origin},
         "optimizer": optimizer_name(runner.optim_wrapper.optimizer),
         "versions": describe_machine()["versions"],
         "processes": runner.world_size,

@@ -1,6 +1,7 @@
 """``plot``, by running it."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -55,6 +56,33 @@ def test_names_of_runs_differ():
     assert names_of(["/a/one/run", "/a/two/run"]) == ["one/run", "two/run"]
     with pytest.raises(ValueError, match="a run is named twice"):
         names_of(["/a/one", "/a/one/"])
+
+
+def leave_log(folder, *lines):
+    (folder / "1/vis_data").mkdir(parents=True)
+    (folder / "1/vis_data/scalars.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def test_a_picture_of_too_many_curves_is_refused(run_tool, tmp_path):
+    leave_log(tmp_path / "run", {"iter": 1, **{f"k{number}": 1.0 for number in range(41)}})
+    done = run_tool("plot", tmp_path / "run", "--out", tmp_path / "a.png")
+    assert done.code == 2
+    assert done.last_line.startswith("error: a picture of 41 panels and 41 curves is not drawn, at most 40 panels and")
+    assert not (tmp_path / "a.png").exists()
+    assert run_tool("plot", tmp_path / "run", "--out", tmp_path / "a.csv").code == 0
+    assert run_tool("plot", tmp_path / "run", "--keys", "k0", "k40", "--out", tmp_path / "a.png").code == 0
+
+
+def test_names_from_files_are_shown_as_names(run_tool, tmp_path):
+    folder = tmp_path / "\x1b[31mred"
+    leave_log(folder, {"iter": 1, "\x1b]0;owned\x07loss\nerror: forged": 1.0})
+    done = run_tool("plot", folder, "--out", tmp_path / "a.csv")
+    name = r"\x1b]0;owned\x07loss\nerror: forged"
+    assert (done.code, done.last_line) == (0, f"wrote {tmp_path}/a.csv: {name} of 1 run")
+    row = list(csv.reader((tmp_path / "a.csv").read_text().splitlines()))[1]
+    assert row == [r"\x1b[31mred", name, "1", "", "1.0"]
+    done = run_tool("plot", folder, "--keys", "\x1b[31m", "--out", tmp_path / "a.csv")
+    assert (done.code, "\x1b" in done.output) == (2, False)
 
 
 @pytest.mark.parametrize(

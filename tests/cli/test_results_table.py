@@ -68,6 +68,40 @@ def test_two_pretrainings_for_one_seed_are_two_recipes(run_tool, tmp_path):
     assert '| Digits, from scratch (initialized_from "p0.pth") | 80.00 |' in output
 
 
+def test_runs_are_ordered_by_no_clock(run_tool, tmp_path):
+    """Of one run the later launch counts, then the later epoch; runs of one seed all count."""
+
+    def top1():
+        lines = run_tool("results_table", tmp_path).output.splitlines()
+        return next(line.split("|")[2].strip() for line in lines if line.startswith("| Digits"))
+
+    leave_result(tmp_path / "z", 10.0, "a", launch=1, epochs=3, date="2035-01-01")
+    leave_result(tmp_path / "copy", 20.0, "a", launch=2, epochs=2, date="2025-01-01")
+    assert top1() == "20.00"
+    leave_result(tmp_path / "y", 30.0, "a", launch=2, epochs=1, date="2035-01-01", checkpoint="epoch_1.pth")
+    leave_result(tmp_path / "x", 40.0, "a", launch=2, epochs=2, date="2025-01-01", checkpoint="epoch_2.pth")
+    assert top1() == "40.00"
+    leave_result(tmp_path / "again", 60.0, "b", launch=1, epochs=3, date="1970-01-01")
+    assert top1() == "50.00 (40.00 to 60.00, 2)"
+
+
+def test_a_run_that_was_put_aside_counts_where_none_is_in_its_place(run_tool, tmp_path):
+    (tmp_path / "w").mkdir()
+    leave_result(tmp_path / "w/before_20250101_000000", 10.0, "a")
+    leave_result(tmp_path / "w/before_20250101_000000_2", 20.0, "b", seed=1)
+    leave_result(tmp_path / "w/test", 90.0, "a", checkpoint="epoch_1.pth")
+    assert "| 55.00 (20.00 to 90.00, 2) |" in run_tool("results_table", tmp_path).output
+    leave_result(tmp_path / "c", 30.0, "c")
+    assert "| 25.00 (20.00 to 30.00, 2) |" in run_tool("results_table", tmp_path).output
+
+
+def test_a_recipe_of_too_many_settings_is_refused(run_tool, tmp_path):
+    leave_result(tmp_path / "a", 90.0, "a", recipe={f"k{number}": number for number in range(20_000)})
+    done = run_tool("results_table", tmp_path)
+    assert done.code == 2
+    assert done.last_line.endswith("is not a result file of crate_mm: its recipe holds more than 20,000 values")
+
+
 def test_another_headline_has_a_table_of_its_own(run_tool, tmp_path):
     leave_result(tmp_path / "a", 90.0, "a")
     leave_result(tmp_path / "b", 0.25, "b", metric="error")

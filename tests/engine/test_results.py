@@ -9,7 +9,7 @@ import pytest
 from crate_mm.checkpoints.form import check_form
 from crate_mm.engine import load_config
 from crate_mm.engine.results import code_commit, dataset_name, describe_checkpoint
-from tests.training import run, train
+from tests.training import result_of, run, train
 
 
 def test_a_model_that_cannot_be_traced_still_trains(tmp_path, monkeypatch):
@@ -29,6 +29,7 @@ def test_odd_transforms_of_a_dataset_of_ones_own_do_not_spoil_a_checkpoint(tmp_p
         SimpleNamespace(
             cfg=load_config("debug", {"test_dataloader.dataset.transforms": "bpe"}),
             initialized_from=None,
+            origin=None,
             optim_wrapper=SimpleNamespace(optimizer=None),
             world_size=1,
             train_dataloader=[],
@@ -36,6 +37,19 @@ def test_odd_transforms_of_a_dataset_of_ones_own_do_not_spoil_a_checkpoint(tmp_p
     )
     assert described["test_transforms"] is None
     check_form({"meta": described}, "x.pth")
+
+
+def test_a_recipe_names_the_start_by_its_run_and_epoch(tmp_path):
+    """Not by a path, which says nothing in another folder, and is another one for the same file."""
+    source = train(tmp_path / "source", train_cfg__max_epochs=1)
+    (tmp_path / "source").rename(tmp_path / "moved")
+    origin = f"epoch 1 of run {source['message_hub']['runtime_info']['run']}"
+    train(tmp_path / "run", train_cfg__max_epochs=1, load_from=str(tmp_path / "moved/epoch_1.pth"))
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    meta = train(tmp_path / "elsewhere", resume=True, train_cfg__max_epochs=2)["meta"]
+    result = result_of(tmp_path / "elsewhere")
+    assert meta["recipe"]["initialized_from"] == result["recipe"]["initialized_from"] == origin
+    assert (result["initialized_from"], result["launch"]) == (str(tmp_path / "moved/epoch_1.pth"), 2)
 
 
 @pytest.mark.parametrize(
