@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import ssl
-from contextlib import AbstractContextManager, nullcontext
+import stat
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
@@ -23,11 +24,12 @@ from rich.progress import wrap_file
 
 import crate_mm
 
-from ..untrusted import read_json, read_regular, shown
+from ..untrusted import read_json, shown
 from .form import CheckpointError
 
 MOST_BYTES = 2**36  # of a file
 MOST_UNTOLD_BYTES = 2**33  # of a file whose length its server does not tell
+TAG = re.compile(r'"[!#-~]{1,200}"')  # a server's strong tag of a file's contents
 WAIT_S = 60  # for an answer, and for each further part of the file
 
 
@@ -52,7 +54,9 @@ def download(address: str, sha256: str | None = None) -> Path:
             with FileLock(folder / ".lock"):  # of several processes the first downloads
                 if not target.exists():
                     _download(address, target)
-        except OSError as error:
+        except CheckpointError:
+            raise
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{shown(address)} cannot be stored in {shown(folder)}: {error}") from None
     if sha256 is not None:
         found = hash_file(target, hashlib.sha256())
@@ -72,60 +76,103 @@ def hash_file(path: Path, total: "hashlib._Hash") -> str:
 
 def _download(address: str, target: Path) -> None:
     part, about = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
-    begun, headers = _begun(part, about), {}
-    if begun:
-        headers = {"Range": f"bytes={part.stat().st_size}-", "If-Range": begun}
+    try:
+        with _own_file(part) as file, _own_file(about) as note:
+            _receive(address, file, note, target.name)
+        os.replace(part, target)
+    finally:
+        if not part.exists() or not part.stat().st_size:  # nothing that could be gone on with
+            part.unlink(missing_ok=True)
+            about.unlink(missing_ok=True)
+
+
+def _own_file(path: Path) -> IO[bytes]:
+    """Open a file whose name must be foreseeable, so that it can be gone on with, to read and write it.
+
+    What waits there and is none of this user's own (a link, a pipe, another's file) is not followed, but removed.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would keep open() waiting
+    with suppress(OSError):
+        file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+        status = os.fstat(file.fileno())
+        own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and own:
+            return file
+        file.close()
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, flags | os.O_EXCL, 0o666), "r+b", buffering=0)
+
+
+def _receive(address: str, file: IO[bytes], note: IO[bytes], name: str) -> None:
+    """Download into a file, which may have a part of it already; ``note`` keeps the server's tag of what that is of.
+
+    Where the download cannot be gone on with, the file is left empty.
+    """
+    start, tag = file.seek(0, os.SEEK_END), _read_tag(note)
+    headers = {"Range": f"bytes={start}-", "If-Range": tag} if start and tag else {}
     try:
         with _open(address, headers) as response:
-            goes_on = response.status == 206
-            start = part.stat().st_size if goes_on else 0
-            if goes_on and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                raise CheckpointError(
-                    f"{shown(address)} cannot be downloaded: its server sends another part than asked"
-                )
+            total = response.headers.get("Content-Length", "")
+            total = int(total[:18]) if total.isascii() and total.isdigit() else None  # a longer number is too large
+            if response.status == 206:
+                sent = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
+                if not headers or not sent or int(sent[1]) != start:
+                    raise CheckpointError(
+                        f"{shown(address)} cannot be downloaded: its server sends another part than asked"
+                    )
+                total = int(sent[2]) if sent[2] != "*" else None if total is None else start + total
+            else:
+                start = 0
             if response.headers.get_content_type() == "text/html":
                 raise CheckpointError(f"{shown(address)} is a web page, and no file: look on it for the file's address")
-            total = response.headers.get("Content-Length", "")
-            total = start + int(total) if total.isascii() and total.isdigit() else None
-            etag = response.headers.get("ETag", "")
-            about.write_text(json.dumps({"etag": "" if etag.startswith("W/") else etag}))
+            bounded = Bounded(file, total, address)
+            _write_tag(note, response.headers.get("ETag", ""))
             size = "" if total is None else f" ({total / 1e6:.1f} MB)"
             print_log(f"downloading {shown(address)}{size}", "current", logging.INFO)
-            with open(part, "ab" if goes_on else "wb") as file, _progress(response, start, total, target.name) as body:
-                shutil.copyfileobj(body, file, 2**20)
-                file.flush()
-                os.fsync(file.fileno())
+            file.truncate(file.seek(start))
+            response.read = response.read1  # read() takes all in one where a server says that a chunk has -1 bytes
+            with _progress(response, start, total, name) as body:
+                shutil.copyfileobj(body, bounded, 2**20)
+            os.fsync(file.fileno())
     except HTTPError as error:
-        part.unlink(missing_ok=True)
-        if begun and error.code == 416:  # nothing is left to be sent, or the part is longer than the file is now
-            return _download(address, target)
+        file.truncate(0)
+        if headers and error.code == 416:  # nothing is left to be sent, or the part is longer than the file is now
+            return _receive(address, file, note, name)
         raise CheckpointError(f"{shown(address)} cannot be downloaded: {_answer(error)}") from None
-    except (URLError, ssl.SSLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+    except CheckpointError:
+        raise
+    # A ValueError is that of a host's name, of the address that a server sends on to, or of a header.
+    except (URLError, ssl.SSLError, TimeoutError, ConnectionError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         told = f"{type(reason).__name__}: {reason}" if str(reason) else type(reason).__name__
         raise CheckpointError(
             f"{shown(address)} is not in the cache, and cannot be downloaded now: {shown(told)}"
         ) from None
-    size = part.stat().st_size
+    except OSError:  # a full disk stays full as long as the part is there
+        file.truncate(0)
+        raise
+    size = file.tell()
     if total is not None and size != total:
-        if size > total:
-            part.unlink()
         raise CheckpointError(
             f"{shown(address)} was cut off after {size:,} of {total:,} bytes: try again, and what is there is gone on "
             "with where the server can"
         )
-    os.replace(part, target)
-    about.unlink()
-    return None
 
 
-def _begun(part: Path, about: Path) -> str | None:
-    """The server's tag of the file that an earlier download has begun with, if there is a part of it and a tag."""
+def _read_tag(note: IO[bytes]) -> str | None:
+    """The server's tag of the file that an earlier download has begun with."""
     try:
-        told = read_json(read_regular(about, 2**16))
-        return told["etag"] or None if part.stat().st_size else None
+        note.seek(0)
+        tag = read_json(note.read(2**16))["etag"]
+        return tag if TAG.fullmatch(tag) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _write_tag(note: IO[bytes], tag: str) -> None:
+    note.truncate(note.seek(0))
+    note.write(json.dumps({"etag": tag if TAG.fullmatch(tag) else ""}).encode())
 
 
 class Bounded:
@@ -150,11 +197,15 @@ class Bounded:
 
     def write(self, block: bytes) -> int:
         if self._file.tell() + len(block) > self._most:
+            self._file.truncate(0)
             raise CheckpointError(
                 f"{shown(self._name)} cannot be downloaded: more than {self._most:,} bytes are sent, which is "
                 "its announced length, or the most without one"
             )
-        return self._file.write(block)
+        left = memoryview(block)
+        while left:
+            left = left[self._file.write(left) :]
+        return len(block)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

@@ -4,6 +4,8 @@ import hashlib
 import io
 import multiprocessing
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -277,6 +279,142 @@ def test_a_download_that_ended_before_its_renaming_is_taken(web):
     part = next(Path(torch.hub.get_dir()).rglob("*.part"))
     part.write_bytes(WEIGHTS)
     assert local_file(f"{web.address}/plain/w.pth").read_bytes() == WEIGHTS
+
+
+# What waits at a name that can be foreseen, in a folder that others may write to.
+TRAPS = {
+    "link": lambda path, other: path.symlink_to(other),
+    "link to nothing": lambda path, other: path.symlink_to(other.with_name("made")),
+    "second name": lambda path, other: path.hardlink_to(other),
+    "pipe": lambda path, other: os.mkfifo(path),
+}
+
+
+@pytest.mark.parametrize("end", [".part", ".part.json"])
+@pytest.mark.parametrize("trap", TRAPS)
+def test_a_part_follows_no_link(web, tmp_path, trap, end):
+    address = f"{web.address}/plain/w.pth"
+    web.cut = [300_000]
+    with pytest.raises(CheckpointError, match="was cut off"):
+        local_file(address)
+    part, other = next(Path(torch.hub.get_dir()).rglob(f"*{end}")), tmp_path / "other"
+    other.write_bytes(b"x")
+    part.unlink()
+    TRAPS[trap](part, other)
+    assert local_file(address).read_bytes() == WEIGHTS
+    assert other.read_bytes() == b"x"
+    assert not (tmp_path / "made").exists()
+    assert kept(tmp_path / "torch_home") == [local_file(address)]
+
+
+def test_a_lock_follows_no_link(web, tmp_path):
+    address = f"{web.address}/plain/w.pth"
+    file, other = local_file(address), tmp_path / "other"
+    file.unlink()
+    other.write_bytes(b"x")
+    lock = file.with_name(".lock")
+    lock.unlink(missing_ok=True)
+    lock.symlink_to(other)
+    with pytest.raises(CheckpointError, match="cannot be stored in"):
+        local_file(address)
+    assert other.read_bytes() == b"x"
+
+
+def test_a_part_with_a_tag_that_is_no_header_is_begun_anew(web):
+    address = f"{web.address}/plain/w.pth"
+    web.cut = [300_000]
+    with pytest.raises(CheckpointError, match="was cut off"):
+        local_file(address)
+    next(Path(torch.hub.get_dir()).rglob("*.part.json")).write_text('{"etag": "\\"a\\"\\r\\nX-Other: b"}')
+    assert local_file(address).read_bytes() == WEIGHTS
+    assert web.asked("GET", "/w.pth") == [None, None]
+
+
+def answered(*headers: str, code: str = "200 OK", body: bytes = b"") -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {code}", *headers, "\r\n"]).encode("latin1") + body
+
+
+TOO_LONG = "more than 1,000,000 bytes are sent"
+NO_ANSWERS = {
+    "a length of 400 digits": (
+        answered(f"Content-Length: {'9' * 400}"),
+        "its server announces 999,999,999,999,999,999",
+    ),
+    "a length of 5,000 digits": (answered(f"Content-Length: {'9' * 5000}"), "its server announces 999,999"),
+    "a part that was not asked for": (
+        answered("Content-Range: bytes 0-0/1", "Content-Length: 1", code="206 Partial Content", body=b"x"),
+        "its server sends another part than asked",
+    ),
+    "an address that is none": (answered("Location: https://[::1", code="302 Found"), "Invalid IPv6 URL"),
+    "a host whose name is none": (answered(f"Location: https://{'a' * 70}.example/w", code="302 Found"), "idna"),
+    "a port that is none": (answered("Location: https://localhost:99999/w", code="302 Found"), "cannot be downloaded"),
+    "no end": (answered("Connection: close", body=bytes(1_100_000)), TOO_LONG),
+    "no end, in parts": (
+        answered("Transfer-Encoding: chunked", body=b"".join([b"100000\r\n", bytes(2**20), b"\r\n"] * 2)),
+        TOO_LONG,
+    ),
+    "a part of -1 bytes": (answered("Transfer-Encoding: chunked", body=b"-1\r\n" + bytes(1_100_000)), TOO_LONG),
+}
+
+
+@pytest.mark.parametrize("kind", NO_ANSWERS)
+def test_an_answer_that_is_none_is_one_sentence_and_leaves_nothing(web, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("crate_mm.checkpoints.download.MOST_UNTOLD_BYTES", 1_000_000)
+    web.raw["/w.pth"], why = NO_ANSWERS[kind]
+    with pytest.raises(CheckpointError, match=why) as raised:
+        local_file(f"{web.address}/w.pth")
+    assert "/w.pth" in str(raised.value)
+    assert kept(tmp_path / "torch_home") == []
+
+
+def test_a_part_that_is_shorter_than_the_file_is_no_end(web):
+    """A server may send less than was asked for, and says how long the file is."""
+    address = f"{web.address}/plain/w.pth"
+    web.cut = [300_000]
+    with pytest.raises(CheckpointError, match="was cut off"):
+        local_file(address)
+    told = f"Content-Range: bytes 300000-399999/{len(WEIGHTS)}", "Content-Length: 100000"
+    web.raw["/plain/w.pth"] = answered(*told, code="206 Partial Content", body=WEIGHTS[300_000:400_000])
+    with pytest.raises(CheckpointError, match=f"was cut off after 400,000 of {len(WEIGHTS):,} bytes"):
+        local_file(address)
+
+
+def test_a_download_from_the_hub_ends_where_it_should(hub, tmp_path):
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    address = f"/me/model/resolve/{hub.commit('me/model', 'main')}/w.pth"
+    hub.raw[address] = answered("Connection: close", body=WEIGHTS + b"x")
+    with pytest.raises(CheckpointError, match=f"hf://me/model/w.pth .*: more than {len(WEIGHTS):,} bytes are sent"):
+        local_file("hf://me/model/w.pth")
+    assert kept(tmp_path / "hf_home") == []
+    hub.lies = {"Content-Length": "9" * 18}
+    with pytest.raises(
+        CheckpointError, match=r"hf://me/model/w.pth cannot be downloaded: its server announces 999,999"
+    ):
+        local_file("hf://me/model/w.pth")
+
+
+def _fetch_on_a_full_disk(address: str, results) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+    try:
+        results.put(str(local_file(address)))
+    except CheckpointError as error:
+        results.put(str(error))
+
+
+def test_on_a_full_disk_no_part_stays(web, hub, tmp_path):
+    """A limit on the size of files stands in for it."""
+    hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
+    fork = multiprocessing.get_context("fork")
+    results = fork.Queue()
+    for address, why in ((f"{web.address}/plain/w.pth", "cannot be stored in"), ("hf://me/model/w.pth", "OSError")):
+        process = fork.Process(target=_fetch_on_a_full_disk, args=(address, results))
+        process.start()
+        told = results.get(timeout=30)
+        process.join(30)
+        assert why in told
+        assert "File too large" in told
+    assert kept(tmp_path) == []
 
 
 def test_a_wrong_hash_is_refused_and_the_file_goes(web, tmp_path):
