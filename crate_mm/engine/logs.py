@@ -26,9 +26,10 @@ from .private import trim
 
 LOG = "vis_data/scalars.json"  # of a launch of a run, in a folder that is named by its time
 MOST_BYTES = 2**27  # of such a log: a line of training has some 250
-# What MMEngine says of itself: its loggers use its own old FileClient, there is no SyncBN to revert, and a line or more
-# for each parameter where there is a paramwise_cfg.
+# What MMEngine says of itself: its loggers use its own old FileClient, there is no SyncBN to revert, a line or more for
+# each parameter where there is a paramwise_cfg, and at each epoch the experiment's name, which the first line has.
 NOISE = (
+    "Exp name: ",
     "will be deprecated in future",
     "all SyncBatchNorm (SyncBN) layers",
     "paramwise_options -- ",
@@ -101,6 +102,7 @@ def _kind(backend: dict | BaseVisBackend) -> str:
 class LogProcessor(mmengine.runner.LogProcessor):
     """MMEngine's, which gives the times of validation tags of their own: those of training count iterations.
 
+    They are means of a batch, which the line on a whole validation or test does not tell.
     A rank is a whole number, which MMEngine's history of scalars makes a real one.
     """
 
@@ -113,6 +115,9 @@ class LogProcessor(mmengine.runner.LogProcessor):
 
     def get_log_after_epoch(self, runner: Runner, batch: int, mode: str, with_non_scalar: bool = False) -> tuple:
         tag, text = super().get_log_after_epoch(runner, batch, mode, with_non_scalar)
+        for key in ("time", "data_time", f"{mode}/time", f"{mode}/data_time"):
+            if key in tag:
+                text = text.replace(f"  {key}: {tag[key]:.{self.num_digits}f}", "")
         return {f"{mode}/{key}" if key in ("time", "data_time") else key: value for key, value in tag.items()}, text
 
 

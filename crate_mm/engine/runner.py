@@ -327,7 +327,8 @@ class Runner(KeepingRunner):
         )
         self.logger.info(
             f"Python {platform.python_version()}, PyTorch {torch.__version__}, torchvision {torchvision.__version__}, "
-            f"crate_mm {crate_mm.__version__}; {self.world_size} x {device}; seed {self.seed}; {self.work_dir}"
+            f"crate_mm {crate_mm.__version__}; {self.world_size} x {device}; seed {self.seed}; "
+            f"{self.experiment_name} in {self.work_dir}"
         )
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:

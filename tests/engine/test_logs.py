@@ -73,9 +73,14 @@ def test_times_are_of_a_clock_that_nobody_sets(tmp_path, monkeypatch):
 
 
 def test_the_log_is_of_the_run(tmp_path):
-    train(tmp_path, train_cfg__max_epochs=1)
+    runner = debug_runner(tmp_path, train_cfg__max_epochs=2)
+    runner.train()
     (log,) = tmp_path.glob("*/*.log")
     lines = log.read_text().splitlines()
+    assert "Exp name" not in log.read_text()
+    assert len([line for line in lines if runner.experiment_name in line]) == 1
+    validation = [line for line in lines if "Epoch(val)" in line]
+    assert [("eval/top1" in line, "time" in line) for line in validation] == [(True, False)] * 2
     assert not [line for line in lines if "deprecated" in line or "SyncBatchNorm" in line]
     assert not [line for line in lines if "embedding.proj" in line], "no parameter's initialisation"
     assert len(lines) < 25
