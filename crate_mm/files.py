@@ -22,6 +22,9 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
+# Bytes of a folder for temporary files: multiprocessing adds 32 to it for a socket, whose path has 103 on some systems.
+LONGEST_TEMP = 70
+
 
 def home(path: str | os.PathLike) -> str:
     """A path in which a leading ``~`` is the home folder."""

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 
-LONGEST_TEMP = 70  # bytes: multiprocessing adds 32 to the folder's path, and a socket's path has 103 on some systems
+from ..files import LONGEST_TEMP
 
 
 def replacements() -> dict[str, tuple[str, str]]:
@@ -27,10 +27,8 @@ def replacements() -> dict[str, tuple[str, str]]:
     try:
         getpass.getuser()
     except (KeyError, OSError, ImportError):
-        found["USER"] = (
-            f"uid{os.getuid()}" if hasattr(os, "getuid") else "user",
-            "the system knows no name of this user",
-        )
+        number = os.getuid() if hasattr(os, "getuid") else ""
+        found["USER"] = f"uid{number}", "the system knows no name of this user"
     return found
 
 

@@ -73,11 +73,7 @@ def check_environment() -> Iterator[Finding]:
         yield "note", name, f"{value} is taken: {reason}"
     encoding = sys.stdout.encoding if sys.stdout else None
     if encoding and codecs.lookup(encoding).name != "utf-8":
-        yield (
-            "note",
-            "console",
-            f"it takes {encoding}: other characters are written as \\xe9 (PYTHONUTF8=1 changes that)",
-        )
+        yield "note", "console", f"it takes {encoding}, others are written as \\xe9: PYTHONUTF8=1 gives UTF-8"
 
 
 def findings(args: argparse.Namespace, cfg: Config | None) -> Iterator[tuple[str, Iterator[Finding]]]:

@@ -32,6 +32,7 @@ from .progress import ProgressLine
 from .resume import Start, find_start
 from .safety.agreement import check_same_run, open_on_all
 from .safety.launch import init_processes, timeout_of
+from .safety.process import ProcessSettings, check_temp_dir
 from .safety.work_dir import hold
 from .saving import CheckpointHook
 from .schedule import WarmupCosineLR, scale_rate
@@ -84,7 +85,8 @@ class Runner(KeepingRunner):
         start = find_start(cfg, cfg.work_dir, opened)
         runner = cls.from_cfg(cfg)
         runner.start = start._replace(opened=opened) if opened and start.path == opened.path else start
-        runner.build_for_training()
+        with runner.in_process_settings():
+            runner.build_for_training()
         return runner
 
     @property
@@ -99,9 +101,31 @@ class Runner(KeepingRunner):
         return self.cfg.get("val_dtype") or training_dtype(self.cfg.get("optim_wrapper"))
 
     def setup_env(self, env_cfg: dict) -> None:
+        if any((self.cfg.get(f"{split}_dataloader") or {}).get("num_workers") for split in ("train", "val", "test")):
+            check_temp_dir()
+        before = ProcessSettings()
         super().setup_env(env_cfg)
         # Of GPUs alone. PyTorch's own default is TF32 in convolutions, and not in products.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(self.cfg.get("tf32"))
+        self.process_settings = ProcessSettings()
+        before.apply()
+
+    def set_randomness(self, *args: Any, **kwargs: Any) -> None:
+        before = ProcessSettings()
+        self.process_settings.apply()
+        super().set_randomness(*args, **kwargs)
+        self.process_settings = ProcessSettings()
+        before.apply()
+
+    @contextmanager
+    def in_process_settings(self) -> Iterator[None]:
+        """Let the config's ``env_cfg``, ``tf32`` and determinism hold for the process, and no longer than for this."""
+        before = ProcessSettings()
+        self.process_settings.apply()
+        try:
+            yield
+        finally:
+            before.apply()
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         built = super().build_model(model)
@@ -246,9 +270,10 @@ class Runner(KeepingRunner):
     def train(self) -> nn.Module:
         lock = hold(self.work_dir)
         try:
-            if not self.trains:
-                self.build_for_training()
-            return super().train()
+            with self.in_process_settings():
+                if not self.trains:
+                    self.build_for_training()
+                return super().train()
         finally:
             self.close_progress()
             if lock:
@@ -257,7 +282,7 @@ class Runner(KeepingRunner):
     def val(self) -> dict[str, float]:
         self.build_for_validation()
         try:
-            with self.in_val_dtype():
+            with self.in_process_settings(), self.in_val_dtype():
                 return super().val()
         finally:
             self.close_progress()
@@ -268,7 +293,8 @@ class Runner(KeepingRunner):
             self.build_for_testing()
         start = time.perf_counter()
         try:
-            metrics = super().test()
+            with self.in_process_settings():
+                metrics = super().test()
         finally:
             self.close_progress()
             end_workers(self.test_dataloader)

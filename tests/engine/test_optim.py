@@ -194,8 +194,9 @@ def _tf32_as_it_was():
 @pytest.mark.parametrize("tf32", [True, False])
 def test_tf32_is_an_option(tmp_path, tf32):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not tf32
-    debug_runner(tmp_path, tf32=tf32)
-    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is tf32
+    with debug_runner(tmp_path, tf32=tf32).in_process_settings():
+        assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is tf32
+    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is not tf32
 
 
 def test_fp16_where_the_gpu_has_no_bf16(monkeypatch):

@@ -29,6 +29,14 @@ def test_it_is_silent_while_others_speak(tmp_path):
     assert "steps, " not in log.read_text().replace("steps an epoch", "")
 
 
+def test_nothing_moves_in_a_file_that_is_forced_to_have_colors(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    debug_runner(tmp_path, train_cfg__max_epochs=1).train()
+    written = capsys.readouterr().out
+    assert "Epoch(train)" in written
+    assert not re.search(r"\r|\x1b\[[0-9?]*[A-Zl]", written)
+
+
 def on_a_terminal(*command: str, env: dict | None = None) -> tuple[int, str]:
     """Run a command with a terminal for its output; return its exit code and what the terminal got."""
     ours, theirs = pty.openpty()

@@ -158,6 +158,7 @@ def compare_with_bare_loop(args: argparse.Namespace, root: Path, folder: Path) -
     hook = StepTimes(min(3, steps - 2), steps - 1)
     runner = build_runner(args, root, folder, hook)
     counted_steps(args, runner)  # refuses an epoch that is too short before anything is measured
+    runner.process_settings.apply()  # for as long as this process lives: the steps are taken outside of train()
     runner.build_for_training()
     runner.call_hook("before_train")
     runner.call_hook("before_train_epoch")

@@ -1,0 +1,83 @@
+"""What a training leaves of the process that it runs in, and where its workers cannot talk."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+import torch
+
+from crate_mm.engine.safety.process import ProcessSettings
+from tests.conftest import ROOT
+from tests.training import debug_runner
+
+# In a process of its own, with settings that the run's differ from.
+PROGRAM = """
+import json, sys
+import cv2, torch, torch.multiprocessing as mp
+mp.set_start_method("spawn")
+torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
+torch.backends.cuda.matmul.allow_tf32 = True
+cv2.setNumThreads(2)
+
+def settings():
+    cudnn = torch.backends.cudnn
+    return [
+        mp.get_start_method(), cv2.getNumThreads(), torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic,
+    ]
+
+if __name__ == "__main__":
+    from mmengine.hooks import Hook
+    from tests.training import debug_runner
+    class Look(Hook):
+        def after_train_epoch(self, runner):
+            print(json.dumps(settings()))
+    print(json.dumps(settings()))
+    runner = debug_runner(sys.argv[1], train_cfg__max_epochs=1, randomness__deterministic=True)
+    print(json.dumps(settings()))
+    runner.register_hook(Look())
+    runner.train()
+    print(json.dumps(settings()))
+"""
+
+
+@pytest.mark.slow
+def test_a_training_leaves_the_process_as_it_was(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "work")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    before, built, during, after = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("[")]
+    assert before == built == after
+    assert during == ["fork", 1, True, False, False, False, True]
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="PyTorch has no newer names")
+def test_tf32_by_its_newer_names_is_kept():
+    before, matmul = ProcessSettings(), torch.backends.cuda.matmul
+    try:
+        matmul.fp32_precision = "tf32"
+        torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.rnn.fp32_precision = "ieee", "tf32"
+        kept = ProcessSettings()
+        matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        kept.apply()
+        found = [part.fp32_precision for part in (matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)]
+        assert found == ["tf32", "ieee", "tf32"]
+    finally:
+        matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # from here the older names can be read
+        before.apply()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_without_a_place_for_their_sockets_are_refused(tmp_path, monkeypatch, workers):
+    folder = tmp_path / ("a" * 80)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    refused = pytest.raises(ValueError, match="set TMPDIR=/tmp, or num_workers=0")
+    with refused if workers else contextlib.nullcontext():
+        debug_runner(tmp_path / "work", train_dataloader__num_workers=workers)
