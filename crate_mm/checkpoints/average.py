@@ -15,7 +15,7 @@ from torch import Tensor
 from ..files import atomic_file
 from ..untrusted import shown
 from .fit import compare_weights
-from .form import CheckpointError
+from .form import FORMAT, CheckpointError
 from .open import Checkpoint, open_checkpoint
 
 # Of a model's config: what changes its training and not what it computes when it is used.
@@ -85,7 +85,7 @@ class Average:
         differing = next(iter(_differing(first.model, checkpoint.model)), None)
         if differing:
             raise CheckpointError(f"{source} is of another model than {shown(first.path)}: {differing}")
-        compare_weights(self.fixed, checkpoint.weights, checkpoint.path)
+        compare_weights(self.fixed, checkpoint.weights, checkpoint.path, checkpoint.meta)
         if checkpoint.class_names != first.class_names:
             raise CheckpointError(f"{source} has other classes than {shown(first.path)}: their order must be the same")
         for name, value in checkpoint.weights.items():
@@ -193,7 +193,7 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
 
 def _described(members: list[Checkpoint], weights: dict[str, Tensor]) -> Checkpoint:
     first, sources = members[0], [source_of(member) for member in members]
-    meta = {"model": first.model, "test_transforms": first.test_transforms, "averaged_from": sources}
+    meta = {"format": FORMAT, "model": first.model, "test_transforms": first.test_transforms, "averaged_from": sources}
     if first.class_names is not None:
         meta["dataset_meta"] = {"classes": list(first.class_names)}
     return replace(first, path=f"the average of {len(members)}", weights=weights, meta=meta, states={}, notes=[])

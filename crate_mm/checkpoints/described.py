@@ -30,6 +30,10 @@ MOST_WORK = 2**33  # products of a kernel's numbers with pixels, in all transfor
 USUAL_INPUT = 2**20  # pixels of a photograph before the first transform
 
 
+class UnregisteredError(CheckpointError):
+    """A file names a part that is not registered here, so that it is not known what it is."""
+
+
 def checked_model(checkpoint: Checkpoint) -> dict:
     """The model that a checkpoint describes, a config of registered parts, compared with its weights before any memory
     is taken for it.
@@ -37,6 +41,26 @@ def checked_model(checkpoint: Checkpoint) -> dict:
     Raises:
         CheckpointError: it describes none, one with a part that is not registered here, one that does not build, or
             another one than the weights are of.
+    """
+    source = checkpoint.path
+    size = compare_described(checkpoint)
+    if math.prod(size) > MOST_INPUT:  # which no weight bounds where positions are computed
+        raise CheckpointError(
+            f"{source} describes a model of images of {' x '.join(map(str, size))} pixels, more than {MOST_INPUT:,}: "
+            "give a config"
+        )
+    return _with_own_weights(checkpoint.model)
+
+
+def compare_described(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Compare the model that a checkpoint describes, which is built without memory, with its weights.
+
+    Returns:
+        Height and width of the model's images, see ``image_size``.
+
+    Raises:
+        UnregisteredError: it has a part that is not registered here.
+        CheckpointError: it describes none, one that does not build, or another one than the weights are of.
     """
     source, weights = checkpoint.path, checkpoint.weights
     if checkpoint.model is None:
@@ -52,13 +76,8 @@ def checked_model(checkpoint: Checkpoint) -> dict:
         raise CheckpointError(
             f"{source} describes a model that does not build ({type(error).__name__}: {shown(error)}): give a config"
         ) from None
-    compare_weights(expected, weights, source)
-    if math.prod(size) > MOST_INPUT:  # which no weight bounds where positions are computed
-        raise CheckpointError(
-            f"{source} describes a model of images of {' x '.join(map(str, size))} pixels, more than {MOST_INPUT:,}: "
-            "give a config"
-        )
-    return _with_own_weights(checkpoint.model)
+    compare_weights(expected, weights, source, checkpoint.meta)
+    return size
 
 
 def build_described(checkpoint: Checkpoint) -> nn.Module:
@@ -111,7 +130,7 @@ def check_description(described: dict, source: str | Path) -> None:
         kind = value.get("type")
         allowed = [PLACES[place]] if place in PLACES else registries
         if "type" in value and not (isinstance(kind, str) and any(kind in r.module_dict for r in allowed)):
-            raise CheckpointError(
+            raise UnregisteredError(
                 f"{source} names the {shown('.'.join(place)) or 'model'} {shown(repr(kind))}, which is not registered "
                 "here: import the file that registers it first, or give a config"
             )

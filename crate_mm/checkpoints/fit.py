@@ -7,14 +7,14 @@ import logging
 import math
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..untrusted import shown
-from .form import CheckpointError
+from .form import FORMAT, CheckpointError
 from .open import Checkpoint, as_checkpoint
 from .resize import MODES, fit_patch_kernel, patch_of, resize_position_embedding, stored_patch
 
@@ -38,7 +38,7 @@ def fit(model: nn.Module, checkpoint: Checkpoint) -> None:
     """
     wanted, source = model.state_dict(), checkpoint.path
     weights = aligned(checkpoint, wanted)
-    compare_weights(wanted, weights, source)
+    compare_weights(wanted, weights, source, checkpoint.meta)
     real = {name: value for name, value in weights.items() if value.is_floating_point() and not value.is_meta}
     # PyTorch looks at no numbers of a byte.
     real = {name: value.half() if value.itemsize == 1 else value for name, value in real.items()}
@@ -73,9 +73,20 @@ def aligned(checkpoint: Checkpoint, wanted: dict[str, Tensor]) -> dict[str, Tens
 
 
 def compare_weights(
-    wanted: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], source: str | Path = "the checkpoint"
+    wanted: dict[str, torch.Tensor],
+    weights: dict[str, torch.Tensor],
+    source: str | Path = "the checkpoint",
+    meta: dict[str, Any] | None = None,
 ) -> None:
-    """Raise ``CheckpointError`` unless the weights have the names, shapes and kinds of number of those wanted."""
+    """Raise ``CheckpointError`` unless the weights have the names, shapes and kinds of number of those wanted.
+
+    Args:
+        wanted: of the model.
+        weights: of the file.
+        source: the file, for the message.
+        meta: what the file says of itself. Where names differ, and it is of another version of the format, the message
+            says so.
+    """
     shapes = [
         f"{key} is {tuple(weights[key].shape)} there and {tuple(wanted[key].shape)} here"
         for key in wanted
@@ -91,6 +102,9 @@ def compare_weights(
     problems = shapes + kinds + missing + surplus
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        if (missing or surplus) and (meta or {}).get("model") and meta.get("format") != FORMAT:
+            version = "no format version" if meta.get("format") is None else f"format version {meta['format']}"
+            more += f"; it has {version}, this crate_mm has {FORMAT}: use the version of crate_mm that wrote it"
         raise CheckpointError(f"{source} does not fit the model: {'; '.join(problems[:3])}{more}")
 
 

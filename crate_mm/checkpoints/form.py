@@ -8,6 +8,10 @@ import torch
 
 from ..untrusted import check_plain, shown
 
+# Of the names of the weights and of what a file says beside them, which it says as ``meta.format``. Files of before
+# there were versions say none: they have these names, or those of an earlier crate_mm.
+FORMAT = 1
+
 # For files of others that plain torch.load takes.
 ADVICE = "save its weights by themselves, as {name: tensor.clone()}, and they are taken"
 
@@ -71,6 +75,7 @@ FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     "state_dict": (_dict, "a dict"),
     "ema_state_dict": (_dict, "a dict"),
     "meta": (_dict, "a dict"),
+    "meta.format": (_whole, "a whole number"),
     "meta.model": (_description, "a dict of plain data"),
     "meta.dataset_meta": (_dict, "a dict"),
     "meta.dataset_meta.classes": (_names, "a list of names"),

@@ -9,7 +9,8 @@ from safetensors.torch import save
 import crate_mm
 
 from ..files import atomic_file
-from .form import CheckpointError
+from .described import UnregisteredError, compare_described
+from .form import FORMAT, CheckpointError
 from .open import Checkpoint
 from .safe import KEPT, KEY, MOST_SAID, digest
 
@@ -25,14 +26,20 @@ def publish(checkpoint: Checkpoint, path: str | Path) -> dict:
 
     Returns:
         What is written beside the weights: ``model`` (config), ``classes``, ``test_transforms``, ``metrics``, ``run``,
-        what ``KEPT`` names, ``sha256`` (of the weights) and ``version``.
+        what ``KEPT`` names, ``sha256`` (of the weights), ``version`` and ``format``.
 
     Raises:
-        CheckpointError: the checkpoint does not say what model its weights are of, or cannot be written so.
+        CheckpointError: the checkpoint does not say what model its weights are of, or says another one, or it cannot be
+            written so.
     """
     source = checkpoint.path
     if not checkpoint.model:
         raise CheckpointError(f"{source} does not say what model it is of: {checkpoint.unknown or ADVICE}")
+    version = FORMAT
+    try:
+        compare_described(checkpoint)
+    except UnregisteredError:  # it can be opened, and is compared, where its parts are registered
+        version = checkpoint.meta.get("format")
     weights, same_as = without_shared(checkpoint.weights, source)
     last = checkpoint.info.get("result_last") or {}
     about = {
@@ -44,6 +51,7 @@ def publish(checkpoint: Checkpoint, path: str | Path) -> dict:
         **{key: checkpoint.meta.get(key) for key in KEPT},
         "sha256": digest(weights, same_as),
         "version": crate_mm.__version__,
+        "format": version,
     }
     said = json.dumps(about)
     if len(said) > MOST_SAID:

@@ -47,7 +47,7 @@ def as_contents(about: dict, weights: dict[str, torch.Tensor], path: str | Path)
     Raises:
         CheckpointError: it is not of that form.
     """
-    meta = {key: about.get(key) for key in ("model", "test_transforms", "run", *KEPT)}
+    meta = {key: about.get(key) for key in ("format", "model", "test_transforms", "run", *KEPT)}
     meta["dataset_meta"] = {"classes": about.get("classes")}
     published = {"meta": {key: value for key, value in meta.items() if value is not None}, "state_dict": weights}
     check_form(published, path)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoints import CheckpointError, open_checkpoint
+from ..checkpoints.form import FORMAT
 from ..config.kinds import parse_value
 from ..files import atomic_file
 from ..models.layers import to_pair
@@ -56,7 +57,11 @@ def main() -> None:
         if opened.model is None:
             raise CheckpointError(f"{args.input}: {opened.unknown} (--num-heads K)")
         opened.say(print)
-        meta = {"model": opened.model, **{key: opened.meta[key] for key in ("translated_from", "assumed")}}
+        meta = {
+            "format": FORMAT,
+            "model": opened.model,
+            **{key: opened.meta[key] for key in ("translated_from", "assumed")},
+        }
         with atomic_file(output) as file:
             torch.save({"meta": meta, "state_dict": opened.weights}, file)
     backbone = opened.model["backbone"]

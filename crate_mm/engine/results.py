@@ -28,7 +28,7 @@ import crate_mm
 
 from ..analysis.cost import count_complexity
 from ..checkpoints import Checkpoint
-from ..checkpoints.form import are_transforms
+from ..checkpoints.form import FORMAT, are_transforms
 from ..files import home, write_whole
 from ..registry import DATASETS, HOOKS
 from ..untrusted import check_plain, read_json, read_regular
@@ -289,6 +289,7 @@ def describe_checkpoint(runner: Runner) -> dict:
     cfg = runner.cfg
     tested = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset") or {}
     return {
+        "format": FORMAT,
         "model": cfg.model.to_dict(),
         "test_transforms": transforms if are_transforms(transforms := as_data(tested.get("transforms"))) else None,
         "initialized_from": runner.initialized_from,

@@ -76,7 +76,7 @@ def check_resumable(runner: Runner, checkpoint: Checkpoint) -> None:
             "resume from an epoch_N.pth, not from a best or a converted one"
         )
     # With averaged weights MMEngine loads these, without looking at them.
-    compare_weights(runner.task.state_dict(), checkpoint.weights, filename)
+    compare_weights(runner.task.state_dict(), checkpoint.weights, filename, meta)
     if meta.get("epoch") is None or meta.get("iter") is None:
         raise CheckpointError(f"{filename} cannot be resumed from, its meta does not say of which epoch it is")
     _check_position(runner, filename, meta)

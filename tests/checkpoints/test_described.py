@@ -16,7 +16,7 @@ from torch import nn
 
 from crate_mm import registry
 from crate_mm.api import get_model, init_model
-from crate_mm.checkpoints import Checkpoint
+from crate_mm.checkpoints import Checkpoint, open_checkpoint
 from crate_mm.checkpoints.described import (
     build_described,
     check_description,
@@ -24,6 +24,8 @@ from crate_mm.checkpoints.described import (
     checked_model,
     no_larger_than,
 )
+from crate_mm.checkpoints.form import FORMAT
+from crate_mm.checkpoints.publish import publish
 from crate_mm.datasets import build_transforms
 from crate_mm.datasets.images import UnreadableImageError
 from crate_mm.engine import CheckpointError, read_checkpoint
@@ -229,3 +231,35 @@ def test_transforms_of_a_file_are_bounded():
         build_transforms([{"type": "RandomCrop", "size": 8, "padding": 8000}])(Image.new("L", (8, 8)))
     assert build_transforms([{"type": "Pad", "padding": [1, 2, 3, 4]}])(Image.new("L", (8, 8))).size == (12, 14)
     assert build_transforms([{"type": "Pad", "padding": [1, 2]}])(Image.new("L", (8, 8))).size == (10, 12)
+
+
+@pytest.mark.parametrize(("version", "words"), [({}, "no format version"), ({"format": 7}, "format version 7")])
+def test_weights_of_other_names_are_refused_with_their_format_version(tmp_path, version, words):
+    """As of an early version of the package, whose layers were named otherwise."""
+    weights = {name.replace("norm_compress", "attn_norm"): value for name, value in weights_of(MODEL).items()}
+    torch.save({"meta": {"model": MODEL, **version}, "state_dict": weights}, tmp_path / "old.pth")
+    sentence = rf"old.pth does not fit the model: .*; it has {words}, this crate_mm has 1: use the version of crate_mm"
+    with pytest.raises(CheckpointError, match=sentence):
+        init_model(None, tmp_path / "old.pth")
+    with pytest.raises(CheckpointError, match=sentence):
+        publish(open_checkpoint(tmp_path / "old.pth"), tmp_path / "old.safetensors")
+    assert not (tmp_path / "old.safetensors").exists()
+
+
+def test_a_version_is_not_named_where_names_fit_or_it_is_the_same(tmp_path):
+    weights = weights_of(MODEL)
+    for version, change in (({}, {"head.fc.weight": torch.zeros(3, 16)}), ({"format": 1}, {"other": torch.zeros(1)})):
+        torch.save({"meta": {"model": MODEL, **version}, "state_dict": weights | change}, tmp_path / "x.pth")
+        with pytest.raises(CheckpointError, match="does not fit the model: ") as error:
+            init_model(None, tmp_path / "x.pth")
+        assert "format version" not in str(error.value)
+
+
+def test_what_is_published_says_its_format_where_its_names_are_known(tmp_path):
+    torch.save({"meta": {"model": MODEL}, "state_dict": weights_of(MODEL)}, tmp_path / "x.pth")
+    publish(open_checkpoint(tmp_path / "x.pth"), tmp_path / "x.safetensors")
+    assert open_checkpoint(tmp_path / "x.safetensors").meta["format"] == FORMAT
+    unknown = {**MODEL, "backbone": {"type": "OfAFileThatIsNotImported"}}
+    torch.save({"meta": {"model": unknown}, "state_dict": weights_of(MODEL)}, tmp_path / "x.pth")
+    publish(open_checkpoint(tmp_path / "x.pth"), tmp_path / "x.safetensors")
+    assert "format" not in open_checkpoint(tmp_path / "x.safetensors").meta

@@ -241,9 +241,16 @@ def test_position_embeddings_of_no_image_are_dropped(debug_checkpoint, shape):
     assert "backbone.embedding.pos_embed" in done.dropped
 
 
+def of_another_package(checkpoint: Path) -> dict:
+    """A checkpoint of a model that is not registered here: any weights may be its."""
+    contents = read_checkpoint(checkpoint)
+    contents["meta"]["model"] = {"type": "ModelOfAFileThatIsNotImported"}
+    return contents
+
+
 @pytest.mark.parametrize("weights", [{"__metadata__": torch.zeros(1)}, {"x": torch.zeros(1, dtype=torch.complex128)}])
 def test_what_the_published_format_has_not_is_told(tmp_path, debug_checkpoint, weights):
-    meta = read_checkpoint(debug_checkpoint)["meta"]
+    meta = of_another_package(debug_checkpoint)["meta"]
     with pytest.raises(CheckpointError, match="x.pth cannot be published"):
         publish(as_checkpoint({"meta": meta, "state_dict": weights}, "x.pth"), tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
@@ -259,7 +266,7 @@ def test_names_of_metrics_do_nothing_to_a_terminal(tmp_path, debug_checkpoint, r
 
 
 def test_tied_weights_are_published_once(tmp_path, debug_checkpoint):
-    checkpoint = read_checkpoint(debug_checkpoint)
+    checkpoint = of_another_package(debug_checkpoint)
     weights = checkpoint["state_dict"]
     shared = torch.zeros(250_000)
     weights.update({f"w{i}": shared for i in range(300)})
@@ -275,7 +282,7 @@ def test_tied_weights_are_published_once(tmp_path, debug_checkpoint):
 def test_tied_weights_are_where_safetensors_looks_for_them(tmp_path, debug_checkpoint):
     model = torch.nn.ModuleDict({"a": torch.nn.Linear(4, 4), "b": torch.nn.Linear(4, 4)})
     model["b"].weight = model["a"].weight
-    meta = read_checkpoint(debug_checkpoint)["meta"]
+    meta = of_another_package(debug_checkpoint)["meta"]
     publish(as_checkpoint({"meta": meta, "state_dict": model.state_dict()}), tmp_path / "x.safetensors")
     other = torch.nn.ModuleDict({"a": torch.nn.Linear(4, 4), "b": torch.nn.Linear(4, 4)})
     other["b"].weight = other["a"].weight
@@ -290,7 +297,7 @@ def test_overlapping_weights_far_larger_than_their_memory_are_not_published(tmp_
     weights = {f"w{i}": memory[i : i + 900] for i in range(100)}
     with pytest.raises(CheckpointError, match="x.pth cannot be published: its weights are parts of the same memory"):
         publish(
-            as_checkpoint({"meta": read_checkpoint(debug_checkpoint)["meta"], "state_dict": weights}, "x.pth"),
+            as_checkpoint({"meta": of_another_package(debug_checkpoint)["meta"], "state_dict": weights}, "x.pth"),
             tmp_path / "x",
         )
 
