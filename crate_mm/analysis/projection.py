@@ -12,8 +12,10 @@ def pca_colors(tokens: Tensor, foreground: bool = False) -> tuple[np.ndarray, np
 
     Args:
         tokens: patch tokens, without the CLS token.
-        foreground: take the patches above the middle of the first component's range for the foreground (or those
-            below, if that is the smaller part), and show the components of these alone.
+        foreground: show the components of the foreground alone. It is what lies, in each image, above the middle of
+            that image's range in the first component (or below it, for all images, if that is the smaller part). This
+            component is of the patches without their image's mean: how images differ from one another is no
+            background of theirs.
 
     Raises:
         ValueError: fewer than three patches, or dimensions.
@@ -26,8 +28,10 @@ def pca_colors(tokens: Tensor, foreground: bool = False) -> tuple[np.ndarray, np
     flat = tokens.detach().double().cpu().reshape(M * N, d).numpy()
     shown = np.ones(M * N, dtype=bool)
     if foreground:
-        first = PCA(1, svd_solver="full").fit_transform(flat)[:, 0]
-        shown = first > (first.min() + first.max()) / 2
+        within = flat.reshape(M, N, d) - flat.reshape(M, N, d).mean(1, keepdims=True)
+        first = PCA(1, svd_solver="full").fit_transform(within.reshape(M * N, d)).reshape(M, N)
+        middle = (first.min(1, keepdims=True) + first.max(1, keepdims=True)) / 2
+        shown = (first > middle).reshape(M * N)
         if shown.mean() > 0.5:
             shown = ~shown
         if shown.sum() < 3:

@@ -186,6 +186,9 @@ def test_components_find_the_planes_of_the_tokens():
     colors, shown = pca_colors(tokens[:, 4:], foreground=True)  # 4 of 12 patches are of the first kind
     assert np.array_equal(shown, np.tile(np.arange(12) < 4, (3, 1)))
     assert (colors[~shown] == 0).all()
+    # Images that differ more from one another than their patches do, and of less contrast than others.
+    tokens = tokens * torch.tensor([1.0, 0.3, 2.0])[:, None, None] + 100 * torch.eye(20)[5:8, None]
+    assert np.array_equal(pca_colors(tokens[:, 4:], foreground=True)[1], shown)
     with pytest.raises(ValueError, match="at least three patches"):
         pca_colors(torch.randn(1, 2, 5))
 
