@@ -72,6 +72,10 @@ class TimmBackbone(nn.Module):
 
     Raises:
         ValueError: timm has no such model, its features are no tokens, or an argument is not taken.
+
+    Attributes:
+        original_names: timm's names of the weights, each with the names that the tensor has here. A file of timm's own
+            is read by it.
     """
 
     head_settings: ClassVar[dict] = {"norm": False}  # timm's features have passed a LayerNorm, where there is one
@@ -96,9 +100,14 @@ class TimmBackbone(nn.Module):
             raise ValueError(f"img_size must be of 1 to {MOST_SIDE} pixels, got {img_size!r}")
         sized = {} if img_size is None else {"img_size": img_size}
         pretrained = pretrained and not builds_from_data()
-        self.model = timm.create_model(
-            name, pretrained, num_classes=0, in_chans=in_channels, drop_path_rate=drop_path, **sized, **options
-        )
+        options |= {"num_classes": 0, "in_chans": in_channels, **sized}
+        try:
+            self.model = _create(name, pretrained, drop_path, options)
+        except TypeError as error:
+            raise ValueError(f"timm's {name} does not take these arguments: {error}") from None
+        original: dict[int, list[str]] = {}
+        for theirs, value in self.model.state_dict(keep_vars=True).items():
+            original.setdefault(id(value), []).append(theirs)
         self.embed_dim = self.model.num_features
         self.in_channels = in_channels
         size = img_size or self.model.default_cfg["input_size"][1:]
@@ -109,8 +118,15 @@ class TimmBackbone(nn.Module):
             for number, layer in enumerate(blocks):
                 blocks[number] = TimmLayer(layer)
             self.blocks_name = "blocks"
+        self.original_names: dict[str, list[str]] = {}
+        for own, value in self.state_dict(keep_vars=True).items():
+            for theirs in original[id(value)]:
+                self.original_names.setdefault(theirs, []).append(own)
         self.eval().requires_grad_(True)
-        tokens = self._meta_output()
+        features = self._meta_features()
+        if not isinstance(features, Tensor):
+            raise ValueError(f"{name} gives no tokens: its features are of kind {type(features).__name__}")
+        tokens = self._with_first(features)
         if tokens.ndim != 3 or tokens.shape[2] != self.embed_dim:
             raise ValueError(f"{name} gives no tokens of {self.embed_dim} channels: its features are {tokens.shape}")
         self.num_tokens = tokens.shape[1] - 1 + self.prefix
@@ -144,25 +160,54 @@ class TimmBackbone(nn.Module):
             return {}
         return {"model.pos_embed": self.patch_tokens[1:]}
 
+    def original_classifier(self) -> str:
+        """The name of timm's classifier, if it takes the vector that a head pools here by 'cls'; else ''.
+
+        That is asked of random features.
+        """
+        name = self.model.pretrained_cfg.get("classifier")
+        copied, shape, like = self._copy(), self._meta_features().shape, next(self.parameters())
+        with torch.no_grad():
+            try:
+                generator = torch.Generator(like.device).manual_seed(0)  # the run's own numbers stay as they are
+                features = torch.randn(2, *shape[1:], dtype=like.dtype, device=like.device, generator=generator)
+                pooled = copied.model.forward_head(features, pre_logits=True)
+                same = torch.allclose(pooled, copied._with_first(features)[:, 0], rtol=1e-3, atol=1e-3)
+            except (AttributeError, TypeError, RuntimeError):  # no such method, several vectors, no memory
+                same = False
+        return name if same and isinstance(name, str) else ""
+
+    def _copy(self, device: str | None = None) -> "TimmBackbone":
+        """A copy in eval mode with the same tensors, or with tensors without memory on the meta device."""
+        tensors = (*self.parameters(), *self.buffers())
+        return copy.deepcopy(self, {id(value): value.detach().to(device) for value in tensors}).eval()
+
     @torch.no_grad()
-    def _meta_output(self) -> Tensor:
-        """Return the output of ``forward`` for one image on the meta device, ``(1, 1 + N, d)``.
+    def _meta_features(self) -> Any:
+        """Return what timm's model gives for one image on the meta device.
 
         Nothing is computed, so large images cost no time and no memory.
         """
-        tensors = (*self.parameters(), *self.buffers())
-        on_meta = copy.deepcopy(self, {id(tensor): tensor.detach().to("meta") for tensor in tensors})
         with torch.device("meta"):
-            return on_meta(torch.zeros(1, self.in_channels, *self.img_size))
+            return self._copy("meta").model.forward_features(torch.zeros(1, self.in_channels, *self.img_size))
 
-    def _tokens(self, images: Tensor) -> Tensor:
-        z = self.model.forward_features(images)
+    def _with_first(self, z: Tensor) -> Tensor:
+        """The first token and the patches, ``(B, 1 + N, d)``, of timm's features."""
         if z.ndim == 4:  # a convolutional model's; those with the channels last say so
             z = z.flatten(1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else z.flatten(2).mT
-        return z
-
-    def forward(self, images: Tensor) -> Tensor:
-        z = self._tokens(images)
         patches = z[:, self.prefix :]
         has_cls = self.prefix > 0 and getattr(self.model, "cls_token", None) is not None  # or registers alone
         return torch.cat([z[:, :1] if has_cls else patches.mean(dim=1, keepdim=True), patches], dim=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._with_first(self.model.forward_features(images))
+
+
+def _create(name: str, pretrained: bool, drop_path: float, options: dict[str, Any]) -> nn.Module:
+    """timm's model; one whose constructor has no stochastic depth is built without it."""
+    try:
+        return timm.create_model(name, pretrained, drop_path_rate=drop_path, **options)
+    except TypeError as error:
+        if drop_path or "drop_path_rate" not in str(error):
+            raise
+    return timm.create_model(name, pretrained, **options)

@@ -6,11 +6,13 @@ import sys
 
 import pytest
 import torch
+from mmengine import Config
 
 from crate_mm import get_model, init_model
 from crate_mm.analysis.attention import cls_attention
 from crate_mm.analysis.gather import defined_measures
-from crate_mm.checkpoints import open_checkpoint
+from crate_mm.checkpoints import CheckpointError, open_checkpoint
+from crate_mm.checkpoints.fit import fit, transfer
 from crate_mm.checkpoints.publish import publish
 from crate_mm.config import load_config
 from crate_mm.engine import Runner
@@ -290,3 +292,123 @@ def test_a_file_asks_nobody_for_weights_where_a_config_takes_its_model(tmp_path,
     assert asked == [False]
     weights = {name.removeprefix("backbone."): state[name] for name in state if name.startswith("backbone.")}
     torch.testing.assert_close(dict(built.backbone.state_dict()), weights)
+
+
+# timm's files for timm's models here ----------------------------------------------------------------------------------
+
+VIT = dict(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3)
+WITH_TIMMS_CLASSIFIER = {
+    "vit_tiny_patch16_224": VIT,
+    "vit_base_patch16_siglip_gap_224": VIT,  # the mean of the tokens
+    "vit_small_patch16_36x1_224": VIT,
+    "resnet18": {},
+}
+
+
+def classifier_config(name, num_classes=5, **options):
+    backbone = dict(type="TimmBackbone", name=name, **options)
+    return Config(
+        dict(
+            model=dict(
+                type="ImageClassifier",
+                backbone=backbone,
+                head=dict(type="LinearHead", num_classes=num_classes, norm=False),
+            )
+        )
+    )
+
+
+def timms_file(path, name, **options):
+    torch.manual_seed(1)
+    model = timm.create_model(name, **{"num_classes": 5, **options}).eval()
+    for value in model.parameters():  # biases and class tokens may start as zeros
+        torch.nn.init.normal_(value, std=0.05)
+    torch.save({"state_dict": model.state_dict(), "epoch": 3, "arch": name}, path)
+    return model, path
+
+
+@pytest.mark.parametrize("name", WITH_TIMMS_CLASSIFIER)
+def test_a_file_of_timms_gives_timms_logits(name, tmp_path):
+    options = WITH_TIMMS_CLASSIFIER[name]
+    theirs, file = timms_file(tmp_path / "timm.pth", name, **options)
+    model = init_model(classifier_config(name, **options), file)
+    x = torch.randn(2, 3, *model.backbone.img_size)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), theirs(x))
+    built = MODELS.build(classifier_config(name, **options).model)
+    state = torch.random.get_rng_state()
+    taken = transfer(built, open_checkpoint(file))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert taken.loaded.keys() == {key for key in built.state_dict() if key.startswith("backbone.")}
+    assert taken.new.keys() == taken.dropped.keys() == {"head.fc.weight", "head.fc.bias"}
+    with torch.no_grad():
+        torch.testing.assert_close(built.eval().backbone(x), model.backbone(x))
+
+
+def test_a_head_without_classes_leaves_timms_classifier_out(tmp_path):
+    theirs, file = timms_file(tmp_path / "timm.pth", "vit_tiny_patch16_224", **VIT)
+    model, opened = MODELS.build(classifier_config("vit_tiny_patch16_224", 0, **VIT).model), open_checkpoint(file)
+    fit(model, opened)
+    assert "left out, as no part of the model takes it: head.weight, head.bias" in opened.notes
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(images()), theirs.forward_features(images())[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fitted", "transferred"),
+    [
+        (
+            "vit_tiny_patch16_224",
+            {**VIT, "embed_dim": 96},
+            r"backbone.model.cls_token is \(1, 1, 96\) there and \(1, 1, 48\) here",
+            "timm.pth is of another model",
+        ),
+        ("vit_tiny_patch16_224", {**VIT, "depth": 3}, r"backbone.blocks.2.norm1.weight is surplus", None),
+        ("vit_tiny_patch16_224", {**VIT, "num_classes": 0}, "head.fc.weight is missing", None),
+        (
+            "vit_tiny_patch16_224",
+            {**VIT, "global_pool": "avg"},  # fc_norm behind the mean, which no head here has
+            "backbone.model.norm.weight is missing",
+            None,
+        ),
+        ("resnet18", {}, "backbone.model.cls_token is missing", "timm.pth is of another model"),
+    ],
+)
+def test_a_wrong_file_of_timms_is_refused(name, options, fitted, transferred, tmp_path):
+    _, file = timms_file(tmp_path / "timm.pth", name, **options)
+    with pytest.raises(CheckpointError, match=fitted):
+        init_model(classifier_config("vit_tiny_patch16_224", **VIT), file)
+    model = MODELS.build(classifier_config("vit_tiny_patch16_224", **VIT).model)
+    if transferred:
+        with pytest.raises(CheckpointError, match=transferred):
+            transfer(model, open_checkpoint(file))
+    else:
+        assert "backbone.model.cls_token" in transfer(model, open_checkpoint(file)).loaded
+
+
+def test_a_classifier_for_another_pooling_is_not_taken(tmp_path):
+    """ConvNeXt has a LayerNorm between mean and classifier: its classifier means nothing on the mean."""
+    _, file = timms_file(tmp_path / "timm.pth", "convnext_atto")
+    with pytest.raises(CheckpointError, match=r"head.fc.weight is missing; .*backbone.head.fc.weight is surplus"):
+        init_model(classifier_config("convnext_atto"), file)
+    model = MODELS.build(classifier_config("convnext_atto").model)
+    assert transfer(model, open_checkpoint(file)).new.keys() == {"head.fc.weight", "head.fc.bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("coat_tiny", {}, "coat_tiny gives no tokens: its features are of kind list"),
+        ("crossvit_9_240", {}, "crossvit_9_240 gives no tokens: its features are of kind list"),
+        ("ghostnet_050", dict(drop_path=0.1), "timm's ghostnet_050 does not take .*drop_path_rate"),
+        ("resnet18", dict(img_size=32), "timm's resnet18 does not take these arguments: .*img_size"),
+    ],
+)
+def test_models_that_are_no_backbones_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message), torch.device("meta"):
+        crate_mm.timm.TimmBackbone(name, **options)
+
+
+def test_a_model_whose_constructor_has_no_stochastic_depth_is_built():
+    with torch.device("meta"):
+        assert crate_mm.timm.TimmBackbone("ghostnet_050")(torch.zeros(1, 3, 224, 224)).shape == (1, 50, 480)

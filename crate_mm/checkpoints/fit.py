@@ -37,7 +37,7 @@ def fit(model: nn.Module, checkpoint: Checkpoint) -> None:
             left as it was.
     """
     wanted, source = model.state_dict(), checkpoint.path
-    weights = aligned(checkpoint, wanted)
+    weights = aligned(checkpoint, model, wanted)
     compare_weights(wanted, weights, source, checkpoint.meta)
     real = {name: value for name, value in weights.items() if value.is_floating_point() and not value.is_meta}
     # PyTorch looks at no numbers of a byte.
@@ -53,13 +53,18 @@ def fit(model: nn.Module, checkpoint: Checkpoint) -> None:
     model.load_state_dict(weights)
 
 
-def aligned(checkpoint: Checkpoint, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+def aligned(checkpoint: Checkpoint, model: nn.Module, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """A checkpoint's weights under the names of a model, where one change of all names brings them there.
+
+    A backbone that wraps another library's model says that library's names, as ``original_names``.
 
     That is a prefix such as 'model.' taken off, or, for a backbone by itself, 'backbone.' put before. No name is then
     left that the model does not have; else the names stay as they are, and ``fit`` says what does not.
     """
     weights = checkpoint.weights
+    original = getattr(getattr(model, "backbone", None), "original_names", {})
+    if 2 * len(weights.keys() & original.keys()) > len(weights):
+        return _from_original(checkpoint, model.backbone, wanted)
     if not weights or any(name in wanted for name in weights):
         return weights
     changes = [(f"{prefix!r} is taken from the names", prefix, "") for prefix in OUTER]
@@ -70,6 +75,29 @@ def aligned(checkpoint: Checkpoint, wanted: dict[str, Tensor]) -> dict[str, Tens
             checkpoint.notes.append(note)
             return changed
     return weights
+
+
+def _from_original(checkpoint: Checkpoint, backbone: nn.Module, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the names of the model that a backbone wraps, under ours.
+
+    The classifier becomes the head's where it takes what the head pools; a head without classes leaves it out.
+    """
+    renamed, left = {}, []
+    classifier = backbone.original_classifier()
+    for name, value in checkpoint.weights.items():
+        part, _, last = name.rpartition(".")
+        if name in backbone.original_names:
+            renamed |= {f"{BACKBONE}{own}": value for own in backbone.original_names[name]}
+        elif part != classifier:
+            renamed[f"{BACKBONE}{name}"] = value
+        elif f"head.fc.{last}" in wanted:
+            renamed[f"head.fc.{last}"] = value
+        else:
+            left.append(name)
+    checkpoint.notes.append(f"it has the names of the model that {type(backbone).__name__} wraps, which are translated")
+    if left:
+        checkpoint.notes.append(f"left out, as no part of the model takes it: {', '.join(left)}")
+    return renamed
 
 
 def compare_weights(
@@ -168,7 +196,7 @@ def transfer(
     wanted, source = model.state_dict(), checkpoint.path
     if not isinstance(getattr(model, "backbone", None), nn.Module):
         raise CheckpointError(f"{type(model).__name__} has no backbone that {source} could fill")
-    weights = aligned(checkpoint, wanted)
+    weights = aligned(checkpoint, model, wanted)
     grids = {f"backbone.{name}": grid for name, grid in getattr(model.backbone, "position_grids", {}).items()}
     own_resize = getattr(model.backbone, "resize_positions", None)
     if own_resize and positions != "bicubic":
