@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from mmengine.logging import print_log
-
 from ..files import home
+from ..log import print_log
 from ..registry import suggest
 from ..untrusted import shown
 from .download import download, hash_file

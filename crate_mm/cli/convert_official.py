@@ -16,6 +16,7 @@ from ..checkpoints import CheckpointError, open_checkpoint
 from ..config.kinds import parse_value
 from ..files import atomic_file
 from ..models.layers import to_pair
+from ..untrusted import say
 from .options import KeyValues, Parser, check_writable, one_sentence_errors, positive
 
 UNKNOWN = (
@@ -55,14 +56,14 @@ def main() -> None:
             )
         if opened.model is None:
             raise CheckpointError(f"{args.input}: {opened.unknown} (--num-heads K)")
-        opened.say(print)
+        opened.say(say)
         meta = {"model": opened.model, **{key: opened.meta[key] for key in ("translated_from", "assumed")}}
         with atomic_file(output) as file:
             torch.save({"meta": meta, "state_dict": opened.weights}, file)
     backbone = opened.model["backbone"]
     size = " x ".join(map(str, to_pair(backbone["img_size"])))
     classes = (opened.model.get("head") or {}).get("num_classes")
-    print(
+    say(
         f"wrote {output}: {backbone['type']} {backbone.get('arch', '')}, {len(opened.weights)} tensors, "
         f"{sum(value.numel() for value in opened.weights.values()):,} parameters, "
         f"{size} images in patches of {backbone['patch_size']}"

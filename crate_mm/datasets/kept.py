@@ -29,8 +29,8 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
-from mmengine.logging import print_log
 
+from ..log import print_log
 from ..untrusted import check_plain, read_json, shown
 from .listing import Listing, Run, TooManyFilesError, columns_of
 from .mapped import MappedArrays, save_arrays, text_array

@@ -5,10 +5,10 @@ import logging
 from functools import partial
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..log import print_log
 from ..private_torch import keep_graphs_whole
 
 

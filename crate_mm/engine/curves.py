@@ -82,7 +82,8 @@ def _read_start(file: Path) -> Start:
     lines = []
     for row in file.read_text(errors="replace").splitlines():
         try:
-            line = json.loads(row)
+            # An integer that nothing can be drawn with becomes a float, infinite if need be.
+            line = json.loads(row, parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits))
         except (ValueError, RecursionError):
             continue  # the run was killed as it wrote it
         if isinstance(line, dict) and isinstance(line.get("iter", line.get("step")), int):

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.hooks import Hook, LoggerHook
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmengine.visualization import BaseVisBackend
 
 from ..files import is_utf8
+from ..log import print_log
 from ..registry import HOOKS, LOG_PROCESSORS, VISUALIZERS
-from ..untrusted import shown, shown_lines
+from ..untrusted import shown
 from .private import trim
 
 # What MMEngine says of itself: its loggers use its own old FileClient, there is no SyncBN to revert, and a line or more
@@ -33,12 +33,6 @@ NOISE = (
 def no_noise(record: logging.LogRecord) -> bool:
     """A filter that leaves out what MMEngine says of itself."""
     return not any(words in str(record.msg) for words in NOISE)
-
-
-def show_names(record: logging.LogRecord) -> bool:
-    """A filter that takes from a log's lines what a terminal would act on: names of files and classes hold anything."""
-    record.msg, record.args = shown_lines(record.getMessage(), 100_000), ()
-    return True
 
 
 @contextmanager

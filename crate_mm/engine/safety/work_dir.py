@@ -6,7 +6,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from mmengine.dist import is_main_process
-from mmengine.logging import print_log
+
+from ...log import print_log
 
 LOCK = ".lock"
 PATIENCE = 15.0  # seconds for a run that is just ending, with its loader's workers
