@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
 from torch import nn
 
 from .by_name import get_model, keep_what_is_told, list_models  # noqa: F401  what a user imports
@@ -17,6 +16,7 @@ from .checkpoints.fit import fit
 from .checkpoints.npz import as_tensor
 from .config import require_model
 from .engine.features import load_config_for
+from .log import print_log
 from .predictor import Predictor, default_class_names  # noqa: F401  what a user imports
 from .registry import MODELS
 

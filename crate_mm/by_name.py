@@ -5,12 +5,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mmengine.logging import print_log
 from torch import nn
 
 from .checkpoints import Checkpoint, CheckpointError, checked_model, open_checkpoint
 from .checkpoints.fit import BACKBONE, fit, transfer
 from .checkpoints.zoo import PUBLISHED, published_for
+from .log import print_log
 from .models import ImageClassifier
 from .registry import BACKBONES, MODELS, head_for, registered_only, suggest
 from .untrusted import shown

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
+
+from .log import print_log
 
 try:
     from huggingface_hub import ModelCard, ModelHubMixin

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.logging import print_log
 from PIL import Image
 from torch import Tensor, nn
 
 from .datasets import ImageFiles, imagenet_class_names
 from .datasets.images import UnreadableImageError
 from .files import home
+from .log import print_log
 from .preparation import Preparation, Prepared, stacked
 
 ONE = (str, Path, Image.Image, np.ndarray, Tensor)  # kinds of an image that is given by itself

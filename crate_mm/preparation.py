@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.logging import print_log
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -21,6 +20,7 @@ from .datasets import build_transforms
 from .datasets.classification import is_thin
 from .datasets.images import UnreadableImageError, convert, open_image
 from .datasets.transforms import to_uint8
+from .log import print_log
 from .registry import registered_only
 from .untrusted import shown
 

@@ -63,6 +63,12 @@ def shown_lines(text: Any, most: int = 20_000) -> str:
     return "\n".join(shown(line, most) for line in lines)[: most + 100]
 
 
+def say(*lines: Any) -> None:
+    """Print a message, each argument as one line, whatever names are in it."""
+    for line in lines:
+        print(shown(line, 100_000), flush=True)
+
+
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 

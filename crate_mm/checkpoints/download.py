@@ -18,12 +18,12 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import torch
 from filelock import FileLock
-from mmengine.logging import print_log
 from rich.console import Console
 from rich.progress import wrap_file
 
 import crate_mm
 
+from ..log import print_log
 from ..untrusted import read_json, shown
 from .form import CheckpointError
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..log import print_log
 from ..untrusted import shown
 from .form import FORMAT, CheckpointError
 from .open import Checkpoint, as_checkpoint

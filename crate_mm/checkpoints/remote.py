@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from filelock import FileLock
-from mmengine.logging import print_log
 
 from ..files import atomic_file, home, write_whole
+from ..log import print_log
 from ..registry import suggest
 from ..untrusted import shown
 from .download import Bounded, download, hash_file

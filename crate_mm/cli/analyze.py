@@ -41,7 +41,7 @@ from ..engine.features import build_backbone_from, build_loader, load_config_for
 from ..files import atomic_file
 from ..models.tasks.base import task_of
 from ..registry import FIGURES, MODELS
-from ..untrusted import shown
+from ..untrusted import say, shown
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
 
 
@@ -98,8 +98,8 @@ def main() -> None:
             except LayerError as error:  # on the command line the first layer is 1, as in the paper
                 raise LayerError(*error.arguments, first=1) from None
             if drawn.note:
-                print(drawn.note)
-            print("wrote " + ", ".join(map(shown, write(drawn, out))))
+                say(drawn.note)
+            say("wrote " + ", ".join(map(shown, write(drawn, out))))
 
 
 def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[Subject]:
@@ -161,14 +161,14 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bo
         require_model(cfg)
         model = task_of(MODELS.build(cfg.model))
         fit(model, checkpoint)
-        checkpoint.say(print)
+        checkpoint.say(say)
         return model.to(get_device()).eval()
     if checkpoint is not None:
         model, table = build_backbone_from(cfg, checkpoint)
-        checkpoint.say(print)
+        checkpoint.say(say)
         lacking = [name for name in (*table.dropped, *table.new) if name.startswith(BACKBONE)]
         if lacking:
-            print(f"{shown(checkpoint.path)} fills a part of the backbone alone:\n{table.table()}")
+            say(f"{checkpoint.path} fills a part of the backbone alone:", *table.table().split("\n"))
         return task_of(model)
     set_random_seed(seed)
     require_model(cfg)

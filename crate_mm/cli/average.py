@@ -22,7 +22,7 @@ from ..checkpoints import Checkpoint, open_checkpoint
 from ..checkpoints.average import Tried, average, greedy, has_statistics, save
 from ..engine.features import load_config_for
 from ..engine.soup import validating, with_own_statistics
-from ..untrusted import shown
+from ..untrusted import say, shown
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
 
@@ -67,12 +67,12 @@ def choose(args: argparse.Namespace, finish: Callable[[Checkpoint], Checkpoint])
 
         def told(checkpoint: Checkpoint) -> float:
             value = score(checkpoint)
-            print(f"validated {shown(checkpoint.path)}: {score.metric} {value:.4f}", flush=True)
+            say(f"validated {shown(checkpoint.path)}: {score.metric} {value:.4f}")
             return value
 
         mean, tried, notes = greedy(args.checkpoints, told, score.greater, finish)
     for step in tried:
-        print(line(step, score.metric))
+        say(line(step, score.metric))
     return mean, [f"{sum(step.kept for step in tried)} of {len(tried)} stay in", *notes]
 
 
@@ -103,9 +103,9 @@ def main() -> None:
                 f"BatchNorm's statistics are {taken if finish else 'averaged: not those of the averaged weights'}"
             )
         for note in notes:
-            print(note)
+            say(note)
         save(mean, args.out)
-    print(f"wrote {shown(args.out)}: the average of {', '.join(mean.meta['averaged_from'])}")
+    say(f"wrote {shown(args.out)}: the average of {', '.join(mean.meta['averaged_from'])}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from ..engine.bench import Measured, bench
 from ..engine.results import describe_cost, describe_machine
 from ..files import atomic_file
 from ..registry import MODELS
-from ..untrusted import shown
+from ..untrusted import say, shown
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
 
@@ -52,16 +52,16 @@ def main() -> None:
         if not names_model(cfg):
             raise ValueError("the config does not name its model: measure a config that does")
         versions = machine["versions"]
-        print(f"{machine['device']}, PyTorch {versions['torch']}, {'mixed precision' if args.amp else 'float32'}")
+        say(f"{machine['device']}, PyTorch {versions['torch']}, {'mixed precision' if args.amp else 'float32'}")
         for what in [args.only] if args.only else ["inference", "training"]:
             found.append(bench(cfg, what, args.batch, args.seconds, args.amp))
-            print(line(found[-1]), flush=True)
+            say(line(found[-1]))
         if args.json:
             rows = [{**one._asdict(), "images_per_second": one.images_per_second} for one in found]
             about = {"config": args.config, "amp": args.amp, **describe_cost(MODELS.build(cfg.model)), **machine}
             with atomic_file(args.json, text=True) as file:
                 file.write(json.dumps({**about, "measured": rows}, indent=2) + "\n")
-            print(f"wrote {shown(args.json)}")
+            say(f"wrote {shown(args.json)}")
 
 
 if __name__ == "__main__":

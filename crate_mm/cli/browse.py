@@ -17,7 +17,7 @@ import torch
 from ..analysis.figures.sheet import Panel, plot_sheet, save_sheet
 from ..config import default_work_dir, load_config
 from ..engine.samples import Samples, Seen
-from ..untrusted import shown
+from ..untrusted import say, shown
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
 
@@ -80,7 +80,7 @@ def main() -> None:
         panels = [panel(seen, samples.classes, args.same is not None) for seen in found]
         save_sheet(plot_sheet(panels, title(cfg, args, samples, found)), out)
     mixed = ", as the model augments the batch" if samples.mixes else ""
-    print(f"wrote {shown(out)}: {len(found)} samples{mixed}")
+    say(f"wrote {shown(out)}: {len(found)} samples{mixed}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from ..checkpoints.form import FORMAT
 from ..config.kinds import parse_value
 from ..files import atomic_file
 from ..models.layers import to_pair
+from ..untrusted import say
 from .options import KeyValues, Parser, check_writable, one_sentence_errors, positive
 
 UNKNOWN = (
@@ -56,7 +57,7 @@ def main() -> None:
             )
         if opened.model is None:
             raise CheckpointError(f"{args.input}: {opened.unknown} (--num-heads K)")
-        opened.say(print)
+        opened.say(say)
         meta = {
             "format": FORMAT,
             "model": opened.model,
@@ -67,7 +68,7 @@ def main() -> None:
     backbone = opened.model["backbone"]
     size = " x ".join(map(str, to_pair(backbone["img_size"])))
     classes = (opened.model.get("head") or {}).get("num_classes")
-    print(
+    say(
         f"wrote {output}: {backbone['type']} {backbone.get('arch', '')}, {len(opened.weights)} tensors, "
         f"{sum(value.numel() for value in opened.weights.values()):,} parameters, "
         f"{size} images in patches of {backbone['patch_size']}"

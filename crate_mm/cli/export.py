@@ -18,7 +18,7 @@ from ..checkpoints.remote import local_file
 from ..config import load_config
 from ..datasets import ImageFiles
 from ..models.tasks.base import Task, image_shape
-from ..untrusted import shown
+from ..untrusted import say, shown
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     number = "any number" if "batch" in free else f"exactly {len(images)}"
     size = f"{C} channels and any whole number of patches" if "height" in free else f"{C} x {H} x {W}"
     same = f", same first class for {100 * about['same_first']:.0f} %" if "same_first" in about else ""
-    print(
+    say(
         f"wrote {shown(out)}: it takes uint8 images of {size}, {number} at a time; "
         f"of these {len(images)} the largest difference is {about['largest_difference']:.2g}, where outputs spread by "
         f"{about['output_deviation']:.2g}{same}"

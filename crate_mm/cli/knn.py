@@ -10,6 +10,7 @@ from ..config import default_work_dir
 from ..engine.features import build_backbone_from, build_loader, load_config_for
 from ..engine.results import describe_cost, describe_machine, describe_run, origin_of, write_result
 from ..evaluation import extract_features, knn_predict
+from ..untrusted import say
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
 
 
@@ -29,8 +30,8 @@ def main() -> None:
         cfg, opened = load_config_for(args.config, args.checkpoint, args.cfg_options)
         work_dir = args.work_dir or f"{default_work_dir(cfg)}/knn"
         model, transfer = build_backbone_from(cfg, opened)
-        opened.say(print)
-        print(f"{args.checkpoint}:\n{transfer.table()}")
+        opened.say(say)
+        say(f"{args.checkpoint}:", *transfer.table().split("\n"))
         train_loader, test_loader = build_loader(cfg, "train"), build_loader(cfg, "test")
         start = time.perf_counter()
         train, train_labels, _ = extract_features(model, train_loader)
@@ -50,7 +51,7 @@ def main() -> None:
             **describe_machine(),
         }
         write_result(work_dir, result)
-    print(f"top1 {top1:.4f} (k {args.k}, {len(train)} training and {len(test)} test images)")
+    say(f"top1 {top1:.4f} (k {args.k}, {len(train)} training and {len(test)} test images)")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from ..features import Features, extract
 from ..files import atomic_file
 from ..models.tasks.base import task_of
 from ..preparation import Preparation
-from ..untrusted import shown
+from ..untrusted import say, shown
 from .options import Parser, check_writable, one_sentence_errors, positive
 from .predict import find_images
 
@@ -103,8 +103,8 @@ def main() -> None:
             )
             save_sheet(plot_sheet(panels, title, columns=args.k + 1), args.out)
         for path, reason in {**dict(found.broken), **dict(asked.broken)}.items():
-            print(f"{shown(path, 500)}: cannot be read: {reason}")
-    print(f"wrote {shown(args.out)}: {found}")
+            say(f"{shown(path, 500)}: cannot be read: {reason}")
+    say(f"wrote {shown(args.out)}: {found}")
 
 
 if __name__ == "__main__":

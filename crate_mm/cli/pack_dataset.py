@@ -25,7 +25,7 @@ from ..datasets import ClassFolders
 from ..datasets.encoding import encode, encoded  # noqa: F401  the first for scripts, which look for it here
 from ..datasets.packing import Packing
 from ..datasets.shards import write_shard
-from ..untrusted import shown
+from ..untrusted import say, shown
 from .options import Parser, one_sentence_errors, positive
 
 
@@ -64,16 +64,15 @@ def main() -> None:
         if left_out is None:
             done = f"part {args.part[0]} of {args.part[1]} is packed"
             if packing.target.exists():
-                print(f"{done}; another process has put the parts together")
+                say(f"{done}; another process has put the parts together")
             else:
                 there = f"{packing.count_done()} of all {packing.count()} shards are in {packing.folder}"
-                print(f"{done}; {there}, and the process that packs the last of them puts them together")
+                say(f"{done}; {there}, and the process that packs the last of them puts them together")
             return
         for split, count in packing.images.items():
-            print(f"{split}: {count} images")
+            say(f"{split}: {count} images")
         for reason in left_out:
-            encoding = sys.stdout.encoding or "ascii"
-            print(f"left out: {reason}".encode(encoding, "backslashreplace").decode(encoding))
+            say(f"left out: {reason}")
 
 
 def pack_part(packing: Packing, args: argparse.Namespace) -> list[str] | None:
@@ -100,7 +99,7 @@ def pack(packing: Packing, split: str, args: argparse.Namespace) -> None:
             if not packing.is_done(split, number)
         ]
         if len(missing) < len(mine):
-            print(f"{split}: {len(mine) - len(missing)} of {len(mine)} shards are there and whole")
+            say(f"{split}: {len(mine) - len(missing)} of {len(mine)} shards are there and whole")
         positions = np.concatenate([[], *(packing.positions(split, number) for number in missing)]).astype(int)
         source = packing.sources[split]
         results = encoded(source, positions, args.workers, args.short_side, args.quality)

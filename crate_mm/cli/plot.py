@@ -18,7 +18,7 @@ from ..analysis.figures.sheet import save_sheet
 from ..config import load_config, names_model
 from ..engine.curves import Point, Schedule, find_key, read_run, schedule
 from ..files import atomic_file
-from ..untrusted import shown, spreadsheet_cell
+from ..untrusted import say, shown, spreadsheet_cell
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
 USUAL = ("loss", "eval/top1", "eval/loss", "lr")
@@ -138,7 +138,7 @@ def main() -> None:
         else:
             check_drawable(len(drawn[0]), sum(map(len, drawn[0].values())))
             save_sheet(plot_curves(*drawn), args.out)
-    print(f"wrote {shown(args.out)}: {said}")
+    say(f"wrote {shown(args.out)}: {said}")
 
 
 if __name__ == "__main__":

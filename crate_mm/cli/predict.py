@@ -25,7 +25,7 @@ from ..datasets import ImageFiles
 from ..engine import amp_dtype
 from ..files import atomic_file
 from ..predictor import Prediction, Predictor
-from ..untrusted import shown, spreadsheet_cell
+from ..untrusted import say, shown, spreadsheet_cell
 from .options import Parser, check_writable, one_sentence_errors, positive
 
 ON_A_SHEET = 30
@@ -138,12 +138,12 @@ def main() -> None:
                 notes.append(f"{len(images) - len(some)} more images are not on the sheet (--number)")
         else:
             for one in found:
-                print(line(one))
+                say(line(one))
         if args.out:
             notes.insert(0, f"written to {shown(args.out)}")
         if found.broken == found.count:
             raise ValueError(f"no image of {found.count} can be read; the first: {found.reason}")
-    print("; ".join([str(found), *notes]))
+    say("; ".join([str(found), *notes]))
 
 
 if __name__ == "__main__":

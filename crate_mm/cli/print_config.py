@@ -12,6 +12,7 @@ from typing import Any
 from ..config import load_config, names_model, plan_batch, prepare
 from ..config.load import as_text
 from ..config.settings import DERIVED, GUARDS, SETTINGS
+from ..untrusted import say
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
 
 BY_END = {
@@ -62,16 +63,16 @@ def main() -> None:
         follows = what_follows(cfg, args.processes) if whole else []
         print(as_text(cfg))
         if not whole:
-            print("# The model is a checkpoint's, by --load-from: what follows is known when there is one.")
+            say("# The model is a checkpoint's, by --load-from: what follows is known when there is one.")
             return
-        print(f"# What follows, for {args.processes} process{'es' if args.processes > 1 else ''}:")
+        say(f"# What follows, for {args.processes} process{'es' if args.processes > 1 else ''}:")
         for name, value, source in follows:
-            print(f"#   {name} = {value!r}  ({source})")
+            say(f"#   {name} = {value!r}  ({source})")
         if cfg.get("train_dataloader"):
             plan = plan_batch(cfg.global_batch_size, args.processes, cfg.get("max_batch_per_device"))
-            print(f"#   images of a step: {plan}")
+            say(f"#   images of a step: {plan}")
         on = [name for name in GUARDS if (cfg.get("guards") or {}).get(name, {}) is not None]
-        print(f"#   guards that are on: {', '.join(on)}")
+        say(f"#   guards that are on: {', '.join(on)}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..checkpoints import open_checkpoint
 from ..checkpoints.publish import publish
-from ..untrusted import shown
+from ..untrusted import say, shown
 from .options import Parser, check_writable, one_sentence_errors
 
 
@@ -33,12 +33,12 @@ def main() -> None:
             raise ValueError(f"{output} exists: --force overwrites it")
         check_writable(args.output)
         opened = open_checkpoint(args.input)
-        opened.say(print)
+        opened.say(say)
         about = publish(opened, output)
     figures = ", ".join(
         f"{shown(name)} {value:g}" for name, value in about["metrics"].items() if isinstance(value, float)
     )
-    print(f"wrote {shown(output)}, sha256 of the weights {about['sha256']}{', ' if figures else ''}{figures}")
+    say(f"wrote {shown(output)}, sha256 of the weights {about['sha256']}{', ' if figures else ''}{figures}")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from ..datasets.transforms import to_uint8
 from ..engine.features import build_loader, load_config_for
 from ..engine.results import dataset_name
 from ..files import atomic_file
-from ..untrusted import public, shown
+from ..untrusted import public, say, shown
 from .analyze import build_model
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
@@ -100,7 +100,7 @@ def main() -> None:
             )
         with atomic_file(args.out, text=True) as file:
             file.write(page)
-        print(f"wrote {shown(args.out)}, {len(page) / 1e6:.1f} MB")
+        say(f"wrote {shown(args.out)}, {len(page) / 1e6:.1f} MB")
 
 
 def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:

@@ -18,7 +18,7 @@ import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..untrusted import check_plain, is_count, read_json, read_regular, shown
+from ..untrusted import check_plain, is_count, read_json, read_regular, say, shown
 from .options import Parser, one_sentence_errors
 
 # The paper's Table 1, top-1 accuracy in %.
@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with one_sentence_errors():
-        print(table(read_results(args.dirs), args.figure))
+        say(*table(read_results(args.dirs), args.figure).split("\n"))
 
 
 def read_results(dirs: list[str]) -> list[dict]:

@@ -22,7 +22,7 @@ from ..engine.safety.launch import leave_processes
 from ..evaluation import ClassificationMetric
 from ..evaluation.reports import write_confusion, write_per_class, write_predictions
 from ..files import atomic_file
-from ..untrusted import shown
+from ..untrusted import say, shown
 from .options import Parser, add_common_options, check_writable, one_sentence_errors
 
 
@@ -139,7 +139,7 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
     reports = [
         (f"{runner.work_dir}/result.json", lambda: write_result(runner.work_dir, result)),
         (args.json, lambda: write_json(args.json, entry)),
-        ("the line of figures", lambda: print(line, flush=True)),  # into a pipe that has ended, perhaps
+        ("the line of figures", lambda: say(line)),  # into a pipe that has ended, perhaps
         (args.out, lambda: write_predictions(args.out, samples, names, dataset.path)),
         (args.per_class, lambda: write_per_class(args.per_class, samples, names)),
         (args.confusion, lambda: write_confusion(args.confusion, samples, names)),

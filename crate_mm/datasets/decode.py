@@ -8,11 +8,11 @@ import numpy as np
 import simplejpeg
 import torch
 import torch.nn.functional as F
-from mmengine.logging import print_log
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from ..log import print_log
 from ..registry import TRANSFORMS
 from .images import MOST_PIXELS, open_image
 from .transforms import Resize

@@ -6,10 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from mmengine.logging import print_log
 from PIL import Image
 
 from ..files import home
+from ..log import print_log
 from ..registry import DATASETS
 from ..untrusted import shown
 from .image_folder import ImageFolder

@@ -29,9 +29,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from mmengine.logging import print_log
 
 from ..files import FileLock
+from ..log import print_log
 from ..untrusted import check_plain, read_json, shown
 from .listing import Listing, Run, TooManyFilesError, columns_of
 from .mapped import MappedArrays, save_arrays, text_array

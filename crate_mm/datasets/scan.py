@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from mmengine.logging import print_log
-
+from ..log import print_log
 from ..untrusted import shown
 from .images import IMAGE_SUFFIXES
 

@@ -6,10 +6,10 @@ from functools import partial
 from itertools import chain
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..log import print_log
 from ..private_torch import keep_graphs_whole
 from ..registry import BACKBONES
 

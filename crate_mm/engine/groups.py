@@ -3,11 +3,11 @@
 import inspect
 import math
 
-from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor as _Constructor
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from ..log import print_log
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, suggest
 
 RULES = (

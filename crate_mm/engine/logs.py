@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmengine.visualization import BaseVisBackend
 
 from ..files import is_utf8
+from ..log import print_log
 from ..registry import HOOKS, LOG_PROCESSORS, VISUALIZERS
-from ..untrusted import is_count, read_regular, shown, shown_lines
+from ..untrusted import is_count, read_regular, shown
 from .private import trim
 
 LOG = "vis_data/scalars.json"  # of a launch of a run, in a folder that is named by its time
@@ -40,12 +40,6 @@ NOISE = (
 def no_noise(record: logging.LogRecord) -> bool:
     """A filter that leaves out what MMEngine says of itself."""
     return not any(words in str(record.msg) for words in NOISE)
-
-
-def show_names(record: logging.LogRecord) -> bool:
-    """A filter that takes from a log's lines what a terminal would act on: names of files and classes hold anything."""
-    record.msg, record.args = shown_lines(record.getMessage(), 100_000), ()
-    return True
 
 
 @contextmanager

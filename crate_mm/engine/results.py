@@ -20,7 +20,6 @@ import torchvision
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import nn
 
@@ -30,6 +29,7 @@ from ..analysis.cost import count_complexity
 from ..checkpoints import Checkpoint
 from ..checkpoints.form import FORMAT, are_transforms
 from ..files import home, write_whole
+from ..log import print_log
 from ..registry import DATASETS, HOOKS
 from ..untrusted import check_plain, read_json, read_regular
 from .logs import survive_full_disk

@@ -19,13 +19,14 @@ import crate_mm
 from ..checkpoints import Checkpoint
 from ..config import BatchPlan, default_work_dir, expand_home, prepare
 from ..config.settings import guard_hooks
+from ..log import show_names
 from ..models.tasks.base import task_of
 from ..private_torch import end_workers
 from ..registry import RUNNERS
 from .blocks import prepare_blocks
 from .classes import check_same_classes, class_names, give_dataset
 from .keeping import KeepingRunner
-from .logs import no_noise, show_names
+from .logs import no_noise
 from .micro_batches import check_weights, probe, splits_alike
 from .optim import training_dtype
 from .progress import ProgressLine

@@ -3,9 +3,9 @@
 import logging
 import math
 
-from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 
+from ..log import print_log
 from ..registry import PARAM_SCHEDULERS
 from .private import ParamScheduler
 

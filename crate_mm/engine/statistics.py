@@ -10,10 +10,10 @@ import logging
 import torch
 from mmengine.dist import broadcast
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ..log import print_log
 from ..private_torch import BatchNorm
 from ..registry import HOOKS
 

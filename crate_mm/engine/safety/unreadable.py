@@ -4,9 +4,9 @@ import logging
 
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from ...log import print_log
 from ...registry import HOOKS
 from ...untrusted import shown
 from ..loop import TrainLoop

@@ -1,0 +1,25 @@
+"""The log, in which no name from a file acts on a terminal or begins a line."""
+
+import logging
+import re
+from typing import Any
+
+import mmengine.logging
+
+from .untrusted import shown_lines
+
+
+def print_log(message: Any, logger: logging.Logger | str | None = None, level: int = logging.INFO) -> None:
+    """Log as MMEngine's ``print_log`` does, a message of several lines with all but the first moved in."""
+    mmengine.logging.print_log(log_text(message), logger, level)
+
+
+def show_names(record: logging.LogRecord) -> bool:
+    """A filter that does the same for what a library logs."""
+    record.msg, record.args = log_text(record.getMessage()), ()
+    return True
+
+
+def log_text(message: Any) -> str:
+    """A message without what a terminal would act on, and with no line but the first at the margin of the log."""
+    return re.sub(r"\n(?=\S)", "\n  ", shown_lines(message, 100_000))
