@@ -46,7 +46,7 @@ def utf8_path(path: str | os.PathLike) -> Iterator[str]:
     if is_utf8(path):
         yield os.fspath(path)
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         yield f"/dev/fd/{descriptor}"
     finally:

@@ -29,13 +29,13 @@ from .checkpoints import Checkpoint, CheckpointError, as_checkpoint, build_descr
 from .checkpoints.fit import fit
 from .checkpoints.publish import publish
 from .checkpoints.remote import HubFile, hub_file, hub_token, local_file
-from .checkpoints.safe import MOST_SAID, as_contents
+from .checkpoints.safe import MOST_SAID, WEIGHTS, as_contents
 from .engine.results import RESULT_FILE
 from .files import atomic_file, home
 from .model_card import as_figures, figures_of, read_result, write_card
 from .untrusted import check_plain, read_json, read_regular, shown
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+CONFIG = "config.json"
 
 
 class HubModel(nn.Module, ModelHubMixin):

@@ -9,8 +9,10 @@ import os
 import re
 import stat
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MOST_VALUES = 2_000_000  # of a checkpoint's numbers, names, lists and dicts, its tensors counted as one each
 MOST_LEVELS = 64  # of lists and dicts in one another
@@ -91,24 +93,35 @@ def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**53
 
 
-def read_regular(path: str | Path, most_bytes: int) -> bytes:
-    """Read a file that is a file: no device, which may have no end, and no pipe, which may have no beginning.
+@contextmanager
+def open_regular(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file that is a file: no device, which may have no end, and no pipe, which may have no beginning.
 
     Raises:
-        OSError: it is missing, of another kind, or larger than ``most_bytes``.
+        OSError: it is missing, or of another kind.
     """
     # A pipe without a writer would keep even open() waiting.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:  # open() itself would leave the descriptor of a folder open
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(f"{shown(path)} is no regular file")
-        if status.st_size > most_bytes:
-            raise OSError(f"{shown(path)} has {status.st_size:,} bytes, more than the {most_bytes:,} that are read")
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read(status.st_size)  # a larger number would be set aside in memory first
+            yield file
     finally:
         os.close(descriptor)
+
+
+def read_regular(path: str | Path, most_bytes: int) -> bytes:
+    """Read a file that ``open_regular`` opens.
+
+    Raises:
+        OSError: it is missing, of another kind, or larger than ``most_bytes``.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise OSError(f"{shown(path)} has {size:,} bytes, more than the {most_bytes:,} that are read")
+        return file.read(size)  # a larger number would be set aside in memory first
 
 
 def read_json(text: str | bytes) -> Any:

@@ -17,7 +17,7 @@ import torch
 
 from ..files import utf8_path
 from ..private_torch import PyTorchFileReader
-from ..untrusted import shown
+from ..untrusted import open_regular, shown
 from .form import CheckpointError, DamagedError, check_form
 from .npz import read_npz
 from .pickles import PickleScan, Refused, Thing, refusal
@@ -46,7 +46,8 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu", verified: bool 
     """
     path = local_file(path)
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist{_nearby(path)}")
+        wrong = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+        raise CheckpointError(f"checkpoint {path} {wrong}{_nearby(path)}")
     if path.suffix == ".safetensors":
         return read_published(path, map_location)
     if path.suffix == ".npz":
@@ -81,7 +82,7 @@ def _load(path: Path, **options: Any) -> Any:
 
 def _is_archive(path: Path) -> bool:
     """Whether PyTorch takes the file for an archive, which it has written since version 1.6, by its first bytes."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return file.read(4) == b"PK\x03\x04"
 
 
@@ -102,7 +103,7 @@ def check_intact(path: str | Path, opens: bool = True, sums: bool = True) -> Ref
     """
     refused = None
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             damaged = _damaged_part(archive, Path(path)) or (archive.testzip() if sums else None)
             if not damaged:
                 refused = _scan_archive(archive, Path(path))
@@ -144,7 +145,7 @@ def _ends_plainly(path: Path, file_bytes: int, table: int) -> bool:
 
     Readers differ in what they make of anything else: Python takes what lies before the end, PyTorch what it says.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file.seek(max(file_bytes - 98, 0))
         tail = file.read()
     end, end_at = tail[-22:], file_bytes - 22
@@ -183,7 +184,8 @@ def _scan_archive(archive: zipfile.ZipFile, path: Path) -> Refused | None:
 
 def _is_tar(path: Path) -> bool:
     try:
-        with tarfile.open(path, "r:"):  # not a compressed one, which may be any size, and which PyTorch does not open
+        # Not a compressed one, which may be any size, and which PyTorch does not open.
+        with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:"):
             return True
     except tarfile.TarError:
         return False
@@ -194,7 +196,7 @@ def _scan_old_format(path: Path) -> Refused | None:
     try:
         if _is_tar(path):
             raise ValueError("it is a tar archive, PyTorch's format of before version 0.4, which can run code")
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             scan = PickleScan(path.stat().st_size)
             if scan.follow(stream) != MAGIC_NUMBER:
                 raise ValueError("it begins as no file of PyTorch's does")
@@ -220,8 +222,9 @@ def training_progress(path: str | Path) -> tuple[int, int] | None:
 
 
 def training_checkpoints(work_dir: str | Path) -> list[Path]:
-    """The checkpoints of training in a work folder, the oldest first, found by listing it."""
-    return sorted(filter(training_progress, Path(work_dir).glob("epoch_*.pth")), key=training_progress)
+    """The checkpoints of training in a work folder, the oldest first, found by listing it; files alone."""
+    named = filter(training_progress, Path(work_dir).glob("epoch_*.pth"))
+    return sorted((path for path in named if path.is_file()), key=training_progress)
 
 
 def newest_checkpoint(

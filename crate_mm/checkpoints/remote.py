@@ -20,6 +20,7 @@ from ..registry import suggest
 from ..untrusted import shown
 from .download import Bounded, download, hash_file
 from .form import CheckpointError
+from .safe import WEIGHTS
 from .zoo import PUBLISHED, Published
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one letter is a drive of Windows
@@ -47,7 +48,8 @@ def local_file(name: str | os.PathLike) -> Path:
     Several processes that ask for one file at once download it once: the others wait for a lock beside it.
 
     Args:
-        name: a path, which stays as it is, also where nothing is there; 'https://host/file', which is stored in
+        name: a path, which stays as it is, also where nothing is there; of a folder that ``HubModel`` has saved the
+            weights are taken; 'https://host/file', which is stored in
             PyTorch's folder for downloads (``torch.hub.get_dir()``); 'hf://owner/repo/file', with '@revision' behind it
             for another than the main branch, which is stored in the Hub's own cache; or a name of ``PUBLISHED``. Behind
             an address '#sha256=' says which hash the file must have.
@@ -61,6 +63,8 @@ def local_file(name: str | os.PathLike) -> Path:
     if scheme and (scheme[1].lower() in ("https", "http", "hf") or not os.path.exists(text)):
         return _fetch(text)
     path = Path(home(text))
+    if path.is_dir() and text not in PUBLISHED:
+        return path / WEIGHTS if (path / WEIGHTS).is_file() else path
     if (os.path.lexists(path) and not path.is_dir()) or not re.fullmatch(r"\w[\w-]*", text):
         return path
     if text not in PUBLISHED:

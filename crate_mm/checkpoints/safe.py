@@ -10,6 +10,7 @@ from ..files import utf8_path
 from ..untrusted import read_json
 from .form import CheckpointError, check_form
 
+WEIGHTS = "model.safetensors"  # in a folder of the Hub's library
 KEY = "crate_mm"  # of the file's metadata
 # What a checkpoint says of its training that goes with its weights.
 KEPT = ("epoch", "seed", "recipe", "initialized_from", "translated_from", "assumed", "averaged_from")

@@ -57,7 +57,7 @@ def main() -> None:
         packing = Packing(Path(args.target), args.source, sources, options)
         if packing.is_packed:
             packing.tidy()
-            print(f"{packing.target} was packed whole before; an earlier start was cut off at its very end")
+            say(f"{packing.target} was packed whole before; an earlier start was cut off at its very end")
             left_out = []
         else:
             left_out = pack_part(packing, args)

@@ -3,12 +3,16 @@
 import os
 import pickle
 import re
+import shutil
 
 import pytest
 import torch
 from torch import nn
 
+from crate_mm.api import init_model
+from crate_mm.checkpoints import open_checkpoint
 from crate_mm.checkpoints.files import check_intact
+from crate_mm.checkpoints.publish import publish
 from crate_mm.engine import CheckpointError, load_weights, newest_checkpoint, read_checkpoint
 from crate_mm.files import write_whole
 
@@ -43,6 +47,33 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, protocol):
 def test_a_missing_file_names_its_neighbours(debug_checkpoint):
     with pytest.raises(CheckpointError, match=r"epoch_9.pth does not exist; .* holds best_.*, epoch_1.pth"):
         read_checkpoint(debug_checkpoint.with_name("epoch_9.pth"))
+
+
+def test_what_is_no_file_is_neither_waited_for_nor_taken(debug_checkpoint, tmp_path):
+    os.mkfifo(tmp_path / "epoch_9.pth")
+    (tmp_path / "epoch_8.pth").mkdir()
+    (tmp_path / "epoch_7.pth").symlink_to("/dev/zero")
+    assert newest_checkpoint(tmp_path) is None
+    shutil.copy(debug_checkpoint, tmp_path / "epoch_1.pth")
+    assert newest_checkpoint(tmp_path, report=pytest.fail) == tmp_path / "epoch_1.pth"
+    with pytest.raises(CheckpointError, match="epoch_9.pth is damaged: .*is no regular file"):
+        check_intact(tmp_path / "epoch_9.pth")
+    for name, words in (("epoch_9.pth", "is no regular file; "), ("", "is a folder; .* holds epoch_1.pth, ")):
+        with pytest.raises(CheckpointError, match=rf"checkpoint {tmp_path / name} {words}"):
+            read_checkpoint(tmp_path / name)
+
+
+def test_a_folder_that_the_hubs_library_has_saved_is_opened(debug_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved").mkdir()
+    publish(open_checkpoint(debug_checkpoint), "saved/model.safetensors")
+    wanted = read_checkpoint(debug_checkpoint)["state_dict"]
+    for name in ("saved", "saved/", tmp_path / "saved"):
+        found = init_model(None, name).state_dict()
+        assert all(torch.equal(found[key], value) for key, value in wanted.items())
+    (tmp_path / "saved/model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="checkpoint saved is a folder"):
+        init_model(None, "saved")
 
 
 @pytest.mark.parametrize(
