@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .checkpoints import Checkpoint, CheckpointError
 from .engine.results import RESULT_FILE, load_result, model_name
-from .untrusted import shown
+from .untrusted import shown, without_secrets
 
 # Figures of a result.json, and what the Hub calls them.
 METRICS = {"top1": ("accuracy", "top-1 accuracy, %"), "top5": ("top_5_accuracy", "top-5 accuracy, %")}
@@ -89,12 +89,12 @@ def write_card(
     facts |= {"started from": Path(str(source)).name} if source else {}
     facts |= {"crate_mm": about["version"], "SHA-256 of the weights": about["sha256"]}
     rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
-    reached = [f"| {METRICS.get(name, (0, name))[1]} | {value:.6g} |" for name, value in figures.items()]
+    reached = [f"| {_cell(METRICS.get(name, (0, name))[1])} | {value:.6g} |" for name, value in figures.items()]
     place = repr(repo or "owner/name")
     text = [
-        f"# {shown(repo or kind)}",
-        f"{kind}{f', trained on {dataset}' if dataset else ''}, with crate_mm. `config.json` is data: the model's "
-        "description, its classes, its normalisation and the transforms of its test. Nothing of it is run.",
+        f"# {_cell(repo or kind)}",
+        f"{_cell(kind)}{f', trained on {_cell(dataset)}' if dataset else ''}, with crate_mm. `config.json` is data: "
+        "the model's description, its classes, its normalisation and the transforms of its test. Nothing of it is run.",
         "## Use",
         f"```python\nfrom crate_mm import Predictor\nfrom crate_mm.hub import HubModel\n\n"
         f'model = HubModel.from_pretrained({place}).model\nPredictor(model)(["image.jpg"])\n```'
@@ -109,9 +109,9 @@ def write_card(
 
 
 def _cell(value: Any) -> str:
-    """A value in a card's table; what would end its cell, or be taken for the page's own code, is written otherwise."""
+    """A value in a card's table or text; what the page would take for its own code is written otherwise."""
     if isinstance(value, list):
         value = " x ".join(map(str, value))
     if isinstance(value, int) and not isinstance(value, bool):
         value = f"{value:,}"
-    return "".join(f"&#{ord(c)};" if c in "|<>&`[]" else c for c in shown(value))
+    return "".join(f"&#{ord(c)};" if c in "|<>&`[]*~\\" else c for c in shown(without_secrets(value)))

@@ -6,6 +6,7 @@ by malice; either ends in one sentence, before the memory or the time that it as
 
 import json
 import os
+import re
 import stat
 import unicodedata
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Any
 MOST_VALUES = 2_000_000  # of a checkpoint's numbers, names, lists and dicts, its tensors counted as one each
 MOST_LEVELS = 64  # of lists and dicts in one another
 # Control characters, and those that turn the direction of what follows; surrogates stand for bytes that are no text.
+_SECRETS = re.compile(
+    r"(\b[A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/?#\"'<>]*@)?([^\s?#\"'<>]*)(?:\?[^\s#\"'<>]*?(?=[:;,.)]*(?:[\s#\"'<>]|$)))?"
+)
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
@@ -28,6 +32,14 @@ def shown(text: Any, most: int = 200) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escape(c) if unicodedata.category(c) in _HIDDEN else c for c in text)
+
+
+def without_secrets(text: Any) -> str:
+    """A text whose addresses have lost user, password and query: a query may be a signature that opens the file.
+
+    Call it before ``shown``, which may cut the ``?`` out of a long address.
+    """
+    return _SECRETS.sub(r"\1\2", str(text))
 
 
 def shown_lines(text: Any, most: int = 20_000) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..untrusted import check_plain, shown
+from ..untrusted import check_plain, shown, without_secrets
 
 # For files of others that plain torch.load takes.
 ADVICE = "save its weights by themselves, as {name: tensor.clone()}, and they are taken"
@@ -16,7 +16,7 @@ class CheckpointError(ValueError):
     """A file that is no checkpoint, or not one for this model. Its message is one line, whatever names it quotes."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(shown(message, 2000))
+        super().__init__(shown(without_secrets(message), 2000))
 
 
 class DamagedError(CheckpointError):

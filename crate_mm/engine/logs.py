@@ -17,7 +17,7 @@ from mmengine.visualization import BaseVisBackend
 
 from ..files import is_utf8
 from ..registry import HOOKS, LOG_PROCESSORS, VISUALIZERS
-from ..untrusted import shown, shown_lines
+from ..untrusted import shown, shown_lines, without_secrets
 from .private import trim
 
 # What MMEngine says of itself: its loggers use its own old FileClient, there is no SyncBN to revert, and a line or more
@@ -37,7 +37,7 @@ def no_noise(record: logging.LogRecord) -> bool:
 
 def show_names(record: logging.LogRecord) -> bool:
     """A filter that takes from a log's lines what a terminal would act on: names of files and classes hold anything."""
-    record.msg, record.args = shown_lines(record.getMessage(), 100_000), ()
+    record.msg, record.args = shown_lines(without_secrets(record.getMessage()), 100_000), ()
     return True
 
 

@@ -30,7 +30,7 @@ from ..analysis.cost import count_complexity
 from ..checkpoints.form import are_transforms
 from ..files import home, write_whole
 from ..registry import DATASETS, HOOKS
-from ..untrusted import check_plain, read_json, read_regular
+from ..untrusted import check_plain, read_json, read_regular, without_secrets
 from .logs import survive_full_disk
 from .sharded import optimizer_name
 
@@ -176,7 +176,7 @@ def describe_run(cfg: Config, seed: int | None, initialized_from: str | None, fr
         "global_batch_size": cfg.get("global_batch_size"),
         "recipe": {**describe_recipe(cfg), "initialized_from": initialized_from},
         "seed": seed,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": without_secrets(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
 
 
