@@ -173,6 +173,36 @@ def test_a_folder_is_saved_and_loaded_without_the_hub(hub, hub_model, debug_chec
     assert hub.requests == []
 
 
+def test_a_model_is_loaded_onto_a_device(hub_model, debug_checkpoint, tmp_path):
+    hub_model(debug_checkpoint).save_pretrained(tmp_path)
+    for device in ("cpu", torch.device("meta")):
+        loaded = hub_model.from_pretrained(tmp_path, map_location=device, strict=True)
+        assert {value.device for value in loaded.parameters()} == {torch.device(device)}
+
+
+@pytest.mark.parametrize(
+    ("licence", "told"),
+    [
+        ("MIT", {"license": "mit"}),
+        ("cc-by-4.0", {"license": "cc-by-4.0"}),
+        ("other: for my group alone", {"license": "other", "license_name": "for my group alone"}),
+    ],
+)
+def test_a_licence_is_one_of_the_hubs_or_another_by_its_name(hub_model, debug_checkpoint, tmp_path, licence, told):
+    from huggingface_hub import ModelCard
+
+    hub_model(debug_checkpoint, licence=licence).save_pretrained(tmp_path)
+    data = ModelCard((tmp_path / "README.md").read_text()).data.to_dict()
+    assert told.items() <= data.items()
+
+
+def test_a_licence_that_the_hub_does_not_know_is_refused_before_the_work(hub_model):
+    with pytest.raises(
+        ValueError, match="knows no licence mid: did you mean mit.*; another one is written 'other: ' and"
+    ):
+        hub_model("none.pth", licence="mid")
+
+
 def test_weights_that_were_trained_on_are_saved_without_the_old_figures(hub_model, debug_checkpoint, tmp_path):
     model = hub_model(debug_checkpoint)
     with torch.no_grad():
