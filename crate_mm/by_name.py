@@ -9,7 +9,7 @@ from torch import nn
 
 from .checkpoints import Checkpoint, CheckpointError, checked_model, open_checkpoint
 from .checkpoints.fit import BACKBONE, fit, transfer
-from .checkpoints.zoo import PUBLISHED, published_for
+from .checkpoints.zoo import none_published, published_for
 from .log import print_log
 from .models import ImageClassifier
 from .registry import BACKBONES, MODELS, head_for, registered_only, suggest
@@ -100,10 +100,9 @@ def _opened(name: str, pretrained: bool | str | Path) -> Checkpoint:
     call = f"get_model({name!r}, pretrained={pretrained if pretrained is True else str(pretrained)!r})"
     source = published_for(name) if pretrained is True else pretrained
     if source is None:
-        known = ", ".join(dict.fromkeys(weights.model for weights in PUBLISHED.values() if weights.address))
         raise ValueError(
-            f"{call}: no published weights of {name} are known here, only of {known}; pretrained= takes a checkpoint "
-            "too: a path, https://host/file or hf://owner/repo/file"
+            f"{call}: {none_published(name)}; pretrained= takes a checkpoint too: a path, https://host/file or "
+            "hf://owner/repo/file"
         )
     try:
         return open_checkpoint(source)

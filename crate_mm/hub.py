@@ -32,7 +32,7 @@ from .checkpoints.remote import HubFile, hub_file, hub_token, local_file
 from .checkpoints.safe import MOST_SAID, WEIGHTS, as_contents
 from .engine.results import RESULT_FILE
 from .files import atomic_file, home
-from .model_card import as_figures, figures_of, read_result, write_card
+from .model_card import as_figures, card_licence, figures_of, read_result, write_card
 from .untrusted import check_plain, read_json, read_regular, shown
 
 CONFIG = "config.json"
@@ -47,16 +47,18 @@ class HubModel(nn.Module, ModelHubMixin):
         checkpoint: a checkpoint that says what model it is of, as ``init_model`` takes it, or one that is open.
         result: the ``result.json`` of its run, for the card; the one beside the checkpoint if not given, where that is
             of the checkpoint's run.
-        licence: of the weights, as the Hub names it ('mit'), for the card.
+        licence: of the weights, for the card: one of ``model_card.LICENCES``, or 'other: ' and its name.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or does not say its model, or ``result`` is of another run.
+        ValueError: the Hub does not know the licence.
     """
 
     def __init__(
         self, checkpoint: str | Path | Checkpoint, result: str | Path | None = None, licence: str | None = None
     ) -> None:
         super().__init__()
+        card_licence(licence)  # before the work
         opened = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
         self.model = build_described(opened)
         fit(self.model, opened)
@@ -121,6 +123,8 @@ class HubModel(nn.Module, ModelHubMixin):
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         revision: str | None = None,
+        map_location: str | torch.device = "cpu",
+        strict: bool = True,
     ) -> "HubModel":
         """Load a model from a repository of the Hub, or from a folder of ``save_pretrained``.
 
@@ -131,6 +135,8 @@ class HubModel(nn.Module, ModelHubMixin):
             cache_dir: the Hub's own if not given.
             local_files_only: take the cache, and ask for nothing.
             revision: branch, tag or commit.
+            map_location: the device that the model goes to.
+            strict: as the library's mixin takes it. The weights must be the model's in any case.
 
         Raises:
             CheckpointError: the files cannot be had, or they are no model of crate_mm, or they do not agree.
@@ -145,7 +151,7 @@ class HubModel(nn.Module, ModelHubMixin):
             hub_file(_in_repo(name, WEIGHTS, config.parent.name), **options)
             folder = config.parent
         _read_config(folder / CONFIG)
-        return super().from_pretrained(str(folder))
+        return super().from_pretrained(str(folder)).to(map_location)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **_: Any) -> "HubModel":

@@ -6,7 +6,7 @@ from typing import Any
 
 import mmengine.logging
 
-from .untrusted import shown_lines
+from .untrusted import shown_lines, without_secrets
 
 
 def print_log(message: Any, logger: logging.Logger | str | None = None, level: int = logging.INFO) -> None:
@@ -21,5 +21,5 @@ def show_names(record: logging.LogRecord) -> bool:
 
 
 def log_text(message: Any) -> str:
-    """A message without what a terminal would act on, and with no line but the first at the margin of the log."""
-    return re.sub(r"\n(?=\S)", "\n  ", shown_lines(message, 100_000))
+    """A message without what a terminal would act on or what opens a signed address, all lines but the first moved in."""
+    return re.sub(r"\n(?=\S)", "\n  ", shown_lines(without_secrets(message), 100_000))

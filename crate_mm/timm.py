@@ -5,8 +5,8 @@
     timm.create_model("tost_small_12_patch16_224", features_only=True)
 
 A name is one of ``crate_mm.list_models()`` with patch and image size; torchvision's ViT has ``torchvision_`` before
-it, as timm has a ViT of its own. State dicts have our names, ``backbone.*`` and ``head.*``. There are no pretrained
-weights.
+it, as timm has a ViT of its own. State dicts have our names, ``backbone.*`` and ``head.*``. timm loads no published
+weights of them: ``crate_mm.get_model(..., pretrained=True)`` does.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
 """
 
@@ -24,6 +24,7 @@ except ModuleNotFoundError:
     raise ImportError("crate_mm.timm needs timm, which is not here: pip install 'crate_mm[timm]'") from None
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
+from .checkpoints.zoo import published_hint
 from .models.tasks.heads import LinearHead
 from .models.tasks.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 from .registry import BACKBONES, head_for
@@ -223,8 +224,14 @@ def default_cfg(family: str) -> dict[str, Any]:
 PATCHES = {"crate": (16, 8), "crate_alpha": (8, 14, 16, 32), "crate_mae": (16,), "tost": (16, 8), "vit": (16,)}
 
 
-def _entry(name: str, kind: str, arch: str, patch_size: int) -> Callable:
+def _entry(name: str, model: str, kind: str, arch: str, patch_size: int) -> Callable:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        if (
+            pretrained
+            and not (kwargs.get("pretrained_cfg") or {}).get("url")
+            and not kwargs.get("pretrained_cfg_overlay")
+        ):
+            raise RuntimeError(f"timm has no pretrained weights of {name}: {published_hint(model)}")
         arguments = {"kind": kind, "arch": arch, "patch_size": patch_size, **kwargs}
         features = {"out_indices": 3, "feature_cls": "getter"}
         return build_model_with_cfg(TimmModel, name, pretrained, feature_cfg=features, **arguments)
@@ -246,7 +253,7 @@ def _register() -> None:
                 before = "torchvision_" if sizes.prefix == "vit" else ""
                 name = f"{before}{sizes.prefix}_{arch}_patch{patch_size}_224"
                 default_cfgs.update(generate_default_cfgs({name: default_cfg(sizes.prefix)}))
-                globals()[name] = register_model(_entry(name, kind, arch, patch_size))
+                globals()[name] = register_model(_entry(name, f"{sizes.prefix}_{arch}", kind, arch, patch_size))
 
 
 default_cfgs: dict[str, Any] = {}

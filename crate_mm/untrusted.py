@@ -17,6 +17,9 @@ from typing import Any, BinaryIO
 MOST_VALUES = 2_000_000  # of a checkpoint's numbers, names, lists and dicts, its tensors counted as one each
 MOST_LEVELS = 64  # of lists and dicts in one another
 # Control characters, and those that turn the direction of what follows; surrogates stand for bytes that are no text.
+_SECRETS = re.compile(
+    r"(\b[A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/?#\"'<>]*@)?([^\s?#\"'<>]*)(?:\?[^\s#\"'<>]*?(?=[:;,.)]*(?:[\s#\"'<>]|$)))?"
+)
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
@@ -33,8 +36,14 @@ def shown(text: Any, most: int = 200) -> str:
     return "".join(_escape(c) if unicodedata.category(c) in _HIDDEN else c for c in text)
 
 
-# Of an address: its scheme; user and password; host and path; what follows them.
-_ADDRESS = re.compile(r"\b([A-Za-z][\w+.-]{1,20}://)(?:[^\s/'\"]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*)?")
+def without_secrets(text: Any) -> str:
+    """A text whose addresses have lost user, password and query: a query may be a signature that opens the file.
+
+    Call it before ``shown``, which may cut the ``?`` out of a long address.
+    """
+    return _SECRETS.sub(r"\1\2", str(text))
+
+
 _ABSOLUTE = re.compile(
     r"(?<=')~?/[^']*(?=')|(?<=\")~?/[^\"]*(?=\")"  # in quotes, where it may hold spaces
     r"|(?:(?<=[\s=,:(\[{'\"])|^)(?:~[\w.-]*)?/[^\s'\",;)\]}/][^\s'\",;)\]}]*"
@@ -51,8 +60,8 @@ def public(text: Any) -> str:
     if re.match(r"~?/|file://", value):  # all of it is a path, with spaces and quotes
         return start + _name(value)
     if re.match(r"\w+://", value):
-        return start + _ADDRESS.sub(r"\1\2", re.split(r"[?#]", value, maxsplit=1)[0])
-    return start + _ABSOLUTE.sub(lambda path: _name(path[0]), _ADDRESS.sub(r"\1\2", value))
+        return start + without_secrets(re.split(r"[?#]", value, maxsplit=1)[0])
+    return start + _ABSOLUTE.sub(lambda path: _name(path[0]), without_secrets(value))
 
 
 def _name(path: str) -> str:

@@ -84,6 +84,50 @@ def test_the_card_is_the_runs(pushed, debug_checkpoint):
     assert str(debug_checkpoint.parent) not in card.text, "where it was trained is nobody's business"
 
 
+def test_what_is_saved_tells_no_folder_and_no_signature(hub_model, debug_checkpoint, tmp_path):
+    """It goes to others: of what the user had, names stay, and addresses without what opens them."""
+    opened = open_checkpoint(debug_checkpoint)
+    for number, (source, told) in enumerate(
+        {
+            "/home/alice/secret project/pre.pth": "pre.pth",
+            "secret/pre.pth": "pre.pth",
+            "C:\\alice\\pre.pth": "pre.pth",
+            "https://me:secret@host/pre.pth?X-Signature=secret": "https://host/pre.pth",
+        }.items()
+    ):
+        recipe = {"initialized_from": source, "train_transforms": [{"type": "A", "root": "/home/alice/data", "p": 0.5}]}
+        opened.meta.update(initialized_from=source, recipe=recipe, averaged_from=[source])
+        folder = tmp_path / str(number)
+        hub_model(opened).save_pretrained(folder)
+        assert not any(word in file.read_bytes() for file in folder.iterdir() for word in (b"alice", b"secret"))
+        config = json.loads((folder / "config.json").read_text())
+        assert (config["initialized_from"], config["averaged_from"]) == (told, [told])
+        assert config["recipe"]["train_transforms"] == [{"type": "A", "root": "data", "p": 0.5}]
+        assert "| started from | pre.pth |" in (folder / "README.md").read_text()
+
+
+def test_no_name_is_a_heading_or_front_matter_of_a_card(hub_model, debug_checkpoint, in_copy, tmp_path):
+    from huggingface_hub import ModelCard
+
+    in_copy(debug_checkpoint)
+    forged = "x\n---\nlicense: other\n# Forged <img src=x> [a](b) `c` | d **e**"
+    result = json.loads((debug_checkpoint.parent / "result.json").read_text())
+    result |= {"dataset": forged, "device": forged}
+    result["best"] = {**result["best"], forged: 1.0}
+    result["last"] = {**result["last"], forged: 1.0}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    hub_model(tmp_path / "epoch_1.pth", licence="mit").save_pretrained(tmp_path / "saved")
+    card = ModelCard((tmp_path / "saved" / "README.md").read_text())
+    assert card.data.license == "mit"
+    assert [line for line in card.text.splitlines() if line.startswith("#")][1:] == [
+        "## Use",
+        "## Figures",
+        "## Training",
+    ]
+    assert "Forged" in card.text
+    assert not any(mark in card.text for mark in ("<img", "[a]", "`c`", "**e**"))
+
+
 def test_the_use_that_a_card_tells_works(pushed, tmp_path):
     code = pushed["README.md"].decode().partition("```python\n")[2].partition("```")[0]
     from PIL import Image
@@ -127,6 +171,36 @@ def test_a_folder_is_saved_and_loaded_without_the_hub(hub, hub_model, debug_chec
     config = json.loads((tmp_path / "again" / "config.json").read_text())
     assert config == json.loads((tmp_path / "saved" / "config.json").read_text())
     assert hub.requests == []
+
+
+def test_a_model_is_loaded_onto_a_device(hub_model, debug_checkpoint, tmp_path):
+    hub_model(debug_checkpoint).save_pretrained(tmp_path)
+    for device in ("cpu", torch.device("meta")):
+        loaded = hub_model.from_pretrained(tmp_path, map_location=device, strict=True)
+        assert {value.device for value in loaded.parameters()} == {torch.device(device)}
+
+
+@pytest.mark.parametrize(
+    ("licence", "told"),
+    [
+        ("MIT", {"license": "mit"}),
+        ("cc-by-4.0", {"license": "cc-by-4.0"}),
+        ("other: for my group alone", {"license": "other", "license_name": "for my group alone"}),
+    ],
+)
+def test_a_licence_is_one_of_the_hubs_or_another_by_its_name(hub_model, debug_checkpoint, tmp_path, licence, told):
+    from huggingface_hub import ModelCard
+
+    hub_model(debug_checkpoint, licence=licence).save_pretrained(tmp_path)
+    data = ModelCard((tmp_path / "README.md").read_text()).data.to_dict()
+    assert told.items() <= data.items()
+
+
+def test_a_licence_that_the_hub_does_not_know_is_refused_before_the_work(hub_model):
+    with pytest.raises(
+        ValueError, match="knows no licence mid: did you mean mit.*; another one is written 'other: ' and"
+    ):
+        hub_model("none.pth", licence="mid")
 
 
 def test_weights_that_were_trained_on_are_saved_without_the_old_figures(hub_model, debug_checkpoint, tmp_path):

@@ -149,8 +149,19 @@ def test_a_checkpoint_of_ours_is_timms(tmp_path, debug_checkpoint):
 
 
 def test_what_is_not_there_is_said(monkeypatch):
-    with pytest.raises(RuntimeError, match="No pretrained weights exist for crate_tiny_patch16_224"):
-        timm.create_model(NAMES[0], pretrained=True)
+    for name, why in (
+        (
+            "crate_tiny_patch16_224",
+            "no published weights of crate_tiny are known here, only of crate_alpha_base, crate_a",
+        ),
+        ("crate_small_patch16_224", "the link that their authors gave is dead since 2025; see https://github.com/"),
+        (
+            "crate_alpha_base_patch16_224",
+            r"crate_mm.get_model\('crate_alpha_base', pretrained=True\) takes crate_alpha_b",
+        ),
+    ):
+        with pytest.raises(RuntimeError, match=f"timm has no pretrained weights of {name}: {why}"):
+            timm.create_model(name, pretrained=True)
     with pytest.raises(ValueError, match="drop_rate must be 0"):
         timm.create_model(NAMES[0], drop_rate=0.1, **MICRO)
     with pytest.raises(ValueError, match="timm has no model 'vit_smal_patch16_224': did you mean vit_small"):

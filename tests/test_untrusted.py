@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crate_mm.untrusted import check_plain, public, read_json, read_regular, shown, shown_lines, spreadsheet_cell
+from crate_mm.untrusted import (
+    check_plain,
+    public,
+    read_json,
+    read_regular,
+    shown,
+    shown_lines,
+    spreadsheet_cell,
+    without_secrets,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +65,21 @@ def test_what_is_shown_is_printable_and_can_be_encoded(text):
     shown(text).encode()
     assert "\n" not in shown(text)
     assert "\x1b" not in shown_lines(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "as_told"),
+    [
+        ("https://host/w.pth?X-Signature=a%2Fb&c=d", "https://host/w.pth"),
+        ("https://me:word@host:8/w.pth: it is", "https://host:8/w.pth: it is"),
+        ("from https://host/w.pth?a=b, and 's3://key:word@c/d?e', end", "from https://host/w.pth, and 's3://c/d', end"),
+        ("https://host/w.pth?a=b#sha256=0123", "https://host/w.pth#sha256=0123"),
+        ("hf://me/model@v2/w.pth", "hf://me/model@v2/w.pth"),
+        ("what? a/path@home?x=y", "what? a/path@home?x=y"),
+    ],
+)
+def test_an_address_is_told_without_user_and_query(text, as_told):
+    assert without_secrets(text) == as_told
 
 
 def test_a_long_name_is_cut():

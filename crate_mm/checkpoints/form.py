@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..untrusted import check_plain, shown
+from ..untrusted import check_plain, shown, without_secrets
 
 # Of the names of the weights and of what a file says beside them, which it says as ``meta.format``. Files of before
 # there were versions say none: they have these names, or those of an earlier crate_mm.
@@ -20,7 +20,7 @@ class CheckpointError(ValueError):
     """A file that is no checkpoint, or not one for this model. Its message is one line, whatever names it quotes."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(shown(message, 2000))
+        super().__init__(shown(without_secrets(message), 2000))
 
 
 class DamagedError(CheckpointError):

@@ -17,7 +17,7 @@ from filelock import FileLock
 from ..files import atomic_file, home, write_whole
 from ..log import print_log
 from ..registry import suggest
-from ..untrusted import shown
+from ..untrusted import shown, without_secrets
 from .download import Bounded, download, hash_file
 from .form import CheckpointError
 from .safe import WEIGHTS
@@ -69,7 +69,7 @@ def local_file(name: str | os.PathLike) -> Path:
         return path
     if text not in PUBLISHED:
         raise CheckpointError(
-            f"checkpoint {shown(text)} does not exist, and no published weights have that name: "
+            f"checkpoint {shown(without_secrets(text))} does not exist, and no published weights have that name: "
             f"{suggest(text, list(PUBLISHED))}"
         )
     return _fetch_published(text, PUBLISHED[text])
@@ -96,17 +96,23 @@ def _fetch(text: str) -> Path:
     address, _, fragment = text.partition("#")
     digest = fragment.removeprefix("sha256=").lower()
     if fragment and not (fragment.startswith("sha256=") and re.fullmatch(r"[0-9a-f]{64}", digest)):
-        raise CheckpointError(f"{shown(text)}: behind # stands sha256= and 64 hexadecimal digits, or nothing")
+        raise CheckpointError(
+            f"{shown(without_secrets(text))}: behind # stands sha256= and 64 hexadecimal digits, or nothing"
+        )
     scheme, _, rest = address.partition(":")
     scheme = scheme.lower()
     if scheme in ("https", "http", "hf") and not rest.startswith("//"):
-        raise CheckpointError(f"{shown(text)} is no address: write {scheme}://, with two slashes, as text and no Path")
+        raise CheckpointError(
+            f"{shown(without_secrets(text))} is no address: write {scheme}://, with two slashes, as text and no Path"
+        )
     if scheme == "http":
-        raise CheckpointError(f"{shown(text)}: over http anybody on the way can change a file: give its https address")
+        raise CheckpointError(
+            f"{shown(without_secrets(text))}: over http anybody on the way can change a file: give its https address"
+        )
     if scheme == "hf":
         return hub_file(_hub_address(address), digest or None)
     if scheme != "https":
-        raise CheckpointError(f"{shown(text)} cannot be read: {FORMS}")
+        raise CheckpointError(f"{shown(without_secrets(text))} cannot be read: {FORMS}")
     _check_https(address)
     return download(address, digest or None)
 
@@ -117,7 +123,7 @@ def _check_https(address: str) -> None:
         parts = urlsplit(address)
         wrong = "" if parts.hostname and (parts.port is None or parts.port > 0) else "it names no host"
     except ValueError as error:
-        raise CheckpointError(f"{shown(address)} is no address: {error}") from None
+        raise CheckpointError(f"{shown(without_secrets(address))} is no address: {error}") from None
     if parts.username or parts.password:
         # Not shown: it would be in the log, as it would be in result.json.
         raise CheckpointError("the https address has a user's name in it, which would go to logs: leave it out")
@@ -126,11 +132,11 @@ def _check_https(address: str) -> None:
     if re.search(r"[\s\x00-\x1f\x7f]", address) or not address.isascii():
         wrong = "it has characters that are to be written as %XX"
     if wrong:
-        raise CheckpointError(f"{shown(address)} is no address of a file: {wrong}")
+        raise CheckpointError(f"{shown(without_secrets(address))} is no address of a file: {wrong}")
     page = HUB_PAGE.fullmatch(address)
     if page:
         file = HubFile(page[1], page[3], None if page[2] == "main" else page[2])
-        raise CheckpointError(f"{shown(address)} is the page of a file: the file itself is {file}")
+        raise CheckpointError(f"{shown(without_secrets(address))} is the page of a file: the file itself is {file}")
 
 
 def _hub_address(address: str) -> HubFile:
@@ -138,8 +144,8 @@ def _hub_address(address: str) -> HubFile:
     parts = [*found[3].split("/"), *(found[2] or found[4] or "main").split("/")] if found else [""]
     if not found or not all(part.strip(".") for part in parts) or (found[2] and found[4]):
         raise CheckpointError(
-            f"{shown(address)} is no file on the Hub: write hf://owner/repo/file, and @revision behind it for another "
-            "than the main branch"
+            f"{shown(without_secrets(address))} is no file on the Hub: write hf://owner/repo/file, and @revision "
+            "behind it for another than the main branch"
         )
     return HubFile(found[1], found[3], found[2] or found[4])
 
@@ -317,4 +323,5 @@ def _has_hash(path: Path, wanted: str) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return shown(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__))
+    lines = without_secrets(error).splitlines()
+    return shown(next((line for line in lines if line.strip()), type(error).__name__))

@@ -66,3 +66,20 @@ def published_for(model: str) -> str | None:
     """The short name of the weights that are published of a model of ``get_model``, those with an address first."""
     found = [name for name, weights in PUBLISHED.items() if weights.model == model]
     return min(found, key=lambda name: PUBLISHED[name].address is None, default=None)
+
+
+def none_published(model: str) -> str:
+    """Say that no weights of a model of ``get_model`` are published, and of which models there are some."""
+    known = ", ".join(dict.fromkeys(weights.model for weights in PUBLISHED.values() if weights.address))
+    return f"no published weights of {model} are known here, only of {known}"
+
+
+def published_hint(model: str) -> str:
+    """Say how to get the published weights of a model of ``get_model``."""
+    found = published_for(model)
+    if found is None:
+        return none_published(model)
+    weights = PUBLISHED[found]
+    if weights.address is None:
+        return f"{weights.lack}; see {weights.page}"
+    return f"crate_mm.get_model({model!r}, pretrained=True) takes {found}, {weights.address}"

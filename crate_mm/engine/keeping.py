@@ -15,6 +15,7 @@ from ..checkpoints import Checkpoint, CheckpointError
 from ..checkpoints.fit import fit, transfer
 from ..config import dump
 from ..models.tasks.base import Task, task_of
+from ..untrusted import without_secrets
 from .classes import compare_with_config, say_other_recipe
 from .private import RunnerState
 from .results import mark_unfinished, origin_of
@@ -88,7 +89,7 @@ class KeepingRunner(RunnerState):
         elif self.trains:
             taken = transfer(self.task, checkpoint, self.cfg.resize_positions, self.cfg.resize_patches)
             self.logger.info(f"initialised from {filename}:\n{taken.table()}")
-            self.initialized_from, self.origin = str(filename), origin_of(checkpoint)
+            self.initialized_from, self.origin = without_secrets(filename), origin_of(checkpoint)
             contents = {"meta": checkpoint.meta, "state_dict": self.task.state_dict()}
         else:
             compare_with_config(self, checkpoint)

@@ -9,8 +9,8 @@ from torch import nn
 
 from ..config import BatchPlan
 from ..config.batch import count_micro_batches, nearest_even
-from ..models.layers import ISTA
 from ..models.tasks.base import Task
+from ..registry import LAYERS
 from .loop import TrainLoop
 from .optim import OptimWrapper
 from .statistics import batch_norms
@@ -109,7 +109,7 @@ def free_bytes(model: nn.Module) -> int:
 def as_of_many_samples(task: nn.Module) -> Iterator[None]:
     """Let small batches be computed as large ones are: ISTA keeps more for a token of a small batch, so that the bytes
     of a sample would come out too small, as the difference between a small batch and a large one."""
-    steps = [module for module in task.modules() if isinstance(module, ISTA)]
+    steps = [module for module in task.modules() if isinstance(module, LAYERS.get("ISTA"))]
     before = [step.many_tokens for step in steps]
     try:
         for step in steps:

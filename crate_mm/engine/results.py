@@ -31,7 +31,7 @@ from ..checkpoints.form import FORMAT, are_transforms
 from ..files import home, write_whole
 from ..log import print_log
 from ..registry import DATASETS, HOOKS
-from ..untrusted import check_plain, read_json, read_regular
+from ..untrusted import check_plain, read_json, read_regular, without_secrets
 from .logs import survive_full_disk
 from .sharded import optimizer_name
 
@@ -191,7 +191,7 @@ def describe_run(
         "global_batch_size": cfg.get("global_batch_size"),
         "recipe": {**describe_recipe(cfg), "initialized_from": origin or initialized_from},
         "seed": seed,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": without_secrets(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
 
 

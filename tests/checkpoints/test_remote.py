@@ -525,6 +525,22 @@ def test_a_password_in_an_address_is_not_shown():
     assert "secret" not in str(raised.value)
 
 
+def test_a_signature_in_an_address_is_in_no_error_and_no_log(web, monkeypatch):
+    told = []
+    monkeypatch.setattr("crate_mm.checkpoints.download.print_log", lambda text, *_: told.append(text))
+    signed, web.plain["text.pth"] = "?X-Signature=secret" + "0" * 300, b"text"
+    web.redirects["/away.pth"] = f"http://localhost/w.pth{signed}"
+    web.redirects["/broken.pth"] = f"https://localhost/w\x7f.pth{signed}"
+    for name, end in (("none", ""), ("plain/text", ""), ("away", ""), ("broken", ""), ("plain/text", "#md5=1")):
+        with pytest.raises(CheckpointError, match=r"\.pth") as raised:
+            open_checkpoint(f"{web.address}/{name}.pth{signed}{end}")
+        told.append(str(raised.value))
+    assert len(told) == 6, "one is the log's"
+    assert not any("secret" in text or "00" in text for text in told), told
+    assert local_file(f"{web.address}/plain/w.pth{signed}").read_bytes() == WEIGHTS, "it is asked for with it"
+    assert signed in web.requests[-1][1]
+
+
 def test_a_path_stays_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert local_file("none.pth") == Path("none.pth")
