@@ -21,5 +21,5 @@ def show_names(record: logging.LogRecord) -> bool:
 
 
 def log_text(message: Any) -> str:
-    """A message without what a terminal would act on or what opens a signed address, all lines but the first moved in."""
+    """A message without what a terminal acts on or what opens a signed address; lines after the first are moved in."""
     return re.sub(r"\n(?=\S)", "\n  ", shown_lines(without_secrets(message), 100_000))

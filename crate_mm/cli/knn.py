@@ -6,12 +6,16 @@ python tools/knn.py configs/transfer/pets.py crate_base.pth --cfg-options data_r
 import argparse
 import time
 
+from ..checkpoints import Transfer
+from ..checkpoints.fit import BACKBONE
 from ..config import default_work_dir
 from ..engine.features import build_backbone_from, build_loader, load_config_for
 from ..engine.results import describe_cost, describe_machine, describe_run, origin_of, write_result
 from ..evaluation import extract_features, knn_predict
-from ..untrusted import say
+from ..untrusted import say, shown
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
+
+MOST_NAMED = 20  # of what is resized or not used
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,6 +28,20 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def describe(table: Transfer) -> str:
+    """What of a checkpoint the features come from, and what they do without, in a sentence each."""
+    unlike = {**table.resized, **{name: what for name, what in table.dropped.items() if name.startswith(BACKBONE)}}
+    parts = sorted({name.partition(".")[0] for name in table.dropped if not name.startswith(BACKBONE)})
+    lines = [f"  the features are those of its backbone: {len(table.loaded)} tensors as they are in the file"]
+    for name, what in list(unlike.items())[:MOST_NAMED]:
+        lines.append(f"  {'resized' if name in table.resized else 'not used'}: {shown(name)}, {what}")
+    lines += [f"  and {len(unlike) - MOST_NAMED} more of the backbone"] * (len(unlike) > MOST_NAMED)
+    if parts:
+        named = ", ".join(map(shown, parts[:MOST_NAMED])) + ", ..." * (len(parts) > MOST_NAMED)
+        lines.append(f"  not used: its {named}; the neighbours vote on the class, from features alone")
+    return "\n".join(lines)
+
+
 def main() -> None:
     args = parse_args()
     with one_sentence_errors():
@@ -31,7 +49,7 @@ def main() -> None:
         work_dir = args.work_dir or f"{default_work_dir(cfg)}/knn"
         model, transfer = build_backbone_from(cfg, opened)
         opened.say(say)
-        say(f"{args.checkpoint}:", *transfer.table().split("\n"))
+        say(f"{args.checkpoint}:", *describe(transfer).split("\n"))
         train_loader, test_loader = build_loader(cfg, "train"), build_loader(cfg, "test")
         start = time.perf_counter()
         train, train_labels, _ = extract_features(model, train_loader)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from crate_mm import get_model, init_model
+from crate_mm.checkpoints import read_checkpoint
 from crate_mm.cli.neighbours import panels_of, some_of
 from crate_mm.cli.predict import find_images
 from crate_mm.datasets import Digits
@@ -112,6 +113,17 @@ def test_features_are_those_of_any_batch_size(photos):
     assert one.paths == other.paths
     torch.testing.assert_close(one.rows, other.rows, rtol=1e-4, atol=1e-4)
     assert isinstance(one, Features)
+
+
+@pytest.mark.parametrize("config", [(), ("--config", "debug")])
+def test_features_of_positions_that_do_not_fit_are_refused(run_tool, debug_checkpoint, photos, tmp_path, config):
+    contents, name = read_checkpoint(debug_checkpoint), "backbone.embedding.pos_embed"
+    contents["state_dict"][name] = contents["state_dict"][name][:, :5].clone()
+    torch.save(contents, tmp_path / "other.pth")
+    done = run_tool("neighbours", tmp_path / "other.pth", photos, "--out", tmp_path / "features.npz", *config)
+    assert done.last_line == (
+        f"error: {tmp_path}/other.pth does not fit the model: {name} is (1, 5, 48) there and (1, 17, 48) here"
+    )
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,9 @@ def plot_sheet(panels: Sequence[Panel], title: str, columns: int | None = None) 
     heading = text.wrapped(title, total - 2 * MARGIN, LARGE, 3)
     above = MARGIN + 20 * len(heading) + 10
     whole = above + rows * (height + below) + (rows - 1) * GAP + MARGIN - 6
-    figure = Picture(figsize=(total / DPI, whole / DPI), dpi=DPI, facecolor="white")
+    # matplotlib before 3.11 cuts 100 * 2.01 = 200.99999999999997 pixels to 200.
+    inches = ((total + 1e-6) / DPI, (whole + 1e-6) / DPI)
+    figure = Picture(figsize=inches, dpi=DPI, facecolor="white")
 
     def write(x: float, y: float, line: str, size: float, color: str) -> None:
         figure.text(
