@@ -1,6 +1,9 @@
 # Sourced by quickstart.sh and run_tests.sh: an environment with crate_mm in it.
 #   . tools/setup_env.sh EXTRA     EXTRA is one of the extras of setup.py, such as "test", or ""
 # Uses the active virtual or conda environment, or else makes .venv in the clone. Later calls take a second.
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+  case "${1:-}" in -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p;}' "$0"; exit 0 ;; esac
+fi
 fail() { echo "error: $*" >&2; exit 2; }
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 2

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# What slurm_train.sh and slurm_test.sh share: slurm.sh train|test SCRIPT [its arguments]
+# What slurm_train.sh and slurm_test.sh share: start these, whose --help says what they take.
+#   tools/slurm.sh train|test SCRIPT [arguments of SCRIPT]
 set -euo pipefail
+case "${1:-}" in -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p;}' "$0"; exit 0 ;; esac
+[[ "${1:-}" =~ ^(train|test)$ && $# -ge 2 ]] || { echo "error: slurm.sh is started by others: see --help" >&2; exit 2; }
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mode=$1 script=$2
 shift 2

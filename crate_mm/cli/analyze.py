@@ -39,7 +39,7 @@ from ..datasets.images import UnreadableImageError, open_image
 from ..datasets.transforms import to_uint8
 from ..engine.features import build_backbone_from, build_loader, load_config_for
 from ..files import atomic_file
-from ..models.tasks.base import task_of
+from ..models.tasks.base import image_shape, task_of
 from ..registry import FIGURES, MODELS
 from ..untrusted import say, shown
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
@@ -140,9 +140,11 @@ def distinct_names(files: list[str]) -> list[str]:
 def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace, whole: bool) -> Subject:
     """A model for images of ``--size``, and the image files as its batch and as pictures of that size."""
     if args.size:
+        if "backbone" not in cfg.model:
+            raise ValueError("--size sets model.backbone.img_size, and the config's model has no backbone")
         cfg.model.backbone.img_size = args.size
     model = build_model(*args.loaded[checkpoint], args.seed, whole)
-    H, W = model.backbone.img_size
+    _, H, W = image_shape(model)
     square = build_transforms([{"type": "Resize", "size": min(H, W)}, {"type": "CenterCrop", "size": (H, W)}])
     inputs, pictures = [], []
     for file in args.images:

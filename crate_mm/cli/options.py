@@ -12,9 +12,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from ..checkpoints import CheckpointError
 from ..config.kinds import Given, parse_value  # noqa: F401  the latter for scripts, see moved.py
+from ..engine.doctor import emulates_bf16
 from ..engine.safety.finite import OtherProcessError, RunStoppedError
 from ..engine.safety.launch import LAUNCHERS
 from ..engine.safety.signals import INTERRUPTED, RunInterruptedError
@@ -44,7 +46,14 @@ class Parser(argparse.ArgumentParser):
                 setattr(parsed, name, home(value))
             elif isinstance(value, list):
                 setattr(parsed, name, [home(part) if isinstance(part, str) else part for part in value])
+        if getattr(parsed, "amp", False) and emulates_bf16() and not _is_one_of_the_others():
+            _print("--amp: this processor has no instructions for bf16, which is emulated and slower than float32")
         return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """End with one sentence in the place of argparse's usage, which ``--help`` shows, and exit code 2."""
+        _say(f"error: {shown(message, 1000)}; see {self.prog} --help")
+        sys.exit(2)
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

@@ -45,6 +45,8 @@ from .options import Parser, add_cfg_options, check_writable, one_sentence_error
 
 SHOWN_CONFIG = 20_000  # characters of a config that the page quotes
 
+MOST_CLASSES = 1024  # of a mask: each takes a pass through the transforms
+
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
@@ -175,8 +177,11 @@ def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
         classes = np.array(open_image(file, mode=None))
         if classes.ndim != 2 or classes.shape != (image.height, image.width):
             raise ValueError(f"mask {shown(file)} is of {classes.shape}, its image of {(image.height, image.width)}")
+        labels = np.unique(classes[classes > 0])
+        if len(labels) > MOST_CLASSES:
+            raise ValueError(f"mask {shown(file)} has {len(labels):,} classes: expected at most {MOST_CLASSES:,}")
         found = torch.zeros(to_uint8(dataset.transforms(image)).shape[1:], dtype=torch.long)
-        for label in np.unique(classes[classes > 0]):
+        for label in labels:
             region = Image.fromarray(np.uint8(255) * (classes == label)).convert(image.mode)
             seen = to_uint8(dataset.transforms(region)).float().mean(0) > 127
             found[seen] = int(label)

@@ -80,10 +80,8 @@ def check_packages() -> Iterator[Finding]:
 
 def check_processor() -> Iterator[Finding]:
     """Cores, instructions and memory."""
-    text = _read("/proc/cpuinfo")
-    name = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.M)
-    known = [title for flag, title in INSTRUCTIONS.items() if flags and flag in flags[1].split()]
+    name = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.M)
+    known = [title for flag, title in INSTRUCTIONS.items() if flag in processor_flags()]
     yield "ok", "CPU", f"{name[1] if name else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     yield "ok", "instructions", ", ".join(known) or "not known"
     cores = share_of_cores()
@@ -99,6 +97,18 @@ def check_processor() -> Iterator[Finding]:
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     if compiler is None:
         yield "note", "compiler", "no C++ compiler is found: compile_blocks needs one on a CPU"
+
+
+def processor_flags() -> set[str]:
+    """The names that Linux has for a processor's instructions; none where they are not known."""
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.M)
+    return set(flags[1].split()) if flags else set()
+
+
+def emulates_bf16() -> bool:
+    """Whether mixed precision is on a processor that has no instructions for it."""
+    flags = processor_flags()
+    return bool(flags) and not flags & {"avx512_bf16", "amx_bf16", "bf16"} and not torch.cuda.is_available()
 
 
 def check_gpus() -> Iterator[Finding]:

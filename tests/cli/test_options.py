@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from crate_mm.cli.options import Parser, add_common_options
 from crate_mm.engine import read_checkpoint
 
 
@@ -15,6 +16,36 @@ def test_help(run_tool, tool):
     done = run_tool(tool, "--help")
     assert done.code == 0
     assert f"python tools/{tool}.py" in done.output
+
+
+@pytest.mark.parametrize(
+    ("tool", "args", "sentence"),
+    [
+        ("knn", (), "the following arguments are required: config, checkpoint; see knn.py --help"),
+        ("train", ("debug", "--no\x1b"), r"unrecognized arguments: --no\x1b; see train.py --help"),
+        ("train", ("debug", "--cfg-options", "a"), "--cfg-options takes KEY=VALUE, got 'a'; see train.py --help"),
+        (
+            "analyze",
+            ("layers", "debug"),
+            "the following arguments are required: checkpoint; see analyze.py layers --help",
+        ),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(run_tool, tool, args, sentence):
+    assert run_tool(tool, *args) == (2, f"error: {sentence}\n")
+
+
+@pytest.mark.parametrize("flags", [{"avx2"}, {"avx2", "avx512_bf16"}, set()])
+@pytest.mark.parametrize("options", [["debug"], ["debug", "--amp"]])
+def test_amp_says_where_bf16_is_emulated(monkeypatch, capsys, options, flags):
+    monkeypatch.setattr("crate_mm.engine.doctor.processor_flags", lambda: flags)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    parser = Parser()
+    parser.add_argument("config")
+    add_common_options(parser)
+    parser.parse_args(options)
+    said = "this processor has no instructions for bf16" in capsys.readouterr().err
+    assert said == ("--amp" in options and flags == {"avx2"})
 
 
 class Mark:

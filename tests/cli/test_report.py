@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from crate_mm.analysis.report.pack import unpack
+from crate_mm.cli.report import true_masks
+from crate_mm.datasets import ClassificationDataset
 from crate_mm.engine import CONFIGS
 
 pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
@@ -83,6 +85,15 @@ def test_images_of_a_folder(run_tool, debug_checkpoint, tmp_path):
     assert model["undefined"] == {"labels": "The data has no labels (images of photos)."}
     assert model["layers"][0]["code"]["overlap"] is model["layers"][0]["subspaces"]["energy"] is None
     assert "<script>alert" not in out.read_text()
+
+
+def test_a_mask_of_too_many_classes_is_refused_before_the_work(tmp_path):
+    for folder, pixels in (("images", np.zeros((64, 64, 3), np.uint8)), ("masks", np.arange(4096, dtype=np.uint16))):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(pixels.reshape(64, 64, *pixels.shape[2:])).save(tmp_path / folder / "a.png")
+    data = ClassificationDataset({"type": "ImageFiles", "root": str(tmp_path / "images")}, [])
+    with pytest.raises(ValueError, match=r"a\.png has 4,095 classes: expected at most 1,024"):
+        true_masks(data, str(tmp_path / "masks"))(0)
 
 
 def test_true_masks_of_the_images(run_tool, debug_checkpoint, tmp_path):

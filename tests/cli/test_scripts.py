@@ -17,6 +17,9 @@ SCRIPTS = [
     "slurm_test.sh",
     "slurm_requeue.sbatch",
     "run_tests.sh",
+    "setup_env.sh",
+    "launch.sh",
+    "slurm.sh",
 ]
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 PARTS = """
 import torch
@@ -58,13 +59,16 @@ def test_each_tool_says_that_there_are_no_images(run_tool, tmp_path, monkeypatch
     (tmp_path / "vectors.py").write_text(CONFIG)
     linear = torch.nn.Linear(4, 4).state_dict()
     torch.save({"state_dict": {f"backbone.{name}": value for name, value in linear.items()}}, tmp_path / "v.pth")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     monkeypatch.syspath_prepend(str(tmp_path))
     for tool, args, said in (
         ("bench", ("--seconds", 1), NO_IMAGES),
         ("export", ("v.pth", "--to", "torch-export"), NO_IMAGES),
+        ("analyze", ("v.pth", "--images", "a.png"), NO_IMAGES),
         ("browse", (), "sample -1 is no image: expected uint8 of shape (C, H, W), got float32 of (4,)"),
     ):
-        done = run_tool(tool, "vectors.py", *args, cwd=tmp_path)
+        figure = ("attention",) if tool == "analyze" else ()
+        done = run_tool(tool, *figure, "vectors.py", *args, cwd=tmp_path)
         assert (done.code, said in done.last_line, "Traceback" in done.output) == (2, True, False), done.output
     done = run_tool("doctor", "vectors.py", cwd=tmp_path)
     assert "VectorData gives dict, no pairs (image, label): its samples are not looked at" in done.output
