@@ -42,6 +42,7 @@ from ..untrusted import shown
 from .analyze import build_model
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
+MOST_CLASSES = 1000  # in one true mask; data sets of scenes have fewer than 300 in an image
 SHOWN_CONFIG = 20_000  # characters of a config that the page quotes
 
 
@@ -175,7 +176,10 @@ def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
         if classes.ndim != 2 or classes.shape != (image.height, image.width):
             raise ValueError(f"mask {shown(file)} is of {classes.shape}, its image of {(image.height, image.width)}")
         found = torch.zeros(to_uint8(dataset.transforms(image)).shape[1:], dtype=torch.long)
-        for label in np.unique(classes[classes > 0]):
+        labels = np.unique(classes[classes > 0])
+        if len(labels) > MOST_CLASSES:  # each passes the transforms by itself
+            raise ValueError(f"mask {shown(file)} has {len(labels):,} classes, at most {MOST_CLASSES} are taken")
+        for label in labels:
             region = Image.fromarray(np.uint8(255) * (classes == label)).convert(image.mode)
             seen = to_uint8(dataset.transforms(region)).float().mean(0) > 127
             found[seen] = int(label)

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from crate_mm.analysis.report.pack import unpack
+from crate_mm.cli.report import true_masks
+from crate_mm.datasets import ClassificationDataset
 from crate_mm.engine import CONFIGS
 
 pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
@@ -112,6 +114,17 @@ def test_true_masks_of_the_images(run_tool, debug_checkpoint, tmp_path):
     Image.fromarray(truth[:8], "L").save(tmp_path / "masks" / "known.png")
     done = run_tool("report", *args)
     assert done.last_line == f"error: mask {tmp_path}/masks/known.png is of (8, 16), its image of (16, 16)"
+
+
+def test_a_mask_of_too_many_classes_is_refused(tmp_path):
+    """Each of them passes the transforms by itself."""
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "photos" / "x.png")
+    Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40)).save(tmp_path / "masks" / "x.png")
+    data = ClassificationDataset({"type": "ImageFiles", "root": str(tmp_path / "photos")}, [])
+    with pytest.raises(ValueError, match=r"masks/x.png has 1,599 classes, at most 1000 are taken"):
+        true_masks(data, str(tmp_path / "masks"))(0)
 
 
 MISTAKES = {
