@@ -23,10 +23,12 @@ from .open import Checkpoint
 # Where a part of our own models must be registered; parts within parts may be in any of them.
 PLACES = {(): MODELS, ("backbone",): BACKBONES, ("head",): HEADS, ("preprocessor",): MODELS}
 PLACES |= {("backbone", "compress"): LAYERS, ("backbone", "sparsify"): LAYERS}
+MOST_NUMBER = 2**20  # any whole number of a model, and the sum of a list of them: parts list their layers by depth
 MOST_TRANSFORMS = 32
 MOST_SIDE = 8192  # pixels, or any other number, in transforms that a file names
 MOST_INPUT = 2**22  # pixels of an image of a model that a file describes
 MOST_WORK = 2**33  # products of a kernel's numbers with pixels, in all transforms that a file names: some seconds
+OTHER_WORK = 16  # products a pixel, about, of what is no kernel: a resize, a change of colours
 USUAL_INPUT = 2**20  # pixels of a photograph before the first transform
 
 
@@ -113,7 +115,8 @@ def _with_own_weights(described: Any) -> Any:
 def check_description(described: dict, source: str | Path) -> None:
     """Raise ``CheckpointError`` unless every ``type``, at every depth, is the name of a part that is registered here.
 
-    Keys that give MMEngine instructions, such as ``_scope_``, which imports a module, are refused.
+    Keys that give MMEngine instructions, such as ``_scope_``, which imports a module, are refused. So are whole numbers
+    beyond ``MOST_NUMBER``: a depth may be spent on a list of rates before a first layer is built, and counted.
     """
     check_arguments(described, f"{source} describes its model with")
     registries = {id(registry): registry for registry in PLACES.values()}.values()
@@ -124,6 +127,11 @@ def check_description(described: dict, source: str | Path) -> None:
         place, value = left.pop()
         if isinstance(value, (list, tuple)):
             left.extend((place, inner) for inner in value)
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if sum(abs(number) for number in numbers if isinstance(number, int)) > MOST_NUMBER:
+            raise CheckpointError(
+                f"{source} describes a model whose {shown('.'.join(place))} is more than {MOST_NUMBER:,}: give a config"
+            )
         if not isinstance(value, dict):
             continue
         left.extend(((*place, key), inner) for key, inner in value.items())
@@ -206,7 +214,8 @@ def _work(transforms: list[dict]) -> float:
         kernel = max([1, *numbers(value.get("kernel_size"))])
         if value.get("type") == "ElasticTransform":  # which blurs, by a kernel of eight times its sigma
             kernel = max([41, *(8 * sigma + 1 for sigma in numbers(value.get("sigma")))])
-        work += kernel**2 * pixels
+        times = math.prod(max([1, *numbers(value.get(key))]) for key in ("num_ops", "mixture_width", "chain_depth"))
+        work += times * (kernel**2 + OTHER_WORK) * pixels
         for inner in value.values():
             add(inner)
 

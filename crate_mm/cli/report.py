@@ -43,9 +43,8 @@ from ..untrusted import public, say, shown
 from .analyze import build_model
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
+MOST_CLASSES = 1024  # in one true mask, each of which passes the transforms; scenes have fewer than 300
 SHOWN_CONFIG = 20_000  # characters of a config that the page quotes
-
-MOST_CLASSES = 1024  # of a mask: each takes a pass through the transforms
 
 
 def parse_args() -> argparse.Namespace:

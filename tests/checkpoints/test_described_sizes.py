@@ -33,6 +33,22 @@ def test_a_described_model_of_huge_images_is_refused(tmp_path, img_size):
         init_model(None, described(tmp_path / "x.pth", img_size, []))
 
 
+DEPTHS = {
+    "a depth": {"type": "CRATE", "arch": {"embed_dim": 16, "depth": 10**9, "num_heads": 2}, "drop_path": 0.1},
+    "a list of depths": {"type": "CRATE", "depths": [2**20, 1]},
+}
+
+
+@pytest.mark.parametrize("what", DEPTHS)
+def test_a_described_depth_is_bounded_before_rates_are_listed_for_it(tmp_path, what):
+    path = described(tmp_path / "x.pth", 32, [])
+    contents = torch.load(path)
+    contents["meta"]["model"]["backbone"] = DEPTHS[what]
+    torch.save(contents, path)
+    with pytest.raises(CheckpointError, match=r"model whose backbone.*depths? is more than 1,048,576: give a config"):
+        init_model(None, path)
+
+
 def test_large_images_go_through_in_smaller_batches(tmp_path):
     images = [Image.new("RGB", (8, 8))] * 17
     for size, lengths in ((2048, [16, 1]), (32, [17])):
@@ -53,6 +69,9 @@ SLOW = {
     "large kernels on large images": [{"type": "Resize", "size": [4096, 4096]}, BLUR],
     "a kernel within": [{"type": "RandomApply", "transforms": [BLUR]}],
     "many": [{"type": "Resize", "size": 4096}, *[{"type": "GaussianBlur", "kernel_size": [9, 9]}] * 20],
+    "many large resizes": [{"type": "Resize", "size": 8192}] * 16,
+    "resizes within one another": [{"type": "Compose", "transforms": [{"type": "Resize", "size": 1024}] * 1000}],
+    "operations of one": [{"type": "RandAugment", "num_ops": 8192}],
     "a kernel by sigma": [{"type": "ElasticTransform", "sigma": 500.0}],
 }
 
