@@ -33,14 +33,15 @@ from ..analysis.figures import STYLES, Drawn, Figure, Subject, figure_style, sav
 from ..analysis.taps import LayerError
 from ..checkpoints import Checkpoint
 from ..checkpoints.fit import BACKBONE, fit
-from ..config import default_work_dir, load_config, names_model, require_model
+from ..config import default_work_dir, load_config, names_model
 from ..datasets import build_transforms
 from ..datasets.images import UnreadableImageError, open_image
 from ..datasets.transforms import to_uint8
 from ..engine.features import build_backbone_from, build_loader, load_config_for
+from ..engine.features import build_model as build_from
 from ..files import atomic_file
 from ..models.tasks.base import task_of
-from ..registry import FIGURES, MODELS
+from ..registry import FIGURES
 from ..untrusted import shown
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
 
@@ -158,8 +159,7 @@ def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace, whole:
 def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bool = False) -> nn.Module:
     """A config's model in eval mode, with a checkpoint's backbone, or all of it, or without a checkpoint at random."""
     if checkpoint is not None and whole:
-        require_model(cfg)
-        model = task_of(MODELS.build(cfg.model))
+        model = task_of(build_from(cfg, checkpoint))
         fit(model, checkpoint)
         checkpoint.say(print)
         return model.to(get_device()).eval()
@@ -171,8 +171,7 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bo
             print(f"{shown(checkpoint.path)} fills a part of the backbone alone:\n{table.table()}")
         return task_of(model)
     set_random_seed(seed)
-    require_model(cfg)
-    return task_of(MODELS.build(cfg.model)).to(get_device()).eval()
+    return task_of(build_from(cfg, None)).to(get_device()).eval()
 
 
 def write(drawn: Drawn, out: Path) -> list[Path]:
