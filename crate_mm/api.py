@@ -14,11 +14,9 @@ from .by_name import get_model, keep_what_is_told, list_models  # noqa: F401  wh
 from .checkpoints import CheckpointError, as_checkpoint, build_described, open_checkpoint
 from .checkpoints.fit import fit
 from .checkpoints.npz import as_tensor
-from .config import require_model
-from .engine.features import load_config_for
+from .engine.features import build_model, load_config_for
 from .log import print_log
 from .predictor import Predictor, default_class_names  # noqa: F401  what a user imports
-from .registry import MODELS
 
 
 def init_model(
@@ -45,8 +43,7 @@ def init_model(
         model = build_described(opened)
     else:
         cfg, opened = load_config_for(config, checkpoint, whole=True)
-        require_model(cfg)
-        model = MODELS.build(cfg.model)
+        model = build_model(cfg, opened)
     if opened is not None:
         fit(model, opened)
         opened.say(lambda note: print_log(note, "current", logging.INFO))

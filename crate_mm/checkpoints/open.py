@@ -36,6 +36,7 @@ class Checkpoint:
         meta: what else it says of itself.
         states: what a resume needs beside the weights: 'optimizer', 'param_schedulers', 'message_hub', ...
         notes: what was done to the file's contents, in sentences.
+        gives_model: whether a config that names no model has taken this one, which is data of the file.
     """
 
     path: str
@@ -47,6 +48,7 @@ class Checkpoint:
     meta: dict[str, Any] = field(default_factory=dict)
     states: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    gives_model: bool = False
 
     @property
     def info(self) -> dict[str, Any]:

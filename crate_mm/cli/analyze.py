@@ -33,14 +33,15 @@ from ..analysis.figures import STYLES, Drawn, Figure, Subject, figure_style, sav
 from ..analysis.taps import LayerError
 from ..checkpoints import Checkpoint
 from ..checkpoints.fit import BACKBONE, fit
-from ..config import default_work_dir, load_config, names_model, require_model
+from ..config import default_work_dir, load_config, names_model
 from ..datasets import build_transforms
 from ..datasets.images import UnreadableImageError, open_image
 from ..datasets.transforms import to_uint8
 from ..engine.features import build_backbone_from, build_loader, load_config_for
+from ..engine.features import build_model as build_from
 from ..files import atomic_file
 from ..models.tasks.base import image_shape, task_of
-from ..registry import FIGURES, MODELS
+from ..registry import FIGURES
 from ..untrusted import say, shown
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
 
@@ -160,8 +161,7 @@ def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace, whole:
 def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bool = False) -> nn.Module:
     """A config's model in eval mode, with a checkpoint's backbone, or all of it, or without a checkpoint at random."""
     if checkpoint is not None and whole:
-        require_model(cfg)
-        model = task_of(MODELS.build(cfg.model))
+        model = task_of(build_from(cfg, checkpoint))
         fit(model, checkpoint)
         checkpoint.say(say)
         return model.to(get_device()).eval()
@@ -173,8 +173,7 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bo
             say(f"{checkpoint.path} fills a part of the backbone alone:", *table.table().split("\n"))
         return task_of(model)
     set_random_seed(seed)
-    require_model(cfg)
-    return task_of(MODELS.build(cfg.model)).to(get_device()).eval()
+    return task_of(build_from(cfg, None)).to(get_device()).eval()
 
 
 def write(drawn: Drawn, out: Path) -> list[Path]:

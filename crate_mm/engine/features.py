@@ -1,5 +1,6 @@
 """What an evaluation without a Runner needs: a config's data as it is tested, and a model with a checkpoint."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 from ..checkpoints import Checkpoint, CheckpointError, Transfer, checked_model, open_checkpoint
 from ..checkpoints.fit import BACKBONE, transfer
 from ..config import load_config, names_model, prepare, require_model
-from ..registry import DATASETS, FUNCTIONS, MODELS
+from ..registry import DATASETS, FUNCTIONS, MODELS, registered_only
 
 
 def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None) -> DataLoader:
@@ -63,7 +64,21 @@ def load_config_for(
     opened = open_checkpoint(checkpoint) if checkpoint and (needed or asked) else None
     if asked:
         kwargs["model"] = checked_model(opened)
+        opened.gives_model = True
     return load_config(config, overrides, **kwargs), opened
+
+
+def build_model(cfg: Config, opened: Checkpoint | None) -> nn.Module:
+    """Build the model of ``load_config_for``'s config, with new weights.
+
+    A config is code and may name any class. A model that the checkpoint gives is data: its parts are registered.
+
+    Raises:
+        ValueError: the config names no model, or a part that there is not.
+    """
+    require_model(cfg)
+    with registered_only() if opened is not None and opened.gives_model else nullcontext():
+        return MODELS.build(cfg.model)
 
 
 def build_backbone_from(cfg: Config, opened: Checkpoint) -> tuple[nn.Module, Transfer]:
@@ -75,8 +90,7 @@ def build_backbone_from(cfg: Config, opened: Checkpoint) -> tuple[nn.Module, Tra
     Raises:
         ValueError: the checkpoint is not of this model, or lacks a part of its backbone.
     """
-    require_model(cfg)
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg, opened)
     table = transfer(model, opened, cfg.get("resize_positions", "bicubic"), cfg.get("resize_patches"))
     unfilled = [name for name in table.new if name.startswith(BACKBONE)]
     if unfilled:

@@ -26,10 +26,13 @@ from crate_mm.checkpoints.described import (
 )
 from crate_mm.checkpoints.form import FORMAT
 from crate_mm.checkpoints.publish import publish
+from crate_mm.cli.analyze import build_model as build_analyzed
 from crate_mm.datasets import build_transforms
 from crate_mm.datasets.images import UnreadableImageError
 from crate_mm.engine import CheckpointError, read_checkpoint
-from crate_mm.registry import BACKBONES, registered_only
+from crate_mm.engine.features import build_backbone_from, load_config_for
+from crate_mm.models import CRATE
+from crate_mm.registry import BACKBONES, builds_from_data, registered_only
 
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
 EVIL = "subprocess.Popen"
@@ -200,6 +203,29 @@ def test_a_description_of_our_own_is_taken():
     check_description(MODEL, "x.pth")
     built = build_described(Checkpoint("x.pth", weights_of(MODEL), MODEL))
     assert type(built).__name__ == "ImageClassifier"
+
+
+def test_a_files_model_is_built_of_registered_parts_behind_a_config_too(tmp_path, monkeypatch):
+    """A config that names no model takes the file's; what its parts build in turn is data as well."""
+    asked = []
+
+    class Nested(CRATE):
+        def __init__(self, **given):
+            asked.append(builds_from_data())
+            super().__init__(**given)
+
+    monkeypatch.setitem(BACKBONES.module_dict, "Nested", Nested)
+    model = {**MODEL, "backbone": {**MODEL["backbone"], "type": "Nested"}}
+    torch.save({"meta": {"model": model}, "state_dict": weights_of(model)}, tmp_path / "c.pth")
+    cfg, opened = load_config_for("transfer/cifar10", tmp_path / "c.pth")
+    del asked[:]
+    build_backbone_from(cfg, opened)
+    build_analyzed(cfg, opened, seed=0, whole=True)
+    init_model("transfer/cifar10", tmp_path / "c.pth")
+    assert asked == [True] * 4  # init_model compares with the weights first
+    (tmp_path / "own.py").write_text(f"model = {model!r}")
+    init_model(tmp_path / "own.py", tmp_path / "c.pth")
+    assert asked[4:] == [False]  # a config is code
 
 
 WORDS = {
