@@ -10,12 +10,9 @@ published model it is; what is assumed is printed, and stored in OUT.
 import argparse
 from pathlib import Path
 
-import torch
-
-from ..checkpoints import CheckpointError, open_checkpoint
+from ..checkpoints import CheckpointError, open_checkpoint, write_checkpoint
 from ..checkpoints.form import FORMAT
 from ..config.kinds import parse_value
-from ..files import atomic_file
 from ..models.layers import to_pair
 from ..untrusted import say
 from .options import KeyValues, Parser, check_writable, one_sentence_errors, positive
@@ -24,19 +21,23 @@ UNKNOWN = (
     "is not a checkpoint of the official CRATE code, nor of another one that is known: CRATE's have pos_embedding and "
     "transformer.layers, CRATE-alpha's conv1 too, ToST's pos_embeder, torchvision's ViT conv_proj and heads.head"
 )
+HEADS = (
+    "number of heads of CRATE, CRATE-MAE, CRATE-alpha (.pth) or torchvision's ViT, where no published model of these "
+    "shapes answers it; the files of ToST and of CRATE-alpha's JAX code (.npz) tell it"
+)
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("input", metavar="IN", help="file of the other code base")
     parser.add_argument("output", metavar="OUT", help="file to write")
-    parser.add_argument("--num-heads", type=positive, help="number of heads, which no file tells")
+    parser.add_argument("--num-heads", type=positive, help=HEADS)
     parser.add_argument(
         "--given",
         nargs="+",
         action=KeyValues,
         metavar="KEY=VALUE",
-        help="further arguments of the model that shapes do not tell, such as img_size, ista_step_size, ista_lambda",
+        help="further arguments that shapes do not tell: img_size, ista_step_size, ista_lambda, tokens_norm",
     )
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     return parser.parse_args()
@@ -63,8 +64,7 @@ def main() -> None:
             "model": opened.model,
             **{key: opened.meta[key] for key in ("translated_from", "assumed")},
         }
-        with atomic_file(output) as file:
-            torch.save({"meta": meta, "state_dict": opened.weights}, file)
+        write_checkpoint({"meta": meta, "state_dict": opened.weights}, output)
     backbone = opened.model["backbone"]
     size = " x ".join(map(str, to_pair(backbone["img_size"])))
     classes = (opened.model.get("head") or {}).get("num_classes")

@@ -12,6 +12,7 @@ from crate_mm.checkpoints import CheckpointError, as_checkpoint, open_checkpoint
 from crate_mm.checkpoints.publish import publish
 from crate_mm.models import CRATE, MaskedAutoencoder
 from crate_mm.registry import BACKBONES
+from tests.checkpoints.test_write import size_limit
 from tests.models.test_foreign import official as empty_crate
 from tests.models.test_mae import official_file as official_mae
 from tests.official import official_state_dict, reference
@@ -234,3 +235,17 @@ def test_converted_by_the_command(run_tool, tmp_path):
     assert init_model(None, tmp_path / "out.pth").backbone.blocks[0].lambd == 0.2
     done = run_tool("convert_official", tmp_path / "in.pth", tmp_path / "out2.pth", "--given", "width=3")
     assert (done.code, "take no width" in done.last_line) == (2, True)
+
+
+@pytest.mark.parametrize("size", [20_000, 100_000])
+def test_a_disk_that_is_full_leaves_the_converted_file(size, run_tool, tmp_path):
+    torch.save(crate(), tmp_path / "in.pth")
+    (tmp_path / "out.pth").write_bytes(b"old")
+    with size_limit(size):
+        done = run_tool("convert_official", tmp_path / "in.pth", tmp_path / "out.pth", "--num-heads", HEADS, "--force")
+    assert done.code == 2
+    assert done.last_line == "error: [Errno 27] File too large"
+    assert "Traceback" not in done.output
+    assert "PytorchStreamWriter" not in done.output
+    assert (tmp_path / "out.pth").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.glob("*out.pth*")) == ["out.pth"]
