@@ -45,7 +45,6 @@ setup(
         "scikit-learn>=1.3",  # the digits; with it comes scipy, which reads the flowers' labels
         "simplejpeg>=1.8",
         "safetensors>=0.4.3",
-        "filelock>=3.20.3",  # before, its locks followed links (CVE-2025-68146, CVE-2026-22701)
         "matplotlib>=3.7",
         "tensorboard>=2.14",
         "rich>=13",

@@ -17,12 +17,12 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import torch
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import wrap_file
 
 import crate_mm
 
+from ..files import FileLock
 from ..log import print_log
 from ..untrusted import read_json, shown, without_secrets
 from .form import CheckpointError

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from filelock import FileLock
-
-from ..files import atomic_file, home, write_whole
+from ..files import FileLock, atomic_file, home, write_whole
 from ..log import print_log
 from ..registry import suggest
 from ..untrusted import shown, without_secrets
