@@ -2,8 +2,10 @@
 precision they hand on their tokens."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,20 +108,16 @@ def keep_tokens_in(dtype: torch.dtype, model: nn.Module) -> None:
     Raises:
         ValueError: the backbone names no blocks.
     """
-
-    def before(_block: nn.Module, inputs: tuple) -> tuple:
-        z = inputs[0]
-        return (z.to(dtype) if torch.is_autocast_enabled(z.device.type) else z, *inputs[1:])
-
-    def behind(last: bool, _block: nn.Module, _inputs: tuple, z: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(z.device.type):
-            return z
-        return z.float() if last else z.to(dtype)
-
     for blocks in block_groups(model):
         for block in blocks:
-            block.register_forward_pre_hook(before)
-            block.register_forward_hook(partial(behind, block is blocks[-1]))
+            block.forward = partial(_hand_on, block.forward, dtype, torch.float32 if block is blocks[-1] else dtype)
+
+
+def _hand_on(forward: Callable, dtype: torch.dtype, last: torch.dtype, z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A block's forward pass with both casts inside, where a compiler makes them of its first and last kernel."""
+    if not torch.is_autocast_enabled(z.device.type):
+        return forward(z, *args, **kwargs)
+    return forward(z.to(dtype), *args, **kwargs).to(last)
 
 
 def prepare_blocks(model: nn.Module, compile: bool | str | None, recompute: bool, residual: str | None = None) -> None:

@@ -171,6 +171,27 @@ def test_the_blocks_of_a_second_model_are_prepared_too(graphs):
     assert all(part._compiled_call_impl for part in (model.backbone, model.parts["teacher"]))
 
 
+@pytest.mark.parametrize("backbone", ["CRATE", "ToST"])  # without and with a residual of the block's own
+def test_a_compiled_block_hands_on_short_tokens_itself(backbone, monkeypatch):
+    """In its graph, so that no other kernel reads what it wrote in float32."""
+    given = []
+
+    def backend(graph, inputs):
+        given.append({node.meta["example_value"].dtype for node in next(iter(reversed(graph.graph.nodes))).args[0]})
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
+    torch._dynamo.reset()
+    model, (images, _) = small_model(backbone), images_and_labels(2)
+    keep_tokens_in(torch.bfloat16, model)
+    compile_blocks(model)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        model.eval()(images)
+    assert given.count({torch.float32}) == 1  # the last block
+    assert set().union(*given) == {torch.bfloat16, torch.float32}
+    assert len(given) <= 3  # no more than for a first, a middle and a last block
+
+
 def test_a_second_backbone_without_blocks_is_refused():
     @BACKBONES.register_module()
     class Plain(nn.Module):
@@ -241,7 +262,7 @@ def test_tokens_in_bf16_are_handed_on_and_err_little_more(backbone, compiled, gr
         torch._dynamo.reset()
         compile_blocks(short)
     handed_on = []
-    for block in short.backbone.blocks:
+    for block in short.backbone.blocks[1:]:
         block.register_forward_pre_hook(lambda _block, inputs: handed_on.append(inputs[0].dtype))
 
     def mean_error(model):
