@@ -45,11 +45,12 @@ def test_the_backward_pass_multiplies_twice_as_much(steps):
 
 
 def test_the_optimizer_goes_over_all_parameters(steps):
-    """Lion reads and writes weights, gradients and averages in six passes, as its code has them."""
+    """Lion reads and writes weights, gradients and averages in whole passes, as its code has them."""
     size = 4 * sum(p.numel() for p in get_model("crate_tiny", img_size=32).parameters())
     passes = {step.name: step.bytes_moved / size for step in steps if step.phase == "optimizer"}
-    assert passes["_foreach_mul"] == passes["_foreach_mul_"] == passes["_foreach_sign_"] == 2
-    assert passes["_foreach_add_"] == 3
+    assert passes["_foreach_sign_"] == 2
+    for name, expected in (("_foreach_mul", 2), ("_foreach_mul_", 2), ("_foreach_add_", 3), ("_foreach_norm", 1)):
+        assert passes[name] == pytest.approx(expected, rel=1e-5)  # with the factors, which are single numbers
 
 
 def test_the_step_takes_what_autograd_keeps_and_the_gradients(part, steps):
@@ -63,7 +64,9 @@ def test_the_step_takes_what_autograd_keeps_and_the_gradients(part, steps):
     assert loss.requires_grad
     found = part("operations").peak_bytes([step for step in steps if step.phase != "optimizer"])
     assert saved < found < saved + gradients
-    assert part("operations").peak_bytes(steps) == 2 * gradients  # with Lion's updates, which are more here
+    assert part("operations").peak_bytes(steps) == pytest.approx(
+        2 * gradients, rel=1e-3
+    )  # with Lion's updates, which are more here
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,8 @@ def test_a_shard_that_is_not_intact_is_packed_again(packings, whole, first_part,
     done = packings.run("pack")
     assert done.code == 0, done.output
     assert packings.files("pack") == whole
+    if harm == "a shard":  # a file system may give its number to the new one
+        del kept["train/shard-000002"]
     for name, inode in kept.items():
         same = (packings.folder / "pack" / f"{name}.tar").stat().st_ino == inode
         assert same == (name != "train/shard-000002"), name

@@ -221,9 +221,9 @@ def alone():
     torch.distributed.destroy_process_group()
 
 
-def test_a_block_stays_whole_among_several_processes(graphs, alone, monkeypatch):
+@torch._dynamo.config.patch(optimize_ddp=True)  # PyTorch's default; what the test sets is put back
+def test_a_block_stays_whole_among_several_processes(graphs, alone):
     """Dynamo would split one of Tiny's into two graphs, which a bucket's border lies in."""
-    monkeypatch.setattr(torch._dynamo.config, "optimize_ddp", True)  # PyTorch's default, put back after the test
     arch = dict(embed_dim=384, depth=2, num_heads=6)
     model = ImageClassifier(dict(type="CRATE", arch=arch, img_size=32), dict(type="LinearHead", num_classes=10))
     compile_blocks(model)
