@@ -50,7 +50,7 @@ def test_the_optimizer_goes_over_all_parameters(steps):
     passes = {step.name: step.bytes_moved / size for step in steps if step.phase == "optimizer"}
     assert passes["_foreach_sign_"] == 2
     for name, expected in (("_foreach_mul", 2), ("_foreach_mul_", 2), ("_foreach_add_", 3), ("_foreach_norm", 1)):
-        assert passes[name] == pytest.approx(expected, rel=1e-5)  # with the factors, which are single numbers
+        assert passes[name] == pytest.approx(expected, rel=1e-4)  # with factors and norms, single numbers
 
 
 def test_the_step_takes_what_autograd_keeps_and_the_gradients(part, steps):
@@ -64,9 +64,8 @@ def test_the_step_takes_what_autograd_keeps_and_the_gradients(part, steps):
     assert loss.requires_grad
     found = part("operations").peak_bytes([step for step in steps if step.phase != "optimizer"])
     assert saved < found < saved + gradients
-    assert part("operations").peak_bytes(steps) == pytest.approx(
-        2 * gradients, rel=1e-3
-    )  # with Lion's updates, which are more here
+    # Lion's updates are more here.
+    assert part("operations").peak_bytes(steps) == pytest.approx(2 * gradients, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,8 @@ HUGE = {
 def test_a_huge_model_is_refused_before_it_takes_memory_or_time(what):
     weights = weights_of(MODEL)
     start = time.perf_counter()
-    with pytest.raises(
-        CheckpointError, match="x.pth (describes a larger model|describes a model whose .* is more than|does not fit)"
-    ):
+    refused = r"x.pth (describes a (larger model|model whose .* is more than)|does not fit)"
+    with pytest.raises(CheckpointError, match=refused):
         build_described(Checkpoint("x.pth", weights, {**copy.deepcopy(MODEL), **HUGE[what]}))
     assert time.perf_counter() - start < 10
 
@@ -150,9 +149,7 @@ ODD_NUMBERS = {
 
 @pytest.mark.parametrize("what", ODD_NUMBERS)
 def test_numbers_that_would_fail_at_a_prediction_fail_at_the_load(what):
-    refused = (
-        r"x.pth (describes a model (that does not build|whose .* is more than)|does not fit|describes its model with)"
-    )
+    refused = r"x.pth (describes (a model (that does not build|whose .* is more)|its model with)|does not fit)"
     with pytest.raises(CheckpointError, match=refused):
         build_described(Checkpoint("x.pth", weights_of(MODEL), {**MODEL, **ODD_NUMBERS[what]}))
 
