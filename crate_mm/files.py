@@ -15,8 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from mmengine.logging import MMLogger, print_log
-
 try:
     import fcntl
 except ImportError:  # not on Windows
@@ -155,6 +153,9 @@ class FileLock:
                 raise ValueError(f"{self.path} is a link, where the file of a lock was expected: remove it") from None
             if isinstance(error, FileNotFoundError):
                 raise
+            # Imported here: MMEngine needs a home folder to be imported, which the commands may have to set first.
+            from mmengine.logging import MMLogger
+
             logger = MMLogger.get_current_instance().instance_name
             _say_unlocked(self.path.parent, error.strerror or str(error), logger)
             return True
@@ -196,6 +197,8 @@ if hasattr(os, "register_at_fork"):
 
 @cache
 def _say_unlocked(folder: Path, reason: str, logger: str) -> None:
+    from mmengine.logging import print_log
+
     print_log(f"{folder} cannot be locked ({reason}): let no other process write to it", logger, logging.WARNING)
 
 

@@ -64,3 +64,9 @@ def test_an_archive_is_refused_in_a_sentence(tmp_path):
     ended = python("import crate_mm", cwd=tmp_path, path=tmp_path / "crate_mm.whl")
     assert "ImportError: crate_mm lies in an archive, " in ended.stderr
     assert "install it with pip, or unpack the archive" in ended.stderr
+
+
+def test_the_environment_is_mended_before_a_library_reads_it():
+    """MMEngine's import ends where there is no home folder; PyTorch reads how its threads wait."""
+    code = "import sys, crate_mm.cli; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    assert not {"mmengine", "torch", "matplotlib", "yapf"} & set(python(code).stdout.split())
