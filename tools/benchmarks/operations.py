@@ -103,7 +103,8 @@ def record_step(
     Args:
         task: on the device "meta", where a model is built without memory.
         batch: makes a batch.
-        wrapper: makes the optimizer of parameters, in its wrapper; the device decides whether the step is taken.
+        wrapper: makes the optimizer of parameters, in its wrapper; the device decides whether the step is taken, if the
+            optimizer can leave it out by itself.
         bf16: whether the forward pass is under autocast to bf16.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):  # buffers and seeds may be real
@@ -122,7 +123,10 @@ def record_step(
             loss.backward()
             recorder.phase = "optimizer"
             steps._measure()
-            steps._step_if_finite()
+            if steps._heeds_found_inf():
+                steps._step_if_finite()
+            else:
+                steps.optimizer.step()
             steps.zero_grad()
     return recorder.operations
 
