@@ -141,7 +141,7 @@ def _write(program: Program, path: Path, kind: str, images: Tensor, dynamic: boo
         return {"batch"}
     exported, free = _exported(program, images, dynamic)
     if kind == "torch-export":
-        torch.export.save(exported, str(path))
+        _sentence(torch.export.save, exported, str(path))
         return free
     _needed("onnxscript")
     _sentence(torch.onnx.export, exported, (images,), str(path), dynamo=True, external_data=False, verbose=False)
@@ -176,6 +176,8 @@ def _sentence(write: Callable, *args: Any, **kwargs: Any) -> Any:
     """What an exporter gives; what it raises, which may be anything and has pages, becomes one sentence."""
     try:
         return write(*args, **kwargs)
+    except OSError:  # of the disk
+        raise
     except Exception as error:
         raise ExportError(f"the model cannot be exported: {_first_line(error)}") from error
 
