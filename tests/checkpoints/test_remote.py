@@ -346,7 +346,10 @@ NO_ANSWERS = {
         "its server sends another part than asked",
     ),
     "an address that is none": (answered("Location: https://[::1", code="302 Found"), "Invalid IPv6 URL"),
-    "a host whose name is none": (answered(f"Location: https://{'a' * 70}.example/w", code="302 Found"), "idna|label empty or too long"),
+    "a host whose name is none": (
+        answered(f"Location: https://{'a' * 70}.example/w", code="302 Found"),
+        "idna|label empty or too long",
+    ),
     "a port that is none": (answered("Location: https://localhost:99999/w", code="302 Found"), "cannot be downloaded"),
     "no end": (answered("Connection: close", body=bytes(1_100_000)), TOO_LONG),
     "no end, in parts": (
