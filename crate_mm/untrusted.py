@@ -39,9 +39,14 @@ def shown(text: Any, most: int = 200) -> str:
 def without_secrets(text: Any) -> str:
     """A text whose addresses have lost user, password and query: a query may be a signature that opens the file.
 
-    Call it before ``shown``, which may cut the ``?`` out of a long address.
+    ``shown`` may cut the ``?`` out of a long address: ``shown_address`` calls this first.
     """
     return _SECRETS.sub(r"\1\2", str(text))
+
+
+def shown_address(address: Any) -> str:
+    """As ``shown``, for what is an address or may be one: without user, password and query."""
+    return shown(without_secrets(address))
 
 
 _ABSOLUTE = re.compile(

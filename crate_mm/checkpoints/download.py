@@ -24,7 +24,7 @@ import crate_mm
 
 from ..files import FileLock
 from ..log import print_log
-from ..untrusted import read_json, shown, without_secrets
+from ..untrusted import read_json, shown, shown_address
 from .form import CheckpointError
 
 MOST_BYTES = 2**36  # of a file
@@ -57,17 +57,15 @@ def download(address: str, sha256: str | None = None) -> Path:
         except CheckpointError:
             raise
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{_named(address)} cannot be stored in {shown(folder)}: {error}") from None
+            raise CheckpointError(f"{shown_address(address)} cannot be stored in {shown(folder)}: {error}") from None
     if sha256 is not None:
         found = hash_file(target, hashlib.sha256())
         if found != sha256:
             target.unlink(missing_ok=True)
-            raise CheckpointError(f"{_named(address)} is not kept: its SHA-256 is {found}, it should be {sha256}")
+            raise CheckpointError(
+                f"{shown_address(address)} is not kept: its SHA-256 is {found}, it should be {sha256}"
+            )
     return target
-
-
-def _named(address: Any) -> str:
-    return shown(without_secrets(address))
 
 
 def hash_file(path: Path, total: "hashlib._Hash") -> str:
@@ -123,19 +121,19 @@ def _receive(address: str, file: IO[bytes], note: IO[bytes], name: str) -> None:
                 sent = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
                 if not headers or not sent or int(sent[1]) != start:
                     raise CheckpointError(
-                        f"{_named(address)} cannot be downloaded: its server sends another part than asked"
+                        f"{shown_address(address)} cannot be downloaded: its server sends another part than asked"
                     )
                 total = int(sent[2]) if sent[2] != "*" else None if total is None else start + total
             else:
                 start = 0
             if response.headers.get_content_type() == "text/html":
                 raise CheckpointError(
-                    f"{_named(address)} is a web page, and no file: look on it for the file's address"
+                    f"{shown_address(address)} is a web page, and no file: look on it for the file's address"
                 )
             bounded = Bounded(file, total, address)
             _write_tag(note, response.headers.get("ETag", ""))
             size = "" if total is None else f" ({total / 1e6:.1f} MB)"
-            print_log(f"downloading {_named(address)}{size}", "current", logging.INFO)
+            print_log(f"downloading {shown_address(address)}{size}", "current", logging.INFO)
             file.truncate(file.seek(start))
             response.read = response.read1  # read() takes all in one where a server says that a chunk has -1 bytes
             with _progress(response, start, total, name) as body:
@@ -145,16 +143,16 @@ def _receive(address: str, file: IO[bytes], note: IO[bytes], name: str) -> None:
         file.truncate(0)
         if headers and error.code == 416:  # nothing is left to be sent, or the part is longer than the file is now
             return _receive(address, file, note, name)
-        raise CheckpointError(f"{_named(address)} cannot be downloaded: {_answer(error)}") from None
+        raise CheckpointError(f"{shown_address(address)} cannot be downloaded: {_answer(error)}") from None
     except CheckpointError:
         raise
     # A ValueError is that of a host's name, of the address that a server sends on to, or of a header.
     except (URLError, ssl.SSLError, TimeoutError, ConnectionError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         why = str(reason).partition("?")[0]  # of an address that is none, whose query may be a signature
-        told = f"{type(reason).__name__}: {why}" if why else type(reason).__name__
+        cause = f"{type(reason).__name__}: {why}" if why else type(reason).__name__
         raise CheckpointError(
-            f"{_named(address)} is not in the cache, and cannot be downloaded now: {shown(told)}"
+            f"{shown_address(address)} is not in the cache, and cannot be downloaded now: {shown(cause)}"
         ) from None
     except OSError:  # a full disk stays full as long as the part is there
         file.truncate(0)
@@ -162,8 +160,8 @@ def _receive(address: str, file: IO[bytes], note: IO[bytes], name: str) -> None:
     size = file.tell()
     if total is not None and size != total:
         raise CheckpointError(
-            f"{_named(address)} was cut off after {size:,} of {total:,} bytes: try again, and what is there is gone on "
-            "with where the server can"
+            f"{shown_address(address)} was cut off after {size:,} of {total:,} bytes: try again, and what is there is "
+            "gone on with where the server can"
         )
 
 
@@ -198,7 +196,7 @@ class Bounded:
         self._file, self._most, self._name = file, MOST_UNTOLD_BYTES if announced is None else announced, name
         if not 0 <= self._most <= MOST_BYTES:
             raise CheckpointError(
-                f"{_named(name)} cannot be downloaded: its server announces {announced:,} bytes, of at most "
+                f"{shown_address(name)} cannot be downloaded: its server announces {announced:,} bytes, of at most "
                 f"{MOST_BYTES:,}: give the path of the file where you have it"
             )
 
@@ -206,7 +204,7 @@ class Bounded:
         if self._file.tell() + len(block) > self._most:
             self._file.truncate(0)
             raise CheckpointError(
-                f"{_named(self._name)} cannot be downloaded: more than {self._most:,} bytes are sent, which is "
+                f"{shown_address(self._name)} cannot be downloaded: more than {self._most:,} bytes are sent, which is "
                 "its announced length, or the most without one"
             )
         left = memoryview(block)
@@ -224,7 +222,8 @@ class _StaysSecure(HTTPRedirectHandler):
     def redirect_request(self, request, answer, code, message, headers, address):
         if urlsplit(address).scheme != "https":
             raise CheckpointError(
-                f"{_named(request.full_url)} cannot be downloaded: it sends on to {_named(address)}, which is not https"
+                f"{shown_address(request.full_url)} cannot be downloaded: it sends on to {shown_address(address)}, "
+                "which is not https"
             )
         return super().redirect_request(request, answer, code, message, headers, address)
 

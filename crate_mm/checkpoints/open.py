@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..registry import BACKBONES, MODELS
-from ..untrusted import shown, without_secrets
+from ..untrusted import shown, shown_address
 from .files import read_checkpoint
 from .form import CheckpointError
 
@@ -63,7 +63,7 @@ class Checkpoint:
     def say(self, say: Callable[[str], None]) -> None:
         """Hand each note to a log."""
         for note in self.notes:
-            say(f"{shown(without_secrets(self.path))}: {shown(note, 1000)}")
+            say(f"{shown_address(self.path)}: {shown(note, 1000)}")
 
 
 def open_checkpoint(path: str | Path, map_location: str = "cpu", verified: bool = False, **given: Any) -> Checkpoint:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from ..files import FileLock, atomic_file, home, write_whole
 from ..log import print_log
 from ..registry import suggest
-from ..untrusted import shown, without_secrets
+from ..untrusted import shown, shown_address, without_secrets
 from .download import Bounded, download, hash_file
 from .form import CheckpointError
 from .safe import WEIGHTS
@@ -67,7 +67,7 @@ def local_file(name: str | os.PathLike) -> Path:
         return path
     if text not in PUBLISHED:
         raise CheckpointError(
-            f"checkpoint {shown(without_secrets(text))} does not exist, and no published weights have that name: "
+            f"checkpoint {shown_address(text)} does not exist, and no published weights have that name: "
             f"{suggest(text, list(PUBLISHED))}"
         )
     return _fetch_published(text, PUBLISHED[text])
@@ -94,23 +94,21 @@ def _fetch(text: str) -> Path:
     address, _, fragment = text.partition("#")
     digest = fragment.removeprefix("sha256=").lower()
     if fragment and not (fragment.startswith("sha256=") and re.fullmatch(r"[0-9a-f]{64}", digest)):
-        raise CheckpointError(
-            f"{shown(without_secrets(text))}: behind # stands sha256= and 64 hexadecimal digits, or nothing"
-        )
+        raise CheckpointError(f"{shown_address(text)}: behind # stands sha256= and 64 hexadecimal digits, or nothing")
     scheme, _, rest = address.partition(":")
     scheme = scheme.lower()
     if scheme in ("https", "http", "hf") and not rest.startswith("//"):
         raise CheckpointError(
-            f"{shown(without_secrets(text))} is no address: write {scheme}://, with two slashes, as text and no Path"
+            f"{shown_address(text)} is no address: write {scheme}://, with two slashes, as text and no Path"
         )
     if scheme == "http":
         raise CheckpointError(
-            f"{shown(without_secrets(text))}: over http anybody on the way can change a file: give its https address"
+            f"{shown_address(text)}: over http anybody on the way can change a file: give its https address"
         )
     if scheme == "hf":
         return hub_file(_hub_address(address), digest or None)
     if scheme != "https":
-        raise CheckpointError(f"{shown(without_secrets(text))} cannot be read: {FORMS}")
+        raise CheckpointError(f"{shown_address(text)} cannot be read: {FORMS}")
     _check_https(address)
     return download(address, digest or None)
 
@@ -121,7 +119,7 @@ def _check_https(address: str) -> None:
         parts = urlsplit(address)
         wrong = "" if parts.hostname and (parts.port is None or parts.port > 0) else "it names no host"
     except ValueError as error:
-        raise CheckpointError(f"{shown(without_secrets(address))} is no address: {error}") from None
+        raise CheckpointError(f"{shown_address(address)} is no address: {error}") from None
     if parts.username or parts.password:
         # Not shown: it would be in the log, as it would be in result.json.
         raise CheckpointError("the https address has a user's name in it, which would go to logs: leave it out")
@@ -130,11 +128,11 @@ def _check_https(address: str) -> None:
     if re.search(r"[\s\x00-\x1f\x7f]", address) or not address.isascii():
         wrong = "it has characters that are to be written as %XX"
     if wrong:
-        raise CheckpointError(f"{shown(without_secrets(address))} is no address of a file: {wrong}")
+        raise CheckpointError(f"{shown_address(address)} is no address of a file: {wrong}")
     page = HUB_PAGE.fullmatch(address)
     if page:
         file = HubFile(page[1], page[3], None if page[2] == "main" else page[2])
-        raise CheckpointError(f"{shown(without_secrets(address))} is the page of a file: the file itself is {file}")
+        raise CheckpointError(f"{shown_address(address)} is the page of a file: the file itself is {file}")
 
 
 def _hub_address(address: str) -> HubFile:
@@ -142,7 +140,7 @@ def _hub_address(address: str) -> HubFile:
     parts = [*found[3].split("/"), *(found[2] or found[4] or "main").split("/")] if found else [""]
     if not found or not all(part.strip(".") for part in parts) or (found[2] and found[4]):
         raise CheckpointError(
-            f"{shown(without_secrets(address))} is no file on the Hub: write hf://owner/repo/file, and @revision "
+            f"{shown_address(address)} is no file on the Hub: write hf://owner/repo/file, and @revision "
             "behind it for another than the main branch"
         )
     return HubFile(found[1], found[3], found[2] or found[4])
@@ -225,7 +223,7 @@ def _from_hub(
             with suppress(errors.LocalEntryNotFoundError):
                 return cached(), None
         try:
-            told = get_hf_file_metadata(hf_hub_url(*wanted[:2], revision=wanted.revision), token=token)
+            metadata = get_hf_file_metadata(hf_hub_url(*wanted[:2], revision=wanted.revision), token=token)
         except (errors.EntryNotFoundError, errors.RevisionNotFoundError):
             raise
         except Exception as error:  # the cache is taken, of whatever the Hub does not answer
@@ -235,7 +233,7 @@ def _from_hub(
             if isinstance(error, errors.RepositoryNotFoundError):
                 raise
             raise errors.LocalEntryNotFoundError(str(error)) from error
-        return _into_cache(wanted, told, sha256, force, token, cache_dir)
+        return _into_cache(wanted, metadata, sha256, force, token, cache_dir)
     except CheckpointError:
         raise
     except errors.GatedRepoError:
@@ -255,7 +253,12 @@ def _from_hub(
 
 
 def _into_cache(
-    wanted: HubFile, told: Any, sha256: str | None, force: bool, token: str | bool | None, cache_dir: str | Path | None
+    wanted: HubFile,
+    metadata: Any,
+    sha256: str | None,
+    force: bool,
+    token: str | bool | None,
+    cache_dir: str | Path | None,
 ) -> tuple[Path, str]:
     """Download a file into the Hub's cache, where the Hub's library finds it, unless it is there already.
 
@@ -265,7 +268,7 @@ def _into_cache(
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    tag, commit = (told.etag or "").lower(), (told.commit_hash or "").lower()
+    tag, commit = (metadata.etag or "").lower(), (metadata.commit_hash or "").lower()
     tag = tag if HASH.fullmatch(tag) else sha256
     if not HASH.fullmatch(commit):
         raise CheckpointError(
@@ -283,9 +286,9 @@ def _into_cache(
                 with atomic_file(stored) as file:
                     http_get(
                         hf_hub_url(*wanted[:2], revision=commit),
-                        Bounded(file, told.size, wanted),
+                        Bounded(file, metadata.size, wanted),
                         headers=build_hf_headers(token=token),
-                        expected_size=told.size,
+                        expected_size=metadata.size,
                         displayed_filename=wanted.file,
                     )
             _link(path, stored)

@@ -76,10 +76,10 @@ def none_published(model: str) -> str:
 
 def published_hint(model: str) -> str:
     """Say how to get the published weights of a model of ``get_model``."""
-    found = published_for(model)
-    if found is None:
+    name = published_for(model)
+    if name is None:
         return none_published(model)
-    weights = PUBLISHED[found]
+    weights = PUBLISHED[name]
     if weights.address is None:
         return f"{weights.lack}; see {weights.page}"
-    return f"crate_mm.get_model({model!r}, pretrained=True) takes {found}, {weights.address}"
+    return f"crate_mm.get_model({model!r}, pretrained=True) takes {name}, {weights.address}"

@@ -14,22 +14,22 @@ from ..files import LONGEST_TEMP
 
 def replacements() -> dict[str, tuple[str, str]]:
     """New values for variables of the environment that no command could work with, each with the reason."""
-    found = {}
+    new = {}
     backend = os.environ.get("MPLBACKEND", "")
     # A notebook's back end is for its kernel alone: matplotlib does not load where its package is missing.
     if backend and backend.lower() != "agg" and "ipykernel" not in sys.modules:
-        found["MPLBACKEND"] = "agg", "the commands draw into files"
+        new["MPLBACKEND"] = "agg", "the commands draw into files"
     for name in ("TMPDIR", "TEMP", "TMP"):
         if os.name == "posix" and len(os.fsencode(os.environ.get(name, ""))) > LONGEST_TEMP:
-            found[name] = "/tmp", f"loaders' workers need a path of at most {LONGEST_TEMP} bytes for their sockets"
+            new[name] = "/tmp", f"loaders' workers need a path of at most {LONGEST_TEMP} bytes for their sockets"
     if not os.path.isabs(os.path.expanduser("~")):
-        found["HOME"] = "/", "the system knows no home folder of this user"
+        new["HOME"] = "/", "the system knows no home folder of this user"
     try:
         getpass.getuser()
     except (KeyError, OSError, ImportError):
         number = os.getuid() if hasattr(os, "getuid") else ""
-        found["USER"] = f"uid{number}", "the system knows no name of this user"
-    return found
+        new["USER"] = f"uid{number}", "the system knows no name of this user"
+    return new
 
 
 REPLACED = replacements()

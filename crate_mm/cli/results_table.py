@@ -217,8 +217,8 @@ def _labels(entries: list[Entry]) -> list[str]:
     labels = []
     meant: dict[tuple[str, str, str], dict[str, str]] = {}
     for entry in entries:
-        told = keys[entry.row, entry.model][:MOST_SAID]
-        said = [f"{key.rpartition('.')[2]} {entry.recipe.get(key, 'not told')}" for key in told]
+        names = keys[entry.row, entry.model][:MOST_SAID]
+        said = [f"{key.rpartition('.')[2]} {entry.recipe.get(key, 'not told')}" for key in names]
         label = f" ({shown_in_table(', '.join(said))})" if said else ""
         if meant.setdefault((entry.row, entry.model, label), entry.recipe) != entry.recipe:
             label += f" {zlib.crc32(json.dumps(entry.recipe, sort_keys=True).encode()):08x}"

@@ -114,7 +114,8 @@ def keep_tokens_in(dtype: torch.dtype, model: nn.Module) -> None:
 
 
 def _hand_on(forward: Callable, dtype: torch.dtype, last: torch.dtype, z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """A block's forward pass with both casts inside, where a compiler makes them of its first and last kernel."""
+    """A block's forward pass of tokens ``z`` ``(B, N, d)``, with both casts inside, where a compiler joins them to its
+    first and last kernel."""
     if not torch.is_autocast_enabled(z.device.type):
         return forward(z, *args, **kwargs)
     return forward(z.to(dtype), *args, **kwargs).to(last)

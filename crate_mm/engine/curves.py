@@ -116,10 +116,10 @@ def _read_launches(file: Path) -> list[Launch]:
     """The launches of a log: several, where they were made in the same second by the computer's clock."""
     launches = []
     for line in read_log(file):
-        said = read_launch(line)
-        if said:
-            place = [said.get(key) for key in ("number", "parent", "run", "epoch", "iter")]
-            launches.append(Launch(*place, said.get("steps_per_epoch") or None, []))
+        launch = read_launch(line)
+        if launch:
+            place = [launch.get(key) for key in ("number", "parent", "run", "epoch", "iter")]
+            launches.append(Launch(*place, launch.get("steps_per_epoch") or None, []))
         elif is_count(line.get("iter", line.get("step"))):
             if not launches:
                 launches.append(_launch_of_text(file))

@@ -25,7 +25,7 @@ def _attribute(owner: Any, name: str) -> Access:
 def _settings() -> list[list[Access]]:
     precision = (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
     matmul, convolution = _attribute(cuda.matmul, "allow_tf32"), _attribute(cudnn, "allow_tf32")
-    found = [
+    settings = [
         [_attribute(cudnn, "benchmark")],
         [_attribute(cudnn, "deterministic")],
         [(_algorithms, lambda kept: torch.use_deterministic_algorithms(kept[0], warn_only=kept[1]))],
@@ -42,8 +42,8 @@ def _settings() -> list[list[Access]]:
     with suppress(ImportError):  # MMEngine sets the number of its threads, where it is there
         import cv2
 
-        found.append([(cv2.getNumThreads, cv2.setNumThreads)])
-    return found
+        settings.append([(cv2.getNumThreads, cv2.setNumThreads)])
+    return settings
 
 
 def _algorithms() -> tuple[bool, bool]:

@@ -186,13 +186,13 @@ class ToST(nn.Module):
             H, W = checked_size(img_size)
             backbone["img_size"] = H if H == W else (H, W)
         hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
-        found = {
+        options = {
             "class_layers": count_layers(weights, r"cls_attn_blocks\.(\d+)\."),
             "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
             "mlp_ratio": mlp_ratio_of(hidden, embed_dim),
             "tokens_norm": tokens_norm is not False,
         }
-        backbone |= {key: value for key, value in found.items() if value != PUBLISHED[key]}
+        backbone |= {key: value for key, value in options.items() if value != PUBLISHED[key]}
         head = {"type": "LinearHead", "num_classes": num_classes, "norm_eps": 1e-6}
         model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
         assumed = f"RGB images {NORMALISED}, CLS pooling"

@@ -1,5 +1,6 @@
-// Charts, by Vega-Lite. Models, rows and columns are numbers in its data, and names stand only where they are shown: Vega
-// takes names, and titles of axes, for keys of objects, which have "constructor" and others already. Colours are the page's CSS variables, so that light, dark and print follow without a redraw.
+// Charts, by Vega-Lite. Models, rows and columns are numbers in its data, and names stand only where they are shown:
+// Vega takes names, and titles of axes, for keys of objects, which have "constructor" and others already. Colours are
+// the page's CSS variables, so that light, dark and print follow without a redraw.
 // Expressions are interpreted (`ast`), not compiled: the page's policy lets no text be run as code.
 
 import { report } from "./data.js";
@@ -201,7 +202,8 @@ export function ranks(rows) {
   };
 }
 
-// Cells {row, column, value} of a matrix, places from 0, with the names of its rows and columns, faint at the least value and full at the largest.
+// Cells {row, column, value} of a matrix, places from 0, with the names of its rows and columns, faint at the least value
+// and full at the largest.
 export function matrix(cells, { rows, columns, rowTitle = null, columnTitle = null, format = ".3~f", height }) {
   const ends = [Math.min(...cells.map((c) => c.value)), Math.max(...cells.map((c) => c.value))];
   const axis = (names) => ({ domain: false, ticks: false, labelExpr: `${names}[datum.value]` });
