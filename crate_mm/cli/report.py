@@ -15,6 +15,7 @@ import json
 import platform
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
     for config, *checkpoints in groups:
         if not checkpoints:
             raise ValueError(f"--also takes a config and its checkpoints, got {shown(config)} alone")
-        loader = None
+        loader, names_of_files = None, Counter(map(name_of_file, checkpoints))
         for file in checkpoints:
             source = None if file == "random" else file
             cfg, checkpoint = load_config_for(config, source, args.cfg_options, whole=True)
@@ -122,7 +123,9 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
                 truth = true_masks(loader.dataset, args.masks) if args.masks else lambda _: None
                 datas.append(Data(data_name(cfg, args), loader.dataset, batches_of(loader), truth))
             check_size(datas, model, config)
-            name = file if file == "random" else Path(public(file)).stem
+            name = name_of_file(file)
+            if names_of_files[name] > 1 and file != "random":  # of several runs, whose folders tell them apart
+                name = f"{shown(Path(local_file(file)).resolve().parent.name)}/{name}"
             label = name if len(groups) == 1 else f"{Path(config).stem}: {name}"
             while label in {looked.label for looked in models}:
                 label += "'"
@@ -131,6 +134,11 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
             run = checkpoint_data(config, cfg, file, checkpoint)
             models.append(Looked(label, model, len(datas) - 1, names, run))
     return models, datas
+
+
+def name_of_file(file: str) -> str:
+    """A checkpoint's name on the page: that of its file, or 'random'."""
+    return file if file == "random" else Path(public(file)).stem
 
 
 def load_data(cfg: Config, args: argparse.Namespace) -> DataLoader:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -128,6 +129,17 @@ def test_true_masks_of_the_images(run_tool, debug_checkpoint, tmp_path):
     Image.fromarray(truth[:8], "L").save(tmp_path / "masks" / "known.png")
     done = run_tool("report", *args)
     assert done.last_line == f"error: mask {tmp_path}/masks/known.png is of (8, 16), its image of (16, 16)"
+
+
+def test_files_of_one_name_are_told_apart_by_their_runs(run_tool, debug_checkpoint, tmp_path):
+    files = [tmp_path / run / "epoch_2.pth" for run in ("run_a", "run_b")]
+    for file in files:
+        file.parent.mkdir()
+        shutil.copy(debug_checkpoint, file)
+    done = run_tool("report", "debug", *files, "random", "--num-images", 20, "--out", tmp_path / "page.html")
+    assert done.code == 0, done.output
+    labels = [model["label"] for model in data_of(tmp_path / "page.html")["models"]]
+    assert labels == ["run_a/epoch_2", "run_b/epoch_2", "random"]
 
 
 MISTAKES = {
