@@ -106,8 +106,11 @@ class Runner(KeepingRunner):
             check_temp_dir()
         before = ProcessSettings()
         super().setup_env(env_cfg)
-        # Of GPUs alone. PyTorch's own default is TF32 in convolutions, and not in products.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(self.cfg.get("tf32"))
+        # TF32 exists on GPUs only. PyTorch allows it in convolutions by default, but not in matrix products.
+        # The precision is set as a whole: with allow_tf32 = False after a program's own "high", PyTorch refuses to
+        # read the precision, and torch.compile reads it.
+        torch.set_float32_matmul_precision("high" if self.cfg.get("tf32") else "highest")
+        torch.backends.cudnn.allow_tf32 = bool(self.cfg.get("tf32"))
         self.process_settings = ProcessSettings()
         before.apply()
 

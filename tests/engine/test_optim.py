@@ -11,6 +11,7 @@ import torch
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from crate_mm.engine import Runner
+from crate_mm.engine.safety.process import ProcessSettings
 from crate_mm.engine.sharded import ShardedOptimizer
 from crate_mm.engine.shared_model import share_model
 from crate_mm.evaluation import ClassificationMetric
@@ -182,21 +183,23 @@ def test_a_copy_evaluates_in_mixed_precision_with_its_own_weights(tmp_path):
 
 
 @pytest.fixture
-def _tf32_as_it_was():
-    parts = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [part.allow_tf32 for part in parts]
+def _process_settings():
+    before = ProcessSettings()
     yield
-    for part, allowed in zip(parts, before):
-        part.allow_tf32 = allowed
+    before.apply()
 
 
-@pytest.mark.usefixtures("_tf32_as_it_was")
+@pytest.mark.usefixtures("_process_settings")
+@pytest.mark.parametrize("program", ["highest", "high", "medium"])
 @pytest.mark.parametrize("tf32", [True, False])
-def test_tf32_is_an_option(tmp_path, tf32):
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not tf32
+def test_tf32_is_an_option_whatever_the_program_set(tmp_path, tf32, program):
+    torch.set_float32_matmul_precision(program)
+    torch.backends.cudnn.allow_tf32 = not tf32
     with debug_runner(tmp_path, tf32=tf32).in_process_settings():
         assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is tf32
-    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is not tf32
+        assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")  # as torch.compile reads it
+    assert torch.get_float32_matmul_precision() == program
+    assert torch.backends.cudnn.allow_tf32 is not tf32
 
 
 def test_fp16_where_the_gpu_has_no_bf16(monkeypatch):
