@@ -28,7 +28,7 @@ def list_models() -> list[str]:
 def _named_models() -> dict[str, tuple[str, str]]:
     """Of each name its backbone and its arch, as the registered backbones say them."""
     BACKBONES.names()  # registers them
-    families = {kind: backbone.sizes for kind, backbone in BACKBONES.module_dict.items() if hasattr(backbone, "sizes")}
+    families = {kind: backbone.sizes for kind, backbone in BACKBONES.module_dict.items() if backbone.sizes is not None}
     return {
         f"{sizes.prefix}_{arch}": (kind, arch)
         for kind, sizes in sorted(families.items(), key=lambda item: item[1].prefix)

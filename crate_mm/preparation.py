@@ -21,6 +21,7 @@ from .datasets.classification import is_thin
 from .datasets.images import UnreadableImageError, convert, open_image
 from .datasets.transforms import to_uint8
 from .log import print_log
+from .models.backbone import image_spec
 from .registry import registered_only
 from .untrusted import shown
 
@@ -54,9 +55,9 @@ class Preparation:
 
     def fit_to(self, model: nn.Module) -> None:
         """End in the model's own size of images, where it has such: nothing changes after most transforms of a test."""
-        size = getattr(model.backbone, "img_size", None)
-        if size is not None:
-            self.transforms = v2.Compose([self.transforms, build_transforms([{"type": "Resize", "size": tuple(size)}])])
+        spec = model.backbone.input_spec
+        if spec is not None:
+            self.transforms = v2.Compose([self.transforms, build_transforms([{"type": "Resize", "size": spec.size}])])
 
     def __call__(self, image: Any, number: int = 0) -> Tensor:
         """An image as the model's preprocessor takes it, uint8 ``(C, H, W)``; ``number`` names it in an error.
@@ -163,9 +164,9 @@ def test_transforms(model: nn.Module) -> nn.Module:
                 return build_transforms(known)
         except Exception as error:  # whatever a transform makes of arguments of any kind
             raise CheckpointError(f"{source} was tested with transforms that do not build: {shown(error)}") from None
-    if not hasattr(model.backbone, "img_size"):
+    if model.backbone.input_spec is None:
         raise ValueError(f"{type(model.backbone).__name__} does not tell its image size: give transforms")
-    H, W = model.backbone.img_size
+    H, W = image_spec(model.backbone).size
     resize = {"type": "Resize", "size": [round(H * 256 / 224), round(W * 256 / 224)] if H != W else H * 8 // 7}
     print_log(
         f"it is not known how the model's images were prepared for its test: resized to {resize['size']} and cropped "

@@ -122,10 +122,9 @@ VISBACKENDS = _child(root.VISBACKENDS)
 def head_for(backbone: str) -> dict:
     """The arguments of ``LinearHead`` that a new head on a backbone's tokens has, where they are not the head's own.
 
-    A backbone says them as its attribute ``head_settings``: ``{"norm": False}`` where its tokens have passed a
-    LayerNorm already, another epsilon, another start.
+    They are the ``head_settings`` of the backbone.
 
     Args:
         backbone: its type.
     """
-    return dict(getattr(BACKBONES.get(backbone), "head_settings", {}))
+    return dict(BACKBONES.get(backbone).head_settings)

@@ -66,13 +66,13 @@ class TimmModel(nn.Module):
         self.backbone = BACKBONES.build(dict(type=kind, in_channels=in_chans, drop_path=drop_path_rate, **backbone))
         self.num_features = self.head_hidden_size = self.embed_dim = self.backbone.embed_dim
         self.in_chans, self.grad_checkpointing = in_chans, False
-        _, rows, columns = self.backbone.patch_tokens
-        size = self.backbone.img_size
-        self.reduction = size[0] // rows, size[1] // columns
+        spec = self.backbone.input_spec
+        _, rows, columns = self.backbone.layout(torch.empty(1, *spec.shape, device="meta"))
+        self.reduction = spec.size[0] // rows, spec.size[1] // columns
         names = {id(module): name for name, module in self.named_modules()}
         self.feature_info = [
             {"module": names[id(block)], "num_chs": self.embed_dim, "reduction": self.reduction[0]}
-            for block in self.backbone.blocks
+            for block in self.backbone.layers
         ]
         self.reset_classifier(num_classes, global_pool)
 
@@ -135,14 +135,13 @@ class TimmModel(nn.Module):
         def keep(layer: int, _block: nn.Module, _inputs: tuple, z: Tensor) -> None:
             found[layer] = z
 
-        hooks = [self.backbone.blocks[layer].register_forward_hook(partial(keep, layer)) for layer in taken]
+        hooks = [self.backbone.layers[layer].register_forward_hook(partial(keep, layer)) for layer in taken]
         try:
             tokens = self.forward_features(x)
         finally:
             for hook in hooks:
                 hook.remove()
-        first = self.backbone.patch_tokens.first
-        rows, columns = (side // patch for side, patch in zip(x.shape[2:], self.reduction))
+        first, rows, columns = self.backbone.layout(x)
         layers = [self.head.norm(found[layer]) if norm else found[layer] for layer in taken]
         patches = [z[:, first:] for z in layers]
         if output_fmt == "NCHW":
@@ -164,7 +163,7 @@ class TimmModel(nn.Module):
 
     def _layers(self, indices: int | list[int] | None) -> list[int]:
         """The layers that are meant: the last n, all, or those of a list, negative ones from the last."""
-        every = list(range(len(self.backbone.blocks)))
+        every = list(range(len(self.backbone.layers)))
         if indices is None or isinstance(indices, int):
             return every[-indices:] if indices else every
         wrong = [layer for layer in indices if layer not in range(-len(every), len(every))]
@@ -182,7 +181,7 @@ class TimmModel(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the layers in the backward pass."""
         self.grad_checkpointing = enable
-        for block in self.backbone.blocks:
+        for block in self.backbone.layers:
             block.__dict__.pop("forward", None)
             if enable:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
@@ -245,7 +244,7 @@ def _entry(name: str, model: str, kind: str, arch: str, patch_size: int) -> Call
 def _register() -> None:
     BACKBONES.names()  # registers them
     for kind, backbone in sorted(BACKBONES.module_dict.items()):
-        sizes = getattr(backbone, "sizes", None)
+        sizes = backbone.sizes
         if sizes is None or not backbone.__module__.startswith("crate_mm."):
             continue
         for arch in sizes.archs:

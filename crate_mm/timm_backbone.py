@@ -12,7 +12,8 @@ import torch
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from .models.layers import Compression, PatchTokens, Step, scaled_similarity
+from .models.backbone import Backbone, InputSpec, Positions
+from .models.layers import Compression, Layer, Map, TokenLayout, scaled_similarity
 from .registry import BACKBONES, builds_from_data, suggest
 
 # What would read files, fetch from elsewhere, or contradict the arguments that stand for it here.
@@ -31,15 +32,15 @@ class TappedTimmAttention(Compression):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self.attn(self.tap_w(x), *args, **kwargs)
 
-    def attention(self, w: Tensor) -> Tensor:
+    def maps(self, w: Tensor, layout: TokenLayout | None = None) -> dict[str, Map]:
         B, N, _ = w.shape
         q, k, _ = self.attn.qkv(w).view(B, N, 3, self.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k = self.attn.q_norm(q), self.attn.k_norm(k)
         q, k = (x.transpose(1, 2).flatten(2) for x in (q, k))
-        return scaled_similarity(q, k, self.attn.num_heads)
+        return {"attention": Map(scaled_similarity(q, k, self.attn.num_heads))}
 
 
-class TimmLayer(Step):
+class TimmLayer(Layer):
     """A layer of a timm model, ``(B, N, d) -> (B, N, d)``, with ``tap_out``, and ``tap_w`` where it has timm's
     ``Attention``."""
 
@@ -56,7 +57,7 @@ class TimmLayer(Step):
 
 
 @BACKBONES.register_module()
-class TimmBackbone(nn.Module):
+class TimmBackbone(Backbone):
     """A model of timm without its classifier: ``(B, C, H, W) -> (B, 1 + N, d)``.
 
     The first token is the CLS token or, of a model without one, the mean of its tokens; so a head pools it by 'cls'.
@@ -78,7 +79,7 @@ class TimmBackbone(nn.Module):
             is read by it.
     """
 
-    head_settings: ClassVar[dict] = {"norm": False}  # timm's features have passed a LayerNorm, where there is one
+    head_settings: ClassVar[dict[str, Any]] = {"norm": False}  # timm's features have passed a LayerNorm, if any
 
     def __init__(
         self,
@@ -117,7 +118,6 @@ class TimmBackbone(nn.Module):
         if isinstance(blocks, (nn.Sequential, nn.ModuleList)) and self.prefix:
             for number, layer in enumerate(blocks):
                 blocks[number] = TimmLayer(layer)
-            self.blocks_name = "blocks"
         self.original_names: dict[str, list[str]] = {}
         for own, value in self.state_dict(keep_vars=True).items():
             for theirs in original[id(value)]:
@@ -133,32 +133,28 @@ class TimmBackbone(nn.Module):
         self.train()
 
     @property
-    def blocks(self) -> nn.Module:
-        """The layers, where the model has such as take and return tokens."""
-        if not hasattr(self, "blocks_name"):
-            raise AttributeError("this timm model has no blocks of tokens")
-        return self.model.blocks
-
-    @property
     def stem(self) -> list[str]:
         """The parameters before the layers, as timm's model groups them."""
         names = timm.models.group_parameters(self.model, self.model.group_matcher())
         return [f"model.{name}" for name in names[0]]
 
     @property
-    def patch_tokens(self) -> PatchTokens:
-        """Which of the tokens in the layers are patches."""
+    def input_spec(self) -> InputSpec:
+        return InputSpec(self.in_channels, self.img_size)
+
+    def layout(self, inputs: Tensor) -> TokenLayout | None:
+        """Return the grid of the patches; None where timm's model has no grid or other tokens too."""
         grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
         if grid is None or self.prefix + grid[0] * grid[1] != self.num_tokens:
-            raise AttributeError("this timm model does not tell its grid of patches")
-        return PatchTokens(self.prefix, *grid)
+            return None
+        return TokenLayout(self.prefix, *grid)
 
-    @property
-    def position_grids(self) -> dict[str, tuple[int, int]]:
+    def resizable(self) -> dict[str, Positions]:
         positions = getattr(self.model, "pos_embed", None)
         if positions is None or self.prefix != 1 or positions.shape[1] != self.num_tokens:
             return {}
-        return {"model.pos_embed": self.patch_tokens[1:]}
+        layout = self.layout(torch.empty(1, *self.input_spec.shape, device="meta"))
+        return {} if layout is None else {"model.pos_embed": Positions(layout[1:])}
 
     def original_classifier(self) -> str:
         """The name of timm's classifier, if it takes the vector that a head pools here by 'cls'; else ''.

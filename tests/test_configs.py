@@ -8,7 +8,8 @@ import torch
 from mmengine.config import Config
 
 from crate_mm.engine import CONFIGS, Runner, load_config, prepare
-from crate_mm.models.families import CRATE, Arch
+from crate_mm.models.arch import Arch
+from crate_mm.models.families import CRATE
 from crate_mm.registry import BACKBONES, DATASETS, LOOPS, METRICS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
 from tests.dataset_formats import WRITERS
 

@@ -26,7 +26,7 @@ THIRD_PARTY = {
 FLOORS = [
     {"__main__"},
     {"cli"},
-    {"hub"},
+    {"hub", "testing"},
     {"api", "timm"},
     {"predictor", "features"},
     {"preparation"},
@@ -38,15 +38,17 @@ FLOORS = [
     {"models"},  # the package's face
     {"config", "models.tasks", "datasets", "evaluation"},
     {"models.families", "timm_backbone"},
-    {"models.layers"},
+    {"models.backbone"},
+    {"models.layers", "models.arch"},
     {"registry"},
     {"files", "private_torch", "log"},
     {"untrusted"},
 ]
-# Named in full, as what they stand for: the contract of a task, the layers' contract, and the package's names.
+# Named in full, as what they stand for: the contracts of a task, a backbone and a layer, and the package's names.
 BESIDES = {
-    "engine": {"models.tasks.base"},
-    "analysis": {"models.layers"},
+    "engine": {"models.tasks.base", "models.backbone", "models.layers"},
+    "analysis": {"models.tasks.base", "models.backbone", "models.layers"},
+    "checkpoints": {"models.tasks.base", "models.backbone"},
     "cli": {"models.tasks.base"},
 }
 # Reached through registries alone.

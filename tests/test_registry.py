@@ -61,10 +61,11 @@ OWN_PARTS = """
 import torch
 from PIL import Image
 from torch import nn
+from crate_mm.models import Backbone
 from crate_mm.registry import BACKBONES, DATASETS, HEADS, HOOKS, OPTIMIZERS
 
 @BACKBONES.register_module()
-class OwnBackbone(nn.Module):
+class OwnBackbone(Backbone):
     def __init__(self, width):
         super().__init__()
         self.embed_dim = width

@@ -17,7 +17,7 @@ from crate_mm.checkpoints.publish import publish
 from crate_mm.config import load_config
 from crate_mm.engine import Runner
 from crate_mm.engine.features import build_backbone_from, load_config_for
-from crate_mm.models import ImageClassifier
+from crate_mm.models import ImageClassifier, Positions
 from crate_mm.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from tests.training import debug_config
 
@@ -192,7 +192,7 @@ def test_a_vit_of_timms_has_the_tokens_and_the_attention_that_timm_computes():
     backbone = timm_backbone()
     model = ImageClassifier(backbone, torch.nn.Linear(48, 5))
     seen = []
-    for block in backbone.blocks:
+    for block in backbone.layers:
         block.compress.attn.fused_attn = False
         block.compress.attn.attn_drop.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     with torch.no_grad():
@@ -201,7 +201,7 @@ def test_a_vit_of_timms_has_the_tokens_and_the_attention_that_timm_computes():
     for layer in (0, 1):
         torch.testing.assert_close(attention[layer], seen[-2 + layer][:, :, 0, 1:])
     assert defined_measures(model) == ["r_out"]
-    assert backbone.position_grids == {"model.pos_embed": (4, 4)}
+    assert backbone.resizable() == {"model.pos_embed": Positions((4, 4))}
 
 
 @pytest.mark.parametrize(
@@ -216,8 +216,8 @@ def test_a_model_without_a_cls_token_has_its_mean_in_the_place(name, options, sp
         tokens, expected = backbone(x), backbone.model.forward_features(x)
     assert tokens.shape == (2, 1 + 49 if "swin" in name else 1 + 36, backbone.embed_dim)
     torch.testing.assert_close(tokens[:, 0], expected.mean(dim=space))
-    assert not hasattr(backbone, "blocks")
-    assert not hasattr(backbone, "patch_tokens")
+    assert backbone.layers == []
+    assert backbone.layout(x) is None
 
 
 def test_registers_alone_are_no_cls_token():

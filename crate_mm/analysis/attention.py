@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from ..models.layers import Layer
 from ..models.tasks.heads import POOLS
-from .taps import name_of, on_taps, steps
+from .taps import layers_of, layout_of, name_of, on_taps
 
 
 def pooling(model: nn.Module) -> str | None:
@@ -30,32 +31,37 @@ def cls_attention(model: nn.Module, images: Tensor, layers: list[int] | None = N
 
     Raises:
         ValueError: the model has no such layer, or a layer has no attention map, or the first token is no CLS token, or
-            may not be: the backbone has no ``patch_tokens``.
+            may not be: the backbone has no ``layout``.
     """
-    found: dict[int, Tensor] = {}
-    wanted = steps(model, layers)
+    maps: dict[int, Tensor] = {}
+    read_layers = layers_of(model, layers)
+    layout = layout_of(model, images)
     without: list[int] = []
 
-    def read(layer: int, w: Tensor) -> None:
-        attention = wanted[layer].attention(w)
+    def read(number: int, w: Tensor) -> None:
+        attention = read_layers[number].attention(w, layout)
         if attention is None:
-            without.append(layer)
+            without.append(number)
         else:
-            found[layer] = attention[:, :, 0, 1:]
+            maps[number] = attention[:, :, 0, 1:]
 
-    if any("tap_w" in step.taps() for step in wanted.values()):
+    if any("tap_w" in layer.taps() for layer in read_layers.values()):
         with on_taps(model, {"tap_w": read}, layers):
             model(images)
-    if without or not found:
-        layer = wanted[without[0]] if without else next(iter(wanted.values()))
-        kind = type(getattr(layer, "compress", layer)).__name__
-        raise ValueError(f"{name_of(model)} has no attention map: its {kind} computes no attention matrix")
-    tokens = getattr(getattr(model, "backbone", model), "patch_tokens", None)
-    if tokens is None:
+    if without or not maps:
+        layer = read_layers[without[0]] if without else next(iter(read_layers.values()))
+        raise ValueError(f"{name_of(model)} has no attention map: {no_attention(layer)}")
+    if layout is None:
         raise ValueError(
-            f"{name_of(model)} does not say whether its first token is a CLS token: give the backbone patch_tokens, "
-            "PatchTokens(first=1, rows, columns)"
+            f"{name_of(model)} does not say whether its first token is a CLS token: let the backbone's layout(inputs) "
+            "return TokenLayout(prefix=1, rows, columns)"
         )
-    if tokens.first != 1:
+    if layout.prefix != 1:
         raise ValueError(f"{name_of(model)} has no CLS token in its layers, whose attention could be shown")
-    return dict(sorted(found.items()))
+    return dict(sorted(maps.items()))
+
+
+def no_attention(layer: Layer) -> str:
+    """Return the reason why a layer has no attention map."""
+    operator = layer if layer.compress is None else layer.compress
+    return f"its {type(operator).__name__} computes no attention matrix"

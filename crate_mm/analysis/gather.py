@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .table import MEASURES, Settings, check_measures
-from .taps import name_of, on_taps, steps
+from .taps import layers_of, name_of, on_taps
 
 
 class Moments:
@@ -68,7 +68,7 @@ class LayerMeasures:
 
 def defined_measures(model: nn.Module) -> list[str]:
     """The measures that are defined for at least one layer of a model."""
-    layers = steps(model).values()
+    layers = layers_of(model).values()
     return [name for name, row in MEASURES.items() if any(row.defined_for(step) for step in layers)]
 
 
@@ -92,7 +92,7 @@ def measure_layers(
     'r_out' and 'active' alone. The model is left as it was.
 
     Args:
-        model: one whose layers are ``Step``.
+        model: one whose layers are ``Layer``.
         layers: which layers, all if not given.
         eps_squared: of the coding rates, Eqs. (7) and (8).
         unit_length: scale tokens to unit length first (within each head for R^c), as the official code does.
@@ -104,7 +104,7 @@ def measure_layers(
     """
     names = list(MEASURES) if measures is None else list(measures)
     check_measures(names)
-    settings, found = Settings(eps_squared, unit_length), steps(model, layers)
+    settings, found = Settings(eps_squared, unit_length), layers_of(model, layers)
     gathered = LayerMeasures() if into is None else into
     defined = {layer: [MEASURES[n] for n in names if MEASURES[n].defined_for(step)] for layer, step in found.items()}
     taps = sorted({row.tap for rows in defined.values() for row in rows})

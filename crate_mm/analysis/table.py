@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..models.layers import Step
+from ..models.layers import Layer
 from ..registry import suggest
 from .measures import coding_rate, nonzero_fraction, subspace_coding_rate
 
@@ -25,8 +25,8 @@ class Settings(NamedTuple):
 class Measure(NamedTuple):
     """One measure of a layer l = 1..L.
 
-    ``needs`` names what a step must have besides the tap: 'subspaces', for measures against U, and 'code', for those
-    that take the layer's output for its code. ``compute(passed, step, settings)`` gets what passed the tap, ``(B, N,
+    ``needs`` names what a layer must have besides the tap: 'subspaces', for measures against U, and 'code', for those
+    that take the layer's output for its code. ``compute(passed, layer, settings)`` gets what passed the tap, ``(B, N,
     ...)``, and returns a number a sample, ``(B,)``.
     """
 
@@ -35,12 +35,12 @@ class Measure(NamedTuple):
     title: str
     tap: str
     needs: tuple[str, ...]
-    compute: Callable[[Tensor, Step, Settings], Tensor]
+    compute: Callable[[Tensor, Layer, Settings], Tensor]
 
-    def defined_for(self, step: Step) -> bool:
+    def defined_for(self, layer: Layer) -> bool:
         """Whether a layer has what the measure needs; the layer itself is asked."""
-        has = {"subspaces": lambda: step.subspaces() is not None, "code": lambda: step.returns_code}
-        return self.tap in step.taps() and all(has[need]() for need in self.needs)
+        has = {"subspaces": lambda: layer.subspaces() is not None, "code": lambda: layer.returns_code}
+        return self.tap in layer.taps() and all(has[need]() for need in self.needs)
 
 
 MEASURES: dict[str, Measure] = {}
@@ -57,7 +57,7 @@ def measure(name: str, meaning: str, title: str, tap: str, needs: tuple[str, ...
     if set(needs) - {"subspaces", "code"}:
         raise ValueError(f"measure {name!r} may need 'subspaces' and 'code', got {needs}")
 
-    def add(compute: Callable[[Tensor, Step, Settings], Tensor]) -> Callable:
+    def add(compute: Callable[[Tensor, Layer, Settings], Tensor]) -> Callable:
         MEASURES[name] = Measure(name, meaning, title, tap, needs, torch.no_grad()(compute))
         return compute
 
@@ -71,17 +71,17 @@ def check_measures(names: list[str]) -> None:
         raise ValueError(f"there is no measure {unknown!r}: {suggest(unknown, list(MEASURES))}")
 
 
-def _against_subspaces(z: Tensor, step: Step, settings: Settings) -> Tensor:
-    U, num_heads = step.subspaces()
+def _against_subspaces(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
+    U, num_heads = layer.subspaces()
     return subspace_coding_rate(z @ U.to(z.dtype), num_heads, *settings)
 
 
 @measure(
     "rc_half", "R^c(Z^{l+1/2}; U)", r"$R^c(\mathbf{Z}^{\ell+1/2})$ after the compression", "tap_half", ("subspaces",)
 )
-def rc_half(z: Tensor, step: Step, settings: Settings) -> Tensor:
-    """The paper's Figure 3: after the compression step."""
-    return _against_subspaces(z, step, settings)
+def rc_half(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
+    """The paper's Figure 3: after the compression layer."""
+    return _against_subspaces(z, layer, settings)
 
 
 @measure(
@@ -90,7 +90,7 @@ def rc_half(z: Tensor, step: Step, settings: Settings) -> Tensor:
     r"Sparsity of the code, $\|\mathbf{Z}^{\ell+1}\|_0/(d\cdot N)$ in CRATE",
     "tap_code",
 )
-def sparsity(code: Tensor, step: Step, settings: Settings) -> Tensor:
+def sparsity(code: Tensor, layer: Layer, settings: Settings) -> Tensor:
     """The paper's Figure 3: of the sparse code, wherever in the layer it is."""
     return nonzero_fraction(code)
 
@@ -101,27 +101,27 @@ def sparsity(code: Tensor, step: Step, settings: Settings) -> Tensor:
     r"Sparsity $\|\mathbf{A}_1\|_0/(m\cdot N)$ after the first step of ISTA",
     "tap_code1",
 )
-def sparsity_step1(code: Tensor, step: Step, settings: Settings) -> Tensor:
-    """CRATE-alpha's code on the way: 'sparsity' is that after its second step."""
+def sparsity_step1(code: Tensor, layer: Layer, settings: Settings) -> Tensor:
+    """CRATE-alpha's code on the way: 'sparsity' is that after its second layer."""
     return nonzero_fraction(code)
 
 
 @measure(
     "rc_in", "R^c(LN(Z^l); U)", r"$R^c(\mathrm{LN}(\mathbf{Z}^{\ell}))$ before the compression", "tap_w", ("subspaces",)
 )
-def rc_in(w: Tensor, step: Step, settings: Settings) -> Tensor:
+def rc_in(w: Tensor, layer: Layer, settings: Settings) -> Tensor:
     """What the official script measures: the input of the compression step, projected on the subspaces."""
-    return subspace_coding_rate(w, step.subspaces().num_heads, *settings)
+    return subspace_coding_rate(w, layer.subspaces().num_heads, *settings)
 
 
 @measure("rc_out", "R^c(Z^{l+1}; U)", r"$R^c(\mathbf{Z}^{\ell+1})$ of the layer outputs", "tap_out", ("subspaces",))
-def rc_out(z: Tensor, step: Step, settings: Settings) -> Tensor:
-    """After the sparsification step."""
-    return _against_subspaces(z, step, settings)
+def rc_out(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
+    """After the sparsification layer."""
+    return _against_subspaces(z, layer, settings)
 
 
 @measure("r_out", "R(Z^{l+1})", r"$R(\mathbf{Z}^{\ell+1})$ of the layer outputs", "tap_out")
-def r_out(z: Tensor, step: Step, settings: Settings) -> Tensor:
+def r_out(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
     """The rate of the tokens as a whole, which is defined for any layer."""
     return coding_rate(z, *settings)
 
@@ -133,13 +133,13 @@ def r_out(z: Tensor, step: Step, settings: Settings) -> Tensor:
     "tap_out",
     ("subspaces", "code"),
 )
-def objective(z: Tensor, step: Step, settings: Settings) -> Tensor:
+def objective(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
     """The sparse rate reduction, which the network maximises layer by layer."""
-    price = step.lambd * z.shape[-1] * z.shape[-2]
-    return coding_rate(z, *settings) - _against_subspaces(z, step, settings) - price * nonzero_fraction(z)
+    price = layer.lambd * z.shape[-1] * z.shape[-2]
+    return coding_rate(z, *settings) - _against_subspaces(z, layer, settings) - price * nonzero_fraction(z)
 
 
 @measure("active", "positive activations of the MLP", "Positive activations of the MLPs", "tap_act")
-def active(activations: Tensor, step: Step, settings: Settings) -> Tensor:
+def active(activations: Tensor, layer: Layer, settings: Settings) -> Tensor:
     """What stands for sparsity in a ViT, whose GELU is never exactly zero."""
     return (activations > 0).float().mean((-2, -1))

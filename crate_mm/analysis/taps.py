@@ -1,9 +1,9 @@
 """Read what passes the taps of a model's layers, without a flag in its forward.
 
-A layer is a module that says what it offers (``Step``: ``taps()``, ``subspaces()``, ``attention()``, ...). CRATE has
-``tap_w``, the tokens projected on the subspaces, ``(B, N, K p)``, ``tap_half`` and ``tap_out``, which pass Z^{l+1/2}
-and Z^{l+1}, ``(B, N, d)``, and ``tap_code``, the sparse code. ViT has ``tap_w``, its attention's input, ``tap_out``
-and ``tap_act``, its MLP's activations, ``(B, N, 4 d)``.
+A layer says what it offers (``Layer``: ``taps()``, ``subspaces()``, ``maps()``, ...). CRATE has ``tap_w``, the tokens
+projected on the subspaces, ``(B, N, K p)``, ``tap_half`` and ``tap_out``, which pass Z^{l+1/2} and Z^{l+1},
+``(B, N, d)``, and ``tap_code``, the sparse code. ViT has ``tap_w``, its attention's input, ``tap_out`` and ``tap_act``,
+its MLP's activations, ``(B, N, 4 d)``.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..models.layers import Step
+from ..models.layers import Layer, TokenLayout
+from ..models.tasks.base import backbone_of
 
 TAPS = ("tap_w", "tap_half", "tap_out")
 
@@ -26,23 +27,33 @@ class LayerError(ValueError):
         super().__init__(f"layer {shown} is not there: {model} has {depth} layers, {first} to {depth - 1 + first}")
 
 
-def steps(model: nn.Module, layers: list[int] | None = None) -> dict[int, Step]:
-    """The layers of a model that can be read, first layer 0; of those asked for only, negative ones from the last.
+def layers_of(model: nn.Module, layers: list[int] | None = None) -> dict[int, Layer]:
+    """Return the layers of a model's backbone by number, first layer 0.
+
+    Args:
+        model: a task, a backbone, or a further module with ``Layer`` modules, such as a decoder.
+        layers: which layers, all if not given; negative numbers count from the last layer.
 
     Raises:
-        ValueError: the model has none, or no such layer.
+        ValueError: the model has no layer, or no such layer.
     """
-    root = getattr(model, "backbone", model)  # not a decoder's
-    found = [module for module in root.modules() if isinstance(module, Step)]
-    if not found:
-        raise ValueError(f"{name_of(model)} has no layer that can be read: its layers are no Step")
-    depth = len(found)
+    backbone = backbone_of(model)
+    every = [m for m in model.modules() if isinstance(m, Layer)] if backbone is None else backbone.layers
+    if not every:
+        raise ValueError(f"{name_of(model)} has no layer that can be read: its layers must inherit from Layer")
+    depth = len(every)
     if layers is None:
-        return dict(enumerate(found))
+        return dict(enumerate(every))
     wrong = [layer for layer in layers if not -depth <= layer < depth]
     if wrong:
         raise LayerError(wrong[0], name_of(model), depth)
-    return {layer: found[layer] for layer in sorted({layer % depth for layer in layers})}
+    return {layer: every[layer] for layer in sorted({layer % depth for layer in layers})}
+
+
+def layout_of(model: nn.Module, inputs: Tensor) -> TokenLayout | None:
+    """Return the layout of a model's tokens for a batch of inputs; None where its tokens are not a grid."""
+    backbone = backbone_of(model)
+    return None if backbone is None else backbone.layout(inputs)
 
 
 def _hook(read: Callable[[int, Tensor], None], layer: int) -> Callable:
@@ -62,10 +73,9 @@ def on_taps(
     memory does not grow with the number of images. A layer without the tap is passed over, if another one has it.
 
     Raises:
-        ValueError: no layer has the tap, or as ``steps``.
+        ValueError: no layer has the tap, or as ``layers_of``.
     """
-    found = steps(model, layers)
-    taps = {layer: step.taps() for layer, step in found.items()}
+    taps = {number: layer.taps() for number, layer in layers_of(model, layers).items()}
     for tap in readers:
         if not any(tap in has for has in taps.values()):
             known = sorted({name for has in taps.values() for name in has})
@@ -116,4 +126,5 @@ def capture(
 
 def name_of(model: nn.Module) -> str:
     """The name of a model's backbone, or of the model."""
-    return type(getattr(model, "backbone", model)).__name__
+    backbone = backbone_of(model)
+    return type(model if backbone is None else backbone).__name__

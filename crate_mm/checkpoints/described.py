@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
+from ..models.tasks.base import backbone_of
 from ..registry import BACKBONES, HEADS, LAYERS, MODELS, TRANSFORMS, registered_only
 from ..untrusted import shown
 from .fit import compare_weights
@@ -95,9 +96,10 @@ def build_described(checkpoint: Checkpoint) -> nn.Module:
 
 
 def image_size(model: nn.Module) -> tuple[int, int]:
-    """Height and width of the images that a model is built for, in pixels; 1 x 1 where its backbone names no size."""
-    size = getattr(getattr(model, "backbone", None), "img_size", None) or (1, 1)
-    return (size, size) if isinstance(size, int) else tuple(size)
+    """Return height and width of the images that a model is built for, in pixels; 1 x 1 where it does not say."""
+    backbone = backbone_of(model)
+    spec = None if backbone is None else backbone.input_spec
+    return spec.size if spec is not None and spec.is_image else (1, 1)
 
 
 def _with_own_weights(described: Any) -> Any:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..files import atomic_file
+from ..models.tasks.base import backbone_of
 
 KINDS = {"torch-export": ".pt2", "onnx": ".onnx", "torchscript": ".pt"}
 DTYPES = ("float32", "bfloat16", "int8")
@@ -86,9 +87,9 @@ def export(
     with torch.inference_mode():
         expected = Program(model, mode, torch.float32)(images)
     copied = copy.deepcopy(model)
-    fuse = getattr(getattr(copied, "backbone", None), "fuse", None)
-    if fuse is not None:
-        fuse()
+    backbone = backbone_of(copied)
+    if backbone is not None:
+        backbone.fuse()
     if dtype == "bfloat16":
         copied.bfloat16()
         copied.data_preprocessor.float()
@@ -144,7 +145,15 @@ def _write(program: Program, path: Path, kind: str, images: Tensor, dynamic: boo
         _sentence(torch.export.save, exported, str(path))
         return free
     _needed("onnxscript")
-    _sentence(torch.onnx.export, exported, (images,), str(path), dynamo=True, external_data=False, verbose=False)
+    try:
+        _sentence(torch.onnx.export, exported, (images,), str(path), dynamo=True, external_data=False, verbose=False)
+    except ExportError as error:
+        if "symbolic sizes" in str(error.__cause__) and free:  # PyTorch 2.6
+            raise ExportError(
+                f"PyTorch {torch.__version__} cannot write ONNX for any number of images: give --batch N, or take a "
+                "newer PyTorch"
+            ) from error.__cause__
+        raise
     return free
 
 
@@ -188,9 +197,13 @@ def _first_line(error: Exception) -> str:
 
 def _patch_of(task: nn.Module) -> tuple[int, int] | None:
     """Height and width of a patch, which images of any size are whole numbers of; None if it is not known."""
-    backbone = getattr(task, "backbone", None)
-    patch = getattr(backbone, "patch_size", None) or getattr(getattr(backbone, "embedding", None), "patch_size", None)
-    return (patch, patch) if isinstance(patch, int) else patch
+    backbone = backbone_of(task)
+    spec = None if backbone is None else backbone.input_spec
+    layout = None if spec is None else backbone.layout(torch.empty(1, *spec.shape, device="meta"))
+    if layout is None:
+        return None
+    H, W = spec.size
+    return H // layout.rows, W // layout.columns
 
 
 def _at_other_sizes(run: Callable, program: Program, images: Tensor, free: set[str]) -> Tensor:

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..log import print_log
+from ..models.backbone import PatchKernel, Positions
+from ..models.tasks.base import backbone_of
 from ..untrusted import shown
 from .form import FORMAT, CheckpointError
 from .open import Checkpoint, as_checkpoint
-from .resize import MODES, fit_patch_kernel, patch_of, resize_position_embedding, stored_patch
+from .resize import MODES, Patch, fit_patch_kernel, resize_position_embedding, stored_patch
 
 BACKBONE = "backbone."  # where a task has what transfer takes over
 MOST_ROWS = 1000  # of the table, of each kind
@@ -62,9 +64,10 @@ def aligned(checkpoint: Checkpoint, model: nn.Module, wanted: dict[str, Tensor])
     left that the model does not have; else the names stay as they are, and ``fit`` says what does not.
     """
     weights = checkpoint.weights
-    original = getattr(getattr(model, "backbone", None), "original_names", {})
+    backbone = backbone_of(model)
+    original = {} if backbone is None else backbone.original_names
     if 2 * len(weights.keys() & original.keys()) > len(weights):
-        return _from_original(checkpoint, model.backbone, wanted)
+        return _from_original(checkpoint, backbone, wanted)
     if not weights or any(name in wanted for name in weights):
         return weights
     changes = [(f"{prefix!r} is taken from the names", prefix, "") for prefix in OUTER]
@@ -176,7 +179,7 @@ def transfer(
     """Fill a model's backbone from a checkpoint and leave all else as it is; return what became of each parameter.
 
     Position embeddings for another grid of patches are resized. So is what embeds patches of another size, if
-    ``patches`` says so; a backbone names it, with the order of its dimensions, in ``patch_kernels``. A tensor that the
+    ``patches`` says so; a backbone names it in ``resizable``. A tensor that the
     model lacks, or has in another shape, is dropped; what the checkpoint lacks stays as it was initialised.
 
     Args:
@@ -194,17 +197,18 @@ def transfer(
     if positions not in MODES or patches not in (*MODES, "new", None):
         raise ValueError(f"resize_positions {positions!r} and resize_patches {patches!r}: choose {', '.join(MODES)}")
     wanted, source = model.state_dict(), checkpoint.path
-    if not isinstance(getattr(model, "backbone", None), nn.Module):
+    backbone = backbone_of(model)
+    if "backbone" not in dict(model.named_children()):
         raise CheckpointError(f"{type(model).__name__} has no backbone that {source} could fill")
     weights = aligned(checkpoint, model, wanted)
-    grids = {f"backbone.{name}": grid for name, grid in getattr(model.backbone, "position_grids", {}).items()}
-    own_resize = getattr(model.backbone, "resize_positions", None)
-    if own_resize and positions != "bicubic":
+    resizable = {} if backbone is None else backbone.resizable()
+    resizable = {f"{BACKBONE}{name}": how for name, how in resizable.items()}
+    grids = {name: how for name, how in resizable.items() if isinstance(how, Positions)}
+    kernels = {name: how for name, how in resizable.items() if isinstance(how, PatchKernel)}
+    if positions != "bicubic" and any(how.resize for how in grids.values()):
         raise ValueError(
             f"{type(model.backbone).__name__} resizes its positions by a rule of its own: leave resize_positions out"
         )
-    resize = own_resize or partial(resize_position_embedding, mode=positions)
-    kernels = {f"{BACKBONE}{name}": order for name, order in getattr(model.backbone, "patch_kernels", {}).items()}
     result = Transfer({}, {}, {}, {})
     filled = {}
     for name, value in weights.items():
@@ -217,17 +221,17 @@ def transfer(
             kind = str(value.dtype).removeprefix("torch.")
             raise CheckpointError(f"{source} has other numbers than a model's weights: its {shown(name)} is of {kind}")
         elif name in grids and value.ndim == 3 and _is_embedding(value, wanted[name].shape[2]):
-            old = _stored_grid(checkpoint, value, grids[name], source)
-            filled[name] = resize(value, old, grids[name])
-            if old == grids[name]:
+            grid, resize = grids[name]
+            old = _stored_grid(checkpoint, value, grid, source)
+            filled[name] = (resize or partial(resize_position_embedding, mode=positions))(value, old, grid)
+            if old == grid:
                 result.loaded[name] = shape
             else:
-                result.resized[name] = (
-                    f"{old[0]} x {old[1]} -> {grids[name][0]} x {grids[name][1]} patches, {positions}"
-                )
+                result.resized[name] = f"{old[0]} x {old[1]} -> {grid[0]} x {grid[1]} patches, {positions}"
         elif name in kernels and value.ndim == wanted[name].ndim:
-            old, new = stored_patch(checkpoint, value, kernels[name]), patch_of(model.backbone)
-            kernel, change = fit_patch_kernel(value, wanted[name], kernels[name], old, new, patches, source)
+            order, *new = kernels[name]
+            old = stored_patch(checkpoint, value, order)
+            kernel, change = fit_patch_kernel(value, wanted[name], order, old, Patch(*new), patches, source)
             if kernel is None:
                 result.dropped[name] = f"{shape}, the model's is {_shape(wanted[name])}"
             else:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..registry import BACKBONES
 from .form import CheckpointError
@@ -68,12 +68,6 @@ def resize_patch_kernel(kernel: Tensor, order: str, old: Patch, size: tuple[int,
     h, w, C = old
     resized = resize_image(rearrange(kernel, f"{order} -> {image}", h=h, w=w, C=C), size, mode)
     return rearrange(resized, f"{image} -> {order}")
-
-
-def patch_of(backbone: nn.Module) -> Patch:
-    """The patch of a backbone that has ``patch_kernels``."""
-    size = backbone.patch_size
-    return Patch(*((size, size) if isinstance(size, int) else size), backbone.in_channels)
 
 
 def stored_patch(checkpoint: Checkpoint, kernel: Tensor, order: str) -> Patch | None:

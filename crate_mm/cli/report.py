@@ -204,13 +204,11 @@ def check_size(datas: list[Data], model: torch.nn.Module, config: str) -> None:
             f"{shown(config)} has {len(datas[-1].dataset)} images, and the first config {len(datas[0].dataset)}: "
             "models are compared on the same images"
         )
-    image, size = datas[-1].dataset[0]["inputs"], getattr(model.backbone, "img_size", None)
-    channels = getattr(model, "in_channels", None)
-    other_size = size is not None and tuple(image.shape[1:]) != tuple(size)
-    if other_size or channels not in (None, image.shape[0]):
+    image, spec = datas[-1].dataset[0]["inputs"], model.backbone.input_spec
+    if spec is not None and tuple(image.shape) != spec.shape:
         raise ValueError(
-            f"the images of {shown(config)} come as {tuple(image.shape)}, the model takes "
-            f"({channels}, {', '.join(map(str, size or ('H', 'W')))}): its data must be prepared for it"
+            f"the images of {shown(config)} come as {tuple(image.shape)}, the model takes {spec.shape}: its data must "
+            "be prepared for it"
         )
 
 

@@ -12,37 +12,36 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..log import print_log
+from ..models.backbone import Backbone
+from ..models.layers import Layer
 from ..private_torch import keep_graphs_whole
-from ..registry import BACKBONES
 
 
 def block_groups(model: nn.Module) -> list[list[nn.Module]]:
-    """The blocks of each backbone and decoder in a model, a teacher's as well as a student's: a group for each.
+    """Return the layers of each backbone and decoder in a model, a teacher's as well as a student's, a group for each.
 
     Args:
-        model: a task, or a backbone alone. Each part of it with a list of modules ``blocks`` makes a group.
+        model: a task, or a backbone alone. A list of ``Layer`` outside every backbone is a decoder's.
 
     Raises:
-        ValueError: a backbone, or the whole model, names no blocks.
+        ValueError: a backbone, or the whole model, has no layers.
     """
     groups = _groups(model)
     if not groups:
-        raise _no_blocks(model)
+        raise _no_layers(model)
     return groups
 
 
 def _groups(module: nn.Module) -> list[list[nn.Module]]:
-    blocks = getattr(module, "blocks", None)
-    if isinstance(blocks, (nn.ModuleList, nn.Sequential)) and len(blocks):
-        return [list(blocks)]
-    if isinstance(module, tuple(BACKBONES.module_dict.values())):
-        raise _no_blocks(module)
-    groups = []
-    for name, child in module.named_children():
-        inner = _groups(child)
-        if name == "backbone" and not inner:
-            raise _no_blocks(child)
-        groups += inner
+    if isinstance(module, Backbone):
+        if not module.layers:
+            raise _no_layers(module)
+        return [module.layers]
+    layers = [child for child in module.children() if isinstance(child, Layer)]
+    groups = [layers] if layers else []
+    for child in module.children():
+        if not isinstance(child, Layer):
+            groups += _groups(child)
     return groups
 
 
@@ -53,9 +52,10 @@ def _has_blocks(model: nn.Module) -> bool:
         return False
 
 
-def _no_blocks(module: nn.Module) -> ValueError:
+def _no_layers(module: nn.Module) -> ValueError:
     return ValueError(
-        f"{type(module).__name__} has no attribute blocks: compile_blocks and activation_checkpointing need it"
+        f"{type(module).__name__} has no layers: compile_blocks and activation_checkpointing need layers that inherit "
+        "from crate_mm.models.Layer"
     )
 
 
@@ -66,7 +66,7 @@ def compile_blocks(model: nn.Module) -> None:
     a validation with another batch, training would else be compiled for batches of any size.
 
     Raises:
-        ValueError: the backbone names no blocks.
+        ValueError: a backbone has no layers.
     """
     for block in chain(*block_groups(model)):
         block.compile(dynamic=False)
@@ -93,7 +93,7 @@ def checkpoint_blocks(model: nn.Module) -> None:
     """Keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third more work.
 
     Raises:
-        ValueError: the backbone names no blocks.
+        ValueError: a backbone has no layers.
     """
     for block in chain(*block_groups(model)):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
@@ -106,7 +106,7 @@ def keep_tokens_in(dtype: torch.dtype, model: nn.Module) -> None:
     tokens are float32. Without autocast nothing changes.
 
     Raises:
-        ValueError: the backbone names no blocks.
+        ValueError: a backbone has no layers.
     """
     for blocks in block_groups(model):
         for block in blocks:

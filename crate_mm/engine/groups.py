@@ -8,6 +8,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from ..log import print_log
+from ..models.tasks.base import backbone_of, task_of
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, suggest
 
 RULES = (
@@ -44,7 +45,7 @@ class DefaultOptimWrapperConstructor(_Constructor):
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        check_keys(self.paramwise_cfg.get("custom_keys", {}), getattr(model, "module", model))
+        check_keys(self.paramwise_cfg.get("custom_keys", {}), task_of(model))
         return super().__call__(model)
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", **kwargs) -> None:
@@ -86,21 +87,23 @@ def layers_of(model: nn.Module) -> tuple[dict[int, int], int]:
     Raises:
         ValueError: the backbone does not say which its blocks are, or what stands before them.
     """
-    backbone = getattr(model, "backbone", model)
-    for name in ("blocks", "stem"):
-        if not hasattr(backbone, name):
-            raise ValueError(
-                f"{WHERE}.layer_decay: {type(backbone).__name__} has no attribute {name}: blocks must be its layers, "
-                "and stem the names of its parts and parameters before them"
-            )
+    backbone = backbone_of(model)
+    name = type(model if backbone is None else backbone).__name__
+    if backbone is None or not backbone.layers:
+        raise ValueError(f"{WHERE}.layer_decay: {name} has no layers: they must inherit from crate_mm.models.Layer")
+    if not backbone.stem:
+        raise ValueError(
+            f"{WHERE}.layer_decay: {name} has no stem: set it to the names of the modules and parameters before the "
+            "first layer"
+        )
     layers = {}
-    for number, block in enumerate(backbone.blocks, 1):
-        layers |= {id(parameter): number for parameter in block.parameters()}
+    for number, layer in enumerate(backbone.layers, 1):
+        layers |= {id(parameter): number for parameter in layer.parameters()}
     before = [f"{name}." for name in backbone.stem]
     for name, parameter in backbone.named_parameters():
         if f"{name}.".startswith(tuple(before)):
             layers[id(parameter)] = 0
-    return layers, len(backbone.blocks) + 1
+    return layers, len(backbone.layers) + 1
 
 
 def check_rules(rules: dict, optimizer: dict) -> None:

@@ -1,3 +1,4 @@
+from .backbone import Backbone, InputSpec, PatchKernel, Positions
 from .families import (
     ALPHA_ARCHS,
     ARCHS,
@@ -10,4 +11,5 @@ from .families import (
     ToST,
     ViT,
 )
+from .layers import Layer, TokenLayout
 from .tasks import ImageClassifier, ImagePreprocessor, LinearHead, MaskedAutoencoder, Task

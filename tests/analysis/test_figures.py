@@ -9,14 +9,13 @@ import torch
 from matplotlib.figure import Figure as Picture
 
 from crate_mm.analysis.figures import Subject, figure_style, save
-from crate_mm.analysis.figures.base import patch_tokens
 from crate_mm.analysis.figures.layers import plot_layers
 from crate_mm.analysis.figures.style import columns_of
 from crate_mm.analysis.gather import LayerRow, defined_measures
 from crate_mm.analysis.table import MEASURES
 from crate_mm.analysis.taps import capture
 from crate_mm.models import CRATE, ImageClassifier
-from crate_mm.models.layers import PatchTokens
+from crate_mm.models.layers import TokenLayout
 from crate_mm.models.tasks.heads import LinearHead
 from crate_mm.registry import BACKBONES, FIGURES, MODELS, head_for
 from tests import dataset_formats
@@ -151,7 +150,7 @@ def test_the_colours_of_pca_are_the_patches_of_tost():
     model = classifier(type="ToST")
     found = draw("pca", model).numbers["pca.npz"]
     assert found["colors"].shape == (4, 2, 3, 3)
-    assert patch_tokens(model) == (0, 2, 3)
+    assert model.backbone.layout(images()) == (0, 2, 3)
 
 
 def test_reconstruction_of_a_masked_autoencoder():
@@ -162,7 +161,8 @@ def test_reconstruction_of_a_masked_autoencoder():
 
 def test_attention_needs_a_cls_token_in_the_layers():
     class WithoutCLS(CRATE):
-        patch_tokens = PatchTokens(0, 2, 3)
+        def layout(self, inputs):
+            return TokenLayout(0, 2, 3)
 
     model = ImageClassifier(WithoutCLS(**SIZE), LinearHead(48, 5)).eval()
     with pytest.raises(ValueError, match="has no CLS token in its layers"):

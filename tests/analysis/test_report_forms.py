@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from crate_mm.analysis.report.gather import Data, Looked, Wanted, gather
 from crate_mm.analysis.report.page import make_page
 from crate_mm.analysis.table import MEASURES
-from crate_mm.models import ImageClassifier
+from crate_mm.models import Backbone, ImageClassifier
 from crate_mm.models.layers import Block, Compression, Sparsification
 from crate_mm.registry import MODELS, head_for
 
@@ -60,7 +60,7 @@ class Threshold(Sparsification):
         return self.tap_code((x - self.lambd).relu())
 
 
-class Own(nn.Module):
+class Own(Backbone):
     """A user's backbone, which tells nothing of its patches."""
 
     embed_dim = 24
@@ -68,11 +68,11 @@ class Own(nn.Module):
     def __init__(self):
         super().__init__()
         self.proj = nn.Conv2d(3, 24, 8, 8)
-        self.layers = nn.ModuleList(Block(24, Doubling(), Threshold()) for _ in range(2))
+        self.blocks = nn.ModuleList(Block(24, Doubling(), Threshold()) for _ in range(2))
 
     def forward(self, images):
         z = self.proj(images).flatten(2).mT
-        for layer in self.layers:
+        for layer in self.blocks:
             z = layer(z)
         return z
 

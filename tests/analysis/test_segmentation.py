@@ -49,7 +49,7 @@ def planted(model, maps):
     """Let the layers of a model attend from the CLS token as the maps (K, N) say."""
     for block in model.backbone.blocks:
 
-        def attention(w):
+        def attention(w, layout):
             K, N = maps.shape
             out = torch.full((1, K, N + 1, N + 1), 1 / (N + 1))
             out[0, :, 0, 1:] = maps

@@ -31,7 +31,7 @@ from crate_mm.datasets import build_transforms
 from crate_mm.datasets.images import UnreadableImageError
 from crate_mm.engine import CheckpointError, read_checkpoint
 from crate_mm.engine.features import build_backbone_from, load_config_for
-from crate_mm.models import CRATE
+from crate_mm.models import CRATE, Backbone
 from crate_mm.registry import BACKBONES, builds_from_data, registered_only
 
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
@@ -154,7 +154,7 @@ def test_numbers_that_would_fail_at_a_prediction_fail_at_the_load(what):
         build_described(Checkpoint("x.pth", weights_of(MODEL), {**MODEL, **ODD_NUMBERS[what]}))
 
 
-class NeedsNumbers(nn.Module):
+class NeedsNumbers(Backbone):
     """A part that cannot be built without memory."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from crate_mm.checkpoints.fit import transfer
 from crate_mm.checkpoints.open import as_checkpoint
 from crate_mm.checkpoints.resize import Patch, resize_patch_kernel, resize_position_embedding
 from crate_mm.engine import load_config, prepare
-from crate_mm.models import ImageClassifier
+from crate_mm.models import ImageClassifier, PatchKernel
 
 MICRO = dict(embed_dim=24, depth=2, num_heads=3)
 KERNELS = {
@@ -99,7 +99,8 @@ def test_a_transfer_to_another_patch_size(kind, mode):
         positions: "4 x 4 -> 2 x 2 patches, bilinear",
         **dict.fromkeys(KERNELS[kind], change),
     }
-    orders = {f"backbone.{name}": order for name, order in model.backbone.patch_kernels.items()}
+    kernels = {n: k for n, k in model.backbone.resizable().items() if isinstance(k, PatchKernel)}
+    orders = {f"backbone.{name}": kernel.order for name, kernel in kernels.items()}
     for name in KERNELS[kind]:
         expected = resize_patch_kernel(source.weights[name], orders[name], Patch(4, 4, 3), (8, 8), mode)
         assert torch.equal(model.state_dict()[name], expected), name

@@ -6,6 +6,7 @@ from mmengine.hooks import Hook
 from torch import nn
 
 from crate_mm.engine import Runner, load_config
+from crate_mm.models import Backbone, InputSpec
 from crate_mm.registry import BACKBONES, HOOKS
 from tests.training import assert_identical, train
 
@@ -14,14 +15,18 @@ SEEN: dict[str, list[dict]] = {}
 
 
 @BACKBONES.register_module()
-class NormedBackbone(nn.Module):
+class NormedBackbone(Backbone):
     """Two tokens of 8 by 8 gray pixels, normalised over the batch."""
 
     def __init__(self, embed_dim: int = 6) -> None:
         super().__init__()
-        self.embed_dim, self.in_channels, self.img_size = embed_dim, 1, (8, 8)
+        self.embed_dim = embed_dim
         self.conv = nn.Conv2d(1, embed_dim, (4, 8), (4, 8))
         self.norm = nn.BatchNorm2d(embed_dim)
+
+    @property
+    def input_spec(self):
+        return InputSpec(1, (8, 8))
 
     def forward(self, images):
         return self.norm(self.conv(images)).flatten(2).mT

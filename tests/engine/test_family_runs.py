@@ -10,6 +10,7 @@ from crate_mm.checkpoints import open_checkpoint
 from crate_mm.checkpoints.publish import publish
 from crate_mm.datasets import Digits
 from crate_mm.engine import Runner, read_checkpoint
+from crate_mm.models import Positions
 from crate_mm.registry import head_for
 from tests.models.test_families import FAMILIES
 from tests.training import assert_identical, debug_config
@@ -72,7 +73,9 @@ def test_its_backbone_starts_another_task_at_another_size(run, tmp_path):
     runner = Runner.from_cfg(cfg)
     runner.train()
     before, after = (read_checkpoint(file)["state_dict"] for file in (cfg.load_from, tmp_path / "epoch_1.pth"))
-    resized = {f"backbone.{name}" for name in getattr(runner.model.backbone, "position_grids", {})}
+    resized = {
+        f"backbone.{name}" for name, how in runner.model.backbone.resizable().items() if isinstance(how, Positions)
+    }
     for name, value in before.items():
         if name in resized:
             assert (value.shape[1], after[name].shape[1]) == (1 + 4, 1 + 9), name

@@ -21,7 +21,7 @@ from crate_mm.engine.lookahead import LookAhead
 from crate_mm.engine.optim import Lion
 from crate_mm.engine.pieces import join
 from crate_mm.engine.safety.finite import FiniteCheck, RunStoppedError
-from crate_mm.models import ImageClassifier, MaskedAutoencoder
+from crate_mm.models import Backbone, ImageClassifier, LinearHead, MaskedAutoencoder
 from crate_mm.models.layers import MSSA
 from crate_mm.registry import BACKBONES, OPTIM_WRAPPERS, OPTIMIZERS
 from tests.conftest import ROOT
@@ -194,11 +194,11 @@ def test_a_compiled_block_hands_on_short_tokens_itself(backbone, monkeypatch):
 
 def test_a_second_backbone_without_blocks_is_refused():
     @BACKBONES.register_module()
-    class Plain(nn.Module):
+    class Plain(Backbone):
         pass
 
     try:
-        with pytest.raises(ValueError, match="Plain has no attribute blocks"):
+        with pytest.raises(ValueError, match="Plain has no layers"):
             checkpoint_blocks(Distillation(Plain()))
     finally:
         del BACKBONES.module_dict["Plain"]
@@ -307,8 +307,11 @@ def test_tokens_in_bf16_need_mixed_precision(tmp_path):
 
 
 def test_a_backbone_without_blocks_is_named():
-    model = ImageClassifier(torch.nn.Flatten(), torch.nn.Linear(12, 2))
-    with pytest.raises(ValueError, match="Flatten has no attribute blocks"):
+    class Flat(Backbone):
+        embed_dim = 12
+
+    model = ImageClassifier(Flat(), LinearHead(12, 2))
+    with pytest.raises(ValueError, match="Flat has no layers"):
         checkpoint_blocks(model)
 
 

@@ -186,8 +186,8 @@ def test_a_decay_of_the_rate_that_is_none_is_refused(decay):
 
 def test_a_backbone_that_does_not_tell_its_stem_has_no_decay_of_the_rate():
     net = model()
-    net.backbone = torch.nn.Sequential(net.backbone)
-    with pytest.raises(ValueError, match="layer_decay: Sequential has no attribute blocks: blocks must be its layers"):
+    net.backbone.stem = ()
+    with pytest.raises(ValueError, match="layer_decay: CRATE has no stem: set it to the names"):
         build(net, dict(layer_decay=0.5))
 
 

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 
+from tests.checkpoints.test_export import needs_onnx_of_any_batch
 from tests.models.test_families import FAMILIES, classifier, pixels
 
 BATCHES = (1, 3, 150)  # at 150 a CRATE that is not exported takes the other of its two forms:
@@ -74,11 +75,13 @@ def onnx_session(model, dimensions):
 
 
 @pytest.mark.slow
+@needs_onnx_of_any_batch
 def test_onnx_takes_any_batch(model):
     check(onnx_session(model, {0: BATCH}), model)
 
 
 @pytest.mark.slow
+@needs_onnx_of_any_batch
 def test_onnx_takes_any_size_of_a_tost():
     model = classifier("ToST").requires_grad_(False)
     session = onnx_session(model, {0: BATCH, **SIZES})

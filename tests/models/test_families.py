@@ -8,19 +8,18 @@ import torch
 from crate_mm import get_model
 from crate_mm.analysis.attention import cls_attention
 from crate_mm.analysis.cost import count_complexity
-from crate_mm.analysis.figures.base import patch_tokens
 from crate_mm.analysis.gather import defined_measures, measure_layers
 from crate_mm.analysis.table import MEASURES
-from crate_mm.analysis.taps import capture, steps
+from crate_mm.analysis.taps import capture, layers_of
 from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import transfer
 from crate_mm.config import load_config
-from crate_mm.models import ImageClassifier
+from crate_mm.models import Backbone, ImageClassifier, Positions
 from crate_mm.registry import BACKBONES, MODELS, head_for
 
 BACKBONES.names()  # registers them
 OURS = {name: family for name, family in BACKBONES.module_dict.items() if family.__module__.startswith("crate_mm.")}
-FAMILIES = sorted(name for name, family in OURS.items() if hasattr(family, "sizes"))  # not timm's, which have none
+FAMILIES = sorted(name for name, family in OURS.items() if family.sizes is not None)  # not timm's, which have none
 MICRO = dict(embed_dim=48, depth=2, num_heads=3)
 
 
@@ -29,6 +28,10 @@ def classifier(family, seed=0, **backbone):
     arguments = dict(arch=MICRO, img_size=32, patch_size=8, in_channels=3)
     head = dict(type="LinearHead", num_classes=5, **head_for(family))
     return ImageClassifier(dict(type=family, **{**arguments, **backbone}), head).eval()
+
+
+def positions_of(model):
+    return {name: how for name, how in model.backbone.resizable().items() if isinstance(how, Positions)}
 
 
 def pixels(batch=2, size=(32, 32), channels=3):
@@ -130,7 +133,7 @@ def test_measures_are_defined_or_refused(family):
 def test_what_a_layer_offers_holds_together(family):
     """A code has a price, R^c has what it is measured against, and attention's rows sum to 1."""
     model = classifier(family)
-    for step in steps(model).values():
+    for step in layers_of(model).values():
         taps, subspaces = step.taps(), step.subspaces()
         assert {"tap_w", "tap_out"} <= taps.keys()
         assert ("tap_code" in taps) == (step.lambd is not None)
@@ -145,19 +148,19 @@ def test_what_a_layer_offers_holds_together(family):
 
 def test_figures_are_drawn_or_refused(family):
     model = classifier(family)
-    if steps(model)[0].attention(torch.randn(1, 4, 48)) is None:
+    if layers_of(model)[0].attention(torch.randn(1, 4, 48)) is None:
         with pytest.raises(ValueError, match=f"{family} has no attention map"):
             cls_attention(model, pixels())
     else:
         assert cls_attention(model, pixels())[1].shape == (2, 3, 16)
-    for name, grid in getattr(model.backbone, "position_grids", {}).items():
-        assert grid == patch_tokens(model)[1:]
+    for name, (grid, _) in positions_of(model).items():
+        assert grid == model.backbone.layout(pixels())[1:]
         assert model.backbone.state_dict()[name].shape == (1, 1 + grid[0] * grid[1], 48)
 
 
 def test_its_layers_tokens_are_as_many_as_it_says(family):
     model = classifier(family, img_size=(16, 40))
-    first, rows, columns = patch_tokens(model)
+    first, rows, columns = model.backbone.layout(pixels(size=(16, 40)))
     assert (rows, columns) == (2, 5)
     with torch.no_grad(), capture(model, ("tap_out",)) as seen:
         model(pixels(size=(16, 40)))
@@ -169,7 +172,7 @@ def test_where_a_patch_is_in_its_layers(family):
     model, images = classifier(family), pixels(batch=1)
     other = images.clone()
     other[..., 8:10, 16:18] += 3  # row 1, column 2 of patches of 8: its corner, on which a stem of strides is centred
-    first, rows, columns = patch_tokens(model)
+    first, rows, columns = model.backbone.layout(images)
     with torch.no_grad(), capture(model, ("tap_out",), [0]) as seen:
         model(images)
         before = seen["tap_out"][0]
@@ -202,7 +205,7 @@ def test_its_backbone_is_taken_over_at_another_size(family):
     torch.nn.init.normal_(bigger.head.fc.weight)
     checkpoint = as_checkpoint({"state_dict": model.state_dict()})
     result = transfer(bigger, checkpoint)
-    grids = getattr(bigger.backbone, "position_grids", {})
+    grids = positions_of(bigger)
     assert result.resized.keys() == {f"backbone.{name}" for name in grids}
     assert not any(name.startswith("backbone.") for name in result.new)
     same = bigger.backbone.state_dict()
@@ -232,6 +235,6 @@ def test_a_frozen_backbone_does_not_change(family):
 
 def test_attention_of_a_first_token_of_unknown_kind_is_refused(monkeypatch):
     model = classifier("CRATE")
-    monkeypatch.setattr(type(model.backbone), "patch_tokens", None)
+    monkeypatch.setattr(type(model.backbone), "layout", Backbone.layout)
     with pytest.raises(ValueError, match="CRATE does not say whether its first token is a CLS token"):
         cls_attention(model, pixels())

@@ -7,7 +7,7 @@ from torchvision.transforms import functional as TF
 
 from crate_mm import Predictor, get_model
 from crate_mm.analysis.taps import capture
-from crate_mm.models import ARCHS, CRATE, VIT_ARCHS, ImageClassifier, ImagePreprocessor, ViT
+from crate_mm.models import ARCHS, CRATE, VIT_ARCHS, ImageClassifier, ImagePreprocessor, Positions, ViT
 from crate_mm.models.tasks.heads import POOLS
 
 PARAMETERS = {"tiny": 6_090_856, "small": 13_116_328, "base": 22_796_008, "large": 77_641_192}
@@ -69,7 +69,7 @@ def test_vit_refuses(arguments, message):
 
 def test_vit_reads_an_image_that_is_not_square_row_by_row():
     model, seen = ViT(MICRO, (8, 16), 4).eval(), []
-    assert model.position_grids == {"encoder.pos_embedding": (2, 4)}
+    assert model.resizable()["encoder.pos_embedding"] == Positions((2, 4))
     model.encoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     image = torch.zeros(1, 3, 8, 16)
     image[..., 4:8, 8:12] = 1.0  # the third patch of the second row
@@ -203,7 +203,7 @@ def test_capture_leaves_no_hook_behind():
     with pytest.raises(ValueError, match="expected images"), capture(model):
         model(torch.randn(2, 3, 5, 5))
     with (
-        pytest.raises(ValueError, match="Linear has no layer that can be read: its layers are no Step"),
+        pytest.raises(ValueError, match="Linear has no layer that can be read: its layers must inherit from Layer"),
         capture(torch.nn.Linear(2, 2)),
     ):
         pass

@@ -63,7 +63,7 @@ def test_softmax_attention_is_pytorchs(bias):
     x = randn(2, 7, 24)
     expected, weights = theirs(x, x, x, average_attn_weights=False)
     torch.testing.assert_close(ours(x), expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(ours.attention(x), weights, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.maps(x)["attention"].values, weights, rtol=1e-12, atol=1e-12)
     assert ours.subspaces() is None
     with pytest.raises(ValueError, match="24 is not divisible by num_heads 5"):
         SoftmaxAttention(24, 5)

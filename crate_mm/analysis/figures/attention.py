@@ -11,7 +11,7 @@ from ...registry import FIGURES
 from ...untrusted import shortened, shown
 from ..attention import cls_attention, pooling
 from ..taps import name_of
-from .base import Drawn, Figure, Subject, patch_tokens, preprocessed, without_ticks
+from .base import Drawn, Figure, Subject, patch_layout, preprocessed, without_ticks
 from .style import color_bar, sheet
 
 BRIGHTEST = 99.5  # percent of the numbers are below the top of the scale: single patches would darken all others
@@ -34,8 +34,9 @@ class Attention(Figure):
 
     def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
         (subject,) = subjects
-        found = cls_attention(subject.model, preprocessed(subject), options.layers)
-        grid = patch_tokens(subject.model)[1:]
+        inputs = preprocessed(subject)
+        found = cls_attention(subject.model, inputs, options.layers)
+        grid = patch_layout(subject.model, inputs)[1:]
         pictures, numbers = {}, {}
         for i, (name, picture) in enumerate(zip(subject.names, subject.pictures)):
             maps = {layer + 1: a[i].unflatten(-1, grid).float().cpu() for layer, a in found.items()}

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure as Picture
 from torch import Tensor, nn
 
 from ...files import atomic_file
-from ...models.layers import PatchTokens
+from ...models.layers import TokenLayout
 from ...untrusted import shown
+from ..taps import layout_of, name_of
 
 
 class Subject(NamedTuple):
@@ -92,16 +93,16 @@ def preprocessed(subject: Subject) -> Tensor:
     return subject.model.data_preprocessor(batch)["inputs"]
 
 
-def patch_tokens(model: nn.Module) -> PatchTokens:
-    """Which tokens of a model's layers are patches, and in how many rows and columns.
+def patch_layout(model: nn.Module, inputs: Tensor) -> TokenLayout:
+    """Return which tokens of a model's layers are patches, and on which grid.
 
     Raises:
-        ValueError: its backbone does not tell.
+        ValueError: its backbone does not say.
     """
-    tokens = getattr(model.backbone, "patch_tokens", None)
-    if tokens is None:
-        raise ValueError(f"{type(model.backbone).__name__} does not tell its grid of patches: it has no patch_tokens")
-    return tokens
+    layout = layout_of(model, inputs)
+    if layout is None:
+        raise ValueError(f"{name_of(model)} does not tell its grid of patches: its layout(inputs) returns None")
+    return layout
 
 
 def drawn_at_random(total: int, count: int, seed: int) -> list[int]:

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure as Picture
 from ...registry import FIGURES
 from ...untrusted import shown
 from ..projection import pca_colors
-from ..taps import capture, name_of, steps
-from .base import Drawn, Figure, Subject, captions, patch_tokens, preprocessed, without_ticks
+from ..taps import capture, layers_of, name_of
+from .base import Drawn, Figure, Subject, captions, patch_layout, preprocessed, without_ticks
 from .style import columns_of, sheet
 
 
@@ -29,12 +29,13 @@ class PCA(Figure):
         layer = options.layers or [-1]
         if len(layer) > 1:
             raise ValueError(f"pca shows one layer, got {len(layer)} of them")
-        with capture(subject.model, ("tap_out",), layer) as seen, torch.no_grad():
-            subject.model(preprocessed(subject))
-        first, *grid = patch_tokens(subject.model)
-        colors, kept = pca_colors(seen["tap_out"][0][:, first:], options.foreground)
+        inputs = preprocessed(subject)
+        with capture(subject.model, ("tap_out",), layer) as captured, torch.no_grad():
+            subject.model(inputs)
+        prefix, *grid = patch_layout(subject.model, inputs)
+        colors, kept = pca_colors(captured["tap_out"][0][:, prefix:], options.foreground)
         shape = (len(subject.pictures), *grid)
-        colors, (number,) = colors.reshape(*shape, 3), steps(subject.model, layer)
+        colors, (number,) = colors.reshape(*shape, 3), layers_of(subject.model, layer)
         title = f"{name_of(subject.model)}: principal components of the patches, layer {number + 1}"
         picture = plot_pca(list(subject.pictures), list(colors), captions(subject, len(colors)), title)
         return Drawn({"pca": picture}, {"pca.npz": {"colors": colors, "shown": kept.reshape(shape)}})

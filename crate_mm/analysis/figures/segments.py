@@ -11,12 +11,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import VOCSegmentation
 
+from ...models.backbone import image_spec
 from ...registry import FIGURES
 from ...untrusted import shown, spreadsheet_cell
 from ..attention import cls_attention
 from ..segmentation import SHARE, ClassOverlap, attention_masks, best_heads, mean_iou
-from ..taps import name_of, steps
-from .base import Drawn, Figure, Subject, patch_tokens
+from ..taps import layers_of, name_of
+from .base import Drawn, Figure, Subject, patch_layout
 
 CLASSES = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"]
 CLASSES += ["diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
@@ -45,11 +46,11 @@ class Segments(Figure):
     def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
         (subject,) = subjects
         model = subject.model
-        depth = len(steps(model))
+        depth = len(layers_of(model))
         asked = options.layers or [-2 if depth > 1 else -1]
         if len(asked) > 1:
             raise ValueError(f"segments looks at one layer, got {len(asked)} of them")
-        (layer,) = steps(model, asked)
+        (layer,) = layers_of(model, asked)
         data, rows, found, drawn = open_voc(options), [], [], []
         count = min(options.num_images, len(data)) if options.num_images > 0 else len(data)
         for i in range(count):
@@ -92,12 +93,13 @@ def open_voc(options: argparse.Namespace) -> VOCSegmentation:
 @torch.inference_mode()
 def masks_of(model: torch.nn.Module, image: Image.Image, layer: int, size: tuple[int, int]) -> Tensor:
     """The heads' masks of an image in a layer, counted from 0, ``(K, H, W)`` of bool for the ``size`` (H, W)."""
-    height, width = model.backbone.img_size
+    height, width = image_spec(model.backbone).size
     mode = "L" if model.in_channels == 1 else "RGB"
     pixels = np.array(image.convert(mode).resize((width, height), Image.Resampling.BILINEAR))
     inputs = torch.from_numpy(pixels).reshape(1, height, width, -1).permute(0, 3, 1, 2)
-    attention = cls_attention(model, model.data_preprocessor({"inputs": inputs})["inputs"], [layer])[layer][0]
-    masks = attention_masks(attention.float()).unflatten(-1, patch_tokens(model)[1:])
+    inputs = model.data_preprocessor({"inputs": inputs})["inputs"]
+    attention = cls_attention(model, inputs, [layer])[layer][0]
+    masks = attention_masks(attention.float()).unflatten(-1, patch_layout(model, inputs)[1:])
     return F.interpolate(masks[None].float(), size, mode="nearest-exact")[0].bool().cpu()
 
 

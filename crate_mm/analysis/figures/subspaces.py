@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...registry import FIGURES
 from ..measures import subspace_gram, subspace_incoherence
-from ..taps import name_of, steps
+from ..taps import layers_of, name_of
 from .base import Drawn, Figure, Subject, without_ticks
 from .style import color_bar, layer_axis, panel_grid
 
@@ -28,7 +28,7 @@ class Subspaces(Figure):
         (subject,) = subjects
         generator = torch.Generator().manual_seed(options.seed)
         grams, incoherence = {}, {}
-        for layer, step in steps(subject.model, options.layers).items():
+        for layer, step in layers_of(subject.model, options.layers).items():
             found = step.subspaces()
             if found is None and options.layers is None:
                 continue

@@ -23,8 +23,8 @@ from ..attention import pooling
 from ..measures import subspace_gram, subspace_incoherence
 from ..segmentation import VOID
 from ..table import MEASURES
-from ..taps import name_of, steps
-from .looks import Looks, Plan, count_maps, grid_of
+from ..taps import layers_of, layout_of, name_of
+from .looks import Looks, Plan, count_maps
 from .pack import pack
 from .stream import LISTED, MOST_CLASSES, TOP, CodeUse, Streamed, stream
 
@@ -78,7 +78,8 @@ def gather(models: list[Looked], datas: list[Data], wanted: Wanted, say: Callabl
     grids = []
     for looked in models:
         (batch, *_) = datas[looked.data].batches(wanted.shown[:1])
-        grids.append((len(wanted.shown) * count_maps(looked.model, batch), grid_of(looked.model)))
+        layout = layout_of(looked.model, batch["inputs"])
+        grids.append((len(wanted.shown) * count_maps(looked.model, batch), (0, 0) if layout is None else layout[1:]))
     told, thumbs = [], set()
     for looked in models:
         say(f"{shown(looked.label)}: measuring {len(wanted.measured)} images, showing {len(wanted.shown)}")
@@ -123,9 +124,10 @@ def look_at(models: list[Looked], datas: list[Data], wanted: Wanted, plan: Plan,
 
 def measured(looked: Looked, data: Data, wanted: Wanted, thumbs: set[int]) -> dict[str, Any]:
     """What is measured of one model; the positions of the images that it names are added to ``thumbs``."""
-    model, layers = looked.model, steps(looked.model)
+    model, layers = looked.model, layers_of(looked.model)
     streamed = stream(model, data.batches(wanted.measured), wanted.eps_squared, wanted.unit_length, wanted.measured)
-    tokens = getattr(getattr(model, "backbone", model), "patch_tokens", None)
+    (batch, *_) = data.batches(wanted.measured[:1])
+    layout = layout_of(model, batch["inputs"])
     told = []
     for layer, step in layers.items():
         measures = streamed.spreads.data(layer)
@@ -140,7 +142,7 @@ def measured(looked: Looked, data: Data, wanted: Wanted, thumbs: set[int]) -> di
         "name": name_of(model),
         "data": looked.data,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "grid": None if tokens is None else list(tokens),
+        "grid": None if layout is None else list(layout),
         "pool": pooling(model),
         "layers": told,
         "images": streamed.images,

@@ -11,14 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...models.layers import TokenLayout
+from ..attention import no_attention
 from ..projection import pca_colors
 from ..segmentation import attention_masks, best_heads
-from ..taps import name_of, on_taps, steps
+from ..taps import layers_of, layout_of, name_of, on_taps
 from .pack import pack
 
 MOST_TOKENS, MOST_CHANNELS = 64, 192  # of a code that are shown, evenly spaced
 TOP_CLASSES = 5
-NO_GRID = "it does not tell which of its tokens are patches (patch_tokens)"
+NO_GRID = "it does not tell which of its tokens are patches (layout)"
 
 
 class Plan:
@@ -42,25 +44,21 @@ class Plan:
         self.bits = 16 if self.side == 1 and 2 * size(1) * text <= room else 8
 
 
-def grid_of(model: nn.Module) -> tuple[int, int]:
-    """Rows and columns of a model's patches; (0, 0) where it does not tell."""
-    tokens = getattr(getattr(model, "backbone", model), "patch_tokens", None)
-    return (0, 0) if tokens is None else (tokens.rows, tokens.columns)
-
-
 @torch.inference_mode()
 def count_maps(model: nn.Module, batch: dict) -> int:
     """How many attention matrices the layers of a model compute for one image."""
-    found, layers = [], steps(model)
+    counts, layers = [], layers_of(model)
+    inputs = model.data_preprocessor(batch)
+    layout = layout_of(model, inputs["inputs"])
 
-    def read(layer: int, w: Tensor) -> None:
-        attention = layers[layer].attention(w)
-        found.append(0 if attention is None else attention.shape[1])
+    def read(number: int, w: Tensor) -> None:
+        attention = layers[number].attention(w, layout)
+        counts.append(0 if attention is None else attention.shape[1])
 
-    if any("tap_w" in step.taps() for step in layers.values()):
+    if any("tap_w" in layer.taps() for layer in layers.values()):
         with on_taps(model, {"tap_w": read}):
-            model(**model.data_preprocessor(batch))
-    return sum(found)
+            model(**inputs)
+    return sum(counts)
 
 
 def block_attention(attention: Tensor, first: int, grid: tuple[int, int], side: int) -> Tensor:
@@ -99,8 +97,8 @@ class Looks:
 
     def __init__(self, model: nn.Module, plan: Plan, truths: Sequence[Tensor | None] = ()) -> None:
         self.truths = truths
-        self.model, self.plan, self.steps = model, plan, steps(model)
-        self.tokens = getattr(getattr(model, "backbone", model), "patch_tokens", None)
+        self.model, self.plan, self.layers = model, plan, layers_of(model)
+        self.layout: TokenLayout | None = None  # of the images that were looked at
         self.blocks: dict[int, list[Tensor]] = {}
         self.cls: dict[int, list[Tensor]] = {}
         self.codes: dict[int, list[Tensor]] = {}
@@ -111,21 +109,23 @@ class Looks:
     @torch.inference_mode()
     def look(self, batch: dict) -> None:
         """Look at a batch, one image at a time: attention matrices are large."""
-        offered = {tap for step in self.steps.values() for tap in step.taps()}
+        offered = {tap for layer in self.layers.values() for tap in layer.taps()}
         readers = {"tap_w": self._w, "tap_code": self._code, "tap_out": self._out}
         with on_taps(self.model, {tap: read for tap, read in readers.items() if tap in offered}):
             for i in range(len(batch["inputs"])):
                 one = {key: value[i : i + 1] for key, value in batch.items()}
-                out = self.model(**self.model.data_preprocessor(one))
+                inputs = self.model.data_preprocessor(one)
+                self.layout = layout_of(self.model, inputs["inputs"])
+                out = self.model(**inputs)
                 if hasattr(self.model, "num_classes"):
                     scores, classes = out.cpu().double().softmax(-1)[0].topk(min(TOP_CLASSES, out.shape[-1]))
                     self.predicted.append(list(zip(classes.tolist(), scores.tolist())))
 
     def _w(self, layer: int, w: Tensor) -> None:
-        attention = self.steps[layer].attention(w) if self.tokens is not None else None
+        attention = None if self.layout is None else self.layers[layer].attention(w, self.layout)
         if attention is None:
             return
-        first, *grid = self.tokens
+        first, *grid = self.layout
         attention = attention[0].float().cpu()
         self.blocks.setdefault(layer, []).append(block_attention(attention, first, tuple(grid), self.plan.side))
         if first:
@@ -137,8 +137,8 @@ class Looks:
         self.code_sizes[layer] = tokens, channels, code.shape[2]
 
     def _out(self, layer: int, z: Tensor) -> None:
-        if self.tokens is not None:
-            first, rows, columns = self.tokens
+        if self.layout is not None:
+            first, rows, columns = self.layout
             self.patches.setdefault(layer, []).append(z[0, first : first + rows * columns].float().cpu())
 
     def data(self, layer: int) -> dict[str, Any]:
@@ -169,29 +169,28 @@ class Looks:
         """Of each class in an image the head, counted from 0, whose mask ``(K, N)`` fits it best."""
         if truth is None:
             return None
-        maps = masks.unflatten(-1, self.tokens[1:]).float()
+        maps = masks.unflatten(-1, self.layout[1:]).float()
         large = F.interpolate(maps[None], truth.shape, mode="nearest-exact")[0].bool()
         return [overlap._asdict() for overlap in best_heads(large, truth)]
 
     def undefined(self) -> dict[str, str]:
         """Of each view that the model does not have why it does not."""
         name, told = name_of(self.model), {}
-        one = next(iter(self.steps.values()))
+        one = next(iter(self.layers.values()))
         if not self.blocks:
-            kind = type(getattr(one, "compress", one)).__name__
-            why = NO_GRID if self.tokens is None else f"its {kind} computes no attention matrix"
+            why = NO_GRID if self.layout is None else no_attention(one)
             told["attention"] = f"{name} has no attention map: {why}."
         if not self.cls:
             why = f"{name} has no CLS token in its layers." if self.blocks else told["attention"]
             told["cls"] = why
         if not self.codes:
-            kind = type(getattr(one, "sparsify", one)).__name__
+            kind = type(one if one.sparsify is None else one.sparsify).__name__
             told["code"] = f"{name} has no sparse code: its {kind} makes none."
-        if all(step.subspaces() is None for step in self.steps.values()):
+        if all(layer.subspaces() is None for layer in self.layers.values()):
             told["subspaces"] = f"{name} has no subspaces: they, R\u1d9c and energies in them are not defined."
-        if self.tokens is None:
+        if self.layout is None:
             told["pca"] = f"{name} shows no patches: {NO_GRID}."
-        elif len(next(iter(self.patches.values()), [])) * self.tokens.rows * self.tokens.columns < 3:
+        elif len(next(iter(self.patches.values()), [])) * self.layout.rows * self.layout.columns < 3:
             told["pca"] = f"{name} shows no components: three of them need at least three patches."
         if not self.predicted:
             told["classes"] = f"{type(self.model).__name__} predicts no classes."

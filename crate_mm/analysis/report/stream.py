@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..codes import code_overlap, direction_use, head_energy
 from ..gather import measure_layers
-from ..taps import on_taps, steps
+from ..taps import layers_of, layout_of, on_taps
 from .spread import Spreads
 
 MOST_CLASSES = 20  # whose codes and energies are compared: the first that come
@@ -93,12 +93,6 @@ class Streamed:
         self.images = self.labelled = self.right = 0
 
 
-def first_patch(model: nn.Module) -> int:
-    """How many tokens stand before the patches; 0 for a model that does not tell."""
-    tokens = getattr(getattr(model, "backbone", model), "patch_tokens", None)
-    return 0 if tokens is None else tokens.first
-
-
 @torch.inference_mode()
 def stream(
     model: nn.Module,
@@ -118,13 +112,13 @@ def stream(
     Raises:
         ValueError: the model has no layer that can be read, or none of the measures.
     """
-    found, layers = Streamed(), steps(model)
-    first = first_patch(model)
+    found, layers = Streamed(), layers_of(model)
+    prefix = 0  # tokens before the patches; 0 for a model that has no layout
     batch_of: dict[str, list[int]] = {}
 
     def read_code(layer: int, code: Tensor) -> None:
         use = found.codes.setdefault(layer, CodeUse(found.classes))
-        use.update(code, batch_of["positions"], batch_of["labels"], first)
+        use.update(code, batch_of["positions"], batch_of["labels"], prefix)
 
     def read_w(layer: int, w: Tensor) -> None:
         subspaces = layers[layer].subspaces()
@@ -132,7 +126,7 @@ def stream(
             energy = found.energies.setdefault(layer, ClassMeans(found.classes))
             energy.update(head_energy(w, subspaces.num_heads), batch_of["labels"])
 
-    offered = {tap for step in layers.values() for tap in step.taps()}
+    offered = {tap for layer in layers.values() for tap in layer.taps()}
     readers = {tap: read for tap, read in (("tap_code", read_code), ("tap_w", read_w)) if tap in offered}
     with (
         measure_layers(model, eps_squared=eps_squared, unit_length=unit_length, into=found.spreads),
@@ -151,7 +145,10 @@ def stream(
                 if label >= 0 and label not in found.classes and len(found.classes) < MOST_CLASSES:
                     found.classes.append(label)
             found.spreads.positions = here
-            out = model(**model.data_preprocessor(batch))
+            inputs = model.data_preprocessor(batch)
+            layout = layout_of(model, inputs["inputs"])
+            prefix = 0 if layout is None else layout.prefix
+            out = model(**inputs)
             found.images += count
             if hasattr(model, "num_classes"):
                 told = out.argmax(-1).tolist()

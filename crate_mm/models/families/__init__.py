@@ -1,5 +1,4 @@
 from .alpha import ALPHA_ARCHS, CRATEAlpha
-from .arch import Arch, Sizes
 from .crate import ARCHS, CRATE, SEGMENTATION_ARCHS
 from .crate_mae import CRATEMAE, MAEDecoder
 from .tost import TOST_ARCHS, ToST

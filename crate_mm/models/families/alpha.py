@@ -10,8 +10,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
+from ..arch import Arch, Sizes, resolve_arch
 from ..layers import ConvEmbedding, drop_path_rates
-from .arch import Arch, Sizes, resolve_arch
 from .block import build_block
 from .foreign import (
     NORMALISED,
@@ -86,8 +86,8 @@ class CRATEAlpha(PatchBackbone):
         decoupled: give the way back a dictionary of its own.
         residual: add the sparsification step to its input.
         ratio: atoms of the dictionary in multiples of d.
-        compress: config of ``LAYERS`` for another compression step than ``MSSA`` without output bias.
-        sparsify: config of ``LAYERS`` for another sparsification step than that of the switches.
+        compress: config of ``LAYERS`` for a compression other than ``MSSA`` without output bias; None for none.
+        sparsify: config of ``LAYERS`` for a sparsification other than that of the switches; None for none.
         norm_eps: of the layers' LayerNorms.
         drop_path, drop_path_rule: stochastic depth, as CRATE's; the published models were trained without.
 
@@ -110,15 +110,15 @@ class CRATEAlpha(PatchBackbone):
         decoupled: bool = True,
         residual: bool = True,
         ratio: int = 4,
-        compress: dict | None = None,
-        sparsify: dict | None = None,
+        compress: dict | str | None = "default",
+        sparsify: dict | str | None = "default",
         norm_eps: float = 1e-6,
         drop_path: float = 0.0,
         drop_path_rule: str = "linear",
     ) -> None:
         super().__init__()
         embed_dim, depth, num_heads = resolve_arch(arch, ALPHA_ARCHS)
-        if decoupled and not overcomplete and not sparsify:
+        if decoupled and not overcomplete and sparsify == "default":
             raise ValueError(
                 "decoupled=True needs overcomplete=True: CRATE's step returns its code, and has no way back that could "
                 "have a dictionary of its own"
@@ -133,15 +133,15 @@ class CRATEAlpha(PatchBackbone):
             build_block(
                 embed_dim,
                 num_heads,
-                compress or {"type": "MSSA", "bias": False},
-                sparsify or ista,
+                {"type": "MSSA", "bias": False} if compress == "default" else compress,
+                ista if sparsify == "default" else sparsify,
                 residual=residual,
                 norm_eps=norm_eps,
                 drop_path=rate,
             )
             for rate in drop_path_rates(drop_path, depth, drop_path_rule)
         )
-        for block in self.blocks if compress is None else ():
+        for block in self.blocks if compress == "default" else ():
             nn.init.normal_(block.compress.proj.weight, std=0.02)
             if isinstance(block.compress.out, nn.Linear):
                 nn.init.normal_(block.compress.out.weight, std=0.02)

@@ -5,19 +5,27 @@ from typing import Any
 from ...registry import LAYERS
 from ..layers import ISTA, MLP, MSSA, TSSA, Block, OvercompleteISTA, SoftmaxAttention
 
-for _step in (MSSA, SoftmaxAttention, TSSA, ISTA, OvercompleteISTA, MLP):
-    LAYERS.register_module(module=_step)
+for _operator in (MSSA, SoftmaxAttention, TSSA, ISTA, OvercompleteISTA, MLP):
+    LAYERS.register_module(module=_operator)
 
 
-def build_block(embed_dim: int, num_heads: int, compress: dict, sparsify: dict, **options: Any) -> Block:
+def build_block(embed_dim: int, num_heads: int, compress: dict | None, sparsify: dict | None, **options: Any) -> Block:
     """Build a layer.
 
     Args:
-        embed_dim: d, which both steps get.
-        num_heads: K, which the compression step gets.
-        compress: config of ``LAYERS`` for the compression step.
-        sparsify: config of ``LAYERS`` for the sparsification step.
+        embed_dim: d, which both operators get.
+        num_heads: K, which the compression gets.
+        compress: config of ``LAYERS`` for the compression; None for a layer without one.
+        sparsify: config of ``LAYERS`` for the sparsification; None for a layer without one.
         options: ``residual``, ``norm_eps``, ``drop_path`` and ``layer_scale`` of ``Block``.
+
+    Raises:
+        ValueError: an operator is neither a config nor None, or both are None.
     """
-    compression = LAYERS.build({"embed_dim": embed_dim, "num_heads": num_heads, **compress})
-    return Block(embed_dim, compression, LAYERS.build({"embed_dim": embed_dim, **sparsify}), **options)
+    for name, operator in (("compress", compress), ("sparsify", sparsify)):
+        if operator is not None and not isinstance(operator, dict):
+            raise ValueError(f"{name} must be a config such as dict(type='MSSA'), None or 'default', got {operator!r}")
+    sizes = {"embed_dim": embed_dim}
+    compression = None if compress is None else LAYERS.build({**sizes, "num_heads": num_heads, **compress})
+    sparsification = None if sparsify is None else LAYERS.build({**sizes, **sparsify})
+    return Block(embed_dim, compression, sparsification, **options)

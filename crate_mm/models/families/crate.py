@@ -10,8 +10,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
+from ..arch import Arch, Sizes, resolve_arch
 from ..layers import TokenEmbedding, drop_path_rates
-from .arch import Arch, Sizes, resolve_arch
 from .block import build_block
 from .foreign import (
     NORMALISED,
@@ -75,8 +75,10 @@ class CRATE(PatchBackbone):
         ista_step_size: eta of Eq. (17).
         ista_lambda: lambda of Eq. (17).
         head_dim: dimension p of each head's subspace; d / K if not given.
-        compress: config of ``LAYERS`` for another compression step than ``MSSA``; it gets ``embed_dim``, ``num_heads``.
-        sparsify: config of ``LAYERS`` for another sparsification step than ``ISTA``; it gets ``embed_dim``.
+        compress: config of ``LAYERS`` for a compression other than ``MSSA``, which gets ``embed_dim`` and
+            ``num_heads``; None for none.
+        sparsify: config of ``LAYERS`` for a sparsification other than ``ISTA``, which gets ``embed_dim``; None for
+            none.
         residual: add the sparsification step to its input, which CRATE does not.
         drop_path: the probability of stochastic depth in the last layer, see ``Block``. Without ``residual`` the
             compression step alone can be dropped.
@@ -103,8 +105,8 @@ class CRATE(PatchBackbone):
         ista_step_size: float = 0.1,
         ista_lambda: float = 0.1,
         head_dim: int | None = None,
-        compress: dict | None = None,
-        sparsify: dict | None = None,
+        compress: dict | str | None = "default",
+        sparsify: dict | str | None = "default",
         residual: bool = False,
         drop_path: float = 0.0,
         drop_path_rule: str = "linear",
@@ -113,8 +115,10 @@ class CRATE(PatchBackbone):
         embed_dim, depth, num_heads = resolve_arch(arch, self.sizes.archs)
         self.embed_dim = embed_dim
         self.embedding = TokenEmbedding(img_size, patch_size, in_channels, embed_dim)
-        compress = compress or {"type": "MSSA", "head_dim": head_dim}
-        sparsify = sparsify or {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
+        if compress == "default":
+            compress = {"type": "MSSA", "head_dim": head_dim}
+        if sparsify == "default":
+            sparsify = {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
         self.blocks = nn.ModuleList(
             build_block(embed_dim, num_heads, compress, sparsify, residual=residual, drop_path=rate)
             for rate in drop_path_rates(drop_path, depth, drop_path_rule)

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
-from ..layers import MSSA, DecoderBlock, SinCosEmbedding, drop_path_rates, resize_table
-from .arch import Sizes, resolve_arch
+from ..arch import Sizes, resolve_arch
+from ..layers import MSSA, DecoderBlock, SinCosEmbedding, TokenLayout, drop_path_rates, resize_table
 from .block import build_block
 from .crate import ARCHS
 from .foreign import Translation
@@ -45,8 +45,10 @@ class CRATEMAE(PatchBackbone):
         in_channels: image channels C.
         ista_step_size: eta.
         ista_lambda: lambda.
-        compress: config of ``LAYERS`` for another compression step than ``MSSA``; it gets ``embed_dim``, ``num_heads``.
-        sparsify: config of ``LAYERS`` for another sparsification step than ``ISTA``; it gets ``embed_dim``.
+        compress: config of ``LAYERS`` for a compression other than ``MSSA``, which gets ``embed_dim`` and
+            ``num_heads``; None for none.
+        sparsify: config of ``LAYERS`` for a sparsification other than ``ISTA``, which gets ``embed_dim``; None for
+            none.
         drop_path, drop_path_rule: stochastic depth of the compression steps, as CRATE's.
 
     Raises:
@@ -55,6 +57,7 @@ class CRATEMAE(PatchBackbone):
 
     sizes = Sizes("crate_mae", ARCHS)
     positions = "pos_table"
+    any_size = True
     head_settings: ClassVar[dict] = {"norm": False}  # the tokens have passed a LayerNorm
 
     def __init__(
@@ -65,8 +68,8 @@ class CRATEMAE(PatchBackbone):
         in_channels: int = 3,
         ista_step_size: float = 0.1,
         ista_lambda: float = 0.5,
-        compress: dict | None = None,
-        sparsify: dict | None = None,
+        compress: dict | str | None = "default",
+        sparsify: dict | str | None = "default",
         drop_path: float = 0.0,
         drop_path_rule: str = "linear",
     ) -> None:
@@ -74,20 +77,20 @@ class CRATEMAE(PatchBackbone):
         self.arch = resolve_arch(arch, ARCHS)
         self.embed_dim, depth, num_heads = self.arch
         self.embedding = SinCosEmbedding(img_size, patch_size, in_channels, self.embed_dim)
-        steps = (
-            compress or {"type": "MSSA"},
-            sparsify or {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda},
-        )
+        if compress == "default":
+            compress = {"type": "MSSA"}
+        if sparsify == "default":
+            sparsify = {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
         self.blocks = nn.ModuleList(
-            build_block(self.embed_dim, num_heads, *steps, drop_path=rate)
+            build_block(self.embed_dim, num_heads, compress, sparsify, drop_path=rate)
             for rate in drop_path_rates(drop_path, depth, drop_path_rule)
         )
         self.norm = nn.LayerNorm(self.embed_dim, 1e-6)
         xavier_linears(self)
 
-    # What transfer resizes the table by: a checkpoint's for 224 pixels, in a model for 448, gives the positions that
-    # the checkpoint's model has for an image of 448 pixels.
-    resize_positions = staticmethod(resize_table)
+    # A transfer resizes the table as the model does: a table for 224 pixels, in a model for 448, becomes the positions
+    # that the checkpoint's model has for an image of 448 pixels.
+    resize = staticmethod(resize_table)
 
     def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         """Tokens of images.
@@ -97,9 +100,9 @@ class CRATEMAE(PatchBackbone):
             mask: ``(B, N)``, true for the patches that are hidden from the encoder; none if not given.
             mask_token: ``(1, 1, d)``, what stands for them.
         """
-        z = self.embedding(images, mask, mask_token)
+        z, layout = self.embedding(images, mask, mask_token), self.layout(images)
         for block in self.blocks:
-            z = block(z)
+            z = block(z, layout)
         return self.norm(z)
 
     @classmethod
@@ -129,7 +132,7 @@ class MAEDecoder(nn.Module):
         self.pred = nn.Linear(embed_dim, patch_dim)
         xavier_linears(self)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, layout: TokenLayout | None = None) -> Tensor:
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, layout)
         return self.pred(self.norm(tokens))[:, 1:]

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..arch import Arch
 from ..layers import sincos_table
-from .arch import Arch
 from .crate import ARCHS
 from .foreign import ForeignError, Translation, rename, shape_of, square
 

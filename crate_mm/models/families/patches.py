@@ -1,23 +1,30 @@
-"""What a backbone of patches with a CLS token says of itself, all of which its embedding knows."""
+"""Base class of patch backbones with a CLS token; sizes are read from its embedding."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ..layers import PatchTokens
+from ..backbone import Backbone, InputSpec, PatchKernel, Positions
+from ..layers import TokenLayout
 
 
-class PatchBackbone(nn.Module):
-    """A backbone with an ``embedding`` of images and layers, ``blocks``: ``(B, C, H, W) -> (B, 1 + N, d)``.
+class PatchBackbone(Backbone):
+    """A backbone with an ``embedding`` of images and ``blocks``: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
-    ``positions`` names the embedding's positions; ``kernels`` what of it has a number for each pixel and channel of a
-    patch, each with the order of its dimensions. A transfer resizes both (``checkpoints/resize.py``). ``stem`` names
-    what stands before the blocks, which learns most slowly where the rate falls from layer to layer.
+    Attributes:
+        positions: the embedding's name of its positions.
+        resize: how a transfer resizes the positions, see ``Positions``; None for interpolation.
+        kernels: the embedding's tensors with one element per pixel and channel of a patch, each with the order of its
+            dimensions.
+        any_size: whether images of other sizes than ``img_size`` are accepted.
     """
 
     positions: ClassVar[str] = "pos_embed"
+    resize: ClassVar[Callable | None] = None
     kernels: ClassVar[dict[str, str]] = {"proj.weight": "d C h w"}
-    stem: ClassVar[tuple[str, ...]] = ("embedding",)
+    any_size: ClassVar[bool] = False
+    stem: tuple[str, ...] = ("embedding",)
     embedding: nn.Module
     blocks: nn.ModuleList
 
@@ -34,29 +41,21 @@ class PatchBackbone(nn.Module):
         return self.embedding.in_channels
 
     @property
-    def position_grids(self) -> dict[str, tuple[int, int]]:
-        """The positions by name, with the (rows, columns) of patches that they are for."""
-        return {f"embedding.{self.positions}": self.embedding.grid_size}
+    def input_spec(self) -> InputSpec:
+        return InputSpec(self.in_channels, self.img_size, self.any_size)
 
-    @property
-    def patch_kernels(self) -> dict[str, str]:
-        """``kernels``, by their names in the backbone."""
-        return {f"embedding.{name}": order for name, order in self.kernels.items()}
+    def layout(self, inputs: Tensor) -> TokenLayout:
+        """Return the grid of the patches, which stand behind the CLS token."""
+        (h, w), (H, W) = self.patch_size, inputs.shape[-2:]
+        return TokenLayout(1, H // h, W // w)
 
-    @property
-    def patch_tokens(self) -> PatchTokens:
-        """Which of the tokens in the layers are patches: those behind the CLS token."""
-        return PatchTokens(1, *self.embedding.grid_size)
-
-    def fuse(self) -> "PatchBackbone":
-        """Compute once what depends on the weights alone, where a layer has such: ISTA folds its dictionary into one
-        matrix. A fused model refuses to train."""
-        for block in self.blocks:
-            block.fuse()
-        return self
+    def resizable(self) -> dict[str, Positions | PatchKernel]:
+        grid, patch = self.embedding.grid_size, (*self.patch_size, self.in_channels)
+        kernels = {f"embedding.{name}": PatchKernel(order, *patch) for name, order in self.kernels.items()}
+        return {f"embedding.{self.positions}": Positions(grid, self.resize), **kernels}
 
     def forward(self, images: Tensor) -> Tensor:
-        z = self.embedding(images)
+        z, layout = self.embedding(images), self.layout(images)
         for block in self.blocks:
-            z = block(z)
+            z = block(z, layout)
         return z

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
-from ..layers import ClassAttentionBlock, ConvStem, PatchTokens
-from .arch import Arch, Sizes, resolve_arch
+from ..arch import Arch, Sizes, resolve_arch
+from ..backbone import Backbone, InputSpec
+from ..layers import ClassAttentionBlock, ConvStem, TokenLayout
 from .block import build_block
 from .foreign import NORMALISED, ForeignError, Translation, checked_size, count_layers, rename, shape_of
 
@@ -53,7 +54,7 @@ KEY_MAP = (
 
 
 @BACKBONES.register_module()
-class ToST(nn.Module):
+class ToST(Backbone):
     """ToST backbone: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first.
 
     Patches alone pass the layers, ``blocks``; then the CLS token is put before them and gathers from them in two layers
@@ -129,14 +130,18 @@ class ToST(nn.Module):
         return self.embedding.in_channels
 
     @property
-    def patch_tokens(self) -> PatchTokens:
-        """Which of the tokens in ``blocks`` are patches: all, as the CLS token joins them behind these layers."""
-        return PatchTokens(0, *self.embedding.grid_size)
+    def input_spec(self) -> InputSpec:
+        return InputSpec(self.in_channels, self.img_size, any_size=True)
+
+    def layout(self, inputs: Tensor) -> TokenLayout:
+        """Return the grid of the patches. They are all tokens in ``blocks``: the CLS token joins them afterwards."""
+        (h, w), (H, W) = self.embedding.patch_size, inputs.shape[-2:]
+        return TokenLayout(0, H // h, W // w)
 
     def forward(self, images: Tensor) -> Tensor:
-        z = self.embedding(images)
+        z, layout = self.embedding(images), self.layout(images)
         for block in self.blocks:
-            z = block(z)
+            z = block(z, layout)
         z = torch.cat([self.cls_token.expand(z.shape[0], -1, -1), z], dim=1)
         for block in self.class_blocks:
             z = block(z)

@@ -14,8 +14,9 @@ from torchvision.models import VisionTransformer
 from torchvision.models.vision_transformer import EncoderBlock
 
 from ...registry import BACKBONES
-from ..layers import Compression, DropPath, PatchTokens, Step, check_images, drop_path_rates, scaled_similarity
-from .arch import Arch, Sizes, resolve_arch
+from ..arch import Arch, Sizes, resolve_arch
+from ..backbone import Backbone, InputSpec, PatchKernel, Positions
+from ..layers import Compression, DropPath, Layer, Map, TokenLayout, check_images, drop_path_rates, scaled_similarity
 from .foreign import NORMALISED, Translation, count_layers, heads_of, image_size, rename, shape_of
 
 VIT_ARCHS: dict[str, Arch] = {
@@ -49,12 +50,12 @@ class TappedAttention(nn.MultiheadAttention, Compression):
         tapped = self.tap_w(query)
         return super().forward(tapped, tapped, tapped, **kwargs)
 
-    def attention(self, w: Tensor) -> Tensor:
+    def maps(self, w: Tensor, layout: TokenLayout | None = None) -> dict[str, Map]:
         q, k, _ = F.linear(w, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        return scaled_similarity(q, k, self.num_heads)
+        return {"attention": Map(scaled_similarity(q, k, self.num_heads))}
 
 
-class TappedEncoderBlock(EncoderBlock, Step):
+class TappedEncoderBlock(EncoderBlock, Layer):
     """torchvision's layer with taps: ``tap_w``, ``tap_act`` (the MLP's activations, ``(B, 1 + N, 4 d)``), ``tap_out``.
 
     Its parameters are those of the layer that it is made from, under the same names.
@@ -69,20 +70,18 @@ class TappedEncoderBlock(EncoderBlock, Step):
         if drop_path:  # in the places of the two dropouts that stand last before an addition, and have no effect here
             self.dropout, self.mlp[-1] = DropPath(drop_path), DropPath(drop_path)
         self.tap_out = nn.Identity()
-
-    @property
-    def compress(self) -> Compression:
-        return self.self_attention
+        # Not a second registration, which would give its parameters a second name.
+        self.__dict__["compress"] = self.self_attention
 
     def taps(self) -> dict[str, nn.Module]:
         return {**super().taps(), "tap_act": self.mlp[1].tap_act}
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, layout: TokenLayout | None = None) -> Tensor:
         return self.tap_out(super().forward(z))
 
 
 @BACKBONES.register_module()
-class ViT(VisionTransformer):
+class ViT(VisionTransformer, Backbone):
     """torchvision's VisionTransformer without its classifier: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
     The MLPs are 4 d wide. The tokens have passed the final LayerNorm, so a head on them needs none of its own
@@ -139,19 +138,20 @@ class ViT(VisionTransformer):
             nn.init.zeros_(self.conv_proj.bias)
 
     @property
-    def position_grids(self) -> dict[str, tuple[int, int]]:
-        return {"encoder.pos_embedding": self.patch_tokens[1:]}
+    def input_spec(self) -> InputSpec:
+        return InputSpec(self.in_channels, self.img_size)
 
-    @property
-    def patch_tokens(self) -> PatchTokens:
-        """Which of the tokens in the layers are patches: those behind the CLS token."""
+    def layout(self, inputs: Tensor) -> TokenLayout:
+        """Return the grid of the patches, which stand behind the CLS token."""
         H, W = self.img_size
-        return PatchTokens(1, H // self.patch_size, W // self.patch_size)
+        return TokenLayout(1, H // self.patch_size, W // self.patch_size)
 
-    @property
-    def patch_kernels(self) -> dict[str, str]:
-        """What has a number for each pixel and channel of a patch, by name, each with the order of its dimensions."""
-        return {"conv_proj.weight": "d C h w"}
+    def resizable(self) -> dict[str, Positions | PatchKernel]:
+        (H, W), patch = self.img_size, self.patch_size
+        return {
+            "encoder.pos_embedding": Positions((H // patch, W // patch)),
+            "conv_proj.weight": PatchKernel("d C h w", patch, patch, self.in_channels),
+        }
 
     @property
     def blocks(self) -> nn.Sequential:

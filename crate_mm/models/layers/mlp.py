@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from .step import Sparsification
+from .layer import Sparsification
 
 
 class MLP(Sparsification):

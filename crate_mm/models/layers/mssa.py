@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .step import Compression, Subspaces, scaled_similarity
+from .layer import Compression, Map, Subspaces, TokenLayout, scaled_similarity
 
 
 class MSSA(Compression):
@@ -67,5 +67,5 @@ class MSSA(Compression):
     def subspaces(self) -> Subspaces:
         return Subspaces(self.proj.weight.mT, self.num_heads)
 
-    def attention(self, w: Tensor) -> Tensor:
-        return scaled_similarity(w, w, self.num_heads)
+    def maps(self, w: Tensor, layout: TokenLayout | None = None) -> dict[str, Map]:
+        return {"attention": Map(scaled_similarity(w, w, self.num_heads))}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .step import Sparsification
+from .layer import Sparsification
 
 
 class OvercompleteISTA(Sparsification):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .step import Compression, scaled_similarity
+from .layer import Compression, Map, TokenLayout, scaled_similarity
 
 
 class SoftmaxAttention(Compression):
@@ -43,6 +43,6 @@ class SoftmaxAttention(Compression):
         q, k, v = rearrange(qkv, "B N (three K p) -> three B K N p", three=3, K=self.num_heads)
         return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "B K N p -> B N (K p)"))
 
-    def attention(self, w: Tensor) -> Tensor:
+    def maps(self, w: Tensor, layout: TokenLayout | None = None) -> dict[str, Map]:
         q, k, _ = self.qkv(w).chunk(3, dim=-1)
-        return scaled_similarity(q, k, self.num_heads)
+        return {"attention": Map(scaled_similarity(q, k, self.num_heads))}

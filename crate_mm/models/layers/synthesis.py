@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .step import Compression, Step
+from .layer import Compression, Layer, TokenLayout
 
 
-class DecoderBlock(Step):
+class DecoderBlock(Layer):
     """A layer of CRATE-MAE's decoder, ``(B, N, d) -> (B, N, d)``, for tokens ``Y`` as rows::
 
         G  = LN(Y) E^T                      the dictionary E, d x d, takes the place of the sparsification step
@@ -39,6 +39,8 @@ class DecoderBlock(Step):
         self.compress = compress
         self.tap_out = nn.Identity()
 
-    def forward(self, y: Tensor) -> Tensor:
+    def forward(self, y: Tensor, layout: TokenLayout | None = None) -> Tensor:
         g = self.tap_synthesis(F.linear(self.norm_synthesis(y), self.dictionary))
-        return self.tap_out(g - self.compress(self.norm_compress(g)))
+        g_normed = self.norm_compress(g)
+        compressed = self.compress(g_normed, layout) if self.compress.needs_layout else self.compress(g_normed)
+        return self.tap_out(g - compressed)

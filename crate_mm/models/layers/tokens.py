@@ -3,20 +3,9 @@
 Shapes: B images, C channels, H x W pixels, N patches of h x w pixels, d embedding dimensions.
 """
 
-from typing import NamedTuple
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-
-
-class PatchTokens(NamedTuple):
-    """Which of the tokens that a backbone's layers pass are patches: ``rows`` x ``columns`` of them, row by row, behind
-    ``first`` other ones, such as a CLS token."""
-
-    first: int
-    rows: int
-    columns: int
 
 
 def to_pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .step import Compression, Subspaces
+from .layer import Compression, Subspaces
 
 
 class TSSA(Compression):

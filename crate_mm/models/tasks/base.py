@@ -10,6 +10,8 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from ..backbone import Backbone
+
 
 class Task(BaseModel):
     """A model with what training, evaluation, transfer and the tools ask of it; a subclass says what it is.
@@ -103,6 +105,14 @@ def task_of(model: nn.Module) -> Task:
             "Runner asks of it"
         )
     return task
+
+
+def backbone_of(model: nn.Module) -> Backbone | None:
+    """Return the backbone of a task, or else the first backbone within a module; None if it has none."""
+    own = dict(model.named_children()).get("backbone")
+    if isinstance(own, Backbone):
+        return own
+    return next((module for module in model.modules() if isinstance(module, Backbone)), None)
 
 
 def image_shape(task: Task) -> tuple[int, int, int]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ...registry import BACKBONES, HEADS, MODELS
 from ...untrusted import shown
+from ..backbone import check_backbone_contract, image_spec
 from .augment import BatchAugments
 from .base import Task
 from .preprocessor import refuse_raw
@@ -18,7 +19,7 @@ class ImageClassifier(Task):
     """A backbone and a head, with a preprocessor that runs on the device.
 
     Args:
-        backbone: config of ``BACKBONES`` or a module with ``embed_dim`` that maps images to tokens ``(B, 1 + N, d)``.
+        backbone: config of ``BACKBONES`` or a ``Backbone`` of images.
         head: config of ``HEADS`` (its ``in_dim`` comes from the backbone) or a module that maps tokens to logits.
         preprocessor: config of ``MODELS``, or a module.
         label_smoothing: of the training loss; mixed labels are smoothed too.
@@ -47,12 +48,13 @@ class ImageClassifier(Task):
             preprocessor = MODELS.build({"type": "ImagePreprocessor", **(preprocessor or {})})
         super().__init__(preprocessor)
         self.backbone = backbone if isinstance(backbone, nn.Module) else BACKBONES.build(backbone)
-        preprocessor.channels_last = getattr(self.backbone, "channels_last", False)
+        check_backbone_contract(self.backbone)
+        preprocessor.channels_last = self.backbone.channels_last
         self.head = head if isinstance(head, nn.Module) else HEADS.build({**head, "in_dim": self.backbone.embed_dim})
-        channels = getattr(self.backbone, "in_channels", None)
-        if channels is not None and hasattr(preprocessor, "mean") and len(preprocessor.mean) != channels:
+        spec = self.backbone.input_spec
+        if spec is not None and hasattr(preprocessor, "mean") and len(preprocessor.mean) != spec.channels:
             raise ValueError(
-                f"the backbone takes images of {channels} channels, the preprocessor's mean and std are of "
+                f"the backbone takes images of {spec.channels} channels, the preprocessor's mean and std are of "
                 f"{len(preprocessor.mean)}: set in_channels or mean and std"
             )
         self.label_smoothing = label_smoothing
@@ -110,9 +112,9 @@ class ImageClassifier(Task):
         return [{"logits": logits, "labels": labels, "sample_idx": sample_idx}]
 
     def example(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        size = size or getattr(self.backbone, "img_size", None)
-        if size is None:
+        if size is None and self.backbone.input_spec is None:
             raise ValueError(f"{type(self.backbone).__name__} does not tell its image size: give --shape H W")
+        size = size or image_spec(self.backbone).size
         parameter = next(self.parameters())
         return {"inputs": torch.zeros(1, self.in_channels, *size, device=parameter.device, dtype=parameter.dtype)}
 

@@ -7,6 +7,7 @@ Shapes: B images, C channels, H x W pixels, N patches of h x w pixels, d embeddi
 """
 
 import inspect
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...registry import BACKBONES, MODELS
-from ..families import MAEDecoder
+from ..backbone import check_backbone_contract, image_spec
+from ..families import CRATEMAE, MAEDecoder
 from .base import Task
 from .preprocessor import refuse_raw
 
@@ -89,15 +91,20 @@ class MaskedAutoencoder(Task):
             preprocessor = MODELS.build({"type": "ImagePreprocessor", **(preprocessor or {})})
         super().__init__(preprocessor)
         self.backbone = backbone if isinstance(backbone, nn.Module) else BACKBONES.build(backbone)
+        check_backbone_contract(self.backbone)
         if not {"mask", "mask_token"} <= inspect.signature(self.backbone.forward).parameters.keys():
             raise ValueError(f"{type(self.backbone).__name__} hides no patches: it takes no mask and mask_token")
-        if len(preprocessor.mean) != self.backbone.in_channels:
+        channels, (H, W), *_ = image_spec(self.backbone)
+        if len(preprocessor.mean) != channels:
             raise ValueError(
-                f"the backbone takes images of {self.backbone.in_channels} channels, the preprocessor's mean and std "
+                f"the backbone takes images of {channels} channels, the preprocessor's mean and std "
                 f"are of {len(preprocessor.mean)}: set in_channels or mean and std"
             )
-        (H, W), (h, w) = self.backbone.img_size, self.backbone.patch_size
-        self.grid_size = (H // h, W // w)
+        layout = self.backbone.layout(torch.empty(1, channels, H, W, device="meta"))
+        if layout is None:
+            raise ValueError(f"{type(self.backbone).__name__} does not tell its grid of patches: its layout is None")
+        self.img_size, self.grid_size = (H, W), (layout.rows, layout.columns)
+        self.patch_size = (H // layout.rows, W // layout.columns)
         num_patches = self.grid_size[0] * self.grid_size[1]
         if not isinstance(mask_ratio, (int, float)) or not 1 <= int(num_patches * (1 - mask_ratio)) < num_patches:
             raise ValueError(
@@ -106,13 +113,12 @@ class MaskedAutoencoder(Task):
         self.num_kept = int(num_patches * (1 - mask_ratio))
         self.norm_pix_loss = norm_pix_loss
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, self.backbone.embed_dim))
-        self.decoder = self._build_decoder(decoder, h * w * self.backbone.in_channels)
+        self.decoder = self._build_decoder(decoder, math.prod(self.patch_size) * channels)
 
     def _build_decoder(self, decoder: dict | None, patch_dim: int) -> MAEDecoder:
         decoder = dict(decoder or {})
-        arch = getattr(self.backbone, "arch", None)
-        if arch is not None:
-            decoder = {"depth": arch.depth, "num_heads": arch.num_heads, **decoder}
+        if isinstance(self.backbone, CRATEMAE):
+            decoder = {"depth": self.backbone.arch.depth, "num_heads": self.backbone.arch.num_heads, **decoder}
         if decoder.keys() != {"depth", "num_heads"}:
             raise ValueError(f"decoder needs depth and num_heads, got {', '.join(decoder) or 'neither'}")
         return MAEDecoder(self.backbone.embed_dim, **decoder, patch_dim=patch_dim)
@@ -131,12 +137,12 @@ class MaskedAutoencoder(Task):
 
     def patchify(self, images: Tensor) -> Tensor:
         """Images as patches ``(B, N, h w C)``, in the order (row in patch, column in patch, channel)."""
-        h, w = self.backbone.patch_size
+        h, w = self.patch_size
         return rearrange(images, "B C (gh h) (gw w) -> B (gh gw) (h w C)", h=h, w=w)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """Patches as images ``(B, C, H, W)``."""
-        (h, w), (rows, columns) = self.backbone.patch_size, self.grid_size
+        (h, w), (rows, columns) = self.patch_size, self.grid_size
         return rearrange(patches, "B (gh gw) (h w C) -> B C (gh h) (gw w)", gh=rows, gw=columns, h=h, w=w)
 
     def targets(self, images: Tensor) -> Tensor:
@@ -221,7 +227,7 @@ class MaskedAutoencoder(Task):
 
     def example(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
         parameter = next(self.parameters())
-        size = size or self.backbone.img_size
+        size = size or self.img_size
         return {"inputs": torch.zeros(1, self.in_channels, *size, device=parameter.device, dtype=parameter.dtype)}
 
     def check_data(self, dataset: Any, split: str) -> None:
@@ -235,9 +241,9 @@ class MaskedAutoencoder(Task):
     # Within -------------------------------------------------------------------------------------------------------
 
     def _checked_mask(self, inputs: Tensor, noise: Tensor) -> Tensor:
-        if tuple(inputs.shape[-2:]) != tuple(self.backbone.img_size):
+        if tuple(inputs.shape[-2:]) != self.img_size:
             raise ValueError(
-                f"masked images must be of the backbone's img_size {tuple(self.backbone.img_size)}, they are "
+                f"masked images must be of the backbone's img_size {self.img_size}, they are "
                 f"{tuple(inputs.shape[-2:])}: set img_size of the backbone to the data's"
             )
         wanted = (len(inputs), self.grid_size[0] * self.grid_size[1])

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ...registry import suggest
+from ..registry import suggest
 
 
 class Arch(NamedTuple):

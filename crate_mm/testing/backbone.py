@@ -1,0 +1,112 @@
+"""Check that a backbone keeps the contract of ``crate_mm.models.Backbone``."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ..models.arch import Sizes
+from ..models.backbone import Backbone, InputSpec, PatchKernel, Positions, check_backbone_contract
+from .layer import check_layer, require
+
+
+def check_backbone(backbone: Backbone, inputs: Tensor | None = None) -> None:
+    """Check a backbone on random inputs; the backbone itself stays as it is.
+
+    Args:
+        backbone: as small as can be.
+        inputs: a batch of at least two samples; random ones by ``input_spec`` if not given.
+
+    Raises:
+        AssertionError: the backbone breaks a promise, which the message names.
+    """
+    name = type(backbone).__name__
+    try:
+        check_backbone_contract(backbone)
+    except ValueError as error:
+        raise AssertionError(str(error)) from None
+    backbone = copy.deepcopy(backbone).double().eval()
+    if inputs is None:
+        inputs = _random_inputs(backbone, name)
+    inputs = inputs.double() if inputs.is_floating_point() else inputs
+    with torch.no_grad():
+        tokens = backbone(inputs)
+        shape = tuple(tokens.shape)
+        right = tokens.ndim == 3 and shape[0] == len(inputs) and shape[2] == backbone.embed_dim
+        require(right, f"{name} must return (B, N, {backbone.embed_dim}) for {len(inputs)} samples, it returns {shape}")
+        require(bool(tokens.isfinite().all()), f"{name} returns values that are not finite for random inputs")
+        require(torch.equal(tokens, backbone(inputs)), f"{name} returns other values for the same inputs in eval mode")
+        alone = torch.cat([backbone(sample) for sample in inputs.split(1)])
+        require(torch.allclose(tokens, alone, rtol=1e-9, atol=1e-9), f"{name} mixes the samples of a batch")
+        copied = copy.deepcopy(backbone)
+        copied.load_state_dict(backbone.state_dict())
+        require(torch.equal(tokens, copied(inputs)), f"{name}: a copy with the same state dict returns other values")
+    _check_declarations(backbone, name, inputs)
+    _check_layers(backbone, name, inputs)
+    backbone.zero_grad()
+    backbone(inputs).square().sum().backward()
+    without = [n for n, p in backbone.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    require(not without, f"{name}: no gradient reaches {', '.join(without)}")
+    with torch.no_grad():
+        fused = backbone.fuse()(inputs)
+    require(torch.allclose(tokens, fused, rtol=1e-9, atol=1e-9), f"{name}.fuse() changes the output")
+
+
+def _random_inputs(backbone: Backbone, name: str) -> Tensor:
+    spec = backbone.input_spec
+    require(spec is not None, f"{name}.input_spec is None: give check_backbone a batch of inputs")
+    generator = torch.Generator().manual_seed(0)
+    if spec.dtype.is_floating_point:
+        return torch.randn(3, *spec.shape, generator=generator)
+    return torch.randint(0, 2, (3, *spec.shape), generator=generator, dtype=spec.dtype)
+
+
+def _check_declarations(backbone: Backbone, name: str, inputs: Tensor) -> None:
+    spec = backbone.input_spec
+    if spec is not None:
+        require(isinstance(spec, InputSpec), f"{name}.input_spec must be an InputSpec, it is {spec!r}")
+        right = spec.any_size or tuple(inputs.shape[1:]) == spec.shape
+        require(right, f"{name}.input_spec says {spec.shape}, and inputs of {tuple(inputs.shape[1:])} were accepted")
+    require(backbone.sizes is None or isinstance(backbone.sizes, Sizes), f"{name}.sizes must be Sizes or None")
+    state = backbone.state_dict()
+    parameters = dict(backbone.named_parameters())
+    for part in backbone.stem:
+        named = any(f"{parameter}.".startswith(f"{part}.") for parameter in parameters)
+        require(named, f"{name}.stem names {part!r}, and no parameter's name begins with it")
+    for key, how in backbone.resizable().items():
+        require(key in state, f"{name}.resizable() names {key!r}, which is not in the state dict")
+        shape = tuple(state[key].shape)
+        if isinstance(how, Positions):
+            wanted = (1, 1 + how.grid[0] * how.grid[1], backbone.embed_dim)
+            require(shape == wanted, f"{name}.resizable(): {key} is for a grid of {how.grid}, {wanted}, it is {shape}")
+        else:
+            require(isinstance(how, PatchKernel), f"{name}.resizable(): {key} must be Positions or a PatchKernel")
+            elements = how.height * how.width * how.channels
+            count = state[key].numel()
+            require(count % elements == 0, f"{name}.resizable(): {key} has {count} elements, a patch has {elements}")
+
+
+def _check_layers(backbone: Backbone, name: str, inputs: Tensor) -> None:
+    layers, shapes, called = backbone.layers, [], []
+
+    def record(module: nn.Module, _inputs: tuple, z: Tensor) -> None:
+        called.append(module)
+        shapes.append(z.shape)
+
+    handles = [layer.register_forward_hook(record) for layer in layers]
+    with torch.no_grad():
+        backbone(inputs)
+    for handle in handles:
+        handle.remove()
+    require(called == layers, f"{name}.layers must be called once each, in their order")
+    layout = backbone.layout(inputs)
+    if layout is not None:
+        wanted = layout.prefix + layout.rows * layout.columns
+        for number, shape in enumerate(shapes):
+            require(
+                shape[1] == wanted,
+                f"{name}.layout() says {layout.prefix} + {layout.rows} x {layout.columns} tokens, layer {number} "
+                f"passes {shape[1]}",
+            )
+    for layer in layers:
+        check_layer(layer, backbone.embed_dim, layout)

@@ -1,0 +1,220 @@
+"""The contracts of a backbone and a layer: all that are here keep them, and a broken part is named in a sentence."""
+
+import pytest
+import torch
+from torch import nn
+
+from crate_mm.models import Backbone, ImageClassifier, InputSpec, LinearHead, MaskedAutoencoder, TokenLayout
+from crate_mm.models.families.block import build_block
+from crate_mm.models.layers import MSSA, Block, Compression, DecoderBlock, Map, Sparsification
+from crate_mm.registry import BACKBONES
+from crate_mm.testing import check_backbone, check_layer
+from tests.models.test_families import FAMILIES, MICRO
+
+SMALL = dict(arch=MICRO, img_size=(16, 24), patch_size=8)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_keeps_the_contract(family):
+    check_backbone(BACKBONES.build(dict(type=family, **SMALL)))
+
+
+@pytest.mark.parametrize("operators", [("MSSA", None), (None, "ISTA"), ("TSSA", "MLP"), ("SoftmaxAttention", None)])
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_block_of_any_operators_keeps_the_contract(operators, residual):
+    compress, sparsify = (None if kind is None else dict(type=kind) for kind in operators)
+    check_layer(build_block(24, 3, compress, sparsify, residual=residual), 24)
+
+
+def test_a_decoders_layer_keeps_the_contract():
+    check_layer(DecoderBlock(24, MSSA(24, 3)), 24)
+
+
+def test_a_layer_without_a_sparsification_returns_what_is_compressed():
+    """AoT's layer: Z + MSSA(LN(Z)), without a weight, a tap or a number of a sparsification."""
+    block = build_block(24, 3, dict(type="MSSA"), None, layer_scale=0.5, residual=True).double()
+    z = torch.randn(2, 7, 24, dtype=torch.float64)
+    update = block.compress(block.norm_compress(z))
+    torch.testing.assert_close(block(z), z + 0.5 * update, rtol=1e-12, atol=1e-12)
+    assert {name.partition(".")[0] for name, _ in block.named_parameters()} == {
+        *("norm_compress", "compress", "gamma_compress")
+    }
+    assert (block.lambd, block.returns_code, "tap_code" in block.taps()) == (None, False, False)
+
+
+def test_none_is_no_operator_and_the_default_is_the_familys():
+    model = BACKBONES.build(dict(type="CRATE", **SMALL, sparsify=None))
+    assert [layer.sparsify for layer in model.layers] == [None, None]
+    default = BACKBONES.build(dict(type="CRATE", **SMALL)).layers[0]
+    assert (type(default.compress).__name__, type(default.sparsify).__name__) == ("MSSA", "ISTA")
+    with pytest.raises(ValueError, match="a layer needs an operator"):
+        BACKBONES.build(dict(type="CRATE", **SMALL, compress=None, sparsify=None))
+    with pytest.raises(ValueError, match="sparsify must be a config such as .* got 'ISTA'"):
+        BACKBONES.build(dict(type="CRATE", **SMALL, sparsify="ISTA"))
+
+
+class GridMean(Compression):
+    """The mean of each row of patches, which needs to know the grid; its map is from rows of patches to tokens."""
+
+    needs_layout = True
+
+    def __init__(self, embed_dim, num_heads):
+        super().__init__()
+        self.proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, x, layout):
+        prefix, rows, columns = layout
+        patches = self.tap_w(self.proj(x))[:, prefix:].unflatten(1, (rows, columns))
+        means = patches.mean(2, keepdim=True).expand(-1, -1, columns, -1).flatten(1, 2)
+        return torch.cat([torch.zeros_like(x[:, :prefix]), means], dim=1)
+
+    def maps(self, w, layout=None):
+        share = torch.eye(layout.rows).repeat_interleave(layout.columns, 1) / layout.columns
+        return {"rows": Map(share.expand(len(w), 1, -1, -1), "rows of patches", "patches")}
+
+
+def test_the_layout_reaches_the_operators_that_need_it(monkeypatch):
+    from crate_mm.registry import LAYERS
+
+    monkeypatch.setitem(LAYERS.module_dict, "GridMean", GridMean)
+    model = BACKBONES.build(dict(type="CRATEMAE", **SMALL, compress=dict(type="GridMean")))
+    assert model.layers[0].maps(torch.zeros(1, 7, 48), TokenLayout(1, 2, 3))["rows"].values.shape == (1, 1, 2, 6)
+    assert model.layers[0].attention(torch.zeros(1, 7, 48), TokenLayout(1, 2, 3)) is None
+    given = []
+    model.layers[0].compress.register_forward_hook(lambda _module, inputs, _out: given.append(inputs[1]))
+    model(torch.zeros(1, 3, 16, 24))
+    model(torch.zeros(1, 3, 32, 8))  # another size than img_size has its own grid
+    assert given == [TokenLayout(1, 2, 3), TokenLayout(1, 4, 1)]
+
+
+class Good(Backbone):
+    stem = ("proj",)
+
+    def __init__(self):
+        super().__init__()
+        self.embed_dim = 24
+        self.proj = nn.Conv2d(3, 24, 8, 8)
+        self.blocks = nn.ModuleList(build_block(24, 3, dict(type="MSSA"), dict(type="ISTA")) for _ in range(2))
+
+    @property
+    def input_spec(self):
+        return InputSpec(3, (16, 24))
+
+    def layout(self, inputs):
+        return TokenLayout(0, 2, 3)
+
+    def forward(self, images):
+        z = self.proj(images).flatten(2).mT
+        for block in self.blocks:
+            z = block(z, self.layout(images))
+        return z
+
+
+class WrongLayout(Good):
+    def layout(self, inputs):
+        return TokenLayout(1, 2, 3)
+
+
+class WrongStem(Good):
+    stem = ("patches",)
+
+
+class Backwards(Good):
+    def forward(self, images):
+        z = self.proj(images).flatten(2).mT
+        for block in reversed(self.blocks):
+            z = block(z)
+        return z
+
+
+class MixesSamples(Good):
+    def forward(self, images):
+        return super().forward(images - images.mean(0))
+
+
+class Unused(Good):
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Linear(2, 2)
+
+
+class Transposed(Good):
+    def forward(self, images):
+        return super().forward(images).mT
+
+
+class NoWidth(Good):
+    def __init__(self):
+        super().__init__()
+        del self.embed_dim
+
+
+def test_a_backbone_of_ones_own_keeps_the_contract():
+    check_backbone(Good())
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (WrongLayout, r"WrongLayout.layout\(\) says 1 \+ 2 x 3 tokens, layer 0 passes 6"),
+        (WrongStem, "WrongStem.stem names 'patches', and no parameter's name begins with it"),
+        (Backwards, "Backwards.layers must be called once each, in their order"),
+        (MixesSamples, "MixesSamples mixes the samples of a batch"),
+        (Unused, "Unused: no gradient reaches spare.weight, spare.bias"),
+        (Transposed, r"Transposed must return \(B, N, 24\) for 3 samples, it returns \(3, 24, 6\)"),
+        (NoWidth, "NoWidth lacks embed_dim"),
+        (lambda: nn.Conv2d(3, 24, 8), "Conv2d is no backbone: let it inherit from crate_mm.models.Backbone"),
+    ],
+)
+def test_what_a_backbone_lacks_is_named(broken, message):
+    with pytest.raises(AssertionError, match=message):
+        check_backbone(broken())
+
+
+class NoTap(Compression):
+    def forward(self, x):
+        return x
+
+
+class WrongSums(MSSA):
+    def maps(self, w, layout=None):
+        return {"attention": Map(2 * super().maps(w)["attention"].values)}
+
+
+class OtherCode(Sparsification):
+    lambd = 0.1
+
+    def forward(self, x):
+        return 2 * self.tap_code(x.relu())
+
+
+class NoPrice(Sparsification):
+    def forward(self, x):
+        return self.tap_code(x.relu())
+
+
+@pytest.mark.parametrize(
+    ("operators", "message"),
+    [
+        ((NoTap(), None), "Block has tap_w, and nothing passes it"),
+        ((WrongSums(24, 3), None), "Block: the rows of the map 'attention' must sum to 1"),
+        ((MSSA(24, 3), OtherCode()), "Block.returns_code is True, and its output is not what passes tap_code"),
+        ((MSSA(24, 3), NoPrice()), "Block: lambd must be a number with a code"),
+    ],
+)
+def test_what_a_layer_lacks_is_named(operators, message):
+    with pytest.raises(AssertionError, match=message):
+        check_layer(Block(24, *operators), 24)
+
+
+@pytest.mark.parametrize("task", [lambda part: ImageClassifier(part, LinearHead(24, 2)), MaskedAutoencoder])
+def test_a_task_refuses_a_plain_module_as_its_backbone(task):
+    with pytest.raises(ValueError, match="Flatten is no backbone: let it inherit from crate_mm.models.Backbone"):
+        task(nn.Flatten())
+
+
+@pytest.mark.parametrize("name", Backbone.CONTRACT)
+def test_an_attribute_that_the_contract_would_hide_is_refused(name):
+    model = Good()
+    with pytest.raises(AttributeError, match=f"Good.{name} is defined by crate_mm.models.Backbone: give the attribute"):
+        setattr(model, name, nn.ModuleList())
