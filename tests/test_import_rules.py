@@ -38,16 +38,17 @@ FLOORS = [
     {"models"},  # the package's face
     {"config", "models.tasks", "datasets", "evaluation"},
     {"models.families", "timm_backbone"},
-    {"models.layers"},
+    {"models.layers", "models.official"},
     {"registry"},
     {"files", "private_torch", "log"},
     {"untrusted"},
 ]
-# Named in full, as what they stand for: the contract of a task, the layers' contract, and the package's names.
+# Named in full, as what they stand for: the contracts of a task, of a layer, and of official weights.
 BESIDES = {
     "engine": {"models.tasks.base"},
     "analysis": {"models.layers"},
     "cli": {"models.tasks.base"},
+    "checkpoints": {"models.official"},
 }
 # Reached through registries alone.
 THROUGH_REGISTRIES = {"engine": {"models", "datasets", "evaluation"}, "checkpoints": {"models", "datasets"}}

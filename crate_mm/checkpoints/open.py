@@ -1,6 +1,5 @@
 """A checkpoint as a value: opened, verified, unwrapped and translated once, by one function."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..registry import BACKBONES, MODELS
 from ..untrusted import shown, shown_address
 from .files import read_checkpoint
 from .form import CheckpointError
+from .official import TranslationError, translate_by_family
 
 # Where other code bases keep the weights: under one of these names, and averaged ones under one of the others.
 CONTAINERS = ("state_dict", "model", "net", "network", "module", "model_state_dict", "model_state", "weights", "params")
@@ -76,8 +75,8 @@ def open_checkpoint(path: str | Path, map_location: str = "cpu", verified: bool 
         path: the file.
         map_location: where the tensors go.
         verified: whether the file is known to be what was written, see ``read_checkpoint``.
-        given: arguments of the model that another code base's file does not tell, such as ``num_heads``; its family's
-            ``translate`` says which it takes. None is as not given.
+        given: arguments of the model that another code base's file does not tell, such as ``num_heads``; the
+            declaration of its family lists which. None is as not given.
 
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint, refused, not whole, or something is given that its
@@ -196,54 +195,21 @@ def _translate(checkpoint: Checkpoint, given: dict[str, Any]) -> bool:
         CheckpointError: one knows the names and finds the weights not whole or what is given wrong, and no other one
             takes them.
     """
-    BACKBONES.names()  # registers them
-    refused: list[ValueError] = []
-    for family in BACKBONES.module_dict.values():
-        try:
-            found = _asked(family, checkpoint.weights, given) if hasattr(family, "translate") else None
-            if found is not None and found.model:
-                _check_whole(found.model, found.weights)
-        except ValueError as error:
-            refused.append(error)
-            continue
-        if found is not None:
-            break
-    else:
-        if refused:
-            raise CheckpointError(f"{checkpoint.path}: {refused[0]}")
+    try:
+        translation = translate_by_family(checkpoint.weights, given)
+    except TranslationError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    if translation is None:
         if LANGUAGE in checkpoint.weights:
             checkpoint.unknown = f"its weights are a language model's ({LANGUAGE}), for which there is no family here"
         return False
-    checkpoint.weights, checkpoint.model, checkpoint.unknown = found.weights, found.model, found.unknown
-    checkpoint.notes.append(f"it has the names of {found.source}, which are translated")
-    if found.unknown:
-        checkpoint.notes.append(f"it does not tell its model, the config does: {found.unknown}")
-    if found.left_out:
-        checkpoint.notes.append(f"left out, as no part of the model takes it: {', '.join(found.left_out)}")
-    checkpoint.notes.append(f"assumed, as shapes do not tell it: {found.assumed}")
-    checkpoint.meta |= {"translated_from": found.source, "assumed": found.assumed}
+    checkpoint.weights, checkpoint.model = translation.weights, translation.model
+    checkpoint.unknown = translation.unknown
+    checkpoint.notes.append(f"it has the names of {translation.source}, which are translated")
+    if translation.unknown:
+        checkpoint.notes.append(f"it does not tell its model, the config does: {translation.unknown}")
+    if translation.unused:
+        checkpoint.notes.append(f"left out, as no part of the model takes it: {', '.join(translation.unused)}")
+    checkpoint.notes.append(f"assumed, as shapes do not tell it: {translation.assumed}")
+    checkpoint.meta |= {"translated_from": translation.source, "assumed": translation.assumed}
     return True
-
-
-def _asked(family: type, weights: dict[str, Tensor], given: dict[str, Any]) -> Any:
-    """What a family says of weights, given what it takes; raise ``ValueError`` if it knows them and takes it not."""
-    takes = inspect.signature(family.translate).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
-        return family.translate(weights, **given)
-    found = family.translate(weights, **{name: value for name, value in given.items() if name in takes})
-    surplus = [name for name in given if name not in takes]
-    if found is not None and surplus:
-        known = ", ".join([*takes][1:]) or "nothing"
-        raise ValueError(f"weights of {found.source} take no {' and no '.join(surplus)}, only {known}")
-    return found
-
-
-def _check_whole(model: dict, weights: dict[str, Tensor]) -> None:
-    with torch.device("meta"):
-        expected = MODELS.build(model).state_dict()
-    missing, surplus = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    if missing or surplus:
-        raise ValueError(f"the checkpoint is not whole: missing {missing or 'nothing'}, surplus {surplus or 'nothing'}")
-    for key, value in weights.items():
-        if value.shape != expected[key].shape:
-            raise ValueError(f"{key} has shape {tuple(value.shape)}, expected {tuple(expected[key].shape)}")
