@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ..log import print_log
 from ..untrusted import shown
 from .form import FORMAT, CheckpointError
-from .open import Checkpoint, as_checkpoint
 from .resize import MODES, fit_patch_kernel, patch_of, resize_position_embedding, stored_patch
+from .unwrap import Checkpoint, as_checkpoint
 
 BACKBONE = "backbone."  # where a task has what transfer takes over
 MOST_ROWS = 1000  # of the table, of each kind

@@ -95,7 +95,16 @@ def translate(official: Official, weights: dict[str, Tensor], **given: Any) -> T
         dtype = next((value.dtype for value in renamed.values() if value.is_floating_point()), None)
         renamed[name] = official.computed[name](values).to(dtype)
     model = official.model(values)
-    _check_complete(model, renamed)
+    with torch.device("meta"):
+        expected = MODELS.build(model).state_dict()
+    missing, surplus = sorted(expected.keys() - renamed.keys()), sorted(renamed.keys() - expected.keys())
+    if missing or surplus:
+        raise TranslationError(
+            f"the checkpoint is not whole: missing {missing or 'nothing'}, surplus {surplus or 'nothing'}"
+        )
+    for key, value in renamed.items():
+        if value.shape != expected[key].shape:
+            raise TranslationError(f"{key} has shape {tuple(value.shape)}, expected {tuple(expected[key].shape)}")
     return translation._replace(model=model)
 
 
@@ -248,17 +257,3 @@ def _checked_size(img_size: Any) -> tuple[int, int]:
     if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
         raise TranslationError(f"img_size is a number of pixels or (height, width), not {img_size!r}")
     return pair[0], pair[1]
-
-
-def _check_complete(model: dict, weights: dict[str, Tensor]) -> None:
-    """Raise ``TranslationError`` unless the weights are those of the model, all of them and no others."""
-    with torch.device("meta"):
-        expected = MODELS.build(model).state_dict()
-    missing, surplus = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    if missing or surplus:
-        raise TranslationError(
-            f"the checkpoint is not whole: missing {missing or 'nothing'}, surplus {surplus or 'nothing'}"
-        )
-    for key, value in weights.items():
-        if value.shape != expected[key].shape:
-            raise TranslationError(f"{key} has shape {tuple(value.shape)}, expected {tuple(expected[key].shape)}")

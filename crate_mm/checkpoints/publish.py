@@ -14,8 +14,8 @@ from ..files import atomic_file
 from ..untrusted import without_secrets
 from .described import UnregisteredError, compare_described
 from .form import FORMAT, CheckpointError
-from .open import Checkpoint
 from .safe import KEPT, KEY, MOST_SAID, digest
+from .unwrap import Checkpoint
 
 NAMES = ("initialized_from", "averaged_from")  # of files
 ADVICE = "publish a checkpoint of crate_mm's training, or one that tools/convert_official.py has written"
