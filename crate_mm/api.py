@@ -67,7 +67,7 @@ def from_official(source: str | Path | Mapping[str, Any], **given: Any) -> nn.Mo
         source: a .pth, .safetensors or .npz file, by its path, address or name as for ``init_model``, or what such a
             file holds: weights by name, or a dict with them.
         given: arguments of the model that shapes do not tell, such as ``num_heads``, ``ista_step_size``,
-            ``ista_lambda`` and ``img_size``; what a family takes, its ``translate`` says.
+            ``ista_lambda`` and ``img_size``; what a family takes, its ``official.arguments`` lists.
 
     Raises:
         CheckpointError: (a ``ValueError``) the file is no checkpoint or one of ours, no family knows its names, its

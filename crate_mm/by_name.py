@@ -12,6 +12,7 @@ from .checkpoints.fit import BACKBONE, fit, transfer
 from .checkpoints.zoo import none_published, published_for
 from .log import print_log
 from .models import ImageClassifier
+from .models.backbone import registered_backbones
 from .registry import BACKBONES, MODELS, head_for, registered_only, suggest
 from .untrusted import shown
 
@@ -27,8 +28,7 @@ def list_models() -> list[str]:
 
 def _named_models() -> dict[str, tuple[str, str]]:
     """Of each name its backbone and its arch, as the registered backbones say them."""
-    BACKBONES.names()  # registers them
-    families = {kind: backbone.sizes for kind, backbone in BACKBONES.module_dict.items() if backbone.sizes is not None}
+    families = {kind: backbone.sizes for kind, backbone in registered_backbones().items() if backbone.sizes is not None}
     return {
         f"{sizes.prefix}_{arch}": (kind, arch)
         for kind, sizes in sorted(families.items(), key=lambda item: item[1].prefix)

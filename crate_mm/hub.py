@@ -27,6 +27,7 @@ except ModuleNotFoundError:
 from .by_name import keep_what_is_told
 from .checkpoints import Checkpoint, CheckpointError, as_checkpoint, build_described, open_checkpoint
 from .checkpoints.fit import fit
+from .checkpoints.form import check_form
 from .checkpoints.publish import publish
 from .checkpoints.remote import HubFile, hub_file, hub_token, local_file
 from .checkpoints.safe import MOST_SAID, WEIGHTS, as_contents
@@ -157,7 +158,9 @@ class HubModel(nn.Module, ModelHubMixin):
     def _from_pretrained(cls, *, model_id: str, **_: Any) -> "HubModel":
         folder = Path(model_id)
         opened, config = open_checkpoint(folder / WEIGHTS), _read_config(folder / CONFIG)
-        told = as_checkpoint(as_contents(config, opened.weights, folder / CONFIG), folder / WEIGHTS)
+        contents = as_contents(config, opened.weights)
+        check_form(contents, folder / CONFIG)
+        told = as_checkpoint(contents, folder / WEIGHTS)
         if opened.model is None or opened.meta.get("model") is None:
             opened = told  # the weights went through a library that keeps no more than them
         for what in ("model", "class_names", "test_transforms"):

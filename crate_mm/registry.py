@@ -127,4 +127,7 @@ def head_for(backbone: str) -> dict:
     Args:
         backbone: its type.
     """
-    return dict(BACKBONES.get(backbone).head_settings)
+    try:
+        return dict(BACKBONES.get(backbone).head_settings)
+    except AttributeError:
+        raise ValueError(f"{backbone} is no backbone: let it inherit from crate_mm.models.Backbone") from None

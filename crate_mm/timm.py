@@ -25,6 +25,7 @@ except ModuleNotFoundError:
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from .checkpoints.zoo import published_hint
+from .models.backbone import registered_backbones
 from .models.tasks.heads import LinearHead
 from .models.tasks.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 from .registry import BACKBONES, head_for
@@ -242,8 +243,7 @@ def _entry(name: str, model: str, kind: str, arch: str, patch_size: int) -> Call
 
 
 def _register() -> None:
-    BACKBONES.names()  # registers them
-    for kind, backbone in sorted(BACKBONES.module_dict.items()):
+    for kind, backbone in sorted(registered_backbones().items()):
         sizes = backbone.sizes
         if sizes is None or not backbone.__module__.startswith("crate_mm."):
             continue

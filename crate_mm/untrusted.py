@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,22 +55,36 @@ _ABSOLUTE = re.compile(
 )
 
 
-def public(text: Any) -> str:
-    """A path, an address, an argument of a command or a sentence as others may read it.
+_PATH = re.compile(r"~[\w.-]*/|/|file:|[A-Za-z]:[\\/]|\\\\")  # the beginning of a text that is a path, Windows' too
+
+
+def public(value: Any, files: Collection[str] = (), is_file: bool = False) -> Any:
+    """Return a path, an address, an argument of a command, a sentence, or plain data with such, as others may read it.
 
     Of absolute paths the name alone is left, without the user's folders. Addresses lose user, password and what stands
-    behind '?' or '#', which may be a signature.
+    behind '?' or '#', which may be a signature; a hash of the file stays.
+
+    Args:
+        value: a text, or dicts and lists of texts and other values.
+        files: keys of dicts whose texts are names of files, so that relative paths lose their folders too.
+        is_file: whether ``value`` is the name of a file.
     """
-    start, value = re.fullmatch(r"(-{0,2}\w[\w.-]*=)?(.*)", str(text), re.S).groups(default="")
-    if re.match(r"~?/|file://", value):  # all of it is a path, with spaces and quotes
-        return start + _name(value)
-    if re.match(r"\w+://", value):
-        return start + without_secrets(re.split(r"[?#]", value, maxsplit=1)[0])
-    return start + _ABSOLUTE.sub(lambda path: _name(path[0]), without_secrets(value))
+    if isinstance(value, dict):
+        return {key: public(inner, files, is_file or key in files) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(inner, files, is_file) for inner in value]
+    if not isinstance(value, str):
+        return value
+    start, text = ("", value) if is_file else re.fullmatch(r"(-{0,2}\w[\w.-]*=)?(.*)", value, re.S).groups(default="")
+    if _PATH.match(text) or (is_file and "://" not in text):  # all of it is a path, with spaces and quotes
+        return start + _name(text)
+    if re.match(r"\w+://", text):
+        return start + without_secrets(re.split(r"\?|#(?!sha256=)", text, maxsplit=1)[0])
+    return start + _ABSOLUTE.sub(lambda path: _name(path[0]), without_secrets(text))
 
 
 def _name(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[2] or path
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1] or path
 
 
 def shown_lines(text: Any, most: int = 20_000) -> str:

@@ -39,17 +39,17 @@ FLOORS = [
     {"config", "models.tasks", "datasets", "evaluation"},
     {"models.families", "timm_backbone"},
     {"models.backbone"},
-    {"models.layers", "models.arch"},
+    {"models.layers", "models.arch", "models.official"},
     {"registry"},
     {"files", "private_torch", "log"},
     {"untrusted"},
 ]
-# Named in full, as what they stand for: the contracts of a task, a backbone and a layer, and the package's names.
+# Named in full: the contracts of a task, a backbone, a layer, and official weights.
 BESIDES = {
     "engine": {"models.tasks.base", "models.backbone", "models.layers"},
     "analysis": {"models.tasks.base", "models.backbone", "models.layers"},
-    "checkpoints": {"models.tasks.base", "models.backbone"},
     "cli": {"models.tasks.base"},
+    "checkpoints": {"models.tasks.base", "models.backbone", "models.official"},
 }
 # Reached through registries alone.
 THROUGH_REGISTRIES = {"engine": {"models", "datasets", "evaluation"}, "checkpoints": {"models", "datasets"}}

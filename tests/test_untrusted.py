@@ -47,6 +47,9 @@ def test_a_name_is_shown_on_one_line_without_what_a_terminal_acts_on(name, as_sh
         ("https://alice:pass@word@host.example/w.pth?X-Amz-Signature=S/E.C=1#x", "https://host.example/w.pth"),
         ("load_from=https://host.example/w.pth?Signature=SECRET", "load_from=https://host.example/w.pth"),
         ("hf://owner/repo/w.pth@main", "hf://owner/repo/w.pth@main"),
+        ("https://host/w.pth#sha256=0123", "https://host/w.pth#sha256=0123"),
+        ("C:\\alice\\w.pth", "w.pth"),
+        ("~alice/my runs/w.pth", "w.pth"),
         ("file:///home/alice/w.pth", "w.pth"),
         ('{"file": "/home/al ice/w.pth", "rate": 1/2}', '{"file": "w.pth", "rate": 1/2}'),
         (
@@ -57,6 +60,13 @@ def test_a_name_is_shown_on_one_line_without_what_a_terminal_acts_on(name, as_sh
 )
 def test_what_others_read_has_no_folders_of_the_user_and_no_signature(text, for_others):
     assert public(text) == for_others
+    assert public({"a": [text, 1]}) == {"a": [for_others, 1]}
+
+
+def test_a_files_relative_path_loses_its_folders_for_others():
+    data = {"file": "secret/w.pth", "files": {"of": ["a/b.pth", None]}, "other": "a/b"}
+    expected = {"file": "w.pth", "files": {"of": ["b.pth", None]}, "other": "a/b"}
+    assert public(data, files=("file", "files")) == expected
 
 
 @given(st.text())

@@ -19,7 +19,7 @@ from ..registry import BACKBONES, HEADS, LAYERS, MODELS, TRANSFORMS, registered_
 from ..untrusted import shown
 from .fit import compare_weights
 from .form import CheckpointError
-from .open import Checkpoint
+from .unwrap import Checkpoint
 
 # Where a part of our own models must be registered; parts within parts may be in any of them.
 PLACES = {(): MODELS, ("backbone",): BACKBONES, ("head",): HEADS, ("preprocessor",): MODELS}

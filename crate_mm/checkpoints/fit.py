@@ -17,8 +17,8 @@ from ..models.backbone import PatchKernel, Positions
 from ..models.tasks.base import backbone_of
 from ..untrusted import shown
 from .form import FORMAT, CheckpointError
-from .open import Checkpoint, as_checkpoint
 from .resize import MODES, Patch, fit_patch_kernel, resize_position_embedding, stored_patch
+from .unwrap import Checkpoint, as_checkpoint
 
 BACKBONE = "backbone."  # where a task has what transfer takes over
 MOST_ROWS = 1000  # of the table, of each kind

@@ -27,6 +27,12 @@ class DamagedError(CheckpointError):
     """A file that is not what was written."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that is not empty, or the error's type."""
+    lines = without_secrets(error).splitlines()
+    return shown(next((line for line in lines if line.strip()), type(error).__name__))
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 

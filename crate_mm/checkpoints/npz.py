@@ -17,15 +17,19 @@ MOST_ARRAYS = 100_000
 KINDS = "biufc"  # NumPy's letters for truth values, whole, real and complex numbers
 
 
-def read_npz(path: str | Path, map_location: str = "cpu") -> dict:
+def read_npz(path: Path, map_location: str = "cpu", verified: bool = False) -> dict:
     """Read a file of arrays as a checkpoint, ``{'state_dict': {name: tensor}}``; nothing of it is run.
 
     What the arrays say that they take is compared with the file's size first.
 
+    Args:
+        path: the file.
+        map_location: the device of the tensors.
+        verified: without effect, as the archive's checksums are compared while it is read.
+
     Raises:
         CheckpointError: the file is damaged, or holds something else than arrays of numbers.
     """
-    path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

@@ -1,83 +1,30 @@
-"""A checkpoint as a value: opened, verified, unwrapped and translated once, by one function."""
+"""A checkpoint is opened in one line of steps: located, read, validated, unwrapped, translated."""
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from .form import check_form
+from .npz import read_npz
+from .pth import read_pth
+from .remote import locate
+from .safe import read_safetensors
+from .unwrap import Checkpoint, as_checkpoint
 
-from ..registry import BACKBONES, MODELS
-from ..untrusted import shown, shown_address
-from .files import read_checkpoint
-from .form import CheckpointError
-
-# Where other code bases keep the weights: under one of these names, and averaged ones under one of the others.
-CONTAINERS = ("state_dict", "model", "net", "network", "module", "model_state_dict", "model_state", "weights", "params")
-AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_model", "ema_state_dict", "averaged_model")
-# Parts of names that wrappers put in: torch.compile's anywhere, FSDP's and activation checkpointing's too.
-WRAPPED = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-LANGUAGE = "transformer.wte.weight"  # the token embedding in nanoGPT's models, and in those of the family made from it
-
-
-@dataclass
-class Checkpoint:
-    """What a checkpoint holds.
-
-    Args:
-        path: the file, for messages.
-        weights: by name, as our models name them where the file is ours or a family knows its names.
-        model: the config of the model that the weights are of, or None.
-        unknown: why ``model`` is None, where that is known.
-        class_names: of the data that the model was trained on, or None.
-        test_transforms: configs of ``TRANSFORMS`` that the model was tested with, or None.
-        meta: what else it says of itself.
-        states: what a resume needs beside the weights: 'optimizer', 'param_schedulers', 'message_hub', ...
-        notes: what was done to the file's contents, in sentences.
-        gives_model: whether a config that names no model has taken this one, which is data of the file.
-    """
-
-    path: str
-    weights: dict[str, Tensor]
-    model: dict | None = None
-    unknown: str = ""
-    class_names: list[str] | None = None
-    test_transforms: list[dict] | None = None
-    meta: dict[str, Any] = field(default_factory=dict)
-    states: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    gives_model: bool = False
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """What the run kept about itself: its name, figures, best epoch, ..."""
-        return (self.states.get("message_hub") or {}).get("runtime_info") or {}
-
-    @property
-    def run(self) -> str | None:
-        """The name of the run of training that it is from, or None."""
-        return self.info.get("run") or self.meta.get("run")
-
-    def say(self, say: Callable[[str], None]) -> None:
-        """Hand each note to a log."""
-        for note in self.notes:
-            say(f"{shown_address(self.path)}: {shown(note, 1000)}")
+READERS = {".safetensors": read_safetensors, ".npz": read_npz}  # all other files are PyTorch's
 
 
 def open_checkpoint(path: str | Path, map_location: str = "cpu", verified: bool = False, **given: Any) -> Checkpoint:
     """Open a .pth, .safetensors or .npz file of ours or of another code base, without running code.
 
-    The file is verified, the wrappings that are in use are taken off, and each registered family may translate the
-    names of code bases that it knows. What was done is in the result's ``notes``.
+    The file is verified, the wrappings that are in use are taken off, and the names of another code base that a
+    registered family declares are translated. What was done is in the result's ``notes``.
 
     Args:
         path: the file.
         map_location: where the tensors go.
         verified: whether the file is known to be what was written, see ``read_checkpoint``.
-        given: arguments of the model that another code base's file does not tell, such as ``num_heads``; its family's
-            ``translate`` says which it takes. None is as not given.
+        given: arguments of the model that another code base's file does not tell, such as ``num_heads``; the
+            declaration of its family lists which. None is as not given.
 
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint, refused, not whole, or something is given that its
@@ -86,164 +33,22 @@ def open_checkpoint(path: str | Path, map_location: str = "cpu", verified: bool 
     return as_checkpoint(read_checkpoint(path, map_location, verified), path, **given)
 
 
-def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **given: Any) -> Checkpoint:
-    """The contents of a file, as ``read_checkpoint`` returns them, as a ``Checkpoint``: see ``open_checkpoint``."""
-    path = str(path)
-    meta = {**contents["meta"]} if isinstance(contents.get("meta"), dict) else {}
-    meta.pop("config", None)  # MMEngine's resume would run it
-    described = meta.get("model") if isinstance(meta.get("model"), dict) else None
-    notes: list[str] = []
-    if described:
-        weights = _tensors(contents.get("state_dict"), path)
-    else:
-        weights = _without_wrappers(_tensors(_inside_container(contents, notes, path), path), notes, path)
-    checkpoint = Checkpoint(
-        path,
-        weights,
-        described,
-        class_names=(meta.get("dataset_meta") or {}).get("classes"),
-        test_transforms=meta.get("test_transforms"),
-        meta=meta,
-        states={key: value for key, value in contents.items() if key not in ("meta", "state_dict")},
-        notes=notes,
-    )
-    if meta.get("averaged_from"):
-        notes.append(f"it is the average of {', '.join(meta['averaged_from'])}")
-    given = {name: value for name, value in given.items() if value is not None}
-    taken = not described and _translate(checkpoint, given)
-    if given and not taken:
-        why = "it says itself what model it is of" if described else "no family knows the names of its weights"
-        raise CheckpointError(f"{path} takes no {' and no '.join(map(shown, given))}: {why}")
-    return checkpoint
+def read_checkpoint(path: str | Path, map_location: str = "cpu", verified: bool = False) -> dict:
+    """Read a checkpoint, a safetensors or an npz file; pickles that want to run code are refused.
 
+    The file may be named by an address or by the name of published weights: see ``local_file``. What it asks for in
+    memory and time is compared with its size first, and the form of what it says of itself is checked (``form``).
 
-def _inside_container(contents: dict, notes: list[str], path: str) -> Any:
-    """The weights in whatever the file has them in."""
-    where = []
-    for _ in range(4):
-        if "state_dict" in contents and not isinstance(contents["state_dict"], dict):
-            return contents["state_dict"]  # of a wrong kind, which is said where it is looked at
-        plain, averaged = (
-            [key for key in names if _holds_weights(contents.get(key))] for names in (CONTAINERS, AVERAGED)
-        )
-        if "state_dict" in contents:
-            plain = ["state_dict", *(key for key in plain if key != "state_dict")]
-        elif len(plain) > 1:
-            raise CheckpointError(
-                f"{path} holds weights under {' and '.join(plain)}, and does not say which are wanted: save those by "
-                "themselves"
-            )
-        name = (plain or averaged or [None])[0]
-        if name is None:
-            break
-        others = [*plain[1:], *(averaged if plain else averaged[1:])]
-        if others:
-            kind = "averaged weights" if others[0] in AVERAGED else "weights"
-            notes.append(f"it also holds {kind}, under {others[0]!r}, which are not taken")
-        if not plain:
-            notes.append(f"its weights, under {name!r}, are averaged ones")
-        where.append(name)
-        contents = contents[name]
-    if where and where != ["state_dict"]:
-        notes.append(f"the weights are under {'.'.join(where)!r}")
-    return contents
-
-
-def _holds_weights(value: Any, levels: int = 3) -> bool:
-    """Whether a file's entry is a dict of tensors, or holds one under a usual name."""
-    if not isinstance(value, dict):
-        return False
-    inner = (value.get(key) for key in (*CONTAINERS, *AVERAGED))
-    return any(isinstance(v, Tensor) for v in value.values()) or (
-        levels > 0 and any(_holds_weights(v, levels - 1) for v in inner)
-    )
-
-
-def _tensors(stored: Any, path: str) -> dict[str, Tensor]:
-    if not isinstance(stored, dict):
-        raise CheckpointError(f"{path} holds {type(stored).__name__} as its state_dict, not a dict")
-    for key, value in stored.items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f"{path} is no checkpoint: its {shown(key)} is {type(value).__name__}, not a tensor")
-    return {str(key): value for key, value in stored.items()}
-
-
-def _without_wrappers(stored: dict[str, Tensor], notes: list[str], path: str) -> dict[str, Tensor]:
-    """Names without what DDP, torch.compile, FSDP and PyTorch's AveragedModel put in."""
-    weights, taken = {}, set()
-    for key, value in stored.items():
-        parts = key.split(".")
-        kept = [part for part in parts[:-1] if part not in WRAPPED]
-        while kept and kept[0] == "module":
-            kept.pop(0)
-        taken.update(set(parts) & (WRAPPED | {"module"}) if len(kept) < len(parts) - 1 else ())
-        name = ".".join([*kept, parts[-1]])
-        if name in weights:
-            raise CheckpointError(f"{path} holds some parameters twice, with and without 'module.' or the like")
-        weights[name] = value
-    if taken:
-        notes.append(f"{', '.join(repr(part + '.') for part in sorted(taken))} is taken from the names")
-        counter = weights.get("n_averaged")
-        if counter is not None and counter.numel() == 1 and counter.dtype in (torch.int32, torch.int64):
-            notes.append(f"its weights are the average of {int(weights.pop('n_averaged'))} models")
-    return weights
-
-
-def _translate(checkpoint: Checkpoint, given: dict[str, Any]) -> bool:
-    """Let the family that knows the names give the weights ours, and say what model they are of; False if none does.
+    Args:
+        path: the file.
+        map_location: where the tensors go.
+        verified: whether the file is known to be what was written, so that its checksums are left out. Whether it would
+            run code is looked at in any case.
 
     Raises:
-        CheckpointError: one knows the names and finds the weights not whole or what is given wrong, and no other one
-            takes them.
+        CheckpointError: the file is missing, damaged, no checkpoint, or refused.
     """
-    BACKBONES.names()  # registers them
-    refused: list[ValueError] = []
-    for family in BACKBONES.module_dict.values():
-        try:
-            found = _asked(family, checkpoint.weights, given) if hasattr(family, "translate") else None
-            if found is not None and found.model:
-                _check_whole(found.model, found.weights)
-        except ValueError as error:
-            refused.append(error)
-            continue
-        if found is not None:
-            break
-    else:
-        if refused:
-            raise CheckpointError(f"{checkpoint.path}: {refused[0]}")
-        if LANGUAGE in checkpoint.weights:
-            checkpoint.unknown = f"its weights are a language model's ({LANGUAGE}), for which there is no family here"
-        return False
-    checkpoint.weights, checkpoint.model, checkpoint.unknown = found.weights, found.model, found.unknown
-    checkpoint.notes.append(f"it has the names of {found.source}, which are translated")
-    if found.unknown:
-        checkpoint.notes.append(f"it does not tell its model, the config does: {found.unknown}")
-    if found.left_out:
-        checkpoint.notes.append(f"left out, as no part of the model takes it: {', '.join(found.left_out)}")
-    checkpoint.notes.append(f"assumed, as shapes do not tell it: {found.assumed}")
-    checkpoint.meta |= {"translated_from": found.source, "assumed": found.assumed}
-    return True
-
-
-def _asked(family: type, weights: dict[str, Tensor], given: dict[str, Any]) -> Any:
-    """What a family says of weights, given what it takes; raise ``ValueError`` if it knows them and takes it not."""
-    takes = inspect.signature(family.translate).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
-        return family.translate(weights, **given)
-    found = family.translate(weights, **{name: value for name, value in given.items() if name in takes})
-    surplus = [name for name in given if name not in takes]
-    if found is not None and surplus:
-        known = ", ".join([*takes][1:]) or "nothing"
-        raise ValueError(f"weights of {found.source} take no {' and no '.join(surplus)}, only {known}")
-    return found
-
-
-def _check_whole(model: dict, weights: dict[str, Tensor]) -> None:
-    with torch.device("meta"):
-        expected = MODELS.build(model).state_dict()
-    missing, surplus = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    if missing or surplus:
-        raise ValueError(f"the checkpoint is not whole: missing {missing or 'nothing'}, surplus {surplus or 'nothing'}")
-    for key, value in weights.items():
-        if value.shape != expected[key].shape:
-            raise ValueError(f"{key} has shape {tuple(value.shape)}, expected {tuple(expected[key].shape)}")
+    file = locate(path)
+    contents = READERS.get(file.suffix, read_pth)(file, map_location, verified)
+    check_form(contents, file)
+    return contents

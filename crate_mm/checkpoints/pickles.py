@@ -123,13 +123,13 @@ class PickleScan:
 
     Args:
         file_bytes: of the whole file, which bound what its pickles may ask for.
-        record_bytes: the bytes of a storage's record in the file by its key, for archives; else None, and storages
-            together may not be larger than the file.
+        records: of an archive the bytes of each storage's record, by its key; else None, and storages together may
+            not be larger than the file.
     """
 
-    def __init__(self, file_bytes: int, record_bytes: Callable[[str], int | None] | None = None) -> None:
+    def __init__(self, file_bytes: int, records: dict[str, int] | None = None) -> None:
         self.file_bytes = file_bytes
-        self.record_bytes = record_bytes
+        self.records = records
         self.storages: dict[Any, int] = {}
         self.stored = 0
         self.copied = 0
@@ -278,8 +278,8 @@ class PickleScan:
         kind, key, numbers = parts[1], parts[2], parts[4]
         if not kind.item_bytes or not isinstance(numbers, int) or numbers < 0 or not isinstance(key, (str, bytes, int)):
             raise Refused("it has a storage of no kind or size")
-        if self.record_bytes is not None:
-            if numbers * kind.item_bytes != self.record_bytes(str(key)):
+        if self.records is not None:
+            if numbers * kind.item_bytes != self.records.get(str(key)):
                 raise ValueError(f"its storage {shown(key)} is of another size than what is there")
             return _Storage(numbers, kind.item_bytes)
         known = self.storages.get(key, 0)

@@ -1,9 +1,7 @@
 """Published models: weights in safetensors, with what they are as data beside them, and no code."""
 
 import json
-import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -11,13 +9,13 @@ from safetensors.torch import save
 import crate_mm
 
 from ..files import atomic_file
-from ..untrusted import without_secrets
+from ..untrusted import public
 from .described import UnregisteredError, compare_described
 from .form import FORMAT, CheckpointError
-from .open import Checkpoint
 from .safe import KEPT, KEY, MOST_SAID, digest
+from .unwrap import Checkpoint
 
-NAMES = ("initialized_from", "averaged_from")  # of files
+NAMES = ("initialized_from", "averaged_from")  # entries that name files
 ADVICE = "publish a checkpoint of crate_mm's training, or one that tools/convert_official.py has written"
 
 
@@ -52,7 +50,7 @@ def publish(checkpoint: Checkpoint, path: str | Path) -> dict:
         "test_transforms": checkpoint.test_transforms,
         "metrics": last if last.get("epoch") == checkpoint.meta.get("epoch") else {},
         "run": checkpoint.run,
-        **{key: _for_others(checkpoint.meta.get(key), key in NAMES) for key in KEPT},
+        **public({key: checkpoint.meta.get(key) for key in KEPT}, files=NAMES),
         "sha256": digest(weights, same_as),
         "version": crate_mm.__version__,
         "format": version,
@@ -69,25 +67,6 @@ def publish(checkpoint: Checkpoint, path: str | Path) -> dict:
     with atomic_file(path) as file:
         file.write(data)
     return about
-
-
-def _for_others(value: Any, is_file: bool = False) -> Any:
-    """What is said of a training, without what is this user's own: folders of files, and signatures of addresses.
-
-    Args:
-        value: plain data; paths in it are found by their first character.
-        is_file: whether its texts are names of files, so that they may be paths from the current folder.
-    """
-    if isinstance(value, dict):
-        return {key: _for_others(inner, is_file or key in NAMES) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_for_others(inner, is_file) for inner in value]
-    if not isinstance(value, str):
-        return value
-    if "://" in value and not value.startswith("file:"):
-        return without_secrets(value)
-    is_path = is_file or re.match(r"~|/|file:|[A-Za-z]:[\\/]|\\\\", value)
-    return re.split(r"[\\/]", value.rstrip("\\/"))[-1] if is_path else value
 
 
 def without_shared(

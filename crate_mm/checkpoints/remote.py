@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from ..files import FileLock, atomic_file, home, write_whole
 from ..log import print_log
 from ..registry import suggest
-from ..untrusted import shown, shown_address, without_secrets
+from ..untrusted import shown, shown_address
 from .download import Bounded, download, hash_file
-from .form import CheckpointError
+from .form import CheckpointError, first_line
 from .safe import WEIGHTS
 from .zoo import PUBLISHED, Published
 
@@ -38,6 +38,25 @@ class HubFile(NamedTuple):
 
     def __str__(self) -> str:
         return f"hf://{self.repo}/{self.file}{f'@{self.revision}' if self.revision else ''}"
+
+
+def locate(name: str | os.PathLike) -> Path:
+    """Return the file that a checkpoint's name stands for (see ``local_file``).
+
+    Raises:
+        CheckpointError: there is no such file, or it is no regular file.
+    """
+    path = local_file(name)
+    if not path.is_file():
+        wrong = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+        raise CheckpointError(f"checkpoint {path} {wrong}{_nearby(path)}")
+    return path
+
+
+def _nearby(path: Path) -> str:
+    folder = next((p for p in (path, *path.parents) if p.is_dir()), Path())
+    found = sorted(p.name for p in folder.glob("*.pth"))
+    return f"; {folder} holds {', '.join(found[:5])}" if found else ""
 
 
 def local_file(name: str | os.PathLike) -> Path:
@@ -243,12 +262,12 @@ def _from_hub(
     except errors.RevisionNotFoundError:
         why = f"the repository has no branch, tag or commit {shown(wanted.revision)}"
     except errors.LocalEntryNotFoundError as error:
-        cause = f": {_first_line(error.__cause__)}" if error.__cause__ else ""
+        cause = f": {first_line(error.__cause__)}" if error.__cause__ else ""
         why = f"it is not in the cache, and {_hub_url()} cannot be reached, or may not be{cause}"
     except errors.EntryNotFoundError:
         why = f"the repository has no file {shown(wanted.file)}"
     except Exception as error:  # the library's, its client's and the system's
-        why = f"{type(error).__name__}: {_first_line(error)}"
+        why = f"{type(error).__name__}: {first_line(error)}"
     raise CheckpointError(f"{shown(wanted)} cannot be downloaded: {why}")
 
 
@@ -321,8 +340,3 @@ def _has_hash(path: Path, wanted: str) -> bool:
         return hash_file(path, hashlib.sha256()) == wanted
     begun = hashlib.sha1(b"blob %d\0" % path.stat().st_size), hashlib.sha1()
     return wanted in (hash_file(path, total) for total in begun)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = without_secrets(error).splitlines()
-    return shown(next((line for line in lines if line.strip()), type(error).__name__))

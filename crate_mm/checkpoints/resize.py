@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..registry import BACKBONES
 from .form import CheckpointError
-from .open import Checkpoint
+from .unwrap import Checkpoint
 
 MODES = ("bicubic", "bilinear")
 

@@ -12,8 +12,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..registry import BACKBONES
 from .arch import Sizes
 from .layers import Layer, TokenLayout
+from .official import Official
 
 
 class InputSpec(NamedTuple):
@@ -77,6 +79,7 @@ class Backbone(nn.Module):
         head_settings: arguments of a new ``LinearHead`` on the tokens that differ from the head's defaults, such as
             ``{"norm": False}`` where the tokens have passed a LayerNorm.
         channels_last: whether images are accepted in PyTorch's channels-last memory order without a copy.
+        official: the declaration of other code's weights for it, which opening a checkpoint translates.
         stem: names of the modules and parameters before the first layer, which ``layer_decay`` trains most slowly;
             empty if not declared.
         original_names: for a wrapper of another library's model, that library's weight names, each with the names that
@@ -89,6 +92,7 @@ class Backbone(nn.Module):
     sizes: ClassVar[Sizes | None] = None
     head_settings: ClassVar[dict[str, Any]] = {}
     channels_last: ClassVar[bool] = False
+    official: ClassVar[Official | None] = None
     stem: tuple[str, ...] | list[str] = ()
     original_names: dict[str, list[str]] = {}  # noqa: RUF012  read only; an instance may set its own
 
@@ -132,6 +136,12 @@ class Backbone(nn.Module):
     def original_classifier(self) -> str:
         """Return the other library's name of its classifier, if it takes the vector that a head pools here by 'cls'."""
         return ""
+
+
+def registered_backbones() -> dict[str, type[Backbone]]:
+    """Return the registered backbones by name."""
+    BACKBONES.names()  # imports the package's own
+    return {name: kind for name, kind in BACKBONES.module_dict.items() if issubclass(kind, Backbone)}
 
 
 def image_spec(backbone: Backbone) -> InputSpec:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import resize_position_embedding, transfer
-from crate_mm.checkpoints.open import as_checkpoint
 from crate_mm.engine import CheckpointError
 from crate_mm.models import ImageClassifier
 

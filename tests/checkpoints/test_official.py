@@ -10,7 +10,8 @@ import torchvision
 from crate_mm import Predictor, from_official, init_model
 from crate_mm.checkpoints import CheckpointError, as_checkpoint, open_checkpoint
 from crate_mm.checkpoints.publish import publish
-from crate_mm.models import CRATE, MaskedAutoencoder
+from crate_mm.models import CRATE, Backbone, MaskedAutoencoder
+from crate_mm.models.official import Argument, Official
 from crate_mm.registry import BACKBONES
 from tests.checkpoints.test_write import size_limit
 from tests.models.test_foreign import official as empty_crate
@@ -88,7 +89,7 @@ def test_the_masked_autoencoder_comes_with_its_decoder(tmp_path):
     np.testing.assert_allclose(model(pixels, noise=noise, mode="loss")["loss"].item(), MAE["loss"], rtol=1e-9)
     with pytest.raises(CheckpointError, match="give num_heads"):
         from_official(tmp_path / "mae.pth")
-    with pytest.raises(CheckpointError, match="the official CRATE-MAE code has no width"):
+    with pytest.raises(CheckpointError, match="weights of the official CRATE-MAE code take no width"):
         from_official(tmp_path / "mae.pth", num_heads=3, width=4)
 
 
@@ -212,19 +213,40 @@ def test_it_predicts_and_is_published(tmp_path):
     assert one == Predictor(init_model(None, tmp_path / "tost.safetensors"))(images)
 
 
-def test_a_family_with_open_arguments_is_handed_all(monkeypatch):
-    """One whose ``translate`` takes whatever is given says itself what it does not know."""
-    given = {}
+def test_a_family_of_ones_own_declares_its_weights(monkeypatch):
+    """Sizes are read off shapes, counts and flags; what is not given has a default or is asked for."""
 
-    class Own:
-        @classmethod
-        def translate(cls, weights, **arguments):
-            given.update(arguments)
+    def model(s):
+        seen.append(s)
+        return dict(
+            type="ImageClassifier", backbone=dict(type="ViT", img_size=32), head=dict(type="LinearHead", num_classes=2)
+        )
 
-    monkeypatch.setitem(BACKBONES.module_dict, "Own", Own)
-    with pytest.raises(CheckpointError, match="takes no mask_ratio"):
-        as_checkpoint({"own.weight": torch.zeros(1)}, mask_ratio=0.5, num_heads=None)
-    assert given == {"mask_ratio": 0.5}
+    seen = []
+    official = Official(
+        source="my code",
+        signs=("stem",),
+        key_map=((r"(.*)", r"backbone.\1"),),
+        shapes={"stem": "width _"},
+        counts={"depth": r"layers\.(\d+)\."},
+        flags={"biased": "stem_bias"},
+        arguments={"rate": Argument(0.5, "rate {}"), "heads": Argument(words="{} heads")},
+        model=model,
+    )
+    monkeypatch.setitem(BACKBONES.module_dict, "Own", type("Own", (Backbone,), {"official": official}))
+    weights = {"stem": torch.zeros(6, 2), **{f"layers.{n}.weight": torch.zeros(1) for n in range(3)}}
+    assert as_checkpoint(weights).unknown == ("no model of these shapes is known: give heads, which shapes do not tell")
+    assert as_checkpoint(weights).meta["assumed"] == "RGB images, rate 0.5"
+    with pytest.raises(CheckpointError, match="weights of my code take no width, only rate, heads"):
+        as_checkpoint(weights, width=3)
+    with pytest.raises(CheckpointError, match=r"is not whole: missing .*backbone.class_token"):
+        as_checkpoint(weights, heads=2)
+    found = vars(seen[-1])
+    assert found == dict(width=6, depth=3, biased=False, rate=0.5, heads=2, options=dict(heads=2))
+    with pytest.raises(CheckpointError, match="no tensor of layers is in it: it is not whole"):
+        as_checkpoint({"stem": torch.zeros(6, 2)})
+    with pytest.raises(CheckpointError, match=r"stem has shape \(6,\), expected one of 2 dimensions"):
+        as_checkpoint({**weights, "stem": torch.zeros(6)})
 
 
 def test_converted_by_the_command(run_tool, tmp_path):

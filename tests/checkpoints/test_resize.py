@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from crate_mm.checkpoints import CheckpointError
+from crate_mm.checkpoints import CheckpointError, as_checkpoint
 from crate_mm.checkpoints.fit import transfer
-from crate_mm.checkpoints.open import as_checkpoint
 from crate_mm.checkpoints.resize import Patch, resize_patch_kernel, resize_position_embedding
 from crate_mm.engine import load_config, prepare
 from crate_mm.models import ImageClassifier, PatchKernel

@@ -16,7 +16,7 @@ from crate_mm.api import init_model
 from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import transfer
 from crate_mm.checkpoints.publish import publish
-from crate_mm.checkpoints.safe import digest, read_published
+from crate_mm.checkpoints.safe import digest, read_safetensors
 from crate_mm.config.kinds import parse_value
 from crate_mm.datasets.packed import INDEX, PackedImages, write_shards
 from crate_mm.engine import CheckpointError, Runner, load_config, prepare, read_checkpoint
@@ -171,7 +171,7 @@ def test_published_weights_that_have_changed_are_found(tmp_path, debug_checkpoin
     data[-1000] ^= 1
     (tmp_path / "x.safetensors").write_bytes(data)
     with pytest.raises(CheckpointError, match="its weights are not those that were written"):
-        read_published(tmp_path / "x.safetensors")
+        read_safetensors(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("part", ["backbone", "head", "preprocessor", None])

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.described import build_described
-from crate_mm.checkpoints.open import as_checkpoint
 from crate_mm.models import ImageClassifier
 from crate_mm.models.tasks.augment import BatchAugments, BatchRandomErasing, CutMix, MixUp
 from crate_mm.registry import TRANSFORMS

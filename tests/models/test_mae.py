@@ -12,10 +12,10 @@ from crate_mm.analysis.measures import nonzero_fraction
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import CheckpointError, as_checkpoint, open_checkpoint
 from crate_mm.checkpoints.fit import fit
+from crate_mm.checkpoints.official import TranslationError, rename, translate
 from crate_mm.engine import load_config
 from crate_mm.models import ARCHS, CRATEMAE, MaskedAutoencoder
-from crate_mm.models.families.foreign import ForeignError, rename
-from crate_mm.models.families.official_mae import KEY_MAP, LEFT_OUT
+from crate_mm.models.families.crate_mae import KEY_MAP, UNUSED
 from crate_mm.models.layers import resize_table, sincos_table
 from crate_mm.registry import MODELS
 from tests.official import official_state_dict, reference
@@ -29,7 +29,9 @@ def translated(name, **given):
     ref = REFERENCE[name]
     config = ref["config"]
     given = {"img_size": config["image_size"], "norm_pix_loss": config["norm_pix_loss"], **given}
-    return CRATEMAE.translate(official_state_dict(ref["generated_shapes"]), config["heads"], **given)
+    return translate(
+        CRATEMAE.official, official_state_dict(ref["generated_shapes"]), num_heads=config["heads"], **given
+    )
 
 
 def images_of(ref, size=None):
@@ -177,7 +179,7 @@ def test_gradients_and_adamw_steps(case):
 
 
 def compare_gradients(ref, model):
-    theirs, unused = rename(ref["grad_l2_by_parameter"], KEY_MAP, "the official code", LEFT_OUT)
+    theirs, unused = rename(ref["grad_l2_by_parameter"], KEY_MAP, "the official code", UNUSED)
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
     assert norms.keys() == theirs.keys()
     assert set(unused) <= set(ref["unused_parameters"])
@@ -311,7 +313,7 @@ def test_the_table_that_a_file_stores_is_the_one_that_the_encoder_adds():
 def test_what_is_given_is_in_the_model():
     given = dict(decoder_num_heads=6, ista_step_size=0.2, ista_lambda=0.1, mask_ratio=0.5, norm_pix_loss=True)
     found = translated("micro", **given)
-    assert found.assumed == "square RGB images"
+    assert found.assumed == "RGB images"
     model = MODELS.build(found.model)
     block, decoder = model.backbone.blocks[0], model.decoder.blocks[0]
     assert (block.sparsify.step_size, block.sparsify.lambd, block.compress.num_heads) == (0.2, 0.1, 3)
@@ -322,14 +324,14 @@ def test_heads_are_taken_as_published_and_else_asked_for():
     with torch.device("meta"):
         shapes = REFERENCE["base"]["generated_shapes"]
         weights = {name: torch.empty(shape) for name, shape in shapes.items()}
-        found = CRATEMAE.translate(weights)
+        found = translate(CRATEMAE.official, weights)
     assert found.model["backbone"] == dict(type="CRATEMAE", arch="base", img_size=224, patch_size=16)
     assert found.model["decoder"] == dict(depth=12, num_heads=12)
     assert found.assumed.startswith("square RGB images, of 224 x 224 pixels, 12 heads, 12 heads in the decoder")
     opened = as_checkpoint({"model": official_file()})
     assert opened.model is None
     assert "give num_heads" in opened.unknown
-    found = CRATEMAE.translate(official_state_dict(REFERENCE["micro"]["generated_shapes"]))
+    found = translate(CRATEMAE.official, official_state_dict(REFERENCE["micro"]["generated_shapes"]))
     assert "give num_heads and img_size" in found.unknown
 
 
@@ -353,16 +355,16 @@ def test_weights_that_are_not_whole_are_refused(change, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (dict(heads=2), "has no heads: num_heads, decoder_num_heads"),
+        (dict(heads=2), "take no heads, only num_heads, decoder_num_heads"),
         (dict(decoder_num_heads=5), "decoder_num_heads 5 does not divide the width 48"),
         (dict(img_size=48), "img_size 48 is given, its table of positions is for 32"),
         (dict(img_size=30), "img_size 30 is not a whole number of patches of 8"),
     ],
 )
 def test_what_is_given_must_fit(given, message):
-    with pytest.raises(ForeignError, match=message):
-        CRATEMAE.translate(official_file(), 3, **given)
+    with pytest.raises(TranslationError, match=message):
+        translate(CRATEMAE.official, official_file(), num_heads=3, **given)
 
 
 def test_other_weights_are_none_of_this_familys():
-    assert CRATEMAE.translate({"pos_embedding": torch.zeros(1)}, 3, anything=1) is None
+    assert translate(CRATEMAE.official, {"pos_embedding": torch.zeros(1)}, anything=1) is None

@@ -1,29 +1,22 @@
 """CRATE-alpha: CRATE's layer with an overcomplete dictionary, a way back of its own, and a residual connection.
 
 Source: Yang et al., "Scaling White-Box Transformers for Vision", NeurIPS 2024, arXiv 2405.20299, and the authors' code,
-github.com/UCSC-VLAA/CRATE-alpha, whose weights, of PyTorch and of JAX, ``CRATEAlpha.translate`` reads.
+github.com/UCSC-VLAA/CRATE-alpha, whose weights, of PyTorch and of JAX, ``TORCH`` and ``JAX`` declare.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads of dimension p.
 """
 
-from typing import ClassVar
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
 from ..arch import Arch, Sizes, resolve_arch
 from ..layers import ConvEmbedding, drop_path_rates
+from ..official import ISTA_ARGUMENTS, NORMALIZED, Argument, Official, classifier
 from .block import build_block
-from .foreign import (
-    NORMALISED,
-    ForeignError,
-    Translation,
-    count_layers,
-    heads_of,
-    image_size,
-    ista_given,
-    rename,
-    shape_of,
-)
 from .patches import PatchBackbone
 
 ALPHA_ARCHS: dict[str, Arch] = {
@@ -33,9 +26,7 @@ ALPHA_ARCHS: dict[str, Arch] = {
     "large": Arch(embed_dim=1024, depth=24, num_heads=16),
     "huge": Arch(embed_dim=1280, depth=32, num_heads=16),
 }
-HEADS = {(arch.embed_dim, arch.depth): arch.num_heads for arch in ALPHA_ARCHS.values()}
 
-TORCH = "the CRATE-alpha code for PyTorch"
 KEY_MAP = (
     (r"cls_token", r"backbone.embedding.cls_token"),
     (r"pos_embedding", r"backbone.embedding.pos_embed"),
@@ -49,21 +40,101 @@ KEY_MAP = (
     (r"mlp_head\.0\.(weight|bias)", r"head.norm.\1"),
     (r"mlp_head\.1\.(weight|bias)", r"head.fc.\1"),
 )
-JAX = "the CRATE-alpha code for JAX"
-JAX_SIGN = "Transformer/encoderblock_0/OvercompleteISTABlock_0/D"
 _LAYER = r"Transformer/encoderblock_(\d+)"
 _ATTENTION = rf"{_LAYER}/MultiHeadDotProductSubspaceAttention_0"
-JAX_KEY_MAP = (  # what ends in 'kernel' or 'scale' there is a weight here
-    (r"cls", r"cls_token"),
-    (r"pos_embedding", r"pos_embedding"),
-    (r"embedding/(weight|bias)", r"conv1.\1"),
-    (rf"{_LAYER}/LayerNorm_0/(weight|bias)", r"transformer.layers.\1.0.norm.\2"),
-    (rf"{_ATTENTION}/proj/weight", r"transformer.layers.\1.0.fn.qkv.weight"),
-    (rf"{_ATTENTION}/out/weight", r"transformer.layers.\1.0.fn.to_out.0.weight"),
-    (rf"{_LAYER}/LayerNorm_1/(weight|bias)", r"transformer.layers.\1.1.norm.\2"),
-    (rf"{_LAYER}/OvercompleteISTABlock_0/(D1?)", r"transformer.layers.\1.1.fn.\2"),
-    (r"encoder_norm/(weight|bias)", r"mlp_head.0.\1"),
-    (r"head/(weight|bias)", r"mlp_head.1.\1"),
+JAX_KEY_MAP = (  # kernels and scales are named weights by ``from_jax``
+    (r"cls", r"backbone.embedding.cls_token"),
+    (r"pos_embedding", r"backbone.embedding.pos_embed"),
+    (r"embedding/(weight|bias)", r"backbone.embedding.proj.\1"),
+    (rf"{_LAYER}/LayerNorm_0/(weight|bias)", r"backbone.blocks.\1.norm_compress.\2"),
+    (rf"{_ATTENTION}/(proj|out)/weight", r"backbone.blocks.\1.compress.\2.weight"),
+    (rf"{_LAYER}/LayerNorm_1/(weight|bias)", r"backbone.blocks.\1.norm_sparsify.\2"),
+    (rf"{_LAYER}/OvercompleteISTABlock_0/D", r"backbone.blocks.\1.sparsify.dictionary"),
+    (rf"{_LAYER}/OvercompleteISTABlock_0/D1", r"backbone.blocks.\1.sparsify.decoder"),
+    (r"encoder_norm/(weight|bias)", r"head.norm.\1"),
+    (r"head/(weight|bias)", r"head.fc.\1"),
+)
+
+
+def official_model(s: SimpleNamespace, **head: Any) -> dict:
+    """Return the config of the classifier with these sizes (see ``Official``)."""
+    arch = Sizes("crate_alpha", ALPHA_ARCHS).name_of(Arch(s.embed_dim, s.depth, s.num_heads))
+    backbone = {"type": "CRATEAlpha", "arch": arch, "img_size": s.img_size, "patch_size": s.patch_size, **s.options}
+    backbone |= {} if s.atoms == 4 * s.embed_dim else {"ratio": s.atoms // s.embed_dim}
+    backbone |= {} if s.decoupled else {"decoupled": False}
+    return classifier(backbone, s.num_classes, **head)
+
+
+def jax_model(s: SimpleNamespace) -> dict:
+    """As ``official_model``; the LayerNorm of the head has epsilon 1e-6 in the JAX code, 1e-5 in PyTorch's."""
+    return official_model(s, norm_eps=1e-6)
+
+
+def from_jax(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
+    """Bring JAX's weights to PyTorch's order of dimensions (``Official.unpack``).
+
+    JAX's kernels are (in, out), those of a convolution (h, w, in, out). An attention's kernels may have a dimension for
+    the heads: (d, K, p) into them, (K, p, d) out of them.
+
+    Returns:
+        The weights without ``params/`` before their names, the names of what else the file holds, and ``num_heads``
+        where the shapes have it.
+    """
+    inside = any(name.startswith("params/") for name in weights)
+    named, unused, sizes = {}, set(), {}
+    for name, value in weights.items():
+        if inside and not name.startswith("params/"):
+            unused.add(name.partition("/")[0])  # such as the optimizer's state, of which there is much
+            continue
+        plain = name.removeprefix("params/")
+        if plain.endswith("/proj/kernel") and value.ndim == 3:
+            sizes["num_heads"] = value.shape[1]
+            value = value.flatten(1)
+        elif plain.endswith("/out/kernel") and value.ndim == 3:
+            value = value.flatten(0, 1)
+        if plain.endswith("/kernel"):
+            value = value.permute(3, 2, 0, 1) if value.ndim == 4 else value.mT if value.ndim == 2 else value
+        named[re.sub("/(kernel|scale)$", "/weight", plain)] = value.contiguous()
+    return named, sorted(unused), sizes
+
+
+TORCH = Official(
+    source="the CRATE-alpha code for PyTorch",
+    signs=("conv1.weight", "transformer.layers.0.1.fn.D"),
+    key_map=KEY_MAP,
+    shapes={
+        "pos_embedding": "_ tokens _",
+        "conv1.weight": "embed_dim channels patch_h patch_w",
+        "mlp_head.1.weight": "num_classes _",
+        "transformer.layers.0.1.fn.D": "_ atoms",
+        "transformer.layers.0.0.fn.qkv.weight": "embed_dim _",
+    },
+    counts={"depth": r"transformer\.layers\.(\d+)\."},
+    flags={"decoupled": "transformer.layers.0.1.fn.D1"},
+    arguments={"num_heads": Argument(words="{} heads"), **ISTA_ARGUMENTS, "img_size": Argument()},
+    assumes=f"RGB images {NORMALIZED}, CLS pooling",
+    model=official_model,
+    published_by=("embed_dim", "depth"),
+    published={(arch.embed_dim, arch.depth): {"num_heads": arch.num_heads} for arch in ALPHA_ARCHS.values()},
+    unlike="no published CRATE-alpha has width {embed_dim} and depth {depth}",
+)
+_FIRST = "Transformer/encoderblock_0"
+JAX = replace(
+    TORCH,
+    source="the CRATE-alpha code for JAX",
+    signs=(f"{_FIRST}/OvercompleteISTABlock_0/D",),
+    key_map=JAX_KEY_MAP,
+    shapes={
+        "pos_embedding": "_ tokens _",
+        "embedding/weight": "embed_dim channels patch_h patch_w",
+        "head/weight": "num_classes _",
+        f"{_FIRST}/OvercompleteISTABlock_0/D": "_ atoms",
+        f"{_FIRST}/MultiHeadDotProductSubspaceAttention_0/proj/weight": "embed_dim _",
+    },
+    counts={"depth": f"{_LAYER}/"},
+    flags={"decoupled": f"{_FIRST}/OvercompleteISTABlock_0/D1"},
+    model=jax_model,
+    unpack=from_jax,
 )
 
 
@@ -96,6 +167,7 @@ class CRATEAlpha(PatchBackbone):
     """
 
     sizes = Sizes("crate_alpha", ALPHA_ARCHS)
+    official: ClassVar[Official] = replace(TORCH, variants=(JAX, replace(JAX, signs=(f"params/{JAX.signs[0]}",))))
     head_settings: ClassVar[dict] = {"norm_eps": 1e-6, "init_std": 0.02}
 
     def __init__(
@@ -145,85 +217,3 @@ class CRATEAlpha(PatchBackbone):
             nn.init.normal_(block.compress.proj.weight, std=0.02)
             if isinstance(block.compress.out, nn.Linear):
                 nn.init.normal_(block.compress.out.weight, std=0.02)
-
-    @classmethod
-    def translate(
-        cls,
-        weights: dict[str, Tensor],
-        num_heads: int | None = None,
-        ista_step_size: float | None = None,
-        ista_lambda: float | None = None,
-        img_size: int | tuple[int, int] | None = None,
-    ) -> Translation | None:
-        """The authors' weights under our names, with the model that they are of; None if they are not such.
-
-        PyTorch's and JAX's code differ in the head's LayerNorm, epsilon 1e-5 and 1e-6: each file gets its code's.
-        Shapes do not tell that images are square, eta and lambda, nor, in PyTorch's files, the number of heads, which
-        is taken as published for the published widths and depths. The arguments are those of ``CRATE.translate``.
-
-        Raises:
-            ForeignError: the weights are not whole, of no RGB images, or not of what is given.
-        """
-        source, told, norm_eps = TORCH, None, {}
-        if any(name.removeprefix("params/") == JAX_SIGN for name in weights):
-            source, norm_eps = JAX, {"norm_eps": 1e-6}
-            weights, left_out, told = from_jax(weights)
-        elif {"conv1.weight", "transformer.layers.0.1.fn.D"} <= weights.keys():
-            left_out = []
-        else:
-            return None
-        _, positions, _ = shape_of(weights, "pos_embedding", 3)
-        embed_dim, channels, *patch = shape_of(weights, "conv1.weight", 4)
-        num_classes, _ = shape_of(weights, "mlp_head.1.weight", 2)
-        _, atoms = shape_of(weights, "transformer.layers.0.1.fn.D", 2)
-        inner_dim, _ = shape_of(weights, "transformer.layers.0.0.fn.qkv.weight", 2)
-        depth = count_layers(weights, r"transformer\.layers\.(\d+)\.")
-        if channels != 3 or atoms % embed_dim or inner_dim != embed_dim:
-            got = f"{channels} channels, {atoms} atoms and a projection of {inner_dim} for width {embed_dim}"
-            raise ForeignError(f"{got} are not those of a CRATE-alpha for RGB images")
-        size = image_size(positions - 1, tuple(patch), img_size)
-        renamed, _ = rename(weights, KEY_MAP, source)
-        given, numbers = ista_given(ista_step_size, ista_lambda)
-        assumed = f"{'square ' if img_size is None else ''}RGB images {NORMALISED}, CLS pooling{numbers}"
-        if told and num_heads not in (None, told):
-            raise ForeignError(f"it has {told} heads, not the {num_heads} that are given as num_heads")
-        unlike = f"no published CRATE-alpha has width {embed_dim} and depth {depth}"
-        heads, unknown = heads_of(embed_dim, told or num_heads, HEADS.get((embed_dim, depth)), unlike)
-        if heads is None:
-            return Translation(source, renamed, None, left_out, assumed, unknown)
-        if not told and num_heads is None:
-            assumed += f", {heads} heads"
-        backbone = {"type": "CRATEAlpha", "arch": cls.sizes.name_of(Arch(embed_dim, depth, heads)), "img_size": size}
-        backbone |= {"patch_size": patch[0] if patch[0] == patch[1] else tuple(patch), **given}
-        backbone |= {} if atoms == 4 * embed_dim else {"ratio": atoms // embed_dim}
-        backbone |= {} if "transformer.layers.0.1.fn.D1" in weights else {"decoupled": False}
-        head = {"type": "LinearHead", "num_classes": num_classes, **norm_eps}
-        model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
-        return Translation(source, renamed, model, left_out, assumed)
-
-
-def from_jax(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], int | None]:
-    """JAX's weights as PyTorch's code has them, what else the file holds, and the number of heads if they tell it.
-
-    There a kernel is (in, out), a convolution's (h, w, in, out), and an attention's has its heads apart: (d, K, p) into
-    them, (K, p, d) out of them.
-    """
-    inside = any(name.startswith("params/") for name in weights)
-    named, left_out, heads = {}, set(), None
-    for name, value in weights.items():
-        if inside and not name.startswith("params/"):
-            left_out.add(name.partition("/")[0])  # such as the optimizer's state, of which there is much
-            continue
-        plain = name.removeprefix("params/")
-        if plain.endswith("/proj/kernel") and value.ndim == 3:
-            heads = value.shape[1]
-            value = value.flatten(1)
-        elif plain.endswith("/out/kernel") and value.ndim == 3:
-            value = value.flatten(0, 1)
-        if plain.endswith("/kernel"):
-            value = value.permute(3, 2, 0, 1) if value.ndim == 4 else value.mT if value.ndim == 2 else value
-        for theirs in ("/kernel", "/scale"):
-            if plain.endswith(theirs):
-                plain = plain.removesuffix(theirs) + "/weight"
-        named[plain] = value.contiguous()
-    return rename(named, JAX_KEY_MAP, JAX)[0], sorted(left_out), heads

@@ -1,30 +1,21 @@
 """CRATE, the white-box transformer: each layer compresses (MSSA) and then sparsifies (ISTA) the tokens.
 
 Source: Yu et al., "White-Box Transformers via Sparse Rate Reduction", NeurIPS 2023, arXiv 2306.01129, and the official
-code, github.com/Ma-Lab-Berkeley/CRATE, whose checkpoints ``CRATE.translate`` reads.
+code, github.com/Ma-Lab-Berkeley/CRATE, whose checkpoints ``OFFICIAL`` declares.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
 """
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...registry import BACKBONES
 from ..arch import Arch, Sizes, resolve_arch
 from ..layers import TokenEmbedding, drop_path_rates
+from ..official import ISTA_ARGUMENTS, NORMALIZED, Argument, Official, classifier
 from .block import build_block
-from .foreign import (
-    NORMALISED,
-    ForeignError,
-    Translation,
-    count_layers,
-    heads_of,
-    image_size,
-    ista_given,
-    rename,
-    shape_of,
-    square,
-)
 from .patches import PatchBackbone
 
 ARCHS: dict[str, Arch] = {
@@ -39,10 +30,6 @@ SEGMENTATION_ARCHS: dict[str, Arch] = {
     "seg_tiny": Arch(embed_dim=192, depth=12, num_heads=3),
     "demo": Arch(embed_dim=768, depth=12, num_heads=6),
 }
-# (width, depth, patch) -> heads, where one model of these shapes is published. Width 768 in patches of 8 is two.
-PUBLISHED_HEADS = {(arch.embed_dim, arch.depth, 16): arch.num_heads for arch in ARCHS.values()}
-PUBLISHED_HEADS |= {(192, 12, 8): 3, (384, 12, 8): 6}
-
 # Official name -> ours. A layer is 'transformer.layers.<l>.<0: attention, 1: ISTA>.<norm or fn>'.
 KEY_MAP = (
     (r"cls_token", r"backbone.embedding.cls_token"),
@@ -58,9 +45,50 @@ KEY_MAP = (
     (r"mlp_head\.0\.(weight|bias)", r"head.norm.\1"),
     (r"mlp_head\.1\.(weight|bias)", r"head.fc.\1"),
 )
-# What else such files hold: the second head of the authors' demo weights, to which nothing published leads.
-OFFICIAL = "the official CRATE code"
-LEFT_OUT = r"head\.(weight|bias)"
+
+
+def official_model(s: SimpleNamespace) -> dict:
+    """Return the config of the classifier with these sizes (see ``Official``)."""
+    backbone = {"type": "CRATE", "arch": Sizes("crate", ARCHS).name_of(Arch(s.embed_dim, s.depth, s.num_heads))}
+    backbone |= {"img_size": s.img_size, "patch_size": s.patch_size, **s.options}
+    if s.inner_dim != s.embed_dim:
+        backbone["head_dim"] = s.inner_dim // s.num_heads
+    return classifier(backbone, s.num_classes)
+
+
+TWO_MODELS = "of width 768, depth 12 and patches of 8 pixels, models with 12 heads and with 6 are published"
+OFFICIAL = Official(
+    source="the official CRATE code",
+    signs=("pos_embedding", "to_patch_embedding.2.weight", "transformer.layers.0.0.fn.qkv.weight"),
+    key_map=KEY_MAP,
+    shapes={
+        "pos_embedding": "_ tokens embed_dim",
+        "to_patch_embedding.2.weight": "_ patch_dim",
+        "mlp_head.1.weight": "num_classes _",
+        "transformer.layers.0.0.fn.qkv.weight": "inner_dim _",
+    },
+    counts={"depth": r"transformer\.layers\.(\d+)\."},
+    arguments={"num_heads": Argument(words="{} heads"), **ISTA_ARGUMENTS, "img_size": Argument()},
+    assumes=f"RGB images {NORMALIZED}, CLS pooling",
+    model=official_model,
+    published_by=("embed_dim", "depth", "inner_dim", "patch_size"),
+    published={
+        **{(a.embed_dim, a.depth, a.embed_dim, 16): {"num_heads": a.num_heads} for a in ARCHS.values()},
+        (192, 12, 192, 8): {"num_heads": 3},
+        (384, 12, 384, 8): {"num_heads": 6},
+        (768, 12, 768, 8): TWO_MODELS,
+    },
+    unlike="no published CRATE has width {embed_dim}, depth {depth}, projection width {inner_dim} and patches of "
+    "{patch_size} pixels",
+)
+# The authors' demo weights, with a second head to which nothing published leads.
+DEMO = replace(
+    OFFICIAL,
+    signs=(*OFFICIAL.signs, "head.weight"),
+    unused=r"head\.(weight|bias)",
+    published={(768, 12, 768, 8): TWO_MODELS},
+    unlike=f"{OFFICIAL.unlike} with a further head",
+)
 
 
 @BACKBONES.register_module()
@@ -93,6 +121,7 @@ class CRATE(PatchBackbone):
     """
 
     sizes = Sizes("crate", ARCHS | SEGMENTATION_ARCHS)
+    official: ClassVar[Official] = replace(OFFICIAL, variants=(DEMO,))
     kernels: ClassVar[dict] = {"proj.weight": "d (h w C)", "patch_norm.weight": "(h w C)", "patch_norm.bias": "(h w C)"}
     channels_last = True  # the patches are cut out of images in either order of memory
 
@@ -123,67 +152,3 @@ class CRATE(PatchBackbone):
             build_block(embed_dim, num_heads, compress, sparsify, residual=residual, drop_path=rate)
             for rate in drop_path_rates(drop_path, depth, drop_path_rule)
         )
-
-    @classmethod
-    def translate(
-        cls,
-        weights: dict[str, Tensor],
-        num_heads: int | None = None,
-        ista_step_size: float | None = None,
-        ista_lambda: float | None = None,
-        img_size: int | tuple[int, int] | None = None,
-    ) -> Translation | None:
-        """The official code's weights under our names, with the model that they are of; None if they are not such.
-
-        Shapes do not tell that images are square and RGB, the pooling, eta and lambda, nor the number of heads. They
-        are taken as published unless given; the number of heads only where width, depth and patch are those of one
-        published model and there is no further head: the authors' demo weights, in patches of 8, have 6 heads where
-        CRATE-Base has 12.
-
-        Args:
-            weights: by name, unwrapped.
-            num_heads: K, where it is known.
-            ista_step_size: eta, where it is not the published one.
-            ista_lambda: lambda, likewise.
-            img_size: (height, width) of images that are not square.
-
-        Raises:
-            ForeignError: the weights are not whole, of no RGB images, or not of what is given.
-        """
-        if (
-            not {"pos_embedding", "to_patch_embedding.2.weight", "transformer.layers.0.0.fn.qkv.weight"}
-            <= weights.keys()
-        ):
-            return None
-        _, positions, embed_dim = shape_of(weights, "pos_embedding", 3)
-        _, patch_dim = shape_of(weights, "to_patch_embedding.2.weight", 2)
-        num_classes, _ = shape_of(weights, "mlp_head.1.weight", 2)
-        inner_dim, _ = shape_of(weights, "transformer.layers.0.0.fn.qkv.weight", 2)
-        depth = count_layers(weights, r"transformer\.layers\.(\d+)\.")
-        if patch_dim % 3:
-            raise ForeignError(f"patches of {patch_dim} numbers are not a square image's in RGB")
-        patch = square(patch_dim // 3, "the pixels of a patch")
-        size = image_size(positions - 1, (patch, patch), img_size)
-        renamed, left_out = rename(weights, KEY_MAP, OFFICIAL, LEFT_OUT)
-        given, numbers = ista_given(ista_step_size, ista_lambda)
-        assumed = f"{'square ' if img_size is None else ''}RGB images {NORMALISED}, CLS pooling{numbers}"
-        plain = inner_dim == embed_dim and not left_out
-        published = PUBLISHED_HEADS.get((embed_dim, depth, patch)) if plain else None
-        unlike = (
-            f"no published CRATE has width {embed_dim}, depth {depth}, projection width {inner_dim} and "
-            f"patches of {patch} pixels{' with a further head' if left_out else ''}"
-        )
-        if (embed_dim, depth, patch) == (768, 12, 8):
-            unlike = "of width 768, depth 12 and patches of 8 pixels, models with 12 heads and with 6 are published"
-        heads, unknown = heads_of(inner_dim, num_heads, published, unlike)
-        if heads is None:
-            return Translation(OFFICIAL, renamed, None, left_out, assumed, unknown)
-        if num_heads is None:
-            assumed += f", {heads} heads"
-        backbone = {"type": "CRATE", "arch": Sizes("crate", ARCHS).name_of(Arch(embed_dim, depth, heads))}
-        backbone |= {"img_size": size, "patch_size": patch, **given}
-        if inner_dim != embed_dim:
-            backbone["head_dim"] = inner_dim // heads
-        head = {"type": "LinearHead", "num_classes": num_classes}
-        model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
-        return Translation(OFFICIAL, renamed, model, left_out, assumed)

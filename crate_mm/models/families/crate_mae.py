@@ -1,22 +1,109 @@
 """CRATE-MAE: CRATE as a masked autoencoder; its encoder as a backbone, its decoder, and its authors' weights.
 
 Source: Pai et al., "Masked Completion via Structured Diffusion with White-Box Transformers", ICLR 2024, arXiv
-2404.02446, and the official code, github.com/Ma-Lab-Berkeley/CRATE, whose checkpoints ``CRATEMAE.translate`` reads.
+2404.02446, and the official code, github.com/Ma-Lab-Berkeley/CRATE, whose checkpoints ``OFFICIAL`` declares.
 Shapes: B images, C channels, H x W pixels, N patches of h x w pixels, d embedding dimensions.
 """
 
-from typing import Any, ClassVar
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ...registry import BACKBONES
-from ..arch import Sizes, resolve_arch
-from ..layers import MSSA, DecoderBlock, SinCosEmbedding, TokenLayout, drop_path_rates, resize_table
+from ..arch import Arch, Sizes, resolve_arch
+from ..layers import (
+    MSSA,
+    DecoderBlock,
+    SinCosEmbedding,
+    TokenLayout,
+    drop_path_rates,
+    resize_table,
+    sincos_table,
+    to_pair,
+)
+from ..official import Argument, Official
 from .block import build_block
 from .crate import ARCHS
-from .foreign import Translation
-from .official_mae import translate_mae
 from .patches import PatchBackbone
+
+# Official name -> ours. A layer is 'blocks.<l>.layers.0.<0: attention, 1: ISTA>.<norm or fn>', in the decoder
+# '<0: dictionary, 1: attention>'. The table of positions that the encoder adds is the one named decoder_pos_embed.
+KEY_MAP = (
+    (r"cls_token", r"backbone.embedding.cls_token"),
+    (r"mask_token", r"mask_token"),
+    (r"decoder_pos_embed", r"backbone.embedding.pos_table"),
+    (r"patch_embed\.proj\.(weight|bias)", r"backbone.embedding.proj.\1"),
+    (r"blocks\.(\d+)\.layers\.0\.0\.norm\.(weight|bias)", r"backbone.blocks.\1.norm_compress.\2"),
+    (r"blocks\.(\d+)\.layers\.0\.0\.fn\.qkv\.weight", r"backbone.blocks.\1.compress.proj.weight"),
+    (r"blocks\.(\d+)\.layers\.0\.0\.fn\.to_out\.0\.(weight|bias)", r"backbone.blocks.\1.compress.out.\2"),
+    (r"blocks\.(\d+)\.layers\.0\.1\.norm\.(weight|bias)", r"backbone.blocks.\1.norm_sparsify.\2"),
+    (r"blocks\.(\d+)\.layers\.0\.1\.fn\.weight", r"backbone.blocks.\1.sparsify.dictionary"),
+    (r"norm\.(weight|bias)", r"backbone.norm.\1"),
+    (r"decoder_blocks\.(\d+)\.layers\.0\.0\.norm\.(weight|bias)", r"decoder.blocks.\1.norm_synthesis.\2"),
+    (r"decoder_blocks\.(\d+)\.layers\.0\.0\.fn\.weight", r"decoder.blocks.\1.dictionary"),
+    (r"decoder_blocks\.(\d+)\.layers\.0\.1\.norm\.(weight|bias)", r"decoder.blocks.\1.norm_compress.\2"),
+    (r"decoder_blocks\.(\d+)\.layers\.0\.1\.fn\.qkv\.weight", r"decoder.blocks.\1.compress.proj.weight"),
+    (r"decoder_blocks\.(\d+)\.layers\.0\.1\.fn\.to_out\.0\.(weight|bias)", r"decoder.blocks.\1.compress.out.\2"),
+    (r"decoder_norm\.(weight|bias)", r"decoder.norm.\1"),
+    (r"decoder_pred\.(weight|bias)", r"decoder.pred.\1"),
+)
+# A layer that the official forward never uses, and a second copy of the table of positions that it never reads.
+UNUSED = r"decoder_embed\.(weight|bias)|pos_embed"
+
+
+def official_model(s: SimpleNamespace) -> dict:
+    """Return the config of the masked autoencoder with these sizes (see ``Official``)."""
+    arch = Sizes("crate_mae", ARCHS).name_of(Arch(s.embed_dim, s.depth, s.num_heads))
+    backbone = {"type": "CRATEMAE", "arch": arch, "img_size": s.img_size, "patch_size": s.patch_size}
+    backbone |= {name: s.options[name] for name in ("ista_step_size", "ista_lambda") if name in s.options}
+    model = {"type": "MaskedAutoencoder", "backbone": backbone}
+    model["decoder"] = {"depth": s.decoder_depth, "num_heads": s.decoder_num_heads}
+    return model | {name: s.options[name] for name in ("mask_ratio", "norm_pix_loss") if name in s.options}
+
+
+def position_table(s: SimpleNamespace) -> Tensor:
+    """Return the table of positions that the official code computes, in float64."""
+    H, W = to_pair(s.img_size)
+    return sincos_table((H // s.patch_h, W // s.patch_w), s.embed_dim, torch.float64)
+
+
+OFFICIAL = Official(  # of a file without the table of positions
+    source="the official CRATE-MAE code",
+    signs=("mask_token", "patch_embed.proj.weight", "blocks.0.layers.0.0.fn.qkv.weight"),
+    key_map=KEY_MAP,
+    shapes={
+        "patch_embed.proj.weight": "embed_dim channels patch_h patch_w",
+        "blocks.0.layers.0.0.fn.qkv.weight": "embed_dim _",
+    },
+    counts={"depth": r"blocks\.(\d+)\.", "decoder_depth": r"decoder_blocks\.(\d+)\."},
+    arguments={
+        "num_heads": Argument(words="{} heads"),
+        "decoder_num_heads": Argument("num_heads", "{} heads in the decoder"),
+        "ista_step_size": Argument(0.1, "ista_step_size {}"),
+        "ista_lambda": Argument(0.5, "ista_lambda {}"),
+        "img_size": Argument(words="of {0} x {0} pixels"),
+        "mask_ratio": Argument(0.75, "mask_ratio {}"),
+        "norm_pix_loss": Argument(False, "norm_pix_loss {}"),
+    },
+    model=official_model,
+    published_by=("embed_dim", "depth", "decoder_depth", "patch_size"),
+    published={
+        (arch.embed_dim, arch.depth, arch.depth, 16): {"num_heads": arch.num_heads, "img_size": 224}
+        for arch in ARCHS.values()
+    },
+    unlike="no published CRATE-MAE has width {embed_dim}, depths {depth} and {decoder_depth} and patches of "
+    "{patch_size} pixels",
+    unused=UNUSED,
+    computed={"backbone.embedding.pos_table": position_table},
+)
+WITH_TABLE = replace(
+    OFFICIAL,
+    signs=(*OFFICIAL.signs, "decoder_pos_embed"),
+    shapes={**OFFICIAL.shapes, "decoder_pos_embed": "_ tokens _"},
+)
 
 
 def xavier_linears(module: nn.Module) -> None:
@@ -56,6 +143,7 @@ class CRATEMAE(PatchBackbone):
     """
 
     sizes = Sizes("crate_mae", ARCHS)
+    official: ClassVar[Official] = replace(OFFICIAL, variants=(WITH_TABLE,))
     positions = "pos_table"
     any_size = True
     head_settings: ClassVar[dict] = {"norm": False}  # the tokens have passed a LayerNorm
@@ -104,12 +192,6 @@ class CRATEMAE(PatchBackbone):
         for block in self.blocks:
             z = block(z, layout)
         return self.norm(z)
-
-    @classmethod
-    def translate(cls, weights: dict[str, Tensor], num_heads: int | None = None, **given: Any) -> Translation | None:
-        """The official code's weights under our names, with the autoencoder that they are of; None if they are not
-        such. See ``translate_mae``."""
-        return translate_mae(weights, num_heads, **given)
 
 
 class MAEDecoder(nn.Module):

@@ -1,11 +1,12 @@
 """ToST, the token statistics transformer, for images: layers whose cost grows with the number of tokens.
 
 Source: Wu et al., "Token Statistics Transformer: Linear-Time Attention via Variational Rate Reduction", ICLR 2025,
-arXiv 2412.17810, and the authors' code, github.com/RobinWu218/ToST, whose vision weights ``ToST.translate`` reads.
+arXiv 2412.17810, and the authors' code, github.com/RobinWu218/ToST, whose vision weights ``OFFICIAL`` declares.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads of dimension p.
 """
 
 import math
+from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
@@ -15,8 +16,8 @@ from ...registry import BACKBONES
 from ..arch import Arch, Sizes, resolve_arch
 from ..backbone import Backbone, InputSpec
 from ..layers import ClassAttentionBlock, ConvStem, TokenLayout
+from ..official import NORMALIZED, Argument, Official, classifier
 from .block import build_block
-from .foreign import NORMALISED, ForeignError, Translation, checked_size, count_layers, rename, shape_of
 
 TOST_ARCHS: dict[str, Arch] = {
     "tiny_12": Arch(embed_dim=192, depth=12, num_heads=4),
@@ -27,7 +28,6 @@ TOST_ARCHS: dict[str, Arch] = {
     "large_24": Arch(embed_dim=768, depth=24, num_heads=16),
 }
 
-OFFICIAL = "the ToST code for vision"
 PUBLISHED = {"class_layers": 2, "qkv_bias": True, "mlp_ratio": 4, "tokens_norm": True}
 KEY_MAP = (
     (r"patch_embed\.proj\.(\d+)\.([01])\.(\w+)", r"backbone.embedding.stem.\1.\2.\3"),
@@ -50,6 +50,49 @@ KEY_MAP = (
     (r"cls_attn_blocks\.(\d+)\.gamma2", r"backbone.class_blocks.\1.gamma_mlp"),
     (r"norm\.(weight|bias)", r"head.norm.\1"),
     (r"head\.(weight|bias)", r"head.fc.\1"),
+)
+
+
+def mlp_ratio_of(hidden: int, width: int) -> float:
+    """The ratio of an MLP's widths, whose product with the width, rounded down, is the hidden width."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def official_model(s: SimpleNamespace) -> dict:
+    """Return the config of the classifier with these sizes (see ``Official``)."""
+    arch = Sizes("tost", TOST_ARCHS).name_of(Arch(s.embed_dim, s.depth, s.num_heads))
+    backbone = {"type": "ToST", "arch": arch, "img_size": s.img_size, "patch_size": 2**s.stages}
+    ratio = mlp_ratio_of(s.hidden, s.embed_dim)
+    options = {"class_layers": s.class_layers, "qkv_bias": s.qkv_bias, "mlp_ratio": ratio, "tokens_norm": s.tokens_norm}
+    backbone |= {name: value for name, value in options.items() if value != PUBLISHED[name]}
+    return classifier(backbone, s.num_classes, norm_eps=1e-6)
+
+
+OFFICIAL = Official(
+    source="the ToST code for vision",
+    signs=("blocks.0.attn.temp", "patch_embed.proj.0.0.weight", "pos_embeder.token_projection.weight"),
+    key_map=KEY_MAP,
+    shapes={
+        "blocks.0.attn.temp": "num_heads _",
+        "patch_embed.proj.0.0.weight": "_ channels _ _",
+        "cls_token": "_ _ embed_dim",
+        "head.weight": "num_classes _",
+        "blocks.0.mlp.fc1.weight": "hidden _",
+    },
+    counts={
+        "stages": r"patch_embed\.proj\.(\d+)\.0\.",
+        "depth": r"blocks\.(\d+)\.",
+        "class_layers": r"cls_attn_blocks\.(\d+)\.",
+    },
+    flags={"qkv_bias": "blocks.0.attn.qkv.bias"},
+    arguments={
+        "num_heads": Argument(words="{} heads"),
+        "img_size": Argument(224, "made for {0} x {0} pixels"),
+        "tokens_norm": Argument(True, "tokens_norm = {}"),
+    },
+    assumes=f"RGB images {NORMALIZED}, CLS pooling",
+    model=official_model,
 )
 
 
@@ -82,6 +125,7 @@ class ToST(Backbone):
     """
 
     sizes = Sizes("tost", TOST_ARCHS)
+    official: ClassVar[Official] = OFFICIAL
     head_settings: ClassVar[dict] = {"norm_eps": 1e-6, "init_std": 0.02}
     stem = ("embedding",)  # the CLS token comes in behind the layers
 
@@ -146,67 +190,3 @@ class ToST(Backbone):
         for block in self.class_blocks:
             z = block(z)
         return z
-
-    @classmethod
-    def translate(
-        cls,
-        weights: dict[str, Tensor],
-        num_heads: int | None = None,
-        img_size: int | tuple[int, int] | None = None,
-        tokens_norm: bool | None = None,
-    ) -> Translation | None:
-        """The official vision code's weights under our names, with the model that they are of; None if not such.
-
-        Names and shapes tell all but the size of the images and ``tokens_norm``, on which no weight depends; 224 and
-        True are taken as published.
-
-        Args:
-            weights: by name, unwrapped, BatchNorm's statistics among them.
-            num_heads: K, which ``temp`` tells: another number is refused.
-            img_size: of the images.
-            tokens_norm: the argument of that name.
-
-        Raises:
-            ForeignError: the weights are not whole, or not of what is given.
-        """
-        if not {"blocks.0.attn.temp", "patch_embed.proj.0.0.weight", "pos_embeder.token_projection.weight"} <= (
-            weights.keys()
-        ):
-            return None
-        heads, _ = shape_of(weights, "blocks.0.attn.temp", 2)
-        _, channels, *_ = shape_of(weights, "patch_embed.proj.0.0.weight", 4)
-        *_, embed_dim = shape_of(weights, "cls_token", 3)
-        num_classes, _ = shape_of(weights, "head.weight", 2)
-        patch = 2 ** count_layers(weights, r"patch_embed\.proj\.(\d+)\.0\.")
-        if channels != 3 or patch not in (8, 16):
-            raise ForeignError(f"{channels} channels in patches of {patch} pixels are not ToST's, RGB and 8 or 16")
-        if num_heads not in (None, heads):
-            raise ForeignError(f"it has {heads} heads, not the {num_heads} that are given as num_heads")
-        if tokens_norm is not None and not isinstance(tokens_norm, bool):
-            raise ForeignError(f"tokens_norm is True or False, not {tokens_norm!r}")
-        renamed, left_out = rename(weights, KEY_MAP, OFFICIAL)
-        arch = Arch(embed_dim, count_layers(weights, r"blocks\.(\d+)\."), heads)
-        backbone = {"type": "ToST", "arch": cls.sizes.name_of(arch), "img_size": 224, "patch_size": patch}
-        if img_size is not None:
-            H, W = checked_size(img_size)
-            backbone["img_size"] = H if H == W else (H, W)
-        hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
-        options = {
-            "class_layers": count_layers(weights, r"cls_attn_blocks\.(\d+)\."),
-            "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
-            "mlp_ratio": mlp_ratio_of(hidden, embed_dim),
-            "tokens_norm": tokens_norm is not False,
-        }
-        backbone |= {key: value for key, value in options.items() if value != PUBLISHED[key]}
-        head = {"type": "LinearHead", "num_classes": num_classes, "norm_eps": 1e-6}
-        model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
-        assumed = f"RGB images {NORMALISED}, CLS pooling"
-        assumed += ", made for 224 x 224 pixels" if img_size is None else ""
-        assumed += ", tokens_norm = True" if tokens_norm is None else ""
-        return Translation(OFFICIAL, renamed, model, left_out, assumed)
-
-
-def mlp_ratio_of(hidden: int, width: int) -> float:
-    """The ratio of an MLP's widths, whose product with the width, rounded down, is the hidden width."""
-    ratio = hidden / width
-    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)

@@ -5,6 +5,7 @@ Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K
 """
 
 from functools import partial
+from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
@@ -17,18 +18,46 @@ from ...registry import BACKBONES
 from ..arch import Arch, Sizes, resolve_arch
 from ..backbone import Backbone, InputSpec, PatchKernel, Positions
 from ..layers import Compression, DropPath, Layer, Map, TokenLayout, check_images, drop_path_rates, scaled_similarity
-from .foreign import NORMALISED, Translation, count_layers, heads_of, image_size, rename, shape_of
+from ..official import NORMALIZED, Argument, Official, classifier
 
 VIT_ARCHS: dict[str, Arch] = {
     "tiny": Arch(embed_dim=192, depth=12, num_heads=3),
     "small": Arch(embed_dim=384, depth=12, num_heads=6),
 }
-# (width, depth) -> heads of the models whose weights torchvision publishes: ViT-B, L and H.
-TORCHVISION_HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
-TORCHVISION = "torchvision's VisionTransformer"
+
 KEY_MAP = (
     (r"heads\.head\.(weight|bias)", r"head.fc.\1"),
     (r"(class_token|conv_proj\..*|encoder\..*)", r"backbone.\1"),
+)
+
+
+def official_model(s: SimpleNamespace) -> dict:
+    """Return the config of the classifier with these sizes (see ``Official``)."""
+    arch = Arch(s.embed_dim, s.depth, s.num_heads)._asdict()
+    backbone = {"type": "ViT", "arch": arch, "img_size": s.img_size, "patch_size": s.patch_size}
+    return classifier(backbone, s.num_classes, norm=False)
+
+
+TORCHVISION = Official(
+    source="torchvision's VisionTransformer",
+    signs=("conv_proj.weight", "heads.head.weight"),
+    key_map=KEY_MAP,
+    shapes={
+        "conv_proj.weight": "embed_dim channels patch_h patch_w",
+        "encoder.pos_embedding": "_ tokens _",
+        "heads.head.weight": "num_classes _",
+    },
+    counts={"depth": r"encoder\.layers\.encoder_layer_(\d+)\."},
+    arguments={"num_heads": Argument(words="{} heads"), "img_size": Argument()},
+    assumes=f"RGB images {NORMALIZED}",
+    model=official_model,
+    published_by=("embed_dim", "depth"),
+    published={  # ViT-B, L and H
+        (768, 12): {"num_heads": 12},
+        (1024, 24): {"num_heads": 16},
+        (1280, 32): {"num_heads": 16},
+    },
+    unlike="torchvision publishes no ViT of width {embed_dim} and depth {depth}",
 )
 
 
@@ -101,6 +130,7 @@ class ViT(VisionTransformer, Backbone):
     """
 
     sizes = Sizes("vit", VIT_ARCHS)
+    official: ClassVar[Official] = TORCHVISION
     head_settings: ClassVar[dict] = {"norm": False}  # the tokens have passed a LayerNorm
     stem = ("class_token", "conv_proj", "encoder.pos_embedding")
 
@@ -162,37 +192,3 @@ class ViT(VisionTransformer, Backbone):
         patches = self.conv_proj(images).flatten(2).mT
         z = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1)
         return self.encoder(z)
-
-    @classmethod
-    def translate(
-        cls, weights: dict[str, Tensor], num_heads: int | None = None, img_size: int | tuple[int, int] | None = None
-    ) -> Translation | None:
-        """torchvision's own weights under our names; None if they are not such.
-
-        RGB images are assumed, square ones unless given, and of the widths that torchvision publishes its number of
-        heads.
-
-        Raises:
-            ForeignError: they are not whole, or not of what is given.
-        """
-        if "conv_proj.weight" not in weights or "heads.head.weight" not in weights:
-            return None
-        embed_dim, _, patch, _ = shape_of(weights, "conv_proj.weight", 4)
-        _, positions, _ = shape_of(weights, "encoder.pos_embedding", 3)
-        num_classes, _ = shape_of(weights, "heads.head.weight", 2)
-        depth = count_layers(weights, r"encoder\.layers\.encoder_layer_(\d+)\.")
-        size = image_size(positions - 1, (patch, patch), img_size)
-        renamed, left_out = rename(weights, KEY_MAP, TORCHVISION)
-        assumed = f"{'square ' if img_size is None else ''}RGB images {NORMALISED}"
-        published = TORCHVISION_HEADS.get((embed_dim, depth))
-        unlike = f"torchvision publishes no ViT of width {embed_dim} and depth {depth}"
-        heads, unknown = heads_of(embed_dim, num_heads, published, unlike)
-        if heads is None:
-            return Translation(TORCHVISION, renamed, None, left_out, assumed, unknown)
-        if num_heads is None:
-            assumed += f", {heads} heads"
-        backbone = {"type": "ViT", "arch": Arch(embed_dim, depth, heads)._asdict()}
-        backbone |= {"img_size": size, "patch_size": patch}
-        head = {"type": "LinearHead", "num_classes": num_classes, "norm": False}
-        model = {"type": "ImageClassifier", "backbone": backbone, "head": head}
-        return Translation(TORCHVISION, renamed, model, left_out, assumed)
