@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import default_collate
 
+from ..models.tasks.base import task_of
 from ..registry import HOOKS
 from .figures.layers import plot_layers
 from .gather import LayerRow, defined_measures, measure_layers
@@ -51,7 +52,7 @@ class WhiteBoxHook(Hook):
     def before_train(self, runner: Runner) -> None:
         if runner.val_loop is None:
             raise ValueError("WhiteBoxHook measures on validation images: the config has no val_dataloader")
-        has = defined_measures(getattr(runner.model, "module", runner.model))
+        has = defined_measures(task_of(runner.model))
         if not set(has) & set(self.measures):
             raise ValueError(f"WhiteBoxHook: the model has none of {', '.join(self.measures)}, it has {has}")
         if is_main_process():
@@ -68,7 +69,7 @@ class WhiteBoxHook(Hook):
 
     def measure(self, runner: Runner, epoch: int) -> None:
         """Measure now, and pass the figures on."""
-        model = getattr(runner.model, "module", runner.model)
+        model = task_of(runner.model)
         was_training = model.training
         model.eval()
         try:

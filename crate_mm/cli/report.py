@@ -130,7 +130,7 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
             while label in {looked.label for looked in models}:
                 label += "'"
             names = (checkpoint and checkpoint.class_names) or getattr(loader.dataset, "classes", None)
-            names = names or (default_class_names(model.num_classes) if hasattr(model, "num_classes") else None)
+            names = names or (default_class_names(model.num_classes) if model.is_classifier else None)
             run = checkpoint_data(config, cfg, file, checkpoint)
             models.append(Looked(label, model, len(datas) - 1, names, run))
     return models, datas
@@ -205,7 +205,7 @@ def check_size(datas: list[Data], model: torch.nn.Module, config: str) -> None:
             "models are compared on the same images"
         )
     image, size = datas[-1].dataset[0]["inputs"], getattr(model.backbone, "img_size", None)
-    channels = getattr(model, "in_channels", None)
+    channels = model.in_channels
     other_size = size is not None and tuple(image.shape[1:]) != tuple(size)
     if other_size or channels not in (None, image.shape[0]):
         raise ValueError(

@@ -7,6 +7,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
 from ..private_torch import end_workers
+from ..models.tasks.base import Task, task_of
 from ..registry import LOOPS
 from .lookahead import LookAhead
 from .pieces import in_pieces
@@ -39,6 +40,8 @@ class TrainLoop(EpochBasedTrainLoop):
     def __init__(self, runner, dataloader, micro_batches: int = 1, **kwargs) -> None:
         super().__init__(runner, dataloader, **kwargs)
         self.micro_batches = micro_batches
+        self.task = task_of(runner.model)
+        self.has_after_step = type(self.task).after_step is not Task.after_step  # else no GPU is waited for
         total = runner.cfg.get("global_batch_size")
         self.total = total if total and total % runner.world_size else None  # where the processes' shares differ
         self.loader, self.pieces = in_pieces(self.dataloader)
@@ -117,6 +120,9 @@ class TrainLoop(EpochBasedTrainLoop):
         parts = split_batch(data_batch, self.micro_batches)
         logs = [self._train_part(part, weight) for part, weight in zip(parts, self._weights(parts))]
         outputs = {key: sum(log[key] for log in logs) / len(logs) for key in logs[0]}
+        if self.has_after_step:
+            with torch.no_grad():
+                self.task.after_step(self._iter + 1, getattr(self.runner.optim_wrapper, "skipped", False))
         self._end_step(error)
         self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1

@@ -117,7 +117,7 @@ class Looks:
             for i in range(len(batch["inputs"])):
                 one = {key: value[i : i + 1] for key, value in batch.items()}
                 out = self.model(**self.model.data_preprocessor(one))
-                if hasattr(self.model, "num_classes"):
+                if self.model.is_classifier:
                     scores, classes = out.cpu().double().softmax(-1)[0].topk(min(TOP_CLASSES, out.shape[-1]))
                     self.predicted.append(list(zip(classes.tolist(), scores.tolist())))
 

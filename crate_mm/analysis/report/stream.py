@@ -153,7 +153,7 @@ def stream(
             found.spreads.positions = here
             out = model(**model.data_preprocessor(batch))
             found.images += count
-            if hasattr(model, "num_classes"):
+            if model.is_classifier:
                 told = out.argmax(-1).tolist()
                 found.labelled += sum(label >= 0 for label in labels)
                 found.right += sum(a == b for a, b in zip(told, labels))
