@@ -6,8 +6,8 @@ import torch
 from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
-from ..private_torch import end_workers
 from ..models.tasks.base import Task, task_of
+from ..private_torch import end_workers
 from ..registry import LOOPS
 from .lookahead import LookAhead
 from .pieces import in_pieces
