@@ -24,9 +24,10 @@ class TrainLoop(EpochBasedTrainLoop):
     The gradients of the micro-batches are accumulated (by the OptimWrapper's ``accumulative_counts``) and every other
     part, such as the schedule, EMA, hooks and logs, sees one iteration a step, with or without accumulation.
 
-    Micro-batches may differ by a sample, and so may the shares of the processes. The loss of each, a mean over its
-    samples, then counts by their number, so that the step is that of the mean over the global batch. The losses that
-    hooks see are weighted too: their mean over the processes is the mean over the global batch.
+    Micro-batches may differ by a sample, and so may the shares of the processes. The loss of each, a mean over what the
+    task counts (its samples, or another number, see ``Task.count``), is weighted by that count, so that the step is
+    that of the mean over the global batch. The losses that hooks see are weighted too: their mean over the processes is
+    the mean over the global batch.
 
     At each step the processes agree: hooks put numbers of their process into ``local_flags`` before it, and find those
     of all processes in ``agreed``, by rank, after it. A hook that sets ``stopping`` to an exception, on all processes
@@ -41,6 +42,7 @@ class TrainLoop(EpochBasedTrainLoop):
         super().__init__(runner, dataloader, **kwargs)
         self.micro_batches = micro_batches
         self.task = task_of(runner.model)
+        self.counts_samples = type(self.task).count is Task.count  # else the processes exchange their counts
         self.has_after_step = type(self.task).after_step is not Task.after_step  # else no GPU is waited for
         total = runner.cfg.get("global_batch_size")
         self.total = total if total and total % runner.world_size else None  # where the processes' shares differ
@@ -130,12 +132,15 @@ class TrainLoop(EpochBasedTrainLoop):
             self._stop()
 
     def _weights(self, parts: list[dict[str, Tensor]]) -> list[float]:
-        """What each micro-batch counts beside those of all processes, by its samples; 1 where all have as many."""
-        if self.total is None and len(parts) == 1:
+        """Return the weight of each micro-batch's loss: its count over the mean count of a micro-batch of the step."""
+        if self.counts_samples and self.total is None and len(parts) == 1:
             return [1.0]
-        sizes = [len(next(iter(part.values()))) for part in parts]
-        total = self.total or self.runner.world_size * sum(sizes)
-        return [size * len(parts) * self.runner.world_size / total for size in sizes]
+        counts = [int(self.task.count(part)) for part in parts]
+        if self.counts_samples:
+            total = self.total or self.runner.world_size * sum(counts)
+        else:
+            total = max(self.agreement.sum(sum(counts)), 1)
+        return [count * len(parts) * self.runner.world_size / total for count in counts]
 
     def _train_part(self, part: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
         """Take a micro-batch's part in the step; return its losses, weighted."""
