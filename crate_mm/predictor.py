@@ -72,11 +72,11 @@ class Predictor:
         if dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype must be 'float32', 'bfloat16' or 'float16', got {dtype!r}")
         self.dtype = getattr(torch, dtype)
-        if not getattr(model, "num_classes", 0):
+        if not model.is_classifier:
             raise ValueError(f"Predictor is for classifiers: {type(model).__name__} predicts no classes")
         self.model = model.eval()
         self.preparation = Preparation(model, transforms)
-        self.class_names = class_names or getattr(model, "class_names", None) or default_class_names(model.num_classes)
+        self.class_names = class_names or model.class_names or default_class_names(model.num_classes)
         if len(self.class_names) != model.num_classes:
             raise ValueError(f"{len(self.class_names)} class names for a head of {model.num_classes} classes")
         self.topk = min(topk, model.num_classes)

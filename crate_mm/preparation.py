@@ -49,7 +49,7 @@ class Preparation:
         self.mode = "L" if model.in_channels == 1 else "RGB"
         self.transforms = build_transforms(transforms) if transforms is not None else test_transforms(model)
         # No weight bounds what a file says of sizes.
-        self.described = getattr(model, "described_by", None) if transforms is None else None
+        self.described = model.described_by if transforms is None else None
         self.most_pixels = max(math.prod(image_size(model)), MOST_PIXELS_UNASKED)
         self.most_images = max(MOST_BATCH // self.most_pixels, 1) if self.described else None
 
@@ -154,7 +154,7 @@ def test_transforms(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: the model does not tell its image size, or the checkpoint's transforms cannot be built.
     """
-    known, source = getattr(model, "test_transforms", None), getattr(model, "described_by", None)
+    known, source = model.test_transforms, model.described_by
     if known is not None and source is None:
         return build_transforms(known)
     if known is not None:  # data of a file

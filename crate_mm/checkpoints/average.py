@@ -195,6 +195,8 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
 def _described(members: list[Checkpoint], weights: dict[str, Tensor]) -> Checkpoint:
     first, sources = members[0], [source_of(member) for member in members]
     meta = {"format": FORMAT, "model": first.model, "test_transforms": first.test_transforms, "averaged_from": sources}
+    if first.meta.get("transfer_from"):
+        meta["transfer_from"] = first.meta["transfer_from"]
     if first.class_names is not None:
         meta["dataset_meta"] = {"classes": list(first.class_names)}
     return replace(first, path=f"the average of {len(members)}", weights=weights, meta=meta, states={}, notes=[])

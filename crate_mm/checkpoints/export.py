@@ -78,7 +78,7 @@ def export(
         ExportError: the model cannot be exported so, the packages for it are not there, or the program's output is
             further from the model's than rounding takes it.
     """
-    if mode == "tensor" and not hasattr(model, "num_classes"):
+    if mode == "tensor" and not model.is_classifier:
         raise ExportError(f"{type(model).__name__} has no logits: export its features")
     if kind not in KINDS:
         raise ExportError(f"a program is one of {', '.join(KINDS)}, not {kind!r}")
@@ -106,8 +106,8 @@ def export(
             "dtype": dtype,
             "input": {"name": "images", "dtype": "uint8", "shape": list(images.shape), "any": sorted(free)},
             "output": {"what": "logits" if mode == "tensor" else "features", "shape": list(expected.shape)},
-            "classes": getattr(model, "class_names", None),
-            "test_transforms": getattr(model, "test_transforms", None),
+            "classes": model.class_names,
+            "test_transforms": model.test_transforms,
             "largest_difference": (found - expected).abs().max().item(),
             "output_deviation": expected.std().item(),
             "torch": str(torch.__version__),

@@ -5,6 +5,7 @@ Shapes: N patches on a grid of rows x columns, d embedding dimensions.
 
 import logging
 import math
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,7 +175,11 @@ class Transfer(NamedTuple):
 
 
 def transfer(
-    model: nn.Module, checkpoint: Checkpoint, positions: str = "bicubic", patches: str | None = None
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    positions: str = "bicubic",
+    patches: str | None = None,
+    part: str | None = None,
 ) -> Transfer:
     """Fill a model's backbone from a checkpoint and leave all else as it is; return what became of each parameter.
 
@@ -188,11 +193,13 @@ def transfer(
         positions: how position embeddings are resized, the setting ``resize_positions``.
         patches: how patch embeddings are, the setting ``resize_patches``; with None another size is refused, and with
             'new' the patch embedding stays as it was initialised.
+        part: the part of the checkpoint that is taken as the backbone, the setting ``transfer_from``; the one that the
+            checkpoint's task declares if not given.
 
     Raises:
         ValueError: no such ``positions`` or ``patches``.
-        CheckpointError: less than half of the backbone's numbers are in the checkpoint, which is then of another
-            model; the model is left as it was.
+        CheckpointError: the checkpoint has no such part, or less than half of the backbone's numbers, and is then of
+            another model; the model is left as it was.
     """
     if positions not in MODES or patches not in (*MODES, "new", None):
         raise ValueError(f"resize_positions {positions!r} and resize_patches {patches!r}: choose {', '.join(MODES)}")
@@ -200,7 +207,7 @@ def transfer(
     backbone = backbone_of(model)
     if "backbone" not in dict(model.named_children()):
         raise CheckpointError(f"{type(model).__name__} has no backbone that {source} could fill")
-    weights = aligned(checkpoint, model, wanted)
+    weights = _with_part_as_backbone(checkpoint, aligned(checkpoint, model, wanted), wanted, part)
     resizable = {} if backbone is None else backbone.resizable()
     resizable = {f"{BACKBONE}{name}": how for name, how in resizable.items()}
     grids = {name: how for name, how in resizable.items() if isinstance(how, Positions)}
@@ -257,6 +264,34 @@ def transfer(
         )
     model.load_state_dict({**wanted, **filled})
     return result
+
+
+def _with_part_as_backbone(
+    checkpoint: Checkpoint, weights: dict[str, Tensor], wanted: dict[str, Tensor], part: str | None
+) -> dict[str, Tensor]:
+    """Return weights with those of a part, such as a teacher, under the names of the backbone.
+
+    Raises:
+        CheckpointError: no module of this name has the backbone's parameters.
+    """
+    part = part or checkpoint.meta.get("transfer_from") or "backbone"
+    if part == "backbone":
+        return weights
+    names = {name.removeprefix(BACKBONE) for name in wanted if name.startswith(BACKBONE)}
+    splits = ((key[:dot], key[dot + 1 :]) for key in weights for dot, letter in enumerate(key) if letter == ".")
+    counts = Counter(holder for holder, name in splits if name in names)
+    holders = [holder for holder, count in counts.items() if 2 * count >= len(names)]
+    holder = next((name for name in (part, f"{part}.backbone") if name in holders), None)
+    if holder is None:
+        known = sorted({name.removesuffix(".backbone") for name in holders})
+        raise CheckpointError(
+            f"{checkpoint.path} has no part {shown(part)!r} that could be the backbone (transfer_from): it has "
+            f"{', '.join(map(shown, known)) or 'none'}"
+        )
+    taken = {f"{BACKBONE}{key[len(holder) + 1 :]}": v for key, v in weights.items() if key.startswith(f"{holder}.")}
+    checkpoint.notes.append(f"its {shown(holder)} is taken as the backbone (transfer_from)")
+    rest = {key: v for key, v in weights.items() if not key.startswith((f"{holder}.", BACKBONE))}
+    return {**taken, **rest}
 
 
 def _is_embedding(value: Tensor, embed_dim: int) -> bool:

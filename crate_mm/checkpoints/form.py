@@ -92,6 +92,7 @@ FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     "meta.steps_per_epoch": (_whole, "a whole number"),
     "meta.draws": (_whole, "a whole number"),
     "meta.optimizer": (_text, "a name"),
+    "meta.transfer_from": (_text, "a name"),
     "meta.initialized_from": (_text, "a name"),
     "meta.test_transforms": (are_transforms, "a list of dicts of plain data"),
     "meta.translated_from": (_text, "a name"),

@@ -13,7 +13,7 @@ from .form import CheckpointError
 WEIGHTS = "model.safetensors"  # in a folder of the Hub's library
 KEY = "crate_mm"  # of the file's metadata
 # What a checkpoint says of its training that goes with its weights.
-KEPT = ("epoch", "seed", "recipe", "initialized_from", "translated_from", "assumed", "averaged_from")
+KEPT = ("epoch", "seed", "recipe", "initialized_from", "transfer_from", "translated_from", "assumed", "averaged_from")
 MOST_SAID = 2**24  # characters under that key
 
 

@@ -130,7 +130,7 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
             while label in {looked.label for looked in models}:
                 label += "'"
             names = (checkpoint and checkpoint.class_names) or getattr(loader.dataset, "classes", None)
-            names = names or (default_class_names(model.num_classes) if hasattr(model, "num_classes") else None)
+            names = names or (default_class_names(model.num_classes) if model.is_classifier else None)
             run = checkpoint_data(config, cfg, file, checkpoint)
             models.append(Looked(label, model, len(datas) - 1, names, run))
     return models, datas

@@ -56,7 +56,7 @@ def main() -> None:
             cfg[key] = None
         runner = Runner.from_cfg(cfg)
         runner.build_for_testing(opened)
-        if args.tta and not hasattr(runner.task, "flip_test"):
+        if args.tta and runner.task.flip_test is None:
             raise ValueError(f"--tta {args.tta} is for classifiers, the config has {type(runner.task).__name__}")
         if args.tta:
             runner.task.flip_test = True

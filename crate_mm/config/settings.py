@@ -85,6 +85,13 @@ SETTINGS = (
         "how its patch embedding goes to another patch size; 'new' starts it anew, None refuses another size",
     ),
     Setting(
+        "transfer_from",
+        None,
+        "the name of a part, or None",
+        lambda value: value is None or (isinstance(value, str) and value != ""),
+        "the part of a checkpoint to start from that becomes the backbone, as 'teacher'; None: as its task declares",
+    ),
+    Setting(
         "compile_blocks",
         None,
         "one of True, False, 'backbone', None",

@@ -91,7 +91,8 @@ def build_backbone_from(cfg: Config, opened: Checkpoint) -> tuple[nn.Module, Tra
         ValueError: the checkpoint is not of this model, or lacks a part of its backbone.
     """
     model = build_model(cfg, opened)
-    table = transfer(model, opened, cfg.get("resize_positions", "bicubic"), cfg.get("resize_patches"))
+    settings = cfg.get("resize_positions", "bicubic"), cfg.get("resize_patches"), cfg.get("transfer_from")
+    table = transfer(model, opened, *settings)
     unfilled = [name for name in table.new if name.startswith(BACKBONE)]
     if unfilled:
         name = unfilled[0]

@@ -4,6 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from ..models.tasks.base import task_of
 from ..registry import HOOKS
 from .blocks import block_groups
 
@@ -48,7 +49,7 @@ class GradientNorms(Hook):
         if not hasattr(runner.optim_wrapper, "grad_norms"):
             kind = type(runner.optim_wrapper).__name__
             raise ValueError(f"GradientNorms needs an OptimWrapper of crate_mm, which measures them; {kind} does not")
-        self.names = layer_names(getattr(runner.model, "module", runner.model))
+        self.names = layer_names(task_of(runner.model))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         wrapper = runner.optim_wrapper

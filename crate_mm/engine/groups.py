@@ -8,7 +8,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from ..log import print_log
-from ..models.tasks.base import backbone_of, task_of
+from ..models.tasks.base import backbone_of, freeze_untrained, task_of
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, suggest
 
 RULES = (
@@ -45,8 +45,10 @@ class DefaultOptimWrapperConstructor(_Constructor):
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        check_keys(self.paramwise_cfg.get("custom_keys", {}), task_of(model))
-        return super().__call__(model)
+        task = task_of(model)
+        freeze_untrained(task)  # with rules, MMEngine leaves out what takes no gradient
+        check_keys(self.paramwise_cfg.get("custom_keys", {}), task)
+        return super().__call__(task if self.paramwise_cfg else task.trainable())
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", **kwargs) -> None:
         if prefix:

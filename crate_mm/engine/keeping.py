@@ -87,7 +87,9 @@ class KeepingRunner(RunnerState):
             self._say_other_processes(filename, checkpoint.meta)
             say_other_recipe(self, checkpoint)
         elif self.trains:
-            taken = transfer(self.task, checkpoint, self.cfg.resize_positions, self.cfg.resize_patches)
+            taken = transfer(
+                self.task, checkpoint, self.cfg.resize_positions, self.cfg.resize_patches, self.cfg.transfer_from
+            )
             self.logger.info(f"initialised from {filename}:\n{taken.table()}")
             self.initialized_from, self.origin = without_secrets(filename), origin_of(checkpoint)
             contents = {"meta": checkpoint.meta, "state_dict": self.task.state_dict()}

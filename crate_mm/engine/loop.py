@@ -6,6 +6,7 @@ import torch
 from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
+from ..models.tasks.base import Task, task_of
 from ..private_torch import end_workers
 from ..registry import LOOPS
 from .lookahead import LookAhead
@@ -23,9 +24,10 @@ class TrainLoop(EpochBasedTrainLoop):
     The gradients of the micro-batches are accumulated (by the OptimWrapper's ``accumulative_counts``) and every other
     part, such as the schedule, EMA, hooks and logs, sees one iteration a step, with or without accumulation.
 
-    Micro-batches may differ by a sample, and so may the shares of the processes. The loss of each, a mean over its
-    samples, then counts by their number, so that the step is that of the mean over the global batch. The losses that
-    hooks see are weighted too: their mean over the processes is the mean over the global batch.
+    Micro-batches may differ by a sample, and so may the shares of the processes. The loss of each, a mean over what the
+    task counts (its samples, or another number, see ``Task.count``), is weighted by that count, so that the step is
+    that of the mean over the global batch. The losses that hooks see are weighted too: their mean over the processes is
+    the mean over the global batch.
 
     At each step the processes agree: hooks put numbers of their process into ``local_flags`` before it, and find those
     of all processes in ``agreed``, by rank, after it. A hook that sets ``stopping`` to an exception, on all processes
@@ -39,6 +41,9 @@ class TrainLoop(EpochBasedTrainLoop):
     def __init__(self, runner, dataloader, micro_batches: int = 1, **kwargs) -> None:
         super().__init__(runner, dataloader, **kwargs)
         self.micro_batches = micro_batches
+        self.task = task_of(runner.model)
+        self.counts_samples = type(self.task).count is Task.count  # else the processes exchange their counts
+        self.has_after_step = type(self.task).after_step is not Task.after_step  # else no GPU is waited for
         total = runner.cfg.get("global_batch_size")
         self.total = total if total and total % runner.world_size else None  # where the processes' shares differ
         self.loader, self.pieces = in_pieces(self.dataloader)
@@ -117,6 +122,9 @@ class TrainLoop(EpochBasedTrainLoop):
         parts = split_batch(data_batch, self.micro_batches)
         logs = [self._train_part(part, weight) for part, weight in zip(parts, self._weights(parts))]
         outputs = {key: sum(log[key] for log in logs) / len(logs) for key in logs[0]}
+        if self.has_after_step:
+            with torch.no_grad():
+                self.task.after_step(self._iter + 1, getattr(self.runner.optim_wrapper, "skipped", False))
         self._end_step(error)
         self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1
@@ -124,12 +132,15 @@ class TrainLoop(EpochBasedTrainLoop):
             self._stop()
 
     def _weights(self, parts: list[dict[str, Tensor]]) -> list[float]:
-        """What each micro-batch counts beside those of all processes, by its samples; 1 where all have as many."""
-        if self.total is None and len(parts) == 1:
+        """Return the weight of each micro-batch's loss: its count over the mean count of a micro-batch of the step."""
+        if self.counts_samples and self.total is None and len(parts) == 1:
             return [1.0]
-        sizes = [len(next(iter(part.values()))) for part in parts]
-        total = self.total or self.runner.world_size * sum(sizes)
-        return [size * len(parts) * self.runner.world_size / total for size in sizes]
+        counts = [int(self.task.count(part)) for part in parts]
+        if self.counts_samples:
+            total = self.total or self.runner.world_size * sum(counts)
+        else:
+            total = max(self.agreement.sum(sum(counts)), 1)
+        return [count * len(parts) * self.runner.world_size / total for count in counts]
 
     def _train_part(self, part: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
         """Take a micro-batch's part in the step; return its losses, weighted."""

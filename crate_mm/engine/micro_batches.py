@@ -63,6 +63,11 @@ def check_weights(plan: BatchPlan, task: Task, loop: object, wrapper: object) ->
     """
     least, most = plan.micro_batch_sizes
     others = [part for part, kind in ((loop, TrainLoop), (wrapper, OptimWrapper)) if not isinstance(part, kind)]
+    if others and type(task).count is not Task.count and plan.world_size * plan.micro_batches > 1:
+        raise ValueError(
+            f"global_batch_size {plan}: {type(others[0]).__name__} does not weight losses by what "
+            f"{type(task).__name__} counts: use crate_mm's TrainLoop and OptimWrapper"
+        )
     if least < most and others:
         raise ValueError(
             f"global_batch_size {plan}: {type(others[0]).__name__} does not weight losses by their samples, as such a "

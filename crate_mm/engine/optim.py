@@ -127,8 +127,8 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         args, kwargs: as for MMEngine's.
 
     ``grad_norm`` is the Euclidean norm of the last step's gradients, before they are clipped, as a tensor;
-    ``grad_norms`` are those of the single parameters, ``measured``, as ``(P,)``. ``weight`` is what the loss of the
-    next micro-batch counts beside the others of the step, 1 where all have as many samples.
+    ``grad_norms`` are those of the single parameters, ``measured``, as ``(P,)``. ``weight`` is the factor of the
+    next micro-batch's loss, 1 where all micro-batches of the step count as much, see ``TrainLoop``.
 
     Raises:
         ValueError: ``decide_on_device=True`` with an optimizer that does not heed ``found_inf``.

@@ -217,7 +217,8 @@ def describe_recipe(cfg: Config) -> dict:
     parts = {key: cfg.get(key) for key in ("model", "optim_wrapper", "param_scheduler", "global_batch_size")}
     parts["auto_scale_lr"] = cfg.get("auto_scale_lr")
     parts |= {"ema_momentum": cfg.get("ema_momentum"), "max_epochs": (cfg.get("train_cfg") or {}).get("max_epochs")}
-    parts |= {key: cfg.get(key) for key in ("residual_dtype", "val_dtype", "tf32", "ddp") if cfg.get(key)}
+    others = ("residual_dtype", "val_dtype", "tf32", "ddp", "transfer_from")
+    parts |= {key: cfg.get(key) for key in others if cfg.get(key)}
     data = (cfg.get("train_dataloader") or {}).get("dataset") or {}
     parts["train_transforms"] = data.get("transforms")
     parts["optim_wrapper"] = {k: v for k, v in (parts["optim_wrapper"] or {}).items() if k != "accumulative_counts"}
@@ -292,6 +293,7 @@ def describe_checkpoint(runner: Runner) -> dict:
         "format": FORMAT,
         "model": cfg.model.to_dict(),
         "test_transforms": transforms if are_transforms(transforms := as_data(tested.get("transforms"))) else None,
+        "transfer_from": runner.task.transfer_from,
         "initialized_from": runner.initialized_from,
         "recipe": {**describe_recipe(cfg), "initialized_from": runner.origin},
         "optimizer": optimizer_name(runner.optim_wrapper.optimizer),

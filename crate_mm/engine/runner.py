@@ -20,7 +20,7 @@ from ..checkpoints import Checkpoint
 from ..config import BatchPlan, default_work_dir, expand_home, prepare
 from ..config.settings import guard_hooks
 from ..log import show_names
-from ..models.tasks.base import task_of
+from ..models.tasks.base import freeze_untrained, task_of
 from ..private_torch import end_workers
 from ..registry import RUNNERS
 from .blocks import prepare_blocks
@@ -133,7 +133,7 @@ class Runner(KeepingRunner):
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         built = super().build_model(model)
-        task_of(built)
+        freeze_untrained(task_of(built))
         return built
 
     def build_for_training(self) -> None:
@@ -179,7 +179,7 @@ class Runner(KeepingRunner):
             )
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
-        if getattr(self.task, "freeze_backbone", False) and not self.starts_from:
+        if self.task.freeze_backbone and not self.starts_from:
             self.logger.warning("the backbone is frozen as it was initialised, at random: --load-from gives it weights")
         self.logger.info(self.describe())
 

@@ -28,6 +28,7 @@ def test_odd_transforms_of_a_dataset_of_ones_own_do_not_spoil_a_checkpoint(tmp_p
     described = describe_checkpoint(
         SimpleNamespace(
             cfg=load_config("debug", {"test_dataloader.dataset.transforms": "bpe"}),
+            task=SimpleNamespace(transfer_from="backbone"),
             initialized_from=None,
             origin=None,
             optim_wrapper=SimpleNamespace(optimizer=None),

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from crate_mm.config import load_config, plan_batch, prepare
 from crate_mm.engine.loop import split_batch
 from crate_mm.engine.micro_batches import check_weights
+from crate_mm.models import ImageClassifier
+from crate_mm.registry import MODELS
 from tests.training import SGD, debug_runner, train, train_on_processes
 
 LOGS = {"default_hooks__logger__interval": 1}
@@ -138,3 +141,61 @@ def test_mixing_where_every_micro_batch_holds_one_image_is_refused_as_it_is_buil
         debug_runner(tmp_path, model__batch_augments=[dict(type="CutMix")], **batch).build_for_training()
     erased = [dict(type="BatchRandomErasing")]
     debug_runner(tmp_path / "erased", model__batch_augments=erased, **batch).build_for_training()
+
+
+# What a task counts --------------------------------------------------------------------------------------------------
+
+
+@MODELS.register_module()
+class PartlyLabelled(ImageClassifier):
+    """A classifier of samples of which two in three have a label. Its loss is the mean over these."""
+
+    @staticmethod
+    def has_label(sample_idx):
+        return sample_idx.double().sin() < 0.5
+
+    def count(self, batch):
+        return int(self.has_label(batch["sample_idx"]).sum())
+
+    def loss(self, inputs, labels, sample_idx, **_):
+        labels = labels.where(self.has_label(sample_idx), -1)
+        total = F.cross_entropy(self.tensor(inputs), labels, ignore_index=-1, reduction="sum")
+        return {"loss": total / (labels >= 0).sum().clamp(min=1)}
+
+
+COUNTED = {"model__type": "PartlyLabelled"}
+
+
+@pytest.fixture(scope="module")
+def one_counted(folder) -> dict:
+    return train(folder / "one_counted", **SGD, ema_momentum=0.1, **LOGS, **COUNTED)
+
+
+@pytest.mark.parametrize(
+    ("processes", "options"),
+    [(2, {}), (3, {}), (3, {"max_batch_per_device": 4, "zero": True}), (1, {"max_batch_per_device": 8})],
+)
+@pytest.mark.slow
+def test_losses_are_weighted_by_what_the_task_counts(one_counted, folder, tmp_path, processes, options):
+    options = {**LOGS, **COUNTED, "ema_momentum": 0.1, **options}
+    several = train_on_processes(processes, tmp_path, **options)
+    assert_same_steps(several, one_counted)
+    assert losses(tmp_path) == pytest.approx(losses(folder / "one_counted"), rel=1e-9)
+
+
+def test_equal_counts_are_not_weighted(tmp_path):
+    runner = debug_runner(tmp_path, max_batch_per_device=8, train_cfg__max_epochs=1, **COUNTED)
+    runner.build_for_training()
+    idx = torch.arange(8).repeat(4)
+    assert runner.train_loop._weights(split_batch({"sample_idx": idx}, 4)) == [1.0] * 4
+    without = torch.full((8,), 2)  # sin 2 is above 0.5
+    assert runner.train_loop._weights([{"sample_idx": without}] * 2) == [0.0] * 2
+    assert runner.train_loop._weights([{"sample_idx": without}, {"sample_idx": idx[:8]}]) == [0.0, 2.0]
+
+
+def test_a_loop_or_wrapper_that_weights_nothing_is_refused_for_a_count_of_ones_own(tmp_path):
+    cfg = {"optim_wrapper__type": "mmengine.OptimWrapper", **COUNTED}
+    message = r"32 = 1 process x 32 in 4 micro-batches of 8: OptimWrapper does not weight losses by what PartlyLabelled"
+    with pytest.raises(ValueError, match=message):
+        debug_runner(tmp_path / "split", **cfg, max_batch_per_device=8).build_for_training()
+    debug_runner(tmp_path / "whole", **cfg).build_for_training()

@@ -117,7 +117,7 @@ class Looks:
                 inputs = self.model.data_preprocessor(one)
                 self.layout = layout_of(self.model, inputs["inputs"])
                 out = self.model(**inputs)
-                if hasattr(self.model, "num_classes"):
+                if self.model.is_classifier:
                     scores, classes = out.cpu().double().softmax(-1)[0].topk(min(TOP_CLASSES, out.shape[-1]))
                     self.predicted.append(list(zip(classes.tolist(), scores.tolist())))
 

@@ -150,7 +150,7 @@ def stream(
             prefix = 0 if layout is None else layout.prefix
             out = model(**inputs)
             found.images += count
-            if hasattr(model, "num_classes"):
+            if model.is_classifier:
                 told = out.argmax(-1).tolist()
                 found.labelled += sum(label >= 0 for label in labels)
                 found.right += sum(a == b for a, b in zip(told, labels))

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ...models.tasks.base import task_of
 from ...registry import HOOKS
 
 ADVICE = (
@@ -177,7 +178,7 @@ class StopOnNonFiniteLoss(Hook):
         if step.in_a_row < wrapper.max_skipped_steps:
             runner.logger.warning(f"{what}: the step is skipped ({in_a_row})")
             return
-        model = getattr(runner.model, "module", runner.model)
+        model = task_of(runner.model)
         with wrapper.optim_context(model):  # in the precision of the steps
             found = all_gather_object(first_wrong_layer(model, data_batch, wrapper.wrong_parameters))
         rank, (_, where) = min(enumerate(found), key=lambda finding: finding[1][0])

@@ -52,6 +52,13 @@ class Agreement:
             self._said, self._heard = told, dict(zip(told, torch.stack(heard).T.tolist()))
         return {key: list(values) for key, values in self._heard.items()}
 
+    def sum(self, number: int) -> int:
+        """Return the sum of a number over all processes, who all call it."""
+        total = torch.tensor(number)
+        if self._group is not None:
+            dist.all_reduce(total, group=self._group)
+        return total.item()
+
     def wait(self) -> None:
         """Wait for all processes to come here: one that ended early would bring down the one that still writes."""
         if self._group is not None:

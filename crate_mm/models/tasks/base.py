@@ -7,14 +7,15 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, is_model_wrapper
 from torch import Tensor, nn
 
 from ..backbone import Backbone
+from .preprocessor import ImagePreprocessor
 
 
 class Task(BaseModel):
-    """A model with what training, evaluation, transfer and the tools ask of it; a subclass says what it is.
+    """A model with all that training, evaluation, transfer and the tools ask of it. A subclass defines the model.
 
     A batch is a dict of tensors ``(B, ...)``. The preprocessor takes it to the device; ``loss``, ``predict``,
     ``features`` and ``tensor`` get what it returns, by name. MMEngine calls them through ``forward(mode=...)``.
@@ -22,22 +23,88 @@ class Task(BaseModel):
     Args:
         preprocessor: takes a batch from the loader to the device.
 
-    ``headline`` names the metric that sums the task up, and whether 'greater' or 'less' is better: it decides which
-    checkpoint is the best, and is the figure of the results table. ``backbone`` is what transfer takes over. Where a
-    task ``uses_labels``, the data of training, of validation and of a test must have the same classes.
+    Attributes:
+        headline: the metric that sums the task up, and whether 'greater' or 'less' is better. It selects the best
+            checkpoint and is the figure of the results table.
+        uses_labels: whether the data of training, validation and a test must have the same classes.
+        transfer_from: the part of this task's weights that a later run takes as its backbone, such as 'backbone' or
+            'teacher'. A part ``x`` is a module ``x`` or ``x.backbone`` of the task. The setting ``transfer_from``
+            overrides it.
+        backbone: the module that a transfer fills and that the analysis reads.
+        head: the module behind the backbone, or None.
+        num_classes: number of classes that ``tensor`` gives logits of; 0 if it gives something else.
+        in_channels: channels C of the images, or None.
+        freeze_backbone: whether the backbone is not trained.
+        flip_test: whether ``predict`` averages over an image and its mirror image; None if it cannot.
+        class_names, test_transforms, described_by: of the checkpoint that the weights are from: the names of the
+            classes, the transforms of its test, and its path where the file described the model.
+        eval_dtype: dtype of matrix products in an evaluation, by autocast; the Runner sets it for that time.
     """
 
     headline: ClassVar[tuple[str, str]]
     uses_labels: ClassVar[bool] = True
-    eval_dtype: torch.dtype | None = None  # of products in an evaluation, by autocast; the Runner sets it for a while
+    transfer_from: ClassVar[str] = "backbone"
     backbone: nn.Module
+    head: nn.Module | None
+    num_classes: int = 0
+    in_channels: int | None = None
+    freeze_backbone: bool = False
+    flip_test: bool | None = None
+    class_names: list[str] | None = None
+    test_transforms: list[dict] | None = None
+    described_by: str | None = None
+    eval_dtype: torch.dtype | None = None
 
     def __init__(self, preprocessor: nn.Module | None = None) -> None:
         super().__init__(data_preprocessor=preprocessor)
+        self.head = None  # not in the class, where it would hide a module of this name
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether ``tensor`` gives logits of classes."""
+        return self.num_classes > 0
+
+    # Training -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def loss(self, **batch: Tensor) -> dict[str, Tensor]:
         """The losses of a batch, by names that begin with 'loss'; training minimises their sum."""
+
+    @property
+    def mixes_samples(self) -> bool:
+        """Whether the loss of a sample depends on the others of its micro-batch; if not, the loss is a mean over what
+        ``count`` counts."""
+        return False
+
+    def count(self, batch: dict[str, Tensor]) -> int:
+        """Return how many things the loss is a mean over, for a batch as the loader gives it: its samples by default.
+
+        Micro-batches and the shares of processes may differ in it. Their losses are weighted by it, so that a step is
+        that of the mean over the global batch. A language task counts the tokens that have a label. The loss of a batch
+        that counts 0 must be finite.
+        """
+        return len(next(iter(batch.values())))
+
+    def trainable(self) -> nn.Module:
+        """Return the module whose parameters are optimized: the task by default.
+
+        All other parameters, such as those of a teacher, take no gradient and are in no parameter group. Their names
+        in ``paramwise_cfg`` and in the logs stay those of the task.
+        """
+        return self
+
+    def after_step(self, step: int, skipped: bool) -> None:
+        """Act after an optimizer step, without gradients, on all processes: update a teacher, follow a schedule.
+
+        A resumed run is identical to an uninterrupted one if all state is in parameters and buffers of the task. Where
+        this is overridden, a GPU's step is waited for, as only the GPU knows whether it was skipped.
+
+        Args:
+            step: number of steps of the run so far, this one included.
+            skipped: whether the step was not taken, because its gradients were not finite.
+        """
+
+    # Evaluation and the tools -------------------------------------------------------------------------------------
 
     @abstractmethod
     def predict(self, **batch: Tensor) -> list[Any]:
@@ -46,11 +113,6 @@ class Task(BaseModel):
     def tensor(self, **batch: Tensor) -> Tensor:
         """The output of the model alone, as it is counted, exported and looked into."""
         raise ValueError(f"{type(self).__name__} has no plain output: it defines no tensor()")
-
-    @property
-    def mixes_samples(self) -> bool:
-        """Whether the loss of a sample depends on the others of its micro-batch; the loss is else a mean over them."""
-        return False
 
     def features(self, **batch: Tensor) -> Tensor:
         """One vector a sample, ``(B, d)``, for nearest neighbours and projections."""
@@ -98,7 +160,7 @@ def task_of(model: nn.Module) -> Task:
     Raises:
         ValueError: the model is no ``Task``.
     """
-    task = getattr(model, "module", model)
+    task = model.module if is_model_wrapper(model) else model
     if not isinstance(task, Task):
         raise ValueError(
             f"model {type(task).__name__} is no task: let it inherit from crate_mm.models.Task, which says what the "
@@ -115,14 +177,29 @@ def backbone_of(model: nn.Module) -> Backbone | None:
     return next((module for module in model.modules() if isinstance(module, Backbone)), None)
 
 
-def image_shape(task: Task) -> tuple[int, int, int]:
-    """The shape ``(C, H, W)`` of the images that a task takes, for tools that make images of their own.
+def freeze_untrained(task: Task) -> None:
+    """Let the parameters outside of ``task.trainable()`` take no gradients, before a wrapper waits for them.
 
     Raises:
-        ValueError: it takes something else than images, or does not say what it takes.
+        ValueError: a parameter of ``trainable()`` is not one of the task, whose checkpoints would lack it.
+    """
+    trained = {id(parameter) for parameter in task.trainable().parameters()}
+    untrained = [parameter for parameter in task.parameters() if id(parameter) not in trained]
+    if len(trained) + len(untrained) != sum(1 for _ in task.parameters()):
+        raise ValueError(f"{type(task).__name__}.trainable() has parameters that are not the task's")
+    for parameter in untrained:
+        parameter.requires_grad_(False)
+
+
+def image_shape(task: Task) -> tuple[int, int, int]:
+    """Return the shape ``(C, H, W)`` of the images that a task takes, for tools that make images of their own.
+
+    Raises:
+        ValueError: the task's inputs are not images, or their size is not known.
     """
     inputs = task.example().get("inputs")
-    if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not hasattr(task.data_preprocessor, "normalize"):
+    is_image = isinstance(inputs, Tensor) and inputs.ndim == 4
+    if not is_image or not isinstance(task.data_preprocessor, ImagePreprocessor):
         got = f"its example has {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else "its example has no 'inputs'"
         raise ValueError(
             f"{type(task).__name__} is no task of images: expected inputs of shape (B, C, H, W) and a preprocessor "
