@@ -1,7 +1,6 @@
 """What the benchmarks share: the description of the machine, timing in turns, the table and the JSON."""
 
 import argparse
-import ctypes
 import functools
 import json
 import os
@@ -139,37 +138,27 @@ def peak_memory_mb(form: Callable[[], object]) -> float | None:
     return torch.cuda.max_memory_allocated() / 1e6
 
 
-def peak_resident_mb(form: Callable[[], object]) -> float | None:
-    """The most memory that a form takes, in MB, beside what is there: on a GPU, or of the process on Linux.
+def saved_mb(form: Callable[[], object]) -> float:
+    """Return the memory that a form keeps for its backward pass, in MB; each storage counts once."""
+    sizes = {}
 
-    None where neither can be told, or it is less than 1 MB.
-    """
-    if torch.cuda.is_available():
-        before = torch.cuda.memory_allocated() / 1e6
-        peak = peak_memory_mb(form) - before
-        return peak if peak >= 1 else None
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # what the allocator has kept would be taken again, and not be seen
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is there
-        before = _resident_mb("VmRSS")
-        form()
-        peak = _resident_mb("VmHWM") - before
-    except (OSError, AttributeError):  # no Linux, or another C library
-        return None
-    return peak if peak >= 1 else None
+    def record(tensor: torch.Tensor) -> torch.Tensor:
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
+        output = form()
+    del output
+    return sum(sizes.values()) / 1e6
 
 
 def process_mb() -> float | None:
-    """The most memory that this process has had so far, in MB; None where it cannot be told (no Linux)."""
+    """Return the peak memory of this process, in MB, or None if the system does not report it (no Linux)."""
     try:
-        return _resident_mb("VmHWM")
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024 / 1e6
     except (OSError, TypeError):
         return None
-
-
-def _resident_mb(field: str) -> float:
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024 / 1e6
 
 
 @functools.cache

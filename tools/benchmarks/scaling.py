@@ -13,8 +13,16 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from layers import saved_mb
-from machine import PRECISIONS, add_timing_options, in_precision, peak_memory_mb, process_mb, report, time_in_turns
+from machine import (
+    PRECISIONS,
+    add_timing_options,
+    in_precision,
+    peak_memory_mb,
+    process_mb,
+    report,
+    saved_mb,
+    time_in_turns,
+)
 from mmengine.device import get_device
 from textbook import textbook_logits
 from torch import distributed
