@@ -1,4 +1,4 @@
-"""The benchmarks run, and write what they print. What they measure is not tested: the machines are noisy."""
+"""The benchmarks run and write their results. The measured values are not tested, because machines are noisy."""
 
 import json
 import subprocess
