@@ -1,4 +1,4 @@
-"""What the benchmarks share counts right, keeps what was measured, and computes in the precision that it names."""
+"""Shared parts of the benchmarks count correctly, keep finished rows, and compute in the named precision."""
 
 import argparse
 import importlib
@@ -20,17 +20,17 @@ def part(monkeypatch):
 
 def test_the_json_is_whole_after_each_row_and_stays_when_the_next_one_fails(part, tmp_path, capsys):
     written = tmp_path / "figures.json"
-    seen = []
+    counts = []
 
     def rows():
         for number in range(3):
             yield {"form": f"form {number}", "ms": 1.5}
-            seen.append(len(json.loads(written.read_text())["rows"]))
-        raise MemoryError("none is left")
+            counts.append(len(json.loads(written.read_text())["rows"]))
+        raise MemoryError
 
     with pytest.raises(MemoryError):
         part("machine").report("title", rows(), {"batch": 2}, str(written))
-    assert seen == [1, 2, 3]
+    assert counts == [1, 2, 3]
     figures = json.loads(written.read_text())
     assert [row["form"] for row in figures["rows"]] == ["form 0", "form 1", "form 2"]
     assert figures["arguments"] == {"batch": 2}
@@ -48,7 +48,7 @@ def test_steps_in_a_row_are_waited_for_once(part, monkeypatch):
     seconds = machine.time_in_turns({"form": form}, rounds=2, steps=5)["form"]
     assert len(calls) == 1 + 2 * 5
     assert waits == [1, 6, 6, 11]  # before and after each round
-    assert all(0.01 <= taken < 0.05 for taken in seconds)  # those of one step
+    assert all(0.01 <= time < 0.05 for time in seconds)  # per step
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_an_epoch_that_is_too_short_to_count_is_refused(part):
 
 
 def test_a_round_in_which_others_had_the_core_does_not_count(part, monkeypatch):
-    """Of rounds of 1, 5 and 4 seconds the first worked for half of its time, and 4 is the least of the others."""
+    """Of rounds of 1, 5 and 4 seconds, the first had the core for half of its time; 4 is the minimum of the others."""
     machine = part("machine")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     wall, used = iter([0, 1, 10, 15, 20, 24]), iter([0, 0.5, 10, 15, 20, 24])
@@ -121,4 +121,4 @@ def test_a_round_in_which_others_had_the_core_does_not_count(part, monkeypatch):
     monkeypatch.setattr(machine.time, "process_time", lambda: next(used))
     assert machine.least_seconds(lambda: None, rounds=2) == (4, 0.0)
     wall, used = iter([0, 1, 10, 15]), iter([0, 0.5, 10, 11])
-    assert machine.least_seconds(lambda: None, rounds=1) == (1, 0.5)  # where there is no other
+    assert machine.least_seconds(lambda: None, rounds=1) == (1, 0.5)  # if there is no other

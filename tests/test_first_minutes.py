@@ -1,4 +1,4 @@
-"""The first minutes on a GPU: every stage's command is taken, the stages are bounded, and what they wrote stays."""
+"""The first minutes on a GPU: every stage's command is valid, stages are bounded, and their results stay."""
 
 import importlib
 import json
@@ -37,7 +37,7 @@ def test_the_files_with_tests_for_a_gpu_are_found(first_minutes):
 
 
 def test_the_sizes_are_for_a_gpu_and_the_limits_fit(first_minutes):
-    """The stages that say most fit in whole, should each take all that it may."""
+    """The most informative stages fit in the time even if each takes its whole limit."""
     limits = [stage.limit for stage in first_minutes.stages(toy=False)]
     assert sum(limits[:6]) < 9.5 * 60
 
@@ -72,9 +72,9 @@ started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"]
 open({str(child)!r}, "w").write(str(started.pid))
 time.sleep(99)
 """
-    begun = time.monotonic()
+    start = time.monotonic()
     row, _ = started(code, 3)
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - start < 15
     assert row["ended"].startswith("at its limit of 3 s")
     status = Path(f"/proc/{child.read_text()}/status")
     assert not status.exists() or "State:\tZ" in status.read_text()  # ended, if not yet collected by its new parent
@@ -82,7 +82,7 @@ time.sleep(99)
 
 def test_a_stage_does_not_begin_when_the_time_is_up(started):
     row, _ = started("print('never')", 20, end=3)
-    assert row == {"stage": "stage", "ended": "not begun, as the time is up", "seconds": 0.0, "command": ""}
+    assert row == {"stage": "stage", "ended": "not started, no time left", "seconds": 0.0, "command": ""}
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
-"""Every README is true: its links lead somewhere, its Python runs, its commands are taken, its tables are the code's.
+"""Every README is true: links have targets, Python runs, commands are valid, tables equal the code's.
 
-What a README's block uses and does not make is made small by ``desk``: checkpoints, data, images. A block of
-Python whose first line is a file's name is that file; the others of a README run one after the other. Commands run in
-the desk with what ``SMALL``, ``INSTEAD`` and ``FURTHER`` add or put in another's place.
+``desk`` provides small files that the blocks use: checkpoints, data, images. A Python block whose first line is a file
+name is that file; the other blocks of a README run one after the other. Commands run in the desk, with the replacements
+and additional arguments of ``SMALL``, ``INSTEAD`` and ``FURTHER``.
 """
 
 import os
@@ -28,17 +28,17 @@ from crate_mm.registry import MODELS
 from tests import dataset_formats
 from tests.conftest import ROOT, make_image_tree
 
-READMES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "configs" / "README.md"]
-READMES += sorted(path for part in ("crate_mm", "tools", "tests") for path in (ROOT / part).rglob("*.md"))
-MOST_LINES = 130  # of the README at the root
+READMES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
+READMES += sorted(path for part in ("configs", "crate_mm", "tools", "tests") for path in (ROOT / part).rglob("*.md"))
+MAX_LINES = 130  # of the README at the root
 
-# What the blocks of Python find, beside the files of the desk.
+# Run before the Python blocks of a README.
 PROLOGUE = """
 import torch
 images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
 batches = [{"inputs": images}]
 """
-# Loads each config that a README shows, fills it in, and builds its model without memory.
+# Loads each config in a README, resolves it, and builds its model without memory.
 LOAD_CONFIGS = """
 from crate_mm.config import load_config, names_model, prepare
 from crate_mm.registry import MODELS
@@ -48,7 +48,7 @@ for name in {names}:
         with torch.device("meta"):
             MODELS.build(prepare(cfg, 1).model)
 """
-# Parses a tool's arguments as it does, and stops there.
+# Parses a tool's arguments and stops.
 PARSE_ONLY = """
 import argparse, runpy, sys
 from pathlib import Path
@@ -69,7 +69,7 @@ IN1K = [ARCH, "model.head.num_classes=3", "data_root=imagenet", "global_batch_si
 FOLDERS = ["data_root=folders", "global_batch_size=20"]
 DIGITS = ["global_batch_size=449", "default_hooks.white_box=None"]  # three steps of an epoch
 MINI = [ARCH, "global_batch_size=20"]
-# A config's overrides, which make it small.
+# Overrides that make a config small.
 SMALL = {
     "configs/crate_base_in1k.py": IN1K,
     "configs/crate_tiny_digits.py": [ARCH, *DIGITS],
@@ -85,11 +85,12 @@ SMALL = {
     "work_dirs/folder/folder.py": FOLDERS,
     "crate_tiny_digits": [ARCH, *DIGITS],
     "my_recipe.py": FOLDERS,
-    "my_step_config.py": [ARCH, *DIGITS],
+    "my_operator_config.py": [ARCH, *DIGITS],
     "my_analysis.py": [],
     "my_task_config.py": ["global_batch_size=449"],
+    "my_dataset_config.py": ["global_batch_size=64"],
 }
-# Places of a user's, and what stands there here; variables of the shell.
+# Paths and shell variables in the READMEs, and their replacements here.
 INSTEAD = {
     "/data/imagenet-packed": "packed",
     "/data/imagenet": "imagenet",
@@ -110,9 +111,11 @@ FURTHER = {
     "attention": ["--layers", "1"],
 }
 WITHOUT_CONFIG = {"publish", "convert_official", "pack_dataset", "results_table"}
-WITHOUT_CONFIG |= {"predict", "plot", "average", "doctor", "neighbours"}  # or with an option that names it
-# Lines that are no commands of ours: they get data from elsewhere.
+WITHOUT_CONFIG |= {"predict", "plot", "average", "doctor", "neighbours"}  # or an option names the config
+# Lines that are not commands of the package: they get data from elsewhere, test or format.
 FOREIGN = (
+    "python -m pytest tests/models/test_layers.py",
+    "python -m ruff",
     "sudo apt-get install dataset-fashion-mnist && mkdir -p data/FashionMNIST/raw",
     "for f in /usr/share/datasets/fashion-mnist/*.gz; do gunzip -c",
 )
@@ -121,7 +124,7 @@ SCRIPTS |= {"slurm_test.sh": ("test", 2, None), "slurm_requeue.sbatch": ("train"
 
 
 class Block(NamedTuple):
-    """A block of code of a README: its language, its first line's number and its text."""
+    """A code block of a README: language, number of its first line, text."""
 
     language: str
     line: int
@@ -129,16 +132,16 @@ class Block(NamedTuple):
 
     @property
     def file(self) -> str | None:
-        """The file that a block of Python is, by its first line."""
-        named = re.match(r"# (\w+\.py)$", self.text.partition("\n")[0])
-        return named[1] if named and self.language == "python" else None
+        """Return the file name in the first line of a Python block, or None."""
+        match = re.match(r"# (\w+\.py)$", self.text.partition("\n")[0])
+        return match[1] if match and self.language == "python" else None
 
 
 class Command(NamedTuple):
-    """A command of a README: a tool and its arguments, or a script of the shell and the tool's that it runs."""
+    """A command of a README: a tool and its arguments, or a shell script and the tool that it runs."""
 
     line: str
-    tool: str  # 'train', 'benchmarks/layers', ...; '' for a script without one
+    tool: str  # 'train', 'benchmarks/loader', ...; '' for a script without a tool
     args: tuple[str, ...]
     script: str = ""
     variables: tuple[str, ...] = ()
@@ -146,31 +149,31 @@ class Command(NamedTuple):
 
 def blocks(readme: Path, language: str) -> list[Block]:
     text = readme.read_text()
-    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
-    return [Block(m[1], text[: m.start()].count("\n") + 2, m[2]) for m in found if m[1] == language]
+    matches = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+    return [Block(m[1], text[: m.start()].count("\n") + 2, m[2]) for m in matches if m[1] == language]
 
 
 def prose(readme: Path) -> str:
-    """A README without its blocks of code."""
+    """Return a README without its code blocks."""
     return re.sub(r"^```.*?^```$", "", readme.read_text(), flags=re.M | re.S)
 
 
 def lines_of(block: Block) -> list[str]:
-    """The commands of a block, a line each."""
+    """Return the commands of a block, one per line."""
     joined = block.text.replace("\\\n", " ")
     return [" ".join(line.split()) for line in joined.splitlines() if line.strip() and not line.startswith("#")]
 
 
-def recognised(line: str) -> Command | None:
-    """A line as a command; None for one that gets data from elsewhere.
+def parse_command(line: str) -> Command | None:
+    """Parse a line as a command; return None for a line of ``FOREIGN``.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the line is neither.
     """
     if line.startswith(FOREIGN):
         return None
-    for theirs, ours in INSTEAD.items():
-        line = line.replace(theirs, ours)
+    for text, replacement in INSTEAD.items():
+        line = line.replace(text, replacement)
     words, variables = shlex.split(line, comments=True), []
     while re.match(r"[A-Z_]+=", words[0]):
         variables.append(words.pop(0).partition("=")[0])
@@ -196,19 +199,19 @@ def recognised(line: str) -> Command | None:
 
 
 def commands_of(lines: list[str]) -> list[Command]:
-    """Lines as commands, each once; what is none goes to ``UNKNOWN``."""
-    found = []
+    """Parse lines as commands, without duplicates; other lines go to ``UNKNOWN``."""
+    commands = []
     for line in lines:
         try:
-            found.append(recognised(line))
+            commands.append(parse_command(line))
         except (ValueError, IndexError):
             UNKNOWN.append(line)
-    return list(dict.fromkeys(filter(None, found)))
+    return list(dict.fromkeys(filter(None, commands)))
 
 
 UNKNOWN: list[str] = []
 IN_BLOCKS = commands_of([line for readme in READMES for b in blocks(readme, "bash") for line in lines_of(b)])
-# In the text and in tables: what is marked as code and begins like a command with arguments.
+# In text and tables: code spans that begin like a command with arguments.
 MARKED = [span for readme in READMES for span in re.findall(r"`([^`\n]+)`", prose(readme))]
 COMMAND = r"(python|bash|crate-mm \w+|[A-Z_]+=\w+|tools/\w+\.sh) "
 IN_PROSE = commands_of([span for span in MARKED if re.match(COMMAND, span)])
@@ -217,7 +220,7 @@ TO_PARSE = list(dict.fromkeys(c for c in (*IN_BLOCKS, *IN_PROSE) if c.tool and c
 
 
 def overrides(args: tuple[str, ...]) -> dict:
-    """What follows ``--cfg-options``."""
+    """Return the settings after ``--cfg-options``."""
     if "--cfg-options" not in args:
         return {}
     after = args[args.index("--cfg-options") + 1 :]
@@ -225,11 +228,11 @@ def overrides(args: tuple[str, ...]) -> dict:
     return {key: parse_value(value) for key, _, value in (pair.partition("=") for pair in pairs)}
 
 
-# What the READMEs use ------------------------------------------------------------------------------------------------
+# Files that the READMEs use ------------------------------------------------------------------------------------------
 
 
 def describe(model: dict, classes: list[str]) -> dict:
-    """A checkpoint of a model with new weights, with all that one of training says of itself."""
+    """Return a checkpoint of a model with new weights and the metadata of a training checkpoint."""
     size = model["backbone"]["img_size"]
     tested = [{"type": "Resize", "size": size}, {"type": "CenterCrop", "size": size}]
     weights = MODELS.build(model).state_dict()
@@ -244,15 +247,15 @@ def small_config(name: str, **kwargs):
 
 
 def official_names(weights: dict) -> dict:
-    """Weights under the names of the official CRATE code: the table of names, read the other way."""
+    """Rename weights to the official CRATE code's names, by the inverse of ``KEY_MAP``."""
     renamed = {}
     for name, value in weights.items():
-        for theirs, ours in KEY_MAP:
-            groups = iter(re.findall(r"\([^)]*\)", theirs))
+        for official, ours in KEY_MAP:
+            groups = iter(re.findall(r"\([^)]*\)", official))
             match = re.fullmatch(re.sub(r"\\\d", lambda _, g=groups: next(g), ours.replace(".", r"\.")), name)
             if match:
                 values = iter(match.groups())
-                renamed[re.sub(r"\([^)]*\)", lambda _, v=values: next(v), theirs).replace("\\", "")] = value
+                renamed[re.sub(r"\([^)]*\)", lambda _, v=values: next(v), official).replace("\\", "")] = value
                 break
         else:
             raise AssertionError(f"{name} has no official name")
@@ -324,7 +327,7 @@ def stock(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def desk(stock, tmp_path) -> Path:
-    """A folder with all that the READMEs use, of a test's own."""
+    """A copy of the stock for one test."""
     return shutil.copytree(stock, tmp_path / "desk", symlinks=True, copy_function=os.link)
 
 
@@ -332,7 +335,7 @@ def desk(stock, tmp_path) -> Path:
 
 
 def test_the_first_readme_is_short():
-    assert len(READMES[0].read_text().splitlines()) <= MOST_LINES
+    assert len(READMES[0].read_text().splitlines()) <= MAX_LINES
 
 
 def test_every_folder_readme_is_linked_from_the_first():
@@ -383,7 +386,7 @@ def test_every_config_is_in_the_table():
 
 
 def test_the_tables_of_settings_and_guards_are_the_codes():
-    text = (ROOT / "configs" / "README.md").read_text().partition("## Settings and guards")[2]
+    text = (ROOT / "crate_mm" / "config" / "README.md").read_text()
     shown = [line for line in text.splitlines() if line.startswith("| `")]
     rows = [f"| `{s.name}` | {'-' if s.default is ... else f'`{s.default!r}`'} | {s.help} |" for s in SETTINGS]
     rows += [f"| `{name}` | `{guard.type}` | {guard.without} |" for name, guard in GUARDS.items()]
@@ -398,14 +401,15 @@ def test_the_table_of_commands_is_the_commands():
 
 
 def test_the_table_of_published_weights_is_the_codes():
-    text = (ROOT / "configs" / "README.md").read_text().partition("## Weights by name")[2].partition("\n## ")[0]
+    text = (ROOT / "crate_mm" / "checkpoints" / "README.md").read_text()
+    text = text.partition("| weights | where |")[2].partition("\n\n")[0]
     rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| `")]
-    told = {name.strip(" `"): row[1:] for row in rows if len(row) == 3 for name in row[0].split(",")}
-    wanted = {
-        name: [f"`{w.address}`" if w.address else f"<{w.page}>", f"{w.licence or 'not told here'} "]
+    table = {name.strip(" `"): row[1:] for row in rows if len(row) == 3 for name in row[0].split(",")}
+    expected = {
+        name: [f"`{w.address}`" if w.address else f"<{w.page}>", f"{w.licence or 'unknown'} "]
         for name, w in PUBLISHED.items()
     }
-    assert told == wanted
+    assert table == expected
 
 
 # Python --------------------------------------------------------------------------------------------------------------
@@ -419,18 +423,18 @@ def test_the_python_of_a_readme_runs(readme, desk, run_tool):
     for block in blocks(readme, "python"):
         parts.append(f"print({str(block.line)!r})\n{'' if block.file else block.text}")
     parts.append(LOAD_CONFIGS.format(names=[file for file in files if "_base_" in (desk / file).read_text()]))
-    (desk / "all_blocks.py").write_text("\n".join([*parts, "print('all has run')"]))
+    (desk / "all_blocks.py").write_text("\n".join([*parts, "print('done')"]))
     done = run_tool(str(desk / "all_blocks"), cwd=desk)
     assert done.code == 0, done.output
-    assert done.last_line == "all has run"
+    assert done.last_line == "done"
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_of_a_readme_is_used_in_it(readme):
-    found = [block for language in ("python", "bash") for block in blocks(readme, language)]
-    for block in found:
+    all_blocks = [block for language in ("python", "bash") for block in blocks(readme, language)]
+    for block in all_blocks:
         if block.file and "_base_" not in block.text:
-            assert any(Path(block.file).stem in other.text for other in found if other != block), block.file
+            assert any(Path(block.file).stem in other.text for other in all_blocks if other != block), block.file
 
 
 # Commands ------------------------------------------------------------------------------------------------------------
@@ -445,10 +449,10 @@ def test_every_command_is_known():
     assert UNKNOWN == []
 
 
-def test_an_unknown_command_is_seen():
+def test_an_unknown_command_is_an_error():
     for line in ("python tools/train.sh", "make all", "crate-mm trane debug", "tools/dist_train.sh configs/debug.py"):
         with pytest.raises((ValueError, IndexError)):
-            recognised(line)
+            parse_command(line)
 
 
 @pytest.mark.parametrize("command", TO_RUN, ids=lambda command: command.line[:80])
@@ -481,14 +485,14 @@ def test_configs_and_overrides_of_a_command_are_known(command, desk, monkeypatch
     configs = [word for word in command.args if word.endswith(".py")]
     for config in configs:
         assert Path(config).is_file(), config
-    if configs and "my_" not in configs[0]:  # a README's own are loaded with its Python
-        wanted = overrides(command.args)
-        cfg = load_config(configs[0], wanted)
-        for key, value in wanted.items():
-            there = cfg
+    if configs and "my_" not in configs[0]:  # configs in a README are loaded with its Python
+        settings = overrides(command.args)
+        cfg = load_config(configs[0], settings)
+        for key, value in settings.items():
+            setting = cfg
             for part in key.split("."):
-                there = there[part]
-            assert there == value, key
+                setting = setting[part]
+            assert setting == value, key
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))

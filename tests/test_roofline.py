@@ -1,4 +1,4 @@
-"""The model of the cost lists what runs, counts what is multiplied and moved, and predicts from a device's rates."""
+"""The cost model records all operators, counts FLOPs and bytes, and predicts times from a device's rates."""
 
 import argparse
 import importlib
@@ -54,16 +54,16 @@ def test_the_optimizer_goes_over_all_parameters(steps):
 
 
 def test_the_step_takes_what_autograd_keeps_and_the_gradients(part, steps):
-    model, kept = get_model("crate_tiny", img_size=32).train(), {}
-    pack = lambda tensor: kept.update({tensor.untyped_storage().data_ptr(): tensor.nbytes}) or tensor  # noqa: E731
+    model, storages = get_model("crate_tiny", img_size=32).train(), {}
+    pack = lambda tensor: storages.update({tensor.untyped_storage().data_ptr(): tensor.nbytes}) or tensor  # noqa: E731
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = model(torch.randn(8, 3, 32, 32)).sum()
     parameters = {p.untyped_storage().data_ptr(): p.nbytes for p in model.parameters()}
-    saved = sum(size for place, size in kept.items() if place not in parameters)
+    saved = sum(size for place, size in storages.items() if place not in parameters)
     gradients = sum(parameters.values())
     assert loss.requires_grad
-    found = part("operations").peak_bytes([step for step in steps if step.phase != "optimizer"])
-    assert saved < found < saved + gradients
+    peak = part("operations").peak_bytes([step for step in steps if step.phase != "optimizer"])
+    assert saved < peak < saved + gradients
     # Lion's updates are more here.
     assert part("operations").peak_bytes(steps) == pytest.approx(2 * gradients, rel=1e-3)
 
@@ -73,9 +73,9 @@ def test_the_step_takes_what_autograd_keeps_and_the_gradients(part, steps):
 )
 @pytest.mark.slow
 def test_every_family_and_optimizer_is_taken(part, config):
-    found = part("roofline").config_step(config, 4, bf16=True)
-    assert {step.phase for step in found} == {"forward", "backward", "optimizer"}
-    products = [step for step in found if step.kind == "product"]
+    operations = part("roofline").config_step(config, 4, bf16=True)
+    assert {step.phase for step in operations} == {"forward", "backward", "optimizer"}
+    products = [step for step in operations if step.kind == "product"]
     assert torch.bfloat16 in {step.dtype for step in products}
     forward = sum(step.flops for step in products if step.phase == "forward")
     assert 1.5 * forward < sum(step.flops for step in products if step.phase == "backward") < 2.5 * forward
@@ -174,7 +174,7 @@ def test_rates_that_were_measured_are_read_again_in_their_precision(part, device
 @pytest.mark.parametrize(
     ("name", "precision", "says"),
     [
-        ("h100", "float32", "h100 is given in bf16 alone"),
+        ("h100", "float32", "h100 is given in bf16 only"),
         ("h1000", "bf16", "there is no device 'h1000': choose here, a100"),
     ],
 )

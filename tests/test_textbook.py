@@ -1,39 +1,39 @@
-"""The equations that the benchmarks measure against are the operators' own, in float64; and the benchmark's parts."""
+"""The textbook equations that the benchmarks compare with equal the operators, in float64, gradients included."""
 
-import sys
+import importlib
 
 import pytest
 import torch
 
+from crate_mm.models.layers import ISTA, MLP, MSSA, TSSA, DecoderBlock, OvercompleteISTA, SoftmaxAttention
 from tests.conftest import ROOT
 
-
-@pytest.fixture(scope="module")
-def benchmark():
-    """tools/benchmarks/operators.py, as a module."""
-    sys.path.insert(0, str(ROOT / "tools" / "benchmarks"))
-    try:
-        import operators
-
-        yield operators
-    finally:
-        sys.path.remove(str(ROOT / "tools" / "benchmarks"))
+OPERATORS = {
+    "mssa": lambda: MSSA(24, 3),
+    "softmax_attention": lambda: SoftmaxAttention(24, 3),
+    "tssa": lambda: TSSA(24, 3),
+    "ista": lambda: ISTA(24),
+    "overcomplete_ista": lambda: OvercompleteISTA(24),
+    "mlp": lambda: MLP(24),
+    "decoder_block": lambda: DecoderBlock(24, MSSA(24, 3)),
+}
 
 
-NAMES = ["MSSA", "softmax attention", "TSSA", "ISTA", "overcomplete ISTA", "MLP", "decoder layer"]
+@pytest.fixture
+def textbook(monkeypatch):
+    """tools/benchmarks/textbook.py as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools" / "benchmarks"))
+    return importlib.import_module("textbook")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_an_operator_is_its_equations(name, benchmark):
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_is_its_equations(name, textbook):
     """Outputs and the gradients of input and parameters."""
     torch.manual_seed(0)
-    found = benchmark.operators(24, 3)
-    assert list(found) == NAMES
-    operator, equations = found[name]
-    operator.double()
+    operator, equations = OPERATORS[name]().double(), getattr(textbook, f"textbook_{name}")
     with torch.no_grad():
         for parameter in operator.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))  # biases and temperatures that say something
+            parameter.add_(0.1 * torch.randn_like(parameter))  # so that zero biases and temperatures count
     results = []
     for form in (operator, lambda x: equations(operator, x)):
         x = torch.randn(2, 7, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
@@ -46,35 +46,7 @@ def test_an_operator_is_its_equations(name, benchmark):
         assert ours.any()
 
 
-def test_without_a_second_dictionary_the_way_back_is_the_first(benchmark):
-    from crate_mm.models.layers import OvercompleteISTA
-
+def test_without_a_second_dictionary_the_way_back_is_the_first(textbook):
     torch.manual_seed(0)
     step, x = OvercompleteISTA(12, ratio=3, decoupled=False).double(), torch.randn(2, 5, 12, dtype=torch.float64)
-    torch.testing.assert_close(step(x), benchmark.textbook.textbook_overcomplete_ista(step, x))
-
-
-def test_a_layer_of_the_benchmark_is_the_familys(benchmark):
-    """The same steps and parameters as a layer of the family itself has."""
-    from crate_mm.registry import BACKBONES
-
-    arch = dict(embed_dim=48, depth=1, num_heads=3)
-    for name, kind in {"CRATE": "CRATE", "CRATE-alpha": "CRATEAlpha", "ToST": "ToST"}.items():
-        theirs = BACKBONES.build(dict(type=kind, arch=arch, img_size=32)).blocks[0]
-        ours = benchmark.build_block(48, 3, **benchmark.LAYERS[name])
-        assert repr(ours) == repr(theirs)
-        assert ours.residual == theirs.residual
-        ours.load_state_dict(theirs.state_dict())
-    vit = BACKBONES.build(dict(type="ViT", arch=arch, img_size=32)).blocks[0]
-    ours = benchmark.build_block(48, 3, **benchmark.LAYERS["ViT"])
-    assert sorted(p.shape for p in ours.parameters()) == sorted(p.shape for p in vit.parameters())
-
-
-def test_peak_memory_sees_what_a_form_takes(benchmark):
-    import machine
-
-    peak = machine.peak_resident_mb(lambda: torch.ones(2**24))  # 67 MB
-    if peak is None:
-        pytest.skip("this system does not tell a process's peak memory")
-    assert 60 < peak < 90
-    assert machine.peak_resident_mb(lambda: None) is None
+    torch.testing.assert_close(step(x), textbook.textbook_overcomplete_ista(step, x))

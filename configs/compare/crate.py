@@ -2,8 +2,8 @@
 
     python tools/train.py configs/compare/crate.py --cfg-options data_root=data
 
-The other configs of this folder have the same recipe and as many multiply-adds, within 10 %. configs/README.md has what
-was measured.
+The other configs of this folder have the same recipe and as many multiply-adds, within 10 %. Results are in
+configs/RESULTS.md.
 """
 
 _base_ = ["../_base_/compare.py"]

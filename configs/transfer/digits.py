@@ -4,7 +4,7 @@
     python tools/train.py configs/transfer/digits.py --model crate_mini_fashion_mnist
 
 crate_mini.pth stands for the last checkpoint of crate_mini_fashion_mnist.py. With --model in its place the model trains
-from scratch; --linear-probe trains the head alone. README.md of configs/ has the results.
+from scratch; --linear-probe trains the head alone. configs/RESULTS.md has the results.
 """
 
 _base_ = ["../_base_/datasets/digits.py", "../_base_/schedules/small_adamw.py", "../_base_/default_runtime.py"]

@@ -1,5 +1,5 @@
 """The settings that are ours, beside MMEngine's, each a row; what an override may name, what is checked and what the
-README of ``configs/`` lists follow from these tables."""
+README of this folder lists follow from these tables."""
 
 import math
 from collections.abc import Callable

@@ -1,9 +1,9 @@
-"""What a checkpoint costs: written, synced to the disk, read back and checked, with its optimizer's state.
+"""Measure the cost of a checkpoint: written, synced to disk, read back and verified, with the optimizer's state.
 
 python tools/benchmarks/checkpoint.py --config crate_base_in1k --json checkpoint.json
 
-The share is that of training with a checkpoint every so many minutes: training waits while the state is copied, and
-``--wait`` has it wait for the writing too, as default_hooks.checkpoint.background=False does.
+The percentage is that of training with a checkpoint every ``--minutes``. Training waits while the state is copied;
+with ``--wait`` it also waits for the write, as with default_hooks.checkpoint.background=False.
 """
 
 import argparse
@@ -24,10 +24,12 @@ from crate_mm.engine import CheckpointHook
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="crate_base_in1k", help="an ImageNet config (default: crate_base_in1k)")
-    parser.add_argument("--minutes", type=positive, default=10, help="from one checkpoint to the next (default: 10)")
+    parser.add_argument(
+        "--minutes", type=positive, default=10, help="interval of checkpoints, in minutes (default: 10)"
+    )
     parser.add_argument("--rounds", type=positive, default=7, help="checkpoints to write (default: 7)")
-    parser.add_argument("--wait", action="store_true", help="let training wait until a checkpoint is read back")
-    parser.add_argument("--folder", help="where to write them (default: the system's folder for temporary files)")
+    parser.add_argument("--wait", action="store_true", help="let training wait until a checkpoint is verified")
+    parser.add_argument("--folder", help="output folder (default: the system's temporary directory)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
     args = parser.parse_args()
     args.batch, args.workers, args.amp = 2, 1, False  # for build_runner
@@ -39,7 +41,7 @@ def main() -> None:
     with one_sentence_errors(), tempfile.TemporaryDirectory(dir=args.folder) as folder:
         check_writable(args.json)
         runner = build_runner(args, write_tree(Path(folder) / "data", 10), Path(folder), StepTimes())
-        runner.train()  # for there to be an optimizer's state
+        runner.train()  # creates the optimizer's state
         (hook,) = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
         hook.background = not args.wait
         waited, seconds = [], []

@@ -1,11 +1,11 @@
-"""An epoch from JPEGs to a trained model, through the Runner, and what the Runner adds to a bare loop.
+"""Measure an epoch from JPEGs through the Runner, and the overhead of the Runner over a bare loop.
 
 python tools/benchmarks/end_to_end.py --config crate_tiny_in1k --images 512 --batch 16 --json end_to_end.json
 
-The tree of photographs is generated. A bare loop of the same model on a batch that is already there shows what of the
-epoch is the step, and the Runner on the same batch what the Runner costs. An epoch's rate is that of the steps between
-those whose batches were ready before the first step, and those for which nothing is left to load; the row with start
-and end is the whole epoch. ``--short-side`` adds epochs from the same photographs, packed and made smaller.
+The photographs are generated. A bare loop of the same model on one batch in memory measures the step alone; the Runner
+on the same batch measures the Runner's overhead. An epoch's speed excludes the steps whose batches were ready before
+the first step, and the last steps, when nothing is left to load; the row "its start and end included" is the whole
+epoch. ``--short-side`` adds epochs from the same photographs, shrunk and packed.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from crate_mm.cli.options import check_writable, one_sentence_errors, positive
 from crate_mm.engine import Runner, amp_optim_wrapper, load_config
 
 PACK = Path(__file__).resolve().parents[1] / "pack_dataset.py"
-STEPS = 40  # at most, of the comparison with a bare loop
+STEPS = 40  # maximum in the comparison with a bare loop
 
 
 class StepTimes(Hook):
-    """When steps of an epoch have ended, the device's work included, and when the epoch began and ended."""
+    """Times at which selected steps of an epoch ended, synchronized with the device, and its start and end."""
 
     priority = "VERY_LOW"
 
@@ -63,9 +63,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config", default="crate_tiny_in1k", help="an ImageNet config (default: crate_tiny_in1k)")
     parser.add_argument("--images", type=positive, default=512, help="photographs of an epoch (default: 512)")
     parser.add_argument("--batch", type=positive, default=16, help="global batch (default: 16)")
-    parser.add_argument("--workers", type=positive, default=2, help="of the loader (default: 2)")
+    parser.add_argument("--workers", type=positive, default=2, help="number of loader workers (default: 2)")
     parser.add_argument("--rounds", type=positive, default=3, help="of the comparison with a bare loop (default: 3)")
-    parser.add_argument("--short-side", type=positive, nargs="+", default=[], help="in pixels, of packed photographs")
+    parser.add_argument(
+        "--short-side",
+        type=positive,
+        nargs="+",
+        default=[],
+        help="also measure photographs packed at this short side, in pixels",
+    )
     parser.add_argument("--amp", action="store_true", help="mixed precision")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON that is whole after each row")
     return parser.parse_args()
@@ -127,7 +133,7 @@ def build_runner(args: argparse.Namespace, root: Path, folder: Path, hook: Hook)
 
 
 def seconds_of_epoch(args: argparse.Namespace, root: Path, folder: Path) -> tuple[float, float]:
-    """Seconds a step of an epoch: while the loader loads, and with the epoch's start and end."""
+    """Return seconds per step of an epoch: while the loader loads, and with the epoch's start and end."""
     hook = StepTimes()
     runner = build_runner(args, root, folder, hook)
     hook.steps = counted_steps(args, runner)
@@ -136,13 +142,13 @@ def seconds_of_epoch(args: argparse.Namespace, root: Path, folder: Path) -> tupl
 
 
 def counted_steps(args: argparse.Namespace, runner: Runner) -> tuple[int, int]:
-    """The first and the last step between whose ends an epoch is counted.
+    """Return the first and the last step between whose ends an epoch is timed.
 
     Raises:
-        ValueError: the epoch has no steps but those whose batches are ready before, or after which nothing is loaded.
+        ValueError: the epoch is too short: all its batches are ready before the first step, or loaded at the end.
     """
     loader = runner.cfg.train_dataloader
-    queue = loader.num_workers * loader.get("prefetch_factor", 2) + 1  # of the workers, and the batch fetched ahead
+    queue = loader.num_workers * loader.get("prefetch_factor", 2) + 1  # prefetched by the workers, and one batch ahead
     steps = args.images // args.batch
     if steps < 2 * queue + 2:
         raise ValueError(
@@ -153,12 +159,12 @@ def counted_steps(args: argparse.Namespace, runner: Runner) -> tuple[int, int]:
 
 
 def compare_with_bare_loop(args: argparse.Namespace, root: Path, folder: Path) -> tuple[float, float]:
-    """Seconds a step of a bare loop and of the Runner, the same model on the same batch, in turns."""
+    """Return seconds per step of a bare loop and of the Runner, with the same model and batch, in turns."""
     steps = min(args.images // args.batch, STEPS)
     hook = StepTimes(min(3, steps - 2), steps - 1)
     runner = build_runner(args, root, folder, hook)
-    counted_steps(args, runner)  # refuses an epoch that is too short before anything is measured
-    runner.process_settings.apply()  # for as long as this process lives: the steps are taken outside of train()
+    counted_steps(args, runner)  # raises if the epoch is too short, before anything is measured
+    runner.process_settings.apply()  # until this process ends, because the steps run outside of train()
     runner.build_for_training()
     runner.call_hook("before_train")
     runner.call_hook("before_train_epoch")

@@ -1,4 +1,4 @@
-"""Kill a training run again and again, resume it each time, and compare its end with that of a run left alone.
+"""Kill a training run repeatedly, resume it each time, and compare its result with an undisturbed run.
 
 python tools/benchmarks/faults.py --kills 100
 python tools/benchmarks/faults.py --kills 20 --processes 2 --json faults.json
@@ -6,8 +6,8 @@ python tools/benchmarks/faults.py --kills 20 --signal TERM
 python tools/benchmarks/faults.py --kills 20 --damage
 python tools/benchmarks/faults.py --kills 20 --processes 2 --fork
 
-Each kill comes when the run has taken a random number of steps more; every second one waits for the next checkpoint
-to be under way. A checkpoint is written every other step. Nothing but ``--resume`` is given to the run that follows.
+Each kill comes after a random number of further steps. Every second kill waits until a checkpoint is being written. A
+checkpoint is written every other step. The next start gets ``--resume`` and nothing else.
 """
 
 import argparse
@@ -40,12 +40,12 @@ DAMAGES = {
 
 
 class Trial:
-    """One run of training in a folder of its own, started as often as it takes.
+    """One training run in its own work directory, started as often as necessary.
 
     Args:
-        folder: work folder.
-        epochs: how long it trains.
-        args: what the benchmark was asked for.
+        folder: work directory.
+        epochs: length of the run.
+        args: arguments of the benchmark.
     """
 
     def __init__(self, folder: Path, epochs: int, args: argparse.Namespace) -> None:
@@ -58,7 +58,7 @@ class Trial:
         folder.mkdir()
 
     def start(self) -> Forked | Started:
-        """Start it, or start it again, with its output at the end of a file beside its folder."""
+        """Start or resume the run; its output is appended to a file beside its work directory."""
         return self.kind(self.arguments, self.processes, self.log)
 
     @property
@@ -66,23 +66,23 @@ class Trial:
         return self.folder.with_suffix(".log")
 
     def steps(self) -> int:
-        """Steps that the newest checkpoint has taken."""
+        """Return the number of steps of the newest checkpoint."""
         newest = training_checkpoints(self.folder)[-1:]
         epoch, step = training_progress(newest[0]) if newest else (0, 0)
         return step or epoch * STEPS_PER_EPOCH
 
     def finish(self) -> None:
-        """Let it train to the end.
+        """Train to the end.
 
         Raises:
-            RuntimeError: it does not.
+            RuntimeError: the run fails.
         """
         code = self.start().wait()
         if code:
-            raise RuntimeError(f"a run left alone ended with code {code}; its output is in {self.log}")
+            raise RuntimeError(f"an undisturbed run ended with code {code}; its output is in {self.log}")
 
     def result(self) -> dict:
-        """The last checkpoint's states."""
+        """Return the states in the last checkpoint."""
         checkpoint = read_checkpoint(training_checkpoints(self.folder)[-1])
         return {key: checkpoint[key] for key in COMPARED}
 
@@ -91,7 +91,7 @@ AUGMENTATION = "[dict(type='RandomAffine',degrees=15,translate=(0.1,0.1)),dict(t
 
 
 def wait_for(run: Forked | Started, condition, what: str, seconds: float = 120) -> bool:
-    """Wait until the condition holds (True) or the run has ended (False), looking as often as can be."""
+    """Poll until the condition holds (return True) or the run has ended (return False)."""
     end = time.monotonic() + seconds
     while not condition():
         if run.code() is not None:
@@ -109,7 +109,7 @@ def send(number: int, processes: list[int]) -> None:
 
 
 def kill(run: Forked | Started, number: int, rng: random.Random, processes: int) -> str:
-    """Send the signal to the run, all of it or one of its processes; wait for its end; say what was hit."""
+    """Send the signal to all or one of the run's processes; wait for its end; return what was hit."""
     if processes == 1 or rng.random() < 0.5:
         hit, victims = "the run", run.heads()
         if number == signal.SIGKILL:
@@ -125,7 +125,7 @@ def kill(run: Forked | Started, number: int, rng: random.Random, processes: int)
 
 
 def damage_newest(folder: Path, rng: random.Random) -> str | None:
-    """Damage the newest checkpoint, if there is another; say how."""
+    """Damage the newest checkpoint, if there is another one; return the kind of damage."""
     checkpoints = training_checkpoints(folder)
     if len(checkpoints) < 2:
         return None
@@ -136,7 +136,7 @@ def damage_newest(folder: Path, rng: random.Random) -> str | None:
 
 
 def same(a, b) -> bool:
-    """Whether two nested structures are equal, tensors bit for bit."""
+    """Return whether two nested structures are equal, tensors bit for bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -147,7 +147,7 @@ def same(a, b) -> bool:
 
 
 def torment(trial: Trial, epochs: int, args: argparse.Namespace) -> Counter:
-    """Kill the run as often as asked for, each time to be resumed by the next start; count what was hit and how."""
+    """Kill the run ``args.kills`` times, resume it each time, and count the kinds of hits."""
     rng, hits = random.Random(args.seed), Counter()
     number = getattr(signal, f"SIG{args.signal}")
     while hits["kills"] < args.kills:
@@ -161,7 +161,7 @@ def torment(trial: Trial, epochs: int, args: argparse.Namespace) -> Counter:
         if alive:
             time.sleep(rng.uniform(0, 0.002 if in_write else 0.05))
         if not alive or run.code() is not None:
-            raise RuntimeError(f"the run ended by itself with code {run.code()}; see {trial.log}")
+            raise RuntimeError(f"the run ended on its own with code {run.code()}; see {trial.log}")
         hits[f"hit {kill(run, number, rng, args.processes)}"] += 1
         hits["kills"] += 1
         hits["a write cut off"] += any(trial.folder.glob("*.part"))
@@ -179,10 +179,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--processes", type=positive, default=1)
     parser.add_argument("--signal", choices=["KILL", "TERM", "USR1", "INT"], default="KILL")
     parser.add_argument("--damage", action="store_true", help="damage the newest checkpoint after each kill")
-    parser.add_argument("--steps", type=positive, default=10, help="how many the run takes for each kill, on average")
-    parser.add_argument("--fork", action="store_true", help="fork the processes off, without the launcher: much sooner")
+    parser.add_argument(
+        "--steps", type=positive, default=10, help="average number of steps between kills (default: 10)"
+    )
+    parser.add_argument("--fork", action="store_true", help="fork the processes instead of using the launcher; faster")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", help="write the figures there")
+    parser.add_argument("--json", metavar="FILE", help="write the results here, as JSON")
     return parser.parse_args()
 
 
@@ -206,9 +208,9 @@ def main() -> None:
             "bit-identical": identical,
             "seconds": round(time.monotonic() - start, 1),
         }
-        report("A run killed and resumed, against one left alone", [row], vars(args), args.json)
+        report("A run killed and resumed, compared with an undisturbed one", [row], vars(args), args.json)
         if not identical:
-            raise RuntimeError(f"the run that was killed ended elsewhere: both are in {folder}")
+            raise RuntimeError(f"the killed run has a different result; both runs are in {folder}")
         shutil.rmtree(folder)
 
 

@@ -1,11 +1,11 @@
-"""What there is to learn in the first minutes on a GPU: tests, rates, steps, a profile, inference, an epoch from JPEGs.
+"""Measure a new GPU in minutes: tests, rates, steps, a profile, inference, an epoch from JPEGs.
 
 python tools/benchmarks/first_minutes.py --out gpu_figures
 python tools/benchmarks/first_minutes.py --out gpu_figures --wheels wheels   # on a machine with PyTorch and little else
 
-Each stage is a process of its own with a limit of its own, and all end within ``--minutes``. Each writes a JSON that is
-whole after each row, and first_minutes.json says what became of each stage, after each: a stage that fails or takes too
-long costs its own figures alone. This script needs Python alone. ``--toy`` tries all stages at toy size, on a CPU too.
+Each stage is a process with a time limit, and all end within ``--minutes``. Each stage writes JSON after each row, and
+first_minutes.json records how each stage ended. A stage that fails or takes too long costs only its own results. This
+script needs nothing but Python. ``--toy`` runs all stages at toy size, also on a CPU.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = Path("tools") / "benchmarks"
-LEAST = 10  # seconds that must be left for a stage to begin
-RATES = "rates.json"  # of the stage of that name, which the last one takes where it is there
+MIN_SECONDS = 10  # a stage starts only if this much time is left
+RATES = "rates.json"  # output of the stage "rates", input of the stage "roofline_check" if it exists
 QUESTION = "--query-gpu=name,memory.total,driver_version,clocks.sm,clocks.max.sm,power.limit"
 
 
 class Stage(NamedTuple):
-    """A script with its arguments, and the seconds that it may take."""
+    """A script with its arguments, and its limit in seconds."""
 
     name: str
     script: str
@@ -38,7 +38,7 @@ class Stage(NamedTuple):
 
 
 def stages(toy: bool) -> list[Stage]:
-    """The stages, those that say most first."""
+    """Return the stages, the most informative first."""
     models = ["tiny"] if toy else ["base", "tiny", "small", "large"]
     first = f"crate_{models[0]}"
     batch = ["--img-size", 32, "--batch", 2] if toy else ["--batch", 256]
@@ -46,7 +46,7 @@ def stages(toy: bool) -> list[Stage]:
     rounds = ["--rounds", 1 if toy else 5]
     step = ["--precisions", "bf16", *fast, *rounds]
     inference = ["--precisions", "float32", "tf32", "bf16", "--no-compile", *rounds]
-    workers = min(max((os.cpu_count() or 1) - 2, 1), 28)  # of more an epoch this short has too few steps to count
+    workers = min(max((os.cpu_count() or 1) - 2, 1), 28)  # with more workers, this epoch has too few steps to time
     epoch = ["--images", 60_000, "--batch", 512, "--workers", workers, "--short-side", 320]
     check = ["--img-sizes", 224, "--batches", 256, "--precision", "bf16", "--devices", RATES]
     if toy:
@@ -69,18 +69,20 @@ def stages(toy: bool) -> list[Stage]:
 
 
 def files_of_gpu_tests() -> list[str]:
-    """The files with tests that need a GPU: the others may need packages that are not there."""
+    """Return the files with tests that need a GPU; the others may need packages that are not installed."""
     tests = (ROOT / "tests").rglob("test_*.py")
     return sorted(str(path.relative_to(ROOT)) for path in tests if "@pytest.mark.gpu" in path.read_text())
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the figures and the stages' output")
-    parser.add_argument("--minutes", type=float, default=9.5, help="that all stages take at most (default: 9.5)")
-    parser.add_argument("--wheels", type=Path, help="folder of wheels that are used beside what is installed")
-    parser.add_argument("--stages", nargs="+", metavar="NAME", help="these alone")
-    parser.add_argument("--toy", action="store_true", help="all stages at toy size")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results and the stages' output")
+    parser.add_argument(
+        "--minutes", type=float, default=9.5, help="time limit of all stages together, in minutes (default: 9.5)"
+    )
+    parser.add_argument("--wheels", type=Path, help="folder of wheels to use in addition to the installed packages")
+    parser.add_argument("--stages", nargs="+", metavar="NAME", help="run only these stages")
+    parser.add_argument("--toy", action="store_true", help="run all stages at toy size")
     args = parser.parse_args()
     names = [stage.name for stage in stages(args.toy)]
     for name in args.stages or []:
@@ -110,7 +112,7 @@ def main() -> None:
 
 
 def environment_for(wheels: Path | None, scratch: Path) -> dict[str, str]:
-    """The stages' environment: this checkout, the wheels, and no files outside of ``scratch``."""
+    """Return the stages' environment: this checkout and the wheels, with all caches in ``scratch``."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     if wheels:
         site = scratch / "site"
@@ -127,11 +129,11 @@ def environment_for(wheels: Path | None, scratch: Path) -> dict[str, str]:
 
 
 def describe() -> dict:
-    """The machine, as far as Python alone can tell."""
+    """Describe the machine with Python alone."""
     gpu = None
     if shutil.which("nvidia-smi"):
-        asked = subprocess.run(["nvidia-smi", QUESTION, "--format=csv,noheader"], capture_output=True, text=True)
-        gpu = asked.stdout.strip().splitlines()
+        reply = subprocess.run(["nvidia-smi", QUESTION, "--format=csv,noheader"], capture_output=True, text=True)
+        gpu = reply.stdout.strip().splitlines()
     shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else None
     return {
         "gpu": gpu,
@@ -144,12 +146,12 @@ def describe() -> dict:
 
 
 def run(stage: Stage, out: Path, environment: dict[str, str], end: float) -> dict:
-    """Run a stage until it ends, or is ended at its limit or at ``end``, and say what became of it."""
+    """Run a stage until it ends, or stop it at its limit or at ``end``; return how it ended."""
     start = time.monotonic()
     left = end - start
     limit = min(stage.limit, left)
-    if left < LEAST:
-        return {"stage": stage.name, "ended": "not begun, as the time is up", "seconds": 0.0, "command": ""}
+    if left < MIN_SECONDS:
+        return {"stage": stage.name, "ended": "not started, no time left", "seconds": 0.0, "command": ""}
     script = [stage.script] if stage.script == "-m" else [str(BENCHMARKS / stage.script)]
     figures = [] if stage.script == "-m" else ["--json", out / f"{stage.name}.json"]
     rates = out / RATES if (out / RATES).exists() else "here"
@@ -162,14 +164,14 @@ def run(stage: Stage, out: Path, environment: dict[str, str], end: float) -> dic
             code = process.wait(limit)
             ended = "well" if code == 0 else f"with exit code {code}, see {log.name}"
         except subprocess.TimeoutExpired:
-            ended = f"at its limit of {limit:.0f} s, with the rows that it had written"
+            ended = f"at its limit of {limit:.0f} s; finished rows are written"
         finally:
             end_group(process)
     return {"stage": stage.name, "ended": ended, "seconds": time.monotonic() - start, "command": " ".join(command)}
 
 
 def end_group(process: subprocess.Popen) -> None:
-    """End a stage and the workers that it has started."""
+    """End a stage and its worker processes."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -179,12 +181,12 @@ def end_group(process: subprocess.Popen) -> None:
             process.wait(3)
         except subprocess.TimeoutExpired:
             continue
-        time.sleep(0.2)  # for its workers
+        time.sleep(0.2)  # for the workers
     process.wait()
 
 
 def write(path: Path, contents: dict) -> None:
-    """Write a JSON that is there whole at any time."""
+    """Write JSON atomically."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(contents, indent=2) + "\n")
     part.replace(path)

@@ -1,4 +1,4 @@
-"""What train_step.py and inference.py share: their arguments, the models, and a row of figures for each form."""
+"""Shared parts of train_step.py and inference.py: arguments, models, and a row of results for each form."""
 
 import argparse
 import statistics
@@ -27,9 +27,9 @@ def parse_args(description: str) -> argparse.Namespace:
     parser.add_argument(
         "--models", nargs="+", choices=list_models(), default=["crate_tiny", "crate_base"], metavar="NAME"
     )
-    parser.add_argument("--batch", type=positive, default=16, help="images a batch (default: 16)")
-    parser.add_argument("--img-size", type=positive, default=224, help="side of the images (default: 224)")
-    parser.add_argument("--threads", type=positive, help="of the CPU (default: PyTorch's)")
+    parser.add_argument("--batch", type=positive, default=16, help="images per batch (default: 16)")
+    parser.add_argument("--img-size", type=positive, default=224, help="image size (default: 224)")
+    parser.add_argument("--threads", type=positive, help="number of CPU threads (default: PyTorch's)")
     parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=["float32", "bf16"])
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="measure compiled forms")
     add_timing_options(parser, rounds=7)
@@ -40,18 +40,18 @@ def parse_args(description: str) -> argparse.Namespace:
 
 
 def build(name: str, args: argparse.Namespace, device: str) -> ImageClassifier:
-    """The model with the same weights each time."""
+    """Build the model, with the same weights each time."""
     torch.manual_seed(0)
     return get_model(name, img_size=args.img_size).to(device)
 
 
 def is_crate(model: ImageClassifier) -> bool:
-    """Whether a model has a textbook form and a fused one to compare with."""
+    """Return whether a model has a textbook form and a fused form."""
     return isinstance(model.backbone, CRATE)
 
 
 def first_seconds(forms: dict[tuple[str, str], Callable]) -> dict[tuple[str, str], float]:
-    """Seconds that each form takes the first time; one that the GPU has not the memory for is named and left out."""
+    """Return the seconds of each form's first run; a form that runs out of GPU memory is reported and left out."""
     seconds = {}
     for (form, precision), run in forms.items():
         start = time.perf_counter()
@@ -59,7 +59,7 @@ def first_seconds(forms: dict[tuple[str, str], Callable]) -> dict[tuple[str, str
             run()
             synchronize()
         except torch.OutOfMemoryError:
-            print(f"{form} in {precision}: the GPU is out of memory, so that there is no row for it")
+            print(f"{form} in {precision}: the GPU is out of memory, so this form has no row")
             torch.cuda.empty_cache()
             continue
         seconds[form, precision] = time.perf_counter() - start
@@ -69,26 +69,26 @@ def first_seconds(forms: dict[tuple[str, str], Callable]) -> dict[tuple[str, str
 def measure_forms(
     name: str, forms: dict[tuple[str, str], Callable], passes: int, args: argparse.Namespace, device: str
 ) -> Iterator[dict]:
-    """Time forms, by (form, precision), in turns; the first is what the others are compared with.
+    """Time forms, by (form, precision), in turns, and compare the others with the first.
 
-    The share of the matmul rate counts what the plain model multiplies for such a batch, whatever a form really does;
-    a training step counts as three forward passes.
+    The fraction of the matmul rate counts the multiply-adds of the plain model for every form; a training step counts
+    as three forward passes.
     """
-    counted = min(args.batch, 16)  # enough for ISTA to take the form that it takes for more
+    counted = min(args.batch, 16)  # ISTA takes the same form for more images
     images = torch.zeros(counted, 3, args.img_size, args.img_size)
     work = passes * count_complexity(build(name, args, "cpu"), images).flops * args.batch / counted
     rounds = min(2 * args.rounds, 10)
     rates = {precision: matmul_rate(device, precision, rounds=rounds) for precision in args.precisions}
     seconds = time_in_turns(forms, args.rounds, args.steps)
     first = next(iter(seconds.values()))
-    for (form, precision), taken in seconds.items():
-        median = statistics.median(taken)
+    for (form, precision), times in seconds.items():
+        median = statistics.median(times)
         yield {
             "model": name,
             "form": form,
             "precision": precision,
             "images_per_s": args.batch / median,
-            "times_the_first": median_ratio(first, taken),
+            "times_the_first": median_ratio(first, times),
             "share_of_matmul_rate": work / median / rates[precision],
             "peak_MB": peak_memory_mb(forms[form, precision]),
         }

@@ -1,9 +1,9 @@
-"""Images a second of inference: plain, fused, compiled, and the textbook form.
+"""Measure images per second of inference: textbook, plain, fused and compiled form.
 
 python tools/benchmarks/inference.py --json inference.json
 
-The forms take turns, round by round in one run, several batches in a row in each turn; a ratio is the median of the
-rounds' ratios. A model's rows are written before the next one is measured.
+The forms take turns in one run, with several batches per turn; a ratio is the median over the rounds. A model's rows
+are written before the next model is measured.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ def measure(name: str, args, device: str) -> Iterator[dict]:
     in_full = {form: in_precision(lambda m=model: m(images), "float32", device) for form, model in models.items()}
     expected = in_full["plain"]()
     for form, run in in_full.items():
-        torch.testing.assert_close(run(), expected, rtol=1e-4, atol=1e-4, msg=f"{form} is something else")
+        torch.testing.assert_close(run(), expected, rtol=1e-4, atol=1e-4, msg=f"{form} form gives other logits")
     forms = {
         (form, precision): in_precision(lambda m=model: m(images), precision, device)
         for precision in args.precisions

@@ -1,4 +1,4 @@
-"""Images a second that one core loads, by stage, against torchvision's and PyTorch's usual ways, on photographs.
+"""Measure images per second and core of the loader, by stage, compared with torchvision and PyTorch.
 
 python tools/benchmarks/loader.py --json loader.json
 """
@@ -29,17 +29,19 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=positive, default=64, help="how many are loaded in a round (default: 64)")
-    parser.add_argument("--width", type=positive, default=500, help="of the photographs (default: 500)")
-    parser.add_argument("--height", type=positive, default=375, help="of the photographs (default: 375)")
+    parser.add_argument("--images", type=positive, default=64, help="number of images loaded in a round (default: 64)")
+    parser.add_argument("--width", type=positive, default=500, help="width of the photographs (default: 500)")
+    parser.add_argument("--height", type=positive, default=375, help="height of the photographs (default: 375)")
     parser.add_argument(
         "--short-sides",
         type=positive,
         nargs="*",
         default=[400, 320],
-        help="pack with each of these as pack_dataset's --short-side (default: 400 320)",
+        help="short sides for packing, as in pack_dataset (default: 400 320)",
     )
-    parser.add_argument("--rounds", type=positive, default=9, help="how often each form is timed (default: 9)")
+    parser.add_argument(
+        "--rounds", type=positive, default=9, help="number of times that each form is timed (default: 9)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
     return parser.parse_args()
 
@@ -62,27 +64,27 @@ def main() -> None:
 
 
 def over_all(forms: dict, images: int) -> dict:
-    """Forms that load all images, of forms that load the i-th."""
+    """Turn forms that load the i-th image into forms that load all images."""
     return {name: lambda f=form: [f(i) for i in range(images)] for name, form in forms.items()}
 
 
 def measure(stage: str, forms: dict, args: argparse.Namespace) -> list[dict]:
-    """Time forms that load all images, in turns; the first is what the others are compared with."""
+    """Time forms that load all images, in turns; the others are compared with the first."""
     seconds = time_in_turns(forms, args.rounds)
     first = next(iter(seconds.values()))
     return [
         {
             "stage": stage,
             "form": name,
-            "images_per_s": args.images / sorted(taken)[len(taken) // 2],
-            "times_the_first": median_ratio(first, taken),
+            "images_per_s": args.images / sorted(times)[len(times) // 2],
+            "times_the_first": median_ratio(first, times),
         }
-        for name, taken in seconds.items()
+        for name, times in seconds.items()
     ]
 
 
 def decoders(root: Path) -> dict:
-    """Bytes to pixels."""
+    """From bytes to pixels."""
     encoded = [Path(path).read_bytes() for path, _ in ImageFolder(root / "train").samples]
     as_tensors = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in encoded]
     return {
@@ -93,14 +95,14 @@ def decoders(root: Path) -> dict:
 
 
 def loaders(root: Path, short_sides: list[int]) -> dict:
-    """File to what the collate function gets, in training."""
+    """From a file to the input of the collate function, in training."""
     crop, flip = v1.RandomResizedCrop(224), v1.RandomHorizontalFlip()
     usual = v1.Compose([crop, flip, v1.ToTensor(), v1.Normalize(MEAN, STD)])
     official = ImageFolder(root / "train", usual)
     source = ImageNet(str(root))
     uint8 = ClassificationDataset(source, [dict(type="RandomResizedCrop", size=224), dict(type="RandomHorizontalFlip")])
     fast = [dict(type="DecodeRandomResizedCrop", size=224), dict(type="RandomHorizontalFlip")]
-    ours = ClassificationDataset(source, fast)
+    dataset = ClassificationDataset(source, fast)
     v2_crop = v2.Compose([v2.RandomResizedCrop(224, antialias=True), v2.RandomHorizontalFlip()])
 
     def from_torchvision_io(i: int) -> torch.Tensor:
@@ -112,13 +114,13 @@ def loaders(root: Path, short_sides: list[int]) -> dict:
         "PIL, crop, flip, ToTensor, Normalize (the official code's)": lambda i: official[i],
         "PIL, crop, flip, uint8": lambda i: uint8[i, i],
         "torchvision.io, transforms v2, uint8": from_torchvision_io,
-        "crate_mm: DecodeRandomResizedCrop, flip, uint8": lambda i: ours[i, i],
+        "crate_mm: DecodeRandomResizedCrop, flip, uint8": lambda i: dataset[i, i],
         **{f"the same, packed with --short-side {side}": lambda i, d=data: d[i, i] for side, data in packed.items()},
     }
 
 
 def pack(source: ImageNet, folder: Path, short_side: int) -> PackedImages:
-    """The images of a source, packed as ``tools/pack_dataset.py`` packs them."""
+    """Pack the images of a source as ``tools/pack_dataset.py`` does."""
     (folder / "train").mkdir(parents=True)
     images = ((path, encode(path, short_side, quality=90)[1], label) for path, label in source.samples)
     write_shards(folder / "train", images, source.classes)
@@ -126,7 +128,7 @@ def pack(source: ImageNet, folder: Path, short_side: int) -> PackedImages:
 
 
 def evaluations(root: Path) -> dict:
-    """File to what the collate function gets, in an evaluation."""
+    """From a file to the input of the collate function, in evaluation."""
     ways = {"PIL, resize, centre crop, uint8": "Resize", "crate_mm: DecodeResize, centre crop, uint8": "DecodeResize"}
     crop = dict(type="CenterCrop", size=224)
     source = ImageNet(str(root))
@@ -135,7 +137,7 @@ def evaluations(root: Path) -> dict:
 
 
 def collators(root: Path, images: int) -> dict:
-    """Samples to a batch."""
+    """From samples to a batch."""
     data = ClassificationDataset(ImageNet(str(root)), [dict(type="DecodeRandomResizedCrop", size=224)])
     samples = [data[i, i] for i in range(images)]
     ways = {"PyTorch's default_collate": default_collate, "crate_mm: collate": collate}

@@ -1,7 +1,6 @@
-"""What the benchmarks share: the description of the machine, timing in turns, the table and the JSON."""
+"""Shared parts of the benchmarks: description of the machine, timing in turns, table and JSON."""
 
 import argparse
-import ctypes
 import functools
 import json
 import os
@@ -22,10 +21,10 @@ import crate_mm
 from crate_mm.cli.options import positive
 from crate_mm.files import atomic_file
 
-# By name, what a form computes in: the numbers, and PyTorch's setting for products of float32.
+# dtype, and PyTorch's float32 matmul precision, by name.
 PRECISIONS = {
     "float32": (torch.float32, "highest"),
-    "tf32": (torch.float32, "high"),  # on a GPU that has it; else as float32
+    "tf32": (torch.float32, "high"),  # float32 on a GPU without TF32
     "bf16": (torch.bfloat16, "highest"),  # under autocast
 }
 
@@ -33,14 +32,16 @@ PRECISIONS = {
 def add_timing_options(parser: argparse.ArgumentParser, rounds: int) -> None:
     """Add ``--rounds``, ``--steps`` and ``--json``."""
     steps = 10 if torch.cuda.is_available() else 1
-    parser.add_argument("--rounds", type=positive, default=rounds, help=f"how often each is timed (default: {rounds})")
-    help = "in a row between synchronisations, each time (default: 10 on a GPU, whose queue they fill, 1 on a CPU)"
+    parser.add_argument(
+        "--rounds", type=positive, default=rounds, help=f"number of times that each form is timed (default: {rounds})"
+    )
+    help = "runs in a row between two synchronizations (default: 10 on a GPU, to fill its queue; 1 on a CPU)"
     parser.add_argument("--steps", type=positive, default=steps, help=help)
-    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON that is whole after each row")
+    parser.add_argument("--json", metavar="FILE", help="write the results here, as JSON; rewritten after each row")
 
 
 def in_precision(form: Callable, precision: str, device: str) -> Callable:
-    """A form that runs in one of ``PRECISIONS``, whatever is set outside of it."""
+    """Wrap a form so that it runs in one of ``PRECISIONS``, whatever the caller has set."""
     dtype, products = PRECISIONS[precision]
 
     def run():
@@ -56,7 +57,7 @@ def in_precision(form: Callable, precision: str, device: str) -> Callable:
 
 
 def describe_machine() -> dict:
-    """Hardware, versions and date, for the JSON."""
+    """Return hardware, versions and date, for the JSON."""
     gpu = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if gpu else cpu_name(),
@@ -84,10 +85,10 @@ def synchronize() -> None:
 
 
 def time_in_turns(forms: dict[str, Callable[[], object]], rounds: int, steps: int = 1) -> dict[str, list[float]]:
-    """Seconds that each form takes in each round; the forms take turns, after one round that does not count.
+    """Return the seconds of each form in each round, after one warm-up; the forms take turns.
 
-    So a busy machine is as bad for one as for the other. In its turn a form runs ``steps`` times in a row before the
-    device is waited for, as in training, where the host is ahead of a GPU; the seconds are those of one time.
+    Other jobs on the machine therefore affect all forms alike. In its turn a form runs ``steps`` times before the
+    device is synchronized, because in training the host is ahead of a GPU; the seconds are per run.
     """
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for form in forms.values():
@@ -104,33 +105,33 @@ def time_in_turns(forms: dict[str, Callable[[], object]], rounds: int, steps: in
 
 
 def least_seconds(run: Callable[[], object], times: int = 1, rounds: int = 5) -> tuple[float, float]:
-    """The least seconds of ``run``, over rounds of ``times`` in a row, and the share that it waited for a core.
+    """Return the minimum seconds of ``run``, over rounds of ``times`` runs, and the fraction spent waiting for a core.
 
-    A round in which that is more than a twentieth, as other processes had the cores, does not count as long as there
-    are others; as many more are tried.
+    A round that waited more than 5 %, because other processes had the cores, counts only if there is no other; up to
+    twice as many rounds are tried.
     """
-    found = []
+    timings = []
     for _ in range(2 * rounds):
         start, used = time.perf_counter(), time.process_time()
         for _ in range(times):
             run()
         synchronize()
-        taken, used = time.perf_counter() - start, time.process_time() - used
-        waited = 0.0 if torch.cuda.is_available() else max(1 - used / taken, 0.0)
-        found.append((waited > 0.05, taken / times, waited))
-        if sum(not disturbed for disturbed, _, _ in found) == rounds:
+        elapsed, used = time.perf_counter() - start, time.process_time() - used
+        waited = 0.0 if torch.cuda.is_available() else max(1 - used / elapsed, 0.0)
+        timings.append((waited > 0.05, elapsed / times, waited))
+        if sum(not disturbed for disturbed, _, _ in timings) == rounds:
             break
-    _, seconds, waited = min(found)
+    _, seconds, waited = min(timings)
     return seconds, waited
 
 
 def median_ratio(first: list[float], other: list[float]) -> float:
-    """How many times faster the other is: the median of the rounds' ratios."""
+    """Return the speedup of the other form over the first: the median of the rounds' ratios."""
     return statistics.median(a / b for a, b in zip(first, other))
 
 
 def peak_memory_mb(form: Callable[[], object]) -> float | None:
-    """The most memory that a form takes on the GPU, in MB, or None without one."""
+    """Return the peak GPU memory of a form, in MB, or None without a GPU."""
     if not torch.cuda.is_available():
         return None
     torch.cuda.reset_peak_memory_stats()
@@ -139,45 +140,35 @@ def peak_memory_mb(form: Callable[[], object]) -> float | None:
     return torch.cuda.max_memory_allocated() / 1e6
 
 
-def peak_resident_mb(form: Callable[[], object]) -> float | None:
-    """The most memory that a form takes, in MB, beside what is there: on a GPU, or of the process on Linux.
+def saved_mb(form: Callable[[], object]) -> float:
+    """Return the memory that a form keeps for its backward pass, in MB; each storage counts once."""
+    sizes = {}
 
-    None where neither can be told, or it is less than 1 MB.
-    """
-    if torch.cuda.is_available():
-        before = torch.cuda.memory_allocated() / 1e6
-        peak = peak_memory_mb(form) - before
-        return peak if peak >= 1 else None
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # what the allocator has kept would be taken again, and not be seen
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is there
-        before = _resident_mb("VmRSS")
-        form()
-        peak = _resident_mb("VmHWM") - before
-    except (OSError, AttributeError):  # no Linux, or another C library
-        return None
-    return peak if peak >= 1 else None
+    def record(tensor: torch.Tensor) -> torch.Tensor:
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
+        output = form()
+    del output
+    return sum(sizes.values()) / 1e6
 
 
 def process_mb() -> float | None:
-    """The most memory that this process has had so far, in MB; None where it cannot be told (no Linux)."""
+    """Return the peak memory of this process, in MB, or None if the system does not report it (no Linux)."""
     try:
-        return _resident_mb("VmHWM")
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024 / 1e6
     except (OSError, TypeError):
         return None
 
 
-def _resident_mb(field: str) -> float:
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024 / 1e6
-
-
 @functools.cache
 def matmul_rate(device: str, precision: str, size: int | None = None, rounds: int = 10) -> float:
-    """The rate that the device's matrix product reaches in one of ``PRECISIONS``, in multiply-adds a second.
+    """Return the rate of the device's matrix product in one of ``PRECISIONS``, in multiply-adds per second.
 
-    Where a product of this size would take more than half a second, as in bf16 on a CPU that has no instructions for
-    it, a smaller one is measured.
+    If a product of this size would take more than half a second, as in bf16 on a CPU without bf16 instructions, a
+    smaller one is measured.
     """
     size = size or (8192 if device == "cuda" else 1536)
     small = min(size, 192)
@@ -195,10 +186,10 @@ def _rate_at(size: int, device: str, precision: str, rounds: int) -> float:
 
 
 def report(title: str, rows: Iterable[dict], arguments: dict, path: str | None) -> None:
-    """Print rows with the same keys as a table, and write them with the machine and the arguments as JSON.
+    """Print rows with the same keys as a table, and write them as JSON with the machine and the arguments.
 
-    The JSON is written, whole, after each row: what is measured stays, should the next one fail or time be up. The
-    table has the rows that there are.
+    The JSON is rewritten atomically after each row, so finished rows survive a later failure. The table has the rows
+    measured so far.
     """
     measured, about = [], {**describe_machine(), "arguments": arguments}
     try:
@@ -218,8 +209,8 @@ def _print_table(title: str, rows: list[dict]) -> None:
         table.add_column(key.replace("_", " "), justify="left" if isinstance(rows[0][key], str) else "right")
     for row in rows:
         table.add_row(*(_shown(value) for value in row.values()))
-    wanted = Console(width=1000).measure(table).maximum
-    Console(width=max(Console().width, 120, min(wanted, 240))).print(table)
+    width = Console(width=1000).measure(table).maximum
+    Console(width=max(Console().width, 120, min(width, 240))).print(table)
 
 
 def _shown(value) -> str:

@@ -1,6 +1,6 @@
-"""The operations of a training step from shapes alone: no number is computed and no memory is taken.
+"""List the operations of a training step from shapes alone, without computing or allocating anything.
 
-The step runs on fake tensors, and each operator that PyTorch would run is noted with what it multiplies and moves.
+The step runs on fake tensors. Each operator that PyTorch would run is recorded with its FLOPs and the bytes it moves.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-# Private by name only: the modules of "fake tensors" and "modes for dispatch" in PyTorch's documentation, 2.6 to 2.14.
+# Private by name, but documented by PyTorch 2.6 to 2.14 under "fake tensors" and "modes for dispatch".
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -20,11 +20,13 @@ from crate_mm.engine.optim import OptimWrapper
 
 
 class Operation(NamedTuple):
-    """An operator that runs once.
+    """One call of an operator.
 
-    ``kind`` is 'product', 'attention' or 'memory', whose time is that of the bytes moved. ``flops`` are two for each
-    multiply-add. ``read`` and ``written`` are the tensors' memories by number, with their bytes. ``tokens`` are those
-    of an attention.
+    Attributes:
+        kind: 'product', 'attention' or 'memory' (time is determined by the bytes moved).
+        flops: two per multiply-add.
+        read, written: bytes of each tensor's storage, by storage number.
+        tokens: number of tokens of an attention.
     """
 
     name: str
@@ -42,13 +44,13 @@ class Operation(NamedTuple):
 
 
 class Recorder(TorchDispatchMode):
-    """Notes all operators but those that only look at memory in another way."""
+    """Record all operators except views."""
 
     def __init__(self) -> None:
         super().__init__()
         self.operations: list[Operation] = []
         self.phase = "forward"
-        self._memories: dict[int, tuple[int, Any]] = {}  # by the storage's id; the storage is kept, and its id with it
+        self._memories: dict[int, tuple[int, Any]] = {}  # by storage id; holding the storage keeps its id unique
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -71,7 +73,7 @@ class Recorder(TorchDispatchMode):
             backward = "backward" in name
             q, k, v = args[1:4] if backward else args[:3]
             tokens = q.shape[-2]
-            # Forward two products. Backward five: the scores again, and the gradients of q, k, v and the weights.
+            # Two products forward; five backward: scores again, gradients of q, k, v and of the weights.
             both = prod(q.shape[:-1]) * k.shape[-2] * 2
             flops = both * (3 * q.shape[-1] + 2 * v.shape[-1] if backward else q.shape[-1] + v.shape[-1])
         elif func.overloadpacket in flop_registry:
@@ -80,16 +82,16 @@ class Recorder(TorchDispatchMode):
         return Operation(name, self.phase, kind, flops, read, written, first.dtype, tokens)
 
     def _memory_of(self, values: Any) -> dict[int, int]:
-        """The memories of the tensors among values; the bytes of a view are its own."""
-        found: dict[int, int] = {}
+        """Return the bytes of each storage among values; a view counts its own bytes."""
+        sizes: dict[int, int] = {}
         for tensor in tree_leaves(values):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 number, _ = self._memories.setdefault(id(storage), (len(self._memories), storage))
-                # What is expanded is read once.
+                # An expanded dimension is read once.
                 elements = prod(size for size, stride in zip(tensor.shape, tensor.stride()) if stride)
-                found[number] = max(found.get(number, 0), elements * tensor.element_size())
-        return found
+                sizes[number] = max(sizes.get(number, 0), elements * tensor.element_size())
+        return sizes
 
 
 def record_step(
@@ -98,20 +100,20 @@ def record_step(
     wrapper: Callable[[list[torch.nn.Parameter]], OptimWrapper],
     bf16: bool = False,
 ) -> list[Operation]:
-    """The operations of a training step, from the batch as the loader gives it to the updated parameters.
+    """Return the operations of a training step, from the loader's batch to the updated parameters.
 
     Args:
-        task: on the device "meta", where a model is built without memory.
-        batch: makes a batch.
-        wrapper: makes the optimizer of parameters, in its wrapper; the device decides whether the step is taken, if the
-            optimizer can leave it out by itself.
-        bf16: whether the forward pass is under autocast to bf16.
+        task: model on the device "meta".
+        batch: function that returns a batch.
+        wrapper: function that builds the optimizer wrapper of parameters. If the optimizer can skip a step on the
+            device, the recorded step does so.
+        bf16: whether the forward pass runs under autocast to bf16.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):  # buffers and seeds may be real
         task = task.to_empty(device="cpu").train()
         params = [parameter for parameter in task.parameters() if parameter.requires_grad]
         steps, recorder, data = wrapper(params), Recorder(), batch()
-        for parameter in params:  # the optimizer's state is there from its first step on
+        for parameter in params:  # the first step creates the optimizer's state
             parameter.grad = torch.zeros_like(parameter)
         steps.optimizer.step()
         steps.zero_grad()
@@ -132,22 +134,22 @@ def record_step(
 
 
 def lifetimes(operations: list[Operation]) -> dict[int, tuple[int, int]]:
-    """Of each memory that the step itself takes the first and the last operation that touch it.
+    """Return the first and the last operation that use each storage allocated in the step.
 
-    What is read before it is written was there before the step: parameters, the optimizer's state, the batch.
+    Storage that is read before it is written existed before the step: parameters, the optimizer's state, the batch.
     """
-    found: dict[int, tuple[int, int]] = {}
+    lives: dict[int, tuple[int, int]] = {}
     before: set[int] = set()
     for number, operation in enumerate(operations):
-        before.update(memory for memory in operation.read if memory not in found)
+        before.update(memory for memory in operation.read if memory not in lives)
         for memory in (*operation.read, *operation.written):
             if memory not in before:
-                found[memory] = (found.get(memory, (number,))[0], number)
-    return found
+                lives[memory] = (lives.get(memory, (number,))[0], number)
+    return lives
 
 
 def peak_bytes(operations: list[Operation]) -> int:
-    """The most memory that the step takes at a time, beside what was there before."""
+    """Return the peak memory of the step, in bytes, beyond the memory before it."""
     alive = [0] * (len(operations) + 1)
     lives, sizes = lifetimes(operations), sizes_of(operations)
     for memory, (first, last) in lives.items():
@@ -157,7 +159,7 @@ def peak_bytes(operations: list[Operation]) -> int:
 
 
 def sizes_of(operations: list[Operation]) -> dict[int, int]:
-    """Bytes of each memory, by what is most read or written of it."""
+    """Return the bytes of each storage: the most that an operation reads or writes of it."""
     sizes: dict[int, int] = {}
     for operation in operations:
         for memory, size in (*operation.read.items(), *operation.written.items()):
@@ -166,9 +168,9 @@ def sizes_of(operations: list[Operation]) -> dict[int, int]:
 
 
 def fused(operations: list[Operation]) -> list[Operation]:
-    """The operations as a compiler leaves them: one for all that stand between two products.
+    """Merge all operations between two products into one, as a compiler does.
 
-    What only the operations of such a run read is neither written nor read. The optimizer's stay as they are.
+    Storage used only inside such a group is neither read nor written. The optimizer's operations stay separate.
     """
     lives, done = lifetimes(operations), []
     numbered = enumerate(operations)
@@ -181,6 +183,6 @@ def fused(operations: list[Operation]) -> list[Operation]:
         for _, operation in run:
             read |= {memory: size for memory, size in operation.read.items() if memory not in written}
             written |= operation.written
-        kept = {memory: size for memory, size in written.items() if lives.get(memory, (0, end + 1))[1] > end}
-        done.append(run[0][1]._replace(name="fused", read=read, written=kept))
+        outputs = {memory: size for memory, size in written.items() if lives.get(memory, (0, end + 1))[1] > end}
+        done.append(run[0][1]._replace(name="fused", read=read, written=outputs))
     return done

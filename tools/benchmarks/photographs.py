@@ -1,4 +1,4 @@
-"""A tree of photographs to measure loading with: crops and rotations of the two that scikit-learn ships."""
+"""A tree of photographs for measuring loaders: crops and rotations of the two photographs in scikit-learn."""
 
 import functools
 import multiprocessing
@@ -23,8 +23,8 @@ def write_tree(
 ) -> Path:
     """Write ``images`` JPEGs of ``size`` to each split, in ImageNet's layout, on all cores.
 
-    The first ``distinct`` of a split are photographs of their own. The others are links to them, under names of their
-    own: for decoding they are as good, for a disk, whose cache they need not fill, they are not.
+    The first ``distinct`` images of a split are different photographs. The others are hard links to them. Decoding
+    costs the same for links; reading from disk does not, because they fill less of its cache.
     """
     for split in splits:
         paths = [root / split / f"n{number % classes:08d}" / f"{number:06d}.JPEG" for number in range(images)]
@@ -44,12 +44,12 @@ def _photographs() -> list[Image.Image]:
 
 
 def _write(path: Path, number: int, size: tuple[int, int]) -> None:
-    """Write the photograph of a number, whose seed it is."""
+    """Write a photograph; its number is the random seed."""
     photographs = _photographs()
     rng = np.random.default_rng(number)
     image = photographs[number % len(photographs)].rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)
-    share = rng.uniform(0.6, 0.9)
-    width, height = int(image.width * share), int(image.height * share)
+    scale = rng.uniform(0.6, 0.9)
+    width, height = int(image.width * scale), int(image.height * scale)
     left, top = rng.integers(image.width - width), rng.integers(image.height - height)
     image = image.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.BICUBIC)
     image.save(path, quality=92)

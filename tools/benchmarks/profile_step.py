@@ -1,8 +1,8 @@
-"""Where a training step's time goes, by kernel on a GPU and by operator on a CPU, by PyTorch's profiler.
+"""Profile a training step with PyTorch's profiler, by kernel on a GPU and by operator on a CPU.
 
 python tools/benchmarks/profile_step.py --model crate_base --batch 256 --precision bf16 --json profile.json
 
-The first rows are the step as a whole, unprofiled, and what its kernels and the host take, which overlap on a GPU.
+The first rows are the whole step, unprofiled, and the times of its kernels and of the host, which overlap on a GPU.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from crate_mm.engine.blocks import compile_blocks
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=list_models(), default="crate_base", metavar="NAME")
-    parser.add_argument("--batch", type=positive, default=16, help="images a batch (default: 16)")
-    parser.add_argument("--img-size", type=positive, default=224, help="side of the images (default: 224)")
+    parser.add_argument("--batch", type=positive, default=16, help="images per batch (default: 16)")
+    parser.add_argument("--img-size", type=positive, default=224, help="image size (default: 224)")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="default: float32")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
-    parser.add_argument("--steps", type=positive, default=3, help="that are profiled (default: 3)")
-    parser.add_argument("--rows", type=positive, default=40, help="of kernels, the longest first (default: 40)")
+    parser.add_argument("--steps", type=positive, default=3, help="number of profiled steps (default: 3)")
+    parser.add_argument("--rows", type=positive, default=40, help="number of kernels, the slowest first (default: 40)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON that is whole after each row")
     return parser.parse_args()
 
@@ -57,7 +57,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict]:
         for _ in range(args.steps):
             run()
         synchronize()
-    # An operator's own event has the time of its kernels too, which have events of their own.
+    # Exclude an operator's own event on the GPU: it includes its kernels, which have their own events.
     of_host = [event for event in profiled.key_averages() if event.device_type == DeviceType.CPU]
     of_gpu = [event for event in profiled.key_averages() if event.device_type != DeviceType.CPU]
     host = {event.key: (event.self_cpu_time_total, event.count) for event in of_host}
@@ -68,11 +68,11 @@ def measure(args: argparse.Namespace) -> Iterator[dict]:
         return {"what": what[:110], "ms_a_step": ms, "times": times, "share": ms / (1e3 * whole)}
 
     yield row("the step", 1e6 * whole, 1)
-    for what, found in (("all kernels", kernels), ("the host", host)):
-        yield row(what, *(sum(column) / args.steps for column in zip(*found.values())))
-    longest = sorted(((taken, name, count) for name, (taken, count) in kernels.items() if taken), reverse=True)
-    for taken, name, count in longest[: args.rows]:
-        yield row(name, taken / args.steps, count / args.steps)
+    for what, events in (("all kernels", kernels), ("the host", host)):
+        yield row(what, *(sum(column) / args.steps for column in zip(*events.values())))
+    longest = sorted(((time, name, count) for name, (time, count) in kernels.items() if time), reverse=True)
+    for time, name, count in longest[: args.rows]:
+        yield row(name, time / args.steps, count / args.steps)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""What a training step costs, from shapes alone, and what bounds it: predicted for any config on any device.
+"""Predict the cost of a training step of any config on any device, and its bound, from shapes alone.
 
 python tools/benchmarks/roofline.py --configs crate_base_in1k --devices h100 h200 --precision bf16 --gpus 1 16 1024
 python tools/benchmarks/roofline.py --configs crate_tiny_in1k --operators
 python tools/benchmarks/roofline.py --check --threads 1 --json roofline_check.json
 
-The operators of a step are listed on fake tensors (operations.py), with what they multiply and move. The device's rates
-(devices.py) are measured, now or before, or given for a GPU that is not there. An operator takes the time of its
-arithmetic or of its memory. ``--check`` holds the predictions against steps that are measured here. An epoch is bound
-by the step or by the decoding of photographs, whose rate a core is measured here unless given.
+The operators of a step are recorded on fake tensors with their FLOPs and bytes (operations.py). The device's rates
+(devices.py) are measured, now or before, or given for other GPUs. An operator takes the longer of its arithmetic and
+memory times. ``--check`` compares predictions with steps measured here. An epoch is bound by the step or by decoding
+photographs; the decoding rate per core is measured here unless ``--decode`` gives it.
 """
 
 import argparse
@@ -32,14 +32,14 @@ from crate_mm.engine.blocks import compile_blocks
 from crate_mm.engine.optim import OptimWrapper
 from crate_mm.registry import MODELS, OPTIMIZERS
 
-# What a ring gets of what GPUs have between them: NVLink in a node of eight, 400 Gbit/s each between nodes.
+# Bytes/s of a ring all-reduce per GPU: NVLink within a node of eight, 400 Gbit/s per GPU between nodes.
 NODE, NVLINK, NETWORK, HOP_S = 8, 350e9, 40e9, 10e-6
-BUCKET = 25e6  # bytes of gradients that DistributedDataParallel sums at a time, while the backward pass goes on
-CHECKPOINT_S = 0.7  # CRATE-Base's, written and read back (results/checkpoint.json)
+BUCKET = 25e6  # bytes of gradients per all-reduce of DistributedDataParallel, during the backward pass
+CHECKPOINT_S = 0.7  # seconds of CRATE-Base's checkpoint, written and verified (results/checkpoint.json)
 
 
 class Timed(NamedTuple):
-    """An operation's seconds: of the arithmetic, of the memory, and what it takes of the device."""
+    """An operation's seconds of arithmetic, of memory, and on the device."""
 
     operation: Operation
     arithmetic: float
@@ -48,7 +48,7 @@ class Timed(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Of a step on one device: seconds, by what they go into, and the bytes that it takes beside weights and state."""
+    """A step on one device: seconds, in total and by cause, its bound, and bytes beside weights and state."""
 
     seconds: float
     by: dict[str, float]
@@ -57,7 +57,7 @@ class Prediction(NamedTuple):
 
 
 def config_step(name: str, batch: int, bf16: bool, **overrides) -> list[Operation]:
-    """The operations of a training step of a config."""
+    """Return the operations of a training step of a config."""
     cfg = load_config(name, overrides)
     with torch.device("meta"):
         task = MODELS.build(cfg.model)
@@ -70,13 +70,13 @@ def config_step(name: str, batch: int, bf16: bool, **overrides) -> list[Operatio
 
 
 def leave_out_mixing(task: torch.nn.Module) -> None:
-    """Mixing draws numbers that decide what is computed; it goes over the images once or twice, which is left out."""
+    """Remove batch mixing, whose random choices decide what is computed; it costs one or two passes over the images."""
     if getattr(task, "batch_augments", None) is not None:
         task.batch_augments = None
 
 
 def batch_of(task: torch.nn.Module, batch: int) -> dict[str, torch.Tensor]:
-    """Black images of class 0, as the loader gives them."""
+    """Return a loader's batch of black images of class 0."""
     shape = task.example()["inputs"].shape[1:]
     data = {"inputs": torch.zeros(batch, *shape, dtype=torch.uint8)}
     return {**data, "labels": torch.zeros(batch, dtype=torch.long)} if task.uses_labels else data
@@ -87,17 +87,18 @@ def build_wrapper(cfg, params) -> OptimWrapper:
 
 
 def timed(operations: list[Operation], device: Device) -> list[Timed]:
-    """The seconds of each operation, in order.
+    """Return the seconds of each operation, in order.
 
-    Memory that was touched within as many bytes as the cache has comes from there. A small fresh write stays there.
+    Memory comes from the cache if fewer bytes than the cache holds were moved since its last use. A small fresh write
+    stays in the cache.
     """
     touched: dict[int, float] = {}
     clock, done = 0.0, []
     for operation in operations:
         far = near = 0.0
         for memory, size in operation.read.items():
-            found = size < device.cache and clock - touched.get(memory, -math.inf) < device.cache
-            near, far = (near + size, far) if found else (near, far + size)
+            cached = size < device.cache and clock - touched.get(memory, -math.inf) < device.cache
+            near, far = (near + size, far) if cached else (near, far + size)
         for memory, size in operation.written.items():
             if size < device.cache / 2:
                 near += size
@@ -116,14 +117,14 @@ def timed(operations: list[Operation], device: Device) -> list[Timed]:
             arithmetic = operation.flops / device.attention_rate(operation.tokens, backward)
         elif operation.kind == "product":
             arithmetic = operation.flops / device.products
-        # One thread of a CPU waits for what it multiplies; a GPU fetches the next tiles meanwhile.
+        # A CPU thread waits for its operands; a GPU fetches the next tiles during the arithmetic.
         both = arithmetic + memory if device.waits and operation.kind == "product" else max(arithmetic, memory)
         done.append(Timed(operation, arithmetic, memory, max(both, device.kernel_s)))
     return done
 
 
 def predict(operations: list[Operation], device: Device, micro_batches: int = 1) -> Prediction:
-    """A step on one device; forward and backward pass run once for each micro-batch."""
+    """Predict a step on one device; forward and backward pass run once per micro-batch."""
     new = peak_bytes(operations)
     operations = fused(operations) if device.compiled else operations
     by = dict.fromkeys(("products", "attention", "memory", "optimizer", "host"), 0.0)
@@ -151,18 +152,26 @@ def parse_args() -> argparse.Namespace:
     devices = f"here (measured now), {', '.join(GIVEN)} (given, in bf16), or JSONs of devices.py (measured before)"
     parser.add_argument("--devices", nargs="+", default=["here"], metavar="DEVICE", help=devices)
     parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="default: float32")
-    parser.add_argument("--gpus", type=positive, nargs="+", default=[1], help="how many train together (default: 1)")
+    parser.add_argument("--gpus", type=positive, nargs="+", default=[1], help="number of GPUs (default: 1)")
     parser.add_argument("--batch", type=positive, help="global batch (default: the config's)")
-    parser.add_argument("--micro-batch", type=positive, default=512, help="most images at a time (default: 512)")
-    parser.add_argument("--images", type=positive, default=1_281_167, help="of an epoch (default: ImageNet-1K's)")
-    parser.add_argument("--decode", type=float, help="images/s that a core decodes and crops (default: measured here)")
-    parser.add_argument("--cores", type=positive, default=16, help="for loading, of each device (default: 16)")
-    parser.add_argument("--operators", action="store_true", help="rows by operator, of a step of the first config")
-    parser.add_argument("--check", action="store_true", help="hold predictions against steps measured here")
-    parser.add_argument("--batches", type=positive, nargs="+", default=[2, 8, 32], help="of --check")
-    parser.add_argument("--img-sizes", type=positive, nargs="+", default=[32, 48, 80, 112], help="of --check")
-    parser.add_argument("--rounds", type=positive, default=5, help="how often --check times a step (default: 5)")
-    parser.add_argument("--threads", type=positive, help="of the CPU (default: PyTorch's)")
+    parser.add_argument(
+        "--micro-batch", type=positive, default=512, help="maximum images per micro-batch (default: 512)"
+    )
+    parser.add_argument("--images", type=positive, default=1_281_167, help="images per epoch (default: ImageNet-1K's)")
+    parser.add_argument(
+        "--decode", type=float, help="images/s that one core decodes and crops (default: measured here)"
+    )
+    parser.add_argument("--cores", type=positive, default=16, help="cores per device for loading (default: 16)")
+    parser.add_argument("--operators", action="store_true", help="list the operators of a step of the first config")
+    parser.add_argument("--check", action="store_true", help="compare predictions with steps measured here")
+    parser.add_argument("--batches", type=positive, nargs="+", default=[2, 8, 32], help="batch sizes of --check")
+    parser.add_argument(
+        "--img-sizes", type=positive, nargs="+", default=[32, 48, 80, 112], help="image sizes of --check"
+    )
+    parser.add_argument(
+        "--rounds", type=positive, default=5, help="number of times that --check times a step (default: 5)"
+    )
+    parser.add_argument("--threads", type=positive, help="number of CPU threads (default: PyTorch's)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON that is whole after each row")
     return parser.parse_args()
 
@@ -184,7 +193,7 @@ def main() -> None:
 
 
 def check(device: Device, args: argparse.Namespace) -> Iterator[dict]:
-    """Rows of predicted and measured steps."""
+    """Yield rows of predicted and measured steps."""
     bf16 = args.precision == "bf16"
     for name in args.configs:
         for size in args.img_sizes:
@@ -205,18 +214,18 @@ def check(device: Device, args: argparse.Namespace) -> Iterator[dict]:
 
 
 def measure_step(name: str, batch: int, precision: str, rounds: int, overrides: dict) -> tuple[float, float]:
-    """The least seconds of a training step of a config here, and the share of them that it waited for a core."""
+    """Return the minimum seconds of a training step here, and the fraction spent waiting for a core."""
     torch.manual_seed(0)
     cfg, device = load_config(name, overrides), get_device()
     task = MODELS.build(cfg.model).to(device).train()
     leave_out_mixing(task)
-    if device == "cuda":  # as the Runner does there, and devices.py has it
+    if device == "cuda":  # as the Runner does on a GPU, and as devices.py assumes
         compile_blocks(task)
     data, wrapper = batch_of(task, batch), build_wrapper(cfg, task.parameters())
 
     def losses() -> torch.Tensor:
-        found = task(**task.data_preprocessor(data, True), mode="loss")
-        return sum(value for key, value in found.items() if key.startswith("loss"))
+        by_name = task(**task.data_preprocessor(data, True), mode="loss")
+        return sum(value for key, value in by_name.items() if key.startswith("loss"))
 
     forward = in_precision(losses, precision, device)
 
@@ -228,7 +237,7 @@ def measure_step(name: str, batch: int, precision: str, rounds: int, overrides: 
 
 
 def by_operator(args: argparse.Namespace) -> Iterator[dict]:
-    """Rows of a step's operators by phase, those that take longest first."""
+    """Yield rows of a step's operators by phase, the slowest first."""
     batch = args.batch or 16
     operations = config_step(args.configs[0], batch, args.precision == "bf16")
     for name in args.devices:
@@ -251,7 +260,7 @@ def by_operator(args: argparse.Namespace) -> Iterator[dict]:
 
 
 def predictions(args: argparse.Namespace) -> Iterator[dict]:
-    """Rows of steps and epochs."""
+    """Yield rows of steps and epochs."""
     decode = args.decode or decode_rate()
     for name in args.devices:
         device = device_of(name, args.precision)
@@ -268,15 +277,15 @@ def predict_run(config: str, device: Device, gpus: int, decode: float, args: arg
     step = predict(operations, device, plan.micro_batches)
     with torch.device("meta"):
         parameters = sum(p.numel() for p in MODELS.build(cfg.model).parameters())
-    shares = {phase: 0.0 for phase in ("forward", "backward", "optimizer")}
+    phases = {phase: 0.0 for phase in ("forward", "backward", "optimizer")}
     for each in timed(operations, device):
-        shares[each.operation.phase] += each.device
-    last_backward = step.seconds * shares["backward"] / sum(shares.values()) / plan.micro_batches
+        phases[each.operation.phase] += each.device
+    last_backward = step.seconds * phases["backward"] / sum(phases.values()) / plan.micro_batches
     summing = unhidden_all_reduce(4 * parameters, gpus, last_backward)
     seconds = step.seconds + summing
-    loading = plan.per_device / (decode * args.cores)  # seconds that a device's cores take for its batch
+    loading = plan.per_device / (decode * args.cores)  # seconds of a device's cores for its batch
     steps = args.images // plan.global_batch_size
-    start = plan.per_device / decode  # one worker makes the first batch
+    start = plan.per_device / decode  # one worker builds the first batch
     epoch = steps * max(seconds, loading) + start + CHECKPOINT_S
     image = 1e6 / plan.per_device
     bound = "all-reduce" if summing > step.seconds else step.bound
@@ -302,7 +311,7 @@ def predict_run(config: str, device: Device, gpus: int, decode: float, args: arg
 
 
 def unhidden_all_reduce(size: float, gpus: int, backward: float) -> float:
-    """Seconds of summing gradients that the backward pass does not hide: at least those of the last bucket."""
+    """Return seconds of all-reduce that the backward pass does not hide: at least the last bucket's."""
     if gpus == 1:
         return 0.0
 
@@ -316,12 +325,12 @@ def unhidden_all_reduce(size: float, gpus: int, backward: float) -> float:
 
 
 def decode_rate(images: int = 64, rounds: int = 3) -> float:
-    """Images/s that a core here reads, decodes, crops and flips, of photographs of 500 x 375."""
+    """Measure the images/s that one core here reads, decodes, crops and flips (photographs of 500 x 375)."""
     transforms = [dict(type="DecodeRandomResizedCrop", size=224), dict(type="RandomHorizontalFlip")]
     with tempfile.TemporaryDirectory() as folder:
         dataset = ClassificationDataset(ImageNet(str(write_tree(Path(folder), images))), transforms)
-        taken, _ = least_seconds(lambda: [dataset[index, index] for index in range(images)], rounds=rounds)
-    return images / taken
+        elapsed, _ = least_seconds(lambda: [dataset[index, index] for index in range(images)], rounds=rounds)
+    return images / elapsed
 
 
 if __name__ == "__main__":

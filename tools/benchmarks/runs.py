@@ -1,4 +1,4 @@
-"""What faults.py kills: a run of training, started by its command or forked off."""
+"""Training runs for faults.py, started by their command or forked."""
 
 import multiprocessing
 import os
@@ -16,22 +16,22 @@ ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes that a process has started, and those that they have."""
-    found = []
+    """Return the ids of all child processes of a process, recursively."""
+    pids = []
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(ProcessLookupError, FileNotFoundError):  # it has ended meanwhile
+        with suppress(ProcessLookupError, FileNotFoundError):  # the process has ended in the meantime
             for child in children.read_text().split():
-                found += [int(child), *descendants(int(child))]
-    return found
+                pids += [int(child), *descendants(int(child))]
+    return pids
 
 
 class Started:
-    """By the command line, with the launcher where several processes train together.
+    """A run started by its command line, with the launcher if there are several processes.
 
     Args:
-        arguments: of ``tools/train.py``, the config first.
-        processes: how many train together.
-        log: the file at whose end the output goes.
+        arguments: arguments of ``tools/train.py``, the config first.
+        processes: number of processes.
+        log: file to which the output is appended.
     """
 
     def __init__(self, arguments: list[str], processes: int, log: Path) -> None:
@@ -45,26 +45,26 @@ class Started:
             )
 
     def code(self) -> int | None:
-        """The exit code of the run; None while it goes on."""
+        """Return the exit code of the run, or None while it is running."""
         return self.process.poll()
 
     def wait(self, seconds: float | None = None) -> int:
-        """Wait for its end, and return its exit code; raise ``subprocess.TimeoutExpired`` if that takes longer."""
+        """Wait for the run to end and return its exit code; raise ``subprocess.TimeoutExpired`` after ``seconds``."""
         return self.process.wait(seconds)
 
     def heads(self) -> list[int]:
-        """The processes that a signal to the run goes to: the launcher, or the one that trains."""
+        """Return the processes that receive a signal to the run: the launcher, or the single training process."""
         return [self.process.pid]
 
     def ranks(self) -> list[int]:
-        """The processes that train together, without the launcher and the loaders' workers."""
+        """Return the training processes, without the launcher and the loaders' workers."""
         return [pid for pid in descendants(self.process.pid) if _is_rank(pid)]
 
 
 class Forked:
-    """In processes forked off this one, which has loaded all that they need: without the launcher, and much sooner.
+    """A run in processes forked from this one, which has already imported everything; without the launcher, and faster.
 
-    When one of the processes ends, the others find that out by themselves. The arguments are those of ``Started``.
+    If one of the processes ends, the others detect it themselves. The arguments are those of ``Started``.
     """
 
     def __init__(self, arguments: list[str], processes: int, log: Path) -> None:
@@ -84,12 +84,12 @@ class Forked:
             process.start()
 
     def code(self) -> int | None:
-        """As that of ``Started``; of several processes, the first one's that failed."""
+        """As in ``Started``; with several processes, the exit code of the first that failed."""
         codes = [process.exitcode for process in self.processes]
         return None if None in codes else next(filter(None, codes), 0)
 
     def wait(self, seconds: float | None = None) -> int:
-        """As that of ``Started``."""
+        """As in ``Started``."""
         end = None if seconds is None else time.monotonic() + seconds
         for process in self.processes:
             process.join(end and max(end - time.monotonic(), 0))

@@ -1,10 +1,10 @@
-"""How time and memory of a training step grow with the tokens, the batch and the processes, and the textbook form's.
+"""Measure how time and memory of a training step grow with tokens, batch size and processes.
 
 python tools/benchmarks/scaling.py --json scaling.json
 python tools/benchmarks/scaling.py --processes 1 2 4 8 16 --img-sizes 224 --batches 1 --precisions float32
 
-Processes (on the CPU only, through gloo) share the cores, so that what is measured there is what sharing costs: steps a
-second, what the agreement after each step takes of it when nothing hides it, and the memory of a process.
+Processes (on the CPU only, through gloo) share the cores. Measured are steps per second, the time of the processes'
+agreement after a step when nothing hides it, and the memory of a process.
 """
 
 import argparse
@@ -13,8 +13,16 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from layers import saved_mb
-from machine import PRECISIONS, add_timing_options, in_precision, peak_memory_mb, process_mb, report, time_in_turns
+from machine import (
+    PRECISIONS,
+    add_timing_options,
+    in_precision,
+    peak_memory_mb,
+    process_mb,
+    report,
+    saved_mb,
+    time_in_turns,
+)
 from mmengine.device import get_device
 from textbook import textbook_logits
 from torch import distributed
@@ -31,8 +39,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--img-sizes", type=positive, nargs="+", default=[224, 448, 896], help="197 to 3,137 tokens")
     parser.add_argument("--batches", type=positive, nargs="+", default=[1, 4, 16])
     parser.add_argument("--processes", type=positive, nargs="+", default=[1, 2])
-    # A fork has all that this process has loaded, but hangs where that has computed with several threads.
-    parser.add_argument("--start-method", choices=["spawn", "fork"], default="spawn", help="of the processes")
+    # A fork needs no imports, but hangs if this process has computed with several threads.
+    parser.add_argument(
+        "--start-method", choices=["spawn", "fork"], default="spawn", help="start method of the processes"
+    )
     parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=["float32", "bf16"])
     add_timing_options(parser, rounds=3)
     return parser.parse_args()
@@ -78,7 +88,7 @@ def measure(what: str, args: argparse.Namespace, img_size: int, batch: int, form
         "agreement_ms": None,
         "saved_MB": saved_mb(forward),
         "peak_MB": peak_memory_mb(step),
-        "process_MB": None,  # of this process, which measures all rows
+        "process_MB": None,  # this process measures all rows
     }
 
 
@@ -90,9 +100,9 @@ def training_step(forward, labels: torch.Tensor):
 
 
 def on_processes(count: int, args: argparse.Namespace, precision: str, batch: int = 4) -> dict:
-    """A step of the same batch on each of ``count`` processes, with gradients averaged, and their agreement alone.
+    """Measure a step on each of ``count`` processes with averaged gradients, and their agreement alone.
 
-    The memory is that of the process that had most of it, libraries and all.
+    The memory is the largest of the processes, libraries included.
     """
     results = torch.multiprocessing.get_context(args.start_method).SimpleQueue()
     start = {"nprocs": count, "start_method": args.start_method}

@@ -1,4 +1,4 @@
-"""The family as its equations are written, to measure against: every product and every N x N matrix is there."""
+"""The family's equations written out, as a baseline: every product and every N x N matrix is computed."""
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ def textbook_logits(model: ImageClassifier, images: Tensor) -> Tensor:
 
 
 def textbook_overcomplete_ista(step: OvercompleteISTA, x: Tensor) -> Tensor:
-    """CRATE-alpha's step: two proximal gradient steps from a code of zeros, and the way back."""
+    """CRATE-alpha's step: two proximal gradient steps from a code of zeros, and the map back to tokens."""
     D, eta = step.dictionary, step.step_size
     code = x.new_zeros(*x.shape[:-1], D.shape[1])
     for _ in range(2):

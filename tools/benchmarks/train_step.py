@@ -1,10 +1,10 @@
-"""Images a second of a run's training step (forward, loss, backward, Lion): plain, compiled, and the textbook form.
+"""Measure images per second of a training step (forward, loss, backward, Lion): textbook, plain and compiled form.
 
 python tools/benchmarks/train_step.py --json train_step.json
 python tools/benchmarks/train_step.py --models crate_tiny crate_small crate_base crate_large vit_small --batch 256
 
-The forms take turns, round by round in one run, several steps in a row in each turn; a ratio is the median of the
-rounds' ratios. ``first step s`` includes the compilation. A model's rows are written before the next one is measured.
+The forms take turns in one run, with several steps per turn; a ratio is the median over the rounds. ``first step s``
+includes compilation. A model's rows are written before the next model is measured.
 """
 
 from collections.abc import Callable, Iterator
