@@ -4,6 +4,7 @@ import errno
 import random
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from torchvision.transforms import v2
 
 from ..registry import DATASETS, FUNCTIONS
 from ..untrusted import shown
+from .base import IMAGE, NUMBER, Field, Index, SampleDataset, source_of
 from .decode import TakesBytes
 from .images import UnreadableImageError, is_of_the_system
-from .transforms import build_transforms, to_uint8
+from .transforms import build_steps, build_transforms, to_uint8
 
 # What open_image, the operating system, and sources and transforms of a user's own raise for an image.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
@@ -27,7 +29,7 @@ class UnreadableImagesError(RuntimeError):
 
 
 @DATASETS.register_module()
-class ClassificationDataset(Dataset):
+class ClassificationDataset(SampleDataset):
     """Samples ``{inputs: uint8 (C, H, W), labels: int, sample_idx: int, unreadable: int}``.
 
     ``sample_idx`` is the sample's position in the source. Where the image asked for cannot be read, the next one
@@ -41,6 +43,7 @@ class ClassificationDataset(Dataset):
 
     Args:
         source: config of ``DATASETS`` for a map-style dataset of (PIL image, label) pairs, or such a dataset.
+            ``images`` is its contract, see ``Source``.
         transforms: configs of ``TRANSFORMS`` that leave a PIL image or a uint8 tensor. Where the first is a
             ``DecodeRandomResizedCrop`` or a ``DecodeResize`` and the source has ``read(i) -> (bytes, label)``, it gets
             the encoded image.
@@ -49,36 +52,35 @@ class ClassificationDataset(Dataset):
 
     def __init__(self, source: dict | Dataset, transforms: list[dict] = (), max_unreadable: int = 100) -> None:
         self.source = DATASETS.build(source) if isinstance(source, dict) else source
-        transforms = build_transforms(list(transforms))
-        steps = getattr(transforms, "transforms", ())
+        self.images = source_of(self.source)
+        steps = build_steps(transforms)
         self.decode = None  # a first transform that takes the encoded image
-        if steps and isinstance(steps[0], TakesBytes) and hasattr(self.source, "read"):
-            self.decode, transforms = steps[0], build_transforms(steps[1:])
-        self.transforms = transforms
+        if steps and isinstance(steps[0], TakesBytes) and self.images.encoded:
+            self.decode, *steps = steps
+        self.transforms = build_transforms(steps)
         self.max_unreadable = max_unreadable
 
     @property
     def classes(self) -> list[str] | None:
         """Class names in the order of the labels, or None if the source has none."""
-        classes = getattr(self.source, "classes", None)
-        if classes is None and hasattr(self.source, "num_classes"):
-            classes = range(self.source.num_classes)
+        classes = self.images.classes
         return None if classes is None else [str(name) for name in classes]
 
     @property
-    def metainfo(self) -> dict:
-        """What a checkpoint keeps about the data, under MMEngine's name for it."""
-        return {"classes": self.classes}
+    def spec(self) -> dict[str, Field | list[Field]]:
+        return {"inputs": IMAGE, **dict.fromkeys(("labels", "sample_idx", "unreadable"), NUMBER)}
 
-    def path(self, position: int) -> str:
-        """The image's file, or its position where the source names no files."""
-        named = getattr(self.source, "path", None)
-        return named(position) if named else f"sample {position} of {type(self.source).__name__}"
+    def labels(self) -> Sequence[int] | None:
+        return self.images.targets
+
+    def describe(self, position: int) -> str:
+        """Return the image's file, or its position where the source names no files."""
+        return self.images.path(position)
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.images)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> dict:
+    def __getitem__(self, index: Index) -> dict:
         asked, seed = index if isinstance(index, tuple) else (index, None)
         position, image, label = self._read(asked, seed)
         unreadable = -1 if position == asked else asked
@@ -87,7 +89,7 @@ class ClassificationDataset(Dataset):
 
     def _load(self, position: int, seed: int | None) -> tuple[Image.Image | torch.Tensor, int]:
         """The (image, label) pair at a position, with the random states seeded for its transforms."""
-        image, label = self.source.read(position) if self.decode else self.source[position]
+        image, label = self.images.read(position) if self.decode else self.images[position]
         if seed is not None:
             seed_everything(seed)
         return (self.decode(image) if self.decode else image), label
@@ -114,7 +116,7 @@ class ClassificationDataset(Dataset):
                     if not is_thin(image):
                         raise  # a mistake in the transforms
                     reason = f"it is very thin, and a transform fails: {type(error).__name__}: {error}"
-            failed.append(self.path(position))
+            failed.append(self.describe(position))
             if len(failed) > self.max_unreadable:
                 break
         raise UnreadableImagesError(

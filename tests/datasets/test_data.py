@@ -92,7 +92,7 @@ def test_samples_are_uint8_tensors_with_their_position(image_tree):
 def test_evaluation_transforms_are_the_papers(image_tree):
     source = dict(type="ImageNet", root=str(image_tree), split="val")
     data = ClassificationDataset(source, [dict(type="Resize", size=24), dict(type="CenterCrop", size=20)])
-    image = Image.open(data.path(3)).convert("RGB")
+    image = Image.open(data.describe(3)).convert("RGB")
     plain = torchvision.transforms.Compose(
         [torchvision.transforms.Resize(24), torchvision.transforms.CenterCrop(20), torchvision.transforms.PILToTensor()]
     )
@@ -208,5 +208,5 @@ def test_plain_torch_datasets_are_sources():
     data = ClassificationDataset([(Image.new("L", (4, 4)), 1)])
     assert data.classes is None
     assert data[0]["labels"] == 1
-    assert data.path(0) == "sample 0 of list"
+    assert data.describe(0) == "sample 0 of list"
     assert issubclass(DATASETS.get("ImageFolder"), torchvision.datasets.ImageFolder)

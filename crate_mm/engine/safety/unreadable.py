@@ -6,6 +6,7 @@ from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ...datasets.base import dataset_of
 from ...log import print_log
 from ...registry import HOOKS
 from ...untrusted import shown
@@ -27,7 +28,7 @@ class UnreadableImages(Hook):
     @staticmethod
     def _most(dataset) -> float:
         """How many images of a dataset may be unreadable; one that replaces none has no such number."""
-        return getattr(dataset, "max_unreadable", float("inf"))
+        return dataset_of(dataset).max_unreadable
 
     def _look(self, dataset, data_batch: dict, stage: str) -> None:
         asked = data_batch.get("unreadable") if isinstance(data_batch, dict) else None
@@ -36,7 +37,8 @@ class UnreadableImages(Hook):
         found = self.found.setdefault(stage, {})
         for position in asked[asked >= 0].unique().tolist():
             if position not in found:
-                found[position] = f"{shown(dataset.path(position))} ({shown(dataset.reason_unreadable(position))})"
+                name = dataset_of(dataset).describe(position)
+                found[position] = f"{shown(name)} ({shown(dataset.reason_unreadable(position))})"
                 # On the console MMEngine shows of other ranks than the first only errors.
                 print_log(
                     f"cannot read {stage} image {found[position]}; another sample takes its place "
