@@ -1,7 +1,5 @@
 """The training loop: one iteration is one optimisation step."""
 
-from itertools import pairwise
-
 import torch
 from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
@@ -9,7 +7,7 @@ from torch import Tensor
 from ..private_torch import end_workers
 from ..registry import LOOPS
 from .lookahead import LookAhead
-from .pieces import in_pieces
+from .pieces import in_pieces, samples_in, split_batch
 from .safety.finite import OtherProcessError
 from .safety.launch import timeout_of
 from .safety.signals import Signals
@@ -127,7 +125,7 @@ class TrainLoop(EpochBasedTrainLoop):
         """What each micro-batch counts beside those of all processes, by its samples; 1 where all have as many."""
         if self.total is None and len(parts) == 1:
             return [1.0]
-        sizes = [len(next(iter(part.values()))) for part in parts]
+        sizes = [samples_in(part) for part in parts]
         total = self.total or self.runner.world_size * sum(sizes)
         return [size * len(parts) * self.runner.world_size / total for size in sizes]
 
@@ -156,13 +154,3 @@ class TrainLoop(EpochBasedTrainLoop):
     def _stop(self) -> None:
         self.agreement.wait()
         raise self.stopping
-
-
-def split_batch(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
-    """Split every tensor or list of a batch ``(B, ...)`` along its first dimension into parts that differ by one sample
-    at most."""
-    if parts == 1:
-        return [batch]
-    size = len(next(iter(batch.values())))
-    ends = [size * part // parts for part in range(parts + 1)]
-    return [{key: value[start:end] for key, value in batch.items()} for start, end in pairwise(ends)]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from crate_mm.config import load_config, plan_batch, prepare
-from crate_mm.engine.loop import split_batch
 from crate_mm.engine.micro_batches import check_weights
+from crate_mm.engine.pieces import split_batch
 from tests.training import SGD, debug_runner, train, train_on_processes
 
 LOGS = {"default_hooks__logger__interval": 1}
