@@ -30,11 +30,11 @@ class UnreadableImagesError(RuntimeError):
 
 @DATASETS.register_module()
 class ClassificationDataset(SampleDataset):
-    """Samples ``{inputs: uint8 (C, H, W), labels: int, sample_idx: int, unreadable: int}``.
+    """Samples ``{inputs: uint8 (C, H, W), labels: int, sample_idx: int, unreadable: int, unreadable_reason: str}``.
 
-    ``sample_idx`` is the sample's position in the source. Where the image asked for cannot be read, the next one
-    takes its place and ``unreadable`` is the position of the image asked for, else -1; counting and reporting them is
-    the work of the ``UnreadableImages`` hook.
+    ``sample_idx`` is the sample's position in the source. Where the requested image cannot be read, the next one takes
+    its place, ``unreadable`` is the position of the requested image, else -1, and ``unreadable_reason`` says why it
+    cannot be read, else ''. The ``UnreadableImages`` hook counts and reports them.
 
     An index may be a pair ``(position, seed)``: then torch's, NumPy's and Python's random states are seeded before the
     transforms, so that an augmentation depends on the run's seed, the epoch and the sample alone, and not on the
@@ -81,10 +81,10 @@ class ClassificationDataset(SampleDataset):
         return len(self.images)
 
     def __getitem__(self, index: Index) -> dict:
-        asked, seed = index if isinstance(index, tuple) else (index, None)
-        position, image, label = self._read(asked, seed)
-        unreadable = -1 if position == asked else asked
-        sample = {"inputs": image, "labels": label, "sample_idx": position, "unreadable": unreadable}
+        requested, seed = index if isinstance(index, tuple) else (index, None)
+        position, inputs, label, reason = self._read(requested, seed)
+        sample = {"inputs": inputs, "labels": label, "sample_idx": position}
+        sample |= {"unreadable": -1 if position == requested else requested, "unreadable_reason": reason}
         return sample if seed is None else {**sample, "sample_seed": seed}
 
     def _load(self, position: int, seed: int | None) -> tuple[Image.Image | torch.Tensor, int]:
@@ -94,11 +94,15 @@ class ClassificationDataset(SampleDataset):
             seed_everything(seed)
         return (self.decode(image) if self.decode else image), label
 
-    def _read(self, asked: int, seed: int | None) -> tuple[int, torch.Tensor, int]:
-        """Load the image asked for or the next readable one: its position, the transformed image and its label."""
-        failed, reason = [], ""
+    def _read(self, requested: int, seed: int | None) -> tuple[int, torch.Tensor, int, str]:
+        """Load the requested image or the next readable one.
+
+        Returns:
+            Its position, the transformed image, its label, and why the requested one cannot be read, or ''.
+        """
+        failed, reasons = [], []
         for step in range(len(self)):
-            position = (asked + step) % len(self)
+            position = (requested + step) % len(self)
             try:
                 image, label = self._load(position, seed)
             except UNREADABLE as error:
@@ -106,31 +110,23 @@ class ClassificationDataset(SampleDataset):
                     files = error.errno != errno.ENOMEM
                     advice = "ulimit -n N raises the limit, fewer and larger shards need less" if files else "free some"
                     raise UnreadableImagesError(f"no image can be read: {shown(error)}; {advice}") from None
-                reason = str(error) or type(error).__name__
+                reasons.append(str(error) or type(error).__name__)
             else:
                 try:
-                    return position, to_uint8(self.transforms(image)), label
+                    return position, to_uint8(self.transforms(image)), label, next(iter(reasons), "")
                 except UnreadableImageError as error:
-                    reason = str(error)
+                    reasons.append(str(error))
                 except Exception as error:
                     if not is_thin(image):
                         raise  # a mistake in the transforms
-                    reason = f"it is very thin, and a transform fails: {type(error).__name__}: {error}"
+                    reasons.append(f"it is very thin, and a transform fails: {type(error).__name__}: {error}")
             failed.append(self.describe(position))
             if len(failed) > self.max_unreadable:
                 break
         raise UnreadableImagesError(
             f"{len(failed)} images in a row cannot be read: {', '.join(map(shown, failed))}; "
-            f"the last one: {shown(reason)}"
+            f"the last one: {shown(reasons[-1])}"
         )
-
-    def reason_unreadable(self, position: int) -> str:
-        """Try to read an image again and return why it cannot be read."""
-        try:
-            self.transforms(self._load(position, None)[0])
-        except Exception as error:
-            return str(error) or type(error).__name__
-        return "it could not be read at first, now it can"
 
 
 def is_thin(image: Image.Image | torch.Tensor) -> bool:

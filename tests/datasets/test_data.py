@@ -136,7 +136,8 @@ def test_the_next_sample_replaces_an_unreadable_one(image_tree, how):
     assert (data[11]["sample_idx"], data[11]["labels"], data[11]["unreadable"]) == (0, 0, 11)
     assert data[4]["unreadable"] == -1
     assert torch.equal(data[3]["inputs"], data[4]["inputs"])
-    assert data.reason_unreadable(3)
+    assert data[3]["unreadable_reason"]
+    assert data[4]["unreadable_reason"] == ""
 
 
 def test_too_many_in_a_row_stop_with_the_list(image_tree):

@@ -31,14 +31,15 @@ class UnreadableImages(Hook):
         return dataset_of(dataset).max_unreadable
 
     def _look(self, dataset, data_batch: dict, stage: str) -> None:
-        asked = data_batch.get("unreadable") if isinstance(data_batch, dict) else None
-        if asked is None or asked.max() < 0:
+        if not isinstance(data_batch, dict) or "unreadable" not in data_batch:
+            return
+        reasons = data_batch["unreadable_reason"]
+        if not any(reasons):  # strings are on the host; the positions may be on a GPU, which would be waited for
             return
         found = self.found.setdefault(stage, {})
-        for position in asked[asked >= 0].unique().tolist():
-            if position not in found:
-                name = dataset_of(dataset).describe(position)
-                found[position] = f"{shown(name)} ({shown(dataset.reason_unreadable(position))})"
+        for position, reason in sorted(zip(data_batch["unreadable"].tolist(), reasons)):
+            if reason and position not in found:
+                found[position] = f"{shown(dataset_of(dataset).describe(position))} ({shown(reason)})"
                 # On the console MMEngine shows of other ranks than the first only errors.
                 print_log(
                     f"cannot read {stage} image {found[position]}; another sample takes its place "
