@@ -39,14 +39,14 @@ FLOORS = [
     {"config", "models.tasks", "datasets", "evaluation"},
     {"models.families", "timm_backbone"},
     {"models.backbone"},
-    {"models.layers", "models.arch", "models.official"},
+    {"models.layers", "models.arch", "models.official", "datasets.base"},
     {"registry"},
     {"files", "private_torch", "log"},
     {"untrusted"},
 ]
-# Named in full: the contracts of a task, a backbone, a layer, and official weights.
+# Named in full: the contracts of a task, a backbone, a layer, official weights, and the data.
 BESIDES = {
-    "engine": {"models.tasks.base", "models.backbone", "models.layers"},
+    "engine": {"models.tasks.base", "models.backbone", "models.layers", "datasets.base"},
     "analysis": {"models.tasks.base", "models.backbone", "models.layers"},
     "cli": {"models.tasks.base"},
     "checkpoints": {"models.tasks.base", "models.backbone", "models.official"},

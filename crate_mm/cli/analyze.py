@@ -35,6 +35,7 @@ from ..checkpoints import Checkpoint
 from ..checkpoints.fit import BACKBONE, fit
 from ..config import default_work_dir, load_config, names_model
 from ..datasets import build_transforms
+from ..datasets.base import dataset_of
 from ..datasets.images import UnreadableImageError, open_image
 from ..datasets.transforms import to_uint8
 from ..engine.features import build_backbone_from, build_loader, load_config_for
@@ -118,7 +119,7 @@ def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[
             wanted = figure.choose(len(loader.dataset), args)
             workers = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
             batches = DataLoader(Subset(loader.dataset, wanted), loader.batch_size, **workers)
-            classes = tuple(getattr(loader.dataset, "classes", None) or ())
+            classes = tuple(dataset_of(loader.dataset).classes or ())
             # Only what tells the subjects apart.
             parts = [name] * (len(args.checkpoint) > 1) + [split] * (len(args.split) > 1)
             yield Subject(", ".join(parts or [split]), model, batches, classes=classes)

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..config import load_config, names_model, prepare
+from ..datasets.base import source_of
 from ..datasets.check import check_sources, open_root
 from ..engine.doctor import Finding, check_machine
 from ..registry import DATASETS
@@ -54,14 +55,14 @@ def sources_of(cfg: Config) -> dict:
         dataset = (ready.get(f"{split}_dataloader") or {}).get("dataset")
         if dataset and (source := dataset.get("source", dataset)) not in seen:
             seen.append(source)
-            found[split] = DATASETS.build(source)
+            found[split] = source_of(DATASETS.build(source))
     return found
 
 
 def check_head(cfg: Config, sources: dict) -> Iterator[Finding]:
     """Whether the classes of a config's data are as many as those of its head."""
     wanted = ((cfg.get("model") or {}).get("head") or {}).get("num_classes") if names_model(cfg) else None
-    classes = getattr(sources.get("train"), "classes", None)
+    classes = sources["train"].classes if "train" in sources else None
     if wanted is not None and classes is not None:
         text = f"{len(classes)} of the data, {wanted} of the head (model.head.num_classes)"
         yield "ok" if wanted == len(classes) else "fault", "head", text

@@ -35,6 +35,7 @@ from ..api import default_class_names
 from ..checkpoints import Checkpoint
 from ..checkpoints.download import hash_file
 from ..checkpoints.remote import local_file
+from ..datasets.base import dataset_of
 from ..datasets.images import open_image
 from ..datasets.transforms import to_uint8
 from ..engine.features import build_loader, load_config_for
@@ -129,7 +130,7 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
             label = name if len(groups) == 1 else f"{Path(config).stem}: {name}"
             while label in {looked.label for looked in models}:
                 label += "'"
-            names = (checkpoint and checkpoint.class_names) or getattr(loader.dataset, "classes", None)
+            names = (checkpoint and checkpoint.class_names) or dataset_of(loader.dataset).classes
             names = names or (default_class_names(model.num_classes) if model.is_classifier else None)
             run = checkpoint_data(config, cfg, file, checkpoint)
             models.append(Looked(label, model, len(datas) - 1, names, run))
@@ -177,7 +178,7 @@ def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
     """
 
     def truth(position: int) -> Tensor | None:
-        file = Path(folder) / f"{Path(dataset.path(position)).stem}.png"
+        file = Path(folder) / f"{Path(dataset_of(dataset).describe(position)).stem}.png"
         if not file.is_file():
             return None
         image, _ = dataset.source[position]

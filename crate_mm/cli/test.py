@@ -15,6 +15,7 @@ from mmengine.dist import is_main_process
 
 from ..api import default_class_names
 from ..config import default_work_dir
+from ..datasets.base import dataset_of
 from ..engine import Runner, RunStoppedError, amp_dtype
 from ..engine.features import load_config_for
 from ..engine.results import dataset_name, describe_cost, describe_machine, describe_run, plain_names, write_result
@@ -109,8 +110,8 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
     figures = plain_names(metrics)
     if found:
         figures["num_samples"] = len(samples["label"])
-    task, dataset, tested = runner.task, runner.test_dataloader.dataset, runner.tested
-    names = getattr(dataset, "classes", None) or tested.class_names
+    task, dataset, tested = runner.task, dataset_of(runner.test_dataloader.dataset), runner.tested
+    names = dataset.classes or tested.class_names
     if found and not names:
         names = default_class_names(task.num_classes)
     trained = tested.model or {}
@@ -140,7 +141,7 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
         (f"{runner.work_dir}/result.json", lambda: write_result(runner.work_dir, result)),
         (args.json, lambda: write_json(args.json, entry)),
         ("the line of figures", lambda: say(line)),  # into a pipe that has ended, perhaps
-        (args.out, lambda: write_predictions(args.out, samples, names, dataset.path)),
+        (args.out, lambda: write_predictions(args.out, samples, names, dataset.describe)),
         (args.per_class, lambda: write_per_class(args.per_class, samples, names)),
         (args.confusion, lambda: write_confusion(args.confusion, samples, names)),
     ]

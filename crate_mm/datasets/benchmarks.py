@@ -14,6 +14,7 @@ from torchvision import datasets
 
 from ..files import home
 from ..registry import DATASETS
+from .base import Source
 from .images import open_image
 
 
@@ -65,8 +66,7 @@ class _Benchmark:
         self._check_labels(root)
 
     def _check_labels(self, root: str) -> None:
-        labels = np.asarray(self.targets if hasattr(self, "targets") else self._labels)
-        count = len(self.classes) if hasattr(self, "classes") else self.num_classes
+        labels, count = np.asarray(self.targets), len(self.classes)
         if len(labels) != len(self) or (labels < 0).any() or (labels >= count).any():
             raise ValueError(
                 f"{type(self).__name__} in data_root {root} is damaged (not every image has one of {count} classes): "
@@ -75,7 +75,7 @@ class _Benchmark:
 
 
 @DATASETS.register_module()
-class CIFAR10(_Benchmark, datasets.CIFAR10):
+class CIFAR10(_Benchmark, datasets.CIFAR10, Source):
     """50,000 training (``train=True``) and 10,000 test images of 32 x 32 pixels in 10 classes."""
 
     folder = "cifar-10-batches-py/ with data_batch_1 to 5, test_batch and batches.meta"
@@ -83,7 +83,7 @@ class CIFAR10(_Benchmark, datasets.CIFAR10):
 
 
 @DATASETS.register_module()
-class CIFAR100(_Benchmark, datasets.CIFAR100):
+class CIFAR100(_Benchmark, datasets.CIFAR100, Source):
     """50,000 training (``train=True``) and 10,000 test images of 32 x 32 pixels in 100 classes."""
 
     folder = "cifar-100-python/ with train, test and meta"
@@ -91,12 +91,17 @@ class CIFAR100(_Benchmark, datasets.CIFAR100):
 
 
 @DATASETS.register_module()
-class Flowers102(_Benchmark, datasets.Flowers102):
+class Flowers102(_Benchmark, datasets.Flowers102, Source):
     """Oxford Flowers-102, ``split`` 'train' (1,020 images), 'val' (1,020) or 'test' (6,149)."""
 
-    num_classes = 102  # older torchvision has no names
+    # Older torchvision has no names.
+    classes = vars(datasets.Flowers102).get("classes", [str(label) for label in range(102)])
     folder = "flowers-102/ with jpg/, imagelabels.mat and setid.mat"
     source = "102flowers.tgz (unpacked) and both .mat files of https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+
+    @property
+    def targets(self) -> list[int]:
+        return self._labels
 
     def path(self, index: int) -> str:
         return str(self._image_files[index])
@@ -106,11 +111,15 @@ class Flowers102(_Benchmark, datasets.Flowers102):
 
 
 @DATASETS.register_module()
-class OxfordIIITPet(_Benchmark, datasets.OxfordIIITPet):
+class OxfordIIITPet(_Benchmark, datasets.OxfordIIITPet, Source):
     """Oxford-IIIT Pet, ``split`` 'trainval' (3,680 images) or 'test' (3,669), 37 breeds."""
 
     folder = "oxford-iiit-pet/ with images/ and annotations/"
     source = "images.tar.gz and annotations.tar.gz of https://www.robots.ox.ac.uk/~vgg/data/pets/, unpacked"
+
+    @property
+    def targets(self) -> list[int]:
+        return self._labels
 
     def path(self, index: int) -> str:
         return str(self._images[index])
@@ -120,7 +129,7 @@ class OxfordIIITPet(_Benchmark, datasets.OxfordIIITPet):
 
 
 @DATASETS.register_module()
-class FashionMNIST(_Benchmark, datasets.FashionMNIST):
+class FashionMNIST(_Benchmark, datasets.FashionMNIST, Source):
     """60,000 training (``train=True``) and 10,000 test images of clothes, gray, 28 x 28 pixels, 10 classes."""
 
     folder = "FashionMNIST/raw/ with {train,t10k}-{images-idx3,labels-idx1}-ubyte"

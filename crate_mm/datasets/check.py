@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..files import home
 from ..untrusted import shown
+from .base import Source, source_of
 from .folders import ImageFolder
 from .images import UnreadableImageError, open_image
 from .packed import INDEX, PackedImages
@@ -42,7 +43,7 @@ class Looked(NamedTuple):
     digest: bytes = b""
 
 
-def open_root(root: str | Path) -> dict[str, Any]:
+def open_root(root: str | Path) -> dict[str, Source]:
     """The sources of a folder by their splits: packed images, split folders, or class folders, as 'all'.
 
     Raises:
@@ -67,6 +68,7 @@ def check_sources(sources: Mapping[str, Any], sample: int | None = 200) -> Itera
         sources: by split.
         sample: how many images of each split are read; all if None.
     """
+    sources = {split: source_of(source) for split, source in sources.items()}
     for split, source in sources.items():
         yield from _count(split, source)
     yield from _compare_classes(sources)
@@ -75,7 +77,7 @@ def check_sources(sources: Mapping[str, Any], sample: int | None = 200) -> Itera
         if (kind := _kind_of_another(source)) is None:
             images[split] = source
         else:
-            text = f"{type(source).__name__} gives {kind}, no pairs (image, label): its samples are not looked at"
+            text = f"{source.name} gives {kind}, no pairs (image, label): its samples are not looked at"
             yield "note", split, text
     samples = [one for split, source in images.items() for one in _look(split, source, sample)]
     if samples:
@@ -84,17 +86,8 @@ def check_sources(sources: Mapping[str, Any], sample: int | None = 200) -> Itera
         yield from _oddities(samples, whole)
 
 
-def labels_of(source: Any) -> Sequence[int] | None:
-    """The labels of a source without reading its images, or None where it does not tell them."""
-    for name in ("targets", "labels"):
-        labels = getattr(source, name, None)
-        if labels is not None and len(labels) == len(source):
-            return labels
-    return None
-
-
-def _count(split: str, source: Any) -> Iterator[Finding]:
-    classes, labels = getattr(source, "classes", None), labels_of(source)
+def _count(split: str, source: Source) -> Iterator[Finding]:
+    classes, labels = source.classes, source.targets
     text = f"{len(source)} images" + (f" in {len(classes)} classes" if classes is not None else "")
     yield "ok" if len(source) else "fault", split, text
     if classes is not None and labels is not None and len(source):
@@ -106,19 +99,18 @@ def _count(split: str, source: Any) -> Iterator[Finding]:
         yield "note" if counts[few] < 2 else "ok", f"{split}, classes", text
         if empty:
             yield "note", f"{split}, classes", f"{int((counts == 0).sum())} have no image: {', '.join(empty)}"
-    root = getattr(source, "root", None)
     if isinstance(source, ImageFolder):
         yield from _depth(split, str(source.root))
-        files = [file for _, found in folders_below(str(root)) for file in found if not is_image(file)]
+        files = [file for _, found in folders_below(str(source.root)) for file in found if not is_image(file)]
         endings = Counter(os.path.splitext(file)[1].lower() or "no ending" for file in files).most_common(MOST_NAMED)
         if files:
             most = ", ".join(f"{count} of {shown(ending)}" for ending, count in endings)
             yield "note", f"{split}, left out", f"{len(files)} files with other endings than images: {most}"
 
 
-def _kind_of_another(source: Any) -> str | None:
+def _kind_of_another(source: Source) -> str | None:
     """Name the type of a user's samples where they are not pairs (image, label); else return None."""
-    if hasattr(source, "read") or not len(source):
+    if source.encoded or not len(source):
         return None
     try:
         sample = source[0]
@@ -147,8 +139,8 @@ def _depth(split: str, root: str) -> Iterator[Finding]:
         yield "fault", f"{split}, classes", f"{text}: give {shown(folder)} as the folder of the data"
 
 
-def _compare_classes(sources: Mapping[str, Any]) -> Iterator[Finding]:
-    named = {split: list(source.classes) for split, source in sources.items() if getattr(source, "classes", None)}
+def _compare_classes(sources: Mapping[str, Source]) -> Iterator[Finding]:
+    named = {split: list(source.classes) for split, source in sources.items() if source.classes}
     if len(named) < 2:
         return
     (first, classes), *others = named.items()
@@ -162,7 +154,7 @@ def _compare_classes(sources: Mapping[str, Any]) -> Iterator[Finding]:
         yield "fault", "classes", f"those of {split} are not those of {first}: {'; '.join(told) or 'another order'}"
 
 
-def _look(split: str, source: Any, sample: int | None) -> Iterator[Looked]:
+def _look(split: str, source: Source, sample: int | None) -> Iterator[Looked]:
     positions: Sequence[int] = range(len(source))
     if sample is not None and sample < len(source):
         positions = sorted(np.random.default_rng(0).choice(len(source), sample, replace=False).tolist())
@@ -172,11 +164,10 @@ def _look(split: str, source: Any, sample: int | None) -> Iterator[Looked]:
             yield from pool.map(lambda position: _look_at(split, source, position), part)
 
 
-def _look_at(split: str, source: Any, position: int) -> Looked:
-    path = source.path(position) if hasattr(source, "path") else f"sample {position}"
-    label = -1
+def _look_at(split: str, source: Source, position: int) -> Looked:
+    path, label = source.path(position), -1
     try:
-        if not hasattr(source, "read"):
+        if not source.encoded:
             image, label = source[position]
             digest = hashlib.sha256(np.asarray(image).tobytes()).digest()
             return Looked(split, path, label, "", image.size, image.mode, UPRIGHT, digest)

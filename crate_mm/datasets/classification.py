@@ -4,6 +4,7 @@ import errno
 import random
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from torchvision.transforms import v2
 
 from ..registry import DATASETS, FUNCTIONS
 from ..untrusted import shown
+from .base import IMAGE, NUMBER, Field, Index, SampleDataset, source_of
 from .decode import TakesBytes
 from .images import UnreadableImageError, is_of_the_system
-from .transforms import build_transforms, to_uint8
+from .transforms import build_steps, build_transforms, to_uint8
 
 # What open_image, the operating system, and sources and transforms of a user's own raise for an image.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
@@ -27,12 +29,12 @@ class UnreadableImagesError(RuntimeError):
 
 
 @DATASETS.register_module()
-class ClassificationDataset(Dataset):
-    """Samples ``{inputs: uint8 (C, H, W), labels: int, sample_idx: int, unreadable: int}``.
+class ClassificationDataset(SampleDataset):
+    """Samples ``{inputs: uint8 (C, H, W), labels: int, sample_idx: int, unreadable: int, unreadable_reason: str}``.
 
-    ``sample_idx`` is the sample's position in the source. Where the image asked for cannot be read, the next one
-    takes its place and ``unreadable`` is the position of the image asked for, else -1; counting and reporting them is
-    the work of the ``UnreadableImages`` hook.
+    ``sample_idx`` is the sample's position in the source. Where the requested image cannot be read, the next one takes
+    its place, ``unreadable`` is the position of the requested image, else -1, and ``unreadable_reason`` says why it
+    cannot be read, else ''. The ``UnreadableImages`` hook counts and reports them.
 
     An index may be a pair ``(position, seed)``: then torch's, NumPy's and Python's random states are seeded before the
     transforms, so that an augmentation depends on the run's seed, the epoch and the sample alone, and not on the
@@ -41,6 +43,7 @@ class ClassificationDataset(Dataset):
 
     Args:
         source: config of ``DATASETS`` for a map-style dataset of (PIL image, label) pairs, or such a dataset.
+            ``images`` is its contract, see ``Source``.
         transforms: configs of ``TRANSFORMS`` that leave a PIL image or a uint8 tensor. Where the first is a
             ``DecodeRandomResizedCrop`` or a ``DecodeResize`` and the source has ``read(i) -> (bytes, label)``, it gets
             the encoded image.
@@ -49,54 +52,57 @@ class ClassificationDataset(Dataset):
 
     def __init__(self, source: dict | Dataset, transforms: list[dict] = (), max_unreadable: int = 100) -> None:
         self.source = DATASETS.build(source) if isinstance(source, dict) else source
-        transforms = build_transforms(list(transforms))
-        steps = getattr(transforms, "transforms", ())
+        self.images = source_of(self.source)
+        steps = build_steps(transforms)
         self.decode = None  # a first transform that takes the encoded image
-        if steps and isinstance(steps[0], TakesBytes) and hasattr(self.source, "read"):
-            self.decode, transforms = steps[0], build_transforms(steps[1:])
-        self.transforms = transforms
+        if steps and isinstance(steps[0], TakesBytes) and self.images.encoded:
+            self.decode, *steps = steps
+        self.transforms = build_transforms(steps)
         self.max_unreadable = max_unreadable
 
     @property
     def classes(self) -> list[str] | None:
         """Class names in the order of the labels, or None if the source has none."""
-        classes = getattr(self.source, "classes", None)
-        if classes is None and hasattr(self.source, "num_classes"):
-            classes = range(self.source.num_classes)
+        classes = self.images.classes
         return None if classes is None else [str(name) for name in classes]
 
     @property
-    def metainfo(self) -> dict:
-        """What a checkpoint keeps about the data, under MMEngine's name for it."""
-        return {"classes": self.classes}
+    def spec(self) -> dict[str, Field | list[Field]]:
+        return {"inputs": IMAGE, **dict.fromkeys(("labels", "sample_idx", "unreadable"), NUMBER)}
 
-    def path(self, position: int) -> str:
-        """The image's file, or its position where the source names no files."""
-        named = getattr(self.source, "path", None)
-        return named(position) if named else f"sample {position} of {type(self.source).__name__}"
+    def labels(self) -> Sequence[int] | None:
+        return self.images.targets
+
+    def describe(self, position: int) -> str:
+        """Return the image's file, or its position where the source names no files."""
+        return self.images.path(position)
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.images)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> dict:
-        asked, seed = index if isinstance(index, tuple) else (index, None)
-        position, image, label = self._read(asked, seed)
-        unreadable = -1 if position == asked else asked
-        sample = {"inputs": image, "labels": label, "sample_idx": position, "unreadable": unreadable}
+    def __getitem__(self, index: Index) -> dict:
+        requested, seed = index if isinstance(index, tuple) else (index, None)
+        position, inputs, label, reason = self._read(requested, seed)
+        sample = {"inputs": inputs, "labels": label, "sample_idx": position}
+        sample |= {"unreadable": -1 if position == requested else requested, "unreadable_reason": reason}
         return sample if seed is None else {**sample, "sample_seed": seed}
 
     def _load(self, position: int, seed: int | None) -> tuple[Image.Image | torch.Tensor, int]:
         """The (image, label) pair at a position, with the random states seeded for its transforms."""
-        image, label = self.source.read(position) if self.decode else self.source[position]
+        image, label = self.images.read(position) if self.decode else self.images[position]
         if seed is not None:
             seed_everything(seed)
         return (self.decode(image) if self.decode else image), label
 
-    def _read(self, asked: int, seed: int | None) -> tuple[int, torch.Tensor, int]:
-        """Load the image asked for or the next readable one: its position, the transformed image and its label."""
-        failed, reason = [], ""
+    def _read(self, requested: int, seed: int | None) -> tuple[int, torch.Tensor, int, str]:
+        """Load the requested image or the next readable one.
+
+        Returns:
+            Its position, the transformed image, its label, and why the requested one cannot be read, or ''.
+        """
+        failed, reasons = [], []
         for step in range(len(self)):
-            position = (asked + step) % len(self)
+            position = (requested + step) % len(self)
             try:
                 image, label = self._load(position, seed)
             except UNREADABLE as error:
@@ -104,31 +110,23 @@ class ClassificationDataset(Dataset):
                     files = error.errno != errno.ENOMEM
                     advice = "ulimit -n N raises the limit, fewer and larger shards need less" if files else "free some"
                     raise UnreadableImagesError(f"no image can be read: {shown(error)}; {advice}") from None
-                reason = str(error) or type(error).__name__
+                reasons.append(str(error) or type(error).__name__)
             else:
                 try:
-                    return position, to_uint8(self.transforms(image)), label
+                    return position, to_uint8(self.transforms(image)), label, next(iter(reasons), "")
                 except UnreadableImageError as error:
-                    reason = str(error)
+                    reasons.append(str(error))
                 except Exception as error:
                     if not is_thin(image):
                         raise  # a mistake in the transforms
-                    reason = f"it is very thin, and a transform fails: {type(error).__name__}: {error}"
-            failed.append(self.path(position))
+                    reasons.append(f"it is very thin, and a transform fails: {type(error).__name__}: {error}")
+            failed.append(self.describe(position))
             if len(failed) > self.max_unreadable:
                 break
         raise UnreadableImagesError(
             f"{len(failed)} images in a row cannot be read: {', '.join(map(shown, failed))}; "
-            f"the last one: {shown(reason)}"
+            f"the last one: {shown(reasons[-1])}"
         )
-
-    def reason_unreadable(self, position: int) -> str:
-        """Try to read an image again and return why it cannot be read."""
-        try:
-            self.transforms(self._load(position, None)[0])
-        except Exception as error:
-            return str(error) or type(error).__name__
-        return "it could not be read at first, now it can"
 
 
 def is_thin(image: Image.Image | torch.Tensor) -> bool:

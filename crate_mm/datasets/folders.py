@@ -12,6 +12,7 @@ from ..files import home
 from ..log import print_log
 from ..registry import DATASETS
 from ..untrusted import shown
+from .base import Source
 from .image_folder import ImageFolder
 from .images import IMAGE_SUFFIXES, open_image
 from .kept import listed
@@ -145,7 +146,7 @@ def split_positions(size: int, val_fraction: float) -> tuple[list[int], list[int
 
 
 @DATASETS.register_module()
-class ImageFiles:
+class ImageFiles(Source):
     """Every image below a folder, in the order of the paths, without labels: the label is -1.
 
     Which files are images is ``scan``'s to say; those that are left out are counted in the log.
@@ -159,8 +160,6 @@ class ImageFiles:
     """
 
     named_by_folder = True
-
-    classes = None
 
     def __init__(self, root: str, channels: int = 3) -> None:
         root = home(root)

@@ -11,6 +11,7 @@ from torchvision import datasets
 from ..files import home
 from ..registry import DATASETS
 from ..untrusted import read_regular, shown
+from .base import Source
 from .images import IMAGE_SUFFIXES, MOST_BYTES, open_image
 from .kept import listed
 from .listing import Labels, Listing, Run, columns_of
@@ -19,7 +20,7 @@ from .scan import Walk, folders_below, folders_in, is_image, say_left_out
 
 
 @DATASETS.register_module()
-class ImageFolder(datasets.ImageFolder):
+class ImageFolder(datasets.ImageFolder, Source):
     """torchvision's, whose images are opened as all others are, and which counts an image once.
 
     torchvision follows links to folders without looking where they lead: one to the folder that it is in makes 41
@@ -35,6 +36,8 @@ class ImageFolder(datasets.ImageFolder):
     Raises:
         ValueError: a class's folder is another's, or holds the folder of all classes.
     """
+
+    encoded = True
 
     def __init__(
         self,

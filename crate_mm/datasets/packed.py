@@ -13,6 +13,7 @@ from PIL import Image
 from ..files import home
 from ..registry import DATASETS
 from ..untrusted import check_plain, read_json, shown
+from .base import Source
 from .images import MOST_BYTES, open_image
 from .mapped import MappedArrays
 from .names import readable_names
@@ -23,7 +24,7 @@ MOST_OPEN = 64  # shards a process has open: a terabyte is a thousand of them, a
 
 
 @DATASETS.register_module()
-class PackedImages:
+class PackedImages(Source):
     """The images of ``root/<split>``, packed by ``tools/pack_dataset.py``, as pairs (PIL image, label).
 
     The index is mapped: the processes of a machine and their workers share it, and nobody may write into it meanwhile.
@@ -36,7 +37,11 @@ class PackedImages:
         ValueError: there is no such folder or index, or a shard is missing or of another size than when it was packed.
     """
 
+    encoded = True
+
     def __init__(self, root: str | None, split: str = "train") -> None:
+        # Shard -> file descriptor, the one used last at the end. Reading moves no position, so workers may share them.
+        self._open: dict[int, int] = {}
         if root is None:
             raise ValueError("data_root is not set: give the folder that tools/pack_dataset.py has written")
         folder = Path(home(root)) / split
@@ -53,8 +58,6 @@ class PackedImages:
             found = file.stat().st_size if file.is_file() else "no"
             if found != size:
                 raise ValueError(f"shard {file} should have {size} bytes, it has {found}: copy or pack it again")
-        # Shard -> file descriptor, the one used last at the end. Reading moves no position, so workers may share them.
-        self._open: dict[int, int] = {}
 
     def _take_columns(self) -> None:
         columns = (self._index[name] for name in COLUMNS)
@@ -113,6 +116,10 @@ class PackedImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def targets(self) -> np.ndarray:
+        return self.labels
+
     def read(self, index: int) -> tuple[bytes, int]:
         """The encoded image and its label."""
         shard, offset, size, label = (int(c[index]) for c in (self.shard, self.offset, self.size, self.labels))
@@ -146,5 +153,5 @@ class PackedImages:
         self._take_columns()
 
     def __del__(self) -> None:
-        for descriptor in getattr(self, "_open", {}).values():
+        for descriptor in self._open.values():
             os.close(descriptor)

@@ -4,16 +4,17 @@ from collections.abc import Iterator
 
 import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from ..registry import DATA_SAMPLERS
+from .base import ResumableSampler
 from .draws import DRAWS, NEWEST
 
 AT_ONCE = 2**16  # samples, of all processes, whose draws are computed together
 
 
 @DATA_SAMPLERS.register_module()
-class GlobalBatchSampler(Sampler):
+class GlobalBatchSampler(ResumableSampler):
     """Shuffled whole global batches, dealt out to the processes; yields pairs ``(position, seed)``.
 
     The i-th global batch of an epoch holds the same samples with the same seeds for any number of processes, which is

@@ -1,8 +1,9 @@
 """Sources: map-style datasets of ``(image, label)`` pairs, as torchvision has them.
 
-Any class of this kind can be a source, one of your own too: ``__getitem__(i)`` returns a PIL image and an integer
-label, ``__len__`` the number of samples. Optional are ``classes``, the class names in the order of the labels, and
-``path(i)``, which names the i-th image in messages, and ``read(i)``, the encoded image and its label, which is faster.
+A class of your own may inherit from ``Source``, which says what a source has. Any other class of this kind can be a
+source too: ``__getitem__(i)`` returns a PIL image and an integer label, ``__len__`` the number of samples. Optional are
+``classes``, the class names in the order of the labels; ``targets``, the labels; ``path(i)``, which names the i-th
+image in messages; and ``read(i)``, the encoded image and its label, which is faster.
 """
 
 import numpy as np
@@ -10,12 +11,13 @@ from PIL import Image
 from torchvision import datasets
 
 from ..registry import DATASETS
+from .base import Source
 
 DATASETS.register_module(module=datasets.FakeData)
 
 
 @DATASETS.register_module()
-class Digits:
+class Digits(Source):
     """scikit-learn's handwritten digits: 1,797 grayscale images of 8 x 8 pixels, which come with the library.
 
     A stratified quarter, the same in every run, is the test split.
@@ -45,6 +47,10 @@ class Digits:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def targets(self) -> np.ndarray:
+        return self.labels[self.numbers]
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         number = self.numbers[index]

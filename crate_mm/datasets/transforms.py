@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Iterable
 
 import torch
 from torchvision.transforms import InterpolationMode, v2
@@ -121,12 +122,17 @@ for _name, _module in inspect.getmembers(v2, inspect.isclass):
 
 
 def build_transforms(configs: list[dict]) -> v2.Transform:
-    """Build a list of transform configs as one transform.
+    """Build a list of transform configs as one transform, see ``build_steps``."""
+    return v2.Compose(build_steps(configs)) if configs else v2.Identity()
+
+
+def build_steps(configs: Iterable[dict | v2.Transform]) -> list[v2.Transform]:
+    """Build transform configs.
 
     A config may hold further ones under ``transforms``, as ``RandomApply`` and ``RandomChoice`` do, and names an
     interpolation by its word ('bilinear', 'bicubic', ...). In place of a config a built transform is taken as it is.
     """
-    return v2.Compose([_build(cfg) for cfg in configs]) if configs else v2.Identity()
+    return [_build(cfg) for cfg in configs]
 
 
 def _build(cfg: dict | v2.Transform) -> v2.Transform:

@@ -7,20 +7,20 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from ..checkpoints import Checkpoint, CheckpointError
+from ..datasets.base import dataset_of
 from ..untrusted import shown
 from .results import as_data, describe_recipe
 
 
 def give_dataset(evaluator: Evaluator, dataset: Dataset) -> None:
-    """Give the dataset to those metrics that ask for it, by an attribute of that name: for file names, say."""
+    """Set each metric's ``dataset``: a metric may need file names, say."""
     for metric in evaluator.metrics:
-        if hasattr(metric, "dataset"):
-            metric.dataset = dataset
+        metric.dataset = dataset
 
 
 def class_names(loader: DataLoader) -> list[str] | None:
     """Class names of a loader's data, or None if it has none."""
-    return (getattr(loader.dataset, "metainfo", None) or {}).get("classes")
+    return dataset_of(loader.dataset).classes
 
 
 def check_same_classes(one: str, classes: list[str] | None, other: str, others: list[str] | None) -> None:

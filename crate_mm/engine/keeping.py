@@ -14,6 +14,7 @@ from torch import nn
 from ..checkpoints import Checkpoint, CheckpointError
 from ..checkpoints.fit import fit, transfer
 from ..config import dump
+from ..datasets.base import draws_of
 from ..models.tasks.base import Task, task_of
 from ..untrusted import without_secrets
 from .classes import compare_with_config, say_other_recipe
@@ -139,7 +140,7 @@ class KeepingRunner(RunnerState):
         With ``diff_rank_seed`` MMEngine leaves it to the sampler to draw one, which no checkpoint has.
         """
         own = (self.cfg.train_dataloader.get("sampler") or {}).get("seed")
-        if own is None and hasattr(self.train_dataloader.sampler, "seed"):
+        if own is None:
             self.train_dataloader.sampler.seed = self.shared_seed
 
     def _keep_draws(self, filename: str, meta: dict) -> None:
@@ -148,10 +149,10 @@ class KeepingRunner(RunnerState):
         Raises:
             CheckpointError: there is no such version here, or the config asks for another.
         """
-        sampler = getattr(self.train_dataloader, "sampler", None)
+        sampler = self.train_dataloader.sampler
         version = meta.get("draws", 1)  # as long as there was one version, checkpoints did not name it
-        if version is None or version == getattr(sampler, "draws", version):
-            return  # or one of the two runs has a sampler without versions
+        if None in (version, draws_of(sampler)) or version == sampler.draws:
+            return  # the same version, or one of the two runs has a sampler without versions
         own = (self.cfg.train_dataloader.get("sampler") or {}).get("draws")
         if own is not None:
             raise CheckpointError(

@@ -1,7 +1,5 @@
 """The training loop: one iteration is one optimisation step."""
 
-from itertools import pairwise
-
 import torch
 from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
@@ -10,7 +8,7 @@ from ..models.tasks.base import Task, task_of
 from ..private_torch import end_workers
 from ..registry import LOOPS
 from .lookahead import LookAhead
-from .pieces import in_pieces
+from .pieces import in_pieces, split_batch
 from .safety.finite import OtherProcessError
 from .safety.launch import timeout_of
 from .safety.signals import Signals
@@ -167,13 +165,3 @@ class TrainLoop(EpochBasedTrainLoop):
     def _stop(self) -> None:
         self.agreement.wait()
         raise self.stopping
-
-
-def split_batch(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
-    """Split every tensor or list of a batch ``(B, ...)`` along its first dimension into parts that differ by one sample
-    at most."""
-    if parts == 1:
-        return [batch]
-    size = len(next(iter(batch.values())))
-    ends = [size * part // parts for part in range(parts + 1)]
-    return [{key: value[start:end] for key, value in batch.items()} for start, end in pairwise(ends)]

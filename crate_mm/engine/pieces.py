@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain, pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_collate
 
+from ..datasets.base import samples_in
 from ..registry import FUNCTIONS
 
 MOST = 256  # samples in a piece
@@ -40,7 +42,7 @@ def in_pieces(loader: DataLoader, most: int = MOST) -> tuple[DataLoader, int]:
             own), it is returned as it is, with 1.
         most: samples in a piece, at most.
     """
-    collate = getattr(loader.collate_fn, "func", loader.collate_fn)  # MMEngine wraps it
+    collate = loader.collate_fn.func if isinstance(loader.collate_fn, partial) else loader.collate_fn  # MMEngine's
     joins = collate in (default_collate, FUNCTIONS.get("collate"))
     ordinary = type(loader.batch_sampler) is BatchSampler and not isinstance(loader.dataset, IterableDataset)
     if not joins or not ordinary or loader.num_workers == 0 or loader.batch_size <= most:
@@ -67,3 +69,33 @@ def join(pieces: list[Any]) -> Any:
     if isinstance(first[0], (str, bytes)):
         return list(chain(*pieces))
     return [join(list(parts)) for parts in zip(*pieces)]  # the samples have lists or tuples
+
+
+def split_batch(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
+    """Split a batch of B samples into parts that differ by one sample at most.
+
+    Tensors ``(B, ...)`` and lists of B samples are split; of dicts, and of lists of tensors ``(B, ...)``, which hold
+    several views of the samples, each entry.
+
+    Raises:
+        ValueError: a list may be of samples or of views.
+    """
+    if parts == 1:
+        return [batch]
+    size = samples_in(batch)
+    ends = [size * part // parts for part in range(parts + 1)]
+    return [_cut(batch, start, end, size) for start, end in pairwise(ends)]
+
+
+def _cut(value: Any, start: int, end: int, size: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _cut(inner, start, end, size) for key, inner in value.items()}
+    tensors = isinstance(value, (list, tuple)) and value and all(isinstance(v, Tensor) and v.ndim for v in value)
+    if tensors and all(len(v) == size for v in value):
+        if len(value) == size and value[0].ndim < 4:  # images of samples have three dimensions
+            raise ValueError(
+                f"a list of {size} tensors {tuple(value[0].shape)} may hold {size} samples or {size} views of them: a "
+                "batch of this size cannot be split, set another global_batch_size or max_batch_per_device"
+            )
+        return [view[start:end] for view in value]
+    return value[start:end]

@@ -28,6 +28,7 @@ import crate_mm
 from ..analysis.cost import count_complexity
 from ..checkpoints import Checkpoint
 from ..checkpoints.form import FORMAT, are_transforms
+from ..datasets.base import Source, draws_of
 from ..files import home, write_whole
 from ..log import print_log
 from ..registry import DATASETS, HOOKS
@@ -205,7 +206,7 @@ def dataset_name(dataset: dict, data_root: str | None = None) -> str:
     source = dataset.get("source") or dataset
     kind, root = source["type"], source.get("root", data_root)
     reader = DATASETS.get(kind) if isinstance(kind, str) else kind
-    if root is None or not getattr(reader, "named_by_folder", False):
+    if root is None or not (isinstance(reader, type) and issubclass(reader, Source) and reader.named_by_folder):
         return kind
     name = Path(home(root)).resolve().name
     # A folder that is called as a dataset is, such as ImageNet, is not that dataset.
@@ -300,7 +301,7 @@ def describe_checkpoint(runner: Runner) -> dict:
         "versions": describe_machine()["versions"],
         "processes": runner.world_size,
         "steps_per_epoch": len(runner.train_dataloader),
-        "draws": getattr(getattr(runner.train_dataloader, "sampler", None), "draws", None),
+        "draws": draws_of(runner.train_dataloader.sampler),
     }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..checkpoints import Checkpoint, CheckpointError, compare_weights, newest_checkpoint, open_checkpoint, same_kind
+from ..datasets.base import ResumableSampler
 from ..untrusted import env_number, shown
 from .sharded import ShardedOptimizer, optimizer_name
 
@@ -109,7 +110,7 @@ def _check_position(runner: Runner, filename: str, meta: dict) -> None:
             f"{filename} took {other:g} steps an epoch, this run takes {steps}: "
             "resume with the same global_batch_size and data"
         )
-    if within and not hasattr(runner.train_dataloader.sampler, "start"):
+    if within and not isinstance(runner.train_dataloader.sampler, ResumableSampler):
         raise CheckpointError(
             f"{filename} is from within an epoch, where {type(runner.train_dataloader.sampler).__name__} cannot go "
             "on: resume from an epoch_N.pth"

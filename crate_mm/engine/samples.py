@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..config import names_model, prepare
+from ..datasets.base import dataset_of
 from ..registry import DATA_SAMPLERS, DATASETS, MODELS
 from .safety.seeding import seed_of
 
@@ -78,7 +79,7 @@ class Samples:
     @property
     def classes(self) -> list[str] | None:
         """The names of the classes, where the data has such."""
-        return getattr(self.dataset, "classes", None)
+        return dataset_of(self.dataset).classes
 
     @property
     def mixes(self) -> bool:
@@ -150,9 +151,9 @@ class Samples:
 
     def _seen(self, sample: dict, pixels: Tensor, labels: list[tuple[int, float]], epoch: int) -> Seen:
         position, asked = sample.get("sample_idx", -1), sample.get("unreadable", -1)
-        path = self.dataset.path(position) if hasattr(self.dataset, "path") else f"sample {position}"
-        replaces = f"in the place of {self.dataset.path(asked)}, which cannot be read" if asked >= 0 else ""
-        return Seen(pixels, labels, position, path, epoch, replaces)
+        describe = dataset_of(self.dataset).describe
+        replaces = f"in the place of {describe(asked)}, which cannot be read" if asked >= 0 else ""
+        return Seen(pixels, labels, position, describe(position), epoch, replaces)
 
     def _sample(self, index: int | tuple[int, int]) -> dict:
         sample = self.dataset[index]

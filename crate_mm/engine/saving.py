@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..checkpoints import training_checkpoints, training_progress
+from ..datasets.base import ResumableSampler
 from ..files import write_whole
 from ..registry import HOOKS, suggest
 from .best import BETTER, Best, rule_of
@@ -181,7 +182,7 @@ class CheckpointHook(Hook):
             step: how many steps it has taken.
             last: no other one will come.
         """
-        if hasattr(runner.train_dataloader.sampler, "start"):
+        if isinstance(runner.train_dataloader.sampler, ResumableSampler):
             self._save(runner, f"epoch_{runner.epoch}_iter_{step}.pth", {"epoch": runner.epoch, "iter": step}, last)
 
     def save_epoch(self, runner: Runner, epoch: int, step: int) -> None:

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ..checkpoints import CheckpointError, check_intact, write_checkpoint
+from ..datasets.base import dataset_of
 
 
 def contents_of(runner: Runner, meta: dict, save_optimizer: bool, save_param_scheduler: bool) -> dict:
@@ -24,9 +25,8 @@ def contents_of(runner: Runner, meta: dict, save_optimizer: bool, save_param_sch
         "time": time.strftime("%Y%m%d_%H%M%S"),
         "mmengine_version": mmengine.__version__,
     }
-    dataset = runner.train_dataloader.dataset
-    if hasattr(dataset, "metainfo"):
-        meta["dataset_meta"] = dataset.metainfo
+    if metainfo := dataset_of(runner.train_dataloader.dataset).metainfo:
+        meta["dataset_meta"] = metainfo
     contents = {"meta": meta, "state_dict": runner.task.state_dict(), "message_hub": runner.message_hub.state_dict()}
     if save_optimizer:
         contents["optimizer"] = runner.optim_wrapper.state_dict()

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..datasets.base import dataset_of
 from ..registry import METRICS
 from ..untrusted import read_json, read_regular, shown
 from .metrics import ClassificationMetric
@@ -43,9 +44,9 @@ class ImageNetReaL(ClassificationMetric):
         """Return ``{top1, num_samples}`` of rows with one entry a sample."""
         if self.dataset is None:
             raise ValueError("ImageNetReaL needs the dataset for its file names: set its attribute 'dataset'")
-        hits = []
+        hits, describe = [], dataset_of(self.dataset).describe
         for position, (guess, *_) in zip(samples["sample_idx"].tolist(), samples["top"].tolist()):
-            allowed = self.labels[self._number(self.dataset.path(position)) - 1]
+            allowed = self.labels[self._number(describe(position)) - 1]
             if allowed:
                 hits.append(guess in allowed)
         if not hits:

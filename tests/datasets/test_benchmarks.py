@@ -39,7 +39,7 @@ def test_torchvision_reads_the_published_format(tmp_path, monkeypatch, name, spl
     assert {label for _, label in dataset.source} <= set(range(classes))
     sample = dataset[0]
     assert sample["inputs"].shape == (3 if mode == "RGB" else 1, size[1], size[0])
-    assert dataset.path(0)
+    assert dataset.describe(0)
 
 
 def test_cifar_pixels_are_channels_first(tmp_path, monkeypatch):

@@ -92,7 +92,7 @@ def test_samples_are_uint8_tensors_with_their_position(image_tree):
 def test_evaluation_transforms_are_the_papers(image_tree):
     source = dict(type="ImageNet", root=str(image_tree), split="val")
     data = ClassificationDataset(source, [dict(type="Resize", size=24), dict(type="CenterCrop", size=20)])
-    image = Image.open(data.path(3)).convert("RGB")
+    image = Image.open(data.describe(3)).convert("RGB")
     plain = torchvision.transforms.Compose(
         [torchvision.transforms.Resize(24), torchvision.transforms.CenterCrop(20), torchvision.transforms.PILToTensor()]
     )
@@ -136,7 +136,8 @@ def test_the_next_sample_replaces_an_unreadable_one(image_tree, how):
     assert (data[11]["sample_idx"], data[11]["labels"], data[11]["unreadable"]) == (0, 0, 11)
     assert data[4]["unreadable"] == -1
     assert torch.equal(data[3]["inputs"], data[4]["inputs"])
-    assert data.reason_unreadable(3)
+    assert data[3]["unreadable_reason"]
+    assert data[4]["unreadable_reason"] == ""
 
 
 def test_too_many_in_a_row_stop_with_the_list(image_tree):
@@ -208,5 +209,5 @@ def test_plain_torch_datasets_are_sources():
     data = ClassificationDataset([(Image.new("L", (4, 4)), 1)])
     assert data.classes is None
     assert data[0]["labels"] == 1
-    assert data.path(0) == "sample 0 of list"
+    assert data.describe(0) == "sample 0 of list"
     assert issubclass(DATASETS.get("ImageFolder"), torchvision.datasets.ImageFolder)

@@ -128,13 +128,11 @@ def test_what_is_no_file_is_unreadable(tmp_path, kind, first):
         kind, lambda: None
     )()
     start = time.perf_counter()
-    assert dataset[0]["unreadable"] == 0
+    sample = dataset[0]
+    assert sample["unreadable"] == 0
     assert time.perf_counter() - start < 10
-    assert (
-        kind == "nothing"
-        or "no regular file" in dataset.reason_unreadable(0)
-        or "directory" in dataset.reason_unreadable(0)
-    )
+    reason = {"nothing": "No such file", "folder": "directory"}.get(kind, "no regular file")
+    assert reason in sample["unreadable_reason"] or "no regular file" in sample["unreadable_reason"]
 
 
 @pytest.mark.parametrize("size", [(1, 65500), (65500, 1)])
@@ -145,8 +143,9 @@ def test_a_thin_image_is_not_made_an_endless_one(tmp_path, size):
         dataset = ClassificationDataset(
             ImageNet(tree(tmp_path, {"train/a/a.png": encoded("PNG", size), "train/a/b.png": encoded("PNG")})), [resize]
         )
-        assert dataset[0]["unreadable"] == 0
-        assert "pixels is larger than the" in dataset.reason_unreadable(0)
+        sample = dataset[0]
+        assert sample["unreadable"] == 0
+        assert "pixels is larger than the" in sample["unreadable_reason"]
 
 
 def test_what_a_thin_image_grows_to_is_bounded_by_its_own_size(tmp_path):
@@ -155,7 +154,7 @@ def test_what_a_thin_image_grows_to_is_bounded_by_its_own_size(tmp_path):
     dataset = ClassificationDataset(ImageNet(root), [{"type": "Resize", "size": 256}])
     sample = dataset[0]
     assert (sample["unreadable"], tuple(sample["inputs"].shape)) == (0, (3, 25600, 256))
-    assert "is larger than the 33,554,432 allowed" in dataset.reason_unreadable(0)
+    assert "is larger than the 33,554,432 allowed" in sample["unreadable_reason"]
     root = tree(tmp_path / "large", {"train/a/a.png": encoded("PNG", (1500, 1500))})
     large = ClassificationDataset(ImageNet(root), [{"type": "Resize", "size": 5900}])  # a large one may become larger
     assert tuple(large[0]["inputs"].shape) == (3, 5900, 5900)
@@ -170,8 +169,9 @@ def test_no_transform_makes_an_endless_image(tmp_path, growing):
     size = (3000, 5000) if growing["type"] == "RandomZoomOut" else (2, 40_000)
     root = tree(tmp_path, {"train/a/a.png": encoded("PNG", size), "train/a/b.png": encoded("PNG")})
     dataset = ClassificationDataset(ImageNet(root), [growing])
-    assert dataset[0]["unreadable"] == 0
-    assert "pixels is larger than the" in dataset.reason_unreadable(0)
+    sample = dataset[0]
+    assert sample["unreadable"] == 0
+    assert "pixels is larger than the" in sample["unreadable_reason"]
 
 
 def test_a_transform_that_a_thin_image_breaks_ends_nothing(tmp_path):

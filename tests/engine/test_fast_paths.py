@@ -512,7 +512,7 @@ def test_looking_ahead_moves_the_loaders_batches_to_the_gpu(pieces):
     whole = [join(batches[start : start + pieces]) for start in range(0, 4, pieces)]
     for batch, expected in zip(LookAhead(pinned, pieces), whole, strict=True):
         assert batch["inputs"].is_cuda
-        assert not batch["sample_idx"].is_cuda
+        assert batch["sample_idx"].is_cuda
         assert torch.equal(batch["inputs"].cpu(), expected["inputs"])
 
 

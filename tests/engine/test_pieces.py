@@ -12,9 +12,10 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, default_collate
 
 from crate_mm.datasets import ClassificationDataset, Digits, GlobalBatchSampler, collate, init_worker
+from crate_mm.datasets.base import samples_in
 from crate_mm.engine import RunInterruptedError, Runner, load_config, newest_checkpoint, read_checkpoint
 from crate_mm.engine.lookahead import LookAhead
-from crate_mm.engine.pieces import PieceSampler, in_pieces, join
+from crate_mm.engine.pieces import PieceSampler, in_pieces, join, split_batch
 from crate_mm.private_torch import end_workers
 from crate_mm.registry import FUNCTIONS
 from tests.faults.test_interruptions import at_step
@@ -100,6 +101,30 @@ def test_pieces_are_joined_whatever_samples_hold():
     whole["list"][0] = list(whole["list"][0])  # PyTorch's is a tuple here, and a list for strings by themselves
     assert_identical(joined, whole)
     assert joined["at"][1].dtype == torch.float64
+
+
+def test_a_batch_is_split_whatever_it_holds():
+    """Tensors and lists of samples are cut; lists of tensors of all samples, which are views, and dicts inside."""
+    views = [torch.arange(8).view(8, 1, 1, 1), torch.arange(8).view(8, 1, 1, 1) + 10]
+    batch = {"inputs": views, "labels": torch.arange(8), "names": list("abcdefgh"), "more": {"x": torch.arange(8)}}
+    parts = split_batch(batch, 3)
+    assert [samples_in(part) for part in parts] == [2, 3, 3]
+    assert_identical(join(parts), batch)
+    assert [len(part["inputs"]) for part in parts] == [2, 2, 2]
+    apart = {"images": [torch.zeros(3, 4 + i, 4) for i in range(5)], "names": [], "labels": torch.arange(5)}
+    assert [len(part["images"]) for part in split_batch(apart, 2)] == [2, 3]
+    with pytest.raises(ValueError, match=r"tensors \(3, 4, 4\) may hold 3 samples or 3 views of them: a batch of this"):
+        split_batch({"images": [torch.zeros(3, 4, 4)] * 3, "labels": torch.arange(3)}, 2)
+
+
+@pytest.mark.gpu
+def test_all_tensors_of_a_batch_move_to_the_gpu():
+    batch = {"views": [torch.zeros(2, 3), (torch.ones(2), "a")], "more": {"x": torch.arange(2)}, "names": ["a", "b"]}
+    (moved,) = LookAhead([batch])
+    assert moved["views"][0].is_cuda
+    assert moved["views"][1][0].is_cuda
+    assert moved["more"]["x"].is_cuda
+    assert (moved["views"][1][1], moved["names"]) == ("a", ["a", "b"])
 
 
 def test_what_fails_in_a_piece_is_known_a_step_before():

@@ -5,6 +5,7 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+from torch.utils.data import DataLoader
 
 from crate_mm.checkpoints.form import check_form
 from crate_mm.engine import load_config
@@ -33,7 +34,7 @@ def test_odd_transforms_of_a_dataset_of_ones_own_do_not_spoil_a_checkpoint(tmp_p
             origin=None,
             optim_wrapper=SimpleNamespace(optimizer=None),
             world_size=1,
-            train_dataloader=[],
+            train_dataloader=DataLoader([0]),
         )
     )
     assert described["test_transforms"] is None

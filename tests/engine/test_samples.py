@@ -3,8 +3,10 @@
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.utils import apply_to
 
 from crate_mm.engine import Runner
+from crate_mm.engine.pieces import join
 from crate_mm.engine.samples import Samples
 from tests.training import AUGMENT, debug_config
 
@@ -26,7 +28,7 @@ class Watch(Hook):
             runner.task.batch_augments.register_forward_hook(lambda m, i, out: self.augmented.append(out))
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        self.batches.append({key: value.clone() for key, value in data_batch.items()})
+        self.batches.append(apply_to(data_batch, torch.is_tensor, torch.clone))
 
 
 def config(**overrides):
@@ -51,7 +53,7 @@ def test_an_epochs_first_samples_are_those_of_a_run(tmp_path):
     for epoch in (1, 3):
         found = list(Samples(cfg).first(40, epoch))
         steps = watch.batches[(epoch - 1) * 10 :][:2]
-        run = {key: torch.cat([step[key] for step in steps]) for key in steps[0]}
+        run = join(steps)
         assert [seen.position for seen in found] == run["sample_idx"][:40].tolist()
         assert [seen.labels for seen in found] == [[(label, 1.0)] for label in run["labels"][:40].tolist()]
         assert torch.equal(torch.stack([seen.pixels for seen in found]), run["inputs"][:40])

@@ -10,6 +10,7 @@ import struct
 import time
 import warnings
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ from PIL import Image
 from crate_mm.datasets import ImageNet
 from crate_mm.datasets.images import convert
 from crate_mm.engine import Runner, load_config, newest_checkpoint, read_checkpoint
+from crate_mm.registry import DATASETS
 from tests.conftest import make_image_tree
 from tests.faults.test_interruptions import at_step
+from tests.training import FewDigits, debug_config
 
 
 def encoded(image: Image.Image, kind: str = "JPEG") -> bytes:
@@ -126,6 +129,35 @@ def test_odd_images_are_read(tmp_path, kind):
 def test_16_bits_are_scaled(dtype):
     values = np.array([[0, 256, 32768, 65535]], dtype=dtype)
     assert np.asarray(convert(Image.fromarray(values), "L")).tolist() == [[0, 1, 128, 255]]
+
+
+class FailsOnce(FewDigits):
+    """Digits of which one cannot be read the first time, and counts of all reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = Counter()
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        self.reads[index] += 1
+        if index == 7 and self.reads[index] == 1:
+            raise OSError("the disk\nhiccuped")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("max_batch", [None, 8])
+def test_the_reason_is_of_the_first_read_and_nothing_is_read_twice(tmp_path, max_batch):
+    DATASETS.register_module(module=FailsOnce, force=True)
+    cfg = debug_config(train_cfg__max_epochs=1, max_batch_per_device=max_batch)
+    cfg.train_dataloader.dataset.source = dict(type="FailsOnce")
+    cfg.work_dir = str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    source = runner.train_dataloader.dataset.source
+    assert source.reads == Counter(range(320)) + Counter([8])  # in whose place 8 came
+    (log,) = tmp_path.glob("*/*.log")
+    assert "cannot read train image digit" in log.read_text()
+    assert r"(the disk\nhiccuped); another sample takes its place (1 of at most 100)" in log.read_text()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ...datasets.base import dataset_of
 from ...untrusted import shown
 from ..attention import pooling
 from ..measures import subspace_gram, subspace_incoherence
@@ -196,7 +197,7 @@ def subspace_data(step: nn.Module, streamed: Streamed, layer: int) -> dict[str, 
 def image_data(dataset: Dataset, position: int) -> dict[str, Any]:
     """An image's name, and its label where it has one."""
     label = int(dataset[position].get("labels", -1))
-    path = dataset.path(position) if hasattr(dataset, "path") else f"sample {position}"
+    path = dataset_of(dataset).describe(position)
     return {"position": position, "name": shown(Path(path).name or path), "label": label if label >= 0 else None}
 
 

@@ -15,8 +15,8 @@ import crate_mm
 
 from ...checkpoints import Checkpoint, CheckpointError, open_checkpoint
 from ...checkpoints.safe import digest
+from ...datasets.base import dataset_of
 from ...untrusted import env_number, shown
-from ..classes import class_names
 from ..results import as_data
 
 RECIPE = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "global_batch_size", "zero", "ema_momentum")
@@ -44,14 +44,11 @@ def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
     for use, loader in loaders.items():
         if loader is None:
             continue
-        dataset = loader.dataset
-        source = getattr(dataset, "source", dataset)
+        dataset = dataset_of(loader.dataset)
         mine[f"number of {use} images"] = len(dataset)
         mine[f"number of {use} batches"] = len(loader)
-        mine[f"list of classes of the {use} data"] = class_names(loader)
-        named = (getattr(source, name, None) for name in ("targets", "labels", "_labels"))
-        labels = next((value for value in named if value is not None), None)
-        if labels is not None:
+        mine[f"list of classes of the {use} data"] = dataset.classes
+        if (labels := dataset.labels()) is not None:
             mine[f"checksum of the {use} labels"] = _checksum(labels)
     for rank, theirs in enumerate(all_gather_object(mine)):
         differ = next((key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)), None)

@@ -6,6 +6,7 @@ from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ...datasets.base import dataset_of
 from ...log import print_log
 from ...registry import HOOKS
 from ...untrusted import shown
@@ -27,16 +28,18 @@ class UnreadableImages(Hook):
     @staticmethod
     def _most(dataset) -> float:
         """How many images of a dataset may be unreadable; one that replaces none has no such number."""
-        return getattr(dataset, "max_unreadable", float("inf"))
+        return dataset_of(dataset).max_unreadable
 
     def _look(self, dataset, data_batch: dict, stage: str) -> None:
-        asked = data_batch.get("unreadable") if isinstance(data_batch, dict) else None
-        if asked is None or asked.max() < 0:
+        if not isinstance(data_batch, dict) or "unreadable" not in data_batch:
+            return
+        reasons = data_batch["unreadable_reason"]
+        if not any(reasons):  # strings are on the host; the positions may be on a GPU, which would be waited for
             return
         found = self.found.setdefault(stage, {})
-        for position in asked[asked >= 0].unique().tolist():
-            if position not in found:
-                found[position] = f"{shown(dataset.path(position))} ({shown(dataset.reason_unreadable(position))})"
+        for position, reason in sorted(zip(data_batch["unreadable"].tolist(), reasons)):
+            if reason and position not in found:
+                found[position] = f"{shown(dataset_of(dataset).describe(position))} ({shown(reason)})"
                 # On the console MMEngine shows of other ranks than the first only errors.
                 print_log(
                     f"cannot read {stage} image {found[position]}; another sample takes its place "

@@ -10,6 +10,7 @@ import torch
 from mmengine.model import BaseModel, is_model_wrapper
 from torch import Tensor, nn
 
+from ...datasets.base import samples_in
 from ..backbone import Backbone
 from .preprocessor import ImagePreprocessor
 
@@ -83,7 +84,7 @@ class Task(BaseModel):
         that of the mean over the global batch. A language task counts the tokens that have a label. The loss of a batch
         that counts 0 must be finite.
         """
-        return len(next(iter(batch.values())))
+        return samples_in(batch)
 
     def trainable(self) -> nn.Module:
         """Return the module whose parameters are optimized: the task by default.

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...datasets.base import dataset_of, require_images
 from ...registry import BACKBONES, HEADS, MODELS
 from ...untrusted import shown
 from ..backbone import check_backbone_contract, image_spec
@@ -119,13 +120,8 @@ class ImageClassifier(Task):
         return {"inputs": torch.zeros(1, self.in_channels, *size, device=parameter.device, dtype=parameter.dtype)}
 
     def check_data(self, dataset: Any, split: str) -> None:
-        if not hasattr(dataset, "source") and not isinstance(dataset[0], dict):
-            kind = type(dataset).__name__
-            raise ValueError(
-                f"{split}_dataloader.dataset of type {kind!r} has no source: write dict(type='ClassificationDataset', "
-                f"source=dict(type={kind!r}, ...), transforms=[...])"
-            )
-        classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+        require_images(dataset, split)
+        classes = dataset_of(dataset).classes
         if classes is not None and len(classes) != self.num_classes:
             first = ", ".join(map(shown, classes[:3]))
             of, advice = "", f"--cfg-options model.head.num_classes={len(classes)} makes them agree"

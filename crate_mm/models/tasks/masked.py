@@ -15,6 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...datasets.base import require_images
 from ...registry import BACKBONES, MODELS
 from ..backbone import check_backbone_contract, image_spec
 from ..families import CRATEMAE, MAEDecoder
@@ -231,12 +232,7 @@ class MaskedAutoencoder(Task):
         return {"inputs": torch.zeros(1, self.in_channels, *size, device=parameter.device, dtype=parameter.dtype)}
 
     def check_data(self, dataset: Any, split: str) -> None:
-        if not hasattr(dataset, "source") and not isinstance(dataset[0], dict):
-            kind = type(dataset).__name__
-            raise ValueError(
-                f"{split}_dataloader.dataset of type {kind!r} has no source: write dict(type='ClassificationDataset', "
-                f"source=dict(type={kind!r}, ...), transforms=[...]), whose labels have no effect"
-            )
+        require_images(dataset, split, ", whose labels have no effect")
 
     # Within -------------------------------------------------------------------------------------------------------
 
