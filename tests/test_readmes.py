@@ -26,6 +26,7 @@ from crate_mm.config.settings import GUARDS, SETTINGS
 from crate_mm.models.families.crate import KEY_MAP
 from crate_mm.registry import MODELS
 from tests import dataset_formats
+from tests.checkpoints.test_export import ONNX_TAKES_ANY_BATCH
 from tests.conftest import ROOT, make_image_tree
 
 READMES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
@@ -459,6 +460,8 @@ def test_an_unknown_command_is_an_error():
 @pytest.mark.slow
 def test_a_command_runs(command, desk, run_tool):
     args = list(command.args)
+    if "onnx" in args and not ONNX_TAKES_ANY_BATCH:
+        pytest.skip("this PyTorch fixes the batch of ONNX")
     config = next((word for word in args if word in SMALL), None)
     assert config or command.tool in WITHOUT_CONFIG
     if config:
