@@ -144,6 +144,31 @@ def test_private_names_stand_in_one_place():
         assert not torch or path.name in ("private_torch.py", "pickles.py"), (path, torch)
 
 
+# What has a contract is asked, and its attributes are not looked for. These files adapt objects of other libraries.
+CONTRACTS = {"model", "task", "backbone", "layer", "block", "head", "family", "student", "teacher", "preprocessor"}
+CONTRACTS |= {"dataset", "source", "sampler", "loader", "train_dataloader"}
+ADAPTERS = {"datasets.base", "timm_backbone", "private_torch"}
+
+
+def sniffed(text: str) -> list[str]:
+    """The calls of getattr and hasattr with a literal name on something that has a contract."""
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call) and len(node.args) > 1]
+    calls = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in ("getattr", "hasattr")]
+    calls = [call for call in calls if isinstance(call.args[1], ast.Constant)]
+    return [ast.unparse(call) for call in calls if CONTRACTS & set(re.findall(r"\w+", ast.unparse(call.args[0])))]
+
+
+@pytest.mark.parametrize("module", sorted(FILES.keys() - ADAPTERS))
+def test_what_has_a_contract_is_asked(module):
+    assert sniffed(FILES[module].read_text()) == []
+
+
+def test_sniffing_would_be_noticed():
+    assert sniffed("getattr(self.model.backbone, 'img_size', None)") == ["getattr(self.model.backbone, 'img_size', None)"]
+    assert sniffed("hasattr(getattr(runner, name), 'blocks')") == []
+    assert sniffed("hasattr(task_of(model), 'blocks')") != []
+
+
 def test_the_rules_would_notice():
     assert violations("models.tasks.heads", {"crate_mm.datasets.sources"}) == ["datasets.sources"]
     assert violations("models.layers.ista", {"crate_mm.models.tasks.heads"}) == ["models.tasks.heads"]

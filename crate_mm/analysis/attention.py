@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models.layers import Layer
-from ..models.tasks.heads import POOLS
+from ..models.tasks.base import Task
+from ..models.tasks.heads import POOLS, Head
 from .taps import layers_of, layout_of, name_of, on_taps
 
 
@@ -13,8 +14,8 @@ def pooling(model: nn.Module) -> str | None:
 
     It says whether the CLS token's attention is what the prediction is made from.
     """
-    pool = getattr(getattr(model, "head", None), "pool", None)
-    return pool if isinstance(pool, str) and pool in POOLS else None
+    pool = model.head.pool if isinstance(model, Task) and isinstance(model.head, Head) else None
+    return pool if pool in POOLS else None
 
 
 @torch.no_grad()

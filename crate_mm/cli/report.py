@@ -225,7 +225,7 @@ def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint 
     if checkpoint is not None:
         told["sha256"] = hash_file(local_file(file), hashlib.sha256())
         told["notes"] = [shown(public(note), 1000) for note in checkpoint.notes]
-    model = cfg.model.to_dict() if hasattr(cfg.model, "to_dict") else dict(cfg.model)
+    model = cfg.to_dict()["model"]
     told["model"] = public(json.dumps(model, indent=2, default=str))[:SHOWN_CONFIG]
     return told
 

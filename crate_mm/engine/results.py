@@ -31,6 +31,7 @@ from ..checkpoints.form import FORMAT, are_transforms
 from ..datasets.base import Source, draws_of
 from ..files import home, write_whole
 from ..log import print_log
+from ..models.tasks.base import backbone_of
 from ..registry import DATASETS, HOOKS
 from ..untrusted import check_plain, read_json, read_regular, without_secrets
 from .logs import survive_full_disk
@@ -239,7 +240,8 @@ def describe_cost(model: nn.Module) -> dict:
 
     The last is None for a model that gives no example, or of a kind that fvcore cannot trace.
     """
-    size, flops = getattr(getattr(model, "backbone", None), "img_size", None), None
+    backbone, flops = backbone_of(model), None
+    spec = None if backbone is None else backbone.input_spec
     try:
         flops = count_complexity(model, model.example()).flops
     except Exception as error:  # a report may not end a training, whatever a user's model does to the tracer
@@ -248,7 +250,7 @@ def describe_cost(model: nn.Module) -> dict:
         "parameters": sum(p.numel() for p in model.parameters()),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "flops": flops,
-        "img_size": list(size) if size else None,
+        "img_size": list(spec.size) if spec is not None and spec.is_image else None,
     }
 
 

@@ -12,7 +12,7 @@ from ...untrusted import shown
 from ..backbone import check_backbone_contract, image_spec
 from .augment import BatchAugments
 from .base import Task
-from .preprocessor import refuse_raw
+from .preprocessor import ImagePreprocessor, refuse_raw
 
 
 @MODELS.register_module()
@@ -53,7 +53,7 @@ class ImageClassifier(Task):
         preprocessor.channels_last = self.backbone.channels_last
         self.head = head if isinstance(head, nn.Module) else HEADS.build({**head, "in_dim": self.backbone.embed_dim})
         spec = self.backbone.input_spec
-        if spec is not None and hasattr(preprocessor, "mean") and len(preprocessor.mean) != spec.channels:
+        if spec is not None and isinstance(preprocessor, ImagePreprocessor) and len(preprocessor.mean) != spec.channels:
             raise ValueError(
                 f"the backbone takes images of {spec.channels} channels, the preprocessor's mean and std are of "
                 f"{len(preprocessor.mean)}: set in_channels or mean and std"

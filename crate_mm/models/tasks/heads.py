@@ -10,8 +10,28 @@ POOLS = {
 }
 
 
+class Head(nn.Module):
+    """A module from tokens ``(B, 1 + N, d)`` to logits ``(B, num_classes)``.
+
+    Attributes:
+        num_classes: number of classes; 0 for a head that gives features.
+        pool: how it makes one vector of the tokens, a name of ``POOLS``; None for another way.
+    """
+
+    num_classes: int
+    pool: str | None = None
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """Return the features of the samples, ``(B, d)``.
+
+        Raises:
+            ValueError: the head does not say which they are.
+        """
+        raise ValueError(f"{type(self).__name__} has no features: it defines no pooled(tokens)")
+
+
 @HEADS.register_module()
-class LinearHead(nn.Module):
+class LinearHead(Head):
     """LayerNorm and Linear on one pooled token: ``(B, 1 + N, d) -> (B, num_classes)``.
 
     Args:
