@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from crate_mm import get_model
 from crate_mm.__main__ import COMMANDS
@@ -376,6 +377,19 @@ def test_every_block_is_of_a_language_that_is_tested():
         assert text.count("\n```") % 2 == 0
         tested = len(blocks(readme, "python")) + len(blocks(readme, "bash"))
         assert text.count("\n```") == 2 * tested, f"{readme} has a block without a language"
+
+
+def test_the_workflow_tests_the_oldest_supported_versions():
+    """.github/workflows/tests.yml runs .ci/run with the lower bounds of setup.py, and with the newest versions."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+    tests = workflow["jobs"]["tests"]
+    versions = [(row["python"], row["torch"], row["torchvision"]) for row in tests["strategy"]["matrix"]["include"]]
+    setup = (ROOT / "setup.py").read_text()
+    bounds = [re.search(rf'{name}>=([\d.]+)"', setup)[1] for name in ("torch", "torchvision")]
+    oldest = [python for python, *parts in versions if parts == [f"{bound}.0" for bound in bounds]]
+    assert f'python_requires=">={oldest[0]}"' in setup
+    assert any(parts == ["", ""] for _, *parts in versions)
+    assert [step["run"] for step in tests["steps"] if "run" in step][-1] == "bash .ci/run"
 
 
 def test_every_config_is_in_the_table():
