@@ -117,6 +117,7 @@ WITHOUT_CONFIG |= {"predict", "plot", "average", "doctor", "neighbours"}  # or a
 FOREIGN = (
     "python -m pytest tests/models/test_layers.py",
     "python -m ruff",
+    "python -m pip install --editable",
     "sudo apt-get install dataset-fashion-mnist && mkdir -p data/FashionMNIST/raw",
     "for f in /usr/share/datasets/fashion-mnist/*.gz; do gunzip -c",
 )
