@@ -24,7 +24,9 @@ from crate_mm.checkpoints.zoo import PUBLISHED
 from crate_mm.config import CONFIGS, load_config
 from crate_mm.config.kinds import parse_value
 from crate_mm.config.settings import GUARDS, SETTINGS
+from crate_mm.models import Task
 from crate_mm.models.families.crate import KEY_MAP
+from crate_mm.models.layers import Compression, Sparsification
 from crate_mm.registry import MODELS
 from tests import dataset_formats
 from tests.conftest import ROOT, make_image_tree
@@ -406,6 +408,18 @@ def test_the_tables_of_settings_and_guards_are_the_codes():
     rows = [f"| `{s.name}` | {'-' if s.default is ... else f'`{s.default!r}`'} | {s.help} |" for s in SETTINGS]
     rows += [f"| `{name}` | `{guard.type}` | {guard.without} |" for name, guard in GUARDS.items()]
     assert shown == rows
+
+
+@pytest.mark.parametrize(
+    ("section", "column", "parts"), [("An operator", 1, (Compression(), Sparsification())), ("A task", 0, (Task,))]
+)
+def test_the_tables_of_contracts_name_members_of_their_classes(section, column, parts):
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    names = {name for row in rows[1:] for name in re.findall(r"`(?:self\.)?(\w+)", row[column])}
+    members = {name for part in parts for name in (*dir(part), *part.__annotations__)}
+    assert names, section
+    assert names <= members
 
 
 def test_the_table_of_commands_is_the_commands():
