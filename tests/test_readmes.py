@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from crate_mm import get_model
 from crate_mm.__main__ import COMMANDS
@@ -23,7 +24,9 @@ from crate_mm.checkpoints.zoo import PUBLISHED
 from crate_mm.config import CONFIGS, load_config
 from crate_mm.config.kinds import parse_value
 from crate_mm.config.settings import GUARDS, SETTINGS
+from crate_mm.models import Task
 from crate_mm.models.families.crate import KEY_MAP
+from crate_mm.models.layers import Compression, Sparsification
 from crate_mm.registry import MODELS
 from tests import dataset_formats
 from tests.checkpoints.test_export import ONNX_TAKES_ANY_BATCH
@@ -117,6 +120,7 @@ WITHOUT_CONFIG |= {"predict", "plot", "average", "doctor", "neighbours"}  # or a
 FOREIGN = (
     "python -m pytest tests/models/test_layers.py",
     "python -m ruff",
+    "python -m pip install --editable",
     "sudo apt-get install dataset-fashion-mnist && mkdir -p data/FashionMNIST/raw",
     "for f in /usr/share/datasets/fashion-mnist/*.gz; do gunzip -c",
 )
@@ -379,6 +383,19 @@ def test_every_block_is_of_a_language_that_is_tested():
         assert text.count("\n```") == 2 * tested, f"{readme} has a block without a language"
 
 
+def test_the_workflow_tests_the_oldest_supported_versions():
+    """.github/workflows/tests.yml runs .ci/run with the lower bounds of setup.py, and with the newest versions."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+    tests = workflow["jobs"]["tests"]
+    versions = [(row["python"], row["torch"], row["torchvision"]) for row in tests["strategy"]["matrix"]["include"]]
+    setup = (ROOT / "setup.py").read_text()
+    bounds = [re.search(rf'{name}>=([\d.]+)"', setup)[1] for name in ("torch", "torchvision")]
+    oldest = [python for python, *parts in versions if parts == [f"{bound}.0" for bound in bounds]]
+    assert f'python_requires=">={oldest[0]}"' in setup
+    assert any(parts == ["", ""] for _, *parts in versions)
+    assert [step["run"] for step in tests["steps"] if "run" in step][-1] == "bash .ci/run"
+
+
 def test_every_config_is_in_the_table():
     text = (ROOT / "configs" / "README.md").read_text()
     for path in sorted(CONFIGS.rglob("*.py")):
@@ -392,6 +409,18 @@ def test_the_tables_of_settings_and_guards_are_the_codes():
     rows = [f"| `{s.name}` | {'-' if s.default is ... else f'`{s.default!r}`'} | {s.help} |" for s in SETTINGS]
     rows += [f"| `{name}` | `{guard.type}` | {guard.without} |" for name, guard in GUARDS.items()]
     assert shown == rows
+
+
+@pytest.mark.parametrize(
+    ("section", "column", "parts"), [("An operator", 1, (Compression(), Sparsification())), ("A task", 0, (Task,))]
+)
+def test_the_tables_of_contracts_name_members_of_their_classes(section, column, parts):
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    names = {name for row in rows[1:] for name in re.findall(r"`(?:self\.)?(\w+)", row[column])}
+    members = {name for part in parts for name in (*dir(part), *part.__annotations__)}
+    assert names, section
+    assert names <= members
 
 
 def test_the_table_of_commands_is_the_commands():

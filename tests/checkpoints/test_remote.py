@@ -587,7 +587,7 @@ def test_weights_without_an_address_name_their_page(name):
 
 def test_the_table_is_one_of_addresses_and_models():
     BACKBONES.names()
-    sizes = [backbone.sizes for backbone in BACKBONES.module_dict.values() if hasattr(backbone, "sizes")]
+    sizes = [backbone.sizes for backbone in BACKBONES.module_dict.values() if backbone.sizes is not None]
     models = {f"{family.prefix}_{arch}" for family in sizes for arch in family.archs}
     for name, weights in PUBLISHED.items():
         assert weights.model is None or weights.model in models, name
