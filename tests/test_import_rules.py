@@ -164,7 +164,8 @@ def test_what_has_a_contract_is_asked(module):
 
 
 def test_sniffing_would_be_noticed():
-    assert sniffed("getattr(self.model.backbone, 'img_size', None)") == ["getattr(self.model.backbone, 'img_size', None)"]
+    call = "getattr(self.model.backbone, 'img_size', None)"
+    assert sniffed(call) == [call]
     assert sniffed("hasattr(getattr(runner, name), 'blocks')") == []
     assert sniffed("hasattr(task_of(model), 'blocks')") != []
 
