@@ -89,7 +89,7 @@ class Runner(KeepingRunner):
         hold(cfg.work_dir)
         start = find_start(cfg, cfg.work_dir, opened)
         runner = cls._from_user_config(cfg)
-        runner.start = start._replace(opened=opened) if opened and start.path == opened.path else start
+        runner.start = start
         with runner.in_process_settings():
             runner.build_for_training()
         return runner
