@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..files import atomic_file
 from ..models.tasks.base import backbone_of
+from .form import first_line
 
 KINDS = {"torch-export": ".pt2", "onnx": ".onnx", "torchscript": ".pt"}
 DTYPES = ("float32", "bfloat16", "int8")
@@ -166,7 +167,7 @@ def _exported(program: Program, images: Tensor, dynamic: bool | str) -> tuple[to
             return torch.export.export(program, (several,), dynamic_shapes=({0: batch, **sides},)), set(FREE)
         except Exception as error:  # its positions are a table, of one size
             if "onstraints violated" not in str(error):
-                raise ExportError(f"the model cannot be exported: {_first_line(error)}") from error
+                raise ExportError(f"the model cannot be exported: {first_line(error)}") from error
     if dynamic:
         try:
             return _sentence(torch.export.export, program, (several,), dynamic_shapes=({0: batch},)), {"batch"}
@@ -188,11 +189,7 @@ def _sentence(write: Callable, *args: Any, **kwargs: Any) -> Any:
     except OSError:  # of the disk
         raise
     except Exception as error:
-        raise ExportError(f"the model cannot be exported: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ExportError(f"the model cannot be exported: {first_line(error)}") from error
 
 
 def _patch_of(task: nn.Module) -> tuple[int, int] | None:

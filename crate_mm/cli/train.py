@@ -8,14 +8,16 @@ python tools/train.py configs/transfer/pets.py --load-from crate_base.pth
 
 import argparse
 import tempfile
-from pathlib import Path
 
-from ..checkpoints import newest_checkpoint
+from mmengine.config import Config
+
+from ..checkpoints import Checkpoint, newest_checkpoint, open_checkpoint
 from ..config import default_work_dir, load_config, names_model
 from ..engine import Runner, amp_optim_wrapper
 from ..engine.features import load_config_for
 from ..engine.safety.launch import leave_processes
 from ..engine.safety.signals import end_when_signalled
+from ..files import home
 from .options import Parser, add_common_options, one_sentence_errors
 
 
@@ -46,46 +48,64 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def source_of_model(args: argparse.Namespace) -> str | Path | None:
-    """The checkpoint that says what the model is, where the config does not: the one to start from, or that of a run
-    which goes on."""
-    if args.load_from or args.model or not args.resume:
+def model_checkpoint(args: argparse.Namespace, plain: Config) -> Checkpoint | str | None:
+    """Return the checkpoint that says what the model is, where the config does not: that of ``--load-from``, or the one
+    from which the run resumes. The newest of the work folder is returned open, as finding it has opened it."""
+    if args.load_from or args.model or not args.resume or names_model(plain):
         return args.load_from
+    if args.resume != "newest":
+        return args.resume
+    opened = {}
+    newest = newest_checkpoint(
+        args.work_dir or home(plain.get("work_dir") or default_work_dir(plain)),
+        check=lambda path: opened.update({path: open_checkpoint(path)}),
+    )
+    return opened.get(newest)
+
+
+def configure(args: argparse.Namespace) -> tuple[Config, Checkpoint | None]:
+    """Return the config of the run, and the checkpoint that it begins with where it was opened for its model."""
     plain = load_config(args.config)
-    if names_model(plain):
-        return args.load_from
-    return newest_checkpoint(args.work_dir or default_work_dir(plain)) if args.resume == "newest" else args.resume
+    model = load_config(args.model).get("model") if args.model else None
+    source = model_checkpoint(args, plain)
+    cfg, checkpoint = load_config_for(
+        plain,
+        source,
+        args.cfg_options,
+        needed=False,
+        mixin="transfer/linear_probe.py" if args.linear_probe else None,
+        model=model,
+        whole=source is not args.load_from,
+    )
+    launch = {"launcher": args.launcher}
+    launch |= {"work_dir": args.work_dir} if args.work_dir else {}
+    launch |= {"load_from": args.load_from} if args.load_from else {}
+    if args.resume:
+        newest = args.resume == "newest"
+        launch |= {"resume": "newest"} if newest else {"resume": True, "load_from": args.resume}
+    launch |= {"optim_wrapper": amp_optim_wrapper()} if args.amp else {}
+    cfg.merge_from_dict(launch)
+    return cfg, checkpoint
 
 
 def main() -> None:
     args = parse_args()
+    for name in ("load_from", "work_dir", "resume"):  # as Runner.for_training writes them
+        if getattr(args, name):
+            setattr(args, name, home(getattr(args, name)))
     end_when_signalled()
     with one_sentence_errors():
         if args.dry_run and args.resume:
             raise ValueError("--dry-run says what a new run would do: leave out --resume")
-        mixin = "transfer/linear_probe.py" if args.linear_probe else None
-        model = load_config(args.model).get("model") if args.model else None
-        source = source_of_model(args)
-        options = {"mixin": mixin, "model": model, "whole": source is not args.load_from}
-        cfg, opened = load_config_for(args.config, source, args.cfg_options, needed=False, **options)
-        cfg.launcher = args.launcher
-        if args.work_dir:
-            cfg.work_dir = args.work_dir
-        if args.amp:
-            cfg.optim_wrapper.update(amp_optim_wrapper())
-        if args.load_from:
-            cfg.load_from = args.load_from
-        if args.resume:
-            cfg.resume = "newest" if args.resume == "newest" else True
-            cfg.load_from = cfg.get("load_from") if args.resume == "newest" else args.resume
+        cfg, checkpoint = configure(args)
         if args.dry_run:
             with tempfile.TemporaryDirectory() as folder:
                 cfg.work_dir = folder
-                Runner.for_training(cfg, opened)
+                Runner.for_training(cfg, checkpoint)
                 leave_processes()
             return
-        runner = Runner.for_training(cfg, opened)
-        del opened  # its memory
+        runner = Runner.for_training(cfg, checkpoint)
+        del checkpoint  # its memory
     with one_sentence_errors(show_traceback=True):
         runner.train()
         leave_processes()

@@ -45,7 +45,7 @@ def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None
 
 def load_config_for(
     config: str | Path | Config,
-    checkpoint: str | Path | None,
+    checkpoint: str | Path | Checkpoint | None,
     overrides: dict | None = None,
     needed: bool = True,
     **kwargs: Any,
@@ -54,14 +54,17 @@ def load_config_for(
 
     Args:
         config, overrides, kwargs: as for ``load_config``.
-        checkpoint: a file of ours or of another code base, or None.
+        checkpoint: a file of ours or of another code base, one that is open already, or None.
         needed: whether it is opened in any case, or only for its model.
 
     Raises:
         ValueError: as ``load_config``, ``open_checkpoint``, and where neither says what the model is.
     """
-    asked = bool(checkpoint) and kwargs.get("model") is None and not names_model(load_config(config))
-    opened = open_checkpoint(checkpoint) if checkpoint and (needed or asked) else None
+    config = load_config(config)
+    asked = bool(checkpoint) and kwargs.get("model") is None and not names_model(config)
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else None
+    if checkpoint and not opened and (needed or asked):
+        opened = open_checkpoint(checkpoint)
     if asked:
         kwargs["model"] = checked_model(opened)
         opened.gives_model = True

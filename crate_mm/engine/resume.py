@@ -20,8 +20,14 @@ from .sharded import ShardedOptimizer, optimizer_name
 
 
 class Start(NamedTuple):
-    """The checkpoint that a run begins with, or None, and whether it goes on from it; ``opened``, if it was opened on
-    the way, and a sentence for each damaged one that is newer."""
+    """The checkpoint that a run begins with, or None.
+
+    Attributes:
+        path: of the file.
+        resume: whether the run resumes from it.
+        opened: the checkpoint, if it was opened on the way.
+        damaged: a message for each newer checkpoint that is damaged.
+    """
 
     path: str | None
     resume: bool
@@ -43,23 +49,23 @@ def find_start(cfg: Config, work_dir: str, known: Checkpoint | None = None) -> S
     Raises:
         CheckpointError: all checkpoints of the work folder are damaged.
     """
-    wanted, resume = cfg.get("load_from"), cfg.get("resume", False)
+    load_from, resume = cfg.get("load_from"), cfg.get("resume", False)
     restarted = env_number("TORCHELASTIC_RESTART_COUNT", 0)
-    searches = resume == "newest" or (resume and not wanted) or restarted
-    told: list[Any] = [None, []]
-    opened: list[Checkpoint] = []
+    searches = resume == "newest" or (resume and not load_from) or restarted
+    answer: list[Any] = [None, []]
+    opened = {known.path: known} if known else {}
 
-    def look(path: Path) -> None:
-        opened.append(known if known and known.path == str(path) else open_checkpoint(path))
+    def open_once(path: Path) -> None:
+        if str(path) not in opened:
+            opened[str(path)] = open_checkpoint(path)
 
     if searches and is_main_process():
-        newest = newest_checkpoint(work_dir, told[1].append, put_aside=True, check=look)
-        told[0] = str(newest) if newest else None
-    broadcast_object_list(told)  # by all, also where one process was started otherwise, which is said later
-    found, damaged = told
-    if found:
-        return Start(found, True, opened[-1] if opened else None, damaged)
-    return Start(wanted, resume is True and wanted is not None, None, damaged)
+        newest = newest_checkpoint(work_dir, answer[1].append, put_aside=True, check=open_once)
+        answer[0] = str(newest) if newest else None
+    broadcast_object_list(answer)  # by all, also where one process was started otherwise, which is said later
+    newest, damaged = answer
+    path = newest or load_from
+    return Start(path, bool(newest) or (resume is True and path is not None), opened.get(path), damaged)
 
 
 def check_resumable(runner: Runner, checkpoint: Checkpoint) -> None:

@@ -60,6 +60,10 @@ class Runner(KeepingRunner):
     @classmethod
     def from_cfg(cls, cfg: Config) -> "Runner":
         init_processes(cfg.get("launcher", "none"), timeout_of(cfg))
+        return cls._from_user_config(cfg)
+
+    @classmethod
+    def _from_user_config(cls, cfg: Config) -> "Runner":
         ready = prepare(cfg)
         ready.resume = bool(ready.get("resume"))
         runner = super().from_cfg(ready)
@@ -84,8 +88,8 @@ class Runner(KeepingRunner):
         init_processes(cfg.get("launcher", "none"), timeout_of(cfg))
         hold(cfg.work_dir)
         start = find_start(cfg, cfg.work_dir, opened)
-        runner = cls.from_cfg(cfg)
-        runner.start = start._replace(opened=opened) if opened and start.path == opened.path else start
+        runner = cls._from_user_config(cfg)
+        runner.start = start
         with runner.in_process_settings():
             runner.build_for_training()
         return runner

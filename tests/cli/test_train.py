@@ -2,14 +2,20 @@
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import zipfile
+from collections import Counter
 
 import pytest
 import torch
 
+import crate_mm.config.load
+import crate_mm.engine.keeping
+import crate_mm.engine.runner
 from crate_mm.engine import newest_checkpoint, read_checkpoint
 from tests.conftest import ROOT
 
@@ -118,6 +124,66 @@ def test_linear_probe(run_tool, debug_checkpoint, tmp_path):
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["epochs"], result["finished"]) == (2, True)
     assert result["initialized_from"] == str(debug_checkpoint), "a resume is not a new start"
+
+
+MODEL_OF_THE_CHECKPOINT = """
+_base_ = ["{configs}/_base_/datasets/digits.py", "{configs}/_base_/schedules/small_adamw.py",
+          "{configs}/_base_/default_runtime.py"]
+model = dict(head=dict(num_classes=10, pool="mean"))
+global_batch_size = 449
+train_cfg = dict(max_epochs=1)
+"""
+
+
+@pytest.fixture
+def reads(monkeypatch, tmp_path):
+    """Count what the tools, which are forked, read and start: a counter of (what, name of the file)."""
+    log = tmp_path / "reads.log"
+
+    def note(*entry):
+        with log.open("a") as file:
+            file.write(json.dumps([str(part) for part in entry]) + "\n")
+
+    def noted(owner, name, entry):
+        function = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **kwargs: (note(*entry(*args)), function(*args, **kwargs))[1])
+
+    noted(torch, "load", lambda file: ("load", file))
+    noted(zipfile.ZipFile, "testzip", lambda archive: ("sums", os.readlink(f"/proc/self/fd/{archive.fp.fileno()}")))
+    noted(crate_mm.config.load, "_load_file", lambda path: ("config", path))
+    noted(crate_mm.engine.runner, "init_processes", lambda *_: ("processes", ""))
+    noted(crate_mm.engine.keeping, "dump", lambda cfg, path: ("dump", path))
+
+    def counts() -> Counter:
+        entries = [tuple(json.loads(line)) for line in log.read_text().splitlines()]
+        log.unlink()
+        return Counter(entries)
+
+    return counts
+
+
+@pytest.mark.parametrize("names_model", [True, False])
+def test_each_file_is_read_once(run_tool, debug_checkpoint, reads, tmp_path, names_model):
+    """The checkpoint to start or resume from and the config, whether or not the checkpoint says the model."""
+    config, run = tmp_path / "own.py", tmp_path / "run"
+    config.write_text(
+        f"_base_ = {str(ROOT / 'configs' / 'debug.py')!r}\ntrain_cfg = dict(max_epochs=1)\n"
+        if names_model
+        else MODEL_OF_THE_CHECKPOINT.format(configs=ROOT / "configs")
+    )
+    written = {("config", str(config)): 1, ("processes", ""): 1, ("dump", str(run / "own.py")): 1}
+    done = run_tool("train", config, "--work-dir", run, "--load-from", debug_checkpoint)
+    assert done.code == 0, done.output
+    found = reads()
+    once = {(what, str(debug_checkpoint)): 1 for what in ("load", "sums")} | written
+    assert {key: found[key] for key in once} == once
+    newest = str(run / "epoch_1.pth")
+    done = run_tool("train", config, "--work-dir", run, "--resume", "--cfg-options", "train_cfg.max_epochs=2")
+    assert done.code == 0, done.output
+    found = reads()
+    once = {(what, newest): 1 for what in ("load", "sums")} | written
+    assert {key: found[key] for key in once} == once
+    assert str(debug_checkpoint) not in {file for _, file in found}
 
 
 def test_a_probe_of_nothing_is_warned_of(run_tool, tmp_path):
