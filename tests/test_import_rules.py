@@ -27,7 +27,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"hub"},
-    {"api", "timm"},
+    {"api", "timm", "testing"},
     {"predictor", "features"},
     {"preparation"},
     {"by_name", "model_card"},
