@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from crate_mm.checkpoints import newest_checkpoint
 from crate_mm.datasets import Digits
 from crate_mm.engine import Runner, load_config, read_checkpoint
 from crate_mm.registry import DATASETS
@@ -74,7 +75,7 @@ SGD = dict(optim_wrapper__optimizer__type="SGD", optim_wrapper__optimizer__lr=0.
 
 def _rank(rank: int, world_size: int, port: int, work_dir: Path, options: dict) -> None:
     os.environ.update(by_pytorch(rank, world_size, port))
-    run(work_dir, launcher="pytorch", **SGD, **options)
+    run(work_dir, launcher="pytorch", **{**SGD, **options})
 
 
 def train_on_processes(world_size: int, work_dir: Path, **options) -> dict:
@@ -91,7 +92,7 @@ def train_on_processes(world_size: int, work_dir: Path, **options) -> dict:
         process.kill()  # nothing, to one that has ended
         process.join()
         assert process.exitcode == 0
-    return read_checkpoint(work_dir / "epoch_1.pth")
+    return read_checkpoint(newest_checkpoint(work_dir))
 
 
 def _answer(rank: int, world_size: int, port: int, act: Callable, results) -> None:

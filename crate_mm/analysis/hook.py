@@ -67,6 +67,10 @@ class WhiteBoxHook(Hook):
         if due and is_main_process():
             self.measure(runner, epoch)
 
+    def after_train(self, runner: Runner) -> None:
+        if runner.iter % len(runner.train_dataloader) and is_main_process():  # the last epoch was cut
+            self.measure(runner, runner.epoch)
+
     def measure(self, runner: Runner, epoch: int) -> None:
         """Measure now, and pass the figures on."""
         model = task_of(runner.model)

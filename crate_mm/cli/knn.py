@@ -23,6 +23,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="config file, or the name of one that comes with the package")
     parser.add_argument("checkpoint", help="checkpoint whose backbone is used, of this or of another task")
     parser.add_argument("--k", type=positive, default=20, help="how many neighbours vote (default: 20)")
+    parser.add_argument(
+        "--temperature", type=float, help="T: a neighbor of similarity s counts exp(s / T) (default: 1)"
+    )
     parser.add_argument("--work-dir", help="folder for result.json (default: work_dirs/<config name>/knn)")
     add_cfg_options(parser)
     return parser.parse_args()
@@ -54,14 +57,16 @@ def main() -> None:
         start = time.perf_counter()
         train, train_labels, _ = extract_features(model, train_loader)
         test, test_labels, _ = extract_features(model, test_loader)
-        guesses = knn_predict(train, train_labels, test, args.k)
+        guesses = knn_predict(train, train_labels, test, args.k, temperature=args.temperature)
         top1 = 100 * (guesses == test_labels).double().mean().item()
         described = describe_run(cfg, opened.meta.get("seed"), args.checkpoint, origin=origin_of(opened))
+        weighting = {} if args.temperature is None else {"temperature": args.temperature}
         result = {
             **described,
-            "recipe": {**described["recipe"], "k": args.k},
+            "recipe": {**described["recipe"], "k": args.k, **weighting},
             "kind": "k-NN",
             "k": args.k,
+            **weighting,
             "headline": {"metric": "top1", "rule": "greater"},
             "last": {"top1": top1, "num_samples": len(test)},
             "wall_time_s": round(time.perf_counter() - start, 1),

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from ..api import default_class_names
-from ..config import default_work_dir
+from ..config import default_work_dir, fill_banks
 from ..datasets.base import dataset_of
 from ..engine import Runner, RunStoppedError, amp_dtype
 from ..engine.features import load_config_for
@@ -51,6 +51,7 @@ def main() -> None:
         cfg.work_dir = args.work_dir or str(Path(cfg.get("work_dir") or default_work_dir(cfg)) / "test")
         cfg.resume, cfg.load_from = False, args.checkpoint
         change_data(cfg, args)
+        fill_banks(cfg)
         described = cfg.copy()
         # Training's parts are not built: a machine that only tests need not have the training data.
         for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "ema_momentum"):

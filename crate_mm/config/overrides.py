@@ -54,6 +54,7 @@ _EXTRA = {
         "max_skipped_steps",
         "decide_on_device",
     ],
+    "train_cfg": ["max_steps"],
     "param_scheduler": ["convert_to_iter_based", "by_epoch", "begin", "end"],
     **{name: ["dataset", "num_batch_per_epoch"] for name in _LOADERS},
 }

@@ -39,8 +39,8 @@ def prepare(cfg: Config, world_size: int | None = None, with_model: bool = True)
 
     Settings get their defaults and guards become hooks. The batch of each device and its micro-batches follow from
     ``global_batch_size``, ``max_batch_per_device`` and the number of processes; ``data_root`` goes to every dataset
-    that takes a ``root``; loaders get the collate function and the worker set-up that our batches need, and at most
-    the cores' number of workers; ``ema_momentum`` becomes a hook.
+    that takes a ``root``; k-NN metrics get a bank; loaders get the collate function and the worker set-up that our
+    batches need, and at most the cores' number of workers; ``ema_momentum`` becomes a hook.
 
     Args:
         cfg: the config.
@@ -67,9 +67,13 @@ def prepare(cfg: Config, world_size: int | None = None, with_model: bool = True)
     own = {name for name, hook in (cfg.get("default_hooks") or {}).items() if hook is None} - MMENGINE_HOOKS
     for name in own:
         del cfg.default_hooks[name]
+    fill_banks(cfg)
     for name in LOADERS:
         if cfg.get(name):
             _prepare_loader(name, cfg[name], cfg.data_root)
+    for metric in _knn_metrics(cfg, "val") + _knn_metrics(cfg, "test"):
+        if isinstance(metric.get("bank"), dict):
+            _fill_root(metric["bank"], cfg.data_root)
     if cfg.get("train_dataloader"):
         _prepare_training(cfg, world_size or get_world_size(), 0 if world_size else get_rank())
     return cfg
@@ -89,10 +93,33 @@ def _prepare_loader(name: str, loader: dict, data_root: str | None) -> None:
         loader["persistent_workers"] = False
         loader.pop("prefetch_factor", None)
     loader["pin_memory"] = loader.get("pin_memory", False) and torch.cuda.is_available()
+    _fill_root(dataset, data_root)
+
+
+def _fill_root(dataset: dict, data_root: str | None) -> None:
     for part in (dataset, dataset.get("source")):
         takes_root = isinstance(part, dict) and "root" in inspect.signature(DATASETS.get(part["type"])).parameters
         if takes_root:
             part.setdefault("root", data_root)
+
+
+def fill_banks(cfg: Config) -> None:
+    """Give the k-NN metrics of a config a bank, in place: the training data with the transforms of the evaluation."""
+    train = (cfg.get("train_dataloader") or {}).get("dataset")
+    for split in ("val", "test"):
+        loader = cfg.get(f"{split}_dataloader") or {}
+        dataset = loader.get("dataset") or {}
+        for metric in _knn_metrics(cfg, split) if train and dataset else ():
+            both = "source" in train and "source" in dataset
+            metric.setdefault("bank", copy.deepcopy({**dataset, "source": train["source"]} if both else train))
+            metric.setdefault("batch_size", loader.get("batch_size", 64))
+            metric.setdefault("num_workers", min(loader.get("num_workers", 0), share_of_cores()))
+
+
+def _knn_metrics(cfg: Config, split: str) -> list[dict]:
+    metrics = cfg.get(f"{split}_evaluator") or []
+    metrics = [metrics] if isinstance(metrics, dict) else metrics
+    return [m for m in metrics if isinstance(m, dict) and str(m.get("type")).rpartition(".")[2] == "KNNMetric"]
 
 
 def share_of_cores() -> int:
@@ -129,6 +156,13 @@ def _prepare_training(cfg: Config, world_size: int, rank: int) -> None:
             f"does not; with it, set {nearest_even(plan.global_batch_size, world_size)}"
         )
     cfg.train_cfg.setdefault("type", "TrainLoop")
+    epochs, steps = cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_steps")
+    if epochs is not None and steps is not None:
+        raise ValueError(
+            f"train_cfg has max_epochs={epochs} and max_steps={steps}: set max_epochs=None, or leave one out"
+        )
+    if epochs is None and steps is None and cfg.train_cfg.type == "TrainLoop":
+        raise ValueError("train_cfg does not give the length of the run: set max_epochs or max_steps")
     cfg.train_cfg.micro_batches = plan.micro_batches
     cfg.optim_wrapper.accumulative_counts = plan.micro_batches
     schedules = cfg.get("param_scheduler") or []
@@ -137,5 +171,12 @@ def _prepare_training(cfg: Config, world_size: int, rank: int) -> None:
             raise ValueError(f"param_scheduler must be a dict(type=...), a list of such or None, got {schedule!r}")
         if schedule.get("type") == "WarmupCosineLR":
             schedule.convert_to_iter_based = True  # it is given in epochs and goes by iterations
+            if steps is not None and schedule.get("end") is None:
+                schedule.setdefault("end_step", steps)
+        elif steps is not None and schedule.get("convert_to_iter_based") and schedule.get("end") is None:
+            raise ValueError(
+                f"param_scheduler {schedule.get('type')} would not end with train_cfg.max_steps={steps}: give its end "
+                "in epochs, or by_epoch=False and all of it in steps"
+            )
     if cfg.ema_momentum is not None:
         cfg.custom_hooks = [*cfg.custom_hooks, {"type": "EMAHook", "momentum": cfg.ema_momentum}]

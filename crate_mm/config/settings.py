@@ -161,7 +161,14 @@ SETTINGS = (
         lambda value: isinstance(value, dict),
         "what keeps the promises of crate_mm/engine/README.md; None switches a guard off",
     ),
-    Setting("train_cfg.max_epochs", ..., "a whole number of at least 1", _whole(1), "length of the run"),
+    Setting(
+        "train_cfg.max_epochs",
+        ...,
+        "a whole number of at least 1",
+        lambda value: value is None or _whole(1)(value),  # None beside max_steps
+        "length of the run, in epochs",
+    ),
+    Setting("train_cfg.max_steps", ..., "a whole number of at least 1", _whole(1), "length of the run, in steps"),
     Setting("train_cfg.val_interval", ..., "a whole number of at least 1", _whole(1), "epochs between validations"),
     Setting("optim_wrapper.optimizer.lr", ..., "a number above 0", _positive, "the learning rate after the warm-up"),
     Setting(
@@ -182,7 +189,11 @@ SETTINGS = (
 
 
 # Of which kind the values of some keys are that no signature tells.
-KINDS = {"data_root": {str, type(None)}}
+KINDS = {
+    "data_root": {str, type(None)},
+    "train_cfg.max_epochs": {int, type(None)},
+    "train_cfg.max_steps": {int},
+}
 
 
 class Guard(NamedTuple):

@@ -8,14 +8,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..checkpoints import Checkpoint, CheckpointError
 from ..datasets.base import dataset_of
+from ..models.tasks.base import Task
 from ..untrusted import shown
 from .results import as_data, describe_recipe
 
 
-def give_dataset(evaluator: Evaluator, dataset: Dataset) -> None:
-    """Set each metric's ``dataset``: a metric may need file names, say."""
+def prepare_metrics(evaluator: Evaluator, dataset: Dataset, task: Task) -> None:
+    """Give the dataset (for file names) and the task (for features) to the metrics with an attribute of that name."""
     for metric in evaluator.metrics:
-        metric.dataset = dataset
+        for name, value in (("dataset", dataset), ("task", task)):
+            if hasattr(metric, name):
+                setattr(metric, name, value)
 
 
 def class_names(loader: DataLoader) -> list[str] | None:
@@ -52,7 +55,7 @@ def say_other_recipe(runner: Runner, checkpoint: Checkpoint) -> None:
     stored, own = checkpoint.meta.get("recipe") or {}, describe_recipe(runner.cfg)
     changed = [
         f"{key}={shown(repr(was), 60)}, now {shown(repr(now), 60)}"
-        for part in stored.keys() & own.keys() - {"max_epochs"}
+        for part in stored.keys() & own.keys() - {"max_epochs", "max_steps"}
         for key, was, now in _differences(stored[part], own[part], part)
     ]
     if changed:

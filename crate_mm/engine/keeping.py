@@ -128,11 +128,11 @@ class KeepingRunner(RunnerState):
         for group, wanted in zip(self.optim_wrapper.param_groups, configured):
             group.update({key: wanted[key] for key in settings & wanted.keys()})
         self.seed_sampler()  # where the config has no seed, it is the checkpoint's now
-        if self.epoch >= self.max_epochs:
-            self.logger.warning(
-                f"nothing is left to train: {filename} is of epoch {self.epoch}, "
-                f"train_cfg.max_epochs is {self.max_epochs}"
-            )
+        if self.iter >= self.max_iters:
+            steps = self.cfg.train_cfg.get("max_steps")
+            reached = f"step {self.iter}" if steps else f"epoch {self.epoch}"
+            length = f"max_steps is {steps}" if steps else f"max_epochs is {self.max_epochs}"
+            self.logger.warning(f"nothing is left to train: {filename} is of {reached}, train_cfg.{length}")
 
     def seed_sampler(self) -> None:
         """Let the order of the samples follow from the seed that checkpoints keep, unless the config gives another.

@@ -17,6 +17,7 @@ from mmengine.dist import all_reduce, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.visualization import BaseVisBackend
+from torch.utils.data import DataLoader
 
 from ..files import is_utf8
 from ..log import print_log
@@ -159,6 +160,14 @@ class LoggerHook(mmengine.hooks.LoggerHook):
     checkpoints carry the number of theirs as ``launch`` in the message hub: their order depends on no clock.
     """
 
+    _at_last_step = False
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        self._at_last_step = runner.iter + 1 == runner.max_iters
+
+    def end_of_epoch(self, dataloader: DataLoader, batch_idx: int) -> bool:
+        return self._at_last_step or super().end_of_epoch(dataloader, batch_idx)
+
     def before_train(self, runner: Runner) -> None:
         if not is_main_process():  # which alone writes logs and checkpoints
             return
@@ -229,7 +238,8 @@ class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
         loggers = [hook for hook in runner.hooks if isinstance(hook, mmengine.hooks.LoggerHook)]
         logged = any(self.every_n_inner_iters(batch_idx, hook.interval) for hook in loggers)
         at_hand = get_world_size() == 1 and not any(value.is_cuda for value in outputs.values())
-        if at_hand or logged or self.end_of_epoch(runner.train_dataloader, batch_idx):
+        ends = self.end_of_epoch(runner.train_dataloader, batch_idx) or runner.iter + 1 == runner.max_iters
+        if at_hand or logged or ends:
             self.fetch(runner)
 
     def fetch(self, runner: Runner) -> None:

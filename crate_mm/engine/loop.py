@@ -1,5 +1,7 @@
 """The training loop: one iteration is one optimisation step."""
 
+import math
+
 import torch
 from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
@@ -31,13 +33,28 @@ class TrainLoop(EpochBasedTrainLoop):
     of all processes in ``agreed``, by rank, after it. A hook that sets ``stopping`` to an exception, on all processes
     alike, ends the run after the step, and lets other hooks save it first.
 
+    A run of ``max_steps`` ends after that step, within an epoch if need be. Such an epoch is not completed: its hooks
+    ``after_train_epoch`` are not called, and the last checkpoint is one from within it, from which a longer run can go
+    on. It is counted for the last validation.
+
     Args:
         runner, dataloader, kwargs: as for MMEngine's ``EpochBasedTrainLoop``.
         micro_batches: into how many parts a device's batch is split.
+        max_epochs, max_steps: length of the run, one of them.
     """
 
-    def __init__(self, runner, dataloader, micro_batches: int = 1, **kwargs) -> None:
-        super().__init__(runner, dataloader, **kwargs)
+    def __init__(
+        self,
+        runner,
+        dataloader,
+        micro_batches: int = 1,
+        max_epochs: int | None = None,
+        max_steps: int | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(runner, dataloader, max_epochs or 1, **kwargs)
+        if max_steps is not None:
+            self._max_epochs, self._max_iters = math.ceil(max_steps / len(self.dataloader)), max_steps
         self.micro_batches = micro_batches
         self.task = task_of(runner.model)
         self.counts_samples = type(self.task).count is Task.count  # else the processes exchange their counts
@@ -54,10 +71,12 @@ class TrainLoop(EpochBasedTrainLoop):
         self.signals = Signals()
 
     def run(self) -> torch.nn.Module:
-        """Train to the last epoch, from where the run is."""
+        """Train to the last step, from where the run is."""
         try:
             with self.signals, notice_hanging(self.timeout):
                 self.runner.call_hook("before_train")
+                if self._iter >= self._max_iters:  # resumed where nothing is left to train, perhaps within an epoch
+                    self._epoch = max(self._epoch, self._max_epochs)
                 self._validate_if_due()  # the run may have been stopped between an epoch and its validation
                 while self._epoch < self._max_epochs and not self.stop_training:
                     self.run_epoch()
@@ -74,20 +93,21 @@ class TrainLoop(EpochBasedTrainLoop):
         self._decide_current_val_interval()
         due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
         begin = min(max(self.val_begin, 1), self._max_epochs)  # the last epoch is validated in any case
-        if self.runner.val_loop is None or self._epoch < begin or not due or self._first_step():
+        if self.runner.val_loop is None or self._epoch < begin or not due or self._first_step() > 0:
             return
-        hub = self.runner.message_hub
-        if hub.runtime_info.get("epoch_validated") != self._epoch:
-            hub.update_info("epoch_validated", self._epoch)
+        hub, cut = self.runner.message_hub, self._first_step() < 0
+        if cut or hub.runtime_info.get("epoch_validated") != self._epoch:
+            if not cut:  # else a longer run, which completes the epoch, would not validate it
+                hub.update_info("epoch_validated", self._epoch)
             with self.runner.in_val_dtype():
                 self.runner.val_loop.run()
 
     def _first_step(self) -> int:
-        """How many steps of this epoch have been taken already, before a resume."""
+        """Return how many steps of this epoch were taken before a resume; below 0 behind an epoch that was cut."""
         return self._iter - self._epoch * len(self.dataloader)
 
     def run_epoch(self) -> None:
-        """Train for an epoch, or for what a resumed run has left of it, without reading what it has had."""
+        """Train for an epoch, or for the rest of it after a resume, without reading its earlier batches."""
         first = self._first_step()
         if first:
             self.dataloader.sampler.start = first
@@ -101,10 +121,14 @@ class TrainLoop(EpochBasedTrainLoop):
         if self.stopping:
             self._stop()
         for step, batch in enumerate(batches, first):
-            self.run_iter(step, batch, batches.error)
+            last = self._iter + 1 == self._max_iters
+            self.run_iter(step, batch, None if last else batches.error)
+            if last:
+                break
         if first:
             self.dataloader.sampler.start = 0
-        self.runner.call_hook("after_train_epoch")
+        if self._iter == (self._epoch + 1) * len(self.dataloader):
+            self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
     def run_iter(self, idx: int, data_batch: dict[str, Tensor], error: Exception | None = None) -> None:

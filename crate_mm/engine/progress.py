@@ -57,7 +57,7 @@ class ProgressLine(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         done = runner.iter - runner.epoch * len(runner.train_dataloader)  # above 0 after a resume
-        self._begin(runner, f"epoch {runner.epoch + 1}/{runner.max_epochs}", len(runner.train_dataloader), done)
+        self._begin(runner, f"epoch {runner.epoch + 1}/{runner.max_epochs}", self._steps(runner), done)
         if runner.cfg.get("compile_blocks") and not done and runner.iter == 0:
             runner.logger.info("the first step compiles the model, which takes from some seconds to minutes")
 
@@ -70,7 +70,7 @@ class ProgressLine(Hook):
     # Steps ----------------------------------------------------------------------------------------------------------
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self._advance(runner, batch_idx + 1, len(runner.train_dataloader), runner.cfg.get("global_batch_size"))
+        self._advance(runner, batch_idx + 1, self._steps(runner), runner.cfg.get("global_batch_size"))
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None) -> None:
         self._advance(runner, batch_idx + 1, len(runner.val_dataloader))
@@ -98,6 +98,12 @@ class ProgressLine(Hook):
         for handler, stream in self._streams:
             handler.setStream(stream)
         self._streams = []
+
+    @staticmethod
+    def _steps(runner: Runner) -> int:
+        """Return the number of steps of this epoch, in which a run of ``max_steps`` may end."""
+        steps = len(runner.train_dataloader)
+        return min(steps, runner.max_iters - runner.epoch * steps)
 
     def _begin(self, runner: Runner, what: str, total: int, done: int = 0) -> None:
         if not is_main_process():

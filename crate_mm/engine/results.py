@@ -92,7 +92,9 @@ class ResultFile(Hook):
                 "launch": info.get("launch"),
                 "epochs": runner.epoch,
                 "max_epochs": runner.max_epochs,
-                "finished": runner.epoch >= runner.max_epochs,
+                "steps": runner.iter,
+                "max_steps": runner.max_iters,
+                "finished": runner.iter >= runner.max_iters,
                 "headline": {"metric": metric, "rule": rule},
                 "last": last,
                 "best": best,
@@ -218,7 +220,9 @@ def describe_recipe(cfg: Config) -> dict:
     """All that makes runs of a model on a dataset different, but their seeds and where they ran."""
     parts = {key: cfg.get(key) for key in ("model", "optim_wrapper", "param_scheduler", "global_batch_size")}
     parts["auto_scale_lr"] = cfg.get("auto_scale_lr")
-    parts |= {"ema_momentum": cfg.get("ema_momentum"), "max_epochs": (cfg.get("train_cfg") or {}).get("max_epochs")}
+    length = cfg.get("train_cfg") or {}
+    parts |= {"ema_momentum": cfg.get("ema_momentum"), "max_epochs": length.get("max_epochs")}
+    parts |= {"max_steps": length.max_steps} if length.get("max_steps") else {}
     others = ("residual_dtype", "val_dtype", "tf32", "ddp", "transfer_from")
     parts |= {key: cfg.get(key) for key in others if cfg.get(key)}
     data = (cfg.get("train_dataloader") or {}).get("dataset") or {}

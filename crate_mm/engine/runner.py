@@ -24,7 +24,7 @@ from ..models.tasks.base import freeze_untrained, task_of
 from ..private_torch import end_workers
 from ..registry import RUNNERS
 from .blocks import prepare_blocks
-from .classes import check_same_classes, class_names, give_dataset
+from .classes import check_same_classes, class_names, prepare_metrics
 from .keeping import KeepingRunner
 from .logs import no_noise
 from .micro_batches import check_weights, probe, splits_alike
@@ -239,7 +239,7 @@ class Runner(KeepingRunner):
         """Build the validation loop; raise ``ValueError`` if it does not build or the data is not what is wanted."""
         self.build_loop("val")
         self.task.check_data(self.val_dataloader.dataset, "val")
-        give_dataset(self.val_evaluator, self.val_dataloader.dataset)
+        prepare_metrics(self.val_evaluator, self.val_dataloader.dataset, self.task)
 
     def build_for_testing(self, opened: Checkpoint | None = None) -> None:
         """Build the test loop, for the checkpoint that ``load_from`` names, if it is open already.
@@ -253,7 +253,7 @@ class Runner(KeepingRunner):
             check_same_classes(opened.path, opened.class_names, "test data", class_names(self.test_dataloader))
         self.task.check_data(self.test_dataloader.dataset, "test")
         check_same_run(self, test=self.test_dataloader)
-        give_dataset(self.test_evaluator, self.test_dataloader.dataset)
+        prepare_metrics(self.test_evaluator, self.test_dataloader.dataset, self.task)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         recompute = self.cfg.get("activation_checkpointing")
@@ -350,7 +350,7 @@ class Runner(KeepingRunner):
             precision = f"; trained in {training_dtype(self.cfg.optim_wrapper)}, validated in {self.val_dtype}"
         return (
             f"effective batch {self.plan} images of {len(loader.dataset)}; {len(loader)} steps an epoch, "
-            f"{self.max_epochs} epochs, {self.max_iters} steps; "
+            f"{self.max_iters / len(loader):.6g} epochs, {self.max_iters} steps; "
             f"{optimizer_name(self.optim_wrapper.optimizer)}, learning rate {rate:g}{scaled}{warmup}{precision}"
         )
 

@@ -40,7 +40,7 @@ class CheckpointHook(Hook):
         every_iters: the same in iterations, or None.
         save_best: the metric, or several, whose best epoch is kept as well; 'auto' for the task's headline.
         rule: 'greater' or 'less', for ``save_best`` by a metric that is not known here.
-        save_last: write the last epoch's, whatever the interval.
+        save_last: write the last epoch's, whatever the interval; of a run that ends within an epoch, the last step's.
         save_begin: the epoch from which on they are written.
         save_optimizer, save_param_scheduler: what a resume needs.
         background: let training go on while a file is written, which takes as much memory as the file has bytes. The
@@ -124,8 +124,12 @@ class CheckpointHook(Hook):
         if not isinstance(loop, TrainLoop):
             return  # whose processes do not agree within an epoch
         signal, due = max(loop.agreed["signal"]), max(loop.agreed["save"])
-        if signal or due or loop.stopping:
-            self.save_within(runner, runner.iter + 1, last=bool(signal or loop.stopping))
+        step = runner.iter + 1
+        ends = self.save_last and step == runner.max_iters and step % len(runner.train_dataloader)  # within an epoch
+        if signal or due or loop.stopping or ends:
+            self.save_within(runner, step, last=bool(signal or loop.stopping or ends))
+        if ends:
+            self.saved_epoch = runner.epoch + 1
         if signal or loop.stopping:
             runner.finish_checkpoint()  # before the other processes end
         if signal and not loop.stopping:
@@ -163,7 +167,9 @@ class CheckpointHook(Hook):
         if self._in_trouble(runner):
             return
         better = [best for best in self.best if best.see(runner, metrics[best.metric])]
-        if better:  # what a resume goes on from must know of it
+        if better and runner.iter % len(runner.train_dataloader):  # the run has ended within an epoch
+            self.save_within(runner, runner.iter, last=True, epoch=runner.epoch - 1)
+        elif better:  # what a resume goes on from must know of it
             self.save_epoch(runner, runner.epoch, runner.iter)
 
     @staticmethod
@@ -174,16 +180,19 @@ class CheckpointHook(Hook):
 
     # What ---------------------------------------------------------------------------------------------------------
 
-    def save_within(self, runner: Runner, step: int, last: bool = False) -> None:
+    def save_within(self, runner: Runner, step: int, last: bool = False, epoch: int | None = None) -> None:
         """Write a checkpoint of so many steps, from where a sampler can go on; all processes call it.
 
         Args:
             runner: of the run.
             step: how many steps it has taken.
             last: no other one will come.
+            epoch: number of epochs before the one that the step is of; the run's if not given.
         """
-        if isinstance(runner.train_dataloader.sampler, ResumableSampler):
-            self._save(runner, f"epoch_{runner.epoch}_iter_{step}.pth", {"epoch": runner.epoch, "iter": step}, last)
+        epoch = runner.epoch if epoch is None else epoch
+        cut = step == runner.max_iters and step % len(runner.train_dataloader)  # it is the last one of the run
+        if isinstance(runner.train_dataloader.sampler, ResumableSampler) or cut:
+            self._save(runner, f"epoch_{epoch}_iter_{step}.pth", {"epoch": epoch, "iter": step}, last)
 
     def save_epoch(self, runner: Runner, epoch: int, step: int) -> None:
         """Write the checkpoint of a whole epoch."""

@@ -28,6 +28,7 @@ class WarmupCosineLR(ParamScheduler):
         start_factor: the first iteration's share of ``lr``.
         max_warmup: the largest fraction of the run that may be warm-up.
         end_factor: the share of ``lr`` that the cosine ends at; 0.01 for a recipe from 1e-3 to 1e-5.
+        end_step: T in steps, in place of ``end``; the run's ``max_steps``, where it has such and ``end`` is not given.
 
     Raises:
         ValueError: a warm-up below 0, no end above 0, or an ``end_factor`` outside of 0..1.
@@ -54,12 +55,19 @@ class WarmupCosineLR(ParamScheduler):
 
     @classmethod
     def build_iter_from_epoch(
-        cls, *args, warmup: float, end: int, epoch_length: int, by_epoch: bool = True, **kwargs
+        cls,
+        *args,
+        warmup: float,
+        end: int,
+        epoch_length: int,
+        by_epoch: bool = True,
+        end_step: int | None = None,
+        **kwargs,
     ) -> "WarmupCosineLR":
         """Build from epochs: MMEngine's hook for ``convert_to_iter_based=True``."""
         if not by_epoch:
             raise ValueError("WarmupCosineLR is given in epochs: leave out by_epoch")
-        return cls(*args, warmup=warmup * epoch_length, end=end * epoch_length, **kwargs)
+        return cls(*args, warmup=warmup * epoch_length, end=end_step or end * epoch_length, **kwargs)
 
     def factor(self, step: int) -> float:
         """The share of the optimizer's own rate at iteration ``step``."""

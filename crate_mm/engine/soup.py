@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoints import Checkpoint, build_described
 from ..checkpoints.fit import fit
+from ..config import fill_banks
 from ..registry import FUNCTIONS
 from .runner import Runner
 from .samples import Samples
@@ -30,6 +31,7 @@ def validating(cfg: Config) -> Iterator["Validation"]:
     cfg = cfg.copy()
     if not cfg.get("val_dataloader") or not cfg.get("val_evaluator"):
         raise ValueError("the config has no val_dataloader and val_evaluator, by which checkpoints could be chosen")
+    fill_banks(cfg)
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "ema_momentum", "visualizer"):
         cfg[key] = None
     cfg.update(test_dataloader=None, test_cfg=None, test_evaluator=None, val_cfg=cfg.get("val_cfg") or {})

@@ -1,4 +1,4 @@
-from .knn import extract_features, knn_predict
+from .knn import KNNMetric, extract_features, knn_predict
 from .metrics import ClassificationMetric, confusion_matrix, per_class_accuracy
 from .real import ImageNetReaL
 from .reconstruction import ReconstructionLoss

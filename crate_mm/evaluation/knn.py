@@ -1,10 +1,16 @@
 """k nearest neighbours on a backbone's features. Shapes: n training and m test images, d dimensions."""
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import get_dist_info
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from ..registry import DATASETS, FUNCTIONS, METRICS
+from .metrics import SampleMetric, gather
 
 
 @torch.inference_mode()
@@ -29,9 +35,14 @@ def extract_features(model: nn.Module, batches: Iterable[dict]) -> tuple[Tensor,
 
 @torch.inference_mode()
 def knn_predict(
-    train_features: Tensor, train_labels: Tensor, test_features: Tensor, k: int = 20, chunk: int = 1024
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    k: int = 20,
+    chunk: int = 1024,
+    temperature: float | None = None,
 ) -> Tensor:
-    """Classify by the majority of the k training images with the largest cosine similarity; of equals, the smallest.
+    """Classify by the votes of the k training images with the largest cosine similarity; of equals, the smallest class.
 
     Args:
         train_features: ``(n, d)``.
@@ -39,23 +50,115 @@ def knn_predict(
         test_features: ``(m, d)``.
         k: how many neighbours vote.
         chunk: how many test images are compared at once; memory is ``chunk * n`` numbers.
+        temperature: T, above 0. A neighbor of similarity s counts ``exp(s / T)`` (Wu et al., CVPR 2018), or 1.
 
     Returns:
         The predicted labels ``(m,)``.
 
     Raises:
-        ValueError: ``k`` is not between 1 and n.
+        ValueError: ``k`` is not between 1 and n, or the temperature is not above 0.
     """
-    if not 1 <= k <= len(train_features):
-        raise ValueError(f"k must be between 1 and the {len(train_features)} training images, got {k}")
+    check_vote(k, temperature, len(train_features))
     train = F.normalize(train_features, dim=1)
     num_classes = int(train_labels.max()) + 1
     predictions = []
     for part in F.normalize(test_features, dim=1).split(chunk):
-        neighbours = (part @ train.T).topk(k, dim=1).indices
-        votes = F.one_hot(train_labels[neighbours], num_classes).sum(dim=1)
-        predictions.append(votes.argmax(dim=1))
+        similarities, neighbours = (part @ train.T).topk(k, dim=1)
+        votes = F.one_hot(train_labels[neighbours], num_classes)
+        if temperature is not None:
+            votes = votes * (similarities / temperature).softmax(dim=1)[..., None]
+        predictions.append(votes.sum(dim=1).argmax(dim=1))
     return torch.cat(predictions)
+
+
+def check_vote(k: int, temperature: float | None, count: int) -> None:
+    """Raise ``ValueError`` unless k of ``count`` training images can vote, with weights by a temperature."""
+    if not 1 <= k <= count:
+        raise ValueError(f"k must be between 1 and the {count} training images, got {k}")
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"temperature must be a number above 0, or None, got {temperature!r}")
+
+
+@METRICS.register_module()
+class KNNMetric(SampleMetric):
+    """Top-1 accuracy in % of the k nearest neighbors in a task's features, among a bank of training samples.
+
+    The features of the bank are computed at each evaluation, with the weights that are evaluated. They are the same on
+    any number of processes: the batches of the bank are, and the processes share them out.
+
+    Args:
+        bank: dataset whose samples have ``labels`` and ``sample_idx``, or its config. ``prepare`` fills in the training
+            data with the transforms of the evaluation.
+        k, temperature: as for ``knn_predict``.
+        batch_size, num_workers: of the loader of the bank; those of the evaluation, in a prepared config.
+
+    Raises:
+        ValueError: there is no bank, or as ``knn_predict``.
+    """
+
+    default_prefix = "eval"
+    rules: ClassVar[dict[str, str]] = {"knn_top1": "greater"}
+
+    def __init__(
+        self,
+        bank: dict | Dataset | None = None,
+        k: int = 20,
+        temperature: float | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if bank is None:
+            raise ValueError(
+                "KNNMetric has no training samples to compare with: the config has no train_dataloader; give "
+                "bank=dict(type='ClassificationDataset', source=...)"
+            )
+        self.bank = DATASETS.build(bank) if isinstance(bank, dict) else bank
+        check_vote(k, temperature, len(self.bank))
+        self.k, self.temperature, self.batch_size, self.num_workers = k, temperature, batch_size, num_workers
+        self.task: nn.Module | None = None  # the Runner sets it
+
+    def process(self, data_batch: dict, data_samples: list) -> None:
+        """Keep a row a sample of ``{label (B,), features (B, d), sample_idx (B,)}``, on the CPU."""
+        keys = ("features", "label", "sample_idx")
+        self.results.append(dict(zip(keys, extract_features(self.task, [data_batch]))))
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Compute the features of the bank, gather all rows in the first process, and compute the metric there."""
+        gathered = gather(self._share_of_bank())
+        if gathered is not None:
+            parts = [part for part in gathered if part]
+            rows = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+            known = rows["label"] >= 0
+            order = rows["sample_idx"][known].argsort(stable=True)  # so that ties do not depend on the processes
+            self.known = rows["features"][known][order], rows["label"][known][order]
+        metrics = super().evaluate(size)
+        self.known = None
+        return metrics
+
+    def _share_of_bank(self) -> dict[str, Tensor]:
+        """Return this process's rows of the bank; without any if there are more processes than batches."""
+        rank, world_size = get_dist_info()
+        batches = torch.arange(len(self.bank)).split(self.batch_size)[rank::world_size]
+        if not batches:
+            return {}
+        loader = DataLoader(
+            self.bank,
+            batch_sampler=[batch.tolist() for batch in batches],
+            num_workers=self.num_workers,
+            collate_fn=FUNCTIONS.get("collate"),
+            worker_init_fn=FUNCTIONS.get("init_worker"),
+        )
+        return dict(zip(("features", "label", "sample_idx"), extract_features(self.task, loader)))
+
+    def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
+        """Return ``{knn_top1}`` of the samples that have a label; nothing if none has."""
+        labeled = samples["label"] >= 0
+        if not labeled.any():
+            return {}
+        features, labels = self.known
+        guesses = knn_predict(features, labels, samples["features"][labeled], self.k, temperature=self.temperature)
+        return {"knn_top1": 100 * (guesses == samples["label"][labeled]).double().mean().item()}
 
 
 @torch.inference_mode()

@@ -6,3 +6,4 @@ Each check builds nothing and trains nothing: it takes a module, tries what the 
 
 from .backbone import check_backbone
 from .layer import check_layer
+from .task import check_task

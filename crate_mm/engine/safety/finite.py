@@ -191,6 +191,8 @@ class StopOnNonFiniteLoss(Hook):
         if getattr(runner.optim_wrapper, "max_skipped_steps", 0):
             self._report(runner, None)
 
+    after_train = after_train_epoch  # the last epoch of a run may be cut
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.check.settle()
         if hasattr(runner.optim_wrapper, "settle"):

@@ -81,6 +81,8 @@ class UnreadableImages(Hook):
         if error:
             raise error
 
+    after_train = after_train_epoch  # the last epoch of a run may be cut
+
     def _after_iter(self, dataset, data_batch: dict, stage: str) -> None:
         self._look(dataset, data_batch, stage)
         error = self._too_many(dataset, stage)

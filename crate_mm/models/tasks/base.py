@@ -97,8 +97,9 @@ class Task(BaseModel):
     def after_step(self, step: int, skipped: bool) -> None:
         """Act after an optimizer step, without gradients, on all processes: update a teacher, follow a schedule.
 
-        A resumed run is identical to an uninterrupted one if all state is in parameters and buffers of the task. Where
-        this is overridden, a GPU's step is waited for, as only the GPU knows whether it was skipped.
+        A skipped step must change nothing. A resumed run is identical to an uninterrupted one if all state is in
+        parameters and buffers of the task. Where this method is overridden, each step waits for the GPU, because only
+        the GPU knows whether the step was skipped.
 
         Args:
             step: number of steps of the run so far, this one included.
