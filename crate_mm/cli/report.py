@@ -35,7 +35,7 @@ from ..api import default_class_names
 from ..checkpoints import Checkpoint
 from ..checkpoints.download import hash_file
 from ..checkpoints.remote import local_file
-from ..datasets.base import dataset_of
+from ..datasets.base import dataset_of, require_images
 from ..datasets.images import open_image
 from ..datasets.transforms import to_uint8
 from ..engine.features import build_loader, load_config_for
@@ -154,7 +154,9 @@ def load_data(cfg: Config, args: argparse.Namespace) -> DataLoader:
         if size is not None:  # nothing to do after most configs' transforms, but some rely on images of one size
             fit = {"type": "Resize", "size": (size, size) if isinstance(size, int) else tuple(size)}
             cfg.test_dataloader.dataset.transforms = [*cfg.test_dataloader.dataset.get("transforms", ()), fit]
-    return build_loader(cfg, "test" if args.images else args.split)
+    loader = build_loader(cfg, "test" if args.images else args.split)
+    require_images(loader.dataset, "test" if args.images else args.split)
+    return loader
 
 
 def batches_of(loader: DataLoader):

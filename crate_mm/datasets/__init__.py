@@ -1,3 +1,4 @@
+from .base import SampleDataset, Source
 from .benchmarks import CIFAR10, CIFAR100, FashionMNIST, Flowers102, OxfordIIITPet
 from .classification import ClassificationDataset, UnreadableImagesError, collate
 from .decode import DecodeRandomResizedCrop, DecodeResize
@@ -7,4 +8,6 @@ from .packed import PackedImages
 from .sampler import GlobalBatchSampler
 from .sources import Digits
 from .transforms import build_transforms
+from .views import Views
+from .windows import Windows
 from .workers import init_worker

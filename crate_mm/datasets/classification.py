@@ -5,6 +5,7 @@ import random
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,12 +54,16 @@ class ClassificationDataset(SampleDataset):
     def __init__(self, source: dict | Dataset, transforms: list[dict] = (), max_unreadable: int = 100) -> None:
         self.source = DATASETS.build(source) if isinstance(source, dict) else source
         self.images = source_of(self.source)
-        steps = build_steps(transforms)
-        self.decode = None  # a first transform that takes the encoded image
-        if steps and isinstance(steps[0], TakesBytes) and self.images.encoded:
-            self.decode, *steps = steps
-        self.transforms = build_transforms(steps)
         self.max_unreadable = max_unreadable
+        steps = build_steps(transforms)
+        self.transforms = build_transforms(steps)  # all of them, for an image that is decoded
+        self._set_views([steps])
+
+    def _set_views(self, views: list[list[v2.Transform]]) -> None:
+        """Set the transforms of each view; the first ones decode, if the source and all views let them."""
+        self.encoded = self.images.encoded and all(steps and isinstance(steps[0], TakesBytes) for steps in views)
+        self._decoders = [steps[0] for steps in views] if self.encoded else []
+        self._views = [build_transforms(steps[1:] if self.encoded else steps) for steps in views]
 
     @property
     def classes(self) -> list[str] | None:
@@ -82,29 +87,32 @@ class ClassificationDataset(SampleDataset):
 
     def __getitem__(self, index: Index) -> dict:
         requested, seed = index if isinstance(index, tuple) else (index, None)
-        position, inputs, label, reason = self._read(requested, seed)
-        sample = {"inputs": inputs, "labels": label, "sample_idx": position}
+        position, views, label, reason = self._read(requested, seed)
+        sample = {"inputs": self._inputs(views), "labels": label, "sample_idx": position}
         sample |= {"unreadable": -1 if position == requested else requested, "unreadable_reason": reason}
         return sample if seed is None else {**sample, "sample_seed": seed}
 
-    def _load(self, position: int, seed: int | None) -> tuple[Image.Image | torch.Tensor, int]:
-        """The (image, label) pair at a position, with the random states seeded for its transforms."""
-        image, label = self.images.read(position) if self.decode else self.images[position]
+    def _inputs(self, views: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+        return views[0]
+
+    def _load(self, position: int, seed: int | None) -> tuple[list[Image.Image | torch.Tensor], int]:
+        """Return the decoded image for each view, and its label, with the random states seeded for the transforms."""
+        image, label = self.images.read(position) if self.encoded else self.images[position]
         if seed is not None:
             seed_everything(seed)
-        return (self.decode(image) if self.decode else image), label
+        return [decode(image) for decode in self._decoders] or [image] * len(self._views), label
 
-    def _read(self, requested: int, seed: int | None) -> tuple[int, torch.Tensor, int, str]:
+    def _read(self, requested: int, seed: int | None) -> tuple[int, list[torch.Tensor], int, str]:
         """Load the requested image or the next readable one.
 
         Returns:
-            Its position, the transformed image, its label, and why the requested one cannot be read, or ''.
+            Its position, its views, its label, and why the requested one cannot be read, or ''.
         """
         failed, reasons = [], []
         for step in range(len(self)):
             position = (requested + step) % len(self)
             try:
-                image, label = self._load(position, seed)
+                images, label = self._load(position, seed)
             except UNREADABLE as error:
                 if is_of_the_system(error):
                     files = error.errno != errno.ENOMEM
@@ -113,11 +121,12 @@ class ClassificationDataset(SampleDataset):
                 reasons.append(str(error) or type(error).__name__)
             else:
                 try:
-                    return position, to_uint8(self.transforms(image)), label, next(iter(reasons), "")
+                    views = [to_uint8(transform(image)) for transform, image in zip(self._views, images)]
+                    return position, views, label, next(iter(reasons), "")
                 except UnreadableImageError as error:
                     reasons.append(str(error))
                 except Exception as error:
-                    if not is_thin(image):
+                    if not any(map(is_thin, images)):
                         raise  # a mistake in the transforms
                     reasons.append(f"it is very thin, and a transform fails: {type(error).__name__}: {error}")
             failed.append(self.describe(position))
@@ -136,16 +145,19 @@ def is_thin(image: Image.Image | torch.Tensor) -> bool:
 
 
 @FUNCTIONS.register_module()
-def collate(samples: list[dict]) -> dict[str, torch.Tensor]:
+def collate(samples: list) -> Any:
     """PyTorch's ``default_collate``, which leaves images in the order that they have in memory.
 
     Images ``(C, H, W)`` whose channels lie side by side, as every decoder gives them, become a batch ``(B, C, H, W)``
     of the same order (``torch.channels_last``): putting each channel together takes five times as long as copying.
     """
-    images = samples[0].get("inputs") if isinstance(samples[0], dict) else None
-    if isinstance(images, torch.Tensor) and images.ndim == 3 and images.stride(0) < images.stride(2):
-        rows = default_collate([{**sample, "inputs": sample["inputs"].permute(1, 2, 0)} for sample in samples])
-        return {**rows, "inputs": rows["inputs"].permute(0, 3, 1, 2)}
+    first = samples[0]
+    if isinstance(first, dict):
+        return {key: collate([sample[key] for sample in samples]) for key in first}
+    if isinstance(first, list) and first and isinstance(first[0], torch.Tensor):
+        return [collate(list(views)) for views in zip(*samples, strict=True)]
+    if isinstance(first, torch.Tensor) and first.ndim == 3 and first.stride(0) < first.stride(2):
+        return default_collate([image.permute(1, 2, 0) for image in samples]).permute(0, 3, 1, 2)
     return default_collate(samples)
 
 

@@ -141,7 +141,7 @@ def in_order(source, transform="DecodeRandomResizedCrop", **options):
 
 def test_a_sample_depends_on_its_seed_alone(image_tree):
     data = in_order(ImageNet(str(image_tree)))
-    assert data.decode is not None
+    assert data.encoded
     first, other, again = data[3, 5], data[3, 6], data[3, 5]
     assert torch.equal(first["inputs"], again["inputs"])
     assert not torch.equal(first["inputs"], other["inputs"])

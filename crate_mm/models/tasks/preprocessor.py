@@ -20,6 +20,8 @@ class ImagePreprocessor(BaseDataPreprocessor):
         mean: mean by channel, of images in 0..1.
         std: standard deviation by channel, of images in 0..1.
 
+    ``inputs`` of several views are a list of tensors ``(B, C, H, W)``, and stay one.
+
     ``channels_last`` is set by a task whose backbone says it of itself: images that come with their channels side by
     side in memory then stay so. All others are made contiguous first. The numbers are the same.
 
@@ -39,7 +41,9 @@ class ImagePreprocessor(BaseDataPreprocessor):
 
     def forward(self, data: dict, training: bool = False) -> dict:
         data = self.cast_data(data)
-        return {**data, "inputs": self.normalize(data["inputs"])}
+        images = data["inputs"]
+        views = isinstance(images, (list, tuple))
+        return {**data, "inputs": [self.normalize(view) for view in images] if views else self.normalize(images)}
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return ``(B, C, H, W)`` uint8 images as normalised floats of the same shape."""

@@ -1,0 +1,47 @@
+"""Several crops of one image, each by transforms of its own: what DINO and SimDINO compare."""
+
+import torch
+from torch.utils.data import Dataset
+
+from ..registry import DATASETS
+from .base import Field
+from .classification import ClassificationDataset
+from .transforms import build_steps
+
+
+@DATASETS.register_module()
+class Views(ClassificationDataset):
+    """Samples of a ``ClassificationDataset`` whose ``inputs`` are a list of images uint8 ``(C, H, W)``, one a view.
+
+    A batch has ``inputs``, a list of tensors ``(B, C, H, W)`` in the order of ``views``, and the other entries once.
+    All views of a sample follow from its seed.
+
+    Args:
+        source, max_unreadable: as for ``ClassificationDataset``.
+        views: dicts of ``transforms``, configs of ``TRANSFORMS``, and ``num``, how many views they make (default: 1).
+            Where each of them begins with a ``DecodeRandomResizedCrop`` or a ``DecodeResize``, and the source has
+            encoded images, each view decodes the image as far as it needs it; else it is decoded once.
+
+    Raises:
+        ValueError: there are no views, or one is something else than ``num`` and ``transforms``.
+    """
+
+    def __init__(self, source: dict | Dataset, views: list[dict], max_unreadable: int = 100) -> None:
+        super().__init__(source, max_unreadable=max_unreadable)
+        pipelines = []
+        for view in views:
+            num = view.get("num", 1) if isinstance(view, dict) else None
+            if type(num) is not int or num < 1 or "transforms" not in view or view.keys() - {"num", "transforms"}:
+                raise ValueError(f"Views: expected dict(num=N, transforms=[...]) with N of at least 1, got {view!r}")
+            pipelines += [build_steps(view["transforms"])] * num
+        if not pipelines:
+            raise ValueError("Views: there are no views, expected a list of dict(num=N, transforms=[...])")
+        self._set_views(pipelines)
+
+    @property
+    def spec(self) -> dict[str, Field | list[Field]]:
+        spec = super().spec
+        return {**spec, "inputs": [spec["inputs"]] * len(self._views)}
+
+    def _inputs(self, views: list[torch.Tensor]) -> list[torch.Tensor]:
+        return views

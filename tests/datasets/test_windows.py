@@ -1,0 +1,142 @@
+"""Windows of tokens: which tokens a sample has, what is refused, and a language model that trains and resumes."""
+
+import os
+import pickle
+import signal
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseDataPreprocessor
+from torch import nn
+
+from crate_mm.datasets import Windows
+from crate_mm.engine import RunInterruptedError, Runner, load_config, read_checkpoint
+from crate_mm.models import Task
+from crate_mm.registry import METRICS, MODELS
+from tests.faults.test_interruptions import at_step
+from tests.training import assert_identical
+
+
+@MODELS.register_module()
+class Bigrams(Task):
+    """The smallest language model: the next token by the one before it."""
+
+    headline = ("eval/nats", "less")
+    uses_labels = False
+
+    def __init__(self, vocab_size: int = 16) -> None:
+        super().__init__(BaseDataPreprocessor())
+        self.backbone = nn.Embedding(vocab_size, vocab_size)
+
+    def loss(self, inputs, labels, **_):
+        return {"loss": nn.functional.cross_entropy(self.backbone(inputs).mT, labels)}
+
+    def predict(self, inputs, labels, **_):
+        return [self.loss(inputs, labels)["loss"]]
+
+
+@METRICS.register_module()
+class Nats(BaseMetric):
+    default_prefix = "eval"
+
+    def process(self, data_batch, data_samples):
+        self.results += [float(loss) for loss in data_samples]
+
+    def compute_metrics(self, results):
+        return {"nats": sum(results) / len(results)}
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    """A file of 1000 tokens, each the one before it plus one or two, modulo 16."""
+    steps = np.random.default_rng(0).integers(1, 3, 1000)
+    (steps.cumsum() % 16).astype(np.uint16).tofile(tmp_path / "tokens.bin")
+    return tmp_path / "tokens.bin"
+
+
+def test_windows_are_what_the_file_has_with_the_next_token(tokens):
+    data, stream = Windows(tokens.name, 7, 16, root=str(tokens.parent)), np.fromfile(tokens, np.uint16)
+    assert len(data) == 142  # and the token after the last one
+    for position in (0, 141):
+        sample, start = data[position], 7 * position
+        assert sample["inputs"].tolist() == stream[start : start + 7].tolist()
+        assert sample["labels"].tolist() == stream[start + 1 : start + 8].tolist()
+        assert sample["inputs"].dtype == sample["labels"].dtype == torch.int64
+        assert sample["sample_idx"] == position
+        for name, field in data.spec.items():
+            value = torch.as_tensor(sample[name])
+            assert (value.dtype, tuple(value.shape)) == field
+    assert "sample_seed" not in data[3]
+    assert_identical(data[3, 5], {**data[3], "sample_seed": 5})
+    assert (data.classes, data.labels()) == (None, None)
+    assert data.describe(3) == f"tokens from 21 of {tokens}"
+    assert_identical(Windows(stream.astype(np.int32), 7)[5], data[5])
+    assert len(Windows(stream[:15], 7)) == 2
+    assert len(list(data)) == 142
+
+
+def test_a_worker_that_is_no_fork_maps_the_file_again(tokens):
+    data = Windows(tokens, 7)
+    stored = pickle.dumps(data)
+    assert len(stored) < 1000
+    assert_identical(pickle.loads(stored)[9], data[9])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: Windows(folder / "none.bin", 4), r"none.bin is no file of tokens: give one of uint16"),
+        (lambda folder: Windows(folder, 4), r"is no file of tokens"),
+        (lambda folder: Windows(folder / "odd.bin", 4), r"odd.bin has 11 bytes: uint16 take an even number"),
+        (lambda folder: Windows(folder / "empty.bin", 4), r"empty.bin has 0 tokens: a window of 4 and .* take 5"),
+        (lambda folder: Windows(np.arange(4), 4), r"the array has 4 tokens: a window of 4 and .* take 5"),
+        (lambda folder: Windows(np.zeros(9), 4), r"expected an array of integers .*, got float64 of \(9,\)"),
+        (lambda folder: Windows(np.zeros((9, 2), int), 4), r"expected an array of integers .*, got int64 of \(9, 2\)"),
+        (lambda folder: Windows(np.arange(9), 0), r"length must be a positive integer, got 0"),
+        (lambda folder: Windows(np.arange(9), 4, 7)[1], r"tokens from 4 of an array has the id 7, outside of the 7"),
+        (lambda folder: Windows(np.arange(9) - 1, 4, 9)[0], r"tokens from 0 of an array has the id -1, outside of"),
+    ],
+)
+def test_what_is_no_stream_of_tokens_is_refused_in_a_sentence(tmp_path, make, message):
+    (tmp_path / "odd.bin").write_bytes(b"x" * 11)
+    (tmp_path / "empty.bin").touch()
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path)
+
+
+def run(tokens, work_dir, load_from=None) -> Runner:
+    cfg = load_config("debug", {"global_batch_size": 32, "train_cfg.max_epochs": 3, "optim_wrapper.optimizer.lr": 0.5})
+    data = dict(type="Windows", tokens=tokens.name, length=7, vocab_size=16)
+    cfg.data_root, cfg.model = str(tokens.parent), dict(type="Bigrams")
+    cfg.train_dataloader.dataset = data
+    loader = dict(batch_size=16, dataset=data, sampler=dict(type="DefaultSampler", shuffle=False))
+    cfg.val_dataloader, cfg.val_evaluator, cfg.test_dataloader = loader, dict(type="Nats"), None
+    cfg.test_cfg = cfg.test_evaluator = None
+    cfg.work_dir, cfg.load_from, cfg.resume = str(work_dir), load_from, load_from is not None
+    return Runner.from_cfg(cfg)
+
+
+def test_a_language_model_trains_and_resumes_within_an_epoch(tokens, tmp_path):
+    whole = run(tokens, tmp_path / "whole")
+    whole.train()
+    assert whole.message_hub.get_scalar("val/eval/nats").data[0][-1] < 2.0 < np.log(16)
+    first = run(tokens, tmp_path / "resumed")
+    at_step(first, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(RunInterruptedError, match="epoch_1_iter_6"):
+        first.train()
+    run(tokens, tmp_path / "resumed", str(tmp_path / "resumed" / "epoch_1_iter_6.pth")).train()
+    one, other = (read_checkpoint(tmp_path / name / "epoch_3.pth")["state_dict"] for name in ("whole", "resumed"))
+    assert_identical(one, other)
+
+
+def test_a_classifier_refuses_tokens(tokens, tmp_path):
+    cfg = load_config("debug")
+    cfg.train_dataloader.dataset = dict(type="Windows", tokens=str(tokens), length=4)
+    cfg.work_dir = str(tmp_path / "run")
+    message = (
+        r"train_dataloader.dataset of type 'Windows' gives int64 of shape \(4\) as inputs: expected uint8 of shape"
+    )
+    with pytest.raises(ValueError, match=message):
+        Runner.from_cfg(cfg).build_for_training()
