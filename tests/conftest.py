@@ -9,12 +9,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from multiprocessing import connection
 from pathlib import Path
 from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # else the compiler starts processes that each load PyTorch
 
 import numpy as np
 import pytest
@@ -41,8 +43,13 @@ def pytest_configure(config: pytest.Config) -> None:
         return  # it hands the tests out, and runs none
     for name in LOADED:
         import_module(name)
+    import mmengine.config.config
+    import sklearn.datasets
     import torch
 
+    # Laying a config's text out, and reading the digits' file, would be a third of a short training.
+    mmengine.config.config.FormatCode = lambda text, **style: (text, True)
+    sklearn.datasets.load_digits = cache(sklearn.datasets.load_digits)
     torch.set_num_threads(1)
     # PyTorch looks for devices at the first gradient, and starts threads for those of fake tensors as well, once the
     # compiler has made some. With such threads a process that is forked off has no gradients.
@@ -85,11 +92,44 @@ def _run(script: Path, args: list[str], log: Path, cwd: Path, env: dict[str, str
     os.environ.update(env)
     sys.argv = [str(script), *args]
     sys.path[0] = str(script.parent)
+    if script.name == "torchrun.py":
+        from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
+
+        SubprocessHandler._popen = lambda self, command, env: ForkedWorker(command, env)
     runpy.run_path(str(script), run_name="__main__")
 
 
+class ForkedWorker:
+    """The ``subprocess.Popen`` of torchrun's worker, forked off the launcher so that PyTorch need not load again."""
+
+    def __init__(self, command: tuple[str, ...], env: dict[str, str]) -> None:
+        script = Path(command[command.index("-u") + 1])
+        self.process = multiprocessing.get_context("fork").Process(
+            target=self._run, args=(script, command[command.index(str(script)) + 1 :], env)
+        )
+        self.process.start()
+        self.pid, self.wait = self.process.pid, self.process.join
+
+    @staticmethod
+    def _run(script: Path, args: tuple[str, ...], env: dict[str, str]) -> None:
+        os.setsid()
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.environ.clear()
+        os.environ.update(env)
+        sys.argv = [str(script), *args]
+        sys.path[:1] = [str(script.parent), *filter(None, env.get("PYTHONPATH", "").split(":"))]
+        runpy.run_path(str(script), run_name="__main__")
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    returncode = property(poll)
+
+
 def start(script: Path, args: tuple, log: Path, cwd: Path, env: dict[str, str]) -> multiprocessing.Process:
-    """Start a tool in a process that is forked off."""
+    """Start a tool in a process that is forked off; torchrun's workers are forked off it."""
     arguments = (script, [str(a) for a in args], log, cwd, env)
     process = multiprocessing.get_context("fork").Process(target=_run, args=arguments)
     process.start()
@@ -201,6 +241,14 @@ def debug_checkpoint(tmp_path_factory) -> Path:
     cfg.work_dir = str(work_dir)
     Runner.from_cfg(cfg).train()
     return work_dir / "epoch_1.pth"
+
+
+@pytest.fixture(scope="session")
+def vega() -> None:
+    """Build the charts' script, which takes seconds, for the pages of all processes that are forked off."""
+    from crate_mm.analysis.report.page import vega
+
+    vega()
 
 
 def make_image_tree(
