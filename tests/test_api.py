@@ -94,6 +94,7 @@ def test_a_published_file_predicts_as_the_checkpoint_was_tested(debug_checkpoint
     assert run_tool("test", "debug", debug_checkpoint, *options).code == 0
     tested = [row["top1"] for row in csv.DictReader(rows.open())]
     publish(open_checkpoint(debug_checkpoint), tmp_path / "x.safetensors")
+    tested = tested[:40]
     images = [Digits("test")[i][0] for i in range(len(tested))]
     for file in (debug_checkpoint, tmp_path / "x.safetensors"):
         predict = Predictor(init_model(None, file))

@@ -86,12 +86,11 @@ def test_a_stage_does_not_begin_when_the_time_is_up(started):
 
 
 @pytest.mark.slow
-def test_a_stage_runs_at_toy_size(tmp_path):
-    """As a person types it; the other stages' scripts run in test_benchmark_tools.py."""
+def test_a_stage_runs_at_toy_size(tmp_path, run_tool):
+    """The other stages' scripts run in test_benchmark_tools.py."""
     out = tmp_path / "out"
-    command = [sys.executable, ROOT / "tools" / "benchmarks" / "first_minutes.py", "--toy", "--out", out]
-    done = subprocess.run([*command, "--stages", "profile"], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_tool("benchmarks/first_minutes", "--toy", "--out", out, "--stages", "profile")
+    assert done.code == 0, done.output
     figures = json.loads((out / "first_minutes.json").read_text())
     assert [(row["stage"], row["ended"]) for row in figures["rows"]] == [("profile", "well")]
     assert figures["toy"] is True

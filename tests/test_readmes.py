@@ -468,16 +468,16 @@ def test_a_command_runs(command, desk, run_tool):
 
 
 @pytest.mark.parametrize("command", TO_PARSE, ids=lambda command: command.line[:80])
-def test_arguments_are_taken(command, desk, run_tool):
+def test_arguments_are_taken(command, stock, run_tool):
     script = ROOT / "tools" / f"{command.tool}.py"
     assert script.is_file(), command.line
-    done = run_tool(str(desk / "parse_only"), script, *command.args, cwd=desk)
+    done = run_tool(str(stock / "parse_only"), script, *command.args, cwd=stock)
     assert (done.code, done.last_line) == (0, "parsed"), f"{command.line}\n{done.output}"
 
 
 @pytest.mark.parametrize("command", [c for c in (*IN_BLOCKS, *IN_PROSE) if c.tool], ids=lambda c: c.line[:80])
-def test_configs_and_overrides_of_a_command_are_known(command, desk, monkeypatch):
-    monkeypatch.chdir(desk)
+def test_configs_and_overrides_of_a_command_are_known(command, stock, monkeypatch):
+    monkeypatch.chdir(stock)
     configs = [word for word in command.args if word.endswith(".py")]
     for config in configs:
         assert Path(config).is_file(), config

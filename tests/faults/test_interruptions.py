@@ -341,14 +341,6 @@ def test_a_disk_of_one_megabyte(tmp_path, run_tool):
         assert_identical(one[key], other[key], key)
 
 
-@pytest.mark.slow
-def test_two_processes_are_killed(run_tool):
-    """tools/benchmarks/faults.py in small; it compares the ends bit by bit."""
-    done = run_tool("benchmarks/faults", "--processes", 2, "--kills", 1, "--fork", timeout=300)
-    assert done.code == 0, done.output
-    assert "True" in done.output
-
-
 HOOK = """
 import os
 from mmengine.hooks import Hook

@@ -72,7 +72,8 @@ class Job:
 
     def start(self, name: str, nodes: str = "1:2", **env: str) -> Process:
         env |= dict(NNODES=nodes, MASTER_ADDR="localhost", PORT=str(self.port), PYTHONPATH=str(self.folder))
-        env |= dict(PET_RDZV_CONF="last_call_timeout=2,join_timeout=60")  # torchrun's own way, here to wait less
+        # Torchrun's own settings, here to wait less.
+        env |= dict(PET_RDZV_CONF="last_call_timeout=2,join_timeout=60")
         (_, *arguments), env = self.recorded("dist_train.sh", "config.py", "1", "--work-dir", "run", "--resume", **env)
         env["NOTES"] = str(self.folder / "steps")
         log = self.folder / f"{name}.log"

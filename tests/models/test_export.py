@@ -21,7 +21,7 @@ def _quiet():
         yield
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[f if f in ("CRATE", "ToST") else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
 def model(request):
     model = classifier(request.param)
     torch.nn.init.normal_(model.head.fc.weight)

@@ -102,7 +102,7 @@ def take_steps(rank, world_size, port, work_dir, **settings):
 
 @pytest.mark.slow
 def test_processes_and_micro_batches_mask_the_same_patches(tmp_path):
-    context = torch.multiprocessing.get_context("spawn")
+    context = torch.multiprocessing.get_context("fork")
     weights = {}
     for name, world_size, settings in [
         ("one", 1, {}),
