@@ -21,6 +21,7 @@ def first_minutes(monkeypatch):
 
 
 @pytest.mark.parametrize("toy", [False, True])
+@pytest.mark.slow
 def test_every_stage_has_a_script_that_takes_its_arguments(first_minutes, toy, tmp_path, run_tool):
     (tmp_path / "parse_only.py").write_text(PARSE_ONLY)
     stages = first_minutes.stages(toy)

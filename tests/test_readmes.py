@@ -414,6 +414,7 @@ def test_the_table_of_published_weights_is_the_codes():
 @pytest.mark.parametrize(
     "readme", [r for r in READMES if blocks(r, "python")], ids=lambda path: str(path.relative_to(ROOT))
 )
+@pytest.mark.slow
 def test_the_python_of_a_readme_runs(readme, desk, run_tool):
     parts, files = [PROLOGUE], [block.file for block in blocks(readme, "python") if block.file]
     for block in blocks(readme, "python"):

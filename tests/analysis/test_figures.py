@@ -196,6 +196,7 @@ def test_names_stand_below_the_pictures():
 
 
 @pytest.mark.parametrize(("width", "size"), [(None, None), (3.25, 6.0)])
+@pytest.mark.slow
 def test_a_papers_figure_has_its_width_and_its_fonts(tmp_path, width, size):
     with figure_style("paper", width, size):
         picture = draw("layers", classifier(type="CRATE")).pictures["layers"]

@@ -126,6 +126,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
 def test_a_page_of_each_form(browser, tmp_path, form):
     given, lacking = FORMS[form]
     model = classifier(**given)
@@ -325,6 +326,7 @@ def test_print_and_phone(browser, tmp_path):
     browser.view()
 
 
+@pytest.mark.slow
 def test_a_page_is_valid_without_a_browser(tmp_path):
     """Its one JSON is all its data, and no name of it is markup."""
     file = tmp_path / "report.html"

@@ -96,6 +96,7 @@ def test_what_is_no_number_is_no_success(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_by_the_command(run_tool, debug_checkpoint, tmp_path):
     out = tmp_path / "digits.pt2"
     args = ("debug", debug_checkpoint, "--to", "torch-export", "--out", out)
@@ -130,6 +131,7 @@ def takes(run, batch):
         (("--batch", 5), "exactly 5 at a time", [5]),
     ],
 )
+@pytest.mark.slow
 def test_the_batch_that_a_program_takes_is_said(run_tool, debug_checkpoint, tmp_path, options, said, batches):
     done = run_tool("export", "debug", debug_checkpoint, "--to", "torch-export", "--out", tmp_path / "x.pt2", *options)
     assert done.code == 0, done.output
@@ -138,6 +140,7 @@ def test_the_batch_that_a_program_takes_is_said(run_tool, debug_checkpoint, tmp_
     assert [batch for batch in (1, 2, 5) if takes(run, batch)] == batches
 
 
+@pytest.mark.slow
 def test_what_an_exporter_raises_is_one_sentence(tmp_path):
     model = model_of("CRATE")
     model.head.register_forward_hook(lambda _module, _inputs, output: output * int(output.sum()))

@@ -120,6 +120,7 @@ def graphs(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_a_validation_before_training_leaves_the_shapes_fixed(graphs):
     """And each shape is compiled once: validation's two batches, and training's."""
     model, (images, labels) = small_model(), images_and_labels(8)
@@ -169,6 +170,7 @@ def test_the_blocks_of_a_second_model_are_prepared_too(graphs):
 
 
 @pytest.mark.parametrize("backbone", ["CRATE", "ToST"])  # without and with a residual of the block's own
+@pytest.mark.slow
 def test_a_compiled_block_hands_on_short_tokens_itself(backbone, monkeypatch):
     """In its graph, so that no other kernel reads what it wrote in float32."""
     given = []
@@ -201,6 +203,7 @@ def test_a_second_backbone_without_blocks_is_refused():
         del BACKBONES.module_dict["Plain"]
 
 
+@pytest.mark.slow
 def test_the_whole_backbone_is_one_graph(graphs):
     model, (images, _) = small_model(), images_and_labels(2)
     expected = model(images)
@@ -250,6 +253,7 @@ def test_recomputed_blocks_have_the_same_gradients_and_keep_less(backbone):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("backbone", ["CRATE", "ViT"])
+@pytest.mark.slow
 def test_tokens_in_bf16_are_handed_on_and_err_little_more(backbone, compiled, graphs):
     plain, short = small_model(backbone), small_model(backbone)
     keep_tokens_in(torch.bfloat16, short)

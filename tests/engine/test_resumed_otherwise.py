@@ -68,6 +68,7 @@ def test_a_run_without_a_schedule_is_not_taken_for_a_best_one(go_on, tmp_path_fa
         go_on(folder / "epoch_1.pth")
 
 
+@pytest.mark.slow
 def test_a_best_checkpoint_that_is_gone_is_said(tmp_path, capfd):
     train(tmp_path, train_cfg__max_epochs=1)
     (best,) = tmp_path.glob("best_*")
@@ -117,6 +118,7 @@ def first_draws(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_with_older_draws_goes_on_with_them(first_draws, tmp_path, capfd):
     shutil.copy(first_draws / "old.pth", tmp_path / "epoch_0_iter_6.pth")
     resumed = train(tmp_path, resume=True, train_cfg__max_epochs=1, default_hooks__checkpoint__every_iters=8)

@@ -99,6 +99,7 @@ def test_training_in_a_thread_catches_no_signals(tmp_path):
     assert names(tmp_path) == ["epoch_1.pth"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_validation_is_made_up_for(tmp_path, whole):
     runner = build(tmp_path)
     hook = Hook()
@@ -191,6 +192,7 @@ def test_a_run_stops_when_nothing_can_be_written(tmp_path, monkeypatch):
     assert newest_checkpoint(tmp_path).name == "epoch_0_iter_3.pth"
 
 
+@pytest.mark.slow
 def test_the_best_one_so_far_outlives_a_full_disk(tmp_path, monkeypatch):
     options = dict(train_cfg__max_epochs=1)
     build(tmp_path, **options).train()
@@ -231,6 +233,7 @@ def test_what_does_not_read_back_stops_the_run_in_the_end(tmp_path, monkeypatch)
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_one_is_put_aside(tmp_path):
     build(tmp_path).train()
     newest = tmp_path / "epoch_2.pth"
