@@ -98,10 +98,9 @@ def _run(script: Path, args: list[str], log: Path, cwd: Path, env: dict[str, str
         from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
         SubprocessHandler._popen = lambda self, command, env: ForkedWorker(command, env)
-        # Each of its records looks for its caller through all modules that are loaded, which takes half a second.
-        import_module("torch.distributed.elastic.rendezvous.dynamic_rendezvous").construct_and_record_rdzv_event = (
-            lambda **event: None
-        )
+        # Each of its records looks for its caller in all modules that are loaded, which takes half a second.
+        rendezvous = import_module("torch.distributed.elastic.rendezvous.dynamic_rendezvous")
+        rendezvous.construct_and_record_rdzv_event, rendezvous.get_method_name = (lambda **event: None), str
     runpy.run_path(str(script), run_name="__main__")
 
 

@@ -130,6 +130,7 @@ def test_transforms_that_a_file_names_are_data(tmp_path, monkeypatch):
     assert told[0].startswith("it is not known how the model's images were prepared for its test: resized to 36")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_read_once(debug_checkpoint, monkeypatch, tmp_path):
     reads = []
     load = torch.load

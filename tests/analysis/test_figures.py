@@ -61,7 +61,12 @@ REFUSED = {
 }
 
 
-@pytest.fixture(params=MODELS_LOOKED_AT)
+AT_EACH_EDIT = {"CRATE", "ToST", "ViT"}
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[] if name in AT_EACH_EDIT else pytest.mark.slow) for name in MODELS_LOOKED_AT]
+)
 def looked_at(request):
     """The name of a model, and the model as a classifier."""
     return request.param, classifier(**MODELS_LOOKED_AT[request.param])

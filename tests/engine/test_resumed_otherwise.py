@@ -68,7 +68,6 @@ def test_a_run_without_a_schedule_is_not_taken_for_a_best_one(go_on, tmp_path_fa
         go_on(folder / "epoch_1.pth")
 
 
-@pytest.mark.slow
 def test_a_best_checkpoint_that_is_gone_is_said(tmp_path, capfd):
     train(tmp_path, train_cfg__max_epochs=1)
     (best,) = tmp_path.glob("best_*")

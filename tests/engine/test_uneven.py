@@ -51,11 +51,9 @@ def assert_same_steps(checkpoint: dict, expected: dict) -> None:
 @pytest.mark.parametrize(
     ("processes", "options", "said"),
     [
-        (3, {}, "32 = 3 processes x 10 or 11 images"),
         (3, {"zero": True}, "32 = 3 processes x 10 or 11 images"),
         (3, {"max_batch_per_device": 4}, "32 = 3 processes x 10 or 11 in 3 micro-batches of 3 or 4 images"),
         (5, {}, "32 = 5 processes x 6 or 7 images"),
-        (5, {"max_batch_per_device": 4}, "32 = 5 processes x 6 or 7 in 2 micro-batches of 3 or 4 images"),
         (2, {"max_batch_per_device": 7}, "32 = 2 processes x 16 in 4 micro-batches of 4 images"),
     ],
 )

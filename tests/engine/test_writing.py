@@ -101,7 +101,6 @@ def test_what_is_damaged_on_the_disk_is_no_reason_to_delete_another(tmp_path, mo
 
 
 @pytest.mark.parametrize("ends", ["at its end", "by an error"])
-@pytest.mark.slow
 def test_a_run_waits_for_its_last_checkpoint(tmp_path, monkeypatch, ends):
     runner = debug_runner(tmp_path, **{**AT_THE_SIXTH, "default_hooks__checkpoint__save_best": None})
 

@@ -124,6 +124,7 @@ def described(request, tmp_path, debug_checkpoint) -> Path:
     return tmp_path / request.param
 
 
+@pytest.mark.parametrize("described", ["epoch_1.pth"], indirect=True)  # of both kinds below
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.slow
 def test_no_tool_builds_what_a_file_describes_by_running_it(tmp_path, described, run_tool, entry):
