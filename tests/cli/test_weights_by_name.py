@@ -25,6 +25,7 @@ def shared(hub, debug_checkpoint):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.slow
 def test_a_command_takes_a_checkpoint_from_the_hub(command, shared, run_tool, debug_checkpoint, tmp_path):
     done = run_tool(*(word.format(tmp=tmp_path) for word in COMMANDS[command]))
     assert done.code == 0, done.output

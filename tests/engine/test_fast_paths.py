@@ -90,7 +90,6 @@ def test_the_taps_of_compiled_blocks_can_be_read(no_inductor):
 @pytest.mark.parametrize(
     "options",
     [
-        dict(compile_blocks=True),
         dict(compile_blocks=True, activation_checkpointing=True),
         dict(compile_blocks="backbone"),
     ],
