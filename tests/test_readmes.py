@@ -454,8 +454,10 @@ def test_an_unknown_command_is_seen():
 
 @pytest.mark.parametrize("command", TO_RUN, ids=lambda command: command.line[:80])
 @pytest.mark.slow
-def test_a_command_runs(command, desk, run_tool):
+def test_a_command_runs(command, desk, run_tool, request):
     args = list(command.args)
+    if command.tool == "report":
+        request.getfixturevalue("vega")
     config = next((word for word in args if word in SMALL), None)
     assert config or command.tool in WITHOUT_CONFIG
     if config:
