@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.test_readmes import PARSE_ONLY
+from tests.test_readmes import assert_parsed
 
 
 @pytest.fixture
@@ -21,16 +21,13 @@ def first_minutes(monkeypatch):
 
 
 @pytest.mark.parametrize("toy", [False, True])
-@pytest.mark.slow
-def test_every_stage_has_a_script_that_takes_its_arguments(first_minutes, toy, tmp_path, run_tool):
-    (tmp_path / "parse_only.py").write_text(PARSE_ONLY)
+def test_every_stage_has_a_script_that_takes_its_arguments(first_minutes, toy, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     stages = first_minutes.stages(toy)
     assert len({stage.name for stage in stages}) == len(stages)
     assert stages[0].script == "-m"
     for stage in stages[1:]:
-        script = ROOT / "tools" / "benchmarks" / stage.script
-        done = run_tool(str(tmp_path / "parse_only"), script, *stage.arguments, "--json", "figures.json")
-        assert (done.code, done.last_line) == (0, "parsed"), (stage, done.output)
+        assert_parsed(ROOT / "tools" / "benchmarks" / stage.script, [*stage.arguments, "--json", "figures.json"])
 
 
 def test_the_files_with_tests_for_a_gpu_are_found(first_minutes):

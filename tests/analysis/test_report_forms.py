@@ -16,6 +16,7 @@ from crate_mm.models.layers import Block, Compression, Sparsification
 from crate_mm.registry import MODELS, head_for
 
 pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
+pytestmark = pytest.mark.slow  # a browser, and the charts' script
 HOSTILE = [
     "<script>window.broken = 1</script>",
     '"><img src=x onerror="window.broken = 1">',
@@ -126,7 +127,6 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.slow
 def test_a_page_of_each_form(browser, tmp_path, form):
     given, lacking = FORMS[form]
     model = classifier(**given)
@@ -326,7 +326,6 @@ def test_print_and_phone(browser, tmp_path):
     browser.view()
 
 
-@pytest.mark.slow
 def test_a_page_is_valid_without_a_browser(tmp_path):
     """Its one JSON is all its data, and no name of it is markup."""
     file = tmp_path / "report.html"

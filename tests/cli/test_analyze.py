@@ -107,6 +107,7 @@ def test_tokens(run_tool, debug_checkpoint, tmp_path):
     np.testing.assert_allclose(found["layer_2"], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_subspaces(run_tool, debug_checkpoint, tmp_path):
     analyze(run_tool, "subspaces", debug_checkpoint, tmp_path)
     found = json.loads((tmp_path / "subspaces.json").read_text())
@@ -158,6 +159,7 @@ def test_pca(run_tool, debug_checkpoint, tmp_path, pictures):
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])
+@pytest.mark.slow
 def test_features(run_tool, debug_checkpoint, tmp_path, method):
     args = ("--num-images", 60, "--method", method, "--split", "train")
     analyze(run_tool, "features", debug_checkpoint, tmp_path, *args)

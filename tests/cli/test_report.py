@@ -14,7 +14,7 @@ from crate_mm.datasets import ClassificationDataset
 from crate_mm.engine import CONFIGS
 
 pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
-pytestmark = pytest.mark.usefixtures("vega")
+pytestmark = [pytest.mark.usefixtures("vega"), pytest.mark.slow]
 
 VIT = """
 _base_ = ["{debug}"]
@@ -70,7 +70,6 @@ def test_checkpoints_of_several_configs(run_tool, configs, debug_checkpoint, tmp
     assert {**again, "run": 0, "title": 0} == {**data, "run": 0, "title": 0}
 
 
-@pytest.mark.slow
 def test_images_of_a_folder(run_tool, debug_checkpoint, tmp_path):
     names = ["<script>alert(1)<.png", 'a" onload="x.png', "plain.png"]
     (tmp_path / "photos").mkdir()
@@ -99,7 +98,6 @@ def test_a_mask_of_too_many_classes_is_refused_before_the_work(tmp_path):
         true_masks(data, str(tmp_path / "masks"))(0)
 
 
-@pytest.mark.slow
 def test_true_masks_of_the_images(run_tool, debug_checkpoint, tmp_path):
     """The best head by hand: its mask of 4 x 4 patches, each 2 x 2 pixels of the 8 x 8 that the model sees."""
     for folder in ("photos", "masks"):
@@ -134,7 +132,6 @@ def test_true_masks_of_the_images(run_tool, debug_checkpoint, tmp_path):
     assert done.last_line == f"error: mask {tmp_path}/masks/known.png is of (8, 16), its image of (16, 16)"
 
 
-@pytest.mark.slow
 def test_files_of_one_name_are_told_apart_by_their_runs(run_tool, debug_checkpoint, tmp_path):
     files = [tmp_path / run / "epoch_2.pth" for run in ("run_a", "run_b")]
     for file in files:

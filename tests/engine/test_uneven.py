@@ -66,6 +66,7 @@ def test_uneven_shares_take_the_same_steps(one, folder, tmp_path, processes, opt
     assert f"effective batch {said}" in log.read_text()
 
 
+@pytest.mark.slow
 def test_uneven_micro_batches_take_the_same_steps(tmp_path):
     """31 is no product."""
     options = dict(ema_momentum=0.1, global_batch_size=31, **SGD, **LOGS)

@@ -39,7 +39,7 @@ class Mark:
         return os.mkdir, (self.path,)
 
 
-@pytest.fixture(params=["zip", "legacy", "safetensors"])
+@pytest.fixture(params=["zip", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("legacy", "safetensors"))])
 def evil(request, tmp_path) -> Path:
     """A work folder's newest checkpoint that would make ``mark`` beside it."""
     contents = {"state_dict": {}, "meta": {"epoch": 1, "iter": 10, "model": {}}, "evil": Mark(tmp_path / "mark")}

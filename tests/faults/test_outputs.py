@@ -205,6 +205,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("what", SAID)
+@pytest.mark.slow
 def test_what_a_checkpoint_says_is_looked_at_before_the_work(tmp_path, debug_checkpoint, run_tool, what):
     checkpoint = read_checkpoint(debug_checkpoint)
     SAID[what](checkpoint)
