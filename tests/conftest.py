@@ -1,20 +1,24 @@
 """What the tests share: one thread (other processes may hold the second core), small data, and running the tools."""
 
 import gc
+import json
 import multiprocessing
 import os
 import runpy
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from multiprocessing import connection
 from pathlib import Path
 from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # else the compiler starts processes that each load PyTorch
 
 import numpy as np
 import pytest
@@ -41,8 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
         return  # it hands the tests out, and runs none
     for name in LOADED:
         import_module(name)
+    import mmengine.config.config
+    import sklearn.datasets
     import torch
 
+    # Laying a config's text out, and reading the digits' file, would be a third of a short training.
+    mmengine.config.config.FormatCode = lambda text, **style: (text, True)
+    sklearn.datasets.load_digits = cache(sklearn.datasets.load_digits)
     torch.set_num_threads(1)
     # PyTorch looks for devices at the first gradient, and starts threads for those of fake tensors as well, once the
     # compiler has made some. With such threads a process that is forked off has no gradients.
@@ -85,15 +94,71 @@ def _run(script: Path, args: list[str], log: Path, cwd: Path, env: dict[str, str
     os.environ.update(env)
     sys.argv = [str(script), *args]
     sys.path[0] = str(script.parent)
+    if script.name == "torchrun.py":
+        from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
+
+        SubprocessHandler._popen = lambda self, command, env: ForkedWorker(command, env)
+        # Each of its records looks for its caller in all modules that are loaded, which takes half a second.
+        rendezvous = import_module("torch.distributed.elastic.rendezvous.dynamic_rendezvous")
+        rendezvous.construct_and_record_rdzv_event, rendezvous.get_method_name = (lambda **event: None), str
     runpy.run_path(str(script), run_name="__main__")
 
 
+class ForkedWorker:
+    """The ``subprocess.Popen`` of torchrun's worker, forked off the launcher so that PyTorch need not load again."""
+
+    def __init__(self, command: tuple[str, ...], env: dict[str, str]) -> None:
+        script = Path(command[command.index("-u") + 1])
+        self.process = multiprocessing.get_context("fork").Process(
+            target=self._run, args=(script, command[command.index(str(script)) + 1 :], env)
+        )
+        self.process.start()
+        self.pid, self.wait = self.process.pid, self.process.join
+
+    @staticmethod
+    def _run(script: Path, args: tuple[str, ...], env: dict[str, str]) -> None:
+        os.setsid()
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.environ.clear()
+        os.environ.update(env)
+        sys.argv = [str(script), *args]
+        sys.path[:1] = [str(script.parent), *filter(None, env.get("PYTHONPATH", "").split(":"))]
+        runpy.run_path(str(script), run_name="__main__")
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    returncode = property(poll)
+
+
 def start(script: Path, args: tuple, log: Path, cwd: Path, env: dict[str, str]) -> multiprocessing.Process:
-    """Start a tool in a process that is forked off."""
+    """Start a tool in a process that is forked off; torchrun's workers are forked off it."""
     arguments = (script, [str(a) for a in args], log, cwd, env)
     process = multiprocessing.get_context("fork").Process(target=_run, args=arguments)
     process.start()
     return process
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Run a shell script with a Python that records its arguments and environment, on a machine without GPUs."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text(
+        f"#!{sys.executable}\nimport json, os, sys\nnotes = [sys.argv[1:], dict(os.environ)]\n"
+        "sys.exit(print(0)) if sys.argv[1] == '-c' else json.dump(notes, open(os.environ['NOTES'], 'w'))\n"
+    )
+    (tmp_path / "bin" / "python").chmod(0o755)
+
+    def run(script: str, *args: str, **env: str) -> tuple[list[str], dict[str, str]]:
+        env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "NOTES": str(tmp_path / "notes"), **env}
+        command = ["bash", str(ROOT / "tools" / script), *args]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return json.loads((tmp_path / "notes").read_text())
+
+    return run
 
 
 @pytest.fixture
@@ -201,6 +266,14 @@ def debug_checkpoint(tmp_path_factory) -> Path:
     cfg.work_dir = str(work_dir)
     Runner.from_cfg(cfg).train()
     return work_dir / "epoch_1.pth"
+
+
+@pytest.fixture(scope="session")
+def vega() -> None:
+    """Build the charts' script, which takes seconds, for the pages of all processes that are forked off."""
+    from crate_mm.analysis.report.page import vega
+
+    vega()
 
 
 def make_image_tree(

@@ -180,7 +180,7 @@ def test_a_step_and_an_evaluation(name, published_data, tmp_path):
         **SMALL,
         "data_root": str(published_data[source]),
         "global_batch_size": SAMPLES.get(source, 20),
-        "model.backbone.arch": size._replace(depth=2)._asdict(),
+        "model.backbone.arch": size._replace(embed_dim=96, depth=2, num_heads=3)._asdict(),
     }
     if backbone.img_size == 224:
         options["model.backbone.img_size"] = 32

@@ -39,6 +39,7 @@ def test_a_model_of_the_hub_computes_what_ours_does(pushed, hub_model, debug_che
     assert Predictor(theirs.model)(picture) == Predictor(ours)(picture), "normalisation and transforms came along"
 
 
+@pytest.mark.slow
 def test_another_process_takes_it_by_its_environment_alone(hub, pushed, debug_checkpoint, tmp_path):
     """As a user's does, whose HF_ENDPOINT is set before Python starts."""
     code = "import sys, torch; from crate_mm.hub import HubModel; m = HubModel.from_pretrained('me/digits')\n"

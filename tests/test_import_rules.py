@@ -133,17 +133,6 @@ def test_there_are_no_circles():
     assert [module for module in FILES if module and module in reached(module)] == []
 
 
-def test_private_names_stand_in_one_place():
-    """MMEngine's on whatever holds them, and PyTorch's (which the scan of pickles quotes)."""
-    names = ("_train_loop", "_val_loop", "_test_loop", "_load_from", "_resume", "_randomness_cfg", "_ParamScheduler")
-    names += ("_log_history", "_count_history", "_dump_init_info", "_default_greater_keys")
-    for path in PACKAGE.rglob("*.py"):
-        used = [name for name in names if re.search(rf"\b{name}\b", path.read_text())]
-        assert not used or path.name == "private.py" or path.parts[-2:] == ("tasks", "base.py"), (path, used)
-        torch = re.findall(r"torch(?:\._C\b|\._[a-z]\w+| import _\w+)", path.read_text())
-        assert not torch or path.name in ("private_torch.py", "pickles.py"), (path, torch)
-
-
 # What has a contract is asked, and its attributes are not looked for. These files adapt objects of other libraries.
 CONTRACTS = {"model", "task", "backbone", "layer", "block", "head", "family", "student", "teacher", "preprocessor"}
 CONTRACTS |= {"dataset", "source", "sampler", "loader", "train_dataloader"}

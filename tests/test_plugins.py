@@ -184,6 +184,7 @@ def test_a_family_trains_and_is_looked_into(outside, run_tool, tmp_path):
         assert (done.code, sentence in done.last_line) == (2, True), done.output
 
 
+@pytest.mark.slow
 def test_a_task_with_samples_of_its_own_kind(outside, run_tool, tmp_path):
     """Trained, resumed, tested, counted, published and tested again, with nothing in the package changed."""
     config, work = outside("waves", WAVES), tmp_path / "w"

@@ -29,6 +29,7 @@ def steps(part):
     return part("roofline").config_step(CONFIG, 8, bf16=False, **SMALL)
 
 
+@pytest.mark.slow
 def test_the_forward_pass_multiplies_what_fvcore_counts(steps):
     images = torch.zeros(8, 3, 32, 32)
     counted = count_complexity(get_model("crate_tiny", img_size=32), images).by_operator
@@ -150,6 +151,7 @@ def test_summing_gradients_is_hidden_but_for_the_last_bucket(part):
     assert unhidden(91e6, 8, backward=10.0) < last
 
 
+@pytest.mark.slow
 def test_runs_are_predicted_for_gpus_that_are_not_there(part):
     args = argparse.Namespace(batch=None, micro_batch=512, precision="bf16", cores=16, images=1_281_167)
     h200 = part("devices").device_of("h200", "bf16")

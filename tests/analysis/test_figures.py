@@ -60,7 +60,12 @@ REFUSED = {
 }
 
 
-@pytest.fixture(params=MODELS_LOOKED_AT)
+AT_EACH_EDIT = {"CRATE", "ToST", "ViT"}
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[] if name in AT_EACH_EDIT else pytest.mark.slow) for name in MODELS_LOOKED_AT]
+)
 def looked_at(request):
     """The name of a model, and the model as a classifier."""
     return request.param, classifier(**MODELS_LOOKED_AT[request.param])
@@ -196,6 +201,7 @@ def test_names_stand_below_the_pictures():
 
 
 @pytest.mark.parametrize(("width", "size"), [(None, None), (3.25, 6.0)])
+@pytest.mark.slow
 def test_a_papers_figure_has_its_width_and_its_fonts(tmp_path, width, size):
     with figure_style("paper", width, size):
         picture = draw("layers", classifier(type="CRATE")).pictures["layers"]

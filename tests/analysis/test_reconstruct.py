@@ -65,6 +65,7 @@ def test_other_models_and_layers_are_refused():
         Reconstruct().run([given], options(layers=[0]))
 
 
+@pytest.mark.slow
 def test_the_command_takes_the_decoder_of_the_checkpoint(run_tool, tmp_path):
     from crate_mm.config import CONFIGS, load_config
 

@@ -16,6 +16,7 @@ from crate_mm.models.layers import Block, Compression, Sparsification
 from crate_mm.registry import MODELS, head_for
 
 pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
+pytestmark = pytest.mark.slow  # a browser, and the charts' script
 HOSTILE = [
     "<script>window.broken = 1</script>",
     '"><img src=x onerror="window.broken = 1">',

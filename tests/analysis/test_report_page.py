@@ -16,6 +16,7 @@ from crate_mm.analysis.segmentation import attention_masks
 from crate_mm.analysis.taps import capture
 from crate_mm.engine import load_config
 from crate_mm.engine.features import build_loader
+from tests.conftest import ROOT, start
 
 pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
 pytestmark = pytest.mark.slow  # a page is made by the command, in a process of its own
@@ -30,15 +31,13 @@ def data_of(page):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, debug_checkpoint):
+def page(tmp_path_factory, debug_checkpoint, vega):
     """A page of the random model and a trained one, made by the command."""
-    import subprocess
-    import sys
-
     file = tmp_path_factory.mktemp("page") / "report.html"
-    command = [sys.executable, "-m", "crate_mm", "report", "debug", "random", str(debug_checkpoint)]
-    done = subprocess.run([*command, "--out", file, "--shown", "5"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    args, log = ("debug", "random", debug_checkpoint, "--out", file, "--shown", "5"), file.with_suffix(".out")
+    process = start(ROOT / "tools" / "report.py", args, log, ROOT, {})
+    process.join(300)
+    assert process.exitcode == 0, log.read_text()
     return file
 
 

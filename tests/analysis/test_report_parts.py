@@ -157,6 +157,7 @@ def test_a_stream_is_what_the_pure_functions_give(model):
     torch.testing.assert_close(found.codes[1].use / 60, direction_use(codes).double().mean(0), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(model):
     """The peak of what Python allocates, and the tensors that are left, once the histograms are full."""
 

@@ -53,6 +53,7 @@ def test_the_average_is_the_mean_by_hand(tmp_path):
     assert open_checkpoint(tmp_path / "mean.safetensors").meta["averaged_from"] == told
 
 
+@pytest.mark.slow
 def test_batchnorm_and_whole_numbers(tmp_path):
     def count(number):
         return lambda weights: [v.fill_(number) for k, v in weights.items() if k.endswith("num_batches_tracked")]

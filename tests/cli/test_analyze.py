@@ -89,6 +89,7 @@ def test_layers(run_tool, debug_checkpoint, tmp_path):
             assert row["images"] == "450"
 
 
+@pytest.mark.slow
 def test_layers_of_a_vit(run_tool, tmp_path, vit):
     done = analyze(run_tool, "layers", "random", tmp_path, config=vit)
     assert "ViT has no subspaces: R^c is not defined" in done.output
@@ -106,6 +107,7 @@ def test_tokens(run_tool, debug_checkpoint, tmp_path):
     np.testing.assert_allclose(found["layer_2"], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_subspaces(run_tool, debug_checkpoint, tmp_path):
     analyze(run_tool, "subspaces", debug_checkpoint, tmp_path)
     found = json.loads((tmp_path / "subspaces.json").read_text())
@@ -120,6 +122,7 @@ def test_subspaces(run_tool, debug_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("size", [None, 16])
+@pytest.mark.slow
 def test_attention_at_any_resolution(run_tool, debug_checkpoint, tmp_path, pictures, size):
     args = ["--images", *pictures, *(["--size", size] if size else [])]
     analyze(run_tool, "attention", debug_checkpoint, tmp_path, *args)
@@ -134,6 +137,7 @@ def test_attention_at_any_resolution(run_tool, debug_checkpoint, tmp_path, pictu
         np.testing.assert_allclose(found["0_layer_1"], expected[0][0].unflatten(-1, (4, 4)), atol=0.02)
 
 
+@pytest.mark.slow
 def test_attention_of_a_vit(run_tool, tmp_path, pictures, vit):
     analyze(run_tool, "attention", "random", tmp_path, "--images", pictures[0], config=vit)
     assert np.load(tmp_path / "attention.npz")["0_layer_2"].shape == (3, 4, 4)
@@ -155,6 +159,7 @@ def test_pca(run_tool, debug_checkpoint, tmp_path, pictures):
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])
+@pytest.mark.slow
 def test_features(run_tool, debug_checkpoint, tmp_path, method):
     args = ("--num-images", 60, "--method", method, "--split", "train")
     analyze(run_tool, "features", debug_checkpoint, tmp_path, *args)

@@ -41,6 +41,7 @@ def test_the_uniform_average(run_tool, epochs, tmp_path):
     assert run_tool("test", "debug", out, "--work-dir", tmp_path / "test").code == 0
 
 
+@pytest.mark.slow
 def test_the_greedy_average_is_chosen_by_the_validation(run_tool, epochs, tmp_path):
     out = tmp_path / "soup.pth"
     done = run_tool("average", *reversed(epochs), "--greedy", "debug", "--out", out)
@@ -74,6 +75,7 @@ def tost_config():
     return cfg
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_the_averaged_weights(tmp_path):
     cfg = tost_config()
     cfg.work_dir, cfg.train_cfg.max_epochs = str(tmp_path), 2

@@ -10,28 +10,30 @@ import pytest
 import torch
 
 from crate_mm.engine import read_checkpoint
-from tests.conftest import ROOT
+from crate_mm.engine.safety.launch import _slurm_environment
+from tests.conftest import ROOT, free_port, start
 
 
 @pytest.mark.slow
-def test_dist_train_on_one_node_and_on_two(tmp_path):
-    """All of them together, as each takes seconds to start."""
+def test_dist_train_on_one_node_and_on_two(tmp_path, recorded):
+    """Real processes on one node; on two the launchers and what they start are forked off."""
+    train = ["configs/debug.py", "--cfg-options", "train_cfg.max_epochs=1", "--work-dir"]
+    command = ["bash", str(ROOT / "tools" / "dist_train.sh"), train[0], "2", *train[1:], str(tmp_path / "single")]
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "effective batch 128 = 2 processes x 64" in done.stdout
 
-    def start(folder: str, gpus: int, **more: str) -> subprocess.Popen:
-        command = [ROOT / "tools" / "dist_train.sh", "configs/debug.py", str(gpus), "--work-dir", tmp_path / folder]
-        command += ["--cfg-options", "train_cfg.max_epochs=1"]
-        output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        return subprocess.Popen([str(c) for c in command], env={**env, **more}, cwd=ROOT, **output)
-
-    runs = {"single": start("single", 2)}
-    for rank in (0, 1):
-        nodes = dict(NNODES="2", NODE_RANK=str(rank), MASTER_ADDR="127.0.0.1", PORT="29611")
-        runs[f"node{rank}"] = start("nodes", 1, **nodes)
-    outputs = {name: process.communicate(timeout=240)[0] for name, process in runs.items()}
-    assert {process.returncode for process in runs.values()} == {0}, outputs
-    assert "effective batch 128 = 2 processes x 64" in outputs["single"]
-    assert "effective batch 128 = 2 processes x 64" in outputs["node0"]
+    nodes, port = [], str(free_port())
+    for rank in ("0", "1"):
+        told = dict(NNODES="2", NODE_RANK=rank, MASTER_ADDR="127.0.0.1", PORT=port)
+        (_, *arguments), env = recorded("dist_train.sh", train[0], "1", *train[1:], str(tmp_path / "nodes"), **told)
+        nodes.append(start(ROOT / "tools" / "torchrun.py", arguments, tmp_path / f"node{rank}.out", ROOT, env))
+    for node in nodes:
+        node.join(120)
+    output = (tmp_path / "node0.out").read_text()
+    assert [node.exitcode for node in nodes] == [0, 0], output
+    assert "effective batch 128 = 2 processes x 64" in output
     single, nodes = (read_checkpoint(tmp_path / name / "epoch_1.pth")["state_dict"] for name in ("single", "nodes"))
     assert all(torch.equal(single[key], nodes[key]) for key in single)
 
@@ -87,14 +89,13 @@ def test_a_slurm_step_meets_at_its_own_first_host_and_its_jobs_port(tmp_path, mo
     told = dict(NTASKS=2, PROCID=1, LOCALID=0, NODELIST="node1,node2,node3", STEP_NODELIST="node2,node3")
     set_for_tasks = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")
     for name in (*set_for_tasks, "PORT"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what is set is undone
+        monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     for name, value in {**told, "JOB_ID": 1234567}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    code = "from crate_mm.engine.safety.launch import _slurm_environment as told; told(); import os\n"
-    code += f"print(*(os.environ[name] for name in {set_for_tasks}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == ["1", "2", "0", "24567", "node2"], done.stderr
+    _slurm_environment()
+    assert [os.environ[name] for name in set_for_tasks] == ["1", "2", "0", "24567", "node2"]
 
 
 @pytest.mark.parametrize(

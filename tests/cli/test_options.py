@@ -170,6 +170,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.slow
 def test_a_mistake_gets_one_sentence(run_tool, debug_checkpoint, image_tree, tmp_path, mistake):
     (tmp_path / "bad.py").write_text("x = 1\ny = = 2")
     (tmp_path / "truncated.pth").write_bytes(debug_checkpoint.read_bytes()[:5000])

@@ -101,6 +101,7 @@ def all_end(processes: list[int], seconds: float = 20) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_a_packing_that_is_cut_off_goes_on(packings, whole, number):
     kept: dict[str, int] = {}
     for _ in range(3):
@@ -130,6 +131,7 @@ def test_a_packing_that_is_cut_off_goes_on(packings, whole, number):
         assert (packings.folder / "pack" / f"{name}.tar").stat().st_ino == inode
 
 
+@pytest.mark.slow
 def test_parts_that_are_packed_at_once_make_the_whole(packings, whole):
     processes = [packings.begin("pack", "--part", f"{part}/3") for part in (1, 2, 3)]
     for process in processes:
@@ -141,6 +143,7 @@ def test_parts_that_are_packed_at_once_make_the_whole(packings, whole):
     assert not (packings.folder / "pack.part").exists()
 
 
+@pytest.mark.slow
 def test_parts_of_several_disks_are_put_together_by_the_same_command(packings, whole):
     for part in (1, 2):
         done = packings.run(f"disk{part}", "--part", f"{part}/2")
@@ -178,6 +181,7 @@ HARMS = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.slow
 def test_a_shard_that_is_not_intact_is_packed_again(packings, whole, first_part, harm):
     kept = packings.rows("pack")
     HARMS[harm](first_part)
@@ -207,6 +211,7 @@ def test_another_recipe_or_other_images_do_not_go_on(packings, images, first_par
     assert f"{PLAN} is damaged: delete {first_part} to begin anew" in packings.run("pack").last_line
 
 
+@pytest.mark.slow
 def test_a_part_of_another_packing_is_not_put_in(packings, first_part):
     """A copy of the wrong folder."""
     assert packings.run("other", "--part", "2/2", "--quality", 80).code == 0
@@ -221,6 +226,7 @@ def test_a_part_of_another_packing_is_not_put_in(packings, first_part):
 
 
 @pytest.mark.parametrize(("held", "args"), [("", ("--part", "2/2")), ("-1-of-2", ()), ("-3-of-4", ("--part", "2/2"))])
+@pytest.mark.slow
 def test_nobody_packs_a_shard_that_another_may_be_packing(packings, first_part, held, args, monkeypatch):
     monkeypatch.setattr("crate_mm.datasets.packing.PATIENCE", 0.2)  # the tools are forked off
     with FileLock(first_part / f"{MARK}{held}"):
@@ -230,6 +236,7 @@ def test_nobody_packs_a_shard_that_another_may_be_packing(packings, first_part, 
 
 
 @pytest.mark.parametrize("removed", [False, True])
+@pytest.mark.slow
 def test_a_kill_between_the_renaming_and_the_end_is_mended_by_the_same_command(packings, whole, removed, monkeypatch):
     def die(path) -> None:
         if removed:

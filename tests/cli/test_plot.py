@@ -29,6 +29,7 @@ def test_the_rows_are_what_was_logged(run_tool, run, tmp_path):
     assert {row["run"] for row in rows} == {run.name}
 
 
+@pytest.mark.slow
 def test_pictures_of_runs_and_of_a_schedule(run_tool, run, tmp_path):
     for name, args in (("a.png", (run,)), ("b.png", ("--schedule", "debug")), ("c.pdf", (run, "--keys", "loss"))):
         done = run_tool("plot", *args, "--out", tmp_path / name)

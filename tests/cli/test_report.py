@@ -14,6 +14,7 @@ from crate_mm.datasets import ClassificationDataset
 from crate_mm.engine import CONFIGS
 
 pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
+pytestmark = [pytest.mark.usefixtures("vega"), pytest.mark.slow]
 
 VIT = """
 _base_ = ["{debug}"]

@@ -107,6 +107,7 @@ def test_fine_tuning_from_an_official_checkpoint(run_tool, official_checkpoint, 
     assert {"parameters", "flops", "wall_time_s", "device", "versions", "seed", "config"} <= result.keys()
 
 
+@pytest.mark.slow
 def test_linear_probe(run_tool, debug_checkpoint, tmp_path):
     args = ("debug", "--work-dir", tmp_path, "--linear-probe", "--load-from", debug_checkpoint)
     done = run_tool("train", *args, "--cfg-options", "train_cfg.max_epochs=1")

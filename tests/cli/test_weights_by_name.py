@@ -25,6 +25,7 @@ def shared(hub, debug_checkpoint):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.slow
 def test_a_command_takes_a_checkpoint_from_the_hub(command, shared, run_tool, debug_checkpoint, tmp_path):
     done = run_tool(*(word.format(tmp=tmp_path) for word in COMMANDS[command]))
     assert done.code == 0, done.output
@@ -39,6 +40,7 @@ def test_a_command_takes_a_checkpoint_from_the_hub(command, shared, run_tool, de
         assert all(torch.equal(value, theirs["state_dict"][name]) for name, value in ours["state_dict"].items())
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_checkpoint_of_the_hub(shared, run_tool, tmp_path):
     short = ["--cfg-options", "train_cfg.max_epochs=1", "global_batch_size=449"]
     done = run_tool("train", "debug", "--load-from", ADDRESS, "--work-dir", tmp_path / "run", *short)
@@ -47,6 +49,7 @@ def test_training_starts_from_a_checkpoint_of_the_hub(shared, run_tool, tmp_path
     assert re.search(r"loaded +backbone\.", done.output), "the backbone is the checkpoint's"
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_checkpoint_of_the_hub(shared, run_tool, tmp_path):
     longer = ["--cfg-options", "train_cfg.max_epochs=2"]
     done = run_tool("train", "debug", "--resume", ADDRESS, "--work-dir", tmp_path / "run", *longer)

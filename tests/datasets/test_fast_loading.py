@@ -86,6 +86,7 @@ def test_the_crop_is_torchvisions(size):
         assert (ours.float() - expected.float()).abs().mean() < 0.9 * shifted  # less than a pixel off
 
 
+@pytest.mark.slow
 def test_the_distribution_of_crops_is_torchvisions():
     """Seen through the crops themselves: pixels hold their own coordinates, so that a crop shows its box."""
     height, width = 300, 400

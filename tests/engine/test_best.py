@@ -40,9 +40,7 @@ def train_scripted(folder, save_best, epochs=3, **options):
 @pytest.mark.parametrize(
     ("save_best", "rule", "kept", "epoch"),
     [
-        ("auto", None, ["best_eval_top1_epoch_3.pth"], 3),
         ("eval/top1", None, ["best_eval_top1_epoch_3.pth"], 3),
-        ("eval/loss", None, ["best_eval_loss_epoch_1.pth"], 1),
         ("eval/oddity", "less", ["best_eval_oddity_epoch_1.pth"], 1),
         ("eval/oddity", "greater", ["best_eval_oddity_epoch_3.pth"], 3),
         (["eval/loss", "auto"], None, ["best_eval_loss_epoch_1.pth", "best_eval_top1_epoch_3.pth"], 1),

@@ -39,7 +39,7 @@ def step(iteration, epoch, **values):
     ],
 )
 def test_the_schedule_is_that_of_a_run(tmp_path, overrides):
-    cfg = load_config("debug", {"default_hooks.logger.interval": 1, "train_cfg.max_epochs": 3})
+    cfg = debug_config(default_hooks__logger__interval=1, train_cfg__max_epochs=2)
     for key, value in overrides.items():
         *above, last = key.split(".")
         holder = cfg
@@ -51,10 +51,10 @@ def test_the_schedule_is_that_of_a_run(tmp_path, overrides):
     cfg.work_dir = str(tmp_path)
     Runner.from_cfg(cfg).train()
     logged = read_run(tmp_path)["lr"]
-    assert len(logged) == len(found.values["lr"]) == 3 * found.steps
+    assert len(logged) == len(found.values["lr"]) == 2 * found.steps
     assert [point.value for point in logged] == pytest.approx(list(found.values["lr"]), rel=1e-12)
     assert len({point.value for point in logged}) > 1
-    assert schedule(cfg, samples=1347) == found
+    assert schedule(cfg, samples=320) == found
 
 
 def test_groups_of_parameters_have_curves_of_their_own():
@@ -85,6 +85,7 @@ def test_what_is_not_known_before_is_refused(tmp_path):
         schedule(load_config("crate_base_in1k", {"data_root": str(tmp_path / "nowhere")}))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_one_curve(tmp_path):
     """Stopped twice, once to go on from an earlier checkpoint, it logs what the run that was not stopped has logged."""
     options = {"default_hooks__logger__interval": 1, "train_cfg__max_epochs": 4, "default_hooks__checkpoint": None}
@@ -152,6 +153,7 @@ def test_launches_go_on_from_logs_of_earlier_versions(tmp_path):
     assert read_run(tmp_path)["loss"] == [Point(10, 1, 5)]
 
 
+@pytest.mark.slow
 def test_launches_are_numbered_in_any_folder(tmp_path):
     """Whether a launch finds what it goes on from in its own folder, in one that was moved, or in another's."""
     options = {"train_cfg__max_epochs": 1, "default_hooks__logger__interval": 10}

@@ -64,9 +64,6 @@ def test_compiled_blocks_are_the_same_function():
     compile_blocks(compiled)
     assert list(compiled.state_dict()) == list(plain.state_dict())
     assert_gradients_agree(gradients(compiled), gradients(plain))
-    images, _ = images_and_labels()
-    with torch.no_grad():
-        torch.testing.assert_close(compiled.eval()(images), plain.eval()(images), rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture
@@ -93,7 +90,6 @@ def test_the_taps_of_compiled_blocks_can_be_read(no_inductor):
 @pytest.mark.parametrize(
     "options",
     [
-        dict(compile_blocks=True),
         dict(compile_blocks=True, activation_checkpointing=True),
         dict(compile_blocks="backbone"),
     ],
@@ -123,6 +119,7 @@ def graphs(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_a_validation_before_training_leaves_the_shapes_fixed(graphs):
     """And each shape is compiled once: validation's two batches, and training's."""
     model, (images, labels) = small_model(), images_and_labels(8)
@@ -172,6 +169,7 @@ def test_the_blocks_of_a_second_model_are_prepared_too(graphs):
 
 
 @pytest.mark.parametrize("backbone", ["CRATE", "ToST"])  # without and with a residual of the block's own
+@pytest.mark.slow
 def test_a_compiled_block_hands_on_short_tokens_itself(backbone, monkeypatch):
     """In its graph, so that no other kernel reads what it wrote in float32."""
     given = []
@@ -204,6 +202,7 @@ def test_a_second_backbone_without_blocks_is_refused():
         del BACKBONES.module_dict["Plain"]
 
 
+@pytest.mark.slow
 def test_the_whole_backbone_is_one_graph(graphs):
     model, (images, _) = small_model(), images_and_labels(2)
     expected = model(images)
@@ -253,6 +252,7 @@ def test_recomputed_blocks_have_the_same_gradients_and_keep_less(backbone):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("backbone", ["CRATE", "ViT"])
+@pytest.mark.slow
 def test_tokens_in_bf16_are_handed_on_and_err_little_more(backbone, compiled, graphs):
     plain, short = small_model(backbone), small_model(backbone)
     keep_tokens_in(torch.bfloat16, short)
@@ -329,7 +329,7 @@ def test_crate_is_the_textbook_form(fuse):
         torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["plain", "fused", "compiled"])
+@pytest.mark.parametrize("form", ["plain", "fused", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_bf16_errs_no_more_than_the_textbook_form(form):
     model = small_model().eval()
     images, _ = images_and_labels(64)

@@ -60,6 +60,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_steps_that_the_device_decides_on_are_the_same(tmp_path, kind):
     """The first step, when the optimizer has no state yet, two in a row, the last one of an epoch, the last of all."""
     logs, checkpoints = {}, {}

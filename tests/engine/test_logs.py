@@ -25,6 +25,7 @@ def test_the_logged_loss_is_the_mean_over_the_processes(tmp_path):
         assert [row[key] for row in two] == pytest.approx([row[key] for row in one], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_process_that_waits_longest_for_its_data_is_logged(tmp_path, monkeypatch):
     load = FewDigits.__getitem__
 

@@ -10,6 +10,7 @@ from tests.training import SGD, assert_identical, break_gradients, debug_runner,
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.slow
 def test_the_loaders_workers_end_with_the_training(tmp_path, persistent, fails):
     """They are not left to the garbage collector, which takes ten seconds for each."""
     loaders = [f"{split}_dataloader" for split in ("train", "val", "test")]

@@ -155,6 +155,7 @@ class Precision(ClassificationMetric):
         ("float32", "bfloat16", "trained in float32, validated in bfloat16"),
     ],
 )
+@pytest.mark.slow
 def test_validation_is_in_the_precision_of_training_or_what_is_asked_for(tmp_path, trained, asked, said):
     wrapper = dict(optim_wrapper__type="AutocastOptimWrapper") if trained == "bfloat16" else {}
     Precision.seen.clear()

@@ -43,6 +43,7 @@ def loader_of(data, batch_size=30, **options) -> DataLoader:
 
 
 @pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.slow
 def test_the_batches_are_those_of_the_loader(persistent):
     """Sample by sample, with their augmentation, in every epoch, and from the midst of one."""
     photographs = dict(type="FakeData", size=100, image_size=(3, 12, 14))

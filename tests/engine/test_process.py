@@ -2,22 +2,18 @@
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import tempfile
 
 import pytest
 import torch
 
-from tests.conftest import ROOT
 from tests.training import debug_runner
 
 # In a process of its own, with settings that the run's differ from.
 PROGRAM = """
 import json, sys
 import cv2, torch, torch.multiprocessing as mp
-mp.set_start_method("spawn")
+mp.set_start_method("spawn", force=True)
 torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
 torch.backends.cuda.matmul.allow_tf32 = True
 cv2.setNumThreads(2)
@@ -45,13 +41,11 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_training_leaves_the_process_as_it_was(tmp_path):
+def test_a_training_leaves_the_process_as_it_was(tmp_path, run_tool):
     (tmp_path / "program.py").write_text(PROGRAM)
-    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "work")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120)
-    assert ended.returncode == 0, ended.stderr
-    before, built, during, after = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("[")]
+    ended = run_tool(str(tmp_path / "program"), tmp_path / "work")
+    assert ended.code == 0, ended.output
+    before, built, during, after = [json.loads(line) for line in ended.output.splitlines() if line.startswith("[")]
     assert before == built == after
     assert during == ["fork", 1, True, False, False, False, True]
 
@@ -70,10 +64,9 @@ print(*(part.fp32_precision for part in (cuda.matmul, cudnn.conv, cudnn.rnn)))
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="PyTorch has no newer names")
-def test_tf32_by_its_newer_names_is_kept():
-    command = [sys.executable, "-c", NEWER_NAMES]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert ended.stdout == "tf32 ieee tf32\n", ended.stderr
+def test_tf32_by_its_newer_names_is_kept(tmp_path, run_tool):
+    (tmp_path / "program.py").write_text(NEWER_NAMES)
+    assert run_tool(str(tmp_path / "program")).output == "tf32 ieee tf32\n"
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -3,12 +3,11 @@
 import os
 import pty
 import re
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, start
 from tests.training import debug_runner
 
 
@@ -37,12 +36,12 @@ def test_nothing_moves_in_a_file_that_is_forced_to_have_colors(tmp_path, monkeyp
     assert not re.search(r"\r|\x1b\[[0-9?]*[A-Zl]", written)
 
 
-def on_a_terminal(*command: str, env: dict | None = None) -> tuple[int, str]:
-    """Run a command with a terminal for its output; return its exit code and what the terminal got."""
+def on_a_terminal(monkeypatch, *args) -> tuple[int, str]:
+    """Train with a terminal for its output; return its exit code and what the terminal got."""
+    monkeypatch.delenv("CI", raising=False)
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200", "LINES": "40", **(env or {})}
-    environment.pop("CI", None)
-    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=environment, cwd=ROOT)
+    environment = {"TERM": "xterm-256color", "COLUMNS": "200", "LINES": "40"}
+    process = start(ROOT / "tools" / "train.py", args, Path(os.ttyname(theirs)), ROOT, environment)
     os.close(theirs)
     written = b""
     while True:
@@ -54,13 +53,14 @@ def on_a_terminal(*command: str, env: dict | None = None) -> tuple[int, str]:
             break
         written += read
     os.close(ours)
-    return process.wait(60), written.decode()
+    process.join(60)
+    return process.exitcode, written.decode()
 
 
 @pytest.mark.slow
-def test_on_a_terminal_a_line_moves_and_is_gone_at_the_end(tmp_path):
-    command = (sys.executable, "tools/train.py", "configs/debug.py", "--work-dir", str(tmp_path))
-    code, written = on_a_terminal(*command, "--cfg-options", "train_cfg.max_epochs=2")
+def test_on_a_terminal_a_line_moves_and_is_gone_at_the_end(tmp_path, monkeypatch):
+    args = ("debug", "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=2")
+    code, written = on_a_terminal(monkeypatch, *args)
     assert code == 0, written
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
     for what in ("epoch 1/2", "epoch 2/2"):
@@ -77,11 +77,9 @@ def test_on_a_terminal_a_line_moves_and_is_gone_at_the_end(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_error_takes_the_line_off_the_terminal(tmp_path):
-    command = (sys.executable, "tools/train.py", "configs/debug.py", "--work-dir", str(tmp_path))
-    code, written = on_a_terminal(
-        *command, "--cfg-options", "optim_wrapper.optimizer.type=SGD", "optim_wrapper.optimizer.lr=1e30"
-    )
+def test_an_error_takes_the_line_off_the_terminal(tmp_path, monkeypatch):
+    wrong = ("--cfg-options", "optim_wrapper.optimizer.type=SGD", "optim_wrapper.optimizer.lr=1e30")
+    code, written = on_a_terminal(monkeypatch, "debug", "--work-dir", tmp_path, *wrong)
     assert code != 0
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written).strip().splitlines()[-1]
     assert last.startswith("error: "), last

@@ -41,6 +41,7 @@ def test_odd_transforms_of_a_dataset_of_ones_own_do_not_spoil_a_checkpoint(tmp_p
     check_form({"meta": described}, "x.pth")
 
 
+@pytest.mark.slow
 def test_a_recipe_names_the_start_by_its_run_and_epoch(tmp_path):
     """Not by a path, which says nothing in another folder, and is another one for the same file."""
     source = train(tmp_path / "source", train_cfg__max_epochs=1)
@@ -96,6 +97,7 @@ def test_code_commit_is_that_of_the_clone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("save_best", [None, "auto"])
+@pytest.mark.slow
 def test_result_of_a_finished_run_outlives_a_resume(tmp_path, save_best):
     options = {"train_cfg__max_epochs": 1, "default_hooks__checkpoint__save_best": save_best}
     train(tmp_path, **options)

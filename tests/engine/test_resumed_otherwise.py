@@ -117,6 +117,7 @@ def first_draws(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_with_older_draws_goes_on_with_them(first_draws, tmp_path, capfd):
     shutil.copy(first_draws / "old.pth", tmp_path / "epoch_0_iter_6.pth")
     resumed = train(tmp_path, resume=True, train_cfg__max_epochs=1, default_hooks__checkpoint__every_iters=8)

@@ -47,6 +47,7 @@ def watched(cfg, work_dir) -> tuple[Watch, Runner]:
     return watch, runner
 
 
+@pytest.mark.slow
 def test_an_epochs_first_samples_are_those_of_a_run(tmp_path):
     cfg = config(randomness__seed=3)
     watch, _ = watched(cfg, tmp_path)
@@ -61,6 +62,7 @@ def test_an_epochs_first_samples_are_those_of_a_run(tmp_path):
 
 
 @pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.slow
 def test_batches_are_augmented_as_in_a_run(tmp_path, parts):
     cfg = config(model__batch_augments=MIX, max_batch_per_device=32 // parts, model__backbone__drop_path=0.3)
     watch, runner = watched(cfg, tmp_path)

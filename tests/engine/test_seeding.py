@@ -9,6 +9,7 @@ from tests.training import assert_identical, train, train_on_processes
 
 
 @pytest.mark.parametrize("seed", [0, None])
+@pytest.mark.slow
 def test_a_seed_of_each_process_resumes_exactly(tmp_path, seed):
     options = dict(randomness__diff_rank_seed=True, randomness__seed=seed)
     whole = train(tmp_path / "whole", train_cfg__max_epochs=2, **options)

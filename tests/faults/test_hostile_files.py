@@ -39,7 +39,7 @@ class Mark:
         return os.mkdir, (self.path,)
 
 
-@pytest.fixture(params=["zip", "legacy", "safetensors"])
+@pytest.fixture(params=["zip", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("legacy", "safetensors"))])
 def evil(request, tmp_path) -> Path:
     """A work folder's newest checkpoint that would make ``mark`` beside it."""
     contents = {"state_dict": {}, "meta": {"epoch": 1, "iter": 10, "model": {}}, "evil": Mark(tmp_path / "mark")}
@@ -124,6 +124,7 @@ def described(request, tmp_path, debug_checkpoint) -> Path:
     return tmp_path / request.param
 
 
+@pytest.mark.parametrize("described", ["epoch_1.pth"], indirect=True)  # of both kinds below
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.slow
 def test_no_tool_builds_what_a_file_describes_by_running_it(tmp_path, described, run_tool, entry):

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ from crate_mm.checkpoints.files import training_checkpoints
 from crate_mm.engine import RunInterruptedError, RunStoppedError, newest_checkpoint, read_checkpoint
 from crate_mm.engine.safety.signals import INTERRUPTED, PREEMPTED, Signals
 from crate_mm.registry import DATA_SAMPLERS, RUNNERS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, start
 from tests.training import AUGMENT, assert_identical, debug_config
 
 STATES = ("state_dict", "optimizer", "param_schedulers", "ema_state_dict")
@@ -58,9 +57,9 @@ def at_step(runner, step: int, act) -> None:
 
 
 # The 10th step is the last of an epoch, after which there is the epoch's own checkpoint to write, and the validation.
-@pytest.mark.parametrize("step", [1, 7, 10])
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, PREEMPTED), (signal.SIGUSR1, PREEMPTED), (signal.SIGINT, INTERRUPTED)]
+    ("step", "number", "code"),
+    [(1, signal.SIGTERM, PREEMPTED), (7, signal.SIGUSR1, PREEMPTED), (10, signal.SIGINT, INTERRUPTED)],
 )
 @pytest.mark.slow
 def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path, whole, number, code, step):
@@ -100,6 +99,7 @@ def test_training_in_a_thread_catches_no_signals(tmp_path):
     assert names(tmp_path) == ["epoch_1.pth"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_validation_is_made_up_for(tmp_path, whole):
     runner = build(tmp_path)
     hook = Hook()
@@ -192,6 +192,7 @@ def test_a_run_stops_when_nothing_can_be_written(tmp_path, monkeypatch):
     assert newest_checkpoint(tmp_path).name == "epoch_0_iter_3.pth"
 
 
+@pytest.mark.slow
 def test_the_best_one_so_far_outlives_a_full_disk(tmp_path, monkeypatch):
     options = dict(train_cfg__max_epochs=1)
     build(tmp_path, **options).train()
@@ -232,6 +233,7 @@ def test_what_does_not_read_back_stops_the_run_in_the_end(tmp_path, monkeypatch)
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_one_is_put_aside(tmp_path):
     build(tmp_path).train()
     newest = tmp_path / "epoch_2.pth"
@@ -342,15 +344,6 @@ def test_a_disk_of_one_megabyte(tmp_path, run_tool):
         assert_identical(one[key], other[key], key)
 
 
-@pytest.mark.parametrize("number", ["KILL", "TERM"])
-@pytest.mark.slow
-def test_two_processes_are_killed(number, run_tool):
-    """tools/benchmarks/faults.py in small; it compares the ends bit by bit."""
-    done = run_tool("benchmarks/faults", "--processes", 2, "--kills", 1, "--signal", number, "--fork", timeout=300)
-    assert done.code == 0, done.output
-    assert "True" in done.output
-
-
 HOOK = """
 import os
 from mmengine.hooks import Hook
@@ -392,14 +385,24 @@ def write_accident(tmp_path: Path, accident: str, ranks: str = "1") -> list:
     return [tmp_path / "config.py", "--work-dir", tmp_path / "run"]
 
 
-def train_with_accident(tmp_path: Path, accident: str, **env: str) -> subprocess.CompletedProcess:
-    """Train by the launcher, which each test of it waits for."""
-    config, *rest = write_accident(tmp_path, accident)
-    with (tmp_path / "accident.py").open("a") as file:
-        file.write("\nimport tests.training  # its data\n")
-    command = ["bash", ROOT / "tools" / "dist_train.sh", config, "2", *rest]
-    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{tmp_path}:{ROOT}", **env}
-    return subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=200)
+@pytest.fixture
+def train_with_accident(tmp_path, recorded):
+    """Train by the launcher, as tools/dist_train.sh starts it; return its exit code and output."""
+
+    def train(accident: str, **env: str) -> tuple[int, str]:
+        config, *rest = write_accident(tmp_path, accident)
+        (_, *arguments), env = recorded("dist_train.sh", str(config), "2", *map(str, rest), **env)
+        env["PYTHONPATH"] = str(tmp_path)
+        log = tmp_path / "log"
+        launcher = start(ROOT / "tools" / "torchrun.py", arguments, log, ROOT, env)
+        launcher.join(200)
+        end = time.monotonic() + 60
+        while launcher.exitcode and "stopped by" not in log.read_text():  # its processes may end after it
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        return launcher.exitcode, log.read_text()
+
+    return train
 
 
 @pytest.mark.slow
@@ -413,11 +416,11 @@ def test_the_process_that_fails_first_speaks_first(tmp_path, run_processes):
 
 
 @pytest.mark.slow
-def test_an_elastic_restart_resumes_by_itself(tmp_path):
-    done = train_with_accident(tmp_path, "os.kill(os.getpid(), 9)", MAX_RESTARTS="1")
-    assert done.returncode == 0, done.stderr
+def test_an_elastic_restart_resumes_by_itself(tmp_path, train_with_accident):
+    code, output = train_with_accident("os.kill(os.getpid(), 9)", MAX_RESTARTS="1")
+    assert code == 0, output
     assert names(tmp_path / "run") == ["epoch_1.pth", "epoch_2.pth"]
-    assert "resumed epoch: 1, iter: 10" in done.stdout
+    assert "resumed epoch: 1, iter: 10" in output
 
 
 @pytest.mark.slow
@@ -437,10 +440,10 @@ def test_when_one_process_cannot_load_its_data_all_save_and_stop(tmp_path, run_p
 def test_a_process_that_hangs_is_noticed(tmp_path, run_processes):
     hang = write_accident(tmp_path, "__import__('signal').pause()")
     begin = time.monotonic()
-    done = run_processes("train", *hang, "--cfg-options", "env_cfg.dist_cfg.timeout=10", ends_others=True)
+    done = run_processes("train", *hang, "--cfg-options", "env_cfg.dist_cfg.timeout=4", ends_others=True)
     assert time.monotonic() - begin < 100  # PyTorch's own patience is 30 minutes
     assert done.code == 1
-    assert "error: another process has not come to this point of the run within 10 s" in done.output
+    assert "error: another process has not come to this point of the run within 4 s" in done.output
 
 
 @pytest.mark.slow
@@ -457,11 +460,11 @@ def test_unreadable_images_of_all_processes_count(tmp_path, run_processes):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of the end of its parent")
 @pytest.mark.slow
-def test_when_the_launcher_is_killed_the_processes_save_and_end(tmp_path):
+def test_when_the_launcher_is_killed_the_processes_save_and_end(tmp_path, train_with_accident):
     # It takes the system a moment to end the launcher, in which small steps would go on.
-    done = train_with_accident(tmp_path, "os.kill(os.getppid(), 9), __import__('time').sleep(2)")
-    assert done.returncode == -signal.SIGKILL
-    assert "stopped by SIGTERM" in done.stderr  # whose end subprocess.run waits for, as the processes hold it open
+    code, output = train_with_accident("os.kill(os.getppid(), 9), __import__('time').sleep(2)")
+    assert code == -signal.SIGKILL
+    assert "stopped by SIGTERM" in output
     assert names(tmp_path / "run")[-1] == "epoch_1_iter_16.pth"
 
 

@@ -3,11 +3,9 @@
 What training does when a process of it ends is in test_interruptions.py, and the whole in ../cli/test_launchers.py.
 """
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -70,26 +68,6 @@ def test_the_end_of_a_process_is_that_of_all(tmp_path, run_tool, how, restarts, 
     said = [line for line in done.output.splitlines() if line.startswith(("error", "Traceback"))]
     assert [line[: len(last)] for line in said] == [last] if last else said == []
     assert len((tmp_path / "started").read_text().split()) == starts
-
-
-@pytest.fixture
-def recorded(tmp_path):
-    """Run a shell script with a python that notes its arguments and environment, on a machine without GPUs."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python").write_text(
-        f"#!{sys.executable}\nimport json, os, sys\nnotes = [sys.argv[1:], dict(os.environ)]\n"
-        "sys.exit(print(0)) if sys.argv[1] == '-c' else json.dump(notes, open(os.environ['NOTES'], 'w'))\n"
-    )
-    (tmp_path / "bin" / "python").chmod(0o755)
-
-    def run(script: str, *args: str, **env: str) -> tuple[list[str], dict[str, str]]:
-        env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "NOTES": str(tmp_path / "notes"), **env}
-        command = ["bash", str(ROOT / "tools" / script), *args]
-        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return json.loads((tmp_path / "notes").read_text())
-
-    return run
 
 
 @pytest.mark.parametrize(

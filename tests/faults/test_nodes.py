@@ -1,13 +1,16 @@
-"""Nodes that leave and join a training (NNODES=MIN:MAX): two launchers on this machine, with the real scripts."""
+"""Nodes that leave and join a training (NNODES=MIN:MAX): two launchers on this machine.
+
+They are tools/torchrun.py as tools/dist_train.sh starts it, forked off this process, and so are their workers.
+"""
 
 import json
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections import defaultdict
 from contextlib import suppress
+from multiprocessing import Process
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ import pytest
 from crate_mm.checkpoints.files import training_checkpoints
 from crate_mm.engine import read_checkpoint
 from crate_mm.engine.safety.signals import PREEMPTED
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT, free_port, start
 from tests.training import AUGMENT, SGD, train
 
 # Notes each step of each process: the number of processes, the launcher, the sum of the process's images. A step lasts
@@ -34,7 +37,7 @@ class Notes(Hook):
         note["images"] = sum(int(image.long().sum()) for image in data_batch["inputs"])
         with open(os.environ["NOTES"], "a") as file:
             file.write(json.dumps(note) + "\\n")
-        time.sleep(0.3)
+        time.sleep(0.15)
         end = time.monotonic() + 150
         while os.path.exists(os.environ["NOTES"] + ".hold") and not runner.train_loop.signals.received:
             assert time.monotonic() < end
@@ -54,30 +57,30 @@ STEPS = 40
 
 
 def notes_of(folder: Path) -> list[dict]:
-    file = folder / "notes"
+    file = folder / "steps"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 class Job:
     """A training whose nodes are launchers on this machine."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, recorded) -> None:
+        self.folder, self.port, self.recorded = folder, free_port(), recorded
         (folder / "notes.py").write_text(HOOK)
         (folder / "config.py").write_text(CONFIG.format(root=ROOT, augment=AUGMENT))
-        self.nodes: dict[str, subprocess.Popen] = {}
+        self.nodes: dict[str, Process] = {}
 
-    def start(self, name: str, nodes: str = "1:2", **env: str) -> subprocess.Popen:
-        command = ["bash", str(ROOT / "tools" / "dist_train.sh"), "config.py", "1", "--work-dir", "run", "--resume"]
-        told = dict(NNODES=nodes, MASTER_ADDR="localhost", PORT=str(self.port), NOTES=str(self.folder / "notes"), **env)
-        told |= dict(CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1", PYTHONPATH=f"{self.folder}:{ROOT}")
-        told |= dict(PET_RDZV_CONF="last_call_timeout=4,join_timeout=60")  # torchrun's own way, here to wait less
-        with open(self.folder / f"{name}.log", "w") as log:
-            node = subprocess.Popen(command, cwd=self.folder, env={**os.environ, **told}, stdout=log, stderr=log)
-        self.nodes[name] = node
-        return node
+    def start(self, name: str, nodes: str = "1:2", **env: str) -> Process:
+        env |= dict(NNODES=nodes, MASTER_ADDR="localhost", PORT=str(self.port), PYTHONPATH=str(self.folder))
+        # Torchrun's own settings, here to wait less.
+        env |= dict(PET_RDZV_CONF="last_call_timeout=2,join_timeout=60")
+        (_, *arguments), env = self.recorded("dist_train.sh", "config.py", "1", "--work-dir", "run", "--resume", **env)
+        env["NOTES"] = str(self.folder / "steps")
+        log = self.folder / f"{name}.log"
+        self.nodes[name] = start(ROOT / "tools" / "torchrun.py", arguments, log, self.folder, env)
+        return self.nodes[name]
 
-    def start_where_all_meet(self, name: str, **env: str) -> subprocess.Popen:
+    def start_where_all_meet(self, name: str, **env: str) -> Process:
         """Start the first node, which is the one to meet at because it listens first."""
         node = self.start(name, **env)
         until(lambda: socket.socket().connect_ex(("localhost", self.port)) == 0, self)
@@ -85,7 +88,7 @@ class Job:
 
     def hold(self) -> None:
         """Let no process get beyond its step."""
-        (self.folder / "notes.hold").touch()
+        (self.folder / "steps.hold").touch()
 
     def notes(self) -> list[dict]:
         return notes_of(self.folder)
@@ -102,30 +105,32 @@ class Job:
             with suppress(ProcessLookupError):  # one of an earlier start
                 os.kill(pid, signal.SIGKILL)
         node.kill()
-        node.wait()
+        node.join()
 
     def said(self) -> str:
         return "\n".join(f"=== {name}\n{(self.folder / f'{name}.log').read_text()}" for name in self.nodes)
 
     def end(self) -> dict[str, int]:
         """Wait for the nodes; return their exit codes."""
-        return {name: node.wait(timeout=150) for name, node in self.nodes.items()}
+        for node in self.nodes.values():
+            node.join(150)
+        return {name: node.exitcode for name, node in self.nodes.items()}
 
 
 def until(condition, job: Job, seconds: float = 100) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, job.said()
-        assert any(node.poll() is None for node in job.nodes.values()), job.said()
+        assert any(node.is_alive() for node in job.nodes.values()), job.said()
         time.sleep(0.1)
 
 
 @pytest.fixture
-def job(tmp_path):
-    job = Job(tmp_path)
+def job(tmp_path, recorded):
+    job = Job(tmp_path, recorded)
     yield job
     for name, node in job.nodes.items():
-        if node.poll() is None:
+        if node.is_alive():
             job.lose(name)
 
 
@@ -160,14 +165,15 @@ def test_a_node_is_lost_and_replaced(job, tmp_path):
     job.start("second")
     until(lambda: job.steps(world=2) > 12, job)
     job.lose("second")
-    until(lambda: job.steps(world=1) > 2, job)
+    before = len(job.notes())  # the first may have begun alone
+    until(lambda: job.steps(world=1, after=before) > 2, job)
     job.hold()  # so that the third can join in time
-    alone = [note["step"] for note in job.notes() if note["world"] == 1]
+    alone = [note["step"] for note in job.notes()[before:] if note["world"] == 1]
     assert min(alone) == 10  # from the newest checkpoint, that of the first epoch
     before = len(job.notes())
     job.start("third")
     until(lambda: job.steps(world=2, after=before) > 0, job)
-    (job.folder / "notes.hold").unlink()
+    (job.folder / "steps.hold").unlink()
     assert {**job.end(), "second": 0} == dict(first=0, second=0, third=0), job.said()
     # Nothing was lost when the third came: the process that ran saved first, and no step was taken twice.
     last = [note for note in job.notes() if note["world"] == 1][-1]["step"]
@@ -181,8 +187,9 @@ def test_a_node_that_is_asked_to_leave_saves_and_the_others_go_on(job):
     job.start_where_all_meet("first", MAX_RESTARTS="1")
     job.start("second")
     until(lambda: job.steps(world=2) > 4, job)
-    job.nodes["second"].send_signal(signal.SIGUSR1)
-    assert job.nodes["second"].wait(100) == PREEMPTED, job.said()
+    os.kill(job.nodes["second"].pid, signal.SIGUSR1)
+    job.nodes["second"].join(100)
+    assert job.nodes["second"].exitcode == PREEMPTED, job.said()
     until(lambda: job.steps(world=1) > 1, job)
     job.hold()
     together, alone = ([note["step"] for note in job.notes() if note["world"] == world] for world in (2, 1))
@@ -192,8 +199,9 @@ def test_a_node_that_is_asked_to_leave_saves_and_the_others_go_on(job):
     job.start("third")
     until(lambda: job.steps(world=2, after=before) > 0, job)
     job.lose("first")
-    (job.folder / "notes.hold").unlink()
-    assert job.nodes["third"].wait(100) == 1, job.said()
+    (job.folder / "steps.hold").unlink()
+    job.nodes["third"].join(100)
+    assert job.nodes["third"].exitcode == 1, job.said()
     said = (job.folder / "third.log").read_text()
     assert "error: the node of MASTER_ADDR, where all meet, does not answer at PORT, or no longer" in said
     assert "Traceback" not in said

@@ -48,11 +48,10 @@ def test_no_cell_of_a_table_is_a_formula(tmp_path):
     assert rows(tmp_path / "p.csv")[1][1:3] == ["'=HYPERLINK(1).jpg", "'=cmd|' /C calc'!A0"]
 
 
-@pytest.mark.parametrize("name", ["$", "$x", "a_$b$", "\\frac{", "caf\udce9", "a\nb", "\x1b[2J", ""])
-def test_any_class_can_be_drawn_and_listed(tmp_path, name):
-    names = [name, "b", "c", "d"]
+@pytest.mark.parametrize("names", [["$", "$x", "a_$b$", "\\frac{"], ["caf\udce9", "a\nb", "\x1b[2J", ""]])
+def test_any_class_can_be_drawn_and_listed(tmp_path, names):
     write_confusion(tmp_path / "m", SAMPLES, names)
-    write_predictions(tmp_path / "p.csv", SAMPLES, names, lambda position: name)
+    write_predictions(tmp_path / "p.csv", SAMPLES, names, lambda position: names[position])
     assert Image.open(tmp_path / "m.png").width > 100
     assert len(rows(tmp_path / "m.csv")) == 5
     assert len(rows(tmp_path / "p.csv")) == 3
@@ -206,6 +205,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("what", SAID)
+@pytest.mark.slow
 def test_what_a_checkpoint_says_is_looked_at_before_the_work(tmp_path, debug_checkpoint, run_tool, what):
     checkpoint = read_checkpoint(debug_checkpoint)
     SAID[what](checkpoint)

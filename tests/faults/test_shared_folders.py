@@ -97,6 +97,7 @@ def no_locks(request, monkeypatch) -> str:
     return os.strerror(request.param)
 
 
+@pytest.mark.slow
 def test_a_file_system_without_locks_is_told_and_used(tmp_path, no_locks, run_tool):
     (tmp_path / LOCK).write_text("4711\nanother-node\n")  # of a run that was killed
     done = run_tool("train", "debug", "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1")

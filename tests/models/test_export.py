@@ -22,7 +22,7 @@ def _quiet():
         yield
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[f if f == "CRATE" else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
 def model(request):
     model = classifier(request.param)
     torch.nn.init.normal_(model.head.fc.weight)
@@ -53,6 +53,7 @@ def test_a_fused_model_is_exported_too():
     check(exported(model, {0: torch.export.Dim.AUTO}).module(), model)
 
 
+@pytest.mark.slow
 def test_a_size_is_free_where_positions_are(model):
     """ToST computes its positions. Others have a table of a size, and no export pretends that they have not."""
     if type(model.backbone).__name__ != "ToST":

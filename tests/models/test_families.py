@@ -84,6 +84,7 @@ def test_a_state_dict_goes_round(family, tmp_path):
         assert torch.equal(copy.deepcopy(model)(pixels()), expected)
 
 
+@pytest.mark.slow
 def test_a_layer_compiles_without_a_break(family):
     model = classifier(family).train()
     layer = torch.compile(model.backbone.blocks[0], fullgraph=True, backend="eager")

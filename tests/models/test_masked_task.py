@@ -81,6 +81,7 @@ def test_a_run_trains_everything_and_is_judged_by_its_loss(run):
     assert set(weights) - changed == {"backbone.embedding.pos_table"}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_repeats_the_uninterrupted_one(run, tmp_path):
     """The masks too: they are drawn in the model, by the samples' seeds."""
     cfg = config(tmp_path)
@@ -102,7 +103,7 @@ def take_steps(rank, world_size, port, work_dir, **settings):
 
 @pytest.mark.slow
 def test_processes_and_micro_batches_mask_the_same_patches(tmp_path):
-    context = torch.multiprocessing.get_context("spawn")
+    context = torch.multiprocessing.get_context("fork")
     weights = {}
     for name, world_size, settings in [
         ("one", 1, {}),
@@ -327,6 +328,7 @@ def test_at_another_image_size_the_positions_are_those_of_the_autoencoder(run):
     assert name in back.resized
 
 
+@pytest.mark.slow
 def test_fine_tuning_and_probing_train(run, tmp_path):
     for name, mixin in (("tuned", None), ("probed", "transfer/linear_probe.py")):
         overrides = {"train_cfg.max_epochs": 1, "global_batch_size": 449, "model.head.pool": "cls"}

@@ -99,6 +99,7 @@ def test_recomputed_blocks_draw_the_same_again(kind):
         assert torch.equal(gradient, gradients[1][name]), name
 
 
+@pytest.mark.slow
 def test_layers_of_different_rates_share_a_compilation():
     graphs = []
 
