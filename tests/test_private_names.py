@@ -15,7 +15,7 @@ ALLOWED = {
     "config/load.py": {"_cfg_dict"},
     "config/overrides.py": {"_cfg_dict"},
     "datasets/benchmarks.py": {"_image_files", "_images"},
-    "engine/loop.py": {"_decide_current_val_interval", "_epoch", "_iter", "_max_epochs"},
+    "engine/loop.py": {"_decide_current_val_interval", "_epoch", "_iter"},
     "engine/optim.py": {"_accumulative_counts", "_init_lr", "_inner_count"},
     "engine/private.py": {
         "_count_history",
