@@ -143,6 +143,8 @@ def _read_sizes(official: Official, weights: dict[str, Tensor]) -> dict[str, Any
         if len(shape) != len(dimensions):
             raise TranslationError(f"{name} has shape {shape}, expected one of {len(dimensions)} dimensions")
         for dimension, length in zip(dimensions, shape):
+            if dimension != "_" and not length:
+                raise TranslationError(f"{name} has shape {shape}, which holds nothing")
             if dimension != "_" and sizes.setdefault(dimension, length) != length:
                 raise TranslationError(f"{name} has shape {shape}, expected {dimension} {sizes[dimension]}")
     for size, pattern in official.counts.items():
@@ -157,8 +159,6 @@ def _read_sizes(official: Official, weights: dict[str, Tensor]) -> dict[str, Any
             raise TranslationError(f"patches of {sizes['patch_dim']} numbers are not a square image's in RGB")
         sizes["patch_h"] = sizes["patch_w"] = _square_side(sizes["patch_dim"] // 3, "the pixels of a patch")
     if "patch_h" in sizes:
-        if not sizes["patch_h"] * sizes["patch_w"]:
-            raise TranslationError("its patches have no pixels")
         sizes["patch_size"] = _plain_size(sizes["patch_h"], sizes["patch_w"])
     return sizes
 

@@ -213,6 +213,18 @@ def test_it_predicts_and_is_published(tmp_path):
     assert one == Predictor(init_model(None, tmp_path / "tost.safetensors"))(images)
 
 
+@pytest.mark.parametrize("build", [crate, alpha, tost, official_mae])
+def test_what_the_sizes_are_read_from_is_refused_where_it_is_not_as_declared(build):
+    """Missing, empty, of other dimensions, or of another size: a sentence, whatever the declaration computes of it."""
+    family = {crate: "CRATE", alpha: "CRATEAlpha", tost: "ToST", official_mae: "CRATEMAE"}[build]
+    for name in BACKBONES.get(family).official.shapes:
+        value = build()[name]
+        for other in (None, value[:0], torch.zeros([0] * value.ndim), value[None], torch.cat([value, value])):
+            weights = {key: kept for key, kept in {**build(), name: other}.items() if kept is not None}
+            with pytest.raises(CheckpointError):
+                from_official(weights, num_heads=3)
+
+
 def test_a_family_of_ones_own_declares_its_weights(monkeypatch):
     """Sizes are read off shapes, counts and flags; what is not given has a default or is asked for."""
 
