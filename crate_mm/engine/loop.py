@@ -127,7 +127,8 @@ class TrainLoop(EpochBasedTrainLoop):
                 break
         if first:
             self.dataloader.sampler.start = 0
-        if self._iter == (self._epoch + 1) * len(self.dataloader):
+        cut = self._iter == self._max_iters < (self._epoch + 1) * len(self.dataloader)
+        if not cut:
             self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 

@@ -125,7 +125,7 @@ class CheckpointHook(Hook):
             return  # whose processes do not agree within an epoch
         signal, due = max(loop.agreed["signal"]), max(loop.agreed["save"])
         step = runner.iter + 1
-        ends = self.save_last and step == runner.max_iters and step % len(runner.train_dataloader)  # within an epoch
+        ends = self.save_last and self._is_cut(runner, step)
         if signal or due or loop.stopping or ends:
             self.save_within(runner, step, last=bool(signal or loop.stopping or ends))
         if ends:
@@ -167,7 +167,7 @@ class CheckpointHook(Hook):
         if self._in_trouble(runner):
             return
         better = [best for best in self.best if best.see(runner, metrics[best.metric])]
-        if better and runner.iter % len(runner.train_dataloader):  # the run has ended within an epoch
+        if better and self._is_cut(runner, runner.iter):
             self.save_within(runner, runner.iter, last=True, epoch=runner.epoch - 1)
         elif better:  # what a resume goes on from must know of it
             self.save_epoch(runner, runner.epoch, runner.iter)
@@ -190,8 +190,7 @@ class CheckpointHook(Hook):
             epoch: number of epochs before the one that the step is of; the run's if not given.
         """
         epoch = runner.epoch if epoch is None else epoch
-        cut = step == runner.max_iters and step % len(runner.train_dataloader)  # it is the last one of the run
-        if isinstance(runner.train_dataloader.sampler, ResumableSampler) or cut:
+        if isinstance(runner.train_dataloader.sampler, ResumableSampler) or self._is_cut(runner, step):
             self._save(runner, f"epoch_{epoch}_iter_{step}.pth", {"epoch": epoch, "iter": step}, last)
 
     def save_epoch(self, runner: Runner, epoch: int, step: int) -> None:
@@ -229,6 +228,11 @@ class CheckpointHook(Hook):
                     self.written.remove(path.name)
         except OSError as error:
             runner.logger.warning(f"cannot tidy up {runner.work_dir}: {error}")
+
+    @staticmethod
+    def _is_cut(runner: Runner, step: int) -> bool:
+        """Return whether a step is the last one of the run, and within an epoch."""
+        return step == runner.max_iters and step % len(runner.train_dataloader) != 0
 
     @staticmethod
     def _in_trouble(runner: Runner) -> bool:

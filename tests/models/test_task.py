@@ -62,8 +62,10 @@ def test_a_teacher_is_the_average_of_the_student(tmp_path):
     assert not torch.equal(expected, start.teacher["projection"].weight)
 
 
-def test_a_skipped_step_is_told_and_changes_no_teacher(tmp_path):
-    runner = debug_runner(tmp_path, **OPTIONS, train_cfg__max_epochs=1)
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_skipped_step_is_told_and_changes_no_teacher(tmp_path, on_device):
+    options = {**OPTIONS, "train_cfg__max_epochs": 1, "optim_wrapper__decide_on_device": on_device}
+    runner = debug_runner(tmp_path, **options)
     runner.task.projection.weight.register_hook(lambda g: g * float("nan") if runner.iter + 1 in (3, 7) else g)
     runner.train()
     assert runner.task.calls == [(step, step in (3, 7)) for step in range(1, 11)]
