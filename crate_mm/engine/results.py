@@ -227,6 +227,9 @@ def describe_recipe(cfg: Config) -> dict:
     parts |= {key: cfg.get(key) for key in others if cfg.get(key)}
     data = (cfg.get("train_dataloader") or {}).get("dataset") or {}
     parts["train_transforms"] = data.get("transforms")
+    elsewhere = ("type", "source", "root", "transforms", "max_unreadable")
+    if settings := {key: value for key, value in data.items() if key not in elsewhere}:  # such as views, or a length
+        parts["train_data"] = settings
     parts["optim_wrapper"] = {k: v for k, v in (parts["optim_wrapper"] or {}).items() if k != "accumulative_counts"}
     return as_data(parts)
 

@@ -19,12 +19,21 @@ def extract_features(model: nn.Module, batches: Iterable[dict]) -> tuple[Tensor,
 
     Returns:
         The features ``(n, d)`` in float32, the labels ``(n,)`` and the samples' positions ``(n,)``, on the CPU.
+
+    Raises:
+        ValueError: a batch does not have one label and one position a sample.
     """
     was_training = model.training
     model.eval()
     features, labels, positions = [], [], []
     try:
         for batch in batches:
+            shapes = {key: tuple(batch[key].shape) for key in ("labels", "sample_idx") if key in batch}
+            if [len(shapes.get(key, ())) for key in ("labels", "sample_idx")] != [1, 1]:
+                raise ValueError(
+                    f"features are compared by their samples' classes: expected labels (B,) and sample_idx (B,), the "
+                    f"data has {', '.join(f'{key} {shape}' for key, shape in shapes.items()) or 'neither'}"
+                )
             features.append(model(**model.data_preprocessor(batch), mode="features").float().cpu())
             labels.append(batch["labels"])
             positions.append(batch["sample_idx"])

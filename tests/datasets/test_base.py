@@ -11,9 +11,12 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import FakeData
 
-from crate_mm.config import find_config
+from crate_mm.config import find_config, load_config
 from crate_mm.datasets import ClassificationDataset, Digits, GlobalBatchSampler
 from crate_mm.datasets.base import Source, dataset_of, draws_of, require_images, source_of
+from crate_mm.datasets.check import check_sources
+from crate_mm.engine.results import describe_recipe
+from crate_mm.evaluation import extract_features
 from crate_mm.registry import DATASETS
 
 BUILT_IN = ["CIFAR10", "CIFAR100", "ClassFolders", "Digits", "FashionMNIST", "Flowers102", "ImageFiles", "ImageFolder"]
@@ -116,6 +119,24 @@ def test_transforms_of_a_dataset_are_whole(image_tree):
     assert data.encoded
     assert data.transforms(image).shape == data[0]["inputs"].shape == (3, 12, 12)
     assert (data.transforms(image).int() - data[0]["inputs"].int()).abs().max() <= 1
+
+
+def test_doctor_and_neighbours_say_what_they_cannot_use():
+    (_, note) = check_sources({"train": Samples()})
+    assert note == ("note", "train", "Samples gives dict, no pairs (image, label): its samples are not looked at")
+    batch = {"inputs": torch.zeros(2, 3), "labels": torch.zeros(2, 3)}
+    with pytest.raises(ValueError, match=r"expected labels \(B,\) and .*, the data has labels \(2, 3\)$"):
+        extract_features(torch.nn.Linear(3, 3), [batch])
+
+
+def test_settings_of_a_dataset_are_part_of_the_recipe():
+    cfg = load_config("debug")
+    before = describe_recipe(cfg)
+    cfg.train_dataloader.dataset.max_unreadable = 3
+    assert describe_recipe(cfg) == before
+    views = [{"num": 2, "transforms": []}]
+    cfg.train_dataloader.dataset = dict(type="Views", source=dict(type="Digits"), views=views)
+    assert describe_recipe(cfg)["train_data"] == {"views": views}
 
 
 OUTSIDE = """
