@@ -1,5 +1,6 @@
 """What the tests share: one thread (other processes may hold the second core), small data, and running the tools."""
 
+import ast
 import gc
 import json
 import multiprocessing
@@ -37,6 +38,12 @@ def hides_gpu(markers: str) -> bool:
     return "gpu" not in markers or "not gpu" in markers
 
 
+def unformatted(text: str, **style) -> tuple[str, bool]:
+    """What yapf does, without the layout; what is no Python raises a ``SyntaxError`` as well."""
+    ast.parse(text)
+    return text, True
+
+
 def pytest_configure(config: pytest.Config) -> None:
     hidden = hides_gpu(config.getoption("markexpr", ""))
     # The tools are forked off, which a process that uses CUDA does not survive.
@@ -50,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
     import torch
 
     # Laying a config's text out, and reading the digits' file, would be a third of a short training.
-    mmengine.config.config.FormatCode = lambda text, **style: (text, True)
+    mmengine.config.config.FormatCode = unformatted
     sklearn.datasets.load_digits = cache(sklearn.datasets.load_digits)
     torch.set_num_threads(1)
     # PyTorch looks for devices at the first gradient, and starts threads for those of fake tensors as well, once the
