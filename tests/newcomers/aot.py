@@ -3,9 +3,10 @@
 import torch
 from torch import nn
 
-from crate_mm.models import Arch, Backbone, InputSpec, PatchKernel, Positions, Sizes, TokenLayout, resolve_arch
+from crate_mm.models import Backbone, InputSpec, TokenLayout
+from crate_mm.models.arch import Arch, Sizes, resolve_arch
 from crate_mm.models.families.block import build_block
-from crate_mm.models.layers import Compression, Map
+from crate_mm.models.layers import Compression, Map, Subspaces
 from crate_mm.registry import BACKBONES, LAYERS
 
 
@@ -28,7 +29,7 @@ class CausalMSSA(Compression):
         return {"attention": Map(self.attention(w)[1])}
 
     def subspaces(self):
-        return self.qkv.weight, self.num_heads
+        return Subspaces(self.qkv.weight.T, self.num_heads)
 
     def forward(self, x):
         w, attention = self.attention(self.tap_w(self.qkv(x)))
@@ -37,10 +38,13 @@ class CausalMSSA(Compression):
 
 @BACKBONES.register_module()
 class AoT(Backbone):
-    """Images (B, C, H, W) to tokens (B, N, embed_dim), without a CLS token."""
+    """Images (B, C, H, W) to tokens (B, N, embed_dim), without a CLS token.
 
-    # the widths and depths that fit the parameters of the paper's language models; heads of 64
-    sizes = Sizes("aot", {"base": Arch(1024, 24, 16), "medium": Arch(1280, 36, 20)})
+    `resizable` is left out: `Positions` are those of a CLS token and N patches.
+    """
+
+    # "base" and "medium" have the parameters of the paper's language models of these names; "tiny" is for trials
+    sizes = Sizes("aot", {"tiny": Arch(192, 12, 3), "base": Arch(1024, 24, 16), "medium": Arch(1280, 36, 20)})
     head_settings = {"pool": "mean"}
     stem = ("patches", "positions")
 
@@ -63,10 +67,6 @@ class AoT(Backbone):
     def layout(self, inputs):
         rows, columns = (side // self.patch_size for side in inputs.shape[2:])
         return TokenLayout(prefix=0, rows=rows, columns=columns)
-
-    def resizable(self):
-        kernel = PatchKernel("d C h w", self.patch_size, self.patch_size, self.spec.channels)
-        return {"positions": Positions((self.side, self.side)), "patches.weight": kernel}
 
     def forward(self, images):
         z = self.patches(images).flatten(2).mT + self.positions

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from crate_mm.models.layers import Compression, Map
+from crate_mm.models.layers import Compression, Map, Subspaces
 from crate_mm.registry import LAYERS
 
 
@@ -45,7 +45,7 @@ class CBSA(Compression):
         return {"attention": Map(attention, rows="representatives")}
 
     def subspaces(self):
-        return self.proj.weight, self.num_heads
+        return Subspaces(self.proj.weight.T, self.num_heads)
 
     def forward(self, x, layout):
         q, w, attention = self.attention(self.tap_w(self.proj(x)), layout)
