@@ -1,0 +1,3 @@
+_base_ = ["../../configs/debug.py"]
+custom_imports = dict(imports=["cbsa"])
+model = dict(backbone=dict(compress=dict(type="CBSA", pool=2)))
