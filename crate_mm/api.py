@@ -10,13 +10,13 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from .by_name import get_model, keep_what_is_told, list_models  # noqa: F401  what a user imports
 from .checkpoints import CheckpointError, as_checkpoint, build_described, open_checkpoint
 from .checkpoints.fit import fit
-from .checkpoints.npz import as_tensor
-from .engine.features import build_model, load_config_for
-from .log import print_log
-from .predictor import Predictor, default_class_names  # noqa: F401  what a user imports
+from .checkpoints.readers.npz import as_tensor
+from .inference.model_factory import get_model, keep_what_is_told, list_models  # noqa: F401  what a user imports
+from .inference.predictor import Predictor, default_class_names  # noqa: F401  what a user imports
+from .inference.standalone import build_model, load_config_for
+from .io.log import print_log
 
 
 def init_model(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .log import print_log
+from .io.log import print_log
 
 try:
     from huggingface_hub import ModelCard, ModelHubMixin
@@ -24,17 +24,17 @@ try:
 except ModuleNotFoundError:
     raise ImportError("crate_mm.hub needs huggingface_hub, which is not here: pip install 'crate_mm[hub]'") from None
 
-from .by_name import keep_what_is_told
 from .checkpoints import Checkpoint, CheckpointError, as_checkpoint, build_described, open_checkpoint
 from .checkpoints.fit import fit
-from .checkpoints.form import check_form
 from .checkpoints.publish import publish
+from .checkpoints.readers.safetensors import MOST_SAID, WEIGHTS, as_contents
 from .checkpoints.remote import HubFile, hub_file, hub_token, local_file
-from .checkpoints.safe import MOST_SAID, WEIGHTS, as_contents
-from .engine.results import RESULT_FILE
-from .files import atomic_file, home
-from .model_card import as_figures, card_licence, figures_of, read_result, write_card
-from .untrusted import check_plain, read_json, read_regular, shown
+from .checkpoints.validate import check_form
+from .engine.checkpointing.results import RESULT_FILE
+from .extras.interop.model_card import as_figures, card_licence, figures_of, read_result, write_card
+from .inference.model_factory import keep_what_is_told
+from .io.files import atomic_file, home
+from .io.untrusted import check_plain, read_json, read_regular, shown
 
 CONFIG = "config.json"
 

@@ -12,10 +12,16 @@ MOVED = {
     "analysis.capture": "analysis.taps",
     "analysis.complexity": "analysis.cost",
     "analysis.layers": "analysis.gather",
+    "analysis.report.gather": "extras.report.collect",
+    "analysis.report": "extras.report",
+    "checkpoints.export": "extras.interop.export",
     "engine.checkpoint": "checkpoints",
     "engine.cli": "cli.options",
+    "engine.blocks": "engine.parallel.blocks",
+    "engine.features": "inference.standalone",
     "engine.overrides": "config.kinds",
     "engine.published": "checkpoints.publish",
+    "engine.safety.work_dir": "engine.safety.lock",
     "engine.transfer": "checkpoints.fit",
 }
 

@@ -25,11 +25,11 @@ except ModuleNotFoundError:
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from .checkpoints.zoo import published_hint
+from .extras.interop.timm_backbone import TimmBackbone  # noqa: F401  registers it
 from .models.backbone import registered_backbones
 from .models.tasks.heads import LinearHead
 from .models.tasks.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 from .registry import BACKBONES, head_for
-from .timm_backbone import TimmBackbone  # noqa: F401  registers it
 
 POOLS = {"token": "cls", "avg": "mean"}  # timm's name -> ours
 

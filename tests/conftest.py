@@ -239,7 +239,7 @@ def run_processes(tmp_path):
 
 def forget_hub_library() -> dict:
     """Have huggingface_hub imported anew, and what builds on it: it reads its environment then."""
-    own = ("crate_mm.hub", "crate_mm.model_card")
+    own = ("crate_mm.hub", "crate_mm.extras.interop.model_card")
     names = [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub" or name in own]
     return {name: sys.modules.pop(name) for name in names}
 
@@ -278,7 +278,7 @@ def debug_checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def vega() -> None:
     """Build the charts' script, which takes seconds, for the pages of all processes that are forked off."""
-    from crate_mm.analysis.report.page import vega
+    from crate_mm.extras.report.page import vega
 
     vega()
 

@@ -103,7 +103,7 @@ def test_a_published_file_predicts_as_the_checkpoint_was_tested(debug_checkpoint
 
 def test_transforms_that_a_file_names_are_data(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr("crate_mm.preparation.print_log", lambda text, *_: told.append(text))
+    monkeypatch.setattr("crate_mm.inference.transforms.print_log", lambda text, *_: told.append(text))
     model = get_model("crate_tiny", num_classes=3, img_size=32)
 
     def predictor(**meta):

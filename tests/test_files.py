@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from crate_mm.files import FileLock, atomic_file, is_leftover
+from crate_mm.io.files import FileLock, atomic_file, is_leftover
 
 
 @pytest.fixture

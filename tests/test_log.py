@@ -5,8 +5,8 @@ import sys
 
 from mmengine.logging import MMLogger
 
-from crate_mm.log import print_log
-from crate_mm.untrusted import say
+from crate_mm.io.log import print_log
+from crate_mm.io.untrusted import say
 
 FORGED = "\x1b[31mred\nerror: forged"
 

@@ -74,7 +74,7 @@ def test_tensors_of_another_kind_are_refused(predict, image, message):
 
 def test_a_broken_image_does_not_lose_the_others(predict, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr("crate_mm.predictor.print_log", lambda text, *_: told.append(text))
+    monkeypatch.setattr("crate_mm.inference.predictor.print_log", lambda text, *_: told.append(text))
     (tmp_path / "broken.png").write_bytes(b"no image")
     good = pictures()
     mixed = [good[0], tmp_path / "broken.png", good[1], tmp_path / "nowhere.png", tmp_path / "broken.png", good[2]]

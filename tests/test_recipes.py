@@ -7,9 +7,10 @@ import torch
 
 from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import transfer
-from crate_mm.config import load_config, prepare
+from crate_mm.config import load_config
+from crate_mm.config import resolve as prepare
 from crate_mm.engine import Runner
-from crate_mm.engine.schedule import WarmupCosineLR, scale_rate
+from crate_mm.engine.optim.schedule import WarmupCosineLR, scale_rate
 from crate_mm.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, head_for
 
 PARAMETERS = {  # as published, or computed from the authors' code

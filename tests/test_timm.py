@@ -16,7 +16,7 @@ from crate_mm.checkpoints.fit import fit, transfer
 from crate_mm.checkpoints.publish import publish
 from crate_mm.config import load_config
 from crate_mm.engine import Runner
-from crate_mm.engine.features import build_backbone_from, load_config_for
+from crate_mm.inference.standalone import build_backbone_from, load_config_for
 from crate_mm.models import ImageClassifier, Positions
 from crate_mm.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from tests.training import debug_config

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crate_mm.untrusted import (
+from crate_mm.io.untrusted import (
     check_plain,
     public,
     read_json,

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..files import atomic_file
-from ..untrusted import shown
+from ..io.files import atomic_file
+from ..io.untrusted import shown
 from .fit import compare_weights
-from .form import FORMAT, CheckpointError
 from .open import open_checkpoint
 from .unwrap import Checkpoint
+from .validate import FORMAT, CheckpointError
 
 # Of a model's config: what changes its training and not what it computes when it is used.
 OF_TRAINING = {"label_smoothing", "batch_augments", "freeze_backbone", "drop_path", "drop_path_rule"}

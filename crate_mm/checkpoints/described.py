@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
+from ..io.untrusted import shown
 from ..models.tasks.base import backbone_of
 from ..registry import BACKBONES, HEADS, LAYERS, MODELS, TRANSFORMS, registered_only
-from ..untrusted import shown
 from .fit import compare_weights
-from .form import CheckpointError
 from .unwrap import Checkpoint
+from .validate import CheckpointError
 
 # Where a part of our own models must be registered; parts within parts may be in any of them.
 PLACES = {(): MODELS, ("backbone",): BACKBONES, ("head",): HEADS, ("preprocessor",): MODELS}

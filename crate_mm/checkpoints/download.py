@@ -22,10 +22,10 @@ from rich.progress import wrap_file
 
 import crate_mm
 
-from ..files import FileLock
-from ..log import print_log
-from ..untrusted import read_json, shown, shown_address
-from .form import CheckpointError
+from ..io.files import FileLock
+from ..io.log import print_log
+from ..io.untrusted import read_json, shown, shown_address
+from .validate import CheckpointError
 
 MOST_BYTES = 2**36  # of a file
 MOST_UNTOLD_BYTES = 2**33  # of a file whose length its server does not tell

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from .form import CheckpointError, DamagedError
-from .pth import check_intact
+from .readers.pth import check_intact
+from .validate import CheckpointError, DamagedError
 
 
 def training_progress(path: str | Path) -> tuple[int, int] | None:

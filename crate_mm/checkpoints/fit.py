@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..log import print_log
+from ..io.log import print_log
+from ..io.untrusted import shown
 from ..models.backbone import PatchKernel, Positions
 from ..models.tasks.base import backbone_of
-from ..untrusted import shown
-from .form import FORMAT, CheckpointError
 from .resize import MODES, Patch, fit_patch_kernel, resize_position_embedding, stored_patch
 from .unwrap import Checkpoint, as_checkpoint
+from .validate import FORMAT, CheckpointError
 
 BACKBONE = "backbone."  # where a task has what transfer takes over
 MOST_ROWS = 1000  # of the table, of each kind

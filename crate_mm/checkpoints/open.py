@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from .form import check_form
-from .npz import read_npz
-from .pth import read_pth
+from .readers.npz import read_npz
+from .readers.pth import read_pth
+from .readers.safetensors import read_safetensors
 from .remote import locate
-from .safe import read_safetensors
 from .unwrap import Checkpoint, as_checkpoint
+from .validate import check_form
 
 READERS = {".safetensors": read_safetensors, ".npz": read_npz}  # all other files are PyTorch's
 

@@ -8,12 +8,12 @@ from safetensors.torch import save
 
 import crate_mm
 
-from ..files import atomic_file
-from ..untrusted import public
+from ..io.files import atomic_file
+from ..io.untrusted import public
 from .described import UnregisteredError, compare_described
-from .form import FORMAT, CheckpointError
-from .safe import KEPT, KEY, MOST_SAID, digest
+from .readers.safetensors import KEPT, KEY, MOST_SAID, digest
 from .unwrap import Checkpoint
+from .validate import FORMAT, CheckpointError
 
 NAMES = ("initialized_from", "averaged_from")  # entries that name files
 ADVICE = "publish a checkpoint of crate_mm's training, or one that tools/convert_official.py has written"

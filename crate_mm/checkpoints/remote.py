@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..files import FileLock, atomic_file, home, write_whole
-from ..log import print_log
+from ..io.files import FileLock, atomic_file, home, write_whole
+from ..io.log import print_log
+from ..io.untrusted import shown, shown_address
 from ..registry import suggest
-from ..untrusted import shown, shown_address
 from .download import Bounded, download, hash_file
-from .form import CheckpointError, first_line
-from .safe import WEIGHTS
+from .readers.safetensors import WEIGHTS
+from .validate import CheckpointError, first_line
 from .zoo import PUBLISHED, Published
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one letter is a drive of Windows

@@ -12,8 +12,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ..registry import BACKBONES
-from .form import CheckpointError
 from .unwrap import Checkpoint
+from .validate import CheckpointError
 
 MODES = ("bicubic", "bilinear")
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..untrusted import shown, shown_address
-from .form import CheckpointError
-from .official import TranslationError, translate_by_family
+from ..io.untrusted import shown, shown_address
+from .translate import TranslationError, translate_by_family
+from .validate import CheckpointError
 
 # Where other code bases keep the weights: under one of these names, and averaged ones under one of the others.
 CONTAINERS = ("state_dict", "model", "net", "network", "module", "model_state_dict", "model_state", "weights", "params")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ..files import atomic_file
+from ..io.files import atomic_file
 
 
 class _Direct:

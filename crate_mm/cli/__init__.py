@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 
-from ..files import LONGEST_TEMP
+from ..io.files import LONGEST_TEMP
 
 
 def replacements() -> dict[str, tuple[str, str]]:

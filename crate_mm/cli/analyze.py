@@ -38,12 +38,12 @@ from ..datasets import build_transforms
 from ..datasets.base import dataset_of
 from ..datasets.images import UnreadableImageError, open_image
 from ..datasets.transforms import to_uint8
-from ..engine.features import build_backbone_from, build_loader, load_config_for
-from ..engine.features import build_model as build_from
-from ..files import atomic_file
+from ..inference.standalone import build_backbone_from, build_loader, load_config_for
+from ..inference.standalone import build_model as build_from
+from ..io.files import atomic_file
+from ..io.untrusted import say, shown
 from ..models.tasks.base import image_shape, task_of
 from ..registry import FIGURES
-from ..untrusted import say, shown
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
 
 

@@ -20,9 +20,9 @@ from mmengine.config import Config
 
 from ..checkpoints import Checkpoint, open_checkpoint
 from ..checkpoints.average import Tried, average, greedy, has_statistics, save
-from ..engine.features import load_config_for
 from ..engine.soup import validating, with_own_statistics
-from ..untrusted import say, shown
+from ..inference.standalone import load_config_for
+from ..io.untrusted import say, shown
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
 

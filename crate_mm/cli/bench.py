@@ -14,10 +14,10 @@ from mmengine.logging import MMLogger
 
 from ..config import load_config, names_model
 from ..engine.bench import Measured, bench
-from ..engine.results import describe_cost, describe_machine
-from ..files import atomic_file
+from ..engine.checkpointing.results import describe_cost, describe_machine
+from ..io.files import atomic_file
+from ..io.untrusted import say, shown
 from ..registry import MODELS
-from ..untrusted import say, shown
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
 

@@ -16,8 +16,8 @@ import torch
 
 from ..analysis.figures.sheet import Panel, plot_sheet, save_sheet
 from ..config import default_work_dir, load_config
-from ..engine.samples import Samples, Seen
-from ..untrusted import say, shown
+from ..engine.loading.sample_preview import Samples, Seen
+from ..io.untrusted import say, shown
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
 

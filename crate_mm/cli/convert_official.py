@@ -11,10 +11,10 @@ import argparse
 from pathlib import Path
 
 from ..checkpoints import CheckpointError, open_checkpoint, write_checkpoint
-from ..checkpoints.form import FORMAT
+from ..checkpoints.validate import FORMAT
 from ..config.kinds import parse_value
+from ..io.untrusted import say
 from ..models.layers import to_pair
-from ..untrusted import say
 from .options import KeyValues, Parser, check_writable, one_sentence_errors, positive
 
 UNKNOWN = (

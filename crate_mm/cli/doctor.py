@@ -18,12 +18,13 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.text import Text
 
-from ..config import load_config, names_model, prepare
+from ..config import load_config, names_model
+from ..config import resolve as prepare
 from ..datasets.base import source_of
 from ..datasets.check import check_sources, open_root
 from ..engine.doctor import Finding, check_machine
+from ..io.untrusted import shown
 from ..registry import DATASETS
-from ..untrusted import shown
 from . import REPLACED
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
 

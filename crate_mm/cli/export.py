@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from ..api import Predictor, init_model
-from ..checkpoints.export import DTYPES, KINDS, export
 from ..checkpoints.remote import local_file
 from ..config import load_config
 from ..datasets import ImageFiles
+from ..extras.interop.export import DTYPES, KINDS, export
+from ..io.untrusted import say, shown
 from ..models.tasks.base import Task, image_shape
-from ..untrusted import say, shown
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
 

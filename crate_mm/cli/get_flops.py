@@ -14,7 +14,7 @@ from rich.table import Table
 from ..analysis.cost import Complexity, count_complexity
 from ..api import init_model
 from ..config import load_config
-from ..files import atomic_file
+from ..io.files import atomic_file
 from ..models.tasks.base import task_of
 from ..registry import BACKBONES
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors

@@ -9,10 +9,10 @@ import time
 from ..checkpoints import Transfer
 from ..checkpoints.fit import BACKBONE
 from ..config import default_work_dir
-from ..engine.features import build_backbone_from, build_loader, load_config_for
-from ..engine.results import describe_cost, describe_machine, describe_run, origin_of, write_result
+from ..engine.checkpointing.results import describe_cost, describe_machine, describe_run, origin_of, write_result
 from ..evaluation import extract_features, knn_predict
-from ..untrusted import say, shown
+from ..inference.standalone import build_backbone_from, build_loader, load_config_for
+from ..io.untrusted import say, shown
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
 
 MOST_NAMED = 20  # of what is resized or not used

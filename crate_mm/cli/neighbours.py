@@ -19,13 +19,13 @@ from torch import Tensor
 
 from ..analysis.figures.sheet import Panel, plot_sheet, save_sheet
 from ..api import init_model
-from ..config.prepare import share_of_cores
+from ..config.resolve import share_of_cores
 from ..evaluation.knn import nearest
-from ..features import Features, extract
-from ..files import atomic_file
+from ..inference.features import Features, extract
+from ..inference.transforms import Preparation
+from ..io.files import atomic_file
+from ..io.untrusted import say, shown
 from ..models.tasks.base import task_of
-from ..preparation import Preparation
-from ..untrusted import say, shown
 from .options import Parser, check_writable, one_sentence_errors, positive
 from .predict import find_images
 

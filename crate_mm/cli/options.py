@@ -17,12 +17,12 @@ from typing import NoReturn
 from ..checkpoints import CheckpointError
 from ..config.kinds import Given, parse_value  # noqa: F401  the latter for scripts, see moved.py
 from ..engine.doctor import emulates_bf16
+from ..engine.parallel.launch import LAUNCHERS
 from ..engine.safety.finite import OtherProcessError, RunStoppedError
-from ..engine.safety.launch import LAUNCHERS
+from ..engine.safety.lock import FolderInUseError
 from ..engine.safety.signals import INTERRUPTED, RunInterruptedError
-from ..engine.safety.work_dir import FolderInUseError
-from ..files import home
-from ..untrusted import shown, shown_lines
+from ..io.files import home
+from ..io.untrusted import shown, shown_lines
 
 IN_USE = 75  # what a process of tools/torchrun.py ends with, for which the launcher may try again, or end with 2
 

@@ -23,9 +23,9 @@ from rich.progress import Progress
 
 from ..datasets import ClassFolders
 from ..datasets.encoding import encode, encoded  # noqa: F401  the first for scripts, which look for it here
-from ..datasets.packing import Packing
 from ..datasets.shards import write_shard
-from ..untrusted import say, shown
+from ..extras.packing import Packing
+from ..io.untrusted import say, shown
 from .options import Parser, one_sentence_errors, positive
 
 

@@ -17,8 +17,8 @@ from ..analysis.figures.curves import plot_curves
 from ..analysis.figures.sheet import save_sheet
 from ..config import load_config, names_model
 from ..engine.curves import Point, Schedule, find_key, read_run, schedule
-from ..files import atomic_file
-from ..untrusted import say, shown, spreadsheet_cell
+from ..io.files import atomic_file
+from ..io.untrusted import say, shown, spreadsheet_cell
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 
 USUAL = ("loss", "eval/top1", "eval/loss", "lr")

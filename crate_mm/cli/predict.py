@@ -20,12 +20,12 @@ from mmengine.device import get_device
 
 from ..analysis.figures.sheet import Panel, plot_sheet, save_sheet
 from ..api import init_model
-from ..config.prepare import share_of_cores
+from ..config.resolve import share_of_cores
 from ..datasets import ImageFiles
 from ..engine import amp_dtype
-from ..files import atomic_file
-from ..predictor import Prediction, Predictor
-from ..untrusted import say, shown, spreadsheet_cell
+from ..inference.predictor import Prediction, Predictor
+from ..io.files import atomic_file
+from ..io.untrusted import say, shown, spreadsheet_cell
 from .options import Parser, check_writable, one_sentence_errors, positive
 
 ON_A_SHEET = 30

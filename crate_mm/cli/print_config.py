@@ -9,10 +9,11 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from ..config import load_config, names_model, plan_batch, prepare
+from ..config import load_config, names_model, plan_batch
+from ..config import resolve as prepare
 from ..config.load import as_text
 from ..config.settings import DERIVED, GUARDS, SETTINGS
-from ..untrusted import say
+from ..io.untrusted import say
 from .options import Parser, add_cfg_options, one_sentence_errors, positive
 
 BY_END = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..checkpoints import open_checkpoint
 from ..checkpoints.publish import publish
-from ..untrusted import say, shown
+from ..io.untrusted import say, shown
 from .options import Parser, check_writable, one_sentence_errors
 
 

@@ -29,8 +29,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from .. import __version__
-from ..analysis.report.gather import Data, Looked, Wanted, gather
-from ..analysis.report.page import make_page, vega
 from ..api import default_class_names
 from ..checkpoints import Checkpoint
 from ..checkpoints.download import hash_file
@@ -38,10 +36,12 @@ from ..checkpoints.remote import local_file
 from ..datasets.base import dataset_of, require_images
 from ..datasets.images import open_image
 from ..datasets.transforms import to_uint8
-from ..engine.features import build_loader, load_config_for
-from ..engine.results import dataset_name
-from ..files import atomic_file
-from ..untrusted import public, say, shown
+from ..engine.checkpointing.results import dataset_name
+from ..extras.report.collect import Data, Looked, Wanted, gather
+from ..extras.report.page import make_page, vega
+from ..inference.standalone import build_loader, load_config_for
+from ..io.files import atomic_file
+from ..io.untrusted import public, say, shown
 from .analyze import build_model
 from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
 

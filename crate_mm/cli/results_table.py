@@ -18,7 +18,7 @@ import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..untrusted import check_plain, is_count, read_json, read_regular, say, shown
+from ..io.untrusted import check_plain, is_count, read_json, read_regular, say, shown
 from .options import Parser, one_sentence_errors
 
 # The paper's Table 1, top-1 accuracy in %.

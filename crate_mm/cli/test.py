@@ -17,13 +17,20 @@ from ..api import default_class_names
 from ..config import default_work_dir, fill_banks
 from ..datasets.base import dataset_of
 from ..engine import Runner, RunStoppedError, amp_dtype
-from ..engine.features import load_config_for
-from ..engine.results import dataset_name, describe_cost, describe_machine, describe_run, plain_names, write_result
-from ..engine.safety.launch import leave_processes
+from ..engine.checkpointing.results import (
+    dataset_name,
+    describe_cost,
+    describe_machine,
+    describe_run,
+    plain_names,
+    write_result,
+)
+from ..engine.parallel.launch import leave_processes
 from ..evaluation import ClassificationMetric
 from ..evaluation.reports import write_confusion, write_per_class, write_predictions
-from ..files import atomic_file
-from ..untrusted import say, shown
+from ..inference.standalone import load_config_for
+from ..io.files import atomic_file
+from ..io.untrusted import say, shown
 from .options import Parser, add_common_options, check_writable, one_sentence_errors
 
 

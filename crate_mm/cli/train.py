@@ -14,10 +14,10 @@ from mmengine.config import Config
 from ..checkpoints import Checkpoint, newest_checkpoint, open_checkpoint
 from ..config import default_work_dir, load_config, names_model
 from ..engine import Runner, amp_optim_wrapper
-from ..engine.features import load_config_for
-from ..engine.safety.launch import leave_processes
+from ..engine.parallel.launch import leave_processes
 from ..engine.safety.signals import end_when_signalled
-from ..files import home
+from ..inference.standalone import load_config_for
+from ..io.files import home
 from .options import Parser, add_common_options, one_sentence_errors
 
 

@@ -13,9 +13,9 @@ from mmengine.config import Config
 
 import crate_mm
 
-from ..files import atomic_file, home
+from ..io.files import atomic_file, home
+from ..io.untrusted import shown
 from ..registry import head_for, suggest
-from ..untrusted import shown
 from .overrides import apply_overrides, check_overrides
 
 _PACKAGE = Path(crate_mm.__file__).parent

@@ -12,7 +12,7 @@ import torch.distributed
 from PIL import Image
 from torchvision import datasets
 
-from ..files import home
+from ..io.files import home
 from ..registry import DATASETS
 from .base import Source
 from .images import open_image

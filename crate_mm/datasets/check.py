@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..files import home
-from ..untrusted import shown
+from ..io.files import home
+from ..io.untrusted import shown
 from .base import Source, source_of
 from .folders import ImageFolder
 from .images import UnreadableImageError, open_image

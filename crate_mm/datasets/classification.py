@@ -13,8 +13,8 @@ from PIL import Image
 from torch.utils.data import Dataset, default_collate
 from torchvision.transforms import v2
 
+from ..io.untrusted import shown
 from ..registry import DATASETS, FUNCTIONS
-from ..untrusted import shown
 from .base import IMAGE, NUMBER, Field, Index, SampleDataset, source_of
 from .decode import TakesBytes
 from .images import UnreadableImageError, is_of_the_system

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from ..log import print_log
+from ..io.log import print_log
 from ..registry import TRANSFORMS
 from .images import MOST_PIXELS, open_image
 from .transforms import Resize

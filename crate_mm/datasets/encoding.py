@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from ..untrusted import read_regular
+from ..io.untrusted import read_regular
 from .classification import UNREADABLE
 from .images import MOST_BYTES, convert, is_of_the_system, open_image
 from .workers import init_worker

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..files import home
-from ..log import print_log
+from ..io.files import home
+from ..io.log import print_log
+from ..io.untrusted import shown
 from ..registry import DATASETS
-from ..untrusted import shown
 from .base import Source
+from .cached_listing import listed
 from .image_folder import ImageFolder
 from .images import IMAGE_SUFFIXES, open_image
-from .kept import listed
 from .listing import Listing, Run
 from .names import readable_names
 from .scan import Walk, find_splits, folders_below, in_order_of_paths, say_left_out

@@ -8,12 +8,12 @@ from typing import Any
 
 from torchvision import datasets
 
-from ..files import home
+from ..io.files import home
+from ..io.untrusted import read_regular, shown
 from ..registry import DATASETS
-from ..untrusted import read_regular, shown
 from .base import Source
+from .cached_listing import listed
 from .images import IMAGE_SUFFIXES, MOST_BYTES, open_image
-from .kept import listed
 from .listing import Labels, Listing, Run, columns_of
 from .names import utf8_name
 from .scan import Walk, folders_below, folders_in, is_image, say_left_out

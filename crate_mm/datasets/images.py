@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..files import home
-from ..untrusted import read_regular, shown
+from ..io.files import home
+from ..io.untrusted import read_regular, shown
 
 # PIL knows four dozen formats, one of which (EPS) starts a program to be drawn.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF")

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..files import atomic_file
-from ..untrusted import shown
+from ..io.files import atomic_file
+from ..io.untrusted import shown
 
 MOST_BYTES = 2**36  # of a file of arrays: 10^8 images have a tenth of it
 CHUNK = 2**24  # bytes that are looked at in one go

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..files import home
+from ..io.files import home
+from ..io.untrusted import check_plain, read_json, shown
 from ..registry import DATASETS
-from ..untrusted import check_plain, read_json, shown
 from .base import Source
 from .images import MOST_BYTES, open_image
 from .mapped import MappedArrays

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..log import print_log
-from ..untrusted import shown
+from ..io.log import print_log
+from ..io.untrusted import shown
 from .images import IMAGE_SUFFIXES
 
 # What systems, file managers and editors leave in folders, beside all names that begin with a dot.

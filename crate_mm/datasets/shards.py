@@ -17,8 +17,8 @@ from typing import IO
 
 import numpy as np
 
-from ..files import atomic_file
-from ..untrusted import check_plain, read_json
+from ..io.files import atomic_file
+from ..io.untrusted import check_plain, read_json
 from .mapped import CHUNK, Column, MappedArrays, least_dtype, save_arrays, text_array
 
 INDEX = "index.npz"

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..files import home
+from ..io.files import home
+from ..io.untrusted import shown
 from ..registry import DATASETS
-from ..untrusted import shown
 from .base import Field, Index, SampleDataset
 
 

@@ -18,11 +18,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
-from ..config import prepare
+from ..config import resolve as prepare
 from ..models.tasks.base import Task, image_shape, task_of
 from ..registry import MODELS, SCOPE
-from .blocks import prepare_blocks
-from .optim import amp_dtype, amp_optim_wrapper
+from .optim.wrapper import amp_dtype, amp_optim_wrapper
+from .parallel.blocks import prepare_blocks
 
 WARM_UP, LEAST_STEPS, MOST_STEPS = 3, 5, 1000
 

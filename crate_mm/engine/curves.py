@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from ..config import prepare
+from ..config import resolve as prepare
+from ..io.untrusted import is_count, read_regular, shown
 from ..registry import DATASETS, suggest
-from ..untrusted import is_count, read_regular, shown
 from .logs import LOG, MOST_BYTES, read_launch, read_log
 from .runner import Runner
 

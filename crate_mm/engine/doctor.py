@@ -15,8 +15,8 @@ from packaging.requirements import Requirement  # which matplotlib brings
 
 import crate_mm
 
-from ..config.prepare import share_of_cores
-from ..untrusted import shown
+from ..config.resolve import share_of_cores
+from ..io.untrusted import shown
 
 LEAST_SHARED, LEAST_FREE, LEAST_FILES = 2 * 2**30, 5 * 2**30, 1024
 # Instructions that products in bf16 and int8 are fast with, as Linux names them.

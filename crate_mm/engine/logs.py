@@ -19,11 +19,11 @@ from mmengine.runner import Runner
 from mmengine.visualization import BaseVisBackend
 from torch.utils.data import DataLoader
 
-from ..files import is_utf8
-from ..log import print_log
+from ..io.files import is_utf8
+from ..io.log import print_log
+from ..io.untrusted import is_count, read_regular, shown
 from ..registry import HOOKS, LOG_PROCESSORS, VISUALIZERS
-from ..untrusted import is_count, read_regular, shown
-from .private import trim
+from .mmengine_private import trim
 
 LOG = "vis_data/scalars.json"  # of a launch of a run, in a folder that is named by its time
 MOST_BYTES = 2**27  # of such a log: a line of training has some 250

@@ -7,14 +7,14 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
 from ..models.tasks.base import Task, task_of
-from ..private_torch import end_workers
 from ..registry import LOOPS
-from .lookahead import LookAhead
-from .pieces import in_pieces, split_batch
+from ..torch_private import end_workers
+from .loading.chunks import in_pieces, split_batch
+from .loading.prefetch import LookAhead
+from .parallel.launch import timeout_of
+from .safety.agreement import Agreement, notice_hanging
 from .safety.finite import OtherProcessError
-from .safety.launch import timeout_of
 from .safety.signals import Signals
-from .safety.steps import Agreement, notice_hanging
 
 
 @LOOPS.register_module()

@@ -17,28 +17,29 @@ from torch import nn
 import crate_mm
 
 from ..checkpoints import Checkpoint
-from ..config import BatchPlan, default_work_dir, expand_home, prepare
+from ..config import BatchPlan, default_work_dir, expand_home
+from ..config import resolve as prepare
 from ..config.settings import guard_hooks
-from ..log import show_names
+from ..io.log import show_names
 from ..models.tasks.base import freeze_untrained, task_of
-from ..private_torch import end_workers
 from ..registry import RUNNERS
-from .blocks import prepare_blocks
-from .classes import check_same_classes, class_names, prepare_metrics
-from .keeping import KeepingRunner
+from ..torch_private import end_workers
+from .checkpointing.hook import CheckpointHook
+from .checkpointing.runner import KeepingRunner
+from .checkpointing.start import Start, find_start
+from .loading.classes import check_same_classes, class_names, prepare_metrics
 from .logs import no_noise
-from .micro_batches import check_weights, probe, splits_alike
-from .optim import training_dtype
+from .optim.schedule import WarmupCosineLR, scale_rate
+from .optim.sharded import ShardedOptimizer, optimizer_name
+from .optim.wrapper import training_dtype
+from .parallel.blocks import prepare_blocks
+from .parallel.ddp import share_model
+from .parallel.launch import init_processes, timeout_of
+from .parallel.micro_batches import check_weights, probe, splits_alike
 from .progress import ProgressLine
-from .resume import Start, find_start
-from .safety.agreement import check_same_run, open_on_all
-from .safety.launch import init_processes, timeout_of
+from .safety.consistency import check_same_run, open_on_all
+from .safety.lock import hold
 from .safety.process import ProcessSettings, check_temp_dir
-from .safety.work_dir import hold
-from .saving import CheckpointHook
-from .schedule import WarmupCosineLR, scale_rate
-from .sharded import ShardedOptimizer, optimizer_name
-from .shared_model import share_model
 
 
 @RUNNERS.register_module()

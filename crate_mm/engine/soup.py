@@ -15,8 +15,8 @@ from ..checkpoints import Checkpoint, build_described
 from ..checkpoints.fit import fit
 from ..config import fill_banks
 from ..registry import FUNCTIONS
+from .loading.sample_preview import Samples
 from .runner import Runner
-from .samples import Samples
 
 MOST_AT_ONCE = 256  # images of a batch whose statistics are taken
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..datasets.base import dataset_of
+from ..io.untrusted import read_json, read_regular, shown
 from ..registry import METRICS
-from ..untrusted import read_json, read_regular, shown
 from .metrics import ClassificationMetric
 
 MOST_BYTES = 2**26  # the real one has a megabyte

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..files import atomic_file
-from ..untrusted import shown, spreadsheet_cell
+from ..io.files import atomic_file
+from ..io.untrusted import shown, spreadsheet_cell
 from .metrics import confusion_matrix, per_class_accuracy
 
 # With more classes than this a picture has no room for their names, or for the numbers in its cells.

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from crate_mm.analysis.report.gather import Data, Looked, Wanted, gather
-from crate_mm.analysis.report.page import make_page
 from crate_mm.analysis.table import MEASURES
+from crate_mm.extras.report.collect import Data, Looked, Wanted, gather
+from crate_mm.extras.report.page import make_page
 from crate_mm.models import Backbone, ImageClassifier
 from crate_mm.models.layers import Block, Compression, Sparsification
 from crate_mm.registry import MODELS, head_for

@@ -11,11 +11,11 @@ import torch
 from crate_mm import init_model
 from crate_mm.analysis import measures
 from crate_mm.analysis.codes import head_agreement
-from crate_mm.analysis.report.pack import unpack
 from crate_mm.analysis.segmentation import attention_masks
 from crate_mm.analysis.taps import capture
 from crate_mm.engine import load_config
-from crate_mm.engine.features import build_loader
+from crate_mm.extras.report.pack import unpack
+from crate_mm.inference.standalone import build_loader
 from tests.conftest import ROOT, start
 
 pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')

@@ -10,12 +10,12 @@ import torch
 
 from crate_mm.analysis.codes import code_overlap, direction_use, head_agreement, head_energy
 from crate_mm.analysis.gather import measure_layers
-from crate_mm.analysis.report.looks import Plan, block_attention
-from crate_mm.analysis.report.pack import pack, unpack
-from crate_mm.analysis.report.page import as_json, in_element, make_page
-from crate_mm.analysis.report.spread import BINS, Ends, Histogram
-from crate_mm.analysis.report.stream import TOP, CodeUse, stream
 from crate_mm.analysis.taps import capture
+from crate_mm.extras.report.looks import Plan, block_attention
+from crate_mm.extras.report.pack import pack, unpack
+from crate_mm.extras.report.page import as_json, in_element, make_page
+from crate_mm.extras.report.spread import BINS, Ends, Histogram
+from crate_mm.extras.report.stream import TOP, CodeUse, stream
 from crate_mm.models import ImageClassifier
 
 
@@ -195,7 +195,7 @@ def test_json_ends_no_element():
 def test_without_vega_a_sentence_names_the_extra(monkeypatch):
     import sys
 
-    from crate_mm.analysis.report import page
+    from crate_mm.extras.report import page
 
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     page.vega.cache_clear()

@@ -24,13 +24,13 @@ from crate_mm.checkpoints.described import (
     checked_model,
     no_larger_than,
 )
-from crate_mm.checkpoints.form import FORMAT
 from crate_mm.checkpoints.publish import publish
+from crate_mm.checkpoints.validate import FORMAT
 from crate_mm.cli.analyze import build_model as build_analyzed
 from crate_mm.datasets import build_transforms
 from crate_mm.datasets.images import UnreadableImageError
 from crate_mm.engine import CheckpointError, read_checkpoint
-from crate_mm.engine.features import build_backbone_from, load_config_for
+from crate_mm.inference.standalone import build_backbone_from, load_config_for
 from crate_mm.models import CRATE, Backbone
 from crate_mm.registry import BACKBONES, builds_from_data, registered_only
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from crate_mm import Predictor, init_model
 from crate_mm.checkpoints import CheckpointError, check_transforms
-from crate_mm.preparation import Preparation
+from crate_mm.inference.transforms import Preparation
 from crate_mm.registry import MODELS
 
 TOST = {

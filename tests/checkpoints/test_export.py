@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from crate_mm import init_model
-from crate_mm.checkpoints.export import KINDS, ExportError, Program, export, load_program
+from crate_mm.extras.interop.export import KINDS, ExportError, Program, export, load_program
 from crate_mm.models import MaskedAutoencoder
 from tests.models.test_families import MICRO, classifier
 

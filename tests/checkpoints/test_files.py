@@ -11,10 +11,10 @@ from torch import nn
 
 from crate_mm.api import init_model
 from crate_mm.checkpoints import open_checkpoint
-from crate_mm.checkpoints.pth import check_intact
 from crate_mm.checkpoints.publish import publish
+from crate_mm.checkpoints.readers.pth import check_intact
 from crate_mm.engine import CheckpointError, load_weights, newest_checkpoint, read_checkpoint
-from crate_mm.files import write_whole
+from crate_mm.io.files import write_whole
 
 
 class Mark:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import transfer
-from crate_mm.checkpoints.form import FORM, check_form
+from crate_mm.checkpoints.validate import FORM, check_form
 from crate_mm.engine import CheckpointError, load_weights, read_checkpoint
 from crate_mm.models import ImageClassifier
 

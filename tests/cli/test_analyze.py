@@ -15,7 +15,7 @@ from crate_mm.analysis.projection import pca_colors
 from crate_mm.analysis.taps import capture
 from crate_mm.cli.analyze import distinct_names
 from crate_mm.engine import CONFIGS, Runner, load_config, read_checkpoint
-from crate_mm.engine.features import build_loader
+from crate_mm.inference.standalone import build_loader
 
 VIT = """
 _base_ = ["{debug}"]

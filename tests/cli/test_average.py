@@ -8,10 +8,10 @@ import torch
 from crate_mm.checkpoints import open_checkpoint
 from crate_mm.checkpoints.average import average
 from crate_mm.engine import Runner, load_config
-from crate_mm.engine.samples import Samples
+from crate_mm.engine.loading.sample_preview import Samples
 from crate_mm.engine.soup import validating, with_own_statistics
-from crate_mm.private_torch import BatchNorm
 from crate_mm.registry import MODELS
+from crate_mm.torch_private import BatchNorm
 
 
 @pytest.fixture(scope="module")

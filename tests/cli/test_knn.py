@@ -17,8 +17,8 @@ def test_knn(run_tool, debug_checkpoint, tmp_path):
 
     from crate_mm import init_model
     from crate_mm.engine import load_config
-    from crate_mm.engine.features import build_loader
     from crate_mm.evaluation import extract_features
+    from crate_mm.inference.standalone import build_loader
 
     model, cfg = init_model("debug", debug_checkpoint), load_config("debug")
     (train, labels, _), (test, truth, _) = (extract_features(model, build_loader(cfg, s)) for s in ("train", "test"))
@@ -32,7 +32,7 @@ def test_features_of_a_partly_random_backbone_are_refused(debug_checkpoint, tmp_
 
     from crate_mm.checkpoints import CheckpointError, open_checkpoint, read_checkpoint
     from crate_mm.engine import load_config
-    from crate_mm.engine.features import build_backbone_from
+    from crate_mm.inference.standalone import build_backbone_from
 
     contents, name = read_checkpoint(debug_checkpoint), "backbone.embedding.cls_token"
     assert name in contents["state_dict"], list(contents["state_dict"])[:5]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from crate_mm.engine import read_checkpoint
-from crate_mm.engine.safety.launch import _slurm_environment
+from crate_mm.engine.parallel.launch import _slurm_environment
 from tests.conftest import ROOT, free_port, start
 
 

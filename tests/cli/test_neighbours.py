@@ -14,8 +14,8 @@ from crate_mm.cli.neighbours import panels_of, some_of
 from crate_mm.cli.predict import find_images
 from crate_mm.datasets import Digits
 from crate_mm.evaluation.knn import nearest
-from crate_mm.features import Features, extract
-from crate_mm.preparation import Preparation
+from crate_mm.inference.features import Features, extract
+from crate_mm.inference.transforms import Preparation
 
 
 @pytest.fixture

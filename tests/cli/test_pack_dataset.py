@@ -12,8 +12,8 @@ from PIL import Image
 
 from crate_mm.datasets import ClassFolders, PackedImages
 from crate_mm.datasets.encoding import AHEAD, encoded
-from crate_mm.datasets.packing import MARK, PLAN, ROWS
-from crate_mm.files import FileLock
+from crate_mm.extras.packing import MARK, PLAN, ROWS
+from crate_mm.io.files import FileLock
 from tests.conftest import ROOT, Finished, start
 
 TRAIN = 240
@@ -228,7 +228,7 @@ def test_a_part_of_another_packing_is_not_put_in(packings, first_part):
 @pytest.mark.parametrize(("held", "args"), [("", ("--part", "2/2")), ("-1-of-2", ()), ("-3-of-4", ("--part", "2/2"))])
 @pytest.mark.slow
 def test_nobody_packs_a_shard_that_another_may_be_packing(packings, first_part, held, args, monkeypatch):
-    monkeypatch.setattr("crate_mm.datasets.packing.PATIENCE", 0.2)  # the tools are forked off
+    monkeypatch.setattr("crate_mm.extras.packing.PATIENCE", 0.2)  # the tools are forked off
     with FileLock(first_part / f"{MARK}{held}"):
         done = packings.run("pack", *args)
     assert done.code == 2

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crate_mm.analysis.report.pack import unpack
 from crate_mm.cli.report import true_masks
 from crate_mm.datasets import ClassificationDataset
 from crate_mm.engine import CONFIGS
+from crate_mm.extras.report.pack import unpack
 
 pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
 pytestmark = [pytest.mark.usefixtures("vega"), pytest.mark.slow]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import crate_mm.config.load
-import crate_mm.engine.keeping
+import crate_mm.engine.checkpointing.runner
 import crate_mm.engine.runner
 from crate_mm.engine import newest_checkpoint, read_checkpoint
 from tests.conftest import ROOT
@@ -153,7 +153,7 @@ def reads(monkeypatch, tmp_path):
     noted(zipfile.ZipFile, "testzip", lambda archive: ("sums", os.readlink(f"/proc/self/fd/{archive.fp.fileno()}")))
     noted(crate_mm.config.load, "_load_file", lambda path: ("config", path))
     noted(crate_mm.engine.runner, "init_processes", lambda *_: ("processes", ""))
-    noted(crate_mm.engine.keeping, "dump", lambda cfg, path: ("dump", path))
+    noted(crate_mm.engine.checkpointing.runner, "dump", lambda cfg, path: ("dump", path))
 
     def counts() -> Counter:
         entries = [tuple(json.loads(line)) for line in log.read_text().splitlines()]

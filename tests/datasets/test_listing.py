@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.logging import MMLogger
 
-from crate_mm.datasets import ClassFolders, ImageFiles, ImageNet, kept
+from crate_mm.datasets import ClassFolders, ImageFiles, ImageNet
+from crate_mm.datasets import cached_listing as kept
 from crate_mm.datasets.image_folder import ImageFolder
 from crate_mm.datasets.listing import Labels, Listing, columns_of
 from crate_mm.datasets.mapped import Column, MappedArrays, save_arrays

@@ -103,7 +103,7 @@ def test_the_systems_troubles_are_no_images(tmp_path, monkeypatch, number):
     def refuse(*args, **kwargs):
         raise OSError(number, os.strerror(number), "a.png")
 
-    monkeypatch.setattr("crate_mm.untrusted.os.open", refuse)
+    monkeypatch.setattr("crate_mm.io.untrusted.os.open", refuse)
     with pytest.raises(OSError, match=os.strerror(number)):
         open_image(tmp_path / "a.png")
     with pytest.raises(OSError, match=os.strerror(number)):

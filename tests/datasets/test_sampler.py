@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from crate_mm.config import load_config, prepare
+from crate_mm.config import load_config
+from crate_mm.config import resolve as prepare
 from crate_mm.datasets import ClassificationDataset, GlobalBatchSampler
 
 

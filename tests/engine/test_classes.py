@@ -3,7 +3,7 @@
 import pytest
 
 from crate_mm.engine import Runner, load_config
-from crate_mm.engine.classes import check_same_classes
+from crate_mm.engine.loading.classes import check_same_classes
 from tests.conftest import make_image_tree
 
 SMALL = {

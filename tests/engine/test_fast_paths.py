@@ -15,11 +15,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from crate_mm.analysis.taps import capture
 from crate_mm.engine import Runner, read_checkpoint
-from crate_mm.engine.blocks import block_groups, checkpoint_blocks, compile_backbone, compile_blocks, keep_tokens_in
+from crate_mm.engine.loading.chunks import join
+from crate_mm.engine.loading.prefetch import LookAhead
 from crate_mm.engine.logs import RuntimeInfoHook
-from crate_mm.engine.lookahead import LookAhead
-from crate_mm.engine.optim import Lion
-from crate_mm.engine.pieces import join
+from crate_mm.engine.optim.wrapper import Lion
+from crate_mm.engine.parallel.blocks import (
+    block_groups,
+    checkpoint_blocks,
+    compile_backbone,
+    compile_blocks,
+    keep_tokens_in,
+)
 from crate_mm.engine.safety.finite import FiniteCheck, RunStoppedError
 from crate_mm.models import Backbone, ImageClassifier, LinearHead, MaskedAutoencoder
 from crate_mm.models.layers import MSSA

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from crate_mm.engine.gradient_norms import layer_names
+from crate_mm.engine.optim.gradient_norms import layer_names
 from tests.training import debug_runner
 
 

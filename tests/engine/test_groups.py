@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from crate_mm.engine import CheckpointError
-from crate_mm.engine.groups import DefaultOptimWrapperConstructor
+from crate_mm.engine.optim.param_groups import DefaultOptimWrapperConstructor
 from crate_mm.models import ImageClassifier
 from crate_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from tests.training import train

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from crate_mm.config import find_config, load_config, prepare
+from crate_mm.config import find_config, load_config
+from crate_mm.config import resolve as prepare
 from crate_mm.config.settings import GUARDS
 from crate_mm.engine import Runner
 from crate_mm.registry import HOOKS

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from crate_mm.checkpoints import newest_checkpoint
-from crate_mm.config import load_config, prepare
+from crate_mm.config import load_config
+from crate_mm.config import resolve as prepare
 from crate_mm.engine import read_checkpoint
 from tests.training import SGD, assert_identical, debug_runner, result_of, run, train_on_processes
 

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crate_mm.engine import Runner, micro_batches
-from crate_mm.engine.micro_batches import as_of_many_samples, find_micro_batches, sentence, splits_alike
+from crate_mm.engine import Runner
+from crate_mm.engine.parallel import micro_batches
+from crate_mm.engine.parallel.micro_batches import as_of_many_samples, find_micro_batches, sentence, splits_alike
 from crate_mm.models import ImageClassifier
 from tests.training import debug_config
 

@@ -11,9 +11,9 @@ import torch
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from crate_mm.engine import Runner
+from crate_mm.engine.optim.sharded import ShardedOptimizer
+from crate_mm.engine.parallel.ddp import share_model
 from crate_mm.engine.safety.process import ProcessSettings
-from crate_mm.engine.sharded import ShardedOptimizer
-from crate_mm.engine.shared_model import share_model
 from crate_mm.evaluation import ClassificationMetric
 from crate_mm.registry import METRICS
 from tests.training import (

@@ -14,10 +14,10 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 from crate_mm.datasets import ClassificationDataset, Digits, GlobalBatchSampler, collate, init_worker
 from crate_mm.datasets.base import samples_in
 from crate_mm.engine import RunInterruptedError, Runner, load_config, newest_checkpoint, read_checkpoint
-from crate_mm.engine.lookahead import LookAhead
-from crate_mm.engine.pieces import PieceSampler, in_pieces, join, split_batch
-from crate_mm.private_torch import end_workers
+from crate_mm.engine.loading.chunks import PieceSampler, in_pieces, join, split_batch
+from crate_mm.engine.loading.prefetch import LookAhead
 from crate_mm.registry import FUNCTIONS
+from crate_mm.torch_private import end_workers
 from tests.faults.test_interruptions import at_step
 from tests.training import AUGMENT, assert_identical, debug_config
 

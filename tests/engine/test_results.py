@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 from torch.utils.data import DataLoader
 
-from crate_mm.checkpoints.form import check_form
+from crate_mm.checkpoints.validate import check_form
 from crate_mm.engine import load_config
-from crate_mm.engine.results import code_commit, dataset_name, describe_checkpoint
+from crate_mm.engine.checkpointing.results import code_commit, dataset_name, describe_checkpoint
 from tests.training import result_of, run, train
 
 
 def test_a_model_that_cannot_be_traced_still_trains(tmp_path, monkeypatch):
-    from crate_mm.engine import results
+    from crate_mm.engine.checkpointing import results
 
     def fail(*args):
         raise RuntimeError("no tracing")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from crate_mm.checkpoints.safe import digest
+from crate_mm.checkpoints.readers.safetensors import digest
 from crate_mm.engine import CheckpointError, Runner, load_config, open_checkpoint, read_checkpoint
-from crate_mm.engine.resume import find_start
-from crate_mm.engine.safety.agreement import open_on_all
+from crate_mm.engine.checkpointing.start import find_start
+from crate_mm.engine.safety.consistency import open_on_all
 from tests.training import assert_identical, debug_config, on_processes, result_of, train
 
 
@@ -90,7 +90,7 @@ def test_a_checkpoint_that_is_open_already_is_not_opened_again(tmp_path, debug_c
     cfg.resume = "newest"
     opened = open_checkpoint(tmp_path / "epoch_1.pth")
     read = []
-    monkeypatch.setattr("crate_mm.engine.resume.open_checkpoint", lambda path: (read.append(path), opened)[1])
+    monkeypatch.setattr("crate_mm.engine.checkpointing.start.open_checkpoint", lambda path: (read.append(path), opened)[1])
     start = find_start(cfg, str(tmp_path), opened if known else None)
     assert start.opened is opened
     assert len(read) == (not known)
@@ -100,7 +100,7 @@ def test_processes_that_resume_from_different_files_stop(tmp_path, debug_checkpo
     shutil.copy(debug_checkpoint, tmp_path)
     monkeypatch.setattr(Runner, "world_size", 2)
     monkeypatch.setattr(
-        "crate_mm.engine.safety.agreement.all_gather_object",
+        "crate_mm.engine.safety.consistency.all_gather_object",
         lambda mine: [mine, (0, 0, "another") if isinstance(mine, tuple) else mine],
     )
     with pytest.raises(ValueError, match=r"is another file for process 1 \(epoch 0, iteration 0\) than here"):

@@ -70,7 +70,7 @@ def test_classes_are_compared_by_name(tmp_path, debug_checkpoint, monkeypatch):
 
 def test_a_gpu_process_wraps_its_model_on_its_gpu(monkeypatch):
     """No GPU here: what reaches PyTorch is looked at instead."""
-    from crate_mm.engine import shared_model as module
+    from crate_mm.engine.parallel import ddp as module
 
     seen = {}
     monkeypatch.setattr(module, "get_device", lambda: "cuda")

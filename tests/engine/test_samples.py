@@ -6,8 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.utils import apply_to
 
 from crate_mm.engine import Runner
-from crate_mm.engine.pieces import join
-from crate_mm.engine.samples import Samples
+from crate_mm.engine.loading.chunks import join
+from crate_mm.engine.loading.sample_preview import Samples
 from tests.training import AUGMENT, debug_config
 
 MIX = [

@@ -7,7 +7,7 @@ import torch
 from mmengine.optim import OptimWrapper
 
 from crate_mm.engine import load_config, prepare
-from crate_mm.engine.schedule import scale_rate
+from crate_mm.engine.optim.schedule import scale_rate
 from crate_mm.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from tests.training import assert_identical, train
 

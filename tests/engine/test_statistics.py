@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from crate_mm.engine import Runner, load_config, read_checkpoint
-from crate_mm.engine.statistics import SameStatistics, batch_norms, share_statistics
+from crate_mm.engine.parallel.batch_norm import SameStatistics, batch_norms, share_statistics
 from crate_mm.models import ImageClassifier, ToST
 from crate_mm.registry import OPTIM_WRAPPERS
 from tests.training import SGD, train

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch.distributed as dist
 
+from crate_mm.engine.safety.agreement import Agreement, notice_hanging
 from crate_mm.engine.safety.finite import OtherProcessError
-from crate_mm.engine.safety.steps import Agreement, notice_hanging
 from tests.training import on_processes
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from crate_mm.config import load_config, plan_batch, prepare
-from crate_mm.engine.micro_batches import check_weights
-from crate_mm.engine.pieces import split_batch
+from crate_mm.config import load_config, plan_batch
+from crate_mm.config import resolve as prepare
+from crate_mm.engine.loading.chunks import split_batch
+from crate_mm.engine.parallel.micro_batches import check_weights
 from crate_mm.models import ImageClassifier
 from crate_mm.registry import MODELS
 from tests.training import SGD, debug_runner, train, train_on_processes

@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 
 from crate_mm.checkpoints import training_checkpoints, write_checkpoint
 from crate_mm.engine import read_checkpoint
-from crate_mm.engine.writing import on_cpu
+from crate_mm.engine.checkpointing.write import on_cpu
 from tests.training import assert_identical, debug_runner
 
 AT_THE_SIXTH = dict(default_hooks__checkpoint__every_iters=6, train_cfg__max_epochs=1, ema_momentum=0.1)
@@ -20,7 +20,7 @@ class Held:
 
     def __init__(self, monkeypatch) -> None:
         self.let_go, self.begun, self.threads = threading.Event(), threading.Event(), []
-        monkeypatch.setattr("crate_mm.engine.writing.write_checkpoint", self)
+        monkeypatch.setattr("crate_mm.engine.checkpointing.write.write_checkpoint", self)
 
     def __call__(self, contents, path) -> None:
         self.threads.append(threading.current_thread())
@@ -90,7 +90,7 @@ def test_what_is_damaged_on_the_disk_is_no_reason_to_delete_another(tmp_path, mo
         if path.name == "epoch_0_iter_6.pth":
             path.write_bytes(path.read_bytes()[:-100])
 
-    monkeypatch.setattr("crate_mm.engine.writing.write_checkpoint", damage_the_third)
+    monkeypatch.setattr("crate_mm.engine.checkpointing.write.write_checkpoint", damage_the_third)
     seen = []
     before_step(runner, 8, lambda: seen.append(runner.finish_checkpoint() or names(tmp_path)))
     before_step(runner, 8, lambda: seen.append(names(tmp_path)))
@@ -108,7 +108,7 @@ def test_a_run_waits_for_its_last_checkpoint(tmp_path, monkeypatch, ends):
         time.sleep(1)
         write_checkpoint(contents, path)
 
-    monkeypatch.setattr("crate_mm.engine.writing.write_checkpoint", write_slowly)
+    monkeypatch.setattr("crate_mm.engine.checkpointing.write.write_checkpoint", write_slowly)
     if ends == "at its end":
         runner.train()
         assert names(tmp_path) == ["epoch_0_iter_6.pth", "epoch_1.pth"]
@@ -146,7 +146,7 @@ def test_an_error_that_is_not_the_disks_ends_the_run(tmp_path, monkeypatch):
     def fail(contents, path) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("crate_mm.engine.writing.write_checkpoint", fail)
+    monkeypatch.setattr("crate_mm.engine.checkpointing.write.write_checkpoint", fail)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         runner.train()
 

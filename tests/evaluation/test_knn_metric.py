@@ -7,10 +7,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.utils.data import DataLoader, Dataset
 
 from crate_mm import get_model
-from crate_mm.config import load_config, prepare
+from crate_mm.config import load_config
+from crate_mm.config import resolve as prepare
 from crate_mm.engine import read_checkpoint
-from crate_mm.engine.features import build_loader
 from crate_mm.evaluation import KNNMetric, extract_features, knn_predict
+from crate_mm.inference.standalone import build_loader
 from tests.training import debug_config, debug_runner, on_processes, result_of
 from tests.two_crops import OPTIONS
 

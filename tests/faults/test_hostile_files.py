@@ -16,7 +16,7 @@ from crate_mm.api import init_model
 from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import transfer
 from crate_mm.checkpoints.publish import publish
-from crate_mm.checkpoints.safe import digest, read_safetensors
+from crate_mm.checkpoints.readers.safetensors import digest, read_safetensors
 from crate_mm.config.kinds import parse_value
 from crate_mm.datasets.packed import INDEX, PackedImages, write_shards
 from crate_mm.engine import CheckpointError, Runner, load_config, prepare, read_checkpoint

@@ -168,7 +168,7 @@ def full_disk(monkeypatch, failing: set[int]) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write_checkpoint(contents, path)
 
-    monkeypatch.setattr("crate_mm.engine.writing.write_checkpoint", fail)
+    monkeypatch.setattr("crate_mm.engine.checkpointing.write.write_checkpoint", fail)
 
 
 EACH_STEP = dict(default_hooks__checkpoint__every_iters=1, default_hooks__checkpoint__save_best=None)
@@ -227,7 +227,7 @@ def test_what_does_not_read_back_stops_the_run_in_the_end(tmp_path, monkeypatch)
         write_checkpoint(contents, path)
         path.write_bytes(path.read_bytes()[:-100])
 
-    monkeypatch.setattr("crate_mm.engine.writing.write_checkpoint", cut_off)
+    monkeypatch.setattr("crate_mm.engine.checkpointing.write.write_checkpoint", cut_off)
     with pytest.raises(RunStoppedError, match=r"could not be written 3 times in a row .*is damaged"):
         build(tmp_path, **EACH_STEP).train()
     assert names(tmp_path) == []
@@ -501,7 +501,7 @@ def test_a_run_without_its_last_checkpoint_is_no_success(tmp_path, monkeypatch, 
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write_checkpoint(contents, path)
 
-    monkeypatch.setattr("crate_mm.engine.writing.write_checkpoint", fail)
+    monkeypatch.setattr("crate_mm.engine.checkpointing.write.write_checkpoint", fail)
     options = {
         "default_hooks__checkpoint__background": background,
         "default_hooks__checkpoint__save_best": None,

@@ -15,15 +15,15 @@ from crate_mm.checkpoints.files import training_checkpoints
 from crate_mm.cli.options import IN_USE
 from crate_mm.datasets import PackedImages
 from crate_mm.engine import load_config, read_checkpoint
-from crate_mm.engine.safety.work_dir import LOCK
-from crate_mm.files import FileLock
+from crate_mm.engine.safety.lock import LOCK
+from crate_mm.io.files import FileLock
 from crate_mm.registry import MODELS
 from tests.conftest import ROOT, make_image_tree
 from tests.faults.test_interruptions import build
 
 HOLDS = """
 import sys, time
-from crate_mm.files import FileLock
+from crate_mm.io.files import FileLock
 lock = FileLock(sys.argv[1])
 assert lock.acquire()
 print("held", flush=True)
@@ -57,7 +57,7 @@ def test_a_second_run_in_a_work_folder_is_refused_and_changes_nothing(tmp_path, 
 
     before = contents()
     other = another_process(work_dir / LOCK)
-    monkeypatch.setattr("crate_mm.engine.safety.work_dir.PATIENCE", 0.2)  # the tools are forked off
+    monkeypatch.setattr("crate_mm.engine.safety.lock.PATIENCE", 0.2)  # the tools are forked off
     for more in ([], ["--resume"]):
         done = run_tool("train", "debug", "--work-dir", work_dir, *more)
         assert done.code == 2, done.output
@@ -74,7 +74,7 @@ def test_a_run_holds_its_folder_while_it_trains(tmp_path):
     runner = build(tmp_path, train_cfg__max_epochs=1)
     held = []
     runner.build_for_training()
-    probe = "import sys; from crate_mm.files import FileLock; print(FileLock(sys.argv[1]).acquire())"
+    probe = "import sys; from crate_mm.io.files import FileLock; print(FileLock(sys.argv[1]).acquire())"
     runner.hooks[0].after_train_iter = lambda *args, **kwargs: (
         held
         or held.append(

@@ -10,7 +10,7 @@ from crate_mm.analysis.measures import nonzero_fraction
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import fit
-from crate_mm.checkpoints.official import rename
+from crate_mm.checkpoints.translate import rename
 from crate_mm.models import ALPHA_ARCHS, CRATEAlpha, ImageClassifier
 from crate_mm.models.families.alpha import KEY_MAP
 from crate_mm.models.layers import ISTA, OvercompleteISTA

@@ -12,7 +12,7 @@ from crate_mm.analysis.measures import nonzero_fraction
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import CheckpointError, as_checkpoint, open_checkpoint
 from crate_mm.checkpoints.fit import fit
-from crate_mm.checkpoints.official import TranslationError, rename, translate
+from crate_mm.checkpoints.translate import TranslationError, rename, translate
 from crate_mm.engine import load_config
 from crate_mm.models import ARCHS, CRATEMAE, MaskedAutoencoder
 from crate_mm.models.families.crate_mae import KEY_MAP, UNUSED

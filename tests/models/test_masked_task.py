@@ -19,9 +19,9 @@ from crate_mm.checkpoints.fit import transfer
 from crate_mm.config.load import as_classifier
 from crate_mm.datasets import draws
 from crate_mm.engine import CheckpointError, Runner, load_config, read_checkpoint
-from crate_mm.engine.blocks import block_groups, checkpoint_blocks
-from crate_mm.engine.features import build_loader, load_config_for
+from crate_mm.engine.parallel.blocks import block_groups, checkpoint_blocks
 from crate_mm.evaluation import ReconstructionLoss, extract_features
+from crate_mm.inference.standalone import build_loader, load_config_for
 from crate_mm.models import ImageClassifier, MaskedAutoencoder
 from crate_mm.models.layers import resize_table
 from crate_mm.models.tasks.masked import random_bits

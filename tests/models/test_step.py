@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from crate_mm.engine.blocks import checkpoint_blocks
+from crate_mm.engine.parallel.blocks import checkpoint_blocks
 from crate_mm.models import CRATE, ViT
 from crate_mm.models.layers import ISTA, MSSA, Block, DropPath, drop_path_rates
 

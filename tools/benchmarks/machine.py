@@ -19,7 +19,7 @@ from rich.table import Table
 
 import crate_mm
 from crate_mm.cli.options import positive
-from crate_mm.files import atomic_file
+from crate_mm.io.files import atomic_file
 
 # dtype, and PyTorch's float32 matmul precision, by name.
 PRECISIONS = {

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from crate_mm.engine.optim import OptimWrapper
+from crate_mm.engine.optim.wrapper import OptimWrapper
 
 
 class Operation(NamedTuple):

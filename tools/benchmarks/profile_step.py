@@ -18,7 +18,7 @@ from train_step import step
 
 from crate_mm import list_models
 from crate_mm.cli.options import check_writable, one_sentence_errors, positive
-from crate_mm.engine.blocks import compile_blocks
+from crate_mm.engine.parallel.blocks import compile_blocks
 
 
 def parse_args() -> argparse.Namespace:

@@ -28,8 +28,8 @@ from photographs import write_tree
 from crate_mm.cli.options import check_writable, one_sentence_errors, positive
 from crate_mm.config import load_config, plan_batch
 from crate_mm.datasets import ClassificationDataset, ImageNet
-from crate_mm.engine.blocks import compile_blocks
-from crate_mm.engine.optim import OptimWrapper
+from crate_mm.engine.optim.wrapper import OptimWrapper
+from crate_mm.engine.parallel.blocks import compile_blocks
 from crate_mm.registry import MODELS, OPTIMIZERS
 
 # Bytes/s of a ring all-reduce per GPU: NVLink within a node of eight, 400 Gbit/s per GPU between nodes.

@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from crate_mm import get_model
 from crate_mm.cli.options import check_writable, one_sentence_errors, positive
-from crate_mm.engine.safety.steps import Agreement
+from crate_mm.engine.safety.agreement import Agreement
 
 
 def parse_args() -> argparse.Namespace:

@@ -17,8 +17,8 @@ from mmengine.device import get_device
 from textbook import textbook_logits
 
 from crate_mm.cli.options import check_writable, one_sentence_errors
-from crate_mm.engine.blocks import compile_blocks
-from crate_mm.engine.optim import Lion, OptimWrapper
+from crate_mm.engine.optim.wrapper import Lion, OptimWrapper
+from crate_mm.engine.parallel.blocks import compile_blocks
 
 
 def main() -> None:

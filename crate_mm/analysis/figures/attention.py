@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure as Picture
 from torch import Tensor
 
+from ...io.untrusted import shortened, shown
 from ...registry import FIGURES
-from ...untrusted import shortened, shown
 from ..attention import cls_attention, pooling
 from ..taps import name_of
 from .base import Drawn, Figure, Subject, patch_layout, preprocessed, without_ticks

@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 from torch import Tensor, nn
 
-from ...files import atomic_file
+from ...io.files import atomic_file
+from ...io.untrusted import shown
 from ...models.layers import TokenLayout
-from ...untrusted import shown
 from ..taps import layout_of, name_of
 
 

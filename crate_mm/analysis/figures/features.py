@@ -7,8 +7,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure as Picture
 
 from ...evaluation import extract_features
+from ...io.untrusted import shown
 from ...registry import FIGURES
-from ...untrusted import shown
 from ..projection import project
 from ..taps import name_of
 from .base import Drawn, Figure, Subject, drawn_at_random, legend, without_ticks

@@ -5,8 +5,8 @@ import argparse
 import numpy as np
 from matplotlib.figure import Figure as Picture
 
+from ...io.untrusted import shown, spreadsheet_cell
 from ...registry import FIGURES
-from ...untrusted import shown, spreadsheet_cell
 from ..gather import LayerRow, measure_layers
 from ..table import MEASURES, check_measures
 from ..taps import name_of

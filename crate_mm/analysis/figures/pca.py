@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure as Picture
 
+from ...io.untrusted import shown
 from ...registry import FIGURES
-from ...untrusted import shown
 from ..projection import pca_colors
 from ..taps import capture, layers_of, name_of
 from .base import Drawn, Figure, Subject, captions, patch_layout, preprocessed, without_ticks

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure as Picture
 
+from ...io.untrusted import shown
 from ...models import MaskedAutoencoder
 from ...registry import FIGURES
-from ...untrusted import shown
 from ..taps import name_of
 from .base import Drawn, Figure, Subject, captions, preprocessed, without_ticks
 from .style import sheet

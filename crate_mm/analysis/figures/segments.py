@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import VOCSegmentation
 
+from ...io.untrusted import shown, spreadsheet_cell
 from ...models.backbone import image_spec
 from ...registry import FIGURES
-from ...untrusted import shown, spreadsheet_cell
 from ..attention import cls_attention
 from ..segmentation import SHARE, ClassOverlap, attention_masks, best_heads, mean_iou
 from ..taps import layers_of, name_of

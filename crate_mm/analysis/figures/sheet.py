@@ -15,8 +15,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from ...files import atomic_file
-from ...untrusted import shown
+from ...io.files import atomic_file
+from ...io.untrusted import shown
 
 DPI = 100  # of a sheet, whose lengths below are in pixels
 SIDE, MOST_SIDE = 160, 320  # small images are enlarged to the first at most, larger ones reduced to the second

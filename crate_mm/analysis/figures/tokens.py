@@ -6,8 +6,8 @@ import torch
 from matplotlib.figure import Figure as Picture
 from torch import Tensor
 
+from ...io.untrusted import shown
 from ...registry import FIGURES
-from ...untrusted import shown
 from ..taps import name_of, on_taps
 from .base import Drawn, Figure, Subject, run_through, without_ticks
 from .style import color_bar, panel_grid

@@ -1,118 +1,88 @@
-"""What all processes of a run must agree on before it starts: the recipe, the data, the weights."""
+"""What all processes of a run agree on at each step, and that a process which hangs is noticed."""
 
-import json
-import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
-import numpy as np
 import torch
-from mmengine.dist import all_gather_object, is_distributed
-from mmengine.runner import Runner
-from torch.utils.data import DataLoader
+import torch.distributed as dist
+from mmengine.dist import is_distributed
 
-import crate_mm
-
-from ...checkpoints import Checkpoint, CheckpointError, open_checkpoint
-from ...checkpoints.safe import digest
-from ...datasets.base import dataset_of
-from ...untrusted import env_number, shown
-from ..results import as_data
-
-RECIPE = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "global_batch_size", "zero", "ema_momentum")
-RECIPE += ("max_batch_per_device", "activation_checkpointing", "find_unused_parameters", "compile_blocks")
-RECIPE += ("residual_dtype", "val_dtype", "tf32", "ddp")
+from .finite import OtherProcessError
 
 
-def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
-    """Raise ``ValueError`` unless all processes have the same recipe and the same data, which may lie on each node.
+class Agreement:
+    """What each process has to say about a step, known to all of them at its end.
 
-    Data, whose loaders are given by what they are for, are compared by their number, classes and labels. Processes
-    that differ would wait for one another for ever, or train on without a word. All processes call it.
-    """
-    if runner.world_size == 1:
-        return
-    mine: dict[str, Any] = {
-        f"config's {key}": json.dumps(as_data(runner.cfg.get(key)), sort_keys=True, default=repr) for key in RECIPE
-    }
-    mine |= {"wish to load a checkpoint": bool(runner.starts_from), "wish to resume": runner.resumes}
-    mine |= {
-        "seed": runner.shared_seed,
-        "version of crate_mm": crate_mm.__version__,
-        "version of PyTorch": torch.__version__,
-    }
-    for use, loader in loaders.items():
-        if loader is None:
-            continue
-        dataset = dataset_of(loader.dataset)
-        mine[f"number of {use} images"] = len(dataset)
-        mine[f"number of {use} batches"] = len(loader)
-        mine[f"list of classes of the {use} data"] = dataset.classes
-        if (labels := dataset.labels()) is not None:
-            mine[f"checksum of the {use} labels"] = _checksum(labels)
-    for rank, theirs in enumerate(all_gather_object(mine)):
-        differ = next((key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)), None)
-        if differ:
-            there, here = (shown(values.get(differ), 60) for values in (theirs, mine))
-            raise ValueError(
-                f"the {differ} is {there} for process {rank} and {here} here: all processes need the same config and "
-                "the same data"
-            )
-
-
-def open_on_all(path: str, opened: Checkpoint | None = None) -> Checkpoint:
-    """Open a checkpoint on all processes, of which the first of each node compares it with its checksums.
-
-    The others take its word, and read the file when it is in the node's memory. All processes call it.
+    The exchange goes through the hosts' network while the step is computed, so that the GPU does not wait for it. At
+    most steps nobody says anything new. So the processes exchange one integer, whether some process does, by an
+    all_reduce, whose steps grow with the logarithm of their number. Only where it is so, an all_gather of the numbers
+    follows, whose steps grow with the number of processes.
 
     Args:
-        path: the file.
-        opened: the same, if this process has opened it already.
+        timeout: seconds after which a process gives up waiting for the others; PyTorch's default if not given.
+    """
+
+    def __init__(self, timeout: float | None = None) -> None:
+        wait = timedelta(seconds=timeout) if timeout else None
+        self._group = dist.new_group(backend="gloo", timeout=wait) if is_distributed() else None
+        self._pending: tuple[dist.Work, torch.Tensor, dict[str, int]] | None = None
+        self._said: dict[str, int] | None = None  # by this process, at the last exchange
+        self._heard: dict[str, list[int]] = {}  # what all have said, as of then
+
+    def begin(self, said: dict[str, int]) -> None:
+        """Tell the others, who all call it with the same keys."""
+        if self._group is not None:
+            news = torch.tensor([int(said != self._said)])
+            work = dist.all_reduce(news, dist.ReduceOp.MAX, group=self._group, async_op=True)
+            self._pending = work, news, dict(said)
+
+    def end(self, said: dict[str, int]) -> dict[str, list[int]]:
+        """Return what all processes have said, in the order of their ranks.
+
+        A single process hears what it says now, not at the beginning.
+        """
+        if self._pending is None:
+            return {key: [value] for key, value in said.items()}
+        (work, news, told), self._pending = self._pending, None
+        work.wait()
+        if news.item():
+            heard = [torch.zeros(len(told), dtype=torch.int64) for _ in range(dist.get_world_size())]
+            dist.all_gather(heard, torch.tensor(list(told.values())), group=self._group)
+            self._said, self._heard = told, dict(zip(told, torch.stack(heard).T.tolist()))
+        return {key: list(values) for key, values in self._heard.items()}
+
+    def sum(self, number: int) -> int:
+        """Return the sum of a number over all processes, who all call it."""
+        total = torch.tensor(number)
+        if self._group is not None:
+            dist.all_reduce(total, group=self._group)
+        return total.item()
+
+    def wait(self) -> None:
+        """Wait for all processes to come here: one that ended early would bring down the one that still writes."""
+        if self._group is not None:
+            dist.barrier(self._group)
+
+
+@contextmanager
+def notice_hanging(timeout: float | None) -> Iterator[None]:
+    """Say in one sentence that another process was waited for in vain, whatever this one was at (gloo alone).
+
+    Args:
+        timeout: of the process groups, in seconds; PyTorch's default if not given.
 
     Raises:
-        CheckpointError: the file cannot be read or is damaged, for any of the processes that look.
+        OtherProcessError: the wait for another process came to its end.
     """
-    if not is_distributed():
-        return opened or open_checkpoint(path)
-    failed = None
-    if opened is None and env_number("LOCAL_RANK", 0) == 0:
-        try:
-            opened = open_checkpoint(path)
-        except CheckpointError as error:
-            failed = error
-    told = all_gather_object(None if failed is None else str(failed))
-    if failed is not None:
-        raise failed
-    for rank, sentence in enumerate(told):
-        if sentence is not None:
-            raise CheckpointError(f"process {rank} cannot open the checkpoint: {sentence}")
-    return opened or open_checkpoint(path, verified=True)
-
-
-def _checksum(labels: Sequence[int]) -> int:
-    """Of labels of any kind of whole numbers; a part at a time, as they may be many and mapped from a file."""
-    found = 0
-    for start in range(0, len(labels), 2**20):
-        found = zlib.crc32(np.asarray(labels[start : start + 2**20]).astype(np.int64).tobytes(), found)
-    return found
-
-
-def check_same_checkpoint(runner: Runner, filename: str, meta: dict) -> None:
-    """Raise ``CheckpointError`` unless all processes have loaded the same; each may have read its own disk.
-
-    Args:
-        runner: with the weights loaded. All processes call it.
-        filename: the checkpoint, for the message.
-        meta: of a checkpoint that training goes on from, which may also differ in ``epoch`` and ``iter``.
-    """
-    if runner.world_size == 1:
-        return
-    weights = digest(runner.task.state_dict())
-    mine = (meta.get("epoch", 0), meta.get("iter", 0), weights)
-    for rank, theirs in enumerate(all_gather_object(mine)):
-        if theirs != mine:
-            raise CheckpointError(
-                f"{filename} is another file for process {rank} (epoch {theirs[0]}, iteration {theirs[1]}) than "
-                f"here (epoch {mine[0]}, iteration {mine[1]}): the work folder must be the same one for all nodes, and "
-                "so must a checkpoint to start from"
-            )
+    try:
+        yield
+    except RuntimeError as error:
+        # torch.distributed has no class of its own for gloo's timeouts.
+        if not is_distributed() or "gloo" not in str(error) or "Timed out waiting" not in str(error):
+            raise
+        waited = f"{timeout:g} s (env_cfg.dist_cfg.timeout)" if timeout else "PyTorch's default timeout"
+        raise OtherProcessError(
+            f"another process has not come to this point of the run within {waited}: it hangs, or is slower than that; "
+            "--resume goes on from the newest checkpoint"
+        ) from error

@@ -11,7 +11,7 @@ import torch
 import torch.multiprocessing
 from torch.backends import cuda, cudnn
 
-from ...files import LONGEST_TEMP
+from ...io.files import LONGEST_TEMP
 
 # Pairs of a function that reads and one that writes; of alternatives the first that can be read. PyTorch refuses to
 # read TF32 by its older names once a program has used the newer ones (``fp32_precision``).

@@ -7,9 +7,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ...datasets.base import dataset_of
-from ...log import print_log
+from ...io.log import print_log
+from ...io.untrusted import shown
 from ...registry import HOOKS
-from ...untrusted import shown
 from ..loop import TrainLoop
 from .finite import RunStoppedError
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...datasets.base import dataset_of, require_images
+from ...io.untrusted import shown
 from ...registry import BACKBONES, HEADS, MODELS
-from ...untrusted import shown
 from ..backbone import check_backbone_contract, image_spec
 from .augment import BatchAugments
 from .base import Task

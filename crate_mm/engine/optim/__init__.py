@@ -1,0 +1,1 @@
+from .wrapper import AmpOptimWrapper, AutocastOptimWrapper, Lion, OptimWrapper, amp_dtype, amp_optim_wrapper

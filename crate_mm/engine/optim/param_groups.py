@@ -1,0 +1,160 @@
+"""Which parameters decay, and at which rate they learn: MMEngine's ``paramwise_cfg``, checked and in few groups."""
+
+import inspect
+import math
+
+from mmengine.optim import DefaultOptimWrapperConstructor as _Constructor
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from ...io.log import print_log
+from ...models.tasks.base import backbone_of, freeze_untrained, task_of
+from ...registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, suggest
+
+RULES = (
+    *("bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "flat_decay_mult"),
+    *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate", "custom_keys", "layer_decay"),
+)
+WHERE = "optim_wrapper.paramwise_cfg"
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class DefaultOptimWrapperConstructor(_Constructor):
+    """MMEngine's, which refuses rules that it does not know and keys that hold for nothing, and makes a group for each
+    setting that is in use where MMEngine makes one for each parameter: optimizers update a group's parameters together.
+
+    A rule of ``custom_keys`` holds for every parameter whose full name contains its key, the longest key first; the
+    other rules hold for what is left: ``norm_decay_mult`` for LayerNorm, BatchNorm and their like,
+    ``bias_decay_mult`` for other biases, ``flat_decay_mult`` for parameters of one dimension that these two leave.
+
+    ``layer_decay``, which MMEngine's does not have, is for fine-tuning: a number ``g`` above 0 and at most 1, by which
+    the learning rate falls from layer to layer towards the images (Clark et al., ICLR 2020; Bao et al., ICLR 2022).
+    What stands behind the last of ``L`` layers, the head too, learns at the optimizer's rate, layer ``l`` (of 1 to L)
+    at ``g ** (L + 1 - l)`` of it, and what stands before the first, as the backbone's ``stem`` names it, at
+    ``g ** (L + 1)``. It multiplies what the other rules give.
+
+    Args:
+        optim_wrapper_cfg, paramwise_cfg: as for MMEngine's.
+
+    Each group has the full names of its parameters under ``names``, which a resume compares.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        if paramwise_cfg:
+            check_rules(paramwise_cfg, optim_wrapper_cfg["optimizer"])
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        task = task_of(model)
+        freeze_untrained(task)  # with rules, MMEngine leaves out what takes no gradient
+        check_keys(self.paramwise_cfg.get("custom_keys", {}), task)
+        return super().__call__(task if self.paramwise_cfg else task.trainable())
+
+    def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", **kwargs) -> None:
+        if prefix:
+            super().add_params(params, module, prefix, **kwargs)
+            return
+        single: list[dict] = []
+        super().add_params(single, module, prefix, **kwargs)
+        decay = self.paramwise_cfg.get("layer_decay") or 1
+        if decay != 1:
+            layers, behind = layers_of(module)
+            for found in single:
+                (parameter,) = found["params"]
+                depth = behind - layers.get(id(parameter), behind)
+                found["lr"] = found.get("lr", self.base_lr) * decay**depth
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        base = {
+            key: self.optimizer_cfg[key] for key in ("lr", "weight_decay") if self.optimizer_cfg.get(key) is not None
+        }
+        groups: dict[str, dict] = {}
+        for found in single:
+            settings = {k: v for k, v in found.items() if k not in ("params", "lr_mult", "decay_mult")}
+            settings = {**base, **settings}
+            group = groups.setdefault(repr(sorted(settings.items())), {"params": [], "names": [], **settings})
+            group["params"] += found["params"]
+            group["names"] += [names[id(parameter)] for parameter in found["params"]]
+        # Those that learn at the optimizer's own rate come first: the first group's is what is said of a run.
+        params += sorted(groups.values(), key=lambda group: group.get("lr") != base.get("lr"))
+        for group in params:
+            said = ", ".join(f"{key} {value}" for key, value in group.items() if key not in ("params", "names"))
+            print_log(f"{len(group['names'])} parameters have {said}: {group['names'][0]}, ...", "current")
+
+
+def layers_of(model: nn.Module) -> tuple[dict[int, int], int]:
+    """The layer of each parameter before the end of a model's last block, by its ``id``, and the number behind it.
+
+    What the backbone's ``stem`` names, its parts before the first block, is layer 0, the first block layer 1.
+
+    Raises:
+        ValueError: the backbone does not say which its blocks are, or what stands before them.
+    """
+    backbone = backbone_of(model)
+    name = type(model if backbone is None else backbone).__name__
+    if backbone is None or not backbone.layers:
+        raise ValueError(f"{WHERE}.layer_decay: {name} has no layers: they must inherit from crate_mm.models.Layer")
+    if not backbone.stem:
+        raise ValueError(
+            f"{WHERE}.layer_decay: {name} has no stem: set it to the names of the modules and parameters before the "
+            "first layer"
+        )
+    layers = {}
+    for number, layer in enumerate(backbone.layers, 1):
+        layers |= {id(parameter): number for parameter in layer.parameters()}
+    before = [f"{name}." for name in backbone.stem]
+    for name, parameter in backbone.named_parameters():
+        if f"{name}.".startswith(tuple(before)):
+            layers[id(parameter)] = 0
+    return layers, len(backbone.layers) + 1
+
+
+def check_rules(rules: dict, optimizer: dict) -> None:
+    """Raise ``ValueError`` for a rule that is unknown or has no sense, or that multiplies a setting that is not set.
+
+    Args:
+        rules: a config's ``paramwise_cfg``.
+        optimizer: the config's.
+    """
+    if not isinstance(rules, dict):
+        raise ValueError(f"{WHERE} must be a dict, got {rules!r}")
+    unknown = next((name for name in rules if name not in RULES), None)
+    if unknown is not None:
+        raise ValueError(f"{WHERE} has no {unknown!r}: {suggest(unknown, list(RULES))}")
+    decay = rules.get("layer_decay")
+    number = isinstance(decay, (int, float)) and not isinstance(decay, bool)
+    if decay is not None and not (number and 0 < decay <= 1 and math.isfinite(decay)):
+        raise ValueError(f"{WHERE}.layer_decay must be a number above 0 and at most 1, such as 0.75, got {decay!r}")
+    if decay is not None and optimizer.get("lr") is None:
+        raise ValueError(f"{WHERE}.layer_decay multiplies optim_wrapper.optimizer.lr, which is not set")
+    settings = {*inspect.signature(OPTIMIZERS.get(optimizer["type"])).parameters, "lr_mult", "decay_mult"}
+    keys = rules.get("custom_keys", {})
+    for key, rule in keys.items() if isinstance(keys, dict) else [("custom_keys", keys)]:
+        if not isinstance(rule, dict):
+            raise ValueError(f"{WHERE}: {key!r} must be a dict such as dict(decay_mult=0.0), got {rule!r}")
+        unknown = next((name for name in rule if name not in settings), None)
+        if unknown is not None:
+            raise ValueError(f"{WHERE}.custom_keys: {key!r} sets {unknown!r}: {suggest(unknown, sorted(settings))}")
+    factors = [item for rule in (rules, *keys.values()) for item in rule.items() if item[0].endswith("_mult")]
+    for name, factor in factors:
+        if not isinstance(factor, (int, float)) or isinstance(factor, bool) or not factor >= 0:
+            raise ValueError(f"{WHERE}: {name} must be a number of at least 0, got {factor!r}")
+        multiplied = "weight_decay" if name.endswith("decay_mult") else "lr"
+        if optimizer.get(multiplied) is None:
+            raise ValueError(f"{WHERE}: {name} multiplies optim_wrapper.optimizer.{multiplied}, which is not set")
+
+
+def check_keys(keys: dict, model: nn.Module) -> None:
+    """Raise ``ValueError`` for a key of ``custom_keys`` that holds for no parameter of the model."""
+    # As MMEngine compares; frozen parameters count, since a recipe may also serve a linear probe.
+    names = [name if "." in name else f".{name}" for name, _ in model.named_parameters()]
+    longest_first = sorted(sorted(keys), key=len, reverse=True)
+    governing = {next((key for key in longest_first if key in name), None) for name in names}
+    for key in keys:
+        if not any(key in name for name in names):
+            known = sorted({part for name in names for part in (name, *name.split(".")) if not part.isdigit()})
+            raise ValueError(
+                f"{WHERE}.custom_keys: no parameter's name contains {key!r}: {suggest(key, known)} (a name is "
+                f"{names[-1]})"
+            )
+        if key not in governing:
+            raise ValueError(f"{WHERE}.custom_keys: {key!r} has no effect: longer keys hold for all that it names")

@@ -1,0 +1,116 @@
+"""The learning rate of the recipes: its schedule, and its scaling with the batch."""
+
+import logging
+import math
+
+from mmengine.optim import OptimWrapper
+
+from ...io.log import print_log
+from ...registry import PARAM_SCHEDULERS
+from ..mmengine_private import ParamScheduler
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupCosineLR(ParamScheduler):
+    """Linear warm-up, then cosine to zero, or to another end, as one curve over the iterations of a run.
+
+    With W iterations of warm-up, T iterations in all and the optimizer's own rate ``lr``, iteration ``i`` uses
+
+        lr * (start_factor + (1 - start_factor) * i / W)                            for i < W
+        lr * (end_factor + (1 - end_factor) (1 + cos(pi (i - W) / (T - W))) / 2)    for W <= i < T
+
+    The horizon is that of the config: a shorter ``train_cfg.max_epochs`` squeezes the curve, and a resumed run follows
+    the config it is resumed with. To stop earlier on the curve of a longer run, set ``end`` to the longer run's epochs.
+
+    Args:
+        warmup: W in epochs, cut to ``max_warmup`` of a run that is short.
+        end: T in epochs; the run's ``max_epochs`` if not given.
+        start_factor: the first iteration's share of ``lr``.
+        max_warmup: the largest fraction of the run that may be warm-up.
+        end_factor: the share of ``lr`` that the cosine ends at; 0.01 for a recipe from 1e-3 to 1e-5.
+        end_step: T in steps, in place of ``end``; the run's ``max_steps``, where it has such and ``end`` is not given.
+
+    Raises:
+        ValueError: a warm-up below 0, no end above 0, or an ``end_factor`` outside of 0..1.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimWrapper,
+        warmup: float,
+        end: int,
+        start_factor: float = 0.01,
+        max_warmup: float = 0.2,
+        last_step: int = -1,
+        end_factor: float = 0.0,
+    ) -> None:
+        if warmup < 0 or end <= 0:
+            raise ValueError(f"a schedule needs warmup >= 0 and end > 0, got {warmup} and {end}")
+        self.warmup = min(warmup, max_warmup * end)
+        if not 0 <= end_factor <= 1:
+            raise ValueError(f"end_factor is a share of the learning rate, from 0 to 1, got {end_factor}")
+        self.start_factor = start_factor
+        self.end_factor = end_factor
+        super().__init__(optimizer, "lr", begin=0, end=end, last_step=last_step, by_epoch=False)
+
+    @classmethod
+    def build_iter_from_epoch(
+        cls,
+        *args,
+        warmup: float,
+        end: int,
+        epoch_length: int,
+        by_epoch: bool = True,
+        end_step: int | None = None,
+        **kwargs,
+    ) -> "WarmupCosineLR":
+        """Build from epochs: MMEngine's hook for ``convert_to_iter_based=True``."""
+        if not by_epoch:
+            raise ValueError("WarmupCosineLR is given in epochs: leave out by_epoch")
+        return cls(*args, warmup=warmup * epoch_length, end=end_step or end * epoch_length, **kwargs)
+
+    def factor(self, step: int) -> float:
+        """The share of the optimizer's own rate at iteration ``step``."""
+        if step < self.warmup:
+            return self.start_factor + (1 - self.start_factor) * step / self.warmup
+        progress = min((step - self.warmup) / (self.end - self.warmup), 1.0)
+        return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+    def _get_value(self) -> list[float]:
+        return [base * self.factor(self.last_step) for base in self.base_values]
+
+    def state_dict(self) -> dict:
+        """Where the run is, and on which horizon; the curve is the config's."""
+        return {"last_step": self.last_step, "global_step": self._global_step, "end": self.end}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        if state_dict["end"] != self.end:
+            print_log(
+                f"the schedule was for {state_dict['end']} iterations and is now for {self.end}: the learning rate "
+                "goes on along the new curve",
+                logger="current",
+                level=logging.WARNING,
+            )
+        self.last_step = state_dict["last_step"]
+        self._global_step = state_dict["global_step"]
+        for group, value in zip(self.optimizer.param_groups, self._get_value()):
+            group["lr"] = value
+        self._last_value = self._get_value()
+
+
+def scale_rate(optim_wrapper: dict, auto_scale_lr: dict | None, global_batch_size: int) -> dict:
+    """A config of an OptimWrapper, its learning rate scaled with the batch where MMEngine's ``auto_scale_lr`` is
+    enabled: ``lr * global_batch_size / base_batch_size`` (Goyal et al., arXiv 1706.02677).
+
+    MMEngine's own scales a built optimizer, which is too late for what an optimizer makes of its first rate.
+
+    Raises:
+        ValueError: the optimizer's ``lr`` is not set.
+    """
+    if not (auto_scale_lr or {}).get("enable"):
+        return optim_wrapper
+    optimizer = optim_wrapper["optimizer"]
+    if optimizer.get("lr") is None:
+        raise ValueError("auto_scale_lr scales optim_wrapper.optimizer.lr, which is not set")
+    ratio = global_batch_size / auto_scale_lr["base_batch_size"]
+    return {**optim_wrapper, "optimizer": {**optimizer, "lr": optimizer["lr"] * ratio}}
