@@ -10,10 +10,10 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from .checkpoints import CheckpointError, as_checkpoint, build_described, open_checkpoint
-from .checkpoints.fit import fit
+from .checkpoints import CheckpointError, as_checkpoint, build_from_checkpoint, open_checkpoint
+from .checkpoints.fit import load_strict
 from .checkpoints.readers.npz import as_tensor
-from .inference.model_factory import get_model, keep_what_is_told, list_models  # noqa: F401  what a user imports
+from .inference.model_factory import get_model, list_models, note_metadata  # noqa: F401  what a user imports
 from .inference.predictor import Predictor, default_class_names  # noqa: F401  what a user imports
 from .inference.standalone import build_model, load_config_for
 from .io.log import print_log
@@ -40,14 +40,14 @@ def init_model(
         if checkpoint is None:
             raise ValueError("neither a config nor a checkpoint is given: one of them must say what the model is")
         cfg, opened = {}, open_checkpoint(checkpoint)
-        model = build_described(opened)
+        model = build_from_checkpoint(opened)
     else:
         cfg, opened = load_config_for(config, checkpoint, whole=True)
         model = build_model(cfg, opened)
     if opened is not None:
-        fit(model, opened)
+        load_strict(model, opened)
         opened.say(lambda note: print_log(note, "current", logging.INFO))
-        keep_what_is_told(model, opened)
+        note_metadata(model, opened)
     test = (cfg.get("test_dataloader") or {}).get("dataset") or {}
     if "transforms" in test:
         model.test_transforms, model.described_by = test["transforms"], None
@@ -83,13 +83,13 @@ def from_official(source: str | Path | Mapping[str, Any], **given: Any) -> nn.Mo
     if opened.model is None:
         known = "no family here knows the names of its weights, so that it is not known what model they are of"
         raise CheckpointError(f"{opened.path}: {opened.unknown or known}")
-    model = build_described(opened)
+    model = build_from_checkpoint(opened)
     kinds = {value.dtype for value in opened.weights.values() if value.is_floating_point()}
     if len(kinds) == 1:
         model.to(*kinds)
     for name, value in model.state_dict(keep_vars=True).items():
         if opened.weights[name].is_floating_point():
             value.data = value.data.to(opened.weights[name].dtype)
-    fit(model, opened)
+    load_strict(model, opened)
     opened.say(lambda note: print_log(note, "current", logging.INFO))
     return model.eval()

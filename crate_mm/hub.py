@@ -24,17 +24,17 @@ try:
 except ModuleNotFoundError:
     raise ImportError("crate_mm.hub needs huggingface_hub, which is not here: pip install 'crate_mm[hub]'") from None
 
-from .checkpoints import Checkpoint, CheckpointError, as_checkpoint, build_described, open_checkpoint
-from .checkpoints.fit import fit
+from .checkpoints import Checkpoint, CheckpointError, as_checkpoint, build_from_checkpoint, open_checkpoint
+from .checkpoints.fit import load_strict
 from .checkpoints.publish import publish
 from .checkpoints.readers.safetensors import MOST_SAID, WEIGHTS, as_contents
 from .checkpoints.remote import HubFile, hub_file, hub_token, local_file
 from .checkpoints.validate import check_form
 from .engine.checkpointing.results import RESULT_FILE
 from .extras.interop.model_card import as_figures, card_licence, figures_of, read_result, write_card
-from .inference.model_factory import keep_what_is_told
+from .inference.model_factory import note_metadata
 from .io.files import atomic_file, home
-from .io.untrusted import check_plain, read_json, read_regular, shown
+from .io.untrusted import check_plain, read_json, read_regular, sanitized
 
 CONFIG = "config.json"
 
@@ -61,9 +61,9 @@ class HubModel(nn.Module, ModelHubMixin):
         super().__init__()
         card_licence(licence)  # before the work
         opened = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
-        self.model = build_described(opened)
-        fit(self.model, opened)
-        keep_what_is_told(self.model, opened)
+        self.model = build_from_checkpoint(opened)
+        load_strict(self.model, opened)
+        note_metadata(self.model, opened)
         self.result: dict[str, Any] = {}
         if result is not None:
             self.result = read_result(home(result), opened)
@@ -109,8 +109,8 @@ class HubModel(nn.Module, ModelHubMixin):
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             line = next((line for line in str(error).splitlines() if line.strip()), "")
             raise CheckpointError(
-                f"{shown(repo_id)} cannot be pushed to (hf auth login, or HF_TOKEN in the environment, says who you "
-                f"are, to an https address): {type(error).__name__}: {shown(line)}"
+                f"{sanitized(repo_id)} cannot be pushed to (hf auth login, or HF_TOKEN in the environment, says who you "
+                f"are, to an https address): {type(error).__name__}: {sanitized(line)}"
             ) from None
         return pushed.commit_url
 
@@ -193,7 +193,9 @@ class HubModel(nn.Module, ModelHubMixin):
 
 def _in_repo(name: str, file: str, revision: str | None) -> HubFile:
     if name.count("/") != 1 or not all(part.strip(".") for part in name.split("/")):
-        raise CheckpointError(f"{shown(name)} is no folder, and no repository of the Hub, which is written owner/name")
+        raise CheckpointError(
+            f"{sanitized(name)} is no folder, and no repository of the Hub, which is written owner/name"
+        )
     return HubFile(name, file, revision)
 
 
@@ -204,5 +206,5 @@ def _read_config(path: Path) -> dict[str, Any]:
         if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
             raise ValueError("it describes no model of crate_mm")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {shown(error)}") from None
+        raise CheckpointError(f"{path} cannot be read: {sanitized(error)}") from None
     return config

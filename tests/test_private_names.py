@@ -9,7 +9,15 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "crate_mm"
-OURS = {"_decoders", "_draws", "_ends", "_own", "_saved", "_sizes", "_views"}  # set in classes with bases, after the constructor
+OURS = {
+    "_decoders",
+    "_draws",
+    "_ends",
+    "_own",
+    "_saved",
+    "_sizes",
+    "_views",
+}  # set in classes with bases, after the constructor
 DOCUMENTED = {"_asdict", "_fields", "_replace", "_exit"}  # of named tuples, and of os
 ALLOWED = {
     "config/load.py": {"_cfg_dict"},

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from crate_mm.checkpoints import as_checkpoint
-from crate_mm.checkpoints.fit import transfer
+from crate_mm.checkpoints.fit import transfer_backbone
 from crate_mm.config import load_config
 from crate_mm.config import resolve as prepare
 from crate_mm.engine import Runner
-from crate_mm.engine.optim.schedule import WarmupCosineLR, scale_rate
+from crate_mm.engine.optim.schedule import WarmupCosineLR, scale_lr
 from crate_mm.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, head_for
 
 PARAMETERS = {  # as published, or computed from the authors' code
@@ -37,7 +37,7 @@ def build(cfg, device="meta"):
 def groups(cfg):
     """Names of parameters by (learning rate, weight decay), as training has them after the rate is scaled."""
     cfg = prepare(cfg, world_size=1)
-    wrapper = scale_rate(cfg.optim_wrapper, cfg.auto_scale_lr, cfg.global_batch_size)
+    wrapper = scale_lr(cfg.optim_wrapper, cfg.auto_scale_lr, cfg.global_batch_size)
     paramwise = wrapper.pop("paramwise_cfg", None)
     constructor = OPTIM_WRAPPER_CONSTRUCTORS.get("DefaultOptimWrapperConstructor")(wrapper, paramwise)
     built = constructor(build(cfg, "cpu"))
@@ -46,7 +46,7 @@ def groups(cfg):
 
 def rates(cfg):
     """The rate of the first step, of the last of the warm-up, and of the end, with 100 steps an epoch."""
-    lr = scale_rate(cfg.optim_wrapper, cfg.auto_scale_lr, cfg.global_batch_size)["optimizer"]["lr"]
+    lr = scale_lr(cfg.optim_wrapper, cfg.auto_scale_lr, cfg.global_batch_size)["optimizer"]["lr"]
     options = {k: v for k, v in cfg.param_scheduler.items() if k not in ("type", "warmup")}
     end, warmup = 100 * cfg.train_cfg.max_epochs, 100 * cfg.param_scheduler.warmup
     curve = WarmupCosineLR(torch.optim.SGD([torch.zeros(1)], lr=lr), warmup=warmup, end=end, **options)
@@ -238,7 +238,9 @@ def test_cheap_scaling_takes_all_of_the_backbone(tmp_path):
     torch.manual_seed(0)
     large = MODELS.build(load_config("crate_alpha_large14_in21k", {**sizes, "model.backbone.patch_size": 32}).model)
     model = MODELS.build(cfg.model)
-    table = transfer(model, as_checkpoint({"state_dict": large.state_dict()}), cfg.resize_positions, cfg.resize_patches)
+    table = transfer_backbone(
+        model, as_checkpoint({"state_dict": large.state_dict()}), cfg.resize_positions, cfg.resize_patches
+    )
     assert table.resized.keys() == {"backbone.embedding.pos_embed", "backbone.embedding.proj.weight"}
     assert not any(name.startswith("backbone.") for name in (*table.new, *table.dropped))
     kernel = torch.nn.functional.interpolate(

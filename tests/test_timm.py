@@ -12,7 +12,7 @@ from crate_mm import get_model, init_model
 from crate_mm.analysis.attention import cls_attention
 from crate_mm.analysis.gather import defined_measures
 from crate_mm.checkpoints import CheckpointError, open_checkpoint
-from crate_mm.checkpoints.fit import fit, transfer
+from crate_mm.checkpoints.fit import load_strict, transfer_backbone
 from crate_mm.checkpoints.publish import publish
 from crate_mm.config import load_config
 from crate_mm.engine import Runner
@@ -348,7 +348,7 @@ def test_a_file_of_timms_gives_timms_logits(name, tmp_path):
         torch.testing.assert_close(model(x), theirs(x))
     built = MODELS.build(classifier_config(name, **options).model)
     state = torch.random.get_rng_state()
-    taken = transfer(built, open_checkpoint(file))
+    taken = transfer_backbone(built, open_checkpoint(file))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert taken.loaded.keys() == {key for key in built.state_dict() if key.startswith("backbone.")}
     assert taken.new.keys() == taken.dropped.keys() == {"head.fc.weight", "head.fc.bias"}
@@ -359,7 +359,7 @@ def test_a_file_of_timms_gives_timms_logits(name, tmp_path):
 def test_a_head_without_classes_leaves_timms_classifier_out(tmp_path):
     theirs, file = timms_file(tmp_path / "timm.pth", "vit_tiny_patch16_224", **VIT)
     model, opened = MODELS.build(classifier_config("vit_tiny_patch16_224", 0, **VIT).model), open_checkpoint(file)
-    fit(model, opened)
+    load_strict(model, opened)
     assert "left out, as no part of the model takes it: head.weight, head.bias" in opened.notes
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(images()), theirs.forward_features(images())[:, 0])
@@ -392,9 +392,9 @@ def test_a_wrong_file_of_timms_is_refused(name, options, fitted, transferred, tm
     model = MODELS.build(classifier_config("vit_tiny_patch16_224", **VIT).model)
     if transferred:
         with pytest.raises(CheckpointError, match=transferred):
-            transfer(model, open_checkpoint(file))
+            transfer_backbone(model, open_checkpoint(file))
     else:
-        assert "backbone.model.cls_token" in transfer(model, open_checkpoint(file)).loaded
+        assert "backbone.model.cls_token" in transfer_backbone(model, open_checkpoint(file)).loaded
 
 
 def test_a_classifier_for_another_pooling_is_not_taken(tmp_path):
@@ -403,7 +403,7 @@ def test_a_classifier_for_another_pooling_is_not_taken(tmp_path):
     with pytest.raises(CheckpointError, match=r"head.fc.weight is missing; .*backbone.head.fc.weight is surplus"):
         init_model(classifier_config("convnext_atto"), file)
     model = MODELS.build(classifier_config("convnext_atto").model)
-    assert transfer(model, open_checkpoint(file)).new.keys() == {"head.fc.weight", "head.fc.bias"}
+    assert transfer_backbone(model, open_checkpoint(file)).new.keys() == {"head.fc.weight", "head.fc.bias"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from crate_mm.io.untrusted import (
     public,
     read_json,
     read_regular,
-    shown,
+    sanitized,
     shown_lines,
     spreadsheet_cell,
     without_secrets,
@@ -33,7 +33,7 @@ from crate_mm.io.untrusted import (
     ],
 )
 def test_a_name_is_shown_on_one_line_without_what_a_terminal_acts_on(name, as_shown):
-    assert shown(name) == as_shown
+    assert sanitized(name) == as_shown
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_a_files_relative_path_loses_its_folders_for_others():
 
 @given(st.text())
 def test_what_is_shown_is_printable_and_can_be_encoded(text):
-    assert all(c.isprintable() or c == " " or ord(c) > 127 for c in shown(text))
-    shown(text).encode()
-    assert "\n" not in shown(text)
+    assert all(c.isprintable() or c == " " or ord(c) > 127 for c in sanitized(text))
+    sanitized(text).encode()
+    assert "\n" not in sanitized(text)
     assert "\x1b" not in shown_lines(text)
 
 
@@ -93,8 +93,8 @@ def test_an_address_is_told_without_user_and_query(text, as_told):
 
 
 def test_a_long_name_is_cut():
-    assert len(shown("y" * 5_000_000)) < 260
-    assert "(5000000 characters)" in shown("y" * 5_000_000)
+    assert len(sanitized("y" * 5_000_000)) < 260
+    assert "(5000000 characters)" in sanitized("y" * 5_000_000)
     assert len(shown_lines("y" * 5_000_000)) < 25_000
 
 

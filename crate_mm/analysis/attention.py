@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ..models.layers import Layer
 from ..models.tasks.base import Task
 from ..models.tasks.heads import POOLS, Head
-from .taps import layers_of, layout_of, name_of, on_taps
+from .taps import find_layers, layout_of, name_of, read_taps
 
 
 def pooling(model: nn.Module) -> str | None:
@@ -35,7 +35,7 @@ def cls_attention(model: nn.Module, images: Tensor, layers: list[int] | None = N
             may not be: the backbone has no ``layout``.
     """
     maps: dict[int, Tensor] = {}
-    read_layers = layers_of(model, layers)
+    read_layers = find_layers(model, layers)
     layout = layout_of(model, images)
     without: list[int] = []
 
@@ -47,7 +47,7 @@ def cls_attention(model: nn.Module, images: Tensor, layers: list[int] | None = N
             maps[number] = attention[:, :, 0, 1:]
 
     if any("tap_w" in layer.taps() for layer in read_layers.values()):
-        with on_taps(model, {"tap_w": read}, layers):
+        with read_taps(model, {"tap_w": read}, layers):
             model(images)
     if without or not maps:
         layer = read_layers[without[0]] if without else next(iter(read_layers.values()))

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 
-def direction_use(code: Tensor) -> Tensor:
+def atom_usage(code: Tensor) -> Tensor:
     """The share of tokens that use each direction, that is have a non-zero entry in it: ``(..., N, m) -> (..., m)``."""
     return (code != 0).to(torch.promote_types(code.dtype, torch.float32)).mean(-2)
 

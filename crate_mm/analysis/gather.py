@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .table import MEASURES, Settings, check_measures
-from .taps import layers_of, name_of, on_taps
+from .taps import find_layers, name_of, read_taps
 
 
 class Moments:
@@ -68,7 +68,7 @@ class LayerMeasures:
 
 def defined_measures(model: nn.Module) -> list[str]:
     """The measures that are defined for at least one layer of a model."""
-    layers = layers_of(model).values()
+    layers = find_layers(model).values()
     return [name for name, row in MEASURES.items() if any(row.defined_for(step) for step in layers)]
 
 
@@ -104,7 +104,7 @@ def measure_layers(
     """
     names = list(MEASURES) if measures is None else list(measures)
     check_measures(names)
-    settings, found = Settings(eps_squared, unit_length), layers_of(model, layers)
+    settings, found = Settings(eps_squared, unit_length), find_layers(model, layers)
     gathered = LayerMeasures() if into is None else into
     defined = {layer: [MEASURES[n] for n in names if MEASURES[n].defined_for(step)] for layer, step in found.items()}
     taps = sorted({row.tap for rows in defined.values() for row in rows})
@@ -119,5 +119,5 @@ def measure_layers(
 
         return read
 
-    with on_taps(model, {tap: reader(tap) for tap in taps}, layers):
+    with read_taps(model, {tap: reader(tap) for tap in taps}, layers):
         yield gathered

@@ -27,7 +27,7 @@ class LayerError(ValueError):
         super().__init__(f"layer {shown} is not there: {model} has {depth} layers, {first} to {depth - 1 + first}")
 
 
-def layers_of(model: nn.Module, layers: list[int] | None = None) -> dict[int, Layer]:
+def find_layers(model: nn.Module, layers: list[int] | None = None) -> dict[int, Layer]:
     """Return the layers of a model's backbone by number, first layer 0.
 
     Args:
@@ -64,7 +64,7 @@ def _hook(read: Callable[[int, Tensor], None], layer: int) -> Callable:
 
 
 @contextmanager
-def on_taps(
+def read_taps(
     model: nn.Module, readers: dict[str, Callable[[int, Tensor], None]], layers: list[int] | None = None
 ) -> Iterator[None]:
     """Call a reader with (layer, tensor) for whatever passes its tap while the context is open.
@@ -73,9 +73,9 @@ def on_taps(
     memory does not grow with the number of images. A layer without the tap is passed over, if another one has it.
 
     Raises:
-        ValueError: no layer has the tap, or as ``layers_of``.
+        ValueError: no layer has the tap, or as ``layer_indices``.
     """
-    taps = {number: layer.taps() for number, layer in layers_of(model, layers).items()}
+    taps = {number: layer.taps() for number, layer in find_layers(model, layers).items()}
     for tap in readers:
         if not any(tap in has for has in taps.values()):
             known = sorted({name for has in taps.values() for name in has})
@@ -116,7 +116,7 @@ def capture(
     """
     seen: dict[str, list[Tensor]] = {tap: [] for tap in taps}
     readers = {tap: lambda _layer, out, v=values: v.append(out) for tap, values in seen.items()}
-    with on_taps(model, readers, layers):
+    with read_taps(model, readers, layers):
         handle = model.register_forward_pre_hook(lambda *_: [v.clear() for v in seen.values()] and None)
         try:
             yield seen

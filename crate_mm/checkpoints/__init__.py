@@ -1,6 +1,6 @@
-from .described import build_described, check_transforms, checked_model
+from .described import build_from_checkpoint, check_transforms, validated_model_config
 from .files import newest_checkpoint, training_checkpoints, training_progress
-from .fit import Transfer, compare_weights, load_weights, same_kind
+from .fit import TransferReport, check_state_dict, load_weights, same_dtype_kind
 from .open import open_checkpoint, read_checkpoint
 from .readers.pth import check_intact
 from .unwrap import Checkpoint, as_checkpoint

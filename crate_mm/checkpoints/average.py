@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..io.files import atomic_file
-from ..io.untrusted import shown
-from .fit import compare_weights
+from ..io.untrusted import sanitized
+from .fit import check_state_dict
 from .open import open_checkpoint
 from .unwrap import Checkpoint
 from .validate import FORMAT, CheckpointError
@@ -74,7 +74,7 @@ class Average:
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raise ``CheckpointError`` unless a checkpoint is of the model of those that were added."""
-        source = shown(checkpoint.path)
+        source = sanitized(checkpoint.path)
         if not checkpoint.model:
             raise CheckpointError(
                 f"{source} does not say what model it is of, so that it is not known whether it is the others': "
@@ -85,15 +85,17 @@ class Average:
         first = self.members[0]
         differing = next(iter(_differing(first.model, checkpoint.model)), None)
         if differing:
-            raise CheckpointError(f"{source} is of another model than {shown(first.path)}: {differing}")
-        compare_weights(self.fixed, checkpoint.weights, checkpoint.path, checkpoint.meta)
+            raise CheckpointError(f"{source} is of another model than {sanitized(first.path)}: {differing}")
+        check_state_dict(self.fixed, checkpoint.weights, checkpoint.path, checkpoint.meta)
         if checkpoint.class_names != first.class_names:
-            raise CheckpointError(f"{source} has other classes than {shown(first.path)}: their order must be the same")
+            raise CheckpointError(
+                f"{source} has other classes than {sanitized(first.path)}: their order must be the same"
+            )
         for name, value in checkpoint.weights.items():
             whole = not (value.is_floating_point() or value.is_complex())
             if whole and not name.endswith(COUNTER) and not torch.equal(value, self.fixed[name]):
                 raise CheckpointError(
-                    f"{source} has other numbers in {shown(name)} than {shown(first.path)}, of which there is no mean"
+                    f"{source} has other numbers in {sanitized(name)} than {sanitized(first.path)}, of which there is no mean"
                 )
 
 
@@ -174,7 +176,7 @@ def notes_on(members: list[Checkpoint]) -> list[str]:
     if averaged:
         notes.append(f"of {len(averaged)} of them the weights are averages over the training (ema_momentum) already")
     if any(member.test_transforms != members[0].test_transforms for member in members):
-        notes.append(f"they were tested with different transforms: those of {shown(members[0].path)} are kept")
+        notes.append(f"they were tested with different transforms: those of {sanitized(members[0].path)} are kept")
     return notes
 
 
@@ -183,7 +185,7 @@ def source_of(checkpoint: Checkpoint) -> str:
     epoch = checkpoint.meta.get("epoch")
     told = [f"epoch {epoch}" if epoch is not None else "", f"run {checkpoint.run}" if checkpoint.run else ""]
     told = ", ".join(filter(None, told))
-    return shown(Path(checkpoint.path).name) + (f" ({told})" if told else "")
+    return sanitized(Path(checkpoint.path).name) + (f" ({told})" if told else "")
 
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
@@ -213,4 +215,4 @@ def _differing(one: dict, other: dict, place: str = "") -> Iterable[str]:
         if isinstance(mine, dict) and isinstance(theirs, dict):
             yield from _differing(mine, theirs, f"{name}.")
         elif mine != theirs and not (isinstance(mine, (list, tuple)) and list(mine) == list(theirs or ())):
-            yield f"its {name} is {shown(repr(theirs), 60)}, not {shown(repr(mine), 60)}"
+            yield f"its {name} is {sanitized(repr(theirs), 60)}, not {sanitized(repr(mine), 60)}"

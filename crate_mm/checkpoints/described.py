@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from ..io.untrusted import shown
+from ..io.untrusted import sanitized
 from ..models.tasks.base import backbone_of
 from ..registry import BACKBONES, HEADS, LAYERS, MODELS, TRANSFORMS, registered_only
-from .fit import compare_weights
+from .fit import check_state_dict
 from .unwrap import Checkpoint
 from .validate import CheckpointError
 
@@ -37,7 +37,7 @@ class UnregisteredError(CheckpointError):
     """A file names a part that is not registered here, so that it is not known what it is."""
 
 
-def checked_model(checkpoint: Checkpoint) -> dict:
+def validated_model_config(checkpoint: Checkpoint) -> dict:
     """The model that a checkpoint describes, a config of registered parts, compared with its weights before any memory
     is taken for it.
 
@@ -70,28 +70,28 @@ def compare_described(checkpoint: Checkpoint) -> tuple[int, int]:
         raise CheckpointError(f"{source} does not say what model it is of: {checkpoint.unknown or 'give a config'}")
     check_description(checkpoint.model, source)
     try:
-        with registered_only(), no_larger_than(weights), torch.device("meta"):
+        with registered_only(), limit_model_size(weights), torch.device("meta"):
             model = MODELS.build(copy.deepcopy(checkpoint.model))
             expected, size = model.state_dict(), image_size(model)
     except _TooLargeError as error:
         raise CheckpointError(f"{source} describes a larger model than its weights are of: {error}") from None
     except Exception as error:  # a part can fail in any way, given arguments of any kind
         raise CheckpointError(
-            f"{source} describes a model that does not build ({type(error).__name__}: {shown(error)}): give a config"
+            f"{source} describes a model that does not build ({type(error).__name__}: {sanitized(error)}): give a config"
         ) from None
-    compare_weights(expected, weights, source, checkpoint.meta)
+    check_state_dict(expected, weights, source, checkpoint.meta)
     return size
 
 
-def build_described(checkpoint: Checkpoint) -> nn.Module:
-    """Build the model that a checkpoint describes, with new weights; raise ``CheckpointError`` as ``checked_model``."""
-    described = checked_model(checkpoint)
+def build_from_checkpoint(checkpoint: Checkpoint) -> nn.Module:
+    """Build the model that a checkpoint describes, with new weights; raise ``CheckpointError`` as ``validated_model_config``."""
+    described = validated_model_config(checkpoint)
     try:  # numbers that have no place in memory are met only now
         with registered_only():
             return MODELS.build(described)
     except Exception as error:
         raise CheckpointError(
-            f"{checkpoint.path} describes a model that does not build: {shown(error)}: give a config"
+            f"{checkpoint.path} describes a model that does not build: {sanitized(error)}: give a config"
         ) from None
 
 
@@ -132,7 +132,7 @@ def check_description(described: dict, source: str | Path) -> None:
         numbers = value if isinstance(value, (list, tuple)) else [value]
         if sum(abs(number) for number in numbers if isinstance(number, int)) > MOST_NUMBER:
             raise CheckpointError(
-                f"{source} describes a model whose {shown('.'.join(place))} is more than {MOST_NUMBER:,}: give a config"
+                f"{source} describes a model whose {sanitized('.'.join(place))} is more than {MOST_NUMBER:,}: give a config"
             )
         if not isinstance(value, dict):
             continue
@@ -141,7 +141,7 @@ def check_description(described: dict, source: str | Path) -> None:
         allowed = [PLACES[place]] if place in PLACES else registries
         if "type" in value and not (isinstance(kind, str) and any(kind in r.module_dict for r in allowed)):
             raise UnregisteredError(
-                f"{source} names the {shown('.'.join(place)) or 'model'} {shown(repr(kind))}, which is not registered "
+                f"{source} names the {sanitized('.'.join(place)) or 'model'} {sanitized(repr(kind))}, which is not registered "
                 "here: import the file that registers it first, or give a config"
             )
 
@@ -161,12 +161,12 @@ def check_arguments(described: Any, wrong: str) -> None:
         if isinstance(value, dict):
             odd = next((key for key in value if not key.isidentifier() or key.startswith("_")), None)
             if odd is not None:
-                raise CheckpointError(f"{wrong} {shown(odd)!r}, which is no argument of a part")
+                raise CheckpointError(f"{wrong} {sanitized(odd)!r}, which is no argument of a part")
             left += value.values()
         elif isinstance(value, (list, tuple)):
             left += value
         elif (isinstance(value, str) and "{{" in value) or (isinstance(value, float) and not math.isfinite(value)):
-            raise CheckpointError(f"{wrong} {shown(repr(value))}, which is no plain value")
+            raise CheckpointError(f"{wrong} {sanitized(repr(value))}, which is no plain value")
 
 
 def check_transforms(transforms: list[dict], source: str | Path) -> None:
@@ -182,7 +182,7 @@ def check_transforms(transforms: list[dict], source: str | Path) -> None:
             kind = value.get("type")
             if "type" in value and not (isinstance(kind, str) and kind in TRANSFORMS.module_dict):
                 raise CheckpointError(
-                    f"{source} was tested with the transform {shown(repr(kind))}, which is not registered here: import "
+                    f"{source} was tested with the transform {sanitized(repr(kind))}, which is not registered here: import "
                     "the file that registers it first, or give transforms"
                 )
             left += value.values()
@@ -230,7 +230,7 @@ class _TooLargeError(Exception):
 
 
 @contextmanager
-def no_larger_than(weights: dict[str, Tensor]) -> Iterator[None]:
+def limit_model_size(weights: dict[str, Tensor]) -> Iterator[None]:
     """Stop the building of a model, by an exception, when it is far larger than its weights.
 
     Some room is left for parts that a model builds and then takes away, and for modules and buffers without weights.

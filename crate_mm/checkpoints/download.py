@@ -24,7 +24,7 @@ import crate_mm
 
 from ..io.files import FileLock
 from ..io.log import print_log
-from ..io.untrusted import read_json, shown, shown_address
+from ..io.untrusted import read_json, sanitized, shown_address
 from .validate import CheckpointError
 
 MOST_BYTES = 2**36  # of a file
@@ -57,7 +57,9 @@ def download(address: str, sha256: str | None = None) -> Path:
         except CheckpointError:
             raise
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{shown_address(address)} cannot be stored in {shown(folder)}: {error}") from None
+            raise CheckpointError(
+                f"{shown_address(address)} cannot be stored in {sanitized(folder)}: {error}"
+            ) from None
     if sha256 is not None:
         found = hash_file(target, hashlib.sha256())
         if found != sha256:
@@ -152,7 +154,7 @@ def _receive(address: str, file: IO[bytes], note: IO[bytes], name: str) -> None:
         why = str(reason).partition("?")[0]  # of an address that is none, whose query may be a signature
         cause = f"{type(reason).__name__}: {why}" if why else type(reason).__name__
         raise CheckpointError(
-            f"{shown_address(address)} is not in the cache, and cannot be downloaded now: {shown(cause)}"
+            f"{shown_address(address)} is not in the cache, and cannot be downloaded now: {sanitized(cause)}"
         ) from None
     except OSError:  # a full disk stays full as long as the part is there
         file.truncate(0)
@@ -237,7 +239,7 @@ def _progress(response: IO[bytes], start: int, total: int | None, name: str) -> 
     console = Console(stderr=True)
     if total is None or not console.is_terminal or not console.file.isatty():  # as FORCE_COLOR may say of a file
         return nullcontext(response)
-    return wrap_file(response, total - start, description=shown(name), console=console)
+    return wrap_file(response, total - start, description=sanitized(name), console=console)
 
 
 def _answer(error: HTTPError) -> str:
@@ -245,4 +247,4 @@ def _answer(error: HTTPError) -> str:
         return f"its server gives it to nobody unknown ({error.code}): get it by hand, and give the path of the file"
     if error.code in (404, 410):
         return f"there is no such file ({error.code})"
-    return f"its server answers {error.code} ({shown(error.reason)})"
+    return f"its server answers {error.code} ({sanitized(error.reason)})"

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ..io.log import print_log
-from ..io.untrusted import shown
+from ..io.untrusted import sanitized
 from ..models.backbone import PatchKernel, Positions
 from ..models.tasks.base import backbone_of
-from .resize import MODES, Patch, fit_patch_kernel, resize_position_embedding, stored_patch
+from .resize import MODES, Patch, adapt_patch_kernel, resize_position_embedding, stored_patch
 from .unwrap import Checkpoint, as_checkpoint
 from .validate import FORMAT, CheckpointError
 
@@ -28,11 +28,11 @@ OUTER = ("model.", "net.", "network.")
 
 
 def load_weights(model: nn.Module, contents: dict, source: str | Path = "the checkpoint") -> None:
-    """``fit`` for the contents of a file, as ``read_checkpoint`` returns them."""
-    fit(model, as_checkpoint(contents, source))
+    """``load_strict`` for the contents of a file, as ``read_checkpoint`` returns them."""
+    load_strict(model, as_checkpoint(contents, source))
 
 
-def fit(model: nn.Module, checkpoint: Checkpoint) -> None:
+def load_strict(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Load a checkpoint's weights into the model, all of them.
 
     Raises:
@@ -40,15 +40,15 @@ def fit(model: nn.Module, checkpoint: Checkpoint) -> None:
             left as it was.
     """
     wanted, source = model.state_dict(), checkpoint.path
-    weights = aligned(checkpoint, model, wanted)
-    compare_weights(wanted, weights, source, checkpoint.meta)
+    weights = match_key_prefix(checkpoint, model, wanted)
+    check_state_dict(wanted, weights, source, checkpoint.meta)
     real = {name: value for name, value in weights.items() if value.is_floating_point() and not value.is_meta}
     # PyTorch looks at no numbers of a byte.
     real = {name: value.half() if value.itemsize == 1 else value for name, value in real.items()}
     wrong = [name for name, value in real.items() if not value.isfinite().all()]
     if wrong:
         print_log(
-            f"{shown(source)} holds numbers that are not finite, in {shown(wrong[0])} and {len(wrong) - 1} others: "
+            f"{sanitized(source)} holds numbers that are not finite, in {sanitized(wrong[0])} and {len(wrong) - 1} others: "
             "what the model computes with them means nothing",
             "current",
             logging.WARNING,
@@ -56,13 +56,13 @@ def fit(model: nn.Module, checkpoint: Checkpoint) -> None:
     model.load_state_dict(weights)
 
 
-def aligned(checkpoint: Checkpoint, model: nn.Module, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+def match_key_prefix(checkpoint: Checkpoint, model: nn.Module, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """A checkpoint's weights under the names of a model, where one change of all names brings them there.
 
     A backbone that wraps another library's model says that library's names, as ``original_names``.
 
     That is a prefix such as 'model.' taken off, or, for a backbone by itself, 'backbone.' put before. No name is then
-    left that the model does not have; else the names stay as they are, and ``fit`` says what does not.
+    left that the model does not have; else the names stay as they are, and ``load_strict`` says what does not.
     """
     weights = checkpoint.weights
     backbone = backbone_of(model)
@@ -104,7 +104,7 @@ def _from_original(checkpoint: Checkpoint, backbone: nn.Module, wanted: dict[str
     return renamed
 
 
-def compare_weights(
+def check_state_dict(
     wanted: dict[str, torch.Tensor],
     weights: dict[str, torch.Tensor],
     source: str | Path = "the checkpoint",
@@ -127,10 +127,10 @@ def compare_weights(
     kinds = [
         f"{key} is of {_number_kind(weights[key])} there and of {_number_kind(wanted[key])} here"
         for key in wanted
-        if key in weights and not same_kind(weights[key], wanted[key])
+        if key in weights and not same_dtype_kind(weights[key], wanted[key])
     ]
     missing = [f"{key} is missing" for key in wanted if key not in weights]
-    surplus = [f"{shown(key)} is surplus" for key in weights if key not in wanted]
+    surplus = [f"{sanitized(key)} is surplus" for key in weights if key not in wanted]
     problems = shapes + kinds + missing + surplus
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -140,7 +140,7 @@ def compare_weights(
         raise CheckpointError(f"{source} does not fit the model: {'; '.join(problems[:3])}{more}")
 
 
-def same_kind(one: torch.Tensor, other: torch.Tensor) -> bool:
+def same_dtype_kind(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether both hold real, complex, whole or truth values: PyTorch would convert one to the other, with a loss."""
     return _number_kind(one) == _number_kind(other)
 
@@ -151,7 +151,7 @@ def _number_kind(tensor: torch.Tensor) -> str:
     return "complex numbers" if tensor.is_complex() else "real numbers" if tensor.is_floating_point() else "integers"
 
 
-class Transfer(NamedTuple):
+class TransferReport(NamedTuple):
     """What became of each parameter, by name: its shape, or from which to which shape it went."""
 
     loaded: dict[str, str]
@@ -165,22 +165,22 @@ class Transfer(NamedTuple):
         for name in self.loaded:
             part = ".".join(name.split(".")[:2])
             parts[part] = parts.get(part, 0) + 1
-        rows = [("loaded", shown(part), f"{count} tensors") for part, count in parts.items()]
+        rows = [("loaded", sanitized(part), f"{count} tensors") for part, count in parts.items()]
         for kind in ("resized", "dropped", "new"):
             named = list(getattr(self, kind).items())
-            rows += [(kind, shown(name), shape) for name, shape in named[:MOST_ROWS]]
+            rows += [(kind, sanitized(name), shape) for name, shape in named[:MOST_ROWS]]
             rows += [(kind, f"and {len(named) - MOST_ROWS} more", "")] if len(named) > MOST_ROWS else []
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         return "\n".join(f"  {kind:<{widths[0]}}  {name:<{widths[1]}}  {what}" for kind, name, what in rows)
 
 
-def transfer(
+def transfer_backbone(
     model: nn.Module,
     checkpoint: Checkpoint,
     positions: str = "bicubic",
     patches: str | None = None,
     part: str | None = None,
-) -> Transfer:
+) -> TransferReport:
     """Fill a model's backbone from a checkpoint and leave all else as it is; return what became of each parameter.
 
     Position embeddings for another grid of patches are resized. So is what embeds patches of another size, if
@@ -207,7 +207,7 @@ def transfer(
     backbone = backbone_of(model)
     if "backbone" not in dict(model.named_children()):
         raise CheckpointError(f"{type(model).__name__} has no backbone that {source} could fill")
-    weights = _with_part_as_backbone(checkpoint, aligned(checkpoint, model, wanted), wanted, part)
+    weights = _with_part_as_backbone(checkpoint, match_key_prefix(checkpoint, model, wanted), wanted, part)
     resizable = {} if backbone is None else backbone.resizable()
     resizable = {f"{BACKBONE}{name}": how for name, how in resizable.items()}
     grids = {name: how for name, how in resizable.items() if isinstance(how, Positions)}
@@ -216,7 +216,7 @@ def transfer(
         raise ValueError(
             f"{type(model.backbone).__name__} resizes its positions by a rule of its own: leave resize_positions out"
         )
-    result = Transfer({}, {}, {}, {})
+    result = TransferReport({}, {}, {}, {})
     filled = {}
     for name, value in weights.items():
         shape = _shape(value)
@@ -224,9 +224,11 @@ def transfer(
             result.dropped[name] = shape
         elif name not in wanted:
             result.dropped[name] = f"{shape}, the model has none such"
-        elif not same_kind(value, wanted[name]):
+        elif not same_dtype_kind(value, wanted[name]):
             kind = str(value.dtype).removeprefix("torch.")
-            raise CheckpointError(f"{source} has other numbers than a model's weights: its {shown(name)} is of {kind}")
+            raise CheckpointError(
+                f"{source} has other numbers than a model's weights: its {sanitized(name)} is of {kind}"
+            )
         elif name in grids and value.ndim == 3 and _is_embedding(value, wanted[name].shape[2]):
             grid, resize = grids[name]
             old = _stored_grid(checkpoint, value, grid, source)
@@ -238,7 +240,7 @@ def transfer(
         elif name in kernels and value.ndim == wanted[name].ndim:
             order, *new = kernels[name]
             old = stored_patch(checkpoint, value, order)
-            kernel, change = fit_patch_kernel(value, wanted[name], order, old, Patch(*new), patches, source)
+            kernel, change = adapt_patch_kernel(value, wanted[name], order, old, Patch(*new), patches, source)
             if kernel is None:
                 result.dropped[name] = f"{shape}, the model's is {_shape(wanted[name])}"
             else:
@@ -285,11 +287,11 @@ def _with_part_as_backbone(
     if holder is None:
         known = sorted({name.removesuffix(".backbone") for name in holders})
         raise CheckpointError(
-            f"{checkpoint.path} has no part {shown(part)!r} that could be the backbone (transfer_from): it has "
-            f"{', '.join(map(shown, known)) or 'none'}"
+            f"{checkpoint.path} has no part {sanitized(part)!r} that could be the backbone (transfer_from): it has "
+            f"{', '.join(map(sanitized, known)) or 'none'}"
         )
     taken = {f"{BACKBONE}{key[len(holder) + 1 :]}": v for key, v in weights.items() if key.startswith(f"{holder}.")}
-    checkpoint.notes.append(f"its {shown(holder)} is taken as the backbone (transfer_from)")
+    checkpoint.notes.append(f"its {sanitized(holder)} is taken as the backbone (transfer_from)")
     rest = {key: v for key, v in weights.items() if not key.startswith((f"{holder}.", BACKBONE))}
     return {**taken, **rest}
 

@@ -27,7 +27,7 @@ def publish(checkpoint: Checkpoint, path: str | Path) -> dict:
         path: file to write, ``*.safetensors``.
 
     Returns:
-        What is written beside the weights: ``model`` (config), ``classes``, ``test_transforms``, ``metrics``, ``run``,
+        What is written beside the weights: ``model`` (config), ``classes``, ``eval_transforms``, ``metrics``, ``run``,
         what ``KEPT`` names, ``sha256`` (of the weights), ``version`` and ``format``.
 
     Raises:

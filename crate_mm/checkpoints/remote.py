@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from ..io.files import FileLock, atomic_file, home, write_whole
 from ..io.log import print_log
-from ..io.untrusted import shown, shown_address
+from ..io.untrusted import sanitized, shown_address
 from ..registry import suggest
 from .download import Bounded, download, hash_file
 from .readers.safetensors import WEIGHTS
@@ -191,13 +191,13 @@ def hub_file(
     path, tag = _from_hub(wanted, sha256, force_download, token, cache_dir, local_files_only)
     commit = path.parents[wanted.file.count("/")].name
     if commit != wanted.revision:  # a branch goes on
-        print_log(f"{shown(wanted)} is of commit {shown(commit)}", "current", logging.INFO)
+        print_log(f"{sanitized(wanted)} is of commit {sanitized(commit)}", "current", logging.INFO)
     stored = path
     if path.is_symlink():  # to a file that the cache names by its hash, if it has one
         stored = path.parent / os.readlink(path)
         tag = stored.name if stored.parent.name == "blobs" and HASH.fullmatch(stored.name) else None
         if not tag and not sha256:
-            raise CheckpointError(f"{shown(wanted)} is not taken from the cache: {NO_HASH}")
+            raise CheckpointError(f"{sanitized(wanted)} is not taken from the cache: {NO_HASH}")
     expected = sha256 or tag
     if expected and not _has_hash(path, expected):
         path.unlink()
@@ -260,15 +260,15 @@ def _from_hub(
     except errors.RepositoryNotFoundError:
         why = f"{_hub_url()} has no repository {wanted.repo} {private}"
     except errors.RevisionNotFoundError:
-        why = f"the repository has no branch, tag or commit {shown(wanted.revision)}"
+        why = f"the repository has no branch, tag or commit {sanitized(wanted.revision)}"
     except errors.LocalEntryNotFoundError as error:
         cause = f": {first_line(error.__cause__)}" if error.__cause__ else ""
         why = f"it is not in the cache, and {_hub_url()} cannot be reached, or may not be{cause}"
     except errors.EntryNotFoundError:
-        why = f"the repository has no file {shown(wanted.file)}"
+        why = f"the repository has no file {sanitized(wanted.file)}"
     except Exception as error:  # the library's, its client's and the system's
         why = f"{type(error).__name__}: {first_line(error)}"
-    raise CheckpointError(f"{shown(wanted)} cannot be downloaded: {why}")
+    raise CheckpointError(f"{sanitized(wanted)} cannot be downloaded: {why}")
 
 
 def _into_cache(
@@ -291,11 +291,11 @@ def _into_cache(
     tag = tag if HASH.fullmatch(tag) else sha256
     if not HASH.fullmatch(commit):
         raise CheckpointError(
-            f"{shown(wanted)} is not downloaded: {_hub_url()} does not tell its commit, so it is no Hub: HF_ENDPOINT "
+            f"{sanitized(wanted)} is not downloaded: {_hub_url()} does not tell its commit, so it is no Hub: HF_ENDPOINT "
             "says where the Hub is"
         )
     if not tag:
-        raise CheckpointError(f"{shown(wanted)} is not downloaded: {_hub_url()}: {NO_HASH}")
+        raise CheckpointError(f"{sanitized(wanted)} is not downloaded: {_hub_url()}: {NO_HASH}")
     store = Path(cache_dir or constants.HF_HUB_CACHE).expanduser() / f"models--{wanted.repo.replace('/', '--')}"
     path, stored = store / "snapshots" / commit / wanted.file, store / "blobs" / tag
     if force or not path.exists():

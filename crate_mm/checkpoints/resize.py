@@ -105,7 +105,7 @@ def _described(checkpoint: Checkpoint, key: str) -> Any:
     return backbone.get(key, default)
 
 
-def fit_patch_kernel(
+def adapt_patch_kernel(
     kernel: Tensor, wanted: Tensor, order: str, old: Patch | None, new: Patch, mode: str | None, source: str
 ) -> tuple[Tensor | None, str]:
     """A checkpoint's kernel for a model's patches, or None if it cannot be taken over; and what became of it.

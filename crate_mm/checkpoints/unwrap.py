@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..io.untrusted import shown, shown_address
+from ..io.untrusted import sanitized, shown_address
 from .translate import TranslationError, translate_by_family
 from .validate import CheckpointError
 
@@ -61,7 +61,7 @@ class Checkpoint:
     def say(self, say: Callable[[str], None]) -> None:
         """Hand each note to a log."""
         for note in self.notes:
-            say(f"{shown_address(self.path)}: {shown(note, 1000)}")
+            say(f"{shown_address(self.path)}: {sanitized(note, 1000)}")
 
 
 def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **given: Any) -> Checkpoint:
@@ -95,7 +95,7 @@ def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **given: 
         raise CheckpointError(f"{path}: {error}") from None
     if translation is None and given:
         why = "it says itself what model it is of" if described else "no family knows the names of its weights"
-        raise CheckpointError(f"{path} takes no {' and no '.join(map(shown, given))}: {why}")
+        raise CheckpointError(f"{path} takes no {' and no '.join(map(sanitized, given))}: {why}")
     if translation is None:
         if not described and LANGUAGE in weights:
             checkpoint.unknown = f"its weights are a language model's ({LANGUAGE}), for which there is no family here"
@@ -159,7 +159,9 @@ def _tensors(stored: Any, path: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds {type(stored).__name__} as its state_dict, not a dict")
     for key, value in stored.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"{path} is no checkpoint: its {shown(key)} is {type(value).__name__}, not a tensor")
+            raise CheckpointError(
+                f"{path} is no checkpoint: its {sanitized(key)} is {type(value).__name__}, not a tensor"
+            )
     return {str(key): value for key, value in stored.items()}
 
 

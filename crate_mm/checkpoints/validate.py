@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..io.untrusted import check_plain, shown, without_secrets
+from ..io.untrusted import check_plain, sanitized, without_secrets
 
 # Of the names of the weights and of what a file says beside them, which it says as ``meta.format``. Files of before
 # there were versions say none: they have these names, or those of an earlier crate_mm.
@@ -20,7 +20,7 @@ class CheckpointError(ValueError):
     """A file that is no checkpoint, or not one for this model. Its message is one line, whatever names it quotes."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(shown(without_secrets(message), 2000))
+        super().__init__(sanitized(without_secrets(message), 2000))
 
 
 class DamagedError(CheckpointError):
@@ -30,7 +30,7 @@ class DamagedError(CheckpointError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message that is not empty, or the error's type."""
     lines = without_secrets(error).splitlines()
-    return shown(next((line for line in lines if line.strip()), type(error).__name__))
+    return sanitized(next((line for line in lines if line.strip()), type(error).__name__))
 
 
 def _whole(value: Any) -> bool:
@@ -142,7 +142,7 @@ def check_form(checkpoint: dict, source: str | Path) -> None:
         for key in keys:
             value = holder.get(key)
             if value is not None and not right(value):
-                entry = ".".join([*above, shown(key)])
+                entry = ".".join([*above, sanitized(key)])
                 raise CheckpointError(f"{wrong}its {entry} is {_kind(value)}, wanted is {words}: {ADVICE}")
         if not all(isinstance(key, str) for key in holder):
             raise CheckpointError(f"{wrong}its {'.'.join(above) or 'contents'} has keys that are no names")
@@ -159,7 +159,7 @@ def check_form(checkpoint: dict, source: str | Path) -> None:
 
 
 def _kind(value: Any) -> str:
-    return f"{shown(repr(value), 60)}" if isinstance(value, (int, float, str)) else type(value).__name__
+    return f"{sanitized(repr(value), 60)}" if isinstance(value, (int, float, str)) else type(value).__name__
 
 
 def _check_tensors(checkpoint: dict, source: str | Path) -> None:
@@ -168,7 +168,7 @@ def _check_tensors(checkpoint: dict, source: str | Path) -> None:
         name, value = left.pop()
         if isinstance(value, torch.Tensor) and not _is_dense(value):
             raise CheckpointError(
-                f"{source} is no checkpoint: its {shown(name)} is no dense tensor with all its numbers: {ADVICE}"
+                f"{source} is no checkpoint: its {sanitized(name)} is no dense tensor with all its numbers: {ADVICE}"
             )
         if isinstance(value, dict):
             left.extend((f"{name}.{key}" if name else str(key), inner) for key, inner in value.items())

@@ -29,11 +29,11 @@ from mmengine.runner import set_random_seed
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from ..analysis.figures import STYLES, Drawn, Figure, Subject, figure_style, save
+from ..analysis.figures import STYLES, Figure, FigureInput, FigureOutput, figure_style, save
 from ..analysis.taps import LayerError
 from ..checkpoints import Checkpoint
-from ..checkpoints.fit import BACKBONE, fit
-from ..config import default_work_dir, load_config, names_model
+from ..checkpoints.fit import BACKBONE, load_strict
+from ..config import default_work_dir, defines_model, load_config
 from ..datasets import build_transforms
 from ..datasets.base import dataset_of
 from ..datasets.images import UnreadableImageError, open_image
@@ -41,17 +41,17 @@ from ..datasets.transforms import to_uint8
 from ..inference.standalone import build_backbone_from, build_loader, load_config_for
 from ..inference.standalone import build_model as build_from
 from ..io.files import atomic_file
-from ..io.untrusted import say, shown
+from ..io.untrusted import sanitized, say
 from ..models.tasks.base import image_shape, task_of
 from ..registry import FIGURES
-from .options import Parser, add_cfg_options, one_sentence_errors, positive
+from .options import Parser, add_cfg_options, positive_int, user_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
     if len(sys.argv) > 2 and sys.argv[1] not in FIGURES.names() and not sys.argv[1].startswith("-"):
-        with one_sentence_errors():
+        with user_errors():
             load_config(sys.argv[2])  # its custom_imports may bring the figure
     for name in FIGURES.names():
         figure = FIGURES.build({"type": name})
@@ -66,7 +66,7 @@ def parse_args() -> argparse.Namespace:
         if figure.looks_at == "images":
             command.add_argument("--images", nargs="+", required=True, metavar="FILE", help="image files")
             command.add_argument(
-                "--size", type=positive, metavar="PIXELS", help="side of the images (default: config's)"
+                "--size", type=positive_int, metavar="PIXELS", help="side of the images (default: config's)"
             )
         elif figure.looks_at == "split":
             nargs = "+" if figure.many else 1
@@ -81,11 +81,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         if args.layers and 0 in args.layers:
             raise ValueError("layers are counted from 1, or from the last as -1: there is no layer 0")
         args.layers = [layer - 1 if layer > 0 else layer for layer in args.layers] if args.layers else None
-        cfg = load_config(args.config, args.cfg_options) if names_model(load_config(args.config)) else None
+        cfg = load_config(args.config, args.cfg_options) if defines_model(load_config(args.config)) else None
         figure = FIGURES.build({"type": args.figure})
         args.loaded = {}  # each file's config, with its model where the config names none, and checkpoint
         for file in args.checkpoint:
@@ -101,10 +101,10 @@ def main() -> None:
                 raise LayerError(*error.arguments, first=1) from None
             if drawn.note:
                 say(drawn.note)
-            say("wrote " + ", ".join(map(shown, write(drawn, out))))
+            say("wrote " + ", ".join(map(sanitized, write(drawn, out))))
 
 
-def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[Subject]:
+def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[FigureInput]:
     """What a figure looks at, for each checkpoint and split."""
     for checkpoint, name in zip(args.checkpoint, distinct_names(args.checkpoint)):
         if figure.looks_at == "images":
@@ -112,7 +112,7 @@ def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[
             continue
         model = build_model(*args.loaded[checkpoint], args.seed, figure.whole)
         if figure.looks_at == "model":
-            yield Subject(name, model)
+            yield FigureInput(name, model)
             continue
         for split in args.split:
             loader = build_loader(cfg, split)
@@ -122,7 +122,7 @@ def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[
             classes = tuple(dataset_of(loader.dataset).classes or ())
             # Only what tells the subjects apart.
             parts = [name] * (len(args.checkpoint) > 1) + [split] * (len(args.split) > 1)
-            yield Subject(", ".join(parts or [split]), model, batches, classes=classes)
+            yield FigureInput(", ".join(parts or [split]), model, batches, classes=classes)
 
 
 def distinct_names(files: list[str]) -> list[str]:
@@ -139,7 +139,7 @@ def distinct_names(files: list[str]) -> list[str]:
     return [f"{name} ({number + 1})" if names.count(name) > 1 else name for number, name in enumerate(names)]
 
 
-def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace, whole: bool) -> Subject:
+def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace, whole: bool) -> FigureInput:
     """A model for images of ``--size``, and the image files as its batch and as pictures of that size."""
     if args.size:
         if "backbone" not in cfg.model:
@@ -153,17 +153,17 @@ def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace, whole:
         try:
             picture = square(open_image(file))
         except UnreadableImageError as error:
-            raise ValueError(f"image {shown(file)} cannot be read: {error}") from None
+            raise ValueError(f"image {sanitized(file)} cannot be read: {error}") from None
         pictures.append(np.asarray(picture))
         inputs.append(to_uint8(picture.convert("L") if model.in_channels == 1 else picture))
-    return Subject("", model, [{"inputs": torch.stack(inputs)}], tuple(pictures), tuple(args.images))
+    return FigureInput("", model, [{"inputs": torch.stack(inputs)}], tuple(pictures), tuple(args.images))
 
 
 def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bool = False) -> nn.Module:
     """A config's model in eval mode, with a checkpoint's backbone, or all of it, or without a checkpoint at random."""
     if checkpoint is not None and whole:
         model = task_of(build_from(cfg, checkpoint))
-        fit(model, checkpoint)
+        load_strict(model, checkpoint)
         checkpoint.say(say)
         return model.to(get_device()).eval()
     if checkpoint is not None:
@@ -177,7 +177,7 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bo
     return task_of(build_from(cfg, None)).to(get_device()).eval()
 
 
-def write(drawn: Drawn, out: Path) -> list[Path]:
+def write(drawn: FigureOutput, out: Path) -> list[Path]:
     """Write pictures and numbers to a folder; return the files."""
     files = [file for stem, picture in drawn.pictures.items() for file in save(picture, out / stem)]
     for name, contents in drawn.numbers.items():

@@ -22,8 +22,8 @@ from ..checkpoints import Checkpoint, open_checkpoint
 from ..checkpoints.average import Tried, average, greedy, has_statistics, save
 from ..engine.soup import validating, with_own_statistics
 from ..inference.standalone import load_config_for
-from ..io.untrusted import say, shown
-from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
+from ..io.untrusted import sanitized, say
+from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", required=True, metavar="FILE", help="file to write, *.pth")
     parser.add_argument("--greedy", metavar="CONFIG", help="choose by this config's validation")
     parser.add_argument("--statistics", metavar="CONFIG", help="take BatchNorm's statistics on its training data")
-    parser.add_argument("--images", type=positive, default=4096, help="for these statistics (default: 4096)")
+    parser.add_argument("--images", type=positive_int, default=4096, help="for these statistics (default: 4096)")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
     add_cfg_options(parser)
     return parser.parse_args()
@@ -42,15 +42,15 @@ def check_args(args: argparse.Namespace) -> None:
     """Raise ``ValueError`` for options that do not go together, or a file that would be lost."""
     out = Path(args.out)
     if out.suffix != ".pth":
-        raise ValueError(f"{shown(out)} must be named *.pth; tools/publish.py makes a safetensors file of it")
+        raise ValueError(f"{sanitized(out)} must be named *.pth; tools/publish.py makes a safetensors file of it")
     if out.exists() and not args.force:
-        raise ValueError(f"{shown(out)} exists: --force overwrites it")
+        raise ValueError(f"{sanitized(out)} exists: --force overwrites it")
     if len(args.checkpoints) < 2:
         raise ValueError("an average is of two checkpoints or more")
     files = [Path(path).resolve() for path in args.checkpoints]
     twice = next((path for path, file in zip(args.checkpoints, files) if files.count(file) > 1), None)
     if twice:
-        raise ValueError(f"{shown(twice)} is named twice")
+        raise ValueError(f"{sanitized(twice)} is named twice")
     if args.cfg_options and not (args.greedy or args.statistics):
         raise ValueError("--cfg-options override a config: name one by --greedy or --statistics")
     check_writable(args.out)
@@ -67,7 +67,7 @@ def choose(args: argparse.Namespace, finish: Callable[[Checkpoint], Checkpoint])
 
         def told(checkpoint: Checkpoint) -> float:
             value = score(checkpoint)
-            say(f"validated {shown(checkpoint.path)}: {score.metric} {value:.4f}")
+            say(f"validated {sanitized(checkpoint.path)}: {score.metric} {value:.4f}")
             return value
 
         mean, tried, notes = greedy(args.checkpoints, told, score.greater, finish)
@@ -78,14 +78,14 @@ def choose(args: argparse.Namespace, finish: Callable[[Checkpoint], Checkpoint])
 
 def line(step: Tried, metric: str) -> str:
     return (
-        f"{shown(step.path)}: {metric} {step.alone:.4f} alone, {step.together:.4f} with it: "
+        f"{sanitized(step.path)}: {metric} {step.alone:.4f} alone, {step.together:.4f} with it: "
         f"{'stays in' if step.kept else 'left out'}"
     )
 
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         check_args(args)
         data = args.statistics or args.greedy
         statistics = has_statistics(open_checkpoint(args.checkpoints[0]))
@@ -105,7 +105,7 @@ def main() -> None:
         for note in notes:
             say(note)
         save(mean, args.out)
-    say(f"wrote {shown(args.out)}: the average of {', '.join(mean.meta['averaged_from'])}")
+    say(f"wrote {sanitized(args.out)}: the average of {', '.join(mean.meta['averaged_from'])}")
 
 
 if __name__ == "__main__":

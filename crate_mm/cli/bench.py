@@ -12,28 +12,28 @@ import json
 
 from mmengine.logging import MMLogger
 
-from ..config import load_config, names_model
-from ..engine.bench import Measured, bench
-from ..engine.checkpointing.results import describe_cost, describe_machine
+from ..config import defines_model, load_config
+from ..engine.bench import BenchResult, bench
+from ..engine.checkpointing.results import environment_info, model_cost
 from ..io.files import atomic_file
-from ..io.untrusted import say, shown
+from ..io.untrusted import sanitized, say
 from ..registry import MODELS
-from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
+from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("config", help="config file, or the name of one that comes with the package")
     parser.add_argument("--only", choices=["training", "inference"], help="measure one of them (default: both)")
-    parser.add_argument("--batch", type=positive, default=32, help="images of a step (default: 32)")
-    parser.add_argument("--seconds", type=positive, default=10, help="to measure each for (default: 10)")
+    parser.add_argument("--batch", type=positive_int, default=32, help="images of a step (default: 32)")
+    parser.add_argument("--seconds", type=positive_int, default=10, help="to measure each for (default: 10)")
     parser.add_argument("--amp", action="store_true", help="mixed precision: bf16, or fp16 where the GPU has no bf16")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
     add_cfg_options(parser)
     return parser.parse_args()
 
 
-def line(found: Measured) -> str:
+def line(found: BenchResult) -> str:
     """What was measured, for people."""
     spread = f"{1000 * found.least:.1f} to {1000 * found.most:.1f}"
     memory = "" if found.memory is None else f", memory {found.memory / 2**30:.2f} GiB"
@@ -45,11 +45,11 @@ def line(found: Measured) -> str:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         check_writable(args.json)
         MMLogger.get_instance("bench", log_level="ERROR")  # MMEngine has a line for each parameter
-        cfg, machine, found = load_config(args.config, args.cfg_options), describe_machine(), []
-        if not names_model(cfg):
+        cfg, machine, found = load_config(args.config, args.cfg_options), environment_info(), []
+        if not defines_model(cfg):
             raise ValueError("the config does not name its model: measure a config that does")
         versions = machine["versions"]
         say(f"{machine['device']}, PyTorch {versions['torch']}, {'mixed precision' if args.amp else 'float32'}")
@@ -58,10 +58,10 @@ def main() -> None:
             say(line(found[-1]))
         if args.json:
             rows = [{**one._asdict(), "images_per_second": one.images_per_second} for one in found]
-            about = {"config": args.config, "amp": args.amp, **describe_cost(MODELS.build(cfg.model)), **machine}
+            about = {"config": args.config, "amp": args.amp, **model_cost(MODELS.build(cfg.model)), **machine}
             with atomic_file(args.json, text=True) as file:
                 file.write(json.dumps({**about, "measured": rows}, indent=2) + "\n")
-            say(f"wrote {shown(args.json)}")
+            say(f"wrote {sanitized(args.json)}")
 
 
 if __name__ == "__main__":

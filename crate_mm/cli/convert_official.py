@@ -15,7 +15,7 @@ from ..checkpoints.validate import FORMAT
 from ..config.kinds import parse_value
 from ..io.untrusted import say
 from ..models.layers import to_pair
-from .options import KeyValues, Parser, check_writable, one_sentence_errors, positive
+from .options import KeyValues, Parser, check_writable, positive_int, user_errors
 
 UNKNOWN = (
     "is not a checkpoint of the official CRATE code, nor of another one that is known: CRATE's have pos_embedding and "
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("input", metavar="IN", help="file of the other code base")
     parser.add_argument("output", metavar="OUT", help="file to write")
-    parser.add_argument("--num-heads", type=positive, help=HEADS)
+    parser.add_argument("--num-heads", type=positive_int, help=HEADS)
     parser.add_argument(
         "--given",
         nargs="+",
@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         output = Path(args.output)
         if output.exists() and not args.force:
             raise ValueError(f"{output} exists: --force overwrites it")

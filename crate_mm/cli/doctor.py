@@ -18,15 +18,15 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.text import Text
 
-from ..config import load_config, names_model
+from ..config import defines_model, load_config
 from ..config import resolve as prepare
 from ..datasets.base import source_of
 from ..datasets.check import check_sources, open_root
 from ..engine.doctor import Finding, check_machine
-from ..io.untrusted import shown
+from ..io.untrusted import sanitized
 from ..registry import DATASETS
 from . import REPLACED
-from .options import Parser, add_cfg_options, one_sentence_errors, positive
+from .options import Parser, add_cfg_options, positive_int, user_errors
 
 COLORS = {"ok": "green", "note": "yellow", "fault": "bold red"}
 SPLITS = ("train", "val", "test")
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data", metavar="ROOT", help="a folder of images, of splits or classes, or packed")
     parser.add_argument("--work-dir", default="work_dirs", help="where runs are to write (default: work_dirs)")
     parser.add_argument(
-        "--sample", type=positive, default=200, help="images of each split that are read (default: 200)"
+        "--sample", type=positive_int, default=200, help="images of each split that are read (default: 200)"
     )
     parser.add_argument("--all", action="store_true", help="read all images, which finds all duplicates")
     add_cfg_options(parser)
@@ -62,7 +62,7 @@ def sources_of(cfg: Config) -> dict:
 
 def check_head(cfg: Config, sources: dict) -> Iterator[Finding]:
     """Whether the classes of a config's data are as many as those of its head."""
-    wanted = ((cfg.get("model") or {}).get("head") or {}).get("num_classes") if names_model(cfg) else None
+    wanted = ((cfg.get("model") or {}).get("head") or {}).get("num_classes") if defines_model(cfg) else None
     classes = sources["train"].classes if "train" in sources else None
     if wanted is not None and classes is not None:
         text = f"{len(classes)} of the data, {wanted} of the head (model.head.num_classes)"
@@ -88,16 +88,16 @@ def findings(args: argparse.Namespace, cfg: Config | None) -> Iterator[tuple[str
         try:
             sources = build()
         except (ValueError, OSError, RuntimeError, ImportError) as error:
-            yield f"{title} {shown(name)}", iter([("fault", "data", shown(error, 1000))])
+            yield f"{title} {sanitized(name)}", iter([("fault", "data", sanitized(error, 1000))])
             continue
-        yield f"{title} {shown(name)}", check_sources(sources, None if args.all else args.sample)
+        yield f"{title} {sanitized(name)}", check_sources(sources, None if args.all else args.sample)
         if title == "config":
             yield "", check_head(cfg, sources)
 
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         if args.cfg_options and not args.config:
             raise ValueError("--cfg-options override a config: name one")
         cfg = load_config(args.config, args.cfg_options) if args.config else None

@@ -17,9 +17,9 @@ from ..checkpoints.remote import local_file
 from ..config import load_config
 from ..datasets import ImageFiles
 from ..extras.interop.export import DTYPES, KINDS, export
-from ..io.untrusted import say, shown
+from ..io.untrusted import sanitized, say
 from ..models.tasks.base import Task, image_shape
-from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
+from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--to", required=True, choices=KINDS, help="what is written")
     parser.add_argument("--out", metavar="FILE", help="file to write (default: the checkpoint's name)")
     parser.add_argument("--dynamic", action="store_true", help="images of any size too, where the model can")
-    parser.add_argument("--batch", type=positive, metavar="B", help="take exactly B images at once (default: any)")
+    parser.add_argument("--batch", type=positive_int, metavar="B", help="take exactly B images at once (default: any)")
     parser.add_argument("--features", action="store_true", help="one vector an image in the place of the logits")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of products; int8 is ONNX's alone")
     parser.add_argument("--images", metavar="DIR", help="images to compare on (default: random ones)")
@@ -49,7 +49,7 @@ def images_for(model: Task, folder: str | None, batch: int) -> torch.Tensor:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         source = local_file(args.checkpoint)
         out = Path(args.out or source.with_suffix(KINDS[args.to]).name)
         if out.exists() and source.exists() and out.samefile(source):
@@ -70,7 +70,7 @@ def main() -> None:
     size = f"{C} channels and any whole number of patches" if "height" in free else f"{C} x {H} x {W}"
     same = f", same first class for {100 * about['same_first']:.0f} %" if "same_first" in about else ""
     say(
-        f"wrote {shown(out)}: it takes uint8 images of {size}, {number} at a time; "
+        f"wrote {sanitized(out)}: it takes uint8 images of {size}, {number} at a time; "
         f"of these {len(images)} the largest difference is {about['largest_difference']:.2g}, where outputs spread by "
         f"{about['output_deviation']:.2g}{same}"
     )

@@ -17,7 +17,7 @@ from ..config import load_config
 from ..io.files import atomic_file
 from ..models.tasks.base import task_of
 from ..registry import BACKBONES
-from .options import Parser, add_cfg_options, check_writable, one_sentence_errors
+from .options import Parser, add_cfg_options, check_writable, user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         check_writable(args.json)
         cfg = load_config(args.config, args.cfg_options)
         if not cfg.get("model"):

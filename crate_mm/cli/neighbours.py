@@ -22,11 +22,11 @@ from ..api import init_model
 from ..config.resolve import share_of_cores
 from ..evaluation.knn import nearest
 from ..inference.features import Features, extract
-from ..inference.transforms import Preparation
+from ..inference.transforms import EvalTransform
 from ..io.files import atomic_file
-from ..io.untrusted import say, shown
+from ..io.untrusted import sanitized, say
 from ..models.tasks.base import task_of
-from .options import Parser, check_writable, one_sentence_errors, positive
+from .options import Parser, check_writable, positive_int, user_errors
 from .predict import find_images
 
 QUERIES = 8
@@ -39,10 +39,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--query", nargs="+", metavar="PATH", help=f"whose neighbours (default: {QUERIES} of the images)"
     )
-    parser.add_argument("--k", type=positive, default=5, help="neighbours of each (default: 5)")
+    parser.add_argument("--k", type=positive_int, default=5, help="neighbours of each (default: 5)")
     parser.add_argument("--out", required=True, metavar="FILE", help="*.npz: the features; *.png, *.pdf: the sheet")
     parser.add_argument("--config", help="config of the model, where the checkpoint does not say what it is")
-    parser.add_argument("--batch", type=positive, default=64, help="images at once (default: 64)")
+    parser.add_argument("--batch", type=positive_int, default=64, help="images at once (default: 64)")
     return parser.parse_args()
 
 
@@ -55,7 +55,7 @@ def write_features(file: str, found: Features) -> None:
         np.savez(opened, features=found.rows.numpy(), **columns)
 
 
-def panels_of(found: Features, asked: Features, itself: Tensor, k: int, prepare: Preparation) -> list[Panel]:
+def panels_of(found: Features, asked: Features, itself: Tensor, k: int, prepare: EvalTransform) -> list[Panel]:
     """A row for each query: itself, in a frame, and its neighbours with their similarities."""
     rows, similarities = nearest(found.rows, asked.rows, k, itself)
 
@@ -77,17 +77,19 @@ def some_of(found: Features) -> Features:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         kind = Path(args.out).suffix.lower()
         if kind not in (".npz", ".png", ".pdf"):
-            raise ValueError(f"--out {shown(args.out)} must end in .npz for features, or in .png or .pdf for a sheet")
+            raise ValueError(
+                f"--out {sanitized(args.out)} must end in .npz for features, or in .png or .pdf for a sheet"
+            )
         if kind == ".npz" and args.query:
             raise ValueError("--query is for a sheet: --out sheet.png makes one")
         check_writable(args.out)
         images = find_images(args.images)
         queries = find_images(args.query) if args.query else None
         model = task_of(init_model(args.config, args.checkpoint, get_device()))
-        prepare, workers = Preparation(model), share_of_cores()
+        prepare, workers = EvalTransform(model), share_of_cores()
         prepare.fit_to(model)
         found = extract(model, images, prepare, args.batch, workers)
         asked = found
@@ -103,8 +105,8 @@ def main() -> None:
             )
             save_sheet(plot_sheet(panels, title, columns=args.k + 1), args.out)
         for path, reason in {**dict(found.broken), **dict(asked.broken)}.items():
-            say(f"{shown(path, 500)}: cannot be read: {reason}")
-    say(f"wrote {shown(args.out)}: {found}")
+            say(f"{sanitized(path, 500)}: cannot be read: {reason}")
+    say(f"wrote {sanitized(args.out)}: {found}")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from ..checkpoints import CheckpointError
 from ..config.kinds import Given, parse_value  # noqa: F401  the latter for scripts, see moved.py
 from ..engine.doctor import emulates_bf16
 from ..engine.parallel.launch import LAUNCHERS
-from ..engine.safety.finite import OtherProcessError, RunStoppedError
+from ..engine.safety.finite import PeerFailedError, RunStoppedError
 from ..engine.safety.lock import FolderInUseError
-from ..engine.safety.signals import INTERRUPTED, RunInterruptedError
+from ..engine.safety.signals import EXIT_INTERRUPTED, RunInterruptedError
 from ..io.files import home
-from ..io.untrusted import shown, shown_lines
+from ..io.untrusted import sanitized, shown_lines
 
 IN_USE = 75  # what a process of tools/torchrun.py ends with, for which the launcher may try again, or end with 2
 
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with one sentence in the place of argparse's usage, which ``--help`` shows, and exit code 2."""
-        _say(f"error: {shown(message, 1000)}; see {self.prog} --help")
+        _say(f"error: {sanitized(message, 1000)}; see {self.prog} --help")
         sys.exit(2)
 
 
@@ -90,7 +90,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
+def user_errors(show_traceback: bool = False) -> Iterator[None]:
     """End the program with one clear sentence for what a user did wrong (exit code 2) or interrupted.
 
     The exit code is 130 after Ctrl-C and 85 after SIGTERM or SIGUSR1.
@@ -103,7 +103,7 @@ def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         _say(str(error) or "interrupted")
-        _leave(INTERRUPTED)
+        _leave(EXIT_INTERRUPTED)
     except RunInterruptedError as error:
         # The end of another process may have the launcher send SIGTERM, which would change the exit code.
         _at_sigterm(signal.SIG_IGN)
@@ -112,7 +112,7 @@ def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
         _leave(error.code)
     except Exception as error:
         lost = re.search("Connection (reset|closed) by peer", str(error))
-        if lost or isinstance(error, OtherProcessError):
+        if lost or isinstance(error, PeerFailedError):
             # The one that has ended has the first word; the launcher, if there is one, ends this one meanwhile.
             _at_sigterm(signal.SIG_DFL)
             time.sleep(5)
@@ -131,7 +131,7 @@ def one_sentence_errors(show_traceback: bool = False) -> Iterator[None]:
         _leave(2 if own or expected else 1)
 
 
-def positive(text: str) -> int:
+def positive_int(text: str) -> int:
     """Read an option's whole number of at least 1, for ``type=positive``."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a whole number of at least 1 is wanted, got {text!r}")
@@ -146,7 +146,7 @@ def check_writable(*files: str | None) -> None:
             raise ValueError(f"cannot write {file}: it is a folder")
         if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
             why = "it is read-only" if path.resolve().parent.is_dir() else "its folder does not exist"
-            raise ValueError(f"cannot write {shown(file)}: {why}")
+            raise ValueError(f"cannot write {sanitized(file)}: {why}")
 
 
 def _sentence(error: Exception) -> str:
@@ -159,7 +159,7 @@ def _sentence(error: Exception) -> str:
     if "in DataLoader worker process" in text:  # PyTorch wraps a worker's error in its traceback
         text = text.strip().splitlines()[-1]
     if not isinstance(error, RunStoppedError):  # whose lists of images have lines of their own
-        text = shown(text, 10_000)
+        text = sanitized(text, 10_000)
     return text or type(error).__name__
 
 

@@ -22,11 +22,11 @@ import numpy as np
 from rich.progress import Progress
 
 from ..datasets import ClassFolders
-from ..datasets.encoding import encode, encoded  # noqa: F401  the first for scripts, which look for it here
+from ..datasets.encoding import encode, encode_parallel  # noqa: F401  the first for scripts, which look for it here
 from ..datasets.shards import write_shard
 from ..extras.packing import Packing
-from ..io.untrusted import say, shown
-from .options import Parser, one_sentence_errors, positive
+from ..io.untrusted import sanitized, say
+from .options import Parser, positive_int, user_errors
 
 
 def part(text: str) -> tuple[int, int]:
@@ -41,17 +41,19 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("source", help="folder that holds train/ and val/, or one folder a class")
     parser.add_argument("target", help="folder to write, which must not exist")
-    parser.add_argument("--short-side", type=positive, help="make larger images this small, in pixels")
-    parser.add_argument("--quality", type=positive, default=90, help="of images made smaller (default: 90)")
-    parser.add_argument("--shard-mb", type=positive, default=1000, help="size of a shard in MB, about (default: 1000)")
-    parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: all cores)")
+    parser.add_argument("--short-side", type=positive_int, help="make larger images this small, in pixels")
+    parser.add_argument("--quality", type=positive_int, default=90, help="of images made smaller (default: 90)")
+    parser.add_argument(
+        "--shard-mb", type=positive_int, default=1000, help="size of a shard in MB, about (default: 1000)"
+    )
+    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes (default: all cores)")
     parser.add_argument("--part", type=part, default=(1, 1), metavar="I/N", help="pack the I-th part of N")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         sources = {split: ClassFolders(args.source, split) for split in ("train", "val")}
         options = dict(short_side=args.short_side, quality=args.quality, shard_mb=args.shard_mb)
         packing = Packing(Path(args.target), args.source, sources, options)
@@ -102,7 +104,7 @@ def pack(packing: Packing, split: str, args: argparse.Namespace) -> None:
             say(f"{split}: {len(mine) - len(missing)} of {len(mine)} shards are there and whole")
         positions = np.concatenate([[], *(packing.positions(split, number) for number in missing)]).astype(int)
         source = packing.sources[split]
-        results = encoded(source, positions, args.workers, args.short_side, args.quality)
+        results = encode_parallel(source, positions, args.workers, args.short_side, args.quality)
         results = iter(progress.track(zip(positions, results), total=len(positions), description=split))
         for number in missing:
             left_out: list[str] = []
@@ -119,7 +121,7 @@ def samples(
         position = int(position)
         path, label = source.samples[position]
         if suffix is None:
-            left_out.append(f"{shown(path)} ({shown(data)})")
+            left_out.append(f"{sanitized(path)} ({sanitized(data)})")
         else:
             yield position, str(Path(path).relative_to(root).with_suffix(suffix)), data, label
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from ..analysis.figures.curves import plot_curves
 from ..analysis.figures.sheet import save_sheet
-from ..config import load_config, names_model
+from ..config import defines_model, load_config
 from ..engine.curves import Point, Schedule, find_key, read_run, schedule
 from ..io.files import atomic_file
-from ..io.untrusted import say, shown, spreadsheet_cell
-from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
+from ..io.untrusted import sanitized, say, spreadsheet_cell
+from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
 
 USUAL = ("loss", "eval/top1", "eval/loss", "lr")
 MOST_DRAWN = 2000  # points of a schedule in a picture
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="work folder of a run")
     parser.add_argument("--keys", nargs="+", metavar="KEY", help=f"what is drawn (default: of {', '.join(USUAL)})")
     parser.add_argument("--schedule", metavar="CONFIG", help="draw the schedule of a config in the place of runs")
-    parser.add_argument("--samples", type=positive, metavar="N", help="training images, where the data is not here")
+    parser.add_argument("--samples", type=positive_int, metavar="N", help="training images, where the data is not here")
     parser.add_argument(
         "--out", metavar="FILE", default="curves.png", help="*.png, *.pdf or *.csv (default: curves.png)"
     )
@@ -43,7 +43,7 @@ def names_of(runs: Iterable[str]) -> list[str]:
     """Short names of folders: the last parts of their paths, as many as make them differ."""
     paths = [Path(run).resolve() for run in runs]
     for count in range(1, max(len(path.parts) for path in paths) + 1):
-        names = [shown("/".join(path.parts[-count:])) for path in paths]
+        names = [sanitized("/".join(path.parts[-count:])) for path in paths]
         if len(set(names)) == len(names):
             return names
     raise ValueError("a run is named twice")
@@ -112,10 +112,10 @@ def schedule_rows(found: Schedule) -> Iterable[list]:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         kind = Path(args.out).suffix.lower()
         if kind not in (".png", ".pdf", ".csv"):
-            raise ValueError(f"--out {shown(args.out)} must end in .png, .pdf or .csv")
+            raise ValueError(f"--out {sanitized(args.out)} must end in .png, .pdf or .csv")
         if bool(args.runs) == bool(args.schedule):
             raise ValueError("name the work folders of runs, or --schedule CONFIG, and not both")
         if not args.schedule and (args.samples or args.cfg_options):
@@ -123,7 +123,7 @@ def main() -> None:
         check_writable(args.out)
         if args.schedule:
             cfg = load_config(args.schedule, args.cfg_options)
-            if not names_model(cfg):  # a checkpoint will bring it; until then a small one stands in its place
+            if not defines_model(cfg):  # a checkpoint will bring it; until then a small one stands in its place
                 cfg = load_config(args.schedule, args.cfg_options, model=load_config("debug").model.to_dict())
             found = schedule(cfg, args.samples)
             count, rows, drawn = len(next(iter(found.values.values()))), schedule_rows(found), of_schedule(found)
@@ -138,7 +138,7 @@ def main() -> None:
         else:
             check_drawable(len(drawn[0]), sum(map(len, drawn[0].values())))
             save_sheet(plot_curves(*drawn), args.out)
-    say(f"wrote {shown(args.out)}: {said}")
+    say(f"wrote {sanitized(args.out)}: {said}")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from ..datasets import ImageFiles
 from ..engine import amp_dtype
 from ..inference.predictor import Prediction, Predictor
 from ..io.files import atomic_file
-from ..io.untrusted import say, shown, spreadsheet_cell
-from .options import Parser, check_writable, one_sentence_errors, positive
+from ..io.untrusted import sanitized, say, spreadsheet_cell
+from .options import Parser, check_writable, positive_int, user_errors
 
 ON_A_SHEET = 30
 
@@ -37,9 +37,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("images", nargs="+", metavar="PATH", help="image file, folder, or pattern such as 'a/**/*.jpg'")
     parser.add_argument("--config", help="config of the model, where the checkpoint does not say what it is")
     parser.add_argument("--out", metavar="FILE", help="*.csv: a row an image; *.png, *.pdf: a sheet of the first ones")
-    parser.add_argument("--top", type=positive, default=5, metavar="K", help="classes an image (default: 5)")
-    parser.add_argument("--number", type=positive, help=f"images of a sheet (default: {ON_A_SHEET})")
-    parser.add_argument("--batch", type=positive, default=64, help="images at once (default: 64)")
+    parser.add_argument("--top", type=positive_int, default=5, metavar="K", help="classes an image (default: 5)")
+    parser.add_argument("--number", type=positive_int, help=f"images of a sheet (default: {ON_A_SHEET})")
+    parser.add_argument("--batch", type=positive_int, default=64, help="images at once (default: 64)")
     parser.add_argument("--amp", action="store_true", help="mixed precision: bf16, or fp16 where the GPU has no bf16")
     return parser.parse_args()
 
@@ -56,12 +56,12 @@ def find_images(paths: Iterable[str]) -> list[Path]:
             found += ImageFiles(str(path)).files
         elif path.is_file() or not glob.has_magic(str(path)):
             if not path.exists():
-                raise ValueError(f"there is no file or folder {shown(path)}")
+                raise ValueError(f"there is no file or folder {sanitized(path)}")
             found.append(path)
         else:
             matched = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
             if not any(file.is_file() for file in matched):
-                raise ValueError(f"no file matches {shown(path)}")
+                raise ValueError(f"no file matches {sanitized(path)}")
             found += [file for file in matched if file.is_file()]
     return found
 
@@ -86,8 +86,8 @@ def panel(found: Prediction) -> Panel:
 
 
 def line(found: Prediction) -> str:
-    classes = ", ".join(f"{shown(name)} {100 * score:.1f} %" for name, score in found.classes)
-    return f"{shown(found.image, 500)}: {classes or f'cannot be read: {found.reason}'}"
+    classes = ", ".join(f"{sanitized(name)} {100 * score:.1f} %" for name, score in found.classes)
+    return f"{sanitized(found.image, 500)}: {classes or f'cannot be read: {found.reason}'}"
 
 
 class Counted:
@@ -111,10 +111,10 @@ class Counted:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         kind = Path(args.out).suffix.lower() if args.out else ""
         if args.out and kind not in (".csv", ".png", ".pdf"):
-            raise ValueError(f"--out {shown(args.out)} must end in .csv for rows, or in .png or .pdf for a sheet")
+            raise ValueError(f"--out {sanitized(args.out)} must end in .csv for rows, or in .png or .pdf for a sheet")
         if args.number and kind not in (".png", ".pdf"):
             raise ValueError("--number is of a sheet's images: --out sheet.png makes one")
         check_writable(args.out)
@@ -140,7 +140,7 @@ def main() -> None:
             for one in found:
                 say(line(one))
         if args.out:
-            notes.insert(0, f"written to {shown(args.out)}")
+            notes.insert(0, f"written to {sanitized(args.out)}")
         if found.broken == found.count:
             raise ValueError(f"no image of {found.count} can be read; the first: {found.reason}")
     say("; ".join([str(found), *notes]))

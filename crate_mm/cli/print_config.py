@@ -9,12 +9,12 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from ..config import load_config, names_model, plan_batch
+from ..config import defines_model, load_config, plan_batch
 from ..config import resolve as prepare
 from ..config.load import as_text
 from ..config.settings import DERIVED, GUARDS, SETTINGS
 from ..io.untrusted import say
-from .options import Parser, add_cfg_options, one_sentence_errors, positive
+from .options import Parser, add_cfg_options, positive_int, user_errors
 
 BY_END = {
     "num_workers": "the cores of this machine, for one process",
@@ -28,7 +28,7 @@ NOT_SHOWN = ("experiment_name", "custom_hooks")  # drawn at each start; the guar
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("config", help="config file, or the name of one that comes with the package")
-    parser.add_argument("--processes", type=positive, default=1, help="of the run that it is for (default: 1)")
+    parser.add_argument("--processes", type=positive_int, default=1, help="of the run that it is for (default: 1)")
     add_cfg_options(parser)
     return parser.parse_args()
 
@@ -58,9 +58,9 @@ def what_follows(cfg: Any, processes: int) -> list[tuple[str, Any, str]]:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         cfg = load_config(args.config, args.cfg_options)
-        whole = names_model(cfg)
+        whole = defines_model(cfg)
         follows = what_follows(cfg, args.processes) if whole else []
         print(as_text(cfg))
         if not whole:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ..checkpoints import open_checkpoint
 from ..checkpoints.publish import publish
-from ..io.untrusted import say, shown
-from .options import Parser, check_writable, one_sentence_errors
+from ..io.untrusted import sanitized, say
+from .options import Parser, check_writable, user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         output = Path(args.output)
         if output.suffix != ".safetensors":
             raise ValueError(f"{output} must be named *.safetensors")
@@ -36,9 +36,9 @@ def main() -> None:
         opened.say(say)
         about = publish(opened, output)
     figures = ", ".join(
-        f"{shown(name)} {value:g}" for name, value in about["metrics"].items() if isinstance(value, float)
+        f"{sanitized(name)} {value:g}" for name, value in about["metrics"].items() if isinstance(value, float)
     )
-    say(f"wrote {shown(output)}, sha256 of the weights {about['sha256']}{', ' if figures else ''}{figures}")
+    say(f"wrote {sanitized(output)}, sha256 of the weights {about['sha256']}{', ' if figures else ''}{figures}")
 
 
 if __name__ == "__main__":

@@ -37,13 +37,13 @@ from ..datasets.base import dataset_of, require_images
 from ..datasets.images import open_image
 from ..datasets.transforms import to_uint8
 from ..engine.checkpointing.results import dataset_name
-from ..extras.report.collect import Data, Looked, Wanted, gather
+from ..extras.report.collect import Data, Looked, ReportSettings, collect
 from ..extras.report.page import make_page, vega
 from ..inference.standalone import build_loader, load_config_for
 from ..io.files import atomic_file
-from ..io.untrusted import public, say, shown
+from ..io.untrusted import public, sanitized, say
 from .analyze import build_model
-from .options import Parser, add_cfg_options, check_writable, one_sentence_errors, positive
+from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
 
 MOST_CLASSES = 1024  # in one true mask, each of which passes the transforms; scenes have fewer than 300
 SHOWN_CONFIG = 20_000  # characters of a config that the page quotes
@@ -63,11 +63,11 @@ def parse_args() -> argparse.Namespace:
         "--masks", metavar="DIR", help="true masks of --images, PNG files of their names with a class a pixel, as VOC's"
     )
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="of the config's data")
-    parser.add_argument("--num-images", type=positive, default=1000, help="how many are measured (default: 1000)")
-    parser.add_argument("--shown", type=positive, default=16, help="how many of these are shown (default: 16)")
+    parser.add_argument("--num-images", type=positive_int, default=1000, help="how many are measured (default: 1000)")
+    parser.add_argument("--shown", type=positive_int, default=16, help="how many of these are shown (default: 16)")
     parser.add_argument("--eps-squared", type=float, default=0.01, help="eps^2 of the rates (default: 0.01)")
     parser.add_argument("--raw-length", action="store_true", help="leave the tokens' lengths: not scaled to 1 first")
-    parser.add_argument("--megabytes", type=positive, default=15, help="most that the page may have (default: 15)")
+    parser.add_argument("--megabytes", type=positive_int, default=15, help="most that the page may have (default: 15)")
     parser.add_argument("--title", default="", help="of the page")
     parser.add_argument("--seed", type=int, default=0, help="of 'random' and of what is drawn (default: 0)")
     add_cfg_options(parser)
@@ -76,7 +76,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         check_writable(args.out)
         if args.masks and not (args.images and Path(args.masks).is_dir()):
             raise ValueError("--masks is a folder with true masks of the images that --images names")
@@ -85,16 +85,16 @@ def main() -> None:
         total = len(datas[0].dataset)
         generator = torch.Generator().manual_seed(args.seed)
         drawn = torch.randperm(total, generator=generator)[: args.num_images].tolist()
-        wanted = Wanted(
+        wanted = ReportSettings(
             sorted(drawn),
             sorted(drawn[: args.shown]),
             args.eps_squared,
             not args.raw_length,
             args.megabytes * 1e6 - len(library),
         )
-        data = gather(models, datas, wanted)
+        data = collect(models, datas, wanted)
         title = args.title or f"Inside {', '.join(dict.fromkeys(m['name'] for m in data['models']))}"
-        data = {"title": shown(title), "run": run_data(args, datas, len(drawn)), **data}
+        data = {"title": sanitized(title), "run": run_data(args, datas, len(drawn)), **data}
         page = make_page(data, data["title"], library)
         if len(page) > args.megabytes * 1e6:
             raise ValueError(
@@ -103,7 +103,7 @@ def main() -> None:
             )
         with atomic_file(args.out, text=True) as file:
             file.write(page)
-        say(f"wrote {shown(args.out)}, {len(page) / 1e6:.1f} MB")
+        say(f"wrote {sanitized(args.out)}, {len(page) / 1e6:.1f} MB")
 
 
 def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
@@ -113,7 +113,7 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
     groups = [[args.config, *args.checkpoint], *args.also]
     for config, *checkpoints in groups:
         if not checkpoints:
-            raise ValueError(f"--also takes a config and its checkpoints, got {shown(config)} alone")
+            raise ValueError(f"--also takes a config and its checkpoints, got {sanitized(config)} alone")
         loader, names_of_files = None, Counter(map(name_of_file, checkpoints))
         for file in checkpoints:
             source = None if file == "random" else file
@@ -126,7 +126,7 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
             check_size(datas, model, config)
             name = name_of_file(file)
             if names_of_files[name] > 1 and file != "random":  # of several runs, whose folders tell them apart
-                name = f"{shown(Path(local_file(file)).resolve().parent.name)}/{name}"
+                name = f"{sanitized(Path(local_file(file)).resolve().parent.name)}/{name}"
             label = name if len(groups) == 1 else f"{Path(config).stem}: {name}"
             while label in {looked.label for looked in models}:
                 label += "'"
@@ -186,10 +186,12 @@ def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
         image, _ = dataset.source[position]
         classes = np.array(open_image(file, mode=None))
         if classes.ndim != 2 or classes.shape != (image.height, image.width):
-            raise ValueError(f"mask {shown(file)} is of {classes.shape}, its image of {(image.height, image.width)}")
+            raise ValueError(
+                f"mask {sanitized(file)} is of {classes.shape}, its image of {(image.height, image.width)}"
+            )
         labels = np.unique(classes[classes > 0])
         if len(labels) > MOST_CLASSES:
-            raise ValueError(f"mask {shown(file)} has {len(labels):,} classes: expected at most {MOST_CLASSES:,}")
+            raise ValueError(f"mask {sanitized(file)} has {len(labels):,} classes: expected at most {MOST_CLASSES:,}")
         found = torch.zeros(to_uint8(dataset.transforms(image)).shape[1:], dtype=torch.long)
         for label in labels:
             region = Image.fromarray(np.uint8(255) * (classes == label)).convert(image.mode)
@@ -204,13 +206,13 @@ def check_size(datas: list[Data], model: torch.nn.Module, config: str) -> None:
     """Raise ``ValueError`` unless a model takes the images, and they are as many as the first config's."""
     if len(datas[-1].dataset) != len(datas[0].dataset):
         raise ValueError(
-            f"{shown(config)} has {len(datas[-1].dataset)} images, and the first config {len(datas[0].dataset)}: "
+            f"{sanitized(config)} has {len(datas[-1].dataset)} images, and the first config {len(datas[0].dataset)}: "
             "models are compared on the same images"
         )
     image, spec = datas[-1].dataset[0]["inputs"], model.backbone.input_spec
     if spec is not None and tuple(image.shape) != spec.shape:
         raise ValueError(
-            f"the images of {shown(config)} come as {tuple(image.shape)}, the model takes {spec.shape}: its data must "
+            f"the images of {sanitized(config)} come as {tuple(image.shape)}, the model takes {spec.shape}: its data must "
             "be prepared for it"
         )
 
@@ -223,10 +225,10 @@ def data_name(cfg: Config, args: argparse.Namespace) -> str:
 
 def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """What a model was made from. The page is for others too: it has no folder of the user's, and no signature."""
-    told: dict[str, Any] = {"config": shown(public(config)), "checkpoint": shown(public(file))}
+    told: dict[str, Any] = {"config": sanitized(public(config)), "checkpoint": sanitized(public(file))}
     if checkpoint is not None:
         told["sha256"] = hash_file(local_file(file), hashlib.sha256())
-        told["notes"] = [shown(public(note), 1000) for note in checkpoint.notes]
+        told["notes"] = [sanitized(public(note), 1000) for note in checkpoint.notes]
     model = cfg.to_dict()["model"]
     told["model"] = public(json.dumps(model, indent=2, default=str))[:SHOWN_CONFIG]
     return told
@@ -236,9 +238,9 @@ def run_data(args: argparse.Namespace, datas: list[Data], measured: int) -> dict
     """What was run, with what, on what."""
     settings = ("split", "num_images", "shown", "eps_squared", "raw_length", "megabytes", "seed")
     return {
-        "command": shown(" ".join(["crate-mm report", *map(public, sys.argv[1:])]), 2000),
+        "command": sanitized(" ".join(["crate-mm report", *map(public, sys.argv[1:])]), 2000),
         "date": time.strftime("%Y-%m-%d"),
-        "data": [shown(data.label) for data in datas],
+        "data": [sanitized(data.label) for data in datas],
         "measured": measured,
         "of": len(datas[0].dataset),
         "settings": {name: getattr(args, name) for name in settings},

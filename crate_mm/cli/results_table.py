@@ -18,8 +18,8 @@ import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..io.untrusted import check_plain, is_count, read_json, read_regular, say, shown
-from .options import Parser, one_sentence_errors
+from ..io.untrusted import check_plain, is_count, read_json, read_regular, sanitized, say
+from .options import Parser, user_errors
 
 # The paper's Table 1, top-1 accuracy in %.
 MODELS = ("crate_tiny", "crate_small", "crate_base", "crate_large", "vit_tiny", "vit_small")
@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         say(*table(read_results(args.dirs), args.figure).split("\n"))
 
 
@@ -75,7 +75,7 @@ def read_results(dirs: list[str]) -> list[dict]:
                 check_result(result)
                 result.update({key: shown_in_table(result[key]) for key in ("model", "dataset", "kind")})
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                raise ValueError(f"{file} is not a result file of crate_mm: {shown(error)}") from None
+                raise ValueError(f"{file} is not a result file of crate_mm: {sanitized(error)}") from None
             aside = any(map(ASIDE.fullmatch, file.relative_to(folder).parts[:-1]))
             results.append({**result, "file": file, "aside": aside})
     if not results:
@@ -117,7 +117,7 @@ def headline(result: dict) -> str:
 
 def shown_in_table(name: str) -> str:
     """A name as it stands in a cell of a Markdown table."""
-    return shown(name, 80).replace("|", "\\|")
+    return sanitized(name, 80).replace("|", "\\|")
 
 
 class Entry(NamedTuple):

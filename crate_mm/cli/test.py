@@ -19,19 +19,19 @@ from ..datasets.base import dataset_of
 from ..engine import Runner, RunStoppedError, amp_dtype
 from ..engine.checkpointing.results import (
     dataset_name,
-    describe_cost,
-    describe_machine,
-    describe_run,
-    plain_names,
+    environment_info,
+    model_cost,
+    run_metadata,
+    strip_eval_prefix,
     write_result,
 )
-from ..engine.parallel.launch import leave_processes
+from ..engine.parallel.launch import shutdown_distributed
 from ..evaluation import ClassificationMetric
 from ..evaluation.reports import write_confusion, write_per_class, write_predictions
 from ..inference.standalone import load_config_for
 from ..io.files import atomic_file
-from ..io.untrusted import say, shown
-from .options import Parser, add_common_options, check_writable, one_sentence_errors
+from ..io.untrusted import sanitized, say
+from .options import Parser, add_common_options, check_writable, user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         check_args(args)
         cfg, opened = load_config_for(args.config, args.checkpoint, args.cfg_options, whole=True)
         cfg.launcher = args.launcher
@@ -71,11 +71,11 @@ def main() -> None:
             runner.task.flip_test = True
         if args.amp:
             runner.use_autocast(amp_dtype())
-    with one_sentence_errors(show_traceback=True):
+    with user_errors(show_traceback=True):
         metrics = runner.test()
         if is_main_process():
             write_results(args, described, runner, metrics)
-        leave_processes()
+        shutdown_distributed()
 
 
 def check_args(args: argparse.Namespace) -> None:
@@ -115,7 +115,7 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
             "--out, --per-class and --confusion need a ClassificationMetric in the config's test_evaluator"
         )
     samples = found[0].samples if found else {}
-    figures = plain_names(metrics)
+    figures = strip_eval_prefix(metrics)
     if found:
         figures["num_samples"] = len(samples["label"])
     task, dataset, tested = runner.task, dataset_of(runner.test_dataloader.dataset), runner.tested
@@ -125,7 +125,7 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
     trained = tested.model or {}
     metric, rule = task.headline
     result = {
-        **describe_run(
+        **run_metadata(
             cfg, tested.meta.get("seed"), tested.meta.get("initialized_from"), trained.get("freeze_backbone", False)
         ),
         "recipe": tested.meta.get("recipe"),
@@ -135,11 +135,11 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
         "launch": tested.info.get("launch"),
         "epochs": tested.meta.get("epoch"),
         "tta": args.tta,
-        "headline": {"metric": next(iter(plain_names({metric: 0}))), "rule": rule},
+        "headline": {"metric": next(iter(strip_eval_prefix({metric: 0}))), "rule": rule},
         "last": figures,
         "wall_time_s": round(runner.test_seconds, 1),
-        **describe_cost(task),
-        **describe_machine(runner.world_size),
+        **model_cost(task),
+        **environment_info(runner.world_size),
     }
     told = (f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items())
     line = ", ".join(told)
@@ -159,7 +159,7 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
             if file:
                 write()
         except Exception as error:  # one that fails costs none of the others
-            failed.append(f"{shown(file)} is not written ({type(error).__name__}: {error})")
+            failed.append(f"{sanitized(file)} is not written ({type(error).__name__}: {error})")
     if failed:
         raise RunStoppedError(f"{'; '.join(failed)}; everything else that was asked for is")
 

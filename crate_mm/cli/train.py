@@ -12,13 +12,13 @@ import tempfile
 from mmengine.config import Config
 
 from ..checkpoints import Checkpoint, newest_checkpoint, open_checkpoint
-from ..config import default_work_dir, load_config, names_model
+from ..config import default_work_dir, defines_model, load_config
 from ..engine import Runner, amp_optim_wrapper
-from ..engine.parallel.launch import leave_processes
-from ..engine.safety.signals import end_when_signalled
+from ..engine.parallel.launch import shutdown_distributed
+from ..engine.safety.signals import raise_on_signal
 from ..inference.standalone import load_config_for
 from ..io.files import home
-from .options import Parser, add_common_options, one_sentence_errors
+from .options import Parser, add_common_options, user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
 def model_checkpoint(args: argparse.Namespace, plain: Config) -> Checkpoint | str | None:
     """Return the checkpoint that says what the model is, where the config does not: that of ``--load-from``, or the one
     from which the run resumes. The newest of the work folder is returned open, as finding it has opened it."""
-    if args.load_from or args.model or not args.resume or names_model(plain):
+    if args.load_from or args.model or not args.resume or defines_model(plain):
         return args.load_from
     if args.resume != "newest":
         return args.resume
@@ -93,8 +93,8 @@ def main() -> None:
     for name in ("load_from", "work_dir", "resume"):  # as Runner.for_training writes them
         if getattr(args, name):
             setattr(args, name, home(getattr(args, name)))
-    end_when_signalled()
-    with one_sentence_errors():
+    raise_on_signal()
+    with user_errors():
         if args.dry_run and args.resume:
             raise ValueError("--dry-run says what a new run would do: leave out --resume")
         cfg, checkpoint = configure(args)
@@ -102,13 +102,13 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 cfg.work_dir = folder
                 Runner.for_training(cfg, checkpoint)
-                leave_processes()
+                shutdown_distributed()
             return
         runner = Runner.for_training(cfg, checkpoint)
         del checkpoint  # its memory
-    with one_sentence_errors(show_traceback=True):
+    with user_errors(show_traceback=True):
         runner.train()
-        leave_processes()
+        shutdown_distributed()
 
 
 if __name__ == "__main__":

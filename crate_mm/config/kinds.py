@@ -61,7 +61,7 @@ def read(given: Given, kinds: set[Any] | None, strict: bool = False) -> Any:
 
     Args:
         given: the text.
-        kinds: of the setting, of ``kinds_of``; None where they are not known.
+        kinds: of the setting, of ``accepted_types``; None where they are not known.
         strict: refuse anything but a number where nothing else is wanted.
 
     Raises:
@@ -109,7 +109,7 @@ def signatures(target: Callable) -> Iterator[Callable]:
             yield base
 
 
-def kinds_of(target: Callable | None, name: str) -> set[Any] | None:
+def accepted_types(target: Callable | None, name: str) -> set[Any] | None:
     """The kinds of value that an argument takes, by its annotation; None where it has none that tells."""
     for taking in signatures(target) if target is not None else ():
         try:

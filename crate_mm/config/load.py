@@ -14,7 +14,7 @@ from mmengine.config import Config
 import crate_mm
 
 from ..io.files import atomic_file, home
-from ..io.untrusted import shown
+from ..io.untrusted import sanitized
 from ..registry import head_for, suggest
 from .overrides import apply_overrides, check_overrides
 
@@ -52,7 +52,7 @@ def load_config(
         cfg = _load_file(path)
     if not isinstance(cfg.get("model") or {}, dict):
         raise ValueError(f"config {config}: model must be a dict(type=...), it is {cfg.model!r}")
-    if model is not None and not names_model(cfg):
+    if model is not None and not defines_model(cfg):
         own = cfg.get("model") or {}
         if "head" in own and "head" not in model:
             model = as_classifier(model)
@@ -92,7 +92,7 @@ def with_new_head(model: dict) -> dict:
     return {**model, "head": {**head_for(backbone["type"]), **head}}
 
 
-def names_model(cfg: Config) -> bool:
+def defines_model(cfg: Config) -> bool:
     """Whether a config says what its model is; a transfer's leaves that to a checkpoint."""
     return "type" in (cfg.get("model") or {})
 
@@ -101,7 +101,7 @@ def require_model(cfg: Config) -> None:
     """Raise ``ValueError`` unless a config has a model, and says what it is."""
     if not cfg.get("model"):
         raise ValueError("the config has no model")
-    if not names_model(cfg):
+    if not defines_model(cfg):
         raise ValueError(
             "the config does not name its model: --load-from CHECKPOINT takes that of a checkpoint, --model CONFIG "
             "that of another config"
@@ -165,7 +165,7 @@ def plain(value: Any, where: str) -> Any:
         return value.item()
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, set, frozenset, range, slice)):
         return value
-    said = shown(repr(value), 80)
+    said = sanitized(repr(value), 80)
     raise ValueError(f"{where} is {said}, no data: a config names what it wants as text, as in type='CRATE'")
 
 

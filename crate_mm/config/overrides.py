@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from .. import registry
 from ..registry import suggest
-from .kinds import Given, kinds_of, read, signatures
+from .kinds import Given, accepted_types, read, signatures
 from .settings import DERIVED, GUARDS, KINDS, SETTINGS
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -137,7 +137,7 @@ def _read(key: str, value: Any, root: dict) -> Any:
     target = _UNTYPED.get(".".join(above))
     if isinstance(holder, dict) and "type" in holder:
         target = _registered(holder["type"])
-    kinds = {str} if last == "type" else KINDS.get(key) or kinds_of(target, last)
+    kinds = {str} if last == "type" else KINDS.get(key) or accepted_types(target, last)
     try:
         # Others' annotations may leave out what they take.
         return read(value, kinds, strict=getattr(target, "__module__", "").startswith("crate_mm."))

@@ -34,7 +34,7 @@ def expand_home(cfg: Config) -> None:
             cfg[key] = home(cfg[key])
 
 
-def prepare(cfg: Config, world_size: int | None = None, with_model: bool = True) -> Config:
+def resolve_config(cfg: Config, world_size: int | None = None, with_model: bool = True) -> Config:
     """Return a copy of a user's config with all that follows from it filled in, for this process.
 
     Settings get their defaults and guards become hooks. The batch of each device and its micro-batches follow from

@@ -32,10 +32,10 @@ import numpy as np
 
 from ..io.files import FileLock
 from ..io.log import print_log
-from ..io.untrusted import check_plain, read_json, shown
-from .listing import Listing, Run, TooManyFilesError, columns_of
+from ..io.untrusted import check_plain, read_json, sanitized
+from .listing import FolderFiles, Listing, TooManyFilesError, columns_of
 from .mapped import MappedArrays, save_arrays, text_array
-from .scan import IMAGE_SUFFIXES, LEFTOVERS, Walk
+from .scan import IMAGE_SUFFIXES, LEFTOVERS, TreeScan
 
 VERSION = 1  # of the listings' form
 LEAST = 20_000  # files: fewer are listed at once
@@ -45,18 +45,18 @@ KEEPING = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "t
 KEEPING |= {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph"}
 
 
-def listed(root: str, what: object, walk: Callable[[Walk], Iterator[Run]]) -> tuple[Listing, Counter]:
+def listed(root: str, what: object, walk: Callable[[TreeScan], Iterator[FolderFiles]]) -> tuple[Listing, Counter]:
     """The listing of a tree, and how many files of which endings are left out of it.
 
     Args:
         root: the tree.
         what: plain data that says which files of it are wanted, with which labels.
-        walk: reads the tree, notes in a ``Walk`` what it reads, and gives the files (see ``columns_of``).
+        walk: reads the tree, notes in a ``TreeScan`` what it reads, and gives the files (see ``columns_of``).
     """
     key = json.dumps([VERSION, os.path.abspath(root), IMAGE_SUFFIXES, sorted(LEFTOVERS), what])
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     try:
-        small = Walk()
+        small = TreeScan()
         return Listing(root, columns_of(root, walk(small), most=LEAST)), small.left_out
     except TooManyFilesError:
         pass
@@ -65,7 +65,7 @@ def listed(root: str, what: object, walk: Callable[[Walk], Iterator[Run]]) -> tu
         lock = FileLock(file.with_suffix(".lock"))
         waited = _acquire(lock, root)
     except (OSError, ValueError) as error:
-        print_log(f"each process lists {shown(root)} for itself: {shown(error)}", "current", logging.WARNING)
+        print_log(f"each process lists {sanitized(root)} for itself: {sanitized(error)}", "current", logging.WARNING)
         return _list(root, walk)[:2]
     try:
         found = _kept(file, root)
@@ -101,16 +101,16 @@ def _acquire(lock: FileLock, root: str) -> bool:
     """Wait until no other process lists the tree; whether there was one."""
     if lock.acquire():
         return False
-    print_log(f"another process is listing {shown(root)}, whose list will be used", "current")
+    print_log(f"another process is listing {sanitized(root)}, whose list will be used", "current")
     return lock.acquire(math.inf)
 
 
-def _list(root: str, walk: Callable[[Walk], Iterator[Run]]) -> tuple[Listing, Counter, Walk]:
-    seen = Walk()
+def _list(root: str, walk: Callable[[TreeScan], Iterator[FolderFiles]]) -> tuple[Listing, Counter, TreeScan]:
+    seen = TreeScan()
     return Listing(root, columns_of(root, walk(seen))), seen.left_out, seen
 
 
-def _list_and_keep(file: Path, root: str, walk: Callable[[Walk], Iterator[Run]]) -> tuple[Listing, Counter]:
+def _list_and_keep(file: Path, root: str, walk: Callable[[TreeScan], Iterator[FolderFiles]]) -> tuple[Listing, Counter]:
     began = time.time()
     listing, left_out, seen = _list(root, walk)
     if not seen.folders or not all(map(_tells_changes, {status.st_dev: f for f, status in seen.folders}.values())):
@@ -139,7 +139,7 @@ def _list_and_keep(file: Path, root: str, walk: Callable[[Walk], Iterator[Run]])
         _forget_the_oldest(file.parent)
         return _kept(file, root) or (listing, left_out)
     except OSError as error:  # the disk is full
-        print_log(f"the list of {shown(root)} is not kept: {shown(error)}", "current", logging.WARNING)
+        print_log(f"the list of {sanitized(root)} is not kept: {sanitized(error)}", "current", logging.WARNING)
         return listing, left_out
 
 

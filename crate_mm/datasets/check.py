@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 
 from ..io.files import home
-from ..io.untrusted import shown
+from ..io.untrusted import sanitized
 from .base import Source, source_of
 from .folders import ImageFolder
 from .images import UnreadableImageError, open_image
 from .packed import INDEX, PackedImages
-from .scan import find_splits, folders_below, folders_in, is_image
+from .scan import find_splits, folders_in, is_image, walk_tree
 
 TINY = 32  # pixels of the shorter side
 MOST_NAMED = 5
@@ -51,14 +51,14 @@ def open_root(root: str | Path) -> dict[str, Source]:
     """
     root = Path(home(root))
     if not root.is_dir():
-        raise ValueError(f"{shown(root)} is no folder")
+        raise ValueError(f"{sanitized(root)} is no folder")
     packed = [split for split in ("train", "val", "test") if (root / split / INDEX).is_file()]
     try:
         if packed:
             return {split: PackedImages(str(root), split) for split in packed}
         return {split: ImageFolder(folder) for split, folder in (find_splits(root) or {"all": root}).items()}
     except FileNotFoundError as error:
-        raise ValueError(f"{shown(root)}: {error}") from None
+        raise ValueError(f"{sanitized(root)}: {error}") from None
 
 
 def check_sources(sources: Mapping[str, Any], sample: int | None = 200) -> Iterator[Finding]:
@@ -93,18 +93,18 @@ def _count(split: str, source: Source) -> Iterator[Finding]:
     if classes is not None and labels is not None and len(source):
         counts = np.bincount(np.asarray(labels, np.int64), minlength=len(classes))
         few, many = int(counts.argmin()), int(counts.argmax())
-        text = f"from {counts[few]} images ({shown(classes[few])}) to {counts[many]} ({shown(classes[many])})"
+        text = f"from {counts[few]} images ({sanitized(classes[few])}) to {counts[many]} ({sanitized(classes[many])})"
         text = f"{counts[few]} images of each" if counts[few] == counts[many] else text
-        empty = [shown(classes[label]) for label in np.flatnonzero(counts == 0)[:MOST_NAMED]]
+        empty = [sanitized(classes[label]) for label in np.flatnonzero(counts == 0)[:MOST_NAMED]]
         yield "note" if counts[few] < 2 else "ok", f"{split}, classes", text
         if empty:
             yield "note", f"{split}, classes", f"{int((counts == 0).sum())} have no image: {', '.join(empty)}"
     if isinstance(source, ImageFolder):
         yield from _depth(split, str(source.root))
-        files = [file for _, found in folders_below(str(source.root)) for file in found if not is_image(file)]
+        files = [file for _, found in walk_tree(str(source.root)) for file in found if not is_image(file)]
         endings = Counter(os.path.splitext(file)[1].lower() or "no ending" for file in files).most_common(MOST_NAMED)
         if files:
-            most = ", ".join(f"{count} of {shown(ending)}" for ending, count in endings)
+            most = ", ".join(f"{count} of {sanitized(ending)}" for ending, count in endings)
             yield "note", f"{split}, left out", f"{len(files)} files with other endings than images: {most}"
 
 
@@ -135,8 +135,8 @@ def _depth(split: str, root: str) -> Iterator[Finding]:
             break
         folder, steps = folders[0].path, steps + 1
     if steps and folders:
-        text = f"the only one, {shown(os.path.relpath(folder, root))}, holds {len(folders)} folders and no image"
-        yield "fault", f"{split}, classes", f"{text}: give {shown(folder)} as the folder of the data"
+        text = f"the only one, {sanitized(os.path.relpath(folder, root))}, holds {len(folders)} folders and no image"
+        yield "fault", f"{split}, classes", f"{text}: give {sanitized(folder)} as the folder of the data"
 
 
 def _compare_classes(sources: Mapping[str, Source]) -> Iterator[Finding]:
@@ -149,7 +149,7 @@ def _compare_classes(sources: Mapping[str, Source]) -> Iterator[Finding]:
             continue
         only = {first: sorted({*classes} - {*theirs}), split: sorted({*theirs} - {*classes})}
         told = [
-            f"{', '.join(map(shown, names[:MOST_NAMED]))} only in {where}" for where, names in only.items() if names
+            f"{', '.join(map(sanitized, names[:MOST_NAMED]))} only in {where}" for where, names in only.items() if names
         ]
         yield "fault", "classes", f"those of {split} are not those of {first}: {'; '.join(told) or 'another order'}"
 
@@ -188,7 +188,11 @@ def _oddities(looked: list[Looked], whole: int) -> Iterator[Finding]:
         expected = len(broken) * whole / len(looked)
         level = "fault" if not good or expected > MOST_UNREADABLE else "note"
         advice = f"; a run stops at more than {MOST_UNREADABLE}" if level == "fault" else ""
-        yield level, "broken", _named(broken, lambda one: f"{shown(one.path)} ({shown(one.error, 100)})") + advice
+        yield (
+            level,
+            "broken",
+            _named(broken, lambda one: f"{sanitized(one.path)} ({sanitized(one.error, 100)})") + advice,
+        )
     else:
         yield "ok", "broken", "none"
     if good:
@@ -217,7 +221,7 @@ def _duplicates(good: list[Looked]) -> Iterator[Finding]:
     torn = [group for group in groups if len({one.label for one in group}) > 1]
 
     def pairs(found: list[list[Looked]]) -> str:
-        told = [" = ".join(shown(one.path) for one in group[:3]) for group in found[:MOST_NAMED]]
+        told = [" = ".join(sanitized(one.path) for one in group[:3]) for group in found[:MOST_NAMED]]
         return f"{len(found)}: {'; '.join(told)}"
 
     if across:
@@ -228,6 +232,6 @@ def _duplicates(good: list[Looked]) -> Iterator[Finding]:
     yield "note" if rest else "ok", "duplicates", f"{rest or 'none'} among those that were read"
 
 
-def _named(found: list[Looked], say=lambda one: shown(one.path)) -> str:
+def _named(found: list[Looked], say=lambda one: sanitized(one.path)) -> str:
     more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
     return f"{len(found)}: {', '.join(map(say, found[:MOST_NAMED]))}{more}"

@@ -13,11 +13,11 @@ from PIL import Image
 from torch.utils.data import Dataset, default_collate
 from torchvision.transforms import v2
 
-from ..io.untrusted import shown
+from ..io.untrusted import sanitized
 from ..registry import DATASETS, FUNCTIONS
 from .base import IMAGE, NUMBER, Field, Index, SampleDataset, source_of
-from .decode import TakesBytes
-from .images import UnreadableImageError, is_of_the_system
+from .decode import DecodesBytes
+from .images import UnreadableImageError, is_system_error
 from .transforms import build_steps, build_transforms, to_uint8
 
 # What open_image, the operating system, and sources and transforms of a user's own raise for an image.
@@ -61,7 +61,7 @@ class ClassificationDataset(SampleDataset):
 
     def _set_views(self, views: list[list[v2.Transform]]) -> None:
         """Set the transforms of each view; the first ones decode, if the source and all views let them."""
-        self.encoded = self.images.encoded and all(steps and isinstance(steps[0], TakesBytes) for steps in views)
+        self.encoded = self.images.encoded and all(steps and isinstance(steps[0], DecodesBytes) for steps in views)
         self._decoders = [steps[0] for steps in views] if self.encoded else []
         self._views = [build_transforms(steps[1:] if self.encoded else steps) for steps in views]
 
@@ -114,10 +114,10 @@ class ClassificationDataset(SampleDataset):
             try:
                 images, label = self._load(position, seed)
             except UNREADABLE as error:
-                if is_of_the_system(error):
+                if is_system_error(error):
                     files = error.errno != errno.ENOMEM
                     advice = "ulimit -n N raises the limit, fewer and larger shards need less" if files else "free some"
-                    raise UnreadableImagesError(f"no image can be read: {shown(error)}; {advice}") from None
+                    raise UnreadableImagesError(f"no image can be read: {sanitized(error)}; {advice}") from None
                 reasons.append(str(error) or type(error).__name__)
             else:
                 try:
@@ -126,19 +126,19 @@ class ClassificationDataset(SampleDataset):
                 except UnreadableImageError as error:
                     reasons.append(str(error))
                 except Exception as error:
-                    if not any(map(is_thin, images)):
+                    if not any(map(has_extreme_aspect_ratio, images)):
                         raise  # a mistake in the transforms
                     reasons.append(f"it is very thin, and a transform fails: {type(error).__name__}: {error}")
             failed.append(self.describe(position))
             if len(failed) > self.max_unreadable:
                 break
         raise UnreadableImagesError(
-            f"{len(failed)} images in a row cannot be read: {', '.join(map(shown, failed))}; "
-            f"the last one: {shown(reasons[-1])}"
+            f"{len(failed)} images in a row cannot be read: {', '.join(map(sanitized, failed))}; "
+            f"the last one: {sanitized(reasons[-1])}"
         )
 
 
-def is_thin(image: Image.Image | torch.Tensor) -> bool:
+def has_extreme_aspect_ratio(image: Image.Image | torch.Tensor) -> bool:
     """Whether one side of an image is so much longer than the other that transforms may not know what to do."""
     short, long = sorted(v2.functional.get_size(image))
     return long > 100 * short

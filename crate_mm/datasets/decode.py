@@ -18,12 +18,12 @@ from .images import MOST_PIXELS, open_image
 from .transforms import Resize
 
 
-class TakesBytes:
+class DecodesBytes:
     """A transform that starts from an encoded image, where the source has such (see ``ClassificationDataset``)."""
 
 
 @TRANSFORMS.register_module()
-class DecodeRandomResizedCrop(v2.RandomResizedCrop, TakesBytes):
+class DecodeRandomResizedCrop(v2.RandomResizedCrop, DecodesBytes):
     """torchvision's ``RandomResizedCrop`` that starts from the encoded image: bytes to uint8 ``(3, height, width)``.
 
     The crop is drawn by torchvision, so that its distribution is torchvision's. A plain colour JPEG is decoded by
@@ -105,7 +105,7 @@ class EncodedRandomResizedCrop(DecodeRandomResizedCrop):
 
 
 @TRANSFORMS.register_module()
-class DecodeResize(Resize, TakesBytes):
+class DecodeResize(Resize, DecodesBytes):
     """torchvision's ``Resize`` that starts from the encoded image: bytes to uint8 ``(3, height, width)``.
 
     A plain colour JPEG is decoded by libjpeg-turbo to PIL's pixels, and resized as uint8: no channel of a pixel is more

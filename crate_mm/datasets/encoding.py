@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..io.untrusted import read_regular
 from .classification import UNREADABLE
-from .images import MOST_BYTES, convert, is_of_the_system, open_image
+from .images import MOST_BYTES, convert, is_system_error, open_image
 from .workers import init_worker
 
 AHEAD = 8  # images that a process makes and nobody has asked for yet
@@ -31,7 +31,7 @@ def encode(path: str, short_side: int | None, quality: int) -> tuple[str | None,
         convert(image).resize(size, Image.Resampling.BICUBIC).save(smaller, "JPEG", quality=quality)
         return ".jpg", smaller.getvalue()
     except UNREADABLE as error:
-        if is_of_the_system(error):
+        if is_system_error(error):
             raise
         return None, str(error) or type(error).__name__
 
@@ -50,7 +50,7 @@ class _Encoded(Dataset):
             return error
 
 
-def encoded(
+def encode_parallel(
     source: Dataset, positions: Sequence[int], workers: int, short_side: int | None, quality: int
 ) -> Iterator[tuple[str | None, bytes | str]]:
     """``encode`` of a source's images at some positions, in that order, by so many processes.

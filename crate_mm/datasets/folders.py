@@ -10,15 +10,15 @@ from PIL import Image
 
 from ..io.files import home
 from ..io.log import print_log
-from ..io.untrusted import shown
+from ..io.untrusted import sanitized
 from ..registry import DATASETS
 from .base import Source
 from .cached_listing import listed
 from .image_folder import ImageFolder
 from .images import IMAGE_SUFFIXES, open_image
-from .listing import Listing, Run
+from .listing import FolderFiles, Listing
 from .names import readable_names
-from .scan import Walk, find_splits, folders_below, in_order_of_paths, say_left_out
+from .scan import TreeScan, find_splits, log_excluded, sort_by_path, walk_tree
 
 
 @DATASETS.register_module()
@@ -54,7 +54,7 @@ class ImageNet(ImageFolder):
             raise ValueError(f"data_root {root} is no folder: {expected}")
         folder = find_splits(root).get(split, Path(root) / split)
         if not folder.is_dir():
-            found = ", ".join(sorted(shown(p.name) for p in Path(root).iterdir())[:5]) or "nothing"
+            found = ", ".join(sorted(sanitized(p.name) for p in Path(root).iterdir())[:5]) or "nothing"
             raise ValueError(f"data_root {root} has no folder {split!r} (it holds {found}): {expected}")
         try:
             super().__init__(folder)
@@ -98,7 +98,7 @@ class ClassFolders(ImageFolder):
         splits = {} if divided is False else find_splits(root)
         if (splits or divided) and not ("train" in splits and set(splits) - {"train"}):
             has = (
-                f"a folder {shown(next(iter(splits.values())).name)!r} and not the other split"
+                f"a folder {sanitized(next(iter(splits.values())).name)!r} and not the other split"
                 if splits
                 else "no split"
             )
@@ -108,7 +108,7 @@ class ClassFolders(ImageFolder):
             )
         folder = (splits.get(split) or splits["test"]) if splits else root
         if splits and split == "val" and "val" not in splits:
-            print_log(f"{root} has no folder for 'val': {shown(folder.name)} is taken", "current", logging.WARNING)
+            print_log(f"{root} has no folder for 'val': {sanitized(folder.name)} is taken", "current", logging.WARNING)
         try:
             super().__init__(folder)
         except FileNotFoundError as error:
@@ -127,7 +127,7 @@ class ClassFolders(ImageFolder):
         for name, mine in zip(self.classes, by_class):
             if len(mine) < 2:
                 raise ValueError(
-                    f"class {shown(name)!r} of {self.root} has one image: it takes two to split off a val share"
+                    f"class {sanitized(name)!r} of {self.root} has one image: it takes two to split off a val share"
                 )
             train, val = split_positions(len(mine), val_fraction)
             apart = mine[-1] - mine[0] >= len(mine)
@@ -168,12 +168,12 @@ class ImageFiles(Source):
         self.mode = "L" if channels == 1 else "RGB"
         root = str(Path(root))
 
-        def walk(seen: Walk) -> Iterator[Run]:
-            for folder, names in in_order_of_paths(folders_below(root, seen)):
+        def walk(seen: TreeScan) -> Iterator[FolderFiles]:
+            for folder, names in sort_by_path(walk_tree(root, seen)):
                 yield folder, -1, seen.images(names)
 
         self.samples, left_out = listed(root, "all images", walk)
-        say_left_out(root, left_out)
+        log_excluded(root, left_out)
         if not len(self.samples):
             raise ValueError(f"no image is below {root}: expected files with {', '.join(IMAGE_SUFFIXES)}")
 

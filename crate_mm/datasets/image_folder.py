@@ -9,14 +9,14 @@ from typing import Any
 from torchvision import datasets
 
 from ..io.files import home
-from ..io.untrusted import read_regular, shown
+from ..io.untrusted import read_regular, sanitized
 from ..registry import DATASETS
 from .base import Source
 from .cached_listing import listed
 from .images import IMAGE_SUFFIXES, MOST_BYTES, open_image
-from .listing import Labels, Listing, Run, columns_of
+from .listing import FolderFiles, Labels, Listing, columns_of
 from .names import utf8_name
-from .scan import Walk, folders_below, folders_in, is_image, say_left_out
+from .scan import TreeScan, folders_in, is_image, log_excluded, walk_tree
 
 
 @DATASETS.register_module()
@@ -70,18 +70,18 @@ class ImageFolder(datasets.ImageFolder, Source):
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         folders, files = folders_in(str(directory))
         if not folders:
-            raise FileNotFoundError(f"no class folder is in {shown(directory)}")
+            raise FileNotFoundError(f"no class folder is in {sanitized(directory)}")
         self.beside = sum(is_image(entry.name) for entry in files)
         root, seen = os.path.realpath(directory), {}
         for entry in folders:
             real = os.path.realpath(entry.path)
             if os.path.commonpath([root, real]) == real:
                 raise ValueError(
-                    f"{shown(directory)}: the class folder {shown(entry.name)} is a link to a folder above it"
+                    f"{sanitized(directory)}: the class folder {sanitized(entry.name)} is a link to a folder above it"
                 )
             if real in seen:
                 raise ValueError(
-                    f"{shown(directory)}: the class folders {shown(seen[real])} and {shown(entry.name)} are one"
+                    f"{sanitized(directory)}: the class folders {sanitized(seen[real])} and {sanitized(entry.name)} are one"
                 )
             seen[real] = entry.name
         return [utf8_name(entry.name) for entry in folders], {e.name: label for label, e in enumerate(folders)}
@@ -94,17 +94,17 @@ class ImageFolder(datasets.ImageFolder, Source):
         is_valid_file: Callable[[str], bool] | None = None,
         allow_empty: bool = False,
     ) -> Listing:
-        def walk(seen: Walk) -> Iterator[Run]:
+        def walk(seen: TreeScan) -> Iterator[FolderFiles]:
             owner = {os.path.realpath(directory): None}
             for name, label in sorted(class_to_idx.items()):
-                for folder, files in folders_below(os.path.join(directory, name), seen):
+                for folder, files in walk_tree(os.path.join(directory, name), seen):
                     other = owner.setdefault(os.path.realpath(folder), name)
                     if other is None:
                         continue  # a link back to the folder of all classes
                     if other != name:
                         raise ValueError(
-                            f"{shown(directory)}: by a link, the folder {shown(folder)} belongs to two classes, "
-                            f"{shown(other)} and {shown(name)}: remove the link"
+                            f"{sanitized(directory)}: by a link, the folder {sanitized(folder)} belongs to two classes, "
+                            f"{sanitized(other)} and {sanitized(name)}: remove the link"
                         )
                     if is_valid_file is not None:  # which takes a path
                         files = [file for file in files if is_valid_file(os.path.join(folder, file))]
@@ -114,13 +114,13 @@ class ImageFolder(datasets.ImageFolder, Source):
         if is_valid_file is None:
             listing, left_out = listed(directory, sorted(class_to_idx.items()), walk)
         else:
-            listing, left_out = Listing(directory, columns_of(directory, walk(Walk()))), Counter()
-        say_left_out(directory, left_out, self.beside)
+            listing, left_out = Listing(directory, columns_of(directory, walk(TreeScan()))), Counter()
+        log_excluded(directory, left_out, self.beside)
         labels = set(listing.columns["labels"].tolist())
         empty = sorted(name for name, label in class_to_idx.items() if label not in labels)
         if empty and not allow_empty:
             raise FileNotFoundError(
-                f"found no valid file for the classes {', '.join(map(shown, empty[:5]))} in {shown(directory)}, with "
+                f"found no valid file for the classes {', '.join(map(sanitized, empty[:5]))} in {sanitized(directory)}, with "
                 f"one of the suffixes {', '.join(IMAGE_SUFFIXES)}"
             )
         return listing

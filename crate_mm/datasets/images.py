@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..io.files import home
-from ..io.untrusted import read_regular, shown
+from ..io.untrusted import read_regular, sanitized
 
 # PIL knows four dozen formats, one of which (EPS) starts a program to be drawn.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF")
@@ -56,12 +56,12 @@ def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Ima
         known = f"cannot identify image file as one of the formats {', '.join(FORMATS)}: convert it"
         raise UnreadableImageError(known if data else "cannot identify image file: it is empty") from None
     except Exception as error:  # PIL's own, of damaged files, are of many kinds; so are the system's
-        if is_of_the_system(error):
+        if is_system_error(error):
             raise
-        raise UnreadableImageError(shown(str(error) or type(error).__name__)) from None
+        raise UnreadableImageError(sanitized(str(error) or type(error).__name__)) from None
 
 
-def is_of_the_system(error: Exception) -> bool:
+def is_system_error(error: Exception) -> bool:
     """Whether an error is one that no image is to blame for."""
     return isinstance(error, OSError) and error.errno in OF_THE_SYSTEM
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from .mapped import least_dtype
+from .mapped import smallest_dtype
 
 BLOCK = 4096  # files that are turned into text together
-Run = tuple[str, int, list[str]]  # a folder, the label of its files, and their names
+FolderFiles = tuple[str, int, list[str]]  # a folder, the label of its files, and their names
 
 
 class TooManyFilesError(Exception):
@@ -73,7 +73,7 @@ class Listing(Sequence):
 
     def take(self, numbers: Sequence[int]) -> "Listing":
         """Those of the files that have these numbers, in their order."""
-        numbers = np.asarray(numbers, least_dtype(0, len(self)))
+        numbers = np.asarray(numbers, smallest_dtype(0, len(self)))
         return Listing(self.root, self.columns, numbers if self.order is None else self.order[numbers])
 
     def _number(self, index: int) -> int:
@@ -137,7 +137,7 @@ class Labels(Sequence):
 COLUMNS = ("names", "ends", "folders", "folder_ends", "labels", "firsts")
 
 
-def columns_of(root: str, runs: Iterable[Run], most: int | None = None) -> dict[str, np.ndarray]:
+def columns_of(root: str, runs: Iterable[FolderFiles], most: int | None = None) -> dict[str, np.ndarray]:
     """The columns of a ``Listing``: names and where each ends; folders, where each ends, its label and first file.
 
     Args:
@@ -166,9 +166,9 @@ def columns_of(root: str, runs: Iterable[Run], most: int | None = None) -> dict[
     ends = np.concatenate([np.empty(0, np.int64), *parts])
     return {
         "names": np.frombuffer(bytes(names), np.uint8),
-        "ends": ends.astype(least_dtype(0, len(names))),
+        "ends": ends.astype(smallest_dtype(0, len(names))),
         "folders": np.frombuffer(bytes(folders), np.uint8),
-        "folder_ends": np.array(folder_ends, least_dtype(0, len(folders))),
-        "labels": np.array(labels, least_dtype(min(labels, default=0), max(labels, default=0))),
-        "firsts": np.array(firsts, least_dtype(0, count)),
+        "folder_ends": np.array(folder_ends, smallest_dtype(0, len(folders))),
+        "labels": np.array(labels, smallest_dtype(min(labels, default=0), max(labels, default=0))),
+        "firsts": np.array(firsts, smallest_dtype(0, count)),
     }

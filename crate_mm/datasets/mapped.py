@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..io.files import atomic_file
-from ..io.untrusted import shown
+from ..io.untrusted import sanitized
 
 MOST_BYTES = 2**36  # of a file of arrays: 10^8 images have a tenth of it
 CHUNK = 2**24  # bytes that are looked at in one go
@@ -62,7 +62,7 @@ class MappedArrays(Mapping):
             checksum = zlib.crc32(self._memory[first : min(first + CHUNK, end)], checksum)
             self.let_go()
         if checksum != entry.CRC:
-            raise ValueError(f"its checksum of {shown(entry.filename)} is another")
+            raise ValueError(f"its checksum of {sanitized(entry.filename)} is another")
 
     def let_go(self) -> None:
         """Tell the system that what was read is not needed now: it counts as this process's memory no longer."""
@@ -91,7 +91,9 @@ class MappedArrays(Mapping):
 def _map_again(path: str, identity: tuple[int, ...]) -> MappedArrays:
     arrays = MappedArrays(path, check=False)
     if arrays._identity != identity:
-        raise ValueError(f"{shown(path)} has been replaced while a process began that needs it: start the run again")
+        raise ValueError(
+            f"{sanitized(path)} has been replaced while a process began that needs it: start the run again"
+        )
     return arrays
 
 
@@ -104,9 +106,9 @@ def _map(path: str) -> tuple[mmap.mmap, tuple[int, ...]]:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{shown(path)} is no regular file")
+            raise OSError(f"{sanitized(path)} is no regular file")
         if status.st_size > MOST_BYTES:
-            raise OSError(f"{shown(path)} has {status.st_size:,} bytes, more than the {MOST_BYTES:,} that are read")
+            raise OSError(f"{sanitized(path)} has {status.st_size:,} bytes, more than the {MOST_BYTES:,} that are read")
         if status.st_size == 0:
             raise ValueError("it is empty")
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), _identity(status)
@@ -161,7 +163,7 @@ def save_arrays(path: str | Path, columns: dict[str, np.ndarray | Column]) -> No
                 assert written == column.length, (name, written, column.length)
 
 
-def least_dtype(lowest: int, highest: int) -> np.dtype:
+def smallest_dtype(lowest: int, highest: int) -> np.dtype:
     """The smallest type of whole numbers that has both."""
     return np.result_type(np.min_scalar_type(int(lowest)), np.min_scalar_type(int(highest)))
 

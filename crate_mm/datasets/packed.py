@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..io.files import home
-from ..io.untrusted import check_plain, read_json, shown
+from ..io.untrusted import check_plain, read_json, sanitized
 from ..registry import DATASETS
 from .base import Source
 from .images import MOST_BYTES, open_image
@@ -52,7 +52,7 @@ class PackedImages(Source):
             self._take_columns()
             self._check_index(folder)
         except Exception as error:  # whatever NumPy and zipfile make of a file that is none
-            reason = shown(str(error) or type(error).__name__)
+            reason = sanitized(str(error) or type(error).__name__)
             raise ValueError(f"{folder / INDEX} is damaged ({reason}): pack the images again") from None
         for file, size in zip(self.files, self._sizes.tolist()):
             found = file.stat().st_size if file.is_file() else "no"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..io.log import print_log
-from ..io.untrusted import shown
+from ..io.untrusted import sanitized
 from .images import IMAGE_SUFFIXES
 
 # What systems, file managers and editors leave in folders, beside all names that begin with a dot.
@@ -44,7 +44,7 @@ def folders_in(folder: str) -> tuple[list[os.DirEntry], list[os.DirEntry]]:
     return sorted_out
 
 
-class Walk:
+class TreeScan:
     """What a reading of a tree has seen: the folders, as they were just before, and files that are no images."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Walk:
         return images
 
 
-def folders_below(top: str, walk: Walk | None = None) -> list[tuple[str, list[str]]]:
+def walk_tree(top: str, walk: TreeScan | None = None) -> list[tuple[str, list[str]]]:
     """A folder and all below it, by their paths, each with the sorted names of its files.
 
     Links are followed, and each folder is read once: where a folder is there and by a link too, where it is. Leftovers
@@ -95,7 +95,7 @@ def folders_below(top: str, walk: Walk | None = None) -> list[tuple[str, list[st
     return sorted(found)
 
 
-def in_order_of_paths(found: list[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
+def sort_by_path(found: list[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
     """Folders with their files, in pieces that make the order of all files that of ``sorted(map(Path, files))``.
 
     A folder's files come in several pieces where folders in it come between them.
@@ -124,7 +124,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def say_left_out(folder: str | Path, endings: Counter[str], beside: int = 0) -> None:
+def log_excluded(folder: str | Path, endings: Counter[str], beside: int = 0) -> None:
     """Say in one line how many files of which endings are no images that are read.
 
     Args:
@@ -134,14 +134,14 @@ def say_left_out(folder: str | Path, endings: Counter[str], beside: int = 0) -> 
     """
     said = []
     if endings:
-        most = [f"{count} of {shown(ending)}" for ending, count in endings.most_common(MOST_ENDINGS)]
+        most = [f"{count} of {sanitized(ending)}" for ending, count in endings.most_common(MOST_ENDINGS)]
         more = sum(endings.values()) - sum(count for _, count in endings.most_common(MOST_ENDINGS))
         said.append(f"{sum(endings.values())} files with other endings than images ({', '.join(most)}")
         said[-1] += f" and {more} of others)" if more else ")"
     if beside:
         said.append(f"{beside} images that lie beside the folders of the classes")
     if said:
-        print_log(f"{shown(folder)}: left out are {' and '.join(said)}", logger="current", level=logging.WARNING)
+        print_log(f"{sanitized(folder)}: left out are {' and '.join(said)}", logger="current", level=logging.WARNING)
 
 
 def find_splits(root: str | Path) -> dict[str, Path]:
@@ -158,7 +158,7 @@ def find_splits(root: str | Path) -> dict[str, Path]:
         named = [split] if split in folders else [name for name in folders if name.lower() in names]
         if len(named) > 1:
             raise ValueError(
-                f"{shown(root)} has {len(named)} folders for the split {split!r}, {', '.join(map(shown, named))}: "
+                f"{sanitized(root)} has {len(named)} folders for the split {split!r}, {', '.join(map(sanitized, named))}: "
                 f"rename the right one to {split!r}"
             )
         if named:

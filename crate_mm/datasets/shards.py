@@ -19,7 +19,7 @@ import numpy as np
 
 from ..io.files import atomic_file
 from ..io.untrusted import check_plain, read_json
-from .mapped import CHUNK, Column, MappedArrays, least_dtype, save_arrays, text_array
+from .mapped import CHUNK, Column, MappedArrays, save_arrays, smallest_dtype, text_array
 
 INDEX = "index.npz"
 COLUMNS = ("shard", "offset", "size", "label", "name_ends", "names")  # a row an image; the last has all names' bytes
@@ -131,7 +131,7 @@ def write_index(folder: Path, shards: list[tuple[str, Path | Rows]], classes: li
 
     count, columns = sum(lengths), {}
     for key in COLUMNS[:-1]:
-        dtype = least_dtype(0, most.get(key, 0)) if count >= NARROW else np.dtype(np.int64)
+        dtype = smallest_dtype(0, most.get(key, 0)) if count >= NARROW else np.dtype(np.int64)
         columns[key] = Column(dtype, count, column(key))
     columns["names"] = Column(np.dtype(np.uint8), int(starts[-1]), column("names"))
     save_arrays(folder / INDEX, {**columns, "about": text_array(json.dumps(about))})

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..io.files import home
-from ..io.untrusted import shown
+from ..io.untrusted import sanitized
 from ..registry import DATASETS
 from .base import Field, Index, SampleDataset
 
@@ -44,17 +44,17 @@ class Windows(SampleDataset):
             )
         if len(self.tokens) <= length:
             raise ValueError(
-                f"{shown(self.file or 'the array')} has {len(self.tokens):,} tokens: a window of {length} and the "
+                f"{sanitized(self.file or 'the array')} has {len(self.tokens):,} tokens: a window of {length} and the "
                 f"token after it take {length + 1}"
             )
         self.length, self.vocab_size = length, vocab_size
 
     def _map(self) -> np.ndarray:
         if not self.file.is_file():
-            raise ValueError(f"{shown(self.file)} is no file of tokens: give one of uint16")
+            raise ValueError(f"{sanitized(self.file)} is no file of tokens: give one of uint16")
         size = self.file.stat().st_size
         if size % 2:
-            raise ValueError(f"{shown(self.file)} has {size:,} bytes: uint16 take an even number")
+            raise ValueError(f"{sanitized(self.file)} has {size:,} bytes: uint16 take an even number")
         return np.memmap(self.file, np.uint16, "r") if size else np.empty(0, np.uint16)
 
     @property

@@ -27,7 +27,7 @@ from .parallel.blocks import prepare_blocks
 WARM_UP, LEAST_STEPS, MOST_STEPS = 3, 5, 1000
 
 
-class Measured(NamedTuple):
+class BenchResult(NamedTuple):
     """What was measured.
 
     Args:
@@ -55,7 +55,7 @@ class Measured(NamedTuple):
         return self.batch / self.seconds
 
 
-def bench(cfg: Config, what: str, batch: int = 32, seconds: float = 10.0, amp: bool = False) -> Measured:
+def bench(cfg: Config, what: str, batch: int = 32, seconds: float = 10.0, amp: bool = False) -> BenchResult:
     """Measure steps of a config's model on one device.
 
     A step of training is forward, what the model does to a batch, backward, and the optimizer's step, as in a run. One
@@ -85,7 +85,9 @@ def bench(cfg: Config, what: str, batch: int = 32, seconds: float = 10.0, amp: b
     times: list[float] = []
     while len(times) < LEAST_STEPS or (sum(times) < seconds and len(times) < MOST_STEPS):
         times.append(_timed(step))
-    return Measured(what, batch, len(times), median(times), min(times), max(times), first, _peak() if known else None)
+    return BenchResult(
+        what, batch, len(times), median(times), min(times), max(times), first, _peak() if known else None
+    )
 
 
 def random_batch(task: Task, batch: int) -> dict[str, Tensor]:

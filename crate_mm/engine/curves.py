@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from ..config import resolve as prepare
-from ..io.untrusted import is_count, read_regular, shown
+from ..io.untrusted import is_count, read_regular, sanitized
 from ..registry import DATASETS, suggest
 from .logs import LOG, MOST_BYTES, read_launch, read_log
 from .runner import Runner
@@ -28,7 +28,7 @@ class Point(NamedTuple):
     value: float
 
 
-class Launch(NamedTuple):
+class LogSegment(NamedTuple):
     """One launch of a run: its number in the work folder, the launch whose checkpoint it goes on from (``parent``), the
     epoch and iteration after which it does, the steps of an epoch, and what it logged."""
 
@@ -42,7 +42,7 @@ class Launch(NamedTuple):
 
 
 def read_run(folder: str | Path) -> dict[str, list[Point]]:
-    """What a run has logged, by name (as ``shown`` writes it), in the order of its iterations or epochs.
+    """What a run has logged, by name (as ``sanitized`` writes it), in the order of its iterations or epochs.
 
     A run that was resumed has a log for each launch. The curve is that of the last launch, and of those that it goes on
     from: what a launch logged after the point that the next one goes on from counts for nothing, as the next one took
@@ -60,7 +60,7 @@ def read_run(folder: str | Path) -> dict[str, list[Point]]:
     launches = _in_order([launch for file in files for launch in _read_launches(file)])
     logged = [launch for launch in launches if launch.lines]
     if not logged:
-        raise ValueError(f"{shown(folder)} has no log of a run: expected <time>/{LOG} in it")
+        raise ValueError(f"{sanitized(folder)} has no log of a run: expected <time>/{LOG} in it")
     found: dict[str, dict[tuple, Point]] = {}
     reached = {"iter": math.inf, "step": math.inf}  # what later launches go on from
     for launch in _lineage(logged[-1], launches):
@@ -69,7 +69,7 @@ def read_run(folder: str | Path) -> dict[str, list[Point]]:
                 if name not in PLACE and _is_number(value):
                     place, point = _point(line, value, launch.steps)
                     if place[1] <= reached[place[0]]:
-                        found.setdefault(shown(name), {}).setdefault(place, point)
+                        found.setdefault(sanitized(name), {}).setdefault(place, point)
         reached = {"iter": min(reached["iter"], launch.iteration), "step": min(reached["step"], launch.epoch)}
     return {name: [points[place] for place in sorted(points)] for name, points in found.items()}
 
@@ -86,7 +86,7 @@ def _point(line: dict[str, Any], value: float, steps: int | None) -> tuple[tuple
     return ("step", epoch), Point(epoch * steps if steps else None, float(epoch), value)
 
 
-def _in_order(launches: list[Launch]) -> list[Launch]:
+def _in_order(launches: list[LogSegment]) -> list[LogSegment]:
     """Launches by their numbers; those without a number get one, up to 0, in the order in which they are."""
     unnumbered = [launch for launch in launches if launch.number == 0]
     first = 1 - len(unnumbered)
@@ -97,7 +97,7 @@ def _in_order(launches: list[Launch]) -> list[Launch]:
     return unnumbered + sorted((launch for launch in launches if launch.number), key=lambda launch: launch.number)
 
 
-def _lineage(last: Launch, launches: list[Launch]) -> list[Launch]:
+def _lineage(last: LogSegment, launches: list[LogSegment]) -> list[LogSegment]:
     """A launch and those that it goes on from, the latest first, of launches in their order.
 
     Where the log of a parent is lost, the one before it in the same run stands in its place.
@@ -112,14 +112,14 @@ def _lineage(last: Launch, launches: list[Launch]) -> list[Launch]:
     return found
 
 
-def _read_launches(file: Path) -> list[Launch]:
+def _read_launches(file: Path) -> list[LogSegment]:
     """The launches of a log: several, where they were made in the same second by the computer's clock."""
     launches = []
     for line in read_log(file):
         launch = read_launch(line)
         if launch:
             place = [launch.get(key) for key in ("number", "parent", "run", "epoch", "iter")]
-            launches.append(Launch(*place, launch.get("steps_per_epoch") or None, []))
+            launches.append(LogSegment(*place, launch.get("steps_per_epoch") or None, []))
         elif is_count(line.get("iter", line.get("step"))):
             if not launches:
                 launches.append(_launch_of_text(file))
@@ -127,14 +127,14 @@ def _read_launches(file: Path) -> list[Launch]:
     return launches
 
 
-def _launch_of_text(file: Path) -> Launch:
+def _launch_of_text(file: Path) -> LogSegment:
     """A launch whose log of scalars does not say where it begins, as that of an earlier version: its text log does."""
     logs = sorted(file.parents[1].glob("*.log"))
     text = "".join(read_regular(log, MOST_BYTES).decode(errors="replace") for log in logs)
     resumed = re.search(r"resumed epoch: (\d{1,15}), iter: (\d{1,15})\b", text)
     steps = re.search(r"; (\d{1,15}) steps an epoch, ", text)
     epoch, iteration = map(int, resumed.groups()) if resumed else (0, 0)
-    return Launch(0, None, None, epoch, iteration, (int(steps[1]) or None) if steps else None, [])
+    return LogSegment(0, None, None, epoch, iteration, (int(steps[1]) or None) if steps else None, [])
 
 
 def find_key(asked: str, known: Iterable[str]) -> str:
@@ -151,7 +151,7 @@ def find_key(asked: str, known: Iterable[str]) -> str:
         return found[0]
     if found:
         raise ValueError(f"{asked!r} may be {' or '.join(found)}: write it in full")
-    raise ValueError(f"nothing is logged as {shown(asked)!r}: {suggest(asked, known)}")
+    raise ValueError(f"nothing is logged as {sanitized(asked)!r}: {suggest(asked, known)}")
 
 
 # The schedule --------------------------------------------------------------------------------------------------------

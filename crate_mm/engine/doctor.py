@@ -16,7 +16,7 @@ from packaging.requirements import Requirement  # which matplotlib brings
 import crate_mm
 
 from ..config.resolve import share_of_cores
-from ..io.untrusted import shown
+from ..io.untrusted import sanitized
 
 LEAST_SHARED, LEAST_FREE, LEAST_FILES = 2 * 2**30, 5 * 2**30, 1024
 # Instructions that products in bf16 and int8 are fast with, as Linux names them.
@@ -47,7 +47,7 @@ def check_machine(work_dir: str | Path = "work_dirs") -> Iterator[Finding]:
 def check_packages() -> Iterator[Finding]:
     """The versions of what is needed and of what is optional, as the installation asks for them."""
     yield "ok", "Python", f"{platform.python_version()}, {platform.platform()}"
-    yield "ok", "crate_mm", f"{crate_mm.__version__} in {shown(Path(crate_mm.__file__).parent)}"
+    yield "ok", "crate_mm", f"{crate_mm.__version__} in {sanitized(Path(crate_mm.__file__).parent)}"
     try:
         wanted = [Requirement(text) for text in metadata.requires("crate_mm") or ()]
     except metadata.PackageNotFoundError:
@@ -129,7 +129,7 @@ def check_gpus() -> Iterator[Finding]:
             ones = torch.ones(64, 64, device=f"cuda:{number}")
             right = torch.equal(ones @ ones, torch.full_like(ones, 64))
         except RuntimeError as error:
-            yield "fault", topic, f"{about.name} computes nothing: {shown(error)}"
+            yield "fault", topic, f"{about.name} computes nothing: {sanitized(error)}"
             continue
         with torch.cuda.device(number):
             bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -147,11 +147,11 @@ def check_places(work_dir: str | Path) -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=place):
             pass
         free = shutil.disk_usage(place).free
-        text = f"{shown(place)} has {_bytes(free)} free"
+        text = f"{sanitized(place)} has {_bytes(free)} free"
         few = ": a checkpoint of CRATE-Base with its optimizer's state takes 0.2 GB" if free < LEAST_FREE else ""
         yield "note" if few else "ok", "work folder", text + few
     except OSError as error:
-        yield "fault", "work folder", f"{shown(place)} cannot be written to: {shown(error)}"
+        yield "fault", "work folder", f"{sanitized(place)} cannot be written to: {sanitized(error)}"
     if Path("/dev/shm").is_dir():
         size = shutil.disk_usage("/dev/shm").total
         advice = ": loaders' workers hand batches on there (docker run --shm-size=8g)" if size < LEAST_SHARED else ""

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from ..io.files import is_utf8
 from ..io.log import print_log
-from ..io.untrusted import is_count, read_regular, shown
+from ..io.untrusted import is_count, read_regular, sanitized
 from ..registry import HOOKS, LOG_PROCESSORS, VISUALIZERS
 from .mmengine_private import trim
 
@@ -38,13 +38,13 @@ NOISE = (
 )
 
 
-def no_noise(record: logging.LogRecord) -> bool:
+def drop_mmengine_noise(record: logging.LogRecord) -> bool:
     """A filter that leaves out what MMEngine says of itself."""
     return not any(words in str(record.msg) for words in NOISE)
 
 
 @contextmanager
-def survive_full_disk(what: str) -> Iterator[None]:
+def warn_on_oserror(what: str) -> Iterator[None]:
     """Turn an error of the disk into a warning: for what a run can do without."""
     try:
         yield
@@ -71,20 +71,20 @@ class Visualizer(mmengine.visualization.Visualizer):
             without = [backend for backend in vis_backends or () if _kind(backend) != "TensorboardVisBackend"]
             if len(without) < len(vis_backends or ()):
                 said = "there are no logs for TensorBoard, which cannot write to a folder whose path is not UTF-8"
-                print_log(f"{said}: {shown(save_dir)}", logger="current", level=logging.WARNING)
+                print_log(f"{said}: {sanitized(save_dir)}", logger="current", level=logging.WARNING)
             vis_backends = without
         super().__init__(name, image, vis_backends, save_dir, **kwargs)
 
     def add_config(self, *args, **kwargs) -> None:
-        with survive_full_disk("the config to the logs"):
+        with warn_on_oserror("the config to the logs"):
             super().add_config(*args, **kwargs)
 
     def add_scalars(self, *args, **kwargs) -> None:
-        with survive_full_disk("the log of scalars"):
+        with warn_on_oserror("the log of scalars"):
             super().add_scalars(*args, **kwargs)
 
     def close(self) -> None:
-        with survive_full_disk("the end of the logs"):
+        with warn_on_oserror("the end of the logs"):
             super().close()
 
 
@@ -186,7 +186,7 @@ class LoggerHook(mmengine.hooks.LoggerHook):
         runner.message_hub.update_info("launch", launch["number"])
         backend = runner.visualizer.get_backend("LocalVisBackend")  # others take numbers alone
         if backend is not None:
-            with survive_full_disk("the log of scalars"):
+            with warn_on_oserror("the log of scalars"):
                 backend.add_scalars({"launch": launch}, step=runner.iter)
 
 
@@ -270,7 +270,7 @@ class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
 
 @HOOKS.register_module()
 class TrimLogHistory(Hook):
-    """Keep the last ``keep`` values of each logged scalar: MMEngine copies the whole history at every iteration."""
+    """Keep the last ``store`` values of each logged scalar: MMEngine copies the whole history at every iteration."""
 
     def __init__(self, interval: int = 500, keep: int = 1000) -> None:
         self.interval = interval

@@ -10,10 +10,10 @@ from ..models.tasks.base import Task, task_of
 from ..registry import LOOPS
 from ..torch_private import end_workers
 from .loading.chunks import in_pieces, split_batch
-from .loading.prefetch import LookAhead
-from .parallel.launch import timeout_of
+from .loading.prefetch import Prefetcher
+from .parallel.launch import dist_timeout
 from .safety.agreement import Agreement, notice_hanging
-from .safety.finite import OtherProcessError
+from .safety.finite import PeerFailedError
 from .safety.signals import Signals
 
 
@@ -65,8 +65,8 @@ class TrainLoop(EpochBasedTrainLoop):
         self.local_flags = {"signal": 0, "save": 0, "failed": 0, "unreadable": 0}
         self.agreed = {key: [0] for key in self.local_flags}
         self.stopping: Exception | None = None
-        self.batches: LookAhead | None = None
-        self.timeout = timeout_of(runner.cfg)
+        self.batches: Prefetcher | None = None
+        self.timeout = dist_timeout(runner.cfg)
         self.agreement = Agreement(self.timeout)
         self.signals = Signals()
 
@@ -113,7 +113,7 @@ class TrainLoop(EpochBasedTrainLoop):
             self.dataloader.sampler.start = first
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        batches = self.batches = LookAhead(self.loader, self.pieces)
+        batches = self.batches = Prefetcher(self.loader, self.pieces)
         self._begin_step(batches.error)
         self._end_step(batches.error)
         if self.stopping or any(self.agreed["signal"]):  # before the first step: after the last one before this epoch
@@ -185,7 +185,7 @@ class TrainLoop(EpochBasedTrainLoop):
         self.agreed = self.agreement.end({**self.local_flags, "signal": self.signals.received})
         if any(self.agreed["failed"]):
             ranks = [rank for rank, failed in enumerate(self.agreed["failed"]) if failed]
-            self.stopping = error or OtherProcessError(f"process {ranks[0]} cannot load its data, which ends this one")
+            self.stopping = error or PeerFailedError(f"process {ranks[0]} cannot load its data, which ends this one")
 
     def _stop(self) -> None:
         self.agreement.wait()

@@ -24,22 +24,22 @@ class RunnerState(Runner):
     """MMEngine's Runner, whose state can be asked for."""
 
     @property
-    def trains(self) -> bool:
+    def is_training(self) -> bool:
         """Whether the run is one of training: its loop is built."""
         return isinstance(self._train_loop, BaseLoop)
 
     @property
-    def tests(self) -> bool:
+    def is_testing(self) -> bool:
         """Whether the test loop is built."""
         return isinstance(self._test_loop, BaseLoop)
 
     @property
-    def resumes(self) -> bool:
+    def is_resuming(self) -> bool:
         """Whether the run goes on from a checkpoint of training."""
         return bool(self._resume)
 
     @property
-    def starts_from(self) -> str | None:
+    def start_checkpoint(self) -> str | None:
         """The checkpoint that the run begins with, or None."""
         return self._load_from
 
@@ -53,7 +53,7 @@ class RunnerState(Runner):
         """The seed of all processes; with ``randomness.diff_rank_seed`` each one's own is that and its rank."""
         return self.seed - (self.rank if self._randomness_cfg.get("diff_rank_seed") else 0)
 
-    def start_from(self, path: str | None, resume: bool) -> None:
+    def set_start_checkpoint(self, path: str | None, resume: bool) -> None:
         """Let the run begin with a checkpoint."""
         self._load_from, self._resume = path, resume
 
@@ -73,6 +73,6 @@ class RunnerState(Runner):
         return loop
 
     @property
-    def validates(self) -> bool:
+    def has_validation(self) -> bool:
         """Whether the config has a validation."""
         return self._val_loop is not None

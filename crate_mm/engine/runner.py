@@ -20,33 +20,33 @@ from ..checkpoints import Checkpoint
 from ..config import BatchPlan, default_work_dir, expand_home
 from ..config import resolve as prepare
 from ..config.settings import guard_hooks
-from ..io.log import show_names
+from ..io.log import sanitize_record
 from ..models.tasks.base import freeze_untrained, task_of
 from ..registry import RUNNERS
 from ..torch_private import end_workers
 from .checkpointing.hook import CheckpointHook
-from .checkpointing.runner import KeepingRunner
-from .checkpointing.start import Start, find_start
+from .checkpointing.runner import CheckpointingRunner
+from .checkpointing.start import StartPoint, find_start_point
 from .loading.classes import check_same_classes, class_names, prepare_metrics
-from .logs import no_noise
-from .optim.schedule import WarmupCosineLR, scale_rate
+from .logs import drop_mmengine_noise
+from .optim.schedule import WarmupCosineLR, scale_lr
 from .optim.sharded import ShardedOptimizer, optimizer_name
 from .optim.wrapper import training_dtype
 from .parallel.blocks import prepare_blocks
 from .parallel.ddp import share_model
-from .parallel.launch import init_processes, timeout_of
-from .parallel.micro_batches import check_weights, probe, splits_alike
+from .parallel.launch import dist_timeout, init_distributed
+from .parallel.micro_batches import check_weights, is_split_invariant, probe_memory
 from .progress import ProgressLine
 from .safety.consistency import check_same_run, open_on_all
-from .safety.lock import hold
+from .safety.lock import lock_work_dir
 from .safety.process import ProcessSettings, check_temp_dir
 
 
 @RUNNERS.register_module()
-class Runner(KeepingRunner):
+class Runner(CheckpointingRunner):
     """MMEngine's Runner with these differences.
 
-    * It prepares the config (see ``prepare``), keeps the user's own beside the checkpoints, and says at the start what
+    * It prepares the config (see ``resolve_config``), keeps the user's own beside the checkpoints, and says at the start what
       it is going to do.
     * Processes without a GPU talk through gloo and hold their models on the CPU.
     * A checkpoint is opened once, by ``open_checkpoint``, and loaded whole or not at all; a resume takes the newest
@@ -60,7 +60,7 @@ class Runner(KeepingRunner):
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> "Runner":
-        init_processes(cfg.get("launcher", "none"), timeout_of(cfg))
+        init_distributed(cfg.get("launcher", "none"), dist_timeout(cfg))
         return cls._from_user_config(cfg)
 
     @classmethod
@@ -86,9 +86,9 @@ class Runner(KeepingRunner):
         """
         expand_home(cfg)
         cfg.work_dir = cfg.get("work_dir") or default_work_dir(cfg)
-        init_processes(cfg.get("launcher", "none"), timeout_of(cfg))
-        hold(cfg.work_dir)
-        start = find_start(cfg, cfg.work_dir, opened)
+        init_distributed(cfg.get("launcher", "none"), dist_timeout(cfg))
+        lock_work_dir(cfg.work_dir)
+        start = find_start_point(cfg, cfg.work_dir, opened)
         runner = cls._from_user_config(cfg)
         runner.start = start
         with runner.in_process_settings():
@@ -147,8 +147,8 @@ class Runner(KeepingRunner):
         Raises:
             ValueError: a part of the config does not build, or the data is not what the task wants.
         """
-        self.start = self.start or find_start(self.user_cfg or self.cfg, self.work_dir)
-        self.start_from(self.start.path, self.start.resume)
+        self.start = self.start or find_start_point(self.user_cfg or self.cfg, self.work_dir)
+        self.set_start_checkpoint(self.start.path, self.start.resume)
         for sentence in self.start.damaged:
             self.logger.warning(sentence)
         if (self.user_cfg or self.cfg).get("resume") and not self.start.resume:
@@ -156,13 +156,13 @@ class Runner(KeepingRunner):
         self.build_loop("train")
         self.seed_sampler()
         self.task.check_data(self.train_dataloader.dataset, "train")
-        if self.validates:
+        if self.has_validation:
             self.build_loop("val")
             if self.task.uses_labels:
                 names = class_names(self.train_dataloader), class_names(self.val_dataloader)
                 check_same_classes("training data", names[0], "validation data", names[1])
             self.build_for_validation()
-        validation = self.val_dataloader if self.validates else None
+        validation = self.val_dataloader if self.has_validation else None
         check_same_run(self, training=self.train_dataloader, validation=validation)
         self.fit_into_memory()
         if (self.cfg.get("ddp") or {}).get("static_graph") and self.train_loop.micro_batches > 1:
@@ -170,7 +170,7 @@ class Runner(KeepingRunner):
                 f"ddp.static_graph does not go with the {self.train_loop.micro_batches} micro-batches of a step: leave "
                 "it out, or set max_batch_per_device to all that a device takes in a step"
             )
-        scaled = scale_rate(self.optim_wrapper, self.auto_scale_lr, self.cfg.global_batch_size)
+        scaled = scale_lr(self.optim_wrapper, self.auto_scale_lr, self.cfg.global_batch_size)
         self.auto_scale_lr = None
         try:
             self.optim_wrapper = self.build_optim_wrapper(scaled)
@@ -180,11 +180,11 @@ class Runner(KeepingRunner):
         if self.cfg.get("zero") and self.distributed:
             settings = {k: v for k, v in scaled["optimizer"].items() if k != "type"}
             self.optim_wrapper.optimizer = ShardedOptimizer(
-                self.optim_wrapper.optimizer, settings, timeout_of(self.cfg)
+                self.optim_wrapper.optimizer, settings, dist_timeout(self.cfg)
             )
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
-        if self.task.freeze_backbone and not self.starts_from:
+        if self.task.freeze_backbone and not self.start_checkpoint:
             self.logger.warning("the backbone is frozen as it was initialised, at random: --load-from gives it weights")
         self.logger.info(self.describe())
 
@@ -202,7 +202,7 @@ class Runner(KeepingRunner):
         if get_device() != "cuda" or self.cfg.get("max_batch_per_device") is not None:
             return
         loader = self.train_dataloader
-        if not splits_alike(self.task):
+        if not is_split_invariant(self.task):
             self.logger.info(
                 f"max_batch_per_device is not set: the {loader.batch_size} samples of a device go through at once, as "
                 "how they are split would change the steps of this model"
@@ -216,7 +216,7 @@ class Runner(KeepingRunner):
         if kept:
             parts, sentence = kept, f"a step goes through in {kept} parts, as before the resume"
         else:
-            parts, sentence = probe(self.task, batch_of, shares, training_dtype(self.cfg.optim_wrapper))
+            parts, sentence = probe_memory(self.task, batch_of, shares, training_dtype(self.cfg.optim_wrapper))
         # The same on all GPUs, also where others use one of them: the most that one needs.
         most = torch.tensor(parts, device="cuda")
         all_reduce(most, "max")
@@ -248,7 +248,7 @@ class Runner(KeepingRunner):
         Raises:
             ValueError: the loop does not build, or the data is not what is wanted.
         """
-        self.start = Start(self.starts_from, False, opened, [])
+        self.start = StartPoint(self.start_checkpoint, False, opened, [])
         self.build_loop("test")
         if opened is not None and self.task.uses_labels:
             check_same_classes(opened.path, opened.class_names, "test data", class_names(self.test_dataloader))
@@ -277,10 +277,10 @@ class Runner(KeepingRunner):
     # Running ------------------------------------------------------------------------------------------------------
 
     def train(self) -> nn.Module:
-        lock = hold(self.work_dir)
+        lock = lock_work_dir(self.work_dir)
         try:
             with self.in_process_settings():
-                if not self.trains:
+                if not self.is_training:
                     self.build_for_training()
                 return super().train()
         finally:
@@ -298,7 +298,7 @@ class Runner(KeepingRunner):
             end_workers(self.val_dataloader)
 
     def test(self) -> dict[str, float]:
-        if not self.tests:
+        if not self.is_testing:
             self.build_for_testing()
         start = time.perf_counter()
         try:
@@ -345,7 +345,7 @@ class Runner(KeepingRunner):
             f" ({self.cfg.optim_wrapper.optimizer.lr:g} x {self.cfg.global_batch_size}" if scaling.get("enable") else ""
         )
         scaled = f"{scaled} / {scaling['base_batch_size']})" if scaled else ""
-        kinds = {training_dtype(self.cfg.optim_wrapper), self.val_dtype if self.validates else None}
+        kinds = {training_dtype(self.cfg.optim_wrapper), self.val_dtype if self.has_validation else None}
         precision = ""
         if kinds - {"float32", None}:
             precision = f"; trained in {training_dtype(self.cfg.optim_wrapper)}, validated in {self.val_dtype}"
@@ -368,8 +368,8 @@ class Runner(KeepingRunner):
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
-        logger.addFilter(no_noise)
-        logger.addFilter(show_names)
+        logger.addFilter(drop_mmengine_noise)
+        logger.addFilter(sanitize_record)
         return logger
 
     def get_hooks_info(self) -> str:

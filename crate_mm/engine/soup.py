@@ -11,11 +11,11 @@ from mmengine.device import get_device
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
-from ..checkpoints import Checkpoint, build_described
-from ..checkpoints.fit import fit
+from ..checkpoints import Checkpoint, build_from_checkpoint
+from ..checkpoints.fit import load_strict
 from ..config import fill_banks
 from ..registry import FUNCTIONS
-from .loading.sample_preview import Samples
+from .loading.sample_preview import SamplePreview
 from .runner import Runner
 
 MOST_AT_ONCE = 256  # images of a batch whose statistics are taken
@@ -55,7 +55,7 @@ class Validation:
         Raises:
             CheckpointError: it is not of the config's model.
         """
-        fit(self.runner.task, checkpoint)
+        load_strict(self.runner.task, checkpoint)
         return float(self.runner.val()[self.metric])
 
 
@@ -73,14 +73,14 @@ def with_own_statistics(checkpoint: Checkpoint, cfg: Config, images: int = 4096)
     Raises:
         ValueError: the data is not here, or there is not one whole batch of it.
     """
-    samples = Samples(cfg)
+    samples = SamplePreview(cfg)
     size = min(samples.batch_size, MOST_AT_ONCE, images)
     samples.sampler.set_epoch(0)
     indices = list(islice(samples.sampler, images // size * size))
     described = {**checkpoint.model}
     described.pop("freeze_backbone", None)  # whose statistics would not be taken
-    task = build_described(replace(checkpoint, model=described))
-    fit(task, checkpoint)
+    task = build_from_checkpoint(replace(checkpoint, model=described))
+    load_strict(task, checkpoint)
     task = task.to(get_device())
     loader = DataLoader(samples.dataset, size, sampler=indices, collate_fn=FUNCTIONS.get("collate"), drop_last=True)
     update_bn((task.data_preprocessor({"inputs": batch["inputs"]})["inputs"] for batch in loader), task)

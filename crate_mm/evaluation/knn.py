@@ -96,7 +96,7 @@ class KNNMetric(SampleMetric):
     any number of processes: the batches of the bank are, and the processes share them out.
 
     Args:
-        bank: dataset whose samples have ``labels`` and ``sample_idx``, or its config. ``prepare`` fills in the training
+        bank: dataset whose samples have ``labels`` and ``sample_idx``, or its config. ``resolve_config`` fills in the training
             data with the transforms of the evaluation.
         k, temperature: as for ``knn_predict``.
         batch_size, num_workers: of the loader of the bank; those of the evaluation, in a prepared config.

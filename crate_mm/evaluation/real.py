@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..datasets.base import dataset_of
-from ..io.untrusted import read_json, read_regular, shown
+from ..io.untrusted import read_json, read_regular, sanitized
 from ..registry import METRICS
 from .metrics import ClassificationMetric
 
@@ -57,7 +57,7 @@ class ImageNetReaL(ClassificationMetric):
         match = re.fullmatch(r"ILSVRC2012_val_(\d{8})", Path(path).stem)
         if not match or not 1 <= int(match[1]) <= len(self.labels):
             raise ValueError(
-                f"{shown(path)} is no ImageNet validation image: its name must be ILSVRC2012_val_NNNNNNNN with a "
+                f"{sanitized(path)} is no ImageNet validation image: its name must be ILSVRC2012_val_NNNNNNNN with a "
                 f"number from 1 to {len(self.labels)} for ImageNet ReaL"
             )
         return int(match[1])

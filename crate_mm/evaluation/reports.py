@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..io.files import atomic_file
-from ..io.untrusted import shown, spreadsheet_cell
+from ..io.untrusted import sanitized, spreadsheet_cell
 from .metrics import confusion_matrix, per_class_accuracy
 
 # With more classes than this a picture has no room for their names, or for the numbers in its cells.
@@ -72,7 +72,7 @@ def _plot_confusion(file: str, matrix: Tensor, names: list[str]) -> None:
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     if n <= MOST_NAMED:
-        labels = [shown(name, 40) for name in names]
+        labels = [sanitized(name, 40) for name in names]
         plain = {"parse_math": False}  # a class may be named $
         axes.set_xticks(range(n), labels, rotation=60, ha="right", rotation_mode="anchor", **plain)
         axes.set_yticks(range(n), labels, **plain)

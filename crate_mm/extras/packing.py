@@ -26,7 +26,7 @@ from ..datasets.mapped import MappedArrays, save_arrays, text_array
 from ..datasets.packed import PackedImages
 from ..datasets.shards import Rows, about_shard, is_whole, shard_name, write_index
 from ..io.files import FileLock, atomic_file, is_leftover
-from ..io.untrusted import read_json, read_regular, shown
+from ..io.untrusted import read_json, read_regular, sanitized
 
 MARK = ".packing"  # in an unfinished folder: that it is ours, and, locked, that a process is at work on all of it
 PLAN = ".plan.json"
@@ -130,7 +130,7 @@ class Packing:
             raise ValueError(f"{file} is damaged: delete {self.folder} to begin anew") from None
         for key, value in plan.items():
             if begun.get(key) != value:
-                what = f"with {key} {shown(begun.get(key))}, which is {value} now"
+                what = f"with {key} {sanitized(begun.get(key))}, which is {value} now"
                 what = "from other images than are there now" if key == "images" else what
                 raise ValueError(f"{self.folder} was begun {what}: go on as it was begun, or delete it to begin anew")
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .transforms import Preparation, stacked
+from .transforms import EvalTransform, stack_readable
 
 
 class Features(NamedTuple):
@@ -25,7 +25,7 @@ class Features(NamedTuple):
 def extract(
     model: nn.Module,
     images: Iterable[Path],
-    prepare: Preparation | None = None,
+    prepare: EvalTransform | None = None,
     batch_size: int = 64,
     workers: int = 0,
 ) -> Features:
@@ -41,14 +41,14 @@ def extract(
     Raises:
         ValueError: no image can be read, or the model has no features.
     """
-    prepare = prepare or Preparation(model)
+    prepare = prepare or EvalTransform(model)
     paths, rows, broken = [], [], []
     for prepared in prepare.batches(images, batch_size, workers):
         good = [one for one in prepared if not one.reason]
         broken += [(one.image, one.reason) for one in prepared if one.reason]
         if good:
             with torch.inference_mode():
-                data = model.data_preprocessor({"inputs": stacked(good)})
+                data = model.data_preprocessor({"inputs": stack_readable(good)})
                 rows.append(model(**data, mode="features").float().cpu())
             paths += [one.image for one in good]
     if not rows:

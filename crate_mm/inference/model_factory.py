@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoints import Checkpoint, CheckpointError, checked_model, open_checkpoint
-from ..checkpoints.fit import BACKBONE, fit, transfer
+from ..checkpoints import Checkpoint, CheckpointError, open_checkpoint, validated_model_config
+from ..checkpoints.fit import BACKBONE, load_strict, transfer_backbone
 from ..checkpoints.zoo import none_published, published_for
 from ..io.log import print_log
-from ..io.untrusted import shown
+from ..io.untrusted import sanitized
 from ..models import ImageClassifier
 from ..models.backbone import registered_backbones
 from ..registry import BACKBONES, MODELS, head_for, registered_only, suggest
@@ -67,8 +67,8 @@ def get_model(
     if name not in models:
         raise ValueError(f"unknown model {name!r}: {suggest(name, list(models))}")
     kind, arch = models[name]
-    opened = None if pretrained is None or pretrained is False else _opened(name, pretrained)
-    model = _described(name, kind, arch, opened) if opened and opened.model else None
+    opened = None if pretrained is None or pretrained is False else _open_pretrained(name, pretrained)
+    model = _matching_config(name, kind, arch, opened) if opened and opened.model else None
     if model is None:
         channels = backbone.get("in_channels", 3)
         model = {
@@ -85,18 +85,18 @@ def get_model(
         built = MODELS.build(copy.deepcopy(wanted))
     if opened is not None:
         same = opened.model is None or opened.model["type"] == "ImageClassifier"
-        _fill(built, opened, whole=same and wanted == model)
+        _load_pretrained(built, opened, whole=same and wanted == model)
     return built.eval()
 
 
-def keep_what_is_told(model: nn.Module, opened: Checkpoint) -> None:
+def note_metadata(model: nn.Module, opened: Checkpoint) -> None:
     """Note on a model what a checkpoint says of its use: class names, and the transforms of its test."""
     model.class_names = opened.class_names
     model.test_transforms = opened.test_transforms
     model.described_by = opened.path
 
 
-def _opened(name: str, pretrained: bool | str | Path) -> Checkpoint:
+def _open_pretrained(name: str, pretrained: bool | str | Path) -> Checkpoint:
     call = f"get_model({name!r}, pretrained={pretrained if pretrained is True else str(pretrained)!r})"
     source = published_for(name) if pretrained is True else pretrained
     if source is None:
@@ -110,26 +110,26 @@ def _opened(name: str, pretrained: bool | str | Path) -> Checkpoint:
         raise CheckpointError(f"{call}: {error}") from None
 
 
-def _described(name: str, kind: str, arch: str, opened: Checkpoint) -> dict | None:
+def _matching_config(name: str, kind: str, arch: str, opened: Checkpoint) -> dict | None:
     """The classifier that a checkpoint describes; None for another task, whose backbone is taken over.
 
     Raises:
         CheckpointError: it is of another model than is named.
     """
-    model = checked_model(opened)
+    model = validated_model_config(opened)
     backbone = model.get("backbone") or {}
     sizes = BACKBONES.get(kind).sizes.archs
     size = backbone.get("arch")
     size = sizes.get(size) if isinstance(size, str) else size and tuple(size.get(key) for key in sizes[arch]._fields)
     if backbone.get("type") != kind or size != sizes[arch]:
         raise CheckpointError(
-            f"get_model({name!r}): {opened.path} is of another model, of backbone {shown(backbone.get('type'))}, "
-            f"{shown(backbone.get('arch'))}: init_model(None, ...) builds what it describes"
+            f"get_model({name!r}): {opened.path} is of another model, of backbone {sanitized(backbone.get('type'))}, "
+            f"{sanitized(backbone.get('arch'))}: init_model(None, ...) builds what it describes"
         )
     return model if model["type"] == "ImageClassifier" else None
 
 
-def _fill(model: ImageClassifier, opened: Checkpoint, whole: bool) -> None:
+def _load_pretrained(model: ImageClassifier, opened: Checkpoint, whole: bool) -> None:
     """Put a checkpoint's weights into a model: all, or the backbone's whole and the head's where it is the same.
 
     Raises:
@@ -137,13 +137,13 @@ def _fill(model: ImageClassifier, opened: Checkpoint, whole: bool) -> None:
     """
     opened.say(lambda note: print_log(note, "current", logging.INFO))
     if whole:
-        fit(model, opened)
-        keep_what_is_told(model, opened)
+        load_strict(model, opened)
+        note_metadata(model, opened)
         return
-    table = transfer(model, opened)
+    table = transfer_backbone(model, opened)
     unlike = [name for name in (*table.new, *table.dropped) if name.startswith(BACKBONE)]
     if unlike:
-        raise CheckpointError(f"{opened.path} does not fit the model: {shown(unlike[0])} is not the same in both")
+        raise CheckpointError(f"{opened.path} does not fit the model: {sanitized(unlike[0])} is not the same in both")
     ours = model.head.state_dict()
     theirs = {name: opened.weights.get(f"head.{name}") for name in ours}
     if all(value is not None and value.shape == ours[name].shape for name, value in theirs.items()):
@@ -154,5 +154,7 @@ def _fill(model: ImageClassifier, opened: Checkpoint, whole: bool) -> None:
             table.loaded[f"head.{name}"] = table.dropped.pop(f"head.{name}")
             del table.new[f"head.{name}"]
     else:
-        print_log(f"the head is new, and {shown(opened.path)} has none for it: train it", "current", logging.WARNING)
-    print_log(f"{shown(opened.path)}:\n{table.table()}", "current", logging.INFO)
+        print_log(
+            f"the head is new, and {sanitized(opened.path)} has none for it: train it", "current", logging.WARNING
+        )
+    print_log(f"{sanitized(opened.path)}:\n{table.table()}", "current", logging.INFO)

@@ -14,7 +14,7 @@ from ..datasets import ImageFiles, imagenet_class_names
 from ..datasets.images import UnreadableImageError
 from ..io.files import home
 from ..io.log import print_log
-from .transforms import Preparation, Prepared, stacked
+from .transforms import EvalTransform, TransformedImage, stack_readable
 
 ONE = (str, Path, Image.Image, np.ndarray, Tensor)  # kinds of an image that is given by itself
 MOST_NAMED = 5  # images that cannot be read, in one line of the log
@@ -29,7 +29,7 @@ class Unreadable(list):
 
 
 class Prediction(NamedTuple):
-    """What ``Predictor.stream`` says of an image: ``Prepared``'s, and the likeliest classes with their probabilities,
+    """What ``Predictor.stream`` says of an image: ``TransformedImage``'s, and the likeliest classes with their probabilities,
     best first, or none where the image cannot be read."""
 
     image: Any
@@ -75,7 +75,7 @@ class Predictor:
         if not model.is_classifier:
             raise ValueError(f"Predictor is for classifiers: {type(model).__name__} predicts no classes")
         self.model = model.eval()
-        self.preparation = Preparation(model, transforms)
+        self.preparation = EvalTransform(model, transforms)
         self.class_names = class_names or model.class_names or default_class_names(model.num_classes)
         if len(self.class_names) != model.num_classes:
             raise ValueError(f"{len(self.class_names)} class names for a head of {model.num_classes} classes")
@@ -142,10 +142,10 @@ class Predictor:
         return images
 
     @torch.inference_mode()
-    def _classify(self, prepared: list[Prepared]) -> list[list[tuple[str, float]]]:
+    def _classify(self, prepared: list[TransformedImage]) -> list[list[tuple[str, float]]]:
         if all(one.reason for one in prepared):
             return []
-        data = self.model.data_preprocessor({"inputs": stacked(prepared)})
+        data = self.model.data_preprocessor({"inputs": stack_readable(prepared)})
         scores, classes = self._logits(data["inputs"]).softmax(dim=-1).topk(self.topk)
         rows = zip(scores.tolist(), classes.tolist())
         return [[(self.class_names[c], score) for score, c in zip(row, ids)] for row, ids in rows]

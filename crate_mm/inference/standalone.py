@@ -10,9 +10,9 @@ from mmengine.device import get_device
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoints import Checkpoint, CheckpointError, Transfer, checked_model, open_checkpoint
-from ..checkpoints.fit import BACKBONE, transfer
-from ..config import load_config, names_model, require_model
+from ..checkpoints import Checkpoint, CheckpointError, TransferReport, open_checkpoint, validated_model_config
+from ..checkpoints.fit import BACKBONE, transfer_backbone
+from ..config import defines_model, load_config, require_model
 from ..config import resolve as prepare
 from ..registry import DATASETS, FUNCTIONS, MODELS, registered_only
 
@@ -62,12 +62,12 @@ def load_config_for(
         ValueError: as ``load_config``, ``open_checkpoint``, and where neither says what the model is.
     """
     config = load_config(config)
-    asked = bool(checkpoint) and kwargs.get("model") is None and not names_model(config)
+    asked = bool(checkpoint) and kwargs.get("model") is None and not defines_model(config)
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else None
     if checkpoint and not opened and (needed or asked):
         opened = open_checkpoint(checkpoint)
     if asked:
-        kwargs["model"] = checked_model(opened)
+        kwargs["model"] = validated_model_config(opened)
         opened.gives_model = True
     return load_config(config, overrides, **kwargs), opened
 
@@ -85,18 +85,18 @@ def build_model(cfg: Config, opened: Checkpoint | None) -> nn.Module:
         return MODELS.build(cfg.model)
 
 
-def build_backbone_from(cfg: Config, opened: Checkpoint) -> tuple[nn.Module, Transfer]:
+def build_backbone_from(cfg: Config, opened: Checkpoint) -> tuple[nn.Module, TransferReport]:
     """Build a config's model with the backbone of a checkpoint, of ours or of another code base, in eval mode.
 
     Returns:
-        The model on the GPU if there is one, and what became of each parameter (see ``transfer``).
+        The model on the GPU if there is one, and what became of each parameter (see ``transfer_backbone``).
 
     Raises:
         ValueError: the checkpoint is not of this model, or lacks a part of its backbone.
     """
     model = build_model(cfg, opened)
     settings = cfg.get("resize_positions", "bicubic"), cfg.get("resize_patches"), cfg.get("transfer_from")
-    table = transfer(model, opened, *settings)
+    table = transfer_backbone(model, opened, *settings)
     unfilled = [name for name in table.new if name.startswith(BACKBONE)]
     if unfilled:
         name = unfilled[0]

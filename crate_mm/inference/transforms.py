@@ -17,11 +17,11 @@ from torchvision.transforms import v2
 from ..checkpoints import CheckpointError, check_transforms
 from ..checkpoints.described import image_size
 from ..datasets import build_transforms
-from ..datasets.classification import is_thin
+from ..datasets.classification import has_extreme_aspect_ratio
 from ..datasets.images import UnreadableImageError, convert, open_image
 from ..datasets.transforms import to_uint8
 from ..io.log import print_log
-from ..io.untrusted import shown
+from ..io.untrusted import sanitized
 from ..models.backbone import image_spec
 from ..registry import registered_only
 
@@ -29,7 +29,7 @@ MOST_BATCH = 2**26  # pixels of a batch of a model that a file describes: 64 ima
 MOST_PIXELS_UNASKED = 2**20  # of an image that such a model's transforms may make, if its own are not larger
 
 
-class Prepared(NamedTuple):
+class TransformedImage(NamedTuple):
     """An image as it was given, and as the preprocessor takes it, uint8 ``(C, H, W)``, or the reason why not."""
 
     image: Any
@@ -37,7 +37,7 @@ class Prepared(NamedTuple):
     reason: str = ""
 
 
-class Preparation:
+class EvalTransform:
     """How a model's images are opened, converted and transformed.
 
     Args:
@@ -47,7 +47,7 @@ class Preparation:
 
     def __init__(self, model: nn.Module, transforms: list[dict] | None = None) -> None:
         self.mode = "L" if model.in_channels == 1 else "RGB"
-        self.transforms = build_transforms(transforms) if transforms is not None else test_transforms(model)
+        self.transforms = build_transforms(transforms) if transforms is not None else eval_transforms(model)
         # No weight bounds what a file says of sizes.
         self.described = model.described_by if transforms is None else None
         self.most_pixels = max(math.prod(image_size(model)), MOST_PIXELS_UNASKED)
@@ -93,18 +93,18 @@ class Preparation:
         except UnreadableImageError:
             raise
         except Exception as error:
-            if not is_thin(image):
+            if not has_extreme_aspect_ratio(image):
                 raise  # a mistake in the transforms
-            raise UnreadableImageError(f"it is very thin, and a transform fails: {shown(error)}") from None
+            raise UnreadableImageError(f"it is very thin, and a transform fails: {sanitized(error)}") from None
         height, width = pixels.shape[-2:]
         if self.described and height * width > self.most_pixels:
             raise ValueError(
-                f"{shown(self.described)} was tested with transforms that make images of {height} x {width} pixels, "
+                f"{sanitized(self.described)} was tested with transforms that make images of {height} x {width} pixels, "
                 f"more than {self.most_pixels:,}: give transforms"
             )
         return pixels
 
-    def batches(self, images: Iterable[Any], batch_size: int, workers: int = 0) -> Iterator[list[Prepared]]:
+    def batches(self, images: Iterable[Any], batch_size: int, workers: int = 0) -> Iterator[list[TransformedImage]]:
         """Prepare images a batch at a time; those that cannot be read are in their places, with the reason.
 
         Args:
@@ -117,7 +117,7 @@ class Preparation:
         """
         numbered, batch_size = enumerate(images), min(batch_size, self.most_images or batch_size)
         with ThreadPoolExecutor(max(workers, 1)) as pool:
-            ahead: Iterable[Prepared] | None = None
+            ahead: Iterable[TransformedImage] | None = None
             while chunk := list(islice(numbered, batch_size)):
                 following = (pool.map if workers else map)(self._try, chunk)
                 if ahead is not None:
@@ -126,15 +126,15 @@ class Preparation:
             if ahead is not None:
                 yield list(ahead)
 
-    def _try(self, numbered: tuple[int, Any]) -> Prepared:
+    def _try(self, numbered: tuple[int, Any]) -> TransformedImage:
         number, image = numbered
         try:
-            return Prepared(image, self(image, number))
+            return TransformedImage(image, self(image, number))
         except UnreadableImageError as error:
-            return Prepared(image, None, shown(error, 500))
+            return TransformedImage(image, None, sanitized(error, 500))
 
 
-def stacked(prepared: list[Prepared]) -> Tensor:
+def stack_readable(prepared: list[TransformedImage]) -> Tensor:
     """The images of a batch that could be read, uint8 ``(B, C, H, W)``.
 
     Raises:
@@ -148,7 +148,7 @@ def stacked(prepared: list[Prepared]) -> Tensor:
     return torch.stack(images)
 
 
-def test_transforms(model: nn.Module) -> nn.Module:
+def eval_transforms(model: nn.Module) -> nn.Module:
     """The transforms that a model of ``init_model`` was tested with, or, with a warning, ImageNet's usual ones.
 
     Raises:
@@ -163,7 +163,9 @@ def test_transforms(model: nn.Module) -> nn.Module:
             with registered_only():
                 return build_transforms(known)
         except Exception as error:  # whatever a transform makes of arguments of any kind
-            raise CheckpointError(f"{source} was tested with transforms that do not build: {shown(error)}") from None
+            raise CheckpointError(
+                f"{source} was tested with transforms that do not build: {sanitized(error)}"
+            ) from None
     if model.backbone.input_spec is None:
         raise ValueError(f"{type(model.backbone).__name__} does not tell its image size: give transforms")
     H, W = image_spec(model.backbone).size

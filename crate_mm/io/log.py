@@ -14,7 +14,7 @@ def print_log(message: Any, logger: logging.Logger | str | None = None, level: i
     mmengine.logging.print_log(log_text(message), logger, level)
 
 
-def show_names(record: logging.LogRecord) -> bool:
+def sanitize_record(record: logging.LogRecord) -> bool:
     """A filter that does the same for what a library logs."""
     record.msg, record.args = log_text(record.getMessage()), ()
     return True

@@ -23,7 +23,7 @@ _SECRETS = re.compile(
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
-def shown(text: Any, most: int = 200) -> str:
+def sanitized(text: Any, most: int = 200) -> str:
     """A name from outside in a message: on one line, without control characters, and cut to ``most`` characters.
 
     What a terminal would act on is written as Python writes it: ESC as ``\\x1b``, a newline as ``\\n``.
@@ -39,14 +39,14 @@ def shown(text: Any, most: int = 200) -> str:
 def without_secrets(text: Any) -> str:
     """A text whose addresses have lost user, password and query: a query may be a signature that opens the file.
 
-    ``shown`` may cut the ``?`` out of a long address: ``shown_address`` calls this first.
+    ``sanitized`` may cut the ``?`` out of a long address: ``shown_address`` calls this first.
     """
     return _SECRETS.sub(r"\1\2", str(text))
 
 
 def shown_address(address: Any) -> str:
-    """As ``shown``, for what is an address or may be one: without user, password and query."""
-    return shown(without_secrets(address))
+    """As ``sanitized``, for what is an address or may be one: without user, password and query."""
+    return sanitized(without_secrets(address))
 
 
 _ABSOLUTE = re.compile(
@@ -88,15 +88,15 @@ def _name(path: str) -> str:
 
 
 def shown_lines(text: Any, most: int = 20_000) -> str:
-    """As ``shown``, for a message of our own that has several lines: these stay."""
+    """As ``sanitized``, for a message of our own that has several lines: these stay."""
     lines = str(text)[: 2 * most].split("\n")
-    return "\n".join(shown(line, most) for line in lines)[: most + 100]
+    return "\n".join(sanitized(line, most) for line in lines)[: most + 100]
 
 
 def say(*lines: Any) -> None:
     """Print a message, each argument as one line, whatever names are in it."""
     for line in lines:
-        print(shown(line, 100_000), flush=True)
+        print(sanitized(line, 100_000), flush=True)
 
 
 def _escape(character: str) -> str:
@@ -132,7 +132,7 @@ def open_regular(path: str | Path) -> Iterator[BinaryIO]:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:  # open() itself would leave the descriptor of a folder open
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{shown(path)} is no regular file")
+            raise OSError(f"{sanitized(path)} is no regular file")
         with open(descriptor, "rb", closefd=False) as file:
             yield file
     finally:
@@ -148,7 +148,7 @@ def read_regular(path: str | Path, most_bytes: int) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most_bytes:
-            raise OSError(f"{shown(path)} has {size:,} bytes, more than the {most_bytes:,} that are read")
+            raise OSError(f"{sanitized(path)} has {size:,} bytes, more than the {most_bytes:,} that are read")
         return file.read(size)  # a larger number would be set aside in memory first
 
 
@@ -204,5 +204,5 @@ def env_number(name: str, default: int | None = None) -> int:
     if not text and default is not None:
         return default
     if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{name} in the environment must be a whole number, it is {shown(text)!r}")
+        raise ValueError(f"{name} in the environment must be a whole number, it is {sanitized(text)!r}")
     return int(text)

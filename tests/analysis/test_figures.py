@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure as Picture
 
-from crate_mm.analysis.figures import Subject, figure_style, save
+from crate_mm.analysis.figures import FigureInput, figure_style, save
 from crate_mm.analysis.figures.layers import plot_layers
 from crate_mm.analysis.figures.style import columns_of
 from crate_mm.analysis.gather import LayerRow, defined_measures
@@ -99,7 +99,7 @@ def draw(name, model, **chosen):
     pixels = images()
     batch = dict(inputs=pixels, labels=torch.arange(4), sample_idx=torch.arange(4))
     pictures = tuple(pixels.permute(0, 2, 3, 1).numpy())
-    subject = Subject("test", model, [batch], pictures, tuple(f"{i}.png" for i in range(4)), tuple("abcde"))
+    subject = FigureInput("test", model, [batch], pictures, tuple(f"{i}.png" for i in range(4)), tuple("abcde"))
     drawn = figure.run([subject], options)
     assert drawn.pictures
     assert all(isinstance(picture, Picture) for picture in drawn.pictures.values())

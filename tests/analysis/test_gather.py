@@ -12,7 +12,7 @@ from crate_mm.analysis.attention import cls_attention
 from crate_mm.analysis.gather import Moments, measure_layers
 from crate_mm.analysis.projection import pca_colors, project
 from crate_mm.analysis.table import MEASURES
-from crate_mm.analysis.taps import capture, layers_of, on_taps
+from crate_mm.analysis.taps import capture, find_layers, read_taps
 from crate_mm.models import ImageClassifier
 
 MICRO = dict(embed_dim=24, depth=3, num_heads=3)
@@ -82,7 +82,7 @@ def test_a_vit_has_what_makes_sense_for_it(images):
     assert gathered.means("active")[1] == pytest.approx((seen["tap_act"][1] > 0).float().mean().item(), rel=1e-5)
     with torch.no_grad():
         assert torch.equal(model.backbone.encoder.ln(seen["tap_out"][-1]), model.backbone(images))
-    assert all(step.subspaces() is None for step in layers_of(model).values())
+    assert all(step.subspaces() is None for step in find_layers(model).values())
     with pytest.raises(ValueError, match="ViT has no tap 'tap_half': it has tap_act, tap_out, tap_w"), capture(model):
         pass
 
@@ -119,7 +119,7 @@ def test_chosen_layers_only(images):
     assert {r.layer for r in gathered.rows()} == {2}
     for layer in (3, -4):
         with pytest.raises(ValueError, match=f"layer {layer} is not there: CRATE has 3 layers, 0 to 2"):
-            layers_of(model, [layer])
+            find_layers(model, [layer])
 
 
 @pytest.mark.slow
@@ -217,8 +217,8 @@ def test_an_unknown_projection():
 
 def test_layers_come_in_their_order_and_readers_change_nothing(images):
     model = build()
-    assert list(layers_of(model, [-1, 0, 2])) == [0, 2]
-    with torch.no_grad(), on_taps(model, {"tap_out": lambda layer, z: 0 * z}):
+    assert list(find_layers(model, [-1, 0, 2])) == [0, 2]
+    with torch.no_grad(), read_taps(model, {"tap_out": lambda layer, z: 0 * z}):
         read = model(images)
     with torch.no_grad():
         assert torch.equal(model(images), read)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from crate_mm import get_model
-from crate_mm.analysis.figures import Subject
+from crate_mm.analysis.figures import FigureInput
 from crate_mm.analysis.figures.reconstruct import NORMALISED, Reconstruct
 from crate_mm.registry import MODELS
 
@@ -30,7 +30,7 @@ def subject(norm_pix_loss, channels=3):
     parts = dict(backbone=backbone, mask_ratio=0.5, norm_pix_loss=norm_pix_loss, preprocessor=preprocessor)
     model = MODELS.build(dict(type="MaskedAutoencoder", **parts)).eval()
     images = torch.randint(0, 256, (2, channels, 8, 12), dtype=torch.uint8)
-    return Subject("", model, [{"inputs": images}]), images
+    return FigureInput("", model, [{"inputs": images}]), images
 
 
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
@@ -81,7 +81,7 @@ def test_the_command_takes_the_decoder_of_the_checkpoint(run_tool, tmp_path):
     assert done.code == 0, done.output
     assert NORMALISED in done.output
     written = np.load(tmp_path / "out" / "reconstruct.npz")
-    expected = Reconstruct().run([Subject("", model, [{"inputs": torch.tensor(image)[None, None]}])], options())
+    expected = Reconstruct().run([FigureInput("", model, [{"inputs": torch.tensor(image)[None, None]}])], options())
     expected = expected.numbers["reconstruct.npz"]
     assert np.array_equal(written["mask"], expected["mask"])
     assert np.abs(written["filled"].astype(int) - expected["filled"].astype(int)).max() <= 1

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from crate_mm.analysis.table import MEASURES
-from crate_mm.extras.report.collect import Data, Looked, Wanted, gather
+from crate_mm.extras.report.collect import Data, Looked, ReportSettings, collect
 from crate_mm.extras.report.page import make_page
 from crate_mm.models import Backbone, ImageClassifier
 from crate_mm.models.layers import Block, Compression, Sparsification
@@ -94,9 +94,9 @@ def page_of(models, dataset, file, measured=None, shown=None, class_names=None, 
     """Write the page of models by label; return its data."""
     total = list(range(len(dataset)))
     looked = [Looked(label, model, class_names=class_names or list("abcde")) for label, model in models.items()]
-    wanted = Wanted(measured or total, shown or total[:3], **more)
+    wanted = ReportSettings(measured or total, shown or total[:3], **more)
     run = {"command": "", "date": "", "data": [], "measured": 0, "of": 0, "settings": {}, "versions": {}, "device": ""}
-    data = {"title": "a page", "run": run, **gather(looked, [data_of(dataset)], wanted, say=lambda _: None)}
+    data = {"title": "a page", "run": run, **collect(looked, [data_of(dataset)], wanted, say=lambda _: None)}
     file.write_text(make_page(data, data["title"]))
     return data
 
@@ -171,10 +171,10 @@ def test_a_page_of_a_users_own_model(browser, tmp_path):
 def test_the_best_head_is_told_where_the_truth_is_known(browser, tmp_path):
     dataset, truth = Images((3, 16, 24)), torch.zeros(16, 24, dtype=torch.long)
     truth[:, 8:] = 3
-    data = gather(
+    data = collect(
         [Looked("one", classifier())],
         [data_of(dataset, truth=lambda position: truth if position == 1 else None)],
-        Wanted(list(range(9)), [0, 1]),
+        ReportSettings(list(range(9)), [0, 1]),
         say=lambda _: None,
     )
     run = {"command": "", "date": "", "data": [], "measured": 0, "of": 0, "settings": {}, "versions": {}, "device": ""}

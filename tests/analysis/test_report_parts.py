@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from crate_mm.analysis.codes import code_overlap, direction_use, head_agreement, head_energy
+from crate_mm.analysis.codes import atom_usage, code_overlap, head_agreement, head_energy
 from crate_mm.analysis.gather import measure_layers
 from crate_mm.analysis.taps import capture
-from crate_mm.extras.report.looks import Plan, block_attention
+from crate_mm.extras.report.looks import AttentionBudget, block_attention
 from crate_mm.extras.report.pack import pack, unpack
 from crate_mm.extras.report.page import as_json, in_element, make_page
 from crate_mm.extras.report.spread import BINS, Ends, Histogram
-from crate_mm.extras.report.stream import TOP, CodeUse, stream
+from crate_mm.extras.report.stream import TOP, AtomUsage, collect_stats
 from crate_mm.models import ImageClassifier
 
 
@@ -82,18 +82,18 @@ def test_blocks_of_attention():
 
 def test_the_plan_keeps_to_its_room():
     base = (16 * 12 * 12, (14, 14))  # CRATE-Base, 16 images
-    plan = Plan([base], 7e6)
+    plan = AttentionBudget([base], 7e6)
     assert (plan.side, plan.bits) == (3, 8)
-    assert (Plan([base], 9e6).side, Plan([base], 9e6).bits) == (2, 8)
-    small = Plan([(16 * 12 * 6, (2, 2))] * 3, 7e6)
+    assert (AttentionBudget([base], 9e6).side, AttentionBudget([base], 9e6).bits) == (2, 8)
+    small = AttentionBudget([(16 * 12 * 6, (2, 2))] * 3, 7e6)
     assert (small.side, small.bits) == (1, 16)
-    assert Plan([(0, (0, 0))], 7e6).side == 1
-    assert Plan([base] * 100, 10.0).side == 14  # as little as can be
+    assert AttentionBudget([(0, (0, 0))], 7e6).side == 1
+    assert AttentionBudget([base] * 100, 10.0).side == 14  # as little as can be
 
 
 def test_the_use_of_directions():
     code = torch.tensor([[[1.0, 0, 0], [2, 0, 0]], [[0, 3, 0], [1, 0, 0]]])
-    assert direction_use(code).tolist() == [[1, 0, 0], [0.5, 0.5, 0]]
+    assert atom_usage(code).tolist() == [[1, 0, 0], [0.5, 0.5, 0]]
     use = torch.tensor([[1.0, 0, 0.5], [0.5, 0, 0.5], [0, 0, 0]])
     assert code_overlap(use).tolist() == [[1, pytest.approx(1 / 1.5), 0], [pytest.approx(1 / 1.5), 1, 0], [0, 0, 1]]
     w = torch.tensor([[[3.0, 0, 0, 4], [0, 0, 0, 5]]])  # energies 9 and 16 + 25
@@ -108,7 +108,7 @@ def test_the_images_that_use_a_direction_most():
     torch.manual_seed(0)
     codes, labels = torch.randn(50, 5, 7).relu(), [i % 3 for i in range(50)]
     codes[..., 6] = 0
-    use = CodeUse([0, 1, 2])
+    use = AtomUsage([0, 1, 2])
     for start in range(0, 50, 8):
         rows = slice(start, start + 8)
         use.update(codes[rows], list(range(100 + start, 100 + min(start + 8, 50))), labels[rows], first=1)
@@ -141,7 +141,7 @@ def batches(count, size=20):
 
 
 def test_a_stream_is_what_the_pure_functions_give(model):
-    found = stream(model, batches(60))
+    found = collect_stats(model, batches(60))
     with measure_layers(model) as measured, torch.inference_mode(), capture(model, ("tap_w", "tap_code")) as seen:
         right, w, codes, labels = 0, [], [], []
         for batch in batches(60):
@@ -154,7 +154,7 @@ def test_a_stream_is_what_the_pure_functions_give(model):
     assert (found.images, found.labelled, found.right) == (60, 60, right)
     energy = torch.stack([head_energy(w[labels == c], 3).mean(0) for c in range(5)])
     torch.testing.assert_close(found.energies[1].means(), energy.double(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.codes[1].use / 60, direction_use(codes).double().mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.codes[1].use / 60, atom_usage(codes).double().mean(0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -169,7 +169,7 @@ def test_memory_does_not_grow_with_the_images(model):
     def peak(count):
         gc.collect()
         tracemalloc.start()
-        kept = stream(model, collected(count))
+        kept = collect_stats(model, collected(count))
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert kept.images == count

@@ -62,7 +62,7 @@ def test_the_figure_meets_a_case_computed_by_hand(tmp_path):
     """4 x 4 patches over masks of 8 x 12 pixels, so that a patch is 2 x 3 of them."""
     import argparse
 
-    from crate_mm.analysis.figures import Subject
+    from crate_mm.analysis.figures import FigureInput
     from crate_mm.registry import FIGURES
 
     arch = dict(embed_dim=24, depth=3, num_heads=2)
@@ -84,7 +84,7 @@ def test_the_figure_meets_a_case_computed_by_hand(tmp_path):
     figure.add_options(parser)
     options = parser.parse_args(["--voc", str(tmp_path)])
     options.layers = None
-    drawn = figure.run([Subject("", model)], options)
+    drawn = figure.run([FigureInput("", model)], options)
     told = drawn.numbers["segments.json"]
     assert told["miou"] == pytest.approx((48 / 60 + 12 / 60) / 2)
     assert (told["images"], told["layer"], told["best_by_head"]) == (2, 2, {"1": 1, "2": 1})

@@ -18,11 +18,11 @@ from crate_mm import registry
 from crate_mm.api import get_model, init_model
 from crate_mm.checkpoints import Checkpoint, open_checkpoint
 from crate_mm.checkpoints.described import (
-    build_described,
+    build_from_checkpoint,
     check_description,
     check_transforms,
-    checked_model,
-    no_larger_than,
+    limit_model_size,
+    validated_model_config,
 )
 from crate_mm.checkpoints.publish import publish
 from crate_mm.checkpoints.validate import FORMAT
@@ -105,7 +105,7 @@ def test_nothing_runs_wherever_a_file_names_it(tmp_path, place, wrap, kind):
 def test_a_registered_part_in_an_odd_place_does_not_fit_the_weights():
     model = {**MODEL, "preprocessor": copy.deepcopy(MODEL)}
     with pytest.raises(CheckpointError, match="x.pth (does not fit the model|describes a larger model)"):
-        build_described(Checkpoint("x.pth", weights_of(MODEL), model))
+        build_from_checkpoint(Checkpoint("x.pth", weights_of(MODEL), model))
 
 
 HUGE = {
@@ -123,7 +123,7 @@ def test_a_huge_model_is_refused_before_it_takes_memory_or_time(what):
     start = time.perf_counter()
     refused = r"x.pth (describes a (larger model|model whose .* is more than)|does not fit)"
     with pytest.raises(CheckpointError, match=refused):
-        build_described(Checkpoint("x.pth", weights, {**copy.deepcopy(MODEL), **HUGE[what]}))
+        build_from_checkpoint(Checkpoint("x.pth", weights, {**copy.deepcopy(MODEL), **HUGE[what]}))
     assert time.perf_counter() - start < 10
 
 
@@ -131,7 +131,7 @@ def test_a_huge_model_is_refused_before_it_takes_memory_or_time(what):
 def test_a_model_builds_within_the_size_of_its_own_weights(name):
     model = get_model(name, num_classes=7, img_size=32)
     weights = model.state_dict()
-    with no_larger_than(weights), torch.device("meta"):
+    with limit_model_size(weights), torch.device("meta"):
         assert get_model(name, num_classes=7, img_size=32).state_dict().keys() == weights.keys()
 
 
@@ -151,7 +151,7 @@ ODD_NUMBERS = {
 def test_numbers_that_would_fail_at_a_prediction_fail_at_the_load(what):
     refused = r"x.pth (describes (a model (that does not build|whose .* is more)|its model with)|does not fit)"
     with pytest.raises(CheckpointError, match=refused):
-        build_described(Checkpoint("x.pth", weights_of(MODEL), {**MODEL, **ODD_NUMBERS[what]}))
+        build_from_checkpoint(Checkpoint("x.pth", weights_of(MODEL), {**MODEL, **ODD_NUMBERS[what]}))
 
 
 class NeedsNumbers(Backbone):
@@ -165,7 +165,7 @@ class NeedsNumbers(Backbone):
 def test_a_part_that_needs_memory_to_be_built_is_told(monkeypatch):
     monkeypatch.setitem(BACKBONES.module_dict, "NeedsNumbers", NeedsNumbers)
     with pytest.raises(CheckpointError, match="x.pth describes a model that does not build .*: give a config"):
-        build_described(Checkpoint("x.pth", {}, {**MODEL, "backbone": {"type": "NeedsNumbers"}}))
+        build_from_checkpoint(Checkpoint("x.pth", {}, {**MODEL, "backbone": {"type": "NeedsNumbers"}}))
 
 
 @pytest.mark.parametrize("levels", [900, 100_000])
@@ -193,7 +193,7 @@ def test_arguments_of_anything_end_in_a_model_that_fits_or_a_sentence(key, value
     model["backbone"][key] = value
     weights = weights_of(MODEL)
     try:
-        built = build_described(Checkpoint("x.pth", weights, model))
+        built = build_from_checkpoint(Checkpoint("x.pth", weights, model))
     except CheckpointError as error:
         assert str(error).startswith("x.pth ")
     else:
@@ -202,7 +202,7 @@ def test_arguments_of_anything_end_in_a_model_that_fits_or_a_sentence(key, value
 
 def test_a_description_of_our_own_is_taken():
     check_description(MODEL, "x.pth")
-    built = build_described(Checkpoint("x.pth", weights_of(MODEL), MODEL))
+    built = build_from_checkpoint(Checkpoint("x.pth", weights_of(MODEL), MODEL))
     assert type(built).__name__ == "ImageClassifier"
 
 
@@ -243,7 +243,7 @@ def test_a_description_holds_nothing_that_a_config_acts_on(what):
     """The model goes into the config that a run leaves in its work folder, whose text is code."""
     described = {**copy.deepcopy(MODEL), "head": {**MODEL["head"], "norm": WORDS[what]}}
     with pytest.raises(CheckpointError, match="which is no argument of a part|which is no plain value"):
-        checked_model(Checkpoint("x.pth", weights_of(MODEL), described))
+        validated_model_config(Checkpoint("x.pth", weights_of(MODEL), described))
     with pytest.raises(CheckpointError, match="x.pth was tested with transforms that have"):
         check_transforms([{"type": "Resize", "size": 32, **WORDS[what]}], "x.pth")
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from crate_mm import Predictor, init_model
 from crate_mm.checkpoints import CheckpointError, check_transforms
-from crate_mm.inference.transforms import Preparation
+from crate_mm.inference.transforms import EvalTransform
 from crate_mm.registry import MODELS
 
 TOST = {
@@ -53,7 +53,7 @@ def test_large_images_go_through_in_smaller_batches(tmp_path):
     images = [Image.new("RGB", (8, 8))] * 17
     for size, lengths in ((2048, [16, 1]), (32, [17])):
         model = init_model(None, described(tmp_path / f"{size}.pth", size, [{"type": "Resize", "size": [32, 32]}]))
-        assert [len(batch) for batch in Preparation(model).batches(images, 64)] == lengths
+        assert [len(batch) for batch in EvalTransform(model).batches(images, 64)] == lengths
 
 
 def test_transforms_make_no_larger_images_than_the_model_takes(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crate_mm.checkpoints import as_checkpoint
-from crate_mm.checkpoints.fit import resize_position_embedding, transfer
+from crate_mm.checkpoints.fit import resize_position_embedding, transfer_backbone
 from crate_mm.engine import CheckpointError
 from crate_mm.models import ImageClassifier
 
@@ -31,7 +31,7 @@ def saved(model, /, **meta):
 def test_the_backbone_is_taken_over_and_the_head_starts_anew(kind):
     source, model = build(kind), build(kind, classes=5)
     head = {key: value.clone() for key, value in model.head.state_dict().items()}
-    result = transfer(model, as_checkpoint(saved(source)))
+    result = transfer_backbone(model, as_checkpoint(saved(source)))
     for key, value in source.backbone.state_dict().items():
         assert torch.equal(model.backbone.state_dict()[key], value), key
     for key, value in model.head.state_dict().items():
@@ -47,7 +47,7 @@ def test_the_backbone_is_taken_over_and_the_head_starts_anew(kind):
 @pytest.mark.parametrize("size", [8, 32])
 def test_position_embeddings_follow_the_grid(kind, size):
     source, model = build(kind), build(kind, img_size=size)
-    result = transfer(model, as_checkpoint(saved(source)))
+    result = transfer_backbone(model, as_checkpoint(saved(source)))
     name = POSITIONS[kind]
     old, new = source.state_dict()[name], model.state_dict()[name]
     assert result.resized == {name: f"4 x 4 -> {size // 4} x {size // 4} patches, bicubic"}
@@ -75,16 +75,18 @@ def test_a_plane_is_resized_to_a_plane():
 
 def test_the_grid_is_what_the_checkpoint_says():
     source, model = build(img_size=(8, 32)), build()  # 2 x 8 and 4 x 4 patches: as many
-    told = transfer(build(), as_checkpoint(saved(source, model={"backbone": {"img_size": (8, 32), "patch_size": 4}})))
+    told = transfer_backbone(
+        build(), as_checkpoint(saved(source, model={"backbone": {"img_size": (8, 32), "patch_size": 4}}))
+    )
     assert told.resized == {POSITIONS["CRATE"]: "2 x 8 -> 4 x 4 patches, bicubic"}
-    assert transfer(model, as_checkpoint(saved(source))).resized == {}
+    assert transfer_backbone(model, as_checkpoint(saved(source))).resized == {}
     with pytest.raises(CheckpointError, match="position embeddings for 8 patches, which are no square"):
-        transfer(model, as_checkpoint(saved(build(img_size=(8, 16)))))
+        transfer_backbone(model, as_checkpoint(saved(build(img_size=(8, 16)))))
 
 
 def test_other_parts_are_dropped_and_told():
     source, model = build(in_channels=1), build()
-    result = transfer(model, as_checkpoint(saved(source)))
+    result = transfer_backbone(model, as_checkpoint(saved(source)))
     assert result.dropped["backbone.embedding.proj.weight"] == "24 x 16, the model's is 24 x 48"
     assert "backbone.embedding.proj.weight" in result.new
     assert "backbone.embedding.proj.bias" in result.loaded
@@ -109,10 +111,10 @@ def test_a_checkpoint_of_another_model_is_refused(source, message):
     model = build()
     before = saved(model)["state_dict"]
     with pytest.raises(CheckpointError, match=f"is of another model: it fills .* of the backbone's .*; {message}"):
-        transfer(model, as_checkpoint(saved(source)))
+        transfer_backbone(model, as_checkpoint(saved(source)))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_a_checkpoint_without_tensors_is_refused():
     with pytest.raises(CheckpointError, match="its epoch is int, not a tensor"):
-        transfer(build(), as_checkpoint({"epoch": 3}))
+        transfer_backbone(build(), as_checkpoint({"epoch": 3}))

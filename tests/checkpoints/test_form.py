@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crate_mm.checkpoints import as_checkpoint
-from crate_mm.checkpoints.fit import transfer
+from crate_mm.checkpoints.fit import transfer_backbone
 from crate_mm.checkpoints.validate import FORM, check_form
 from crate_mm.engine import CheckpointError, load_weights, read_checkpoint
 from crate_mm.models import ImageClassifier
@@ -73,7 +73,7 @@ def test_weights_of_another_kind_of_number_are_refused(kind):
     with pytest.raises(CheckpointError, match=f"is of {kind} there and of real numbers here"):
         load_weights(model, {"state_dict": weights}, "x.pth")
     with pytest.raises(CheckpointError, match="x.pth has other numbers than a model's weights"):
-        transfer(model, as_checkpoint({"state_dict": weights}, "x.pth"))
+        transfer_backbone(model, as_checkpoint({"state_dict": weights}, "x.pth"))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     load_weights(model, {"state_dict": {name: value.half() for name, value in before.items()}}, "x.pth")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crate_mm.checkpoints import CheckpointError, as_checkpoint, open_checkpoint
-from crate_mm.checkpoints.fit import fit, transfer
+from crate_mm.checkpoints.fit import load_strict, transfer_backbone
 from crate_mm.models import ImageClassifier
 
 MICRO = dict(embed_dim=24, depth=2, num_heads=3)
@@ -53,7 +53,7 @@ WRAPPINGS = {
 def test_what_files_are_wrapped_in_is_taken_off(weights, name, tmp_path):
     torch.save(WRAPPINGS[name](dict(weights)), tmp_path / "x.pth")
     opened, model = open_checkpoint(tmp_path / "x.pth"), build()
-    fit(model, opened)
+    load_strict(model, opened)
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
     assert bool(opened.notes) == (name not in ("bare", "state_dict")), "what was done is said"
 
@@ -81,11 +81,11 @@ def test_a_backbone_by_itself_is_transferred_and_not_taken_for_a_model(weights):
     model = build(classes=2)
     bare = {name.removeprefix("backbone."): v for name, v in weights.items() if name.startswith("backbone.")}
     opened = as_checkpoint(bare, "x.pth")
-    assert transfer(model, opened).new.keys() == {f"head.{name}" for name in model.head.state_dict()}
+    assert transfer_backbone(model, opened).new.keys() == {f"head.{name}" for name in model.head.state_dict()}
     assert torch.equal(model.state_dict()["backbone.embedding.pos_embed"], weights["backbone.embedding.pos_embed"])
     assert "it is a backbone by itself" in opened.notes
     with pytest.raises(CheckpointError, match=r"x.pth does not fit the model: head.norm.weight is missing"):
-        fit(build(), as_checkpoint(bare, "x.pth"))
+        load_strict(build(), as_checkpoint(bare, "x.pth"))
 
 
 def test_a_file_of_ours_is_taken_as_it_is(weights):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crate_mm.checkpoints import CheckpointError, as_checkpoint
-from crate_mm.checkpoints.fit import transfer
+from crate_mm.checkpoints.fit import transfer_backbone
 from crate_mm.checkpoints.resize import Patch, resize_patch_kernel, resize_position_embedding
 from crate_mm.engine import load_config, prepare
 from crate_mm.models import ImageClassifier, PatchKernel
@@ -80,7 +80,7 @@ def test_a_patch_of_pixels_twice_as_large_gives_a_crate_the_same_tokens():
     small.backbone.embedding.proj.weight.data.copy_(kernel)
     meta = {"model": {"type": "ImageClassifier", **description(img_size=8, patch_size=2)}}
     saved = as_checkpoint({"meta": meta, "state_dict": small.state_dict()})
-    transfer(large, saved, patches="bilinear")
+    transfer_backbone(large, saved, patches="bilinear")
     images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     tokens = small.backbone.embedding(images)
     larger = large.backbone.embedding(images.repeat_interleave(2, -1).repeat_interleave(2, -2))
@@ -91,7 +91,7 @@ def test_a_patch_of_pixels_twice_as_large_gives_a_crate_the_same_tokens():
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 def test_a_transfer_to_another_patch_size(kind, mode):
     source, model = checkpoint(kind), build(kind, patch_size=8)
-    result = transfer(model, source, "bilinear", mode)
+    result = transfer_backbone(model, source, "bilinear", mode)
     positions = "backbone.embedding.pos_embed" if kind == "CRATE" else "backbone.encoder.pos_embedding"
     change = f"4 x 4 -> 8 x 8 pixels a patch, {mode}"
     assert result.resized == {
@@ -111,43 +111,43 @@ def test_another_patch_size_is_refused_unless_asked_for(kind):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     message = "patches of 4 x 4 pixels, the model of 8 x 8: resize_patches='bilinear' in the config resizes"
     with pytest.raises(CheckpointError, match=message):
-        transfer(model, checkpoint(kind))
+        transfer_backbone(model, checkpoint(kind))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    result = transfer(model, checkpoint(kind), patches="new")
+    result = transfer_backbone(model, checkpoint(kind), patches="new")
     assert {name for name in result.dropped if "head" not in name} == set(KERNELS[kind])
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in KERNELS[kind])
 
 
 def test_other_channels_are_dropped_as_ever():
-    result = transfer(build(), checkpoint(in_channels=1), patches="bilinear")
+    result = transfer_backbone(build(), checkpoint(in_channels=1), patches="bilinear")
     assert {name for name in result.dropped if "head" not in name} == set(KERNELS["CRATE"])
 
 
 def test_as_many_numbers_of_another_patch_are_not_mixed_up():
     """2 x 8 and 4 x 4 pixels are as many numbers."""
     with pytest.raises(CheckpointError, match="patches of 2 x 8 pixels, the model of 4 x 4"):
-        transfer(build(), checkpoint(patch_size=(2, 8)))
-    result = transfer(build(), checkpoint(patch_size=(2, 8)), patches="bilinear")
+        transfer_backbone(build(), checkpoint(patch_size=(2, 8)))
+    result = transfer_backbone(build(), checkpoint(patch_size=(2, 8)), patches="bilinear")
     assert result.resized["backbone.embedding.proj.weight"] == "2 x 8 -> 4 x 4 pixels a patch, bilinear"
 
 
 def test_what_a_checkpoint_does_not_say_is_not_guessed():
     with pytest.raises(CheckpointError, match="192 numbers a patch where the model has 48, and does not say of which"):
-        transfer(build(), checkpoint(described=False, patch_size=8), patches="bilinear")
-    assert "backbone.embedding.proj.weight" in transfer(build(), checkpoint(described=False)).loaded
+        transfer_backbone(build(), checkpoint(described=False, patch_size=8), patches="bilinear")
+    assert "backbone.embedding.proj.weight" in transfer_backbone(build(), checkpoint(described=False)).loaded
 
 
 def test_a_checkpoint_that_contradicts_itself_is_refused():
     source = checkpoint()
     source.model["backbone"]["patch_size"] = 8
     with pytest.raises(CheckpointError, match="says that its patches are of 8 x 8 pixels in 3 channels, but"):
-        transfer(build(), source, patches="bilinear")
+        transfer_backbone(build(), source, patches="bilinear")
 
 
 def test_defaults_of_a_description_are_its_familys():
     source = checkpoint(img_size=32, patch_size=16)
     del source.model["backbone"]["patch_size"]
-    result = transfer(build(), source, patches="bilinear")
+    result = transfer_backbone(build(), source, patches="bilinear")
     assert result.resized["backbone.embedding.proj.weight"] == "16 x 16 -> 4 x 4 pixels a patch, bilinear"
 
 
@@ -156,4 +156,4 @@ def test_no_such_mode(key, value):
     with pytest.raises(ValueError, match=f"{key} must be .*'bilinear'.*, got '{value}'"):
         prepare(load_config("debug", {key: value}), world_size=1)
     with pytest.raises(ValueError, match=f"'{value}'"):
-        transfer(build(), checkpoint(), **{key.removeprefix("resize_"): value})
+        transfer_backbone(build(), checkpoint(), **{key.removeprefix("resize_"): value})

@@ -8,7 +8,7 @@ import torch
 from crate_mm.checkpoints import open_checkpoint
 from crate_mm.checkpoints.average import average
 from crate_mm.engine import Runner, load_config
-from crate_mm.engine.loading.sample_preview import Samples
+from crate_mm.engine.loading.sample_preview import SamplePreview
 from crate_mm.engine.soup import validating, with_own_statistics
 from crate_mm.registry import MODELS
 from crate_mm.torch_private import BatchNorm
@@ -93,7 +93,7 @@ def test_statistics_are_those_of_the_averaged_weights(tmp_path):
     for name, module in task.named_modules():
         if isinstance(module, BatchNorm):
             module.register_forward_pre_hook(lambda m, args, name=name: seen.setdefault(name, []).append(args[0]))
-    samples = Samples(cfg)
+    samples = SamplePreview(cfg)
     indices = list(samples.sampler)[:192]
     with torch.no_grad():
         for start in range(0, 192, 64):

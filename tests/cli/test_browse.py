@@ -8,7 +8,7 @@ from PIL import Image
 
 from crate_mm.cli.browse import panel
 from crate_mm.engine import load_config
-from crate_mm.engine.loading.sample_preview import Samples
+from crate_mm.engine.loading.sample_preview import SamplePreview
 from tests.conftest import make_image_tree
 
 
@@ -17,7 +17,7 @@ def test_the_sheet_has_the_samples_pixels(run_tool, tmp_path):
     done = run_tool("browse", "debug", "--number", 5, "--epoch", 2, "--out", out)
     assert (done.code, done.last_line) == (0, f"wrote {out}: 5 samples")
     sheet = np.asarray(Image.open(out).convert("RGB"))
-    for number, seen in enumerate(Samples(load_config("debug")).first(5, 2)):
+    for number, seen in enumerate(SamplePreview(load_config("debug")).epoch_samples(5, 2)):
         shown = np.asarray(seen.pixels[0]).repeat(20, 0).repeat(20, 1)[..., None]
         places = [(58 + row, 28 + 180 * column) for row in range(0, 500, 1) for column in range(3)]
         assert any(
@@ -27,8 +27,8 @@ def test_the_sheet_has_the_samples_pixels(run_tool, tmp_path):
 
 def test_labels_and_their_shares(tmp_path):
     mixed = {"model.batch_augments": [{"type": "MixUp", "alpha": 0.8}]}
-    samples = Samples(load_config("debug", mixed))
-    seen = next(seen for seen in samples.first(20) if len(seen.labels) == 2)
+    samples = SamplePreview(load_config("debug", mixed))
+    seen = next(seen for seen in samples.epoch_samples(20) if len(seen.labels) == 2)
     (one, share), (other, rest) = seen.labels
     assert share + rest == pytest.approx(1)
     lines = panel(seen, samples.classes, False).lines
@@ -49,7 +49,7 @@ def test_a_config_without_a_model_and_classes_of_any_name(run_tool, tmp_path):
     assert done.last_line.endswith("val.pdf: 4 samples")
     assert (tmp_path / "val.pdf").read_bytes().startswith(b"%PDF")
     cfg = load_config("transfer/folder", {"data_root": str(data), "global_batch_size": 8})
-    replaced = [seen for seen in Samples(cfg).first(8) if seen.replaces]
+    replaced = [seen for seen in SamplePreview(cfg).epoch_samples(8) if seen.replaces]
     assert len(replaced) == 1
     assert "n00000000" in panel(replaced[0], ["a", "b"], False).lines[-1]
 

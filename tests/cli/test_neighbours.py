@@ -15,7 +15,7 @@ from crate_mm.cli.predict import find_images
 from crate_mm.datasets import Digits
 from crate_mm.evaluation.knn import nearest
 from crate_mm.inference.features import Features, extract
-from crate_mm.inference.transforms import Preparation
+from crate_mm.inference.transforms import EvalTransform
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_without_a_query_some_of_the_images_are_asked_for(run_tool, debug_checkp
     assert [path.name for path in asked.paths][:3] == ["00.png", "01.png", "03.png"]
     assert len(asked.paths) == 8
     itself = torch.tensor([found.paths.index(path) for path in asked.paths])
-    panels = panels_of(found, asked, itself, 3, Preparation(model))
+    panels = panels_of(found, asked, itself, 3, EvalTransform(model))
     assert [panel.framed for panel in panels] == [True, False, False, False] * 8
     for start in range(0, 32, 4):
         names = [panel.lines[0] for panel in panels[start : start + 4]]

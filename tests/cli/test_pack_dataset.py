@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from crate_mm.datasets import ClassFolders, PackedImages
-from crate_mm.datasets.encoding import AHEAD, encoded
+from crate_mm.datasets.encoding import AHEAD, encode_parallel
 from crate_mm.extras.packing import MARK, PLAN, ROWS
 from crate_mm.io.files import FileLock
 from tests.conftest import ROOT, Finished, start
@@ -277,7 +277,7 @@ class Marked:
 
 def test_processes_wait_for_who_writes(images, tmp_path):
     source = Marked(ClassFolders(images, "train"), tmp_path)
-    results = encoded(source, range(TRAIN), 2, None, 90)
+    results = encode_parallel(source, range(TRAIN), 2, None, 90)
     for taken in (1, 2, 3):
         next(results)
         time.sleep(0.7)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crate_mm.config.kinds import Given, kinds_of, parse_value, read
+from crate_mm.config.kinds import Given, accepted_types, parse_value, read
 from crate_mm.engine import load_config
 from crate_mm.models.layers import ISTA
 
@@ -105,9 +105,9 @@ def test_words_in_brackets_are_strings(value):
 
 
 def test_kinds_come_from_the_signature():
-    assert kinds_of(ISTA, "lambd") == {float}
-    assert kinds_of(ISTA, "nothing") is None
-    assert kinds_of(None, "lambd") is None
+    assert accepted_types(ISTA, "lambd") == {float}
+    assert accepted_types(ISTA, "nothing") is None
+    assert accepted_types(None, "lambd") is None
     assert read(Given("a,b"), {list[str], type(None)}) == ["a", "b"]
     assert read(Given("2024,2025"), {list[str]}) == ["2024", "2025"]
     assert read(Given("[1, two]"), {list[str]}) == ["1", "two"]

@@ -16,7 +16,7 @@ from torchvision import datasets as torchvision_datasets
 from crate_mm.api import Predictor, get_model
 from crate_mm.datasets import ClassFolders, ClassificationDataset, PackedImages, build_transforms
 from crate_mm.datasets import images as opening
-from crate_mm.datasets.folders import ImageFolder, ImageNet, folders_below
+from crate_mm.datasets.folders import ImageFolder, ImageNet, walk_tree
 from crate_mm.datasets.images import FORMATS, UnreadableImageError, open_image
 from crate_mm.datasets.packed import INDEX, write_shards
 from crate_mm.registry import DATASETS
@@ -227,7 +227,7 @@ def test_folders_that_links_lead_to_are_read_once_and_where_they_are(tmp_path):
     elsewhere = tree(tmp_path / "elsewhere", {"4.png": b""})
     (root / "a").symlink_to(root / "b")
     (root / "z").symlink_to(elsewhere)
-    found = [str(Path(folder, name).relative_to(root)) for folder, names in folders_below(str(root)) for name in names]
+    found = [str(Path(folder, name).relative_to(root)) for folder, names in walk_tree(str(root)) for name in names]
     assert found == ["3.png", "b/1.png", "b/c/2.png", "z/4.png"]
 
 

@@ -19,7 +19,7 @@ from crate_mm.datasets import cached_listing as kept
 from crate_mm.datasets.image_folder import ImageFolder
 from crate_mm.datasets.listing import Labels, Listing, columns_of
 from crate_mm.datasets.mapped import Column, MappedArrays, save_arrays
-from crate_mm.datasets.scan import folders_below, in_order_of_paths
+from crate_mm.datasets.scan import sort_by_path, walk_tree
 
 NAMES = st.sampled_from(["a", "b c", "é", "a.b", "a-b", "caf\udce9", "Z", "zz", "猫"])
 RUNS = st.lists(st.tuples(NAMES, st.integers(-1, 70_000), st.lists(NAMES, max_size=4)), max_size=5)
@@ -64,7 +64,7 @@ def test_files_and_folders_come_in_the_order_of_their_paths(tmp_path_factory, pa
     for parts in paths:
         (root.joinpath(*parts[:-1])).mkdir(parents=True, exist_ok=True)
         (root.joinpath(*parts[:-1]) / f"{parts[-1]}.png").touch()
-    found = [Path(folder, name) for folder, names in in_order_of_paths(folders_below(str(root))) for name in names]
+    found = [Path(folder, name) for folder, names in sort_by_path(walk_tree(str(root))) for name in names]
     assert found == sorted(root.rglob("*.png"))
 
 

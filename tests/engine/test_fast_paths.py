@@ -16,15 +16,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from crate_mm.analysis.taps import capture
 from crate_mm.engine import Runner, read_checkpoint
 from crate_mm.engine.loading.chunks import join
-from crate_mm.engine.loading.prefetch import LookAhead
+from crate_mm.engine.loading.prefetch import Prefetcher
 from crate_mm.engine.logs import RuntimeInfoHook
 from crate_mm.engine.optim.wrapper import Lion
 from crate_mm.engine.parallel.blocks import (
-    block_groups,
     checkpoint_blocks,
     compile_backbone,
     compile_blocks,
-    keep_tokens_in,
+    layer_groups,
+    set_residual_dtype,
 )
 from crate_mm.engine.safety.finite import FiniteCheck, RunStoppedError
 from crate_mm.models import Backbone, ImageClassifier, LinearHead, MaskedAutoencoder
@@ -160,9 +160,9 @@ class Distillation(nn.Module):
 
 def test_the_blocks_of_a_second_model_are_prepared_too(graphs):
     model, (images, _) = Distillation(small_model("ViT").backbone).eval(), images_and_labels(2)
-    student, teacher = block_groups(model)
+    student, teacher = layer_groups(model)
     assert (student, teacher) == ([*model.backbone.blocks], [*model.parts["teacher"].blocks])
-    keep_tokens_in(torch.bfloat16, model)
+    set_residual_dtype(torch.bfloat16, model)
     given = {}
     for block in (*student, *teacher):
         block.register_forward_hook(lambda block, inputs, z: given.update({block: z.dtype}))
@@ -187,7 +187,7 @@ def test_a_compiled_block_hands_on_short_tokens_itself(backbone, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
     torch._dynamo.reset()
     model, (images, _) = small_model(backbone), images_and_labels(2)
-    keep_tokens_in(torch.bfloat16, model)
+    set_residual_dtype(torch.bfloat16, model)
     compile_blocks(model)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         model.eval()(images)
@@ -261,7 +261,7 @@ def test_recomputed_blocks_have_the_same_gradients_and_keep_less(backbone):
 @pytest.mark.slow
 def test_tokens_in_bf16_are_handed_on_and_err_little_more(backbone, compiled, graphs):
     plain, short = small_model(backbone), small_model(backbone)
-    keep_tokens_in(torch.bfloat16, short)
+    set_residual_dtype(torch.bfloat16, short)
     images, labels = images_and_labels(64)
     torch.testing.assert_close(short(images), plain(images), rtol=0, atol=0)  # without autocast
     if compiled:
@@ -294,7 +294,7 @@ def test_tokens_in_bf16_are_handed_on_and_err_little_more(backbone, compiled, gr
 def test_behind_the_last_block_of_an_encoder_and_of_a_decoder_tokens_are_float32():
     backbone = dict(type="CRATEMAE", arch=dict(embed_dim=48, depth=2, num_heads=3), img_size=32, patch_size=8)
     model = MaskedAutoencoder(backbone, dict(depth=2, num_heads=3))
-    keep_tokens_in(torch.bfloat16, model)
+    set_residual_dtype(torch.bfloat16, model)
     came = []
     for norm in (model.backbone.norm, model.decoder.norm):
         norm.register_forward_pre_hook(lambda _norm, inputs: came.append(inputs[0].dtype))
@@ -476,9 +476,9 @@ def test_each_attention_back_end_computes_mssa(backend, dtype):
 @pytest.mark.gpu
 def test_a_number_on_the_gpu_is_checked_one_step_later():
     check = FiniteCheck("loss")
-    check.see(torch.tensor(float("nan"), device="cuda"), 7, 0.1)
+    check.submit(torch.tensor(float("nan"), device="cuda"), 7, 0.1)
     with pytest.raises(RunStoppedError, match="the loss is nan at iteration 7"):
-        check.settle()
+        check.resolve_pending()
 
 
 @pytest.mark.gpu
@@ -516,7 +516,7 @@ def test_looking_ahead_moves_the_loaders_batches_to_the_gpu(pieces):
     batches = batches_of_two(4)
     pinned = [{key: value.pin_memory() for key, value in batch.items()} for batch in batches]
     whole = [join(batches[start : start + pieces]) for start in range(0, 4, pieces)]
-    for batch, expected in zip(LookAhead(pinned, pieces), whole, strict=True):
+    for batch, expected in zip(Prefetcher(pinned, pieces), whole, strict=True):
         assert batch["inputs"].is_cuda
         assert batch["sample_idx"].is_cuda
         assert torch.equal(batch["inputs"].cpu(), expected["inputs"])
@@ -531,7 +531,7 @@ def test_looking_ahead_is_one_batch_ahead_and_keeps_what_fails_for_the_end():
             yield batch
         raise OSError("the disk is gone")
 
-    batches = LookAhead(load())
+    batches = Prefetcher(load())
     seen = []
     for batch in batches:
         assert len(loaded) == min(len(seen) + 2, 3)
@@ -539,5 +539,5 @@ def test_looking_ahead_is_one_batch_ahead_and_keeps_what_fails_for_the_end():
         seen.append(batch)
     assert seen == loaded
     assert str(batches.error) == "the disk is gone"
-    assert LookAhead([]).error is None
-    assert list(LookAhead([])) == []
+    assert Prefetcher([]).error is None
+    assert list(Prefetcher([])) == []

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 
 from crate_mm.engine import Runner
 from crate_mm.engine.parallel import micro_batches
-from crate_mm.engine.parallel.micro_batches import as_of_many_samples, find_micro_batches, sentence, splits_alike
+from crate_mm.engine.parallel.micro_batches import (
+    as_of_many_samples,
+    describe_split,
+    fewest_micro_batches,
+    is_split_invariant,
+)
 from crate_mm.models import ImageClassifier
 from tests.training import debug_config
 
@@ -24,9 +29,9 @@ def test_as_few_parts_as_fit(least, differ, fixed, each, free):
 
     if takes(1) > free or (differ and most > 1 and takes(2) > free):
         with pytest.raises(ValueError, match=r"and .* are free: take a smaller model or activation_checkpointing"):
-            find_micro_batches(shares, takes, free)
+            fewest_micro_batches(shares, takes, free)
         return
-    parts, taken, of_each = find_micro_batches(shares, takes, free)
+    parts, taken, of_each = fewest_micro_batches(shares, takes, free)
     assert 1 <= parts <= least
     assert takes(-(-most // parts)) == taken <= free
     assert of_each == each
@@ -46,7 +51,7 @@ def test_what_the_first_pass_takes_for_good_is_not_a_samples():
         seen.append(samples)
         return 3 * samples + (64 if len(seen) == 1 else 0)
 
-    assert find_micro_batches((4096, 4096), takes, 3072) == (4, 3072, 3)
+    assert fewest_micro_batches((4096, 4096), takes, 3072) == (4, 3072, 3)
 
 
 @pytest.mark.parametrize("as_large", [True, False])
@@ -68,7 +73,7 @@ def test_the_bytes_of_a_sample_are_those_of_a_large_batch(as_large):
 
     free = 10**9
     with as_of_many_samples(task) if as_large else nullcontext():
-        parts, taken, _ = find_micro_batches((512, 512), kept, free)
+        parts, taken, _ = fewest_micro_batches((512, 512), kept, free)
     assert parts == 1
     assert (kept(512) <= taken) is as_large
 
@@ -88,7 +93,7 @@ SMALL = dict(arch=dict(embed_dim=48, depth=1, num_heads=3), img_size=32, patch_s
 )
 def test_what_a_split_would_change_is_not_split(family, augments, alike):
     task = ImageClassifier(dict(type=family, **SMALL), HEAD, batch_augments=augments)
-    assert splits_alike(task) is alike
+    assert is_split_invariant(task) is alike
 
 
 @pytest.mark.gpu
@@ -109,9 +114,9 @@ def test_a_run_takes_no_more_than_was_foreseen(tmp_path, monkeypatch):
 def test_the_largest_batch_that_fits_is_said():
     """1 GB and 0.1 GB a sample: of 5.05 GB, 40 samples fit."""
     free = 5_050_000_000
-    found = find_micro_batches((64, 64), lambda count: 1_000_000_000 + 100_000_000 * count, free)
+    found = fewest_micro_batches((64, 64), lambda count: 1_000_000_000 + 100_000_000 * count, free)
     assert found[:2] == (2, 4_200_000_000)
-    assert sentence(64, *found, free).endswith(
+    assert describe_split(64, *found, free).endswith(
         "64 samples of a device go through in 2 parts of 32, which take about 4.2 of the 5.0 GB that are free, "
         "100.0 MB a sample; the most that fit at once are about 40"
     )

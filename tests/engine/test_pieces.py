@@ -14,8 +14,8 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 from crate_mm.datasets import ClassificationDataset, Digits, GlobalBatchSampler, collate, init_worker
 from crate_mm.datasets.base import samples_in
 from crate_mm.engine import RunInterruptedError, Runner, load_config, newest_checkpoint, read_checkpoint
-from crate_mm.engine.loading.chunks import PieceSampler, in_pieces, join, split_batch
-from crate_mm.engine.loading.prefetch import LookAhead
+from crate_mm.engine.loading.chunks import ChunkedBatchSampler, in_pieces, join, split_batch
+from crate_mm.engine.loading.prefetch import Prefetcher
 from crate_mm.registry import FUNCTIONS
 from crate_mm.torch_private import end_workers
 from tests.faults.test_interruptions import at_step
@@ -30,7 +30,7 @@ FUNCTIONS.register_module(name="collate_of_a_user", module=lambda samples: colla
 )
 def test_pieces_of_a_batch_are_of_one_size(size, count, expected):
     batches = BatchSampler(SequentialSampler(range(count)), size, drop_last=False)
-    pieces = list(PieceSampler(batches, 256))
+    pieces = list(ChunkedBatchSampler(batches, 256))
     assert [len(piece) for piece in pieces] == expected
     assert [index for piece in pieces for index in piece] == list(range(count))
 
@@ -54,7 +54,7 @@ def test_the_batches_are_those_of_the_loader(persistent):
     for epoch, start in ((0, 0), (1, 0), (1, 2)):
         loader.sampler.set_epoch(epoch)
         loader.sampler.start = start
-        expected, ours = list(loader), list(LookAhead(pieces, count))
+        expected, ours = list(loader), list(Prefetcher(pieces, count))
         assert len(expected) == 3 - start
         assert_identical(ours, expected)
         assert ours[0]["inputs"].shape == (30, 3, 12, 14)
@@ -64,7 +64,7 @@ def test_the_batches_are_those_of_the_loader(persistent):
 def test_a_last_batch_may_be_smaller():
     data = ClassificationDataset(Digits("test"))
     loader = DataLoader(data, 200, num_workers=1, collate_fn=collate)
-    ours = list(LookAhead(*in_pieces(loader, 64)))
+    ours = list(Prefetcher(*in_pieces(loader, 64)))
     assert [len(batch["labels"]) for batch in ours] == [200, 200, 50]
     assert_identical(ours, list(loader))
 
@@ -121,7 +121,7 @@ def test_a_batch_is_split_whatever_it_holds():
 @pytest.mark.gpu
 def test_all_tensors_of_a_batch_move_to_the_gpu():
     batch = {"views": [torch.zeros(2, 3), (torch.ones(2), "a")], "more": {"x": torch.arange(2)}, "names": ["a", "b"]}
-    (moved,) = LookAhead([batch])
+    (moved,) = Prefetcher([batch])
     assert moved["views"][0].is_cuda
     assert moved["views"][1][0].is_cuda
     assert moved["more"]["x"].is_cuda
@@ -133,10 +133,10 @@ def test_what_fails_in_a_piece_is_known_a_step_before():
         yield from ({"labels": torch.tensor([i])} for i in range(5))
         raise OSError("the disk is gone")
 
-    batches = LookAhead(pieces(), 2)
+    batches = Prefetcher(pieces(), 2)
     seen = [(batch["labels"].tolist(), batches.error is not None) for batch in batches]
     assert seen == [([0, 1], False), ([2, 3], True)]
-    other = LookAhead([{"inputs": torch.zeros(1, size)} for size in (1, 2)], 2)
+    other = Prefetcher([{"inputs": torch.zeros(1, size)} for size in (1, 2)], 2)
     assert list(other) == []
     assert "Sizes of tensors must match" in str(other.error)
 
@@ -160,7 +160,7 @@ class Counted(torch.utils.data.Dataset):
 def test_what_is_under_way_is_a_batch_and_a_piece_a_worker(most, ahead):
     """Of 20 pieces of a batch two workers have 22 under way, so that a step finds its batch; of whole ones two each."""
     data = Counted()
-    batches = LookAhead(*in_pieces(DataLoader(data, 200, num_workers=2, collate_fn=collate), most))
+    batches = Prefetcher(*in_pieces(DataLoader(data, 200, num_workers=2, collate_fn=collate), most))
     taken = 200
     for _ in batches:
         taken += 200

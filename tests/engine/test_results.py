@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from crate_mm.checkpoints.validate import check_form
 from crate_mm.engine import load_config
-from crate_mm.engine.checkpointing.results import code_commit, dataset_name, describe_checkpoint
+from crate_mm.engine.checkpointing.results import checkpoint_metadata, code_commit, dataset_name
 from tests.training import result_of, run, train
 
 
@@ -26,7 +26,7 @@ def test_a_model_that_cannot_be_traced_still_trains(tmp_path, monkeypatch):
 
 
 def test_odd_transforms_of_a_dataset_of_ones_own_do_not_spoil_a_checkpoint(tmp_path):
-    described = describe_checkpoint(
+    described = checkpoint_metadata(
         SimpleNamespace(
             cfg=load_config("debug", {"test_dataloader.dataset.transforms": "bpe"}),
             task=SimpleNamespace(transfer_from="backbone"),

@@ -10,7 +10,7 @@ import torch
 
 from crate_mm.checkpoints.readers.safetensors import digest
 from crate_mm.engine import CheckpointError, Runner, load_config, open_checkpoint, read_checkpoint
-from crate_mm.engine.checkpointing.start import find_start
+from crate_mm.engine.checkpointing.start import find_start_point
 from crate_mm.engine.safety.consistency import open_on_all
 from tests.training import assert_identical, debug_config, on_processes, result_of, train
 
@@ -90,8 +90,10 @@ def test_a_checkpoint_that_is_open_already_is_not_opened_again(tmp_path, debug_c
     cfg.resume = "newest"
     opened = open_checkpoint(tmp_path / "epoch_1.pth")
     read = []
-    monkeypatch.setattr("crate_mm.engine.checkpointing.start.open_checkpoint", lambda path: (read.append(path), opened)[1])
-    start = find_start(cfg, str(tmp_path), opened if known else None)
+    monkeypatch.setattr(
+        "crate_mm.engine.checkpointing.start.open_checkpoint", lambda path: (read.append(path), opened)[1]
+    )
+    start = find_start_point(cfg, str(tmp_path), opened if known else None)
     assert start.opened is opened
     assert len(read) == (not known)
 
@@ -183,4 +185,4 @@ def test_a_restart_before_the_first_checkpoint_begins_as_it_was_asked_to(tmp_pat
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     cfg = load_config("debug")
     cfg.resume, cfg.load_from = resume, "old/epoch_3.pth"
-    assert find_start(cfg, str(tmp_path))[:2] == ("old/epoch_3.pth", found)
+    assert find_start_point(cfg, str(tmp_path))[:2] == ("old/epoch_3.pth", found)

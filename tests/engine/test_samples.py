@@ -7,7 +7,7 @@ from mmengine.utils import apply_to
 
 from crate_mm.engine import Runner
 from crate_mm.engine.loading.chunks import join
-from crate_mm.engine.loading.sample_preview import Samples
+from crate_mm.engine.loading.sample_preview import SamplePreview
 from tests.training import AUGMENT, debug_config
 
 MIX = [
@@ -52,7 +52,7 @@ def test_an_epochs_first_samples_are_those_of_a_run(tmp_path):
     cfg = config(randomness__seed=3)
     watch, _ = watched(cfg, tmp_path)
     for epoch in (1, 3):
-        found = list(Samples(cfg).first(40, epoch))
+        found = list(SamplePreview(cfg).epoch_samples(40, epoch))
         steps = watch.batches[(epoch - 1) * 10 :][:2]
         run = join(steps)
         assert [seen.position for seen in found] == run["sample_idx"][:40].tolist()
@@ -68,7 +68,7 @@ def test_batches_are_augmented_as_in_a_run(tmp_path, parts):
     watch, runner = watched(cfg, tmp_path)
     kinds = set()
     for epoch in (1, 2):
-        found = list(Samples(cfg).first(2 * 32 // parts + 3, epoch))
+        found = list(SamplePreview(cfg).epoch_samples(2 * 32 // parts + 3, epoch))
         size = 32 // parts
         assert len(found) == 2 * size + 3
         for number, seen in enumerate(found):
@@ -88,13 +88,13 @@ def test_one_sample_in_several_epochs(tmp_path):
     cfg = config(global_batch_size=60)  # 20 of the 320 are left out of each epoch
     watch, _ = watched(cfg, tmp_path)
     run = [(step // 5 + 1, batch) for step, batch in enumerate(watch.batches)]
-    samples = Samples(cfg)
+    samples = SamplePreview(cfg)
     everywhere = set.intersection(
         *({int(p) for e, b in run if e == epoch for p in b["sample_idx"]} for epoch in (1, 2, 3))
     )
     left_out = set(range(320)) - {int(p) for e, b in run if e == 1 for p in b["sample_idx"]}
     for position, epochs in ((min(everywhere), [1, 2, 3]), (min(left_out), None)):
-        found = list(samples.same(position, 3))
+        found = list(samples.sample_by_epoch(position, 3))
         assert {seen.position for seen in found} == {position}
         if epochs:
             assert [seen.epoch for seen in found] == epochs
@@ -105,28 +105,28 @@ def test_one_sample_in_several_epochs(tmp_path):
                 if epoch == seen.epoch and position in batch["sample_idx"].tolist():
                     row = batch["sample_idx"].tolist().index(position)
                     assert torch.equal(seen.pixels, batch["inputs"][row])
-    assert len({seen.pixels.numpy().tobytes() for seen in samples.same(min(everywhere), 3)}) == 3
+    assert len({seen.pixels.numpy().tobytes() for seen in samples.sample_by_epoch(min(everywhere), 3)}) == 3
     with pytest.raises(ValueError, match="sample 320 is not there: the data has 320, counted from 0"):
-        list(samples.same(320, 1))
+        list(samples.sample_by_epoch(320, 1))
 
 
 def test_repeats_are_shown_as_often(tmp_path):
     cfg = config(train_dataloader__sampler={"repeats": 2})
-    found = list(Samples(cfg).same(5, 2)) or list(Samples(cfg).same(6, 2))
+    found = list(SamplePreview(cfg).sample_by_epoch(5, 2)) or list(SamplePreview(cfg).sample_by_epoch(6, 2))
     assert found[0].epoch == found[1].epoch
     assert not torch.equal(found[0].pixels, found[1].pixels)
 
 
 def test_other_splits_are_spread_over_their_data():
-    samples = Samples(debug_config(), "val")
-    found = list(samples.first(10))
+    samples = SamplePreview(debug_config(), "val")
+    found = list(samples.epoch_samples(10))
     assert [seen.position for seen in found] == list(range(0, 100, 10))
     assert torch.equal(found[3].pixels, samples.dataset[30]["inputs"])
-    assert len(list(samples.first(1000))) == 100
+    assert len(list(samples.epoch_samples(1000))) == 100
     with pytest.raises(ValueError, match="the val data is the same in every epoch"):
-        list(samples.same(0, 2))
+        list(samples.sample_by_epoch(0, 2))
 
 
 def test_a_run_without_a_seed_cannot_be_shown():
     with pytest.raises(ValueError, match=r"the config has no randomness.seed"):
-        Samples(debug_config(randomness__seed=None))
+        SamplePreview(debug_config(randomness__seed=None))

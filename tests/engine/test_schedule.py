@@ -7,7 +7,7 @@ import torch
 from mmengine.optim import OptimWrapper
 
 from crate_mm.engine import load_config, prepare
-from crate_mm.engine.optim.schedule import scale_rate
+from crate_mm.engine.optim.schedule import scale_lr
 from crate_mm.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from tests.training import assert_identical, train
 
@@ -115,13 +115,13 @@ def test_nonsense_is_refused():
 
 def test_the_rate_goes_with_the_batch():
     config = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.05))
-    scaled = scale_rate(config, dict(base_batch_size=512, enable=True), 1024)
+    scaled = scale_lr(config, dict(base_batch_size=512, enable=True), 1024)
     assert scaled == dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05))
     assert config["optimizer"]["lr"] == 5e-4, "a user's config is left as it is"
     for off in (None, dict(base_batch_size=512), dict(base_batch_size=512, enable=False)):
-        assert scale_rate(config, off, 1024) is config
+        assert scale_lr(config, off, 1024) is config
     with pytest.raises(ValueError, match="auto_scale_lr scales optim_wrapper.optimizer.lr, which is not set"):
-        scale_rate(dict(optimizer=dict(type="AdamW")), dict(base_batch_size=512, enable=True), 1024)
+        scale_lr(dict(optimizer=dict(type="AdamW")), dict(base_batch_size=512, enable=True), 1024)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from crate_mm.engine import Runner, load_config, read_checkpoint
-from crate_mm.engine.parallel.batch_norm import SameStatistics, batch_norms, share_statistics
+from crate_mm.engine.parallel.batch_norm import SameStatistics, batch_norms, sync_batch_norm
 from crate_mm.models import ImageClassifier, ToST
 from crate_mm.registry import OPTIM_WRAPPERS
 from tests.training import SGD, train
@@ -22,22 +22,22 @@ def test_on_gpus_they_are_of_all_processes_samples():
     """No GPU here: what reaches PyTorch is looked at instead."""
     model = ToST(MICRO, 8, 8)
     before = set(model.state_dict())
-    synced, broadcasts = share_statistics(model, None, "cuda")
+    synced, broadcasts = sync_batch_norm(model, None, "cuda")
     assert all(isinstance(module, nn.SyncBatchNorm) for module in batch_norms(synced))
     assert (len(batch_norms(synced)), broadcasts) == (3, False)
     assert set(synced.state_dict()) == before
-    plain, broadcasts = share_statistics(ToST(MICRO, 8, 8), False, "cuda")
+    plain, broadcasts = sync_batch_norm(ToST(MICRO, 8, 8), False, "cuda")
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in plain.modules())
     assert broadcasts
 
 
 def test_without_gpus_they_are_process_0s():
-    model, broadcasts = share_statistics(ToST(MICRO, 8, 8), None, "cpu")
+    model, broadcasts = sync_batch_norm(ToST(MICRO, 8, 8), None, "cpu")
     assert broadcasts
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-    assert share_statistics(nn.Linear(2, 2), None, "cpu")[1] is False
+    assert sync_batch_norm(nn.Linear(2, 2), None, "cpu")[1] is False
     with pytest.raises(ValueError, match="sync_bn needs GPUs"):
-        share_statistics(model, "torch", "cpu")
+        sync_batch_norm(model, "torch", "cpu")
 
 
 @pytest.mark.parametrize(("value", "right"), [("torch", True), (False, True), ("mmcv", False), (True, False)])

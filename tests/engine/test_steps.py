@@ -6,7 +6,7 @@ import pytest
 import torch.distributed as dist
 
 from crate_mm.engine.safety.agreement import Agreement, notice_hanging
-from crate_mm.engine.safety.finite import OtherProcessError
+from crate_mm.engine.safety.finite import PeerFailedError
 from tests.training import on_processes
 
 
@@ -55,7 +55,7 @@ def wait_for_one_that_hangs(rank: int) -> tuple[str, float]:
         with notice_hanging(2):
             agreement.begin({"a": 0})
             agreement.end({"a": 0})
-    except OtherProcessError as error:
+    except PeerFailedError as error:
         return str(error), time.monotonic() - start
     return "nothing was noticed", 0.0
 

@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 
 from crate_mm.checkpoints import training_checkpoints, write_checkpoint
 from crate_mm.engine import read_checkpoint
-from crate_mm.engine.checkpointing.write import on_cpu
+from crate_mm.engine.checkpointing.write import to_cpu
 from tests.training import assert_identical, debug_runner
 
 AT_THE_SIXTH = dict(default_hooks__checkpoint__every_iters=6, train_cfg__max_epochs=1, ema_momentum=0.1)
@@ -154,7 +154,7 @@ def test_an_error_that_is_not_the_disks_ends_the_run(tmp_path, monkeypatch):
 def test_a_snapshot_is_of_its_own_memory_and_keeps_what_is_shared():
     weight = torch.arange(6.0)
     contents = {"a": weight, "tied": weight, "view": weight[2:], "list": [1, {"step": torch.tensor(3.0)}]}
-    copied, moved = on_cpu(contents, snapshot=True), on_cpu(contents, snapshot=False)
+    copied, moved = to_cpu(contents, snapshot=True), to_cpu(contents, snapshot=False)
     weight.zero_()
     contents["list"][1]["step"].add_(1)
     contents["list"][0] = 2

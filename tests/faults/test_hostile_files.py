@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from crate_mm.api import init_model
 from crate_mm.checkpoints import as_checkpoint
-from crate_mm.checkpoints.fit import transfer
+from crate_mm.checkpoints.fit import transfer_backbone
 from crate_mm.checkpoints.publish import publish
 from crate_mm.checkpoints.readers.safetensors import digest, read_safetensors
 from crate_mm.config.kinds import parse_value
@@ -248,7 +248,7 @@ def test_sizes_that_are_none_are_not_believed(debug_checkpoint, sizes):
     checkpoint = read_checkpoint(debug_checkpoint)
     checkpoint["meta"]["model"]["backbone"].update(sizes)
     model = init_model("debug")
-    assert not transfer(model, as_checkpoint(checkpoint, "x.pth")).resized
+    assert not transfer_backbone(model, as_checkpoint(checkpoint, "x.pth")).resized
 
 
 # What a file may hold by mistake or by malice, as deep as such things are.

@@ -18,7 +18,7 @@ from mmengine.hooks import Hook
 from crate_mm.checkpoints import write_checkpoint
 from crate_mm.checkpoints.files import training_checkpoints
 from crate_mm.engine import RunInterruptedError, RunStoppedError, newest_checkpoint, read_checkpoint
-from crate_mm.engine.safety.signals import INTERRUPTED, PREEMPTED, Signals
+from crate_mm.engine.safety.signals import EXIT_INTERRUPTED, EXIT_PREEMPTED, Signals
 from crate_mm.registry import DATA_SAMPLERS, RUNNERS
 from tests.conftest import ROOT, start
 from tests.training import AUGMENT, assert_identical, debug_config
@@ -59,7 +59,7 @@ def at_step(runner, step: int, act) -> None:
 # The 10th step is the last of an epoch, after which there is the epoch's own checkpoint to write, and the validation.
 @pytest.mark.parametrize(
     ("step", "number", "code"),
-    [(1, signal.SIGTERM, PREEMPTED), (7, signal.SIGUSR1, PREEMPTED), (10, signal.SIGINT, INTERRUPTED)],
+    [(1, signal.SIGTERM, EXIT_PREEMPTED), (7, signal.SIGUSR1, EXIT_PREEMPTED), (10, signal.SIGINT, EXIT_INTERRUPTED)],
 )
 @pytest.mark.slow
 def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path, whole, number, code, step):
@@ -271,7 +271,7 @@ with one_sentence_errors():
 def test_a_signal_before_training_ends_the_program_with_its_code(tmp_path, run_tool, number):
     (tmp_path / "before.py").write_text(BEFORE_TRAINING)
     done = run_tool(str(tmp_path / "before"), tmp_path / "stdout", int(number))
-    assert done.code == PREEMPTED
+    assert done.code == EXIT_PREEMPTED
     assert (tmp_path / "stdout").read_text() == ""
     assert done.last_line.startswith(f"stopped by {number.name}, before the first step")
 
@@ -295,7 +295,7 @@ def test_the_second_ctrl_c_ends_a_process_that_waits():
         os.kill(process.pid, signal.SIGINT)
     process.join(30)
     process.kill()
-    assert process.exitcode == INTERRUPTED
+    assert process.exitcode == EXIT_INTERRUPTED
 
 
 # As root of a namespace of its own, which the system may refuse (85 would be another code, and so would 1 and 2).
@@ -471,7 +471,7 @@ def test_when_the_launcher_is_killed_the_processes_save_and_end(tmp_path, train_
 @pytest.mark.slow
 def test_when_one_process_is_asked_to_stop_all_do(tmp_path, run_processes):
     done = run_processes("train", *write_accident(tmp_path, "os.kill(os.getpid(), 10)"))
-    assert done.code == PREEMPTED, done.output
+    assert done.code == EXIT_PREEMPTED, done.output
     assert "stopped by SIGUSR1" in done.output
     assert names(tmp_path / "run")[-1] == "epoch_1_iter_16.pth"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from crate_mm.cli.options import IN_USE
-from crate_mm.engine.safety.signals import INTERRUPTED, PREEMPTED
+from crate_mm.engine.safety.signals import EXIT_INTERRUPTED, EXIT_PREEMPTED
 from tests.conftest import ROOT, free_port, start
 
 RANK = """
@@ -28,11 +28,11 @@ while len(open(f"{folder}/started").read().split()) < both:  # the other may sta
 ENDS = {
     "killed": "os.kill(os.getpid(), 9) if mine else time.sleep(60)",
     "failed": "sys.exit('Traceback: the cat sat on the keyboard') if mine else time.sleep(60)",
-    "asked to stop": f"sys.exit({PREEMPTED}) if mine else time.sleep(60)",
+    "asked to stop": f"sys.exit({EXIT_PREEMPTED}) if mine else time.sleep(60)",
     "cannot go on": "sys.exit(2)",
     "fails once": "sys.exit(1 if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' else 0)",
     "saves": f"""
-for number, code in ((signal.SIGTERM, {PREEMPTED}), (signal.SIGUSR1, {PREEMPTED}), (signal.SIGINT, {INTERRUPTED})):
+for number, code in ((signal.SIGTERM, {EXIT_PREEMPTED}), (signal.SIGUSR1, {EXIT_PREEMPTED}), (signal.SIGINT, {EXIT_INTERRUPTED})):
     signal.signal(number, lambda *_, code=code: (time.sleep(0.3), os._exit(code)))
 open(f"{{folder}}/ready{{mine}}", "w").close()
 time.sleep(60)
@@ -55,7 +55,7 @@ def arguments(tmp_path: Path, how: str, restarts: int) -> tuple:
         ("killed", 0, 1, "error: process 1 was killed by SIGKILL", 2),
         ("killed", 1, 1, "error: process 1 was killed by SIGKILL", 4),
         ("failed", 0, 1, "Traceback: the cat sat on the keyboard", 2),
-        ("asked to stop", 2, PREEMPTED, None, 2),
+        ("asked to stop", 2, EXIT_PREEMPTED, None, 2),
         ("cannot go on", 2, 2, None, 2),
         ("fails once", 1, 0, None, 4),
     ],
@@ -71,7 +71,8 @@ def test_the_end_of_a_process_is_that_of_all(tmp_path, run_tool, how, restarts, 
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, PREEMPTED), (signal.SIGUSR1, PREEMPTED), (signal.SIGINT, INTERRUPTED)]
+    ("number", "code"),
+    [(signal.SIGTERM, EXIT_PREEMPTED), (signal.SIGUSR1, EXIT_PREEMPTED), (signal.SIGINT, EXIT_INTERRUPTED)],
 )
 @pytest.mark.slow
 def test_a_signal_to_the_launcher_is_one_to_all(tmp_path, recorded, number, code):

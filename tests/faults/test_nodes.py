@@ -17,7 +17,7 @@ import pytest
 
 from crate_mm.checkpoints.files import training_checkpoints
 from crate_mm.engine import read_checkpoint
-from crate_mm.engine.safety.signals import PREEMPTED
+from crate_mm.engine.safety.signals import EXIT_PREEMPTED
 from tests.conftest import ROOT, free_port, start
 from tests.training import AUGMENT, SGD, train
 
@@ -189,7 +189,7 @@ def test_a_node_that_is_asked_to_leave_saves_and_the_others_go_on(job):
     until(lambda: job.steps(world=2) > 4, job)
     os.kill(job.nodes["second"].pid, signal.SIGUSR1)
     job.nodes["second"].join(100)
-    assert job.nodes["second"].exitcode == PREEMPTED, job.said()
+    assert job.nodes["second"].exitcode == EXIT_PREEMPTED, job.said()
     until(lambda: job.steps(world=1) > 1, job)
     job.hold()
     together, alone = ([note["step"] for note in job.notes() if note["world"] == world] for world in (2, 1))

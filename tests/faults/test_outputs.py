@@ -15,7 +15,7 @@ from safetensors.torch import load_file, load_model
 
 from crate_mm.api import init_model
 from crate_mm.checkpoints import as_checkpoint
-from crate_mm.checkpoints.fit import transfer
+from crate_mm.checkpoints.fit import transfer_backbone
 from crate_mm.checkpoints.publish import publish
 from crate_mm.engine import CheckpointError, load_config, load_weights, read_checkpoint
 from crate_mm.evaluation.reports import write_confusion, write_per_class, write_predictions
@@ -237,7 +237,7 @@ def test_what_a_checkpoint_leaves_empty_is_no_error_of_a_test(tmp_path, debug_ch
 def test_position_embeddings_of_no_image_are_dropped(debug_checkpoint, shape):
     checkpoint = read_checkpoint(debug_checkpoint)
     checkpoint["state_dict"]["backbone.embedding.pos_embed"] = torch.zeros(shape)
-    done = transfer(MODELS.build(load_config("debug").model), as_checkpoint(checkpoint, "x.pth"))
+    done = transfer_backbone(MODELS.build(load_config("debug").model), as_checkpoint(checkpoint, "x.pth"))
     assert "backbone.embedding.pos_embed" in done.dropped
 
 

@@ -9,7 +9,7 @@ from multiprocessing import connection
 
 import pytest
 
-from crate_mm.engine.safety.signals import PREEMPTED
+from crate_mm.engine.safety.signals import EXIT_PREEMPTED
 from tests.conftest import ROOT, by_pytorch, free_port, start
 from tests.faults.test_interruptions import write_accident
 from tests.faults.test_nodes import CONFIG, HOOK, STEPS, images, notes_of
@@ -18,7 +18,7 @@ from tests.training import AUGMENT
 REQUEUE = ROOT / "tools" / "slurm_requeue.sbatch"
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(PREEMPTED, "requeue 77\n"), (0, ""), (1, ""), (130, "")])
+@pytest.mark.parametrize(("code", "requeued"), [(EXIT_PREEMPTED, "requeue 77\n"), (0, ""), (1, ""), (130, "")])
 def test_a_job_that_saved_queues_itself_again(tmp_path, code, requeued):
     """Slurm is not here: what the job asks of it is, and what its processes end with."""
     (tmp_path / "srun").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >"$RECORD.srun"\nexit {code}\n')
@@ -54,7 +54,7 @@ def test_all_processes_end_as_preempted_though_the_first_end_ends_the_others(tmp
     for process in processes:
         process.join(60)
         process.kill()
-    assert [process.exitcode for process in processes] == [PREEMPTED, PREEMPTED], log.read_text()
+    assert [process.exitcode for process in processes] == [EXIT_PREEMPTED, EXIT_PREEMPTED], log.read_text()
     assert log.read_text().count("stopped by SIGUSR1") == 1
 
 

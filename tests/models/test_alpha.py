@@ -9,7 +9,7 @@ from crate_mm.analysis.gather import defined_measures, measure_layers
 from crate_mm.analysis.measures import nonzero_fraction
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import as_checkpoint
-from crate_mm.checkpoints.fit import fit
+from crate_mm.checkpoints.fit import load_strict
 from crate_mm.checkpoints.translate import rename
 from crate_mm.models import ALPHA_ARCHS, CRATEAlpha, ImageClassifier
 from crate_mm.models.families.alpha import KEY_MAP
@@ -240,7 +240,7 @@ def test_the_translation_says_what_the_model_is():
     opened = as_checkpoint(coupled, num_heads=3)
     assert opened.model["backbone"]["decoupled"] is False
     built = classifier(decoupled=False)
-    fit(built, opened)
+    load_strict(built, opened)
 
 
 def test_published_shapes_tell_their_heads():

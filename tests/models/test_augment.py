@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crate_mm.checkpoints import as_checkpoint
-from crate_mm.checkpoints.described import build_described
+from crate_mm.checkpoints.described import build_from_checkpoint
 from crate_mm.models import ImageClassifier
 from crate_mm.models.tasks.augment import BatchAugments, BatchRandomErasing, CutMix, MixUp
 from crate_mm.registry import TRANSFORMS
@@ -179,7 +179,7 @@ def test_a_checkpoint_of_such_a_model_describes_it():
     )
     weights = ImageClassifier(**{k: v for k, v in described.items() if k != "type"}).state_dict()
     assert not any("augment" in name for name in weights)
-    model = build_described(as_checkpoint({"meta": {"model": described}, "state_dict": weights}))
+    model = build_from_checkpoint(as_checkpoint({"meta": {"model": described}, "state_dict": weights}))
     assert [type(a) for a in model.batch_augments.mixing] == [MixUp, CutMix]
 
 

@@ -10,9 +10,9 @@ from crate_mm.analysis.attention import cls_attention
 from crate_mm.analysis.cost import count_complexity
 from crate_mm.analysis.gather import defined_measures, measure_layers
 from crate_mm.analysis.table import MEASURES
-from crate_mm.analysis.taps import capture, layers_of
+from crate_mm.analysis.taps import capture, find_layers
 from crate_mm.checkpoints import as_checkpoint
-from crate_mm.checkpoints.fit import transfer
+from crate_mm.checkpoints.fit import transfer_backbone
 from crate_mm.config import load_config
 from crate_mm.models import Backbone, ImageClassifier, Positions
 from crate_mm.registry import BACKBONES, MODELS, head_for
@@ -134,7 +134,7 @@ def test_measures_are_defined_or_refused(family):
 def test_what_a_layer_offers_holds_together(family):
     """A code has a price, R^c has what it is measured against, and attention's rows sum to 1."""
     model = classifier(family)
-    for step in layers_of(model).values():
+    for step in find_layers(model).values():
         taps, subspaces = step.taps(), step.subspaces()
         assert {"tap_w", "tap_out"} <= taps.keys()
         assert ("tap_code" in taps) == (step.lambd is not None)
@@ -149,7 +149,7 @@ def test_what_a_layer_offers_holds_together(family):
 
 def test_figures_are_drawn_or_refused(family):
     model = classifier(family)
-    if layers_of(model)[0].attention(torch.randn(1, 4, 48)) is None:
+    if find_layers(model)[0].attention(torch.randn(1, 4, 48)) is None:
         with pytest.raises(ValueError, match=f"{family} has no attention map"):
             cls_attention(model, pixels())
     else:
@@ -205,7 +205,7 @@ def test_its_backbone_is_taken_over_at_another_size(family):
     model, bigger = classifier(family), classifier(family, seed=3, img_size=48)
     torch.nn.init.normal_(bigger.head.fc.weight)
     checkpoint = as_checkpoint({"state_dict": model.state_dict()})
-    result = transfer(bigger, checkpoint)
+    result = transfer_backbone(bigger, checkpoint)
     grids = positions_of(bigger)
     assert result.resized.keys() == {f"backbone.{name}" for name in grids}
     assert not any(name.startswith("backbone.") for name in result.new)

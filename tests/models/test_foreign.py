@@ -6,7 +6,7 @@ import torch
 import torchvision
 
 from crate_mm.checkpoints import as_checkpoint
-from crate_mm.checkpoints.fit import fit
+from crate_mm.checkpoints.fit import load_strict
 from crate_mm.engine import CheckpointError
 from crate_mm.models import ARCHS
 from crate_mm.registry import MODELS
@@ -45,7 +45,7 @@ def test_published_sizes_are_read_off_the_shapes(arch, wrapped):
     assert opened.model["head"]["num_classes"] == 9
     assert f"{size.num_heads} heads" in opened.meta["assumed"]
     with torch.device("meta"):
-        fit(MODELS.build(opened.model), opened)
+        load_strict(MODELS.build(opened.model), opened)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_without_heads_the_config_says_them():
     model = dict(type="CRATE", arch=dict(embed_dim=48, depth=2, num_heads=4), img_size=64)
     with torch.device("meta"):
         whole = dict(type="ImageClassifier", backbone=model, head=dict(type="LinearHead", num_classes=7))
-        fit(MODELS.build(whole), opened)
+        load_strict(MODELS.build(whole), opened)
     assert any("does not tell its model, the config does" in note for note in opened.notes)
 
 
@@ -116,7 +116,7 @@ def test_torchvisions_own_vit_is_translated(name):
     assert opened.model["backbone"]["patch_size"] == int(name[-2:])
     assert opened.model["backbone"]["arch"] == dict(embed_dim=768, depth=12, num_heads=12)
     with torch.device("meta"):
-        fit(MODELS.build(opened.model), opened)
+        load_strict(MODELS.build(opened.model), opened)
 
 
 def test_torchvisions_vit_and_ours_compute_the_same():
@@ -126,7 +126,7 @@ def test_torchvisions_vit_and_ours_compute_the_same():
     opened = as_checkpoint(theirs.state_dict(), num_heads=4)
     assert as_checkpoint(theirs.state_dict()).unknown.startswith("torchvision publishes no ViT of width 48 and depth 2")
     ours = MODELS.build(opened.model).eval()
-    fit(ours, opened)
+    load_strict(ours, opened)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(ours(images), theirs(images))

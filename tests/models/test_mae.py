@@ -11,7 +11,7 @@ from crate_mm.analysis.attention import cls_attention
 from crate_mm.analysis.measures import nonzero_fraction
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import CheckpointError, as_checkpoint, open_checkpoint
-from crate_mm.checkpoints.fit import fit
+from crate_mm.checkpoints.fit import load_strict
 from crate_mm.checkpoints.translate import TranslationError, rename, translate
 from crate_mm.engine import load_config
 from crate_mm.models import ARCHS, CRATEMAE, MaskedAutoencoder
@@ -286,7 +286,7 @@ def test_a_file_of_the_authors_opens(tmp_path):
     assert "left out, as no part of the model takes it: decoder_embed.bias, decoder_embed.weight, pos_embed" in notes
     assert "3 heads in the decoder, ista_step_size 0.1, ista_lambda 0.5, mask_ratio 0.75, norm_pix_loss False" in notes
     model = MODELS.build(opened.model)
-    fit(model, opened)
+    load_strict(model, opened)
     ref = REFERENCE["micro"]
     noise = torch.from_numpy(np.random.RandomState(1).rand(4, 16))
     loss = model(images_of(ref).float(), noise=noise, mode="loss")["loss"].item()
@@ -299,7 +299,7 @@ def test_a_file_of_the_authors_converts(run_tool, tmp_path):
     assert done.code == 0, done.output
     assert "32 x 32 images in patches of 8, MaskedAutoencoder" in done.last_line
     opened = open_checkpoint(tmp_path / "ours.pth")
-    fit(MODELS.build(opened.model), opened)
+    load_strict(MODELS.build(opened.model), opened)
     assert opened.meta["assumed"].startswith("square RGB images, 3 heads in the decoder")
 
 

@@ -15,11 +15,11 @@ from crate_mm.analysis.gather import defined_measures, measure_layers
 from crate_mm.analysis.measures import subspace_coding_rate
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import as_checkpoint
-from crate_mm.checkpoints.fit import transfer
+from crate_mm.checkpoints.fit import transfer_backbone
 from crate_mm.config.load import as_classifier
 from crate_mm.datasets import draws
 from crate_mm.engine import CheckpointError, Runner, load_config, read_checkpoint
-from crate_mm.engine.parallel.blocks import block_groups, checkpoint_blocks
+from crate_mm.engine.parallel.blocks import checkpoint_blocks, layer_groups
 from crate_mm.evaluation import ReconstructionLoss, extract_features
 from crate_mm.inference.standalone import build_loader, load_config_for
 from crate_mm.models import ImageClassifier, MaskedAutoencoder
@@ -179,7 +179,7 @@ def test_a_hidden_patch_has_no_effect():
 
 def test_recomputed_blocks_are_the_decoders_too():
     model, images, noise = build().double(), torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.rand(2, 16)
-    assert block_groups(model) == [[*model.backbone.blocks], [*model.decoder.blocks]]
+    assert layer_groups(model) == [[*model.backbone.blocks], [*model.decoder.blocks]]
     gradients = []
     for _ in range(2):
         model.zero_grad()
@@ -286,7 +286,7 @@ def test_the_metric_counts_a_sample_once(monkeypatch):
     assert rows(ReconstructionLoss(), range(8)).evaluate(8) == {"eval/loss": expected}
     other = rows(ReconstructionLoss(), [1, 3, 5, 7])  # the last batch of each process is another one's first
     theirs = {key: torch.cat([row[key] for row in other.results]) for key in other.results[0]}
-    monkeypatch.setattr("crate_mm.evaluation.metrics.gather", lambda mine: [mine, theirs])
+    monkeypatch.setattr("crate_mm.evaluation.metrics.collect", lambda mine: [mine, theirs])
     assert rows(ReconstructionLoss(), [0, 2, 4, 6, 1]).evaluate(9) == {"eval/loss": expected}
 
 
@@ -299,7 +299,7 @@ def test_a_config_with_a_head_takes_the_backbone(run):
     assert isinstance(model, ImageClassifier)
     assert isinstance(model.head.norm, torch.nn.Identity)
     assert tuple(cfg.model.preprocessor.mean) == (0.3,)
-    result = transfer(model, opened)
+    result = transfer_backbone(model, opened)
     for name, value in model.backbone.state_dict().items():
         assert torch.equal(value, opened.weights[f"backbone.{name}"]), name
     assert {name.partition(".")[0] for name in result.dropped} == {"mask_token", "decoder"}
@@ -315,7 +315,7 @@ def test_at_another_image_size_the_positions_are_those_of_the_autoencoder(run):
     """The table is interpolated as the encoder's forward does it, not by the rule for learned positions."""
     cfg, opened = load_config_for("transfer/fashion_mnist", run / "epoch_2.pth", {"model.backbone.img_size": 12})
     model = MODELS.build(cfg.model).eval()
-    result = transfer(model, opened)
+    result = transfer_backbone(model, opened)
     name = "backbone.embedding.pos_table"
     assert result.resized == {name: "4 x 4 -> 6 x 6 patches, bicubic"}
     assert torch.equal(model.backbone.embedding.pos_table, resize_table(opened.weights[name], (4, 4), (6, 6)))
@@ -324,7 +324,9 @@ def test_at_another_image_size_the_positions_are_those_of_the_autoencoder(run):
     torch.testing.assert_close(model(images, mode="features"), autoencoder(images, mode="features"))
     # What it was trained at goes with the weights: back at 8 x 8 they are not those of the formula.
     again = MODELS.build({**cfg.model.to_dict(), "backbone": BACKBONE})
-    back = transfer(again, as_checkpoint({"meta": {"model": cfg.model.to_dict()}, "state_dict": model.state_dict()}))
+    back = transfer_backbone(
+        again, as_checkpoint({"meta": {"model": cfg.model.to_dict()}, "state_dict": model.state_dict()})
+    )
     assert name in back.resized
 
 
@@ -355,7 +357,7 @@ def test_a_model_without_a_backbone_makes_no_classifier():
 def test_a_checkpoint_of_another_width_is_refused(run):
     other = build(backbone={**BACKBONE, "arch": dict(MICRO, embed_dim=36)})
     with pytest.raises(CheckpointError, match="is of another model"):
-        transfer(other, as_checkpoint(read_checkpoint(run / "epoch_2.pth")))
+        transfer_backbone(other, as_checkpoint(read_checkpoint(run / "epoch_2.pth")))
 
 
 def test_features_for_nearest_neighbours(run):

@@ -7,7 +7,7 @@ import torch
 from mmengine.hooks import Hook
 
 from crate_mm.checkpoints import CheckpointError, as_checkpoint
-from crate_mm.checkpoints.fit import transfer
+from crate_mm.checkpoints.fit import transfer_backbone
 from crate_mm.engine import read_checkpoint
 from crate_mm.models import ImageClassifier, Task
 from crate_mm.models.tasks.base import freeze_untrained, task_of
@@ -126,7 +126,7 @@ def pretrained():
 )
 def test_a_transfer_takes_the_part_that_is_asked_for(pretrained, part, prefix):
     model, checkpoint = classifier(), as_checkpoint(pretrained)
-    result = transfer(model, checkpoint, part=part)
+    result = transfer_backbone(model, checkpoint, part=part)
     for name, value in model.backbone.state_dict().items():
         assert torch.equal(value, pretrained["state_dict"][f"{prefix}.{name}"]), name
     assert result.new.keys() == {f"head.{name}" for name in model.head.state_dict()}
@@ -140,10 +140,10 @@ def test_a_part_that_is_not_there_is_refused_with_those_that_are(pretrained):
     model = classifier()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=message):
-        transfer(model, as_checkpoint(pretrained), part="techer")
+        transfer_backbone(model, as_checkpoint(pretrained), part="techer")
     assert_identical(dict(model.state_dict()), before)
     with pytest.raises(CheckpointError, match="has no part 'projection'"):
-        transfer(model, as_checkpoint(pretrained), part="projection")
+        transfer_backbone(model, as_checkpoint(pretrained), part="projection")
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from machine import report
 from photographs import write_tree
 
 from crate_mm.checkpoints.files import training_checkpoints
-from crate_mm.cli.options import check_writable, one_sentence_errors, positive
+from crate_mm.cli.options import check_writable, positive_int, user_errors
 from crate_mm.engine import CheckpointHook
 
 
@@ -25,9 +25,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="crate_base_in1k", help="an ImageNet config (default: crate_base_in1k)")
     parser.add_argument(
-        "--minutes", type=positive, default=10, help="interval of checkpoints, in minutes (default: 10)"
+        "--minutes", type=positive_int, default=10, help="interval of checkpoints, in minutes (default: 10)"
     )
-    parser.add_argument("--rounds", type=positive, default=7, help="checkpoints to write (default: 7)")
+    parser.add_argument("--rounds", type=positive_int, default=7, help="checkpoints to write (default: 7)")
     parser.add_argument("--wait", action="store_true", help="let training wait until a checkpoint is verified")
     parser.add_argument("--folder", help="output folder (default: the system's temporary directory)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors(), tempfile.TemporaryDirectory(dir=args.folder) as folder:
+    with user_errors(), tempfile.TemporaryDirectory(dir=args.folder) as folder:
         check_writable(args.json)
         runner = build_runner(args, write_tree(Path(folder) / "data", 10), Path(folder), StepTimes())
         runner.train()  # creates the optimizer's state

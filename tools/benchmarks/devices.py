@@ -20,7 +20,7 @@ from machine import PRECISIONS, cpu_name, in_precision, least_seconds, report
 from mmengine.device import get_device
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from crate_mm.cli.options import check_writable, one_sentence_errors, positive
+from crate_mm.cli.options import check_writable, positive_int, user_errors
 
 BACKENDS = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
 
@@ -279,10 +279,10 @@ def measure_rows(rates: Device, precision: str) -> Iterator[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="default: float32")
-    parser.add_argument("--threads", type=positive, help="number of CPU threads (default: PyTorch's)")
+    parser.add_argument("--threads", type=positive_int, help="number of CPU threads (default: PyTorch's)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON that is whole after each row")
     args = parser.parse_args()
-    with one_sentence_errors():
+    with user_errors():
         check_writable(args.json)
         if args.threads:
             torch.set_num_threads(args.threads)

@@ -24,7 +24,7 @@ from mmengine.device import get_device
 from mmengine.hooks import Hook
 from photographs import write_tree
 
-from crate_mm.cli.options import check_writable, one_sentence_errors, positive
+from crate_mm.cli.options import check_writable, positive_int, user_errors
 from crate_mm.engine import Runner, amp_optim_wrapper, load_config
 
 PACK = Path(__file__).resolve().parents[1] / "pack_dataset.py"
@@ -61,13 +61,15 @@ class StepTimes(Hook):
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="crate_tiny_in1k", help="an ImageNet config (default: crate_tiny_in1k)")
-    parser.add_argument("--images", type=positive, default=512, help="photographs of an epoch (default: 512)")
-    parser.add_argument("--batch", type=positive, default=16, help="global batch (default: 16)")
-    parser.add_argument("--workers", type=positive, default=2, help="number of loader workers (default: 2)")
-    parser.add_argument("--rounds", type=positive, default=3, help="of the comparison with a bare loop (default: 3)")
+    parser.add_argument("--images", type=positive_int, default=512, help="photographs of an epoch (default: 512)")
+    parser.add_argument("--batch", type=positive_int, default=16, help="global batch (default: 16)")
+    parser.add_argument("--workers", type=positive_int, default=2, help="number of loader workers (default: 2)")
+    parser.add_argument(
+        "--rounds", type=positive_int, default=3, help="of the comparison with a bare loop (default: 3)"
+    )
     parser.add_argument(
         "--short-side",
-        type=positive,
+        type=positive_int,
         nargs="+",
         default=[],
         help="also measure photographs packed at this short side, in pixels",
@@ -79,7 +81,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors(), tempfile.TemporaryDirectory() as folder:
+    with user_errors(), tempfile.TemporaryDirectory() as folder:
         check_writable(args.json)
         root = write_tree(Path(folder) / "data", args.images)
         report(f"{args.config}, batch {args.batch}", measure(args, root, Path(folder)), vars(args), args.json)

@@ -26,9 +26,9 @@ from machine import report
 from runs import Forked, Started, descendants
 
 from crate_mm.checkpoints.files import training_checkpoints, training_progress
-from crate_mm.cli.options import one_sentence_errors, positive
+from crate_mm.cli.options import positive_int, user_errors
 from crate_mm.engine import read_checkpoint
-from crate_mm.engine.safety.signals import PREEMPTED
+from crate_mm.engine.safety.signals import EXIT_PREEMPTED
 
 STEPS_PER_EPOCH = 10  # of configs/debug.py
 COMPARED = ("state_dict", "optimizer", "param_schedulers", "ema_state_dict")
@@ -165,8 +165,8 @@ def torment(trial: Trial, epochs: int, args: argparse.Namespace) -> Counter:
         hits[f"hit {kill(run, number, rng, args.processes)}"] += 1
         hits["kills"] += 1
         hits["a write cut off"] += any(trial.folder.glob("*.part"))
-        if number != signal.SIGKILL and run.code() != PREEMPTED and args.processes == 1:
-            raise RuntimeError(f"ended with code {run.code()}, not {PREEMPTED}; see {trial.log}")
+        if number != signal.SIGKILL and run.code() != EXIT_PREEMPTED and args.processes == 1:
+            raise RuntimeError(f"ended with code {run.code()}, not {EXIT_PREEMPTED}; see {trial.log}")
         damaged = damage_newest(trial.folder, rng) if args.damage else None
         if damaged:
             hits[damaged] += 1
@@ -175,12 +175,12 @@ def torment(trial: Trial, epochs: int, args: argparse.Namespace) -> Counter:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=positive, default=100)
-    parser.add_argument("--processes", type=positive, default=1)
+    parser.add_argument("--kills", type=positive_int, default=100)
+    parser.add_argument("--processes", type=positive_int, default=1)
     parser.add_argument("--signal", choices=["KILL", "TERM", "USR1", "INT"], default="KILL")
     parser.add_argument("--damage", action="store_true", help="damage the newest checkpoint after each kill")
     parser.add_argument(
-        "--steps", type=positive, default=10, help="average number of steps between kills (default: 10)"
+        "--steps", type=positive_int, default=10, help="average number of steps between kills (default: 10)"
     )
     parser.add_argument("--fork", action="store_true", help="fork the processes instead of using the launcher; faster")
     parser.add_argument("--seed", type=int, default=0)
@@ -190,7 +190,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors(show_traceback=True):
+    with user_errors(show_traceback=True):
         epochs = max(-(-args.kills * args.steps // STEPS_PER_EPOCH), 3)
         folder = Path(tempfile.mkdtemp(prefix="faults-"))
         start = time.monotonic()

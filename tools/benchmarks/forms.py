@@ -18,7 +18,7 @@ from machine import (
 
 from crate_mm import get_model, list_models
 from crate_mm.analysis.cost import count_complexity
-from crate_mm.cli.options import positive
+from crate_mm.cli.options import positive_int
 from crate_mm.models import CRATE, ImageClassifier
 
 
@@ -27,9 +27,9 @@ def parse_args(description: str) -> argparse.Namespace:
     parser.add_argument(
         "--models", nargs="+", choices=list_models(), default=["crate_tiny", "crate_base"], metavar="NAME"
     )
-    parser.add_argument("--batch", type=positive, default=16, help="images per batch (default: 16)")
-    parser.add_argument("--img-size", type=positive, default=224, help="image size (default: 224)")
-    parser.add_argument("--threads", type=positive, help="number of CPU threads (default: PyTorch's)")
+    parser.add_argument("--batch", type=positive_int, default=16, help="images per batch (default: 16)")
+    parser.add_argument("--img-size", type=positive_int, default=224, help="image size (default: 224)")
+    parser.add_argument("--threads", type=positive_int, help="number of CPU threads (default: PyTorch's)")
     parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=["float32", "bf16"])
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="measure compiled forms")
     add_timing_options(parser, rounds=7)

@@ -14,13 +14,13 @@ from machine import in_precision, report
 from mmengine.device import get_device
 from textbook import textbook_logits
 
-from crate_mm.cli.options import check_writable, one_sentence_errors
+from crate_mm.cli.options import check_writable, user_errors
 from crate_mm.engine.parallel.blocks import compile_blocks
 
 
 def main() -> None:
     args = parse_args(__doc__)
-    with one_sentence_errors(), torch.inference_mode():
+    with user_errors(), torch.inference_mode():
         check_writable(args.json)
         rows = (row for name in args.models for row in measure(name, args, get_device()))
         report(f"inference, batch {args.batch}, {args.img_size} x {args.img_size}", rows, vars(args), args.json)

@@ -19,7 +19,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
-from crate_mm.cli.options import check_writable, one_sentence_errors, positive
+from crate_mm.cli.options import check_writable, positive_int, user_errors
 from crate_mm.cli.pack_dataset import encode
 from crate_mm.datasets import ClassificationDataset, ImageNet, PackedImages, collate
 from crate_mm.datasets.packed import write_shards
@@ -29,18 +29,20 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=positive, default=64, help="number of images loaded in a round (default: 64)")
-    parser.add_argument("--width", type=positive, default=500, help="width of the photographs (default: 500)")
-    parser.add_argument("--height", type=positive, default=375, help="height of the photographs (default: 375)")
+    parser.add_argument(
+        "--images", type=positive_int, default=64, help="number of images loaded in a round (default: 64)"
+    )
+    parser.add_argument("--width", type=positive_int, default=500, help="width of the photographs (default: 500)")
+    parser.add_argument("--height", type=positive_int, default=375, help="height of the photographs (default: 375)")
     parser.add_argument(
         "--short-sides",
-        type=positive,
+        type=positive_int,
         nargs="*",
         default=[400, 320],
         help="short sides for packing, as in pack_dataset (default: 400 320)",
     )
     parser.add_argument(
-        "--rounds", type=positive, default=9, help="number of times that each form is timed (default: 9)"
+        "--rounds", type=positive_int, default=9, help="number of times that each form is timed (default: 9)"
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
     return parser.parse_args()
@@ -48,7 +50,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors(), tempfile.TemporaryDirectory() as folder:
+    with user_errors(), tempfile.TemporaryDirectory() as folder:
         check_writable(args.json)
         torch.set_num_threads(1)
         root = write_tree(Path(folder), args.images, size=(args.width, args.height))

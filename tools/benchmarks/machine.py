@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import crate_mm
-from crate_mm.cli.options import positive
+from crate_mm.cli.options import positive_int
 from crate_mm.io.files import atomic_file
 
 # dtype, and PyTorch's float32 matmul precision, by name.
@@ -33,10 +33,13 @@ def add_timing_options(parser: argparse.ArgumentParser, rounds: int) -> None:
     """Add ``--rounds``, ``--steps`` and ``--json``."""
     steps = 10 if torch.cuda.is_available() else 1
     parser.add_argument(
-        "--rounds", type=positive, default=rounds, help=f"number of times that each form is timed (default: {rounds})"
+        "--rounds",
+        type=positive_int,
+        default=rounds,
+        help=f"number of times that each form is timed (default: {rounds})",
     )
     help = "runs in a row between two synchronizations (default: 10 on a GPU, to fill its queue; 1 on a CPU)"
-    parser.add_argument("--steps", type=positive, default=steps, help=help)
+    parser.add_argument("--steps", type=positive_int, default=steps, help=help)
     parser.add_argument("--json", metavar="FILE", help="write the results here, as JSON; rewritten after each row")
 
 

@@ -17,26 +17,28 @@ from torch.profiler import ProfilerActivity, profile
 from train_step import step
 
 from crate_mm import list_models
-from crate_mm.cli.options import check_writable, one_sentence_errors, positive
+from crate_mm.cli.options import check_writable, positive_int, user_errors
 from crate_mm.engine.parallel.blocks import compile_blocks
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=list_models(), default="crate_base", metavar="NAME")
-    parser.add_argument("--batch", type=positive, default=16, help="images per batch (default: 16)")
-    parser.add_argument("--img-size", type=positive, default=224, help="image size (default: 224)")
+    parser.add_argument("--batch", type=positive_int, default=16, help="images per batch (default: 16)")
+    parser.add_argument("--img-size", type=positive_int, default=224, help="image size (default: 224)")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="default: float32")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
-    parser.add_argument("--steps", type=positive, default=3, help="number of profiled steps (default: 3)")
-    parser.add_argument("--rows", type=positive, default=40, help="number of kernels, the slowest first (default: 40)")
+    parser.add_argument("--steps", type=positive_int, default=3, help="number of profiled steps (default: 3)")
+    parser.add_argument(
+        "--rows", type=positive_int, default=40, help="number of kernels, the slowest first (default: 40)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON that is whole after each row")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         check_writable(args.json)
         title = f"training step of {args.model}, batch {args.batch}"
         report(title, measure(args), vars(args), args.json)

@@ -25,7 +25,7 @@ from mmengine.device import get_device
 from operations import Operation, fused, peak_bytes, record_step
 from photographs import write_tree
 
-from crate_mm.cli.options import check_writable, one_sentence_errors, positive
+from crate_mm.cli.options import check_writable, positive_int, user_errors
 from crate_mm.config import load_config, plan_batch
 from crate_mm.datasets import ClassificationDataset, ImageNet
 from crate_mm.engine.optim.wrapper import OptimWrapper
@@ -152,33 +152,35 @@ def parse_args() -> argparse.Namespace:
     devices = f"here (measured now), {', '.join(GIVEN)} (given, in bf16), or JSONs of devices.py (measured before)"
     parser.add_argument("--devices", nargs="+", default=["here"], metavar="DEVICE", help=devices)
     parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="default: float32")
-    parser.add_argument("--gpus", type=positive, nargs="+", default=[1], help="number of GPUs (default: 1)")
-    parser.add_argument("--batch", type=positive, help="global batch (default: the config's)")
+    parser.add_argument("--gpus", type=positive_int, nargs="+", default=[1], help="number of GPUs (default: 1)")
+    parser.add_argument("--batch", type=positive_int, help="global batch (default: the config's)")
     parser.add_argument(
-        "--micro-batch", type=positive, default=512, help="maximum images per micro-batch (default: 512)"
+        "--micro-batch", type=positive_int, default=512, help="maximum images per micro-batch (default: 512)"
     )
-    parser.add_argument("--images", type=positive, default=1_281_167, help="images per epoch (default: ImageNet-1K's)")
+    parser.add_argument(
+        "--images", type=positive_int, default=1_281_167, help="images per epoch (default: ImageNet-1K's)"
+    )
     parser.add_argument(
         "--decode", type=float, help="images/s that one core decodes and crops (default: measured here)"
     )
-    parser.add_argument("--cores", type=positive, default=16, help="cores per device for loading (default: 16)")
+    parser.add_argument("--cores", type=positive_int, default=16, help="cores per device for loading (default: 16)")
     parser.add_argument("--operators", action="store_true", help="list the operators of a step of the first config")
     parser.add_argument("--check", action="store_true", help="compare predictions with steps measured here")
-    parser.add_argument("--batches", type=positive, nargs="+", default=[2, 8, 32], help="batch sizes of --check")
+    parser.add_argument("--batches", type=positive_int, nargs="+", default=[2, 8, 32], help="batch sizes of --check")
     parser.add_argument(
-        "--img-sizes", type=positive, nargs="+", default=[32, 48, 80, 112], help="image sizes of --check"
+        "--img-sizes", type=positive_int, nargs="+", default=[32, 48, 80, 112], help="image sizes of --check"
     )
     parser.add_argument(
-        "--rounds", type=positive, default=5, help="number of times that --check times a step (default: 5)"
+        "--rounds", type=positive_int, default=5, help="number of times that --check times a step (default: 5)"
     )
-    parser.add_argument("--threads", type=positive, help="number of CPU threads (default: PyTorch's)")
+    parser.add_argument("--threads", type=positive_int, help="number of CPU threads (default: PyTorch's)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON that is whole after each row")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         check_writable(args.json)
         if args.threads:
             torch.set_num_threads(args.threads)

@@ -29,16 +29,18 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from crate_mm import get_model
-from crate_mm.cli.options import check_writable, one_sentence_errors, positive
+from crate_mm.cli.options import check_writable, positive_int, user_errors
 from crate_mm.engine.safety.agreement import Agreement
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="crate_tiny", help="one of crate_mm.list_models() (default: crate_tiny)")
-    parser.add_argument("--img-sizes", type=positive, nargs="+", default=[224, 448, 896], help="197 to 3,137 tokens")
-    parser.add_argument("--batches", type=positive, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--processes", type=positive, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--img-sizes", type=positive_int, nargs="+", default=[224, 448, 896], help="197 to 3,137 tokens"
+    )
+    parser.add_argument("--batches", type=positive_int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--processes", type=positive_int, nargs="+", default=[1, 2])
     # A fork needs no imports, but hangs if this process has computed with several threads.
     parser.add_argument(
         "--start-method", choices=["spawn", "fork"], default="spawn", help="start method of the processes"
@@ -50,7 +52,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with user_errors():
         check_writable(args.json)
         rows = (row for precision in args.precisions for row in measure_all(precision, args))
         report(f"training step of {args.model}", rows, vars(args), args.json)

@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure as Picture
 from torch import Tensor
 
-from ...io.untrusted import shortened, shown
+from ...io.untrusted import sanitized, shortened
 from ...registry import FIGURES
 from ..attention import cls_attention, pooling
 from ..taps import name_of
-from .base import Drawn, Figure, Subject, patch_layout, preprocessed, without_ticks
+from .base import Figure, FigureInput, FigureOutput, patch_layout, preprocessed, without_ticks
 from .style import color_bar, sheet
 
 BRIGHTEST = 99.5  # percent of the numbers are below the top of the scale: single patches would darken all others
@@ -32,7 +32,7 @@ class Attention(Figure):
             help="between patches; 'nearest' shows each as it is (default: bilinear)",
         )
 
-    def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
+    def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
         inputs = preprocessed(subject)
         found = cls_attention(subject.model, inputs, options.layers)
@@ -50,7 +50,7 @@ class Attention(Figure):
                 "the head predicts from the mean of all tokens: the CLS token's attention does not show what the "
                 "prediction comes from"
             )
-        return Drawn(pictures, {"attention.npz": numbers}, note)
+        return FigureOutput(pictures, {"attention.npz": numbers}, note)
 
 
 def plot_attention(image: np.ndarray, maps: dict[int, Tensor], title: str, interpolation: str = "bilinear") -> Picture:
@@ -69,7 +69,9 @@ def plot_attention(image: np.ndarray, maps: dict[int, Tensor], title: str, inter
     figure = sheet(side * (heads + 3) + 0.9, side * H / W * max(len(maps), 2) + 0.9, text=0.7)
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
     figure.suptitle(
-        f"{shown(title)}\nlayers down; the heads' mean, then head by head across", fontsize="medium", parse_math=False
+        f"{sanitized(title)}\nlayers down; the heads' mean, then head by head across",
+        fontsize="medium",
+        parse_math=False,
     )
     grid = figure.add_gridspec(max(len(maps), 2), heads + 3)
     photo = figure.add_subplot(grid[:2, :2])

@@ -16,12 +16,12 @@ from matplotlib.figure import Figure as Picture
 from torch import Tensor, nn
 
 from ...io.files import atomic_file
-from ...io.untrusted import shown
+from ...io.untrusted import sanitized
 from ...models.layers import TokenLayout
 from ..taps import layout_of, name_of
 
 
-class Subject(NamedTuple):
+class FigureInput(NamedTuple):
     """What a figure is made of: a model in eval mode, and what it looks at.
 
     Args:
@@ -41,7 +41,7 @@ class Subject(NamedTuple):
     classes: tuple[str, ...] = ()
 
 
-class Drawn(NamedTuple):
+class FigureOutput(NamedTuple):
     """What a figure returns: pictures by the stem of their files, numbers by the name of theirs (``.npz``: a dict of
     arrays, ``.csv``: rows, ``.json``: data), and what is to be said."""
 
@@ -71,7 +71,7 @@ class Figure(ABC):
         return list(range(total))
 
     @abstractmethod
-    def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
+    def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         """Make the figure.
 
         Args:
@@ -81,13 +81,13 @@ class Figure(ABC):
 
 
 @torch.inference_mode()
-def run_through(model: nn.Module, batches: Iterable[dict]) -> None:
+def run_batches(model: nn.Module, batches: Iterable[dict]) -> None:
     """Pass a loader's batches through a model."""
     for batch in batches:
         model(**model.data_preprocessor(batch))
 
 
-def preprocessed(subject: Subject) -> Tensor:
+def preprocessed(subject: FigureInput) -> Tensor:
     """The subject's samples as its model gets them, in one batch."""
     (batch,) = subject.batches
     return subject.model.data_preprocessor(batch)["inputs"]
@@ -105,7 +105,7 @@ def patch_layout(model: nn.Module, inputs: Tensor) -> TokenLayout:
     return layout
 
 
-def drawn_at_random(total: int, count: int, seed: int) -> list[int]:
+def sample_positions(total: int, count: int, seed: int) -> list[int]:
     """``count`` positions of so many, in their order, the same for a seed."""
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort()[0].tolist()
 
@@ -125,9 +125,9 @@ def legend(axes: Axes, **kwargs) -> None:
         text.set_parse_math(False)
 
 
-def captions(subject: Subject, count: int, most: int = 24) -> list[str]:
+def captions(subject: FigureInput, count: int, most: int = 24) -> list[str]:
     """The files' names of a subject's first images, cut in the middle to fit below them; where it has none, nothing."""
-    names = [shown(Path(name).name, 10_000) for name in subject.names[:count]]
+    names = [sanitized(Path(name).name, 10_000) for name in subject.names[:count]]
     cut = [name if len(name) <= most else f"{name[: most * 2 // 3]}\u2026{name[1 - most // 3 :]}" for name in names]
     return cut + [""] * (count - len(cut))
 

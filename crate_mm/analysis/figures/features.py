@@ -7,11 +7,11 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure as Picture
 
 from ...evaluation import extract_features
-from ...io.untrusted import shown
+from ...io.untrusted import sanitized
 from ...registry import FIGURES
 from ..projection import project
 from ..taps import name_of
-from .base import Drawn, Figure, Subject, drawn_at_random, legend, without_ticks
+from .base import Figure, FigureInput, FigureOutput, legend, sample_positions, without_ticks
 from .style import sheet
 
 
@@ -30,9 +30,9 @@ class Features(Figure):
             raise ValueError("features are the last layer's: leave out --layers")
         if options.num_images < 1:
             raise ValueError(f"--num-images must be at least 1, got {options.num_images}")
-        return drawn_at_random(total, options.num_images, options.seed)
+        return sample_positions(total, options.num_images, options.seed)
 
-    def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
+    def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
         found = extract_features(subject.model, subject.batches)
         features, labels, positions = (column.numpy() for column in found)
@@ -42,7 +42,7 @@ class Features(Figure):
         method = "t-SNE" if options.method == "tsne" else "PCA"
         title = f"{name_of(subject.model)}: {len(features)} images, {method} of the features"
         picture = plot_features(points, labels, names, title)
-        return Drawn({"features": picture}, {"features.npz": {**numbers, "classes": np.array(names)}})
+        return FigureOutput({"features": picture}, {"features.npz": {**numbers, "classes": np.array(names)}})
 
 
 def plot_features(points: np.ndarray, labels: np.ndarray, names: list[str], title: str) -> Picture:
@@ -54,10 +54,10 @@ def plot_features(points: np.ndarray, labels: np.ndarray, names: list[str], titl
     if len(present) <= 20:
         for number, label in enumerate(present):
             mine = labels == label
-            axes.scatter(*points[mine].T, s=6, color=colormaps[cmap](number), label=shown(names[label], 40))
+            axes.scatter(*points[mine].T, s=6, color=colormaps[cmap](number), label=sanitized(names[label], 40))
         legend(axes, fontsize="x-small", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     else:
         axes.scatter(*points.T, s=6, c=labels, cmap="nipy_spectral")
     without_ticks([axes])
-    axes.set_title(shown(title), fontsize="medium", parse_math=False)
+    axes.set_title(sanitized(title), fontsize="medium", parse_math=False)
     return figure

@@ -5,12 +5,12 @@ import argparse
 import numpy as np
 from matplotlib.figure import Figure as Picture
 
-from ...io.untrusted import shown, spreadsheet_cell
+from ...io.untrusted import sanitized, spreadsheet_cell
 from ...registry import FIGURES
 from ..gather import LayerRow, measure_layers
 from ..table import MEASURES, check_measures
 from ..taps import name_of
-from .base import Drawn, Figure, Subject, drawn_at_random, legend, run_through
+from .base import Figure, FigureInput, FigureOutput, legend, run_batches, sample_positions
 from .style import columns_of, layer_axis, sheet
 
 
@@ -32,14 +32,14 @@ class Layers(Figure):
     def choose(self, total: int, options: argparse.Namespace) -> list[int]:
         if options.num_images < 1:
             raise ValueError(f"--num-images must be at least 1, got {options.num_images}")
-        return drawn_at_random(total, options.num_images, options.seed)
+        return sample_positions(total, options.num_images, options.seed)
 
-    def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
+    def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         check_measures(options.measures)
         curves: dict[str, list[LayerRow]] = {}
         for subject in subjects:
             with measure_layers(subject.model, options.layers, options.eps_squared, not options.raw_length) as gathered:
-                run_through(subject.model, subject.batches)
+                run_batches(subject.model, subject.batches)
             curves[subject.label] = gathered.rows()
         table = [["curve", "measure", "meaning", "layer", "mean", "std", "images"]]
         for label, rows in curves.items():
@@ -55,7 +55,7 @@ class Layers(Figure):
             note = f"{name} has no subspaces: R^c is not defined"
             if "active" in options.measures and "active" in there and "sparsity" not in there:
                 note += ", and in the place of sparsity is the share of positive MLP activations"
-        return Drawn({"layers": plot_layers(curves, options.measures)}, {"layers.csv": table}, note)
+        return FigureOutput({"layers": plot_layers(curves, options.measures)}, {"layers.csv": table}, note)
 
 
 def plot_layers(curves: dict[str, list[LayerRow]], measures: list[str], band: bool = True) -> Picture:
@@ -80,7 +80,7 @@ def plot_layers(curves: dict[str, list[LayerRow]], measures: list[str], band: bo
                 continue
             layer, mean, std = (np.array([getattr(row, key) for row in mine]) for key in ("layer", "mean", "std"))
             color = f"C{number % 10}"
-            axes.plot(layer, mean, marker="o", color=color, label=shown(label, 60))
+            axes.plot(layer, mean, marker="o", color=color, label=sanitized(label, 60))
             if band:
                 axes.fill_between(layer, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
         axes.set_title(MEASURES[measure].title, fontsize="medium")

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure as Picture
 
-from ...io.untrusted import shown
+from ...io.untrusted import sanitized
 from ...registry import FIGURES
 from ..projection import pca_colors
-from ..taps import capture, layers_of, name_of
-from .base import Drawn, Figure, Subject, captions, patch_layout, preprocessed, without_ticks
+from ..taps import capture, find_layers, name_of
+from .base import Figure, FigureInput, FigureOutput, captions, patch_layout, preprocessed, without_ticks
 from .style import columns_of, sheet
 
 
@@ -24,7 +24,7 @@ class PCA(Figure):
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--foreground", action="store_true", help="split off the background by the first component")
 
-    def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
+    def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
         layer = options.layers or [-1]
         if len(layer) > 1:
@@ -35,10 +35,10 @@ class PCA(Figure):
         prefix, *grid = patch_layout(subject.model, inputs)
         colors, kept = pca_colors(captured["tap_out"][0][:, prefix:], options.foreground)
         shape = (len(subject.pictures), *grid)
-        colors, (number,) = colors.reshape(*shape, 3), layers_of(subject.model, layer)
+        colors, (number,) = colors.reshape(*shape, 3), find_layers(subject.model, layer)
         title = f"{name_of(subject.model)}: principal components of the patches, layer {number + 1}"
         picture = plot_pca(list(subject.pictures), list(colors), captions(subject, len(colors)), title)
-        return Drawn({"pca": picture}, {"pca.npz": {"colors": colors, "shown": kept.reshape(shape)}})
+        return FigureOutput({"pca": picture}, {"pca.npz": {"colors": colors, "shown": kept.reshape(shape)}})
 
 
 def plot_pca(images: list[np.ndarray], colors: list[np.ndarray], captions: list[str], title: str) -> Picture:
@@ -55,7 +55,7 @@ def plot_pca(images: list[np.ndarray], colors: list[np.ndarray], captions: list[
     H, W = images[0].shape[:2]
     figure = sheet(max(1.7 * columns + 0.3, 4.5), 2 * 1.7 * H / W * rows + 0.6 * rows + 0.3, text=0.3 * rows + 0.3)
     figure.get_layout_engine().set(h_pad=0.02, hspace=0.01)
-    figure.suptitle(shown(title), fontsize="medium", parse_math=False)
+    figure.suptitle(sanitized(title), fontsize="medium", parse_math=False)
     grid = figure.subplots(2 * rows, columns, squeeze=False)
     for number, (image, color, text) in enumerate(zip(images, colors, captions)):
         row, column = divmod(number, columns)

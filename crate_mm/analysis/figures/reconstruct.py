@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure as Picture
 
-from ...io.untrusted import shown
+from ...io.untrusted import sanitized
 from ...models import MaskedAutoencoder
 from ...registry import FIGURES
 from ..taps import name_of
-from .base import Drawn, Figure, Subject, captions, preprocessed, without_ticks
+from .base import Figure, FigureInput, FigureOutput, captions, preprocessed, without_ticks
 from .style import sheet
 
 NORMALISED = "each masked patch shown with the true patch's mean and standard deviation, which are not predicted"
@@ -29,7 +29,7 @@ class Reconstruct(Figure):
     looks_at = "images"
     whole = True
 
-    def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
+    def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
         model = subject.model
         if not isinstance(model, MaskedAutoencoder):
@@ -53,7 +53,7 @@ class Reconstruct(Figure):
         note = NORMALISED if model.norm_pix_loss else ""
         picture = plot_reconstruction(rows, below, title, note)
         numbers = {"image": rows["image"], "filled": rows["filled in"], "mask": found.mask.cpu().numpy()}
-        return Drawn({"reconstruct": picture}, {"reconstruct.npz": {**numbers, "loss": np.array(loss)}}, note)
+        return FigureOutput({"reconstruct": picture}, {"reconstruct.npz": {**numbers, "loss": np.array(loss)}}, note)
 
 
 def plot_reconstruction(rows: dict[str, np.ndarray], captions: list[str], title: str, note: str = "") -> Picture:
@@ -67,7 +67,7 @@ def plot_reconstruction(rows: dict[str, np.ndarray], captions: list[str], title:
     """
     count = len(captions)
     figure = sheet(max(1.7 * count + 0.5, 6.5), 5.8, text=1.0)
-    figure.suptitle(shown(title) + (f"\n{note}" if note else ""), fontsize="small", parse_math=False)
+    figure.suptitle(sanitized(title) + (f"\n{note}" if note else ""), fontsize="small", parse_math=False)
     for panels, (name, pictures) in zip(figure.subplots(len(rows), count, squeeze=False), rows.items()):
         panels[0].set_ylabel(name, fontsize="small")
         for axes, picture in zip(panels, pictures):

@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import VOCSegmentation
 
-from ...io.untrusted import shown, spreadsheet_cell
+from ...io.untrusted import sanitized, spreadsheet_cell
 from ...models.backbone import image_spec
 from ...registry import FIGURES
 from ..attention import cls_attention
 from ..segmentation import SHARE, ClassOverlap, attention_masks, best_heads, mean_iou
-from ..taps import layers_of, name_of
-from .base import Drawn, Figure, Subject, patch_layout
+from ..taps import find_layers, name_of
+from .base import Figure, FigureInput, FigureOutput, patch_layout
 
 CLASSES = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"]
 CLASSES += ["diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
@@ -43,14 +43,14 @@ class Segments(Figure):
         parser.add_argument("--num-images", type=int, default=0, help="the first so many of them (default: all)")
         parser.add_argument("--pictures", type=int, default=6, help="how many are drawn (default: 6)")
 
-    def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
+    def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
         model = subject.model
-        depth = len(layers_of(model))
+        depth = len(find_layers(model))
         asked = options.layers or [-2 if depth > 1 else -1]
         if len(asked) > 1:
             raise ValueError(f"segments looks at one layer, got {len(asked)} of them")
-        (layer,) = layers_of(model, asked)
+        (layer,) = find_layers(model, asked)
         data, rows, found, drawn = open_voc(options), [], [], []
         count = min(options.num_images, len(data)) if options.num_images > 0 else len(data)
         for i in range(count):
@@ -64,7 +64,9 @@ class Segments(Figure):
                 drawn.append((name, np.array(image), truth, masks, found[-1]))
         score = mean_iou(found)
         if not rows:
-            raise ValueError(f"no image of {shown(options.image_set)} in {shown(options.voc)} has a class in its mask")
+            raise ValueError(
+                f"no image of {sanitized(options.image_set)} in {sanitized(options.voc)} has a class in its mask"
+            )
         told = {
             "miou": score,
             "images": sum(bool(classes) for classes in found),
@@ -75,7 +77,7 @@ class Segments(Figure):
         numbers = {"segments.json": told, "segments.csv": [["image", "label", "class", "best head", "IoU"], *rows]}
         note = f"mIoU {100 * score:.1f} % on {told['images']} images, layer {layer + 1}, the best head of each class"
         title = f"{name_of(model)}: masks of the best heads, layer {layer + 1}, mIoU {100 * score:.1f} %"
-        return Drawn({"segments": plot_segments(drawn, title)} if drawn else {}, numbers, note)
+        return FigureOutput({"segments": plot_segments(drawn, title)} if drawn else {}, numbers, note)
 
 
 def open_voc(options: argparse.Namespace) -> VOCSegmentation:
@@ -85,8 +87,8 @@ def open_voc(options: argparse.Namespace) -> VOCSegmentation:
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         folder = Path(options.voc) / "VOCdevkit" / f"VOC{options.year}"
         raise ValueError(
-            f"--voc {shown(options.voc)} holds no PASCAL VOC {shown(options.year)}: expected {shown(folder)} with "
-            f"JPEGImages, SegmentationClass and ImageSets/Segmentation/{shown(options.image_set)}.txt; {shown(error)}"
+            f"--voc {sanitized(options.voc)} holds no PASCAL VOC {sanitized(options.year)}: expected {sanitized(folder)} with "
+            f"JPEGImages, SegmentationClass and ImageSets/Segmentation/{sanitized(options.image_set)}.txt; {sanitized(error)}"
         ) from None
 
 
@@ -124,7 +126,7 @@ def plot_segments(drawn: list[tuple[str, np.ndarray, Tensor, Tensor, list[ClassO
         title: above them all.
     """
     figure = Picture(figsize=(max(1.9 * len(drawn) + 0.5, 5.5), 5.4), layout="constrained")
-    figure.suptitle(shown(title), fontsize=10, parse_math=False)
+    figure.suptitle(sanitized(title), fontsize=10, parse_math=False)
     above, middle, below = figure.subplots(3, len(drawn), squeeze=False)
     for axes, side in zip((above[0], middle[0], below[0]), ("image", "true mask", "best head")):
         axes.set_ylabel(side, fontsize=9)
@@ -133,7 +135,7 @@ def plot_segments(drawn: list[tuple[str, np.ndarray, Tensor, Tensor, list[ClassO
         for axes, region in ((middle[number], truth == largest.label), (below[number], masks[largest.head])):
             axes.imshow(np.where(region.numpy()[..., None], image, image // 5))
         above[number].imshow(image)
-        above[number].set_title(shown(name, 24), fontsize=8, parse_math=False)
+        above[number].set_title(sanitized(name, 24), fontsize=8, parse_math=False)
         told = f"{class_name(largest.label)}\nhead {largest.head + 1}, IoU {largest.iou:.2f}"
         below[number].set_xlabel(told, fontsize=8)
         for axes in (above[number], middle[number], below[number]):

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from ...io.files import atomic_file
-from ...io.untrusted import shown
+from ...io.untrusted import sanitized
 
 DPI = 100  # of a sheet, whose lengths below are in pixels
 SIDE, MOST_SIDE = 160, 320  # small images are enlarged to the first at most, larger ones reduced to the second
@@ -167,7 +167,7 @@ def _cut(text: str, kept: int) -> str:
 def drawable(text: str) -> str:
     """A name as a picture can show it: on one line, and as ``\\u4e2d`` what no font of this machine has."""
     return "".join(
-        c if c.isascii() or _font_with(c) else c.encode("unicode_escape").decode() for c in shown(text, 1000)
+        c if c.isascii() or _font_with(c) else c.encode("unicode_escape").decode() for c in sanitized(text, 1000)
     )
 
 

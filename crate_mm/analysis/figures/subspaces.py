@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ...registry import FIGURES
 from ..measures import subspace_gram, subspace_incoherence
-from ..taps import layers_of, name_of
-from .base import Drawn, Figure, Subject, without_ticks
+from ..taps import find_layers, name_of
+from .base import Figure, FigureInput, FigureOutput, without_ticks
 from .style import color_bar, layer_axis, panel_grid
 
 
@@ -24,11 +24,11 @@ class Subspaces(Figure):
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--directions", type=int, default=4, help="directions a head in the picture (default: 4)")
 
-    def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
+    def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
         generator = torch.Generator().manual_seed(options.seed)
         grams, incoherence = {}, {}
-        for layer, step in layers_of(subject.model, options.layers).items():
+        for layer, step in find_layers(subject.model, options.layers).items():
             found = step.subspaces()
             if found is None and options.layers is None:
                 continue
@@ -44,7 +44,7 @@ class Subspaces(Figure):
         random = math.sqrt(2 / (math.pi * U.shape[0]))
         told = {"mean_abs_cosine_between_heads": incoherence, "of_random_directions": random}
         told["gram_of_shown_directions"] = {layer: gram.tolist() for layer, gram in grams.items()}
-        return Drawn({"subspaces": plot_subspaces(grams, incoherence, K, random)}, {"subspaces.json": told})
+        return FigureOutput({"subspaces": plot_subspaces(grams, incoherence, K, random)}, {"subspaces.json": told})
 
 
 def plot_subspaces(grams: dict[int, Tensor], incoherence: dict[int, float], num_heads: int, random: float) -> Picture:

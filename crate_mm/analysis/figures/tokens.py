@@ -6,10 +6,10 @@ import torch
 from matplotlib.figure import Figure as Picture
 from torch import Tensor
 
-from ...io.untrusted import shown
+from ...io.untrusted import sanitized
 from ...registry import FIGURES
-from ..taps import name_of, on_taps
-from .base import Drawn, Figure, Subject, run_through, without_ticks
+from ..taps import name_of, read_taps
+from .base import Figure, FigureInput, FigureOutput, run_batches, without_ticks
 from .style import color_bar, panel_grid
 
 
@@ -28,18 +28,18 @@ class Tokens(Figure):
             raise ValueError(f"--index {options.index} is not there: the split has {total} images")
         return [options.index]
 
-    def run(self, subjects: list[Subject], options: argparse.Namespace) -> Drawn:
+    def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
         seen: dict[int, Tensor] = {}
-        with on_taps(subject.model, {"tap_out": seen.__setitem__}, options.layers):
-            run_through(subject.model, subject.batches)
+        with read_taps(subject.model, {"tap_out": seen.__setitem__}, options.layers):
+            run_batches(subject.model, subject.batches)
         N, d = next(iter(seen.values())).shape[1:]
         generator = torch.Generator().manual_seed(options.seed)
         rows, columns = (torch.randperm(n, generator=generator)[: max(options.block, 1)].sort()[0] for n in (d, N))
         blocks = {layer + 1: z[0].T[rows][:, columns].cpu() for layer, z in sorted(seen.items())}
         title = f"{name_of(subject.model)}: {len(rows)} of {d} dimensions, {len(columns)} of {N} tokens"
         numbers = {"rows": rows, "columns": columns, **{f"layer_{n}": block.numpy() for n, block in blocks.items()}}
-        return Drawn({"tokens": plot_tokens(blocks, title)}, {"tokens.npz": numbers})
+        return FigureOutput({"tokens": plot_tokens(blocks, title)}, {"tokens.npz": numbers})
 
 
 def plot_tokens(blocks: dict[int, Tensor], title: str) -> Picture:
@@ -50,7 +50,7 @@ def plot_tokens(blocks: dict[int, Tensor], title: str) -> Picture:
         title: above them all.
     """
     figure, panels, _ = panel_grid(len(blocks), size=2.1)
-    figure.suptitle(shown(title), fontsize="medium", parse_math=False)
+    figure.suptitle(sanitized(title), fontsize="medium", parse_math=False)
     high = max(block.abs().max().item() for block in blocks.values())
     for axes, (layer, block) in zip(panels, blocks.items()):
         image = axes.imshow(block.abs().float().cpu(), cmap="Blues", vmin=0, vmax=high, interpolation="nearest")

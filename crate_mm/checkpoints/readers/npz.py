@@ -9,7 +9,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from ...io.untrusted import shown
+from ...io.untrusted import sanitized
 from ..validate import CheckpointError
 
 MOST_RATIO = 16  # of what the arrays take in memory to what the file has in bytes: weights compress little
@@ -41,9 +41,9 @@ def read_npz(path: Path, map_location: str = "cpu", verified: bool = False) -> d
             arrays = {e.filename.removesuffix(".npy"): _array(archive.read(e), e.filename) for e in entries}
         weights = {name: as_tensor(value).to(map_location) for name, value in arrays.items()}
     except (MemoryError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read now: {shown(error)}") from None
+        raise CheckpointError(f"{path} cannot be read now: {sanitized(error)}") from None
     except Exception as error:  # bytes that are no archive fail in many ways
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {shown(error)}") from None
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {sanitized(error)}") from None
     return {"state_dict": weights}
 
 
@@ -52,15 +52,15 @@ def _array(data: bytes, name: str) -> np.ndarray:
     stream = io.BytesIO(data)
     version = npy.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"its {shown(name)} has a header of version {version}, which is not read")
+        raise ValueError(f"its {sanitized(name)} has a header of version {version}, which is not read")
     header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, by_columns, kind = header(stream)
     if kind.kind not in KINDS and kind != np.dtype("V2"):
-        raise ValueError(f"its {shown(name)} holds {kind}, no numbers")
+        raise ValueError(f"its {sanitized(name)} holds {kind}, no numbers")
     rest = memoryview(data)[stream.tell() :]
     count = int(np.prod(shape, dtype=object)) if shape else 1
     if min(shape, default=0) < 0 or count * kind.itemsize != len(rest):
-        raise ValueError(f"its {shown(name)} is of another size than its header says")
+        raise ValueError(f"its {sanitized(name)} is of another size than its header says")
     return np.frombuffer(rest, kind).reshape(shape, order="F" if by_columns else "C")
 
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
-from ...io.untrusted import shown
+from ...io.untrusted import sanitized
 from ..validate import ADVICE, CheckpointError
 
 MOST_DIMENSIONS = 64  # PyTorch's own most
@@ -38,7 +38,7 @@ OTHER_TENSORS = (
 )
 
 
-class Refused(ValueError):
+class RefusedPickleError(ValueError):
     """A pickle that is not read; ``runs_code`` says whether what it names is code rather than a kind of tensor."""
 
     def __init__(self, reason: str, runs_code: bool = False) -> None:
@@ -64,7 +64,7 @@ class _Tuple(NamedTuple):
     depth: int
 
 
-class Thing:
+class ObjectStub:
     """A list, dict or whatever else: what made it, and the things in it, of a dict the keys."""
 
     def __init__(self, kind: str, size: int = 1) -> None:
@@ -77,11 +77,11 @@ def _is_quick_key(key: Any) -> bool:
     """Whether a key is hashed and compared in no time: whole numbers can be chosen so that all hashes are the same."""
     if isinstance(key, int):
         return abs(key) < 2**31
-    return isinstance(key, (str, bytes, type(None), _Name)) or (isinstance(key, Thing) and key.kind == ENCODE)
+    return isinstance(key, (str, bytes, type(None), _Name)) or (isinstance(key, ObjectStub) and key.kind == ENCODE)
 
 
 def _is_list_of_keys(*parts: Any) -> bool:
-    return len(parts) == 1 and isinstance(parts[0], Thing) and all(map(_is_quick_key, parts[0].items))
+    return len(parts) == 1 and isinstance(parts[0], ObjectStub) and all(map(_is_quick_key, parts[0].items))
 
 
 ENCODE = "_codecs.encode"
@@ -95,7 +95,7 @@ CALLS: dict[str, Callable[..., bool]] = {
     "builtins.complex": lambda *parts: all(isinstance(part, (int, float)) for part in parts),
     "builtins.bytearray": lambda *parts: (
         not parts
-        or (isinstance(parts[0], Thing) and parts[0].kind == ENCODE and len(parts) == 1)
+        or (isinstance(parts[0], ObjectStub) and parts[0].kind == ENCODE and len(parts) == 1)
         or (isinstance(parts[0], str) and parts[1:] == ("latin-1",))
     ),
     ENCODE: lambda *parts: len(parts) == 2 and isinstance(parts[0], str) and parts[1] == "latin1",
@@ -167,7 +167,7 @@ class PickleScan:
                 items = [stack.pop() for _ in range(count)][::-1]
                 stack.append(self._tuple(items))
             elif name in ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"):
-                stack.append(Thing(name.removeprefix("EMPTY_").lower()))
+                stack.append(ObjectStub(name.removeprefix("EMPTY_").lower()))
             elif name in ("APPENDS", "SETITEMS"):
                 items, stack = stack, marks.pop()
                 self._grow(stack[-1], items, name)
@@ -181,17 +181,17 @@ class PickleScan:
             elif name == "NEWOBJ":
                 arguments, made = stack.pop(), stack.pop()
                 if made != _Name(NAMESPACE) or not isinstance(arguments, _Tuple) or arguments.parts:
-                    raise Refused("it makes something else than an empty argparse.Namespace")
-                stack.append(Thing(NAMESPACE))
-            elif name == "BUILD" and isinstance(stack[-2], Thing) and stack[-2].kind == NAMESPACE:
+                    raise RefusedPickleError("it makes something else than an empty argparse.Namespace")
+                stack.append(ObjectStub(NAMESPACE))
+            elif name == "BUILD" and isinstance(stack[-2], ObjectStub) and stack[-2].kind == NAMESPACE:
                 self._name(stack[-2], stack.pop())
             elif name == "BUILD":  # an OrderedDict's attributes, such as a state_dict's _metadata
                 state = stack.pop()
-                ordered = isinstance(stack[-1], Thing) and stack[-1].kind == "collections.OrderedDict"
-                if not (ordered and isinstance(state, Thing) and state.kind == "dict"):
-                    raise Refused("it changes the attributes of something else than an OrderedDict")
+                ordered = isinstance(stack[-1], ObjectStub) and stack[-1].kind == "collections.OrderedDict"
+                if not (ordered and isinstance(state, ObjectStub) and state.kind == "dict"):
+                    raise RefusedPickleError("it changes the attributes of something else than an OrderedDict")
                 if set(state.items) - {"_metadata"}:
-                    raise Refused("it changes other attributes of a dict than _metadata")
+                    raise RefusedPickleError("it changes other attributes of a dict than _metadata")
             elif name == "BINPERSID":
                 stack.append(self._storage(stack.pop()))
             elif name in VALUES:
@@ -214,8 +214,8 @@ class PickleScan:
         if path in CALLS or path == NAMESPACE:
             return _Name(path)
         if any(re.fullmatch(kind, path) for kind in OTHER_TENSORS):
-            raise Refused(f"it holds {path}")
-        raise Refused(path, runs_code=True)
+            raise RefusedPickleError(f"it holds {path}")
+        raise RefusedPickleError(path, runs_code=True)
 
     @staticmethod
     def _tuple(items: list[Any]) -> _Tuple:
@@ -223,101 +223,103 @@ class PickleScan:
         size = 1 + len(items) + sum(item.size for item in inner)
         depth = 1 + max((item.depth for item in inner), default=0)
         if size > MOST_IN_TUPLE or depth > MOST_TUPLES_DEEP:
-            raise Refused(f"it has a tuple of {size:,} parts, {depth} deep")
+            raise RefusedPickleError(f"it has a tuple of {size:,} parts, {depth} deep")
         return _Tuple(tuple(items), size, depth)
 
     @staticmethod
     def _grow(thing: Any, items: list[Any], instruction: str) -> None:
         kinds = ["list"] if instruction.startswith("APPEND") else DICTS
-        if not isinstance(thing, Thing) or thing.kind not in kinds:
-            raise Refused("it adds entries to something else than a list or dict")
+        if not isinstance(thing, ObjectStub) or thing.kind not in kinds:
+            raise RefusedPickleError("it adds entries to something else than a list or dict")
         if thing.kind != "list":
             items = items[::2]
             if not all(map(_is_quick_key, items)):
-                raise Refused("it has a key that is no name and no number")
+                raise RefusedPickleError("it has a key that is no name and no number")
         thing.items += items
         thing.size += len(items)
 
-    def _name(self, namespace: Thing, state: Any) -> None:
+    def _name(self, namespace: ObjectStub, state: Any) -> None:
         """Give a Namespace its names, once."""
-        if namespace.items or not (isinstance(state, Thing) and state.kind == "dict"):
-            raise Refused("it gives an argparse.Namespace something else than its names, once")
+        if namespace.items or not (isinstance(state, ObjectStub) and state.kind == "dict"):
+            raise RefusedPickleError("it gives an argparse.Namespace something else than its names, once")
         if not all(isinstance(key, str) for key in state.items):
-            raise Refused("it has an argparse.Namespace with a name that is none")
+            raise RefusedPickleError("it has an argparse.Namespace with a name that is none")
         namespace.items, namespace.size = [*state.items], state.size
         self._copy(state.size)
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, _Name) or not isinstance(arguments, _Tuple):
-            raise Refused("it calls something else than a name")
+            raise RefusedPickleError("it calls something else than a name")
         path, parts = function.path, arguments.parts
         if path not in CALLS:
-            raise Refused(f"it calls {path}")
+            raise RefusedPickleError(f"it calls {path}")
         if path.startswith("torch._utils._rebuild_tensor"):
             self._check_tensor(path, parts)
             return _Name("tensor")
         if path == "torch._utils._rebuild_parameter":
             if not parts or parts[0] != _Name("tensor"):
-                raise Refused("it makes a parameter of something else than a tensor")
+                raise RefusedPickleError("it makes a parameter of something else than a tensor")
             return _Name("tensor")
         if len(parts) > 2 or not CALLS[path](*parts):
-            raise Refused(f"it calls {path} with something else than {WORDS.get(path, 'plain data')}")
-        size = sum(part.size if isinstance(part, (Thing, _Tuple)) else len(str(part)) for part in parts)
+            raise RefusedPickleError(f"it calls {path} with something else than {WORDS.get(path, 'plain data')}")
+        size = sum(part.size if isinstance(part, (ObjectStub, _Tuple)) else len(str(part)) for part in parts)
         self._copy(size)
-        return parts[0] if path == "torch.Size" else Thing(path, size)  # a Size is hashed as its tuple is
+        return parts[0] if path == "torch.Size" else ObjectStub(path, size)  # a Size is hashed as its tuple is
 
     def _copy(self, size: int) -> None:
         self.copied += size
         if self.copied > 16 * self.file_bytes + 2**16:
-            raise Refused("it copies the same data again and again")
+            raise RefusedPickleError("it copies the same data again and again")
 
     def _storage(self, wanted: Any) -> _Storage:
         parts = wanted.parts if isinstance(wanted, _Tuple) else ()
         if len(parts) not in (5, 6) or parts[0] != "storage" or not isinstance(parts[1], _Name):
-            raise Refused("it has a persistent object that is no storage")
+            raise RefusedPickleError("it has a persistent object that is no storage")
         kind, key, numbers = parts[1], parts[2], parts[4]
         if not kind.item_bytes or not isinstance(numbers, int) or numbers < 0 or not isinstance(key, (str, bytes, int)):
-            raise Refused("it has a storage of no kind or size")
+            raise RefusedPickleError("it has a storage of no kind or size")
         if self.records is not None:
             if numbers * kind.item_bytes != self.records.get(str(key)):
-                raise ValueError(f"its storage {shown(key)} is of another size than what is there")
+                raise ValueError(f"its storage {sanitized(key)} is of another size than what is there")
             return _Storage(numbers, kind.item_bytes)
         known = self.storages.get(key, 0)
         self.storages[key] = max(numbers * kind.item_bytes, known)
         self.stored += self.storages[key] - known
         if self.stored > self.file_bytes:
-            raise Refused("its tensors are larger than the file")
+            raise RefusedPickleError("its tensors are larger than the file")
         view = parts[5].parts if len(parts) == 6 and isinstance(parts[5], _Tuple) else None
         if view is not None:
             right = len(view) == 3 and isinstance(view[1], int) and isinstance(view[2], int)
             if not right or view[1] < 0 or view[2] < 0 or view[1] + view[2] > numbers:
-                raise Refused("it has a view of more than its storage")
+                raise RefusedPickleError("it has a view of more than its storage")
             numbers = view[2]
         return _Storage(numbers, kind.item_bytes)
 
     @staticmethod
     def _check_tensor(function: str, parts: tuple) -> None:
         if len(parts) < 4 or not isinstance(parts[0], _Storage) or not isinstance(parts[1], int):
-            raise Refused("it has a tensor without a storage")
+            raise RefusedPickleError("it has a tensor without a storage")
         if not all(isinstance(part, _Tuple) and all(isinstance(n, int) for n in part.parts) for part in parts[2:4]):
-            raise Refused("it has a tensor without a shape")
+            raise RefusedPickleError("it has a tensor without a shape")
         storage, offset, shape, strides = parts[0], parts[1], parts[2].parts, parts[3].parts
         room = storage.numbers
         if function.endswith("v3"):
             if len(parts) < 7 or not isinstance(parts[6], _Name) or not parts[6].item_bytes:
-                raise Refused("it has a tensor without a kind of number")
+                raise RefusedPickleError("it has a tensor without a kind of number")
             room = storage.numbers * storage.item_bytes // parts[6].item_bytes
         if len(shape) > MOST_DIMENSIONS or len(shape) != len(strides) or min((offset, *shape, *strides)) < 0:
-            raise Refused("it has a tensor of no shape")
+            raise RefusedPickleError("it has a tensor of no shape")
         numbers, last = 1, offset
         for length, stride in zip(shape, strides):
             numbers *= length
             last += (length - 1) * stride
         if numbers and (last >= room or numbers > room):
-            raise Refused("it has a tensor that is larger than its storage, not a dense one with all its numbers")
+            raise RefusedPickleError(
+                "it has a tensor that is larger than its storage, not a dense one with all its numbers"
+            )
 
 
-def refusal(error: Refused, source: object) -> CheckpointError:
+def refusal(error: RefusedPickleError, source: object) -> CheckpointError:
     """The sentence for a pickle that is refused."""
     if error.runs_code:
         return CheckpointError(

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from ...io.files import utf8_path
-from ...io.untrusted import open_regular, shown
+from ...io.untrusted import open_regular, sanitized
 from ...torch_private import PyTorchFileReader
 from ..validate import CheckpointError, DamagedError, first_line
-from .pickles import PickleScan, Refused, Thing, refusal
+from .pickles import ObjectStub, PickleScan, RefusedPickleError, refusal
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # the first thing in a file of PyTorch's format before version 1.6
 # Other code bases keep the arguments of their command line in one.
@@ -60,7 +60,7 @@ def _is_archive(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def check_intact(path: str | Path, opens: bool = True, sums: bool = True) -> Refused | None:
+def check_intact(path: str | Path, opens: bool = True, sums: bool = True) -> RefusedPickleError | None:
     """Compare a checkpoint with the checksums that PyTorch's format has of everything in it, and open it.
 
     Args:
@@ -90,7 +90,7 @@ def check_intact(path: str | Path, opens: bool = True, sums: bool = True) -> Ref
     except Exception as error:  # a changed byte in the tables is met in many ways
         raise DamagedError(f"{path} is damaged: {first_line(error)}") from None
     if damaged:
-        raise DamagedError(f"{path} is damaged: its part {shown(damaged)} is not what was written")
+        raise DamagedError(f"{path} is damaged: its part {sanitized(damaged)} is not what was written")
     return refused
 
 
@@ -136,7 +136,7 @@ def _ends_plainly(path: Path, file_bytes: int, table: int) -> bool:
     return offset == table and offset + size == end_at
 
 
-def _scan_archive(archive: zipfile.ZipFile, path: Path) -> Refused | None:
+def _scan_archive(archive: zipfile.ZipFile, path: Path) -> RefusedPickleError | None:
     """Why the archive's pickle is not read, or None."""
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
@@ -152,7 +152,7 @@ def _scan_archive(archive: zipfile.ZipFile, path: Path) -> Refused | None:
     try:
         scan = PickleScan(path.stat().st_size, records)
         scan.follow(io.BytesIO(contents))
-    except Refused as refused:
+    except RefusedPickleError as refused:
         return refused
     return None
 
@@ -166,7 +166,7 @@ def _is_tar(path: Path) -> bool:
         return False
 
 
-def _scan_old_format(path: Path) -> Refused | None:
+def _scan_old_format(path: Path) -> RefusedPickleError | None:
     """Why a file of PyTorch's format before version 1.6, pickles one after the other, is not read; None if it is."""
     try:
         if _is_tar(path):
@@ -178,9 +178,9 @@ def _scan_old_format(path: Path) -> Refused | None:
             for _ in ("protocol", "system", "contents"):
                 scan.follow(stream)
             stored = scan.follow(stream)  # PyTorch fills those that are listed, and leaves others as the memory was
-            if not isinstance(stored, Thing) or set(stored.items) != scan.storages.keys():
+            if not isinstance(stored, ObjectStub) or set(stored.items) != scan.storages.keys():
                 raise ValueError("it does not hold the storages that it names")
-    except Refused as refused:
+    except RefusedPickleError as refused:
         return refused
     except Exception as error:  # bytes that are no pickle fail in many ways
         raise DamagedError(f"{path} is damaged or no checkpoint: {first_line(error)}") from None

@@ -33,7 +33,7 @@ def rule_of(metric: str, runner: Runner) -> str:
     return known.pop()
 
 
-class Best:
+class BestCheckpoint:
     """Keeps the checkpoint of the best epoch by a metric; score and file stand in the message hub, as in MMEngine.
 
     Args:
@@ -47,7 +47,7 @@ class Best:
         suffix = "" if alone else f"_{metric}"
         self.score_key, self.path_key = f"best_score{suffix}", f"best_ckpt{suffix}"
 
-    def say_if_gone(self, runner: Runner) -> None:
+    def warn_if_missing(self, runner: Runner) -> None:
         """Warn if the best checkpoint that a resumed run knows of is no longer there: only a better one follows it."""
         info = runner.message_hub.runtime_info
         path, score = info.get(self.path_key), info.get(self.score_key)
@@ -56,7 +56,7 @@ class Best:
                 f"{path} is gone: it had {score:.4f} {self.metric}, and no other is written until an epoch is better"
             )
 
-    def see(self, runner: Runner, score: float) -> bool:
+    def update(self, runner: Runner, score: float) -> bool:
         """Write the checkpoint if the score is the best, then delete the one before; return whether it was the best.
 
         All processes call it. If the file cannot be written, the one before stays, and counts.

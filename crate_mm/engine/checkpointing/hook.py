@@ -17,9 +17,9 @@ from ...registry import HOOKS, suggest
 from ..loop import TrainLoop
 from ..safety.finite import RunStoppedError
 from ..safety.signals import RunInterruptedError
-from .best import BETTER, Best, rule_of
-from .results import as_data, describe_checkpoint
-from .work_dir import rebase
+from .best import BETTER, BestCheckpoint, rule_of
+from .results import checkpoint_metadata, to_builtin
+from .work_dir import relocate_paths
 
 
 @HOOKS.register_module()
@@ -93,7 +93,7 @@ class CheckpointHook(Hook):
         self.parts = {"save_optimizer": save_optimizer, "save_param_scheduler": save_param_scheduler}
         self.saved_epoch = -1
         self.written: list[str] = []  # the names of this run's checkpoints, the oldest first
-        self.best: list[Best] = []
+        self.best: list[BestCheckpoint] = []
 
     def headline(self, runner: Runner) -> tuple[str, str]:
         """The metric that decides which epoch is the best, and whether 'greater' or 'less' is better."""
@@ -107,9 +107,9 @@ class CheckpointHook(Hook):
         metrics = [headline[0] if metric == "auto" else metric for metric in self.save_best]
         if runner.validates:
             alone = len(metrics) == 1
-            self.best = [Best(metric, self.rule or rule_of(metric, runner), alone) for metric in metrics]
+            self.best = [BestCheckpoint(metric, self.rule or rule_of(metric, runner), alone) for metric in metrics]
             for best in self.best:
-                best.say_if_gone(runner)
+                best.warn_if_missing(runner)
         self.saved_at = time.monotonic()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
@@ -127,7 +127,7 @@ class CheckpointHook(Hook):
         step = runner.iter + 1
         ends = self.save_last and self._is_cut(runner, step)
         if signal or due or loop.stopping or ends:
-            self.save_within(runner, step, last=bool(signal or loop.stopping or ends))
+            self.save_mid_epoch(runner, step, last=bool(signal or loop.stopping or ends))
         if ends:
             self.saved_epoch = runner.epoch + 1
         if signal or loop.stopping:
@@ -139,7 +139,7 @@ class CheckpointHook(Hook):
         """Save the steps taken so far, where no further one is taken."""
         loop = runner.train_loop
         if runner.iter and self.saved_epoch != runner.epoch:
-            self.save_within(runner, runner.iter, last=True)
+            self.save_mid_epoch(runner, runner.iter, last=True)
         runner.finish_checkpoint()
         if not loop.stopping:
             loop.stopping = self._interrupted(runner, max(loop.agreed["signal"]))
@@ -164,11 +164,11 @@ class CheckpointHook(Hook):
         missing = [best.metric for best in self.best if best.metric not in (metrics or {})]
         if missing:
             raise RunStoppedError(f"save_best {missing[0]!r} is no metric: {suggest(missing[0], list(metrics or ()))}")
-        if self._in_trouble(runner):
+        if self._last_step_skipped(runner):
             return
         better = [best for best in self.best if best.see(runner, metrics[best.metric])]
         if better and self._is_cut(runner, runner.iter):
-            self.save_within(runner, runner.iter, last=True, epoch=runner.epoch - 1)
+            self.save_mid_epoch(runner, runner.iter, last=True, epoch=runner.epoch - 1)
         elif better:  # what a resume goes on from must know of it
             self.save_epoch(runner, runner.epoch, runner.iter)
 
@@ -180,7 +180,7 @@ class CheckpointHook(Hook):
 
     # What ---------------------------------------------------------------------------------------------------------
 
-    def save_within(self, runner: Runner, step: int, last: bool = False, epoch: int | None = None) -> None:
+    def save_mid_epoch(self, runner: Runner, step: int, last: bool = False, epoch: int | None = None) -> None:
         """Write a checkpoint of so many steps, from where a sampler can go on; all processes call it.
 
         Args:
@@ -200,7 +200,7 @@ class CheckpointHook(Hook):
 
     def _save(self, runner: Runner, name: str, meta: dict, last: bool) -> None:
         runner.finish_checkpoint()  # which may delete older ones, of which the next one tells
-        in_trouble = self._in_trouble(runner)
+        in_trouble = self._last_step_skipped(runner)
         if in_trouble and not (last and all(p.isfinite().all() for p in runner.model.parameters())):
             runner.logger.warning(f"{name} is not written: the last step was skipped, its numbers not being finite")
             return
@@ -235,19 +235,19 @@ class CheckpointHook(Hook):
         return step == runner.max_iters and step % len(runner.train_dataloader) != 0
 
     @staticmethod
-    def _in_trouble(runner: Runner) -> bool:
+    def _last_step_skipped(runner: Runner) -> bool:
         """Whether the weights may be such that no step can be taken any more: they replace no checkpoint."""
         return bool(getattr(runner.optim_wrapper, "skipped_in_a_row", 0))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         hub = checkpoint["message_hub"]
-        checkpoint["meta"] |= describe_checkpoint(runner)
-        info = {key: as_data(value) for key, value in hub["runtime_info"].items()}
+        checkpoint["meta"] |= checkpoint_metadata(runner)
+        info = {key: to_builtin(value) for key, value in hub["runtime_info"].items()}
         kept = {key: value for key, value in hub["resumed_keys"].items() if key in info}
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": info, "resumed_keys": kept}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         info = (checkpoint.get("message_hub") or {}).get("runtime_info") or {}
-        rebase(info, runner.work_dir)
+        relocate_paths(info, runner.work_dir)
         if runner.resumes:
             self.written = [name for name in info.get("checkpoints") or () if training_progress(name)]

@@ -34,7 +34,7 @@ from ...io.log import print_log
 from ...io.untrusted import check_plain, read_json, read_regular, without_secrets
 from ...models.tasks.base import backbone_of
 from ...registry import DATASETS, HOOKS
-from ..logs import survive_full_disk
+from ..logs import warn_on_oserror
 from ..optim.sharded import optimizer_name
 
 RESULT_FILE = "result.json"
@@ -62,7 +62,7 @@ class ResultFile(Hook):
         self._lap = time.perf_counter()
         self._first_iteration = runner.iter
         if is_main_process():
-            self._cost = describe_cost(runner.task)
+            self._cost = model_cost(runner.task)
             code_commit()  # of the code that trains, which may be changed before the first validation
         if "run" not in runner.message_hub.runtime_info:
             name = [uuid.uuid4().hex]
@@ -76,18 +76,18 @@ class ResultFile(Hook):
         if not runner.trains:
             return
         self._count_time(runner)
-        last = {"epoch": runner.epoch, **plain_names(metrics or {})}
+        last = {"epoch": runner.epoch, **strip_eval_prefix(metrics or {})}
         info, (metric, rule) = runner.message_hub.runtime_info, runner.headline
-        metric = next(iter(plain_names({metric: 0})))
+        metric = next(iter(strip_eval_prefix({metric: 0})))
         best = info.get("result_best")
-        if best is None or not _at_least(best, last, metric, rule):
+        if best is None or not _is_as_good(best, last, metric, rule):
             best = last
         runner.message_hub.update_info_dict({"result_last": last, "result_best": best})
         # A resume with nothing left to train validates its checkpoint; the file of the run that trained it stays.
         stays = runner.iter == self._first_iteration and _is_finished(runner.work_dir, info["run"], runner.epoch)
         if is_main_process() and not stays:
             result = {
-                **describe_run(runner.cfg, runner.seed, runner.initialized_from, origin=runner.origin),
+                **run_metadata(runner.cfg, runner.seed, runner.initialized_from, origin=runner.origin),
                 "run": info["run"],
                 "launch": info.get("launch"),
                 "epochs": runner.epoch,
@@ -100,9 +100,9 @@ class ResultFile(Hook):
                 "best": best,
                 "wall_time_s": round(info["train_seconds"], 1),
                 **self._cost,
-                **describe_machine(runner.world_size),
+                **environment_info(runner.world_size),
             }
-            with survive_full_disk(RESULT_FILE):
+            with warn_on_oserror(RESULT_FILE):
                 write_result(runner.work_dir, result)
 
     def _count_time(self, runner: Runner) -> None:
@@ -112,12 +112,12 @@ class ResultFile(Hook):
         self._lap = now
 
 
-def plain_names(metrics: dict[str, float]) -> dict[str, float]:
+def strip_eval_prefix(metrics: dict[str, float]) -> dict[str, float]:
     """Metrics without the prefix that those of a task's own evaluation have."""
     return {key.removeprefix("eval/"): value for key, value in metrics.items()}
 
 
-def _at_least(one: dict, other: dict, metric: str, rule: str) -> bool:
+def _is_as_good(one: dict, other: dict, metric: str, rule: str) -> bool:
     """Whether the first figures are as good as the others, by a metric; those that lack it are not."""
     if metric not in one:
         return False
@@ -166,7 +166,7 @@ def origin_of(checkpoint: Checkpoint) -> str:
     return checkpoint.path if run is None or epoch is None else f"epoch {epoch} of run {run}"
 
 
-def describe_run(
+def run_metadata(
     cfg: Config,
     seed: int | None,
     initialized_from: str | None,
@@ -188,7 +188,7 @@ def describe_run(
     return {
         "config": Path(cfg.filename).stem if cfg.filename else None,
         "model": model_name(backbone) if backbone else cfg.model.type.lower(),
-        "backbone": as_data(backbone),
+        "backbone": to_builtin(backbone),
         "dataset": dataset_name(loader.dataset, cfg.get("data_root")),
         "kind": "linear probe" if frozen else "fine-tuning" if initialized_from else "from scratch",
         "initialized_from": initialized_from,
@@ -231,7 +231,7 @@ def describe_recipe(cfg: Config) -> dict:
     if settings := {key: value for key, value in data.items() if key not in elsewhere}:  # such as views, or a length
         parts["train_data"] = settings
     parts["optim_wrapper"] = {k: v for k, v in (parts["optim_wrapper"] or {}).items() if k != "accumulative_counts"}
-    return as_data(parts)
+    return to_builtin(parts)
 
 
 def model_name(backbone: dict) -> str:
@@ -242,7 +242,7 @@ def model_name(backbone: dict) -> str:
     return f"{backbone['type']}_{arch}".lower().rstrip("_")
 
 
-def describe_cost(model: nn.Module) -> dict:
+def model_cost(model: nn.Module) -> dict:
     """Parameters, those that train, and multiply-adds for one sample.
 
     The last is None for a model that gives no example, or of a kind that fvcore cannot trace.
@@ -276,7 +276,7 @@ def code_commit() -> str | None:
         return None
 
 
-def describe_machine(processes: int = 1) -> dict:
+def environment_info(processes: int = 1) -> dict:
     """Device, number of processes, commit of the code, versions and the time."""
     gpu = torch.cuda.is_available()
     return {
@@ -294,7 +294,7 @@ def describe_machine(processes: int = 1) -> dict:
     }
 
 
-def describe_checkpoint(runner: Runner) -> dict:
+def checkpoint_metadata(runner: Runner) -> dict:
     """What a checkpoint of a run says of itself, so that using it needs nothing else: the model, the transforms of its
     test, where it comes from, and what a resume is compared with."""
     cfg = runner.cfg
@@ -302,22 +302,22 @@ def describe_checkpoint(runner: Runner) -> dict:
     return {
         "format": FORMAT,
         "model": cfg.model.to_dict(),
-        "test_transforms": transforms if are_transforms(transforms := as_data(tested.get("transforms"))) else None,
+        "test_transforms": transforms if are_transforms(transforms := to_builtin(tested.get("transforms"))) else None,
         "transfer_from": runner.task.transfer_from,
         "initialized_from": runner.initialized_from,
         "recipe": {**describe_recipe(cfg), "initialized_from": runner.origin},
         "optimizer": optimizer_name(runner.optim_wrapper.optimizer),
-        "versions": describe_machine()["versions"],
+        "versions": environment_info()["versions"],
         "processes": runner.world_size,
         "steps_per_epoch": len(runner.train_dataloader),
         "draws": draws_of(runner.train_dataloader.sampler),
     }
 
 
-def as_data(value: Any) -> Any:
+def to_builtin(value: Any) -> Any:
     """NumPy's numbers, and tuples, as Python's own numbers and lists, at any depth."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
-        return {key: as_data(inner) for key, inner in value.items()}
-    return [as_data(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        return {key: to_builtin(inner) for key, inner in value.items()}
+    return [to_builtin(inner) for inner in value] if isinstance(value, (list, tuple)) else value

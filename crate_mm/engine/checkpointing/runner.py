@@ -12,7 +12,7 @@ from mmengine.dist import is_main_process
 from torch import nn
 
 from ...checkpoints import Checkpoint, CheckpointError
-from ...checkpoints.fit import fit, transfer
+from ...checkpoints.fit import load_strict, transfer_backbone
 from ...config import dump
 from ...datasets.base import draws_of
 from ...io.untrusted import without_secrets
@@ -23,27 +23,27 @@ from ..optim.sharded import ShardedOptimizer
 from ..safety.consistency import check_same_checkpoint, open_on_all
 from ..safety.finite import RunStoppedError
 from .results import mark_unfinished, origin_of
-from .start import Start, check_optimizer_state, check_resumable
-from .work_dir import BEST_FILE, make_room
-from .write import Writing, contents_of, on_cpu
+from .start import StartPoint, check_optimizer_state, check_resumable
+from .work_dir import BEST_FILE, set_aside
+from .write import CheckpointWrite, build_checkpoint, to_cpu
 
 MAX_FAILED_WRITES = 3
 
 
-class KeepingRunner(RunnerState):
+class CheckpointingRunner(RunnerState):
     """MMEngine's Runner, which begins with a checkpoint that is opened once, and goes on if one cannot be written.
 
     ``start`` is where it begins; ``initialized_from`` names the checkpoint that the run started from, also after a
     resume, or is None; ``tested`` is the checkpoint that is tested; ``user_cfg`` the config as the user has it.
     """
 
-    start: Start | None = None
+    start: StartPoint | None = None
     user_cfg: Config | None = None
     initialized_from: str | None = None
     origin: str | None = None  # the same checkpoint as the recipe names it, see origin_of
     tested: Checkpoint | None = None
     room_made: bool = False
-    writing: Writing | None = None  # the checkpoint that is on its way to the disk
+    writing: CheckpointWrite | None = None  # the checkpoint that is on its way to the disk
     failed_writes: int = 0
     failed_at: int | None = None  # the iteration of the last write that failed
     unwritten: tuple[Path, Exception] | None = None  # the newest checkpoint to resume from, if it could not be written
@@ -54,19 +54,19 @@ class KeepingRunner(RunnerState):
         return task_of(self.model)
 
     def load_or_resume(self) -> None:
-        if not self.trains:
-            self.start_from(self.starts_from, resume=False)
+        if not self.is_training:
+            self.set_start_checkpoint(self.start_checkpoint, resume=False)
         super().load_or_resume()
-        if not self.trains:
-            self.keep_config()
+        if not self.is_training:
+            self.write_user_config()
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         super().call_hook(fn_name, **kwargs)
         if fn_name == "before_train" and not self.room_made:  # whatever may refuse the run has had its say
             self.room_made = True
             if is_main_process():
-                make_room(self)
-            self.keep_config()
+                set_aside(self)
+            self.write_user_config()
 
     def load_checkpoint(self, filename: str, map_location: Any = "cpu", *_: Any, **__: Any) -> dict:
         """Load weights from a file of ours or of another code base; MMEngine's further arguments have no effect.
@@ -82,13 +82,13 @@ class KeepingRunner(RunnerState):
         contents = {"meta": checkpoint.meta, "state_dict": checkpoint.weights, **checkpoint.states}
         self.initialized_from = checkpoint.meta.get("initialized_from")
         self.origin = (checkpoint.meta.get("recipe") or {}).get("initialized_from", self.initialized_from)
-        if self.resumes:
+        if self.is_resuming:
             check_resumable(self, checkpoint)
-            self._keep_draws(filename, checkpoint.meta)
-            self._say_other_processes(filename, checkpoint.meta)
+            self._restore_shuffle_version(filename, checkpoint.meta)
+            self._warn_world_size_changed(filename, checkpoint.meta)
             say_other_recipe(self, checkpoint)
-        elif self.trains:
-            taken = transfer(
+        elif self.is_training:
+            taken = transfer_backbone(
                 self.task, checkpoint, self.cfg.resize_positions, self.cfg.resize_patches, self.cfg.transfer_from
             )
             self.logger.info(f"initialised from {filename}:\n{taken.table()}")
@@ -98,9 +98,9 @@ class KeepingRunner(RunnerState):
             compare_with_config(self, checkpoint)
             self.tested = replace(checkpoint, weights={}, states={"message_hub": checkpoint.states.get("message_hub")})
         self.call_hook("after_load_checkpoint", checkpoint=contents)
-        if self.resumes or not self.trains:
-            fit(self.task, replace(checkpoint, weights=contents["state_dict"]))
-        check_same_checkpoint(self, filename, checkpoint.meta if self.resumes else {})
+        if self.is_resuming or not self.is_training:
+            load_strict(self.task, replace(checkpoint, weights=contents["state_dict"]))
+        check_same_checkpoint(self, filename, checkpoint.meta if self.is_resuming else {})
         self.start = self.start and self.start._replace(opened=None)  # its memory
         checkpoint.say(self.logger.info)
         self.logger.info(f"loaded checkpoint {filename}")
@@ -143,7 +143,7 @@ class KeepingRunner(RunnerState):
         if own is None:
             self.train_dataloader.sampler.seed = self.shared_seed
 
-    def _keep_draws(self, filename: str, meta: dict) -> None:
+    def _restore_shuffle_version(self, filename: str, meta: dict) -> None:
         """Let the sampler go on with the version of its draws that the checkpoint's run has.
 
         Raises:
@@ -223,10 +223,10 @@ class KeepingRunner(RunnerState):
         if not is_main_process():
             return True
         meta = {"epoch": self.epoch, "iter": self.iter + 1, **(meta or {})}
-        contents = contents_of(self, meta, save_optimizer, save_param_scheduler)
+        contents = build_checkpoint(self, meta, save_optimizer, save_param_scheduler)
         self.call_hook("before_save_checkpoint", checkpoint=contents)
-        contents = on_cpu(contents, snapshot=background)
-        self.writing = Writing(contents, Path(out_dir) / filename, self.iter, then)
+        contents = to_cpu(contents, snapshot=background)
+        self.writing = CheckpointWrite(contents, Path(out_dir) / filename, self.iter, then)
         if background:
             self.writing.start()
             return True
@@ -246,14 +246,14 @@ class KeepingRunner(RunnerState):
             RunStoppedError: none could be written for some time.
         """
         writing = self.writing
-        if writing is None or (writing.under_way and not wait):
+        if writing is None or (writing.is_running and not wait):
             return True
         writing.wait()
         self.writing = None
         if not re.fullmatch(BEST_FILE, writing.path.name):
             self.unwritten = (writing.path, writing.error) if writing.error else None
         if isinstance(writing.error, (OSError, CheckpointError)):
-            self._note_failed_write(writing.error, writing.iteration)
+            self._record_failed_write(writing.error, writing.iteration)
             return False
         if writing.error:
             raise writing.error
@@ -262,7 +262,7 @@ class KeepingRunner(RunnerState):
             writing.then()
         return True
 
-    def _note_failed_write(self, error: Exception, iteration: int) -> None:
+    def _record_failed_write(self, error: Exception, iteration: int) -> None:
         if self.failed_at != iteration:  # an epoch's end has several to write
             self.failed_writes, self.failed_at = self.failed_writes + 1, iteration
         if self.failed_writes >= MAX_FAILED_WRITES:
@@ -275,14 +275,14 @@ class KeepingRunner(RunnerState):
             f"when {MAX_FAILED_WRITES} in a row fail (so far {self.failed_writes})"
         )
 
-    def _say_other_processes(self, filename: str, meta: dict) -> None:
+    def _warn_world_size_changed(self, filename: str, meta: dict) -> None:
         if meta.get("processes", self.world_size) != self.world_size:
             self.logger.warning(
                 f"{filename} was trained on {meta['processes']} processes and goes on on {self.world_size}: with "
                 "the same batches, but sums in another order, so no longer identical to the last bit"
             )
 
-    def keep_config(self) -> None:
+    def write_user_config(self) -> None:
         """Write the user's config, not the prepared one, which holds for these processes only, to the work folder."""
         if self.user_cfg is None:
             return
@@ -294,4 +294,4 @@ class KeepingRunner(RunnerState):
             dump(dumped, target)
 
     def dump_config(self) -> None:
-        """Nothing: ``keep_config`` does it, once the files of an earlier run are aside."""
+        """Nothing: ``write_user_config`` does it, once the files of an earlier run are aside."""

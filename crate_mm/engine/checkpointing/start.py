@@ -13,13 +13,20 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ...checkpoints import Checkpoint, CheckpointError, compare_weights, newest_checkpoint, open_checkpoint, same_kind
+from ...checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    check_state_dict,
+    newest_checkpoint,
+    open_checkpoint,
+    same_dtype_kind,
+)
 from ...datasets.base import ResumableSampler
-from ...io.untrusted import env_number, shown
+from ...io.untrusted import env_number, sanitized
 from ..optim.sharded import ShardedOptimizer, optimizer_name
 
 
-class Start(NamedTuple):
+class StartPoint(NamedTuple):
     """The checkpoint that a run begins with, or None.
 
     Attributes:
@@ -35,7 +42,7 @@ class Start(NamedTuple):
     damaged: list[str]
 
 
-def find_start(cfg: Config, work_dir: str, known: Checkpoint | None = None) -> Start:
+def find_start_point(cfg: Config, work_dir: str, known: Checkpoint | None = None) -> StartPoint:
     """Find the checkpoint to begin with. All processes call it; the first one looks, and tells the others.
 
     With ``resume`` and no ``load_from``, or with ``resume='newest'``, it is the newest of the work folder that is
@@ -65,7 +72,7 @@ def find_start(cfg: Config, work_dir: str, known: Checkpoint | None = None) -> S
     broadcast_object_list(answer)  # by all, also where one process was started otherwise, which is said later
     newest, damaged = answer
     path = newest or load_from
-    return Start(path, bool(newest) or (resume is True and path is not None), opened.get(path), damaged)
+    return StartPoint(path, bool(newest) or (resume is True and path is not None), opened.get(path), damaged)
 
 
 def check_resumable(runner: Runner, checkpoint: Checkpoint) -> None:
@@ -83,7 +90,7 @@ def check_resumable(runner: Runner, checkpoint: Checkpoint) -> None:
             "resume from an epoch_N.pth, not from a best or a converted one"
         )
     # With averaged weights MMEngine loads these, without looking at them.
-    compare_weights(runner.task.state_dict(), checkpoint.weights, filename, meta)
+    check_state_dict(runner.task.state_dict(), checkpoint.weights, filename, meta)
     if meta.get("epoch") is None or meta.get("iter") is None:
         raise CheckpointError(f"{filename} cannot be resumed from, its meta does not say of which epoch it is")
     _check_position(runner, filename, meta)
@@ -145,12 +152,12 @@ def _check_schedules(schedules: list, states: Any, filename: str) -> None:
         if not isinstance(state, dict) or state.keys() != fresh.keys():
             raise CheckpointError(f"{wrong}the state of {type(schedule).__name__} has not the entries of one")
         for key, value in state.items():
-            if not _same_form(value, fresh[key]):
-                what = shown(repr(value), 60)
-                raise CheckpointError(f"{wrong}{shown(key)} in the state of {type(schedule).__name__} is {what}")
+            if not _matches_type(value, fresh[key]):
+                what = sanitized(repr(value), 60)
+                raise CheckpointError(f"{wrong}{sanitized(key)} in the state of {type(schedule).__name__} is {what}")
 
 
-def _same_form(value: Any, fresh: Any) -> bool:
+def _matches_type(value: Any, fresh: Any) -> bool:
     if fresh is None:
         return True
     if isinstance(fresh, (bool, str)):
@@ -161,7 +168,7 @@ def _same_form(value: Any, fresh: Any) -> bool:
         return isinstance(value, (int, float)) and math.isfinite(value)
     if isinstance(fresh, (list, tuple)):
         same = isinstance(value, (list, tuple)) and len(value) == len(fresh)
-        return same and all(map(_same_form, value, fresh))
+        return same and all(map(_matches_type, value, fresh))
     return isinstance(value, type(fresh))
 
 
@@ -190,27 +197,27 @@ def check_optimizer_state(optimizer: Optimizer, configured: list[dict], filename
     for group, before in zip(optimizer.param_groups, configured):
         for key in before.keys() - {"params"}:
             if key in group and not _same_kind_of_setting(group[key], before[key]):
-                raise CheckpointError(f"{wrong}{shown(key)} of its optimizer is {shown(repr(group[key]), 60)}")
+                raise CheckpointError(f"{wrong}{sanitized(key)} of its optimizer is {sanitized(repr(group[key]), 60)}")
         expected: dict[int, dict | None] = {}
         for parameter in group["params"]:
             state = inner.state.get(parameter, {})
             if not isinstance(state, dict):
                 raise CheckpointError(f"{wrong}the optimizer's state of a parameter is {type(state).__name__}, no dict")
             if parameter.ndim not in expected:
-                expected[parameter.ndim] = _state_after_a_step(type(inner), group, parameter)
+                expected[parameter.ndim] = _reference_state(type(inner), group, parameter)
             fresh = expected[parameter.ndim]
             if not fresh or parameter not in inner.state:
                 continue  # it never had a gradient, or fp16's scaler has skipped all steps so far
             if state.keys() != fresh.keys():
                 raise CheckpointError(
-                    f"{wrong}the optimizer's state has {', '.join(map(shown, state)) or 'nothing'} for a parameter, "
+                    f"{wrong}the optimizer's state has {', '.join(map(sanitized, state)) or 'nothing'} for a parameter, "
                     f"{type(inner).__name__} has {', '.join(fresh)}"
                 )
             for name, value in state.items():
-                if not _fits(value, fresh[name], parameter):
+                if not _matches_reference(value, fresh[name], parameter):
                     what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                     raise CheckpointError(
-                        f"{wrong}{shown(name)} in the optimizer's state is {what}, for a parameter of "
+                        f"{wrong}{sanitized(name)} in the optimizer's state is {what}, for a parameter of "
                         f"{tuple(parameter.shape)}"
                     )
 
@@ -224,7 +231,7 @@ def _same_kind_of_setting(value: Any, before: Any) -> bool:
     return before is None or isinstance(value, (type(before), type(None)))
 
 
-def _state_after_a_step(kind: type[Optimizer], group: dict, parameter: Tensor) -> dict | None:
+def _reference_state(kind: type[Optimizer], group: dict, parameter: Tensor) -> dict | None:
     """What an optimizer with a group's settings knows of a parameter after a step, or None if that cannot be seen."""
     dummy = torch.nn.Parameter(torch.ones([2 + i for i in range(parameter.ndim)]))
     dummy.grad = torch.ones_like(dummy)
@@ -236,7 +243,7 @@ def _state_after_a_step(kind: type[Optimizer], group: dict, parameter: Tensor) -
     return {name: (value, dummy) for name, value in other.state[dummy].items()}
 
 
-def _fits(value: Any, fresh: tuple[Any, Tensor], parameter: Tensor) -> bool:
+def _matches_reference(value: Any, fresh: tuple[Any, Tensor], parameter: Tensor) -> bool:
     """Whether a state's entry is to the parameter what the dummy's is to the dummy."""
     other, dummy = fresh
     if value is None or other is None:
@@ -245,6 +252,6 @@ def _fits(value: Any, fresh: tuple[Any, Tensor], parameter: Tensor) -> bool:
         return isinstance(value, (int, float)) if isinstance(other, (int, float)) else isinstance(value, type(other))
     if other.ndim == 0:  # a count of steps, a number in older files
         return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
-    if not isinstance(value, Tensor) or not same_kind(value, other):
+    if not isinstance(value, Tensor) or not same_dtype_kind(value, other):
         return False
     return value.shape == parameter.shape if other.shape == dummy.shape else value.ndim == other.ndim

@@ -15,7 +15,7 @@ BEST_FILE = r"best_[\w.-]+_epoch_\d+\.pth"
 OWN_FILES = rf"epoch_\d+(_iter_\d+)?\.pth|{BEST_FILE}|last_checkpoint|result\.json"
 
 
-def make_room(runner: Runner) -> None:
+def set_aside(runner: Runner) -> None:
     """Take what a broken-off write left out of a work folder, and put another run's files aside.
 
     Files of another run are those that it would have written after where this one begins: they would be the newest in
@@ -26,7 +26,7 @@ def make_room(runner: Runner) -> None:
         if is_leftover(leftover.name, OWN_FILES) and leftover.is_file():
             leftover.unlink()
     own = training_checkpoints(work_dir)
-    if runner.resumes:
+    if runner.is_resuming:
         later = [path for path in own if training_progress(path)[0] > runner.epoch]
         later += [path for path in own if training_progress(path)[1] > runner.iter]
         later += [work_dir / RESULT_FILE] if later else []
@@ -35,7 +35,7 @@ def make_room(runner: Runner) -> None:
     later = [path for path in dict.fromkeys(later) if path.is_file()]
     source = Path(runner.cfg.filename or "config.py")
     config = work_dir / source.name
-    if later and not runner.resumes and config.is_file() and config.resolve() != source.resolve():
+    if later and not runner.is_resuming and config.is_file() and config.resolve() != source.resolve():
         later.append(config)
     if not later:
         return
@@ -51,7 +51,7 @@ def make_room(runner: Runner) -> None:
     runner.logger.warning(f"the checkpoints and results of another run in {work_dir} are in {folder.name} now")
 
 
-def rebase(info: dict, work_dir: str | Path) -> None:
+def relocate_paths(info: dict, work_dir: str | Path) -> None:
     """Let what a checkpoint knows of files be about this work folder: it may have been copied from another one.
 
     A best checkpoint is deleted when there is a better one: no file of another name may stand in its place.

@@ -15,7 +15,7 @@ from ...checkpoints import CheckpointError, check_intact, write_checkpoint
 from ...datasets.base import dataset_of
 
 
-def contents_of(runner: Runner, meta: dict, save_optimizer: bool, save_param_scheduler: bool) -> dict:
+def build_checkpoint(runner: Runner, meta: dict, save_optimizer: bool, save_param_scheduler: bool) -> dict:
     """What a checkpoint of a run holds, with the keys of MMEngine's; its tensors are those that training changes."""
     meta = {
         **meta,
@@ -40,7 +40,7 @@ def contents_of(runner: Runner, meta: dict, save_optimizer: bool, save_param_sch
     return contents
 
 
-def on_cpu(contents: dict, snapshot: bool) -> dict:
+def to_cpu(contents: dict, snapshot: bool) -> dict:
     """The contents of a checkpoint with its tensors on the CPU.
 
     Args:
@@ -59,7 +59,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(inner)
 
 
-class Writing:
+class CheckpointWrite:
     """The writing of a checkpoint, which is synced, renamed and read back; what is damaged then is deleted.
 
     Args:
@@ -97,7 +97,7 @@ class Writing:
             self._contents = None
 
     @property
-    def under_way(self) -> bool:
+    def is_running(self) -> bool:
         """Whether a thread still writes."""
         return self._thread.is_alive()
 

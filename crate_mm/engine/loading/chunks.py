@@ -17,7 +17,7 @@ from ...registry import FUNCTIONS
 MOST = 256  # samples in a piece
 
 
-class PieceSampler:
+class ChunkedBatchSampler:
     """The batches of a sampler, each as ``ceil(size / most)`` lists of indices, of sizes that differ by one at most."""
 
     def __init__(self, batches: BatchSampler, most: int) -> None:
@@ -53,7 +53,7 @@ def in_pieces(loader: DataLoader, most: int = MOST) -> tuple[DataLoader, int]:
     # It counts pieces now: as many are to be ready as a batch has, so that no worker waits for a step to end.
     pieces = math.ceil(loader.batch_size / most)
     settings["prefetch_factor"] = max(loader.prefetch_factor or 2, math.ceil(pieces / loader.num_workers) + 1)
-    settings["batch_sampler"] = PieceSampler(loader.batch_sampler, most)
+    settings["batch_sampler"] = ChunkedBatchSampler(loader.batch_sampler, most)
     return DataLoader(**settings), pieces
 
 

@@ -8,9 +8,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...checkpoints import Checkpoint, CheckpointError
 from ...datasets.base import dataset_of
-from ...io.untrusted import shown
+from ...io.untrusted import sanitized
 from ...models.tasks.base import Task
-from ..checkpointing.results import as_data, describe_recipe
+from ..checkpointing.results import describe_recipe, to_builtin
 
 
 def prepare_metrics(evaluator: Evaluator, dataset: Dataset, task: Task) -> None:
@@ -36,7 +36,7 @@ def check_same_classes(one: str, classes: list[str] | None, other: str, others: 
         said += [f"has {_listed(further)}, unknown to {one}"] if further else []
         raise ValueError(f"the {other} {' and '.join(said)}: their classes must be the same")
     label = next((i for i, (a, b) in enumerate(zip(classes, others)) if a != b), min(len(classes), len(others)))
-    names = [shown(names[label]) if label < len(names) else "nothing" for names in (classes, others)]
+    names = [sanitized(names[label]) if label < len(names) else "nothing" for names in (classes, others)]
     raise ValueError(
         f"class {label} is {names[0]} in {one} and {names[1]} in the {other}: their classes must be the same"
     )
@@ -44,7 +44,7 @@ def check_same_classes(one: str, classes: list[str] | None, other: str, others: 
 
 def _listed(names: list[str], most: int = 5) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"the class{'es' * (len(names) > 1)} {', '.join(map(shown, names[:most]))}{more}"
+    return f"the class{'es' * (len(names) > 1)} {', '.join(map(sanitized, names[:most]))}{more}"
 
 
 def say_other_recipe(runner: Runner, checkpoint: Checkpoint) -> None:
@@ -54,7 +54,7 @@ def say_other_recipe(runner: Runner, checkpoint: Checkpoint) -> None:
     """
     stored, own = checkpoint.meta.get("recipe") or {}, describe_recipe(runner.cfg)
     changed = [
-        f"{key}={shown(repr(was), 60)}, now {shown(repr(now), 60)}"
+        f"{key}={sanitized(repr(was), 60)}, now {sanitized(repr(now), 60)}"
         for part in stored.keys() & own.keys() - {"max_epochs", "max_steps"}
         for key, was, now in _differences(stored[part], own[part], part)
     ]
@@ -88,12 +88,12 @@ def compare_with_config(runner: Runner, checkpoint: Checkpoint) -> None:
         if not isinstance(stored, dict) or not isinstance(configured, dict):
             continue
         for key in stored.keys() & configured.keys() - {"num_classes"}:
-            if as_data(stored[key]) != as_data(configured[key]):
+            if to_builtin(stored[key]) != to_builtin(configured[key]):
                 runner.logger.warning(
-                    f"{checkpoint.path} was trained with {part}.{key}={shown(repr(stored[key]))}, the config has "
-                    f"{shown(repr(configured[key]))}"
+                    f"{checkpoint.path} was trained with {part}.{key}={sanitized(repr(stored[key]))}, the config has "
+                    f"{sanitized(repr(configured[key]))}"
                 )
-    if runner.tests and runner.task.uses_labels:
+    if runner.is_testing and runner.task.uses_labels:
         names = class_names(runner.test_dataloader)
         try:
             check_same_classes(checkpoint.path, checkpoint.class_names, "test data", names)

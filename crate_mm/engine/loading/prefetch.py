@@ -13,7 +13,7 @@ from torch import Tensor
 from .chunks import join
 
 
-class LookAhead:
+class Prefetcher:
     """Iterate over a loader once, one batch ahead, so that what fails in loading is known a step before it is needed.
 
     On a GPU all tensors of the batch ahead, in dicts, lists and tuples of any depth, are on their way to it meanwhile;

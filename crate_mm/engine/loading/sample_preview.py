@@ -10,14 +10,14 @@ from mmengine.runner import set_random_seed
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...config import names_model
+from ...config import defines_model
 from ...config import resolve as prepare
 from ...datasets.base import dataset_of
 from ...registry import DATA_SAMPLERS, DATASETS, MODELS
-from ..safety.seeding import seed_of
+from ..safety.seeding import iteration_seed
 
 
-class Seen(NamedTuple):
+class PreviewSample(NamedTuple):
     """A sample as a model is trained, or tested, on it.
 
     Args:
@@ -36,7 +36,7 @@ class Seen(NamedTuple):
     replaces: str = ""
 
 
-class Samples:
+class SamplePreview:
     """The samples of a config's split.
 
     Those of training come in the order and with the seeds of a run of one process on a CPU: the epoch's first ones are
@@ -55,7 +55,7 @@ class Samples:
     def __init__(self, cfg: Config, split: str = "train") -> None:
         if not cfg.get(f"{split}_dataloader"):
             raise ValueError(f"the config has no {split}_dataloader")
-        whole = names_model(cfg)
+        whole = defines_model(cfg)
         ready = prepare(cfg, world_size=1, with_model=whole)
         loader = ready[f"{split}_dataloader"]
         self.dataset: Dataset = DATASETS.build(loader.dataset)
@@ -87,7 +87,7 @@ class Samples:
         """Whether the model augments the batches."""
         return self.task is not None
 
-    def first(self, number: int, epoch: int = 1) -> Iterator[Seen]:
+    def epoch_samples(self, number: int, epoch: int = 1) -> Iterator[PreviewSample]:
         """The first samples of an epoch of training, counted from 1, or samples of another split, spread over it."""
         if self.sampler is None:
             total = len(self.dataset)
@@ -102,7 +102,7 @@ class Samples:
             yield from self._of_batch(batch, rows, epoch, step)
             number, step = number - len(rows), step + 1
 
-    def same(self, position: int, number: int, epoch: int = 1) -> Iterator[Seen]:
+    def sample_by_epoch(self, position: int, number: int, epoch: int = 1) -> Iterator[PreviewSample]:
         """One sample of training in several epochs, from an epoch on; epochs that leave it out are passed over.
 
         Raises:
@@ -125,7 +125,7 @@ class Samples:
                 yield from self._of_batch(batch, [row], epoch, step)
             number, missed, epoch = number - len(places), 0 if places else missed + 1, epoch + 1
 
-    def _of_batch(self, batch: list, rows: range | list[int], epoch: int, step: int) -> Iterator[Seen]:
+    def _of_batch(self, batch: list, rows: range | list[int], epoch: int, step: int) -> Iterator[PreviewSample]:
         if not self.mixes:
             yield from (self._plain(batch[row], epoch) for row in rows)
             return
@@ -138,23 +138,23 @@ class Samples:
         for row, sample in loaded.items():
             inputs[row], labels[row] = sample["inputs"], sample["labels"]
         steps = len(self.sampler) // self.batch_size
-        set_random_seed(seed_of(self.seed, (epoch - 1) * steps + step, 0))
+        set_random_seed(iteration_seed(self.seed, (epoch - 1) * steps + step, 0))
         inputs = self.task.data_preprocessor({"inputs": inputs}, training=True)["inputs"]
         images, labels = self.task.batch_augments(inputs, labels)
         for row in rows:
             pixels = self.task.data_preprocessor.denormalize(images[row : row + 1])[0]
             yield self._seen(loaded[row], pixels, _shares(labels[row]), epoch)
 
-    def _plain(self, index: int | tuple[int, int], epoch: int) -> Seen:
+    def _plain(self, index: int | tuple[int, int], epoch: int) -> PreviewSample:
         sample = self._sample(index)
         label = sample.get("labels", -1)
         return self._seen(sample, sample["inputs"], [(int(label), 1.0)] if label >= 0 else [], epoch)
 
-    def _seen(self, sample: dict, pixels: Tensor, labels: list[tuple[int, float]], epoch: int) -> Seen:
+    def _seen(self, sample: dict, pixels: Tensor, labels: list[tuple[int, float]], epoch: int) -> PreviewSample:
         position, asked = sample.get("sample_idx", -1), sample.get("unreadable", -1)
         describe = dataset_of(self.dataset).describe
         replaces = f"in the place of {describe(asked)}, which cannot be read" if asked >= 0 else ""
-        return Seen(pixels, labels, position, describe(position), epoch, replaces)
+        return PreviewSample(pixels, labels, position, describe(position), epoch, replaces)
 
     def _sample(self, index: int | tuple[int, int]) -> dict:
         sample = self.dataset[index]

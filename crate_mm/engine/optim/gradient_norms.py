@@ -6,7 +6,7 @@ from torch import nn
 
 from ...models.tasks.base import task_of
 from ...registry import HOOKS
-from ..parallel.blocks import block_groups
+from ..parallel.blocks import layer_groups
 
 
 def layer_names(model: nn.Module) -> dict[int, str]:
@@ -15,7 +15,7 @@ def layer_names(model: nn.Module) -> dict[int, str]:
     Args:
         model: a task, or a backbone alone.
     """
-    blocks = {id(block) for group in block_groups(model) for block in group}
+    blocks = {id(block) for group in layer_groups(model) for block in group}
     names: dict[int, str] = {}
     for name, module in model.named_modules():
         if id(module) in blocks:

@@ -11,7 +11,7 @@ from ...io.log import print_log
 from ...models.tasks.base import backbone_of, freeze_untrained, task_of
 from ...registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, suggest
 
-RULES = (
+PARAMWISE_KEYS = (
     *("bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "flat_decay_mult"),
     *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate", "custom_keys", "layer_decay"),
 )
@@ -41,13 +41,13 @@ class DefaultOptimWrapperConstructor(_Constructor):
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         if paramwise_cfg:
-            check_rules(paramwise_cfg, optim_wrapper_cfg["optimizer"])
+            check_paramwise_cfg(paramwise_cfg, optim_wrapper_cfg["optimizer"])
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         task = task_of(model)
         freeze_untrained(task)  # with rules, MMEngine leaves out what takes no gradient
-        check_keys(self.paramwise_cfg.get("custom_keys", {}), task)
+        check_custom_keys(self.paramwise_cfg.get("custom_keys", {}), task)
         return super().__call__(task if self.paramwise_cfg else task.trainable())
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", **kwargs) -> None:
@@ -58,7 +58,7 @@ class DefaultOptimWrapperConstructor(_Constructor):
         super().add_params(single, module, prefix, **kwargs)
         decay = self.paramwise_cfg.get("layer_decay") or 1
         if decay != 1:
-            layers, behind = layers_of(module)
+            layers, behind = layer_indices(module)
             for found in single:
                 (parameter,) = found["params"]
                 depth = behind - layers.get(id(parameter), behind)
@@ -81,7 +81,7 @@ class DefaultOptimWrapperConstructor(_Constructor):
             print_log(f"{len(group['names'])} parameters have {said}: {group['names'][0]}, ...", "current")
 
 
-def layers_of(model: nn.Module) -> tuple[dict[int, int], int]:
+def layer_indices(model: nn.Module) -> tuple[dict[int, int], int]:
     """The layer of each parameter before the end of a model's last block, by its ``id``, and the number behind it.
 
     What the backbone's ``stem`` names, its parts before the first block, is layer 0, the first block layer 1.
@@ -108,7 +108,7 @@ def layers_of(model: nn.Module) -> tuple[dict[int, int], int]:
     return layers, len(backbone.layers) + 1
 
 
-def check_rules(rules: dict, optimizer: dict) -> None:
+def check_paramwise_cfg(rules: dict, optimizer: dict) -> None:
     """Raise ``ValueError`` for a rule that is unknown or has no sense, or that multiplies a setting that is not set.
 
     Args:
@@ -117,9 +117,9 @@ def check_rules(rules: dict, optimizer: dict) -> None:
     """
     if not isinstance(rules, dict):
         raise ValueError(f"{WHERE} must be a dict, got {rules!r}")
-    unknown = next((name for name in rules if name not in RULES), None)
+    unknown = next((name for name in rules if name not in PARAMWISE_KEYS), None)
     if unknown is not None:
-        raise ValueError(f"{WHERE} has no {unknown!r}: {suggest(unknown, list(RULES))}")
+        raise ValueError(f"{WHERE} has no {unknown!r}: {suggest(unknown, list(PARAMWISE_KEYS))}")
     decay = rules.get("layer_decay")
     number = isinstance(decay, (int, float)) and not isinstance(decay, bool)
     if decay is not None and not (number and 0 < decay <= 1 and math.isfinite(decay)):
@@ -143,7 +143,7 @@ def check_rules(rules: dict, optimizer: dict) -> None:
             raise ValueError(f"{WHERE}: {name} multiplies optim_wrapper.optimizer.{multiplied}, which is not set")
 
 
-def check_keys(keys: dict, model: nn.Module) -> None:
+def check_custom_keys(keys: dict, model: nn.Module) -> None:
     """Raise ``ValueError`` for a key of ``custom_keys`` that holds for no parameter of the model."""
     # As MMEngine compares; frozen parameters count, since a recipe may also serve a linear probe.
     names = [name if "." in name else f".{name}" for name, _ in model.named_parameters()]

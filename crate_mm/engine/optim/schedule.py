@@ -98,7 +98,7 @@ class WarmupCosineLR(ParamScheduler):
         self._last_value = self._get_value()
 
 
-def scale_rate(optim_wrapper: dict, auto_scale_lr: dict | None, global_batch_size: int) -> dict:
+def scale_lr(optim_wrapper: dict, auto_scale_lr: dict | None, global_batch_size: int) -> dict:
     """A config of an OptimWrapper, its learning rate scaled with the batch where MMEngine's ``auto_scale_lr`` is
     enabled: ``lr * global_batch_size / base_batch_size`` (Goyal et al., arXiv 1706.02677).
 

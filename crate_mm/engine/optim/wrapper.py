@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...registry import OPTIM_WRAPPERS, OPTIMIZERS
 from ...torch_private import foreach_add_, foreach_mul, foreach_mul_, foreach_norm, foreach_sign_
 from ..parallel.batch_norm import KeptStatistics
-from ..safety.finite import FiniteCheck, SkippedStep, Underway
+from ..safety.finite import AsyncHostCopy, FiniteCheck, SkippedStep
 
 
 @OPTIMIZERS.register_module()
@@ -102,7 +102,7 @@ class Lion(lion_pytorch.Lion):
         return group["weight_decay"] / (self._init_lr if self.decoupled_wd else 1)
 
 
-class _CountsSteps:
+class _MicroBatchCountMixin:
     """Counts micro-batches inside, as an iteration of ours is a whole optimisation step."""
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
@@ -111,7 +111,7 @@ class _CountsSteps:
 
 
 @OPTIM_WRAPPERS.register_module()
-class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
+class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
     """MMEngine's wrapper, which takes no step whose gradients are not finite.
 
     It would not show later: Lion's weights stay finite, its momentum never is again. The processes decide alike, since
@@ -138,7 +138,7 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         super().__init__(*args, **kwargs)
         self.max_skipped_steps = max_skipped_steps
         self.weight = 1.0
-        if decide_on_device and not self._heeds_found_inf():
+        if decide_on_device and not self._supports_found_inf():
             raise ValueError(
                 f"decide_on_device=True needs an optimizer that can leave a step out by itself, and "
                 f"{type(self.optimizer).__name__} as it is set cannot: leave decide_on_device out, or take Lion or, "
@@ -150,7 +150,7 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         self.measured: list[nn.Parameter] = []
         self.check = FiniteCheck("gradient norm")
         self.statistics = KeptStatistics()
-        self._norm = Underway()
+        self._norm = AsyncHostCopy()
         self._wrong: tuple[list[nn.Parameter], Tensor | None] = [], None  # measured at the last skipped step
         self._skipped = False
         self._skipped_in_a_row = 0
@@ -164,24 +164,24 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         first = self._inner_count % self._accumulative_counts == 0  # of the micro-batches of a step
         if first and self.max_skipped_steps:
-            self.statistics.keep(model)
+            self.statistics.store(model)
         with super().optim_context(model):
             yield
 
     @property
     def skipped(self) -> bool:
         """Whether the last step was skipped. Where the device has decided, the host waits for it."""
-        self.settle()
+        self.resolve_pending()
         return self._skipped
 
     @property
     def skipped_in_a_row(self) -> int:
         """How many steps up to the last one were skipped. Where the device has decided, the host waits for it."""
-        self.settle()
+        self.resolve_pending()
         return self._skipped_in_a_row
 
     @property
-    def wrong_parameters(self) -> list[nn.Parameter]:
+    def nonfinite_params(self) -> list[nn.Parameter]:
         """Those whose gradients had a norm that is not finite at the last skipped step. The host waits for the device.
 
         None where all are finite, and only the norm of all together is not.
@@ -194,23 +194,23 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         step, self._unreported = self._unreported, None
         return step
 
-    def settle(self) -> None:
+    def resolve_pending(self) -> None:
         """Learn what the device has decided about the last step, and raise ``RunStoppedError`` where that ends the run.
 
         A checkpoint comes after it.
         """
-        self.check.settle()
+        self.check.resolve_pending()
         arrived = self._norm.receive()
         if arrived is not None:
             norm, step = arrived
             self._note(not norm.isfinite(), step)
 
     def step(self, **kwargs) -> None:
-        self.settle()  # by now the last step's decision has arrived
-        decides = self.decide_on_device and self.max_skipped_steps and self._heeds_found_inf()
+        self.resolve_pending()  # by now the last step's decision has arrived
+        decides = self.decide_on_device and self.max_skipped_steps and self._supports_found_inf()
         # Before the first step the optimizer has no state that it could leave as it is.
         if not (decides and self.optimizer.state):
-            if not self._skips():
+            if not self._check_gradients():
                 super().step(**kwargs)
             return
         if self._measure():
@@ -223,14 +223,14 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
         The optimizer has a state and heeds ``found_inf``.
         """
         found_inf = (~self.grad_norm.isfinite()).float()
-        self.statistics.put_back(found_inf > 0)
+        self.statistics.restore(found_inf > 0)
         self.optimizer.grad_scale, self.optimizer.found_inf = None, found_inf
         try:
             super().step(**kwargs)
         finally:
             del self.optimizer.grad_scale, self.optimizer.found_inf
 
-    def _heeds_found_inf(self) -> bool:
+    def _supports_found_inf(self) -> bool:
         """Whether the optimizer leaves a step out by itself; ZeRO, which may take an optimizer's place, does not."""
         return getattr(self.optimizer, "_step_supports_amp_scaling", False)
 
@@ -242,15 +242,15 @@ class OptimWrapper(_CountsSteps, mmengine.optim.OptimWrapper):
             self.grad_norm = self.grad_norms.norm()
         return params
 
-    def _skips(self) -> bool:
+    def _check_gradients(self) -> bool:
         """Look at the gradients, and note whether the step is skipped."""
         skipped, params = False, self._measure()
         if params and not self.max_skipped_steps:
             step = self._this_step()
-            self.check.see(self.grad_norm, step.iteration, step.lr)
+            self.check.submit(self.grad_norm, step.iteration, step.lr)
         elif params and not self.grad_norm.isfinite():
             skipped = True
-            self.statistics.put_back()
+            self.statistics.restore()
         self._note(skipped, self._this_step())
         return skipped
 
@@ -324,7 +324,7 @@ class AmpOptimWrapper(AutocastOptimWrapper):
     def step(self, **kwargs) -> None:
         before = self.loss_scaler.get_scale()
         self.loss_scaler.unscale_(self.optimizer)
-        if not self._skips():
+        if not self._check_gradients():
             if self.clip_grad_kwargs:
                 self._clip_grad()
             self.loss_scaler.step(self.optimizer, **kwargs)

@@ -24,7 +24,7 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
     return [module for module in modules if isinstance(module, BatchNorm) and module.track_running_stats]
 
 
-def share_statistics(model: nn.Module, sync_bn: str | bool | None, device: str) -> tuple[nn.Module, bool]:
+def sync_batch_norm(model: nn.Module, sync_bn: str | bool | None, device: str) -> tuple[nn.Module, bool]:
     """Prepare a model's BatchNorm, where it has such, for several processes, and say in the log what it does.
 
     Args:
@@ -60,12 +60,12 @@ class KeptStatistics:
     def __init__(self) -> None:
         self._kept: list[tuple[Tensor, Tensor]] = []
 
-    def keep(self, model: nn.Module) -> None:
+    def store(self, model: nn.Module) -> None:
         """Take note of the statistics of a model."""
         buffers = [buffer for module in batch_norms(model) for buffer in module.buffers()]
         self._kept = [(buffer, buffer.clone()) for buffer in buffers]
 
-    def put_back(self, where: Tensor | None = None) -> None:
+    def restore(self, where: Tensor | None = None) -> None:
         """Let the statistics be what they were when they were kept, if ``where``, a bool on their device, says so."""
         for buffer, before in self._kept:
             buffer.copy_(before if where is None else torch.where(where, before, buffer))

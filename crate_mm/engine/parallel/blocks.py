@@ -17,7 +17,7 @@ from ...models.layers import Layer
 from ...torch_private import keep_graphs_whole
 
 
-def block_groups(model: nn.Module) -> list[list[nn.Module]]:
+def layer_groups(model: nn.Module) -> list[list[nn.Module]]:
     """Return the layers of each backbone and decoder in a model, a teacher's as well as a student's, a group for each.
 
     Args:
@@ -47,7 +47,7 @@ def _groups(module: nn.Module) -> list[list[nn.Module]]:
 
 def _has_blocks(model: nn.Module) -> bool:
     try:
-        return bool(block_groups(model))
+        return bool(layer_groups(model))
     except ValueError:
         return False
 
@@ -68,7 +68,7 @@ def compile_blocks(model: nn.Module) -> None:
     Raises:
         ValueError: a backbone has no layers.
     """
-    for block in chain(*block_groups(model)):
+    for block in chain(*layer_groups(model)):
         block.compile(dynamic=False)
     keep_graphs_whole()
 
@@ -95,11 +95,11 @@ def checkpoint_blocks(model: nn.Module) -> None:
     Raises:
         ValueError: a backbone has no layers.
     """
-    for block in chain(*block_groups(model)):
+    for block in chain(*layer_groups(model)):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
-def keep_tokens_in(dtype: torch.dtype, model: nn.Module) -> None:
+def set_residual_dtype(dtype: torch.dtype, model: nn.Module) -> None:
     """Hand tokens from block to block in another precision, under autocast: half the bytes to move, for bf16.
 
     Within a block sums are taken in what their parts have, and behind the last block of each backbone and decoder
@@ -108,7 +108,7 @@ def keep_tokens_in(dtype: torch.dtype, model: nn.Module) -> None:
     Raises:
         ValueError: a backbone has no layers.
     """
-    for blocks in block_groups(model):
+    for blocks in layer_groups(model):
         for block in blocks:
             block.forward = partial(_hand_on, block.forward, dtype, torch.float32 if block is blocks[-1] else dtype)
 
@@ -125,7 +125,7 @@ def prepare_blocks(model: nn.Module, compile: bool | str | None, recompute: bool
     """Apply the config's ``compile_blocks`` (None: where there is a GPU), ``activation_checkpointing`` and
     ``residual_dtype``."""
     if residual is not None:
-        keep_tokens_in(getattr(torch, residual), model)
+        set_residual_dtype(getattr(torch, residual), model)
     if recompute:
         checkpoint_blocks(model)
     if compile is None:

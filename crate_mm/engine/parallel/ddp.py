@@ -10,7 +10,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.nn.parallel import DistributedDataParallel
 
 from ...registry import suggest
-from .batch_norm import share_statistics
+from .batch_norm import sync_batch_norm
 
 COMPRESS = {"bf16": bf16_compress_hook, "fp16": fp16_compress_hook}
 OURS = {"module", "device_ids", "output_device", "process_group", "device_mesh", "find_unused_parameters"}
@@ -37,7 +37,7 @@ def share_model(model: nn.Module, cfg: dict) -> MMDistributedDataParallel:
     device = get_device()
     device_ids = [torch.cuda.current_device()] if device == "cuda" else None
     # BatchNorm's statistics are the only buffers that training changes.
-    model, buffers_change = share_statistics(model, cfg.get("sync_bn"), device)
+    model, buffers_change = sync_batch_norm(model, cfg.get("sync_bn"), device)
     # The option has changed its name in PyTorch.
     options.setdefault(
         "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers", buffers_change

@@ -19,12 +19,12 @@ from ...io.untrusted import env_number
 LAUNCHERS = ("none", "pytorch", "slurm")
 
 
-def timeout_of(cfg: Config) -> float | None:
+def dist_timeout(cfg: Config) -> float | None:
     """The seconds after which a process of a config gives up waiting for the others, or None for PyTorch's default."""
     return ((cfg.get("env_cfg") or {}).get("dist_cfg") or {}).get("timeout")
 
 
-def init_processes(launcher: str, timeout: float | None = None) -> None:
+def init_distributed(launcher: str, timeout: float | None = None) -> None:
     """Join the process group: nccl where there are GPUs, gloo where there are none. 'none' is a single process.
 
     Args:
@@ -47,13 +47,13 @@ def init_processes(launcher: str, timeout: float | None = None) -> None:
             "start with tools/dist_train.sh, torchrun or srun, or leave out --launcher for one process"
         )
     if launcher == "pytorch":
-        _end_with_launcher()
+        _set_parent_death_signal()
     for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
         env_number(name)  # PyTorch's sentence would name no variable
     local_rank = env_number("LOCAL_RANK")
     wait = timedelta(seconds=timeout) if timeout else None
     if not torch.cuda.is_available():
-        torch.distributed.init_process_group("gloo", timeout=wait, **_meeting())
+        torch.distributed.init_process_group("gloo", timeout=wait, **_rendezvous_options())
         return
     if launcher == "slurm":
         local_rank %= torch.cuda.device_count()  # Slurm may show each task its own GPU only
@@ -64,17 +64,17 @@ def init_processes(launcher: str, timeout: float | None = None) -> None:
         )
     torch.cuda.set_device(local_rank)
     device = torch.device("cuda", local_rank)
-    torch.distributed.init_process_group("nccl", timeout=wait, device_id=device, **_meeting())
+    torch.distributed.init_process_group("nccl", timeout=wait, device_id=device, **_rendezvous_options())
 
 
-def _end_with_launcher() -> None:
+def _set_parent_death_signal() -> None:
     """Let the system send this process SIGTERM when torchrun dies, which else would leave it running (Linux alone)."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _meeting() -> dict:
+def _rendezvous_options() -> dict:
     """Where the processes meet: after torchrun's restart not where the addresses of the dead ones still are."""
     restarts = env_number("TORCHELASTIC_RESTART_COUNT", 0)
     # A store that is not the launcher's is new in each round; and where nodes join, each has its own count of restarts.
@@ -107,7 +107,7 @@ def _slurm_environment() -> None:
         os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
 
 
-def leave_processes() -> None:
+def shutdown_distributed() -> None:
     """Leave the process group, if there is one."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -19,7 +19,7 @@ PROBES = (4, 8)  # samples: small enough for any GPU, and their difference is wh
 SHARE = 0.85  # of the memory that is left, for what fragments and what other libraries take
 
 
-def find_micro_batches(shares: tuple[int, int], bytes_of: Callable[[int], int], free: int) -> tuple[int, int, float]:
+def fewest_micro_batches(shares: tuple[int, int], bytes_of: Callable[[int], int], free: int) -> tuple[int, int, float]:
     """The fewest micro-batches of which each fits, see ``count_micro_batches``.
 
     Args:
@@ -48,7 +48,7 @@ def find_micro_batches(shares: tuple[int, int], bytes_of: Callable[[int], int], 
     return parts, round(fixed + math.ceil(shares[1] / parts) * each), each
 
 
-def splits_alike(task: Task) -> bool:
+def is_split_invariant(task: Task) -> bool:
     """Whether a step is the same however its batch is split: not if samples are mixed, or BatchNorm counts them."""
     return not task.mixes_samples and not batch_norms(task)
 
@@ -125,36 +125,36 @@ def as_of_many_samples(task: nn.Module) -> Iterator[None]:
             step.many_tokens = tokens
 
 
-def probe(task: Task, batch_of: Callable[[int], dict], shares: tuple[int, int], dtype: str) -> tuple[int, str]:
+def probe_memory(task: Task, batch_of: Callable[[int], dict], shares: tuple[int, int], dtype: str) -> tuple[int, str]:
     """Measure on this GPU, and decide.
 
     Args:
         task: on the GPU, as it is trained.
         batch_of: a loader's batch of so many samples.
-        shares: as for ``find_micro_batches``.
+        shares: as for ``fewest_micro_batches``.
         dtype: that training runs in.
 
     Returns:
         How many micro-batches, and a sentence that says so.
 
     Raises:
-        ValueError: as ``find_micro_batches``.
+        ValueError: as ``fewest_micro_batches``.
     """
     task.train()
     eager = torch.compiler.set_stance("force_eager")  # which takes more memory than compiled blocks, and no time
     with as_of_many_samples(task), eager:
         free = free_bytes(task)
-        parts, taken, each = find_micro_batches(shares, lambda n: peak_bytes(task, batch_of(n), dtype), free)
+        parts, taken, each = fewest_micro_batches(shares, lambda n: peak_bytes(task, batch_of(n), dtype), free)
     torch.cuda.empty_cache()
-    return parts, sentence(shares[1], parts, taken, each, free)
+    return parts, describe_split(shares[1], parts, taken, each, free)
 
 
-def sentence(share: int, parts: int, taken: int, each: float, free: int) -> str:
+def describe_split(share: int, parts: int, taken: int, each: float, free: int) -> str:
     """What is chosen, and how many samples would fit at once.
 
     Args:
         share: the samples of a device in a step, at most.
-        parts, taken, each: as ``find_micro_batches`` returns them.
+        parts, taken, each: as ``fewest_micro_batches`` returns them.
         free: bytes that there are.
     """
     size = math.ceil(share / parts)

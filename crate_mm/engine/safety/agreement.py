@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from mmengine.dist import is_distributed
 
-from .finite import OtherProcessError
+from .finite import PeerFailedError
 
 
 class Agreement:
@@ -82,7 +82,7 @@ def notice_hanging(timeout: float | None) -> Iterator[None]:
         if not is_distributed() or "gloo" not in str(error) or "Timed out waiting" not in str(error):
             raise
         waited = f"{timeout:g} s (env_cfg.dist_cfg.timeout)" if timeout else "PyTorch's default timeout"
-        raise OtherProcessError(
+        raise PeerFailedError(
             f"another process has not come to this point of the run within {waited}: it hangs, or is slower than that; "
             "--resume goes on from the newest checkpoint"
         ) from error

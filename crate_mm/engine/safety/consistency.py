@@ -16,8 +16,8 @@ import crate_mm
 from ...checkpoints import Checkpoint, CheckpointError, open_checkpoint
 from ...checkpoints.readers.safetensors import digest
 from ...datasets.base import dataset_of
-from ...io.untrusted import env_number, shown
-from ..checkpointing.results import as_data
+from ...io.untrusted import env_number, sanitized
+from ..checkpointing.results import to_builtin
 
 RECIPE = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "global_batch_size", "zero", "ema_momentum")
 RECIPE += ("max_batch_per_device", "activation_checkpointing", "find_unused_parameters", "compile_blocks")
@@ -33,7 +33,7 @@ def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
     if runner.world_size == 1:
         return
     mine: dict[str, Any] = {
-        f"config's {key}": json.dumps(as_data(runner.cfg.get(key)), sort_keys=True, default=repr) for key in RECIPE
+        f"config's {key}": json.dumps(to_builtin(runner.cfg.get(key)), sort_keys=True, default=repr) for key in RECIPE
     }
     mine |= {"wish to load a checkpoint": bool(runner.starts_from), "wish to resume": runner.resumes}
     mine |= {
@@ -53,7 +53,7 @@ def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
     for rank, theirs in enumerate(all_gather_object(mine)):
         differ = next((key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)), None)
         if differ:
-            there, here = (shown(values.get(differ), 60) for values in (theirs, mine))
+            there, here = (sanitized(values.get(differ), 60) for values in (theirs, mine))
             raise ValueError(
                 f"the {differ} is {there} for process {rank} and {here} here: all processes need the same config and "
                 "the same data"

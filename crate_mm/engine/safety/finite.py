@@ -22,7 +22,7 @@ class RunStoppedError(RuntimeError):
     """A run that stops itself, for a reason that the message gives."""
 
 
-class OtherProcessError(RunStoppedError):
+class PeerFailedError(RunStoppedError):
     """A run that stops as another one of its processes cannot go on, which says itself why."""
 
 
@@ -37,7 +37,7 @@ class SkippedStep(NamedTuple):
     in_a_row: int = 0
 
 
-class Underway:
+class AsyncHostCopy:
     """A number on its way from a device to the host, with what belongs to it; the device is never idle for it."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Underway:
 class FiniteCheck:
     """Stops a run at a number that is not finite.
 
-    A number on a GPU is looked at when the next one comes. The steps between are lost with the run, as ``settle`` comes
+    A number on a GPU is looked at when the next one comes. The steps between are lost with the run, as ``resolve_pending`` comes
     before a checkpoint.
 
     Args:
@@ -76,20 +76,20 @@ class FiniteCheck:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._underway = Underway()
+        self._underway = AsyncHostCopy()
 
-    def see(self, value: Tensor, iteration: int, lr: float) -> None:
+    def submit(self, value: Tensor, iteration: int, lr: float) -> None:
         """Take note of an iteration's number.
 
         Raises:
             RunStoppedError: it, or the one before it, is not finite.
         """
-        self.settle()
+        self.resolve_pending()
         self._underway.send(value, (iteration, lr))
         if not value.is_cuda:
-            self.settle()
+            self.resolve_pending()
 
-    def settle(self) -> None:
+    def resolve_pending(self) -> None:
         """Look at the number that is still on its way; raise ``RunStoppedError`` if it is not finite."""
         received = self._underway.receive()
         if received is not None:
@@ -104,7 +104,7 @@ class FiniteCheck:
 
 
 @torch.no_grad()
-def first_wrong_layer(
+def locate_nonfinite(
     model: nn.Module, batch: dict[str, Tensor] | None, wrong_parameters: list[nn.Parameter]
 ) -> tuple[int, str]:
     """Say where numbers that are not finite come from, in the order of the computation.
@@ -158,7 +158,7 @@ class StopOnNonFiniteLoss(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         wrapper = runner.optim_wrapper
         if not getattr(wrapper, "max_skipped_steps", 0):
-            self.check.see(outputs["loss"], runner.iter + 1, wrapper.get_lr()["lr"][0])
+            self.check.submit(outputs["loss"], runner.iter + 1, wrapper.get_lr()["lr"][0])
         else:
             self._report(runner, data_batch)
 
@@ -180,7 +180,7 @@ class StopOnNonFiniteLoss(Hook):
             return
         model = task_of(runner.model)
         with wrapper.optim_context(model):  # in the precision of the steps
-            found = all_gather_object(first_wrong_layer(model, data_batch, wrapper.wrong_parameters))
+            found = all_gather_object(locate_nonfinite(model, data_batch, wrapper.wrong_parameters))
         rank, (_, where) = min(enumerate(found), key=lambda finding: finding[1][0])
         on_process = f"on process {rank} " if len(found) > 1 else ""
         raise RunStoppedError(f"{what}, {in_a_row}; {on_process}{where}: {ADVICE}")
@@ -194,6 +194,6 @@ class StopOnNonFiniteLoss(Hook):
     after_train = after_train_epoch  # the last epoch of a run may be cut
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self.check.settle()
+        self.check.resolve_pending()
         if hasattr(runner.optim_wrapper, "settle"):
             runner.optim_wrapper.settle()

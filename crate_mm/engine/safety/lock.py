@@ -15,7 +15,7 @@ class FolderInUseError(ValueError):
     """Another run holds a work folder."""
 
 
-def hold(work_dir: str | Path) -> FileLock | None:
+def lock_work_dir(work_dir: str | Path) -> FileLock | None:
     """Keep other runs out of a work folder until the process ends, or the lock that is returned is released.
 
     A run that is killed leaves no lock behind. The first process of a run holds the lock for all its processes; None is

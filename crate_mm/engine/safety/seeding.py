@@ -21,9 +21,9 @@ class SeedEachIteration(Hook):
 
     @staticmethod
     def _seed(runner: Runner) -> None:
-        set_random_seed(seed_of(runner.seed, runner.iter, get_rank()))
+        set_random_seed(iteration_seed(runner.seed, runner.iter, get_rank()))
 
 
-def seed_of(seed: int, iteration: int, rank: int) -> int:
+def iteration_seed(seed: int, iteration: int, rank: int) -> int:
     """The seed of all random states at an iteration, counted from 0, of a process of a run."""
     return int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1)[0])

@@ -8,9 +8,9 @@ from contextlib import suppress
 
 from .finite import RunStoppedError
 
-PREEMPTED = 85  # a code of its own: HTCondor's for "a checkpoint is written, start me again"
-INTERRUPTED = 130  # the shell's for Ctrl-C
-CAUGHT = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+EXIT_PREEMPTED = 85  # a code of its own: HTCondor's for "a checkpoint is written, start me again"
+EXIT_INTERRUPTED = 130  # the shell's for Ctrl-C
+HANDLED_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 
 
 class RunInterruptedError(RunStoppedError):
@@ -18,7 +18,7 @@ class RunInterruptedError(RunStoppedError):
 
     def __init__(self, number: int, saved: str) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}, {saved}; --resume goes on from there")
-        self.code = INTERRUPTED if number == signal.SIGINT else PREEMPTED
+        self.code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_PREEMPTED
 
 
 class Signals:
@@ -36,7 +36,7 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in CAUGHT}
+            self._before = {number: signal.signal(number, self._receive) for number in HANDLED_SIGNALS}
             heard, self._told = os.pipe()
             os.set_blocking(self._told, False)
             self._wakeup_before = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
@@ -71,17 +71,17 @@ class Signals:
             for _ in range(numbers.count(signal.SIGINT)):
                 if first and time.perf_counter() - first > 1:
                     time.sleep(2)
-                    os._exit(INTERRUPTED)
+                    os._exit(EXIT_INTERRUPTED)
                 first = first or time.perf_counter()
         os.close(heard)
 
 
-def end_when_signalled() -> None:
+def raise_on_signal() -> None:
     """Let SIGTERM and SIGUSR1 end the program at once, by a ``RunInterruptedError``, until ``Signals`` takes over."""
 
     def end(number: int, frame) -> None:
         raise RunInterruptedError(number, "before the first step")
 
-    for number in CAUGHT:
+    for number in HANDLED_SIGNALS:
         if number != signal.SIGINT:
             signal.signal(number, end)

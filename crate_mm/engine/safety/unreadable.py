@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 
 from ...datasets.base import dataset_of
 from ...io.log import print_log
-from ...io.untrusted import shown
+from ...io.untrusted import sanitized
 from ...registry import HOOKS
 from ..loop import TrainLoop
 from .finite import RunStoppedError
@@ -39,7 +39,7 @@ class UnreadableImages(Hook):
         found = self.found.setdefault(stage, {})
         for position, reason in sorted(zip(data_batch["unreadable"].tolist(), reasons)):
             if reason and position not in found:
-                found[position] = f"{shown(dataset_of(dataset).describe(position))} ({shown(reason)})"
+                found[position] = f"{sanitized(dataset_of(dataset).describe(position))} ({sanitized(reason)})"
                 # On the console MMEngine shows of other ranks than the first only errors.
                 print_log(
                     f"cannot read {stage} image {found[position]}; another sample takes its place "

@@ -72,7 +72,7 @@ def export(
             of products in 8 bits.
 
     Returns:
-        What the JSON file holds: ``input``, ``output``, ``classes``, ``test_transforms``, ``largest_difference``,
+        What the JSON file holds: ``input``, ``output``, ``classes``, ``eval_transforms``, ``largest_difference``,
         ``output_deviation`` and, of logits, ``same_first``: the share of the images whose first class is the same.
 
     Raises:

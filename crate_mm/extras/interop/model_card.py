@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ...checkpoints import Checkpoint, CheckpointError
 from ...engine.checkpointing.results import RESULT_FILE, load_result, model_name
-from ...io.untrusted import shown, without_secrets
+from ...io.untrusted import sanitized, without_secrets
 from ...registry import suggest
 
 # Figures of a result.json, and what the Hub calls them.
@@ -53,10 +53,10 @@ def card_licence(licence: str | None) -> dict[str, str]:
         return {}
     known, _, name = licence.partition(":")
     if known.strip().lower() == "other" and name.strip():
-        return {"license": "other", "license_name": shown(name.strip())}
+        return {"license": "other", "license_name": sanitized(name.strip())}
     if licence.lower() not in LICENCES:
         raise ValueError(
-            f"the Hub knows no licence {shown(licence)}: {suggest(licence.lower(), LICENCES)}; another one is written "
+            f"the Hub knows no licence {sanitized(licence)}: {suggest(licence.lower(), LICENCES)}; another one is written "
             "'other: ' and its name"
         )
     return {"license": licence.lower()}
@@ -67,9 +67,11 @@ def read_result(path: str | Path, checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         result = load_result(path)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{shown(path)} is no {RESULT_FILE} of a run: {shown(error)}") from None
+        raise CheckpointError(f"{sanitized(path)} is no {RESULT_FILE} of a run: {sanitized(error)}") from None
     if result.get("run") != checkpoint.run:
-        raise CheckpointError(f"{shown(path)} is of another run than {checkpoint.path}: it would tell other figures")
+        raise CheckpointError(
+            f"{sanitized(path)} is of another run than {checkpoint.path}: it would tell other figures"
+        )
     return result
 
 
@@ -105,8 +107,8 @@ def write_card(
     """
     model, classifies = about["model"], about["model"].get("type") == "ImageClassifier"
     backbone = model.get("backbone") or {}
-    kind = shown(model_name(backbone) if backbone else str(model.get("type")).lower())
-    dataset = shown(result.get("dataset") or "")
+    kind = sanitized(model_name(backbone) if backbone else str(model.get("type")).lower())
+    dataset = sanitized(result.get("dataset") or "")
     task = "image-classification" if classifies else "image-feature-extraction"
     measured = [
         EvalResult(task, dataset, dataset, METRICS[name][0], value, metric_name=METRICS[name][1])
@@ -150,4 +152,4 @@ def _cell(value: Any) -> str:
         value = " x ".join(map(str, value))
     if isinstance(value, int) and not isinstance(value, bool):
         value = f"{value:,}"
-    return "".join(f"&#{ord(c)};" if c in "|<>&`[]*~\\" else c for c in shown(without_secrets(value)))
+    return "".join(f"&#{ord(c)};" if c in "|<>&`[]*~\\" else c for c in sanitized(without_secrets(value)))

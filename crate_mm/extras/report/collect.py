@@ -22,12 +22,12 @@ from ...analysis.attention import pooling
 from ...analysis.measures import subspace_gram, subspace_incoherence
 from ...analysis.segmentation import VOID
 from ...analysis.table import MEASURES
-from ...analysis.taps import layers_of, layout_of, name_of
+from ...analysis.taps import find_layers, layout_of, name_of
 from ...datasets.base import dataset_of
-from ...io.untrusted import shown
-from .looks import Looks, Plan, count_maps
+from ...io.untrusted import sanitized
+from .looks import AttentionBudget, Looks, count_maps
 from .pack import pack
-from .stream import LISTED, MOST_CLASSES, TOP, CodeUse, Streamed, stream
+from .stream import LISTED, MOST_CLASSES, TOP, AtomUsage, StreamStats, collect_stats
 
 ATTENTION = 0.6  # of the page's bytes that attention between patches may take
 FORMAT = 1  # of the data; a reader of saved files may ask
@@ -60,7 +60,7 @@ class Looked:
     run: dict[str, Any] = field(default_factory=dict)
 
 
-class Wanted(NamedTuple):
+class ReportSettings(NamedTuple):
     """What is looked at: positions measured, and of these the positions shown; settings of the rates; bytes."""
 
     measured: list[int]
@@ -70,7 +70,9 @@ class Wanted(NamedTuple):
     room: float = 15e6
 
 
-def gather(models: list[Looked], datas: list[Data], wanted: Wanted, say: Callable[[str], None] = print) -> dict:
+def collect(
+    models: list[Looked], datas: list[Data], wanted: ReportSettings, say: Callable[[str], None] = print
+) -> dict:
     """Measure models and look at images.
 
     Raises:
@@ -83,29 +85,29 @@ def gather(models: list[Looked], datas: list[Data], wanted: Wanted, say: Callabl
         grids.append((len(wanted.shown) * count_maps(looked.model, batch), (0, 0) if layout is None else layout[1:]))
     told, thumbs = [], set()
     for looked in models:
-        say(f"{shown(looked.label)}: measuring {len(wanted.measured)} images, showing {len(wanted.shown)}")
+        say(f"{sanitized(looked.label)}: measuring {len(wanted.measured)} images, showing {len(wanted.shown)}")
         told.append(measured(looked, datas[looked.data], wanted, thumbs))
     first = datas[0].dataset
     names = next((looked.class_names for looked in models if looked.class_names), None)
-    plan = Plan(grids, wanted.room * ATTENTION)
+    plan = AttentionBudget(grids, wanted.room * ATTENTION)
     data = {
         "format": FORMAT,
-        "classes": None if names is None else [shown(name) for name in names],
+        "classes": None if names is None else [sanitized(name) for name in names],
         "measures": {name: row.meaning for name, row in MEASURES.items()},
         "limits": {"classes": MOST_CLASSES, "listed": LISTED, "top": TOP},
         "images": [image_data(first, position) for position in wanted.shown],
         "datas": [data_pictures(d, wanted.shown) for d in datas],
-        "thumbnails": {str(p): picture(first[p], THUMBNAIL) for p in sorted(thumbs)},
+        "thumbnails": {str(p): to_data_url(first[p], THUMBNAIL) for p in sorted(thumbs)},
         "models": told,
     }
     kept = look_at(models, datas, wanted, plan, data)
     size = len(json.dumps(data))
     if size > wanted.room:  # what is not attention took more than was left for it
-        look_at(models, datas, wanted, Plan(grids, wanted.room - (size - kept)), data)
+        look_at(models, datas, wanted, AttentionBudget(grids, wanted.room - (size - kept)), data)
     return data
 
 
-def look_at(models: list[Looked], datas: list[Data], wanted: Wanted, plan: Plan, data: dict) -> int:
+def look_at(models: list[Looked], datas: list[Data], wanted: ReportSettings, plan: AttentionBudget, data: dict) -> int:
     """Add to the data what is seen of the images shown; return how many bytes of it are attention between patches."""
     data["attention"] = {"side": plan.side, "bits": plan.bits}
     kept = 0
@@ -119,14 +121,16 @@ def look_at(models: list[Looked], datas: list[Data], wanted: Wanted, plan: Plan,
         told["predicted"] = looks.predicted or None
         told["undefined"] = looks.undefined()
         if not told["classes"]:
-            told["undefined"]["labels"] = f"The data has no labels ({shown(datas[looked.data].label)})."
+            told["undefined"]["labels"] = f"The data has no labels ({sanitized(datas[looked.data].label)})."
     return kept
 
 
-def measured(looked: Looked, data: Data, wanted: Wanted, thumbs: set[int]) -> dict[str, Any]:
+def measured(looked: Looked, data: Data, wanted: ReportSettings, thumbs: set[int]) -> dict[str, Any]:
     """What is measured of one model; the positions of the images that it names are added to ``thumbs``."""
-    model, layers = looked.model, layers_of(looked.model)
-    streamed = stream(model, data.batches(wanted.measured), wanted.eps_squared, wanted.unit_length, wanted.measured)
+    model, layers = looked.model, find_layers(looked.model)
+    streamed = collect_stats(
+        model, data.batches(wanted.measured), wanted.eps_squared, wanted.unit_length, wanted.measured
+    )
     (batch, *_) = data.batches(wanted.measured[:1])
     layout = layout_of(model, batch["inputs"])
     told = []
@@ -139,7 +143,7 @@ def measured(looked: Looked, data: Data, wanted: Wanted, thumbs: set[int]) -> di
             thumbs |= {p for direction in code["directions"] for p, *_ in direction["top"]}
         told.append({"measures": measures, "code": code, "subspaces": subspace_data(step, streamed, layer)})
     return {
-        "label": shown(looked.label),
+        "label": sanitized(looked.label),
         "name": name_of(model),
         "data": looked.data,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -154,7 +158,7 @@ def measured(looked: Looked, data: Data, wanted: Wanted, thumbs: set[int]) -> di
     }
 
 
-def code_data(use: CodeUse) -> dict[str, Any]:
+def code_data(use: AtomUsage) -> dict[str, Any]:
     """How a layer's directions are used over the data."""
     share, amount = use.use / use.images, use.amount / use.images
     most, least = use.listed()
@@ -172,7 +176,7 @@ def code_data(use: CodeUse) -> dict[str, Any]:
     }
 
 
-def subspace_data(step: nn.Module, streamed: Streamed, layer: int) -> dict[str, Any] | None:
+def subspace_data(step: nn.Module, streamed: StreamStats, layer: int) -> dict[str, Any] | None:
     """A layer's subspaces, and whose energy is in which; None where it has none."""
     found = step.subspaces()
     if found is None:
@@ -198,23 +202,23 @@ def image_data(dataset: Dataset, position: int) -> dict[str, Any]:
     """An image's name, and its label where it has one."""
     label = int(dataset[position].get("labels", -1))
     path = dataset_of(dataset).describe(position)
-    return {"position": position, "name": shown(Path(path).name or path), "label": label if label >= 0 else None}
+    return {"position": position, "name": sanitized(Path(path).name or path), "label": label if label >= 0 else None}
 
 
 def data_pictures(data: Data, positions: list[int]) -> dict[str, Any]:
     """The images shown, and of those whose classes are known by pixel the same, dark where there is none."""
-    told: dict[str, Any] = {"label": shown(data.label), "pictures": [], "truths": []}
+    told: dict[str, Any] = {"label": sanitized(data.label), "pictures": [], "truths": []}
     for position in positions:
         sample, truth = data.dataset[position], data.truth(position)
-        told["pictures"].append(picture(sample))
+        told["pictures"].append(to_data_url(sample))
         if truth is not None:
             image = sample["inputs"]
             sample = {"inputs": torch.where((truth == 0) | (truth == VOID), image // 5, image)}
-        told["truths"].append(None if truth is None else picture(sample))
+        told["truths"].append(None if truth is None else to_data_url(sample))
     return told
 
 
-def picture(sample: dict, longest: int | None = None) -> str:
+def to_data_url(sample: dict, longest: int | None = None) -> str:
     """A sample's image as its model gets it, before the normalisation, as a data URL."""
     image: Tensor = sample["inputs"]
     C = image.shape[0]

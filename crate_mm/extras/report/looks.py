@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...analysis.attention import no_attention
 from ...analysis.projection import pca_colors
 from ...analysis.segmentation import attention_masks, best_heads
-from ...analysis.taps import layers_of, layout_of, name_of, on_taps
+from ...analysis.taps import find_layers, layout_of, name_of, read_taps
 from ...models.layers import TokenLayout
 from .pack import pack
 
@@ -23,7 +23,7 @@ TOP_CLASSES = 5
 NO_GRID = "it does not tell which of its tokens are patches (layout)"
 
 
-class Plan:
+class AttentionBudget:
     """How finely attention between patches is kept, so that the page stays below its size.
 
     With 16 bits, or with 8, or between blocks of patches, of the smallest side with which it fits.
@@ -47,7 +47,7 @@ class Plan:
 @torch.inference_mode()
 def count_maps(model: nn.Module, batch: dict) -> int:
     """How many attention matrices the layers of a model compute for one image."""
-    counts, layers = [], layers_of(model)
+    counts, layers = [], find_layers(model)
     inputs = model.data_preprocessor(batch)
     layout = layout_of(model, inputs["inputs"])
 
@@ -56,7 +56,7 @@ def count_maps(model: nn.Module, batch: dict) -> int:
         counts.append(0 if attention is None else attention.shape[1])
 
     if any("tap_w" in layer.taps() for layer in layers.values()):
-        with on_taps(model, {"tap_w": read}):
+        with read_taps(model, {"tap_w": read}):
             model(**inputs)
     return sum(counts)
 
@@ -95,9 +95,9 @@ class Looks:
         truths: of each image in turn each pixel's class, ``(H, W)``, or None where that is not known.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan, truths: Sequence[Tensor | None] = ()) -> None:
+    def __init__(self, model: nn.Module, plan: AttentionBudget, truths: Sequence[Tensor | None] = ()) -> None:
         self.truths = truths
-        self.model, self.plan, self.layers = model, plan, layers_of(model)
+        self.model, self.plan, self.layers = model, plan, find_layers(model)
         self.layout: TokenLayout | None = None  # of the images that were looked at
         self.blocks: dict[int, list[Tensor]] = {}
         self.cls: dict[int, list[Tensor]] = {}
@@ -111,7 +111,7 @@ class Looks:
         """Look at a batch, one image at a time: attention matrices are large."""
         offered = {tap for layer in self.layers.values() for tap in layer.taps()}
         readers = {"tap_w": self._w, "tap_code": self._code, "tap_out": self._out}
-        with on_taps(self.model, {tap: read for tap, read in readers.items() if tap in offered}):
+        with read_taps(self.model, {tap: read for tap, read in readers.items() if tap in offered}):
             for i in range(len(batch["inputs"])):
                 one = {key: value[i : i + 1] for key, value in batch.items()}
                 inputs = self.model.data_preprocessor(one)

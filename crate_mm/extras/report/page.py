@@ -67,7 +67,7 @@ def script() -> str:
 
 
 def make_page(data: dict[str, Any], title: str, library: str | None = None) -> str:
-    """The page of what ``gather`` returns, as text.
+    """The page of what ``collect`` returns, as text.
 
     Args:
         data: plain data. Names in it are text, whatever they say.

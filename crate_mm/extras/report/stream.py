@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ...analysis.codes import code_overlap, direction_use, head_energy
+from ...analysis.codes import atom_usage, code_overlap, head_energy
 from ...analysis.gather import measure_layers
-from ...analysis.taps import layers_of, layout_of, on_taps
+from ...analysis.taps import find_layers, layout_of, read_taps
 from .spread import Spreads
 
 MOST_CLASSES = 20  # whose codes and energies are compared: the first that come
@@ -40,7 +40,7 @@ class ClassMeans:
         return torch.stack([self.sums[c] / self.counts[c] for c in present]) if present else None
 
 
-class CodeUse:
+class AtomUsage:
     """Of one layer: how often each direction is used, by which class, and which images and tokens use it most."""
 
     def __init__(self, classes: list[int]) -> None:
@@ -49,8 +49,8 @@ class CodeUse:
         self.values = self.positions = self.tokens = None  # (TOP, m) each
 
     def update(self, code: Tensor, positions: list[int], labels: list[int], first: int) -> None:
-        """Take in codes ``(B, N, m)``; tokens before ``first`` are no patches, and are counted but not shown."""
-        use = direction_use(code).cpu()  # before it is widened: not every device has float64
+        """Take in codes ``(B, N, m)``; tokens before ``epoch_samples`` are no patches, and are counted but not shown."""
+        use = atom_usage(code).cpu()  # before it is widened: not every device has float64
         self.images += len(code)
         self.use += use.double().sum(0)
         self.amount += code.abs().float().mean(1).cpu().double().sum(0)
@@ -81,26 +81,26 @@ class CodeUse:
         return None if means is None else code_overlap(means)
 
 
-class Streamed:
+class StreamStats:
     """What many images leave: ``spreads``, and by layer, counted from 0, ``codes`` and ``energies``; ``classes`` are
     the labels compared; of ``labelled`` images ``right`` are told right, where the model predicts classes."""
 
     def __init__(self) -> None:
         self.spreads = Spreads()
         self.classes: list[int] = []
-        self.codes: dict[int, CodeUse] = {}
+        self.codes: dict[int, AtomUsage] = {}
         self.energies: dict[int, ClassMeans] = {}
         self.images = self.labelled = self.right = 0
 
 
 @torch.inference_mode()
-def stream(
+def collect_stats(
     model: nn.Module,
     batches: Iterable[dict],
     eps_squared: float = 0.01,
     unit_length: bool = True,
     positions: Sequence[int] | None = None,
-) -> Streamed:
+) -> StreamStats:
     """Measure a model in eval mode on batches, as a loader gives them. Memory does not grow with their number.
 
     Args:
@@ -112,12 +112,12 @@ def stream(
     Raises:
         ValueError: the model has no layer that can be read, or none of the measures.
     """
-    found, layers = Streamed(), layers_of(model)
+    found, layers = StreamStats(), find_layers(model)
     prefix = 0  # tokens before the patches; 0 for a model that has no layout
     batch_of: dict[str, list[int]] = {}
 
     def read_code(layer: int, code: Tensor) -> None:
-        use = found.codes.setdefault(layer, CodeUse(found.classes))
+        use = found.codes.setdefault(layer, AtomUsage(found.classes))
         use.update(code, batch_of["positions"], batch_of["labels"], prefix)
 
     def read_w(layer: int, w: Tensor) -> None:
@@ -130,7 +130,7 @@ def stream(
     readers = {tap: read for tap, read in (("tap_code", read_code), ("tap_w", read_w)) if tap in offered}
     with (
         measure_layers(model, eps_squared=eps_squared, unit_length=unit_length, into=found.spreads),
-        on_taps(model, readers),
+        read_taps(model, readers),
     ):
         for batch in batches:
             count = len(batch["inputs"])

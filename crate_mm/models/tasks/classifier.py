@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...datasets.base import dataset_of, require_images
-from ...io.untrusted import shown
+from ...io.untrusted import sanitized
 from ...registry import BACKBONES, HEADS, MODELS
 from ..backbone import check_backbone_contract, image_spec
 from .augment import BatchAugments
@@ -123,7 +123,7 @@ class ImageClassifier(Task):
         require_images(dataset, split)
         classes = dataset_of(dataset).classes
         if classes is not None and len(classes) != self.num_classes:
-            first = ", ".join(map(shown, classes[:3]))
+            first = ", ".join(map(sanitized, classes[:3]))
             of, advice = "", f"--cfg-options model.head.num_classes={len(classes)} makes them agree"
             if split != "train":
                 of, advice = f"{split} ", "they must be those that the model was trained on"
