@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from crate_mm.engine import CONFIGS, Runner, load_config, prepare
+from crate_mm.engine import CONFIGS, Runner, load_config, resolve_config
 from crate_mm.models.arch import Arch
 from crate_mm.models.families import CRATE
 from crate_mm.registry import BACKBONES, DATASETS, LOOPS, METRICS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
@@ -28,7 +28,7 @@ def load(path, **overrides):
 @pytest.mark.parametrize("path", LEAVES, ids=lambda p: str(p.relative_to(CONFIGS)))
 @pytest.mark.slow
 def test_every_config_builds(path, tmp_path):
-    cfg = prepare(load(path), world_size=1)
+    cfg = resolve_config(load(path), world_size=1)
     with torch.device("meta"):
         model = MODELS.build(cfg.model)
         output = model(**model.example())

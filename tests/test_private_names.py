@@ -24,8 +24,8 @@ ALLOWED = {
     "config/overrides.py": {"_cfg_dict"},
     "datasets/benchmarks.py": {"_image_files", "_images"},
     "engine/loop.py": {"_decide_current_val_interval", "_epoch", "_iter"},
-    "engine/optim.py": {"_accumulative_counts", "_init_lr", "_inner_count"},
-    "engine/private.py": {
+    "engine/optim/wrapper.py": {"_accumulative_counts", "_init_lr", "_inner_count"},
+    "engine/mmengine_private.py": {
         "_count_history",
         "_default_greater_keys",
         "_default_less_keys",
@@ -38,8 +38,8 @@ ALLOWED = {
         "_val_loop",
         "mmengine.optim.scheduler.param_scheduler._ParamScheduler",
     },
-    "engine/schedule.py": {"_global_step", "_last_value"},
-    "private_torch.py": {
+    "engine/optim/schedule.py": {"_global_step", "_last_value"},
+    "torch_private.py": {
         "_dynamo",
         "_iterator",
         "_shutdown_workers",

@@ -48,13 +48,13 @@ batches = [{"inputs": images}]
 """
 # Loads each config in a README, resolves it, and builds its model without memory.
 LOAD_CONFIGS = """
-from crate_mm.config import load_config, names_model, prepare
+from crate_mm.config import load_config, names_model, resolve_config
 from crate_mm.registry import MODELS
 for name in {names}:
     cfg = load_config(name)
     if names_model(cfg):
         with torch.device("meta"):
-            MODELS.build(prepare(cfg, 1).model)
+            MODELS.build(resolve_config(cfg, 1).model)
 """
 ARCH = "model.backbone.arch=dict(embed_dim=48,depth=2,num_heads=3)"
 ALWAYS = [f"{split}_dataloader.num_workers=0" for split in ("train", "val", "test")] + ["train_cfg.max_epochs=1"]

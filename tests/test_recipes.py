@@ -7,8 +7,7 @@ import torch
 
 from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import transfer_backbone
-from crate_mm.config import load_config
-from crate_mm.config import resolve as prepare
+from crate_mm.config import load_config, resolve_config
 from crate_mm.engine import Runner
 from crate_mm.engine.optim.schedule import WarmupCosineLR, scale_lr
 from crate_mm.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, head_for
@@ -36,7 +35,7 @@ def build(cfg, device="meta"):
 
 def groups(cfg):
     """Names of parameters by (learning rate, weight decay), as training has them after the rate is scaled."""
-    cfg = prepare(cfg, world_size=1)
+    cfg = resolve_config(cfg, world_size=1)
     wrapper = scale_lr(cfg.optim_wrapper, cfg.auto_scale_lr, cfg.global_batch_size)
     paramwise = wrapper.pop("paramwise_cfg", None)
     constructor = OPTIM_WRAPPER_CONSTRUCTORS.get("DefaultOptimWrapperConstructor")(wrapper, paramwise)
@@ -251,6 +250,6 @@ def test_cheap_scaling_takes_all_of_the_backbone(tmp_path):
 
 def test_training_without_validation_is_an_override():
     none = dict.fromkeys(("val_dataloader", "val_cfg", "val_evaluator"))
-    cfg = prepare(load_config("crate_alpha_base_in21k", none), world_size=1)
+    cfg = resolve_config(load_config("crate_alpha_base_in21k", none), world_size=1)
     assert cfg.val_dataloader is cfg.val_cfg is cfg.val_evaluator is None
     assert cfg.train_dataloader.batch_size == 4096

@@ -18,8 +18,7 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.text import Text
 
-from ..config import defines_model, load_config
-from ..config import resolve as prepare
+from ..config import defines_model, load_config, resolve_config
 from ..datasets.base import source_of
 from ..datasets.check import check_sources, open_root
 from ..engine.doctor import Finding, check_machine
@@ -51,7 +50,7 @@ def sources_of(cfg: Config) -> dict:
     Raises:
         ValueError: one is not there.
     """
-    ready, found, seen = prepare(cfg, world_size=1, with_model=False), {}, []
+    ready, found, seen = resolve_config(cfg, world_size=1, with_model=False), {}, []
     for split in SPLITS:
         dataset = (ready.get(f"{split}_dataloader") or {}).get("dataset")
         if dataset and (source := dataset.get("source", dataset)) not in seen:

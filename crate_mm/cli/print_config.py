@@ -9,8 +9,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from ..config import defines_model, load_config, plan_batch
-from ..config import resolve as prepare
+from ..config import defines_model, load_config, plan_batch, resolve_config
 from ..config.load import as_text
 from ..config.settings import DERIVED, GUARDS, SETTINGS
 from ..io.untrusted import say
@@ -47,7 +46,7 @@ def what_follows(cfg: Any, processes: int) -> list[tuple[str, Any, str]]:
     own = dict(flat(cfg.to_dict()))
     defaults = {setting.name for setting in SETTINGS}
     found = []
-    for name, value in flat(prepare(cfg, processes).to_dict()):
+    for name, value in flat(resolve_config(cfg, processes).to_dict()):
         if name.split(".")[0] in NOT_SHOWN or (name in own and own[name] == value):
             continue
         last = name.rpartition(".")[2]

@@ -212,7 +212,7 @@ GUARDS = {
     "result_file": Guard("ResultFile", "there is no result.json, and its checkpoints do not name their run"),
 }
 
-# What prepare() sets, and from what.
+# What resolve_config() sets, and from what.
 DERIVED = {
     "train_dataloader.batch_size": "global_batch_size and the number of processes",
     "optim_wrapper.accumulative_counts": "global_batch_size and max_batch_per_device",

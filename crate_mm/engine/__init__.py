@@ -1,6 +1,5 @@
 from ..checkpoints import Checkpoint, CheckpointError, load_weights, newest_checkpoint, open_checkpoint, read_checkpoint
-from ..config import CONFIGS, BatchPlan, find_config, load_config, plan_batch
-from ..config import resolve as prepare
+from ..config import CONFIGS, BatchPlan, find_config, load_config, plan_batch, resolve_config
 from .checkpointing.hook import CheckpointHook
 from .checkpointing.results import ResultFile
 from .loop import TrainLoop

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from ..config import resolve as prepare
+from ..config import resolve_config
 from ..io.untrusted import is_count, read_regular, sanitized
 from ..registry import DATASETS, suggest
 from .logs import LOG, MOST_BYTES, read_launch, read_log
@@ -201,7 +201,7 @@ def schedule(cfg: Config, samples: int | None = None) -> Schedule:
 
 def _check_data(cfg: Config) -> None:
     try:
-        DATASETS.build(prepare(cfg, world_size=1).train_dataloader.dataset)
+        DATASETS.build(resolve_config(cfg, world_size=1).train_dataloader.dataset)
     except (ValueError, OSError, RuntimeError) as error:
         raise ValueError(f"{error}; without the data, --samples N says how many training images it has") from None
 

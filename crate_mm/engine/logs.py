@@ -172,7 +172,7 @@ class LoggerHook(mmengine.hooks.LoggerHook):
         if not is_main_process():  # which alone writes logs and checkpoints
             return
         info = runner.message_hub.runtime_info
-        parent = info.get("launch", 0) if runner.resumes else None
+        parent = info.get("launch", 0) if runner.is_resuming else None
         parent = parent if is_count(parent) or parent is None else 0
         launch = {
             "number": 1 + max(parent or 0, last_launch(runner.work_dir)),
@@ -180,7 +180,7 @@ class LoggerHook(mmengine.hooks.LoggerHook):
             "run": info.get("run"),
             "epoch": runner.epoch,
             "iter": runner.iter,
-            "resumed_from": Path(runner.starts_from).name if runner.resumes else None,
+            "resumed_from": Path(runner.start_checkpoint).name if runner.is_resuming else None,
             "steps_per_epoch": len(runner.train_dataloader),
         }
         runner.message_hub.update_info("launch", launch["number"])

@@ -17,8 +17,7 @@ from torch import nn
 import crate_mm
 
 from ..checkpoints import Checkpoint
-from ..config import BatchPlan, default_work_dir, expand_home
-from ..config import resolve as prepare
+from ..config import BatchPlan, default_work_dir, expand_home, resolve_config
 from ..config.settings import guard_hooks
 from ..io.log import sanitize_record
 from ..models.tasks.base import freeze_untrained, task_of
@@ -65,7 +64,7 @@ class Runner(CheckpointingRunner):
 
     @classmethod
     def _from_user_config(cls, cfg: Config) -> "Runner":
-        ready = prepare(cfg)
+        ready = resolve_config(cfg)
         ready.resume = bool(ready.get("resume"))
         runner = super().from_cfg(ready)
         runner.user_cfg = cfg

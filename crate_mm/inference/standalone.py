@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoints import Checkpoint, CheckpointError, TransferReport, open_checkpoint, validated_model_config
 from ..checkpoints.fit import BACKBONE, transfer_backbone
-from ..config import defines_model, load_config, require_model
-from ..config import resolve as prepare
+from ..config import defines_model, load_config, require_model, resolve_config
 from ..registry import DATASETS, FUNCTIONS, MODELS, registered_only
 
 
@@ -31,7 +30,7 @@ def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None
     missing = [name for name in (f"{split}_dataloader", "test_dataloader") if not cfg.get(name)]
     if missing:
         raise ValueError(f"the config has no {missing[0]}")
-    ready = prepare(cfg, world_size=1)
+    ready = resolve_config(cfg, world_size=1)
     test, wanted = ready.test_dataloader, ready[f"{split}_dataloader"].dataset
     if "source" in test.dataset and "source" in wanted:
         wanted = {**test.dataset, "source": wanted.source}

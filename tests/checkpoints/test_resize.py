@@ -6,7 +6,7 @@ import torch
 from crate_mm.checkpoints import CheckpointError, as_checkpoint
 from crate_mm.checkpoints.fit import transfer_backbone
 from crate_mm.checkpoints.resize import Patch, resize_patch_kernel, resize_position_embedding
-from crate_mm.engine import load_config, prepare
+from crate_mm.engine import load_config, resolve_config
 from crate_mm.models import ImageClassifier, PatchKernel
 
 MICRO = dict(embed_dim=24, depth=2, num_heads=3)
@@ -154,6 +154,6 @@ def test_defaults_of_a_description_are_its_familys():
 @pytest.mark.parametrize(("key", "value"), [("resize_positions", "nearest"), ("resize_patches", "linear")])
 def test_no_such_mode(key, value):
     with pytest.raises(ValueError, match=f"{key} must be .*'bilinear'.*, got '{value}'"):
-        prepare(load_config("debug", {key: value}), world_size=1)
+        resolve_config(load_config("debug", {key: value}), world_size=1)
     with pytest.raises(ValueError, match=f"'{value}'"):
         transfer_backbone(build(), checkpoint(), **{key.removeprefix("resize_"): value})

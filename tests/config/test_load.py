@@ -6,7 +6,7 @@ import pytest
 
 from crate_mm.config import CONFIGS, dump
 from crate_mm.config.kinds import parse_value
-from crate_mm.engine import find_config, load_config, prepare
+from crate_mm.engine import find_config, load_config, resolve_config
 
 
 def test_a_config_is_found_by_name_or_path():
@@ -140,17 +140,17 @@ def test_settings_of_an_overridden_type_are_known():
 
 
 def test_data_root_goes_to_every_dataset_that_takes_one():
-    cfg = prepare(load_config("crate_tiny_in1k", {"data_root": "/x"}), world_size=16)
+    cfg = resolve_config(load_config("crate_tiny_in1k", {"data_root": "/x"}), world_size=16)
     assert {cfg[name].dataset.source.root for name in ("train_dataloader", "val_dataloader", "test_dataloader")} == {
         "/x"
     }
-    assert "root" not in prepare(load_config("debug"), world_size=1).train_dataloader.dataset.source
+    assert "root" not in resolve_config(load_config("debug"), world_size=1).train_dataloader.dataset.source
 
 
 def test_the_batch_follows_from_the_recipe():
-    cfg = prepare(load_config("crate_tiny_in1k"), world_size=16)
+    cfg = resolve_config(load_config("crate_tiny_in1k"), world_size=16)
     assert (cfg.train_dataloader.batch_size, cfg.train_cfg.micro_batches) == (128, 1)
-    cfg = prepare(load_config("crate_tiny_in1k", {"max_batch_per_device": 256}), world_size=2)
+    cfg = resolve_config(load_config("crate_tiny_in1k", {"max_batch_per_device": 256}), world_size=2)
     assert (cfg.train_dataloader.batch_size, cfg.train_cfg.micro_batches) == (1024, 4)
     assert cfg.optim_wrapper.accumulative_counts == 4
 
@@ -158,7 +158,7 @@ def test_the_batch_follows_from_the_recipe():
 def test_preparing_leaves_the_users_config_alone():
     cfg = load_config("crate_tiny_in1k")
     text = cfg.pretty_text
-    prepare(cfg, world_size=16)
+    resolve_config(cfg, world_size=16)
     assert cfg.pretty_text == text
 
 
@@ -221,16 +221,16 @@ def test_a_config_that_lacks_a_part_is_told(change, message):
     for key, value in change.items():
         cfg[key] = value
     with pytest.raises(ValueError, match=message):
-        prepare(cfg, world_size=1)
+        resolve_config(cfg, world_size=1)
 
 
 def test_workers_are_at_most_the_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
-    assert prepare(load_config("crate_tiny_in1k"), world_size=1).train_dataloader.num_workers == 12
+    assert resolve_config(load_config("crate_tiny_in1k"), world_size=1).train_dataloader.num_workers == 12
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert prepare(load_config("crate_tiny_in1k"), world_size=4).train_dataloader.num_workers == 4
+    assert resolve_config(load_config("crate_tiny_in1k"), world_size=4).train_dataloader.num_workers == 4
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
-    loader = prepare(load_config("crate_tiny_in1k"), world_size=32).train_dataloader
+    loader = resolve_config(load_config("crate_tiny_in1k"), world_size=32).train_dataloader
     assert (loader.num_workers, loader.persistent_workers) == (0, False)
 
 
@@ -242,7 +242,7 @@ def test_what_srun_has_bound_a_task_to_is_its_share(monkeypatch, seen, share):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(seen)))
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "96")
-    assert prepare(load_config("crate_tiny_in1k"), world_size=8).train_dataloader.num_workers == share
+    assert resolve_config(load_config("crate_tiny_in1k"), world_size=8).train_dataloader.num_workers == share
 
 
 @pytest.mark.parametrize("variable", ["wobble.degrees", "enlarge", "enlarge.size"])
@@ -269,7 +269,7 @@ def test_a_config_without_a_model_takes_one():
     assert "freeze_backbone" not in load_config("transfer/pets", model=probe).model
     assert load_config("debug", model={"type": "Other"}).model.type == "ImageClassifier"
     with pytest.raises(ValueError, match="the config does not name its model: --load-from CHECKPOINT takes that of a"):
-        prepare(load_config("transfer/pets"), world_size=1)
+        resolve_config(load_config("transfer/pets"), world_size=1)
 
 
 @pytest.mark.parametrize("number", ["inf", "-inf", "nan"])
@@ -295,5 +295,5 @@ def test_a_tilde_is_the_home_folder_in_every_path_of_a_config(tmp_path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.py").write_text("_base_ = ['" + str(CONFIGS / "debug.py") + "']\nwork_dir = '~/runs'\n")
     cfg = load_config("~/mine.py", {"load_from": "~/a.pth"})
-    ready = prepare(cfg)
+    ready = resolve_config(cfg)
     assert (ready.work_dir, ready.load_from) == (str(tmp_path / "runs"), str(tmp_path / "a.pth"))

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from crate_mm.config import load_config
-from crate_mm.config import resolve as prepare
+from crate_mm.config import load_config, resolve_config
 from crate_mm.datasets import ClassificationDataset, GlobalBatchSampler
 
 
@@ -131,5 +130,5 @@ def test_repeats_need_an_order_of_their_own():
 
 
 def test_a_config_asks_for_it_in_one_setting():
-    cfg = prepare(load_config("debug", {"train_dataloader.sampler.repeats": 3}), world_size=1)
+    cfg = resolve_config(load_config("debug", {"train_dataloader.sampler.repeats": 3}), world_size=1)
     assert cfg.train_dataloader.sampler == dict(type="GlobalBatchSampler", global_batch_size=128, repeats=3)

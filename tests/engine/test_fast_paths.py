@@ -500,7 +500,7 @@ def test_the_gpu_skips_a_step_without_the_hosts_waiting_for_it(kind):
     assert torch.equal(seen[1], seen[2])
     assert not torch.equal(seen[2], seen[3])
     assert wrapper.next_report().in_a_row == 2
-    assert wrapper.wrong_parameters == [*model.parameters()]
+    assert wrapper.nonfinite_params == [*model.parameters()]
 
 
 def batches_of_two(count: int) -> list[dict[str, torch.Tensor]]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from crate_mm.engine.optim.gradient_norms import layer_names
+from crate_mm.models.layers import TSSA, Block
 from tests.training import debug_runner
 
 
@@ -48,6 +49,7 @@ def test_an_optim_wrapper_that_does_not_measure_is_refused(tmp_path):
 
 def test_every_parameter_has_a_layer():
     model = torch.nn.Module()
-    model.blocks = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(2))
+    model.blocks = torch.nn.ModuleList(Block(2, TSSA(2, 1), None) for _ in range(2))
     model.norm = torch.nn.LayerNorm(2)
-    assert list(layer_names(model).values()) == ["blocks.0", "blocks.0", "blocks.1", "blocks.1", "norm", "norm"]
+    names = list(layer_names(model).values())
+    assert names == ["blocks.0"] * 7 + ["blocks.1"] * 7 + ["norm"] * 2

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from crate_mm.config import find_config, load_config
-from crate_mm.config import resolve as prepare
+from crate_mm.config import find_config, load_config, resolve_config
 from crate_mm.config.settings import GUARDS
 from crate_mm.engine import Runner
 from crate_mm.registry import HOOKS
@@ -51,7 +50,7 @@ def test_a_guard_is_switched_off_by_name_and_that_is_logged(name, tmp_path):
 
 def test_a_guard_takes_settings(tmp_path):
     cfg = load_config("debug", {"guards.log_history": dict(keep=7)})
-    (hook,) = [hook for hook in prepare(cfg, world_size=1).custom_hooks if hook.type == "TrimLogHistory"]
+    (hook,) = [hook for hook in resolve_config(cfg, world_size=1).custom_hooks if hook.type == "TrimLogHistory"]
     assert hook.keep == 7
 
 

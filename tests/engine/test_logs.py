@@ -62,7 +62,7 @@ def test_times_of_validation_have_tags_of_their_own(tmp_path):
 def test_times_are_of_a_clock_that_nobody_sets(tmp_path, monkeypatch):
     """The computer's clock goes back by an hour in the second epoch."""
     now, runner = time.time, debug_runner(tmp_path, train_cfg__max_epochs=2, default_hooks__logger__interval=2)
-    monkeypatch.setattr(time, "time", lambda: now() - 3600 * (runner.trains and runner.iter > 14))
+    monkeypatch.setattr(time, "time", lambda: now() - 3600 * (runner.is_training and runner.iter > 14))
     runner.train()
     rows = scalars(tmp_path)
     assert len([row for row in rows if row.get("epoch") == 2]) == 5

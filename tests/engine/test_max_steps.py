@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from crate_mm.checkpoints import newest_checkpoint
-from crate_mm.config import load_config
-from crate_mm.config import resolve as prepare
+from crate_mm.config import load_config, resolve_config
 from crate_mm.engine import read_checkpoint
 from tests.training import SGD, assert_identical, debug_runner, result_of, run, train_on_processes
 
@@ -143,15 +142,15 @@ def test_a_sampler_that_cannot_go_on_within_an_epoch_loses_no_last_step(tmp_path
 def test_a_length_that_is_none_is_refused(settings, message):
     cfg = load_config("debug", {f"train_cfg.{key}": value for key, value in settings.items()})
     with pytest.raises(ValueError, match=message):
-        prepare(cfg, world_size=1)
+        resolve_config(cfg, world_size=1)
 
 
 def test_a_schedule_whose_end_would_be_another_is_refused():
     schedule = dict(type="CosineAnnealingLR", by_epoch=True, convert_to_iter_based=True)
     settings = {"train_cfg.max_epochs": None, "train_cfg.max_steps": 15, "param_scheduler": schedule}
     with pytest.raises(ValueError, match=r"CosineAnnealingLR would not end with train_cfg.max_steps=15: give its end"):
-        prepare(load_config("debug", settings), world_size=1)
-    cfg = prepare(load_config("debug", {**settings, "param_scheduler": {**schedule, "end": 2}}), world_size=1)
+        resolve_config(load_config("debug", settings), world_size=1)
+    cfg = resolve_config(load_config("debug", {**settings, "param_scheduler": {**schedule, "end": 2}}), world_size=1)
     assert cfg.param_scheduler.end == 2
 
 

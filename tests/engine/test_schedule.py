@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.optim import OptimWrapper
 
-from crate_mm.engine import load_config, prepare
+from crate_mm.engine import load_config, resolve_config
 from crate_mm.engine.optim.schedule import scale_lr
 from crate_mm.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from tests.training import assert_identical, train
@@ -18,7 +18,7 @@ def build(cfg, epochs=None, steps=STEPS):
     weight = torch.nn.Parameter(torch.zeros(1))
     wrapper = OptimWrapper(OPTIMIZERS.build({**cfg.optim_wrapper.optimizer, "params": [weight]}))
     defaults = dict(optimizer=wrapper, epoch_length=steps, end=epochs or cfg.train_cfg.max_epochs)
-    return wrapper, PARAM_SCHEDULERS.build(dict(prepare(cfg, world_size=1).param_scheduler), default_args=defaults)
+    return wrapper, PARAM_SCHEDULERS.build(dict(resolve_config(cfg, world_size=1).param_scheduler), default_args=defaults)
 
 
 def rates(cfg, epochs, steps):
@@ -140,7 +140,7 @@ def test_the_rate_goes_with_the_batch():
 def test_nonsense_of_scaling_is_refused(value):
     cfg = load_config("debug", {"auto_scale_lr": value})
     with pytest.raises(ValueError, match=r"auto_scale_lr must be dict\(base_batch_size=a whole number of at least 1"):
-        prepare(cfg, world_size=1)
+        resolve_config(cfg, world_size=1)
 
 
 @pytest.mark.slow

@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from crate_mm.config import load_config, plan_batch
-from crate_mm.config import resolve as prepare
+from crate_mm.config import load_config, plan_batch, resolve_config
 from crate_mm.engine.loading.chunks import split_batch
 from crate_mm.engine.parallel.micro_batches import check_weights
 from crate_mm.models import ImageClassifier
@@ -113,8 +112,8 @@ def test_a_sampler_of_a_users_own_is_refused():
     own = {"global_batch_size": 32, "train_dataloader.sampler.type": "DefaultSampler"}
     message = r"32 = 3 processes x 10 or 11: GlobalBatchSampler alone deals out .* set global_batch_size=30 or 33"
     with pytest.raises(ValueError, match=message):
-        prepare(load_config("debug", own), world_size=3)
-    assert prepare(load_config("debug", own), world_size=4).train_dataloader.batch_size == 8
+        resolve_config(load_config("debug", own), world_size=3)
+    assert resolve_config(load_config("debug", own), world_size=4).train_dataloader.batch_size == 8
 
 
 def test_an_optim_wrapper_that_weights_nothing_is_refused(tmp_path):

@@ -135,7 +135,7 @@ def test_the_second_ctrl_c_waits_for_no_checkpoint(tmp_path, monkeypatch):
     before_step(runner, 8, interrupt)
     with pytest.raises(KeyboardInterrupt):
         runner.train()
-    assert runner.writing.under_way
+    assert runner.writing.is_running
     held.let_go.set()
     runner.finish_checkpoint()
 

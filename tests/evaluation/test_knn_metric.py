@@ -7,8 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.utils.data import DataLoader, Dataset
 
 from crate_mm import get_model
-from crate_mm.config import load_config
-from crate_mm.config import resolve as prepare
+from crate_mm.config import load_config, resolve_config
 from crate_mm.engine import read_checkpoint
 from crate_mm.evaluation import KNNMetric, extract_features, knn_predict
 from crate_mm.inference.standalone import build_loader
@@ -93,12 +92,12 @@ def test_more_neighbors_than_samples_are_refused_before_the_run(tmp_path):
 
 def test_the_bank_is_the_training_data_as_it_is_tested():
     cfg = load_config("crate_tiny_in1k", {"val_evaluator": KNN, "data_root": "/data"})
-    metric = prepare(cfg, world_size=1).val_evaluator
+    metric = resolve_config(cfg, world_size=1).val_evaluator
     assert metric.bank.transforms == cfg.val_dataloader.dataset.transforms != cfg.train_dataloader.dataset.transforms
     assert metric.bank.source == {**cfg.train_dataloader.dataset.source, "root": "/data"}
     assert metric.batch_size == cfg.val_dataloader.batch_size
     cfg.train_dataloader = None
-    assert "bank" not in prepare(cfg, world_size=1).val_evaluator
+    assert "bank" not in resolve_config(cfg, world_size=1).val_evaluator
     with pytest.raises(ValueError, match="KNNMetric has no training samples to compare with: .* has no train_dataload"):
         KNNMetric()
 

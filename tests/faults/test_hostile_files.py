@@ -19,7 +19,7 @@ from crate_mm.checkpoints.publish import publish
 from crate_mm.checkpoints.readers.safetensors import digest, read_safetensors
 from crate_mm.config.kinds import parse_value
 from crate_mm.datasets.packed import INDEX, PackedImages, write_shards
-from crate_mm.engine import CheckpointError, Runner, load_config, prepare, read_checkpoint
+from crate_mm.engine import CheckpointError, Runner, load_config, read_checkpoint, resolve_config
 from crate_mm.evaluation.real import read_real_labels
 from crate_mm.registry import DATASETS
 from tests import dataset_formats
@@ -392,5 +392,5 @@ PARTS = st.sampled_from([*"[](){}=:,.'\" ", "dict", "0", "-1", "1e9", "None", "T
 )
 @pytest.mark.slow
 def test_overrides_of_anything_end_in_a_sentence(key, text):
-    cfg, sentence = result_or_sentence(lambda: prepare(load_config("debug", {key: parse_value(text)})))
+    cfg, sentence = result_or_sentence(lambda: resolve_config(load_config("debug", {key: parse_value(text)})))
     assert cfg or sentence

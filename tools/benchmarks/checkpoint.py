@@ -47,7 +47,7 @@ def main() -> None:
         waited, seconds = [], []
         for _ in range(args.rounds):
             start = time.perf_counter()
-            hook.save_within(runner, runner.iter + 1)
+            hook.save_mid_epoch(runner, runner.iter + 1)
             waited.append(time.perf_counter() - start)
             runner.finish_checkpoint()
             seconds.append(time.perf_counter() - start)

@@ -125,7 +125,7 @@ def record_step(
             loss.backward()
             recorder.phase = "optimizer"
             steps._measure()
-            if steps._heeds_found_inf():
+            if steps._supports_found_inf():
                 steps._step_if_finite()
             else:
                 steps.optimizer.step()

@@ -105,7 +105,7 @@ class CheckpointHook(Hook):
     def before_train(self, runner: Runner) -> None:
         headline = runner.task.headline
         metrics = [headline[0] if metric == "auto" else metric for metric in self.save_best]
-        if runner.validates:
+        if runner.has_validation:
             alone = len(metrics) == 1
             self.best = [BestCheckpoint(metric, self.rule or rule_of(metric, runner), alone) for metric in metrics]
             for best in self.best:
@@ -153,20 +153,20 @@ class CheckpointHook(Hook):
             self.save_epoch(runner, epoch, runner.iter)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        signals = getattr(runner.train_loop, "signals", None) if runner.trains else None
+        signals = getattr(runner.train_loop, "signals", None) if runner.is_training else None
         # Several processes stop at the next step of training, where they agree on it.
         if signals and signals.received and not is_distributed() and self.saved_epoch == runner.epoch:
             raise self._interrupted(runner, signals.received)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        if not runner.trains or not self.best:
+        if not runner.is_training or not self.best:
             return
         missing = [best.metric for best in self.best if best.metric not in (metrics or {})]
         if missing:
             raise RunStoppedError(f"save_best {missing[0]!r} is no metric: {suggest(missing[0], list(metrics or ()))}")
         if self._last_step_skipped(runner):
             return
-        better = [best for best in self.best if best.see(runner, metrics[best.metric])]
+        better = [best for best in self.best if best.update(runner, metrics[best.metric])]
         if better and self._is_cut(runner, runner.iter):
             self.save_mid_epoch(runner, runner.iter, last=True, epoch=runner.epoch - 1)
         elif better:  # what a resume goes on from must know of it
@@ -249,5 +249,5 @@ class CheckpointHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         info = (checkpoint.get("message_hub") or {}).get("runtime_info") or {}
         relocate_paths(info, runner.work_dir)
-        if runner.resumes:
+        if runner.is_resuming:
             self.written = [name for name in info.get("checkpoints") or () if training_progress(name)]

@@ -73,7 +73,7 @@ class ResultFile(Hook):
         self._count_time(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        if not runner.trains:
+        if not runner.is_training:
             return
         self._count_time(runner)
         last = {"epoch": runner.epoch, **strip_eval_prefix(metrics or {})}

@@ -10,8 +10,7 @@ from mmengine.runner import set_random_seed
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...config import defines_model
-from ...config import resolve as prepare
+from ...config import defines_model, resolve_config
 from ...datasets.base import dataset_of
 from ...registry import DATA_SAMPLERS, DATASETS, MODELS
 from ..safety.seeding import iteration_seed
@@ -56,7 +55,7 @@ class SamplePreview:
         if not cfg.get(f"{split}_dataloader"):
             raise ValueError(f"the config has no {split}_dataloader")
         whole = defines_model(cfg)
-        ready = prepare(cfg, world_size=1, with_model=whole)
+        ready = resolve_config(cfg, world_size=1, with_model=whole)
         loader = ready[f"{split}_dataloader"]
         self.dataset: Dataset = DATASETS.build(loader.dataset)
         self.split, self.task, self.sampler = split, None, None

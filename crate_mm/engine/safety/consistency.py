@@ -35,7 +35,7 @@ def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
     mine: dict[str, Any] = {
         f"config's {key}": json.dumps(to_builtin(runner.cfg.get(key)), sort_keys=True, default=repr) for key in RECIPE
     }
-    mine |= {"wish to load a checkpoint": bool(runner.starts_from), "wish to resume": runner.resumes}
+    mine |= {"wish to load a checkpoint": bool(runner.start_checkpoint), "wish to resume": runner.is_resuming}
     mine |= {
         "seed": runner.shared_seed,
         "version of crate_mm": crate_mm.__version__,

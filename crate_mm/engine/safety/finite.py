@@ -180,7 +180,7 @@ class StopOnNonFiniteLoss(Hook):
             return
         model = task_of(runner.model)
         with wrapper.optim_context(model):  # in the precision of the steps
-            found = all_gather_object(locate_nonfinite(model, data_batch, wrapper.wrong_parameters))
+            found = all_gather_object(locate_nonfinite(model, data_batch, wrapper.nonfinite_params))
         rank, (_, where) = min(enumerate(found), key=lambda finding: finding[1][0])
         on_process = f"on process {rank} " if len(found) > 1 else ""
         raise RunStoppedError(f"{what}, {in_a_row}; {on_process}{where}: {ADVICE}")
@@ -195,5 +195,5 @@ class StopOnNonFiniteLoss(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.check.resolve_pending()
-        if hasattr(runner.optim_wrapper, "settle"):
-            runner.optim_wrapper.settle()
+        if hasattr(runner.optim_wrapper, "resolve_pending"):
+            runner.optim_wrapper.resolve_pending()
