@@ -14,7 +14,7 @@ SMALL = {
         *("--img-sizes", 32, "--batches", 1, "--rounds", 1, "--processes", 2, "--start-method", "fork"),
         *("--precisions", "float32"),
     ],
-    "end_to_end": ["--images", 8, "--batch", 1, "--workers", 1, "--rounds", 1],
+    "end_to_end": ["--images", 10, "--batch", 1, "--workers", 1, "--rounds", 1],
     "checkpoint": ["--config", "crate_tiny_in1k", "--rounds", 1],
     "faults": ["--kills", 2, "--damage", "--fork", "--processes", 2],
     "devices": [],
