@@ -181,7 +181,7 @@ def test_published_file_predicts_the_same(trained, tmp_path, monkeypatch):
     tested = json.loads(result.read_text())
     assert tested["num_samples"] == 450
     before = json.loads((folder / "result.json").read_text())
-    assert tested["loss"] == pytest.approx(before["last"]["eval/loss"], rel=1e-6)
+    assert tested["loss"] == pytest.approx(before["last"]["loss"], rel=1e-6)
 
 
 @pytest.mark.slow
