@@ -1,4 +1,6 @@
-"""AoT, the attention-only transformer (Wang et al., ICML 2025, arXiv 2506.03790): layers Z + MSSA(LN(Z)) and no more."""
+"""AoT, the attention-only transformer (Wang et al., ICML 2025, arXiv 2506.03790): layers Z + MSSA(LN(Z)), no more."""
+
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -45,7 +47,7 @@ class AoT(Backbone):
 
     # "base" and "medium" have the parameters of the paper's language models of these names; "tiny" is for trials
     sizes = Sizes("aot", {"tiny": Arch(192, 12, 3), "base": Arch(1024, 24, 16), "medium": Arch(1280, 36, 20)})
-    head_settings = {"pool": "mean"}
+    head_settings: ClassVar[dict] = {"pool": "mean"}
     stem = ("patches", "positions")
 
     def __init__(self, arch="base", img_size=224, patch_size=16, in_channels=3, compress=None):

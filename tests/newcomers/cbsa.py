@@ -41,7 +41,7 @@ class CBSA(Compression):
         return q, w, (q @ w.mT / w.shape[-1] ** 0.5).softmax(-1)
 
     def maps(self, w, layout):
-        q, w, attention = self.attention(w, layout)
+        *_, attention = self.attention(w, layout)
         return {"attention": Map(attention, rows="representatives")}
 
     def subspaces(self):

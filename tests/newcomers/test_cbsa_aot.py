@@ -2,10 +2,12 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import aot
@@ -15,15 +17,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 from crate_mm import Predictor, get_model, init_model
 from crate_mm.models import TokenLayout
+from crate_mm.models.families.block import build_block
 from crate_mm.registry import BACKBONES
 from crate_mm.testing import check_backbone, check_layer
 
 HERE = Path(__file__).parent
 REFERENCES = HERE.parent / "data"
 CBSA, AOT = (json.loads((REFERENCES / f"{name}_reference.json").read_text()) for name in ("cbsa", "aot"))
+CBSA_CASES = [name for name, case in CBSA.items() if "cbsa_alone_first10" in case]
 SIZE = dict(arch=dict(embed_dim=24, depth=2, num_heads=3), img_size=16, patch_size=4)
 BACKBONE = {
     "cbsa": dict(type="CRATE", **SIZE, compress=dict(type="CBSA", pool=2)),
@@ -57,7 +62,7 @@ def test_contract(name):
     check_backbone(backbone)
 
 
-@pytest.mark.parametrize("case", [name for name in CBSA if "cbsa_alone_first10" in CBSA[name]])
+@pytest.mark.parametrize("case", CBSA_CASES)
 def test_cbsa_reference(case):
     reference = CBSA[case]
     config = reference["config"]
@@ -87,6 +92,75 @@ def test_cbsa_reference(case):
         out = operator(x, layout)
     assert_close(out[:, 0, :10], reference["cbsa_alone_if_cls_were_left_out_of_the_pool_first10"])
     assert_close(out.norm(), reference["cbsa_alone_if_cls_were_left_out_of_the_pool_l2"])
+
+
+class CBT(nn.Module):
+    """The reference's model around the operator: a stem, a CLS token, learned positions, our layers, a head."""
+
+    def __init__(self, patch_size, num_classes, dim, depth, heads, image_size, **_):
+        super().__init__()
+        halvings = patch_size.bit_length() - 1
+        widths = [3, *(dim >> k for k in reversed(range(halvings)))]
+        stages = [
+            nn.Sequential(nn.Conv2d(one, other, 3, 2, 1, bias=False), nn.BatchNorm2d(other))
+            for one, other in pairwise(widths)
+        ]
+        self.stem = nn.Sequential(*[part for stage in stages for part in (stage, nn.GELU())][:-1])
+        self.side = image_size // patch_size
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.pos_embedding = nn.Parameter(torch.empty(1, 1 + self.side**2, dim))
+        parts = dict(compress=dict(type="CBSA", shifted=True), sparsify=dict(type="ISTA"))
+        self.blocks = nn.ModuleList(build_block(dim, heads, **parts) for _ in range(depth))
+        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_classes))
+
+    def forward(self, images):
+        z = self.stem(images).flatten(2).mT
+        z = torch.cat([self.cls_token.expand(len(z), -1, -1), z], 1) + self.pos_embedding
+        for block in self.blocks:
+            z = block(z, TokenLayout(prefix=1, rows=self.side, columns=self.side))
+        return self.head(z[:, 0])
+
+
+CBT_NAMES = (
+    (r"to_patch_embedding\.proj", "stem"),
+    (r"transformer\.layers\.(\d+)\.0\.fn", r"blocks.\1.compress"),
+    (r"transformer\.layers\.(\d+)\.0\.norm", r"blocks.\1.norm_compress"),
+    (r"transformer\.layers\.(\d+)\.1\.norm", r"blocks.\1.norm_sparsify"),
+    (r"transformer\.layers\.(\d+)\.1\.fn\.weight", r"blocks.\1.sparsify.dictionary"),
+    (r"mlp_head", "head"),
+)
+
+
+def our_name(name):
+    for pattern, ours in CBT_NAMES:
+        name = re.sub(pattern, ours, name)
+    return name
+
+
+@pytest.mark.parametrize("case", CBSA_CASES)
+def test_layers_with_cbsa_reference(case):
+    reference = CBSA[case]
+    model = CBT(**reference["config"]).double()
+    parameters = dict(model.named_parameters())
+    values = drawn(reference["generated_shapes"])
+    assert {our_name(name) for name in values} == set(parameters)
+    for name, value in values.items():
+        parameters[our_name(name)].data.copy_(value)
+    norms = []
+    for block in model.blocks:
+        block.compress.register_forward_hook(lambda module, inputs, output: norms.append(output.norm()))
+    side, labels = reference["config"]["image_size"], torch.tensor(reference["labels"])
+    images = torch.from_numpy(np.random.RandomState(0).standard_normal((reference["batch_size"], 3, side, side)))
+
+    with torch.no_grad():
+        logits = model.eval()(images)
+    assert_close(logits[:, :10], reference["logits_first10"])
+    assert_close(torch.stack(norms), reference["compress_output_l2_per_layer"])
+    loss = F.cross_entropy(model.train()(images), labels, label_smoothing=0.1)
+    assert_close(loss, reference["train_loss"])
+    loss.backward()
+    for name, norm in reference["grad_l2_by_parameter"].items():
+        assert_close(parameters[our_name(name)].grad.norm(), norm)
 
 
 AOT_NAMES = {"prenorm_1": "norm_compress", "attn.c_attn": "compress.qkv", "attn.c_proj": "compress.to_out"}
@@ -181,7 +255,7 @@ def test_published_file_predicts_the_same(trained, tmp_path, monkeypatch):
     tested = json.loads(result.read_text())
     assert tested["num_samples"] == 450
     before = json.loads((folder / "result.json").read_text())
-    assert tested["loss"] == pytest.approx(before["last"]["eval/loss"], rel=1e-6)
+    assert tested["loss"] == pytest.approx(before["last"]["loss"], rel=1e-6)
 
 
 @pytest.mark.slow
