@@ -84,14 +84,14 @@ class Distillation(Task):
             goal = self.teacher_projector(self.teacher(teacher)[:, 0])
         return (2 - 2 * F.cosine_similarity(guess, goal)).mean()
 
-    def tensor(self, inputs, **_):
-        return self.teacher(inputs)[:, 0]
+    def tensor(self, inputs, **_):  # of the backbone: tools fill it with the teacher, and read its layers
+        return self.backbone(inputs)[:, 0]
 
     def features(self, inputs, **_):
         return self.tensor(inputs)
 
-    def predict(self, inputs, labels, **_):
-        return list(zip(self.tensor(inputs).cpu(), labels.cpu(), strict=True))
+    def predict(self, inputs, labels, **_):  # of the teacher, which is what a later run takes
+        return list(zip(self.teacher(inputs)[:, 0].cpu(), labels.cpu(), strict=True))
 
     def example(self, size=None):
         spec = self.backbone.input_spec

@@ -11,7 +11,7 @@ from torch import nn
 from crate_mm.datasets.base import Field, SampleDataset
 from crate_mm.models import Backbone, Task
 from crate_mm.models.families.block import build_block
-from crate_mm.models.layers import Compression, Map
+from crate_mm.models.layers import Compression, Map, Subspaces
 from crate_mm.registry import BACKBONES, DATASETS, LAYERS, METRICS, MODELS
 
 IGNORED = -100  # label of a position that predicts nothing
@@ -67,7 +67,7 @@ class CausalMSSA(Compression):
         return {"attention": Map(scores.masked_fill(future, -math.inf).softmax(-1))}
 
     def subspaces(self):
-        return self.project.weight.mT, self.num_heads
+        return Subspaces(self.project.weight.mT, self.num_heads)
 
 
 @BACKBONES.register_module()
