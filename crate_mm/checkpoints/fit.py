@@ -280,8 +280,9 @@ def _with_part_as_backbone(
     if part == "backbone":
         return weights
     names = {name.removeprefix(BACKBONE) for name in wanted if name.startswith(BACKBONE)}
-    splits = ((key[:dot], key[dot + 1 :]) for key in weights for dot, letter in enumerate(key) if letter == ".")
-    counts = Counter(holder for holder, name in splits if name in names)
+    depths = {name.count(".") + 1 for name in names}
+    splits = (key.rsplit(".", depth) for key in weights for depth in depths if key.count(".") >= depth)
+    counts = Counter(holder for holder, *name in splits if ".".join(name) in names)
     holders = [holder for holder, count in counts.items() if 2 * count >= len(names)]
     holder = next((name for name in (part, f"{part}.backbone") if name in holders), None)
     if holder is None:

@@ -93,7 +93,8 @@ class KNNMetric(SampleMetric):
     """Top-1 accuracy in % of the k nearest neighbors in a task's features, among a bank of training samples.
 
     The features of the bank are computed at each evaluation, with the weights that are evaluated. They are the same on
-    any number of processes: the batches of the bank are, and the processes share them out.
+    any number of processes: the batches of the bank are, and the processes share them out. The features of the samples
+    under evaluation are computed besides what the task predicts. The first process holds all features.
 
     Args:
         bank: dataset whose samples have ``labels`` and ``sample_idx``, or its config. ``resolve_config`` fills in the training
@@ -162,11 +163,10 @@ class KNNMetric(SampleMetric):
 
     def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
         """Return ``{knn_top1}`` of the samples that have a label; nothing if none has."""
-        labeled = samples["label"] >= 0
+        labeled, tested = samples["label"] >= 0, samples.pop("features")  # whose memory is not kept
         if not labeled.any():
             return {}
-        features, labels = self.known
-        guesses = knn_predict(features, labels, samples["features"][labeled], self.k, temperature=self.temperature)
+        guesses = knn_predict(*self.known, tested[labeled], self.k, temperature=self.temperature)
         return {"knn_top1": 100 * (guesses == samples["label"][labeled]).double().mean().item()}
 
 

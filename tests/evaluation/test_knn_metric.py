@@ -11,7 +11,7 @@ from crate_mm.config import load_config, resolve_config
 from crate_mm.engine import read_checkpoint
 from crate_mm.evaluation import KNNMetric, extract_features, knn_predict
 from crate_mm.inference.standalone import build_loader
-from tests.training import debug_config, debug_runner, on_processes, result_of
+from tests.training import SGD, debug_config, debug_runner, on_processes, result_of, train, train_on_processes
 from tests.two_crops import OPTIONS
 
 KNN = dict(type="KNNMetric", k=5)
@@ -118,6 +118,15 @@ def test_it_is_the_headline_of_a_run(tmp_path):
     )
     top1 = 100 * (knn_predict(train, labels, test, 5) == truth).double().mean().item()
     assert result["best"]["knn_top1"] == pytest.approx(top1, abs=1.01)  # a tie by rounding is one image of a hundred
+
+
+@pytest.mark.slow
+def test_a_run_on_three_processes_has_the_figure_of_one(tmp_path):
+    options = {**OPTIONS, "val_evaluator": KNN, "default_hooks__checkpoint__save_best": "eval/knn_top1"}
+    train(tmp_path / "one", **SGD, **options)
+    train_on_processes(3, tmp_path / "three", **options)
+    one, three = (result_of(tmp_path / name)["last"]["knn_top1"] for name in ("one", "three"))
+    assert one == pytest.approx(three, abs=1.01)  # a tie by rounding is one image of a hundred
 
 
 @pytest.mark.slow
