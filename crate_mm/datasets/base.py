@@ -8,7 +8,7 @@ Shapes: C channels, H x W pixels of an image, N tokens of a window.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any, NamedTuple
 
 import torch
@@ -230,9 +230,9 @@ class ForeignSource(Source):
         return self._read(index) if self._read else super().read(index)
 
 
-def _names(classes: Any) -> Sequence[Any] | None:
-    """Return class names as a foreign object has them; a number of classes is none."""
-    return classes if isinstance(classes, Sized) and not isinstance(classes, str) else None
+def _names(classes: Any) -> list | None:
+    """Return class names, if a foreign object's ``classes`` are names: some have their number there."""
+    return list(classes) if isinstance(classes, Iterable) and not isinstance(classes, str) else None
 
 
 def _labels(foreign: Any) -> Sequence[int] | None:

@@ -78,7 +78,7 @@ def test_a_source_with_more_is_adapted():
     source = source_of(
         with_(Plain, classes=("a", "b"), _labels=[0, 1, 1], path=lambda s, i: f"{i}.png", read=lambda s, i: (b"x", i))
     )
-    assert (source.classes, source.targets, source.path(1)) == (("a", "b"), [0, 1, 1], "1.png")
+    assert (source.classes, source.targets, source.path(1)) == (["a", "b"], [0, 1, 1], "1.png")
     assert (source.encoded, source.read(2)) == (True, (b"x", 2))
     assert source_of(FakeData(2, num_classes=3)).classes == ["0", "1", "2"]
     assert source_of(with_(Plain, labels=[0, 1])).targets is None  # not one for each image
