@@ -18,7 +18,9 @@ def build(cfg, epochs=None, steps=STEPS):
     weight = torch.nn.Parameter(torch.zeros(1))
     wrapper = OptimWrapper(OPTIMIZERS.build({**cfg.optim_wrapper.optimizer, "params": [weight]}))
     defaults = dict(optimizer=wrapper, epoch_length=steps, end=epochs or cfg.train_cfg.max_epochs)
-    return wrapper, PARAM_SCHEDULERS.build(dict(resolve_config(cfg, world_size=1).param_scheduler), default_args=defaults)
+    return wrapper, PARAM_SCHEDULERS.build(
+        dict(resolve_config(cfg, world_size=1).param_scheduler), default_args=defaults
+    )
 
 
 def rates(cfg, epochs, steps):
