@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..models.layers import Layer
+from ..models.layers import Layer, Map
 from ..models.tasks.base import Task
 from ..models.tasks.heads import POOLS, Head
 from .taps import find_layers, layout_of, name_of, read_taps
@@ -37,21 +37,21 @@ def cls_attention(model: nn.Module, images: Tensor, layers: list[int] | None = N
     maps: dict[int, Tensor] = {}
     read_layers = find_layers(model, layers)
     layout = layout_of(model, images)
-    without: list[int] = []
+    reasons: list[str] = []
 
     def read(number: int, w: Tensor) -> None:
         attention = read_layers[number].attention(w, layout)
         if attention is None:
-            without.append(number)
+            reasons.append(no_attention(read_layers[number], read_layers[number].maps(w, layout)))
         else:
             maps[number] = attention[:, :, 0, 1:]
 
     if any("tap_w" in layer.taps() for layer in read_layers.values()):
         with read_taps(model, {"tap_w": read}, layers):
             model(images)
-    if without or not maps:
-        layer = read_layers[without[0]] if without else next(iter(read_layers.values()))
-        raise ValueError(f"{name_of(model)} has no attention map: {no_attention(layer)}")
+    if reasons or not maps:
+        reason = reasons[0] if reasons else no_attention(next(iter(read_layers.values())))
+        raise ValueError(f"{name_of(model)} has no attention map: {reason}")
     if layout is None:
         raise ValueError(
             f"{name_of(model)} does not say whether its first token is a CLS token: let the backbone's layout(inputs) "
@@ -62,7 +62,10 @@ def cls_attention(model: nn.Module, images: Tensor, layers: list[int] | None = N
     return dict(sorted(maps.items()))
 
 
-def no_attention(layer: Layer) -> str:
-    """Return the reason why a layer has no attention map."""
+def no_attention(layer: Layer, maps: dict[str, Map] | None = None) -> str:
+    """Return the reason why a layer has no attention map between tokens; ``maps`` are those that it has."""
     operator = layer if layer.compress is None else layer.compress
+    if maps:
+        name, other = next(iter(maps.items()))
+        return f"the map {name!r} of its {type(operator).__name__} is of {other.rows} x {other.columns}, not of tokens"
     return f"its {type(operator).__name__} computes no attention matrix"

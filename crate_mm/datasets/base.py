@@ -104,7 +104,7 @@ class Source(ABC):
         return f"sample {index} of {self.name}"
 
     def read(self, index: int) -> tuple[bytes, int]:
-        """Return an encoded image and its label, if the source is ``encode_parallel``."""
+        """Return an encoded image and its label, if the source is ``encoded``."""
         raise NotImplementedError(f"{self.name} has no encoded images")
 
 

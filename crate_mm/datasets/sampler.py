@@ -102,7 +102,7 @@ class GlobalBatchSampler(ResumableSampler):
             yield from zip(positions.tolist(), seeds.tolist())
 
     def _places(self, first: int, end: int) -> np.ndarray:
-        """This process's places in the order with its repeats, in batches from ``epoch_samples`` to before ``end``."""
+        """This process's places in the order with its repeats, in batches from ``first`` to before ``end``."""
         batches = np.arange(first * self.global_batch_size, end * self.global_batch_size)
         batches = batches.reshape(-1, self.global_batch_size)
         if self.repeats > 1:

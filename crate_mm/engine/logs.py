@@ -270,7 +270,7 @@ class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
 
 @HOOKS.register_module()
 class TrimLogHistory(Hook):
-    """Keep the last ``store`` values of each logged scalar: MMEngine copies the whole history at every iteration."""
+    """Keep the last ``keep`` values of each logged scalar: MMEngine copies the whole history at every iteration."""
 
     def __init__(self, interval: int = 500, keep: int = 1000) -> None:
         self.interval = interval

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoints import Checkpoint, CheckpointError, TransferReport, open_checkpoint, validated_model_config
-from ..checkpoints.fit import BACKBONE, transfer_backbone
+from ..checkpoints.fit import BACKBONE, load_strict, transfer_backbone
 from ..config import defines_model, load_config, require_model, resolve_config
 from ..registry import DATASETS, FUNCTIONS, MODELS, registered_only
 
@@ -87,6 +87,8 @@ def build_model(cfg: Config, opened: Checkpoint | None) -> nn.Module:
 def build_backbone_from(cfg: Config, opened: Checkpoint) -> tuple[nn.Module, TransferReport]:
     """Build a config's model with the backbone of a checkpoint, of ours or of another code base, in eval mode.
 
+    A checkpoint of the same model fills all of it, as a task's features may come from another part, such as a teacher.
+
     Returns:
         The model on the GPU if there is one, and what became of each parameter (see ``transfer_backbone``).
 
@@ -94,6 +96,11 @@ def build_backbone_from(cfg: Config, opened: Checkpoint) -> tuple[nn.Module, Tra
         ValueError: the checkpoint is not of this model, or lacks a part of its backbone.
     """
     model = build_model(cfg, opened)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    if cfg.get("transfer_from") is None and shapes == {n: value.shape for n, value in opened.weights.items()}:
+        load_strict(model, opened)
+        loaded = {n: " x ".join(map(str, shape)) for n, shape in shapes.items() if n.startswith(BACKBONE)}
+        return model.to(torch.device(get_device())).eval(), TransferReport(loaded, {}, {}, {})
     settings = cfg.get("resize_positions", "bicubic"), cfg.get("resize_patches"), cfg.get("transfer_from")
     table = transfer_backbone(model, opened, *settings)
     unfilled = [name for name in table.new if name.startswith(BACKBONE)]

@@ -5,7 +5,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ..models.layers import Layer, TokenLayout
+from ..models.layers import Layer, Subspaces, TokenLayout
+
+INPUT = "the compression's input"  # beside the taps
 
 
 def require(condition: bool, message: str) -> None:
@@ -55,6 +57,8 @@ def _passed(layer: Layer, z: Tensor, layout: TokenLayout) -> tuple[Tensor, dict[
         return lambda _module, _inputs, out: passed.update({tap: out})
 
     handles = [module.register_forward_hook(hook(tap)) for tap, module in layer.taps().items()]
+    if layer.compress is not None:
+        handles.append(layer.compress.register_forward_pre_hook(lambda _module, args: passed.update({INPUT: args[0]})))
     try:
         return layer(z, layout), passed
     finally:
@@ -71,6 +75,8 @@ def _check_readings(layer: Layer, name: str, passed: dict[str, Tensor], d: int, 
     require("tap_w" in passed or not layer.subspaces(), f"{name} has subspaces, and no tap_w that passes x U")
     subspaces = layer.subspaces()
     if subspaces is not None:
+        kind = type(subspaces).__name__
+        require(isinstance(subspaces, Subspaces), f"{name}.subspaces() must return Subspaces(U, num_heads), not {kind}")
         U, K = subspaces
         require(U.ndim == 2 and U.shape[0] == d, f"{name}.subspaces().U must be (d, K p), it is {tuple(U.shape)}")
         require(U.shape[1] % K == 0, f"{name}.subspaces(): {K} heads do not divide {U.shape[1]} directions")
@@ -79,6 +85,8 @@ def _check_readings(layer: Layer, name: str, passed: dict[str, Tensor], d: int, 
             passed["tap_w"].shape == shape,
             f"tap_w of {name} must pass x U of shape {shape}, it passes {tuple(passed['tap_w'].shape)}",
         )
+        same = INPUT not in passed or torch.allclose(passed["tap_w"], passed[INPUT] @ U, rtol=1e-9, atol=1e-9)
+        require(same, f"tap_w of {name} must pass x U for the U of subspaces(), of which each column is a direction")
     maps = layer.maps(passed["tap_w"], layout) if "tap_w" in passed else {}
     for key, (values, rows, columns) in maps.items():
         require(values.ndim == 4, f"{name}.maps()['{key}'] must be (B, K, rows, columns), it is {tuple(values.shape)}")

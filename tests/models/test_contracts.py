@@ -6,7 +6,7 @@ from torch import nn
 
 from crate_mm.models import Backbone, ImageClassifier, InputSpec, LinearHead, MaskedAutoencoder, TokenLayout
 from crate_mm.models.families.block import build_block
-from crate_mm.models.layers import MSSA, Block, Compression, DecoderBlock, Map, Sparsification
+from crate_mm.models.layers import MSSA, Block, Compression, DecoderBlock, Map, Sparsification, Subspaces
 from crate_mm.registry import BACKBONES
 from crate_mm.testing import check_backbone, check_layer
 from tests.models.test_families import FAMILIES, MICRO
@@ -181,6 +181,16 @@ class WrongSums(MSSA):
         return {"attention": Map(2 * super().maps(w)["attention"].values)}
 
 
+class PlainTuple(MSSA):
+    def subspaces(self):
+        return self.proj.weight.mT, self.num_heads
+
+
+class Transposed24(MSSA):
+    def subspaces(self):
+        return Subspaces(self.proj.weight, self.num_heads)
+
+
 class OtherCode(Sparsification):
     lambd = 0.1
 
@@ -198,6 +208,8 @@ class NoPrice(Sparsification):
     [
         ((NoTap(), None), "Block has tap_w, and nothing passes it"),
         ((WrongSums(24, 3), None), "Block: the rows of the map 'attention' must sum to 1"),
+        ((PlainTuple(24, 3), None), r"Block.subspaces\(\) must return Subspaces\(U, num_heads\), not tuple"),
+        ((Transposed24(24, 3), None), r"tap_w of Block must pass x U for the U of subspaces\(\)"),
         ((MSSA(24, 3), OtherCode()), "Block.returns_code is True, and its output is not what passes tap_code"),
         ((MSSA(24, 3), NoPrice()), "Block: lambd must be a number with a code"),
     ],

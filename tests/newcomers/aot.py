@@ -13,7 +13,7 @@ from crate_mm.registry import BACKBONES, LAYERS
 
 
 @LAYERS.register_module()
-class CausalMSSA(Compression):
+class MaskedMSSA(Compression):
     """MSSA in which a token attends to itself and to those before it, as in language models."""
 
     def __init__(self, embed_dim, num_heads):

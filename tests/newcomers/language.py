@@ -47,7 +47,7 @@ class PythonTopics(SampleDataset):
 
 
 @LAYERS.register_module()
-class CausalMSSA(Compression):
+class CausalSubspaceAttention(Compression):
     """Multi-head subspace self-attention in which a token sees itself and those before it."""
 
     def __init__(self, embed_dim, num_heads):
@@ -79,7 +79,7 @@ class CausalCRATE(Backbone):
         self.embed_dim, self.length = embed_dim, length
         self.embedding = nn.Embedding(vocabulary, embed_dim)
         self.positions = nn.Parameter(0.02 * torch.randn(length, embed_dim))
-        parts = dict(compress=dict(type="CausalMSSA"), sparsify=dict(type="ISTA"))
+        parts = dict(compress=dict(type="CausalSubspaceAttention"), sparsify=dict(type="ISTA"))
         self.blocks = nn.ModuleList(build_block(embed_dim, num_heads, **parts) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim)
 

@@ -10,8 +10,6 @@ from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
-import aot
-import cbsa
 import numpy as np
 import pytest
 import torch
@@ -22,10 +20,21 @@ from torch import nn
 from crate_mm import Predictor, get_model, init_model
 from crate_mm.models import TokenLayout
 from crate_mm.models.families.block import build_block
-from crate_mm.registry import BACKBONES
+from crate_mm.registry import BACKBONES, LAYERS
 from crate_mm.testing import check_backbone, check_layer
 
 HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered(_registries_as_before):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE)
+        import_module("aot")
+        import_module("cbsa")
+        yield
+
+
 REFERENCES = HERE.parent / "data"
 CBSA, AOT = (json.loads((REFERENCES / f"{name}_reference.json").read_text()) for name in ("cbsa", "aot"))
 CBSA_CASES = [name for name, case in CBSA.items() if "cbsa_alone_first10" in case]
@@ -33,7 +42,7 @@ SIZE = dict(arch=dict(embed_dim=24, depth=2, num_heads=3), img_size=16, patch_si
 BACKBONE = {
     "cbsa": dict(type="CRATE", **SIZE, compress=dict(type="CBSA", pool=2)),
     "aot": dict(type="AoT", **SIZE),
-    "causal": dict(type="AoT", **SIZE, compress=dict(type="CausalMSSA")),
+    "causal": dict(type="AoT", **SIZE, compress=dict(type="MaskedMSSA")),
 }
 
 
@@ -66,7 +75,7 @@ def test_contract(name):
 def test_cbsa_reference(case):
     reference = CBSA[case]
     config = reference["config"]
-    operator = cbsa.CBSA(config["dim"], config["heads"], shifted=True).double()
+    operator = LAYERS.get("CBSA")(config["dim"], config["heads"], shifted=True).double()
     own = "transformer.layers.0.0.fn."
     values = drawn(reference["generated_shapes"])
     operator.load_state_dict({key.removeprefix(own): value for key, value in values.items() if key.startswith(own)})
@@ -172,7 +181,7 @@ def test_aot_reference():
     config, shapes = reference["config"], reference["generated_shapes"]
     values = {name: value.requires_grad_() for name, value in drawn(shapes).items()}
     arch = dict(embed_dim=config["dim"], depth=config["depth"], num_heads=config["heads"])
-    blocks = aot.AoT(arch, compress=dict(type="CausalMSSA")).blocks.double()
+    blocks = BACKBONES.get("AoT")(arch, compress=dict(type="MaskedMSSA")).blocks.double()
     weights = {}
     for name, value in values.items():
         for theirs, ours in AOT_NAMES.items():

@@ -49,6 +49,11 @@ class Layers(Figure):
         name = name_of(subjects[0].model)
         if not there & set(options.measures):
             has = ", ".join(measure for measure in MEASURES if measure in there)
+            if not has:
+                raise ValueError(
+                    f"nothing passed the layers of {name}: tensor() of {type(subjects[0].model).__name__} must run its "
+                    "backbone"
+                )
             raise ValueError(f"{name} has none of the measures {', '.join(options.measures)}: choose from {has}")
         note = ""
         if "rc_half" in options.measures and "rc_half" not in there:

@@ -73,7 +73,7 @@ def notice_hanging(timeout: float | None) -> Iterator[None]:
         timeout: of the process groups, in seconds; PyTorch's default if not given.
 
     Raises:
-        OtherProcessError: the wait for another process came to its end.
+        PeerFailedError: the wait for another process came to its end.
     """
     try:
         yield

@@ -49,7 +49,7 @@ class AtomUsage:
         self.values = self.positions = self.tokens = None  # (TOP, m) each
 
     def update(self, code: Tensor, positions: list[int], labels: list[int], first: int) -> None:
-        """Take in codes ``(B, N, m)``; tokens before ``epoch_samples`` are no patches, and are counted but not shown."""
+        """Take in codes ``(B, N, m)``; tokens before ``first`` are no patches, and are counted but not shown."""
         use = atom_usage(code).cpu()  # before it is widened: not every device has float64
         self.images += len(code)
         self.use += use.double().sum(0)

@@ -1,0 +1,23 @@
+"""The files here register classes, which other tests must not see: the registries are as before after each file."""
+
+import sys
+
+import pytest
+
+from crate_mm.registry import BACKBONES, DATASETS, LAYERS, METRICS, MODELS
+
+REGISTRIES = (BACKBONES, DATASETS, LAYERS, METRICS, MODELS)
+FILES = ("aot", "cbsa", "distillation", "language")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registries_as_before():
+    for registry in REGISTRIES:
+        registry.names()  # imports the package's own
+    before = [dict(registry.module_dict) for registry in REGISTRIES]
+    yield
+    for registry, classes in zip(REGISTRIES, before):
+        registry.module_dict.clear()
+        registry.module_dict.update(classes)
+    for name in FILES:
+        sys.modules.pop(name, None)
