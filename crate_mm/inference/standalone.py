@@ -99,8 +99,10 @@ def build_backbone_from(cfg: Config, opened: Checkpoint) -> tuple[nn.Module, Tra
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     if cfg.get("transfer_from") is None and shapes == {n: value.shape for n, value in opened.weights.items()}:
         load_strict(model, opened)
-        loaded = {n: " x ".join(map(str, shape)) for n, shape in shapes.items() if n.startswith(BACKBONE)}
-        return model.to(torch.device(get_device())).eval(), TransferReport(loaded, {}, {}, {})
+        text = {name: " x ".join(map(str, shape)) or "scalar" for name, shape in shapes.items()}
+        loaded = {name: shape for name, shape in text.items() if name.startswith(BACKBONE)}
+        unused = {name: shape for name, shape in text.items() if name.startswith("head.")}
+        return model.to(torch.device(get_device())).eval(), TransferReport(loaded, {}, unused, {})
     settings = cfg.get("resize_positions", "bicubic"), cfg.get("resize_patches"), cfg.get("transfer_from")
     table = transfer_backbone(model, opened, *settings)
     unfilled = [name for name in table.new if name.startswith(BACKBONE)]
