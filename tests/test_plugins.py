@@ -107,9 +107,9 @@ FILES = {
         """,
     "my_figure": """
         from matplotlib.figure import Figure as Picture
-        from crate_mm.analysis.figures import Drawn, Figure
+        from crate_mm.analysis.figures import FigureOutput, Figure
         from crate_mm.analysis.gather import measure_layers
-        from crate_mm.analysis.figures.base import run_through
+        from crate_mm.analysis.figures.base import run_batches
         from crate_mm.registry import FIGURES
 
         @FIGURES.register_module("lengths")
@@ -119,10 +119,10 @@ FILES = {
             def run(self, subjects, options):
                 (subject,) = subjects
                 with measure_layers(subject.model, options.layers, measures=["r_out"]) as gathered:
-                    run_through(subject.model, subject.batches)
+                    run_batches(subject.model, subject.batches)
                 picture = Picture()
                 picture.subplots().plot(gathered.means("r_out"))
-                return Drawn({"lengths": picture}, {"lengths.json": gathered.means("r_out")})
+                return FigureOutput({"lengths": picture}, {"lengths.json": gathered.means("r_out")})
         """,
 }
 WAVES = """

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SHARE = 0.6  # of a map's entries, which are set to 1
+MASK_FRACTION = 0.6  # of a map's entries, which are set to 1
 VOID = 255  # the label of pixels that count neither way, in PASCAL VOC
 
 
@@ -21,7 +21,7 @@ class ClassOverlap(NamedTuple):
     iou: float
 
 
-def attention_masks(attention: Tensor, share: float = SHARE) -> Tensor:
+def attention_masks(attention: Tensor, share: float = MASK_FRACTION) -> Tensor:
     """The coarse masks of maps: of each its largest entries, the given share of them. ``(..., N) -> (..., N)`` of bool.
 
     ``round(share N)`` entries are in a mask, at least one; of equal entries the first.

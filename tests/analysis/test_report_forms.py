@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from crate_mm.analysis.table import MEASURES
-from crate_mm.extras.report.collect import Data, Looked, ReportSettings, collect
+from crate_mm.extras.report.collect import Looked, ReportDataset, ReportSettings, collect
 from crate_mm.extras.report.page import make_page
 from crate_mm.models import Backbone, ImageClassifier
 from crate_mm.models.layers import Block, Compression, Sparsification
@@ -79,7 +79,7 @@ class Own(Backbone):
 
 
 def data_of(dataset, label="Images, test", **more):
-    return Data(label, dataset, lambda positions: DataLoader(Subset(dataset, positions), 4), **more)
+    return ReportDataset(label, dataset, lambda positions: DataLoader(Subset(dataset, positions), 4), **more)
 
 
 def classifier(kind="CRATE", depth=2, heads=3, size=(16, 24), channels=3, **more):
@@ -173,7 +173,7 @@ def test_the_best_head_is_told_where_the_truth_is_known(browser, tmp_path):
     truth[:, 8:] = 3
     data = collect(
         [Looked("one", classifier())],
-        [data_of(dataset, truth=lambda position: truth if position == 1 else None)],
+        [data_of(dataset, ground_truth=lambda position: truth if position == 1 else None)],
         ReportSettings(list(range(9)), [0, 1]),
         say=lambda _: None,
     )

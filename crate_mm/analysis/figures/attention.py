@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 from torch import Tensor
 
 from ...io.untrusted import sanitized, shortened
@@ -22,7 +22,7 @@ class Attention(Figure):
     """The CLS token's attention over each image, by layer and head, and the mean of the heads."""
 
     help = "the CLS token's attention by head and layer over images"
-    looks_at = "images"
+    input_kind = "images"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
@@ -53,7 +53,9 @@ class Attention(Figure):
         return FigureOutput(pictures, {"attention.npz": numbers}, note)
 
 
-def plot_attention(image: np.ndarray, maps: dict[int, Tensor], title: str, interpolation: str = "bilinear") -> Picture:
+def plot_attention(
+    image: np.ndarray, maps: dict[int, Tensor], title: str, interpolation: str = "bilinear"
+) -> MplFigure:
     """An image, and the CLS token's attention: a row a layer, a column a head, before them the mean; on one scale.
 
     Args:

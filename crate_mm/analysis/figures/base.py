@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 from torch import Tensor, nn
 
 from ...io.files import atomic_file
@@ -45,7 +45,7 @@ class FigureOutput(NamedTuple):
     """What a figure returns: pictures by the stem of their files, numbers by the name of theirs (``.npz``: a dict of
     arrays, ``.csv``: rows, ``.json``: data), and what is to be said."""
 
-    pictures: dict[str, Picture]
+    pictures: dict[str, MplFigure]
     numbers: dict[str, Any]
     note: str = ""
 
@@ -53,15 +53,15 @@ class FigureOutput(NamedTuple):
 class Figure(ABC):
     """One figure of ``crate-mm analyze``; a class registered in ``FIGURES`` is a command.
 
-    ``help`` is a line for the command line. ``looks_at`` says what it needs: 'split' (batches of the config's data),
-    'images' (image files) or 'model' (nothing). With ``many`` it takes several checkpoints and splits together. With
-    ``whole`` it needs all of a checkpoint's model, not the backbone alone.
+    ``help`` is a line for the command line. ``input_kind`` says what it needs: 'split' (batches of the config's data),
+    'images' (image files) or 'model' (nothing). With ``accepts_many`` it takes several checkpoints and splits together. With
+    ``full_model`` it needs all of a checkpoint's model, not the backbone alone.
     """
 
     help: ClassVar[str]
-    looks_at: ClassVar[str] = "split"
-    many: ClassVar[bool] = False
-    whole: ClassVar[bool] = False
+    input_kind: ClassVar[str] = "split"
+    accepts_many: ClassVar[bool] = False
+    full_model: ClassVar[bool] = False
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027  a figure may have none
         """Add its own options to the command line."""
@@ -75,7 +75,7 @@ class Figure(ABC):
         """Make the figure.
 
         Args:
-            subjects: one, or with ``many`` several.
+            subjects: one, or with ``accepts_many`` several.
             options: its own; and ``layers``, which are asked for, counted from 0, or None, and ``seed``.
         """
 
@@ -110,7 +110,7 @@ def sample_positions(total: int, count: int, seed: int) -> list[int]:
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort()[0].tolist()
 
 
-def save(figure: Picture, prefix: str | Path) -> list[Path]:
+def save(figure: MplFigure, prefix: str | Path) -> list[Path]:
     """Write ``<prefix>.png`` and ``<prefix>.pdf``; return the paths."""
     files = [Path(f"{prefix}.{kind}") for kind in ("png", "pdf")]
     for file in files:

@@ -4,19 +4,19 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 from matplotlib.ticker import MaxNLocator
 
 from .sheet import PLAIN, drawable
 
 COLORS = ("#1f6fb4", "#d95f02", "#2a9d5c", "#8e44ad", "#c0392b", "#7f6a4f", "#e377a2", "#5f6368", "#a6a61d", "#17a2b8")
 STYLES = ("-", "--", ":", "-.")
-MOST_MARKED = 40  # points of a line that are marked
+MAX_MARKED = 40  # points of a line that are marked
 
 
 def plot_curves(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], x: Mapping[str, str]
-) -> Picture:
+) -> MplFigure:
     """A panel for each value, one above the other, with a line for each run.
 
     Args:
@@ -27,7 +27,7 @@ def plot_curves(
     columns = 1 if len(panels) <= 3 else 2
     rows = math.ceil(len(panels) / columns)
     below = 0.3 * math.ceil(len(runs) / 3) if len(runs) > 1 else 0
-    figure = Picture(figsize=(8 * columns, 3.1 * rows + below + 0.35), layout="constrained", facecolor="white")
+    figure = MplFigure(figsize=(8 * columns, 3.1 * rows + below + 0.35), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)
     grid = figure.subplots(rows, columns, squeeze=False)
     handles = {}
@@ -35,7 +35,7 @@ def plot_curves(
         for run, (places, values) in lines.items():
             number = runs.index(run)
             how = {"color": COLORS[number % len(COLORS)], "linestyle": STYLES[number // len(COLORS) % len(STYLES)]}
-            marker = "o" if len(values) <= MOST_MARKED else None
+            marker = "o" if len(values) <= MAX_MARKED else None
             (handles[run],) = axes.plot(places, values, linewidth=1.6, marker=marker, markersize=3.5, **how)
         _tidy(axes, name, x[name])
     for axes in grid.flat[len(panels) :]:

@@ -4,7 +4,7 @@ import argparse
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 
 from ...evaluation import extract_features
 from ...io.untrusted import sanitized
@@ -45,7 +45,7 @@ class Features(Figure):
         return FigureOutput({"features": picture}, {"features.npz": {**numbers, "classes": np.array(names)}})
 
 
-def plot_features(points: np.ndarray, labels: np.ndarray, names: list[str], title: str) -> Picture:
+def plot_features(points: np.ndarray, labels: np.ndarray, names: list[str], title: str) -> MplFigure:
     """Points ``(n, 2)`` coloured by class, with a legend where there are at most twenty classes."""
     figure = sheet(7, 5.4, text=0.3)
     axes = figure.subplots()

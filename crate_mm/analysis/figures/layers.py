@@ -3,7 +3,7 @@
 import argparse
 
 import numpy as np
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 
 from ...io.untrusted import sanitized, spreadsheet_cell
 from ...registry import FIGURES
@@ -19,7 +19,7 @@ class Layers(Figure):
     """Measures by layer, a panel a measure, a curve a subject."""
 
     help = "R^c, sparsity and more by layer, with the spread over samples (Figures 3, 4, 5)"
-    many = True
+    accepts_many = True
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--num-images", type=int, default=1000, help="how many images (default: 1000)")
@@ -58,7 +58,7 @@ class Layers(Figure):
         return FigureOutput({"layers": plot_layers(curves, options.measures)}, {"layers.csv": table}, note)
 
 
-def plot_layers(curves: dict[str, list[LayerRow]], measures: list[str], band: bool = True) -> Picture:
+def plot_layers(curves: dict[str, list[LayerRow]], measures: list[str], band: bool = True) -> MplFigure:
     """Measures by layer, a panel a measure, a line a curve, a band of one standard deviation over the samples.
 
     Args:

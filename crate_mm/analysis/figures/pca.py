@@ -4,7 +4,7 @@ import argparse
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 
 from ...io.untrusted import sanitized
 from ...registry import FIGURES
@@ -19,7 +19,7 @@ class PCA(Figure):
     """The first three principal components of the patches of all images together."""
 
     help = "principal components of patch tokens as colours, over several images together"
-    looks_at = "images"
+    input_kind = "images"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--foreground", action="store_true", help="split off the background by the first component")
@@ -41,7 +41,7 @@ class PCA(Figure):
         return FigureOutput({"pca": picture}, {"pca.npz": {"colors": colors, "shown": kept.reshape(shape)}})
 
 
-def plot_pca(images: list[np.ndarray], colors: list[np.ndarray], captions: list[str], title: str) -> Picture:
+def plot_pca(images: list[np.ndarray], colors: list[np.ndarray], captions: list[str], title: str) -> MplFigure:
     """Images, and below each the first three principal components of its patches as red, green and blue.
 
     Args:

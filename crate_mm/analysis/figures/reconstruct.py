@@ -4,7 +4,7 @@ import argparse
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 
 from ...io.untrusted import sanitized
 from ...models import MaskedAutoencoder
@@ -26,8 +26,8 @@ class Reconstruct(Figure):
     """
 
     help = "images, their masked form and what a masked autoencoder fills in"
-    looks_at = "images"
-    whole = True
+    input_kind = "images"
+    full_model = True
 
     def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
@@ -56,7 +56,7 @@ class Reconstruct(Figure):
         return FigureOutput({"reconstruct": picture}, {"reconstruct.npz": {**numbers, "loss": np.array(loss)}}, note)
 
 
-def plot_reconstruction(rows: dict[str, np.ndarray], captions: list[str], title: str, note: str = "") -> Picture:
+def plot_reconstruction(rows: dict[str, np.ndarray], captions: list[str], title: str, note: str = "") -> MplFigure:
     """Rows of pictures, a column an image.
 
     Args:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets import VOCSegmentation
@@ -15,7 +15,7 @@ from ...io.untrusted import sanitized, spreadsheet_cell
 from ...models.backbone import image_spec
 from ...registry import FIGURES
 from ..attention import cls_attention
-from ..segmentation import SHARE, ClassOverlap, attention_masks, best_heads, mean_iou
+from ..segmentation import MASK_FRACTION, ClassOverlap, attention_masks, best_heads, mean_iou
 from ..taps import find_layers, name_of
 from .base import Figure, FigureInput, FigureOutput, patch_layout
 
@@ -34,7 +34,7 @@ class Segments(Figure):
     """
 
     help = "mIoU of masks that attention makes, without training for them, on PASCAL VOC"
-    looks_at = "model"
+    input_kind = "model"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--voc", default="data", metavar="DIR", help="folder that holds VOCdevkit (default: data)")
@@ -71,7 +71,7 @@ class Segments(Figure):
             "miou": score,
             "images": sum(bool(classes) for classes in found),
             "layer": layer + 1,
-            "share": SHARE,
+            "share": MASK_FRACTION,
             "best_by_head": by_head(found),
         }
         numbers = {"segments.json": told, "segments.csv": [["image", "label", "class", "best head", "IoU"], *rows]}
@@ -118,14 +118,14 @@ def by_head(found: list[list[ClassOverlap]]) -> dict[str, int]:
     return {str(head): counts[head] for head in sorted(counts)}
 
 
-def plot_segments(drawn: list[tuple[str, np.ndarray, Tensor, Tensor, list[ClassOverlap]]], title: str) -> Picture:
+def plot_segments(drawn: list[tuple[str, np.ndarray, Tensor, Tensor, list[ClassOverlap]]], title: str) -> MplFigure:
     """Images in a row, their true masks, and of the largest class the best head's mask.
 
     Args:
         drawn: name, ``(H, W, 3)`` of uint8, classes ``(H, W)``, masks ``(K, H, W)`` and the overlaps, of each image.
         title: above them all.
     """
-    figure = Picture(figsize=(max(1.9 * len(drawn) + 0.5, 5.5), 5.4), layout="constrained")
+    figure = MplFigure(figsize=(max(1.9 * len(drawn) + 0.5, 5.5), 5.4), layout="constrained")
     figure.suptitle(sanitized(title), fontsize=10, parse_math=False)
     above, middle, below = figure.subplots(3, len(drawn), squeeze=False)
     for axes, side in zip((above[0], middle[0], below[0]), ("image", "true mask", "best head")):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -19,8 +19,8 @@ from ...io.files import atomic_file
 from ...io.untrusted import sanitized
 
 DPI = 100  # of a sheet, whose lengths below are in pixels
-SIDE, MOST_SIDE = 160, 320  # small images are enlarged to the first at most, larger ones reduced to the second
-LEAST_WIDTH = 480  # of a sheet: its title needs some
+SIDE, MAX_SIDE = 160, 320  # small images are enlarged to the first at most, larger ones reduced to the second
+MIN_WIDTH = 480  # of a sheet: its title needs some
 CELL, MARGIN, GAP, LINE = 144, 28, 20, 15
 SHAPE = 1.5  # width over height that a sheet is to have
 SMALL, LARGE = 8, 10.5  # sizes of the text, in points
@@ -44,7 +44,7 @@ class Panel(NamedTuple):
     framed: bool = False
 
 
-def plot_sheet(panels: Sequence[Panel], title: str, columns: int | None = None) -> Picture:
+def plot_sheet(panels: Sequence[Panel], title: str, columns: int | None = None) -> MplFigure:
     """Images in rows, with text.
 
     Args:
@@ -62,14 +62,14 @@ def plot_sheet(panels: Sequence[Panel], title: str, columns: int | None = None) 
         columns = min(near, key=lambda columns: -len(panels) % columns)  # the last row as full as can be
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
-    total = max(2 * MARGIN + columns * width + (columns - 1) * GAP, LEAST_WIDTH)
+    total = max(2 * MARGIN + columns * width + (columns - 1) * GAP, MIN_WIDTH)
     text = _Text()
     heading = text.wrapped(title, total - 2 * MARGIN, LARGE, 3)
     above = MARGIN + 20 * len(heading) + 10
     whole = above + rows * (height + below) + (rows - 1) * GAP + MARGIN - 6
     # matplotlib before 3.11 cuts 100 * 2.01 = 200.99999999999997 pixels to 200.
     inches = ((total + 1e-6) / DPI, (whole + 1e-6) / DPI)
-    figure = Picture(figsize=inches, dpi=DPI, facecolor="white")
+    figure = MplFigure(figsize=inches, dpi=DPI, facecolor="white")
 
     def write(x: float, y: float, line: str, size: float, color: str) -> None:
         figure.text(
@@ -97,7 +97,7 @@ def plot_sheet(panels: Sequence[Panel], title: str, columns: int | None = None) 
     return figure
 
 
-def save_sheet(figure: Picture, file: str | Path) -> None:
+def save_sheet(figure: MplFigure, file: str | Path) -> None:
     """Write a sheet, a PNG in its own pixels, or a PDF, by the file's ending."""
     with atomic_file(file) as opened:
         figure.savefig(opened, dpi=DPI, format=Path(file).suffix[1:].lower())
@@ -110,14 +110,14 @@ def _fitted(pixels: np.ndarray) -> np.ndarray:
     times = SIDE // max(rgb.shape[:2])
     if times > 1:
         return rgb.repeat(times, axis=0).repeat(times, axis=1)
-    if max(rgb.shape[:2]) > MOST_SIDE:
+    if max(rgb.shape[:2]) > MAX_SIDE:
         image = Image.fromarray(np.ascontiguousarray(rgb))
-        image.thumbnail((MOST_SIDE, MOST_SIDE), Image.Resampling.LANCZOS)
+        image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
         return np.asarray(image)
     return rgb
 
 
-def _box(figure: Picture, left: float, top: float, width: float, height: float, total: float, whole: float, **how):
+def _box(figure: MplFigure, left: float, top: float, width: float, height: float, total: float, whole: float, **how):
     corner = (left / total, 1 - (top + height) / whole)
     figure.patches.append(
         Rectangle(corner, width / total, height / whole, transform=figure.transFigure, figure=figure, **how)
@@ -128,7 +128,7 @@ class _Text:
     """Measures text, and makes it fit."""
 
     def __init__(self) -> None:
-        self.renderer = FigureCanvasAgg(Picture(dpi=DPI)).get_renderer()
+        self.renderer = FigureCanvasAgg(MplFigure(dpi=DPI)).get_renderer()
 
     def width(self, text: str, size: float) -> float:
         font = FontProperties(family=_families(text), size=size)

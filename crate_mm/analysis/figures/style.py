@@ -8,7 +8,7 @@ from contextvars import ContextVar
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 from matplotlib.gridspec import GridSpec
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 STYLES = ("screen", "paper")
 PAPER_WIDTH = 5.5  # inches: the text of a NeurIPS or ICLR paper
 PAPER_FONT = 8.0  # points
-MOST_COLUMNS = 6
+MAX_COLUMNS = 6
 
 _width: ContextVar[float | None] = ContextVar("width", default=None)
 
@@ -55,7 +55,7 @@ def figure_style(kind: str = "screen", width: float | None = None, font_size: fl
         _width.reset(before)
 
 
-def sheet(width: float, height: float, text: float = 0.0) -> Picture:
+def sheet(width: float, height: float, text: float = 0.0) -> MplFigure:
     """An empty picture, so large on a screen; in a paper its width is the paper's, and its height follows.
 
     Args:
@@ -66,15 +66,15 @@ def sheet(width: float, height: float, text: float = 0.0) -> Picture:
     if page is not None:
         text *= matplotlib.rcParams["font.size"] / 10
         width, height = page, (height - text) * page / width + text
-    return Picture(figsize=(width, height), layout="constrained")
+    return MplFigure(figsize=(width, height), layout="constrained")
 
 
-def columns_of(count: int, most: int = MOST_COLUMNS) -> int:
+def columns_of(count: int, most: int = MAX_COLUMNS) -> int:
     """Into how many columns so many panels go, so that the last row is as full as can be."""
     return math.ceil(count / math.ceil(count / most))
 
 
-def panel_grid(count: int, size: float, most: int = MOST_COLUMNS, beside: int = 0) -> tuple[Picture, list, GridSpec]:
+def panel_grid(count: int, size: float, most: int = MAX_COLUMNS, beside: int = 0) -> tuple[MplFigure, list, GridSpec]:
     """Equal square panels row by row.
 
     Args:
@@ -103,7 +103,7 @@ def layer_axis(axes: Axes, first: int, last: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def color_bar(figure: Picture, image: AxesImage, panels: list[Axes], extend: str = "neither") -> Colorbar:
+def color_bar(figure: MplFigure, image: AxesImage, panels: list[Axes], extend: str = "neither") -> Colorbar:
     """A narrow bar of the colours of an image, right of the panels that share them."""
     bar = figure.colorbar(
         image, ax=panels, extend=extend, extendfrac=0.02, aspect=figure.get_figheight() / 0.12, pad=0.01

@@ -4,7 +4,7 @@ import argparse
 import math
 
 import torch
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 from torch import Tensor
 
 from ...registry import FIGURES
@@ -19,7 +19,7 @@ class Subspaces(Figure):
     """The Gram matrix of the subspaces and their incoherence, of the layers that have subspaces."""
 
     help = "Gram matrix of the subspaces and their incoherence by layer (Figure 7)"
-    looks_at = "model"
+    input_kind = "model"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--directions", type=int, default=4, help="directions a head in the picture (default: 4)")
@@ -47,7 +47,7 @@ class Subspaces(Figure):
         return FigureOutput({"subspaces": plot_subspaces(grams, incoherence, K, random)}, {"subspaces.json": told})
 
 
-def plot_subspaces(grams: dict[int, Tensor], incoherence: dict[int, float], num_heads: int, random: float) -> Picture:
+def plot_subspaces(grams: dict[int, Tensor], incoherence: dict[int, float], num_heads: int, random: float) -> MplFigure:
     """Gram matrices of the subspaces' directions by layer, and their incoherence by layer; the paper, Figure 7.
 
     Args:

@@ -3,7 +3,7 @@
 import argparse
 
 import torch
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 from torch import Tensor
 
 from ...io.untrusted import sanitized
@@ -42,7 +42,7 @@ class Tokens(Figure):
         return FigureOutput({"tokens": plot_tokens(blocks, title)}, {"tokens.npz": numbers})
 
 
-def plot_tokens(blocks: dict[int, Tensor], title: str) -> Picture:
+def plot_tokens(blocks: dict[int, Tensor], title: str) -> MplFigure:
     """Heat maps of blocks of |Z^l|, a panel a layer, on one scale; the paper, Figure 6.
 
     Args:

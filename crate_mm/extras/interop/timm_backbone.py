@@ -19,7 +19,7 @@ from ...registry import BACKBONES, builds_from_data, suggest
 # What would read files, fetch from elsewhere, or contradict the arguments that stand for it here.
 NOT_TAKEN = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only")
 NOT_TAKEN += ("num_classes", "in_chans", "drop_path_rate", "scriptable", "exportable", "no_jit")
-MOST_SIDE = 8192  # pixels
+MAX_SIDE = 8192  # pixels
 
 
 class TappedTimmAttention(Compression):
@@ -97,8 +97,8 @@ class TimmBackbone(Backbone):
         if wrong:
             raise ValueError(f"TimmBackbone does not take {wrong}: pretrained=True or a checkpoint gives it weights")
         sides = (img_size,) if isinstance(img_size, int) else img_size or ()
-        if any(not isinstance(side, int) or not 1 <= side <= MOST_SIDE for side in sides):
-            raise ValueError(f"img_size must be of 1 to {MOST_SIDE} pixels, got {img_size!r}")
+        if any(not isinstance(side, int) or not 1 <= side <= MAX_SIDE for side in sides):
+            raise ValueError(f"img_size must be of 1 to {MAX_SIDE} pixels, got {img_size!r}")
         sized = {} if img_size is None else {"img_size": img_size}
         pretrained = pretrained and not builds_from_data()
         options |= {"num_classes": 0, "in_chans": in_channels, **sized}

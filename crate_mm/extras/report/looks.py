@@ -18,7 +18,7 @@ from ...analysis.taps import find_layers, layout_of, name_of, read_taps
 from ...models.layers import TokenLayout
 from .pack import pack
 
-MOST_TOKENS, MOST_CHANNELS = 64, 192  # of a code that are shown, evenly spaced
+MAX_TOKENS, MAX_CHANNELS = 64, 192  # of a code that are shown, evenly spaced
 TOP_CLASSES = 5
 NO_GRID = "it does not tell which of its tokens are patches (layout)"
 
@@ -132,7 +132,7 @@ class Looks:
             self.cls.setdefault(layer, []).append(attention[:, 0, first:])
 
     def _code(self, layer: int, code: Tensor) -> None:
-        tokens, channels = evenly(code.shape[1], MOST_TOKENS), evenly(code.shape[2], MOST_CHANNELS)
+        tokens, channels = evenly(code.shape[1], MAX_TOKENS), evenly(code.shape[2], MAX_CHANNELS)
         self.codes.setdefault(layer, []).append(code[0].float().cpu()[tokens][:, channels])
         self.code_sizes[layer] = tokens, channels, code.shape[2]
 

@@ -13,13 +13,13 @@ from ...analysis.gather import measure_layers
 from ...analysis.taps import find_layers, layout_of, read_taps
 from .spread import Spreads
 
-MOST_CLASSES = 20  # whose codes and energies are compared: the first that come
+MAX_CLASSES = 20  # whose codes and energies are compared: the first that come
 TOP = 6  # images that use a direction most
 LISTED = 12  # directions of which these are told, of the most and of the least used
 
 
 class ClassMeans:
-    """The mean of vectors by class, of ``MOST_CLASSES`` classes."""
+    """The mean of vectors by class, of ``MAX_CLASSES`` classes."""
 
     def __init__(self, classes: list[int]) -> None:
         self.classes = classes  # grows with the labels that come, and is shared
@@ -142,7 +142,7 @@ def collect_stats(
                 here = list((positions or range(start + count))[start : start + count])
             batch_of.update(labels=labels, positions=here)
             for label in labels:
-                if label >= 0 and label not in found.classes and len(found.classes) < MOST_CLASSES:
+                if label >= 0 and label not in found.classes and len(found.classes) < MAX_CLASSES:
                     found.classes.append(label)
             found.spreads.positions = here
             inputs = model.data_preprocessor(batch)
