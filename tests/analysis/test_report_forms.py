@@ -161,7 +161,7 @@ def test_a_page_of_a_users_own_model(browser, tmp_path):
     browser.open(tmp_path / "report.html")
     (told,) = data["models"]
     assert told["undefined"].keys() == {"attention", "cls", "subspaces", "pca", "labels"}
-    assert "it does not tell which of its tokens are patches" in nothings(browser, "look")[0]
+    assert "its layout does not define which tokens are patches" in nothings(browser, "look")[0]
     assert nothings(browser, "code") == ["Not defined here. The data has no labels (Images, test)."]
     assert len(browser.texts('[data-told="direction"] li')) > 0
     assert set(told["layers"][0]["measures"]) == {"sparsity", "r_out"}
