@@ -51,10 +51,10 @@ HAS = {
 REFUSED = {
     ("attention", "ToST"): "ToST has no attention map: its TSSA computes no attention matrix",
     ("segments", "ToST"): "ToST has no attention map: its TSSA computes no attention matrix",
-    ("subspaces", "ViT"): "ViT has no subspaces: they and R^c are not defined",
-    ("subspaces", "softmax attention"): "CRATE has no subspaces: they and R^c are not defined",
+    ("subspaces", "ViT"): "ViT has no subspaces, so R^c is not defined",
+    ("subspaces", "softmax attention"): "CRATE has no subspaces, so R^c is not defined",
     **{
-        ("reconstruct", name): "ImageClassifier fills in no masked patches: reconstruct is for MaskedAutoencoder"
+        ("reconstruct", name): "ImageClassifier does not reconstruct patches: use a MaskedAutoencoder"
         for name in MODELS_LOOKED_AT
     },
 }

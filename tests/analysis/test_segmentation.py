@@ -113,4 +113,4 @@ def test_the_command(run_tool, tmp_path):
 
     done = run_tool("analyze", *args[:4], tmp_path / "none", "--out", tmp_path / "out")
     assert done.code == 2
-    assert "holds no PASCAL VOC 2012: expected" in done.last_line
+    assert "has no PASCAL VOC 2012: expected" in done.last_line

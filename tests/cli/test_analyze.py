@@ -179,14 +179,17 @@ MISTAKES = {
     "layer zero": (["tokens", "debug", "random", "--layers", "0"], "layers are counted from 1, or from the last as -1"),
     "no subspaces": (
         ["subspaces", "{vit}", "random"],
-        "ViT has no subspaces: they and R^c are not defined",
+        "ViT has no subspaces, so R^c is not defined",
     ),
     "unreadable image": (
         ["attention", "debug", "random", "--images", "{tmp}/bad.png"],
         "image {tmp}/bad.png cannot be read",
     ),
     "missing image": (["pca", "debug", "random", "--images", "{tmp}/none.png"], "image {tmp}/none.png cannot be read"),
-    "no such sample": (["tokens", "debug", "random", "--index", "450"], "--index 450 is not there: the split has 450"),
+    "no such sample": (
+        ["tokens", "debug", "random", "--index", "450"],
+        "--index 450 does not exist: the split has 450",
+    ),
     "odd size": (
         ["attention", "debug", "random", "--size", "9", "--images", "{tmp}/bad.png"],
         "img_size 9 x 9 is not a whole number of patches",

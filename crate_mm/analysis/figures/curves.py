@@ -1,4 +1,4 @@
-"""Curves of runs and schedules: a panel a value, a line a run."""
+"""Curves of runs and schedules: one panel per value, one line per run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,17 @@ from .sheet import PLAIN, drawable
 
 COLORS = ("#1f6fb4", "#d95f02", "#2a9d5c", "#8e44ad", "#c0392b", "#7f6a4f", "#e377a2", "#5f6368", "#a6a61d", "#17a2b8")
 STYLES = ("-", "--", ":", "-.")
-MAX_MARKED = 40  # points of a line that are marked
+MAX_MARKED = 40  # lines with more points have no markers
 
 
 def plot_curves(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], x: Mapping[str, str]
 ) -> MplFigure:
-    """A panel for each value, one above the other, with a line for each run.
+    """Plot one panel per value, with one line per run.
 
     Args:
-        panels: by the value's name, by the run's name: where (iterations or epochs), and the values.
-        x: by the value's name, what the horizontal axis counts.
+        panels: ``{value: {run: (iterations or epochs, values)}}``.
+        x: ``{value: label of the horizontal axis}``.
     """
     runs = list(dict.fromkeys(run for lines in panels.values() for run in lines))
     columns = 1 if len(panels) <= 3 else 2
@@ -32,11 +32,11 @@ def plot_curves(
     grid = figure.subplots(rows, columns, squeeze=False)
     handles = {}
     for axes, (name, lines) in zip(grid.flat, panels.items()):
-        for run, (places, values) in lines.items():
+        for run, (steps, values) in lines.items():
             number = runs.index(run)
-            how = {"color": COLORS[number % len(COLORS)], "linestyle": STYLES[number // len(COLORS) % len(STYLES)]}
+            style = {"color": COLORS[number % len(COLORS)], "linestyle": STYLES[number // len(COLORS) % len(STYLES)]}
             marker = "o" if len(values) <= MAX_MARKED else None
-            (handles[run],) = axes.plot(places, values, linewidth=1.6, marker=marker, markersize=3.5, **how)
+            (handles[run],) = axes.plot(steps, values, linewidth=1.6, marker=marker, markersize=3.5, **style)
         _tidy(axes, name, x[name])
     for axes in grid.flat[len(panels) :]:
         axes.axis("off")
