@@ -218,7 +218,7 @@ def test_a_papers_figure_has_its_width_and_its_fonts(tmp_path, width, size):
     ("given", "sentence"),
     [
         (("poster",), "unknown style 'poster': choose screen, paper"),
-        (("screen", 3.0), "a width and a font size are those of a paper's figure: add --style paper"),
+        (("screen", 3.0), "width and font size apply only to the paper style: add --style paper"),
         (("paper", 0.0 + 1e-3), "the width must be from 1 to 40, got 0.001"),
         (("paper", None, 100.0), "the font size must be from 3 to 40, got 100"),
     ],
