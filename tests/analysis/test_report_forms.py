@@ -210,7 +210,7 @@ def test_what_the_class_tokens_map_shows_is_told_by_the_heads_pooling(browser, t
     assert cls == "The head predicts from the class token, so this map explains the prediction."
     assert mean.startswith("The head predicts from the mean of all tokens, so this map does not explain")
     assert browser.texts('#look [data-model="2"] [data-told="pool"]') == []
-    assert "answer" not in browser.text("#look .intro")
+    assert "explain" not in browser.text("#look .intro")
     browser.check_quiet()
 
 

@@ -161,7 +161,7 @@ export function histograms(rows) {
       y: {
         field: "share",
         type: "quantitative",
-        title: "share of images",
+        title: "fraction of images",
         stack: null,
         axis: { tickCount: 4, format: ".0~%" },
       },
@@ -187,14 +187,14 @@ export function ranks(rows) {
       x: {
         field: "rank",
         type: "quantitative",
-        title: "direction, the most used first",
+        title: "atom, most used first",
         axis: { grid: false, tickCount: 5, format: "d" },
         scale: { nice: false },
       },
       y: {
         field: "share",
         type: "quantitative",
-        title: "share of tokens that use it",
+        title: "fraction of tokens that use it",
         axis: { tickCount: 4, format: ".0~%" },
       },
       color: modelColour(),
