@@ -14,7 +14,7 @@ const TITLES = {
   rc_half: "Rᶜ after compression",
   sparsity: "Nonzero entries of the code",
   sparsity_step1: "Nonzero entries after one step",
-  objective: "R − Rᶜ − λ‖Z‖₀, the whole",
+  objective: "Objective, R − Rᶜ − λ‖Z‖₀",
   rc_in: "Rᶜ before compression",
   rc_out: "Rᶜ of the layer's output",
   active: "Positive activations of the MLP",
