@@ -31,7 +31,7 @@ from .checkpoints.readers.safetensors import MOST_SAID, WEIGHTS, as_contents
 from .checkpoints.remote import HubFile, hub_file, hub_token, local_file
 from .checkpoints.validate import check_form
 from .engine.checkpointing.results import RESULT_FILE
-from .extras.interop.model_card import as_figures, card_licence, figures_of, read_result, write_card
+from .extras.interop.model_card import card_licence, checkpoint_metrics, numeric_metrics, read_result, write_card
 from .inference.model_factory import note_metadata
 from .io.files import atomic_file, home
 from .io.untrusted import check_plain, read_json, read_regular, sanitized
@@ -73,7 +73,7 @@ class HubModel(nn.Module, ModelHubMixin):
                 self.result = read_result(beside, opened) if beside.exists() else {}
             except CheckpointError as error:
                 print_log(f"the card is without figures: {error}", "current", logging.WARNING)
-        self.figures, self.licence = figures_of(self.result, opened), licence
+        self.figures, self.licence = checkpoint_metrics(self.result, opened), licence
         # A resume's states stay behind, but for what the run told of itself.
         told = {key: value for key, value in opened.states.items() if key == "message_hub"}
         self.checkpoint = dataclasses.replace(opened, states=told, meta={**opened.meta, "run": opened.run})
@@ -169,7 +169,7 @@ class HubModel(nn.Module, ModelHubMixin):
                     f"{folder}: {CONFIG} and {WEIGHTS} do not say the same {what.replace('_', ' ')}: one was changed"
                 )
         loaded = cls(opened)
-        loaded.figures = as_figures(config.get("metrics"))
+        loaded.figures = numeric_metrics(config.get("metrics"))
         return loaded
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -181,7 +181,7 @@ class HubModel(nn.Module, ModelHubMixin):
             checkpoint, figures = dataclasses.replace(checkpoint, weights=weights, states={}, meta={}), {}
             print_log("the weights are no more the checkpoint's: its figures are left out", "current", logging.WARNING)
         about = publish(checkpoint, save_directory / WEIGHTS)
-        figures = figures or as_figures(about["metrics"])
+        figures = figures or numeric_metrics(about["metrics"])
         with atomic_file(save_directory / CONFIG, text=True) as file:
             file.write(json.dumps({**about, "metrics": figures}, indent=2) + "\n")
         self._saved = about, self.result if about["run"] else {}, figures

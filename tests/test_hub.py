@@ -122,7 +122,7 @@ def test_no_name_is_a_heading_or_front_matter_of_a_card(hub_model, debug_checkpo
     assert card.data.license == "mit"
     assert [line for line in card.text.splitlines() if line.startswith("#")][1:] == [
         "## Use",
-        "## Figures",
+        "## Metrics",
         "## Training",
     ]
     assert "Forged" in card.text
@@ -155,10 +155,10 @@ def test_the_result_of_another_run_is_not_told(hub_model, debug_checkpoint, in_c
     model = hub_model(tmp_path / "epoch_1.pth")
     model.save_pretrained(tmp_path / "saved")
     assert "99.9" not in (tmp_path / "saved" / "README.md").read_text()
-    with pytest.raises(CheckpointError, match="result.json is of another run than .*epoch_1.pth"):
+    with pytest.raises(CheckpointError, match="result.json belongs to another run than .*epoch_1.pth"):
         hub_model(tmp_path / "epoch_1.pth", result=tmp_path / "result.json")
     (tmp_path / "result.json").write_text("[[")
-    with pytest.raises(CheckpointError, match="is no result.json of a run"):
+    with pytest.raises(CheckpointError, match="is not a run's result.json"):
         hub_model(tmp_path / "epoch_1.pth", result=tmp_path / "result.json")
 
 
@@ -199,7 +199,7 @@ def test_a_licence_is_one_of_the_hubs_or_another_by_its_name(hub_model, debug_ch
 
 def test_a_licence_that_the_hub_does_not_know_is_refused_before_the_work(hub_model):
     with pytest.raises(
-        ValueError, match="knows no licence mid: did you mean mit.*; another one is written 'other: ' and"
+        ValueError, match="has no license mid: did you mean mit.*; write any other license as 'other: <name>'"
     ):
         hub_model("none.pth", licence="mid")
 
@@ -212,7 +212,7 @@ def test_weights_that_were_trained_on_are_saved_without_the_old_figures(hub_mode
     assert torch.equal(load_file(tmp_path / "model.safetensors")["head.fc.bias"], model.model.head.fc.bias)
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["metrics"], config["run"], config["classes"]) == ({}, None, list("0123456789"))
-    assert "No figure of these weights is known" in (tmp_path / "README.md").read_text()
+    assert "No metrics of these weights are known" in (tmp_path / "README.md").read_text()
 
 
 def test_weights_that_another_library_has_stored_are_of_the_config(hub_model, debug_checkpoint, tmp_path):

@@ -178,7 +178,7 @@ def test_a_family_trains_and_is_looked_into(outside, run_tool, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 9), dtype=np.uint8)).save(image)
     for command, sentence in (
         (["attention", config, checkpoint, "--images", image], "its Averaging computes no attention matrix"),
-        (["subspaces", config, checkpoint], "has no subspaces: they and R^c are not defined"),
+        (["subspaces", config, checkpoint], "has no subspaces, so R^c is not defined"),
     ):
         done = run_tool("analyze", *command, "--out", tmp_path / "a")
         assert (done.code, sentence in done.last_line) == (2, True), done.output

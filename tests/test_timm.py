@@ -169,9 +169,9 @@ def test_what_is_not_there_is_said(monkeypatch):
     with pytest.raises(ValueError, match="layer 3 is not there: the model has 3, the first is 0"):
         timm.create_model(NAMES[0], **MICRO).forward_intermediates(images(), indices=[3])
     for option in ("checkpoint_path", "pretrained_cfg_overlay"):
-        with pytest.raises(ValueError, match=f"TimmBackbone does not take {option}"):
+        with pytest.raises(ValueError, match=f"TimmBackbone does not accept {option}"):
             crate_mm.timm.TimmBackbone("vit_tiny_patch16_224", **{option: "x.pth"})
-    with pytest.raises(ValueError, match="img_size must be of 1 to 8192 pixels, got 70000"):
+    with pytest.raises(ValueError, match="img_size must be from 1 to 8192 pixels, got 70000"):
         crate_mm.timm.TimmBackbone("vit_tiny_patch16_224", img_size=70000)
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.delitem(sys.modules, "crate_mm.timm")
@@ -409,10 +409,10 @@ def test_a_classifier_for_another_pooling_is_not_taken(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("coat_tiny", {}, "coat_tiny gives no tokens: its features are of kind list"),
-        ("crossvit_9_240", {}, "crossvit_9_240 gives no tokens: its features are of kind list"),
-        ("ghostnet_050", dict(drop_path=0.1), "timm's ghostnet_050 does not take .*drop_path_rate"),
-        ("resnet18", dict(img_size=32), "timm's resnet18 does not take these arguments: .*img_size"),
+        ("coat_tiny", {}, "coat_tiny does not return tokens: its features are a list"),
+        ("crossvit_9_240", {}, "crossvit_9_240 does not return tokens: its features are a list"),
+        ("ghostnet_050", dict(drop_path=0.1), "timm's ghostnet_050 does not accept .*drop_path_rate"),
+        ("resnet18", dict(img_size=32), "timm's resnet18 does not accept these arguments: .*img_size"),
     ],
 )
 def test_models_that_are_no_backbones_are_refused(name, options, message):

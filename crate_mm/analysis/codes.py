@@ -1,6 +1,6 @@
-"""What sparse codes and subspaces are used for, as pure functions of tensors.
+"""Use of sparse codes and subspaces, as pure functions of tensors.
 
-Shapes: B images, N tokens, m directions of the dictionary, K heads of p directions, C classes.
+Shapes: B images, N tokens, m atoms of the dictionary, K heads of p basis vectors, C classes.
 """
 
 import torch
@@ -9,18 +9,18 @@ from torch import Tensor
 
 
 def atom_usage(code: Tensor) -> Tensor:
-    """The share of tokens that use each direction, that is have a non-zero entry in it: ``(..., N, m) -> (..., m)``."""
+    """Return the fraction of tokens with a nonzero entry for each atom, ``(..., N, m) -> (..., m)``."""
     return (code != 0).to(torch.promote_types(code.dtype, torch.float32)).mean(-2)
 
 
 def code_overlap(use: Tensor) -> Tensor:
-    """How alike classes use the directions, ``(C, m) -> (C, C)``: ``sum_i min(u_ai, u_bi) / sum_i max(u_ai, u_bi)``.
+    """Return the overlap of atom usage between classes, ``(C, m) -> (C, C)``.
 
-    1 for classes that use each direction as often as the other does, 0 for classes that share none. A class that uses
-    no direction is unlike all others.
+    It is ``sum_i min(u_ai, u_bi) / sum_i max(u_ai, u_bi)``: 1 for equal usage, 0 for disjoint atoms. A class that uses
+    no atom has overlap 0 with all others.
 
     Args:
-        use: of each class the share of tokens that use each direction.
+        use: for each class the fraction of tokens that use each atom.
     """
     low = torch.minimum(use[:, None], use[None]).sum(-1)
     high = torch.maximum(use[:, None], use[None]).sum(-1)
@@ -28,8 +28,9 @@ def code_overlap(use: Tensor) -> Tensor:
 
 
 def head_energy(w: Tensor, num_heads: int) -> Tensor:
-    """The share of the tokens' energy in each head's subspace, ``(..., N, K p) -> (..., K)``:
-    ``sum_n |U_k^T z_n|^2 / sum_jn |U_j^T z_n|^2``.
+    """Return the fraction of energy in each head's subspace, ``(..., N, K p) -> (..., K)``.
+
+    It is ``sum_n |U_k^T z_n|^2 / sum_jn |U_j^T z_n|^2``.
 
     Args:
         w: the projected tokens ``Z U``, heads side by side.
@@ -46,6 +47,6 @@ def head_energy(w: Tensor, num_heads: int) -> Tensor:
 
 
 def head_agreement(attention: Tensor) -> Tensor:
-    """How alike the heads attend: cosines between their rows of attention, ``(..., K, N) -> (..., K, K)``."""
+    """Return the cosines between the heads' rows of attention, ``(..., K, N) -> (..., K, K)``."""
     unit = torch.nn.functional.normalize(attention, dim=-1)
     return unit @ unit.mT

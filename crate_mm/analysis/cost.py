@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a model, by fvcore. One multiply-add counts as one."""
+"""Count parameters and multiply-adds of a model with fvcore. One multiply-add counts as one."""
 
 import logging
 import warnings
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # it scripts functions when it is imported
+    warnings.simplefilter("ignore", FutureWarning)  # importing fvcore scripts functions
     from fvcore.nn import FlopCountAnalysis
 
 
 class ModuleCost(NamedTuple):
-    """What one module and all below it cost."""
+    """Cost of one module and its submodules."""
 
     name: str
     kind: str
@@ -25,8 +25,8 @@ class ModuleCost(NamedTuple):
 class Complexity(NamedTuple):
     """Cost of one forward pass on one input.
 
-    ``uncounted`` names the operators that fvcore has no rule for, with how often they ran: for CRATE the element-wise
-    ones. Products may be among them for a model of your own (``baddbmm`` is).
+    ``uncounted`` maps operators without a counting rule in fvcore to their number of calls. For CRATE these are
+    element-wise; for other models matrix products may be among them (``baddbmm`` is).
     """
 
     input_shape: tuple[int, ...]
@@ -40,14 +40,14 @@ class Complexity(NamedTuple):
 def count_complexity(model: nn.Module, example: Tensor | dict[str, Tensor], depth: int = 3) -> Complexity:
     """Count the parameters of a model and the multiply-adds of its forward pass.
 
-    Products count one for each multiply-add; LayerNorm counts 5 an element, as fvcore has it; element-wise operators,
-    BatchNorm's two among them, count nothing. A model that chooses its arithmetic by the number of tokens is counted as
-    it runs on this input.
+    Matrix products count one per multiply-add, LayerNorm 5 per element (fvcore's rule), element-wise operators and
+    BatchNorm in eval mode nothing. A model whose arithmetic depends on the number of tokens is counted as it runs on
+    this input.
 
     Args:
-        model: any module that maps the input to something.
-        example: the input, one tensor, or a batch such as ``Task.example`` gives, whose entries are passed in order.
-        depth: how deep the table of modules goes, 1 for the model's own children.
+        model: any module.
+        example: one input tensor, or a batch as from ``Task.example``, whose entries are passed in order.
+        depth: depth of the table of modules, 1 for the model's children.
     """
     inputs = tuple(example.values()) if isinstance(example, dict) else (example,)
     was_training = model.training
@@ -55,14 +55,14 @@ def count_complexity(model: nn.Module, example: Tensor | dict[str, Tensor], dept
     fvcore_log = logging.getLogger("fvcore.nn.jit_analysis")
     level = fvcore_log.level
     fvcore_log.setLevel(logging.ERROR)
-    # torch.nn.MultiheadAttention's fast path is one operator, which would not be counted.
+    # fvcore cannot count the fast path of torch.nn.MultiheadAttention, a single operator.
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad():
             analysis = FlopCountAnalysis(model, inputs)
             analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
-            analysis.set_op_handle("aten::batch_norm", lambda *_: 0)  # a factor and a summand a channel, in eval mode
+            analysis.set_op_handle("aten::batch_norm", lambda *_: 0)  # element-wise in eval mode
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             by_module = analysis.by_module()
             total, operators, uncounted = analysis.total(), analysis.by_operator(), analysis.unsupported_ops()
@@ -86,7 +86,7 @@ def count_complexity(model: nn.Module, example: Tensor | dict[str, Tensor], dept
 
 
 def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
-    """Multiply-adds of softmax(q k^T) v from the sizes of q ``(..., N, p)``, k ``(..., M, p)``, v ``(..., M, e)``."""
+    """Return the multiply-adds of softmax(q k^T) v for q ``(..., N, p)``, k ``(..., M, p)`` and v ``(..., M, e)``."""
     q, k, v = (i.type().sizes() for i in inputs[:3])
     return prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
 

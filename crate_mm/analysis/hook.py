@@ -1,4 +1,4 @@
-"""The white box in training: the measures of every layer while the model learns."""
+"""Measure every layer during training."""
 
 import numpy as np
 import torch
@@ -17,18 +17,21 @@ from .table import check_measures
 
 @HOOKS.register_module()
 class WhiteBoxHook(Hook):
-    """Measure every layer on a fixed set of validation images: a line in the log, and in the visualizer's backends
-    (TensorBoard, files) a scalar a layer and a figure with a curve for each time it was measured.
+    """Measure every layer on a fixed set of validation images.
+
+    The hook logs a line, and writes to the visualizer's backends (TensorBoard, files) one scalar per layer and a figure
+    with one curve per measurement.
 
     Args:
-        interval: epochs between two measurements; the first epoch and the last are always measured.
-        num_images: how many images, spread evenly over the validation data.
-        measures: which of ``MEASURES`` to show; those that the model does not have are left out.
+        interval: epochs between measurements; the first and the last epoch are always measured.
+        num_images: number of images, spread evenly over the validation data.
+        measures: names from ``MEASURES``; those that the model does not define are omitted.
         figure: whether to draw the figure.
-        eps_squared: of the coding rates.
+        eps_squared: eps^2 of the coding rates.
 
     Raises:
-        ValueError: an unknown measure, or (at the start of training) there is no validation data or no tap.
+        ValueError: a measure is unknown, or (at the start of training) there is no validation data or the model defines
+            none of the measures.
     """
 
     def __init__(
@@ -51,10 +54,10 @@ class WhiteBoxHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if runner.val_loop is None:
-            raise ValueError("WhiteBoxHook measures on validation images: the config has no val_dataloader")
-        has = defined_measures(task_of(runner.model))
-        if not set(has) & set(self.measures):
-            raise ValueError(f"WhiteBoxHook: the model has none of {', '.join(self.measures)}, it has {has}")
+            raise ValueError("WhiteBoxHook needs validation images, but the config has no val_dataloader: add one")
+        defined = defined_measures(task_of(runner.model))
+        if not set(defined) & set(self.measures):
+            raise ValueError(f"WhiteBoxHook: the model has none of {', '.join(self.measures)}: choose from {defined}")
         if is_main_process():
             dataset = runner.val_dataloader.dataset
             count = min(self.num_images, len(dataset))
@@ -68,11 +71,11 @@ class WhiteBoxHook(Hook):
             self.measure(runner, epoch)
 
     def after_train(self, runner: Runner) -> None:
-        if runner.iter % len(runner.train_dataloader) and is_main_process():  # the last epoch was cut
+        if runner.iter % len(runner.train_dataloader) and is_main_process():  # training stopped within an epoch
             self.measure(runner, runner.epoch)
 
     def measure(self, runner: Runner, epoch: int) -> None:
-        """Measure now, and pass the figures on."""
+        """Measure the model; write the log line, the scalars and the figure."""
         model = task_of(runner.model)
         was_training = model.training
         model.eval()
@@ -87,9 +90,9 @@ class WhiteBoxHook(Hook):
         rows = gathered.rows()
         for row in rows:
             runner.visualizer.add_scalar(f"white_box/{row.measure}/layer_{row.layer:02d}", row.mean, epoch)
-        shown = {measure: [row.mean for row in rows if row.measure == measure] for measure in self.measures}
-        listed = "; ".join(f"{m} {' '.join(f'{v:.3g}' for v in values)}" for m, values in shown.items() if values)
-        runner.logger.info(f"by layer: {listed}")
+        means = {measure: [row.mean for row in rows if row.measure == measure] for measure in self.measures}
+        text = "; ".join(f"{m} {' '.join(f'{v:.3g}' for v in values)}" for m, values in means.items() if values)
+        runner.logger.info(f"by layer: {text}")
         self.curves[f"epoch {epoch}"] = rows
         if self.figure:
             canvas = FigureCanvasAgg(plot_layers(self.curves, self.measures, band=False))

@@ -1,9 +1,9 @@
-"""The layer-wise measures of the sparse rate reduction, as pure functions of tensors.
+"""Measures of the sparse rate reduction by layer, as pure functions of tensors.
 
 Tokens are rows: ``Z`` has shape ``(..., N, d)`` with N tokens of dimension d; the paper writes them as columns. All
-functions work on any leading dimensions and any device, and are differentiable. Rates are in nats. They are computed in
-float64, as the 1 in I + c Z^T Z is lost in float32 where tokens are many or long (in float32 on devices that have no
-other), and returned in float32 for tokens of less than float64.
+functions accept any leading dimensions and any device, and are differentiable. Rates are in nats. They are computed in
+float64, because float32 loses the 1 in I + c Z^T Z for many or long tokens (devices without float64 use float32). The
+result is float32, or float64 for float64 tokens.
 
 Source: Yu et al., "White-Box Transformers via Sparse Rate Reduction", NeurIPS 2023.
 """
@@ -16,8 +16,8 @@ from torch import Tensor
 def coding_rate(Z: Tensor, eps_squared: float = 0.01, unit_length: bool = False) -> Tensor:
     """Lossy coding rate R(Z), ``(..., N, d) -> (...)``; the paper, Eq. (7).
 
-    ``R(Z) = 1/2 logdet(I + d / (N eps^2) Z^T Z)``, computed on the smaller of the N x N and the d x d Gram matrix:
-    by Sylvester's identity both have this determinant.
+    ``R(Z) = 1/2 logdet(I + d / (N eps^2) Z^T Z)``, computed on the smaller of the N x N and the d x d Gram matrix. Both
+    give the same determinant by Sylvester's identity.
 
     Args:
         Z: the tokens.
@@ -25,12 +25,12 @@ def coding_rate(Z: Tensor, eps_squared: float = 0.01, unit_length: bool = False)
         unit_length: scale each token to unit length first. A zero token stays zero.
 
     Raises:
-        ValueError: Z is no floating-point ``(..., N, d)``, ``eps_squared`` is not above 0, or the rate is not finite.
+        ValueError: Z is not floating-point ``(..., N, d)``, ``eps_squared`` is not positive, or the rate is not finite.
     """
     if Z.ndim < 2 or 0 in Z.shape[-2:] or not Z.is_floating_point():
         raise ValueError(f"expected floating-point tokens of shape (..., N, d), got {Z.dtype} of {tuple(Z.shape)}")
     if not eps_squared > 0:
-        raise ValueError(f"eps_squared must be above 0, got {eps_squared}")
+        raise ValueError(f"eps_squared must be positive, got {eps_squared}")
     result = torch.promote_types(Z.dtype, torch.float32)
     Z = _widen(Z)
     if unit_length:
@@ -38,10 +38,10 @@ def coding_rate(Z: Tensor, eps_squared: float = 0.01, unit_length: bool = False)
     N, d = Z.shape[-2:]
     gram = Z @ Z.mT if N <= d else Z.mT @ Z
     identity = torch.eye(gram.shape[-1], dtype=Z.dtype, device=Z.device)
-    # The matrix is I plus a positive semidefinite one, so a Cholesky factor exists.
+    # I plus a positive semidefinite matrix has a Cholesky factor.
     factor, info = torch.linalg.cholesky_ex(identity + (d / (N * eps_squared)) * gram)
     if info.any():
-        raise ValueError("the coding rate is not finite: the tokens hold NaN or infinity, or eps_squared is too small")
+        raise ValueError("the coding rate is not finite: the tokens have NaN or infinity, or eps_squared is too small")
     return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).to(result)
 
 
@@ -72,7 +72,7 @@ def rate_reduction(
 
     Args:
         Z: the tokens.
-        U: the subspaces' bases side by side ``(d, K p)``; of a layer ``step.subspaces().U``.
+        U: bases of the subspaces side by side, ``(d, K p)``, such as ``layer.subspaces().U``.
         num_heads, eps_squared, unit_length: as for ``subspace_coding_rate``.
     """
     result = torch.promote_types(Z.dtype, torch.float32)
@@ -83,12 +83,12 @@ def rate_reduction(
 def sparse_rate_reduction(
     Z: Tensor, U: Tensor, num_heads: int, lambd: float = 0.1, eps_squared: float = 0.01, unit_length: bool = False
 ) -> Tensor:
-    """The objective ``R(Z) - R^c(Z; U[K]) - lambda ||Z||_0``, ``(..., N, d) -> (...)``, which the paper maximises.
+    """Objective ``R(Z) - R^c(Z; U[K]) - lambda ||Z||_0``, ``(..., N, d) -> (...)``, which the paper maximizes.
 
-    ``||Z||_0`` is the number of non-zero entries, through which no gradient passes.
+    ``||Z||_0`` is the number of nonzero entries; no gradient flows through it.
 
     Args:
-        lambd: lambda, the price of a non-zero entry.
+        lambd: lambda, the sparsity penalty per nonzero entry.
         Z, U, num_heads, eps_squared, unit_length: as for ``rate_reduction``.
     """
     entries = Z.shape[-1] * Z.shape[-2]
@@ -96,7 +96,7 @@ def sparse_rate_reduction(
 
 
 def nonzero_fraction(Z: Tensor) -> Tensor:
-    """Fraction of non-zero entries ``||Z||_0 / (d N)``, ``(..., N, d) -> (...)``; the paper, Section 3.1 (sparsity)."""
+    """Fraction of nonzero entries ``||Z||_0 / (d N)``, ``(..., N, d) -> (...)``; the paper, Section 3.1 (sparsity)."""
     return (Z != 0).to(torch.float64 if Z.dtype == torch.float64 else torch.float32).mean(dim=(-2, -1))
 
 
@@ -104,7 +104,7 @@ def subspace_gram(U: Tensor, normalize: bool = True) -> Tensor:
     """Gram matrix ``[U_1..U_K]^T [U_1..U_K]``, ``(d, K p) -> (K p, K p)``; the paper, Figure 7.
 
     Args:
-        U: the subspaces' bases side by side.
+        U: bases of the subspaces side by side.
         normalize: scale each column to unit length first, as in the figure.
     """
     result = torch.promote_types(U.dtype, torch.float32)
@@ -115,16 +115,18 @@ def subspace_gram(U: Tensor, normalize: bool = True) -> Tensor:
 
 
 def subspace_incoherence(U: Tensor, num_heads: int) -> Tensor:
-    """How unlike the subspaces are: the mean absolute cosine between directions of different heads, ``(d, K p) -> ()``.
+    """Mean absolute cosine between basis vectors of different heads, ``(d, K p) -> ()``.
 
-    0 for orthogonal subspaces, 1 if all directions are one. Random directions have about ``sqrt(2 / (pi d))``. The
-    paper shows the matrix (Figure 7) without a number for it; this one is ours.
+    0 for orthogonal subspaces, 1 if all basis vectors are equal, about ``sqrt(2 / (pi d))`` for random vectors. The
+    paper shows only the matrix (Figure 7); this summary is ours.
 
     Raises:
-        ValueError: there is one head only, or K does not divide ``K p``.
+        ValueError: K is below 2, or does not divide the number of basis vectors.
     """
     if num_heads < 2 or U.shape[-1] % num_heads:
-        raise ValueError(f"incoherence needs at least two heads that divide {U.shape[-1]} directions, got {num_heads}")
+        raise ValueError(
+            f"incoherence needs at least two heads that divide {U.shape[-1]} basis vectors, got {num_heads}"
+        )
     gram = subspace_gram(U).abs()
     p = U.shape[-1] // num_heads
     within = torch.block_diag(*[torch.ones(p, p, dtype=torch.bool, device=U.device)] * num_heads)

@@ -1,24 +1,23 @@
-"""Tokens and features in a few dimensions, by scikit-learn. Shapes: M images, N patches, d embedding dimensions."""
+"""Project tokens and features with scikit-learn. Shapes: M images, N patches, d embedding dimensions."""
 
 import numpy as np
 from torch import Tensor
 
 
 def pca_colors(tokens: Tensor, foreground: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """The first three principal components of the patch tokens of several images together, as colours.
+    """Return the first three principal components of several images' patch tokens as colors, and the visible patches.
 
-    ``(M, N, d) -> (M, N, 3)`` in 0..1, each component from its 1st to its 99th percentile; and which patches are shown,
-    ``(M, N)``, of bool.
+    Colors are ``(M, N, d) -> (M, N, 3)`` in 0..1, each component scaled from its 1st to its 99th percentile. Visible
+    patches are ``(M, N)`` of bool.
 
     Args:
         tokens: patch tokens, without the CLS token.
-        foreground: show the components of the foreground alone. It is what lies, in each image, above the middle of
-            that image's range in the first component (or below it, for all images, if that is the smaller part). This
-            component is of the patches without their image's mean: how images differ from one another is no
-            background of theirs.
+        foreground: show only the foreground: in each image, the patches above the middle of the image's range of the
+            first component (below it, for all images, if these are fewer). This component is computed after subtracting
+            each image's mean, so that it does not separate images.
 
     Raises:
-        ValueError: fewer than three patches, or dimensions.
+        ValueError: there are fewer than three patches or dimensions, or fewer than three foreground patches.
     """
     from sklearn.decomposition import PCA
 
@@ -26,31 +25,31 @@ def pca_colors(tokens: Tensor, foreground: bool = False) -> tuple[np.ndarray, np
     if min(M * N, d) < 3:
         raise ValueError(f"three principal components need at least three patches and dimensions, got {M * N} and {d}")
     flat = tokens.detach().double().cpu().reshape(M * N, d).numpy()
-    shown = np.ones(M * N, dtype=bool)
+    visible = np.ones(M * N, dtype=bool)
     if foreground:
         within = flat.reshape(M, N, d) - flat.reshape(M, N, d).mean(1, keepdims=True)
         first = PCA(1, svd_solver="full").fit_transform(within.reshape(M * N, d)).reshape(M, N)
         middle = (first.min(1, keepdims=True) + first.max(1, keepdims=True)) / 2
-        shown = (first > middle).reshape(M * N)
-        if shown.mean() > 0.5:
-            shown = ~shown
-        if shown.sum() < 3:
-            raise ValueError(f"the foreground split leaves {shown.sum()} patches: do without it on these images")
-    components = PCA(3, svd_solver="full").fit_transform(flat[shown])
+        visible = (first > middle).reshape(M * N)
+        if visible.mean() > 0.5:
+            visible = ~visible
+        if visible.sum() < 3:
+            raise ValueError(f"the foreground has {visible.sum()} patches, expected at least 3: use foreground=False")
+    components = PCA(3, svd_solver="full").fit_transform(flat[visible])
     low, high = np.percentile(components, [1, 99], axis=0)
     colors = np.zeros((M * N, 3))
-    colors[shown] = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
-    return colors.reshape(M, N, 3), shown.reshape(M, N)
+    colors[visible] = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return colors.reshape(M, N, 3), visible.reshape(M, N)
 
 
 def project(features: np.ndarray, method: str = "pca", seed: int = 0) -> np.ndarray:
-    """Features in two dimensions, ``(n, d) -> (n, 2)``, by 'pca' or 'tsne'.
+    """Project features to two dimensions, ``(n, d) -> (n, 2)``, with 'pca' or 'tsne'.
 
     Raises:
-        ValueError: unknown ``method``, or too few images for it.
+        ValueError: ``method`` is unknown, there are too few images for it, or the features are not finite or all equal.
     """
     if len(features) < 2 or not np.isfinite(features).all() or np.ptp(features, axis=0).max() == 0:
-        raise ValueError("a projection needs at least two images, with features that are finite and not all the same")
+        raise ValueError("a projection needs at least two images with finite features that are not all equal")
     if method == "pca":
         from sklearn.decomposition import PCA
 

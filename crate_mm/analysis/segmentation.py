@@ -1,4 +1,4 @@
-"""Segmentation that nobody taught: masks from the CLS token's attention, and how well they fit true ones.
+"""Segmentation without labels: masks from the CLS token's attention, and their IoU with ground-truth masks.
 
 Source: Yu et al., "Emergence of Segmentation with Minimalistic White-Box Transformers", CPAL 2024, arXiv 2308.16271.
 Shapes: K heads, N patches, H x W pixels.
@@ -9,64 +9,66 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SHARE = 0.6  # of a map's entries, which are set to 1
-VOID = 255  # the label of pixels that count neither way, in PASCAL VOC
+MASK_FRACTION = 0.6  # fraction of a map's entries in its mask
+VOID = 255  # PASCAL VOC's label of pixels that are ignored
 
 
 class ClassOverlap(NamedTuple):
-    """A class of an image, the head whose mask fits it best, counted from 0, and the overlap of the two."""
+    """A class of an image, the head (from 0) whose mask has the highest IoU with it, and that IoU."""
 
     label: int
     head: int
     iou: float
 
 
-def attention_masks(attention: Tensor, share: float = SHARE) -> Tensor:
-    """The coarse masks of maps: of each its largest entries, the given share of them. ``(..., N) -> (..., N)`` of bool.
+def attention_masks(attention: Tensor, fraction: float = MASK_FRACTION) -> Tensor:
+    """Return the masks of the largest entries of maps, ``(..., N) -> (..., N)`` of bool.
 
-    ``round(share N)`` entries are in a mask, at least one; of equal entries the first.
+    A mask has ``round(fraction N)`` entries, at least one; of equal entries, the first.
 
     Raises:
-        ValueError: ``share`` is not above 0 and at most 1.
+        ValueError: ``fraction`` is not above 0 and at most 1.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share must be above 0 and at most 1, got {share}")
-    count = max(round(share * attention.shape[-1]), 1)
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
+    count = max(round(fraction * attention.shape[-1]), 1)
     order = attention.argsort(dim=-1, descending=True, stable=True)
     masks = torch.zeros_like(attention, dtype=torch.bool)
     return masks.scatter_(-1, order[..., :count], True)
 
 
-def best_heads(masks: Tensor, truth: Tensor, ignored: tuple[int, ...] = (0, VOID)) -> list[ClassOverlap]:
-    """Of each class in an image the head whose mask fits best: ``max_k |S A_k| / (|S| + |A_k| - |S A_k|)``.
+def best_heads(masks: Tensor, ground_truth: Tensor, ignored: tuple[int, ...] = (0, VOID)) -> list[ClassOverlap]:
+    """Return for each class in an image the head with the highest IoU, ``max_k |S A_k| / (|S| + |A_k| - |S A_k|)``.
 
-    Pixels that are ``VOID`` count neither way.
+    ``VOID`` pixels are ignored.
 
     Args:
         masks: of the heads, ``(K, H, W)`` of bool.
-        truth: each pixel's class, ``(H, W)``.
-        ignored: classes that are left out: the background, and void.
+        ground_truth: class of each pixel, ``(H, W)``.
+        ignored: classes to skip: background and void.
 
     Raises:
         ValueError: the sizes differ.
     """
-    if masks.shape[1:] != truth.shape:
-        raise ValueError(f"masks of {tuple(masks.shape[1:])} pixels do not fit a truth of {tuple(truth.shape)}")
-    counted = truth != VOID
-    found = []
-    for label in truth.unique().tolist():
+    if masks.shape[1:] != ground_truth.shape:
+        raise ValueError(
+            f"masks of {tuple(masks.shape[1:])} pixels do not match a ground truth of {tuple(ground_truth.shape)}"
+        )
+    counted = ground_truth != VOID
+    overlaps = []
+    for label in ground_truth.unique().tolist():
         if label in ignored:
             continue
-        region = truth == label
-        both = (masks & region).sum((-2, -1))
-        either = (masks & counted).sum((-2, -1)) + region.sum() - both
-        overlap = both / either
-        head = int(overlap.argmax())
-        found.append(ClassOverlap(int(label), head, overlap[head].item()))
-    return found
+        region = ground_truth == label
+        intersection = (masks & region).sum((-2, -1))
+        union = (masks & counted).sum((-2, -1)) + region.sum() - intersection
+        iou = intersection / union
+        head = int(iou.argmax())
+        overlaps.append(ClassOverlap(int(label), head, iou[head].item()))
+    return overlaps
 
 
 def mean_iou(images: list[list[ClassOverlap]]) -> float:
-    """The mean over classes, then over images, of those images that hold a class; NaN without any."""
+    """Return the IoU averaged over classes, then over the images with a class; NaN without such images."""
     means = [sum(c.iou for c in classes) / len(classes) for classes in images if classes]
     return sum(means) / len(means) if means else float("nan")

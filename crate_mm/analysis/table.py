@@ -1,7 +1,4 @@
-"""The measures of a layer, each a row: its name, its titles, the tap that it reads, what it needs and what it computes.
-
-Reading, CSV, titles, the hook and the command line's options follow from this table; ``measure`` adds a row.
-"""
+"""Table of the measures of a layer. ``measure`` adds a row; readers, CSV files, titles, hook and CLI use the table."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,8 +12,8 @@ from .measures import coding_rate, nonzero_fraction, subspace_coding_rate
 
 
 class Settings(NamedTuple):
-    """How the coding rates are computed: eps^2 of Eqs. (7) and (8), and whether tokens are scaled to unit length first
-    (within each head for R^c), as the official code does."""
+    """Settings of the coding rates: eps^2 of Eqs. (7) and (8), and whether tokens are first scaled to unit length
+    (within each head for R^c), as in the official code."""
 
     eps_squared: float = 0.01
     unit_length: bool = True
@@ -25,9 +22,14 @@ class Settings(NamedTuple):
 class Measure(NamedTuple):
     """One measure of a layer l = 1..L.
 
-    ``needs`` names what a layer must have besides the tap: 'subspaces', for measures against U, and 'code', for those
-    that take the layer's output for its code. ``compute(passed, layer, settings)`` gets what passed the tap, ``(B, N,
-    ...)``, and returns a number a sample, ``(B,)``.
+    Attributes:
+        name: in CSV files and options.
+        meaning: definition as plain text.
+        title: of a panel, with math.
+        tap: the tap that it reads.
+        needs: what the layer must have besides the tap: 'subspaces' for measures against U, 'code' if the layer's
+            output must be its code.
+        compute: from (tensor at the tap ``(B, N, ...)``, layer, settings) to one number per sample, ``(B,)``.
     """
 
     name: str
@@ -38,7 +40,7 @@ class Measure(NamedTuple):
     compute: Callable[[Tensor, Layer, Settings], Tensor]
 
     def defined_for(self, layer: Layer) -> bool:
-        """Whether a layer has what the measure needs; the layer itself is asked."""
+        """Return whether a layer has what the measure needs."""
         has = {"subspaces": lambda: layer.subspaces() is not None, "code": lambda: layer.returns_code}
         return self.tap in layer.taps() and all(has[need]() for need in self.needs)
 
@@ -47,15 +49,15 @@ MEASURES: dict[str, Measure] = {}
 
 
 def measure(name: str, meaning: str, title: str, tap: str, needs: tuple[str, ...] = ()) -> Callable:
-    """Add a function to the table, as a decorator: see ``Measure``.
+    """Return a decorator that adds a function to the table; the arguments are those of ``Measure``.
 
     Raises:
-        ValueError: the name is taken, or ``needs`` names something else.
+        ValueError: the name is taken, or ``needs`` has an unknown entry.
     """
     if name in MEASURES:
-        raise ValueError(f"there is a measure {name!r} already")
+        raise ValueError(f"measure {name!r} exists already: choose another name")
     if set(needs) - {"subspaces", "code"}:
-        raise ValueError(f"measure {name!r} may need 'subspaces' and 'code', got {needs}")
+        raise ValueError(f"measure {name!r}: expected needs from 'subspaces' and 'code', got {needs}")
 
     def add(compute: Callable[[Tensor, Layer, Settings], Tensor]) -> Callable:
         MEASURES[name] = Measure(name, meaning, title, tap, needs, torch.no_grad()(compute))
@@ -65,10 +67,10 @@ def measure(name: str, meaning: str, title: str, tap: str, needs: tuple[str, ...
 
 
 def check_measures(names: list[str]) -> None:
-    """Raise ``ValueError`` for a name that is in no row."""
+    """Raise ``ValueError`` for a name that is not in the table."""
     unknown = next((name for name in names if name not in MEASURES), None)
     if unknown is not None:
-        raise ValueError(f"there is no measure {unknown!r}: {suggest(unknown, list(MEASURES))}")
+        raise ValueError(f"unknown measure {unknown!r}: {suggest(unknown, list(MEASURES))}")
 
 
 def _against_subspaces(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
@@ -80,7 +82,7 @@ def _against_subspaces(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
     "rc_half", "R^c(Z^{l+1/2}; U)", r"$R^c(\mathbf{Z}^{\ell+1/2})$ after the compression", "tap_half", ("subspaces",)
 )
 def rc_half(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """The paper's Figure 3: after the compression layer."""
+    """R^c after the compression step; the paper, Figure 3."""
     return _against_subspaces(z, layer, settings)
 
 
@@ -91,7 +93,7 @@ def rc_half(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
     "tap_code",
 )
 def sparsity(code: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """The paper's Figure 3: of the sparse code, wherever in the layer it is."""
+    """Fraction of nonzero entries of the sparse code; the paper, Figure 3."""
     return nonzero_fraction(code)
 
 
@@ -102,7 +104,7 @@ def sparsity(code: Tensor, layer: Layer, settings: Settings) -> Tensor:
     "tap_code1",
 )
 def sparsity_step1(code: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """CRATE-alpha's code on the way: 'sparsity' is that after its second layer."""
+    """The same for CRATE-alpha's code after its first step; 'sparsity' is measured after the second."""
     return nonzero_fraction(code)
 
 
@@ -110,19 +112,19 @@ def sparsity_step1(code: Tensor, layer: Layer, settings: Settings) -> Tensor:
     "rc_in", "R^c(LN(Z^l); U)", r"$R^c(\mathrm{LN}(\mathbf{Z}^{\ell}))$ before the compression", "tap_w", ("subspaces",)
 )
 def rc_in(w: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """What the official script measures: the input of the compression step, projected on the subspaces."""
+    """R^c of the compression step's input, as in the official script."""
     return subspace_coding_rate(w, layer.subspaces().num_heads, *settings)
 
 
 @measure("rc_out", "R^c(Z^{l+1}; U)", r"$R^c(\mathbf{Z}^{\ell+1})$ of the layer outputs", "tap_out", ("subspaces",))
 def rc_out(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """After the sparsification layer."""
+    """R^c after the sparsification step."""
     return _against_subspaces(z, layer, settings)
 
 
 @measure("r_out", "R(Z^{l+1})", r"$R(\mathbf{Z}^{\ell+1})$ of the layer outputs", "tap_out")
 def r_out(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """The rate of the tokens as a whole, which is defined for any layer."""
+    """Coding rate of the tokens, defined for every layer."""
     return coding_rate(z, *settings)
 
 
@@ -134,12 +136,12 @@ def r_out(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
     ("subspaces", "code"),
 )
 def objective(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """The sparse rate reduction, which the network maximises layer by layer."""
-    price = layer.lambd * z.shape[-1] * z.shape[-2]
-    return coding_rate(z, *settings) - _against_subspaces(z, layer, settings) - price * nonzero_fraction(z)
+    """The sparse rate reduction, which the layers are derived to maximize."""
+    penalty = layer.lambd * z.shape[-1] * z.shape[-2]
+    return coding_rate(z, *settings) - _against_subspaces(z, layer, settings) - penalty * nonzero_fraction(z)
 
 
 @measure("active", "positive activations of the MLP", "Positive activations of the MLPs", "tap_act")
 def active(activations: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """What stands for sparsity in a ViT, whose GELU is never exactly zero."""
+    """Fraction of positive activations: a ViT's counterpart of sparsity, because GELU is never exactly zero."""
     return (activations > 0).float().mean((-2, -1))

@@ -57,19 +57,19 @@ def parse_args() -> argparse.Namespace:
         figure = FIGURES.build({"type": name})
         command = commands.add_parser(name, help=figure.help, description=figure.help)
         command.add_argument("config", help="config file, or the name of one that comes with the package")
-        command.add_argument("checkpoint", nargs="+" if figure.many else 1, help="checkpoint file, or 'random'")
+        command.add_argument("checkpoint", nargs="+" if figure.accepts_many else 1, help="checkpoint file, or 'random'")
         command.add_argument("--out", metavar="DIR", help="folder for the files (default: work_dirs/<config>/analysis)")
         command.add_argument(
             "--layers", type=int, nargs="+", metavar="L", help="layers, from 1, or from the last as -1"
         )
         command.add_argument("--seed", type=int, default=0, help="of 'random' and of what is drawn (default: 0)")
-        if figure.looks_at == "images":
+        if figure.input_kind == "images":
             command.add_argument("--images", nargs="+", required=True, metavar="FILE", help="image files")
             command.add_argument(
                 "--size", type=positive_int, metavar="PIXELS", help="side of the images (default: config's)"
             )
-        elif figure.looks_at == "split":
-            nargs = "+" if figure.many else 1
+        elif figure.input_kind == "split":
+            nargs = "+" if figure.accepts_many else 1
             command.add_argument("--split", nargs=nargs, choices=["train", "val", "test"], default=["test"])
         figure.add_options(command)
         command.add_argument("--style", choices=STYLES, default="screen", help="'paper': a given width, fonts embedded")
@@ -90,7 +90,7 @@ def main() -> None:
         args.loaded = {}  # each file's config, with its model where the config names none, and checkpoint
         for file in args.checkpoint:
             source = None if file == "random" else file
-            args.loaded[file] = load_config_for(args.config, source, args.cfg_options, whole=figure.whole)
+            args.loaded[file] = load_config_for(args.config, source, args.cfg_options, whole=figure.full_model)
             cfg = cfg or args.loaded[file][0]
         out = Path(args.out or f"{default_work_dir(cfg)}/analysis")
         with figure_style(args.style, args.width, args.font_size):
@@ -107,11 +107,11 @@ def main() -> None:
 def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[FigureInput]:
     """What a figure looks at, for each checkpoint and split."""
     for checkpoint, name in zip(args.checkpoint, distinct_names(args.checkpoint)):
-        if figure.looks_at == "images":
-            yield image_subject(args.loaded[checkpoint][0], checkpoint, args, figure.whole)
+        if figure.input_kind == "images":
+            yield image_subject(args.loaded[checkpoint][0], checkpoint, args, figure.full_model)
             continue
-        model = build_model(*args.loaded[checkpoint], args.seed, figure.whole)
-        if figure.looks_at == "model":
+        model = build_model(*args.loaded[checkpoint], args.seed, figure.full_model)
+        if figure.input_kind == "model":
             yield FigureInput(name, model)
             continue
         for split in args.split:

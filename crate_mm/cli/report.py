@@ -37,7 +37,7 @@ from ..datasets.base import dataset_of, require_images
 from ..datasets.images import open_image
 from ..datasets.transforms import to_uint8
 from ..engine.checkpointing.results import dataset_name
-from ..extras.report.collect import Data, Looked, ReportSettings, collect
+from ..extras.report.collect import Looked, ReportDataset, ReportSettings, collect
 from ..extras.report.page import make_page, vega
 from ..inference.standalone import build_loader, load_config_for
 from ..io.files import atomic_file
@@ -106,10 +106,10 @@ def main() -> None:
         say(f"wrote {sanitized(args.out)}, {len(page) / 1e6:.1f} MB")
 
 
-def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
+def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[ReportDataset]]:
     """The models that are looked at, and the images as each config has them."""
     models: list[Looked] = []
-    datas: list[Data] = []
+    datas: list[ReportDataset] = []
     groups = [[args.config, *args.checkpoint], *args.also]
     for config, *checkpoints in groups:
         if not checkpoints:
@@ -122,7 +122,7 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
             if loader is None:
                 loader = load_data(cfg, args)
                 truth = true_masks(loader.dataset, args.masks) if args.masks else lambda _: None
-                datas.append(Data(data_name(cfg, args), loader.dataset, batches_of(loader), truth))
+                datas.append(ReportDataset(data_name(cfg, args), loader.dataset, batches_of(loader), truth))
             check_size(datas, model, config)
             name = name_of_file(file)
             if names_of_files[name] > 1 and file != "random":  # of several runs, whose folders tell them apart
@@ -202,7 +202,7 @@ def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
     return truth
 
 
-def check_size(datas: list[Data], model: torch.nn.Module, config: str) -> None:
+def check_size(datas: list[ReportDataset], model: torch.nn.Module, config: str) -> None:
     """Raise ``ValueError`` unless a model takes the images, and they are as many as the first config's."""
     if len(datas[-1].dataset) != len(datas[0].dataset):
         raise ValueError(
@@ -234,7 +234,7 @@ def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint 
     return told
 
 
-def run_data(args: argparse.Namespace, datas: list[Data], measured: int) -> dict[str, Any]:
+def run_data(args: argparse.Namespace, datas: list[ReportDataset], measured: int) -> dict[str, Any]:
     """What was run, with what, on what."""
     settings = ("split", "num_images", "shown", "eps_squared", "raw_length", "megabytes", "seed")
     return {

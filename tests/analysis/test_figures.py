@@ -51,10 +51,10 @@ HAS = {
 REFUSED = {
     ("attention", "ToST"): "ToST has no attention map: its TSSA computes no attention matrix",
     ("segments", "ToST"): "ToST has no attention map: its TSSA computes no attention matrix",
-    ("subspaces", "ViT"): "ViT has no subspaces: they and R^c are not defined",
-    ("subspaces", "softmax attention"): "CRATE has no subspaces: they and R^c are not defined",
+    ("subspaces", "ViT"): "ViT has no subspaces, so R^c is not defined",
+    ("subspaces", "softmax attention"): "CRATE has no subspaces, so R^c is not defined",
     **{
-        ("reconstruct", name): "ImageClassifier fills in no masked patches: reconstruct is for MaskedAutoencoder"
+        ("reconstruct", name): "ImageClassifier does not reconstruct patches: use a MaskedAutoencoder"
         for name in MODELS_LOOKED_AT
     },
 }
@@ -218,7 +218,7 @@ def test_a_papers_figure_has_its_width_and_its_fonts(tmp_path, width, size):
     ("given", "sentence"),
     [
         (("poster",), "unknown style 'poster': choose screen, paper"),
-        (("screen", 3.0), "a width and a font size are those of a paper's figure: add --style paper"),
+        (("screen", 3.0), "width and font size apply only to the paper style: add --style paper"),
         (("paper", 0.0 + 1e-3), "the width must be from 1 to 40, got 0.001"),
         (("paper", None, 100.0), "the font size must be from 3 to 40, got 100"),
     ],

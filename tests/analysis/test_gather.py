@@ -83,7 +83,10 @@ def test_a_vit_has_what_makes_sense_for_it(images):
     with torch.no_grad():
         assert torch.equal(model.backbone.encoder.ln(seen["tap_out"][-1]), model.backbone(images))
     assert all(step.subspaces() is None for step in find_layers(model).values())
-    with pytest.raises(ValueError, match="ViT has no tap 'tap_half': it has tap_act, tap_out, tap_w"), capture(model):
+    with (
+        pytest.raises(ValueError, match="ViT has no tap 'tap_half': its taps are tap_act, tap_out, tap_w"),
+        capture(model),
+    ):
         pass
 
 
@@ -118,7 +121,7 @@ def test_chosen_layers_only(images):
         model(images)
     assert {r.layer for r in gathered.rows()} == {2}
     for layer in (3, -4):
-        with pytest.raises(ValueError, match=f"layer {layer} is not there: CRATE has 3 layers, 0 to 2"):
+        with pytest.raises(ValueError, match=f"layer {layer} does not exist: CRATE has 3 layers, 0 to 2"):
             find_layers(model, [layer])
 
 
@@ -169,7 +172,7 @@ def test_attention_of_vit_is_its_own(images):
 
 
 def test_attention_needs_a_model_that_has_some():
-    with pytest.raises(ValueError, match="Linear has no layer that can be read: its layers must inherit from Layer"):
+    with pytest.raises(ValueError, match="Linear has no readable layers: its layers must inherit from Layer"):
         cls_attention(torch.nn.Linear(2, 2), torch.zeros(1, 2))
 
 
@@ -211,7 +214,7 @@ def test_an_unknown_projection():
         project(np.eye(3), "tsne")
     for features in (np.ones((9, 3)), np.full((9, 3), np.nan), np.zeros((1, 3))):
         for method in ("pca", "tsne"):
-            with pytest.raises(ValueError, match="at least two images, with features that are finite"):
+            with pytest.raises(ValueError, match="at least two images with finite features"):
                 project(features, method)
 
 

@@ -80,7 +80,7 @@ def test_incoherence_and_gram():
     random = subspace_incoherence(torch.randn(400, 64), 8).item()
     assert random == pytest.approx(math.sqrt(2 / (math.pi * 400)), rel=0.1)
     for heads in (1, 4):
-        with pytest.raises(ValueError, match=f"at least two heads that divide 6 directions, got {heads}"):
+        with pytest.raises(ValueError, match=f"at least two heads that divide 6 basis vectors, got {heads}"):
             subspace_incoherence(U, heads)
 
 
@@ -119,7 +119,7 @@ def test_degenerate_tokens_give_finite_rates(shape, dtype, unit_length):
         (lambda: coding_rate(torch.zeros(0, 4)), "got torch.float32 of"),
         (lambda: coding_rate(torch.zeros(3, 4, dtype=torch.long)), "got torch.int64 of"),
         (lambda: coding_rate(torch.full((3, 4), torch.nan)), "the coding rate is not finite"),
-        (lambda: coding_rate(torch.zeros(3, 4), 0.0), "eps_squared must be above 0, got 0.0"),
+        (lambda: coding_rate(torch.zeros(3, 4), 0.0), "eps_squared must be positive, got 0.0"),
         (
             lambda: subspace_coding_rate(torch.zeros(3, 4), 3),
             r"3 heads do not divide projected tokens of shape \(3, 4\)",

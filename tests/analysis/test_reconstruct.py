@@ -9,7 +9,7 @@ from PIL import Image
 
 from crate_mm import get_model
 from crate_mm.analysis.figures import FigureInput
-from crate_mm.analysis.figures.reconstruct import NORMALISED, Reconstruct
+from crate_mm.analysis.figures.reconstruct import NORMALIZED, Reconstruct
 from crate_mm.registry import MODELS
 
 BACKBONE = dict(type="CRATEMAE", arch=dict(embed_dim=24, depth=1, num_heads=3), img_size=(8, 12), patch_size=4)
@@ -44,10 +44,10 @@ def test_what_is_seen_stays_and_what_is_hidden_is_predicted(norm_pix_loss, chann
     hidden = found["mask"].reshape(2, 2, 3).repeat(4, axis=1).repeat(4, axis=2)
     assert np.array_equal(found["filled"][~hidden], found["image"][~hidden])
     assert (found["filled"][hidden] != found["image"][hidden]).mean() > 0.5
-    assert drawn.note == (NORMALISED if norm_pix_loss else "")
+    assert drawn.note == (NORMALIZED if norm_pix_loss else "")
     title = drawn.pictures["reconstruct"].get_suptitle()
     assert title.startswith("CRATEMAE: 50 % of the patches masked, seed 0")
-    assert (NORMALISED in title) == norm_pix_loss
+    assert (NORMALIZED in title) == norm_pix_loss
 
 
 def test_the_seed_chooses_the_masks():
@@ -59,9 +59,9 @@ def test_the_seed_chooses_the_masks():
 
 def test_other_models_and_layers_are_refused():
     given, _ = subject(False)
-    with pytest.raises(ValueError, match="ImageClassifier fills in no masked patches: reconstruct is for MaskedAuto"):
+    with pytest.raises(ValueError, match="ImageClassifier does not reconstruct patches: use a MaskedAuto"):
         Reconstruct().run([given._replace(model=get_model("crate_tiny"))], options())
-    with pytest.raises(ValueError, match="reconstruct shows what the whole model predicts: leave out --layers"):
+    with pytest.raises(ValueError, match="reconstruct uses the full model: remove --layers"):
         Reconstruct().run([given], options(layers=[0]))
 
 
@@ -79,7 +79,7 @@ def test_the_command_takes_the_decoder_of_the_checkpoint(run_tool, tmp_path):
     files = (tmp_path / "mae.py", tmp_path / "mae.pth", "--images", tmp_path / "a.png", "--out", tmp_path / "out")
     done = run_tool("analyze", "reconstruct", *files)
     assert done.code == 0, done.output
-    assert NORMALISED in done.output
+    assert NORMALIZED in done.output
     written = np.load(tmp_path / "out" / "reconstruct.npz")
     expected = Reconstruct().run([FigureInput("", model, [{"inputs": torch.tensor(image)[None, None]}])], options())
     expected = expected.numbers["reconstruct.npz"]

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from crate_mm.analysis.table import MEASURES
-from crate_mm.extras.report.collect import Data, Looked, ReportSettings, collect
+from crate_mm.extras.report.collect import Looked, ReportDataset, ReportSettings, collect
 from crate_mm.extras.report.page import make_page
 from crate_mm.models import Backbone, ImageClassifier
 from crate_mm.models.layers import Block, Compression, Sparsification
@@ -79,7 +79,7 @@ class Own(Backbone):
 
 
 def data_of(dataset, label="Images, test", **more):
-    return Data(label, dataset, lambda positions: DataLoader(Subset(dataset, positions), 4), **more)
+    return ReportDataset(label, dataset, lambda positions: DataLoader(Subset(dataset, positions), 4), **more)
 
 
 def classifier(kind="CRATE", depth=2, heads=3, size=(16, 24), channels=3, **more):
@@ -161,7 +161,7 @@ def test_a_page_of_a_users_own_model(browser, tmp_path):
     browser.open(tmp_path / "report.html")
     (told,) = data["models"]
     assert told["undefined"].keys() == {"attention", "cls", "subspaces", "pca", "labels"}
-    assert "it does not tell which of its tokens are patches" in nothings(browser, "look")[0]
+    assert "its layout does not define which tokens are patches" in nothings(browser, "look")[0]
     assert nothings(browser, "code") == ["Not defined here. The data has no labels (Images, test)."]
     assert len(browser.texts('[data-told="direction"] li')) > 0
     assert set(told["layers"][0]["measures"]) == {"sparsity", "r_out"}
@@ -173,7 +173,7 @@ def test_the_best_head_is_told_where_the_truth_is_known(browser, tmp_path):
     truth[:, 8:] = 3
     data = collect(
         [Looked("one", classifier())],
-        [data_of(dataset, truth=lambda position: truth if position == 1 else None)],
+        [data_of(dataset, ground_truth=lambda position: truth if position == 1 else None)],
         ReportSettings(list(range(9)), [0, 1]),
         say=lambda _: None,
     )
@@ -181,7 +181,7 @@ def test_the_best_head_is_told_where_the_truth_is_known(browser, tmp_path):
     (tmp_path / "report.html").write_text(make_page({"title": "", "run": run, **data}, "best"))
     browser.open(tmp_path / "report.html", "#image=2")
     (best,) = data["models"][0]["layers"][0]["looks"]["best"][1]
-    told = re.search(r"class 3: head (\d), overlap ([\d.]+)\.$", browser.text('#segments [data-told="best"]'))
+    told = re.search(r"class 3: head (\d), IoU ([\d.]+)\.$", browser.text('#segments [data-told="best"]'))
     assert (int(told[1]) - 1, float(told[2])) == (best["head"], pytest.approx(best["iou"], rel=1e-3))
     browser.click('[data-key="image-0"]')
     assert browser.texts('#segments [data-told="best"]') == []
@@ -207,10 +207,10 @@ def test_what_the_class_tokens_map_shows_is_told_by_the_heads_pooling(browser, t
     browser.open(tmp_path / "report.html")
     assert browser.run("return document.querySelectorAll('[data-key^=\"cls-\"]').length") == 3
     cls, mean = browser.texts('[data-told="pool"]')
-    assert cls == "The head predicts from the class token: its map shows what the model gathers its answer from."
-    assert mean.startswith("The head predicts from the mean of all tokens: this map does not show what")
+    assert cls == "The head predicts from the class token, so this map explains the prediction."
+    assert mean.startswith("The head predicts from the mean of all tokens, so this map does not explain")
     assert browser.texts('#look [data-model="2"] [data-told="pool"]') == []
-    assert "answer" not in browser.text("#look .intro")
+    assert "explain" not in browser.text("#look .intro")
     browser.check_quiet()
 
 
@@ -295,7 +295,7 @@ def test_a_section_that_fails_leaves_the_others(browser, tmp_path):
         assert "could not be drawn" not in browser.text(f"#{section} .body")
         assert browser.run("return document.querySelector(arguments[0]).children.length", f"#{section} .body") > 1
     browser.press("#layer-choice", "\ue014")
-    assert "How often the directions of layer 2 are used" in browser.text("#code .body")
+    assert "Use of the atoms of layer 2" in browser.text("#code .body")
     browser.check_quiet()
 
 

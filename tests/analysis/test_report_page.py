@@ -101,7 +101,7 @@ def test_what_is_chosen_is_what_the_pure_functions_give(browser, page, truth):
 
     code = truth["codes"][layer][image]
     zero = float(
-        re.search(r"([\d.]+) % of what is shown is zero", browser.text('#code [data-model="1"] [data-told="zero"]'))[1]
+        re.search(r"([\d.]+) % of these entries are zero", browser.text('#code [data-model="1"] [data-told="zero"]'))[1]
     )
     assert zero == pytest.approx(100 * (code == 0).float().mean().item(), rel=5e-3)
     values = browser.run("return [...document.querySelector('[data-key=\"code-1\"]').values]")

@@ -23,7 +23,7 @@ def test_a_mask_holds_the_largest_entries():
     assert attention_masks(maps, 0.6).tolist() == [[False, True, True, False, True], [True, True, True, False, False]]
     assert attention_masks(maps, 0.01).sum(-1).tolist() == [1, 1]
     assert attention_masks(torch.rand(2, 196)).sum(-1).tolist() == [118, 118]
-    with pytest.raises(ValueError, match="share must be above 0"):
+    with pytest.raises(ValueError, match="fraction must be above 0"):
         attention_masks(maps, 0.0)
 
 
@@ -41,7 +41,7 @@ def test_the_overlap_computed_by_hand():
     background = best_heads(torch.stack([left, right]), torch.zeros(4, 4))
     assert background == []
     assert mean_iou([found, second, background]) == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1 / 2) / 2)
-    with pytest.raises(ValueError, match="do not fit a truth"):
+    with pytest.raises(ValueError, match="do not match a ground truth"):
         best_heads(torch.stack([left, right]), truth[:3])
 
 
@@ -113,4 +113,4 @@ def test_the_command(run_tool, tmp_path):
 
     done = run_tool("analyze", *args[:4], tmp_path / "none", "--out", tmp_path / "out")
     assert done.code == 2
-    assert "holds no PASCAL VOC 2012: expected" in done.last_line
+    assert "has no PASCAL VOC 2012: expected" in done.last_line

@@ -174,25 +174,28 @@ MISTAKES = {
     "missing checkpoint": (["subspaces", "debug", "{tmp}/none.pth"], "checkpoint {tmp}/none.pth does not exist"),
     "no such layer": (
         ["tokens", "debug", "random", "--layers", "3"],
-        "layer 3 is not there: CRATE has 2 layers, 1 to 2",
+        "layer 3 does not exist: CRATE has 2 layers, 1 to 2",
     ),
     "layer zero": (["tokens", "debug", "random", "--layers", "0"], "layers are counted from 1, or from the last as -1"),
     "no subspaces": (
         ["subspaces", "{vit}", "random"],
-        "ViT has no subspaces: they and R^c are not defined",
+        "ViT has no subspaces, so R^c is not defined",
     ),
     "unreadable image": (
         ["attention", "debug", "random", "--images", "{tmp}/bad.png"],
         "image {tmp}/bad.png cannot be read",
     ),
     "missing image": (["pca", "debug", "random", "--images", "{tmp}/none.png"], "image {tmp}/none.png cannot be read"),
-    "no such sample": (["tokens", "debug", "random", "--index", "450"], "--index 450 is not there: the split has 450"),
+    "no such sample": (
+        ["tokens", "debug", "random", "--index", "450"],
+        "--index 450 does not exist: the split has 450",
+    ),
     "odd size": (
         ["attention", "debug", "random", "--size", "9", "--images", "{tmp}/bad.png"],
         "img_size 9 x 9 is not a whole number of patches",
     ),
     "no figure": (["heads", "debug", "random"], "invalid choice: 'heads'"),
-    "bad eps": (["layers", "debug", "random", "--eps-squared", "-1"], "eps_squared must be above 0, got -1.0"),
+    "bad eps": (["layers", "debug", "random", "--eps-squared", "-1"], "eps_squared must be positive, got -1.0"),
     "nothing to show": (
         ["layers", "debug", "random", "--measures", "active"],
         "CRATE has none of the measures active: choose from",
@@ -248,7 +251,7 @@ def test_the_hook_measures_while_training(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(measures=["rate"]), "there is no measure 'rate'"),
+        (dict(measures=["rate"]), "unknown measure 'rate'"),
         (dict(interval=0), "needs interval >= 1"),
         (dict(measures=["active"]), "the model has none of active"),
         ({}, "no val_dataloader"),

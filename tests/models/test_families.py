@@ -237,5 +237,5 @@ def test_a_frozen_backbone_does_not_change(family):
 def test_attention_of_a_first_token_of_unknown_kind_is_refused(monkeypatch):
     model = classifier("CRATE")
     monkeypatch.setattr(type(model.backbone), "layout", Backbone.layout)
-    with pytest.raises(ValueError, match="CRATE does not say whether its first token is a CLS token"):
+    with pytest.raises(ValueError, match="CRATE does not define whether its first token is a CLS token"):
         cls_attention(model, pixels())

@@ -203,7 +203,7 @@ def test_capture_leaves_no_hook_behind():
     with pytest.raises(ValueError, match="expected images"), capture(model):
         model(torch.randn(2, 3, 5, 5))
     with (
-        pytest.raises(ValueError, match="Linear has no layer that can be read: its layers must inherit from Layer"),
+        pytest.raises(ValueError, match="Linear has no readable layers: its layers must inherit from Layer"),
         capture(torch.nn.Linear(2, 2)),
     ):
         pass

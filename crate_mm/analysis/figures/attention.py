@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 from torch import Tensor
 
 from ...io.untrusted import sanitized, shortened
@@ -14,52 +14,54 @@ from ..taps import name_of
 from .base import Figure, FigureInput, FigureOutput, patch_layout, preprocessed, without_ticks
 from .style import color_bar, sheet
 
-BRIGHTEST = 99.5  # percent of the numbers are below the top of the scale: single patches would darken all others
+BRIGHTEST = 99.5  # percentile at the top of the color scale, so that single bright patches do not darken all others
 
 
 @FIGURES.register_module("attention")
 class Attention(Figure):
-    """The CLS token's attention over each image, by layer and head, and the mean of the heads."""
+    """CLS attention over each image, by layer and head, and the mean of the heads."""
 
-    help = "the CLS token's attention by head and layer over images"
-    looks_at = "images"
+    help = "CLS attention over images, by layer and head"
+    input_kind = "images"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--interpolation",
             choices=["bilinear", "nearest"],
             default="bilinear",
-            help="between patches; 'nearest' shows each as it is (default: bilinear)",
+            help="interpolation between patches (default: bilinear)",
         )
 
     def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
         inputs = preprocessed(subject)
-        found = cls_attention(subject.model, inputs, options.layers)
+        attention = cls_attention(subject.model, inputs, options.layers)
         grid = patch_layout(subject.model, inputs)[1:]
         pictures, numbers = {}, {}
         for i, (name, picture) in enumerate(zip(subject.names, subject.pictures)):
-            maps = {layer + 1: a[i].unflatten(-1, grid).float().cpu() for layer, a in found.items()}
+            maps = {layer + 1: a[i].unflatten(-1, grid).float().cpu() for layer, a in attention.items()}
             numbers |= {f"{i}_layer_{layer}": m.numpy() for layer, m in maps.items()}
             title = f"{name_of(subject.model)}: the CLS token's attention, {Path(name).name}"
-            drawn = plot_attention(picture, maps, title, options.interpolation)
-            pictures[f"attention_{i}_{shortened(Path(name).stem)}"] = drawn
+            plot = plot_attention(picture, maps, title, options.interpolation)
+            pictures[f"attention_{i}_{shortened(Path(name).stem)}"] = plot
         note = ""
         if pooling(subject.model) == "mean":
             note = (
-                "the head predicts from the mean of all tokens: the CLS token's attention does not show what the "
-                "prediction comes from"
+                "the head predicts from the mean of all tokens: the CLS token's attention does not explain the "
+                "prediction"
             )
         return FigureOutput(pictures, {"attention.npz": numbers}, note)
 
 
-def plot_attention(image: np.ndarray, maps: dict[int, Tensor], title: str, interpolation: str = "bilinear") -> Picture:
-    """An image, and the CLS token's attention: a row a layer, a column a head, before them the mean; on one scale.
+def plot_attention(
+    image: np.ndarray, maps: dict[int, Tensor], title: str, interpolation: str = "bilinear"
+) -> MplFigure:
+    """Plot an image and its CLS attention on one scale: one row per layer; columns for the heads' mean and each head.
 
     Args:
         image: ``(H, W, 3)`` of uint8.
         maps: ``{layer from 1: (heads, rows, columns)}``.
-        title: above them all.
+        title: of the figure.
         interpolation: between patches, 'bilinear' or 'nearest'.
     """
     heads, (H, W) = max(len(m) for m in maps.values()), image.shape[:2]
@@ -69,7 +71,7 @@ def plot_attention(image: np.ndarray, maps: dict[int, Tensor], title: str, inter
     figure = sheet(side * (heads + 3) + 0.9, side * H / W * max(len(maps), 2) + 0.9, text=0.7)
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
     figure.suptitle(
-        f"{sanitized(title)}\nlayers down; the heads' mean, then head by head across",
+        f"{sanitized(title)}\nrows: layers; columns: mean of the heads, then each head",
         fontsize="medium",
         parse_math=False,
     )
@@ -78,10 +80,10 @@ def plot_attention(image: np.ndarray, maps: dict[int, Tensor], title: str, inter
     photo.imshow(image)
     photo.set_anchor("N")
     panels = []
-    for row, (layer, of_heads) in enumerate(maps.items()):
-        for column, attention in enumerate([of_heads.mean(0), *of_heads]):
+    for row, (layer, head_maps) in enumerate(maps.items()):
+        for column, attention in enumerate([head_maps.mean(0), *head_maps]):
             axes = figure.add_subplot(grid[row, column + 2])
-            drawn = axes.imshow(
+            mappable = axes.imshow(
                 attention, cmap="magma", vmin=0, vmax=high, interpolation=interpolation, extent=(0, W, H, 0)
             )
             panels.append(axes)
@@ -90,5 +92,5 @@ def plot_attention(image: np.ndarray, maps: dict[int, Tensor], title: str, inter
             if row == 0:
                 axes.set_title(str(column) if column else "mean", fontsize="x-small")
     without_ticks([photo, *panels])
-    color_bar(figure, drawn, panels, extend="max" if most > high else "neither")
+    color_bar(figure, mappable, panels, extend="max" if most > high else "neither")
     return figure

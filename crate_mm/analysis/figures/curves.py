@@ -1,42 +1,42 @@
-"""Curves of runs and schedules: a panel a value, a line a run."""
+"""Curves of runs and schedules: one panel per value, one line per run."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 from matplotlib.ticker import MaxNLocator
 
 from .sheet import PLAIN, drawable
 
 COLORS = ("#1f6fb4", "#d95f02", "#2a9d5c", "#8e44ad", "#c0392b", "#7f6a4f", "#e377a2", "#5f6368", "#a6a61d", "#17a2b8")
 STYLES = ("-", "--", ":", "-.")
-MOST_MARKED = 40  # points of a line that are marked
+MAX_MARKED = 40  # lines with more points have no markers
 
 
 def plot_curves(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], x: Mapping[str, str]
-) -> Picture:
-    """A panel for each value, one above the other, with a line for each run.
+) -> MplFigure:
+    """Plot one panel per value, with one line per run.
 
     Args:
-        panels: by the value's name, by the run's name: where (iterations or epochs), and the values.
-        x: by the value's name, what the horizontal axis counts.
+        panels: ``{value: {run: (iterations or epochs, values)}}``.
+        x: ``{value: label of the horizontal axis}``.
     """
     runs = list(dict.fromkeys(run for lines in panels.values() for run in lines))
     columns = 1 if len(panels) <= 3 else 2
     rows = math.ceil(len(panels) / columns)
     below = 0.3 * math.ceil(len(runs) / 3) if len(runs) > 1 else 0
-    figure = Picture(figsize=(8 * columns, 3.1 * rows + below + 0.35), layout="constrained", facecolor="white")
+    figure = MplFigure(figsize=(8 * columns, 3.1 * rows + below + 0.35), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)
     grid = figure.subplots(rows, columns, squeeze=False)
     handles = {}
     for axes, (name, lines) in zip(grid.flat, panels.items()):
-        for run, (places, values) in lines.items():
+        for run, (steps, values) in lines.items():
             number = runs.index(run)
-            how = {"color": COLORS[number % len(COLORS)], "linestyle": STYLES[number // len(COLORS) % len(STYLES)]}
-            marker = "o" if len(values) <= MOST_MARKED else None
-            (handles[run],) = axes.plot(places, values, linewidth=1.6, marker=marker, markersize=3.5, **how)
+            style = {"color": COLORS[number % len(COLORS)], "linestyle": STYLES[number // len(COLORS) % len(STYLES)]}
+            marker = "o" if len(values) <= MAX_MARKED else None
+            (handles[run],) = axes.plot(steps, values, linewidth=1.6, marker=marker, markersize=3.5, **style)
         _tidy(axes, name, x[name])
     for axes in grid.flat[len(panels) :]:
         axes.axis("off")

@@ -1,10 +1,10 @@
-"""The images' features in two dimensions."""
+"""Features of images in two dimensions."""
 
 import argparse
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 
 from ...evaluation import extract_features
 from ...io.untrusted import sanitized
@@ -19,23 +19,23 @@ from .style import sheet
 class Features(Figure):
     """The features of a split's images and their projection."""
 
-    help = "the images' features, and where they lie in two dimensions"
+    help = "features of images and their projection to two dimensions"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--num-images", type=int, default=2000, help="how many images (default: 2000)")
-        parser.add_argument("--method", choices=["pca", "tsne"], default="pca", help="of the projection (default: pca)")
+        parser.add_argument("--num-images", type=int, default=2000, help="number of images (default: 2000)")
+        parser.add_argument("--method", choices=["pca", "tsne"], default="pca", help="projection (default: pca)")
 
     def choose(self, total: int, options: argparse.Namespace) -> list[int]:
         if options.layers:
-            raise ValueError("features are the last layer's: leave out --layers")
+            raise ValueError("features uses the last layer: remove --layers")
         if options.num_images < 1:
             raise ValueError(f"--num-images must be at least 1, got {options.num_images}")
         return sample_positions(total, options.num_images, options.seed)
 
     def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
-        found = extract_features(subject.model, subject.batches)
-        features, labels, positions = (column.numpy() for column in found)
+        columns = extract_features(subject.model, subject.batches)
+        features, labels, positions = (column.numpy() for column in columns)
         points = project(features, options.method, options.seed)
         names = list(subject.classes) or [str(i) for i in range(int(labels.max()) + 1)]
         numbers = {"features": features, "labels": labels, "sample_idx": positions, "points": points}
@@ -45,8 +45,8 @@ class Features(Figure):
         return FigureOutput({"features": picture}, {"features.npz": {**numbers, "classes": np.array(names)}})
 
 
-def plot_features(points: np.ndarray, labels: np.ndarray, names: list[str], title: str) -> Picture:
-    """Points ``(n, 2)`` coloured by class, with a legend where there are at most twenty classes."""
+def plot_features(points: np.ndarray, labels: np.ndarray, names: list[str], title: str) -> MplFigure:
+    """Plot points ``(n, 2)`` colored by class, with a legend for at most 20 classes."""
     figure = sheet(7, 5.4, text=0.3)
     axes = figure.subplots()
     present = sorted(set(labels.tolist()))

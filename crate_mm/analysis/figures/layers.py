@@ -3,7 +3,7 @@
 import argparse
 
 import numpy as np
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 
 from ...io.untrusted import sanitized, spreadsheet_cell
 from ...registry import FIGURES
@@ -16,17 +16,15 @@ from .style import columns_of, layer_axis, sheet
 
 @FIGURES.register_module("layers")
 class Layers(Figure):
-    """Measures by layer, a panel a measure, a curve a subject."""
+    """Measures by layer: one panel per measure, one curve per subject."""
 
-    help = "R^c, sparsity and more by layer, with the spread over samples (Figures 3, 4, 5)"
-    many = True
+    help = "R^c, sparsity and other measures by layer, with the spread over samples (Figures 3, 4, 5)"
+    accepts_many = True
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--num-images", type=int, default=1000, help="how many images (default: 1000)")
-        parser.add_argument("--eps-squared", type=float, default=0.01, help="eps^2 of the rates (default: 0.01)")
-        parser.add_argument(
-            "--raw-length", action="store_true", help="leave the tokens' lengths: not scaled to 1 first"
-        )
+        parser.add_argument("--num-images", type=int, default=1000, help="number of images (default: 1000)")
+        parser.add_argument("--eps-squared", type=float, default=0.01, help="eps^2 of the coding rates (default: 0.01)")
+        parser.add_argument("--raw-length", action="store_true", help="do not scale tokens to unit length")
         parser.add_argument("--measures", nargs="+", metavar="MEASURE", default=["rc_half", "sparsity", "active"])
 
     def choose(self, total: int, options: argparse.Namespace) -> list[int]:
@@ -45,31 +43,31 @@ class Layers(Figure):
         for label, rows in curves.items():
             head = spreadsheet_cell(label)
             table += [[head, r.measure, MEASURES[r.measure].meaning, r.layer, r.mean, r.std, r.count] for r in rows]
-        there = {row.measure for rows in curves.values() for row in rows}
+        defined = {row.measure for rows in curves.values() for row in rows}
         name = name_of(subjects[0].model)
-        if not there & set(options.measures):
-            has = ", ".join(measure for measure in MEASURES if measure in there)
-            if not has:
+        if not defined & set(options.measures):
+            choices = ", ".join(measure for measure in MEASURES if measure in defined)
+            if not choices:
                 raise ValueError(
                     f"nothing passed the layers of {name}: tensor() of {type(subjects[0].model).__name__} must run its "
                     "backbone"
                 )
-            raise ValueError(f"{name} has none of the measures {', '.join(options.measures)}: choose from {has}")
+            raise ValueError(f"{name} has none of the measures {', '.join(options.measures)}: choose from {choices}")
         note = ""
-        if "rc_half" in options.measures and "rc_half" not in there:
+        if "rc_half" in options.measures and "rc_half" not in defined:
             note = f"{name} has no subspaces: R^c is not defined"
-            if "active" in options.measures and "active" in there and "sparsity" not in there:
-                note += ", and in the place of sparsity is the share of positive MLP activations"
+            if "active" in options.measures and "active" in defined and "sparsity" not in defined:
+                note += "; the fraction of positive MLP activations replaces sparsity"
         return FigureOutput({"layers": plot_layers(curves, options.measures)}, {"layers.csv": table}, note)
 
 
-def plot_layers(curves: dict[str, list[LayerRow]], measures: list[str], band: bool = True) -> Picture:
-    """Measures by layer, a panel a measure, a line a curve, a band of one standard deviation over the samples.
+def plot_layers(curves: dict[str, list[LayerRow]], measures: list[str], band: bool = True) -> MplFigure:
+    """Plot measures by layer: one panel per measure, one line per curve, a band of one standard deviation over samples.
 
     Args:
         curves: rows of ``LayerMeasures`` by label.
-        measures: which to show; those that no curve has are left out.
-        band: whether to show the spread.
+        measures: measures to plot; those in no curve are omitted.
+        band: whether to draw the band.
     """
     present = [m for m in measures if any(row.measure == m for rows in curves.values() for row in rows)]
     columns = columns_of(len(present), 3)
@@ -80,19 +78,19 @@ def plot_layers(curves: dict[str, list[LayerRow]], measures: list[str], band: bo
         axes.remove()
     for axes, measure in zip(panels, present):
         for number, (label, rows) in enumerate(curves.items()):
-            mine = [row for row in rows if row.measure == measure]
-            if not mine:
+            points = [row for row in rows if row.measure == measure]
+            if not points:
                 continue
-            layer, mean, std = (np.array([getattr(row, key) for row in mine]) for key in ("layer", "mean", "std"))
+            layer, mean, std = (np.array([getattr(row, key) for row in points]) for key in ("layer", "mean", "std"))
             color = f"C{number % 10}"
             axes.plot(layer, mean, marker="o", color=color, label=sanitized(label, 60))
             if band:
                 axes.fill_between(layer, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
         axes.set_title(MEASURES[measure].title, fontsize="medium")
-        shown_layers = [row.layer for rows in curves.values() for row in rows if row.measure == measure]
-        layer_axis(axes, min(shown_layers), max(shown_layers))
+        layers = [row.layer for rows in curves.values() for row in rows if row.measure == measure]
+        layer_axis(axes, min(layers), max(layers))
         axes.tick_params(labelsize="x-small")
         axes.grid(alpha=0.3)
-    if len(curves) > 1:  # one alone is named by the file and its title
+    if len(curves) > 1:  # file name and title identify a single curve
         legend(panels[0], fontsize="x-small")
     return figure

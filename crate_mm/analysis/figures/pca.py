@@ -1,10 +1,10 @@
-"""Principal components of patch tokens as colours."""
+"""Principal components of patch tokens as colors."""
 
 import argparse
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 
 from ...io.untrusted import sanitized
 from ...registry import FIGURES
@@ -18,37 +18,37 @@ from .style import columns_of, sheet
 class PCA(Figure):
     """The first three principal components of the patches of all images together."""
 
-    help = "principal components of patch tokens as colours, over several images together"
-    looks_at = "images"
+    help = "principal components of patch tokens as colors, for several images together"
+    input_kind = "images"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--foreground", action="store_true", help="split off the background by the first component")
+        parser.add_argument("--foreground", action="store_true", help="remove the background by the first component")
 
     def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
         layer = options.layers or [-1]
         if len(layer) > 1:
-            raise ValueError(f"pca shows one layer, got {len(layer)} of them")
+            raise ValueError(f"pca shows one layer, got {len(layer)}")
         inputs = preprocessed(subject)
         with capture(subject.model, ("tap_out",), layer) as captured, torch.no_grad():
             subject.model(inputs)
         prefix, *grid = patch_layout(subject.model, inputs)
-        colors, kept = pca_colors(captured["tap_out"][0][:, prefix:], options.foreground)
+        colors, visible = pca_colors(captured["tap_out"][0][:, prefix:], options.foreground)
         shape = (len(subject.pictures), *grid)
         colors, (number,) = colors.reshape(*shape, 3), find_layers(subject.model, layer)
         title = f"{name_of(subject.model)}: principal components of the patches, layer {number + 1}"
         picture = plot_pca(list(subject.pictures), list(colors), captions(subject, len(colors)), title)
-        return FigureOutput({"pca": picture}, {"pca.npz": {"colors": colors, "shown": kept.reshape(shape)}})
+        return FigureOutput({"pca": picture}, {"pca.npz": {"colors": colors, "shown": visible.reshape(shape)}})
 
 
-def plot_pca(images: list[np.ndarray], colors: list[np.ndarray], captions: list[str], title: str) -> Picture:
-    """Images, and below each the first three principal components of its patches as red, green and blue.
+def plot_pca(images: list[np.ndarray], colors: list[np.ndarray], captions: list[str], title: str) -> MplFigure:
+    """Plot images, and below each the first three principal components of its patches as red, green and blue.
 
     Args:
         images: ``(H, W, 3)`` of uint8.
         colors: ``(rows, columns, 3)`` of 0..1.
         captions: of the images.
-        title: above them all.
+        title: of the figure.
     """
     columns = columns_of(len(images))
     rows = -(-len(images) // columns)

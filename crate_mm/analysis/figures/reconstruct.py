@@ -1,10 +1,10 @@
-"""What a masked autoencoder makes of images that it sees a part of."""
+"""Reconstructions of a masked autoencoder."""
 
 import argparse
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 
 from ...io.untrusted import sanitized
 from ...models import MaskedAutoencoder
@@ -13,56 +13,56 @@ from ..taps import name_of
 from .base import Figure, FigureInput, FigureOutput, captions, preprocessed, without_ticks
 from .style import sheet
 
-NORMALISED = "each masked patch shown with the true patch's mean and standard deviation, which are not predicted"
+NORMALIZED = "mean and standard deviation of each masked patch are those of the original patch; they are not predicted"
 HIDDEN = 127  # gray
 
 
 @FIGURES.register_module("reconstruct")
 class Reconstruct(Figure):
-    """Images, what is left of them, and the predictions in the masked patches, on one scale of pixels.
+    """Images, their visible patches, and the reconstruction, on one scale of pixels.
 
-    With ``norm_pix_loss`` the model predicts a patch without its mean and standard deviation. The true patch's are put
-    back, and the picture says so.
+    With ``norm_pix_loss`` the model predicts normalized patches. The original patch's mean and standard deviation are
+    restored, and a note in the figure says so.
     """
 
-    help = "images, their masked form and what a masked autoencoder fills in"
-    looks_at = "images"
-    whole = True
+    help = "images, their visible patches and the reconstruction of a masked autoencoder"
+    input_kind = "images"
+    full_model = True
 
     def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
         model = subject.model
         if not isinstance(model, MaskedAutoencoder):
-            raise ValueError(f"{type(model).__name__} fills in no masked patches: reconstruct is for MaskedAutoencoder")
+            raise ValueError(f"{type(model).__name__} does not reconstruct patches: use a MaskedAutoencoder")
         if options.layers:
-            raise ValueError("reconstruct shows what the whole model predicts: leave out --layers")
+            raise ValueError("reconstruct uses the full model: remove --layers")
         images = preprocessed(subject)
         generator = torch.Generator().manual_seed(options.seed)
         noise = torch.rand(len(images), model.grid_size[0] * model.grid_size[1], generator=generator).to(images.device)
         with torch.inference_mode():
-            found = model.reconstruct(images, noise)
-            true, filled = (model.data_preprocessor.denormalize(x) for x in (images, found.filled))
-            hidden = model.unpatchify(found.mask[..., None].expand(-1, -1, model.patchify(images).shape[2]))
-            masked = true.masked_fill(hidden, HIDDEN)
+            output = model.reconstruct(images, noise)
+            original, filled = (model.data_preprocessor.denormalize(x) for x in (images, output.filled))
+            hidden = model.unpatchify(output.mask[..., None].expand(-1, -1, model.patchify(images).shape[2]))
+            masked = original.masked_fill(hidden, HIDDEN)
             loss = [row.item() for row in model.predict(images, noise=noise)[0]["loss"]]
-        rows = {"image": true, "masked": masked, "filled in": filled}
+        rows = {"image": original, "masked": masked, "filled in": filled}
         rows = {name: row.permute(0, 2, 3, 1).cpu().numpy() for name, row in rows.items()}
-        share = 100 * found.mask.float().mean().item()
-        title = f"{name_of(model)}: {share:.0f} % of the patches masked, seed {options.seed}"
-        below = [f"{name}\nloss {value:.3f}".strip() for name, value in zip(captions(subject, len(loss)), loss)]
-        note = NORMALISED if model.norm_pix_loss else ""
-        picture = plot_reconstruction(rows, below, title, note)
-        numbers = {"image": rows["image"], "filled": rows["filled in"], "mask": found.mask.cpu().numpy()}
+        percent = 100 * output.mask.float().mean().item()
+        title = f"{name_of(model)}: {percent:.0f} % of the patches masked, seed {options.seed}"
+        texts = [f"{name}\nloss {value:.3f}".strip() for name, value in zip(captions(subject, len(loss)), loss)]
+        note = NORMALIZED if model.norm_pix_loss else ""
+        picture = plot_reconstruction(rows, texts, title, note)
+        numbers = {"image": rows["image"], "filled": rows["filled in"], "mask": output.mask.cpu().numpy()}
         return FigureOutput({"reconstruct": picture}, {"reconstruct.npz": {**numbers, "loss": np.array(loss)}}, note)
 
 
-def plot_reconstruction(rows: dict[str, np.ndarray], captions: list[str], title: str, note: str = "") -> Picture:
-    """Rows of pictures, a column an image.
+def plot_reconstruction(rows: dict[str, np.ndarray], captions: list[str], title: str, note: str = "") -> MplFigure:
+    """Plot rows of pictures, one column per image.
 
     Args:
-        rows: by their names, ``(B, H, W, C)`` of uint8, C 1 or 3.
+        rows: ``{name: (B, H, W, C) of uint8}``, C 1 or 3.
         captions: below the columns.
-        title: above them all.
+        title: of the figure.
         note: below the title.
     """
     count = len(captions)

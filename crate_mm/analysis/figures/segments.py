@@ -1,4 +1,4 @@
-"""Segmentation that nobody taught: how well the heads' masks fit true ones, on a dataset in PASCAL VOC's layout."""
+"""Segmentation without labels: IoU of the heads' masks with ground-truth masks, on a dataset in PASCAL VOC's layout."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets import VOCSegmentation
@@ -15,7 +15,7 @@ from ...io.untrusted import sanitized, spreadsheet_cell
 from ...models.backbone import image_spec
 from ...registry import FIGURES
 from ..attention import cls_attention
-from ..segmentation import SHARE, ClassOverlap, attention_masks, best_heads, mean_iou
+from ..segmentation import MASK_FRACTION, ClassOverlap, attention_masks, best_heads, mean_iou
 from ..taps import find_layers, name_of
 from .base import Figure, FigureInput, FigureOutput, patch_layout
 
@@ -25,76 +25,77 @@ CLASSES += ["diningtable", "dog", "horse", "motorbike", "person", "pottedplant",
 
 @FIGURES.register_module("segments")
 class Segments(Figure):
-    """mIoU of the heads' coarse masks, and pictures of the masks.
+    """mIoU of the heads' masks, and pictures of the masks.
 
-    An image is resized to the model's size, and the CLS token's map of each head is cut at its largest 60 % of entries
-    and enlarged to the true mask's size, each pixel as its patch. Of each class in the image the best head counts; the
-    background is no class, and void pixels count neither way. Source: Yu et al., CPAL 2024, arXiv 2308.16271, which
-    looks at the layer before the last one, and does not say how its maps are brought to the masks' size.
+    Images are resized to the model's size. A head's mask is the largest 60 % of its CLS attention map, enlarged to the
+    ground truth's size by nearest neighbor. For each class in an image, the head with the highest IoU counts.
+    Background is not a class, and void pixels are ignored. Source: Yu et al., CPAL 2024, arXiv 2308.16271, which uses
+    the last layer but one and does not state the interpolation.
     """
 
-    help = "mIoU of masks that attention makes, without training for them, on PASCAL VOC"
-    looks_at = "model"
+    help = "mIoU of attention masks, without segmentation training, on PASCAL VOC"
+    input_kind = "model"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--voc", default="data", metavar="DIR", help="folder that holds VOCdevkit (default: data)")
-        parser.add_argument("--year", default="2012", help="of the dataset (default: 2012)")
-        parser.add_argument("--image-set", default="val", metavar="NAME", help="its list of images (default: val)")
-        parser.add_argument("--num-images", type=int, default=0, help="the first so many of them (default: all)")
-        parser.add_argument("--pictures", type=int, default=6, help="how many are drawn (default: 6)")
+        parser.add_argument("--year", default="2012", help="year of the dataset (default: 2012)")
+        parser.add_argument("--image-set", default="val", metavar="NAME", help="list of images (default: val)")
+        parser.add_argument("--num-images", type=int, default=0, help="use only the first N images (default: all)")
+        parser.add_argument("--pictures", type=int, default=6, help="number of images to draw (default: 6)")
 
     def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
         model = subject.model
         depth = len(find_layers(model))
-        asked = options.layers or [-2 if depth > 1 else -1]
-        if len(asked) > 1:
-            raise ValueError(f"segments looks at one layer, got {len(asked)} of them")
-        (layer,) = find_layers(model, asked)
-        data, rows, found, drawn = open_voc(options), [], [], []
+        requested = options.layers or [-2 if depth > 1 else -1]
+        if len(requested) > 1:
+            raise ValueError(f"segments uses one layer, got {len(requested)}")
+        (layer,) = find_layers(model, requested)
+        data, rows, overlaps, examples = open_voc(options), [], [], []
         count = min(options.num_images, len(data)) if options.num_images > 0 else len(data)
         for i in range(count):
             image, truth = data[i]
             truth = torch.from_numpy(np.array(truth)).long()
             masks = masks_of(model, image, layer, tuple(truth.shape))
-            found.append(best_heads(masks, truth))
+            overlaps.append(best_heads(masks, truth))
             name = Path(data.images[i]).stem
-            rows += [[spreadsheet_cell(name), c.label, class_name(c.label), c.head + 1, c.iou] for c in found[-1]]
-            if len(drawn) < options.pictures and found[-1]:
-                drawn.append((name, np.array(image), truth, masks, found[-1]))
-        score = mean_iou(found)
+            rows += [[spreadsheet_cell(name), c.label, class_name(c.label), c.head + 1, c.iou] for c in overlaps[-1]]
+            if len(examples) < options.pictures and overlaps[-1]:
+                examples.append((name, np.array(image), truth, masks, overlaps[-1]))
+        score = mean_iou(overlaps)
         if not rows:
             raise ValueError(
-                f"no image of {sanitized(options.image_set)} in {sanitized(options.voc)} has a class in its mask"
+                f"no mask of {sanitized(options.image_set)} in {sanitized(options.voc)} has a class besides background"
             )
-        told = {
+        summary = {
             "miou": score,
-            "images": sum(bool(classes) for classes in found),
+            "images": sum(bool(classes) for classes in overlaps),
             "layer": layer + 1,
-            "share": SHARE,
-            "best_by_head": by_head(found),
+            "share": MASK_FRACTION,
+            "best_by_head": by_head(overlaps),
         }
-        numbers = {"segments.json": told, "segments.csv": [["image", "label", "class", "best head", "IoU"], *rows]}
-        note = f"mIoU {100 * score:.1f} % on {told['images']} images, layer {layer + 1}, the best head of each class"
+        numbers = {"segments.json": summary, "segments.csv": [["image", "label", "class", "best head", "IoU"], *rows]}
+        note = f"mIoU {100 * score:.1f} % on {summary['images']} images, layer {layer + 1}, the best head of each class"
         title = f"{name_of(model)}: masks of the best heads, layer {layer + 1}, mIoU {100 * score:.1f} %"
-        return FigureOutput({"segments": plot_segments(drawn, title)} if drawn else {}, numbers, note)
+        return FigureOutput({"segments": plot_segments(examples, title)} if examples else {}, numbers, note)
 
 
 def open_voc(options: argparse.Namespace) -> VOCSegmentation:
-    """torchvision's reader of the dataset; raise ``ValueError`` if it is not there."""
+    """Open the dataset with torchvision; raise ``ValueError`` if it does not exist."""
     try:
         return VOCSegmentation(options.voc, options.year, options.image_set, download=False)
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         folder = Path(options.voc) / "VOCdevkit" / f"VOC{options.year}"
         raise ValueError(
-            f"--voc {sanitized(options.voc)} holds no PASCAL VOC {sanitized(options.year)}: expected {sanitized(folder)} with "
-            f"JPEGImages, SegmentationClass and ImageSets/Segmentation/{sanitized(options.image_set)}.txt; {sanitized(error)}"
+            f"--voc {sanitized(options.voc)} has no PASCAL VOC {sanitized(options.year)}: expected {sanitized(folder)} "
+            "with JPEGImages, SegmentationClass and "
+            f"ImageSets/Segmentation/{sanitized(options.image_set)}.txt; {sanitized(error)}"
         ) from None
 
 
 @torch.inference_mode()
 def masks_of(model: torch.nn.Module, image: Image.Image, layer: int, size: tuple[int, int]) -> Tensor:
-    """The heads' masks of an image in a layer, counted from 0, ``(K, H, W)`` of bool for the ``size`` (H, W)."""
+    """Return the heads' masks of an image in a layer (from 0), ``(K, H, W)`` of bool for ``size`` (H, W)."""
     height, width = image_spec(model.backbone).size
     mode = "L" if model.in_channels == 1 else "RGB"
     pixels = np.array(image.convert(mode).resize((width, height), Image.Resampling.BILINEAR))
@@ -109,35 +110,35 @@ def class_name(label: int) -> str:
     return CLASSES[label] if label < len(CLASSES) else str(label)
 
 
-def by_head(found: list[list[ClassOverlap]]) -> dict[str, int]:
-    """How often each head, counted from 1, was the best one."""
+def by_head(overlaps: list[list[ClassOverlap]]) -> dict[str, int]:
+    """Return how often each head, counted from 1, was the best."""
     counts: dict[int, int] = {}
-    for classes in found:
+    for classes in overlaps:
         for overlap in classes:
             counts[overlap.head + 1] = counts.get(overlap.head + 1, 0) + 1
     return {str(head): counts[head] for head in sorted(counts)}
 
 
-def plot_segments(drawn: list[tuple[str, np.ndarray, Tensor, Tensor, list[ClassOverlap]]], title: str) -> Picture:
-    """Images in a row, their true masks, and of the largest class the best head's mask.
+def plot_segments(examples: list[tuple[str, np.ndarray, Tensor, Tensor, list[ClassOverlap]]], title: str) -> MplFigure:
+    """Plot images, and below each the ground-truth mask of its largest class and the best head's mask.
 
     Args:
-        drawn: name, ``(H, W, 3)`` of uint8, classes ``(H, W)``, masks ``(K, H, W)`` and the overlaps, of each image.
-        title: above them all.
+        examples: for each image its name, ``(H, W, 3)`` of uint8, classes ``(H, W)``, masks ``(K, H, W)`` and overlaps.
+        title: of the figure.
     """
-    figure = Picture(figsize=(max(1.9 * len(drawn) + 0.5, 5.5), 5.4), layout="constrained")
+    figure = MplFigure(figsize=(max(1.9 * len(examples) + 0.5, 5.5), 5.4), layout="constrained")
     figure.suptitle(sanitized(title), fontsize=10, parse_math=False)
-    above, middle, below = figure.subplots(3, len(drawn), squeeze=False)
-    for axes, side in zip((above[0], middle[0], below[0]), ("image", "true mask", "best head")):
+    above, middle, below = figure.subplots(3, len(examples), squeeze=False)
+    for axes, side in zip((above[0], middle[0], below[0]), ("image", "ground truth", "best head")):
         axes.set_ylabel(side, fontsize=9)
-    for number, (name, image, truth, masks, overlaps) in enumerate(drawn):
+    for number, (name, image, truth, masks, overlaps) in enumerate(examples):
         largest = max(overlaps, key=lambda overlap: int((truth == overlap.label).sum()))
         for axes, region in ((middle[number], truth == largest.label), (below[number], masks[largest.head])):
             axes.imshow(np.where(region.numpy()[..., None], image, image // 5))
         above[number].imshow(image)
         above[number].set_title(sanitized(name, 24), fontsize=8, parse_math=False)
-        told = f"{class_name(largest.label)}\nhead {largest.head + 1}, IoU {largest.iou:.2f}"
-        below[number].set_xlabel(told, fontsize=8)
+        text = f"{class_name(largest.label)}\nhead {largest.head + 1}, IoU {largest.iou:.2f}"
+        below[number].set_xlabel(text, fontsize=8)
         for axes in (above[number], middle[number], below[number]):
             axes.set(xticks=[], yticks=[])
     return figure

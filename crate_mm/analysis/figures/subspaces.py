@@ -4,7 +4,7 @@ import argparse
 import math
 
 import torch
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 from torch import Tensor
 
 from ...registry import FIGURES
@@ -16,45 +16,47 @@ from .style import color_bar, layer_axis, panel_grid
 
 @FIGURES.register_module("subspaces")
 class Subspaces(Figure):
-    """The Gram matrix of the subspaces and their incoherence, of the layers that have subspaces."""
+    """Gram matrix and incoherence of the subspaces in each layer that has subspaces."""
 
     help = "Gram matrix of the subspaces and their incoherence by layer (Figure 7)"
-    looks_at = "model"
+    input_kind = "model"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--directions", type=int, default=4, help="directions a head in the picture (default: 4)")
+        parser.add_argument(
+            "--directions", type=int, default=4, help="basis vectors per head in the picture (default: 4)"
+        )
 
     def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
         generator = torch.Generator().manual_seed(options.seed)
         grams, incoherence = {}, {}
         for layer, step in find_layers(subject.model, options.layers).items():
-            found = step.subspaces()
-            if found is None and options.layers is None:
+            subspaces = step.subspaces()
+            if subspaces is None and options.layers is None:
                 continue
-            if found is None:
+            if subspaces is None:
                 raise ValueError(f"{name_of(subject.model)} has no subspaces in layer {layer + 1}")
-            U, K = found.U.detach(), found.num_heads
+            U, K = subspaces.U.detach(), subspaces.num_heads
             p, most = U.shape[1] // K, max(options.directions, 1)
             picked = torch.cat([k * p + torch.randperm(p, generator=generator)[:most] for k in range(K)])
             grams[layer + 1] = subspace_gram(U[:, picked])
             incoherence[layer + 1] = subspace_incoherence(U, K).item()
         if not grams:
-            raise ValueError(f"{name_of(subject.model)} has no subspaces: they and R^c are not defined")
+            raise ValueError(f"{name_of(subject.model)} has no subspaces, so R^c is not defined")
         random = math.sqrt(2 / (math.pi * U.shape[0]))
-        told = {"mean_abs_cosine_between_heads": incoherence, "of_random_directions": random}
-        told["gram_of_shown_directions"] = {layer: gram.tolist() for layer, gram in grams.items()}
-        return FigureOutput({"subspaces": plot_subspaces(grams, incoherence, K, random)}, {"subspaces.json": told})
+        numbers = {"mean_abs_cosine_between_heads": incoherence, "of_random_directions": random}
+        numbers["gram_of_shown_directions"] = {layer: gram.tolist() for layer, gram in grams.items()}
+        return FigureOutput({"subspaces": plot_subspaces(grams, incoherence, K, random)}, {"subspaces.json": numbers})
 
 
-def plot_subspaces(grams: dict[int, Tensor], incoherence: dict[int, float], num_heads: int, random: float) -> Picture:
-    """Gram matrices of the subspaces' directions by layer, and their incoherence by layer; the paper, Figure 7.
+def plot_subspaces(grams: dict[int, Tensor], incoherence: dict[int, float], num_heads: int, random: float) -> MplFigure:
+    """Plot Gram matrices of the basis vectors by layer, and the incoherence by layer; the paper, Figure 7.
 
     Args:
-        grams: ``{layer from 1: (directions, directions)}``, heads side by side.
+        grams: ``{layer from 1: (basis vectors, basis vectors)}``, heads side by side.
         incoherence: ``{layer from 1: mean absolute cosine between heads}``.
         num_heads: K, for the lines between the heads.
-        random: the incoherence of random directions, for comparison.
+        random: incoherence of random vectors, for comparison.
     """
     figure, panels, grid = panel_grid(len(grams), size=2.1, beside=2.2)
     for axes, (layer, gram) in zip(panels, grams.items()):
@@ -67,7 +69,7 @@ def plot_subspaces(grams: dict[int, Tensor], incoherence: dict[int, float], num_
     color_bar(figure, image, panels).set_label(r"$|\mathbf{U}^\top\mathbf{U}|$", fontsize="small")
     axes = figure.add_subplot(grid[-1, :])
     axes.plot(list(incoherence), list(incoherence.values()), marker="o", label="this model")
-    axes.axhline(random, color="0.5", linestyle="--", label="random directions")
+    axes.axhline(random, color="0.5", linestyle="--", label="random vectors")
     axes.set_ylim(0, 1.25 * max(random, *incoherence.values()))
     axes.set_ylabel("mean |cosine|\nbetween heads", fontsize="small")
     layer_axis(axes, min(incoherence), max(incoherence))

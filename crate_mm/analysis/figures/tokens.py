@@ -3,7 +3,7 @@
 import argparse
 
 import torch
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure as MplFigure
 from torch import Tensor
 
 from ...io.untrusted import sanitized
@@ -17,37 +17,37 @@ from .style import color_bar, panel_grid
 class Tokens(Figure):
     """A block of each layer's tokens for one image."""
 
-    help = "heat maps of a block of each layer's tokens (Figures 6, 8-11)"
+    help = "heat maps of a block of each layer's tokens for one image (Figures 6, 8-11)"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--index", type=int, default=0, help="which image of the split (default: 0)")
+        parser.add_argument("--index", type=int, default=0, help="image of the split (default: 0)")
         parser.add_argument("--block", type=int, default=50, help="side of the block (default: 50)")
 
     def choose(self, total: int, options: argparse.Namespace) -> list[int]:
         if not 0 <= options.index < total:
-            raise ValueError(f"--index {options.index} is not there: the split has {total} images")
+            raise ValueError(f"--index {options.index} does not exist: the split has {total} images, from 0")
         return [options.index]
 
     def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
-        seen: dict[int, Tensor] = {}
-        with read_taps(subject.model, {"tap_out": seen.__setitem__}, options.layers):
+        outputs: dict[int, Tensor] = {}
+        with read_taps(subject.model, {"tap_out": outputs.__setitem__}, options.layers):
             run_batches(subject.model, subject.batches)
-        N, d = next(iter(seen.values())).shape[1:]
+        N, d = next(iter(outputs.values())).shape[1:]
         generator = torch.Generator().manual_seed(options.seed)
         rows, columns = (torch.randperm(n, generator=generator)[: max(options.block, 1)].sort()[0] for n in (d, N))
-        blocks = {layer + 1: z[0].T[rows][:, columns].cpu() for layer, z in sorted(seen.items())}
+        blocks = {layer + 1: z[0].T[rows][:, columns].cpu() for layer, z in sorted(outputs.items())}
         title = f"{name_of(subject.model)}: {len(rows)} of {d} dimensions, {len(columns)} of {N} tokens"
         numbers = {"rows": rows, "columns": columns, **{f"layer_{n}": block.numpy() for n, block in blocks.items()}}
         return FigureOutput({"tokens": plot_tokens(blocks, title)}, {"tokens.npz": numbers})
 
 
-def plot_tokens(blocks: dict[int, Tensor], title: str) -> Picture:
-    """Heat maps of blocks of |Z^l|, a panel a layer, on one scale; the paper, Figure 6.
+def plot_tokens(blocks: dict[int, Tensor], title: str) -> MplFigure:
+    """Plot heat maps of blocks of |Z^l|, one panel per layer, on one scale; the paper, Figure 6.
 
     Args:
         blocks: ``{layer from 1: (dimensions, tokens)}``.
-        title: above them all.
+        title: of the figure.
     """
     figure, panels, _ = panel_grid(len(blocks), size=2.1)
     figure.suptitle(sanitized(title), fontsize="medium", parse_math=False)

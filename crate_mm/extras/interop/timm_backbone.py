@@ -1,6 +1,6 @@
-"""timm's models as backbones: ``dict(type="TimmBackbone", name="vit_small_patch16_224")``.
+"""timm models as backbones: ``dict(type="TimmBackbone", name="vit_small_patch16_224")``.
 
-A config names this module: ``custom_imports = dict(imports=["crate_mm.timm"])``.
+Configs import it with ``custom_imports = dict(imports=["crate_mm.timm"])``.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads.
 """
 
@@ -16,14 +16,14 @@ from ...models.backbone import Backbone, InputSpec, Positions
 from ...models.layers import Compression, Layer, Map, TokenLayout, scaled_similarity
 from ...registry import BACKBONES, builds_from_data, suggest
 
-# What would read files, fetch from elsewhere, or contradict the arguments that stand for it here.
-NOT_TAKEN = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only")
-NOT_TAKEN += ("num_classes", "in_chans", "drop_path_rate", "scriptable", "exportable", "no_jit")
-MOST_SIDE = 8192  # pixels
+# These would read files, download, or contradict an argument of TimmBackbone.
+REFUSED_OPTIONS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only")
+REFUSED_OPTIONS += ("num_classes", "in_chans", "drop_path_rate", "scriptable", "exportable", "no_jit")
+MAX_SIDE = 8192  # pixels
 
 
 class TappedTimmAttention(Compression):
-    """timm's self-attention whose input passes ``tap_w``. It has no subspaces: R^c is not defined for it."""
+    """timm's self-attention with ``tap_w`` on its input. It has no subspaces, so R^c is not defined."""
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
@@ -41,8 +41,7 @@ class TappedTimmAttention(Compression):
 
 
 class TimmLayer(Layer):
-    """A layer of a timm model, ``(B, N, d) -> (B, N, d)``, with ``tap_out``, and ``tap_w`` where it has timm's
-    ``Attention``."""
+    """A timm layer, ``(B, N, d) -> (B, N, d)``, with ``tap_out``, and with ``tap_w`` if it has timm's Attention."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -58,28 +57,27 @@ class TimmLayer(Layer):
 
 @BACKBONES.register_module()
 class TimmBackbone(Backbone):
-    """A model of timm without its classifier: ``(B, C, H, W) -> (B, 1 + N, d)``.
+    """A timm model without its classifier: ``(B, C, H, W) -> (B, 1 + N, d)``.
 
-    The first token is the CLS token or, of a model without one, the mean of its tokens; so a head pools it by 'cls'.
-    Further prefix tokens, such as registers, are left out. A model with ``blocks`` has layers that can be looked into.
+    The first token is the CLS token or, in a model without a CLS token, the mean of the tokens. Heads therefore pool by
+    'cls'. Other prefix tokens, such as registers, are dropped. A model with ``blocks`` has readable layers.
 
     Args:
         name: one of ``timm.list_models()``.
-        img_size: height and width of the images, one number if square; the model's own if not given.
+        img_size: height and width of the images, or one number (default: the model's).
         in_channels: C.
-        drop_path: stochastic depth, which timm calls ``drop_path_rate``.
-        pretrained: take timm's weights, from its Hub. A model that is built from what a file says takes the file's.
-        options: further arguments of the model, as ``timm.create_model`` takes them; none that name files.
+        drop_path: stochastic depth, timm's ``drop_path_rate``.
+        pretrained: load timm's weights from the Hub; ignored when a checkpoint file defines the model.
+        options: other arguments of ``timm.create_model``, except those in ``REFUSED_OPTIONS``.
 
     Raises:
-        ValueError: timm has no such model, its features are no tokens, or an argument is not taken.
+        ValueError: timm has no such model, its features are no tokens, or an option is refused.
 
     Attributes:
-        original_names: timm's names of the weights, each with the names that the tensor has here. A file of timm's own
-            is read by it.
+        original_names: timm's name of each weight -> its names in this module; used to read timm's checkpoints.
     """
 
-    head_settings: ClassVar[dict[str, Any]] = {"norm": False}  # timm's features have passed a LayerNorm, if any
+    head_settings: ClassVar[dict[str, Any]] = {"norm": False}  # timm applies the final LayerNorm itself
 
     def __init__(
         self,
@@ -93,22 +91,24 @@ class TimmBackbone(Backbone):
         super().__init__()
         if not timm.is_model(name):
             raise ValueError(f"timm has no model {name!r}: {suggest(name, timm.list_models())}")
-        wrong = next((option for option in options if option in NOT_TAKEN), None)
-        if wrong:
-            raise ValueError(f"TimmBackbone does not take {wrong}: pretrained=True or a checkpoint gives it weights")
+        refused = next((option for option in options if option in REFUSED_OPTIONS), None)
+        if refused:
+            raise ValueError(
+                f"TimmBackbone does not accept {refused}: for weights, set pretrained=True or load a checkpoint"
+            )
         sides = (img_size,) if isinstance(img_size, int) else img_size or ()
-        if any(not isinstance(side, int) or not 1 <= side <= MOST_SIDE for side in sides):
-            raise ValueError(f"img_size must be of 1 to {MOST_SIDE} pixels, got {img_size!r}")
+        if any(not isinstance(side, int) or not 1 <= side <= MAX_SIDE for side in sides):
+            raise ValueError(f"img_size must be from 1 to {MAX_SIDE} pixels, got {img_size!r}")
         sized = {} if img_size is None else {"img_size": img_size}
         pretrained = pretrained and not builds_from_data()
         options |= {"num_classes": 0, "in_chans": in_channels, **sized}
         try:
             self.model = _create(name, pretrained, drop_path, options)
         except TypeError as error:
-            raise ValueError(f"timm's {name} does not take these arguments: {error}") from None
+            raise ValueError(f"timm's {name} does not accept these arguments: {error}") from None
         original: dict[int, list[str]] = {}
-        for theirs, value in self.model.state_dict(keep_vars=True).items():
-            original.setdefault(id(value), []).append(theirs)
+        for timm_name, value in self.model.state_dict(keep_vars=True).items():
+            original.setdefault(id(value), []).append(timm_name)
         self.embed_dim = self.model.num_features
         self.in_channels = in_channels
         size = img_size or self.model.default_cfg["input_size"][1:]
@@ -120,21 +120,21 @@ class TimmBackbone(Backbone):
                 blocks[number] = TimmLayer(layer)
         self.original_names: dict[str, list[str]] = {}
         for own, value in self.state_dict(keep_vars=True).items():
-            for theirs in original[id(value)]:
-                self.original_names.setdefault(theirs, []).append(own)
+            for timm_name in original[id(value)]:
+                self.original_names.setdefault(timm_name, []).append(own)
         self.eval().requires_grad_(True)
         features = self._meta_features()
         if not isinstance(features, Tensor):
-            raise ValueError(f"{name} gives no tokens: its features are of kind {type(features).__name__}")
+            raise ValueError(f"{name} does not return tokens: its features are a {type(features).__name__}")
         tokens = self._with_first(features)
         if tokens.ndim != 3 or tokens.shape[2] != self.embed_dim:
-            raise ValueError(f"{name} gives no tokens of {self.embed_dim} channels: its features are {tokens.shape}")
+            raise ValueError(f"expected tokens with {self.embed_dim} channels, got features {tokens.shape} from {name}")
         self.num_tokens = tokens.shape[1] - 1 + self.prefix
         self.train()
 
     @property
     def stem(self) -> list[str]:
-        """The parameters before the layers, as timm's model groups them."""
+        """Names of the parameters before the layers, by timm's own grouping."""
         names = timm.models.group_parameters(self.model, self.model.group_matcher())
         return [f"model.{name}" for name in names[0]]
 
@@ -143,7 +143,7 @@ class TimmBackbone(Backbone):
         return InputSpec(self.in_channels, self.img_size)
 
     def layout(self, inputs: Tensor) -> TokenLayout | None:
-        """Return the grid of the patches; None where timm's model has no grid or other tokens too."""
+        """Return the token layout; None if the model has no patch grid or has other tokens."""
         grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
         if grid is None or self.prefix + grid[0] * grid[1] != self.num_tokens:
             return None
@@ -157,42 +157,36 @@ class TimmBackbone(Backbone):
         return {} if layout is None else {"model.pos_embed": Positions(layout[1:])}
 
     def original_classifier(self) -> str:
-        """The name of timm's classifier, if it takes the vector that a head pools here by 'cls'; else ''.
-
-        That is asked of random features.
-        """
+        """Return the name of timm's classifier if its input is the first token (tested on random features), else ''."""
         name = self.model.pretrained_cfg.get("classifier")
         copied, shape, like = self._copy(), self._meta_features().shape, next(self.parameters())
         with torch.no_grad():
             try:
-                generator = torch.Generator(like.device).manual_seed(0)  # the run's own numbers stay as they are
+                generator = torch.Generator(like.device).manual_seed(0)  # leaves the global random state unchanged
                 features = torch.randn(2, *shape[1:], dtype=like.dtype, device=like.device, generator=generator)
                 pooled = copied.model.forward_head(features, pre_logits=True)
                 same = torch.allclose(pooled, copied._with_first(features)[:, 0], rtol=1e-3, atol=1e-3)
-            except (AttributeError, TypeError, RuntimeError):  # no such method, several vectors, no memory
+            except (AttributeError, TypeError, RuntimeError):  # no forward_head, several outputs, out of memory
                 same = False
         return name if same and isinstance(name, str) else ""
 
     def _copy(self, device: str | None = None) -> "TimmBackbone":
-        """A copy in eval mode with the same tensors, or with tensors without memory on the meta device."""
+        """Return a copy in eval mode that shares the tensors, or has meta tensors."""
         tensors = (*self.parameters(), *self.buffers())
         return copy.deepcopy(self, {id(value): value.detach().to(device) for value in tensors}).eval()
 
     @torch.no_grad()
     def _meta_features(self) -> Any:
-        """Return what timm's model gives for one image on the meta device.
-
-        Nothing is computed, so large images cost no time and no memory.
-        """
+        """Return the features of timm's model for one image on the meta device, without computing them."""
         with torch.device("meta"):
             return self._copy("meta").model.forward_features(torch.zeros(1, self.in_channels, *self.img_size))
 
     def _with_first(self, z: Tensor) -> Tensor:
-        """The first token and the patches, ``(B, 1 + N, d)``, of timm's features."""
-        if z.ndim == 4:  # a convolutional model's; those with the channels last say so
+        """Return the first token and the patches, ``(B, 1 + N, d)``, of timm's features."""
+        if z.ndim == 4:  # convolutional; channels-last models set output_fmt
             z = z.flatten(1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else z.flatten(2).mT
         patches = z[:, self.prefix :]
-        has_cls = self.prefix > 0 and getattr(self.model, "cls_token", None) is not None  # or registers alone
+        has_cls = self.prefix > 0 and getattr(self.model, "cls_token", None) is not None  # else only registers
         return torch.cat([z[:, :1] if has_cls else patches.mean(dim=1, keepdim=True), patches], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -200,7 +194,7 @@ class TimmBackbone(Backbone):
 
 
 def _create(name: str, pretrained: bool, drop_path: float, options: dict[str, Any]) -> nn.Module:
-    """timm's model; one whose constructor has no stochastic depth is built without it."""
+    """Return timm's model, without stochastic depth if its constructor does not support it."""
     try:
         return timm.create_model(name, pretrained, drop_path_rate=drop_path, **options)
     except TypeError as error:

@@ -1,5 +1,5 @@
-"""The white box as a page: what is measured and seen of one model or several, as one HTML file.
+"""The report: one HTML page that compares the layers of models.
 
-``stream.py`` measures many images in a stream, ``looks.py`` looks closely at a few, ``gather.py`` puts both together as
-plain data, and ``page.py`` makes the page of them, with what stands in ``assets``.
+``stream.py`` measures many images, ``looks.py`` views a few in detail, ``collect.py`` combines both to plain data, and
+``page.py`` writes the page with the files in ``assets``.
 """

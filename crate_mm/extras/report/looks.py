@@ -1,6 +1,6 @@
-"""A close look at a few images: attention, masks, components, codes and predictions, packed for the page.
+"""Views of a few images, packed for the page: attention, masks, components, codes and predictions.
 
-Shapes: B images, N tokens, K heads, m directions of the dictionary.
+Shapes: B images, N tokens, K heads, m atoms of the dictionary.
 """
 
 from collections.abc import Sequence
@@ -18,35 +18,35 @@ from ...analysis.taps import find_layers, layout_of, name_of, read_taps
 from ...models.layers import TokenLayout
 from .pack import pack
 
-MOST_TOKENS, MOST_CHANNELS = 64, 192  # of a code that are shown, evenly spaced
+MAX_TOKENS, MAX_CHANNELS = 64, 192  # of a code on the page, evenly spaced
 TOP_CLASSES = 5
-NO_GRID = "it does not tell which of its tokens are patches (layout)"
+NO_GRID = "its layout does not define which tokens are patches"
 
 
 class AttentionBudget:
-    """How finely attention between patches is kept, so that the page stays below its size.
+    """Resolution at which attention between patches is stored within a size limit.
 
-    With 16 bits, or with 8, or between blocks of patches, of the smallest side with which it fits.
+    16 bits if that fits, else 8 bits, else 8 bits between blocks of patches of the smallest side that fits.
 
     Args:
-        grids: of each model how many maps there are, and the (rows, columns) of patches.
-        room: bytes.
+        grids: for each model the number of maps and the (rows, columns) of patches.
+        max_bytes: size limit.
     """
 
-    def __init__(self, grids: list[tuple[int, tuple[int, int]]], room: float) -> None:
+    def __init__(self, grids: list[tuple[int, tuple[int, int]]], max_bytes: float) -> None:
         def size(side: int) -> int:
             return sum(maps * (-(-rows // side) * -(-columns // side) + 1) ** 2 for maps, (rows, columns) in grids)
 
-        text = 4 / 3  # bytes of base64 a byte
+        text = 4 / 3  # base64 characters per byte
         self.side = 1
-        while size(self.side) * text > room and any(max(grid) > self.side for _, grid in grids):
+        while size(self.side) * text > max_bytes and any(max(grid) > self.side for _, grid in grids):
             self.side += 1
-        self.bits = 16 if self.side == 1 and 2 * size(1) * text <= room else 8
+        self.bits = 16 if self.side == 1 and 2 * size(1) * text <= max_bytes else 8
 
 
 @torch.inference_mode()
 def count_maps(model: nn.Module, batch: dict) -> int:
-    """How many attention matrices the layers of a model compute for one image."""
+    """Return how many attention matrices a model's layers compute for one image."""
     counts, layers = [], find_layers(model)
     inputs = model.data_preprocessor(batch)
     layout = layout_of(model, inputs["inputs"])
@@ -62,59 +62,61 @@ def count_maps(model: nn.Module, batch: dict) -> int:
 
 
 def block_attention(attention: Tensor, first: int, grid: tuple[int, int], side: int) -> Tensor:
-    """Attention between blocks of ``side x side`` patches: ``(..., N, N) -> (..., 1 + n, 1 + n)``.
+    """Return attention between blocks of ``side x side`` patches: ``(..., N, N) -> (..., 1 + n, 1 + n)``.
 
-    Row and column 0 are the CLS token's, or nothing (0) without such. A block's row is the mean over its patches' rows;
-    what it attends to a block is the sum over that block's patches. With ``side`` 1 the blocks are the patches.
+    Row and column 0 are those of the CLS token, or 0 without a CLS token. A block's row is the mean of its patches'
+    rows. The attention to a block is the sum over its patches. With ``side`` 1 each block is one patch.
     """
     rows, columns = grid
     N = attention.shape[-1]
     label = torch.zeros(N, dtype=torch.long)
-    place = torch.arange(rows * columns)
+    index = torch.arange(rows * columns)
     across = -(-columns // side)
-    label[first : first + rows * columns] = 1 + (place // columns // side) * across + (place % columns) // side
+    label[first : first + rows * columns] = 1 + (index // columns // side) * across + (index % columns) // side
     member = F.one_hot(label, 1 + (-(-rows // side)) * across).to(attention)
     member[:first, 0] = 0
     if first:
-        member[0, 0] = 1  # of several tokens before the patches the first is the CLS token
-    asking = member / member.sum(0).clamp_min(1)
-    return asking.mT @ attention @ member
+        member[0, 0] = 1  # the first prefix token is the CLS token; drop the others
+    mean = member / member.sum(0).clamp_min(1)
+    return mean.mT @ attention @ member
 
 
 def evenly(total: int, most: int) -> list[int]:
-    """At most so many of ``total`` places, evenly spaced."""
+    """Return at most ``most`` of ``total`` indices, evenly spaced."""
     return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(int)).tolist()
 
 
 class Looks:
-    """What is seen of the layers of one model, image by image; ``data`` packs it.
+    """Views of one model's layers, collected image by image. ``data`` packs them.
 
     Args:
         model: in eval mode.
-        plan: how finely attention is kept.
-        truths: of each image in turn each pixel's class, ``(H, W)``, or None where that is not known.
+        budget: resolution of the attention.
+        truths: for each image the class of each pixel, ``(H, W)``, or None if it is unknown.
     """
 
-    def __init__(self, model: nn.Module, plan: AttentionBudget, truths: Sequence[Tensor | None] = ()) -> None:
+    def __init__(self, model: nn.Module, budget: AttentionBudget, truths: Sequence[Tensor | None] = ()) -> None:
         self.truths = truths
-        self.model, self.plan, self.layers = model, plan, find_layers(model)
-        self.layout: TokenLayout | None = None  # of the images that were looked at
+        self.model, self.budget, self.layers = model, budget, find_layers(model)
+        self.layout: TokenLayout | None = None  # of the last image
         self.blocks: dict[int, list[Tensor]] = {}
         self.cls: dict[int, list[Tensor]] = {}
         self.codes: dict[int, list[Tensor]] = {}
         self.patches: dict[int, list[Tensor]] = {}
-        self.code_sizes: dict[int, tuple[list[int], list[int], int]] = {}  # tokens and channels shown, of how many
+        self.code_sizes: dict[
+            int, tuple[list[int], list[int], int]
+        ] = {}  # stored tokens, stored channels, all channels
         self.predicted: list[list[tuple[int, float]]] = []
 
     @torch.inference_mode()
     def look(self, batch: dict) -> None:
-        """Look at a batch, one image at a time: attention matrices are large."""
+        """Add a batch, one image at a time, because attention matrices are large."""
         offered = {tap for layer in self.layers.values() for tap in layer.taps()}
         readers = {"tap_w": self._w, "tap_code": self._code, "tap_out": self._out}
         with read_taps(self.model, {tap: read for tap, read in readers.items() if tap in offered}):
             for i in range(len(batch["inputs"])):
-                one = {key: value[i : i + 1] for key, value in batch.items()}
-                inputs = self.model.data_preprocessor(one)
+                sample = {key: value[i : i + 1] for key, value in batch.items()}
+                inputs = self.model.data_preprocessor(sample)
                 self.layout = layout_of(self.model, inputs["inputs"])
                 out = self.model(**inputs)
                 if self.model.is_classifier:
@@ -127,12 +129,12 @@ class Looks:
             return
         first, *grid = self.layout
         attention = attention[0].float().cpu()
-        self.blocks.setdefault(layer, []).append(block_attention(attention, first, tuple(grid), self.plan.side))
+        self.blocks.setdefault(layer, []).append(block_attention(attention, first, tuple(grid), self.budget.side))
         if first:
             self.cls.setdefault(layer, []).append(attention[:, 0, first:])
 
     def _code(self, layer: int, code: Tensor) -> None:
-        tokens, channels = evenly(code.shape[1], MOST_TOKENS), evenly(code.shape[2], MOST_CHANNELS)
+        tokens, channels = evenly(code.shape[1], MAX_TOKENS), evenly(code.shape[2], MAX_CHANNELS)
         self.codes.setdefault(layer, []).append(code[0].float().cpu()[tokens][:, channels])
         self.code_sizes[layer] = tokens, channels, code.shape[2]
 
@@ -142,31 +144,31 @@ class Looks:
             self.patches.setdefault(layer, []).append(z[0, first : first + rows * columns].float().cpu())
 
     def data(self, layer: int) -> dict[str, Any]:
-        """What is seen in a layer, counted from 0; None where it is not defined."""
-        told: dict[str, Any] = {"attention": None, "code": None, "pca": None, "masks": None}
+        """Return the views of a layer, counted from 0; None for undefined ones."""
+        views: dict[str, Any] = {"attention": None, "code": None, "pca": None, "masks": None}
         if layer in self.blocks:
             blocks = torch.stack(self.blocks[layer])  # (B, K, 1 + n, 1 + n)
-            told["attention"] = pack(blocks, self.plan.bits, power=2, groups=blocks.shape[0] * blocks.shape[1])
+            views["attention"] = pack(blocks, self.budget.bits, power=2, groups=blocks.shape[0] * blocks.shape[1])
         if layer in self.cls:
             cls = torch.stack(self.cls[layer])  # (B, K, N)
-            told["cls"] = pack(cls, self.plan.bits, power=2, groups=cls.shape[0] * cls.shape[1])
+            views["cls"] = pack(cls, self.budget.bits, power=2, groups=cls.shape[0] * cls.shape[1])
             masks = attention_masks(cls)
-            told["masks"] = pack(masks.float())
-            told["best"] = [self._best(*pair) for pair in zip(masks, self.truths)]
+            views["masks"] = pack(masks.float())
+            views["best"] = [self._best(*pair) for pair in zip(masks, self.truths)]
         if layer in self.codes:
             codes = torch.stack(self.codes[layer])
-            tokens, channels, of = self.code_sizes[layer]
-            shown = {"values": pack(codes.abs(), groups=len(codes)), "tokens": tokens, "channels": channels, "of": of}
-            told["code"] = shown
+            tokens, channels, total = self.code_sizes[layer]
+            values = pack(codes.abs(), groups=len(codes))
+            views["code"] = {"values": values, "tokens": tokens, "channels": channels, "of": total}
         if layer in self.patches:
             try:
-                told["pca"] = pack(pca_colors(torch.stack(self.patches[layer]))[0])
+                views["pca"] = pack(pca_colors(torch.stack(self.patches[layer]))[0])
             except ValueError:  # fewer than three patches in all
-                told["pca"] = None
-        return told
+                views["pca"] = None
+        return views
 
     def _best(self, masks: Tensor, truth: Tensor | None) -> list[dict[str, Any]] | None:
-        """Of each class in an image the head, counted from 0, whose mask ``(K, N)`` fits it best."""
+        """Return for each class in an image the head, from 0, whose mask ``(K, N)`` has the highest IoU."""
         if truth is None:
             return None
         maps = masks.unflatten(-1, self.layout[1:]).float()
@@ -174,24 +176,23 @@ class Looks:
         return [overlap._asdict() for overlap in best_heads(large, truth)]
 
     def undefined(self) -> dict[str, str]:
-        """Of each view that the model does not have why it does not."""
-        name, told = name_of(self.model), {}
-        one = next(iter(self.layers.values()))
+        """Return for each view that the model does not define the reason."""
+        name, reasons = name_of(self.model), {}
+        first = next(iter(self.layers.values()))
         if not self.blocks:
-            why = NO_GRID if self.layout is None else no_attention(one)
-            told["attention"] = f"{name} has no attention map: {why}."
+            reason = NO_GRID if self.layout is None else no_attention(first)
+            reasons["attention"] = f"{name} has no attention map: {reason}."
         if not self.cls:
-            why = f"{name} has no CLS token in its layers." if self.blocks else told["attention"]
-            told["cls"] = why
+            reasons["cls"] = f"{name} has no CLS token in its layers." if self.blocks else reasons["attention"]
         if not self.codes:
-            kind = type(one if one.sparsify is None else one.sparsify).__name__
-            told["code"] = f"{name} has no sparse code: its {kind} makes none."
+            kind = type(first if first.sparsify is None else first.sparsify).__name__
+            reasons["code"] = f"{name} has no sparse code: its {kind} computes none."
         if all(layer.subspaces() is None for layer in self.layers.values()):
-            told["subspaces"] = f"{name} has no subspaces: they, R\u1d9c and energies in them are not defined."
+            reasons["subspaces"] = f"{name} has no subspaces: R\u1d9c and the energy in subspaces are not defined."
         if self.layout is None:
-            told["pca"] = f"{name} shows no patches: {NO_GRID}."
+            reasons["pca"] = f"{name} has no patches to show: {NO_GRID}."
         elif len(next(iter(self.patches.values()), [])) * self.layout.rows * self.layout.columns < 3:
-            told["pca"] = f"{name} shows no components: three of them need at least three patches."
+            reasons["pca"] = f"{name} has too few patches: three principal components need at least three."
         if not self.predicted:
-            told["classes"] = f"{type(self.model).__name__} predicts no classes."
-        return told
+            reasons["classes"] = f"{type(self.model).__name__} predicts no classes."
+        return reasons

@@ -1,10 +1,9 @@
-"""Arrays as text in a JSON: quantised to 8 or 16 bits, compressed, in base64.
+"""Encode arrays for JSON: quantized to 8 or 16 bits, compressed, in base64.
 
     value = (q / most)^power * scale          most: 255 or 65535
 
-``power`` is 2 where small values matter beside large ones, as in attention: what is kept is then the square root. Of
-n scales each is for an n-th of the values, in their order. The page undoes it (``assets/data.js``), and so does
-``unpack``.
+``power`` 2 quantizes the square root, which keeps small values precise beside large ones, as in attention. With n
+scales, each applies to one n-th of the values, in order. ``unpack`` and the page (``assets/data.js``) decode it.
 """
 
 import base64
@@ -16,27 +15,25 @@ from torch import Tensor
 
 
 def pack(values: Tensor | np.ndarray, bits: int = 8, power: int = 1, groups: int = 1) -> dict[str, Any]:
-    """Values of at least 0 as a JSON's entry. The error is at most ``scale / most``.
-
-    A value that is not 0 stays so, however small.
+    """Encode nonnegative values. The error is at most ``scale / most``; nonzero values stay nonzero.
 
     Args:
         values: of any shape.
         bits: 8 or 16.
         power: 1 or 2, see above.
-        groups: how many scales, which divides the number of values.
+        groups: number of scales; must divide the number of values.
 
     Raises:
         ValueError: a value is negative or not finite.
     """
     array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
     if not np.isfinite(array).all() or (array < 0).any():
-        raise ValueError("what the page shows holds numbers that are not finite, or negative where they cannot be")
+        raise ValueError("values to pack must be finite and nonnegative: check the model's weights")
     most, dtype = (255, np.uint8) if bits == 8 else (65535, np.dtype("<u2"))
     rows = array.reshape(groups, -1)
     scale = rows.max(axis=1, initial=0)
-    share = rows / np.where(scale > 0, scale, 1)[:, None]
-    q = np.round(share ** (1 / power) * most)
+    relative = rows / np.where(scale > 0, scale, 1)[:, None]
+    q = np.round(relative ** (1 / power) * most)
     q = np.where((q == 0) & (rows > 0), 1, q).astype(dtype)
     text = base64.b64encode(gzip.compress(q.tobytes(), 9, mtime=0)).decode()
     scale = [float(s) for s in scale]
@@ -44,7 +41,7 @@ def pack(values: Tensor | np.ndarray, bits: int = 8, power: int = 1, groups: int
 
 
 def unpack(packed: dict[str, Any]) -> np.ndarray:
-    """What ``pack`` has packed, within its error."""
+    """Decode an array encoded by ``pack``."""
     most, dtype = (255, np.uint8) if packed["bits"] == 8 else (65535, np.dtype("<u2"))
     q = np.frombuffer(gzip.decompress(base64.b64decode(packed["gzip"])), dtype).astype(np.float64)
     scale = np.asarray(packed["scale"])

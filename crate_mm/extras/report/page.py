@@ -1,7 +1,7 @@
-"""The page: one HTML file that holds its data, its scripts and its charts, and asks no network for anything.
+"""Write the report page: one self-contained HTML file with its data and scripts. It makes no network request.
 
-Charts are drawn by Vega, which ``vl-convert-python`` brings: 0.9 MB of script. Plotly's is 4.8 MB, and needs a policy
-that lets text be run as code.
+Charts use Vega from ``vl-convert-python`` (0.9 MB of script). Plotly needs 4.8 MB and a content security policy that
+allows evaluating strings as code.
 """
 
 import base64
@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-# In the order in which they use one another; the page is one module, made of them.
+# In order of dependency: the page concatenates them to one module.
 MODULES = (
     "data",
     "dom",
@@ -36,47 +36,45 @@ POLICY = (
 
 @cache
 def vega() -> str:
-    """The script of Vega, Vega-Lite and Vega-Embed, with ``window.vegaEmbed``.
+    """Return the script of Vega, Vega-Lite and Vega-Embed, which defines ``window.vegaEmbed``.
 
     Raises:
-        ImportError: the package that brings it is not there.
+        ImportError: vl-convert-python is not installed.
     """
     try:
         import vl_convert
     except ImportError:
-        raise ImportError(
-            'a report draws its charts with Vega, which is not installed: pip install "crate_mm[report]" brings it'
-        ) from None
+        raise ImportError('charts need Vega, which is not installed: pip install "crate_mm[report]"') from None
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def asset(name: str) -> str:
-    """The text of a file in ``assets``."""
+    """Return the text of a file in ``assets``."""
     return (resources.files(__package__) / "assets" / name).read_text(encoding="utf-8")
 
 
 def script() -> str:
-    """The page's modules as one: without the lines that import from and export to one another."""
-    parts = []
+    """Return the page's modules as one, without their imports and exports."""
+    modules = []
     for name in MODULES:
         text = re.sub(r"^import\b[^;]*;\n", "", asset(f"{name}.js"), flags=re.M)
-        parts.append(
+        modules.append(
             f"// {name}.js\n" + re.sub(r"^export (?=(async )?(function|const|class|let)\b)", "", text, flags=re.M)
         )
-    return "\n".join(parts)
+    return "\n".join(modules)
 
 
 def make_page(data: dict[str, Any], title: str, library: str | None = None) -> str:
-    """The page of what ``collect`` returns, as text.
+    """Return the page, as HTML, of the data from ``collect``.
 
     Args:
-        data: plain data. Names in it are text, whatever they say.
+        data: plain data. Names in it are shown as text, never as markup.
         title: of the page.
-        library: Vega's script, ``vega()`` if not given.
+        library: Vega's script (default: ``vega()``).
 
     Raises:
         ImportError: as ``vega``.
-        ValueError: the data holds numbers that are not finite.
+        ValueError: the data has non-finite numbers.
     """
     scripts = [in_element(vega() if library is None else library), in_element(script())]
     policy = POLICY.format(hashes=" ".join(map(digest, scripts)))
@@ -93,19 +91,19 @@ def make_page(data: dict[str, Any], title: str, library: str | None = None) -> s
 
 
 def as_json(data: Any) -> str:
-    """Plain data as JSON that ends no element of HTML: ASCII alone, without ``<``, ``>`` and ``&``."""
+    """Return plain data as JSON that is safe inside an HTML element: ASCII only, without ``<``, ``>`` and ``&``."""
     try:
         text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     except ValueError:
-        raise ValueError("what was measured holds numbers that are not finite: look at the model's weights") from None
+        raise ValueError("the measurements are not finite: check the model's weights") from None
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def in_element(text: str) -> str:
-    """A script as it may stand in an element: in its strings, what would end the element is written otherwise."""
+    """Return a script that is safe inside an HTML element: sequences that would end the element are escaped."""
     return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def digest(text: str) -> str:
-    """A script's hash, as a policy names it."""
+    """Return a script's hash in the form of a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

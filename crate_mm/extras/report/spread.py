@@ -1,4 +1,4 @@
-"""How numbers spread that come one batch after the other, in memory that does not grow with their number."""
+"""Streaming histograms and extremes, in constant memory."""
 
 import heapq
 import math
@@ -8,25 +8,25 @@ from torch import Tensor
 from ...analysis.gather import LayerMeasures, Moments
 
 BINS = 40  # at most, in a histogram
-ENDS = 3  # how many samples are remembered at either end
-_FINEST = -60  # the finest width of a bin is 2 to this power
+ENDS = 3  # samples kept at each end
+_FINEST = -60  # exponent of the finest bin width, 2^-60
 
 
 class Histogram:
-    """Counts in bins of width 2^k, for the smallest k with which there are at most ``BINS`` bins.
+    """Counts in bins of width 2^k, for the smallest k that needs at most ``BINS`` bins.
 
-    A bin of width 2^(k+1) is two of width 2^k, so that the counts are exact, and the same in whatever order the numbers
-    come.
+    A bin of width 2^(k+1) joins two bins of width 2^k. Counts are therefore exact and independent of the order of the
+    numbers.
     """
 
     def __init__(self) -> None:
         self.exponent, self.counts = _FINEST, {}
 
     def update(self, values: list[float]) -> None:
-        """Take in finite numbers."""
+        """Add finite numbers."""
         for value in values:
-            number = math.floor(math.ldexp(value, -self.exponent))
-            self.counts[number] = self.counts.get(number, 0) + 1
+            index = math.floor(math.ldexp(value, -self.exponent))
+            self.counts[index] = self.counts.get(index, 0) + 1
             while max(self.counts) - min(self.counts) >= BINS:
                 merged: dict[int, int] = {}
                 for old, count in self.counts.items():
@@ -34,22 +34,22 @@ class Histogram:
                 self.counts, self.exponent = merged, self.exponent + 1
 
     def data(self) -> dict:
-        """``{'start': of the first bin, 'width': of each, 'counts': [...]}``; width 0 where all numbers are alike."""
+        """Return ``{'start': of the first bin, 'width': of a bin, 'counts': [...]}``; one bin has width 0."""
         first, last = min(self.counts), max(self.counts)
         width = 0.0 if first == last else math.ldexp(1.0, self.exponent)
-        counts = [self.counts.get(number, 0) for number in range(first, last + 1)]
+        counts = [self.counts.get(index, 0) for index in range(first, last + 1)]
         return {"start": math.ldexp(first, self.exponent), "width": width, "counts": counts}
 
 
 class Ends:
-    """The samples with the smallest and the largest numbers, ``ENDS`` at either end, of equal ones the first."""
+    """The ``ENDS`` samples with the smallest and with the largest numbers; of equal numbers, the first."""
 
     def __init__(self) -> None:
         self._low: list[tuple[float, int]] = []
         self._high: list[tuple[float, int]] = []
 
     def update(self, values: list[float], positions: list[int]) -> None:
-        """Take in numbers and whose they are."""
+        """Add numbers and the positions of their samples."""
         for value, position in zip(values, positions):
             for heap, sign in ((self._low, -1), (self._high, 1)):
                 heapq.heappush(heap, (sign * value, -position))
@@ -58,19 +58,19 @@ class Ends:
 
     @property
     def low(self) -> list[tuple[int, float]]:
-        """(position, number), the smallest number first."""
+        """Pairs (position, number), smallest number first."""
         return [(-position, -value) for value, position in sorted(self._low, reverse=True)]
 
     @property
     def high(self) -> list[tuple[int, float]]:
-        """(position, number), the largest number first."""
+        """Pairs (position, number), largest number first."""
         return [(-position, value) for value, position in sorted(self._high, reverse=True)]
 
 
 class Spreads(LayerMeasures):
-    """``LayerMeasures`` that keeps, besides mean and deviation, a histogram and the samples at the ends.
+    """``LayerMeasures`` with histograms and extreme samples.
 
-    ``positions`` must be set to those of the batch's samples before the batch passes the model.
+    Set ``positions`` to those of the batch's samples before the model's forward pass.
     """
 
     def __init__(self) -> None:
@@ -86,14 +86,14 @@ class Spreads(LayerMeasures):
         self.ends.setdefault((measure, layer), Ends()).update(numbers, self.positions)
 
     def data(self, layer: int) -> dict[str, dict]:
-        """Of each measure of a layer, counted from 0, all that is known."""
-        told = {}
-        for (measure, of), moments in self.moments.items():
-            if of == layer:
-                ends = self.ends[measure, of]
-                told[measure] = {**_moments(moments), "histogram": self.histograms[measure, of].data()}
-                told[measure] |= {"low": ends.low, "high": ends.high}
-        return told
+        """Return the statistics of each measure of a layer, counted from 0."""
+        statistics = {}
+        for (measure, number), moments in self.moments.items():
+            if number == layer:
+                ends = self.ends[measure, number]
+                statistics[measure] = {**_moments(moments), "histogram": self.histograms[measure, number].data()}
+                statistics[measure] |= {"low": ends.low, "high": ends.high}
+        return statistics
 
 
 def _moments(moments: Moments) -> dict:

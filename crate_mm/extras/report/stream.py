@@ -1,6 +1,6 @@
-"""Many images in a stream: the measures of each layer, who uses a dictionary's directions, whose energy is where.
+"""Statistics of a model over many images: measures by layer, use of dictionary atoms, energy in subspaces.
 
-Shapes: B images, N tokens, m directions of the dictionary, K heads, C classes.
+Shapes: B images, N tokens, m atoms of the dictionary, K heads, C classes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,35 +13,35 @@ from ...analysis.gather import measure_layers
 from ...analysis.taps import find_layers, layout_of, read_taps
 from .spread import Spreads
 
-MOST_CLASSES = 20  # whose codes and energies are compared: the first that come
-TOP = 6  # images that use a direction most
-LISTED = 12  # directions of which these are told, of the most and of the least used
+MAX_CLASSES = 20  # whose codes and energies are compared: the first that occur
+TOP = 6  # images listed for an atom
+LISTED = 12  # most-used atoms and least-used atoms listed, each
 
 
 class ClassMeans:
-    """The mean of vectors by class, of ``MOST_CLASSES`` classes."""
+    """Means of vectors by class, for at most ``MAX_CLASSES`` classes."""
 
     def __init__(self, classes: list[int]) -> None:
-        self.classes = classes  # grows with the labels that come, and is shared
+        self.classes = classes  # shared; grows as labels occur
         self.sums: dict[int, Tensor] = {}
         self.counts: dict[int, int] = {}
 
     def update(self, vectors: Tensor, labels: list[int]) -> None:
-        """Take in vectors ``(B, n)``."""
-        vectors, of = vectors.cpu().double(), torch.tensor(labels)
+        """Add vectors ``(B, n)``."""
+        vectors, label_of = vectors.cpu().double(), torch.tensor(labels)
         for label in set(labels).intersection(self.classes):
-            mine = vectors[of == label]
-            self.sums[label] = self.sums.get(label, 0) + mine.sum(0)
-            self.counts[label] = self.counts.get(label, 0) + len(mine)
+            members = vectors[label_of == label]
+            self.sums[label] = self.sums.get(label, 0) + members.sum(0)
+            self.counts[label] = self.counts.get(label, 0) + len(members)
 
     def means(self) -> Tensor | None:
-        """``(C, n)``, in the order of the labels; None without labels."""
+        """Return the means, ``(C, n)``, in the order of the labels; None without labels."""
         present = sorted(self.sums)
         return torch.stack([self.sums[c] / self.counts[c] for c in present]) if present else None
 
 
 class AtomUsage:
-    """Of one layer: how often each direction is used, by which class, and which images and tokens use it most."""
+    """How often each atom of one layer is used, by which classes, and by which images and tokens most."""
 
     def __init__(self, classes: list[int]) -> None:
         self.images, self.use, self.amount = 0, 0.0, 0.0
@@ -49,31 +49,30 @@ class AtomUsage:
         self.values = self.positions = self.tokens = None  # (TOP, m) each
 
     def update(self, code: Tensor, positions: list[int], labels: list[int], first: int) -> None:
-        """Take in codes ``(B, N, m)``; tokens before ``first`` are no patches, and are counted but not shown."""
-        use = atom_usage(code).cpu()  # before it is widened: not every device has float64
+        """Add codes ``(B, N, m)``. Tokens before index ``first`` are no patches: they count, but are never listed."""
+        use = atom_usage(code).cpu()  # convert to float64 on the CPU: not every device has it
         self.images += len(code)
         self.use += use.double().sum(0)
         self.amount += code.abs().float().mean(1).cpu().double().sum(0)
         self.by_class.update(use, labels)
         values, tokens = code[:, first:].abs().max(1)
-        where = torch.tensor(positions)[:, None].expand(tokens.shape)
-        now = (values.float().cpu(), where, tokens.cpu())
+        row_positions = torch.tensor(positions)[:, None].expand(tokens.shape)
+        rows = (values.float().cpu(), row_positions, tokens.cpu())
         if self.values is not None:
-            before = (self.values, self.positions, self.tokens)
-            now = tuple(torch.cat(pair) for pair in zip(before, now))
-        order = now[0].argsort(dim=0, descending=True, stable=True)[:TOP]
-        self.values, self.positions, self.tokens = (part.gather(0, order) for part in now)
+            rows = tuple(torch.cat(pair) for pair in zip((self.values, self.positions, self.tokens), rows))
+        order = rows[0].argsort(dim=0, descending=True, stable=True)[:TOP]
+        self.values, self.positions, self.tokens = (row.gather(0, order) for row in rows)
 
     def listed(self) -> tuple[list[int], list[int]]:
-        """The most used directions, and the least used ones of those that are used at all."""
+        """Return the most-used atoms, and the least-used atoms among those with any use."""
         order = self.use.argsort(descending=True, stable=True).tolist()
         used = [i for i in order if self.use[i] > 0]
         most = used[:LISTED]
         return most, [i for i in reversed(used) if i not in most][:LISTED]
 
-    def top(self, direction: int) -> list[tuple[int, int, float]]:
-        """(position, patch, entry) of the images that use a direction most, in each the patch that does."""
-        rows = zip(*(part[:, direction].tolist() for part in (self.positions, self.tokens, self.values)))
+    def top(self, atom: int) -> list[tuple[int, int, float]]:
+        """Return (position, patch, entry) of the images that use an atom most, with the patch of the largest entry."""
+        rows = zip(*(table[:, atom].tolist() for table in (self.positions, self.tokens, self.values)))
         return [(position, token, value) for position, token, value in rows if value > 0]
 
     def overlap(self) -> Tensor | None:
@@ -82,8 +81,14 @@ class AtomUsage:
 
 
 class StreamStats:
-    """What many images leave: ``spreads``, and by layer, counted from 0, ``codes`` and ``energies``; ``classes`` are
-    the labels compared; of ``labelled`` images ``right`` are told right, where the model predicts classes."""
+    """Statistics of a model over many images.
+
+    Attributes:
+        spreads: the measures.
+        codes, energies: by layer, counted from 0.
+        classes: labels that are compared.
+        images, labelled, right: number of images, and for a classifier the number with a label and of correct answers.
+    """
 
     def __init__(self) -> None:
         self.spreads = Spreads()
@@ -101,57 +106,56 @@ def collect_stats(
     unit_length: bool = True,
     positions: Sequence[int] | None = None,
 ) -> StreamStats:
-    """Measure a model in eval mode on batches, as a loader gives them. Memory does not grow with their number.
+    """Measure a model in eval mode on a loader's batches. Memory does not grow with the number of batches.
 
     Args:
         model: with its preprocessor.
-        batches: with ``inputs``, and ``labels`` and ``sample_idx`` where there are such.
+        batches: with ``inputs``, and optionally ``labels`` and ``sample_idx``.
         eps_squared, unit_length: as for ``measure_layers``.
         positions: of the samples in their dataset, for batches without ``sample_idx``.
 
     Raises:
-        ValueError: the model has no layer that can be read, or none of the measures.
+        ValueError: the model has no readable layers, or none of the measures.
     """
-    found, layers = StreamStats(), find_layers(model)
-    prefix = 0  # tokens before the patches; 0 for a model that has no layout
+    stats, layers = StreamStats(), find_layers(model)
+    prefix = 0  # tokens before the patches; 0 for a model without a layout
     batch_of: dict[str, list[int]] = {}
 
     def read_code(layer: int, code: Tensor) -> None:
-        use = found.codes.setdefault(layer, AtomUsage(found.classes))
-        use.update(code, batch_of["positions"], batch_of["labels"], prefix)
+        usage = stats.codes.setdefault(layer, AtomUsage(stats.classes))
+        usage.update(code, batch_of["positions"], batch_of["labels"], prefix)
 
     def read_w(layer: int, w: Tensor) -> None:
         subspaces = layers[layer].subspaces()
         if subspaces is not None:
-            energy = found.energies.setdefault(layer, ClassMeans(found.classes))
+            energy = stats.energies.setdefault(layer, ClassMeans(stats.classes))
             energy.update(head_energy(w, subspaces.num_heads), batch_of["labels"])
 
     offered = {tap for layer in layers.values() for tap in layer.taps()}
     readers = {tap: read for tap, read in (("tap_code", read_code), ("tap_w", read_w)) if tap in offered}
     with (
-        measure_layers(model, eps_squared=eps_squared, unit_length=unit_length, into=found.spreads),
+        measure_layers(model, eps_squared=eps_squared, unit_length=unit_length, into=stats.spreads),
         read_taps(model, readers),
     ):
         for batch in batches:
             count = len(batch["inputs"])
             labels = batch["labels"].tolist() if "labels" in batch else [-1] * count
-            start = found.images
+            start = stats.images
             if "sample_idx" in batch:
-                here = batch["sample_idx"].tolist()
+                batch_positions = batch["sample_idx"].tolist()
             else:
-                here = list((positions or range(start + count))[start : start + count])
-            batch_of.update(labels=labels, positions=here)
+                batch_positions = list((positions or range(start + count))[start : start + count])
+            batch_of.update(labels=labels, positions=batch_positions)
             for label in labels:
-                if label >= 0 and label not in found.classes and len(found.classes) < MOST_CLASSES:
-                    found.classes.append(label)
-            found.spreads.positions = here
+                if label >= 0 and label not in stats.classes and len(stats.classes) < MAX_CLASSES:
+                    stats.classes.append(label)
+            stats.spreads.positions = batch_positions
             inputs = model.data_preprocessor(batch)
             layout = layout_of(model, inputs["inputs"])
             prefix = 0 if layout is None else layout.prefix
             out = model(**inputs)
-            found.images += count
+            stats.images += count
             if model.is_classifier:
-                told = out.argmax(-1).tolist()
-                found.labelled += sum(label >= 0 for label in labels)
-                found.right += sum(a == b for a, b in zip(told, labels))
-    return found
+                stats.labelled += sum(label >= 0 for label in labels)
+                stats.right += sum(a == b for a, b in zip(out.argmax(-1).tolist(), labels))
+    return stats

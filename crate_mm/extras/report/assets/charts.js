@@ -1,7 +1,7 @@
-// Charts, by Vega-Lite. Models, rows and columns are numbers in its data, and names stand only where they are shown:
-// Vega takes names, and titles of axes, for keys of objects, which have "constructor" and others already. Colours are
-// the page's CSS variables, so that light, dark and print follow without a redraw.
-// Expressions are interpreted (`ast`), not compiled: the page's policy lets no text be run as code.
+// Charts with Vega-Lite. In its data, models, rows and columns are numbers, because Vega uses names and axis titles as
+// object keys, and objects already have keys such as "constructor". Colors are the page's CSS variables, so light, dark
+// and print styles apply without a redraw.
+// Expressions are interpreted (`ast`), not compiled: the page's policy forbids evaluating strings as code.
 
 import { report } from "./data.js";
 import { h, mark } from "./dom.js";
@@ -48,7 +48,7 @@ export async function chart(container, spec, description) {
   return view;
 }
 
-// The colour of a model, by its index.
+// The color of a model, by its index.
 export function modelColour() {
   const models = shownModels();
   return {
@@ -59,7 +59,7 @@ export function modelColour() {
   };
 }
 
-// Every layer, or every second, third, ... of many: ticks that Vega chooses fall between two layers, too.
+// Ticks at every layer, or every second, third, ... of many: Vega's own ticks also fall between layers.
 function layerTicks(most) {
   const step = Math.ceil(most / 12);
   return Array.from({ length: Math.ceil(most / step) }, (_, n) => 1 + n * step);
@@ -122,7 +122,7 @@ export function curves(rows, { most, layer, height = 170, format = ".4~g", dashe
   };
 }
 
-// Histograms of models in bins of one width, the widest of theirs: all widths are powers of two, or 0 for one value.
+// Histograms of models in bins of one common width, the widest: all widths are powers of two, or 0 for one value.
 export function inBins(found) {
   const widest = Math.max(...found.map(({ histogram }) => histogram.width));
   const width = widest || Math.max(Math.abs(found[0].histogram.start) * 1e-3, 1e-6);
@@ -143,7 +143,7 @@ export function inBins(found) {
   });
 }
 
-// Rows of `inBins` over one another.
+// Rows of `inBins`, overlaid.
 export function histograms(rows) {
   return {
     height: 160,
@@ -161,7 +161,7 @@ export function histograms(rows) {
       y: {
         field: "share",
         type: "quantitative",
-        title: "share of images",
+        title: "fraction of images",
         stack: null,
         axis: { tickCount: 4, format: ".0~%" },
       },
@@ -177,7 +177,7 @@ export function histograms(rows) {
   };
 }
 
-// Rows {model, rank, share}: how often each direction is used, the most used one first.
+// Rows {model, rank, share}: use of each atom, most used first.
 export function ranks(rows) {
   return {
     height: 170,
@@ -187,14 +187,14 @@ export function ranks(rows) {
       x: {
         field: "rank",
         type: "quantitative",
-        title: "direction, the most used first",
+        title: "atom, most used first",
         axis: { grid: false, tickCount: 5, format: "d" },
         scale: { nice: false },
       },
       y: {
         field: "share",
         type: "quantitative",
-        title: "share of tokens that use it",
+        title: "fraction of tokens that use it",
         axis: { tickCount: 4, format: ".0~%" },
       },
       color: modelColour(),
@@ -202,8 +202,8 @@ export function ranks(rows) {
   };
 }
 
-// Cells {row, column, value} of a matrix, places from 0, with the names of its rows and columns, faint at the least value
-// and full at the largest.
+// Cells {row, column, value} of a matrix, indices from 0, with the names of its rows and columns; opacity is lowest at
+// the minimum and full at the maximum.
 export function matrix(cells, { rows, columns, rowTitle = null, columnTitle = null, format = ".3~f", height }) {
   const ends = [Math.min(...cells.map((c) => c.value)), Math.max(...cells.map((c) => c.value))];
   const axis = (names) => ({ domain: false, ticks: false, labelExpr: `${names}[datum.value]` });
@@ -232,7 +232,7 @@ export function matrix(cells, { rows, columns, rowTitle = null, columnTitle = nu
   };
 }
 
-// Which colour is which model, where the curves of several are in one chart.
+// Legend of the models' colors, for charts with several models.
 export function legend() {
   const models = shownModels();
   if (models.length < 2)

@@ -1,4 +1,4 @@
-// The sparse code: of the chosen image, over the data, and between classes.
+// The sparse code: of the chosen image, over the data, and its overlap between classes.
 
 import { chart, legend, matrix, ranks } from "./charts.js";
 import { className, part, report, unpack } from "./data.js";
@@ -12,7 +12,7 @@ export const codeNeeds = ["image", "layer", "hidden", "direction"];
 export async function renderCode(body) {
   const usage = h("div", { class: "chart" });
   const panels = [];
-  const later = []; // charts are as wide as what they stand in, and so are drawn when they stand in it
+  const later = []; // charts take the width of their parent, so draw them after it is in the page
   for (const { model, index } of shownModels()) {
     const box = h("article", { class: "model", "data-model": index, style: { "--mark": mark(index) } });
     box.append(heading(model, index));
@@ -30,10 +30,10 @@ export async function renderCode(body) {
   }
   const rows = await usageRows();
   const head = rows.length
-    ? [h("h4", {}, `How often the directions of layer ${state.layer + 1} are used`), legend(), usage]
+    ? [h("h4", {}, `Use of the atoms of layer ${state.layer + 1}`), legend(), usage]
     : [];
   body.replaceChildren(...head, ...panels);
-  if (rows.length) await chart(usage, ranks(rows), "Share of tokens that use each direction, the most used first");
+  if (rows.length) await chart(usage, ranks(rows), "Fraction of tokens that use each atom, most used first");
   for (const [element, spec, told] of later) await chart(element, spec, told);
 }
 
@@ -56,18 +56,18 @@ async function codeViews(model, index, code, later) {
   const who = (i) => (tokens[i] < first ? "class token" : `patch ${tokens[i] - first + 1}`);
   const columns = channels.length;
   const zero = values.filter((value) => value === 0).length / values.length;
-  const some = columns < of ? `${columns} of ${of} directions, evenly spaced` : `all ${of} directions`;
+  const some = columns < of ? `${columns} of ${of} atoms, evenly spaced` : `all ${of} atoms`;
   const figure = heat({
     key: `code-${index}`,
-    name: `${model.label}: entries of the code, a row a token, a column a direction`,
+    name: `${model.label}: entries of the code, one row per token, one column per atom`,
     rows: tokens.length,
     columns,
     values: shares(values),
     stretch: 0.32,
-    tell: (i) => `${who(Math.floor(i / columns))}, direction ${channels[i % columns] + 1}: ${number(values[i])}`,
+    tell: (i) => `${who(Math.floor(i / columns))}, atom ${channels[i % columns] + 1}: ${number(values[i])}`,
     caption: "The code of this image",
   });
-  const note = `A row a token, a column a direction (${some}); ${percent(zero)} of what is shown is zero.`;
+  const note = `One row per token, one column per atom (${some}); ${percent(zero)} of these entries are zero.`;
   const told = h("p", { class: "note", "data-told": "zero" }, note);
   const views = [h("div", {}, h("div", { class: "scroll" }, figure), told), directionView(model, index, code)];
   if (code.overlap) {
@@ -78,11 +78,11 @@ async function codeViews(model, index, code, later) {
       names.map((_, j) => ({ row: i, column: j, value: shared[i * names.length + j] })),
     );
     const least = Math.min(...shared);
-    const told = `1 if two classes use each direction as often, 0 if they share none; the faintest has ${number(least)}`;
+    const told = `1 if two classes use each atom equally often, 0 if they share no atom; minimum ${number(least)}`;
     const some =
       model.classes.length < report.limits.classes
         ? ""
-        : ` Shown are the first ${report.limits.classes} classes that were met.`;
+        : ` Only the first ${report.limits.classes} classes of the data are shown.`;
     views.push(
       h(
         "div",
@@ -101,7 +101,7 @@ async function codeViews(model, index, code, later) {
 function directionView(model, index, code) {
   const chosen = code.directions[Math.min(state.direction, code.directions.length - 1)];
   const options = code.directions.map((direction, i) => {
-    const kind = direction.kind === "most" ? "much used" : "rarely used";
+    const kind = direction.kind === "most" ? "most used" : "least used";
     return h(
       "option",
       { value: i, selected: direction === chosen },
@@ -117,19 +117,19 @@ function directionView(model, index, code) {
   const listed = unused.slice(0, 24).map((n) => n + 1);
   if (unused.length > 24) listed.push("…");
   const never = unused.length
-    ? `${unused.length} of ${all} directions are used by no token of any measured image: ${listed.join(", ")}.`
-    : `Each of the ${all} directions is used by some token.`;
-  if (!chosen) return h("div", { class: "panel" }, h("h4", {}, "What a direction stands for"), h("p", {}, never));
+    ? `No token of any measured image uses ${unused.length} of the ${all} atoms: ${listed.join(", ")}.`
+    : `Each of the ${all} atoms is used by some token.`;
+  if (!chosen) return h("div", { class: "panel" }, h("h4", {}, "Images of an atom"), h("p", {}, never));
   const list = chosen.top.map(([position, patch, value]) =>
     h("li", {}, marked(model, position, patch), number(value)),
   );
   return h(
     "div",
     { class: "panel" },
-    h("h4", {}, "What a direction stands for"),
-    h("label", {}, "Direction ", select),
+    h("h4", {}, "Images of an atom"),
+    h("label", {}, "Atom ", select),
     h("ul", { class: "end", "data-told": "direction" }, list),
-    h("p", {}, "The images with its largest entries, and in each the patch that has it."),
+    h("p", {}, "The images with its largest entries. The frame marks the patch with the largest entry."),
     h("p", { "data-told": "never" }, never),
   );
 }

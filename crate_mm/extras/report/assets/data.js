@@ -1,6 +1,6 @@
-// The report's data: the JSON in the page, and the arrays that are packed in it.
+// The report's data: the JSON in the page and its packed arrays.
 
-// A dict of the data has its own names alone: no "constructor" or "__proto__" of JavaScript's.
+// Give dicts of the data no prototype, so that "constructor" and "__proto__" are ordinary names.
 function bare(_name, value) {
   return value && typeof value === "object" && !Array.isArray(value)
     ? Object.assign(Object.create(null), value)
@@ -11,7 +11,7 @@ export const report = JSON.parse(document.getElementById("report-data").textCont
 
 const unpacked = new WeakMap();
 
-// The values of a packed array, in the order of its shape: see crate_mm/analysis/report/pack.py.
+// The values of a packed array, in the order of its shape: see crate_mm/extras/report/pack.py.
 export function unpack(packed) {
   if (!unpacked.has(packed)) unpacked.set(packed, decode(packed));
   return unpacked.get(packed);
@@ -28,13 +28,13 @@ async function decode(packed) {
   return Float64Array.from(whole, (q, i) => (q / most) ** packed.power * packed.scale[Math.floor(i / group)]);
 }
 
-// Little-endian words, whatever the machine.
+// Little-endian words on any machine.
 function words(buffer) {
   const view = new DataView(buffer);
   return Uint16Array.from({ length: buffer.byteLength / 2 }, (_, i) => view.getUint16(2 * i, true));
 }
 
-// One entry along the first dimensions of an array: part(values, [16, 6, 5, 5], 3, 2) is values[3][2].
+// A subarray along the first dimensions of an array: part(values, [16, 6, 5, 5], 3, 2) is values[3][2].
 export function part(values, shape, ...places) {
   const size = shape.slice(places.length).reduce((a, b) => a * b, 1);
   const at = places.reduce((sum, place, i) => sum * shape[i] + place, 0);

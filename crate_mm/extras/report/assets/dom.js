@@ -1,4 +1,4 @@
-// Elements and numbers. Whatever is put into an element is text: no name is ever read as HTML.
+// Elements and numbers. Content of elements is always text: names are never parsed as HTML.
 
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
@@ -12,7 +12,7 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
-// A number with four digits that mean something.
+// A number with four significant digits.
 export function number(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (value === 0) return "0";
@@ -29,7 +29,7 @@ export function mark(index) {
   return `var(--m${index % 8})`;
 }
 
-// The heading of what is shown of a model: its colour and its label.
+// The heading of a model: its color and its label.
 export function heading(model, index) {
   return h("h3", {}, h("span", { class: "dot", style: { color: mark(index) } }), model.label);
 }

@@ -1,4 +1,4 @@
-// Grids of numbers as pictures: over an image, or by themselves. What is drawn is also told, cell by cell.
+// Heat maps of numbers, over an image or alone. Each cell can also be read as text.
 
 import { h } from "./dom.js";
 
@@ -27,7 +27,7 @@ function sizeOf({ rows, columns, image, stretch }) {
   return [Math.max(Math.round(height * scale), 1), Math.max(Math.round(width * scale), 1)];
 }
 
-// Draw values of 0 to 1 as an opacity of the accent, or `colours` as they are, over an image or nothing.
+// Draw values of 0 to 1 as opacity of the accent color, or `colours` unchanged, over an image or nothing.
 export function draw(canvas, options) {
   const { rows, columns, values, colours, image, chosen, mask } = options;
   const [height, width] = sizeOf(options);
@@ -68,8 +68,8 @@ export function draw(canvas, options) {
 }
 
 // A picture with a caption and a line that reads the cell below the pointer.
-//   key: names it, so that the focus finds it again; name: what it is, for those who do not see it
-//   tell(i): a cell in words; pick(row, column): a cell is chosen, by a click or by arrow keys
+//   key: identifies the canvas, to restore the focus; name: label for screen readers
+//   tell(i): text of a cell; pick(row, column): called when a click or an arrow key selects a cell
 export function heat(options) {
   const { key, name, rows, columns, tell, pick, caption, chosen, image } = options;
   const canvas = h("canvas", { "data-key": key, class: pick ? "pick" : null });
@@ -107,7 +107,7 @@ export function heat(options) {
   return h("figure", { class: image ? "heat" : "heat plain" }, title, canvas, tell ? reading : null);
 }
 
-// Values as shares of the largest of them.
+// Values divided by their maximum.
 export function shares(values) {
   const most = values.reduce((a, b) => Math.max(a, b), 0) || 1;
   return Float64Array.from(values, (value) => value / most);

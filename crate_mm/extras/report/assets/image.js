@@ -1,4 +1,4 @@
-// One image: whom a patch attends to, the class token's map, components as colours, which heads agree, predictions.
+// One image: attention of a patch, the class token's map, components as colors, agreement of heads, predictions.
 
 import { className, part, report, unpack } from "./data.js";
 import { h, heading, mark, nothing, number, percent, say } from "./dom.js";
@@ -27,18 +27,18 @@ export async function renderImage(body) {
     "p",
     { class: "title" },
     h("strong", {}, name),
-    label === null ? ", without a label" : `, labelled ${className(label)}`,
+    label === null ? ", without a label" : `, label ${className(label)}`,
   );
   const panels = [];
   for (const shown of shownModels()) panels.push(await modelPanel(shown, label));
   body.replaceChildren(h("div", { class: "strip", role: "group", "aria-label": "Images" }, strip), title, ...panels);
-  // The strip alone scrolls: scrollIntoView would take the page with it, away from its beginning when it opens.
+  // Scroll only the strip: scrollIntoView would also scroll the page away from its top when it opens.
   const row = body.querySelector(".strip");
   const chosen = row.querySelector('[aria-pressed="true"]');
   if (chosen) row.scrollLeft = chosen.offsetLeft - row.offsetLeft - (row.clientWidth - chosen.offsetWidth) / 2;
 }
 
-// The attention of all heads in the chosen layer, from the chosen patch: the rows of a model's attention, or why not.
+// The attention of all heads in the chosen layer from the chosen patch, or null.
 export async function attentionRows(model) {
   const looks = model.layers[state.layer]?.looks;
   if (!looks?.attention) return null;
@@ -139,10 +139,10 @@ function line(name, value, most) {
   return h("li", {}, h("span", {}, name), h("span", {}, number(value)), h("span", { class: "barline" }, bar));
 }
 
-// Whether the class token's map shows what the prediction is made from: by the pooling of the model's head.
+// Whether the class token's map explains the prediction depends on the pooling of the model's head.
 const POOLED = {
-  cls: "The head predicts from the class token: its map shows what the model gathers its answer from.",
-  mean: "The head predicts from the mean of all tokens: this map does not show what the model gathers its answer from.",
+  cls: "The head predicts from the class token, so this map explains the prediction.",
+  mean: "The head predicts from the mean of all tokens, so this map does not explain the prediction.",
 };
 
 async function clsView(model, index, image) {
@@ -172,12 +172,12 @@ async function componentsView(model, index) {
   const colours = part(await unpack(packed), packed.shape, state.image);
   const figure = heat({
     key: `pca-${index}`,
-    name: `${model.label}: components of the patches as colours, layer ${state.layer + 1}`,
+    name: `${model.label}: components of the patches as colors, layer ${state.layer + 1}`,
     rows,
     columns,
     colours,
     stretch: await aspect(model),
-    caption: "Components as colours",
+    caption: "Components as colors",
   });
   return figure;
 }
@@ -214,7 +214,7 @@ function headsViews(model, index, image, { heads, rows, columns, chosen }) {
     columns: K,
     values: Float64Array.from(cosines, (c) => 0.05 + (0.95 * (c - least)) / (1 - least || 1)),
     tell: (i) => `heads ${Math.floor(i / K) + 1} and ${(i % K) + 1}: cosine ${number(cosines[i])}`,
-    caption: `Which heads agree: cosines, ${number(least)} (faint) to 1`,
+    caption: `Agreement of heads: cosines from ${number(least)} (faint) to 1`,
   });
   figure.querySelector("canvas").cosines = cosines;
   const grid = h(
@@ -246,7 +246,7 @@ function predictions(model, label) {
   return h(
     "div",
     { class: "said" },
-    h("h4", {}, "What the model says"),
+    h("h4", {}, "Prediction"),
     h("ol", { class: "top", "data-told": "classes" }, list),
     verdict,
   );

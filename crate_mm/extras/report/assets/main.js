@@ -1,4 +1,4 @@
-// The page: the bar of choices, and the sections, each drawn again when what it shows is chosen anew.
+// The page: the bar of choices, and the sections. A section is redrawn when a choice that it depends on changes.
 
 import { codeNeeds, renderCode } from "./code.js";
 import { mostHeads, mostLayers, report } from "./data.js";
@@ -22,8 +22,8 @@ const SECTIONS = [
 const wanted = new Set(SECTIONS.map(([id]) => id));
 let drawing = false;
 
-// Draw what is wanted, one section after the other; what is chosen meanwhile is drawn after that. A section that fails
-// says so in its place, and the others stand.
+// Draw the requested sections one after the other, then those requested meanwhile. A section that fails shows its
+// error; the others are not affected.
 async function drawAll() {
   if (drawing) return;
   drawing = true;

@@ -1,4 +1,4 @@
-// The objective, layer by layer: a curve a model, and of the chosen layer the distribution and the images at its ends.
+// The objective by layer: one curve per model, and the chosen layer's distribution and extreme images.
 
 import { chart, curves, histograms, inBins, legend, measureNames, modelLayers } from "./charts.js";
 import { report } from "./data.js";
@@ -12,9 +12,9 @@ const TITLES = {
   __proto__: null, // a user's measure may be called "constructor"
   r_out: "R, the rate of all tokens",
   rc_half: "Rᶜ after compression",
-  sparsity: "Non-zero entries of the code",
-  sparsity_step1: "Non-zero entries after one step",
-  objective: "R − Rᶜ − λ‖Z‖₀, the whole",
+  sparsity: "Nonzero entries of the code",
+  sparsity_step1: "Nonzero entries after one step",
+  objective: "Objective, R − Rᶜ − λ‖Z‖₀",
   rc_in: "Rᶜ before compression",
   rc_out: "Rᶜ of the layer's output",
   active: "Positive activations of the MLP",

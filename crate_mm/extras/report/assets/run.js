@@ -1,4 +1,4 @@
-// What was run, and a button that saves every number of the page.
+// How the page was made, and a button that saves every number of it.
 
 import { report } from "./data.js";
 import { h, heading, mark, percent } from "./dom.js";
@@ -38,17 +38,17 @@ function list(facts) {
 
 function precision() {
   const { bits, side } = report.attention;
-  const told = [
+  const sentences = [
     "Means, deviations and counts are exact.",
-    `Attention is kept as ${bits}-bit square roots, each image and head with a scale of its own:`,
-    `an error of at most 1/${bits === 8 ? 255 : 65535} of the largest entry.`,
-    "Codes, masks and colours have 8 bits, shares and cosines 16.",
+    `Attention is stored as ${bits}-bit square roots, with one scale per image and head.`,
+    `The error is at most 1/${bits === 8 ? 255 : 65535} of the largest entry.`,
+    "Codes, masks and colors have 8 bits, fractions and cosines 16.",
   ];
   if (side > 1) {
-    told.push(`Attention is kept between blocks of ${side} × ${side} patches, so that the page stays small:`);
-    told.push("the mean over the asking patches of the sum over the asked ones.");
+    sentences.push(`To limit the page's size, attention is stored between blocks of ${side} × ${side} patches:`);
+    sentences.push("the mean over the query patches of the sum over the key patches.");
   }
-  return told.join(" ");
+  return sentences.join(" ");
 }
 
 function modelFacts(model, index) {

@@ -27,9 +27,9 @@ export async function renderSegments(body) {
   const which = h(
     "p",
     { class: "note" },
-    "Which head is the best one is defined against true masks: --masks gives them to a report, and ",
+    "The best head is defined by ground-truth masks: pass them with --masks, or run ",
     h("code", {}, "crate-mm analyze segments"),
-    " measures it on a dataset that has them.",
+    " on a dataset that has them.",
   );
   body.replaceChildren(...panels, which);
 }
@@ -56,13 +56,13 @@ async function masks(model, index, packed) {
   const grid = h("div", { class: "small large", role: "group", "aria-label": "Heads" }, tiles);
   const best = model.layers[state.layer].looks.best?.[state.image];
   if (!best) return grid;
-  const truth = h("img", { src: report.datas[model.data].truths[state.image], alt: "the true mask" });
-  grid.prepend(h("figure", { class: "truth" }, truth, h("figcaption", {}, "true mask")));
-  const told = best.map((one) => `class ${one.label}: head ${one.head + 1}, overlap ${number(one.iou)}`);
+  const truth = h("img", { src: report.datas[model.data].truths[state.image], alt: "ground-truth mask" });
+  grid.prepend(h("figure", { class: "truth" }, truth, h("figcaption", {}, "ground truth")));
+  const heads = best.map(({ label, head, iou }) => `class ${label}: head ${head + 1}, IoU ${number(iou)}`);
   return h(
     "div",
     {},
     grid,
-    h("p", { class: "note", "data-told": "best" }, `Best head by class: ${told.join("; ")}.`),
+    h("p", { class: "note", "data-told": "best" }, `Best head by class: ${heads.join("; ")}.`),
   );
 }

@@ -1,5 +1,5 @@
-// What is chosen: image, layer and head (from 0), the patch as a place in the image, the measure, the hidden models.
-// The choice stands in the address, so that a copied link opens what was seen.
+// The selection: image, layer and head (from 0), patch as a position in the image, measure, hidden models. The URL
+// holds the selection, so that a copied link opens the same view.
 
 import { mostHeads, mostLayers, report } from "./data.js";
 

@@ -1,4 +1,4 @@
-// The subspaces: how alike the heads' are, and whose energy is in which.
+// The subspaces: similarity between heads, and the energy of classes in them.
 
 import { chart, curves, legend, matrix, modelLayers } from "./charts.js";
 import { className, unpack } from "./data.js";
@@ -30,10 +30,10 @@ export async function renderSubspaces(body) {
   const plot = h("div", { class: "chart" });
   const head = rows.length
     ? [
-        h("h4", {}, "Mean |cosine| between directions of different heads"),
+        h("h4", {}, "Mean |cosine| between basis vectors of different heads"),
         legend(),
         plot,
-        h("p", { class: "note" }, "Dashed: random directions, whose mean is about √(2/πd)."),
+        h("p", { class: "note" }, "Dashed: mean for random vectors, about √(2/πd)."),
       ]
     : [];
   const panels = [];
@@ -66,15 +66,15 @@ async function subspacePanel({ model, index }, later) {
   const gram = await unpack(found.gram);
   const side = found.gram.shape[0];
   const each = side / found.heads;
-  const who = (i) => `head ${Math.floor(i / each) + 1}, direction ${(i % each) + 1}`;
+  const who = (i) => `head ${Math.floor(i / each) + 1}, basis vector ${(i % each) + 1}`;
   const picture = heat({
     key: `gram-${index}`,
-    name: `${model.label}: absolute cosines between the subspaces' directions, layer ${state.layer + 1}`,
+    name: `${model.label}: absolute cosines between basis vectors of the subspaces, layer ${state.layer + 1}`,
     rows: side,
     columns: side,
     values: gram,
     tell: (i) => `${who(Math.floor(i / side))} and ${who(i % side)}: ${number(gram[i])}`,
-    caption: `Gram matrix: |cosines| of ${each} of ${found.directions_a_head} directions a head, evenly spaced`,
+    caption: `Gram matrix: |cosines| of ${each} of ${found.directions_a_head} basis vectors per head, evenly spaced`,
   });
   const between = await unpack(found.between_heads);
   const K = found.heads;
@@ -87,8 +87,8 @@ async function subspacePanel({ model, index }, later) {
     tell: (i) => `heads ${Math.floor(i / K) + 1} and ${(i % K) + 1}: ${number(between[i])}`,
     caption:
       found.incoherence === null
-        ? "One head: there is none to compare it with"
-        : `Means by pairs of heads: ${number(found.incoherence)} between heads, ${number(Math.max(...between))} at most`,
+        ? "Only one head: no comparison"
+        : `Means by pair of heads: ${number(found.incoherence)} between different heads, maximum ${number(Math.max(...between))}`,
   });
   const views = h("div", { class: "row three" }, picture, heads);
   box.append(views);
@@ -111,7 +111,7 @@ async function subspacePanel({ model, index }, later) {
       h(
         "p",
         {},
-        `Shares, from ${number(least)} (faint) to ${number(most)}; heads that are alike would have ${number(1 / K)}.`,
+        `Fractions from ${number(least)} (faint) to ${number(most)}; equal heads would each have ${number(1 / K)}.`,
       ),
     ),
   );
