@@ -48,11 +48,11 @@ batches = [{"inputs": images}]
 """
 # Loads each config in a README, resolves it, and builds its model without memory.
 LOAD_CONFIGS = """
-from crate_mm.config import load_config, names_model, resolve_config
+from crate_mm.config import defines_model, load_config, resolve_config
 from crate_mm.registry import MODELS
 for name in {names}:
     cfg = load_config(name)
-    if names_model(cfg):
+    if defines_model(cfg):
         with torch.device("meta"):
             MODELS.build(resolve_config(cfg, 1).model)
 """

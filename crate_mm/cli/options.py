@@ -58,7 +58,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work-dir", help="directory for logs and checkpoints (default: work_dirs/<config name>)")
     parser.add_argument("--amp", action="store_true", help="mixed precision: bf16, or fp16 where the GPU has no bf16")
     add_cfg_options(parser)
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="launcher of the processes (default: none)")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="launcher of the processes")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
 
 
