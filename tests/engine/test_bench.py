@@ -102,7 +102,7 @@ def test_the_command(run_tool, tmp_path):
     for row, line in zip(written["measured"], done.output.splitlines()[1:]):
         assert line.split()[:3] == [row["what"], f"{row['images_per_second']:.1f}", "images/s,"]
     for args, sentence in (
-        (("transfer/pets",), "error: the config does not name its model"),
+        (("transfer/pets",), "error: the config defines no model"),
         (("debug", "--json", "no/x.json"), "error: cannot write no/x.json"),
         (("debug", "--batch", "-1"), "expected a positive integer"),
     ):
