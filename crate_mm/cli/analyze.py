@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
     for name in FIGURES.names():
         figure = FIGURES.build({"type": name})
         command = commands.add_parser(name, help=figure.help, description=figure.help)
-        command.add_argument("config", help="config file, or the name of one that comes with the package")
+        command.add_argument("config", help="config file, or the name of a packaged config")
         command.add_argument("checkpoint", nargs="+" if figure.many else 1, help="checkpoint file, or 'random'")
         command.add_argument("--out", metavar="DIR", help="output directory (default: work_dirs/<config>/analysis)")
         command.add_argument(

@@ -23,7 +23,7 @@ from .options import Parser, add_cfg_options, check_writable, positive_int, user
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
     parser.add_argument("--only", choices=["training", "inference"], help="measure only this mode (default: both)")
     parser.add_argument("--batch", type=positive_int, default=32, help="images per step (default: 32)")
     parser.add_argument("--seconds", type=positive_int, default=10, help="duration per mode, in s (default: 10)")

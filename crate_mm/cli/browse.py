@@ -23,7 +23,7 @@ from .options import Parser, add_cfg_options, check_writable, positive_int, user
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
     parser.add_argument("--split", choices=["train", "val", "test"], default="train")
     parser.add_argument("--number", type=positive_int, default=32, help="number of images (default: 32)")
     parser.add_argument("--epoch", type=positive_int, help="training epoch to show, from 1 (default: 1)")

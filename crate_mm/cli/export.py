@@ -24,7 +24,7 @@ from .options import Parser, add_cfg_options, check_writable, positive_int, user
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, the name of one that comes with the package, or 'checkpoint'")
+    parser.add_argument("config", help="config file, the name of a packaged config, or 'checkpoint'")
     parser.add_argument("checkpoint", help="checkpoint, of training or published; CONFIG 'checkpoint' uses its model")
     parser.add_argument("--to", required=True, choices=KINDS, help="output format")
     parser.add_argument("--out", metavar="FILE", help="file to write (default: the checkpoint's name)")

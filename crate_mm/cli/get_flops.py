@@ -22,7 +22,7 @@ from .options import Parser, add_cfg_options, check_writable, user_errors
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
     parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="image size (default: the config's)")
     parser.add_argument("--depth", type=int, default=3, help="depth of the table of modules (default: 3)")
     parser.add_argument("--json", metavar="FILE", help="write the report to FILE, as JSON")

@@ -20,7 +20,7 @@ MAX_LISTED = 20  # tensors, and again prefixes, listed in the log
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
     parser.add_argument("checkpoint", help="checkpoint with the backbone, of any task")
     parser.add_argument("--k", type=positive_int, default=20, help="number of neighbors that vote (default: 20)")
     parser.add_argument(

@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--k", type=positive_int, default=5, help="neighbors per query (default: 5)")
     parser.add_argument("--out", required=True, metavar="FILE", help="*.npz: the features; *.png, *.pdf: the sheet")
-    parser.add_argument("--config", help="config of the model, if the checkpoint does not determine it")
+    parser.add_argument("--config", help="config that defines the model, if the checkpoint does not")
     parser.add_argument("--batch", type=positive_int, default=64, help="batch size (default: 64)")
     return parser.parse_args()
 

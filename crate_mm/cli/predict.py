@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("checkpoint", help="checkpoint of a classifier, of training, published or third-party")
     parser.add_argument("images", nargs="+", metavar="PATH", help="image file, folder, or pattern such as 'a/**/*.jpg'")
-    parser.add_argument("--config", help="config of the model, if the checkpoint does not determine it")
+    parser.add_argument("--config", help="config that defines the model, if the checkpoint does not")
     parser.add_argument(
         "--out", metavar="FILE", help="*.csv: a row per image; *.png, *.pdf: a sheet of the first images"
     )

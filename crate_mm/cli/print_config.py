@@ -26,7 +26,7 @@ HIDDEN = ("experiment_name", "custom_hooks")  # random; custom_hooks repeats the
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
     parser.add_argument("--processes", type=positive_int, default=1, help="number of processes of the run (default: 1)")
     add_cfg_options(parser)
     return parser.parse_args()

@@ -51,7 +51,7 @@ MAX_CONFIG_CHARS = 20_000  # of a model config quoted on the page
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
     parser.add_argument("checkpoint", nargs="+", help="checkpoint file, or 'random'")
     parser.add_argument(
         "--also", nargs="+", action="append", default=[], metavar=("CONFIG", "CHECKPOINT"),

@@ -36,7 +36,7 @@ from .options import Parser, add_common_options, check_writable, user_errors
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
     parser.add_argument("checkpoint", help="checkpoint file, also a third-party one")
     parser.add_argument("--json", metavar="FILE", help="write the metrics to FILE, as JSON")
     parser.add_argument("--out", metavar="FILE", help="write one CSV row per sample: label, top classes, scores")

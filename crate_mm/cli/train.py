@@ -23,7 +23,7 @@ from .options import Parser, add_common_options, user_errors
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
     parser.add_argument(
         "--resume",
         nargs="?",
