@@ -48,7 +48,7 @@ batches = [{"inputs": images}]
 """
 # Loads each config in a README, resolves it, and builds its model without memory.
 LOAD_CONFIGS = """
-from crate_mm.config import load_config, defines_model, resolve_config
+from crate_mm.config import defines_model, load_config, resolve_config
 from crate_mm.registry import MODELS
 for name in {names}:
     cfg = load_config(name)

@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm analyze`` does too: see ``crate_mm/cli/analyze.py``."""
+"""The command ``crate-mm analyze`` from a clone; see ``crate_mm/cli/analyze.py``."""
 
 from crate_mm.cli.analyze import main
 

@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm average`` does too: see ``crate_mm/cli/average.py``."""
+"""The command ``crate-mm average`` from a clone; see ``crate_mm/cli/average.py``."""
 
 from crate_mm.cli.average import main
 

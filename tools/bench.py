@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm bench`` does too: see ``crate_mm/cli/bench.py``."""
+"""The command ``crate-mm bench`` from a clone; see ``crate_mm/cli/bench.py``."""
 
 from crate_mm.cli.bench import main
 

@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm browse`` does too: see ``crate_mm/cli/browse.py``."""
+"""The command ``crate-mm browse`` from a clone; see ``crate_mm/cli/browse.py``."""
 
 from crate_mm.cli.browse import main
 

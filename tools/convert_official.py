@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm convert_official`` does too: see ``crate_mm/cli/convert_official.py``."""
+"""The command ``crate-mm convert_official`` from a clone; see ``crate_mm/cli/convert_official.py``."""
 
 from crate_mm.cli.convert_official import main
 

@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm doctor`` does too: see ``crate_mm/cli/doctor.py``."""
+"""The command ``crate-mm doctor`` from a clone; see ``crate_mm/cli/doctor.py``."""
 
 from crate_mm.cli.doctor import main
 

@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm export`` does too: see ``crate_mm/cli/export.py``."""
+"""The command ``crate-mm export`` from a clone; see ``crate_mm/cli/export.py``."""
 
 from crate_mm.cli.export import main
 

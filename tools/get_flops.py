@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm get_flops`` does too: see ``crate_mm/cli/get_flops.py``."""
+"""The command ``crate-mm get_flops`` from a clone; see ``crate_mm/cli/get_flops.py``."""
 
 from crate_mm.cli.get_flops import main
 

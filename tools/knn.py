@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm knn`` does too: see ``crate_mm/cli/knn.py``."""
+"""The command ``crate-mm knn`` from a clone; see ``crate_mm/cli/knn.py``."""
 
 from crate_mm.cli.knn import main
 

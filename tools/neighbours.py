@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm neighbours`` does too: see ``crate_mm/cli/neighbours.py``."""
+"""The command ``crate-mm neighbours`` from a clone; see ``crate_mm/cli/neighbours.py``."""
 
 from crate_mm.cli.neighbours import main
 

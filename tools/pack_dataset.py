@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm pack_dataset`` does too: see ``crate_mm/cli/pack_dataset.py``."""
+"""The command ``crate-mm pack_dataset`` from a clone; see ``crate_mm/cli/pack_dataset.py``."""
 
 from crate_mm.cli.pack_dataset import main
 

@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm plot`` does too: see ``crate_mm/cli/plot.py``."""
+"""The command ``crate-mm plot`` from a clone; see ``crate_mm/cli/plot.py``."""
 
 from crate_mm.cli.plot import main
 

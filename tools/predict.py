@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm predict`` does too: see ``crate_mm/cli/predict.py``."""
+"""The command ``crate-mm predict`` from a clone; see ``crate_mm/cli/predict.py``."""
 
 from crate_mm.cli.predict import main
 

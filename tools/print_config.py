@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm print-config`` does too: see ``crate_mm/cli/print_config.py``."""
+"""The command ``crate-mm print-config`` from a clone; see ``crate_mm/cli/print_config.py``."""
 
 from crate_mm.cli.print_config import main
 

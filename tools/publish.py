@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm publish`` does too: see ``crate_mm/cli/publish.py``."""
+"""The command ``crate-mm publish`` from a clone; see ``crate_mm/cli/publish.py``."""
 
 from crate_mm.cli.publish import main
 

@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm report`` does too: see ``crate_mm/cli/report.py``."""
+"""The command ``crate-mm report`` from a clone; see ``crate_mm/cli/report.py``."""
 
 from crate_mm.cli.report import main
 

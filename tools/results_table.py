@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm results_table`` does too: see ``crate_mm/cli/results_table.py``."""
+"""The command ``crate-mm results_table`` from a clone; see ``crate_mm/cli/results_table.py``."""
 
 from crate_mm.cli.results_table import main
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What slurm_train.sh and slurm_test.sh share: start these, whose --help says what they take.
+# Shared by slurm_train.sh and slurm_test.sh. Run those instead; their --help lists the arguments.
 #   tools/slurm.sh train|test SCRIPT [arguments of SCRIPT]
 set -euo pipefail
 case "${1:-}" in -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p;}' "$0"; exit 0 ;; esac
-[[ "${1:-}" =~ ^(train|test)$ && $# -ge 2 ]] || { echo "error: slurm.sh is started by others: see --help" >&2; exit 2; }
+[[ "${1:-}" =~ ^(train|test)$ && $# -ge 2 ]] || { echo "error: run slurm_train.sh or slurm_test.sh" >&2; exit 2; }
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mode=$1 script=$2
 shift 2
@@ -21,7 +21,7 @@ partition=$1 job_name=$2
 shift $((2 + ${#files[@]}))
 for name in GPUS GPUS_PER_NODE CPUS_PER_TASK; do
   [[ -z "${!name:-}" || "${!name}" =~ ^[1-9][0-9]{0,5}$ ]] ||
-    fail "$name must be a whole number of at least 1, it is '${!name}'"
+    fail "$name must be a positive integer, got '${!name}'"
 done
 gpus=${GPUS:-8}
 per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}

@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm test`` does too: see ``crate_mm/cli/test.py``."""
+"""The command ``crate-mm test`` from a clone; see ``crate_mm/cli/test.py``."""
 
 from crate_mm.cli.test import main
 

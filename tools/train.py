@@ -1,4 +1,4 @@
-"""What the installed command ``crate-mm train`` does too: see ``crate_mm/cli/train.py``."""
+"""The command ``crate-mm train`` from a clone; see ``crate_mm/cli/train.py``."""
 
 from crate_mm.cli.train import main
 

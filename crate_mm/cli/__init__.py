@@ -1,7 +1,7 @@
-"""The commands: each file one, as ``crate-mm <name>`` and ``tools/<name>.py``.
+"""The commands: one module each, run as ``crate-mm <name>`` or ``tools/<name>.py``.
 
-A setting of the environment that would end every command is replaced here, before a library reads it. ``doctor`` says
-what was replaced.
+Environment variables that would make every command fail are replaced here, before a library reads them. ``doctor``
+lists the replacements.
 """
 
 import getpass
@@ -13,31 +13,31 @@ from ..io.files import LONGEST_TEMP
 
 
 def replacements() -> dict[str, tuple[str, str]]:
-    """New values for variables of the environment that no command could work with, each with the reason."""
+    """Return the environment variables to replace: name -> (new value, reason)."""
     new = {}
     backend = os.environ.get("MPLBACKEND", "")
-    # A notebook's back end is for its kernel alone: matplotlib does not load where its package is missing.
+    # A notebook's backend works in its kernel only: elsewhere, matplotlib fails to import it.
     if backend and backend.lower() != "agg" and "ipykernel" not in sys.modules:
         new["MPLBACKEND"] = "agg", "the commands draw into files"
     for name in ("TMPDIR", "TEMP", "TMP"):
         if os.name == "posix" and len(os.fsencode(os.environ.get(name, ""))) > LONGEST_TEMP:
-            new[name] = "/tmp", f"loaders' workers need a path of at most {LONGEST_TEMP} bytes for their sockets"
+            new[name] = "/tmp", f"sockets of data-loader workers need a path of at most {LONGEST_TEMP} bytes"
     if not os.path.isabs(os.path.expanduser("~")):
-        new["HOME"] = "/", "the system knows no home folder of this user"
+        new["HOME"] = "/", "the system has no home directory for this user"
     try:
         getpass.getuser()
     except (KeyError, OSError, ImportError):
-        number = os.getuid() if hasattr(os, "getuid") else ""
-        new["USER"] = f"uid{number}", "the system knows no name of this user"
+        uid = os.getuid() if hasattr(os, "getuid") else ""
+        new["USER"] = f"uid{uid}", "the system has no name for this user"
     return new
 
 
 REPLACED = replacements()
 os.environ.update({name: value for name, (value, _) in REPLACED.items()})
 if REPLACED:
-    tempfile.tempdir = None  # Python may have looked for it before
+    tempfile.tempdir = None  # discard Python's cached value
 
-# Before PyTorch loads: its threads wait for each other by spinning, which takes the cores from every other process for
-# a hundred times as long as a step has work. This many turns are as good where nobody else wants the cores.
+# Set before PyTorch loads. OpenMP threads busy-wait, which can make a step on shared cores a hundred times slower. On
+# cores that are not shared, 3000 spins are as fast as the default.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")

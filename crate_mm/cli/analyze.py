@@ -1,4 +1,4 @@
-"""Look inside a model: one command a figure, each leaving PNG, PDF and the numbers.
+"""Look inside a model: one subcommand per figure, which writes PNG, PDF and the numbers.
 
 python tools/analyze.py layers     configs/crate_tiny_digits.py random epoch_1.pth epoch_40.pth
 python tools/analyze.py tokens     configs/crate_tiny_digits.py epoch_40.pth
@@ -9,8 +9,8 @@ python tools/analyze.py features   configs/crate_tiny_digits.py epoch_40.pth --m
 python tools/analyze.py segments   configs/crate_small8_in21k.py crate_small8.pth --voc data
 python tools/analyze.py reconstruct configs/crate_mae_base_in1k.py crate_mae_base.pth --images cat.jpg dog.jpg
 
-CHECKPOINT is a file of ours or of another code base, or 'random' for the model as it is initialised. A figure of your
-own is a class in FIGURES, in a file that the config's custom_imports names.
+CHECKPOINT is a file, also a third-party one, or 'random' for the newly initialized model. To add a figure, register a
+class in FIGURES, in a file that the config's custom_imports names.
 """
 
 import argparse
@@ -52,29 +52,29 @@ def parse_args() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
     if len(sys.argv) > 2 and sys.argv[1] not in FIGURES.names() and not sys.argv[1].startswith("-"):
         with user_errors():
-            load_config(sys.argv[2])  # its custom_imports may bring the figure
+            load_config(sys.argv[2])  # its custom_imports may register the figure
     for name in FIGURES.names():
         figure = FIGURES.build({"type": name})
         command = commands.add_parser(name, help=figure.help, description=figure.help)
-        command.add_argument("config", help="config file, or the name of one that comes with the package")
+        command.add_argument("config", help="config file, or the name of a packaged config")
         command.add_argument("checkpoint", nargs="+" if figure.accepts_many else 1, help="checkpoint file, or 'random'")
-        command.add_argument("--out", metavar="DIR", help="folder for the files (default: work_dirs/<config>/analysis)")
+        command.add_argument("--out", metavar="DIR", help="output directory (default: work_dirs/<config>/analysis)")
         command.add_argument(
-            "--layers", type=int, nargs="+", metavar="L", help="layers, from 1, or from the last as -1"
+            "--layers", type=int, nargs="+", metavar="L", help="layers, counted from 1, or from -1 backward"
         )
-        command.add_argument("--seed", type=int, default=0, help="of 'random' and of what is drawn (default: 0)")
+        command.add_argument("--seed", type=int, default=0, help="seed of 'random' and of sampling (default: 0)")
         if figure.input_kind == "images":
             command.add_argument("--images", nargs="+", required=True, metavar="FILE", help="image files")
             command.add_argument(
-                "--size", type=positive_int, metavar="PIXELS", help="side of the images (default: config's)"
+                "--size", type=positive_int, metavar="PIXELS", help="image size (default: the config's)"
             )
         elif figure.input_kind == "split":
             nargs = "+" if figure.accepts_many else 1
             command.add_argument("--split", nargs=nargs, choices=["train", "val", "test"], default=["test"])
         figure.add_options(command)
-        command.add_argument("--style", choices=STYLES, default="screen", help="'paper': a given width, fonts embedded")
-        command.add_argument("--width", type=float, metavar="INCHES", help="of a paper's figure (default: 5.5)")
-        command.add_argument("--font-size", type=float, metavar="POINTS", help="of a paper's figure (default: 8)")
+        command.add_argument("--style", choices=STYLES, default="screen", help="'paper': fixed width, embedded fonts")
+        command.add_argument("--width", type=float, metavar="INCHES", help="width with --style paper (default: 5.5)")
+        command.add_argument("--font-size", type=float, metavar="POINTS", help="font with --style paper (default: 8)")
         add_cfg_options(command)
     return parser.parse_args()
 
@@ -83,11 +83,11 @@ def main() -> None:
     args = parse_args()
     with user_errors():
         if args.layers and 0 in args.layers:
-            raise ValueError("layers are counted from 1, or from the last as -1: there is no layer 0")
+            raise ValueError("there is no layer 0: layers are counted from 1, or from -1 backward")
         args.layers = [layer - 1 if layer > 0 else layer for layer in args.layers] if args.layers else None
         cfg = load_config(args.config, args.cfg_options) if defines_model(load_config(args.config)) else None
         figure = FIGURES.build({"type": args.figure})
-        args.loaded = {}  # each file's config, with its model where the config names none, and checkpoint
+        args.loaded = {}  # file -> (config with a model, checkpoint)
         for file in args.checkpoint:
             source = None if file == "random" else file
             args.loaded[file] = load_config_for(args.config, source, args.cfg_options, whole=figure.full_model)
@@ -96,19 +96,19 @@ def main() -> None:
         with figure_style(args.style, args.width, args.font_size):
             out.mkdir(parents=True, exist_ok=True)
             try:
-                drawn = figure.run(list(subjects(figure, cfg, args)), args)
+                output = figure.run(list(figure_inputs(figure, cfg, args)), args)
             except LayerError as error:  # on the command line the first layer is 1, as in the paper
                 raise LayerError(*error.arguments, first=1) from None
-            if drawn.note:
-                say(drawn.note)
-            say("wrote " + ", ".join(map(sanitized, write(drawn, out))))
+            if output.note:
+                say(output.note)
+            say("wrote " + ", ".join(map(sanitized, write(output, out))))
 
 
-def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[FigureInput]:
-    """What a figure looks at, for each checkpoint and split."""
+def figure_inputs(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[FigureInput]:
+    """Yield the input of a figure for each checkpoint and split."""
     for checkpoint, name in zip(args.checkpoint, distinct_names(args.checkpoint)):
         if figure.input_kind == "images":
-            yield image_subject(args.loaded[checkpoint][0], checkpoint, args, figure.full_model)
+            yield image_input(args.loaded[checkpoint][0], checkpoint, args, figure.full_model)
             continue
         model = build_model(*args.loaded[checkpoint], args.seed, figure.full_model)
         if figure.input_kind == "model":
@@ -116,34 +116,35 @@ def subjects(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iterator[
             continue
         for split in args.split:
             loader = build_loader(cfg, split)
-            wanted = figure.choose(len(loader.dataset), args)
+            positions = figure.choose(len(loader.dataset), args)
             workers = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
-            batches = DataLoader(Subset(loader.dataset, wanted), loader.batch_size, **workers)
+            batches = DataLoader(Subset(loader.dataset, positions), loader.batch_size, **workers)
             classes = tuple(dataset_of(loader.dataset).classes or ())
-            # Only what tells the subjects apart.
+            # Label only by what differs between the inputs.
             parts = [name] * (len(args.checkpoint) > 1) + [split] * (len(args.split) > 1)
             yield FigureInput(", ".join(parts or [split]), model, batches, classes=classes)
 
 
 def distinct_names(files: list[str]) -> list[str]:
-    """Names of files that tell them apart: without their ending, and with as many of their folders as that takes."""
+    """Return distinct names for files: the stem, with as many parent directories as are needed."""
     paths = [Path(file) for file in files]
     names = [path.stem for path in paths]
     for depth in range(2, max(len(path.parts) for path in paths) + 1):
         if len(set(names)) == len(files):
             return names
-        again = {name for name in names if names.count(name) > 1}
+        repeated = {name for name in names if names.count(name) > 1}
         names = [
-            "/".join((*path.parts[-depth:-1], path.stem)) if name in again else name for name, path in zip(names, paths)
+            "/".join((*path.parts[-depth:-1], path.stem)) if name in repeated else name
+            for name, path in zip(names, paths)
         ]
     return [f"{name} ({number + 1})" if names.count(name) > 1 else name for number, name in enumerate(names)]
 
 
-def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace, whole: bool) -> FigureInput:
-    """A model for images of ``--size``, and the image files as its batch and as pictures of that size."""
+def image_input(cfg: Config, checkpoint: str, args: argparse.Namespace, whole: bool) -> FigureInput:
+    """Return a model for images of ``--size``, with the image files as a batch and as pictures of that size."""
     if args.size:
         if "backbone" not in cfg.model:
-            raise ValueError("--size sets model.backbone.img_size, and the config's model has no backbone")
+            raise ValueError("--size sets model.backbone.img_size, but the config's model has no backbone")
         cfg.model.backbone.img_size = args.size
     model = build_model(*args.loaded[checkpoint], args.seed, whole)
     _, H, W = image_shape(model)
@@ -160,43 +161,47 @@ def image_subject(cfg: Config, checkpoint: str, args: argparse.Namespace, whole:
 
 
 def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bool = False) -> nn.Module:
-    """A config's model in eval mode, with a checkpoint's backbone, or all of it, or without a checkpoint at random."""
+    """Build a config's model in eval mode.
+
+    Args:
+        checkpoint: source of the weights; None initializes them at random.
+        whole: load all weights, not only the backbone's.
+    """
     if checkpoint is not None and whole:
         model = task_of(build_from(cfg, checkpoint))
         load_strict(model, checkpoint)
         checkpoint.say(say)
         return model.to(get_device()).eval()
     if checkpoint is not None:
-        model, table = build_backbone_from(cfg, checkpoint)
+        model, report = build_backbone_from(cfg, checkpoint)
         checkpoint.say(say)
-        lacking = [name for name in (*table.dropped, *table.new) if name.startswith(BACKBONE)]
-        if lacking:
-            say(f"{checkpoint.path} fills a part of the backbone alone:", *table.table().split("\n"))
+        if any(name.startswith(BACKBONE) for name in (*report.dropped, *report.new)):
+            say(f"{checkpoint.path} loads only a part of the backbone:", *report.table().split("\n"))
         return task_of(model)
     set_random_seed(seed)
     return task_of(build_from(cfg, None)).to(get_device()).eval()
 
 
-def write(drawn: FigureOutput, out: Path) -> list[Path]:
-    """Write pictures and numbers to a folder; return the files."""
-    files = [file for stem, picture in drawn.pictures.items() for file in save(picture, out / stem)]
-    for name, contents in drawn.numbers.items():
+def write(output: FigureOutput, out: Path) -> list[Path]:
+    """Write pictures and numbers to a directory; return the files."""
+    files = [file for stem, picture in output.pictures.items() for file in save(picture, out / stem)]
+    for name, contents in output.numbers.items():
         files.append(out / name)
         write_numbers(out / name, contents)
     return files
 
 
 def write_numbers(file: Path, contents: Any) -> None:
-    """Write a dict of arrays as NPZ, rows as CSV or data as JSON, by the file's name."""
+    """Write a dict of arrays as NPZ, rows as CSV or data as JSON, by the file's extension."""
     if file.suffix == ".npz":
-        with atomic_file(file) as opened:
-            np.savez(opened, **contents)
+        with atomic_file(file) as stream:
+            np.savez(stream, **contents)
         return
-    with atomic_file(file, text=True) as opened:
+    with atomic_file(file, text=True) as stream:
         if file.suffix == ".csv":
-            csv.writer(opened).writerows(contents)
+            csv.writer(stream).writerows(contents)
         else:
-            opened.write(json.dumps(contents) + "\n")
+            stream.write(json.dumps(contents) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""Average the weights of checkpoints of one model: all of them, or those that a validation chooses.
+"""Average the weights of checkpoints of one model: all of them, or those that validation selects.
 
 python tools/average.py work_dirs/run/epoch_8.pth work_dirs/run/epoch_9.pth work_dirs/run/epoch_10.pth --out mean.pth
 python tools/average.py a.pth b.pth c.pth --greedy configs/crate_base_in1k.py --out soup.pth
 
-With --greedy each checkpoint is validated by itself. From the best one on, each stays in if the average with it is no
-worse. The score of a soup on the data that chose it says too much: test it on other data.
+--greedy validates each checkpoint. From the best one on, it adds a checkpoint if the average with it scores no worse.
+The final score comes from the data that selected the checkpoints: test the average on other data.
 
-BatchNorm's statistics, which ToST has, are averaged too, unless a config is given for its training data (--greedy,
---statistics): then they are taken anew with the averaged weights. Where a training keeps an average of its weights,
-that is what is averaged.
+BatchNorm statistics (ToST) are averaged, too. With a config (--greedy, --statistics), they are recomputed on its
+training images with the averaged weights. If a run keeps an average of its weights, that average is used.
 """
 
 import argparse
@@ -30,56 +29,62 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="checkpoints of one model")
     parser.add_argument("--out", required=True, metavar="FILE", help="file to write, *.pth")
-    parser.add_argument("--greedy", metavar="CONFIG", help="choose by this config's validation")
-    parser.add_argument("--statistics", metavar="CONFIG", help="take BatchNorm's statistics on its training data")
-    parser.add_argument("--images", type=positive_int, default=4096, help="for these statistics (default: 4096)")
+    parser.add_argument("--greedy", metavar="CONFIG", help="select checkpoints by this config's validation")
+    parser.add_argument(
+        "--statistics", metavar="CONFIG", help="recompute BatchNorm statistics on this config's training images"
+    )
+    parser.add_argument(
+        "--images", type=positive_int, default=4096, help="number of images for BatchNorm statistics (default: 4096)"
+    )
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
     add_cfg_options(parser)
     return parser.parse_args()
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Raise ``ValueError`` for options that do not go together, or a file that would be lost."""
+    """Raise ``ValueError`` for conflicting options, or if a file would be overwritten."""
     out = Path(args.out)
     if out.suffix != ".pth":
-        raise ValueError(f"{sanitized(out)} must be named *.pth; tools/publish.py makes a safetensors file of it")
+        raise ValueError(f"{sanitized(out)} must be named *.pth; tools/publish.py converts it to safetensors")
     if out.exists() and not args.force:
         raise ValueError(f"{sanitized(out)} exists: --force overwrites it")
     if len(args.checkpoints) < 2:
-        raise ValueError("an average is of two checkpoints or more")
+        raise ValueError("expected two checkpoints or more")
     files = [Path(path).resolve() for path in args.checkpoints]
-    twice = next((path for path, file in zip(args.checkpoints, files) if files.count(file) > 1), None)
-    if twice:
-        raise ValueError(f"{sanitized(twice)} is named twice")
+    duplicate = next((path for path, file in zip(args.checkpoints, files) if files.count(file) > 1), None)
+    if duplicate:
+        raise ValueError(f"{sanitized(duplicate)} is named twice")
     if args.cfg_options and not (args.greedy or args.statistics):
-        raise ValueError("--cfg-options override a config: name one by --greedy or --statistics")
+        raise ValueError("--cfg-options needs --greedy or --statistics, whose config it overrides")
     check_writable(args.out)
 
 
 def config_for(config: str, args: argparse.Namespace) -> Config:
-    """A config with the checkpoints' model where it names none."""
+    """Load a config; if it defines no model, use the checkpoints' model."""
     return load_config_for(config, args.checkpoints[0], args.cfg_options, needed=False, whole=True)[0]
 
 
-def choose(args: argparse.Namespace, finish: Callable[[Checkpoint], Checkpoint]) -> tuple[Checkpoint, list[str]]:
-    """The greedy average, and what is to be said of it; each step is printed."""
+def greedy_average(
+    args: argparse.Namespace, finish: Callable[[Checkpoint], Checkpoint]
+) -> tuple[Checkpoint, list[str]]:
+    """Return the greedy average and notes on it; print each step."""
     with validating(config_for(args.greedy, args)) as score:
 
-        def told(checkpoint: Checkpoint) -> float:
+        def score_and_print(checkpoint: Checkpoint) -> float:
             value = score(checkpoint)
             say(f"validated {sanitized(checkpoint.path)}: {score.metric} {value:.4f}")
             return value
 
-        mean, tried, notes = greedy(args.checkpoints, told, score.greater, finish)
-    for step in tried:
+        mean, steps, notes = greedy(args.checkpoints, score_and_print, score.greater, finish)
+    for step in steps:
         say(line(step, score.metric))
-    return mean, [f"{sum(step.kept for step in tried)} of {len(tried)} stay in", *notes]
+    return mean, [f"accepted {sum(step.kept for step in steps)} of {len(steps)} checkpoints", *notes]
 
 
 def line(step: Tried, metric: str) -> str:
     return (
-        f"{sanitized(step.path)}: {metric} {step.alone:.4f} alone, {step.together:.4f} with it: "
-        f"{'stays in' if step.kept else 'left out'}"
+        f"{sanitized(step.path)}: {metric} {step.alone:.4f} alone, {step.together:.4f} in the average: "
+        f"{'accepted' if step.kept else 'rejected'}"
     )
 
 
@@ -90,18 +95,17 @@ def main() -> None:
         data = args.statistics or args.greedy
         statistics = has_statistics(open_checkpoint(args.checkpoints[0]))
         if args.statistics and not statistics:
-            raise ValueError("--statistics is for models with BatchNorm, which these checkpoints have not")
+            raise ValueError("--statistics needs a model with BatchNorm: these checkpoints have none")
         finish = partial(with_own_statistics, cfg=config_for(data, args), images=args.images) if data else None
         if args.greedy:
-            mean, notes = choose(args, finish if statistics else lambda mean: mean)
+            mean, notes = greedy_average(args, finish if statistics else lambda mean: mean)
         else:
             mean, notes = average(args.checkpoints)
             mean = finish(mean) if statistics and finish else mean
         if statistics:
-            taken = f"taken with the averaged weights, on {args.images} training images at most"
-            notes.append(
-                f"BatchNorm's statistics are {taken if finish else 'averaged: not those of the averaged weights'}"
-            )
+            recomputed = f"recomputed with the averaged weights on at most {args.images} training images"
+            averaged = "averaged, which does not give the statistics of the averaged weights"
+            notes.append(f"BatchNorm statistics are {recomputed if finish else averaged}")
         for note in notes:
             say(note)
         save(mean, args.out)

@@ -1,10 +1,10 @@
-"""Measure how fast a config's model trains and predicts on this machine, and how much memory it takes.
+"""Measure a model's speed and memory in training and inference on this machine.
 
 python tools/bench.py configs/crate_base_in1k.py --batch 64 --amp
 python tools/bench.py crate_tiny_digits --only inference --json speed.json
 
-The images are random and lie on the device: loading them is not measured. Given is the median of the steps after a
-warm-up. On a machine that others use as well no figure is worth much.
+The images are random and already on the device, so loading is not measured. The result is the median step after a
+warm-up. Results on a machine with other load are unreliable.
 """
 
 import argparse
@@ -23,23 +23,23 @@ from .options import Parser, add_cfg_options, check_writable, positive_int, user
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
-    parser.add_argument("--only", choices=["training", "inference"], help="measure one of them (default: both)")
-    parser.add_argument("--batch", type=positive_int, default=32, help="images of a step (default: 32)")
-    parser.add_argument("--seconds", type=positive_int, default=10, help="to measure each for (default: 10)")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
+    parser.add_argument("--only", choices=["training", "inference"], help="measure only this mode (default: both)")
+    parser.add_argument("--batch", type=positive_int, default=32, help="images per step (default: 32)")
+    parser.add_argument("--seconds", type=positive_int, default=10, help="duration per mode, in s (default: 10)")
     parser.add_argument("--amp", action="store_true", help="mixed precision: bf16, or fp16 where the GPU has no bf16")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
+    parser.add_argument("--json", metavar="FILE", help="write the results to FILE, as JSON")
     add_cfg_options(parser)
     return parser.parse_args()
 
 
-def line(found: BenchResult) -> str:
-    """What was measured, for people."""
-    spread = f"{1000 * found.least:.1f} to {1000 * found.most:.1f}"
-    memory = "" if found.memory is None else f", memory {found.memory / 2**30:.2f} GiB"
+def line(result: BenchResult) -> str:
+    """Format a result for the terminal."""
+    spread = f"{1000 * result.least:.1f} to {1000 * result.most:.1f}"
+    memory = "" if result.memory is None else f", memory {result.memory / 2**30:.2f} GiB"
     return (
-        f"{found.what:<10}{found.images_per_second:10.1f} images/s, {1000 * found.seconds:.1f} ms a step of "
-        f"{found.batch} (median of {found.steps}, {spread}), first step {found.first:.1f} s{memory}"
+        f"{result.what:<10}{result.images_per_second:10.1f} images/s, {1000 * result.seconds:.1f} ms per step of "
+        f"{result.batch} (median of {result.steps}, {spread}), first step {result.first:.1f} s{memory}"
     )
 
 
@@ -47,20 +47,20 @@ def main() -> None:
     args = parse_args()
     with user_errors():
         check_writable(args.json)
-        MMLogger.get_instance("bench", log_level="ERROR")  # MMEngine has a line for each parameter
-        cfg, machine, found = load_config(args.config, args.cfg_options), environment_info(), []
+        MMLogger.get_instance("bench", log_level="ERROR")  # MMEngine logs a line per parameter
+        cfg, machine, results = load_config(args.config, args.cfg_options), environment_info(), []
         if not defines_model(cfg):
-            raise ValueError("the config does not name its model: measure a config that does")
+            raise ValueError("the config defines no model: measure a config that does")
         versions = machine["versions"]
         say(f"{machine['device']}, PyTorch {versions['torch']}, {'mixed precision' if args.amp else 'float32'}")
-        for what in [args.only] if args.only else ["inference", "training"]:
-            found.append(bench(cfg, what, args.batch, args.seconds, args.amp))
-            say(line(found[-1]))
+        for mode in [args.only] if args.only else ["inference", "training"]:
+            results.append(bench(cfg, mode, args.batch, args.seconds, args.amp))
+            say(line(results[-1]))
         if args.json:
-            rows = [{**one._asdict(), "images_per_second": one.images_per_second} for one in found]
-            about = {"config": args.config, "amp": args.amp, **model_cost(MODELS.build(cfg.model)), **machine}
+            rows = [{**result._asdict(), "images_per_second": result.images_per_second} for result in results]
+            run = {"config": args.config, "amp": args.amp, **model_cost(MODELS.build(cfg.model)), **machine}
             with atomic_file(args.json, text=True) as file:
-                file.write(json.dumps({**about, "measured": rows}, indent=2) + "\n")
+                file.write(json.dumps({**run, "measured": rows}, indent=2) + "\n")
             say(f"wrote {sanitized(args.json)}")
 
 

@@ -4,8 +4,8 @@ python tools/browse.py configs/crate_base_in1k.py --cfg-options data_root=/data/
 python tools/browse.py configs/crate_base_in1k.py --same 7 --number 12 --out one_image.png
 python tools/browse.py configs/transfer/pets.py --split val
 
-Of the training data these are the first samples of an epoch, with the seeds that a run of one process on a CPU gives
-them. Of 'val' and 'test' they are spread over the data.
+For 'train', these are the first samples of an epoch, with the seeds of a run with one process on a CPU. For 'val' and
+'test', they are spread evenly over the data.
 """
 
 import argparse
@@ -23,43 +23,42 @@ from .options import Parser, add_cfg_options, check_writable, positive_int, user
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
     parser.add_argument("--split", choices=["train", "val", "test"], default="train")
-    parser.add_argument("--number", type=positive_int, default=32, help="of images (default: 32)")
-    parser.add_argument("--epoch", type=positive_int, help="of training, from 1 (default: 1)")
+    parser.add_argument("--number", type=positive_int, default=32, help="number of images (default: 32)")
+    parser.add_argument("--epoch", type=positive_int, help="training epoch to show, from 1 (default: 1)")
     parser.add_argument(
-        "--same", type=int, metavar="POSITION", help="one sample, by its position from 0, in as many epochs"
+        "--same", type=int, metavar="POSITION", help="show this sample (position from 0) in --number epochs"
     )
     parser.add_argument("--out", metavar="FILE", help="*.png or *.pdf (default: work_dirs/<config>/browse_<split>.png)")
     add_cfg_options(parser)
     return parser.parse_args()
 
 
-def panel(seen: PreviewSample, classes: list[str] | None, with_epoch: bool) -> Panel:
-    """An image of the sheet: its labels, with their shares where they are several, and its file, or its epoch."""
-    if seen.pixels.dtype != torch.uint8 or seen.pixels.ndim != 3:
-        kind, shape = str(seen.pixels.dtype).removeprefix("torch."), tuple(seen.pixels.shape)
+def panel(sample: PreviewSample, classes: list[str] | None, with_epoch: bool) -> Panel:
+    """Return an image of the sheet with its labels, their weights if there are several, and its file or epoch."""
+    if sample.pixels.dtype != torch.uint8 or sample.pixels.ndim != 3:
+        dtype, shape = str(sample.pixels.dtype).removeprefix("torch."), tuple(sample.pixels.shape)
         raise ValueError(
-            f"{sanitized(seen.path)} is no image: expected uint8 of shape (C, H, W), got {kind} of {shape}"
+            f"{sanitized(sample.path)} is not an image: expected uint8 of shape (C, H, W), got {dtype} of {shape}"
         )
-    if seen.pixels.shape[0] not in (1, 3):
-        raise ValueError(
-            f"{sanitized(seen.path)} has {seen.pixels.shape[0]} channels: images of 1 and of 3 can be shown"
-        )
-    names = [(classes[label] if classes else str(label), share) for label, share in seen.labels]
-    lines = [name if share == 1 else f"{name}  {100 * share:.0f} %" for name, share in names]
-    lines += [f"epoch {seen.epoch}" if with_epoch else os.path.basename(seen.path), *filter(None, [seen.replaces])]
-    return Panel(seen.pixels.permute(1, 2, 0).numpy(), lines)
+    if sample.pixels.shape[0] not in (1, 3):
+        raise ValueError(f"{sanitized(sample.path)}: expected 1 or 3 channels, got {sample.pixels.shape[0]}")
+    weights = [(classes[label] if classes else str(label), weight) for label, weight in sample.labels]
+    lines = [name if weight == 1 else f"{name}  {100 * weight:.0f} %" for name, weight in weights]
+    lines += [f"epoch {sample.epoch}" if with_epoch else os.path.basename(sample.path)]
+    lines += filter(None, [sample.replaces])
+    return Panel(sample.pixels.permute(1, 2, 0).numpy(), lines)
 
 
-def title(cfg, args: argparse.Namespace, samples: SamplePreview, found: list[PreviewSample]) -> str:
+def title(cfg, args: argparse.Namespace, preview: SamplePreview, samples: list[PreviewSample]) -> str:
     name = Path(cfg.filename).stem
     if args.split != "train":
-        return f"{name}, {args.split}: {len(found)} of {len(samples.dataset)} samples"
-    what = f"the first {len(found)} of {len(samples.dataset)} samples of epoch {args.epoch or 1}"
+        return f"{name}, {args.split}: {len(samples)} of {len(preview.dataset)} samples"
+    selection = f"the first {len(samples)} of {len(preview.dataset)} samples of epoch {args.epoch or 1}"
     if args.same is not None:
-        what = f"sample {args.same}, {os.path.basename(found[0].path)}, from epoch {args.epoch or 1} on"
-    return f"{name}, train: {what}, seed {samples.seed}"
+        selection = f"sample {args.same}, {os.path.basename(samples[0].path)}, from epoch {args.epoch or 1} on"
+    return f"{name}, train: {selection}, seed {preview.seed}"
 
 
 def main() -> None:
@@ -70,21 +69,21 @@ def main() -> None:
         if out.suffix.lower() not in (".png", ".pdf"):
             raise ValueError(f"--out {sanitized(out)} must end in .png or .pdf")
         if args.split != "train" and (args.same is not None or args.epoch):
-            raise ValueError(f"--same and --epoch are of training: the {args.split} data is the same in every epoch")
+            raise ValueError(f"--same and --epoch need --split train: {args.split} data is the same in every epoch")
         if args.out is None:
             out.parent.mkdir(parents=True, exist_ok=True)
         check_writable(str(out))
-        samples = SamplePreview(cfg, args.split)
+        preview = SamplePreview(cfg, args.split)
         if args.same is None:
-            found = list(samples.epoch_samples(args.number, args.epoch or 1))
+            samples = list(preview.epoch_samples(args.number, args.epoch or 1))
         else:
-            found = list(samples.sample_by_epoch(args.same, args.number, args.epoch or 1))
-            if not found:
-                raise ValueError(f"sample {args.same} is in none of 100 epochs: a step leaves it out")
-        panels = [panel(seen, samples.classes, args.same is not None) for seen in found]
-        save_sheet(plot_sheet(panels, title(cfg, args, samples, found)), out)
-    mixed = ", as the model augments the batch" if samples.mixes else ""
-    say(f"wrote {sanitized(out)}: {len(found)} samples{mixed}")
+            samples = list(preview.sample_by_epoch(args.same, args.number, args.epoch or 1))
+            if not samples:
+                raise ValueError(f"sample {args.same} occurs in none of 100 epochs: every epoch drops it")
+        panels = [panel(sample, preview.classes, args.same is not None) for sample in samples]
+        save_sheet(plot_sheet(panels, title(cfg, args, preview, samples)), out)
+    mixed = ", after the model's batch augmentations" if preview.mixes else ""
+    say(f"wrote {sanitized(out)}: {len(samples)} samples{mixed}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Convert a checkpoint of another code base (CRATE, CRATE-MAE, CRATE-alpha, ToST, torchvision's ViT, ...) to ours.
+"""Convert a third-party checkpoint (CRATE, CRATE-MAE, CRATE-alpha, ToST, torchvision's ViT, ...) to crate_mm's format.
 
 python tools/convert_official.py crate_base_official.pth crate_base.pth
 python tools/test.py configs/crate_base_in1k.py crate_base.pth
 
-What shapes do not tell is asked for (--num-heads 6, --given ista_lambda=0.5), unless all that can be seen says which
-published model it is; what is assumed is printed, and stored in OUT.
+Model arguments that tensor shapes do not determine must be given (--num-heads 6, --given ista_lambda=0.5), unless the
+file matches a published model. All assumptions are printed and stored in OUT.
 """
 
 import argparse
@@ -18,18 +18,15 @@ from ..models.layers import to_pair
 from .options import KeyValues, Parser, check_writable, positive_int, user_errors
 
 UNKNOWN = (
-    "is not a checkpoint of the official CRATE code, nor of another one that is known: CRATE's have pos_embedding and "
-    "transformer.layers, CRATE-alpha's conv1 too, ToST's pos_embeder, torchvision's ViT conv_proj and heads.head"
+    "is not a checkpoint of the official CRATE code or another supported code base: CRATE has keys pos_embedding and "
+    "transformer.layers, CRATE-alpha also conv1, ToST pos_embeder, torchvision's ViT conv_proj and heads.head"
 )
-HEADS = (
-    "number of heads of CRATE, CRATE-MAE, CRATE-alpha (.pth) or torchvision's ViT, where no published model of these "
-    "shapes answers it; the files of ToST and of CRATE-alpha's JAX code (.npz) tell it"
-)
+HEADS = "number of attention heads, if neither the file nor a published model of this size determines it"
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("input", metavar="IN", help="file of the other code base")
+    parser.add_argument("input", metavar="IN", help="third-party checkpoint")
     parser.add_argument("output", metavar="OUT", help="file to write")
     parser.add_argument("--num-heads", type=positive_int, help=HEADS)
     parser.add_argument(
@@ -37,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         nargs="+",
         action=KeyValues,
         metavar="KEY=VALUE",
-        help="further arguments that shapes do not tell: img_size, ista_step_size, ista_lambda, tokens_norm",
+        help="other model arguments that the file does not determine, such as img_size, ista_step_size, ista_lambda",
     )
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     return parser.parse_args()
@@ -50,29 +47,29 @@ def main() -> None:
         if output.exists() and not args.force:
             raise ValueError(f"{output} exists: --force overwrites it")
         check_writable(args.output)
-        given = {name: parse_value(str(text)) for name, text in (args.given or {}).items()}
-        opened = open_checkpoint(args.input, **{"num_heads": args.num_heads, **given})
-        if "translated_from" not in opened.meta:
+        model_args = {name: parse_value(str(text)) for name, text in (args.given or {}).items()}
+        checkpoint = open_checkpoint(args.input, **{"num_heads": args.num_heads, **model_args})
+        if "translated_from" not in checkpoint.meta:
             raise CheckpointError(
-                f"{args.input} {UNKNOWN}" if not opened.unknown else f"{args.input}: {opened.unknown}"
+                f"{args.input} {UNKNOWN}" if not checkpoint.unknown else f"{args.input}: {checkpoint.unknown}"
             )
-        if opened.model is None:
-            raise CheckpointError(f"{args.input}: {opened.unknown} (--num-heads K)")
-        opened.say(say)
+        if checkpoint.model is None:
+            raise CheckpointError(f"{args.input}: {checkpoint.unknown} (--num-heads K)")
+        checkpoint.say(say)
         meta = {
             "format": FORMAT,
-            "model": opened.model,
-            **{key: opened.meta[key] for key in ("translated_from", "assumed")},
+            "model": checkpoint.model,
+            **{key: checkpoint.meta[key] for key in ("translated_from", "assumed")},
         }
-        write_checkpoint({"meta": meta, "state_dict": opened.weights}, output)
-    backbone = opened.model["backbone"]
+        write_checkpoint({"meta": meta, "state_dict": checkpoint.weights}, output)
+    backbone = checkpoint.model["backbone"]
     size = " x ".join(map(str, to_pair(backbone["img_size"])))
-    classes = (opened.model.get("head") or {}).get("num_classes")
+    classes = (checkpoint.model.get("head") or {}).get("num_classes")
     say(
-        f"wrote {output}: {backbone['type']} {backbone.get('arch', '')}, {len(opened.weights)} tensors, "
-        f"{sum(value.numel() for value in opened.weights.values()):,} parameters, "
+        f"wrote {output}: {backbone['type']} {backbone.get('arch', '')}, {len(checkpoint.weights)} tensors, "
+        f"{sum(value.numel() for value in checkpoint.weights.values()):,} parameters, "
         f"{size} images in patches of {backbone['patch_size']}"
-        + (f", {classes} classes" if classes else f", {opened.model['type']}")
+        + (f", {classes} classes" if classes else f", {checkpoint.model['type']}")
     )
 
 

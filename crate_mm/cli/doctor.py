@@ -1,10 +1,10 @@
-"""Say what this machine has and what is in a dataset, and what of it will not work.
+"""Report what this machine has and what a dataset contains, and flag what will not work.
 
 python tools/doctor.py
 python tools/doctor.py --data /my/images
 python tools/doctor.py configs/crate_base_in1k.py --all --cfg-options data_root=/data/imagenet
 
-Exit code 1 means that something will not work.
+Exit code 1: something will not work.
 """
 
 import argparse
@@ -33,52 +33,52 @@ SPLITS = ("train", "val", "test")
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", nargs="?", help="config file or name, whose data and work folder are looked at")
-    parser.add_argument("--data", metavar="ROOT", help="a folder of images, of splits or classes, or packed")
-    parser.add_argument("--work-dir", default="work_dirs", help="where runs are to write (default: work_dirs)")
+    parser.add_argument("config", nargs="?", help="config whose data to check, a file or a name")
     parser.add_argument(
-        "--sample", type=positive_int, default=200, help="images of each split that are read (default: 200)"
+        "--data", metavar="ROOT", help="dataset to check: images in folders by split or class, or packed"
     )
-    parser.add_argument("--all", action="store_true", help="read all images, which finds all duplicates")
+    parser.add_argument("--work-dir", default="work_dirs", help="output directory to check (default: work_dirs)")
+    parser.add_argument("--sample", type=positive_int, default=200, help="images to read per split (default: 200)")
+    parser.add_argument("--all", action="store_true", help="read all images, to find all duplicates")
     add_cfg_options(parser)
     return parser.parse_args()
 
 
 def sources_of(cfg: Config) -> dict:
-    """The sources of a config's data by split; a split whose source is another's is left out.
+    """Return the sources of a config's data by split, without splits that repeat another split's source.
 
     Raises:
-        ValueError: one is not there.
+        ValueError: the data of a split does not exist.
     """
-    ready, found, seen = resolve_config(cfg, world_size=1, with_model=False), {}, []
+    resolved, sources, configs = resolve_config(cfg, world_size=1, with_model=False), {}, []
     for split in SPLITS:
-        dataset = (ready.get(f"{split}_dataloader") or {}).get("dataset")
-        if dataset and (source := dataset.get("source", dataset)) not in seen:
-            seen.append(source)
-            found[split] = source_of(DATASETS.build(source))
-    return found
+        dataset = (resolved.get(f"{split}_dataloader") or {}).get("dataset")
+        if dataset and (source := dataset.get("source", dataset)) not in configs:
+            configs.append(source)
+            sources[split] = source_of(DATASETS.build(source))
+    return sources
 
 
 def check_head(cfg: Config, sources: dict) -> Iterator[Finding]:
-    """Whether the classes of a config's data are as many as those of its head."""
-    wanted = ((cfg.get("model") or {}).get("head") or {}).get("num_classes") if defines_model(cfg) else None
+    """Compare the number of classes of a config's data with that of its head."""
+    num_classes = ((cfg.get("model") or {}).get("head") or {}).get("num_classes") if defines_model(cfg) else None
     classes = sources["train"].classes if "train" in sources else None
-    if wanted is not None and classes is not None:
-        text = f"{len(classes)} of the data, {wanted} of the head (model.head.num_classes)"
-        yield "ok" if wanted == len(classes) else "fault", "head", text
+    if num_classes is not None and classes is not None:
+        text = f"{len(classes)} classes in the data, {num_classes} in the head (model.head.num_classes)"
+        yield "ok" if num_classes == len(classes) else "fault", "head", text
 
 
 def check_environment() -> Iterator[Finding]:
-    """What the commands take in the place of variables of the environment, and a console that is not UTF-8."""
+    """Report replaced environment variables, and a console that is not UTF-8."""
     for name, (value, reason) in REPLACED.items():
-        yield "note", name, f"{value} is taken: {reason}"
+        yield "note", name, f"replaced by {value}: {reason}"
     encoding = sys.stdout.encoding if sys.stdout else None
     if encoding and codecs.lookup(encoding).name != "utf-8":
-        yield "note", "console", f"it takes {encoding}, others are written as \\xe9: PYTHONUTF8=1 gives UTF-8"
+        yield "note", "console", f"encoding {encoding}, other characters appear as \\xe9: PYTHONUTF8=1 gives UTF-8"
 
 
 def findings(args: argparse.Namespace, cfg: Config | None) -> Iterator[tuple[str, Iterator[Finding]]]:
-    """What is looked at, section by section."""
+    """Yield the title and findings of each section."""
     yield "machine", chain(check_machine(args.work_dir), check_environment())
     for title, build in (("data", lambda: open_root(args.data)), ("config", lambda: sources_of(cfg))):
         if (args.data if title == "data" else cfg) is None:
@@ -98,19 +98,19 @@ def main() -> None:
     args = parse_args()
     with user_errors():
         if args.cfg_options and not args.config:
-            raise ValueError("--cfg-options override a config: name one")
+            raise ValueError("--cfg-options needs CONFIG, which it overrides")
         cfg = load_config(args.config, args.cfg_options) if args.config else None
-        MMLogger.get_instance("doctor", log_level="ERROR")  # what data sources log of themselves is among the findings
-        console, counted = Console(soft_wrap=True, highlight=False), dict.fromkeys(COLORS, 0)
-        for title, found in findings(args, cfg):
+        MMLogger.get_instance("doctor", log_level="ERROR")  # the findings include what data sources log
+        console, counts = Console(soft_wrap=True, highlight=False), dict.fromkeys(COLORS, 0)
+        for title, section in findings(args, cfg):
             if title:
                 console.print(Text(title, style="bold"))
-            for level, topic, text in found:
-                counted[level] += 1
+            for level, topic, text in section:
+                counts[level] += 1
                 console.print(Text.assemble("  ", (f"{level:<6}", COLORS[level]), f"{topic:<20}{text}"))
-        faults = counted["fault"]
-        told = f"{faults} will not work" if faults else "nothing that will not work"
-        console.print(Text(f"{told}, {counted['note']} to look at", style=COLORS["fault" if faults else "ok"]))
+        faults = counts["fault"]
+        summary = f"faults: {faults}, notes: {counts['note']}"
+        console.print(Text(summary, style=COLORS["fault" if faults else "ok"]))
     raise SystemExit(1 if faults else 0)
 
 

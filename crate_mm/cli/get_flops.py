@@ -22,10 +22,10 @@ from .options import Parser, add_cfg_options, check_writable, user_errors
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
     parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="image size (default: the config's)")
-    parser.add_argument("--depth", type=int, default=3, help="how deep the table of modules goes (default: 3)")
-    parser.add_argument("--json", metavar="FILE", help="write the report here, as JSON")
+    parser.add_argument("--depth", type=int, default=3, help="depth of the table of modules (default: 3)")
+    parser.add_argument("--json", metavar="FILE", help="write the report to FILE, as JSON")
     add_cfg_options(parser)
     return parser.parse_args()
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def print_report(report: Complexity, title: str) -> None:
-    """Print the table by module and the totals."""
+    """Print the table of modules and the totals."""
     table = Table(title=f"{title}, input {' x '.join(map(str, report.input_shape))}")
     for column in ("module", "type"):
         table.add_column(column)
@@ -70,7 +70,7 @@ def print_report(report: Complexity, title: str) -> None:
     )
     console.print(f"  of these, in G: {by_operator}", highlight=False, soft_wrap=True)
     uncounted = ", ".join(f"{name.removeprefix('aten::')} {times}" for name, times in report.uncounted.items())
-    console.print(f"  not counted, with how often: {uncounted}", highlight=False, soft_wrap=True)
+    console.print(f"  not counted, with number of calls: {uncounted}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

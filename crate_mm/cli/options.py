@@ -1,4 +1,4 @@
-"""What the command-line tools share: their options, and errors in one sentence."""
+"""Options that the commands share, and the printing of user errors."""
 
 import argparse
 import io
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..checkpoints import CheckpointError
-from ..config.kinds import Given, parse_value  # noqa: F401  the latter for scripts, see moved.py
+from ..config.kinds import Given, parse_value  # noqa: F401  parse_value: for existing scripts, see moved.py
 from ..engine.doctor import emulates_bf16
 from ..engine.parallel.launch import LAUNCHERS
 from ..engine.safety.finite import PeerFailedError, RunStoppedError
@@ -24,21 +24,18 @@ from ..engine.safety.signals import EXIT_INTERRUPTED, RunInterruptedError
 from ..io.files import home
 from ..io.untrusted import sanitized, shown_lines
 
-IN_USE = 75  # what a process of tools/torchrun.py ends with, for which the launcher may try again, or end with 2
+IN_USE = 75  # exit code under tools/torchrun.py, which retries or ends with 2
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, which shows its description as it is written, and takes a leading ``~`` for the home folder.
-
-    All texts on these command lines are paths, or words that do not begin so.
-    """
+    """ArgumentParser that prints its description verbatim and expands a leading ``~`` in every text argument."""
 
     def __init__(self, description: str | None = None, **kwargs) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def parse_args(self, *args, **kwargs) -> argparse.Namespace:
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a console that is not UTF-8 would end a listing half way
+            if isinstance(stream, io.TextIOWrapper):  # a console that is not UTF-8 would raise in mid-output
                 stream.reconfigure(errors="backslashreplace")
         parsed = super().parse_args(*args, **kwargs)
         for name, value in vars(parsed).items():
@@ -46,27 +43,27 @@ class Parser(argparse.ArgumentParser):
                 setattr(parsed, name, home(value))
             elif isinstance(value, list):
                 setattr(parsed, name, [home(part) if isinstance(part, str) else part for part in value])
-        if getattr(parsed, "amp", False) and emulates_bf16() and not _is_one_of_the_others():
-            _print("--amp: this processor has no instructions for bf16, which is emulated and slower than float32")
+        if getattr(parsed, "amp", False) and emulates_bf16() and not _is_nonzero_rank():
+            _print("--amp: this processor has no instructions for bf16: emulated bf16 is slower than float32")
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        """End with one sentence in the place of argparse's usage, which ``--help`` shows, and exit code 2."""
-        _say(f"error: {sanitized(message, 1000)}; see {self.prog} --help")
+        """Print the error in one line, without argparse's usage, and exit with code 2."""
+        _print_error(f"error: {sanitized(message, 1000)}; see {self.prog} --help")
         sys.exit(2)
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that ``train.py`` and ``test.py`` share, named as MMEngine's users know them."""
-    parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/<config name>)")
+    """Add the options that ``train.py`` and ``test.py`` share, with MMEngine's names."""
+    parser.add_argument("--work-dir", help="directory for logs and checkpoints (default: work_dirs/<config name>)")
     parser.add_argument("--amp", action="store_true", help="mixed precision: bf16, or fp16 where the GPU has no bf16")
     add_cfg_options(parser)
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="what started the processes")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="launcher of the processes")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
 
 
 class KeyValues(argparse.Action):
-    """Collect KEY=VALUE pairs, the values as text. (MMEngine's own action drops spaces and cannot read dicts.)"""
+    """Collect KEY=VALUE pairs with the values as text. (MMEngine's own action drops spaces and cannot read dicts.)"""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         options = dict(getattr(namespace, self.dest) or {})
@@ -85,39 +82,39 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action=KeyValues,
         metavar="KEY=VALUE",
-        help="override settings of the config, as in train_cfg.max_epochs=10 data_root=/data/imagenet",
+        help="override config settings, e.g. train_cfg.max_epochs=10 data_root=/data/imagenet",
     )
 
 
 @contextmanager
 def user_errors(show_traceback: bool = False) -> Iterator[None]:
-    """End the program with one clear sentence for what a user did wrong (exit code 2) or interrupted.
+    """Exit with a one-line message if the body raises or is interrupted.
 
-    The exit code is 130 after Ctrl-C and 85 after SIGTERM or SIGUSR1.
+    The exit code is 2 for a user error, 1 for any other error, 130 after Ctrl-C and 85 after SIGTERM or SIGUSR1.
 
     Args:
-        show_traceback: print the traceback before the sentence: once a run is under way, an error may well be ours.
+        show_traceback: print the traceback before the message: during a run, the error may be a bug.
             ``CRATE_MM_TRACEBACK=1`` in the environment has the same effect everywhere.
     """
     try:
         yield
     except KeyboardInterrupt as error:
-        _say(str(error) or "interrupted")
-        _leave(EXIT_INTERRUPTED)
+        _print_error(str(error) or "interrupted")
+        _exit_now(EXIT_INTERRUPTED)
     except RunInterruptedError as error:
-        # The end of another process may have the launcher send SIGTERM, which would change the exit code.
-        _at_sigterm(signal.SIG_IGN)
-        if not _is_one_of_the_others():
+        # The launcher may send SIGTERM when another process ends, which would change the exit code.
+        _set_sigterm(signal.SIG_IGN)
+        if not _is_nonzero_rank():
             _print(str(error))
-        _leave(error.code)
+        _exit_now(error.code)
     except Exception as error:
-        lost = re.search("Connection (reset|closed) by peer", str(error))
-        if lost or isinstance(error, PeerFailedError):
-            # The one that has ended has the first word; the launcher, if there is one, ends this one meanwhile.
-            _at_sigterm(signal.SIG_DFL)
+        connection_lost = re.search("Connection (reset|closed) by peer", str(error))
+        if connection_lost or isinstance(error, PeerFailedError):
+            # Let the failed process print first; its launcher, if any, ends this process meanwhile.
+            _set_sigterm(signal.SIG_DFL)
             time.sleep(5)
-            _say(f"error: {'another process of the run has ended, which ends this one' if lost else error}")
-            _leave(1)
+            _print_error(f"error: {'another process of the run has ended' if connection_lost else error}")
+            _exit_now(1)
         own = (
             isinstance(error, (RunStoppedError, CheckpointError))
             or "UnreadableImagesError" in f"{type(error).__name__}{error}"
@@ -125,21 +122,21 @@ def user_errors(show_traceback: bool = False) -> Iterator[None]:
         expected = isinstance(error, (ValueError, TypeError, KeyError, OSError, ImportError))
         if not own and (show_traceback or not expected or os.environ.get("CRATE_MM_TRACEBACK")):
             traceback.print_exc()
-        _say(f"error: {_sentence(error)}")
+        _print_error(f"error: {_message(error)}")
         if isinstance(error, FolderInUseError) and "TORCHELASTIC_RUN_ID" in os.environ:
-            _leave(IN_USE)
-        _leave(2 if own or expected else 1)
+            _exit_now(IN_USE)
+        _exit_now(2 if own or expected else 1)
 
 
 def positive_int(text: str) -> int:
-    """Read an option's whole number of at least 1, for ``type=positive``."""
+    """Parse a positive integer, for ``type=positive_int``."""
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is wanted, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
     return int(text)
 
 
 def check_writable(*files: str | None) -> None:
-    """Raise ``ValueError`` for a file that cannot be written: better before the work than after."""
+    """Raise ``ValueError`` for a file that cannot be written."""
     for file in filter(None, files):
         path = Path(file)
         if path.is_dir():
@@ -149,47 +146,47 @@ def check_writable(*files: str | None) -> None:
             raise ValueError(f"cannot write {sanitized(file)}: {why}")
 
 
-def _sentence(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if "OutOfMemoryError" in type(error).__name__:
         return (
-            "the GPU is out of memory: --cfg-options max_batch_per_device=N says what it takes, and the rest of the "
+            "the GPU is out of memory: limit its batch with --cfg-options max_batch_per_device=N, and the rest of the "
             f"batch is accumulated. {str(error).splitlines()[0]}"
         )
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if "in DataLoader worker process" in text:  # PyTorch wraps a worker's error in its traceback
         text = text.strip().splitlines()[-1]
-    if not isinstance(error, RunStoppedError):  # whose lists of images have lines of their own
+    if not isinstance(error, RunStoppedError):  # its message lists images, one per line
         text = sanitized(text, 10_000)
     return text or type(error).__name__
 
 
-def _is_one_of_the_others() -> bool:
+def _is_nonzero_rank() -> bool:
     return os.environ.get("RANK", "0") not in ("", "0")
 
 
-def _at_sigterm(action: signal.Handlers) -> None:
+def _set_sigterm(action: signal.Handlers) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, action)
 
 
-def _say(text: str) -> None:
-    _at_sigterm(signal.SIG_DFL)  # the launcher ends those that still wait to speak
-    if _is_one_of_the_others():
-        # The first process speaks for all: the launcher ends the others, unless the trouble is theirs alone.
+def _print_error(text: str) -> None:
+    _set_sigterm(signal.SIG_DFL)  # so that the launcher can end ranks that are still waiting to print
+    if _is_nonzero_rank():
+        # If rank 0 has the same error, it prints and the launcher ends this process before it does.
         time.sleep(2)
     _print(text)
 
 
 def _print(text: str) -> None:
-    with suppress(OSError):  # what it was piped into may have ended
+    with suppress(OSError):  # the reader of a pipe may have exited
         print(shown_lines(text), file=sys.stderr, flush=True)
 
 
-def _leave(code: int) -> None:
+def _exit_now(code: int) -> None:
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
-        # Leaving in an orderly way would wait for processes that wait for this one.
+        # A normal exit would wait for processes that are waiting for this one.
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)

@@ -1,13 +1,13 @@
-"""Pack an image tree into a few large files (WebDataset shards with an index), made smaller if wanted.
+"""Pack an image tree into WebDataset shards with an index.
 
 python tools/pack_dataset.py /data/imagenet /data/imagenet-packed --short-side 320
 python tools/train.py configs/crate_base_in1k.py --cfg-options data_root=/data/imagenet-packed
 
-Without --short-side the files go in as they are.
+To resume an interrupted packing, run the same command again. The result is identical to the byte.
 
-What was cut off goes on where it was, by the same command. Several machines pack a part each, with --part 1/4 to
---part 4/4, into one folder that all of them see; the last to be done puts the parts together. Without a common folder,
-copy all of their <target>.part into one and run the command there without --part. The result is the same to the byte.
+To share the work between machines, run --part 1/4 to --part 4/4 with the same target on a shared file system. The
+machine that finishes last merges the parts. Without a shared file system, copy the contents of all <target>.part
+directories into one and run the command there without --part.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 from rich.progress import Progress
 
 from ..datasets import ClassFolders
-from ..datasets.encoding import encode, encode_parallel  # noqa: F401  the first for scripts, which look for it here
+from ..datasets.encoding import encode, encode_parallel  # noqa: F401  encode: for existing scripts
 from ..datasets.shards import write_shard
 from ..extras.packing import Packing
 from ..io.untrusted import sanitized, say
@@ -30,24 +30,36 @@ from .options import Parser, positive_int, user_errors
 
 
 def part(text: str) -> tuple[int, int]:
-    """Read ``--part``: 2/8 as (2, 8)."""
+    """Parse ``--part``: '2/8' gives (2, 8)."""
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"a part of so many is wanted, as 2/8 for the second of eight, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected I/N with 1 <= I <= N, such as 2/8, got {text!r}")
     return int(match[1]), int(match[2])
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("source", help="folder that holds train/ and val/, or one folder a class")
-    parser.add_argument("target", help="folder to write, which must not exist")
-    parser.add_argument("--short-side", type=positive_int, help="make larger images this small, in pixels")
-    parser.add_argument("--quality", type=positive_int, default=90, help="of images made smaller (default: 90)")
+    parser.add_argument("source", help="folder with train/ and val/, or with one folder per class")
+    parser.add_argument("target", help="directory to create")
     parser.add_argument(
-        "--shard-mb", type=positive_int, default=1000, help="size of a shard in MB, about (default: 1000)"
+        "--short-side",
+        type=positive_int,
+        help="shrink larger images to this short side, in pixels (default: copy files unchanged)",
     )
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes (default: all cores)")
-    parser.add_argument("--part", type=part, default=(1, 1), metavar="I/N", help="pack the I-th part of N")
+    parser.add_argument("--quality", type=positive_int, default=90, help="JPEG quality of shrunk images (default: 90)")
+    parser.add_argument(
+        "--shard-mb", type=positive_int, default=1000, help="approximate size of a shard, in MB (default: 1000)"
+    )
+    parser.add_argument(
+        "--workers", type=positive_int, default=os.cpu_count(), help="number of processes (default: all cores)"
+    )
+    parser.add_argument(
+        "--part",
+        type=part,
+        default=(1, 1),
+        metavar="I/N",
+        help="pack part I of N, to share the work between machines",
+    )
     return parser.parse_args()
 
 
@@ -59,69 +71,69 @@ def main() -> None:
         packing = Packing(Path(args.target), args.source, sources, options)
         if packing.is_packed:
             packing.tidy()
-            say(f"{packing.target} was packed whole before; an earlier start was cut off at its very end")
-            left_out = []
+            say(f"{packing.target} is already complete: deleted the leftovers of the interrupted packing")
+            failed_images = []
         else:
-            left_out = pack_part(packing, args)
-        if left_out is None:
+            failed_images = pack_part(packing, args)
+        if failed_images is None:
             done = f"part {args.part[0]} of {args.part[1]} is packed"
             if packing.target.exists():
-                say(f"{done}; another process has put the parts together")
+                say(f"{done}; another process has merged the parts")
             else:
-                there = f"{packing.count_done()} of all {packing.count()} shards are in {packing.folder}"
-                say(f"{done}; {there}, and the process that packs the last of them puts them together")
+                progress = f"{packing.count_done()} of {packing.count()} shards are in {packing.folder}"
+                say(f"{done}; {progress}, and the process that packs the last shard merges the parts")
             return
         for split, count in packing.images.items():
             say(f"{split}: {count} images")
-        for reason in left_out:
+        for reason in failed_images:
             say(f"left out: {reason}")
 
 
 def pack_part(packing: Packing, args: argparse.Namespace) -> list[str] | None:
-    """Pack a part, and put the parts together if it is the last; what ``Packing.finish`` returns."""
+    """Pack a part, merge the parts if it is the last one, and return the result of ``Packing.finish``."""
     with packing.begun(*args.part):
         try:
             for split in packing.sources:
                 pack(packing, split, args)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"interrupted: {packing.count_done()} of {packing.count()} shards are packed, and the same command "
-                "goes on from there"
+                f"interrupted: {packing.count_done()} of {packing.count()} shards are packed; run the same command "
+                "again to resume"
             ) from None
         return packing.finish()
 
 
 def pack(packing: Packing, split: str, args: argparse.Namespace) -> None:
-    """Pack the shards of a part that are not there yet."""
-    mine = packing.shards(split, *args.part)
+    """Pack the missing shards of a part."""
+    shards = packing.shards(split, *args.part)
     with Progress(transient=True, disable=not (sys.stdout and sys.stdout.isatty())) as progress:
         missing = [
             number
-            for number in progress.track(mine, description=f"{split}: shards of an earlier start")
+            for number in progress.track(shards, description=f"{split}: checking existing shards")
             if not packing.is_done(split, number)
         ]
-        if len(missing) < len(mine):
-            say(f"{split}: {len(mine) - len(missing)} of {len(mine)} shards are there and whole")
+        if len(missing) < len(shards):
+            say(f"{split}: {len(shards) - len(missing)} of {len(shards)} shards are already complete")
         positions = np.concatenate([[], *(packing.positions(split, number) for number in missing)]).astype(int)
         source = packing.sources[split]
         results = encode_parallel(source, positions, args.workers, args.short_side, args.quality)
         results = iter(progress.track(zip(positions, results), total=len(positions), description=split))
         for number in missing:
-            left_out: list[str] = []
-            these = islice(results, len(packing.positions(split, number)))
-            rows = write_shard(packing.shard(split, number), samples(these, source, args.source, left_out))
-            packing.done(split, number, rows, left_out)
+            failed_images: list[str] = []
+            shard_results = islice(results, len(packing.positions(split, number)))
+            rows = write_shard(packing.shard(split, number), samples(shard_results, source, args.source, failed_images))
+            packing.done(split, number, rows, failed_images)
 
 
 def samples(
-    results: Iterator, source: ClassFolders, root: str, left_out: list[str]
+    results: Iterator, source: ClassFolders, root: str, failed_images: list[str]
 ) -> Iterator[tuple[int, str, bytes, int]]:
-    """Position, name, bytes and label of each readable image; what cannot be read is listed in ``left_out``."""
+    """Yield position, name, bytes and label of each readable image; append the others to ``failed_images``."""
     for position, (suffix, data) in results:
         position = int(position)
         path, label = source.samples[position]
         if suffix is None:
-            left_out.append(f"{sanitized(path)} ({sanitized(data)})")
+            failed_images.append(f"{sanitized(path)} ({sanitized(data)})")
         else:
             yield position, str(Path(path).relative_to(root).with_suffix(suffix)), data, label
 

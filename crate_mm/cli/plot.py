@@ -1,11 +1,10 @@
-"""Draw the curves of runs, or the learning rate that a config schedules.
+"""Plot the curves of runs, or the learning-rate schedule of a config.
 
 python tools/plot.py work_dirs/crate_tiny_digits --out curves.png
 python tools/plot.py work_dirs/one work_dirs/two --keys loss top1 --out curves.csv
 python tools/plot.py --schedule configs/crate_base_in1k.py --samples 1281167 --out schedule.png
 
-A run that was stopped and resumed is one curve. The schedule is that of the config's own schedulers, which go through
-the run without training.
+A resumed run is one curve. The schedule is computed by the config's own schedulers without training.
 """
 
 import argparse
@@ -21,17 +20,24 @@ from ..io.files import atomic_file
 from ..io.untrusted import sanitized, say, spreadsheet_cell
 from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
 
-USUAL = ("loss", "eval/top1", "eval/loss", "lr")
-MOST_DRAWN = 2000  # points of a schedule in a picture
-MOST_PANELS, MOST_CURVES = 40, 500  # of a picture; a CSV file takes any number
+DEFAULT_KEYS = ("loss", "eval/top1", "eval/loss", "lr")
+SCHEDULE_POINTS = 2000  # approximate number of points drawn per schedule
+MAX_PANELS, MAX_CURVES = 40, 500  # per picture; a CSV file has no limit
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="work folder of a run")
-    parser.add_argument("--keys", nargs="+", metavar="KEY", help=f"what is drawn (default: of {', '.join(USUAL)})")
-    parser.add_argument("--schedule", metavar="CONFIG", help="draw the schedule of a config in the place of runs")
-    parser.add_argument("--samples", type=positive_int, metavar="N", help="training images, where the data is not here")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="work directory of a run")
+    parser.add_argument(
+        "--keys", nargs="+", metavar="KEY", help=f"values to plot (default: those logged of {', '.join(DEFAULT_KEYS)})"
+    )
+    parser.add_argument("--schedule", metavar="CONFIG", help="plot the schedule of a config, not runs")
+    parser.add_argument(
+        "--samples",
+        type=positive_int,
+        metavar="N",
+        help="number of training images, if the data is not on this machine",
+    )
     parser.add_argument(
         "--out", metavar="FILE", default="curves.png", help="*.png, *.pdf or *.csv (default: curves.png)"
     )
@@ -40,7 +46,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def names_of(runs: Iterable[str]) -> list[str]:
-    """Short names of folders: the last parts of their paths, as many as make them differ."""
+    """Return short distinct names of directories: the last parts of their paths."""
     paths = [Path(run).resolve() for run in runs]
     for count in range(1, max(len(path.parts) for path in paths) + 1):
         names = [sanitized("/".join(path.parts[-count:])) for path in paths]
@@ -49,29 +55,31 @@ def names_of(runs: Iterable[str]) -> list[str]:
     raise ValueError("a run is named twice")
 
 
-def chosen(runs: dict[str, dict[str, list[Point]]], asked: list[str] | None) -> list[str]:
-    """The names of what is drawn: what is asked for, or the usual ones that are there."""
+def select_keys(runs: dict[str, dict[str, list[Point]]], requested: list[str] | None) -> list[str]:
+    """Return the full names of the requested values, or else the default ones that were logged."""
     known = {name for curves in runs.values() for name in curves}
-    return [find_key(key, known) for key in asked] if asked else [key for key in USUAL if key in known] or sorted(known)
+    if requested:
+        return [find_key(key, known) for key in requested]
+    return [key for key in DEFAULT_KEYS if key in known] or sorted(known)
 
 
 def check_drawable(panels: int, curves: int) -> None:
     """Raise ``ValueError`` if a picture would have too many panels or curves."""
-    if panels > MOST_PANELS or curves > MOST_CURVES:
+    if panels > MAX_PANELS or curves > MAX_CURVES:
         raise ValueError(
-            f"a picture of {panels:,} panels and {curves:,} curves is not drawn, at most {MOST_PANELS} panels and "
-            f"{MOST_CURVES} curves are: name fewer runs, fewer values with --keys, or --out FILE.csv"
+            f"expected at most {MAX_PANELS} panels and {MAX_CURVES} curves, got {panels:,} and {curves:,}: "
+            "name fewer runs, fewer values with --keys, or --out FILE.csv"
         )
 
 
 def as_panels(runs: dict[str, dict[str, list[Point]]], keys: list[str]) -> tuple[dict, dict]:
-    """What ``plot_curves`` takes: by epochs where all points have them, by iterations else."""
+    """Return the arguments of ``plot_curves``: by epoch if all points have one, otherwise by iteration."""
     panels, x = {}, {}
     for key in keys:
         lines = {run: curves[key] for run, curves in runs.items() if key in curves}
         by_epoch = all(point.epoch is not None for points in lines.values() for point in points)
         if not by_epoch and any(point.iteration is None for points in lines.values() for point in points):
-            raise ValueError(f"{key} of some runs is logged by epochs, of others by iterations: draw them one by one")
+            raise ValueError(f"{key} is logged by epoch in some runs, by iteration in others: plot them separately")
         x[key] = "epoch" if by_epoch else "iteration"
         panels[key] = {
             run: ([point.epoch if by_epoch else point.iteration for point in points], [p.value for p in points])
@@ -80,20 +88,21 @@ def as_panels(runs: dict[str, dict[str, list[Point]]], keys: list[str]) -> tuple
     return panels, x
 
 
-def of_schedule(found: Schedule) -> tuple[dict, dict]:
-    """A schedule as ``plot_curves`` takes it: of a long run some points, with its first and its last one."""
+def schedule_panels(schedule: Schedule) -> tuple[dict, dict]:
+    """Return the arguments of ``plot_curves`` for a schedule, subsampled with its first and last points."""
     panels: dict[str, dict] = {}
-    for label, values in found.values.items():
-        step = max(len(values) // MOST_DRAWN, 1)
-        kept = sorted({*range(0, len(values), step), len(values) - 1})
+    for label, values in schedule.values.items():
+        step = max(len(values) // SCHEDULE_POINTS, 1)
+        indices = sorted({*range(0, len(values), step), len(values) - 1})
         name, _, groups = label.partition(", ")
-        panels.setdefault(name, {})[groups or name] = ([i / found.steps for i in kept], [values[i] for i in kept])
+        curve = [i / schedule.steps for i in indices], [values[i] for i in indices]
+        panels.setdefault(name, {})[groups or name] = curve
     return panels, dict.fromkeys(panels, "epoch")
 
 
 def write_rows(file: str, rows: Iterable[Iterable]) -> None:
-    with atomic_file(file, text=True) as opened:
-        csv.writer(opened).writerows([spreadsheet_cell(cell) for cell in row] for row in rows)
+    with atomic_file(file, text=True) as stream:
+        csv.writer(stream).writerows([spreadsheet_cell(cell) for cell in row] for row in rows)
 
 
 def curve_rows(runs: dict[str, dict[str, list[Point]]], keys: list[str]) -> Iterable[list]:
@@ -103,11 +112,11 @@ def curve_rows(runs: dict[str, dict[str, list[Point]]], keys: list[str]) -> Iter
             yield from ([run, key, *point] for point in curves.get(key, ()))
 
 
-def schedule_rows(found: Schedule) -> Iterable[list]:
-    """A row an iteration, counted from 1 as in the logs: the epoch after it, and what it is taken with."""
-    yield ["iteration", "epoch", *found.values]
-    for number, values in enumerate(zip(*found.values.values()), 1):
-        yield [number, number / found.steps, *values]
+def schedule_rows(schedule: Schedule) -> Iterable[list]:
+    """Yield the header and one row per iteration, from 1 as in the logs: the epoch after it, and the values it uses."""
+    yield ["iteration", "epoch", *schedule.values]
+    for number, values in enumerate(zip(*schedule.values.values()), 1):
+        yield [number, number / schedule.steps, *values]
 
 
 def main() -> None:
@@ -117,28 +126,28 @@ def main() -> None:
         if kind not in (".png", ".pdf", ".csv"):
             raise ValueError(f"--out {sanitized(args.out)} must end in .png, .pdf or .csv")
         if bool(args.runs) == bool(args.schedule):
-            raise ValueError("name the work folders of runs, or --schedule CONFIG, and not both")
+            raise ValueError("give either the work directories of runs or --schedule CONFIG")
         if not args.schedule and (args.samples or args.cfg_options):
-            raise ValueError("--samples and --cfg-options are for --schedule CONFIG")
+            raise ValueError("--samples and --cfg-options need --schedule CONFIG")
         check_writable(args.out)
         if args.schedule:
             cfg = load_config(args.schedule, args.cfg_options)
-            if not defines_model(cfg):  # a checkpoint will bring it; until then a small one stands in its place
+            if not defines_model(cfg):  # use a small model in place of the checkpoint's
                 cfg = load_config(args.schedule, args.cfg_options, model=load_config("debug").model.to_dict())
-            found = schedule(cfg, args.samples)
-            count, rows, drawn = len(next(iter(found.values.values()))), schedule_rows(found), of_schedule(found)
-            said = f"{count} iterations, {found.steps} an epoch"
+            planned = schedule(cfg, args.samples)
+            rows, (panels, x) = schedule_rows(planned), schedule_panels(planned)
+            contents = f"{len(next(iter(planned.values.values())))} iterations, {planned.steps} per epoch"
         else:
             runs = dict(zip(names_of(args.runs), map(read_run, args.runs)))
-            keys = chosen(runs, args.keys)
-            rows, drawn = curve_rows(runs, keys), as_panels(runs, keys)
-            said = f"{', '.join(keys)} of {len(runs)} run{'s' if len(runs) > 1 else ''}"
+            keys = select_keys(runs, args.keys)
+            rows, (panels, x) = curve_rows(runs, keys), as_panels(runs, keys)
+            contents = f"{', '.join(keys)} of {len(runs)} run{'s' if len(runs) > 1 else ''}"
         if kind == ".csv":
             write_rows(args.out, rows)
         else:
-            check_drawable(len(drawn[0]), sum(map(len, drawn[0].values())))
-            save_sheet(plot_curves(*drawn), args.out)
-    say(f"wrote {sanitized(args.out)}: {said}")
+            check_drawable(len(panels), sum(map(len, panels.values())))
+            save_sheet(plot_curves(panels, x), args.out)
+    say(f"wrote {sanitized(args.out)}: {contents}")
 
 
 if __name__ == "__main__":

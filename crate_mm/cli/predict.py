@@ -4,10 +4,9 @@ python tools/predict.py crate_base.pth my/photos --out predictions.csv
 python tools/predict.py crate_base.pth "my/photos/*/*.jpg" cat.jpg --out sheet.png --top 3
 python tools/predict.py my.pth my/photos --config my_config.py
 
-The checkpoint says what the model is and how its test prepared images; images that come out of that in another size
-than the model's are resized to it. An image that cannot be read stands in its place with the reason. In a CSV file a
-name that a spreadsheet would take for a formula has an apostrophe before it, and what is no printable character stands
-there as \\n or \\xNN.
+The checkpoint determines the model and its test transforms. If these do not give the model's input size, images are
+resized to it. For an image that cannot be read, the output states the reason. In a CSV file, a name that a spreadsheet
+would read as a formula is preceded by an apostrophe, and characters that are not printable are written as \\n or \\xNN.
 """
 
 import argparse
@@ -28,80 +27,86 @@ from ..io.files import atomic_file
 from ..io.untrusted import sanitized, say, spreadsheet_cell
 from .options import Parser, check_writable, positive_int, user_errors
 
-ON_A_SHEET = 30
+SHEET_IMAGES = 30
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("checkpoint", help="checkpoint of a classifier, of training, published or of another code base")
+    parser.add_argument("checkpoint", help="checkpoint of a classifier, of training, published or third-party")
     parser.add_argument("images", nargs="+", metavar="PATH", help="image file, folder, or pattern such as 'a/**/*.jpg'")
-    parser.add_argument("--config", help="config of the model, where the checkpoint does not say what it is")
-    parser.add_argument("--out", metavar="FILE", help="*.csv: a row an image; *.png, *.pdf: a sheet of the first ones")
-    parser.add_argument("--top", type=positive_int, default=5, metavar="K", help="classes an image (default: 5)")
-    parser.add_argument("--number", type=positive_int, help=f"images of a sheet (default: {ON_A_SHEET})")
-    parser.add_argument("--batch", type=positive_int, default=64, help="images at once (default: 64)")
+    parser.add_argument("--config", help="config that defines the model, if the checkpoint does not")
+    parser.add_argument(
+        "--out", metavar="FILE", help="*.csv: a row per image; *.png, *.pdf: a sheet of the first images"
+    )
+    parser.add_argument("--top", type=positive_int, default=5, metavar="K", help="classes per image (default: 5)")
+    parser.add_argument("--number", type=positive_int, help=f"images on a sheet (default: {SHEET_IMAGES})")
+    parser.add_argument("--batch", type=positive_int, default=64, help="batch size (default: 64)")
     parser.add_argument("--amp", action="store_true", help="mixed precision: bf16, or fp16 where the GPU has no bf16")
     return parser.parse_args()
 
 
 def find_images(paths: Iterable[str]) -> list[Path]:
-    """The files that paths stand for, in their order: a folder for all images below it, a pattern for what it matches.
+    """Expand files, folders (all images below them) and patterns to a list of files, in the order of the arguments.
 
     Raises:
-        ValueError: there is no such file or folder, nothing matches, or a folder holds no image.
+        ValueError: a file or folder does not exist, a pattern matches no file, or a folder has no image.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found += ImageFiles(str(path)).files
+            files += ImageFiles(str(path)).files
         elif path.is_file() or not glob.has_magic(str(path)):
             if not path.exists():
                 raise ValueError(f"there is no file or folder {sanitized(path)}")
-            found.append(path)
+            files.append(path)
         else:
-            matched = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
-            if not any(file.is_file() for file in matched):
+            matches = [file for file in map(Path, sorted(glob.glob(str(path), recursive=True))) if file.is_file()]
+            if not matches:
                 raise ValueError(f"no file matches {sanitized(path)}")
-            found += [file for file in matched if file.is_file()]
-    return found
+            files += matches
+    return files
 
 
 def csv_rows(predictions: Iterable[Prediction], top: int) -> Iterator[list]:
-    """The header and a row an image: its file, the classes, their probabilities, and why there are none."""
+    """Yield the header and one row per image: file, classes, probabilities and error."""
     ranks = range(1, top + 1)
     yield ["image", *(f"top{rank}" for rank in ranks), *(f"score{rank}" for rank in ranks), "error"]
-    for found in predictions:
-        names, scores = zip(*found.classes) if found.classes else ([""] * top, [""] * top)
-        yield [spreadsheet_cell(cell) for cell in (str(found.image), *names)] + [
+    for prediction in predictions:
+        names, scores = zip(*prediction.classes) if prediction.classes else ([""] * top, [""] * top)
+        yield [spreadsheet_cell(cell) for cell in (str(prediction.image), *names)] + [
             *scores,
-            spreadsheet_cell(found.reason),
+            spreadsheet_cell(prediction.reason),
         ]
 
 
-def panel(found: Prediction) -> Panel:
-    """An image of a sheet as the model gets it, with its classes."""
-    pixels = None if found.pixels is None else found.pixels.permute(1, 2, 0).numpy()
-    lines = [found.image.name, *(f"{name}  {100 * score:.1f} %" for name, score in found.classes)]
-    return Panel(pixels, lines, f"cannot be read: {found.reason}")
+def panel(prediction: Prediction) -> Panel:
+    """Return an image of a sheet, as the model receives it, with its classes."""
+    pixels = None if prediction.pixels is None else prediction.pixels.permute(1, 2, 0).numpy()
+    lines = [prediction.image.name, *(f"{name}  {100 * score:.1f} %" for name, score in prediction.classes)]
+    return Panel(pixels, lines, f"cannot be read: {prediction.reason}")
 
 
-def line(found: Prediction) -> str:
-    classes = ", ".join(f"{sanitized(name)} {100 * score:.1f} %" for name, score in found.classes)
-    return f"{sanitized(found.image, 500)}: {classes or f'cannot be read: {found.reason}'}"
+def line(prediction: Prediction) -> str:
+    classes = ", ".join(f"{sanitized(name)} {100 * score:.1f} %" for name, score in prediction.classes)
+    return f"{sanitized(prediction.image, 500)}: {classes or f'cannot be read: {prediction.reason}'}"
 
 
-class Counted:
-    """Predictions as they pass, and how many of them there were and could not be read."""
+class PredictionCounter:
+    """Iterator over predictions that counts all images and unreadable images.
+
+    Attributes:
+        reason: why the first unreadable image could not be read.
+    """
 
     def __init__(self, predictions: Iterable[Prediction]) -> None:
         self.predictions, self.count, self.broken, self.reason = predictions, 0, 0, ""
 
     def __iter__(self) -> Iterator[Prediction]:
-        for found in self.predictions:
+        for prediction in self.predictions:
             self.count += 1
-            self.broken += bool(found.reason)
-            self.reason = self.reason or found.reason
-            yield found
+            self.broken += bool(prediction.reason)
+            self.reason = self.reason or prediction.reason
+            yield prediction
 
     def __str__(self) -> str:
         return f"predicted {self.count - self.broken} of {self.count} images" + (
@@ -116,34 +121,34 @@ def main() -> None:
         if args.out and kind not in (".csv", ".png", ".pdf"):
             raise ValueError(f"--out {sanitized(args.out)} must end in .csv for rows, or in .png or .pdf for a sheet")
         if args.number and kind not in (".png", ".pdf"):
-            raise ValueError("--number is of a sheet's images: --out sheet.png makes one")
+            raise ValueError("--number needs a sheet, such as --out sheet.png")
         check_writable(args.out)
         images = find_images(args.images)
-        some = images if kind not in (".png", ".pdf") else images[: args.number or ON_A_SHEET]
+        selected = images if kind not in (".png", ".pdf") else images[: args.number or SHEET_IMAGES]
         model = init_model(args.config, args.checkpoint, get_device())
         dtype = amp_dtype() if args.amp else "float32"
         predictor = Predictor(model, topk=args.top, batch_size=args.batch, dtype=dtype)
         predictor.preparation.fit_to(model)
-        found, notes = Counted(predictor.stream(some, workers=share_of_cores())), []
+        predictions, notes = PredictionCounter(predictor.stream(selected, workers=share_of_cores())), []
         if kind == ".csv":
             with atomic_file(args.out, text=True) as file:
-                csv.writer(file).writerows(csv_rows(found, predictor.topk))
+                csv.writer(file).writerows(csv_rows(predictions, predictor.topk))
             changed = sum(spreadsheet_cell(str(image)) != str(image) for image in images)
             if changed:
-                notes.append(f"names with an apostrophe before them or with escapes, so that they are text: {changed}")
+                notes.append(f"file names written with an apostrophe or escapes: {changed}")
         elif kind:
-            panels = [panel(one) for one in found]
-            save_sheet(plot_sheet(panels, f"{Path(args.checkpoint).name}: {found}"), args.out)
-            if len(some) < len(images):
-                notes.append(f"{len(images) - len(some)} more images are not on the sheet (--number)")
+            panels = [panel(prediction) for prediction in predictions]
+            save_sheet(plot_sheet(panels, f"{Path(args.checkpoint).name}: {predictions}"), args.out)
+            if len(selected) < len(images):
+                notes.append(f"{len(images) - len(selected)} more images are not on the sheet (--number)")
         else:
-            for one in found:
-                say(line(one))
+            for prediction in predictions:
+                say(line(prediction))
         if args.out:
             notes.insert(0, f"written to {sanitized(args.out)}")
-        if found.broken == found.count:
-            raise ValueError(f"no image of {found.count} can be read; the first: {found.reason}")
-    say("; ".join([str(found), *notes]))
+        if predictions.broken == predictions.count:
+            raise ValueError(f"no image of {predictions.count} can be read; the first: {predictions.reason}")
+    say("; ".join([str(predictions), *notes]))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Print a config as it is when all that it builds on and all overrides are in it, and what follows from it.
+"""Print a config with its base configs and overrides applied, and the settings that are derived from it.
 
 python tools/print_config.py configs/crate_base_in1k.py --processes 16 --cfg-options max_batch_per_device=64
 
-What is printed is a config itself: what follows stands in comments.
+The output is a valid config: derived settings are comments.
 """
 
 import argparse
@@ -15,25 +15,25 @@ from ..config.settings import DERIVED, GUARDS, SETTINGS
 from ..io.untrusted import say
 from .options import Parser, add_cfg_options, positive_int, user_errors
 
-BY_END = {
+SOURCE_BY_LAST_KEY = {
     "num_workers": "the cores of this machine, for one process",
     "pin_memory": "whether there is a GPU",
     "root": "data_root",
 }
-BY_END |= {"global_batch_size": "global_batch_size", "work_dir": "the config's name"}
-NOT_SHOWN = ("experiment_name", "custom_hooks")  # drawn at each start; the guards, which are counted
+SOURCE_BY_LAST_KEY |= {"global_batch_size": "global_batch_size", "work_dir": "the config's name"}
+HIDDEN = ("experiment_name", "custom_hooks")  # random; custom_hooks repeats the guards, which are listed by name
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
-    parser.add_argument("--processes", type=positive_int, default=1, help="of the run that it is for (default: 1)")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
+    parser.add_argument("--processes", type=positive_int, default=1, help="number of processes of the run (default: 1)")
     add_cfg_options(parser)
     return parser.parse_args()
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings of a config by their full names, as overrides have them."""
+    """Yield a config's settings as (dotted name, value), as in overrides."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from flat(inner, f"{name}.{key}" if name else key)
@@ -41,38 +41,37 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def what_follows(cfg: Any, processes: int) -> list[tuple[str, Any, str]]:
-    """Settings that a run has and its config does not: (full name, value, what it follows from)."""
+def derived_settings(cfg: Any, processes: int) -> list[tuple[str, Any, str]]:
+    """Return the settings that resolving a config adds or changes: (dotted name, value, source of the value)."""
     own = dict(flat(cfg.to_dict()))
     defaults = {setting.name for setting in SETTINGS}
-    found = []
+    derived = []
     for name, value in flat(resolve_config(cfg, processes).to_dict()):
-        if name.split(".")[0] in NOT_SHOWN or (name in own and own[name] == value):
+        if name.split(".")[0] in HIDDEN or (name in own and own[name] == value):
             continue
-        last = name.rpartition(".")[2]
-        source = DERIVED.get(name) or BY_END.get(last) or ("the default" if name in defaults else "what a run needs")
-        found.append((name, value, source))
-    return found
+        source = DERIVED.get(name) or SOURCE_BY_LAST_KEY.get(name.rpartition(".")[2])
+        derived.append((name, value, source or ("the default" if name in defaults else "needed by every run")))
+    return derived
 
 
 def main() -> None:
     args = parse_args()
     with user_errors():
         cfg = load_config(args.config, args.cfg_options)
-        whole = defines_model(cfg)
-        follows = what_follows(cfg, args.processes) if whole else []
+        has_model = defines_model(cfg)
+        derived = derived_settings(cfg, args.processes) if has_model else []
         print(as_text(cfg))
-        if not whole:
-            say("# The model is a checkpoint's, by --load-from: what follows is known when there is one.")
+        if not has_model:
+            say("# The model is a checkpoint's, by --load-from: derived settings depend on it.")
             return
-        say(f"# What follows, for {args.processes} process{'es' if args.processes > 1 else ''}:")
-        for name, value, source in follows:
+        say(f"# Derived settings, for {args.processes} process{'es' if args.processes > 1 else ''}:")
+        for name, value, source in derived:
             say(f"#   {name} = {value!r}  ({source})")
         if cfg.get("train_dataloader"):
             plan = plan_batch(cfg.global_batch_size, args.processes, cfg.get("max_batch_per_device"))
-            say(f"#   images of a step: {plan}")
-        on = [name for name in GUARDS if (cfg.get("guards") or {}).get(name, {}) is not None]
-        say(f"#   guards that are on: {', '.join(on)}")
+            say(f"#   images per step: {plan}")
+        guards = [name for name in GUARDS if (cfg.get("guards") or {}).get(name, {}) is not None]
+        say(f"#   active guards: {', '.join(guards)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Publish a model: its weights as safetensors with config, class names, metrics and hash, and nothing that runs.
+"""Publish a model as one safetensors file: weights, model config, class names, metrics and hash, but no code.
 
 python tools/publish.py work_dirs/crate_base_in1k/best_eval_top1_epoch_149.pth crate_base.safetensors
 python tools/test.py configs/crate_base_in1k.py crate_base.safetensors
 
-The weights are the averaged ones where the training kept such; the optimizer's state stays behind.
+If the run kept averaged weights, these are published. The optimizer state is not included.
 """
 
 import argparse
@@ -32,13 +32,13 @@ def main() -> None:
         if output.exists() and not args.force:
             raise ValueError(f"{output} exists: --force overwrites it")
         check_writable(args.output)
-        opened = open_checkpoint(args.input)
-        opened.say(say)
-        about = publish(opened, output)
-    figures = ", ".join(
-        f"{sanitized(name)} {value:g}" for name, value in about["metrics"].items() if isinstance(value, float)
+        checkpoint = open_checkpoint(args.input)
+        checkpoint.say(say)
+        manifest = publish(checkpoint, output)
+    metrics = ", ".join(
+        f"{sanitized(name)} {value:g}" for name, value in manifest["metrics"].items() if isinstance(value, float)
     )
-    say(f"wrote {sanitized(output)}, sha256 of the weights {about['sha256']}{', ' if figures else ''}{figures}")
+    say(f"wrote {sanitized(output)}, sha256 of the weights {manifest['sha256']}{', ' if metrics else ''}{metrics}")
 
 
 if __name__ == "__main__":

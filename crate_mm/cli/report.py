@@ -1,12 +1,12 @@
-"""Look inside models side by side: one HTML file to explore, which opens from disk and asks no network for anything.
+"""Compare checkpoints side by side in one self-contained HTML file, which opens from disk without network access.
 
 python tools/report.py configs/crate_tiny_digits.py random epoch_1.pth epoch_40.pth --out report.html
 python tools/report.py configs/crate_base_in1k.py crate_base.pth --images /my/photos --out report.html
 python tools/report.py configs/compare/crate.py crate.pth --also configs/compare/vit.py vit.pth --out report.html
 
-CONFIG says what the data is, and the model where it names one; a checkpoint says what its model is where CONFIG does
-not. CHECKPOINT is a file of ours or of another code base, or 'random' for the model as it is initialised. --also adds
-checkpoints of another config; its images must be the same ones, prepared as that config has it.
+CONFIG selects the data. If it defines no model, each checkpoint's own model is used. CHECKPOINT is a file, also a
+third-party one, or 'random' for the newly initialized model. --also adds checkpoints of another config. Its data must
+be the same images, prepared for its models.
 """
 
 import argparse
@@ -45,31 +45,33 @@ from ..io.untrusted import public, sanitized, say
 from .analyze import build_model
 from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
 
-MOST_CLASSES = 1024  # in one true mask, each of which passes the transforms; scenes have fewer than 300
-SHOWN_CONFIG = 20_000  # characters of a config that the page quotes
+MAX_MASK_CLASSES = 1024  # per ground-truth mask, as each class is transformed by itself; scenes have fewer than 300
+MAX_CONFIG_CHARS = 20_000  # of a model config quoted on the page
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
     parser.add_argument("checkpoint", nargs="+", help="checkpoint file, or 'random'")
     parser.add_argument(
         "--also", nargs="+", action="append", default=[], metavar=("CONFIG", "CHECKPOINT"),
-        help="another config and its checkpoints; may be given several times",
+        help="another config and its checkpoints; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--out", required=True, metavar="FILE", help="the page, an .html file")
-    parser.add_argument("--images", metavar="DIR", help="look at the images below a folder, not at the config's data")
+    parser.add_argument("--out", required=True, metavar="FILE", help="HTML file to write")
+    parser.add_argument("--images", metavar="DIR", help="use the images below a folder in place of the config's data")
     parser.add_argument(
-        "--masks", metavar="DIR", help="true masks of --images, PNG files of their names with a class a pixel, as VOC's"
+        "--masks",
+        metavar="DIR",
+        help="ground-truth masks of --images: PNG files of the same names, a class per pixel",
     )
-    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="of the config's data")
-    parser.add_argument("--num-images", type=positive_int, default=1000, help="how many are measured (default: 1000)")
-    parser.add_argument("--shown", type=positive_int, default=16, help="how many of these are shown (default: 16)")
-    parser.add_argument("--eps-squared", type=float, default=0.01, help="eps^2 of the rates (default: 0.01)")
-    parser.add_argument("--raw-length", action="store_true", help="leave the tokens' lengths: not scaled to 1 first")
-    parser.add_argument("--megabytes", type=positive_int, default=15, help="most that the page may have (default: 15)")
-    parser.add_argument("--title", default="", help="of the page")
-    parser.add_argument("--seed", type=int, default=0, help="of 'random' and of what is drawn (default: 0)")
+    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="data split (default: test)")
+    parser.add_argument("--num-images", type=positive_int, default=1000, help="images to measure (default: 1000)")
+    parser.add_argument("--shown", type=positive_int, default=16, help="images shown in detail (default: 16)")
+    parser.add_argument("--eps-squared", type=float, default=0.01, help="eps^2 of the coding rates (default: 0.01)")
+    parser.add_argument("--raw-length", action="store_true", help="do not scale tokens to length 1")
+    parser.add_argument("--megabytes", type=positive_int, default=15, help="size limit of the page (default: 15)")
+    parser.add_argument("--title", default="", help="title of the page")
+    parser.add_argument("--seed", type=int, default=0, help="seed of 'random' and of the image sample (default: 0)")
     add_cfg_options(parser)
     return parser.parse_args()
 
@@ -79,26 +81,26 @@ def main() -> None:
     with user_errors():
         check_writable(args.out)
         if args.masks and not (args.images and Path(args.masks).is_dir()):
-            raise ValueError("--masks is a folder with true masks of the images that --images names")
-        library = vega()  # before the work
-        models, datas = look_up(args)
+            raise ValueError("--masks needs --images, and must be a folder of ground-truth masks of these images")
+        library = vega()  # first, because it fails if it is not installed
+        models, datas = load_models(args)
         total = len(datas[0].dataset)
         generator = torch.Generator().manual_seed(args.seed)
-        drawn = torch.randperm(total, generator=generator)[: args.num_images].tolist()
-        wanted = ReportSettings(
-            sorted(drawn),
-            sorted(drawn[: args.shown]),
+        positions = torch.randperm(total, generator=generator)[: args.num_images].tolist()
+        settings = ReportSettings(
+            sorted(positions),
+            sorted(positions[: args.shown]),
             args.eps_squared,
             not args.raw_length,
             args.megabytes * 1e6 - len(library),
         )
-        data = collect(models, datas, wanted)
+        data = collect(models, datas, settings)
         title = args.title or f"Inside {', '.join(dict.fromkeys(m['name'] for m in data['models']))}"
-        data = {"title": sanitized(title), "run": run_data(args, datas, len(drawn)), **data}
+        data = {"title": sanitized(title), "run": run_data(args, datas, len(positions)), **data}
         page = make_page(data, data["title"], library)
         if len(page) > args.megabytes * 1e6:
             raise ValueError(
-                f"the page would have {len(page) / 1e6:.1f} MB, more than --megabytes {args.megabytes}: show fewer "
+                f"the page would have {len(page) / 1e6:.1f} MB, more than --megabytes {args.megabytes}: use fewer "
                 "images (--shown) or fewer checkpoints"
             )
         with atomic_file(args.out, text=True) as file:
@@ -106,8 +108,8 @@ def main() -> None:
         say(f"wrote {sanitized(args.out)}, {len(page) / 1e6:.1f} MB")
 
 
-def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[ReportDataset]]:
-    """The models that are looked at, and the images as each config has them."""
+def load_models(args: argparse.Namespace) -> tuple[list[Looked], list[ReportDataset]]:
+    """Return the models, and the data of each config."""
     models: list[Looked] = []
     datas: list[ReportDataset] = []
     groups = [[args.config, *args.checkpoint], *args.also]
@@ -125,7 +127,7 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[ReportDataset]
                 datas.append(ReportDataset(data_name(cfg, args), loader.dataset, batches_of(loader), truth))
             check_size(datas, model, config)
             name = name_of_file(file)
-            if names_of_files[name] > 1 and file != "random":  # of several runs, whose folders tell them apart
+            if names_of_files[name] > 1 and file != "random":  # the same file name in several runs
                 name = f"{sanitized(Path(local_file(file)).resolve().parent.name)}/{name}"
             label = name if len(groups) == 1 else f"{Path(config).stem}: {name}"
             while label in {looked.label for looked in models}:
@@ -138,29 +140,29 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[ReportDataset]
 
 
 def name_of_file(file: str) -> str:
-    """A checkpoint's name on the page: that of its file, or 'random'."""
+    """Return a checkpoint's name on the page: its file's stem, or 'random'."""
     return file if file == "random" else Path(public(file)).stem
 
 
 def load_data(cfg: Config, args: argparse.Namespace) -> DataLoader:
-    """The config's data, or the images of a folder prepared as that is."""
+    """Return a loader of the config's data, or of the images of a folder with the config's test transforms."""
     if args.images:
         if not cfg.get("test_dataloader"):
-            raise ValueError("the config has no test_dataloader, whose transforms the images of --images would take")
+            raise ValueError("--images needs a config with a test_dataloader, whose transforms apply to the images")
         channels = len((cfg.model.get("preprocessor") or {}).get("mean", "RGB"))
         cfg = cfg.copy()
         cfg.test_dataloader.dataset.source = {"type": "ImageFiles", "root": args.images, "channels": channels}
         size = (cfg.model.get("backbone") or {}).get("img_size")
-        if size is not None:  # nothing to do after most configs' transforms, but some rely on images of one size
-            fit = {"type": "Resize", "size": (size, size) if isinstance(size, int) else tuple(size)}
-            cfg.test_dataloader.dataset.transforms = [*cfg.test_dataloader.dataset.get("transforms", ()), fit]
+        if size is not None:  # no effect after most configs' transforms, but some rely on images of one size
+            resize = {"type": "Resize", "size": (size, size) if isinstance(size, int) else tuple(size)}
+            cfg.test_dataloader.dataset.transforms = [*cfg.test_dataloader.dataset.get("transforms", ()), resize]
     loader = build_loader(cfg, "test" if args.images else args.split)
     require_images(loader.dataset, "test" if args.images else args.split)
     return loader
 
 
 def batches_of(loader: DataLoader):
-    """A function that makes a loader of the samples at positions of a loader's dataset."""
+    """Return a function that makes a loader of the samples at given positions of the dataset."""
 
     def batches(positions: list[int]) -> DataLoader:
         few = len(positions) <= loader.batch_size
@@ -173,10 +175,10 @@ def batches_of(loader: DataLoader):
 
 
 def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
-    """A function that gives an image's true mask, ``(H, W)``, brought to the model's size as the image is.
+    """Return a function that loads an image's ground-truth mask, ``(H, W)``, transformed as the image is.
 
-    A class's region passes the transforms as an image, and is cut at half of its brightness: a mask of classes would
-    be mixed to others by a resize.
+    The region of each class is transformed as an image and thresholded at half brightness: resizing a mask of class
+    numbers would mix them into other classes.
     """
 
     def truth(position: int) -> Tensor | None:
@@ -187,33 +189,34 @@ def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
         classes = np.array(open_image(file, mode=None))
         if classes.ndim != 2 or classes.shape != (image.height, image.width):
             raise ValueError(
-                f"mask {sanitized(file)} is of {classes.shape}, its image of {(image.height, image.width)}"
+                f"mask {sanitized(file)} has shape {classes.shape}, its image {(image.height, image.width)}"
             )
         labels = np.unique(classes[classes > 0])
-        if len(labels) > MOST_CLASSES:
-            raise ValueError(f"mask {sanitized(file)} has {len(labels):,} classes: expected at most {MOST_CLASSES:,}")
-        found = torch.zeros(to_uint8(dataset.transforms(image)).shape[1:], dtype=torch.long)
+        if len(labels) > MAX_MASK_CLASSES:
+            raise ValueError(
+                f"mask {sanitized(file)} has {len(labels):,} classes: expected at most {MAX_MASK_CLASSES:,}"
+            )
+        mask = torch.zeros(to_uint8(dataset.transforms(image)).shape[1:], dtype=torch.long)
         for label in labels:
             region = Image.fromarray(np.uint8(255) * (classes == label)).convert(image.mode)
-            seen = to_uint8(dataset.transforms(region)).float().mean(0) > 127
-            found[seen] = int(label)
-        return found
+            mask[to_uint8(dataset.transforms(region)).float().mean(0) > 127] = int(label)
+        return mask
 
     return truth
 
 
 def check_size(datas: list[ReportDataset], model: torch.nn.Module, config: str) -> None:
-    """Raise ``ValueError`` unless a model takes the images, and they are as many as the first config's."""
+    """Raise ``ValueError`` unless the images have the model's input size and the first config's number."""
     if len(datas[-1].dataset) != len(datas[0].dataset):
         raise ValueError(
             f"{sanitized(config)} has {len(datas[-1].dataset)} images, and the first config {len(datas[0].dataset)}: "
-            "models are compared on the same images"
+            "models must be compared on the same images"
         )
     image, spec = datas[-1].dataset[0]["inputs"], model.backbone.input_spec
     if spec is not None and tuple(image.shape) != spec.shape:
         raise ValueError(
-            f"the images of {sanitized(config)} come as {tuple(image.shape)}, the model takes {spec.shape}: its data must "
-            "be prepared for it"
+            f"the images of {sanitized(config)} come as {tuple(image.shape)}, the model takes {spec.shape}: change "
+            "the config's transforms"
         )
 
 
@@ -224,18 +227,18 @@ def data_name(cfg: Config, args: argparse.Namespace) -> str:
 
 
 def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """What a model was made from. The page is for others too: it has no folder of the user's, and no signature."""
-    told: dict[str, Any] = {"config": sanitized(public(config)), "checkpoint": sanitized(public(file))}
+    """Return a model's origin, without the user's directories and URL signatures, as pages are shared."""
+    origin: dict[str, Any] = {"config": sanitized(public(config)), "checkpoint": sanitized(public(file))}
     if checkpoint is not None:
-        told["sha256"] = hash_file(local_file(file), hashlib.sha256())
-        told["notes"] = [sanitized(public(note), 1000) for note in checkpoint.notes]
+        origin["sha256"] = hash_file(local_file(file), hashlib.sha256())
+        origin["notes"] = [sanitized(public(note), 1000) for note in checkpoint.notes]
     model = cfg.to_dict()["model"]
-    told["model"] = public(json.dumps(model, indent=2, default=str))[:SHOWN_CONFIG]
-    return told
+    origin["model"] = public(json.dumps(model, indent=2, default=str))[:MAX_CONFIG_CHARS]
+    return origin
 
 
 def run_data(args: argparse.Namespace, datas: list[ReportDataset], measured: int) -> dict[str, Any]:
-    """What was run, with what, on what."""
+    """Return the command, settings, data, versions and device of the report."""
     settings = ("split", "num_images", "shown", "eps_squared", "raw_length", "megabytes", "seed")
     return {
         "command": sanitized(" ".join(["crate-mm report", *map(public, sys.argv[1:])]), 2000),

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: top-1 and top-5 accuracy in %, its mean over classes, and cross entropy.
+"""Evaluate a checkpoint: top-1 and top-5 accuracy in %, mean accuracy over classes, and cross entropy.
 
 python tools/test.py configs/crate_tiny_digits.py work_dirs/crate_tiny_digits/epoch_20.pth
 python tools/test.py configs/crate_base_in1k.py crate_base.pth --real real.json --per-class classes.csv
@@ -36,15 +36,15 @@ from .options import Parser, add_common_options, check_writable, user_errors
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
-    parser.add_argument("checkpoint", help="checkpoint file, of ours or of another code base")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
-    parser.add_argument("--out", metavar="FILE", help="write a row a sample here, as CSV: label, top classes, scores")
-    parser.add_argument("--per-class", metavar="FILE", help="write each class's accuracy here, as CSV")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
+    parser.add_argument("checkpoint", help="checkpoint file, also a third-party one")
+    parser.add_argument("--json", metavar="FILE", help="write the metrics to FILE, as JSON")
+    parser.add_argument("--out", metavar="FILE", help="write one CSV row per sample: label, top classes, scores")
+    parser.add_argument("--per-class", metavar="FILE", help="write the accuracy of each class to FILE, as CSV")
     parser.add_argument("--confusion", metavar="PREFIX", help="write the confusion matrix to PREFIX.csv and PREFIX.png")
     parser.add_argument("--tta", choices=["flip"], help="average the probabilities of an image and its mirror image")
-    parser.add_argument("--real", metavar="FILE", help="ImageNet ReaL's real.json: the accuracy on its labels too")
-    parser.add_argument("--folder", metavar="DIR", help="predict the images below a folder, which have no labels")
+    parser.add_argument("--real", metavar="FILE", help="ImageNet ReaL's real.json; adds the accuracy on its labels")
+    parser.add_argument("--folder", metavar="DIR", help="predict the unlabeled images below a folder")
     add_common_options(parser)
     return parser.parse_args()
 
@@ -53,20 +53,20 @@ def main() -> None:
     args = parse_args()
     with user_errors():
         check_args(args)
-        cfg, opened = load_config_for(args.config, args.checkpoint, args.cfg_options, whole=True)
+        cfg, checkpoint = load_config_for(args.config, args.checkpoint, args.cfg_options, whole=True)
         cfg.launcher = args.launcher
         cfg.work_dir = args.work_dir or str(Path(cfg.get("work_dir") or default_work_dir(cfg)) / "test")
         cfg.resume, cfg.load_from = False, args.checkpoint
-        change_data(cfg, args)
+        apply_data_options(cfg, args)
         fill_banks(cfg)
-        described = cfg.copy()
-        # Training's parts are not built: a machine that only tests need not have the training data.
+        full_cfg = cfg.copy()
+        # Do not build the training parts: a machine that only tests may lack the training data.
         for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "ema_momentum"):
             cfg[key] = None
         runner = Runner.from_cfg(cfg)
-        runner.build_for_testing(opened)
+        runner.build_for_testing(checkpoint)
         if args.tta and runner.task.flip_test is None:
-            raise ValueError(f"--tta {args.tta} is for classifiers, the config has {type(runner.task).__name__}")
+            raise ValueError(f"--tta {args.tta} needs a classifier, got {type(runner.task).__name__}")
         if args.tta:
             runner.task.flip_test = True
         if args.amp:
@@ -74,59 +74,62 @@ def main() -> None:
     with user_errors(show_traceback=True):
         metrics = runner.test()
         if is_main_process():
-            write_results(args, described, runner, metrics)
+            write_results(args, full_cfg, runner, metrics)
         shutdown_distributed()
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Raise ``ValueError`` for options that do not go together or cannot be written, before the work."""
+    """Raise ``ValueError`` for conflicting options or output files that cannot be written."""
     pictures = [f"{args.confusion}.csv", f"{args.confusion}.png"] if args.confusion else []
     check_writable(args.json, args.out, args.per_class, *pictures)
     if args.folder:
         if not args.out:
-            raise ValueError("--folder needs --out FILE for its predictions: the images have no labels to count with")
-        asked = [name for name in ("per_class", "confusion", "real") if getattr(args, name)]
-        if asked:
-            raise ValueError(f"--{asked[0].replace('_', '-')} needs labels, which the images of --folder have not")
+            raise ValueError("--folder needs --out FILE: the images have no labels, so predictions are the only result")
+        need_labels = [name for name in ("per_class", "confusion", "real") if getattr(args, name)]
+        if need_labels:
+            raise ValueError(f"--{need_labels[0].replace('_', '-')} needs labels: the images of --folder have none")
 
 
-def change_data(cfg: Config, args: argparse.Namespace) -> None:
-    """Test on the folder or by the labels that the options name."""
+def apply_data_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Apply ``--folder`` and ``--real`` to the test data and metrics of a config."""
     if not cfg.get("test_dataloader") or not cfg.get("test_evaluator"):
-        return  # the Runner says what is missing
+        return  # the Runner raises an error that names the missing setting
     if args.folder:
         cfg.test_dataloader.dataset.source = {"type": "ImageFiles", "root": args.folder}
         cfg.test_dataloader.dataset.source["channels"] = len(cfg.model.get("preprocessor", {}).get("mean", "RGB"))
         if "img_size" in (cfg.model.get("backbone") or {}):
-            # Nothing to do after most configs' transforms, but some rely on images of one size.
+            # No effect after most configs' transforms, but some transforms rely on images of one size.
             size = cfg.model.backbone.img_size
-            fit = {"type": "Resize", "size": (size, size) if isinstance(size, int) else tuple(size)}
-            cfg.test_dataloader.dataset.transforms = [*cfg.test_dataloader.dataset.get("transforms", ()), fit]
+            resize = {"type": "Resize", "size": (size, size) if isinstance(size, int) else tuple(size)}
+            cfg.test_dataloader.dataset.transforms = [*cfg.test_dataloader.dataset.get("transforms", ()), resize]
     if args.real:
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, {"type": "ImageNetReaL", "labels": args.real}]
 
 
 def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics: dict[str, float]) -> None:
-    """Print the figures, and write the files: ``result.json`` and those that were asked for."""
-    found = [m for m in runner.test_evaluator.metrics if type(m) is ClassificationMetric]
-    if not found and (args.out or args.per_class or args.confusion):
+    """Print the metrics, and write ``result.json`` and the files that the options name."""
+    classification = [m for m in runner.test_evaluator.metrics if type(m) is ClassificationMetric]
+    if not classification and (args.out or args.per_class or args.confusion):
         raise ValueError(
             "--out, --per-class and --confusion need a ClassificationMetric in the config's test_evaluator"
         )
-    samples = found[0].samples if found else {}
-    figures = strip_eval_prefix(metrics)
-    if found:
-        figures["num_samples"] = len(samples["label"])
+    samples = classification[0].samples if classification else {}
+    metrics = strip_eval_prefix(metrics)
+    if classification:
+        metrics["num_samples"] = len(samples["label"])
     task, dataset, tested = runner.task, dataset_of(runner.test_dataloader.dataset), runner.tested
     names = dataset.classes or tested.class_names
-    if found and not names:
+    if classification and not names:
         names = default_class_names(task.num_classes)
-    trained = tested.model or {}
+    model_cfg = tested.model or {}
     metric, rule = task.headline
     result = {
         **run_metadata(
-            cfg, tested.meta.get("seed"), tested.meta.get("initialized_from"), trained.get("freeze_backbone", False)
+            cfg,
+            tested.meta.get("seed"),
+            tested.meta.get("initialized_from"),
+            model_cfg.get("freeze_backbone", False),
         ),
         "recipe": tested.meta.get("recipe"),
         "dataset": dataset_name(cfg.test_dataloader.dataset, cfg.get("data_root")),
@@ -136,19 +139,19 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
         "epochs": tested.meta.get("epoch"),
         "tta": args.tta,
         "headline": {"metric": next(iter(strip_eval_prefix({metric: 0}))), "rule": rule},
-        "last": figures,
+        "last": metrics,
         "wall_time_s": round(runner.test_seconds, 1),
         **model_cost(task),
         **environment_info(runner.world_size),
     }
-    told = (f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items())
-    line = ", ".join(told)
-    entry = {"config": args.config, "checkpoint": args.checkpoint, **figures}
-    # The figures first: they cost the most, and need the least room.
+    parts = (f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in metrics.items())
+    line = ", ".join(parts)
+    entry = {"config": args.config, "checkpoint": args.checkpoint, **metrics}
+    # Write the metrics first: they took longest to compute and need the least disk space.
     reports = [
         (f"{runner.work_dir}/result.json", lambda: write_result(runner.work_dir, result)),
         (args.json, lambda: write_json(args.json, entry)),
-        ("the line of figures", lambda: say(line)),  # into a pipe that has ended, perhaps
+        ("the line of metrics", lambda: say(line)),  # stdout may be a closed pipe
         (args.out, lambda: write_predictions(args.out, samples, names, dataset.describe)),
         (args.per_class, lambda: write_per_class(args.per_class, samples, names)),
         (args.confusion, lambda: write_confusion(args.confusion, samples, names)),
@@ -158,15 +161,15 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
         try:
             if file:
                 write()
-        except Exception as error:  # one that fails costs none of the others
-            failed.append(f"{sanitized(file)} is not written ({type(error).__name__}: {error})")
+        except Exception as error:  # still write the remaining files
+            failed.append(f"could not write {sanitized(file)} ({type(error).__name__}: {error})")
     if failed:
-        raise RunStoppedError(f"{'; '.join(failed)}; everything else that was asked for is")
+        raise RunStoppedError(f"{'; '.join(failed)}; all other results were written")
 
 
 def write_json(file: str, entry: dict) -> None:
-    with atomic_file(file, text=True) as opened:
-        opened.write(json.dumps(entry, indent=2) + "\n")
+    with atomic_file(file, text=True) as stream:
+        stream.write(json.dumps(entry, indent=2) + "\n")
 
 
 if __name__ == "__main__":

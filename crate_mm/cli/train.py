@@ -1,4 +1,4 @@
-"""Train a model by a config.
+"""Train a model from a config.
 
 python tools/train.py configs/crate_tiny_digits.py
 python tools/train.py configs/crate_base_in1k.py --amp --cfg-options data_root=/data/imagenet
@@ -23,48 +23,48 @@ from .options import Parser, add_common_options, user_errors
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("config", help="config file, or the name of a packaged config")
     parser.add_argument(
         "--resume",
         nargs="?",
         const="newest",
         metavar="CHECKPOINT",
-        help="go on from a checkpoint; without one named, from the newest of the work folder, or from the start",
+        help="resume from CHECKPOINT (default: the newest in the work directory; a new run if there is none)",
     )
     parser.add_argument(
         "--load-from",
         metavar="CHECKPOINT",
-        help="start from the backbone of a checkpoint, of ours or of another code base; the head starts anew, and a "
-        "config that names no model takes the checkpoint's",
+        help="initialize the backbone from a checkpoint, also a third-party one; the head is newly initialized, and a "
+        "config without a model uses the checkpoint's",
     )
     parser.add_argument(
-        "--model", metavar="CONFIG", help="the config whose model is trained, where CONFIG and CHECKPOINT name no model"
+        "--model", metavar="CONFIG", help="config that defines the model, if neither CONFIG nor CHECKPOINT does"
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="build everything, say what would be trained, and leave nothing behind"
-    )
-    parser.add_argument("--linear-probe", action="store_true", help="freeze the backbone and train the head alone")
+    parser.add_argument("--dry-run", action="store_true", help="build everything, describe the run, and write nothing")
+    parser.add_argument("--linear-probe", action="store_true", help="freeze the backbone and train only the head")
     add_common_options(parser)
     return parser.parse_args()
 
 
 def model_checkpoint(args: argparse.Namespace, plain: Config) -> Checkpoint | str | None:
-    """Return the checkpoint that says what the model is, where the config does not: that of ``--load-from``, or the one
-    from which the run resumes. The newest of the work folder is returned open, as finding it has opened it."""
+    """Return the checkpoint of ``--load-from`` or, if the config defines no model, the one that the run resumes from.
+
+    The newest checkpoint of the work directory is returned open, because finding it opens it.
+    """
     if args.load_from or args.model or not args.resume or defines_model(plain):
         return args.load_from
     if args.resume != "newest":
         return args.resume
-    opened = {}
+    checkpoints = {}
     newest = newest_checkpoint(
         args.work_dir or home(plain.get("work_dir") or default_work_dir(plain)),
-        check=lambda path: opened.update({path: open_checkpoint(path)}),
+        check=lambda path: checkpoints.update({path: open_checkpoint(path)}),
     )
-    return opened.get(newest)
+    return checkpoints.get(newest)
 
 
 def configure(args: argparse.Namespace) -> tuple[Config, Checkpoint | None]:
-    """Return the config of the run, and the checkpoint that it begins with where it was opened for its model."""
+    """Return the run's config, and its start checkpoint if that was opened for its model."""
     plain = load_config(args.config)
     model = load_config(args.model).get("model") if args.model else None
     source = model_checkpoint(args, plain)
@@ -96,7 +96,7 @@ def main() -> None:
     raise_on_signal()
     with user_errors():
         if args.dry_run and args.resume:
-            raise ValueError("--dry-run says what a new run would do: leave out --resume")
+            raise ValueError("--dry-run describes a new run: leave out --resume")
         cfg, checkpoint = configure(args)
         if args.dry_run:
             with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,7 @@ def main() -> None:
                 shutdown_distributed()
             return
         runner = Runner.for_training(cfg, checkpoint)
-        del checkpoint  # its memory
+        del checkpoint  # frees its memory
     with user_errors(show_traceback=True):
         runner.train()
         shutdown_distributed()

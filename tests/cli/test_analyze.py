@@ -176,7 +176,7 @@ MISTAKES = {
         ["tokens", "debug", "random", "--layers", "3"],
         "layer 3 does not exist: CRATE has 2 layers, 1 to 2",
     ),
-    "layer zero": (["tokens", "debug", "random", "--layers", "0"], "layers are counted from 1, or from the last as -1"),
+    "layer zero": (["tokens", "debug", "random", "--layers", "0"], "layers are counted from 1, or from -1 backward"),
     "no subspaces": (
         ["subspaces", "{vit}", "random"],
         "ViT has no subspaces, so R^c is not defined",

@@ -46,12 +46,12 @@ def test_the_greedy_average_is_chosen_by_the_validation(run_tool, epochs, tmp_pa
     out = tmp_path / "soup.pth"
     done = run_tool("average", *reversed(epochs), "--greedy", "debug", "--out", out)
     assert done.code == 0, done.output
-    pattern = r"^(?:.*/)?(\w+)\.pth: eval/top1 ([\d.]+) alone, ([\d.]+) with it: (stays in|left out)$"
+    pattern = r"^(?:.*/)?(\w+)\.pth: eval/top1 ([\d.]+) alone, ([\d.]+) in the average: (accepted|rejected)$"
     steps = [(m[1], float(m[2]), float(m[3]), m[4]) for m in re.finditer(pattern, done.output, re.M)]
     assert len(steps) == 4
     assert [step[1] for step in steps] == sorted((step[1] for step in steps), reverse=True)
     assert steps[-1][0] == "spoiled"
-    assert steps[-1][3] == "left out"
+    assert steps[-1][3] == "rejected"
     with validating(load_config("debug")) as score:
         for name, alone, *_ in steps:
             assert score(open_checkpoint(epochs[0].parent / f"{name}.pth")) == pytest.approx(alone, abs=1e-4)
@@ -59,7 +59,7 @@ def test_the_greedy_average_is_chosen_by_the_validation(run_tool, epochs, tmp_pa
         for name, _, together, said in steps:
             candidate = [*kept, epochs[0].parent / f"{name}.pth"]
             assert score(average(candidate)[0]) == pytest.approx(together, abs=1e-4)
-            assert (said == "stays in") == (together >= best)
+            assert (said == "accepted") == (together >= best)
             if together >= best:
                 best, kept = together, candidate
         assert score(open_checkpoint(out)) == pytest.approx(best, abs=1e-4)
@@ -109,11 +109,14 @@ def test_statistics_are_those_of_the_averaged_weights(tmp_path):
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (("a.pth", "--out", "b.pth"), "error: an average is of two checkpoints or more"),
+        (("a.pth", "--out", "b.pth"), "error: expected two checkpoints or more"),
         (("a.pth", "./a.pth", "--out", "b.pth"), "error: a.pth is named twice"),
         (("a.pth", "b.pth", "--out", "c.txt"), "error: c.txt must be named *.pth"),
         (("a.pth", "b.pth", "--out", "c.pth"), "error: checkpoint a.pth does not exist"),
-        (("a.pth", "b.pth", "--out", "c.pth", "--cfg-options", "x=1"), "error: --cfg-options override a config"),
+        (
+            ("a.pth", "b.pth", "--out", "c.pth", "--cfg-options", "x=1"),
+            "error: --cfg-options needs --greedy or --statistics",
+        ),
         (("a.pth", "b.pth"), "error: the following arguments are required: --out"),
     ],
 )

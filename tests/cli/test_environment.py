@@ -55,7 +55,7 @@ def test_a_console_that_is_not_utf8_gets_every_line():
 def test_doctor_says_what_was_replaced(run_tool, tmp_path, monkeypatch):
     monkeypatch.setattr("crate_mm.cli.doctor.REPLACED", {"MPLBACKEND": ("agg", "the commands draw into files")})
     done = run_tool("doctor", cwd=tmp_path)
-    assert "  note  MPLBACKEND          agg is taken: the commands draw into files" in done.output.splitlines()
+    assert "  note  MPLBACKEND          replaced by agg: the commands draw into files" in done.output.splitlines()
 
 
 def test_an_archive_is_refused_in_a_sentence(tmp_path):

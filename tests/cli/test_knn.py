@@ -8,8 +8,8 @@ import pytest
 def test_knn(run_tool, debug_checkpoint, tmp_path):
     done = run_tool("knn", "debug", debug_checkpoint, "--k", 5, "--work-dir", tmp_path)
     assert done.code == 0, done.output
-    assert "  the features are those of its backbone: 24 tensors as they are in the file\n" in done.output
-    assert "  not used: its head; the neighbours vote on the class, from features alone\n" in done.output
+    assert "  features of its backbone: 24 tensors loaded unchanged\n" in done.output
+    assert "  not used: its head, because the neighbors vote on the class\n" in done.output
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["kind"], result["k"], result["last"]["num_samples"]) == ("k-NN", 5, 450)
 

@@ -53,7 +53,7 @@ def test_quickstart(tmp_path):
     done = subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "run" / "figures.json").read_text())
-    assert f"{figures['top1']:.2f} % of 450 test images right" in done.stdout
+    assert f"{figures['top1']:.2f} % of 450 test images correct" in done.stdout
     assert "parameters: 5.36 M" in done.stdout
     assert "Installing" not in done.stdout
 
@@ -102,12 +102,12 @@ def test_a_slurm_step_meets_at_its_own_first_host_and_its_jobs_port(tmp_path, mo
     ("args", "message"),
     [
         ((ROOT / "tools" / "dist_train.sh",), "usage: "),
-        ((ROOT / "tools" / "dist_train.sh", "debug", "many"), "GPUS must be a whole number of at least 1, got 'many'"),
+        ((ROOT / "tools" / "dist_train.sh", "debug", "many"), "GPUS must be a positive integer, got 'many'"),
         ((ROOT / "tools" / "dist_test.sh", "debug", "4"), "usage: "),
         ((ROOT / "tools" / "slurm_train.sh", "gpu"), "usage: "),
         (
             ("env", "NNODES=2", ROOT / "tools" / "dist_train.sh", "debug", "2"),
-            "NNODES=2 needs NODE_RANK (0 to 1, one a node) and",
+            "NNODES=2 needs NODE_RANK (0 to 1, one per node) and",
         ),
     ],
 )
@@ -126,5 +126,5 @@ def test_more_gpus_than_the_node_has(tmp_path):
         [str(ROOT / "tools" / "dist_train.sh"), "c.py", "12"], env=env, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert "12 GPUs were asked for, this node has 8. Use several nodes, each running NNODES=2 NODE_RANK=" in done.stderr
+    assert "this node has 8 GPUs, fewer than 12. Use several nodes, each running NNODES=2 NODE_RANK=" in done.stderr
     assert done.stderr.rstrip().endswith("dist_train.sh c.py 6")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from crate_mm import get_model, init_model
 from crate_mm.checkpoints import read_checkpoint
-from crate_mm.cli.neighbours import panels_of, some_of
+from crate_mm.cli.neighbours import default_queries, panels_of
 from crate_mm.cli.predict import find_images
 from crate_mm.datasets import Digits
 from crate_mm.evaluation.knn import nearest
@@ -93,7 +93,7 @@ def test_without_a_query_some_of_the_images_are_asked_for(run_tool, debug_checkp
     assert done.code == 0, done.output
     model = init_model(None, debug_checkpoint)
     found = extract(model, find_images([str(photos)]))
-    asked = some_of(found)
+    asked = default_queries(found)
     assert [path.name for path in asked.paths][:3] == ["00.png", "01.png", "03.png"]
     assert len(asked.paths) == 8
     itself = torch.tensor([found.paths.index(path) for path in asked.paths])
@@ -130,7 +130,7 @@ def test_features_of_positions_that_do_not_fit_are_refused(run_tool, debug_check
     ("args", "sentence"),
     [
         ((".", "--out", "a.csv"), "error: --out a.csv must end in .npz for features, or in .png or .pdf for a sheet"),
-        ((".", "--query", "00.png", "--out", "a.npz"), "error: --query is for a sheet: --out sheet.png makes one"),
+        ((".", "--query", "00.png", "--out", "a.npz"), "error: --query needs a sheet, such as --out sheet.png"),
         ((".", "--k", "13", "--out", "a.png"), "error: k must be between 1 and the 12 images to choose from, got 13"),
         (("broken.png", "--out", "a.npz"), "error: no image of 1 can be read; the first: cannot identify"),
         (("nowhere", "--out", "a.npz"), "error: there is no file or folder nowhere"),

@@ -153,7 +153,7 @@ MISTAKES = {
     "hostile start": (["train", "debug", "--load-from", "{tmp}/evil.pth"], "evil.pth is refused"),
     "hostile neighbours": (["knn", "debug", "{tmp}/evil.pth"], "evil.pth is refused"),
     "too many neighbours": (["knn", "debug", "{checkpoint}", "--k", "2000"], "k must be between 1 and the 1347"),
-    "no neighbours": (["knn", "debug", "{checkpoint}", "--k", "0"], "a whole number of at least 1 is wanted, got '0'"),
+    "no neighbours": (["knn", "debug", "{checkpoint}", "--k", "0"], "expected a positive integer, got '0'"),
     "missing benchmark": (
         ["train", "transfer/pets", "--model", "crate_tiny_in1k", "--cfg-options", "data_root={tmp}/nowhere"],
         "expected {tmp}/nowhere/oxford-iiit-pet/ with images/ and annotations/",

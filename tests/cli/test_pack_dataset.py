@@ -118,13 +118,13 @@ def test_a_packing_that_is_cut_off_goes_on(packings, whole, number):
         assert all_end(workers)
         if number == signal.SIGINT:
             last = packings.logs[-1].read_text().strip().splitlines()[-1]
-            assert last.endswith("shards are packed, and the same command goes on from there")
+            assert last.endswith("shards are packed; run the same command again to resume")
             assert last.startswith(f"interrupted: {len(kept)} of ")
             assert "Traceback" not in packings.logs[-1].read_text()
     assert kept
     done = packings.run("pack")
     assert done.code == 0, done.output
-    assert "shards are there and whole" in done.output
+    assert "shards are already complete" in done.output
     assert f"left out: {packings.source}/train/bee/050.png" in done.output.replace("\n", "")  # whoever met it
     assert packings.files("pack") == whole
     for name, inode in kept.items():
@@ -261,7 +261,7 @@ def test_a_kill_between_the_renaming_and_the_end_is_mended_by_the_same_command(p
 def test_a_part_that_is_none_is_told(packings, text):
     done = packings.run("pack", f"--part={text}")
     assert done.code == 2
-    assert f"a part of so many is wanted, as 2/8 for the second of eight, got '{text}'" in done.last_line
+    assert f"expected I/N with 1 <= I <= N, such as 2/8, got '{text}'" in done.last_line
 
 
 class Marked:

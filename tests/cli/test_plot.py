@@ -44,7 +44,7 @@ def test_pictures_of_runs_and_of_a_schedule(run_tool, run, tmp_path):
 def test_the_schedule_of_a_config_whose_model_is_a_checkpoints(run_tool, tmp_path):
     out = tmp_path / "schedule.csv"
     done = run_tool("plot", "--schedule", "transfer/pets", "--samples", 3680, "--out", out)
-    assert (done.code, done.last_line) == (0, f"wrote {out}: 1400 iterations, 7 an epoch")
+    assert (done.code, done.last_line) == (0, f"wrote {out}: 1400 iterations, 7 per epoch")
     with open(out, newline="") as file:
         rows = list(csv.DictReader(file))
     assert (rows[0]["iteration"], float(rows[0]["lr"])) == ("1", 5e-5)
@@ -68,7 +68,7 @@ def test_a_picture_of_too_many_curves_is_refused(run_tool, tmp_path):
     leave_log(tmp_path / "run", {"iter": 1, **{f"k{number}": 1.0 for number in range(41)}})
     done = run_tool("plot", tmp_path / "run", "--out", tmp_path / "a.png")
     assert done.code == 2
-    assert done.last_line.startswith("error: a picture of 41 panels and 41 curves is not drawn, at most 40 panels and")
+    assert done.last_line.startswith("error: expected at most 40 panels and 500 curves, got 41 and 41: ")
     assert not (tmp_path / "a.png").exists()
     assert run_tool("plot", tmp_path / "run", "--out", tmp_path / "a.csv").code == 0
     assert run_tool("plot", tmp_path / "run", "--keys", "k0", "k40", "--out", tmp_path / "a.png").code == 0
@@ -89,10 +89,10 @@ def test_names_from_files_are_shown_as_names(run_tool, tmp_path):
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        ((), "error: name the work folders of runs, or --schedule CONFIG, and not both"),
+        ((), "error: give either the work directories of runs or --schedule CONFIG"),
         (("nowhere",), "error: nowhere has no log of a run"),
         (("nowhere", "--out", "a.gif"), "error: --out a.gif must end in .png, .pdf or .csv"),
-        (("nowhere", "--samples", "3"), "error: --samples and --cfg-options are for --schedule CONFIG"),
+        (("nowhere", "--samples", "3"), "error: --samples and --cfg-options need --schedule CONFIG"),
         (("--schedule", "debug", "--samples", "3"), "is more than the 3 training samples"),
     ],
 )

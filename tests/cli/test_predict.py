@@ -29,7 +29,7 @@ def test_the_rows_are_the_predictors(run_tool, debug_checkpoint, photos, tmp_pat
     done = run_tool("predict", debug_checkpoint, photos, "--out", out, "--top", 3, "--batch", 2)
     assert done.code == 0, done.output
     assert f"predicted 5 of 6 images, 1 cannot be read; written to {out}" in done.last_line
-    assert done.last_line.endswith("with escapes, so that they are text: 2")
+    assert done.last_line.endswith("file names written with an apostrophe or escapes: 2")
     with open(out, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     files = find_images([str(photos)])
@@ -95,9 +95,9 @@ def test_images_of_any_size_are_taken(run_tool, debug_checkpoint, tmp_path):
         (("*.gif",), "error: no file matches *.gif"),
         (("a.png", "--out", "x.txt"), "error: --out x.txt must end in .csv for rows, or in .png or .pdf for a sheet"),
         (("a.png", "--out", "no/x.csv"), "error: cannot write no/x.csv: its folder does not exist"),
-        (("a.png", "--number", "3"), "error: --number is of a sheet's images: --out sheet.png makes one"),
+        (("a.png", "--number", "3"), "error: --number needs a sheet, such as --out sheet.png"),
         (("b.png",), "error: no image of 1 can be read; the first: cannot identify image file"),
-        (("a.png", "--top", "0"), "a whole number of at least 1 is wanted"),
+        (("a.png", "--top", "0"), "expected a positive integer"),
     ],
 )
 def test_what_is_wrong_gets_a_sentence(run_tool, debug_checkpoint, photos, args, sentence):

@@ -20,7 +20,7 @@ def test_what_is_printed_is_the_config(run_tool, tmp_path):
     ):
         assert line in done.output.splitlines()
     done = run_tool("print_config", "debug", "--processes", 5)
-    assert "#   images of a step: 128 = 5 processes x 25 or 26" in done.output.splitlines()
+    assert "#   images per step: 128 = 5 processes x 25 or 26" in done.output.splitlines()
     done = run_tool("print_config", "transfer/pets")
     assert (done.code, "The model is a checkpoint's, by --load-from" in done.last_line) == (0, True)
     done = run_tool("print_config", "debug", "--cfg-options", "global_batch_size=0")

@@ -129,7 +129,7 @@ def test_true_masks_of_the_images(run_tool, debug_checkpoint, tmp_path):
 
     Image.fromarray(truth[:8], "L").save(tmp_path / "masks" / "known.png")
     done = run_tool("report", *args)
-    assert done.last_line == f"error: mask {tmp_path}/masks/known.png is of (8, 16), its image of (16, 16)"
+    assert done.last_line == f"error: mask {tmp_path}/masks/known.png has shape (8, 16), its image (16, 16)"
 
 
 def test_files_of_one_name_are_told_apart_by_their_runs(run_tool, debug_checkpoint, tmp_path):
@@ -150,21 +150,21 @@ MISTAKES = {
     ),
     "other data": (
         ["debug", "random", "--also", "{configs}/other.py", "random"],
-        "{configs}/other.py has 1347 images, and the first config 450: models are compared on the same images",
+        "{configs}/other.py has 1347 images, and the first config 450: models must be compared on the same images",
     ),
     "other size": (
         ["debug", "random", "--also", "{configs}/large.py", "random"],
-        "the images of {configs}/large.py come as (1, 8, 8), the model takes (1, 16, 16): its data must be prepared "
-        "for it",
+        "the images of {configs}/large.py come as (1, 8, 8), the model takes (1, 16, 16): change the config's "
+        "transforms",
     ),
     "no checkpoint": (["debug", "{configs}/none.pth"], "checkpoint {configs}/none.pth does not exist"),
     "too large": (
         ["debug", "random", "--megabytes", "1", "--num-images", "20"],
-        "more than --megabytes 1: show fewer images (--shown) or fewer checkpoints",
+        "more than --megabytes 1: use fewer images (--shown) or fewer checkpoints",
     ),
     "masks alone": (
         ["debug", "random", "--masks", "{configs}"],
-        "--masks is a folder with true masks of the images that --images names",
+        "--masks needs --images, and must be a folder of ground-truth masks of these images",
     ),
     "no folder": (["debug", "random", "--images", "{configs}/none"], "{configs}/none is no folder"),
 }

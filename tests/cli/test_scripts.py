@@ -40,7 +40,7 @@ def test_help_helps_and_does_nothing(script, option, tmp_path):
 def test_an_option_in_the_place_of_the_folder(tmp_path):
     done = run("quickstart.sh", "--amp", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "the first argument is the work folder, it is '--amp'" in done.stderr
+    assert "expected the work directory first, got '--amp'" in done.stderr
 
 
 def test_a_config_says_its_true_size():

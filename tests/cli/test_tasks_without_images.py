@@ -65,7 +65,7 @@ def test_each_tool_says_that_there_are_no_images(run_tool, tmp_path, monkeypatch
         ("bench", ("--seconds", 1), NO_IMAGES),
         ("export", ("v.pth", "--to", "torch-export"), NO_IMAGES),
         ("analyze", ("v.pth", "--images", "a.png"), NO_IMAGES),
-        ("browse", (), "sample -1 is no image: expected uint8 of shape (C, H, W), got float32 of (4,)"),
+        ("browse", (), "sample -1 is not an image: expected uint8 of shape (C, H, W), got float32 of (4,)"),
     ):
         figure = ("attention",) if tool == "analyze" else ()
         done = run_tool(tool, *figure, "vectors.py", *args, cwd=tmp_path)

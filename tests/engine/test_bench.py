@@ -102,9 +102,9 @@ def test_the_command(run_tool, tmp_path):
     for row, line in zip(written["measured"], done.output.splitlines()[1:]):
         assert line.split()[:3] == [row["what"], f"{row['images_per_second']:.1f}", "images/s,"]
     for args, sentence in (
-        (("transfer/pets",), "error: the config does not name its model"),
+        (("transfer/pets",), "error: the config defines no model"),
         (("debug", "--json", "no/x.json"), "error: cannot write no/x.json"),
-        (("debug", "--batch", "-1"), "a whole number of at least 1 is wanted"),
+        (("debug", "--batch", "-1"), "expected a positive integer"),
     ):
         done = run_tool("bench", *args, cwd=tmp_path)
         assert (done.code, sentence in done.last_line) == (2, True), done.output

@@ -70,7 +70,7 @@ def test_the_figures_outlive_a_report_that_cannot_be_written(tmp_path, debug_che
     done = run_tool("test", "debug", debug_checkpoint, "--work-dir", tmp_path / "w", *args)
     assert done.code == 2, done.output
     assert "Traceback" not in done.output
-    assert "error: /dev/full is not written (OSError" in done.last_line
+    assert "error: could not write /dev/full (OSError" in done.last_line
     result = json.loads((tmp_path / "w/result.json").read_text())
     assert result["last"]["top1"] > 0
     for kept, file in others.items():

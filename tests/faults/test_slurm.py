@@ -92,7 +92,7 @@ def test_a_job_is_stopped_and_goes_on_by_itself(tmp_path):
     until(lambda: (tmp_path / "run" / "epoch_4.pth").exists())
     until(lambda: not subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True).stdout.strip())
     log = (tmp_path / "log").read_text()
-    assert log.count(f"job {job} waits to go on") == 1
+    assert log.count(f"requeued job {job}") == 1
     assert log.count("effective batch 32 = 2 processes x 16") == 2
     taken = images(notes_of(tmp_path))
     assert {step: len(sums) for step, sums in taken.items()} == dict.fromkeys(range(STEPS), 1)
