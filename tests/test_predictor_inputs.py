@@ -110,7 +110,7 @@ def test_a_stream_takes_what_has_no_end(predict, workers):
 
 def test_images_that_come_out_in_several_sizes_get_a_sentence():
     predict = Predictor(get_model("crate_tiny", num_classes=3, img_size=32), transforms=[])
-    with pytest.raises(ValueError, match="prepared images have the sizes 32 x 32 and 32 x 40"):
+    with pytest.raises(ValueError, match="transformed images have the sizes 32 x 32 and 32 x 40"):
         predict([Image.new("RGB", (32, 32)), Image.new("RGB", (40, 32))])
 
 

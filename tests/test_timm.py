@@ -16,7 +16,7 @@ from crate_mm.checkpoints.fit import load_strict, transfer_backbone
 from crate_mm.checkpoints.publish import publish
 from crate_mm.config import load_config
 from crate_mm.engine import Runner
-from crate_mm.inference.standalone import build_backbone_from, load_config_for
+from crate_mm.inference.standalone import build_transferred_model, load_config_and_checkpoint
 from crate_mm.models import ImageClassifier, Positions
 from crate_mm.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from tests.training import debug_config
@@ -294,12 +294,12 @@ def test_a_file_asks_nobody_for_weights_where_a_config_takes_its_model(tmp_path,
     state = MODELS.build(copy.deepcopy(model)).state_dict()
     model["backbone"]["pretrained"] = True
     torch.save({"meta": {"model": model}, "state_dict": state}, tmp_path / "x.pth")
-    cfg, opened = load_config_for("transfer/digits", tmp_path / "x.pth")
+    cfg, opened = load_config_and_checkpoint("transfer/digits", tmp_path / "x.pth")
     assert cfg.model.backbone.pretrained is False
     asked = []
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, given, **rest: asked.append(given) or create(name, **rest))
-    built, _ = build_backbone_from(cfg, opened)
+    built, _ = build_transferred_model(cfg, opened)
     assert asked == [False]
     weights = {name.removeprefix("backbone."): state[name] for name in state if name.startswith("backbone.")}
     torch.testing.assert_close(dict(built.backbone.state_dict()), weights)

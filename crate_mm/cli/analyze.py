@@ -38,7 +38,7 @@ from ..datasets import build_transforms
 from ..datasets.base import dataset_of
 from ..datasets.images import UnreadableImageError, open_image
 from ..datasets.transforms import to_uint8
-from ..inference.standalone import build_backbone_from, build_loader, load_config_for
+from ..inference.standalone import build_transferred_model, build_loader, load_config_and_checkpoint
 from ..inference.standalone import build_model as build_from
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized, say
@@ -90,7 +90,7 @@ def main() -> None:
         args.loaded = {}  # each file's config, with its model where the config names none, and checkpoint
         for file in args.checkpoint:
             source = None if file == "random" else file
-            args.loaded[file] = load_config_for(args.config, source, args.cfg_options, whole=figure.whole)
+            args.loaded[file] = load_config_and_checkpoint(args.config, source, args.cfg_options, whole=figure.whole)
             cfg = cfg or args.loaded[file][0]
         out = Path(args.out or f"{default_work_dir(cfg)}/analysis")
         with figure_style(args.style, args.width, args.font_size):
@@ -167,7 +167,7 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bo
         checkpoint.say(say)
         return model.to(get_device()).eval()
     if checkpoint is not None:
-        model, table = build_backbone_from(cfg, checkpoint)
+        model, table = build_transferred_model(cfg, checkpoint)
         checkpoint.say(say)
         lacking = [name for name in (*table.dropped, *table.new) if name.startswith(BACKBONE)]
         if lacking:

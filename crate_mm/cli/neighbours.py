@@ -90,7 +90,7 @@ def main() -> None:
         queries = find_images(args.query) if args.query else None
         model = task_of(init_model(args.config, args.checkpoint, get_device()))
         prepare, workers = EvalTransform(model), share_of_cores()
-        prepare.fit_to(model)
+        prepare.resize_to_model(model)
         found = extract(model, images, prepare, args.batch, workers)
         asked = found
         if kind == ".npz":

@@ -188,7 +188,7 @@ def test_a_checkpoint_of_ours_is_no_official_one(tmp_path):
     model = from_official(crate(), num_heads=HEADS)
     described = as_checkpoint(crate(), num_heads=HEADS).model
     torch.save({"meta": {"model": described}, "state_dict": model.state_dict()}, tmp_path / "ours.pth")
-    with pytest.raises(CheckpointError, match="is a checkpoint of crate_mm: init_model"):
+    with pytest.raises(CheckpointError, match="is a checkpoint of crate_mm: load it with init_model"):
         from_official(tmp_path / "ours.pth")
     with pytest.raises(CheckpointError, match="ours.pth takes no num_heads: it says itself what model it is of"):
         from_official(tmp_path / "ours.pth", num_heads=HEADS)

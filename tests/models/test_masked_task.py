@@ -21,7 +21,7 @@ from crate_mm.datasets import draws
 from crate_mm.engine import CheckpointError, Runner, load_config, read_checkpoint
 from crate_mm.engine.parallel.blocks import checkpoint_blocks, layer_groups
 from crate_mm.evaluation import ReconstructionLoss, extract_features
-from crate_mm.inference.standalone import build_loader, load_config_for
+from crate_mm.inference.standalone import build_loader, load_config_and_checkpoint
 from crate_mm.models import ImageClassifier, MaskedAutoencoder
 from crate_mm.models.layers import resize_table
 from crate_mm.models.tasks.masked import random_bits
@@ -294,7 +294,7 @@ def test_the_metric_counts_a_sample_once(monkeypatch):
 
 
 def test_a_config_with_a_head_takes_the_backbone(run):
-    cfg, opened = load_config_for("transfer/fashion_mnist", run / "epoch_2.pth")
+    cfg, opened = load_config_and_checkpoint("transfer/fashion_mnist", run / "epoch_2.pth")
     model = MODELS.build(cfg.model)
     assert isinstance(model, ImageClassifier)
     assert isinstance(model.head.norm, torch.nn.Identity)
@@ -313,7 +313,9 @@ def test_a_config_with_a_head_takes_the_backbone(run):
 
 def test_at_another_image_size_the_positions_are_those_of_the_autoencoder(run):
     """The table is interpolated as the encoder's forward does it, not by the rule for learned positions."""
-    cfg, opened = load_config_for("transfer/fashion_mnist", run / "epoch_2.pth", {"model.backbone.img_size": 12})
+    cfg, opened = load_config_and_checkpoint(
+        "transfer/fashion_mnist", run / "epoch_2.pth", {"model.backbone.img_size": 12}
+    )
     model = MODELS.build(cfg.model).eval()
     result = transfer_backbone(model, opened)
     name = "backbone.embedding.pos_table"
@@ -334,7 +336,7 @@ def test_at_another_image_size_the_positions_are_those_of_the_autoencoder(run):
 def test_fine_tuning_and_probing_train(run, tmp_path):
     for name, mixin in (("tuned", None), ("probed", "transfer/linear_probe.py")):
         overrides = {"train_cfg.max_epochs": 1, "global_batch_size": 449, "model.head.pool": "cls"}
-        cfg, opened = load_config_for("transfer/digits", run / "epoch_2.pth", overrides, mixin=mixin)
+        cfg, opened = load_config_and_checkpoint("transfer/digits", run / "epoch_2.pth", overrides, mixin=mixin)
         for loader in (cfg.train_dataloader, cfg.val_dataloader):
             loader.dataset.transforms = [dict(type="Resize", size=8)]
         cfg.work_dir, cfg.load_from = str(tmp_path / name), str(run / "epoch_2.pth")
