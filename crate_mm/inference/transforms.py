@@ -106,8 +106,8 @@ class EvalTransform:
         height, width = pixels.shape[-2:]
         if self.described and height * width > self.max_pixels:
             raise ValueError(
-                f"{sanitized(self.described)} was tested with transforms that make images of {height} x {width} pixels, "
-                f"more than {self.max_pixels:,}: give transforms"
+                f"{sanitized(self.described)} was tested with transforms that make images of {height} x {width} "
+                f"pixels, more than {self.max_pixels:,}: give transforms"
             )
         return pixels
 
