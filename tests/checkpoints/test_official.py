@@ -173,7 +173,7 @@ def test_what_is_given_reaches_the_model():
         (alpha, {}, "no published CRATE-alpha has width 48 and depth 2: give num_heads"),
         (tost, dict(img_size=3.5), "img_size is a number of pixels or"),
         (crate, dict(num_heads=3, img_size=[48]), "img_size is a number of pixels or"),
-        (crate, dict(num_heads=3, ista_lambda="much"), "ISTA needs a number as step_size and lambd"),
+        (crate, dict(num_heads=3, ista_lambda="much"), "ISTA needs finite numbers as step_size and lambd"),
         (tost, dict(ista_lambda=0.1), "weights of the ToST code for vision take no ista_lambda"),
         (lambda: {"mine.weight": torch.zeros(2)}, dict(num_heads=3), "takes no num_heads: no family knows the names"),
         (lambda: {"mine.weight": torch.zeros(2)}, {}, "no family here knows the names of its weights"),

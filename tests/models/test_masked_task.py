@@ -286,7 +286,7 @@ def test_the_metric_counts_a_sample_once(monkeypatch):
     assert rows(ReconstructionLoss(), range(8)).evaluate(8) == {"eval/loss": expected}
     other = rows(ReconstructionLoss(), [1, 3, 5, 7])  # the last batch of each process is another one's first
     theirs = {key: torch.cat([row[key] for row in other.results]) for key in other.results[0]}
-    monkeypatch.setattr("crate_mm.evaluation.metrics.collect", lambda mine: [mine, theirs])
+    monkeypatch.setattr("crate_mm.evaluation.metrics.gather", lambda mine: [mine, theirs])
     assert rows(ReconstructionLoss(), [0, 2, 4, 6, 1]).evaluate(9) == {"eval/loss": expected}
 
 
