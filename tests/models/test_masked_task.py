@@ -205,7 +205,10 @@ def test_low_precision_keeps_the_loss_in_full():
         (dict(mask_ratio=0.0), "mask_ratio 0.0 of 16 patches must leave at least one and mask at least one"),
         (dict(mask_ratio=0.97), "mask_ratio 0.97 of 16 patches"),
         (dict(mask_ratio="most"), "mask_ratio most of 16 patches"),
-        (dict(backbone={**BACKBONE, "type": "CRATE"}), "CRATE hides no patches: it takes no mask and mask_token"),
+        (
+            dict(backbone={**BACKBONE, "type": "CRATE"}),
+            "CRATE cannot mask patches: its forward has no mask and mask_token",
+        ),
         (dict(preprocessor={}), "takes images of 1 channels, the preprocessor's mean and std are of 3"),
         (dict(decoder=dict(layers=2)), "decoder needs depth and num_heads, got depth, num_heads, layers"),
         (dict(backbone={**BACKBONE, "img_size": 9}), "img_size 9 x 9 is not a whole number of patches of 2 x 2"),
@@ -219,7 +222,7 @@ def test_what_does_not_build(options, message):
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (dict(inputs=torch.zeros(2, 1, 10, 10)), r"must be of the backbone's img_size \(8, 8\), they are \(10, 10\)"),
+        (dict(inputs=torch.zeros(2, 1, 10, 10)), r"must have the backbone's img_size \(8, 8\), got \(10, 10\)"),
         (dict(inputs=torch.zeros(2, 1, 8, 8), noise=torch.rand(2, 9)), r"noise must have shape \(2, 16\)"),
         (dict(inputs=torch.zeros(2, 3, 8, 8)), r"expected images of shape \(B, 1, H, W\) in whole patches of 2 x 2"),
     ],
@@ -272,7 +275,7 @@ def test_an_image_keeps_its_mask_wherever_it_stands():
     one, other = model.noise_of(torch.tensor([3, 8])), model.noise_of(torch.tensor([8, 3]))
     assert torch.equal(one, other.flip(0))
     assert not torch.equal(one[0], one[1])
-    with pytest.raises(ValueError, match="an evaluation masks each image by its sample_idx"):
+    with pytest.raises(ValueError, match="the batch has no sample_idx, from which an evaluation draws the masks"):
         model(torch.zeros(1, 1, 8, 8), mode="predict")
 
 
