@@ -94,7 +94,7 @@ def check_result(result: dict) -> None:
     if not isinstance(result.get("recipe"), (dict, type(None))):
         raise TypeError("its recipe is no dict")
     try:
-        check_plain(result.get("recipe"), most_values=MOST_SETTINGS)
+        check_plain(result.get("recipe"), max_values=MOST_SETTINGS)
     except ValueError:
         raise ValueError(f"its recipe holds more than {MOST_SETTINGS:,} values") from None
     for key in ("launch", "epochs"):
