@@ -27,17 +27,17 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run a command; its own ``--help`` says what it takes. An unknown command ends with exit code 2."""
-    asked = sys.argv[1] if len(sys.argv) > 1 else ""
-    if asked in ("", "-h", "--help"):
-        listed = "\n".join(f"  {name:<18}{text}" for name, text in COMMANDS.items())
-        print(f"usage: crate-mm COMMAND [arguments]\n\n{listed}\n\ncrate-mm COMMAND --help says what each takes.")
-        sys.exit(0 if asked else 2)
-    command = asked.replace("-", "_")
+    """Run a command. An unknown command ends with exit code 2."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("", "-h", "--help"):
+        listed = "\n".join(f"  {command:<18}{text}" for command, text in COMMANDS.items())
+        print(f"usage: crate-mm COMMAND [arguments]\n\n{listed}\n\ncrate-mm COMMAND --help lists its arguments.")
+        sys.exit(0 if name else 2)
+    command = name.replace("-", "_")
     if command not in COMMANDS:
         from .registry import suggest
 
-        print(f"error: crate-mm has no command {asked!r}: {suggest(command, list(COMMANDS))}", file=sys.stderr)
+        print(f"error: crate-mm has no command {name!r}: {suggest(command, list(COMMANDS))}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"crate-mm {command}", *sys.argv[2:]]
     import_module(f"crate_mm.cli.{command}").main()

@@ -166,7 +166,7 @@ def test_what_is_not_there_is_said(monkeypatch):
         timm.create_model(NAMES[0], drop_rate=0.1, **MICRO)
     with pytest.raises(ValueError, match="timm has no model 'vit_smal_patch16_224': did you mean vit_small"):
         crate_mm.timm.TimmBackbone("vit_smal_patch16_224")
-    with pytest.raises(ValueError, match="layer 3 is not there: the model has 3, the first is 0"):
+    with pytest.raises(ValueError, match="layer 3 does not exist: the model has 3, the first is 0"):
         timm.create_model(NAMES[0], **MICRO).forward_intermediates(images(), indices=[3])
     for option in ("checkpoint_path", "pretrained_cfg_overlay"):
         with pytest.raises(ValueError, match=f"TimmBackbone does not take {option}"):
@@ -175,7 +175,7 @@ def test_what_is_not_there_is_said(monkeypatch):
         crate_mm.timm.TimmBackbone("vit_tiny_patch16_224", img_size=70000)
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.delitem(sys.modules, "crate_mm.timm")
-    with pytest.raises(ImportError, match=r"needs timm, which is not here: pip install 'crate_mm\[timm\]'"):
+    with pytest.raises(ImportError, match=r"needs timm, which is not installed: pip install 'crate_mm\[timm\]'"):
         import crate_mm.timm as _again  # noqa: F401
 
 
