@@ -53,7 +53,7 @@ def init_model(
     return model.to(device).eval()
 
 
-def from_official(source: str | Path | Mapping[str, Any], **given: Any) -> nn.Module:
+def from_official(source: str | Path | Mapping[str, Any], **model_args: Any) -> nn.Module:
     """Build the model of a third-party checkpoint and load its weights in their dtype, in eval mode::
 
         from_official("crate_alpha_B16.pth")
@@ -65,7 +65,7 @@ def from_official(source: str | Path | Mapping[str, Any], **given: Any) -> nn.Mo
     Args:
         source: a .pth, .safetensors or .npz file, by its path, address or name as for ``init_model``, or the content of
             such a file: weights by name, or a dict that contains them.
-        given: model arguments that shapes do not determine, such as ``num_heads``, ``ista_step_size``,
+        model_args: arguments of the model that shapes do not determine, such as ``num_heads``, ``ista_step_size``,
             ``ista_lambda`` and ``img_size``. Each family lists its own in ``official.arguments``.
 
     Raises:
@@ -73,10 +73,10 @@ def from_official(source: str | Path | Mapping[str, Any], **given: Any) -> nn.Mo
             weights or arguments are missing, or an argument is not accepted. The message names it.
     """
     if isinstance(source, (str, Path)):
-        checkpoint = open_checkpoint(source, **given)
+        checkpoint = open_checkpoint(source, **model_args)
     else:
         arrays = {key: as_tensor(value) if isinstance(value, np.ndarray) else value for key, value in source.items()}
-        checkpoint = as_checkpoint(arrays, "the given dict", **given)
+        checkpoint = as_checkpoint(arrays, "the given dict", **model_args)
     if checkpoint.model is not None and "translated_from" not in checkpoint.meta:
         raise CheckpointError(f"{checkpoint.path} is a checkpoint of crate_mm: load it with init_model(None, file)")
     if checkpoint.model is None:

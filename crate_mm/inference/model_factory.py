@@ -122,7 +122,8 @@ def _matching_config(name: str, kind: str, arch: str, checkpoint: Checkpoint) ->
     if backbone.get("type") != kind or size != sizes[arch]:
         raise CheckpointError(
             f"get_model({name!r}): {checkpoint.path} is of another model, of backbone "
-            f"{sanitized(backbone.get('type'))}, {sanitized(backbone.get('arch'))}: build that model with init_model(None, ...)"
+            f"{sanitized(backbone.get('type'))}, {sanitized(backbone.get('arch'))}: build that model with "
+            "init_model(None, ...)"
         )
     return model if model["type"] == "ImageClassifier" else None
 

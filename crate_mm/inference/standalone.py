@@ -62,16 +62,16 @@ def load_config_and_checkpoint(
     """
     config = load_config(config)
     takes_model = bool(checkpoint) and kwargs.get("model") is None and not defines_model(config)
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else None
-    if checkpoint and not opened and (needed or takes_model):
-        opened = open_checkpoint(checkpoint)
+    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else None
+    if checkpoint and not loaded and (needed or takes_model):
+        loaded = open_checkpoint(checkpoint)
     if takes_model:
-        kwargs["model"] = validated_model_config(opened)
-        opened.gives_model = True
-    return load_config(config, overrides, **kwargs), opened
+        kwargs["model"] = validated_model_config(loaded)
+        loaded.gives_model = True
+    return load_config(config, overrides, **kwargs), loaded
 
 
-def build_model(cfg: Config, opened: Checkpoint | None) -> nn.Module:
+def build_model(cfg: Config, checkpoint: Checkpoint | None) -> nn.Module:
     """Build the model of a config of ``load_config_and_checkpoint``, with new weights.
 
     A config is code and may name any class. A model config from a checkpoint is data: only registered classes.
@@ -80,7 +80,7 @@ def build_model(cfg: Config, opened: Checkpoint | None) -> nn.Module:
         ValueError: the config defines no model or names an unknown class.
     """
     require_model(cfg)
-    with registered_only() if opened is not None and opened.gives_model else nullcontext():
+    with registered_only() if checkpoint is not None and checkpoint.gives_model else nullcontext():
         return MODELS.build(cfg.model)
 
 

@@ -158,7 +158,7 @@ class CRATEAlpha(PatchBackbone):
         residual: add the sparsification step to its input.
         ratio: number of atoms in multiples of d.
         compress: config of ``LAYERS`` to replace ``MSSA`` without output bias; None for no compression.
-        sparsify: config of ``LAYERS`` to replace the sparsification of the arguments above; None for none.
+        sparsify: config of ``LAYERS`` to replace the sparsification; None for no sparsification.
         norm_eps: epsilon of the layers' LayerNorms.
         drop_path, drop_path_rule: stochastic depth, as in CRATE; the published models were trained without it.
 
