@@ -7,16 +7,16 @@
 The authors report 81.2 % top-1 on ImageNet-1K after the second command (76.5 % for B/32, 83.2 % for B/8, which are
 model.backbone.patch_size=32 and 8). Not reproduced here.
 
-The data are folders in ImageNet's layout, of 19,167 classes: data_root/train/<wnid>/ and data_root/val/<wnid>/. Which
-images the authors validated on is not told. Without val/: --cfg-options val_dataloader=None val_cfg=None
+The data are folders in ImageNet's layout, with 19,167 classes: data_root/train/<wnid>/ and data_root/val/<wnid>/. The
+authors' validation images are unknown. Without val/: --cfg-options val_dataloader=None val_cfg=None
 val_evaluator=None.
 
 The recipe is the authors' configuration: see _base_/schedules/alpha_adamw.py; random resized crop of at least 8 % of
-the image, flip, mixup 0.8 and cutmix 1 in turns, no label smoothing, no stochastic depth. The two dictionaries of a
-layer, two thirds of the parameters, do not decay.
+the image, flip, mixup 0.8 or cutmix 1, no label smoothing, no stochastic depth. The two dictionaries of a
+layer, two thirds of the parameters, have no weight decay.
 
 The paper's ablation, --cfg-options: model.backbone.residual=False; model.backbone.decoupled=False; both with
-model.backbone.overcomplete=False, which is CRATE's layer. Its figures are not known here.
+model.backbone.overcomplete=False, which is CRATE's layer. Its published results are not known here.
 """
 
 _base_ = [

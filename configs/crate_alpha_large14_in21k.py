@@ -7,15 +7,15 @@
 The authors report 83.9 % top-1 on ImageNet-1K after the second command (80.2 % for L/32, 85.1 % for L/8). Not
 reproduced here.
 
-Cheap scaling: L/32, which has a fifth of the tokens, is pretrained, and L/14 and L/8 start from it. On which data they
-go on, and for how long, is not told here.
+Cheap scaling: L/32, with a fifth of the tokens, is pretrained, and L/14 and L/8 start from it. The data and the length
+of their training are unknown here.
 
     tools/dist_train.sh configs/crate_alpha_large14_in21k.py 16 --amp --work-dir work_dirs/large32 \\
         --cfg-options data_root=/data/imagenet21k model.backbone.patch_size=32
     tools/dist_train.sh configs/crate_alpha_large14_in21k.py 16 --amp --load-from work_dirs/large32/epoch_91.pth \\
         --cfg-options data_root=/data/imagenet21k
 
-Kernel and positions are resized bilinearly at the start, the head is new.
+At the start, kernel and positions are resized bilinearly. The head is reinitialized.
 """
 
 _base_ = ["crate_alpha_base_in21k.py"]

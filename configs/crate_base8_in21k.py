@@ -2,7 +2,7 @@
 
     tools/dist_train.sh configs/crate_base8_in21k.py 16 --amp --cfg-options data_root=/data/imagenet21k
 
-The paper reports 23.6 mIoU of its coarse masks on PASCAL VOC12, and fine-tuned (batch 128) 79.5 % on ImageNet-1K,
+The paper reports 23.6 mIoU for its coarse masks on PASCAL VOC12, and fine-tuned (batch 128) 79.5 % on ImageNet-1K,
 98.1 % on CIFAR-10, 87.9 % on CIFAR-100, 96.7 % on Flowers-102 and 86.4 % on Pets. Not reproduced here.
 """
 

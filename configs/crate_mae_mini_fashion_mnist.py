@@ -1,11 +1,11 @@
-"""A small CRATE-MAE on Fashion-MNIST, 12 of 16 patches of 7 x 7 pixels masked: its encoder is as wide and as deep as
+"""A small CRATE-MAE on Fashion-MNIST, 12 of 16 patches of 7 x 7 pixels masked. The encoder has the width and depth of
 the CRATE of crate_mini_fashion_mnist.py.
 
     python tools/train.py configs/crate_mae_mini_fashion_mnist.py --work-dir work_dirs/mae --cfg-options data_root=data
     python tools/train.py configs/transfer/fashion_mnist.py --load-from work_dirs/mae/epoch_12.pth --linear-probe
 
-Result: loss 0.475 on the test images after the last epoch (seed 0). The schedule is that of the small models, with the
-decay and the betas of the large CRATE-MAE.
+Result: loss 0.475 on the test images after the last epoch (seed 0). The schedule is that of the small models, with
+weight decay and betas of the large CRATE-MAE.
 """
 
 _base_ = [

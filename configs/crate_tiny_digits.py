@@ -1,12 +1,12 @@
-"""CRATE-Tiny on scikit-learn's handwritten digits: nothing to download, about two minutes on two CPU cores.
+"""CRATE-Tiny on scikit-learn's handwritten digits: no download, about two minutes on two CPU cores.
 
     bash tools/quickstart.sh
     python tools/train.py configs/crate_tiny_digits.py
 
 Result: 98.9 to 99.6 % of the 450 test images after the last epoch (seeds 0, 1, 2).
 
-The images are enlarged from 8 x 8 to 16 x 16 and cut into four patches: the LayerNorm of a patch removes its contrast,
-and with it most of what a patch of 2 x 2 original pixels says.
+The images are enlarged from 8 x 8 to 16 x 16 pixels and split into four patches, because the LayerNorm
+of a patch removes its contrast, which is most of the information in 2 x 2 original pixels.
 """
 
 _base_ = [
@@ -36,5 +36,5 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(warmup=4)
 train_cfg = dict(max_epochs=40)
-# R^c and sparsity of every layer, after the first epoch and every tenth, in the log and in TensorBoard.
+# Log R^c and sparsity of each layer after the first and every tenth epoch, also to TensorBoard.
 default_hooks = dict(white_box=dict(type="WhiteBoxHook", interval=10, num_images=64))

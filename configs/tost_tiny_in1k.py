@@ -4,13 +4,13 @@
 
 The authors report 67.3 % top-1, and 72.2 % on ImageNet ReaL. Not reproduced here.
 
-The recipe is their code's: see _base_/schedules/tost_adamw.py; random resized crop (bicubic), flip, RandAugment m9,
+The recipe is from their code: see _base_/schedules/tost_adamw.py; random resized crop (bicubic), flip, RandAugment m9,
 random erasing 0.25, mixup 0.8 and cutmix 1, label smoothing 0.1, repeated augmentation; tested on the whole shorter
-side (crop ratio 1). Their BatchNorm is SyncBatchNorm, which several GPUs have here too.
+side (crop ratio 1). Their BatchNorm is SyncBatchNorm, which is used here too on several GPUs.
 
-Not as there: torchvision's RandAugment has no noise on the magnitude (mstd0.5), strengths that differ somewhat, and
-turns images bilinearly; its magnitudes go to 10 here, as timm's. Not told: how often an image is repeated (3, as in
-DeiT), and how mixup and cutmix share the batches (equally).
+Differences: torchvision's RandAugment has no noise on the magnitude (mstd0.5), slightly different strengths, and
+bilinear rotation; its magnitudes go to 10 here, as in timm. Assumptions: 3 repeats of an image, as in DeiT, and equal
+probabilities of mixup and cutmix.
 
 Fine-tuning is that of configs/transfer/ with batch 256 and learning rate 1e-4:
 

@@ -1,12 +1,12 @@
-"""CRATE, the white-box transformer, to train, evaluate and look into.
+"""Train, evaluate and analyze CRATE, the white-box transformer.
 
-The names below load on first use, so that ``import crate_mm.registry`` stays light.
+The names in ``__all__`` are imported on first use, so that ``import crate_mm.registry`` is fast.
 """
 
 import os
 
-if not os.path.isfile(__file__):  # configs, the page's assets and many libraries' files are read as files
-    raise ImportError(f"crate_mm lies in an archive, {__file__}: install it with pip, or unpack the archive")
+if not os.path.isfile(__file__):  # configs, assets and many libraries need real files
+    raise ImportError(f"crate_mm is in an archive, {__file__}: install it with pip, or unpack the archive")
 
 from . import moved  # noqa: F401  former names of modules
 

@@ -4,10 +4,10 @@ import sys
 from importlib import import_module
 
 COMMANDS = {
-    "train": "train a model by a config",
+    "train": "train the model of a config",
     "test": "evaluate a checkpoint",
     "predict": "predict the classes of images: printed, as CSV, or as a sheet",
-    "browse": "show the images of a dataset as a model is trained on them",
+    "browse": "show training images after the transforms",
     "plot": "draw the curves of runs, or the schedule of a config",
     "average": "average the weights of checkpoints, all of them or those that validation selects",
     "bench": "measure a model's speed and memory, in training and in inference",

@@ -1,10 +1,10 @@
-"""Models on the Hugging Face Hub, by its library's mixin: ``save_pretrained``, ``push_to_hub``, ``from_pretrained``.
+"""Models on the Hugging Face Hub: ``save_pretrained``, ``push_to_hub`` and ``from_pretrained``.
 
     HubModel("work_dirs/crate_tiny_digits/epoch_40.pth", licence="mit").push_to_hub("me/crate-tiny-digits")
     model = HubModel.from_pretrained("me/crate-tiny-digits").model
 
-What lies there is data: ``model.safetensors``, as ``tools/publish.py`` writes it, ``config.json``, which says the same
-of the model, and ``README.md``, a card made from ``result.json``.
+A repository holds data only: ``model.safetensors`` as written by ``tools/publish.py``, ``config.json`` with the same
+description of the model, and ``README.md``, a model card made from ``result.json``.
 """
 
 import dataclasses
@@ -22,7 +22,9 @@ try:
     from huggingface_hub import ModelCard, ModelHubMixin
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 except ModuleNotFoundError:
-    raise ImportError("crate_mm.hub needs huggingface_hub, which is not here: pip install 'crate_mm[hub]'") from None
+    raise ImportError(
+        "crate_mm.hub needs huggingface_hub, which is not installed: pip install 'crate_mm[hub]'"
+    ) from None
 
 from .checkpoints import Checkpoint, CheckpointError, as_checkpoint, build_from_checkpoint, open_checkpoint
 from .checkpoints.fit import load_strict
@@ -40,68 +42,68 @@ CONFIG = "config.json"
 
 
 class HubModel(nn.Module, ModelHubMixin):
-    """A model that the Hub's library saves, pushes and loads.
+    """A model that huggingface_hub can save, push and load.
 
-    ``model`` is the task, as ``init_model`` returns it; called, this module is that one.
+    ``model`` is the task, as ``init_model`` returns it. ``forward`` calls it.
 
     Args:
-        checkpoint: a checkpoint that says what model it is of, as ``init_model`` takes it, or one that is open.
-        result: the ``result.json`` of its run, for the card; the one beside the checkpoint if not given, where that is
-            of the checkpoint's run.
-        licence: of the weights, for the card: one of ``model_card.LICENCES``, or 'other: ' and its name.
+        checkpoint: a checkpoint with a model config, as for ``init_model``, or an open checkpoint.
+        result: the ``result.json`` of its run, for the model card (default: the file next to the checkpoint, if it is
+            of the same run).
+        licence: license of the weights, for the model card: one of ``model_card.LICENCES``, or 'other: ' and its name.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read or does not say its model, or ``result`` is of another run.
-        ValueError: the Hub does not know the licence.
+        CheckpointError: the checkpoint cannot be read or has no model config, or ``result`` is of another run.
+        ValueError: the Hub does not know the license.
     """
 
     def __init__(
         self, checkpoint: str | Path | Checkpoint, result: str | Path | None = None, licence: str | None = None
     ) -> None:
         super().__init__()
-        card_licence(licence)  # before the work
-        opened = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
-        self.model = build_from_checkpoint(opened)
-        load_strict(self.model, opened)
-        note_metadata(self.model, opened)
+        card_licence(licence)  # fail before loading the weights
+        source = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
+        self.model = build_from_checkpoint(source)
+        load_strict(self.model, source)
+        note_metadata(self.model, source)
         self.result: dict[str, Any] = {}
         if result is not None:
-            self.result = read_result(home(result), opened)
-        elif opened.run and not isinstance(checkpoint, Checkpoint):
-            beside = local_file(checkpoint).parent / RESULT_FILE
+            self.result = read_result(home(result), source)
+        elif source.run and not isinstance(checkpoint, Checkpoint):
+            result_file = local_file(checkpoint).parent / RESULT_FILE
             try:
-                self.result = read_result(beside, opened) if beside.exists() else {}
+                self.result = read_result(result_file, source) if result_file.exists() else {}
             except CheckpointError as error:
-                print_log(f"the card is without figures: {error}", "current", logging.WARNING)
-        self.figures, self.licence = checkpoint_metrics(self.result, opened), licence
-        # A resume's states stay behind, but for what the run told of itself.
-        told = {key: value for key, value in opened.states.items() if key == "message_hub"}
-        self.checkpoint = dataclasses.replace(opened, states=told, meta={**opened.meta, "run": opened.run})
+                print_log(f"the model card has no metrics: {error}", "current", logging.WARNING)
+        self.metrics, self.licence = checkpoint_metrics(self.result, source), licence
+        # Of the states for resuming, keep only the message hub, which describes the run.
+        states = {key: value for key, value in source.states.items() if key == "message_hub"}
+        self.checkpoint = dataclasses.replace(source, states=states, meta={**source.meta, "run": source.run})
         self.eval()
 
     def forward(self, *args: Tensor, **batch: Any) -> Any:
-        """As the model's."""
+        """Call the model."""
         return self.model(*args, **batch)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
-        """Write ``model.safetensors``, ``config.json`` and, where there is none yet, ``README.md`` into a folder.
+        """Write ``model.safetensors``, ``config.json`` and, if missing, ``README.md`` to a folder.
 
         Args:
-            save_directory: the folder, which need not exist.
-            kwargs: of the library's ``ModelHubMixin.save_pretrained``.
+            save_directory: the folder, created if missing.
+            kwargs: arguments of ``ModelHubMixin.save_pretrained``.
         """
         return super().save_pretrained(home(save_directory), **kwargs)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Write the files to a repository of the Hub, which is made if it does not exist; return the commit's address.
+        """Push the files to a repository of the Hub, created if missing; return the URL of the commit.
 
         Args:
             repo_id: 'owner/name'.
-            kwargs: of the library's ``ModelHubMixin.push_to_hub``, such as ``private``, ``token``, ``branch``. No token
-                is sent unless the Hub's address is https.
+            kwargs: arguments of ``ModelHubMixin.push_to_hub``, such as ``private``, ``token``, ``branch``. A token is
+                sent only to an https address.
 
         Raises:
-            CheckpointError: the Hub does not take it.
+            CheckpointError: the push fails.
         """
         token = hub_token(kwargs.pop("token", None))
         try:
@@ -109,13 +111,13 @@ class HubModel(nn.Module, ModelHubMixin):
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             line = next((line for line in str(error).splitlines() if line.strip()), "")
             raise CheckpointError(
-                f"{sanitized(repo_id)} cannot be pushed to (hf auth login, or HF_TOKEN in the environment, says who you "
-                f"are, to an https address): {type(error).__name__}: {sanitized(line)}"
+                f"could not push to {sanitized(repo_id)} (log in with hf auth login or HF_TOKEN; the token is sent to "
+                f"https addresses only): {type(error).__name__}: {sanitized(line)}"
             ) from None
         return pushed.commit_url
 
     @classmethod
-    def from_pretrained(  # the library's, with what is not the Hub's own left out
+    def from_pretrained(  # the mixin's signature without model arguments
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
@@ -131,16 +133,16 @@ class HubModel(nn.Module, ModelHubMixin):
 
         Args:
             pretrained_model_name_or_path: 'owner/name', or the folder.
-            force_download: also what is in the cache.
-            token: of the Hub; the one of ``hf auth login`` if not given.
-            cache_dir: the Hub's own if not given.
-            local_files_only: take the cache, and ask for nothing.
+            force_download: download even if the files are cached.
+            token: token of the Hub (default: from ``hf auth login``).
+            cache_dir: cache folder (default: the Hub's).
+            local_files_only: use the cache only, without network access.
             revision: branch, tag or commit.
-            map_location: the device that the model goes to.
-            strict: as the library's mixin takes it. The weights must be the model's in any case.
+            map_location: device of the model.
+            strict: has no effect: loading is always strict. Part of the mixin's interface.
 
         Raises:
-            CheckpointError: the files cannot be had, or they are no model of crate_mm, or they do not agree.
+            CheckpointError: the files cannot be loaded, are not of crate_mm, or are inconsistent.
         """
         name = str(pretrained_model_name_or_path)
         folder = Path(home(name))
@@ -148,7 +150,7 @@ class HubModel(nn.Module, ModelHubMixin):
             options = {"force_download": force_download, "token": token, "cache_dir": cache_dir}
             options["local_files_only"] = local_files_only
             config = hub_file(_in_repo(name, CONFIG, revision), **options)
-            # Of the very commit that the other is of: the cache has a folder for each.
+            # Load both files from the same commit: the cache has one folder per commit.
             hub_file(_in_repo(name, WEIGHTS, config.parent.name), **options)
             folder = config.parent
         _read_config(folder / CONFIG)
@@ -157,45 +159,43 @@ class HubModel(nn.Module, ModelHubMixin):
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **_: Any) -> "HubModel":
         folder = Path(model_id)
-        opened, config = open_checkpoint(folder / WEIGHTS), _read_config(folder / CONFIG)
-        contents = as_contents(config, opened.weights)
+        checkpoint, config = open_checkpoint(folder / WEIGHTS), _read_config(folder / CONFIG)
+        contents = as_contents(config, checkpoint.weights)
         check_form(contents, folder / CONFIG)
-        told = as_checkpoint(contents, folder / WEIGHTS)
-        if opened.model is None or opened.meta.get("model") is None:
-            opened = told  # the weights went through a library that keeps no more than them
-        for what in ("model", "class_names", "test_transforms"):
-            if getattr(told, what) != getattr(opened, what):
+        described = as_checkpoint(contents, folder / WEIGHTS)
+        if checkpoint.model is None or checkpoint.meta.get("model") is None:
+            checkpoint = described  # another library rewrote the weights file without its metadata
+        for field in ("model", "class_names", "test_transforms"):
+            if getattr(described, field) != getattr(checkpoint, field):
                 raise CheckpointError(
-                    f"{folder}: {CONFIG} and {WEIGHTS} do not say the same {what.replace('_', ' ')}: one was changed"
+                    f"{folder}: {CONFIG} and {WEIGHTS} differ in {field.replace('_', ' ')}: one of them was changed"
                 )
-        loaded = cls(opened)
-        loaded.figures = numeric_metrics(config.get("metrics"))
+        loaded = cls(checkpoint)
+        loaded.metrics = numeric_metrics(config.get("metrics"))
         return loaded
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        checkpoint, figures = self.checkpoint, self.figures
+        checkpoint, metrics = self.checkpoint, self.metrics
         weights = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
-        before = checkpoint.weights
-        if weights.keys() != before.keys() or any(not torch.equal(weights[n], before[n].cpu()) for n in weights):
-            # What was said of the training is not said of these weights.
-            checkpoint, figures = dataclasses.replace(checkpoint, weights=weights, states={}, meta={}), {}
-            print_log("the weights are no more the checkpoint's: its figures are left out", "current", logging.WARNING)
-        about = publish(checkpoint, save_directory / WEIGHTS)
-        figures = figures or numeric_metrics(about["metrics"])
+        original = checkpoint.weights
+        if weights.keys() != original.keys() or any(not torch.equal(weights[n], original[n].cpu()) for n in weights):
+            # The metadata of the training do not apply to changed weights.
+            checkpoint, metrics = dataclasses.replace(checkpoint, weights=weights, states={}, meta={}), {}
+            print_log("the weights differ from the checkpoint's: saved without its metrics", "current", logging.WARNING)
+        manifest = publish(checkpoint, save_directory / WEIGHTS)
+        metrics = metrics or numeric_metrics(manifest["metrics"])
         with atomic_file(save_directory / CONFIG, text=True) as file:
-            file.write(json.dumps({**about, "metrics": figures}, indent=2) + "\n")
-        self._saved = about, self.result if about["run"] else {}, figures
+            file.write(json.dumps({**manifest, "metrics": metrics}, indent=2) + "\n")
+        self._saved = manifest, self.result if manifest["run"] else {}, metrics
 
     def generate_model_card(self, repo: str | None = None, **_: Any) -> ModelCard:
-        """The card of what was saved last."""
+        """Return the model card of the last save."""
         return write_card(*self._saved, self.licence, repo)
 
 
 def _in_repo(name: str, file: str, revision: str | None) -> HubFile:
     if name.count("/") != 1 or not all(part.strip(".") for part in name.split("/")):
-        raise CheckpointError(
-            f"{sanitized(name)} is no folder, and no repository of the Hub, which is written owner/name"
-        )
+        raise CheckpointError(f"expected a folder or a repository of the Hub (owner/name), got {sanitized(name)}")
     return HubFile(name, file, revision)
 
 
@@ -204,7 +204,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = read_json(read_regular(path, MOST_SAID))
         check_plain(config)
         if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
-            raise ValueError("it describes no model of crate_mm")
+            raise ValueError("it has no model config of crate_mm")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {sanitized(error)}") from None
     return config

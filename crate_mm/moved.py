@@ -1,4 +1,4 @@
-"""Some modules under the names that they had before the house was rebuilt, for scripts that import these."""
+"""Import hook for former module names."""
 
 import importlib
 import sys
@@ -27,7 +27,7 @@ MOVED = {
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds a module of ours under its former name, with a ``DeprecationWarning``."""
+    """Find a module by its former name and issue a ``DeprecationWarning``."""
 
     def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
         moved = name.startswith("crate_mm.") and name.removeprefix("crate_mm.") in MOVED
@@ -35,13 +35,13 @@ class _Finder(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = f"crate_mm.{MOVED[spec.name.removeprefix('crate_mm.')]}"
-        warnings.warn(f"{spec.name} is {new} now", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{spec.name} was renamed to {new}", DeprecationWarning, stacklevel=2)
         module = importlib.import_module(new)
         self._own = {name: getattr(module, name, None) for name in ("__spec__", "__loader__")}
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        for name, value in self._own.items():  # which Python has overwritten
+        for name, value in self._own.items():  # the import system has overwritten them
             setattr(module, name, value)
 
 

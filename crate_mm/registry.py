@@ -1,11 +1,11 @@
-"""Every registry of crate_mm, in one place.
+"""All registries of crate_mm.
 
-A registry maps the ``type`` of a config entry to a class. All but four of them are children of MMEngine's registry of
-the same purpose, so that whatever MMEngine or PyTorch registers (hooks, samplers, optimizers) is found as well.
-``BACKBONES``, ``LAYERS``, ``HEADS`` and ``FIGURES`` stand alone: MMEngine allows one child registry per parent and
-scope, and has none for figures. A measure stands in ``crate_mm.analysis.table``.
+A registry maps the ``type`` of a config entry to a class. Most are children of MMEngine's registry of the same purpose,
+so classes that MMEngine and PyTorch register (hooks, samplers, optimizers) are found too. ``BACKBONES``, ``LAYERS``,
+``HEADS`` and ``FIGURES`` have no parent: MMEngine allows one child registry per parent and scope, and has none for
+figures. Measures are in ``crate_mm.analysis.table``.
 
-To add an own part, register it in a file of your own and name the file in the config's ``custom_imports``::
+To add a class, register it in a file of your own and list the file in the config's ``custom_imports``::
 
     @BACKBONES.register_module()
     class MyBackbone(nn.Module): ...
@@ -27,10 +27,10 @@ _registered_only: ContextVar[bool] = ContextVar("registered_only", default=False
 
 @contextmanager
 def registered_only() -> Iterator[None]:
-    """Inside its ``with``, a name finds a class that is registered already, and imports nothing.
+    """Within the ``with`` block, resolve names to already registered classes only; import nothing.
 
-    MMEngine's registries import what a dotted name names, or the registry of a scope that a name begins with. A
-    config, which is code, may ask for that; data may not.
+    MMEngine's registries import the module of a dotted name, or of the scope that a name starts with. A config is code
+    and may do so; untrusted data may not.
     """
     token = _registered_only.set(True)
     try:
@@ -40,25 +40,25 @@ def registered_only() -> Iterator[None]:
 
 
 def builds_from_data() -> bool:
-    """Whether what is being built is what a file says of itself (see ``registered_only``)."""
+    """Return whether the current build is from untrusted data (see ``registered_only``)."""
     return _registered_only.get()
 
 
 class Registry(_Registry):
-    """MMEngine's registry with an error that names the closest entries."""
+    """MMEngine registry whose errors name the closest entries."""
 
     def get(self, key: str) -> type:
         """Return the class registered as ``key`` here or in a parent; raise ``ValueError`` naming the closest names."""
         try:
-            found = self.registered(key) if _registered_only.get() else super().get(key)
-        except RuntimeError:  # MMEngine's answer to a name that is neither registered nor importable
-            found = None
-        if found is None:
+            cls = self.registered(key) if _registered_only.get() else super().get(key)
+        except RuntimeError:  # MMEngine: the name is neither registered nor importable
+            cls = None
+        if cls is None:
             raise ValueError(f"unknown {self.name.replace('_', ' ')} {key!r}: {suggest(key, self.names())}")
-        return found
+        return cls
 
     def registered(self, key: str) -> type | None:
-        """The class that is registered as ``key`` here or in a parent, or None. Nothing of the key is imported."""
+        """Return the class registered as ``key`` here or in a parent, or None, without importing the key."""
         self.import_from_location()
         registry = self
         while registry is not None and key not in registry.module_dict:
@@ -66,7 +66,7 @@ class Registry(_Registry):
         return None if registry is None else registry.module_dict[key]
 
     def names(self) -> list[str]:
-        """Sorted names that ``get`` finds, those of the parents included."""
+        """Return the sorted names that ``get`` accepts, those of the parents included."""
         self.import_from_location()
         names, registry = set(), self
         while registry is not None:
@@ -120,13 +120,7 @@ VISBACKENDS = _child(root.VISBACKENDS)
 
 
 def head_for(backbone: str) -> dict:
-    """The arguments of ``LinearHead`` that a new head on a backbone's tokens has, where they are not the head's own.
-
-    They are the ``head_settings`` of the backbone.
-
-    Args:
-        backbone: its type.
-    """
+    """Return a backbone type's ``head_settings``: arguments of a new ``LinearHead`` that differ from its defaults."""
     try:
         return dict(BACKBONES.get(backbone).head_settings)
     except AttributeError:

@@ -1,12 +1,12 @@
-"""Our backbones as timm models: ``import crate_mm.timm`` registers them.
+"""crate_mm backbones as timm models: ``import crate_mm.timm`` registers them.
 
     import crate_mm.timm, timm
     model = timm.create_model("crate_base_patch16_224", num_classes=10)
     timm.create_model("tost_small_12_patch16_224", features_only=True)
 
-A name is one of ``crate_mm.list_models()`` with patch and image size; torchvision's ViT has ``torchvision_`` before
-it, as timm has a ViT of its own. State dicts have our names, ``backbone.*`` and ``head.*``. timm loads no published
-weights of them: ``crate_mm.get_model(..., pretrained=True)`` does.
+A name is one of ``crate_mm.list_models()`` with patch and image size; torchvision's ViT has the prefix
+``torchvision_``, because timm has its own ViT. State dicts use crate_mm's names, ``backbone.*`` and ``head.*``. For
+published weights use ``crate_mm.get_model(..., pretrained=True)``; timm does not load them.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
 """
 
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 try:
     import timm  # noqa: F401
 except ModuleNotFoundError:
-    raise ImportError("crate_mm.timm needs timm, which is not here: pip install 'crate_mm[timm]'") from None
+    raise ImportError("crate_mm.timm needs timm, which is not installed: pip install 'crate_mm[timm]'") from None
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from .checkpoints.zoo import published_hint
@@ -31,23 +31,23 @@ from .models.tasks.heads import LinearHead
 from .models.tasks.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 from .registry import BACKBONES, head_for
 
-POOLS = {"token": "cls", "avg": "mean"}  # timm's name -> ours
+POOLS = {"token": "cls", "avg": "mean"}  # timm name -> crate_mm name
 
 
 class TimmModel(nn.Module):
-    """A backbone of ours with timm's interface: normalised images ``(B, C, H, W)`` to logits ``(B, num_classes)``.
+    """A backbone with timm's interface: normalized images ``(B, C, H, W)`` to logits ``(B, num_classes)``.
 
     Args:
-        kind: of ``BACKBONES``.
-        num_classes: 0 for features in the place of logits.
+        kind: type of the backbone, in ``BACKBONES``.
+        num_classes: number of classes; 0 for features instead of logits.
         in_chans: C.
-        global_pool: 'token' for the CLS token, 'avg' for the mean of all tokens, '' for all tokens as they are.
-        drop_path_rate: stochastic depth.
-        drop_rate: 0: our heads have no dropout.
+        global_pool: 'token' for the CLS token, 'avg' for the mean of all tokens, '' for all tokens without pooling.
+        drop_path_rate: drop probability of stochastic depth.
+        drop_rate: must be 0: the heads have no dropout.
         backbone: further arguments of the backbone, such as ``arch``, ``img_size`` and ``patch_size``.
 
     Raises:
-        ValueError: an argument that is not taken.
+        ValueError: an argument is not supported.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class TimmModel(nn.Module):
     ) -> None:
         super().__init__()
         if drop_rate:
-            raise ValueError(f"drop_rate must be 0, as our heads have no dropout: got {drop_rate!r}")
+            raise ValueError(f"drop_rate must be 0, because the heads have no dropout, got {drop_rate!r}")
         self.kind = kind
         self.backbone = BACKBONES.build(dict(type=kind, in_channels=in_chans, drop_path=drop_path_rate, **backbone))
         self.num_features = self.head_hidden_size = self.embed_dim = self.backbone.embed_dim
@@ -78,7 +78,7 @@ class TimmModel(nn.Module):
         self.reset_classifier(num_classes, global_pool)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new head in the place of this one; with 0 classes it pools and normalises alone."""
+        """Replace the head by a new one; with 0 classes it only pools and normalizes."""
         pool = self.global_pool if global_pool is None else global_pool
         if pool not in (*POOLS, "") or (pool == "" and num_classes):
             known = ", ".join(map(repr, POOLS))
@@ -93,11 +93,11 @@ class TimmModel(nn.Module):
         return self.head.fc
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The backbone's tokens, ``(B, 1 + N, d)``, before the head's LayerNorm."""
+        """Return the backbone's tokens, ``(B, 1 + N, d)``, before the head's LayerNorm."""
         return self.backbone(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens to logits, or with ``pre_logits`` to ``(B, d)``; with ``global_pool=''`` to ``(B, 1 + N, d)``."""
+        """Map tokens to logits, with ``pre_logits`` to ``(B, d)``, or with ``global_pool=''`` to ``(B, 1 + N, d)``."""
         pooled = self.head.norm(x if self.global_pool == "" else self.head.pooled(x))
         return pooled if pre_logits else self.head.fc(pooled)
 
@@ -114,36 +114,36 @@ class TimmModel(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """What the layers hand on, those of ``indices`` (the last n if a number, all if None).
+        """Return the outputs of layers.
 
         Args:
             x: images.
-            indices: of layers.
-            return_prefix_tokens: return pairs (patches, tokens before them); ToST's layers have no such tokens.
-            norm: apply the head's LayerNorm to each.
-            stop_early: is taken, and all layers are computed.
+            indices: indices of the layers; a number n for the last n, None for all.
+            return_prefix_tokens: return pairs (patches, prefix tokens); ToST's layers have no prefix tokens.
+            norm: apply the head's LayerNorm to each output.
+            stop_early: has no effect: all layers are computed.
             output_fmt: 'NCHW' for ``(B, d, rows, columns)``, 'NLC' for ``(B, N, d)``.
-            intermediates_only: return the list alone, not (tokens, list).
+            intermediates_only: return only the list, not (tokens, list).
 
         Raises:
-            ValueError: another ``output_fmt``.
+            ValueError: unknown ``output_fmt``.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', got {output_fmt!r}")
-        taken = self._layers(indices)
-        found: dict[int, Tensor] = {}
+        indices = self._layer_indices(indices)
+        outputs: dict[int, Tensor] = {}
 
-        def keep(layer: int, _block: nn.Module, _inputs: tuple, z: Tensor) -> None:
-            found[layer] = z
+        def store(layer: int, _block: nn.Module, _inputs: tuple, z: Tensor) -> None:
+            outputs[layer] = z
 
-        hooks = [self.backbone.layers[layer].register_forward_hook(partial(keep, layer)) for layer in taken]
+        hooks = [self.backbone.layers[layer].register_forward_hook(partial(store, layer)) for layer in indices]
         try:
             tokens = self.forward_features(x)
         finally:
             for hook in hooks:
                 hook.remove()
         first, rows, columns = self.backbone.layout(x)
-        layers = [self.head.norm(found[layer]) if norm else found[layer] for layer in taken]
+        layers = [self.head.norm(outputs[layer]) if norm else outputs[layer] for layer in indices]
         patches = [z[:, first:] for z in layers]
         if output_fmt == "NCHW":
             patches = [z.mT.unflatten(2, (rows, columns)).contiguous() for z in patches]
@@ -154,33 +154,33 @@ class TimmModel(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Which layers are taken; the head goes, if it is not wanted, and all layers stay."""
+        """Remove the head's parts as requested and return the layer indices; no layer is removed."""
         if prune_head:
             self.head.fc = nn.Identity()
             self.num_classes = 0
         if prune_norm:
             self.head.norm = nn.Identity()
-        return self._layers(indices)
+        return self._layer_indices(indices)
 
-    def _layers(self, indices: int | list[int] | None) -> list[int]:
-        """The layers that are meant: the last n, all, or those of a list, negative ones from the last."""
-        every = list(range(len(self.backbone.layers)))
+    def _layer_indices(self, indices: int | list[int] | None) -> list[int]:
+        """Return sorted layer indices: the last n, all, or those of a list with negative indices from the end."""
+        all_layers = list(range(len(self.backbone.layers)))
         if indices is None or isinstance(indices, int):
-            return every[-indices:] if indices else every
-        wrong = [layer for layer in indices if layer not in range(-len(every), len(every))]
-        if wrong:
-            raise ValueError(f"layer {wrong[0]} is not there: the model has {len(every)}, the first is 0")
-        return sorted(every[layer] for layer in indices)
+            return all_layers[-indices:] if indices else all_layers
+        invalid = [layer for layer in indices if layer not in range(-len(all_layers), len(all_layers))]
+        if invalid:
+            raise ValueError(f"layer {invalid[0]} does not exist: the model has {len(all_layers)}, the first is 0")
+        return sorted(all_layers[layer] for layer in indices)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """CLS tokens and positions."""
+        """Return the names of CLS tokens and position embeddings."""
         ends = ("cls_token", "class_token", "pos_embed", "pos_embedding")
         return {name for name, _ in self.named_parameters() if name.endswith(ends)}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the layers in the backward pass."""
+        """Recompute each layer in the backward pass (activation checkpointing)."""
         self.grad_checkpointing = enable
         for block in self.backbone.layers:
             block.__dict__.pop("forward", None)
@@ -189,7 +189,7 @@ class TimmModel(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns of parameters' names for rates by layer: the embedding, each layer, and what stands behind them."""
+        """Return parameter name patterns for layer-wise learning rates: stem, each layer, and everything after."""
         holder = self.feature_info[0]["module"].rpartition(".")[0].replace(".", r"\.")
         number = self.feature_info[0]["module"].rpartition(".")[2].removesuffix("0")
         return {
@@ -198,12 +198,12 @@ class TimmModel(nn.Module):
         }
 
 
-# What the families' configs test on is ImageNet's usual 256 and 224 pixels, bilinear; ToST's are its authors'.
+# The configs test with a resize to 256 and a crop of 224 pixels, bilinear; ToST as its authors.
 TESTED = {"tost": {"crop_pct": 1.0, "interpolation": "bicubic"}}
 
 
 def default_cfg(family: str) -> dict[str, Any]:
-    """timm's description of a family's models without pretrained weights: tested as our configs test them."""
+    """Return timm's config of a family without pretrained weights, with the test transforms of the configs."""
     return {
         "url": "",
         "num_classes": 1000,
@@ -238,7 +238,7 @@ def _entry(name: str, model: str, kind: str, arch: str, patch_size: int) -> Call
 
     create.__name__ = create.__qualname__ = name
     create.__module__ = __name__
-    create.__doc__ = f"{kind}, {arch}, in patches of {patch_size}."
+    create.__doc__ = f"{kind}, {arch}, with patches of {patch_size} pixels."
     return create
 
 
@@ -249,8 +249,8 @@ def _register() -> None:
             continue
         for arch in sizes.archs:
             for patch_size in PATCHES.get(sizes.prefix, (16,)):
-                before = "torchvision_" if sizes.prefix == "vit" else ""
-                name = f"{before}{sizes.prefix}_{arch}_patch{patch_size}_224"
+                prefix = "torchvision_" if sizes.prefix == "vit" else ""
+                name = f"{prefix}{sizes.prefix}_{arch}_patch{patch_size}_224"
                 default_cfgs.update(generate_default_cfgs({name: default_cfg(sizes.prefix)}))
                 globals()[name] = register_model(_entry(name, f"{sizes.prefix}_{arch}", kind, arch, patch_size))
 

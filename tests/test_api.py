@@ -127,7 +127,7 @@ def test_transforms_that_a_file_names_are_data(tmp_path, monkeypatch):
             predictor(test_transforms=wrong)
     assert told == []
     predictor()
-    assert told[0].startswith("it is not known how the model's images were prepared for its test: resized to 36")
+    assert told[0].startswith("the model's test transforms are unknown: images are resized to 36")
 
 
 @pytest.mark.slow

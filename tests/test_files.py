@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from crate_mm.io.files import FileLock, atomic_file, is_leftover
+from crate_mm.io.files import FileLock, atomic_file, is_partial_file
 
 
 @pytest.fixture
@@ -67,10 +67,10 @@ def test_leftovers_are_known_by_the_names_that_are_chosen(tmp_path):
     with pytest.raises(ZeroDivisionError), atomic_file(tmp_path / "epoch_3.pth"):
         (left,) = [p.name for p in tmp_path.iterdir()]
         _ = 1 / 0
-    assert is_leftover(left, r"epoch_\d+\.pth")
-    assert not is_leftover(left, r"best\.pth")
+    assert is_partial_file(left, r"epoch_\d+\.pth")
+    assert not is_partial_file(left, r"best\.pth")
     for other in ("download.bin.part", ".epoch_3.pth.part", "epoch_3.pth.00000000.part", ".x.00000000.part"):
-        assert not is_leftover(other, r"epoch_\d+\.pth")
+        assert not is_partial_file(other, r"epoch_\d+\.pth")
 
 
 def test_a_lock_is_free_when_it_is_released_as_often_as_it_was_taken(tmp_path):
@@ -107,6 +107,6 @@ def test_a_forked_process_keeps_no_lock_of_its_parents(tmp_path):
 
 def test_a_lock_follows_no_link(old):
     (old.parent / "lock").symlink_to(old)
-    with pytest.raises(ValueError, match="lock is a link, where the file of a lock was expected: remove it"):
+    with pytest.raises(ValueError, match="lock is a link, expected a lock file: remove it"):
         FileLock(old.parent / "lock").acquire()
     assert old.read_text() == "old"

@@ -110,13 +110,13 @@ def test_a_stream_takes_what_has_no_end(predict, workers):
 
 def test_images_that_come_out_in_several_sizes_get_a_sentence():
     predict = Predictor(get_model("crate_tiny", num_classes=3, img_size=32), transforms=[])
-    with pytest.raises(ValueError, match="prepared images have the sizes 32 x 32 and 32 x 40"):
+    with pytest.raises(ValueError, match="transformed images have the sizes 32 x 32 and 32 x 40"):
         predict([Image.new("RGB", (32, 32)), Image.new("RGB", (40, 32))])
 
 
-def test_uint8_given_to_a_model_says_how_to_normalise(predict):
+def test_uint8_given_to_a_model_says_how_to_normalize(predict):
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"these are uint8 of shape \(2, 3, 32, 32\)") as refused:
+    with pytest.raises(ValueError, match=r"got uint8 of shape \(2, 3, 32, 32\)") as refused:
         predict.model(images)
     (advice,) = re.findall(r"model\(.*\)\)", str(refused.value))
     logits = eval(advice, {"model": predict.model, "images": images})

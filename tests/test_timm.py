@@ -16,7 +16,7 @@ from crate_mm.checkpoints.fit import load_strict, transfer_backbone
 from crate_mm.checkpoints.publish import publish
 from crate_mm.config import load_config
 from crate_mm.engine import Runner
-from crate_mm.inference.standalone import build_backbone_from, load_config_for
+from crate_mm.inference.standalone import build_transferred_model, load_config_and_checkpoint
 from crate_mm.models import ImageClassifier, Positions
 from crate_mm.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from tests.training import debug_config
@@ -166,7 +166,7 @@ def test_what_is_not_there_is_said(monkeypatch):
         timm.create_model(NAMES[0], drop_rate=0.1, **MICRO)
     with pytest.raises(ValueError, match="timm has no model 'vit_smal_patch16_224': did you mean vit_small"):
         crate_mm.timm.TimmBackbone("vit_smal_patch16_224")
-    with pytest.raises(ValueError, match="layer 3 is not there: the model has 3, the first is 0"):
+    with pytest.raises(ValueError, match="layer 3 does not exist: the model has 3, the first is 0"):
         timm.create_model(NAMES[0], **MICRO).forward_intermediates(images(), indices=[3])
     for option in ("checkpoint_path", "pretrained_cfg_overlay"):
         with pytest.raises(ValueError, match=f"TimmBackbone does not accept {option}"):
@@ -175,7 +175,7 @@ def test_what_is_not_there_is_said(monkeypatch):
         crate_mm.timm.TimmBackbone("vit_tiny_patch16_224", img_size=70000)
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.delitem(sys.modules, "crate_mm.timm")
-    with pytest.raises(ImportError, match=r"needs timm, which is not here: pip install 'crate_mm\[timm\]'"):
+    with pytest.raises(ImportError, match=r"needs timm, which is not installed: pip install 'crate_mm\[timm\]'"):
         import crate_mm.timm as _again  # noqa: F401
 
 
@@ -294,12 +294,12 @@ def test_a_file_asks_nobody_for_weights_where_a_config_takes_its_model(tmp_path,
     state = MODELS.build(copy.deepcopy(model)).state_dict()
     model["backbone"]["pretrained"] = True
     torch.save({"meta": {"model": model}, "state_dict": state}, tmp_path / "x.pth")
-    cfg, opened = load_config_for("transfer/digits", tmp_path / "x.pth")
+    cfg, opened = load_config_and_checkpoint("transfer/digits", tmp_path / "x.pth")
     assert cfg.model.backbone.pretrained is False
     asked = []
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, given, **rest: asked.append(given) or create(name, **rest))
-    built, _ = build_backbone_from(cfg, opened)
+    built, _ = build_transferred_model(cfg, opened)
     assert asked == [False]
     weights = {name.removeprefix("backbone."): state[name] for name in state if name.startswith("backbone.")}
     torch.testing.assert_close(dict(built.backbone.state_dict()), weights)

@@ -1,5 +1,5 @@
-# One recipe for small models of several families: Fashion-MNIST with a border of 2 black pixels, 16 patches of 8 x 8,
-# since ToST's stem has patches of 8 or 16 pixels; 5 epochs. A leaf config names the backbone.
+# A common recipe for small models of several families: 5 epochs of Fashion-MNIST, padded by 2 black pixels for 16
+# patches of 8 x 8 pixels (ToST's stem supports patches of 8 and 16 only). A leaf config sets the backbone.
 _base_ = ["datasets/fashion_mnist.py", "schedules/small_adamw.py", "default_runtime.py"]
 
 model = dict(
@@ -9,7 +9,7 @@ model = dict(
     preprocessor=dict(type="ImagePreprocessor", mean=(0.2860,), std=(0.3530,)),
     label_smoothing=0.1,
 )
-# The border and a crop that shifts by up to 2 pixels, as crate_mini_fashion_mnist.py has it.
+# Padding, and a random shift by up to 2 pixels as in crate_mini_fashion_mnist.py.
 train_dataloader = dict(
     dataset=dict(transforms=[dict(type="RandomCrop", size=32, padding=4), dict(type="RandomHorizontalFlip")])
 )

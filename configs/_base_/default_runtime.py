@@ -9,8 +9,8 @@ default_hooks = dict(
     runtime_info=dict(type="RuntimeInfoHook"),
     progress=dict(type="ProgressLine"),
 )
-# Hooks of your own go here, or under a name of their own in default_hooks. The guards, which keep what
-# crate_mm/engine/README.md promises, stand apart from both: guards = dict(result_file=None) switches one off.
+# Add custom hooks here or under a new name in default_hooks. The guards (crate_mm/engine/README.md) are separate from
+# both: guards = dict(result_file=None) disables a guard.
 custom_hooks = []
 
 visualizer = dict(
@@ -20,7 +20,7 @@ visualizer = dict(
 log_processor = dict(
     type="LogProcessor",
     window_size=20,
-    # What is averaged over the window; MMEngine's default takes in eval/loss and so averages it over epochs.
+    # Values to average over the window. MMEngine's default includes eval/loss, which it would average over epochs.
     mean_pattern=r"^((train|val|test)/)?(loss|time|data_time|grad_norm)",
 )
 

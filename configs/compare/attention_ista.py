@@ -1,8 +1,8 @@
-"""Softmax attention in the place of MSSA, with ISTA, on Fashion-MNIST, 8.3 M multiply-adds.
+"""Softmax attention instead of MSSA, with ISTA, on Fashion-MNIST, 8.3 M multiply-adds.
 
     python tools/train.py configs/compare/attention_ista.py --cfg-options data_root=data
 
-The other configs of this folder have the same recipe and as many multiply-adds, within 10 %. Results are in
+The other configs of this folder have the same recipe and, within 10 %, as many multiply-adds. Results:
 configs/RESULTS.md.
 """
 

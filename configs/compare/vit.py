@@ -2,7 +2,7 @@
 
     python tools/train.py configs/compare/vit.py --cfg-options data_root=data
 
-The other configs of this folder have the same recipe and as many multiply-adds, within 10 %. Results are in
+The other configs of this folder have the same recipe and, within 10 %, as many multiply-adds. Results:
 configs/RESULTS.md.
 """
 

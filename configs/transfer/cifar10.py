@@ -3,7 +3,7 @@
     python tools/train.py configs/transfer/cifar10.py --load-from crate_base.pth
     python tools/train.py configs/transfer/cifar10.py --load-from crate_base.pth --linear-probe
 
-The model is the checkpoint's, or with --model CONFIG that of a config. The paper reports 95.5, 96.0, 96.8 and 97.2 %
+The model is the checkpoint's, or a config's with --model CONFIG. The paper reports 95.5, 96.0, 96.8 and 97.2 %
 top-1 for CRATE-Tiny, Small, Base and Large, 96.6 and 97.2 % for ViT-Tiny and Small (Table 1). Not reproduced here.
 """
 

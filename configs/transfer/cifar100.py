@@ -3,7 +3,7 @@
     python tools/train.py configs/transfer/cifar100.py --load-from crate_base.pth
     python tools/train.py configs/transfer/cifar100.py --load-from crate_base.pth --linear-probe
 
-The model is the checkpoint's, or with --model CONFIG that of a config. The paper reports 78.9, 81.0, 82.7 and 83.6 %
+The model is the checkpoint's, or a config's with --model CONFIG. The paper reports 78.9, 81.0, 82.7 and 83.6 %
 top-1 for CRATE-Tiny, Small, Base and Large, 81.8 and 83.2 % for ViT-Tiny and Small (Table 1). Not reproduced here.
 """
 

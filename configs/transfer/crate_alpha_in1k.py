@@ -3,16 +3,16 @@
     tools/dist_train.sh configs/transfer/crate_alpha_in1k.py 16 --amp --load-from crate_alpha_base.pth \\
         --cfg-options data_root=/data/imagenet
 
-The model is the checkpoint's, which is a CRATE-alpha. The authors report 76.5, 81.2, 83.2, 80.2, 83.9 and 85.1 % top-1
+The model is the checkpoint's, a CRATE-alpha. The authors report 76.5, 81.2, 83.2, 80.2, 83.9 and 85.1 % top-1
 for B/32, B/16, B/8, L/32, L/14 and L/8. Not reproduced here.
 
 The recipe is the pretraining's with a fifth of its learning rate, 1e-5 x batch / 256, RandAugment(2, 9) and label
-smoothing 0.1. The head is new. With --cfg-options model.backbone.patch_size=14 a model of patches of 32 goes on in
-patches of 14: the kernel is resized bilinearly, positions too. (The authors' configuration names the patch embedding's
-kernel, beside the head's, among what is not loaded.)
+smoothing 0.1. The head is new. With --cfg-options model.backbone.patch_size=14 a model with patches of 32 is
+fine-tuned with patches of 14: kernel and positions are resized bilinearly. (The authors' configuration lists the
+kernels of patch embedding and head as not loaded.)
 
-Magnitudes of that RandAugment go to 10, so torchvision's has 11 bins here. Its operations are torchvision's, whose
-strengths differ somewhat; brightness, contrast and the like act in both directions, as in 'increasing'.
+Magnitudes of their RandAugment go to 10, so torchvision's has 11 bins here. Its operations differ slightly in strength;
+brightness, contrast and similar operations act in both directions, as in 'increasing'.
 """
 
 _base_ = [
@@ -35,7 +35,7 @@ train_dataloader = dict(
         ]
     )
 )
-optim_wrapper = dict(optimizer=dict(lr=1e-5))  # for 256 images
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # per 256 images
 param_scheduler = dict(end_factor=1e-6 / 1.6e-4)
 resize_positions = "bilinear"
 resize_patches = "bilinear"

@@ -1,4 +1,4 @@
-"""A recipe of one's own, to copy: CRATE-Base on images in folders, by inheriting a transfer and writing what differs.
+"""A template for your own recipe: CRATE-Base on images in folders, inheriting from a transfer config.
 
     python tools/train.py configs/transfer/crate_base_folder.py --load-from crate_base.pth \\
         --cfg-options data_root=/my/images model.head.num_classes=5

@@ -3,8 +3,8 @@
     python tools/train.py configs/transfer/digits.py --load-from crate_mini.pth
     python tools/train.py configs/transfer/digits.py --model crate_mini_fashion_mnist
 
-crate_mini.pth stands for the last checkpoint of crate_mini_fashion_mnist.py. With --model in its place the model trains
-from scratch; --linear-probe trains the head alone. configs/RESULTS.md has the results.
+crate_mini.pth stands for the last checkpoint of crate_mini_fashion_mnist.py. With --model instead, the model is trained
+from scratch; --linear-probe trains only the head. Results: configs/RESULTS.md.
 """
 
 _base_ = ["../_base_/datasets/digits.py", "../_base_/schedules/small_adamw.py", "../_base_/default_runtime.py"]

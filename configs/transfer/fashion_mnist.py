@@ -4,7 +4,7 @@
     python tools/train.py configs/transfer/fashion_mnist.py --load-from work_dirs/mae/epoch_12.pth --linear-probe
 
 work_dirs/mae/epoch_12.pth stands for a checkpoint of crate_mae_mini_fashion_mnist.py. The model is the checkpoint's
-backbone with a linear head on its CLS token; --linear-probe trains the head alone. configs/RESULTS.md has the results.
+backbone with a linear head on its CLS token; --linear-probe trains only the head. Results: configs/RESULTS.md.
 """
 
 _base_ = ["../_base_/datasets/fashion_mnist.py", "../_base_/schedules/small_adamw.py", "../_base_/default_runtime.py"]

@@ -4,7 +4,7 @@
     python tools/train.py configs/transfer/flowers102.py --load-from crate_base.pth
     python tools/train.py configs/transfer/flowers102.py --load-from crate_base.pth --linear-probe
 
-The model is the checkpoint's, or with --model CONFIG that of a config. The paper reports 84.6, 87.1, 88.7 and 88.3 %
+The model is the checkpoint's, or a config's with --model CONFIG. The paper reports 84.6, 87.1, 88.7 and 88.3 %
 top-1 for CRATE-Tiny, Small, Base and Large, 85.1 and 88.5 % for ViT-Tiny and Small (Table 1). Not reproduced here.
 """
 
@@ -15,4 +15,4 @@ train_dataloader = dict(dataset=dict(source=dict(type="Flowers102", split="train
 val_dataloader = dict(dataset=dict(source=dict(type="Flowers102", split="test")))
 test_dataloader = val_dataloader
 
-global_batch_size = 510  # two steps an epoch see all 1,020 images; 512 would leave half of them out
+global_batch_size = 510  # two steps per epoch cover all 1,020 images; 512 would omit half of them

@@ -4,7 +4,7 @@
     python tools/train.py configs/transfer/pets.py --load-from crate_base.pth
     python tools/train.py configs/transfer/pets.py --load-from crate_base.pth --linear-probe
 
-The model is the checkpoint's, or with --model CONFIG that of a config. The paper reports 81.4, 84.9, 85.3 and 87.4 %
+The model is the checkpoint's, or a config's with --model CONFIG. The paper reports 81.4, 84.9, 85.3 and 87.4 %
 top-1 for CRATE-Tiny, Small, Base and Large, 88.5 and 88.6 % for ViT-Tiny and Small (Table 1). Not reproduced here.
 """
 

@@ -38,7 +38,7 @@ from ..datasets import build_transforms
 from ..datasets.base import dataset_of
 from ..datasets.images import UnreadableImageError, open_image
 from ..datasets.transforms import to_uint8
-from ..inference.standalone import build_backbone_from, build_loader, load_config_for
+from ..inference.standalone import build_loader, build_transferred_model, load_config_and_checkpoint
 from ..inference.standalone import build_model as build_from
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized, say
@@ -90,7 +90,9 @@ def main() -> None:
         args.loaded = {}  # file -> (config with a model, checkpoint)
         for file in args.checkpoint:
             source = None if file == "random" else file
-            args.loaded[file] = load_config_for(args.config, source, args.cfg_options, whole=figure.full_model)
+            args.loaded[file] = load_config_and_checkpoint(
+                args.config, source, args.cfg_options, whole=figure.full_model
+            )
             cfg = cfg or args.loaded[file][0]
         out = Path(args.out or f"{default_work_dir(cfg)}/analysis")
         with figure_style(args.style, args.width, args.font_size):
@@ -173,7 +175,7 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bo
         checkpoint.say(say)
         return model.to(get_device()).eval()
     if checkpoint is not None:
-        model, report = build_backbone_from(cfg, checkpoint)
+        model, report = build_transferred_model(cfg, checkpoint)
         checkpoint.say(say)
         if any(name.startswith(BACKBONE) for name in (*report.dropped, *report.new)):
             say(f"{checkpoint.path} loads only a part of the backbone:", *report.table().split("\n"))

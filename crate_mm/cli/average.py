@@ -20,7 +20,7 @@ from mmengine.config import Config
 from ..checkpoints import Checkpoint, open_checkpoint
 from ..checkpoints.average import Tried, average, greedy, has_statistics, save
 from ..engine.soup import validating, with_own_statistics
-from ..inference.standalone import load_config_for
+from ..inference.standalone import load_config_and_checkpoint
 from ..io.untrusted import sanitized, say
 from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
 
@@ -61,7 +61,7 @@ def check_args(args: argparse.Namespace) -> None:
 
 def config_for(config: str, args: argparse.Namespace) -> Config:
     """Load a config; if it defines no model, use the checkpoints' model."""
-    return load_config_for(config, args.checkpoints[0], args.cfg_options, needed=False, whole=True)[0]
+    return load_config_and_checkpoint(config, args.checkpoints[0], args.cfg_options, needed=False, whole=True)[0]
 
 
 def greedy_average(

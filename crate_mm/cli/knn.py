@@ -11,7 +11,7 @@ from ..checkpoints.fit import BACKBONE
 from ..config import default_work_dir
 from ..engine.checkpointing.results import environment_info, model_cost, origin_of, run_metadata, write_result
 from ..evaluation import extract_features, knn_predict
-from ..inference.standalone import build_backbone_from, build_loader, load_config_for
+from ..inference.standalone import build_loader, build_transferred_model, load_config_and_checkpoint
 from ..io.untrusted import sanitized, say
 from .options import Parser, add_cfg_options, positive_int, user_errors
 
@@ -49,9 +49,9 @@ def describe(report: TransferReport) -> str:
 def main() -> None:
     args = parse_args()
     with user_errors():
-        cfg, checkpoint = load_config_for(args.config, args.checkpoint, args.cfg_options)
+        cfg, checkpoint = load_config_and_checkpoint(args.config, args.checkpoint, args.cfg_options)
         work_dir = args.work_dir or f"{default_work_dir(cfg)}/knn"
-        model, report = build_backbone_from(cfg, checkpoint)
+        model, report = build_transferred_model(cfg, checkpoint)
         checkpoint.say(say)
         say(f"{args.checkpoint}:", *describe(report).split("\n"))
         train_loader, test_loader = build_loader(cfg, "train"), build_loader(cfg, "test")

@@ -39,7 +39,7 @@ from ..datasets.transforms import to_uint8
 from ..engine.checkpointing.results import dataset_name
 from ..extras.report.collect import Looked, ReportDataset, ReportSettings, collect
 from ..extras.report.page import make_page, vega
-from ..inference.standalone import build_loader, load_config_for
+from ..inference.standalone import build_loader, load_config_and_checkpoint
 from ..io.files import atomic_file
 from ..io.untrusted import public, sanitized, say
 from .analyze import build_model
@@ -119,7 +119,7 @@ def load_models(args: argparse.Namespace) -> tuple[list[Looked], list[ReportData
         loader, names_of_files = None, Counter(map(name_of_file, checkpoints))
         for file in checkpoints:
             source = None if file == "random" else file
-            cfg, checkpoint = load_config_for(config, source, args.cfg_options, whole=True)
+            cfg, checkpoint = load_config_and_checkpoint(config, source, args.cfg_options, whole=True)
             model = build_model(cfg, checkpoint, args.seed, whole=True)
             if loader is None:
                 loader = load_data(cfg, args)

@@ -28,7 +28,7 @@ from ..engine.checkpointing.results import (
 from ..engine.parallel.launch import shutdown_distributed
 from ..evaluation import ClassificationMetric
 from ..evaluation.reports import write_confusion, write_per_class, write_predictions
-from ..inference.standalone import load_config_for
+from ..inference.standalone import load_config_and_checkpoint
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized, say
 from .options import Parser, add_common_options, check_writable, user_errors
@@ -53,7 +53,7 @@ def main() -> None:
     args = parse_args()
     with user_errors():
         check_args(args)
-        cfg, checkpoint = load_config_for(args.config, args.checkpoint, args.cfg_options, whole=True)
+        cfg, checkpoint = load_config_and_checkpoint(args.config, args.checkpoint, args.cfg_options, whole=True)
         cfg.launcher = args.launcher
         cfg.work_dir = args.work_dir or str(Path(cfg.get("work_dir") or default_work_dir(cfg)) / "test")
         cfg.resume, cfg.load_from = False, args.checkpoint

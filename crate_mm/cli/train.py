@@ -16,7 +16,7 @@ from ..config import default_work_dir, defines_model, load_config
 from ..engine import Runner, amp_optim_wrapper
 from ..engine.parallel.launch import shutdown_distributed
 from ..engine.safety.signals import raise_on_signal
-from ..inference.standalone import load_config_for
+from ..inference.standalone import load_config_and_checkpoint
 from ..io.files import home
 from .options import Parser, add_common_options, user_errors
 
@@ -68,7 +68,7 @@ def configure(args: argparse.Namespace) -> tuple[Config, Checkpoint | None]:
     plain = load_config(args.config)
     model = load_config(args.model).get("model") if args.model else None
     source = model_checkpoint(args, plain)
-    cfg, checkpoint = load_config_for(
+    cfg, checkpoint = load_config_and_checkpoint(
         plain,
         source,
         args.cfg_options,

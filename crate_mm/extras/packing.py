@@ -25,7 +25,7 @@ from ..datasets.folders import ClassFolders
 from ..datasets.mapped import MappedArrays, save_arrays, text_array
 from ..datasets.packed import PackedImages
 from ..datasets.shards import Rows, about_shard, is_whole, shard_name, write_index
-from ..io.files import FileLock, atomic_file, is_leftover
+from ..io.files import FileLock, atomic_file, is_partial_file
 from ..io.untrusted import read_json, read_regular, sanitized
 
 MARK = ".packing"  # in an unfinished folder: that it is ours, and, locked, that a process is at work on all of it
@@ -145,7 +145,7 @@ class Packing:
         for split in self.sources:
             mine = {shard_name(number) for number in self.shards(split, part, parts)}
             for path in (self.folder / split).iterdir():
-                if is_leftover(path.name, r"shard-\d+\.tar") and path.name[1:].rsplit(".", 2)[0] in mine:
+                if is_partial_file(path.name, r"shard-\d+\.tar") and path.name[1:].rsplit(".", 2)[0] in mine:
                     path.unlink()
 
     def shards(self, split: str, part: int = 1, parts: int = 1) -> range:

@@ -1,4 +1,4 @@
-"""Features of images, a batch at a time, with what they are of."""
+"""Features of image files."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +11,13 @@ from .transforms import EvalTransform, stack_readable
 
 
 class Features(NamedTuple):
-    """The features of images, float32 ``(n, d)``, the paths of these, and the images that cannot be read, with why."""
+    """Features of images.
+
+    Attributes:
+        paths: the n images that could be read.
+        rows: their features, float32 ``(n, d)``.
+        broken: the images that cannot be read, each with the reason.
+    """
 
     paths: list[Path]
     rows: Tensor
@@ -29,14 +35,14 @@ def extract(
     batch_size: int = 64,
     workers: int = 0,
 ) -> Features:
-    """The features of image files, as the task defines them: a classifier's are the tokens that its head pools.
+    """Return the features of image files, as the task defines them: for a classifier, the pooled tokens.
 
     Args:
-        model: of ``init_model`` or ``get_model``.
-        images: their paths.
-        prepare: how they are prepared; as for the model's test if not given.
-        batch_size: how many go through the model at once.
-        workers: threads that prepare images meanwhile.
+        model: from ``init_model`` or ``get_model``.
+        images: paths.
+        prepare: transform of the images; the model's test transforms if not given.
+        batch_size: images per forward pass.
+        workers: threads that transform images in parallel.
 
     Raises:
         ValueError: no image can be read, or the model has no features.
@@ -44,13 +50,13 @@ def extract(
     prepare = prepare or EvalTransform(model)
     paths, rows, broken = [], [], []
     for prepared in prepare.batches(images, batch_size, workers):
-        good = [one for one in prepared if not one.reason]
-        broken += [(one.image, one.reason) for one in prepared if one.reason]
-        if good:
+        readable = [item for item in prepared if not item.reason]
+        broken += [(item.image, item.reason) for item in prepared if item.reason]
+        if readable:
             with torch.inference_mode():
-                data = model.data_preprocessor({"inputs": stack_readable(good)})
+                data = model.data_preprocessor({"inputs": stack_readable(readable)})
                 rows.append(model(**data, mode="features").float().cpu())
-            paths += [one.image for one in good]
+            paths += [item.image for item in readable]
     if not rows:
         raise ValueError(f"no image of {len(broken)} can be read" + (f"; the first: {broken[0][1]}" if broken else ""))
     return Features(paths, torch.cat(rows), broken)

@@ -1,4 +1,4 @@
-"""Models by name, with new weights or with those of a checkpoint."""
+"""Build models by name, with new weights or a checkpoint's."""
 
 import copy
 import logging
@@ -18,16 +18,16 @@ from ..registry import BACKBONES, MODELS, head_for, registered_only, suggest
 
 
 def list_models() -> list[str]:
-    """Names that ``get_model`` takes: 'crate_tiny', ..., 'crate_alpha_base', ..., 'tost_small_12', ..., 'vit_small'.
+    """Return the names that ``get_model`` accepts, such as 'crate_tiny', 'crate_alpha_base' and 'tost_small_12'.
 
-    They are those of the registered backbones that say their ``sizes``. 'crate_mae_base' is a classifier on the encoder
-    of a masked autoencoder; the autoencoder itself is a config.
+    They are the named ``sizes`` of the registered backbones. 'crate_mae_base' is a classifier on the encoder of a
+    masked autoencoder; the autoencoder itself has a config.
     """
     return list(_named_models())
 
 
 def _named_models() -> dict[str, tuple[str, str]]:
-    """Of each name its backbone and its arch, as the registered backbones say them."""
+    """Return for each model name its backbone type and arch."""
     families = {kind: backbone.sizes for kind, backbone in registered_backbones().items() if backbone.sizes is not None}
     return {
         f"{sizes.prefix}_{arch}": (kind, arch)
@@ -43,32 +43,30 @@ def get_model(
     pretrained: bool | str | Path | None = None,
     **backbone: Any,
 ) -> ImageClassifier:
-    """Build a model by name, in eval mode, with new weights or with those of a checkpoint::
+    """Build a model by name in eval mode, with new weights or a checkpoint's::
 
-        get_model("crate_alpha_base", pretrained=True)  # the weights that the authors published of it
-        get_model("crate_tiny", num_classes=5, pretrained="hf://me/crate/model.safetensors")  # and a new head
+        get_model("crate_alpha_base", pretrained=True)  # the weights that its authors published
+        get_model("crate_tiny", num_classes=5, pretrained="hf://me/crate/model.safetensors")  # new head
 
     Args:
         name: one of ``list_models()``.
-        num_classes: number of classes; the checkpoint's if not given, and 1000 without a checkpoint. With another
-            number than the checkpoint's the head starts anew, which the log says. 0 for a model that gives features
-            ``(B, d)``.
-        pool: 'cls' or 'mean'; the checkpoint's if not given, and 'cls' without one.
-        pretrained: a checkpoint, as ``init_model`` takes it; True for the published weights of this model. What the
-            checkpoint says of its model holds where nothing else is given here.
-        backbone: further arguments of the backbone, such as ``img_size``, ``patch_size``, ``in_channels``. Position
-            embeddings of a checkpoint are resized to another ``img_size``.
+        num_classes: number of classes (default: the checkpoint's, or 1000 without a checkpoint). If it differs from the
+            checkpoint's, the head is reinitialized and the log says so. 0 returns features ``(B, d)``.
+        pool: 'cls' or 'mean' (default: the checkpoint's, or 'cls' without a checkpoint).
+        pretrained: a checkpoint as in ``init_model``, or True for the published weights of this model. Arguments that
+            are not given are the checkpoint's.
+        backbone: further arguments of the backbone, such as ``img_size``, ``patch_size``, ``in_channels``. A
+            checkpoint's position embeddings are resized to another ``img_size``.
 
     Raises:
-        ValueError: unknown ``name``, no published weights of it, or a checkpoint that cannot be had or is of another
-            model.
+        ValueError: unknown ``name``, no published weights, or a checkpoint that cannot be loaded or does not match.
     """
     models = _named_models()
     if name not in models:
         raise ValueError(f"unknown model {name!r}: {suggest(name, list(models))}")
     kind, arch = models[name]
-    opened = None if pretrained is None or pretrained is False else _open_pretrained(name, pretrained)
-    model = _matching_config(name, kind, arch, opened) if opened and opened.model else None
+    checkpoint = None if pretrained is None or pretrained is False else _open_pretrained(name, pretrained)
+    model = _matching_config(name, kind, arch, checkpoint) if checkpoint and checkpoint.model else None
     if model is None:
         channels = backbone.get("in_channels", 3)
         model = {
@@ -77,23 +75,23 @@ def get_model(
             "head": {"type": "LinearHead", "num_classes": 1000, "pool": "cls", **head_for(kind)},
             "preprocessor": {} if channels == 3 else {"mean": (0.5,) * channels, "std": (0.5,) * channels},
         }
-    wanted = copy.deepcopy(model)
-    wanted["backbone"].update(backbone)
-    wanted["head"] |= {} if num_classes is None else {"num_classes": num_classes}
-    wanted["head"] |= {} if pool is None else {"pool": pool}
+    config = copy.deepcopy(model)
+    config["backbone"].update(backbone)
+    config["head"] |= {} if num_classes is None else {"num_classes": num_classes}
+    config["head"] |= {} if pool is None else {"pool": pool}
     with registered_only():
-        built = MODELS.build(copy.deepcopy(wanted))
-    if opened is not None:
-        same = opened.model is None or opened.model["type"] == "ImageClassifier"
-        _load_pretrained(built, opened, whole=same and wanted == model)
+        built = MODELS.build(copy.deepcopy(config))
+    if checkpoint is not None:
+        same_task = checkpoint.model is None or checkpoint.model["type"] == "ImageClassifier"
+        _load_pretrained(built, checkpoint, load_all=same_task and config == model)
     return built.eval()
 
 
-def note_metadata(model: nn.Module, opened: Checkpoint) -> None:
-    """Note on a model what a checkpoint says of its use: class names, and the transforms of its test."""
-    model.class_names = opened.class_names
-    model.test_transforms = opened.test_transforms
-    model.described_by = opened.path
+def note_metadata(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copy class names and test transforms from a checkpoint to a model."""
+    model.class_names = checkpoint.class_names
+    model.test_transforms = checkpoint.test_transforms
+    model.described_by = checkpoint.path
 
 
 def _open_pretrained(name: str, pretrained: bool | str | Path) -> Checkpoint:
@@ -101,8 +99,8 @@ def _open_pretrained(name: str, pretrained: bool | str | Path) -> Checkpoint:
     source = published_for(name) if pretrained is True else pretrained
     if source is None:
         raise ValueError(
-            f"{call}: {none_published(name)}; pretrained= takes a checkpoint too: a path, https://host/file or "
-            "hf://owner/repo/file"
+            f"{call}: {none_published(name)}; pretrained= also accepts a checkpoint: a path, https://host/file "
+            "or hf://owner/repo/file"
         )
     try:
         return open_checkpoint(source)
@@ -110,51 +108,50 @@ def _open_pretrained(name: str, pretrained: bool | str | Path) -> Checkpoint:
         raise CheckpointError(f"{call}: {error}") from None
 
 
-def _matching_config(name: str, kind: str, arch: str, opened: Checkpoint) -> dict | None:
-    """The classifier that a checkpoint describes; None for another task, whose backbone is taken over.
+def _matching_config(name: str, kind: str, arch: str, checkpoint: Checkpoint) -> dict | None:
+    """Return a checkpoint's classifier config; None for another task, of which only the backbone is loaded.
 
     Raises:
-        CheckpointError: it is of another model than is named.
+        CheckpointError: the checkpoint is of another model.
     """
-    model = validated_model_config(opened)
+    model = validated_model_config(checkpoint)
     backbone = model.get("backbone") or {}
     sizes = BACKBONES.get(kind).sizes.archs
     size = backbone.get("arch")
     size = sizes.get(size) if isinstance(size, str) else size and tuple(size.get(key) for key in sizes[arch]._fields)
     if backbone.get("type") != kind or size != sizes[arch]:
         raise CheckpointError(
-            f"get_model({name!r}): {opened.path} is of another model, of backbone {sanitized(backbone.get('type'))}, "
-            f"{sanitized(backbone.get('arch'))}: init_model(None, ...) builds what it describes"
+            f"get_model({name!r}): {checkpoint.path} is of another model, of backbone "
+            f"{sanitized(backbone.get('type'))}, {sanitized(backbone.get('arch'))}: build that model with "
+            "init_model(None, ...)"
         )
     return model if model["type"] == "ImageClassifier" else None
 
 
-def _load_pretrained(model: ImageClassifier, opened: Checkpoint, whole: bool) -> None:
-    """Put a checkpoint's weights into a model: all, or the backbone's whole and the head's where it is the same.
+def _load_pretrained(model: ImageClassifier, checkpoint: Checkpoint, load_all: bool) -> None:
+    """Load all weights of a checkpoint, or its whole backbone and, if all shapes match, its head.
 
     Raises:
-        CheckpointError: they do not fit the model.
+        CheckpointError: the weights do not match the model.
     """
-    opened.say(lambda note: print_log(note, "current", logging.INFO))
-    if whole:
-        load_strict(model, opened)
-        note_metadata(model, opened)
+    checkpoint.say(lambda note: print_log(note, "current", logging.INFO))
+    if load_all:
+        load_strict(model, checkpoint)
+        note_metadata(model, checkpoint)
         return
-    table = transfer_backbone(model, opened)
-    unlike = [name for name in (*table.new, *table.dropped) if name.startswith(BACKBONE)]
-    if unlike:
-        raise CheckpointError(f"{opened.path} does not fit the model: {sanitized(unlike[0])} is not the same in both")
-    ours = model.head.state_dict()
-    theirs = {name: opened.weights.get(f"head.{name}") for name in ours}
-    if all(value is not None and value.shape == ours[name].shape for name, value in theirs.items()):
-        model.head.load_state_dict(theirs)
+    report = transfer_backbone(model, checkpoint)
+    unmatched = [name for name in (*report.new, *report.dropped) if name.startswith(BACKBONE)]
+    if unmatched:
+        raise CheckpointError(f"{checkpoint.path} does not fit the model: they differ in {sanitized(unmatched[0])}")
+    head_state = model.head.state_dict()
+    stored = {name: checkpoint.weights.get(f"head.{name}") for name in head_state}
+    if all(value is not None and value.shape == head_state[name].shape for name, value in stored.items()):
+        model.head.load_state_dict(stored)
         if model.num_classes:
-            model.class_names = opened.class_names
-        for name in theirs:
-            table.loaded[f"head.{name}"] = table.dropped.pop(f"head.{name}")
-            del table.new[f"head.{name}"]
+            model.class_names = checkpoint.class_names
+        for name in stored:
+            report.loaded[f"head.{name}"] = report.dropped.pop(f"head.{name}")
+            del report.new[f"head.{name}"]
     else:
-        print_log(
-            f"the head is new, and {sanitized(opened.path)} has none for it: train it", "current", logging.WARNING
-        )
-    print_log(f"{sanitized(opened.path)}:\n{table.table()}", "current", logging.INFO)
+        print_log(f"{sanitized(checkpoint.path)} has no weights for the new head: train it", "current", logging.WARNING)
+    print_log(f"{sanitized(checkpoint.path)}:\n{report.table()}", "current", logging.INFO)

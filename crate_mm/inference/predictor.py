@@ -1,4 +1,4 @@
-"""Prediction on images: files, folders, pictures, arrays and tensors, a batch at a time."""
+"""Prediction on images: files, folders, PIL images, arrays and tensors, a batch at a time."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -16,12 +16,12 @@ from ..io.files import home
 from ..io.log import print_log
 from .transforms import EvalTransform, TransformedImage, stack_readable
 
-ONE = (str, Path, Image.Image, np.ndarray, Tensor)  # kinds of an image that is given by itself
-MOST_NAMED = 5  # images that cannot be read, in one line of the log
+SINGLE_IMAGE = (str, Path, Image.Image, np.ndarray, Tensor)
+MAX_NAMED = 5  # unreadable images that are named in the log line
 
 
 class Unreadable(list):
-    """What stands in the place of an image that cannot be read: a list without classes, and the ``reason``."""
+    """Result of an image that cannot be read: an empty list with a ``reason``."""
 
     def __init__(self, reason: str) -> None:
         super().__init__()
@@ -29,8 +29,11 @@ class Unreadable(list):
 
 
 class Prediction(NamedTuple):
-    """What ``Predictor.stream`` says of an image: ``TransformedImage``'s, and the likeliest classes with their probabilities,
-    best first, or none where the image cannot be read."""
+    """Result of ``Predictor.stream`` for one image: a ``TransformedImage`` and its classes.
+
+    Attributes:
+        classes: most likely classes with their probabilities, best first; empty if the image cannot be read.
+    """
 
     image: Any
     pixels: Tensor | None
@@ -45,19 +48,19 @@ class Predictor:
         predict(["cat.jpg", "dog.jpg"])[0]  # [("tabby", 0.61), ("tiger cat", 0.2), ...]
 
     Args:
-        model: of ``init_model`` or ``get_model``.
-        transforms: configs of ``TRANSFORMS``; of the config's test data if not given, and without a config those that
-            the checkpoint says it was tested with. Where neither tells, a resize to 256/224 of the model's size (of
-            the shorter side, if that is square) and a centre crop, with a warning.
-        class_names: of the checkpoint if not given; without any, ImageNet-1K's for 1000 classes and numbers else.
-        topk: how many classes to return.
-        batch_size: how many images go through the model at once.
-        dtype: 'float32', or 'bfloat16' or 'float16' for products in that precision, which is faster where the processor
-            has it and moves a logit by some hundredths of the logits' standard deviation.
+        model: from ``init_model`` or ``get_model``.
+        transforms: configs of ``TRANSFORMS`` (default: those of the config's test data; without a config, the
+            checkpoint's test transforms). If neither defines any: a resize to 256/224 of the model's size (of the
+            shorter side for square models) and a center crop, with a warning.
+        class_names: names of the classes (default: the checkpoint's, else ImageNet-1K's for 1000 classes, else
+            numbers).
+        topk: number of classes to return.
+        batch_size: images per forward pass.
+        dtype: dtype of matrix products: 'float32', 'bfloat16' or 'float16'. The 16-bit types are faster on processors
+            that support them and change a logit by some hundredths of the logits' standard deviation.
 
     Raises:
-        ValueError: the model is no classifier, or of another number of classes than there are names, or ``dtype`` is
-            another.
+        ValueError: the model is no classifier, the number of names is not the number of classes, or unknown ``dtype``.
     """
 
     def __init__(
@@ -84,58 +87,57 @@ class Predictor:
 
     @property
     def transforms(self) -> nn.Module:
-        """What is done to an image before the preprocessor."""
+        """Transforms of an image before the preprocessor."""
         return self.preparation.transforms
 
     def __call__(self, images: Any) -> list[list[tuple[str, float]]]:
         """Return for each image its most likely classes with their probabilities, best first.
 
-        Where an image cannot be read an ``Unreadable``, an empty list that has a ``reason``, is in its place, and a
-        line in the log names it.
+        The result of an unreadable image is an ``Unreadable``, an empty list with a ``reason``. The log names it.
 
         Args:
-            images: paths, PIL images, uint8 arrays ``(H, W)`` or ``(H, W, C)`` and uint8 tensors ``(C, H, W)``, in a
-                list or whatever else has an order, such as an iterator; or one of these; or a batch ``(B, H, W, C)``
-                or, as a tensor, ``(B, C, H, W)``; or a folder, for all images below it in the order of their paths.
+            images: one image, an ordered iterable of images, a batch, or a folder. An image is a path, a PIL image, a
+                uint8 array ``(H, W)`` or ``(H, W, C)``, or a uint8 tensor ``(C, H, W)``. A batch is an array
+                ``(B, H, W, C)`` or a tensor ``(B, C, H, W)``. A folder gives all images below it, sorted by path.
 
         Raises:
-            ValueError: an image is of another kind, or no image can be read.
+            ValueError: an image is of an unsupported type, dtype or shape, or no image can be read.
         """
         predictions: list[list] = []
-        for found in self.stream(images):
-            predictions.append(Unreadable(found.reason) if found.reason else found.classes)
-        broken = [(number, found.reason) for number, found in enumerate(predictions) if isinstance(found, Unreadable)]
+        for result in self.stream(images):
+            predictions.append(Unreadable(result.reason) if result.reason else result.classes)
+        broken = [(number, entry.reason) for number, entry in enumerate(predictions) if isinstance(entry, Unreadable)]
         if not broken:
             return predictions
-        said = "; ".join(f"image {number} cannot be read: {reason}" for number, reason in broken[:MOST_NAMED])
+        reasons = "; ".join(f"image {number} cannot be read: {reason}" for number, reason in broken[:MAX_NAMED])
         if len(broken) == len(predictions):
-            raise ValueError(said)
-        more = f"; and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
-        counted = f"{len(broken)} of {len(predictions)} images cannot be read"
-        print_log(f"{counted}: {said}{more}", "current", logging.WARNING)
+            raise ValueError(reasons)
+        more = f"; and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
+        summary = f"{len(broken)} of {len(predictions)} images cannot be read"
+        print_log(f"{summary}: {reasons}{more}", "current", logging.WARNING)
         return predictions
 
     def stream(self, images: Any, workers: int = 0) -> Iterator[Prediction]:
-        """Predict an image after the other, for any number of them: no more than two batches are in memory.
+        """Yield a prediction for each image; at most two batches are in memory.
 
         Args:
-            images: as for a call.
-            workers: threads that prepare images meanwhile.
+            images: as for ``__call__``.
+            workers: threads that transform images in parallel.
 
         Raises:
-            ValueError: an image is of another kind.
+            ValueError: an image is of an unsupported type, dtype or shape.
         """
         for prepared in self.preparation.batches(self._as_images(images), self.batch_size, workers):
             classes = iter(self._classify(prepared))
-            for one in prepared:
-                yield Prediction(*one, classes=[] if one.reason else next(classes))
+            for item in prepared:
+                yield Prediction(*item, classes=[] if item.reason else next(classes))
 
     def _as_images(self, images: Any) -> Iterable[Any]:
         if isinstance(images, (str, Path)) and Path(home(images)).is_dir():
             return ImageFiles(str(images)).files
         if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
             return images
-        if isinstance(images, ONE):
+        if isinstance(images, SINGLE_IMAGE):
             return [images]
         if not isinstance(images, Iterable) or isinstance(images, (bytes, Mapping, Set)):
             raise ValueError(f"images are {type(images).__name__}: expected a list of paths, PIL images and arrays")
@@ -143,7 +145,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _classify(self, prepared: list[TransformedImage]) -> list[list[tuple[str, float]]]:
-        if all(one.reason for one in prepared):
+        if all(item.reason for item in prepared):
             return []
         data = self.model.data_preprocessor({"inputs": stack_readable(prepared)})
         scores, classes = self._logits(data["inputs"]).softmax(dim=-1).topk(self.topk)
@@ -157,15 +159,15 @@ class Predictor:
             return self.model(inputs).float()
 
     def prepare(self, image: Any, number: int = 0) -> Tensor:
-        """An image as the model's preprocessor takes it, uint8 ``(C, H, W)``; ``number`` names it in an error."""
+        """Return an image as uint8 ``(C, H, W)`` for the preprocessor; ``number`` names it in errors."""
         try:
             return self.preparation(image, number)
         except UnreadableImageError as error:
             raise ValueError(f"image {number} cannot be read: {error}") from None
 
-    _load = prepare  # its former name
+    _load = prepare  # for older scripts
 
 
 def default_class_names(num_classes: int) -> list[str]:
-    """ImageNet-1K's English names for a thousand classes, numbers for any other number."""
+    """Return ImageNet-1K's English names for 1000 classes, else numbers."""
     return imagenet_class_names() if num_classes == 1000 else [str(i) for i in range(num_classes)]

@@ -1,4 +1,4 @@
-"""Images as a model takes them: opened, converted and transformed as in its test, a batch at a time."""
+"""Transform images for inference as in the model's test, a batch at a time."""
 
 import logging
 import math
@@ -25,12 +25,19 @@ from ..io.untrusted import sanitized
 from ..models.backbone import image_spec
 from ..registry import registered_only
 
-MOST_BATCH = 2**26  # pixels of a batch of a model that a file describes: 64 images of 1024 x 1024
-MOST_PIXELS_UNASKED = 2**20  # of an image that such a model's transforms may make, if its own are not larger
+# Limits for a model that a file describes.
+MAX_BATCH_PIXELS = 2**26  # 64 images of 1024 x 1024
+MAX_IMAGE_PIXELS = 2**20  # of a transformed image, unless the model's own image size is larger
 
 
 class TransformedImage(NamedTuple):
-    """An image as it was given, and as the preprocessor takes it, uint8 ``(C, H, W)``, or the reason why not."""
+    """An image and its pixels for the preprocessor.
+
+    Attributes:
+        image: the image as given.
+        pixels: uint8 ``(C, H, W)``; None if the image cannot be read.
+        reason: why the image cannot be read; empty otherwise.
+    """
 
     image: Any
     pixels: Tensor | None
@@ -38,33 +45,33 @@ class TransformedImage(NamedTuple):
 
 
 class EvalTransform:
-    """How a model's images are opened, converted and transformed.
+    """Open, convert and transform a model's images.
 
     Args:
-        model: of ``init_model`` or ``get_model``, or a further task with ``in_channels``.
+        model: from ``init_model`` or ``get_model``, or another task with ``in_channels``.
         transforms: as for ``Predictor``.
     """
 
     def __init__(self, model: nn.Module, transforms: list[dict] | None = None) -> None:
         self.mode = "L" if model.in_channels == 1 else "RGB"
         self.transforms = build_transforms(transforms) if transforms is not None else eval_transforms(model)
-        # No weight bounds what a file says of sizes.
+        # Image sizes that a file states are not limited by the sizes of its weights.
         self.described = model.described_by if transforms is None else None
-        self.most_pixels = max(math.prod(image_size(model)), MOST_PIXELS_UNASKED)
-        self.most_images = max(MOST_BATCH // self.most_pixels, 1) if self.described else None
+        self.max_pixels = max(math.prod(image_size(model)), MAX_IMAGE_PIXELS)
+        self.max_images = max(MAX_BATCH_PIXELS // self.max_pixels, 1) if self.described else None
 
-    def fit_to(self, model: nn.Module) -> None:
-        """End in the model's own size of images, where it has such: nothing changes after most transforms of a test."""
+    def resize_to_model(self, model: nn.Module) -> None:
+        """Append a resize to the model's image size, if it has one. Most test transforms already end in this size."""
         spec = model.backbone.input_spec
         if spec is not None:
             self.transforms = v2.Compose([self.transforms, build_transforms([{"type": "Resize", "size": spec.size}])])
 
     def __call__(self, image: Any, number: int = 0) -> Tensor:
-        """An image as the model's preprocessor takes it, uint8 ``(C, H, W)``; ``number`` names it in an error.
+        """Return an image as uint8 ``(C, H, W)`` for the preprocessor; ``number`` names it in errors.
 
         Raises:
             UnreadableImageError: (a ``ValueError``) the image cannot be read.
-            ValueError: it is of another kind.
+            ValueError: its type, dtype or shape is not supported.
         """
         if isinstance(image, (str, Path)):
             image = open_image(image, mode=None)
@@ -79,8 +86,8 @@ class EvalTransform:
             if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3) or not image.numel():
                 raise ValueError(
                     f"image {number} is a tensor of {str(image.dtype).removeprefix('torch.')} of shape "
-                    f"{tuple(image.shape)}: expected uint8, from 0 to 255, of shape (1, H, W) or (3, H, W); the model "
-                    "itself takes images that are normalised"
+                    f"{tuple(image.shape)}: expected uint8, from 0 to 255, of shape (1, H, W) or (3, H, W); to "
+                    "predict on normalized images, call the model itself"
                 )
             image = v2.functional.to_pil_image(image.cpu())
         elif not isinstance(image, Image.Image):
@@ -94,28 +101,28 @@ class EvalTransform:
             raise
         except Exception as error:
             if not has_extreme_aspect_ratio(image):
-                raise  # a mistake in the transforms
+                raise  # a bug in the transforms
             raise UnreadableImageError(f"it is very thin, and a transform fails: {sanitized(error)}") from None
         height, width = pixels.shape[-2:]
-        if self.described and height * width > self.most_pixels:
+        if self.described and height * width > self.max_pixels:
             raise ValueError(
-                f"{sanitized(self.described)} was tested with transforms that make images of {height} x {width} pixels, "
-                f"more than {self.most_pixels:,}: give transforms"
+                f"{sanitized(self.described)} was tested with transforms that make images of {height} x {width} "
+                f"pixels, more than {self.max_pixels:,}: give transforms"
             )
         return pixels
 
     def batches(self, images: Iterable[Any], batch_size: int, workers: int = 0) -> Iterator[list[TransformedImage]]:
-        """Prepare images a batch at a time; those that cannot be read are in their places, with the reason.
+        """Transform images a batch at a time. An unreadable image stays in its place, with the reason.
 
         Args:
-            images: whatever ``__call__`` takes, in any number: no more than two batches are in memory.
-            batch_size: of a batch; the last one may be smaller, and all are where a file says large images.
-            workers: threads that prepare the next batch while this one is used.
+            images: any number of inputs of ``__call__``; at most two batches are in memory.
+            batch_size: images per batch. The last batch may be smaller; all may be if a file specifies large images.
+            workers: threads that transform the next batch while this one is used.
 
         Raises:
-            ValueError: an image is of another kind.
+            ValueError: an image is of an unsupported type, dtype or shape.
         """
-        numbered, batch_size = enumerate(images), min(batch_size, self.most_images or batch_size)
+        numbered, batch_size = enumerate(images), min(batch_size, self.max_images or batch_size)
         with ThreadPoolExecutor(max(workers, 1)) as pool:
             ahead: Iterable[TransformedImage] | None = None
             while chunk := list(islice(numbered, batch_size)):
@@ -135,44 +142,46 @@ class EvalTransform:
 
 
 def stack_readable(prepared: list[TransformedImage]) -> Tensor:
-    """The images of a batch that could be read, uint8 ``(B, C, H, W)``.
+    """Return the readable images of a batch as uint8 ``(B, C, H, W)``.
 
     Raises:
         ValueError: their sizes differ.
     """
-    images = [one.pixels for one in prepared if one.pixels is not None]
+    images = [item.pixels for item in prepared if item.pixels is not None]
     shapes = list(dict.fromkeys(tuple(image.shape) for image in images))
     if len(shapes) > 1:
         sizes = " and ".join(f"{height} x {width}" for _, height, width in shapes[:2])
-        raise ValueError(f"prepared images have the sizes {sizes}: end the transforms with a crop or a resize to one")
+        raise ValueError(
+            f"transformed images have the sizes {sizes}: end the transforms with a crop or a resize to one size"
+        )
     return torch.stack(images)
 
 
 def eval_transforms(model: nn.Module) -> nn.Module:
-    """The transforms that a model of ``init_model`` was tested with, or, with a warning, ImageNet's usual ones.
+    """Return the test transforms of a model; if unknown, warn and return ImageNet's resize and center crop.
 
     Raises:
-        ValueError: the model does not tell its image size, or the checkpoint's transforms cannot be built.
+        ValueError: the model's image size is unknown, or the checkpoint's transforms cannot be built.
     """
     known, source = model.test_transforms, model.described_by
     if known is not None and source is None:
         return build_transforms(known)
-    if known is not None:  # data of a file
+    if known is not None:  # untrusted data from a file
         check_transforms(known, source)
         try:
             with registered_only():
                 return build_transforms(known)
-        except Exception as error:  # whatever a transform makes of arguments of any kind
+        except Exception as error:  # transforms raise exceptions of any type on bad arguments
             raise CheckpointError(
                 f"{source} was tested with transforms that do not build: {sanitized(error)}"
             ) from None
     if model.backbone.input_spec is None:
-        raise ValueError(f"{type(model.backbone).__name__} does not tell its image size: give transforms")
+        raise ValueError(f"{type(model.backbone).__name__} does not define its image size: give transforms")
     H, W = image_spec(model.backbone).size
     resize = {"type": "Resize", "size": [round(H * 256 / 224), round(W * 256 / 224)] if H != W else H * 8 // 7}
     print_log(
-        f"it is not known how the model's images were prepared for its test: resized to {resize['size']} and cropped "
-        f"to {H} x {W}; Predictor(transforms=...) says otherwise",
+        f"the model's test transforms are unknown: images are resized to {resize['size']} and center-cropped to "
+        f"{H} x {W}; set others with Predictor(transforms=...)",
         "current",
         logging.WARNING,
     )

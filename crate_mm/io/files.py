@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and locks of processes that share a folder."""
+"""Atomic file writes, and locks between processes that share a folder."""
 
 import errno
 import logging
@@ -20,17 +20,17 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-# Bytes of a folder for temporary files: multiprocessing adds 32 to it for a socket, whose path has 103 on some systems.
+# Bytes of the temporary directory's path. multiprocessing adds 32 for a socket; some systems limit its path to 103.
 LONGEST_TEMP = 70
 
 
 def home(path: str | os.PathLike) -> str:
-    """A path in which a leading ``~`` is the home folder."""
+    """Return a path with a leading ``~`` expanded to the home directory."""
     return os.path.expanduser(os.fspath(path))
 
 
 def is_utf8(path: str | os.PathLike) -> bool:
-    """Whether a path is text in UTF-8; on Linux a name may be any bytes."""
+    """Return whether a path is valid UTF-8; on Linux a name may be any bytes."""
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:
@@ -40,7 +40,7 @@ def is_utf8(path: str | os.PathLike) -> bool:
 
 @contextmanager
 def utf8_path(path: str | os.PathLike) -> Iterator[str]:
-    """A file's path for a library that takes none but in UTF-8: its own or, where that is none, its descriptor's."""
+    """Yield a UTF-8 path of a file: its own, or else the path of an open descriptor."""
     if is_utf8(path):
         yield os.fspath(path)
         return
@@ -53,62 +53,63 @@ def utf8_path(path: str | os.PathLike) -> Iterator[str]:
 
 @contextmanager
 def atomic_file(path: str | Path, text: bool = False) -> Iterator[IO]:
-    """Write a file beside its place, sync it to disk, and rename it when the ``with`` ends without an exception.
+    """Write a temporary file, sync it, and rename it to ``path`` when the ``with`` block ends without an exception.
 
-    Else what was there before stays, and nothing is left beside it. The name beside is one that nobody can foresee,
-    so that no link waits there. A link at ``path`` is replaced, not followed. A device or a pipe, such as /dev/stdout,
-    is written to as it is.
+    After an exception, the temporary file is deleted and an existing file is unchanged. The temporary name is random,
+    so that nobody can place a link there. A link at ``path`` is replaced, not followed. A device or a pipe, such as
+    /dev/stdout, is written to directly.
 
     Args:
-        path: of the file; its folder must exist.
-        text: whether strings are written, as UTF-8 with line ends as they are, rather than bytes.
+        path: path of the file; its folder must exist.
+        text: open in text mode (UTF-8, line ends unchanged) instead of binary mode.
     """
-    how = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace", "newline": ""} if text else {"mode": "wb"}
+    options = (
+        {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace", "newline": ""} if text else {"mode": "wb"}
+    )
     path = Path(path)
     if _is_special(path):
-        with open(path, **how) as file:
+        with open(path, **options) as file:
             yield file
         return
-    start = os.fsdecode(os.fsencode(path.name)[:180])  # a name has 255 bytes at most
+    start = os.fsdecode(os.fsencode(path.name)[:180])  # file names are limited to 255 bytes
     part = path.with_name(f".{start}.{secrets.token_hex(4)}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with open(descriptor, **how) as file:
+        with open(descriptor, **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException:
         with suppress(OSError):
-            part.unlink()  # on a full disk it is in the way
+            part.unlink()  # it would fill the disk
         raise
     _sync_folder(path.parent)
 
 
 def write_whole(path: str | Path, contents: bytes) -> None:
-    """Write a file as ``atomic_file`` does, into a folder that is made if need be."""
+    """Write a file atomically (see ``atomic_file``), creating its folder if necessary."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         file.write(contents)
 
 
-def is_leftover(name: str, of: str) -> bool:
-    """Whether a file's name is one that ``atomic_file`` chose, for files whose names match the pattern ``of``."""
-    return re.fullmatch(rf"\.(?:{of})\.[0-9a-f]{{8}}\.part", name) is not None
+def is_partial_file(name: str, pattern: str) -> bool:
+    """Return whether ``name`` is a temporary name of ``atomic_file`` for a file name that matches ``pattern``."""
+    return re.fullmatch(rf"\.(?:{pattern})\.[0-9a-f]{{8}}\.part", name) is not None
 
 
 _held: "weakref.WeakSet[FileLock]" = weakref.WeakSet()
 
 
 class FileLock:
-    """The operating system's lock (flock) on a file. It ends with the process that holds it, however that ends.
+    """Lock of the operating system (flock) on a file. The system releases it when the process ends, even if killed.
 
-    There is no lock by the mere existence of a file: a process that is killed would block the others for ever. Where
-    the file system has no locks (some of Lustre, FUSE and NFS), a log says so once a folder, and the process goes on
-    as if it had the lock. A forked process holds none of its parent's locks.
+    If the file system has no locks (some of Lustre, FUSE and NFS), a warning is logged once per folder, and the process
+    continues as if it held the lock. A forked process holds none of its parent's locks.
 
     Args:
-        path: of the file, which is made if need be, and stays. Its folder must exist.
+        path: path of the lock file, which is created if missing and never deleted. Its folder must exist.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -116,21 +117,21 @@ class FileLock:
         self._times, self._descriptor = 0, None
 
     def acquire(self, patience: float = 0.0) -> bool:
-        """Take the lock; one that this object has is taken once more.
+        """Acquire the lock. It is reentrant: release it as many times.
 
         Args:
-            patience: seconds to wait for another process, or thread, that has it.
+            patience: seconds to wait for another process or thread that holds it.
 
         Returns:
-            Whether it is ours now, or there are no locks; False where another has it.
+            True if the lock is acquired or the file system has no locks; False if another process or thread holds it.
 
         Raises:
-            ValueError: the file is a link, which would lead to a file that somebody else has chosen.
+            ValueError: the lock file is a link, which could lead to any file.
             FileNotFoundError: the folder is missing.
         """
-        until = time.monotonic() + patience
+        deadline = time.monotonic() + patience
         while self._descriptor is None and not self._lock():
-            if time.monotonic() >= until:
+            if time.monotonic() >= deadline:
                 return False
             time.sleep(0.05)
         self._times += 1
@@ -150,25 +151,25 @@ class FileLock:
                 if error.errno in (errno.EAGAIN, errno.EACCES):
                     return False
             if error.errno == errno.ELOOP:
-                raise ValueError(f"{self.path} is a link, where the file of a lock was expected: remove it") from None
+                raise ValueError(f"{self.path} is a link, expected a lock file: remove it") from None
             if isinstance(error, FileNotFoundError):
                 raise
-            # Imported here: MMEngine needs a home folder to be imported, which the commands may have to set first.
+            # Late import: importing MMEngine needs a home folder, which the commands may have to set first.
             from mmengine.logging import MMLogger
 
             logger = MMLogger.get_current_instance().instance_name
-            _say_unlocked(self.path.parent, error.strerror or str(error), logger)
+            _warn_unlocked(self.path.parent, error.strerror or str(error), logger)
             return True
         self._descriptor = descriptor
         _held.add(self)
         return True
 
     def release(self) -> None:
-        """Give the lock back, once for each time that it was taken; more often does nothing."""
+        """Release the lock once; it is free after as many releases as acquisitions. Extra releases do nothing."""
         self._times = max(self._times - 1, 0)
         if not self._times:
             if self._descriptor is not None:
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a process that is just being started may have it too
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a process being started may share the descriptor
             self._close()
 
     def _close(self) -> None:
@@ -186,7 +187,7 @@ class FileLock:
 
 
 def _close_inherited() -> None:
-    """In a forked process, which would keep its parent's locks when that is killed."""
+    """Close inherited locks in a forked process; otherwise it would keep them after its parent is killed."""
     for lock in list(_held):
         lock._close()
 
@@ -196,10 +197,12 @@ if hasattr(os, "register_at_fork"):
 
 
 @cache
-def _say_unlocked(folder: Path, reason: str, logger: str) -> None:
+def _warn_unlocked(folder: Path, reason: str, logger: str) -> None:
     from mmengine.logging import print_log
 
-    print_log(f"{folder} cannot be locked ({reason}): let no other process write to it", logger, logging.WARNING)
+    print_log(
+        f"could not lock {folder} ({reason}): make sure that no other process writes to it", logger, logging.WARNING
+    )
 
 
 def _is_special(path: Path) -> bool:
@@ -212,7 +215,7 @@ def _is_special(path: Path) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Let the renaming reach the disk, where the system can do that for folders."""
+    """Sync a rename to disk, if the system supports it for folders."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -220,6 +223,6 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError:
-        pass  # some network file systems refuse
+        pass  # not supported by some network file systems
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The log, in which no name from a file acts on a terminal or begins a line."""
+"""Logging with untrusted text: control characters are escaped, continuation lines indented."""
 
 import logging
 import re
@@ -10,16 +10,16 @@ from .untrusted import shown_lines, without_secrets
 
 
 def print_log(message: Any, logger: logging.Logger | str | None = None, level: int = logging.INFO) -> None:
-    """Log as MMEngine's ``print_log`` does, a message of several lines with all but the first moved in."""
+    """Log a sanitized message with MMEngine's ``print_log``."""
     mmengine.logging.print_log(log_text(message), logger, level)
 
 
 def sanitize_record(record: logging.LogRecord) -> bool:
-    """A filter that does the same for what a library logs."""
+    """Sanitize the records of a library; a logging filter."""
     record.msg, record.args = log_text(record.getMessage()), ()
     return True
 
 
 def log_text(message: Any) -> str:
-    """A message without what a terminal acts on or what opens a signed address; lines after the first are moved in."""
+    """Return a message without control characters and URL secrets; lines after the first are indented."""
     return re.sub(r"\n(?=\S)", "\n  ", shown_lines(without_secrets(message), 100_000))

@@ -1,7 +1,7 @@
-"""What every file from outside passes: bounded reading, bounded data, and names that are shown as names.
+"""Handling of untrusted files: bounded reading, bounded data, and sanitized names in messages.
 
-A file from outside (a checkpoint, an image, labels, an index, a file's own name) is data. It may be wrong by mistake or
-by malice; either ends in one sentence, before the memory or the time that it asks for is spent.
+Any external input (a checkpoint, an image, labels, an index, a file name) may be wrong by mistake or malice. It must
+raise an error before it uses much memory or time.
 """
 
 import json
@@ -14,19 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-MOST_VALUES = 2_000_000  # of a checkpoint's numbers, names, lists and dicts, its tensors counted as one each
-MOST_LEVELS = 64  # of lists and dicts in one another
-# Control characters, and those that turn the direction of what follows; surrogates stand for bytes that are no text.
+MAX_VALUES = 2_000_000  # numbers, strings, lists, dicts and tensors of a checkpoint
+MAX_LEVELS = 64  # nesting depth of lists and dicts
 _SECRETS = re.compile(
     r"(\b[A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/?#\"'<>]*@)?([^\s?#\"'<>]*)(?:\?[^\s#\"'<>]*?(?=[:;,.)]*(?:[\s#\"'<>]|$)))?"
 )
+# Control and format characters (which can reverse the text direction); surrogates stand for undecodable bytes.
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
 def sanitized(text: Any, most: int = 200) -> str:
-    """A name from outside in a message: on one line, without control characters, and cut to ``most`` characters.
+    """Return untrusted text for a message: one line, no control characters, truncated to ``most`` characters.
 
-    What a terminal would act on is written as Python writes it: ESC as ``\\x1b``, a newline as ``\\n``.
+    Control characters are escaped as in Python: ESC as ``\\x1b``, a newline as ``\\n``.
     """
     text = str(text)
     if len(text) > most:
@@ -37,37 +37,37 @@ def sanitized(text: Any, most: int = 200) -> str:
 
 
 def without_secrets(text: Any) -> str:
-    """A text whose addresses have lost user, password and query: a query may be a signature that opens the file.
+    """Return a text with user, password and query removed from its URLs. A query may be a signature with access.
 
-    ``sanitized`` may cut the ``?`` out of a long address: ``shown_address`` calls this first.
+    Call it before ``sanitized``, which may truncate the ``?`` of a long URL.
     """
     return _SECRETS.sub(r"\1\2", str(text))
 
 
 def shown_address(address: Any) -> str:
-    """As ``sanitized``, for what is an address or may be one: without user, password and query."""
+    """Return ``sanitized`` text that is or may be a URL, without user, password and query."""
     return sanitized(without_secrets(address))
 
 
 _ABSOLUTE = re.compile(
-    r"(?<=')~?/[^']*(?=')|(?<=\")~?/[^\"]*(?=\")"  # in quotes, where it may hold spaces
+    r"(?<=')~?/[^']*(?=')|(?<=\")~?/[^\"]*(?=\")"  # in quotes, may contain spaces
     r"|(?:(?<=[\s=,:(\[{'\"])|^)(?:~[\w.-]*)?/[^\s'\",;)\]}/][^\s'\",;)\]}]*"
 )
 
 
-_PATH = re.compile(r"~[\w.-]*/|/|file:|[A-Za-z]:[\\/]|\\\\")  # the beginning of a text that is a path, Windows' too
+_PATH = re.compile(r"~[\w.-]*/|/|file:|[A-Za-z]:[\\/]|\\\\")  # start of a path, including Windows paths
 
 
 def public(value: Any, files: Collection[str] = (), is_file: bool = False) -> Any:
-    """Return a path, an address, an argument of a command, a sentence, or plain data with such, as others may read it.
+    """Return a text, or plain data with texts, without private paths and secrets, for publication.
 
-    Of absolute paths the name alone is left, without the user's folders. Addresses lose user, password and what stands
-    behind '?' or '#', which may be a signature; a hash of the file stays.
+    Absolute paths are reduced to their last component. URLs lose user, password, query and fragment, which may be a
+    signature; a ``#sha256=`` fragment is kept.
 
     Args:
         value: a text, or dicts and lists of texts and other values.
-        files: keys of dicts whose texts are names of files, so that relative paths lose their folders too.
-        is_file: whether ``value`` is the name of a file.
+        files: dict keys whose texts are file names, so that relative paths are reduced too.
+        is_file: whether ``value`` is a file name.
     """
     if isinstance(value, dict):
         return {key: public(inner, files, is_file or key in files) for key, inner in value.items()}
@@ -76,7 +76,7 @@ def public(value: Any, files: Collection[str] = (), is_file: bool = False) -> An
     if not isinstance(value, str):
         return value
     start, text = ("", value) if is_file else re.fullmatch(r"(-{0,2}\w[\w.-]*=)?(.*)", value, re.S).groups(default="")
-    if _PATH.match(text) or (is_file and "://" not in text):  # all of it is a path, with spaces and quotes
+    if _PATH.match(text) or (is_file and "://" not in text):  # the whole text is a path
         return start + _name(text)
     if re.match(r"\w+://", text):
         return start + without_secrets(re.split(r"\?|#(?!sha256=)", text, maxsplit=1)[0])
@@ -88,13 +88,13 @@ def _name(path: str) -> str:
 
 
 def shown_lines(text: Any, most: int = 20_000) -> str:
-    """As ``sanitized``, for a message of our own that has several lines: these stay."""
+    """Return ``sanitized`` lines of a multi-line message of crate_mm."""
     lines = str(text)[: 2 * most].split("\n")
     return "\n".join(sanitized(line, most) for line in lines)[: most + 100]
 
 
 def say(*lines: Any) -> None:
-    """Print a message, each argument as one line, whatever names are in it."""
+    """Print each argument as one sanitized line."""
     for line in lines:
         print(sanitized(line, 100_000), flush=True)
 
@@ -104,12 +104,12 @@ def _escape(character: str) -> str:
 
 
 def shortened(name: str, most: int = 120) -> str:
-    """The start of a name that becomes a part of a file's, which has 255 bytes at most."""
+    """Return the first ``most`` bytes of a name, for use in a file name (at most 255 bytes)."""
     return os.fsencode(name)[:most].decode(errors="ignore")
 
 
 def spreadsheet_cell(value: Any) -> Any:
-    """A value for a CSV file: a text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    """Return a value for a CSV file; an apostrophe is prepended to text that a spreadsheet reads as a formula."""
     if not isinstance(value, str):
         return value
     value = "".join(_escape(c) if unicodedata.category(c) in ("Cc", "Cs") else c for c in value)
@@ -117,20 +117,20 @@ def spreadsheet_cell(value: Any) -> Any:
 
 
 def is_count(value: Any) -> bool:
-    """Return whether a value from a file is a whole number that counts something."""
+    """Return whether a value from a file is a nonnegative integer below 2**53."""
     return type(value) is int and 0 <= value < 2**53
 
 
 @contextmanager
 def open_regular(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file that is a file: no device, which may have no end, and no pipe, which may have no beginning.
+    """Open a regular file in binary mode; devices may be endless, and pipes may block.
 
     Raises:
-        OSError: it is missing, or of another kind.
+        OSError: the file is missing or not a regular file.
     """
-    # A pipe without a writer would keep even open() waiting.
+    # Without O_NONBLOCK, open() waits for a writer of a pipe.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:  # open() itself would leave the descriptor of a folder open
+    try:  # open() does not close the descriptor of a folder
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(f"{sanitized(path)} is no regular file")
         with open(descriptor, "rb", closefd=False) as file:
@@ -139,21 +139,21 @@ def open_regular(path: str | Path) -> Iterator[BinaryIO]:
         os.close(descriptor)
 
 
-def read_regular(path: str | Path, most_bytes: int) -> bytes:
-    """Read a file that ``open_regular`` opens.
+def read_regular(path: str | Path, max_bytes: int) -> bytes:
+    """Read a regular file.
 
     Raises:
-        OSError: it is missing, of another kind, or larger than ``most_bytes``.
+        OSError: the file is missing, not a regular file, or larger than ``max_bytes``.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > most_bytes:
-            raise OSError(f"{sanitized(path)} has {size:,} bytes, more than the {most_bytes:,} that are read")
-        return file.read(size)  # a larger number would be set aside in memory first
+        if size > max_bytes:
+            raise OSError(f"{sanitized(path)} has {size:,} bytes, more than the limit of {max_bytes:,}")
+        return file.read(size)  # read() allocates its argument in advance
 
 
 def read_json(text: str | bytes) -> Any:
-    """Parse JSON; raise ``ValueError`` where it is none, or nested so deeply that Python cannot follow."""
+    """Parse JSON; raise ``ValueError`` if it is invalid or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -161,48 +161,48 @@ def read_json(text: str | bytes) -> Any:
 
 
 def check_plain(
-    value: Any, allowed: tuple[type, ...] = (), most_values: int = MOST_VALUES, most_levels: int = MOST_LEVELS
+    value: Any, allowed: tuple[type, ...] = (), max_values: int = MAX_VALUES, max_levels: int = MAX_LEVELS
 ) -> None:
-    """Raise ``ValueError`` unless a value is plain data of a bounded size, what is shared being counted each time.
+    """Raise ``ValueError`` unless a value is plain data of bounded size; shared objects count each time.
 
-    Plain are None, booleans, numbers, strings, lists, tuples, and dicts with strings as keys.
+    Plain data are None, booleans, numbers, strings, lists, tuples, and dicts with string keys.
 
     Args:
-        allowed: further types of values, which are not looked into.
-        most_values: how many there may be in all.
-        most_levels: how deep lists and dicts may be in one another.
+        allowed: further types, whose contents are not checked.
+        max_values: limit of the total number of values.
+        max_levels: limit of the nesting depth of lists and dicts.
     """
-    left, values = [(value, 0)], 0
-    while left:
-        value, level = left.pop()
+    pending, values = [(value, 0)], 0
+    while pending:
+        value, level = pending.pop()
         values += 1
-        if values > most_values:
-            raise ValueError(f"it holds more than {most_values:,} values")
+        if values > max_values:
+            raise ValueError(f"it holds more than {max_values:,} values")
         if isinstance(value, (dict, list, tuple)):
-            if level >= most_levels:
-                raise ValueError(f"its lists and dicts are nested more than {most_levels} deep")
-            if values + len(left) + len(value) > most_values:
-                raise ValueError(f"it holds more than {most_values:,} values")
+            if level >= max_levels:
+                raise ValueError(f"its lists and dicts are nested more than {max_levels} deep")
+            if values + len(pending) + len(value) > max_values:
+                raise ValueError(f"it holds more than {max_values:,} values")
             if isinstance(value, dict):
-                wrong = next((key for key in value if not isinstance(key, (str, *allowed))), None)
-                if wrong is not None:
-                    raise ValueError(f"it has a key that is no name, but {type(wrong).__name__}")
-                left.extend((inner, level + 1) for inner in value.values())
+                bad_key = next((key for key in value if not isinstance(key, (str, *allowed))), None)
+                if bad_key is not None:
+                    raise ValueError(f"it has a key of type {type(bad_key).__name__}, expected a string")
+                pending.extend((inner, level + 1) for inner in value.values())
             else:
-                left.extend((inner, level + 1) for inner in value)
+                pending.extend((inner, level + 1) for inner in value)
         elif not (value is None or isinstance(value, (bool, int, float, str, *allowed))):
-            raise ValueError(f"it holds {type(value).__name__}, which is no plain data")
+            raise ValueError(f"it holds {type(value).__name__}, which is not plain data")
 
 
 def env_number(name: str, default: int | None = None) -> int:
-    """A whole number of at least 0 from an environment variable.
+    """Return a nonnegative integer from an environment variable.
 
     Raises:
-        ValueError: it is something else, or is not set (or empty) and there is no default.
+        ValueError: the value is invalid, or the variable is unset or empty and there is no default.
     """
     text = os.environ.get(name, "").strip()
     if not text and default is not None:
         return default
     if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{name} in the environment must be a whole number, it is {sanitized(text)!r}")
+        raise ValueError(f"{name} in the environment must be a nonnegative integer, got {sanitized(text)!r}")
     return int(text)

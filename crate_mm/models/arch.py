@@ -14,21 +14,21 @@ class Arch(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What a backbone says, as its attribute ``sizes``, for its models to have names.
+    """The named sizes of a backbone family (``Backbone.sizes``).
 
-    ``prefix`` is the family's name, so that 'prefix_arch' names a model for each of ``archs``.
+    ``get_model`` accepts the name 'prefix_arch' for each of ``archs``.
     """
 
     prefix: str
     archs: dict[str, Arch]
 
     def name_of(self, arch: Arch) -> str | dict[str, int]:
-        """A size as a config has it: the first name that it has, or its numbers."""
+        """Return a size as it is written in a config: its first name, or its numbers as a dict."""
         return next((name for name, size in self.archs.items() if size == arch), arch._asdict())
 
 
 def resolve_arch(arch: str | dict, archs: dict[str, Arch]) -> Arch:
-    """Return the size of ``archs`` named by ``arch``, or given by it as a dict; raise ``ValueError`` if none is."""
+    """Return the size that ``arch`` names in ``archs`` or gives as a dict; raise ``ValueError`` if it is invalid."""
     if isinstance(arch, str):
         if arch not in archs:
             raise ValueError(f"unknown arch {arch!r}: {suggest(arch, list(archs))}")
@@ -36,5 +36,5 @@ def resolve_arch(arch: str | dict, archs: dict[str, Arch]) -> Arch:
     if set(arch) != set(Arch._fields):
         raise ValueError(f"arch needs exactly the keys {', '.join(Arch._fields)}; got {', '.join(arch) or 'none'}")
     if not all(isinstance(size, int) and size >= 1 for size in arch.values()):
-        raise ValueError(f"arch needs whole numbers of at least 1, got {dict(arch)}")
+        raise ValueError(f"arch needs positive integers, got {dict(arch)}")
     return Arch(**arch)

@@ -1,7 +1,7 @@
-"""The contract of a backbone: what tasks, figures, checkpoints and tools ask of it.
+"""The contract between a backbone and tasks, figures, checkpoints and tools.
 
-A backbone inherits ``Backbone`` and sets ``embed_dim``. Everything else has a default that says "not defined here", and
-a reader that needs it refuses in a sentence. No reader looks for an attribute by its name.
+A backbone inherits ``Backbone`` and sets ``embed_dim``. Every other attribute has a default that means "not defined",
+and a reader that needs it raises an error. No reader searches a backbone for attributes by name.
 
 Shapes: B samples, C channels, H x W pixels, N patches, d embedding dimensions.
 """
@@ -19,12 +19,12 @@ from .official import Official
 
 
 class InputSpec(NamedTuple):
-    """One sample of a backbone's inputs.
+    """Shape and dtype of one input sample.
 
     Attributes:
         channels: C of images; None for sequences, such as token ids.
         size: ``(H, W)`` in pixels that the model is built for; ``(length,)`` of sequences.
-        any_size: whether other sizes are accepted, if they are whole numbers of patches.
+        any_size: whether other sizes are accepted, if the patch size divides them.
         dtype: of the inputs.
     """
 
@@ -47,8 +47,8 @@ class Positions(NamedTuple):
     """A position embedding ``(1, 1 + N, d)`` that a transfer resizes to another grid.
 
     Attributes:
-        grid: (rows, columns) of patches that it is for.
-        resize: ``resize(embedding, old_grid, new_grid)`` in place of interpolation; None for interpolation.
+        grid: (rows, columns) of patches.
+        resize: ``resize(embedding, old_grid, new_grid)``; None for interpolation.
     """
 
     grid: tuple[int, int]
@@ -75,15 +75,15 @@ class Backbone(nn.Module):
 
     Attributes:
         embed_dim: d.
-        sizes: the named sizes of the family, from which ``get_model`` takes its names; None for none.
+        sizes: the named sizes of the family, which define the names of ``get_model``; None if it has none.
         head_settings: arguments of a new ``LinearHead`` on the tokens that differ from the head's defaults, such as
             ``{"norm": False}`` where the tokens have passed a LayerNorm.
         channels_last: whether images are accepted in PyTorch's channels-last memory order without a copy.
-        official: the declaration of other code's weights for it, which opening a checkpoint translates.
-        stem: names of the modules and parameters before the first layer, which ``layer_decay`` trains most slowly;
-            empty if not declared.
-        original_names: for a wrapper of another library's model, that library's weight names, each with the names that
-            the tensor has here.
+        official: declaration of third-party weights, which are translated when a checkpoint is opened.
+        stem: names of the modules and parameters before the first layer, which get the lowest learning rate under
+            ``layer_decay``; empty if not declared.
+        original_names: for a wrapper of another library's model, that library's weight name -> names of the tensor
+            here.
     """
 
     CONTRACT: ClassVar[tuple[str, ...]] = ("input_spec", "layout", "layers", "resizable")
@@ -97,7 +97,7 @@ class Backbone(nn.Module):
     original_names: dict[str, list[str]] = {}  # noqa: RUF012  read only; an instance may set its own
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # A property would hide a submodule of its name: reading it back would give something else.
+        # These properties would hide a submodule of the same name.
         if name in self.CONTRACT:
             raise AttributeError(
                 f"{type(self).__name__}.{name} is defined by crate_mm.models.Backbone: give the attribute another "
@@ -107,11 +107,11 @@ class Backbone(nn.Module):
 
     @property
     def input_spec(self) -> InputSpec | None:
-        """What one sample must be; None if the backbone does not say."""
+        """Shape and dtype of one sample; None if not declared."""
         return None
 
     def layout(self, inputs: Tensor) -> TokenLayout | None:
-        """Return which tokens in the layers are patches, and on which grid; None if the tokens are not a grid.
+        """Return which tokens in the layers are patches, and their grid; None if the tokens form no grid.
 
         Args:
             inputs: a batch. Only its shape matters.
@@ -120,40 +120,40 @@ class Backbone(nn.Module):
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers, first to last: those that are measured, drawn, compiled and recomputed."""
+        """The layers, first to last, for analysis, compilation and activation checkpointing."""
         return [module for module in self.modules() if isinstance(module, Layer)]
 
     def resizable(self) -> dict[str, Positions | PatchKernel]:
-        """Return the tensors that depend on the size of the image or of the patch, by their names in the state dict."""
+        """Return the tensors that depend on the image or patch size, by state-dict name."""
         return {}
 
     def fuse(self) -> "Backbone":
-        """Compute once what depends on the weights alone, for inference. A fused model refuses to train."""
+        """Precompute terms that depend only on the weights. A fused model is for inference only."""
         for layer in self.layers:
             layer.fuse()
         return self
 
     def original_classifier(self) -> str:
-        """Return the other library's name of its classifier, if it takes the vector that a head pools here by 'cls'."""
+        """Return the wrapped library's name of its classifier if its input is the 'cls' pooled vector, else ''."""
         return ""
 
 
 def registered_backbones() -> dict[str, type[Backbone]]:
     """Return the registered backbones by name."""
-    BACKBONES.names()  # imports the package's own
+    BACKBONES.names()  # imports crate_mm.models
     return {name: kind for name, kind in BACKBONES.module_dict.items() if issubclass(kind, Backbone)}
 
 
 def image_spec(backbone: Backbone) -> InputSpec:
-    """Return what images a backbone takes.
+    """Return the ``InputSpec`` of a backbone of images.
 
     Raises:
-        ValueError: it takes no images, or does not say which.
+        ValueError: the inputs are not images, or the backbone declares no ``input_spec``.
     """
     spec, name = backbone.input_spec, type(backbone).__name__
     if spec is None:
         raise ValueError(
-            f"{name} does not tell its image size: let its input_spec return InputSpec(channels, (height, width))"
+            f"{name} does not define its image size: return InputSpec(channels, (height, width)) from input_spec"
         )
     if not spec.is_image:
         shape = ", ".join(map(str, spec.shape))
@@ -162,11 +162,11 @@ def image_spec(backbone: Backbone) -> InputSpec:
 
 
 def check_backbone_contract(module: nn.Module) -> None:
-    """Raise ``ValueError`` that names what a backbone lacks, unless it keeps the contract."""
+    """Raise ``ValueError`` unless a module meets the contract; the message names the violation."""
     name = type(module).__name__
     if not isinstance(module, Backbone):
         raise ValueError(
-            f"{name} is no backbone: let it inherit from crate_mm.models.Backbone in place of nn.Module, set embed_dim "
+            f"{name} is no backbone: let it inherit from crate_mm.models.Backbone instead of nn.Module, set embed_dim "
             "and define forward(inputs) -> tokens (B, N, embed_dim)"
         )
     try:

@@ -1,6 +1,6 @@
-"""The declaration of weights under another code base's names, which a family carries as ``official``.
+"""Declaration of the weights of a third-party code base (``Backbone.official``).
 
-It is data: ``checkpoints/official.py`` reads a file by it. Shapes: N patches of h x w pixels, d embedding dimensions.
+It is data that ``checkpoints/official.py`` interprets. Shapes: N patches of h x w pixels, d embedding dimensions.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ class Argument(NamedTuple):
     """An argument of a model that shapes do not determine.
 
     Args:
-        default: the published value; the name of another argument, whose value is taken; or None where a published
-            model or the user must answer.
-        words: how the notes state an assumed value, with {} in its place.
+        default: the published value; or the name of another argument, whose value is used; or None if a published
+            model or the user must provide it.
+        words: template of the note on an assumed value, with {} for the value.
     """
 
     default: Any = None
@@ -32,33 +32,34 @@ ISTA_ARGUMENTS = {"ista_step_size": Argument(0.1, "eta = {}"), "ista_lambda": Ar
 
 @dataclass(frozen=True, kw_only=True)
 class Official:
-    """Weights of one other code base.
+    """Weights of one third-party code base.
 
-    The values of ``shapes``, ``counts`` and ``flags`` are called sizes here. Some names of sizes have a meaning:
-    ``tokens`` is 1 + N and determines ``img_size``; ``channels`` must be 3; ``patch_dim``, which is 3 h w of a square
-    patch, or ``patch_h`` and ``patch_w`` determine ``patch_size``; heads must divide ``inner_dim``, or ``embed_dim``
-    where there is none. A size that is also in ``arguments`` answers it.
+    The values that ``shapes``, ``counts`` and ``flags`` determine are called sizes. Some size names have a meaning:
+    ``tokens`` is 1 + N and determines ``img_size``; ``channels`` must be 3; ``patch_dim`` (3 h w of a square patch), or
+    ``patch_h`` and ``patch_w``, determine ``patch_size``; heads must divide ``inner_dim``, or else ``embed_dim``. A
+    size that is also in ``arguments`` sets that argument.
 
     Args:
         source: the code base, for messages.
-        signs: names of weights; a file that has all of them is of this code base.
-        key_map: pairs of a pattern that matches a whole name, and our name with ``\\1`` for its first group.
-        shapes: name of a weight -> the names of its dimensions, such as ``"_ tokens embed_dim"``, with _ for one that
-            determines nothing. Dimensions of one name must be equal.
-        counts: size -> pattern that names begin with; the size is the number of different first groups, at least 1.
-        flags: size -> name of a weight; the size is whether the file has it.
-        arguments: what only the user can say; in the order in which messages list it.
-        assumes: what is taken for granted, for the notes.
-        model: the config of the model, from a namespace of all sizes and arguments. Its ``options`` are the arguments
-            that the user gave, without ``num_heads`` and ``img_size``.
-        published_by: the sizes that identify a published model.
-        published: their values -> the arguments of the published model; a text where several are published.
-        unlike: the message where no model of these sizes is published, a template of sizes.
-        unused: pattern of names that no part of the model takes.
-        computed: our names of weights that a file may lack, as the code computes them.
-        unpack: brings the file's weights to the names and shapes of ``key_map`` and ``shapes``; returns them, the
-            names of what else the file holds, and sizes that only the file's own shapes determine.
-        variants: other kinds of files with weights of this family; the first whose signs match is taken.
+        signs: weight names that identify the code base: a file of it has all of them.
+        key_map: pairs of a pattern that matches a whole weight name, and our name, with ``\\1`` for its first group.
+        shapes: weight name -> names of its dimensions, such as ``"_ tokens embed_dim"``; _ determines nothing.
+            Dimensions of the same name must be equal.
+        counts: size -> pattern of the start of weight names; the size is the number of distinct first groups, at
+            least 1.
+        flags: size -> weight name; the size is whether the file has this weight.
+        arguments: arguments that shapes do not determine, in the order of the messages.
+        assumes: assumptions to state in the notes.
+        model: function from a namespace of all sizes and arguments to the model config. ``options`` of the namespace
+            are the arguments that the user gave, without ``num_heads`` and ``img_size``.
+        published_by: sizes that identify a published model.
+        published: their values -> arguments of the published model; a text if several are published.
+        unlike: message if no model of these sizes is published, a template of sizes.
+        unused: pattern of weight names that the model does not use.
+        computed: our names of weights that a file may lack -> function that computes them.
+        unpack: converts the file's weights to the names and shapes of ``key_map`` and ``shapes``; returns them, the
+            names of the file's other content, and sizes that only the original shapes determine.
+        variants: other file formats of this family; the first whose signs match is used.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""Check that a backbone keeps the contract of ``crate_mm.models.Backbone``."""
+"""Check a backbone against the contract of ``crate_mm.models.Backbone``."""
 
 import copy
 
@@ -11,14 +11,14 @@ from .layer import check_layer, require
 
 
 def check_backbone(backbone: Backbone, inputs: Tensor | None = None) -> None:
-    """Check a backbone on random inputs; the backbone itself stays as it is.
+    """Check a backbone on random inputs. The backbone is not changed.
 
     Args:
-        backbone: as small as can be.
-        inputs: a batch of at least two samples; random ones by ``input_spec`` if not given.
+        backbone: a small backbone.
+        inputs: a batch of at least two samples (default: random inputs from ``input_spec``).
 
     Raises:
-        AssertionError: the backbone breaks a promise, which the message names.
+        AssertionError: the backbone violates the contract; the message says how.
     """
     name = type(backbone).__name__
     try:
@@ -32,15 +32,19 @@ def check_backbone(backbone: Backbone, inputs: Tensor | None = None) -> None:
     with torch.no_grad():
         tokens = backbone(inputs)
         shape = tuple(tokens.shape)
-        right = tokens.ndim == 3 and shape[0] == len(inputs) and shape[2] == backbone.embed_dim
-        require(right, f"{name} must return (B, N, {backbone.embed_dim}) for {len(inputs)} samples, it returns {shape}")
+        valid = tokens.ndim == 3 and shape[0] == len(inputs) and shape[2] == backbone.embed_dim
+        require(valid, f"{name} must return (B, N, {backbone.embed_dim}) for {len(inputs)} samples, got {shape}")
         require(bool(tokens.isfinite().all()), f"{name} returns values that are not finite for random inputs")
-        require(torch.equal(tokens, backbone(inputs)), f"{name} returns other values for the same inputs in eval mode")
+        require(
+            torch.equal(tokens, backbone(inputs)), f"{name} returns different values for the same inputs in eval mode"
+        )
         alone = torch.cat([backbone(sample) for sample in inputs.split(1)])
         require(torch.allclose(tokens, alone, rtol=1e-9, atol=1e-9), f"{name} mixes the samples of a batch")
         copied = copy.deepcopy(backbone)
         copied.load_state_dict(backbone.state_dict())
-        require(torch.equal(tokens, copied(inputs)), f"{name}: a copy with the same state dict returns other values")
+        require(
+            torch.equal(tokens, copied(inputs)), f"{name}: a copy with the same state dict returns different values"
+        )
     _check_declarations(backbone, name, inputs)
     _check_layers(backbone, name, inputs)
     backbone.zero_grad()
@@ -64,26 +68,33 @@ def _random_inputs(backbone: Backbone, name: str) -> Tensor:
 def _check_declarations(backbone: Backbone, name: str, inputs: Tensor) -> None:
     spec = backbone.input_spec
     if spec is not None:
-        require(isinstance(spec, InputSpec), f"{name}.input_spec must be an InputSpec, it is {spec!r}")
-        right = spec.any_size or tuple(inputs.shape[1:]) == spec.shape
-        require(right, f"{name}.input_spec says {spec.shape}, and inputs of {tuple(inputs.shape[1:])} were accepted")
+        require(isinstance(spec, InputSpec), f"{name}.input_spec must be an InputSpec, got {spec!r}")
+        valid = spec.any_size or tuple(inputs.shape[1:]) == spec.shape
+        require(valid, f"{name}.input_spec says {spec.shape}, but inputs of {tuple(inputs.shape[1:])} were accepted")
     require(backbone.sizes is None or isinstance(backbone.sizes, Sizes), f"{name}.sizes must be Sizes or None")
     state = backbone.state_dict()
     parameters = dict(backbone.named_parameters())
     for part in backbone.stem:
         named = any(f"{parameter}.".startswith(f"{part}.") for parameter in parameters)
-        require(named, f"{name}.stem names {part!r}, and no parameter's name begins with it")
-    for key, how in backbone.resizable().items():
+        require(named, f"{name}.stem names {part!r}, but no parameter name starts with it")
+    for key, resizing in backbone.resizable().items():
         require(key in state, f"{name}.resizable() names {key!r}, which is not in the state dict")
         shape = tuple(state[key].shape)
-        if isinstance(how, Positions):
-            wanted = (1, 1 + how.grid[0] * how.grid[1], backbone.embed_dim)
-            require(shape == wanted, f"{name}.resizable(): {key} is for a grid of {how.grid}, {wanted}, it is {shape}")
+        if isinstance(resizing, Positions):
+            rows, columns = resizing.grid
+            expected = (1, 1 + rows * columns, backbone.embed_dim)
+            require(
+                shape == expected,
+                f"{name}.resizable(): {key} must be {expected} for a grid of {resizing.grid}, got {shape}",
+            )
         else:
-            require(isinstance(how, PatchKernel), f"{name}.resizable(): {key} must be Positions or a PatchKernel")
-            elements = how.height * how.width * how.channels
+            require(isinstance(resizing, PatchKernel), f"{name}.resizable(): {key} must be Positions or a PatchKernel")
+            elements = resizing.height * resizing.width * resizing.channels
             count = state[key].numel()
-            require(count % elements == 0, f"{name}.resizable(): {key} has {count} elements, a patch has {elements}")
+            require(
+                count % elements == 0,
+                f"{name}.resizable(): {key} has {count} elements, not a multiple of the {elements} of a patch",
+            )
 
 
 def _check_layers(backbone: Backbone, name: str, inputs: Tensor) -> None:
@@ -98,15 +109,15 @@ def _check_layers(backbone: Backbone, name: str, inputs: Tensor) -> None:
         backbone(inputs)
     for handle in handles:
         handle.remove()
-    require(called == layers, f"{name}.layers must be called once each, in their order")
+    require(called == layers, f"{name}.layers must be called once each, in this order")
     layout = backbone.layout(inputs)
     if layout is not None:
-        wanted = layout.prefix + layout.rows * layout.columns
+        expected = layout.prefix + layout.rows * layout.columns
         for number, shape in enumerate(shapes):
             require(
-                shape[1] == wanted,
-                f"{name}.layout() says {layout.prefix} + {layout.rows} x {layout.columns} tokens, layer {number} "
-                f"passes {shape[1]}",
+                shape[1] == expected,
+                f"{name}.layout() says {layout.prefix} + {layout.rows} x {layout.columns} tokens, but layer {number} "
+                f"returns {shape[1]}",
             )
     for layer in layers:
         check_layer(layer, backbone.embed_dim, layout)

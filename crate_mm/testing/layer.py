@@ -1,4 +1,4 @@
-"""Check that a layer keeps the contract of ``crate_mm.models.Layer``."""
+"""Check a layer against the contract of ``crate_mm.models.Layer``."""
 
 import copy
 
@@ -11,21 +11,21 @@ INPUT = "the compression's input"  # beside the taps
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise ``AssertionError`` with a sentence unless a condition holds."""
+    """Raise ``AssertionError`` with a message unless a condition holds."""
     if not condition:
         raise AssertionError(message)
 
 
 def check_layer(layer: Layer, embed_dim: int, layout: TokenLayout | None = None) -> None:
-    """Check a layer on random tokens; the layer itself stays as it is.
+    """Check a layer on random tokens. The layer is not changed.
 
     Args:
-        layer: in any mode and of any real dtype.
+        layer: a layer in any mode, of any real dtype.
         embed_dim: d of its tokens.
-        layout: of the tokens it is tried on; one prefix token and 2 x 3 patches if not given.
+        layout: layout of the random tokens (default: one prefix token and 2 x 3 patches).
 
     Raises:
-        AssertionError: the layer breaks a promise, which the message names.
+        AssertionError: the layer violates the contract; the message says how.
     """
     name = type(layer).__name__
     require(isinstance(layer, Layer), f"{name} is no Layer: let it inherit from crate_mm.models.Layer")
@@ -35,10 +35,10 @@ def check_layer(layer: Layer, embed_dim: int, layout: TokenLayout | None = None)
     z = torch.randn(3, layout.prefix + layout.rows * layout.columns, embed_dim, generator=generator).double()
     with torch.no_grad():
         out, passed = _passed(layer, z, layout)
-        require(out.shape == z.shape, f"{name} must keep the shape {tuple(z.shape)}, it returns {tuple(out.shape)}")
+        require(out.shape == z.shape, f"{name} must keep the shape {tuple(z.shape)}, got {tuple(out.shape)}")
         require(bool(out.isfinite().all()), f"{name} returns values that are not finite for random tokens")
         again = layer(z, layout)
-        require(torch.equal(out, again), f"{name} returns other values for the same tokens in eval mode")
+        require(torch.equal(out, again), f"{name} returns different values for the same tokens in eval mode")
         alone = torch.cat([layer(sample, layout) for sample in z.split(1)])
         require(torch.allclose(out, alone, rtol=1e-9, atol=1e-9), f"{name} mixes the samples of a batch")
     _check_readings(layer, name, passed, embed_dim, layout)
@@ -50,7 +50,7 @@ def check_layer(layer: Layer, embed_dim: int, layout: TokenLayout | None = None)
 
 
 def _passed(layer: Layer, z: Tensor, layout: TokenLayout) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the output, and the tensors that passed the taps."""
+    """Return the output, and the outputs of the taps by name."""
     passed: dict[str, Tensor] = {}
 
     def hook(tap: str):
@@ -69,41 +69,43 @@ def _passed(layer: Layer, z: Tensor, layout: TokenLayout) -> tuple[Tensor, dict[
 def _check_readings(layer: Layer, name: str, passed: dict[str, Tensor], d: int, layout: TokenLayout) -> None:
     taps = layer.taps()
     for tap in taps:
-        require(tap in passed, f"{name} has {tap}, and nothing passes it")
+        require(tap in passed, f"{name} has {tap}, but forward does not call it")
     require("tap_out" in taps, f"{name} has no tap_out: end forward with self.tap_out(z), an nn.Identity")
     tokens = passed["tap_out"].shape[1]
-    require("tap_w" in passed or not layer.subspaces(), f"{name} has subspaces, and no tap_w that passes x U")
+    require("tap_w" in passed or not layer.subspaces(), f"{name} has subspaces, but no tap_w for x U")
     subspaces = layer.subspaces()
     if subspaces is not None:
         kind = type(subspaces).__name__
         require(isinstance(subspaces, Subspaces), f"{name}.subspaces() must return Subspaces(U, num_heads), not {kind}")
         U, K = subspaces
-        require(U.ndim == 2 and U.shape[0] == d, f"{name}.subspaces().U must be (d, K p), it is {tuple(U.shape)}")
-        require(U.shape[1] % K == 0, f"{name}.subspaces(): {K} heads do not divide {U.shape[1]} directions")
+        require(U.ndim == 2 and U.shape[0] == d, f"{name}.subspaces().U must be (d, K p), got {tuple(U.shape)}")
+        require(U.shape[1] % K == 0, f"{name}.subspaces(): {K} heads do not divide {U.shape[1]} columns")
         shape = (len(passed["tap_w"]), tokens, U.shape[1])
         require(
             passed["tap_w"].shape == shape,
-            f"tap_w of {name} must pass x U of shape {shape}, it passes {tuple(passed['tap_w'].shape)}",
+            f"tap_w of {name} must pass x U of shape {shape}, got {tuple(passed['tap_w'].shape)}",
         )
         same = INPUT not in passed or torch.allclose(passed["tap_w"], passed[INPUT] @ U, rtol=1e-9, atol=1e-9)
         require(same, f"tap_w of {name} must pass x U for the U of subspaces(), of which each column is a direction")
     maps = layer.maps(passed["tap_w"], layout) if "tap_w" in passed else {}
     for key, (values, rows, columns) in maps.items():
-        require(values.ndim == 4, f"{name}.maps()['{key}'] must be (B, K, rows, columns), it is {tuple(values.shape)}")
+        require(values.ndim == 4, f"{name}.maps()['{key}'] must be (B, K, rows, columns), got {tuple(values.shape)}")
         for kind, size in ((rows, values.shape[2]), (columns, values.shape[3])):
             require(
                 kind != "tokens" or size == tokens,
-                f"{name}.maps()['{key}'] says {kind} for a dimension of {size}, there are {tokens} tokens",
+                f"{name}.maps()['{key}'] says {kind} for a dimension of {size}, but there are {tokens} tokens",
             )
     if "attention" in maps:
         sums = maps["attention"].values.sum(-1)
         require(torch.allclose(sums, torch.ones_like(sums)), f"{name}: the rows of the map 'attention' must sum to 1")
     has_code = layer.sparsify is not None and layer.sparsify.has_code
-    require(has_code == ("tap_code" in taps), f"{name}: a sparsification with a code passes it through tap_code")
-    require(has_code == (layer.lambd is not None), f"{name}: lambd must be a number with a code, and None without one")
+    require(
+        has_code == ("tap_code" in taps), f"{name}: a sparsification must have tap_code if and only if has_code is True"
+    )
+    require(has_code == (layer.lambd is not None), f"{name}: lambd must be a number if there is a code, else None")
     if layer.returns_code:
         same = torch.equal(passed["tap_code"], passed["tap_out"])
-        require(same, f"{name}.returns_code is True, and its output is not what passes tap_code")
+        require(same, f"{name}.returns_code is True, but its output is not the output of tap_code")
 
 
 def _check_gradients(layer: nn.Module, name: str, z: Tensor, layout: TokenLayout) -> None:

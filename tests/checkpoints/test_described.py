@@ -30,7 +30,7 @@ from crate_mm.cli.analyze import build_model as build_analyzed
 from crate_mm.datasets import build_transforms
 from crate_mm.datasets.images import UnreadableImageError
 from crate_mm.engine import CheckpointError, read_checkpoint
-from crate_mm.inference.standalone import build_backbone_from, load_config_for
+from crate_mm.inference.standalone import build_transferred_model, load_config_and_checkpoint
 from crate_mm.models import CRATE, Backbone
 from crate_mm.registry import BACKBONES, builds_from_data, registered_only
 
@@ -218,9 +218,9 @@ def test_a_files_model_is_built_of_registered_parts_behind_a_config_too(tmp_path
     monkeypatch.setitem(BACKBONES.module_dict, "Nested", Nested)
     model = {**MODEL, "backbone": {**MODEL["backbone"], "type": "Nested"}}
     torch.save({"meta": {"model": model}, "state_dict": weights_of(model)}, tmp_path / "c.pth")
-    cfg, opened = load_config_for("transfer/cifar10", tmp_path / "c.pth")
+    cfg, opened = load_config_and_checkpoint("transfer/cifar10", tmp_path / "c.pth")
     del asked[:]
-    build_backbone_from(cfg, opened)
+    build_transferred_model(cfg, opened)
     build_analyzed(cfg, opened, seed=0, whole=True)
     init_model("transfer/cifar10", tmp_path / "c.pth")
     assert asked == [True] * 4  # init_model compares with the weights first

@@ -173,7 +173,7 @@ def test_what_is_given_reaches_the_model():
         (alpha, {}, "no published CRATE-alpha has width 48 and depth 2: give num_heads"),
         (tost, dict(img_size=3.5), "img_size is a number of pixels or"),
         (crate, dict(num_heads=3, img_size=[48]), "img_size is a number of pixels or"),
-        (crate, dict(num_heads=3, ista_lambda="much"), "ISTA needs a number as step_size and lambd"),
+        (crate, dict(num_heads=3, ista_lambda="much"), "ISTA needs finite numbers as step_size and lambd"),
         (tost, dict(ista_lambda=0.1), "weights of the ToST code for vision take no ista_lambda"),
         (lambda: {"mine.weight": torch.zeros(2)}, dict(num_heads=3), "takes no num_heads: no family knows the names"),
         (lambda: {"mine.weight": torch.zeros(2)}, {}, "no family here knows the names of its weights"),
@@ -188,7 +188,7 @@ def test_a_checkpoint_of_ours_is_no_official_one(tmp_path):
     model = from_official(crate(), num_heads=HEADS)
     described = as_checkpoint(crate(), num_heads=HEADS).model
     torch.save({"meta": {"model": described}, "state_dict": model.state_dict()}, tmp_path / "ours.pth")
-    with pytest.raises(CheckpointError, match="is a checkpoint of crate_mm: init_model"):
+    with pytest.raises(CheckpointError, match="is a checkpoint of crate_mm: load it with init_model"):
         from_official(tmp_path / "ours.pth")
     with pytest.raises(CheckpointError, match="ours.pth takes no num_heads: it says itself what model it is of"):
         from_official(tmp_path / "ours.pth", num_heads=HEADS)

@@ -62,7 +62,7 @@ def test_an_archive_is_refused_in_a_sentence(tmp_path):
     with zipfile.ZipFile(tmp_path / "crate_mm.whl", "w") as archive:
         archive.write(ROOT / "crate_mm" / "__init__.py", "crate_mm/__init__.py")
     ended = python("import crate_mm", cwd=tmp_path, path=tmp_path / "crate_mm.whl")
-    assert "ImportError: crate_mm lies in an archive, " in ended.stderr
+    assert "ImportError: crate_mm is in an archive, " in ended.stderr
     assert "install it with pip, or unpack the archive" in ended.stderr
 
 

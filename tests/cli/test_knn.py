@@ -32,7 +32,7 @@ def test_features_of_a_partly_random_backbone_are_refused(debug_checkpoint, tmp_
 
     from crate_mm.checkpoints import CheckpointError, open_checkpoint, read_checkpoint
     from crate_mm.engine import load_config
-    from crate_mm.inference.standalone import build_backbone_from
+    from crate_mm.inference.standalone import build_transferred_model
 
     contents, name = read_checkpoint(debug_checkpoint), "backbone.embedding.cls_token"
     assert name in contents["state_dict"], list(contents["state_dict"])[:5]
@@ -42,4 +42,4 @@ def test_features_of_a_partly_random_backbone_are_refused(debug_checkpoint, tmp_
         contents["state_dict"][name] = contents["state_dict"][name][..., :-1].clone()
     torch.save(contents, tmp_path / "part.pth")
     with pytest.raises(CheckpointError, match=rf"would be partly random: .*{name}"):
-        build_backbone_from(load_config("debug"), open_checkpoint(tmp_path / "part.pth"))
+        build_transferred_model(load_config("debug"), open_checkpoint(tmp_path / "part.pth"))

@@ -53,7 +53,7 @@ def test_a_former_module_is_found_under_its_former_name(name):
         warnings.simplefilter("always")
         module = importlib.import_module(f"crate_mm.{name}")
     assert module is importlib.import_module(f"crate_mm.{MOVED[name]}")
-    assert any(f"crate_mm.{name} is crate_mm.{MOVED[name]} now" in str(w.message) for w in told)
+    assert any(f"crate_mm.{name} was renamed to crate_mm.{MOVED[name]}" in str(w.message) for w in told)
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_nonsense_in_the_environment_ends_in_a_sentence(tmp_path, run_tool, env)
     done = run_tool("train", "no_such_config" if "RANK" in env else "debug", "--work-dir", tmp_path, **env)
     assert (done.code, "Traceback" in done.output) == (2, False), done.output
     assert done.last_line.startswith("error: ")
-    assert "RANK" in env or f"{next(iter(env))} in the environment must be a whole number" in done.last_line
+    assert "RANK" in env or f"{next(iter(env))} in the environment must be a nonnegative integer" in done.last_line
 
 
 LAUNCHES = [{"GRACE_SECONDS": "ten"}, {"MAX_RESTARTS": "x y"}, {"PORT": "29 500"}, {"PORT": "'\"$(touch pwned)"}]

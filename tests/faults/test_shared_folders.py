@@ -102,8 +102,9 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, no_locks, run_to
     (tmp_path / LOCK).write_text("4711\nanother-node\n")  # of a run that was killed
     done = run_tool("train", "debug", "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1")
     assert done.code == 0, done.output
-    assert f"{tmp_path} cannot be locked ({no_locks}): let no other process write to it" in done.output.replace(
-        "\n", ""
+    assert (
+        f"could not lock {tmp_path} ({no_locks}): make sure that no other process writes to it"
+        in done.output.replace("\n", "")
     )
 
 

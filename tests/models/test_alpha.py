@@ -276,5 +276,5 @@ def test_the_step_is_its_equation(ratio, decoupled):
 
 @pytest.mark.parametrize("arguments", [dict(step_size="x"), dict(lambd=float("nan")), dict(ratio=0), dict(ratio=1.5)])
 def test_the_step_refuses(arguments):
-    with pytest.raises(ValueError, match="OvercompleteISTA needs a"):
+    with pytest.raises(ValueError, match="OvercompleteISTA needs "):
         OvercompleteISTA(8, **arguments)

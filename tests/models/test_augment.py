@@ -99,7 +99,7 @@ def test_one_is_drawn_for_a_batch_by_its_probability():
     some = kinds(BatchAugments([dict(MIXING[0], prob=0.2), dict(MIXING[1], alpha=1e5, prob=0.3)], 5))
     assert 30 < some["mixup"] < 90
     assert 60 < some["cutmix"] < 120
-    assert BatchAugments([dict(MIXING[0], prob=0.8), *MIXING], 5).shares == pytest.approx([0.8, 0.1, 0.1])
+    assert BatchAugments([dict(MIXING[0], prob=0.8), *MIXING], 5).probabilities == pytest.approx([0.8, 0.1, 0.1])
 
 
 def test_erasing_is_one_rectangle_of_noise_an_image():
@@ -144,10 +144,10 @@ def test_erasing_comes_first():
         ([dict(type="MixUp", alpha=0)], "alpha must be a number above 0, got 0: leave the entry out"),
         ([dict(type="CutMix", alpha="1")], "alpha must be a number above 0, got '1'"),
         ([dict(type="Mixup")], "unknown model 'Mixup': did you mean MixUp"),
-        ([dict(MIXING[0], prob=0.7), dict(MIXING[1], prob=0.7)], "are more than 1 together"),
+        ([dict(MIXING[0], prob=0.7), dict(MIXING[1], prob=0.7)], "the sum of prob must be at most 1"),
         ([dict(MIXING[0], prob=1.2)], "prob must be a probability from 0 to 1, got 1.2"),
         ([dict(ERASING, prob=0.5)], "BatchRandomErasing is always applied, it has no prob"),
-        ([MIXING[0], ERASING], "BatchRandomErasing must stand before MixUp"),
+        ([MIXING[0], ERASING], "BatchRandomErasing must come before MixUp"),
         (dict(type="MixUp"), "batch_augments must be a list of dict"),
         (["MixUp"], "batch_augments must be a list of dict"),
     ],
@@ -159,7 +159,7 @@ def test_what_makes_no_sense_is_refused(configs, message):
 
 def test_a_batch_of_one_is_refused():
     images, labels = batch(1)
-    with pytest.raises(ValueError, match="mixes each image with another of its micro-batch, which holds one image"):
+    with pytest.raises(ValueError, match="mixes each image with another of its micro-batch, which has only one image"):
         classifier(batch_augments=MIXING).train().loss(images, labels)
 
 

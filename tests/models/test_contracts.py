@@ -156,12 +156,12 @@ def test_a_backbone_of_ones_own_keeps_the_contract():
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (WrongLayout, r"WrongLayout.layout\(\) says 1 \+ 2 x 3 tokens, layer 0 passes 6"),
-        (WrongStem, "WrongStem.stem names 'patches', and no parameter's name begins with it"),
-        (Backwards, "Backwards.layers must be called once each, in their order"),
+        (WrongLayout, r"WrongLayout.layout\(\) says 1 \+ 2 x 3 tokens, but layer 0 returns 6"),
+        (WrongStem, "WrongStem.stem names 'patches', but no parameter name starts with it"),
+        (Backwards, "Backwards.layers must be called once each, in this order"),
         (MixesSamples, "MixesSamples mixes the samples of a batch"),
         (Unused, "Unused: no gradient reaches spare.weight, spare.bias"),
-        (Transposed, r"Transposed must return \(B, N, 24\) for 3 samples, it returns \(3, 24, 6\)"),
+        (Transposed, r"Transposed must return \(B, N, 24\) for 3 samples, got \(3, 24, 6\)"),
         (NoWidth, "NoWidth lacks embed_dim"),
         (lambda: nn.Conv2d(3, 24, 8), "Conv2d is no backbone: let it inherit from crate_mm.models.Backbone"),
     ],
@@ -206,12 +206,12 @@ class NoPrice(Sparsification):
 @pytest.mark.parametrize(
     ("operators", "message"),
     [
-        ((NoTap(), None), "Block has tap_w, and nothing passes it"),
+        ((NoTap(), None), "Block has tap_w, but forward does not call it"),
         ((WrongSums(24, 3), None), "Block: the rows of the map 'attention' must sum to 1"),
         ((PlainTuple(24, 3), None), r"Block.subspaces\(\) must return Subspaces\(U, num_heads\), not tuple"),
         ((Transposed24(24, 3), None), r"tap_w of Block must pass x U for the U of subspaces\(\)"),
-        ((MSSA(24, 3), OtherCode()), "Block.returns_code is True, and its output is not what passes tap_code"),
-        ((MSSA(24, 3), NoPrice()), "Block: lambd must be a number with a code"),
+        ((MSSA(24, 3), OtherCode()), "Block.returns_code is True, but its output is not the output of tap_code"),
+        ((MSSA(24, 3), NoPrice()), "Block: lambd must be a number if there is a code"),
     ],
 )
 def test_what_a_layer_lacks_is_named(operators, message):

@@ -249,7 +249,7 @@ def test_the_column_comes_first_in_the_table_of_a_wide_image():
         for column in range(3):
             expected = torch.cat([(column * w).sin(), (column * w).cos(), (row * w).sin(), (row * w).cos()])
             torch.testing.assert_close(table[row, column], expected, rtol=1e-14, atol=1e-14)
-    with pytest.raises(ValueError, match="an embed_dim that 4 divides, got 6"):
+    with pytest.raises(ValueError, match="an embed_dim divisible by 4, got 6"):
         sincos_table((2, 2), 6)
 
 

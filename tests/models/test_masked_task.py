@@ -21,7 +21,7 @@ from crate_mm.datasets import draws
 from crate_mm.engine import CheckpointError, Runner, load_config, read_checkpoint
 from crate_mm.engine.parallel.blocks import checkpoint_blocks, layer_groups
 from crate_mm.evaluation import ReconstructionLoss, extract_features
-from crate_mm.inference.standalone import build_loader, load_config_for
+from crate_mm.inference.standalone import build_loader, load_config_and_checkpoint
 from crate_mm.models import ImageClassifier, MaskedAutoencoder
 from crate_mm.models.layers import resize_table
 from crate_mm.models.tasks.masked import random_bits
@@ -205,7 +205,10 @@ def test_low_precision_keeps_the_loss_in_full():
         (dict(mask_ratio=0.0), "mask_ratio 0.0 of 16 patches must leave at least one and mask at least one"),
         (dict(mask_ratio=0.97), "mask_ratio 0.97 of 16 patches"),
         (dict(mask_ratio="most"), "mask_ratio most of 16 patches"),
-        (dict(backbone={**BACKBONE, "type": "CRATE"}), "CRATE hides no patches: it takes no mask and mask_token"),
+        (
+            dict(backbone={**BACKBONE, "type": "CRATE"}),
+            "CRATE cannot mask patches: its forward has no mask and mask_token",
+        ),
         (dict(preprocessor={}), "takes images of 1 channels, the preprocessor's mean and std are of 3"),
         (dict(decoder=dict(layers=2)), "decoder needs depth and num_heads, got depth, num_heads, layers"),
         (dict(backbone={**BACKBONE, "img_size": 9}), "img_size 9 x 9 is not a whole number of patches of 2 x 2"),
@@ -219,7 +222,7 @@ def test_what_does_not_build(options, message):
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (dict(inputs=torch.zeros(2, 1, 10, 10)), r"must be of the backbone's img_size \(8, 8\), they are \(10, 10\)"),
+        (dict(inputs=torch.zeros(2, 1, 10, 10)), r"must have the backbone's img_size \(8, 8\), got \(10, 10\)"),
         (dict(inputs=torch.zeros(2, 1, 8, 8), noise=torch.rand(2, 9)), r"noise must have shape \(2, 16\)"),
         (dict(inputs=torch.zeros(2, 3, 8, 8)), r"expected images of shape \(B, 1, H, W\) in whole patches of 2 x 2"),
     ],
@@ -272,7 +275,7 @@ def test_an_image_keeps_its_mask_wherever_it_stands():
     one, other = model.noise_of(torch.tensor([3, 8])), model.noise_of(torch.tensor([8, 3]))
     assert torch.equal(one, other.flip(0))
     assert not torch.equal(one[0], one[1])
-    with pytest.raises(ValueError, match="an evaluation masks each image by its sample_idx"):
+    with pytest.raises(ValueError, match="the batch has no sample_idx, from which an evaluation draws the masks"):
         model(torch.zeros(1, 1, 8, 8), mode="predict")
 
 
@@ -294,7 +297,7 @@ def test_the_metric_counts_a_sample_once(monkeypatch):
 
 
 def test_a_config_with_a_head_takes_the_backbone(run):
-    cfg, opened = load_config_for("transfer/fashion_mnist", run / "epoch_2.pth")
+    cfg, opened = load_config_and_checkpoint("transfer/fashion_mnist", run / "epoch_2.pth")
     model = MODELS.build(cfg.model)
     assert isinstance(model, ImageClassifier)
     assert isinstance(model.head.norm, torch.nn.Identity)
@@ -313,7 +316,9 @@ def test_a_config_with_a_head_takes_the_backbone(run):
 
 def test_at_another_image_size_the_positions_are_those_of_the_autoencoder(run):
     """The table is interpolated as the encoder's forward does it, not by the rule for learned positions."""
-    cfg, opened = load_config_for("transfer/fashion_mnist", run / "epoch_2.pth", {"model.backbone.img_size": 12})
+    cfg, opened = load_config_and_checkpoint(
+        "transfer/fashion_mnist", run / "epoch_2.pth", {"model.backbone.img_size": 12}
+    )
     model = MODELS.build(cfg.model).eval()
     result = transfer_backbone(model, opened)
     name = "backbone.embedding.pos_table"
@@ -334,7 +339,7 @@ def test_at_another_image_size_the_positions_are_those_of_the_autoencoder(run):
 def test_fine_tuning_and_probing_train(run, tmp_path):
     for name, mixin in (("tuned", None), ("probed", "transfer/linear_probe.py")):
         overrides = {"train_cfg.max_epochs": 1, "global_batch_size": 449, "model.head.pool": "cls"}
-        cfg, opened = load_config_for("transfer/digits", run / "epoch_2.pth", overrides, mixin=mixin)
+        cfg, opened = load_config_and_checkpoint("transfer/digits", run / "epoch_2.pth", overrides, mixin=mixin)
         for loader in (cfg.train_dataloader, cfg.val_dataloader):
             loader.dataset.transforms = [dict(type="Resize", size=8)]
         cfg.work_dir, cfg.load_from = str(tmp_path / name), str(run / "epoch_2.pth")

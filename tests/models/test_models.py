@@ -262,7 +262,7 @@ def test_without_classes_the_model_gives_features(name):
     assert features.shape == (2, model.backbone.embed_dim)
     assert torch.equal(features, taken[0])
     for mode in ("loss", "predict"):
-        with pytest.raises(ValueError, match=r"as its head has num_classes=0: .* need model\.head\.num_classes=N"):
+        with pytest.raises(ValueError, match=r"the head has num_classes=0, .* set model\.head\.num_classes=N"):
             model(images, labels=torch.tensor([0, 1]), mode=mode)
     with pytest.raises(ValueError, match="Predictor is for classifiers: ImageClassifier predicts no classes"):
         Predictor(model)

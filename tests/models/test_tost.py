@@ -338,7 +338,7 @@ def test_depth_is_stochastic_in_the_layers_alone():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(patch_size=4), "patches of 8 or 16 pixels"),
+        (dict(patch_size=4), "patch_size of the convolutional stem must be 8 or 16, got 4"),
         (dict(img_size=36), "img_size 36 x 36 is not a whole number of patches of 8 x 8"),
         (dict(arch=dict(MICRO, num_heads=5)), "embed_dim 48 is not divisible by num_heads 5"),
         (dict(arch=dict(MICRO, embed_dim=30)), "embed_dim 30 is not divisible by 4"),

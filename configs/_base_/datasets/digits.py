@@ -1,5 +1,5 @@
-# scikit-learn's handwritten digits, 1,347 for training and a stratified quarter of 450 for testing, 8 x 8 pixels.
-data_root = None  # they come with scikit-learn
+# scikit-learn's handwritten digits of 8 x 8 pixels: 1,347 for training, a stratified quarter (450) for testing.
+data_root = None  # included in scikit-learn
 
 train_dataloader = dict(
     num_workers=0,

@@ -1,4 +1,4 @@
-# CRATE on 224 x 224 RGB images; a leaf config names its size, model.backbone.arch.
+# CRATE on 224 x 224 RGB images; a leaf config sets the size, model.backbone.arch.
 model = dict(
     type="ImageClassifier",
     backbone=dict(type="CRATE", img_size=224, patch_size=16, ista_step_size=0.1, ista_lambda=0.1),

@@ -1,5 +1,5 @@
-# CRATE-alpha on 224 x 224 RGB images; a leaf config names its size, model.backbone.arch. The LayerNorms and the start
-# of the head are those of the authors' JAX code.
+# CRATE-alpha on 224 x 224 RGB images; a leaf config sets the size, model.backbone.arch. LayerNorms and head
+# initialization are those of the authors' JAX code.
 model = dict(
     type="ImageClassifier",
     backbone=dict(type="CRATEAlpha", img_size=224, patch_size=16, ista_step_size=0.1, ista_lambda=0.1),

@@ -1,4 +1,4 @@
-# ToST on 224 x 224 RGB images; a leaf config names its size, model.backbone.arch.
+# ToST on 224 x 224 RGB images; a leaf config sets the size, model.backbone.arch.
 model = dict(
     type="ImageClassifier",
     backbone=dict(type="ToST", img_size=224, patch_size=16),

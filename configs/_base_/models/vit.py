@@ -1,4 +1,4 @@
-# torchvision's ViT on 224 x 224 RGB images; a leaf config names its size, model.backbone.arch.
+# torchvision's ViT on 224 x 224 RGB images; a leaf config sets the size, model.backbone.arch.
 model = dict(
     type="ImageClassifier",
     backbone=dict(type="ViT", img_size=224, patch_size=16),

@@ -1,13 +1,13 @@
-# CRATE-alpha's training on ImageNet-21K, by the authors' configuration: Adam with betas 0.9 and 0.95 and decoupled
+# CRATE-alpha's training on ImageNet-21K, from the authors' configuration: Adam with betas 0.9 and 0.95 and decoupled
 # weight decay, learning rate 5e-5 x batch / 256, 91 epochs of batch 4096, 10 of them linear warm-up, then cosine to
-# 1e-6, gradients clipped at 1. What the warm-up starts from is not told here: it is a hundredth.
-global_batch_size = 4096  # images a step, over all processes
+# 1e-6, gradients clipped at 1. The start of the warm-up is unknown; here it is a hundredth.
+global_batch_size = 4096  # images per step, over all processes
 
 auto_scale_lr = dict(base_batch_size=256, enable=True)
 optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=5e-5, betas=(0.9, 0.95), weight_decay=0.1),
     clip_grad=dict(max_norm=1.0),
-    # Of the authors' parameters those named 'kernel' decay alone: U, W_o, the patch embedding's and the head's.
+    # Only the authors' parameters named 'kernel' decay: U, W_o, patch embedding and head.
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,

@@ -1,6 +1,6 @@
-# The MAE code base's pretraining: AdamW, learning rate 1.5e-4 x batch / 256, weight decay of the parameters with more
+# Pretraining of the MAE code: AdamW, learning rate 1.5e-4 x batch / 256, weight decay of the parameters with more
 # than one dimension, 800 epochs of batch 4096, 40 of them linear warm-up from zero, then cosine to zero.
-global_batch_size = 4096  # images a step, over all processes
+global_batch_size = 4096  # images per step, over all processes
 
 optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=2.4e-3, betas=(0.9, 0.95), weight_decay=0.05),

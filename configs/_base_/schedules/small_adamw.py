@@ -1,5 +1,5 @@
-# For small models on small images: AdamW, 12 epochs of batch 256, the first of them linear warm-up, then cosine.
-global_batch_size = 256  # images a step, over all processes
+# Small models on small images: AdamW, 12 epochs of batch 256, one of them linear warm-up, then cosine.
+global_batch_size = 256  # images per step, over all processes
 
 optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),

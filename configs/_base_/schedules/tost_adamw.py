@@ -1,7 +1,7 @@
-# ToST's training on ImageNet-1K, by the authors' code: AdamW, learning rate 5e-4 x batch / 512, 400 epochs of batch
-# 1024, 5 of them linear warm-up from 1e-6, then cosine to 1e-5; weights averaged with decay 0.99996. What has one
-# dimension, biases and the CLS token do not decay.
-global_batch_size = 1024  # images a step, over all processes
+# ToST's training on ImageNet-1K, from the authors' code: AdamW, learning rate 5e-4 x batch / 512, 400 epochs of batch
+# 1024, 5 of them linear warm-up from 1e-6, then cosine to 1e-5; weights averaged with decay 0.99996. One-dimensional
+# parameters, biases and the CLS token have no weight decay.
+global_batch_size = 1024  # images per step, over all processes
 
 auto_scale_lr = dict(base_batch_size=512, enable=True)
 ema_momentum = 4e-5

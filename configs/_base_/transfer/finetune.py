@@ -1,6 +1,6 @@
 # Fine-tuning as in the paper, Appendix B.1: AdamW 5e-5, weight decay 0.01, batch 512, 224 x 224 pixels, random crop,
-# flip and RandAugment(2, 14). What the paper does not tell is as in the official code: 200 epochs, cosine without
-# warm-up, no label smoothing, tests on the whole image resized.
+# flip and RandAugment(2, 14). Details that the paper omits are from the official code: 200 epochs, cosine without
+# warm-up, no label smoothing, tests on the whole resized image.
 _base_ = ["../default_runtime.py"]
 
 global_batch_size = 512
@@ -10,7 +10,7 @@ train_cfg = dict(max_epochs=200, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 
-data_root = "data"  # it holds the dataset's own folder; --cfg-options ...source.download=True fetches it
+data_root = "data"  # parent of the dataset's folder; --cfg-options ...source.download=True downloads it
 train_dataloader = dict(
     num_workers=12,
     pin_memory=True,
@@ -19,7 +19,7 @@ train_dataloader = dict(
         type="ClassificationDataset",
         transforms=[
             dict(type="Resize", size=(224, 224)),
-            dict(type="RandomCrop", size=224, padding=28),  # an eighth, as 4 of CIFAR's 32 pixels
+            dict(type="RandomCrop", size=224, padding=28),  # an eighth, like 4 of CIFAR's 32 pixels
             dict(type="RandomHorizontalFlip"),
             dict(type="RandAugment", num_ops=2, magnitude=14),
         ],

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.runner import Runner
 
 from ...checkpoints import training_checkpoints, training_progress
-from ...io.files import is_leftover
+from ...io.files import is_partial_file
 from .results import RESULT_FILE
 
 BEST_FILE = r"best_[\w.-]+_epoch_\d+\.pth"
@@ -23,7 +23,7 @@ def set_aside(runner: Runner) -> None:
     """
     work_dir = Path(runner.work_dir)
     for leftover in work_dir.iterdir():
-        if is_leftover(leftover.name, OWN_FILES) and leftover.is_file():
+        if is_partial_file(leftover.name, OWN_FILES) and leftover.is_file():
             leftover.unlink()
     own = training_checkpoints(work_dir)
     if runner.is_resuming:

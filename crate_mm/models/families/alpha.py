@@ -1,7 +1,7 @@
-"""CRATE-alpha: CRATE's layer with an overcomplete dictionary, a way back of its own, and a residual connection.
+"""CRATE-alpha: CRATE's layer with an overcomplete dictionary, a separate decoder, and a residual connection.
 
 Source: Yang et al., "Scaling White-Box Transformers for Vision", NeurIPS 2024, arXiv 2405.20299, and the authors' code,
-github.com/UCSC-VLAA/CRATE-alpha, whose weights, of PyTorch and of JAX, ``TORCH`` and ``JAX`` declare.
+github.com/UCSC-VLAA/CRATE-alpha. ``TORCH`` and ``JAX`` declare its PyTorch and JAX weights.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads of dimension p.
 """
 
@@ -42,7 +42,7 @@ KEY_MAP = (
 )
 _LAYER = r"Transformer/encoderblock_(\d+)"
 _ATTENTION = rf"{_LAYER}/MultiHeadDotProductSubspaceAttention_0"
-JAX_KEY_MAP = (  # kernels and scales are named weights by ``from_jax``
+JAX_KEY_MAP = (  # ``from_jax`` renames kernels and scales to weights
     (r"cls", r"backbone.embedding.cls_token"),
     (r"pos_embedding", r"backbone.embedding.pos_embed"),
     (r"embedding/(weight|bias)", r"backbone.embedding.proj.\1"),
@@ -66,25 +66,25 @@ def official_model(s: SimpleNamespace, **head: Any) -> dict:
 
 
 def jax_model(s: SimpleNamespace) -> dict:
-    """As ``official_model``; the LayerNorm of the head has epsilon 1e-6 in the JAX code, 1e-5 in PyTorch's."""
+    """As ``official_model``; the head's LayerNorm has epsilon 1e-6 in the JAX code, 1e-5 in the PyTorch code."""
     return official_model(s, norm_eps=1e-6)
 
 
 def from_jax(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
-    """Bring JAX's weights to PyTorch's order of dimensions (``Official.unpack``).
+    """Convert JAX weights to PyTorch's order of dimensions (``Official.unpack``).
 
-    JAX's kernels are (in, out), those of a convolution (h, w, in, out). An attention's kernels may have a dimension for
-    the heads: (d, K, p) into them, (K, p, d) out of them.
+    JAX kernels are (in, out), or (h, w, in, out) for a convolution. Attention kernels may have a head dimension:
+    (d, K, p) for the input projection, (K, p, d) for the output projection.
 
     Returns:
-        The weights without ``params/`` before their names, the names of what else the file holds, and ``num_heads``
-        where the shapes have it.
+        The weights, named without the prefix ``params/``; the names of the file's other content; and ``num_heads`` if
+        the shapes determine it.
     """
-    inside = any(name.startswith("params/") for name in weights)
+    has_prefix = any(name.startswith("params/") for name in weights)
     named, unused, sizes = {}, set(), {}
     for name, value in weights.items():
-        if inside and not name.startswith("params/"):
-            unused.add(name.partition("/")[0])  # such as the optimizer's state, of which there is much
+        if has_prefix and not name.startswith("params/"):
+            unused.add(name.partition("/")[0])  # such as the optimizer state
             continue
         plain = name.removeprefix("params/")
         if plain.endswith("/proj/kernel") and value.ndim == 3:
@@ -142,8 +142,8 @@ JAX = replace(
 class CRATEAlpha(PatchBackbone):
     """CRATE-alpha backbone: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first.
 
-    The three changes against CRATE's layer are switches, so that the paper's ablation is a config. Weights start as in
-    the JAX code, which has trained the published ones; its LayerNorms have epsilon 1e-6, the head's too.
+    The three changes to CRATE's layer are arguments, so the paper's ablation needs configs only. Weights start
+    as in the JAX code, which trained the published models; its LayerNorms, including the head's, have epsilon 1e-6.
 
     Args:
         arch: a name of ``ALPHA_ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
@@ -152,18 +152,18 @@ class CRATEAlpha(PatchBackbone):
         in_channels: image channels C.
         ista_step_size: eta.
         ista_lambda: lambda.
-        overcomplete: two steps of ISTA with a d x (ratio d) dictionary and a way back to d channels; without it,
-            CRATE's one step, whose output is the code.
-        decoupled: give the way back a dictionary of its own.
+        overcomplete: two ISTA steps with a d x (ratio d) dictionary, decoded to d channels; if false, CRATE's single
+            step, whose output is the code.
+        decoupled: decode with a separate dictionary.
         residual: add the sparsification step to its input.
-        ratio: atoms of the dictionary in multiples of d.
-        compress: config of ``LAYERS`` for a compression other than ``MSSA`` without output bias; None for none.
-        sparsify: config of ``LAYERS`` for a sparsification other than that of the switches; None for none.
-        norm_eps: of the layers' LayerNorms.
-        drop_path, drop_path_rule: stochastic depth, as CRATE's; the published models were trained without.
+        ratio: number of atoms in multiples of d.
+        compress: config of ``LAYERS`` to replace ``MSSA`` without output bias; None for no compression.
+        sparsify: config of ``LAYERS`` to replace the sparsification; None for no sparsification.
+        norm_eps: epsilon of the layers' LayerNorms.
+        drop_path, drop_path_rule: stochastic depth, as in CRATE; the published models were trained without it.
 
     Raises:
-        ValueError: unknown ``arch``, sizes that do not divide, or ``decoupled`` without ``overcomplete``.
+        ValueError: unknown ``arch``, indivisible sizes, or ``decoupled`` without ``overcomplete``.
     """
 
     sizes = Sizes("crate_alpha", ALPHA_ARCHS)
@@ -191,10 +191,7 @@ class CRATEAlpha(PatchBackbone):
         super().__init__()
         embed_dim, depth, num_heads = resolve_arch(arch, ALPHA_ARCHS)
         if decoupled and not overcomplete and sparsify == "default":
-            raise ValueError(
-                "decoupled=True needs overcomplete=True: CRATE's step returns its code, and has no way back that could "
-                "have a dictionary of its own"
-            )
+            raise ValueError("decoupled=True needs overcomplete=True: CRATE's step returns its code and has no decoder")
         self.embed_dim = embed_dim
         self.embedding = ConvEmbedding(img_size, patch_size, in_channels, embed_dim)
         step = {"step_size": ista_step_size, "lambd": ista_lambda}

@@ -1,4 +1,4 @@
-"""A layer of the family from configs of ``LAYERS``."""
+"""Build a layer from configs of ``LAYERS``."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ def build_block(embed_dim: int, num_heads: int, compress: dict | None, sparsify:
     """Build a layer.
 
     Args:
-        embed_dim: d, which both operators get.
-        num_heads: K, which the compression gets.
+        embed_dim: d, passed to both operators.
+        num_heads: K, passed to the compression.
         compress: config of ``LAYERS`` for the compression; None for a layer without one.
         sparsify: config of ``LAYERS`` for the sparsification; None for a layer without one.
-        options: ``residual``, ``norm_eps``, ``drop_path`` and ``layer_scale`` of ``Block``.
+        options: arguments ``residual``, ``norm_eps``, ``drop_path`` and ``layer_scale`` of ``Block``.
 
     Raises:
         ValueError: an operator is neither a config nor None, or both are None.

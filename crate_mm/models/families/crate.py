@@ -1,7 +1,7 @@
 """CRATE, the white-box transformer: each layer compresses (MSSA) and then sparsifies (ISTA) the tokens.
 
 Source: Yu et al., "White-Box Transformers via Sparse Rate Reduction", NeurIPS 2023, arXiv 2306.01129, and the official
-code, github.com/Ma-Lab-Berkeley/CRATE, whose checkpoints ``OFFICIAL`` declares.
+code, github.com/Ma-Lab-Berkeley/CRATE. ``OFFICIAL`` declares its checkpoints.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
 """
 
@@ -24,8 +24,8 @@ ARCHS: dict[str, Arch] = {
     "base": Arch(embed_dim=768, depth=12, num_heads=12),
     "large": Arch(embed_dim=1024, depth=24, num_heads=16),
 }
-# Those of Yu et al., "Emergence of Segmentation with Minimalistic White-Box Transformers", CPAL 2024, arXiv 2308.16271,
-# in patches of 8: its T is "seg_tiny", its S is "tiny" above, its B is "base". Its demo's weights have 6 heads of 128.
+# Yu et al., "Emergence of Segmentation with Minimalistic White-Box Transformers", CPAL 2024, arXiv 2308.16271, with
+# patches of 8: its T is "seg_tiny", its S is "tiny" above, its B is "base". The demo weights have 6 heads of 128.
 SEGMENTATION_ARCHS: dict[str, Arch] = {
     "seg_tiny": Arch(embed_dim=192, depth=12, num_heads=3),
     "demo": Arch(embed_dim=768, depth=12, num_heads=6),
@@ -81,7 +81,7 @@ OFFICIAL = Official(
     unlike="no published CRATE has width {embed_dim}, depth {depth}, projection width {inner_dim} and patches of "
     "{patch_size} pixels",
 )
-# The authors' demo weights, with a second head to which nothing published leads.
+# The authors' demo weights have a second head of unknown origin.
 DEMO = replace(
     OFFICIAL,
     signs=(*OFFICIAL.signs, "head.weight"),
@@ -102,28 +102,27 @@ class CRATE(PatchBackbone):
         in_channels: image channels C.
         ista_step_size: eta of Eq. (17).
         ista_lambda: lambda of Eq. (17).
-        head_dim: dimension p of each head's subspace; d / K if not given.
-        compress: config of ``LAYERS`` for a compression other than ``MSSA``, which gets ``embed_dim`` and
-            ``num_heads``; None for none.
-        sparsify: config of ``LAYERS`` for a sparsification other than ``ISTA``, which gets ``embed_dim``; None for
-            none.
-        residual: add the sparsification step to its input, which CRATE does not.
-        drop_path: the probability of stochastic depth in the last layer, see ``Block``. Without ``residual`` the
-            compression step alone can be dropped.
+        head_dim: dimension p of each head's subspace (default: d / K).
+        compress: config of ``LAYERS`` to replace ``MSSA``; it gets ``embed_dim`` and ``num_heads``. None for no
+            compression.
+        sparsify: config of ``LAYERS`` to replace ``ISTA``; it gets ``embed_dim``. None for no sparsification.
+        residual: add the sparsification step to its input (not in CRATE).
+        drop_path: drop probability of stochastic depth in the last layer, see ``Block``. Without ``residual``, only the
+            compression step can be dropped.
         drop_path_rule: 'linear', from 0 in the first layer, or 'constant'.
 
-    The paper's Table 3 and the ablation of the segmentation paper are configs: ``compress=dict(type="MSSA",
-    tied=True)`` is Eq. (11)'s own output projection; ``compress=dict(type="SoftmaxAttention")`` and, with
-    ``residual=True``, ``sparsify=dict(type="MLP")`` are a transformer's parts.
+    Ablations of the paper's Table 3 and of the segmentation paper: ``compress=dict(type="MSSA", tied=True)`` is the
+    output projection of Eq. (11); ``compress=dict(type="SoftmaxAttention")`` and, with ``residual=True``,
+    ``sparsify=dict(type="MLP")`` are the operators of a transformer.
 
     Raises:
-        ValueError: unknown ``arch``, sizes that do not divide, or no such ``drop_path``.
+        ValueError: unknown ``arch``, indivisible sizes, or invalid ``drop_path``.
     """
 
     sizes = Sizes("crate", ARCHS | SEGMENTATION_ARCHS)
     official: ClassVar[Official] = replace(OFFICIAL, variants=(DEMO,))
     kernels: ClassVar[dict] = {"proj.weight": "d (h w C)", "patch_norm.weight": "(h w C)", "patch_norm.bias": "(h w C)"}
-    channels_last = True  # the patches are cut out of images in either order of memory
+    channels_last = True  # patches can be cut from images in either memory order
 
     def __init__(
         self,

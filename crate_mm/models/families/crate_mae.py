@@ -1,7 +1,7 @@
-"""CRATE-MAE: CRATE as a masked autoencoder; its encoder as a backbone, its decoder, and its authors' weights.
+"""CRATE-MAE, CRATE as a masked autoencoder: encoder backbone, decoder, and the authors' weights.
 
 Source: Pai et al., "Masked Completion via Structured Diffusion with White-Box Transformers", ICLR 2024, arXiv
-2404.02446, and the official code, github.com/Ma-Lab-Berkeley/CRATE, whose checkpoints ``OFFICIAL`` declares.
+2404.02446, and the official code, github.com/Ma-Lab-Berkeley/CRATE. ``OFFICIAL`` declares its checkpoints.
 Shapes: B images, C channels, H x W pixels, N patches of h x w pixels, d embedding dimensions.
 """
 
@@ -30,7 +30,7 @@ from .crate import ARCHS
 from .patches import PatchBackbone
 
 # Official name -> ours. A layer is 'blocks.<l>.layers.0.<0: attention, 1: ISTA>.<norm or fn>', in the decoder
-# '<0: dictionary, 1: attention>'. The table of positions that the encoder adds is the one named decoder_pos_embed.
+# '<0: dictionary, 1: attention>'. The encoder adds the position table named decoder_pos_embed.
 KEY_MAP = (
     (r"cls_token", r"backbone.embedding.cls_token"),
     (r"mask_token", r"mask_token"),
@@ -50,7 +50,7 @@ KEY_MAP = (
     (r"decoder_norm\.(weight|bias)", r"decoder.norm.\1"),
     (r"decoder_pred\.(weight|bias)", r"decoder.pred.\1"),
 )
-# A layer that the official forward never uses, and a second copy of the table of positions that it never reads.
+# The official forward does not use this layer and this second position table.
 UNUSED = r"decoder_embed\.(weight|bias)|pos_embed"
 
 
@@ -65,12 +65,12 @@ def official_model(s: SimpleNamespace) -> dict:
 
 
 def position_table(s: SimpleNamespace) -> Tensor:
-    """Return the table of positions that the official code computes, in float64."""
+    """Return the position table of the official code, in float64."""
     H, W = to_pair(s.img_size)
     return sincos_table((H // s.patch_h, W // s.patch_w), s.embed_dim, torch.float64)
 
 
-OFFICIAL = Official(  # of a file without the table of positions
+OFFICIAL = Official(  # files without the position table
     source="the official CRATE-MAE code",
     signs=("mask_token", "patch_embed.proj.weight", "blocks.0.layers.0.0.fn.qkv.weight"),
     key_map=KEY_MAP,
@@ -107,7 +107,7 @@ WITH_TABLE = replace(
 
 
 def xavier_linears(module: nn.Module) -> None:
-    """Initialise every Linear as the official code does: Xavier-uniform weights, biases of zero."""
+    """Initialize every Linear as in the official code: Xavier-uniform weights, zero biases."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)
@@ -119,27 +119,26 @@ def xavier_linears(module: nn.Module) -> None:
 class CRATEMAE(PatchBackbone):
     """CRATE-MAE's encoder: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first.
 
-    Its layers are CRATE's. Before them is a plain patch embedding with fixed positions (``SinCosEmbedding``), behind
-    them a LayerNorm, so a head on the tokens needs none of its own (``LinearHead(norm=False)``). Masked patches are
-    replaced by a token *before* the first layer, so that all layers run on all N + 1 tokens.
+    The layers are CRATE's. They follow a convolutional patch embedding with fixed positions (``SinCosEmbedding``) and
+    end with a LayerNorm, so a head needs no LayerNorm (``LinearHead(norm=False)``). Masked patches are replaced by a
+    token *before* the first layer, so all layers run on all N + 1 tokens.
 
-    Images may have any size in whole patches; the positions of another size than ``img_size`` are interpolated.
+    Images may have any size that the patch size divides; positions for other sizes than ``img_size`` are interpolated.
 
     Args:
         arch: a name of CRATE's ``ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
-        img_size: image height and width in pixels that the positions are for, one number if square.
+        img_size: image height and width of the position table in pixels, one number if square.
         patch_size: patch height and width in pixels, one number if square.
         in_channels: image channels C.
         ista_step_size: eta.
         ista_lambda: lambda.
-        compress: config of ``LAYERS`` for a compression other than ``MSSA``, which gets ``embed_dim`` and
-            ``num_heads``; None for none.
-        sparsify: config of ``LAYERS`` for a sparsification other than ``ISTA``, which gets ``embed_dim``; None for
-            none.
-        drop_path, drop_path_rule: stochastic depth of the compression steps, as CRATE's.
+        compress: config of ``LAYERS`` to replace ``MSSA``; it gets ``embed_dim`` and ``num_heads``. None for no
+            compression.
+        sparsify: config of ``LAYERS`` to replace ``ISTA``; it gets ``embed_dim``. None for no sparsification.
+        drop_path, drop_path_rule: stochastic depth of the compression steps, as in CRATE.
 
     Raises:
-        ValueError: unknown ``arch``, sizes that do not divide, or no such ``drop_path``.
+        ValueError: unknown ``arch``, indivisible sizes, or invalid ``drop_path``.
     """
 
     sizes = Sizes("crate_mae", ARCHS)
@@ -176,17 +175,17 @@ class CRATEMAE(PatchBackbone):
         self.norm = nn.LayerNorm(self.embed_dim, 1e-6)
         xavier_linears(self)
 
-    # A transfer resizes the table as the model does: a table for 224 pixels, in a model for 448, becomes the positions
-    # that the checkpoint's model has for an image of 448 pixels.
+    # A transfer resizes the table as ``forward`` does: from 224 to 448 pixels it gives the positions that the
+    # checkpoint's model uses for images of 448 pixels.
     resize = staticmethod(resize_table)
 
     def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        """Tokens of images.
+        """Return the tokens of images.
 
         Args:
             images: ``(B, C, H, W)``.
-            mask: ``(B, N)``, true for the patches that are hidden from the encoder; none if not given.
-            mask_token: ``(1, 1, d)``, what stands for them.
+            mask: ``(B, N)``, true for masked patches (default: none).
+            mask_token: ``(1, 1, d)``, the replacement of masked patches.
         """
         z, layout = self.embedding(images, mask, mask_token), self.layout(images)
         for block in self.blocks:
@@ -197,14 +196,13 @@ class CRATEMAE(PatchBackbone):
 class MAEDecoder(nn.Module):
     """CRATE-MAE's decoder: the encoder's tokens ``(B, 1 + N, d)`` to the patches' pixels ``(B, N, patch_dim)``.
 
-    It takes the encoder's tokens as they are: there is no projection, no second mask token and no second position
-    table, and it is as wide as the encoder.
+    It has the width of the encoder, and no projection, mask token or position table of its own.
 
     Args:
-        embed_dim: d, of the encoder.
+        embed_dim: d of the encoder.
         depth: number of layers.
         num_heads: K of each layer.
-        patch_dim: numbers in a patch, h w C.
+        patch_dim: elements of a patch, h w C.
     """
 
     def __init__(self, embed_dim: int, depth: int, num_heads: int, patch_dim: int) -> None:

@@ -13,10 +13,9 @@ class PatchBackbone(Backbone):
     """A backbone with an ``embedding`` of images and ``blocks``: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
     Attributes:
-        positions: the embedding's name of its positions.
-        resize: how a transfer resizes the positions, see ``Positions``; None for interpolation.
-        kernels: the embedding's tensors with one element per pixel and channel of a patch, each with the order of its
-            dimensions.
+        positions: name of the position tensor in ``embedding``.
+        resize: ``Positions.resize`` for a transfer; None for interpolation.
+        kernels: tensors of ``embedding`` with one element per pixel and channel of a patch -> dimension order.
         any_size: whether images of other sizes than ``img_size`` are accepted.
     """
 
@@ -45,7 +44,7 @@ class PatchBackbone(Backbone):
         return InputSpec(self.in_channels, self.img_size, self.any_size)
 
     def layout(self, inputs: Tensor) -> TokenLayout:
-        """Return the grid of the patches, which stand behind the CLS token."""
+        """Return the grid of the patches, which follow the CLS token."""
         (h, w), (H, W) = self.patch_size, inputs.shape[-2:]
         return TokenLayout(1, H // h, W // w)
 

@@ -1,7 +1,7 @@
-"""ToST, the token statistics transformer, for images: layers whose cost grows with the number of tokens.
+"""ToST, the token statistics transformer, for images: its cost is linear in the number of tokens.
 
 Source: Wu et al., "Token Statistics Transformer: Linear-Time Attention via Variational Rate Reduction", ICLR 2025,
-arXiv 2412.17810, and the authors' code, github.com/RobinWu218/ToST, whose vision weights ``OFFICIAL`` declares.
+arXiv 2412.17810, and the authors' code, github.com/RobinWu218/ToST. ``OFFICIAL`` declares its vision weights.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads of dimension p.
 """
 
@@ -54,7 +54,7 @@ KEY_MAP = (
 
 
 def mlp_ratio_of(hidden: int, width: int) -> float:
-    """The ratio of an MLP's widths, whose product with the width, rounded down, is the hidden width."""
+    """Return the MLP ratio for which ``int(width * ratio)`` is the hidden width."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
@@ -100,34 +100,34 @@ OFFICIAL = Official(
 class ToST(Backbone):
     """ToST backbone: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first.
 
-    Patches alone pass the layers, ``blocks``; then the CLS token is put before them and gathers from them in two layers
-    of class attention. The final LayerNorm, with epsilon 1e-6, is the head's. The official code returns its logits
-    twice in training; this model once.
+    Only patches pass the layers ``blocks``. Then the CLS token is prepended and attends to them in two layers of class
+    attention. The final LayerNorm, with epsilon 1e-6, is in the head. In training, the official code returns its logits
+    twice; this model returns them once.
 
     The stem has BatchNorm: a training step changes its running statistics, which are part of the weights, and depends
     on how the batch is split.
 
     Args:
         arch: a name of ``TOST_ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
-        img_size: image height and width in pixels, one number if square. Images of other sizes are taken too, if they
-            are a whole number of patches.
+        img_size: image height and width in pixels, one number if square. Other sizes that the patch size divides work
+            too.
         patch_size: 16 or 8.
         in_channels: image channels C.
-        layer_scale: what the factors of the added steps start at; 1 for up to 12 layers, 1e-5 for more, if not given.
-        drop_path: stochastic depth of each layer, the same for all; none in class attention.
-        class_layers: how many layers of class attention there are.
+        layer_scale: initial factors of the residual branches (default: 1 for up to 12 layers, else 1e-5).
+        drop_path: drop probability of stochastic depth, the same in all layers; 0 in class attention.
+        class_layers: number of class attention layers.
         qkv_bias: whether TSSA's ``U`` and the class attention's queries, keys and values have a bias.
-        mlp_ratio: the hidden width of all MLPs, in multiples of d.
-        tokens_norm: whether the second LayerNorm in class attention is over all tokens or over the CLS token alone.
+        mlp_ratio: hidden width of all MLPs, in multiples of d.
+        tokens_norm: in class attention, apply the second LayerNorm to all tokens, not only to the CLS token.
 
     Raises:
-        ValueError: unknown ``arch``, or sizes that do not divide.
+        ValueError: unknown ``arch`` or indivisible sizes.
     """
 
     sizes = Sizes("tost", TOST_ARCHS)
     official: ClassVar[Official] = OFFICIAL
     head_settings: ClassVar[dict] = {"norm_eps": 1e-6, "init_std": 0.02}
-    stem = ("embedding",)  # the CLS token comes in behind the layers
+    stem = ("embedding",)  # the CLS token joins after the layers
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class ToST(Backbone):
         )
         for module in (*self.blocks.modules(), *self.class_blocks.modules()):
             if isinstance(module, nn.Linear):
-                # The official code cuts this at 100 standard deviations.
+                # The official code truncates at 100 standard deviations.
                 nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -178,7 +178,7 @@ class ToST(Backbone):
         return InputSpec(self.in_channels, self.img_size, any_size=True)
 
     def layout(self, inputs: Tensor) -> TokenLayout:
-        """Return the grid of the patches. They are all tokens in ``blocks``: the CLS token joins them afterwards."""
+        """Return the grid of the patches; ``blocks`` have no other tokens."""
         (h, w), (H, W) = self.embedding.patch_size, inputs.shape[-2:]
         return TokenLayout(0, H // h, W // w)
 

@@ -1,4 +1,4 @@
-"""The ViT that the paper compares CRATE with: torchvision's, as a backbone.
+"""torchvision's ViT as a backbone, the baseline of the CRATE paper.
 
 Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv 2010.11929, by torchvision.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads.
@@ -73,7 +73,7 @@ class TappedGELU(nn.GELU):
 
 
 class TappedAttention(nn.MultiheadAttention, Compression):
-    """PyTorch's self-attention whose input passes ``tap_w``. It has no subspaces: R^c is not defined for it."""
+    """PyTorch's self-attention whose input passes ``tap_w``. R^c is not defined, as there are no subspaces."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **kwargs) -> tuple[Tensor, Tensor | None]:
         tapped = self.tap_w(query)
@@ -87,19 +87,19 @@ class TappedAttention(nn.MultiheadAttention, Compression):
 class TappedEncoderBlock(EncoderBlock, Layer):
     """torchvision's layer with taps: ``tap_w``, ``tap_act`` (the MLP's activations, ``(B, 1 + N, 4 d)``), ``tap_out``.
 
-    Its parameters are those of the layer that it is made from, under the same names.
+    It takes over the parameters of ``source`` under the same names.
     """
 
-    def __init__(self, made_from: EncoderBlock, num_heads: int, embed_dim: int, drop_path: float = 0.0) -> None:
+    def __init__(self, source: EncoderBlock, num_heads: int, embed_dim: int, drop_path: float = 0.0) -> None:
         with torch.device("meta"):
             super().__init__(num_heads, embed_dim, 4 * embed_dim, 0.0, 0.0, partial(nn.LayerNorm, eps=1e-6))
             self.self_attention = TappedAttention(embed_dim, num_heads, batch_first=True)
-        self.load_state_dict(made_from.state_dict(), assign=True)
+        self.load_state_dict(source.state_dict(), assign=True)
         self.mlp[1] = TappedGELU()
-        if drop_path:  # in the places of the two dropouts that stand last before an addition, and have no effect here
+        if drop_path:  # replace the two dropouts (p = 0) at the ends of the residual branches
             self.dropout, self.mlp[-1] = DropPath(drop_path), DropPath(drop_path)
         self.tap_out = nn.Identity()
-        # Not a second registration, which would give its parameters a second name.
+        # Registering the module again would give its parameters a second name.
         self.__dict__["compress"] = self.self_attention
 
     def taps(self) -> dict[str, nn.Module]:
@@ -113,20 +113,19 @@ class TappedEncoderBlock(EncoderBlock, Layer):
 class ViT(VisionTransformer, Backbone):
     """torchvision's VisionTransformer without its classifier: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
-    The MLPs are 4 d wide. The tokens have passed the final LayerNorm, so a head on them needs none of its own
+    The MLPs are 4 d wide. The tokens have passed the final LayerNorm, so a head needs no LayerNorm
     (``LinearHead(norm=False)``). Parameters have torchvision's names.
 
     Args:
         arch: a name of ``VIT_ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
-        img_size: image height and width in pixels, one number if square; torchvision's own takes square ones alone.
+        img_size: image height and width in pixels, one number if square (torchvision: square only).
         patch_size: height and width of the square patches in pixels.
         in_channels: image channels C.
-        drop_path: the probability, in the last layer, that a sample goes without a step (stochastic depth).
+        drop_path: drop probability of stochastic depth in the last layer.
         drop_path_rule: 'linear', from 0 in the first layer, or 'constant'.
 
     Raises:
-        ValueError: unknown ``arch``, sizes that do not divide, no such ``drop_path``, or (in forward) images of another
-            size.
+        ValueError: unknown ``arch``, indivisible sizes, invalid ``drop_path``, or (in forward) images of another size.
     """
 
     sizes = Sizes("vit", VIT_ARCHS)
@@ -146,7 +145,7 @@ class ViT(VisionTransformer, Backbone):
         embed_dim, depth, num_heads = resolve_arch(arch, VIT_ARCHS)
         H, W = (img_size, img_size) if isinstance(img_size, int) else img_size
         if not isinstance(patch_size, int):
-            raise ValueError(f"torchvision's ViT takes square patches, got {patch_size}")
+            raise ValueError(f"torchvision's ViT takes square patches, got patch_size {patch_size}")
         if min(H, W, patch_size) < 1 or H % patch_size or W % patch_size:
             raise ValueError(f"img_size {img_size} is not a whole number of patches of {patch_size} (patch_size)")
         if embed_dim % num_heads:
@@ -172,7 +171,7 @@ class ViT(VisionTransformer, Backbone):
         return InputSpec(self.in_channels, self.img_size)
 
     def layout(self, inputs: Tensor) -> TokenLayout:
-        """Return the grid of the patches, which stand behind the CLS token."""
+        """Return the grid of the patches, which follow the CLS token."""
         H, W = self.img_size
         return TokenLayout(1, H // self.patch_size, W // self.patch_size)
 

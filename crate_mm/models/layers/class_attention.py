@@ -1,4 +1,4 @@
-"""Class attention: layers in which the CLS token alone looks at the others.
+"""Class attention: layers in which only the CLS token attends to the other tokens.
 
 Shapes: B images, 1 + N tokens (CLS first), d embedding dimensions, K heads of dimension p.
 """
@@ -17,7 +17,7 @@ class ClassAttention(nn.Module):
     Args:
         embed_dim: d.
         num_heads: K.
-        qkv_bias: whether queries, keys and values have a bias; the output has one.
+        qkv_bias: whether queries, keys and values have a bias; the output projection always has one.
 
     Raises:
         ValueError: K does not divide d.
@@ -43,23 +43,23 @@ class ClassAttention(nn.Module):
 
 
 class ClassAttentionBlock(nn.Module):
-    """A layer of class attention, ``(B, 1 + N, d) -> (B, 1 + N, d)``, as ToST's code has it::
+    """A layer of class attention as in ToST's code, ``(B, 1 + N, d) -> (B, 1 + N, d)``::
 
         u = LN(x);  x = x + gamma_1 [ClassAttention(u) ; u_patches]
         x = LN(x);  x = x + [gamma_2 MLP(x_cls) ; x_patches]
 
-    So the patches change too: they get ``gamma_1 u``, are normalised with ``tokens_norm``, and doubled. Source: Touvron
-    et al., "Going deeper with Image Transformers", ICCV 2021, in the form that El-Nouby et al., "XCiT", NeurIPS 2021,
-    have given it.
+    The patches change too: ``gamma_1 u`` is added, ``tokens_norm`` normalizes them, and they are doubled. Source:
+    Touvron et al., "Going deeper with Image Transformers", ICCV 2021, in the variant of El-Nouby et al., "XCiT",
+    NeurIPS 2021.
 
     Args:
         embed_dim: d.
         num_heads: K.
-        layer_scale: what both gammas, learned factors a channel, start at.
-        norm_eps: of both LayerNorms.
+        layer_scale: initial value of both gammas, learned factors per channel.
+        norm_eps: epsilon of both LayerNorms.
         qkv_bias: whether queries, keys and values have a bias.
-        mlp_ratio: the MLP's hidden width, in multiples of d.
-        tokens_norm: whether the second LayerNorm is over all tokens, as above, or over the CLS token alone.
+        mlp_ratio: hidden width of the MLP, in multiples of d.
+        tokens_norm: apply the second LayerNorm to all tokens, as above, not only to the CLS token.
     """
 
     def __init__(

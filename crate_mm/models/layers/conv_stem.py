@@ -1,4 +1,4 @@
-"""From image to tokens by a stack of small convolutions, with Fourier positions: ToST's way, which is XCiT's.
+"""Convolutional patch embedding with Fourier positions, as in ToST and XCiT.
 
 Shapes: B images, C channels, H x W pixels, h x w patches, N = h w of them, d embedding dimensions.
 """
@@ -13,15 +13,15 @@ from .tokens import patch_grid, to_pair
 
 
 class FourierPositions(nn.Module):
-    """Positions of a grid of any size: ``(h, w) -> (1, d, h, w)``.
+    """Position embedding of a grid of any size: ``(h, w) -> (1, d, h, w)``.
 
-    The coordinates are ``(i + 1) / (side + 1e-6) * 2 pi``. Each is divided by ``temperature^(2j / frequencies)`` and
-    its sine and cosine are taken by turns, the row's channels before the column's; a 1 x 1 convolution makes them d.
+    The coordinates are ``(i + 1) / (side + 1e-6) * 2 pi``. Each is divided by ``temperature^(2j / frequencies)``; sine
+    and cosine alternate, the row's channels before the column's. A 1 x 1 convolution projects them to d channels.
 
     Args:
         embed_dim: d.
         frequencies: channels of each coordinate.
-        temperature: of the frequencies.
+        temperature: base of the frequencies.
     """
 
     def __init__(self, embed_dim: int, frequencies: int = 32, temperature: float = 10000.0) -> None:
@@ -48,34 +48,36 @@ class FourierPositions(nn.Module):
 class ConvStem(nn.Module):
     """Embed an image as tokens, without a CLS token: ``(B, C, H, W) -> (B, N, d)``.
 
-    Convolutions of 3 x 3 with stride 2 and without bias, each with BatchNorm, GELU between: four for patches of 16
-    pixels, of d/8, d/4, d/2, d channels, three for patches of 8. Fourier positions are added. Images of any size that
-    is a whole number of patches are taken.
+    3 x 3 convolutions with stride 2 and no bias, each followed by BatchNorm, with GELU between them: four for patches
+    of 16 pixels (d/8, d/4, d/2, d channels), three for patches of 8. Fourier positions are added. An image may have any
+    size that the patch size divides.
 
-    BatchNorm has running statistics, which are part of the weights and change in training.
+    BatchNorm's running statistics are part of the weights and change in training.
 
     Args:
-        img_size: height and width of the images that it is made for, for those who ask.
+        img_size: nominal height and width of the images; other sizes work too.
         patch_size: 8 or 16.
         in_channels: C.
         embed_dim: d.
 
     Raises:
-        ValueError: another ``patch_size``, a d that halves do not divide, or (in forward) an image that is no whole
-            number of patches or has other channels.
+        ValueError: another ``patch_size``, an indivisible d, or (in forward) an image whose size or channels do not
+            match.
     """
 
     def __init__(self, img_size: int | tuple[int, int], patch_size: int, in_channels: int, embed_dim: int) -> None:
         super().__init__()
         if patch_size not in (8, 16):
-            raise ValueError(f"the convolutional stem has patches of 8 or 16 pixels (patch_size), not {patch_size!r}")
+            raise ValueError(f"patch_size of the convolutional stem must be 8 or 16, got {patch_size!r}")
         self.img_size = to_pair(img_size)
         self.patch_size = (patch_size, patch_size)
         self.grid_size = patch_grid(self.img_size, self.patch_size)
         self.in_channels = in_channels
         halvings = patch_size.bit_length() - 1
         if embed_dim % 2 ** (halvings - 1):
-            raise ValueError(f"embed_dim {embed_dim} is not divisible by {2 ** (halvings - 1)}, for the stem's widths")
+            raise ValueError(
+                f"embed_dim {embed_dim} is not divisible by {2 ** (halvings - 1)}, as the stem's widths require"
+            )
         widths = [in_channels, *(embed_dim // 2**n for n in reversed(range(halvings)))]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .layer import Sparsification
 
-# PyTorch before 2.7 does not tell an export from a compilation.
+# PyTorch before 2.7 cannot distinguish an export from a compilation.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
@@ -21,9 +21,9 @@ class ISTA(Sparsification):
     ``ISTA(x) = ReLU(x + eta (x D - x D^T D) - eta lambda)`` for tokens ``x`` as rows, with a ``d x d`` dictionary
     ``D``, step size ``eta`` and sparsity weight ``lambda``. Source: the paper, Eq. (17).
 
-    Both forms of the step below compute this function; they differ from the official code, which spends three
-    token-sized products on it. There is no residual connection around ISTA. After ``fuse`` one token-sized product is
-    all that is left. ``tap_code`` passes the output, which is the code.
+    Both forms of the step below compute this function with fewer than the three token-sized products of the official
+    code; after ``fuse`` it takes one. ISTA has no residual connection. ``tap_code`` passes the output, which is the
+    code.
 
     Args:
         embed_dim: d.
@@ -31,17 +31,17 @@ class ISTA(Sparsification):
         lambd: lambda.
 
     Raises:
-        ValueError: ``step_size`` or ``lambd`` is no finite number.
-        RuntimeError: (in forward) a fused step is asked to train.
+        ValueError: ``step_size`` or ``lambd`` is not a finite number.
+        RuntimeError: (in forward) training after ``fuse``.
     """
 
     def __init__(self, embed_dim: int, step_size: float = 0.1, lambd: float = 0.1) -> None:
         super().__init__()
         if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in (step_size, lambd)):
-            raise ValueError(f"ISTA needs a number as step_size and lambd, got {step_size!r} and {lambd!r}")
+            raise ValueError(f"ISTA needs finite numbers as step_size and lambd, got {step_size!r} and {lambd!r}")
         self.step_size = step_size
         self.lambd = lambd
-        self.many_tokens = 2 * embed_dim  # of a batch, from which the product of the dictionary is the lesser work
+        self.many_tokens = 2 * embed_dim  # from this many tokens in a batch, x M is cheaper
         self.dictionary = nn.Parameter(torch.empty(embed_dim, embed_dim))
         nn.init.kaiming_uniform_(self.dictionary)
         self.register_buffer("folded", None, persistent=False)
@@ -49,7 +49,7 @@ class ISTA(Sparsification):
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Compute ``eta M``, ``M = D - D^T D``, once, for inference; the dictionary may not change after that."""
+        """Precompute ``eta M``, ``M = D - D^T D``, for inference. The dictionary must not change afterwards."""
         D = self.dictionary.double()
         self.folded = (self.step_size * (D - D.mT @ D)).mT.to(self.dictionary.dtype).contiguous()
         self.threshold = torch.full_like(self.folded[0], -self.step_size * self.lambd)
@@ -58,13 +58,13 @@ class ISTA(Sparsification):
         if self.folded is not None:
             if self.training or (torch.is_grad_enabled() and self.dictionary.requires_grad):
                 raise RuntimeError(
-                    "a fused model is for inference only: its dictionaries take no gradient. Use it in eval mode and "
-                    "under torch.no_grad() or torch.inference_mode(), and build it afresh to train"
+                    "a fused model is for inference only, its dictionaries take no gradient: use it in eval mode "
+                    "under torch.no_grad() or torch.inference_mode(), and build a new model to train"
                 )
             return self.tap_code(self._shrink(x, F.linear(x, self.folded, self.threshold)))
         D = self.dictionary
         num_tokens = x.numel() // x.shape[-1]
-        if _is_exporting() or num_tokens < self.many_tokens:  # an exported model takes any number of tokens
+        if _is_exporting() or num_tokens < self.many_tokens:  # an exported model must accept any number of tokens
             step = F.linear(x - F.linear(x, D), self.step_size * D.T)  # two token-sized products
         else:
             step = F.linear(x, self.step_size * (D - D.T @ D).T)  # x M: one token-sized and one d x d x d product
@@ -72,9 +72,9 @@ class ISTA(Sparsification):
 
     @staticmethod
     def _shrink(x: Tensor, step: Tensor, threshold: float = 0.0) -> Tensor:
-        """Return ``ReLU(x + step - threshold)``, in the memory of ``step`` where it has the dtype of ``x``.
+        """Return ``ReLU(x + step - threshold)``, in place in ``step`` if it has the dtype of ``x``.
 
-        The identity stays out of the products, so that under autocast ``x`` keeps its full precision.
+        ``x`` is added outside the products, so that it keeps its full precision under autocast.
         """
         code = step.add_(x) if step.dtype == x.dtype else step + x
         return (code.sub_(threshold) if threshold else code).relu_()

@@ -1,7 +1,7 @@
-"""The contract of a layer: what it computes, and what it offers to readers.
+"""The contract of a layer: its computation, and its interface for analysis.
 
-A layer ``Z^l -> Z^{l+1}`` compresses the tokens and then sparsifies them. Either operator may be absent. A reader asks
-the layer, which answers None or ``{}`` for "not defined here". No reader looks for a name among the modules.
+A layer ``Z^l -> Z^{l+1}`` compresses the tokens and then sparsifies them. Either operator may be absent. Methods return
+None or ``{}`` for "not defined". No reader searches a layer's modules by name.
 
 Shapes: B images, N tokens, d embedding dimensions, K heads (subspaces) of dimension p.
 """
@@ -14,10 +14,7 @@ from torch import Tensor, nn
 
 
 class TokenLayout(NamedTuple):
-    """Which tokens in the layers are patches: ``rows`` x ``columns`` of them, row by row, behind ``prefix`` others.
-
-    The first of the prefix tokens is the CLS token.
-    """
+    """Layout of the tokens: ``prefix`` tokens, CLS token first, then ``rows`` x ``columns`` patches, row by row."""
 
     prefix: int
     rows: int
@@ -36,7 +33,7 @@ class Map(NamedTuple):
 
     Attributes:
         values: ``(B, K, rows, columns)``.
-        rows, columns: what they stand for, such as 'tokens' or 'representatives'.
+        rows, columns: meaning of the two dimensions, such as 'tokens' or 'representatives'.
     """
 
     values: Tensor
@@ -45,9 +42,9 @@ class Map(NamedTuple):
 
 
 class Compression(nn.Module):
-    """The compression operator: normalized tokens ``(B, N, d)`` to what is added to the tokens, ``(B, N, d)``.
+    """The compression operator: normalized tokens ``(B, N, d)`` to the update that is added to the tokens.
 
-    A subclass passes the input of ``maps`` through ``tap_w``, an identity module for forward hooks. Where the operator
+    A subclass passes the input of ``maps`` through ``tap_w``, an identity module for forward hooks. If the operator
     has subspaces, this input is the projected tokens ``x U``, ``(B, N, K p)``. A subclass that sets ``needs_layout``
     gets the ``TokenLayout`` as the second argument of ``forward``.
     """
@@ -59,15 +56,15 @@ class Compression(nn.Module):
         self.tap_w = nn.Identity()
 
     def subspaces(self) -> Subspaces | None:
-        """Return the subspaces that R^c is measured against; None where R^c is not defined."""
+        """Return the subspaces of the coding rate R^c; None if R^c is not defined."""
         return None
 
     def maps(self, w: Tensor, layout: TokenLayout | None = None) -> dict[str, Map]:
-        """Return the maps by name, 'attention' with rows that sum to 1 among them, or ``{}``.
+        """Return the maps by name, or ``{}``. The rows of a map 'attention' sum to 1.
 
         Args:
-            w: the tensor that passed ``tap_w``.
-            layout: of the tokens, where the backbone has one.
+            w: output of ``tap_w``.
+            layout: layout of the tokens, if the backbone has one.
         """
         return {}
 
@@ -76,7 +73,7 @@ class Sparsification(nn.Module):
     """The sparsification operator: normalized tokens ``(B, N, d)`` to ``(B, N, d)``.
 
     A subclass passes its sparse code, ``(B, N, m)``, through ``tap_code`` and sets ``lambd``, the sparsity penalty per
-    nonzero entry. An operator without a code in this place, such as an MLP, sets ``has_code`` to False: it has no
+    nonzero entry. An operator without a sparse code, such as an MLP, sets ``has_code`` to False: it has no
     ``tap_code``, and its ``lambd`` is None. ``needs_layout`` is as for ``Compression``.
     """
 
@@ -91,7 +88,7 @@ class Sparsification(nn.Module):
             self.tap_code = nn.Identity()
 
     def fuse(self) -> None:
-        """Compute once what depends on the weights alone, for inference."""
+        """Precompute terms that depend only on the weights, for inference."""
 
 
 class Layer(nn.Module):
@@ -111,17 +108,14 @@ class Layer(nn.Module):
         self.sparsify = None
 
     def taps(self) -> dict[str, nn.Module]:
-        """Return the modules that the layer's tensors pass, by name.
-
-        They are those of the two operators, such as ``tap_w`` and ``tap_code``, and its own, such as ``tap_out``.
-        """
+        """Return by name the taps of the layer (``tap_out``) and of its operators (``tap_w``, ``tap_code``)."""
         holders = [holder for holder in (self, self.compress, self.sparsify) if holder is not None]
         return {
             name: module for holder in holders for name, module in holder.named_children() if name.startswith("tap_")
         }
 
     def subspaces(self) -> Subspaces | None:
-        """Return the subspaces of the compression; None where R^c is not defined."""
+        """Return the subspaces of the compression; None if R^c is not defined."""
         return None if self.compress is None else self.compress.subspaces()
 
     def maps(self, w: Tensor, layout: TokenLayout | None = None) -> dict[str, Map]:
@@ -129,7 +123,7 @@ class Layer(nn.Module):
         return {} if self.compress is None else self.compress.maps(w, layout)
 
     def attention(self, w: Tensor, layout: TokenLayout | None = None) -> Tensor | None:
-        """Return the attention between tokens, ``(B, K, N, N)``; None where no map is between tokens."""
+        """Return the attention between tokens, ``(B, K, N, N)``; None if no map is between tokens."""
         between_tokens = (m.values for m in self.maps(w, layout).values() if m.rows == m.columns == "tokens")
         return next(between_tokens, None)
 
@@ -144,14 +138,15 @@ class Layer(nn.Module):
         return self.sparsify is not None and self.sparsify.has_code and self.sparsify.returns_code
 
     def fuse(self) -> None:
-        """Compute once what depends on the weights alone, for inference."""
+        """Precompute terms that depend only on the weights, for inference."""
         if self.sparsify is not None:
             self.sparsify.fuse()
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al., ECCV 2016): in training, each sample of ``(B, ...)`` is zero with a probability,
-    and otherwise divided by the probability of being kept. In eval mode it does nothing.
+    """Stochastic depth (Huang et al., ECCV 2016): zero each sample of ``(B, ...)`` with a probability, in training.
+
+    The other samples are divided by the probability of being kept. In eval mode the module is the identity.
 
     Raises:
         ValueError: the probability is not in [0, 1).
@@ -161,30 +156,29 @@ class DropPath(nn.Module):
         super().__init__()
         _check_rate(probability)
         self.probability = probability
-        # A tensor and not a number, which a compiled block would have as a constant: one compilation a layer.
-        self.register_buffer("kept", torch.tensor(1.0 - probability), persistent=False)
+        # A tensor: torch.compile would treat a number as a constant and compile each layer separately.
+        self.register_buffer("keep_prob", torch.tensor(1.0 - probability), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        keeps = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < self.kept
-        return x * keeps / self.kept
+        keeps = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < self.keep_prob
+        return x * keeps / self.keep_prob
 
     def extra_repr(self) -> str:
         return f"{self.probability:g}"
 
 
 def drop_path_rates(rate: float, depth: int, rule: str = "linear") -> list[float]:
-    """The probability of stochastic depth in each layer, first to last.
+    """Return the drop probability of each layer, first to last.
 
     Args:
-        rate: of the last layer.
+        rate: probability in the last layer.
         depth: number of layers.
-        rule: 'linear', from 0 in the first layer to ``rate`` in the last, as DeiT and MAE have it; or 'constant', as
-            XCiT and ToST have it.
+        rule: 'linear', from 0 in the first layer to ``rate`` in the last (DeiT, MAE); or 'constant' (XCiT, ToST).
 
     Raises:
-        ValueError: the rate is not in [0, 1), or an unknown rule.
+        ValueError: the rate is not in [0, 1), or the rule is unknown.
     """
     _check_rate(rate)
     if rule == "constant":
@@ -200,24 +194,24 @@ def _check_rate(rate: float) -> None:
 
 
 class Block(Layer):
-    """A layer of the family, ``(B, N, d) -> (B, N, d)``; for CRATE the paper's Eqs. (17)-(18)::
+    """A compression and a sparsification step, ``(B, N, d) -> (B, N, d)``; for CRATE the paper's Eqs. (17)-(18)::
 
         Z^{l+1/2} = Z^l + compress(LN(Z^l))
         Z^{l+1}   = sparsify(LN(Z^{l+1/2}))                    residual=False, as in CRATE
         Z^{l+1}   = Z^{l+1/2} + sparsify(LN(Z^{l+1/2}))        residual=True
 
-    ``tap_half`` and ``tap_out`` pass Z^{l+1/2} and Z^{l+1}. With ``layer_scale``, a step that is added is multiplied by
-    a learned factor a channel first, ``gamma_compress`` and ``gamma_sparsify``.
+    ``tap_half`` and ``tap_out`` pass Z^{l+1/2} and Z^{l+1}. With ``layer_scale``, each residual branch is first
+    multiplied by a learned factor per channel, ``gamma_compress`` or ``gamma_sparsify``.
 
     Args:
         embed_dim: d.
-        compress: the compression; None leaves the tokens as they are.
-        sparsify: the sparsification; None for a layer that only compresses, whose output is Z^{l+1/2}.
+        compress: the compression; None to skip it.
+        sparsify: the sparsification; None to return Z^{l+1/2}.
         residual: whether the sparsification is added to its input.
-        norm_eps: of both LayerNorms.
-        drop_path: the probability, in training, that a sample goes without a step that is added (see ``DropPath``); a
-            step that is not added is never dropped.
-        layer_scale: what the learned factors start at; None for a layer without them.
+        norm_eps: epsilon of both LayerNorms.
+        drop_path: probability of dropping a residual branch for a sample in training (see ``DropPath``). A step
+            without a residual connection is never dropped.
+        layer_scale: initial value of the learned factors; None for no factors.
 
     Raises:
         ValueError: ``drop_path`` is no probability below 1, or both operators are None.
@@ -272,11 +266,11 @@ class Block(Layer):
         return operator(x, layout) if operator.needs_layout else operator(x)
 
     def _scaled(self, update: Tensor, gamma: Tensor | None) -> Tensor:
-        """Return what is added of an operator's output ``(B, N, d)``: scaled, and dropped for some samples."""
+        """Scale an operator's output ``(B, N, d)`` and drop it for some samples."""
         return self.drop_path(update if gamma is None else gamma * update)
 
 
 def scaled_similarity(q: Tensor, k: Tensor, num_heads: int) -> Tensor:
-    """``softmax(q k^T / sqrt(p))`` in each head: ``(B, N, K p)`` twice to ``(B, K, N, N)``."""
+    """Return ``softmax(q k^T / sqrt(p))`` of each head: two ``(B, N, K p)`` to ``(B, K, N, N)``."""
     q_BKNp, k_BKNp = (rearrange(x, "B N (K p) -> B K N p", K=num_heads) for x in (q, k))
     return torch.softmax(q_BKNp @ k_BKNp.mT / q_BKNp.shape[-1] ** 0.5, dim=-1)

@@ -1,4 +1,4 @@
-"""A transformer's MLP, in the place of the sparsification step. Shapes: B images, N tokens, d embedding dimensions."""
+"""A transformer's MLP in place of the sparsification step. Shapes: B images, N tokens, d embedding dimensions."""
 
 from torch import Tensor, nn
 
@@ -6,14 +6,14 @@ from .layer import Sparsification
 
 
 class MLP(Sparsification):
-    """Two linear maps with the exact GELU between: ``(B, N, d) -> (B, N, d)``.
+    """Two linear maps with an exact GELU between them: ``(B, N, d) -> (B, N, d)``.
 
-    It has no sparse code: its activations are never exactly zero, and sparsity is not defined for it. ``tap_act``
-    passes them, ``(B, N, ratio d)``.
+    It has no sparse code, so sparsity is not defined: its activations are never exactly zero. ``tap_act`` passes the
+    activations ``(B, N, ratio d)``.
 
     Args:
         embed_dim: d.
-        ratio: the hidden width, in multiples of d, rounded down.
+        ratio: hidden width in multiples of d, rounded down.
 
     Raises:
         ValueError: the hidden width is less than 1.

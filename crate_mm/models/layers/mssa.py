@@ -13,15 +13,15 @@ from .layer import Compression, Map, Subspaces, TokenLayout, scaled_similarity
 class MSSA(Compression):
     """Multi-head subspace self-attention: ``(B, N, d) -> (B, N, d)``.
 
-    One projection ``U`` serves as query, key and value, so that each head compares tokens within its subspace::
+    One projection ``U`` is query, key and value, so each head compares tokens within its subspace::
 
         SSA_k(x) = softmax(w_k w_k^T / sqrt(p)) w_k,  w_k = x U_k
         MSSA(x)  = concat_k(SSA_k(x)) W_o + b_o
 
     Source: the paper, Section 2.3, Eqs. (11)-(12), with the learned output projection of its Eq. (18) experiments.
-    As in the official code there is no output projection if it could only rotate one head of full width
-    (``K = 1`` and ``p = d``). With ``tied``, ``W_o = U^T`` and there is no ``b_o``, as Eqs. (11)-(12) have it (the
-    paper's Table 3; its factor in front is taken as the default block has it, 1, which the paper does not say).
+    As in the official code, a single head of full width (``K = 1`` and ``p = d``) has no output projection. With
+    ``tied``, ``W_o = U^T`` without ``b_o``, as in Eqs. (11)-(12) and the paper's Table 3; the paper does not state the
+    factor in front of it, which is 1 here as in the default block.
 
     ``tap_w`` passes the projected tokens ``x U`` of shape ``(B, N, K p)``.
 
@@ -29,7 +29,7 @@ class MSSA(Compression):
         embed_dim: d.
         num_heads: K.
         head_dim: p; d / K if not given.
-        bias: whether there is ``b_o``.
+        bias: whether to use ``b_o``.
         tied: whether the output projection is ``U^T``.
 
     Raises:
@@ -58,7 +58,7 @@ class MSSA(Compression):
 
     def forward(self, x: Tensor) -> Tensor:
         w = self.tap_w(self.proj(x))
-        # Three views, so that the gradients of the three are summed as they come, and not copied back head by head.
+        # Three views: autograd then sums the three gradients directly, without copying them back head by head.
         q_BKNp, k_BKNp, v_BKNp = (rearrange(w, "B N (K p) -> B K N p", K=self.num_heads) for _ in range(3))
         ssa_BKNp = F.scaled_dot_product_attention(q_BKNp, k_BKNp, v_BKNp)  # scale is 1 / sqrt(p)
         ssa = rearrange(ssa_BKNp, "B K N p -> B N (K p)")

@@ -13,16 +13,16 @@ from .layer import Sparsification
 
 
 class OvercompleteISTA(Sparsification):
-    """Two proximal gradient steps from zero towards a sparse code, and the way back: ``(B, N, d) -> (B, N, d)``::
+    """Two proximal gradient steps from zero to a sparse code, then decoding: ``(B, N, d) -> (B, N, d)``::
 
         A1 = ReLU(eta x D - eta lambda)                          from A0 = 0
         A2 = ReLU(A1 + eta (x - A1 D^T) D - eta lambda)
-        OvercompleteISTA(x) = A2 D1^T                            decoupled=True;  A2 D^T else
+        OvercompleteISTA(x) = A2 D1^T                            decoupled=True;  else A2 D^T
 
     for tokens ``x`` as rows, with ``d x m`` dictionaries ``D`` and ``D1``. Source: Yang et al., "Scaling White-Box
     Transformers for Vision", NeurIPS 2024, arXiv 2405.20299, and its code.
 
-    The output is no code: the codes ``(B, N, m)`` pass ``tap_code`` (A2) and ``tap_code1`` (A1). The dictionaries
+    The output is not the code: the codes ``(B, N, m)`` pass ``tap_code`` (A2) and ``tap_code1`` (A1). The dictionaries
     start Kaiming-uniform with fan-in d, as in the authors' JAX code (their PyTorch code takes m).
 
     Args:
@@ -30,10 +30,10 @@ class OvercompleteISTA(Sparsification):
         ratio: m / d.
         step_size: eta.
         lambd: lambda.
-        decoupled: whether the way back has a dictionary of its own.
+        decoupled: whether decoding has its own dictionary ``D1``.
 
     Raises:
-        ValueError: ``step_size`` or ``lambd`` is no finite number, or ``ratio`` no whole number of at least 1.
+        ValueError: ``step_size`` or ``lambd`` is not a finite number, or ``ratio`` not a positive integer.
     """
 
     returns_code = False
@@ -43,22 +43,24 @@ class OvercompleteISTA(Sparsification):
     ) -> None:
         super().__init__()
         if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in (step_size, lambd)):
-            raise ValueError(f"OvercompleteISTA needs a number as step_size and lambd, got {step_size!r} and {lambd!r}")
+            raise ValueError(
+                f"OvercompleteISTA needs finite numbers as step_size and lambd, got {step_size!r}, {lambd!r}"
+            )
         if not isinstance(ratio, int) or ratio < 1:
-            raise ValueError(f"OvercompleteISTA needs a whole number of at least 1 as ratio, got {ratio!r}")
+            raise ValueError(f"OvercompleteISTA needs a positive integer as ratio, got {ratio!r}")
         self.step_size = step_size
         self.lambd = lambd
         self.tap_code1 = nn.Identity()
         self.dictionary = nn.Parameter(torch.empty(embed_dim, ratio * embed_dim))
         self.decoder = nn.Parameter(torch.empty_like(self.dictionary)) if decoupled else None
         for value in self.parameters():
-            nn.init.kaiming_uniform_(value, mode="fan_out")  # of a d x m tensor PyTorch calls d the fan-out
+            nn.init.kaiming_uniform_(value, mode="fan_out")  # PyTorch's fan-out of a d x m tensor is d
 
     def forward(self, x: Tensor) -> Tensor:
         D, eta = self.dictionary, self.step_size
-        into_code, threshold = eta * D.mT, eta * self.lambd
-        a1 = self.tap_code1((F.linear(x, into_code) - threshold).relu())
-        a2 = self.tap_code((a1 + F.linear(x - F.linear(a1, D), into_code) - threshold).relu())
+        encoder, threshold = eta * D.mT, eta * self.lambd
+        a1 = self.tap_code1((F.linear(x, encoder) - threshold).relu())
+        a2 = self.tap_code((a1 + F.linear(x - F.linear(a1, D), encoder) - threshold).relu())
         return F.linear(a2, D if self.decoder is None else self.decoder)
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""From image to tokens as a masked autoencoder does it: a plain patch embedding and a fixed table of positions.
+"""Patch embedding of a masked autoencoder: one convolution and a fixed sin-cos position table.
 
 Shapes: B images, C channels, H x W pixels, N patches of h x w pixels on a grid of rows x columns, d embedding
 dimensions.
@@ -12,11 +12,11 @@ from .tokens import patch_grid, to_pair
 
 
 def sincos_table(grid: tuple[int, int], embed_dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """The fixed position table of a grid of patches, ``(1, 1 + N, d)``, CLS token first, patches row by row.
+    """Return the fixed position table of a grid, ``(1, 1 + N, d)``, CLS token first, patches row by row.
 
-    The CLS token's row is zero. That of the patch in row r and column c, both from 0, is
-    ``[sin(c w), cos(c w), sin(r w), cos(r w)]``, each d / 4 wide, with ``w_i = 10000^(-i / (d / 4))``: the column comes
-    first. It is computed in float64 and then rounded.
+    The CLS token's row is zero. The row of the patch at row r and column c (from 0) is
+    ``[sin(c w), cos(c w), sin(r w), cos(r w)]``, each d / 4 wide, with ``w_i = 10000^(-i / (d / 4))``. The table is
+    computed in float64 and then rounded.
 
     Source: the official CRATE-MAE code, which takes it from He et al., "Masked Autoencoders Are Scalable Vision
     Learners", CVPR 2022.
@@ -24,13 +24,13 @@ def sincos_table(grid: tuple[int, int], embed_dim: int, dtype: torch.dtype | Non
     Args:
         grid: rows and columns.
         embed_dim: d.
-        dtype: of the table; PyTorch's default if not given.
+        dtype: dtype of the table (default: PyTorch's default dtype).
 
     Raises:
         ValueError: 4 does not divide d.
     """
     if embed_dim % 4:
-        raise ValueError(f"sin-cos positions need an embed_dim that 4 divides, got {embed_dim}")
+        raise ValueError(f"sin-cos positions need an embed_dim divisible by 4, got {embed_dim}")
     rows, columns = (torch.arange(side, dtype=torch.float64) for side in grid)
     w = 10000 ** -(torch.arange(embed_dim // 4, dtype=torch.float64) / (embed_dim / 4))
     by_row, by_column = (torch.cat([(x := side[:, None] * w).sin(), x.cos()], dim=1) for side in (rows, columns))
@@ -40,21 +40,21 @@ def sincos_table(grid: tuple[int, int], embed_dim: int, dtype: torch.dtype | Non
 
 
 def resize_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """A position table for another grid, ``(1, 1 + N, d) -> (1, 1 + N', d)``; the CLS token's row is kept.
+    """Resize a position table to another grid, ``(1, 1 + N, d) -> (1, 1 + N', d)``; the CLS row stays.
 
-    Bicubic without anti-aliasing, the corners not aligned. As in the official code the *scale factor* of each side is
-    ``(g' + 0.1) / g`` and is used as it is: the samples lie a little closer than they would for ``g' / g``.
+    Bicubic without anti-aliasing or aligned corners. As in the official code, the *scale factor* of each side is
+    ``(g' + 0.1) / g``, so the samples are slightly closer together than for ``g' / g``.
 
     Args:
         table: CLS token first, then the patches row by row.
         old: (rows, columns) of the table.
-        new: (rows, columns) wanted.
+        new: (rows, columns) of the result.
     """
     if old == new:
         return table
     patches = table[:, 1:].unflatten(1, old).permute(0, 3, 1, 2)
     wide = patches if patches.dtype == torch.float64 else patches.float()
-    scale = tuple((there + 0.1) / here for here, there in zip(old, new))
+    scale = tuple((to + 0.1) / size for size, to in zip(old, new))
     resized = F.interpolate(wide, scale_factor=scale, mode="bicubic", align_corners=False)[..., : new[0], : new[1]]
     return torch.cat([table[:, :1], resized.to(table.dtype).flatten(2).mT], dim=1)
 
@@ -62,22 +62,21 @@ def resize_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> T
 class SinCosEmbedding(nn.Module):
     """Embed an image as tokens: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
-    A convolution embeds the patches, with no LayerNorm around it. The positions are fixed. Their table stands in the
-    state dict nevertheless: a model that was trained with it and went on at another image size has an interpolated one
-    (see ``resize_table``), which no formula gives back. Images of another size than ``img_size`` get positions that are
-    interpolated from the table.
+    A convolution without LayerNorm embeds the patches. The position table is fixed but part of the state dict: a model
+    that was trained further at another image size has an interpolated table (see ``resize_table``), which the formula
+    does not give. For an image of another size than ``img_size``, positions are interpolated from the table.
 
-    A masked patch's embedding is replaced by a token before the positions are added.
+    The embedding of a masked patch is replaced by a token before the positions are added.
 
     Args:
-        img_size: height and width of the images that the table is for, one number if square.
+        img_size: height and width of the images of the table, one number if square.
         patch_size: height and width of a patch, one number if square.
         in_channels: C.
         embed_dim: d.
 
     Raises:
-        ValueError: the patch size does not divide the image size, 4 does not divide d, or (in forward) an image is no
-            whole number of patches or has another number of channels.
+        ValueError: the patch size does not divide the image size, 4 does not divide d, or (in forward) the size or
+            channels of an image do not match.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class SinCosEmbedding(nn.Module):
         self.register_buffer("pos_table", sincos_table(self.grid_size, embed_dim))
 
     def _apply(self, fn, recurse: bool = True) -> "SinCosEmbedding":
-        """PyTorch's, behind ``double()`` and the like: the formula's table is then exact in float64, not widened."""
+        """Apply a cast or move; a cast to float64 recomputes the table of the formula instead of widening float32."""
         before = self.pos_table
         super()._apply(fn, recurse)
         after = self.pos_table
@@ -109,12 +108,12 @@ class SinCosEmbedding(nn.Module):
         return self
 
     def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        """Tokens of images.
+        """Return the tokens of images.
 
         Args:
             images: ``(B, C, H, W)``.
             mask: ``(B, N)``, true for the patches whose embedding is replaced.
-            mask_token: ``(1, 1, d)``, what it is replaced by.
+            mask_token: ``(1, 1, d)``, the replacement.
         """
         h, w = self.patch_size
         H, W = images.shape[-2:]
@@ -126,7 +125,7 @@ class SinCosEmbedding(nn.Module):
         tokens = self.proj(images).flatten(2).mT
         if mask is not None:
             tokens = torch.where(mask[..., None], mask_token.to(tokens.dtype), tokens)
-        # The pixels are compared, not the patches: torch.export then sees that the height and the width are fixed.
-        here = (H, W) == self.img_size
-        positions = self.pos_table if here else resize_table(self.pos_table, self.grid_size, (H // h, W // w))
+        # Compare pixels, not patches: torch.export then knows that height and width are fixed.
+        native = (H, W) == self.img_size
+        positions = self.pos_table if native else resize_table(self.pos_table, self.grid_size, (H // h, W // w))
         return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions

@@ -1,4 +1,4 @@
-"""Multi-head softmax self-attention, a compression step with queries, keys and values of their own.
+"""Multi-head softmax self-attention, a compression step with separate queries, keys and values.
 
 Shapes: B images, N tokens, d embedding dimensions, K heads of dimension p.
 """
@@ -11,12 +11,12 @@ from .layer import Compression, Map, TokenLayout, scaled_similarity
 
 
 class SoftmaxAttention(Compression):
-    """Multi-head softmax self-attention, a transformer's: ``(B, N, d) -> (B, N, d)``::
+    """Multi-head softmax self-attention of a transformer: ``(B, N, d) -> (B, N, d)``::
 
         A_k(x) = softmax(q_k k_k^T / sqrt(p)) v_k,  [q, k, v] = x W + b
         SoftmaxAttention(x) = concat_k(A_k(x)) W_o + b_o
 
-    It stands in MSSA's place in the ablation of Yu et al., "Emergence of Segmentation with Minimalistic White-Box
+    It replaces MSSA in the ablation of Yu et al., "Emergence of Segmentation with Minimalistic White-Box
     Transformers", CPAL 2024, arXiv 2308.16271. It has no subspaces: R^c is not defined for it.
 
     ``tap_w`` passes its input ``(B, N, d)``.
@@ -24,7 +24,7 @@ class SoftmaxAttention(Compression):
     Args:
         embed_dim: d.
         num_heads: K.
-        bias: whether there are ``b`` and ``b_o``.
+        bias: whether to use ``b`` and ``b_o``.
 
     Raises:
         ValueError: K does not divide d.

@@ -1,4 +1,4 @@
-"""The layer of a white-box decoder, which undoes what a layer of the encoder does.
+"""The layer of a white-box decoder, which inverts a layer of the encoder.
 
 Shapes: B images, N tokens, d embedding dimensions.
 """
@@ -13,12 +13,11 @@ from .layer import Compression, Layer, TokenLayout
 class DecoderBlock(Layer):
     """A layer of CRATE-MAE's decoder, ``(B, N, d) -> (B, N, d)``, for tokens ``Y`` as rows::
 
-        G  = LN(Y) E^T                      the dictionary E, d x d, takes the place of the sparsification step
-        Y' = G - compress(LN(G))            against the direction of compression
+        G  = LN(Y) E^T                      the dictionary E, d x d, replaces the sparsification step
+        Y' = G - compress(LN(G))            opposite to compression
 
-    The minus sign and the order are those of an encoder's layer read backwards; the weights are its own. There is no
-    sparse code, and so no ``tap_code``. ``tap_synthesis`` passes G, ``tap_w`` the projected tokens of the compression
-    step, ``tap_out`` Y'.
+    Sign and order are those of an encoder's layer in reverse, with separate weights. The layer has no sparse code and
+    no ``tap_code``. ``tap_synthesis`` passes G, ``tap_w`` the projected tokens of the compression step, ``tap_out`` Y'.
 
     Source: Pai et al., "Masked Completion via Structured Diffusion with White-Box Transformers", ICLR 2024, arXiv
     2404.02446, and the official code.
@@ -26,7 +25,7 @@ class DecoderBlock(Layer):
     Args:
         embed_dim: d.
         compress: the compression step.
-        norm_eps: of both LayerNorms.
+        norm_eps: epsilon of both LayerNorms.
     """
 
     def __init__(self, embed_dim: int, compress: Compression, norm_eps: float = 1e-5) -> None:

@@ -1,4 +1,4 @@
-"""From image to tokens: patches, CLS token, position embedding.
+"""Patch embeddings with CLS token and position embedding.
 
 Shapes: B images, C channels, H x W pixels, N patches of h x w pixels, d embedding dimensions.
 """
@@ -14,9 +14,9 @@ def to_pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def patch_grid(img_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the patches of an image; raise ``ValueError`` unless they are whole numbers."""
+    """Return rows and columns of the patches of an image; raise ``ValueError`` unless they are integers."""
     (H, W), (h, w) = img_size, patch_size
-    # PyTorch 2.6 cannot export min() of sizes that are free.
+    # PyTorch 2.6 cannot export min() of dynamic sizes.
     if any(side < 1 for side in (H, W, h, w)) or H % h or W % w:
         raise ValueError(f"img_size {H} x {W} is not a whole number of patches of {h} x {w} (patch_size)")
     return H // h, W // w
@@ -34,8 +34,8 @@ def check_images(images: Tensor, in_channels: int, img_size: tuple[int, int]) ->
 class TokenEmbedding(nn.Module):
     """Embed an image as tokens: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
-    A patch is flattened in the order (row in patch, column in patch, channel), normalised, projected to ``d``
-    and normalised again. CLS token and position embedding are learned and start standard normal.
+    A patch is flattened in the order (row in patch, column in patch, channel), normalized, projected to ``d`` and
+    normalized again. CLS token and position embedding are learned and initialized from a standard normal.
 
     Raises:
         ValueError: the patch size does not divide the image size, or (in forward) an image has another size.
@@ -74,8 +74,8 @@ class TokenEmbedding(nn.Module):
 class ConvEmbedding(nn.Module):
     """Embed an image as tokens by one convolution: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
-    Patches pass a convolution with bias and no LayerNorm. CLS token and position embedding are learned. All start as in
-    CRATE-alpha's JAX code: the kernel Kaiming-uniform, its bias zero, positions normal 0.02, the CLS token 1e-6.
+    The convolution has a bias and no LayerNorm. CLS token and position embedding are learned. Initialization is that of
+    CRATE-alpha's JAX code: Kaiming-uniform kernel, zero bias, normal positions (std 0.02) and CLS token (std 1e-6).
 
     Raises:
         ValueError: the patch size does not divide the image size, or (in forward) an image has another size.

@@ -1,4 +1,4 @@
-"""Token statistics self-attention, the compression step of ToST, whose cost grows with N, not with N^2.
+"""Token statistics self-attention, the compression step of ToST; its cost is linear in N.
 
 Shapes: B images, N tokens, d embedding dimensions, K heads (subspaces) of dimension p.
 """
@@ -16,21 +16,21 @@ class TSSA(Compression):
 
         w     = x U + b_u, in K heads of p channels
         s_kn  = sum_c w_knc^2 / sum_n' w_kn'c^2              each channel scaled to unit length over the tokens
-        Pi    = softmax over k of (temp_k s_kn)              how far token n belongs to head k
+        Pi    = softmax over k of (temp_k s_kn)              membership of token n in head k
         m_kc  = sum_n Pi_kn w_knc^2 / (sum_n Pi_kn + 1e-8)   second moment of channel c among the tokens of head k
         TSSA(x) = -concat_k(Pi_kn w_knc / (1 + m_kc)) W_o + b_o
 
-    No token is compared with another one: there is no attention matrix. R^c is measured against the subspaces U.
-    Source: Wu et al., "Token Statistics Transformer", ICLR 2025, arXiv 2412.17810, and its code, which learns ``W_o``
-    in the place of the paper's ``U_k^T``, sets its ``d / eps^2`` and ``tau / n`` to 1 and has a ``temp`` a head.
+    Tokens are not compared pairwise: there is no attention matrix. R^c uses the subspaces U. Source: Wu et al., "Token
+    Statistics Transformer", ICLR 2025, arXiv 2412.17810, and its code, which learns ``W_o`` in place of the paper's
+    ``U_k^T``, sets its ``d / eps^2`` and ``tau / n`` to 1 and has one ``temp`` per head.
 
-    ``tap_w`` passes ``x U``, without ``b_u``: what R^c takes. ``tap_pi`` passes Pi, ``(B, K, N)``.
+    ``tap_w`` passes ``x U`` without ``b_u``, the input of R^c. ``tap_pi`` passes Pi, ``(B, K, N)``.
 
     Args:
         embed_dim: d.
         num_heads: K.
-        bias: whether there are ``b_u`` and ``b_o``.
-        proj_bias: whether there is ``b_u``; as ``bias`` if not given.
+        bias: whether to use ``b_u`` and ``b_o``.
+        proj_bias: whether to use ``b_u`` (default: as ``bias``).
 
     Raises:
         ValueError: K does not divide d.
@@ -51,7 +51,7 @@ class TSSA(Compression):
         if self.proj.bias is not None:
             w = w + self.proj.bias.to(w.dtype)
         w_BKNp = rearrange(w, "B N (K p) -> B K N p", K=self.num_heads)
-        # Statistics over many tokens: in full precision under autocast too.
+        # Statistics over many tokens need full precision under autocast too.
         squares_BKNp = w_BKNp.to(torch.promote_types(w.dtype, torch.float32)).square()
         lengths_BK1p = squares_BKNp.sum(-2, keepdim=True).clamp_min(1e-24)  # the official code clamps the root at 1e-12
         pi_BKN = self.tap_pi(torch.softmax((squares_BKNp / lengths_BK1p).sum(-1) * self.temp, dim=1))

@@ -1,7 +1,7 @@
-"""What is done to a training batch on the device, once it is normalised: erasing and mixing.
+"""Augmentations of a normalized training batch on the device: erasing and mixing.
 
-The draws come from PyTorch's generators, noise from the device's, all else from the host's, for which no GPU is waited
-for. A run seeds them at each iteration.
+Noise is drawn by the device's generator of PyTorch, everything else by the host's, which does not synchronize with the
+GPU. A run seeds both at each iteration.
 Shapes: B images of a micro-batch, C channels, H x W pixels.
 """
 
@@ -17,15 +17,17 @@ from ...registry import MODELS
 
 @MODELS.register_module()
 class MixUp(v2.MixUp):
-    """torchvision's mixup (Zhang et al., ICLR 2018): every image is mixed with the one before it, the first with the
-    last, by one weight from Beta(alpha, alpha) for the batch.
+    """torchvision's mixup (Zhang et al., ICLR 2018).
+
+    Each image is mixed with the previous one, and the first with the last, with one weight from Beta(alpha, alpha) for
+    the batch.
 
     Args:
-        alpha: of the Beta distribution; recipes take 0.8.
+        alpha: parameter of the Beta distribution; 0.8 is common.
         prob: see ``BatchAugments``.
 
     Raises:
-        ValueError: alpha is not above 0.
+        ValueError: alpha is not positive.
     """
 
     mixes = True
@@ -37,16 +39,18 @@ class MixUp(v2.MixUp):
 
 @MODELS.register_module()
 class CutMix(v2.CutMix):
-    """torchvision's cutmix (Yun et al., ICCV 2019): one rectangle of every image is taken from the one before it, the
-    first's from the last; its share of the area is 1 - lambda of Beta(alpha, alpha), and the labels have the share that
-    is left of it inside the image.
+    """torchvision's cutmix (Yun et al., ICCV 2019).
+
+    A rectangle of each image is replaced by that of the previous image, and of the first by that of the last. Its area
+    is a fraction 1 - lambda of the image, with lambda from Beta(alpha, alpha). Labels are weighted by the area of the
+    rectangle that is inside the image.
 
     Args:
-        alpha: of the Beta distribution; recipes take 1.
+        alpha: parameter of the Beta distribution; 1 is common.
         prob: see ``BatchAugments``.
 
     Raises:
-        ValueError: alpha is not above 0.
+        ValueError: alpha is not positive.
     """
 
     mixes = True
@@ -59,25 +63,25 @@ class CutMix(v2.CutMix):
 def _build_on_cpu(init, alpha: float) -> None:
     if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not 0 < alpha < 1e6:
         raise ValueError(f"alpha must be a number above 0, got {alpha!r}: leave the entry out to mix nothing")
-    with torch.device("cpu"):  # a model may be built without memory, and this is looked at as it is built
+    with torch.device("cpu"):  # the constructor reads values, which fails on the meta device
         init(alpha=alpha)
 
 
 @MODELS.register_module()
 class BatchRandomErasing(nn.Module):
-    """Random erasing (Zhong et al., AAAI 2020) by torchvision, of normalised images, a rectangle of its own in each.
+    """Random erasing (Zhong et al., AAAI 2020) of normalized images by torchvision, one rectangle per image.
 
-    As timm does it in mode 'pixel', which the recipes of DeiT, XCiT and ToST use: after the normalisation, with normal
-    noise a pixel. In a dataset's transforms, where images are uint8, this cannot be had.
+    As timm's mode 'pixel' in the recipes of DeiT, XCiT and ToST: after normalization, with normal noise per pixel. The
+    transforms of a dataset cannot do this, because their images are uint8.
 
     Args:
-        p: probability that an image has a rectangle erased.
-        scale: range of the rectangle's share of the area.
-        ratio: range of its height / width, drawn uniformly in the logarithm.
-        value: 'random' for normal noise, a number for one value; 0 is the mean colour.
+        p: probability of erasing a rectangle of an image.
+        scale: range of the fraction of the image's area.
+        ratio: range of height / width, sampled log-uniformly.
+        value: 'random' for normal noise, or a number; 0 is the mean color.
 
     Raises:
-        ValueError: p is no probability, or torchvision takes no such ranges or value.
+        ValueError: p is not a probability, or torchvision rejects the ranges or the value.
     """
 
     def __init__(
@@ -89,39 +93,38 @@ class BatchRandomErasing(nn.Module):
     ) -> None:
         super().__init__()
         self.p, self.value = p, value
-        with torch.device("cpu"):  # torchvision draws the rectangles; its noise would be drawn on the host
+        with torch.device("cpu"):  # only draws rectangles: torchvision would draw noise on the host
             self.erasing = v2.RandomErasing(p, tuple(scale), tuple(ratio), 0 if value == "random" else value)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        images = images.clone(memory_format=torch.contiguous_format)  # noise is drawn in the order of memory
+        images = images.clone(memory_format=torch.contiguous_format)  # noise is drawn in memory order
         for image, draw in zip(images, torch.rand(len(images)).tolist()):
             if draw >= self.p:
                 continue
-            at = self.erasing.make_params([image])
-            region = image[:, at["i"] : at["i"] + at["h"], at["j"] : at["j"] + at["w"]]
-            if at["v"] is not None and self.value == "random":  # None where no rectangle that was drawn fits
+            box = self.erasing.make_params([image])
+            region = image[:, box["i"] : box["i"] + box["h"], box["j"] : box["j"] + box["w"]]
+            if box["v"] is not None and self.value == "random":  # None if no sampled rectangle fits
                 region.normal_()
-            elif at["v"] is not None:
-                region.copy_(at["v"])
+            elif box["v"] is not None:
+                region.copy_(box["v"])
         return images, labels
 
 
 class BatchAugments(nn.Module):
-    """Augmentations of a batch: ``(B, C, H, W)`` images and labels ``(B,)`` to images and labels, ``(B,)`` or
-    probabilities ``(B, num_classes)``.
+    """Augmentations of a batch of images ``(B, C, H, W)`` and labels ``(B,)``.
 
-    Those that mix are alternatives: at most one is drawn for a batch. The others are all applied, before it, in their
-    order, as the recipes erase before they mix.
+    At most one of the mixing augmentations is drawn for each batch. All other augmentations are applied first, in the
+    given order, because the recipes erase before they mix. Mixed labels are probabilities ``(B, num_classes)``.
 
     Args:
-        configs: of ``MODELS``, for modules ``(images, labels) -> (images, labels)``; one that mixes has a true
+        configs: configs of ``MODELS`` for modules ``(images, labels) -> (images, labels)``. A mixing module has a true
             attribute ``mixes``, gets labels as probabilities, and may have ``prob``, the probability that it is drawn.
-            Those whose ``prob`` is None have equal shares of what the others leave.
+            Modules whose ``prob`` is None divide the remaining probability equally.
         num_classes: number of classes.
 
     Raises:
-        ValueError: probabilities that are none or are more than 1 together, an entry that mixes before one that does
-            not, or (in forward) a batch of one image, which has none to be mixed with.
+        ValueError: invalid probabilities or a sum above 1, a mixing entry before another one, or (in forward) a batch
+            of one image.
     """
 
     def __init__(self, configs: list[dict], num_classes: int) -> None:
@@ -141,10 +144,10 @@ class BatchAugments(nn.Module):
                 given.append(getattr(module, "prob", None))
             elif len(self.mixing):
                 first = type(self.mixing[0]).__name__
-                raise ValueError(f"batch_augments: {config['type']} must stand before {first}, which mixes images")
+                raise ValueError(f"batch_augments: {config['type']} must come before {first}, which mixes images")
             else:
                 self.always.append(module)
-        self.shares = _shares(given)
+        self.probabilities = _fill_probabilities(given)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         for augment in self.always:
@@ -153,25 +156,25 @@ class BatchAugments(nn.Module):
             return images, labels
         if len(images) < 2:
             raise ValueError(
-                "batch_augments mixes each image with another of its micro-batch, which holds one image: set a larger "
-                "global_batch_size or max_batch_per_device"
+                "batch_augments mixes each image with another of its micro-batch, which has only one image: set a "
+                "larger global_batch_size or max_batch_per_device"
             )
         labels = F.one_hot(labels, self.num_classes).to(images.dtype)
         draw = torch.rand(()).item()
-        for augment, share in zip(self.mixing, self.shares):
-            if draw < share:
+        for augment, probability in zip(self.mixing, self.probabilities):
+            if draw < probability:
                 return augment(images, labels)
-            draw -= share
+            draw -= probability
         return images, labels
 
 
-def _shares(given: list[float | None]) -> list[float]:
-    """Probabilities, of which those that are None have equal shares of what is left."""
+def _fill_probabilities(given: list[float | None]) -> list[float]:
+    """Return the probabilities; those that are None divide the remaining probability equally."""
     for prob in given:
         if prob is not None and (not isinstance(prob, (int, float)) or isinstance(prob, bool) or not 0 <= prob <= 1):
             raise ValueError(f"batch_augments: prob must be a probability from 0 to 1, got {prob!r}")
-    left = 1 - sum(prob for prob in given if prob is not None)
-    if left < -1e-9:
-        raise ValueError(f"batch_augments: the probs of {given} are more than 1 together; one is drawn for a batch")
-    shared = max(left, 0) / max(given.count(None), 1)
-    return [shared if prob is None else prob for prob in given]
+    remaining = 1 - sum(prob for prob in given if prob is not None)
+    if remaining < -1e-9:
+        raise ValueError(f"batch_augments: the sum of prob must be at most 1, got {given}")
+    equal = max(remaining, 0) / max(given.count(None), 1)
+    return [equal if prob is None else prob for prob in given]

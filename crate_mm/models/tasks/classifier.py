@@ -17,18 +17,17 @@ from .preprocessor import ImagePreprocessor, refuse_raw
 
 @MODELS.register_module()
 class ImageClassifier(Task):
-    """A backbone and a head, with a preprocessor that runs on the device.
+    """Image classifier: a preprocessor, a backbone and a head.
 
     Args:
         backbone: config of ``BACKBONES`` or a ``Backbone`` of images.
         head: config of ``HEADS`` (its ``in_dim`` comes from the backbone) or a module that maps tokens to logits.
         preprocessor: config of ``MODELS``, or a module.
-        label_smoothing: of the training loss; mixed labels are smoothed too.
-        batch_augments: configs of ``MODELS`` for what is done to a training batch on the device, such as ``MixUp``,
-            ``CutMix`` and ``BatchRandomErasing``, see ``BatchAugments``. Images are mixed within a micro-batch of a
-            process.
-        freeze_backbone: train the head alone (a linear probe): the backbone stays in eval mode, takes no gradient,
-            and no graph is built for it.
+        label_smoothing: label smoothing of the training loss, applied to mixed labels too.
+        batch_augments: configs of ``MODELS`` for augmentations of a training batch on the device, such as ``MixUp``,
+            ``CutMix`` and ``BatchRandomErasing``, see ``BatchAugments``. Images are mixed within a micro-batch.
+        freeze_backbone: train only the head (a linear probe). The backbone stays in eval mode, without gradients and
+            without a graph.
 
     Batches have ``inputs``, images ``(B, C, H, W)``, ``labels``, class indices ``(B,)``, and ``sample_idx``, each
     image's position in its dataset ``(B,)``; further entries have no effect.
@@ -77,20 +76,20 @@ class ImageClassifier(Task):
 
     @property
     def in_channels(self) -> int:
-        """Channels C of the images, which are those that the preprocessor normalises."""
+        """Channels C of the images, from the preprocessor's mean."""
         return len(self.data_preprocessor.mean)
 
     def forward(self, inputs: Tensor, *args: Tensor, mode: str = "tensor", **batch: Tensor) -> Any:
-        """As ``Task.forward``, with a name for the images, which exporters ask for."""
+        """As ``Task.forward``; exporters need a named argument for the images."""
         refuse_raw(inputs)
         return super().forward(inputs, *args, mode=mode, **batch)
 
     def tensor(self, inputs: Tensor, **_: Tensor) -> Tensor:
-        """Logits ``(B, num_classes)`` of normalised images; features ``(B, d)`` where the head has no classes."""
+        """Return logits ``(B, num_classes)`` of normalized images, or features ``(B, d)`` if num_classes is 0."""
         return self.head(self._tokens(inputs))
 
     def features(self, inputs: Tensor, **_: Tensor) -> Tensor:
-        """The tokens that the head pools, ``(B, d)``."""
+        """Return the pooled tokens of the head, ``(B, d)``."""
         return self.head.pooled(self._tokens(inputs))
 
     @property
@@ -98,14 +97,14 @@ class ImageClassifier(Task):
         return self.batch_augments is not None and len(self.batch_augments.mixing) > 0
 
     def loss(self, inputs: Tensor, labels: Tensor, **_: Tensor) -> dict[str, Tensor]:
-        """Cross entropy, ``{'loss': scalar}``; in training, of the batch as ``batch_augments`` leave it."""
+        """Return the cross entropy, ``{'loss': scalar}``; in training, after ``batch_augments``."""
         self._require_classes()
         if self.training and self.batch_augments is not None:
             inputs, labels = self.batch_augments(inputs, labels)
         return {"loss": F.cross_entropy(self.tensor(inputs), labels, label_smoothing=self.label_smoothing)}
 
     def predict(self, inputs: Tensor, labels: Tensor | None = None, sample_idx: Tensor | None = None, **_: Tensor):
-        """``[{'logits': (B, num_classes), 'labels': (B,), 'sample_idx': (B,)}]``, one dict for the batch."""
+        """Return ``[{'logits': (B, num_classes), 'labels': (B,), 'sample_idx': (B,)}]``, one dict for the batch."""
         self._require_classes()
         logits = self.tensor(inputs)
         if self.flip_test:
@@ -114,7 +113,7 @@ class ImageClassifier(Task):
 
     def example(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
         if size is None and self.backbone.input_spec is None:
-            raise ValueError(f"{type(self.backbone).__name__} does not tell its image size: give --shape H W")
+            raise ValueError(f"{type(self.backbone).__name__} does not define its image size: give --shape H W")
         size = size or image_spec(self.backbone).size
         parameter = next(self.parameters())
         return {"inputs": torch.zeros(1, self.in_channels, *size, device=parameter.device, dtype=parameter.dtype)}
@@ -124,18 +123,18 @@ class ImageClassifier(Task):
         classes = dataset_of(dataset).classes
         if classes is not None and len(classes) != self.num_classes:
             first = ", ".join(map(sanitized, classes[:3]))
-            of, advice = "", f"--cfg-options model.head.num_classes={len(classes)} makes them agree"
+            prefix, advice = "", f"set --cfg-options model.head.num_classes={len(classes)}"
             if split != "train":
-                of, advice = f"{split} ", "they must be those that the model was trained on"
+                prefix, advice = f"{split} ", "use data with the classes that the model was trained on"
             raise ValueError(
-                f"the {of}data has {len(classes)} classes ({first}, ...), the head {self.num_classes}: {advice}"
+                f"the {prefix}data has {len(classes)} classes ({first}, ...), the head {self.num_classes}: {advice}"
             )
 
     def _require_classes(self) -> None:
         if self.num_classes == 0:
             raise ValueError(
-                "the model gives features, as its head has num_classes=0: training and predicting need "
-                "model.head.num_classes=N"
+                "the head has num_classes=0, so the model returns features: set model.head.num_classes=N to train or "
+                "predict"
             )
 
     def _tokens(self, inputs: Tensor) -> Tensor:

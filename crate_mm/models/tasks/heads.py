@@ -1,4 +1,4 @@
-"""Heads: from tokens to logits. Shapes: B images, 1 + N tokens (CLS first), d embedding dimensions."""
+"""Heads: tokens to logits. Shapes: B images, 1 + N tokens (CLS first), d embedding dimensions."""
 
 from torch import Tensor, nn
 
@@ -14,8 +14,8 @@ class Head(nn.Module):
     """A module from tokens ``(B, 1 + N, d)`` to logits ``(B, num_classes)``.
 
     Attributes:
-        num_classes: number of classes; 0 for a head that gives features.
-        pool: how it makes one vector of the tokens, a name of ``POOLS``; None for another way.
+        num_classes: number of classes; 0 for a head that returns features.
+        pool: how the tokens are pooled, a name of ``POOLS``; None for another method.
     """
 
     num_classes: int
@@ -25,7 +25,7 @@ class Head(nn.Module):
         """Return the features of the samples, ``(B, d)``.
 
         Raises:
-            ValueError: the head does not say which they are.
+            ValueError: the head defines no features.
         """
         raise ValueError(f"{type(self).__name__} has no features: it defines no pooled(tokens)")
 
@@ -36,12 +36,12 @@ class LinearHead(Head):
 
     Args:
         in_dim: d, given by the classifier from its backbone.
-        num_classes: number of classes. 0 leaves the Linear out: the features it would take, ``(B, d)``, are given.
+        num_classes: number of classes. 0 omits the Linear and returns its input features, ``(B, d)``.
         pool: 'cls' for the CLS token, 'mean' for the mean of all tokens.
-        norm: whether there is a LayerNorm; a backbone that ends with one, as ViT does, needs no second.
-        norm_eps: of the LayerNorm.
-        init_std: the standard deviation that the Linear's weight starts with, its bias being zero then; PyTorch's
-            start if not given.
+        norm: whether to use a LayerNorm; not needed after a backbone that ends with one, such as ViT.
+        norm_eps: epsilon of the LayerNorm.
+        init_std: initial standard deviation of the Linear's weight, with zero bias (default: PyTorch's
+            initialization).
 
     Raises:
         ValueError: unknown ``pool``, or a negative number of classes.
@@ -70,7 +70,7 @@ class LinearHead(Head):
             nn.init.zeros_(self.fc.bias)
 
     def pooled(self, tokens: Tensor) -> Tensor:
-        """The one token that speaks for the image, ``(B, d)``."""
+        """Return the pooled token of each image, ``(B, d)``."""
         return POOLS[self.pool](tokens)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Masked autoencoding: most patches of an image are hidden, and the model fills them in.
+"""Masked autoencoding: most patches of an image are masked, and the model reconstructs them.
 
 Source: Pai et al., "Masked Completion via Structured Diffusion with White-Box Transformers", ICLR 2024, arXiv
 2404.02446, and the official code, which follows He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR
@@ -22,12 +22,17 @@ from ..families import CRATEMAE, MAEDecoder
 from .base import Task
 from .preprocessor import refuse_raw
 
-EPS = 1e-6  # beside the variance of a patch
+EPS = 1e-6  # added to the variance of a patch
 
 
 class Reconstruction(NamedTuple):
-    """Images, normalised as the model gets them, ``(B, C, H, W)``: what is left of them, and with the predictions in
-    the place of the masked patches. ``mask`` ``(B, N)`` is true for these."""
+    """Reconstruction of masked images.
+
+    Attributes:
+        masked: normalized images ``(B, C, H, W)`` with masked patches set to zero.
+        filled: the images with predictions in place of the masked patches.
+        mask: ``(B, N)``, true for masked patches.
+    """
 
     masked: Tensor
     filled: Tensor
@@ -35,45 +40,45 @@ class Reconstruction(NamedTuple):
 
 
 def random_bits(seeds: Tensor, count: int) -> Tensor:
-    """Random int64 numbers ``(B, count)``, a row for each seed ``(B,)``, on the seeds' device.
+    """Return random int64 numbers ``(B, count)``, one row for each seed ``(B,)``, on the seeds' device.
 
-    They are those of ``crate_mm.datasets.draws.random_bits``, SplitMix64, keyed by the seed; int64 wraps as uint64
-    does. They are computed on the device, so that no device waits for the host.
+    The numbers equal those of ``crate_mm.datasets.draws.random_bits`` (SplitMix64 keyed by the seed); int64 wraps like
+    uint64. Computing them on the device avoids waiting for the host.
     """
     bits = seeds[:, None] + torch.arange(count, device=seeds.device) * _signed(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-        bits = (bits ^ ((bits >> shift) & (2 ** (64 - shift) - 1))) * _signed(factor)  # a shift of int64 keeps the sign
+        bits = (bits ^ ((bits >> shift) & (2 ** (64 - shift) - 1))) * _signed(factor)  # int64 shifts keep the sign
     return bits
 
 
 def _signed(number: int) -> int:
-    """The int64 of the bits of a uint64."""
+    """Return the int64 with the bits of a uint64."""
     return (number ^ 2**63) - 2**63
 
 
 @MODELS.register_module()
 class MaskedAutoencoder(Task):
-    """An encoder, which sees a token in the place of each masked patch, and a decoder, which predicts their pixels.
+    """A masked autoencoder: an encoder with a mask token for each masked patch, and a decoder that predicts pixels.
 
-    The loss is the mean squared error of the masked patches, to their normalised pixels. ``decoder_embed``, which the
-    official model has and never uses, is not among the parameters: of the official 44,335,872 (Base) ours are the
-    43,745,280 that its forward pass uses.
+    The loss is the mean squared error of the masked patches against their normalized pixels. The official model's
+    unused ``decoder_embed`` is omitted: this model (Base) has the 43,745,280 parameters that the official forward pass
+    uses, of 44,335,872.
 
     Args:
-        backbone: config of ``BACKBONES``, or a module, that takes ``(images, mask, mask_token)`` as ``CRATEMAE`` does.
-        decoder: ``depth`` and ``num_heads`` of the decoder; the encoder's if not given.
-        mask_ratio: of the patches; ``int(N (1 - mask_ratio))`` are left.
-        norm_pix_loss: predict a patch's pixels less their mean, over their standard deviation: ``(x - mean) /
-            sqrt(var + 1e-6)`` over all its ``h w C`` numbers, with the unbiased variance.
+        backbone: config of ``BACKBONES``, or a module, called with ``(images, mask, mask_token)`` as ``CRATEMAE``.
+        decoder: ``depth`` and ``num_heads`` of the decoder (default: the encoder's).
+        mask_ratio: fraction of masked patches; ``int(N (1 - mask_ratio))`` patches stay visible.
+        norm_pix_loss: predict standardized pixels of a patch: ``(x - mean) / sqrt(var + 1e-6)`` over its ``h w C``
+            elements, with the unbiased variance.
         preprocessor: config of ``MODELS``, or a module.
 
-    Batches have ``inputs``, images ``(B, C, H, W)`` of the backbone's ``img_size``; ``sample_idx``, each image's
-    position in its dataset ``(B,)``, which an evaluation draws its mask by; and ``sample_seed``, int64 ``(B,)``, which
-    training draws it by, so that a mask does not depend on the number of processes. Further entries have no effect.
-    ``noise`` ``(B, N)`` may be given with them: the patches with the smallest are kept (see ``mask_of``).
+    Batches have ``inputs``, images ``(B, C, H, W)`` of the backbone's ``img_size``; ``sample_idx`` ``(B,)``, each
+    image's position in its dataset, the key of its mask in evaluation; and ``sample_seed``, int64 ``(B,)``, the key of
+    its mask in training, so that masks do not depend on the number of processes. Further entries have no effect.
+    ``noise`` ``(B, N)`` overrides the keys: the patches with the smallest values stay visible (see ``mask_of``).
 
     Raises:
-        ValueError: the backbone takes no mask, the ratio leaves no patch or masks none, the preprocessor's channels are
+        ValueError: the backbone accepts no mask, the ratio masks all patches or none, the preprocessor's channels are
             not the backbone's, or (in loss, predict and with noise) the images have another size.
     """
 
@@ -94,7 +99,9 @@ class MaskedAutoencoder(Task):
         self.backbone = backbone if isinstance(backbone, nn.Module) else BACKBONES.build(backbone)
         check_backbone_contract(self.backbone)
         if not {"mask", "mask_token"} <= inspect.signature(self.backbone.forward).parameters.keys():
-            raise ValueError(f"{type(self.backbone).__name__} hides no patches: it takes no mask and mask_token")
+            raise ValueError(
+                f"{type(self.backbone).__name__} cannot mask patches: its forward has no mask and mask_token"
+            )
         channels, (H, W), *_ = image_spec(self.backbone)
         if len(preprocessor.mean) != channels:
             raise ValueError(
@@ -103,7 +110,7 @@ class MaskedAutoencoder(Task):
             )
         layout = self.backbone.layout(torch.empty(1, channels, H, W, device="meta"))
         if layout is None:
-            raise ValueError(f"{type(self.backbone).__name__} does not tell its grid of patches: its layout is None")
+            raise ValueError(f"{type(self.backbone).__name__} does not define its grid of patches: its layout is None")
         self.img_size, self.grid_size = (H, W), (layout.rows, layout.columns)
         self.patch_size = (H // layout.rows, W // layout.columns)
         num_patches = self.grid_size[0] * self.grid_size[1]
@@ -126,29 +133,28 @@ class MaskedAutoencoder(Task):
 
     @property
     def in_channels(self) -> int:
-        """Channels C of the images, which are those that the preprocessor normalises."""
+        """Channels C of the images, from the preprocessor's mean."""
         return len(self.data_preprocessor.mean)
 
     def forward(self, inputs: Tensor, *args: Tensor, mode: str = "tensor", **batch: Tensor) -> Any:
-        """As ``Task.forward``, with a name for the images."""
+        """As ``Task.forward``, with a named argument for the images."""
         refuse_raw(inputs)
         return super().forward(inputs, *args, mode=mode, **batch)
 
     # Patches ------------------------------------------------------------------------------------------------------
 
     def patchify(self, images: Tensor) -> Tensor:
-        """Images as patches ``(B, N, h w C)``, in the order (row in patch, column in patch, channel)."""
+        """Split images into patches ``(B, N, h w C)``, ordered (row in patch, column in patch, channel)."""
         h, w = self.patch_size
         return rearrange(images, "B C (gh h) (gw w) -> B (gh gw) (h w C)", h=h, w=w)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """Patches as images ``(B, C, H, W)``."""
+        """Join patches to images ``(B, C, H, W)``."""
         (h, w), (rows, columns) = self.patch_size, self.grid_size
         return rearrange(patches, "B (gh gw) (h w C) -> B C (gh h) (gw w)", gh=rows, gw=columns, h=h, w=w)
 
     def targets(self, images: Tensor) -> Tensor:
-        """What is predicted, ``(B, N, h w C)``: the patches of normalised images, or, with ``norm_pix_loss``, each less
-        its mean and over its standard deviation."""
+        """Return the regression targets ``(B, N, h w C)``: patches, standardized with ``norm_pix_loss``."""
         patches = self.patchify(images)
         if not self.norm_pix_loss:
             return patches
@@ -161,30 +167,29 @@ class MaskedAutoencoder(Task):
         return mean, (variance + EPS).sqrt()
 
     def mask_of(self, noise: Tensor) -> Tensor:
-        """The mask that noise ``(B, N)`` gives, true for what is masked: the ``num_kept`` smallest of a row are not."""
-        kept = noise.argsort(dim=1)[:, : self.num_kept]
-        return torch.ones_like(noise, dtype=torch.bool).scatter_(1, kept, False)
+        """Return the mask of noise ``(B, N)``, true for masked: the ``num_kept`` smallest of a row stay visible."""
+        visible = noise.argsort(dim=1)[:, : self.num_kept]
+        return torch.ones_like(noise, dtype=torch.bool).scatter_(1, visible, False)
 
-    # What the Runner and the tools ask ----------------------------------------------------------------------------
+    # Task interface -----------------------------------------------------------------------------------------------
 
     def tensor(self, inputs: Tensor, noise: Tensor | None = None, **_: Tensor) -> Tensor:
-        """Predictions for all patches, masked or not, ``(B, N, h w C)``.
+        """Return predictions for all patches, masked or not, ``(B, N, h w C)``.
 
-        Without noise the encoder sees the whole image, so that what is measured and drawn of its layers is of the
-        image, and the same each time.
+        Without noise nothing is masked, so that the analysis of the encoder is deterministic.
         """
         return self._predictions(inputs, None if noise is None else self._checked_mask(inputs, noise))
 
     def features(self, inputs: Tensor, **_: Tensor) -> Tensor:
-        """The CLS token of the whole image, ``(B, d)``."""
+        """Return the CLS token of the unmasked image, ``(B, d)``."""
         return self.backbone(inputs)[:, 0]
 
     def loss(
         self, inputs: Tensor, sample_seed: Tensor | None = None, noise: Tensor | None = None, **_: Tensor
     ) -> dict[str, Tensor]:
-        """The mean squared error of the masked patches, ``{'loss': scalar}``.
+        """Return the mean squared error of the masked patches, ``{'loss': scalar}``.
 
-        Where no noise is given it is drawn by the samples' seeds, or, without seeds, by PyTorch's generator.
+        Noise that is not given is drawn from the samples' seeds, or without seeds by PyTorch's generator.
         """
         num_patches = self.grid_size[0] * self.grid_size[1]
         if noise is None and sample_seed is None:
@@ -194,28 +199,28 @@ class MaskedAutoencoder(Task):
         return {"loss": self._loss_by_sample(inputs, noise).mean()}
 
     def predict(self, inputs: Tensor, sample_idx: Tensor | None = None, noise: Tensor | None = None, **_: Tensor):
-        """``[{'loss': (B,), 'sample_idx': (B,)}]``, one dict for the batch.
+        """Return ``[{'loss': (B,), 'sample_idx': (B,)}]``, one dict for the batch.
 
-        An image's mask depends on its position in the dataset alone, so that an evaluation is repeatable.
+        An image's mask depends only on its position in the dataset, so that an evaluation is repeatable.
         """
         if noise is None:
             noise = self.noise_of(sample_idx).to(inputs.device)
         return [{"loss": self._loss_by_sample(inputs, noise), "sample_idx": sample_idx}]
 
     def noise_of(self, sample_idx: Tensor) -> Tensor:
-        """The masking noise ``(B, N)`` of an evaluation, for samples by their positions ``(B,)``."""
+        """Return the masking noise ``(B, N)`` of an evaluation for dataset positions ``(B,)``."""
         if sample_idx is None:
-            raise ValueError("an evaluation masks each image by its sample_idx, which the batch has not")
+            raise ValueError("the batch has no sample_idx, from which an evaluation draws the masks")
         size = self.grid_size[0] * self.grid_size[1]
-        # NumPy promises that this generator's numbers stay the same.
+        # NumPy guarantees that the numbers of this legacy generator do not change.
         rows = [np.random.RandomState(position % 2**32).random_sample(size) for position in sample_idx.tolist()]
         return torch.from_numpy(np.stack(rows))
 
     def reconstruct(self, inputs: Tensor, noise: Tensor) -> Reconstruction:
-        """Mask images and fill them in.
+        """Mask images and reconstruct them.
 
-        With ``norm_pix_loss`` a prediction is of a patch without its mean and standard deviation; the true patch's are
-        put back, which the model has not predicted.
+        With ``norm_pix_loss``, mean and standard deviation of a patch are not predicted: those of the original patch
+        are used.
         """
         mask = self._checked_mask(inputs, noise)
         patches, predicted = self.patchify(inputs), self._predictions(inputs, mask)
@@ -234,24 +239,24 @@ class MaskedAutoencoder(Task):
     def check_data(self, dataset: Any, split: str) -> None:
         require_images(dataset, split, ", whose labels have no effect")
 
-    # Within -------------------------------------------------------------------------------------------------------
+    # Private helpers ----------------------------------------------------------------------------------------------
 
     def _checked_mask(self, inputs: Tensor, noise: Tensor) -> Tensor:
         if tuple(inputs.shape[-2:]) != self.img_size:
             raise ValueError(
-                f"masked images must be of the backbone's img_size {self.img_size}, they are "
+                f"masked images must have the backbone's img_size {self.img_size}, got "
                 f"{tuple(inputs.shape[-2:])}: set img_size of the backbone to the data's"
             )
-        wanted = (len(inputs), self.grid_size[0] * self.grid_size[1])
-        if tuple(noise.shape) != wanted:
-            raise ValueError(f"noise must have shape {wanted}, a number a patch, got {tuple(noise.shape)}")
+        expected = (len(inputs), self.grid_size[0] * self.grid_size[1])
+        if tuple(noise.shape) != expected:
+            raise ValueError(f"noise must have shape {expected}, one number per patch, got {tuple(noise.shape)}")
         return self.mask_of(noise)
 
     def _predictions(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         return self.decoder(self.backbone(inputs, mask, self.mask_token))
 
     def _loss_by_sample(self, inputs: Tensor, noise: Tensor) -> Tensor:
-        """The mean squared error of each sample's masked patches, ``(B,)``; all samples have as many."""
+        """Return the mean squared error of each sample's masked patches, ``(B,)``."""
         mask = self._checked_mask(inputs, noise)
         error = (self._predictions(inputs, mask) - self.targets(inputs)).square().mean(dim=-1)
         return (error * mask).sum(dim=1) / mask.sum(dim=1)

@@ -1,4 +1,4 @@
-"""The batch on the device: uint8 images to normalised floats. Shapes: B images, C channels, H x W pixels."""
+"""Normalize uint8 images on the device. Shapes: B images, C channels, H x W pixels."""
 
 import torch
 from mmengine.model import BaseDataPreprocessor
@@ -14,16 +14,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ImagePreprocessor(BaseDataPreprocessor):
     """Move a batch to the model's device and turn its uint8 images into ``(x / 255 - mean) / std``.
 
-    Images travel as uint8, a quarter of the bytes of float32; all arithmetic is here, on the device.
+    Images are transferred as uint8, a quarter of the bytes of float32, and normalized on the device.
 
     Args:
-        mean: mean by channel, of images in 0..1.
-        std: standard deviation by channel, of images in 0..1.
+        mean: mean per channel, for images in 0..1.
+        std: standard deviation per channel, for images in 0..1.
 
-    ``inputs`` of several views are a list of tensors ``(B, C, H, W)``, and stay one.
+    ``inputs`` with several views are a list of tensors ``(B, C, H, W)``, and the output is a list too.
 
-    ``channels_last`` is set by a task whose backbone says it of itself: images that come with their channels side by
-    side in memory then stay so. All others are made contiguous first. The numbers are the same.
+    A task sets ``channels_last`` if its backbone does: images in channels-last memory order then keep it. All others
+    are made contiguous. The values are the same.
 
     Raises:
         ValueError: (in forward) images are not uint8 or have another number of channels.
@@ -34,8 +34,8 @@ class ImagePreprocessor(BaseDataPreprocessor):
         self.channels_last = False
         numbers = all(isinstance(number, (int, float)) and abs(number) < 1e30 for number in (*mean, *std))
         if not numbers or len(mean) != len(std) or min(std) <= 0:
-            raise ValueError(f"mean {mean} and std {std} need one number a channel, and std above 0")
-        # In units of uint8, so that one subtraction and one product do all; not persistent: they are no weights.
+            raise ValueError(f"mean {mean} and std {std} need one number per channel, and std above 0")
+        # In units of uint8: one subtraction and one product suffice. Not persistent: they are not weights.
         self.register_buffer("mean", 255 * torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(-1, 1, 1)), persistent=False)
 
@@ -46,7 +46,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
         return {**data, "inputs": [self.normalize(view) for view in images] if views else self.normalize(images)}
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Return ``(B, C, H, W)`` uint8 images as normalised floats of the same shape."""
+        """Return ``(B, C, H, W)`` uint8 images as normalized floats of the same shape."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != len(self.mean):
             raise ValueError(
                 f"expected uint8 images of shape (B, {len(self.mean)}, H, W), "
@@ -54,20 +54,20 @@ class ImagePreprocessor(BaseDataPreprocessor):
             )
         if not self.channels_last or not images.is_contiguous(memory_format=torch.channels_last):
             return (images.contiguous() - self.mean).mul_(self.scale)
-        # Row by row of an image, all its channels at once: a processor would loop over the few channels of each pixel.
+        # Process image rows with all channels at once: looping over the few channels of each pixel is slow on CPUs.
         rows = images.permute(0, 2, 3, 1).flatten(2)
-        mean, scale = (numbers.flatten().repeat(images.shape[3]) for numbers in (self.mean, self.scale))
+        mean, scale = (values.flatten().repeat(images.shape[3]) for values in (self.mean, self.scale))
         return (rows - mean).mul_(scale).unflatten(2, (-1, len(self.mean))).permute(0, 3, 1, 2)
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """Return normalised images ``(B, C, H, W)`` as uint8, to look at; what lies outside of 0..255 is cut off."""
+        """Return normalized images ``(B, C, H, W)`` as uint8 for display, clamped to 0..255."""
         return (images / self.scale + self.mean).round().clamp(0, 255).to(torch.uint8)
 
 
 def refuse_raw(images: Tensor) -> None:
-    """Raise ``ValueError``, which says how to normalise, for images that a model gets as uint8."""
+    """Raise ``ValueError`` for uint8 images; the message says how to normalize them."""
     if images.dtype == torch.uint8:
         raise ValueError(
-            f"the model takes normalised images, and these are uint8 of shape {tuple(images.shape)}: "
-            'model(**model.data_preprocessor({"inputs": images})) normalises them by the model\'s mean and std'
+            f"expected normalized images, got uint8 of shape {tuple(images.shape)}: "
+            'call model(**model.data_preprocessor({"inputs": images})), which normalizes them'
         )
