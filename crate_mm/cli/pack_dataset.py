@@ -79,7 +79,7 @@ def main() -> None:
 
 def pack_part(packing: Packing, args: argparse.Namespace) -> list[str] | None:
     """Pack a part, and put the parts together if it is the last; what ``Packing.finish`` returns."""
-    with packing.begun(*args.part):
+    with packing.locked_part(*args.part):
         try:
             for split in packing.sources:
                 pack(packing, split, args)
@@ -110,7 +110,7 @@ def pack(packing: Packing, split: str, args: argparse.Namespace) -> None:
             left_out: list[str] = []
             these = islice(results, len(packing.positions(split, number)))
             rows = write_shard(packing.shard(split, number), samples(these, source, args.source, left_out))
-            packing.done(split, number, rows, left_out)
+            packing.mark_done(split, number, rows, left_out)
 
 
 def samples(

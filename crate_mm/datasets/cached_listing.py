@@ -11,7 +11,7 @@ renamed. What is not noticed:
 - on a network disk, a change by another machine within the seconds (NFS: ``acdirmax``, 60 by default) in which this
   machine does not ask for folders again.
 
-What files hold is not in a listing, so that it may change. On other file systems than ``KEEPING``, whose folders may
+What files hold is not in a listing, so that it may change. On other file systems than ``FILE_SYSTEMS``, whose folders may
 not say when they changed (object stores by FUSE), listings are not kept and each process lists for itself.
 """
 
@@ -33,16 +33,16 @@ import numpy as np
 from ..io.files import FileLock
 from ..io.log import print_log
 from ..io.untrusted import check_plain, read_json, sanitized
-from .listing import FolderFiles, Listing, TooManyFilesError, columns_of
+from .listing import FolderFiles, Listing, TooManyFilesError, build_columns
 from .mapped import MappedArrays, save_arrays, text_array
-from .scan import IMAGE_SUFFIXES, LEFTOVERS, TreeScan
+from .scan import IMAGE_SUFFIXES, IGNORED_NAMES, TreeScan
 
 VERSION = 1  # of the listings' form
-LEAST = 20_000  # files: fewer are listed at once
-MOST_KEPT = 64
+MIN_FILES = 20_000  # files: fewer are listed at once
+MAX_LISTINGS = 64
 SETTLED = 2.0  # seconds: no file system that is used here tells times less exactly
-KEEPING = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "overlay"}
-KEEPING |= {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph"}
+FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "overlay"}
+FILE_SYSTEMS |= {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph"}
 
 
 def listed(root: str, what: object, walk: Callable[[TreeScan], Iterator[FolderFiles]]) -> tuple[Listing, Counter]:
@@ -51,32 +51,32 @@ def listed(root: str, what: object, walk: Callable[[TreeScan], Iterator[FolderFi
     Args:
         root: the tree.
         what: plain data that says which files of it are wanted, with which labels.
-        walk: reads the tree, notes in a ``TreeScan`` what it reads, and gives the files (see ``columns_of``).
+        walk: reads the tree, notes in a ``TreeScan`` what it reads, and gives the files (see ``build_columns``).
     """
-    key = json.dumps([VERSION, os.path.abspath(root), IMAGE_SUFFIXES, sorted(LEFTOVERS), what])
+    key = json.dumps([VERSION, os.path.abspath(root), IMAGE_SUFFIXES, sorted(IGNORED_NAMES), what])
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     try:
         small = TreeScan()
-        return Listing(root, columns_of(root, walk(small), most=LEAST)), small.left_out
+        return Listing(root, build_columns(root, walk(small), most=MIN_FILES)), small.excluded
     except TooManyFilesError:
         pass
     try:
-        file = own_folder() / name
+        file = private_dir() / name
         lock = FileLock(file.with_suffix(".lock"))
         waited = _acquire(lock, root)
     except (OSError, ValueError) as error:
         print_log(f"each process lists {sanitized(root)} for itself: {sanitized(error)}", "current", logging.WARNING)
         return _list(root, walk)[:2]
     try:
-        found = _kept(file, root)
+        found = _load(file, root)
         if found is None and not waited:
-            return _list_and_keep(file, root, walk)
+            return _list_and_save(file, root, walk)
     finally:
         lock.release()
     return found or _list(root, walk)[:2]  # which the process that was waited for could not keep
 
 
-def own_folder() -> Path:
+def private_dir() -> Path:
     """The folder of the listings.
 
     Raises:
@@ -107,24 +107,26 @@ def _acquire(lock: FileLock, root: str) -> bool:
 
 def _list(root: str, walk: Callable[[TreeScan], Iterator[FolderFiles]]) -> tuple[Listing, Counter, TreeScan]:
     seen = TreeScan()
-    return Listing(root, columns_of(root, walk(seen))), seen.left_out, seen
+    return Listing(root, build_columns(root, walk(seen))), seen.excluded, seen
 
 
-def _list_and_keep(file: Path, root: str, walk: Callable[[TreeScan], Iterator[FolderFiles]]) -> tuple[Listing, Counter]:
+def _list_and_save(file: Path, root: str, walk: Callable[[TreeScan], Iterator[FolderFiles]]) -> tuple[Listing, Counter]:
     began = time.time()
-    listing, left_out, seen = _list(root, walk)
-    if not seen.folders or not all(map(_tells_changes, {status.st_dev: f for f, status in seen.folders}.values())):
-        return listing, left_out
+    listing, excluded, seen = _list(root, walk)
+    if not seen.folders or not all(
+        map(_has_reliable_mtimes, {status.st_dev: f for f, status in seen.folders}.values())
+    ):
+        return listing, excluded
     for last_try in (False, True):
         changed = max(max(status.st_mtime, status.st_ctime) for _, status in seen.folders)
         if changed < began - SETTLED:
             break
         # A change just after a folder was read might leave it the same times.
         if last_try or changed > time.time():
-            return listing, left_out
+            return listing, excluded
         time.sleep(SETTLED)
         began = time.time()
-        listing, left_out, seen = _list(root, walk)
+        listing, excluded, seen = _list(root, walk)
     paths = [os.fsencode(os.path.abspath(folder)) for folder, _ in seen.folders]
     states = np.array([_state(status) for _, status in seen.folders], np.int64)
     columns = {
@@ -132,18 +134,18 @@ def _list_and_keep(file: Path, root: str, walk: Callable[[TreeScan], Iterator[Fo
         "read": text_array(b"".join(paths)),
         "read_ends": np.cumsum([len(path) for path in paths], dtype=np.int64),
         "states": states.reshape(-1),
-        "left_out": text_array(json.dumps(left_out)),
+        "left_out": text_array(json.dumps(excluded)),
     }
     try:
         save_arrays(file, columns)
-        _forget_the_oldest(file.parent)
-        return _kept(file, root) or (listing, left_out)
+        _delete_oldest(file.parent)
+        return _load(file, root) or (listing, excluded)
     except OSError as error:  # the disk is full
         print_log(f"the list of {sanitized(root)} is not kept: {sanitized(error)}", "current", logging.WARNING)
-        return listing, left_out
+        return listing, excluded
 
 
-def _kept(file: Path, root: str) -> tuple[Listing, Counter] | None:
+def _load(file: Path, root: str) -> tuple[Listing, Counter] | None:
     """A listing that was kept, if it is there, whole, and still that of the tree."""
     try:
         columns = MappedArrays(file)
@@ -153,9 +155,9 @@ def _kept(file: Path, root: str) -> tuple[Listing, Counter] | None:
             if _state(os.stat(folder)) != state:
                 return None
             begin = end
-        left_out = read_json(columns["left_out"].tobytes())
-        check_plain(left_out)
-        return Listing(root, columns), Counter(left_out)
+        excluded = read_json(columns["left_out"].tobytes())
+        check_plain(excluded)
+        return Listing(root, columns), Counter(excluded)
     except Exception:  # it is not there, damaged or of another version; or a folder is gone
         return None
 
@@ -169,7 +171,7 @@ def _state(status: os.stat_result) -> list[int]:
     return [(number + 2**63) % 2**64 - 2**63 for number in numbers]
 
 
-def _tells_changes(folder: str) -> bool:
+def _has_reliable_mtimes(folder: str) -> bool:
     """Whether a folder's file system keeps the times at which its folders were changed (Linux)."""
     real, found = os.path.realpath(folder), ("", "")
     try:
@@ -182,10 +184,10 @@ def _tells_changes(folder: str) -> bool:
                     found = point, after.split()[0]
     except OSError:
         return False
-    return found[1] in KEEPING
+    return found[1] in FILE_SYSTEMS
 
 
-def _forget_the_oldest(folder: Path) -> None:
+def _delete_oldest(folder: Path) -> None:
     files = sorted(folder.glob("*.npz"), key=lambda file: file.stat().st_mtime)
-    for file in files[:-MOST_KEPT]:
+    for file in files[:-MAX_LISTINGS]:
         file.unlink(missing_ok=True)

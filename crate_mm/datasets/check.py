@@ -20,17 +20,17 @@ from .base import Source, source_of
 from .folders import ImageFolder
 from .images import UnreadableImageError, open_image
 from .packed import INDEX, PackedImages
-from .scan import find_splits, folders_in, is_image, walk_tree
+from .scan import find_splits, list_dir, is_image, walk_tree
 
 TINY = 32  # pixels of the shorter side
-MOST_NAMED = 5
+MAX_NAMED = 5
 UPRIGHT = 1  # of EXIF's orientation, whose tag is the next
 ORIENTATION = 0x0112
-MOST_UNREADABLE = 100  # what ClassificationDataset lets pass
+MAX_UNREADABLE = 100  # what ClassificationDataset lets pass
 Finding = tuple[str, str, str]
 
 
-class Looked(NamedTuple):
+class ImageRecord(NamedTuple):
     """What was seen of an image."""
 
     split: str
@@ -95,14 +95,14 @@ def _count(split: str, source: Source) -> Iterator[Finding]:
         few, many = int(counts.argmin()), int(counts.argmax())
         text = f"from {counts[few]} images ({sanitized(classes[few])}) to {counts[many]} ({sanitized(classes[many])})"
         text = f"{counts[few]} images of each" if counts[few] == counts[many] else text
-        empty = [sanitized(classes[label]) for label in np.flatnonzero(counts == 0)[:MOST_NAMED]]
+        empty = [sanitized(classes[label]) for label in np.flatnonzero(counts == 0)[:MAX_NAMED]]
         yield "note" if counts[few] < 2 else "ok", f"{split}, classes", text
         if empty:
             yield "note", f"{split}, classes", f"{int((counts == 0).sum())} have no image: {', '.join(empty)}"
     if isinstance(source, ImageFolder):
         yield from _depth(split, str(source.root))
         files = [file for _, found in walk_tree(str(source.root)) for file in found if not is_image(file)]
-        endings = Counter(os.path.splitext(file)[1].lower() or "no ending" for file in files).most_common(MOST_NAMED)
+        endings = Counter(os.path.splitext(file)[1].lower() or "no ending" for file in files).most_common(MAX_NAMED)
         if files:
             most = ", ".join(f"{count} of {sanitized(ending)}" for ending, count in endings)
             yield "note", f"{split}, left out", f"{len(files)} files with other endings than images: {most}"
@@ -128,7 +128,7 @@ def _depth(split: str, root: str) -> Iterator[Finding]:
     """
     folder, steps = root, 0
     while True:
-        folders, files = folders_in(folder)
+        folders, files = list_dir(folder)
         if any(is_image(file.name) for file in files):
             return
         if len(folders) != 1:
@@ -149,12 +149,12 @@ def _compare_classes(sources: Mapping[str, Source]) -> Iterator[Finding]:
             continue
         only = {first: sorted({*classes} - {*theirs}), split: sorted({*theirs} - {*classes})}
         told = [
-            f"{', '.join(map(sanitized, names[:MOST_NAMED]))} only in {where}" for where, names in only.items() if names
+            f"{', '.join(map(sanitized, names[:MAX_NAMED]))} only in {where}" for where, names in only.items() if names
         ]
         yield "fault", "classes", f"those of {split} are not those of {first}: {'; '.join(told) or 'another order'}"
 
 
-def _look(split: str, source: Source, sample: int | None) -> Iterator[Looked]:
+def _look(split: str, source: Source, sample: int | None) -> Iterator[ImageRecord]:
     positions: Sequence[int] = range(len(source))
     if sample is not None and sample < len(source):
         positions = sorted(np.random.default_rng(0).choice(len(source), sample, replace=False).tolist())
@@ -164,30 +164,30 @@ def _look(split: str, source: Source, sample: int | None) -> Iterator[Looked]:
             yield from pool.map(lambda position: _look_at(split, source, position), part)
 
 
-def _look_at(split: str, source: Source, position: int) -> Looked:
+def _look_at(split: str, source: Source, position: int) -> ImageRecord:
     path, label = source.path(position), -1
     try:
         if not source.encoded:
             image, label = source[position]
             digest = hashlib.sha256(np.asarray(image).tobytes()).digest()
-            return Looked(split, path, label, "", image.size, image.mode, UPRIGHT, digest)
+            return ImageRecord(split, path, label, "", image.size, image.mode, UPRIGHT, digest)
         data, label = source.read(position)
         image = open_image(data, mode=None)
         orientation = image.getexif().get(ORIENTATION, UPRIGHT)
     except UnreadableImageError as error:
-        return Looked(split, path, label, str(error))
+        return ImageRecord(split, path, label, str(error))
     except Exception as error:  # of a source of another's, anything
-        return Looked(split, path, label, str(error) or type(error).__name__)
-    return Looked(split, path, label, "", image.size, image.mode, orientation, hashlib.sha256(data).digest())
+        return ImageRecord(split, path, label, str(error) or type(error).__name__)
+    return ImageRecord(split, path, label, "", image.size, image.mode, orientation, hashlib.sha256(data).digest())
 
 
-def _oddities(looked: list[Looked], whole: int) -> Iterator[Finding]:
+def _oddities(looked: list[ImageRecord], whole: int) -> Iterator[Finding]:
     broken = [one for one in looked if one.error]
     good = [one for one in looked if not one.error]
     if broken:
         expected = len(broken) * whole / len(looked)
-        level = "fault" if not good or expected > MOST_UNREADABLE else "note"
-        advice = f"; a run stops at more than {MOST_UNREADABLE}" if level == "fault" else ""
+        level = "fault" if not good or expected > MAX_UNREADABLE else "note"
+        advice = f"; a run stops at more than {MAX_UNREADABLE}" if level == "fault" else ""
         yield (
             level,
             "broken",
@@ -212,16 +212,16 @@ def _oddities(looked: list[Looked], whole: int) -> Iterator[Finding]:
     yield from _duplicates(good)
 
 
-def _duplicates(good: list[Looked]) -> Iterator[Finding]:
-    same: dict[bytes, list[Looked]] = defaultdict(list)
+def _duplicates(good: list[ImageRecord]) -> Iterator[Finding]:
+    same: dict[bytes, list[ImageRecord]] = defaultdict(list)
     for one in good:
         same[one.digest].append(one)
     groups = [group for group in same.values() if len(group) > 1]
     across = [group for group in groups if len({one.split for one in group}) > 1]
     torn = [group for group in groups if len({one.label for one in group}) > 1]
 
-    def pairs(found: list[list[Looked]]) -> str:
-        told = [" = ".join(sanitized(one.path) for one in group[:3]) for group in found[:MOST_NAMED]]
+    def pairs(found: list[list[ImageRecord]]) -> str:
+        told = [" = ".join(sanitized(one.path) for one in group[:3]) for group in found[:MAX_NAMED]]
         return f"{len(found)}: {'; '.join(told)}"
 
     if across:
@@ -232,6 +232,6 @@ def _duplicates(good: list[Looked]) -> Iterator[Finding]:
     yield "note" if rest else "ok", "duplicates", f"{rest or 'none'} among those that were read"
 
 
-def _named(found: list[Looked], say=lambda one: sanitized(one.path)) -> str:
-    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-    return f"{len(found)}: {', '.join(map(say, found[:MOST_NAMED]))}{more}"
+def _named(found: list[ImageRecord], say=lambda one: sanitized(one.path)) -> str:
+    more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+    return f"{len(found)}: {', '.join(map(say, found[:MAX_NAMED]))}{more}"

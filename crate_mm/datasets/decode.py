@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from ..io.log import print_log
 from ..registry import TRANSFORMS
-from .images import MOST_PIXELS, open_image
+from .images import MAX_PIXELS, open_image
 from .transforms import Resize
 
 
@@ -151,7 +151,7 @@ def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError):  # the latter where the header is cut off
         return None
-    plain = colorspace in ("YCbCr", "RGB") and height * width <= MOST_PIXELS
+    plain = colorspace in ("YCbCr", "RGB") and height * width <= MAX_PIXELS
     return (height, width) if plain else None
 
 

@@ -26,8 +26,8 @@ class Draws(Protocol):
 
     def __init__(self, size: int, repeats: int, seed: int, epoch: int, shuffle: bool) -> None: ...
 
-    def order(self, places: np.ndarray) -> np.ndarray:
-        """The positions in the dataset of the samples at places of the epoch, both in 0..N-1, of any shape."""
+    def order(self, slots: np.ndarray) -> np.ndarray:
+        """The positions in the dataset of the samples at slots of the epoch, both in 0..N-1, of any shape."""
 
     def seeds(self, positions: np.ndarray, times: np.ndarray) -> np.ndarray:
         """The seeds, in 0..2**62-1, of samples for the time that each comes, in 0..repeats-1."""
@@ -43,8 +43,8 @@ class DrawnAtOnce:
         self._seeds = torch.randint(2**62, (size, repeats), generator=generator).numpy()
         self._order = torch.randperm(size, generator=generator).numpy() if shuffle else None
 
-    def order(self, places: np.ndarray) -> np.ndarray:
-        return places if self._order is None else self._order[places]
+    def order(self, slots: np.ndarray) -> np.ndarray:
+        return slots if self._order is None else self._order[slots]
 
     def seeds(self, positions: np.ndarray, times: np.ndarray) -> np.ndarray:
         return self._seeds[positions, times]
@@ -64,10 +64,10 @@ class KeyedDraws:
         # The numbers are a permutation of 64 bits: no two of them are equal.
         self._order = random_bits(keys[1], np.arange(size)).argsort() if shuffle and size <= SMALL else None
 
-    def order(self, places: np.ndarray) -> np.ndarray:
+    def order(self, slots: np.ndarray) -> np.ndarray:
         if self._permutation is not None:
-            return self._permutation(places)
-        return places if self._order is None else self._order[places]
+            return self._permutation(slots)
+        return slots if self._order is None else self._order[slots]
 
     def seeds(self, positions: np.ndarray, times: np.ndarray) -> np.ndarray:
         return (random_bits(self._key, positions * self._repeats + times) >> np.uint64(2)).astype(np.int64)
@@ -95,9 +95,9 @@ class KeyedPermutation:
         self.size, self.width, self.rows = (np.uint64(n) for n in (size, width, -(-size // width)))
         self.keys = keys
 
-    def __call__(self, places: np.ndarray) -> np.ndarray:
+    def __call__(self, slots: np.ndarray) -> np.ndarray:
         """Places in 0..N-1, of any shape, to where the permutation takes them."""
-        found = self._encipher(places.astype(np.uint64))
+        found = self._encipher(slots.astype(np.uint64))
         while (beyond := found >= self.size).any():
             found[beyond] = self._encipher(found[beyond])
         return found.astype(np.int64)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..io.untrusted import read_regular
 from .classification import UNREADABLE
-from .images import MOST_BYTES, convert, is_system_error, open_image
+from .images import MAX_IMAGE_BYTES, convert, is_system_error, open_image
 from .workers import init_worker
 
 AHEAD = 8  # images that a process makes and nobody has asked for yet
@@ -21,7 +21,7 @@ AHEAD = 8  # images that a process makes and nobody has asked for yet
 def encode(path: str, short_side: int | None, quality: int) -> tuple[str | None, bytes | str]:
     """A file's suffix and bytes, made smaller where it is larger; or None and why it cannot be read."""
     try:
-        data = read_regular(path, MOST_BYTES)
+        data = read_regular(path, MAX_IMAGE_BYTES)
         image = open_image(data, mode=None)
         if short_side is None or min(image.size) <= short_side:
             return Path(path).suffix, data
@@ -59,7 +59,7 @@ def encode_parallel(
     with this one, however it ends, and leave Ctrl-C to it.
 
     Raises:
-        OSError: no image is to blame for it, see ``images.OF_THE_SYSTEM``.
+        OSError: no image is to blame for it, see ``images.SYSTEM_ERRNOS``.
     """
     if not len(positions):
         return
@@ -68,7 +68,7 @@ def encode_parallel(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=AHEAD,
-        collate_fn=as_it_is,
+        collate_fn=identity,
         worker_init_fn=_init_worker,
     )
     for result in loader:
@@ -79,14 +79,14 @@ def encode_parallel(
 
 def _init_worker(worker_id: int) -> None:
     init_worker(worker_id)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     """PyTorch's own watch ends a worker in an orderly way, which waits for ever for somebody to take its images."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
-def as_it_is(sample: object) -> object:
+def identity(sample: object) -> object:
     return sample

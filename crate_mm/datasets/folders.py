@@ -134,7 +134,7 @@ class ClassFolders(ImageFolder):
             paths = [samples[i] for i in mine] if apart else samples[int(mine[0]) : int(mine[-1]) + 1]
             kept.append(mine[sorted(train if split == "train" else val, key=paths.__getitem__)])
         kept = np.concatenate(kept)
-        return samples.take(kept) if isinstance(samples, Listing) else [samples[i] for i in kept]
+        return samples.subset(kept) if isinstance(samples, Listing) else [samples[i] for i in kept]
 
 
 @lru_cache(maxsize=1024)
@@ -168,12 +168,12 @@ class ImageFiles(Source):
         self.mode = "L" if channels == 1 else "RGB"
         root = str(Path(root))
 
-        def walk(seen: TreeScan) -> Iterator[FolderFiles]:
-            for folder, names in sort_by_path(walk_tree(root, seen)):
-                yield folder, -1, seen.images(names)
+        def walk(tree_scan: TreeScan) -> Iterator[FolderFiles]:
+            for folder, names in sort_by_path(walk_tree(root, tree_scan)):
+                yield folder, -1, tree_scan.filter_images(names)
 
-        self.samples, left_out = listed(root, "all images", walk)
-        log_excluded(root, left_out)
+        self.samples, excluded = listed(root, "all images", walk)
+        log_excluded(root, excluded)
         if not len(self.samples):
             raise ValueError(f"no image is below {root}: expected files with {', '.join(IMAGE_SUFFIXES)}")
 

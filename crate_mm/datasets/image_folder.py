@@ -13,10 +13,10 @@ from ..io.untrusted import read_regular, sanitized
 from ..registry import DATASETS
 from .base import Source
 from .cached_listing import listed
-from .images import IMAGE_SUFFIXES, MOST_BYTES, open_image
-from .listing import FolderFiles, Labels, Listing, columns_of
+from .images import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, open_image
+from .listing import FolderFiles, Labels, Listing, build_columns
 from .names import utf8_name
-from .scan import TreeScan, folders_in, is_image, log_excluded, walk_tree
+from .scan import TreeScan, list_dir, is_image, log_excluded, walk_tree
 
 
 @DATASETS.register_module()
@@ -65,13 +65,13 @@ class ImageFolder(datasets.ImageFolder, Source):
     def read(self, index: int) -> tuple[bytes, int]:
         """The encoded image and its label."""
         path, label = self.samples[index]
-        return read_regular(path, MOST_BYTES), label
+        return read_regular(path, MAX_IMAGE_BYTES), label
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        folders, files = folders_in(str(directory))
+        folders, files = list_dir(str(directory))
         if not folders:
             raise FileNotFoundError(f"no class folder is in {sanitized(directory)}")
-        self.beside = sum(is_image(entry.name) for entry in files)
+        self.stray_images = sum(is_image(entry.name) for entry in files)
         root, seen = os.path.realpath(directory), {}
         for entry in folders:
             real = os.path.realpath(entry.path)
@@ -94,10 +94,10 @@ class ImageFolder(datasets.ImageFolder, Source):
         is_valid_file: Callable[[str], bool] | None = None,
         allow_empty: bool = False,
     ) -> Listing:
-        def walk(seen: TreeScan) -> Iterator[FolderFiles]:
+        def walk(tree_scan: TreeScan) -> Iterator[FolderFiles]:
             owner = {os.path.realpath(directory): None}
             for name, label in sorted(class_to_idx.items()):
-                for folder, files in walk_tree(os.path.join(directory, name), seen):
+                for folder, files in walk_tree(os.path.join(directory, name), tree_scan):
                     other = owner.setdefault(os.path.realpath(folder), name)
                     if other is None:
                         continue  # a link back to the folder of all classes
@@ -108,14 +108,14 @@ class ImageFolder(datasets.ImageFolder, Source):
                         )
                     if is_valid_file is not None:  # which takes a path
                         files = [file for file in files if is_valid_file(os.path.join(folder, file))]
-                    yield folder, label, files if is_valid_file else seen.images(files)
+                    yield folder, label, files if is_valid_file else tree_scan.filter_images(files)
 
         directory = str(directory)
         if is_valid_file is None:
-            listing, left_out = listed(directory, sorted(class_to_idx.items()), walk)
+            listing, excluded = listed(directory, sorted(class_to_idx.items()), walk)
         else:
-            listing, left_out = Listing(directory, columns_of(directory, walk(TreeScan()))), Counter()
-        log_excluded(directory, left_out, self.beside)
+            listing, excluded = Listing(directory, build_columns(directory, walk(TreeScan()))), Counter()
+        log_excluded(directory, excluded, self.stray_images)
         labels = set(listing.columns["labels"].tolist())
         empty = sorted(name for name, label in class_to_idx.items() if label not in labels)
         if empty and not allow_empty:

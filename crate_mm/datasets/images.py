@@ -17,12 +17,12 @@ _suffixes = Image.registered_extensions()  # which loads PIL's formats
 FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF is not in all builds of PIL
 # Endings of their files, in small letters; what some cameras write (MPO) begins with a JPEG.
 IMAGE_SUFFIXES = tuple(sorted(end for end, name in _suffixes.items() if name in (*FORMATS, "MPO")))
-MOST_PIXELS = 178_956_970  # what PIL takes for a decompression bomb: three colours of it have half a gigabyte
-MOST_BYTES = 2**30  # of an image's file
+MAX_PIXELS = 178_956_970  # what PIL takes for a decompression bomb: three colours of it have half a gigabyte
+MAX_IMAGE_BYTES = 2**30  # of an image's file
 
 
 # What no image is to blame for, and the next one meets too: no files, or no memory, are left.
-OF_THE_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+SYSTEM_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class UnreadableImageError(ValueError):
@@ -38,11 +38,11 @@ def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Ima
 
     Raises:
         UnreadableImageError: it is missing, no regular file, of none of ``FORMATS``, damaged, or larger than
-            ``MOST_PIXELS``.
-        OSError: it is not the image's fault, see ``OF_THE_SYSTEM``.
+            ``MAX_PIXELS``.
+        OSError: it is not the image's fault, see ``SYSTEM_ERRNOS``.
     """
     try:
-        data = image if isinstance(image, bytes) else read_regular(home(image), MOST_BYTES)
+        data = image if isinstance(image, bytes) else read_regular(home(image), MAX_IMAGE_BYTES)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is below
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
@@ -63,10 +63,10 @@ def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Ima
 
 def is_system_error(error: Exception) -> bool:
     """Whether an error is one that no image is to blame for."""
-    return isinstance(error, OSError) and error.errno in OF_THE_SYSTEM
+    return isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS
 
 
-def check_pixels(width: int, height: int, most: int = MOST_PIXELS) -> None:
+def check_pixels(width: int, height: int, most: int = MAX_PIXELS) -> None:
     """Raise ``UnreadableImageError`` for an image of more than so many pixels."""
     if width * height > most:
         raise UnreadableImageError(f"an image of {width} x {height} pixels is larger than the {most:,} allowed")

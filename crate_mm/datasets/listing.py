@@ -22,7 +22,7 @@ class Listing(Sequence):
 
     Args:
         root: the folder that the paths begin with.
-        columns: of ``columns_of``, in memory or mapped (``MappedArrays``).
+        columns: of ``build_columns``, in memory or mapped (``MappedArrays``).
         order: which of the files it has, by their numbers; all of them by default.
     """
 
@@ -71,7 +71,7 @@ class Listing(Sequence):
             digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")))
         return digest.hexdigest()
 
-    def take(self, numbers: Sequence[int]) -> "Listing":
+    def subset(self, numbers: Sequence[int]) -> "Listing":
         """Those of the files that have these numbers, in their order."""
         numbers = np.asarray(numbers, smallest_dtype(0, len(self)))
         return Listing(self.root, self.columns, numbers if self.order is None else self.order[numbers])
@@ -137,7 +137,7 @@ class Labels(Sequence):
 COLUMNS = ("names", "ends", "folders", "folder_ends", "labels", "firsts")
 
 
-def columns_of(root: str, runs: Iterable[FolderFiles], most: int | None = None) -> dict[str, np.ndarray]:
+def build_columns(root: str, runs: Iterable[FolderFiles], most: int | None = None) -> dict[str, np.ndarray]:
     """The columns of a ``Listing``: names and where each ends; folders, where each ends, its label and first file.
 
     Args:

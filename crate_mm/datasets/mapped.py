@@ -16,7 +16,7 @@ import numpy as np
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized
 
-MOST_BYTES = 2**36  # of a file of arrays: 10^8 images have a tenth of it
+MAX_INDEX_BYTES = 2**36  # of a file of arrays: 10^8 images have a tenth of it
 CHUNK = 2**24  # bytes that are looked at in one go
 
 
@@ -60,11 +60,11 @@ class MappedArrays(Mapping):
         checksum = 0
         for first in range(start, end, CHUNK):
             checksum = zlib.crc32(self._memory[first : min(first + CHUNK, end)], checksum)
-            self.let_go()
+            self.release_pages()
         if checksum != entry.CRC:
             raise ValueError(f"its checksum of {sanitized(entry.filename)} is another")
 
-    def let_go(self) -> None:
+    def release_pages(self) -> None:
         """Tell the system that what was read is not needed now: it counts as this process's memory no longer."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self._memory.madvise(mmap.MADV_DONTNEED)
@@ -107,8 +107,10 @@ def _map(path: str) -> tuple[mmap.mmap, tuple[int, ...]]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{sanitized(path)} is no regular file")
-        if status.st_size > MOST_BYTES:
-            raise OSError(f"{sanitized(path)} has {status.st_size:,} bytes, more than the {MOST_BYTES:,} that are read")
+        if status.st_size > MAX_INDEX_BYTES:
+            raise OSError(
+                f"{sanitized(path)} has {status.st_size:,} bytes, more than the {MAX_INDEX_BYTES:,} that are read"
+            )
         if status.st_size == 0:
             raise ValueError("it is empty")
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), _identity(status)

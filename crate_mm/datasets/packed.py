@@ -14,13 +14,15 @@ from ..io.files import home
 from ..io.untrusted import check_plain, read_json, sanitized
 from ..registry import DATASETS
 from .base import Source
-from .images import MOST_BYTES, open_image
+from .images import MAX_IMAGE_BYTES, open_image
 from .mapped import MappedArrays
 from .names import readable_names
 from .shards import COLUMNS, INDEX, write_shards  # noqa: F401  the last for scripts, which look for it here
 
 ROWS = 2**18  # that are checked in one go
-MOST_OPEN = 64  # shards a process has open: a terabyte is a thousand of them, and many systems allow a thousand files
+MAX_OPEN_SHARDS = (
+    64  # shards a process has open: a terabyte is a thousand of them, and many systems allow a thousand files
+)
 
 
 @DATASETS.register_module()
@@ -85,7 +87,7 @@ class PackedImages(Source):
         end = 0
         for first in range(0, len(self), ROWS):
             end = self._check_rows(slice(first, first + ROWS), end)
-            self._index.let_go()
+            self._index.release_pages()
         if end != len(self._names):
             raise ValueError("its names do not end where they should")
 
@@ -101,8 +103,8 @@ class PackedImages(Source):
         # Not offset + size, which may be beyond the largest number.
         if (offset < 0).any() or (size < 0).any() or (size > self._sizes[shard] - offset).any():
             raise ValueError("it has images that lie outside their shard")
-        if (size > MOST_BYTES).any():
-            raise ValueError(f"it has images of more than {MOST_BYTES:,} bytes")
+        if (size > MAX_IMAGE_BYTES).any():
+            raise ValueError(f"it has images of more than {MAX_IMAGE_BYTES:,} bytes")
         ends = np.concatenate([[begin], ends])
         if (np.diff(ends) < 0).any() or ends[-1] > len(self._names):
             raise ValueError("its names do not end where they should")
@@ -123,11 +125,13 @@ class PackedImages(Source):
     def read(self, index: int) -> tuple[bytes, int]:
         """The encoded image and its label."""
         shard, offset, size, label = (int(c[index]) for c in (self.shard, self.offset, self.size, self.labels))
-        if not (0 <= shard < len(self.files) and 0 <= size <= MOST_BYTES and 0 <= offset <= self._sizes[shard] - size):
+        if not (
+            0 <= shard < len(self.files) and 0 <= size <= MAX_IMAGE_BYTES and 0 <= offset <= self._sizes[shard] - size
+        ):
             raise OSError(f"the index beside {self.files[0]} has been written anew while it is in use")
         descriptor = self._open.pop(shard, None)
         if descriptor is None:
-            if len(self._open) >= MOST_OPEN:
+            if len(self._open) >= MAX_OPEN_SHARDS:
                 os.close(self._open.pop(next(iter(self._open))))
             descriptor = os.open(self.files[shard], os.O_RDONLY)
         self._open[shard] = descriptor

@@ -96,13 +96,13 @@ class GlobalBatchSampler(ResumableSampler):
         drawn = DRAWS[self.draws](self.dataset_size, self.repeats, self.seed, self.epoch, self.shuffle)
         at_once = max(AT_ONCE // self.global_batch_size, 1)
         for first in range(self.start, self.num_batches, at_once):
-            places = self._places(first, min(first + at_once, self.num_batches))
-            positions = drawn.order(places // self.repeats)
-            seeds = drawn.seeds(positions, places % self.repeats)
+            slots = self._slots(first, min(first + at_once, self.num_batches))
+            positions = drawn.order(slots // self.repeats)
+            seeds = drawn.seeds(positions, slots % self.repeats)
             yield from zip(positions.tolist(), seeds.tolist())
 
-    def _places(self, first: int, end: int) -> np.ndarray:
-        """This process's places in the order with its repeats, in batches from ``epoch_samples`` to before ``end``."""
+    def _slots(self, first: int, end: int) -> np.ndarray:
+        """This process's slots in the order with its repeats, in batches from ``epoch_samples`` to before ``end``."""
         batches = np.arange(first * self.global_batch_size, end * self.global_batch_size)
         batches = batches.reshape(-1, self.global_batch_size)
         if self.repeats > 1:

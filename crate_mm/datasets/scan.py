@@ -12,8 +12,8 @@ from ..io.untrusted import sanitized
 from .images import IMAGE_SUFFIXES
 
 # What systems, file managers and editors leave in folders, beside all names that begin with a dot.
-LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin"}
-LEFTOVERS |= {"system volume information", "lost+found", "__pycache__"}
+IGNORED_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin"}
+IGNORED_NAMES |= {"system volume information", "lost+found", "__pycache__"}
 
 # What folders of splits are called, in any case.
 SPLITS = {
@@ -21,12 +21,12 @@ SPLITS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-MOST_ENDINGS = 6
+MAX_EXTENSIONS = 6
 
 
-def is_leftover(name: str) -> bool:
+def is_ignored(name: str) -> bool:
     """Whether a file or folder is one that the system, a file manager or an editor has left."""
-    return name.startswith(".") or name.lower() in LEFTOVERS
+    return name.startswith(".") or name.lower() in IGNORED_NAMES
 
 
 def is_image(name: str) -> bool:
@@ -34,10 +34,10 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def folders_in(folder: str) -> tuple[list[os.DirEntry], list[os.DirEntry]]:
+def list_dir(folder: str) -> tuple[list[os.DirEntry], list[os.DirEntry]]:
     """The folders in a folder and the other files, each in the order of the names, without leftovers."""
     with os.scandir(folder) as entries:
-        found = sorted((entry for entry in entries if not is_leftover(entry.name)), key=lambda entry: entry.name)
+        found = sorted((entry for entry in entries if not is_ignored(entry.name)), key=lambda entry: entry.name)
     sorted_out: tuple[list, list] = ([], [])
     for entry in found:
         sorted_out[not _is_folder(entry)].append(entry)
@@ -49,16 +49,16 @@ class TreeScan:
 
     def __init__(self) -> None:
         self.folders: list[tuple[str, os.stat_result]] = []
-        self.left_out: Counter[str] = Counter()  # endings
+        self.excluded: Counter[str] = Counter()  # endings
 
-    def images(self, names: Iterable[str], valid: Callable[[str], bool] = is_image) -> list[str]:
+    def filter_images(self, names: Iterable[str], valid: Callable[[str], bool] = is_image) -> list[str]:
         """Those of the names that are images'; the others are counted."""
         images = []
         for name in names:
             if valid(name):
                 images.append(name)
             else:
-                self.left_out[os.path.splitext(name)[1].lower() or "no ending"] += 1
+                self.excluded[os.path.splitext(name)[1].lower() or "no ending"] += 1
         return images
 
 
@@ -85,7 +85,7 @@ def walk_tree(top: str, walk: TreeScan | None = None) -> list[tuple[str, list[st
         names = []
         with os.scandir(folder) as entries:
             for entry in entries:
-                if is_leftover(entry.name):
+                if is_ignored(entry.name):
                     continue
                 if _is_folder(entry):
                     (links if entry.is_symlink() else folders).append(entry.path)
@@ -124,7 +124,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def log_excluded(folder: str | Path, endings: Counter[str], beside: int = 0) -> None:
+def log_excluded(folder: str | Path, endings: Counter[str], stray_images: int = 0) -> None:
     """Say in one line how many files of which endings are no images that are read.
 
     Args:
@@ -134,12 +134,12 @@ def log_excluded(folder: str | Path, endings: Counter[str], beside: int = 0) -> 
     """
     said = []
     if endings:
-        most = [f"{count} of {sanitized(ending)}" for ending, count in endings.most_common(MOST_ENDINGS)]
-        more = sum(endings.values()) - sum(count for _, count in endings.most_common(MOST_ENDINGS))
+        most = [f"{count} of {sanitized(ending)}" for ending, count in endings.most_common(MAX_EXTENSIONS)]
+        more = sum(endings.values()) - sum(count for _, count in endings.most_common(MAX_EXTENSIONS))
         said.append(f"{sum(endings.values())} files with other endings than images ({', '.join(most)}")
         said[-1] += f" and {more} of others)" if more else ")"
-    if beside:
-        said.append(f"{beside} images that lie beside the folders of the classes")
+    if stray_images:
+        said.append(f"{stray_images} images that lie beside the folders of the classes")
     if said:
         print_log(f"{sanitized(folder)}: left out are {' and '.join(said)}", logger="current", level=logging.WARNING)
 
@@ -152,7 +152,7 @@ def find_splits(root: str | Path) -> dict[str, Path]:
     Raises:
         ValueError: two folders have other names of the same split.
     """
-    folders = {entry.name: Path(entry.path) for entry in folders_in(str(root))[0]}
+    folders = {entry.name: Path(entry.path) for entry in list_dir(str(root))[0]}
     found: dict[str, Path] = {}
     for split, names in SPLITS.items():
         named = [split] if split in folders else [name for name in folders if name.lower() in names]

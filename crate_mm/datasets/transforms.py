@@ -8,19 +8,19 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 from ..registry import TRANSFORMS
-from .images import MOST_PIXELS, check_pixels
+from .images import MAX_PIXELS, check_pixels
 
-MOST_GROWN = 2**25  # pixels that a transform may make of any image: a tenth of a gigabyte
+MAX_OUTPUT_PIXELS = 2**25  # pixels that a transform may make of any image: a tenth of a gigabyte
 
 
-def check_grown(image, height: int, width: int) -> None:
+def check_output_size(image, height: int, width: int) -> None:
     """Raise ``UnreadableImageError`` where a transform would make more of an image than memory should hold.
 
-    That is ``MOST_GROWN`` pixels or sixteen times the image's own, and in any case ``MOST_PIXELS``: of 6000 x 2 pixels
+    That is ``MAX_OUTPUT_PIXELS`` pixels or sixteen times the image's own, and in any case ``MAX_PIXELS``: of 6000 x 2 pixels
     ``Resize(256)`` would make 200 million.
     """
     own = math.prod(v2.functional.get_size(image))
-    check_pixels(height, width, min(max(MOST_GROWN, 16 * own), MOST_PIXELS))
+    check_pixels(height, width, min(max(MAX_OUTPUT_PIXELS, 16 * own), MAX_PIXELS))
 
 
 class _BoundedResize:
@@ -29,10 +29,10 @@ class _BoundedResize:
     def transform(self, inpt, params: dict):
         size = params.get("size", getattr(self, "size", None))
         if size is not None and len(size) == 2:
-            check_grown(inpt, *size)
+            check_output_size(inpt, *size)
         elif size is not None and not (isinstance(self, v2.Resize) and self.max_size):
             short, long = sorted(v2.functional.get_size(inpt))
-            check_grown(inpt, size[0], size[0] * long // short)
+            check_output_size(inpt, size[0], size[0] * long // short)
         return super().transform(inpt, params)
 
 
@@ -56,7 +56,7 @@ class _BoundedGrowth:
 
     def transform(self, inpt, params: dict):
         height, width = v2.functional.get_size(inpt)
-        check_grown(inpt, *self.largest(height, width))
+        check_output_size(inpt, *self.largest(height, width))
         return super().transform(inpt, params)
 
 

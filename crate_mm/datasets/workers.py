@@ -10,13 +10,13 @@ from ..registry import FUNCTIONS
 GRACE = 60  # seconds in which a process that is to stop takes its step and writes its checkpoint
 
 
-class _Leaving:
+class _ExitFlag:
     """Tells forked workers, through memory that they share, that their process is about to end and to wait for them."""
 
     def __init__(self) -> None:
         self.mine = self.of_parent = mmap.mmap(-1, 1)
         self.watch()
-        util.register_after_fork(self, _Leaving.renew)
+        util.register_after_fork(self, _ExitFlag.renew)
 
     def renew(self) -> None:
         self.of_parent, self.mine = self.mine, mmap.mmap(-1, 1)
@@ -26,7 +26,7 @@ class _Leaving:
         util.Finalize(None, self.mine.__setitem__, (0, 1), exitpriority=100)  # before the workers are terminated
 
 
-_leaving = _Leaving()
+_exit_flag = _ExitFlag()
 
 
 @FUNCTIONS.register_module()
@@ -43,11 +43,11 @@ def init_worker(worker_id: int) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, _end_later)
+        signal.signal(signal.SIGTERM, _exit_after_grace)
 
 
-def _end_later(number: int, frame) -> None:
+def _exit_after_grace(number: int, frame) -> None:
     """End at once if the process is ending, which then waits for its workers; else after the time of grace."""
-    if _leaving.of_parent[0]:
+    if _exit_flag.of_parent[0]:
         os._exit(0)
     signal.alarm(GRACE)

@@ -14,7 +14,7 @@ from ..io.untrusted import read_json, read_regular, sanitized
 from ..registry import METRICS
 from .metrics import ClassificationMetric
 
-MOST_BYTES = 2**26  # the real one has a megabyte
+MAX_LABEL_BYTES = 2**26  # the real one has a megabyte
 
 
 @METRICS.register_module()
@@ -66,7 +66,7 @@ class ImageNetReaL(ClassificationMetric):
 def read_real_labels(path: str) -> list[list[int]]:
     """Read ``real.json``; raise ``ValueError`` if it is missing or not a list of lists of whole numbers."""
     try:
-        labels = read_json(read_regular(path, MOST_BYTES))
+        labels = read_json(read_regular(path, MAX_LABEL_BYTES))
     except FileNotFoundError:
         raise ValueError(
             f"{path} does not exist: ImageNet ReaL's labels are the file real.json of "

@@ -16,7 +16,7 @@ from ..io.untrusted import sanitized, spreadsheet_cell
 from .metrics import confusion_matrix, per_class_accuracy
 
 # With more classes than this a picture has no room for their names, or for the numbers in its cells.
-MOST_NAMED, MOST_NUMBERED = 60, 20
+MAX_NAMED, MAX_NUMBERED = 60, 20
 
 
 def write_predictions(
@@ -71,12 +71,12 @@ def _plot_confusion(file: str, matrix: Tensor, names: list[str]) -> None:
     figure = Figure(figsize=(side * 1.12, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    if n <= MOST_NAMED:
+    if n <= MAX_NAMED:
         labels = [sanitized(name, 40) for name in names]
         plain = {"parse_math": False}  # a class may be named $
         axes.set_xticks(range(n), labels, rotation=60, ha="right", rotation_mode="anchor", **plain)
         axes.set_yticks(range(n), labels, **plain)
-    if n <= MOST_NUMBERED:
+    if n <= MAX_NUMBERED:
         for row in range(n):
             for column in range(n):
                 value = share[row, column].item()

@@ -28,7 +28,7 @@ from ..datasets.shards import Rows, about_shard, is_whole, shard_name, write_ind
 from ..io.files import FileLock, atomic_file, is_leftover
 from ..io.untrusted import read_json, read_regular, sanitized
 
-MARK = ".packing"  # in an unfinished folder: that it is ours, and, locked, that a process is at work on all of it
+MARKER = ".packing"  # in an unfinished folder: that it is ours, and, locked, that a process is at work on all of it
 PLAN = ".plan.json"
 ROWS = ".rows"  # folder of the shards' rows
 PATIENCE = 10.0  # seconds for another part that is just beginning
@@ -58,7 +58,7 @@ class Packing:
         self.is_packed = (target / PLAN).is_file()
         self.folder = target if self.is_packed else target.with_name(f"{target.name}.part")
         self.images: dict[str, int] = {}  # of each split, in the end
-        self._all = FileLock(self.folder / MARK)
+        self._all = FileLock(self.folder / MARKER)
         if not self.is_packed:
             self._check_target()
 
@@ -67,17 +67,17 @@ class Packing:
             raise ValueError(f"{self.target} exists already: name a new folder")
 
     @contextmanager
-    def begun(self, part: int, parts: int) -> Iterator[None]:
+    def locked_part(self, part: int, parts: int) -> Iterator[None]:
         """Hold a part of the packing, which an earlier start may have begun, so that no other process packs it.
 
         Raises:
             ValueError: the folder is another's; it was begun otherwise; or another process packs the part.
         """
         _make_marked(self.folder)
-        own = FileLock(self.folder / f"{MARK}-{part}-of-{parts}")
+        own = FileLock(self.folder / f"{MARKER}-{part}-of-{parts}")
         try:
             self._acquire(self._all, PATIENCE if parts > 1 else 0)
-            for path in self.folder.glob(f"{MARK}-*"):
+            for path in self.folder.glob(f"{MARKER}-*"):
                 if parts == 1 or not path.name.endswith(f"-of-{parts}"):  # another way of sharing it out
                     other = FileLock(path)
                     self._acquire(other, 0)
@@ -85,7 +85,7 @@ class Packing:
             if parts > 1:
                 self._acquire(own, 0)
             self._prepare()
-            self._sweep(part, parts)
+            self._delete_partial_shards(part, parts)
             if parts > 1:
                 self._all.release()
             yield
@@ -108,7 +108,7 @@ class Packing:
         plan = self._wanted()
         if not (self.folder / PLAN).exists():
             for path in self.folder.iterdir():
-                if not path.name.startswith(MARK):
+                if not path.name.startswith(MARKER):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             lengths = {split: self._images_per_shard(source) for split, source in self.sources.items()}
             with atomic_file(self.folder / PLAN, text=True) as opened:
@@ -140,7 +140,7 @@ class Packing:
         sizes = [len(data) for suffix, data in made if suffix is not None] or [0]
         return max(int(self.options["shard_mb"] * 10**6 / (statistics.mean(sizes) + OVERHEAD)), 1)
 
-    def _sweep(self, part: int, parts: int) -> None:
+    def _delete_partial_shards(self, part: int, parts: int) -> None:
         """Delete what an earlier start was writing when it was killed."""
         for split in self.sources:
             mine = {shard_name(number) for number in self.shards(split, part, parts)}
@@ -174,9 +174,9 @@ class Packing:
         shard, rows = self.shard(split, number), self._rows(split, number)
         return is_whole(shard, rows) and about_shard(MappedArrays(rows, check=False)).get("plan") == self._plan
 
-    def done(self, split: str, number: int, rows: Rows, left_out: list[str]) -> None:
+    def mark_done(self, split: str, number: int, rows: Rows, failed_images: list[str]) -> None:
         """Note that a shard is written, with its rows and the images that could not be read."""
-        about = {**about_shard(rows), "plan": self._plan, "left_out": left_out}
+        about = {**about_shard(rows), "plan": self._plan, "left_out": failed_images}
         save_arrays(self._rows(split, number), {**rows, "about": text_array(json.dumps(about))})
 
     def finish(self) -> list[str] | None:
@@ -197,11 +197,11 @@ class Packing:
         try:
             if not (self.folder / PLAN).exists():  # likewise
                 return None
-            left_out = [text for split in self.sources for text in self._join(split)]
+            failed_images = [text for split in self.sources for text in self._join(split)]
             self._check_target()  # meanwhile; an empty folder would be replaced
             self.folder.rename(self.target)
             self._remove_marks()
-            return left_out
+            return failed_images
         finally:
             self._all.release()
 
@@ -221,19 +221,19 @@ class Packing:
             self._all.release()
 
     def _remove_marks(self) -> None:
-        for path in [self.target / ROWS, *self.target.glob(f"{MARK}*"), self.target / PLAN]:
+        for path in [self.target / ROWS, *self.target.glob(f"{MARKER}*"), self.target / PLAN]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
 
     def _join(self, split: str) -> list[str]:
-        numbers, left_out = self.shards(split), []
+        numbers, failed_images = self.shards(split), []
         for number in numbers:
             about = about_shard(MappedArrays(self._rows(split, number)))
             if about.get("plan") != self._plan:
                 raise ValueError(f"{self.shard(split, number)} is of another packing: pack again, without --part")
-            left_out += map(str, about["left_out"])
+            failed_images += map(str, about["left_out"])
         names = [shard_name(number) for number in numbers]
         for path in (self.folder / split).iterdir():
             if path.name not in names:
@@ -245,7 +245,7 @@ class Packing:
         for name in names:
             if name not in used:  # none of its images could be read
                 (self.folder / split / name).unlink()
-        return left_out
+        return failed_images
 
 
 def _make_marked(folder: Path) -> None:
@@ -254,11 +254,11 @@ def _make_marked(folder: Path) -> None:
     Raises:
         ValueError: it has not.
     """
-    mark = folder / MARK
+    mark = folder / MARKER
     if not folder.exists():
         new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
         new.mkdir(parents=True)
-        (new / MARK).touch()
+        (new / MARKER).touch()
         try:
             new.rename(folder)
         except OSError:  # another part was faster

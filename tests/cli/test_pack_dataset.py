@@ -12,7 +12,7 @@ from PIL import Image
 
 from crate_mm.datasets import ClassFolders, PackedImages
 from crate_mm.datasets.encoding import AHEAD, encode_parallel
-from crate_mm.extras.packing import MARK, PLAN, ROWS
+from crate_mm.extras.packing import MARKER, PLAN, ROWS
 from crate_mm.io.files import FileLock
 from tests.conftest import ROOT, Finished, start
 
@@ -206,7 +206,7 @@ def test_another_recipe_or_other_images_do_not_go_on(packings, images, first_par
     done = packings.run("pack", "--part", "2/2")
     assert done.code == 2
     assert "was begun from other images than are there now: go on as it was begun, or delete it" in done.last_line
-    assert packings.files("pack.part") == before | {f"{MARK}-2-of-2": b""}
+    assert packings.files("pack.part") == before | {f"{MARKER}-2-of-2": b""}
     (first_part / PLAN).write_text("{}")
     assert f"{PLAN} is damaged: delete {first_part} to begin anew" in packings.run("pack").last_line
 
@@ -229,7 +229,7 @@ def test_a_part_of_another_packing_is_not_put_in(packings, first_part):
 @pytest.mark.slow
 def test_nobody_packs_a_shard_that_another_may_be_packing(packings, first_part, held, args, monkeypatch):
     monkeypatch.setattr("crate_mm.extras.packing.PATIENCE", 0.2)  # the tools are forked off
-    with FileLock(first_part / f"{MARK}{held}"):
+    with FileLock(first_part / f"{MARKER}{held}"):
         done = packings.run("pack", *args)
     assert done.code == 2
     assert f"error: another process is packing into {first_part}" in done.last_line

@@ -232,7 +232,7 @@ def test_packing_scales_16_bits(tmp_path, run_tool):
 
 def test_few_shards_are_open_at_a_time(tmp_path, monkeypatch):
     """However many there are, and in whatever order they are read."""
-    monkeypatch.setattr("crate_mm.datasets.packed.MOST_OPEN", 3)
+    monkeypatch.setattr("crate_mm.datasets.packed.MAX_OPEN_SHARDS", 3)
     (tmp_path / "train").mkdir()
     samples = [(f"{n}.png", bytes([n] * 10), n) for n in range(10)]
     write_shards(tmp_path / "train", samples, [str(n) for n in range(10)], shard_bytes=1)

@@ -13,7 +13,7 @@ from PIL import Image
 from crate_mm.datasets import ClassFolders, ImageFiles, ImageNet, PackedImages
 from crate_mm.datasets.folders import ImageFolder, split_positions
 from crate_mm.datasets.images import IMAGE_SUFFIXES, open_image
-from crate_mm.datasets.scan import find_splits, is_image, is_leftover
+from crate_mm.datasets.scan import find_splits, is_image, is_ignored
 
 # What is written into class folders: a good name of an image, or what is none.
 IMAGES = st.builds(
@@ -38,7 +38,7 @@ def said(caplog):
 
 def write(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if is_image(path.name) and not is_leftover(path.name):
+    if is_image(path.name) and not is_ignored(path.name):
         kind = Image.registered_extensions()[path.suffix.lower()]
         Image.new("RGB", (4, 3), (200, 30, 60)).save(path, "JPEG" if kind == "MPO" else kind)
     else:
