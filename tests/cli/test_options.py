@@ -99,7 +99,7 @@ MISTAKES = {
     "option without value": (["train", *options("train_cfg")], "--cfg-options takes KEY=VALUE, got 'train_cfg'"),
     "missing data": (
         ["train", "crate_tiny_in1k", "--cfg-options", "data_root={tmp}/nowhere"],
-        "data_root {tmp}/nowhere is no folder: expected {tmp}/nowhere/train/<class>/<image>.JPEG",
+        "data_root {tmp}/nowhere is not a folder: expected {tmp}/nowhere/train/<class>/<image>.JPEG",
     ),
     "wrong layout": (["train", "crate_tiny_in1k", "--cfg-options", "data_root={tmp}"], "has no folder 'train'"),
     "few classes": (

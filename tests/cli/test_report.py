@@ -166,7 +166,7 @@ MISTAKES = {
         ["debug", "random", "--masks", "{configs}"],
         "--masks is a folder with true masks of the images that --images names",
     ),
-    "no folder": (["debug", "random", "--images", "{configs}/none"], "{configs}/none is no folder"),
+    "no folder": (["debug", "random", "--images", "{configs}/none"], "{configs}/none is not a folder"),
 }
 
 

@@ -295,7 +295,7 @@ def test_the_crop_that_the_device_decoded_is_the_hosts_and_says_so(monkeypatch):
     monkeypatch.setattr("crate_mm.datasets.decode.print_log", lambda text, *_: said.append(text))
     former = TRANSFORMS.build(dict(type="EncodedRandomResizedCrop", size=32))
     (sentence,) = said
-    assert sentence.endswith("the device: it is DecodeRandomResizedCrop and RandomHorizontalFlip")
+    assert sentence.endswith("on the CPU: it equals DecodeRandomResizedCrop and RandomHorizontalFlip")
     file = io.BytesIO()
     photograph().save(file, "JPEG")
     flips = []

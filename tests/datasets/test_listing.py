@@ -96,7 +96,7 @@ def test_mapped_arrays_travel_to_a_process_as_a_file_or_as_themselves(tmp_path):
     assert np.array_equal(pickle.loads(travelling)["a"], np.arange(10_000))
     save_arrays(file, {"a": np.zeros(10_000, int)})
     assert np.array_equal(pickle.loads(pickle.dumps(mapped))["a"], np.arange(10_000))
-    with pytest.raises(ValueError, match="has been replaced while a process began"):
+    with pytest.raises(ValueError, match="has been replaced while a process started"):
         pickle.loads(travelling)
 
 
@@ -106,7 +106,7 @@ def keeping(tmp_path, monkeypatch) -> Path:
     (tmp_path / "temporary").mkdir(mode=0o700)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr(kept, "MIN_FILES", 0)
-    monkeypatch.setattr(kept, "SETTLED", 0.05)
+    monkeypatch.setattr(kept, "TIME_RESOLUTION", 0.05)
     return tmp_path / "temporary" / f"crate_mm-{os.geteuid()}"
 
 
@@ -170,7 +170,7 @@ def test_a_list_is_kept_with_what_it_leaves_out(tree, keeping, scans, caplog):
             caplog.clear()
             assert names(ImageFolder(tree)) == WANTED
             assert [record.getMessage() for record in caplog.records] == [
-                f"{tree}: left out are 1 files with other endings than images (1 of .txt)"
+                f"{tree}: excluded 1 files that are not images (1 .txt)"
             ]
     finally:
         logger.removeHandler(caplog.handler)
@@ -230,7 +230,7 @@ def test_a_change_of_the_tree_is_noticed(tree, keeping, scans, change):
 
 def test_a_folder_that_has_just_changed_is_read_again_later(tree, keeping, monkeypatch):
     """A file that comes within the same tick of the clock as the reading leaves no other time."""
-    monkeypatch.setattr(kept, "SETTLED", 0.5)
+    monkeypatch.setattr(kept, "TIME_RESOLUTION", 0.5)
     read, late = kept._list, []
 
     def and_a_file_comes(*args):
@@ -295,7 +295,7 @@ def test_a_folder_that_is_not_the_users_alone_is_not_used(tree, keeping, scans, 
         assert names(ImageFolder(tree)) == WANTED
     finally:
         logger.removeHandler(caplog.handler)
-    assert f"each process lists {tree} for itself: " in caplog.text
+    assert f"each process lists {tree} on its own: " in caplog.text
     assert not list(keeping.parent.parent.rglob("*.npz"))
 
 
