@@ -42,7 +42,7 @@ def init_model(
         cfg, opened = {}, open_checkpoint(checkpoint)
         model = build_from_checkpoint(opened)
     else:
-        cfg, opened = load_config_for(config, checkpoint, whole=True)
+        cfg, opened = load_config_for(config, checkpoint, full_model=True)
         model = build_model(cfg, opened)
     if opened is not None:
         load_strict(model, opened)

@@ -90,7 +90,7 @@ def main() -> None:
         args.loaded = {}  # each file's config, with its model where the config names none, and checkpoint
         for file in args.checkpoint:
             source = None if file == "random" else file
-            args.loaded[file] = load_config_for(args.config, source, args.cfg_options, whole=figure.whole)
+            args.loaded[file] = load_config_for(args.config, source, args.cfg_options, full_model=figure.whole)
             cfg = cfg or args.loaded[file][0]
         out = Path(args.out or f"{default_work_dir(cfg)}/analysis")
         with figure_style(args.style, args.width, args.font_size):

@@ -58,7 +58,7 @@ def check_args(args: argparse.Namespace) -> None:
 
 def config_for(config: str, args: argparse.Namespace) -> Config:
     """A config with the checkpoints' model where it names none."""
-    return load_config_for(config, args.checkpoints[0], args.cfg_options, needed=False, whole=True)[0]
+    return load_config_for(config, args.checkpoints[0], args.cfg_options, needed=False, full_model=True)[0]
 
 
 def choose(args: argparse.Namespace, finish: Callable[[Checkpoint], Checkpoint]) -> tuple[Checkpoint, list[str]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..config import defines_model, load_config, plan_batch, resolve_config
-from ..config.load import as_text
+from ..config.load import to_source
 from ..config.settings import DERIVED, GUARDS, SETTINGS
 from ..io.untrusted import say
 from .options import Parser, add_cfg_options, positive_int, user_errors
@@ -61,7 +61,7 @@ def main() -> None:
         cfg = load_config(args.config, args.cfg_options)
         whole = defines_model(cfg)
         follows = what_follows(cfg, args.processes) if whole else []
-        print(as_text(cfg))
+        print(to_source(cfg))
         if not whole:
             say("# The model is a checkpoint's, by --load-from: what follows is known when there is one.")
             return

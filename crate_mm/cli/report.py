@@ -117,7 +117,7 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
         loader, names_of_files = None, Counter(map(name_of_file, checkpoints))
         for file in checkpoints:
             source = None if file == "random" else file
-            cfg, checkpoint = load_config_for(config, source, args.cfg_options, whole=True)
+            cfg, checkpoint = load_config_for(config, source, args.cfg_options, full_model=True)
             model = build_model(cfg, checkpoint, args.seed, whole=True)
             if loader is None:
                 loader = load_data(cfg, args)

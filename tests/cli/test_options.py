@@ -116,9 +116,9 @@ MISTAKES = {
     ),
     "no micro-batch": (
         ["train", *options("max_batch_per_device=0")],
-        "max_batch_per_device must be a whole number of at least 1",
+        "max_batch_per_device must be a positive integer",
     ),
-    "derived": (["train", *options("train_dataloader.batch_size=3")], "it follows from global_batch_size"),
+    "derived": (["train", *options("train_dataloader.batch_size=3")], "it is derived from global_batch_size"),
     "wrong argument": (["train", *options("model.backbone.ista_lamda=3")], "did you mean ista_lambda"),
     "missing checkpoint": (["test", "debug", "{tmp}/none.pth"], "checkpoint {tmp}/none.pth does not exist"),
     "truncated checkpoint": (["test", "debug", "{tmp}/truncated.pth"], "truncated.pth is damaged or no checkpoint"),
