@@ -126,7 +126,7 @@ def gather(local: dict[str, Tensor]) -> list[dict[str, Tensor]] | None:
 
 @cache
 def _hosts(world: dist.ProcessGroup) -> dist.ProcessGroup:
-    """Return the gloo group of all processes, created once on GPUs: objects are gathered through the hosts, not NCCL."""
+    """Return the gloo group of all processes, created once on GPUs: objects are gathered on hosts, not by NCCL."""
     return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 

@@ -53,7 +53,7 @@ def test_cifar_pixels_are_channels_first(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_data_is_told(tmp_path, name):
-    message = rf"{name} is not in data_root {tmp_path}, or not whole: expected {tmp_path}/.*, from .*; download=True"
+    message = rf"{name} is missing or incomplete in data_root {tmp_path}: expected {tmp_path}/.*, from .*download=True"
     with pytest.raises(ValueError, match=message):
         DATASETS.build(dict(type=name, root=str(tmp_path)))
     with pytest.raises(ValueError, match=f"data_root is not set: give the folder that holds {name}'s"):
@@ -64,7 +64,7 @@ def test_damaged_data_is_told(tmp_path, monkeypatch):
     formats.cifar10(tmp_path, monkeypatch.setattr)
     with open(tmp_path / "cifar-10-batches-py" / "test_batch", "ab") as file:
         file.write(b"x")
-    with pytest.raises(ValueError, match=r"CIFAR10 is not in data_root .*, or not whole"):
+    with pytest.raises(ValueError, match=r"CIFAR10 is missing or incomplete in data_root"):
         DATASETS.build(dict(type="CIFAR10", root=tmp_path))
 
 

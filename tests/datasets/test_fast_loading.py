@@ -254,7 +254,7 @@ def test_few_shards_are_open_at_a_time(tmp_path, monkeypatch):
 def test_packing_refuses_what_exists(image_tree, packed, run_tool):
     finished = run_tool("pack_dataset", image_tree, packed)
     assert finished.code == 2
-    assert finished.last_line.endswith("packed exists already: name a new folder")
+    assert finished.last_line.endswith("packed already exists: choose a new folder")
 
 
 def test_a_missing_or_damaged_pack_is_named(packed):
