@@ -100,13 +100,13 @@ class ImageFolder(datasets.ImageFolder, Source):
             owner = {os.path.realpath(directory): None}
             for name, label in sorted(class_to_idx.items()):
                 for folder, files in walk_tree(os.path.join(directory, name), tree_scan):
-                    other = owner.setdefault(os.path.realpath(folder), name)
-                    if other is None:
+                    previous = owner.setdefault(os.path.realpath(folder), name)
+                    if previous is None:
                         continue  # a link back to the folder of all classes
-                    if other != name:
+                    if previous != name:
                         raise ValueError(
                             f"{sanitized(directory)}: a link makes the folder {sanitized(folder)} belong to two "
-                            f"classes, {sanitized(other)} and {sanitized(name)}: remove the link"
+                            f"classes, {sanitized(previous)} and {sanitized(name)}: remove the link"
                         )
                     if is_valid_file is not None:
                         files = [file for file in files if is_valid_file(os.path.join(folder, file))]

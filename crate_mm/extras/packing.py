@@ -81,9 +81,9 @@ class Packing:
             self._acquire(self._all, PATIENCE if parts > 1 else 0)
             for path in self.folder.glob(f"{MARKER}-*"):
                 if parts == 1 or not path.name.endswith(f"-of-{parts}"):  # another number of parts
-                    other = FileLock(path)
-                    self._acquire(other, 0)
-                    other.release()
+                    lock = FileLock(path)
+                    self._acquire(lock, 0)
+                    lock.release()
             if parts > 1:
                 self._acquire(own, 0)
             self._prepare()
