@@ -41,7 +41,7 @@ def init_model(
         cfg, loaded = {}, open_checkpoint(checkpoint)
         model = build_from_checkpoint(loaded)
     else:
-        cfg, loaded = load_config_and_checkpoint(config, checkpoint, whole=True)
+        cfg, loaded = load_config_and_checkpoint(config, checkpoint, full_model=True)
         model = build_model(cfg, loaded)
     if loaded is not None:
         load_strict(model, loaded)

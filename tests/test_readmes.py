@@ -415,7 +415,7 @@ def test_the_tables_of_settings_and_guards_are_the_codes():
     text = (ROOT / "crate_mm" / "config" / "README.md").read_text()
     shown = [line for line in text.splitlines() if line.startswith("| `")]
     rows = [f"| `{s.name}` | {'-' if s.default is ... else f'`{s.default!r}`'} | {s.help} |" for s in SETTINGS]
-    rows += [f"| `{name}` | `{guard.type}` | {guard.without} |" for name, guard in GUARDS.items()]
+    rows += [f"| `{name}` | `{guard.type}` | {guard.effect_if_off} |" for name, guard in GUARDS.items()]
     assert shown == rows
 
 

@@ -91,7 +91,7 @@ def main() -> None:
         for file in args.checkpoint:
             source = None if file == "random" else file
             args.loaded[file] = load_config_and_checkpoint(
-                args.config, source, args.cfg_options, whole=figure.full_model
+                args.config, source, args.cfg_options, full_model=figure.full_model
             )
             cfg = cfg or args.loaded[file][0]
         out = Path(args.out or f"{default_work_dir(cfg)}/analysis")

@@ -61,7 +61,7 @@ def check_args(args: argparse.Namespace) -> None:
 
 def config_for(config: str, args: argparse.Namespace) -> Config:
     """Load a config; if it defines no model, use the checkpoints' model."""
-    return load_config_and_checkpoint(config, args.checkpoints[0], args.cfg_options, needed=False, whole=True)[0]
+    return load_config_and_checkpoint(config, args.checkpoints[0], args.cfg_options, needed=False, full_model=True)[0]
 
 
 def greedy_average(

@@ -91,7 +91,7 @@ def main() -> None:
 
 def pack_part(packing: Packing, args: argparse.Namespace) -> list[str] | None:
     """Pack a part, merge the parts if it is the last one, and return the result of ``Packing.finish``."""
-    with packing.begun(*args.part):
+    with packing.locked_part(*args.part):
         try:
             for split in packing.sources:
                 pack(packing, split, args)
@@ -122,7 +122,7 @@ def pack(packing: Packing, split: str, args: argparse.Namespace) -> None:
             failed_images: list[str] = []
             shard_results = islice(results, len(packing.positions(split, number)))
             rows = write_shard(packing.shard(split, number), samples(shard_results, source, args.source, failed_images))
-            packing.done(split, number, rows, failed_images)
+            packing.mark_done(split, number, rows, failed_images)
 
 
 def samples(

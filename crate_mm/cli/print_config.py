@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..config import defines_model, load_config, plan_batch, resolve_config
-from ..config.load import as_text
+from ..config.load import to_source
 from ..config.settings import DERIVED, GUARDS, SETTINGS
 from ..io.untrusted import say
 from .options import Parser, add_cfg_options, positive_int, user_errors
@@ -60,7 +60,7 @@ def main() -> None:
         cfg = load_config(args.config, args.cfg_options)
         has_model = defines_model(cfg)
         derived = derived_settings(cfg, args.processes) if has_model else []
-        print(as_text(cfg))
+        print(to_source(cfg))
         if not has_model:
             say("# The model is a checkpoint's, by --load-from: derived settings depend on it.")
             return

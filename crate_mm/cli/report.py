@@ -119,7 +119,7 @@ def load_models(args: argparse.Namespace) -> tuple[list[Looked], list[ReportData
         loader, names_of_files = None, Counter(map(name_of_file, checkpoints))
         for file in checkpoints:
             source = None if file == "random" else file
-            cfg, checkpoint = load_config_and_checkpoint(config, source, args.cfg_options, whole=True)
+            cfg, checkpoint = load_config_and_checkpoint(config, source, args.cfg_options, full_model=True)
             model = build_model(cfg, checkpoint, args.seed, whole=True)
             if loader is None:
                 loader = load_data(cfg, args)

@@ -53,7 +53,7 @@ def main() -> None:
     args = parse_args()
     with user_errors():
         check_args(args)
-        cfg, checkpoint = load_config_and_checkpoint(args.config, args.checkpoint, args.cfg_options, whole=True)
+        cfg, checkpoint = load_config_and_checkpoint(args.config, args.checkpoint, args.cfg_options, full_model=True)
         cfg.launcher = args.launcher
         cfg.work_dir = args.work_dir or str(Path(cfg.get("work_dir") or default_work_dir(cfg)) / "test")
         cfg.resume, cfg.load_from = False, args.checkpoint

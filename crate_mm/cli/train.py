@@ -75,7 +75,7 @@ def configure(args: argparse.Namespace) -> tuple[Config, Checkpoint | None]:
         needed=False,
         mixin="transfer/linear_probe.py" if args.linear_probe else None,
         model=model,
-        whole=source is not args.load_from,
+        full_model=source is not args.load_from,
     )
     launch = {"launcher": args.launcher}
     launch |= {"work_dir": args.work_dir} if args.work_dir else {}

@@ -1,4 +1,4 @@
-"""Values of the command line, read as what their setting is: text, a list, or whatever Python would make of it."""
+"""Parse command-line values by the type of their setting: text, a list, or a Python literal."""
 
 import ast
 import inspect
@@ -17,11 +17,11 @@ NUMBERS = {int, float, bool}
 
 
 class Given(str):
-    """The text of a value as the command line has it: what it means depends on the setting that it is for."""
+    """Unparsed text of a command-line value; its meaning depends on the type of its setting."""
 
 
 class _PlainPython(ast.NodeTransformer):
-    """Write ``dict(a=1)`` as ``{"a": 1}`` and words as strings, at any depth, as literals have no calls and names."""
+    """Rewrite ``dict(a=1)`` as ``{"a": 1}`` and names as strings, at any depth, because literals have neither."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         if getattr(node.func, "id", None) != "dict" or node.args:
@@ -33,12 +33,12 @@ class _PlainPython(ast.NodeTransformer):
 
 
 def parse_value(text: str) -> Any:
-    """Read an override's value as Python would: a number, word, string, list, tuple or dict, ``dict(a=1)`` too.
+    """Parse an override's value as Python: a number, word, string, list, tuple, dict or ``dict(a=1)``.
 
-    Words in brackets are strings. What is none of these is a string as it stands, spaces included, and ``a,b`` a list.
+    Words in brackets are strings, and ``a,b`` is a list. Any other text is a string, spaces included.
 
     Raises:
-        ValueError: it is in brackets, and no list, tuple or dict.
+        ValueError: text in brackets that is not a list, tuple or dict.
     """
     if text.lower() in WORDS:
         return WORDS[text.lower()]
@@ -50,32 +50,32 @@ def parse_value(text: str) -> Any:
         return list(value) if isinstance(value, tuple) and not text.strip().startswith("(") else value
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         if re.fullmatch(r"\s*(\[.*\]|\(.*\)|\{.*\}|dict\(.*\))\s*", text, re.DOTALL):
-            raise ValueError(f"{text!r} is no list, tuple or dict: put its words in quotes") from None
+            raise ValueError(f"{text!r} is not a list, tuple or dict: put its words in quotes") from None
         if "," in text and not any(bracket in text for bracket in "([{"):
             return [parse_value(part) for part in text.split(",")]
         return text
 
 
-def read(given: Given, kinds: set[Any] | None, strict: bool = False) -> Any:
-    """Read the text of a command line as one of some kinds.
+def read(given: Given, value_types: set[Any] | None, strict: bool = False) -> Any:
+    """Parse a command-line value as one of several types.
 
     Args:
         given: the text.
-        kinds: of the setting, of ``accepted_types``; None where they are not known.
-        strict: refuse anything but a number where nothing else is wanted.
+        value_types: types that the setting accepts (``accepted_types``); None if they are unknown.
+        strict: raise an error for other values than numbers if the setting accepts only numbers.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the text cannot be parsed.
     """
     text = str(given)
-    wanted = (kinds or set()) - {type(None)}
-    if text.lower() == "none" and (not wanted or type(None) in kinds):
+    expected = (value_types or set()) - {type(None)}
+    if text.lower() == "none" and (not expected or type(None) in value_types):
         return None
-    if wanted and wanted <= TEXT:
+    if expected and expected <= TEXT:
         return _unquoted(text)
-    plain = {typing.get_origin(kind) or kind for kind in wanted}
-    if plain and plain <= LISTS:
-        of_text = all(set(typing.get_args(kind)) - {...} == {str} for kind in wanted)
+    origins = {typing.get_origin(value_type) or value_type for value_type in expected}
+    if origins and origins <= LISTS:
+        of_text = all(set(typing.get_args(value_type)) - {...} == {str} for value_type in expected)
         if of_text and not text.strip().startswith(("[", "(")):
             return [_unquoted(part) for part in text.split(",")]
         value = parse_value(text)
@@ -83,13 +83,13 @@ def read(given: Given, kinds: set[Any] | None, strict: bool = False) -> Any:
             return [str(part) for part in value]
         return value if isinstance(value, (list, tuple, dict)) else [value]
     value = parse_value(text)
-    if strict and plain and plain <= NUMBERS and not isinstance(value, tuple(NUMBERS)):
-        raise ValueError(f"a number is wanted, got {text!r}")
+    if strict and origins and origins <= NUMBERS and not isinstance(value, tuple(NUMBERS)):
+        raise ValueError(f"expected a number, got {text!r}")
     return value
 
 
 def _unquoted(text: str) -> str:
-    """What quotes enclose, or the text as it stands."""
+    """Return text without enclosing quotes."""
     try:
         value = ast.literal_eval(text.strip())
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
@@ -98,27 +98,27 @@ def _unquoted(text: str) -> str:
 
 
 def signatures(target: Callable) -> Iterator[Callable]:
-    """What takes the arguments of a class or function: of a class that passes keywords on, its base classes' too."""
+    """Yield a class or function, and the base classes of a class that passes keywords on to them."""
     yield target
     if inspect.isclass(target):
-        taking = target
+        receiver = target
         for base in target.__mro__[1:-1]:
-            if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(taking).parameters.values()):
+            if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(receiver).parameters.values()):
                 break
-            taking = base
+            receiver = base
             yield base
 
 
 def accepted_types(target: Callable | None, name: str) -> set[Any] | None:
-    """The kinds of value that an argument takes, by its annotation; None where it has none that tells."""
-    for taking in signatures(target) if target is not None else ():
+    """Return the types that an argument's annotation accepts; None if it has no annotation, or a generic one."""
+    for receiver in signatures(target) if target is not None else ():
         try:
-            hints = typing.get_type_hints(taking.__init__ if inspect.isclass(taking) else taking)
-        except Exception:  # an annotation may name what is not there
+            hints = typing.get_type_hints(receiver.__init__ if inspect.isclass(receiver) else receiver)
+        except Exception:  # an annotation may refer to missing names
             continue
         if name in hints:
-            kinds = set(_members(hints[name]))
-            return None if any(kind is Any or isinstance(kind, typing.TypeVar) for kind in kinds) else kinds
+            value_types = set(_members(hints[name]))
+            return None if any(t is Any or isinstance(t, typing.TypeVar) for t in value_types) else value_types
     return None
 
 

@@ -1,4 +1,4 @@
-"""Configs: found, loaded, overridden and checked."""
+"""Find, load, override and check configs."""
 
 import ast
 import copy
@@ -19,7 +19,7 @@ from ..registry import head_for, suggest
 from .overrides import apply_overrides, check_overrides
 
 _PACKAGE = Path(crate_mm.__file__).parent
-# An installed wheel has the configs inside the package, a clone beside it.
+# An installed wheel has the configs inside the package, a clone next to it.
 CONFIGS = next(p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir())
 
 
@@ -28,19 +28,23 @@ def load_config(
     overrides: dict | None = None,
     mixin: str | None = None,
     model: dict | None = None,
-    whole: bool = False,
+    full_model: bool = False,
 ) -> Config:
-    """Load a config file, or one of the package's by its name, and apply ``--cfg-options`` to it.
+    """Load a config file, or a config of the package by name, and apply overrides.
 
-    Before these come ``model``, for a config that does not name its model, as a transfer's, and a ``mixin``, a file of
-    ``configs/_base_`` that changes any config. Of ``model`` the parts are taken, not the settings of its training, and
-    what the config says of them counts; ``whole``, as for a test, takes it as it is. A config with a head, such as a
-    transfer's, takes the backbone of a model that has none (see ``as_classifier``).
+    If the config has a head and ``model`` has none, as in a transfer, the model becomes a classifier (see
+    ``as_classifier``). The folder of the file and the current folder are added to ``sys.path``, for ``custom_imports``.
 
-    The folder of the file and the current folder are put on ``sys.path``, so that ``custom_imports`` finds files there.
+    Args:
+        config: path, name or loaded config.
+        overrides: values by key, as from ``--cfg-options``; applied last.
+        mixin: name of a file in ``configs/_base_`` to merge into the config.
+        model: model config, used if the config does not define its model. Only its components are used, not its
+            training settings, and the config's settings take precedence.
+        full_model: keep ``model`` unchanged, head included, as for a test.
 
     Raises:
-        ValueError: no such file, an error in it, or an override that names no setting.
+        ValueError: the file does not exist or has an error, or an override names an unknown setting.
     """
     if isinstance(config, Config):
         cfg = copy.deepcopy(config)
@@ -51,16 +55,16 @@ def load_config(
                 sys.path.append(str(folder))
         cfg = _load_file(path)
     if not isinstance(cfg.get("model") or {}, dict):
-        raise ValueError(f"config {config}: model must be a dict(type=...), it is {cfg.model!r}")
+        raise ValueError(f"config {config}: model must be a dict(type=...), got {cfg.model!r}")
     if model is not None and not defines_model(cfg):
         own = cfg.get("model") or {}
         if "head" in own and "head" not in model:
             model = as_classifier(model)
-        elif "head" in own and not whole:
+        elif "head" in own and not full_model:
             model = with_new_head(model)
         parts = {key: value for key, value in model.items() if key == "type" or isinstance(value, dict)}
-        cfg.model = model if whole else parts
-        cfg.merge_from_dict({} if whole else {"model": own})
+        cfg.model = model if full_model else parts
+        cfg.merge_from_dict({} if full_model else {"model": own})
     if mixin:
         cfg.merge_from_dict(Config.fromfile(CONFIGS / "_base_" / mixin, lazy_import=False).to_dict())
     if overrides:
@@ -69,47 +73,48 @@ def load_config(
 
 
 def as_classifier(model: dict) -> dict:
-    """A classifier that goes on from a model of another task, such as a masked autoencoder: a new linear head on its
-    backbone, with the arguments that the backbone says (``head_for``).
+    """Return a classifier with the backbone of another task's model, such as a masked autoencoder, and a new head.
+
+    The head is linear and has the arguments that the backbone specifies (``head_for``).
+
 
     Raises:
         ValueError: the model has no backbone.
     """
     if not isinstance(model.get("backbone"), dict) or "type" not in model["backbone"]:
-        raise ValueError(f"the config wants a classifier, and the model {model.get('type')} has no backbone for one")
+        raise ValueError(f"the config needs a classifier, but the model {model.get('type')} has no backbone")
     parts = {key: model[key] for key in ("backbone", "preprocessor") if key in model}
     head = {"type": "LinearHead", **head_for(model["backbone"]["type"])}
     return {"type": "ImageClassifier", **parts, "head": head}
 
 
 def with_new_head(model: dict) -> dict:
-    """A classifier whose linear head is to be a new one: what its family says of a head counts where the model says
-    nothing, as one of other code's weights may not."""
+    """Add the head arguments that a classifier's backbone specifies to its linear head, for those it does not set."""
     backbone, head = model.get("backbone"), model.get("head")
-    known = isinstance(backbone, dict) and "type" in backbone and isinstance(head, dict)
-    if not known or head.get("type") != "LinearHead":
+    valid = isinstance(backbone, dict) and "type" in backbone and isinstance(head, dict)
+    if not valid or head.get("type") != "LinearHead":
         return model
     return {**model, "head": {**head_for(backbone["type"]), **head}}
 
 
 def defines_model(cfg: Config) -> bool:
-    """Whether a config says what its model is; a transfer's leaves that to a checkpoint."""
+    """Return whether a config defines its model; a transfer's config leaves that to a checkpoint."""
     return "type" in (cfg.get("model") or {})
 
 
 def require_model(cfg: Config) -> None:
-    """Raise ``ValueError`` unless a config has a model, and says what it is."""
+    """Raise ``ValueError`` unless a config has a model and defines it."""
     if not cfg.get("model"):
         raise ValueError("the config has no model")
     if not defines_model(cfg):
         raise ValueError(
-            "the config does not name its model: --load-from CHECKPOINT takes that of a checkpoint, --model CONFIG "
-            "that of another config"
+            "the config does not define its model: use --load-from CHECKPOINT for a checkpoint's model, or --model "
+            "CONFIG for that of another config"
         )
 
 
 def find_config(config: str | Path) -> Path:
-    """The file of a config, given as a path or by the name of one that comes with the package ('crate_base_in1k')."""
+    """Return the file of a config, given as a path or as the name of a config of the package ('crate_base_in1k')."""
     path = Path(home(config))
     if path.is_file():
         return path
@@ -126,95 +131,101 @@ def _load_file(path: Path) -> Config:
         cfg = Config.fromfile(path, lazy_import=False)
     except SyntaxError as error:
         # MMEngine names a temporary copy of the file, or of one of its bases.
-        imported = f"config {path} imports {error.filename}, line {error.lineno}, which is not valid: {error.msg}"
+        imported = f"config {path} imports {error.filename}, line {error.lineno} is not valid Python: {error.msg}"
         raise ValueError(_find_syntax_error(path) or imported) from None
     except ImportError as error:
         cause = error.__cause__ or error
-        while cause.__context__ is not None:  # MMEngine replaces the error of the user's own file by advice on paths
+        while cause.__context__ is not None:  # MMEngine replaces the error in the user's file by advice on paths
             cause = cause.__context__
         raise ValueError(f"config {path}: its custom_imports fail: {type(cause).__name__}: {cause}") from error
     except Exception as error:
-        if unreadable := _find_syntax_error(path):  # bytes that are no UTF-8 come first
-            raise ValueError(unreadable) from None
+        if message := _find_syntax_error(path):  # such as bytes that are not UTF-8
+            raise ValueError(message) from None
         if re.search(r"^\s*with read_base\(\)", path.read_text(encoding="utf-8"), re.MULTILINE):
             raise ValueError(
-                f'config {path} inherits by read_base(), MMEngine\'s other kind of config: write _base_ = ["..."], and '
-                'each type as a string, as in type="CRATE"'
+                f'config {path} uses read_base(), MMEngine\'s other config style: write _base_ = ["..."], and each '
+                'type as a string, such as type="CRATE"'
             ) from None
         raise ValueError(f"config {path} cannot be loaded: {type(error).__name__}: {error}") from error
-    # MMEngine leaves out what a file imports or defines, but classes.
+    # MMEngine removes what a file imports or defines, except classes.
     for name in [name for name, value in cfg.items() if isinstance(value, type)]:
         del cfg._cfg_dict[name]
-    return Config(plain(cfg.to_dict(), f"config {path}"), cfg_text=cfg.text, filename=cfg.filename)
+    return Config(require_plain_data(cfg.to_dict(), f"config {path}"), cfg_text=cfg.text, filename=cfg.filename)
 
 
-def plain(value: Any, where: str) -> Any:
-    """Settings as data that is the same when it is read again from the work folder: paths become text, NumPy's numbers
-    Python's.
+def require_plain_data(value: Any, where: str) -> Any:
+    """Return settings as plain data that survives a dump: paths become text, NumPy scalars become Python's.
+
+    Args:
+        value: settings.
+        where: beginning of the error message, which names the setting.
 
     Raises:
-        ValueError: a setting is something else than data; ``where`` begins the sentence, and names it.
+        ValueError: a setting is not plain data.
     """
     if isinstance(value, dict):
-        return {key: plain(inner, f"{where}{'.' if ': ' in where else ': '}{key}") for key, inner in value.items()}
+        return {
+            key: require_plain_data(inner, f"{where}{'.' if ': ' in where else ': '}{key}")
+            for key, inner in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return type(value)(plain(inner, f"{where}.{number}") for number, inner in enumerate(value))
+        return type(value)(require_plain_data(inner, f"{where}.{number}") for number, inner in enumerate(value))
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, set, frozenset, range, slice)):
         return value
-    said = sanitized(repr(value), 80)
-    raise ValueError(f"{where} is {said}, no data: a config names what it wants as text, as in type='CRATE'")
+    text = sanitized(repr(value), 80)
+    raise ValueError(f"{where} is {text}, not plain data: a config names objects by strings, such as type='CRATE'")
 
 
-class _Written(float):
-    """A number that is written as Python reads it: of an infinite one a config's text has only the name."""
+class _FloatLiteral(float):
+    """Float whose repr Python can evaluate; that of infinity and NaN is only a name."""
 
     def __repr__(self) -> str:
         return f"float('{float(self)}')"
 
 
-def as_text(cfg: Config) -> str:
-    """A config as Python that can be loaded again, whatever it builds on included."""
+def to_source(cfg: Config) -> str:
+    """Return a config, including its bases, as Python source that can be loaded again."""
 
-    def written(value: Any) -> Any:
+    def convert(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: written(inner) for key, inner in value.items()}
+            return {key: convert(inner) for key, inner in value.items()}
         if isinstance(value, (list, tuple)):
-            return type(value)(map(written, value))
+            return type(value)(map(convert, value))
         if isinstance(value, PurePath):
             return str(value)
-        return _Written(value) if isinstance(value, float) and not math.isfinite(value) else value
+        return _FloatLiteral(value) if isinstance(value, float) and not math.isfinite(value) else value
 
-    return Config(written(cfg.to_dict()), filename=cfg.filename).dump()
+    return Config(convert(cfg.to_dict()), filename=cfg.filename).dump()
 
 
 def dump(cfg: Config, path: Path) -> None:
     """Write a config so that it can be loaded again."""
-    text = as_text(cfg)
+    text = to_source(cfg)
     with atomic_file(path, text=True) as file:
         file.write(text)
 
 
 def _find_syntax_error(path: Path) -> str | None:
-    """Name the file, of a config and those it inherits from, that is not valid Python in UTF-8; None if none is."""
+    """Return a message for the first file, of a config and its bases, that is not valid Python in UTF-8; else None."""
     if not path.is_file():
         return None
     try:
         text = path.read_bytes().decode()
         if text.startswith("\ufeff"):
-            return f"config {path} begins with a byte order mark: save it as UTF-8 without one"
+            return f"config {path} begins with a byte order mark: save it as UTF-8 without BOM"
         tree = ast.parse(text)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        return f"config {path}, line {line} is no text in UTF-8: save it as UTF-8"
+        return f"config {path}, line {line} is not UTF-8: save it as UTF-8"
     except SyntaxError as error:
         return f"config {path}, line {error.lineno} is not valid Python: {error.msg}"
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_base_":
             bases = ast.literal_eval(node.value)
-            found = (_find_syntax_error(path.parent / base) for base in ([bases] if isinstance(bases, str) else bases))
-            return next(filter(None, found), None)
+            bases = [bases] if isinstance(bases, str) else bases
+            return next(filter(None, (_find_syntax_error(path.parent / base) for base in bases)), None)
     return None

@@ -1,4 +1,4 @@
-"""``--cfg-options``: every key must name a setting, of the config or of what the config configures."""
+"""``--cfg-options``: every key must name a setting of the config or an argument of what it configures."""
 
 import copy
 import inspect
@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 from .. import registry
 from ..registry import suggest
 from .kinds import Given, accepted_types, read, signatures
-from .settings import DERIVED, GUARDS, KINDS, SETTINGS
+from .settings import DERIVED, GUARDS, SETTINGS, VALUE_TYPES
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
-# What a dict without a ``type`` is passed to.
+# Receivers of the dicts without a ``type``.
 _UNTYPED = {
     "": Runner.__init__,
     "randomness": Runner.set_randomness,
@@ -61,7 +61,7 @@ _EXTRA = {
 
 
 def apply_overrides(cfg: Config, overrides: dict[str, Any]) -> None:
-    """Set the keys of a config, making the dicts on the way that are not there. A dict takes the place of what was."""
+    """Set the keys of a config in place and create missing parent dicts; a dict replaces the previous value."""
     for key, value in overrides.items():
         *path, last = key.split(".")
         node = cfg._cfg_dict
@@ -76,35 +76,35 @@ def apply_overrides(cfg: Config, overrides: dict[str, Any]) -> None:
 
 
 def check_overrides(cfg: Config, overrides: dict) -> dict:
-    """Return the overrides, with what is still the text of a command line read as what each setting is.
+    """Return the overrides, with command-line text parsed by the type of its setting.
 
     Raises:
-        ValueError: an override names a setting that neither the config nor what it configures has (MMEngine would
-            create the misspelt key and train on without it), or has a value of another kind.
+        ValueError: an override names an unknown setting (MMEngine would add the misspelled key and ignore it), or has a
+            value of another type.
     """
     root, values = copy.deepcopy(cfg._cfg_dict), {}
-    # A changed type comes first: the settings of the new one are then known.
+    # Apply types first, so that the settings of the new type are known.
     for key, value in sorted(overrides.items(), key=lambda item: not item[0].endswith(".type")):
         if key in DERIVED:
-            raise ValueError(f"--cfg-options {key} cannot be set: it follows from {DERIVED[key]}")
+            raise ValueError(f"--cfg-options {key} cannot be set: it is derived from {DERIVED[key]}")
         value = values[key] = _read(key, value, root)
         node, parent, walked = root, None, []
         for part in key.split("."):
             where = ".".join(walked)
             if isinstance(node, (list, tuple)):
                 if not part.isdigit() or int(part) >= len(node):
-                    raise ValueError(f"--cfg-options {key}: {where} is a list of {len(node)}, it has no entry {part!r}")
+                    raise ValueError(f"--cfg-options {key}: {where} is a list of {len(node)} and has no entry {part!r}")
                 node = node[int(part)]
             elif not walked and part not in _settings({}, ""):
-                _refuse_variable(key, part, part in node)
+                _raise_unknown(key, part, part in node)
             elif isinstance(node, dict) and part in node:
                 node, parent = node[part], node
             elif where == "default_hooks" and isinstance(value, dict) and "type" in value:
-                node = None  # a further hook, whose type is looked up when it is built
+                node = None  # an additional hook, whose type is resolved when it is built
             elif isinstance(node, dict):
                 known = _settings(node, where)
                 if known is None or part in known:
-                    # A setting that the config leaves at its default; what is below it is known or free form.
+                    # A setting that the config leaves at its default. The keys below it are known or arbitrary.
                     node = {} if ".".join([*walked, part]) in _EXTRA else None
                     walked.append(part)
                     continue
@@ -112,65 +112,65 @@ def check_overrides(cfg: Config, overrides: dict) -> dict:
                     f"--cfg-options {key}: {where or 'the config'} has no {part!r}: {suggest(part, known)}"
                 )
             elif node is not None:
-                raise ValueError(f"--cfg-options {key}: {where} is {node!r}, it has no {part!r}")
+                raise ValueError(f"--cfg-options {key}: {where} is {node!r} and has no {part!r}")
             else:
                 break
             walked.append(part)
         if key.endswith(".type") and parent is not None:
             parent["type"] = value
         if isinstance(node, (int, float)) and isinstance(value, str):
-            raise ValueError(f"--cfg-options {key}: a {type(node).__name__} is wanted, as {node}; got {value!r}")
+            raise ValueError(f"--cfg-options {key}: expected {type(node).__name__} such as {node}, got {value!r}")
     return {key: values[key] for key in overrides}
 
 
 def _read(key: str, value: Any, root: dict) -> Any:
-    """A value, read as what its setting is if it is still text."""
+    """Return a value, parsed by the type of its setting if it is command-line text."""
     if not isinstance(value, Given):
         return value
-    *above, last = key.split(".")
+    *parents, last = key.split(".")
     holder: Any = root
-    for part in above:
+    for part in parents:
         if isinstance(holder, (list, tuple)):
             holder = holder[int(part)] if part.isdigit() and int(part) < len(holder) else None
         else:
             holder = holder.get(part) if isinstance(holder, dict) else None
-    target = _UNTYPED.get(".".join(above))
+    target = _UNTYPED.get(".".join(parents))
     if isinstance(holder, dict) and "type" in holder:
         target = _registered(holder["type"])
-    kinds = {str} if last == "type" else KINDS.get(key) or accepted_types(target, last)
+    value_types = {str} if last == "type" else VALUE_TYPES.get(key) or accepted_types(target, last)
     try:
-        # Others' annotations may leave out what they take.
-        return read(value, kinds, strict=getattr(target, "__module__", "").startswith("crate_mm."))
+        # The annotations of third-party code may be incomplete.
+        return read(value, value_types, strict=getattr(target, "__module__", "").startswith("crate_mm."))
     except ValueError as error:
         raise ValueError(f"--cfg-options {key}: {error}") from None
 
 
-def _refuse_variable(key: str, name: str, is_there: bool) -> None:
+def _raise_unknown(key: str, name: str, is_variable: bool) -> None:
     known = _settings({}, "")
-    if is_there:
+    if is_variable:
         raise ValueError(
-            f"--cfg-options {key}: {name} is a variable of the config's file, which is used up when the file is read: "
-            "override the settings that are made from it"
+            f"--cfg-options {key}: {name} is a variable of the config's file, used only while the file is read: "
+            "override the settings that are computed from it"
         )
     raise ValueError(f"--cfg-options {key}: the config has no {name!r}: {suggest(name, known)}")
 
 
 def _settings(node: dict, where: str) -> list[str] | None:
-    """The names that a config dict may have, or None where they cannot be told."""
+    """Return the keys that a config dict may have, or None if they are unknown."""
     known = set(node) | set(_EXTRA.get(where, ()))
     target = _UNTYPED.get(where)
     if "type" in node:
         target = _registered(node["type"])
     if target is None:
         return None if "type" in node else sorted(known)
-    for taking in signatures(target):
-        parameters = inspect.signature(taking).parameters.values()
+    for receiver in signatures(target):
+        parameters = inspect.signature(receiver).parameters.values()
         known.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
     return sorted(known - {"self"})
 
 
 def _registered(name) -> type | None:
-    """The class that a ``type`` names, in whichever registry it is."""
+    """Return the class that a ``type`` names, from any registry."""
     if not isinstance(name, str):
         return name
     for candidate in vars(registry).values():

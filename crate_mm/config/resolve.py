@@ -1,4 +1,4 @@
-"""A user's config, made ready for the Runner: all that follows from it is filled in."""
+"""Resolve a user's config for the Runner: fill in all derived settings."""
 
 import copy
 import inspect
@@ -23,47 +23,47 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
 def default_work_dir(cfg: Config) -> str:
-    """``work_dirs/<the config's name>``."""
+    """Return ``work_dirs/<config name>``."""
     return str(Path("work_dirs") / (Path(cfg.filename).stem if cfg.filename else "crate_mm"))
 
 
 def expand_home(cfg: Config) -> None:
-    """Let a leading ``~`` be the home folder in the paths that a config has for itself; datasets see to theirs."""
+    """Expand a leading ``~`` in a config's own paths, in place; datasets expand theirs."""
     for key in ("work_dir", "load_from"):
         if isinstance(cfg.get(key), str):
             cfg[key] = home(cfg[key])
 
 
 def resolve_config(cfg: Config, world_size: int | None = None, with_model: bool = True) -> Config:
-    """Return a copy of a user's config with all that follows from it filled in, for this process.
+    """Return a copy of a user's config with all derived settings filled in, for this process.
 
-    Settings get their defaults and guards become hooks. The batch of each device and its micro-batches follow from
-    ``global_batch_size``, ``max_batch_per_device`` and the number of processes; ``data_root`` goes to every dataset
-    that takes a ``root``; k-NN metrics get a bank; loaders get the collate function and the worker set-up that our
-    batches need, and at most the cores' number of workers; ``ema_momentum`` becomes a hook.
+    Settings get their defaults, and guards and ``ema_momentum`` become hooks. The batch and the micro-batches of each
+    device are computed from ``global_batch_size``, ``max_batch_per_device`` and the number of processes. ``data_root``
+    is passed to every dataset with a ``root``. k-NN metrics get a bank. Loaders get the collate function and the worker
+    initialization for our batches, and at most one worker per core.
 
     Args:
         cfg: the config.
-        world_size: number of processes, for the first of which it is then; this run's if not given.
-        with_model: whether it must say what its model is, which its data does not need.
+        world_size: number of processes, to resolve the config for rank 0; default: the number and rank of this run.
+        with_model: whether the config must define its model; its data do not need it.
 
     Raises:
-        ValueError: the batch cannot be spread, a part is missing, or a setting is wrong or follows from others.
+        ValueError: the batch cannot be split, a section is missing, or a setting is invalid or a derived one.
     """
     if with_model:
         require_model(cfg)
-    # The copy's text is not prettified: MMEngine does that at every checkpoint, for half a second.
+    # MMEngine would format the copy's text at every checkpoint, which takes half a second.
     cfg = Config(copy.deepcopy(cfg.to_dict()), filename=cfg.filename, format_python_code=False)
     cfg.setdefault("default_scope", registry.SCOPE)
     expand_home(cfg)
     if not cfg.get("work_dir"):
         cfg.work_dir = default_work_dir(cfg)
-    # MMEngine shares state between Runners of one name, which without this are those made in the same second.
+    # MMEngine shares state between Runners of one name, and its default names differ only by the second.
     cfg.experiment_name = f"{Path(cfg.filename or 'crate_mm').stem}_{uuid.uuid4().hex[:8]}"
     fill_settings(cfg)
     guards, _ = guard_hooks(cfg)
     cfg.custom_hooks = [*guards, *(cfg.get("custom_hooks") or [])]
-    # None switches a hook off; MMEngine takes that for its own hooks alone.
+    # None switches a hook off; MMEngine accepts that only for its own hooks.
     own = {name for name, hook in (cfg.get("default_hooks") or {}).items() if hook is None} - MMENGINE_HOOKS
     for name in own:
         del cfg.default_hooks[name]
@@ -82,12 +82,12 @@ def resolve_config(cfg: Config, world_size: int | None = None, with_model: bool 
 def _prepare_loader(name: str, loader: dict, data_root: str | None) -> None:
     dataset = loader.get("dataset")
     if not isinstance(dataset, dict) or "type" not in dataset:
-        raise ValueError(f"{name}.dataset must be a dict(type=...), it is {dataset!r}")
+        raise ValueError(f"{name}.dataset must be a dict(type=...), got {dataset!r}")
     if name != "train_dataloader" and loader.get("drop_last"):
-        raise ValueError(f"{name}.drop_last would leave samples out of the figures: leave it out")
+        raise ValueError(f"{name}.drop_last would exclude samples from the metrics: remove it")
     loader.setdefault("collate_fn", {"type": f"{registry.SCOPE}.collate"})
     loader.setdefault("worker_init_fn", {"type": f"{registry.SCOPE}.init_worker"})
-    # None where a process has less than a core.
+    # No workers if a process has less than one core.
     loader["num_workers"] = min(loader.get("num_workers", 0), share_of_cores())
     if loader["num_workers"] == 0:
         loader["persistent_workers"] = False
@@ -104,7 +104,7 @@ def _fill_root(dataset: dict, data_root: str | None) -> None:
 
 
 def fill_banks(cfg: Config) -> None:
-    """Give the k-NN metrics of a config a bank, in place: the training data with the transforms of the evaluation."""
+    """Set the bank of a config's k-NN metrics in place: the training data with the transforms of the evaluation."""
     train = (cfg.get("train_dataloader") or {}).get("dataset")
     for split in ("val", "test"):
         loader = cfg.get(f"{split}_dataloader") or {}
@@ -123,18 +123,18 @@ def _knn_metrics(cfg: Config, split: str) -> list[dict]:
 
 
 def share_of_cores() -> int:
-    """How many cores of the node are this process's, 0 if it has less than one.
+    """Return the number of the node's cores per process, 0 if there are fewer cores than processes.
 
-    torchrun lets all processes of a node see all its cores. srun may have bound a task to cores of its own: then it
-    sees fewer than the job has on the node, and what it sees is its share.
+    With torchrun, all processes of a node see all cores. srun may bind a task to its own cores: it then sees fewer
+    cores than the job has on the node, and all visible cores belong to it.
     """
-    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # Linux alone has it
+    visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # Linux only
     by_slurm = "LOCAL_WORLD_SIZE" not in os.environ
     processes = max(env_number("LOCAL_WORLD_SIZE", env_number("SLURM_NTASKS_PER_NODE", 1)), 1)
     if processes == 1:
-        return max(seen, 1)
-    bound = by_slurm and seen < env_number("SLURM_CPUS_ON_NODE", os.cpu_count() or 1)
-    return seen if bound else seen // processes
+        return max(visible, 1)
+    bound = by_slurm and visible < env_number("SLURM_CPUS_ON_NODE", os.cpu_count() or 1)
+    return visible if bound else visible // processes
 
 
 def _prepare_training(cfg: Config, world_size: int, rank: int) -> None:
@@ -142,7 +142,7 @@ def _prepare_training(cfg: Config, world_size: int, rank: int) -> None:
         if not cfg.get(part):
             raise ValueError(f"the config has a train_dataloader but no {part}")
     if not cfg.global_batch_size:
-        raise ValueError("the config has no global_batch_size: state the images of one optimisation step there")
+        raise ValueError("the config has no global_batch_size: set it to the images per optimization step")
     plan = plan_batch(cfg.global_batch_size, world_size, cfg.max_batch_per_device)
     loader = cfg.train_dataloader
     loader.batch_size, loader.drop_last = plan.share(rank), True
@@ -152,31 +152,31 @@ def _prepare_training(cfg: Config, world_size: int, rank: int) -> None:
         loader.sampler.global_batch_size = plan.global_batch_size
     elif len(set(plan.shares)) > 1:
         raise ValueError(
-            f"global_batch_size {plan}: GlobalBatchSampler alone deals out shares that differ, {loader.sampler.type} "
-            f"does not; with it, set {nearest_even(plan.global_batch_size, world_size)}"
+            f"global_batch_size {plan}: only GlobalBatchSampler supports unequal batches, {loader.sampler.type} does "
+            f"not: set {nearest_even(plan.global_batch_size, world_size)}"
         )
     cfg.train_cfg.setdefault("type", "TrainLoop")
     epochs, steps = cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_steps")
     if epochs is not None and steps is not None:
         raise ValueError(
-            f"train_cfg has max_epochs={epochs} and max_steps={steps}: set max_epochs=None, or leave one out"
+            f"train_cfg has max_epochs={epochs} and max_steps={steps}: set max_epochs=None, or remove one of them"
         )
     if epochs is None and steps is None and cfg.train_cfg.type == "TrainLoop":
-        raise ValueError("train_cfg does not give the length of the run: set max_epochs or max_steps")
+        raise ValueError("train_cfg does not define the length of the run: set max_epochs or max_steps")
     cfg.train_cfg.micro_batches = plan.micro_batches
     cfg.optim_wrapper.accumulative_counts = plan.micro_batches
     schedules = cfg.get("param_scheduler") or []
     for schedule in [schedules] if isinstance(schedules, dict) else schedules:
         if not isinstance(schedule, dict):
-            raise ValueError(f"param_scheduler must be a dict(type=...), a list of such or None, got {schedule!r}")
+            raise ValueError(f"param_scheduler must be a dict(type=...), a list of dicts or None, got {schedule!r}")
         if schedule.get("type") == "WarmupCosineLR":
-            schedule.convert_to_iter_based = True  # it is given in epochs and goes by iterations
+            schedule.convert_to_iter_based = True  # its config is in epochs, its updates in iterations
             if steps is not None and schedule.get("end") is None:
                 schedule.setdefault("end_step", steps)
         elif steps is not None and schedule.get("convert_to_iter_based") and schedule.get("end") is None:
             raise ValueError(
-                f"param_scheduler {schedule.get('type')} would not end with train_cfg.max_steps={steps}: give its end "
-                "in epochs, or by_epoch=False and all of it in steps"
+                f"param_scheduler {schedule.get('type')} would not end with train_cfg.max_steps={steps}: set its end "
+                "in epochs, or set by_epoch=False and use steps throughout"
             )
     if cfg.ema_momentum is not None:
         cfg.custom_hooks = [*cfg.custom_hooks, {"type": "EMAHook", "momentum": cfg.ema_momentum}]

@@ -1,9 +1,10 @@
-"""What a loader samples from: the contracts of a dataset, of a source of images and of a sampler.
+"""Contracts of a dataset, of a source of images and of a sampler.
 
-A class of a user's own may inherit from them. Any other map-style dataset or source is adapted by ``dataset_of`` and
-``source_of``, the only readers of its attributes: everything behind them asks the contract.
+User classes may inherit from them. ``dataset_of`` and ``source_of`` adapt any other map-style dataset or source. Only
+they read its attributes; all other code uses the contract.
 
 Shapes: C channels, H x W pixels of an image, N tokens of a window.
+
 """
 
 import math
@@ -19,7 +20,7 @@ Index = int | tuple[int, int]  # a position, or (position, seed) in training
 
 
 class Field(NamedTuple):
-    """One tensor or number of a sample; a letter in the shape stands for a length that samples do not share."""
+    """One tensor or number of a sample; a letter in the shape stands for a length that varies between samples."""
 
     dtype: torch.dtype
     shape: tuple[int | str, ...] = ()
@@ -35,12 +36,14 @@ NUMBER = Field(torch.int64)
 class SampleDataset(Dataset, ABC):
     """A map-style dataset of samples: dicts of tensors, numbers, strings, or lists of tensors.
 
-    A dataset that reads files adds ``unreadable``, the position of the sample that cannot be read and is replaced by
-    another, else -1; and ``unreadable_reason``, a sentence, else ''. The ``UnreadableImages`` hook counts them.
+    A dataset that reads files adds ``unreadable``, the position of an unreadable sample that was replaced by another
+    one, else -1; and ``unreadable_reason``, its error message, else ''. The ``UnreadableImages`` hook counts them.
+
 
     Attributes:
         classes: class names in the order of the labels, or None.
-        max_unreadable: how many samples may be unreadable before a run stops.
+        max_unreadable: number of unreadable samples up to which a run continues.
+
     """
 
     classes: Sequence[str] | None = None
@@ -49,26 +52,29 @@ class SampleDataset(Dataset, ABC):
     @property
     @abstractmethod
     def spec(self) -> dict[str, Field | list[Field]] | None:
-        """The entries of a sample; None where a sample is no dict."""
+        """Entries of a sample; None if samples are not dicts."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def __getitem__(self, index: Index) -> dict[str, Any]:
-        """Return the sample at a position; of a pair (position, seed) all that is random follows from the seed."""
+        """Return the sample at a position; for a pair (position, seed), the seed determines all randomness."""
 
     def labels(self) -> Sequence[int] | None:
-        """Return the label of every sample without reading the samples, or None where it is not known."""
+        """Return the label of every sample without reading the samples, or None if the labels are unknown."""
+
         return None
 
     def describe(self, position: int) -> str:
-        """Return the name of a sample, for messages: its file, say."""
+        """Return the name of a sample for messages, such as its file."""
+
         return f"sample {position}"
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """What a checkpoint keeps about the data, under MMEngine's name for it."""
+        """Dataset information that checkpoints store, under MMEngine's name for it."""
+
         return {"classes": self.classes}
 
 
@@ -77,9 +83,10 @@ class Source(ABC):
 
     Attributes:
         classes: class names in the order of the labels, or None.
-        targets: the label of every image, or None where it is not known without reading images.
-        encoded: whether ``read`` gives encoded images.
-        named_by_folder: results name the data by its folder: two folders are two datasets.
+        targets: the label of every image, or None if the labels are unknown before the images are read.
+        encoded: whether ``read`` returns encoded images.
+        named_by_folder: whether results name the data by its folder, so that two folders are two datasets.
+
     """
 
     classes: Sequence[str] | None = None
@@ -92,15 +99,17 @@ class Source(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        """Return an image and its label, -1 where it has none."""
+        """Return an image and its label, -1 for an image without a label."""
 
     @property
     def name(self) -> str:
-        """The name of the source's class, for messages."""
+        """Name of the source's class, for messages."""
+
         return type(self).__name__
 
     def path(self, index: int) -> str:
-        """Return an image's file, or its position where the source names no files."""
+        """Return an image's file, or its position if the source has no file names."""
+
         return f"sample {index} of {self.name}"
 
     def read(self, index: int) -> tuple[bytes, int]:
@@ -109,12 +118,14 @@ class Source(ABC):
 
 
 class ResumableSampler(Sampler):
-    """A sampler that can begin within an epoch, so that a run can resume there.
+    """A sampler that can start within an epoch, so that a run can resume there.
 
     Attributes:
-        seed: of the order; the Runner sets it to the run's.
-        start: the batch of the epoch that the next iteration begins with.
-        draws: the version of the order and the seeds, which checkpoints name; None without versions.
+        seed: seed of the order; the Runner sets it to the run's seed.
+        start: first batch of the epoch in the next iteration.
+        draws: shuffle version, that is, the version of the order and the seeds, stored in checkpoints; None without
+            versions.
+
     """
 
     seed: int = 0
@@ -129,27 +140,31 @@ def samples_in(batch: dict[str, Any]) -> int:
 
 
 def draws_of(sampler: Any) -> int | None:
-    """Return the version of a sampler's draws, or None for a sampler without versions."""
+    """Return a sampler's shuffle version, or None for a sampler without versions."""
+
     return sampler.draws if isinstance(sampler, ResumableSampler) else None
 
 
 def dataset_of(dataset: Any) -> SampleDataset:
-    """Return the contract of a loader's dataset: itself, or what is known of another kind of dataset."""
+    """Return a loader's dataset as a ``SampleDataset``, adapted if it is of another class."""
+
     return dataset if isinstance(dataset, SampleDataset) else ForeignDataset(dataset)
 
 
 def source_of(source: Any) -> Source:
-    """Return the contract of a source: itself, or what is known of another map-style dataset of (image, label)."""
+    """Return a map-style dataset of (image, label) as a ``Source``, adapted if it is of another class."""
+
     return source if isinstance(source, Source) else ForeignSource(source)
 
 
 def require_images(dataset: Any, split: str, note: str = "") -> None:
-    """Raise ``ValueError`` unless a loader's dataset gives samples with images.
+    """Raise ``ValueError`` unless the samples of a loader's dataset contain images.
 
     Args:
-        dataset: of the loader.
+        dataset: dataset of the loader.
         split: 'train', 'val' or 'test', for the message.
-        note: ends the advice for a source in the place of a dataset.
+        note: appended to the advice for a source in place of a dataset.
+
     """
     spec, kind = dataset_of(dataset).spec, type(dataset).__name__
     if spec is None:
@@ -164,7 +179,7 @@ def require_images(dataset: Any, split: str, note: str = "") -> None:
 
 
 class ForeignDataset(SampleDataset):
-    """A map-style dataset that does not know the contract: MMEngine's, or a user's own."""
+    """Adapter of a map-style dataset of another class: MMEngine's, or a user's."""
 
     def __init__(self, dataset: Any) -> None:
         self.foreign = dataset
@@ -199,7 +214,7 @@ class ForeignDataset(SampleDataset):
 
 
 class ForeignSource(Source):
-    """A map-style dataset of pairs (image, label) that does not know the contract: torchvision's, or a user's own."""
+    """Adapter of a map-style dataset of pairs (image, label) of another class: torchvision's, or a user's."""
 
     def __init__(self, source: Any) -> None:
         self.foreign = source
@@ -231,12 +246,14 @@ class ForeignSource(Source):
 
 
 def _names(classes: Any) -> list | None:
-    """Return class names, if a foreign object's ``classes`` are names: some have their number there."""
+    """Return a foreign object's ``classes`` if they are names: some datasets store their number there."""
+
     return list(classes) if isinstance(classes, Iterable) and not isinstance(classes, str) else None
 
 
 def _labels(foreign: Any) -> Sequence[int] | None:
-    """Return a foreign object's labels, under the names that torchvision has for them, if each sample has one."""
+    """Return a foreign object's labels, stored under one of torchvision's names, if each sample has one."""
+
     for name in ("targets", "labels", "_labels"):
         labels = getattr(foreign, name, None)
         if isinstance(labels, Sized) and not isinstance(labels, str) and len(labels) == len(foreign):

@@ -1,7 +1,7 @@
-"""torchvision's readers of the transfer datasets, which say what is missing and where it belongs.
+"""torchvision's readers of the transfer datasets, with messages that name missing data and their location.
 
-Each takes ``root`` (from the config's ``data_root``), its split as torchvision names it, and ``download``, off by
-default; with several processes the first of each node downloads.
+Arguments are ``root`` (the config's ``data_root``), torchvision's arguments for the split, and ``download``, off by
+default. With several processes, the first process of each node downloads.
 """
 
 import os
@@ -19,15 +19,15 @@ from .images import open_image
 
 
 class _Benchmark:
-    """A torchvision dataset whose missing data is told in one sentence.
+    """torchvision dataset that raises ``ValueError`` with advice if data are missing or damaged.
 
     Args:
-        root: the folder that holds the dataset's own folder.
-        download: fetch the data if it is not there.
-        split: the arguments of torchvision's class that choose the split.
+        root: the folder that contains the dataset's folder.
+        download: download the data if they are missing.
+        split: the arguments of torchvision's class that select the split.
 
     Raises:
-        ValueError: ``root`` is not set, or holds no such data or a damaged copy.
+        ValueError: ``root`` is not set, or the data are missing or damaged.
     """
 
     folder: ClassVar[str]
@@ -46,22 +46,22 @@ class _Benchmark:
                 try:
                     super().__init__(root, download=True, **split)
                 finally:
-                    torch.distributed.barrier()  # the others wait, and say for themselves what is missing
+                    torch.distributed.barrier()  # the other processes wait, and check the data themselves
                 self._check_labels(root)
                 return
         try:
             super().__init__(root, download=download, **split)
-        except (RuntimeError, FileNotFoundError) as error:  # torchvision's, for data that is missing or damaged
+        except (RuntimeError, FileNotFoundError) as error:  # torchvision's, for missing or damaged data
             if download:
                 raise ValueError(f"{name} cannot be downloaded: {error}") from None
             raise ValueError(
-                f"{name} is not in data_root {root}, or not whole: expected {root}/{self.folder}, from {self.source}; "
-                "download=True in the dataset's source fetches it"
+                f"{name} is missing or incomplete in data_root {root}: expected {root}/{self.folder}, from "
+                f"{self.source}; to download it, set download=True in the dataset's source"
             ) from None
-        except Exception as error:  # the readers of .mat, text and binary files fail in many ways
+        except Exception as error:  # readers of .mat, text and binary files raise many types
             raise ValueError(
-                f"{name} in data_root {root} is damaged ({type(error).__name__}: {error}): fetch it again, "
-                f"from {self.source}"
+                f"{name} in data_root {root} is damaged ({type(error).__name__}: {error}): download it "
+                f"again from {self.source}"
             ) from None
         self._check_labels(root)
 
@@ -70,7 +70,7 @@ class _Benchmark:
         if len(labels) != len(self) or (labels < 0).any() or (labels >= count).any():
             raise ValueError(
                 f"{type(self).__name__} in data_root {root} is damaged (not every image has one of {count} classes): "
-                f"fetch it again, from {self.source}"
+                f"download it again from {self.source}"
             )
 
 
@@ -94,7 +94,7 @@ class CIFAR100(_Benchmark, datasets.CIFAR100, Source):
 class Flowers102(_Benchmark, datasets.Flowers102, Source):
     """Oxford Flowers-102, ``split`` 'train' (1,020 images), 'val' (1,020) or 'test' (6,149)."""
 
-    # Older torchvision has no names.
+    # Older torchvision has no class names.
     classes = vars(datasets.Flowers102).get("classes", [str(label) for label in range(102)])
     folder = "flowers-102/ with jpg/, imagelabels.mat and setid.mat"
     source = "102flowers.tgz (unpacked) and both .mat files of https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"

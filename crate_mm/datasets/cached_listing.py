@@ -1,18 +1,17 @@
-"""Listings of large trees are kept: one process of a machine lists a tree, and the others map what it has found.
+"""Cache for listings of large trees: one process of a machine lists a tree, and the others map its listing.
 
-They are kept in a folder of the user's own, ``crate_mm-<uid>`` where temporary files go (``TMPDIR`` says where), which
-nobody else may read or write; else they are not kept, which the log says. Nothing is written into the tree.
+The cache is the folder ``crate_mm-<uid>`` in the directory for temporary files (``TMPDIR``). Only the user may read or
+write it; otherwise listings are not cached, and the log says so. Nothing is written into the tree.
 
-A listing is used as long as every folder that was read for it is the same one with the same times of its last change
-(``mtime`` and ``ctime``, which no program can set back). The system changes them where a file is added, removed or
-renamed. What is not noticed:
+A cached listing is valid while every folder that was read for it is the same one with the same ``mtime`` and ``ctime``
+(no program can set back ``ctime``). Adding, removing or renaming a file changes them. Not detected are:
 
-- that the target of a link to a file becomes a folder, or the other way round;
-- on a network disk, a change by another machine within the seconds (NFS: ``acdirmax``, 60 by default) in which this
-  machine does not ask for folders again.
+- the target of a file's link becoming a folder, or the reverse;
+- on a network disk, a change by another machine while this machine uses its attribute cache (NFS: ``acdirmax``
+  seconds, 60 by default).
 
-What files hold is not in a listing, so that it may change. On other file systems than ``KEEPING``, whose folders may
-not say when they changed (object stores by FUSE), listings are not kept and each process lists for itself.
+A listing does not depend on file contents. On file systems other than ``FILE_SYSTEMS``, whose folders may have no
+modification times (object stores by FUSE), listings are not cached and each process lists the tree on its own.
 """
 
 import hashlib
@@ -33,118 +32,120 @@ import numpy as np
 from ..io.files import FileLock
 from ..io.log import print_log
 from ..io.untrusted import check_plain, read_json, sanitized
-from .listing import FolderFiles, Listing, TooManyFilesError, columns_of
+from .listing import FolderFiles, Listing, TooManyFilesError, build_columns
 from .mapped import MappedArrays, save_arrays, text_array
-from .scan import IMAGE_SUFFIXES, LEFTOVERS, TreeScan
+from .scan import IGNORED_NAMES, IMAGE_SUFFIXES, TreeScan
 
-VERSION = 1  # of the listings' form
-LEAST = 20_000  # files: fewer are listed at once
-MOST_KEPT = 64
-SETTLED = 2.0  # seconds: no file system that is used here tells times less exactly
-KEEPING = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "overlay"}
-KEEPING |= {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph"}
+VERSION = 1  # file format
+MIN_FILES = 20_000  # smaller trees are not cached
+MAX_LISTINGS = 64
+TIME_RESOLUTION = 2.0  # seconds; no supported file system has coarser times
+FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "overlay"}
+FILE_SYSTEMS |= {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph"}
 
 
-def listed(root: str, what: object, walk: Callable[[TreeScan], Iterator[FolderFiles]]) -> tuple[Listing, Counter]:
-    """The listing of a tree, and how many files of which endings are left out of it.
+def listed(root: str, selection: object, walk: Callable[[TreeScan], Iterator[FolderFiles]]) -> tuple[Listing, Counter]:
+    """Return the listing of a tree, and the number of excluded files by extension.
 
     Args:
-        root: the tree.
-        what: plain data that says which files of it are wanted, with which labels.
-        walk: reads the tree, notes in a ``TreeScan`` what it reads, and gives the files (see ``columns_of``).
+        root: root folder of the tree.
+        selection: plain data that identifies the selected files and their labels; part of the cache key.
+        walk: reads the tree, records it in a ``TreeScan``, and yields the files (see ``build_columns``).
     """
-    key = json.dumps([VERSION, os.path.abspath(root), IMAGE_SUFFIXES, sorted(LEFTOVERS), what])
+    key = json.dumps([VERSION, os.path.abspath(root), IMAGE_SUFFIXES, sorted(IGNORED_NAMES), selection])
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     try:
-        small = TreeScan()
-        return Listing(root, columns_of(root, walk(small), most=LEAST)), small.left_out
+        tree_scan = TreeScan()
+        return Listing(root, build_columns(root, walk(tree_scan), max_files=MIN_FILES)), tree_scan.excluded
     except TooManyFilesError:
         pass
     try:
-        file = own_folder() / name
+        file = private_dir() / name
         lock = FileLock(file.with_suffix(".lock"))
         waited = _acquire(lock, root)
     except (OSError, ValueError) as error:
-        print_log(f"each process lists {sanitized(root)} for itself: {sanitized(error)}", "current", logging.WARNING)
+        print_log(f"each process lists {sanitized(root)} on its own: {sanitized(error)}", "current", logging.WARNING)
         return _list(root, walk)[:2]
     try:
-        found = _kept(file, root)
-        if found is None and not waited:
-            return _list_and_keep(file, root, walk)
+        cached = _load(file, root)
+        if cached is None and not waited:
+            return _list_and_save(file, root, walk)
     finally:
         lock.release()
-    return found or _list(root, walk)[:2]  # which the process that was waited for could not keep
+    return cached or _list(root, walk)[:2]  # None if the other process could not save its listing
 
 
-def own_folder() -> Path:
-    """The folder of the listings.
+def private_dir() -> Path:
+    """Return the cache folder.
 
     Raises:
-        OSError: it is not the user's alone.
+        OSError: other users can access it.
     """
     if not hasattr(os, "geteuid"):
-        raise OSError("this system's files have no owners")
+        raise OSError("files have no owners on this system")
     folder = Path(tempfile.gettempdir()) / f"crate_mm-{os.geteuid()}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     status, above = folder.lstat(), folder.parent.stat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise OSError(f"{folder} is not a folder that this user alone may read and write")
-    # Who may rename the folder could put another in its place.
+        raise OSError(f"{folder} is not a folder that only this user can read and write")
+    # A user who can rename the folder could replace it.
     open_to_others = above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX
     if open_to_others or above.st_uid not in (0, os.geteuid()):
-        raise OSError(f"others may rename what is in {folder.parent}; TMPDIR names another place")
+        raise OSError(f"other users can rename files in {folder.parent}: set TMPDIR to another folder")
     return folder
 
 
 def _acquire(lock: FileLock, root: str) -> bool:
-    """Wait until no other process lists the tree; whether there was one."""
+    """Acquire the lock of a tree's listing; return whether another process held it."""
     if lock.acquire():
         return False
-    print_log(f"another process is listing {sanitized(root)}, whose list will be used", "current")
+    print_log(f"waiting for another process that is listing {sanitized(root)}", "current")
     return lock.acquire(math.inf)
 
 
 def _list(root: str, walk: Callable[[TreeScan], Iterator[FolderFiles]]) -> tuple[Listing, Counter, TreeScan]:
-    seen = TreeScan()
-    return Listing(root, columns_of(root, walk(seen))), seen.left_out, seen
+    tree_scan = TreeScan()
+    return Listing(root, build_columns(root, walk(tree_scan))), tree_scan.excluded, tree_scan
 
 
-def _list_and_keep(file: Path, root: str, walk: Callable[[TreeScan], Iterator[FolderFiles]]) -> tuple[Listing, Counter]:
+def _list_and_save(file: Path, root: str, walk: Callable[[TreeScan], Iterator[FolderFiles]]) -> tuple[Listing, Counter]:
     began = time.time()
-    listing, left_out, seen = _list(root, walk)
-    if not seen.folders or not all(map(_tells_changes, {status.st_dev: f for f, status in seen.folders}.values())):
-        return listing, left_out
+    listing, excluded, tree_scan = _list(root, walk)
+    if not tree_scan.folders or not all(
+        map(_has_reliable_mtimes, {status.st_dev: f for f, status in tree_scan.folders}.values())
+    ):
+        return listing, excluded
     for last_try in (False, True):
-        changed = max(max(status.st_mtime, status.st_ctime) for _, status in seen.folders)
-        if changed < began - SETTLED:
+        changed = max(max(status.st_mtime, status.st_ctime) for _, status in tree_scan.folders)
+        if changed < began - TIME_RESOLUTION:
             break
-        # A change just after a folder was read might leave it the same times.
+        # A change just after a folder was read might not change its times.
         if last_try or changed > time.time():
-            return listing, left_out
-        time.sleep(SETTLED)
+            return listing, excluded
+        time.sleep(TIME_RESOLUTION)
         began = time.time()
-        listing, left_out, seen = _list(root, walk)
-    paths = [os.fsencode(os.path.abspath(folder)) for folder, _ in seen.folders]
-    states = np.array([_state(status) for _, status in seen.folders], np.int64)
+        listing, excluded, tree_scan = _list(root, walk)
+    paths = [os.fsencode(os.path.abspath(folder)) for folder, _ in tree_scan.folders]
+    states = np.array([_state(status) for _, status in tree_scan.folders], np.int64)
     columns = {
         **listing.columns,
         "read": text_array(b"".join(paths)),
         "read_ends": np.cumsum([len(path) for path in paths], dtype=np.int64),
         "states": states.reshape(-1),
-        "left_out": text_array(json.dumps(left_out)),
+        "left_out": text_array(json.dumps(excluded)),
     }
     try:
         save_arrays(file, columns)
-        _forget_the_oldest(file.parent)
-        return _kept(file, root) or (listing, left_out)
-    except OSError as error:  # the disk is full
-        print_log(f"the list of {sanitized(root)} is not kept: {sanitized(error)}", "current", logging.WARNING)
-        return listing, left_out
+        _delete_oldest(file.parent)
+        return _load(file, root) or (listing, excluded)
+    except OSError as error:  # such as a full disk
+        print_log(f"could not cache the listing of {sanitized(root)}: {sanitized(error)}", "current", logging.WARNING)
+        return listing, excluded
 
 
-def _kept(file: Path, root: str) -> tuple[Listing, Counter] | None:
-    """A listing that was kept, if it is there, whole, and still that of the tree."""
+def _load(file: Path, root: str) -> tuple[Listing, Counter] | None:
+    """Return the cached listing if it exists, is intact and matches the tree; else None."""
     try:
         columns = MappedArrays(file)
         begin, states = 0, columns["states"].reshape(-1, STATES)
@@ -153,10 +154,10 @@ def _kept(file: Path, root: str) -> tuple[Listing, Counter] | None:
             if _state(os.stat(folder)) != state:
                 return None
             begin = end
-        left_out = read_json(columns["left_out"].tobytes())
-        check_plain(left_out)
-        return Listing(root, columns), Counter(left_out)
-    except Exception:  # it is not there, damaged or of another version; or a folder is gone
+        excluded = read_json(columns["left_out"].tobytes())
+        check_plain(excluded)
+        return Listing(root, columns), Counter(excluded)
+    except Exception:  # it is missing, damaged or of another version, or a folder was deleted
         return None
 
 
@@ -164,28 +165,28 @@ STATES = 4
 
 
 def _state(status: os.stat_result) -> list[int]:
-    """What changes with the entries of a folder, and which folder it is; 64 bits each, with a sign."""
+    """Return the identity of a folder and its modification times, as signed 64-bit integers."""
     numbers = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
     return [(number + 2**63) % 2**64 - 2**63 for number in numbers]
 
 
-def _tells_changes(folder: str) -> bool:
-    """Whether a folder's file system keeps the times at which its folders were changed (Linux)."""
-    real, found = os.path.realpath(folder), ("", "")
+def _has_reliable_mtimes(folder: str) -> bool:
+    """Return whether a folder is on one of ``FILE_SYSTEMS`` (Linux; elsewhere False)."""
+    real, mount_point, file_system = os.path.realpath(folder), "", ""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
             for line in mounts:
                 before, _, after = line.partition(" - ")
                 point = before.split()[4].encode("latin-1", "surrogateescape").decode("unicode_escape")
                 inside = real == point or real.startswith(point.rstrip("/") + "/")
-                if inside and len(point) >= len(found[0]):  # the later of two at one place is the one that is seen
-                    found = point, after.split()[0]
+                if inside and len(point) >= len(mount_point):  # of two mounts at one point, the later one is visible
+                    mount_point, file_system = point, after.split()[0]
     except OSError:
         return False
-    return found[1] in KEEPING
+    return file_system in FILE_SYSTEMS
 
 
-def _forget_the_oldest(folder: Path) -> None:
+def _delete_oldest(folder: Path) -> None:
     files = sorted(folder.glob("*.npz"), key=lambda file: file.stat().st_mtime)
-    for file in files[:-MOST_KEPT]:
+    for file in files[:-MAX_LISTINGS]:
         file.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""What is in a folder of images, or in any source: splits, classes, counts, and images that are odd.
+"""Check a folder of images, or any source: splits, classes, counts and unusual images.
 
-A finding is a triple: 'ok', 'note' or 'fault', a topic, a text. A fault is what will not work.
+A finding is a triple: level ('ok', 'note' or 'fault'), topic, text. A fault prevents training.
 """
 
 import hashlib
@@ -20,18 +20,18 @@ from .base import Source, source_of
 from .folders import ImageFolder
 from .images import UnreadableImageError, open_image
 from .packed import INDEX, PackedImages
-from .scan import find_splits, folders_in, is_image, walk_tree
+from .scan import find_splits, is_image, list_dir, walk_tree
 
 TINY = 32  # pixels of the shorter side
-MOST_NAMED = 5
-UPRIGHT = 1  # of EXIF's orientation, whose tag is the next
-ORIENTATION = 0x0112
-MOST_UNREADABLE = 100  # what ClassificationDataset lets pass
+MAX_NAMED = 5
+ORIENTATION = 0x0112  # tag of EXIF's orientation
+UPRIGHT = 1  # value of EXIF's orientation
+MAX_UNREADABLE = 100  # default of ClassificationDataset
 Finding = tuple[str, str, str]
 
 
-class Looked(NamedTuple):
-    """What was seen of an image."""
+class ImageRecord(NamedTuple):
+    """Properties of an image that was read."""
 
     split: str
     path: str
@@ -44,14 +44,14 @@ class Looked(NamedTuple):
 
 
 def open_root(root: str | Path) -> dict[str, Source]:
-    """The sources of a folder by their splits: packed images, split folders, or class folders, as 'all'.
+    """Return the sources of a folder by split: packed images, split folders, or class folders as 'all'.
 
     Raises:
-        ValueError: there is no such folder, or no images in it.
+        ValueError: the folder does not exist, or contains no images.
     """
     root = Path(home(root))
     if not root.is_dir():
-        raise ValueError(f"{sanitized(root)} is no folder")
+        raise ValueError(f"{sanitized(root)} is not a folder")
     packed = [split for split in ("train", "val", "test") if (root / split / INDEX).is_file()]
     try:
         if packed:
@@ -62,11 +62,11 @@ def open_root(root: str | Path) -> dict[str, Source]:
 
 
 def check_sources(sources: Mapping[str, Any], sample: int | None = 200) -> Iterator[Finding]:
-    """Look at sources of data, as in ``sources``.
+    """Yield the findings on sources of images.
 
     Args:
-        sources: by split.
-        sample: how many images of each split are read; all if None.
+        sources: sources by split.
+        sample: number of images to read from each split; all if None.
     """
     sources = {split: source_of(source) for split, source in sources.items()}
     for split, source in sources.items():
@@ -74,16 +74,16 @@ def check_sources(sources: Mapping[str, Any], sample: int | None = 200) -> Itera
     yield from _compare_classes(sources)
     images = {}
     for split, source in sources.items():
-        if (kind := _kind_of_another(source)) is None:
+        if (kind := _unsupported_sample_type(source)) is None:
             images[split] = source
         else:
-            text = f"{source.name} gives {kind}, no pairs (image, label): its samples are not looked at"
+            text = f"{source.name} returns {kind}, not pairs (image, label): its samples are not checked"
             yield "note", split, text
-    samples = [one for split, source in images.items() for one in _look(split, source, sample)]
-    if samples:
-        whole = sum(len(source) for source in images.values())
-        yield "ok", "read", f"{len(samples)} of {whole} images{' (--all reads all)' if len(samples) < whole else ''}"
-        yield from _oddities(samples, whole)
+    records = [record for split, source in images.items() for record in _read_images(split, source, sample)]
+    if records:
+        total = sum(len(source) for source in images.values())
+        yield "ok", "read", f"{len(records)} of {total} images{' (--all reads all)' if len(records) < total else ''}"
+        yield from _check_images(records, total)
 
 
 def _count(split: str, source: Source) -> Iterator[Finding]:
@@ -94,27 +94,27 @@ def _count(split: str, source: Source) -> Iterator[Finding]:
         counts = np.bincount(np.asarray(labels, np.int64), minlength=len(classes))
         few, many = int(counts.argmin()), int(counts.argmax())
         text = f"from {counts[few]} images ({sanitized(classes[few])}) to {counts[many]} ({sanitized(classes[many])})"
-        text = f"{counts[few]} images of each" if counts[few] == counts[many] else text
-        empty = [sanitized(classes[label]) for label in np.flatnonzero(counts == 0)[:MOST_NAMED]]
+        text = f"{counts[few]} images per class" if counts[few] == counts[many] else text
+        empty = [sanitized(classes[label]) for label in np.flatnonzero(counts == 0)[:MAX_NAMED]]
         yield "note" if counts[few] < 2 else "ok", f"{split}, classes", text
         if empty:
             yield "note", f"{split}, classes", f"{int((counts == 0).sum())} have no image: {', '.join(empty)}"
     if isinstance(source, ImageFolder):
         yield from _depth(split, str(source.root))
-        files = [file for _, found in walk_tree(str(source.root)) for file in found if not is_image(file)]
-        endings = Counter(os.path.splitext(file)[1].lower() or "no ending" for file in files).most_common(MOST_NAMED)
+        files = [file for _, names in walk_tree(str(source.root)) for file in names if not is_image(file)]
+        extensions = Counter(os.path.splitext(file)[1].lower() or "no extension" for file in files)
         if files:
-            most = ", ".join(f"{count} of {sanitized(ending)}" for ending, count in endings)
-            yield "note", f"{split}, left out", f"{len(files)} files with other endings than images: {most}"
+            common = ", ".join(f"{count} {sanitized(name)}" for name, count in extensions.most_common(MAX_NAMED))
+            yield "note", f"{split}, excluded", f"{len(files)} files that are not images: {common}"
 
 
-def _kind_of_another(source: Source) -> str | None:
-    """Name the type of a user's samples where they are not pairs (image, label); else return None."""
+def _unsupported_sample_type(source: Source) -> str | None:
+    """Return the name of the samples' type if they are not pairs (image, label); else None."""
     if source.encoded or not len(source):
         return None
     try:
         sample = source[0]
-    except Exception:  # anything, which is told of each sample
+    except Exception:  # reported for each sample by _read_image
         return None
     if isinstance(sample, (tuple, list)) and len(sample) == 2:
         return None if isinstance(sample[0], Image.Image) else f"pairs of {type(sample[0]).__name__}"
@@ -122,21 +122,21 @@ def _kind_of_another(source: Source) -> str | None:
 
 
 def _depth(split: str, root: str) -> Iterator[Finding]:
-    """Report a folder that lies above the folder of the classes, as unpacked archives have it.
+    """Report a folder that is a parent of the folder of the classes, as in unpacked archives.
 
-    It would be read as one class, whose folder holds folders and no image.
+    It would be read as a single class that contains folders and no image.
     """
-    folder, steps = root, 0
+    folder, depth = root, 0
     while True:
-        folders, files = folders_in(folder)
+        folders, files = list_dir(folder)
         if any(is_image(file.name) for file in files):
             return
         if len(folders) != 1:
             break
-        folder, steps = folders[0].path, steps + 1
-    if steps and folders:
-        text = f"the only one, {sanitized(os.path.relpath(folder, root))}, holds {len(folders)} folders and no image"
-        yield "fault", f"{split}, classes", f"{text}: give {sanitized(folder)} as the folder of the data"
+        folder, depth = folders[0].path, depth + 1
+    if depth and folders:
+        text = f"the only class, {sanitized(os.path.relpath(folder, root))}, has {len(folders)} folders and no image"
+        yield "fault", f"{split}, classes", f"{text}: use {sanitized(folder)} as the data folder"
 
 
 def _compare_classes(sources: Mapping[str, Source]) -> Iterator[Finding]:
@@ -144,94 +144,89 @@ def _compare_classes(sources: Mapping[str, Source]) -> Iterator[Finding]:
     if len(named) < 2:
         return
     (first, classes), *others = named.items()
-    for split, theirs in others:
-        if theirs == classes:
+    for split, names in others:
+        if names == classes:
             continue
-        only = {first: sorted({*classes} - {*theirs}), split: sorted({*theirs} - {*classes})}
-        told = [
-            f"{', '.join(map(sanitized, names[:MOST_NAMED]))} only in {where}" for where, names in only.items() if names
-        ]
-        yield "fault", "classes", f"those of {split} are not those of {first}: {'; '.join(told) or 'another order'}"
+        only = {first: sorted({*classes} - {*names}), split: sorted({*names} - {*classes})}
+        parts = [f"{', '.join(map(sanitized, rest[:MAX_NAMED]))} only in {key}" for key, rest in only.items() if rest]
+        yield "fault", "classes", f"{split} and {first} differ: {'; '.join(parts) or 'different order'}"
 
 
-def _look(split: str, source: Source, sample: int | None) -> Iterator[Looked]:
+def _read_images(split: str, source: Source, sample: int | None) -> Iterator[ImageRecord]:
     positions: Sequence[int] = range(len(source))
     if sample is not None and sample < len(source):
         positions = sorted(np.random.default_rng(0).choice(len(source), sample, replace=False).tolist())
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # decoding leaves Python's lock to others
-        for start in range(0, len(positions), 1024):  # a task waits for each image that is asked for
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # decoding releases the GIL
+        for start in range(0, len(positions), 1024):  # limits the number of queued tasks
             part = positions[start : start + 1024]
-            yield from pool.map(lambda position: _look_at(split, source, position), part)
+            yield from pool.map(lambda position: _read_image(split, source, position), part)
 
 
-def _look_at(split: str, source: Source, position: int) -> Looked:
+def _read_image(split: str, source: Source, position: int) -> ImageRecord:
     path, label = source.path(position), -1
     try:
         if not source.encoded:
             image, label = source[position]
             digest = hashlib.sha256(np.asarray(image).tobytes()).digest()
-            return Looked(split, path, label, "", image.size, image.mode, UPRIGHT, digest)
+            return ImageRecord(split, path, label, "", image.size, image.mode, UPRIGHT, digest)
         data, label = source.read(position)
         image = open_image(data, mode=None)
         orientation = image.getexif().get(ORIENTATION, UPRIGHT)
     except UnreadableImageError as error:
-        return Looked(split, path, label, str(error))
-    except Exception as error:  # of a source of another's, anything
-        return Looked(split, path, label, str(error) or type(error).__name__)
-    return Looked(split, path, label, "", image.size, image.mode, orientation, hashlib.sha256(data).digest())
+        return ImageRecord(split, path, label, str(error))
+    except Exception as error:  # a user's source can raise anything
+        return ImageRecord(split, path, label, str(error) or type(error).__name__)
+    return ImageRecord(split, path, label, "", image.size, image.mode, orientation, hashlib.sha256(data).digest())
 
 
-def _oddities(looked: list[Looked], whole: int) -> Iterator[Finding]:
-    broken = [one for one in looked if one.error]
-    good = [one for one in looked if not one.error]
+def _check_images(records: list[ImageRecord], total: int) -> Iterator[Finding]:
+    broken = [record for record in records if record.error]
+    good = [record for record in records if not record.error]
     if broken:
-        expected = len(broken) * whole / len(looked)
-        level = "fault" if not good or expected > MOST_UNREADABLE else "note"
-        advice = f"; a run stops at more than {MOST_UNREADABLE}" if level == "fault" else ""
-        yield (
-            level,
-            "broken",
-            _named(broken, lambda one: f"{sanitized(one.path)} ({sanitized(one.error, 100)})") + advice,
-        )
+        expected = len(broken) * total / len(records)
+        level = "fault" if not good or expected > MAX_UNREADABLE else "note"
+        advice = f"; a run stops at more than {MAX_UNREADABLE}" if level == "fault" else ""
+        names = _list_images(broken, lambda record: f"{sanitized(record.path)} ({sanitized(record.error, 100)})")
+        yield level, "broken", names + advice
     else:
         yield "ok", "broken", "none"
     if good:
-        sides = [min(one.size) for one in good]
-        widths, heights = zip(*(one.size for one in good))
-        middle = f"{int(np.median(widths))} x {int(np.median(heights))}"
-        yield "ok", "size", f"shorter side from {min(sides)} to {max(sides)} pixels, {middle} in the middle"
-    tiny = [one for one in good if min(one.size) < TINY]
+        sides = [min(record.size) for record in good]
+        widths, heights = zip(*(record.size for record in good))
+        median = f"{int(np.median(widths))} x {int(np.median(heights))}"
+        yield "ok", "size", f"shorter side from {min(sides)} to {max(sides)} pixels, median size {median}"
+    tiny = [record for record in good if min(record.size) < TINY]
     if tiny:
-        yield "note", "tiny", f"shorter side below {TINY} pixels: {_named(tiny)}"
-    modes = Counter(one.mode for one in good)
+        yield "note", "tiny", f"shorter side below {TINY} pixels: {_list_images(tiny)}"
+    modes = Counter(record.mode for record in good)
     if modes.keys() - {"RGB"}:
-        yield "ok", "colours", ", ".join(f"{count} of {mode}" for mode, count in modes.most_common()) + "; converted"
-    turned = [one for one in good if one.orientation != UPRIGHT]
-    if turned:
-        yield "note", "orientation", f"EXIF turns them, pixels are taken as they lie: {_named(turned)}"
+        yield "ok", "colors", ", ".join(f"{count} {mode}" for mode, count in modes.most_common()) + "; converted"
+    rotated = [record for record in good if record.orientation != UPRIGHT]
+    if rotated:
+        yield "note", "orientation", f"the EXIF rotation is ignored: {_list_images(rotated)}"
     yield from _duplicates(good)
 
 
-def _duplicates(good: list[Looked]) -> Iterator[Finding]:
-    same: dict[bytes, list[Looked]] = defaultdict(list)
-    for one in good:
-        same[one.digest].append(one)
-    groups = [group for group in same.values() if len(group) > 1]
-    across = [group for group in groups if len({one.split for one in group}) > 1]
-    torn = [group for group in groups if len({one.label for one in group}) > 1]
+def _duplicates(records: list[ImageRecord]) -> Iterator[Finding]:
+    by_digest: dict[bytes, list[ImageRecord]] = defaultdict(list)
+    for record in records:
+        by_digest[record.digest].append(record)
+    groups = [group for group in by_digest.values() if len(group) > 1]
+    across_splits = [group for group in groups if len({record.split for record in group}) > 1]
+    across_classes = [group for group in groups if len({record.label for record in group}) > 1]
 
-    def pairs(found: list[list[Looked]]) -> str:
-        told = [" = ".join(sanitized(one.path) for one in group[:3]) for group in found[:MOST_NAMED]]
-        return f"{len(found)}: {'; '.join(told)}"
+    def list_groups(groups: list[list[ImageRecord]]) -> str:
+        names = [" = ".join(sanitized(record.path) for record in group[:3]) for group in groups[:MAX_NAMED]]
+        return f"{len(groups)}: {'; '.join(names)}"
 
-    if across:
-        yield "note", "in several splits", f"the same file, {pairs(across)}"
-    if torn:
-        yield "note", "in several classes", f"the same file, {pairs(torn)}"
+    if across_splits:
+        yield "note", "in several splits", f"the same file, {list_groups(across_splits)}"
+    if across_classes:
+        yield "note", "in several classes", f"the same file, {list_groups(across_classes)}"
     rest = sum(len(group) - 1 for group in groups)
-    yield "note" if rest else "ok", "duplicates", f"{rest or 'none'} among those that were read"
+    yield "note" if rest else "ok", "duplicates", f"{rest or 'none'} among the images read"
 
 
-def _named(found: list[Looked], say=lambda one: sanitized(one.path)) -> str:
-    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-    return f"{len(found)}: {', '.join(map(say, found[:MOST_NAMED]))}{more}"
+def _list_images(records: list[ImageRecord], describe=lambda record: sanitized(record.path)) -> str:
+    more = f" and {len(records) - MAX_NAMED} more" if len(records) > MAX_NAMED else ""
+    return f"{len(records)}: {', '.join(map(describe, records[:MAX_NAMED]))}{more}"

@@ -1,4 +1,4 @@
-"""The dataset that the loaders see: a source, its transforms, and what happens to an unreadable image."""
+"""The dataset that loaders read: a source, its transforms, and the handling of unreadable images."""
 
 import errno
 import random
@@ -20,7 +20,7 @@ from .decode import DecodesBytes
 from .images import UnreadableImageError, is_system_error
 from .transforms import build_steps, build_transforms, to_uint8
 
-# What open_image, the operating system, and sources and transforms of a user's own raise for an image.
+# Raised for an image by open_image, the operating system, and the user's sources and transforms.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
 UNREADABLE += (TypeError, KeyError, IndexError, OverflowError, NotImplementedError, struct.error)
 
@@ -33,22 +33,25 @@ class UnreadableImagesError(RuntimeError):
 class ClassificationDataset(SampleDataset):
     """Samples ``{inputs: uint8 (C, H, W), labels: int, sample_idx: int, unreadable: int, unreadable_reason: str}``.
 
-    ``sample_idx`` is the sample's position in the source. Where the requested image cannot be read, the next one takes
-    its place, ``unreadable`` is the position of the requested image, else -1, and ``unreadable_reason`` says why it
-    cannot be read, else ''. The ``UnreadableImages`` hook counts and reports them.
+    ``sample_idx`` is the sample's position in the source. An image that cannot be read is replaced by the next one.
+    ``unreadable`` is then the position of the requested image, else -1, and ``unreadable_reason`` the error message,
+    else ''. The ``UnreadableImages`` hook counts and reports them.
 
-    An index may be a pair ``(position, seed)``: then torch's, NumPy's and Python's random states are seeded before the
-    transforms, so that an augmentation depends on the run's seed, the epoch and the sample alone, and not on the
-    number of processes, workers or restarts. The sample then holds its seed too, ``sample_seed: int``, for what the
-    model draws for it.
+    An index may be a pair ``(position, seed)``. The random states of torch, NumPy and Python are then seeded before the
+    transforms. An augmentation thus depends only on the run's seed, the epoch and the sample, and is the same for any
+    number of processes, workers or restarts. The sample then also holds its seed, ``sample_seed: int``, for the model's
+    own random draws.
 
     Args:
-        source: config of ``DATASETS`` for a map-style dataset of (PIL image, label) pairs, or such a dataset.
-            ``images`` is its contract, see ``Source``.
-        transforms: configs of ``TRANSFORMS`` that leave a PIL image or a uint8 tensor. Where the first is a
+        source: config of ``DATASETS`` for a map-style dataset of (PIL image, label) pairs, or the dataset itself.
+        transforms: configs of ``TRANSFORMS`` whose output is a PIL image or a uint8 tensor. If the first one is a
             ``DecodeRandomResizedCrop`` or a ``DecodeResize`` and the source has ``read(i) -> (bytes, label)``, it gets
             the encoded image.
-        max_unreadable: how many images may be unreadable before the run stops.
+        max_unreadable: number of unreadable images up to which the run continues.
+
+    Attributes:
+        images: ``source`` as a ``Source``.
+
     """
 
     def __init__(self, source: dict | Dataset, transforms: list[dict] = (), max_unreadable: int = 100) -> None:
@@ -56,11 +59,11 @@ class ClassificationDataset(SampleDataset):
         self.images = source_of(self.source)
         self.max_unreadable = max_unreadable
         steps = build_steps(transforms)
-        self.transforms = build_transforms(steps)  # all of them, for an image that is decoded
+        self.transforms = build_transforms(steps)  # all of them, for decoded images
         self._set_views([steps])
 
     def _set_views(self, views: list[list[v2.Transform]]) -> None:
-        """Set the transforms of each view; the first ones decode, if the source and all views let them."""
+        """Set the transforms of each view; their first transforms decode if the source and all views support it."""
         self.encoded = self.images.encoded and all(steps and isinstance(steps[0], DecodesBytes) for steps in views)
         self._decoders = [steps[0] for steps in views] if self.encoded else []
         self._views = [build_transforms(steps[1:] if self.encoded else steps) for steps in views]
@@ -79,7 +82,7 @@ class ClassificationDataset(SampleDataset):
         return self.images.targets
 
     def describe(self, position: int) -> str:
-        """Return the image's file, or its position where the source names no files."""
+        """Return the image's file, or its position if the source has no file names."""
         return self.images.path(position)
 
     def __len__(self) -> int:
@@ -106,7 +109,7 @@ class ClassificationDataset(SampleDataset):
         """Load the requested image or the next readable one.
 
         Returns:
-            Its position, its views, its label, and why the requested one cannot be read, or ''.
+            Its position, views and label, and the reason why the requested image is unreadable, or ''.
         """
         failed, reasons = [], []
         for step in range(len(self)):
@@ -116,7 +119,7 @@ class ClassificationDataset(SampleDataset):
             except UNREADABLE as error:
                 if is_system_error(error):
                     files = error.errno != errno.ENOMEM
-                    advice = "ulimit -n N raises the limit, fewer and larger shards need less" if files else "free some"
+                    advice = "raise the limit (ulimit -n N) or pack fewer, larger shards" if files else "free some"
                     raise UnreadableImagesError(f"no image can be read: {sanitized(error)}; {advice}") from None
                 reasons.append(str(error) or type(error).__name__)
             else:
@@ -128,7 +131,7 @@ class ClassificationDataset(SampleDataset):
                 except Exception as error:
                     if not any(map(has_extreme_aspect_ratio, images)):
                         raise  # a mistake in the transforms
-                    reasons.append(f"it is very thin, and a transform fails: {type(error).__name__}: {error}")
+                    reasons.append(f"extreme aspect ratio, and a transform fails: {type(error).__name__}: {error}")
             failed.append(self.describe(position))
             if len(failed) > self.max_unreadable:
                 break
@@ -139,17 +142,17 @@ class ClassificationDataset(SampleDataset):
 
 
 def has_extreme_aspect_ratio(image: Image.Image | torch.Tensor) -> bool:
-    """Whether one side of an image is so much longer than the other that transforms may not know what to do."""
+    """Return whether one side of an image is so much longer than the other that transforms may fail."""
     short, long = sorted(v2.functional.get_size(image))
     return long > 100 * short
 
 
 @FUNCTIONS.register_module()
 def collate(samples: list) -> Any:
-    """PyTorch's ``default_collate``, which leaves images in the order that they have in memory.
+    """Collate like PyTorch's ``default_collate``, but keep the memory format of images.
 
-    Images ``(C, H, W)`` whose channels lie side by side, as every decoder gives them, become a batch ``(B, C, H, W)``
-    of the same order (``torch.channels_last``): putting each channel together takes five times as long as copying.
+    Images ``(C, H, W)`` with interleaved channels, as every decoder returns them, become a ``torch.channels_last``
+    batch ``(B, C, H, W)``: converting to contiguous channels takes five times as long as copying.
     """
     first = samples[0]
     if isinstance(first, dict):
@@ -162,8 +165,8 @@ def collate(samples: list) -> Any:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the random states that transforms draw from, of this process only."""
-    # Not torch.manual_seed: that queues a call for each GPU, sample by sample, in workers that never use one.
+    """Seed the random states that transforms use, in this process only."""
+    # torch.manual_seed would queue a call for each GPU and sample, in workers that never use a GPU.
     torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)

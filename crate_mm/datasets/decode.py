@@ -1,4 +1,4 @@
-"""From JPEG bytes to a random crop or a smaller image, with no step between that costs more than it must."""
+"""Decode JPEG bytes directly to a random crop or a resized image."""
 
 import logging
 import math
@@ -14,30 +14,30 @@ from torchvision.transforms import InterpolationMode, v2
 
 from ..io.log import print_log
 from ..registry import TRANSFORMS
-from .images import MOST_PIXELS, open_image
+from .images import MAX_PIXELS, open_image
 from .transforms import Resize
 
 
 class DecodesBytes:
-    """A transform that starts from an encoded image, where the source has such (see ``ClassificationDataset``)."""
+    """Transform that starts from an encoded image if the source provides it (see ``ClassificationDataset``)."""
 
 
 @TRANSFORMS.register_module()
 class DecodeRandomResizedCrop(v2.RandomResizedCrop, DecodesBytes):
     """torchvision's ``RandomResizedCrop`` that starts from the encoded image: bytes to uint8 ``(3, height, width)``.
 
-    The crop is drawn by torchvision, so that its distribution is torchvision's. A plain colour JPEG is decoded by
-    libjpeg-turbo, at a half, a quarter or an eighth of its size where the crop is at least that much larger than what
-    is asked for, and the crop alone is resized, as uint8. Everything else (PNG, gray, CMYK, ...) is decoded by PIL, and
-    a PIL image is taken as well.
+    torchvision draws the crop, so the distribution is the same. libjpeg-turbo decodes a plain color JPEG, at 1/2, 1/4
+    or 1/8 of its size if the crop is larger than the output by at least that factor, and only the crop is resized, as
+    uint8. PIL decodes everything else (PNG, gray, CMYK, ...). A PIL image is accepted too.
 
     As the first transform of a ``ClassificationDataset`` it gets the bytes of sources that have ``read``.
+
 
     Args: as for torchvision's ``RandomResizedCrop``, with bilinear or bicubic interpolation and antialiasing.
 
     Raises:
         ValueError: (when built) another interpolation.
-        OSError, ValueError: (when called) the bytes are no image, or not a whole one.
+        OSError, ValueError: (when called) the bytes are not an image, or are truncated.
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -63,12 +63,12 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop, DecodesBytes):
         top, left = round(box["top"] * rows), round(box["left"] * columns)
         height, width = max(round(box["height"] * rows), 1), max(round(box["width"] * columns), 1)
         crop = np.ascontiguousarray(pixels[None, top : top + height, left : left + width])
-        # What torchvision does too, without its conversion to channels first.
+        # The same operation as in torchvision, without its conversion to channels first.
         crop = torch.from_numpy(crop).permute(0, 3, 1, 2)
         return F.interpolate(crop, self.size, mode=self.mode, align_corners=False, antialias=True)[0]
 
     def _memory_for(self, size: tuple[int, int]) -> np.ndarray:
-        """Room for the pixels, the same for one image after the other: fresh memory costs a quarter of the decoding."""
+        """Return a reused buffer for the pixels: allocating one per image would cost a quarter of the decoding."""
         memory = getattr(self._thread, "memory", None)
         if memory is None or memory.size < 3 * size[0] * size[1]:
             memory = self._thread.memory = np.empty(3 * size[0] * size[1], np.uint8)
@@ -84,17 +84,16 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop, DecodesBytes):
 
 @TRANSFORMS.register_module()
 class EncodedRandomResizedCrop(DecodeRandomResizedCrop):
-    """``DecodeRandomResizedCrop`` and a flip, which it says: configs have this name from when a GPU decoded for it.
+    """``DecodeRandomResizedCrop`` followed by a horizontal flip, with a warning; for existing configs.
 
-    Args: as for ``DecodeRandomResizedCrop``, and ``flip``, the probability of a horizontal flip.
+    Args: as for ``DecodeRandomResizedCrop``, and ``flip``, the probability of the flip.
     """
 
     def __init__(self, *args, flip: float = 0.5, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.flip = flip
         print_log(
-            "EncodedRandomResizedCrop no longer leaves the decoding to the device: it is DecodeRandomResizedCrop and "
-            "RandomHorizontalFlip",
+            "EncodedRandomResizedCrop decodes on the CPU: it equals DecodeRandomResizedCrop and RandomHorizontalFlip",
             "current",
             logging.WARNING,
         )
@@ -108,16 +107,17 @@ class EncodedRandomResizedCrop(DecodeRandomResizedCrop):
 class DecodeResize(Resize, DecodesBytes):
     """torchvision's ``Resize`` that starts from the encoded image: bytes to uint8 ``(3, height, width)``.
 
-    A plain colour JPEG is decoded by libjpeg-turbo to PIL's pixels, and resized as uint8: no channel of a pixel is more
-    than one level from what PIL makes of it. Everything else is decoded by PIL, and a PIL image is taken as well.
+    libjpeg-turbo decodes a plain color JPEG to PIL's pixels, which are resized as uint8: no channel of a pixel differs
+    from PIL's result by more than one level. PIL decodes everything else. A PIL image is accepted too.
+
 
     As the first transform of a ``ClassificationDataset`` it gets the bytes of sources that have ``read``.
 
     Args: as for torchvision's ``Resize``, with bilinear interpolation and antialiasing.
 
     Raises:
-        ValueError: (when built) another interpolation: by bicubic, PIL's pixels are up to two levels away.
-        OSError, ValueError: (when called) the bytes are no image, or not a whole one.
+        ValueError: (when built) another interpolation: with bicubic, pixels differ from PIL's by up to two levels.
+        OSError, ValueError: (when called) the bytes are not an image, or are truncated.
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -136,28 +136,28 @@ class DecodeResize(Resize, DecodesBytes):
         if size is None:
             return super().forward(decode_by_pil(image))
         pixels = decode_jpeg(image, size, as_pil=True)
-        # A batch of one, of which it is plain that its channels lie side by side.
+        # As a batch of one, the channels are recognized as interleaved.
         return super().forward(torch.from_numpy(pixels[None]).permute(0, 3, 1, 2))[0]
 
 
 def draw_crop(crop: v2.RandomResizedCrop, size: tuple[int, int]) -> dict[str, int]:
-    """Let torchvision draw ``top, left, height, width`` for an image of a ``(height, width)``."""
+    """Draw ``top, left, height, width`` of a crop with torchvision, for an image of size ``(height, width)``."""
     return crop.make_params([torch.empty(()).expand(3, *size)])
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """``(height, width)`` of a JPEG in colour of a size that PIL would take too, or None for anything else."""
+    """Return the ``(height, width)`` of a color JPEG of at most ``MAX_PIXELS`` pixels, or None for anything else."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except (ValueError, KeyError):  # the latter where the header is cut off
+    except (ValueError, KeyError):  # KeyError: truncated header
         return None
-    plain = colorspace in ("YCbCr", "RGB") and height * width <= MOST_PIXELS
+    plain = colorspace in ("YCbCr", "RGB") and height * width <= MAX_PIXELS
     return (height, width) if plain else None
 
 
 def reduction_for(crop: tuple[int, int], size: tuple[int, int]) -> int:
-    """By how much (1, 2, 4 or 8) an image may be reduced so that the crop stays at least of the size asked for."""
-    spare = min(have / wanted for have, wanted in zip(crop, size))
+    """Return the largest reduction of an image (1, 2, 4 or 8) that keeps the crop at least as large as ``size``."""
+    spare = min(crop_side / side for crop_side, side in zip(crop, size))
     return next(reduction for reduction in (8, 4, 2, 1) if spare >= reduction or reduction == 1)
 
 
@@ -171,20 +171,21 @@ def decode_jpeg(
     """Decode a JPEG of a known ``(height, width)``, reduced in the cosine transform: uint8 ``(h, w, 3)``.
 
     Args:
-        data, size, reduction: the JPEG, its ``(height, width)``, and by how much it is reduced: 1, 2, 4 or 8.
-        memory: where the pixels go, uint8 of at least ``3 * height * width``; memory of their own if not given.
-        as_pil: take colour to full resolution by interpolation, as PIL does, rather than by repetition, which is an
+        data, size, reduction: the JPEG, its ``(height, width)``, and its reduction: 1, 2, 4 or 8.
+        memory: buffer for the pixels, uint8 of at least ``3 * height * width``; allocated if not given.
+        as_pil: upsample the chroma channels by interpolation, as PIL does, instead of by repetition, which is an
             eighth less work.
     """
-    least = [math.ceil(side / reduction) for side in size] if reduction > 1 else (0, 0)
+    min_size = [math.ceil(side / reduction) for side in size] if reduction > 1 else (0, 0)
+
     try:
         return simplejpeg.decode_jpeg(
-            data, "RGB", fastupsample=not as_pil, min_height=least[0], min_width=least[1], buffer=memory
+            data, "RGB", fastupsample=not as_pil, min_height=min_size[0], min_width=min_size[1], buffer=memory
         )
-    except ValueError:  # damaged, or only odd: PIL decides, as it does elsewhere
+    except ValueError:  # damaged or unusual: PIL decides, as for all other images
         return np.array(open_image(data))
 
 
 def decode_by_pil(data: bytes) -> Tensor:
-    """Decode any image that PIL knows: ``(3, height, width)``."""
+    """Decode an image of any format in ``images.FORMATS``: uint8 ``(3, height, width)``."""
     return v2.functional.pil_to_tensor(open_image(data))

@@ -1,6 +1,7 @@
-"""Which sample stands where in an epoch, and its seed, by the run's seed: the versions of it, which checkpoints name.
+"""Shuffle versions: the order of an epoch's samples and their seeds, computed from the run's seed.
 
-Another version is another run. So a version is never changed, and a resumed run keeps the version that it began with.
+Checkpoints store the version. A version is never changed, and a resumed run keeps its own: another version would give
+another run. A slot is an index in the epoch; a position is an index in the dataset.
 """
 
 import math
@@ -9,32 +10,32 @@ from typing import Protocol
 import numpy as np
 import torch
 
-SMALL = 2**16  # samples; the order of so few is kept in memory
+SMALL = 2**16  # samples; up to this many, the order is kept in memory
 ROUNDS = 8  # of the Feistel network
 
 
 class Draws(Protocol):
-    """The draws of an epoch.
+    """The order and the seeds of an epoch.
 
     Args:
-        size: samples of the dataset, N.
-        repeats: how often a sample may come in the epoch.
-        seed: the run's.
+        size: number of samples of the dataset, N.
+        repeats: maximum number of times that a sample appears in the epoch.
+        seed: seed of the run.
         epoch: counted from 0.
-        shuffle: whether the order is drawn; else it is the dataset's.
+        shuffle: whether the order is random; else it is the dataset's.
     """
 
     def __init__(self, size: int, repeats: int, seed: int, epoch: int, shuffle: bool) -> None: ...
 
-    def order(self, places: np.ndarray) -> np.ndarray:
-        """The positions in the dataset of the samples at places of the epoch, both in 0..N-1, of any shape."""
+    def order(self, slots: np.ndarray) -> np.ndarray:
+        """Return the positions of the samples at the given slots, both in 0..N-1, of any shape."""
 
     def seeds(self, positions: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """The seeds, in 0..2**62-1, of samples for the time that each comes, in 0..repeats-1."""
+        """Return the seeds, in 0..2**62-1, of samples for their repeats ``times``, in 0..repeats-1."""
 
 
 class DrawnAtOnce:
-    """Version 1: all N of an epoch are drawn in advance, by PyTorch's generator."""
+    """Version 1: PyTorch's generator draws all N samples of an epoch in advance."""
 
     def __init__(self, size: int, repeats: int, seed: int, epoch: int, shuffle: bool) -> None:
         # PyTorch's generator takes 32 bits: seed and epoch are mixed into them.
@@ -43,31 +44,31 @@ class DrawnAtOnce:
         self._seeds = torch.randint(2**62, (size, repeats), generator=generator).numpy()
         self._order = torch.randperm(size, generator=generator).numpy() if shuffle else None
 
-    def order(self, places: np.ndarray) -> np.ndarray:
-        return places if self._order is None else self._order[places]
+    def order(self, slots: np.ndarray) -> np.ndarray:
+        return slots if self._order is None else self._order[slots]
 
     def seeds(self, positions: np.ndarray, times: np.ndarray) -> np.ndarray:
         return self._seeds[positions, times]
 
 
 class KeyedDraws:
-    """Version 2: each draw is computed from a key of 64 bits and its number alone, in memory that does not grow with N.
+    """Version 2: each draw is computed from a 64-bit key and the draw's number, in memory that does not grow with N.
 
-    The order of up to ``SMALL`` samples is the order of their random numbers. The order of more is a keyed permutation,
-    see ``KeyedPermutation``. The numbers do not depend on a version of PyTorch or NumPy.
+    Up to ``SMALL`` samples are sorted by their random numbers. More are ordered by a ``KeyedPermutation``. The numbers
+    do not depend on the version of PyTorch or NumPy.
     """
 
     def __init__(self, size: int, repeats: int, seed: int, epoch: int, shuffle: bool) -> None:
         keys = np.random.SeedSequence([seed, epoch]).generate_state(2 + ROUNDS, np.uint64)
         self._repeats, self._key = repeats, keys[0]
         self._permutation = KeyedPermutation(size, keys[2:]) if shuffle and size > SMALL else None
-        # The numbers are a permutation of 64 bits: no two of them are equal.
+        # random_bits permutes the 64-bit integers, so no two numbers are equal.
         self._order = random_bits(keys[1], np.arange(size)).argsort() if shuffle and size <= SMALL else None
 
-    def order(self, places: np.ndarray) -> np.ndarray:
+    def order(self, slots: np.ndarray) -> np.ndarray:
         if self._permutation is not None:
-            return self._permutation(places)
-        return places if self._order is None else self._order[places]
+            return self._permutation(slots)
+        return slots if self._order is None else self._order[slots]
 
     def seeds(self, positions: np.ndarray, times: np.ndarray) -> np.ndarray:
         return (random_bits(self._key, positions * self._repeats + times) >> np.uint64(2)).astype(np.int64)
@@ -78,16 +79,16 @@ NEWEST = max(DRAWS)
 
 
 class KeyedPermutation:
-    """A permutation of 0..N-1 of which any part can be computed by itself.
+    """A permutation of 0..N-1 whose elements can be computed independently.
 
-    It is a Feistel network on the pairs ``(x // width, x % width)`` with ``width = ceil(sqrt(N))``, whose rounds add to
-    the one half, modulo its range, a random number that is keyed by the other (Black and Rogaway, "Ciphers with
-    arbitrary finite domains", CT-RSA 2002). The pairs are up to ``width`` more than N: a result beyond N goes through
-    the network again, until it is below N ("cycle walking", in the same paper).
+    It is a Feistel network on the pairs ``(x // width, x % width)`` with ``width = ceil(sqrt(N))``. Each round adds to
+    one half, modulo its range, a random number keyed by the other half (Black and Rogaway, "Ciphers with arbitrary
+    finite domains", CT-RSA 2002). There are up to ``width`` more pairs than N: a result of N or more passes through the
+    network again, until it is below N ("cycle walking", in the same paper).
 
     Args:
         size: N, from 1 to 2**62.
-        keys: of the rounds, 64 bits each.
+        keys: keys of the rounds, 64 bits each.
     """
 
     def __init__(self, size: int, keys: np.ndarray) -> None:
@@ -95,12 +96,12 @@ class KeyedPermutation:
         self.size, self.width, self.rows = (np.uint64(n) for n in (size, width, -(-size // width)))
         self.keys = keys
 
-    def __call__(self, places: np.ndarray) -> np.ndarray:
-        """Places in 0..N-1, of any shape, to where the permutation takes them."""
-        found = self._encipher(places.astype(np.uint64))
-        while (beyond := found >= self.size).any():
-            found[beyond] = self._encipher(found[beyond])
-        return found.astype(np.int64)
+    def __call__(self, slots: np.ndarray) -> np.ndarray:
+        """Permute slots in 0..N-1, of any shape."""
+        positions = self._encipher(slots.astype(np.uint64))
+        while (beyond := positions >= self.size).any():
+            positions[beyond] = self._encipher(positions[beyond])
+        return positions.astype(np.int64)
 
     def _encipher(self, numbers: np.ndarray) -> np.ndarray:
         left, right = numbers // self.width, numbers % self.width
@@ -111,15 +112,15 @@ class KeyedPermutation:
 
 
 def random_below(bound: np.uint64, key: np.uint64, numbers: np.ndarray) -> np.ndarray:
-    """A random number below ``bound`` (up to 2**32) for each number."""
+    """Return a random number below ``bound`` (up to 2**32) for each number."""
     return ((random_bits(key, numbers) >> np.uint64(32)) * bound) >> np.uint64(32)
 
 
 def random_bits(key: np.uint64, numbers: np.ndarray) -> np.ndarray:
-    """64 random bits for each number of at least 0, other ones for each number.
+    """Return 64 random bits for each non-negative number, different for different numbers.
 
-    What SplitMix64 with the state ``key`` gives after as many steps (Steele, Lea and Flood, "Fast splittable
-    pseudorandom number generators", OOPSLA 2014).
+    They are the output of SplitMix64 with the state ``key`` after that number of steps (Steele, Lea and Flood, "Fast
+    splittable pseudorandom number generators", OOPSLA 2014).
     """
     bits = numbers.astype(np.uint64)
     bits *= np.uint64(0x9E3779B97F4A7C15)

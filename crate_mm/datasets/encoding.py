@@ -1,4 +1,4 @@
-"""What goes into a pack: an image's file as it is or made smaller, by several processes."""
+"""Encode images for packing, unchanged or shrunk, in several processes."""
 
 import io
 import multiprocessing
@@ -12,16 +12,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..io.untrusted import read_regular
 from .classification import UNREADABLE
-from .images import MOST_BYTES, convert, is_system_error, open_image
+from .images import MAX_IMAGE_BYTES, convert, is_system_error, open_image
 from .workers import init_worker
 
-AHEAD = 8  # images that a process makes and nobody has asked for yet
+AHEAD = 8  # images that a process encodes in advance
 
 
 def encode(path: str, short_side: int | None, quality: int) -> tuple[str | None, bytes | str]:
-    """A file's suffix and bytes, made smaller where it is larger; or None and why it cannot be read."""
+    """Return a file's extension and bytes, shrunk to ``short_side``; or None and the reason why it is unreadable."""
     try:
-        data = read_regular(path, MOST_BYTES)
+        data = read_regular(path, MAX_IMAGE_BYTES)
         image = open_image(data, mode=None)
         if short_side is None or min(image.size) <= short_side:
             return Path(path).suffix, data
@@ -38,28 +38,28 @@ def encode(path: str, short_side: int | None, quality: int) -> tuple[str | None,
 
 class _Encoded(Dataset):
     def __init__(self, source: Dataset, positions: Sequence[int], short_side: int | None, quality: int) -> None:
-        self.source, self.positions, self.how = source, positions, (short_side, quality)
+        self.source, self.positions, self.options = source, positions, (short_side, quality)
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __getitem__(self, index: int) -> tuple[str | None, bytes | str] | Exception:
         try:
-            return encode(self.source.path(int(self.positions[index])), *self.how)
-        except OSError as error:  # the loader would bury it in a traceback
+            return encode(self.source.path(int(self.positions[index])), *self.options)
+        except OSError as error:  # returned, as the loader would wrap it in a traceback
             return error
 
 
 def encode_parallel(
     source: Dataset, positions: Sequence[int], workers: int, short_side: int | None, quality: int
 ) -> Iterator[tuple[str | None, bytes | str]]:
-    """``encode`` of a source's images at some positions, in that order, by so many processes.
+    """Yield ``encode`` of a source's images at the given positions, in order, computed by ``workers`` processes.
 
-    No process is more than ``AHEAD`` images ahead of what was asked for: a slow disk takes no memory. The processes end
-    with this one, however it ends, and leave Ctrl-C to it.
+    Each process encodes at most ``AHEAD`` images in advance, so that a slow disk does not fill the memory. The worker
+    processes exit with this process, however it exits, and ignore Ctrl-C.
 
     Raises:
-        OSError: no image is to blame for it, see ``images.OF_THE_SYSTEM``.
+        OSError: a system error that no image causes, see ``images.SYSTEM_ERRNOS``.
     """
     if not len(positions):
         return
@@ -68,7 +68,7 @@ def encode_parallel(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=AHEAD,
-        collate_fn=as_it_is,
+        collate_fn=identity,
         worker_init_fn=_init_worker,
     )
     for result in loader:
@@ -79,14 +79,14 @@ def encode_parallel(
 
 def _init_worker(worker_id: int) -> None:
     init_worker(worker_id)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """PyTorch's own watch ends a worker in an orderly way, which waits for ever for somebody to take its images."""
+def _exit_with_parent() -> None:
+    # PyTorch's watchdog shuts a worker down in order, which waits forever for its images to be consumed.
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
-def as_it_is(sample: object) -> object:
+def identity(sample: object) -> object:
     return sample

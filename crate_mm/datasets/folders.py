@@ -1,4 +1,4 @@
-"""Images in folders: ImageNet's layout, a tree of your own, and images without labels."""
+"""Images in folders: ImageNet's layout, a custom tree, and images without labels."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -25,17 +25,17 @@ from .scan import TreeScan, find_splits, log_excluded, sort_by_path, walk_tree
 class ImageNet(ImageFolder):
     """ImageNet-1K, or images in its layout: ``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG``.
 
-    Where ``tools/pack_dataset.py`` has written ``root``, the dataset is a ``PackedImages``.
+    If ``tools/pack_dataset.py`` has written ``root``, the dataset is a ``PackedImages``.
 
-    Class indices follow the sorted folder names. ``classes`` are English names where the folders are ImageNet-1K's
-    thousand, and the folder names otherwise.
+    Class indices follow the sorted folder names. ``classes`` are English names if the folders are those of ImageNet-1K,
+    else the folder names.
 
     Args:
         root: the folder that holds the split folders.
         split: 'train' or 'val'.
 
     Raises:
-        ValueError: the folder is missing, empty or laid out otherwise.
+        ValueError: the folder is missing, empty or has a different layout.
     """
 
     def __new__(cls, root: str | None = None, split: str = "train"):
@@ -51,40 +51,40 @@ class ImageNet(ImageFolder):
             raise ValueError("data_root is not set: give the folder that holds train/ and val/")
         root = home(root)
         if not Path(root).is_dir():
-            raise ValueError(f"data_root {root} is no folder: {expected}")
+            raise ValueError(f"data_root {root} is not a folder: {expected}")
         folder = find_splits(root).get(split, Path(root) / split)
         if not folder.is_dir():
-            found = ", ".join(sorted(sanitized(p.name) for p in Path(root).iterdir())[:5]) or "nothing"
-            raise ValueError(f"data_root {root} has no folder {split!r} (it holds {found}): {expected}")
+            content = ", ".join(sorted(sanitized(p.name) for p in Path(root).iterdir())[:5]) or "nothing"
+            raise ValueError(f"data_root {root} has no folder {split!r} (it contains {content}): {expected}")
         try:
             super().__init__(folder)
         except FileNotFoundError as error:  # torchvision's, for no class folders or an empty one
-            raise ValueError(f"data_root {root} is laid out wrongly: {expected}; {error}") from None
+            raise ValueError(f"data_root {root} has the wrong layout: {expected}; {error}") from None
         self.classes = readable_names(self.classes)
 
 
 @DATASETS.register_module()
 class ClassFolders(ImageFolder):
-    """Images of your own, a folder a class, whose name is the class's.
+    """Custom images in one folder per class, which has the name of the class.
 
-    Where ``root`` holds folders of splits, in any case, by one of the names in ``scan.SPLITS`` ('train' or 'training',
-    'val', 'valid', 'validation' or 'dev', 'test' or 'testing'), these are the splits; without a folder for 'val' that
-    for 'test' is taken, which is said. Otherwise ``root`` holds the class folders, and a share of each class, the same
-    in every run, is set aside as 'val'.
+    Split folders in ``root`` are recognized by the names in ``scan.SPLITS``, in any case: 'train' or 'training'; 'val',
+    'valid', 'validation' or 'dev'; 'test' or 'testing'. If 'val' is missing, 'test' is used, with a warning. Without
+    split folders, ``root`` holds the class folders, and a fraction of each class is held out as 'val'. This split is
+    the same in every run.
 
     Args:
         root: the folder that holds the split folders or the class folders.
         split: 'train' or 'val'.
-        val_fraction: the share set aside, where there are no split folders.
-        divided: whether ``root`` holds split folders, where the names of its folders do not tell: a class may be
-            called 'train'.
+        val_fraction: the fraction to hold out if there are no split folders.
+        divided: whether ``root`` holds split folders; None decides by the names of its folders. A class may be called
+            'train'.
 
     Raises:
-        ValueError: unknown ``split``, the folder is missing or empty, one split is there and no other, or a class is
-            too small to be split.
+        ValueError: unknown ``split``, the folder is missing or empty, only one split exists, or a class is too small
+            to split.
     """
 
-    named_by_folder = True  # in results: two folders are two datasets
+    named_by_folder = True
 
     def __init__(
         self, root: str | None, split: str = "train", val_fraction: float = 0.2, divided: bool | None = None
@@ -93,53 +93,53 @@ class ClassFolders(ImageFolder):
             raise ValueError(f"unknown split {split!r}: choose train, val")
         expected = f"expected {root}/<class>/<image> or {root}/{{train,val}}/<class>/<image>"
         if root is None or not Path(home(root)).is_dir():
-            raise ValueError(f"data_root {'is not set' if root is None else f'{root} is no folder'}: {expected}")
+            raise ValueError(f"data_root {'is not set' if root is None else f'{root} is not a folder'}: {expected}")
         root = home(root)
         splits = {} if divided is False else find_splits(root)
         if (splits or divided) and not ("train" in splits and set(splits) - {"train"}):
             has = (
-                f"a folder {sanitized(next(iter(splits.values())).name)!r} and not the other split"
+                f"the split folder {sanitized(next(iter(splits.values())).name)!r} but not the other split"
                 if splits
                 else "no split"
             )
             raise ValueError(
-                f"data_root {root} has {has}: {expected}; divided=False in the dataset's source says that all are "
-                "classes"
+                f"data_root {root} has {has}: {expected}; if all folders are classes, set divided=False in the "
+                "dataset's source"
             )
         folder = (splits.get(split) or splits["test"]) if splits else root
         if splits and split == "val" and "val" not in splits:
-            print_log(f"{root} has no folder for 'val': {sanitized(folder.name)} is taken", "current", logging.WARNING)
+            print_log(f"{root} has no folder for 'val': using {sanitized(folder.name)}", "current", logging.WARNING)
         try:
             super().__init__(folder)
         except FileNotFoundError as error:
-            raise ValueError(f"data_root {root} is laid out wrongly: {expected}; {error}") from None
+            raise ValueError(f"data_root {root} has the wrong layout: {expected}; {error}") from None
         if not splits:
-            self._take(self._share(split, val_fraction))
+            self._set_samples(self._split(split, val_fraction))
 
-    def _share(self, split: str, val_fraction: float) -> Sequence[tuple[str, int]]:
+    def _split(self, split: str, val_fraction: float) -> Sequence[tuple[str, int]]:
         if not isinstance(val_fraction, float) or not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction!r}")
-        samples, kept = self.samples, []
+        samples, positions = self.samples, []
         labels = samples.labels() if isinstance(samples, Listing) else np.array([label for _, label in samples])
         by_class = np.split(
             np.argsort(labels, kind="stable"), np.bincount(labels, minlength=len(self.classes)).cumsum()
         )
-        for name, mine in zip(self.classes, by_class):
-            if len(mine) < 2:
+        for name, members in zip(self.classes, by_class):
+            if len(members) < 2:
                 raise ValueError(
-                    f"class {sanitized(name)!r} of {self.root} has one image: it takes two to split off a val share"
+                    f"class {sanitized(name)!r} of {self.root} has one image: a split into train and val needs two"
                 )
-            train, val = split_positions(len(mine), val_fraction)
-            apart = mine[-1] - mine[0] >= len(mine)
-            paths = [samples[i] for i in mine] if apart else samples[int(mine[0]) : int(mine[-1]) + 1]
-            kept.append(mine[sorted(train if split == "train" else val, key=paths.__getitem__)])
-        kept = np.concatenate(kept)
-        return samples.take(kept) if isinstance(samples, Listing) else [samples[i] for i in kept]
+            train, val = split_positions(len(members), val_fraction)
+            scattered = members[-1] - members[0] >= len(members)
+            paths = [samples[i] for i in members] if scattered else samples[int(members[0]) : int(members[-1]) + 1]
+            positions.append(members[sorted(train if split == "train" else val, key=paths.__getitem__)])
+        positions = np.concatenate(positions)
+        return samples.subset(positions) if isinstance(samples, Listing) else [samples[i] for i in positions]
 
 
 @lru_cache(maxsize=1024)
 def split_positions(size: int, val_fraction: float) -> tuple[list[int], list[int]]:
-    """Which of so many images are for training and which are set aside, the same in every run."""
+    """Return the training and the held-out positions of ``size`` images, the same in every run."""
     from sklearn.model_selection import train_test_split
 
     return tuple(train_test_split(range(size), test_size=val_fraction, random_state=0))
@@ -147,9 +147,9 @@ def split_positions(size: int, val_fraction: float) -> tuple[list[int], list[int
 
 @DATASETS.register_module()
 class ImageFiles(Source):
-    """Every image below a folder, in the order of the paths, without labels: the label is -1.
+    """All images below a folder, sorted by path, without labels: the label is -1.
 
-    Which files are images is ``scan``'s to say; those that are left out are counted in the log.
+    ``scan`` decides which files are images; excluded files are counted in the log.
 
     Args:
         root: the folder.
@@ -164,22 +164,22 @@ class ImageFiles(Source):
     def __init__(self, root: str, channels: int = 3) -> None:
         root = home(root)
         if not Path(root).is_dir():
-            raise ValueError(f"{root} is no folder")
+            raise ValueError(f"{root} is not a folder")
         self.mode = "L" if channels == 1 else "RGB"
         root = str(Path(root))
 
-        def walk(seen: TreeScan) -> Iterator[FolderFiles]:
-            for folder, names in sort_by_path(walk_tree(root, seen)):
-                yield folder, -1, seen.images(names)
+        def walk(tree_scan: TreeScan) -> Iterator[FolderFiles]:
+            for folder, names in sort_by_path(walk_tree(root, tree_scan)):
+                yield folder, -1, tree_scan.filter_images(names)
 
-        self.samples, left_out = listed(root, "all images", walk)
-        log_excluded(root, left_out)
+        self.samples, excluded = listed(root, "all images", walk)
+        log_excluded(root, excluded)
         if not len(self.samples):
-            raise ValueError(f"no image is below {root}: expected files with {', '.join(IMAGE_SUFFIXES)}")
+            raise ValueError(f"no image in {root} or its subfolders: expected files with {', '.join(IMAGE_SUFFIXES)}")
 
     @property
     def files(self) -> list[Path]:
-        """The paths, as a list of its own."""
+        """A new list of the paths."""
         return [Path(path) for path, _ in self.samples]
 
     def __len__(self) -> int:

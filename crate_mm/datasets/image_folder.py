@@ -1,4 +1,4 @@
-"""A folder a class: torchvision's ImageFolder without what it takes for images and classes by mistake."""
+"""One folder per class: torchvision's ImageFolder without stray files, hidden folders and link cycles."""
 
 import os
 from collections import Counter
@@ -13,28 +13,29 @@ from ..io.untrusted import read_regular, sanitized
 from ..registry import DATASETS
 from .base import Source
 from .cached_listing import listed
-from .images import IMAGE_SUFFIXES, MOST_BYTES, open_image
-from .listing import FolderFiles, Labels, Listing, columns_of
+from .images import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, open_image
+from .listing import FolderFiles, Labels, Listing, build_columns
 from .names import utf8_name
-from .scan import TreeScan, folders_in, is_image, log_excluded, walk_tree
+from .scan import TreeScan, is_image, list_dir, log_excluded, walk_tree
 
 
 @DATASETS.register_module()
 class ImageFolder(datasets.ImageFolder, Source):
-    """torchvision's, whose images are opened as all others are, and which counts an image once.
+    """torchvision's ``ImageFolder`` that opens images with ``open_image`` and lists each image once.
 
-    torchvision follows links to folders without looking where they lead: one to the folder that it is in makes 41
-    images of one. It takes hidden folders for classes and what macOS leaves beside images for images. Which files are
-    images is ``scan``'s to say here; those that are left out are counted in the log.
-
-    ``samples`` (or ``imgs``) and ``targets`` are read-only sequences, which the processes of a machine share (see
-    ``kept``): pairs (path, label), and the labels.
+    torchvision follows links to folders without cycle detection: a link to its own folder turns one image into 41.
+    It also treats hidden folders as classes and macOS's metadata files as images. Here ``scan`` decides which files are
+    images, and excluded files are counted in the log.
 
     Args:
-        root, transform, ...: as for torchvision's.
+        root, transform, ...: as for torchvision's ``ImageFolder``.
+
+    Attributes:
+        samples, imgs: read-only sequence of (path, label), shared by the processes of a machine (``cached_listing``).
+        targets: the labels, a read-only sequence.
 
     Raises:
-        ValueError: a class's folder is another's, or holds the folder of all classes.
+        ValueError: two class folders are the same, or one contains the folder of all classes.
     """
 
     encoded = True
@@ -48,14 +49,14 @@ class ImageFolder(datasets.ImageFolder, Source):
         is_valid_file: Callable[[str], bool] | None = None,
         allow_empty: bool = False,
     ) -> None:
-        # torchvision's own would make a list of the labels.
+        # ImageFolder.__init__ would make a list of the labels.
         datasets.VisionDataset.__init__(self, home(root), transform=transform, target_transform=target_transform)
         self.loader, self.extensions = loader, IMAGE_SUFFIXES
         self.classes, self.class_to_idx = self.find_classes(self.root)
         samples = self.make_dataset(self.root, self.class_to_idx, is_valid_file=is_valid_file, allow_empty=allow_empty)
-        self._take(samples)
+        self._set_samples(samples)
 
-    def _take(self, samples: Sequence[tuple[str, int]]) -> None:
+    def _set_samples(self, samples: Sequence[tuple[str, int]]) -> None:
         self.samples = self.imgs = samples
         self.targets = Labels(samples) if isinstance(samples, Listing) else [label for _, label in samples]
 
@@ -63,27 +64,28 @@ class ImageFolder(datasets.ImageFolder, Source):
         return self.samples[index][0]
 
     def read(self, index: int) -> tuple[bytes, int]:
-        """The encoded image and its label."""
+
         path, label = self.samples[index]
-        return read_regular(path, MOST_BYTES), label
+        return read_regular(path, MAX_IMAGE_BYTES), label
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        folders, files = folders_in(str(directory))
+        folders, files = list_dir(str(directory))
         if not folders:
-            raise FileNotFoundError(f"no class folder is in {sanitized(directory)}")
-        self.beside = sum(is_image(entry.name) for entry in files)
-        root, seen = os.path.realpath(directory), {}
+            raise FileNotFoundError(f"{sanitized(directory)} contains no class folder")
+        self.stray_images = sum(is_image(entry.name) for entry in files)
+        root, names = os.path.realpath(directory), {}
         for entry in folders:
             real = os.path.realpath(entry.path)
             if os.path.commonpath([root, real]) == real:
                 raise ValueError(
-                    f"{sanitized(directory)}: the class folder {sanitized(entry.name)} is a link to a folder above it"
+                    f"{sanitized(directory)}: the class folder {sanitized(entry.name)} is a link to a parent folder"
                 )
-            if real in seen:
+            if real in names:
                 raise ValueError(
-                    f"{sanitized(directory)}: the class folders {sanitized(seen[real])} and {sanitized(entry.name)} are one"
+                    f"{sanitized(directory)}: the class folders {sanitized(names[real])} and {sanitized(entry.name)} "
+                    "are the same folder"
                 )
-            seen[real] = entry.name
+            names[real] = entry.name
         return [utf8_name(entry.name) for entry in folders], {e.name: label for label, e in enumerate(folders)}
 
     def make_dataset(
@@ -94,33 +96,33 @@ class ImageFolder(datasets.ImageFolder, Source):
         is_valid_file: Callable[[str], bool] | None = None,
         allow_empty: bool = False,
     ) -> Listing:
-        def walk(seen: TreeScan) -> Iterator[FolderFiles]:
+        def walk(tree_scan: TreeScan) -> Iterator[FolderFiles]:
             owner = {os.path.realpath(directory): None}
             for name, label in sorted(class_to_idx.items()):
-                for folder, files in walk_tree(os.path.join(directory, name), seen):
-                    other = owner.setdefault(os.path.realpath(folder), name)
-                    if other is None:
+                for folder, files in walk_tree(os.path.join(directory, name), tree_scan):
+                    previous = owner.setdefault(os.path.realpath(folder), name)
+                    if previous is None:
                         continue  # a link back to the folder of all classes
-                    if other != name:
+                    if previous != name:
                         raise ValueError(
-                            f"{sanitized(directory)}: by a link, the folder {sanitized(folder)} belongs to two classes, "
-                            f"{sanitized(other)} and {sanitized(name)}: remove the link"
+                            f"{sanitized(directory)}: a link makes the folder {sanitized(folder)} belong to two "
+                            f"classes, {sanitized(previous)} and {sanitized(name)}: remove the link"
                         )
-                    if is_valid_file is not None:  # which takes a path
+                    if is_valid_file is not None:
                         files = [file for file in files if is_valid_file(os.path.join(folder, file))]
-                    yield folder, label, files if is_valid_file else seen.images(files)
+                    yield folder, label, files if is_valid_file else tree_scan.filter_images(files)
 
         directory = str(directory)
         if is_valid_file is None:
-            listing, left_out = listed(directory, sorted(class_to_idx.items()), walk)
+            listing, excluded = listed(directory, sorted(class_to_idx.items()), walk)
         else:
-            listing, left_out = Listing(directory, columns_of(directory, walk(TreeScan()))), Counter()
-        log_excluded(directory, left_out, self.beside)
+            listing, excluded = Listing(directory, build_columns(directory, walk(TreeScan()))), Counter()
+        log_excluded(directory, excluded, self.stray_images)
         labels = set(listing.columns["labels"].tolist())
         empty = sorted(name for name, label in class_to_idx.items() if label not in labels)
         if empty and not allow_empty:
             raise FileNotFoundError(
-                f"found no valid file for the classes {', '.join(map(sanitized, empty[:5]))} in {sanitized(directory)}, with "
-                f"one of the suffixes {', '.join(IMAGE_SUFFIXES)}"
+                f"no image of the classes {', '.join(map(sanitized, empty[:5]))} in {sanitized(directory)}: expected "
+                f"files with {', '.join(IMAGE_SUFFIXES)}"
             )
         return listing

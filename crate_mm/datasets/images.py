@@ -1,4 +1,4 @@
-"""The one way in which images are opened: known formats, regular files, bounded sizes, one kind of error."""
+"""Open images: known formats, regular files, bounded sizes, one exception class."""
 
 import errno
 import io
@@ -11,75 +11,74 @@ from PIL import Image
 from ..io.files import home
 from ..io.untrusted import read_regular, sanitized
 
-# PIL knows four dozen formats, one of which (EPS) starts a program to be drawn.
+# PIL supports four dozen formats. One of them, EPS, runs an external program.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF")
-_suffixes = Image.registered_extensions()  # which loads PIL's formats
+_suffixes = Image.registered_extensions()  # loads PIL's formats
 FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF is not in all builds of PIL
-# Endings of their files, in small letters; what some cameras write (MPO) begins with a JPEG.
+# Lower-case extensions of the formats. MPO files, which some cameras write, begin with a JPEG.
 IMAGE_SUFFIXES = tuple(sorted(end for end, name in _suffixes.items() if name in (*FORMATS, "MPO")))
-MOST_PIXELS = 178_956_970  # what PIL takes for a decompression bomb: three colours of it have half a gigabyte
-MOST_BYTES = 2**30  # of an image's file
+MAX_PIXELS = 178_956_970  # PIL's limit for decompression bombs: half a gigabyte in RGB
+MAX_IMAGE_BYTES = 2**30  # size of an image's file
 
+# Errors that no image causes and that the next image meets too: out of file descriptors or memory.
 
-# What no image is to blame for, and the next one meets too: no files, or no memory, are left.
-OF_THE_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+SYSTEM_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class UnreadableImageError(ValueError):
-    """An image that cannot be read, for whatever reason."""
+    """An image cannot be read, for any reason."""
 
 
 def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Image:
-    """Read an image file, or the bytes of one, to its last pixel.
+    """Decode an image file, or its content, completely.
 
     Args:
         image: path, or the file's content.
-        mode: 'RGB', 'L', or None to leave the image in its own.
+        mode: 'RGB', 'L', or None to keep the image's own mode.
 
     Raises:
-        UnreadableImageError: it is missing, no regular file, of none of ``FORMATS``, damaged, or larger than
-            ``MOST_PIXELS``.
-        OSError: it is not the image's fault, see ``OF_THE_SYSTEM``.
+        UnreadableImageError: the file is missing, not a regular file, in none of ``FORMATS``, damaged, or larger than
+            ``MAX_PIXELS``.
+        OSError: a system error that no image causes, see ``SYSTEM_ERRNOS``.
     """
     try:
-        data = image if isinstance(image, bytes) else read_regular(home(image), MOST_BYTES)
+        data = image if isinstance(image, bytes) else read_regular(home(image), MAX_IMAGE_BYTES)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is below
-            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-                check_pixels(*opened.size)
-                opened.load()
-                # load() has read everything: what is returned needs neither the bytes nor a file.
-                return convert(opened, mode) if mode else opened.copy()
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_pixels has its own limit
+            with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+                check_pixels(*file.size)
+                file.load()  # read everything, so that the result does not depend on the bytes
+                return convert(file, mode) if mode else file.copy()
     except UnreadableImageError:
         raise
     except Image.UnidentifiedImageError:
         known = f"cannot identify image file as one of the formats {', '.join(FORMATS)}: convert it"
         raise UnreadableImageError(known if data else "cannot identify image file: it is empty") from None
-    except Exception as error:  # PIL's own, of damaged files, are of many kinds; so are the system's
+    except Exception as error:  # PIL and the system raise exceptions of many types for damaged files
         if is_system_error(error):
             raise
         raise UnreadableImageError(sanitized(str(error) or type(error).__name__)) from None
 
 
 def is_system_error(error: Exception) -> bool:
-    """Whether an error is one that no image is to blame for."""
-    return isinstance(error, OSError) and error.errno in OF_THE_SYSTEM
+    """Return whether an error is one that no image causes."""
+    return isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS
 
 
-def check_pixels(width: int, height: int, most: int = MOST_PIXELS) -> None:
-    """Raise ``UnreadableImageError`` for an image of more than so many pixels."""
-    if width * height > most:
-        raise UnreadableImageError(f"an image of {width} x {height} pixels is larger than the {most:,} allowed")
+def check_pixels(width: int, height: int, limit: int = MAX_PIXELS) -> None:
+    """Raise ``UnreadableImageError`` for an image of more than ``limit`` pixels."""
+    if width * height > limit:
+        raise UnreadableImageError(f"an image of {width} x {height} pixels is larger than the {limit:,} allowed")
 
 
 def convert(image: Image.Image, mode: str = "RGB") -> Image.Image:
-    """PIL's ``convert``, but for grays of more than 8 bits, which it cuts off at 0 and 255.
+    """Convert like PIL, except for gray images of more than 8 bits, which PIL clips to 0..255.
 
-    Those of 16 bits are scaled. What 32 bits hold (fractions, and a TIFF's whole numbers) has no range that anything
-    tells: it is taken where it is whole numbers from 0 to 255, and refused where it is not.
+    Images of 16 bits are scaled. The range of 32-bit pixels (floats, and a TIFF's integers) is unknown: only integers
+    from 0 to 255 are accepted.
 
     Raises:
-        UnreadableImageError: the image is refused.
+        UnreadableImageError: 32-bit pixels with other values.
     """
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         _check_range(values := np.asarray(image), 255)
@@ -88,14 +87,14 @@ def convert(image: Image.Image, mode: str = "RGB") -> Image.Image:
         _check_range(values := np.asarray(image), 65535)
         image = Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
     elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # the same colours, without a warning for each process that meets such an image
+        image = image.convert("RGBA")  # the same colors, without PIL's warning in each process
     return image.convert(mode)
 
 
-def _check_range(values: np.ndarray, most: int) -> None:
-    """Raise ``UnreadableImageError`` unless values are whole numbers from 0 to ``most``; NaN is none."""
-    if not ((values >= 0) & (values <= most) & (values == np.floor(values))).all():
+def _check_range(values: np.ndarray, highest: int) -> None:
+    """Raise ``UnreadableImageError`` unless all values are integers from 0 to ``highest``, and not NaN."""
+    if not ((values >= 0) & (values <= highest) & (values == np.floor(values))).all():
         raise UnreadableImageError(
-            f"its grays have 32 bits and go from {values.min():g} to {values.max():g}: what is black and what is white "
-            "is not known, save it with 8 or 16 bits"
+            f"32-bit gray values from {values.min():g} to {values.max():g}, with unknown black and white levels: save "
+            "the image with 8 or 16 bits"
         )

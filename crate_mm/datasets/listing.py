@@ -1,4 +1,4 @@
-"""The files of a tree as bytes and numbers: a few dozen bytes a file, which processes share."""
+"""The files of a tree in compact arrays: a few dozen bytes per file, shared between processes."""
 
 import hashlib
 import os
@@ -9,21 +9,21 @@ import numpy as np
 
 from .mapped import smallest_dtype
 
-BLOCK = 4096  # files that are turned into text together
+BLOCK = 4096  # files whose names are decoded together
 FolderFiles = tuple[str, int, list[str]]  # a folder, the label of its files, and their names
 
 
 class TooManyFilesError(Exception):
-    """There are more files than were asked for."""
+    """There are more files than allowed."""
 
 
 class Listing(Sequence):
-    """Pairs (path, label) in the place of a list of them, which takes 177 bytes a file and process.
+    """Read-only sequence of (path, label); a list would take 177 bytes per file and process.
 
     Args:
         root: the folder that the paths begin with.
-        columns: of ``columns_of``, in memory or mapped (``MappedArrays``).
-        order: which of the files it has, by their numbers; all of them by default.
+        columns: output of ``build_columns``, in memory or mapped (``MappedArrays``).
+        order: numbers of the files in this listing, in order; all files by default.
     """
 
     def __init__(self, root: str, columns: Mapping[str, np.ndarray], order: np.ndarray | None = None) -> None:
@@ -55,58 +55,58 @@ class Listing(Sequence):
         return f"<{len(self):,} files below {self.root!r}>"
 
     def label(self, index: int) -> int:
-        return int(self.columns["labels"][self._run(self._number(index))])
+        return int(self.columns["labels"][self._folder(self._number(index))])
 
     def labels(self) -> np.ndarray:
-        """The labels of all files, int64 (N,): an array of its own."""
+        """Return the labels of all files in a new array, int64 (N,)."""
         firsts = np.append(self.columns["firsts"], len(self.columns["ends"])).astype(np.int64)
         labels = np.repeat(self.columns["labels"].astype(np.int64), np.diff(firsts))
         return labels if self.order is None else labels[self.order]
 
     def digest(self) -> str:
-        """A checksum of all names below the root, in their order, and of the labels."""
+        """Return a checksum of the paths below the root, in their order, and of the labels."""
         digest = hashlib.sha256()
         arrays = [self.columns[name] for name in COLUMNS]
         for array in arrays if self.order is None else [*arrays, self.order]:
             digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")))
         return digest.hexdigest()
 
-    def take(self, numbers: Sequence[int]) -> "Listing":
-        """Those of the files that have these numbers, in their order."""
+    def subset(self, numbers: Sequence[int]) -> "Listing":
+        """Return the listing of the files with the given numbers, in their order."""
         numbers = np.asarray(numbers, smallest_dtype(0, len(self)))
         return Listing(self.root, self.columns, numbers if self.order is None else self.order[numbers])
 
     def _number(self, index: int) -> int:
-        """The number of the file at an index, which may count from the end."""
+        """Return the number of the file at an index, which may be negative."""
         count = len(self)
         if not -count <= index < count:
             raise IndexError(f"file {index} of {count}")
         index = int(index) % count
         return index if self.order is None else int(self.order[index])
 
-    def _run(self, number: int) -> int:
-        return bisect_right(self.columns["firsts"], number) - 1  # NumPy's search would copy a column that is mapped
+    def _folder(self, number: int) -> int:
+        return bisect_right(self.columns["firsts"], number) - 1  # NumPy's search would copy a mapped column
 
     def _items(self, start: int, stop: int) -> Iterator[tuple[str, int]]:
-        """The pairs of files that follow one another."""
+        """Yield the pairs of consecutive files."""
         names, ends, folders, folder_ends, labels, firsts = (self.columns[name] for name in COLUMNS)
-        run = self._run(start) if start < stop else 0
+        i = self._folder(start) if start < stop else 0
         while start < stop:
-            last = int(firsts[run + 1]) if run + 1 < len(firsts) else len(ends)
+            last = int(firsts[i + 1]) if i + 1 < len(firsts) else len(ends)
             block = min(stop, last, start + BLOCK)
-            folder = folders[int(folder_ends[run - 1]) if run else 0 : int(folder_ends[run])].tobytes()
-            folder, label = self.root + os.fsdecode(folder), int(labels[run])
+            folder = folders[int(folder_ends[i - 1]) if i else 0 : int(folder_ends[i])].tobytes()
+            folder, label = self.root + os.fsdecode(folder), int(labels[i])
             begin = origin = int(ends[start - 1]) if start else 0
-            these = ends[start:block].tolist()
-            text = names[origin : these[-1]].tobytes()
-            for end in these:
+            block_ends = ends[start:block].tolist()
+            text = names[origin : block_ends[-1]].tobytes()
+            for end in block_ends:
                 yield folder + os.fsdecode(text[begin - origin : end - origin]), label
                 begin = end
-            start, run = block, run + (block == last)
+            start, i = block, i + (block == last)
 
 
 class Labels(Sequence):
-    """The labels of a ``Listing``, in the place of a list of them."""
+    """Read-only sequence of the labels of a ``Listing``."""
 
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
@@ -137,20 +137,22 @@ class Labels(Sequence):
 COLUMNS = ("names", "ends", "folders", "folder_ends", "labels", "firsts")
 
 
-def columns_of(root: str, runs: Iterable[FolderFiles], most: int | None = None) -> dict[str, np.ndarray]:
-    """The columns of a ``Listing``: names and where each ends; folders, where each ends, its label and first file.
+def build_columns(
+    root: str, folder_files: Iterable[FolderFiles], max_files: int | None = None
+) -> dict[str, np.ndarray]:
+    """Return the columns of a ``Listing``: names and their ends; folders, their ends, labels and first files.
 
     Args:
-        root: what the paths of the folders begin with, and is left out.
-        runs: files that lie in one folder and follow one another, with the folder and their label.
-        most: how many files there may be.
+        root: common prefix of the folders' paths, which is not stored.
+        folder_files: consecutive files of one folder, with the folder and their label.
+        max_files: maximum number of files.
 
     Raises:
-        TooManyFilesError: there are more.
+        TooManyFilesError: there are more than ``max_files``.
     """
     names, ends, folders, folder_ends, labels, firsts = bytearray(), [], bytearray(), [], [], []
     count, parts = 0, []
-    for folder, label, files in runs:
+    for folder, label, files in folder_files:
         if not files:
             continue
         firsts.append(count)
@@ -161,7 +163,7 @@ def columns_of(root: str, runs: Iterable[FolderFiles], most: int | None = None) 
         parts.append(len(names) + np.cumsum([len(name) for name in encoded], dtype=np.int64))
         names += b"".join(encoded)
         count += len(files)
-        if most is not None and count > most:
+        if max_files is not None and count > max_files:
             raise TooManyFilesError
     ends = np.concatenate([np.empty(0, np.int64), *parts])
     return {

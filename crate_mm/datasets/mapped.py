@@ -1,4 +1,4 @@
-"""Arrays in a file that all processes of a machine share: mapped, checked, and never a pickle."""
+"""Arrays in a file that the processes of a machine share: memory-mapped, checked, without pickles."""
 
 import io
 import mmap
@@ -16,12 +16,12 @@ import numpy as np
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized
 
-MOST_BYTES = 2**36  # of a file of arrays: 10^8 images have a tenth of it
-CHUNK = 2**24  # bytes that are looked at in one go
+MAX_INDEX_BYTES = 2**36  # size of a file; the index of 10^8 images has a tenth of it
+CHUNK = 2**24  # bytes that are checked at a time
 
 
 class Column(NamedTuple):
-    """An array that is written without being in memory: its type, its length and its parts."""
+    """An array to write in parts: its dtype, its length and its parts."""
 
     dtype: np.dtype
     length: int
@@ -29,20 +29,21 @@ class Column(NamedTuple):
 
 
 class MappedArrays(Mapping):
-    """The arrays of an uncompressed ``.npz`` file, read-only and mapped: name -> one-dimensional array of integers.
+    """Read-only, memory-mapped arrays of an uncompressed ``.npz`` file: name -> one-dimensional array of integers.
 
-    The file's pages lie in memory once, however many processes map it, and the system may drop them and read them
-    again. A process that is not forked off (a loader's worker by spawn) maps the same file. Where another file has its
-    place meanwhile, that process gets a copy of the arrays.
+    The file's pages are in memory once for all processes that map it, and the system may drop and reread them. A
+    spawned process (such as a loader's worker) maps the same file, or gets a copy of the arrays if the file has been
+    replaced.
 
     Args:
-        path: of the file. Nobody may write into it or cut it off while it is mapped: the system would end the process.
-        check: whether all of it is read, to compare it with the checksums that it has.
+        path: path of the file. It must not be written or truncated while it is mapped: the system would kill the
+            process.
+        check: whether to read the whole file and verify its checksums.
 
     Raises:
-        OSError: there is no such file, or it is no regular one.
-        ValueError: it is compressed, damaged, or has other arrays than these. (Exceptions of ``zipfile`` and ``struct``
-            come as they are.)
+        OSError: the file does not exist or is not a regular file.
+        ValueError: the file is compressed, damaged, or has arrays of other types. Exceptions of ``zipfile`` and
+            ``struct`` are passed on.
     """
 
     def __init__(self, path: str | Path, check: bool = True) -> None:
@@ -60,12 +61,12 @@ class MappedArrays(Mapping):
         checksum = 0
         for first in range(start, end, CHUNK):
             checksum = zlib.crc32(self._memory[first : min(first + CHUNK, end)], checksum)
-            self.let_go()
+            self.release_pages()
         if checksum != entry.CRC:
-            raise ValueError(f"its checksum of {sanitized(entry.filename)} is another")
+            raise ValueError(f"its checksum of {sanitized(entry.filename)} does not match")
 
-    def let_go(self) -> None:
-        """Tell the system that what was read is not needed now: it counts as this process's memory no longer."""
+    def release_pages(self) -> None:
+        """Release the pages that were read, so that they do not count as this process's memory."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self._memory.madvise(mmap.MADV_DONTNEED)
 
@@ -80,10 +81,10 @@ class MappedArrays(Mapping):
 
     def __reduce__(self):
         try:
-            there = _identity(os.stat(self.path)) == self._identity
+            unchanged = _identity(os.stat(self.path)) == self._identity
         except OSError:
-            there = False
-        if there:
+            unchanged = False
+        if unchanged:
             return _map_again, (self.path, self._identity)
         return dict, ({name: np.array(array) for name, array in self.items()},)
 
@@ -92,7 +93,7 @@ def _map_again(path: str, identity: tuple[int, ...]) -> MappedArrays:
     arrays = MappedArrays(path, check=False)
     if arrays._identity != identity:
         raise ValueError(
-            f"{sanitized(path)} has been replaced while a process began that needs it: start the run again"
+            f"{sanitized(path)} has been replaced while a process started that needs it: start the run again"
         )
     return arrays
 
@@ -106,9 +107,11 @@ def _map(path: str) -> tuple[mmap.mmap, tuple[int, ...]]:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{sanitized(path)} is no regular file")
-        if status.st_size > MOST_BYTES:
-            raise OSError(f"{sanitized(path)} has {status.st_size:,} bytes, more than the {MOST_BYTES:,} that are read")
+            raise OSError(f"{sanitized(path)} is not a regular file")
+        if status.st_size > MAX_INDEX_BYTES:
+            raise OSError(
+                f"{sanitized(path)} has {status.st_size:,} bytes, more than the {MAX_INDEX_BYTES:,} that are read"
+            )
         if status.st_size == 0:
             raise ValueError("it is empty")
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), _identity(status)
@@ -117,15 +120,15 @@ def _map(path: str) -> tuple[mmap.mmap, tuple[int, ...]]:
 
 
 def _place(memory: mmap.mmap, entry: zipfile.ZipInfo) -> tuple[int, int]:
-    """Where an entry's content begins and ends."""
+    """Return the start and the end of an entry's content."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
         raise ValueError("it is compressed")
     at = entry.header_offset
     if not 0 <= at <= len(memory) - 30 or memory[at : at + 4] != b"PK\x03\x04":
-        raise ValueError("it has an entry that is not there")
-    start = at + 30 + sum(struct.unpack("<HH", memory[at + 26 : at + 30]))  # behind the name and what follows it
+        raise ValueError("an entry is missing")
+    start = at + 30 + sum(struct.unpack("<HH", memory[at + 26 : at + 30]))  # after the name and the extra field
     if start + entry.file_size > len(memory):
-        raise ValueError("it has an entry that is cut off")
+        raise ValueError("an entry is truncated")
     return start, start + entry.file_size
 
 
@@ -133,21 +136,21 @@ def _array(memory: mmap.mmap, start: int, end: int) -> np.ndarray:
     file = io.BytesIO(memory[start : min(end, start + 2**14)])
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"it has an array of the version {version}")
+        raise ValueError(f"an array has the unsupported version {version}")
     read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
     shape, _, dtype = read_header(file)
     if len(shape) != 1 or dtype.kind not in "iu":
-        raise ValueError("its columns are not rows of whole numbers")
+        raise ValueError("its columns are not one-dimensional arrays of integers")
     first = start + file.tell()
     if first + shape[0] * dtype.itemsize != end:
-        raise ValueError("it has an array of another length than its own")
+        raise ValueError("an array's length does not match its entry")
     return np.frombuffer(memory, dtype, shape[0], first) if shape[0] else np.empty(0, dtype)
 
 
 def save_arrays(path: str | Path, columns: dict[str, np.ndarray | Column]) -> None:
-    """Write one-dimensional arrays as an ``.npz`` file for ``MappedArrays``, whole or not at all.
+    """Write one-dimensional arrays atomically as an ``.npz`` file for ``MappedArrays``.
 
-    The same arrays make the same bytes, whenever they are written, which NumPy's ``savez`` does not promise.
+    The file's bytes depend only on the arrays, which NumPy's ``savez`` does not guarantee.
     """
     with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, column in columns.items():
@@ -164,10 +167,10 @@ def save_arrays(path: str | Path, columns: dict[str, np.ndarray | Column]) -> No
 
 
 def smallest_dtype(lowest: int, highest: int) -> np.dtype:
-    """The smallest type of whole numbers that has both."""
+    """Return the smallest integer dtype that can hold both values."""
     return np.result_type(np.min_scalar_type(int(lowest)), np.min_scalar_type(int(highest)))
 
 
 def text_array(text: str | bytes) -> np.ndarray:
-    """Text, or the bytes of it, as an array."""
+    """Return text, or its bytes, as a uint8 array."""
     return np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8)

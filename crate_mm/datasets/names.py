@@ -1,4 +1,4 @@
-"""What classes are called."""
+"""Class names."""
 
 import os
 
@@ -6,9 +6,9 @@ import torchvision
 
 
 def utf8_name(name: str) -> str:
-    """A file's name as text in UTF-8, whatever the locale says that names are in: a class is called the same in all.
+    """Decode a file's name as UTF-8, so that class names do not depend on the locale.
 
-    Bytes that are no UTF-8 stay the surrogates by which Python stands for them.
+    Bytes that are not UTF-8 stay surrogate escapes.
     """
     try:
         return os.fsencode(name).decode("utf-8", "surrogateescape")
@@ -17,11 +17,11 @@ def utf8_name(name: str) -> str:
 
 
 def readable_names(folders: list[str]) -> list[str]:
-    """The English names of classes whose folders are ImageNet-1K's, the folders' names of any others."""
-    whole = len(folders) == 1000 and folders[0] == "n01440764" and folders[-1] == "n15075141"
-    return imagenet_class_names() if whole else folders
+    """Return the English class names if the folders are those of ImageNet-1K, else the folder names."""
+    is_imagenet = len(folders) == 1000 and folders[0] == "n01440764" and folders[-1] == "n15075141"
+    return imagenet_class_names() if is_imagenet else folders
 
 
 def imagenet_class_names() -> list[str]:
-    """The English names of ImageNet-1K's classes, in the order of the sorted WordNet ids."""
+    """Return the English names of ImageNet-1K's classes, sorted by WordNet ID."""
     return list(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])

@@ -1,6 +1,6 @@
 """Images in a few large files, for network disks and millions of images: shards and an index (see ``shards``).
 
-The index says where each image lies, which makes random access, and with it a true shuffle, one read.
+The index stores each image's location, so that random access, and thus a full shuffle, takes one read per image.
 """
 
 import os
@@ -14,102 +14,103 @@ from ..io.files import home
 from ..io.untrusted import check_plain, read_json, sanitized
 from ..registry import DATASETS
 from .base import Source
-from .images import MOST_BYTES, open_image
+from .images import MAX_IMAGE_BYTES, open_image
 from .mapped import MappedArrays
 from .names import readable_names
-from .shards import COLUMNS, INDEX, write_shards  # noqa: F401  the last for scripts, which look for it here
+from .shards import COLUMNS, INDEX, write_shards  # noqa: F401  write_shards: re-exported for scripts
 
-ROWS = 2**18  # that are checked in one go
-MOST_OPEN = 64  # shards a process has open: a terabyte is a thousand of them, and many systems allow a thousand files
+ROWS = 2**18  # rows that are checked at a time
+MAX_OPEN_SHARDS = 64  # a terabyte has a thousand shards, and many systems allow a thousand open files
 
 
 @DATASETS.register_module()
 class PackedImages(Source):
     """The images of ``root/<split>``, packed by ``tools/pack_dataset.py``, as pairs (PIL image, label).
 
-    The index is mapped: the processes of a machine and their workers share it, and nobody may write into it meanwhile.
+    The index is memory-mapped and shared by the processes of a machine and their workers. It must not be modified while
+    it is in use.
 
     Args:
         root: the folder that holds the split folders.
         split: 'train' or 'val'.
 
     Raises:
-        ValueError: there is no such folder or index, or a shard is missing or of another size than when it was packed.
+        ValueError: the folder or the index does not exist, or a shard is missing or has another size than at packing.
     """
 
     encoded = True
 
     def __init__(self, root: str | None, split: str = "train") -> None:
-        # Shard -> file descriptor, the one used last at the end. Reading moves no position, so workers may share them.
+        # Shard -> file descriptor, the most recently used last. Workers may share them, as os.pread moves no position.
         self._open: dict[int, int] = {}
         if root is None:
-            raise ValueError("data_root is not set: give the folder that tools/pack_dataset.py has written")
+            raise ValueError("data_root is not set: give the folder that tools/pack_dataset.py wrote")
         folder = Path(home(root)) / split
         if not (folder / INDEX).is_file():
-            raise ValueError(f"{folder / INDEX} does not exist: tools/pack_dataset.py writes it, beside the shards")
+            raise ValueError(f"{folder / INDEX} does not exist: tools/pack_dataset.py writes it, next to the shards")
         try:
             self._index = MappedArrays(folder / INDEX)
-            self._take_columns()
+            self._set_columns()
             self._check_index(folder)
-        except Exception as error:  # whatever NumPy and zipfile make of a file that is none
+        except Exception as error:  # NumPy and zipfile raise exceptions of any type for malformed files
             reason = sanitized(str(error) or type(error).__name__)
             raise ValueError(f"{folder / INDEX} is damaged ({reason}): pack the images again") from None
         for file, size in zip(self.files, self._sizes.tolist()):
-            found = file.stat().st_size if file.is_file() else "no"
-            if found != size:
-                raise ValueError(f"shard {file} should have {size} bytes, it has {found}: copy or pack it again")
+            actual = file.stat().st_size if file.is_file() else "no"
+            if actual != size:
+                raise ValueError(f"shard {file} should have {size} bytes, it has {actual}: copy or pack it again")
 
-    def _take_columns(self) -> None:
+    def _set_columns(self) -> None:
         columns = (self._index[name] for name in COLUMNS)
         self.shard, self.offset, self.size, self.labels, self._ends, self._names = columns
 
     def _check_index(self, folder: Path) -> None:
-        """Raise an exception of some kind unless all that is in the index can be what was packed."""
+        """Raise an exception of any type unless the whole index is valid."""
         about = read_json(self._index["about"].tobytes())
         if len({len(self._index[name]) for name in COLUMNS if name != "names"}) > 1:
             raise ValueError("its columns are of different lengths")
         check_plain(about)
         names, shards, sizes = about["classes"], about["shards"], about["bytes"]
         if not all(isinstance(value, list) for value in (names, shards, sizes)) or len(shards) != len(sizes):
-            raise ValueError("its lists of classes and shards are not what was packed")
+            raise ValueError("its lists of classes and shards are not valid")
         for name in shards:
             if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):
-                raise ValueError(f"its shard {name!r} is no file's name in the folder")
+                raise ValueError(f"its shard {name!r} is not a file name")
         if not all(isinstance(size, int) and 0 <= size < 2**62 for size in sizes):
-            raise ValueError("its shards have sizes that are none")
+            raise ValueError("its shard sizes are not valid")
         self.classes = readable_names([str(name) for name in names])
         self.files = [folder / name for name in shards]
         self._sizes = np.array(sizes, np.int64).reshape(-1)
         if self._names.dtype != np.uint8:
-            raise ValueError("its names are no text")
+            raise ValueError("its names are not text")
         end = 0
         for first in range(0, len(self), ROWS):
             end = self._check_rows(slice(first, first + ROWS), end)
-            self._index.let_go()
+            self._index.release_pages()
         if end != len(self._names):
-            raise ValueError("its names do not end where they should")
+            raise ValueError("the ends of its names are not valid")
 
     def _check_rows(self, rows: slice, begin: int) -> int:
-        """Check a part of the index, whose names begin at ``begin``, and return where they end."""
+        """Check some rows of the index, whose names begin at ``begin``, and return the end of their names."""
         columns = [column[rows] for column in (self.shard, self.offset, self.size, self.labels, self._ends)]
         if any(column.dtype.kind == "u" and (column >= 2**63).any() for column in columns):
-            raise ValueError("it has numbers that are too large")
+            raise ValueError("its numbers are too large")
         shard, offset, size, label, ends = (column.astype(np.int64) for column in columns)
         for column, end in ((shard, len(self.files)), (label, len(self.classes))):
             if (column < 0).any() or (column >= end).any():
-                raise ValueError(f"it has rows with a number outside 0 to {end - 1}")
-        # Not offset + size, which may be beyond the largest number.
+                raise ValueError(f"its rows have numbers outside 0 to {end - 1}")
+        # offset + size could overflow.
         if (offset < 0).any() or (size < 0).any() or (size > self._sizes[shard] - offset).any():
-            raise ValueError("it has images that lie outside their shard")
-        if (size > MOST_BYTES).any():
-            raise ValueError(f"it has images of more than {MOST_BYTES:,} bytes")
+            raise ValueError("it has images outside their shard")
+        if (size > MAX_IMAGE_BYTES).any():
+            raise ValueError(f"it has images of more than {MAX_IMAGE_BYTES:,} bytes")
         ends = np.concatenate([[begin], ends])
         if (np.diff(ends) < 0).any() or ends[-1] > len(self._names):
-            raise ValueError("its names do not end where they should")
+            raise ValueError("the ends of its names are not valid")
         text = self._names[begin : ends[-1]]
         starts = text[ends[:-1][ends[:-1] < ends[-1]] - begin]
         if ((starts & 0xC0) == 0x80).any():
-            raise ValueError("its names end within a character")
+            raise ValueError("a name ends within a character")
         text.tobytes().decode()
         return int(ends[-1])
 
@@ -121,13 +122,15 @@ class PackedImages(Source):
         return self.labels
 
     def read(self, index: int) -> tuple[bytes, int]:
-        """The encoded image and its label."""
+
         shard, offset, size, label = (int(c[index]) for c in (self.shard, self.offset, self.size, self.labels))
-        if not (0 <= shard < len(self.files) and 0 <= size <= MOST_BYTES and 0 <= offset <= self._sizes[shard] - size):
-            raise OSError(f"the index beside {self.files[0]} has been written anew while it is in use")
+        if not (
+            0 <= shard < len(self.files) and 0 <= size <= MAX_IMAGE_BYTES and 0 <= offset <= self._sizes[shard] - size
+        ):
+            raise OSError(f"the index next to {self.files[0]} has been rewritten while it is in use")
         descriptor = self._open.pop(shard, None)
         if descriptor is None:
-            if len(self._open) >= MOST_OPEN:
+            if len(self._open) >= MAX_OPEN_SHARDS:
                 os.close(self._open.pop(next(iter(self._open))))
             descriptor = os.open(self.files[shard], os.O_RDONLY)
         self._open[shard] = descriptor
@@ -150,7 +153,7 @@ class PackedImages(Source):
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._take_columns()
+        self._set_columns()
 
     def __del__(self) -> None:
         for descriptor in self._open.values():

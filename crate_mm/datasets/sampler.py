@@ -1,4 +1,4 @@
-"""Which samples make up a global batch, whoever loads them."""
+"""Sampler of global batches that are the same for any number of processes."""
 
 from collections.abc import Iterator
 
@@ -10,35 +10,34 @@ from ..registry import DATA_SAMPLERS
 from .base import ResumableSampler
 from .draws import DRAWS, NEWEST
 
-AT_ONCE = 2**16  # samples, of all processes, whose draws are computed together
+AT_ONCE = 2**16  # samples of all processes whose slots are computed together
 
 
 @DATA_SAMPLERS.register_module()
 class GlobalBatchSampler(ResumableSampler):
-    """Shuffled whole global batches, dealt out to the processes; yields pairs ``(position, seed)``.
+    """Yield ``(position, seed)`` of shuffled full global batches, distributed over the processes.
 
-    The i-th global batch of an epoch holds the same samples with the same seeds for any number of processes, which is
-    what makes runs on different numbers of them take the same steps. The samples that are left over after the last
-    whole batch are other ones each epoch. What is drawn is computed as it is needed, in memory that does not grow with
-    the dataset.
+    The i-th global batch of an epoch has the same samples and seeds for any number of processes, so that runs on
+    different numbers of processes take the same steps. Samples after the last full batch are dropped; they differ in
+    each epoch. Order and seeds are computed on demand, in memory that does not grow with the dataset.
 
-    With ``repeats`` it is repeated augmentation (Hoffer et al., CVPR 2020; Berman et al., arXiv 1902.05509) as DeiT has
-    it: every image of the order comes ``repeats`` times one after the other, each time with a seed of its own, and the
-    epoch is as long as without, so that it sees that much fewer images. Within a global batch the first appearances of
-    its images come first, then the second ones: an image is not beside itself, for what mixes neighbours.
+    ``repeats`` is repeated augmentation (Hoffer et al., CVPR 2020; Berman et al., arXiv 1902.05509) as in DeiT: each
+    image occurs ``repeats`` times in a row, with different seeds. The epoch keeps its length, so it contains fewer
+    images. Within a global batch, all first repeats come before all second repeats, so that an image is not adjacent to
+    itself when neighbors are mixed.
 
     Args:
         dataset: anything with a length.
-        global_batch_size: samples in one optimisation step, over all processes.
-        seed: the run's seed; drawn, and shared by the processes, if not given.
-        shuffle: draw a new order each epoch; otherwise the order is the dataset's.
-        repeats: how often an image comes in an epoch, if it comes; recipes with repeated augmentation take 3.
-        draws: the version of the order and the seeds, see ``draws.py``; a resumed run keeps that which it began with.
+        global_batch_size: samples per optimization step, over all processes.
+        seed: seed of the run; drawn, and shared by the processes, if not given.
+        shuffle: draw a new order in each epoch; else keep the dataset's order.
+        repeats: number of times that an image occurs in an epoch; recipes with repeated augmentation use 3.
+        draws: shuffle version, see ``draws.py``; a resumed run keeps its version.
 
     Raises:
-        ValueError: the dataset is smaller than one global batch, or ``repeats`` is no number from 1 to half of that
-            batch, or more than 1 without ``shuffle``, where an epoch would always see the same images, or there is no
-            such version of the draws.
+        ValueError: the dataset is smaller than one global batch; ``repeats`` is not an integer from 1 to half of that
+            batch, or is more than 1 without ``shuffle`` (each epoch would have the same images); or ``draws`` is
+            unknown.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class GlobalBatchSampler(ResumableSampler):
         if self.num_batches == 0:
             raise ValueError(
                 f"global_batch_size {global_batch_size} is more than the {len(dataset)} training samples: "
-                "--cfg-options global_batch_size=N makes it smaller"
+                "reduce it with --cfg-options global_batch_size=N"
             )
         if (
             not isinstance(repeats, int)
@@ -64,8 +63,7 @@ class GlobalBatchSampler(ResumableSampler):
             or not 1 <= repeats <= max(global_batch_size // 2, 1)
         ):
             raise ValueError(
-                f"repeats must be a whole number from 1 to half of the global batch of {global_batch_size}, "
-                f"got {repeats!r}"
+                f"repeats must be an integer from 1 to half of the global batch of {global_batch_size}, got {repeats!r}"
             )
         if repeats > 1 and not shuffle:
             raise ValueError(f"repeats={repeats} needs shuffle=True: each epoch would see the same images otherwise")
@@ -74,11 +72,11 @@ class GlobalBatchSampler(ResumableSampler):
         self.seed = sync_random_seed() if seed is None else seed
         self.shuffle = shuffle
         self.epoch = 0
-        self.start = 0  # the batch of the epoch that the next iteration begins with
+        self.start = 0
 
     @property
     def draws(self) -> int:
-        """The version of the draws; setting it raises ``ValueError`` if there is no such version."""
+        """Shuffle version; setting an unknown version raises ``ValueError``."""
         return self._draws
 
     @draws.setter
@@ -89,25 +87,25 @@ class GlobalBatchSampler(ResumableSampler):
         self._draws = version
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and seeds the next iteration gives."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        drawn = DRAWS[self.draws](self.dataset_size, self.repeats, self.seed, self.epoch, self.shuffle)
+        draws = DRAWS[self.draws](self.dataset_size, self.repeats, self.seed, self.epoch, self.shuffle)
         at_once = max(AT_ONCE // self.global_batch_size, 1)
         for first in range(self.start, self.num_batches, at_once):
-            places = self._places(first, min(first + at_once, self.num_batches))
-            positions = drawn.order(places // self.repeats)
-            seeds = drawn.seeds(positions, places % self.repeats)
+            slots = self._slots(first, min(first + at_once, self.num_batches))
+            positions = draws.order(slots // self.repeats)
+            seeds = draws.seeds(positions, slots % self.repeats)
             yield from zip(positions.tolist(), seeds.tolist())
 
-    def _places(self, first: int, end: int) -> np.ndarray:
-        """This process's places in the order with its repeats, in batches from ``first`` to before ``end``."""
+    def _slots(self, first: int, end: int) -> np.ndarray:
+        """Return this process's slots in the batches ``first`` to ``end - 1``."""
         batches = np.arange(first * self.global_batch_size, end * self.global_batch_size)
         batches = batches.reshape(-1, self.global_batch_size)
         if self.repeats > 1:
-            apart = (batches % self.repeats).argsort(axis=1, kind="stable")
-            batches = np.take_along_axis(batches, apart, axis=1)
+            order = (batches % self.repeats).argsort(axis=1, kind="stable")
+            batches = np.take_along_axis(batches, order, axis=1)
         return batches[:, self.rank :: self.world_size].flatten()
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Which files of a folder are images: one answer for training, testing, prediction and packing."""
+"""Find the images of a folder, by the same rules for training, testing, prediction and packing."""
 
 import logging
 import os
@@ -11,108 +11,109 @@ from ..io.log import print_log
 from ..io.untrusted import sanitized
 from .images import IMAGE_SUFFIXES
 
-# What systems, file managers and editors leave in folders, beside all names that begin with a dot.
-LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin"}
-LEFTOVERS |= {"system volume information", "lost+found", "__pycache__"}
+# Files and folders made by systems, file managers and editors. Names that begin with a dot are ignored too.
+IGNORED_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin"}
+IGNORED_NAMES |= {"system volume information", "lost+found", "__pycache__"}
 
-# What folders of splits are called, in any case.
+# Names of split folders, in any case.
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-MOST_ENDINGS = 6
+MAX_EXTENSIONS = 6
 
 
-def is_leftover(name: str) -> bool:
-    """Whether a file or folder is one that the system, a file manager or an editor has left."""
-    return name.startswith(".") or name.lower() in LEFTOVERS
+def is_ignored(name: str) -> bool:
+    """Return whether a system, file manager or editor made the file or folder."""
+    return name.startswith(".") or name.lower() in IGNORED_NAMES
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's ending, in any case, is one of an image that is read."""
+    """Return whether a file's extension, in any case, is that of a supported image."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def folders_in(folder: str) -> tuple[list[os.DirEntry], list[os.DirEntry]]:
-    """The folders in a folder and the other files, each in the order of the names, without leftovers."""
+def list_dir(folder: str) -> tuple[list[os.DirEntry], list[os.DirEntry]]:
+    """Return the subfolders of a folder and its files, each sorted by name, without ignored ones."""
     with os.scandir(folder) as entries:
-        found = sorted((entry for entry in entries if not is_leftover(entry.name)), key=lambda entry: entry.name)
-    sorted_out: tuple[list, list] = ([], [])
-    for entry in found:
-        sorted_out[not _is_folder(entry)].append(entry)
-    return sorted_out
+        entries = sorted((entry for entry in entries if not is_ignored(entry.name)), key=lambda entry: entry.name)
+    result: tuple[list, list] = ([], [])
+    for entry in entries:
+        result[not _is_folder(entry)].append(entry)
+    return result
 
 
 class TreeScan:
-    """What a reading of a tree has seen: the folders, as they were just before, and files that are no images."""
+    """Record of a tree scan: the folders, with their status before they were read, and the excluded files."""
 
     def __init__(self) -> None:
         self.folders: list[tuple[str, os.stat_result]] = []
-        self.left_out: Counter[str] = Counter()  # endings
+        self.excluded: Counter[str] = Counter()  # by extension
 
-    def images(self, names: Iterable[str], valid: Callable[[str], bool] = is_image) -> list[str]:
-        """Those of the names that are images'; the others are counted."""
+    def filter_images(self, names: Iterable[str], valid: Callable[[str], bool] = is_image) -> list[str]:
+        """Return the names that are images; count the others."""
         images = []
         for name in names:
             if valid(name):
                 images.append(name)
             else:
-                self.left_out[os.path.splitext(name)[1].lower() or "no ending"] += 1
+                self.excluded[os.path.splitext(name)[1].lower() or "no extension"] += 1
         return images
 
 
-def walk_tree(top: str, walk: TreeScan | None = None) -> list[tuple[str, list[str]]]:
-    """A folder and all below it, by their paths, each with the sorted names of its files.
+def walk_tree(top: str, tree_scan: TreeScan | None = None) -> list[tuple[str, list[str]]]:
+    """Return a folder and all folders below it, sorted by path, each with the sorted names of its files.
 
-    Links are followed, and each folder is read once: where a folder is there and by a link too, where it is. Leftovers
-    are not among them.
+    Links are followed. Each folder is read once, at its own path if it is also reachable by a link. Ignored files and
+    folders are omitted.
 
     Args:
-        walk: notes the folders.
+        tree_scan: records the folders.
     """
-    seen, found = set(), []
+    visited, result = set(), []
+
     folders, links = [top], []
     while folders or links:
         links.sort(reverse=True)
         folder = folders.pop() if folders else links.pop()
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in visited:
             continue
-        seen.add(real)
-        if walk is not None:
-            walk.folders.append((folder, os.stat(folder)))
+        visited.add(real)
+        if tree_scan is not None:
+            tree_scan.folders.append((folder, os.stat(folder)))
         names = []
         with os.scandir(folder) as entries:
             for entry in entries:
-                if is_leftover(entry.name):
+                if is_ignored(entry.name):
                     continue
                 if _is_folder(entry):
                     (links if entry.is_symlink() else folders).append(entry.path)
                 else:
                     names.append(entry.name)
-        found.append((folder, sorted(names)))
-    return sorted(found)
+        result.append((folder, sorted(names)))
+    return sorted(result)
 
 
-def sort_by_path(found: list[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
-    """Folders with their files, in pieces that make the order of all files that of ``sorted(map(Path, files))``.
+def sort_by_path(folders: list[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
+    """Split and sort folders with their files so that all files are in the order of ``sorted(map(Path, files))``.
 
-    A folder's files come in several pieces where folders in it come between them.
+    A folder's files are split into several pieces if subfolders sort between them.
     """
-    below: dict[str, list[str]] = {folder: [] for folder, _ in found}
+    below: dict[str, list[str]] = {folder: [] for folder, _ in folders}
     for folder in below:
         above, name = os.path.split(folder)
         if above in below and above != folder:
             below[above].append(name)
     pieces = []
-    for folder, names in found:
+    for folder, names in folders:
         parts, begin = Path(folder).parts, 0
         key = parts
         for name in sorted(below[folder]):
             end = bisect_left(names, name)
             pieces.append((key, folder, names[begin:end]))
-            key, begin = (*parts, f"{name}\0"), end  # behind all that is in that folder
+            key, begin = (*parts, f"{name}\0"), end  # after everything in that subfolder
         pieces.append((key, folder, names[begin:]))
     return [(folder, names) for _, folder, names in sorted(pieces)]
 
@@ -124,43 +125,43 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def log_excluded(folder: str | Path, endings: Counter[str], beside: int = 0) -> None:
-    """Say in one line how many files of which endings are no images that are read.
+def log_excluded(folder: str | Path, extensions: Counter[str], stray_images: int = 0) -> None:
+    """Log the number of excluded files in one line.
 
     Args:
-        folder: where they are.
-        endings: how many there are of each ending.
-        beside: how many images lie beside the folders of the classes, so that their class is not known.
+        folder: the scanned folder.
+        extensions: number of excluded files by extension.
+        stray_images: number of images outside the class folders, so that their class is unknown.
     """
-    said = []
-    if endings:
-        most = [f"{count} of {sanitized(ending)}" for ending, count in endings.most_common(MOST_ENDINGS)]
-        more = sum(endings.values()) - sum(count for _, count in endings.most_common(MOST_ENDINGS))
-        said.append(f"{sum(endings.values())} files with other endings than images ({', '.join(most)}")
-        said[-1] += f" and {more} of others)" if more else ")"
-    if beside:
-        said.append(f"{beside} images that lie beside the folders of the classes")
-    if said:
-        print_log(f"{sanitized(folder)}: left out are {' and '.join(said)}", logger="current", level=logging.WARNING)
+    parts = []
+    if extensions:
+        common = extensions.most_common(MAX_EXTENSIONS)
+        rest = extensions.total() - sum(count for _, count in common)
+        listed = ", ".join(f"{count} {sanitized(extension)}" for extension, count in common)
+        parts.append(f"{extensions.total()} files that are not images ({listed}{f', {rest} others' if rest else ''})")
+    if stray_images:
+        parts.append(f"{stray_images} images outside the class folders")
+    if parts:
+        print_log(f"{sanitized(folder)}: excluded {' and '.join(parts)}", logger="current", level=logging.WARNING)
 
 
 def find_splits(root: str | Path) -> dict[str, Path]:
-    """The folders of 'train', 'val' and 'test' in a folder, as far as they are there, by their common names.
+    """Return the existing split folders in a folder, by split: 'train', 'val', 'test'.
 
-    One of exactly that name is taken before any other.
+    A folder with exactly the split's name takes precedence over its other names.
 
     Raises:
-        ValueError: two folders have other names of the same split.
+        ValueError: several folders have other names of the same split.
     """
-    folders = {entry.name: Path(entry.path) for entry in folders_in(str(root))[0]}
-    found: dict[str, Path] = {}
+    folders = {entry.name: Path(entry.path) for entry in list_dir(str(root))[0]}
+    result: dict[str, Path] = {}
     for split, names in SPLITS.items():
-        named = [split] if split in folders else [name for name in folders if name.lower() in names]
-        if len(named) > 1:
+        matches = [split] if split in folders else [name for name in folders if name.lower() in names]
+        if len(matches) > 1:
             raise ValueError(
-                f"{sanitized(root)} has {len(named)} folders for the split {split!r}, {', '.join(map(sanitized, named))}: "
-                f"rename the right one to {split!r}"
+                f"{sanitized(root)} has {len(matches)} folders for the split {split!r}, "
+                f"{', '.join(map(sanitized, matches))}: rename the right one to {split!r}"
             )
-        if named:
-            found[split] = folders[named[0]]
-    return found
+        if matches:
+            result[split] = folders[matches[0]]
+    return result

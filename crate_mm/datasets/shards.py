@@ -1,9 +1,9 @@
-"""The form of packed images, and its writing: WebDataset shards, rows that say what is in each, and their index.
+"""Format and writer of packed images: WebDataset shards, the rows that describe their samples, and an index.
 
-A shard is a tar file with two members a sample, ``<key>.<jpg, png, ...>`` and ``<key>.cls`` (the label in digits), as
-the webdataset library and its kin stream them. A shard's rows are the columns ``offset``, ``size``, ``label``,
-``name_ends`` and ``names`` (see ``COLUMNS``) and ``about``, JSON with the shard's ``bytes`` and ``crc32``. The index,
-``index.npz`` beside the shards, has those of all shards, and ``shard``, which is the number of an image's shard.
+A shard is a tar file with two members per sample, ``<key>.<jpg, png, ...>`` and ``<key>.cls`` (the label in digits), as
+read by the webdataset library. A shard's rows are the columns ``offset``, ``size``, ``label``, ``name_ends`` and
+``names`` (see ``COLUMNS``) and ``about``, JSON with the shard's ``bytes`` and ``crc32``. The index, ``index.npz`` next
+to the shards, has the rows of all shards, and ``shard``, the number of each image's shard.
 """
 
 import io
@@ -22,15 +22,22 @@ from ..io.untrusted import check_plain, read_json
 from .mapped import CHUNK, Column, MappedArrays, save_arrays, smallest_dtype, text_array
 
 INDEX = "index.npz"
-COLUMNS = ("shard", "offset", "size", "label", "name_ends", "names")  # a row an image; the last has all names' bytes
-# From so many images on, numbers have as few bits as they need; below, as many as others can reckon with unharmed.
+COLUMNS = (
+    "shard",
+    "offset",
+    "size",
+    "label",
+    "name_ends",
+    "names",
+)  # one row per image; ``names`` has the bytes of all names
+# From this number of images on, columns have the smallest dtype. Smaller indexes use int64, which cannot overflow.
 NARROW = 2**20
 
 Rows = Mapping[str, np.ndarray]
 
 
-class _Summed:
-    """A file that is written to, with the checksum of what was written."""
+class _ChecksumWriter:
+    """File wrapper that computes the checksum of the written data."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.crc32, self.tell = file, 0, file.tell
@@ -41,25 +48,25 @@ class _Summed:
 
 
 def write_shard(
-    path: Path, samples: Iterable[tuple[int, str, bytes, int]], most_bytes: int | None = None
+    path: Path, samples: Iterable[tuple[int, str, bytes, int]], max_bytes: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Write samples ``(key, name, encoded image, label)`` as a shard, whole or not at all, and return its rows.
+    """Write samples ``(key, name, encoded image, label)`` atomically as a shard, and return its rows.
 
     Args:
-        most_bytes: the sample with which the shard has that many is its last; the others are left in the iterator.
+        max_bytes: stop after the sample that makes the shard this large; the rest stays in the iterator.
     """
     rows, names = [], []
     with atomic_file(path) as file:
-        summed = _Summed(file)
-        with tarfile.open(fileobj=summed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        writer = _ChecksumWriter(file)
+        with tarfile.open(fileobj=writer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for key, name, data, label in samples:
                 _add(tar, f"{key:09d}.cls", str(label).encode())
                 _add(tar, f"{key:09d}{Path(name).suffix.lower().replace('.jpeg', '.jpg')}", data)
                 rows.append((tar.offset - _padded(len(data)), len(data), label))
-                names.append(name.encode("utf-8", "backslashreplace"))  # a file's name need not be text
-                if most_bytes is not None and tar.offset >= most_bytes:
+                names.append(name.encode("utf-8", "backslashreplace"))  # names may have undecodable bytes
+                if max_bytes is not None and tar.offset >= max_bytes:
                     break
-        about = {"bytes": summed.tell(), "crc32": summed.crc32}
+        about = {"bytes": writer.tell(), "crc32": writer.crc32}
     offset, size, label = np.array(rows, np.int64).reshape(-1, 3).T
     return {
         "offset": offset,
@@ -72,43 +79,43 @@ def write_shard(
 
 
 def about_shard(rows: Rows) -> dict:
-    """What a shard's rows say of the shard.
+    """Return the metadata of a shard, from its rows.
 
     Raises:
-        ValueError: it is not what was written.
+        ValueError: the metadata are malformed.
     """
     about = read_json(rows["about"].tobytes())
     check_plain(about)
     if not isinstance(about, dict) or not all(isinstance(about.get(key), int) for key in ("bytes", "crc32")):
-        raise ValueError("it does not say how many bytes its shard has, and their checksum")
+        raise ValueError("the size or the checksum of its shard is missing")
     return about
 
 
 def is_whole(shard: Path, rows: Path) -> bool:
-    """Whether a shard is what its rows, a file, say: all of it is read."""
+    """Return whether a shard matches its rows, a file; reads the whole shard."""
     try:
-        about, found = about_shard(MappedArrays(rows)), 0
+        about, crc32 = about_shard(MappedArrays(rows)), 0
         if shard.is_symlink() or shard.stat().st_size != about["bytes"]:
             return False
         with open(shard, "rb") as file:
             while data := file.read(CHUNK):
-                found = zlib.crc32(data, found)
-        return found == about["crc32"]
-    except Exception:  # it is not there, or whatever NumPy and zipfile make of a file that is none
+                crc32 = zlib.crc32(data, crc32)
+        return crc32 == about["crc32"]
+    except Exception:  # missing or malformed; NumPy and zipfile raise exceptions of any type
         return False
 
 
 def write_index(folder: Path, shards: list[tuple[str, Path | Rows]], classes: list[str]) -> int:
-    """Write the index of shards, each given by its name and its rows (or their file); return the number of images.
+    """Write the index of shards, given by their names and their rows (or rows files); return the number of images.
 
-    The rows of one shard are in memory at a time. Shards without images are left out.
+    Only one shard's rows are in memory at a time. Shards without images are omitted.
     """
 
     def rows(number: int, check: bool = False) -> Rows:
-        given = shards[number][1]
-        return MappedArrays(given, check) if isinstance(given, Path) else given
+        rows_or_file = shards[number][1]
+        return MappedArrays(rows_or_file, check) if isinstance(rows_or_file, Path) else rows_or_file
 
-    about, numbers, lengths, texts, most = {"shards": [], "bytes": [], "classes": classes}, [], [], [], {}
+    about, numbers, lengths, texts, largest = {"shards": [], "bytes": [], "classes": classes}, [], [], [], {}
     for number, (name, _) in enumerate(shards):
         columns = rows(number, check=True)
         if len(columns["size"]):
@@ -118,9 +125,9 @@ def write_index(folder: Path, shards: list[tuple[str, Path | Rows]], classes: li
             lengths.append(len(columns["size"]))
             texts.append(len(columns["names"]))
             for key in ("offset", "size", "label"):
-                most[key] = max(most.get(key, 0), int(columns[key].max()))
+                largest[key] = max(largest.get(key, 0), int(columns[key].max()))
     starts = np.cumsum([0, *texts])
-    most |= {"shard": len(numbers), "name_ends": starts[-1]}
+    largest |= {"shard": len(numbers), "name_ends": starts[-1]}
 
     def column(key: str) -> Iterator[np.ndarray]:
         for position, number in enumerate(numbers):
@@ -131,7 +138,7 @@ def write_index(folder: Path, shards: list[tuple[str, Path | Rows]], classes: li
 
     count, columns = sum(lengths), {}
     for key in COLUMNS[:-1]:
-        dtype = smallest_dtype(0, most.get(key, 0)) if count >= NARROW else np.dtype(np.int64)
+        dtype = smallest_dtype(0, largest.get(key, 0)) if count >= NARROW else np.dtype(np.int64)
         columns[key] = Column(dtype, count, column(key))
     columns["names"] = Column(np.dtype(np.uint8), int(starts[-1]), column("names"))
     save_arrays(folder / INDEX, {**columns, "about": text_array(json.dumps(about))})
@@ -141,14 +148,14 @@ def write_index(folder: Path, shards: list[tuple[str, Path | Rows]], classes: li
 def write_shards(
     folder: Path, samples: Iterable[tuple[str, bytes, int]], classes: list[str], shard_bytes: int = 1_000_000_000
 ) -> int:
-    """Write samples ``(name, encoded image, label)`` as shards and their index, and return how many there were.
+    """Write samples ``(name, encoded image, label)`` as shards and their index; return the number of samples.
 
-    The index is written last: a folder without one is not whole.
+    The index is written last: a folder without an index is incomplete.
     """
-    left, shards = ((key, *sample) for key, sample in enumerate(samples)), []
-    while (first := next(left, None)) is not None:
+    remaining, shards = ((key, *sample) for key, sample in enumerate(samples)), []
+    while (first := next(remaining, None)) is not None:
         name = shard_name(len(shards))
-        shards.append((name, write_shard(folder / name, chain([first], left), shard_bytes)))
+        shards.append((name, write_shard(folder / name, chain([first], remaining), shard_bytes)))
     return write_index(folder, shards, classes)
 
 

@@ -1,9 +1,9 @@
-"""Sources: map-style datasets of ``(image, label)`` pairs, as torchvision has them.
+"""Sources: map-style datasets of ``(image, label)`` pairs, like torchvision's.
 
-A class of your own may inherit from ``Source``, which says what a source has. Any other class of this kind can be a
-source too: ``__getitem__(i)`` returns a PIL image and an integer label, ``__len__`` the number of samples. Optional are
-``classes``, the class names in the order of the labels; ``targets``, the labels; ``path(i)``, which names the i-th
-image in messages; and ``read(i)``, the encoded image and its label, which is faster.
+Custom sources may inherit from ``Source``, the contract. Any other class can be a source if ``__getitem__(i)`` returns
+a PIL image and an integer label, and ``__len__`` the number of samples. Optional are ``classes``, the class names in
+the order of the labels; ``targets``, the labels; ``path(i)``, the i-th image's name in messages; and ``read(i)``, the
+encoded image and its label, which is faster.
 """
 
 import numpy as np
@@ -18,9 +18,9 @@ DATASETS.register_module(module=datasets.FakeData)
 
 @DATASETS.register_module()
 class Digits(Source):
-    """scikit-learn's handwritten digits: 1,797 grayscale images of 8 x 8 pixels, which come with the library.
+    """scikit-learn's handwritten digits: 1,797 grayscale images of 8 x 8 pixels, included in the library.
 
-    A stratified quarter, the same in every run, is the test split.
+    The test split is a stratified quarter, the same in every run.
 
     Args:
         split: 'train' (1,347 images) or 'test' (450).

@@ -1,4 +1,4 @@
-"""Several crops of one image, each by transforms of its own: what DINO and SimDINO compare."""
+"""Several views of one image, each with its own transforms, as DINO and SimDINO compare them."""
 
 import torch
 from torch.utils.data import Dataset
@@ -11,19 +11,19 @@ from .transforms import build_steps
 
 @DATASETS.register_module()
 class Views(ClassificationDataset):
-    """Samples of a ``ClassificationDataset`` whose ``inputs`` are a list of images uint8 ``(C, H, W)``, one a view.
+    """Samples of a ``ClassificationDataset`` whose ``inputs`` are a list of uint8 images ``(C, H, W)``, one per view.
 
-    A batch has ``inputs``, a list of tensors ``(B, C, H, W)`` in the order of ``views``, and the other entries once.
-    All views of a sample follow from its seed.
+    In a batch, ``inputs`` is a list of tensors ``(B, C, H, W)`` in the order of ``views``; the other entries are not
+    repeated. A sample's seed determines all its views.
 
     Args:
         source, max_unreadable: as for ``ClassificationDataset``.
-        views: dicts of ``transforms``, configs of ``TRANSFORMS``, and ``num``, how many views they make (default: 1).
-            Where each of them begins with a ``DecodeRandomResizedCrop`` or a ``DecodeResize``, and the source has
-            encoded images, each view decodes the image as far as it needs it; else it is decoded once.
+        views: dicts of ``transforms``, configs of ``TRANSFORMS``, and ``num``, the number of views (default: 1). If all
+            of them begin with a ``DecodeRandomResizedCrop`` or a ``DecodeResize``, and the source has encoded images,
+            each view decodes the image at the resolution it needs; else the image is decoded once.
 
     Raises:
-        ValueError: there are no views, or one is something else than ``num`` and ``transforms``.
+        ValueError: there are no views, or a view has other keys than ``num`` and ``transforms``.
     """
 
     def __init__(self, source: dict | Dataset, views: list[dict], max_unreadable: int = 100) -> None:

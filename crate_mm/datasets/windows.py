@@ -1,4 +1,4 @@
-"""Windows of a stream of token ids, with the tokens to predict. Shapes: N tokens of a window."""
+"""Windows of a stream of token IDs, with the next tokens as labels. Shapes: N tokens of a window."""
 
 from pathlib import Path
 
@@ -15,19 +15,19 @@ from .base import Field, Index, SampleDataset
 class Windows(SampleDataset):
     """Samples ``{inputs: int64 (N,), labels: int64 (N,), sample_idx: int}``; ``labels[i]`` follows ``inputs[i]``.
 
-    The windows lie one after the other; what is left over at the end is less than a window. In training a sample has
-    its ``sample_seed`` too.
+    The windows do not overlap; a remainder shorter than a window is dropped. In training, a sample also has its
+    ``sample_seed``.
 
     Args:
-        tokens: token ids, a one-dimensional array of integers, or a file of uint16 in the machine's byte order, which
-            is mapped: processes and workers share its pages. Nobody may write into it meanwhile.
+        tokens: token IDs, a one-dimensional array of integers, or a file of uint16 in the machine's byte order. The
+            file is memory-mapped and shared by processes and workers. It must not be modified while it is in use.
         length: N.
-        vocab_size: ids are below it, which is checked as they are read; not checked if None.
+        vocab_size: upper bound of the IDs, checked when they are read; None to skip the check.
         root: the folder of the file.
 
     Raises:
-        ValueError: there is no such file, it is not of uint16, the array is something else, or it is shorter than a
-            window; (in reading) an id is outside of the vocabulary.
+        ValueError: the file does not exist or is not uint16, the array has another shape or dtype, or it is shorter
+            than a window; (when read) an ID is outside the vocabulary.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class Windows(SampleDataset):
         if len(self.tokens) <= length:
             raise ValueError(
                 f"{sanitized(self.file or 'the array')} has {len(self.tokens):,} tokens: a window of {length} and the "
-                f"token after it take {length + 1}"
+                f"next token need {length + 1}"
             )
         self.length, self.vocab_size = length, vocab_size
 
     def _map(self) -> np.ndarray:
         if not self.file.is_file():
-            raise ValueError(f"{sanitized(self.file)} is no file of tokens: give one of uint16")
+            raise ValueError(f"{sanitized(self.file)} does not exist or is not a file: expected token IDs in uint16")
         size = self.file.stat().st_size
         if size % 2:
-            raise ValueError(f"{sanitized(self.file)} has {size:,} bytes: uint16 take an even number")
+            raise ValueError(f"{sanitized(self.file)} has {size:,} bytes: expected an even number for uint16")
         return np.memmap(self.file, np.uint16, "r") if size else np.empty(0, np.uint16)
 
     @property
@@ -70,13 +70,13 @@ class Windows(SampleDataset):
         start = range(len(self))[position] * self.length  # IndexError ends an iteration over the dataset
         window = torch.from_numpy(self.tokens[start : start + self.length + 1].astype(np.int64))
         if self.vocab_size is not None and not 0 <= window.min() <= window.max() < self.vocab_size:
-            wrong = window[(window < 0) | (window >= self.vocab_size)][0]
-            raise ValueError(f"{self.describe(position)} has the id {wrong}, outside of the {self.vocab_size} known")
+            token = window[(window < 0) | (window >= self.vocab_size)][0]
+            raise ValueError(f"{self.describe(position)} has the ID {token}, outside the {self.vocab_size} known")
         sample = {"inputs": window[:-1], "labels": window[1:], "sample_idx": position}
         return sample if seed is None else {**sample, "sample_seed": seed}
 
     def describe(self, position: int) -> str:
-        """Return which tokens of which file or array a window has."""
+        """Return the first token of a window and its file."""
         return f"tokens from {position * self.length:,} of {self.file or 'an array'}"
 
     def __getstate__(self) -> dict:

@@ -1,4 +1,4 @@
-"""What a loader's worker process does about seeds and signals."""
+"""Seeds and signals in a loader's worker processes."""
 
 import mmap
 import os
@@ -7,16 +7,16 @@ from multiprocessing import util
 
 from ..registry import FUNCTIONS
 
-GRACE = 60  # seconds in which a process that is to stop takes its step and writes its checkpoint
+GRACE = 60  # seconds for a stopping process to finish its step and write its checkpoint
 
 
-class _Leaving:
-    """Tells forked workers, through memory that they share, that their process is about to end and to wait for them."""
+class _ExitFlag:
+    """Flag in shared memory that tells forked workers that their process is exiting and will wait for them."""
 
     def __init__(self) -> None:
         self.mine = self.of_parent = mmap.mmap(-1, 1)
         self.watch()
-        util.register_after_fork(self, _Leaving.renew)
+        util.register_after_fork(self, _ExitFlag.renew)
 
     def renew(self) -> None:
         self.of_parent, self.mine = self.mine, mmap.mmap(-1, 1)
@@ -26,28 +26,28 @@ class _Leaving:
         util.Finalize(None, self.mine.__setitem__, (0, 1), exitpriority=100)  # before the workers are terminated
 
 
-_leaving = _Leaving()
+_exit_flag = _ExitFlag()
 
 
 @FUNCTIONS.register_module()
 def init_worker(worker_id: int) -> None:
-    """Leave a worker its seed, and signals to its process.
+    """Keep PyTorch's seed of a worker, and leave the handling of signals to its parent process.
 
-    It stands in for MMEngine's own function, which gives each worker the same seed in every epoch and so repeats the
-    augmentations; PyTorch has seeded the worker from the epoch already.
+    It replaces MMEngine's function, which gives each worker the same seed in every epoch and so repeats the
+    augmentations. PyTorch has already seeded the worker from the epoch.
 
-    A scheduler or a terminal sends its signals to every process of a job. A worker that died of one at once would take
-    the process down that wants to finish its step and save.
+    Schedulers and terminals send signals to every process of a job. A worker that exits immediately would also stop the
+    training process, which first finishes its step and saves.
     """
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, _end_later)
+        signal.signal(signal.SIGTERM, _exit_after_grace)
 
 
-def _end_later(number: int, frame) -> None:
-    """End at once if the process is ending, which then waits for its workers; else after the time of grace."""
-    if _leaving.of_parent[0]:
+def _exit_after_grace(number: int, frame) -> None:
+    """Exit now if the parent process is exiting, as it waits for its workers; else after ``GRACE`` seconds."""
+    if _exit_flag.of_parent[0]:
         os._exit(0)
     signal.alarm(GRACE)

@@ -1,4 +1,4 @@
-"""k nearest neighbours on a backbone's features. Shapes: n training and m test images, d dimensions."""
+"""k nearest neighbors in a backbone's features. Shapes: n training and m test images, d dimensions."""
 
 from collections.abc import Iterable
 from typing import ClassVar
@@ -15,13 +15,13 @@ from .metrics import SampleMetric, gather
 
 @torch.inference_mode()
 def extract_features(model: nn.Module, batches: Iterable[dict]) -> tuple[Tensor, Tensor, Tensor]:
-    """Run a task's backbone over a loader's batches, in eval mode.
+    """Run a task's backbone over a loader's batches in eval mode.
 
     Returns:
-        The features ``(n, d)`` in float32, the labels ``(n,)`` and the samples' positions ``(n,)``, on the CPU.
+        Features ``(n, d)`` in float32, labels ``(n,)`` and sample positions ``(n,)``, on the CPU.
 
     Raises:
-        ValueError: a batch does not have one label and one position a sample.
+        ValueError: a batch does not have one label and one position per sample.
     """
     was_training = model.training
     model.eval()
@@ -31,8 +31,8 @@ def extract_features(model: nn.Module, batches: Iterable[dict]) -> tuple[Tensor,
             shapes = {key: tuple(batch[key].shape) for key in ("labels", "sample_idx") if key in batch}
             if [len(shapes.get(key, ())) for key in ("labels", "sample_idx")] != [1, 1]:
                 raise ValueError(
-                    f"features are compared by their samples' classes: expected labels (B,) and sample_idx (B,), the "
-                    f"data has {', '.join(f'{key} {shape}' for key, shape in shapes.items()) or 'neither'}"
+                    f"k-NN needs the class of each sample: expected labels (B,) and sample_idx (B,), got "
+                    f"{', '.join(f'{key} {shape}' for key, shape in shapes.items()) or 'neither'}"
                 )
             features.append(model(**model.data_preprocessor(batch), mode="features").float().cpu())
             labels.append(batch["labels"])
@@ -51,18 +51,20 @@ def knn_predict(
     chunk: int = 1024,
     temperature: float | None = None,
 ) -> Tensor:
-    """Classify by the votes of the k training images with the largest cosine similarity; of equals, the smallest class.
+    """Classify by the votes of the k training images with the largest cosine similarity; ties go to the smallest class.
+
 
     Args:
         train_features: ``(n, d)``.
         train_labels: ``(n,)``, non-negative.
         test_features: ``(m, d)``.
-        k: how many neighbours vote.
-        chunk: how many test images are compared at once; memory is ``chunk * n`` numbers.
-        temperature: T, above 0. A neighbor of similarity s counts ``exp(s / T)`` (Wu et al., CVPR 2018), or 1.
+        k: number of neighbors that vote.
+        chunk: number of test images compared at a time; the memory is ``chunk * n`` elements.
+        temperature: T, above 0: a neighbor of similarity s has the weight ``exp(s / T)`` (Wu et al., CVPR 2018). None:
+            all weights are 1.
 
     Returns:
-        The predicted labels ``(m,)``.
+        Predicted labels ``(m,)``.
 
     Raises:
         ValueError: ``k`` is not between 1 and n, or the temperature is not above 0.
@@ -72,8 +74,8 @@ def knn_predict(
     num_classes = int(train_labels.max()) + 1
     predictions = []
     for part in F.normalize(test_features, dim=1).split(chunk):
-        similarities, neighbours = (part @ train.T).topk(k, dim=1)
-        votes = F.one_hot(train_labels[neighbours], num_classes)
+        similarities, neighbors = (part @ train.T).topk(k, dim=1)
+        votes = F.one_hot(train_labels[neighbors], num_classes)
         if temperature is not None:
             votes = votes * (similarities / temperature).softmax(dim=1)[..., None]
         predictions.append(votes.sum(dim=1).argmax(dim=1))
@@ -81,7 +83,7 @@ def knn_predict(
 
 
 def check_vote(k: int, temperature: float | None, count: int) -> None:
-    """Raise ``ValueError`` unless k of ``count`` training images can vote, with weights by a temperature."""
+    """Raise ``ValueError`` unless k is at most ``count``, the number of training images, and the temperature valid."""
     if not 1 <= k <= count:
         raise ValueError(f"k must be between 1 and the {count} training images, got {k}")
     if temperature is not None and not temperature > 0:
@@ -90,20 +92,20 @@ def check_vote(k: int, temperature: float | None, count: int) -> None:
 
 @METRICS.register_module()
 class KNNMetric(SampleMetric):
-    """Top-1 accuracy in % of the k nearest neighbors in a task's features, among a bank of training samples.
+    """Top-1 accuracy in % of k-NN classification in a task's features, with a bank of training samples.
 
-    The features of the bank are computed at each evaluation, with the weights that are evaluated. They are the same on
-    any number of processes: the batches of the bank are, and the processes share them out. The features of the samples
-    under evaluation are computed besides what the task predicts. The first process holds all features.
+    The bank's features are computed at each evaluation, with the evaluated weights. They do not depend on the number of
+    processes, because the bank's batches are fixed and distributed over the processes. The features of the evaluated
+    samples are computed in addition to the task's predictions. Rank 0 holds all features.
 
     Args:
-        bank: dataset whose samples have ``labels`` and ``sample_idx``, or its config. ``resolve_config`` fills in the training
-            data with the transforms of the evaluation.
+        bank: dataset whose samples have ``labels`` and ``sample_idx``, or its config. ``resolve_config`` sets the
+            training data with the transforms of the evaluation.
         k, temperature: as for ``knn_predict``.
-        batch_size, num_workers: of the loader of the bank; those of the evaluation, in a prepared config.
+        batch_size, num_workers: of the bank's loader; ``resolve_config`` sets those of the evaluation.
 
     Raises:
-        ValueError: there is no bank, or as ``knn_predict``.
+        ValueError: there is no bank, or as for ``knn_predict``.
     """
 
     default_prefix = "eval"
@@ -120,7 +122,7 @@ class KNNMetric(SampleMetric):
         super().__init__()
         if bank is None:
             raise ValueError(
-                "KNNMetric has no training samples to compare with: the config has no train_dataloader; give "
+                "KNNMetric has no training samples, because the config has no train_dataloader: set "
                 "bank=dict(type='ClassificationDataset', source=...)"
             )
         self.bank = DATASETS.build(bank) if isinstance(bank, dict) else bank
@@ -129,25 +131,25 @@ class KNNMetric(SampleMetric):
         self.task: nn.Module | None = None  # the Runner sets it
 
     def process(self, data_batch: dict, data_samples: list) -> None:
-        """Keep a row a sample of ``{label (B,), features (B, d), sample_idx (B,)}``, on the CPU."""
+        """Store ``{label (B,), features (B, d), sample_idx (B,)}``, one row per sample, on the CPU."""
         keys = ("features", "label", "sample_idx")
         self.results.append(dict(zip(keys, extract_features(self.task, [data_batch]))))
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Compute the features of the bank, gather all rows in the first process, and compute the metric there."""
-        gathered = gather(self._share_of_bank())
+        """Compute the features of the bank, gather all rows on rank 0, and compute the metric there."""
+        gathered = gather(self._local_bank())
         if gathered is not None:
             parts = [part for part in gathered if part]
             rows = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-            known = rows["label"] >= 0
-            order = rows["sample_idx"][known].argsort(stable=True)  # so that ties do not depend on the processes
-            self.known = rows["features"][known][order], rows["label"][known][order]
+            labeled = rows["label"] >= 0
+            order = rows["sample_idx"][labeled].argsort(stable=True)  # ties must not depend on the number of processes
+            self.known = rows["features"][labeled][order], rows["label"][labeled][order]
         metrics = super().evaluate(size)
         self.known = None
         return metrics
 
-    def _share_of_bank(self) -> dict[str, Tensor]:
-        """Return this process's rows of the bank; without any if there are more processes than batches."""
+    def _local_bank(self) -> dict[str, Tensor]:
+        """Return this process's rows of the bank; an empty dict if there are more processes than batches."""
         rank, world_size = get_dist_info()
         batches = torch.arange(len(self.bank)).split(self.batch_size)[rank::world_size]
         if not batches:
@@ -162,32 +164,32 @@ class KNNMetric(SampleMetric):
         return dict(zip(("features", "label", "sample_idx"), extract_features(self.task, loader)))
 
     def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
-        """Return ``{knn_top1}`` of the samples that have a label; nothing if none has."""
-        labeled, tested = samples["label"] >= 0, samples.pop("features")  # whose memory is not kept
+        """Return ``{knn_top1}`` of the samples that have a label; an empty dict if no sample has a label."""
+        labeled, features = samples["label"] >= 0, samples.pop("features")  # popped to free the memory
         if not labeled.any():
             return {}
-        guesses = knn_predict(*self.known, tested[labeled], self.k, temperature=self.temperature)
-        return {"knn_top1": 100 * (guesses == samples["label"][labeled]).double().mean().item()}
+        predictions = knn_predict(*self.known, features[labeled], self.k, temperature=self.temperature)
+        return {"knn_top1": 100 * (predictions == samples["label"][labeled]).double().mean().item()}
 
 
 @torch.inference_mode()
 def nearest(
     features: Tensor, queries: Tensor, k: int, itself: Tensor | None = None, chunk: int = 1024
 ) -> tuple[Tensor, Tensor]:
-    """The k rows of ``features`` with the largest cosine similarity to each query, the most similar first.
+    """Return the k rows of ``features`` with the largest cosine similarity to each query, the most similar first.
 
     Args:
         features: ``(n, d)``.
         queries: ``(m, d)``.
-        k: how many.
-        itself: ``(m,)``, for each query the row that it is itself, which is left out, or -1.
-        chunk: how many queries are compared at once; memory is ``chunk * n`` numbers.
+        k: number of rows per query.
+        itself: ``(m,)``, each query's own row in ``features``, which is excluded, or -1.
+        chunk: number of queries compared at a time; the memory is ``chunk * n`` elements.
 
     Returns:
-        The rows ``(m, k)`` and their similarities ``(m, k)``.
+        Rows ``(m, k)`` and their similarities ``(m, k)``.
 
     Raises:
-        ValueError: there are not k others.
+        ValueError: there are fewer than k other rows.
     """
     others = len(features) - (itself is not None and bool((itself >= 0).any()))
     if not 1 <= k <= others:

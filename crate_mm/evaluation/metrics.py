@@ -1,4 +1,4 @@
-"""Metrics with one row a sample. Shapes: B images, n samples."""
+"""Metrics with one row per sample. Shapes: B images, n samples."""
 
 from abc import abstractmethod
 from functools import cache
@@ -15,11 +15,14 @@ from ..registry import METRICS
 
 
 class SampleMetric(BaseMetric):
-    """A metric that is a function of rows, one a sample; a subclass appends dicts of them to ``results``.
+    """Metric computed from one row per sample; subclasses append dicts of rows to ``results``.
 
-    A sample that more than one process saw, as padding to equal lengths does, counts once: rows are keyed by
-    ``sample_idx``. After an evaluation ``samples`` holds the rows of all processes, sorted by that key, in the first
-    process; the others have its figures and keep no rows.
+    Padding to equal lengths can give one sample to several processes. Rows are keyed by ``sample_idx``, so each sample
+    counts once.
+
+    Attributes:
+        samples: after an evaluation, the rows of all processes on rank 0, sorted by ``sample_idx``; empty on the other
+            ranks, which get the same metrics.
     """
 
     def __init__(self) -> None:
@@ -27,7 +30,7 @@ class SampleMetric(BaseMetric):
         self.samples: dict[str, Tensor] = {}
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Gather the rows of all processes in the first one, and compute the metrics on every one of them there."""
+        """Gather the rows of all processes on rank 0, compute the metrics there, and broadcast them."""
         keys = self.results[0].keys() if self.results else ()
         local = {key: torch.cat([row[key] for row in self.results]).cpu() for key in keys}
         self.results.clear()
@@ -36,7 +39,7 @@ class SampleMetric(BaseMetric):
         if gathered is not None:
             try:
                 outcome[0] = self._compute([part for part in gathered if part])  # a process may have had no batch
-            except Exception as error:  # which all must hear of, as they wait for the figures
+            except Exception as error:  # broadcast, as the other ranks wait for the metrics
                 outcome[0] = error
         broadcast_object_list(outcome)
         if isinstance(outcome[0], Exception):
@@ -45,7 +48,7 @@ class SampleMetric(BaseMetric):
 
     def _compute(self, gathered: list[dict[str, Tensor]]) -> dict[str, float]:
         if not gathered:
-            raise ValueError("there is nothing to evaluate: the data has no batch")
+            raise ValueError("nothing to evaluate: the data have no batch")
         rows = {key: torch.cat([part[key] for part in gathered]) for key in gathered[0]}
         order = rows["sample_idx"].argsort(stable=True)
         ids = rows["sample_idx"][order]
@@ -55,23 +58,22 @@ class SampleMetric(BaseMetric):
 
     @abstractmethod
     def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
-        """The metrics, by name, of rows with one entry a sample."""
+        """Return the metrics by name, from rows with one entry per sample."""
 
 
 @METRICS.register_module()
 class ClassificationMetric(SampleMetric):
-    """Top-1 and top-5 accuracy in %, cross entropy (without label smoothing), each the mean over samples, and the mean
-    of the classes' top-1 accuracies.
+    """Mean top-1 and top-5 accuracy in %, mean cross entropy (without label smoothing), and mean per-class accuracy.
 
-    Samples without a label, which is then -1, are predicted and do not count.
-
-    After an evaluation ``samples`` holds ``sample_idx, label, loss (n,)`` and ``top, score (n, k)``, the k most likely
-    classes and their probabilities.
-
-    ``rules`` says of each figure whether 'greater' or 'less' is better.
+    Samples without a label (-1) are predicted but not counted.
 
     Args:
-        topk: the k of the accuracies; those above the number of classes are left out.
+        topk: the k of the accuracies; values above the number of classes are omitted.
+
+    Attributes:
+        samples: ``sample_idx, label, loss (n,)`` and ``top, score (n, k)``, the k most likely classes and their
+            probabilities.
+        rules: whether 'greater' or 'less' is better, for each metric.
     """
 
     default_prefix = "eval"
@@ -81,11 +83,11 @@ class ClassificationMetric(SampleMetric):
         super().__init__()
         self.topk = (topk,) if isinstance(topk, int) else tuple(topk)
         if not self.topk or not all(isinstance(k, int) and k >= 1 for k in self.topk):
-            raise ValueError(f"topk needs whole numbers of at least 1, got {topk!r}")
+            raise ValueError(f"topk must be positive integers, got {topk!r}")
         self.rules = {**self.rules, **{f"top{k}": "greater" for k in self.topk}}
 
     def process(self, data_batch: dict, data_samples: list[dict]) -> None:
-        """Keep a row a sample of ``{logits (B, classes), labels (B,), sample_idx (B,)}``, on its device."""
+        """Store one row per sample of ``{logits (B, classes), labels (B,), sample_idx (B,)}``, on its device."""
         for batch in data_samples:
             log_p = F.log_softmax(batch["logits"].float(), dim=-1)
             score, top = log_p.exp().topk(min(max(self.topk), log_p.shape[1]))
@@ -100,11 +102,11 @@ class ClassificationMetric(SampleMetric):
             )
 
     def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
-        """Return ``{top1, top5, mean_class, loss}`` of rows with one entry a sample; nothing if none has a label."""
-        labelled = samples["label"] >= 0
-        if not labelled.any():
+        """Return ``{top1, top5, mean_class, loss}`` of the samples that have a label; an empty dict without labels."""
+        labeled = samples["label"] >= 0
+        if not labeled.any():
             return {}
-        samples = {key: value[labelled] for key, value in samples.items()}
+        samples = {key: value[labeled] for key, value in samples.items()}
         hit = samples["top"] == samples["label"][:, None]
         ks = [k for k in self.topk if k <= hit.shape[1]]
         metrics = {f"top{k}": 100 * hit[:, :k].any(dim=1).double().mean().item() for k in ks}
@@ -114,7 +116,7 @@ class ClassificationMetric(SampleMetric):
 
 
 def gather(local: dict[str, Tensor]) -> list[dict[str, Tensor]] | None:
-    """The rows of all processes in the first one, and None in the others."""
+    """Return the rows of all processes on rank 0, and None on the other ranks."""
     if not is_distributed():
         return [local]
     gathered = [None] * get_world_size() if is_main_process() else None
@@ -124,18 +126,18 @@ def gather(local: dict[str, Tensor]) -> list[dict[str, Tensor]] | None:
 
 @cache
 def _hosts(world: dist.ProcessGroup) -> dist.ProcessGroup:
-    """The processes by their hosts' network; on GPUs the group is made once, as NCCL gathers nothing to one process."""
+    """Return the gloo group of all processes, created once on GPUs: objects are gathered on hosts, not by NCCL."""
     return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 
 def per_class_accuracy(samples: dict[str, Tensor], num_classes: int | None = None) -> tuple[Tensor, Tensor]:
-    """Top-1 accuracy in % of each class and the number of its samples, both ``(classes,)``; NaN without a sample."""
+    """Return each class's top-1 accuracy in % (NaN without samples) and number of samples, both ``(classes,)``."""
     label, hit = samples["label"], samples["top"][:, 0] == samples["label"]
     count = torch.bincount(label, minlength=num_classes or 0)
     return 100 * torch.bincount(label, hit.double(), minlength=num_classes or 0) / count, count
 
 
 def confusion_matrix(samples: dict[str, Tensor], num_classes: int) -> Tensor:
-    """How many samples of class i (row) are taken for class j (column), ``(classes, classes)``."""
+    """Return the number of samples of class i (row) that are predicted as class j (column), ``(classes, classes)``."""
     pairs = samples["label"] * num_classes + samples["top"][:, 0]
     return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)

@@ -14,22 +14,21 @@ from ..io.untrusted import read_json, read_regular, sanitized
 from ..registry import METRICS
 from .metrics import ClassificationMetric
 
-MOST_BYTES = 2**26  # the real one has a megabyte
+MAX_LABEL_BYTES = 2**26  # real.json has a megabyte
 
 
 @METRICS.register_module()
 class ImageNetReaL(ClassificationMetric):
-    """Top-1 accuracy in % where any of an image's reassessed labels is right.
+    """Top-1 accuracy in %, where any of an image's reassessed labels is correct.
 
-    Images that have no label after the reassessment do not count. Images and labels are matched by file name: the
-    number N of ``ILSVRC2012_val_N.JPEG`` is the place in the list, from 1. The labels are those of the sorted WordNet
-    ids, as ``ImageNet`` and ``ImageFolder`` have them.
+    Images without reassessed labels are not counted. The number N of ``ILSVRC2012_val_N.JPEG`` is the image's position
+    in the list, from 1. Labels are indices of the sorted WordNet IDs, as in ``ImageNet`` and ``ImageFolder``.
 
     Args:
-        labels: the file ``real.json``: a list for each of the 50,000 validation images, in the order of their names.
+        labels: the file ``real.json``: a list for each of the 50,000 validation images, sorted by name.
 
     Raises:
-        ValueError: the file is missing or something else, or (in evaluation) an image's name has no number.
+        ValueError: the file is missing or malformed, or (in evaluation) an image's name has no number.
     """
 
     default_prefix = "real"
@@ -38,17 +37,17 @@ class ImageNetReaL(ClassificationMetric):
         super().__init__(topk=(1,))
         self.labels = read_real_labels(labels)
         self.source = labels
-        self.dataset = None  # the Runner sets it: the metric needs the file names
+        self.dataset = None  # set by the Runner, for the file names
 
     def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
-        """Return ``{top1, num_samples}`` of rows with one entry a sample."""
+        """Return ``{top1, num_samples}`` of rows with one entry per sample."""
         if self.dataset is None:
             raise ValueError("ImageNetReaL needs the dataset for its file names: set its attribute 'dataset'")
         hits, describe = [], dataset_of(self.dataset).describe
-        for position, (guess, *_) in zip(samples["sample_idx"].tolist(), samples["top"].tolist()):
-            allowed = self.labels[self._number(describe(position)) - 1]
-            if allowed:
-                hits.append(guess in allowed)
+        for position, (prediction, *_) in zip(samples["sample_idx"].tolist(), samples["top"].tolist()):
+            labels = self.labels[self._number(describe(position)) - 1]
+            if labels:
+                hits.append(prediction in labels)
         if not hits:
             raise ValueError(f"none of the {len(samples['top'])} images has a label in {self.source}")
         return {"top1": 100 * torch.tensor(hits).double().mean().item(), "num_samples": len(hits)}
@@ -57,24 +56,24 @@ class ImageNetReaL(ClassificationMetric):
         match = re.fullmatch(r"ILSVRC2012_val_(\d{8})", Path(path).stem)
         if not match or not 1 <= int(match[1]) <= len(self.labels):
             raise ValueError(
-                f"{sanitized(path)} is no ImageNet validation image: its name must be ILSVRC2012_val_NNNNNNNN with a "
-                f"number from 1 to {len(self.labels)} for ImageNet ReaL"
+                f"{sanitized(path)} is not an ImageNet validation image: ImageNet ReaL expects the name "
+                f"ILSVRC2012_val_NNNNNNNN with a number from 1 to {len(self.labels)}"
             )
         return int(match[1])
 
 
 def read_real_labels(path: str) -> list[list[int]]:
-    """Read ``real.json``; raise ``ValueError`` if it is missing or not a list of lists of whole numbers."""
+    """Read ``real.json``; raise ``ValueError`` if it is missing or not a list of lists of integers."""
     try:
-        labels = read_json(read_regular(path, MOST_BYTES))
+        labels = read_json(read_regular(path, MAX_LABEL_BYTES))
     except FileNotFoundError:
         raise ValueError(
-            f"{path} does not exist: ImageNet ReaL's labels are the file real.json of "
+            f"{path} does not exist: download ImageNet ReaL's labels, the file real.json of "
             "https://github.com/google-research/reassessed-imagenet"
         ) from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from None
-    right = isinstance(labels, list) and labels and all(isinstance(row, list) for row in labels)
-    if not right or not all(isinstance(label, int) for row in labels for label in row):
-        raise ValueError(f"{path} is not ImageNet ReaL's: expected a list of lists of class numbers")
+    valid = isinstance(labels, list) and labels and all(isinstance(row, list) for row in labels)
+    if not valid or not all(isinstance(label, int) for row in labels for label in row):
+        raise ValueError(f"{path} is not ImageNet ReaL's real.json: expected a list of lists of class indices")
     return labels

@@ -1,4 +1,4 @@
-"""How well a masked autoencoder fills in what it does not see. Shapes: B images."""
+"""Reconstruction loss of a masked autoencoder. Shapes: B images."""
 
 from typing import ClassVar
 
@@ -10,18 +10,18 @@ from .metrics import SampleMetric
 
 @METRICS.register_module()
 class ReconstructionLoss(SampleMetric):
-    """The mean over samples of the loss of the masked patches, in squared units of the predicted pixels.
+    """Mean over samples of the loss of the masked patches, in squared units of the predicted pixels.
 
-    A figure with normalised target pixels (``norm_pix_loss``) cannot be compared with one without.
+    Losses with and without normalized target pixels (``norm_pix_loss``) are not comparable.
     """
 
     default_prefix = "eval"
     rules: ClassVar[dict[str, str]] = {"loss": "less"}
 
     def process(self, data_batch: dict, data_samples: list[dict]) -> None:
-        """Keep a row a sample of ``{loss (B,), sample_idx (B,)}``, on its device."""
+        """Store one row per sample of ``{loss (B,), sample_idx (B,)}``, on its device."""
         self.results += [{"sample_idx": batch["sample_idx"], "loss": batch["loss"]} for batch in data_samples]
 
     def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
-        """Return ``{loss}`` of rows with one entry a sample."""
+        """Return ``{loss}`` of rows with one entry per sample."""
         return {"loss": samples["loss"].double().mean().item()}

@@ -1,9 +1,9 @@
-"""A packing that may be cut off, and that several processes or machines may share.
+"""Packing of an image tree that can be interrupted, and shared by several processes or machines.
 
-Until it is whole, a pack lies in ``<target>.part``. Its plan says how many images a shard has; so a shard is known by
-its number alone, whoever writes it and when. A shard is written whole or not at all, and then its rows, with its
-checksum. When all are there the index is written, the folder gets its name, and what a pack does not need is removed:
-the plan last, so that the same command can go on with a removal that was cut off.
+An incomplete pack is in ``<target>.part``. Its plan fixes the number of images per shard, so that a shard's number
+determines its images. A shard is written atomically, then its rows with its checksum. When all shards exist, the index
+is written, the folder is renamed, and auxiliary files are deleted. The plan is deleted last, so that the same command
+can resume an interrupted deletion.
 """
 
 import hashlib
@@ -28,26 +28,27 @@ from ..datasets.shards import Rows, about_shard, is_whole, shard_name, write_ind
 from ..io.files import FileLock, atomic_file, is_partial_file
 from ..io.untrusted import read_json, read_regular, sanitized
 
-MARK = ".packing"  # in an unfinished folder: that it is ours, and, locked, that a process is at work on all of it
+MARKER = ".packing"  # identifies our incomplete folder; locked while a process packs all of it
 PLAN = ".plan.json"
 ROWS = ".rows"  # folder of the shards' rows
-PATIENCE = 10.0  # seconds for another part that is just beginning
-FORM = 1
-TRIED = 64  # images whose size says how many are in a shard
-OVERHEAD = 3 * 512 + 256  # bytes of a sample in a tar file beside the image's own: two headers, label, filling
+PATIENCE = 10.0  # seconds to wait for another part that is starting
+FORM = 1  # version of the plan
+SAMPLED = 64  # images encoded to estimate the number of images per shard
+OVERHEAD = 3 * 512 + 256  # bytes per sample in a tar file besides the image: two headers, label, padding
 
 
 class Packing:
-    """The shards of an image tree: which there are, which are done, and their index in the end.
+    """The shards of an image tree, their state, and their index.
 
     Args:
-        target: the folder that is there in the end.
+        target: the resulting folder.
         root: the folder of the images.
         sources: the images by split.
-        options: ``short_side``, ``quality`` and ``shard_mb``, as ``tools/pack_dataset.py`` has them.
+        options: ``short_side``, ``quality`` and ``shard_mb``, as in ``tools/pack_dataset.py``.
 
     Attributes:
-        is_packed: the target is whole, of a start that was cut off before its end: all that is left is ``tidy``.
+        is_packed: whether an interrupted run has completed the target, so that only ``tidy`` remains.
+        images: number of images by split, set when the pack is complete.
 
     Raises:
         ValueError: the target exists.
@@ -57,35 +58,36 @@ class Packing:
         self.target, self.root, self.sources, self.options = target, root, sources, options
         self.is_packed = (target / PLAN).is_file()
         self.folder = target if self.is_packed else target.with_name(f"{target.name}.part")
-        self.images: dict[str, int] = {}  # of each split, in the end
-        self._all = FileLock(self.folder / MARK)
+        self.images: dict[str, int] = {}
+        self._all = FileLock(self.folder / MARKER)
         if not self.is_packed:
             self._check_target()
 
     def _check_target(self) -> None:
         if self.target.exists():
-            raise ValueError(f"{self.target} exists already: name a new folder")
+            raise ValueError(f"{self.target} already exists: choose a new folder")
 
     @contextmanager
-    def begun(self, part: int, parts: int) -> Iterator[None]:
-        """Hold a part of the packing, which an earlier start may have begun, so that no other process packs it.
+    def locked_part(self, part: int, parts: int) -> Iterator[None]:
+        """Lock a part of the packing, new or interrupted, so that no other process packs it.
 
         Raises:
-            ValueError: the folder is another's; it was begun otherwise; or another process packs the part.
+            ValueError: the folder is not a pack, it was started with other options or images, or another process packs
+                the part.
         """
-        _make_marked(self.folder)
-        own = FileLock(self.folder / f"{MARK}-{part}-of-{parts}")
+        _make_marked_folder(self.folder)
+        own = FileLock(self.folder / f"{MARKER}-{part}-of-{parts}")
         try:
             self._acquire(self._all, PATIENCE if parts > 1 else 0)
-            for path in self.folder.glob(f"{MARK}-*"):
-                if parts == 1 or not path.name.endswith(f"-of-{parts}"):  # another way of sharing it out
-                    other = FileLock(path)
-                    self._acquire(other, 0)
-                    other.release()
+            for path in self.folder.glob(f"{MARKER}-*"):
+                if parts == 1 or not path.name.endswith(f"-of-{parts}"):  # another number of parts
+                    lock = FileLock(path)
+                    self._acquire(lock, 0)
+                    lock.release()
             if parts > 1:
                 self._acquire(own, 0)
             self._prepare()
-            self._sweep(part, parts)
+            self._delete_partial_shards(part, parts)
             if parts > 1:
                 self._all.release()
             yield
@@ -93,26 +95,26 @@ class Packing:
             own.release()
             self._all.release()
 
-    def _acquire(self, lock: FileLock, patience: float) -> None:
-        if not lock.acquire(patience):
-            raise ValueError(f"another process is packing into {self.folder}: wait for its end, or name another folder")
+    def _acquire(self, lock: FileLock, timeout: float) -> None:
+        if not lock.acquire(timeout):
+            raise ValueError(f"another process is packing into {self.folder}: wait for it, or choose another folder")
 
-    def _wanted(self) -> dict:
+    def _expected_plan(self) -> dict:
         plan = {"form": FORM, **self.options, "images": _digest(self.sources), "written_by": None}
         if self.options["short_side"]:
             plan["written_by"] = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"
         return plan
 
     def _prepare(self) -> None:
-        """Make a plan, or take that of an earlier start."""
-        plan = self._wanted()
+        """Write a plan, or load that of an interrupted run."""
+        plan = self._expected_plan()
         if not (self.folder / PLAN).exists():
             for path in self.folder.iterdir():
-                if not path.name.startswith(MARK):
+                if not path.name.startswith(MARKER):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             lengths = {split: self._images_per_shard(source) for split, source in self.sources.items()}
-            with atomic_file(self.folder / PLAN, text=True) as opened:
-                json.dump({**plan, "images_per_shard": lengths}, opened)
+            with atomic_file(self.folder / PLAN, text=True) as file:
+                json.dump({**plan, "images_per_shard": lengths}, file)
         self._read_plan(plan)
         for split in self.sources:
             for folder in (self.folder / split, self.folder / ROWS / split):
@@ -123,37 +125,39 @@ class Packing:
         text = read_regular(file, 2**20)
         self._plan = hashlib.sha256(text).hexdigest()
         try:
-            begun = read_json(text)
-            self._lengths = {split: begun["images_per_shard"][split] for split in self.sources}
+            stored = read_json(text)
+            self._lengths = {split: stored["images_per_shard"][split] for split in self.sources}
             assert all(type(length) is int and length > 0 for length in self._lengths.values())
         except Exception:
-            raise ValueError(f"{file} is damaged: delete {self.folder} to begin anew") from None
+            raise ValueError(f"{file} is damaged: delete {self.folder} to start over") from None
         for key, value in plan.items():
-            if begun.get(key) != value:
-                what = f"with {key} {sanitized(begun.get(key))}, which is {value} now"
-                what = "from other images than are there now" if key == "images" else what
-                raise ValueError(f"{self.folder} was begun {what}: go on as it was begun, or delete it to begin anew")
+            if stored.get(key) != value:
+                change = f"with {key} {sanitized(stored.get(key))}, now {value}"
+                change = "with other images" if key == "images" else change
+                raise ValueError(
+                    f"{self.folder} was started {change}: use the same options and images, or delete it to start over"
+                )
 
     def _images_per_shard(self, source: ClassFolders) -> int:
-        tried = np.unique(np.linspace(0, len(source) - 1, TRIED).astype(int)).tolist()
-        made = [encode(source.path(i), self.options["short_side"], self.options["quality"]) for i in tried]
-        sizes = [len(data) for suffix, data in made if suffix is not None] or [0]
+        sampled = np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(int)).tolist()
+        encoded = [encode(source.path(i), self.options["short_side"], self.options["quality"]) for i in sampled]
+        sizes = [len(data) for suffix, data in encoded if suffix is not None] or [0]
         return max(int(self.options["shard_mb"] * 10**6 / (statistics.mean(sizes) + OVERHEAD)), 1)
 
-    def _sweep(self, part: int, parts: int) -> None:
-        """Delete what an earlier start was writing when it was killed."""
+    def _delete_partial_shards(self, part: int, parts: int) -> None:
+        """Delete the shards that a killed run was writing."""
         for split in self.sources:
-            mine = {shard_name(number) for number in self.shards(split, part, parts)}
+            own = {shard_name(number) for number in self.shards(split, part, parts)}
             for path in (self.folder / split).iterdir():
-                if is_partial_file(path.name, r"shard-\d+\.tar") and path.name[1:].rsplit(".", 2)[0] in mine:
+                if is_partial_file(path.name, r"shard-\d+\.tar") and path.name[1:].rsplit(".", 2)[0] in own:
                     path.unlink()
 
     def shards(self, split: str, part: int = 1, parts: int = 1) -> range:
-        """The numbers of a part's shards: every so manieth."""
+        """Return the numbers of a part's shards: every ``parts``-th shard."""
         return range(part - 1, -(-len(self.sources[split]) // self._lengths[split]), parts)
 
     def positions(self, split: str, number: int) -> range:
-        """The images of a shard, by their positions in the source."""
+        """Return the positions of a shard's images in the source."""
         length = self._lengths[split]
         return range(number * length, min((number + 1) * length, len(self.sources[split])))
 
@@ -170,105 +174,105 @@ class Packing:
         return sum(self._rows(split, number).exists() for split in self.sources for number in self.shards(split))
 
     def is_done(self, split: str, number: int) -> bool:
-        """Whether a shard of this packing is there and intact; all of it is read."""
+        """Return whether a shard of this packing exists and is intact; reads the whole shard."""
         shard, rows = self.shard(split, number), self._rows(split, number)
         return is_whole(shard, rows) and about_shard(MappedArrays(rows, check=False)).get("plan") == self._plan
 
-    def done(self, split: str, number: int, rows: Rows, left_out: list[str]) -> None:
-        """Note that a shard is written, with its rows and the images that could not be read."""
-        about = {**about_shard(rows), "plan": self._plan, "left_out": left_out}
+    def mark_done(self, split: str, number: int, rows: Rows, failed_images: list[str]) -> None:
+        """Record a written shard with its rows and the images that could not be read."""
+        about = {**about_shard(rows), "plan": self._plan, "left_out": failed_images}
         save_arrays(self._rows(split, number), {**rows, "about": text_array(json.dumps(about))})
 
     def finish(self) -> list[str] | None:
-        """Write the index, if all shards are there, and give the folder its name.
+        """Write the index and rename the folder, if all shards exist.
 
         Returns:
-            The images that were left out, or None where shards are missing or another process has finished the pack.
+            The images that failed, or None if shards are missing or another process has finished the pack.
 
         Raises:
-            ValueError: a shard is not of this packing or not as it was written, or the target exists by now.
+            ValueError: a shard belongs to another packing or was modified, or the target exists.
         """
         if self.count_done() < self.count():
             return None
         try:
             self._all.acquire(math.inf)
-        except FileNotFoundError:  # another part was done in the same moment
+        except FileNotFoundError:  # another part finished at the same time
             return None
         try:
             if not (self.folder / PLAN).exists():  # likewise
                 return None
-            left_out = [text for split in self.sources for text in self._join(split)]
-            self._check_target()  # meanwhile; an empty folder would be replaced
+            failed_images = [text for split in self.sources for text in self._join(split)]
+            self._check_target()  # again, because rename would replace an empty folder
             self.folder.rename(self.target)
-            self._remove_marks()
-            return left_out
+            self._delete_auxiliary_files()
+            return failed_images
         finally:
             self._all.release()
 
     def tidy(self) -> None:
-        """End a start that was cut off between the renaming and its end.
+        """Finish a run that was interrupted after the renaming.
 
         Raises:
-            ValueError: another process is doing it, or the pack was begun otherwise.
+            ValueError: another process is finishing it, or the pack was started with other options or images.
         """
         self._acquire(self._all, 0)
         try:
-            if (self.target / PLAN).exists():  # else another process has ended it by now
-                self._read_plan(self._wanted())
-            self._remove_marks()
+            if (self.target / PLAN).exists():  # else another process has finished it
+                self._read_plan(self._expected_plan())
+            self._delete_auxiliary_files()
             self.images = {split: len(PackedImages(self.target, split)) for split in self.sources}
         finally:
             self._all.release()
 
-    def _remove_marks(self) -> None:
-        for path in [self.target / ROWS, *self.target.glob(f"{MARK}*"), self.target / PLAN]:
+    def _delete_auxiliary_files(self) -> None:
+        for path in [self.target / ROWS, *self.target.glob(f"{MARKER}*"), self.target / PLAN]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
 
     def _join(self, split: str) -> list[str]:
-        numbers, left_out = self.shards(split), []
+        numbers, failed_images = self.shards(split), []
         for number in numbers:
             about = about_shard(MappedArrays(self._rows(split, number)))
             if about.get("plan") != self._plan:
-                raise ValueError(f"{self.shard(split, number)} is of another packing: pack again, without --part")
-            left_out += map(str, about["left_out"])
+                raise ValueError(f"{self.shard(split, number)} belongs to another packing: pack again, without --part")
+            failed_images += map(str, about["left_out"])
         names = [shard_name(number) for number in numbers]
         for path in (self.folder / split).iterdir():
             if path.name not in names:
                 path.unlink()
         shards = list(zip(names, (self._rows(split, number) for number in numbers)))
         self.images[split] = write_index(self.folder / split, shards, list(map(str, self.sources[split].classes)))
-        index = PackedImages(self.folder, split)  # all shards have their sizes, all images are within them
+        index = PackedImages(self.folder, split)  # checks the sizes of all shards and the bounds of all images
         used = {path.name for path in index.files}
         for name in names:
-            if name not in used:  # none of its images could be read
+            if name not in used:  # no image could be read
                 (self.folder / split / name).unlink()
-        return left_out
+        return failed_images
 
 
-def _make_marked(folder: Path) -> None:
-    """Make a folder that has the mark from its first moment; one that is there must have it.
+def _make_marked_folder(folder: Path) -> None:
+    """Create a folder with the marker atomically; an existing folder must have the marker.
 
     Raises:
-        ValueError: it has not.
+        ValueError: an existing folder has no marker.
     """
-    mark = folder / MARK
+    marker = folder / MARKER
     if not folder.exists():
         new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
         new.mkdir(parents=True)
-        (new / MARK).touch()
+        (new / MARKER).touch()
         try:
             new.rename(folder)
-        except OSError:  # another part was faster
+        except OSError:  # another part has created the folder
             shutil.rmtree(new)
-    if not mark.is_file() or mark.is_symlink() or folder.is_symlink():
-        raise ValueError(f"{folder} is in the way, and not left by an earlier packing: move it away")
+    if not marker.is_file() or marker.is_symlink() or folder.is_symlink():
+        raise ValueError(f"{folder} exists but was not created by an earlier packing: move it")
 
 
 def _digest(sources: dict[str, ClassFolders]) -> str:
-    """A checksum of the classes, and of the images' names, labels and order, wherever the folder lies."""
+    """Return a checksum of the classes and of the images' relative paths, labels and order."""
     digest = hashlib.sha256()
     for split, source in sources.items():
         digest.update(json.dumps([split, list(map(str, source.classes)), source.samples.digest()]).encode())

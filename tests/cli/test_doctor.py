@@ -40,7 +40,7 @@ def test_data_that_is_not_there_will_not_work(run_tool, tmp_path, args):
     done = run_tool("doctor", *args, cwd=tmp_path)
     assert done.code == 1
     assert "fault data" in done.output
-    assert "is no folder" in done.output
+    assert "is not a folder" in done.output
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ MISTAKES = {
     "option without value": (["train", *options("train_cfg")], "--cfg-options takes KEY=VALUE, got 'train_cfg'"),
     "missing data": (
         ["train", "crate_tiny_in1k", "--cfg-options", "data_root={tmp}/nowhere"],
-        "data_root {tmp}/nowhere is no folder: expected {tmp}/nowhere/train/<class>/<image>.JPEG",
+        "data_root {tmp}/nowhere is not a folder: expected {tmp}/nowhere/train/<class>/<image>.JPEG",
     ),
     "wrong layout": (["train", "crate_tiny_in1k", "--cfg-options", "data_root={tmp}"], "has no folder 'train'"),
     "few classes": (
@@ -116,9 +116,9 @@ MISTAKES = {
     ),
     "no micro-batch": (
         ["train", *options("max_batch_per_device=0")],
-        "max_batch_per_device must be a whole number of at least 1",
+        "max_batch_per_device must be a positive integer",
     ),
-    "derived": (["train", *options("train_dataloader.batch_size=3")], "it follows from global_batch_size"),
+    "derived": (["train", *options("train_dataloader.batch_size=3")], "it is derived from global_batch_size"),
     "wrong argument": (["train", *options("model.backbone.ista_lamda=3")], "did you mean ista_lambda"),
     "missing checkpoint": (["test", "debug", "{tmp}/none.pth"], "checkpoint {tmp}/none.pth does not exist"),
     "truncated checkpoint": (["test", "debug", "{tmp}/truncated.pth"], "truncated.pth is damaged or no checkpoint"),

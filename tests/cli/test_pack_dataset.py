@@ -12,7 +12,7 @@ from PIL import Image
 
 from crate_mm.datasets import ClassFolders, PackedImages
 from crate_mm.datasets.encoding import AHEAD, encode_parallel
-from crate_mm.extras.packing import MARK, PLAN, ROWS
+from crate_mm.extras.packing import MARKER, PLAN, ROWS
 from crate_mm.io.files import FileLock
 from tests.conftest import ROOT, Finished, start
 
@@ -200,15 +200,15 @@ def test_another_recipe_or_other_images_do_not_go_on(packings, images, first_par
     before = packings.files("pack.part")
     done = packings.run("pack", "--short-side", 64)
     assert done.code == 2
-    assert done.last_line.startswith(f"error: {first_part} was begun with short_side None, which is 64 now")
+    assert done.last_line.startswith(f"error: {first_part} was started with short_side None, now 64")
     packings.source = shutil.copytree(images, tmp_path / "more")
     shutil.copy(images / "val/ant/000.png", packings.source / "val/ant/more.png")
     done = packings.run("pack", "--part", "2/2")
     assert done.code == 2
-    assert "was begun from other images than are there now: go on as it was begun, or delete it" in done.last_line
-    assert packings.files("pack.part") == before | {f"{MARK}-2-of-2": b""}
+    assert "was started with other images: use the same options and images, or delete it" in done.last_line
+    assert packings.files("pack.part") == before | {f"{MARKER}-2-of-2": b""}
     (first_part / PLAN).write_text("{}")
-    assert f"{PLAN} is damaged: delete {first_part} to begin anew" in packings.run("pack").last_line
+    assert f"{PLAN} is damaged: delete {first_part} to start over" in packings.run("pack").last_line
 
 
 @pytest.mark.slow
@@ -221,7 +221,7 @@ def test_a_part_of_another_packing_is_not_put_in(packings, first_part):
     (first_part / ROWS / "train/shard-000000.npz").unlink()
     done = packings.run("pack", "--part", "1/2")
     assert done.code == 2
-    assert "shard-000001.tar is of another packing: pack again, without --part" in done.last_line
+    assert "shard-000001.tar belongs to another packing: pack again, without --part" in done.last_line
     assert packings.run("pack").code == 0
 
 
@@ -229,7 +229,7 @@ def test_a_part_of_another_packing_is_not_put_in(packings, first_part):
 @pytest.mark.slow
 def test_nobody_packs_a_shard_that_another_may_be_packing(packings, first_part, held, args, monkeypatch):
     monkeypatch.setattr("crate_mm.extras.packing.PATIENCE", 0.2)  # the tools are forked off
-    with FileLock(first_part / f"{MARK}{held}"):
+    with FileLock(first_part / f"{MARKER}{held}"):
         done = packings.run("pack", *args)
     assert done.code == 2
     assert f"error: another process is packing into {first_part}" in done.last_line
@@ -249,12 +249,12 @@ def test_a_kill_between_the_renaming_and_the_end_is_mended_by_the_same_command(p
         assert packings.run("pack").code == -signal.SIGKILL
     assert (packings.folder / "pack" / ROWS).exists() == (not removed)
     done = packings.run("pack", "--quality", 80)
-    assert f"{packings.folder / 'pack'} was begun with quality 90, which is 80 now" in done.last_line
+    assert f"{packings.folder / 'pack'} was started with quality 90, now 80" in done.last_line
     done = packings.run("pack")
     assert done.code == 0, done.output
     assert f"train: {TRAIN - 1} images" in done.output
     assert packings.files("pack") == whole
-    assert "exists already" in packings.run("pack").last_line
+    assert "already exists" in packings.run("pack").last_line
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "1/0", "-1/2"])

@@ -24,7 +24,7 @@ def test_what_is_printed_is_the_config(run_tool, tmp_path):
     done = run_tool("print_config", "transfer/pets")
     assert (done.code, "The model is a checkpoint's, by --load-from" in done.last_line) == (0, True)
     done = run_tool("print_config", "debug", "--cfg-options", "global_batch_size=0")
-    assert (done.code, "global_batch_size must be a whole number" in done.last_line) == (2, True)
+    assert (done.code, "global_batch_size must be a positive integer" in done.last_line) == (2, True)
 
 
 def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(run_tool, tmp_path):

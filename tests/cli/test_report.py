@@ -166,7 +166,7 @@ MISTAKES = {
         ["debug", "random", "--masks", "{configs}"],
         "--masks needs --images, and must be a folder of ground-truth masks of these images",
     ),
-    "no folder": (["debug", "random", "--images", "{configs}/none"], "{configs}/none is no folder"),
+    "no folder": (["debug", "random", "--images", "{configs}/none"], "{configs}/none is not a folder"),
 }
 
 

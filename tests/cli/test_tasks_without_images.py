@@ -71,5 +71,5 @@ def test_each_tool_says_that_there_are_no_images(run_tool, tmp_path, monkeypatch
         done = run_tool(tool, *figure, "vectors.py", *args, cwd=tmp_path)
         assert (done.code, said in done.last_line, "Traceback" in done.output) == (2, True, False), done.output
     done = run_tool("doctor", "vectors.py", cwd=tmp_path)
-    assert "VectorData gives dict, no pairs (image, label): its samples are not looked at" in done.output
+    assert "VectorData returns dict, not pairs (image, label): its samples are not checked" in done.output
     assert "Traceback" not in done.output

@@ -231,6 +231,6 @@ def test_processes_that_cannot_start_say_so_once(tmp_path, run_processes):
     options = ("--work-dir", tmp_path, "--cfg-options", "global_batch_size=2")
     done = run_processes("train", "debug", *options, processes=3, ends_others=True)
     assert done.code == 2
-    sentence = "error: global_batch_size 2 has no image for each of 3 processes: take a batch of at least 3, or at most"
+    sentence = "error: global_batch_size 2 has fewer images than the 3 processes: use a batch of at least 3, or at most"
     assert done.output.count(sentence) == 1, done.output
     assert "Traceback" not in done.output

@@ -45,11 +45,13 @@ def test_a_batch_that_does_not_divide_is_spread_unevenly(batch, processes, most,
 @given(st.integers(1, 3000), st.integers(1, 300), st.integers(1, 300) | st.none())
 def test_every_batch_is_spread_whole(batch, processes, most):
     if batch < processes:
-        with pytest.raises(ValueError, match=f"{batch} has no image for each of {processes} processes: take a batch"):
+        with pytest.raises(ValueError, match=f"{batch} has fewer images than the {processes} processes: use a batch"):
             plan_batch(batch, processes, most)
         return
     if most == 1 and batch > processes and batch % processes:
-        with pytest.raises(ValueError, match=r"cannot go through one image at a time.*max_batch_per_device=2 or glob"):
+        with pytest.raises(
+            ValueError, match=r"cannot be processed one image at a time.*max_batch_per_device=2 or glob"
+        ):
             plan_batch(batch, processes, most)
         return
     plan = plan_batch(batch, processes, most)
@@ -72,11 +74,11 @@ def test_the_batches_that_a_refusal_names_work():
         plan_batch(5, 2, 1)
     for batch, most in ((5, 2), (4, 1), (6, 1)):
         assert plan_batch(batch, 2, most).world_size == 2
-    with pytest.raises(ValueError, match="take a batch of at least 16, or at most 5 processes"):
+    with pytest.raises(ValueError, match="use a batch of at least 16, or at most 5 processes"):
         plan_batch(5, 16)
 
 
 @pytest.mark.parametrize(("batch", "most"), [(0, None), (-8, None), (8, 0), (64.5, None), (8, "abc")])
 def test_nonsense_is_refused(batch, most):
-    with pytest.raises(ValueError, match="must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="must be a positive integer"):
         plan_batch(batch, 1, most)

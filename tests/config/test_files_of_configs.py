@@ -13,10 +13,10 @@ from crate_mm.config import dump, load_config
     ("content", "message"),
     [
         ("\ufeffx = 1\n".encode(), "begins with a byte order mark"),
-        ("x = 1\ny = 'café'\n".encode("latin-1"), "line 2 is no text in UTF-8"),
-        ("# -*- coding: latin-1 -*-\ny = 'café'\n".encode("latin-1"), "line 2 is no text in UTF-8"),
-        ("y = '中文'\n".encode("gbk"), "line 1 is no text in UTF-8"),
-        ("x = 1\n".encode("utf-16"), "line 1 is no text in UTF-8"),
+        ("x = 1\ny = 'café'\n".encode("latin-1"), "line 2 is not UTF-8"),
+        ("# -*- coding: latin-1 -*-\ny = 'café'\n".encode("latin-1"), "line 2 is not UTF-8"),
+        ("y = '中文'\n".encode("gbk"), "line 1 is not UTF-8"),
+        ("x = 1\n".encode("utf-16"), "line 1 is not UTF-8"),
     ],
 )
 def test_a_file_that_is_no_utf_8_is_named(tmp_path, content, message, which):
@@ -94,7 +94,7 @@ def test_what_a_file_uses_to_make_settings_is_no_setting(tmp_path):
 def test_a_setting_that_is_no_data_is_refused_by_name(tmp_path, line, where):
     file = tmp_path / "c.py"
     file.write_text(f"import numpy as np\nimport torch\nclass Own:\n    pass\n{line}\n")
-    with pytest.raises(ValueError, match=rf"c\.py: {where} is .*, no data") as told:
+    with pytest.raises(ValueError, match=rf"c\.py: {where} is .*, not plain data") as told:
         load_config(file)
     assert "\n" not in str(told.value)
 

@@ -64,10 +64,14 @@ def test_a_setting_is_read_as_what_it_is(key, text, value):
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("model.backbone.ista_lambda", "a lot", "model.backbone.ista_lambda: a number is wanted, got 'a lot'"),
-        ("model.backbone.ista_lambda", "[1]", "model.backbone.ista_lambda: a number is wanted"),
-        ("global_batch_size", "many", "global_batch_size: a int is wanted, as 2048; got 'many'"),
-        ("param_scheduler", "[a-b, c]", r"param_scheduler: '\[a-b, c\]' is no list, tuple or dict: put its words in q"),
+        ("model.backbone.ista_lambda", "a lot", "model.backbone.ista_lambda: expected a number, got 'a lot'"),
+        ("model.backbone.ista_lambda", "[1]", "model.backbone.ista_lambda: expected a number"),
+        ("global_batch_size", "many", "global_batch_size: expected int such as 2048, got 'many'"),
+        (
+            "param_scheduler",
+            "[a-b, c]",
+            r"param_scheduler: '\[a-b, c\]' is not a list, tuple or dict: put its words in q",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_its_key(key, text, message):

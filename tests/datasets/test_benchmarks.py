@@ -53,7 +53,7 @@ def test_cifar_pixels_are_channels_first(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_data_is_told(tmp_path, name):
-    message = rf"{name} is not in data_root {tmp_path}, or not whole: expected {tmp_path}/.*, from .*; download=True"
+    message = rf"{name} is missing or incomplete in data_root {tmp_path}: expected {tmp_path}/.*, from .*download=True"
     with pytest.raises(ValueError, match=message):
         DATASETS.build(dict(type=name, root=str(tmp_path)))
     with pytest.raises(ValueError, match=f"data_root is not set: give the folder that holds {name}'s"):
@@ -64,7 +64,7 @@ def test_damaged_data_is_told(tmp_path, monkeypatch):
     formats.cifar10(tmp_path, monkeypatch.setattr)
     with open(tmp_path / "cifar-10-batches-py" / "test_batch", "ab") as file:
         file.write(b"x")
-    with pytest.raises(ValueError, match=r"CIFAR10 is not in data_root .*, or not whole"):
+    with pytest.raises(ValueError, match=r"CIFAR10 is missing or incomplete in data_root"):
         DATASETS.build(dict(type="CIFAR10", root=tmp_path))
 
 
@@ -109,10 +109,10 @@ def test_a_folder_is_split_by_folders(tmp_path):
 @pytest.mark.parametrize(
     ("files", "arguments", "message"),
     [
-        ([], dict(root="{root}/nowhere"), "is no folder: expected"),
+        ([], dict(root="{root}/nowhere"), "is not a folder: expected"),
         ([], dict(root=None), "data_root is not set"),
-        ([], dict(root="{root}"), "is laid out wrongly"),
-        (["train/a/1.jpg"], dict(root="{root}"), "has a folder 'train' and not the other split"),
+        ([], dict(root="{root}"), "has the wrong layout"),
+        (["train/a/1.jpg"], dict(root="{root}"), "has the split folder 'train' but not the other split"),
         (["a/1.jpg", "b/1.jpg", "b/2.jpg"], dict(root="{root}"), "class 'a' of .* has one image"),
         (["a/1.jpg", "a/2.jpg"], dict(root="{root}", val_fraction=1.5), "val_fraction must be between 0 and 1"),
         (["a/1.jpg"], dict(root="{root}", split="test"), "unknown split 'test': choose train, val"),
@@ -139,7 +139,7 @@ def test_images_without_labels(tmp_path):
     assert [(files[i][0].mode, files[i][1]) for i in range(2)] == [("RGB", -1), ("RGB", -1)]
     assert ImageFiles(str(tmp_path), channels=1)[0][0].mode == "L"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no image is below"):
+    with pytest.raises(ValueError, match="no image in"):
         ImageFiles(str(tmp_path / "empty"))
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         ImageFiles(str(tmp_path / "nowhere"))

@@ -35,11 +35,11 @@ def test_imagenet_class_names_follow_the_sorted_folders(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        (None, "is no folder: expected .*/train/<class>/<image>.JPEG"),
-        ("", r"has no folder 'train' \(it holds nothing\)"),
-        ("trains/a/b", r"has no folder 'train' \(it holds trains\)"),
-        ("train", "is laid out wrongly: .*no class folder is in"),
-        ("train/n01", "is laid out wrongly: .*no valid file"),
+        (None, "is not a folder: expected .*/train/<class>/<image>.JPEG"),
+        ("", r"has no folder 'train' \(it contains nothing\)"),
+        ("trains/a/b", r"has no folder 'train' \(it contains trains\)"),
+        ("train", "has the wrong layout: .*contains no class folder"),
+        ("train/n01", "has the wrong layout: .*no image of the classes"),
     ],
 )
 def test_a_wrong_layout_is_told(tmp_path, layout, message):
@@ -102,7 +102,7 @@ def test_evaluation_transforms_are_the_papers(image_tree):
 def test_float_transforms_are_refused(image_tree):
     source = dict(type="ImageNet", root=str(image_tree))
     data = ClassificationDataset(source, [dict(type="ToImage"), dict(type="ToDtype", dtype=torch.float32)])
-    with pytest.raises(ValueError, match="float32 images: leave out ToDtype and Normalize"):
+    with pytest.raises(ValueError, match="float32 images: remove ToDtype and Normalize"):
         data[0]
 
 

@@ -232,7 +232,7 @@ def test_packing_scales_16_bits(tmp_path, run_tool):
 
 def test_few_shards_are_open_at_a_time(tmp_path, monkeypatch):
     """However many there are, and in whatever order they are read."""
-    monkeypatch.setattr("crate_mm.datasets.packed.MOST_OPEN", 3)
+    monkeypatch.setattr("crate_mm.datasets.packed.MAX_OPEN_SHARDS", 3)
     (tmp_path / "train").mkdir()
     samples = [(f"{n}.png", bytes([n] * 10), n) for n in range(10)]
     write_shards(tmp_path / "train", samples, [str(n) for n in range(10)], shard_bytes=1)
@@ -254,7 +254,7 @@ def test_few_shards_are_open_at_a_time(tmp_path, monkeypatch):
 def test_packing_refuses_what_exists(image_tree, packed, run_tool):
     finished = run_tool("pack_dataset", image_tree, packed)
     assert finished.code == 2
-    assert finished.last_line.endswith("packed exists already: name a new folder")
+    assert finished.last_line.endswith("packed already exists: choose a new folder")
 
 
 def test_a_missing_or_damaged_pack_is_named(packed):
@@ -295,7 +295,7 @@ def test_the_crop_that_the_device_decoded_is_the_hosts_and_says_so(monkeypatch):
     monkeypatch.setattr("crate_mm.datasets.decode.print_log", lambda text, *_: said.append(text))
     former = TRANSFORMS.build(dict(type="EncodedRandomResizedCrop", size=32))
     (sentence,) = said
-    assert sentence.endswith("the device: it is DecodeRandomResizedCrop and RandomHorizontalFlip")
+    assert sentence.endswith("on the CPU: it equals DecodeRandomResizedCrop and RandomHorizontalFlip")
     file = io.BytesIO()
     photograph().save(file, "JPEG")
     flips = []

@@ -17,7 +17,7 @@ from mmengine.logging import MMLogger
 from crate_mm.datasets import ClassFolders, ImageFiles, ImageNet
 from crate_mm.datasets import cached_listing as kept
 from crate_mm.datasets.image_folder import ImageFolder
-from crate_mm.datasets.listing import Labels, Listing, columns_of
+from crate_mm.datasets.listing import Labels, Listing, build_columns
 from crate_mm.datasets.mapped import Column, MappedArrays, save_arrays
 from crate_mm.datasets.scan import sort_by_path, walk_tree
 
@@ -30,10 +30,10 @@ RUNS = st.lists(st.tuples(NAMES, st.integers(-1, 70_000), st.lists(NAMES, max_si
 def test_a_listing_is_the_list_of_its_files(runs, data):
     runs = [(f"/top/{folder}", label, files) for folder, label, files in runs]
     wanted = [(f"{folder}/{name}", label) for folder, label, files in runs for name in files]
-    listing = Listing("/top", columns_of("/top", runs))
+    listing = Listing("/top", build_columns("/top", runs))
     if wanted and data.draw(st.booleans()):
         numbers = data.draw(st.lists(st.integers(0, len(wanted) - 1)))
-        listing, wanted = listing.take(numbers), [wanted[number] for number in numbers]
+        listing, wanted = listing.subset(numbers), [wanted[number] for number in numbers]
     assert list(listing) == wanted
     assert listing == wanted
     assert [listing[i] for i in range(-len(wanted), 0)] == wanted
@@ -50,7 +50,7 @@ def test_a_listing_is_the_list_of_its_files(runs, data):
 
 def test_a_listing_of_many_blocks():
     names = [f"{i}.png" for i in range(10_000)]
-    listing = Listing("x", columns_of("x", [("x/a", 0, names), ("x/b", 1, names)]))
+    listing = Listing("x", build_columns("x", [("x/a", 0, names), ("x/b", 1, names)]))
     assert list(listing) == [(f"x/{c}/{name}", label) for label, c in enumerate("ab") for name in names]
     assert listing[9_999:10_001] == [("x/a/9999.png", 0), ("x/b/0.png", 1)]
 
@@ -96,7 +96,7 @@ def test_mapped_arrays_travel_to_a_process_as_a_file_or_as_themselves(tmp_path):
     assert np.array_equal(pickle.loads(travelling)["a"], np.arange(10_000))
     save_arrays(file, {"a": np.zeros(10_000, int)})
     assert np.array_equal(pickle.loads(pickle.dumps(mapped))["a"], np.arange(10_000))
-    with pytest.raises(ValueError, match="has been replaced while a process began"):
+    with pytest.raises(ValueError, match="has been replaced while a process started"):
         pickle.loads(travelling)
 
 
@@ -105,8 +105,8 @@ def keeping(tmp_path, monkeypatch) -> Path:
     """Every tree counts as large; the folder of the listings, which is not there yet."""
     (tmp_path / "temporary").mkdir(mode=0o700)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(kept, "LEAST", 0)
-    monkeypatch.setattr(kept, "SETTLED", 0.05)
+    monkeypatch.setattr(kept, "MIN_FILES", 0)
+    monkeypatch.setattr(kept, "TIME_RESOLUTION", 0.05)
     return tmp_path / "temporary" / f"crate_mm-{os.geteuid()}"
 
 
@@ -170,7 +170,7 @@ def test_a_list_is_kept_with_what_it_leaves_out(tree, keeping, scans, caplog):
             caplog.clear()
             assert names(ImageFolder(tree)) == WANTED
             assert [record.getMessage() for record in caplog.records] == [
-                f"{tree}: left out are 1 files with other endings than images (1 of .txt)"
+                f"{tree}: excluded 1 files that are not images (1 .txt)"
             ]
     finally:
         logger.removeHandler(caplog.handler)
@@ -230,7 +230,7 @@ def test_a_change_of_the_tree_is_noticed(tree, keeping, scans, change):
 
 def test_a_folder_that_has_just_changed_is_read_again_later(tree, keeping, monkeypatch):
     """A file that comes within the same tick of the clock as the reading leaves no other time."""
-    monkeypatch.setattr(kept, "SETTLED", 0.5)
+    monkeypatch.setattr(kept, "TIME_RESOLUTION", 0.5)
     read, late = kept._list, []
 
     def and_a_file_comes(*args):
@@ -295,13 +295,13 @@ def test_a_folder_that_is_not_the_users_alone_is_not_used(tree, keeping, scans, 
         assert names(ImageFolder(tree)) == WANTED
     finally:
         logger.removeHandler(caplog.handler)
-    assert f"each process lists {tree} for itself: " in caplog.text
+    assert f"each process lists {tree} on its own: " in caplog.text
     assert not list(keeping.parent.parent.rglob("*.npz"))
 
 
 def test_where_folders_do_not_say_when_they_changed_nothing_is_kept(tree, keeping, scans, monkeypatch):
     time.sleep(0.1)
-    monkeypatch.setattr(kept, "KEEPING", {"ext4 of another name"})
+    monkeypatch.setattr(kept, "FILE_SYSTEMS", {"ext4 of another name"})
     for count in (1, 2):
         assert names(ImageFolder(tree)) == WANTED
         assert scans.value == count
@@ -310,10 +310,10 @@ def test_where_folders_do_not_say_when_they_changed_nothing_is_kept(tree, keepin
 
 def test_nothing_is_kept_of_a_small_tree_nor_written_into_any(image_tree, keeping, monkeypatch):
     before = sorted(image_tree.rglob("*"))
-    monkeypatch.setattr(kept, "LEAST", 12)
+    monkeypatch.setattr(kept, "MIN_FILES", 12)
     assert len(ImageNet(str(image_tree))) == 12
     assert not keeping.exists()
-    monkeypatch.setattr(kept, "LEAST", 11)
+    monkeypatch.setattr(kept, "MIN_FILES", 11)
     assert len(ImageNet(str(image_tree))) == 12
     assert list(keeping.glob("*.npz"))
     assert sorted(image_tree.rglob("*")) == before

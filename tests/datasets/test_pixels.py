@@ -42,9 +42,9 @@ def saved(pixels: np.ndarray, kind: str) -> bytes:
 )
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_grays_without_a_range_are_refused(pixels, kind, mode):
-    with pytest.raises(UnreadableImageError, match="grays have 32 bits and go from .* save it with 8 or 16 bits"):
+    with pytest.raises(UnreadableImageError, match="32-bit gray values from .* save the image with 8 or 16 bits"):
         open_image(saved(pixels, kind), mode)
-    with pytest.raises(ValueError, match="image 0 cannot be read: its grays have 32 bits"):
+    with pytest.raises(ValueError, match="image 0 cannot be read: 32-bit gray values"):
         Predictor(get_model("crate_tiny", num_classes=2, img_size=32))([Image.open(io.BytesIO(saved(pixels, kind)))])
 
 
@@ -120,7 +120,7 @@ def test_too_few_files_end_a_run_and_replace_no_image(tmp_path):
     used = len(list(Path("/dev/fd").iterdir()))
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 10, before[1]))
     try:
-        with pytest.raises(UnreadableImagesError, match="no image can be read: .*Too many open files.*; ulimit -n"):
+        with pytest.raises(UnreadableImagesError, match="no image can be read: .*Too many open files.*ulimit -n"):
             [dataset[n] for n in range(40)]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

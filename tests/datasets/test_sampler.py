@@ -120,7 +120,7 @@ def test_repeats_are_augmented_differently():
 
 @pytest.mark.parametrize("repeats", [0, -1, 7, 1.5, "3", True])
 def test_no_such_number_of_repeats(repeats):
-    with pytest.raises(ValueError, match="repeats must be a whole number from 1 to half of the global batch of 12"):
+    with pytest.raises(ValueError, match="repeats must be an integer from 1 to half of the global batch of 12"):
         GlobalBatchSampler(range(100), 12, repeats=repeats)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from crate_mm.datasets import ClassFolders, ImageFiles, ImageNet, PackedImages
 from crate_mm.datasets.folders import ImageFolder, split_positions
 from crate_mm.datasets.images import IMAGE_SUFFIXES, open_image
-from crate_mm.datasets.scan import find_splits, is_image, is_leftover
+from crate_mm.datasets.scan import find_splits, is_ignored, is_image
 
 # What is written into class folders: a good name of an image, or what is none.
 IMAGES = st.builds(
@@ -38,7 +38,7 @@ def said(caplog):
 
 def write(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if is_image(path.name) and not is_leftover(path.name):
+    if is_image(path.name) and not is_ignored(path.name):
         kind = Image.registered_extensions()[path.suffix.lower()]
         Image.new("RGB", (4, 3), (200, 30, 60)).save(path, "JPEG" if kind == "MPO" else kind)
     else:
@@ -100,8 +100,8 @@ def test_what_is_left_out_is_counted_in_one_line(tmp_path, said):
     ImageFolder(tmp_path)
     (line,) = said()
     assert line == (
-        f"{tmp_path}: left out are 4 files with other endings than images (2 of .txt, 1 of .heic, 1 of no ending) and "
-        "1 images that lie beside the folders of the classes"
+        f"{tmp_path}: excluded 4 files that are not images (2 .txt, 1 .heic, 1 no extension) and "
+        "1 images outside the class folders"
     )
 
 
@@ -133,14 +133,14 @@ def test_the_test_folder_stands_in_for_validation_and_it_is_said(tmp_path, said)
     for split in ("Train", "Test"):
         write(tmp_path / split / "cat" / f"{split}.png")
     assert ClassFolders(tmp_path, "val").path(0).endswith("Test/cat/Test.png")
-    assert said() == [f"{tmp_path} has no folder for 'val': Test is taken"]
+    assert said() == [f"{tmp_path} has no folder for 'val': using Test"]
 
 
 def test_a_class_may_be_called_as_a_split_is(tmp_path):
     for vehicle in ("bus", "train"):
         for i in range(5):
             write(tmp_path / vehicle / f"{i}.png")
-    with pytest.raises(ValueError, match="has a folder 'train' and not the other split: .*divided=False"):
+    with pytest.raises(ValueError, match="has the split folder 'train' but not the other split: .*divided=False"):
         ClassFolders(tmp_path, "train")
     train, val = (ClassFolders(tmp_path, split, divided=False) for split in ("train", "val"))
     assert (train.classes, len(train), len(val)) == (["bus", "train"], 8, 2)
@@ -154,7 +154,7 @@ def test_a_share_is_the_same_in_every_run_and_counts_each_class_once():
     folders = ClassFolders.__new__(ClassFolders)
     folders.classes, folders.root = [f"c{i}" for i in range(3000)], "x"
     folders.samples = [(f"{c}/{i}", c) for c in range(3000) for i in range(10)]
-    kept = folders._share("val", 0.2)
+    kept = folders._split("val", 0.2)
     assert kept[:3] == [("0/2", 0), ("0/8", 0), ("1/2", 1)]
     assert len(kept) == 6000
 

@@ -87,16 +87,19 @@ def test_a_worker_that_is_no_fork_maps_the_file_again(tokens):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: Windows(folder / "none.bin", 4), r"none.bin is no file of tokens: give one of uint16"),
-        (lambda folder: Windows(folder, 4), r"is no file of tokens"),
-        (lambda folder: Windows(folder / "odd.bin", 4), r"odd.bin has 11 bytes: uint16 take an even number"),
-        (lambda folder: Windows(folder / "empty.bin", 4), r"empty.bin has 0 tokens: a window of 4 and .* take 5"),
-        (lambda folder: Windows(np.arange(4), 4), r"the array has 4 tokens: a window of 4 and .* take 5"),
+        (
+            lambda folder: Windows(folder / "none.bin", 4),
+            r"none.bin does not exist or is not a file: expected token IDs",
+        ),
+        (lambda folder: Windows(folder, 4), r"does not exist or is not a file"),
+        (lambda folder: Windows(folder / "odd.bin", 4), r"odd.bin has 11 bytes: expected an even number"),
+        (lambda folder: Windows(folder / "empty.bin", 4), r"empty.bin has 0 tokens: a window of 4 and .* need 5"),
+        (lambda folder: Windows(np.arange(4), 4), r"the array has 4 tokens: a window of 4 and .* need 5"),
         (lambda folder: Windows(np.zeros(9), 4), r"expected an array of integers .*, got float64 of \(9,\)"),
         (lambda folder: Windows(np.zeros((9, 2), int), 4), r"expected an array of integers .*, got int64 of \(9, 2\)"),
         (lambda folder: Windows(np.arange(9), 0), r"length must be a positive integer, got 0"),
-        (lambda folder: Windows(np.arange(9), 4, 7)[1], r"tokens from 4 of an array has the id 7, outside of the 7"),
-        (lambda folder: Windows(np.arange(9) - 1, 4, 9)[0], r"tokens from 0 of an array has the id -1, outside of"),
+        (lambda folder: Windows(np.arange(9), 4, 7)[1], r"tokens from 4 of an array has the ID 7, outside the 7"),
+        (lambda folder: Windows(np.arange(9) - 1, 4, 9)[0], r"tokens from 0 of an array has the ID -1, outside the"),
     ],
 )
 def test_what_is_no_stream_of_tokens_is_refused_in_a_sentence(tmp_path, make, message):

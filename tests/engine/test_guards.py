@@ -22,7 +22,7 @@ def hooks_of(text, tmp_path):
 def test_every_guard_is_a_hook_and_says_what_is_lost_without_it():
     for name, guard in GUARDS.items():
         assert HOOKS.get(guard.type)
-        assert guard.without, name
+        assert guard.effect_if_off, name
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_guard_is_switched_off_by_name_and_that_is_logged(name, tmp_path):
     found = hooks_of(f"guards = dict({name}=None)", tmp_path)
     assert [guard.type for guard in GUARDS.values() if guard.type not in found] == [GUARDS[name].type]
     (log,) = (tmp_path / "w").glob("*/*.log")
-    assert f"the guard {name} is off: {GUARDS[name].without}" in log.read_text()
+    assert f"the guard {name} is off: {GUARDS[name].effect_if_off}" in log.read_text()
 
 
 def test_a_guard_takes_settings(tmp_path):

@@ -132,11 +132,11 @@ def test_a_sampler_that_cannot_go_on_within_an_epoch_loses_no_last_step(tmp_path
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(max_steps=15), r"train_cfg has max_epochs=2 and max_steps=15: set max_epochs=None, or leave one out"),
-        (dict(max_steps=0, max_epochs=None), "train_cfg.max_steps must be a whole number of at least 1, got 0"),
-        (dict(max_steps=-3, max_epochs=None), "train_cfg.max_steps must be a whole number of at least 1, got -3"),
-        (dict(max_steps=1.5, max_epochs=None), "train_cfg.max_steps must be a whole number of at least 1, got 1.5"),
-        (dict(max_epochs=None), "train_cfg does not give the length of the run: set max_epochs or max_steps"),
+        (dict(max_steps=15), r"train_cfg has max_epochs=2 and max_steps=15: set max_epochs=None, or remove one of them"),
+        (dict(max_steps=0, max_epochs=None), "train_cfg.max_steps must be a positive integer, got 0"),
+        (dict(max_steps=-3, max_epochs=None), "train_cfg.max_steps must be a positive integer, got -3"),
+        (dict(max_steps=1.5, max_epochs=None), "train_cfg.max_steps must be a positive integer, got 1.5"),
+        (dict(max_epochs=None), "train_cfg does not define the length of the run: set max_epochs or max_steps"),
     ],
 )
 def test_a_length_that_is_none_is_refused(settings, message):
@@ -148,7 +148,7 @@ def test_a_length_that_is_none_is_refused(settings, message):
 def test_a_schedule_whose_end_would_be_another_is_refused():
     schedule = dict(type="CosineAnnealingLR", by_epoch=True, convert_to_iter_based=True)
     settings = {"train_cfg.max_epochs": None, "train_cfg.max_steps": 15, "param_scheduler": schedule}
-    with pytest.raises(ValueError, match=r"CosineAnnealingLR would not end with train_cfg.max_steps=15: give its end"):
+    with pytest.raises(ValueError, match=r"CosineAnnealingLR would not end with train_cfg.max_steps=15: set its end"):
         resolve_config(load_config("debug", settings), world_size=1)
     cfg = resolve_config(load_config("debug", {**settings, "param_scheduler": {**schedule, "end": 2}}), world_size=1)
     assert cfg.param_scheduler.end == 2

@@ -90,7 +90,7 @@ def test_the_last_epoch_is_validated_however_late_validations_begin(tmp_path, se
 def test_no_sample_is_left_out_of_an_evaluation(tmp_path, name):
     cfg = load_config("debug", {f"{name}.drop_last": True})
     cfg.work_dir = str(tmp_path)
-    with pytest.raises(ValueError, match=rf"{name}\.drop_last would leave samples out of the figures"):
+    with pytest.raises(ValueError, match=rf"{name}\.drop_last would exclude samples from the metrics"):
         Runner.for_training(cfg)
 
 

@@ -141,7 +141,7 @@ def test_the_rate_goes_with_the_batch():
 )
 def test_nonsense_of_scaling_is_refused(value):
     cfg = load_config("debug", {"auto_scale_lr": value})
-    with pytest.raises(ValueError, match=r"auto_scale_lr must be dict\(base_batch_size=a whole number of at least 1"):
+    with pytest.raises(ValueError, match=r"auto_scale_lr must be dict\(base_batch_size=a positive integer"):
         resolve_config(cfg, world_size=1)
 
 

@@ -98,7 +98,7 @@ def test_the_bank_is_the_training_data_as_it_is_tested():
     assert metric.batch_size == cfg.val_dataloader.batch_size
     cfg.train_dataloader = None
     assert "bank" not in resolve_config(cfg, world_size=1).val_evaluator
-    with pytest.raises(ValueError, match="KNNMetric has no training samples to compare with: .* has no train_dataload"):
+    with pytest.raises(ValueError, match="KNNMetric has no training samples, because .* has no train_dataload"):
         KNNMetric()
 
 

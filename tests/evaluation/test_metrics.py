@@ -116,5 +116,5 @@ def test_the_first_process_has_the_rows_and_all_have_the_figures(tmp_path):
     for process in processes:
         process.join(60)
     told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
-    nothing = "there is nothing to evaluate: the data has no batch"
+    nothing = "nothing to evaluate: the data have no batch"
     assert told == [[75.0, [0, 1, 2, 3], nothing], [75.0, None, nothing], [75.0, None, nothing]]

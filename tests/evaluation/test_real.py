@@ -46,11 +46,11 @@ def test_a_part_of_the_images_keeps_its_labels(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "does not exist: ImageNet ReaL's labels are the file real.json"),
+        (None, "does not exist: download ImageNet ReaL's labels, the file real.json"),
         ("{", "cannot be read as JSON"),
-        ('{"a": 1}', "expected a list of lists of class numbers"),
-        ("[[1], 2]", "expected a list of lists of class numbers"),
-        ('[["cat"]]', "expected a list of lists of class numbers"),
+        ('{"a": 1}', "expected a list of lists of class indices"),
+        ("[[1], 2]", "expected a list of lists of class indices"),
+        ('[["cat"]]', "expected a list of lists of class indices"),
     ],
 )
 def test_a_wrong_file_is_told(tmp_path, text, message):
@@ -61,7 +61,9 @@ def test_a_wrong_file_is_told(tmp_path, text, message):
 
 
 def test_other_file_names_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="is no ImageNet validation image: its name must be ILSVRC2012_val_NNNNNNNN"):
+    with pytest.raises(
+        ValueError, match="is not an ImageNet validation image: ImageNet ReaL expects the name ILSVRC2012_val_NNNNNNNN"
+    ):
         evaluate(tmp_path, [1, 7])  # the seventh of six
     with pytest.raises(ValueError, match="none of the 1 images has a label"):
         evaluate(tmp_path, [2])

@@ -216,7 +216,7 @@ def test_workers_end_by_sigterm_only_after_a_time_of_grace():
     process.join(10)
     assert process.exitcode == -signal.SIGALRM
     assert time.monotonic() - start > 0.9
-    workers._leaving.mine[0] = 1
+    workers._exit_flag.mine[0] = 1
     try:
         ready.clear()
         process = context.Process(target=work, args=(ready,))
@@ -226,4 +226,4 @@ def test_workers_end_by_sigterm_only_after_a_time_of_grace():
         process.join(10)
         assert process.exitcode == 0
     finally:
-        workers._leaving.mine[0] = 0
+        workers._exit_flag.mine[0] = 0

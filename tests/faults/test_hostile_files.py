@@ -95,7 +95,7 @@ def test_labels_results_and_indexes_run_nothing(tmp_path, run_tool, debug_checkp
         batch.write_bytes(data)
     ways = [lambda: PackedImages(tmp_path), lambda: DATASETS.get("CIFAR10")(str(tmp_path), train=True)]
     for way in ways:
-        with pytest.raises(ValueError, match="damaged|not whole"):
+        with pytest.raises(ValueError, match="damaged|incomplete"):
             way()
     args = ["debug", debug_checkpoint, "--real", tmp_path / "result.json", "--work-dir", tmp_path / "w"]
     for done in (run_tool("results_table", tmp_path), run_tool("test", *args)):
@@ -367,7 +367,7 @@ def test_labels_of_datasets_that_are_damaged_end_in_a_sentence(tmp_path, monkeyp
             read, sentence = result_or_sentence(dataset, str(tmp_path))
         if read is None:
             assert str(tmp_path) in sentence
-            assert "damaged" in sentence or "not whole" in sentence or "should have" in sentence
+            assert "damaged" in sentence or "incomplete" in sentence or "should have" in sentence
         else:
             labels = np.asarray(
                 read.labels if name == "PackedImages" else getattr(read, "targets", read.__dict__.get("_labels"))

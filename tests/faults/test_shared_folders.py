@@ -205,7 +205,7 @@ def test_two_packings_into_one_folder(tmp_path, another_process, run_tool):
     (unfinished / "holiday.txt").write_text("mine")
     args = ("pack_dataset", source, tmp_path / "target", "--workers", 1)
     done = run_tool(*args)
-    assert "target.part is in the way, and not left by an earlier packing" in done.last_line
+    assert "target.part exists but was not created by an earlier packing" in done.last_line
     assert (unfinished / "holiday.txt").read_text() == "mine"
     other = another_process(unfinished / ".packing")
     done = run_tool(*args)

@@ -195,7 +195,7 @@ def test_a_new_head_is_the_familys(family):
         head = MODELS.build(cfg.model).head
         assert repr(head.norm).partition("(")[0] == repr(named.head.norm).partition("(")[0]
         assert getattr(head.norm, "eps", None) == getattr(named.head.norm, "eps", None)
-    as_it_is = load_config("transfer/cifar10", model=with_head, whole=True)
+    as_it_is = load_config("transfer/cifar10", model=with_head, full_model=True)
     assert as_it_is.model.head == own
     ends_with_norm = isinstance([m for m in named.backbone.modules() if not list(m.children())][-1], torch.nn.LayerNorm)
     assert isinstance(named.head.norm, torch.nn.Identity) == ends_with_norm

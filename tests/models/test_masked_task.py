@@ -350,7 +350,7 @@ def test_fine_tuning_and_probing_train(run, tmp_path):
 
 
 def test_a_model_without_a_backbone_makes_no_classifier():
-    with pytest.raises(ValueError, match="the config wants a classifier, and the model Thing has no backbone for one"):
+    with pytest.raises(ValueError, match="the config needs a classifier, but the model Thing has no backbone"):
         as_classifier({"type": "Thing"})
     assert as_classifier({"type": "T", "backbone": {"type": "CRATE"}})["head"] == {"type": "LinearHead"}
     assert as_classifier({"type": "T", "backbone": {"type": "CRATEMAE"}})["head"] == {
