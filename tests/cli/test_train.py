@@ -191,7 +191,7 @@ def test_a_probe_of_nothing_is_warned_of(run_tool, tmp_path):
     done = run_tool(
         "train", "debug", "--work-dir", tmp_path, "--linear-probe", "--cfg-options", "train_cfg.max_epochs=1"
     )
-    assert "the backbone is frozen as it was initialised, at random" in done.output
+    assert "the frozen backbone has random weights" in done.output
 
 
 @pytest.mark.slow

@@ -304,9 +304,7 @@ def test_behind_the_last_block_of_an_encoder_and_of_a_decoder_tokens_are_float32
 
 
 def test_tokens_in_bf16_need_mixed_precision(tmp_path):
-    with pytest.raises(
-        ValueError, match="residual_dtype='bfloat16' is for mixed precision, and training is in float32"
-    ):
+    with pytest.raises(ValueError, match="residual_dtype='bfloat16' needs mixed precision, but training is in float32"):
         debug_runner(tmp_path, residual_dtype="bfloat16")
     mixed = dict(optim_wrapper__type="AutocastOptimWrapper", train_cfg__max_epochs=1)
     debug_runner(tmp_path, residual_dtype="bfloat16", **mixed).train()

@@ -47,7 +47,7 @@ def test_steps_with_gradients_that_are_not_finite_are_skipped(tmp_path):
     (log,) = tmp_path.glob("*/*.log")
     assert "not finite at iteration 4 (learning rate" in log.read_text()
     assert "the step is skipped (2 of at most 5 in a row)" in log.read_text()
-    assert "epoch_0_iter_4.pth is not written: the last step was skipped" in log.read_text()
+    assert "skipped writing epoch_0_iter_4.pth: the last step was skipped" in log.read_text()
     # But at the end of an epoch one is, as the weights are those of the step before.
     assert torch.equal(read_checkpoint(tmp_path / "epoch_1.pth")["state_dict"]["head.fc.weight"], seen[9])
 

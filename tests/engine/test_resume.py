@@ -94,7 +94,7 @@ def test_a_checkpoint_that_is_open_already_is_not_opened_again(tmp_path, debug_c
         "crate_mm.engine.checkpointing.start.open_checkpoint", lambda path: (read.append(path), opened)[1]
     )
     start = find_start_point(cfg, str(tmp_path), opened if known else None)
-    assert start.opened is opened
+    assert start.checkpoint is opened
     assert len(read) == (not known)
 
 

@@ -57,7 +57,7 @@ class GradientNorms(Hook):
             return
         squares = wrapper.grad_norms.double().square().tolist()
         by_layer: dict[str, float] = {}
-        for parameter, square in zip(wrapper.measured, squares):
+        for parameter, square in zip(wrapper.grad_norm_params, squares):
             name = f"grad_norm/{self.names[id(parameter)]}"
             by_layer[name] = by_layer.get(name, 0.0) + square
         norms = {name: square**0.5 for name, square in by_layer.items()}

@@ -137,7 +137,7 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
     def __init__(self, *args, max_skipped_steps: int = 5, decide_on_device: bool | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.max_skipped_steps = max_skipped_steps
-        self.weight = 1.0
+        self.loss_weight = 1.0
         if decide_on_device and not self._supports_found_inf():
             raise ValueError(
                 f"decide_on_device=True needs an optimizer that can leave a step out by itself, and "
@@ -147,7 +147,7 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
         self.decide_on_device = get_device() == "cuda" if decide_on_device is None else decide_on_device
         self.grad_norm: Tensor | None = None
         self.grad_norms: Tensor | None = None
-        self.measured: list[nn.Parameter] = []
+        self.grad_norm_params: list[nn.Parameter] = []
         self.check = FiniteCheck("gradient norm")
         self.statistics = KeptStatistics()
         self._norm = AsyncHostCopy()
@@ -158,7 +158,7 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         loss = super().scale_loss(loss)
-        return loss if self.weight == 1 else loss * self.weight
+        return loss if self.loss_weight == 1 else loss * self.loss_weight
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -238,7 +238,7 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
         """The parameters that have a gradient, whose norm becomes ``grad_norm``."""
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if params:
-            self.grad_norms, self.measured = torch.stack(foreach_norm([p.grad for p in params])), params
+            self.grad_norms, self.grad_norm_params = torch.stack(foreach_norm([p.grad for p in params])), params
             self.grad_norm = self.grad_norms.norm()
         return params
 
@@ -261,7 +261,7 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
         self._skipped = bool(skipped)
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if self._skipped else 0
         if self._skipped:
-            self._wrong = self.measured, self.grad_norms
+            self._wrong = self.grad_norm_params, self.grad_norms
             self._unreported = step._replace(in_a_row=self._skipped_in_a_row)
 
     def _clip_grad(self) -> None:

@@ -70,8 +70,8 @@ class UnreadableImages(Hook):
         self._look(dataset, data_batch, "train")
         if isinstance(loop, TrainLoop):
             loop.local_flags["unreadable"] = len(self.found.get("train", ())) - self.known_to_all
-            if self.known_to_all + sum(loop.agreed["unreadable"]) > self._most(dataset):
-                loop.stopping = self._gather(dataset, "train")
+            if self.known_to_all + sum(loop.all_flags["unreadable"]) > self._most(dataset):
+                loop.stop_error = self._gather(dataset, "train")
 
     def after_train_epoch(self, runner: Runner) -> None:
         error = self._gather(runner.train_dataloader.dataset, "train")
