@@ -222,7 +222,7 @@ def test_ctrl_c(tmp_path):
     assert process.returncode == 130
     newest = newest_checkpoint(tmp_path)
     assert error.strip().splitlines()[-1] == (
-        f"stopped by SIGINT, the newest checkpoint is {newest}; --resume goes on from there"
+        f"stopped by SIGINT, the newest checkpoint is {newest}; --resume continues from there"
     )
 
 

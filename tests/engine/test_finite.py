@@ -91,7 +91,7 @@ def test_an_optimizer_that_cannot_leave_a_step_out_by_itself_is_refused(tmp_path
 def test_where_the_device_decides_too_many_in_a_row_stop_the_run_a_step_later(tmp_path):
     runner = debug_runner(tmp_path, optim_wrapper__max_skipped_steps=3, optim_wrapper__decide_on_device=True)
     break_gradients(runner, {5, 6, 7, 8})
-    where = "going back, the gradient of head.fc.weight is the first that is not"
+    where = "in the backward pass, the gradient of head.fc.weight is the first that is not finite"
     with pytest.raises(RunStoppedError, match=f"at iteration 7 .*3 of at most 3 in a row; .*{where}"):
         runner.train()
     assert runner.iter == 7  # in the eighth step
@@ -113,7 +113,7 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run_and_name_the_layer(tmp_pat
     model = runner.model
     if wrong == "gradient":
         break_gradients(runner, {5, 6, 7})
-        where = "the layers' outputs are finite; going back, the gradient of head.fc.weight is the first that is not"
+        where = "the layers' outputs are finite; in the backward pass, the gradient of head.fc.weight is the first that is not finite"
     elif wrong == "output":
         layer = next(name for name, _ in model.named_modules() if name.endswith("blocks.1.compress"))
         model.get_submodule(layer).register_forward_hook(lambda m, x, y: y * float("inf") if runner.iter >= 4 else y)

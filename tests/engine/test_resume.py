@@ -105,7 +105,7 @@ def test_processes_that_resume_from_different_files_stop(tmp_path, debug_checkpo
         "crate_mm.engine.safety.consistency.all_gather_object",
         lambda mine: [mine, (0, 0, "another") if isinstance(mine, tuple) else mine],
     )
-    with pytest.raises(ValueError, match=r"is another file for process 1 \(epoch 0, iteration 0\) than here"):
+    with pytest.raises(ValueError, match=r"is a different file for process 1 \(epoch 0, iteration 0\) than here"):
         train(tmp_path, resume=True)
 
 

@@ -99,7 +99,7 @@ def test_a_work_folder_that_cannot_be_made_is_named(tmp_path, what):
     (tmp_path / "file").write_text("")
     cfg = load_config("debug")
     cfg.work_dir = str(tmp_path / "file" if what == "file" else tmp_path / "file" / "run")
-    with pytest.raises(ValueError, match="the work folder .*file.* cannot be made: "):
+    with pytest.raises(ValueError, match="could not create the work directory .*file.*: "):
         Runner.for_training(cfg)
     assert (tmp_path / "file").read_text() == ""
 

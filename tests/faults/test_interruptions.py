@@ -259,7 +259,7 @@ BEFORE_TRAINING = """
 import os, sys
 from crate_mm.cli.options import *
 from crate_mm.engine.safety.signals import *
-end_when_signalled()
+raise_on_signal()
 sys.stdout = open(sys.argv[1], "w", buffering=1)
 with one_sentence_errors():
     os.kill(os.getpid(), int(sys.argv[2]))

@@ -55,8 +55,8 @@ class BestCheckpoint:
         path, score = info.get(self.path_key), info.get(self.score_key)
         if path and score is not None and not Path(path).is_file():
             runner.logger.warning(
-                f"{path} is missing: it had {score:.4f} {self.metric}; the next best checkpoint is written when an epoch "
-                "is better"
+                f"{path} is missing: it had {score:.4f} {self.metric}; the next best checkpoint is written when an "
+                "epoch is better"
             )
 
     def update(self, runner: Runner, score: float) -> bool:
