@@ -20,9 +20,9 @@ from crate_mm.engine.loading.prefetch import Prefetcher
 from crate_mm.engine.logs import RuntimeInfoHook
 from crate_mm.engine.optim.wrapper import Lion
 from crate_mm.engine.parallel.blocks import (
-    checkpoint_blocks,
     compile_backbone,
     compile_blocks,
+    enable_activation_checkpointing,
     layer_groups,
     set_residual_dtype,
 )
@@ -203,7 +203,7 @@ def test_a_second_backbone_without_blocks_is_refused():
 
     try:
         with pytest.raises(ValueError, match="Plain has no layers"):
-            checkpoint_blocks(Distillation(Plain()))
+            enable_activation_checkpointing(Distillation(Plain()))
     finally:
         del BACKBONES.module_dict["Plain"]
 
@@ -249,7 +249,7 @@ def test_recomputed_blocks_have_the_same_gradients_and_keep_less(backbone):
         return kept, {name: p.grad for name, p in model.named_parameters()}
 
     model, frugal = small_model(backbone), small_model(backbone)
-    checkpoint_blocks(frugal)
+    enable_activation_checkpointing(frugal)
     assert list(frugal.state_dict()) == list(model.state_dict())
     (all_kept, expected), (kept, ours) = saved_bytes(model), saved_bytes(frugal)
     assert kept < all_kept / 2
@@ -316,7 +316,7 @@ def test_a_backbone_without_blocks_is_named():
 
     model = ImageClassifier(Flat(), LinearHead(12, 2))
     with pytest.raises(ValueError, match="Flat has no layers"):
-        checkpoint_blocks(model)
+        enable_activation_checkpointing(model)
 
 
 @pytest.mark.parametrize("fuse", [False, True])

@@ -82,7 +82,9 @@ def test_steps_that_the_device_decides_on_are_the_same(tmp_path, kind):
 
 
 def test_an_optimizer_that_cannot_leave_a_step_out_by_itself_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="decide_on_device=True needs .* and SGD as it is set cannot: leave"):
+    with pytest.raises(
+        ValueError, match="decide_on_device=True needs .* which SGD with its current settings cannot: leave"
+    ):
         debug_runner(
             tmp_path, optim_wrapper__optimizer=dict(type="SGD", lr=1e-3), optim_wrapper__decide_on_device=True
         ).train()
@@ -113,7 +115,8 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run_and_name_the_layer(tmp_pat
     model = runner.model
     if wrong == "gradient":
         break_gradients(runner, {5, 6, 7})
-        where = "the layers' outputs are finite; in the backward pass, the gradient of head.fc.weight is the first that is not finite"
+        where = "the layers' outputs are finite; in the backward pass, the gradient of head.fc.weight "
+        where += "is the first that is not finite"
     elif wrong == "output":
         layer = next(name for name, _ in model.named_modules() if name.endswith("blocks.1.compress"))
         model.get_submodule(layer).register_forward_hook(lambda m, x, y: y * float("inf") if runner.iter >= 4 else y)

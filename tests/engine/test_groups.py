@@ -108,7 +108,7 @@ def test_keys_are_parts_of_names_and_the_longest_holds():
         (dict(custom_keys={"kernel": dict(decay_mult=0.0)}), r"no parameter's name contains 'kernel'.*head.fc.bias"),
         (
             dict(custom_keys={"dictionary": dict(decay_mult=0.0), "sparsify.dictionary": dict(decay_mult=1.0)}),
-            "custom_keys: 'dictionary' has no effect: longer keys hold for all that it names",
+            "custom_keys: 'dictionary' has no effect: longer keys match all of its parameters",
         ),
         (dict(flat_decay=0.0), "paramwise_cfg has no 'flat_decay': did you mean flat_decay_mult"),
         (dict(decay_mult=0.0), "paramwise_cfg has no 'decay_mult': did you mean"),

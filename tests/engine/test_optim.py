@@ -64,7 +64,7 @@ def consolidate_twice(rank: int) -> dict:
 
     torch.distributed.broadcast = count
     sharded.consolidate_state_dict()
-    answer = {"broadcasts": broadcasts, "has it": sharded.whole is not None}
+    answer = {"broadcasts": broadcasts, "has it": sharded.full_state is not None}
     if rank == 0:
         answer["ours"] = pickle.dumps(sharded.state_dict())
         with pytest.raises(RuntimeError, match="call consolidate_state_dict on all"):

@@ -130,7 +130,7 @@ def test_a_resumed_run_follows_its_config(tmp_path):
     resumed = train(tmp_path, resume=True, optim_wrapper__optimizer__weight_decay=0.05)
     assert resumed["optimizer"]["param_groups"][0]["weight_decay"] == 0.05
     logs = "".join(log.read_text() for log in tmp_path.glob("*/*.log"))  # one file, if both started in one second
-    assert "the schedule was for 10 iterations and is now for 20" in logs
+    assert "the length of the schedule has changed from 10 to 20 iterations" in logs
 
 
 @pytest.mark.slow

@@ -261,7 +261,7 @@ from crate_mm.cli.options import *
 from crate_mm.engine.safety.signals import *
 raise_on_signal()
 sys.stdout = open(sys.argv[1], "w", buffering=1)
-with one_sentence_errors():
+with user_errors():
     os.kill(os.getpid(), int(sys.argv[2]))
     print("still here")
 """
