@@ -14,7 +14,7 @@ from mmengine.config import Config
 from ..config import resolve_config
 from ..io.untrusted import is_count, read_regular, sanitized
 from ..registry import DATASETS, suggest
-from .logs import LOG, MOST_BYTES, read_launch, read_log
+from .logs import LOG, MAX_LOG_BYTES, read_launch, read_log
 from .runner import Runner
 
 PLACE = ("epoch", "iter", "step", "launch")  # what a line of the log has beside its values
@@ -130,7 +130,7 @@ def _read_launches(file: Path) -> list[LogSegment]:
 def _launch_of_text(file: Path) -> LogSegment:
     """A launch whose log of scalars does not say where it begins, as that of an earlier version: its text log does."""
     logs = sorted(file.parents[1].glob("*.log"))
-    text = "".join(read_regular(log, MOST_BYTES).decode(errors="replace") for log in logs)
+    text = "".join(read_regular(log, MAX_LOG_BYTES).decode(errors="replace") for log in logs)
     resumed = re.search(r"resumed epoch: (\d{1,15}), iter: (\d{1,15})\b", text)
     steps = re.search(r"; (\d{1,15}) steps an epoch, ", text)
     epoch, iteration = map(int, resumed.groups()) if resumed else (0, 0)

@@ -433,10 +433,10 @@ def test_losses_that_waited_are_logged_in_order():
         message_hub = MessageHub.get_instance("losses_that_waited")
 
     hook = RuntimeInfoHook()
-    hook.waiting = [{"loss": torch.tensor(float(i))} for i in range(5)]
+    hook.pending = [{"loss": torch.tensor(float(i))} for i in range(5)]
     hook.fetch(OneRun)
     assert OneRun.message_hub.get_scalar("train/loss").data[0].tolist() == [0, 1, 2, 3, 4]
-    assert hook.waiting == []
+    assert hook.pending == []
 
 
 @pytest.mark.gpu

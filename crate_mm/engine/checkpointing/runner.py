@@ -21,7 +21,7 @@ from ...config import dump
 from ...datasets.base import draws_of
 from ...io.untrusted import without_secrets
 from ...models.tasks.base import Task, task_of
-from ..loading.classes import compare_with_config, say_other_recipe
+from ..loading.classes import compare_with_config, warn_other_recipe
 from ..mmengine_private import RunnerState
 from ..optim.sharded import ShardedOptimizer
 from ..safety.consistency import check_same_checkpoint, open_on_all
@@ -101,7 +101,7 @@ class CheckpointingRunner(RunnerState):
             check_resumable(self, checkpoint)
             self._restore_shuffle_version(filename, checkpoint.meta)
             self._warn_world_size_changed(filename, checkpoint.meta)
-            say_other_recipe(self, checkpoint)
+            warn_other_recipe(self, checkpoint)
         elif self.is_training:
             transfer_report = transfer_backbone(
                 self.task, checkpoint, self.cfg.resize_positions, self.cfg.resize_patches, self.cfg.transfer_from
