@@ -163,7 +163,7 @@ class Runner(CheckpointingRunner):
             self.build_for_validation()
         validation = self.val_dataloader if self.has_validation else None
         check_same_run(self, training=self.train_dataloader, validation=validation)
-        self.fit_into_memory()
+        self.choose_micro_batches()
         if (self.cfg.get("ddp") or {}).get("static_graph") and self.train_loop.micro_batches > 1:
             raise ValueError(
                 f"ddp.static_graph does not support the {self.train_loop.micro_batches} micro-batches of a step: leave "
@@ -192,7 +192,7 @@ class Runner(CheckpointingRunner):
         """How a step's batch is divided among the processes and their micro-batches."""
         return BatchPlan(self.cfg.global_batch_size, self.world_size, getattr(self.train_loop, "micro_batches", 1))
 
-    def fit_into_memory(self) -> None:
+    def choose_micro_batches(self) -> None:
         """Choose the number of micro-batches by the free GPU memory, if the config does not set it, and log it.
 
         Raises:

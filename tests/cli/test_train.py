@@ -152,7 +152,7 @@ def reads(monkeypatch, tmp_path):
     noted(torch, "load", lambda file: ("load", file))
     noted(zipfile.ZipFile, "testzip", lambda archive: ("sums", os.readlink(f"/proc/self/fd/{archive.fp.fileno()}")))
     noted(crate_mm.config.load, "_load_file", lambda path: ("config", path))
-    noted(crate_mm.engine.runner, "init_processes", lambda *_: ("processes", ""))
+    noted(crate_mm.engine.runner, "init_distributed", lambda *_: ("processes", ""))
     noted(crate_mm.engine.checkpointing.runner, "dump", lambda cfg, path: ("dump", path))
 
     def counts() -> Counter:
