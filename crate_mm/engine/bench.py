@@ -1,6 +1,6 @@
-"""How fast a config's model is here, and how much memory it takes: the real step of training, and inference.
+"""Measure the speed and memory of a config's model on this machine: training steps and inference.
 
-The images are random and lie on the device: what loading them takes is not in it.
+The images are random and on the device: loading is not measured.
 """
 
 import copy
@@ -24,20 +24,20 @@ from ..registry import MODELS, SCOPE
 from .optim.wrapper import amp_dtype, amp_optim_wrapper
 from .parallel.blocks import prepare_blocks
 
-WARM_UP, LEAST_STEPS, MOST_STEPS = 3, 5, 1000
+WARM_UP, MIN_STEPS, MAX_STEPS = 3, 5, 1000
 
 
 class BenchResult(NamedTuple):
-    """What was measured.
+    """Result of a measurement. The field names are also the keys of the tool's JSON file.
 
-    Args:
+    Attributes:
         what: 'training' or 'inference'.
-        batch: images of a step.
-        steps: that were timed, after ``WARM_UP`` that were not.
-        seconds: of a step, the median.
-        least, most: the fastest and the slowest step.
-        first: the first of all, which compiles where that is asked for.
-        memory: the peak in bytes; on a GPU of PyTorch's tensors, on a CPU of the process.
+        batch: batch size.
+        steps: number of timed steps, after ``WARM_UP`` untimed ones.
+        seconds: median time of a step.
+        least, most: times of the fastest and the slowest step.
+        first: time of the first step, compilation included.
+        memory: peak memory in bytes, of PyTorch's tensors on a GPU, of the process on a CPU; None if unknown.
     """
 
     what: str
@@ -51,58 +51,58 @@ class BenchResult(NamedTuple):
 
     @property
     def images_per_second(self) -> float:
-        """Images a second, by the median step."""
+        """Images per second at the median step time."""
         return self.batch / self.seconds
 
 
 def bench(cfg: Config, what: str, batch: int = 32, seconds: float = 10.0, amp: bool = False) -> BenchResult:
     """Measure steps of a config's model on one device.
 
-    A step of training is forward, what the model does to a batch, backward, and the optimizer's step, as in a run. One
-    of inference is the normalisation and the model's output. Blocks are compiled as in a run.
+    A training step is batch augmentation, forward, backward and optimizer step, as in a run. An inference step is
+    normalization and forward. Blocks are compiled as in a run.
 
     Args:
         cfg: a user's config.
         what: 'training' or 'inference'.
-        batch: images of a step.
-        seconds: to measure for, in at least ``LEAST_STEPS`` steps.
-        amp: in mixed precision, as the tools' ``--amp`` has it.
+        batch: batch size.
+        seconds: duration of the measurement, with at least ``MIN_STEPS`` steps.
+        amp: use mixed precision, as ``--amp`` of the tools.
 
     Raises:
-        ValueError: another ``what``, the config does not build, or the model gives no example of its images.
+        ValueError: ``what`` is unknown, the config does not build, or the model has no example of its images.
     """
     if what not in ("training", "inference"):
         raise ValueError(f"unknown measurement {what!r}: choose training, inference")
-    ready = resolve_config(cfg, world_size=1)
-    task = task_of(MODELS.build(ready.model)).to(get_device())
-    recompute = ready.activation_checkpointing is True
-    prepare_blocks(task, ready.compile_blocks, recompute, ready.residual_dtype if amp else None)
-    step = _training(task, ready, batch, amp) if what == "training" else _inference(task, batch, amp)
-    known = _forget_peak()
+    resolved = resolve_config(cfg, world_size=1)
+    task = task_of(MODELS.build(resolved.model)).to(get_device())
+    recompute = resolved.activation_checkpointing is True
+    prepare_blocks(task, resolved.compile_blocks, recompute, resolved.residual_dtype if amp else None)
+    step = _training(task, resolved, batch, amp) if what == "training" else _inference(task, batch, amp)
+    has_peak = _reset_peak()
     first = _timed(step)
     for _ in range(WARM_UP - 1):
         _timed(step)
     times: list[float] = []
-    while len(times) < LEAST_STEPS or (sum(times) < seconds and len(times) < MOST_STEPS):
+    while len(times) < MIN_STEPS or (sum(times) < seconds and len(times) < MAX_STEPS):
         times.append(_timed(step))
     return BenchResult(
-        what, batch, len(times), median(times), min(times), max(times), first, _peak() if known else None
+        what, batch, len(times), median(times), min(times), max(times), first, _peak() if has_peak else None
     )
 
 
 def random_batch(task: Task, batch: int) -> dict[str, Tensor]:
-    """A batch as a loader gives it, of random images and labels, on the task's device."""
+    """Return a batch of random images and labels on the task's device, in the form that a loader yields."""
     device, shape = next(task.parameters()).device, image_shape(task)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, generator=generator)
     labels = torch.randint(max(task.num_classes, 1), (batch,), generator=generator)
-    parts = {"inputs": images, "labels": labels, "sample_idx": torch.arange(batch)}
-    return {name: part.to(device) for name, part in parts.items()}
+    tensors = {"inputs": images, "labels": labels, "sample_idx": torch.arange(batch)}
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def _training(task: Task, cfg: Config, batch: int, amp: bool) -> Callable[[], None]:
     if not cfg.get("optim_wrapper"):
-        raise ValueError("the config has no optim_wrapper: it does not say how its model is trained")
+        raise ValueError("the config has no optim_wrapper, which a training step needs")
     settings = copy.deepcopy(cfg.optim_wrapper)
     settings.update({"accumulative_counts": 1, **(amp_optim_wrapper() if amp else {})})
     with DefaultScope.overwrite_default_scope(SCOPE):
@@ -137,14 +137,14 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _forget_peak() -> bool:
-    """Begin to measure the most memory anew; False if the system does not let this process."""
+def _reset_peak() -> bool:
+    """Reset the peak memory; return False if the system does not allow it."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return True
     try:
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # the peak would be that of all that the process has done so far
+    except OSError:  # the peak would include all that the process has done before
         return False
     return True
 
@@ -153,7 +153,7 @@ def _peak() -> int | None:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
-    except OSError:  # no Linux
+        match = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    except OSError:  # not Linux
         return None
-    return 1024 * int(found[1]) if found else None
+    return 1024 * int(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""The curves of runs, read from their logs, and the schedule of a config, as its schedulers give it."""
+"""Read the curves of runs from their logs, and compute the schedule of a config with its own schedulers."""
 
 import math
 import re
@@ -14,14 +14,14 @@ from mmengine.config import Config
 from ..config import resolve_config
 from ..io.untrusted import is_count, read_regular, sanitized
 from ..registry import DATASETS, suggest
-from .logs import LOG, MOST_BYTES, read_launch, read_log
+from .logs import LOG, MAX_LOG_BYTES, read_launch, read_log
 from .runner import Runner
 
-PLACE = ("epoch", "iter", "step", "launch")  # what a line of the log has beside its values
+NON_VALUES = ("epoch", "iter", "step", "launch")  # keys of a log line that are not logged values
 
 
 class Point(NamedTuple):
-    """A value that was logged: after so many iterations and epochs, each None where it is not known."""
+    """A logged value and the number of iterations and epochs before it, each None if unknown."""
 
     iteration: int | None
     epoch: float | None
@@ -29,8 +29,16 @@ class Point(NamedTuple):
 
 
 class LogSegment(NamedTuple):
-    """One launch of a run: its number in the work folder, the launch whose checkpoint it goes on from (``parent``), the
-    epoch and iteration after which it does, the steps of an epoch, and what it logged."""
+    """The log of one launch of a run.
+
+    Attributes:
+        number: number of the launch in the work directory.
+        parent: number of the launch whose checkpoint it resumes from, or None.
+        run: identifier of the run.
+        epoch, iteration: where the launch begins.
+        steps: steps per epoch, or None if unknown.
+        lines: the logged lines.
+    """
 
     number: int
     parent: int | None
@@ -42,36 +50,36 @@ class LogSegment(NamedTuple):
 
 
 def read_run(folder: str | Path) -> dict[str, list[Point]]:
-    """What a run has logged, by name (as ``sanitized`` writes it), in the order of its iterations or epochs.
+    """Return the logged values of a run by name (as ``sanitized`` writes it), in order of iterations or epochs.
 
-    A run that was resumed has a log for each launch. The curve is that of the last launch, and of those that it goes on
-    from: what a launch logged after the point that the next one goes on from counts for nothing, as the next one took
-    these steps again. Launches follow each other by their numbers. Logs of earlier versions of crate_mm have none:
-    they come before all others, in the order of their folders' names.
+    A resumed run has one log per launch. The curve consists of the last launch and of the launches that it resumes
+    from. Values logged after the point of resume are discarded, because the next launch repeated these steps. Launches
+    are ordered by number. Logs of earlier versions of crate_mm have no numbers: they come first, in the order of their
+    folders' names.
 
     Args:
-        folder: the work folder, or one of its folders of logs.
+        folder: the work directory, or one of its log folders.
 
     Raises:
         ValueError: there is no log.
-        OSError: a log is no regular file, or too large.
+        OSError: a log is not a regular file, or is too large.
     """
     files = sorted(Path(folder).glob(f"*/{LOG}")) or [file for file in [Path(folder) / LOG] if file.is_file()]
     launches = _in_order([launch for file in files for launch in _read_launches(file)])
     logged = [launch for launch in launches if launch.lines]
     if not logged:
         raise ValueError(f"{sanitized(folder)} has no log of a run: expected <time>/{LOG} in it")
-    found: dict[str, dict[tuple, Point]] = {}
-    reached = {"iter": math.inf, "step": math.inf}  # what later launches go on from
+    curves: dict[str, dict[tuple, Point]] = {}
+    limit = {"iter": math.inf, "step": math.inf}  # where the later launches begin
     for launch in _lineage(logged[-1], launches):
         for line in reversed(launch.lines):
             for name, value in line.items():
-                if name not in PLACE and _is_number(value):
-                    place, point = _point(line, value, launch.steps)
-                    if place[1] <= reached[place[0]]:
-                        found.setdefault(sanitized(name), {}).setdefault(place, point)
-        reached = {"iter": min(reached["iter"], launch.iteration), "step": min(reached["step"], launch.epoch)}
-    return {name: [points[place] for place in sorted(points)] for name, points in found.items()}
+                if name not in NON_VALUES and _is_number(value):
+                    position, point = _point(line, value, launch.steps)
+                    if position[1] <= limit[position[0]]:
+                        curves.setdefault(sanitized(name), {}).setdefault(position, point)
+        limit = {"iter": min(limit["iter"], launch.iteration), "step": min(limit["step"], launch.epoch)}
+    return {name: [points[position] for position in sorted(points)] for name, points in curves.items()}
 
 
 def _is_number(value: Any) -> bool:
@@ -79,7 +87,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _point(line: dict[str, Any], value: float, steps: int | None) -> tuple[tuple[str, int], Point]:
-    """Where a value of a line stands, and the point: a line of training has its iteration, of validation its epoch."""
+    """Return the position and the point of a value: training lines have an iteration, validation lines an epoch."""
     if "iter" in line:
         return ("iter", line["iter"]), Point(line["iter"], line["iter"] / steps if steps else None, value)
     epoch = line["step"]
@@ -87,7 +95,7 @@ def _point(line: dict[str, Any], value: float, steps: int | None) -> tuple[tuple
 
 
 def _in_order(launches: list[LogSegment]) -> list[LogSegment]:
-    """Launches by their numbers; those without a number get one, up to 0, in the order in which they are."""
+    """Sort launches by number; launches without a number get numbers up to 0, in their order."""
     unnumbered = [launch for launch in launches if launch.number == 0]
     first = 1 - len(unnumbered)
     unnumbered = [
@@ -98,28 +106,28 @@ def _in_order(launches: list[LogSegment]) -> list[LogSegment]:
 
 
 def _lineage(last: LogSegment, launches: list[LogSegment]) -> list[LogSegment]:
-    """A launch and those that it goes on from, the latest first, of launches in their order.
+    """Return a launch and its ancestors, the latest first; ``launches`` are sorted.
 
-    Where the log of a parent is lost, the one before it in the same run stands in its place.
+    If a parent's log is missing, the previous launch of the same run replaces it.
     """
-    found = [last]
+    lineage = [last]
     for launch in reversed(launches):
-        child = found[-1]
+        child = lineage[-1]
         if child.parent is None:
             break
         if launch.number <= child.parent and launch.run == (child.run if child.parent > 0 else None):
-            found.append(launch)
-    return found
+            lineage.append(launch)
+    return lineage
 
 
 def _read_launches(file: Path) -> list[LogSegment]:
-    """The launches of a log: several, where they were made in the same second by the computer's clock."""
+    """Return the launches of a log: several, if the system clock gave them the same second."""
     launches = []
     for line in read_log(file):
         launch = read_launch(line)
         if launch:
-            place = [launch.get(key) for key in ("number", "parent", "run", "epoch", "iter")]
-            launches.append(LogSegment(*place, launch.get("steps_per_epoch") or None, []))
+            values = [launch.get(key) for key in ("number", "parent", "run", "epoch", "iter")]
+            launches.append(LogSegment(*values, launch.get("steps_per_epoch") or None, []))
         elif is_count(line.get("iter", line.get("step"))):
             if not launches:
                 launches.append(_launch_of_text(file))
@@ -128,42 +136,42 @@ def _read_launches(file: Path) -> list[LogSegment]:
 
 
 def _launch_of_text(file: Path) -> LogSegment:
-    """A launch whose log of scalars does not say where it begins, as that of an earlier version: its text log does."""
+    """Return a launch of an earlier version of crate_mm, whose start is found in the text log only."""
     logs = sorted(file.parents[1].glob("*.log"))
-    text = "".join(read_regular(log, MOST_BYTES).decode(errors="replace") for log in logs)
+    text = "".join(read_regular(log, MAX_LOG_BYTES).decode(errors="replace") for log in logs)
     resumed = re.search(r"resumed epoch: (\d{1,15}), iter: (\d{1,15})\b", text)
     steps = re.search(r"; (\d{1,15}) steps an epoch, ", text)
     epoch, iteration = map(int, resumed.groups()) if resumed else (0, 0)
     return LogSegment(0, None, None, epoch, iteration, (int(steps[1]) or None) if steps else None, [])
 
 
-def find_key(asked: str, known: Iterable[str]) -> str:
-    """The name of a logged value by itself, or without what stands before its slash: 'top1' for 'eval/top1'.
+def find_key(key: str, names: Iterable[str]) -> str:
+    """Return the logged name that equals a key, or whose part after the last slash does: 'top1' for 'eval/top1'.
 
     Raises:
-        ValueError: there is no such, or there are several.
+        ValueError: no name or several names match.
     """
-    known = sorted(known)
-    if asked in known:
-        return asked
-    found = [name for name in known if name.rpartition("/")[2] == asked]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"{asked!r} may be {' or '.join(found)}: write it in full")
-    raise ValueError(f"nothing is logged as {sanitized(asked)!r}: {suggest(asked, known)}")
+    names = sorted(names)
+    if key in names:
+        return key
+    matches = [name for name in names if name.rpartition("/")[2] == key]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ValueError(f"{key!r} may be {' or '.join(matches)}: give the full name")
+    raise ValueError(f"no value is logged as {sanitized(key)!r}: {suggest(key, names)}")
 
 
 # The schedule --------------------------------------------------------------------------------------------------------
 
 
 class Schedule(NamedTuple):
-    """What the optimizer's settings are at each iteration of a run.
+    """The optimizer's settings at each iteration of a run.
 
-    Args:
-        steps: of an epoch.
-        values: by the setting's name, such as 'lr', and the groups of parameters that share it, such as 'lr, 12 of 24
-            groups, at most 0.001': a number for each iteration.
+    Attributes:
+        steps: steps per epoch.
+        values: one value per iteration, keyed by setting, such as 'lr', or by setting and parameter groups, such as
+            'lr, 12 of 24 groups, at most 0.001'.
     """
 
     steps: int
@@ -171,14 +179,14 @@ class Schedule(NamedTuple):
 
 
 def schedule(cfg: Config, samples: int | None = None) -> Schedule:
-    """Build all that a config trains with, and let its schedulers go through the run, without training.
+    """Build a config's training objects and step its schedulers through the run, without training.
 
     Args:
         cfg: a user's config.
-        samples: number of training images, for data that is not here.
+        samples: number of training images, for data that is not on this machine.
 
     Raises:
-        ValueError: the data is not here, something does not build, or a scheduler follows the validation.
+        ValueError: the data does not exist, the config does not build, or a scheduler depends on validation metrics.
     """
     cfg = cfg.copy()
     cfg.update(load_from=None, resume=False, launcher="none", log_level="ERROR", compile_blocks=False)
@@ -203,39 +211,39 @@ def _check_data(cfg: Config) -> None:
     try:
         DATASETS.build(resolve_config(cfg, world_size=1).train_dataloader.dataset)
     except (ValueError, OSError, RuntimeError) as error:
-        raise ValueError(f"{error}; without the data, --samples N says how many training images it has") from None
+        raise ValueError(f"{error}; without the data, give its number of training images with --samples N") from None
 
 
 def _run_through(runner: Runner) -> Schedule:
     schedulers = runner.param_schedulers or []
     if isinstance(schedulers, dict):
-        raise ValueError("the config has several optimizers, whose schedules are not drawn")
+        raise ValueError("schedules of configs with several optimizers are not supported")
     if any(getattr(scheduler, "need_val_args", False) for scheduler in schedulers):
-        raise ValueError("a scheduler of the config follows the validation: its schedule is not known before the run")
+        raise ValueError("a scheduler depends on validation metrics: its schedule is not known before the run")
     optimizer, steps = runner.optim_wrapper.optimizer, len(runner.train_dataloader)
     names = list(dict.fromkeys(["lr", *(scheduler.param_name for scheduler in schedulers)]))
     names = [
         name for name in names if all(isinstance(group.get(name), float | int) for group in optimizer.param_groups)
     ]
     columns = {name: [array("d") for _ in optimizer.param_groups] for name in names}
-    warnings.filterwarnings("ignore", "Detected call of `scheduler.step")  # the optimizer takes no steps here
+    warnings.filterwarnings("ignore", "Detected call of `scheduler.step")  # no optimizer steps are taken here
     for iteration in range(1, runner.max_iters + 1):
         for name, column in columns.items():
             for values, group in zip(column, optimizer.param_groups):
                 values.append(group[name])
-        for scheduler in schedulers:  # as MMEngine's hook does
+        for scheduler in schedulers:  # as MMEngine's ParamSchedulerHook does
             if not scheduler.by_epoch or iteration % steps == 0:
                 scheduler.step()
     return Schedule(steps, {label: values for name in names for label, values in _distinct(name, columns[name])})
 
 
 def _distinct(name: str, columns: list[array]) -> list[tuple[str, array]]:
-    """Each of the curves once, with the number of groups that share it where there are several."""
-    counted: dict[bytes, list[array]] = {}
+    """Return each distinct curve once, with the number of groups that share it if there are several curves."""
+    equal: dict[bytes, list[array]] = {}
     for values in columns:
-        counted.setdefault(values.tobytes(), []).append(values)
-    if len(counted) == 1:
+        equal.setdefault(values.tobytes(), []).append(values)
+    if len(equal) == 1:
         return [(name, columns[0])]
-    labels = [f"{name}, {len(same)} of {len(columns)} groups, at most {max(same[0]):g}" for same in counted.values()]
+    labels = [f"{name}, {len(same)} of {len(columns)} groups, at most {max(same[0]):g}" for same in equal.values()]
     labels = [f"{text} ({n})" if text in labels[: n - 1] else text for n, text in enumerate(labels, 1)]
-    return [(label, same[0]) for label, same in zip(labels, counted.values())]
+    return [(label, same[0]) for label, same in zip(labels, equal.values())]

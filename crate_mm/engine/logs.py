@@ -1,4 +1,4 @@
-"""Logs that may fail without ending the run they are about."""
+"""Loggers that tolerate write errors, and readers of the scalar log."""
 
 import json
 import logging
@@ -25,10 +25,10 @@ from ..io.untrusted import is_count, read_regular, sanitized
 from ..registry import HOOKS, LOG_PROCESSORS, VISUALIZERS
 from .mmengine_private import trim
 
-LOG = "vis_data/scalars.json"  # of a launch of a run, in a folder that is named by its time
-MOST_BYTES = 2**27  # of such a log: a line of training has some 250
-# What MMEngine says of itself: its loggers use its own old FileClient, there is no SyncBN to revert, a line or more for
-# each parameter where there is a paramwise_cfg, and at each epoch the experiment's name, which the first line has.
+LOG = "vis_data/scalars.json"  # scalar log of one launch, in a folder named by the launch's time
+MAX_LOG_BYTES = 2**27  # a training line has about 250 bytes
+# Messages of MMEngine without information: its loggers use its deprecated FileClient, there is no SyncBN to revert, one
+# or more lines per parameter with a paramwise_cfg, and the experiment's name at each epoch, which the first line has.
 NOISE = (
     "Exp name: ",
     "will be deprecated in future",
@@ -39,24 +39,24 @@ NOISE = (
 
 
 def drop_mmengine_noise(record: logging.LogRecord) -> bool:
-    """A filter that leaves out what MMEngine says of itself."""
-    return not any(words in str(record.msg) for words in NOISE)
+    """Logging filter that drops MMEngine's messages in ``NOISE``."""
+    return not any(text in str(record.msg) for text in NOISE)
 
 
 @contextmanager
-def warn_on_oserror(what: str) -> Iterator[None]:
-    """Turn an error of the disk into a warning: for what a run can do without."""
+def warn_on_oserror(subject: str) -> Iterator[None]:
+    """Log an ``OSError`` instead of raising it, for files that a run does not depend on."""
     try:
         yield
     except OSError as error:
-        print_log(f"cannot write {what}: {error}; training goes on", logger="current", level=logging.ERROR)
+        print_log(f"cannot write {subject}: {error}; training continues", logger="current", level=logging.ERROR)
 
 
 @VISUALIZERS.register_module()
 class Visualizer(mmengine.visualization.Visualizer):
-    """MMEngine's, which leaves a line out of the logs that cannot be written, with a warning.
+    """MMEngine's Visualizer that logs an error and continues if a log cannot be written.
 
-    TensorBoard writes to no folder whose path is not UTF-8: there it is left out.
+    TensorBoard cannot write to a path that is not UTF-8; its backend is then removed, with a warning.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Visualizer(mmengine.visualization.Visualizer):
         if save_dir is not None and not is_utf8(save_dir):
             without = [backend for backend in vis_backends or () if _kind(backend) != "TensorboardVisBackend"]
             if len(without) < len(vis_backends or ()):
-                said = "there are no logs for TensorBoard, which cannot write to a folder whose path is not UTF-8"
-                print_log(f"{said}: {sanitized(save_dir)}", logger="current", level=logging.WARNING)
+                message = f"no TensorBoard logs: TensorBoard needs a path in UTF-8, got {sanitized(save_dir)}"
+                print_log(message, logger="current", level=logging.WARNING)
             vis_backends = without
         super().__init__(name, image, vis_backends, save_dir, **kwargs)
 
@@ -95,10 +95,10 @@ def _kind(backend: dict | BaseVisBackend) -> str:
 
 @LOG_PROCESSORS.register_module()
 class LogProcessor(mmengine.runner.LogProcessor):
-    """MMEngine's, which gives the times of validation tags of their own: those of training count iterations.
+    """MMEngine's LogProcessor with separate tags for the times of validation and test.
 
-    They are means of a batch, which the line on a whole validation or test does not tell.
-    A rank is a whole number, which MMEngine's history of scalars makes a real one.
+    In MMEngine, they share the tags of training, whose steps are iterations. The text line of a validation or test
+    omits them, because they are per batch. Ranks are logged as integers; MMEngine's history makes them floats.
     """
 
     def get_log_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> tuple:
@@ -117,12 +117,12 @@ class LogProcessor(mmengine.runner.LogProcessor):
 
 
 def read_log(file: str | Path, having: str = "") -> Iterator[dict[str, Any]]:
-    """Yield the lines of a log of scalars that have a text in them, without those that a killed run has cut off.
+    """Yield the lines of a scalar log that contain ``having``; lines truncated by a killed run are skipped.
 
     Raises:
-        OSError: the log is missing, no regular file, or too large.
+        OSError: the log is missing, not a regular file, or too large.
     """
-    for row in read_regular(file, MOST_BYTES).decode(errors="replace").split("\n"):
+    for row in read_regular(file, MAX_LOG_BYTES).decode(errors="replace").split("\n"):
         if having in row:
             try:
                 line = json.loads(row)
@@ -133,17 +133,17 @@ def read_log(file: str | Path, having: str = "") -> Iterator[dict[str, Any]]:
 
 
 def read_launch(line: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what a line of a log says of a launch of its run, as ``LoggerHook`` writes it, or None."""
+    """Return the launch entry that ``LoggerHook`` has written to a line of the scalar log, or None."""
     launch = line.get("launch")
     if not isinstance(launch, dict) or not all(is_count(launch.get(key)) for key in ("number", "epoch", "iter")):
         return None
     parent, run, steps = (launch.get(key) for key in ("parent", "run", "steps_per_epoch"))
-    right = parent is None or (is_count(parent) and parent < launch["number"])
-    return launch if right and isinstance(run, str | None) and (steps is None or is_count(steps)) else None
+    valid = parent is None or (is_count(parent) and parent < launch["number"])
+    return launch if valid and isinstance(run, str | None) and (steps is None or is_count(steps)) else None
 
 
 def last_launch(work_dir: str | Path) -> int:
-    """Return the highest number of the launches that the logs of a work folder name, or 0."""
+    """Return the highest launch number in the scalar logs of a work directory, or 0."""
     numbers = [0]
     for file in Path(work_dir).glob(f"*/{LOG}"):
         with suppress(OSError):
@@ -153,11 +153,12 @@ def last_launch(work_dir: str | Path) -> int:
 
 @HOOKS.register_module()
 class LoggerHook(mmengine.hooks.LoggerHook):
-    """MMEngine's, which begins the log of scalars of each launch of a run with a line about the launch.
+    """MMEngine's LoggerHook with a first line about the launch in each scalar log.
 
-    The line says where the launch begins and which launch wrote the checkpoint that it goes on from (``parent``, None
-    where the run begins, 0 for a checkpoint that does not say it). Launches of a work folder are numbered, and
-    checkpoints carry the number of theirs as ``launch`` in the message hub: their order depends on no clock.
+    The line has the launch's first epoch and iteration, and the launch that wrote the checkpoint it resumes from
+    (``parent``: None for a new run, 0 if the checkpoint does not name its launch). Launches of a work directory are
+    numbered, and checkpoints store the number as ``launch`` in the message hub. The order of launches therefore does
+    not depend on a clock.
     """
 
     _at_last_step = False
@@ -169,7 +170,7 @@ class LoggerHook(mmengine.hooks.LoggerHook):
         return self._at_last_step or super().end_of_epoch(dataloader, batch_idx)
 
     def before_train(self, runner: Runner) -> None:
-        if not is_main_process():  # which alone writes logs and checkpoints
+        if not is_main_process():  # only rank 0 writes logs and checkpoints
             return
         info = runner.message_hub.runtime_info
         parent = info.get("launch", 0) if runner.is_resuming else None
@@ -184,7 +185,7 @@ class LoggerHook(mmengine.hooks.LoggerHook):
             "steps_per_epoch": len(runner.train_dataloader),
         }
         runner.message_hub.update_info("launch", launch["number"])
-        backend = runner.visualizer.get_backend("LocalVisBackend")  # others take numbers alone
+        backend = runner.visualizer.get_backend("LocalVisBackend")  # other backends accept numbers only
         if backend is not None:
             with warn_on_oserror("the log of scalars"):
                 backend.add_scalars({"launch": launch}, step=runner.iter)
@@ -192,7 +193,7 @@ class LoggerHook(mmengine.hooks.LoggerHook):
 
 @HOOKS.register_module()
 class IterTimerHook(mmengine.hooks.IterTimerHook):
-    """MMEngine's, by a clock that nobody sets: the computer's, which MMEngine reads, may jump during a run."""
+    """MMEngine's IterTimerHook with a monotonic clock: the system clock, which MMEngine uses, may jump."""
 
     def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
         self.t = time.perf_counter()
@@ -202,66 +203,65 @@ class IterTimerHook(mmengine.hooks.IterTimerHook):
 
     def _after_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None, mode: str = "train") -> None:
         now = time.perf_counter()
-        spent, self.t = now - self.t, now
-        runner.message_hub.update_scalar(f"{mode}/time", spent)
+        elapsed, self.t = now - self.t, now
+        runner.message_hub.update_scalar(f"{mode}/time", elapsed)
         if mode == "train":
-            self.time_sec_tot += spent
+            self.time_sec_tot += elapsed
             eta = self.time_sec_tot / (runner.iter - self.start_iter + 1) * (runner.max_iters - runner.iter - 1)
         else:
             loader = runner.val_dataloader if mode == "val" else runner.test_dataloader
-            self.time_sec_test_val += spent
+            self.time_sec_test_val += elapsed
             eta = self.time_sec_test_val / (batch_idx + 1) * (len(loader) - batch_idx - 1)
         runner.message_hub.update_info("eta", eta)
 
 
 @HOOKS.register_module()
 class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
-    """MMEngine's hook, which logs the mean of the losses over all processes.
+    """MMEngine's RuntimeInfoHook that logs the mean of the losses over all ranks.
 
-    They are fetched from a GPU, and averaged, all together when they are logged; MMEngine's own fetches those of the
-    first process, each at its iteration, for which the host waits until the GPU has nothing left to do.
+    Losses are copied from the GPU and averaged when they are logged. MMEngine copies those of rank 0 at each iteration,
+    which makes the host wait until the GPU is idle.
 
-    Where there are several processes, ``largest_data_time`` is the longest time that one of them has waited for its
-    data (seconds a step, averaged over the log's window as ``data_time`` is), and ``largest_data_time_rank`` is that
-    process: the others wait for it.
+    With several ranks, ``largest_data_time`` is the longest time for which a rank has waited for data, in seconds per
+    step, averaged like ``data_time``. ``largest_data_time_rank`` is this rank, for which the others wait.
     """
 
     def __init__(self) -> None:
-        self.waiting: list[dict[str, torch.Tensor]] = []
+        self.pending: list[dict[str, torch.Tensor]] = []
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         norm = getattr(runner.optim_wrapper, "grad_norm", None)
         if norm is not None:
             outputs = {**outputs, "grad_norm": norm}
-        self.waiting.append(outputs)
-        # LoggerHook, of lower priority, reads them now.
+        self.pending.append(outputs)
+        # LoggerHook, which has a lower priority, reads them at this iteration.
         loggers = [hook for hook in runner.hooks if isinstance(hook, mmengine.hooks.LoggerHook)]
         logged = any(self.every_n_inner_iters(batch_idx, hook.interval) for hook in loggers)
-        at_hand = get_world_size() == 1 and not any(value.is_cuda for value in outputs.values())
+        on_host = get_world_size() == 1 and not any(value.is_cuda for value in outputs.values())
         ends = self.end_of_epoch(runner.train_dataloader, batch_idx) or runner.iter + 1 == runner.max_iters
-        if at_hand or logged or ends:
+        if on_host or logged or ends:
             self.fetch(runner)
 
     def fetch(self, runner: Runner) -> None:
-        """Hand all that waits to the log, in its order."""
-        waiting, self.waiting = self.waiting, []
-        columns = {key: torch.stack([row[key].detach() for row in waiting]) for key in waiting[0]}
+        """Log all pending outputs in order."""
+        pending, self.pending = self.pending, []
+        columns = {key: torch.stack([row[key].detach() for row in pending]) for key in pending[0]}
         if get_world_size() > 1:
             for column in columns.values():
                 all_reduce(column, "mean")
             self._compare_data_times(runner)
         columns = {key: column.tolist() for key, column in columns.items()}
-        for row in range(len(waiting)):
+        for row in range(len(pending)):
             super().after_train_iter(runner, row, outputs={key: column[row] for key, column in columns.items()})
 
     @staticmethod
     def _compare_data_times(runner: Runner) -> None:
-        """Hand the largest time of loading, over all processes, and its rank to the log, by one reduction."""
+        """Log the largest data time over all ranks, and its rank, with one reduction."""
         times = runner.message_hub.log_scalars.get("train/data_time")
         if times is None:  # a config without the timer
             return
         microseconds = int(1e6 * times.mean(runner.log_processor.window_size))
-        largest = torch.tensor([microseconds * get_world_size() + get_rank()])  # one number, for them to stay together
+        largest = torch.tensor([microseconds * get_world_size() + get_rank()])  # time and rank in one integer
         all_reduce(largest, "max")
         microseconds, rank = divmod(largest.item(), get_world_size())
         runner.message_hub.update_scalar("train/largest_data_time", microseconds / 1e6)

@@ -1,4 +1,4 @@
-"""The training loop: one iteration is one optimisation step."""
+"""The training loop: one iteration is one optimization step."""
 
 import math
 
@@ -19,28 +19,27 @@ from .safety.signals import Signals
 
 @LOOPS.register_module()
 class TrainLoop(EpochBasedTrainLoop):
-    """MMEngine's epoch-based loop, which splits what a device loads into micro-batches where that is needed.
+    """MMEngine's epoch-based loop with micro-batches.
 
-    The gradients of the micro-batches are accumulated (by the OptimWrapper's ``accumulative_counts``) and every other
-    part, such as the schedule, EMA, hooks and logs, sees one iteration a step, with or without accumulation.
+    The OptimWrapper accumulates the gradients of the micro-batches (``accumulative_counts``). Everything else, such as
+    schedule, EMA, hooks and logs, sees one iteration per step, with or without accumulation.
 
-    Micro-batches may differ by a sample, and so may the shares of the processes. The loss of each, a mean over what the
-    task counts (its samples, or another number, see ``Task.count``), is weighted by that count, so that the step is
-    that of the mean over the global batch. The losses that hooks see are weighted too: their mean over the processes is
-    the mean over the global batch.
+    Micro-batches, and per-rank batches, may differ by one sample. Each loss is a mean over the task's count (its
+    samples, or another number, see ``Task.count``) and is weighted by that count. The step is therefore that of the
+    mean over the global batch. The losses that hooks see are weighted too: their mean over the ranks is the mean over
+    the global batch.
 
-    At each step the processes agree: hooks put numbers of their process into ``local_flags`` before it, and find those
-    of all processes in ``agreed``, by rank, after it. A hook that sets ``stopping`` to an exception, on all processes
-    alike, ends the run after the step, and lets other hooks save it first.
+    At each step the ranks exchange flags: hooks set integers in ``local_flags`` before the step and read those of all
+    ranks from ``all_flags``, in order of rank, after it. A hook that sets ``stop_error`` to an exception, on all ranks
+    alike, ends the run after the step; other hooks can save a checkpoint first.
 
-    A run of ``max_steps`` ends after that step, within an epoch if need be. Such an epoch is not completed: its hooks
-    ``after_train_epoch`` are not called, and the last checkpoint is one from within it, from which a longer run can go
-    on. It is counted for the last validation.
+    A run of ``max_steps`` can end within an epoch. The hooks ``after_train_epoch`` are not called for this epoch, and
+    the last checkpoint is a mid-epoch one, from which a longer run can resume. The final validation counts the epoch.
 
     Args:
         runner, dataloader, kwargs: as for MMEngine's ``EpochBasedTrainLoop``.
-        micro_batches: into how many parts a device's batch is split.
-        max_epochs, max_steps: length of the run, one of them.
+        micro_batches: number of micro-batches of a device's batch.
+        max_epochs, max_steps: length of the run; set one of them.
     """
 
     def __init__(
@@ -57,25 +56,25 @@ class TrainLoop(EpochBasedTrainLoop):
             self._max_epochs, self._max_iters = math.ceil(max_steps / len(self.dataloader)), max_steps
         self.micro_batches = micro_batches
         self.task = task_of(runner.model)
-        self.counts_samples = type(self.task).count is Task.count  # else the processes exchange their counts
-        self.has_after_step = type(self.task).after_step is not Task.after_step  # else no GPU is waited for
+        self.counts_samples = type(self.task).count is Task.count  # otherwise the ranks exchange their counts
+        self.has_after_step = type(self.task).after_step is not Task.after_step  # avoids waiting for the GPU
         total = runner.cfg.get("global_batch_size")
-        self.total = total if total and total % runner.world_size else None  # where the processes' shares differ
+        self.total = total if total and total % runner.world_size else None  # set if per-rank batch sizes differ
         self.loader, self.pieces = in_pieces(self.dataloader)
         self.local_flags = {"signal": 0, "save": 0, "failed": 0, "unreadable": 0}
-        self.agreed = {key: [0] for key in self.local_flags}
-        self.stopping: Exception | None = None
+        self.all_flags = {key: [0] for key in self.local_flags}
+        self.stop_error: Exception | None = None
         self.batches: Prefetcher | None = None
         self.timeout = dist_timeout(runner.cfg)
         self.agreement = Agreement(self.timeout)
         self.signals = Signals()
 
     def run(self) -> torch.nn.Module:
-        """Train to the last step, from where the run is."""
+        """Train from the current step to the last one."""
         try:
             with self.signals, notice_hanging(self.timeout):
                 self.runner.call_hook("before_train")
-                if self._iter >= self._max_iters:  # resumed where nothing is left to train, perhaps within an epoch
+                if self._iter >= self._max_iters:  # resumed with nothing left to train, perhaps within an epoch
                     self._epoch = max(self._epoch, self._max_epochs)
                 self._validate_if_due()  # the run may have been stopped between an epoch and its validation
                 while self._epoch < self._max_epochs and not self.stop_training:
@@ -84,7 +83,7 @@ class TrainLoop(EpochBasedTrainLoop):
                 self.runner.call_hook("after_train")
         finally:
             end_workers(self.loader, self.batches and self.batches.loaded)
-            end_workers(self.dataloader)  # which somebody may have looked into
+            end_workers(self.dataloader)  # hooks or the user may have iterated over it
             if self.runner.val_loop is not None:
                 end_workers(self.runner.val_loop.dataloader)
         return self.runner.model
@@ -92,58 +91,58 @@ class TrainLoop(EpochBasedTrainLoop):
     def _validate_if_due(self) -> None:
         self._decide_current_val_interval()
         due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
-        begin = min(max(self.val_begin, 1), self._max_epochs)  # the last epoch is validated in any case
-        if self.runner.val_loop is None or self._epoch < begin or not due or self._first_step() > 0:
+        begin = min(max(self.val_begin, 1), self._max_epochs)  # always validate the last epoch
+        if self.runner.val_loop is None or self._epoch < begin or not due or self._steps_done() > 0:
             return
-        hub, cut = self.runner.message_hub, self._first_step() < 0
-        if cut or hub.runtime_info.get("epoch_validated") != self._epoch:
-            if not cut:  # else a longer run, which completes the epoch, would not validate it
+        hub, incomplete = self.runner.message_hub, self._steps_done() < 0
+        if incomplete or hub.runtime_info.get("epoch_validated") != self._epoch:
+            if not incomplete:  # a longer run completes this epoch and must validate it again
                 hub.update_info("epoch_validated", self._epoch)
             with self.runner.in_val_dtype():
                 self.runner.val_loop.run()
 
-    def _first_step(self) -> int:
-        """Return how many steps of this epoch were taken before a resume; below 0 behind an epoch that was cut."""
+    def _steps_done(self) -> int:
+        """Return the number of steps of this epoch taken before a resume; negative after an incomplete epoch."""
         return self._iter - self._epoch * len(self.dataloader)
 
     def run_epoch(self) -> None:
-        """Train for an epoch, or for the rest of it after a resume, without reading its earlier batches."""
-        first = self._first_step()
-        if first:
-            self.dataloader.sampler.start = first
+        """Train for one epoch; after a resume for its rest, without reading its earlier batches."""
+        steps_done = self._steps_done()
+        if steps_done:
+            self.dataloader.sampler.start = steps_done
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         batches = self.batches = Prefetcher(self.loader, self.pieces)
         self._begin_step(batches.error)
         self._end_step(batches.error)
-        if self.stopping or any(self.agreed["signal"]):  # before the first step: after the last one before this epoch
+        if self.stop_error or any(self.all_flags["signal"]):  # received since the last step of the previous epoch
             self.runner.call_hook("before_stopping")
-        if self.stopping:
+        if self.stop_error:
             self._stop()
-        for step, batch in enumerate(batches, first):
+        for step, batch in enumerate(batches, steps_done):
             last = self._iter + 1 == self._max_iters
             self.run_iter(step, batch, None if last else batches.error)
             if last:
                 break
-        if first:
+        if steps_done:
             self.dataloader.sampler.start = 0
-        cut = self._iter == self._max_iters < (self._epoch + 1) * len(self.dataloader)
-        if not cut:
+        incomplete = self._iter == self._max_iters < (self._epoch + 1) * len(self.dataloader)
+        if not incomplete:
             self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
     def run_iter(self, idx: int, data_batch: dict[str, Tensor], error: Exception | None = None) -> None:
-        """Take one optimisation step on a device's batch.
+        """Take one optimization step on a device's batch.
 
         Args:
-            idx: of the step in its epoch.
+            idx: index of the step in its epoch.
             data_batch: the batch.
-            error: what failed in loading the batch after it. The step is taken, and the run ends.
+            error: exception raised while the next batch was loaded. The step is taken, then the run ends.
         """
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         self._begin_step(error)
-        parts = split_batch(data_batch, self.micro_batches)
-        logs = [self._train_part(part, weight) for part, weight in zip(parts, self._weights(parts))]
+        batches = split_batch(data_batch, self.micro_batches)
+        logs = [self._train_micro_batch(batch, weight) for batch, weight in zip(batches, self._weights(batches))]
         outputs = {key: sum(log[key] for log in logs) / len(logs) for key in logs[0]}
         if self.has_after_step:
             with torch.no_grad():
@@ -151,30 +150,30 @@ class TrainLoop(EpochBasedTrainLoop):
         self._end_step(error)
         self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1
-        if self.stopping:
+        if self.stop_error:
             self._stop()
 
-    def _weights(self, parts: list[dict[str, Tensor]]) -> list[float]:
-        """Return the weight of each micro-batch's loss: its count over the mean count of a micro-batch of the step."""
-        if self.counts_samples and self.total is None and len(parts) == 1:
+    def _weights(self, batches: list[dict[str, Tensor]]) -> list[float]:
+        """Return each micro-batch's loss weight: its count divided by the mean count of the step's micro-batches."""
+        if self.counts_samples and self.total is None and len(batches) == 1:
             return [1.0]
-        counts = [int(self.task.count(part)) for part in parts]
+        counts = [int(self.task.count(batch)) for batch in batches]
         if self.counts_samples:
             total = self.total or self.runner.world_size * sum(counts)
         else:
             total = max(self.agreement.sum(sum(counts)), 1)
-        return [count * len(parts) * self.runner.world_size / total for count in counts]
+        return [count * len(batches) * self.runner.world_size / total for count in counts]
 
-    def _train_part(self, part: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
-        """Take a micro-batch's part in the step; return its losses, weighted."""
+    def _train_micro_batch(self, batch: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
+        """Accumulate the gradients of a micro-batch, and step after the last one; return its weighted losses."""
         wrapper = self.runner.optim_wrapper
         if weight == 1:
-            return self.runner.model.train_step(part, optim_wrapper=wrapper)
-        wrapper.weight = weight
+            return self.runner.model.train_step(batch, optim_wrapper=wrapper)
+        wrapper.loss_weight = weight
         try:
-            log = self.runner.model.train_step(part, optim_wrapper=wrapper)
+            log = self.runner.model.train_step(batch, optim_wrapper=wrapper)
         finally:
-            wrapper.weight = 1.0
+            wrapper.loss_weight = 1.0
         return {key: value * weight for key, value in log.items()}
 
     def _begin_step(self, error: Exception | None) -> None:
@@ -182,11 +181,11 @@ class TrainLoop(EpochBasedTrainLoop):
         self.agreement.begin(self.local_flags)
 
     def _end_step(self, error: Exception | None) -> None:
-        self.agreed = self.agreement.end({**self.local_flags, "signal": self.signals.received})
-        if any(self.agreed["failed"]):
-            ranks = [rank for rank, failed in enumerate(self.agreed["failed"]) if failed]
-            self.stopping = error or PeerFailedError(f"process {ranks[0]} cannot load its data, which ends this one")
+        self.all_flags = self.agreement.end({**self.local_flags, "signal": self.signals.received})
+        if any(self.all_flags["failed"]):
+            ranks = [rank for rank, failed in enumerate(self.all_flags["failed"]) if failed]
+            self.stop_error = error or PeerFailedError(f"stopped because process {ranks[0]} cannot load its data")
 
     def _stop(self) -> None:
         self.agreement.wait()
-        raise self.stopping
+        raise self.stop_error

@@ -1,4 +1,4 @@
-"""What we use of MMEngine under names that are its own: all of it is here, tried on MMEngine 0.10.7."""
+"""All uses of MMEngine's private names, tested with MMEngine 0.10.7."""
 
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer
@@ -7,7 +7,7 @@ from mmengine.runner import BaseLoop, Runner
 
 __all__ = ["KNOWN_RULES", "ParamScheduler", "RunnerState", "trim"]
 
-# Parts of a metric's name by which MMEngine knows whether more of it is better.
+# Substrings of a metric's name that tell MMEngine whether greater or less is better.
 KNOWN_RULES = {
     **dict.fromkeys(CheckpointHook._default_greater_keys, "greater"),
     **dict.fromkeys(CheckpointHook._default_less_keys, "less"),
@@ -15,17 +15,17 @@ KNOWN_RULES = {
 
 
 def trim(buffer: HistoryBuffer, keep: int) -> None:
-    """Forget all but the last values of a logged scalar."""
+    """Keep only the last ``keep`` values of a logged scalar."""
     buffer._log_history = buffer._log_history[-keep:]
     buffer._count_history = buffer._count_history[-keep:]
 
 
 class RunnerState(Runner):
-    """MMEngine's Runner, whose state can be asked for."""
+    """MMEngine's Runner with public access to its private state."""
 
     @property
     def is_training(self) -> bool:
-        """Whether the run is one of training: its loop is built."""
+        """Whether the training loop is built."""
         return isinstance(self._train_loop, BaseLoop)
 
     @property
@@ -35,33 +35,33 @@ class RunnerState(Runner):
 
     @property
     def is_resuming(self) -> bool:
-        """Whether the run goes on from a checkpoint of training."""
+        """Whether the run resumes from a training checkpoint."""
         return bool(self._resume)
 
     @property
     def start_checkpoint(self) -> str | None:
-        """The checkpoint that the run begins with, or None."""
+        """Path of the checkpoint that the run starts from, or None."""
         return self._load_from
 
     @property
     def configured_seed(self) -> int | None:
-        """The seed as the config has it."""
+        """Seed of the config, or None."""
         return self._randomness_cfg.get("seed")
 
     @property
     def shared_seed(self) -> int:
-        """The seed of all processes; with ``randomness.diff_rank_seed`` each one's own is that and its rank."""
+        """Seed common to all ranks; with ``randomness.diff_rank_seed``, each rank adds its rank to it."""
         return self.seed - (self.rank if self._randomness_cfg.get("diff_rank_seed") else 0)
 
     def set_start_checkpoint(self, path: str | None, resume: bool) -> None:
-        """Let the run begin with a checkpoint."""
+        """Set the checkpoint that the run starts from."""
         self._load_from, self._resume = path, resume
 
     def build_loop(self, kind: str) -> BaseLoop:
-        """Build the loop of 'train', 'val' or 'test', if that has not been done.
+        """Build the loop 'train', 'val' or 'test', unless it is already built.
 
         Raises:
-            ValueError: the config lacks a part that it needs.
+            ValueError: the config lacks a setting that the loop needs.
         """
         loop = getattr(self, f"_{kind}_loop")
         if loop is None:
@@ -74,5 +74,5 @@ class RunnerState(Runner):
 
     @property
     def has_validation(self) -> bool:
-        """Whether the config has a validation."""
+        """Whether the config defines a validation."""
         return self._val_loop is not None

@@ -1,4 +1,4 @@
-"""How far a run is: a line that moves on a terminal, and else lines in the log, so that it is never long silent."""
+"""Show the progress of a run: a progress line on a terminal, otherwise lines in the log."""
 
 import atexit
 import logging
@@ -15,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..registry import HOOKS
 
-REDRAW = 0.1  # seconds between two drawings of the line
+REDRAW = 0.1  # seconds between two updates of the line
 
 
 class _LastLine(logging.Handler):
-    """Notes when the last line of a log was written."""
+    """Logging handler that stores the time of the last log line."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,14 +31,14 @@ class _LastLine(logging.Handler):
 
 @HOOKS.register_module()
 class ProgressLine(Hook):
-    """Say how far an epoch, a validation or a test is.
+    """Show the progress of an epoch, a validation or a test, on rank 0.
 
-    On a terminal it is a line below the log, redrawn at most ten times a second. Elsewhere (a file, CI) a line is added
-    to the log where there was none for some seconds. It is drawn between steps and by no thread, in whose work a
-    loader's workers could be forked. Process 0 alone says it.
+    On a terminal, a line below the log is redrawn at most ten times per second. Elsewhere (a file, CI), a line is
+    logged if there was none for some seconds. The line is drawn between steps, not by a thread: data-loader workers
+    could be forked while a thread is drawing.
 
     Args:
-        seconds: how long the log may be silent where it is no terminal, as far as single steps are shorter.
+        seconds: longest time without a log line outside a terminal, if steps are shorter.
     """
 
     priority = "LOWEST"
@@ -53,13 +53,13 @@ class ProgressLine(Hook):
         self._since: tuple[float, int] = (0.0, 0)
         self._streams: list[tuple[logging.StreamHandler, object]] = []
 
-    # Beginnings -----------------------------------------------------------------------------------------------------
+    # Start ----------------------------------------------------------------------------------------------------------
 
     def before_train_epoch(self, runner: Runner) -> None:
-        done = runner.iter - runner.epoch * len(runner.train_dataloader)  # above 0 after a resume
+        done = runner.iter - runner.epoch * len(runner.train_dataloader)  # positive after a mid-epoch resume
         self._begin(runner, f"epoch {runner.epoch + 1}/{runner.max_epochs}", self._steps(runner), done)
         if runner.cfg.get("compile_blocks") and not done and runner.iter == 0:
-            runner.logger.info("the first step compiles the model, which takes from some seconds to minutes")
+            runner.logger.info("the first step compiles the model, which takes seconds to minutes")
 
     def before_val_epoch(self, runner: Runner) -> None:
         self._begin(runner, "validation", len(runner.val_dataloader))
@@ -78,7 +78,7 @@ class ProgressLine(Hook):
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None) -> None:
         self._advance(runner, batch_idx + 1, len(runner.test_dataloader))
 
-    # Ends -----------------------------------------------------------------------------------------------------------
+    # End ------------------------------------------------------------------------------------------------------------
 
     def after_train_epoch(self, runner: Runner) -> None:
         self.close()
@@ -90,7 +90,7 @@ class ProgressLine(Hook):
         self.close()
 
     def close(self) -> None:
-        """Take the line away, however the run has ended."""
+        """Remove the line, however the run has ended."""
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -101,19 +101,19 @@ class ProgressLine(Hook):
 
     @staticmethod
     def _steps(runner: Runner) -> int:
-        """Return the number of steps of this epoch, in which a run of ``max_steps`` may end."""
+        """Return the number of steps of this epoch; ``max_steps`` may end the run within it."""
         steps = len(runner.train_dataloader)
         return min(steps, runner.max_iters - runner.epoch * steps)
 
-    def _begin(self, runner: Runner, what: str, total: int, done: int = 0) -> None:
+    def _begin(self, runner: Runner, phase: str, total: int, done: int = 0) -> None:
         if not is_main_process():
             return
         self.close()
-        self.what, self._since, self._drawn = what, (time.monotonic(), done), 0.0
+        self.phase, self._since, self._drawn = phase, (time.monotonic(), done), 0.0
         if self.last not in runner.logger.handlers:
             runner.logger.addHandler(self.last)
         console = Console(file=sys.stdout)
-        # FORCE_COLOR would have Rich move the cursor in a file.
+        # With FORCE_COLOR, Rich would write cursor movements to a file.
         if not console.file.isatty() or not console.is_terminal or console.is_dumb_terminal:
             return
         columns = (
@@ -131,10 +131,10 @@ class ProgressLine(Hook):
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self.task = self.live.add_task(what, total=total, completed=done, rate="")
+        self.task = self.live.add_task(phase, total=total, completed=done, rate="")
         self.live.start()
-        atexit.register(self.close)  # an error may end the program, and the terminal's cursor is hidden
-        for handler in runner.logger.handlers:  # what is logged goes above the line
+        atexit.register(self.close)  # restores the terminal's hidden cursor if an error ends the program
+        for handler in runner.logger.handlers:  # log lines are printed above the progress line
             if type(handler) is logging.StreamHandler and handler.stream in (sys.stdout, sys.stderr):
                 self._streams.append((handler, handler.stream))
                 handler.setStream(FileProxy(console, handler.stream))
@@ -149,4 +149,4 @@ class ProgressLine(Hook):
                 self._drawn = now
                 self.live.update(self.task, completed=done, rate=rate, refresh=True)
         elif now - self.last.time >= self.seconds:
-            runner.logger.info(f"{self.what}: {done} of {total} steps{', ' + rate if rate else ''}")
+            runner.logger.info(f"{self.phase}: {done} of {total} steps{', ' + rate if rate else ''}")

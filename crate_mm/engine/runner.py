@@ -1,4 +1,4 @@
-"""MMEngine's Runner, on any device, with a batch that is a recipe and checkpoints that are checked."""
+"""MMEngine's Runner for CPUs and GPUs, with a batch size that belongs to the recipe and verified checkpoints."""
 
 import platform
 import time
@@ -45,12 +45,12 @@ from .safety.process import ProcessSettings, check_temp_dir
 class Runner(CheckpointingRunner):
     """MMEngine's Runner with these differences.
 
-    * It prepares the config (see ``resolve_config``), keeps the user's own beside the checkpoints, and says at the start what
-      it is going to do.
-    * Processes without a GPU talk through gloo and hold their models on the CPU.
-    * A checkpoint is opened once, by ``open_checkpoint``, and loaded whole or not at all; a resume takes the newest
-      that is intact.
-    * The model is a ``Task``, which says whether it and the data go together.
+    * It resolves the config (see ``resolve_config``), saves the user's own config beside the checkpoints, and logs a
+      summary of the run before the first step.
+    * Processes without a GPU use gloo and hold their models on the CPU.
+    * A checkpoint is opened once, by ``open_checkpoint``, and loaded completely or not at all. A resume loads the
+      newest intact checkpoint.
+    * The model is a ``Task``, which checks that it matches the data.
     """
 
     test_seconds: float = 0.0
@@ -64,30 +64,30 @@ class Runner(CheckpointingRunner):
 
     @classmethod
     def _from_user_config(cls, cfg: Config) -> "Runner":
-        ready = resolve_config(cfg)
-        ready.resume = bool(ready.get("resume"))
-        runner = super().from_cfg(ready)
+        resolved = resolve_config(cfg)
+        resolved.resume = bool(resolved.get("resume"))
+        runner = super().from_cfg(resolved)
         runner.user_cfg = cfg
-        for name, lost in guard_hooks(ready)[1].items():
-            runner.logger.warning(f"the guard {name} is off: {lost}")
+        for name, effect in guard_hooks(resolved)[1].items():
+            runner.logger.warning(f"the guard {name} is off: {effect}")
         return runner
 
     @classmethod
-    def for_training(cls, cfg: Config, opened: Checkpoint | None = None) -> "Runner":
-        """A runner that is ready to train, in a work folder that is its own from before the first file is written.
+    def for_training(cls, cfg: Config, checkpoint: Checkpoint | None = None) -> "Runner":
+        """Return a runner that is ready to train and holds the lock of its work directory.
 
         Args:
             cfg: a user's config.
-            opened: the checkpoint that the run begins with, if it is open already.
+            checkpoint: the start checkpoint, if it is already open.
 
         Raises:
-            ValueError: the work folder is in use, or as ``build_for_training``.
+            ValueError: the work directory is in use, or as ``build_for_training``.
         """
         expand_home(cfg)
         cfg.work_dir = cfg.get("work_dir") or default_work_dir(cfg)
         init_distributed(cfg.get("launcher", "none"), dist_timeout(cfg))
         lock_work_dir(cfg.work_dir)
-        start = find_start_point(cfg, cfg.work_dir, opened)
+        start = find_start_point(cfg, cfg.work_dir, checkpoint)
         runner = cls._from_user_config(cfg)
         runner.start = start
         with runner.in_process_settings():
@@ -96,13 +96,13 @@ class Runner(CheckpointingRunner):
 
     @property
     def headline(self) -> tuple[str, str]:
-        """The metric that decides which epoch is the best, and whether 'greater' or 'less' is better."""
+        """The metric that selects the best epoch, and whether 'greater' or 'less' is better."""
         hook = next((hook for hook in self.hooks if isinstance(hook, CheckpointHook)), None)
         return hook.headline(self) if hook else self.task.headline
 
     @property
     def val_dtype(self) -> str:
-        """The precision of validation: that of training, unless the config has another."""
+        """The dtype of validation: ``val_dtype`` of the config, by default the training dtype."""
         return self.cfg.get("val_dtype") or training_dtype(self.cfg.get("optim_wrapper"))
 
     def setup_env(self, env_cfg: dict) -> None:
@@ -110,9 +110,9 @@ class Runner(CheckpointingRunner):
             check_temp_dir()
         before = ProcessSettings()
         super().setup_env(env_cfg)
-        # TF32 exists on GPUs only. PyTorch allows it in convolutions by default, but not in matrix products.
-        # The precision is set as a whole: with allow_tf32 = False after a program's own "high", PyTorch refuses to
-        # read the precision, and torch.compile reads it.
+        # By default, PyTorch allows TF32 in convolutions, but not in matrix products.
+        # Do not set cuda.matmul.allow_tf32 instead: after a program's own "high", PyTorch then raises an error when
+        # torch.compile reads the precision.
         torch.set_float32_matmul_precision("high" if self.cfg.get("tf32") else "highest")
         torch.backends.cudnn.allow_tf32 = bool(self.cfg.get("tf32"))
         self.process_settings = ProcessSettings()
@@ -127,7 +127,7 @@ class Runner(CheckpointingRunner):
 
     @contextmanager
     def in_process_settings(self) -> Iterator[None]:
-        """Let the config's ``env_cfg``, ``tf32`` and determinism hold for the process, and no longer than for this."""
+        """Apply the config's ``env_cfg``, ``tf32`` and determinism to the process; restore its own settings at exit."""
         before = ProcessSettings()
         self.process_settings.apply()
         try:
@@ -141,15 +141,15 @@ class Runner(CheckpointingRunner):
         return built
 
     def build_for_training(self) -> None:
-        """Build everything that training needs, check that it fits together, and say what it is.
+        """Build everything that training needs, check that it is consistent, and log a summary.
 
         Raises:
-            ValueError: a part of the config does not build, or the data is not what the task wants.
+            ValueError: a part of the config does not build, or the data does not match the task.
         """
         self.start = self.start or find_start_point(self.user_cfg or self.cfg, self.work_dir)
         self.set_start_checkpoint(self.start.path, self.start.resume)
-        for sentence in self.start.damaged:
-            self.logger.warning(sentence)
+        for message in self.start.damaged:
+            self.logger.warning(message)
         if (self.user_cfg or self.cfg).get("resume") and not self.start.resume:
             self.logger.info(f"nothing to resume in {self.work_dir}: starting from the beginning")
         self.build_loop("train")
@@ -163,18 +163,18 @@ class Runner(CheckpointingRunner):
             self.build_for_validation()
         validation = self.val_dataloader if self.has_validation else None
         check_same_run(self, training=self.train_dataloader, validation=validation)
-        self.fit_into_memory()
+        self.choose_micro_batches()
         if (self.cfg.get("ddp") or {}).get("static_graph") and self.train_loop.micro_batches > 1:
             raise ValueError(
-                f"ddp.static_graph does not go with the {self.train_loop.micro_batches} micro-batches of a step: leave "
-                "it out, or set max_batch_per_device to all that a device takes in a step"
+                f"ddp.static_graph does not support the {self.train_loop.micro_batches} micro-batches of a step: leave "
+                "it out, or set max_batch_per_device to the whole batch of a device"
             )
         scaled = scale_lr(self.optim_wrapper, self.auto_scale_lr, self.cfg.global_batch_size)
         self.auto_scale_lr = None
         try:
             self.optim_wrapper = self.build_optim_wrapper(scaled)
         except TypeError as error:
-            raise ValueError(f"the optim_wrapper cannot be built as the config has it: {error}") from error
+            raise ValueError(f"could not build the config's optim_wrapper: {error}") from error
         check_weights(self.plan, self.task, self.train_loop, self.optim_wrapper)
         if self.cfg.get("zero") and self.distributed:
             settings = {k: v for k, v in scaled["optimizer"].items() if k != "type"}
@@ -184,73 +184,82 @@ class Runner(CheckpointingRunner):
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
         if self.task.freeze_backbone and not self.start_checkpoint:
-            self.logger.warning("the backbone is frozen as it was initialised, at random: --load-from gives it weights")
+            self.logger.warning("the frozen backbone has random weights: load weights with --load-from")
         self.logger.info(self.describe())
 
     @property
     def plan(self) -> BatchPlan:
-        """How a step's batch is spread over the processes and their micro-batches."""
+        """How a step's batch is divided among the processes and their micro-batches."""
         return BatchPlan(self.cfg.global_batch_size, self.world_size, getattr(self.train_loop, "micro_batches", 1))
 
-    def fit_into_memory(self) -> None:
-        """Split a GPU's batch as its memory needs it, where the config does not say how, and say how.
+    def choose_micro_batches(self) -> None:
+        """Choose the number of micro-batches by the free GPU memory, if the config does not set it, and log it.
 
         Raises:
-            ValueError: not even one sample fits, or only one where the processes' shares differ.
+            ValueError: not even one sample fits, or only one fits and per-rank batch sizes differ.
         """
         if get_device() != "cuda" or self.cfg.get("max_batch_per_device") is not None:
             return
         loader = self.train_dataloader
         if not is_split_invariant(self.task):
             self.logger.info(
-                f"max_batch_per_device is not set: the {loader.batch_size} samples of a device go through at once, as "
-                "how they are split would change the steps of this model"
+                f"max_batch_per_device is not set: the {loader.batch_size} samples of a device are not split, because "
+                "micro-batches would change the steps of this model"
             )
             return
 
-        def batch_of(count: int) -> dict:
-            return loader.collate_fn([loader.dataset[number % len(loader.dataset)] for number in range(count)])
+        def batch_of(size: int) -> dict:
+            return loader.collate_fn([loader.dataset[index % len(loader.dataset)] for index in range(size)])
 
-        kept, shares = self._parts_of_resumed(), self.plan.shares
-        if kept:
-            parts, sentence = kept, f"a step goes through in {kept} parts, as before the resume"
+        count = self._resumed_micro_batches()
+        if count:
+            message = f"a step has {count} micro-batches, as before the resume"
         else:
-            parts, sentence = probe_memory(self.task, batch_of, shares, training_dtype(self.cfg.optim_wrapper))
-        # The same on all GPUs, also where others use one of them: the most that one needs.
-        most = torch.tensor(parts, device="cuda")
-        all_reduce(most, "max")
-        self.train_loop.micro_batches = self.optim_wrapper["accumulative_counts"] = most.item()
-        self.message_hub.update_info("micro_batches", most.item())
-        self.logger.info(sentence if most == parts else f"{sentence}; {most.item()} parts, as another process needs")
+            dtype = training_dtype(self.cfg.optim_wrapper)
+            count, message = probe_memory(self.task, batch_of, self.plan.shares, dtype)
+        # All ranks need the same number: other programs may use one of the GPUs.
+        largest = torch.tensor(count, device="cuda")
+        all_reduce(largest, "max")
+        self.train_loop.micro_batches = self.optim_wrapper["accumulative_counts"] = largest.item()
+        self.message_hub.update_info("micro_batches", largest.item())
+        suffix = "" if largest == count else f"; using {largest.item()}, which another process needs"
+        self.logger.info(f"{message}{suffix}")
 
-    def _parts_of_resumed(self) -> int | None:
-        """Into how many parts the run that goes on has split its batch, if the batch can be split so again: another
-        number would draw otherwise."""
+    def _resumed_micro_batches(self) -> int | None:
+        """Return the number of micro-batches before the resume, or None if the batch cannot be split that way.
+
+        Another number would change the random draws of the model.
+        """
         if not self.start.resume:
             return None
-        self.start = self.start._replace(opened=open_on_all(self.start.path, self.start.opened))
-        parts, shares = self.start.opened.info.get("micro_batches"), self.plan.shares
-        if not isinstance(parts, int) or not 0 < parts <= shares[0]:
+        checkpoint = open_on_all(self.start.path, self.start.checkpoint)
+        self.start = self.start._replace(checkpoint=checkpoint)
+        count, batch_sizes = checkpoint.info.get("micro_batches"), self.plan.shares
+        if not isinstance(count, int) or not 0 < count <= batch_sizes[0]:
             return None
-        as_before = self.start.opened.meta.get("processes") == self.world_size
-        return parts if as_before or not any(share % parts for share in shares) else None
+        same_world_size = checkpoint.meta.get("processes") == self.world_size
+        return count if same_world_size or not any(size % count for size in batch_sizes) else None
 
     def build_for_validation(self) -> None:
-        """Build the validation loop; raise ``ValueError`` if it does not build or the data is not what is wanted."""
+        """Build the validation loop; raise ``ValueError`` if it does not build or the data does not match the task."""
         self.build_loop("val")
         self.task.check_data(self.val_dataloader.dataset, "val")
         prepare_metrics(self.val_evaluator, self.val_dataloader.dataset, self.task)
 
-    def build_for_testing(self, opened: Checkpoint | None = None) -> None:
-        """Build the test loop, for the checkpoint that ``load_from`` names, if it is open already.
+    def build_for_testing(self, checkpoint: Checkpoint | None = None) -> None:
+        """Build the test loop.
+
+        Args:
+            checkpoint: the checkpoint that ``load_from`` names, if it is already open.
 
         Raises:
-            ValueError: the loop does not build, or the data is not what is wanted.
+            ValueError: the loop does not build, or the data does not match the task or the checkpoint.
         """
-        self.start = StartPoint(self.start_checkpoint, False, opened, [])
+        self.start = StartPoint(self.start_checkpoint, False, checkpoint, [])
         self.build_loop("test")
-        if opened is not None and self.task.uses_labels:
-            check_same_classes(opened.path, opened.class_names, "test data", class_names(self.test_dataloader))
+        if checkpoint is not None and self.task.uses_labels:
+            names = class_names(self.test_dataloader)
+            check_same_classes(checkpoint.path, checkpoint.class_names, "test data", names)
         self.task.check_data(self.test_dataloader.dataset, "test")
         check_same_run(self, test=self.test_dataloader)
         prepare_metrics(self.test_evaluator, self.test_dataloader.dataset, self.task)
@@ -264,11 +273,11 @@ class Runner(CheckpointingRunner):
             and {training_dtype(self.cfg.get("optim_wrapper")), self.val_dtype} == {"float32"}
         ):
             raise ValueError(
-                f"residual_dtype={residual!r} is for mixed precision, and training is in float32: add --amp"
+                f"residual_dtype={residual!r} needs mixed precision, but training is in float32: add --amp"
             )
         prepare_blocks(model, self.cfg.get("compile_blocks"), recompute is True, residual)
         if isinstance(recompute, bool):
-            self.cfg.activation_checkpointing = None  # MMEngine takes names of modules under this key
+            self.cfg.activation_checkpointing = None  # MMEngine expects module names under this key
         if model_wrapper_cfg or not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
         return share_model(model, self.cfg)
@@ -310,18 +319,18 @@ class Runner(CheckpointingRunner):
         return metrics
 
     def close_progress(self) -> None:
-        """Take the line that shows the progress off the terminal, before an error is told on it."""
+        """Remove the progress line from the terminal, so that it does not mix with an error message."""
         for hook in self.hooks:
             if isinstance(hook, ProgressLine):
                 hook.close()
 
     def use_autocast(self, dtype: str) -> None:
-        """Evaluate in mixed precision; MMEngine's loops know fp16 on GPUs only, and switch any other autocast off."""
+        """Evaluate in mixed precision: MMEngine's loops support fp16 on GPUs only and disable any other autocast."""
         self.task.eval_dtype = getattr(torch, dtype)
 
     @contextmanager
     def in_val_dtype(self) -> Iterator[None]:
-        """Evaluate in the precision that ``val_dtype`` says, and no longer than for this."""
+        """Evaluate in ``val_dtype`` inside this context."""
         before = self.task.eval_dtype
         if self.val_dtype != "float32":
             self.use_autocast(self.val_dtype)
@@ -330,13 +339,13 @@ class Runner(CheckpointingRunner):
         finally:
             self.task.eval_dtype = before
 
-    # Saying -------------------------------------------------------------------------------------------------------
+    # Logging ------------------------------------------------------------------------------------------------------
 
     def describe(self) -> str:
-        """One paragraph on what is going to be trained: batch, steps, learning rate."""
+        """Return a summary of the training: batch, steps, optimizer, learning rate and precision."""
         loader = self.train_dataloader
         group = self.optim_wrapper.param_groups[0]
-        rate = float(group.get("initial_lr", group["lr"]))
+        lr = float(group.get("initial_lr", group["lr"]))
         schedules = [s for s in self.param_schedulers or () if isinstance(s, WarmupCosineLR)]
         warmup = f" after {schedules[0].warmup:.0f} steps of warm-up" if schedules else ""
         scaling = self.cfg.get("auto_scale_lr") or {}
@@ -344,18 +353,18 @@ class Runner(CheckpointingRunner):
             f" ({self.cfg.optim_wrapper.optimizer.lr:g} x {self.cfg.global_batch_size}" if scaling.get("enable") else ""
         )
         scaled = f"{scaled} / {scaling['base_batch_size']})" if scaled else ""
-        kinds = {training_dtype(self.cfg.optim_wrapper), self.val_dtype if self.has_validation else None}
+        dtypes = {training_dtype(self.cfg.optim_wrapper), self.val_dtype if self.has_validation else None}
         precision = ""
-        if kinds - {"float32", None}:
+        if dtypes - {"float32", None}:
             precision = f"; trained in {training_dtype(self.cfg.optim_wrapper)}, validated in {self.val_dtype}"
         return (
             f"effective batch {self.plan} images of {len(loader.dataset)}; {len(loader)} steps an epoch, "
             f"{self.max_iters / len(loader):.6g} epochs, {self.max_iters} steps; "
-            f"{optimizer_name(self.optim_wrapper.optimizer)}, learning rate {rate:g}{scaled}{warmup}{precision}"
+            f"{optimizer_name(self.optim_wrapper.optimizer)}, learning rate {lr:g}{scaled}{warmup}{precision}"
         )
 
     def _log_env(self, env_cfg: dict) -> None:
-        """Log what figures depend on, in one line; the config is in the work folder."""
+        """Log versions, devices, seed and work directory in one line; the config is in the work directory."""
         device = (
             torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
         )
@@ -372,5 +381,5 @@ class Runner(CheckpointingRunner):
         return logger
 
     def get_hooks_info(self) -> str:
-        """The hooks in the order of their priority, in one line where MMEngine prints eighty."""
+        """Return the hooks in the order of their priority, in one line (MMEngine: about eighty lines)."""
         return "  " + ", ".join(type(hook).__name__ for hook in self.hooks)

@@ -1,4 +1,4 @@
-"""What an average of checkpoints needs of a config: its validation, and training images for BatchNorm's statistics."""
+"""Score averaged checkpoints by a config's validation, and recompute BatchNorm statistics on its training images."""
 
 import tempfile
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ from ..registry import FUNCTIONS
 from .loading.sample_preview import SamplePreview
 from .runner import Runner
 
-MOST_AT_ONCE = 256  # images of a batch whose statistics are taken
+MAX_BATCH_SIZE = 256
 
 
 @contextmanager
 def validating(cfg: Config) -> Iterator["Validation"]:
-    """The validation of a config, for many checkpoints of its model.
+    """Yield a function that validates checkpoints of a config's model.
 
     Raises:
-        ValueError: the config has no validation, or something does not build.
+        ValueError: the config has no validation or does not build.
     """
     cfg = cfg.copy()
     if not cfg.get("val_dataloader") or not cfg.get("val_evaluator"):
-        raise ValueError("the config has no val_dataloader and val_evaluator, by which checkpoints could be chosen")
+        raise ValueError("choosing checkpoints by their score needs a config with val_dataloader and val_evaluator")
     fill_banks(cfg)
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "ema_momentum", "visualizer"):
         cfg[key] = None
@@ -42,7 +42,12 @@ def validating(cfg: Config) -> Iterator["Validation"]:
 
 
 class Validation:
-    """Scores checkpoints by the headline of the task: ``metric``, of which more is better if ``greater``."""
+    """Score checkpoints by the task's headline metric.
+
+    Attributes:
+        metric: name of the metric.
+        greater: whether greater values are better.
+    """
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
@@ -50,36 +55,36 @@ class Validation:
         self.greater = rule == "greater"
 
     def __call__(self, checkpoint: Checkpoint) -> float:
-        """The headline's metric of a checkpoint.
+        """Return the headline metric of a checkpoint.
 
         Raises:
-            CheckpointError: it is not of the config's model.
+            CheckpointError: the checkpoint does not match the config's model.
         """
         load_strict(self.runner.task, checkpoint)
         return float(self.runner.val()[self.metric])
 
 
 def with_own_statistics(checkpoint: Checkpoint, cfg: Config, images: int = 4096) -> Checkpoint:
-    """A checkpoint whose BatchNorm statistics are those of its weights: the mean over batches of training images.
+    """Return the checkpoint with BatchNorm statistics of its own weights, the mean over batches of training images.
 
-    They are the first images of the first epoch, augmented as in training but for what is done to a batch, in batches
-    of the config's size, at most ``MOST_AT_ONCE``. What the model drops at random in training, it drops here too.
+    The images are the first ones of the first epoch, augmented as in training, except for batch augmentation. The batch
+    size is the config's, at most ``MAX_BATCH_SIZE``. Dropout and stochastic depth are active.
 
     Args:
-        checkpoint: one that says what model it is of.
+        checkpoint: a checkpoint with a model config.
         cfg: a config with the training data.
-        images: how many of them.
+        images: number of training images.
 
     Raises:
-        ValueError: the data is not here, or there is not one whole batch of it.
+        ValueError: the data does not exist, or there is less than one batch.
     """
     samples = SamplePreview(cfg)
-    size = min(samples.batch_size, MOST_AT_ONCE, images)
+    size = min(samples.batch_size, MAX_BATCH_SIZE, images)
     samples.sampler.set_epoch(0)
     indices = list(islice(samples.sampler, images // size * size))
-    described = {**checkpoint.model}
-    described.pop("freeze_backbone", None)  # whose statistics would not be taken
-    task = build_from_checkpoint(replace(checkpoint, model=described))
+    model = {**checkpoint.model}
+    model.pop("freeze_backbone", None)  # a frozen backbone does not update its statistics
+    task = build_from_checkpoint(replace(checkpoint, model=model))
     load_strict(task, checkpoint)
     task = task.to(get_device())
     loader = DataLoader(samples.dataset, size, sampler=indices, collate_fn=FUNCTIONS.get("collate"), drop_last=True)

@@ -13,7 +13,7 @@ def test_the_machine(run_tool, tmp_path):
     lines = done.output.splitlines()
     assert lines[0] == "machine"
     assert any(line.split()[:3] == ["ok", "torch", torch.__version__.partition("+")[0]] for line in lines)
-    assert any(line.startswith("  ok    work folder") for line in lines)
+    assert any(line.startswith("  ok    work_dir") for line in lines)
     assert (done.code == 0) == ("\n  fault" not in done.output)
     assert "\x1b" not in done.output
 
@@ -60,10 +60,10 @@ def test_versions_are_compared_with_those_wanted(monkeypatch):
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: wanted)
     told = {topic: (level, text) for level, topic, text in doctor.check_packages()}
     assert told["torch"][0] == "fault"
-    assert told["torch"][1].endswith("torch>=99 is needed")
+    assert told["torch"][1].endswith("torch>=99 is required")
     assert told["einops"][0] == "ok"
-    assert told["nothing_of_this_name"][1] == "is not installed: nothing_of_this_name is needed"
-    assert told["extra export"] == ("ok", "not there, lacks onnxruntime>=99: pip install 'crate_mm[export]'")
+    assert told["nothing_of_this_name"][1] == "not installed: nothing_of_this_name is required"
+    assert told["extra export"] == ("ok", "not installed, needs onnxruntime>=99: pip install 'crate_mm[export]'")
 
 
 def test_places_that_will_not_do(tmp_path, monkeypatch):
@@ -72,7 +72,7 @@ def test_places_that_will_not_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
     told = {topic: (level, text) for level, topic, text in doctor.check_places(tmp_path / "not" / "yet")}
-    assert told["work folder"] == ("fault", f"{tmp_path} cannot be written to: [Errno 13] Permission denied")
+    assert told["work_dir"] == ("fault", f"cannot write to {tmp_path}: [Errno 13] Permission denied")
 
 
 @pytest.mark.gpu

@@ -191,7 +191,7 @@ def test_a_probe_of_nothing_is_warned_of(run_tool, tmp_path):
     done = run_tool(
         "train", "debug", "--work-dir", tmp_path, "--linear-probe", "--cfg-options", "train_cfg.max_epochs=1"
     )
-    assert "the backbone is frozen as it was initialised, at random" in done.output
+    assert "the frozen backbone has random weights" in done.output
 
 
 @pytest.mark.slow
@@ -222,7 +222,7 @@ def test_ctrl_c(tmp_path):
     assert process.returncode == 130
     newest = newest_checkpoint(tmp_path)
     assert error.strip().splitlines()[-1] == (
-        f"stopped by SIGINT, the newest checkpoint is {newest}; --resume goes on from there"
+        f"stopped by SIGINT, the newest checkpoint is {newest}; --resume continues from there"
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from crate_mm.engine import load_config
-from crate_mm.engine.bench import LEAST_STEPS, WARM_UP, bench, random_batch
+from crate_mm.engine.bench import MIN_STEPS, WARM_UP, bench, random_batch
 from crate_mm.models import ImageClassifier
 from crate_mm.registry import MODELS
 from tests.conftest import ROOT, start
@@ -37,7 +37,7 @@ def test_steps_are_whole(calls, what, mode, training, amp):
     if training:
         assert {call[3] for call in calls} == {amp}
     assert len(calls) == WARM_UP + found.steps
-    assert found.steps == LEAST_STEPS
+    assert found.steps == MIN_STEPS
     assert 0 < found.least <= found.seconds <= found.most
     assert found.images_per_second == pytest.approx(6 / found.seconds)
 
@@ -65,7 +65,7 @@ PEAK = """
 import torch
 from crate_mm.engine import bench
 torch.ones(100 * 2**20)  # 400 MiB, given back at once
-high, known = bench._peak(), bench._forget_peak()
+high, known = bench._peak(), bench._reset_peak()
 low = bench._peak()
 large = torch.ones(50 * 2**20)  # 200 MiB
 print(known, high, low, bench._peak())
@@ -86,7 +86,7 @@ def test_the_peak_is_of_what_is_measured(tmp_path, run_tool):
 def test_other_tasks_and_what_is_none(tmp_path):
     arch = dict(embed_dim=24, depth=1, num_heads=3)
     cfg = load_config("crate_mae_mini_fashion_mnist", {"model.backbone.arch": arch})
-    assert bench(cfg, "training", 2, 0.0001).steps == LEAST_STEPS
+    assert bench(cfg, "training", 2, 0.0001).steps == MIN_STEPS
     with pytest.raises(ValueError, match="unknown measurement 'speed': choose training, inference"):
         bench(cfg, "speed")
 

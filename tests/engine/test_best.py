@@ -9,7 +9,7 @@ from tests.training import result_of, train
 
 
 def test_save_best_must_be_a_metric(tmp_path):
-    with pytest.raises(RunStoppedError, match="save_best 'eval/top2' is no metric: did you mean eval/top"):
+    with pytest.raises(RunStoppedError, match="save_best 'eval/top2' is not a metric: did you mean eval/top"):
         train(tmp_path, default_hooks__checkpoint__save_best="eval/top2")
 
 
@@ -74,11 +74,11 @@ def test_mean_class_has_a_rule(tmp_path):
 
 @pytest.mark.slow
 def test_what_is_better_must_be_known(tmp_path):
-    with pytest.raises(ValueError, match="save_best 'eval/oddity': whether more or less of it is better is not known"):
+    with pytest.raises(ValueError, match="save_best 'eval/oddity': it is not known whether greater or less is better"):
         train_scripted(tmp_path, "eval/oddity", epochs=1)
     with pytest.raises(ValueError, match="rule must be 'greater' or 'less', got 'more'"):
         train(tmp_path, default_hooks__checkpoint__rule="more")
-    with pytest.raises(RunStoppedError, match="save_best 'eval/top1' is no metric: did you mean eval/top5"):
+    with pytest.raises(RunStoppedError, match="save_best 'eval/top1' is not a metric: did you mean eval/top5"):
         train(tmp_path, val_evaluator__topk=(5,))
 
 

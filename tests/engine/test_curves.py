@@ -79,9 +79,9 @@ def test_curves_of_one_height_are_told_apart():
 def test_what_is_not_known_before_is_refused(tmp_path):
     cfg = load_config("debug")
     cfg.param_scheduler = dict(type="ReduceOnPlateauLR", monitor="eval/loss")
-    with pytest.raises(ValueError, match="follows the validation"):
+    with pytest.raises(ValueError, match="depends on validation metrics"):
         schedule(cfg)
-    with pytest.raises(ValueError, match="--samples N says how many training images it has"):
+    with pytest.raises(ValueError, match="give its number of training images with --samples N"):
         schedule(load_config("crate_base_in1k", {"data_root": str(tmp_path / "nowhere")}))
 
 
@@ -226,7 +226,7 @@ def test_lines_that_were_cut_off_and_numbers_that_are_none(tmp_path):
 def test_names_may_be_short():
     known = {"loss", "eval/loss", "eval/top1", "a/x", "b/x"}
     assert [find_key(key, known) for key in ("loss", "top1", "eval/loss")] == ["loss", "eval/top1", "eval/loss"]
-    with pytest.raises(ValueError, match="'x' may be a/x or b/x: write it in full"):
+    with pytest.raises(ValueError, match="'x' may be a/x or b/x: give the full name"):
         find_key("x", known)
-    with pytest.raises(ValueError, match="nothing is logged as 'los': did you mean loss"):
+    with pytest.raises(ValueError, match="no value is logged as 'los': did you mean loss"):
         find_key("los", known)

@@ -20,9 +20,9 @@ from crate_mm.engine.loading.prefetch import Prefetcher
 from crate_mm.engine.logs import RuntimeInfoHook
 from crate_mm.engine.optim.wrapper import Lion
 from crate_mm.engine.parallel.blocks import (
-    checkpoint_blocks,
     compile_backbone,
     compile_blocks,
+    enable_activation_checkpointing,
     layer_groups,
     set_residual_dtype,
 )
@@ -203,7 +203,7 @@ def test_a_second_backbone_without_blocks_is_refused():
 
     try:
         with pytest.raises(ValueError, match="Plain has no layers"):
-            checkpoint_blocks(Distillation(Plain()))
+            enable_activation_checkpointing(Distillation(Plain()))
     finally:
         del BACKBONES.module_dict["Plain"]
 
@@ -249,7 +249,7 @@ def test_recomputed_blocks_have_the_same_gradients_and_keep_less(backbone):
         return kept, {name: p.grad for name, p in model.named_parameters()}
 
     model, frugal = small_model(backbone), small_model(backbone)
-    checkpoint_blocks(frugal)
+    enable_activation_checkpointing(frugal)
     assert list(frugal.state_dict()) == list(model.state_dict())
     (all_kept, expected), (kept, ours) = saved_bytes(model), saved_bytes(frugal)
     assert kept < all_kept / 2
@@ -304,9 +304,7 @@ def test_behind_the_last_block_of_an_encoder_and_of_a_decoder_tokens_are_float32
 
 
 def test_tokens_in_bf16_need_mixed_precision(tmp_path):
-    with pytest.raises(
-        ValueError, match="residual_dtype='bfloat16' is for mixed precision, and training is in float32"
-    ):
+    with pytest.raises(ValueError, match="residual_dtype='bfloat16' needs mixed precision, but training is in float32"):
         debug_runner(tmp_path, residual_dtype="bfloat16")
     mixed = dict(optim_wrapper__type="AutocastOptimWrapper", train_cfg__max_epochs=1)
     debug_runner(tmp_path, residual_dtype="bfloat16", **mixed).train()
@@ -318,7 +316,7 @@ def test_a_backbone_without_blocks_is_named():
 
     model = ImageClassifier(Flat(), LinearHead(12, 2))
     with pytest.raises(ValueError, match="Flat has no layers"):
-        checkpoint_blocks(model)
+        enable_activation_checkpointing(model)
 
 
 @pytest.mark.parametrize("fuse", [False, True])
@@ -435,10 +433,10 @@ def test_losses_that_waited_are_logged_in_order():
         message_hub = MessageHub.get_instance("losses_that_waited")
 
     hook = RuntimeInfoHook()
-    hook.waiting = [{"loss": torch.tensor(float(i))} for i in range(5)]
+    hook.pending = [{"loss": torch.tensor(float(i))} for i in range(5)]
     hook.fetch(OneRun)
     assert OneRun.message_hub.get_scalar("train/loss").data[0].tolist() == [0, 1, 2, 3, 4]
-    assert hook.waiting == []
+    assert hook.pending == []
 
 
 @pytest.mark.gpu

@@ -47,7 +47,7 @@ def test_steps_with_gradients_that_are_not_finite_are_skipped(tmp_path):
     (log,) = tmp_path.glob("*/*.log")
     assert "not finite at iteration 4 (learning rate" in log.read_text()
     assert "the step is skipped (2 of at most 5 in a row)" in log.read_text()
-    assert "epoch_0_iter_4.pth is not written: the last step was skipped" in log.read_text()
+    assert "skipped writing epoch_0_iter_4.pth: the last step was skipped" in log.read_text()
     # But at the end of an epoch one is, as the weights are those of the step before.
     assert torch.equal(read_checkpoint(tmp_path / "epoch_1.pth")["state_dict"]["head.fc.weight"], seen[9])
 
@@ -82,7 +82,9 @@ def test_steps_that_the_device_decides_on_are_the_same(tmp_path, kind):
 
 
 def test_an_optimizer_that_cannot_leave_a_step_out_by_itself_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="decide_on_device=True needs .* and SGD as it is set cannot: leave"):
+    with pytest.raises(
+        ValueError, match="decide_on_device=True needs .* which SGD with its current settings cannot: leave"
+    ):
         debug_runner(
             tmp_path, optim_wrapper__optimizer=dict(type="SGD", lr=1e-3), optim_wrapper__decide_on_device=True
         ).train()
@@ -91,7 +93,7 @@ def test_an_optimizer_that_cannot_leave_a_step_out_by_itself_is_refused(tmp_path
 def test_where_the_device_decides_too_many_in_a_row_stop_the_run_a_step_later(tmp_path):
     runner = debug_runner(tmp_path, optim_wrapper__max_skipped_steps=3, optim_wrapper__decide_on_device=True)
     break_gradients(runner, {5, 6, 7, 8})
-    where = "going back, the gradient of head.fc.weight is the first that is not"
+    where = "in the backward pass, the gradient of head.fc.weight is the first that is not finite"
     with pytest.raises(RunStoppedError, match=f"at iteration 7 .*3 of at most 3 in a row; .*{where}"):
         runner.train()
     assert runner.iter == 7  # in the eighth step
@@ -113,7 +115,8 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run_and_name_the_layer(tmp_pat
     model = runner.model
     if wrong == "gradient":
         break_gradients(runner, {5, 6, 7})
-        where = "the layers' outputs are finite; going back, the gradient of head.fc.weight is the first that is not"
+        where = "the layers' outputs are finite; in the backward pass, the gradient of head.fc.weight "
+        where += "is the first that is not finite"
     elif wrong == "output":
         layer = next(name for name, _ in model.named_modules() if name.endswith("blocks.1.compress"))
         model.get_submodule(layer).register_forward_hook(lambda m, x, y: y * float("inf") if runner.iter >= 4 else y)

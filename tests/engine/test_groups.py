@@ -108,7 +108,7 @@ def test_keys_are_parts_of_names_and_the_longest_holds():
         (dict(custom_keys={"kernel": dict(decay_mult=0.0)}), r"no parameter's name contains 'kernel'.*head.fc.bias"),
         (
             dict(custom_keys={"dictionary": dict(decay_mult=0.0), "sparsify.dictionary": dict(decay_mult=1.0)}),
-            "custom_keys: 'dictionary' has no effect: longer keys hold for all that it names",
+            "custom_keys: 'dictionary' has no effect: longer keys match all of its parameters",
         ),
         (dict(flat_decay=0.0), "paramwise_cfg has no 'flat_decay': did you mean flat_decay_mult"),
         (dict(decay_mult=0.0), "paramwise_cfg has no 'decay_mult': did you mean"),
@@ -228,7 +228,7 @@ def test_other_groups_are_not_resumed_from(tmp_path):
     keys = [{f"blocks.{layer}.": dict(decay_mult=0.0)} for layer in (0, 1)]  # of parameters of the same shapes
     options = dict(train_cfg__max_epochs=1, global_batch_size=106)
     train(tmp_path, optim_wrapper__paramwise_cfg=dict(custom_keys=keys[0]), **options)
-    with pytest.raises(CheckpointError, match="parameters were grouped otherwise .*paramwise_cfg"):
+    with pytest.raises(CheckpointError, match="with other parameter groups .*paramwise_cfg"):
         train(tmp_path, resume=True, optim_wrapper__paramwise_cfg=dict(custom_keys=keys[1]), **options)
     log = min(tmp_path.glob("*/*.log")).read_text()
     assert "8 parameters have lr 0.001, weight_decay 0.0: backbone.blocks.0.norm_compress.weight, ..." in log

@@ -28,7 +28,7 @@ def test_as_few_parts_as_fit(least, differ, fixed, each, free):
         return fixed + each * samples
 
     if takes(1) > free or (differ and most > 1 and takes(2) > free):
-        with pytest.raises(ValueError, match=r"and .* are free: take a smaller model or activation_checkpointing"):
+        with pytest.raises(ValueError, match=r"only .* are free: use a smaller model or set activation_checkpointing"):
             fewest_micro_batches(shares, takes, free)
         return
     parts, taken, of_each = fewest_micro_batches(shares, takes, free)
@@ -117,6 +117,6 @@ def test_the_largest_batch_that_fits_is_said():
     found = fewest_micro_batches((64, 64), lambda count: 1_000_000_000 + 100_000_000 * count, free)
     assert found[:2] == (2, 4_200_000_000)
     assert describe_split(64, *found, free).endswith(
-        "64 samples of a device go through in 2 parts of 32, which take about 4.2 of the 5.0 GB that are free, "
-        "100.0 MB a sample; the most that fit at once are about 40"
+        "64 samples of a device are split into 2 micro-batches of 32, which need about 4.2 of 5.0 GB free memory, "
+        "100.0 MB per sample; about 40 samples fit at once"
     )

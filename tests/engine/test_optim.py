@@ -64,7 +64,7 @@ def consolidate_twice(rank: int) -> dict:
 
     torch.distributed.broadcast = count
     sharded.consolidate_state_dict()
-    answer = {"broadcasts": broadcasts, "has it": sharded.whole is not None}
+    answer = {"broadcasts": broadcasts, "has it": sharded.full_state is not None}
     if rank == 0:
         answer["ours"] = pickle.dumps(sharded.state_dict())
         with pytest.raises(RuntimeError, match="call consolidate_state_dict on all"):
@@ -119,7 +119,7 @@ def test_options_of_several_processes(tmp_path):
 def test_a_static_graph_does_not_go_with_micro_batches(tmp_path):
     cfg = debug_config(ddp=dict(static_graph=True), max_batch_per_device=8)
     cfg.work_dir = str(tmp_path)
-    with pytest.raises(ValueError, match="static_graph does not go with the 4 micro-batches of a step"):
+    with pytest.raises(ValueError, match="static_graph does not support the 4 micro-batches of a step"):
         Runner.for_training(cfg)
 
 

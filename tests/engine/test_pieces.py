@@ -114,7 +114,9 @@ def test_a_batch_is_split_whatever_it_holds():
     assert [len(part["inputs"]) for part in parts] == [2, 2, 2]
     apart = {"images": [torch.zeros(3, 4 + i, 4) for i in range(5)], "names": [], "labels": torch.arange(5)}
     assert [len(part["images"]) for part in split_batch(apart, 2)] == [2, 3]
-    with pytest.raises(ValueError, match=r"tensors \(3, 4, 4\) may hold 3 samples or 3 views of them: a batch of this"):
+    with pytest.raises(
+        ValueError, match=r"tensors \(3, 4, 4\) may hold 3 samples or 3 views of them: set another glob"
+    ):
         split_batch({"images": [torch.zeros(3, 4, 4)] * 3, "labels": torch.arange(3)}, 2)
 
 

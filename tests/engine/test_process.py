@@ -74,6 +74,6 @@ def test_workers_without_a_place_for_their_sockets_are_refused(tmp_path, monkeyp
     folder = tmp_path / ("a" * 80)
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    refused = pytest.raises(ValueError, match="set TMPDIR=/tmp, or num_workers=0")
+    refused = pytest.raises(ValueError, match="set TMPDIR=/tmp or num_workers=0")
     with refused if workers else contextlib.nullcontext():
         debug_runner(tmp_path / "work", train_dataloader__num_workers=workers)

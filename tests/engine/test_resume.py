@@ -94,7 +94,7 @@ def test_a_checkpoint_that_is_open_already_is_not_opened_again(tmp_path, debug_c
         "crate_mm.engine.checkpointing.start.open_checkpoint", lambda path: (read.append(path), opened)[1]
     )
     start = find_start_point(cfg, str(tmp_path), opened if known else None)
-    assert start.opened is opened
+    assert start.checkpoint is opened
     assert len(read) == (not known)
 
 
@@ -105,7 +105,7 @@ def test_processes_that_resume_from_different_files_stop(tmp_path, debug_checkpo
         "crate_mm.engine.safety.consistency.all_gather_object",
         lambda mine: [mine, (0, 0, "another") if isinstance(mine, tuple) else mine],
     )
-    with pytest.raises(ValueError, match=r"is another file for process 1 \(epoch 0, iteration 0\) than here"):
+    with pytest.raises(ValueError, match=r"is a different file for process 1 \(epoch 0, iteration 0\) than here"):
         train(tmp_path, resume=True)
 
 
@@ -130,7 +130,7 @@ def test_a_resumed_run_follows_its_config(tmp_path):
     resumed = train(tmp_path, resume=True, optim_wrapper__optimizer__weight_decay=0.05)
     assert resumed["optimizer"]["param_groups"][0]["weight_decay"] == 0.05
     logs = "".join(log.read_text() for log in tmp_path.glob("*/*.log"))  # one file, if both started in one second
-    assert "the schedule was for 10 iterations and is now for 20" in logs
+    assert "the length of the schedule has changed from 10 to 20 iterations" in logs
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def test_a_resume_as_it_was_says_nothing(go_on):
 def test_a_run_without_a_schedule_is_not_taken_for_a_best_one(go_on, tmp_path_factory):
     folder = tmp_path_factory.mktemp("constant")
     train(folder, train_cfg__max_epochs=1, param_scheduler=None)
-    with pytest.raises(ValueError, match="is of a run without a schedule .*this one has one: resume as it was"):
+    with pytest.raises(ValueError, match="is of a run without a schedule .*this one has one: resume without it"):
         go_on(folder / "epoch_1.pth")
 
 
@@ -74,7 +74,7 @@ def test_a_best_checkpoint_that_is_gone_is_said(tmp_path, capfd):
     capfd.readouterr()
     best.unlink()
     train(tmp_path, resume=True, train_cfg__max_epochs=2)
-    assert f"{best.name} is gone: it had" in "".join(capfd.readouterr())
+    assert f"{best.name} is missing: it had" in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("setting", ["val_begin", "val_interval"])
@@ -99,7 +99,7 @@ def test_a_work_folder_that_cannot_be_made_is_named(tmp_path, what):
     (tmp_path / "file").write_text("")
     cfg = load_config("debug")
     cfg.work_dir = str(tmp_path / "file" if what == "file" else tmp_path / "file" / "run")
-    with pytest.raises(ValueError, match="the work folder .*file.* cannot be made: "):
+    with pytest.raises(ValueError, match="could not create the work directory .*file.*: "):
         Runner.for_training(cfg)
     assert (tmp_path / "file").read_text() == ""
 
@@ -121,7 +121,7 @@ def first_draws(tmp_path_factory):
 def test_a_run_with_older_draws_goes_on_with_them(first_draws, tmp_path, capfd):
     shutil.copy(first_draws / "old.pth", tmp_path / "epoch_0_iter_6.pth")
     resumed = train(tmp_path, resume=True, train_cfg__max_epochs=1, default_hooks__checkpoint__every_iters=8)
-    assert "is of a run with version 1 of the sampler's draws, and goes on with it" in "".join(capfd.readouterr())
+    assert "is of a run with version 1 of the sampler's draws; the resumed run uses it" in "".join(capfd.readouterr())
     whole = read_checkpoint(first_draws / "epoch_1.pth")
     for key in ("state_dict", "optimizer", "param_schedulers"):
         assert_identical(resumed[key], whole[key], key)

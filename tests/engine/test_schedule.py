@@ -101,7 +101,7 @@ def test_a_cosine_that_ends_above_zero():
     values = [1e-3 * scheduler.factor(i) for i in (0, W, (W + T) // 2, T)]
     assert values == pytest.approx([1e-6, 1e-3, (1e-3 + 1e-5) / 2, 1e-5], rel=1e-12)
     cfg.param_scheduler.end_factor = 1.5
-    with pytest.raises(ValueError, match="end_factor is a share of the learning rate, from 0 to 1, got 1.5"):
+    with pytest.raises(ValueError, match="end_factor must be a fraction of the learning rate, from 0 to 1, got 1.5"):
         build(cfg)
 
 

@@ -89,7 +89,7 @@ def test_a_run_goes_on_on_fewer_processes_within_an_epoch(one, tmp_path):
     resumed = train_on_processes(3, tmp_path / "three", ema_momentum=0.1, resume=True)
     assert_same_steps(resumed, one)
     (log,) = (tmp_path / "three").glob("*/*.log")
-    assert "was trained on 4 processes and goes on on 3: with the same batches" in log.read_text()
+    assert "was trained on 4 processes and resumes on 3: the batches are the same" in log.read_text()
 
 
 def test_equal_parts_are_not_weighted(tmp_path):

@@ -97,7 +97,7 @@ def test_what_is_damaged_on_the_disk_is_no_reason_to_delete_another(tmp_path, mo
     runner.train()
     assert seen[-1] == ["epoch_0_iter_2.pth", "epoch_0_iter_4.pth"]
     (log,) = tmp_path.glob("*/*.log")
-    assert log.read_text().count("THE CHECKPOINT IS NOT WRITTEN") == 1
+    assert log.read_text().count("could not write the checkpoint") == 1
 
 
 @pytest.mark.parametrize("ends", ["at its end", "by an error"])
@@ -121,7 +121,7 @@ def test_a_run_waits_for_its_last_checkpoint(tmp_path, monkeypatch, ends):
         with pytest.raises(ZeroDivisionError):
             runner.train()
         assert names(tmp_path) == ["epoch_0_iter_6.pth"]
-    assert runner.writing is None
+    assert runner.pending_write is None
     assert not list(tmp_path.glob(".*.part"))
 
 
@@ -135,7 +135,7 @@ def test_the_second_ctrl_c_waits_for_no_checkpoint(tmp_path, monkeypatch):
     before_step(runner, 8, interrupt)
     with pytest.raises(KeyboardInterrupt):
         runner.train()
-    assert runner.writing.is_running
+    assert runner.pending_write.is_running
     held.let_go.set()
     runner.finish_checkpoint()
 
@@ -154,7 +154,7 @@ def test_an_error_that_is_not_the_disks_ends_the_run(tmp_path, monkeypatch):
 def test_a_snapshot_is_of_its_own_memory_and_keeps_what_is_shared():
     weight = torch.arange(6.0)
     contents = {"a": weight, "tied": weight, "view": weight[2:], "list": [1, {"step": torch.tensor(3.0)}]}
-    copied, moved = to_cpu(contents, snapshot=True), to_cpu(contents, snapshot=False)
+    copied, moved = to_cpu(contents, copy=True), to_cpu(contents, copy=False)
     weight.zero_()
     contents["list"][1]["step"].add_(1)
     contents["list"][0] = 2

@@ -61,7 +61,7 @@ def test_a_second_run_in_a_work_folder_is_refused_and_changes_nothing(tmp_path, 
     for more in ([], ["--resume"]):
         done = run_tool("train", "debug", "--work-dir", work_dir, *more)
         assert done.code == 2, done.output
-        assert f"error: the work folder {work_dir} is in use by another run" in done.last_line
+        assert f"error: the work directory {work_dir} is in use by another run" in done.last_line
     # The launcher is told by a code of its own, so that it may try again.
     assert run_tool("train", "debug", "--work-dir", work_dir, TORCHELASTIC_RUN_ID="x").code == IN_USE
     assert contents() == before
@@ -161,12 +161,12 @@ load_from = "{folder}/init_" + rank + ".pth" if "{what}" == "weights" else None
 {change}
 """
 CHANGES = {
-    "weights": ("", "is another file for process 1"),
+    "weights": ("", "is a different file for process 1"),
     "data": (
         "train_dataloader = dict(dataset=dict(source=dict(split=['train', 'test'][int(rank)])))",
         "number of",
     ),
-    "wish": ("load_from = None if rank == '1' else FOLDER + '/init_0.pth'", "wish to load a checkpoint is False for"),
+    "wish": ("load_from = None if rank == '1' else FOLDER + '/init_0.pth'", "load-checkpoint flag is False for"),
     "recipe": ("optim_wrapper = dict(optimizer=dict(weight_decay=0.1 * (1 + int(rank))))", "config's optim_wrapper"),
 }
 

@@ -19,7 +19,7 @@ from crate_mm.checkpoints.fit import transfer_backbone
 from crate_mm.config.load import as_classifier
 from crate_mm.datasets import draws
 from crate_mm.engine import CheckpointError, Runner, load_config, read_checkpoint
-from crate_mm.engine.parallel.blocks import checkpoint_blocks, layer_groups
+from crate_mm.engine.parallel.blocks import enable_activation_checkpointing, layer_groups
 from crate_mm.evaluation import ReconstructionLoss, extract_features
 from crate_mm.inference.standalone import build_loader, load_config_and_checkpoint
 from crate_mm.models import ImageClassifier, MaskedAutoencoder
@@ -185,7 +185,7 @@ def test_recomputed_blocks_are_the_decoders_too():
         model.zero_grad()
         model(images, noise=noise, mode="loss")["loss"].backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
-        checkpoint_blocks(model)
+        enable_activation_checkpointing(model)
     for plain, recomputed in zip(*gradients):
         torch.testing.assert_close(recomputed, plain, rtol=1e-12, atol=1e-12)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from crate_mm.engine.parallel.blocks import checkpoint_blocks
+from crate_mm.engine.parallel.blocks import enable_activation_checkpointing
 from crate_mm.models import CRATE, ViT
 from crate_mm.models.layers import ISTA, MSSA, Block, DropPath, drop_path_rates
 
@@ -91,7 +91,7 @@ def test_recomputed_blocks_draw_the_same_again(kind):
     for recompute in (False, True):
         model = backbone(kind, drop_path=0.5, drop_path_rule="constant").train()
         if recompute:
-            checkpoint_blocks(model)
+            enable_activation_checkpointing(model)
         torch.manual_seed(1)
         model(images).square().sum().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})

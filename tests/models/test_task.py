@@ -39,7 +39,7 @@ def test_a_teacher_is_in_no_group_and_takes_no_gradient(tmp_path, rules):
     assert sorted(grouped) == sorted(id(p) for p in runner.task.trainable().parameters())
     assert not any(parameter.requires_grad for parameter in runner.task.teacher.parameters())
     runner.train()
-    measured = {id(parameter) for parameter in runner.optim_wrapper.measured}
+    measured = {id(parameter) for parameter in runner.optim_wrapper.grad_norm_params}
     assert measured == set(grouped)
     assert not measured & teachers(runner.task)
     if rules:

@@ -1,4 +1,4 @@
-"""The best epoch by a metric, and its checkpoint."""
+"""Save the checkpoint of the best epoch by a metric."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +12,12 @@ BETTER: dict[str, Callable[[float, float], bool]] = {"greater": lambda a, b: a >
 
 
 def rule_of(metric: str, runner: Runner) -> str:
-    """Whether 'greater' or 'less' of a metric is better, as the task's headline, the metric or MMEngine knows it.
+    """Return whether 'greater' or 'less' values of a metric are better.
+
+    The task's headline, the metric's own ``rules`` and MMEngine's rules are tried in this order.
 
     Raises:
-        ValueError: none of them does.
+        ValueError: none of them knows the metric.
     """
     if metric == runner.task.headline[0]:
         return runner.task.headline[1]
@@ -24,22 +26,22 @@ def rule_of(metric: str, runner: Runner) -> str:
         if metric.startswith(prefix) and metric.removeprefix(prefix) in rules:
             return rules[metric.removeprefix(prefix)]
     name = metric.rpartition("/")[2]
-    known = {rule for part, rule in KNOWN_RULES.items() if part in name}
-    if len(known) != 1:
+    matches = {rule for part, rule in KNOWN_RULES.items() if part in name}
+    if len(matches) != 1:
         raise ValueError(
-            f"save_best {metric!r}: whether more or less of it is better is not known: "
+            f"save_best {metric!r}: it is not known whether greater or less is better: "
             "set default_hooks.checkpoint.rule to 'greater' or 'less'"
         )
-    return known.pop()
+    return matches.pop()
 
 
 class BestCheckpoint:
-    """Keeps the checkpoint of the best epoch by a metric; score and file stand in the message hub, as in MMEngine.
+    """Checkpoint of the best epoch by a metric. As in MMEngine, the message hub stores its score and path.
 
     Args:
-        metric: its name, with its prefix.
+        metric: name of the metric, with its prefix.
         rule: 'greater' or 'less'.
-        alone: whether there is no other one, so that the entries of the message hub need no name.
+        alone: whether it is the only metric; then the message hub's keys have no suffix.
     """
 
     def __init__(self, metric: str, rule: str, alone: bool) -> None:
@@ -48,30 +50,31 @@ class BestCheckpoint:
         self.score_key, self.path_key = f"best_score{suffix}", f"best_ckpt{suffix}"
 
     def warn_if_missing(self, runner: Runner) -> None:
-        """Warn if the best checkpoint that a resumed run knows of is no longer there: only a better one follows it."""
+        """Warn if the best checkpoint of a resumed run is missing: only a better epoch will be saved."""
         info = runner.message_hub.runtime_info
         path, score = info.get(self.path_key), info.get(self.score_key)
         if path and score is not None and not Path(path).is_file():
             runner.logger.warning(
-                f"{path} is gone: it had {score:.4f} {self.metric}, and no other is written until an epoch is better"
+                f"{path} is missing: it had {score:.4f} {self.metric}; the next best checkpoint is written when an "
+                "epoch is better"
             )
 
     def update(self, runner: Runner, score: float) -> bool:
-        """Write the checkpoint if the score is the best, then delete the one before; return whether it was the best.
+        """Write the checkpoint if the score is the best, then delete the previous best; return whether it is the best.
 
-        All processes call it. If the file cannot be written, the one before stays, and counts.
+        All ranks call it. If the write fails, the previous file and score stay.
         """
         hub = runner.message_hub
         before = {key: hub.runtime_info.get(key) for key in (self.score_key, self.path_key)}
-        so_far = before[self.score_key]
-        if score != score or (so_far is not None and not BETTER[self.rule](score, so_far)):
+        best_score = before[self.score_key]
+        if score != score or (best_score is not None and not BETTER[self.rule](score, best_score)):
             return False
         path = Path(runner.work_dir) / f"best_{self.metric.replace('/', '_')}_epoch_{runner.epoch}.pth"
         hub.update_info_dict({self.score_key: score, self.path_key: str(path)})
         meta = {"epoch": runner.epoch, "iter": runner.iter}
         weights_only = {"save_optimizer": False, "save_param_scheduler": False}
         written = [runner.save_checkpoint(runner.work_dir, path.name, meta=meta, **weights_only)]
-        broadcast_object_list(written)  # the first process's: all must know of the same best one
+        broadcast_object_list(written)  # rank 0's result, so that all ranks store the same best checkpoint
         if not written[0]:
             for key, value in before.items():
                 hub.runtime_info.pop(key)

@@ -1,4 +1,4 @@
-"""When checkpoints are written, and which are kept."""
+"""Decide when checkpoints are written and which are kept."""
 
 import os
 import time
@@ -24,31 +24,30 @@ from .work_dir import relocate_paths
 
 @HOOKS.register_module()
 class CheckpointHook(Hook):
-    """Write checkpoints, and lose nothing.
+    """Write checkpoints at each epoch's end, every few minutes, and when a signal stops the run.
 
-    At each epoch's end, every few minutes within it, and when a signal stops the run. The state is copied, and a thread
-    writes it while training goes on: to a file beside its place, which is synced, renamed and read back. Only then old
-    ones go, and only those that this run has written. A write that fails leaves the run going and the old ones as they
-    are. The next checkpoint, and the end of the run, wait for the thread. Files hold tensors, numbers, strings, lists
-    and dicts.
+    The state is copied, and a thread writes it while training continues: to a temporary file, which is synced, renamed
+    and read back. Only then are older checkpoints deleted, and only those that this run has written. After a failed
+    write the run continues and older checkpoints stay. The next checkpoint, and the end of the run, wait for the
+    thread. Files contain tensors, numbers, strings, lists and dicts only.
 
     Args:
-        interval: epochs from one to the next.
-        max_keep_ckpts: how many of the epochs' are kept; all with -1. The one before the newest is always kept, should
-            the newest be damaged; older ones from within an epoch are not.
-        every_minutes: how often one is written within an epoch, or None.
-        every_iters: the same in iterations, or None.
-        save_best: the metric, or several, whose best epoch is kept as well; 'auto' for the task's headline.
-        rule: 'greater' or 'less', for ``save_best`` by a metric that is not known here.
-        save_last: write the last epoch's, whatever the interval; of a run that ends within an epoch, the last step's.
-        save_begin: the epoch from which on they are written.
-        save_optimizer, save_param_scheduler: what a resume needs.
-        background: let training go on while a file is written, which takes as much memory as the file has bytes. The
-            best epoch's is waited for in any case.
-        by_epoch, out_dir, filename_tmpl: MMEngine's, which are as they are here.
+        interval: epochs between two checkpoints.
+        max_keep_ckpts: number of epoch checkpoints to keep; -1 for all. The checkpoint before the newest is always
+            kept, in case the newest is damaged. Older mid-epoch checkpoints are deleted.
+        every_minutes: minutes between mid-epoch checkpoints, or None.
+        every_iters: iterations between mid-epoch checkpoints, or None.
+        save_best: a metric, or several, whose best epoch is saved too; 'auto' for the task's headline metric.
+        rule: 'greater' or 'less', for a ``save_best`` metric whose direction is not known.
+        save_last: save the last epoch whatever the interval, or the last step of a run that ends within an epoch.
+        save_begin: first epoch to save.
+        save_optimizer, save_param_scheduler: include the states that a resume needs.
+        background: continue training while a file is written, for which rank 0 needs as much memory as the file is
+            large. The write of a best checkpoint is always waited for.
+        by_epoch, out_dir, filename_tmpl: MMEngine's arguments; other values than these defaults raise an error.
 
     Raises:
-        ValueError: an argument is wrong, or (before training) it is not known what is better.
+        ValueError: an argument is wrong, or (before training) the direction of a ``save_best`` metric is not known.
     """
 
     priority = "VERY_LOW"
@@ -73,7 +72,7 @@ class CheckpointHook(Hook):
     ) -> None:
         if by_epoch is not True or out_dir is not None or filename_tmpl != "epoch_{}.pth":
             raise ValueError(  # --resume would not find them
-                "CheckpointHook writes epoch_N.pth to the work folder: leave out by_epoch, out_dir and filename_tmpl"
+                "CheckpointHook writes epoch_N.pth to the work directory: leave out by_epoch, out_dir and filename_tmpl"
             )
         if others:
             raise ValueError(f"CheckpointHook has no argument {', '.join(others)}")
@@ -82,7 +81,7 @@ class CheckpointHook(Hook):
                 raise ValueError(f"CheckpointHook: {name} must be a number above 0 or None, got {value!r}")
         if rule not in (None, *BETTER):
             raise ValueError(f"CheckpointHook: rule must be 'greater' or 'less', got {rule!r}")
-        self.interval, self.keep = interval, max_keep_ckpts
+        self.interval, self.max_keep = interval, max_keep_ckpts
         self.every_minutes, self.every_iters = every_minutes, every_iters
         self.save_best = [save_best] if isinstance(save_best, str) else list(save_best or ())
         self.rule = rule
@@ -90,13 +89,13 @@ class CheckpointHook(Hook):
         if not isinstance(background, bool):
             raise ValueError(f"CheckpointHook: background must be True or False, got {background!r}")
         self.background = background
-        self.parts = {"save_optimizer": save_optimizer, "save_param_scheduler": save_param_scheduler}
+        self.state_options = {"save_optimizer": save_optimizer, "save_param_scheduler": save_param_scheduler}
         self.saved_epoch = -1
-        self.written: list[str] = []  # the names of this run's checkpoints, the oldest first
+        self.own_checkpoints: list[str] = []  # names of the files that this run may delete, oldest first
         self.best: list[BestCheckpoint] = []
 
     def headline(self, runner: Runner) -> tuple[str, str]:
-        """The metric that decides which epoch is the best, and whether 'greater' or 'less' is better."""
+        """Return the metric that selects the best epoch, and whether 'greater' or 'less' is better."""
         first = (self.save_best or ["auto"])[0]
         return runner.task.headline if first == "auto" else (first, self.rule or rule_of(first, runner))
 
@@ -122,27 +121,27 @@ class CheckpointHook(Hook):
         runner.finish_checkpoint(wait=False)
         loop = runner.train_loop
         if not isinstance(loop, TrainLoop):
-            return  # whose processes do not agree within an epoch
-        signal, due = max(loop.agreed["signal"]), max(loop.agreed["save"])
+            return  # other loops do not exchange flags within an epoch
+        signal, due = max(loop.all_flags["signal"]), max(loop.all_flags["save"])
         step = runner.iter + 1
-        ends = self.save_last and self._is_cut(runner, step)
-        if signal or due or loop.stopping or ends:
-            self.save_mid_epoch(runner, step, last=bool(signal or loop.stopping or ends))
+        ends = self.save_last and self._ends_mid_epoch(runner, step)
+        if signal or due or loop.stop_error or ends:
+            self.save_mid_epoch(runner, step, last=bool(signal or loop.stop_error or ends))
         if ends:
             self.saved_epoch = runner.epoch + 1
-        if signal or loop.stopping:
-            runner.finish_checkpoint()  # before the other processes end
-        if signal and not loop.stopping:
-            loop.stopping = self._interrupted(runner, signal)
+        if signal or loop.stop_error:
+            runner.finish_checkpoint()  # before the other ranks exit
+        if signal and not loop.stop_error:
+            loop.stop_error = self._interrupted(runner, signal)
 
     def before_stopping(self, runner: Runner) -> None:
-        """Save the steps taken so far, where no further one is taken."""
+        """Save a checkpoint of the steps taken so far, when the run stops before its next step."""
         loop = runner.train_loop
         if runner.iter and self.saved_epoch != runner.epoch:
             self.save_mid_epoch(runner, runner.iter, last=True)
         runner.finish_checkpoint()
-        if not loop.stopping:
-            loop.stopping = self._interrupted(runner, max(loop.agreed["signal"]))
+        if not loop.stop_error:
+            loop.stop_error = self._interrupted(runner, max(loop.all_flags["signal"]))
 
     def after_train_epoch(self, runner: Runner) -> None:
         epoch = runner.epoch + 1
@@ -154,7 +153,7 @@ class CheckpointHook(Hook):
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         signals = getattr(runner.train_loop, "signals", None) if runner.is_training else None
-        # Several processes stop at the next step of training, where they agree on it.
+        # Several ranks stop at the next training step, where they exchange flags.
         if signals and signals.received and not is_distributed() and self.saved_epoch == runner.epoch:
             raise self._interrupted(runner, signals.received)
 
@@ -163,13 +162,15 @@ class CheckpointHook(Hook):
             return
         missing = [best.metric for best in self.best if best.metric not in (metrics or {})]
         if missing:
-            raise RunStoppedError(f"save_best {missing[0]!r} is no metric: {suggest(missing[0], list(metrics or ()))}")
+            raise RunStoppedError(
+                f"save_best {missing[0]!r} is not a metric: {suggest(missing[0], list(metrics or ()))}"
+            )
         if self._last_step_skipped(runner):
             return
         better = [best for best in self.best if best.update(runner, metrics[best.metric])]
-        if better and self._is_cut(runner, runner.iter):
+        if better and self._ends_mid_epoch(runner, runner.iter):
             self.save_mid_epoch(runner, runner.iter, last=True, epoch=runner.epoch - 1)
-        elif better:  # what a resume goes on from must know of it
+        elif better:  # the checkpoint to resume from must name the new best one
             self.save_epoch(runner, runner.epoch, runner.iter)
 
     @staticmethod
@@ -178,76 +179,81 @@ class CheckpointHook(Hook):
         newest = training_checkpoints(runner.work_dir)
         return RunInterruptedError(signal, f"the newest checkpoint is {newest[-1] if newest else 'not written yet'}")
 
-    # What ---------------------------------------------------------------------------------------------------------
+    # Writing and deleting -----------------------------------------------------------------------------------------
 
     def save_mid_epoch(self, runner: Runner, step: int, last: bool = False, epoch: int | None = None) -> None:
-        """Write a checkpoint of so many steps, from where a sampler can go on; all processes call it.
+        """Write a mid-epoch checkpoint, if the sampler can resume from it. All ranks call it.
 
         Args:
-            runner: of the run.
-            step: how many steps it has taken.
-            last: no other one will come.
-            epoch: number of epochs before the one that the step is of; the run's if not given.
+            runner: the runner.
+            step: number of steps taken.
+            last: whether it is the last checkpoint of this launch.
+            epoch: number of epochs before this one (default: the runner's epoch).
         """
         epoch = runner.epoch if epoch is None else epoch
-        if isinstance(runner.train_dataloader.sampler, ResumableSampler) or self._is_cut(runner, step):
+        if isinstance(runner.train_dataloader.sampler, ResumableSampler) or self._ends_mid_epoch(runner, step):
             self._save(runner, f"epoch_{epoch}_iter_{step}.pth", {"epoch": epoch, "iter": step}, last)
 
     def save_epoch(self, runner: Runner, epoch: int, step: int) -> None:
-        """Write the checkpoint of a whole epoch."""
+        """Write the checkpoint of a completed epoch."""
         self.saved_epoch = epoch
         self._save(runner, f"epoch_{epoch}.pth", {"epoch": epoch, "iter": step}, last=True)
 
     def _save(self, runner: Runner, name: str, meta: dict, last: bool) -> None:
-        runner.finish_checkpoint()  # which may delete older ones, of which the next one tells
-        in_trouble = self._last_step_skipped(runner)
-        if in_trouble and not (last and all(p.isfinite().all() for p in runner.model.parameters())):
-            runner.logger.warning(f"{name} is not written: the last step was skipped, its numbers not being finite")
+        runner.finish_checkpoint()  # may delete older files, which changes the list that the next checkpoint stores
+        skipped = self._last_step_skipped(runner)
+        if skipped and not (last and all(p.isfinite().all() for p in runner.model.parameters())):
+            runner.logger.warning(
+                f"skipped writing {name}: the last step was skipped because its gradients were not finite"
+            )
             return
         path = Path(runner.work_dir) / name
         runner.message_hub.update_info("last_ckpt", str(path))
-        # Only what this run has written is ever deleted; a resume knows of it by the checkpoint.
-        self.written = [other for other in self.written if other != name] + [name]
-        runner.message_hub.update_info("checkpoints", list(self.written))
-        then = None if in_trouble else partial(self._delete_older, runner, path)
-        runner.save_checkpoint(runner.work_dir, name, meta=meta, background=self.background, then=then, **self.parts)
+        # Delete only this run's files. Checkpoints store their names, so a resumed run knows them.
+        self.own_checkpoints = [own for own in self.own_checkpoints if own != name] + [name]
+        runner.message_hub.update_info("checkpoints", list(self.own_checkpoints))
+        # Weights after a skipped step may not be trainable any more: they must not replace older checkpoints.
+        on_success = None if skipped else partial(self._delete_older, runner, path)
+        runner.save_checkpoint(
+            runner.work_dir, name, meta=meta, background=self.background, on_success=on_success, **self.state_options
+        )
         self.saved_at = time.monotonic()
 
     def _delete_older(self, runner: Runner, newest: Path) -> None:
-        reached = training_progress(newest)
-        own = [path for path in training_checkpoints(runner.work_dir) if path.name in self.written]
-        older = [path for path in own if training_progress(path) < reached]
+        progress = training_progress(newest)
+        own = [path for path in training_checkpoints(runner.work_dir) if path.name in self.own_checkpoints]
+        older = [path for path in own if training_progress(path) < progress]
         epochs = [path for path in older if training_progress(path)[1] == 0]
-        more = self.keep if reached[1] else self.keep - 1  # the newest is of an epoch's end, or is kept besides
-        kept = {*older[-1:], *(epochs if self.keep < 0 else epochs[max(len(epochs) - more, 0) :])}
+        num_epochs = self.max_keep if progress[1] else self.max_keep - 1  # an epoch checkpoint itself counts
+        retained = {*older[-1:], *(epochs if self.max_keep < 0 else epochs[max(len(epochs) - num_epochs, 0) :])}
         try:
             write_whole(newest.with_name("last_checkpoint"), os.fsencode(newest))  # for MMEngine's tools
             for path in older:
-                if path not in kept:
+                if path not in retained:
                     path.unlink(missing_ok=True)
-                    self.written.remove(path.name)
+                    self.own_checkpoints.remove(path.name)
         except OSError as error:
-            runner.logger.warning(f"cannot tidy up {runner.work_dir}: {error}")
+            runner.logger.warning(f"could not delete old checkpoints in {runner.work_dir}: {error}")
 
     @staticmethod
-    def _is_cut(runner: Runner, step: int) -> bool:
-        """Return whether a step is the last one of the run, and within an epoch."""
+    def _ends_mid_epoch(runner: Runner, step: int) -> bool:
+        """Return whether a step is the last one of the run and lies within an epoch."""
         return step == runner.max_iters and step % len(runner.train_dataloader) != 0
 
     @staticmethod
     def _last_step_skipped(runner: Runner) -> bool:
-        """Whether the weights may be such that no step can be taken any more: they replace no checkpoint."""
+        """Return whether the last step was skipped because its gradients were not finite."""
         return bool(getattr(runner.optim_wrapper, "skipped_in_a_row", 0))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         hub = checkpoint["message_hub"]
         checkpoint["meta"] |= checkpoint_metadata(runner)
         info = {key: to_builtin(value) for key, value in hub["runtime_info"].items()}
-        kept = {key: value for key, value in hub["resumed_keys"].items() if key in info}
-        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": info, "resumed_keys": kept}
+        resumed_keys = {key: value for key, value in hub["resumed_keys"].items() if key in info}
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": info, "resumed_keys": resumed_keys}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         info = (checkpoint.get("message_hub") or {}).get("runtime_info") or {}
         relocate_paths(info, runner.work_dir)
         if runner.is_resuming:
-            self.written = [name for name in info.get("checkpoints") or () if training_progress(name)]
+            self.own_checkpoints = [name for name in info.get("checkpoints") or () if training_progress(name)]

@@ -1,4 +1,4 @@
-"""What a run leaves behind: one JSON that says what was trained on what, how, and what came out."""
+"""Write a run's ``result.json`` (config, data, metrics, cost, environment) and the metadata of checkpoints."""
 
 import json
 import logging
@@ -38,36 +38,35 @@ from ..logs import warn_on_oserror
 from ..optim.sharded import optimizer_name
 
 RESULT_FILE = "result.json"
-MOST_BYTES = 2**24  # of a result.json
+MAX_RESULT_BYTES = 2**24
 
 
 @HOOKS.register_module()
 class ResultFile(Hook):
-    """Write ``result.json`` into the work folder after each validation of a training, so that a run that is killed has
-    one too.
+    """Write ``result.json`` to the work directory after each validation during training, also for a run killed later.
 
-    ``last`` are the figures of the last validation, ``best`` those of the best one by the headline: ``save_best``'s
-    metric, or the task's. The wall time counts training and validation, over all resumes. ``run`` names the run, in
-    its checkpoints and in what is published of them too.
+    ``last`` has the metrics of the last validation, ``best`` those of the best one by the headline metric (that of
+    ``save_best``, or the task's). The wall time covers training and validation, over all resumes. ``run`` identifies
+    the run; its checkpoints, and files published from them, carry the same identifier.
     """
 
-    priority = "ABOVE_NORMAL"  # before the checkpoint, which keeps the time and the figures
+    priority = "ABOVE_NORMAL"  # before the checkpoint, which stores the wall time and the metrics
 
     def __init__(self) -> None:
         self._lap = time.perf_counter()
         self._cost: dict = {}
-        self._first_iteration = 0  # of this start of the run
+        self._first_iteration = 0  # of this launch
 
     def before_train(self, runner: Runner) -> None:
         self._lap = time.perf_counter()
         self._first_iteration = runner.iter
         if is_main_process():
             self._cost = model_cost(runner.task)
-            code_commit()  # of the code that trains, which may be changed before the first validation
+            code_commit()  # cached now: the clone may change before the first validation
         if "run" not in runner.message_hub.runtime_info:
-            name = [uuid.uuid4().hex]
-            broadcast_object_list(name)
-            runner.message_hub.update_info("run", name[0])
+            run_id = [uuid.uuid4().hex]
+            broadcast_object_list(run_id)
+            runner.message_hub.update_info("run", run_id[0])
 
     def after_train_epoch(self, runner: Runner) -> None:
         self._count_time(runner)
@@ -83,9 +82,11 @@ class ResultFile(Hook):
         if best is None or not _is_as_good(best, last, metric, rule):
             best = last
         runner.message_hub.update_info_dict({"result_last": last, "result_best": best})
-        # A resume with nothing left to train validates its checkpoint; the file of the run that trained it stays.
-        stays = runner.iter == self._first_iteration and _is_finished(runner.work_dir, info["run"], runner.epoch)
-        if is_main_process() and not stays:
+        # A resume with nothing left to train only validates: it must not overwrite the finished run's file.
+        finished_before = runner.iter == self._first_iteration and _is_finished(
+            runner.work_dir, info["run"], runner.epoch
+        )
+        if is_main_process() and not finished_before:
             result = {
                 **run_metadata(runner.cfg, runner.seed, runner.initialized_from, origin=runner.origin),
                 "run": info["run"],
@@ -113,17 +114,17 @@ class ResultFile(Hook):
 
 
 def strip_eval_prefix(metrics: dict[str, float]) -> dict[str, float]:
-    """Metrics without the prefix that those of a task's own evaluation have."""
+    """Remove the prefix ``eval/`` from the names of metrics."""
     return {key.removeprefix("eval/"): value for key, value in metrics.items()}
 
 
-def _is_as_good(one: dict, other: dict, metric: str, rule: str) -> bool:
-    """Whether the first figures are as good as the others, by a metric; those that lack it are not."""
-    if metric not in one:
+def _is_as_good(a: dict, b: dict, metric: str, rule: str) -> bool:
+    """Return whether metrics ``a`` are at least as good as ``b``; metrics without this one are never as good."""
+    if metric not in a:
         return False
-    if metric not in other or other[metric] != other[metric]:
+    if metric not in b or b[metric] != b[metric]:
         return True
-    return one[metric] >= other[metric] if rule == "greater" else one[metric] <= other[metric]
+    return a[metric] >= b[metric] if rule == "greater" else a[metric] <= b[metric]
 
 
 def write_result(folder: str | Path, result: dict) -> None:
@@ -135,24 +136,24 @@ def load_result(path: str | Path) -> dict[str, Any]:
     """Read a ``result.json``.
 
     Raises:
-        OSError: it is missing, no regular file, or too large.
-        ValueError: it is not a dict of plain data.
+        OSError: the file is missing, not a regular file, or too large.
+        ValueError: the contents are not a dict of plain data.
     """
-    result = read_json(read_regular(path, MOST_BYTES))
+    result = read_json(read_regular(path, MAX_RESULT_BYTES))
     check_plain(result)
     if not isinstance(result, dict):
-        raise ValueError(f"it holds {type(result).__name__}, not a dict")
+        raise ValueError(f"expected a dict, got {type(result).__name__}")
     return result
 
 
 def mark_unfinished(folder: str | Path) -> None:
-    """Say in a folder's ``result.json`` that its run is not finished, if the file is there."""
-    with suppress(OSError, ValueError):  # the run ends with an error in any case
+    """Set ``finished`` to False in a folder's ``result.json``, if the file exists."""
+    with suppress(OSError, ValueError):  # the caller raises an error anyway
         write_result(folder, {**load_result(Path(folder) / RESULT_FILE), "finished": False})
 
 
 def _is_finished(folder: str | Path, run: str, epoch: int) -> bool:
-    """Whether a folder's ``result.json`` is of a run that has finished with this epoch."""
+    """Return whether a folder's ``result.json`` belongs to this run, finished at this epoch."""
     try:
         result = load_result(Path(folder) / RESULT_FILE)
     except (OSError, ValueError):
@@ -161,7 +162,7 @@ def _is_finished(folder: str | Path, run: str, epoch: int) -> bool:
 
 
 def origin_of(checkpoint: Checkpoint) -> str:
-    """Return what identifies a checkpoint, wherever its file lies: its run and epoch, or the path where it has none."""
+    """Return a checkpoint's run and epoch, which identify it wherever it is stored, or its path if it has none."""
     run, epoch = checkpoint.run, checkpoint.meta.get("epoch")
     return checkpoint.path if run is None or epoch is None else f"epoch {epoch} of run {run}"
 
@@ -173,14 +174,14 @@ def run_metadata(
     frozen: bool | None = None,
     origin: str | None = None,
 ) -> dict:
-    """What is trained or tested on what, by which config, recipe, seed and command, from which checkpoint.
+    """Return the model, data, config, recipe, seed, command and start checkpoint of a training or test.
 
     Args:
-        cfg: the user's config or the prepared one.
-        seed: of the training.
+        cfg: the user's config or the resolved one.
+        seed: seed of the training.
         initialized_from: the checkpoint that the training started from.
-        frozen: whether the backbone was frozen; as the config has it if not given.
-        origin: that checkpoint by its run and epoch, see ``origin_of``; ``initialized_from`` if not given.
+        frozen: whether the backbone was frozen (default: as in the config).
+        origin: that checkpoint by its run and epoch, see ``origin_of`` (default: ``initialized_from``).
     """
     loader = cfg.get("train_dataloader") or cfg.test_dataloader
     frozen = cfg.model.get("freeze_backbone", False) if frozen is None else frozen
@@ -200,11 +201,11 @@ def run_metadata(
 
 
 def dataset_name(dataset: dict, data_root: str | None = None) -> str:
-    """Return the name of a dataset's folder for image folders of one's own, and its type for every other dataset.
+    """Return the folder's name for a user's image folders, and the dataset's type for every other dataset.
 
     Args:
-        dataset: its config.
-        data_root: the folder, where ``dataset`` has no ``root``.
+        dataset: config of the dataset.
+        data_root: the folder, if ``dataset`` has no ``root``.
     """
     source = dataset.get("source") or dataset
     kind, root = source["type"], source.get("root", data_root)
@@ -212,30 +213,30 @@ def dataset_name(dataset: dict, data_root: str | None = None) -> str:
     if root is None or not (isinstance(reader, type) and issubclass(reader, Source) and reader.named_by_folder):
         return kind
     name = Path(home(root)).resolve().name
-    # A folder that is called as a dataset is, such as ImageNet, is not that dataset.
+    # A folder named like a dataset, such as ImageNet, need not contain that dataset.
     return f"{name} ({kind})" if name in ("", *DATASETS.names()) else name
 
 
 def describe_recipe(cfg: Config) -> dict:
-    """All that makes runs of a model on a dataset different, but their seeds and where they ran."""
+    """Return the settings that distinguish runs of a model on a dataset, except seeds and the machine."""
     parts = {key: cfg.get(key) for key in ("model", "optim_wrapper", "param_scheduler", "global_batch_size")}
     parts["auto_scale_lr"] = cfg.get("auto_scale_lr")
     length = cfg.get("train_cfg") or {}
     parts |= {"ema_momentum": cfg.get("ema_momentum"), "max_epochs": length.get("max_epochs")}
     parts |= {"max_steps": length.max_steps} if length.get("max_steps") else {}
-    others = ("residual_dtype", "val_dtype", "tf32", "ddp", "transfer_from")
-    parts |= {key: cfg.get(key) for key in others if cfg.get(key)}
+    optional = ("residual_dtype", "val_dtype", "tf32", "ddp", "transfer_from")
+    parts |= {key: cfg.get(key) for key in optional if cfg.get(key)}
     data = (cfg.get("train_dataloader") or {}).get("dataset") or {}
     parts["train_transforms"] = data.get("transforms")
-    elsewhere = ("type", "source", "root", "transforms", "max_unreadable")
-    if settings := {key: value for key, value in data.items() if key not in elsewhere}:  # such as views, or a length
+    excluded = ("type", "source", "root", "transforms", "max_unreadable")
+    if settings := {key: value for key, value in data.items() if key not in excluded}:  # such as views, or a length
         parts["train_data"] = settings
     parts["optim_wrapper"] = {k: v for k, v in (parts["optim_wrapper"] or {}).items() if k != "accumulative_counts"}
     return to_builtin(parts)
 
 
 def model_name(backbone: dict) -> str:
-    """'crate_tiny', or 'crate_192x6x6' (width, depth, heads) for a size without a name."""
+    """Return 'crate_tiny', or 'crate_192x6x6' (width, depth, heads) for a size without a name."""
     arch = backbone.get("arch", "")
     if isinstance(arch, dict):
         arch = "x".join(str(arch[key]) for key in ("embed_dim", "depth", "num_heads") if key in arch)
@@ -243,16 +244,16 @@ def model_name(backbone: dict) -> str:
 
 
 def model_cost(model: nn.Module) -> dict:
-    """Parameters, those that train, and multiply-adds for one sample.
+    """Return the numbers of parameters and of trainable ones, the multiply-adds per sample, and the image size.
 
-    The last is None for a model that gives no example, or of a kind that fvcore cannot trace.
+    The multiply-adds are None if the model has no ``example()`` or fvcore cannot trace it.
     """
     backbone, flops = backbone_of(model), None
     spec = None if backbone is None else backbone.input_spec
     try:
         flops = count_complexity(model, model.example()).flops
-    except Exception as error:  # a report may not end a training, whatever a user's model does to the tracer
-        print_log(f"multiply-adds are not counted: {error}", logger="current", level=logging.WARNING)
+    except Exception as error:  # a user's model may raise anything in the tracer, which must not end the training
+        print_log(f"could not count multiply-adds: {error}", logger="current", level=logging.WARNING)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -263,11 +264,11 @@ def model_cost(model: nn.Module) -> dict:
 
 @cache
 def code_commit() -> str | None:
-    """Return the git commit of crate_mm's clone, with ``-dirty`` where tracked files differ; None without one."""
+    """Return the git commit of crate_mm's clone, with ``-dirty`` if tracked files differ; None without a clone."""
     clone = Path(crate_mm.__file__).resolve().parent.parent
     if not (clone / ".git").exists():  # an installed package may lie inside another project's clone
         return None
-    # Named in full, as GIT_DIR in the environment may name another repository; a lock would be in the user's way.
+    # Explicit paths, because GIT_DIR may name another repository. A lock could make the user's own git commands fail.
     git = ["git", "--no-optional-locks", f"--git-dir={clone / '.git'}", f"--work-tree={clone}"]
     command = [*git, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
@@ -277,7 +278,7 @@ def code_commit() -> str | None:
 
 
 def environment_info(processes: int = 1) -> dict:
-    """Device, number of processes, commit of the code, versions and the time."""
+    """Return the device, number of processes, commit of the code, versions and date."""
     gpu = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
@@ -286,7 +287,7 @@ def environment_info(processes: int = 1) -> dict:
         "versions": {
             "crate_mm": crate_mm.__version__,
             "python": platform.python_version(),
-            "torch": str(torch.__version__),  # a class of its own, which checkpoints may not hold
+            "torch": str(torch.__version__),  # a subclass of str, which checkpoints must not contain
             "torchvision": torchvision.__version__,
             "mmengine": mmengine.__version__,
         },
@@ -295,14 +296,14 @@ def environment_info(processes: int = 1) -> dict:
 
 
 def checkpoint_metadata(runner: Runner) -> dict:
-    """What a checkpoint of a run says of itself, so that using it needs nothing else: the model, the transforms of its
-    test, where it comes from, and what a resume is compared with."""
+    """Return the metadata that make a checkpoint self-contained: model, test transforms, origin, recipe."""
     cfg = runner.cfg
-    tested = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset") or {}
+    dataset = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset") or {}
+    transforms = to_builtin(dataset.get("transforms"))
     return {
         "format": FORMAT,
         "model": cfg.model.to_dict(),
-        "test_transforms": transforms if are_transforms(transforms := to_builtin(tested.get("transforms"))) else None,
+        "test_transforms": transforms if are_transforms(transforms) else None,
         "transfer_from": runner.task.transfer_from,
         "initialized_from": runner.initialized_from,
         "recipe": {**describe_recipe(cfg), "initialized_from": runner.origin},
@@ -315,7 +316,7 @@ def checkpoint_metadata(runner: Runner) -> dict:
 
 
 def to_builtin(value: Any) -> Any:
-    """NumPy's numbers, and tuples, as Python's own numbers and lists, at any depth."""
+    """Convert NumPy scalars and tuples to Python numbers and lists, at any depth."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):

@@ -1,4 +1,8 @@
-"""A Runner's checkpoints: opened once, loaded whole or not at all, written and read back."""
+"""Load and save checkpoints in MMEngine's Runner.
+
+Loading is strict: every weight is loaded, or CheckpointError is raised and the model is unchanged. Only a transfer
+loads the backbone alone (``transfer_backbone``). Every file is read back and verified after it is written.
+"""
 
 import copy
 import re
@@ -17,7 +21,7 @@ from ...config import dump
 from ...datasets.base import draws_of
 from ...io.untrusted import without_secrets
 from ...models.tasks.base import Task, task_of
-from ..loading.classes import compare_with_config, say_other_recipe
+from ..loading.classes import compare_with_config, warn_other_recipe
 from ..mmengine_private import RunnerState
 from ..optim.sharded import ShardedOptimizer
 from ..safety.consistency import check_same_checkpoint, open_on_all
@@ -31,26 +35,37 @@ MAX_FAILED_WRITES = 3
 
 
 class CheckpointingRunner(RunnerState):
-    """MMEngine's Runner, which begins with a checkpoint that is opened once, and goes on if one cannot be written.
+    """MMEngine Runner with verified checkpoints that survives failed writes.
 
-    ``start`` is where it begins; ``initialized_from`` names the checkpoint that the run started from, also after a
-    resume, or is None; ``tested`` is the checkpoint that is tested; ``user_cfg`` the config as the user has it.
+    The start checkpoint is opened once and shared by all consumers. A failed write is logged and training continues;
+    the ``MAX_FAILED_WRITES``-th failure in a row raises RunStoppedError. Earlier checkpoints stay intact.
+
+    Attributes:
+        start: checkpoint to start from and whether to resume; None until it is resolved.
+        user_cfg: config as the user wrote it, before ``resolve_config``.
+        initialized_from: path of the checkpoint that initialized the backbone, kept across resumes, or None.
+        origin: the same checkpoint as the recipe names it, see ``origin_of``.
+        tested: checkpoint under test, without its weights.
+        pending_write: the write in progress, or None.
+        failed_writes: failed writes in a row; several failures at one iteration count once.
+        failed_at: iteration of the last failed write, or None.
+        unwritten: path and error of the newest checkpoint to resume from, if its write failed.
     """
 
     start: StartPoint | None = None
     user_cfg: Config | None = None
     initialized_from: str | None = None
-    origin: str | None = None  # the same checkpoint as the recipe names it, see origin_of
+    origin: str | None = None
     tested: Checkpoint | None = None
-    room_made: bool = False
-    writing: CheckpointWrite | None = None  # the checkpoint that is on its way to the disk
+    pending_write: CheckpointWrite | None = None
     failed_writes: int = 0
-    failed_at: int | None = None  # the iteration of the last write that failed
-    unwritten: tuple[Path, Exception] | None = None  # the newest checkpoint to resume from, if it could not be written
+    failed_at: int | None = None
+    unwritten: tuple[Path, Exception] | None = None
+    _work_dir_prepared: bool = False
 
     @property
     def task(self) -> Task:
-        """The model, without the wrapper of several processes."""
+        """The model without its DistributedDataParallel wrapper."""
         return task_of(self.model)
 
     def load_or_resume(self) -> None:
@@ -62,23 +77,23 @@ class CheckpointingRunner(RunnerState):
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         super().call_hook(fn_name, **kwargs)
-        if fn_name == "before_train" and not self.room_made:  # whatever may refuse the run has had its say
-            self.room_made = True
+        if fn_name == "before_train" and not self._work_dir_prepared:  # every check of the run has passed
+            self._work_dir_prepared = True
             if is_main_process():
                 set_aside(self)
             self.write_user_config()
 
     def load_checkpoint(self, filename: str, map_location: Any = "cpu", *_: Any, **__: Any) -> dict:
-        """Load weights from a file of ours or of another code base; MMEngine's further arguments have no effect.
+        """Load weights from a file of crate_mm or of third-party code; MMEngine's other arguments have no effect.
 
-        To resume or to test, all are loaded or none. A run that starts from the file is initialised by it: all but the
-        backbone starts anew, position embeddings are resized, and a table says what became of each parameter.
+        Resuming and testing load all weights or none. A new run that starts from the file transfers its backbone alone:
+        position embeddings are resized, and a table in the log lists every parameter.
 
         Raises:
-            CheckpointError: the file cannot be read, or is not of this model.
+            CheckpointError: the file cannot be read, or does not match this model.
         """
-        opened = self.start.opened if self.start else None
-        checkpoint = open_on_all(filename, opened if opened and opened.path == str(filename) else None)
+        checkpoint = self.start.checkpoint if self.start else None
+        checkpoint = open_on_all(filename, checkpoint if checkpoint and checkpoint.path == str(filename) else None)
         contents = {"meta": checkpoint.meta, "state_dict": checkpoint.weights, **checkpoint.states}
         self.initialized_from = checkpoint.meta.get("initialized_from")
         self.origin = (checkpoint.meta.get("recipe") or {}).get("initialized_from", self.initialized_from)
@@ -86,12 +101,12 @@ class CheckpointingRunner(RunnerState):
             check_resumable(self, checkpoint)
             self._restore_shuffle_version(filename, checkpoint.meta)
             self._warn_world_size_changed(filename, checkpoint.meta)
-            say_other_recipe(self, checkpoint)
+            warn_other_recipe(self, checkpoint)
         elif self.is_training:
-            taken = transfer_backbone(
+            transfer_report = transfer_backbone(
                 self.task, checkpoint, self.cfg.resize_positions, self.cfg.resize_patches, self.cfg.transfer_from
             )
-            self.logger.info(f"initialised from {filename}:\n{taken.table()}")
+            self.logger.info(f"initialized the backbone from {filename}:\n{transfer_report.table()}")
             self.initialized_from, self.origin = without_secrets(filename), origin_of(checkpoint)
             contents = {"meta": checkpoint.meta, "state_dict": self.task.state_dict()}
         else:
@@ -101,33 +116,33 @@ class CheckpointingRunner(RunnerState):
         if self.is_resuming or not self.is_training:
             load_strict(self.task, replace(checkpoint, weights=contents["state_dict"]))
         check_same_checkpoint(self, filename, checkpoint.meta if self.is_resuming else {})
-        self.start = self.start and self.start._replace(opened=None)  # its memory
+        self.start = self.start and self.start._replace(checkpoint=None)  # frees its memory
         checkpoint.say(self.logger.info)
         self.logger.info(f"loaded checkpoint {filename}")
         return contents
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Go on from a checkpoint of training, with the optimizer's settings as this run's config has them.
+        """Resume from a training checkpoint; the optimizer's settings are those of this run's config.
 
         Raises:
-            CheckpointError: the checkpoint holds weights only, or is of a run that took other steps.
+            CheckpointError: the checkpoint has weights only, or its run does not match this one.
         """
         settings = {"initial_lr", *self.cfg.optim_wrapper.optimizer}
         if self.param_schedulers:
-            settings.discard("lr")  # it is where the schedule is
+            settings.discard("lr")  # the schedule's position determines it
         configured = [dict(group) for group in self.optim_wrapper.param_groups]
         try:
             super().resume(filename, *args, **kwargs)
         except CheckpointError:
             raise
-        except Exception as error:  # whatever MMEngine and PyTorch make of states that are none
+        except Exception as error:  # MMEngine and PyTorch raise exceptions of any type on malformed states.
             raise CheckpointError(
-                f"{filename} is no checkpoint of training: {type(error).__name__}: {error}"
+                f"{filename} is not a training checkpoint: {type(error).__name__}: {error}"
             ) from error
         check_optimizer_state(self.optim_wrapper.optimizer, configured, filename)
-        for group, wanted in zip(self.optim_wrapper.param_groups, configured):
-            group.update({key: wanted[key] for key in settings & wanted.keys()})
-        self.seed_sampler()  # where the config has no seed, it is the checkpoint's now
+        for group, before in zip(self.optim_wrapper.param_groups, configured):
+            group.update({key: before[key] for key in settings & before.keys()})
+        self.seed_sampler()  # without a seed in the config, the checkpoint's seed applies
         if self.iter >= self.max_iters:
             steps = self.cfg.train_cfg.get("max_steps")
             reached = f"step {self.iter}" if steps else f"epoch {self.epoch}"
@@ -135,24 +150,24 @@ class CheckpointingRunner(RunnerState):
             self.logger.warning(f"nothing is left to train: {filename} is of {reached}, train_cfg.{length}")
 
     def seed_sampler(self) -> None:
-        """Let the order of the samples follow from the seed that checkpoints keep, unless the config gives another.
+        """Seed the sampler with the run's seed, which checkpoints store, unless the config sets a sampler seed.
 
-        With ``diff_rank_seed`` MMEngine leaves it to the sampler to draw one, which no checkpoint has.
+        With ``diff_rank_seed``, MMEngine lets the sampler draw a seed, which no checkpoint stores.
         """
         own = (self.cfg.train_dataloader.get("sampler") or {}).get("seed")
         if own is None:
             self.train_dataloader.sampler.seed = self.shared_seed
 
     def _restore_shuffle_version(self, filename: str, meta: dict) -> None:
-        """Let the sampler go on with the version of its draws that the checkpoint's run has.
+        """Set the sampler's shuffle version (``draws``) to the checkpoint's.
 
         Raises:
-            CheckpointError: there is no such version here, or the config asks for another.
+            CheckpointError: this version is unknown, or the config requests another one.
         """
         sampler = self.train_dataloader.sampler
-        version = meta.get("draws", 1)  # as long as there was one version, checkpoints did not name it
+        version = meta.get("draws", 1)  # checkpoints of version 1 do not store it
         if None in (version, draws_of(sampler)) or version == sampler.draws:
-            return  # the same version, or one of the two runs has a sampler without versions
+            return  # same version, or a sampler without versions
         own = (self.cfg.train_dataloader.get("sampler") or {}).get("draws")
         if own is not None:
             raise CheckpointError(
@@ -164,19 +179,19 @@ class CheckpointingRunner(RunnerState):
         except ValueError as error:
             raise CheckpointError(f"{filename} cannot be resumed from: {error}") from error
         self.logger.info(
-            f"{filename} is of a run with version {version} of the sampler's draws, and goes on with it: the same "
-            "order and seeds as before"
+            f"{filename} is of a run with version {version} of the sampler's draws; the resumed run uses it too, with "
+            "the same order and seeds"
         )
 
     def train(self) -> nn.Module:
         try:
             model = super().train()
-        except KeyboardInterrupt:  # the second one, which ends at once
+        except KeyboardInterrupt:  # the second Ctrl-C: end at once
             raise
         except BaseException:
             try:
                 self.finish_checkpoint()
-            except Exception as error:  # the first error is the one that counts
+            except Exception as error:  # the first error is raised
                 self.logger.error(f"{error}")
             raise
         self.finish_checkpoint()
@@ -184,8 +199,8 @@ class CheckpointingRunner(RunnerState):
             path, error = self.unwritten
             mark_unfinished(self.work_dir)
             raise RunStoppedError(
-                f"the run's last checkpoint {path.name} could not be written ({error}): the earlier ones are intact, "
-                "--resume trains again from the newest of them"
+                f"the run's last checkpoint {path.name} could not be written ({error}): the earlier checkpoints are "
+                "intact; --resume repeats the training after the newest of them"
             ) from error
         return model
 
@@ -198,23 +213,23 @@ class CheckpointingRunner(RunnerState):
         save_param_scheduler: bool = True,
         meta: dict | None = None,
         background: bool = False,
-        then: Callable[[], None] | None = None,
+        on_success: Callable[[], None] | None = None,
         **_: Any,
     ) -> bool:
-        """Write a checkpoint, as the first process does; all of them call it and hand it their part of the state.
+        """Write a checkpoint on rank 0 and verify it. All ranks call it, since the optimizer state may be sharded.
 
-        The one before is waited for. What is written is read back. Other arguments are MMEngine's.
+        The previous write is waited for. Other arguments are those of MMEngine.
 
         Args:
-            meta: with the ``epoch`` and the ``iter`` that it is of; those of now if not given.
-            background: copy the state, and let a thread write while training goes on, see ``finish_checkpoint``.
-            then: called, on the first process alone, once it is written and read back.
+            meta: ``epoch`` and ``iter`` of the checkpoint (default: the current ones).
+            background: copy the state and write it in a thread while training continues, see ``finish_checkpoint``.
+            on_success: called on rank 0 only, after the file is written and verified.
 
         Returns:
-            Whether this process knows of no failure: the run goes on without a checkpoint that cannot be written.
+            False if this rank knows of a failed write; the run continues without this checkpoint.
 
         Raises:
-            RunStoppedError: none could be written for some time.
+            RunStoppedError: ``MAX_FAILED_WRITES`` writes in a row failed.
         """
         self.finish_checkpoint()
         optimizer = getattr(self.optim_wrapper, "optimizer", None)
@@ -225,73 +240,73 @@ class CheckpointingRunner(RunnerState):
         meta = {"epoch": self.epoch, "iter": self.iter + 1, **(meta or {})}
         contents = build_checkpoint(self, meta, save_optimizer, save_param_scheduler)
         self.call_hook("before_save_checkpoint", checkpoint=contents)
-        contents = to_cpu(contents, snapshot=background)
-        self.writing = CheckpointWrite(contents, Path(out_dir) / filename, self.iter, then)
+        contents = to_cpu(contents, copy=background)
+        self.pending_write = CheckpointWrite(contents, Path(out_dir) / filename, self.iter, on_success)
         if background:
-            self.writing.start()
+            self.pending_write.start()
             return True
-        self.writing.run()
+        self.pending_write.run()
         return self.finish_checkpoint()
 
     def finish_checkpoint(self, wait: bool = True) -> bool:
-        """See to the end of a checkpoint that is being written: to its failure, or to what comes after it.
+        """Handle the result of the pending write: record its failure, or call its ``on_success``.
 
         Args:
-            wait: for its end; else nothing happens before that.
+            wait: wait for the write to end; otherwise return at once while it is running.
 
         Returns:
-            Whether nothing is known to have failed.
+            False if the write failed.
 
         Raises:
-            RunStoppedError: none could be written for some time.
+            RunStoppedError: ``MAX_FAILED_WRITES`` writes in a row failed.
         """
-        writing = self.writing
-        if writing is None or (writing.is_running and not wait):
+        write = self.pending_write
+        if write is None or (write.is_running and not wait):
             return True
-        writing.wait()
-        self.writing = None
-        if not re.fullmatch(BEST_FILE, writing.path.name):
-            self.unwritten = (writing.path, writing.error) if writing.error else None
-        if isinstance(writing.error, (OSError, CheckpointError)):
-            self._record_failed_write(writing.error, writing.iteration)
+        write.wait()
+        self.pending_write = None
+        if not re.fullmatch(BEST_FILE, write.path.name):
+            self.unwritten = (write.path, write.error) if write.error else None
+        if isinstance(write.error, (OSError, CheckpointError)):
+            self._record_failed_write(write.error, write.iteration)
             return False
-        if writing.error:
-            raise writing.error
+        if write.error:
+            raise write.error
         self.failed_writes, self.failed_at = 0, None
-        if writing.then:
-            writing.then()
+        if write.on_success:
+            write.on_success()
         return True
 
     def _record_failed_write(self, error: Exception, iteration: int) -> None:
-        if self.failed_at != iteration:  # an epoch's end has several to write
+        if self.failed_at != iteration:  # the end of an epoch may write several checkpoints
             self.failed_writes, self.failed_at = self.failed_writes + 1, iteration
         if self.failed_writes >= MAX_FAILED_WRITES:
             raise RunStoppedError(
-                f"the checkpoint could not be written {self.failed_writes} times in a row ({error}): the earlier ones "
-                "are intact, --resume goes on from the newest of them"
+                f"the checkpoint could not be written {self.failed_writes} times in a row ({error}): the earlier "
+                "checkpoints are intact; --resume continues from the newest of them"
             ) from error
         self.logger.error(
-            f"THE CHECKPOINT IS NOT WRITTEN: {error}. The earlier ones are intact; training goes on, and stops "
-            f"when {MAX_FAILED_WRITES} in a row fail (so far {self.failed_writes})"
+            f"could not write the checkpoint: {error}. The earlier checkpoints are intact; training continues and "
+            f"stops after {MAX_FAILED_WRITES} failures in a row (so far {self.failed_writes})"
         )
 
     def _warn_world_size_changed(self, filename: str, meta: dict) -> None:
         if meta.get("processes", self.world_size) != self.world_size:
             self.logger.warning(
-                f"{filename} was trained on {meta['processes']} processes and goes on on {self.world_size}: with "
-                "the same batches, but sums in another order, so no longer identical to the last bit"
+                f"{filename} was trained on {meta['processes']} processes and resumes on {self.world_size}: the "
+                "batches are the same, but sums are taken in another order, so results are no longer bit-identical"
             )
 
     def write_user_config(self) -> None:
-        """Write the user's config, not the prepared one, which holds for these processes only, to the work folder."""
+        """Write the user's config to the work directory: the resolved config applies to these processes only."""
         if self.user_cfg is None:
             return
         source = Path(self.user_cfg.filename or "config.py")
         target = Path(self.work_dir) / source.name
         if is_main_process() and target.resolve() != source.resolve():
             dumped = copy.deepcopy(self.user_cfg)
-            dumped.update(resume=False, load_from=None, launcher="none")  # of this start, not of the recipe
+            dumped.update(resume=False, load_from=None, launcher="none")  # options of this launch, not of the recipe
             dump(dumped, target)
 
     def dump_config(self) -> None:
-        """Nothing: ``write_user_config`` does it, once the files of an earlier run are aside."""
+        """Do nothing: ``write_user_config`` writes the config after another run's files have been moved."""

@@ -1,5 +1,4 @@
-"""Where a run begins, and whether it can go on from a checkpoint: all is compared at the start, not at the step that
-would fail."""
+"""Find the checkpoint that a run starts from, and check before the first step that the run can resume from it."""
 
 import math
 from pathlib import Path
@@ -27,83 +26,84 @@ from ..optim.sharded import ShardedOptimizer, optimizer_name
 
 
 class StartPoint(NamedTuple):
-    """The checkpoint that a run begins with, or None.
+    """The checkpoint that a run starts from, if any.
 
     Attributes:
-        path: of the file.
+        path: the file, or None.
         resume: whether the run resumes from it.
-        opened: the checkpoint, if it was opened on the way.
-        damaged: a message for each newer checkpoint that is damaged.
+        checkpoint: the open checkpoint, or None if it is not open yet.
+        damaged: one message per damaged newer checkpoint.
     """
 
     path: str | None
     resume: bool
-    opened: Checkpoint | None
+    checkpoint: Checkpoint | None
     damaged: list[str]
 
 
-def find_start_point(cfg: Config, work_dir: str, known: Checkpoint | None = None) -> StartPoint:
-    """Find the checkpoint to begin with. All processes call it; the first one looks, and tells the others.
+def find_start_point(cfg: Config, work_dir: str, checkpoint: Checkpoint | None = None) -> StartPoint:
+    """Find the checkpoint to start from. All ranks call it; rank 0 searches and broadcasts the result.
 
-    With ``resume`` and no ``load_from``, or with ``resume='newest'``, it is the newest of the work folder that is
-    intact, damaged ones being put aside; so too if torchrun has started the processes anew.
+    The newest intact checkpoint of the work directory is used with ``resume`` and no ``load_from``, with
+    ``resume='newest'``, and after torchrun has restarted the processes. Damaged checkpoints are renamed.
 
     Args:
-        cfg: of the run.
-        work_dir: its folder.
-        known: a checkpoint that this process has opened already, and need not open again.
+        cfg: the run's config.
+        work_dir: the run's work directory.
+        checkpoint: an open checkpoint, which is not opened again.
 
     Raises:
-        CheckpointError: all checkpoints of the work folder are damaged.
+        CheckpointError: all checkpoints of the work directory are damaged.
     """
     load_from, resume = cfg.get("load_from"), cfg.get("resume", False)
     restarted = env_number("TORCHELASTIC_RESTART_COUNT", 0)
     searches = resume == "newest" or (resume and not load_from) or restarted
-    answer: list[Any] = [None, []]
-    opened = {known.path: known} if known else {}
+    result: list[Any] = [None, []]
+    checkpoints = {checkpoint.path: checkpoint} if checkpoint else {}
 
     def open_once(path: Path) -> None:
-        if str(path) not in opened:
-            opened[str(path)] = open_checkpoint(path)
+        if str(path) not in checkpoints:
+            checkpoints[str(path)] = open_checkpoint(path)
 
     if searches and is_main_process():
-        newest = newest_checkpoint(work_dir, answer[1].append, put_aside=True, check=open_once)
-        answer[0] = str(newest) if newest else None
-    broadcast_object_list(answer)  # by all, also where one process was started otherwise, which is said later
-    newest, damaged = answer
+        newest = newest_checkpoint(work_dir, result[1].append, put_aside=True, check=open_once)
+        result[0] = str(newest) if newest else None
+    # Unconditional: a rank with other options must not leave the others waiting. check_same_run reports it later.
+    broadcast_object_list(result)
+    newest, damaged = result
     path = newest or load_from
-    return StartPoint(path, bool(newest) or (resume is True and path is not None), opened.get(path), damaged)
+    return StartPoint(path, bool(newest) or (resume is True and path is not None), checkpoints.get(path), damaged)
 
 
 def check_resumable(runner: Runner, checkpoint: Checkpoint) -> None:
-    """Raise ``CheckpointError`` unless a checkpoint is of a run like this one, with states of the form that it has."""
+    """Raise ``CheckpointError`` unless the checkpoint's run matches this one and its states have the expected form."""
     filename, meta, states = checkpoint.path, checkpoint.meta, checkpoint.states
     needed = ["optimizer", "message_hub"] + (["param_schedulers"] if runner.param_schedulers else [])
     missing = ([] if meta else ["meta"]) + [key for key in needed if key not in states]
     if missing == ["param_schedulers"]:
         raise CheckpointError(
-            f"{filename} is of a run without a schedule (param_scheduler), this one has one: resume as it was"
+            f"{filename} is of a run without a schedule (param_scheduler), this one has one: resume without it"
         )
     if missing:
         raise CheckpointError(
-            f"{filename} cannot be resumed from, it holds no {', '.join(missing)}: "
-            "resume from an epoch_N.pth, not from a best or a converted one"
+            f"{filename} cannot be resumed from, it has no {', '.join(missing)}: "
+            "resume from an epoch_N.pth, not from a best_*.pth or a converted checkpoint"
         )
-    # With averaged weights MMEngine loads these, without looking at them.
+    # With averaged weights (EMA), MMEngine loads these weights without checking them.
     check_state_dict(runner.task.state_dict(), checkpoint.weights, filename, meta)
     if meta.get("epoch") is None or meta.get("iter") is None:
-        raise CheckpointError(f"{filename} cannot be resumed from, its meta does not say of which epoch it is")
+        raise CheckpointError(f"{filename} cannot be resumed from, its meta has no epoch or no iter")
     _check_position(runner, filename, meta)
     if meta.get("seed") is not None and runner.configured_seed not in (None, meta["seed"]):
         raise CheckpointError(
             f"{filename} is of a run with randomness.seed={meta['seed']}, this one has {runner.configured_seed}: "
             "resume with the same seed"
         )
-    averaged, averages = "ema_state_dict" in states, any(isinstance(h, EMAHook) for h in runner.hooks)
-    if averaged != averages:
+    stored_ema, own_ema = "ema_state_dict" in states, any(isinstance(h, EMAHook) for h in runner.hooks)
+    if stored_ema != own_ema:
         raise CheckpointError(
-            f"{filename} is of a run {'with' if averaged else 'without'} averaged weights (ema_momentum), "
-            f"this one is {'with' if averages else 'without'}: resume as it was"
+            f"{filename} is of a run {'with' if stored_ema else 'without'} averaged weights (ema_momentum), "
+            f"this one is {'with' if own_ema else 'without'}: resume with the same setting"
         )
     optimizer = optimizer_name(runner.optim_wrapper.optimizer)
     if meta.get("optimizer", optimizer) != optimizer:
@@ -115,46 +115,47 @@ def check_resumable(runner: Runner, checkpoint: Checkpoint) -> None:
 
 
 def _check_position(runner: Runner, filename: str, meta: dict) -> None:
-    """Raise ``CheckpointError`` unless the checkpoint's epoch and iteration are those of a run like this one."""
+    """Raise ``CheckpointError`` unless the checkpoint's epoch and iteration fit this run's steps per epoch."""
     steps, within = len(runner.train_dataloader), meta["iter"] - meta["epoch"] * len(runner.train_dataloader)
-    other = meta.get("steps_per_epoch") or meta["iter"] / max(meta["epoch"], 1)
-    if other != steps or not 0 <= within <= steps:
+    stored_steps = meta.get("steps_per_epoch") or meta["iter"] / max(meta["epoch"], 1)
+    if stored_steps != steps or not 0 <= within <= steps:
         raise CheckpointError(
-            f"{filename} took {other:g} steps an epoch, this run takes {steps}: "
+            f"{filename} took {stored_steps:g} steps an epoch, this run takes {steps}: "
             "resume with the same global_batch_size and data"
         )
     if within and not isinstance(runner.train_dataloader.sampler, ResumableSampler):
         raise CheckpointError(
-            f"{filename} is from within an epoch, where {type(runner.train_dataloader.sampler).__name__} cannot go "
-            "on: resume from an epoch_N.pth"
+            f"{filename} is from within an epoch, where {type(runner.train_dataloader.sampler).__name__} cannot "
+            "resume: resume from an epoch_N.pth"
         )
 
 
 def _check_groups(optimizer: Optimizer, state: Any, filename: str) -> None:
-    """Raise ``CheckpointError`` if an optimizer's state goes to other parameters, by its groups' names."""
+    """Raise ``CheckpointError`` if the names of the optimizer's parameter groups differ."""
     saved = state.get("param_groups") if isinstance(state, dict) else None
     if not isinstance(saved, list) or not all(isinstance(group, dict) for group in saved):
-        return  # it is refused where it is loaded
+        return  # loading raises an error
     if [group.get("names") for group in saved] != [group.get("names") for group in optimizer.param_groups]:
         raise CheckpointError(
-            f"{filename} is of a run whose parameters were grouped otherwise (optim_wrapper.paramwise_cfg): resume as "
-            "it was"
+            f"{filename} is of a run with other parameter groups (optim_wrapper.paramwise_cfg): resume with the same "
+            "setting"
         )
 
 
 def _check_schedules(schedules: list, states: Any, filename: str) -> None:
-    """Raise ``CheckpointError`` unless there is a state for each schedule, with its entries, of their kinds."""
-    wrong = f"{filename} is no checkpoint of training: "
+    """Raise ``CheckpointError`` unless each schedule has a state with the expected keys and types."""
+    error_prefix = f"{filename} is not a training checkpoint: "
     if not isinstance(states, list) or len(states) != len(schedules):
-        raise CheckpointError(f"{wrong}its param_schedulers are not the states of {len(schedules)} schedules")
+        raise CheckpointError(f"{error_prefix}its param_schedulers are not the states of {len(schedules)} schedules")
     for state, schedule in zip(states, schedules):
-        fresh = schedule.state_dict()
+        fresh, name = schedule.state_dict(), type(schedule).__name__
         if not isinstance(state, dict) or state.keys() != fresh.keys():
-            raise CheckpointError(f"{wrong}the state of {type(schedule).__name__} has not the entries of one")
+            raise CheckpointError(f"{error_prefix}the state of {name} does not have the keys of this class")
         for key, value in state.items():
             if not _matches_type(value, fresh[key]):
-                what = sanitized(repr(value), 60)
-                raise CheckpointError(f"{wrong}{sanitized(key)} in the state of {type(schedule).__name__} is {what}")
+                raise CheckpointError(
+                    f"{error_prefix}{sanitized(key)} in the state of {name} is {sanitized(repr(value), 60)}"
+                )
 
 
 def _matches_type(value: Any, fresh: Any) -> bool:
@@ -162,7 +163,7 @@ def _matches_type(value: Any, fresh: Any) -> bool:
         return True
     if isinstance(fresh, (bool, str)):
         return value == fresh
-    if isinstance(fresh, int):  # a step, or another number that a schedule may also have as a real one
+    if isinstance(fresh, int):  # a step, or a number that a schedule may also store as a float
         return isinstance(value, (int, float)) and math.isfinite(value) and float(value).is_integer()
     if isinstance(fresh, float):
         return isinstance(value, (int, float)) and math.isfinite(value)
@@ -173,51 +174,55 @@ def _matches_type(value: Any, fresh: Any) -> bool:
 
 
 def _check_numbers(state: Any, filename: str) -> None:
-    """Raise ``CheckpointError`` for complex numbers, of which PyTorch would drop the imaginary parts."""
-    left = [state]
-    while left:
-        value = left.pop()
+    """Raise ``CheckpointError`` for complex tensors: PyTorch would drop their imaginary parts."""
+    pending = [state]
+    while pending:
+        value = pending.pop()
         if isinstance(value, Tensor) and value.is_complex():
-            raise CheckpointError(f"{filename} is no checkpoint of training: its optimizer's state has complex numbers")
-        left += value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+            raise CheckpointError(f"{filename} is not a training checkpoint: its optimizer state has complex numbers")
+        pending += value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
 
 
 def check_optimizer_state(optimizer: Optimizer, configured: list[dict], filename: str) -> None:
-    """Raise ``CheckpointError`` unless a loaded state is one of such an optimizer: PyTorch takes any, and fails later.
+    """Raise ``CheckpointError`` unless a loaded optimizer state is valid: PyTorch loads any state and fails later.
 
-    What a state has is seen by a step that another optimizer of the kind takes on parameters of the same dimensions.
+    The reference is the state after one step of a new optimizer on dummy parameters with the same number of dimensions.
 
     Args:
         optimizer: with the state loaded.
-        configured: its groups before that.
-        filename: for the message.
+        configured: the parameter groups before loading.
+        filename: the checkpoint, for the message.
     """
-    wrong = f"{filename} is no checkpoint of training: "
+    error_prefix = f"{filename} is not a training checkpoint: "
     inner = optimizer.optim if isinstance(optimizer, ShardedOptimizer) else optimizer
     for group, before in zip(optimizer.param_groups, configured):
         for key in before.keys() - {"params"}:
             if key in group and not _same_kind_of_setting(group[key], before[key]):
-                raise CheckpointError(f"{wrong}{sanitized(key)} of its optimizer is {sanitized(repr(group[key]), 60)}")
-        expected: dict[int, dict | None] = {}
+                value = sanitized(repr(group[key]), 60)
+                raise CheckpointError(f"{error_prefix}{sanitized(key)} of its optimizer is {value}")
+        references: dict[int, dict | None] = {}
         for parameter in group["params"]:
             state = inner.state.get(parameter, {})
             if not isinstance(state, dict):
-                raise CheckpointError(f"{wrong}the optimizer's state of a parameter is {type(state).__name__}, no dict")
-            if parameter.ndim not in expected:
-                expected[parameter.ndim] = _reference_state(type(inner), group, parameter)
-            fresh = expected[parameter.ndim]
-            if not fresh or parameter not in inner.state:
-                continue  # it never had a gradient, or fp16's scaler has skipped all steps so far
-            if state.keys() != fresh.keys():
                 raise CheckpointError(
-                    f"{wrong}the optimizer's state has {', '.join(map(sanitized, state)) or 'nothing'} for a parameter, "
-                    f"{type(inner).__name__} has {', '.join(fresh)}"
+                    f"{error_prefix}expected a dict as the optimizer state of a parameter, got {type(state).__name__}"
+                )
+            if parameter.ndim not in references:
+                references[parameter.ndim] = _reference_state(type(inner), group, parameter)
+            reference = references[parameter.ndim]
+            if not reference or parameter not in inner.state:
+                continue  # it never had a gradient, or fp16's scaler has skipped all steps so far
+            if state.keys() != reference.keys():
+                keys = ", ".join(map(sanitized, state)) or "no keys"
+                raise CheckpointError(
+                    f"{error_prefix}the optimizer state of a parameter has {keys}, "
+                    f"{type(inner).__name__} has {', '.join(reference)}"
                 )
             for name, value in state.items():
-                if not _matches_reference(value, fresh[name], parameter):
-                    what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                if not _matches_reference(value, reference[name], parameter):
+                    form = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                     raise CheckpointError(
-                        f"{wrong}{sanitized(name)} in the optimizer's state is {what}, for a parameter of "
+                        f"{error_prefix}{sanitized(name)} in the optimizer state is {form}, for a parameter of shape "
                         f"{tuple(parameter.shape)}"
                     )
 
@@ -232,26 +237,26 @@ def _same_kind_of_setting(value: Any, before: Any) -> bool:
 
 
 def _reference_state(kind: type[Optimizer], group: dict, parameter: Tensor) -> dict | None:
-    """What an optimizer with a group's settings knows of a parameter after a step, or None if that cannot be seen."""
+    """Return the state of a dummy parameter after one step with a group's settings, or None if the step fails."""
     dummy = torch.nn.Parameter(torch.ones([2 + i for i in range(parameter.ndim)]))
     dummy.grad = torch.ones_like(dummy)
     try:
-        other = kind([{**{k: v for k, v in group.items() if k not in ("params", "initial_lr")}, "params": [dummy]}])
-        other.step()
-    except Exception:  # one of a user's own may need more than its group says
+        optimizer = kind([{**{k: v for k, v in group.items() if k not in ("params", "initial_lr")}, "params": [dummy]}])
+        optimizer.step()
+    except Exception:  # a user's own optimizer may need more than its group has
         return None
-    return {name: (value, dummy) for name, value in other.state[dummy].items()}
+    return {name: (value, dummy) for name, value in optimizer.state[dummy].items()}
 
 
-def _matches_reference(value: Any, fresh: tuple[Any, Tensor], parameter: Tensor) -> bool:
-    """Whether a state's entry is to the parameter what the dummy's is to the dummy."""
-    other, dummy = fresh
-    if value is None or other is None:
+def _matches_reference(value: Any, reference: tuple[Any, Tensor], parameter: Tensor) -> bool:
+    """Return whether a state's entry corresponds to its parameter as the reference entry does to the dummy."""
+    entry, dummy = reference
+    if value is None or entry is None:
         return value is None or not isinstance(value, (str, dict, list))
-    if not isinstance(other, Tensor):
-        return isinstance(value, (int, float)) if isinstance(other, (int, float)) else isinstance(value, type(other))
-    if other.ndim == 0:  # a count of steps, a number in older files
+    if not isinstance(entry, Tensor):
+        return isinstance(value, (int, float)) if isinstance(entry, (int, float)) else isinstance(value, type(entry))
+    if entry.ndim == 0:  # a step count, a number in older files
         return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
-    if not isinstance(value, Tensor) or not same_dtype_kind(value, other):
+    if not isinstance(value, Tensor) or not same_dtype_kind(value, entry):
         return False
-    return value.shape == parameter.shape if other.shape == dummy.shape else value.ndim == other.ndim
+    return value.shape == parameter.shape if entry.shape == dummy.shape else value.ndim == entry.ndim

@@ -1,4 +1,4 @@
-"""A work folder that has been used: which files are whose, and what goes aside."""
+"""Clean up a used work directory: delete partial files and move another run's files."""
 
 import re
 from itertools import count
@@ -11,20 +11,21 @@ from ...io.files import is_partial_file
 from .results import RESULT_FILE
 
 BEST_FILE = r"best_[\w.-]+_epoch_\d+\.pth"
-# What a run writes into its work folder, beside its place first.
+# Files that a run writes to its work directory, each first under a temporary name.
 OWN_FILES = rf"epoch_\d+(_iter_\d+)?\.pth|{BEST_FILE}|last_checkpoint|result\.json"
 
 
 def set_aside(runner: Runner) -> None:
-    """Take what a broken-off write left out of a work folder, and put another run's files aside.
+    """Delete partial files of interrupted writes, and move another run's files to ``before_<time>``.
 
-    Files of another run are those that it would have written after where this one begins: they would be the newest in
-    the folder, and what a resume goes on from. With them go its result and, as this run begins anew, its config.
+    Another run's files are the checkpoints later than this run's start point. Left in place, they would be the newest
+    in the directory, and the next ``--resume`` would load them. That run's result is moved too, and its config, unless
+    this run is a resume.
     """
     work_dir = Path(runner.work_dir)
-    for leftover in work_dir.iterdir():
-        if is_partial_file(leftover.name, OWN_FILES) and leftover.is_file():
-            leftover.unlink()
+    for file in work_dir.iterdir():
+        if is_partial_file(file.name, OWN_FILES) and file.is_file():
+            file.unlink()
     own = training_checkpoints(work_dir)
     if runner.is_resuming:
         later = [path for path in own if training_progress(path)[0] > runner.epoch]
@@ -46,15 +47,15 @@ def set_aside(runner: Runner) -> None:
         for path in later:
             path.rename(folder / path.name)
     except OSError as error:
-        runner.logger.warning(f"cannot tidy up {work_dir}: {error}")
+        runner.logger.warning(f"could not move the files of another run in {work_dir}: {error}")
         return
-    runner.logger.warning(f"the checkpoints and results of another run in {work_dir} are in {folder.name} now")
+    runner.logger.warning(f"moved the checkpoints and results of another run in {work_dir} to {folder.name}")
 
 
 def relocate_paths(info: dict, work_dir: str | Path) -> None:
-    """Let what a checkpoint knows of files be about this work folder: it may have been copied from another one.
+    """Rewrite the paths that a checkpoint stores to this work directory, since it may have been copied from another.
 
-    A best checkpoint is deleted when there is a better one: no file of another name may stand in its place.
+    An entry whose name is not that of a best checkpoint is dropped: the file that it names would later be deleted.
     """
     for key in [key for key in info if key == "last_ckpt" or key.startswith("best_")]:
         if key.startswith("best_score"):

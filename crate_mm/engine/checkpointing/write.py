@@ -1,9 +1,9 @@
-"""A checkpoint on its way to the disk: what it holds, and its writing, which may go on beside training."""
+"""Build a checkpoint's contents and write them, in the foreground or in a thread."""
 
-import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ...datasets.base import dataset_of
 
 
 def build_checkpoint(runner: Runner, meta: dict, save_optimizer: bool, save_param_scheduler: bool) -> dict:
-    """What a checkpoint of a run holds, with the keys of MMEngine's; its tensors are those that training changes."""
+    """Return a checkpoint's contents with MMEngine's keys; the tensors are not copies, so training changes them."""
     meta = {
         **meta,
         "cfg": runner.cfg.pretty_text,
@@ -40,15 +40,15 @@ def build_checkpoint(runner: Runner, meta: dict, save_optimizer: bool, save_para
     return contents
 
 
-def to_cpu(contents: dict, snapshot: bool) -> dict:
-    """The contents of a checkpoint with its tensors on the CPU.
+def to_cpu(contents: dict, copy: bool) -> dict:
+    """Return the contents of a checkpoint with its tensors on the CPU.
 
     Args:
         contents: plain data and tensors. Tensors that share memory share it in the result too.
-        snapshot: whether tensors that are on the CPU already are copied, so that training may go on.
+        copy: copy tensors that are already on the CPU, so that training may change them meanwhile.
     """
-    taken = {id(tensor): tensor.cpu() for tensor in _tensors(contents) if not (snapshot and tensor.is_cpu)}
-    return copy.deepcopy(contents, taken)
+    not_copied = {id(tensor): tensor.cpu() for tensor in _tensors(contents) if not (copy and tensor.is_cpu)}
+    return deepcopy(contents, not_copied)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -60,36 +60,37 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 class CheckpointWrite:
-    """The writing of a checkpoint, which is synced, renamed and read back; what is damaged then is deleted.
+    """One write of a checkpoint: write, sync, rename, read back; a damaged file is deleted.
 
     Args:
-        contents: which nothing changes meanwhile.
-        path: of the file.
-        iteration: at which the contents are.
-        then: called by whoever has waited for the writing, if it has succeeded.
+        contents: the checkpoint's contents, which must not change during the write.
+        path: the file to write.
+        iteration: the training iteration of the contents.
+        on_success: called by the code that waits for the write, if the write succeeds.
 
-    ``error`` is what it failed with, or None.
+    Attributes:
+        error: the exception of a failed write, or None.
     """
 
-    def __init__(self, contents: dict, path: Path, iteration: int, then: Callable[[], None] | None) -> None:
-        self.path, self.iteration, self.then = path, iteration, then
+    def __init__(self, contents: dict, path: Path, iteration: int, on_success: Callable[[], None] | None) -> None:
+        self.path, self.iteration, self.on_success = path, iteration, on_success
         self.error: Exception | None = None
         self._contents: dict | None = contents
-        # A second Ctrl-C ends the program at once, so the thread may not hold it up.
+        # A daemon thread, because a second Ctrl-C must end the program at once.
         self._thread = threading.Thread(target=self.run, name=f"writes {path.name}", daemon=True)
 
     def start(self) -> None:
-        """Let it go on beside training."""
+        """Start the write in a thread."""
         self._thread.start()
 
     def run(self) -> None:
-        """Write the file, and note an error."""
+        """Write and verify the file; store an exception in ``error``."""
         try:
             write_checkpoint(self._contents, self.path)
-            self._contents = None  # its memory, before the file is read back
+            self._contents = None  # free its memory before the file is read back
             check_intact(self.path)
         except CheckpointError as error:
-            self.path.unlink(missing_ok=True)  # it would be taken for the newest one
+            self.path.unlink(missing_ok=True)  # a resume would load it as the newest checkpoint
             self.error = error
         except Exception as error:
             self.error = error
@@ -98,10 +99,10 @@ class CheckpointWrite:
 
     @property
     def is_running(self) -> bool:
-        """Whether a thread still writes."""
+        """Whether the thread is still writing."""
         return self._thread.is_alive()
 
     def wait(self) -> None:
-        """Wait for its end."""
+        """Wait until the thread has ended."""
         if self._thread.ident is not None:
             self._thread.join()

@@ -1,4 +1,4 @@
-"""Large batches, which a loader's workers build in pieces and the training loop puts together."""
+"""Load large batches in chunks that the training loop joins, and split batches into micro-batches."""
 
 import inspect
 import math
@@ -14,88 +14,87 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_
 from ...datasets.base import samples_in
 from ...registry import FUNCTIONS
 
-MOST = 256  # samples in a piece
+MAX_CHUNK_SIZE = 256  # samples
 
 
 class ChunkedBatchSampler:
-    """The batches of a sampler, each as ``ceil(size / most)`` lists of indices, of sizes that differ by one at most."""
+    """Batch sampler that yields each batch as ``ceil(size / max_size)`` lists of indices, of almost equal sizes."""
 
-    def __init__(self, batches: BatchSampler, most: int) -> None:
-        self.batches, self.most = batches, most
+    def __init__(self, batches: BatchSampler, max_size: int) -> None:
+        self.batches, self.max_size = batches, max_size
 
     def __iter__(self) -> Iterator[list]:
         for batch in self.batches:
-            pieces = math.ceil(len(batch) / self.most)
-            ends = [len(batch) * piece // pieces for piece in range(pieces + 1)]
+            chunks = math.ceil(len(batch) / self.max_size)
+            ends = [len(batch) * chunk // chunks for chunk in range(chunks + 1)]
             yield from (batch[start:end] for start, end in pairwise(ends))
 
 
-def in_pieces(loader: DataLoader, most: int = MOST) -> tuple[DataLoader, int]:
-    """A loader of the same samples in the same order, in pieces of batches, and how many pieces a batch has.
+def in_pieces(loader: DataLoader, max_size: int = MAX_CHUNK_SIZE) -> tuple[DataLoader, int]:
+    """Return a loader that yields the same samples in the same order in chunks, and the number of chunks per batch.
 
-    A worker that builds whole batches keeps a step waiting for all of a batch at the start of an epoch, and two batches
-    a worker are under way in shared memory. The batch that a recipe asks for then decides how much memory that is.
+    With complete batches, the first step of an epoch waits until one worker has built a whole batch, and shared memory
+    contains two batches per worker, so that the recipe's batch size determines the memory that loading needs.
 
     Args:
-        loader: of batches. Where its workers need not be spared (it has none, its batches are small enough), or its
-            batches cannot be put together from pieces (its collate function or its batches are of a kind of their
-            own), it is returned as it is, with 1.
-        most: samples in a piece, at most.
+        loader: a loader of batches. It is returned unchanged, with 1, if it has no workers or small batches, or if its
+            chunks cannot be joined (custom collate function or batch sampler, or an iterable dataset).
+        max_size: maximum number of samples in a chunk.
     """
     collate = loader.collate_fn.func if isinstance(loader.collate_fn, partial) else loader.collate_fn  # MMEngine's
-    joins = collate in (default_collate, FUNCTIONS.get("collate"))
-    ordinary = type(loader.batch_sampler) is BatchSampler and not isinstance(loader.dataset, IterableDataset)
-    if not joins or not ordinary or loader.num_workers == 0 or loader.batch_size <= most:
+    joinable = collate in (default_collate, FUNCTIONS.get("collate"))
+    standard = type(loader.batch_sampler) is BatchSampler and not isinstance(loader.dataset, IterableDataset)
+    if not joinable or not standard or loader.num_workers == 0 or loader.batch_size <= max_size:
         return loader, 1
-    # Whatever else this version of PyTorch lets a loader have.
+    # Copy every setting that DataLoader has in this version of PyTorch.
     names = set(inspect.signature(DataLoader).parameters) - {"batch_size", "shuffle", "sampler", "drop_last"}
     settings = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
-    # It counts pieces now: as many are to be ready as a batch has, so that no worker waits for a step to end.
-    pieces = math.ceil(loader.batch_size / most)
-    settings["prefetch_factor"] = max(loader.prefetch_factor or 2, math.ceil(pieces / loader.num_workers) + 1)
-    settings["batch_sampler"] = ChunkedBatchSampler(loader.batch_sampler, most)
-    return DataLoader(**settings), pieces
+    # prefetch_factor now counts chunks. Prefetch at least one batch, so that no worker waits for the end of a step.
+    chunks = math.ceil(loader.batch_size / max_size)
+    settings["prefetch_factor"] = max(loader.prefetch_factor or 2, math.ceil(chunks / loader.num_workers) + 1)
+    settings["batch_sampler"] = ChunkedBatchSampler(loader.batch_sampler, max_size)
+    return DataLoader(**settings), chunks
 
 
-def join(pieces: list[Any]) -> Any:
-    """Put together what ``default_collate`` has made of pieces of a batch: one of the same kind."""
-    first = pieces[0]
-    if len(pieces) == 1:
+def join(chunks: list[Any]) -> Any:
+    """Join the collated chunks of a batch into one batch of the same structure."""
+    first = chunks[0]
+    if len(chunks) == 1:
         return first
     if isinstance(first, Tensor):
-        return torch.cat(pieces)
+        return torch.cat(chunks)
     if isinstance(first, dict):
-        return {key: join([piece[key] for piece in pieces]) for key in first}
+        return {key: join([chunk[key] for chunk in chunks]) for key in first}
     if isinstance(first[0], (str, bytes)):
-        return list(chain(*pieces))
-    return [join(list(parts)) for parts in zip(*pieces)]  # the samples have lists or tuples
+        return list(chain(*chunks))
+    return [join(list(entries)) for entries in zip(*chunks)]  # lists or tuples of the samples
 
 
-def split_batch(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
-    """Split a batch of B samples into parts that differ by one sample at most.
+def split_batch(batch: dict[str, Any], num_micro_batches: int) -> list[dict[str, Any]]:
+    """Split a batch of B samples into micro-batches whose sizes differ by at most one sample.
 
-    Tensors ``(B, ...)`` and lists of B samples are split; of dicts, and of lists of tensors ``(B, ...)``, which hold
-    several views of the samples, each entry.
+    Tensors ``(B, ...)`` and lists of B samples are split. Dicts, and lists of tensors ``(B, ...)`` (several views of
+    the samples), are split entry by entry.
 
     Raises:
-        ValueError: a list may be of samples or of views.
+        ValueError: it is ambiguous whether a list contains samples or views.
     """
-    if parts == 1:
+    if num_micro_batches == 1:
         return [batch]
     size = samples_in(batch)
-    ends = [size * part // parts for part in range(parts + 1)]
-    return [_cut(batch, start, end, size) for start, end in pairwise(ends)]
+    ends = [size * index // num_micro_batches for index in range(num_micro_batches + 1)]
+    return [_slice(batch, start, end, size) for start, end in pairwise(ends)]
 
 
-def _cut(value: Any, start: int, end: int, size: int) -> Any:
+def _slice(value: Any, start: int, end: int, size: int) -> Any:
     if isinstance(value, dict):
-        return {key: _cut(inner, start, end, size) for key, inner in value.items()}
+        return {key: _slice(inner, start, end, size) for key, inner in value.items()}
     tensors = isinstance(value, (list, tuple)) and value and all(isinstance(v, Tensor) and v.ndim for v in value)
     if tensors and all(len(v) == size for v in value):
-        if len(value) == size and value[0].ndim < 4:  # images of samples have three dimensions
+        if len(value) == size and value[0].ndim < 4:  # views of images have four dimensions
             raise ValueError(
-                f"a list of {size} tensors {tuple(value[0].shape)} may hold {size} samples or {size} views of them: a "
-                "batch of this size cannot be split, set another global_batch_size or max_batch_per_device"
+                f"a list of {size} tensors {tuple(value[0].shape)} may hold {size} samples or {size} views of them: "
+                "set another global_batch_size or max_batch_per_device"
             )
         return [view[start:end] for view in value]
     return value[start:end]

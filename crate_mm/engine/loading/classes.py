@@ -1,4 +1,4 @@
-"""What metrics and messages take from a dataset, and what it and a checkpoint must have in common with a run."""
+"""Compare a run's classes, recipe and model config with those of its datasets and checkpoint."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..checkpointing.results import describe_recipe, to_builtin
 
 
 def prepare_metrics(evaluator: Evaluator, dataset: Dataset, task: Task) -> None:
-    """Give the dataset (for file names) and the task (for features) to the metrics with an attribute of that name."""
+    """Set the attributes ``dataset`` (for file names) and ``task`` (for features) of the metrics that have them."""
     for metric in evaluator.metrics:
         for name, value in (("dataset", dataset), ("task", task)):
             if hasattr(metric, name):
@@ -22,35 +22,35 @@ def prepare_metrics(evaluator: Evaluator, dataset: Dataset, task: Task) -> None:
 
 
 def class_names(loader: DataLoader) -> list[str] | None:
-    """Class names of a loader's data, or None if it has none."""
+    """Return the class names of a loader's data, or None if it has none."""
     return dataset_of(loader.dataset).classes
 
 
-def check_same_classes(one: str, classes: list[str] | None, other: str, others: list[str] | None) -> None:
-    """Raise ``ValueError`` if the class names of both are known and differ: the same label would be two things."""
-    if not classes or not others or list(classes) == list(others):
+def check_same_classes(name_a: str, a: list[str] | None, name_b: str, b: list[str] | None) -> None:
+    """Raise ``ValueError`` if both lists of class names are known and differ: a label would have two meanings."""
+    if not a or not b or list(a) == list(b):
         return
-    lacking, further = ([name for name in a if name not in b] for a, b in ((classes, others), (others, classes)))
-    if len(classes) != len(others) and (lacking or further):
-        said = [f"lacks {_listed(lacking)} of {one}"] if lacking else []
-        said += [f"has {_listed(further)}, unknown to {one}"] if further else []
-        raise ValueError(f"the {other} {' and '.join(said)}: their classes must be the same")
-    label = next((i for i, (a, b) in enumerate(zip(classes, others)) if a != b), min(len(classes), len(others)))
-    names = [sanitized(names[label]) if label < len(names) else "nothing" for names in (classes, others)]
+    missing, additional = [name for name in a if name not in b], [name for name in b if name not in a]
+    if len(a) != len(b) and (missing or additional):
+        differences = [f"lacks {_listed(missing)} of {name_a}"] if missing else []
+        differences += [f"has {_listed(additional)}, unknown to {name_a}"] if additional else []
+        raise ValueError(f"the {name_b} {' and '.join(differences)}: their classes must be the same")
+    label = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    names = [sanitized(names[label]) if label < len(names) else "nothing" for names in (a, b)]
     raise ValueError(
-        f"class {label} is {names[0]} in {one} and {names[1]} in the {other}: their classes must be the same"
+        f"class {label} is {names[0]} in {name_a} and {names[1]} in the {name_b}: their classes must be the same"
     )
 
 
-def _listed(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"the class{'es' * (len(names) > 1)} {', '.join(map(sanitized, names[:most]))}{more}"
+def _listed(names: list[str], max_names: int = 5) -> str:
+    more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+    return f"the class{'es' * (len(names) > 1)} {', '.join(map(sanitized, names[:max_names]))}{more}"
 
 
-def say_other_recipe(runner: Runner, checkpoint: Checkpoint) -> None:
-    """Warn where a run goes on with other settings than the checkpoint's: an option may have been forgotten.
+def warn_other_recipe(runner: Runner, checkpoint: Checkpoint) -> None:
+    """Warn if a resumed run's settings differ from the checkpoint's: an option may have been forgotten.
 
-    The schedule says itself that its length has changed.
+    The schedule itself warns if its length has changed.
     """
     stored, own = checkpoint.meta.get("recipe") or {}, describe_recipe(runner.cfg)
     changed = [
@@ -65,22 +65,23 @@ def say_other_recipe(runner: Runner, checkpoint: Checkpoint) -> None:
         )
 
 
-def _differences(one: Any, other: Any, where: str) -> list[tuple[str, Any, Any]]:
-    """The settings that differ, each by its name in dots; 'nothing' stands for one that is not there."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        keys = sorted({**one, **other}, key=str)
-        pairs = [(f"{where}.{key}", one.get(key, "nothing"), other.get(key, "nothing")) for key in keys]
-        return [found for key, a, b in pairs for found in _differences(a, b, key)]
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return [found for n, (a, b) in enumerate(zip(one, other)) for found in _differences(a, b, f"{where}.{n}")]
-    return [] if one == other else [(where, one, other)]
+def _differences(a: Any, b: Any, path: str) -> list[tuple[str, Any, Any]]:
+    """Return (dotted name, value in a, value in b) of the settings that differ; 'nothing' is a missing setting."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted({**a, **b}, key=str)
+        pairs = [(f"{path}.{key}", a.get(key, "nothing"), b.get(key, "nothing")) for key in keys]
+        return [difference for key, x, y in pairs for difference in _differences(x, y, key)]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = [(f"{path}.{n}", x, y) for n, (x, y) in enumerate(zip(a, b))]
+        return [difference for key, x, y in pairs for difference in _differences(x, y, key)]
+    return [] if a == b else [(path, a, b)]
 
 
 def compare_with_config(runner: Runner, checkpoint: Checkpoint) -> None:
-    """Warn where a checkpoint's model differs from the config's in what shapes do not tell.
+    """Warn if a checkpoint's model differs from the config's in settings that tensor shapes do not determine.
 
     Raises:
-        CheckpointError: the classes of the test data are others than those of the checkpoint.
+        CheckpointError: the classes of the test data differ from those of the checkpoint.
     """
     trained = checkpoint.model or {}
     for part, stored in trained.items():

@@ -1,4 +1,4 @@
-"""A loader's batches, each loaded one step before it is needed."""
+"""Prefetch a loader's batches by one step."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -14,17 +14,18 @@ from .chunks import join
 
 
 class Prefetcher:
-    """Iterate over a loader once, one batch ahead, so that what fails in loading is known a step before it is needed.
+    """Iterator over a loader that loads one batch ahead, so that a loading error is known one step early.
 
-    On a GPU all tensors of the batch ahead, in dicts, lists and tuples of any depth, are on their way to it meanwhile;
-    strings stay on the host. The first batch is loaded at once.
+    On a GPU, all tensors of the next batch, in dicts, lists and tuples of any depth, are copied to the GPU meanwhile;
+    strings stay on the host. The first batch is loaded at construction.
 
     Args:
-        loader: of batches, in pinned memory for a GPU.
-        pieces: how many of them in a row make a batch, see ``in_pieces``; the last batch may have fewer.
+        loader: a loader of batches, in pinned memory for a GPU.
+        pieces: number of consecutive chunks that form a batch, see ``in_pieces``; the last batch may have fewer.
 
-    ``loaded`` is the iterator over the loader.
-    After a failure ``error`` is the exception; the batches that were loaded before it are given out.
+    Attributes:
+        loaded: the iterator over the loader.
+        error: the exception of a failed load, or None. Batches loaded before the failure are still returned.
     """
 
     def __init__(self, loader: Iterable[Any], pieces: int = 1) -> None:
@@ -32,41 +33,41 @@ class Prefetcher:
         self.error: Exception | None = None
         self._stream = torch.cuda.Stream() if get_device() == "cuda" else None
         self.loaded = iter(loader)
-        self._following = self._load()
+        self._next_batch = self._load()
 
     def __iter__(self) -> Iterator[Any]:
-        while self._following is not None:
-            batch, arrived = self._following
-            self._following = self._load()
-            yield self._receive(batch, arrived)
+        while self._next_batch is not None:
+            batch, copy_done = self._next_batch
+            self._next_batch = self._load()
+            yield self._receive(batch, copy_done)
 
     def _load(self) -> "tuple[Any, torch.cuda.Event | None] | None":
         try:
-            # Each piece is on its way to the GPU while the next one is waited for.
-            pieces = [self._send(piece) for piece in islice(self.loaded, self.pieces)]
-            return self._join(pieces) if pieces else None
+            # Each chunk is copied to the GPU while the next one is loaded.
+            chunks = [self._send(chunk) for chunk in islice(self.loaded, self.pieces)]
+            return self._join(chunks) if chunks else None
         except Exception as error:
             self.error = error
             return None
 
-    def _send(self, piece: Any) -> Any:
+    def _send(self, chunk: Any) -> Any:
         if self._stream is None:
-            return piece
+            return chunk
         with torch.cuda.stream(self._stream):
-            return apply_to(piece, torch.is_tensor, partial(Tensor.to, device="cuda", non_blocking=True))
+            return apply_to(chunk, torch.is_tensor, partial(Tensor.to, device="cuda", non_blocking=True))
 
-    def _join(self, pieces: list[Any]) -> "tuple[Any, torch.cuda.Event | None]":
+    def _join(self, chunks: list[Any]) -> "tuple[Any, torch.cuda.Event | None]":
         if self._stream is None:
-            return join(pieces), None
+            return join(chunks), None
         with torch.cuda.stream(self._stream):
-            batch, arrived = join(pieces), torch.cuda.Event()
-            arrived.record()
-        return batch, arrived
+            batch, copy_done = join(chunks), torch.cuda.Event()
+            copy_done.record()
+        return batch, copy_done
 
-    def _receive(self, batch: Any, arrived: "torch.cuda.Event | None") -> Any:
-        if arrived is not None:
+    def _receive(self, batch: Any, copy_done: "torch.cuda.Event | None") -> Any:
+        if copy_done is not None:
             stream = torch.cuda.current_stream()
-            stream.wait_event(arrived)
-            # The memory of a tensor is not given out again before the step has read it.
+            stream.wait_event(copy_done)
+            # The allocator must not reuse a tensor's memory before the step has read it.
             apply_to(batch, torch.is_tensor, lambda tensor: tensor.record_stream(stream))
         return batch

@@ -1,4 +1,4 @@
-"""Where a model's gradients are large or vanish: their norm by layer, in the logs."""
+"""Log the gradient norm of each layer."""
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -10,7 +10,7 @@ from ..parallel.blocks import layer_groups
 
 
 def layer_names(model: nn.Module) -> dict[int, str]:
-    """The layer that each parameter belongs to, by its ``id``: a repeated block, or a part of the backbone or model.
+    """Return the layer name of each parameter, by ``id``: a block, or another part of the backbone or the model.
 
     Args:
         model: a task, or a backbone alone.
@@ -28,15 +28,15 @@ def layer_names(model: nn.Module) -> dict[int, str]:
 
 @HOOKS.register_module()
 class GradientNorms(Hook):
-    """Log the Euclidean norm of the gradients of each layer, before they are clipped, as ``grad_norm/LAYER``.
+    """Log the Euclidean norm of each layer's gradients, before clipping, as ``grad_norm/LAYER``.
 
-    They go to the back ends of the visualizer (``scalars.json``, TensorBoard, ...), not to the lines of the log.
+    The values go to the visualizer's backends (``scalars.json``, TensorBoard, ...), not to the text log.
 
     Args:
-        interval: steps between two.
+        interval: steps between two records.
 
     Raises:
-        ValueError: (when training begins) the backbone names no blocks, or the OptimWrapper is none of ours.
+        ValueError: (when training begins) the backbone has no layers, or the OptimWrapper is not one of crate_mm.
     """
 
     priority = "VERY_LOW"
@@ -48,7 +48,7 @@ class GradientNorms(Hook):
     def before_train(self, runner: Runner) -> None:
         if not hasattr(runner.optim_wrapper, "grad_norms"):
             kind = type(runner.optim_wrapper).__name__
-            raise ValueError(f"GradientNorms needs an OptimWrapper of crate_mm, which measures them; {kind} does not")
+            raise ValueError(f"GradientNorms needs an OptimWrapper of crate_mm, got {kind}")
         self.names = layer_names(task_of(runner.model))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
@@ -57,7 +57,7 @@ class GradientNorms(Hook):
             return
         squares = wrapper.grad_norms.double().square().tolist()
         by_layer: dict[str, float] = {}
-        for parameter, square in zip(wrapper.measured, squares):
+        for parameter, square in zip(wrapper.grad_norm_params, squares):
             name = f"grad_norm/{self.names[id(parameter)]}"
             by_layer[name] = by_layer.get(name, 0.0) + square
         norms = {name: square**0.5 for name, square in by_layer.items()}

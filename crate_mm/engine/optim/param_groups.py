@@ -1,4 +1,4 @@
-"""Which parameters decay, and at which rate they learn: MMEngine's ``paramwise_cfg``, checked and in few groups."""
+"""MMEngine's ``paramwise_cfg`` with checks, few parameter groups, and layer-wise learning-rate decay."""
 
 import inspect
 import math
@@ -20,23 +20,23 @@ WHERE = "optim_wrapper.paramwise_cfg"
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class DefaultOptimWrapperConstructor(_Constructor):
-    """MMEngine's, which refuses rules that it does not know and keys that hold for nothing, and makes a group for each
-    setting that is in use where MMEngine makes one for each parameter: optimizers update a group's parameters together.
+    """MMEngine's constructor with checks and fewer parameter groups.
 
-    A rule of ``custom_keys`` holds for every parameter whose full name contains its key, the longest key first; the
-    other rules hold for what is left: ``norm_decay_mult`` for LayerNorm, BatchNorm and their like,
-    ``bias_decay_mult`` for other biases, ``flat_decay_mult`` for parameters of one dimension that these two leave.
+    Unknown rules, and keys that match no parameter, raise an error. Parameters with equal settings share one group
+    (MMEngine: one group per parameter), because optimizers update a group's parameters together. Each group has the
+    full names of its parameters under ``names``, which a resume compares.
 
-    ``layer_decay``, which MMEngine's does not have, is for fine-tuning: a number ``g`` above 0 and at most 1, by which
-    the learning rate falls from layer to layer towards the images (Clark et al., ICLR 2020; Bao et al., ICLR 2022).
-    What stands behind the last of ``L`` layers, the head too, learns at the optimizer's rate, layer ``l`` (of 1 to L)
-    at ``g ** (L + 1 - l)`` of it, and what stands before the first, as the backbone's ``stem`` names it, at
-    ``g ** (L + 1)``. It multiplies what the other rules give.
+    A key of ``custom_keys`` matches every parameter whose full name contains it; the longest matching key applies. The
+    other rules apply to the remaining parameters: ``norm_decay_mult`` to normalization layers, ``bias_decay_mult`` to
+    other biases, ``flat_decay_mult`` to other parameters with one dimension.
+
+    ``layer_decay``, which MMEngine does not have, is for fine-tuning: a factor ``g`` in (0, 1] by which the learning
+    rate decreases from layer to layer towards the input (Clark et al., ICLR 2020; Bao et al., ICLR 2022). With ``L``
+    layers, everything after the last layer, head included, uses the full learning rate. Layer ``l`` (from 1) uses
+    ``g ** (L + 1 - l)`` of it, and the backbone's ``stem`` ``g ** (L + 1)``. It multiplies the factors of other rules.
 
     Args:
-        optim_wrapper_cfg, paramwise_cfg: as for MMEngine's.
-
-    Each group has the full names of its parameters under ``names``, which a resume compares.
+        optim_wrapper_cfg, paramwise_cfg: as for MMEngine's constructor.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -46,7 +46,7 @@ class DefaultOptimWrapperConstructor(_Constructor):
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         task = task_of(model)
-        freeze_untrained(task)  # with rules, MMEngine leaves out what takes no gradient
+        freeze_untrained(task)  # with paramwise_cfg, MMEngine leaves out parameters without requires_grad
         check_custom_keys(self.paramwise_cfg.get("custom_keys", {}), task)
         return super().__call__(task if self.paramwise_cfg else task.trainable())
 
@@ -54,40 +54,40 @@ class DefaultOptimWrapperConstructor(_Constructor):
         if prefix:
             super().add_params(params, module, prefix, **kwargs)
             return
-        single: list[dict] = []
-        super().add_params(single, module, prefix, **kwargs)
+        single_groups: list[dict] = []  # one parameter each
+        super().add_params(single_groups, module, prefix, **kwargs)
         decay = self.paramwise_cfg.get("layer_decay") or 1
         if decay != 1:
-            layers, behind = layer_indices(module)
-            for found in single:
-                (parameter,) = found["params"]
-                depth = behind - layers.get(id(parameter), behind)
-                found["lr"] = found.get("lr", self.base_lr) * decay**depth
+            layers, last_index = layer_indices(module)
+            for single in single_groups:
+                (parameter,) = single["params"]
+                depth = last_index - layers.get(id(parameter), last_index)
+                single["lr"] = single.get("lr", self.base_lr) * decay**depth
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         base = {
             key: self.optimizer_cfg[key] for key in ("lr", "weight_decay") if self.optimizer_cfg.get(key) is not None
         }
         groups: dict[str, dict] = {}
-        for found in single:
-            settings = {k: v for k, v in found.items() if k not in ("params", "lr_mult", "decay_mult")}
+        for single in single_groups:
+            settings = {k: v for k, v in single.items() if k not in ("params", "lr_mult", "decay_mult")}
             settings = {**base, **settings}
             group = groups.setdefault(repr(sorted(settings.items())), {"params": [], "names": [], **settings})
-            group["params"] += found["params"]
-            group["names"] += [names[id(parameter)] for parameter in found["params"]]
-        # Those that learn at the optimizer's own rate come first: the first group's is what is said of a run.
+            group["params"] += single["params"]
+            group["names"] += [names[id(parameter)] for parameter in single["params"]]
+        # Groups with the base learning rate come first: logs show the learning rate of the first group.
         params += sorted(groups.values(), key=lambda group: group.get("lr") != base.get("lr"))
         for group in params:
-            said = ", ".join(f"{key} {value}" for key, value in group.items() if key not in ("params", "names"))
-            print_log(f"{len(group['names'])} parameters have {said}: {group['names'][0]}, ...", "current")
+            settings = ", ".join(f"{key} {value}" for key, value in group.items() if key not in ("params", "names"))
+            print_log(f"{len(group['names'])} parameters have {settings}: {group['names'][0]}, ...", "current")
 
 
 def layer_indices(model: nn.Module) -> tuple[dict[int, int], int]:
-    """The layer of each parameter before the end of a model's last block, by its ``id``, and the number behind it.
+    """Return the layer index of each parameter up to the last layer, by ``id``, and the index after the last layer.
 
-    What the backbone's ``stem`` names, its parts before the first block, is layer 0, the first block layer 1.
+    The backbone's ``stem``, its parts before the first layer, has index 0, the first layer index 1.
 
     Raises:
-        ValueError: the backbone does not say which its blocks are, or what stands before them.
+        ValueError: the backbone has no layers or no ``stem``.
     """
     backbone = backbone_of(model)
     name = type(model if backbone is None else backbone).__name__
@@ -109,11 +109,11 @@ def layer_indices(model: nn.Module) -> tuple[dict[int, int], int]:
 
 
 def check_paramwise_cfg(rules: dict, optimizer: dict) -> None:
-    """Raise ``ValueError`` for a rule that is unknown or has no sense, or that multiplies a setting that is not set.
+    """Raise ``ValueError`` for an unknown or invalid rule, or a multiplier of a setting that is not set.
 
     Args:
         rules: a config's ``paramwise_cfg``.
-        optimizer: the config's.
+        optimizer: the config's optimizer.
     """
     if not isinstance(rules, dict):
         raise ValueError(f"{WHERE} must be a dict, got {rules!r}")
@@ -144,8 +144,8 @@ def check_paramwise_cfg(rules: dict, optimizer: dict) -> None:
 
 
 def check_custom_keys(keys: dict, model: nn.Module) -> None:
-    """Raise ``ValueError`` for a key of ``custom_keys`` that holds for no parameter of the model."""
-    # As MMEngine compares; frozen parameters count, since a recipe may also serve a linear probe.
+    """Raise ``ValueError`` for a key of ``custom_keys`` that applies to no parameter of the model."""
+    # MMEngine's name matching. Frozen parameters count, because a recipe may also serve a linear probe.
     names = [name if "." in name else f".{name}" for name, _ in model.named_parameters()]
     longest_first = sorted(sorted(keys), key=len, reverse=True)
     governing = {next((key for key in longest_first if key in name), None) for name in names}
@@ -157,4 +157,4 @@ def check_custom_keys(keys: dict, model: nn.Module) -> None:
                 f"{names[-1]})"
             )
         if key not in governing:
-            raise ValueError(f"{WHERE}.custom_keys: {key!r} has no effect: longer keys hold for all that it names")
+            raise ValueError(f"{WHERE}.custom_keys: {key!r} has no effect: longer keys match all of its parameters")

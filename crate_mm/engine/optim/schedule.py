@@ -1,4 +1,4 @@
-"""The learning rate of the recipes: its schedule, and its scaling with the batch."""
+"""Learning-rate schedule of the recipes, and scaling of the learning rate with the batch size."""
 
 import logging
 import math
@@ -12,26 +12,26 @@ from ..mmengine_private import ParamScheduler
 
 @PARAM_SCHEDULERS.register_module()
 class WarmupCosineLR(ParamScheduler):
-    """Linear warm-up, then cosine to zero, or to another end, as one curve over the iterations of a run.
+    """Linear warm-up, then cosine decay to ``end_factor``, as one curve over the iterations of a run.
 
-    With W iterations of warm-up, T iterations in all and the optimizer's own rate ``lr``, iteration ``i`` uses
+    With W iterations of warm-up, T iterations in all and the base learning rate ``lr``, iteration ``i`` uses
 
         lr * (start_factor + (1 - start_factor) * i / W)                            for i < W
         lr * (end_factor + (1 - end_factor) (1 + cos(pi (i - W) / (T - W))) / 2)    for W <= i < T
 
-    The horizon is that of the config: a shorter ``train_cfg.max_epochs`` squeezes the curve, and a resumed run follows
-    the config it is resumed with. To stop earlier on the curve of a longer run, set ``end`` to the longer run's epochs.
+    The config determines T: a shorter ``train_cfg.max_epochs`` compresses the curve, and a resumed run uses its own
+    config. To stop early on the curve of a longer run, set ``end`` to the longer run's epochs.
 
     Args:
-        warmup: W in epochs, cut to ``max_warmup`` of a run that is short.
-        end: T in epochs; the run's ``max_epochs`` if not given.
-        start_factor: the first iteration's share of ``lr``.
-        max_warmup: the largest fraction of the run that may be warm-up.
-        end_factor: the share of ``lr`` that the cosine ends at; 0.01 for a recipe from 1e-3 to 1e-5.
-        end_step: T in steps, in place of ``end``; the run's ``max_steps``, where it has such and ``end`` is not given.
+        warmup: W in epochs, limited to the fraction ``max_warmup`` of a short run.
+        end: T in epochs (default: the run's ``max_epochs``).
+        start_factor: fraction of ``lr`` at the first iteration.
+        max_warmup: largest fraction of the run that may be warm-up.
+        end_factor: fraction of ``lr`` at the end of the cosine; 0.01 for a recipe from 1e-3 to 1e-5.
+        end_step: T in steps, instead of ``end`` (default: the run's ``max_steps``, if set and ``end`` is not given).
 
     Raises:
-        ValueError: a warm-up below 0, no end above 0, or an ``end_factor`` outside of 0..1.
+        ValueError: ``warmup`` is negative, ``end`` is not positive, or ``end_factor`` is outside [0, 1].
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class WarmupCosineLR(ParamScheduler):
             raise ValueError(f"a schedule needs warmup >= 0 and end > 0, got {warmup} and {end}")
         self.warmup = min(warmup, max_warmup * end)
         if not 0 <= end_factor <= 1:
-            raise ValueError(f"end_factor is a share of the learning rate, from 0 to 1, got {end_factor}")
+            raise ValueError(f"end_factor must be a fraction of the learning rate, from 0 to 1, got {end_factor}")
         self.start_factor = start_factor
         self.end_factor = end_factor
         super().__init__(optimizer, "lr", begin=0, end=end, last_step=last_step, by_epoch=False)
@@ -64,13 +64,13 @@ class WarmupCosineLR(ParamScheduler):
         end_step: int | None = None,
         **kwargs,
     ) -> "WarmupCosineLR":
-        """Build from epochs: MMEngine's hook for ``convert_to_iter_based=True``."""
+        """Build from a length in epochs; MMEngine calls it for ``convert_to_iter_based=True``."""
         if not by_epoch:
-            raise ValueError("WarmupCosineLR is given in epochs: leave out by_epoch")
+            raise ValueError("WarmupCosineLR takes its lengths in epochs: leave out by_epoch")
         return cls(*args, warmup=warmup * epoch_length, end=end_step or end * epoch_length, **kwargs)
 
     def factor(self, step: int) -> float:
-        """The share of the optimizer's own rate at iteration ``step``."""
+        """Return the factor of the base learning rate at iteration ``step``."""
         if step < self.warmup:
             return self.start_factor + (1 - self.start_factor) * step / self.warmup
         progress = min((step - self.warmup) / (self.end - self.warmup), 1.0)
@@ -80,14 +80,14 @@ class WarmupCosineLR(ParamScheduler):
         return [base * self.factor(self.last_step) for base in self.base_values]
 
     def state_dict(self) -> dict:
-        """Where the run is, and on which horizon; the curve is the config's."""
+        """Return the current step and the length; the config determines the other settings."""
         return {"last_step": self.last_step, "global_step": self._global_step, "end": self.end}
 
     def load_state_dict(self, state_dict: dict) -> None:
         if state_dict["end"] != self.end:
             print_log(
-                f"the schedule was for {state_dict['end']} iterations and is now for {self.end}: the learning rate "
-                "goes on along the new curve",
+                f"the length of the schedule has changed from {state_dict['end']} to {self.end} iterations: the "
+                "learning rate follows the new curve",
                 logger="current",
                 level=logging.WARNING,
             )
@@ -99,10 +99,10 @@ class WarmupCosineLR(ParamScheduler):
 
 
 def scale_lr(optim_wrapper: dict, auto_scale_lr: dict | None, global_batch_size: int) -> dict:
-    """A config of an OptimWrapper, its learning rate scaled with the batch where MMEngine's ``auto_scale_lr`` is
-    enabled: ``lr * global_batch_size / base_batch_size`` (Goyal et al., arXiv 1706.02677).
+    """Scale the learning rate of an OptimWrapper's config with the batch size, if ``auto_scale_lr`` is enabled.
 
-    MMEngine's own scales a built optimizer, which is too late for what an optimizer makes of its first rate.
+    The scaled rate is ``lr * global_batch_size / base_batch_size`` (Goyal et al., arXiv 1706.02677). MMEngine scales a
+    built optimizer instead, which is too late for optimizers that derive values from their initial learning rate.
 
     Raises:
         ValueError: the optimizer's ``lr`` is not set.

@@ -1,4 +1,4 @@
-"""Optimizers and mixed precision. Every optimizer of torch.optim and Lion are registered by MMEngine or here."""
+"""Optimizers and mixed precision. MMEngine registers every optimizer of torch.optim; Lion is registered here."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -18,20 +18,20 @@ from ..safety.finite import AsyncHostCopy, FiniteCheck, SkippedStep
 
 @OPTIMIZERS.register_module()
 class Lion(lion_pytorch.Lion):
-    """lion-pytorch's Lion, which updates all parameters together: a few kernels on a GPU where its own takes six each.
+    """lion-pytorch's Lion with multi-tensor updates: a few GPU kernels in all, instead of six per parameter.
 
-    Parameters of 16 bits are updated one by one. The result is lion-pytorch's to the last bit. (Its own ``foreach``
-    variant interpolates otherwise, which flips the signs of some updates.) States are interchangeable with
-    lion-pytorch's.
+    16-bit parameters are updated one by one. Results are bit-identical to lion-pytorch's. (Its own ``foreach`` variant
+    interpolates differently, which flips the signs of some updates.) States are interchangeable with lion-pytorch's.
 
-    As PyTorch's fused optimizers do, it takes no step where its attribute ``found_inf``, a tensor on the parameters'
-    device that a gradient scaler or our wrapper sets, is not zero; the host is not asked. The gradients are 0 then.
+    Like PyTorch's fused optimizers, it skips the step on the device, without a host synchronization, if its attribute
+    ``found_inf`` is not zero. A gradient scaler or ``OptimWrapper`` sets this tensor on the parameters' device. A
+    skipped step sets the gradients to 0.
 
     Args:
         params, lr, betas, weight_decay, decoupled_weight_decay: as for lion-pytorch's ``Lion``.
     """
 
-    _step_supports_amp_scaling = True  # what PyTorch calls an optimizer that heeds ``found_inf``
+    _step_supports_amp_scaling = True  # PyTorch's name for support of ``found_inf``
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Lion(lion_pytorch.Lion):
             with torch.enable_grad():
                 loss = closure()
         if getattr(self, "grad_scale", None) is not None:
-            raise ValueError("Lion takes gradients that are unscaled: call the scaler's unscale_ before its step")
+            raise ValueError("Lion needs unscaled gradients: call the scaler's unscale_ before its step")
         found_inf = getattr(self, "found_inf", None)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
@@ -59,7 +59,7 @@ class Lion(lion_pytorch.Lion):
             for p in params:
                 if not self.state[p]:
                     self.state[p]["exp_avg"] = torch.zeros_like(p)
-            # Of numbers of 16 bits the operations on lists round otherwise.
+            # Multi-tensor operations round 16-bit values differently.
             for p in (p for p in params if p.dtype.itemsize < 4):
                 self._step_alone(group, p, found_inf)
             for dtype in sorted({p.dtype for p in params if p.dtype.itemsize >= 4}, key=str):
@@ -70,21 +70,21 @@ class Lion(lion_pytorch.Lion):
         average = self.state[p]["exp_avg"]
         before = None if found_inf is None else [p.clone(), average.clone()]
         self.update_fn(p, p.grad, average, group["lr"], self._decay(group), *group["betas"])
-        for tensor, kept in zip((p, average), before or ()):
-            tensor.copy_(torch.where(found_inf > 0, kept, tensor))
+        for tensor, old in zip((p, average), before or ()):
+            tensor.copy_(torch.where(found_inf > 0, old, tensor))
 
     def _step_together(self, group: dict, params: list[nn.Parameter], found_inf: Tensor | None) -> None:
         """Take the step of a group's parameters of one dtype.
 
-        A step that is left out multiplies the weights and the momentum by 1 and adds 0 to them, so that nothing need be
-        kept: the gradients, which may be NaN, become 0 by their bits.
+        A skipped step multiplies the weights and the momentum by 1 and adds 0, so that no copy is needed. Gradients may
+        be NaN; an integer multiplication of their bits sets them to 0.
         """
         lr, (beta1, beta2) = group["lr"], group["betas"]
         gradients, averages = [p.grad for p in params], [self.state[p]["exp_avg"] for p in params]
-        decay, keep = 1 - lr * self._decay(group), beta2
+        decay, momentum = 1 - lr * self._decay(group), beta2
         if found_inf is not None:
             skip, dtype = found_inf.reshape(()) > 0, params[0].dtype
-            decay, beta1, keep = (
+            decay, beta1, momentum = (
                 torch.full((), factor, dtype=dtype, device=skip.device).masked_fill_(skip, neutral)
                 for factor, neutral in ((decay, 1), (beta1, 0), (beta2, 1))
             )
@@ -95,7 +95,7 @@ class Lion(lion_pytorch.Lion):
         foreach_add_(updates, gradients, alpha=1 - group["betas"][0])
         foreach_sign_(updates)
         foreach_add_(params, updates, alpha=-lr)
-        foreach_mul_(averages, keep)
+        foreach_mul_(averages, momentum)
         foreach_add_(averages, gradients, alpha=1 - beta2)
 
     def _decay(self, group: dict) -> float:
@@ -103,7 +103,7 @@ class Lion(lion_pytorch.Lion):
 
 
 class _MicroBatchCountMixin:
-    """Counts micro-batches inside, as an iteration of ours is a whole optimisation step."""
+    """Convert MMEngine's iteration counts to micro-batches: an iteration here is a complete optimization step."""
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
         k = self._accumulative_counts
@@ -112,53 +112,56 @@ class _MicroBatchCountMixin:
 
 @OPTIM_WRAPPERS.register_module()
 class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
-    """MMEngine's wrapper, which takes no step whose gradients are not finite.
+    """MMEngine's wrapper that skips steps whose gradients are not finite.
 
-    It would not show later: Lion's weights stay finite, its momentum never is again. The processes decide alike, since
-    they have the same gradients. Whoever calls it stops the run, ``max_skipped_steps`` in a row being too many. A step
-    that is skipped leaves the model as it was before the step, BatchNorm's running statistics too.
+    Such a step would go unnoticed with Lion: the weights stay finite, but the momentum does not recover. All ranks
+    decide alike, because they have the same gradients. ``StopOnNonFiniteLoss`` stops the run after
+    ``max_skipped_steps`` in a row. A skipped step leaves the model unchanged, BatchNorm's running statistics included.
 
     Args:
-        max_skipped_steps: with 0 no step is skipped and the first such gradient stops the run, on a GPU one step later,
-            so that the host need not wait for the GPU at every step.
-        decide_on_device: whether the device decides that a step is skipped, and the host learns of it one step later,
-            so that it need not wait for the device. The optimizer must heed ``found_inf``, as Lion and PyTorch's fused
-            optimizers do. None: on a GPU, if the optimizer does. The steps are the same.
-        args, kwargs: as for MMEngine's.
+        max_skipped_steps: 0 skips no step: the first gradient that is not finite stops the run, on a GPU one step
+            later, so that the host does not wait for the GPU at every step.
+        decide_on_device: let the device decide whether to skip a step. The host learns of it one step later and does
+            not wait for the device. The optimizer must support ``found_inf``, as Lion and PyTorch's fused optimizers
+            do. None: on a GPU, if the optimizer supports it. The steps are the same.
+        args, kwargs: as for MMEngine's wrapper.
 
-    ``grad_norm`` is the Euclidean norm of the last step's gradients, before they are clipped, as a tensor;
-    ``grad_norms`` are those of the single parameters, ``measured``, as ``(P,)``. ``weight`` is the factor of the
-    next micro-batch's loss, 1 where all micro-batches of the step count as much, see ``TrainLoop``.
+    Attributes:
+        grad_norm: Euclidean norm of the last step's gradients before clipping, as a tensor.
+        grad_norms: the same for each of ``grad_norm_params``, ``(P,)``.
+        grad_norm_params: the parameters that had a gradient at the last step.
+        loss_weight: factor of the next micro-batch's loss, 1 if all micro-batches of the step have equal weight, see
+            ``TrainLoop``.
 
     Raises:
-        ValueError: ``decide_on_device=True`` with an optimizer that does not heed ``found_inf``.
+        ValueError: ``decide_on_device=True`` with an optimizer that does not support ``found_inf``.
     """
 
     def __init__(self, *args, max_skipped_steps: int = 5, decide_on_device: bool | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.max_skipped_steps = max_skipped_steps
-        self.weight = 1.0
+        self.loss_weight = 1.0
         if decide_on_device and not self._supports_found_inf():
             raise ValueError(
-                f"decide_on_device=True needs an optimizer that can leave a step out by itself, and "
-                f"{type(self.optimizer).__name__} as it is set cannot: leave decide_on_device out, or take Lion or, "
-                "where PyTorch has it, the optimizer's fused=True"
+                f"decide_on_device=True needs an optimizer that can skip a step on the device, which "
+                f"{type(self.optimizer).__name__} with its current settings cannot: leave out decide_on_device, use "
+                "Lion, or set the optimizer's fused=True if PyTorch has it"
             )
         self.decide_on_device = get_device() == "cuda" if decide_on_device is None else decide_on_device
         self.grad_norm: Tensor | None = None
         self.grad_norms: Tensor | None = None
-        self.measured: list[nn.Parameter] = []
+        self.grad_norm_params: list[nn.Parameter] = []
         self.check = FiniteCheck("gradient norm")
         self.statistics = KeptStatistics()
         self._norm = AsyncHostCopy()
-        self._wrong: tuple[list[nn.Parameter], Tensor | None] = [], None  # measured at the last skipped step
+        self._skipped_norms: tuple[list[nn.Parameter], Tensor | None] = [], None  # at the last skipped step
         self._skipped = False
         self._skipped_in_a_row = 0
         self._unreported: SkippedStep | None = None
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         loss = super().scale_loss(loss)
-        return loss if self.weight == 1 else loss * self.weight
+        return loss if self.loss_weight == 1 else loss * self.loss_weight
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -170,46 +173,46 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
 
     @property
     def skipped(self) -> bool:
-        """Whether the last step was skipped. Where the device has decided, the host waits for it."""
+        """Whether the last step was skipped. With ``decide_on_device``, the host waits for the device."""
         self.resolve_pending()
         return self._skipped
 
     @property
     def skipped_in_a_row(self) -> int:
-        """How many steps up to the last one were skipped. Where the device has decided, the host waits for it."""
+        """Number of steps skipped in a row up to the last one. With ``decide_on_device``, the host waits."""
         self.resolve_pending()
         return self._skipped_in_a_row
 
     @property
     def nonfinite_params(self) -> list[nn.Parameter]:
-        """Those whose gradients had a norm that is not finite at the last skipped step. The host waits for the device.
+        """Parameters whose gradient norm was not finite at the last skipped step. The host waits for the device.
 
-        None where all are finite, and only the norm of all together is not.
+        The list is empty if only the norm over all parameters is not finite.
         """
-        params, norms = self._wrong
+        params, norms = self._skipped_norms
         return [p for p, finite in zip(params, norms.isfinite().tolist()) if not finite] if params else []
 
     def next_report(self) -> SkippedStep | None:
-        """A skipped step that has not been reported, as far as the host knows of it."""
+        """Return a skipped step that has not been reported yet and is known to the host, or None."""
         step, self._unreported = self._unreported, None
         return step
 
     def resolve_pending(self) -> None:
-        """Learn what the device has decided about the last step, and raise ``RunStoppedError`` where that ends the run.
+        """Receive the device's decision on the last step; raise ``RunStoppedError`` if it ends the run.
 
-        A checkpoint comes after it.
+        It is called before a checkpoint is written.
         """
         self.check.resolve_pending()
-        arrived = self._norm.receive()
-        if arrived is not None:
-            norm, step = arrived
-            self._note(not norm.isfinite(), step)
+        received = self._norm.receive()
+        if received is not None:
+            norm, step = received
+            self._record(not norm.isfinite(), step)
 
     def step(self, **kwargs) -> None:
-        self.resolve_pending()  # by now the last step's decision has arrived
-        decides = self.decide_on_device and self.max_skipped_steps and self._supports_found_inf()
-        # Before the first step the optimizer has no state that it could leave as it is.
-        if not (decides and self.optimizer.state):
+        self.resolve_pending()  # does not wait: the last step's norm has arrived by now
+        on_device = self.decide_on_device and self.max_skipped_steps and self._supports_found_inf()
+        # Before its first step, the optimizer has no state that it could leave unchanged.
+        if not (on_device and self.optimizer.state):
             if not self._check_gradients():
                 super().step(**kwargs)
             return
@@ -218,9 +221,9 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
             self._step_if_finite(**kwargs)
 
     def _step_if_finite(self, **kwargs) -> None:
-        """Take the step, unless the device finds that the norm that was measured is not finite; no host waits for it.
+        """Take the step, unless ``grad_norm`` is not finite; the host does not wait for the device.
 
-        The optimizer has a state and heeds ``found_inf``.
+        The optimizer must have a state and support ``found_inf``.
         """
         found_inf = (~self.grad_norm.isfinite()).float()
         self.statistics.restore(found_inf > 0)
@@ -231,19 +234,19 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
             del self.optimizer.grad_scale, self.optimizer.found_inf
 
     def _supports_found_inf(self) -> bool:
-        """Whether the optimizer leaves a step out by itself; ZeRO, which may take an optimizer's place, does not."""
+        """Return whether the optimizer can skip a step on the device. ``ShardedOptimizer`` cannot."""
         return getattr(self.optimizer, "_step_supports_amp_scaling", False)
 
     def _measure(self) -> list[nn.Parameter]:
-        """The parameters that have a gradient, whose norm becomes ``grad_norm``."""
+        """Compute ``grad_norm`` and ``grad_norms``; return the parameters that have a gradient."""
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if params:
-            self.grad_norms, self.measured = torch.stack(foreach_norm([p.grad for p in params])), params
+            self.grad_norms, self.grad_norm_params = torch.stack(foreach_norm([p.grad for p in params])), params
             self.grad_norm = self.grad_norms.norm()
         return params
 
     def _check_gradients(self) -> bool:
-        """Look at the gradients, and note whether the step is skipped."""
+        """Check the gradients, record whether the step is skipped, and return it."""
         skipped, params = False, self._measure()
         if params and not self.max_skipped_steps:
             step = self._this_step()
@@ -251,25 +254,25 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
         elif params and not self.grad_norm.isfinite():
             skipped = True
             self.statistics.restore()
-        self._note(skipped, self._this_step())
+        self._record(skipped, self._this_step())
         return skipped
 
     def _this_step(self) -> SkippedStep:
         return SkippedStep(self.message_hub.get_info("iter", 0) + 1, self.param_groups[0]["lr"])
 
-    def _note(self, skipped: bool, step: SkippedStep) -> None:
+    def _record(self, skipped: bool, step: SkippedStep) -> None:
         self._skipped = bool(skipped)
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if self._skipped else 0
         if self._skipped:
-            self._wrong = self.measured, self.grad_norms
+            self._skipped_norms = self.grad_norm_params, self.grad_norms
             self._unreported = step._replace(in_a_row=self._skipped_in_a_row)
 
     def _clip_grad(self) -> None:
-        """MMEngine's, which measures the norm again and makes the host wait for it, where that need not be."""
+        """Clip by ``grad_norm``. MMEngine computes the norm again and makes the host wait for it."""
         if self.clip_grad_kwargs.keys() != {"max_norm"} or self.grad_norm is None:
             super()._clip_grad()
             return
-        # As torch.nn.utils.clip_grad_norm_ does.
+        # The formula of torch.nn.utils.clip_grad_norm_.
         factor = (self.clip_grad_kwargs["max_norm"] / (self.grad_norm + 1e-6)).clamp(max=1)
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         foreach_mul_(gradients, factor)
@@ -277,7 +280,7 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(OptimWrapper):
-    """Mixed precision without gradient scaling, on any device: for bf16, whose range is that of float32.
+    """Mixed precision without gradient scaling, on any device, for bf16, which has float32's range.
 
     Args:
         dtype: 'bfloat16'.
@@ -297,14 +300,14 @@ class AutocastOptimWrapper(OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class AmpOptimWrapper(AutocastOptimWrapper):
-    """Mixed precision with a gradient scaler, for fp16, whose range is small.
+    """Mixed precision with a gradient scaler, for fp16, which has a small range.
 
-    The scaler halves its scale at each step that is skipped. As long as it is above 1, that is its search for one that
-    fits, and does not count towards ``max_skipped_steps``.
+    The scaler halves its scale at each skipped step. While the scale is above 1, the scaler is still searching for its
+    scale, and skipped steps do not count towards ``max_skipped_steps``.
 
     Args:
         dtype: 'float16'.
-        loss_scale: 'dynamic', a number that stays as it is, or arguments of ``torch.amp.GradScaler``.
+        loss_scale: 'dynamic', a number for a fixed scale, or arguments of ``torch.amp.GradScaler``.
         kwargs: as for ``OptimWrapper``.
     """
 
@@ -313,7 +316,7 @@ class AmpOptimWrapper(AutocastOptimWrapper):
         if not (loss_scale == "dynamic" or isinstance(loss_scale, dict) or (_is_number(loss_scale) and loss_scale > 0)):
             raise ValueError(f"loss_scale must be 'dynamic', a number above 0 or GradScaler's settings: {loss_scale!r}")
         self.max_skipped_steps = max(self.max_skipped_steps, 1)  # the scaler's search begins with skipped steps
-        self.decide_on_device = False  # the scaler makes the host wait in any case
+        self.decide_on_device = False  # the scaler makes the host wait anyway
         self.fixed_scale = float(loss_scale) if _is_number(loss_scale) else None
         settings = {"init_scale": self.fixed_scale} if self.fixed_scale else loss_scale
         self.loss_scaler = torch.amp.GradScaler(get_device(), **(settings if isinstance(settings, dict) else {}))
@@ -334,14 +337,14 @@ class AmpOptimWrapper(AutocastOptimWrapper):
             self._unreported = self._unreported._replace(in_a_row=0)
 
     def state_dict(self) -> dict:
-        """The optimizer's state, with the scaler's under ``loss_scaler``."""
+        """Return the optimizer's state, with the scaler's state under ``loss_scaler``."""
         return {**super().state_dict(), "loss_scaler": self.loss_scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict) -> None:
         state_dict = dict(state_dict)
         if "loss_scaler" in state_dict:
             if not all(map(_is_number, state_dict["loss_scaler"].values())):
-                raise ValueError("the state of the gradient scaler is not of numbers")
+                raise ValueError("expected numbers in the state of the gradient scaler")
             self.loss_scaler.load_state_dict(state_dict.pop("loss_scaler"))
         super().load_state_dict(state_dict)
 
@@ -351,7 +354,7 @@ def _is_number(value) -> bool:
 
 
 def training_dtype(optim_wrapper: dict | None) -> str:
-    """The precision that a config's ``optim_wrapper`` trains in: 'float32', unless it is one of mixed precision."""
+    """Return the training dtype of a config's ``optim_wrapper``: 'float32', except for mixed precision."""
     kind = (optim_wrapper or {}).get("type", "OptimWrapper")
     wrapper = OPTIM_WRAPPERS.get(kind) if isinstance(kind, str) else kind
     if not (isinstance(wrapper, type) and issubclass(wrapper, AutocastOptimWrapper)):
@@ -360,14 +363,14 @@ def training_dtype(optim_wrapper: dict | None) -> str:
 
 
 def amp_dtype() -> str:
-    """The precision for ``--amp`` here: bf16 on CPUs and where the GPU has it, else fp16."""
+    """Return the dtype of ``--amp`` on this machine: bf16 on CPUs and on GPUs that support it, otherwise fp16."""
     if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "float16"
     return "bfloat16"
 
 
 def amp_optim_wrapper() -> dict:
-    """Config of the OptimWrapper for ``--amp`` here: autocast alone for bf16, with a gradient scaler for fp16."""
+    """Return the OptimWrapper config of ``--amp`` on this machine: autocast for bf16, with a scaler for fp16."""
     if amp_dtype() == "float16":
         return {"type": "AmpOptimWrapper", "dtype": "float16", "loss_scale": "dynamic"}
     return {"type": "AutocastOptimWrapper", "dtype": "bfloat16"}

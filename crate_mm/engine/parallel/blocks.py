@@ -1,5 +1,4 @@
-"""What is done to a model's repeated blocks: compiling them, recomputing them in the backward pass, and in what
-precision they hand on their tokens."""
+"""Compile a model's blocks, checkpoint their activations, and set the dtype of the residual stream between them."""
 
 import logging
 from collections.abc import Callable
@@ -18,10 +17,10 @@ from ...torch_private import keep_graphs_whole
 
 
 def layer_groups(model: nn.Module) -> list[list[nn.Module]]:
-    """Return the layers of each backbone and decoder in a model, a teacher's as well as a student's, a group for each.
+    """Return one group of layers for each backbone and decoder in a model, teachers included.
 
     Args:
-        model: a task, or a backbone alone. A list of ``Layer`` outside every backbone is a decoder's.
+        model: a task, or a backbone alone. ``Layer`` modules outside a backbone belong to a decoder.
 
     Raises:
         ValueError: a backbone, or the whole model, has no layers.
@@ -60,10 +59,10 @@ def _no_layers(module: nn.Module) -> ValueError:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the repeated block in place: one compilation serves all of them, and no parameter changes its name.
+    """Compile each block in place. All blocks share one compilation, and parameter names do not change.
 
-    What stands between the blocks stays eager. The first step of each input shape compiles, for this shape alone: after
-    a validation with another batch, training would else be compiled for batches of any size.
+    Code outside the blocks stays eager. The first step of each input shape compiles, for this shape alone. With dynamic
+    shapes, a validation with another batch size would make PyTorch recompile training for any batch size.
 
     Raises:
         ValueError: a backbone has no layers.
@@ -74,23 +73,22 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 def compile_backbone(model: nn.Module) -> None:
-    """Compile each part of a task that has parameters, in place, as one graph: its backbone, from images to tokens, its
-    head or decoder, and a teacher's.
+    """Compile each part of a task that has parameters (backbone, head, decoder, teacher) in place, as one graph each.
 
-    What stands before, between and behind the blocks is compiled too, and compiling takes longer than for one block.
-    Shapes are as for ``compile_blocks``.
+    Code outside the blocks is compiled too. Compilation takes longer than for one block. Shapes are static, as in
+    ``compile_blocks``.
     """
     parts = list(model.children())
     for part in parts:
-        if isinstance(part, (nn.ModuleDict, nn.ModuleList)):  # which are not called themselves
+        if isinstance(part, (nn.ModuleDict, nn.ModuleList)):  # containers have no forward
             parts += part.children()
         elif any(True for _ in part.parameters()):
             part.compile(dynamic=False)
     keep_graphs_whole()
 
 
-def checkpoint_blocks(model: nn.Module) -> None:
-    """Keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third more work.
+def enable_activation_checkpointing(model: nn.Module) -> None:
+    """Store only the blocks' inputs and recompute the rest in the backward pass: less memory, a third more compute.
 
     Raises:
         ValueError: a backbone has no layers.
@@ -100,34 +98,35 @@ def checkpoint_blocks(model: nn.Module) -> None:
 
 
 def set_residual_dtype(dtype: torch.dtype, model: nn.Module) -> None:
-    """Hand tokens from block to block in another precision, under autocast: half the bytes to move, for bf16.
+    """Set the dtype of the residual stream between blocks under autocast; bf16 halves the memory traffic.
 
-    Within a block sums are taken in what their parts have, and behind the last block of each backbone and decoder
-    tokens are float32. Without autocast nothing changes.
+    Inside a block, sums use the dtype of their operands. After the last block of the backbone, and of the decoder if
+    there is one, tokens are float32. Without autocast nothing changes.
 
     Raises:
         ValueError: a backbone has no layers.
     """
     for blocks in layer_groups(model):
         for block in blocks:
-            block.forward = partial(_hand_on, block.forward, dtype, torch.float32 if block is blocks[-1] else dtype)
+            out_dtype = torch.float32 if block is blocks[-1] else dtype
+            block.forward = partial(_forward_cast, block.forward, dtype, out_dtype)
 
 
-def _hand_on(forward: Callable, dtype: torch.dtype, last: torch.dtype, z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """A block's forward pass of tokens ``z`` ``(B, N, d)``, with both casts inside, where a compiler joins them to its
-    first and last kernel."""
+def _forward_cast(
+    forward: Callable, dtype: torch.dtype, out_dtype: torch.dtype, z: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Run a block on tokens ``z`` ``(B, N, d)`` with casts of input and output, which the compiler can fuse."""
     if not torch.is_autocast_enabled(z.device.type):
         return forward(z, *args, **kwargs)
-    return forward(z.to(dtype), *args, **kwargs).to(last)
+    return forward(z.to(dtype), *args, **kwargs).to(out_dtype)
 
 
 def prepare_blocks(model: nn.Module, compile: bool | str | None, recompute: bool, residual: str | None = None) -> None:
-    """Apply the config's ``compile_blocks`` (None: where there is a GPU), ``activation_checkpointing`` and
-    ``residual_dtype``."""
+    """Apply the config's ``compile_blocks`` (None: on GPUs), ``activation_checkpointing`` and ``residual_dtype``."""
     if residual is not None:
         set_residual_dtype(getattr(torch, residual), model)
     if recompute:
-        checkpoint_blocks(model)
+        enable_activation_checkpointing(model)
     if compile is None:
         compile = torch.cuda.is_available() and _has_blocks(model)
     if compile == "backbone":

@@ -1,4 +1,4 @@
-"""One model in several processes: PyTorch's DistributedDataParallel, with the options that a config gives it."""
+"""Wrap a model in PyTorch's DistributedDataParallel with the options of a config."""
 
 import inspect
 
@@ -17,28 +17,28 @@ OURS = {"module", "device_ids", "output_device", "process_group", "device_mesh",
 
 
 def share_model(model: nn.Module, cfg: dict) -> MMDistributedDataParallel:
-    """Wrap a model for this process, which is one of several.
+    """Wrap a model for this rank.
 
     Args:
         model: the task.
-        cfg: a prepared config: ``ddp``, ``sync_bn`` and ``find_unused_parameters`` are read.
+        cfg: a resolved config, of which ``ddp``, ``sync_bn`` and ``find_unused_parameters`` are read.
 
     Raises:
-        ValueError: ``ddp`` has an option that DistributedDataParallel has not, or that follows from other settings.
+        ValueError: ``ddp`` has an option that DistributedDataParallel does not have, or that other settings determine.
     """
     options = dict(cfg.get("ddp") or {})
     compress = options.pop("compress", None)
     known = set(inspect.signature(DistributedDataParallel).parameters) - OURS
     unknown = next((name for name in options if name not in known), None)
     if unknown in OURS:
-        raise ValueError(f"ddp.{unknown} cannot be set: it follows from the processes and from other settings")
+        raise ValueError(f"ddp.{unknown} cannot be set: other settings determine it")
     if unknown:
         raise ValueError(f"ddp has no option {unknown!r}: {suggest(unknown, sorted(known | {'compress'}))}")
     device = get_device()
     device_ids = [torch.cuda.current_device()] if device == "cuda" else None
     # BatchNorm's statistics are the only buffers that training changes.
     model, buffers_change = sync_batch_norm(model, cfg.get("sync_bn"), device)
-    # The option has changed its name in PyTorch.
+    # PyTorch has renamed broadcast_buffers to forward_sync_buffers.
     options.setdefault(
         "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers", buffers_change
     )

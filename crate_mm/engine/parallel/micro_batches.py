@@ -1,4 +1,4 @@
-"""Into how many micro-batches a GPU's batch is split, where the config does not say: as few as its memory allows."""
+"""Choose the number of micro-batches of a GPU's batch, if the config does not: as few as its memory allows."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,75 +15,80 @@ from ..loop import TrainLoop
 from ..optim.wrapper import OptimWrapper
 from .batch_norm import batch_norms
 
-PROBES = (4, 8)  # samples: small enough for any GPU, and their difference is what a sample takes
-SHARE = 0.85  # of the memory that is left, for what fragments and what other libraries take
+PROBES = (4, 8)  # batch sizes: small enough for any GPU; the difference gives the memory of one sample
+MEMORY_FRACTION = 0.85  # of the free memory; the rest is for fragmentation and other libraries
 
 
-def fewest_micro_batches(shares: tuple[int, int], bytes_of: Callable[[int], int], free: int) -> tuple[int, int, float]:
-    """The fewest micro-batches of which each fits, see ``count_micro_batches``.
+def fewest_micro_batches(
+    batch_sizes: tuple[int, int], bytes_of: Callable[[int], int], free: int
+) -> tuple[int, int, float]:
+    """Return the smallest number of micro-batches that each fit into memory, see ``count_micro_batches``.
 
     Args:
-        shares: the samples that a device takes in a step, at least and at most.
-        bytes_of: the bytes that a forward and a backward pass of so many samples take at their peak.
-        free: bytes that there are for it.
+        batch_sizes: the smallest and the largest per-rank batch size.
+        bytes_of: returns the peak memory of a forward and backward pass for a batch size, in bytes.
+        free: free memory in bytes.
 
     Returns:
-        How many micro-batches; the bytes that the largest one takes; the bytes that a sample takes.
+        The number of micro-batches, the bytes of the largest micro-batch, and the bytes per sample.
 
     Raises:
-        ValueError: not even one sample fits, or only one where the shares differ.
+        ValueError: not even one sample fits, or only one fits and per-rank batch sizes differ.
     """
-    bytes_of(PROBES[0])  # the first pass also makes the room that libraries keep for themselves
-    few, more = (bytes_of(count) for count in PROBES)
-    each = max(more - few, 1) / (PROBES[1] - PROBES[0])
-    fixed = max(few - PROBES[0] * each, 0)
-    fit = int((free - fixed) // each)
-    parts = count_micro_batches(shares, fit) if fit >= 1 else None
-    if not parts:
-        what, count = ("a sample takes", 1) if fit < 1 else ("two samples, as shares that differ need them, take", 2)
+    bytes_of(PROBES[0])  # the first pass also allocates the workspaces of libraries
+    few, more = (bytes_of(size) for size in PROBES)
+    per_sample = max(more - few, 1) / (PROBES[1] - PROBES[0])
+    fixed = max(few - PROBES[0] * per_sample, 0)
+    fit = int((free - fixed) // per_sample)
+    number = count_micro_batches(batch_sizes, fit) if fit >= 1 else None
+    if not number:
+        subject, size = ("one sample needs", 1) if fit < 1 else ("two samples (per-rank batch sizes differ) need", 2)
         raise ValueError(
-            f"{what} {fixed + count * each:.3g} bytes of this GPU's memory in a step, and {free:.3g} are free: take a "
-            "smaller model or activation_checkpointing=True"
+            f"{subject} {fixed + size * per_sample:.3g} bytes of GPU memory in a step, but only {free:.3g} are free: "
+            "use a smaller model or set activation_checkpointing=True"
         )
-    return parts, round(fixed + math.ceil(shares[1] / parts) * each), each
+    return number, round(fixed + math.ceil(batch_sizes[1] / number) * per_sample), per_sample
 
 
 def is_split_invariant(task: Task) -> bool:
-    """Whether a step is the same however its batch is split: not if samples are mixed, or BatchNorm counts them."""
+    """Return whether a step does not depend on the split of its batch: no mixing of samples and no BatchNorm."""
     return not task.mixes_samples and not batch_norms(task)
 
 
 def check_weights(plan: BatchPlan, task: Task, loop: object, wrapper: object) -> None:
-    """Raise ``ValueError`` unless a step's micro-batches can be of the sizes that they have.
+    """Raise ``ValueError`` unless the task, the loop and the OptimWrapper support a step's micro-batch sizes.
 
     Args:
-        plan: of the step.
-        task: which may mix the samples of a micro-batch.
-        loop, wrapper: of the training. Where the micro-batches differ, both must weight their losses.
+        plan: the batch plan.
+        task: the task, which may mix the samples of a micro-batch.
+        loop, wrapper: those of the training. If the micro-batches differ, both must weight losses.
     """
-    least, most = plan.micro_batch_sizes
-    others = [part for part, kind in ((loop, TrainLoop), (wrapper, OptimWrapper)) if not isinstance(part, kind)]
-    if others and type(task).count is not Task.count and plan.world_size * plan.micro_batches > 1:
+    smallest, largest = plan.micro_batch_sizes
+    unweighted = [part for part, kind in ((loop, TrainLoop), (wrapper, OptimWrapper)) if not isinstance(part, kind)]
+    if unweighted and type(task).count is not Task.count and plan.world_size * plan.micro_batches > 1:
         raise ValueError(
-            f"global_batch_size {plan}: {type(others[0]).__name__} does not weight losses by what "
+            f"global_batch_size {plan}: {type(unweighted[0]).__name__} does not weight losses by what "
             f"{type(task).__name__} counts: use crate_mm's TrainLoop and OptimWrapper"
         )
-    if least < most and others:
+    if smallest < largest and unweighted:
+        even = nearest_even(plan.global_batch_size, plan.world_size * plan.micro_batches)
         raise ValueError(
-            f"global_batch_size {plan}: {type(others[0]).__name__} does not weight losses by their samples, as such a "
-            f"batch needs it; with it, set {nearest_even(plan.global_batch_size, plan.world_size * plan.micro_batches)}"
+            f"global_batch_size {plan}: {type(unweighted[0]).__name__} does not weight losses by their samples, which "
+            f"unequal micro-batches need: use crate_mm's TrainLoop and OptimWrapper, or set {even}"
         )
-    if least == 1 and task.mixes_samples:  # else a step would fail, or some processes, for which others wait
-        which = "some hold" if most > 1 else "each holds"
+    if smallest == 1 and task.mixes_samples:  # otherwise the step fails on some ranks, and the others hang
+        subject = "some hold" if largest > 1 else "each holds"
         raise ValueError(
-            f"global_batch_size {plan}: batch_augments mixes each image with another of its micro-batch, and {which} "
+            f"global_batch_size {plan}: batch_augments mixes each image with another of its micro-batch, and {subject} "
             "one image: set a larger global_batch_size or max_batch_per_device"
         )
 
 
 def peak_bytes(task: Task, batch: dict, dtype: str) -> int:
-    """What a forward and a backward pass of a batch take of the GPU's memory beyond what is taken already, gradients
-    included. The task's gradients are cleared."""
+    """Return the peak GPU memory that a forward and backward pass adds, gradients included, in bytes.
+
+    The task's gradients are cleared.
+    """
     device = next(task.parameters()).device
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -99,21 +104,25 @@ def peak_bytes(task: Task, batch: dict, dtype: str) -> int:
 
 
 def free_bytes(model: nn.Module) -> int:
-    """What is free of this GPU's memory for passes, when an optimizer, its gradients' buckets and an average have come.
+    """Return the GPU memory that is free for forward and backward passes, in bytes.
 
-    Each is counted as the trained parameters twice, once and once.
+    Four times the size of the trained parameters is reserved: twice for the optimizer state, once for DDP's gradient
+    buckets and once for averaged weights.
     """
     device = next(model.parameters()).device
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return int(SHARE * (free - 4 * trained))
+    return int(MEMORY_FRACTION * (free - 4 * trained))
 
 
 @contextmanager
 def as_of_many_samples(task: nn.Module) -> Iterator[None]:
-    """Let small batches be computed as large ones are: ISTA keeps more for a token of a small batch, so that the bytes
-    of a sample would come out too small, as the difference between a small batch and a large one."""
+    """Compute small batches as large ones.
+
+    ISTA stores more per token for a small batch. The difference between a small and a larger batch would therefore
+    underestimate the memory per sample.
+    """
     steps = [module for module in task.modules() if isinstance(module, LAYERS.get("ISTA"))]
     before = [step.many_tokens for step in steps]
     try:
@@ -125,41 +134,46 @@ def as_of_many_samples(task: nn.Module) -> Iterator[None]:
             step.many_tokens = tokens
 
 
-def probe_memory(task: Task, batch_of: Callable[[int], dict], shares: tuple[int, int], dtype: str) -> tuple[int, str]:
-    """Measure on this GPU, and decide.
+def probe_memory(
+    task: Task, batch_of: Callable[[int], dict], batch_sizes: tuple[int, int], dtype: str
+) -> tuple[int, str]:
+    """Measure the memory of forward and backward passes on this GPU and choose the number of micro-batches.
 
     Args:
-        task: on the GPU, as it is trained.
-        batch_of: a loader's batch of so many samples.
-        shares: as for ``fewest_micro_batches``.
-        dtype: that training runs in.
+        task: the task, on the GPU.
+        batch_of: returns a loader's batch of a given size.
+        batch_sizes: as for ``fewest_micro_batches``.
+        dtype: dtype of training.
 
     Returns:
-        How many micro-batches, and a sentence that says so.
+        The number of micro-batches, and a message for the log.
 
     Raises:
         ValueError: as ``fewest_micro_batches``.
     """
     task.train()
-    eager = torch.compiler.set_stance("force_eager")  # which takes more memory than compiled blocks, and no time
-    with as_of_many_samples(task), eager:
+    # Eager blocks need more memory than compiled ones, and no compile time.
+    with as_of_many_samples(task), torch.compiler.set_stance("force_eager"):
         free = free_bytes(task)
-        parts, taken, each = fewest_micro_batches(shares, lambda n: peak_bytes(task, batch_of(n), dtype), free)
+        number, peak, per_sample = fewest_micro_batches(
+            batch_sizes, lambda size: peak_bytes(task, batch_of(size), dtype), free
+        )
     torch.cuda.empty_cache()
-    return parts, describe_split(shares[1], parts, taken, each, free)
+    return number, describe_split(batch_sizes[1], number, peak, per_sample, free)
 
 
-def describe_split(share: int, parts: int, taken: int, each: float, free: int) -> str:
-    """What is chosen, and how many samples would fit at once.
+def describe_split(batch_size: int, number: int, peak: int, per_sample: float, free: int) -> str:
+    """Return a message about the chosen split and the number of samples that would fit at once.
 
     Args:
-        share: the samples of a device in a step, at most.
-        parts, taken, each: as ``fewest_micro_batches`` returns them.
-        free: bytes that there are.
+        batch_size: the largest per-rank batch size.
+        number, peak, per_sample: as ``fewest_micro_batches`` returns them.
+        free: free memory in bytes.
     """
-    size = math.ceil(share / parts)
+    size = math.ceil(batch_size / number)
+    fit = size + int((free - peak) // per_sample)
     return (
-        f"max_batch_per_device is not set: the {share} samples of a device go through in {parts} part"
-        f"{'s' if parts > 1 else ''} of {size}, which take about {taken / 1e9:.1f} of the {free / 1e9:.1f} GB that are "
-        f"free, {each / 1e6:.1f} MB a sample; the most that fit at once are about {size + int((free - taken) // each)}"
+        f"max_batch_per_device is not set: the {batch_size} samples of a device are split into {number} micro-batch"
+        f"{'es' if number > 1 else ''} of {size}, which need about {peak / 1e9:.1f} of {free / 1e9:.1f} GB free "
+        f"memory, {per_sample / 1e6:.1f} MB per sample; about {fit} samples fit at once"
     )

@@ -1,4 +1,4 @@
-"""What all processes of a run agree on at each step, and that a process which hangs is noticed."""
+"""Exchange flags between ranks at each step, and report a rank that hangs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,77 +12,73 @@ from .finite import PeerFailedError
 
 
 class Agreement:
-    """What each process has to say about a step, known to all of them at its end.
+    """Exchange of each rank's flags at a step.
 
-    The exchange goes through the hosts' network while the step is computed, so that the GPU does not wait for it. At
-    most steps nobody says anything new. So the processes exchange one integer, whether some process does, by an
-    all_reduce, whose steps grow with the logarithm of their number. Only where it is so, an all_gather of the numbers
-    follows, whose steps grow with the number of processes.
+    The exchange uses gloo on the hosts while the step is computed, so that the GPU does not wait. At most steps no flag
+    changes. An all_reduce of one integer, which takes O(log n) rounds, therefore tells whether any rank's flags
+    changed. Only then does an all_gather of the flags follow, which takes O(n) rounds.
 
     Args:
-        timeout: seconds after which a process gives up waiting for the others; PyTorch's default if not given.
+        timeout: seconds to wait for the other ranks (default: PyTorch's).
     """
 
     def __init__(self, timeout: float | None = None) -> None:
         wait = timedelta(seconds=timeout) if timeout else None
         self._group = dist.new_group(backend="gloo", timeout=wait) if is_distributed() else None
         self._pending: tuple[dist.Work, torch.Tensor, dict[str, int]] | None = None
-        self._said: dict[str, int] | None = None  # by this process, at the last exchange
-        self._heard: dict[str, list[int]] = {}  # what all have said, as of then
+        self._last_flags: dict[str, int] | None = None  # of this rank, at the last all_gather
+        self._all_flags: dict[str, list[int]] = {}  # of all ranks, at the last all_gather
 
-    def begin(self, said: dict[str, int]) -> None:
-        """Tell the others, who all call it with the same keys."""
+    def begin(self, local_flags: dict[str, int]) -> None:
+        """Start the exchange. All ranks call it with the same keys."""
         if self._group is not None:
-            news = torch.tensor([int(said != self._said)])
-            work = dist.all_reduce(news, dist.ReduceOp.MAX, group=self._group, async_op=True)
-            self._pending = work, news, dict(said)
+            changed = torch.tensor([int(local_flags != self._last_flags)])
+            work = dist.all_reduce(changed, dist.ReduceOp.MAX, group=self._group, async_op=True)
+            self._pending = work, changed, dict(local_flags)
 
-    def end(self, said: dict[str, int]) -> dict[str, list[int]]:
-        """Return what all processes have said, in the order of their ranks.
-
-        A single process hears what it says now, not at the beginning.
-        """
+    def end(self, local_flags: dict[str, int]) -> dict[str, list[int]]:
+        """Return the flags of all ranks at ``begin``, in order of rank; without other ranks, ``local_flags``."""
         if self._pending is None:
-            return {key: [value] for key, value in said.items()}
-        (work, news, told), self._pending = self._pending, None
+            return {key: [value] for key, value in local_flags.items()}
+        (work, changed, flags), self._pending = self._pending, None
         work.wait()
-        if news.item():
-            heard = [torch.zeros(len(told), dtype=torch.int64) for _ in range(dist.get_world_size())]
-            dist.all_gather(heard, torch.tensor(list(told.values())), group=self._group)
-            self._said, self._heard = told, dict(zip(told, torch.stack(heard).T.tolist()))
-        return {key: list(values) for key, values in self._heard.items()}
+        if changed.item():
+            gathered = [torch.zeros(len(flags), dtype=torch.int64) for _ in range(dist.get_world_size())]
+            dist.all_gather(gathered, torch.tensor(list(flags.values())), group=self._group)
+            self._last_flags, self._all_flags = flags, dict(zip(flags, torch.stack(gathered).T.tolist()))
+        return {key: list(values) for key, values in self._all_flags.items()}
 
     def sum(self, number: int) -> int:
-        """Return the sum of a number over all processes, who all call it."""
+        """Return the sum of a number over all ranks. All ranks call it."""
         total = torch.tensor(number)
         if self._group is not None:
             dist.all_reduce(total, group=self._group)
         return total.item()
 
     def wait(self) -> None:
-        """Wait for all processes to come here: one that ended early would bring down the one that still writes."""
+        """Wait for all ranks: a rank that exits early would bring down rank 0 while it writes a checkpoint."""
         if self._group is not None:
             dist.barrier(self._group)
 
 
 @contextmanager
 def notice_hanging(timeout: float | None) -> Iterator[None]:
-    """Say in one sentence that another process was waited for in vain, whatever this one was at (gloo alone).
+    """Replace gloo's timeout error by a one-line message.
 
     Args:
-        timeout: of the process groups, in seconds; PyTorch's default if not given.
+        timeout: timeout of the process groups in seconds (default: PyTorch's).
 
     Raises:
-        PeerFailedError: the wait for another process came to its end.
+        PeerFailedError: timed out waiting for another process.
     """
     try:
         yield
     except RuntimeError as error:
-        # torch.distributed has no class of its own for gloo's timeouts.
+        # PyTorch has no exception class for gloo's timeouts.
         if not is_distributed() or "gloo" not in str(error) or "Timed out waiting" not in str(error):
             raise
-        waited = f"{timeout:g} s (env_cfg.dist_cfg.timeout)" if timeout else "PyTorch's default timeout"
+        limit = f"{timeout:g} s (env_cfg.dist_cfg.timeout)" if timeout else "PyTorch's default timeout"
         raise PeerFailedError(
-            f"another process has not come to this point of the run within {waited}: it hangs, or is slower than that; "
-            "--resume goes on from the newest checkpoint"
+            f"timed out after {limit} waiting for another process: it hangs or is too slow; --resume continues from "
+            "the newest checkpoint"
         ) from error

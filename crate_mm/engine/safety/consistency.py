@@ -1,4 +1,4 @@
-"""What all processes of a run must agree on before it starts: the recipe, the data, the weights."""
+"""Check before the run starts that all ranks have the same recipe, data and weights."""
 
 import json
 import zlib
@@ -25,17 +25,21 @@ RECIPE += ("residual_dtype", "val_dtype", "tf32", "ddp")
 
 
 def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
-    """Raise ``ValueError`` unless all processes have the same recipe and the same data, which may lie on each node.
+    """Raise ``ValueError`` unless all ranks have the same recipe and data; each node may have its own copy of the data.
 
-    Data, whose loaders are given by what they are for, are compared by their number, classes and labels. Processes
-    that differ would wait for one another for ever, or train on without a word. All processes call it.
+    Datasets are compared by their size, classes and labels. Ranks that differ would deadlock, or train on different
+    data silently. All ranks call it.
+
+    Args:
+        runner: the runner.
+        loaders: the data loaders, by use ('training', 'validation', 'test').
     """
     if runner.world_size == 1:
         return
     mine: dict[str, Any] = {
         f"config's {key}": json.dumps(to_builtin(runner.cfg.get(key)), sort_keys=True, default=repr) for key in RECIPE
     }
-    mine |= {"wish to load a checkpoint": bool(runner.start_checkpoint), "wish to resume": runner.is_resuming}
+    mine |= {"load-checkpoint flag": bool(runner.start_checkpoint), "resume flag": runner.is_resuming}
     mine |= {
         "seed": runner.shared_seed,
         "version of crate_mm": crate_mm.__version__,
@@ -60,50 +64,50 @@ def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
             )
 
 
-def open_on_all(path: str, opened: Checkpoint | None = None) -> Checkpoint:
-    """Open a checkpoint on all processes, of which the first of each node compares it with its checksums.
+def open_on_all(path: str, checkpoint: Checkpoint | None = None) -> Checkpoint:
+    """Open a checkpoint on all ranks; one rank per node verifies its checksums.
 
-    The others take its word, and read the file when it is in the node's memory. All processes call it.
+    The other ranks of the node skip the verification and read the file from the page cache. All ranks call it.
 
     Args:
         path: the file.
-        opened: the same, if this process has opened it already.
+        checkpoint: the same checkpoint, if this rank has already opened it.
 
     Raises:
-        CheckpointError: the file cannot be read or is damaged, for any of the processes that look.
+        CheckpointError: a verifying rank cannot read the file, or the file is damaged.
     """
     if not is_distributed():
-        return opened or open_checkpoint(path)
-    failed = None
-    if opened is None and env_number("LOCAL_RANK", 0) == 0:
+        return checkpoint or open_checkpoint(path)
+    own_error = None
+    if checkpoint is None and env_number("LOCAL_RANK", 0) == 0:
         try:
-            opened = open_checkpoint(path)
+            checkpoint = open_checkpoint(path)
         except CheckpointError as error:
-            failed = error
-    told = all_gather_object(None if failed is None else str(failed))
-    if failed is not None:
-        raise failed
-    for rank, sentence in enumerate(told):
-        if sentence is not None:
-            raise CheckpointError(f"process {rank} cannot open the checkpoint: {sentence}")
-    return opened or open_checkpoint(path, verified=True)
+            own_error = error
+    messages = all_gather_object(None if own_error is None else str(own_error))
+    if own_error is not None:
+        raise own_error
+    for rank, message in enumerate(messages):
+        if message is not None:
+            raise CheckpointError(f"process {rank} cannot open the checkpoint: {message}")
+    return checkpoint or open_checkpoint(path, verified=True)
 
 
 def _checksum(labels: Sequence[int]) -> int:
-    """Of labels of any kind of whole numbers; a part at a time, as they may be many and mapped from a file."""
-    found = 0
+    """Return the checksum of integer labels of any dtype, in chunks: the labels may be many and memory-mapped."""
+    checksum = 0
     for start in range(0, len(labels), 2**20):
-        found = zlib.crc32(np.asarray(labels[start : start + 2**20]).astype(np.int64).tobytes(), found)
-    return found
+        checksum = zlib.crc32(np.asarray(labels[start : start + 2**20]).astype(np.int64).tobytes(), checksum)
+    return checksum
 
 
 def check_same_checkpoint(runner: Runner, filename: str, meta: dict) -> None:
-    """Raise ``CheckpointError`` unless all processes have loaded the same; each may have read its own disk.
+    """Raise ``CheckpointError`` unless all ranks have loaded the same weights; each may have read its own disk.
 
     Args:
-        runner: with the weights loaded. All processes call it.
+        runner: the runner, with the weights loaded. All ranks call it.
         filename: the checkpoint, for the message.
-        meta: of a checkpoint that training goes on from, which may also differ in ``epoch`` and ``iter``.
+        meta: metadata of a resumed checkpoint, whose ``epoch`` and ``iter`` are compared too.
     """
     if runner.world_size == 1:
         return
@@ -112,7 +116,7 @@ def check_same_checkpoint(runner: Runner, filename: str, meta: dict) -> None:
     for rank, theirs in enumerate(all_gather_object(mine)):
         if theirs != mine:
             raise CheckpointError(
-                f"{filename} is another file for process {rank} (epoch {theirs[0]}, iteration {theirs[1]}) than "
-                f"here (epoch {mine[0]}, iteration {mine[1]}): the work folder must be the same one for all nodes, and "
-                "so must a checkpoint to start from"
+                f"{filename} is a different file for process {rank} (epoch {theirs[0]}, iteration {theirs[1]}) than "
+                f"here (epoch {mine[0]}, iteration {mine[1]}): all nodes need the same work directory and the same "
+                "start checkpoint"
             )

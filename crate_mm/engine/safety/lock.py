@@ -1,4 +1,4 @@
-"""A work folder belongs to one run at a time."""
+"""Lock a work directory for one run at a time."""
 
 from pathlib import Path
 
@@ -7,36 +7,36 @@ from mmengine.dist import is_main_process
 from ...io.files import FileLock
 
 LOCK = ".lock"
-PATIENCE = 15.0  # seconds for a run that is just ending, with its loader's workers
-_held: dict[Path, FileLock] = {}  # Runners of one process may follow one another in a folder
+PATIENCE = 15.0  # seconds to wait for an ending run and its data-loader workers
+_held: dict[Path, FileLock] = {}  # several Runners of one process may use a directory one after another
 
 
 class FolderInUseError(ValueError):
-    """Another run holds a work folder."""
+    """Another run holds the lock of a work directory."""
 
 
 def lock_work_dir(work_dir: str | Path) -> FileLock | None:
-    """Keep other runs out of a work folder until the process ends, or the lock that is returned is released.
+    """Lock a work directory against other runs until the process ends or the returned lock is released.
 
-    A run that is killed leaves no lock behind. The first process of a run holds the lock for all its processes; None is
-    returned to the others. On a file system without locks the run goes on, and the log says that there is none.
+    A killed run leaves no lock behind. Rank 0 holds the lock for all ranks; the others get None. On a file system
+    without locks the run continues, and a warning is logged.
 
     Raises:
-        FolderInUseError: another run holds it.
-        ValueError: it cannot be made.
+        FolderInUseError: another run holds the lock.
+        ValueError: the directory cannot be created.
     """
     if not is_main_process():
         return None
     try:
         Path(work_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        why = "it is a file" if Path(work_dir).is_file() else error.strerror
-        raise ValueError(f"the work folder {work_dir} cannot be made: {why}") from None
+        reason = "it is a file" if Path(work_dir).is_file() else error.strerror
+        raise ValueError(f"could not create the work directory {work_dir}: {reason}") from None
     path = Path(work_dir).resolve() / LOCK
     lock = _held.setdefault(path, FileLock(path))
     if not lock.acquire(PATIENCE):
         raise FolderInUseError(
-            f"the work folder {work_dir} is in use by another run, which is still going on: wait for its end, or name "
-            "another one with --work-dir"
+            f"the work directory {work_dir} is in use by another run: wait until that run ends, or choose another "
+            "directory with --work-dir"
         )
     return lock

@@ -1,4 +1,4 @@
-"""What a run sets for its whole process while it lasts: the program that trains may have settings of its own."""
+"""Save and restore process-wide settings, so that a run does not change those of the program that starts it."""
 
 import os
 import tempfile
@@ -13,8 +13,8 @@ from torch.backends import cuda, cudnn
 
 from ...io.files import LONGEST_TEMP
 
-# Pairs of a function that reads and one that writes; of alternatives the first that can be read. PyTorch refuses to
-# read TF32 by its older names once a program has used the newer ones (``fp32_precision``).
+# Pairs (getter, setter). Of alternative pairs, the first whose getter works is used: PyTorch raises an error for the
+# older names of TF32 settings after a program has used the newer ones (``fp32_precision``).
 Access = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
@@ -28,7 +28,7 @@ def _settings() -> list[list[Access]]:
     settings = [
         [_attribute(cudnn, "benchmark")],
         [_attribute(cudnn, "deterministic")],
-        [(_algorithms, lambda kept: torch.use_deterministic_algorithms(kept[0], warn_only=kept[1]))],
+        [(_algorithms, lambda flags: torch.use_deterministic_algorithms(flags[0], warn_only=flags[1]))],
         [precision, matmul, _attribute(cuda.matmul, "fp32_precision")],
         [convolution, _attribute(getattr(cudnn, "conv", None), "fp32_precision")],
         [convolution, _attribute(getattr(cudnn, "rnn", None), "fp32_precision")],
@@ -39,7 +39,7 @@ def _settings() -> list[list[Access]]:
             )
         ],
     ]
-    with suppress(ImportError):  # MMEngine sets the number of its threads, where it is there
+    with suppress(ImportError):  # MMEngine sets OpenCV's number of threads if OpenCV is installed
         import cv2
 
         settings.append([(cv2.getNumThreads, cv2.setNumThreads)])
@@ -51,30 +51,30 @@ def _algorithms() -> tuple[bool, bool]:
 
 
 class ProcessSettings:
-    """cuDNN's choices, TF32, determinism, how processes start and OpenCV's threads, as they are when this is made.
+    """Snapshot of cuDNN flags, TF32, determinism, the multiprocessing start method and OpenCV's number of threads.
 
-    Random states are not among them: what a run draws goes on from its seed.
+    Random states are not included.
     """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[Callable[[Any], Any], Any]] = []
+        self._values: list[tuple[Callable[[Any], Any], Any]] = []
         for alternatives in _settings():
             for read, write in alternatives:
                 with suppress(RuntimeError, AttributeError):
-                    self._kept.append((write, read()))
+                    self._values.append((write, read()))
                     break
 
     def apply(self) -> None:
-        """Set them again."""
-        for write, value in self._kept:
+        """Restore the settings."""
+        for write, value in self._values:
             write(value)
 
 
 def check_temp_dir() -> None:
-    """Raise ``ValueError`` where loaders' workers cannot hand anything on, and who waits for them waits for ever."""
+    """Raise ``ValueError`` if the path of the temporary directory is too long: data-loader workers would hang."""
     folder = tempfile.gettempdir()
     if os.name == "posix" and len(os.fsencode(folder)) > LONGEST_TEMP:
         raise ValueError(
-            f"loaders' workers need a folder for temporary files whose path has at most {LONGEST_TEMP} bytes for their "
-            f"sockets, {folder} is longer: set TMPDIR=/tmp, or num_workers=0"
+            f"the path of the temporary directory {folder} is too long for the sockets of data-loader workers (at most "
+            f"{LONGEST_TEMP} bytes): set TMPDIR=/tmp or num_workers=0"
         )

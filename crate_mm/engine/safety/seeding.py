@@ -1,4 +1,4 @@
-"""Random states that depend on where the run is, and on nothing else."""
+"""Seed all random states at each iteration."""
 
 import numpy as np
 from mmengine.dist import get_rank
@@ -10,11 +10,14 @@ from ...registry import HOOKS
 
 @HOOKS.register_module()
 class SeedEachIteration(Hook):
-    """Seed all random states from (seed, iteration, rank), so that a resumed run repeats what the uninterrupted one
-    draws in the model, from any iteration on and without a stored state. (The data's draws are seeded by sample.)"""
+    """Seed all random states from (seed, iteration, rank).
+
+    A run resumed at any iteration thus draws the same random numbers in the model as an uninterrupted run, without
+    stored random states. (Data augmentation is seeded per sample.)
+    """
 
     def before_train_epoch(self, runner: Runner) -> None:
-        self._seed(runner)  # the loader's workers take theirs from here
+        self._seed(runner)  # data-loader workers derive their seeds from this state
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         self._seed(runner)
@@ -25,5 +28,5 @@ class SeedEachIteration(Hook):
 
 
 def iteration_seed(seed: int, iteration: int, rank: int) -> int:
-    """The seed of all random states at an iteration, counted from 0, of a process of a run."""
+    """Return the seed of all random states at an iteration, counted from 0, for a rank."""
     return int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1)[0])

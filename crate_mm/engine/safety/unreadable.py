@@ -1,4 +1,4 @@
-"""Images that cannot be read: reported, counted over all processes, and too many of them stop the run."""
+"""Report unreadable images, count them over all ranks, and stop the run if there are too many."""
 
 import logging
 
@@ -16,75 +16,75 @@ from .finite import RunStoppedError
 
 @HOOKS.register_module()
 class UnreadableImages(Hook):
-    """Report each unreadable image once, by path, and stop the run when there are more than the dataset allows.
+    """Report each unreadable image once, by path, and stop the run if there are more than the dataset allows.
 
-    Each process reports its own as they come. In training, all together are counted at each step.
+    Each rank reports its own images at once. In training, the images of all ranks are counted at each step.
     """
 
     def __init__(self) -> None:
-        self.found: dict[str, dict[int, str]] = {}  # by stage, by position: what was reported
-        self.known_to_all = 0  # how many of the training images that were found
+        self.reported: dict[str, dict[int, str]] = {}  # stage -> position -> text
+        self.num_synced = 0  # number of reported training images that all ranks know of
 
     @staticmethod
-    def _most(dataset) -> float:
-        """How many images of a dataset may be unreadable; one that replaces none has no such number."""
+    def _limit(dataset) -> float:
+        """Return the dataset's ``max_unreadable``; only datasets that replace unreadable images have it."""
         return dataset_of(dataset).max_unreadable
 
-    def _look(self, dataset, data_batch: dict, stage: str) -> None:
+    def _report_new(self, dataset, data_batch: dict, stage: str) -> None:
         if not isinstance(data_batch, dict) or "unreadable" not in data_batch:
             return
         reasons = data_batch["unreadable_reason"]
-        if not any(reasons):  # strings are on the host; the positions may be on a GPU, which would be waited for
+        if not any(reasons):  # avoids waiting for the positions, which may be on a GPU; the strings are on the host
             return
-        found = self.found.setdefault(stage, {})
+        reported = self.reported.setdefault(stage, {})
         for position, reason in sorted(zip(data_batch["unreadable"].tolist(), reasons)):
-            if reason and position not in found:
-                found[position] = f"{sanitized(dataset_of(dataset).describe(position))} ({sanitized(reason)})"
-                # On the console MMEngine shows of other ranks than the first only errors.
+            if reason and position not in reported:
+                reported[position] = f"{sanitized(dataset_of(dataset).describe(position))} ({sanitized(reason)})"
+                # On the console, MMEngine shows only the errors of ranks above 0.
                 print_log(
-                    f"cannot read {stage} image {found[position]}; another sample takes its place "
-                    f"({len(found)} of at most {self._most(dataset)})",
+                    f"cannot read {stage} image {reported[position]}; another sample takes its place "
+                    f"({len(reported)} of at most {self._limit(dataset)})",
                     logger="current",
                     level=logging.ERROR if get_rank() else logging.WARNING,
                 )
 
     def _too_many(self, dataset, stage: str) -> RunStoppedError | None:
-        found = self.found.get(stage, {})
-        if len(found) <= self._most(dataset):
+        reported = self.reported.get(stage, {})
+        if len(reported) <= self._limit(dataset):
             return None
-        listed = "\n  ".join(found.values())
+        listed = "\n  ".join(reported.values())
         return RunStoppedError(
-            f"{len(found)} {stage} images cannot be read, more than max_unreadable={self._most(dataset)} "
+            f"{len(reported)} {stage} images cannot be read, more than max_unreadable={self._limit(dataset)} "
             f"of the dataset:\n  {listed}"
         )
 
     def _gather(self, dataset, stage: str) -> RunStoppedError | None:
-        """Let all processes know what each has found; return the error if that is too many. All of them call it."""
-        found = self.found.setdefault(stage, {})
-        for other in all_gather_object(found):
-            found.update(other)
+        """Merge the reports of all ranks; return the error if there are too many. All ranks call it."""
+        reported = self.reported.setdefault(stage, {})
+        for theirs in all_gather_object(reported):
+            reported.update(theirs)
         return self._too_many(dataset, stage)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         dataset, loop = runner.train_dataloader.dataset, runner.train_loop
-        self._look(dataset, data_batch, "train")
+        self._report_new(dataset, data_batch, "train")
         if isinstance(loop, TrainLoop):
-            loop.local_flags["unreadable"] = len(self.found.get("train", ())) - self.known_to_all
-            if self.known_to_all + sum(loop.agreed["unreadable"]) > self._most(dataset):
-                loop.stopping = self._gather(dataset, "train")
+            loop.local_flags["unreadable"] = len(self.reported.get("train", ())) - self.num_synced
+            if self.num_synced + sum(loop.all_flags["unreadable"]) > self._limit(dataset):
+                loop.stop_error = self._gather(dataset, "train")
 
     def after_train_epoch(self, runner: Runner) -> None:
         error = self._gather(runner.train_dataloader.dataset, "train")
-        self.known_to_all = len(self.found["train"])
+        self.num_synced = len(self.reported["train"])
         if isinstance(runner.train_loop, TrainLoop):
             runner.train_loop.local_flags["unreadable"] = 0
         if error:
             raise error
 
-    after_train = after_train_epoch  # the last epoch of a run may be cut
+    after_train = after_train_epoch  # max_steps may end the run within an epoch
 
     def _after_iter(self, dataset, data_batch: dict, stage: str) -> None:
-        self._look(dataset, data_batch, stage)
+        self._report_new(dataset, data_batch, stage)
         error = self._too_many(dataset, stage)
         if error:
             raise error
