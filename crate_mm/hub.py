@@ -28,7 +28,7 @@ from .checkpoints import Checkpoint, CheckpointError, as_checkpoint, build_from_
 from .checkpoints.fit import load_strict
 from .checkpoints.publish import publish
 from .checkpoints.readers.safetensors import MOST_SAID, WEIGHTS, as_contents
-from .checkpoints.remote import HubFile, hub_file, hub_token, local_file
+from .checkpoints.remote import HubFile, ensure_local, hub_file, hub_token
 from .checkpoints.validate import check_form
 from .engine.checkpointing.results import RESULT_FILE
 from .extras.interop.model_card import as_figures, card_licence, figures_of, read_result, write_card
@@ -68,7 +68,7 @@ class HubModel(nn.Module, ModelHubMixin):
         if result is not None:
             self.result = read_result(home(result), opened)
         elif opened.run and not isinstance(checkpoint, Checkpoint):
-            beside = local_file(checkpoint).parent / RESULT_FILE
+            beside = ensure_local(checkpoint).parent / RESULT_FILE
             try:
                 self.result = read_result(beside, opened) if beside.exists() else {}
             except CheckpointError as error:

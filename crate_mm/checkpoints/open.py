@@ -36,7 +36,7 @@ def open_checkpoint(path: str | Path, map_location: str = "cpu", verified: bool 
 def read_checkpoint(path: str | Path, map_location: str = "cpu", verified: bool = False) -> dict:
     """Read a checkpoint, a safetensors or an npz file; pickles that want to run code are refused.
 
-    The file may be named by an address or by the name of published weights: see ``local_file``. What it asks for in
+    The file may be named by an address or by the name of published weights: see ``ensure_local``. What it asks for in
     memory and time is compared with its size first, and the form of what it says of itself is checked (``form``).
 
     Args:

@@ -106,7 +106,7 @@ def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **given: 
     if translation.unknown:
         notes.append(f"it does not tell its model, the config does: {translation.unknown}")
     if translation.unused:
-        notes.append(f"left out, as no part of the model takes it: {', '.join(translation.unused)}")
+        notes.append(f"weights that the model does not use: {', '.join(translation.unused)}")
     notes.append(f"assumed, as shapes do not tell it: {translation.assumed}")
     meta |= {"translated_from": translation.source, "assumed": translation.assumed}
     return checkpoint

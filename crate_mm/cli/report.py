@@ -32,7 +32,7 @@ from .. import __version__
 from ..api import default_class_names
 from ..checkpoints import Checkpoint
 from ..checkpoints.download import hash_file
-from ..checkpoints.remote import local_file
+from ..checkpoints.remote import ensure_local
 from ..datasets.base import dataset_of, require_images
 from ..datasets.images import open_image
 from ..datasets.transforms import to_uint8
@@ -126,7 +126,7 @@ def look_up(args: argparse.Namespace) -> tuple[list[Looked], list[Data]]:
             check_size(datas, model, config)
             name = name_of_file(file)
             if names_of_files[name] > 1 and file != "random":  # of several runs, whose folders tell them apart
-                name = f"{sanitized(Path(local_file(file)).resolve().parent.name)}/{name}"
+                name = f"{sanitized(Path(ensure_local(file)).resolve().parent.name)}/{name}"
             label = name if len(groups) == 1 else f"{Path(config).stem}: {name}"
             while label in {looked.label for looked in models}:
                 label += "'"
@@ -227,7 +227,7 @@ def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint 
     """What a model was made from. The page is for others too: it has no folder of the user's, and no signature."""
     told: dict[str, Any] = {"config": sanitized(public(config)), "checkpoint": sanitized(public(file))}
     if checkpoint is not None:
-        told["sha256"] = hash_file(local_file(file), hashlib.sha256())
+        told["sha256"] = hash_file(ensure_local(file), hashlib.sha256())
         told["notes"] = [sanitized(public(note), 1000) for note in checkpoint.notes]
     model = cfg.to_dict()["model"]
     told["model"] = public(json.dumps(model, indent=2, default=str))[:SHOWN_CONFIG]

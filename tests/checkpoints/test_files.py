@@ -58,7 +58,7 @@ def test_what_is_no_file_is_neither_waited_for_nor_taken(debug_checkpoint, tmp_p
     assert newest_checkpoint(tmp_path, report=pytest.fail) == tmp_path / "epoch_1.pth"
     with pytest.raises(CheckpointError, match="epoch_9.pth is damaged: .*is no regular file"):
         check_intact(tmp_path / "epoch_9.pth")
-    for name, words in (("epoch_9.pth", "is no regular file; "), ("", "is a folder; .* holds epoch_1.pth, ")):
+    for name, words in (("epoch_9.pth", "is not a regular file; "), ("", "is a folder; .* holds epoch_1.pth, ")):
         with pytest.raises(CheckpointError, match=rf"checkpoint {tmp_path / name} {words}"):
             read_checkpoint(tmp_path / name)
 
@@ -108,9 +108,9 @@ def test_weights_load_wholly_or_not_at_all():
     missing = {key: value for key, value in good.items() if key != "1.bias"}
     surplus = {**good, "2.bias": torch.zeros(1)}
     for weights, message in (
-        (wrong_shape, r"file.pth does not fit the model: 0.weight is \(3, 5\) there and \(3, 2\) here"),
+        (wrong_shape, r"file.pth does not fit the model: 0.weight is \(3, 5\) in the file and \(3, 2\) in the model"),
         (missing, "1.bias is missing"),
-        (surplus, "2.bias is surplus"),
+        (surplus, "2.bias is unexpected"),
     ):
         with pytest.raises(CheckpointError, match=message):
             load_weights(model, {"state_dict": weights}, source="file.pth")

@@ -83,7 +83,7 @@ def test_a_backbone_by_itself_is_transferred_and_not_taken_for_a_model(weights):
     opened = as_checkpoint(bare, "x.pth")
     assert transfer_backbone(model, opened).new.keys() == {f"head.{name}" for name in model.head.state_dict()}
     assert torch.equal(model.state_dict()["backbone.embedding.pos_embed"], weights["backbone.embedding.pos_embed"])
-    assert "it is a backbone by itself" in opened.notes
+    assert "the file holds a backbone without a task" in opened.notes
     with pytest.raises(CheckpointError, match=r"x.pth does not fit the model: head.norm.weight is missing"):
         load_strict(build(), as_checkpoint(bare, "x.pth"))
 

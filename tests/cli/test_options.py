@@ -124,7 +124,7 @@ MISTAKES = {
     "truncated checkpoint": (["test", "debug", "{tmp}/truncated.pth"], "truncated.pth is damaged or no checkpoint"),
     "other shapes": (
         ["test", "debug", "{checkpoint}", "--cfg-options", "model.backbone.arch.embed_dim=24"],
-        "does not fit the model: backbone.embedding.cls_token is (1, 1, 48) there and (1, 1, 24) here",
+        "does not fit the model: backbone.embedding.cls_token is (1, 1, 48) in the file and (1, 1, 24) in the model",
     ),
     "hostile checkpoint": (
         ["test", "debug", "{tmp}/evil.pth"],

@@ -70,7 +70,7 @@ def test_the_demo_weights_further_head_is_left_out_and_said():
     contents = official(embed_dim=768, classes=768) | {"head.weight": torch.empty(21842, 768, device="meta")}
     opened = as_checkpoint({"model": contents})
     assert "patches of 16 pixels with a further head" in opened.unknown
-    assert any("left out, as no part of the model takes it: head.weight" in note for note in opened.notes)
+    assert any("weights that the model does not use: head.weight" in note for note in opened.notes)
     assert "head.weight" not in opened.weights
 
 

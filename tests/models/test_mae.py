@@ -283,7 +283,7 @@ def test_a_file_of_the_authors_opens(tmp_path):
     torch.save({"model": official_file(), "optimizer": {}, "epoch": 799, "scaler": {}}, tmp_path / "mae.pth")
     opened = open_checkpoint(tmp_path / "mae.pth", num_heads=3)
     notes = "\n".join(opened.notes)
-    assert "left out, as no part of the model takes it: decoder_embed.bias, decoder_embed.weight, pos_embed" in notes
+    assert "weights that the model does not use: decoder_embed.bias, decoder_embed.weight, pos_embed" in notes
     assert "3 heads in the decoder, ista_step_size 0.1, ista_lambda 0.5, mask_ratio 0.75, norm_pix_loss False" in notes
     model = MODELS.build(opened.model)
     load_strict(model, opened)
