@@ -46,7 +46,7 @@ def init_model(
         model = build_model(cfg, opened)
     if opened is not None:
         load_strict(model, opened)
-        opened.say(lambda note: print_log(note, "current", logging.INFO))
+        opened.log_notes(lambda note: print_log(note, "current", logging.INFO))
         note_metadata(model, opened)
     test = (cfg.get("test_dataloader") or {}).get("dataset") or {}
     if "transforms" in test:
@@ -82,7 +82,7 @@ def from_official(source: str | Path | Mapping[str, Any], **given: Any) -> nn.Mo
         raise CheckpointError(f"{opened.path} is a checkpoint of crate_mm: init_model(None, file) takes it")
     if opened.model is None:
         known = "no family here knows the names of its weights, so that it is not known what model they are of"
-        raise CheckpointError(f"{opened.path}: {opened.unknown or known}")
+        raise CheckpointError(f"{opened.path}: {opened.unknown_reason or known}")
     model = build_from_checkpoint(opened)
     kinds = {value.dtype for value in opened.weights.values() if value.is_floating_point()}
     if len(kinds) == 1:
@@ -91,5 +91,5 @@ def from_official(source: str | Path | Mapping[str, Any], **given: Any) -> nn.Mo
         if opened.weights[name].is_floating_point():
             value.data = value.data.to(opened.weights[name].dtype)
     load_strict(model, opened)
-    opened.say(lambda note: print_log(note, "current", logging.INFO))
+    opened.log_notes(lambda note: print_log(note, "current", logging.INFO))
     return model.eval()

@@ -245,7 +245,7 @@ def test_a_config_that_is_no_data_of_the_weights_is_refused(hub_model, debug_che
     save_file(load_file(tmp_path / "model.safetensors"), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(saved)
     changed(tmp_path, model={**model, "backbone": {"type": "os.system"}}, checkpoint="/etc/passwd")
-    with pytest.raises(CheckpointError, match=r"names the backbone 'os.system', which is not registered here"):
+    with pytest.raises(CheckpointError, match=r"names the backbone 'os.system', which is not registered"):
         hub_model.from_pretrained(tmp_path)
 
 

@@ -77,7 +77,7 @@ class Average:
         source = sanitized(checkpoint.path)
         if not checkpoint.model:
             raise CheckpointError(
-                f"{source} does not say what model it is of, so that it is not known whether it is the others': "
+                f"{source} has no model config, so that it is not known whether it is the others': "
                 "tools/convert_official.py writes a file that says it"
             )
         if not self.members:

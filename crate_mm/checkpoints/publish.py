@@ -36,7 +36,7 @@ def publish(checkpoint: Checkpoint, path: str | Path) -> dict:
     """
     source = checkpoint.path
     if not checkpoint.model:
-        raise CheckpointError(f"{source} does not say what model it is of: {checkpoint.unknown or ADVICE}")
+        raise CheckpointError(f"{source} has no model config: {checkpoint.unknown_reason or ADVICE}")
     version = FORMAT
     try:
         compare_described(checkpoint)

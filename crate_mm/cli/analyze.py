@@ -164,11 +164,11 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bo
     if checkpoint is not None and whole:
         model = task_of(build_from(cfg, checkpoint))
         load_strict(model, checkpoint)
-        checkpoint.say(say)
+        checkpoint.log_notes(say)
         return model.to(get_device()).eval()
     if checkpoint is not None:
         model, table = build_backbone_from(cfg, checkpoint)
-        checkpoint.say(say)
+        checkpoint.log_notes(say)
         lacking = [name for name in (*table.dropped, *table.new) if name.startswith(BACKBONE)]
         if lacking:
             say(f"{checkpoint.path} fills a part of the backbone alone:", *table.table().split("\n"))

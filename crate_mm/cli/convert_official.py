@@ -54,11 +54,11 @@ def main() -> None:
         opened = open_checkpoint(args.input, **{"num_heads": args.num_heads, **given})
         if "translated_from" not in opened.meta:
             raise CheckpointError(
-                f"{args.input} {UNKNOWN}" if not opened.unknown else f"{args.input}: {opened.unknown}"
+                f"{args.input} {UNKNOWN}" if not opened.unknown_reason else f"{args.input}: {opened.unknown_reason}"
             )
         if opened.model is None:
-            raise CheckpointError(f"{args.input}: {opened.unknown} (--num-heads K)")
-        opened.say(say)
+            raise CheckpointError(f"{args.input}: {opened.unknown_reason} (--num-heads K)")
+        opened.log_notes(say)
         meta = {
             "format": FORMAT,
             "model": opened.model,

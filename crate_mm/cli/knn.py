@@ -51,7 +51,7 @@ def main() -> None:
         cfg, opened = load_config_for(args.config, args.checkpoint, args.cfg_options)
         work_dir = args.work_dir or f"{default_work_dir(cfg)}/knn"
         model, transfer = build_backbone_from(cfg, opened)
-        opened.say(say)
+        opened.log_notes(say)
         say(f"{args.checkpoint}:", *describe(transfer).split("\n"))
         train_loader, test_loader = build_loader(cfg, "train"), build_loader(cfg, "test")
         start = time.perf_counter()

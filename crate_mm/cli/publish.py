@@ -33,7 +33,7 @@ def main() -> None:
             raise ValueError(f"{output} exists: --force overwrites it")
         check_writable(args.output)
         opened = open_checkpoint(args.input)
-        opened.say(say)
+        opened.log_notes(say)
         about = publish(opened, output)
     figures = ", ".join(
         f"{sanitized(name)} {value:g}" for name, value in about["metrics"].items() if isinstance(value, float)

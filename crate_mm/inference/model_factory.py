@@ -135,7 +135,7 @@ def _load_pretrained(model: ImageClassifier, opened: Checkpoint, whole: bool) ->
     Raises:
         CheckpointError: they do not fit the model.
     """
-    opened.say(lambda note: print_log(note, "current", logging.INFO))
+    opened.log_notes(lambda note: print_log(note, "current", logging.INFO))
     if whole:
         load_strict(model, opened)
         note_metadata(model, opened)

@@ -45,7 +45,7 @@ def test_the_average_is_the_mean_by_hand(tmp_path):
     opened = open_checkpoint(tmp_path / "mean.pth")
     told = ["0.pth (epoch 0)", "1.pth (epoch 1)", "2.pth (epoch 2)"]
     assert opened.meta["averaged_from"] == told
-    assert opened.notes == [f"it is the average of {', '.join(told)}"]
+    assert opened.notes == [f"the weights are the average of {', '.join(told)}"]
     model = init_model(None, tmp_path / "mean.pth")
     assert model.class_names == ["a", "b", "c"]
     assert all(torch.equal(value, mean.weights[name]) for name, value in model.state_dict().items())
@@ -133,7 +133,7 @@ def test_whole_numbers_that_differ_have_no_mean(tmp_path):
 
 def test_weights_that_do_not_say_their_model_are_refused(tmp_path):
     torch.save({"a.weight": torch.ones(2)}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="does not say what model it is of"):
+    with pytest.raises(CheckpointError, match="has no model config"):
         average([tmp_path / "a.pth"])
 
 

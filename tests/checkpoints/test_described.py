@@ -95,7 +95,7 @@ def test_nothing_runs_wherever_a_file_names_it(tmp_path, place, wrap, kind):
         torch.save({"meta": {"model": model}, "state_dict": weights_of(MODEL)}, file)
     else:
         save_file(weights_of(MODEL), file, {"format": "pt", "crate_mm": json.dumps({"model": model})})
-    named = rf"names the .* '{EVIL}', which is not registered here|wanted is a dict of plain data"
+    named = rf"names the .* '{EVIL}', which is not registered|wanted is a dict of plain data"
     with pytest.raises(CheckpointError, match=rf"x.{kind} .*({named})"):
         init_model(None, file)
     time.sleep(0.05)
@@ -242,7 +242,7 @@ WORDS = {
 def test_a_description_holds_nothing_that_a_config_acts_on(what):
     """The model goes into the config that a run leaves in its work folder, whose text is code."""
     described = {**copy.deepcopy(MODEL), "head": {**MODEL["head"], "norm": WORDS[what]}}
-    with pytest.raises(CheckpointError, match="which is no argument of a part|which is no plain value"):
+    with pytest.raises(CheckpointError, match="which is not an argument name|which is not a plain value"):
         validated_model_config(Checkpoint("x.pth", weights_of(MODEL), described))
     with pytest.raises(CheckpointError, match="x.pth was tested with transforms that have"):
         check_transforms([{"type": "Resize", "size": 32, **WORDS[what]}], "x.pth")

@@ -182,7 +182,7 @@ def test_a_checkpoint_can_name_registered_parts_only(tmp_path, debug_checkpoint,
     model = checkpoint["meta"]["model"]
     (model[part] if part else model)["type"] = kind
     torch.save(checkpoint, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"x.pth names the \w+ .*, which is not registered here"):
+    with pytest.raises(ValueError, match=r"x.pth names the \w+ .*, which is not registered"):
         init_model(None, tmp_path / "x.pth")
 
 
