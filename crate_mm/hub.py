@@ -27,7 +27,7 @@ except ModuleNotFoundError:
 from .checkpoints import Checkpoint, CheckpointError, as_checkpoint, build_from_checkpoint, open_checkpoint
 from .checkpoints.fit import load_strict
 from .checkpoints.publish import publish
-from .checkpoints.readers.safetensors import MOST_SAID, WEIGHTS, as_contents
+from .checkpoints.readers.safetensors import MAX_MANIFEST_CHARS, WEIGHTS, as_contents
 from .checkpoints.remote import HubFile, ensure_local, hub_file, hub_token
 from .checkpoints.validate import check_form
 from .engine.checkpointing.results import RESULT_FILE
@@ -201,7 +201,7 @@ def _in_repo(name: str, file: str, revision: str | None) -> HubFile:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = read_json(read_regular(path, MOST_SAID))
+        config = read_json(read_regular(path, MAX_MANIFEST_CHARS))
         check_plain(config)
         if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
             raise ValueError("it describes no model of crate_mm")

@@ -73,13 +73,13 @@ def choose(args: argparse.Namespace, finish: Callable[[Checkpoint], Checkpoint])
         mean, tried, notes = greedy(args.checkpoints, told, score.greater, finish)
     for step in tried:
         say(line(step, score.metric))
-    return mean, [f"{sum(step.kept for step in tried)} of {len(tried)} stay in", *notes]
+    return mean, [f"{sum(step.accepted for step in tried)} of {len(tried)} stay in", *notes]
 
 
 def line(step: Tried, metric: str) -> str:
     return (
-        f"{sanitized(step.path)}: {metric} {step.alone:.4f} alone, {step.together:.4f} with it: "
-        f"{'stays in' if step.kept else 'left out'}"
+        f"{sanitized(step.path)}: {metric} {step.score:.4f} alone, {step.soup_score:.4f} with it: "
+        f"{'stays in' if step.accepted else 'left out'}"
     )
 
 

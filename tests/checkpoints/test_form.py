@@ -45,7 +45,7 @@ def test_what_is_shared_is_counted_each_time(debug_checkpoint):
     for _ in range(40):
         laughs = [laughs, laughs]
     checkpoint["meta"]["anything"] = laughs
-    with pytest.raises(CheckpointError, match="x.pth is no checkpoint: it holds more than 2,000,000 values"):
+    with pytest.raises(CheckpointError, match="x.pth is not a checkpoint: it holds more than 2,000,000 values"):
         check_form(checkpoint, "x.pth")
 
 
@@ -107,4 +107,4 @@ def test_anything_in_an_entry_is_taken_or_refused_in_a_sentence(key, value):
     try:
         check_form(checkpoint, "x.pth")
     except CheckpointError as error:
-        assert str(error).startswith("x.pth is no checkpoint: ")
+        assert str(error).startswith("x.pth is not a checkpoint: ")

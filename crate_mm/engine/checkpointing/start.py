@@ -67,7 +67,7 @@ def find_start_point(cfg: Config, work_dir: str, known: Checkpoint | None = None
             opened[str(path)] = open_checkpoint(path)
 
     if searches and is_main_process():
-        newest = newest_checkpoint(work_dir, answer[1].append, put_aside=True, check=open_once)
+        newest = newest_checkpoint(work_dir, answer[1].append, rename_damaged=True, check=open_once)
         answer[0] = str(newest) if newest else None
     broadcast_object_list(answer)  # by all, also where one process was started otherwise, which is said later
     newest, damaged = answer
