@@ -157,7 +157,7 @@ def test_what_is_not_there_is_said(monkeypatch):
         ("crate_small_patch16_224", "their authors' link has been dead since 2025; see https://github.com/"),
         (
             "crate_alpha_base_patch16_224",
-            r"crate_mm.get_model\('crate_alpha_base', pretrained=True\) takes crate_alpha_b",
+            r"crate_mm.get_model\('crate_alpha_base', pretrained=True\) loads crate_alpha_b",
         ),
     ):
         with pytest.raises(RuntimeError, match=f"timm has no pretrained weights of {name}: {why}"):
