@@ -45,7 +45,7 @@ def init_model(
         model = build_model(cfg, loaded)
     if loaded is not None:
         load_strict(model, loaded)
-        loaded.say(lambda note: print_log(note, "current", logging.INFO))
+        loaded.log_notes(lambda note: print_log(note, "current", logging.INFO))
         note_metadata(model, loaded)
     test = (cfg.get("test_dataloader") or {}).get("dataset") or {}
     if "transforms" in test:
@@ -81,7 +81,7 @@ def from_official(source: str | Path | Mapping[str, Any], **model_args: Any) -> 
         raise CheckpointError(f"{checkpoint.path} is a checkpoint of crate_mm: load it with init_model(None, file)")
     if checkpoint.model is None:
         reason = "no family here knows the names of its weights, so its model is unknown"
-        raise CheckpointError(f"{checkpoint.path}: {checkpoint.unknown or reason}")
+        raise CheckpointError(f"{checkpoint.path}: {checkpoint.unknown_reason or reason}")
     model = build_from_checkpoint(checkpoint)
     dtypes = {value.dtype for value in checkpoint.weights.values() if value.is_floating_point()}
     if len(dtypes) == 1:
@@ -90,5 +90,5 @@ def from_official(source: str | Path | Mapping[str, Any], **model_args: Any) -> 
         if checkpoint.weights[name].is_floating_point():
             value.data = value.data.to(checkpoint.weights[name].dtype)
     load_strict(model, checkpoint)
-    checkpoint.say(lambda note: print_log(note, "current", logging.INFO))
+    checkpoint.log_notes(lambda note: print_log(note, "current", logging.INFO))
     return model.eval()

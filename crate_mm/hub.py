@@ -29,8 +29,8 @@ except ModuleNotFoundError:
 from .checkpoints import Checkpoint, CheckpointError, as_checkpoint, build_from_checkpoint, open_checkpoint
 from .checkpoints.fit import load_strict
 from .checkpoints.publish import publish
-from .checkpoints.readers.safetensors import MOST_SAID, WEIGHTS, as_contents
-from .checkpoints.remote import HubFile, hub_file, hub_token, local_file
+from .checkpoints.readers.safetensors import MAX_MANIFEST_CHARS, WEIGHTS, as_contents
+from .checkpoints.remote import HubFile, ensure_local, hub_file, hub_token
 from .checkpoints.validate import check_form
 from .engine.checkpointing.results import RESULT_FILE
 from .extras.interop.model_card import card_licence, checkpoint_metrics, numeric_metrics, read_result, write_card
@@ -70,7 +70,7 @@ class HubModel(nn.Module, ModelHubMixin):
         if result is not None:
             self.result = read_result(home(result), source)
         elif source.run and not isinstance(checkpoint, Checkpoint):
-            result_file = local_file(checkpoint).parent / RESULT_FILE
+            result_file = ensure_local(checkpoint).parent / RESULT_FILE
             try:
                 self.result = read_result(result_file, source) if result_file.exists() else {}
             except CheckpointError as error:
@@ -201,7 +201,7 @@ def _in_repo(name: str, file: str, revision: str | None) -> HubFile:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = read_json(read_regular(path, MOST_SAID))
+        config = read_json(read_regular(path, MAX_MANIFEST_CHARS))
         check_plain(config)
         if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
             raise ValueError("it has no model config of crate_mm")

@@ -118,10 +118,10 @@ def test_transforms_that_a_file_names_are_data(tmp_path, monkeypatch):
     )
     assert [type(t).__name__ for t in small.transforms.transforms] == ["Resize", "Grayscale"]
     for wrong, message in (
-        ([dict(type="os.system", command="true")], "the transform 'os.system', which is not registered here"),
+        ([dict(type="os.system", command="true")], "the transform 'os.system', which is not registered"),
         ([dict(type="CenterCrop", size=10**9)], "was tested with transforms of size 1000000000: give transforms"),
         ([dict(type="Resize", size=32, interpolation="no")], "was tested with transforms that do not build"),
-        ("Resize", "its meta.test_transforms is 'Resize', wanted is a list of dicts"),
+        ("Resize", "expected a list of dicts of plain data as its meta.test_transforms, got 'Resize'"),
     ):
         with pytest.raises(ValueError, match=message):
             predictor(test_transforms=wrong)

@@ -154,10 +154,10 @@ def test_what_is_not_there_is_said(monkeypatch):
             "crate_tiny_patch16_224",
             "no published weights of crate_tiny are known here, only of crate_alpha_base, crate_a",
         ),
-        ("crate_small_patch16_224", "the link that their authors gave is dead since 2025; see https://github.com/"),
+        ("crate_small_patch16_224", "their authors' link has been dead since 2025; see https://github.com/"),
         (
             "crate_alpha_base_patch16_224",
-            r"crate_mm.get_model\('crate_alpha_base', pretrained=True\) takes crate_alpha_b",
+            r"crate_mm.get_model\('crate_alpha_base', pretrained=True\) loads crate_alpha_b",
         ),
     ):
         with pytest.raises(RuntimeError, match=f"timm has no pretrained weights of {name}: {why}"):
@@ -360,7 +360,7 @@ def test_a_head_without_classes_leaves_timms_classifier_out(tmp_path):
     theirs, file = timms_file(tmp_path / "timm.pth", "vit_tiny_patch16_224", **VIT)
     model, opened = MODELS.build(classifier_config("vit_tiny_patch16_224", 0, **VIT).model), open_checkpoint(file)
     load_strict(model, opened)
-    assert "left out, as no part of the model takes it: head.weight, head.bias" in opened.notes
+    assert "weights that the model does not use: head.weight, head.bias" in opened.notes
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(images()), theirs.forward_features(images())[:, 0])
 
@@ -371,10 +371,10 @@ def test_a_head_without_classes_leaves_timms_classifier_out(tmp_path):
         (
             "vit_tiny_patch16_224",
             {**VIT, "embed_dim": 96},
-            r"backbone.model.cls_token is \(1, 1, 96\) there and \(1, 1, 48\) here",
+            r"backbone.model.cls_token is \(1, 1, 96\) in the file and \(1, 1, 48\) in the model",
             "timm.pth is of another model",
         ),
-        ("vit_tiny_patch16_224", {**VIT, "depth": 3}, r"backbone.blocks.2.norm1.weight is surplus", None),
+        ("vit_tiny_patch16_224", {**VIT, "depth": 3}, r"backbone.blocks.2.norm1.weight is unexpected", None),
         ("vit_tiny_patch16_224", {**VIT, "num_classes": 0}, "head.fc.weight is missing", None),
         (
             "vit_tiny_patch16_224",
@@ -400,7 +400,7 @@ def test_a_wrong_file_of_timms_is_refused(name, options, fitted, transferred, tm
 def test_a_classifier_for_another_pooling_is_not_taken(tmp_path):
     """ConvNeXt has a LayerNorm between mean and classifier: its classifier means nothing on the mean."""
     _, file = timms_file(tmp_path / "timm.pth", "convnext_atto")
-    with pytest.raises(CheckpointError, match=r"head.fc.weight is missing; .*backbone.head.fc.weight is surplus"):
+    with pytest.raises(CheckpointError, match=r"head.fc.weight is missing; .*backbone.head.fc.weight is unexpected"):
         init_model(classifier_config("convnext_atto"), file)
     model = MODELS.build(classifier_config("convnext_atto").model)
     assert transfer_backbone(model, open_checkpoint(file)).new.keys() == {"head.fc.weight", "head.fc.bias"}

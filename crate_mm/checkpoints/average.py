@@ -1,4 +1,4 @@
-"""The average of checkpoints' weights: uniform, or greedy by a validation.
+"""Average the weights of checkpoints: uniformly, or greedily by validation score.
 
 Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018; Wortsman et al.,
 "Model soups", ICML 2022, whose greedy soup is Recipe 1.
@@ -19,17 +19,17 @@ from .open import open_checkpoint
 from .unwrap import Checkpoint
 from .validate import FORMAT, CheckpointError
 
-# Of a model's config: what changes its training and not what it computes when it is used.
-OF_TRAINING = {"label_smoothing", "batch_augments", "freeze_backbone", "drop_path", "drop_path_rule"}
-COUNTER = "num_batches_tracked"  # of BatchNorm, whose momentum is a number: nothing follows from it
+# Model settings that affect only training.
+TRAINING_KEYS = {"label_smoothing", "batch_augments", "freeze_backbone", "drop_path", "drop_path_rule"}
+COUNTER = "num_batches_tracked"  # BatchNorm's; it has no effect with a numeric momentum
 STATISTICS = ("running_mean", "running_var")
 
 
 class Average:
-    """An average that grows, its sums in float64.
+    """Running average of checkpoints, summed in float64.
 
-    What is real is averaged, BatchNorm's statistics too. Those are then not the statistics of the averaged weights. Of
-    BatchNorm's counters the largest is taken. Other whole numbers and truth values must be the same in all.
+    Floating-point and complex tensors are averaged, BatchNorm statistics included; these are then not the statistics of
+    the averaged weights. For BatchNorm counters the maximum is taken. Other integers and booleans must be equal.
     """
 
     def __init__(self) -> None:
@@ -37,8 +37,8 @@ class Average:
         self.fixed: dict[str, Tensor] = {}
         self.members: list[Checkpoint] = []  # without their weights
 
-    def with_(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The average with one more, which is not added.
+    def including(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return the average with another checkpoint, without adding it.
 
         Raises:
             CheckpointError: the checkpoint is of another model.
@@ -55,11 +55,11 @@ class Average:
                 weights[name] = torch.maximum(value, self.fixed[name])
             else:
                 weights[name] = value.clone()
-        return _described([*self.members, checkpoint], weights)
+        return _checkpoint_of([*self.members, checkpoint], weights)
 
     def add(self, checkpoint: Checkpoint) -> None:
-        """Let a checkpoint be one of those that are averaged."""
-        mean = self.with_(checkpoint)
+        """Add a checkpoint to the average."""
+        mean = self.including(checkpoint)
         for name, value in checkpoint.weights.items():
             if value.is_floating_point() or value.is_complex():
                 self.sums[name] = self.sums[name] + _wide(value) if name in self.sums else _wide(value)
@@ -69,41 +69,40 @@ class Average:
         self.members.append(replace(checkpoint, weights={}, states=states))
 
     def mean(self) -> Checkpoint:
-        """The average of what was added."""
-        return _described(self.members, dict(self.fixed))
+        """Return the average of the added checkpoints."""
+        return _checkpoint_of(self.members, dict(self.fixed))
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Raise ``CheckpointError`` unless a checkpoint is of the model of those that were added."""
+        """Raise ``CheckpointError`` unless a checkpoint is of the same model as the added ones."""
         source = sanitized(checkpoint.path)
         if not checkpoint.model:
             raise CheckpointError(
-                f"{source} does not say what model it is of, so that it is not known whether it is the others': "
-                "tools/convert_official.py writes a file that says it"
+                f"{source} has no model config, so its model cannot be compared with the others': convert it with "
+                "tools/convert_official.py"
             )
         if not self.members:
             return
         first = self.members[0]
-        differing = next(iter(_differing(first.model, checkpoint.model)), None)
-        if differing:
-            raise CheckpointError(f"{source} is of another model than {sanitized(first.path)}: {differing}")
+        difference = next(iter(_differences(first.model, checkpoint.model)), None)
+        if difference:
+            raise CheckpointError(f"{source} is of another model than {sanitized(first.path)}: {difference}")
         check_state_dict(self.fixed, checkpoint.weights, checkpoint.path, checkpoint.meta)
         if checkpoint.class_names != first.class_names:
-            raise CheckpointError(
-                f"{source} has other classes than {sanitized(first.path)}: their order must be the same"
-            )
+            raise CheckpointError(f"{source} has other classes than {sanitized(first.path)}, or another order of them")
         for name, value in checkpoint.weights.items():
-            whole = not (value.is_floating_point() or value.is_complex())
-            if whole and not name.endswith(COUNTER) and not torch.equal(value, self.fixed[name]):
+            discrete = not (value.is_floating_point() or value.is_complex())
+            if discrete and not name.endswith(COUNTER) and not torch.equal(value, self.fixed[name]):
                 raise CheckpointError(
-                    f"{source} has other numbers in {sanitized(name)} than {sanitized(first.path)}, of which there is no mean"
+                    f"{source} has other values in {sanitized(name)} than {sanitized(first.path)}; integers and "
+                    "booleans cannot be averaged"
                 )
 
 
 def average(paths: Iterable[str | Path]) -> tuple[Checkpoint, list[str]]:
-    """The uniform average of checkpoints, which are opened one after the other; and what is to be said of it.
+    """Return the uniform average of checkpoints, opened one at a time, and notes on it.
 
     Raises:
-        CheckpointError: a file is no checkpoint, or of another model than the first.
+        CheckpointError: a file is not a checkpoint, or is of another model than the first.
     """
     total = Average()
     for path in paths:
@@ -112,13 +111,12 @@ def average(paths: Iterable[str | Path]) -> tuple[Checkpoint, list[str]]:
 
 
 class Tried(NamedTuple):
-    """A step of the greedy average: the checkpoint, its own score, the score of the average with it, and whether it
-    stays in."""
+    """Step of the greedy average: a checkpoint, its score, the score of the average with it, and the decision."""
 
     path: str
-    alone: float
-    together: float
-    kept: bool
+    score: float
+    soup_score: float
+    accepted: bool
 
 
 def greedy(
@@ -127,74 +125,76 @@ def greedy(
     greater: bool = True,
     finish: Callable[[Checkpoint], Checkpoint] = lambda mean: mean,
 ) -> tuple[Checkpoint, list[Tried], list[str]]:
-    """The greedy average: from the best checkpoint on, each stays in if the average with it is no worse.
+    """Return the greedy average: from the best checkpoint on, each one is accepted if it does not lower the score.
 
     Args:
         paths: the checkpoints.
-        score: of a checkpoint, on a validation.
+        score: returns a checkpoint's validation score.
         greater: whether a greater score is better.
-        finish: what is done to an average before it is scored.
+        finish: applied to an average before it is scored.
 
     Returns:
-        The average, its steps in their order, and what is to be said of it.
+        The average, its steps in order, and notes on it.
 
     Raises:
         CheckpointError: as ``average``.
     """
     paths = [str(path) for path in paths]
     sign = 1 if greater else -1
-    first, alone = Average(), {}
-    for path in paths:
-        opened = open_checkpoint(path)
+    first, scores = Average(), {}
+    for path in paths:  # check all checkpoints before validating any
+        checkpoint = open_checkpoint(path)
         if not first.members:
-            first.add(opened)
-        first.check(opened)  # all of them before the work
+            first.add(checkpoint)
+        first.check(checkpoint)
     for path in paths:
-        alone[path] = score(open_checkpoint(path))
+        scores[path] = score(open_checkpoint(path))
     total, best, tried = Average(), -float("inf"), []
-    for path in sorted(paths, key=lambda path: -sign * alone[path]):
-        opened = open_checkpoint(path)
-        together = score(finish(total.with_(opened))) if total.members else alone[path]
-        kept = not total.members or sign * together >= best
-        if kept:
-            total.add(opened)
-            best = sign * together
-        tried.append(Tried(path, alone[path], together, kept))
+    for path in sorted(paths, key=lambda path: -sign * scores[path]):
+        checkpoint = open_checkpoint(path)
+        soup_score = score(finish(total.including(checkpoint))) if total.members else scores[path]
+        accepted = not total.members or sign * soup_score >= best
+        if accepted:
+            total.add(checkpoint)
+            best = sign * soup_score
+        tried.append(Tried(path, scores[path], soup_score, accepted))
     mean = total.mean()
     return finish(mean) if len(total.members) > 1 else mean, tried, notes_on(total.members)
 
 
 def has_statistics(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint holds BatchNorm's running statistics."""
+    """Return whether a checkpoint has BatchNorm running statistics."""
     return any(name.rpartition(".")[2] in STATISTICS for name in checkpoint.weights)
 
 
 def notes_on(members: list[Checkpoint]) -> list[str]:
-    """What is to be said of an average."""
+    """Return messages on an average of checkpoints."""
     notes = []
     averaged = [member.path for member in members if "ema_state_dict" in member.states]
     if averaged:
-        notes.append(f"of {len(averaged)} of them the weights are averages over the training (ema_momentum) already")
+        notes.append(
+            f"{len(averaged)} of {len(members)} checkpoints already hold weights averaged over training (ema_momentum)"
+        )
     if any(member.test_transforms != members[0].test_transforms for member in members):
-        notes.append(f"they were tested with different transforms: those of {sanitized(members[0].path)} are kept")
+        notes.append(f"the checkpoints have different test transforms: using those of {sanitized(members[0].path)}")
     return notes
 
 
 def source_of(checkpoint: Checkpoint) -> str:
-    """A checkpoint's name, with its epoch and run as far as it says them."""
+    """Return a checkpoint's file name, with its epoch and run if known."""
     epoch = checkpoint.meta.get("epoch")
-    told = [f"epoch {epoch}" if epoch is not None else "", f"run {checkpoint.run}" if checkpoint.run else ""]
-    told = ", ".join(filter(None, told))
-    return sanitized(Path(checkpoint.path).name) + (f" ({told})" if told else "")
+    details = [f"epoch {epoch}" if epoch is not None else "", f"run {checkpoint.run}" if checkpoint.run else ""]
+    details = ", ".join(filter(None, details))
+    return sanitized(Path(checkpoint.path).name) + (f" ({details})" if details else "")
 
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
-    """Write an average as a checkpoint of weights, which says what model it is of and what it is the average of."""
+    """Write an average as a checkpoint of weights, with its model config and the names of its members."""
     with atomic_file(path) as file:
         torch.save({"meta": checkpoint.meta, "state_dict": checkpoint.weights}, file)
 
 
-def _described(members: list[Checkpoint], weights: dict[str, Tensor]) -> Checkpoint:
+def _checkpoint_of(members: list[Checkpoint], weights: dict[str, Tensor]) -> Checkpoint:
     first, sources = members[0], [source_of(member) for member in members]
     meta = {"format": FORMAT, "model": first.model, "test_transforms": first.test_transforms, "averaged_from": sources}
     if first.meta.get("transfer_from"):
@@ -208,11 +208,11 @@ def _wide(value: Tensor) -> Tensor:
     return value.to(torch.complex128 if value.is_complex() else torch.float64)
 
 
-def _differing(one: dict, other: dict, place: str = "") -> Iterable[str]:
-    """What two models' configs have otherwise, but for what is of training alone."""
-    for key in sorted((one.keys() | other.keys()) - OF_TRAINING):
-        name, mine, theirs = f"{place}{key}", one.get(key), other.get(key)
-        if isinstance(mine, dict) and isinstance(theirs, dict):
-            yield from _differing(mine, theirs, f"{name}.")
-        elif mine != theirs and not (isinstance(mine, (list, tuple)) and list(mine) == list(theirs or ())):
-            yield f"its {name} is {sanitized(repr(theirs), 60)}, not {sanitized(repr(mine), 60)}"
+def _differences(first: dict, second: dict, place: str = "") -> Iterable[str]:
+    """Yield the differences between two model configs, except for ``TRAINING_KEYS``."""
+    for key in sorted((first.keys() | second.keys()) - TRAINING_KEYS):
+        name, a, b = f"{place}{key}", first.get(key), second.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{name}.")
+        elif a != b and not (isinstance(a, (list, tuple)) and list(a) == list(b or ())):
+            yield f"its {name} is {sanitized(repr(b), 60)}, not {sanitized(repr(a), 60)}"

@@ -1,4 +1,4 @@
-"""A file from an https address, whole or not at all; what was cut off is gone on with at the next call."""
+"""Download a file over https; an interrupted download resumes at the next call."""
 
 import hashlib
 import http.client
@@ -27,31 +27,31 @@ from ..io.log import print_log
 from ..io.untrusted import read_json, sanitized, shown_address
 from .validate import CheckpointError
 
-MOST_BYTES = 2**36  # of a file
-MOST_UNTOLD_BYTES = 2**33  # of a file whose length its server does not tell
-TAG = re.compile(r'"[!#-~]{1,200}"')  # a server's strong tag of a file's contents
-WAIT_S = 60  # for an answer, and for each further part of the file
+MAX_DOWNLOAD_BYTES = 2**36
+MAX_UNANNOUNCED_BYTES = 2**33  # if the server does not announce the length
+TAG = re.compile(r'"[!#-~]{1,200}"')  # a strong ETag
+TIMEOUT_S = 60  # for the response, and for each further block
 
 
 def download(address: str, sha256: str | None = None) -> Path:
-    """The file at an https address, from the cache or downloaded.
+    """Return the cached file of an https address, downloading it if needed.
 
-    The cache is a folder an address in ``torch.hub.get_dir()``: files of one name from two places are two files.
+    The cache is in ``torch.hub.get_dir()``, with one folder per address.
 
     Args:
         address: https://host/file.
-        sha256: the hash that the file must have, in hexadecimal digits.
+        sha256: the required hash, in hexadecimal digits.
 
     Raises:
-        CheckpointError: it cannot be downloaded, it is a web page, it was cut off, or it has another hash.
+        CheckpointError: the download failed or is incomplete, the file is a web page, or its hash is wrong.
     """
     folder = Path(torch.hub.get_dir()) / "crate_mm" / hashlib.sha256(address.encode()).hexdigest()[:20]
-    # The end of the name says what the file is, so that it stays.
+    # Truncate the name at its start: the extension determines how the file is read.
     target = folder / (re.sub(r"[^\w.+-]", "_", unquote(urlsplit(address).path).rpartition("/")[2])[-100:].strip("."))
     if not target.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock"):  # of several processes the first downloads
+            with FileLock(folder / ".lock"):  # one process downloads, the others wait
                 if not target.exists():
                     _download(address, target)
         except CheckpointError:
@@ -61,17 +61,17 @@ def download(address: str, sha256: str | None = None) -> Path:
                 f"{shown_address(address)} cannot be stored in {sanitized(folder)}: {error}"
             ) from None
     if sha256 is not None:
-        found = hash_file(target, hashlib.sha256())
-        if found != sha256:
+        digest = hash_file(target, hashlib.sha256())
+        if digest != sha256:
             target.unlink(missing_ok=True)
             raise CheckpointError(
-                f"{shown_address(address)} is not kept: its SHA-256 is {found}, it should be {sha256}"
+                f"{shown_address(address)} has a wrong SHA-256 and was deleted: expected {sha256}, got {digest}"
             )
     return target
 
 
 def hash_file(path: Path, total: "hashlib._Hash") -> str:
-    """A hash, begun with whatever goes before, of a file's contents, in hexadecimal digits."""
+    """Update a hash with a file's contents and return its hexadecimal digits."""
     with open(path, "rb") as file:
         while block := file.read(2**20):
             total.update(block)
@@ -79,24 +79,24 @@ def hash_file(path: Path, total: "hashlib._Hash") -> str:
 
 
 def _download(address: str, target: Path) -> None:
-    part, about = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
+    part, tag_path = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
     try:
-        with _own_file(part) as file, _own_file(about) as note:
-            _receive(address, file, note, target.name)
+        with _own_file(part) as file, _own_file(tag_path) as tag_file:
+            _receive(address, file, tag_file, target.name)
         os.replace(part, target)
     finally:
-        if not part.exists() or not part.stat().st_size:  # nothing that could be gone on with
+        if not part.exists() or not part.stat().st_size:  # nothing to resume
             part.unlink(missing_ok=True)
-            about.unlink(missing_ok=True)
+            tag_path.unlink(missing_ok=True)
 
 
 def _own_file(path: Path) -> IO[bytes]:
-    """Open a file whose name must be foreseeable, so that it can be gone on with, to read and write it.
+    """Open a partial file of a predictable name for reading and writing.
 
-    What waits there and is none of this user's own (a link, a pipe, another's file) is not followed, but removed.
+    Anything at the path that is not this user's regular file (a link, a pipe, another user's file) is deleted first.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would keep open() waiting
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # open() would block on a pipe
     with suppress(OSError):
         file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
         status = os.fstat(file.fileno())
@@ -108,123 +108,121 @@ def _own_file(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, flags | os.O_EXCL, 0o666), "r+b", buffering=0)
 
 
-def _receive(address: str, file: IO[bytes], note: IO[bytes], name: str) -> None:
-    """Download into a file, which may have a part of it already; ``note`` keeps the server's tag of what that is of.
+def _receive(address: str, file: IO[bytes], tag_file: IO[bytes], name: str) -> None:
+    """Download into a file, resuming a partial one; ``tag_file`` stores the ETag of the partial download.
 
-    Where the download cannot be gone on with, the file is left empty.
+    If the download cannot be resumed later, the file is left empty.
     """
-    start, tag = file.seek(0, os.SEEK_END), _read_tag(note)
+    start, tag = file.seek(0, os.SEEK_END), _read_tag(tag_file)
     headers = {"Range": f"bytes={start}-", "If-Range": tag} if start and tag else {}
     try:
         with _open(address, headers) as response:
             total = response.headers.get("Content-Length", "")
             total = int(total[:18]) if total.isascii() and total.isdigit() else None  # a longer number is too large
             if response.status == 206:
-                sent = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
-                if not headers or not sent or int(sent[1]) != start:
+                match = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
+                if not headers or not match or int(match[1]) != start:
                     raise CheckpointError(
-                        f"{shown_address(address)} cannot be downloaded: its server sends another part than asked"
+                        f"{shown_address(address)} cannot be downloaded: its server sends another range than requested"
                     )
-                total = int(sent[2]) if sent[2] != "*" else None if total is None else start + total
+                total = int(match[2]) if match[2] != "*" else None if total is None else start + total
             else:
                 start = 0
             if response.headers.get_content_type() == "text/html":
-                raise CheckpointError(
-                    f"{shown_address(address)} is a web page, and no file: look on it for the file's address"
-                )
+                raise CheckpointError(f"{shown_address(address)} is a web page: use the address of the file itself")
             bounded = Bounded(file, total, address)
-            _write_tag(note, response.headers.get("ETag", ""))
+            _write_tag(tag_file, response.headers.get("ETag", ""))
             size = "" if total is None else f" ({total / 1e6:.1f} MB)"
             print_log(f"downloading {shown_address(address)}{size}", "current", logging.INFO)
             file.truncate(file.seek(start))
-            response.read = response.read1  # read() takes all in one where a server says that a chunk has -1 bytes
+            response.read = response.read1  # read() would read everything at once after a chunk length of -1
             with _progress(response, start, total, name) as body:
                 shutil.copyfileobj(body, bounded, 2**20)
             os.fsync(file.fileno())
     except HTTPError as error:
         file.truncate(0)
-        if headers and error.code == 416:  # nothing is left to be sent, or the part is longer than the file is now
-            return _receive(address, file, note, name)
+        if headers and error.code == 416:  # the partial file is complete, or longer than the file is now
+            return _receive(address, file, tag_file, name)
         raise CheckpointError(f"{shown_address(address)} cannot be downloaded: {_answer(error)}") from None
     except CheckpointError:
         raise
-    # A ValueError is that of a host's name, of the address that a server sends on to, or of a header.
+    # An invalid host name, redirect address or header raises ValueError.
     except (URLError, ssl.SSLError, TimeoutError, ConnectionError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        why = str(reason).partition("?")[0]  # of an address that is none, whose query may be a signature
+        why = str(reason).partition("?")[0]  # an invalid address may contain a signature in its query
         cause = f"{type(reason).__name__}: {why}" if why else type(reason).__name__
         raise CheckpointError(
-            f"{shown_address(address)} is not in the cache, and cannot be downloaded now: {sanitized(cause)}"
+            f"{shown_address(address)} is not in the cache, and the download failed: {sanitized(cause)}"
         ) from None
-    except OSError:  # a full disk stays full as long as the part is there
+    except OSError:  # on a full disk, free the space of the partial file
         file.truncate(0)
         raise
     size = file.tell()
     if total is not None and size != total:
         raise CheckpointError(
-            f"{shown_address(address)} was cut off after {size:,} of {total:,} bytes: try again, and what is there is "
-            "gone on with where the server can"
+            f"{shown_address(address)}: incomplete download, {size:,} of {total:,} bytes: run the command again; it "
+            "resumes if the server supports it"
         )
 
 
-def _read_tag(note: IO[bytes]) -> str | None:
-    """The server's tag of the file that an earlier download has begun with."""
+def _read_tag(tag_file: IO[bytes]) -> str | None:
+    """Return the ETag of the partial download, or None."""
     try:
-        note.seek(0)
-        tag = read_json(note.read(2**16))["etag"]
+        tag_file.seek(0)
+        tag = read_json(tag_file.read(2**16))["etag"]
         return tag if TAG.fullmatch(tag) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _write_tag(note: IO[bytes], tag: str) -> None:
-    note.truncate(note.seek(0))
-    note.write(json.dumps({"etag": tag if TAG.fullmatch(tag) else ""}).encode())
+def _write_tag(tag_file: IO[bytes], tag: str) -> None:
+    tag_file.truncate(tag_file.seek(0))
+    tag_file.write(json.dumps({"etag": tag if TAG.fullmatch(tag) else ""}).encode())
 
 
 class Bounded:
-    """A file to write that takes no more bytes than were announced, or than a checkpoint has: a stream may have no end.
+    """Writable file that accepts at most the announced number of bytes, because a stream may be endless.
 
     Args:
-        file: which is written to.
-        announced: how many bytes it is to have; None if nobody says it.
-        name: of what is downloaded, for messages.
+        file: the file to write to.
+        announced: the length that the server announced, or None.
+        name: the download's name, for messages.
 
     Raises:
-        CheckpointError: more are announced, or written, than that.
+        CheckpointError: the announced length is too large, or more bytes are written.
     """
 
     def __init__(self, file: IO[bytes], announced: int | None, name: Any) -> None:
-        self._file, self._most, self._name = file, MOST_UNTOLD_BYTES if announced is None else announced, name
-        if not 0 <= self._most <= MOST_BYTES:
+        self._file, self._max_bytes, self._name = file, MAX_UNANNOUNCED_BYTES if announced is None else announced, name
+        if not 0 <= self._max_bytes <= MAX_DOWNLOAD_BYTES:
             raise CheckpointError(
-                f"{shown_address(name)} cannot be downloaded: its server announces {announced:,} bytes, of at most "
-                f"{MOST_BYTES:,}: give the path of the file where you have it"
+                f"{shown_address(name)} cannot be downloaded: its server announces {announced:,} bytes, the limit is "
+                f"{MAX_DOWNLOAD_BYTES:,}: download it by hand and give its path"
             )
 
     def write(self, block: bytes) -> int:
-        if self._file.tell() + len(block) > self._most:
+        if self._file.tell() + len(block) > self._max_bytes:
             self._file.truncate(0)
             raise CheckpointError(
-                f"{shown_address(self._name)} cannot be downloaded: more than {self._most:,} bytes are sent, which is "
-                "its announced length, or the most without one"
+                f"{shown_address(self._name)} cannot be downloaded: its server sends more than {self._max_bytes:,} "
+                "bytes, its announced length or the limit without one"
             )
-        left = memoryview(block)
-        while left:
-            left = left[self._file.write(left) :]
+        remaining = memoryview(block)
+        while remaining:
+            remaining = remaining[self._file.write(remaining) :]
         return len(block)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
 
-class _StaysSecure(HTTPRedirectHandler):
-    """Follow a server that sends on to another https address, and to no other kind."""
+class _HttpsRedirectHandler(HTTPRedirectHandler):
+    """Redirect handler that follows only https addresses."""
 
     def redirect_request(self, request, answer, code, message, headers, address):
         if urlsplit(address).scheme != "https":
             raise CheckpointError(
-                f"{shown_address(request.full_url)} cannot be downloaded: it sends on to {shown_address(address)}, "
+                f"{shown_address(request.full_url)} cannot be downloaded: it redirects to {shown_address(address)}, "
                 "which is not https"
             )
         return super().redirect_request(request, answer, code, message, headers, address)
@@ -232,19 +230,20 @@ class _StaysSecure(HTTPRedirectHandler):
 
 def _open(address: str, headers: dict[str, str]) -> http.client.HTTPResponse:
     agent = {"User-Agent": f"crate_mm/{crate_mm.__version__}", "Accept-Encoding": "identity"}
-    return build_opener(_StaysSecure).open(Request(address, headers={**agent, **headers}), timeout=WAIT_S)
+    return build_opener(_HttpsRedirectHandler).open(Request(address, headers={**agent, **headers}), timeout=TIMEOUT_S)
 
 
 def _progress(response: IO[bytes], start: int, total: int | None, name: str) -> AbstractContextManager[IO[bytes]]:
     console = Console(stderr=True)
-    if total is None or not console.is_terminal or not console.file.isatty():  # as FORCE_COLOR may say of a file
+    # With FORCE_COLOR, is_terminal is true for a file, too.
+    if total is None or not console.is_terminal or not console.file.isatty():
         return nullcontext(response)
     return wrap_file(response, total - start, description=sanitized(name), console=console)
 
 
 def _answer(error: HTTPError) -> str:
     if error.code in (401, 403):
-        return f"its server gives it to nobody unknown ({error.code}): get it by hand, and give the path of the file"
+        return f"its server requires a login ({error.code}): download it by hand and give its path"
     if error.code in (404, 410):
         return f"there is no such file ({error.code})"
-    return f"its server answers {error.code} ({sanitized(error.reason)})"
+    return f"its server responds with {error.code} ({sanitized(error.reason)})"

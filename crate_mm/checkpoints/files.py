@@ -1,4 +1,4 @@
-"""The checkpoints of a run's work folder, by their names."""
+"""Find a run's training checkpoints in its work directory by name."""
 
 import re
 import warnings
@@ -6,57 +6,57 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from .readers.pth import check_intact
+from .readers.pth import verify_checkpoint
 from .validate import CheckpointError, DamagedError
 
 
 def training_progress(path: str | Path) -> tuple[int, int] | None:
-    """What the name of a training checkpoint says: whole epochs, and iterations in all if it is from within an epoch.
+    """Return the epoch and iteration in the name of a training checkpoint; None for any other name.
 
-    ``epoch_3.pth`` is (3, 0), ``epoch_3_iter_350.pth`` (3, 350), any other name None; later ones compare as greater.
+    ``epoch_3.pth`` gives (3, 0) and ``epoch_3_iter_350.pth``, saved within an epoch, (3, 350). Later ones are greater.
     """
     match = re.fullmatch(r"epoch_(\d{1,15})(?:_iter_(\d{1,15}))?\.pth", Path(path).name)
     return (int(match[1]), int(match[2] or 0)) if match else None
 
 
 def training_checkpoints(work_dir: str | Path) -> list[Path]:
-    """The checkpoints of training in a work folder, the oldest first, found by listing it; files alone."""
-    named = filter(training_progress, Path(work_dir).glob("epoch_*.pth"))
-    return sorted((path for path in named if path.is_file()), key=training_progress)
+    """Return the training checkpoints in a work directory, oldest first."""
+    paths = filter(training_progress, Path(work_dir).glob("epoch_*.pth"))
+    return sorted((path for path in paths if path.is_file()), key=training_progress)
 
 
 def newest_checkpoint(
     work_dir: str | Path,
     report: Callable[[str], None] = warnings.warn,
-    put_aside: bool = False,
+    rename_damaged: bool = False,
     check: Callable[[Path], object] | None = None,
 ) -> Path | None:
-    """The newest checkpoint of a work folder that is intact, or None if the folder has none.
+    """Return the newest intact checkpoint in a work directory, or None if it has no checkpoints.
 
     Args:
-        work_dir: folder of a run.
-        report: gets a sentence for each newer one that is damaged.
-        put_aside: rename these to ``*.damaged``, so that they count for nothing any more, if one before is intact.
-        check: raises ``DamagedError`` for a damaged one; ``check_intact`` if not given.
+        work_dir: a run's directory.
+        report: called with a message for each newer checkpoint that is damaged.
+        rename_damaged: rename these to ``*.damaged`` once an intact one is found, so that they are ignored later.
+        check: raises ``DamagedError`` for a damaged checkpoint (default: ``verify_checkpoint``).
 
     Raises:
-        CheckpointError: all that there are are damaged.
+        CheckpointError: all checkpoints are damaged.
     """
     candidates, damaged = training_checkpoints(work_dir), []
     for path in reversed(candidates):
         try:
-            (check or check_intact)(path)
+            (check or verify_checkpoint)(path)
         except DamagedError as error:
-            report(f"{error}; taking the one before it")
+            report(f"{error}; trying the checkpoint before it")
             damaged.append(path)
         else:
-            for other in damaged if put_aside else ():
+            for damaged_path in damaged if rename_damaged else ():
                 with suppress(OSError):
-                    other.rename(f"{other}.damaged")
+                    damaged_path.rename(f"{damaged_path}.damaged")
             return path
     if candidates:
         raise CheckpointError(
             f"every checkpoint in {work_dir} is damaged ({', '.join(p.name for p in candidates)}): move them away, "
-            "or begin anew without --resume"
+            "or start from scratch without --resume"
         )
     return None

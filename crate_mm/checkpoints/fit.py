@@ -1,4 +1,4 @@
-"""Weights of a checkpoint put into a model: all or nothing, or the backbone alone.
+"""Load a checkpoint's weights into a model: all of them or none, or the backbone alone.
 
 Shapes: N patches on a grid of rows x columns, d embedding dimensions.
 """
@@ -21,72 +21,70 @@ from .resize import MODES, Patch, adapt_patch_kernel, resize_position_embedding,
 from .unwrap import Checkpoint, as_checkpoint
 from .validate import FORMAT, CheckpointError
 
-BACKBONE = "backbone."  # where a task has what transfer takes over
-MOST_ROWS = 1000  # of the table, of each kind
-# Names under which another code base's model may have the whole of ours.
-OUTER = ("model.", "net.", "network.")
+BACKBONE = "backbone."  # key prefix of the transferred part
+MAX_ROWS = 1000  # rows of each kind in a transfer table
+OUTER_PREFIXES = ("model.", "net.", "network.")  # prefixes of a whole model in third-party code
 
 
 def load_weights(model: nn.Module, contents: dict, source: str | Path = "the checkpoint") -> None:
-    """``load_strict`` for the contents of a file, as ``read_checkpoint`` returns them."""
+    """Load the contents of a file, as ``read_checkpoint`` returns them: see ``load_strict``."""
     load_strict(model, as_checkpoint(contents, source))
 
 
 def load_strict(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load a checkpoint's weights into the model, all of them.
+    """Load all of a checkpoint's weights into the model.
 
     Raises:
-        CheckpointError: a parameter is missing, surplus, of another shape or of another kind of number; the model is
-            left as it was.
+        CheckpointError: a parameter is missing or unexpected, or has a different shape or dtype kind. The model is
+            unchanged.
     """
-    wanted, source = model.state_dict(), checkpoint.path
-    weights = match_key_prefix(checkpoint, model, wanted)
-    check_state_dict(wanted, weights, source, checkpoint.meta)
+    expected, source = model.state_dict(), checkpoint.path
+    weights = match_key_prefix(checkpoint, model, expected)
+    check_state_dict(expected, weights, source, checkpoint.meta)
     real = {name: value for name, value in weights.items() if value.is_floating_point() and not value.is_meta}
-    # PyTorch looks at no numbers of a byte.
+    # PyTorch's isfinite() does not support 8-bit floats.
     real = {name: value.half() if value.itemsize == 1 else value for name, value in real.items()}
-    wrong = [name for name, value in real.items() if not value.isfinite().all()]
-    if wrong:
+    nonfinite = [name for name, value in real.items() if not value.isfinite().all()]
+    if nonfinite:
         print_log(
-            f"{sanitized(source)} holds numbers that are not finite, in {sanitized(wrong[0])} and {len(wrong) - 1} others: "
-            "what the model computes with them means nothing",
+            f"{sanitized(source)} has non-finite values in {sanitized(nonfinite[0])} and {len(nonfinite) - 1} other "
+            "tensors: the model's outputs are meaningless",
             "current",
             logging.WARNING,
         )
     model.load_state_dict(weights)
 
 
-def match_key_prefix(checkpoint: Checkpoint, model: nn.Module, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's weights under the names of a model, where one change of all names brings them there.
+def match_key_prefix(checkpoint: Checkpoint, model: nn.Module, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a checkpoint's weights under the model's key prefix.
 
-    A backbone that wraps another library's model says that library's names, as ``original_names``.
-
-    That is a prefix such as 'model.' taken off, or, for a backbone by itself, 'backbone.' put before. No name is then
-    left that the model does not have; else the names stay as they are, and ``load_strict`` says what does not.
+    If none of the names is the model's, a prefix such as 'model.' is removed, or 'backbone.' is added for a bare
+    backbone, provided that every resulting name is the model's. Names of a library that the backbone wraps
+    (``original_names``) are translated. Otherwise the weights are returned unchanged.
     """
     weights = checkpoint.weights
     backbone = backbone_of(model)
     original = {} if backbone is None else backbone.original_names
     if 2 * len(weights.keys() & original.keys()) > len(weights):
-        return _from_original(checkpoint, backbone, wanted)
-    if not weights or any(name in wanted for name in weights):
+        return _from_original(checkpoint, backbone, expected)
+    if not weights or any(name in expected for name in weights):
         return weights
-    changes = [(f"{prefix!r} is taken from the names", prefix, "") for prefix in OUTER]
-    changes.append(("it is a backbone by itself", "", "backbone."))
+    changes = [(f"removed the prefix {prefix!r} from the parameter names", prefix, "") for prefix in OUTER_PREFIXES]
+    changes.append(("the file holds a backbone without a task", "", BACKBONE))
     for note, before, after in changes:
         changed = {after + name.removeprefix(before): value for name, value in weights.items()}
-        if all(name.startswith(before) for name in weights) and changed.keys() <= wanted.keys():
+        if all(name.startswith(before) for name in weights) and changed.keys() <= expected.keys():
             checkpoint.notes.append(note)
             return changed
     return weights
 
 
-def _from_original(checkpoint: Checkpoint, backbone: nn.Module, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names of the model that a backbone wraps, under ours.
+def _from_original(checkpoint: Checkpoint, backbone: nn.Module, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Translate weights from the names of the model that a backbone wraps.
 
-    The classifier becomes the head's where it takes what the head pools; a head without classes leaves it out.
+    The classifier's weights become the head's. They are unused if the model's head has no ``fc``.
     """
-    renamed, left = {}, []
+    renamed, unused = {}, []
     classifier = backbone.original_classifier()
     for name, value in checkpoint.weights.items():
         part, _, last = name.rpartition(".")
@@ -94,65 +92,64 @@ def _from_original(checkpoint: Checkpoint, backbone: nn.Module, wanted: dict[str
             renamed |= {f"{BACKBONE}{own}": value for own in backbone.original_names[name]}
         elif part != classifier:
             renamed[f"{BACKBONE}{name}"] = value
-        elif f"head.fc.{last}" in wanted:
+        elif f"head.fc.{last}" in expected:
             renamed[f"head.fc.{last}"] = value
         else:
-            left.append(name)
-    checkpoint.notes.append(f"it has the names of the model that {type(backbone).__name__} wraps, which are translated")
-    if left:
-        checkpoint.notes.append(f"left out, as no part of the model takes it: {', '.join(left)}")
+            unused.append(name)
+    checkpoint.notes.append(f"translated from the parameter names of the model that {type(backbone).__name__} wraps")
+    if unused:
+        checkpoint.notes.append(f"weights that the model does not use: {', '.join(unused)}")
     return renamed
 
 
 def check_state_dict(
-    wanted: dict[str, torch.Tensor],
+    expected: dict[str, torch.Tensor],
     weights: dict[str, torch.Tensor],
     source: str | Path = "the checkpoint",
     meta: dict[str, Any] | None = None,
 ) -> None:
-    """Raise ``CheckpointError`` unless the weights have the names, shapes and kinds of number of those wanted.
+    """Raise ``CheckpointError`` unless the weights have the expected names, shapes and dtype kinds.
 
     Args:
-        wanted: of the model.
-        weights: of the file.
+        expected: the model's state dict.
+        weights: the file's state dict.
         source: the file, for the message.
-        meta: what the file says of itself. Where names differ, and it is of another version of the format, the message
-            says so.
+        meta: the file's metadata. If names differ and the file has another format version, the message says so.
     """
     shapes = [
-        f"{key} is {tuple(weights[key].shape)} there and {tuple(wanted[key].shape)} here"
-        for key in wanted
-        if key in weights and weights[key].shape != wanted[key].shape
+        f"{key} is {tuple(weights[key].shape)} in the file and {tuple(expected[key].shape)} in the model"
+        for key in expected
+        if key in weights and weights[key].shape != expected[key].shape
     ]
     kinds = [
-        f"{key} is of {_number_kind(weights[key])} there and of {_number_kind(wanted[key])} here"
-        for key in wanted
-        if key in weights and not same_dtype_kind(weights[key], wanted[key])
+        f"{key} holds {_dtype_kind(weights[key])} in the file and {_dtype_kind(expected[key])} in the model"
+        for key in expected
+        if key in weights and not same_dtype_kind(weights[key], expected[key])
     ]
-    missing = [f"{key} is missing" for key in wanted if key not in weights]
-    surplus = [f"{sanitized(key)} is surplus" for key in weights if key not in wanted]
-    problems = shapes + kinds + missing + surplus
+    missing = [f"{key} is missing" for key in expected if key not in weights]
+    unexpected = [f"{sanitized(key)} is unexpected" for key in weights if key not in expected]
+    problems = shapes + kinds + missing + unexpected
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        if (missing or surplus) and (meta or {}).get("model") and meta.get("format") != FORMAT:
+        if (missing or unexpected) and (meta or {}).get("model") and meta.get("format") != FORMAT:
             version = "no format version" if meta.get("format") is None else f"format version {meta['format']}"
             more += f"; it has {version}, this crate_mm has {FORMAT}: use the version of crate_mm that wrote it"
         raise CheckpointError(f"{source} does not fit the model: {'; '.join(problems[:3])}{more}")
 
 
-def same_dtype_kind(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether both hold real, complex, whole or truth values: PyTorch would convert one to the other, with a loss."""
-    return _number_kind(one) == _number_kind(other)
+def same_dtype_kind(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Return whether two tensors have the same dtype kind; PyTorch would convert between kinds and lose information."""
+    return _dtype_kind(a) == _dtype_kind(b)
 
 
-def _number_kind(tensor: torch.Tensor) -> str:
+def _dtype_kind(tensor: torch.Tensor) -> str:
     if tensor.dtype == torch.bool:
-        return "truth values"
+        return "booleans"
     return "complex numbers" if tensor.is_complex() else "real numbers" if tensor.is_floating_point() else "integers"
 
 
 class TransferReport(NamedTuple):
-    """What became of each parameter, by name: its shape, or from which to which shape it went."""
+    """Result of a transfer: the parameters by outcome, each with its shape or its change of shape."""
 
     loaded: dict[str, str]
     resized: dict[str, str]
@@ -160,7 +157,7 @@ class TransferReport(NamedTuple):
     new: dict[str, str]
 
     def table(self) -> str:
-        """Lines for the log: what was taken over, by part, and everything else by name."""
+        """Return lines for the log: loaded tensors counted by part, all others by name."""
         parts: dict[str, int] = {}
         for name in self.loaded:
             part = ".".join(name.split(".")[:2])
@@ -168,10 +165,10 @@ class TransferReport(NamedTuple):
         rows = [("loaded", sanitized(part), f"{count} tensors") for part, count in parts.items()]
         for kind in ("resized", "dropped", "new"):
             named = list(getattr(self, kind).items())
-            rows += [(kind, sanitized(name), shape) for name, shape in named[:MOST_ROWS]]
-            rows += [(kind, f"and {len(named) - MOST_ROWS} more", "")] if len(named) > MOST_ROWS else []
+            rows += [(kind, sanitized(name), shape) for name, shape in named[:MAX_ROWS]]
+            rows += [(kind, f"and {len(named) - MAX_ROWS} more", "")] if len(named) > MAX_ROWS else []
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-        return "\n".join(f"  {kind:<{widths[0]}}  {name:<{widths[1]}}  {what}" for kind, name, what in rows)
+        return "\n".join(f"  {kind:<{widths[0]}}  {name:<{widths[1]}}  {shape}" for kind, name, shape in rows)
 
 
 def transfer_backbone(
@@ -181,55 +178,55 @@ def transfer_backbone(
     patches: str | None = None,
     part: str | None = None,
 ) -> TransferReport:
-    """Fill a model's backbone from a checkpoint and leave all else as it is; return what became of each parameter.
+    """Load a model's backbone from a checkpoint, leave everything else unchanged, and report each parameter.
 
-    Position embeddings for another grid of patches are resized. So is what embeds patches of another size, if
-    ``patches`` says so; a backbone names it in ``resizable``. A tensor that the
-    model lacks, or has in another shape, is dropped; what the checkpoint lacks stays as it was initialised.
+    Position embeddings of another patch grid are resized. Patch embeddings of another patch size are resized if
+    ``patches`` names an interpolation. A backbone lists both in ``resizable``. A tensor that the model lacks, or that
+    has a different shape, is dropped. A parameter that the checkpoint lacks keeps its initialization.
 
     Args:
-        model: with a part ``backbone``.
-        checkpoint: of this task or another.
-        positions: how position embeddings are resized, the setting ``resize_positions``.
-        patches: how patch embeddings are, the setting ``resize_patches``; with None another size is refused, and with
-            'new' the patch embedding stays as it was initialised.
-        part: the part of the checkpoint that is taken as the backbone, the setting ``transfer_from``; the one that the
-            checkpoint's task declares if not given.
+        model: a task with a ``backbone``.
+        checkpoint: of this task or another one.
+        positions: interpolation of position embeddings, the setting ``resize_positions``.
+        patches: interpolation of patch embeddings, the setting ``resize_patches``; None raises an error for another
+            patch size, 'new' keeps the initialization.
+        part: the checkpoint's part to load as the backbone, the setting ``transfer_from``; by default the part that
+            the checkpoint's task declares.
 
     Raises:
-        ValueError: no such ``positions`` or ``patches``.
-        CheckpointError: the checkpoint has no such part, or less than half of the backbone's numbers, and is then of
-            another model; the model is left as it was.
+        ValueError: unknown ``positions`` or ``patches``.
+        CheckpointError: the checkpoint has no such part, or fills less than half of the backbone's elements, so that
+            it belongs to another model. The model is unchanged.
     """
     if positions not in MODES or patches not in (*MODES, "new", None):
         raise ValueError(f"resize_positions {positions!r} and resize_patches {patches!r}: choose {', '.join(MODES)}")
-    wanted, source = model.state_dict(), checkpoint.path
+    expected, source = model.state_dict(), checkpoint.path
     backbone = backbone_of(model)
     if "backbone" not in dict(model.named_children()):
-        raise CheckpointError(f"{type(model).__name__} has no backbone that {source} could fill")
-    weights = _with_part_as_backbone(checkpoint, match_key_prefix(checkpoint, model, wanted), wanted, part)
+        raise CheckpointError(f"{type(model).__name__} has no backbone to load from {source}")
+    weights = _with_part_as_backbone(checkpoint, match_key_prefix(checkpoint, model, expected), expected, part)
     resizable = {} if backbone is None else backbone.resizable()
     resizable = {f"{BACKBONE}{name}": how for name, how in resizable.items()}
     grids = {name: how for name, how in resizable.items() if isinstance(how, Positions)}
     kernels = {name: how for name, how in resizable.items() if isinstance(how, PatchKernel)}
     if positions != "bicubic" and any(how.resize for how in grids.values()):
         raise ValueError(
-            f"{type(model.backbone).__name__} resizes its positions by a rule of its own: leave resize_positions out"
+            f"{type(model.backbone).__name__} has its own rule for resizing positions: leave resize_positions out"
         )
     result = TransferReport({}, {}, {}, {})
     filled = {}
     for name, value in weights.items():
         shape = _shape(value)
-        if name in wanted and not name.startswith(BACKBONE):
+        if name in expected and not name.startswith(BACKBONE):
             result.dropped[name] = shape
-        elif name not in wanted:
-            result.dropped[name] = f"{shape}, the model has none such"
-        elif not same_dtype_kind(value, wanted[name]):
+        elif name not in expected:
+            result.dropped[name] = f"{shape}: the model has no parameter of this name"
+        elif not same_dtype_kind(value, expected[name]):
             kind = str(value.dtype).removeprefix("torch.")
             raise CheckpointError(
-                f"{source} has other numbers than a model's weights: its {sanitized(name)} is of {kind}"
+                f"{source} has a dtype that does not match the model's: its {sanitized(name)} is {kind}"
             )
-        elif name in grids and value.ndim == 3 and _is_embedding(value, wanted[name].shape[2]):
+        elif name in grids and value.ndim == 3 and _is_embedding(value, expected[name].shape[2]):
             grid, resize = grids[name]
             old = _stored_grid(checkpoint, value, grid, source)
             filled[name] = (resize or partial(resize_position_embedding, mode=positions))(value, old, grid)
@@ -237,41 +234,43 @@ def transfer_backbone(
                 result.loaded[name] = shape
             else:
                 result.resized[name] = f"{old[0]} x {old[1]} -> {grid[0]} x {grid[1]} patches, {positions}"
-        elif name in kernels and value.ndim == wanted[name].ndim:
+        elif name in kernels and value.ndim == expected[name].ndim:
             order, *new = kernels[name]
             old = stored_patch(checkpoint, value, order)
-            kernel, change = adapt_patch_kernel(value, wanted[name], order, old, Patch(*new), patches, source)
+            kernel, change = adapt_patch_kernel(value, expected[name], order, old, Patch(*new), patches, source)
             if kernel is None:
-                result.dropped[name] = f"{shape}, the model's is {_shape(wanted[name])}"
+                result.dropped[name] = f"{shape}, the model's is {_shape(expected[name])}"
             else:
                 filled[name] = kernel
                 (result.resized if change else result.loaded)[name] = change or shape
-        elif value.shape == wanted[name].shape:
+        elif value.shape == expected[name].shape:
             filled[name] = value
             result.loaded[name] = shape
         else:
-            result.dropped[name] = f"{shape}, the model's is {_shape(wanted[name])}"
-    result.new.update({name: _shape(value) for name, value in wanted.items() if name not in filled})
+            result.dropped[name] = f"{shape}, the model's is {_shape(expected[name])}"
+    result.new.update({name: _shape(value) for name, value in expected.items() if name not in filled})
 
-    asked = {name for name in wanted if name.startswith(BACKBONE)} - (kernels.keys() if patches == "new" else set())
-    size = sum(wanted[name].numel() for name in asked)
-    found = sum(value.numel() for value in filled.values())
-    if not filled or 2 * found < size:
+    required = {name for name in expected if name.startswith(BACKBONE)} - (
+        kernels.keys() if patches == "new" else set()
+    )
+    size = sum(expected[name].numel() for name in required)
+    num_filled = sum(value.numel() for value in filled.values())
+    if not filled or 2 * num_filled < size:
         dropped = result.dropped.items()
-        unlike = [f"{name} is {what}" for name, what in dropped if name not in wanted or name.startswith(BACKBONE)]
-        lacking = [f"{name} is not in it" for name in result.new if name.startswith(BACKBONE)]
+        unlike = [f"{name} is {shape}" for name, shape in dropped if name not in expected or name.startswith(BACKBONE)]
+        missing = [f"{name} is missing" for name in result.new if name.startswith(BACKBONE)]
         raise CheckpointError(
-            f"{source} is of another model: it fills {found:,} of the backbone's {size:,} numbers; "
-            f"{(unlike or lacking or ['it holds no parameter'])[0]}"
+            f"{source} is of another model: it fills {num_filled:,} of the backbone's {size:,} elements; "
+            f"{(unlike or missing or ['it has no parameters'])[0]}"
         )
-    model.load_state_dict({**wanted, **filled})
+    model.load_state_dict({**expected, **filled})
     return result
 
 
 def _with_part_as_backbone(
-    checkpoint: Checkpoint, weights: dict[str, Tensor], wanted: dict[str, Tensor], part: str | None
+    checkpoint: Checkpoint, weights: dict[str, Tensor], expected: dict[str, Tensor], part: str | None
 ) -> dict[str, Tensor]:
-    """Return weights with those of a part, such as a teacher, under the names of the backbone.
+    """Return weights in which a part, such as a teacher, has the backbone's names.
 
     Raises:
         CheckpointError: no module of this name has the backbone's parameters.
@@ -279,7 +278,7 @@ def _with_part_as_backbone(
     part = part or checkpoint.meta.get("transfer_from") or "backbone"
     if part == "backbone":
         return weights
-    names = {name.removeprefix(BACKBONE) for name in wanted if name.startswith(BACKBONE)}
+    names = {name.removeprefix(BACKBONE) for name in expected if name.startswith(BACKBONE)}
     depths = {name.count(".") + 1 for name in names}
     splits = (key.rsplit(".", depth) for key in weights for depth in depths if key.count(".") >= depth)
     counts = Counter(holder for holder, *name in splits if ".".join(name) in names)
@@ -288,23 +287,22 @@ def _with_part_as_backbone(
     if holder is None:
         known = sorted({name.removesuffix(".backbone") for name in holders})
         raise CheckpointError(
-            f"{checkpoint.path} has no part {sanitized(part)!r} that could be the backbone (transfer_from): it has "
+            f"{checkpoint.path} has no part {sanitized(part)!r} to load as the backbone (transfer_from): it has "
             f"{', '.join(map(sanitized, known)) or 'none'}"
         )
-    taken = {f"{BACKBONE}{key[len(holder) + 1 :]}": v for key, v in weights.items() if key.startswith(f"{holder}.")}
-    checkpoint.notes.append(f"its {sanitized(holder)} is taken as the backbone (transfer_from)")
+    backbone = {f"{BACKBONE}{key[len(holder) + 1 :]}": v for key, v in weights.items() if key.startswith(f"{holder}.")}
+    checkpoint.notes.append(f"loading its {sanitized(holder)} as the backbone (transfer_from)")
     rest = {key: v for key, v in weights.items() if not key.startswith((f"{holder}.", BACKBONE))}
-    return {**taken, **rest}
+    return {**backbone, **rest}
 
 
 def _is_embedding(value: Tensor, embed_dim: int) -> bool:
-    """Whether it is of shape ``(1, 1 + N, d)`` with at least one patch."""
+    """Return whether the shape is ``(1, 1 + N, d)`` with at least one patch."""
     return value.shape[0] == 1 and value.shape[1] >= 2 and value.shape[2] == embed_dim
 
 
-def _stored_grid(checkpoint: Checkpoint, embedding: Tensor, wanted: tuple[int, int], source: str) -> tuple[int, int]:
-    """The grid that a checkpoint's position embeddings are for: what it says of itself, or else what the number tells:
-    the one wanted, or a square."""
+def _stored_grid(checkpoint: Checkpoint, embedding: Tensor, grid: tuple[int, int], source: str) -> tuple[int, int]:
+    """Return the grid of a checkpoint's position embeddings: from its model config, else the model's, else a square."""
     num_patches = embedding.shape[1] - 1
     backbone = (checkpoint.model or {}).get("backbone")
     backbone = backbone if isinstance(backbone, dict) else {}
@@ -312,21 +310,21 @@ def _stored_grid(checkpoint: Checkpoint, embedding: Tensor, wanted: tuple[int, i
     if (H // h) * (W // w) == num_patches:
         return H // h, W // w
     side = math.isqrt(num_patches)
-    if num_patches == wanted[0] * wanted[1]:
-        return wanted
+    if num_patches == grid[0] * grid[1]:
+        return grid
     if side * side != num_patches:
         raise CheckpointError(
-            f"{source} has position embeddings for {num_patches} patches, which are no square, and does not say of "
-            "which grid: its meta.model.backbone lacks img_size and patch_size"
+            f"{source} has position embeddings for {num_patches} patches, which do not form a square, and does not "
+            "give the grid: its meta.model.backbone lacks img_size and patch_size"
         )
     return side, side
 
 
 def _pair(size) -> tuple[int, int]:
-    """Height and width of a size in a checkpoint, or ones if it is none."""
+    """Return height and width of a checkpoint's size, or (1, 1) if the size is not valid."""
     pair = (size, size) if isinstance(size, int) else size
-    right = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(n, int) and n > 0 for n in pair)
-    return tuple(pair) if right else (1, 1)
+    valid = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(n, int) and n > 0 for n in pair)
+    return tuple(pair) if valid else (1, 1)
 
 
 def _shape(value: Tensor) -> str:

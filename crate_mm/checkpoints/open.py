@@ -1,4 +1,4 @@
-"""A checkpoint is opened in one line of steps: located, read, validated, unwrapped, translated."""
+"""Open checkpoints: locate, read, validate, unwrap and translate the file."""
 
 from pathlib import Path
 from typing import Any
@@ -10,43 +10,44 @@ from .remote import locate
 from .unwrap import Checkpoint, as_checkpoint
 from .validate import check_form
 
-READERS = {".safetensors": read_safetensors, ".npz": read_npz}  # all other files are PyTorch's
+READERS = {".safetensors": read_safetensors, ".npz": read_npz}  # any other file is read as PyTorch's
 
 
-def open_checkpoint(path: str | Path, map_location: str = "cpu", verified: bool = False, **given: Any) -> Checkpoint:
-    """Open a .pth, .safetensors or .npz file of ours or of another code base, without running code.
+def open_checkpoint(
+    path: str | Path, map_location: str = "cpu", verified: bool = False, **model_args: Any
+) -> Checkpoint:
+    """Open a .pth, .safetensors or .npz file, ours or third-party, without running code.
 
-    The file is verified, the wrappings that are in use are taken off, and the names of another code base that a
-    registered family declares are translated. What was done is in the result's ``notes``.
+    The file is verified and unwrapped. Third-party parameter names that a registered family declares are translated.
+    The result's ``notes`` list these changes.
 
     Args:
         path: the file.
-        map_location: where the tensors go.
-        verified: whether the file is known to be what was written, see ``read_checkpoint``.
-        given: arguments of the model that another code base's file does not tell, such as ``num_heads``; the
-            declaration of its family lists which. None is as not given.
+        map_location: device of the tensors.
+        verified: skip the checksums, see ``read_checkpoint``.
+        model_args: model arguments that a third-party file does not determine, such as ``num_heads``; its family
+            declares them. None counts as missing.
 
     Raises:
-        CheckpointError: the file is missing, damaged, no checkpoint, refused, not whole, or something is given that its
-            family does not take.
+        CheckpointError: the file is missing, damaged, incomplete, refused or not a checkpoint, or its family does not
+            accept one of ``model_args``.
     """
-    return as_checkpoint(read_checkpoint(path, map_location, verified), path, **given)
+    return as_checkpoint(read_checkpoint(path, map_location, verified), path, **model_args)
 
 
 def read_checkpoint(path: str | Path, map_location: str = "cpu", verified: bool = False) -> dict:
-    """Read a checkpoint, a safetensors or an npz file; pickles that want to run code are refused.
+    """Read a PyTorch, safetensors or npz file; a pickle that would run code is refused.
 
-    The file may be named by an address or by the name of published weights: see ``local_file``. What it asks for in
-    memory and time is compared with its size first, and the form of what it says of itself is checked (``form``).
+    The memory and time that the file requests are first compared with its size. The types of its metadata are checked
+    (``validate``).
 
     Args:
-        path: the file.
-        map_location: where the tensors go.
-        verified: whether the file is known to be what was written, so that its checksums are left out. Whether it would
-            run code is looked at in any case.
+        path: a path, an address or a name of published weights, see ``ensure_local``.
+        map_location: device of the tensors.
+        verified: skip the checksums because the file is known to be intact. Pickles are scanned for code in any case.
 
     Raises:
-        CheckpointError: the file is missing, damaged, no checkpoint, or refused.
+        CheckpointError: the file is missing, damaged, refused or not a checkpoint.
     """
     file = locate(path)
     contents = READERS.get(file.suffix, read_pth)(file, map_location, verified)

@@ -1,4 +1,4 @@
-"""Weights that depend on the image's or the patch's size, taken to another size.
+"""Resize weights that depend on the image size or the patch size.
 
 Shapes: N patches on a grid of rows x columns, h x w pixels of a patch, C channels, d embedding dimensions.
 """
@@ -19,7 +19,7 @@ MODES = ("bicubic", "bilinear")
 
 
 class Patch(NamedTuple):
-    """The pixels and channels of a patch."""
+    """Size of a patch in pixels, and its channels."""
 
     height: int
     width: int
@@ -27,8 +27,7 @@ class Patch(NamedTuple):
 
 
 def resize_image(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """Interpolate ``(..., C, rows, columns)`` to a size, with the corners not aligned; where it shrinks, averaged over
-    (anti-aliased), as JAX's and timm's do."""
+    """Interpolate ``(..., C, rows, columns)``, anti-aliased and without aligned corners, as JAX and timm do."""
     real = image if image.dtype == torch.float64 else image.float()
     return F.interpolate(real, size=size, mode=mode, align_corners=False, antialias=True).to(image.dtype)
 
@@ -36,13 +35,13 @@ def resize_image(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 def resize_position_embedding(
     embedding: Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "bicubic"
 ) -> Tensor:
-    """Interpolate position embeddings to another grid, ``(1, 1 + N, d) -> (1, 1 + N', d)``; the CLS token's is kept.
+    """Interpolate position embeddings to another grid, ``(1, 1 + N, d) -> (1, 1 + N', d)``, except the CLS token's.
 
     Args:
         embedding: CLS token first, then the patches row by row.
         old: (rows, columns) of the embedding's grid.
-        new: (rows, columns) wanted.
-        mode: of ``MODES``.
+        new: (rows, columns) of the new grid.
+        mode: one of ``MODES``.
     """
     if old == new:
         return embedding
@@ -52,17 +51,17 @@ def resize_position_embedding(
 
 
 def resize_patch_kernel(kernel: Tensor, order: str, old: Patch, size: tuple[int, int], mode: str) -> Tensor:
-    """Interpolate what has a number for each pixel and channel of a patch to patches of another size.
+    """Interpolate a parameter with one element per pixel and channel of a patch to another patch size.
 
-    The numbers are not rescaled (CRATE-alpha's way): on a patch of four times the pixels, a projection's output is
-    about four times as large. CRATE's LayerNorm after the projection takes that away.
+    Values are not rescaled, as in CRATE-alpha: with four times the pixels, a projection's output is about four times
+    as large. CRATE's LayerNorm after the projection removes this factor.
 
     Args:
-        kernel: of the dimensions that ``order`` names.
-        order: such as 'd C h w', 'd (h w C)' or '(h w C)'.
-        old: the patch that it is for.
-        size: (h, w) wanted.
-        mode: of ``MODES``.
+        kernel: the parameter.
+        order: its dimensions, such as 'd C h w', 'd (h w C)' or '(h w C)'.
+        old: its patch.
+        size: (h, w) of the new patch.
+        mode: one of ``MODES``.
     """
     image = "d C h w" if order.startswith("d ") else "1 C h w"
     h, w, C = old
@@ -71,30 +70,29 @@ def resize_patch_kernel(kernel: Tensor, order: str, old: Patch, size: tuple[int,
 
 
 def stored_patch(checkpoint: Checkpoint, kernel: Tensor, order: str) -> Patch | None:
-    """The patch that a checkpoint's kernel is for: by its shape, or else by what the checkpoint says of itself; None
-    where neither tells.
+    """Return the patch of a checkpoint's kernel, from its shape or else from the model config; None if unknown.
 
     Raises:
-        CheckpointError: the two do not agree.
+        CheckpointError: kernel and model config do not agree.
     """
     if order == "d C h w":
         return Patch(*kernel.shape[2:], kernel.shape[1]) if kernel.ndim == 4 else None
-    size, channels = (_described(checkpoint, key) for key in ("patch_size", "in_channels"))
+    size, channels = (_backbone_argument(checkpoint, key) for key in ("patch_size", "in_channels"))
     pair = (size, size) if isinstance(size, int) else size
-    whole = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(n) is int and n > 0 for n in pair)
-    if not whole or type(channels) is not int:
+    valid = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(n) is int and n > 0 for n in pair)
+    if not valid or type(channels) is not int:
         return None
     patch = Patch(*pair, channels)
     if kernel.shape[-1] != patch.height * patch.width * channels:
         raise CheckpointError(
-            f"{checkpoint.path} says that its patches are of {pair[0]} x {pair[1]} pixels in {channels} channels, but "
-            f"its weights are for {kernel.shape[-1]} numbers a patch"
+            f"{checkpoint.path}: its model config has patches of {pair[0]} x {pair[1]} pixels in {channels} channels, "
+            f"but its weights are for {kernel.shape[-1]} elements per patch"
         )
     return patch
 
 
-def _described(checkpoint: Checkpoint, key: str) -> Any:
-    """An argument of the backbone that a checkpoint describes, the default where it does not name it, or None."""
+def _backbone_argument(checkpoint: Checkpoint, key: str) -> Any:
+    """Return a backbone argument from a checkpoint's model config, else its default, else None."""
     backbone = (checkpoint.model or {}).get("backbone")
     kind = backbone.get("type") if isinstance(backbone, dict) else None
     if not isinstance(kind, str):
@@ -106,25 +104,25 @@ def _described(checkpoint: Checkpoint, key: str) -> Any:
 
 
 def adapt_patch_kernel(
-    kernel: Tensor, wanted: Tensor, order: str, old: Patch | None, new: Patch, mode: str | None, source: str
+    kernel: Tensor, expected: Tensor, order: str, old: Patch | None, new: Patch, mode: str | None, source: str
 ) -> tuple[Tensor | None, str]:
-    """A checkpoint's kernel for a model's patches, or None if it cannot be taken over; and what became of it.
+    """Return a checkpoint's kernel at the model's patch size, or None if it cannot be used, and its change of size.
 
     Args:
-        kernel: the checkpoint's.
-        wanted: the model's.
-        order: of the dimensions of both.
-        old: the checkpoint's patch, None if not known.
-        new: the model's.
+        kernel: the checkpoint's kernel.
+        expected: the model's kernel.
+        order: dimensions of both kernels.
+        old: the checkpoint's patch, or None if unknown.
+        new: the model's patch.
         mode: the setting ``resize_patches``.
         source: the checkpoint, for messages.
 
     Raises:
-        CheckpointError: patches are of another size, and the setting does not say what to do, or they are unknown.
+        CheckpointError: the patch size differs or is unknown, and ``mode`` does not resolve it.
     """
     shape, size = tuple(kernel.shape), (new.height, new.width)
-    same_width = kernel.ndim == 1 or kernel.shape[0] == wanted.shape[0]
-    if (old in (None, new)) and shape == tuple(wanted.shape):
+    same_width = kernel.ndim == 1 or kernel.shape[0] == expected.shape[0]
+    if (old in (None, new)) and shape == tuple(expected.shape):
         return kernel, ""
     if not same_width or (old and old.channels != new.channels) or (not old and shape[-1] % new.channels):
         return None, ""
@@ -132,13 +130,13 @@ def adapt_patch_kernel(
         return None, ""
     if old is None:
         raise CheckpointError(
-            f"{source} has {shape[-1]} numbers a patch where the model has {wanted.shape[-1]}, and does not say of "
-            "which patches: resize_patches='new' in the config starts the patch embedding anew"
+            f"{source} has {shape[-1]} elements per patch, the model {expected.shape[-1]}, and its patch size is "
+            "unknown: resize_patches='new' in the config reinitializes the patch embedding"
         )
-    change = f"{old.height} x {old.width} -> {size[0]} x {size[1]} pixels a patch, {mode}"
+    change = f"{old.height} x {old.width} -> {size[0]} x {size[1]} pixels per patch, {mode}"
     if mode is None:
         raise CheckpointError(
             f"{source} has patches of {old.height} x {old.width} pixels, the model of {size[0]} x {size[1]}: "
-            "resize_patches='bilinear' in the config resizes the patch embedding, 'new' starts it anew"
+            "resize_patches='bilinear' in the config resizes the patch embedding, 'new' reinitializes it"
         )
     return resize_patch_kernel(kernel, order, old, size, mode), change

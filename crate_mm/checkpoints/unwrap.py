@@ -1,4 +1,4 @@
-"""The contents of a checkpoint's file as a value: unwrapped, and under our names."""
+"""Convert the contents of a checkpoint file to a ``Checkpoint``: unwrapped, with our parameter names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,35 +12,35 @@ from ..io.untrusted import sanitized, shown_address
 from .translate import TranslationError, translate_by_family
 from .validate import CheckpointError
 
-# Where other code bases keep the weights: under one of these names, and averaged ones under one of the others.
+# Keys under which third-party code stores weights, and averaged weights.
 CONTAINERS = ("state_dict", "model", "net", "network", "module", "model_state_dict", "model_state", "weights", "params")
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_model", "ema_state_dict", "averaged_model")
-# Parts of names that wrappers put in: torch.compile's anywhere, FSDP's and activation checkpointing's too.
-WRAPPED = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-LANGUAGE = "transformer.wte.weight"  # the token embedding in nanoGPT's models, and in those of the family made from it
+# Name parts that torch.compile, FSDP and activation checkpointing insert at any depth.
+WRAPPER_NAMES = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+LANGUAGE_KEY = "transformer.wte.weight"  # token embedding of nanoGPT and models derived from it
 
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint holds.
+    """Contents of a checkpoint.
 
     Args:
         path: the file, for messages.
-        weights: by name, as our models name them where the file is ours or a family knows its names.
-        model: the config of the model that the weights are of, or None.
-        unknown: why ``model`` is None, where that is known.
-        class_names: of the data that the model was trained on, or None.
-        test_transforms: configs of ``TRANSFORMS`` that the model was tested with, or None.
-        meta: what else it says of itself.
-        states: what a resume needs beside the weights: 'optimizer', 'param_schedulers', 'message_hub', ...
-        notes: what was done to the file's contents, in sentences.
-        gives_model: whether a config that names no model has taken this one, which is data of the file.
+        weights: state dict, with our parameter names if the file is ours or a family knows its names.
+        model: model config of the weights, or None.
+        unknown_reason: why ``model`` is None, if known.
+        class_names: class names of the training data, or None.
+        test_transforms: configs of ``TRANSFORMS`` used for testing, or None.
+        meta: other metadata.
+        states: what a resume needs besides the weights: 'optimizer', 'param_schedulers', 'message_hub', ...
+        notes: messages on the changes made to the file's contents.
+        gives_model: whether a config without a model uses ``model``, which is untrusted data.
     """
 
     path: str
     weights: dict[str, Tensor]
     model: dict | None = None
-    unknown: str = ""
+    unknown_reason: str = ""
     class_names: list[str] | None = None
     test_transforms: list[dict] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
@@ -50,37 +50,36 @@ class Checkpoint:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the run kept about itself: its name, figures, best epoch, ..."""
+        """Information that the run stored: its name, metrics, best epoch, ..."""
         return (self.states.get("message_hub") or {}).get("runtime_info") or {}
 
     @property
     def run(self) -> str | None:
-        """The name of the run of training that it is from, or None."""
+        """Name of the training run, or None."""
         return self.info.get("run") or self.meta.get("run")
 
-    def say(self, say: Callable[[str], None]) -> None:
-        """Hand each note to a log."""
+    def log_notes(self, log: Callable[[str], None]) -> None:
+        """Log each note."""
         for note in self.notes:
-            say(f"{shown_address(self.path)}: {sanitized(note, 1000)}")
+            log(f"{shown_address(self.path)}: {sanitized(note, 1000)}")
 
 
-def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **given: Any) -> Checkpoint:
-    """Return the contents of a file, as ``read_checkpoint`` returns them, as a ``Checkpoint``: see
-    ``open_checkpoint``."""
+def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **model_args: Any) -> Checkpoint:
+    """Convert the contents of a file, as ``read_checkpoint`` returns them; see ``open_checkpoint``."""
     path = str(path)
     meta = {**contents["meta"]} if isinstance(contents.get("meta"), dict) else {}
-    meta.pop("config", None)  # MMEngine's resume would run it
-    given = {name: value for name, value in given.items() if value is not None}
-    described = meta.get("model") if isinstance(meta.get("model"), dict) else None
+    meta.pop("config", None)  # MMEngine would execute it on resume
+    model_args = {name: value for name, value in model_args.items() if value is not None}
+    model = meta.get("model") if isinstance(meta.get("model"), dict) else None
     notes: list[str] = []
-    if described:
+    if model:
         weights = _tensors(contents.get("state_dict"), path)
     else:
-        weights = _without_wrappers(_tensors(_inside_container(contents, notes, path), path), notes, path)
+        weights = _strip_wrapper_names(_tensors(_unwrap_container(contents, notes, path), path), notes, path)
     checkpoint = Checkpoint(
         path,
         weights,
-        described,
+        model,
         class_names=(meta.get("dataset_meta") or {}).get("classes"),
         test_transforms=meta.get("test_transforms"),
         meta=meta,
@@ -88,36 +87,38 @@ def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **given: 
         notes=notes,
     )
     if meta.get("averaged_from"):
-        notes.append(f"it is the average of {', '.join(meta['averaged_from'])}")
+        notes.append(f"the weights are the average of {', '.join(meta['averaged_from'])}")
     try:
-        translation = None if described else translate_by_family(weights, given)
+        translation = None if model else translate_by_family(weights, model_args)
     except TranslationError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    if translation is None and given:
-        why = "it says itself what model it is of" if described else "no family knows the names of its weights"
-        raise CheckpointError(f"{path} takes no {' and no '.join(map(sanitized, given))}: {why}")
+    if translation is None and model_args:
+        why = "it contains its model config" if model else "no family knows the names of its weights"
+        raise CheckpointError(f"{path} does not accept {' and '.join(map(sanitized, model_args))}: {why}")
     if translation is None:
-        if not described and LANGUAGE in weights:
-            checkpoint.unknown = f"its weights are a language model's ({LANGUAGE}), for which there is no family here"
+        if not model and LANGUAGE_KEY in weights:
+            checkpoint.unknown_reason = (
+                f"its weights are of a language model ({LANGUAGE_KEY}), which no family supports"
+            )
         return checkpoint
     checkpoint.weights, checkpoint.model = translation.weights, translation.model
-    checkpoint.unknown = translation.unknown
-    notes.append(f"it has the names of {translation.source}, which are translated")
-    if translation.unknown:
-        notes.append(f"it does not tell its model, the config does: {translation.unknown}")
+    checkpoint.unknown_reason = translation.unknown_reason
+    notes.append(f"translated from the parameter names of {translation.source}")
+    if translation.unknown_reason:
+        notes.append(f"the checkpoint does not determine its model, so the config must: {translation.unknown_reason}")
     if translation.unused:
-        notes.append(f"left out, as no part of the model takes it: {', '.join(translation.unused)}")
-    notes.append(f"assumed, as shapes do not tell it: {translation.assumed}")
+        notes.append(f"weights that the model does not use: {', '.join(translation.unused)}")
+    notes.append(f"assumed, because shapes do not determine it: {translation.assumed}")
     meta |= {"translated_from": translation.source, "assumed": translation.assumed}
     return checkpoint
 
 
-def _inside_container(contents: dict, notes: list[str], path: str) -> Any:
-    """The weights in whatever the file has them in."""
-    where = []
+def _unwrap_container(contents: dict, notes: list[str], path: str) -> Any:
+    """Return the weights from the containers around them."""
+    keys = []
     for _ in range(4):
         if "state_dict" in contents and not isinstance(contents["state_dict"], dict):
-            return contents["state_dict"]  # of a wrong kind, which is said where it is looked at
+            return contents["state_dict"]  # ``_tensors`` reports its wrong type
         plain, averaged = (
             [key for key in names if _holds_weights(contents.get(key))] for names in (CONTAINERS, AVERAGED)
         )
@@ -125,8 +126,7 @@ def _inside_container(contents: dict, notes: list[str], path: str) -> Any:
             plain = ["state_dict", *(key for key in plain if key != "state_dict")]
         elif len(plain) > 1:
             raise CheckpointError(
-                f"{path} holds weights under {' and '.join(plain)}, and does not say which are wanted: save those by "
-                "themselves"
+                f"{path} has weights under {' and '.join(plain)}: save only those to load, in a file of their own"
             )
         name = (plain or averaged or [None])[0]
         if name is None:
@@ -134,18 +134,18 @@ def _inside_container(contents: dict, notes: list[str], path: str) -> Any:
         others = [*plain[1:], *(averaged if plain else averaged[1:])]
         if others:
             kind = "averaged weights" if others[0] in AVERAGED else "weights"
-            notes.append(f"it also holds {kind}, under {others[0]!r}, which are not taken")
+            notes.append(f"ignored {kind} under {others[0]!r}")
         if not plain:
-            notes.append(f"its weights, under {name!r}, are averaged ones")
-        where.append(name)
+            notes.append(f"the weights under {name!r} are averaged weights")
+        keys.append(name)
         contents = contents[name]
-    if where and where != ["state_dict"]:
-        notes.append(f"the weights are under {'.'.join(where)!r}")
+    if keys and keys != ["state_dict"]:
+        notes.append(f"the weights are under {'.'.join(keys)!r}")
     return contents
 
 
 def _holds_weights(value: Any, levels: int = 3) -> bool:
-    """Whether a file's entry is a dict of tensors, or holds one under a usual name."""
+    """Return whether a file's entry is a dict of tensors, or contains one under a usual name."""
     if not isinstance(value, dict):
         return False
     inner = (value.get(key) for key in (*CONTAINERS, *AVERAGED))
@@ -156,31 +156,33 @@ def _holds_weights(value: Any, levels: int = 3) -> bool:
 
 def _tensors(stored: Any, path: str) -> dict[str, Tensor]:
     if not isinstance(stored, dict):
-        raise CheckpointError(f"{path} holds {type(stored).__name__} as its state_dict, not a dict")
+        raise CheckpointError(f"{path} has {type(stored).__name__} as its state_dict, not a dict")
     for key, value in stored.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(
-                f"{path} is no checkpoint: its {sanitized(key)} is {type(value).__name__}, not a tensor"
+                f"{path} is not a checkpoint: its {sanitized(key)} is {type(value).__name__}, not a tensor"
             )
     return {str(key): value for key, value in stored.items()}
 
 
-def _without_wrappers(stored: dict[str, Tensor], notes: list[str], path: str) -> dict[str, Tensor]:
-    """Names without what DDP, torch.compile, FSDP and PyTorch's AveragedModel put in."""
-    weights, taken = {}, set()
+def _strip_wrapper_names(stored: dict[str, Tensor], notes: list[str], path: str) -> dict[str, Tensor]:
+    """Remove the name parts of DDP, torch.compile, FSDP and PyTorch's AveragedModel."""
+    weights, removed = {}, set()
     for key, value in stored.items():
         parts = key.split(".")
-        kept = [part for part in parts[:-1] if part not in WRAPPED]
-        while kept and kept[0] == "module":
-            kept.pop(0)
-        taken.update(set(parts) & (WRAPPED | {"module"}) if len(kept) < len(parts) - 1 else ())
-        name = ".".join([*kept, parts[-1]])
+        inner = [part for part in parts[:-1] if part not in WRAPPER_NAMES]
+        while inner and inner[0] == "module":
+            inner.pop(0)
+        removed.update(set(parts) & (WRAPPER_NAMES | {"module"}) if len(inner) < len(parts) - 1 else ())
+        name = ".".join([*inner, parts[-1]])
         if name in weights:
-            raise CheckpointError(f"{path} holds some parameters twice, with and without 'module.' or the like")
+            raise CheckpointError(
+                f"{path} has some parameters twice, with and without a wrapper's prefix like 'module.'"
+            )
         weights[name] = value
-    if taken:
-        notes.append(f"{', '.join(repr(part + '.') for part in sorted(taken))} is taken from the names")
+    if removed:
+        notes.append(f"removed {', '.join(repr(part + '.') for part in sorted(removed))} from the parameter names")
         counter = weights.get("n_averaged")
         if counter is not None and counter.numel() == 1 and counter.dtype in (torch.int32, torch.int64):
-            notes.append(f"its weights are the average of {int(weights.pop('n_averaged'))} models")
+            notes.append(f"the weights are the average of {int(weights.pop('n_averaged'))} models")
     return weights

@@ -1,4 +1,4 @@
-"""The form of what a checkpoint says beside its weights and states, checked once, where the file is opened."""
+"""Check the types of a checkpoint's metadata and states once, when the file is opened."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,38 +8,38 @@ import torch
 
 from ..io.untrusted import check_plain, sanitized, without_secrets
 
-# Of the names of the weights and of what a file says beside them, which it says as ``meta.format``. Files of before
-# there were versions say none: they have these names, or those of an earlier crate_mm.
+# Version of the parameter names and metadata, stored as ``meta.format``. Old files have no version; they use these
+# names, or those of an earlier crate_mm.
 FORMAT = 1
 
-# For files of others that plain torch.load takes.
-ADVICE = "save its weights by themselves, as {name: tensor.clone()}, and they are taken"
+# For third-party files that torch.load accepts.
+ADVICE = "save only its weights, as {name: tensor.clone()}"
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, or not one for this model. Its message is one line, whatever names it quotes."""
+    """A file is not a checkpoint, or not one of this model. The message is always a single line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(sanitized(without_secrets(message), 2000))
 
 
 class DamagedError(CheckpointError):
-    """A file that is not what was written."""
+    """A file's content differs from what was written."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message that is not empty, or the error's type."""
+    """Return the first nonempty line of an error's message, or the error's type."""
     lines = without_secrets(error).splitlines()
     return sanitized(next((line for line in lines if line.strip()), type(error).__name__))
 
 
-def _whole(value: Any) -> bool:
+def _is_nonnegative_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _number(value: Any) -> bool:
     if isinstance(value, float):
-        return True  # NaN too, which a run that diverges writes
+        return True  # a diverged run writes NaN
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
@@ -59,7 +59,7 @@ def _description(value: Any) -> bool:
     return isinstance(value, dict) and _is_plain(value)
 
 
-def _figures(value: Any) -> bool:
+def _metrics(value: Any) -> bool:
     return isinstance(value, dict) and all(number is None or _number(number) for number in value.values())
 
 
@@ -75,60 +75,59 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-# Entry -> what it must be and the words for it. An entry that is missing or None is left to its readers; one below an
-# entry of another kind is not looked for. A name that ends in * stands for all that begin so.
+# Entry -> check and expected type in words. A missing entry or None is valid here. An entry whose parent has a wrong
+# type is not checked. A name that ends in * stands for all names with this prefix.
 FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     "state_dict": (_dict, "a dict"),
     "ema_state_dict": (_dict, "a dict"),
     "meta": (_dict, "a dict"),
-    "meta.format": (_whole, "a whole number"),
+    "meta.format": (_is_nonnegative_int, "an integer of at least 0"),
     "meta.model": (_description, "a dict of plain data"),
     "meta.dataset_meta": (_dict, "a dict"),
-    "meta.dataset_meta.classes": (_names, "a list of names"),
-    "meta.epoch": (_whole, "a whole number"),
-    "meta.iter": (_whole, "a whole number"),
-    "meta.seed": (_whole, "a whole number"),
-    "meta.processes": (_whole, "a whole number"),
-    "meta.steps_per_epoch": (_whole, "a whole number"),
-    "meta.draws": (_whole, "a whole number"),
-    "meta.optimizer": (_text, "a name"),
-    "meta.transfer_from": (_text, "a name"),
-    "meta.initialized_from": (_text, "a name"),
+    "meta.dataset_meta.classes": (_names, "a list of strings"),
+    "meta.epoch": (_is_nonnegative_int, "an integer of at least 0"),
+    "meta.iter": (_is_nonnegative_int, "an integer of at least 0"),
+    "meta.seed": (_is_nonnegative_int, "an integer of at least 0"),
+    "meta.processes": (_is_nonnegative_int, "an integer of at least 0"),
+    "meta.steps_per_epoch": (_is_nonnegative_int, "an integer of at least 0"),
+    "meta.draws": (_is_nonnegative_int, "an integer of at least 0"),
+    "meta.optimizer": (_text, "a string"),
+    "meta.transfer_from": (_text, "a string"),
+    "meta.initialized_from": (_text, "a string"),
     "meta.test_transforms": (are_transforms, "a list of dicts of plain data"),
-    "meta.translated_from": (_text, "a name"),
-    "meta.averaged_from": (_names, "a list of names"),
-    "meta.assumed": (_text, "a sentence"),
-    "meta.run": (_text, "a name"),
+    "meta.translated_from": (_text, "a string"),
+    "meta.averaged_from": (_names, "a list of strings"),
+    "meta.assumed": (_text, "a string"),
+    "meta.run": (_text, "a string"),
     "meta.recipe": (_description, "a dict of plain data"),
     "message_hub": (_dict, "a dict"),
     "message_hub.log_scalars": (_dict, "a dict"),
     "message_hub.resumed_keys": (_dict, "a dict"),
     "message_hub.runtime_info": (_dict, "a dict"),
-    "message_hub.runtime_info.run": (_text, "a name"),
-    "message_hub.runtime_info.launch": (_whole, "a whole number"),
-    "message_hub.runtime_info.result_last": (_figures, "a dict of figures"),
-    "message_hub.runtime_info.result_best": (_figures, "a dict of figures"),
+    "message_hub.runtime_info.run": (_text, "a string"),
+    "message_hub.runtime_info.launch": (_is_nonnegative_int, "an integer of at least 0"),
+    "message_hub.runtime_info.result_last": (_metrics, "a dict of metrics"),
+    "message_hub.runtime_info.result_best": (_metrics, "a dict of metrics"),
     "message_hub.runtime_info.best_score*": (_number, "a number"),
-    "message_hub.runtime_info.best_ckpt*": (_text, "a file's name"),
-    "message_hub.runtime_info.last_ckpt": (_text, "a file's name"),
+    "message_hub.runtime_info.best_ckpt*": (_text, "a file name"),
+    "message_hub.runtime_info.last_ckpt": (_text, "a file name"),
     "message_hub.runtime_info.checkpoints": (_names, "a list of file names"),
     "message_hub.runtime_info.train_seconds": (_number, "a number"),
-    "message_hub.runtime_info.epoch": (_whole, "a whole number"),
-    "message_hub.runtime_info.iter": (_whole, "a whole number"),
-    "message_hub.runtime_info.epoch_validated": (_whole, "a whole number"),
-    "message_hub.runtime_info.skipped_steps": (_whole, "a whole number"),
+    "message_hub.runtime_info.epoch": (_is_nonnegative_int, "an integer of at least 0"),
+    "message_hub.runtime_info.iter": (_is_nonnegative_int, "an integer of at least 0"),
+    "message_hub.runtime_info.epoch_validated": (_is_nonnegative_int, "an integer of at least 0"),
+    "message_hub.runtime_info.skipped_steps": (_is_nonnegative_int, "an integer of at least 0"),
 }
 
 
 def check_form(checkpoint: dict, source: str | Path) -> None:
-    """Raise ``CheckpointError`` unless all that is read of a checkpoint has the form that its readers rely on.
+    """Raise ``CheckpointError`` unless the contents of a checkpoint have the types that their readers rely on.
 
-    That is: ``FORM``; keys that are names; data of a bounded size, what is shared being counted each time; tensors
-    that are dense, with all of their numbers in memory. The optimizer's and the schedules' states are checked by those
-    that they are for.
+    This checks ``FORM``, that keys are strings, that the data has a limited size (shared data counts each time), and
+    that tensors are dense and complete. The states of optimizer and schedulers are checked when they are loaded.
     """
-    wrong = f"{source} is no checkpoint: "
-    for path, (right, words) in FORM.items():
+    error_prefix = f"{source} is not a checkpoint: "
+    for path, (is_valid, words) in FORM.items():
         *above, last = path.split(".")
         holder: Any = checkpoint
         for key in above:
@@ -141,20 +140,20 @@ def check_form(checkpoint: dict, source: str | Path) -> None:
             keys = [last]
         for key in keys:
             value = holder.get(key)
-            if value is not None and not right(value):
+            if value is not None and not is_valid(value):
                 entry = ".".join([*above, sanitized(key)])
-                raise CheckpointError(f"{wrong}its {entry} is {_kind(value)}, wanted is {words}: {ADVICE}")
+                raise CheckpointError(f"{error_prefix}expected {words} as its {entry}, got {_kind(value)}: {ADVICE}")
         if not all(isinstance(key, str) for key in holder):
-            raise CheckpointError(f"{wrong}its {'.'.join(above) or 'contents'} has keys that are no names")
+            raise CheckpointError(f"{error_prefix}its {'.'.join(above) or 'contents'} has keys that are not strings")
     for name in ("state_dict", "ema_state_dict"):
         if not all(isinstance(key, str) for key in checkpoint.get(name) or ()):
-            raise CheckpointError(f"{wrong}its {name} has keys that are no names")
-    # What else states hold: the optimizer's has numbers as keys.
+            raise CheckpointError(f"{error_prefix}its {name} has keys that are not strings")
+    # Types that states may also hold; the optimizer's state has integer keys.
     kinds = (torch.Tensor, torch.Size, torch.dtype, torch.device, bytes, bytearray, int, complex, set)
     try:
         check_plain(checkpoint, allowed=kinds)
     except ValueError as error:
-        raise CheckpointError(f"{wrong}{error}: {ADVICE}") from None
+        raise CheckpointError(f"{error_prefix}{error}: {ADVICE}") from None
     _check_tensors(checkpoint, source)
 
 
@@ -163,17 +162,17 @@ def _kind(value: Any) -> str:
 
 
 def _check_tensors(checkpoint: dict, source: str | Path) -> None:
-    left: list[tuple[str, Any]] = [("", checkpoint)]
-    while left:
-        name, value = left.pop()
+    pending: list[tuple[str, Any]] = [("", checkpoint)]
+    while pending:
+        name, value = pending.pop()
         if isinstance(value, torch.Tensor) and not _is_dense(value):
             raise CheckpointError(
-                f"{source} is no checkpoint: its {sanitized(name)} is no dense tensor with all its numbers: {ADVICE}"
+                f"{source} is not a checkpoint: its {sanitized(name)} is not a dense and complete tensor: {ADVICE}"
             )
         if isinstance(value, dict):
-            left.extend((f"{name}.{key}" if name else str(key), inner) for key, inner in value.items())
+            pending.extend((f"{name}.{key}" if name else str(key), inner) for key, inner in value.items())
         elif isinstance(value, (list, tuple)):
-            left.extend((name, inner) for inner in value)
+            pending.extend((name, inner) for inner in value)
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The writing of a checkpoint, from memory to a file that is there whole or not at all."""
+"""Write a checkpoint atomically."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from ..io.files import atomic_file
 
 
 class _Direct:
-    """Writes past a file's buffer: a process that is forked off meanwhile would have a copy of what is in it.
+    """Unbuffered writer: a process forked during the write would inherit a copy of a buffer.
 
-    Each write is whole, where the system takes less than 2 GB at a time. ``error`` is what a write failed with:
-    PyTorch, which closes its archive after that, may raise another one.
+    Each write is complete, although the system accepts less than 2 GB at a time. ``error`` is the error of a failed
+    write; PyTorch then closes its archive, which may raise another error.
     """
 
     def __init__(self, file) -> None:
@@ -19,31 +19,31 @@ class _Direct:
         self.error: OSError | None = None
 
     def write(self, data) -> int:
-        left = memoryview(data).cast("B")
-        size = len(left)
+        remaining = memoryview(data).cast("B")
+        size = len(remaining)
         try:
-            while left:
-                left = left[self._raw.write(left) :]
+            while remaining:
+                remaining = remaining[self._raw.write(remaining) :]
         except OSError as error:
             self.error = error
             raise
         return size
 
     def flush(self) -> None:
-        """Nothing: there is no buffer."""
+        """Do nothing, because there is no buffer."""
 
 
 def write_checkpoint(contents: dict, path: str | Path) -> None:
-    """Write a checkpoint in PyTorch's format, with its checksums, beside its place, sync it to disk, and rename it.
+    """Write a checkpoint in PyTorch's format with checksums to a temporary file, sync it to disk, and rename it.
 
-    No second copy of it is made in memory.
+    No second copy is made in memory.
 
     Args:
         contents: tensors and plain data.
-        path: of the file; its folder is made if need be.
+        path: file to write; its folder is created if needed.
 
     Raises:
-        OSError: the disk is full, or the like. What was at ``path`` is as it was.
+        OSError: the write failed, for example on a full disk. A file at ``path`` is unchanged.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:

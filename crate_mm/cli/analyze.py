@@ -172,11 +172,11 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bo
     if checkpoint is not None and whole:
         model = task_of(build_from(cfg, checkpoint))
         load_strict(model, checkpoint)
-        checkpoint.say(say)
+        checkpoint.log_notes(say)
         return model.to(get_device()).eval()
     if checkpoint is not None:
         model, report = build_transferred_model(cfg, checkpoint)
-        checkpoint.say(say)
+        checkpoint.log_notes(say)
         if any(name.startswith(BACKBONE) for name in (*report.dropped, *report.new)):
             say(f"{checkpoint.path} loads only a part of the backbone:", *report.table().split("\n"))
         return task_of(model)

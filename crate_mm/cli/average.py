@@ -78,13 +78,13 @@ def greedy_average(
         mean, steps, notes = greedy(args.checkpoints, score_and_print, score.greater, finish)
     for step in steps:
         say(line(step, score.metric))
-    return mean, [f"accepted {sum(step.kept for step in steps)} of {len(steps)} checkpoints", *notes]
+    return mean, [f"accepted {sum(step.accepted for step in steps)} of {len(steps)} checkpoints", *notes]
 
 
 def line(step: Tried, metric: str) -> str:
     return (
-        f"{sanitized(step.path)}: {metric} {step.alone:.4f} alone, {step.together:.4f} in the average: "
-        f"{'accepted' if step.kept else 'rejected'}"
+        f"{sanitized(step.path)}: {metric} {step.score:.4f} alone, {step.soup_score:.4f} in the average: "
+        f"{'accepted' if step.accepted else 'rejected'}"
     )
 
 

@@ -51,11 +51,13 @@ def main() -> None:
         checkpoint = open_checkpoint(args.input, **{"num_heads": args.num_heads, **model_args})
         if "translated_from" not in checkpoint.meta:
             raise CheckpointError(
-                f"{args.input} {UNKNOWN}" if not checkpoint.unknown else f"{args.input}: {checkpoint.unknown}"
+                f"{args.input} {UNKNOWN}"
+                if not checkpoint.unknown_reason
+                else f"{args.input}: {checkpoint.unknown_reason}"
             )
         if checkpoint.model is None:
-            raise CheckpointError(f"{args.input}: {checkpoint.unknown} (--num-heads K)")
-        checkpoint.say(say)
+            raise CheckpointError(f"{args.input}: {checkpoint.unknown_reason} (--num-heads K)")
+        checkpoint.log_notes(say)
         meta = {
             "format": FORMAT,
             "model": checkpoint.model,

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..api import Predictor, init_model
-from ..checkpoints.remote import local_file
+from ..checkpoints.remote import ensure_local
 from ..config import load_config
 from ..datasets import ImageFiles
 from ..extras.interop.export import DTYPES, KINDS, export
@@ -55,7 +55,7 @@ def images_for(model: Task, folder: str | None, batch: int) -> torch.Tensor:
 def main() -> None:
     args = parse_args()
     with user_errors():
-        source = local_file(args.checkpoint)
+        source = ensure_local(args.checkpoint)
         out = Path(args.out or source.with_suffix(KINDS[args.to]).name)
         if out.exists() and source.exists() and out.samefile(source):
             raise ValueError(f"{out} is the checkpoint itself: name another file by --out")

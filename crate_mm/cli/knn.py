@@ -52,7 +52,7 @@ def main() -> None:
         cfg, checkpoint = load_config_and_checkpoint(args.config, args.checkpoint, args.cfg_options)
         work_dir = args.work_dir or f"{default_work_dir(cfg)}/knn"
         model, report = build_transferred_model(cfg, checkpoint)
-        checkpoint.say(say)
+        checkpoint.log_notes(say)
         say(f"{args.checkpoint}:", *describe(report).split("\n"))
         train_loader, test_loader = build_loader(cfg, "train"), build_loader(cfg, "test")
         start = time.perf_counter()

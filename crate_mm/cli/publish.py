@@ -33,7 +33,7 @@ def main() -> None:
             raise ValueError(f"{output} exists: --force overwrites it")
         check_writable(args.output)
         checkpoint = open_checkpoint(args.input)
-        checkpoint.say(say)
+        checkpoint.log_notes(say)
         manifest = publish(checkpoint, output)
     metrics = ", ".join(
         f"{sanitized(name)} {value:g}" for name, value in manifest["metrics"].items() if isinstance(value, float)

@@ -32,7 +32,7 @@ from .. import __version__
 from ..api import default_class_names
 from ..checkpoints import Checkpoint
 from ..checkpoints.download import hash_file
-from ..checkpoints.remote import local_file
+from ..checkpoints.remote import ensure_local
 from ..datasets.base import dataset_of, require_images
 from ..datasets.images import open_image
 from ..datasets.transforms import to_uint8
@@ -128,7 +128,7 @@ def load_models(args: argparse.Namespace) -> tuple[list[Looked], list[ReportData
             check_size(datas, model, config)
             name = name_of_file(file)
             if names_of_files[name] > 1 and file != "random":  # the same file name in several runs
-                name = f"{sanitized(Path(local_file(file)).resolve().parent.name)}/{name}"
+                name = f"{sanitized(Path(ensure_local(file)).resolve().parent.name)}/{name}"
             label = name if len(groups) == 1 else f"{Path(config).stem}: {name}"
             while label in {looked.label for looked in models}:
                 label += "'"
@@ -230,7 +230,7 @@ def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint 
     """Return a model's origin, without the user's directories and URL signatures, as pages are shared."""
     origin: dict[str, Any] = {"config": sanitized(public(config)), "checkpoint": sanitized(public(file))}
     if checkpoint is not None:
-        origin["sha256"] = hash_file(local_file(file), hashlib.sha256())
+        origin["sha256"] = hash_file(ensure_local(file), hashlib.sha256())
         origin["notes"] = [sanitized(public(note), 1000) for note in checkpoint.notes]
     model = cfg.to_dict()["model"]
     origin["model"] = public(json.dumps(model, indent=2, default=str))[:MAX_CONFIG_CHARS]

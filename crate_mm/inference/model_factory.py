@@ -134,7 +134,7 @@ def _load_pretrained(model: ImageClassifier, checkpoint: Checkpoint, load_all: b
     Raises:
         CheckpointError: the weights do not match the model.
     """
-    checkpoint.say(lambda note: print_log(note, "current", logging.INFO))
+    checkpoint.log_notes(lambda note: print_log(note, "current", logging.INFO))
     if load_all:
         load_strict(model, checkpoint)
         note_metadata(model, checkpoint)

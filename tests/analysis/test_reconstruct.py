@@ -88,4 +88,4 @@ def test_the_command_takes_the_decoder_of_the_checkpoint(run_tool, tmp_path):
     assert (tmp_path / "out" / "reconstruct.png").is_file()
     done = run_tool("analyze", "reconstruct", *files, "--size", 56)
     assert done.code == 2
-    assert "backbone.embedding.pos_table is (1, 17, 24) there and (1, 65, 24) here" in done.last_line
+    assert "backbone.embedding.pos_table is (1, 17, 24) in the file and (1, 65, 24) in the model" in done.last_line

@@ -45,7 +45,7 @@ def test_the_average_is_the_mean_by_hand(tmp_path):
     opened = open_checkpoint(tmp_path / "mean.pth")
     told = ["0.pth (epoch 0)", "1.pth (epoch 1)", "2.pth (epoch 2)"]
     assert opened.meta["averaged_from"] == told
-    assert opened.notes == [f"it is the average of {', '.join(told)}"]
+    assert opened.notes == [f"the weights are the average of {', '.join(told)}"]
     model = init_model(None, tmp_path / "mean.pth")
     assert model.class_names == ["a", "b", "c"]
     assert all(torch.equal(value, mean.weights[name]) for name, value in model.state_dict().items())
@@ -75,7 +75,7 @@ def test_averaged_weights_are_what_is_averaged(tmp_path):
     torch.save(contents, tmp_path / "b.pth")
     mean, notes = average([path, tmp_path / "b.pth"])
     assert torch.equal(mean.weights["head.fc.weight"], contents["state_dict"]["head.fc.weight"])
-    assert notes == ["of 1 of them the weights are averages over the training (ema_momentum) already"]
+    assert notes == ["1 of 2 checkpoints already hold weights averaged over training (ema_momentum)"]
 
 
 def other(**changes):
@@ -96,7 +96,7 @@ def test_what_is_of_training_alone_may_differ(tmp_path):
         [stored(tmp_path / "a.pth", 0), stored(tmp_path / "b.pth", 1, recipe, test_transforms=tested)]
     )
     assert mean.model == MODEL
-    assert notes == [f"they were tested with different transforms: those of {tmp_path / 'a.pth'} are kept"]
+    assert notes == [f"the checkpoints have different test transforms: using those of {tmp_path / 'a.pth'}"]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,10 @@ def test_what_is_of_training_alone_may_differ(tmp_path):
         ({"model": other(preprocessor=dict(mean=[0.5] * 3, std=[0.5] * 3))}, "its preprocessor is .*, not None"),
         ({"classes": ("b", "a", "c")}, "has other classes than"),
         ({"edit": lambda weights: weights.pop("head.fc.bias")}, "head.fc.bias is missing"),
-        ({"edit": lambda w: w.update({"head.fc.bias": torch.zeros(4)})}, r"head.fc.bias is \(4,\) there and \(3,\)"),
+        (
+            {"edit": lambda w: w.update({"head.fc.bias": torch.zeros(4)})},
+            r"head.fc.bias is \(4,\) in the file and \(3,\) in the model",
+        ),
     ],
 )
 def test_other_models_are_refused(tmp_path, changes, sentence):
@@ -122,7 +125,9 @@ def test_whole_numbers_that_differ_have_no_mean(tmp_path):
     def index(number):
         return lambda weights: weights.update(index=torch.tensor([number]))
 
-    with pytest.raises(CheckpointError, match="has other numbers in index than .*, of which there is no mean"):
+    with pytest.raises(
+        CheckpointError, match="has other values in index than .*; integers and booleans cannot be averaged"
+    ):
         average([stored(tmp_path / f"{n}.pth", 0, edit=index(n)) for n in (1, 2)])
     mean, _ = average([stored(tmp_path / f"{n}.pth", n, edit=index(7)) for n in (1, 2)])
     assert mean.weights["index"] == 7
@@ -130,7 +135,7 @@ def test_whole_numbers_that_differ_have_no_mean(tmp_path):
 
 def test_weights_that_do_not_say_their_model_are_refused(tmp_path):
     torch.save({"a.weight": torch.ones(2)}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="does not say what model it is of"):
+    with pytest.raises(CheckpointError, match="has no model config"):
         average([tmp_path / "a.pth"])
 
 
@@ -145,7 +150,7 @@ def test_the_greedy_average_keeps_what_does_not_harm(tmp_path, greater):
     paths = [stored(tmp_path / name, 0, edit=at(value)) for name, value in places.items()]
     sign = -1 if greater else 1
     mean, tried, _ = greedy(paths, lambda c: sign * abs(c.weights["head.fc.bias"][0].item() - 1), greater)
-    assert [(step.path[-5], step.kept) for step in tried] == [("3", True), ("2", False), ("0", False), ("1", False)]
+    assert [(step.path[-5], step.accepted) for step in tried] == [("3", True), ("2", False), ("0", False), ("1", False)]
     assert mean.weights["head.fc.bias"][0].item() == pytest.approx(1.1)
     assert mean.meta["averaged_from"] == ["3.pth"]
     places["0.pth"] = 0.95
@@ -154,7 +159,7 @@ def test_the_greedy_average_keeps_what_does_not_harm(tmp_path, greater):
     mean, tried, _ = greedy(
         paths, lambda c: sign * abs(c.weights["head.fc.bias"][0].item() - 1), greater, lambda c: finished.append(c) or c
     )
-    assert [(step.path[-5], step.kept) for step in tried] == [("0", True), ("3", True), ("2", False), ("1", False)]
+    assert [(step.path[-5], step.accepted) for step in tried] == [("0", True), ("3", True), ("2", False), ("1", False)]
     assert mean.weights["head.fc.bias"][0].item() == pytest.approx(1.025)
-    assert [sign * step.together for step in tried] == pytest.approx([0.05, 0.025, 0.35 / 3, 4.05 / 3], rel=1e-4)
+    assert [sign * step.soup_score for step in tried] == pytest.approx([0.05, 0.025, 0.35 / 3, 4.05 / 3], rel=1e-4)
     assert len(finished) == 4

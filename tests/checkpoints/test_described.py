@@ -95,7 +95,7 @@ def test_nothing_runs_wherever_a_file_names_it(tmp_path, place, wrap, kind):
         torch.save({"meta": {"model": model}, "state_dict": weights_of(MODEL)}, file)
     else:
         save_file(weights_of(MODEL), file, {"format": "pt", "crate_mm": json.dumps({"model": model})})
-    named = rf"names the .* '{EVIL}', which is not registered here|wanted is a dict of plain data"
+    named = rf"names the .* '{EVIL}', which is not registered|expected a dict of plain data as its meta.model"
     with pytest.raises(CheckpointError, match=rf"x.{kind} .*({named})"):
         init_model(None, file)
     time.sleep(0.05)
@@ -172,7 +172,7 @@ def test_a_part_that_needs_memory_to_be_built_is_told(monkeypatch):
 def test_a_deep_description_is_told(tmp_path, levels):
     text = '{"model": {"type": "ImageClassifier", "backbone": ' + '{"a":' * levels + "1" + "}" * levels + "}}"
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", {"format": "pt", "crate_mm": text})
-    with pytest.raises(CheckpointError, match="x.safetensors is (damaged or )?no checkpoint"):
+    with pytest.raises(CheckpointError, match="x.safetensors is (damaged or )?not a checkpoint"):
         read_checkpoint(tmp_path / "x.safetensors")
 
 
@@ -242,7 +242,7 @@ WORDS = {
 def test_a_description_holds_nothing_that_a_config_acts_on(what):
     """The model goes into the config that a run leaves in its work folder, whose text is code."""
     described = {**copy.deepcopy(MODEL), "head": {**MODEL["head"], "norm": WORDS[what]}}
-    with pytest.raises(CheckpointError, match="which is no argument of a part|which is no plain value"):
+    with pytest.raises(CheckpointError, match="which is not an argument name|which is not a plain value"):
         validated_model_config(Checkpoint("x.pth", weights_of(MODEL), described))
     with pytest.raises(CheckpointError, match="x.pth was tested with transforms that have"):
         check_transforms([{"type": "Resize", "size": 32, **WORDS[what]}], "x.pth")

@@ -12,7 +12,7 @@ from torch import nn
 from crate_mm.api import init_model
 from crate_mm.checkpoints import open_checkpoint
 from crate_mm.checkpoints.publish import publish
-from crate_mm.checkpoints.readers.pth import check_intact
+from crate_mm.checkpoints.readers.pth import verify_checkpoint
 from crate_mm.engine import CheckpointError, load_weights, newest_checkpoint, read_checkpoint
 from crate_mm.io.files import write_whole
 
@@ -36,7 +36,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, protocol):
     else:
         path.write_bytes(pickle.dumps(contents, protocol=protocol))
     # PyTorch gives up on protocol 4 before it comes to what the pickle wants to call.
-    message = "is damaged or no checkpoint" if protocol == 4 else r"refused: loading it would run code .*mkdir"
+    message = "is damaged or not a checkpoint" if protocol == 4 else r"refused: loading it would run code .*mkdir"
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(path)
     assert not mark.exists()
@@ -57,8 +57,8 @@ def test_what_is_no_file_is_neither_waited_for_nor_taken(debug_checkpoint, tmp_p
     shutil.copy(debug_checkpoint, tmp_path / "epoch_1.pth")
     assert newest_checkpoint(tmp_path, report=pytest.fail) == tmp_path / "epoch_1.pth"
     with pytest.raises(CheckpointError, match="epoch_9.pth is damaged: .*is no regular file"):
-        check_intact(tmp_path / "epoch_9.pth")
-    for name, words in (("epoch_9.pth", "is no regular file; "), ("", "is a folder; .* holds epoch_1.pth, ")):
+        verify_checkpoint(tmp_path / "epoch_9.pth")
+    for name, words in (("epoch_9.pth", "is not a regular file; "), ("", "is a folder; .* holds epoch_1.pth, ")):
         with pytest.raises(CheckpointError, match=rf"checkpoint {tmp_path / name} {words}"):
             read_checkpoint(tmp_path / name)
 
@@ -82,7 +82,7 @@ def test_a_folder_that_the_hubs_library_has_saved_is_opened(debug_checkpoint, tm
 def test_a_damaged_file_is_named(debug_checkpoint, in_copy, damage):
     path = in_copy(debug_checkpoint)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CheckpointError, match=r"epoch_1.pth is damaged or no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"epoch_1.pth is damaged or not a checkpoint"):
         read_checkpoint(path)
 
 
@@ -108,9 +108,9 @@ def test_weights_load_wholly_or_not_at_all():
     missing = {key: value for key, value in good.items() if key != "1.bias"}
     surplus = {**good, "2.bias": torch.zeros(1)}
     for weights, message in (
-        (wrong_shape, r"file.pth does not fit the model: 0.weight is \(3, 5\) there and \(3, 2\) here"),
+        (wrong_shape, r"file.pth does not fit the model: 0.weight is \(3, 5\) in the file and \(3, 2\) in the model"),
         (missing, "1.bias is missing"),
-        (surplus, "2.bias is surplus"),
+        (surplus, "2.bias is unexpected"),
     ):
         with pytest.raises(CheckpointError, match=message):
             load_weights(model, {"state_dict": weights}, source="file.pth")
@@ -150,7 +150,7 @@ def test_any_changed_byte_is_found_or_changes_nothing(tmp_path):
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         try:
-            check_intact(path)
+            verify_checkpoint(path)
         except CheckpointError:
             found += 1
         else:
@@ -167,7 +167,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, damage):
     reports = []
     assert newest_checkpoint(tmp_path, reports.append) == tmp_path / "epoch_1.pth"
     assert len(reports) == 1
-    assert re.search("epoch_2.pth is damaged: .*; taking the one before it", reports[0])
+    assert re.search("epoch_2.pth is damaged: .*; trying the checkpoint before it", reports[0])
     with pytest.raises(CheckpointError, match=r"epoch_2.pth is damaged"):
         read_checkpoint(newest)
     (tmp_path / "epoch_1.pth").unlink()

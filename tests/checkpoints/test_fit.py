@@ -80,7 +80,7 @@ def test_the_grid_is_what_the_checkpoint_says():
     )
     assert told.resized == {POSITIONS["CRATE"]: "2 x 8 -> 4 x 4 patches, bicubic"}
     assert transfer_backbone(model, as_checkpoint(saved(source))).resized == {}
-    with pytest.raises(CheckpointError, match="position embeddings for 8 patches, which are no square"):
+    with pytest.raises(CheckpointError, match="position embeddings for 8 patches, which do not form a square"):
         transfer_backbone(model, as_checkpoint(saved(build(img_size=(8, 16)))))
 
 
@@ -102,8 +102,8 @@ def test_other_parts_are_dropped_and_told():
             build(arch=dict(MICRO, embed_dim=36)),
             "backbone.embedding.cls_token is 1 x 1 x 36, the model's is 1 x 1 x 24",
         ),
-        (build("ViT"), "backbone.class_token is 1 x 1 x 24, the model has none such"),
-        (torch.nn.Linear(2, 2), "weight is 2 x 2, the model has none such"),
+        (build("ViT"), "backbone.class_token is 1 x 1 x 24: the model has no parameter of this name"),
+        (torch.nn.Linear(2, 2), "weight is 2 x 2: the model has no parameter of this name"),
     ],
     ids=["width", "kind", "other"],
 )

@@ -45,7 +45,7 @@ def test_what_is_shared_is_counted_each_time(debug_checkpoint):
     for _ in range(40):
         laughs = [laughs, laughs]
     checkpoint["meta"]["anything"] = laughs
-    with pytest.raises(CheckpointError, match="x.pth is no checkpoint: it holds more than 2,000,000 values"):
+    with pytest.raises(CheckpointError, match="x.pth is not a checkpoint: it holds more than 2,000,000 values"):
         check_form(checkpoint, "x.pth")
 
 
@@ -58,7 +58,7 @@ def test_a_message_is_one_line_of_some_length():
 OTHER_NUMBERS = {
     "complex numbers": lambda v: v.to(torch.complex64) + 1j,
     "integers": lambda v: v.to(torch.int8),
-    "truth values": lambda v: v > 0,
+    "booleans": lambda v: v > 0,
 }
 
 
@@ -70,9 +70,9 @@ def test_weights_of_another_kind_of_number_are_refused(kind):
     )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     weights = {name: OTHER_NUMBERS[kind](value) for name, value in before.items()}
-    with pytest.raises(CheckpointError, match=f"is of {kind} there and of real numbers here"):
+    with pytest.raises(CheckpointError, match=f"holds {kind} in the file and real numbers in the model"):
         load_weights(model, {"state_dict": weights}, "x.pth")
-    with pytest.raises(CheckpointError, match="x.pth has other numbers than a model's weights"):
+    with pytest.raises(CheckpointError, match="x.pth has a dtype that does not match the model's"):
         transfer_backbone(model, as_checkpoint({"state_dict": weights}, "x.pth"))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     load_weights(model, {"state_dict": {name: value.half() for name, value in before.items()}}, "x.pth")
@@ -85,7 +85,7 @@ def test_weights_that_are_not_finite_are_told(monkeypatch):
     load_weights(layer, {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, "x.pth")
     assert told == []
     load_weights(layer, {"weight": torch.full((2, 2), torch.nan), "bias": torch.zeros(2)}, "x.pth")
-    assert told[0].startswith("x.pth holds numbers that are not finite, in weight")
+    assert told[0].startswith("x.pth has non-finite values in weight")
 
 
 ANYTHING = st.recursive(
@@ -107,4 +107,4 @@ def test_anything_in_an_entry_is_taken_or_refused_in_a_sentence(key, value):
     try:
         check_form(checkpoint, "x.pth")
     except CheckpointError as error:
-        assert str(error).startswith("x.pth is no checkpoint: ")
+        assert str(error).startswith("x.pth is not a checkpoint: ")

@@ -89,7 +89,7 @@ def test_the_masked_autoencoder_comes_with_its_decoder(tmp_path):
     np.testing.assert_allclose(model(pixels, noise=noise, mode="loss")["loss"].item(), MAE["loss"], rtol=1e-9)
     with pytest.raises(CheckpointError, match="give num_heads"):
         from_official(tmp_path / "mae.pth")
-    with pytest.raises(CheckpointError, match="weights of the official CRATE-MAE code take no width"):
+    with pytest.raises(CheckpointError, match="weights of the official CRATE-MAE code do not accept width"):
         from_official(tmp_path / "mae.pth", num_heads=3, width=4)
 
 
@@ -128,7 +128,7 @@ def test_language_models_are_refused_in_a_sentence(name, tmp_path):
     weights = renamed(official_state_dict(LANGUAGE[name]["generated_shapes"]), "_orig_mod.")
     torch.save({"model": weights, "model_args": {"n_layer": 2}, "iter_num": 9, "config": {}}, tmp_path / "ckpt.pt")
     for use in (from_official, lambda file: init_model(None, file)):
-        with pytest.raises(CheckpointError, match=r"its weights are a language model's \(transformer.wte.weight\)"):
+        with pytest.raises(CheckpointError, match=r"its weights are of a language model \(transformer.wte.weight\)"):
             use(tmp_path / "ckpt.pt")
 
 
@@ -154,28 +154,36 @@ def test_what_is_given_reaches_the_model():
     assert {(b.sparsify.step_size, b.sparsify.lambd) for b in model.backbone.blocks} == {(0.3, 0.05)}
     weights = crate()
     weights["pos_embedding"] = weights["pos_embedding"][:, : 1 + 4 * 2]
-    with pytest.raises(CheckpointError, match=r"the patches \(8\) are not a square image's: give img_size"):
+    with pytest.raises(CheckpointError, match=r"the patches \(8\) do not form a square: give img_size"):
         from_official(weights, num_heads=HEADS)
     patch = CRATE_REF["config"]["patch_size"]
     model = from_official(weights, num_heads=HEADS, img_size=(4 * patch, 2 * patch))
     assert model.backbone.img_size == (4 * patch, 2 * patch)
-    with pytest.raises(CheckpointError, match="for which the position embeddings are"):
+    with pytest.raises(CheckpointError, match="of the position embeddings"):
         from_official(weights, num_heads=HEADS, img_size=4 * patch)
 
 
 @pytest.mark.parametrize(
     ("source", "given", "message"),
     [
-        (crate, dict(num_heads=3, decoder_num_heads=2), "take no decoder_num_heads, only num_heads, ista_step_size"),
-        (crate, dict(num_haeds=3), "weights of the official CRATE code take no num_haeds"),
+        (
+            crate,
+            dict(num_heads=3, decoder_num_heads=2),
+            "do not accept decoder_num_heads, only num_heads, ista_step_size",
+        ),
+        (crate, dict(num_haeds=3), "weights of the official CRATE code do not accept num_haeds"),
         (crate, dict(num_heads=5), "num_heads 5 does not divide the projection's width 48"),
         (alpha, dict(num_heads=0), "num_heads 0 does not divide"),
         (alpha, {}, "no published CRATE-alpha has width 48 and depth 2: give num_heads"),
-        (tost, dict(img_size=3.5), "img_size is a number of pixels or"),
-        (crate, dict(num_heads=3, img_size=[48]), "img_size is a number of pixels or"),
+        (tost, dict(img_size=3.5), "img_size must be a number of pixels or"),
+        (crate, dict(num_heads=3, img_size=[48]), "img_size must be a number of pixels or"),
         (crate, dict(num_heads=3, ista_lambda="much"), "ISTA needs finite numbers as step_size and lambd"),
-        (tost, dict(ista_lambda=0.1), "weights of the ToST code for vision take no ista_lambda"),
-        (lambda: {"mine.weight": torch.zeros(2)}, dict(num_heads=3), "takes no num_heads: no family knows the names"),
+        (tost, dict(ista_lambda=0.1), "weights of the ToST code for vision do not accept ista_lambda"),
+        (
+            lambda: {"mine.weight": torch.zeros(2)},
+            dict(num_heads=3),
+            "does not accept num_heads: no family knows the names",
+        ),
         (lambda: {"mine.weight": torch.zeros(2)}, {}, "no family here knows the names of its weights"),
     ],
 )
@@ -190,7 +198,7 @@ def test_a_checkpoint_of_ours_is_no_official_one(tmp_path):
     torch.save({"meta": {"model": described}, "state_dict": model.state_dict()}, tmp_path / "ours.pth")
     with pytest.raises(CheckpointError, match="is a checkpoint of crate_mm: load it with init_model"):
         from_official(tmp_path / "ours.pth")
-    with pytest.raises(CheckpointError, match="ours.pth takes no num_heads: it says itself what model it is of"):
+    with pytest.raises(CheckpointError, match="ours.pth does not accept num_heads: it contains its model config"):
         from_official(tmp_path / "ours.pth", num_heads=HEADS)
 
 
@@ -247,17 +255,19 @@ def test_a_family_of_ones_own_declares_its_weights(monkeypatch):
     )
     monkeypatch.setitem(BACKBONES.module_dict, "Own", type("Own", (Backbone,), {"official": official}))
     weights = {"stem": torch.zeros(6, 2), **{f"layers.{n}.weight": torch.zeros(1) for n in range(3)}}
-    assert as_checkpoint(weights).unknown == ("no model of these shapes is known: give heads, which shapes do not tell")
+    assert as_checkpoint(weights).unknown_reason == (
+        "no model of these shapes is known: give heads, which shapes do not determine"
+    )
     assert as_checkpoint(weights).meta["assumed"] == "RGB images, rate 0.5"
-    with pytest.raises(CheckpointError, match="weights of my code take no width, only rate, heads"):
+    with pytest.raises(CheckpointError, match="weights of my code do not accept width, only rate, heads"):
         as_checkpoint(weights, width=3)
-    with pytest.raises(CheckpointError, match=r"is not whole: missing .*backbone.class_token"):
+    with pytest.raises(CheckpointError, match=r"does not fit its model: missing .*backbone.class_token"):
         as_checkpoint(weights, heads=2)
     found = vars(seen[-1])
     assert found == dict(width=6, depth=3, biased=False, rate=0.5, heads=2, options=dict(heads=2))
-    with pytest.raises(CheckpointError, match="no tensor of layers is in it: it is not whole"):
+    with pytest.raises(CheckpointError, match="incomplete checkpoint: it has no tensor of layers"):
         as_checkpoint({"stem": torch.zeros(6, 2)})
-    with pytest.raises(CheckpointError, match=r"stem has shape \(6,\), expected one of 2 dimensions"):
+    with pytest.raises(CheckpointError, match=r"stem has shape \(6,\), expected 2 dimensions"):
         as_checkpoint({**weights, "stem": torch.zeros(6)})
 
 
@@ -268,7 +278,7 @@ def test_converted_by_the_command(run_tool, tmp_path):
     assert done.code == 0, done.output
     assert init_model(None, tmp_path / "out.pth").backbone.blocks[0].lambd == 0.2
     done = run_tool("convert_official", tmp_path / "in.pth", tmp_path / "out2.pth", "--given", "width=3")
-    assert (done.code, "take no width" in done.last_line) == (2, True)
+    assert (done.code, "do not accept width" in done.last_line) == (2, True)
 
 
 @pytest.mark.parametrize("size", [20_000, 100_000])

@@ -60,20 +60,20 @@ def test_what_files_are_wrapped_in_is_taken_off(weights, name, tmp_path):
 
 def test_averaged_weights_are_told_apart(weights):
     opened = as_checkpoint({"state_dict": dict(weights), "state_dict_ema": dict(weights)})
-    assert opened.notes == ["it also holds averaged weights, under 'state_dict_ema', which are not taken"]
-    assert as_checkpoint({"ema": dict(weights)}).notes[0] == "its weights, under 'ema', are averaged ones"
+    assert opened.notes == ["ignored averaged weights under 'state_dict_ema'"]
+    assert as_checkpoint({"ema": dict(weights)}).notes[0] == "the weights under 'ema' are averaged weights"
     averaged = as_checkpoint({"n_averaged": torch.tensor(3), **named(weights, lambda n: f"module.{n}")})
-    assert averaged.notes[-1] == "its weights are the average of 3 models"
+    assert averaged.notes[-1] == "the weights are the average of 3 models"
 
 
 def test_two_sets_of_weights_are_not_chosen_from(weights):
-    with pytest.raises(CheckpointError, match="x.pth holds weights under model and net, and does not say which"):
+    with pytest.raises(CheckpointError, match="x.pth has weights under model and net: save only"):
         as_checkpoint({"model": dict(weights), "net": dict(weights)}, "x.pth")
 
 
 def test_names_with_and_without_a_wrapper(weights):
     twice = {**weights, **named(weights, lambda n: f"module.{n}")}
-    with pytest.raises(CheckpointError, match="holds some parameters twice, with and without 'module.'"):
+    with pytest.raises(CheckpointError, match="has some parameters twice, with and without a wrapper"):
         as_checkpoint(twice)
 
 
@@ -83,7 +83,7 @@ def test_a_backbone_by_itself_is_transferred_and_not_taken_for_a_model(weights):
     opened = as_checkpoint(bare, "x.pth")
     assert transfer_backbone(model, opened).new.keys() == {f"head.{name}" for name in model.head.state_dict()}
     assert torch.equal(model.state_dict()["backbone.embedding.pos_embed"], weights["backbone.embedding.pos_embed"])
-    assert "it is a backbone by itself" in opened.notes
+    assert "the file holds a backbone without a task" in opened.notes
     with pytest.raises(CheckpointError, match=r"x.pth does not fit the model: head.norm.weight is missing"):
         load_strict(build(), as_checkpoint(bare, "x.pth"))
 
@@ -100,4 +100,4 @@ def test_a_dict_without_tensors_is_no_container(weights):
     opened = as_checkpoint({"model": dict(weights), "params": {"lr": 1}, "net": {}})
     assert opened.weights.keys() == weights.keys()
     both = as_checkpoint({"state_dict": dict(weights), "model": {"other": torch.zeros(1)}})
-    assert both.notes == ["it also holds weights, under 'model', which are not taken"]
+    assert both.notes == ["ignored weights under 'model'"]

@@ -93,7 +93,7 @@ def test_a_transfer_to_another_patch_size(kind, mode):
     source, model = checkpoint(kind), build(kind, patch_size=8)
     result = transfer_backbone(model, source, "bilinear", mode)
     positions = "backbone.embedding.pos_embed" if kind == "CRATE" else "backbone.encoder.pos_embedding"
-    change = f"4 x 4 -> 8 x 8 pixels a patch, {mode}"
+    change = f"4 x 4 -> 8 x 8 pixels per patch, {mode}"
     assert result.resized == {
         positions: "4 x 4 -> 2 x 2 patches, bilinear",
         **dict.fromkeys(KERNELS[kind], change),
@@ -128,11 +128,11 @@ def test_as_many_numbers_of_another_patch_are_not_mixed_up():
     with pytest.raises(CheckpointError, match="patches of 2 x 8 pixels, the model of 4 x 4"):
         transfer_backbone(build(), checkpoint(patch_size=(2, 8)))
     result = transfer_backbone(build(), checkpoint(patch_size=(2, 8)), patches="bilinear")
-    assert result.resized["backbone.embedding.proj.weight"] == "2 x 8 -> 4 x 4 pixels a patch, bilinear"
+    assert result.resized["backbone.embedding.proj.weight"] == "2 x 8 -> 4 x 4 pixels per patch, bilinear"
 
 
 def test_what_a_checkpoint_does_not_say_is_not_guessed():
-    with pytest.raises(CheckpointError, match="192 numbers a patch where the model has 48, and does not say of which"):
+    with pytest.raises(CheckpointError, match="192 elements per patch, the model 48, and its patch size is unknown"):
         transfer_backbone(build(), checkpoint(described=False, patch_size=8), patches="bilinear")
     assert "backbone.embedding.proj.weight" in transfer_backbone(build(), checkpoint(described=False)).loaded
 
@@ -140,7 +140,7 @@ def test_what_a_checkpoint_does_not_say_is_not_guessed():
 def test_a_checkpoint_that_contradicts_itself_is_refused():
     source = checkpoint()
     source.model["backbone"]["patch_size"] = 8
-    with pytest.raises(CheckpointError, match="says that its patches are of 8 x 8 pixels in 3 channels, but"):
+    with pytest.raises(CheckpointError, match="its model config has patches of 8 x 8 pixels in 3 channels, but"):
         transfer_backbone(build(), source, patches="bilinear")
 
 
@@ -148,7 +148,7 @@ def test_defaults_of_a_description_are_its_familys():
     source = checkpoint(img_size=32, patch_size=16)
     del source.model["backbone"]["patch_size"]
     result = transfer_backbone(build(), source, patches="bilinear")
-    assert result.resized["backbone.embedding.proj.weight"] == "16 x 16 -> 4 x 4 pixels a patch, bilinear"
+    assert result.resized["backbone.embedding.proj.weight"] == "16 x 16 -> 4 x 4 pixels per patch, bilinear"
 
 
 @pytest.mark.parametrize(("key", "value"), [("resize_positions", "nearest"), ("resize_patches", "linear")])

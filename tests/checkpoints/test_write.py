@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from crate_mm.checkpoints import check_intact, read_checkpoint, write_checkpoint
+from crate_mm.checkpoints import read_checkpoint, verify_checkpoint, write_checkpoint
 
 
 def contents(tensors: int = 40) -> dict:
@@ -19,7 +19,7 @@ def contents(tensors: int = 40) -> dict:
 def test_what_is_written_reads_back(tmp_path):
     path = tmp_path / "new" / "epoch_1.pth"
     write_checkpoint(contents(), path)
-    assert check_intact(path) is None
+    assert verify_checkpoint(path) is None
     state = read_checkpoint(path)["state_dict"]
     assert torch.equal(state["w7"], torch.full((1000,), 7.0))
     assert state["tied"].data_ptr() == state["w0"].data_ptr()
@@ -66,5 +66,5 @@ def test_a_write_that_the_system_takes_in_parts_is_whole(tmp_path, monkeypatch):
     direct = write._Direct
     monkeypatch.setattr(write, "_Direct", lambda file: direct(Little(file)))
     write_checkpoint(contents(), path)
-    assert check_intact(path) is None
+    assert verify_checkpoint(path) is None
     assert torch.equal(read_checkpoint(path)["state_dict"]["w39"], torch.full((1000,), 39.0))

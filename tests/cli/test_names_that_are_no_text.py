@@ -11,7 +11,7 @@ from mmengine.visualization import LocalVisBackend
 from PIL import Image
 
 from crate_mm import Predictor, init_model
-from crate_mm.checkpoints import CheckpointError, check_intact, newest_checkpoint, open_checkpoint
+from crate_mm.checkpoints import CheckpointError, newest_checkpoint, open_checkpoint, verify_checkpoint
 from crate_mm.checkpoints.publish import publish
 from crate_mm.datasets.folders import ImageFolder
 from crate_mm.datasets.names import utf8_name
@@ -44,7 +44,7 @@ def rows_of(file: Path) -> list[dict]:
 def test_a_checkpoint_is_read_under_any_name(debug_checkpoint, in_copy, tmp_path, name):
     told = open_checkpoint(debug_checkpoint)
     copy = in_copy(debug_checkpoint, f"{name}.pth")
-    assert check_intact(copy) is None
+    assert verify_checkpoint(copy) is None
     opened = open_checkpoint(copy)
     assert all(torch.equal(value, told.weights[key]) for key, value in opened.weights.items())
     published = tmp_path / f"{name}.safetensors"
@@ -53,7 +53,7 @@ def test_a_checkpoint_is_read_under_any_name(debug_checkpoint, in_copy, tmp_path
     whole = copy.read_bytes()
     copy.write_bytes(whole[: len(whole) // 2] + b"?" + whole[len(whole) // 2 + 1 :])
     with pytest.raises(CheckpointError, match="is damaged"):
-        check_intact(copy)
+        verify_checkpoint(copy)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,7 +62,7 @@ def test_the_newest_checkpoint_of_such_a_folder_is_found(debug_checkpoint, tmp_p
     folder.mkdir()
     for epoch in (1, 2):
         (folder / f"epoch_{epoch}.pth").write_bytes(debug_checkpoint.read_bytes())
-    assert newest_checkpoint(folder, put_aside=True) == folder / "epoch_2.pth"
+    assert newest_checkpoint(folder, rename_damaged=True) == folder / "epoch_2.pth"
     assert len(list(folder.iterdir())) == 2
 
 

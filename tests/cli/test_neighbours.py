@@ -122,7 +122,8 @@ def test_features_of_positions_that_do_not_fit_are_refused(run_tool, debug_check
     torch.save(contents, tmp_path / "other.pth")
     done = run_tool("neighbours", tmp_path / "other.pth", photos, "--out", tmp_path / "features.npz", *config)
     assert done.last_line == (
-        f"error: {tmp_path}/other.pth does not fit the model: {name} is (1, 5, 48) there and (1, 17, 48) here"
+        f"error: {tmp_path}/other.pth does not fit the model: {name} is (1, 5, 48) in the file and "
+        "(1, 17, 48) in the model"
     )
 
 

@@ -121,14 +121,14 @@ MISTAKES = {
     "derived": (["train", *options("train_dataloader.batch_size=3")], "it is derived from global_batch_size"),
     "wrong argument": (["train", *options("model.backbone.ista_lamda=3")], "did you mean ista_lambda"),
     "missing checkpoint": (["test", "debug", "{tmp}/none.pth"], "checkpoint {tmp}/none.pth does not exist"),
-    "truncated checkpoint": (["test", "debug", "{tmp}/truncated.pth"], "truncated.pth is damaged or no checkpoint"),
+    "truncated checkpoint": (["test", "debug", "{tmp}/truncated.pth"], "truncated.pth is damaged or not a checkpoint"),
     "other shapes": (
         ["test", "debug", "{checkpoint}", "--cfg-options", "model.backbone.arch.embed_dim=24"],
-        "does not fit the model: backbone.embedding.cls_token is (1, 1, 48) there and (1, 1, 24) here",
+        "does not fit the model: backbone.embedding.cls_token is (1, 1, 48) in the file and (1, 1, 24) in the model",
     ),
     "hostile checkpoint": (
         ["test", "debug", "{tmp}/evil.pth"],
-        "evil.pth is refused: loading it would run code of its own",
+        "evil.pth is refused: loading it would run code from the file",
     ),
     "hostile official": (["convert_official", "{tmp}/evil.pth", "{tmp}/out.pth"], "evil.pth is refused"),
     "not official": (

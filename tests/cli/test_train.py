@@ -94,7 +94,7 @@ def test_fine_tuning_from_an_official_checkpoint(run_tool, official_checkpoint, 
     config.write_text(TINY_ON_DIGITS.format(configs=ROOT / "configs"))
     done = run_tool("train", config, "--work-dir", tmp_path / "run", "--load-from", official_checkpoint)
     assert done.code == 0, done.output
-    assert "it has the names of the official CRATE code, which are translated" in done.output
+    assert "translated from the parameter names of the official CRATE code" in done.output
     assert re.search(r"loaded +backbone\.blocks +96 tensors", done.output)
     assert re.search(r"resized +backbone\.embedding\.pos_embed +4 x 4 -> 2 x 2 patches, bicubic", done.output)
     assert re.search(r"resized +backbone\.embedding\.proj\.weight +16 x 16 -> 8 x 8", done.output)

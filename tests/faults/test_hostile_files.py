@@ -171,7 +171,7 @@ def test_published_weights_that_have_changed_are_found(tmp_path, debug_checkpoin
     data = bytearray((tmp_path / "x.safetensors").read_bytes())
     data[-1000] ^= 1
     (tmp_path / "x.safetensors").write_bytes(data)
-    with pytest.raises(CheckpointError, match="its weights are not those that were written"):
+    with pytest.raises(CheckpointError, match="its weights do not match their hash"):
         read_safetensors(tmp_path / "x.safetensors")
 
 
@@ -182,7 +182,7 @@ def test_a_checkpoint_can_name_registered_parts_only(tmp_path, debug_checkpoint,
     model = checkpoint["meta"]["model"]
     (model[part] if part else model)["type"] = kind
     torch.save(checkpoint, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"x.pth names the \w+ .*, which is not registered here"):
+    with pytest.raises(ValueError, match=r"x.pth names the \w+ .*, which is not registered"):
         init_model(None, tmp_path / "x.pth")
 
 
@@ -222,7 +222,7 @@ def test_a_checkpoint_of_another_form_is_told(tmp_path, debug_checkpoint, form):
     checkpoint = read_checkpoint(debug_checkpoint)
     ODD_FORMS[form](checkpoint)
     torch.save(checkpoint, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"x.pth is (no checkpoint: |damaged or no checkpoint: )"):
+    with pytest.raises(CheckpointError, match=r"x.pth is (not a checkpoint: |damaged or not a checkpoint: )"):
         read_checkpoint(tmp_path / "x.pth")
 
 

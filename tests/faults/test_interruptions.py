@@ -239,7 +239,7 @@ def test_a_damaged_one_is_put_aside(tmp_path):
     newest = tmp_path / "epoch_2.pth"
     newest.write_bytes(newest.read_bytes()[:-100])
     reports = []
-    assert newest_checkpoint(tmp_path, reports.append, put_aside=True) == tmp_path / "epoch_1.pth"
+    assert newest_checkpoint(tmp_path, reports.append, rename_damaged=True) == tmp_path / "epoch_1.pth"
     assert len(reports) == 1
     assert names(tmp_path) == ["epoch_1.pth"]
     assert (tmp_path / "epoch_2.pth.damaged").exists()

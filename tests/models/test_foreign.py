@@ -58,8 +58,8 @@ def test_published_sizes_are_read_off_the_shapes(arch, wrapped):
 def test_heads_that_shapes_do_not_tell_are_asked_for(made, seen):
     opened = as_checkpoint(official(**made))
     assert opened.model is None
-    assert seen in opened.unknown
-    assert "give num_heads, which shapes do not tell" in opened.unknown
+    assert seen in opened.unknown_reason
+    assert "give num_heads, which shapes do not determine" in opened.unknown_reason
     heads = as_checkpoint(official(**made), num_heads=6)
     assert heads.model["backbone"]["arch"]["num_heads"] == 6
     with pytest.raises(CheckpointError, match="num_heads 5 does not divide"):
@@ -69,8 +69,8 @@ def test_heads_that_shapes_do_not_tell_are_asked_for(made, seen):
 def test_the_demo_weights_further_head_is_left_out_and_said():
     contents = official(embed_dim=768, classes=768) | {"head.weight": torch.empty(21842, 768, device="meta")}
     opened = as_checkpoint({"model": contents})
-    assert "patches of 16 pixels with a further head" in opened.unknown
-    assert any("left out, as no part of the model takes it: head.weight" in note for note in opened.notes)
+    assert "patches of 16 pixels with a further head" in opened.unknown_reason
+    assert any("weights that the model does not use: head.weight" in note for note in opened.notes)
     assert "head.weight" not in opened.weights
 
 
@@ -81,7 +81,7 @@ def test_without_heads_the_config_says_them():
     with torch.device("meta"):
         whole = dict(type="ImageClassifier", backbone=model, head=dict(type="LinearHead", num_classes=7))
         load_strict(MODELS.build(whole), opened)
-    assert any("does not tell its model, the config does" in note for note in opened.notes)
+    assert any("does not determine its model, so the config must" in note for note in opened.notes)
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_without_heads_the_config_says_them():
         ),
         (lambda c: c.update({"cls_token": "text"}), "its cls_token is str, not a tensor"),
         (lambda c: c.update({"transformer.layers.x.1.fn.weight": torch.zeros(1)}), "is not a parameter"),
-        (lambda c: c.update({"pos_embedding": torch.zeros(1, 16, 384)}), "are not a square image's"),
+        (lambda c: c.update({"pos_embedding": torch.zeros(1, 16, 384)}), "do not form a square"),
         (lambda c: c.update({"pos_embedding": torch.zeros(7)}), "pos_embedding has shape"),
-        (lambda c: c.update({"to_patch_embedding.2.weight": torch.zeros(384, 10)}), "not a square image's in RGB"),
+        (lambda c: c.update({"to_patch_embedding.2.weight": torch.zeros(384, 10)}), "not square RGB patches"),
     ],
 )
 def test_nothing_is_dropped_or_made_up(change, message):
@@ -124,7 +124,9 @@ def test_torchvisions_vit_and_ours_compute_the_same():
     theirs = torchvision.models.VisionTransformer(32, 16, 2, 4, 48, 192, num_classes=5).eval()
     torch.nn.init.normal_(theirs.heads.head.weight)
     opened = as_checkpoint(theirs.state_dict(), num_heads=4)
-    assert as_checkpoint(theirs.state_dict()).unknown.startswith("torchvision publishes no ViT of width 48 and depth 2")
+    assert as_checkpoint(theirs.state_dict()).unknown_reason.startswith(
+        "torchvision publishes no ViT of width 48 and depth 2"
+    )
     ours = MODELS.build(opened.model).eval()
     load_strict(ours, opened)
     images = torch.randn(2, 3, 32, 32)

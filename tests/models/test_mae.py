@@ -283,7 +283,7 @@ def test_a_file_of_the_authors_opens(tmp_path):
     torch.save({"model": official_file(), "optimizer": {}, "epoch": 799, "scaler": {}}, tmp_path / "mae.pth")
     opened = open_checkpoint(tmp_path / "mae.pth", num_heads=3)
     notes = "\n".join(opened.notes)
-    assert "left out, as no part of the model takes it: decoder_embed.bias, decoder_embed.weight, pos_embed" in notes
+    assert "weights that the model does not use: decoder_embed.bias, decoder_embed.weight, pos_embed" in notes
     assert "3 heads in the decoder, ista_step_size 0.1, ista_lambda 0.5, mask_ratio 0.75, norm_pix_loss False" in notes
     model = MODELS.build(opened.model)
     load_strict(model, opened)
@@ -330,9 +330,9 @@ def test_heads_are_taken_as_published_and_else_asked_for():
     assert found.assumed.startswith("square RGB images, of 224 x 224 pixels, 12 heads, 12 heads in the decoder")
     opened = as_checkpoint({"model": official_file()})
     assert opened.model is None
-    assert "give num_heads" in opened.unknown
+    assert "give num_heads" in opened.unknown_reason
     found = translate(CRATEMAE.official, official_state_dict(REFERENCE["micro"]["generated_shapes"]))
-    assert "give num_heads and img_size" in found.unknown
+    assert "give num_heads and img_size" in found.unknown_reason
 
 
 @pytest.mark.parametrize(
@@ -340,9 +340,9 @@ def test_heads_are_taken_as_published_and_else_asked_for():
     [
         (lambda w: w.pop("decoder_norm.bias"), "missing .*decoder.norm.bias"),
         (lambda w: w.update(fc=torch.zeros(1)), "'fc' is not a parameter of the official CRATE-MAE code"),
-        (lambda w: w.update({"decoder_pos_embed": torch.zeros(1, 11, 48)}), "the patches .10. are not a square"),
+        (lambda w: w.update({"decoder_pos_embed": torch.zeros(1, 11, 48)}), "the patches .10. do not form a square"),
         (lambda w: w.update({"patch_embed.proj.weight": torch.zeros(48, 1, 8, 8)}), "patches have 1 channels"),
-        (lambda w: [w.pop(k) for k in [*w] if k.startswith("decoder_blocks")], "no tensor of decoder_blocks is in it"),
+        (lambda w: [w.pop(k) for k in [*w] if k.startswith("decoder_blocks")], "it has no tensor of decoder_blocks"),
     ],
 )
 def test_weights_that_are_not_whole_are_refused(change, message):
@@ -355,9 +355,9 @@ def test_weights_that_are_not_whole_are_refused(change, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (dict(heads=2), "take no heads, only num_heads, decoder_num_heads"),
+        (dict(heads=2), "do not accept heads, only num_heads, decoder_num_heads"),
         (dict(decoder_num_heads=5), "decoder_num_heads 5 does not divide the width 48"),
-        (dict(img_size=48), "img_size 48 is given, its table of positions is for 32"),
+        (dict(img_size=48), "img_size is 48, but the checkpoint's position embeddings are for 32"),
         (dict(img_size=30), "img_size 30 is not a whole number of patches of 8"),
     ],
 )

@@ -131,12 +131,12 @@ def test_a_transfer_takes_the_part_that_is_asked_for(pretrained, part, prefix):
         assert torch.equal(value, pretrained["state_dict"][f"{prefix}.{name}"]), name
     assert result.new.keys() == {f"head.{name}" for name in model.head.state_dict()}
     assert "projection.weight" in result.dropped
-    noted = ["its teacher.backbone is taken as the backbone (transfer_from)"] if prefix != "backbone" else []
+    noted = ["loading its teacher.backbone as the backbone (transfer_from)"] if prefix != "backbone" else []
     assert checkpoint.notes == noted
 
 
 def test_a_part_that_is_not_there_is_refused_with_those_that_are(pretrained):
-    message = r"has no part 'techer' that could be the backbone \(transfer_from\): it has backbone, teacher$"
+    message = r"has no part 'techer' to load as the backbone \(transfer_from\): it has backbone, teacher$"
     model = classifier()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=message):

@@ -164,7 +164,7 @@ def test_official_weights(name):
     with torch.no_grad():
         assert_close(model(images(ref))[:, :10], ref["logits_first10"])
     assert as_checkpoint(weights).model["backbone"]["img_size"] == 224
-    with pytest.raises(ValueError, match="it has 3 heads, not the 4"):
+    with pytest.raises(ValueError, match="it has 3 heads, but num_heads is 4"):
         as_checkpoint(weights, num_heads=4)
 
 
@@ -263,11 +263,11 @@ def test_a_ratio_gives_the_hidden_width_back():
 
 
 def test_official_options_that_are_wrong():
-    with pytest.raises(ValueError, match="tokens_norm is True or False, not 'no'"):
+    with pytest.raises(ValueError, match="tokens_norm must be True or False, got 'no'"):
         as_checkpoint(official(), tokens_norm="no")
     weights = with_options(qkv_bias=False)
     weights["blocks.0.attn.qkv.bias"] = torch.zeros(48)
-    with pytest.raises(ValueError, match="is not whole: missing .*blocks.1.compress.proj.bias"):
+    with pytest.raises(ValueError, match="does not fit its model: missing .*blocks.1.compress.proj.bias"):
         as_checkpoint(weights)
     with pytest.raises(ValueError, match="an MLP of width 48 has no hidden channel at a ratio of 0"):
         ToST(MICRO, 32, 8, mlp_ratio=0)

@@ -1,8 +1,8 @@
-"""A look through a pickle before PyTorch builds what it says: what it names, and what memory and time that takes.
+"""Scan a pickle before PyTorch builds its objects: the names in it, and the memory and time that it requests.
 
-``torch.load(weights_only=True)`` runs no code of a file, but does take the memory that a file asks for: 69 bytes can
-ask for gigabytes, and a tuple that holds itself forty times over takes years to hash. Here the instructions are
-followed with the sizes of things in the place of the things.
+``torch.load(weights_only=True)`` runs no code of a file, but it allocates the memory that the file requests: 69 bytes
+can request gigabytes, and a tuple nested forty times in itself takes years to hash. This scan interprets the opcodes
+with the sizes of objects instead of the objects.
 """
 
 import pickletools
@@ -15,9 +15,9 @@ import torch
 from ...io.untrusted import sanitized
 from ..validate import ADVICE, CheckpointError
 
-MOST_DIMENSIONS = 64  # PyTorch's own most
-MOST_IN_TUPLE, MOST_TUPLES_DEEP = 1_000_000, 32  # tuples are keys of dicts, and a key is hashed to its last part
-# By the bytes of a number.
+MAX_DIMENSIONS = 64  # PyTorch's own limit
+MAX_TUPLE_SIZE, MAX_TUPLE_DEPTH = 1_000_000, 32  # a tuple can be a dict key, whose hash visits every part
+# Storage type -> bytes per element.
 STORAGES = {
     **dict.fromkeys(("Byte", "Char", "Bool", "Untyped"), 1),
     **dict.fromkeys(("Half", "BFloat16", "Short"), 2),
@@ -27,7 +27,7 @@ STORAGES = {
 }
 VALUES = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1"}
 VALUES |= {"BINUNICODE", "SHORT_BINSTRING"}
-# What PyTorch would read, and take memory for, and what no checkpoint of ours holds.
+# Names that PyTorch would load but that no checkpoint of ours contains.
 OTHER_TENSORS = (
     r"torch\._utils\._rebuild_\w+",
     r"torch\._tensor\._rebuild_\w+",
@@ -39,7 +39,7 @@ OTHER_TENSORS = (
 
 
 class RefusedPickleError(ValueError):
-    """A pickle that is not read; ``runs_code`` says whether what it names is code rather than a kind of tensor."""
+    """A pickle is refused; ``runs_code`` is False if it only names an unsupported kind of tensor or data."""
 
     def __init__(self, reason: str, runs_code: bool = False) -> None:
         super().__init__(reason)
@@ -47,25 +47,25 @@ class RefusedPickleError(ValueError):
 
 
 class _Name(NamedTuple):
-    """What a GLOBAL instruction names."""
+    """Name in a GLOBAL opcode."""
 
     path: str
-    item_bytes: int = 0  # of a storage's or a dtype's numbers
+    item_bytes: int = 0  # bytes per element of a storage or dtype
 
 
 class _Storage(NamedTuple):
-    numbers: int
+    numel: int
     item_bytes: int
 
 
 class _Tuple(NamedTuple):
     parts: tuple
-    size: int  # of all in it, what is shared counted each time
+    size: int  # total number of parts; shared ones count each time
     depth: int
 
 
 class ObjectStub:
-    """A list, dict or whatever else: what made it, and the things in it, of a dict the keys."""
+    """Stand-in for a list, dict or other object: its type and its items (for a dict, its keys)."""
 
     def __init__(self, kind: str, size: int = 1) -> None:
         self.kind = kind
@@ -74,7 +74,7 @@ class ObjectStub:
 
 
 def _is_quick_key(key: Any) -> bool:
-    """Whether a key is hashed and compared in no time: whole numbers can be chosen so that all hashes are the same."""
+    """Return whether a key is fast to hash and compare; large integers can be chosen to have equal hashes."""
     if isinstance(key, int):
         return abs(key) < 2**31
     return isinstance(key, (str, bytes, type(None), _Name)) or (isinstance(key, ObjectStub) and key.kind == ENCODE)
@@ -85,9 +85,9 @@ def _is_list_of_keys(*parts: Any) -> bool:
 
 
 ENCODE = "_codecs.encode"
-NAMESPACE = "argparse.Namespace"  # the arguments of other code bases' command lines; made empty, then given its names
+NAMESPACE = "argparse.Namespace"  # command-line arguments in third-party files; created empty, then filled
 DICTS = ["dict", "collections.OrderedDict", "collections.Counter"]
-# What may be called, and whether it may be with these arguments, which are those that pickling writes.
+# Permitted callables, and a check of their arguments, which must be those that pickling writes.
 CALLS: dict[str, Callable[..., bool]] = {
     "collections.OrderedDict": lambda *parts: not parts,
     "collections.Counter": lambda *parts: not parts or _is_list_of_keys(*parts),
@@ -103,28 +103,28 @@ CALLS: dict[str, Callable[..., bool]] = {
         len(parts) == 1 and isinstance(parts[0], _Tuple) and all(isinstance(n, int) for n in parts[0].parts)
     ),
     "torch.device": lambda *parts: all(isinstance(part, (str, int)) for part in parts),
-    # Looked at by themselves.
+    # ``_call`` checks these arguments.
     **dict.fromkeys(
         [f"torch._utils._rebuild_{kind}" for kind in ("tensor", "tensor_v2", "tensor_v3", "parameter")],
         lambda *parts: True,
     ),
 }
-WORDS = {
+EXPECTED_ARGUMENTS = {
     ENCODE: "text and latin1",
     "builtins.bytearray": "bytes",
-    "collections.OrderedDict": "nothing",
-    "torch.Size": "whole numbers",
+    "collections.OrderedDict": "no arguments",
+    "torch.Size": "integers",
     "builtins.set": "a list of names and numbers",
 }
 
 
 class PickleScan:
-    """Follows one file's pickles.
+    """Interpreter of the pickles of one file.
 
     Args:
-        file_bytes: of the whole file, which bound what its pickles may ask for.
-        records: of an archive the bytes of each storage's record, by its key; else None, and storages together may
-            not be larger than the file.
+        file_bytes: size of the file, which limits the memory that its pickles may request.
+        records: for an archive, bytes of each storage's record by key. With None, all storages together may not be
+            larger than the file.
     """
 
     def __init__(self, file_bytes: int, records: dict[str, int] | None = None) -> None:
@@ -134,12 +134,13 @@ class PickleScan:
         self.stored = 0
         self.copied = 0
 
-    def follow(self, stream: BinaryIO) -> Any:
-        """Follow one pickle to its end, and return what stands for the thing that it makes.
+    def interpret(self, stream: BinaryIO) -> Any:
+        """Interpret one pickle and return the stand-in of its object.
 
         Raises:
-            Refused: it names something else than tensors and plain data, or asks for more than the file holds.
-            Exception: of many kinds; it is damaged.
+            RefusedPickleError: it names anything other than tensors and plain data, or requests more memory than the
+                file can fill.
+            Exception: of any type, if the pickle is damaged.
         """
         stack: list[Any] = []
         marks: list[list[Any]] = []
@@ -179,26 +180,26 @@ class PickleScan:
                 arguments = stack.pop()
                 stack.append(self._call(stack.pop(), arguments))
             elif name == "NEWOBJ":
-                arguments, made = stack.pop(), stack.pop()
-                if made != _Name(NAMESPACE) or not isinstance(arguments, _Tuple) or arguments.parts:
-                    raise RefusedPickleError("it makes something else than an empty argparse.Namespace")
+                arguments, cls = stack.pop(), stack.pop()
+                if cls != _Name(NAMESPACE) or not isinstance(arguments, _Tuple) or arguments.parts:
+                    raise RefusedPickleError("it creates an object other than an empty argparse.Namespace")
                 stack.append(ObjectStub(NAMESPACE))
             elif name == "BUILD" and isinstance(stack[-2], ObjectStub) and stack[-2].kind == NAMESPACE:
-                self._name(stack[-2], stack.pop())
+                self._fill_namespace(stack[-2], stack.pop())
             elif name == "BUILD":  # an OrderedDict's attributes, such as a state_dict's _metadata
                 state = stack.pop()
                 ordered = isinstance(stack[-1], ObjectStub) and stack[-1].kind == "collections.OrderedDict"
                 if not (ordered and isinstance(state, ObjectStub) and state.kind == "dict"):
-                    raise RefusedPickleError("it changes the attributes of something else than an OrderedDict")
+                    raise RefusedPickleError("it sets attributes of an object that is not an OrderedDict")
                 if set(state.items) - {"_metadata"}:
-                    raise RefusedPickleError("it changes other attributes of a dict than _metadata")
+                    raise RefusedPickleError("it sets attributes of a dict other than _metadata")
             elif name == "BINPERSID":
                 stack.append(self._storage(stack.pop()))
             elif name in VALUES:
                 stack.append(argument)
             else:
-                raise ValueError(f"its pickle has the instruction {name}, which PyTorch does not write")
-        raise EOFError("the pickle has no end")
+                raise ValueError(f"its pickle has the opcode {name}, which PyTorch does not write")
+        raise EOFError("the pickle is truncated")
 
     @staticmethod
     def _named(argument: str) -> _Name:
@@ -222,34 +223,33 @@ class PickleScan:
         inner = [item for item in items if isinstance(item, _Tuple)]
         size = 1 + len(items) + sum(item.size for item in inner)
         depth = 1 + max((item.depth for item in inner), default=0)
-        if size > MOST_IN_TUPLE or depth > MOST_TUPLES_DEEP:
-            raise RefusedPickleError(f"it has a tuple of {size:,} parts, {depth} deep")
+        if size > MAX_TUPLE_SIZE or depth > MAX_TUPLE_DEPTH:
+            raise RefusedPickleError(f"it has a tuple of {size:,} parts and depth {depth}")
         return _Tuple(tuple(items), size, depth)
 
     @staticmethod
-    def _grow(thing: Any, items: list[Any], instruction: str) -> None:
-        kinds = ["list"] if instruction.startswith("APPEND") else DICTS
-        if not isinstance(thing, ObjectStub) or thing.kind not in kinds:
-            raise RefusedPickleError("it adds entries to something else than a list or dict")
-        if thing.kind != "list":
+    def _grow(container: Any, items: list[Any], opcode: str) -> None:
+        kinds = ["list"] if opcode.startswith("APPEND") else DICTS
+        if not isinstance(container, ObjectStub) or container.kind not in kinds:
+            raise RefusedPickleError("it adds entries to an object that is not a list or dict")
+        if container.kind != "list":
             items = items[::2]
             if not all(map(_is_quick_key, items)):
-                raise RefusedPickleError("it has a key that is no name and no number")
-        thing.items += items
-        thing.size += len(items)
+                raise RefusedPickleError("it has a key that is neither a name nor a small integer")
+        container.items += items
+        container.size += len(items)
 
-    def _name(self, namespace: ObjectStub, state: Any) -> None:
-        """Give a Namespace its names, once."""
+    def _fill_namespace(self, namespace: ObjectStub, state: Any) -> None:
         if namespace.items or not (isinstance(state, ObjectStub) and state.kind == "dict"):
-            raise RefusedPickleError("it gives an argparse.Namespace something else than its names, once")
+            raise RefusedPickleError("it fills an argparse.Namespace twice, or not from a dict")
         if not all(isinstance(key, str) for key in state.items):
-            raise RefusedPickleError("it has an argparse.Namespace with a name that is none")
+            raise RefusedPickleError("it has an argparse.Namespace with a name that is not a string")
         namespace.items, namespace.size = [*state.items], state.size
         self._copy(state.size)
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, _Name) or not isinstance(arguments, _Tuple):
-            raise RefusedPickleError("it calls something else than a name")
+            raise RefusedPickleError("it calls an object that is not a name")
         path, parts = function.path, arguments.parts
         if path not in CALLS:
             raise RefusedPickleError(f"it calls {path}")
@@ -258,10 +258,11 @@ class PickleScan:
             return _Name("tensor")
         if path == "torch._utils._rebuild_parameter":
             if not parts or parts[0] != _Name("tensor"):
-                raise RefusedPickleError("it makes a parameter of something else than a tensor")
+                raise RefusedPickleError("it creates a parameter from an object that is not a tensor")
             return _Name("tensor")
         if len(parts) > 2 or not CALLS[path](*parts):
-            raise RefusedPickleError(f"it calls {path} with something else than {WORDS.get(path, 'plain data')}")
+            expected = EXPECTED_ARGUMENTS.get(path, "plain data")
+            raise RefusedPickleError(f"it calls {path} with wrong arguments, expected {expected}")
         size = sum(part.size if isinstance(part, (ObjectStub, _Tuple)) else len(str(part)) for part in parts)
         self._copy(size)
         return parts[0] if path == "torch.Size" else ObjectStub(path, size)  # a Size is hashed as its tuple is
@@ -269,31 +270,31 @@ class PickleScan:
     def _copy(self, size: int) -> None:
         self.copied += size
         if self.copied > 16 * self.file_bytes + 2**16:
-            raise RefusedPickleError("it copies the same data again and again")
+            raise RefusedPickleError("it copies the same data repeatedly")
 
-    def _storage(self, wanted: Any) -> _Storage:
-        parts = wanted.parts if isinstance(wanted, _Tuple) else ()
+    def _storage(self, persistent_id: Any) -> _Storage:
+        parts = persistent_id.parts if isinstance(persistent_id, _Tuple) else ()
         if len(parts) not in (5, 6) or parts[0] != "storage" or not isinstance(parts[1], _Name):
-            raise RefusedPickleError("it has a persistent object that is no storage")
-        kind, key, numbers = parts[1], parts[2], parts[4]
-        if not kind.item_bytes or not isinstance(numbers, int) or numbers < 0 or not isinstance(key, (str, bytes, int)):
-            raise RefusedPickleError("it has a storage of no kind or size")
+            raise RefusedPickleError("it has a persistent object that is not a storage")
+        kind, key, numel = parts[1], parts[2], parts[4]
+        if not kind.item_bytes or not isinstance(numel, int) or numel < 0 or not isinstance(key, (str, bytes, int)):
+            raise RefusedPickleError("it has a storage without a valid type or size")
         if self.records is not None:
-            if numbers * kind.item_bytes != self.records.get(str(key)):
-                raise ValueError(f"its storage {sanitized(key)} is of another size than what is there")
-            return _Storage(numbers, kind.item_bytes)
+            if numel * kind.item_bytes != self.records.get(str(key)):
+                raise ValueError(f"the size of its storage {sanitized(key)} does not match its record")
+            return _Storage(numel, kind.item_bytes)
         known = self.storages.get(key, 0)
-        self.storages[key] = max(numbers * kind.item_bytes, known)
+        self.storages[key] = max(numel * kind.item_bytes, known)
         self.stored += self.storages[key] - known
         if self.stored > self.file_bytes:
             raise RefusedPickleError("its tensors are larger than the file")
         view = parts[5].parts if len(parts) == 6 and isinstance(parts[5], _Tuple) else None
         if view is not None:
-            right = len(view) == 3 and isinstance(view[1], int) and isinstance(view[2], int)
-            if not right or view[1] < 0 or view[2] < 0 or view[1] + view[2] > numbers:
-                raise RefusedPickleError("it has a view of more than its storage")
-            numbers = view[2]
-        return _Storage(numbers, kind.item_bytes)
+            valid = len(view) == 3 and isinstance(view[1], int) and isinstance(view[2], int)
+            if not valid or view[1] < 0 or view[2] < 0 or view[1] + view[2] > numel:
+                raise RefusedPickleError("it has a view beyond its storage")
+            numel = view[2]
+        return _Storage(numel, kind.item_bytes)
 
     @staticmethod
     def _check_tensor(function: str, parts: tuple) -> None:
@@ -302,31 +303,29 @@ class PickleScan:
         if not all(isinstance(part, _Tuple) and all(isinstance(n, int) for n in part.parts) for part in parts[2:4]):
             raise RefusedPickleError("it has a tensor without a shape")
         storage, offset, shape, strides = parts[0], parts[1], parts[2].parts, parts[3].parts
-        room = storage.numbers
+        capacity = storage.numel
         if function.endswith("v3"):
             if len(parts) < 7 or not isinstance(parts[6], _Name) or not parts[6].item_bytes:
-                raise RefusedPickleError("it has a tensor without a kind of number")
-            room = storage.numbers * storage.item_bytes // parts[6].item_bytes
-        if len(shape) > MOST_DIMENSIONS or len(shape) != len(strides) or min((offset, *shape, *strides)) < 0:
-            raise RefusedPickleError("it has a tensor of no shape")
-        numbers, last = 1, offset
+                raise RefusedPickleError("it has a tensor without a dtype")
+            capacity = storage.numel * storage.item_bytes // parts[6].item_bytes
+        if len(shape) > MAX_DIMENSIONS or len(shape) != len(strides) or min((offset, *shape, *strides)) < 0:
+            raise RefusedPickleError("it has a tensor without a valid shape")
+        numel, last = 1, offset
         for length, stride in zip(shape, strides):
-            numbers *= length
+            numel *= length
             last += (length - 1) * stride
-        if numbers and (last >= room or numbers > room):
-            raise RefusedPickleError(
-                "it has a tensor that is larger than its storage, not a dense one with all its numbers"
-            )
+        if numel and (last >= capacity or numel > capacity):
+            raise RefusedPickleError("it has a tensor that is larger than its storage, not a dense and complete tensor")
 
 
 def refusal(error: RefusedPickleError, source: object) -> CheckpointError:
-    """The sentence for a pickle that is refused."""
+    """Return the error for a refused pickle."""
     if error.runs_code:
         return CheckpointError(
-            f"checkpoint {source} is refused: loading it would run code of its own ({error}); "
-            "a checkpoint may hold tensors, numbers, strings, lists and dicts only"
+            f"checkpoint {source} is refused: loading it would run code from the file ({error}); "
+            "a checkpoint may hold only tensors, numbers, strings, lists and dicts"
         )
     return CheckpointError(
-        f"{source} is no checkpoint: {error}; a checkpoint may hold dense tensors, numbers, strings, lists and dicts: "
-        f"{ADVICE}"
+        f"{source} is not a checkpoint: {error}; a checkpoint may hold dense tensors, numbers, strings, lists and "
+        f"dicts: {ADVICE}"
     )

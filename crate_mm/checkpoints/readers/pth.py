@@ -1,4 +1,4 @@
-"""PyTorch's files: compared with their checksums, scanned for what they would run, and then read."""
+"""Read PyTorch's files after verifying their checksums and scanning them for code."""
 
 import argparse
 import io
@@ -16,64 +16,62 @@ from ...torch_private import PyTorchFileReader
 from ..validate import CheckpointError, DamagedError, first_line
 from .pickles import ObjectStub, PickleScan, RefusedPickleError, refusal
 
-MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # the first thing in a file of PyTorch's format before version 1.6
-# Other code bases keep the arguments of their command line in one.
-PLAIN_OBJECTS = [argparse.Namespace]
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # first object in a file of PyTorch before version 1.6
+PLAIN_OBJECTS = [argparse.Namespace]  # third-party files store command-line arguments in one
 
 
 def read_pth(path: Path, map_location: str = "cpu", verified: bool = False) -> dict:
-    """Read a file of PyTorch's format; a pickle that names code is refused, and nothing of it is run.
+    """Read a file of PyTorch's format; a pickle that names code is refused and not run.
 
-    The memory and time that the file asks for are compared with its size first (see ``pickles``).
+    The memory and time that the file requests are first compared with its size (see ``pickles``).
 
     Args:
         path: the file.
-        map_location: the device of the tensors.
-        verified: leave out the checksums, as the file is known to be what was written. The pickle is scanned anyway.
+        map_location: device of the tensors.
+        verified: skip the checksums because the file is known to be intact. The pickle is scanned anyway.
 
     Raises:
-        CheckpointError: the file is damaged, no checkpoint, or refused.
+        CheckpointError: the file is damaged, refused or not a checkpoint.
     """
     archive = _is_archive(path)
     if archive and not zipfile.is_zipfile(path):
-        raise DamagedError(f"{path} is damaged or no checkpoint: it is cut off")
-    refused = check_intact(path, opens=False, sums=not verified) if archive else _scan_old_format(path)
+        raise DamagedError(f"{path} is damaged or not a checkpoint: it is truncated")
+    refused = verify_checkpoint(path, opens=False, sums=not verified) if archive else _scan_old_format(path)
     if refused:
         raise refusal(refused, path)
     try:
         with torch.serialization.safe_globals(PLAIN_OBJECTS), utf8_path(path) as source:
             contents = torch.load(source, map_location=map_location, weights_only=True)
-    except Exception as error:  # PyTorch fails in many ways on a file that is no checkpoint
+    except Exception as error:  # PyTorch raises exceptions of any type on a malformed file
         if isinstance(error, (MemoryError, OSError)) or "allocate" in str(error):
             raise CheckpointError(f"{path} cannot be read now: {first_line(error)}") from None
-        raise DamagedError(f"{path} is damaged or no checkpoint: {first_line(error)}") from None
+        raise DamagedError(f"{path} is damaged or not a checkpoint: {first_line(error)}") from None
     if not isinstance(contents, dict):
         raise CheckpointError(
-            f"{path} holds {type(contents).__name__}, not a dict with a state_dict: it is no checkpoint"
+            f"{path} holds {type(contents).__name__}, not a dict with a state_dict: it is not a checkpoint"
         )
     return {key: vars(value) if type(value) in PLAIN_OBJECTS else value for key, value in contents.items()}
 
 
 def _is_archive(path: Path) -> bool:
-    """Whether PyTorch takes the file for an archive, which it has written since version 1.6, by its first bytes."""
+    """Return whether PyTorch treats the file as an archive, its format since version 1.6, by its first bytes."""
     with open_regular(path) as file:
         return file.read(4) == b"PK\x03\x04"
 
 
-def check_intact(path: str | Path, opens: bool = True, sums: bool = True) -> RefusedPickleError | None:
-    """Compare a checkpoint with the checksums that PyTorch's format has of everything in it, and open it.
+def verify_checkpoint(path: str | Path, opens: bool = True, sums: bool = True) -> RefusedPickleError | None:
+    """Verify a checkpoint archive: its checksums, its pickle, and that PyTorch can open it.
 
     Args:
         path: the file.
-        opens: whether PyTorch opens it too, which may be left out where it is read next.
-        sums: whether the contents are read and compared, which may be left out where another process of this machine
-            has done it.
+        opens: open the file with PyTorch; not needed if it is read next.
+        sums: read and verify the contents; not needed if another process on this machine has done so.
 
     Returns:
-        Why the file, which is whole, is not read, or None.
+        Why the intact file is refused, or None.
 
     Raises:
-        CheckpointError: the file is missing, empty, cut off, or a byte of its content has changed.
+        CheckpointError: the file is missing, empty or truncated, or its content has changed.
     """
     refused = None
     try:
@@ -81,44 +79,44 @@ def check_intact(path: str | Path, opens: bool = True, sums: bool = True) -> Ref
             damaged = _damaged_part(archive, Path(path)) or (archive.testzip() if sums else None)
             if not damaged:
                 refused = _scan_archive(archive, Path(path))
-        # The checksums do not cover the archive's own tables, of which PyTorch reads more than Python does.
+        # The checksums do not cover the archive's tables, and PyTorch reads more of them than Python.
         if opens and not damaged and not refused:
             with torch.serialization.safe_globals(PLAIN_OBJECTS), utf8_path(path) as source:
                 torch.load(source, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError:
-        raise DamagedError(f"{path} is damaged or no checkpoint: PyTorch cannot read it as plain data") from None
-    except Exception as error:  # a changed byte in the tables is met in many ways
+        raise DamagedError(f"{path} is damaged or not a checkpoint: PyTorch cannot read it as plain data") from None
+    except Exception as error:  # a changed byte in the tables can raise anything
         raise DamagedError(f"{path} is damaged: {first_line(error)}") from None
     if damaged:
-        raise DamagedError(f"{path} is damaged: its part {sanitized(damaged)} is not what was written")
+        raise DamagedError(f"{path} is damaged: the content of its part {sanitized(damaged)} has changed")
     return refused
 
 
 def _damaged_part(archive: zipfile.ZipFile, path: Path) -> str | None:
-    """The name of a part that is not as PyTorch writes it, by the table of contents, or None.
+    """Return the name of a part whose entry in the table of contents is not as PyTorch writes it, or None.
 
     Raises:
-        ValueError: another reader than Python's would find another table of contents.
+        ValueError: a reader other than Python's would use another table of contents.
     """
     file_bytes = path.stat().st_size
     if not _ends_plainly(path, file_bytes, archive.start_dir):
-        raise ValueError("its table of contents is not where an archive of PyTorch's has it")
+        raise ValueError("its table of contents is not where PyTorch writes it")
     names, total = set(), 0
     for entry in archive.infolist():
         total += entry.file_size
-        # An entry that is marked as a folder by mistake is one whose tensor PyTorch leaves uninitialised; a compressed
-        # one may be any size, and of two with one name (PyTorch compares them without case) either may be read.
-        odd = entry.external_attr & 0x10 or entry.compress_type != zipfile.ZIP_STORED or total > file_bytes
-        if odd or entry.filename.lower() in names:
+        # PyTorch leaves a tensor uninitialized if its entry is marked as a folder. A compressed entry can expand to any
+        # size. Of two entries with the same name (PyTorch ignores case), either may be read.
+        invalid = entry.external_attr & 0x10 or entry.compress_type != zipfile.ZIP_STORED or total > file_bytes
+        if invalid or entry.filename.lower() in names:
             return entry.filename
         names.add(entry.filename.lower())
     return None
 
 
 def _ends_plainly(path: Path, file_bytes: int, table: int) -> bool:
-    """Whether an archive's last bytes say that its table of contents begins at ``table`` and goes on to them.
+    """Return whether an archive's end record says that its table of contents spans from ``table`` to that record.
 
-    Readers differ in what they make of anything else: Python takes what lies before the end, PyTorch what it says.
+    Otherwise readers differ: Python uses the table before the end record, PyTorch the offset in the record.
     """
     with open_regular(path) as file:
         file.seek(max(file_bytes - 98, 0))
@@ -137,21 +135,21 @@ def _ends_plainly(path: Path, file_bytes: int, table: int) -> bool:
 
 
 def _scan_archive(archive: zipfile.ZipFile, path: Path) -> RefusedPickleError | None:
-    """Why the archive's pickle is not read, or None."""
+    """Return why the archive's pickle is refused, or None."""
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
-        raise ValueError("it is no archive of PyTorch's")
+        raise ValueError("it is not a PyTorch archive")
     data = f"{pickles[0].partition('/')[0]}/data/"
     records = {e.filename.removeprefix(data): e.file_size for e in archive.infolist() if e.filename.startswith(data)}
     contents = archive.read(pickles[0])
-    # What PyTorch's own reader, which is another one than Python's, will hand to its unpickler.
+    # PyTorch has its own archive reader, which must find the same pickle as Python's.
     with utf8_path(path) as source:
-        seen = PyTorchFileReader(source).get_record("data.pkl")
-    if seen != contents:
-        raise ValueError("its pickle is another one for PyTorch than for Python")
+        torch_contents = PyTorchFileReader(source).get_record("data.pkl")
+    if torch_contents != contents:
+        raise ValueError("PyTorch and Python read different pickles from it")
     try:
         scan = PickleScan(path.stat().st_size, records)
-        scan.follow(io.BytesIO(contents))
+        scan.interpret(io.BytesIO(contents))
     except RefusedPickleError as refused:
         return refused
     return None
@@ -159,7 +157,7 @@ def _scan_archive(archive: zipfile.ZipFile, path: Path) -> RefusedPickleError | 
 
 def _is_tar(path: Path) -> bool:
     try:
-        # Not a compressed one, which may be any size, and which PyTorch does not open.
+        # PyTorch does not open a compressed archive, which could expand to any size.
         with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:"):
             return True
     except tarfile.TarError:
@@ -167,21 +165,21 @@ def _is_tar(path: Path) -> bool:
 
 
 def _scan_old_format(path: Path) -> RefusedPickleError | None:
-    """Why a file of PyTorch's format before version 1.6, pickles one after the other, is not read; None if it is."""
+    """Return why a file of PyTorch before version 1.6, a sequence of pickles, is refused, or None."""
     try:
         if _is_tar(path):
-            raise ValueError("it is a tar archive, PyTorch's format of before version 0.4, which can run code")
+            raise ValueError("it is a tar archive, PyTorch's format before version 0.4, which can run code")
         with open_regular(path) as stream:
             scan = PickleScan(path.stat().st_size)
-            if scan.follow(stream) != MAGIC_NUMBER:
-                raise ValueError("it begins as no file of PyTorch's does")
+            if scan.interpret(stream) != MAGIC_NUMBER:
+                raise ValueError("it does not start like a PyTorch file")
             for _ in ("protocol", "system", "contents"):
-                scan.follow(stream)
-            stored = scan.follow(stream)  # PyTorch fills those that are listed, and leaves others as the memory was
-            if not isinstance(stored, ObjectStub) or set(stored.items) != scan.storages.keys():
+                scan.interpret(stream)
+            storage_keys = scan.interpret(stream)  # PyTorch leaves storages that are not listed uninitialized
+            if not isinstance(storage_keys, ObjectStub) or set(storage_keys.items) != scan.storages.keys():
                 raise ValueError("it does not hold the storages that it names")
     except RefusedPickleError as refused:
         return refused
-    except Exception as error:  # bytes that are no pickle fail in many ways
-        raise DamagedError(f"{path} is damaged or no checkpoint: {first_line(error)}") from None
+    except Exception as error:  # malformed bytes can raise anything
+        raise DamagedError(f"{path} is damaged or not a checkpoint: {first_line(error)}") from None
     return None

@@ -1,4 +1,4 @@
-"""Safetensors files, ours and others': weights, and what is said of them as data."""
+"""Read safetensors files, ours and third-party: weights and metadata."""
 
 import hashlib
 from pathlib import Path
@@ -10,20 +10,21 @@ from ...io.files import utf8_path
 from ...io.untrusted import read_json
 from ..validate import CheckpointError
 
-WEIGHTS = "model.safetensors"  # in a folder of the Hub's library
-KEY = "crate_mm"  # of the file's metadata
-# What a checkpoint says of its training that goes with its weights.
-KEPT = ("epoch", "seed", "recipe", "initialized_from", "transfer_from", "translated_from", "assumed", "averaged_from")
-MOST_SAID = 2**24  # characters under that key
+WEIGHTS = "model.safetensors"  # file name in a folder of the Hub's library
+KEY = "crate_mm"  # metadata key of our manifest
+# Training metadata that is published with the weights.
+META_KEYS = ("epoch", "seed", "recipe", "initialized_from", "transfer_from")
+META_KEYS += ("translated_from", "assumed", "averaged_from")
+MAX_MANIFEST_CHARS = 2**24
 
 
 def read_safetensors(path: Path, map_location: str = "cpu", verified: bool = False) -> dict:
-    """Read a safetensors file as a checkpoint, with what ``publish`` has written beside the weights.
+    """Read a safetensors file as a checkpoint, including the manifest that ``publish`` writes.
 
     Args:
         path: the file.
-        map_location: the device of the tensors.
-        verified: leave out the hash, as the file is known to be what was written.
+        map_location: device of the tensors.
+        verified: skip the hash because the file is known to be intact.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -33,36 +34,33 @@ def read_safetensors(path: Path, map_location: str = "cpu", verified: bool = Fal
             stored = set(file.keys())
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
             metadata = file.metadata() or {}
-        if len(metadata.get(KEY, "")) > MOST_SAID:
-            raise ValueError(f"it says more than {MOST_SAID:,} characters of itself")
-        about = read_json(metadata.get(KEY, "{}"))
+        if len(metadata.get(KEY, "")) > MAX_MANIFEST_CHARS:
+            raise ValueError(f"its metadata has more than {MAX_MANIFEST_CHARS:,} characters")
+        manifest = read_json(metadata.get(KEY, "{}"))
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from None
-    if not isinstance(about, dict):
-        raise CheckpointError(f"{path} is damaged: what it says of itself is {type(about).__name__}, not a dict")
-    same_as = {name: kept for name, kept in metadata.items() if name not in stored and kept in stored}
-    if "sha256" in about and not verified and about["sha256"] != digest(weights, same_as):
-        raise CheckpointError(f"{path} is damaged: its weights are not those that were written")
-    weights |= {name: weights[kept] for name, kept in same_as.items()}
-    return as_contents(about, weights)
+        raise CheckpointError(f"{path} is damaged or not a checkpoint: {error}") from None
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{path} is damaged: its metadata is {type(manifest).__name__}, not a dict")
+    aliases = {name: target for name, target in metadata.items() if name not in stored and target in stored}
+    if "sha256" in manifest and not verified and manifest["sha256"] != digest(weights, aliases):
+        raise CheckpointError(f"{path} is damaged: its weights do not match their hash")
+    weights |= {name: weights[target] for name, target in aliases.items()}
+    return as_contents(manifest, weights)
 
 
-def as_contents(about: dict, weights: dict[str, torch.Tensor]) -> dict:
-    """What ``publish`` has written of a model, with its weights, as the contents of a checkpoint of training.
-
-    Nothing is checked: ``check_form`` does it.
-    """
-    meta = {key: about.get(key) for key in ("format", "model", "test_transforms", "run", *KEPT)}
-    meta["dataset_meta"] = {"classes": about.get("classes")}
+def as_contents(manifest: dict, weights: dict[str, torch.Tensor]) -> dict:
+    """Return a published manifest and weights as the contents of a training checkpoint, which ``check_form`` checks."""
+    meta = {key: manifest.get(key) for key in ("format", "model", "test_transforms", "run", *META_KEYS)}
+    meta["dataset_meta"] = {"classes": manifest.get("classes")}
     return {"meta": {key: value for key, value in meta.items() if value is not None}, "state_dict": weights}
 
 
-def digest(weights: dict[str, torch.Tensor], same_as: dict[str, str] | None = None) -> str:
-    """SHA-256 over names, types, shapes and values; of a tied weight, over both names."""
+def digest(weights: dict[str, torch.Tensor], aliases: dict[str, str] | None = None) -> str:
+    """Return the SHA-256 of names, dtypes, shapes and values; for a tied weight, of both names."""
     total = hashlib.sha256()
-    for name in sorted({**weights, **(same_as or {})}):
+    for name in sorted({**weights, **(aliases or {})}):
         if name not in weights:
-            total.update(f"{name} = {same_as[name]}".encode())
+            total.update(f"{name} = {aliases[name]}".encode())
             continue
         tensor = weights[name].detach().cpu().contiguous()
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

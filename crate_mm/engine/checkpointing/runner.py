@@ -117,7 +117,7 @@ class CheckpointingRunner(RunnerState):
             load_strict(self.task, replace(checkpoint, weights=contents["state_dict"]))
         check_same_checkpoint(self, filename, checkpoint.meta if self.is_resuming else {})
         self.start = self.start and self.start._replace(checkpoint=None)  # frees its memory
-        checkpoint.say(self.logger.info)
+        checkpoint.log_notes(self.logger.info)
         self.logger.info(f"loaded checkpoint {filename}")
         return contents
 

@@ -66,7 +66,7 @@ def find_start_point(cfg: Config, work_dir: str, checkpoint: Checkpoint | None =
             checkpoints[str(path)] = open_checkpoint(path)
 
     if searches and is_main_process():
-        newest = newest_checkpoint(work_dir, result[1].append, put_aside=True, check=open_once)
+        newest = newest_checkpoint(work_dir, result[1].append, rename_damaged=True, check=open_once)
         result[0] = str(newest) if newest else None
     # Unconditional: a rank with other options must not leave the others waiting. check_same_run reports it later.
     broadcast_object_list(result)

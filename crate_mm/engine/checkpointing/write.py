@@ -11,7 +11,7 @@ import mmengine
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ...checkpoints import CheckpointError, check_intact, write_checkpoint
+from ...checkpoints import CheckpointError, verify_checkpoint, write_checkpoint
 from ...datasets.base import dataset_of
 
 
@@ -88,7 +88,7 @@ class CheckpointWrite:
         try:
             write_checkpoint(self._contents, self.path)
             self._contents = None  # free its memory before the file is read back
-            check_intact(self.path)
+            verify_checkpoint(self.path)
         except CheckpointError as error:
             self.path.unlink(missing_ok=True)  # a resume would load it as the newest checkpoint
             self.error = error
