@@ -83,7 +83,7 @@ def test_a_gpu_process_wraps_its_model_on_its_gpu(monkeypatch):
 
 
 def test_classes_must_match_the_head(tmp_path):
-    with pytest.raises(ValueError, match=r"10 classes \(0, 1, 2, ...\), the head 7: .*set --cfg-options model.head.num_classes=10"):
+    with pytest.raises(ValueError, match=r"10 classes \(0, 1, 2, ...\), the head 7: .*model.head.num_classes=10"):
         train(tmp_path, model__head__num_classes=7)
 
 
