@@ -96,7 +96,7 @@ def main() -> None:
         query_files = find_images(args.query) if args.query else None
         model = task_of(init_model(args.config, args.checkpoint, get_device()))
         prepare, workers = EvalTransform(model), share_of_cores()
-        prepare.fit_to(model)
+        prepare.resize_to_model(model)
         images = extract(model, files, prepare, args.batch, workers)
         queries = images
         if kind == ".npz":

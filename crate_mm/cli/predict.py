@@ -128,7 +128,7 @@ def main() -> None:
         model = init_model(args.config, args.checkpoint, get_device())
         dtype = amp_dtype() if args.amp else "float32"
         predictor = Predictor(model, topk=args.top, batch_size=args.batch, dtype=dtype)
-        predictor.preparation.fit_to(model)
+        predictor.preparation.resize_to_model(model)
         predictions, notes = PredictionCounter(predictor.stream(selected, workers=share_of_cores())), []
         if kind == ".csv":
             with atomic_file(args.out, text=True) as file:

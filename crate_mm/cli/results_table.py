@@ -95,7 +95,7 @@ def check_result(result: dict) -> None:
     if not isinstance(result.get("recipe"), (dict, type(None))):
         raise TypeError("its recipe is not a dict")
     try:
-        check_plain(result.get("recipe"), most_values=MAX_RECIPE_VALUES)
+        check_plain(result.get("recipe"), max_values=MAX_RECIPE_VALUES)
     except ValueError:
         raise ValueError(f"its recipe holds more than {MAX_RECIPE_VALUES:,} values") from None
     for key in ("launch", "epochs"):

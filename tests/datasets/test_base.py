@@ -125,7 +125,7 @@ def test_doctor_and_neighbours_say_what_they_cannot_use():
     (_, note) = check_sources({"train": Samples()})
     assert note == ("note", "train", "Samples returns dict, not pairs (image, label): its samples are not checked")
     batch = {"inputs": torch.zeros(2, 3), "labels": torch.zeros(2, 3)}
-    with pytest.raises(ValueError, match=r"expected labels \(B,\) and .*, the data has labels \(2, 3\)$"):
+    with pytest.raises(ValueError, match=r"expected labels \(B,\) and .*, got labels \(2, 3\)$"):
         extract_features(torch.nn.Linear(3, 3), [batch])
 
 

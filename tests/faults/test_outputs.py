@@ -171,7 +171,7 @@ def test_nonsense_does_not_reach_the_shell(tmp_path, env):
     command = ["bash", str(ROOT / "tools/dist_train.sh"), "debug", "1"]
     done = subprocess.run(command, env={**os.environ, **env}, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {next(iter(env))} must be a ")
+    assert done.stderr.startswith(f"error: {next(iter(env))} m")
     assert not list(tmp_path.iterdir())
 
 
@@ -181,7 +181,7 @@ def test_nonsense_does_not_reach_slurm(tmp_path, name, script):
     command = ["bash", str(ROOT / "tools" / script), "gpu", "job", "debug", "x.pth"]
     env = {**os.environ, name: "a[$(touch pwned)]"}
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr.startswith(f"error: {name} must be a whole number")) == (2, True)
+    assert (done.returncode, done.stderr.startswith(f"error: {name} must be a positive integer")) == (2, True)
     assert not list(tmp_path.iterdir())
 
 

@@ -165,7 +165,7 @@ def test_a_run_starts_from_the_teacher_that_the_checkpoint_declares(tmp_path, se
 
 @pytest.mark.parametrize("value", ["", 3])
 def test_a_part_without_a_name_is_refused(tmp_path, value):
-    with pytest.raises(ValueError, match="transfer_from must be the name of a part, or None, got"):
+    with pytest.raises(ValueError, match="transfer_from must be the name of a submodule, or None, got"):
         debug_runner(tmp_path, transfer_from=value)
 
 
