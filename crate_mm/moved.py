@@ -1,4 +1,4 @@
-"""Import hook for former module names."""
+"""Import hook for former module names, and the former names of functions in them."""
 
 import importlib
 import sys
@@ -24,6 +24,16 @@ MOVED = {
     "engine.safety.work_dir": "engine.safety.lock",
     "engine.transfer": "checkpoints.fit",
 }
+# In modules that are imported by a former name: former name of a function or class -> its name.
+FORMER_NAMES = {
+    "analysis.report.gather": {"Data": "ReportDataset"},
+    "engine.blocks": {"checkpoint_blocks": "enable_activation_checkpointing", "keep_tokens_in": "set_residual_dtype"},
+    "engine.features": {
+        "build_backbone_from": "build_transferred_model",
+        "load_config_for": "load_config_and_checkpoint",
+    },
+    "engine.safety.work_dir": {"hold": "lock_work_dir"},
+}
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -34,9 +44,12 @@ class _Finder(MetaPathFinder, Loader):
         return ModuleSpec(name, self) if moved else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        new = f"crate_mm.{MOVED[spec.name.removeprefix('crate_mm.')]}"
+        former = spec.name.removeprefix("crate_mm.")
+        new = f"crate_mm.{MOVED[former]}"
         warnings.warn(f"{spec.name} was renamed to {new}", DeprecationWarning, stacklevel=2)
         module = importlib.import_module(new)
+        for name, renamed in FORMER_NAMES.get(former, {}).items():
+            setattr(module, name, getattr(module, renamed))
         self._own = {name: getattr(module, name, None) for name in ("__spec__", "__loader__")}
         return module
 

@@ -114,6 +114,3 @@ def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[nn.Mod
             "the backbone the sizes of the checkpoint, or train it first (--load-from)"
         )
     return model.to(torch.device(get_device())).eval(), report
-
-
-load_config_for, build_backbone_from = load_config_and_checkpoint, build_transferred_model  # former names, for scripts

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from crate_mm.__main__ import COMMANDS
-from crate_mm.moved import MOVED
+from crate_mm.moved import FORMER_NAMES, MOVED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,6 +54,8 @@ def test_a_former_module_is_found_under_its_former_name(name):
         module = importlib.import_module(f"crate_mm.{name}")
     assert module is importlib.import_module(f"crate_mm.{MOVED[name]}")
     assert any(f"crate_mm.{name} was renamed to crate_mm.{MOVED[name]}" in str(w.message) for w in told)
+    for former, renamed in FORMER_NAMES.get(name, {}).items():
+        assert getattr(module, former) is getattr(module, renamed)
 
 
 @pytest.mark.parametrize(
