@@ -116,7 +116,14 @@ def signal_exit_code(number: int) -> int:
     return 128 + number
 
 
+def raise_signal_exception(number: int, _frame: object) -> None:
+    """Stop the processes as torchrun does after SIGTERM."""
+    raise SignalException(f"received {signal.Signals(number).name}", signal.Signals(number))
+
+
 if __name__ == "__main__":
+    # PyTorch 2.6 ignores TORCHELASTIC_SIGNALS_TO_HANDLE: SIGUSR1, Slurm's warning, would kill the launcher.
+    signal.signal(signal.SIGUSR1, raise_signal_exception)
     LocalElasticAgent._monitor_workers = monitor_without_futile_restarts
     LocalElasticAgent._rendezvous = rendezvous_or_raise
     PContext.close = close_patiently
