@@ -14,6 +14,7 @@ from multiprocessing import Process
 from pathlib import Path
 
 import pytest
+import torch
 
 from crate_mm.checkpoints.files import training_checkpoints
 from crate_mm.engine import read_checkpoint
@@ -182,6 +183,7 @@ def test_a_node_is_lost_and_replaced(job, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.__version__ < (2, 7), reason="this PyTorch's torchrun ends the job with a node that leaves")
 def test_a_node_that_is_asked_to_leave_saves_and_the_others_go_on(job):
     """Until the node is lost that all meet at."""
     job.start_where_all_meet("first", MAX_RESTARTS="1")
