@@ -27,7 +27,7 @@ MOVED = {
 # In modules that are imported by a former name: former name of a function or class -> its name.
 FORMER_NAMES = {
     "analysis.report.gather": {"Data": "ReportDataset"},
-    "engine.blocks": {"checkpoint_blocks": "enable_activation_checkpointing", "keep_tokens_in": "set_residual_dtype"},
+    "engine.blocks": {"checkpoint_blocks": "enable_activation_checkpointing"},
     "engine.features": {
         "build_backbone_from": "build_transferred_model",
         "load_config_for": "load_config_and_checkpoint",

@@ -37,7 +37,7 @@ from ..datasets.base import dataset_of, require_images
 from ..datasets.images import open_image
 from ..datasets.transforms import to_uint8
 from ..engine.checkpointing.results import dataset_name
-from ..extras.report.collect import Looked, ReportDataset, ReportSettings, collect
+from ..extras.report.collect import ReportDataset, ReportModel, ReportSettings, collect
 from ..extras.report.page import make_page, vega
 from ..inference.standalone import build_loader, load_config_and_checkpoint
 from ..io.files import atomic_file
@@ -108,9 +108,9 @@ def main() -> None:
         say(f"wrote {sanitized(args.out)}, {len(page) / 1e6:.1f} MB")
 
 
-def load_models(args: argparse.Namespace) -> tuple[list[Looked], list[ReportDataset]]:
+def load_models(args: argparse.Namespace) -> tuple[list[ReportModel], list[ReportDataset]]:
     """Return the models, and the data of each config."""
-    models: list[Looked] = []
+    models: list[ReportModel] = []
     datas: list[ReportDataset] = []
     groups = [[args.config, *args.checkpoint], *args.also]
     for config, *checkpoints in groups:
@@ -130,12 +130,12 @@ def load_models(args: argparse.Namespace) -> tuple[list[Looked], list[ReportData
             if names_of_files[name] > 1 and file != "random":  # the same file name in several runs
                 name = f"{sanitized(Path(ensure_local(file)).resolve().parent.name)}/{name}"
             label = name if len(groups) == 1 else f"{Path(config).stem}: {name}"
-            while label in {looked.label for looked in models}:
+            while label in {report_model.label for report_model in models}:
                 label += "'"
             names = (checkpoint and checkpoint.class_names) or dataset_of(loader.dataset).classes
             names = names or (default_class_names(model.num_classes) if model.is_classifier else None)
             run = checkpoint_data(config, cfg, file, checkpoint)
-            models.append(Looked(label, model, len(datas) - 1, names, run))
+            models.append(ReportModel(label, model, len(datas) - 1, names, run))
     return models, datas
 
 

@@ -4,7 +4,6 @@ User classes may inherit from them. ``dataset_of`` and ``source_of`` adapt any o
 they read its attributes; all other code uses the contract.
 
 Shapes: C channels, H x W pixels of an image, N tokens of a window.
-
 """
 
 import math
@@ -43,7 +42,6 @@ class SampleDataset(Dataset, ABC):
     Attributes:
         classes: class names in the order of the labels, or None.
         max_unreadable: number of unreadable samples up to which a run continues.
-
     """
 
     classes: Sequence[str] | None = None
@@ -63,18 +61,15 @@ class SampleDataset(Dataset, ABC):
 
     def labels(self) -> Sequence[int] | None:
         """Return the label of every sample without reading the samples, or None if the labels are unknown."""
-
         return None
 
     def describe(self, position: int) -> str:
         """Return the name of a sample for messages, such as its file."""
-
         return f"sample {position}"
 
     @property
     def metainfo(self) -> dict[str, Any]:
         """Dataset information that checkpoints store, under MMEngine's name for it."""
-
         return {"classes": self.classes}
 
 
@@ -86,7 +81,6 @@ class Source(ABC):
         targets: the label of every image, or None if the labels are unknown before the images are read.
         encoded: whether ``read`` returns encoded images.
         named_by_folder: whether results name the data by its folder, so that two folders are two datasets.
-
     """
 
     classes: Sequence[str] | None = None
@@ -104,12 +98,10 @@ class Source(ABC):
     @property
     def name(self) -> str:
         """Name of the source's class, for messages."""
-
         return type(self).__name__
 
     def path(self, index: int) -> str:
         """Return an image's file, or its position if the source has no file names."""
-
         return f"sample {index} of {self.name}"
 
     def read(self, index: int) -> tuple[bytes, int]:
@@ -125,7 +117,6 @@ class ResumableSampler(Sampler):
         start: first batch of the epoch in the next iteration.
         draws: shuffle version, that is, the version of the order and the seeds, stored in checkpoints; None without
             versions.
-
     """
 
     seed: int = 0
@@ -141,19 +132,16 @@ def samples_in(batch: dict[str, Any]) -> int:
 
 def draws_of(sampler: Any) -> int | None:
     """Return a sampler's shuffle version, or None for a sampler without versions."""
-
     return sampler.draws if isinstance(sampler, ResumableSampler) else None
 
 
 def dataset_of(dataset: Any) -> SampleDataset:
     """Return a loader's dataset as a ``SampleDataset``, adapted if it is of another class."""
-
     return dataset if isinstance(dataset, SampleDataset) else ForeignDataset(dataset)
 
 
 def source_of(source: Any) -> Source:
     """Return a map-style dataset of (image, label) as a ``Source``, adapted if it is of another class."""
-
     return source if isinstance(source, Source) else ForeignSource(source)
 
 
@@ -164,7 +152,6 @@ def require_images(dataset: Any, split: str, note: str = "") -> None:
         dataset: dataset of the loader.
         split: 'train', 'val' or 'test', for the message.
         note: appended to the advice for a source in place of a dataset.
-
     """
     spec, kind = dataset_of(dataset).spec, type(dataset).__name__
     if spec is None:
@@ -247,13 +234,11 @@ class ForeignSource(Source):
 
 def _names(classes: Any) -> list | None:
     """Return a foreign object's ``classes`` if they are names: some datasets store their number there."""
-
     return list(classes) if isinstance(classes, Iterable) and not isinstance(classes, str) else None
 
 
 def _labels(foreign: Any) -> Sequence[int] | None:
     """Return a foreign object's labels, stored under one of torchvision's names, if each sample has one."""
-
     for name in ("targets", "labels", "_labels"):
         labels = getattr(foreign, name, None)
         if isinstance(labels, Sized) and not isinstance(labels, str) and len(labels) == len(foreign):

@@ -51,7 +51,6 @@ class ClassificationDataset(SampleDataset):
 
     Attributes:
         images: ``source`` as a ``Source``.
-
     """
 
     def __init__(self, source: dict | Dataset, transforms: list[dict] = (), max_unreadable: int = 100) -> None:

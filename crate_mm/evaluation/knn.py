@@ -53,7 +53,6 @@ def knn_predict(
 ) -> Tensor:
     """Classify by the votes of the k training images with the largest cosine similarity; ties go to the smallest class.
 
-
     Args:
         train_features: ``(n, d)``.
         train_labels: ``(n,)``, non-negative.

@@ -87,7 +87,8 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None) -> nn.Module:
 def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[nn.Module, TransferReport]:
     """Build the model of a config in eval mode and load its backbone from a checkpoint.
 
-    A checkpoint of the same model fills all of it, as a task's features may come from another part, such as a teacher.
+    A checkpoint of the same model also loads everything else, because a task's features may come from another part,
+    such as a teacher. Weights of the same shapes that are for another grid of patches are another model's.
 
     Returns:
         The model, on the GPU if there is one, and the ``TransferReport`` (see ``transfer_backbone``).
@@ -97,14 +98,13 @@ def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[nn.Mod
     """
     model = build_model(cfg, checkpoint)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
+    resizing = cfg.get("resize_positions", "bicubic"), cfg.get("resize_patches")
     if cfg.get("transfer_from") is None and shapes == {n: value.shape for n, value in checkpoint.weights.items()}:
-        load_strict(model, checkpoint)
-        text = {name: " x ".join(map(str, shape)) or "scalar" for name, shape in shapes.items()}
-        loaded = {name: shape for name, shape in text.items() if name.startswith(BACKBONE)}
-        unused = {name: shape for name, shape in text.items() if name.startswith("head.")}
-        return model.to(torch.device(get_device())).eval(), TransferReport(loaded, {}, unused, {})
-    settings = cfg.get("resize_positions", "bicubic"), cfg.get("resize_patches"), cfg.get("transfer_from")
-    report = transfer_backbone(model, checkpoint, *settings)
+        report = transfer_backbone(model, checkpoint, *resizing, "backbone")
+        if not report.resized:
+            load_strict(model, checkpoint)
+            return model.to(torch.device(get_device())).eval(), report
+    report = transfer_backbone(model, checkpoint, *resizing, cfg.get("transfer_from"))
     unfilled = [name for name in report.new if name.startswith(BACKBONE)]
     if unfilled:
         name = unfilled[0]

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from crate_mm.analysis.table import MEASURES
-from crate_mm.extras.report.collect import Looked, ReportDataset, ReportSettings, collect
+from crate_mm.extras.report.collect import ReportDataset, ReportModel, ReportSettings, collect
 from crate_mm.extras.report.page import make_page
 from crate_mm.models import Backbone, ImageClassifier
 from crate_mm.models.layers import Block, Compression, Sparsification
@@ -93,7 +93,7 @@ def classifier(kind="CRATE", depth=2, heads=3, size=(16, 24), channels=3, **more
 def page_of(models, dataset, file, measured=None, shown=None, class_names=None, **more):
     """Write the page of models by label; return its data."""
     total = list(range(len(dataset)))
-    looked = [Looked(label, model, class_names=class_names or list("abcde")) for label, model in models.items()]
+    looked = [ReportModel(label, model, class_names=class_names or list("abcde")) for label, model in models.items()]
     wanted = ReportSettings(measured or total, shown or total[:3], **more)
     run = {"command": "", "date": "", "data": [], "measured": 0, "of": 0, "settings": {}, "versions": {}, "device": ""}
     data = {"title": "a page", "run": run, **collect(looked, [data_of(dataset)], wanted, say=lambda _: None)}
@@ -172,7 +172,7 @@ def test_the_best_head_is_told_where_the_truth_is_known(browser, tmp_path):
     dataset, truth = Images((3, 16, 24)), torch.zeros(16, 24, dtype=torch.long)
     truth[:, 8:] = 3
     data = collect(
-        [Looked("one", classifier())],
+        [ReportModel("one", classifier())],
         [data_of(dataset, ground_truth=lambda position: truth if position == 1 else None)],
         ReportSettings(list(range(9)), [0, 1]),
         say=lambda _: None,

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from mmengine.config import Config
 
 
 def test_knn(run_tool, debug_checkpoint, tmp_path):
@@ -43,3 +44,28 @@ def test_features_of_a_partly_random_backbone_are_refused(debug_checkpoint, tmp_
     torch.save(contents, tmp_path / "part.pth")
     with pytest.raises(CheckpointError, match=rf"would be partly random: .*{name}"):
         build_transferred_model(load_config("debug"), open_checkpoint(tmp_path / "part.pth"))
+
+
+def own_model(head, grid):
+    backbone = dict(type="CRATE", arch=dict(embed_dim=24, depth=1, num_heads=3), img_size=grid, patch_size=4)
+    return dict(type="ImageClassifier", backbone=backbone, head=dict(type="LinearHead", num_classes=head))
+
+
+@pytest.mark.parametrize(("grid", "resized"), [((8, 32), False), ((16, 16), True)])
+def test_a_checkpoint_of_the_same_model_fills_all_of_it_and_one_of_another_grid_does_not(grid, resized):
+    """2 x 8 and 4 x 4 patches have weights of the same shapes."""
+    import torch
+
+    from crate_mm.checkpoints import as_checkpoint
+    from crate_mm.inference.standalone import build_transferred_model
+    from crate_mm.registry import MODELS
+
+    described = own_model(5, (8, 32))
+    state = MODELS.build(described).state_dict()
+    checkpoint = as_checkpoint({"meta": {"model": described}, "state_dict": state})
+    model, report = build_transferred_model(Config(dict(model=own_model(5, grid))), checkpoint)
+    positions = "backbone.embedding.pos_embed"
+    assert (positions in report.resized) == resized
+    assert torch.equal(model.state_dict()[positions], state[positions]) != resized
+    assert torch.equal(model.head.fc.weight, state["head.fc.weight"]) != resized
+    assert "head.fc.weight" in report.dropped

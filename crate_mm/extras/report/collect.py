@@ -50,7 +50,7 @@ class ReportDataset(NamedTuple):
 
 
 @dataclass
-class Looked:
+class ReportModel:
     """A model of the report, in eval mode. ``data`` is the index of its ``ReportDataset``."""
 
     label: str
@@ -71,7 +71,7 @@ class ReportSettings(NamedTuple):
 
 
 def collect(
-    models: list[Looked], datas: list[ReportDataset], settings: ReportSettings, say: Callable[[str], None] = print
+    models: list[ReportModel], datas: list[ReportDataset], settings: ReportSettings, say: Callable[[str], None] = print
 ) -> dict:
     """Measure the models and return the page's data.
 
@@ -79,16 +79,20 @@ def collect(
         ValueError: a model has no readable layers, or its output is not finite.
     """
     grids = []
-    for looked in models:
-        (batch, *_) = datas[looked.data].batches(settings.shown[:1])
-        layout = layout_of(looked.model, batch["inputs"])
-        grids.append((len(settings.shown) * count_maps(looked.model, batch), (0, 0) if layout is None else layout[1:]))
+    for report_model in models:
+        (batch, *_) = datas[report_model.data].batches(settings.shown[:1])
+        layout = layout_of(report_model.model, batch["inputs"])
+        grids.append(
+            (len(settings.shown) * count_maps(report_model.model, batch), (0, 0) if layout is None else layout[1:])
+        )
     entries, thumbs = [], set()
-    for looked in models:
-        say(f"{sanitized(looked.label)}: measuring {len(settings.measured)} images, showing {len(settings.shown)}")
-        entries.append(measure_model(looked, datas[looked.data], settings, thumbs))
+    for report_model in models:
+        say(
+            f"{sanitized(report_model.label)}: measuring {len(settings.measured)} images, showing {len(settings.shown)}"
+        )
+        entries.append(measure_model(report_model, datas[report_model.data], settings, thumbs))
     first = datas[0].dataset
-    names = next((looked.class_names for looked in models if looked.class_names), None)
+    names = next((report_model.class_names for report_model in models if report_model.class_names), None)
     data = {
         "format": FORMAT,
         "classes": None if names is None else [sanitized(name) for name in names],
@@ -109,14 +113,14 @@ def collect(
 
 
 def add_looks(
-    models: list[Looked], datas: list[ReportDataset], settings: ReportSettings, budget: AttentionBudget, data: dict
+    models: list[ReportModel], datas: list[ReportDataset], settings: ReportSettings, budget: AttentionBudget, data: dict
 ) -> int:
     """Add the views of the shown images to the data; return the bytes of attention between patches."""
     data["attention"] = {"side": budget.side, "bits": budget.bits}
     attention_size = 0
-    for looked, entry in zip(models, data["models"]):
-        looks = Looks(looked.model, budget, [datas[looked.data].ground_truth(p) for p in settings.shown])
-        for batch in datas[looked.data].batches(settings.shown):
+    for report_model, entry in zip(models, data["models"]):
+        looks = Looks(report_model.model, budget, [datas[report_model.data].ground_truth(p) for p in settings.shown])
+        for batch in datas[report_model.data].batches(settings.shown):
             looks.look(batch)
         for layer, layer_entry in enumerate(entry["layers"]):
             layer_entry["looks"] = looks.data(layer)
@@ -124,13 +128,15 @@ def add_looks(
         entry["predicted"] = looks.predicted or None
         entry["undefined"] = looks.undefined()
         if not entry["classes"]:
-            entry["undefined"]["labels"] = f"The data has no labels ({sanitized(datas[looked.data].label)})."
+            entry["undefined"]["labels"] = f"The data has no labels ({sanitized(datas[report_model.data].label)})."
     return attention_size
 
 
-def measure_model(looked: Looked, data: ReportDataset, settings: ReportSettings, thumbs: set[int]) -> dict[str, Any]:
+def measure_model(
+    report_model: ReportModel, data: ReportDataset, settings: ReportSettings, thumbs: set[int]
+) -> dict[str, Any]:
     """Return the measurements of a model, and add the positions of the images that they name to ``thumbs``."""
-    model, layers = looked.model, find_layers(looked.model)
+    model, layers = report_model.model, find_layers(report_model.model)
     stats = collect_stats(
         model, data.batches(settings.measured), settings.eps_squared, settings.unit_length, settings.measured
     )
@@ -146,9 +152,9 @@ def measure_model(looked: Looked, data: ReportDataset, settings: ReportSettings,
             thumbs |= {p for atom in code["directions"] for p, *_ in atom["top"]}
         entries.append({"measures": measures, "code": code, "subspaces": subspace_data(step, stats, layer)})
     return {
-        "label": sanitized(looked.label),
+        "label": sanitized(report_model.label),
         "name": name_of(model),
-        "data": looked.data,
+        "data": report_model.data,
         "parameters": sum(p.numel() for p in model.parameters()),
         "grid": None if layout is None else list(layout),
         "pool": pooling(model),
@@ -157,7 +163,7 @@ def measure_model(looked: Looked, data: ReportDataset, settings: ReportSettings,
         "labelled": stats.labelled,
         "right": stats.right,
         "classes": sorted(stats.classes),
-        "run": looked.run,
+        "run": report_model.run,
     }
 
 
