@@ -1,7 +1,7 @@
 """A template for your own recipe: CRATE-Base on images in folders, inheriting from a transfer config.
 
     python tools/train.py configs/transfer/crate_base_folder.py --load-from crate_base.pth \\
-        --cfg-options data_root=/my/images model.head.num_classes=5
+        --cfg-options data_root=/my/images
 
 Without --load-from it trains from scratch.
 """

@@ -6,7 +6,7 @@ The model is first built on the meta device and compared with the checkpoint's w
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,15 @@ def build_from_checkpoint(checkpoint: Checkpoint) -> nn.Module:
         raise CheckpointError(
             f"{checkpoint.path} describes a model that does not build: {sanitized(error)}: give a config"
         ) from None
+
+
+def names_for(checkpoint: Checkpoint | None) -> AbstractContextManager:
+    """Return the context in which the model of a config is built.
+
+    A config is code and may name any class. If it took its model from the checkpoint, the names are data: only
+    registered classes are built.
+    """
+    return registered_only() if checkpoint is not None and checkpoint.gives_model else nullcontext()
 
 
 def image_size(model: nn.Module) -> tuple[int, int]:

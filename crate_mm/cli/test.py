@@ -63,8 +63,7 @@ def main() -> None:
         # Do not build the training parts: a machine that only tests may lack the training data.
         for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "ema_momentum"):
             cfg[key] = None
-        runner = Runner.from_cfg(cfg)
-        runner.build_for_testing(checkpoint)
+        runner = Runner.for_testing(cfg, checkpoint)
         if args.tta and runner.task.flip_test is None:
             raise ValueError(f"--tta {args.tta} needs a classifier, got {type(runner.task).__name__}")
         if args.tta:

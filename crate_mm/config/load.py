@@ -5,6 +5,7 @@ import copy
 import math
 import re
 import sys
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmengine.config import Config
 import crate_mm
 
 from ..io.files import atomic_file, home
+from ..io.log import print_log
 from ..io.untrusted import sanitized
 from ..registry import head_for, suggest
 from .overrides import apply_overrides, check_overrides
@@ -150,7 +152,47 @@ def _load_file(path: Path) -> Config:
     # MMEngine removes what a file imports or defines, except classes.
     for name in [name for name, value in cfg.items() if isinstance(value, type)]:
         del cfg._cfg_dict[name]
-    return Config(require_plain_data(cfg.to_dict(), f"config {path}"), cfg_text=cfg.text, filename=cfg.filename)
+    cfg = Config(require_plain_data(cfg.to_dict(), f"config {path}"), cfg_text=cfg.text, filename=cfg.filename)
+    _follow_validation(cfg, path)
+    return cfg
+
+
+def _follow_validation(cfg: Config, path: Path) -> None:
+    """Let the test follow the validation, in place, if a file changes the validation alone and its bases equal both.
+
+    A base often says ``test_dataloader = val_dataloader``, which Python evaluates before the file changes the latter.
+    A file that assigns ``test_dataloader``, if only ``dict()``, keeps its own; and likewise for the evaluators.
+    """
+    assigned = {
+        target.id: node.value
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    kinds = [kind for kind in ("dataloader", "evaluator") if f"test_{kind}" not in assigned]
+    if not kinds or not isinstance(assigned.get("_base_"), (ast.Constant, ast.List, ast.Tuple)):
+        return
+    base, names = {}, ast.literal_eval(assigned["_base_"])
+    for name in [names] if isinstance(names, str) else names:
+        if (path.parent / name).is_file():
+            base |= _load_file(path.parent / name).to_dict()
+    for kind in kinds:
+        val, test = f"val_{kind}", f"test_{kind}"
+        if val not in assigned:
+            cfg.update({test: base[test]} if test in base else {})  # which may follow the base's validation
+        elif cfg[val] is not None and base.get(val) is not None and base[val] == base.get(test):
+            if cfg[val] != cfg[test]:
+                _log_once(
+                    f"config {path} changes {val}: {test} follows it, as they are equal in its base; to keep the "
+                    f"base's, write {test} = dict()"
+                )
+            cfg[test] = copy.deepcopy(cfg[val])
+
+
+@cache
+def _log_once(message: str) -> None:
+    print_log(message, "current")
 
 
 def require_plain_data(value: Any, where: str) -> Any:

@@ -49,6 +49,13 @@ SETTINGS = (
         "maximum batch per device; larger batches are split and their gradients accumulated",
     ),
     Setting(
+        "fit_batch",
+        False,
+        "one of True, False",
+        _one_of(True, False),
+        "reduce `global_batch_size` to the number of training samples if that is smaller; the log says so",
+    ),
+    Setting(
         "data_root",
         None,
         "a folder, or None",
@@ -190,6 +197,7 @@ SETTINGS = (
 # Value types of keys that no signature declares.
 VALUE_TYPES = {
     "data_root": {str, type(None)},
+    "model.head.num_classes": {int, type(None)},  # None: that of the training data
     "train_cfg.max_epochs": {int, type(None)},
     "train_cfg.max_steps": {int},
 }

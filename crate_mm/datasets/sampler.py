@@ -55,7 +55,7 @@ class GlobalBatchSampler(ResumableSampler):
         if self.num_batches == 0:
             raise ValueError(
                 f"global_batch_size {global_batch_size} is more than the {len(dataset)} training samples: "
-                "reduce it with --cfg-options global_batch_size=N"
+                f"set --cfg-options global_batch_size={len(dataset)}, or less for more steps an epoch"
             )
         if (
             not isinstance(repeats, int)

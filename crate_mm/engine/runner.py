@@ -4,6 +4,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from torch import nn
 import crate_mm
 
 from ..checkpoints import Checkpoint
-from ..config import BatchPlan, default_work_dir, expand_home, resolve_config
+from ..checkpoints.described import names_for
+from ..config import BatchPlan, default_work_dir, expand_home, fill_from_data, resolve_config
 from ..config.settings import guard_hooks
 from ..io.log import sanitize_record
 from ..models.tasks.base import freeze_untrained, task_of
@@ -39,6 +41,9 @@ from .progress import ProgressLine
 from .safety.consistency import check_same_run, open_on_all
 from .safety.lock import lock_work_dir
 from .safety.process import ProcessSettings, check_temp_dir
+
+# The open checkpoint whose model the config may have taken, while a Runner is built.
+_model_source: ContextVar[Checkpoint | None] = ContextVar("model_source", default=None)
 
 
 @RUNNERS.register_module()
@@ -63,11 +68,18 @@ class Runner(CheckpointingRunner):
         return cls._from_user_config(cfg)
 
     @classmethod
-    def _from_user_config(cls, cfg: Config) -> "Runner":
+    def _from_user_config(cls, cfg: Config, checkpoint: Checkpoint | None = None) -> "Runner":
+        cfg, notes = fill_from_data(cfg, training=bool(cfg.get("train_dataloader")))
         resolved = resolve_config(cfg)
         resolved.resume = bool(resolved.get("resume"))
-        runner = super().from_cfg(resolved)
+        token = _model_source.set(checkpoint)  # MMEngine builds the model where no argument of ours arrives
+        try:
+            runner = super().from_cfg(resolved)
+        finally:
+            _model_source.reset(token)
         runner.user_cfg = cfg
+        for note in notes:
+            runner.logger.info(note)
         for name, effect in guard_hooks(resolved)[1].items():
             runner.logger.warning(f"the guard {name} is off: {effect}")
         return runner
@@ -88,10 +100,26 @@ class Runner(CheckpointingRunner):
         init_distributed(cfg.get("launcher", "none"), dist_timeout(cfg))
         lock_work_dir(cfg.work_dir)
         start = find_start_point(cfg, cfg.work_dir, checkpoint)
-        runner = cls._from_user_config(cfg)
+        runner = cls._from_user_config(cfg, checkpoint)
         runner.start = start
         with runner.in_process_settings():
             runner.build_for_training()
+        return runner
+
+    @classmethod
+    def for_testing(cls, cfg: Config, checkpoint: Checkpoint | None = None) -> "Runner":
+        """Return a runner that is ready to test.
+
+        Args:
+            cfg: a user's config.
+            checkpoint: the checkpoint that ``load_from`` names, if it is already open.
+
+        Raises:
+            ValueError: as ``build_for_testing``.
+        """
+        init_distributed(cfg.get("launcher", "none"), dist_timeout(cfg))
+        runner = cls._from_user_config(cfg, checkpoint)
+        runner.build_for_testing(checkpoint)
         return runner
 
     @property
@@ -136,7 +164,8 @@ class Runner(CheckpointingRunner):
             before.apply()
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
-        built = super().build_model(model)
+        with names_for(_model_source.get()):
+            built = super().build_model(model)
         freeze_untrained(task_of(built))
         return built
 

@@ -1,6 +1,5 @@
 """Evaluation without a Runner: test data of a config, and a model with a checkpoint."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoints import Checkpoint, CheckpointError, TransferReport, open_checkpoint, validated_model_config
+from ..checkpoints.described import names_for
 from ..checkpoints.fit import BACKBONE, load_strict, transfer_backbone
-from ..config import defines_model, load_config, require_model, resolve_config
-from ..registry import DATASETS, FUNCTIONS, MODELS, registered_only
+from ..config import defines_model, fill_from_data, lacks_num_classes, load_config, resolve_config
+from ..registry import DATASETS, FUNCTIONS, MODELS
 
 
 def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None) -> DataLoader:
@@ -68,19 +68,21 @@ def load_config_and_checkpoint(
     if takes_model:
         kwargs["model"] = validated_model_config(loaded)
         loaded.gives_model = True
-    return load_config(config, overrides, **kwargs), loaded
+    cfg = load_config(config, overrides, **kwargs)
+    head = loaded.model.get("head") if loaded is not None and needed and loaded.model else None
+    if lacks_num_classes(cfg) and isinstance(head, dict) and "num_classes" in head:
+        cfg.model.head.num_classes = head["num_classes"]  # its own, where no new head is trained
+    return cfg, loaded
 
 
 def build_model(cfg: Config, checkpoint: Checkpoint | None) -> nn.Module:
     """Build the model of a config of ``load_config_and_checkpoint``, with new weights.
 
-    A config is code and may name any class. A model config from a checkpoint is data: only registered classes.
-
     Raises:
         ValueError: the config defines no model or names an unknown class.
     """
-    require_model(cfg)
-    with registered_only() if checkpoint is not None and checkpoint.gives_model else nullcontext():
+    cfg, _ = fill_from_data(cfg)
+    with names_for(checkpoint):
         return MODELS.build(cfg.model)
 
 

@@ -10,7 +10,7 @@ from mmengine.runner import set_random_seed
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...config import defines_model, resolve_config
+from ...config import defines_model, fill_from_data, resolve_config
 from ...datasets.base import dataset_of
 from ...registry import DATA_SAMPLERS, DATASETS, MODELS
 from ..safety.seeding import iteration_seed
@@ -55,6 +55,7 @@ class SamplePreview:
         if not cfg.get(f"{split}_dataloader"):
             raise ValueError(f"the config has no {split}_dataloader")
         has_model = defines_model(cfg)
+        cfg = fill_from_data(cfg, training=split == "train")[0] if has_model else cfg
         resolved = resolve_config(cfg, world_size=1, with_model=has_model)
         loader = resolved[f"{split}_dataloader"]
         self.dataset: Dataset = DATASETS.build(loader.dataset)

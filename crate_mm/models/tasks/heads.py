@@ -59,7 +59,7 @@ class LinearHead(Head):
         super().__init__()
         if pool not in POOLS:
             raise ValueError(f"unknown pool {pool!r}: choose {', '.join(POOLS)}")
-        if num_classes < 0:
+        if num_classes is None or num_classes < 0:
             raise ValueError(f"num_classes must be at least 0, got {num_classes}")
         self.num_classes = num_classes
         self.pool = pool
