@@ -5,6 +5,7 @@ from importlib import import_module
 
 COMMANDS = {
     "train": "train the model of a config",
+    "new": "write a recipe, layer, family or task to start from",
     "test": "evaluate a checkpoint",
     "predict": "predict the classes of images: printed, as CSV, or as a sheet",
     "browse": "show training images after the transforms",

@@ -26,6 +26,7 @@ THIRD_PARTY = {
 FLOORS = [
     {"__main__"},
     {"cli"},
+    {"templates"},  # files for users, which nothing imports
     {"hub", "timm", "testing"},
     {"extras"},  # nothing above but commands and entry points imports it, by name
     {"api"},

@@ -25,6 +25,7 @@ import yaml
 from crate_mm import get_model
 from crate_mm.__main__ import COMMANDS
 from crate_mm.checkpoints.zoo import PUBLISHED
+from crate_mm.cli.new import new_files
 from crate_mm.config import CONFIGS, load_config
 from crate_mm.config.kinds import parse_value
 from crate_mm.config.settings import GUARDS, SETTINGS
@@ -78,7 +79,8 @@ SMALL = {
     "work_dirs/folder/folder.py": FOLDERS,
     "crate_tiny_digits": [ARCH, *DIGITS],
     "my_recipe.py": FOLDERS,
-    "my_operator_config.py": [ARCH, *DIGITS],
+    "my_layer_config.py": ["global_batch_size=449"],
+    "my_family_config.py": ["global_batch_size=449"],
     "my_analysis.py": [],
     "my_task_config.py": ["global_batch_size=449"],
     "my_dataset_config.py": ["global_batch_size=64"],
@@ -102,8 +104,9 @@ FURTHER = {
     "features": ["--num-images", "50"],
     "report": ["--num-images", "20", "--shown", "4"],
     "attention": ["--layers", "1"],
+    "new": ["--out", "another_file.py"],
 }
-WITHOUT_CONFIG = {"publish", "convert_official", "pack_dataset", "results_table"}
+WITHOUT_CONFIG = {"new", "publish", "convert_official", "pack_dataset", "results_table"}
 WITHOUT_CONFIG |= {"predict", "plot", "average", "doctor", "neighbours"}  # or an option names the config
 # Lines that are not commands of the package: they get data from elsewhere, test or format.
 FOREIGN = (
@@ -330,6 +333,9 @@ def stock(tmp_path_factory) -> Path:
         log.parent.mkdir(parents=True)
         log.write_text('{"lr": 0.1, "loss": 2.0, "epoch": 1, "iter": 9, "step": 9}\n{"eval/top1": 9.5, "step": 1}\n')
 
+    for kind in ("layer", "family", "task"):
+        for path, text in new_files(kind, f"my_{kind}", place / f"my_{kind}.py").items():
+            path.write_text(text)
     for readme in READMES:
         for block in blocks(readme, "python"):
             if block.file:

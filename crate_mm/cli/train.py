@@ -13,11 +13,13 @@ from mmengine.config import Config
 
 from ..checkpoints import Checkpoint, newest_checkpoint, open_checkpoint
 from ..config import default_work_dir, defines_model, load_config
+from ..config.kinds import accepts
 from ..engine import Runner, amp_optim_wrapper
 from ..engine.parallel.launch import shutdown_distributed
 from ..engine.safety.signals import raise_on_signal
 from ..inference.standalone import load_config_and_checkpoint
 from ..io.files import home
+from ..registry import MODELS
 from .options import Parser, add_common_options, user_errors
 
 
@@ -77,6 +79,10 @@ def configure(args: argparse.Namespace) -> tuple[Config, Checkpoint | None]:
         model=model,
         full_model=source is not args.load_from,
     )
+    if args.linear_probe and defines_model(cfg) and not accepts(MODELS.get(cfg.model.type), "freeze_backbone"):
+        raise ValueError(
+            f"--linear-probe needs a task that freezes its backbone: {cfg.model.type} has no argument freeze_backbone"
+        )
     launch = {"launcher": args.launcher}
     launch |= {"work_dir": args.work_dir} if args.work_dir else {}
     launch |= {"load_from": args.load_from} if args.load_from else {}

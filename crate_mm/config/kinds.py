@@ -109,6 +109,11 @@ def signatures(target: Callable) -> Iterator[Callable]:
             yield base
 
 
+def accepts(target: Callable, name: str) -> bool:
+    """Return whether a class or function has an argument of this name."""
+    return any(name in inspect.signature(receiver).parameters for receiver in signatures(target))
+
+
 def accepted_types(target: Callable | None, name: str) -> set[Any] | None:
     """Return the types that an argument's annotation accepts; None if it has no annotation, or a generic one."""
     for receiver in signatures(target) if target is not None else ():

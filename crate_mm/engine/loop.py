@@ -54,6 +54,12 @@ class TrainLoop(EpochBasedTrainLoop):
         super().__init__(runner, dataloader, max_epochs or 1, **kwargs)
         if max_steps is not None:
             self._max_epochs, self._max_iters = math.ceil(max_steps / len(self.dataloader)), max_steps
+            if runner.has_validation and self.val_interval > self._max_epochs:
+                raise ValueError(
+                    f"train_cfg.val_interval={self.val_interval} counts epochs, and max_steps={max_steps} ends in "
+                    f"epoch {self._max_epochs} ({len(self.dataloader)} steps each): set val_interval to at most "
+                    f"{self._max_epochs}"
+                )
         self.micro_batches = micro_batches
         self.task = task_of(runner.model)
         self.counts_samples = type(self.task).count is Task.count  # otherwise the ranks exchange their counts

@@ -105,6 +105,22 @@ class Backbone(nn.Module):
             )
         super().__setattr__(name, value)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the tokens; a failure on images of another size than the declared one says so in a sentence."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except RuntimeError as error:
+            spec, inputs = self.input_spec, args[0] if args else None
+            if spec is None or not isinstance(inputs, Tensor) or isinstance(error, torch.OutOfMemoryError):
+                raise
+            if tuple(inputs.shape[1:]) == spec.shape or (spec.any_size and inputs.shape[1] == spec.channels):
+                raise
+            shapes = [", ".join(map(str, shape)) for shape in (spec.shape, inputs.shape[1:])]
+            raise ValueError(
+                f"{type(self).__name__} takes inputs of shape (B, {shapes[0]}), got (B, {shapes[1]}), on which it "
+                f"fails: {str(error).partition(chr(10))[0]}"
+            ) from error
+
     @property
     def input_spec(self) -> InputSpec | None:
         """Shape and dtype of one sample; None if not declared."""

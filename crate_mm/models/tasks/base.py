@@ -3,14 +3,16 @@
 Shapes: B samples in a batch.
 """
 
+import random
 from abc import abstractmethod
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from mmengine.model import BaseModel, is_model_wrapper
 from torch import Tensor, nn
 
-from ...datasets.base import samples_in
+from ...datasets.base import dataset_of, samples_in
 from ..backbone import Backbone
 from .preprocessor import ImagePreprocessor
 
@@ -192,6 +194,39 @@ def freeze_untrained(task: Task) -> None:
         raise ValueError(f"{type(task).__name__}.trainable() has parameters that are not the task's")
     for parameter in untrained:
         parameter.requires_grad_(False)
+
+
+def check_images_fit(dataset: Any, backbone: Backbone, split: str) -> None:
+    """Raise ``ValueError`` unless the first image of a loader's dataset has the shape that the backbone declares.
+
+    The random states stay as they are. A sample that cannot be read is left to the run, which may replace it.
+
+    Args:
+        dataset: dataset of the loader, whose samples have ``inputs`` (C, H, W).
+        backbone: takes the images as the loader gives them.
+        split: 'train', 'val' or 'test', for the message.
+    """
+    spec, states = backbone.input_spec, (random.getstate(), np.random.get_state())
+    if spec is None or not spec.is_image or not len(dataset):
+        return
+    try:
+        with torch.random.fork_rng(devices=[]):
+            C, *size = dataset_of(dataset)[0]["inputs"].shape
+    except Exception:
+        return
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+    if C == spec.channels and (spec.any_size or tuple(size) == spec.size):
+        return
+    advice = "resize them in its transforms, or set img_size of the backbone"
+    if C != spec.channels:
+        kind = "Grayscale" if spec.channels == 1 else "RGB"
+        advice = f"add dict(type={kind!r}) to its transforms, or set in_channels of the backbone, mean and std"
+    raise ValueError(
+        f"{split}_dataloader gives images of {' x '.join(map(str, (C, *size)))} (channels, height, width), the "
+        f"backbone {type(backbone).__name__} takes {' x '.join(map(str, spec.shape))}: {advice}"
+    )
 
 
 def image_shape(task: Task) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from ...io.untrusted import sanitized
 from ...registry import BACKBONES, HEADS, MODELS
 from ..backbone import check_backbone_contract, image_spec
 from .augment import BatchAugments
-from .base import Task
+from .base import Task, check_images_fit
 from .preprocessor import ImagePreprocessor, refuse_raw
 
 
@@ -129,6 +129,7 @@ class ImageClassifier(Task):
             raise ValueError(
                 f"the {prefix}data has {len(classes)} classes ({first}, ...), the head {self.num_classes}: {advice}"
             )
+        check_images_fit(dataset, self.backbone, split)
 
     def _require_classes(self) -> None:
         if self.num_classes == 0:

@@ -19,7 +19,7 @@ from ...datasets.base import require_images
 from ...registry import BACKBONES, MODELS
 from ..backbone import check_backbone_contract, image_spec
 from ..families import CRATEMAE, MAEDecoder
-from .base import Task
+from .base import Task, check_images_fit
 from .preprocessor import refuse_raw
 
 EPS = 1e-6  # added to the variance of a patch
@@ -238,6 +238,7 @@ class MaskedAutoencoder(Task):
 
     def check_data(self, dataset: Any, split: str) -> None:
         require_images(dataset, split, ", whose labels have no effect")
+        check_images_fit(dataset, self.backbone, split)
 
     # Private helpers ----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""The files that ``crate-mm new`` writes, and the worked examples of CONTRIBUTING.md: no module imports them."""
