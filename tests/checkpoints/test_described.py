@@ -29,7 +29,7 @@ from crate_mm.checkpoints.validate import FORMAT
 from crate_mm.cli.analyze import build_model as build_analyzed
 from crate_mm.datasets import build_transforms
 from crate_mm.datasets.images import UnreadableImageError
-from crate_mm.engine import CheckpointError, read_checkpoint
+from crate_mm.engine import CheckpointError, Runner, load_config, read_checkpoint
 from crate_mm.inference.standalone import build_transferred_model, load_config_and_checkpoint
 from crate_mm.models import CRATE, Backbone
 from crate_mm.registry import BACKBONES, builds_from_data, registered_only
@@ -227,6 +227,17 @@ def test_a_files_model_is_built_of_registered_parts_behind_a_config_too(tmp_path
     (tmp_path / "own.py").write_text(f"model = {model!r}")
     init_model(tmp_path / "own.py", tmp_path / "c.pth")
     assert asked[4:] == [False]  # a config is code
+    small = {"test_dataloader.dataset.source": {"type": "FakeData", "size": 4, "image_size": (3, 8, 8)}}
+    small |= {"test_dataloader.dataset.transforms": [], "test_dataloader.num_workers": 0}
+    for config, expected in (("transfer/cifar10", True), (tmp_path / "own.py", False)):
+        cfg, opened = load_config_and_checkpoint(config, tmp_path / "c.pth", full_model=True)
+        base = load_config("transfer/cifar10", small)
+        cfg.update(test_dataloader=base.test_dataloader, test_cfg={}, test_evaluator=base.test_evaluator)
+        cfg.update(train_dataloader=None, train_cfg=None, optim_wrapper=None, param_scheduler=None)
+        cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None, work_dir=str(tmp_path / "run"))
+        del asked[:]
+        Runner.for_testing(cfg, opened)
+        assert asked == [expected]
 
 
 WORDS = {

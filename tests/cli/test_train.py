@@ -10,12 +10,15 @@ import sys
 import zipfile
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import crate_mm.config.load
 import crate_mm.engine.checkpointing.runner
 import crate_mm.engine.runner
+from crate_mm.config import load_config
 from crate_mm.engine import newest_checkpoint, read_checkpoint
 from tests.conftest import ROOT
 
@@ -234,3 +237,45 @@ def test_processes_that_cannot_start_say_so_once(tmp_path, run_processes):
     sentence = "error: global_batch_size 2 has fewer images than the 3 processes: use a batch of at least 3, or at most"
     assert done.output.count(sentence) == 1, done.output
     assert "Traceback" not in done.output
+
+
+def test_a_probe_needs_a_task_that_freezes_its_backbone(run_tool, tmp_path):
+    done = run_tool("train", "crate_mae_mini_fashion_mnist", "--linear-probe", "--work-dir", tmp_path)
+    assert done.code == 2
+    assert "--linear-probe needs a task that freezes its backbone: MaskedAutoencoder has no argument" in done.last_line
+
+
+@pytest.mark.slow
+def test_own_images_need_their_folder_alone(run_tool, debug_checkpoint, tmp_path):
+    """The checkpoint is of gray images of 8 x 8 pixels; three classes of ten images are given."""
+    for label, name in enumerate(("cat", "dog", "fish")):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = np.random.default_rng(number).integers(80 * label, 80 * label + 80, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "mine" / name / f"{number}.png")
+    (tmp_path / "gray.py").write_text(
+        f"_base_ = ['{ROOT}/configs/transfer/folder.py']\n"
+        "transforms = [dict(type='Resize', size=8), dict(type='Grayscale')]\n"
+        "train_dataloader = dict(num_workers=0, dataset=dict(transforms=transforms))\n"
+        "val_dataloader = dict(num_workers=0, dataset=dict(transforms=transforms))\n"
+    )
+    run = ("train", tmp_path / "gray.py", "--load-from", debug_checkpoint, "--work-dir", tmp_path / "run")
+    options = ("--cfg-options", f"data_root={tmp_path / 'mine'}", "train_cfg.max_epochs=1")
+    done = run_tool(*run, *options)
+    assert done.code == 0, done.output
+    assert "model.head.num_classes=3, the classes of the training data: cat, dog, fish" in done.output
+    assert "global_batch_size=24, all training samples in each step, as the recipe's 512 are more" in done.output
+    saved = load_config(tmp_path / "run" / "gray.py")
+    assert (saved.model.head.num_classes, saved.global_batch_size) == (3, 24)
+    done = run_tool("test", tmp_path / "gray.py", tmp_path / "run" / "epoch_1.pth", *options[:2])
+    assert done.code == 0, done.output
+    assert "num_samples 6" in done.last_line
+    done = run_tool(*run, *options, "model.head.num_classes=5")
+    assert done.code == 2
+    assert "the data has 3 classes (cat, dog, fish, ...), the head 5: set --cfg-options" in done.last_line
+    done = run_tool("train", "transfer/folder", *run[2:], *options)
+    assert done.code == 2
+    assert done.last_line == (
+        "error: train_dataloader gives images of 3 x 224 x 224 (channels, height, width), the backbone CRATE takes "
+        "1 x 8 x 8: add dict(type='Grayscale') to its transforms, or set in_channels of the backbone, mean and std"
+    )

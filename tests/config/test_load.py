@@ -297,3 +297,38 @@ def test_a_tilde_is_the_home_folder_in_every_path_of_a_config(tmp_path, monkeypa
     cfg = load_config("~/mine.py", {"load_from": "~/a.pth"})
     ready = resolve_config(cfg)
     assert (ready.work_dir, ready.load_from) == (str(tmp_path / "runs"), str(tmp_path / "a.pth"))
+
+
+CHILDREN = {
+    "val alone": ("val_dataloader = dict(batch_size=7)", 7, 7),
+    "val alone, with another type": ("val_dataloader = dict(_delete_=True, dataset=dict(type='X'))", None, None),
+    "test named": ("val_dataloader = dict(batch_size=7)\ntest_dataloader = dict()", 7, 150),
+    "both": ("val_dataloader = dict(batch_size=7)\ntest_dataloader = dict(batch_size=8)", 7, 8),
+    "test alone": ("test_dataloader = dict(batch_size=8)", 150, 8),
+    "nothing": ("global_batch_size = 3", 150, 150),
+}
+
+
+@pytest.mark.parametrize("text", CHILDREN)
+def test_the_test_follows_a_validation_that_is_changed_alone(tmp_path, text):
+    body, val, test = CHILDREN[text]
+    (tmp_path / "child.py").write_text(f"_base_ = ['{find_config('debug')}']\n{body}")
+    (tmp_path / "grandchild.py").write_text("_base_ = ['child.py']\nglobal_batch_size = 5")
+    for name in ("child", "grandchild"):
+        cfg = load_config(tmp_path / f"{name}.py")
+        assert (cfg.val_dataloader.get("batch_size"), cfg.test_dataloader.get("batch_size")) == (val, test)
+
+
+def test_a_test_of_its_own_follows_no_validation(tmp_path):
+    base = f"_base_ = ['{find_config('debug')}']\ntest_evaluator = dict(topk=(1,))"
+    (tmp_path / "base.py").write_text(base)
+    (tmp_path / "child.py").write_text("_base_ = ['base.py']\nval_evaluator = dict(topk=(1, 3))\nval_dataloader = None")
+    cfg = load_config(tmp_path / "child.py")
+    assert (cfg.val_evaluator.topk, cfg.test_evaluator.topk) == ((1, 3), (1,))
+    assert (cfg.val_dataloader, cfg.test_dataloader.batch_size) == (None, 150)
+
+
+def test_a_changed_validation_is_told(tmp_path, capfd):
+    (tmp_path / "told.py").write_text(f"_base_ = ['{find_config('debug')}']\nval_evaluator = dict(topk=(1, 2))")
+    assert load_config(tmp_path / "told.py").test_evaluator.topk == (1, 2)
+    assert "changes val_evaluator: test_evaluator follows it" in "".join(capfd.readouterr())

@@ -161,3 +161,9 @@ def test_the_tools_take_it_from_the_command_line(run_tool, tmp_path):
     assert (done.code, "10 steps an epoch, 1.5 epochs, 15 steps" in done.output) == (0, True), done.output
     done = run_tool("print_config", "debug", *chosen)
     assert (done.code, "param_scheduler.end_step = 15" in done.output) == (0, True), done.output
+
+
+def test_an_interval_of_validations_beyond_the_run_is_an_error(tmp_path):
+    runner = debug_runner(tmp_path, **options(15, train_cfg__val_interval=3))
+    with pytest.raises(ValueError, match=r"val_interval=3 counts epochs, and max_steps=15 ends in epoch 2 \(10 steps"):
+        runner.build_for_training()

@@ -1,9 +1,14 @@
 """The contracts of a backbone and a layer: all that are here keep them, and a broken part is named in a sentence."""
 
+import random
+from contextlib import nullcontext
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from crate_mm.datasets.base import IMAGE, SampleDataset
 from crate_mm.models import Backbone, ImageClassifier, InputSpec, LinearHead, MaskedAutoencoder, TokenLayout
 from crate_mm.models.families.block import build_block
 from crate_mm.models.layers import MSSA, Block, Compression, DecoderBlock, Map, Sparsification, Subspaces
@@ -230,3 +235,68 @@ def test_an_attribute_that_the_contract_would_hide_is_refused(name):
     model = Good()
     with pytest.raises(AttributeError, match=f"Good.{name} is defined by crate_mm.models.Backbone: give the attribute"):
         setattr(model, name, nn.ModuleList())
+
+
+class WithPositions(Good):
+    """It has no check of the image's size, and fails on another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.positions = nn.Parameter(torch.zeros(1, 6, 24))
+
+    def forward(self, images):
+        return super().forward(images) + self.positions
+
+
+def test_a_backbone_that_fails_on_another_size_says_so():
+    backbone = WithPositions()
+    assert backbone(torch.zeros(1, 3, 16, 24)).shape == (1, 6, 24)
+    with pytest.raises(
+        ValueError, match=r"WithPositions takes inputs of shape \(B, 3, 16, 24\), got \(B, 3, 24, 24\), on"
+    ):
+        backbone(torch.zeros(1, 3, 24, 24))
+    assert Good()(torch.zeros(1, 3, 24, 24)).shape == (1, 9, 24)  # which works, and is not refused
+    backbone.positions.data = torch.zeros(1, 5, 24)
+    with pytest.raises(RuntimeError, match="must match the size"):  # a mistake, whatever the image
+        backbone(torch.zeros(1, 3, 16, 24))
+
+
+class Pictures(SampleDataset):
+    spec = {"inputs": IMAGE}  # noqa: RUF012
+
+    def __init__(self, *shape):
+        self.shape = shape
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        if not self.shape:
+            raise OSError("unreadable")
+        torch.rand(1), np.random.rand(), random.random()
+        return {"inputs": torch.zeros(self.shape, dtype=torch.uint8)}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "shape", "message"),
+    [
+        (dict(type="CRATE"), (3, 16, 24), None),
+        (
+            dict(type="CRATE"),
+            (3, 24, 16),
+            "val_dataloader gives images of 3 x 24 x 16 .*, the backbone CRATE takes 3 x 16",
+        ),
+        (dict(type="CRATE"), (1, 16, 24), r"add dict\(type='RGB'\) to its transforms, or set in_channels"),
+        (dict(type="CRATE", in_channels=1), (3, 16, 24), r"add dict\(type='Grayscale'\)"),
+        (dict(type="ToST"), (3, 32, 40), None),  # which takes any size
+        (dict(type="CRATE"), (), None),  # which the run reports
+    ],
+)
+def test_images_of_another_shape_are_refused_before_the_first_step(backbone, shape, message):
+    mean = (0.5,) * backbone.get("in_channels", 3)
+    task = ImageClassifier({**SMALL, **backbone}, LinearHead(24, 2), dict(mean=mean, std=mean))
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        task.check_data(Pictures(*shape), "val")
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1:] == (np.random.get_state()[1].tolist(), random.getstate())
