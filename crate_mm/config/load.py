@@ -180,7 +180,8 @@ def _follow_validation(cfg: Config, path: Path) -> None:
     for kind in kinds:
         val, test = f"val_{kind}", f"test_{kind}"
         if val not in assigned:
-            cfg.update({test: base[test]} if test in base else {})  # which may follow the base's validation
+            if test in base:
+                cfg[test] = base[test]  # which may follow the base's validation
         elif cfg[val] is not None and base.get(val) is not None and base[val] == base.get(test):
             if cfg[val] != cfg[test]:
                 _log_once(

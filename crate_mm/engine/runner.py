@@ -4,7 +4,6 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from torch import nn
 import crate_mm
 
 from ..checkpoints import Checkpoint
-from ..checkpoints.described import names_for
 from ..config import BatchPlan, default_work_dir, expand_home, fill_from_data, resolve_config
 from ..config.settings import guard_hooks
 from ..io.log import sanitize_record
@@ -41,9 +39,6 @@ from .progress import ProgressLine
 from .safety.consistency import check_same_run, open_on_all
 from .safety.lock import lock_work_dir
 from .safety.process import ProcessSettings, check_temp_dir
-
-# The open checkpoint whose model the config may have taken, while a Runner is built.
-_model_source: ContextVar[Checkpoint | None] = ContextVar("model_source", default=None)
 
 
 @RUNNERS.register_module()
@@ -72,11 +67,7 @@ class Runner(CheckpointingRunner):
         cfg, notes = fill_from_data(cfg, training=bool(cfg.get("train_dataloader")))
         resolved = resolve_config(cfg)
         resolved.resume = bool(resolved.get("resume"))
-        token = _model_source.set(checkpoint)  # MMEngine builds the model where no argument of ours arrives
-        try:
-            runner = super().from_cfg(resolved)
-        finally:
-            _model_source.reset(token)
+        runner = cls.from_resolved(resolved, checkpoint)
         runner.user_cfg = cfg
         for note in notes:
             runner.logger.info(note)
@@ -108,15 +99,7 @@ class Runner(CheckpointingRunner):
 
     @classmethod
     def for_testing(cls, cfg: Config, checkpoint: Checkpoint | None = None) -> "Runner":
-        """Return a runner that is ready to test.
-
-        Args:
-            cfg: a user's config.
-            checkpoint: the checkpoint that ``load_from`` names, if it is already open.
-
-        Raises:
-            ValueError: as ``build_for_testing``.
-        """
+        """Return a runner that is ready to test; arguments and errors as for ``build_for_testing``."""
         init_distributed(cfg.get("launcher", "none"), dist_timeout(cfg))
         runner = cls._from_user_config(cfg, checkpoint)
         runner.build_for_testing(checkpoint)
@@ -164,8 +147,7 @@ class Runner(CheckpointingRunner):
             before.apply()
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
-        with names_for(_model_source.get()):
-            built = super().build_model(model)
+        built = super().build_model(model)
         freeze_untrained(task_of(built))
         return built
 

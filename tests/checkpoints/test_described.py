@@ -232,7 +232,7 @@ def test_a_files_model_is_built_of_registered_parts_behind_a_config_too(tmp_path
     for config, expected in (("transfer/cifar10", True), (tmp_path / "own.py", False)):
         cfg, opened = load_config_and_checkpoint(config, tmp_path / "c.pth", full_model=True)
         base = load_config("transfer/cifar10", small)
-        cfg.update(test_dataloader=base.test_dataloader, test_cfg={}, test_evaluator=base.test_evaluator)
+        cfg.test_dataloader, cfg.test_cfg, cfg.test_evaluator = base.test_dataloader, {}, base.test_evaluator
         cfg.update(train_dataloader=None, train_cfg=None, optim_wrapper=None, param_scheduler=None)
         cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None, work_dir=str(tmp_path / "run"))
         del asked[:]

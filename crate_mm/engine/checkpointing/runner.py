@@ -7,6 +7,7 @@ loads the backbone alone (``transfer_backbone``). Every file is read back and ve
 import copy
 import re
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mmengine.dist import is_main_process
 from torch import nn
 
 from ...checkpoints import Checkpoint, CheckpointError
+from ...checkpoints.described import names_for
 from ...checkpoints.fit import load_strict, transfer_backbone
 from ...config import dump
 from ...datasets.base import draws_of
@@ -32,6 +34,8 @@ from .work_dir import BEST_FILE, set_aside
 from .write import CheckpointWrite, build_checkpoint, to_cpu
 
 MAX_FAILED_WRITES = 3
+# The checkpoint whose model the config may have taken, while a Runner is built.
+_model_source: ContextVar[Checkpoint | None] = ContextVar("model_source", default=None)
 
 
 class CheckpointingRunner(RunnerState):
@@ -62,6 +66,19 @@ class CheckpointingRunner(RunnerState):
     failed_at: int | None = None
     unwritten: tuple[Path, Exception] | None = None
     _work_dir_prepared: bool = False
+
+    @classmethod
+    def from_resolved(cls, cfg: Config, checkpoint: Checkpoint | None) -> "CheckpointingRunner":
+        """Return a Runner of a resolved config, which may have taken its model from an open checkpoint."""
+        token = _model_source.set(checkpoint)  # MMEngine passes only the config on to build_model
+        try:
+            return super().from_cfg(cfg)
+        finally:
+            _model_source.reset(token)
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        with names_for(_model_source.get()):
+            return super().build_model(model)
 
     @property
     def task(self) -> Task:
