@@ -12,7 +12,7 @@ import json
 
 from mmengine.logging import MMLogger
 
-from ..config import defines_model, load_config
+from ..config import defines_model, fill_from_data, load_config
 from ..engine.bench import BenchResult, bench
 from ..engine.checkpointing.results import environment_info, model_cost
 from ..io.files import atomic_file
@@ -51,6 +51,7 @@ def main() -> None:
         cfg, machine, results = load_config(args.config, args.cfg_options), environment_info(), []
         if not defines_model(cfg):
             raise ValueError("the config defines no model: measure a config that does")
+        cfg, _ = fill_from_data(cfg)
         versions = machine["versions"]
         say(f"{machine['device']}, PyTorch {versions['torch']}, {'mixed precision' if args.amp else 'float32'}")
         for mode in [args.only] if args.only else ["inference", "training"]:

@@ -7,7 +7,6 @@ from mmengine.config import Config
 from ..datasets.base import dataset_of
 from ..io.untrusted import sanitized
 from ..registry import DATASETS
-from .load import require_model
 from .resolve import resolve_config
 
 MAX_NAMED = 5
@@ -27,9 +26,8 @@ def fill_from_data(cfg: Config, training: bool = False) -> tuple[Config, list[st
     ``global_batch_size`` above the number of samples becomes this number. Data are read only if one of them needs it.
 
     Raises:
-        ValueError: the config defines no model, or its data do not exist or do not name their classes.
+        ValueError: the data do not exist, or do not name their classes.
     """
-    require_model(cfg)
     fits = training and cfg.get("fit_batch") and cfg.get("global_batch_size")
     if not (lacks_num_classes(cfg) or fits):
         return cfg, []
@@ -37,7 +35,9 @@ def fill_from_data(cfg: Config, training: bool = False) -> tuple[Config, list[st
     if not cfg.get("train_dataloader"):
         raise ValueError(f"{_UNKNOWN}, and the config has no train_dataloader: set model.head.num_classes=N")
     try:
-        dataset = dataset_of(DATASETS.build(resolve_config(cfg, world_size=1).train_dataloader.dataset))
+        dataset = dataset_of(
+            DATASETS.build(resolve_config(cfg, world_size=1, with_model=False).train_dataloader.dataset)
+        )
     except (ValueError, OSError, RuntimeError) as error:
         raise ValueError(str(error) if training else f"{_UNKNOWN}: {error}; or set model.head.num_classes=N") from None
     if lacks_num_classes(cfg):

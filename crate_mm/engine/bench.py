@@ -18,7 +18,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
-from ..config import fill_from_data, resolve_config
+from ..config import resolve_config
 from ..models.tasks.base import Task, image_shape, task_of
 from ..registry import MODELS, SCOPE
 from .optim.wrapper import amp_dtype, amp_optim_wrapper
@@ -73,7 +73,7 @@ def bench(cfg: Config, what: str, batch: int = 32, seconds: float = 10.0, amp: b
     """
     if what not in ("training", "inference"):
         raise ValueError(f"unknown measurement {what!r}: choose training, inference")
-    resolved = resolve_config(fill_from_data(cfg)[0], world_size=1)
+    resolved = resolve_config(cfg, world_size=1)
     task = task_of(MODELS.build(resolved.model)).to(get_device())
     recompute = resolved.activation_checkpointing is True
     prepare_blocks(task, resolved.compile_blocks, recompute, resolved.residual_dtype if amp else None)

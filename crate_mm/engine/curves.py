@@ -195,7 +195,7 @@ def schedule(cfg: Config, samples: int | None = None) -> Schedule:
     cfg.visualizer = None
     cfg.max_batch_per_device = cfg.get("max_batch_per_device") or cfg.get("global_batch_size")
     if samples is not None:
-        classes = (cfg.model.get("head") or {}).get("num_classes", 10)
+        classes = (cfg.model.get("head") or {}).get("num_classes") or 10
         source = {"type": "FakeData", "size": samples, "num_classes": classes}
         cfg.train_dataloader.dataset = {"type": "ClassificationDataset", "source": source}
     else:

@@ -17,7 +17,7 @@ from torch import nn
 import crate_mm
 
 from ..checkpoints import Checkpoint
-from ..config import BatchPlan, default_work_dir, expand_home, fill_from_data, resolve_config
+from ..config import BatchPlan, default_work_dir, expand_home, fill_from_data, require_model, resolve_config
 from ..config.settings import guard_hooks
 from ..io.log import sanitize_record
 from ..models.tasks.base import freeze_untrained, task_of
@@ -64,6 +64,7 @@ class Runner(CheckpointingRunner):
 
     @classmethod
     def _from_user_config(cls, cfg: Config, checkpoint: Checkpoint | None = None) -> "Runner":
+        require_model(cfg)
         cfg, notes = fill_from_data(cfg, training=bool(cfg.get("train_dataloader")))
         resolved = resolve_config(cfg)
         resolved.resume = bool(resolved.get("resume"))

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from ..checkpoints import Checkpoint, CheckpointError, TransferReport, open_checkpoint, validated_model_config
 from ..checkpoints.described import names_for
 from ..checkpoints.fit import BACKBONE, load_strict, transfer_backbone
-from ..config import defines_model, fill_from_data, lacks_num_classes, load_config, resolve_config
+from ..config import defines_model, fill_from_data, lacks_num_classes, load_config, require_model, resolve_config
 from ..registry import DATASETS, FUNCTIONS, MODELS
 
 
@@ -81,6 +81,7 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None) -> nn.Module:
     Raises:
         ValueError: the config defines no model or names an unknown class.
     """
+    require_model(cfg)
     cfg, _ = fill_from_data(cfg)
     with names_for(checkpoint):
         return MODELS.build(cfg.model)

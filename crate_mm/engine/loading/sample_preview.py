@@ -55,7 +55,8 @@ class SamplePreview:
         if not cfg.get(f"{split}_dataloader"):
             raise ValueError(f"the config has no {split}_dataloader")
         has_model = defines_model(cfg)
-        cfg = fill_from_data(cfg, training=split == "train")[0] if has_model else cfg
+        if split == "train":
+            cfg, _ = fill_from_data(cfg, training=True)
         resolved = resolve_config(cfg, world_size=1, with_model=has_model)
         loader = resolved[f"{split}_dataloader"]
         self.dataset: Dataset = DATASETS.build(loader.dataset)
