@@ -49,13 +49,13 @@ batches = [{"inputs": images}]
 """
 # Loads each config in a README, resolves it, and builds its model without memory.
 LOAD_CONFIGS = """
-from crate_mm.config import defines_model, load_config, resolve_config
+from crate_mm.config import defines_model, fill_from_data, load_config, resolve_config
 from crate_mm.registry import MODELS
 for name in {names}:
     cfg = load_config(name)
     if defines_model(cfg):
         with torch.device("meta"):
-            MODELS.build(resolve_config(cfg, 1).model)
+            MODELS.build(resolve_config(fill_from_data(cfg)[0], 1).model)
 """
 ARCH = "model.backbone.arch=dict(embed_dim=48,depth=2,num_heads=3)"
 ALWAYS = [f"{split}_dataloader.num_workers=0" for split in ("train", "val", "test")] + ["train_cfg.max_epochs=1"]
