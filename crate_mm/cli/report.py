@@ -70,6 +70,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--eps-squared", type=float, default=0.01, help="eps^2 of the coding rates (default: 0.01)")
     parser.add_argument("--raw-length", action="store_true", help="do not scale tokens to length 1")
     parser.add_argument("--megabytes", type=positive_int, default=15, help="size limit of the page (default: 15)")
+    parser.add_argument(
+        "--weights-megabytes", type=float, default=1, metavar="MB",
+        help="size limit of the weights of a small model that the page runs itself; 0 for none (default: 1)",
+    )  # fmt: skip
     parser.add_argument("--title", default="", help="title of the page")
     parser.add_argument("--seed", type=int, default=0, help="seed of 'random' and of the image sample (default: 0)")
     add_cfg_options(parser)
@@ -93,6 +97,7 @@ def main() -> None:
             args.eps_squared,
             not args.raw_length,
             args.megabytes * 1e6 - len(library),
+            args.weights_megabytes * 1e6,
         )
         data = collect(models, datas, settings)
         title = args.title or f"Inside {', '.join(dict.fromkeys(m['name'] for m in data['models']))}"
@@ -135,7 +140,7 @@ def load_models(args: argparse.Namespace) -> tuple[list[ReportModel], list[Repor
             names = (checkpoint and checkpoint.class_names) or dataset_of(loader.dataset).classes
             names = names or (default_class_names(model.num_classes) if model.is_classifier else None)
             run = checkpoint_data(config, cfg, file, checkpoint)
-            models.append(ReportModel(label, model, len(datas) - 1, names, run))
+            models.append(ReportModel(label, model, len(datas) - 1, names, file == "random", run))
     return models, datas
 
 
@@ -239,7 +244,7 @@ def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint 
 
 def run_data(args: argparse.Namespace, datas: list[ReportDataset], measured: int) -> dict[str, Any]:
     """Return the command, settings, data, versions and device of the report."""
-    settings = ("split", "num_images", "shown", "eps_squared", "raw_length", "megabytes", "seed")
+    settings = ("split", "num_images", "shown", "eps_squared", "raw_length", "megabytes", "weights_megabytes", "seed")
     return {
         "command": sanitized(" ".join(["crate-mm report", *map(public, sys.argv[1:])]), 2000),
         "date": time.strftime("%Y-%m-%d"),

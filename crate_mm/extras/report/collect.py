@@ -25,12 +25,14 @@ from ...analysis.table import MEASURES
 from ...analysis.taps import find_layers, layout_of, name_of
 from ...datasets.base import dataset_of
 from ...io.untrusted import sanitized
+from .drawing import drawing_of, pack_bytes
 from .looks import AttentionBudget, Looks, count_maps
 from .pack import pack
+from .running import running_model, why_not
 from .stream import LISTED, MAX_CLASSES, TOP, AtomUsage, StreamStats, collect_stats
 
 ATTENTION = 0.6  # fraction of the page's bytes for attention between patches
-FORMAT = 1  # version of the data, for readers of saved files
+FORMAT = 2  # version of the data, for readers of saved files
 GRAM_DIRECTIONS = 64  # basis vectors in the picture of a Gram matrix, over all heads
 THUMBNAIL = 40  # pixels of the longer side
 LOSSLESS = 64 * 64  # images with at most this many pixels are stored as PNG, larger ones as JPEG
@@ -51,23 +53,27 @@ class ReportDataset(NamedTuple):
 
 @dataclass
 class ReportModel:
-    """A model of the report, in eval mode. ``data`` is the index of its ``ReportDataset``."""
+    """A model of the report, in eval mode. ``data`` is the index of its ``ReportDataset``. ``untrained`` models have
+    newly initialized weights, with which the page compares the others."""
 
     label: str
     model: nn.Module
     data: int = 0
     class_names: list[str] | None = None
+    untrained: bool = False
     run: dict[str, Any] = field(default_factory=dict)
 
 
 class ReportSettings(NamedTuple):
-    """Positions to measure, the subset to show in detail, settings of the coding rates, and the data's size limit."""
+    """Positions to measure and to show in detail, settings of the coding rates, and size limits of the data and, within
+    it, of the weights of the model that the page runs."""
 
     measured: list[int]
     shown: list[int]
     eps_squared: float = 0.01
     unit_length: bool = True
     max_bytes: float = 15e6
+    weights_bytes: float = 1e6
 
 
 def collect(
@@ -78,8 +84,11 @@ def collect(
     Raises:
         ValueError: a model has no readable layers, or its output is not finite.
     """
+    running = choose_running(models, datas, settings)
     grids = []
-    for report_model in models:
+    for i, report_model in enumerate(models):
+        if i in running:  # the page computes its maps
+            continue
         (batch, *_) = datas[report_model.data].batches(settings.shown[:1])
         layout = layout_of(report_model.model, batch["inputs"])
         grids.append(
@@ -91,6 +100,8 @@ def collect(
             f"{sanitized(report_model.label)}: measuring {len(settings.measured)} images, showing {len(settings.shown)}"
         )
         entries.append(measure_model(report_model, datas[report_model.data], settings, thumbs))
+    for i, entry in enumerate(entries):
+        entry["running"], entry["why_not_running"] = running.get(i), why_not(models[i].model)
     first = datas[0].dataset
     names = next((report_model.class_names for report_model in models if report_model.class_names), None)
     data = {
@@ -99,7 +110,10 @@ def collect(
         "measures": {name: row.meaning for name, row in MEASURES.items()},
         "limits": {"classes": MAX_CLASSES, "listed": LISTED, "top": TOP},
         "images": [image_data(first, position) for position in settings.shown],
-        "datas": [data_pictures(d, settings.shown) for d in datas],
+        "datas": [
+            data_pictures(d, settings.shown, any(models[i].data == number for i in running))
+            for number, d in enumerate(datas)
+        ],
         "thumbnails": {str(p): to_data_url(first[p], THUMBNAIL) for p in sorted(thumbs)},
         "models": entries,
     }
@@ -112,6 +126,23 @@ def collect(
     return data
 
 
+def choose_running(
+    models: list[ReportModel], datas: list[ReportDataset], settings: ReportSettings
+) -> dict[int, dict[str, Any]]:
+    """Return the weights of the model that the page runs, by its index; empty if no model can run in the page.
+
+    It is the last model that the page can compute, an untrained model only if no trained one can.
+    """
+    able = [i for i, report_model in enumerate(models) if why_not(report_model.model) is None]
+    if not able:
+        return {}
+    index = max(able, key=lambda i: (not models[i].untrained, i))
+    dataset = datas[models[index].data].dataset
+    images = torch.stack([dataset[position]["inputs"] for position in settings.shown])
+    weights = running_model(models[index].model, settings.weights_bytes, images)
+    return {} if weights is None else {index: weights}
+
+
 def add_looks(
     models: list[ReportModel], datas: list[ReportDataset], settings: ReportSettings, budget: AttentionBudget, data: dict
 ) -> int:
@@ -119,7 +150,8 @@ def add_looks(
     data["attention"] = {"side": budget.side, "bits": budget.bits}
     attention_size = 0
     for report_model, entry in zip(models, data["models"]):
-        looks = Looks(report_model.model, budget, [datas[report_model.data].ground_truth(p) for p in settings.shown])
+        truths = [datas[report_model.data].ground_truth(p) for p in settings.shown]
+        looks = Looks(report_model.model, budget, truths, stored=entry["running"] is None)
         for batch in datas[report_model.data].batches(settings.shown):
             looks.look(batch)
         for layer, layer_entry in enumerate(entry["layers"]):
@@ -155,6 +187,7 @@ def measure_model(
         "label": sanitized(report_model.label),
         "name": name_of(model),
         "data": report_model.data,
+        "untrained": report_model.untrained,
         "parameters": sum(p.numel() for p in model.parameters()),
         "grid": None if layout is None else list(layout),
         "pool": pooling(model),
@@ -214,9 +247,15 @@ def image_data(dataset: Dataset, position: int) -> dict[str, Any]:
     return {"position": position, "name": sanitized(Path(path).name or path), "label": label if label >= 0 else None}
 
 
-def data_pictures(data: ReportDataset, positions: list[int]) -> dict[str, Any]:
-    """Return the shown images, and those with a ground truth again, darkened where the truth has no class."""
+def data_pictures(data: ReportDataset, positions: list[int], running: bool = False) -> dict[str, Any]:
+    """Return the shown images, and those with a ground truth again, darkened where the truth has no class.
+
+    With ``running``, also their bytes and how drawings are prepared: the page's own model takes them.
+    """
     pictures: dict[str, Any] = {"label": sanitized(data.label), "pictures": [], "truths": []}
+    if running:
+        samples = torch.stack([data.dataset[position]["inputs"] for position in positions])
+        pictures |= {"inputs": pack_bytes(samples), "drawing": drawing_of(data.dataset, positions)}
     for position in positions:
         sample, truth = data.dataset[position], data.ground_truth(position)
         pictures["pictures"].append(to_data_url(sample))

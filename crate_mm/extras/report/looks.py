@@ -93,10 +93,17 @@ class Looks:
         model: in eval mode.
         budget: resolution of the attention.
         truths: for each image the class of each pixel, ``(H, W)``, or None if it is unknown.
+        stored: whether attention, masks and codes are stored; False for a model that the page runs.
     """
 
-    def __init__(self, model: nn.Module, budget: AttentionBudget, truths: Sequence[Tensor | None] = ()) -> None:
-        self.truths = truths
+    def __init__(
+        self,
+        model: nn.Module,
+        budget: AttentionBudget,
+        truths: Sequence[Tensor | None] = (),
+        stored: bool = True,
+    ) -> None:
+        self.truths, self.stored = truths, stored
         self.model, self.budget, self.layers = model, budget, find_layers(model)
         self.layout: TokenLayout | None = None  # of the last image
         self.blocks: dict[int, list[Tensor]] = {}
@@ -146,16 +153,17 @@ class Looks:
     def data(self, layer: int) -> dict[str, Any]:
         """Return the views of a layer, counted from 0; None for undefined ones."""
         views: dict[str, Any] = {"attention": None, "code": None, "pca": None, "masks": None}
-        if layer in self.blocks:
+        if layer in self.blocks and self.stored:
             blocks = torch.stack(self.blocks[layer])  # (B, K, 1 + n, 1 + n)
             views["attention"] = pack(blocks, self.budget.bits, power=2, groups=blocks.shape[0] * blocks.shape[1])
         if layer in self.cls:
             cls = torch.stack(self.cls[layer])  # (B, K, N)
-            views["cls"] = pack(cls, self.budget.bits, power=2, groups=cls.shape[0] * cls.shape[1])
             masks = attention_masks(cls)
-            views["masks"] = pack(masks.float())
+            if self.stored:
+                views["cls"] = pack(cls, self.budget.bits, power=2, groups=cls.shape[0] * cls.shape[1])
+                views["masks"] = pack(masks.float())
             views["best"] = [self._best(*pair) for pair in zip(masks, self.truths)]
-        if layer in self.codes:
+        if layer in self.codes and self.stored:
             codes = torch.stack(self.codes[layer])
             tokens, channels, total = self.code_sizes[layer]
             values = pack(codes.abs(), groups=len(codes))

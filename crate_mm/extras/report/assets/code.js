@@ -1,13 +1,14 @@
 // The sparse code: of the chosen image, over the data, and its overlap between classes.
 
 import { chart, legend, matrix, ranks } from "./charts.js";
-import { className, part, report, unpack } from "./data.js";
+import { className, report, unpack } from "./data.js";
 import { h, heading, mark, nothing, number, percent } from "./dom.js";
 import { heat, picture, shares } from "./heat.js";
 import { thumbnail } from "./objective.js";
 import { choose, shownModels, state } from "./state.js";
+import { codeOf } from "./views.js";
 
-export const codeNeeds = ["image", "layer", "hidden", "direction"];
+export const codeNeeds = ["image", "layer", "a", "b", "direction"];
 
 export async function renderCode(body) {
   const usage = h("div", { class: "chart" });
@@ -50,8 +51,7 @@ async function usageRows() {
 }
 
 async function codeViews(model, index, code, later) {
-  const { values: packed, tokens, channels, of } = model.layers[state.layer].looks.code;
-  const values = part(await unpack(packed), packed.shape, state.image);
+  const { values, tokens, channels, of } = await codeOf(model);
   const first = model.grid?.[0] ?? 0;
   const who = (i) => (tokens[i] < first ? "class token" : `patch ${tokens[i] - first + 1}`);
   const columns = channels.length;

@@ -1,11 +1,12 @@
 // One image: attention of a patch, the class token's map, components as colors, agreement of heads, predictions.
 
-import { className, part, report, unpack } from "./data.js";
+import { className, headsOf, part, report, unpack } from "./data.js";
 import { h, heading, mark, nothing, number, percent, say } from "./dom.js";
 import { draw, heat, picture, shares } from "./heat.js";
-import { choose, choosePatch, patchIn, shownModels, state } from "./state.js";
+import { choose, choosePatch, headOf, shownModels, state } from "./state.js";
+import { attentionRows, classMaps } from "./views.js";
 
-export const imageNeeds = ["image", "layer", "head", "y", "x", "hidden"];
+export const imageNeeds = ["image", "layer", "head", "y", "x", "cls", "a", "b"];
 
 export async function renderImage(body) {
   const { name, label } = report.images[state.image];
@@ -36,21 +37,6 @@ export async function renderImage(body) {
   const row = body.querySelector(".strip");
   const chosen = row.querySelector('[aria-pressed="true"]');
   if (chosen) row.scrollLeft = chosen.offsetLeft - row.offsetLeft - (row.clientWidth - chosen.offsetWidth) / 2;
-}
-
-// The attention of all heads in the chosen layer from the chosen patch, or null.
-export async function attentionRows(model) {
-  const looks = model.layers[state.layer]?.looks;
-  if (!looks?.attention) return null;
-  const { shape } = looks.attention;
-  const values = await unpack(looks.attention);
-  const side = report.attention.side;
-  const [, patchRows, patchColumns] = model.grid;
-  const [rows, columns] = [Math.ceil(patchRows / side), Math.ceil(patchColumns / side)];
-  const [row, column] = patchIn(patchRows, patchColumns);
-  const chosen = Math.floor(row / side) * columns + Math.floor(column / side);
-  const heads = Array.from({ length: shape[1] }, (_, k) => part(values, shape, state.image, k, 1 + chosen));
-  return { heads, rows, columns, chosen, side };
 }
 
 // Cosines between the heads' rows.

@@ -5,7 +5,7 @@ import { report } from "./data.js";
 import { h, heading, mark, number } from "./dom.js";
 import { choose, shownModels, state } from "./state.js";
 
-export const objectiveNeeds = ["layer", "measure", "hidden"];
+export const objectiveNeeds = ["layer", "measure", "a", "b"];
 
 const ORDER = ["r_out", "rc_half", "sparsity", "objective"];
 const TITLES = {
@@ -32,7 +32,7 @@ function sorted() {
 export async function renderObjective(body) {
   const names = sorted();
   if (!names.includes(state.measure)) state.measure = names.includes("rc_half") ? "rc_half" : names[0];
-  const drawn = [...state.hidden].join();
+  const drawn = `${state.a} ${state.b}`;
   if (!body.querySelector(".detail") || viewsOf !== drawn) await overview(body, names, drawn);
   for (const button of body.querySelectorAll(".measure > button")) {
     button.setAttribute("aria-pressed", button.dataset.measure === state.measure);

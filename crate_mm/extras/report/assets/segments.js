@@ -1,19 +1,20 @@
 // Masks of the heads: the patches that the class token attends to most.
 
-import { part, report, unpack } from "./data.js";
+import { report } from "./data.js";
 import { h, heading, mark, nothing, number } from "./dom.js";
 import { draw, picture } from "./heat.js";
 import { choose, shownModels, state } from "./state.js";
+import { masksOf } from "./views.js";
 
-export const segmentsNeeds = ["image", "layer", "head", "hidden"];
+export const segmentsNeeds = ["image", "layer", "head", "a", "b"];
 
 export async function renderSegments(body) {
   const panels = [];
   for (const { model, index } of shownModels()) {
     const box = h("article", { class: "model", "data-model": index, style: { "--mark": mark(index) } });
     box.append(heading(model, index));
-    const packed = model.layers[state.layer]?.looks.masks;
-    if (packed) box.append(await masks(model, index, packed));
+    const found = model.layers[state.layer] ? await masksOf(model) : null;
+    if (found) box.append(await masks(model, index, found));
     else
       box.append(
         nothing(
@@ -34,13 +35,12 @@ export async function renderSegments(body) {
   body.replaceChildren(...panels, which);
 }
 
-async function masks(model, index, packed) {
+async function masks(model, index, found) {
   const [, rows, columns] = model.grid;
   const image = await picture(report.datas[model.data].pictures[state.image]);
-  const values = await unpack(packed);
-  const tiles = Array.from({ length: packed.shape[1] }, (_, k) => {
+  const tiles = found.map((values, k) => {
     const canvas = h("canvas", { role: "img", "aria-label": `mask of head ${k + 1}` });
-    draw(canvas, { rows, columns, image, values: part(values, packed.shape, state.image, k), mask: true });
+    draw(canvas, { rows, columns, image, values, mask: true });
     return h(
       "button",
       {

@@ -6,7 +6,7 @@ import { h, heading, mark, nothing, number } from "./dom.js";
 import { heat, shares } from "./heat.js";
 import { shownModels, state } from "./state.js";
 
-export const subspacesNeeds = ["layer", "hidden"];
+export const subspacesNeeds = ["layer", "a", "b"];
 
 export async function renderSubspaces(body) {
   const rows = shownModels().flatMap(({ model, index }) =>
