@@ -38,7 +38,7 @@ from ..datasets.images import open_image
 from ..datasets.transforms import to_uint8
 from ..engine.checkpointing.results import dataset_name
 from ..extras.report.collect import ReportDataset, ReportModel, ReportSettings, collect
-from ..extras.report.page import make_page, vega
+from ..extras.report.page import make_page
 from ..inference.standalone import build_loader, load_config_and_checkpoint
 from ..io.files import atomic_file
 from ..io.untrusted import public, sanitized, say
@@ -46,6 +46,7 @@ from .analyze import build_model
 from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
 
 MAX_MASK_CLASSES = 1024  # per ground-truth mask, as each class is transformed by itself; scenes have fewer than 300
+PAGE_BYTES = 150_000  # of a page without data, at most
 MAX_CONFIG_CHARS = 20_000  # of a model config quoted on the page
 
 
@@ -86,7 +87,6 @@ def main() -> None:
         check_writable(args.out)
         if args.masks and not (args.images and Path(args.masks).is_dir()):
             raise ValueError("--masks needs --images, and must be a folder of ground-truth masks of these images")
-        library = vega()  # first, because it fails if it is not installed
         models, datas = load_models(args)
         total = len(datas[0].dataset)
         generator = torch.Generator().manual_seed(args.seed)
@@ -96,13 +96,13 @@ def main() -> None:
             sorted(positions[: args.shown]),
             args.eps_squared,
             not args.raw_length,
-            args.megabytes * 1e6 - len(library),
+            args.megabytes * 1e6 - PAGE_BYTES,
             args.weights_megabytes * 1e6,
         )
         data = collect(models, datas, settings)
         title = args.title or f"Inside {', '.join(dict.fromkeys(m['name'] for m in data['models']))}"
         data = {"title": sanitized(title), "run": run_data(args, datas, len(positions)), **data}
-        page = make_page(data, data["title"], library)
+        page = make_page(data, data["title"])
         if len(page) > args.megabytes * 1e6:
             raise ValueError(
                 f"the page would have {len(page) / 1e6:.1f} MB, more than --megabytes {args.megabytes}: use fewer "

@@ -1,11 +1,12 @@
 // The sparse code: of the chosen image, over the data, and its overlap between classes.
 
-import { chart, legend, matrix, ranks } from "./charts.js";
+import { legend, matrix, styleOf } from "./charts.js";
 import { className, report, unpack } from "./data.js";
 import { h, heading, mark, nothing, number, percent } from "./dom.js";
 import { heat, picture, shares } from "./heat.js";
 import { thumbnail } from "./objective.js";
 import { choose, shownModels, state } from "./state.js";
+import { lineChart } from "./svg.js";
 import { codeOf } from "./views.js";
 
 export const codeNeeds = ["image", "layer", "a", "b", "direction"];
@@ -13,12 +14,11 @@ export const codeNeeds = ["image", "layer", "a", "b", "direction"];
 export async function renderCode(body) {
   const usage = h("div", { class: "chart" });
   const panels = [];
-  const later = []; // charts take the width of their parent, so draw them after it is in the page
   for (const { model, index } of shownModels()) {
     const box = h("article", { class: "model", "data-model": index, style: { "--mark": mark(index) } });
     box.append(heading(model, index));
     const code = model.layers[state.layer]?.code;
-    if (code) box.append(...(await codeViews(model, index, code, later)));
+    if (code) box.append(...(await codeViews(model, index, code)));
     else
       box.append(
         nothing(
@@ -29,28 +29,34 @@ export async function renderCode(body) {
       );
     panels.push(box);
   }
-  const rows = await usageRows();
-  const head = rows.length
-    ? [h("h4", {}, `Use of the atoms of layer ${state.layer + 1}`), legend(), usage]
-    : [];
+  const series = await usageSeries();
+  const head = series.length ? [h("h4", {}, `Use of the atoms of layer ${state.layer + 1}`), legend(), usage] : [];
   body.replaceChildren(...head, ...panels);
-  if (rows.length) await chart(usage, ranks(rows), "Fraction of tokens that use each atom, most used first");
-  for (const [element, spec, told] of later) await chart(element, spec, told);
+  if (!series.length) return;
+  const most = Math.max(...series.map(({ points }) => points.at(-1).x));
+  lineChart(usage, {
+    name: "Fraction of tokens that use each atom, most used first",
+    series,
+    xs: Array.from({ length: 7 }, (_, i) => Math.round(1 + (i * (most - 1)) / 6)),
+    xTitle: "atom, most used first",
+    yFormat: percent,
+  });
 }
 
-async function usageRows() {
-  const rows = [];
+async function usageSeries() {
+  const series = [];
   for (const { model, index } of shownModels()) {
     const code = model.layers[state.layer]?.code;
     if (!code) continue;
     const values = await unpack(code.sorted_share);
-    const step = Math.max(Math.floor(values.length / 400), 1); // as many points as a screen has room for
-    for (let i = 0; i < values.length; i += step) rows.push({ model: index, rank: i + 1, share: values[i] });
+    const step = Math.max(Math.floor(values.length / 200), 1); // as many points as a screen has room for
+    const points = [...values.keys()].filter((i) => i % step === 0).map((i) => ({ x: i + 1, y: values[i] }));
+    series.push({ name: model.label, style: styleOf(index), points });
   }
-  return rows;
+  return series;
 }
 
-async function codeViews(model, index, code, later) {
+async function codeViews(model, index, code) {
   const { values, tokens, channels, of } = await codeOf(model);
   const first = model.grid?.[0] ?? 0;
   const who = (i) => (tokens[i] < first ? "class token" : `patch ${tokens[i] - first + 1}`);
@@ -71,28 +77,25 @@ async function codeViews(model, index, code, later) {
   const told = h("p", { class: "note", "data-told": "zero" }, note);
   const views = [h("div", {}, h("div", { class: "scroll" }, figure), told), directionView(model, index, code)];
   if (code.overlap) {
-    const box = h("div", { class: "chart" });
     const names = model.classes.map((label) => className(label));
     const shared = await unpack(code.overlap);
-    const cells = names.flatMap((_, i) =>
-      names.map((_, j) => ({ row: i, column: j, value: shared[i * names.length + j] })),
-    );
-    const least = Math.min(...shared);
-    const told = `1 if two classes use each atom equally often, 0 if they share no atom; minimum ${number(least)}`;
+    const sentence = `1 if two classes use each atom equally often, 0 if they share no atom; minimum ${number(Math.min(...shared))}`;
     const some =
       model.classes.length < report.limits.classes
         ? ""
         : ` Only the first ${report.limits.classes} classes of the data are shown.`;
-    views.push(
-      h(
-        "div",
-        { class: "panel" },
-        h("h4", {}, "Overlap of the codes of classes"),
-        box,
-        h("p", {}, `${told}.${some}`),
-      ),
-    );
-    later.push([box, matrix(cells, { rows: names, columns: names, height: Math.min(names.length * 22, 360) }), told]);
+    const key = `overlap-${index}`;
+    const caption = "Overlap of the codes of classes";
+    const figure = matrix({
+      key,
+      name: `${model.label}: ${caption}`,
+      caption,
+      rows: names,
+      columns: names,
+      values: shared,
+      most: 1,
+    });
+    views.push(h("div", { class: "panel" }, figure, h("p", {}, `${sentence}.${some}`)));
   }
   if (!code.overlap) views.push(nothing(model.undefined.labels ?? ""));
   return [views[0], h("div", { class: "row two after" }, ...views.slice(1))];
@@ -120,9 +123,7 @@ function directionView(model, index, code) {
     ? `No token of any measured image uses ${unused.length} of the ${all} atoms: ${listed.join(", ")}.`
     : `Each of the ${all} atoms is used by some token.`;
   if (!chosen) return h("div", { class: "panel" }, h("h4", {}, "Images of an atom"), h("p", {}, never));
-  const list = chosen.top.map(([position, patch, value]) =>
-    h("li", {}, marked(model, position, patch), number(value)),
-  );
+  const list = chosen.top.map(([position, patch, value]) => h("li", {}, marked(model, position, patch), number(value)));
   return h(
     "div",
     { class: "panel" },

@@ -79,8 +79,9 @@ function place(i, columns, side) {
   return `row ${span(row)}, column ${span(column)}`;
 }
 
-function attentionView(model, index, image, { heads, rows, columns, chosen, side }, texts) {
-  const values = heads[state.head];
+function attentionView(model, index, image, { heads, rows, columns, chosen: token, side }, texts) {
+  const chosen = token - 1;
+  const values = heads[headOf(model)];
   const patches = values.subarray(1);
   const [, patchRows, patchColumns] = model.grid;
   const order = [...patches.keys()].sort((a, b) => patches[b] - patches[a]).slice(0, 3);
@@ -132,10 +133,10 @@ const POOLED = {
 };
 
 async function clsView(model, index, image) {
-  const packed = model.layers[state.layer].looks.cls;
-  if (!packed) return nothing(model.undefined.cls ?? "This layer has no class token.");
+  const maps = await classMaps(model);
+  if (!maps) return nothing(model.undefined.cls ?? "This layer has no class token.");
   const [, rows, columns] = model.grid;
-  const values = part(await unpack(packed), packed.shape, state.image, state.head);
+  const values = maps[headOf(model)];
   const figure = heat({
     key: `cls-${index}`,
     name: `${model.label}: the class token's attention, layer ${state.layer + 1}, head ${state.head + 1}`,
@@ -174,7 +175,8 @@ export async function aspect(model) {
   return image.naturalHeight / image.naturalWidth;
 }
 
-function headsViews(model, index, image, { heads, rows, columns, chosen }) {
+function headsViews(model, index, image, { heads, rows, columns, chosen: token }) {
+  const chosen = token - 1;
   const tiles = heads.map((values, k) => {
     const canvas = h("canvas", { "aria-hidden": "true" });
     draw(canvas, { rows, columns, image, values: shares(values.subarray(1)), chosen });

@@ -59,10 +59,5 @@ async function masks(model, index, found) {
   const truth = h("img", { src: report.datas[model.data].truths[state.image], alt: "ground-truth mask" });
   grid.prepend(h("figure", { class: "truth" }, truth, h("figcaption", {}, "ground truth")));
   const heads = best.map(({ label, head, iou }) => `class ${label}: head ${head + 1}, IoU ${number(iou)}`);
-  return h(
-    "div",
-    {},
-    grid,
-    h("p", { class: "note", "data-told": "best" }, `Best head by class: ${heads.join("; ")}.`),
-  );
+  return h("div", {}, grid, h("p", { class: "note", "data-told": "best" }, `Best head by class: ${heads.join("; ")}.`));
 }
