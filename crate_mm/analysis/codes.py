@@ -50,3 +50,20 @@ def head_agreement(attention: Tensor) -> Tensor:
     """Return the cosines between the heads' rows of attention, ``(..., K, N) -> (..., K, K)``."""
     unit = torch.nn.functional.normalize(attention, dim=-1)
     return unit @ unit.mT
+
+
+def zero_reasons(x: Tensor, stepped: Tensor, code: Tensor) -> Tensor:
+    """Return why entries of a code are zero, as counts ``(5,)``.
+
+    In order: entries that were negative or zero before the step (``x``); that the dictionary pushed to zero or below
+    (``stepped``); that the threshold removed; nonzero entries that were negative or zero before; all nonzero entries.
+
+    Args:
+        x: input of the ISTA step, ``(..., N, d)``.
+        stepped: the input after the gradient step, before threshold and ReLU.
+        code: the output.
+    """
+    zero, negative = code == 0, x <= 0
+    by_dictionary = zero & ~negative & (stepped <= 0)
+    groups = (zero & negative, by_dictionary, zero & ~negative & ~by_dictionary, ~zero & negative, ~zero)
+    return torch.stack([group.sum() for group in groups])

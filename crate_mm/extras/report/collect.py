@@ -25,6 +25,7 @@ from ...analysis.table import MEASURES
 from ...analysis.taps import find_layers, layout_of, name_of
 from ...datasets.base import dataset_of
 from ...io.untrusted import sanitized
+from ...models.tasks.classifier import ImageClassifier
 from .drawing import drawing_of, pack_bytes
 from .looks import AttentionBudget, Looks, count_maps
 from .pack import pack
@@ -179,7 +180,7 @@ def measure_model(
         measures = stats.spreads.data(layer)
         usage = stats.codes.get(layer)
         thumbs |= {p for m in measures.values() for end in ("low", "high") for p, _ in m[end]}
-        code = None if usage is None else code_data(usage)
+        code = None if usage is None else code_data(usage) | {"zeros": zero_shares(stats, layer)}
         if code:
             thumbs |= {p for atom in code["directions"] for p, *_ in atom["top"]}
         entries.append({"measures": measures, "code": code, "subspaces": subspace_data(step, stats, layer)})
@@ -191,6 +192,8 @@ def measure_model(
         "parameters": sum(p.numel() for p in model.parameters()),
         "grid": None if layout is None else list(layout),
         "pool": pooling(model),
+        "bounds": rate_bounds(layers, stats.tokens, model.backbone.embed_dim, settings),
+        "smoothing": model.label_smoothing if isinstance(model, ImageClassifier) else 0.0,
         "layers": entries,
         "images": stats.images,
         "labelled": stats.labelled,
@@ -198,6 +201,44 @@ def measure_model(
         "classes": sorted(stats.classes),
         "run": report_model.run,
     }
+
+
+def zero_shares(stats: StreamStats, layer: int) -> dict[str, float] | None:
+    """Return of the zeros of a layer's code the shares by reason, and of all entries those switched on by the
+    dictionary; None if the layer has no ISTA step."""
+    if layer not in stats.zeros:
+        return None
+    negative, dictionary, threshold, on, left = stats.zeros[layer].tolist()
+    zeros = max(negative + dictionary + threshold, 1)
+    entries = stats.entries[layer]
+    shares = {"negative": negative / zeros, "dictionary": dictionary / zeros, "threshold": threshold / zeros}
+    return {**shares, "on": on / entries, "left": left / entries}
+
+
+def rate_bounds(
+    layers: dict[int, nn.Module], tokens: int | None, width: int, settings: ReportSettings
+) -> dict[str, tuple[float, float]]:
+    """Return (least, largest) value of each coding rate for tokens of length 1 that are not zero.
+
+    The least is that of equal tokens, ``1/2 log(1 + p / eps^2)`` per subspace; the largest that of min(N, p) orthogonal
+    directions. Empty without unit length, without tokens, or if the layers differ in their subspaces.
+    """
+    if not settings.unit_length or tokens is None:
+        return {}
+
+    def bounds(heads: int, p: int) -> tuple[float, float]:
+        m = min(tokens, p)
+        least = heads / 2 * math.log1p(p / settings.eps_squared)
+        # m directions of energy N / m each, in p / (N eps^2) times the Gram matrix
+        return least, heads * m / 2 * math.log1p(p / (m * settings.eps_squared))
+
+    found = {"r_out": bounds(1, width)}
+    shapes = {
+        (s.num_heads, s.U.shape[1] // s.num_heads) for layer in layers.values() if (s := layer.subspaces()) is not None
+    }
+    if len(shapes) == 1:
+        found |= dict.fromkeys(("rc_z", "rc_in", "rc_half", "rc_out"), bounds(*shapes.pop()))
+    return found
 
 
 def code_data(usage: AtomUsage) -> dict[str, Any]:

@@ -4,13 +4,16 @@ Shapes: B images, N tokens, m atoms of the dictionary, K heads, C classes.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ...analysis.codes import atom_usage, code_overlap, head_energy
+from ...analysis.codes import atom_usage, code_overlap, head_energy, zero_reasons
 from ...analysis.gather import measure_layers
 from ...analysis.taps import find_layers, layout_of, read_taps
+from ...models.layers import ISTA
 from .spread import Spreads
 
 MAX_CLASSES = 20  # whose codes and energies are compared: the first that occur
@@ -86,6 +89,9 @@ class StreamStats:
     Attributes:
         spreads: the measures.
         codes, energies: by layer, counted from 0.
+        zeros: by layer with an ISTA step, the counts of ``zero_reasons``.
+        entries: by layer, the number of entries of its codes.
+        tokens: number of tokens of an image.
         classes: labels that are compared.
         images, labelled, right: number of images, and for a classifier the number with a label and of correct answers.
     """
@@ -95,6 +101,9 @@ class StreamStats:
         self.classes: list[int] = []
         self.codes: dict[int, AtomUsage] = {}
         self.energies: dict[int, ClassMeans] = {}
+        self.zeros: dict[int, Tensor] = {}
+        self.entries: dict[int, int] = {}
+        self.tokens: int | None = None
         self.images = self.labelled = self.right = 0
 
 
@@ -124,6 +133,16 @@ def collect_stats(
     def read_code(layer: int, code: Tensor) -> None:
         usage = stats.codes.setdefault(layer, AtomUsage(stats.classes))
         usage.update(code, batch_of["positions"], batch_of["labels"], prefix)
+        stats.entries[layer] = stats.entries.get(layer, 0) + code.numel()
+
+    def read_out(layer: int, z: Tensor) -> None:
+        stats.tokens = z.shape[1]
+
+    def read_ista(layer: int, ista: ISTA, inputs: tuple[Tensor], code: Tensor) -> None:
+        (x,) = inputs
+        D = ista.dictionary
+        counts = zero_reasons(x, x + ista.step_size * (x - x @ D.mT) @ D, code).cpu()
+        stats.zeros[layer] = stats.zeros.get(layer, 0) + counts
 
     def read_w(layer: int, w: Tensor) -> None:
         subspaces = layers[layer].subspaces()
@@ -132,11 +151,17 @@ def collect_stats(
             energy.update(head_energy(w, subspaces.num_heads), batch_of["labels"])
 
     offered = {tap for layer in layers.values() for tap in layer.taps()}
-    readers = {tap: read for tap, read in (("tap_code", read_code), ("tap_w", read_w)) if tap in offered}
+    readers = {
+        tap: read for tap, read in (("tap_code", read_code), ("tap_w", read_w), ("tap_out", read_out)) if tap in offered
+    }
+    steps = {layer: step.sparsify for layer, step in layers.items() if type(step.sparsify) is ISTA}
     with (
+        ExitStack() as hooks,
         measure_layers(model, eps_squared=eps_squared, unit_length=unit_length, into=stats.spreads),
         read_taps(model, readers),
     ):
+        for layer, ista in steps.items():
+            hooks.callback(ista.register_forward_hook(partial(read_ista, layer)).remove)
         for batch in batches:
             count = len(batch["inputs"])
             labels = batch["labels"].tolist() if "labels" in batch else [-1] * count
