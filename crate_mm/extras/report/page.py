@@ -14,6 +14,7 @@ MODULES = (
     "state",
     "dom",
     "svg",
+    "sentences",
     "model",
     "views",
     "colour",

@@ -1,7 +1,7 @@
 // The page: the bar of choices, and the sections. A section is redrawn when a choice that it depends on changes.
 
 import { codeNeeds, renderCode } from "./code.js";
-import { headsOf, mostHeads, report } from "./data.js";
+import { mostHeads, report } from "./data.js";
 import { h, mark, percent } from "./dom.js";
 import { drawNeeds, renderDraw } from "./draw.js";
 import { imageNeeds, renderImage } from "./image.js";
@@ -11,7 +11,25 @@ import { objectiveNeeds, renderObjective } from "./objective.js";
 import { digits8, enlarge } from "./pixels.js";
 import { renderRun, runNeeds } from "./run.js";
 import { renderSegments, segmentsNeeds } from "./segments.js";
-import { choose, ignored, onChoice, state } from "./state.js";
+import {
+  againstUntrained,
+  attentionSentence,
+  counts,
+  directionSentence,
+  entriesSentence,
+  headsSentence,
+  mapsSentence,
+  measureSentences,
+  objectiveSentence,
+  rateSentence,
+  rightSentence,
+  shapeOf,
+  stepsSentence,
+  subspacesSentence,
+  verdict,
+  wholeRateSentence,
+} from "./sentences.js";
+import { choose, ignored, onChoice, state, untrainedModel } from "./state.js";
 import { renderSubspaces, subspacesNeeds } from "./subspaces.js";
 
 const SECTIONS = [
@@ -86,6 +104,8 @@ function showChoice() {
   head.value = state.head;
   document.getElementById("a-choice").value = state.a;
   document.getElementById("b-choice").value = state.b ?? "";
+  const sentences = verdict(report.models[state.a], untrainedModel(), report.classes?.length ?? 0);
+  document.getElementById("verdict").textContent = sentences.join(" ");
 }
 
 function models() {
@@ -111,4 +131,32 @@ models();
 bar();
 showChoice();
 drawAll();
-window.crateReport = { codingRate, digits8, enlarge, forward, headsOf, layerRates, loadNet, reasons, report }; // for tests
+// For tests.
+window.crateReport = {
+  codingRate,
+  digits8,
+  enlarge,
+  forward,
+  layerRates,
+  loadNet,
+  reasons,
+  report,
+  sentences: {
+    againstUntrained,
+    attentionSentence,
+    counts,
+    directionSentence,
+    entriesSentence,
+    headsSentence,
+    mapsSentence,
+    measureSentences,
+    objectiveSentence,
+    rateSentence,
+    rightSentence,
+    shapeOf,
+    stepsSentence,
+    subspacesSentence,
+    verdict,
+    wholeRateSentence,
+  },
+};

@@ -3,28 +3,29 @@
 import { inBins, legend, measureNames, modelLayers, styleOf } from "./charts.js";
 import { report } from "./data.js";
 import { h, heading, mark, number, percent } from "./dom.js";
-import { choose, shownModels, state } from "./state.js";
+import { measureSentences } from "./sentences.js";
+import { choose, shownModels, state, untrainedModel } from "./state.js";
 import { barChart, lineChart } from "./svg.js";
 
 export const objectiveNeeds = ["layer", "measure", "a", "b"];
 
-const ORDER = ["r_out", "rc_half", "sparsity", "objective"];
+const ORDER = ["rc_half", "sparsity", "objective", "r_out"];
+const INNER = ["rc_z", "rc_in", "rc_out", "sparsity_step1", "active"]; // shown below the others, on request
 const TITLES = {
   __proto__: null, // a user's measure may be called "constructor"
+  rc_z: "Rᶜ before compression, same projection",
   r_out: "R, the rate of all tokens",
   rc_half: "Rᶜ after compression",
   sparsity: "Nonzero entries of the code",
   sparsity_step1: "Nonzero entries after one step",
   objective: "Objective, R − Rᶜ − λ‖Z‖₀",
-  rc_in: "Rᶜ before compression",
+  rc_in: "Rᶜ of the normalised tokens, before compression",
   rc_out: "Rᶜ of the layer's output",
   active: "Positive activations of the MLP",
 };
 function sorted() {
-  return [
-    ...ORDER.filter((name) => measureNames.includes(name)),
-    ...measureNames.filter((name) => !ORDER.includes(name)),
-  ];
+  const rank = (name) => (ORDER.includes(name) ? ORDER.indexOf(name) : INNER.includes(name) ? 200 : 100);
+  return [...measureNames].sort((a, b) => rank(a) - rank(b));
 }
 
 export async function renderObjective(body) {
@@ -39,6 +40,7 @@ export async function renderObjective(body) {
 }
 
 function overview(body, names) {
+  const shown = names.filter((name) => !INNER.includes(name)).length || names.length;
   const panels = names.map((name) => {
     const head = h(
       "button",
@@ -55,14 +57,30 @@ function overview(body, names) {
       { class: "measure" },
       head,
       h("div", { class: "chart", "data-chart": name }),
+      h(
+        "p",
+        { class: "says", "data-told": `says-${name}` },
+        measureSentences(
+          name,
+          shownModels()
+            .map(({ model }) => model)
+            .filter((model, i) => i === 0 || !model.untrained),
+          untrainedModel(),
+        ).join(" "),
+      ),
       h("div", { class: "lacking" }),
     );
   });
   body.replaceChildren(
-    legend(),
-    h("div", { class: "row measures" }, panels),
-    h("div", { class: "detail" }),
-    h("details", {}, h("summary", {}, "These numbers as a table"), h("div", { class: "scroll numbers" })),
+    ...[
+      legend(),
+      h("div", { class: "row measures" }, panels.slice(0, shown)),
+      panels.length > shown
+        ? h("details", {}, h("summary", {}, "Other measures"), h("div", { class: "row measures" }, panels.slice(shown)))
+        : null,
+      h("div", { class: "detail" }),
+      h("details", {}, h("summary", {}, "These numbers as a table"), h("div", { class: "scroll numbers" })),
+    ].filter(Boolean),
   );
   for (const [i, name] of names.entries()) {
     const without = shownModels().filter(({ model }) => model.layers.every((layer) => !(name in layer.measures)));

@@ -115,6 +115,11 @@ export function shownModels() {
   return [state.a, state.b].filter((i) => i !== null).map((index) => ({ model: report.models[index], index }));
 }
 
+// The untrained model with which the others are compared, or null.
+export function untrainedModel() {
+  return report.models.find(({ untrained }) => untrained) ?? null;
+}
+
 // The chosen patch in a grid: [row, column].
 export function patchIn(rows, columns) {
   return [Math.min(Math.floor(state.y * rows), rows - 1), Math.min(Math.floor(state.x * columns), columns - 1)];

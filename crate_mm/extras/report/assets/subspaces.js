@@ -4,6 +4,7 @@ import { legend, matrix, modelLayers, styleOf } from "./charts.js";
 import { className, report, unpack } from "./data.js";
 import { h, heading, mark, nothing, number } from "./dom.js";
 import { heat, shares } from "./heat.js";
+import { subspacesSentence } from "./sentences.js";
 import { shownModels, state } from "./state.js";
 import { lineChart } from "./svg.js";
 
@@ -86,7 +87,8 @@ async function subspacePanel({ model, index }) {
         : `Means by pair of heads: ${number(found.incoherence)} between different heads, maximum ${number(Math.max(...between))}`,
   });
   const views = h("div", { class: "row three" }, picture, heads);
-  box.append(views);
+  const sentence = subspacesSentence(model.label, found.incoherence, found.random);
+  box.append(h("p", { class: "sentence", "data-told": "subspaces" }, sentence), views);
   if (!found.energy) {
     views.append(nothing(model.undefined.labels ?? ""));
     return box;
