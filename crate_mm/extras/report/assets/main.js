@@ -1,7 +1,7 @@
 // The page: the bar of choices, and the sections. A section is redrawn when a choice that it depends on changes.
 
 import { codeNeeds, renderCode } from "./code.js";
-import { mostHeads, report } from "./data.js";
+import { gunzip, mostHeads, report } from "./data.js";
 import { h, mark, percent } from "./dom.js";
 import { drawNeeds, renderDraw } from "./draw.js";
 import { imageNeeds, renderImage } from "./image.js";
@@ -137,6 +137,7 @@ window.crateReport = {
   digits8,
   enlarge,
   forward,
+  gunzip,
   layerRates,
   loadNet,
   reasons,
