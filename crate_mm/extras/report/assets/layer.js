@@ -164,7 +164,7 @@ function captions(view) {
 }
 
 // A row of numbers as a strip of colours: signs, or amounts of a code.
-function strip(values, name, { most = Math.max(...values.map(Math.abs)), code = false, grey = null } = {}) {
+function codeStrip(values, name, { most = Math.max(...values.map(Math.abs)), code = false, grey = null } = {}) {
   const canvas = h("canvas", { class: "strip-code", role: "img", "aria-label": name });
   const columns = values.length;
   paint(canvas, {
@@ -177,7 +177,7 @@ function strip(values, name, { most = Math.max(...values.map(Math.abs)), code = 
 }
 
 const PANELS = [
-  (v) => [strip(v.token_in, `${v.d} numbers of the token`), h("p", {}, `${v.d} numbers`)],
+  (v) => [codeStrip(v.token_in, `${v.d} numbers of the token`), h("p", {}, `${v.d} numbers`)],
   (v) => {
     const most = Math.max(...v.shadows.map(Math.abs));
     return [
@@ -195,7 +195,7 @@ const PANELS = [
               onclick: () => choose({ head: k }),
             },
             `head ${k + 1}`,
-            strip(values, `shadow on head ${k + 1}`, { most }),
+            codeStrip(values, `shadow on head ${k + 1}`, { most }),
           );
         }),
       ),
@@ -228,10 +228,10 @@ const PANELS = [
       ["token", v.token_in],
       ["+ step", v.added],
       ["= half", v.half],
-    ].map(([name, values]) => h("div", { class: "sum" }, h("span", {}, name), strip(values, name, { most })));
+    ].map(([name, values]) => h("div", { class: "sum" }, h("span", {}, name), codeStrip(values, name, { most })));
   },
   (v) => [
-    strip(v.normedHalf, "the normalised token"),
+    codeStrip(v.normedHalf, "the normalised token"),
     h("p", {}, `${percent(v.normedHalf.filter((x) => x <= 0).length / v.d)} are 0 or below`),
   ],
   (v) => {
@@ -240,14 +240,14 @@ const PANELS = [
       ["before", v.normedHalf],
       ["change", v.before.map((x, j) => x - v.normedHalf[j])],
       ["= sum", v.before],
-    ].map(([name, values]) => h("div", { class: "sum" }, h("span", {}, name), strip(values, name, { most })));
+    ].map(([name, values]) => h("div", { class: "sum" }, h("span", {}, name), codeStrip(values, name, { most })));
   },
   (v) => [
-    strip(v.before, "what is below zero is gray", { grey: v.before }),
+    codeStrip(v.before, "what is below zero is gray", { grey: v.before }),
     h("p", {}, `${v.code.filter((x) => x === 0).length} of ${v.d} become 0`),
   ],
   (v) => [
-    strip(v.code, "the code", { code: true, most: Math.max(...v.steps.code) }),
+    codeStrip(v.code, "the code", { code: true, most: Math.max(...v.steps.code) }),
     h("p", {}, `${v.code.filter((x) => x > 0).length} of ${v.d} are left`),
   ],
 ];

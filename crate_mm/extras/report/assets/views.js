@@ -1,5 +1,6 @@
 // What a model computed for a shown image: read from the data, or computed here for the model that the page runs.
 
+import { scaleEnd } from "./colour.js";
 import { gunzip, part, report, unpack } from "./data.js";
 import { forward, loadNet } from "./model.js";
 import { patchIn, state } from "./state.js";
@@ -103,4 +104,27 @@ export async function codeOf(model, layer = state.layer, image = state.image) {
   if (!code) return null;
   const values = part(await unpack(code.values), code.values.shape, image);
   return { values, tokens: code.tokens, channels: code.channels, of: code.of };
+}
+
+const scales = new Map();
+
+// The end of the scale of a model's maps in times uniform: one for all shown images, layers and heads.
+export function scaleOf(model) {
+  return once(scales, model, async () => {
+    if (!model.grid) return 2;
+    const [prefix, rows, columns] = model.grid;
+    const tokens = prefix + rows * columns;
+    const values = [];
+    const side = model.running ? 1 : report.attention.side;
+    const take = (matrix, size) => {
+      for (let i = 0; i < matrix.length; i++) if (i % size && i % 7 < 3) values.push((tokens * matrix[i]) / side ** 2);
+    };
+    if (model.running)
+      for (const image of report.images.keys())
+        for (const { attention } of (await runOf(model, image)).layers) take(attention, tokens);
+    else
+      for (const { looks } of model.layers)
+        if (looks.attention) take(await unpack(looks.attention), looks.attention.shape.at(-1));
+    return values.length ? scaleEnd(values, tokens) : 2;
+  });
 }
