@@ -27,6 +27,7 @@ MODULES = (
     "objective",
     "image",
     "code",
+    "compare",
     "subspaces",
     "segments",
     "run",

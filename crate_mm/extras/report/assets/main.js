@@ -1,6 +1,7 @@
 // The page: the bar of choices, and the sections. A section is redrawn when a choice that it depends on changes.
 
 import { codeNeeds, renderCode } from "./code.js";
+import { compareNeeds, renderCompare } from "./compare.js";
 import { gunzip, mostHeads, report } from "./data.js";
 import { h, mark, percent } from "./dom.js";
 import { drawNeeds, renderDraw } from "./draw.js";
@@ -38,6 +39,7 @@ const SECTIONS = [
   ["look", renderImage, imageNeeds],
   ["code", renderCode, codeNeeds],
   ["objective", renderObjective, objectiveNeeds],
+  ["compare", renderCompare, compareNeeds],
   ["subspaces", renderSubspaces, subspacesNeeds],
   ["segments", renderSegments, segmentsNeeds],
   ["run", renderRun, runNeeds],
