@@ -13,20 +13,6 @@ def atom_usage(code: Tensor) -> Tensor:
     return (code != 0).to(torch.promote_types(code.dtype, torch.float32)).mean(-2)
 
 
-def code_overlap(use: Tensor) -> Tensor:
-    """Return the overlap of atom usage between classes, ``(C, m) -> (C, C)``.
-
-    It is ``sum_i min(u_ai, u_bi) / sum_i max(u_ai, u_bi)``: 1 for equal usage, 0 for disjoint atoms. A class that uses
-    no atom has overlap 0 with all others.
-
-    Args:
-        use: for each class the fraction of tokens that use each atom.
-    """
-    low = torch.minimum(use[:, None], use[None]).sum(-1)
-    high = torch.maximum(use[:, None], use[None]).sum(-1)
-    return torch.where(high > 0, low / high.clamp_min(1e-30), torch.eye(len(use), dtype=use.dtype, device=use.device))
-
-
 def head_energy(w: Tensor, num_heads: int) -> Tensor:
     """Return the fraction of energy in each head's subspace, ``(..., N, K p) -> (..., K)``.
 

@@ -34,6 +34,7 @@ from .stream import LISTED, MAX_CLASSES, TOP, AtomUsage, StreamStats, collect_st
 
 ATTENTION = 0.6  # fraction of the page's bytes for attention between patches
 FORMAT = 2  # version of the data, for readers of saved files
+MAX_ATOMS = 2000  # in all layers of a model, of which each atom's images are shown
 GRAM_DIRECTIONS = 64  # basis vectors in the picture of a Gram matrix, over all heads
 THUMBNAIL = 40  # pixels of the longer side
 LOSSLESS = 64 * 64  # images with at most this many pixels are stored as PNG, larger ones as JPEG
@@ -180,9 +181,9 @@ def measure_model(
         measures = stats.spreads.data(layer)
         usage = stats.codes.get(layer)
         thumbs |= {p for m in measures.values() for end in ("low", "high") for p, _ in m[end]}
-        code = None if usage is None else code_data(usage) | {"zeros": zero_shares(stats, layer)}
+        code = None if usage is None else code_data(usage, len(layers)) | {"zeros": zero_shares(stats, layer)}
         if code:
-            thumbs |= {p for atom in code["directions"] for p, *_ in atom["top"]}
+            thumbs |= {p for atom in code["directions"] for p, *_ in (*atom["top"], *atom["middle"])}
         entries.append({"measures": measures, "code": code, "subspaces": subspace_data(step, stats, layer)})
     return {
         "label": sanitized(report_model.label),
@@ -241,21 +242,28 @@ def rate_bounds(
     return found
 
 
-def code_data(usage: AtomUsage) -> dict[str, Any]:
-    """Return how often the data uses each atom of a layer."""
-    fraction, amount = usage.use / usage.images, usage.amount / usage.images
-    most, least = usage.listed()
-    overlap = usage.overlap()
+def code_data(usage: AtomUsage, depth: int) -> dict[str, Any]:
+    """Return how often the data uses each atom of a layer, and the images of the atoms.
+
+    All atoms have images in a model of at most ``MAX_ATOMS`` atoms in its ``depth`` layers, else those used most and
+    least.
+    """
+    fraction = usage.use / usage.images
+    numbers = range(len(fraction))
+    if len(fraction) * depth > MAX_ATOMS:
+        numbers = sorted({number for listed in usage.listed() for number in listed})
+    means = usage.by_class.means()
+
+    def rounded(rows: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
+        return [(position, token, float(f"{value:.3g}")) for position, token, value in rows]
+
     return {
-        "directions_in_all": len(fraction),
-        "never": (fraction == 0).nonzero()[:, 0].tolist(),
-        "sorted_share": pack(fraction.sort(descending=True)[0], bits=16),
+        "share": pack(fraction, bits=16),
         "directions": [
-            {"number": i, "kind": kind, "share": fraction[i].item(), "mean": amount[i].item(), "top": usage.top(i)}
-            for kind, listed in (("most", most), ("least", least))
-            for i in listed
+            {"number": i, "top": rounded(usage.top(i)), "middle": rounded(usage.middle(i))} for i in numbers
         ],
-        "overlap": None if overlap is None else pack(overlap, bits=16),
+        "by_class": None if means is None else pack(means, bits=16),
+        "class_counts": [usage.by_class.counts[c] for c in sorted(usage.by_class.counts)],
     }
 
 

@@ -10,15 +10,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ...analysis.codes import atom_usage, code_overlap, head_energy, zero_reasons
+from ...analysis.codes import atom_usage, head_energy, zero_reasons
 from ...analysis.gather import measure_layers
 from ...analysis.taps import find_layers, layout_of, read_taps
 from ...models.layers import ISTA
 from .spread import Spreads
 
 MAX_CLASSES = 20  # whose codes and energies are compared: the first that occur
-TOP = 6  # images listed for an atom
-LISTED = 12  # most-used atoms and least-used atoms listed, each
+TOP = 6  # images listed for an atom, of its largest entries and of its median ones
+SAMPLE = 64  # uses of an atom from which the median ones are taken
+LISTED = 12  # most-used atoms and least-used atoms listed, each, if not all are
 
 
 class ClassMeans:
@@ -49,7 +50,9 @@ class AtomUsage:
     def __init__(self, classes: list[int]) -> None:
         self.images, self.use, self.amount = 0, 0.0, 0.0
         self.by_class = ClassMeans(classes)
-        self.values = self.positions = self.tokens = None  # (TOP, m) each
+        self.largest: tuple[Tensor, Tensor, Tensor] | None = None  # values, positions, tokens: (TOP, m) each
+        self.sample: tuple[Tensor, ...] | None = None  # random keys, and the same of uses with the largest keys
+        self.generator = torch.Generator().manual_seed(0)
 
     def update(self, code: Tensor, positions: list[int], labels: list[int], first: int) -> None:
         """Add codes ``(B, N, m)``. Tokens before index ``first`` are no patches: they count, but are never listed."""
@@ -58,13 +61,17 @@ class AtomUsage:
         self.use += use.double().sum(0)
         self.amount += code.abs().float().mean(1).cpu().double().sum(0)
         self.by_class.update(use, labels)
-        values, tokens = code[:, first:].abs().max(1)
-        row_positions = torch.tensor(positions)[:, None].expand(tokens.shape)
-        rows = (values.float().cpu(), row_positions, tokens.cpu())
-        if self.values is not None:
-            rows = tuple(torch.cat(pair) for pair in zip((self.values, self.positions, self.tokens), rows))
-        order = rows[0].argsort(dim=0, descending=True, stable=True)[:TOP]
-        self.values, self.positions, self.tokens = (row.gather(0, order) for row in rows)
+        entries = code[:, first:].detach().abs().float().cpu()  # (B, n, m)
+        values, tokens = entries.max(1)
+        where = torch.tensor(positions)
+        self.largest = _keep(self.largest, (values, where[:, None].expand(tokens.shape), tokens), TOP)
+        B, n, m = entries.shape
+        flat = entries.flatten(0, 1)
+        keys = torch.rand(flat.shape, generator=self.generator).masked_fill_(flat == 0, -1)
+        tokens = torch.arange(n).repeat(B)[:, None].expand(B * n, m)
+        self.sample = _keep(
+            self.sample, (keys, flat, where.repeat_interleave(n)[:, None].expand(B * n, m), tokens), SAMPLE
+        )
 
     def listed(self) -> tuple[list[int], list[int]]:
         """Return the most-used atoms, and the least-used atoms among those with any use."""
@@ -75,12 +82,23 @@ class AtomUsage:
 
     def top(self, atom: int) -> list[tuple[int, int, float]]:
         """Return (position, patch, entry) of the images that use an atom most, with the patch of the largest entry."""
-        rows = zip(*(table[:, atom].tolist() for table in (self.positions, self.tokens, self.values)))
-        return [(position, token, value) for position, token, value in rows if value > 0]
+        rows = zip(*(table[:, atom].tolist() for table in self.largest))
+        return [(position, token, value) for value, position, token in rows if value > 0]
 
-    def overlap(self) -> Tensor | None:
-        means = self.by_class.means()
-        return None if means is None else code_overlap(means)
+    def middle(self, atom: int) -> list[tuple[int, int, float]]:
+        """Return (position, patch, entry) of the uses around the median of a random sample of an atom's uses."""
+        rows = zip(*(table[:, atom].tolist() for table in self.sample))
+        uses = sorted((value, position, token) for key, value, position, token in rows if key >= 0)
+        start = max((len(uses) - TOP) // 2, 0)
+        return [(position, token, value) for value, position, token in reversed(uses[start : start + TOP])]
+
+
+def _keep(kept: tuple[Tensor, ...] | None, rows: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+    """Return of tables ``(n, m)``, old and new, for each column the ``count`` rows with the largest first entries."""
+    if kept is not None:
+        rows = tuple(torch.cat(pair) for pair in zip(kept, rows))
+    order = rows[0].argsort(dim=0, descending=True, stable=True)[:count]
+    return tuple(row.gather(0, order) for row in rows)
 
 
 class StreamStats:

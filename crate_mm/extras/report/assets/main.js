@@ -1,9 +1,9 @@
 // The page: the bar of choices, and the sections. A section is redrawn when a choice that it depends on changes.
 
-import { codeNeeds, renderCode } from "./code.js";
 import { compareNeeds, renderCompare } from "./compare.js";
 import { gunzip, mostHeads, report } from "./data.js";
 import { h, mark, percent } from "./dom.js";
+import { directionsNeeds, renderDirections } from "./directions.js";
 import { drawNeeds, renderDraw } from "./draw.js";
 import { imageNeeds, renderImage } from "./image.js";
 import { layerNeeds, renderLayer } from "./layer.js";
@@ -37,7 +37,7 @@ const SECTIONS = [
   ["layer", renderLayer, layerNeeds],
   ["draw", renderDraw, drawNeeds],
   ["look", renderImage, imageNeeds],
-  ["code", renderCode, codeNeeds],
+  ["directions", renderDirections, directionsNeeds],
   ["objective", renderObjective, objectiveNeeds],
   ["compare", renderCompare, compareNeeds],
   ["subspaces", renderSubspaces, subspacesNeeds],

@@ -32,7 +32,7 @@ export async function renderSegments(body) {
     h("code", {}, "crate-mm analyze segments"),
     " on a dataset that has them.",
   );
-  body.replaceChildren(...panels, which);
+  body.replaceChildren(h("div", { class: "pair" }, panels), which);
 }
 
 async function masks(model, index, found) {

@@ -40,7 +40,7 @@ export const state = {
   off: "", // what is switched off there, such as "h2.1-3,d4.17"
   ink: "", // the drawing there
   measure: null,
-  direction: 0,
+  direction: null, // null: one that a class uses most
 };
 export const ignored = []; // parts of the address that were not understood
 readAddress();
@@ -84,7 +84,7 @@ export function address() {
   }
   if (state.measure) parts.set("measure", state.measure);
   if (state.step < 8) parts.set("step", state.step);
-  if (state.direction) parts.set("dir", state.direction + 1);
+  if (state.direction !== null) parts.set("dir", state.direction + 1);
   for (const name of ["lambda", "off", "ink"])
     if (state[name] !== null && state[name] !== "") parts.set(name, state[name]);
   return `#${parts}`;

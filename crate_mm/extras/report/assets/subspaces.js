@@ -31,7 +31,7 @@ export async function renderSubspaces(body) {
     : [];
   const panels = [];
   for (const shown of shownModels()) panels.push(await subspacePanel(shown));
-  body.replaceChildren(h("div", { class: "narrow" }, head), ...panels);
+  body.replaceChildren(h("div", { class: "narrow" }, head), h("div", { class: "pair" }, panels));
   if (!series.length) return;
   const random = report.models[state.a].layers.find(({ subspaces }) => subspaces)?.subspaces.random;
   lineChart(plot, {

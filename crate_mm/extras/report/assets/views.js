@@ -93,19 +93,6 @@ function maskOf(attention) {
   return mask;
 }
 
-// The code of a layer, or null: {values (tokens, atoms), tokens, channels, of}: which tokens and atoms of all.
-export async function codeOf(model, layer = state.layer, image = state.image) {
-  if (model.running) {
-    const [net, run] = [await netOf(model), await runOf(model, image)];
-    const every = (count) => [...Array(count).keys()];
-    return { values: run.layers[layer].code, tokens: every(net.tokens), channels: every(net.width), of: net.width };
-  }
-  const code = model.layers[layer]?.looks.code;
-  if (!code) return null;
-  const values = part(await unpack(code.values), code.values.shape, image);
-  return { values, tokens: code.tokens, channels: code.channels, of: code.of };
-}
-
 const scales = new Map();
 
 // The end of the scale of a model's maps in times uniform: one for all shown images, layers and heads.
