@@ -193,6 +193,7 @@ def measure_model(
         "parameters": sum(p.numel() for p in model.parameters()),
         "grid": None if layout is None else list(layout),
         "pool": pooling(model),
+        "width": model.backbone.embed_dim,
         "bounds": rate_bounds(layers, stats.tokens, model.backbone.embed_dim, settings),
         "smoothing": model.label_smoothing if isinstance(model, ImageClassifier) else 0.0,
         "layers": entries,

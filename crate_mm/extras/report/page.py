@@ -31,6 +31,7 @@ MODULES = (
     "subspaces",
     "segments",
     "run",
+    "words",
     "main",
 )
 POLICY = (

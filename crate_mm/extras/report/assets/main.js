@@ -32,6 +32,7 @@ import {
 } from "./sentences.js";
 import { choose, ignored, onChoice, state, untrainedModel } from "./state.js";
 import { renderSubspaces, subspacesNeeds } from "./subspaces.js";
+import { explainWords } from "./words.js";
 
 const SECTIONS = [
   ["layer", renderLayer, layerNeeds],
@@ -130,6 +131,7 @@ if (ignored.length) {
   document.getElementById("models").before(h("p", { class: "warning" }, sentence));
 }
 models();
+explainWords();
 bar();
 showChoice();
 drawAll();
