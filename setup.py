@@ -9,7 +9,6 @@ VERSION = next(line.split('"')[1] for line in (HERE / "crate_mm/__init__.py").op
 EXPORT = ["onnxscript>=0.5", "onnxruntime>=1.20"]  # what writes ONNX, and what runs it
 TIMM = ["timm>=1.0.15"]
 HUB = ["huggingface_hub>=0.34"]  # weights by hf:// addresses, and models pushed to the Hub
-REPORT = ["vl-convert-python>=1.9"]  # Vega, which draws the charts of a report, in one script
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -19,7 +18,6 @@ TEST = [
     *EXPORT,
     *TIMM,
     *HUB,
-    *REPORT,
     "selenium>=4.20",  # a report in a real browser, where Chromium and its driver are installed
 ]
 
@@ -53,8 +51,7 @@ setup(
         "export": EXPORT,
         "timm": TIMM,
         "hub": HUB,
-        "report": REPORT,
-        "all": [*EXPORT, *TIMM, *HUB, *REPORT],
+        "all": [*EXPORT, *TIMM, *HUB],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "pre-commit"],
     },

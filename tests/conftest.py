@@ -275,14 +275,6 @@ def debug_checkpoint(tmp_path_factory) -> Path:
     return work_dir / "epoch_1.pth"
 
 
-@pytest.fixture(scope="session")
-def vega() -> None:
-    """Build the charts' script, which takes seconds, for the pages of all processes that are forked off."""
-    from crate_mm.extras.report.page import vega
-
-    vega()
-
-
 def make_image_tree(
     root: Path, classes: int = 3, train: int = 4, val: int = 2, size: tuple[int, int] = (40, 30)
 ) -> Path:

@@ -502,12 +502,10 @@ def test_an_unknown_command_is_an_error():
 
 @pytest.mark.parametrize("command", TO_RUN, ids=lambda command: command.line[:80])
 @pytest.mark.slow
-def test_a_command_runs(command, desk, run_tool, request):
+def test_a_command_runs(command, desk, run_tool):
     args = list(command.args)
     if "onnx" in args and not ONNX_TAKES_ANY_BATCH:
         pytest.skip("this PyTorch fixes the batch of ONNX")
-    if command.tool == "report":
-        request.getfixturevalue("vega")
     config = next((word for word in args if word in SMALL), None)
     assert config or command.tool in WITHOUT_CONFIG
     if config:

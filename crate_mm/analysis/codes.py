@@ -13,20 +13,6 @@ def atom_usage(code: Tensor) -> Tensor:
     return (code != 0).to(torch.promote_types(code.dtype, torch.float32)).mean(-2)
 
 
-def code_overlap(use: Tensor) -> Tensor:
-    """Return the overlap of atom usage between classes, ``(C, m) -> (C, C)``.
-
-    It is ``sum_i min(u_ai, u_bi) / sum_i max(u_ai, u_bi)``: 1 for equal usage, 0 for disjoint atoms. A class that uses
-    no atom has overlap 0 with all others.
-
-    Args:
-        use: for each class the fraction of tokens that use each atom.
-    """
-    low = torch.minimum(use[:, None], use[None]).sum(-1)
-    high = torch.maximum(use[:, None], use[None]).sum(-1)
-    return torch.where(high > 0, low / high.clamp_min(1e-30), torch.eye(len(use), dtype=use.dtype, device=use.device))
-
-
 def head_energy(w: Tensor, num_heads: int) -> Tensor:
     """Return the fraction of energy in each head's subspace, ``(..., N, K p) -> (..., K)``.
 
@@ -50,3 +36,20 @@ def head_agreement(attention: Tensor) -> Tensor:
     """Return the cosines between the heads' rows of attention, ``(..., K, N) -> (..., K, K)``."""
     unit = torch.nn.functional.normalize(attention, dim=-1)
     return unit @ unit.mT
+
+
+def zero_reasons(x: Tensor, stepped: Tensor, code: Tensor) -> Tensor:
+    """Return why entries of a code are zero, as counts ``(5,)``.
+
+    In order: entries that were negative or zero before the step (``x``); that the dictionary pushed to zero or below
+    (``stepped``); that the threshold removed; nonzero entries that were negative or zero before; all nonzero entries.
+
+    Args:
+        x: input of the ISTA step, ``(..., N, d)``.
+        stepped: the input after the gradient step, before threshold and ReLU.
+        code: the output.
+    """
+    zero, negative = code == 0, x <= 0
+    by_dictionary = zero & ~negative & (stepped <= 0)
+    groups = (zero & negative, by_dictionary, zero & ~negative & ~by_dictionary, ~zero & negative, ~zero)
+    return torch.stack([group.sum() for group in groups])

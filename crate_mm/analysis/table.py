@@ -109,6 +109,18 @@ def sparsity_step1(code: Tensor, layer: Layer, settings: Settings) -> Tensor:
 
 
 @measure(
+    "rc_z",
+    "R^c(Z^l; U)",
+    r"$R^c(\mathbf{Z}^{\ell})$ before the compression, same projection",
+    "tap_in",
+    ("subspaces",),
+)
+def rc_z(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
+    """R^c of the tokens before the compression step, by the same projection as 'rc_half' after it."""
+    return _against_subspaces(z, layer, settings)
+
+
+@measure(
     "rc_in", "R^c(LN(Z^l); U)", r"$R^c(\mathrm{LN}(\mathbf{Z}^{\ell}))$ before the compression", "tap_w", ("subspaces",)
 )
 def rc_in(w: Tensor, layer: Layer, settings: Settings) -> Tensor:

@@ -1,9 +1,9 @@
 """Read tensors at the taps of a model's layers. The model's forward does not know the readers.
 
 A layer declares what it offers (``Layer``: ``taps()``, ``subspaces()``, ``maps()``, ...). CRATE has ``tap_w`` (tokens
-projected onto the subspaces, ``(B, N, K p)``), ``tap_half`` and ``tap_out`` (Z^{l+1/2} and Z^{l+1}, ``(B, N, d)``) and
-``tap_code`` (the sparse code). ViT has ``tap_w`` (input of its attention), ``tap_out`` and ``tap_act`` (activations of
-its MLP, ``(B, N, 4 d)``).
+projected onto the subspaces, ``(B, N, K p)``), ``tap_in``, ``tap_half`` and ``tap_out`` (Z^l, Z^{l+1/2} and Z^{l+1},
+``(B, N, d)``) and ``tap_code`` (the sparse code). ViT has ``tap_w`` (input of its attention), ``tap_out`` and
+``tap_act`` (activations of its MLP, ``(B, N, 4 d)``).
 """
 
 from collections.abc import Callable, Iterator

@@ -38,7 +38,7 @@ from ..datasets.images import open_image
 from ..datasets.transforms import to_uint8
 from ..engine.checkpointing.results import dataset_name
 from ..extras.report.collect import ReportDataset, ReportModel, ReportSettings, collect
-from ..extras.report.page import make_page, vega
+from ..extras.report.page import make_page
 from ..inference.standalone import build_loader, load_config_and_checkpoint
 from ..io.files import atomic_file
 from ..io.untrusted import public, sanitized, say
@@ -46,6 +46,7 @@ from .analyze import build_model
 from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
 
 MAX_MASK_CLASSES = 1024  # per ground-truth mask, as each class is transformed by itself; scenes have fewer than 300
+PAGE_BYTES = 150_000  # of a page without data, at most
 MAX_CONFIG_CHARS = 20_000  # of a model config quoted on the page
 
 
@@ -70,6 +71,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--eps-squared", type=float, default=0.01, help="eps^2 of the coding rates (default: 0.01)")
     parser.add_argument("--raw-length", action="store_true", help="do not scale tokens to length 1")
     parser.add_argument("--megabytes", type=positive_int, default=15, help="size limit of the page (default: 15)")
+    parser.add_argument(
+        "--weights-megabytes", type=float, default=1, metavar="MB",
+        help="size limit of the weights of a small model that the page runs itself; 0 for none (default: 1)",
+    )  # fmt: skip
     parser.add_argument("--title", default="", help="title of the page")
     parser.add_argument("--seed", type=int, default=0, help="seed of 'random' and of the image sample (default: 0)")
     add_cfg_options(parser)
@@ -82,7 +87,6 @@ def main() -> None:
         check_writable(args.out)
         if args.masks and not (args.images and Path(args.masks).is_dir()):
             raise ValueError("--masks needs --images, and must be a folder of ground-truth masks of these images")
-        library = vega()  # first, because it fails if it is not installed
         models, datas = load_models(args)
         total = len(datas[0].dataset)
         generator = torch.Generator().manual_seed(args.seed)
@@ -92,12 +96,13 @@ def main() -> None:
             sorted(positions[: args.shown]),
             args.eps_squared,
             not args.raw_length,
-            args.megabytes * 1e6 - len(library),
+            args.megabytes * 1e6 - PAGE_BYTES,
+            args.weights_megabytes * 1e6,
         )
         data = collect(models, datas, settings)
         title = args.title or f"Inside {', '.join(dict.fromkeys(m['name'] for m in data['models']))}"
         data = {"title": sanitized(title), "run": run_data(args, datas, len(positions)), **data}
-        page = make_page(data, data["title"], library)
+        page = make_page(data, data["title"])
         if len(page) > args.megabytes * 1e6:
             raise ValueError(
                 f"the page would have {len(page) / 1e6:.1f} MB, more than --megabytes {args.megabytes}: use fewer "
@@ -135,7 +140,7 @@ def load_models(args: argparse.Namespace) -> tuple[list[ReportModel], list[Repor
             names = (checkpoint and checkpoint.class_names) or dataset_of(loader.dataset).classes
             names = names or (default_class_names(model.num_classes) if model.is_classifier else None)
             run = checkpoint_data(config, cfg, file, checkpoint)
-            models.append(ReportModel(label, model, len(datas) - 1, names, run))
+            models.append(ReportModel(label, model, len(datas) - 1, names, file == "random", run))
     return models, datas
 
 
@@ -239,7 +244,7 @@ def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint 
 
 def run_data(args: argparse.Namespace, datas: list[ReportDataset], measured: int) -> dict[str, Any]:
     """Return the command, settings, data, versions and device of the report."""
-    settings = ("split", "num_images", "shown", "eps_squared", "raw_length", "megabytes", "seed")
+    settings = ("split", "num_images", "shown", "eps_squared", "raw_length", "megabytes", "weights_megabytes", "seed")
     return {
         "command": sanitized(" ".join(["crate-mm report", *map(public, sys.argv[1:])]), 2000),
         "date": time.strftime("%Y-%m-%d"),

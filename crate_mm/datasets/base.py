@@ -81,12 +81,15 @@ class Source(ABC):
         targets: the label of every image, or None if the labels are unknown before the images are read.
         encoded: whether ``read`` returns encoded images.
         named_by_folder: whether results name the data by its folder, so that two folders are two datasets.
+        drawing: the way in which a drawing becomes an image like these, a name in ``extras/report/assets/pixels.js``;
+            None if it is unknown.
     """
 
     classes: Sequence[str] | None = None
     targets: Sequence[int] | None = None
     encoded: bool = False
     named_by_folder: bool = False
+    drawing: str | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -30,6 +30,7 @@ class Digits(Source):
     """
 
     classes = tuple("0123456789")
+    drawing = "digits8"
 
     def __init__(self, split: str = "train") -> None:
         from sklearn.datasets import load_digits

@@ -15,7 +15,6 @@ from crate_mm.models import Backbone, ImageClassifier
 from crate_mm.models.layers import Block, Compression, Sparsification
 from crate_mm.registry import MODELS, head_for
 
-pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
 pytestmark = pytest.mark.slow  # a browser, and the charts' script
 HOSTILE = [
     "<script>window.broken = 1</script>",
@@ -142,7 +141,7 @@ def test_a_page_of_each_form(browser, tmp_path, form):
             assert said == []
     (told,) = data["models"]
     assert len(told["layers"]) == len(model.backbone.blocks)
-    assert browser.text("#layer-told") == f"{len(told['layers'])} of {len(told['layers'])}"
+    assert browser.text("#layer-number") == f"{len(told['layers'])} of {len(told['layers'])}"
     assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
     browser.check_quiet()
 

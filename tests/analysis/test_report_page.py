@@ -18,7 +18,6 @@ from crate_mm.extras.report.pack import unpack
 from crate_mm.inference.standalone import build_loader
 from tests.conftest import ROOT, start
 
-pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
 pytestmark = pytest.mark.slow  # a page is made by the command, in a process of its own
 ARROWS = dict(up="\ue013", down="\ue015", left="\ue012", right="\ue014")
 
@@ -31,7 +30,7 @@ def data_of(page):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, debug_checkpoint, vega):
+def page(tmp_path_factory, debug_checkpoint):
     """A page of the random model and a trained one, made by the command."""
     file = tmp_path_factory.mktemp("page") / "report.html"
     args, log = ("debug", "random", debug_checkpoint, "--out", file, "--shown", "5"), file.with_suffix(".out")
@@ -161,7 +160,7 @@ def test_a_layer_is_clicked_and_its_distribution_told(browser, page, truth):
     assert [label for label in labels if label in ("1", "2")] == ["1", "2"]
     # A click into a chart chooses the layer below it.
     browser.click('[data-chart="r_out"] svg', x=0.2, y=0.5)
-    assert browser.text("#layer-told") == "1 of 2"
+    assert browser.text("#layer-number") == "1 of 2"
     browser.check_quiet()
 
 

@@ -13,7 +13,7 @@ from crate_mm.analysis.gather import measure_layers
 from crate_mm.analysis.taps import capture
 from crate_mm.extras.report.looks import AttentionBudget, block_attention
 from crate_mm.extras.report.pack import pack, unpack
-from crate_mm.extras.report.page import as_json, in_element, make_page
+from crate_mm.extras.report.page import as_json, in_element
 from crate_mm.extras.report.spread import BINS, Ends, Histogram
 from crate_mm.extras.report.stream import TOP, AtomUsage, collect_stats
 from crate_mm.models import ImageClassifier
@@ -190,14 +190,3 @@ def test_json_ends_no_element():
     assert in_element("'</script>' '<!--'") == "'<\\/script>' '<\\!--'"
     with pytest.raises(ValueError, match="not finite"):
         as_json([float("nan")])
-
-
-def test_without_vega_a_sentence_names_the_extra(monkeypatch):
-    import sys
-
-    from crate_mm.extras.report import page
-
-    monkeypatch.setitem(sys.modules, "vl_convert", None)
-    page.vega.cache_clear()
-    with pytest.raises(ImportError, match=r'pip install "crate_mm\[report\]"'):
-        make_page({}, "title")

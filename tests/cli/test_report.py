@@ -13,8 +13,7 @@ from crate_mm.datasets import ClassificationDataset
 from crate_mm.engine import CONFIGS
 from crate_mm.extras.report.pack import unpack
 
-pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
-pytestmark = [pytest.mark.usefixtures("vega"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 VIT = """
 _base_ = ["{debug}"]

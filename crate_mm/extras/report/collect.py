@@ -25,12 +25,16 @@ from ...analysis.table import MEASURES
 from ...analysis.taps import find_layers, layout_of, name_of
 from ...datasets.base import dataset_of
 from ...io.untrusted import sanitized
+from ...models.tasks.classifier import ImageClassifier
+from .drawing import drawing_of, pack_bytes
 from .looks import AttentionBudget, Looks, count_maps
 from .pack import pack
+from .running import running_model, why_not
 from .stream import LISTED, MAX_CLASSES, TOP, AtomUsage, StreamStats, collect_stats
 
 ATTENTION = 0.6  # fraction of the page's bytes for attention between patches
-FORMAT = 1  # version of the data, for readers of saved files
+FORMAT = 2  # version of the data, for readers of saved files
+MAX_ATOMS = 2000  # in all layers of a model, of which each atom's images are shown
 GRAM_DIRECTIONS = 64  # basis vectors in the picture of a Gram matrix, over all heads
 THUMBNAIL = 40  # pixels of the longer side
 LOSSLESS = 64 * 64  # images with at most this many pixels are stored as PNG, larger ones as JPEG
@@ -51,23 +55,27 @@ class ReportDataset(NamedTuple):
 
 @dataclass
 class ReportModel:
-    """A model of the report, in eval mode. ``data`` is the index of its ``ReportDataset``."""
+    """A model of the report, in eval mode. ``data`` is the index of its ``ReportDataset``. ``untrained`` models have
+    newly initialized weights, with which the page compares the others."""
 
     label: str
     model: nn.Module
     data: int = 0
     class_names: list[str] | None = None
+    untrained: bool = False
     run: dict[str, Any] = field(default_factory=dict)
 
 
 class ReportSettings(NamedTuple):
-    """Positions to measure, the subset to show in detail, settings of the coding rates, and the data's size limit."""
+    """Positions to measure and to show in detail, settings of the coding rates, and size limits of the data and, within
+    it, of the weights of the model that the page runs."""
 
     measured: list[int]
     shown: list[int]
     eps_squared: float = 0.01
     unit_length: bool = True
     max_bytes: float = 15e6
+    weights_bytes: float = 1e6
 
 
 def collect(
@@ -78,8 +86,11 @@ def collect(
     Raises:
         ValueError: a model has no readable layers, or its output is not finite.
     """
+    running = choose_running(models, datas, settings)
     grids = []
-    for report_model in models:
+    for i, report_model in enumerate(models):
+        if i in running:  # the page computes its maps
+            continue
         (batch, *_) = datas[report_model.data].batches(settings.shown[:1])
         layout = layout_of(report_model.model, batch["inputs"])
         grids.append(
@@ -91,6 +102,8 @@ def collect(
             f"{sanitized(report_model.label)}: measuring {len(settings.measured)} images, showing {len(settings.shown)}"
         )
         entries.append(measure_model(report_model, datas[report_model.data], settings, thumbs))
+    for i, entry in enumerate(entries):
+        entry["running"], entry["why_not_running"] = running.get(i), why_not(models[i].model)
     first = datas[0].dataset
     names = next((report_model.class_names for report_model in models if report_model.class_names), None)
     data = {
@@ -99,7 +112,10 @@ def collect(
         "measures": {name: row.meaning for name, row in MEASURES.items()},
         "limits": {"classes": MAX_CLASSES, "listed": LISTED, "top": TOP},
         "images": [image_data(first, position) for position in settings.shown],
-        "datas": [data_pictures(d, settings.shown) for d in datas],
+        "datas": [
+            data_pictures(d, settings.shown, any(models[i].data == number for i in running))
+            for number, d in enumerate(datas)
+        ],
         "thumbnails": {str(p): to_data_url(first[p], THUMBNAIL) for p in sorted(thumbs)},
         "models": entries,
     }
@@ -112,6 +128,23 @@ def collect(
     return data
 
 
+def choose_running(
+    models: list[ReportModel], datas: list[ReportDataset], settings: ReportSettings
+) -> dict[int, dict[str, Any]]:
+    """Return the weights of the model that the page runs, by its index; empty if no model can run in the page.
+
+    It is the last model that the page can compute, an untrained model only if no trained one can.
+    """
+    able = [i for i, report_model in enumerate(models) if why_not(report_model.model) is None]
+    if not able:
+        return {}
+    index = max(able, key=lambda i: (not models[i].untrained, i))
+    dataset = datas[models[index].data].dataset
+    images = torch.stack([dataset[position]["inputs"] for position in settings.shown])
+    weights = running_model(models[index].model, settings.weights_bytes, images)
+    return {} if weights is None else {index: weights}
+
+
 def add_looks(
     models: list[ReportModel], datas: list[ReportDataset], settings: ReportSettings, budget: AttentionBudget, data: dict
 ) -> int:
@@ -119,7 +152,8 @@ def add_looks(
     data["attention"] = {"side": budget.side, "bits": budget.bits}
     attention_size = 0
     for report_model, entry in zip(models, data["models"]):
-        looks = Looks(report_model.model, budget, [datas[report_model.data].ground_truth(p) for p in settings.shown])
+        truths = [datas[report_model.data].ground_truth(p) for p in settings.shown]
+        looks = Looks(report_model.model, budget, truths, stored=entry["running"] is None)
         for batch in datas[report_model.data].batches(settings.shown):
             looks.look(batch)
         for layer, layer_entry in enumerate(entry["layers"]):
@@ -147,17 +181,21 @@ def measure_model(
         measures = stats.spreads.data(layer)
         usage = stats.codes.get(layer)
         thumbs |= {p for m in measures.values() for end in ("low", "high") for p, _ in m[end]}
-        code = None if usage is None else code_data(usage)
+        code = None if usage is None else code_data(usage, len(layers)) | {"zeros": zero_shares(stats, layer)}
         if code:
-            thumbs |= {p for atom in code["directions"] for p, *_ in atom["top"]}
+            thumbs |= {p for atom in code["directions"] for p, *_ in (*atom["top"], *atom["middle"])}
         entries.append({"measures": measures, "code": code, "subspaces": subspace_data(step, stats, layer)})
     return {
         "label": sanitized(report_model.label),
         "name": name_of(model),
         "data": report_model.data,
+        "untrained": report_model.untrained,
         "parameters": sum(p.numel() for p in model.parameters()),
         "grid": None if layout is None else list(layout),
         "pool": pooling(model),
+        "width": model.backbone.embed_dim,
+        "bounds": rate_bounds(layers, stats.tokens, model.backbone.embed_dim, settings),
+        "smoothing": model.label_smoothing if isinstance(model, ImageClassifier) else 0.0,
         "layers": entries,
         "images": stats.images,
         "labelled": stats.labelled,
@@ -167,21 +205,66 @@ def measure_model(
     }
 
 
-def code_data(usage: AtomUsage) -> dict[str, Any]:
-    """Return how often the data uses each atom of a layer."""
-    fraction, amount = usage.use / usage.images, usage.amount / usage.images
-    most, least = usage.listed()
-    overlap = usage.overlap()
+def zero_shares(stats: StreamStats, layer: int) -> dict[str, float] | None:
+    """Return of the zeros of a layer's code the shares by reason, and of all entries those switched on by the
+    dictionary; None if the layer has no ISTA step."""
+    if layer not in stats.zeros:
+        return None
+    negative, dictionary, threshold, on, left = stats.zeros[layer].tolist()
+    zeros = max(negative + dictionary + threshold, 1)
+    entries = stats.entries[layer]
+    shares = {"negative": negative / zeros, "dictionary": dictionary / zeros, "threshold": threshold / zeros}
+    return {**shares, "on": on / entries, "left": left / entries}
+
+
+def rate_bounds(
+    layers: dict[int, nn.Module], tokens: int | None, width: int, settings: ReportSettings
+) -> dict[str, tuple[float, float]]:
+    """Return (least, largest) value of each coding rate for tokens of length 1 that are not zero.
+
+    The least is that of equal tokens, ``1/2 log(1 + p / eps^2)`` per subspace; the largest that of min(N, p) orthogonal
+    directions. Empty without unit length, without tokens, or if the layers differ in their subspaces.
+    """
+    if not settings.unit_length or tokens is None:
+        return {}
+
+    def bounds(heads: int, p: int) -> tuple[float, float]:
+        m = min(tokens, p)
+        least = heads / 2 * math.log1p(p / settings.eps_squared)
+        # m directions of energy N / m each, in p / (N eps^2) times the Gram matrix
+        return least, heads * m / 2 * math.log1p(p / (m * settings.eps_squared))
+
+    found = {"r_out": bounds(1, width)}
+    shapes = {
+        (s.num_heads, s.U.shape[1] // s.num_heads) for layer in layers.values() if (s := layer.subspaces()) is not None
+    }
+    if len(shapes) == 1:
+        found |= dict.fromkeys(("rc_z", "rc_in", "rc_half", "rc_out"), bounds(*shapes.pop()))
+    return found
+
+
+def code_data(usage: AtomUsage, depth: int) -> dict[str, Any]:
+    """Return how often the data uses each atom of a layer, and the images of the atoms.
+
+    All atoms have images in a model of at most ``MAX_ATOMS`` atoms in its ``depth`` layers, else those used most and
+    least.
+    """
+    fraction = usage.use / usage.images
+    numbers = range(len(fraction))
+    if len(fraction) * depth > MAX_ATOMS:
+        numbers = sorted({number for listed in usage.listed() for number in listed})
+    means = usage.by_class.means()
+
+    def rounded(rows: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
+        return [(position, token, float(f"{value:.3g}")) for position, token, value in rows]
+
     return {
-        "directions_in_all": len(fraction),
-        "never": (fraction == 0).nonzero()[:, 0].tolist(),
-        "sorted_share": pack(fraction.sort(descending=True)[0], bits=16),
+        "share": pack(fraction, bits=16),
         "directions": [
-            {"number": i, "kind": kind, "share": fraction[i].item(), "mean": amount[i].item(), "top": usage.top(i)}
-            for kind, listed in (("most", most), ("least", least))
-            for i in listed
+            {"number": i, "top": rounded(usage.top(i)), "middle": rounded(usage.middle(i))} for i in numbers
         ],
-        "overlap": None if overlap is None else pack(overlap, bits=16),
+        "by_class": None if means is None else pack(means, bits=16),
+        "class_counts": [usage.by_class.counts[c] for c in sorted(usage.by_class.counts)],
     }
 
 
@@ -214,9 +297,15 @@ def image_data(dataset: Dataset, position: int) -> dict[str, Any]:
     return {"position": position, "name": sanitized(Path(path).name or path), "label": label if label >= 0 else None}
 
 
-def data_pictures(data: ReportDataset, positions: list[int]) -> dict[str, Any]:
-    """Return the shown images, and those with a ground truth again, darkened where the truth has no class."""
+def data_pictures(data: ReportDataset, positions: list[int], running: bool = False) -> dict[str, Any]:
+    """Return the shown images, and those with a ground truth again, darkened where the truth has no class.
+
+    With ``running``, also their bytes and how drawings are prepared: the page's own model takes them.
+    """
     pictures: dict[str, Any] = {"label": sanitized(data.label), "pictures": [], "truths": []}
+    if running:
+        samples = torch.stack([data.dataset[position]["inputs"] for position in positions])
+        pictures |= {"inputs": pack_bytes(samples), "drawing": drawing_of(data.dataset, positions)}
     for position in positions:
         sample, truth = data.dataset[position], data.ground_truth(position)
         pictures["pictures"].append(to_data_url(sample))

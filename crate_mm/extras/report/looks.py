@@ -1,24 +1,21 @@
-"""Views of a few images, packed for the page: attention, masks, components, codes and predictions.
+"""Views of a few images, packed for the page: attention, masks and predictions.
 
-Shapes: B images, N tokens, K heads, m atoms of the dictionary.
+Shapes: B images, N tokens, K heads.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...analysis.attention import no_attention
-from ...analysis.projection import pca_colors
 from ...analysis.segmentation import attention_masks, best_heads
 from ...analysis.taps import find_layers, layout_of, name_of, read_taps
 from ...models.layers import TokenLayout
 from .pack import pack
 
-MAX_TOKENS, MAX_CHANNELS = 64, 192  # of a code on the page, evenly spaced
 TOP_CLASSES = 5
 NO_GRID = "its layout does not define which tokens are patches"
 
@@ -81,11 +78,6 @@ def block_attention(attention: Tensor, first: int, grid: tuple[int, int], side: 
     return mean.mT @ attention @ member
 
 
-def evenly(total: int, most: int) -> list[int]:
-    """Return at most ``most`` of ``total`` indices, evenly spaced."""
-    return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(int)).tolist()
-
-
 class Looks:
     """Views of one model's layers, collected image by image. ``data`` packs them.
 
@@ -93,27 +85,29 @@ class Looks:
         model: in eval mode.
         budget: resolution of the attention.
         truths: for each image the class of each pixel, ``(H, W)``, or None if it is unknown.
+        stored: whether attention and masks are stored; False for a model that the page runs.
     """
 
-    def __init__(self, model: nn.Module, budget: AttentionBudget, truths: Sequence[Tensor | None] = ()) -> None:
-        self.truths = truths
+    def __init__(
+        self,
+        model: nn.Module,
+        budget: AttentionBudget,
+        truths: Sequence[Tensor | None] = (),
+        stored: bool = True,
+    ) -> None:
+        self.truths, self.stored = truths, stored
         self.model, self.budget, self.layers = model, budget, find_layers(model)
         self.layout: TokenLayout | None = None  # of the last image
         self.blocks: dict[int, list[Tensor]] = {}
         self.cls: dict[int, list[Tensor]] = {}
-        self.codes: dict[int, list[Tensor]] = {}
-        self.patches: dict[int, list[Tensor]] = {}
-        self.code_sizes: dict[
-            int, tuple[list[int], list[int], int]
-        ] = {}  # stored tokens, stored channels, all channels
+        self.has_code = any("tap_code" in layer.taps() for layer in self.layers.values())
         self.predicted: list[list[tuple[int, float]]] = []
 
     @torch.inference_mode()
     def look(self, batch: dict) -> None:
         """Add a batch, one image at a time, because attention matrices are large."""
         offered = {tap for layer in self.layers.values() for tap in layer.taps()}
-        readers = {"tap_w": self._w, "tap_code": self._code, "tap_out": self._out}
-        with read_taps(self.model, {tap: read for tap, read in readers.items() if tap in offered}):
+        with read_taps(self.model, {"tap_w": self._w} if "tap_w" in offered else {}):
             for i in range(len(batch["inputs"])):
                 sample = {key: value[i : i + 1] for key, value in batch.items()}
                 inputs = self.model.data_preprocessor(sample)
@@ -133,38 +127,19 @@ class Looks:
         if first:
             self.cls.setdefault(layer, []).append(attention[:, 0, first:])
 
-    def _code(self, layer: int, code: Tensor) -> None:
-        tokens, channels = evenly(code.shape[1], MAX_TOKENS), evenly(code.shape[2], MAX_CHANNELS)
-        self.codes.setdefault(layer, []).append(code[0].float().cpu()[tokens][:, channels])
-        self.code_sizes[layer] = tokens, channels, code.shape[2]
-
-    def _out(self, layer: int, z: Tensor) -> None:
-        if self.layout is not None:
-            first, rows, columns = self.layout
-            self.patches.setdefault(layer, []).append(z[0, first : first + rows * columns].float().cpu())
-
     def data(self, layer: int) -> dict[str, Any]:
         """Return the views of a layer, counted from 0; None for undefined ones."""
-        views: dict[str, Any] = {"attention": None, "code": None, "pca": None, "masks": None}
-        if layer in self.blocks:
+        views: dict[str, Any] = {"attention": None, "masks": None}
+        if layer in self.blocks and self.stored:
             blocks = torch.stack(self.blocks[layer])  # (B, K, 1 + n, 1 + n)
             views["attention"] = pack(blocks, self.budget.bits, power=2, groups=blocks.shape[0] * blocks.shape[1])
         if layer in self.cls:
             cls = torch.stack(self.cls[layer])  # (B, K, N)
-            views["cls"] = pack(cls, self.budget.bits, power=2, groups=cls.shape[0] * cls.shape[1])
             masks = attention_masks(cls)
-            views["masks"] = pack(masks.float())
+            if self.stored:
+                views["cls"] = pack(cls, self.budget.bits, power=2, groups=cls.shape[0] * cls.shape[1])
+                views["masks"] = pack(masks.float())
             views["best"] = [self._best(*pair) for pair in zip(masks, self.truths)]
-        if layer in self.codes:
-            codes = torch.stack(self.codes[layer])
-            tokens, channels, total = self.code_sizes[layer]
-            values = pack(codes.abs(), groups=len(codes))
-            views["code"] = {"values": values, "tokens": tokens, "channels": channels, "of": total}
-        if layer in self.patches:
-            try:
-                views["pca"] = pack(pca_colors(torch.stack(self.patches[layer]))[0])
-            except ValueError:  # fewer than three patches in all
-                views["pca"] = None
         return views
 
     def _best(self, masks: Tensor, truth: Tensor | None) -> list[dict[str, Any]] | None:
@@ -184,15 +159,11 @@ class Looks:
             reasons["attention"] = f"{name} has no attention map: {reason}."
         if not self.cls:
             reasons["cls"] = f"{name} has no CLS token in its layers." if self.blocks else reasons["attention"]
-        if not self.codes:
+        if not self.has_code:
             kind = type(first if first.sparsify is None else first.sparsify).__name__
             reasons["code"] = f"{name} has no sparse code: its {kind} computes none."
         if all(layer.subspaces() is None for layer in self.layers.values()):
             reasons["subspaces"] = f"{name} has no subspaces: R\u1d9c and the energy in subspaces are not defined."
-        if self.layout is None:
-            reasons["pca"] = f"{name} has no patches to show: {NO_GRID}."
-        elif len(next(iter(self.patches.values()), [])) * self.layout.rows * self.layout.columns < 3:
-            reasons["pca"] = f"{name} has too few patches: three principal components need at least three."
         if not self.predicted:
             reasons["classes"] = f"{type(self.model).__name__} predicts no classes."
         return reasons

@@ -1,51 +1,43 @@
-"""Write the report page: one self-contained HTML file with its data and scripts. It makes no network request.
-
-Charts use Vega from ``vl-convert-python`` (0.9 MB of script). Plotly needs 4.8 MB and a content security policy that
-allows evaluating strings as code.
-"""
+"""Write the report page: one self-contained HTML file with its data and scripts. It makes no network request."""
 
 import base64
 import hashlib
 import html
 import json
 import re
-from functools import cache
 from importlib import resources
 from typing import Any
 
 # In order of dependency: the page concatenates them to one module.
 MODULES = (
     "data",
-    "dom",
     "state",
+    "dom",
+    "svg",
+    "sentences",
+    "model",
+    "colour",
+    "views",
+    "pixels",
+    "changes",
     "heat",
     "charts",
+    "layer",
+    "draw",
     "objective",
+    "directions",
     "image",
-    "code",
+    "compare",
     "subspaces",
     "segments",
     "run",
+    "words",
     "main",
 )
 POLICY = (
     "default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
 )
-
-
-@cache
-def vega() -> str:
-    """Return the script of Vega, Vega-Lite and Vega-Embed, which defines ``window.vegaEmbed``.
-
-    Raises:
-        ImportError: vl-convert-python is not installed.
-    """
-    try:
-        import vl_convert
-    except ImportError:
-        raise ImportError('charts need Vega, which is not installed: pip install "crate_mm[report]"') from None
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def asset(name: str) -> str:
@@ -64,28 +56,25 @@ def script() -> str:
     return "\n".join(modules)
 
 
-def make_page(data: dict[str, Any], title: str, library: str | None = None) -> str:
+def make_page(data: dict[str, Any], title: str) -> str:
     """Return the page, as HTML, of the data from ``collect``.
 
     Args:
         data: plain data. Names in it are shown as text, never as markup.
         title: of the page.
-        library: Vega's script (default: ``vega()``).
 
     Raises:
-        ImportError: as ``vega``.
         ValueError: the data has non-finite numbers.
     """
-    scripts = [in_element(vega() if library is None else library), in_element(script())]
-    policy = POLICY.format(hashes=" ".join(map(digest, scripts)))
+    code = in_element(script())
+    policy = POLICY.format(hashes=digest(code))
     parts = {
         "POLICY": html.escape(policy),
         "TITLE": html.escape(title),
         "STYLE": asset("style.css"),
         "EQUATIONS": asset("equations.html"),
         "DATA": as_json(data),
-        "LIBRARY": scripts[0],
-        "SCRIPT": scripts[1],
+        "SCRIPT": code,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], asset("page.html"))
 

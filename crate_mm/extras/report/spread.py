@@ -67,8 +67,13 @@ class Ends:
         return [(-position, value) for value, position in sorted(self._high, reverse=True)]
 
 
+PAIRS = {"rc_half": "rc_z"}  # a measure after a step -> the same before it
+
+
 class Spreads(LayerMeasures):
-    """``LayerMeasures`` with histograms and extreme samples.
+    """``LayerMeasures`` with histograms, extreme samples and differences within each sample.
+
+    The differences are to the same measure of the first and of the previous layer, and to that of ``PAIRS``.
 
     Set ``positions`` to those of the batch's samples before the model's forward pass.
     """
@@ -78,12 +83,20 @@ class Spreads(LayerMeasures):
         self.positions: list[int] = []
         self.histograms: dict[tuple[str, int], Histogram] = {}
         self.ends: dict[tuple[str, int], Ends] = {}
+        self.differences: dict[tuple[str, str, int], Moments] = {}
+        self._latest: dict[tuple[str, int], Tensor] = {}  # of the current batch
 
     def take(self, measure: str, layer: int, values: Tensor) -> None:
         super().take(measure, layer, values)
         numbers = values.detach().double().tolist()
         self.histograms.setdefault((measure, layer), Histogram()).update(numbers)
         self.ends.setdefault((measure, layer), Ends()).update(numbers, self.positions)
+        self._latest[measure, layer] = values
+        others = {"first": (measure, 0), "previous": (measure, layer - 1), "before": (PAIRS.get(measure, ""), layer)}
+        for name, key in others.items():
+            if key in self._latest and key != (measure, layer):
+                difference = values.double() - self._latest[key].double()
+                self.differences.setdefault((name, measure, layer), Moments()).update(difference)
 
     def data(self, layer: int) -> dict[str, dict]:
         """Return the statistics of each measure of a layer, counted from 0."""
@@ -93,6 +106,9 @@ class Spreads(LayerMeasures):
                 ends = self.ends[measure, number]
                 statistics[measure] = {**_moments(moments), "histogram": self.histograms[measure, number].data()}
                 statistics[measure] |= {"low": ends.low, "high": ends.high}
+                for name in ("first", "previous", "before"):
+                    difference = self.differences.get((name, measure, layer))
+                    statistics[measure][f"from_{name}"] = None if difference is None else _moments(difference)
         return statistics
 
 

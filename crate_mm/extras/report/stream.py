@@ -4,18 +4,22 @@ Shapes: B images, N tokens, m atoms of the dictionary, K heads, C classes.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ...analysis.codes import atom_usage, code_overlap, head_energy
+from ...analysis.codes import atom_usage, head_energy, zero_reasons
 from ...analysis.gather import measure_layers
 from ...analysis.taps import find_layers, layout_of, read_taps
+from ...models.layers import ISTA
 from .spread import Spreads
 
 MAX_CLASSES = 20  # whose codes and energies are compared: the first that occur
-TOP = 6  # images listed for an atom
-LISTED = 12  # most-used atoms and least-used atoms listed, each
+TOP = 6  # images listed for an atom, of its largest entries and of its median ones
+SAMPLE = 64  # uses of an atom from which the median ones are taken
+LISTED = 12  # most-used atoms and least-used atoms listed, each, if not all are
 
 
 class ClassMeans:
@@ -46,7 +50,9 @@ class AtomUsage:
     def __init__(self, classes: list[int]) -> None:
         self.images, self.use, self.amount = 0, 0.0, 0.0
         self.by_class = ClassMeans(classes)
-        self.values = self.positions = self.tokens = None  # (TOP, m) each
+        self.largest: tuple[Tensor, Tensor, Tensor] | None = None  # values, positions, tokens: (TOP, m) each
+        self.sample: tuple[Tensor, ...] | None = None  # random keys, and the same of uses with the largest keys
+        self.generator = torch.Generator().manual_seed(0)
 
     def update(self, code: Tensor, positions: list[int], labels: list[int], first: int) -> None:
         """Add codes ``(B, N, m)``. Tokens before index ``first`` are no patches: they count, but are never listed."""
@@ -55,13 +61,17 @@ class AtomUsage:
         self.use += use.double().sum(0)
         self.amount += code.abs().float().mean(1).cpu().double().sum(0)
         self.by_class.update(use, labels)
-        values, tokens = code[:, first:].abs().max(1)
-        row_positions = torch.tensor(positions)[:, None].expand(tokens.shape)
-        rows = (values.float().cpu(), row_positions, tokens.cpu())
-        if self.values is not None:
-            rows = tuple(torch.cat(pair) for pair in zip((self.values, self.positions, self.tokens), rows))
-        order = rows[0].argsort(dim=0, descending=True, stable=True)[:TOP]
-        self.values, self.positions, self.tokens = (row.gather(0, order) for row in rows)
+        entries = code[:, first:].detach().abs().float().cpu()  # (B, n, m)
+        values, tokens = entries.max(1)
+        where = torch.tensor(positions)
+        self.largest = _keep(self.largest, (values, where[:, None].expand(tokens.shape), tokens), TOP)
+        B, n, m = entries.shape
+        flat = entries.flatten(0, 1)
+        keys = torch.rand(flat.shape, generator=self.generator).masked_fill_(flat == 0, -1)
+        tokens = torch.arange(n).repeat(B)[:, None].expand(B * n, m)
+        self.sample = _keep(
+            self.sample, (keys, flat, where.repeat_interleave(n)[:, None].expand(B * n, m), tokens), SAMPLE
+        )
 
     def listed(self) -> tuple[list[int], list[int]]:
         """Return the most-used atoms, and the least-used atoms among those with any use."""
@@ -72,12 +82,23 @@ class AtomUsage:
 
     def top(self, atom: int) -> list[tuple[int, int, float]]:
         """Return (position, patch, entry) of the images that use an atom most, with the patch of the largest entry."""
-        rows = zip(*(table[:, atom].tolist() for table in (self.positions, self.tokens, self.values)))
-        return [(position, token, value) for position, token, value in rows if value > 0]
+        rows = zip(*(table[:, atom].tolist() for table in self.largest))
+        return [(position, token, value) for value, position, token in rows if value > 0]
 
-    def overlap(self) -> Tensor | None:
-        means = self.by_class.means()
-        return None if means is None else code_overlap(means)
+    def middle(self, atom: int) -> list[tuple[int, int, float]]:
+        """Return (position, patch, entry) of the uses around the median of a random sample of an atom's uses."""
+        rows = zip(*(table[:, atom].tolist() for table in self.sample))
+        uses = sorted((value, position, token) for key, value, position, token in rows if key >= 0)
+        start = max((len(uses) - TOP) // 2, 0)
+        return [(position, token, value) for value, position, token in reversed(uses[start : start + TOP])]
+
+
+def _keep(kept: tuple[Tensor, ...] | None, rows: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+    """Return of tables ``(n, m)``, old and new, for each column the ``count`` rows with the largest first entries."""
+    if kept is not None:
+        rows = tuple(torch.cat(pair) for pair in zip(kept, rows))
+    order = rows[0].argsort(dim=0, descending=True, stable=True)[:count]
+    return tuple(row.gather(0, order) for row in rows)
 
 
 class StreamStats:
@@ -86,6 +107,9 @@ class StreamStats:
     Attributes:
         spreads: the measures.
         codes, energies: by layer, counted from 0.
+        zeros: by layer with an ISTA step, the counts of ``zero_reasons``.
+        entries: by layer, the number of entries of its codes.
+        tokens: number of tokens of an image.
         classes: labels that are compared.
         images, labelled, right: number of images, and for a classifier the number with a label and of correct answers.
     """
@@ -95,6 +119,9 @@ class StreamStats:
         self.classes: list[int] = []
         self.codes: dict[int, AtomUsage] = {}
         self.energies: dict[int, ClassMeans] = {}
+        self.zeros: dict[int, Tensor] = {}
+        self.entries: dict[int, int] = {}
+        self.tokens: int | None = None
         self.images = self.labelled = self.right = 0
 
 
@@ -124,6 +151,16 @@ def collect_stats(
     def read_code(layer: int, code: Tensor) -> None:
         usage = stats.codes.setdefault(layer, AtomUsage(stats.classes))
         usage.update(code, batch_of["positions"], batch_of["labels"], prefix)
+        stats.entries[layer] = stats.entries.get(layer, 0) + code.numel()
+
+    def read_out(layer: int, z: Tensor) -> None:
+        stats.tokens = z.shape[1]
+
+    def read_ista(layer: int, ista: ISTA, inputs: tuple[Tensor], code: Tensor) -> None:
+        (x,) = inputs
+        D = ista.dictionary
+        counts = zero_reasons(x, x + ista.step_size * (x - x @ D.mT) @ D, code).cpu()
+        stats.zeros[layer] = stats.zeros.get(layer, 0) + counts
 
     def read_w(layer: int, w: Tensor) -> None:
         subspaces = layers[layer].subspaces()
@@ -132,11 +169,17 @@ def collect_stats(
             energy.update(head_energy(w, subspaces.num_heads), batch_of["labels"])
 
     offered = {tap for layer in layers.values() for tap in layer.taps()}
-    readers = {tap: read for tap, read in (("tap_code", read_code), ("tap_w", read_w)) if tap in offered}
+    readers = {
+        tap: read for tap, read in (("tap_code", read_code), ("tap_w", read_w), ("tap_out", read_out)) if tap in offered
+    }
+    steps = {layer: step.sparsify for layer, step in layers.items() if type(step.sparsify) is ISTA}
     with (
+        ExitStack() as hooks,
         measure_layers(model, eps_squared=eps_squared, unit_length=unit_length, into=stats.spreads),
         read_taps(model, readers),
     ):
+        for layer, ista in steps.items():
+            hooks.callback(ista.register_forward_hook(partial(read_ista, layer)).remove)
         for batch in batches:
             count = len(batch["inputs"])
             labels = batch["labels"].tolist() if "labels" in batch else [-1] * count

@@ -200,8 +200,8 @@ class Block(Layer):
         Z^{l+1}   = sparsify(LN(Z^{l+1/2}))                    residual=False, as in CRATE
         Z^{l+1}   = Z^{l+1/2} + sparsify(LN(Z^{l+1/2}))        residual=True
 
-    ``tap_half`` and ``tap_out`` pass Z^{l+1/2} and Z^{l+1}. With ``layer_scale``, each residual branch is first
-    multiplied by a learned factor per channel, ``gamma_compress`` or ``gamma_sparsify``.
+    ``tap_in``, ``tap_half`` and ``tap_out`` pass Z^l, Z^{l+1/2} and Z^{l+1}. With ``layer_scale``, each residual branch
+    is first multiplied by a learned factor per channel, ``gamma_compress`` or ``gamma_sparsify``.
 
     Args:
         embed_dim: d.
@@ -230,6 +230,7 @@ class Block(Layer):
         super().__init__()
         if compress is None and sparsify is None:
             raise ValueError("a layer needs an operator: compress and sparsify are both None")
+        self.tap_in = nn.Identity()
         if compress is not None:
             self.norm_compress = nn.LayerNorm(embed_dim, norm_eps)
             self.compress = compress
@@ -252,6 +253,7 @@ class Block(Layer):
         return super().returns_code and not self.residual
 
     def forward(self, z: Tensor, layout: TokenLayout | None = None) -> Tensor:
+        z = self.tap_in(z)
         if self.compress is not None:
             out = self._apply_operator(self.compress, self.norm_compress(z), layout)
             z = z + self._scaled(out, self.gamma_compress)

@@ -17,11 +17,15 @@ export function unpack(packed) {
   return unpacked.get(packed);
 }
 
-async function decode(packed) {
-  const text = atob(packed.gzip);
-  const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
+// The bytes of a text, base64 of gzip.
+export async function gunzip(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const buffer = await new Response(stream).arrayBuffer();
+  return new Response(stream).arrayBuffer();
+}
+
+async function decode(packed) {
+  const buffer = await gunzip(packed.gzip);
   const whole = packed.bits === 8 ? new Uint8Array(buffer) : words(buffer);
   const most = packed.bits === 8 ? 255 : 65535;
   const group = whole.length / packed.scale.length;
@@ -44,7 +48,9 @@ export function part(values, shape, ...places) {
 export const mostLayers = Math.max(...report.models.map((model) => model.layers.length));
 export const mostHeads = Math.max(1, ...report.models.map(headsOf));
 
+// The largest number of heads in a layer of a model.
 export function headsOf(model) {
+  if (model.running) return Math.max(...model.running.heads);
   const shapes = model.layers.map((l) => l.looks.attention?.shape[1] ?? l.subspaces?.heads ?? 1);
   return Math.max(...shapes);
 }

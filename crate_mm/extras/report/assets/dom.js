@@ -1,5 +1,8 @@
 // Elements and numbers. Content of elements is always text: names are never parsed as HTML.
 
+import { report } from "./data.js";
+import { state } from "./state.js";
+
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -25,8 +28,10 @@ export function percent(value) {
   return `${Number((100 * value).toPrecision(3))} %`;
 }
 
+// The color of a model: A, B, an untrained one, another one.
 export function mark(index) {
-  return `var(--m${index % 8})`;
+  if (report.models[index].untrained) return "var(--untrained)";
+  return index === state.a ? "var(--a)" : index === state.b ? "var(--b)" : "var(--other)";
 }
 
 // The heading of a model: its color and its label.

@@ -1,17 +1,43 @@
-// One image: attention of a patch, the class token's map, components as colors, agreement of heads, predictions.
+// One image: where the chosen token looks in A and in B, how the two differ, and what every head does.
 
-import { className, part, report, unpack } from "./data.js";
+import { grayOfPicture, over, paint, ring, scaleEnd, signed, strength, viridis } from "./colour.js";
+import { className, report } from "./data.js";
 import { h, heading, mark, nothing, number, percent, say } from "./dom.js";
-import { draw, heat, picture, shares } from "./heat.js";
-import { choose, choosePatch, patchIn, shownModels, state } from "./state.js";
+import { picture } from "./heat.js";
+import { attentionSentence, headsSentence } from "./sentences.js";
+import { choose, choosePatch, headOf, patchIn, shownModels, state } from "./state.js";
+import { attentionRows, scaleOf } from "./views.js";
 
-export const imageNeeds = ["image", "layer", "head", "y", "x", "hidden"];
+export const imageNeeds = ["image", "layer", "head", "y", "x", "cls", "a", "b"];
+
+let alone = false; // whether maps are shown without the picture below
 
 export async function renderImage(body) {
   const { name, label } = report.images[state.image];
-  const strip = report.images.map((image, i) => {
-    const shown = h("img", { src: report.datas[0].pictures[i], alt: image.name });
-    return h(
+  const title = h(
+    "p",
+    { class: "title" },
+    h("strong", {}, name),
+    label === null ? ", without a label" : `, label ${className(label)}`,
+  );
+  const shown = [];
+  for (const { model, index } of shownModels()) shown.push({ model, index, found: await attentionRows(model) });
+  const panels = [];
+  for (const view of shown) panels.push(await modelPanel(view, label));
+  const [a, b] = shown.map(({ found }) => found);
+  if (a && b && a.rows === b.rows && a.columns === b.columns) panels.push(await differenceView(shown));
+  const sides = h("div", { class: "pair", "data-count": panels.length }, panels);
+  body.replaceChildren(strip(), title, tokenChoice(shown[0].model), sides);
+  if (a && a.heads.length > 1) body.append(await headsView(shown[0]));
+  // Scroll only the strip: scrollIntoView would also scroll the page away from its top when it opens.
+  const row = body.querySelector(".strip");
+  const chosen = row.querySelector('[aria-pressed="true"]');
+  if (chosen) row.scrollLeft = chosen.offsetLeft - row.offsetLeft - (row.clientWidth - chosen.offsetWidth) / 2;
+}
+
+function strip() {
+  const buttons = report.images.map((image, i) =>
+    h(
       "button",
       {
         type: "button",
@@ -20,123 +46,212 @@ export async function renderImage(body) {
         "aria-pressed": i === state.image,
         onclick: () => choose({ image: i }),
       },
-      shown,
-    );
-  });
-  const title = h(
-    "p",
-    { class: "title" },
-    h("strong", {}, name),
-    label === null ? ", without a label" : `, label ${className(label)}`,
+      h("img", { src: report.datas[0].pictures[i], alt: image.name }),
+    ),
   );
-  const panels = [];
-  for (const shown of shownModels()) panels.push(await modelPanel(shown, label));
-  body.replaceChildren(h("div", { class: "strip", role: "group", "aria-label": "Images" }, strip), title, ...panels);
-  // Scroll only the strip: scrollIntoView would also scroll the page away from its top when it opens.
-  const row = body.querySelector(".strip");
-  const chosen = row.querySelector('[aria-pressed="true"]');
-  if (chosen) row.scrollLeft = chosen.offsetLeft - row.offsetLeft - (row.clientWidth - chosen.offsetWidth) / 2;
+  return h("div", { class: "strip", role: "group", "aria-label": "Images" }, buttons);
 }
 
-// The attention of all heads in the chosen layer from the chosen patch, or null.
-export async function attentionRows(model) {
-  const looks = model.layers[state.layer]?.looks;
-  if (!looks?.attention) return null;
-  const { shape } = looks.attention;
-  const values = await unpack(looks.attention);
-  const side = report.attention.side;
-  const [, patchRows, patchColumns] = model.grid;
-  const [rows, columns] = [Math.ceil(patchRows / side), Math.ceil(patchColumns / side)];
-  const [row, column] = patchIn(patchRows, patchColumns);
-  const chosen = Math.floor(row / side) * columns + Math.floor(column / side);
-  const heads = Array.from({ length: shape[1] }, (_, k) => part(values, shape, state.image, k, 1 + chosen));
-  return { heads, rows, columns, chosen, side };
+function tokenChoice(model) {
+  const option = (text, cls, key) =>
+    h(
+      "button",
+      { type: "button", "data-key": key, "aria-pressed": state.cls === cls, onclick: () => choose({ cls }) },
+      text,
+    );
+  const over = h("input", {
+    type: "checkbox",
+    checked: !alone,
+    "data-key": "over",
+    onchange: () => {
+      alone = !over.checked;
+      choose({ image: state.image });
+    },
+  });
+  const ask = model.grid?.[0]
+    ? ["It asks: ", option("the chosen patch", false, "ask-patch"), option("the class token", true, "ask-cls")]
+    : [];
+  return h("p", { class: "buttons" }, ask, h("label", {}, over, " map over the picture"));
 }
 
-// Cosines between the heads' rows.
-export function agreement(heads) {
-  const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
-  const lengths = heads.map((head) => Math.sqrt(dot(head, head)) || 1);
-  return heads.flatMap((a, i) => heads.map((b, j) => dot(a, b) / (lengths[i] * lengths[j])));
+// The place of block i of a grid, in words.
+function place(i, columns, side) {
+  const span = (at) => (side === 1 ? `${at + 1}` : `${at * side + 1} to ${(at + 1) * side}`);
+  return `row ${span(Math.floor(i / columns))}, column ${span(i % columns)}`;
 }
 
-async function modelPanel({ model, index }, label) {
+// The names of the class token and of the blocks, with "itself" for the chosen one.
+function namesOf({ rows, columns, side, chosen }) {
+  const what = side === 1 ? "the patch" : `the block of ${side} × ${side} patches`;
+  const names = Array.from({ length: rows * columns }, (_, i) => `${what} at ${place(i, columns, side)}`);
+  return ["the class token", ...names].map((name, i) => (i === chosen ? "itself" : name));
+}
+
+// A row of attention in times uniform: times the number of tokens, divided by a block's number of patches.
+export function timesUniform(row, { side }, [prefix, rows, columns]) {
+  const tokens = prefix + rows * columns;
+  return Float64Array.from(row, (a, i) => (i === 0 ? a * tokens : (a * tokens) / side ** 2));
+}
+
+async function modelPanel({ model, index, found }, label) {
   const box = h("article", { class: "model", "data-model": index, style: { "--mark": mark(index) } });
   box.append(heading(model, index));
-  if (!model.layers[state.layer]) {
-    box.append(nothing(`This model has ${model.layers.length} layers.`), predictions(model, label));
-    return box;
-  }
-  const image = await picture(report.datas[model.data].pictures[state.image]);
-  const views = h("div", { class: "views" });
-  const texts = h("div", { class: "panel" });
-  const found = await attentionRows(model);
-  if (found && state.head >= found.heads.length) {
-    views.append(h("div", { class: "wide" }, nothing(`This model has ${found.heads.length} heads.`)));
-  } else if (found) {
-    views.append(attentionView(model, index, image, found, texts), await clsView(model, index, image));
-  } else {
-    views.append(
-      h("div", { class: "wide" }, nothing(model.undefined.attention ?? "This layer computes no attention matrix.")),
-    );
-  }
-  texts.prepend(predictions(model, label));
-  views.append(await componentsView(model, index, image), texts);
-  if (found && found.heads.length > 1) views.append(...headsViews(model, index, image, found));
-  box.append(views);
+  if (!model.layers[state.layer]) box.append(nothing(`This model has ${model.layers.length} layers.`));
+  else if (!found) box.append(nothing(model.undefined.attention ?? "This layer computes no attention matrix."));
+  else if (state.head >= found.heads.length) box.append(nothing(`This model has ${found.heads.length} heads.`));
+  else box.append(await mapView(model, index, found));
+  box.append(predictions(model, label));
   return box;
 }
 
-function place(i, columns, side) {
-  const [row, column] = [Math.floor(i / columns), i % columns];
-  const span = (at) => (side === 1 ? `${at + 1}` : `${at * side + 1} to ${(at + 1) * side}`);
-  return `row ${span(row)}, column ${span(column)}`;
-}
-
-function attentionView(model, index, image, { heads, rows, columns, chosen, side }, texts) {
-  const values = heads[state.head];
-  const patches = values.subarray(1);
-  const [, patchRows, patchColumns] = model.grid;
-  const order = [...patches.keys()].sort((a, b) => patches[b] - patches[a]).slice(0, 3);
-  const told = order.map((i) => [i === chosen ? "itself" : place(i, columns, side), patches[i]]);
-  if (model.grid[0]) told.push(["the class token", values[0]]);
-  told.sort((a, b) => b[1] - a[1]);
-  const what = side === 1 ? "patch" : `block of ${side} × ${side} patches`;
-  const sentence = `The ${what} at ${place(chosen, columns, side)} attends most to`;
-  const list = h(
-    "ol",
-    { class: "top", "data-told": "attention" },
-    told.map(([name, value]) => line(name, value, told[0][1])),
-  );
-  if (document.activeElement?.dataset.key === `attention-${index}`) {
-    say(`${sentence} ${told.map(([name, value]) => `${name}: ${number(value)}`).join("; ")}`);
-  }
-  const figure = heat({
-    key: `attention-${index}`,
-    name: `${model.label}: attention of the chosen patch, layer ${state.layer + 1}, head ${state.head + 1}`,
+async function mapView(model, index, found) {
+  const { rows, columns, side, chosen } = found;
+  const head = headOf(model);
+  const values = found.heads[head];
+  const times = timesUniform(values, found, model.grid);
+  const most = await scaleOf(model);
+  const below = alone ? null : grayOfPicture(await picture(report.datas[model.data].pictures[state.image]));
+  const canvas = h("canvas", { class: "pick", tabindex: 0, role: "application", "data-key": `attention-${index}` });
+  const colour = (i, v) => (alone ? viridis(strength(times[1 + i], most)) : over(strength(times[1 + i], most), v));
+  paint(canvas, { rows, columns, below, colour });
+  if (chosen) ring(canvas, chosen - 1, rows, columns);
+  canvas.attention = values;
+  const names = namesOf(found);
+  const token =
+    chosen === 0
+      ? "the class token"
+      : names.map((_, i) => i && `the ${side === 1 ? "patch" : "block"} at ${place(i - 1, columns, side)}`)[chosen];
+  const weights = model.grid[0] ? values : values.subarray(1);
+  const sentence = attentionSentence(head + 1, token, weights, model.grid[0] ? names : names.slice(1));
+  canvas.setAttribute("aria-label", `${model.label}, layer ${state.layer + 1}. ${sentence}`);
+  canvas.setAttribute("aria-roledescription", "patches; arrow keys choose");
+  const reading = h("p", { class: "reading", "aria-hidden": "true" });
+  const patch = (row, column) =>
+    choosePatch(
+      Math.min(row * side, model.grid[1] - 1),
+      Math.min(column * side, model.grid[2] - 1),
+      model.grid[1],
+      model.grid[2],
+    );
+  pickable(canvas, {
     rows,
     columns,
-    image,
-    values: shares(patches),
-    chosen,
-    tell: (i) => `${place(i, columns, side)}: ${number(patches[i])}`,
-    pick: (row, column) =>
-      choosePatch(
-        Math.min(row * side, patchRows - 1),
-        Math.min(column * side, patchColumns - 1),
-        patchRows,
-        patchColumns,
-      ),
-    caption: "The chosen patch attends to",
+    pick: patch,
+    read: (i) => (reading.textContent = `${place(i, columns, side)}: ${number(times[1 + i])} times uniform`),
   });
-  figure.querySelector("canvas").attention = values;
-  texts.append(h("h4", {}, sentence), list);
-  return figure;
+  if (document.activeElement?.dataset.key === `attention-${index}`) say(sentence);
+  const own = model.grid[0]
+    ? h("p", { class: "note" }, `The class token gets ${number(times[0])} times uniform.`)
+    : null;
+  const pooled = chosen === 0 && model.pool ? h("p", { class: "note", "data-told": "pool" }, POOLED[model.pool]) : null;
+  return h(
+    "div",
+    {},
+    canvas,
+    scaleBar(most),
+    reading,
+    h("p", { class: "says", "data-told": "attention" }, sentence),
+    own,
+    pooled,
+  );
 }
 
-function line(name, value, most) {
-  const bar = h("i", { style: { width: `${(100 * value) / (most || 1)}%` } });
-  return h("li", {}, h("span", {}, name), h("span", {}, number(value)), h("span", { class: "barline" }, bar));
+// Clicks and arrow keys choose a cell of a canvas, the pointer reads it.
+export function pickable(canvas, { rows, columns, pick, read }) {
+  const under = (event) => {
+    const box = canvas.getBoundingClientRect();
+    const at = (offset, size, count) => Math.min(Math.max(Math.floor((offset / size) * count), 0), count - 1);
+    return [at(event.clientY - box.top, box.height, rows), at(event.clientX - box.left, box.width, columns)];
+  };
+  canvas.addEventListener("click", (event) => pick(...under(event)));
+  canvas.addEventListener("pointermove", (event) => {
+    const [row, column] = under(event);
+    read(row * columns + column);
+  });
+  canvas.addEventListener("keydown", (event) => {
+    const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    const [row, column] = patchIn(rows, columns);
+    pick(
+      Math.min(Math.max(row + moves[event.key][0], 0), rows - 1),
+      Math.min(Math.max(column + moves[event.key][1], 0), columns - 1),
+    );
+  });
+}
+
+// The scale of a model's maps: 0, uniform, and its end.
+function scaleBar(most) {
+  const canvas = paint(h("canvas", { "aria-hidden": "true" }), {
+    rows: 1,
+    columns: 160,
+    long: 160,
+    colour: (i) => viridis(Math.sqrt(i / 159)),
+  });
+  const tick = (x, text) => h("span", { style: { left: `${(100 * x) / most}%` } }, text);
+  return h(
+    "div",
+    { class: "scale" },
+    canvas,
+    h("div", { "aria-hidden": "true" }, tick(0, "0"), tick(1, "uniform"), tick(most, `${most}×`)),
+  );
+}
+
+async function differenceView([first, second]) {
+  const head = [first, second].map(({ model }) => headOf(model));
+  const [a, b] = [first, second].map(({ model, found }, i) => timesUniform(found.heads[head[i]], found, model.grid));
+  const { rows, columns } = first.found;
+  const most =
+    scaleEnd(
+      a.map((value, i) => Math.abs(value - b[i])),
+      a.length,
+    ) / 2;
+  const canvas = h("canvas", {
+    role: "img",
+    "aria-label": `A − B: ${first.model.label} minus ${second.model.label}, in times uniform`,
+  });
+  paint(canvas, { rows, columns, colour: (i) => signed(a[1 + i] - b[1 + i], most) });
+  canvas.difference = a.map((value, i) => value - b[i]);
+  return h(
+    "article",
+    { class: "model" },
+    h("h3", {}, "A − B"),
+    canvas,
+    h(
+      "p",
+      { class: "note" },
+      `Orange: ${first.model.label} takes more; purple: less. Full color is ${most} times uniform.`,
+    ),
+  );
+}
+
+async function headsView({ model, found }) {
+  const { rows, columns, chosen } = found;
+  const most = await scaleOf(model);
+  const below = grayOfPicture(await picture(report.datas[model.data].pictures[state.image]));
+  const weights = found.heads.map((values) => (model.grid[0] ? values : values.subarray(1)));
+  const tiles = found.heads.map((values, k) => {
+    const times = timesUniform(values, found, model.grid);
+    const canvas = h("canvas", { "aria-hidden": "true" });
+    paint(canvas, { rows, columns, below, long: 96, colour: (i, v) => over(strength(times[1 + i], most), v) });
+    if (chosen) ring(canvas, chosen - 1, rows, columns);
+    const spread = Math.exp(-weights[k].reduce((sum, a) => sum + (a > 0 ? a * Math.log(a) : 0), 0));
+    const bar = h("span", { class: "barline" }, h("i", { style: { width: `${(100 * spread) / weights[k].length}%` } }));
+    return h(
+      "button",
+      { type: "button", "data-key": `head-${k}`, "aria-pressed": k === state.head, onclick: () => choose({ head: k }) },
+      canvas,
+      `head ${k + 1}: ${Number(spread.toPrecision(2))} of ${weights[k].length} tokens`,
+      bar,
+    );
+  });
+  return h(
+    "div",
+    {},
+    h("h4", {}, `All heads of ${model.label}, one scale`),
+    h("p", { class: "says", "data-told": "heads" }, headsSentence(weights) ?? ""),
+    h("div", { class: "small", role: "group", "aria-label": "Heads" }, tiles),
+  );
 }
 
 // Whether the class token's map explains the prediction depends on the pooling of the model's head.
@@ -145,109 +260,24 @@ const POOLED = {
   mean: "The head predicts from the mean of all tokens, so this map does not explain the prediction.",
 };
 
-async function clsView(model, index, image) {
-  const packed = model.layers[state.layer].looks.cls;
-  if (!packed) return nothing(model.undefined.cls ?? "This layer has no class token.");
-  const [, rows, columns] = model.grid;
-  const values = part(await unpack(packed), packed.shape, state.image, state.head);
-  const figure = heat({
-    key: `cls-${index}`,
-    name: `${model.label}: the class token's attention, layer ${state.layer + 1}, head ${state.head + 1}`,
-    rows,
-    columns,
-    image,
-    values: shares(values),
-    tell: (i) => `${place(i, columns, 1)}: ${number(values[i])}`,
-    caption: "The class token attends to",
-  });
-  figure.querySelector("canvas").attention = values;
-  if (model.pool) figure.append(h("p", { class: "note", "data-told": "pool" }, POOLED[model.pool]));
-  return figure;
-}
-
-async function componentsView(model, index) {
-  const packed = model.layers[state.layer].looks.pca;
-  if (!packed) return nothing(model.undefined.pca ?? "There are too few patches.");
-  const [, rows, columns] = model.grid;
-  const colours = part(await unpack(packed), packed.shape, state.image);
-  const figure = heat({
-    key: `pca-${index}`,
-    name: `${model.label}: components of the patches as colors, layer ${state.layer + 1}`,
-    rows,
-    columns,
-    colours,
-    stretch: await aspect(model),
-    caption: "Components as colors",
-  });
-  return figure;
-}
-
-// Height over width of a model's images.
-export async function aspect(model) {
-  const image = await picture(report.datas[model.data].pictures[state.image]);
-  return image.naturalHeight / image.naturalWidth;
-}
-
-function headsViews(model, index, image, { heads, rows, columns, chosen }) {
-  const tiles = heads.map((values, k) => {
-    const canvas = h("canvas", { "aria-hidden": "true" });
-    draw(canvas, { rows, columns, image, values: shares(values.subarray(1)), chosen });
-    return h(
-      "button",
-      {
-        type: "button",
-        "data-key": `head-${index}-${k}`,
-        "aria-pressed": k === state.head,
-        onclick: () => choose({ head: k }),
-      },
-      canvas,
-      `head ${k + 1}`,
-    );
-  });
-  const cosines = agreement(heads);
-  const K = heads.length;
-  const least = Math.min(...cosines);
-  const figure = heat({
-    key: `agree-${index}`,
-    name: `${model.label}: cosines between the heads' attention from the chosen patch`,
-    rows: K,
-    columns: K,
-    values: Float64Array.from(cosines, (c) => 0.05 + (0.95 * (c - least)) / (1 - least || 1)),
-    tell: (i) => `heads ${Math.floor(i / K) + 1} and ${(i % K) + 1}: cosine ${number(cosines[i])}`,
-    caption: `Agreement of heads: cosines from ${number(least)} (faint) to 1`,
-  });
-  figure.querySelector("canvas").cosines = cosines;
-  const grid = h(
-    "div",
-    { class: "span" },
-    h("h4", {}, "All heads, from the chosen patch"),
-    h("div", { class: "small", role: "group", "aria-label": "Heads" }, tiles),
-  );
-  return [grid, figure];
-}
-
 function predictions(model, label) {
-  const told = model.predicted?.[state.image];
-  if (!told) return nothing(model.undefined.classes ?? "");
-  const right = label === null ? null : told[0][0] === label;
-  const verdict =
-    right === null
-      ? null
-      : h(
-          "p",
-          { class: right ? "right" : "wrong", "data-told": "verdict" },
-          right ? "✓ right" : `✗ wrong: it is ${className(label)}`,
-        );
-  const list = told.map(([c, score]) => {
-    const entry = line(className(c), score, 1);
-    entry.children[1].textContent = percent(score);
-    return entry;
-  });
+  const classes = model.predicted?.[state.image];
+  if (!classes) return nothing(model.undefined.classes ?? "");
+  const right = label === null ? null : classes[0][0] === label;
+  const verdict = h(
+    "p",
+    { class: right ? "right" : "wrong", "data-told": "verdict" },
+    right ? "✓ right" : `✗ wrong: it is ${className(label)}`,
+  );
+  const bar = (score) => h("span", { class: "barline" }, h("i", { style: { width: `${100 * score}%` } }));
+  const list = classes.map(([c, score]) =>
+    h("li", {}, h("span", {}, className(c)), h("span", {}, percent(score)), bar(score)),
+  );
   return h(
     "div",
     { class: "said" },
     h("h4", {}, "Prediction"),
     h("ol", { class: "top", "data-told": "classes" }, list),
-    verdict,
+    right === null ? null : verdict,
   );
 }

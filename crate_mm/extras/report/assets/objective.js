@@ -1,48 +1,46 @@
 // The objective by layer: one curve per model, and the chosen layer's distribution and extreme images.
 
-import { chart, curves, histograms, inBins, legend, measureNames, modelLayers } from "./charts.js";
+import { inBins, legend, measureNames, modelLayers, styleOf } from "./charts.js";
 import { report } from "./data.js";
-import { h, heading, mark, number } from "./dom.js";
-import { choose, shownModels, state } from "./state.js";
+import { h, heading, mark, number, percent } from "./dom.js";
+import { measureSentences } from "./sentences.js";
+import { choose, shownModels, state, untrainedModel } from "./state.js";
+import { barChart, lineChart } from "./svg.js";
 
-export const objectiveNeeds = ["layer", "measure", "hidden"];
+export const objectiveNeeds = ["layer", "measure", "a", "b"];
 
-const ORDER = ["r_out", "rc_half", "sparsity", "objective"];
+const ORDER = ["rc_half", "sparsity", "objective", "r_out"];
+const INNER = ["rc_z", "rc_in", "rc_out", "sparsity_step1", "active"]; // shown below the others, on request
 const TITLES = {
   __proto__: null, // a user's measure may be called "constructor"
+  rc_z: "Rᶜ before compression, same projection",
   r_out: "R, the rate of all tokens",
   rc_half: "Rᶜ after compression",
   sparsity: "Nonzero entries of the code",
   sparsity_step1: "Nonzero entries after one step",
   objective: "Objective, R − Rᶜ − λ‖Z‖₀",
-  rc_in: "Rᶜ before compression",
+  rc_in: "Rᶜ of the normalised tokens, before compression",
   rc_out: "Rᶜ of the layer's output",
   active: "Positive activations of the MLP",
 };
-let views = new Map(); // the charts of the measures, for which the rule is moved without a redraw
-let viewsOf = "";
-
 function sorted() {
-  return [
-    ...ORDER.filter((name) => measureNames.includes(name)),
-    ...measureNames.filter((name) => !ORDER.includes(name)),
-  ];
+  const rank = (name) => (ORDER.includes(name) ? ORDER.indexOf(name) : INNER.includes(name) ? 200 : 100);
+  return [...measureNames].sort((a, b) => rank(a) - rank(b));
 }
 
 export async function renderObjective(body) {
   const names = sorted();
   if (!names.includes(state.measure)) state.measure = names.includes("rc_half") ? "rc_half" : names[0];
-  const drawn = [...state.hidden].join();
-  if (!body.querySelector(".detail") || viewsOf !== drawn) await overview(body, names, drawn);
+  overview(body, names);
   for (const button of body.querySelectorAll(".measure > button")) {
     button.setAttribute("aria-pressed", button.dataset.measure === state.measure);
   }
-  for (const view of views.values()) await view.signal("layer", state.layer + 1).runAsync();
-  await detail(body.querySelector(".detail"));
-  await table(body.querySelector(".numbers"));
+  detail(body.querySelector(".detail"));
+  table(body.querySelector(".numbers"));
 }
 
-async function overview(body, names, drawn) {
+function overview(body, names) {
+  const shown = names.filter((name) => !INNER.includes(name)).length || names.length;
   const panels = names.map((name) => {
     const head = h(
       "button",
@@ -59,36 +57,77 @@ async function overview(body, names, drawn) {
       { class: "measure" },
       head,
       h("div", { class: "chart", "data-chart": name }),
+      h(
+        "p",
+        { class: "says", "data-told": `says-${name}` },
+        measureSentences(
+          name,
+          shownModels()
+            .map(({ model }) => model)
+            .filter((model, i) => i === 0 || !model.untrained),
+          untrainedModel(),
+        ).join(" "),
+      ),
       h("div", { class: "lacking" }),
     );
   });
   body.replaceChildren(
-    legend(),
-    h("div", { class: "row measures" }, panels),
-    h("div", { class: "detail" }),
-    h("details", {}, h("summary", {}, "These numbers as a table"), h("div", { class: "scroll numbers" })),
+    ...[
+      legend(),
+      h("div", { class: "row measures" }, panels.slice(0, shown)),
+      panels.length > shown
+        ? h("details", {}, h("summary", {}, "Other measures"), h("div", { class: "row measures" }, panels.slice(shown)))
+        : null,
+      h("div", { class: "detail" }),
+      h("details", {}, h("summary", {}, "These numbers as a table"), h("div", { class: "scroll numbers" })),
+    ].filter(Boolean),
   );
-  viewsOf = drawn;
-  views = new Map();
   for (const [i, name] of names.entries()) {
-    const rows = rowsOf(name);
     const without = shownModels().filter(({ model }) => model.layers.every((layer) => !(name in layer.measures)));
     if (without.length)
       panels[i].lastChild.append(
         h("p", { class: "note" }, `Not defined for ${without.map(({ model }) => model.label).join(", ")}.`),
       );
-    if (!rows.length) continue;
-    const told = `${TITLES[name] ?? name}, by layer`;
-    const view = await chart(
-      panels[i].querySelector(".chart"),
-      curves(rows, { most: modelLayers(), layer: state.layer + 1 }),
-      told,
-    );
-    view.addEventListener("click", (_event, item) => {
-      if (item?.datum?.layer) choose({ layer: item.datum.layer - 1, measure: name });
+    const series = shownModels()
+      .map(({ model, index }) => ({ name: model.label, style: styleOf(index), points: pointsOf(model, name) }))
+      .filter(({ points }) => points.length);
+    if (!series.length) continue;
+    lineChart(panels[i].querySelector(".chart"), {
+      name: `${TITLES[name] ?? name}, by layer`,
+      series,
+      bounds: boundsOfMeasure(name),
+      xs: Array.from({ length: modelLayers() }, (_, l) => l + 1),
+      xTitle: "layer",
+      yFormat: name.startsWith("sparsity") || name === "active" ? percent : short,
+      chosen: state.layer + 1,
+      pick: (layer) => choose({ layer: layer - 1, measure: name }),
     });
-    views.set(name, view);
   }
+}
+
+function short(value) {
+  return String(Number(value.toPrecision(3)));
+}
+
+// Floor and ceiling of a rate, where the data has them.
+function boundsOfMeasure(name) {
+  const bounds = report.models[state.a].bounds?.[name];
+  return bounds
+    ? [
+        { y: bounds[0], name: "floor" },
+        { y: bounds[1], name: "ceiling" },
+      ]
+    : [];
+}
+
+function pointsOf(model, name) {
+  return model.layers.flatMap((layer, l) => {
+    const found = layer.measures[name];
+    if (!found) return [];
+    const { mean, std } = { ...found, std: found.std ?? 0 };
+    const title = `layer ${l + 1}: mean ${number(mean)}, deviation ${number(std)}`;
+    return [{ x: l + 1, y: mean, low: mean - std, high: mean + std, title }];
+  });
 }
 
 function rowsOf(name) {
@@ -102,7 +141,7 @@ function rowsOf(name) {
   );
 }
 
-async function detail(box) {
+function detail(box) {
   const name = state.measure;
   const models = shownModels().filter(({ model }) => model.layers[state.layer]?.measures[name]);
   const template = document.getElementById(`equation-${name}`);
@@ -119,12 +158,14 @@ async function detail(box) {
     ),
   );
   if (!models.length) return;
-  const found = models.map(({ model, index }) => ({
-    ...model.layers[state.layer].measures[name],
-    model: index,
-    name: model.label,
-  }));
-  await chart(plot, histograms(inBins(found)), `Distribution over the images, layer ${state.layer + 1}`);
+  const found = models.map(({ model, index }) => ({ ...model.layers[state.layer].measures[name], model: index }));
+  barChart(plot, {
+    name: `Distribution over the images, layer ${state.layer + 1}`,
+    groups: inBins(found),
+    xTitle: "value of an image",
+    xFormat: short,
+    yFormat: percent,
+  });
 }
 
 function ends({ model, index }, name) {
@@ -158,7 +199,7 @@ export function thumbnail(position) {
   return h("span", { class: "thumb" }, image);
 }
 
-async function table(box) {
+function table(box) {
   const rows = rowsOf(state.measure);
   const models = shownModels().filter(({ index }) => rows.some((row) => row.model === index));
   const most = modelLayers();

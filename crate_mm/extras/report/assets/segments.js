@@ -1,19 +1,20 @@
 // Masks of the heads: the patches that the class token attends to most.
 
-import { part, report, unpack } from "./data.js";
+import { report } from "./data.js";
 import { h, heading, mark, nothing, number } from "./dom.js";
 import { draw, picture } from "./heat.js";
 import { choose, shownModels, state } from "./state.js";
+import { masksOf } from "./views.js";
 
-export const segmentsNeeds = ["image", "layer", "head", "hidden"];
+export const segmentsNeeds = ["image", "layer", "head", "a", "b"];
 
 export async function renderSegments(body) {
   const panels = [];
   for (const { model, index } of shownModels()) {
     const box = h("article", { class: "model", "data-model": index, style: { "--mark": mark(index) } });
     box.append(heading(model, index));
-    const packed = model.layers[state.layer]?.looks.masks;
-    if (packed) box.append(await masks(model, index, packed));
+    const found = model.layers[state.layer] ? await masksOf(model) : null;
+    if (found) box.append(await masks(model, index, found));
     else
       box.append(
         nothing(
@@ -31,16 +32,15 @@ export async function renderSegments(body) {
     h("code", {}, "crate-mm analyze segments"),
     " on a dataset that has them.",
   );
-  body.replaceChildren(...panels, which);
+  body.replaceChildren(h("div", { class: "pair" }, panels), which);
 }
 
-async function masks(model, index, packed) {
+async function masks(model, index, found) {
   const [, rows, columns] = model.grid;
   const image = await picture(report.datas[model.data].pictures[state.image]);
-  const values = await unpack(packed);
-  const tiles = Array.from({ length: packed.shape[1] }, (_, k) => {
+  const tiles = found.map((values, k) => {
     const canvas = h("canvas", { role: "img", "aria-label": `mask of head ${k + 1}` });
-    draw(canvas, { rows, columns, image, values: part(values, packed.shape, state.image, k), mask: true });
+    draw(canvas, { rows, columns, image, values, mask: true });
     return h(
       "button",
       {
@@ -59,10 +59,5 @@ async function masks(model, index, packed) {
   const truth = h("img", { src: report.datas[model.data].truths[state.image], alt: "ground-truth mask" });
   grid.prepend(h("figure", { class: "truth" }, truth, h("figcaption", {}, "ground truth")));
   const heads = best.map(({ label, head, iou }) => `class ${label}: head ${head + 1}, IoU ${number(iou)}`);
-  return h(
-    "div",
-    {},
-    grid,
-    h("p", { class: "note", "data-told": "best" }, `Best head by class: ${heads.join("; ")}.`),
-  );
+  return h("div", {}, grid, h("p", { class: "note", "data-told": "best" }, `Best head by class: ${heads.join("; ")}.`));
 }

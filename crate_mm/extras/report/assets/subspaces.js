@@ -1,55 +1,51 @@
 // The subspaces: similarity between heads, and the energy of classes in them.
 
-import { chart, curves, legend, matrix, modelLayers } from "./charts.js";
-import { className, unpack } from "./data.js";
+import { legend, matrix, modelLayers, styleOf } from "./charts.js";
+import { className, report, unpack } from "./data.js";
 import { h, heading, mark, nothing, number } from "./dom.js";
 import { heat, shares } from "./heat.js";
+import { subspacesSentence } from "./sentences.js";
 import { shownModels, state } from "./state.js";
+import { lineChart } from "./svg.js";
 
-export const subspacesNeeds = ["layer", "hidden"];
+export const subspacesNeeds = ["layer", "a", "b"];
 
 export async function renderSubspaces(body) {
-  const rows = shownModels().flatMap(({ model, index }) =>
-    model.layers.flatMap(({ subspaces }, l) =>
-      subspaces && subspaces.incoherence !== null
-        ? [
-            {
-              model: index,
-              name: model.label,
-              layer: l + 1,
-              mean: subspaces.incoherence,
-              low: subspaces.incoherence,
-              high: subspaces.incoherence,
-              random: subspaces.random,
-              std: 0,
-            },
-          ]
-        : [],
-    ),
-  );
+  const series = shownModels()
+    .map(({ model, index }) => ({
+      name: model.label,
+      style: styleOf(index),
+      points: model.layers.flatMap(({ subspaces }, l) =>
+        subspaces && subspaces.incoherence !== null ? [{ x: l + 1, y: subspaces.incoherence }] : [],
+      ),
+    }))
+    .filter(({ points }) => points.length);
   const plot = h("div", { class: "chart" });
-  const head = rows.length
+  const head = series.length
     ? [
         h("h4", {}, "Mean |cosine| between basis vectors of different heads"),
         legend(),
         plot,
-        h("p", { class: "note" }, "Dashed: mean for random vectors, about √(2/πd)."),
+        h("p", { class: "note" }, "Random: mean for random vectors, about √(2/πd)."),
       ]
     : [];
   const panels = [];
-  const later = [];
-  for (const shown of shownModels()) panels.push(await subspacePanel(shown, later));
-  body.replaceChildren(h("div", { class: "narrow" }, head), ...panels);
-  if (rows.length)
-    await chart(
-      plot,
-      curves(rows, { most: modelLayers(), layer: state.layer + 1, dashed: true }),
-      "Incoherence of the subspaces by layer",
-    );
-  for (const [element, spec, told] of later) await chart(element, spec, told);
+  for (const shown of shownModels()) panels.push(await subspacePanel(shown));
+  body.replaceChildren(h("div", { class: "narrow" }, head), h("div", { class: "pair" }, panels));
+  if (!series.length) return;
+  const random = report.models[state.a].layers.find(({ subspaces }) => subspaces)?.subspaces.random;
+  lineChart(plot, {
+    name: "Incoherence of the subspaces by layer",
+    series,
+    bounds: random ? [{ y: random, name: "random" }] : [],
+    xs: Array.from({ length: modelLayers() }, (_, l) => l + 1),
+    xTitle: "layer",
+    yFormat: number,
+    chosen: state.layer + 1,
+  });
 }
 
-async function subspacePanel({ model, index }, later) {
+async function subspacePanel({ model, index }) {
   const box = h("article", { class: "model", "data-model": index, style: { "--mark": mark(index) } });
   box.append(heading(model, index));
   const found = model.layers[state.layer]?.subspaces;
@@ -91,34 +87,25 @@ async function subspacePanel({ model, index }, later) {
         : `Means by pair of heads: ${number(found.incoherence)} between different heads, maximum ${number(Math.max(...between))}`,
   });
   const views = h("div", { class: "row three" }, picture, heads);
-  box.append(views);
+  const sentence = subspacesSentence(model.label, found.incoherence, found.random);
+  box.append(h("p", { class: "sentence", "data-told": "subspaces" }, sentence), views);
   if (!found.energy) {
     views.append(nothing(model.undefined.labels ?? ""));
     return box;
   }
   const energy = await unpack(found.energy);
   const rows = model.classes.map((label) => className(label));
-  const columns = Array.from({ length: K }, (_, k) => `${k + 1}`);
-  const cells = rows.flatMap((_, i) => columns.map((_, k) => ({ row: i, column: k, value: energy[i * K + k] })));
-  const plot = h("div", { class: "chart" });
+  const columns = Array.from({ length: K }, (_, k) => `head ${k + 1}`);
   const [least, most] = [Math.min(...energy), Math.max(...energy)];
+  const caption = "Energy of each class in each head's subspace";
+  const name = `${model.label}: ${caption}`;
   views.append(
     h(
       "div",
       { class: "panel" },
-      h("h4", {}, "Energy of each class in each head's subspace"),
-      plot,
-      h(
-        "p",
-        {},
-        `Fractions from ${number(least)} (faint) to ${number(most)}; equal heads would each have ${number(1 / K)}.`,
-      ),
+      matrix({ key: `energy-${index}`, name, caption, rows, columns, values: energy, most }),
+      h("p", {}, `Fractions from ${number(least)} to ${number(most)}; equal heads would each have ${number(1 / K)}.`),
     ),
   );
-  later.push([
-    plot,
-    matrix(cells, { rows, columns, columnTitle: "head", height: Math.min(Math.max(rows.length * 20, 60), 300) }),
-    "Energy of classes in subspaces",
-  ]);
   return box;
 }

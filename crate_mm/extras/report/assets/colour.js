@@ -1,0 +1,109 @@
+// Colours: viridis for amounts, purple and orange for signs, and a map over a gray picture.
+
+const STOPS = "440154 482475 414487 355f8d 2a788e 21918c 22a884 44bf70 7ad151 bddf26 fde725"
+  .split(" ")
+  .map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+export const GROUND = [21, 23, 27]; // 15171b, below all maps in both themes: yellow cannot be seen on white
+const NEGATIVE = [154, 127, 209];
+const POSITIVE = [253, 154, 60];
+
+// The colour of t in [0, 1] as [r, g, b].
+export function viridis(t) {
+  const at = Math.min(Math.max(t, 0), 1) * (STOPS.length - 1);
+  const first = Math.min(Math.floor(at), STOPS.length - 2);
+  return STOPS[first].map((value, c) => value + (at - first) * (STOPS[first + 1][c] - value));
+}
+
+// The position on the scale of an amount x, of at most `most`. The square root shows small amounts.
+export function strength(x, most) {
+  return Math.sqrt(Math.min(Math.max(x, 0) / (most || 1), 1));
+}
+
+// An attention of t on a pixel of gray v in [0, 1].
+export function over(t, v) {
+  const gray = 255 * (0.05 + 0.27 * v);
+  const opacity = 0.25 + 0.75 * t;
+  return viridis(t).map((value) => (1 - opacity) * gray + opacity * value * (0.65 + 0.35 * v));
+}
+
+// A number with a sign, of at most `most` in size.
+export function signed(x, most) {
+  const opacity = Math.min(Math.abs(x) / (most || 1), 1);
+  return (x < 0 ? NEGATIVE : POSITIVE).map((value, c) => (1 - opacity) * GROUND[c] + opacity * value);
+}
+
+// An entry of a code: 0 is the ground, the least entry can still be seen.
+export function entry(x, most) {
+  return x === 0 ? GROUND : viridis(0.35 + 0.65 * strength(x, most));
+}
+
+// The end of the scale of values in times uniform: their 0.995 quantile, up to the next of 1, 2, 5 x 10^i, from 2 to N.
+export function scaleEnd(values, tokens) {
+  const sorted = Float64Array.from(values).sort();
+  const high = sorted[Math.min(Math.ceil(0.995 * sorted.length), sorted.length) - 1] ?? 1;
+  const power = 10 ** Math.floor(Math.log10(Math.max(high, 1e-9)));
+  const round = [1, 2, 5, 10].map((m) => m * power).find((m) => m >= high * (1 - 1e-9));
+  return Math.min(Math.max(round, 2), Math.max(tokens, 2));
+}
+
+// Paint cells (rows, columns) with `colour(i, v)`, v the gray of the picture below, 0 to 1, or 1 without one. `below` is
+// {values, width, height}. Cells have hard edges, and the canvas at least `long` pixels along its longer side.
+export function paint(canvas, { rows, columns, colour, below = null, long = 240 }) {
+  const [high, wide] = below ? [below.height, below.width] : [rows, columns];
+  const times = Math.max(1, Math.ceil(long / Math.max(high, wide)));
+  const [height, width] = [high * times, wide * times];
+  Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(width, height);
+  for (let y = 0; y < height; y++)
+    for (let x = 0; x < width; x++) {
+      const at = y * width + x;
+      const cell = Math.floor((y * rows) / height) * columns + Math.floor((x * columns) / width);
+      const v = below ? below.values[Math.floor(y / times) * wide + Math.floor(x / times)] : 1;
+      image.data.set(colour(cell, v), 4 * at);
+      image.data[4 * at + 3] = 255;
+    }
+  context.putImageData(image, 0, 0);
+  return canvas;
+}
+
+// A ring around a cell: ink and page, never a hue.
+export function ring(canvas, cell, rows, columns) {
+  const context = canvas.getContext("2d");
+  const [w, h] = [canvas.width / columns, canvas.height / rows];
+  const [left, top] = [(cell % columns) * w, Math.floor(cell / columns) * h];
+  const thick = Math.max(canvas.width, canvas.height) / 80;
+  for (const [colour, inset] of [
+    ["#000", 0.5],
+    ["#fff", 1.5],
+  ]) {
+    context.strokeStyle = colour;
+    context.lineWidth = thick;
+    const by = inset * thick;
+    context.strokeRect(left + by, top + by, w - 2 * by, h - 2 * by);
+  }
+}
+
+// The gray values, 0 to 1, of bytes (C, H, W).
+export function grayOf(bytes, [channels, height, width]) {
+  const weights = channels === 3 ? [0.2126, 0.7152, 0.0722] : [1]; // Rec. 709
+  const size = height * width;
+  const values = Float32Array.from(
+    { length: size },
+    (_, i) => weights.reduce((sum, w, c) => sum + w * bytes[c * size + i], 0) / 255,
+  );
+  return { values, width, height };
+}
+
+// The gray values of a decoded picture.
+export function grayOfPicture(picture) {
+  const [width, height] = [picture.naturalWidth, picture.naturalHeight];
+  const context = new OffscreenCanvas(width, height).getContext("2d");
+  context.drawImage(picture, 0, 0);
+  const { data } = context.getImageData(0, 0, width, height);
+  const bytes = Uint8Array.from({ length: 3 * width * height }, (_, i) => {
+    const [c, at] = [Math.floor(i / (width * height)), i % (width * height)];
+    return data[4 * at + c];
+  });
+  return grayOf(bytes, [3, height, width]);
+}

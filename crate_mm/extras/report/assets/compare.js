@@ -1,0 +1,153 @@
+// What differs between A and B, layer by layer: a strip of maps for each, and their difference.
+
+import { grayOfPicture, over, paint, ring, scaleEnd, signed, strength } from "./colour.js";
+import { report } from "./data.js";
+import { h, mark, nothing, number } from "./dom.js";
+import { picture } from "./heat.js";
+import { timesUniform } from "./image.js";
+import { mapsSentence } from "./sentences.js";
+import { choose, headOf, shownModels, state } from "./state.js";
+import { attentionRows, scaleOf } from "./views.js";
+
+export const compareNeeds = ["image", "layer", "head", "y", "x", "cls", "a", "b"];
+
+let playing = null;
+
+export async function renderCompare(body) {
+  document.getElementById("compare").hidden = report.models.length < 2;
+  const shown = shownModels();
+  if (shown.length < 2) {
+    body.replaceChildren(nothing("Choose another model as B."));
+    return;
+  }
+  const trained = shown.some(({ model }) => model.untrained);
+  document.getElementById("compare-title").textContent = trained ? "What training changed" : "What differs";
+  const depth = Math.max(...shown.map(({ model }) => model.layers.length));
+  const films = [];
+  for (const { model, index } of shown) films.push(await film(model, index, depth));
+  const rows = films.map(({ row }) => row);
+  const [a, b] = films;
+  const both = a.times.map((values, l) =>
+    values && b.times[l]?.length === values.length ? values.map((x, i) => x - b.times[l][i]) : null,
+  );
+  const differences = both
+    .filter(Boolean)
+    .map((values) => values.reduce((sum, x) => sum + Math.abs(x), 0) / values.length);
+  if (differences.length) {
+    const all = both.filter(Boolean).flatMap((values) => [...values].map(Math.abs));
+    const most = scaleEnd(all, 1e9);
+    rows.push(
+      filmRow("A − B", depth, (l) => {
+        if (!both[l]) return null;
+        const canvas = h("canvas", { "aria-hidden": "true" });
+        return paint(canvas, {
+          rows: a.rows,
+          columns: a.columns,
+          long: 72,
+          colour: (i) => signed(both[l][1 + i], most),
+        });
+      }),
+    );
+  }
+  const [first, second] = shown.map(({ model }) => model.label);
+  body.replaceChildren(
+    h(
+      "p",
+      { class: "sentence", "data-told": "maps" },
+      differences.length ? mapsSentence(first, second, differences) : "One of them has no attention map to compare.",
+    ),
+    h(
+      "p",
+      { class: "buttons" },
+      h(
+        "button",
+        { type: "button", "data-key": "film-play", onclick: () => play(depth) },
+        playing ? "pause" : "play over the layers >",
+      ),
+    ),
+    h(
+      "div",
+      { class: "scroll" },
+      h(
+        "table",
+        { class: "film" },
+        h("caption", { class: "hidden" }, "Attention maps by layer"),
+        h("tbody", {}, rows, rateRows(shown, depth)),
+      ),
+    ),
+  );
+}
+
+function play(depth) {
+  const stop = () => {
+    clearInterval(playing);
+    playing = null;
+  };
+  if (playing) {
+    stop();
+    return choose({ layer: state.layer });
+  }
+  const slow = window.matchMedia("(prefers-reduced-motion: reduce)").matches ? 2500 : 1000;
+  playing = setInterval(() => {
+    const end = document.hidden || state.layer >= depth - 1;
+    if (end) stop();
+    choose({ layer: end ? state.layer : state.layer + 1 });
+  }, slow);
+  choose({ layer: 0 });
+}
+
+// A row of the table: one cell a layer, which chooses the layer.
+function filmRow(name, depth, cell, color = null) {
+  const cells = Array.from({ length: depth }, (_, l) => {
+    const button = h(
+      "button",
+      {
+        type: "button",
+        "data-key": `film-${name}-${l}`,
+        "aria-pressed": l === state.layer,
+        "aria-label": `${name}, layer ${l + 1}`,
+        onclick: () => choose({ layer: l }),
+      },
+      cell(l) ?? "–",
+    );
+    return h("td", {}, button);
+  });
+  return h("tr", {}, h("th", { scope: "row", style: color ? { color } : {} }, name), cells);
+}
+
+async function film(model, index, depth) {
+  const [times, maps] = [[], []];
+  const [most, below] = [
+    await scaleOf(model),
+    grayOfPicture(await picture(report.datas[model.data].pictures[state.image])),
+  ];
+  let size = { rows: 1, columns: 1 };
+  for (let l = 0; l < depth; l++) {
+    const found = await attentionRows(model, l);
+    times.push(
+      found ? timesUniform(found.heads[Math.min(headOf(model), found.heads.length - 1)], found, model.grid) : null,
+    );
+    maps.push(found);
+    if (found) size = found;
+  }
+  const row = filmRow(
+    model.label,
+    depth,
+    (l) => {
+      if (!maps[l]) return null;
+      const canvas = h("canvas", { "aria-hidden": "true" });
+      paint(canvas, { ...size, below, long: 72, colour: (i, v) => over(strength(times[l][1 + i], most), v) });
+      if (maps[l].chosen) ring(canvas, maps[l].chosen - 1, size.rows, size.columns);
+      return canvas;
+    },
+    mark(index),
+  );
+  return { row, times, rows: size.rows, columns: size.columns };
+}
+
+function rateRows(shown, depth) {
+  return shown.map(({ model, index }) => {
+    const cells = Array.from({ length: depth }, (_, l) => h("td", {}, number(model.layers[l]?.measures.rc_half?.mean)));
+    return h("tr", {}, h("th", { scope: "row", style: { color: mark(index) } }, `Rᶜ, ${model.label}`), cells);
+  });
+}

@@ -1,0 +1,404 @@
+// The model runs here: on a drawing, a picture or a shown image, with lambda changed and parts switched off.
+
+import { changes, changeWords, isChanged, toggled } from "./changes.js";
+import { grayOf, over, paint, ring, scaleEnd, strength } from "./colour.js";
+import { className, part, report } from "./data.js";
+import { h, nothing, number, percent, say } from "./dom.js";
+import { forward, layerRates, reasons } from "./model.js";
+import { brushed, digits8, enlarge, fromPicture, fromText, GLYPHS, toText } from "./pixels.js";
+import { choose, headOf, patchIn, state } from "./state.js";
+import { inputOf, netOf, runOf } from "./views.js";
+
+export const drawNeeds = ["a", "image", "layer", "head", "y", "x", "cls", "lambda", "off", "ink"];
+
+const PAD = 320; // pixels of the pad
+const LEAST = 1e-3; // of lambda's slider, which is logarithmic to 10; below it lambda is 0
+
+let board = null; // the section's elements, built once a model
+let dropped = null; // bytes of a picture that was dropped, or null
+let centred = true;
+let shade = 255; // of the brush on a shown image
+
+export async function renderDraw(body) {
+  const model = report.models[state.a];
+  if (!model.running) {
+    const able = report.models.findIndex((other) => other.running);
+    const sentence =
+      model.why_not_running ?? `${model.label}'s weights are not in this file: --weights-megabytes puts them in.`;
+    const link =
+      able >= 0
+        ? h(
+            "button",
+            { type: "button", onclick: () => choose({ a: able, b: state.a }) },
+            `Run ${report.models[able].label}`,
+          )
+        : null;
+    body.replaceChildren(nothing(sentence), ...(link ? [link] : []));
+    board = null;
+    return;
+  }
+  const net = await netOf(model);
+  if (board?.model !== model || !body.contains(board.root)) build(body, model, net);
+  await update(model, net);
+}
+
+// The bytes that the model gets now.
+async function currentInput(model) {
+  const { drawing, inputs } = report.datas[model.data];
+  const [, , height, width] = inputs.shape;
+  const strokes = fromText(state.ink);
+  if (dropped) return dropped;
+  const image = await inputOf(model, state.image);
+  if (!strokes.length) return state.ink === "-" ? new Uint8Array(image.length) : image;
+  if (!drawing) return brushed(image, strokes, inputs.shape.slice(1), shade);
+  const bytes = digits8(strokes, centred);
+  return drawing.times === 1 ? bytes : enlarge(bytes, height / drawing.times, width / drawing.times, drawing.times);
+}
+
+function build(body, model, net) {
+  const { drawing, inputs } = report.datas[model.data];
+  const pad = h("canvas", {
+    class: "pad",
+    width: PAD,
+    height: PAD,
+    tabindex: 0,
+    "data-key": "pad",
+    role: "application",
+  });
+  pad.setAttribute("aria-label", "drawing pad; arrow keys move, space draws a line to the place, u undoes");
+  const gets = h("canvas", { class: "gets", role: "img", "aria-label": "what the model gets" });
+  const key = (text, click, name) => h("button", { type: "button", "data-key": name, onclick: click }, text);
+  const undo = () => choose({ ink: toText(fromText(state.ink).slice(0, -1)) || "-" });
+  const buttons = h(
+    "p",
+    { class: "buttons" },
+    key("Undo", undo, "undo"),
+    key("Clear", () => ((dropped = null), choose({ ink: "-" })), "clear"),
+    key("Put the chosen image here", () => ((dropped = null), choose({ ink: "" })), "put"),
+  );
+  const extra = h("p", { class: "buttons" });
+  if (drawing) {
+    const glyph = h(
+      "select",
+      {
+        "data-key": "glyph",
+        "aria-label": "draw one of the digits",
+        onchange: () => ((dropped = null), choose({ ink: toText(GLYPHS[glyph.value]) })),
+      },
+      h("option", { value: "" }, "one of each digit"),
+      GLYPHS.map((_, n) => h("option", { value: n }, n)),
+    );
+    const centre = h("input", {
+      type: "checkbox",
+      checked: true,
+      "data-key": "centre",
+      onchange: () => ((centred = centre.checked), choose({ ink: state.ink })),
+    });
+    extra.append(glyph, h("label", {}, centre, " centre it"));
+  } else {
+    const brush = h(
+      "select",
+      { "data-key": "brush", onchange: () => (shade = Number(brush.value)) },
+      [
+        ["white", 255],
+        ["gray", 128],
+        ["black", 0],
+      ].map(([name, value]) => h("option", { value }, name)),
+    );
+    const file = h("input", {
+      type: "file",
+      accept: "image/*",
+      "data-key": "file",
+      onchange: () => drop(file.files[0], inputs),
+    });
+    extra.append(h("label", {}, "brush ", brush), h("label", {}, "a picture of yours ", file));
+  }
+  const slider = h("input", {
+    type: "range",
+    min: -3,
+    max: 1,
+    step: 0.05,
+    "data-key": "lambda",
+    "aria-label": "lambda",
+    oninput: () => choose({ lambda: slider.value <= -3 ? 0 : Number((10 ** slider.value).toPrecision(2)) }),
+  });
+  const trained = key("As trained", () => choose({ lambda: null, off: "" }), "trained");
+  board = {
+    model,
+    pad,
+    gets,
+    slider,
+    answer: h("ol", { class: "top", "data-told": "live" }),
+    sentence: h("p", { class: "sentence", "data-told": "answer" }),
+    changed: h("p", { class: "sentence", "data-told": "changed" }),
+    rough: h("p", { class: "note" }),
+    lambda: h("output", {}),
+    columns: h("div", { class: "columns scroll", role: "group", "aria-label": "layers" }),
+    switches: h("div", { class: "scroll" }),
+    root: h("div", {}),
+  };
+  board.root.append(
+    h(
+      "div",
+      { class: "drawing" },
+      h("div", {}, pad, buttons, extra),
+      h("div", {}, h("h4", {}, "What the model gets"), gets, board.rough),
+      h("div", { class: "panel" }, h("h4", {}, "Its answer"), board.answer, board.sentence),
+    ),
+    h("h4", {}, `Each layer: where the chosen token looks, Rᶜ after compression, entries left`),
+    board.columns,
+    h("h4", {}, "Change the model"),
+    h("p", { class: "buttons" }, h("label", {}, "lambda ", slider, " ", board.lambda), trained),
+    board.switches,
+    board.changed,
+  );
+  body.replaceChildren(board.root);
+  listen(pad, inputs);
+  switchboard(net);
+}
+
+async function drop(file, inputs) {
+  try {
+    dropped = await fromPicture(file, inputs.shape.slice(2), inputs.shape[1]);
+    choose({ ink: "" });
+  } catch {
+    board.rough.textContent = `${file.name} is no picture that this browser reads.`;
+  }
+}
+
+// Drawing by pointer, and by keys: arrows move a cross, space draws to it.
+function listen(pad, inputs) {
+  let line = null;
+  const cross = [0.5, 0.5];
+  const at = (event) => {
+    const box = pad.getBoundingClientRect();
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((v) =>
+      Math.min(Math.max(v, 0), 1),
+    );
+  };
+  const add = (point, start) => {
+    const strokes = fromText(state.ink);
+    if (start || !strokes.length) strokes.push([point]);
+    else strokes.at(-1).push(point);
+    const ink = toText(strokes);
+    if (ink.length <= 1500) choose({ ink });
+  };
+  pad.addEventListener("pointerdown", (event) => {
+    dropped = null;
+    line = at(event);
+    pad.setPointerCapture(event.pointerId);
+    add(line, true);
+  });
+  pad.addEventListener("pointermove", (event) => {
+    if (!line) return;
+    const next = at(event);
+    if (Math.hypot(next[0] - line[0], next[1] - line[1]) < 0.02) return;
+    line = next;
+    add(line, false);
+  });
+  for (const name of ["pointerup", "pointercancel"]) pad.addEventListener(name, () => (line = null));
+  pad.addEventListener("keydown", (event) => {
+    const moves = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] };
+    if (event.key in moves)
+      moves[event.key].forEach((by, i) => (cross[i] = Math.min(Math.max(cross[i] + by / 16, 0), 1)));
+    else if (event.key === " ") add([...cross], event.shiftKey || !fromText(state.ink).length);
+    else if (event.key === "u") return board.root.querySelector('[data-key="undo"]').click();
+    else return;
+    event.preventDefault();
+    drawPad(inputs, cross);
+  });
+  pad.addEventListener("dragover", (event) => event.preventDefault());
+  pad.addEventListener("drop", (event) => {
+    event.preventDefault();
+    if (event.dataTransfer.files.length) drop(event.dataTransfer.files[0], inputs);
+  });
+}
+
+// The heads of all layers as switches: a cell is a head, a name is all of its row or column.
+function switchboard(net) {
+  const most = Math.max(...net.layers.map(({ heads }) => heads));
+  const flip = (parts) => () => choose({ off: toggled(parts) });
+  const button = (name, text, parts) => h("button", { type: "button", "data-key": name, onclick: flip(parts) }, text);
+  const every = (l) => Array.from({ length: net.layers[l].heads }, (_, k) => ["h", l, k]);
+  const rows = Array.from({ length: most }, (_, k) => {
+    const row = net.layers.flatMap(({ heads }, l) => (k < heads ? [["h", l, k]] : []));
+    const cells = net.layers.map(({ heads }, l) =>
+      h("td", {}, k < heads ? button(`off-${l}-${k}`, "", [["h", l, k]]) : null),
+    );
+    return h("tr", {}, h("th", { scope: "row" }, button(`off-row-${k}`, `head ${k + 1}`, row)), cells);
+  });
+  const names = net.layers.map((_, l) =>
+    h("th", { scope: "col" }, button(`off-layer-${l}`, `layer ${l + 1}`, every(l))),
+  );
+  board.switches.replaceChildren(
+    h(
+      "table",
+      { class: "switches" },
+      h("caption", {}, "Heads: click to switch off or on"),
+      h("thead", {}, h("tr", {}, h("td"), names)),
+      h("tbody", {}, rows),
+    ),
+  );
+}
+
+function drawPad(inputs, cross) {
+  const context = board.pad.getContext("2d");
+  context.fillStyle = "#15171b";
+  context.fillRect(0, 0, PAD, PAD);
+  const strokes = fromText(state.ink);
+  if (board.shown) {
+    context.imageSmoothingEnabled = false;
+    context.globalAlpha = strokes.length ? 1 : 0.85;
+    context.drawImage(board.shown, 0, 0, PAD, PAD);
+    context.globalAlpha = 1;
+  }
+  context.strokeStyle = "#fff";
+  Object.assign(context, { lineCap: "round", lineJoin: "round", lineWidth: (PAD * 5) / 32 });
+  if (!board.shown || !strokes.length)
+    for (const line of strokes) {
+      context.beginPath();
+      context.moveTo(line[0][0] * PAD, line[0][1] * PAD);
+      for (const [x, y] of line.length > 1 ? line.slice(1) : line) context.lineTo(x * PAD, y * PAD);
+      context.stroke();
+    }
+  if (cross) {
+    Object.assign(context, { lineWidth: 2, strokeStyle: "#bddf26" });
+    const [x, y] = cross.map((v) => v * PAD);
+    context.beginPath();
+    for (const [a, b] of [
+      [8, 0],
+      [0, 8],
+    ]) {
+      context.moveTo(x - a, y - b);
+      context.lineTo(x + a, y + b);
+    }
+    context.stroke();
+  }
+}
+
+async function update(model, net) {
+  const { drawing, inputs } = report.datas[model.data];
+  const shape = inputs.shape.slice(1);
+  const bytes = await currentInput(model);
+  const run = forward(net, bytes, changes());
+  const trained = await runOf(model, state.image);
+  const strokes = fromText(state.ink);
+  const below = grayOf(bytes, shape);
+  paint(board.gets, {
+    rows: shape[1],
+    columns: shape[2],
+    colour: (i) => Array(3).fill(255 * below.values[i]),
+    long: 96,
+  });
+  board.gets.bytes = bytes;
+  board.shown = state.ink === "-" || (strokes.length && drawing) ? null : board.gets;
+  board.rough.textContent = dropped ? "Prepared roughly: fitted and cut." : "";
+  drawPad(inputs);
+  answer(run, trained, strokes.length || state.ink === "-" || dropped);
+  await columns(model, net, run, below);
+  board.slider.value = state.lambda === null ? Math.log10(net.lambda[0] || LEAST) : Math.log10(state.lambda || LEAST);
+  board.lambda.textContent = state.lambda === null ? `${net.lambda[0]}, as trained` : state.lambda;
+  const { heads } = changes();
+  for (const button of board.switches.querySelectorAll("td > button")) {
+    const [, l, k] = button.dataset.key.split("-").map(Number);
+    button.setAttribute("aria-pressed", heads.get(l)?.has(k) ?? false);
+    button.setAttribute("aria-label", `head ${k + 1} of layer ${l + 1} ${heads.get(l)?.has(k) ? "off" : "on"}`);
+  }
+  board.changed.textContent = isChanged() ? await effect(model, net, bytes, run) : "";
+  board.run = run;
+}
+
+function answer(run, trained, own) {
+  const order = [...run.scores.keys()].sort((a, b) => run.scores[b] - run.scores[a]);
+  const shown = (order.length > 10 ? order.slice(0, 5) : [...order]).sort((a, b) => (order.length > 10 ? 0 : a - b));
+  board.answer.replaceChildren(
+    ...shown.map((c) => {
+      const bar = h("i", { style: { width: `${100 * run.scores[c]}%` } });
+      const behind = own ? h("i", { class: "behind", style: { width: `${100 * trained.scores[c]}%` } }) : null;
+      return h(
+        "li",
+        {},
+        h("span", {}, className(c)),
+        h("span", {}, percent(run.scores[c])),
+        h("span", { class: "barline" }, behind, bar),
+      );
+    }),
+  );
+  const says = (c) => `${className(c)} (${percent(run.scores[c])})`;
+  const [a, b, c] = order;
+  let sentence =
+    run.scores[a] >= 0.4
+      ? `It says ${says(a)}, then ${says(b)}.`
+      : `It is not sure: ${[a, b, c]
+          .filter((k) => k !== undefined)
+          .map(says)
+          .join(", ")}.`;
+  if (state.ink === "-" && !dropped)
+    sentence = `Nothing is drawn. An empty picture is ${className(a)} to this model (${percent(run.scores[a])}): it must answer something.`;
+  board.sentence.textContent = sentence;
+  if (document.activeElement === board.pad) say(sentence);
+}
+
+async function columns(model, net, run, below) {
+  const N = net.tokens;
+  const [row, column] = patchIn(net.rows, net.columns);
+  const token = state.cls ? 0 : 1 + row * net.columns + column;
+  const rows = run.layers.map((steps, l) => {
+    const k = Math.min(headOf(model), net.layers[l].heads - 1);
+    return part(steps.attention, [net.layers[l].heads, N, N], k, token).map((value) => N * value);
+  });
+  const most = scaleEnd(
+    rows.flatMap((values) => [...values]),
+    N,
+  );
+  board.columns.replaceChildren(
+    ...run.layers.map((steps, l) => {
+      const canvas = h("canvas", { "aria-hidden": "true" });
+      const colour = (i, v) => over(strength(rows[l][1 + i], most), v);
+      paint(canvas, { rows: net.rows, columns: net.columns, colour, below, long: 96 });
+      if (token) ring(canvas, token - 1, net.rows, net.columns);
+      const rate = layerRates(net, net.layers[l], steps, report.run.settings.eps_squared).after;
+      const left = reasons(steps).left;
+      const label = `layer ${l + 1}: Rᶜ ${number(rate)}, ${percent(left)} left`;
+      return h(
+        "button",
+        {
+          type: "button",
+          "data-key": `column-${l}`,
+          "aria-pressed": l === state.layer,
+          "aria-label": label,
+          onclick: () => choose({ layer: l }),
+        },
+        canvas,
+        h("span", {}, `layer ${l + 1}`),
+        h("span", {}, `Rᶜ ${number(rate)}`),
+        h("span", {}, `${percent(left)} left`),
+      );
+    }),
+  );
+}
+
+// What the changes do, to this input and to the images shown.
+async function effect(model, net, bytes, run) {
+  const before = forward(net, bytes);
+  const best = (scores) => scores.indexOf(Math.max(...scores));
+  const [c, c2] = [best(before.scores), best(run.scores)];
+  const [p, q] = [before.scores[c], run.scores[c]];
+  const words = changeWords(net);
+  const what = [
+    ...(words.length ? [`Without ${words.join(" and ")}`] : []),
+    ...(state.lambda === null ? [] : [`${words.length ? "w" : "W"}ith lambda ${state.lambda}`]),
+  ].join(", ");
+  const moved = Math.max(...run.scores.map((value, i) => Math.abs(value - before.scores[i])));
+  let sentence = `${what}, ${className(c)} goes from ${percent(p)} to ${percent(q)}; the answer stays.`;
+  if (moved < 0.005) sentence = `${what}, nothing moves by half a point: ${className(c)} stays at ${percent(p)}.`;
+  else if (c !== c2)
+    sentence = `${what}, the answer turns from ${className(c)} (${percent(p)}) to ${className(c2)} (${percent(run.scores[c2])}).`;
+  let others = 0;
+  for (const i of report.images.keys()) {
+    const asTrained = await runOf(model, i);
+    const now = forward(net, await inputOf(model, i), changes());
+    if (best(asTrained.scores) !== best(now.scores)) others++;
+  }
+  return `${sentence} Of the ${report.images.length} images shown, ${others} get${others === 1 ? "s" : ""} another answer. Nothing is retrained.`;
+}

@@ -1,0 +1,394 @@
+// One layer, one image, one token: the eight steps from the token to its code, with the model's own numbers.
+
+import { entry, grayOf, over, paint, ring, scaleEnd, signed, strength } from "./colour.js";
+import { className, part, report } from "./data.js";
+import { h, nothing, number, percent, say } from "./dom.js";
+import { layerRates, reasons, subspaceRate } from "./model.js";
+import { choose, choosePatch, headOf, patchIn, state } from "./state.js";
+import { inputOf, netOf, runOf } from "./views.js";
+
+export const layerNeeds = ["a", "image", "layer", "head", "y", "x", "cls", "step"];
+
+const STEPS = [
+  "Token",
+  "Its shadow on each subspace",
+  "Whom it resembles",
+  "What is added",
+  "Normalised",
+  "+ dictionary − threshold",
+  "Below zero becomes 0",
+  "The code",
+];
+const still = window.matchMedia("(prefers-reduced-motion: reduce)");
+let timer = null;
+
+export async function renderLayer(body) {
+  const model = report.models[state.a];
+  if (!model.running) {
+    body.replaceChildren(
+      nothing(
+        model.why_not_running ?? `${model.label}'s weights are not in this file: --weights-megabytes puts them in.`,
+      ),
+    );
+    return;
+  }
+  const [net, run, bytes] = [await netOf(model), await runOf(model, state.image), await inputOf(model, state.image)];
+  const layer = Math.min(state.layer, net.layers.length - 1);
+  const view = viewOf(model, net, run, layer);
+  const below = grayOf(bytes, report.datas[model.data].inputs.shape.slice(1));
+  const sentence = captions(view)[state.step - 1];
+  const panels = STEPS.map((title, i) => {
+    const panel = h("article", {
+      class: "stage",
+      "data-stage": i + 1,
+      "data-on": i + 1 === state.step,
+      "data-done": i + 1 < state.step,
+    });
+    panel.append(
+      h(
+        "button",
+        {
+          type: "button",
+          class: "stage-name",
+          "data-key": `stage-${i + 1}`,
+          "aria-pressed": i + 1 === state.step,
+          onclick: () => choose({ step: i + 1 }),
+        },
+        `${i + 1} ${title}`,
+      ),
+    );
+    panel.append(...PANELS[i](view, below));
+    return panel;
+  });
+  body.replaceChildren(
+    h("div", { class: "layer-view" }, chooser(model, net, view, below), h("div", { class: "stages" }, panels)),
+    controls(net),
+    h("p", { class: "sentence", "data-told": "step" }, `Step ${state.step}: ${sentence}`),
+    rates(view),
+    layerStrip(net, run, model, layer),
+  );
+  if (body.contains(document.activeElement)) say(sentence);
+}
+
+// The numbers of the chosen layer, token and head.
+function viewOf(model, net, run, l) {
+  const [layer, steps, N, d] = [net.layers[l], run.layers[l], net.tokens, net.width];
+  const [row, column] = patchIn(net.rows, net.columns);
+  const token = state.cls ? 0 : 1 + row * net.columns + column;
+  const head = Math.min(headOf(model), layer.heads - 1);
+  const of = (values, width = d) => part(values, [N, width], token);
+  const inner = layer.heads * layer.headDim;
+  const attention = part(steps.attention, [layer.heads, N, N], head, token);
+  const [half, added, code, normedHalf, step] = [steps.half, steps.added, steps.code, steps.normedHalf, steps.step].map(
+    (v) => of(v),
+  );
+  const threshold = layer.eta * layer.lambda;
+  const before = normedHalf.map((v, j) => v + step[j] - threshold);
+  const example = code.reduce((best, v, j) => (v > code[best] ? j : best), 0);
+  const eps = report.run.settings.eps_squared;
+  return {
+    model,
+    net,
+    layer,
+    l,
+    token,
+    head,
+    N,
+    d,
+    steps,
+    attention,
+    token_in: of(steps.input),
+    shadows: of(steps.w, inner),
+    added,
+    half,
+    normedHalf,
+    step,
+    threshold,
+    before,
+    code,
+    example,
+    rates: layerRates(net, layer, steps, eps),
+    bounds: boundsOf(N, layer, eps),
+    all: reasons(steps),
+  };
+}
+
+// The least and the largest R^c that N tokens of length 1 can have: all equal, or as orthogonal as they can be.
+function boundsOf(N, { heads: K, headDim: p }, eps) {
+  const m = Math.min(N, p);
+  return { floor: (K / 2) * Math.log(1 + p / eps), ceiling: ((K * m) / 2) * Math.log(1 + p / (m * eps)) };
+}
+
+function tokenName({ net, token }, i = token) {
+  if (i === token && arguments.length > 1) return "itself";
+  return i === 0
+    ? "the class token"
+    : `the patch at row ${Math.floor((i - 1) / net.columns) + 1}, column ${((i - 1) % net.columns) + 1}`;
+}
+
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
+const size = (values) => Math.sqrt(values.reduce((sum, v) => sum + v * v, 0));
+
+// The sentence of each step.
+function captions(view) {
+  const {
+    d,
+    layer,
+    head,
+    attention,
+    N,
+    rates,
+    added,
+    token_in,
+    normedHalf,
+    step,
+    threshold,
+    code,
+    example: j,
+    before,
+    steps,
+  } = view;
+  const order = [...attention.keys()].sort((a, b) => attention[b] - attention[a]);
+  const left = code.filter((v) => v > 0).length;
+  const below = normedHalf.filter((v) => v <= 0).length / d;
+  return [
+    `${capital(tokenName(view))} enters as ${d} numbers.`,
+    `LayerNorm, then its shadow on each head's subspace: ${layer.heads} times ${layer.headDim} numbers.`,
+    `Head ${head + 1} compares shadows. ${capital(tokenName(view))} takes most from ${tokenName(view, order[0])}: ${number(N * attention[order[0]])} times uniform.`,
+    `The heads' mixtures are mapped back and added. The step is ${number(size(added) / size(token_in))} times as long as the token. R\u1d9c of this image: ${number(rates.before)} to ${number(rates.after)} nats.`,
+    `LayerNorm again: ${percent(below)} of the numbers are now 0 or below.`,
+    `The dictionary adds what is missing to rebuild the token, and the threshold takes ${number(threshold)}: number ${j + 1}: ${number(normedHalf[j])} ${step[j] < 0 ? "−" : "+"} ${number(Math.abs(step[j]))} − ${number(threshold)} = ${number(before[j])}.`,
+    `Below 0 becomes 0: ${d - left} of ${d} numbers.`,
+    `${left} numbers are left. This is the code${steps ? ", and the next layer's input" : ""}.`,
+  ];
+}
+
+// A row of numbers as a strip of colours: signs, or amounts of a code.
+function codeStrip(values, name, { most = Math.max(...values.map(Math.abs)), code = false, grey = null } = {}) {
+  const canvas = h("canvas", { class: "strip-code", role: "img", "aria-label": name });
+  const columns = values.length;
+  paint(canvas, {
+    rows: 1,
+    columns,
+    long: columns,
+    colour: (i) => (grey && grey[i] <= 0 ? [70, 73, 80] : code ? entry(values[i], most) : signed(values[i], most)),
+  });
+  return canvas;
+}
+
+const PANELS = [
+  (v) => [codeStrip(v.token_in, `${v.d} numbers of the token`), h("p", {}, `${v.d} numbers`)],
+  (v) => {
+    const most = Math.max(...v.shadows.map(Math.abs));
+    return [
+      h(
+        "div",
+        { class: "shadows" },
+        Array.from({ length: v.layer.heads }, (_, k) => {
+          const values = v.shadows.subarray(k * v.layer.headDim, (k + 1) * v.layer.headDim);
+          return h(
+            "button",
+            {
+              type: "button",
+              "data-key": `shadow-${k}`,
+              "aria-pressed": k === v.head,
+              onclick: () => choose({ head: k }),
+            },
+            `head ${k + 1}`,
+            codeStrip(values, `shadow on head ${k + 1}`, { most }),
+          );
+        }),
+      ),
+    ];
+  },
+  (v, below) => {
+    const canvas = h("canvas", {
+      class: "map",
+      role: "img",
+      "aria-label": `what head ${v.head + 1} takes from each patch`,
+    });
+    const weights = v.attention.map((a) => v.N * a);
+    const most = scaleEnd(
+      v.steps.attention.map((a) => v.N * a),
+      v.N,
+    );
+    paint(canvas, {
+      rows: v.net.rows,
+      columns: v.net.columns,
+      below,
+      long: 160,
+      colour: (i, gray) => over(strength(weights[1 + i], most), gray),
+    });
+    if (v.token) ring(canvas, v.token - 1, v.net.rows, v.net.columns);
+    return [canvas, h("p", {}, `class token: ${number(weights[0])} times uniform; scale to ${most}`)];
+  },
+  (v) => {
+    const most = Math.max(...[v.token_in, v.added, v.half].flatMap((x) => [...x.map(Math.abs)]));
+    return [
+      ["token", v.token_in],
+      ["+ step", v.added],
+      ["= half", v.half],
+    ].map(([name, values]) => h("div", { class: "sum" }, h("span", {}, name), codeStrip(values, name, { most })));
+  },
+  (v) => [
+    codeStrip(v.normedHalf, "the normalised token"),
+    h("p", {}, `${percent(v.normedHalf.filter((x) => x <= 0).length / v.d)} are 0 or below`),
+  ],
+  (v) => {
+    const most = Math.max(...[v.normedHalf, v.before].flatMap((x) => [...x.map(Math.abs)]));
+    return [
+      ["before", v.normedHalf],
+      ["change", v.before.map((x, j) => x - v.normedHalf[j])],
+      ["= sum", v.before],
+    ].map(([name, values]) => h("div", { class: "sum" }, h("span", {}, name), codeStrip(values, name, { most })));
+  },
+  (v) => [
+    codeStrip(v.before, "what is below zero is gray", { grey: v.before }),
+    h("p", {}, `${v.code.filter((x) => x === 0).length} of ${v.d} become 0`),
+  ],
+  (v) => [
+    codeStrip(v.code, "the code", { code: true, most: Math.max(...v.steps.code) }),
+    h("p", {}, `${v.code.filter((x) => x > 0).length} of ${v.d} are left`),
+  ],
+];
+
+// The image with the chosen token ringed; a click or an arrow chooses a patch.
+function chooser(model, net, view, below) {
+  const canvas = h("canvas", {
+    class: "pick",
+    tabindex: 0,
+    role: "application",
+    "data-key": "layer-image",
+    "aria-label": `the image; ${tokenName(view)} is chosen`,
+    "aria-roledescription": "patches; arrow keys choose",
+  });
+  paint(canvas, { rows: 1, columns: 1, below, long: 180, colour: (_, v) => Array(3).fill(255 * v) });
+  if (view.token) ring(canvas, view.token - 1, net.rows, net.columns);
+  const pick = (row, column) =>
+    choosePatch(
+      Math.min(Math.max(row, 0), net.rows - 1),
+      Math.min(Math.max(column, 0), net.columns - 1),
+      net.rows,
+      net.columns,
+    );
+  canvas.addEventListener("click", (event) => {
+    const box = canvas.getBoundingClientRect();
+    pick(
+      Math.floor(((event.clientY - box.top) / box.height) * net.rows),
+      Math.floor(((event.clientX - box.left) / box.width) * net.columns),
+    );
+  });
+  canvas.addEventListener("keydown", (event) => {
+    const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    const [row, column] = patchIn(net.rows, net.columns);
+    pick(row + moves[event.key][0], column + moves[event.key][1]);
+  });
+  const { label } = report.images[state.image];
+  return h(
+    "figure",
+    { class: "chooser" },
+    canvas,
+    h(
+      "button",
+      {
+        type: "button",
+        "data-key": "class-token",
+        "aria-pressed": state.cls,
+        onclick: () => choose({ cls: !state.cls }),
+      },
+      "class token",
+    ),
+    h("figcaption", {}, `${label === null ? "" : `${capital(className(label))}. `}Chosen: ${tokenName(view)}.`),
+  );
+}
+
+function rates({ rates: { before, after, normed }, bounds: { floor, ceiling }, l }) {
+  const place = (v) => `${(100 * (v - floor)) / (ceiling - floor)}%`;
+  const verb = after < before ? "compression lowers" : "here it rises:";
+  const mark = (v, name) => h("i", { style: { left: place(v) }, title: name });
+  return h(
+    "div",
+    { class: "rates", "data-told": "rates" },
+    h("div", { class: "rate-bar", "aria-hidden": "true" }, mark(before, "before"), mark(after, "after")),
+    h(
+      "p",
+      { class: "note" },
+      `R\u1d9c of this image in layer ${l + 1}: ${verb} ${number(before)} to ${number(after)} nats, both of the tokens in the same subspaces. All tokens alike would give ${number(floor)}, as different as they can be ${number(ceiling)}. Of the normalised tokens, as the published script measures it before the step, it is ${number(normed)}.`,
+    ),
+  );
+}
+
+// The layers as a strip: R^c after the compression, and the share of the code that is left.
+function layerStrip(net, run, model, chosen) {
+  const eps = report.run.settings.eps_squared;
+  return h(
+    "div",
+    { class: "columns scroll", role: "group", "aria-label": "layers" },
+    run.layers.map((steps, l) => {
+      const rate = layerRates(net, net.layers[l], steps, eps).after;
+      const left = reasons(steps).left;
+      return h(
+        "button",
+        { type: "button", "data-key": `layer-${l}`, "aria-pressed": l === chosen, onclick: () => choose({ layer: l }) },
+        h("span", {}, `layer ${l + 1}`),
+        h("span", {}, `R\u1d9c ${number(rate)}`),
+        h("span", {}, `${percent(left)} left`),
+      );
+    }),
+  );
+}
+
+function stop() {
+  clearInterval(timer);
+  timer = null;
+}
+
+// The next step; after the last step the next layer; false at the end.
+function next(depth) {
+  if (state.step < STEPS.length) choose({ step: state.step + 1 });
+  else if (state.layer < depth - 1) choose({ layer: state.layer + 1, step: 1 });
+  else return false;
+  return true;
+}
+
+function controls(net) {
+  const depth = net.layers.length;
+  const button = (key, text, click) => h("button", { type: "button", "data-key": key, onclick: click }, text);
+  const by = (change) => () => (stop(), choose(change));
+  const play = () => {
+    if (timer) {
+      stop();
+      return choose({ step: state.step });
+    }
+    timer = setInterval(
+      () => {
+        if (document.hidden || !next(depth)) {
+          stop();
+          choose({ step: state.step });
+        }
+      },
+      still.matches ? 2500 : 1500,
+    );
+    if (!next(depth)) choose({ layer: 0, step: 1 });
+  };
+  const box = h(
+    "p",
+    { class: "buttons", role: "group", "aria-label": "steps" },
+    button("first", "|< first", by({ step: 1 })),
+    button("back", "< step", by({ step: Math.max(state.step - 1, 1) })),
+    button("play", timer ? "pause" : "play >", play),
+    button("forward", "step >", () => (stop(), next(depth))),
+    button("start", "from layer 1", by({ layer: 0, step: 1 })),
+    h("span", { class: "note" }, `${state.step} of ${STEPS.length}`),
+  );
+  box.addEventListener("keydown", (event) => {
+    if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+    event.preventDefault();
+    stop();
+    if (event.key === "ArrowRight") next(depth);
+    else choose({ step: Math.max(state.step - 1, 1) });
+  });
+  return box;
+}

@@ -1,0 +1,335 @@
+// Sentences computed from the page's numbers: numbers in, text out. A change "counts" if it is larger than a tolerance and
+// than three standard errors. See crate_mm/analysis/README.md.
+
+const FEW = 8; // images below which a sentence gives numbers without a verb
+
+// At most four digits, and no sign for a difference that is said in words.
+function n(value) {
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e5 || size < 1e-3) return value.toExponential(1);
+  return String(Number(value.toPrecision(size >= 1000 ? 4 : 3)));
+}
+
+function pc(value) {
+  return `${Number((100 * value).toPrecision(3))} %`;
+}
+
+function standardError({ std, count }) {
+  return std === null || count < 2 ? Infinity : std / Math.sqrt(count);
+}
+
+// Whether a paired difference {mean, std, count} counts.
+export function counts(difference, tolerance) {
+  return (
+    Boolean(difference) &&
+    Math.abs(difference.mean) >= tolerance &&
+    Math.abs(difference.mean) > 3 * standardError(difference)
+  );
+}
+
+// The tolerance of a measure: 2 % of the room between its bounds, or of its first value; 0.01 of shares; 2 % of the
+// largest mean of the objective.
+export function toleranceOf(kind, means, bounds = null) {
+  if (kind === "share") return 0.01;
+  if (kind === "objective") return 0.02 * Math.max(...means.map(Math.abs));
+  return bounds ? 0.02 * (bounds[1] - bounds[0]) : 0.02 * Math.abs(means[0]);
+}
+
+// The shape of a curve: flat, falls, rises, valley, hill, wavers; null for one layer. `last` is the paired difference of
+// the last layer to the first.
+export function shapeOf(means, last, tolerance) {
+  if (means.length < 2) return null;
+  const [first, end] = [means[0], means.at(-1)];
+  const [low, high] = [Math.min(...means), Math.max(...means)];
+  if (high - low < tolerance) return "flat";
+  const inside = means.every((x) => x <= Math.max(first, end) + tolerance && x >= Math.min(first, end) - tolerance);
+  if (counts(last, tolerance) && inside) return end < first ? "falls" : "rises";
+  const inner = means.slice(1, -1);
+  if (inner.some((x) => x < Math.min(first, end) - tolerance) && high <= Math.max(first, end) + tolerance)
+    return "valley";
+  if (inner.some((x) => x > Math.max(first, end) + tolerance) && low >= Math.min(first, end) - tolerance) return "hill";
+  return "wavers";
+}
+
+// A measure by layer: [{mean, std, count, from_first, ...}] of the layers that define it.
+function curve(model, name) {
+  const entries = model.layers.map((layer) => layer.measures[name]).filter(Boolean);
+  return {
+    entries,
+    means: entries.map(({ mean }) => mean),
+    last: entries.at(-1)?.from_first ?? null,
+    first: entries[0],
+  };
+}
+
+// The fewest last layers in which 75 % of a change happens.
+function lateLayers(means) {
+  const total = means.at(-1) - means[0];
+  for (let k = 1; k < means.length; k++) if ((means.at(-1) - means[means.length - 1 - k]) / total >= 0.75) return k;
+  return means.length;
+}
+
+function tooFew({ entries, means }, what) {
+  return `${what} is ${n(means[0])} in layer 1 and ${n(means.at(-1))} in layer ${means.length}, on ${entries[0].count} image${entries[0].count === 1 ? "" : "s"}: too few to say more.`;
+}
+
+// R^c by layer, of `name`, "rc_half" unless given.
+export function rateSentence(model, name = "rc_half") {
+  const found = curve(model, name);
+  const { means, last, first } = found;
+  if (!means.length) return null;
+  const [M, a, b, L] = [model.label, n(means[0]), n(means.at(-1)), means.length];
+  if (first.count < FEW) return tooFew(found, `R\u1d9c of ${M}`);
+  const bounds = model.bounds?.[name] ?? null;
+  const tolerance = toleranceOf("rate", means, bounds);
+  const change = pc(Math.abs(means.at(-1) - means[0]) / means[0]);
+  const at = (value) => means.indexOf(value) + 1;
+  const [low, high] = [Math.min(...means), Math.max(...means)];
+  switch (shapeOf(means, last, tolerance)) {
+    case null:
+      return `In ${M} R\u1d9c is ${a} nats in its one layer.`;
+    case "falls": {
+      const k = lateLayers(means);
+      const most = k <= L / 3 ? `, most of it in the last ${k === 1 ? "layer" : `${k} layers`}` : "";
+      return `${M} lowers R\u1d9c by ${change}, from ${a} nats in layer 1 to ${b} in layer ${L}${most}.`;
+    }
+    case "rises":
+      return `${M} raises R\u1d9c by ${change}, from ${a} to ${b}: the opposite of what its compression is derived for.`;
+    case "flat": {
+      const near = bounds && means.every((x) => bounds[1] - x <= 0.05 * (bounds[1] - bounds[0]));
+      const ceiling = near
+        ? ` That is near the ceiling, ${n(bounds[1])}: in each subspace the tokens are nearly at right angles.`
+        : "";
+      return `In ${M} R\u1d9c does not change by more than ${n(high - low)} nats: ${a} in layer 1, ${b} in layer ${L}.${ceiling}`;
+    }
+    case "valley":
+      return `${M} lowers R\u1d9c from ${a} to ${n(low)} in layer ${at(low)}, then lets it rise to ${b}.`;
+    case "hill":
+      return `${M} lets R\u1d9c rise from ${a} to ${n(high)} in layer ${at(high)}, then lowers it to ${b}.`;
+    default:
+      return `In ${M} R\u1d9c goes up and down between ${n(low)} (layer ${at(low)}) and ${n(high)} (layer ${at(high)}), and ends at ${b}.`;
+  }
+}
+
+// What each compression step does to the R^c of the tokens that it takes in.
+export function stepsSentence(model) {
+  const steps = model.layers
+    .map(({ measures }, l) => ({
+      l,
+      before: measures.rc_z,
+      after: measures.rc_half,
+      change: measures.rc_half?.from_before,
+    }))
+    .filter(({ change }) => change);
+  if (!steps.length || steps[0].change.count < FEW) return null;
+  const lower = steps.filter(({ change }) => change.mean < 0 && -change.mean > 3 * standardError(change));
+  const [L, k] = [steps.length, lower.length];
+  let who = `${k} of the ${L} compression steps lower${k === 1 ? "s" : ""} the R\u1d9c of what ${k === 1 ? "it takes" : "they take"} in`;
+  if (k === 0) who = `None of the ${L} compression steps lowers the R\u1d9c of what it takes in`;
+  if (k === L) who = `All ${L} compression steps lower the R\u1d9c of what they take in`;
+  if (L === 1) who = `The one compression step ${k ? "lowers" : "does not lower"} the R\u1d9c of what it takes in`;
+  const mean = steps.reduce((sum, { change }) => sum + change.mean, 0) / L;
+  const most = steps.reduce((best, step) => (Math.abs(step.change.mean) > Math.abs(best.change.mean) ? step : best));
+  const where = L === 1 ? "" : `, most in layer ${most.l + 1}: ${n(most.before.mean)} to ${n(most.after.mean)}`;
+  return `${who}; on average R\u1d9c changes by ${n(mean)} nats${where}.`;
+}
+
+// The share of nonzero entries of the code.
+export function entriesSentence(model) {
+  const found = curve(model, "sparsity");
+  const { means, last, first } = found;
+  if (!means.length) return null;
+  const [M, a, b, L] = [model.label, pc(means[0]), pc(means.at(-1)), means.length];
+  if (first.count < FEW) return tooFew(found, `The share of entries that ${M} keeps`);
+  const [low, high] = [Math.min(...means), Math.max(...means)];
+  const at = (value) => means.indexOf(value) + 1;
+  const by = {
+    falls: `${M} keeps ${a} of the entries in layer 1 and ${b} in layer ${L}.`,
+    rises: `${M} keeps ${a} of the entries in layer 1 and ${b} in layer ${L}: its code gets fuller with depth.`,
+    flat: `${M} keeps ${pc(low)} to ${pc(high)} of the entries in every layer.`,
+    valley: `${M} keeps ${a} of the entries in layer 1, ${pc(low)} in layer ${at(low)} and ${b} in layer ${L}.`,
+    hill: `${M} keeps ${a} of the entries in layer 1, ${pc(high)} in layer ${at(high)} and ${b} in layer ${L}.`,
+    wavers: `${M} keeps between ${pc(low)} (layer ${at(low)}) and ${pc(high)} (layer ${at(high)}) of the entries, and ends at ${b}.`,
+  };
+  const shape = shapeOf(means, last, toleranceOf("share", means));
+  const sentence = by[shape] ?? `${M} keeps ${a} of the entries in its one layer.`;
+  const zeros = model.layers.at(-1).code?.zeros;
+  if (!zeros) return sentence;
+  const little = zeros.threshold < 0.05 ? " The threshold, and so lambda, does little here." : "";
+  return `${sentence} Of the zeros in layer ${model.layers.length}, ${pc(zeros.negative)} were negative before the step.${little}`;
+}
+
+// R of all tokens: the objective asks for a large R.
+export function wholeRateSentence(model) {
+  const found = curve(model, "r_out");
+  const { means, last, first } = found;
+  if (!means.length) return null;
+  const [M, a, b, L] = [model.label, n(means[0]), n(means.at(-1)), means.length];
+  if (first.count < FEW) return tooFew(found, `R of ${M}`);
+  const shape = shapeOf(means, last, toleranceOf("rate", means, model.bounds?.r_out ?? null));
+  const change = pc(Math.abs(means.at(-1) - means[0]) / means[0]);
+  if (shape === "falls")
+    return `As a whole the tokens of ${M} become alike too: R falls by ${change}, from ${a} to ${b} nats, which the objective does not ask for.`;
+  if (shape === "rises")
+    return `As a whole the tokens of ${M} become more different: R is ${a} nats in layer 1, ${b} in layer ${L}.`;
+  if (shape === "flat")
+    return `As a whole the tokens of ${M} stay as different as they were: R is ${a} nats in layer 1, ${b} in layer ${L}.`;
+  if (shape === null) return `R of ${M} is ${a} nats in its one layer.`;
+  const [low, high] = [Math.min(...means), Math.max(...means)];
+  return `R of ${M} lies between ${n(low)} and ${n(high)} nats, and ends at ${b}.`;
+}
+
+// The objective in the last layer.
+export function objectiveSentence(model) {
+  const found = curve(model, "objective");
+  const { means, first } = found;
+  if (!means.length) return null;
+  if (first.count < FEW) return tooFew(found, `The whole of ${model.label}`);
+  let sentence = `${model.label} ends at ${n(means.at(-1))}; larger is better.`;
+  const [whole, parts] = [model.bounds?.r_out, model.bounds?.rc_out];
+  if (whole && parts && whole[1] < parts[0])
+    sentence += ` R \u2212 R\u1d9c is below 0 whatever this model does: R is at most ${n(whole[1])}, R\u1d9c at least ${n(parts[0])}.`;
+  return sentence;
+}
+
+const BETTER = { rc_half: -1, sparsity: -1, objective: 1, r_out: 1 };
+
+// A trained model beside an untrained one, by the last layer of a measure.
+export function againstUntrained(model, untrained, name) {
+  const [own, other] = [curve(model, name), curve(untrained, name)];
+  if (!own.means.length || !other.means.length || own.first.count < FEW || other.first.count < FEW) return null;
+  const [x, u] = [own.entries.at(-1), other.entries.at(-1)];
+  const kind = name === "sparsity" ? "share" : name === "objective" ? "objective" : "rate";
+  const tolerance = toleranceOf(
+    kind,
+    kind === "objective" ? [...own.means, ...other.means] : own.means,
+    model.bounds?.[name] ?? null,
+  );
+  const error = Math.hypot(standardError(x), standardError(u));
+  const show = kind === "share" ? pc : n;
+  const difference = x.mean - u.mean;
+  if (Math.abs(difference) < tolerance || Math.abs(difference) <= 3 * error)
+    return `An untrained one has ${show(u.mean)}, the same within ${show(Math.max(tolerance, 3 * error))}.`;
+  const better = difference * BETTER[name] > 0;
+  if (better)
+    return `An untrained one has ${show(u.mean)}: training ${difference > 0 ? "raises" : "lowers"} it, as the derivation asks.`;
+  return `An untrained one has ${show(u.mean)}: by this measure it is ahead of the trained one.${name === "objective" ? gapSentence(model, untrained) : ""}`;
+}
+
+// Which term of the objective makes most of the gap to a better, untrained model.
+function gapSentence(model, untrained) {
+  const last = (m, name) => m.layers.at(-1).measures[name]?.mean;
+  const gap = last(model, "objective") - last(untrained, "objective");
+  const terms = {
+    R: last(model, "r_out") - last(untrained, "r_out"),
+    "R\u1d9c": last(untrained, "rc_out") - last(model, "rc_out"),
+  };
+  const rest = gap - terms.R - terms["R\u1d9c"];
+  const parts = [...Object.entries(terms), ["the number of nonzero entries", rest]];
+  const main = parts.find(([, part]) => part / gap >= 0.6);
+  const which = main ? `Most of the gap is ${main[0]}.` : "No single term explains the gap.";
+  return ` ${which}${model.labelled ? " Training looked at the labels, not at this number." : ""}`;
+}
+
+// How many answers are right, with Wilson's interval of 95 %.
+export function rightSentence(model, classes) {
+  const [k, total] = [model.right, model.labelled];
+  if (!model.predicted || !total) return null;
+  const [z, p] = [1.96, model.right / model.labelled];
+  const middle = (p + z ** 2 / (2 * total)) / (1 + z ** 2 / total);
+  const half = (z / (1 + z ** 2 / total)) * Math.sqrt((p * (1 - p)) / total + z ** 2 / (4 * total ** 2));
+  const [low, high] = [Math.max(middle - half, 0), Math.min(middle + half, 1)];
+  let sentence = `${model.label} is right for ${k} of ${total} images (${pc(p)}, 95 % interval ${n(100 * low)} to ${n(100 * high)} %).`;
+  if (low <= 1 / classes) sentence += ` No better than guessing among ${classes}.`;
+  else if (model.smoothing)
+    sentence += ` Trained with label smoothing ${model.smoothing}, it is never much surer than ${pc(1 - model.smoothing + model.smoothing / classes)}.`;
+  return sentence;
+}
+
+// Where a token looks: weights over all N tokens, and their names.
+export function attentionSentence(head, token, weights, names) {
+  const N = weights.length;
+  const entropy = -weights.reduce((sum, a) => sum + (a > 0 ? a * Math.log(a) : 0), 0);
+  const spread = Math.exp(entropy);
+  const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]);
+  if (spread >= 0.9 * N) return `Head ${head}: ${token} takes nearly the same from all ${N} tokens.`;
+  if (spread <= 1.5) return `Head ${head}: ${token} takes almost all from ${names[order[0]]}.`;
+  const second =
+    weights[order[1]] >= weights[order[0]] / 2 ? ` and ${names[order[1]]} (${n(N * weights[order[1]])})` : "";
+  return `Head ${head}: ${token} takes most from ${names[order[0]]} (${n(N * weights[order[0]])} times uniform)${second}; it is spread over about ${n(spread)} of ${N} tokens.`;
+}
+
+// Which heads look at different tokens: rows of attention from one token.
+export function headsSentence(rows) {
+  let most = [-1, 0, 0];
+  let [sum, pairs] = [0, 0];
+  for (let i = 0; i < rows.length; i++)
+    for (let j = i + 1; j < rows.length; j++) {
+      const difference = rows[i].reduce((total, a, k) => total + Math.abs(a - rows[j][k]), 0) / 2;
+      sum += difference;
+      pairs++;
+      if (difference > most[0]) most = [difference, i, j];
+    }
+  if (!pairs) return null;
+  return sum / pairs < 0.1
+    ? "All heads look at nearly the same tokens here."
+    : `Heads ${most[1] + 1} and ${most[2] + 1} differ most.`;
+}
+
+// Who uses a direction: share of tokens, and by class the shares and counts of uses.
+export function directionSentence({ number, share, images, classes = [] }) {
+  if (share === 0) return `None of ${images} images uses direction ${number}.`;
+  const used = `${pc(share)} of tokens use it${share >= 0.5 ? ": a background that most share" : ""}.`;
+  if (!classes.length) return used;
+  const best = classes.reduce((a, b) => (b.share > a.share ? b : a));
+  if (best.share >= 2 * share && best.uses >= 30)
+    return `${used} Class ${best.name} uses it ${n(best.share / share)} times as often as the average.`;
+  return `${used} No class stands out.`;
+}
+
+// How different the heads' subspaces are, beside random directions of d dimensions.
+export function subspacesSentence(label, incoherence, random) {
+  if (incoherence === null) return `${label} has one head: there is none to compare.`;
+  const ratio = incoherence / random;
+  if (ratio < 1.1)
+    return `The directions of ${label}'s heads are as different as random ones (${n(incoherence)} against ${n(random)}).`;
+  return `The directions of ${label}'s heads are ${n(ratio)} times as alike as random ones.`;
+}
+
+// How much the maps of two models differ: the mean over tokens and heads of |x_A - x_B|, in times uniform, by layer.
+export function mapsSentence(a, b, differences) {
+  const mean = differences.reduce((sum, x) => sum + x, 0) / differences.length;
+  const [low, high] = [Math.min(...differences), Math.max(...differences)];
+  const at = (value) => differences.indexOf(value) + 1;
+  if (high - low < 0.2 * mean || differences.length === 1)
+    return `The maps of ${a} and ${b} differ as much in every layer, on average by ${n(mean)} times uniform.`;
+  return `The maps of ${a} and ${b} differ most in layer ${at(high)} (on average by ${n(high)} times uniform) and least in layer ${at(low)}.`;
+}
+
+// The sentences of a measure, of the chosen models and an untrained one.
+export function measureSentences(name, models, untrained) {
+  const of = {
+    rc_half: rateSentence,
+    sparsity: entriesSentence,
+    r_out: wholeRateSentence,
+    objective: objectiveSentence,
+  }[name];
+  const sentences = [];
+  for (const model of models) {
+    if (!of) continue;
+    sentences.push(of(model));
+    if (name === "rc_half") sentences.push(stepsSentence(model));
+    if (untrained && !model.untrained) sentences.push(againstUntrained(model, untrained, name));
+  }
+  return sentences.filter(Boolean);
+}
+
+// The verdict at the top, of model A: is it right, what becomes of the whole, what of R^c.
+export function verdict(model, untrained, classes) {
+  const sentences = [rightSentence(model, classes), objectiveSentence(model)];
+  if (untrained && !model.untrained) sentences.push(againstUntrained(model, untrained, "objective"));
+  sentences.push(rateSentence(model));
+  if (!untrained) sentences.push("Name `random` too, to see what the architecture does before it is trained.");
+  return sentences.filter(Boolean);
+}

@@ -1,0 +1,49 @@
+"""Images for the model that runs in the page: the bytes of the shown images, and how a drawing is prepared."""
+
+import base64
+import gzip
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ...datasets.base import dataset_of
+from ...datasets.classification import ClassificationDataset
+
+
+def pack_bytes(images: Tensor) -> dict[str, Any]:
+    """Return uint8 images ``(B, C, H, W)`` as ``{shape, gzip}``."""
+    text = base64.b64encode(gzip.compress(images.contiguous().numpy().tobytes(), 9, mtime=0)).decode()
+    return {"shape": list(images.shape), "gzip": text}
+
+
+def drawing_of(dataset: Dataset, positions: list[int]) -> dict[str, Any] | None:
+    """Return how the page prepares a drawing, ``{kind, side, times}``; None if it cannot do as the transforms do.
+
+    The source says how its images were made (``Source.drawing``). The transforms may only enlarge them by an integer,
+    ``times``; this is tested on the images at ``positions``.
+    """
+    dataset = dataset_of(dataset)
+    if not isinstance(dataset, ClassificationDataset) or dataset.source.drawing is None:
+        return None
+    for position in positions:
+        original = torch.from_numpy(np.array(dataset.source[position][0]))
+        prepared = dataset[position]["inputs"]
+        times = prepared.shape[-1] // original.shape[-1]
+        if prepared.shape[0] != 1 or not torch.equal(enlarge(original, times), prepared[0]):
+            return None
+    return {"kind": dataset.source.drawing, "side": original.shape[-1], "times": times}
+
+
+def enlarge(image: Tensor, times: int) -> Tensor:
+    """Return a uint8 image ``(H, W)`` enlarged bilinearly as in ``pixels.js`` and in Pillow: each axis is rounded."""
+
+    def along(image: Tensor) -> Tensor:
+        at = (torch.arange(image.shape[-1] * times) + 0.5) / times - 0.5
+        first = at.floor().long()
+        low, high = (image[:, (first + i).clamp(0, image.shape[-1] - 1)].double() for i in (0, 1))
+        return ((1 - at + first) * low + (at - first) * high + 0.5).floor().to(torch.uint8)
+
+    return image if times == 1 else along(along(image).mT).mT

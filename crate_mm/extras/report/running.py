@@ -1,0 +1,188 @@
+"""Put a model's weights into the page, which then computes the forward pass itself (``assets/model.js``).
+
+This is possible for an ``ImageClassifier`` of a CRATE with its own operators: MSSA with a residual connection, then
+ISTA without one. The packed weights are one text::
+
+    base64(gzip(float32 numbers | high bytes of all halves | low bytes of all halves))     dtype 'half'
+    base64(gzip(float32 numbers | bytes))                                                  dtype 'byte'
+
+Matrices of at least ``LARGE`` numbers are stored in ``dtype``, all other tensors in float32. 'half' is IEEE float16.
+'byte' is int8 with one float32 scale per row: ``value = q * scale``. Separate bytes of halves compress better.
+"""
+
+import base64
+import copy
+import gzip
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...analysis.taps import name_of
+from ...models.families.crate import CRATE
+from ...models.layers import ISTA, MSSA, Block
+from ...models.tasks.classifier import ImageClassifier
+from ...models.tasks.heads import LinearHead
+from ...models.tasks.preprocessor import ImagePreprocessor
+
+LARGE = 4096  # numbers in a matrix from which it is stored in `dtype`
+MAX_PRODUCTS = 60_000_000  # multiply-adds of a forward pass, about 0.1 s in a browser
+PAGE_BYTES = {"half": 2.25, "byte": 1.32}  # per weight, measured on trained models; from precise to small
+
+
+def why_not(model: nn.Module) -> str | None:
+    """Return why a page cannot compute the model's forward pass, as a sentence; None if it can."""
+    name = name_of(model)
+    own = f"This page computes CRATE's own layers; {name} shows what was computed when the page was made"
+    if not is_plain(model):
+        return f"{own}."
+    if products(model) > MAX_PRODUCTS:
+        return f"{own}: one image takes more than {MAX_PRODUCTS // 1_000_000} million multiply-adds."
+    return None
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Return whether the model is a classifier of a CRATE whose parts are all those that ``model.js`` computes."""
+    return (
+        type(model) is ImageClassifier
+        and type(model.backbone) is CRATE
+        and type(model.data_preprocessor) is ImagePreprocessor
+        and type(model.head) is LinearHead
+        and model.num_classes > 0
+        and model.in_channels in (1, 3)
+        and all(
+            type(block) is Block
+            and type(block.compress) is MSSA
+            and type(block.sparsify) is ISTA
+            and block.gamma_compress is None
+            and not block.residual
+            for block in model.backbone.blocks
+        )
+    )
+
+
+def products(model: ImageClassifier) -> int:
+    """Return the multiply-adds of one image, in the form of the page's forward pass."""
+    d, N = model.backbone.embed_dim, model.backbone.embedding.pos_embed.shape[1]
+    total = (N - 1) * model.backbone.embedding.proj.weight.numel() + d * model.num_classes
+    for block in model.backbone.blocks:
+        width = block.compress.proj.out_features
+        total += N * d * width * 2 + 2 * N * N * width + 2 * N * d * d
+    return total
+
+
+def running_model(model: ImageClassifier, max_bytes: float, probe: Tensor) -> dict[str, Any] | None:
+    """Return the weights and settings that ``model.js`` computes with; None if they need more than ``max_bytes``.
+
+    The finest dtype that fits is chosen. ``checked`` says what storing in it changes on the images ``probe``: how many
+    of them get the same answer, and the largest change of a probability.
+
+    Args:
+        model: for which ``why_not`` returns None, in eval mode.
+        max_bytes: of the packed text.
+        probe: uint8 images ``(B, C, H, W)``.
+    """
+    for dtype in PAGE_BYTES:
+        packed = pack_weights(model, dtype)
+        if len(packed["gzip"]) <= max_bytes:
+            return describe(model) | packed | {"checked": compare(model, rounded(model, dtype), probe)}
+    return None
+
+
+def describe(model: ImageClassifier) -> dict[str, Any]:
+    """Return the sizes and settings of the forward pass."""
+    backbone, head, blocks = model.backbone, model.head, list(model.backbone.blocks)
+    normalized = isinstance(head.norm, nn.LayerNorm)
+    return {
+        "width": backbone.embed_dim,
+        "heads": [block.compress.num_heads for block in blocks],
+        "head_dims": [block.compress.head_dim for block in blocks],
+        "image": list(backbone.img_size),
+        "patch": list(backbone.patch_size),
+        "channels": backbone.in_channels,
+        "pool": head.pool,
+        "output": [
+            "tied" if b.compress.tied else "out" if isinstance(b.compress.out, nn.Linear) else "none" for b in blocks
+        ],
+        "eps": {
+            "patch": backbone.embedding.patch_norm.eps,
+            "token": backbone.embedding.norm.eps,
+            "compress": [block.norm_compress.eps for block in blocks],
+            "sparsify": [block.norm_sparsify.eps for block in blocks],
+            "head": head.norm.eps if normalized else None,
+        },
+        "eta": [block.sparsify.step_size for block in blocks],
+        "lambda": [block.sparsify.lambd for block in blocks],
+        "mean": model.data_preprocessor.mean.flatten().tolist(),
+        "scale": model.data_preprocessor.scale.flatten().tolist(),
+        "classes": model.num_classes,
+        "smoothing": model.label_smoothing,
+    }
+
+
+def tensors_of(model: ImageClassifier) -> dict[str, Tensor]:
+    """Return the tensors of the forward pass by the name that ``model.js`` reads."""
+    embedding, head = model.backbone.embedding, model.head
+    modules = {"patch_norm": embedding.patch_norm, "proj": embedding.proj, "norm": embedding.norm, "fc": head.fc}
+    if isinstance(head.norm, nn.LayerNorm):
+        modules["head_norm"] = head.norm
+    tensors = {"cls": embedding.cls_token[0], "pos": embedding.pos_embed[0]}
+    for layer, block in enumerate(model.backbone.blocks):
+        modules |= {f"{layer}.norm_compress": block.norm_compress, f"{layer}.norm_sparsify": block.norm_sparsify}
+        tensors |= {f"{layer}.subspaces": block.compress.proj.weight, f"{layer}.dictionary": block.sparsify.dictionary}
+        if isinstance(block.compress.out, nn.Linear):
+            modules[f"{layer}.out"] = block.compress.out
+    for name, module in modules.items():
+        tensors |= {f"{name}.{key}": tensor for key, tensor in module.named_parameters()}
+    return {name: tensor.detach().float().cpu() for name, tensor in tensors.items()}
+
+
+def is_large(tensor: Tensor) -> bool:
+    return tensor.ndim == 2 and tensor.numel() >= LARGE
+
+
+def pack_weights(model: ImageClassifier, dtype: str) -> dict[str, Any]:
+    """Return ``{dtype, tensors: [[name, shape, is large]], gzip}``; each kind's tensors lie in this order."""
+    plain, large, names = [], [], []
+    for name, tensor in tensors_of(model).items():
+        names.append([name, list(tensor.shape), is_large(tensor)])
+        if not is_large(tensor):
+            plain.append(tensor.numpy().astype("<f4").ravel())
+        elif dtype == "half":
+            large.append(tensor.numpy().astype("<f2").ravel())
+        else:
+            q, scale = to_bytes(tensor)
+            plain.append(scale.numpy().astype("<f4").ravel())
+            large.append(q.numpy().ravel())
+    numbers = np.concatenate(plain).tobytes()
+    matrices = np.concatenate(large) if large else np.zeros(0, "<f2" if dtype == "half" else np.int8)
+    planes = matrices.view(np.uint8)
+    if dtype == "half":
+        planes = np.concatenate([planes[1::2], planes[::2]])
+    text = base64.b64encode(gzip.compress(numbers + planes.tobytes(), 9, mtime=0)).decode()
+    return {"dtype": dtype, "tensors": names, "gzip": text}
+
+
+def to_bytes(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return int8 numbers, and the scale of each row with which ``q * scale`` approximates the matrix."""
+    scale = matrix.abs().amax(1, keepdim=True) / 127
+    return (matrix / scale.clamp_min(torch.finfo(torch.float32).tiny)).round().to(torch.int8), scale
+
+
+def rounded(model: ImageClassifier, dtype: str) -> ImageClassifier:
+    """Return a copy of the model with the weights that the page has."""
+    copied = copy.deepcopy(model).float().cpu()
+    for tensor in tensors_of(copied).values():  # these share the parameters' memory
+        if is_large(tensor):
+            q, scale = to_bytes(tensor)
+            tensor.copy_(tensor.half() if dtype == "half" else q * scale)
+    return copied.to(next(model.parameters()).device)
+
+
+@torch.inference_mode()
+def compare(model: ImageClassifier, copied: ImageClassifier, images: Tensor) -> dict[str, Any]:
+    """Return how the answers of two models to the same images differ."""
+    images = images.to(next(model.parameters()).device)
+    a, b = (m(m.data_preprocessor.normalize(images)).softmax(-1) for m in (model, copied))
+    return {"same": int((a.argmax(-1) == b.argmax(-1)).sum()), "of": len(images), "most": (a - b).abs().max().item()}

@@ -1,0 +1,356 @@
+"""The model that runs in the page: its forward pass, its drawings, its changes and its sentences, in a real browser."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from crate_mm.analysis import measures
+from crate_mm.analysis.codes import zero_reasons
+from crate_mm.analysis.taps import capture
+from crate_mm.datasets import ClassificationDataset
+from crate_mm.extras.report.collect import ReportDataset, ReportModel, ReportSettings, collect
+from crate_mm.extras.report.page import make_page
+from crate_mm.extras.report.running import rounded, running_model, why_not
+from crate_mm.models import ImageClassifier
+
+pytestmark = pytest.mark.slow  # a browser
+RUN = dict(command="", date="", data=[], measured=0, of=0, settings={"eps_squared": 0.01}, versions={}, device="")
+FORMS = {
+    "one channel, class token": {},
+    "three channels, tied output": dict(channels=3, compress=dict(type="MSSA", tied=True)),
+    "one head, no output projection, mean": dict(heads=1, pool="mean"),
+    "no LayerNorm in the head": dict(norm=False),
+}
+
+
+def classifier(channels=1, heads=4, pool="cls", norm=True, **backbone):
+    torch.manual_seed(0)
+    arch = dict(embed_dim=96, depth=3, num_heads=heads)
+    return ImageClassifier(
+        dict(type="CRATE", arch=arch, img_size=32, patch_size=8, in_channels=channels, **backbone),
+        dict(type="LinearHead", num_classes=10, pool=pool, norm=norm),
+        dict(mean=(0.3,) * channels, std=(0.37,) * channels),
+        label_smoothing=0.1,
+    ).eval()
+
+
+class Noise(torch.utils.data.Dataset):
+    def __init__(self, channels, count=10):
+        generator = torch.Generator().manual_seed(1)
+        self.images = torch.randint(0, 256, (count, channels, 32, 32), dtype=torch.uint8, generator=generator)
+        self.classes = list("0123456789")
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return {"inputs": self.images[i], "labels": i % 10, "sample_idx": i}
+
+
+def page_of(models, dataset, file, **settings):
+    data = ReportDataset("images", dataset, lambda positions: DataLoader(Subset(dataset, positions), 5))
+    positions = list(range(min(len(dataset), 10)))
+    collected = collect(models, [data], ReportSettings(positions, positions, **settings), say=lambda _: None)
+    file.write_text(make_page({"title": "running", "run": RUN, **collected}, "running"))
+    return collected
+
+
+def in_page(browser, body, *args):
+    """Run a script in the page. ``net`` is the running model; ``image(i)`` returns the bytes of a shown image."""
+    setup = """
+        const r = window.crateReport, args = [...arguments], done = arguments[arguments.length - 1];
+        (async () => {
+          const model = r.report.models.find((m) => m.running), net = await r.loadNet(model.running);
+          const { inputs } = r.report.datas[model.data], size = inputs.shape.slice(1).reduce((a, b) => a * b);
+          const all = new Uint8Array(await r.gunzip(inputs.gzip));
+          const image = (i) => all.subarray(i * size, (i + 1) * size);
+    """
+    script = f"{setup}{body}}})().then(done, (error) => done(String(error)))"
+    return browser.driver.execute_async_script(script, *args)
+
+
+@pytest.mark.parametrize("dtype", ["half", "byte"])
+@pytest.mark.parametrize("form", FORMS)
+def test_its_forward_pass_is_that_of_pytorch(browser, tmp_path, form, dtype):
+    """Logits, attention, Z^{l+1/2}, Z^{l+1}, R and R^c of ten images, with the same rounded weights."""
+    model, dataset = classifier(**FORMS[form]), Noise(FORMS[form].get("channels", 1))
+    whole = len(running_model(model, 1e9, dataset.images)["gzip"])
+    limit = 1e9 if dtype == "half" else whole - 1
+    data = page_of([ReportModel("one", model)], dataset, tmp_path / "report.html", weights_bytes=limit)
+    assert data["models"][0]["running"]["dtype"] == dtype
+    assert data["models"][0]["running"]["checked"]["of"] == 10
+    browser.open(tmp_path / "report.html")
+    script = (
+        "return [...Array(10).keys()].map((i) => { const f = r.forward(net, image(i)); return {logits: [...f.logits], "
+        "layers: f.layers.map((s, l) => ({half: [...s.half], code: [...s.code], attention: [...s.attention], "
+        "rates: r.layerRates(net, net.layers[l], s, 0.01), R: r.codingRate(s.code, net.tokens, 0, net.width, 0.01), "
+        "reasons: r.reasons(s)}))}; });"
+    )
+    found = in_page(browser, script)
+    copy = rounded(model, dtype)
+    with torch.no_grad(), capture(copy, ("tap_in", "tap_w", "tap_half", "tap_out")) as seen:
+        logits = copy(copy.data_preprocessor.normalize(dataset.images))
+        np.testing.assert_allclose([f["logits"] for f in found], logits, atol=1e-4)
+        for l, block in enumerate(copy.backbone.blocks):  # noqa: E741
+            for name, tensor in (("half", seen["tap_half"][l]), ("code", seen["tap_out"][l])):
+                np.testing.assert_allclose([f["layers"][l][name] for f in found], tensor.flatten(1), atol=1e-4)
+            attention = block.attention(seen["tap_w"][l]).flatten(1)
+            np.testing.assert_allclose([f["layers"][l]["attention"] for f in found], attention, atol=1e-4)
+            U, K = block.subspaces()
+            rates = {
+                "normed": measures.subspace_coding_rate(seen["tap_w"][l], K, 0.01, True),
+                "before": measures.subspace_coding_rate(seen["tap_in"][l] @ U, K, 0.01, True),
+                "after": measures.subspace_coding_rate(seen["tap_half"][l] @ U, K, 0.01, True),
+            }
+            for name, values in rates.items():
+                np.testing.assert_allclose([f["layers"][l]["rates"][name] for f in found], values, atol=1e-3)
+            whole_rate = measures.coding_rate(seen["tap_out"][l], 0.01, True)
+            np.testing.assert_allclose([f["layers"][l]["R"] for f in found], whole_rate, atol=1e-3)
+            x, D = block.norm_sparsify(seen["tap_half"][l]), block.sparsify.dictionary
+            counts = [zero_reasons(a, a + 0.1 * (a - a @ D.mT) @ D, z) for a, z in zip(x, seen["tap_out"][l])]
+            left = [f["layers"][l]["reasons"]["left"] for f in found]
+            np.testing.assert_allclose(left, [c[4] / z.numel() for c, z in zip(counts, seen["tap_out"][l])], atol=1e-3)
+            for i, name in enumerate(("negative", "dictionary", "threshold")):
+                shares = [c[i] / c[:3].sum() for c in counts]
+                np.testing.assert_allclose([f["layers"][l]["reasons"][name] for f in found], shares, atol=2e-3)
+    browser.check_quiet()
+
+
+def test_a_head_a_direction_and_lambda_are_changed_exactly(browser, tmp_path):
+    model, dataset = classifier(), Noise(1)
+    page_of([ReportModel("one", model)], dataset, tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    script = (
+        "const of = (c) => [...r.forward(net, image(0), c).logits];"
+        "return [of({heads: new Map([[1, new Set([2])]])}), of({heads: new Map([[0, new Set([0, 1, 2, 3])]])}), "
+        "of({directions: new Map([[1, new Set([7])]])}), of({lambda: 1})];"
+    )
+    found = in_page(browser, script)
+    copy = rounded(model, "half")
+    blocks, x = copy.backbone.blocks, copy.data_preprocessor.normalize(dataset.images[:1])
+
+    def logits(hooked=None, hook=None):
+        handle = hooked.register_forward_hook(hook) if hooked else None
+        with torch.no_grad():
+            out = copy(x)[0]
+        if handle:
+            handle.remove()
+        return out
+
+    def without_heads(block, heads):
+        def hook(module, args):
+            mixed = args[0].clone()
+            for k in heads:
+                mixed[..., 24 * k : 24 * (k + 1)] = 0
+            return (mixed,)
+
+        handle = block.compress.out.register_forward_pre_hook(hook)
+        out = logits()
+        handle.remove()
+        return out
+
+    def without_direction(module, args, code):
+        code = code.clone()
+        code[..., 7] = 0
+        return code
+
+    np.testing.assert_allclose(found[0], without_heads(blocks[1], [2]), atol=1e-4)
+    np.testing.assert_allclose(found[1], without_heads(blocks[0], range(4)), atol=1e-4)
+    np.testing.assert_allclose(found[2], logits(blocks[1].sparsify, without_direction), atol=1e-4)
+    for block in blocks:
+        block.sparsify.lambd = 1.0
+    np.testing.assert_allclose(found[3], logits(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (dict(residual=True), "This page computes CRATE's own layers; CRATE shows"),
+        (dict(sparsify=dict(type="MLP")), "This page computes CRATE's own layers"),
+        (dict(channels=2), "This page computes CRATE's own layers"),
+    ],
+)
+def test_a_model_of_other_parts_does_not_run(change, reason):
+    assert why_not(classifier(**change)).startswith(reason)
+    assert why_not(classifier()) is None
+
+
+def test_a_model_that_does_not_fit_or_is_large_does_not_run(tmp_path):
+    model = classifier()
+    assert running_model(model, 1000, Noise(1).images) is None
+    arch = dict(embed_dim=768, depth=12, num_heads=12)
+    with torch.device("meta"):
+        base = ImageClassifier(dict(type="CRATE", arch=arch, img_size=224), dict(type="LinearHead", num_classes=10))
+    assert "more than 60 million multiply-adds" in why_not(base)
+
+
+class Digits8(ClassificationDataset):
+    """The digits enlarged to 32 x 32, as ``configs/crate_mini_digits.py`` prepares them."""
+
+    def __init__(self):
+        super().__init__(dict(type="Digits", split="test"), [dict(type="Resize", size=(32, 32))])
+
+
+def test_a_drawing_is_prepared_as_the_data_are(browser, tmp_path):
+    """Enlarged bytes equal the data's; odd drawings are finite; the model's answers follow from them."""
+    dataset = Digits8()
+    data = page_of(
+        [ReportModel("one", classifier(), class_names=list("0123456789"))], dataset, tmp_path / "report.html"
+    )
+    assert data["datas"][0]["drawing"] == {"kind": "digits8", "side": 8, "times": 4}
+    browser.open(tmp_path / "report.html")
+    originals = [np.array(dataset.source[i][0]).flatten().tolist() for i in range(10)]
+    enlarged = in_page(browser, "return args[0].map((b) => [...r.enlarge(b, 8, 8, 4)]);", originals)
+    assert enlarged == [dataset[i]["inputs"].flatten().tolist() for i in range(10)]
+    inputs = in_page(browser, "return [...Array(10).keys()].map((i) => [...image(i)]);")
+    assert inputs == enlarged
+    odd = in_page(
+        browser,
+        "const full = [...Array(64).keys()].map((i) => [[0, i / 63], [1, i / 63]]);"
+        "return [[], [[[0.5, 0.5]]], full].map((s) => { const b = r.digits8(s); "
+        "return [[...b], [...r.forward(net, r.enlarge(b, 8, 8, 4)).scores]]; });",
+    )
+    for (pixels, scores), total in zip(odd, (0, 256, None)):
+        assert np.isfinite(scores).all()
+        assert sum(scores) == pytest.approx(1, abs=1e-5)
+        assert total is None or sum(pixels) == total  # a dot of 5 cells, in the middle: 4 blocks of 4 cells
+    assert min(odd[2][0]) > 0
+
+
+def test_one_draws_and_changes_the_model(browser, tmp_path):
+    """What is drawn, switched off and moved is what the forward pass is asked for, and the address keeps it."""
+    dataset = Digits8()
+    page_of([ReportModel("one", classifier(), class_names=list("0123456789"))], dataset, tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    before = browser.text('[data-told="answer"]')
+    browser.run("window.scrollTo({top: document.querySelector('.pad').offsetTop - 100, behavior: 'instant'})")
+    from selenium.webdriver import ActionChains
+
+    pad = browser.find(".pad")
+    ActionChains(browser.driver).move_to_element_with_offset(pad, -40, -100).click_and_hold().move_by_offset(
+        80, 0
+    ).move_by_offset(-60, 180).release().perform()
+    browser.wait()
+    assert "ink=" in browser.driver.current_url
+    assert browser.text('[data-told="answer"]') != before
+    drawn = browser.run("return [...document.querySelector('.gets').bytes]")
+    answer = in_page(browser, "return [...r.forward(net, args[0]).scores];", drawn)
+    best = max(range(10), key=answer.__getitem__)
+    assert f"{best} (" in browser.text('[data-told="answer"]')
+    browser.click('[data-key="off-1-2"]')
+    assert browser.text('[data-told="changed"]').startswith("Without head 3 of layer 2, ")
+    assert "of the 10 images shown" in browser.text('[data-told="changed"]').lower()
+    url = browser.driver.current_url
+    browser.open(tmp_path / "report.html", "#" + url.split("#")[1])
+    assert browser.run("return [...document.querySelector('.gets').bytes]") == drawn
+    assert browser.find('[data-key="off-1-2"]').get_attribute("aria-pressed") == "true"
+    browser.click('[data-key="clear"]')
+    assert browser.text('[data-told="answer"]').startswith("Nothing is drawn. An empty picture is ")
+    browser.check_quiet()
+
+
+def test_the_steps_of_a_layer(browser, tmp_path):
+    """Each step's sentence has the numbers of the forward pass; keys and buttons walk through them."""
+    model, dataset = classifier(), Noise(1)
+    page_of([ReportModel("one", model)], dataset, tmp_path / "report.html")
+    browser.open(tmp_path / "report.html", "#image=2&layer=2&head=1&token=cls&step=1")
+    assert browser.text('[data-told="step"]') == "Step 1: The class token enters as 96 numbers."
+    copy = rounded(model, "half")
+    with torch.no_grad(), capture(copy, ("tap_w", "tap_out")) as seen:
+        copy(copy.data_preprocessor.normalize(dataset.images[1:2]))
+    row = copy.backbone.blocks[1].attention(seen["tap_w"][1])[0, 0, 0]
+    browser.click('[data-key="forward"]')
+    browser.click('[data-key="forward"]')
+    times = float(browser.text('[data-told="step"]').split(": ")[-1].split(" times")[0])
+    assert times == pytest.approx(17 * row.max().item(), rel=1e-2)
+    browser.click('[data-key="stage-8"]')
+    left = int((seen["tap_out"][1][0, 0] > 0).sum())
+    assert browser.text('[data-told="step"]').startswith(f"Step 8: {left} numbers are left.")
+    browser.click('[data-key="start"]')
+    assert browser.text("#layer-number") == "1 of 3"
+    browser.check_quiet()
+
+
+def measure_data(rng, layers, level, slope, noise, count=100):
+    """Statistics of a measure by layer: per-image values with a common part, as ``Spreads.data`` gives them."""
+    values = level + slope * np.arange(layers)[:, None] + rng.normal(0, noise, (layers, count))
+    stats = lambda x: {"mean": float(x.mean()), "std": float(x.std(ddof=1)), "count": count}  # noqa: E731
+    return [
+        {
+            **stats(values[i]),
+            "from_first": stats(values[i] - values[0]) if i else None,
+            "from_previous": stats(values[i] - values[i - 1]) if i else None,
+            "from_before": stats(slope + rng.normal(0, noise, count)),
+        }
+        for i in range(layers)
+    ]
+
+
+def test_no_sentence_contradicts_its_numbers(browser, tmp_path):
+    """Two hundred random models: a verb is only said of a change that counts, and in its direction."""
+    page_of([ReportModel("one", classifier())], Noise(1), tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    rng, cases = np.random.default_rng(0), []
+    names = ("rc_half", "rc_z", "rc_out", "sparsity", "r_out", "objective")
+    for _ in range(200):
+        layers = int(rng.integers(1, 13))
+        slope, noise = float(rng.choice([-8, -3, -0.1, 0, 0.1, 3, 8])), float(rng.choice([0.1, 2, 10]))
+        data = {name: measure_data(rng, layers, 120, slope, noise) for name in names}
+        data["sparsity"] = measure_data(rng, layers, 0.5, slope / 100, noise / 100)
+        rows = [{"measures": {name: data[name][i] for name in names}, "code": None} for i in range(layers)]
+        cases.append({"label": "M", "layers": rows, "bounds": {}, "labelled": 10, "predicted": [1], "right": 5})
+    script = """
+        const { sentences: s } = window.crateReport, all = arguments[0];
+        return all.map((m, i) => [s.rateSentence(m), s.entriesSentence(m), s.stepsSentence(m), s.wholeRateSentence(m),
+          s.againstUntrained(m, all[(i + 1) % 200], "rc_half")]);
+    """
+    found = browser.run(script, cases)
+    verbs = 0
+    for case, (rate, entries, steps, whole, against), after in zip(cases, found, cases[1:] + cases[:1]):
+        means = [layer["measures"]["rc_half"]["mean"] for layer in case["layers"]]
+        if " lowers R\u1d9c by " in rate:
+            assert means[-1] < means[0] - 0.02 * means[0]
+        if " raises R\u1d9c by " in rate:
+            assert means[-1] > means[0] + 0.02 * means[0]
+        if "does not change by more than" in rate:
+            assert max(means) - min(means) < 0.02 * means[0]
+        verbs += " lowers R\u1d9c by " in rate or " raises R\u1d9c by " in rate
+        shares = [layer["measures"]["sparsity"]["mean"] for layer in case["layers"]]
+        if "fuller with depth" in entries:
+            assert shares[-1] >= shares[0] + 0.01
+        changes = [layer["measures"]["rc_half"]["from_before"] for layer in case["layers"]]
+        lower = sum(c["mean"] < 0 and -c["mean"] > 3 * c["std"] / 10 for c in changes)
+        expected = {0: "None of the", len(changes): "All"}.get(lower, f"{lower} of the")
+        if len(changes) > 1:
+            assert steps.startswith(expected)
+        rates = [layer["measures"]["r_out"]["mean"] for layer in case["layers"]]
+        if "R falls by" in whole:
+            assert rates[-1] < 0.98 * rates[0]
+        own, other = means[-1], after["layers"][-1]["measures"]["rc_half"]["mean"]
+        if "training lowers it" in against:
+            assert own < other
+        elif "ahead of the trained one" in against:
+            assert own > other
+        else:
+            assert "the same within" in against
+    assert verbs > 50
+
+
+def test_the_untrained_model_may_be_ahead(browser, tmp_path):
+    """The page says so, and which term makes the gap."""
+    page_of([ReportModel("one", classifier())], Noise(1), tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+
+    def model(label, r, rc, objective, untrained=False):
+        at = lambda mean: {"mean": mean, "std": 1.0, "count": 100, "from_first": None, "from_before": None}  # noqa: E731
+        rows = [{"measures": dict(r_out=at(r), rc_out=at(rc), rc_half=at(rc), objective=at(objective)), "code": None}]
+        return {"label": label, "layers": rows, "untrained": untrained, "labelled": 1, "right": 1, "predicted": [1]}
+
+    ask = "return window.crateReport.sentences.againstUntrained(arguments[0], arguments[1], 'objective')"
+    trained, untrained = model("M", 40, 100, -160), model("U", 41, 100, -109, True)
+    assert browser.run(ask, trained, untrained) == (
+        "An untrained one has -109: by this measure it is ahead of the trained one. Most of the gap is the number of "
+        "nonzero entries. Training looked at the labels, not at this number."
+    )
+    assert browser.run(ask, untrained, trained).startswith("An untrained one has -160: training raises it")
