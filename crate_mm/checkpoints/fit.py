@@ -4,7 +4,6 @@ Shapes: N patches on a grid of rows x columns, d embedding dimensions.
 """
 
 import logging
-import math
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..io.log import print_log
 from ..io.untrusted import sanitized
 from ..models.backbone import PatchKernel, Positions
 from ..models.tasks.base import backbone_of
-from .resize import MODES, Patch, adapt_patch_kernel, resize_position_embedding, stored_patch
+from .resize import MODES, Patch, adapt_patch_kernel, resize_position_embedding, stored_grid, stored_patch
 from .unwrap import Checkpoint, as_checkpoint
 from .validate import FORMAT, CheckpointError
 
@@ -228,7 +227,7 @@ def transfer_backbone(
             )
         elif name in grids and value.ndim == 3 and _is_embedding(value, expected[name].shape[2]):
             grid, resize = grids[name]
-            old = _stored_grid(checkpoint, value, grid, source)
+            old = stored_grid(checkpoint, value, grid)
             filled[name] = (resize or partial(resize_position_embedding, mode=positions))(value, old, grid)
             if old == grid:
                 result.loaded[name] = shape
@@ -299,32 +298,6 @@ def _with_part_as_backbone(
 def _is_embedding(value: Tensor, embed_dim: int) -> bool:
     """Return whether the shape is ``(1, 1 + N, d)`` with at least one patch."""
     return value.shape[0] == 1 and value.shape[1] >= 2 and value.shape[2] == embed_dim
-
-
-def _stored_grid(checkpoint: Checkpoint, embedding: Tensor, grid: tuple[int, int], source: str) -> tuple[int, int]:
-    """Return the grid of a checkpoint's position embeddings: from its model config, else the model's, else a square."""
-    num_patches = embedding.shape[1] - 1
-    backbone = (checkpoint.model or {}).get("backbone")
-    backbone = backbone if isinstance(backbone, dict) else {}
-    (H, W), (h, w) = (_pair(backbone.get(key)) for key in ("img_size", "patch_size"))
-    if (H // h) * (W // w) == num_patches:
-        return H // h, W // w
-    side = math.isqrt(num_patches)
-    if num_patches == grid[0] * grid[1]:
-        return grid
-    if side * side != num_patches:
-        raise CheckpointError(
-            f"{source} has position embeddings for {num_patches} patches, which do not form a square, and does not "
-            "give the grid: its meta.model.backbone lacks img_size and patch_size"
-        )
-    return side, side
-
-
-def _pair(size) -> tuple[int, int]:
-    """Return height and width of a checkpoint's size, or (1, 1) if the size is not valid."""
-    pair = (size, size) if isinstance(size, int) else size
-    valid = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(n, int) and n > 0 for n in pair)
-    return tuple(pair) if valid else (1, 1)
 
 
 def _shape(value: Tensor) -> str:

@@ -4,6 +4,8 @@ Shapes: N patches on a grid of rows x columns, h x w pixels of a patch, C channe
 """
 
 import inspect
+import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..models.layers import resize_positions
 from ..registry import BACKBONES
 from .unwrap import Checkpoint
 from .validate import CheckpointError
@@ -43,11 +46,7 @@ def resize_position_embedding(
         new: (rows, columns) of the new grid.
         mode: one of ``MODES``.
     """
-    if old == new:
-        return embedding
-    cls_token, patches = embedding[:, :1], embedding[:, 1:]
-    image = patches.unflatten(1, old).permute(0, 3, 1, 2)
-    return torch.cat([cls_token, resize_image(image, new, mode).flatten(2).mT], dim=1)
+    return resize_positions(embedding, old, new, partial(resize_image, size=new, mode=mode))
 
 
 def resize_patch_kernel(kernel: Tensor, order: str, old: Patch, size: tuple[int, int], mode: str) -> Tensor:
@@ -78,9 +77,8 @@ def stored_patch(checkpoint: Checkpoint, kernel: Tensor, order: str) -> Patch | 
     if order == "d C h w":
         return Patch(*kernel.shape[2:], kernel.shape[1]) if kernel.ndim == 4 else None
     size, channels = (_backbone_argument(checkpoint, key) for key in ("patch_size", "in_channels"))
-    pair = (size, size) if isinstance(size, int) else size
-    valid = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(n) is int and n > 0 for n in pair)
-    if not valid or type(channels) is not int:
+    pair = _pair(size)
+    if pair is None or type(channels) is not int:
         return None
     patch = Patch(*pair, channels)
     if kernel.shape[-1] != patch.height * patch.width * channels:
@@ -89,6 +87,34 @@ def stored_patch(checkpoint: Checkpoint, kernel: Tensor, order: str) -> Patch | 
             f"but its weights are for {kernel.shape[-1]} elements per patch"
         )
     return patch
+
+
+def stored_grid(checkpoint: Checkpoint, embedding: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
+    """Return the grid of a checkpoint's position embeddings: from its model config, else the model's, else a square.
+
+    Raises:
+        CheckpointError: the number of positions determines none of them.
+    """
+    num_patches = embedding.shape[1] - 1
+    (H, W), (h, w) = (_pair(_backbone_argument(checkpoint, key)) or (1, 1) for key in ("img_size", "patch_size"))
+    if (H // h) * (W // w) == num_patches:
+        return H // h, W // w
+    side = math.isqrt(num_patches)
+    if num_patches == grid[0] * grid[1]:
+        return grid
+    if side * side != num_patches:
+        raise CheckpointError(
+            f"{checkpoint.path} has position embeddings for {num_patches} patches, which do not form a square, and "
+            "does not give the grid: its meta.model.backbone lacks img_size and patch_size"
+        )
+    return side, side
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    """Return height and width of a checkpoint's size, or None if the size is not valid."""
+    pair = (size, size) if isinstance(size, int) else size
+    valid = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(n) is int and n > 0 for n in pair)
+    return tuple(pair) if valid else None
 
 
 def _backbone_argument(checkpoint: Checkpoint, key: str) -> Any:

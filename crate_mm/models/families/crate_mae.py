@@ -25,7 +25,7 @@ from ..layers import (
     to_pair,
 )
 from ..official import Argument, Official
-from .block import build_block
+from .block import build_blocks
 from .crate import ARCHS
 from .patches import PatchBackbone
 
@@ -164,14 +164,9 @@ class CRATEMAE(PatchBackbone):
         self.arch = resolve_arch(arch, ARCHS)
         self.embed_dim, depth, num_heads = self.arch
         self.embedding = SinCosEmbedding(img_size, patch_size, in_channels, self.embed_dim)
-        if compress == "default":
-            compress = {"type": "MSSA"}
-        if sparsify == "default":
-            sparsify = {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
-        self.blocks = nn.ModuleList(
-            build_block(self.embed_dim, num_heads, compress, sparsify, drop_path=rate)
-            for rate in drop_path_rates(drop_path, depth, drop_path_rule)
-        )
+        steps = {"type": "MSSA"}, {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
+        rates = drop_path_rates(drop_path, depth, drop_path_rule)
+        self.blocks = build_blocks(self.embed_dim, num_heads, compress, sparsify, steps, rates)
         self.norm = nn.LayerNorm(self.embed_dim, 1e-6)
         xavier_linears(self)
 
