@@ -65,10 +65,10 @@ PEAK = """
 import torch
 from crate_mm.engine import bench
 torch.ones(100 * 2**20)  # 400 MiB, given back at once
-high, known = bench._peak(), bench._reset_peak()
-low = bench._peak()
+high, known = bench.peak_bytes(), bench.reset_peak()
+low = bench.peak_bytes()
 large = torch.ones(50 * 2**20)  # 200 MiB
-print(known, high, low, bench._peak())
+print(known, high, low, bench.peak_bytes())
 """
 
 
