@@ -1,5 +1,6 @@
 """Evaluation without a Runner: test data of a config, and a model with a checkpoint."""
 
+import inspect
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from torch.utils.data import DataLoader
 from ..checkpoints import Checkpoint, CheckpointError, TransferReport, open_checkpoint, validated_model_config
 from ..checkpoints.fit import BACKBONE, load_strict, transfer_backbone
 from ..config import defines_model, load_config, require_model, resolve_config
-from ..registry import DATASETS, FUNCTIONS, MODELS, registered_only
+from ..models.layers import to_pair
+from ..registry import BACKBONES, DATASETS, FUNCTIONS, MODELS, registered_only
 
 
 def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None) -> DataLoader:
@@ -41,6 +43,28 @@ def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None
         pin_memory=test.pin_memory,
         collate_fn=FUNCTIONS.get(test.collate_fn.type),
     )
+
+
+def use_folder(cfg: Config, folder: str) -> None:
+    """Replace the source of a config's test data by the images below a folder, in place.
+
+    A last transform resizes to the model's image size. It has no effect after most configs' transforms, but some rely
+    on images of one size.
+    """
+    channels = len((cfg.model.get("preprocessor") or {}).get("mean", "RGB"))
+    dataset, size = cfg.test_dataloader.dataset, (cfg.model.get("backbone") or {}).get("img_size")
+    dataset.source = {"type": "ImageFiles", "root": folder, "channels": channels}
+    if size is not None:
+        dataset.transforms = [*dataset.get("transforms", ()), {"type": "Resize", "size": to_pair(size)}]
+
+
+def set_image_size(cfg: Config, size: int | tuple[int, int]) -> bool:
+    """Set the image size of a config's backbone in place; return False if the backbone has no such argument."""
+    backbone = cfg.model.get("backbone") or {}
+    if not backbone or "img_size" not in inspect.signature(BACKBONES.get(backbone["type"])).parameters:
+        return False
+    backbone.img_size = size
+    return True
 
 
 def load_config_and_checkpoint(
