@@ -25,7 +25,7 @@ from ..engine.doctor import Finding, check_machine
 from ..io.untrusted import sanitized
 from ..registry import DATASETS
 from . import REPLACED
-from .options import Parser, add_cfg_options, positive_int, user_errors
+from .options import Parser, add_shared, positive_int, user_errors
 
 COLORS = {"ok": "green", "note": "yellow", "fault": "bold red"}
 SPLITS = ("train", "val", "test")
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--work-dir", default="work_dirs", help="output directory to check (default: work_dirs)")
     parser.add_argument("--sample", type=positive_int, default=200, help="images to read per split (default: 200)")
     parser.add_argument("--all", action="store_true", help="read all images, to find all duplicates")
-    add_cfg_options(parser)
+    add_shared(parser, "--cfg-options")
     return parser.parse_args()
 
 

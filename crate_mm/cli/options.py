@@ -53,15 +53,6 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that ``train.py`` and ``test.py`` share, with MMEngine's names."""
-    parser.add_argument("--work-dir", help="directory for logs and checkpoints (default: work_dirs/<config name>)")
-    parser.add_argument("--amp", action="store_true", help="mixed precision: bf16, or fp16 where the GPU has no bf16")
-    add_cfg_options(parser)
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="launcher of the processes")
-    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
-
-
 class KeyValues(argparse.Action):
     """Collect KEY=VALUE pairs with the values as text. (MMEngine's own action drops spaces and cannot read dicts.)"""
 
@@ -75,15 +66,43 @@ class KeyValues(argparse.Action):
         setattr(namespace, self.dest, options)
 
 
-def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cfg-options``."""
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=KeyValues,
-        metavar="KEY=VALUE",
-        help="override config settings, e.g. train_cfg.max_epochs=10 data_root=/data/imagenet",
-    )
+def positive_int(text: str) -> int:
+    """Parse a positive integer, for ``type=positive_int``."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
+
+
+# Arguments that several commands have.
+SHARED = {
+    "config": {"help": "config file, or the name of a packaged config"},
+    "images": {"nargs": "+", "metavar": "PATH", "help": "image file, folder, or pattern such as 'a/**/*.jpg'"},
+    "--amp": {"action": "store_true", "help": "mixed precision: bf16, or fp16 where the GPU has no bf16"},
+    "--batch": {"type": positive_int, "default": 64, "help": "batch size (default: 64)"},
+    "--cfg-options": {
+        "nargs": "+",
+        "action": KeyValues,
+        "metavar": "KEY=VALUE",
+        "help": "override config settings, e.g. train_cfg.max_epochs=10 data_root=/data/imagenet",
+    },
+    "--force": {"action": "store_true", "help": "overwrite the output file"},
+    "--json": {"metavar": "FILE", "help": "write the results to FILE, as JSON"},
+    "--config": {"help": "config that defines the model, if the checkpoint does not"},
+}
+
+
+def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add arguments of ``SHARED``."""
+    for name in names:
+        parser.add_argument(name, **SHARED[name])
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ``train.py`` and ``test.py`` share, with MMEngine's names."""
+    parser.add_argument("--work-dir", help="directory for logs and checkpoints (default: work_dirs/<config name>)")
+    add_shared(parser, "--amp", "--cfg-options")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="launcher of the processes")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
 
 
 @contextmanager
@@ -128,11 +147,28 @@ def user_errors(show_traceback: bool = False) -> Iterator[None]:
         _exit_now(2 if own or expected else 1)
 
 
-def positive_int(text: str) -> int:
-    """Parse a positive integer, for ``type=positive_int``."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
-    return int(text)
+def check_output(file: str, endings: tuple[str, ...] = (), rule: str = "", force: bool = True) -> str:
+    """Check an output file before the work begins.
+
+    Args:
+        file: path of the file.
+        endings: permitted extensions, in any case (default: all).
+        rule: message for another extension, with {} for the file.
+        force: whether an existing file may be overwritten.
+
+    Returns:
+        The extension in lower case.
+
+    Raises:
+        ValueError: the file has another extension, exists, or cannot be written.
+    """
+    ending = Path(file).suffix.lower()
+    if endings and ending not in endings:
+        raise ValueError(rule.format(sanitized(file)))
+    if Path(file).exists() and not force:
+        raise ValueError(f"{sanitized(file)} exists: --force overwrites it")
+    check_writable(file)
+    return ending
 
 
 def check_writable(*files: str | None) -> None:

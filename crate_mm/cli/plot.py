@@ -18,7 +18,7 @@ from ..config import defines_model, load_config
 from ..engine.curves import Point, Schedule, find_key, read_run, schedule
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized, say, spreadsheet_cell
-from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
+from .options import Parser, add_shared, check_output, positive_int, user_errors
 
 DEFAULT_KEYS = ("loss", "eval/top1", "eval/loss", "lr")
 SCHEDULE_POINTS = 2000  # approximate number of points drawn per schedule
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--out", metavar="FILE", default="curves.png", help="*.png, *.pdf or *.csv (default: curves.png)"
     )
-    add_cfg_options(parser)
+    add_shared(parser, "--cfg-options")
     return parser.parse_args()
 
 
@@ -122,14 +122,11 @@ def schedule_rows(schedule: Schedule) -> Iterable[list]:
 def main() -> None:
     args = parse_args()
     with user_errors():
-        kind = Path(args.out).suffix.lower()
-        if kind not in (".png", ".pdf", ".csv"):
-            raise ValueError(f"--out {sanitized(args.out)} must end in .png, .pdf or .csv")
+        kind = check_output(args.out, (".png", ".pdf", ".csv"), "--out {} must end in .png, .pdf or .csv")
         if bool(args.runs) == bool(args.schedule):
             raise ValueError("give either the work directories of runs or --schedule CONFIG")
         if not args.schedule and (args.samples or args.cfg_options):
             raise ValueError("--samples and --cfg-options need --schedule CONFIG")
-        check_writable(args.out)
         if args.schedule:
             cfg = load_config(args.schedule, args.cfg_options)
             if not defines_model(cfg):  # use a small model in place of the checkpoint's
