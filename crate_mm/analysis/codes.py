@@ -44,9 +44,3 @@ def head_energy(w: Tensor, num_heads: int) -> Tensor:
     w = w.to(torch.promote_types(w.dtype, torch.float32))
     energy = rearrange(w.square(), "... N (K p) -> ... K (N p)", K=num_heads).sum(-1)
     return energy / energy.sum(-1, keepdim=True).clamp_min(1e-30)
-
-
-def head_agreement(attention: Tensor) -> Tensor:
-    """Return the cosines between the heads' rows of attention, ``(..., K, N) -> (..., K, K)``."""
-    unit = torch.nn.functional.normalize(attention, dim=-1)
-    return unit @ unit.mT

@@ -74,6 +74,17 @@ class _Benchmark:
             )
 
 
+class _FileBenchmark(_Benchmark):
+    """Benchmark whose images are files."""
+
+    @property
+    def targets(self) -> list[int]:
+        return self._labels
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return open_image(self.path(index)), self._labels[index]
+
+
 @DATASETS.register_module()
 class CIFAR10(_Benchmark, datasets.CIFAR10, Source):
     """50,000 training (``train=True``) and 10,000 test images of 32 x 32 pixels in 10 classes."""
@@ -91,7 +102,7 @@ class CIFAR100(_Benchmark, datasets.CIFAR100, Source):
 
 
 @DATASETS.register_module()
-class Flowers102(_Benchmark, datasets.Flowers102, Source):
+class Flowers102(_FileBenchmark, datasets.Flowers102, Source):
     """Oxford Flowers-102, ``split`` 'train' (1,020 images), 'val' (1,020) or 'test' (6,149)."""
 
     # Older torchvision has no class names.
@@ -99,33 +110,19 @@ class Flowers102(_Benchmark, datasets.Flowers102, Source):
     folder = "flowers-102/ with jpg/, imagelabels.mat and setid.mat"
     source = "102flowers.tgz (unpacked) and both .mat files of https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 
-    @property
-    def targets(self) -> list[int]:
-        return self._labels
-
     def path(self, index: int) -> str:
         return str(self._image_files[index])
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return open_image(self.path(index)), self._labels[index]
-
 
 @DATASETS.register_module()
-class OxfordIIITPet(_Benchmark, datasets.OxfordIIITPet, Source):
+class OxfordIIITPet(_FileBenchmark, datasets.OxfordIIITPet, Source):
     """Oxford-IIIT Pet, ``split`` 'trainval' (3,680 images) or 'test' (3,669), 37 breeds."""
 
     folder = "oxford-iiit-pet/ with images/ and annotations/"
     source = "images.tar.gz and annotations.tar.gz of https://www.robots.ox.ac.uk/~vgg/data/pets/, unpacked"
 
-    @property
-    def targets(self) -> list[int]:
-        return self._labels
-
     def path(self, index: int) -> str:
         return str(self._images[index])
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return open_image(self.path(index)), self._labels[index]
 
 
 @DATASETS.register_module()
