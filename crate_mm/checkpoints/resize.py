@@ -120,10 +120,9 @@ def _pair(size: Any) -> tuple[int, int] | None:
 def _backbone_argument(checkpoint: Checkpoint, key: str) -> Any:
     """Return a backbone argument from a checkpoint's model config, else its default, else None."""
     backbone = (checkpoint.model or {}).get("backbone")
-    kind = backbone.get("type") if isinstance(backbone, dict) else None
-    if not isinstance(kind, str):
-        return None
-    registered = BACKBONES.registered(kind)
+    backbone = backbone if isinstance(backbone, dict) else {}
+    kind = backbone.get("type")
+    registered = BACKBONES.registered(kind) if isinstance(kind, str) else None
     parameter = registered and inspect.signature(registered).parameters.get(key)
     default = parameter.default if parameter and parameter.default is not inspect.Parameter.empty else None
     return backbone.get(key, default)

@@ -12,8 +12,8 @@ import argparse
 from mmengine.logging import MMLogger
 
 from ..config import defines_model, load_config
-from ..engine.bench import BenchResult, bench
 from ..engine.checkpointing.results import environment_info, model_cost
+from ..extras.bench import BenchResult, bench
 from ..io.files import write_json
 from ..io.untrusted import sanitized, say
 from ..registry import MODELS

@@ -16,7 +16,7 @@ import torch
 
 from ..analysis.figures.sheet import Panel, plot_sheet, save_sheet
 from ..config import default_work_dir, load_config
-from ..engine.loading.sample_preview import PreviewSample, SamplePreview
+from ..extras.sample_preview import PreviewSample, SamplePreview
 from ..io.untrusted import sanitized, say
 from .options import Parser, add_shared, check_output, positive_int, user_errors
 

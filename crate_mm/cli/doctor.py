@@ -20,8 +20,8 @@ from rich.text import Text
 
 from ..config import defines_model, load_config, resolve_config
 from ..datasets.base import source_of
-from ..datasets.check import check_sources, open_root
-from ..engine.doctor import Finding, check_machine
+from ..extras.dataset_check import check_sources, open_root
+from ..extras.doctor import Finding, check_machine
 from ..io.untrusted import sanitized
 from ..registry import DATASETS
 from . import REPLACED

@@ -16,11 +16,11 @@ from typing import NoReturn
 
 from ..checkpoints import CheckpointError
 from ..config.kinds import Given, parse_value  # noqa: F401  parse_value: for existing scripts, see moved.py
-from ..engine.doctor import emulates_bf16
 from ..engine.parallel.launch import LAUNCHERS
 from ..engine.safety.finite import PeerFailedError, RunStoppedError
 from ..engine.safety.lock import FolderInUseError
 from ..engine.safety.signals import EXIT_INTERRUPTED, RunInterruptedError
+from ..extras.doctor import emulates_bf16
 from ..io.files import home
 from ..io.untrusted import sanitized, shown_lines
 

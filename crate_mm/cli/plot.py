@@ -15,7 +15,7 @@ from pathlib import Path
 from ..analysis.figures.curves import plot_curves
 from ..analysis.figures.sheet import save_sheet
 from ..config import defines_model, load_config
-from ..engine.curves import Point, Schedule, find_key, read_run, schedule
+from ..extras.curves import Point, Schedule, find_key, read_run, schedule
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized, say, spreadsheet_cell
 from .options import Parser, add_shared, check_output, positive_int, user_errors

@@ -17,7 +17,7 @@ from rich.table import Table
 
 import crate_mm
 from crate_mm.cli.options import positive_int
-from crate_mm.engine.bench import peak_bytes, reset_peak, seconds_of, synchronize
+from crate_mm.extras.bench import peak_bytes, reset_peak, seconds_of, synchronize
 from crate_mm.io.files import write_json
 
 # dtype, and PyTorch's float32 matmul precision, by name.

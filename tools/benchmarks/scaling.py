@@ -29,8 +29,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from crate_mm import get_model
 from crate_mm.cli.options import check_writable, positive_int, user_errors
-from crate_mm.engine.bench import peak_bytes
 from crate_mm.engine.safety.agreement import Agreement
+from crate_mm.extras.bench import peak_bytes
 
 
 def parse_args() -> argparse.Namespace:

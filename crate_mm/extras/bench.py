@@ -19,10 +19,10 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from ..config import resolve_config
+from ..engine.optim.wrapper import amp_dtype, amp_optim_wrapper
+from ..engine.parallel.blocks import prepare_blocks
 from ..models.tasks.base import Task, image_shape, task_of
 from ..registry import MODELS, SCOPE
-from .optim.wrapper import amp_dtype, amp_optim_wrapper
-from .parallel.blocks import prepare_blocks
 
 WARM_UP, MIN_STEPS, MAX_STEPS = 3, 5, 1000
 

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from ..checkpoints import Checkpoint, build_from_checkpoint
 from ..checkpoints.fit import load_strict
 from ..config import fill_banks
+from ..engine.runner import Runner
 from ..registry import FUNCTIONS
-from .loading.sample_preview import SamplePreview
-from .runner import Runner
+from .sample_preview import SamplePreview
 
 MAX_BATCH_SIZE = 256
 
