@@ -14,6 +14,7 @@ MOVED = {
     "analysis.layers": "analysis.gather",
     "analysis.report.gather": "extras.report.collect",
     "analysis.report": "extras.report",
+    "checkpoints.average": "extras.average",
     "checkpoints.export": "extras.interop.export",
     "datasets.check": "extras.dataset_check",
     "datasets.encoding": "extras.encoding",
@@ -28,7 +29,7 @@ MOVED = {
     "engine.overrides": "config.kinds",
     "engine.published": "checkpoints.publish",
     "engine.safety.work_dir": "engine.safety.lock",
-    "engine.soup": "extras.soup",
+    "engine.soup": "extras.average",
     "engine.transfer": "checkpoints.fit",
 }
 # In modules that are imported by a former name: former name of a function or class -> its name.

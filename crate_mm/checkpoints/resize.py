@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..models.backbone import PatchKernel, Positions
 from ..models.layers import resize_positions
 from ..registry import BACKBONES
 from .unwrap import Checkpoint
@@ -128,30 +129,38 @@ def _backbone_argument(checkpoint: Checkpoint, key: str) -> Any:
     return backbone.get(key, default)
 
 
-def adapt_patch_kernel(
-    kernel: Tensor, expected: Tensor, order: str, old: Patch | None, new: Patch, mode: str | None, source: str
+def fit_positions(checkpoint: Checkpoint, embedding: Tensor, new: Positions, mode: str) -> tuple[Tensor, str]:
+    """Return a checkpoint's position embeddings on the model's grid, and their change of size, '' for none."""
+    old, resize = (
+        stored_grid(checkpoint, embedding, new.grid),
+        new.resize or partial(resize_position_embedding, mode=mode),
+    )
+    change = f"{old[0]} x {old[1]} -> {new.grid[0]} x {new.grid[1]} patches, {mode}"
+    return resize(embedding, old, new.grid), "" if old == new.grid else change
+
+
+def fit_patch_kernel(
+    checkpoint: Checkpoint, kernel: Tensor, expected: Tensor, new: PatchKernel, mode: str | None
 ) -> tuple[Tensor | None, str]:
     """Return a checkpoint's kernel at the model's patch size, or None if it cannot be used, and its change of size.
 
     Args:
+        checkpoint: the kernel's checkpoint.
         kernel: the checkpoint's kernel.
         expected: the model's kernel.
-        order: dimensions of both kernels.
-        old: the checkpoint's patch, or None if unknown.
-        new: the model's patch.
+        new: the model's patch, and the dimensions of both kernels.
         mode: the setting ``resize_patches``.
-        source: the checkpoint, for messages.
 
     Raises:
         CheckpointError: the patch size differs or is unknown, and ``mode`` does not resolve it.
     """
+    source, old = checkpoint.path, stored_patch(checkpoint, kernel, new.order)
     shape, size = tuple(kernel.shape), (new.height, new.width)
     same_width = kernel.ndim == 1 or kernel.shape[0] == expected.shape[0]
-    if (old in (None, new)) and shape == tuple(expected.shape):
+    if old in (None, new[1:]) and shape == tuple(expected.shape):
         return kernel, ""
-    if not same_width or (old and old.channels != new.channels) or (not old and shape[-1] % new.channels):
-        return None, ""
-    if mode == "new":
+    other_channels = old.channels != new.channels if old else shape[-1] % new.channels
+    if not same_width or other_channels or mode == "new":
         return None, ""
     if old is None:
         raise CheckpointError(
@@ -164,4 +173,4 @@ def adapt_patch_kernel(
             f"{source} has patches of {old.height} x {old.width} pixels, the model of {size[0]} x {size[1]}: "
             "resize_patches='bilinear' in the config resizes the patch embedding, 'new' reinitializes it"
         )
-    return resize_patch_kernel(kernel, order, old, size, mode), change
+    return resize_patch_kernel(kernel, new.order, old, size, mode), change

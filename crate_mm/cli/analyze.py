@@ -207,7 +207,3 @@ def write_numbers(file: Path, contents: Any) -> None:
             csv.writer(stream).writerows(contents)
         else:
             stream.write(json.dumps(contents) + "\n")
-
-
-if __name__ == "__main__":
-    main()

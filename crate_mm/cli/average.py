@@ -18,8 +18,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..checkpoints import Checkpoint, open_checkpoint
-from ..checkpoints.average import Tried, average, greedy, has_statistics, save
-from ..extras.soup import validating, with_own_statistics
+from ..extras.average import Tried, average, greedy, has_statistics, save, validating, with_own_statistics
 from ..inference.standalone import load_config_and_checkpoint
 from ..io.untrusted import sanitized, say
 from .options import Parser, add_shared, check_output, positive_int, user_errors
@@ -107,7 +106,3 @@ def main() -> None:
             say(note)
         save(mean, args.out)
     say(f"wrote {sanitized(args.out)}: the average of {', '.join(mean.meta['averaged_from'])}")
-
-
-if __name__ == "__main__":
-    main()

@@ -58,7 +58,3 @@ def main() -> None:
             run = {"config": args.config, "amp": args.amp, **model_cost(MODELS.build(cfg.model)), **machine}
             write_json(args.json, {**run, "measured": rows})
             say(f"wrote {sanitized(args.json)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -82,7 +82,3 @@ def main() -> None:
         save_sheet(plot_sheet(panels, title(cfg, args, preview, samples)), out)
     mixed = ", after the model's batch augmentations" if preview.mixes else ""
     say(f"wrote {sanitized(out)}: {len(samples)} samples{mixed}")
-
-
-if __name__ == "__main__":
-    main()

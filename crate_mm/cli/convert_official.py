@@ -71,7 +71,3 @@ def main() -> None:
         f"{size} images in patches of {backbone['patch_size']}"
         + (f", {classes} classes" if classes else f", {checkpoint.model['type']}")
     )
-
-
-if __name__ == "__main__":
-    main()

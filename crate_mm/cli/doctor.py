@@ -112,7 +112,3 @@ def main() -> None:
         summary = f"faults: {faults}, notes: {counts['note']}"
         console.print(Text(summary, style=COLORS["fault" if faults else "ok"]))
     raise SystemExit(1 if faults else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -76,7 +76,3 @@ def main() -> None:
         f"differ by at most {manifest['largest_difference']:.2g} (standard deviation of the outputs: "
         f"{manifest['output_deviation']:.2g}){same}"
     )
-
-
-if __name__ == "__main__":
-    main()

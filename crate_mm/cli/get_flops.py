@@ -66,7 +66,3 @@ def print_report(report: Complexity, title: str) -> None:
     console.print(f"  of these, in G: {by_operator}", highlight=False, soft_wrap=True)
     uncounted = ", ".join(f"{name.removeprefix('aten::')} {times}" for name, times in report.uncounted.items())
     console.print(f"  not counted, with number of calls: {uncounted}", highlight=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -76,7 +76,3 @@ def main() -> None:
         }
         write_result(work_dir, result)
     say(f"top1 {top1:.4f} (k {args.k}, {len(train)} training and {len(test)} test images)")
-
-
-if __name__ == "__main__":
-    main()

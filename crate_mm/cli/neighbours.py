@@ -111,7 +111,3 @@ def main() -> None:
         for path, reason in {**dict(images.broken), **dict(queries.broken)}.items():
             say(f"{sanitized(path, 500)}: cannot be read: {reason}")
     say(f"wrote {sanitized(args.out)}: {images}")
-
-
-if __name__ == "__main__":
-    main()

@@ -136,7 +136,3 @@ def samples(
             failed_images.append(f"{sanitized(path)} ({sanitized(data)})")
         else:
             yield position, str(Path(path).relative_to(root).with_suffix(suffix)), data, label
-
-
-if __name__ == "__main__":
-    main()

@@ -145,7 +145,3 @@ def main() -> None:
             check_drawable(len(panels), sum(map(len, panels.values())))
             save_sheet(plot_curves(panels, x), args.out)
     say(f"wrote {sanitized(args.out)}: {contents}")
-
-
-if __name__ == "__main__":
-    main()

@@ -144,7 +144,3 @@ def main() -> None:
         if predictions.broken == predictions.count:
             raise ValueError(f"no image of {predictions.count} can be read; the first: {predictions.reason}")
     say("; ".join([str(predictions), *notes]))
-
-
-if __name__ == "__main__":
-    main()

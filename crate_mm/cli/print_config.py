@@ -72,7 +72,3 @@ def main() -> None:
             say(f"#   images per step: {plan}")
         guards = [name for name in GUARDS if (cfg.get("guards") or {}).get(name, {}) is not None]
         say(f"#   active guards: {', '.join(guards)}")
-
-
-if __name__ == "__main__":
-    main()

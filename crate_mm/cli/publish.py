@@ -37,7 +37,3 @@ def main() -> None:
         f"{sanitized(name)} {value:g}" for name, value in manifest["metrics"].items() if isinstance(value, float)
     )
     say(f"wrote {sanitized(output)}, sha256 of the weights {manifest['sha256']}{', ' if metrics else ''}{metrics}")
-
-
-if __name__ == "__main__":
-    main()

@@ -250,7 +250,3 @@ def run_data(args: argparse.Namespace, datas: list[ReportDataset], measured: int
         },
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
     }
-
-
-if __name__ == "__main__":
-    main()

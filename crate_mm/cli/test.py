@@ -158,7 +158,3 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
             failed.append(f"could not write {sanitized(file)} ({type(error).__name__}: {error})")
     if failed:
         raise RunStoppedError(f"{'; '.join(failed)}; all other results were written")
-
-
-if __name__ == "__main__":
-    main()

@@ -109,7 +109,3 @@ def main() -> None:
     with user_errors(show_traceback=True):
         runner.train()
         shutdown_distributed()
-
-
-if __name__ == "__main__":
-    main()
