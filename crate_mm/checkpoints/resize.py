@@ -131,10 +131,8 @@ def _backbone_argument(checkpoint: Checkpoint, key: str) -> Any:
 
 def fit_positions(checkpoint: Checkpoint, embedding: Tensor, new: Positions, mode: str) -> tuple[Tensor, str]:
     """Return a checkpoint's position embeddings on the model's grid, and their change of size, '' for none."""
-    old, resize = (
-        stored_grid(checkpoint, embedding, new.grid),
-        new.resize or partial(resize_position_embedding, mode=mode),
-    )
+    old = stored_grid(checkpoint, embedding, new.grid)
+    resize = new.resize or partial(resize_position_embedding, mode=mode)
     change = f"{old[0]} x {old[1]} -> {new.grid[0]} x {new.grid[1]} patches, {mode}"
     return resize(embedding, old, new.grid), "" if old == new.grid else change
 
