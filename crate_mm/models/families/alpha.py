@@ -147,11 +147,7 @@ class CRATEAlpha(PatchBackbone):
 
     Args:
         arch: a name of ``ALPHA_ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
-        img_size: image height and width in pixels, one number if square.
-        patch_size: patch height and width in pixels, one number if square.
-        in_channels: image channels C.
-        ista_step_size: eta.
-        ista_lambda: lambda.
+        img_size, patch_size, in_channels, ista_step_size, ista_lambda: as in ``CRATE``.
         overcomplete: two ISTA steps with a d x (ratio d) dictionary, decoded to d channels; if false, CRATE's single
             step, whose output is the code.
         decoupled: decode with a separate dictionary.

@@ -128,14 +128,8 @@ class CRATEMAE(PatchBackbone):
     Args:
         arch: a name of CRATE's ``ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
         img_size: image height and width of the position table in pixels, one number if square.
-        patch_size: patch height and width in pixels, one number if square.
-        in_channels: image channels C.
-        ista_step_size: eta.
-        ista_lambda: lambda.
-        compress: config of ``LAYERS`` to replace ``MSSA``; it gets ``embed_dim`` and ``num_heads``. None for no
-            compression.
-        sparsify: config of ``LAYERS`` to replace ``ISTA``; it gets ``embed_dim``. None for no sparsification.
-        drop_path, drop_path_rule: stochastic depth of the compression steps, as in CRATE.
+        patch_size, in_channels, ista_step_size, ista_lambda, compress, sparsify, drop_path, drop_path_rule: as in
+            ``CRATE``.
 
     Raises:
         ValueError: unknown ``arch``, indivisible sizes, or invalid ``drop_path``.

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .tokens import PatchEmbedding, patch_grid
+from .tokens import PatchEmbedding, Size, patch_grid
 
 
 class FourierPositions(nn.Module):
@@ -65,7 +65,7 @@ class ConvStem(PatchEmbedding):
             match.
     """
 
-    def __init__(self, img_size: int | tuple[int, int], patch_size: int, in_channels: int, embed_dim: int) -> None:
+    def __init__(self, img_size: Size, patch_size: int, in_channels: int, embed_dim: int) -> None:
         if patch_size not in (8, 16):
             raise ValueError(f"patch_size of the convolutional stem must be 8 or 16, got {patch_size!r}")
         super().__init__(img_size, patch_size, in_channels)

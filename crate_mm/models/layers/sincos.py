@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .tokens import PatchEmbedding, resize_positions
+from .tokens import PatchEmbedding, Size, resize_positions
 
 
 def sincos_table(grid: tuple[int, int], embed_dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -78,13 +78,7 @@ class SinCosEmbedding(PatchEmbedding):
             channels of an image do not match.
     """
 
-    def __init__(
-        self,
-        img_size: int | tuple[int, int],
-        patch_size: int | tuple[int, int],
-        in_channels: int,
-        embed_dim: int,
-    ) -> None:
+    def __init__(self, img_size: Size, patch_size: Size, in_channels: int, embed_dim: int) -> None:
         super().__init__(img_size, patch_size, in_channels)
         self.proj = nn.Conv2d(in_channels, embed_dim, self.patch_size, self.patch_size)
         nn.init.xavier_uniform_(self.proj.weight.data.view(embed_dim, -1))

@@ -9,8 +9,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+Size = int | tuple[int, int]  # height and width, one number if square
 
-def to_pair(size: int | tuple[int, int]) -> tuple[int, int]:
+
+def to_pair(size: Size) -> tuple[int, int]:
     """Return ``(height, width)`` from one number or a pair of numbers."""
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
@@ -62,7 +64,7 @@ class PatchEmbedding(nn.Module):
         ValueError: the patch size does not divide the image size.
     """
 
-    def __init__(self, img_size: int | tuple[int, int], patch_size: int | tuple[int, int], in_channels: int) -> None:
+    def __init__(self, img_size: Size, patch_size: Size, in_channels: int) -> None:
         super().__init__()
         self.img_size = to_pair(img_size)
         self.patch_size = to_pair(patch_size)
@@ -84,13 +86,7 @@ class TokenEmbedding(PatchEmbedding):
         ValueError: the patch size does not divide the image size, or (in forward) an image has another size.
     """
 
-    def __init__(
-        self,
-        img_size: int | tuple[int, int],
-        patch_size: int | tuple[int, int],
-        in_channels: int,
-        embed_dim: int,
-    ) -> None:
+    def __init__(self, img_size: Size, patch_size: Size, in_channels: int, embed_dim: int) -> None:
         super().__init__(img_size, patch_size, in_channels)
         patch_dim = self.patch_size[0] * self.patch_size[1] * in_channels
         self.patch_norm = nn.LayerNorm(patch_dim)
@@ -118,13 +114,7 @@ class ConvEmbedding(PatchEmbedding):
         ValueError: the patch size does not divide the image size, or (in forward) an image has another size.
     """
 
-    def __init__(
-        self,
-        img_size: int | tuple[int, int],
-        patch_size: int | tuple[int, int],
-        in_channels: int,
-        embed_dim: int,
-    ) -> None:
+    def __init__(self, img_size: Size, patch_size: Size, in_channels: int, embed_dim: int) -> None:
         super().__init__(img_size, patch_size, in_channels)
         self.proj = nn.Conv2d(in_channels, embed_dim, self.patch_size, self.patch_size)
         self.cls_token = nn.Parameter(1e-6 * torch.randn(1, 1, embed_dim))
