@@ -49,7 +49,7 @@ from ..io.files import atomic_file
 from ..io.untrusted import sanitized, say
 from ..models.tasks.base import image_shape, task_of
 from ..registry import FIGURES
-from .options import Parser, add_shared, positive_int, user_errors
+from .options import Parser, add_shared, distinct_names, positive_int, user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -130,21 +130,6 @@ def figure_inputs(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iter
             # Label only by what differs between the inputs.
             parts = [name] * (len(args.checkpoint) > 1) + [split] * (len(args.split) > 1)
             yield FigureInput(", ".join(parts or [split]), model, batches, classes=classes)
-
-
-def distinct_names(files: list[str]) -> list[str]:
-    """Return distinct names for files: the stem, with as many parent directories as are needed."""
-    paths = [Path(file) for file in files]
-    names = [path.stem for path in paths]
-    for depth in range(2, max(len(path.parts) for path in paths) + 1):
-        if len(set(names)) == len(files):
-            return names
-        repeated = {name for name in names if names.count(name) > 1}
-        names = [
-            "/".join((*path.parts[-depth:-1], path.stem)) if name in repeated else name
-            for name, path in zip(names, paths)
-        ]
-    return [f"{name} ({number + 1})" if names.count(name) > 1 else name for number, name in enumerate(names)]
 
 
 def image_input(cfg: Config, checkpoint: str, args: argparse.Namespace, whole: bool) -> FigureInput:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -145,6 +145,16 @@ def user_errors(show_traceback: bool = False) -> Iterator[None]:
         if isinstance(error, FolderInUseError) and "TORCHELASTIC_RUN_ID" in os.environ:
             _exit_now(IN_USE)
         _exit_now(2 if own or expected else 1)
+
+
+def distinct_names(files: Iterable[str | Path], stems: bool = True) -> list[str]:
+    """Return distinct names for files, with as many parent directories as are needed; ``stems``: without extension."""
+    paths = [Path(file).with_suffix("") if stems else Path(file) for file in files]
+    names = [path.name for path in paths]
+    for depth in range(2, max(len(path.parts) for path in paths) + 1):
+        repeated = {name for name in names if names.count(name) > 1}
+        names = ["/".join(p.parts[-depth:]) if name in repeated else name for name, p in zip(names, paths)]
+    return [f"{name} ({number + 1})" if names.count(name) > 1 else name for number, name in enumerate(names)]
 
 
 def check_output(file: str, endings: tuple[str, ...] = (), rule: str = "", force: bool = True) -> str:

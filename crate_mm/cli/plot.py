@@ -18,7 +18,7 @@ from ..config import defines_model, load_config
 from ..extras.curves import Point, Schedule, find_key, read_run, schedule
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized, say, spreadsheet_cell
-from .options import Parser, add_shared, check_output, positive_int, user_errors
+from .options import Parser, add_shared, check_output, distinct_names, positive_int, user_errors
 
 DEFAULT_KEYS = ("loss", "eval/top1", "eval/loss", "lr")
 SCHEDULE_POINTS = 2000  # approximate number of points drawn per schedule
@@ -48,11 +48,9 @@ def parse_args() -> argparse.Namespace:
 def names_of(runs: Iterable[str]) -> list[str]:
     """Return short distinct names of directories: the last parts of their paths."""
     paths = [Path(run).resolve() for run in runs]
-    for count in range(1, max(len(path.parts) for path in paths) + 1):
-        names = [sanitized("/".join(path.parts[-count:])) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    raise ValueError("a run is named twice")
+    if len(set(paths)) < len(paths):
+        raise ValueError("a run is named twice")
+    return [sanitized(name) for name in distinct_names(paths, stems=False)]
 
 
 def select_keys(runs: dict[str, dict[str, list[Point]]], requested: list[str] | None) -> list[str]:

@@ -38,17 +38,11 @@ class _Benchmark:
         if root is None:
             raise ValueError(f"data_root is not set: give the folder that holds {name}'s {self.folder}")
         root = home(root)
-        if download and torch.distributed.is_initialized():
-            if int(os.environ.get("LOCAL_RANK", "0")) != 0:
-                torch.distributed.barrier()
-                download = False
-            else:
-                try:
-                    super().__init__(root, download=True, **split)
-                finally:
-                    torch.distributed.barrier()  # the other processes wait, and check the data themselves
-                self._check_labels(root)
-                return
+        first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+        shared = download and torch.distributed.is_initialized()
+        if shared and not first:
+            torch.distributed.barrier()  # until the first process of the node has downloaded
+            download = False
         try:
             super().__init__(root, download=download, **split)
         except (RuntimeError, FileNotFoundError) as error:  # torchvision's, for missing or damaged data
@@ -63,6 +57,9 @@ class _Benchmark:
                 f"{name} in data_root {root} is damaged ({type(error).__name__}: {error}): download it "
                 f"again from {self.source}"
             ) from None
+        finally:
+            if shared and first:
+                torch.distributed.barrier()
         self._check_labels(root)
 
     def _check_labels(self, root: str) -> None:
