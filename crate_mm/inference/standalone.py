@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from ..checkpoints import Checkpoint, CheckpointError, TransferReport, open_checkpoint, validated_model_config
 from ..checkpoints.fit import BACKBONE, load_strict, transfer_backbone
 from ..config import defines_model, load_config, require_model, resolve_config
+from ..config.kinds import signatures
 from ..models.layers import to_pair
 from ..registry import BACKBONES, DATASETS, FUNCTIONS, MODELS, registered_only
 
@@ -60,8 +61,9 @@ def use_folder(cfg: Config, folder: str) -> None:
 
 def set_image_size(cfg: Config, size: int | tuple[int, int]) -> bool:
     """Set the image size of a config's backbone in place; return False if the backbone has no such argument."""
-    backbone = cfg.model.get("backbone") or {}
-    if not backbone or "img_size" not in inspect.signature(BACKBONES.get(backbone["type"])).parameters:
+    backbone = cfg.model.get("backbone")
+    receivers = signatures(BACKBONES.get(backbone["type"])) if backbone else ()
+    if not any("img_size" in inspect.signature(receiver).parameters for receiver in receivers):
         return False
     backbone.img_size = size
     return True
