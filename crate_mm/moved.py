@@ -31,6 +31,7 @@ MOVED = {
     "engine.safety.work_dir": "engine.safety.lock",
     "engine.soup": "extras.average",
     "engine.transfer": "checkpoints.fit",
+    "evaluation.reports": "extras.evaluation_reports",
 }
 # In modules that are imported by a former name: former name of a function or class -> its name.
 FORMER_NAMES = {

@@ -26,7 +26,7 @@ from ..engine.checkpointing.results import (
 )
 from ..engine.parallel.launch import shutdown_distributed
 from ..evaluation import ClassificationMetric
-from ..evaluation.reports import write_confusion, write_per_class, write_predictions
+from ..extras.evaluation_reports import write_confusion, write_per_class, write_predictions
 from ..inference.standalone import load_config_and_checkpoint, use_folder
 from ..io.files import write_json
 from ..io.untrusted import sanitized, say
