@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 from ..datasets import ClassFolders
 from ..datasets.shards import write_shard
-from ..extras.encoding import encode, encode_parallel  # noqa: F401  encode: for existing scripts
+from ..extras.encoding import encode_parallel
 from ..extras.packing import Packing
 from ..io.untrusted import sanitized, say
 from .options import Parser, positive_int, user_errors
