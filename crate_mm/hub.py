@@ -8,7 +8,6 @@ description of the model, and ``README.md``, a model card made from ``result.jso
 """
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from .checkpoints.validate import check_form
 from .engine.checkpointing.results import RESULT_FILE
 from .extras.interop.model_card import card_licence, checkpoint_metrics, numeric_metrics, read_result, write_card
 from .inference.model_factory import note_metadata
-from .io.files import atomic_file, home
+from .io.files import home, write_json
 from .io.untrusted import check_plain, read_json, read_regular, sanitized
 
 CONFIG = "config.json"
@@ -184,8 +183,7 @@ class HubModel(nn.Module, ModelHubMixin):
             print_log("the weights differ from the checkpoint's: saved without its metrics", "current", logging.WARNING)
         manifest = publish(checkpoint, save_directory / WEIGHTS)
         metrics = metrics or numeric_metrics(manifest["metrics"])
-        with atomic_file(save_directory / CONFIG, text=True) as file:
-            file.write(json.dumps({**manifest, "metrics": metrics}, indent=2) + "\n")
+        write_json(save_directory / CONFIG, {**manifest, "metrics": metrics})
         self._saved = manifest, self.result if manifest["run"] else {}, metrics
 
     def generate_model_card(self, repo: str | None = None, **_: Any) -> ModelCard:

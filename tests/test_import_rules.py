@@ -49,7 +49,7 @@ BESIDES = {
     "engine": {"models.tasks.base", "models.backbone", "models.layers", "datasets.base"},
     "analysis": {"models.tasks.base", "models.backbone", "models.layers"},
     "cli": {"models.tasks.base"},
-    "checkpoints": {"models.tasks.base", "models.backbone", "models.official"},
+    "checkpoints": {"models.tasks.base", "models.backbone", "models.layers", "models.official"},
 }
 # Reached through registries alone.
 THROUGH_REGISTRIES = {"engine": {"models", "datasets", "evaluation"}, "checkpoints": {"models", "datasets"}}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from ..io.untrusted import sanitized
+from ..io.untrusted import sanitized, walk
 from ..models.tasks.base import backbone_of
 from ..registry import BACKBONES, HEADS, LAYERS, MODELS, TRANSFORMS, registered_only
 from .fit import check_state_dict
@@ -133,11 +133,7 @@ def check_description(config: dict, source: str | Path) -> None:
     registries = {id(registry): registry for registry in REGISTRIES.values()}.values()
     for registry in registries:
         registry.import_from_location()
-    pending: list[tuple[tuple[str, ...], Any]] = [((), config)]
-    while pending:
-        place, value = pending.pop()
-        if isinstance(value, (list, tuple)):
-            pending.extend((place, inner) for inner in value)
+    for place, value in walk(config):
         numbers = value if isinstance(value, (list, tuple)) else [value]
         if sum(abs(number) for number in numbers if isinstance(number, int)) > MAX_INTEGER:
             raise CheckpointError(
@@ -146,7 +142,6 @@ def check_description(config: dict, source: str | Path) -> None:
             )
         if not isinstance(value, dict):
             continue
-        pending.extend(((*place, key), inner) for key, inner in value.items())
         kind = value.get("type")
         allowed = [REGISTRIES[place]] if place in REGISTRIES else registries
         if "type" in value and not (isinstance(kind, str) and any(kind in r.module_dict for r in allowed)):
@@ -165,16 +160,11 @@ def check_arguments(config: Any, error_prefix: str) -> None:
         config: dicts and lists at any depth.
         error_prefix: beginning of the error message.
     """
-    pending: list[Any] = [config]
-    while pending:
-        value = pending.pop()
+    for _, value in walk(config):
         if isinstance(value, dict):
             invalid = next((key for key in value if not key.isidentifier() or key.startswith("_")), None)
             if invalid is not None:
                 raise CheckpointError(f"{error_prefix} {sanitized(invalid)!r}, which is not an argument name")
-            pending += value.values()
-        elif isinstance(value, (list, tuple)):
-            pending += value
         elif (isinstance(value, str) and "{{" in value) or (isinstance(value, float) and not math.isfinite(value)):
             raise CheckpointError(f"{error_prefix} {sanitized(repr(value))}, which is not a plain value")
 
@@ -185,19 +175,14 @@ def check_transforms(transforms: list[dict], source: str | Path) -> None:
     if len(transforms) > MAX_TRANSFORMS:
         raise CheckpointError(f"{source} was tested with {len(transforms)} transforms: give transforms")
     TRANSFORMS.import_from_location()
-    pending: list[Any] = list(transforms)
-    while pending:
-        value = pending.pop()
-        if isinstance(value, dict):
-            kind = value.get("type")
-            if "type" in value and not (isinstance(kind, str) and kind in TRANSFORMS.module_dict):
+    for _, value in walk(transforms):
+        if isinstance(value, dict) and "type" in value:
+            kind = value["type"]
+            if not (isinstance(kind, str) and kind in TRANSFORMS.module_dict):
                 raise CheckpointError(
                     f"{source} was tested with the transform {sanitized(repr(kind))}, which is not registered: "
                     "import the file that registers it first, or give transforms"
                 )
-            pending += value.values()
-        elif isinstance(value, (list, tuple)):
-            pending += value
         elif isinstance(value, (int, float)) and not abs(value) <= MAX_SIDE:
             raise CheckpointError(f"{source} was tested with transforms of size {value}: give transforms")
     if _num_operations(transforms) > MAX_OPERATIONS:

@@ -4,9 +4,7 @@ Shapes: N patches on a grid of rows x columns, d embedding dimensions.
 """
 
 import logging
-import math
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +15,7 @@ from ..io.log import print_log
 from ..io.untrusted import sanitized
 from ..models.backbone import PatchKernel, Positions
 from ..models.tasks.base import backbone_of
-from .resize import MODES, Patch, adapt_patch_kernel, resize_position_embedding, stored_patch
+from .resize import MODES, fit_patch_kernel, fit_positions
 from .unwrap import Checkpoint, as_checkpoint
 from .validate import FORMAT, CheckpointError
 
@@ -207,9 +205,7 @@ def transfer_backbone(
     weights = _with_part_as_backbone(checkpoint, match_key_prefix(checkpoint, model, expected), expected, part)
     resizable = {} if backbone is None else backbone.resizable()
     resizable = {f"{BACKBONE}{name}": how for name, how in resizable.items()}
-    grids = {name: how for name, how in resizable.items() if isinstance(how, Positions)}
-    kernels = {name: how for name, how in resizable.items() if isinstance(how, PatchKernel)}
-    if positions != "bicubic" and any(how.resize for how in grids.values()):
+    if positions != "bicubic" and any(isinstance(how, Positions) and how.resize for how in resizable.values()):
         raise ValueError(
             f"{type(model.backbone).__name__} has its own rule for resizing positions: leave resize_positions out"
         )
@@ -217,43 +213,31 @@ def transfer_backbone(
     filled = {}
     for name, value in weights.items():
         shape = _shape(value)
-        if name in expected and not name.startswith(BACKBONE):
-            result.dropped[name] = shape
-        elif name not in expected:
-            result.dropped[name] = f"{shape}: the model has no parameter of this name"
-        elif not same_dtype_kind(value, expected[name]):
+        if name not in expected or not name.startswith(BACKBONE):
+            known = name in expected
+            result.dropped[name] = shape if known else f"{shape}: the model has no parameter of this name"
+            continue
+        if not same_dtype_kind(value, expected[name]):
             kind = str(value.dtype).removeprefix("torch.")
             raise CheckpointError(
                 f"{source} has a dtype that does not match the model's: its {sanitized(name)} is {kind}"
             )
-        elif name in grids and value.ndim == 3 and _is_embedding(value, expected[name].shape[2]):
-            grid, resize = grids[name]
-            old = _stored_grid(checkpoint, value, grid, source)
-            filled[name] = (resize or partial(resize_position_embedding, mode=positions))(value, old, grid)
-            if old == grid:
-                result.loaded[name] = shape
-            else:
-                result.resized[name] = f"{old[0]} x {old[1]} -> {grid[0]} x {grid[1]} patches, {positions}"
-        elif name in kernels and value.ndim == expected[name].ndim:
-            order, *new = kernels[name]
-            old = stored_patch(checkpoint, value, order)
-            kernel, change = adapt_patch_kernel(value, expected[name], order, old, Patch(*new), patches, source)
-            if kernel is None:
-                result.dropped[name] = f"{shape}, the model's is {_shape(expected[name])}"
-            else:
-                filled[name] = kernel
-                (result.resized if change else result.loaded)[name] = change or shape
-        elif value.shape == expected[name].shape:
-            filled[name] = value
-            result.loaded[name] = shape
+        how = resizable.get(name)
+        if isinstance(how, Positions) and value.ndim == 3 and _is_embedding(value, expected[name].shape[2]):
+            fitted, change = fit_positions(checkpoint, value, how, positions)
+        elif isinstance(how, PatchKernel) and value.ndim == expected[name].ndim:
+            fitted, change = fit_patch_kernel(checkpoint, value, expected[name], how, patches)
         else:
+            fitted, change = value if value.shape == expected[name].shape else None, ""
+        if fitted is None:
             result.dropped[name] = f"{shape}, the model's is {_shape(expected[name])}"
+        else:
+            filled[name] = fitted
+            (result.resized if change else result.loaded)[name] = change or shape
     result.new.update({name: _shape(value) for name, value in expected.items() if name not in filled})
 
-    required = {name for name in expected if name.startswith(BACKBONE)} - (
-        kernels.keys() if patches == "new" else set()
-    )
-    size = sum(expected[name].numel() for name in required)
+    new = [name for name, how in resizable.items() if isinstance(how, PatchKernel)] if patches == "new" else []
+    size = sum(v.numel() for name, v in expected.items() if name.startswith(BACKBONE) and name not in new)
     num_filled = sum(value.numel() for value in filled.values())
     if not filled or 2 * num_filled < size:
         dropped = result.dropped.items()
@@ -299,32 +283,6 @@ def _with_part_as_backbone(
 def _is_embedding(value: Tensor, embed_dim: int) -> bool:
     """Return whether the shape is ``(1, 1 + N, d)`` with at least one patch."""
     return value.shape[0] == 1 and value.shape[1] >= 2 and value.shape[2] == embed_dim
-
-
-def _stored_grid(checkpoint: Checkpoint, embedding: Tensor, grid: tuple[int, int], source: str) -> tuple[int, int]:
-    """Return the grid of a checkpoint's position embeddings: from its model config, else the model's, else a square."""
-    num_patches = embedding.shape[1] - 1
-    backbone = (checkpoint.model or {}).get("backbone")
-    backbone = backbone if isinstance(backbone, dict) else {}
-    (H, W), (h, w) = (_pair(backbone.get(key)) for key in ("img_size", "patch_size"))
-    if (H // h) * (W // w) == num_patches:
-        return H // h, W // w
-    side = math.isqrt(num_patches)
-    if num_patches == grid[0] * grid[1]:
-        return grid
-    if side * side != num_patches:
-        raise CheckpointError(
-            f"{source} has position embeddings for {num_patches} patches, which do not form a square, and does not "
-            "give the grid: its meta.model.backbone lacks img_size and patch_size"
-        )
-    return side, side
-
-
-def _pair(size) -> tuple[int, int]:
-    """Return height and width of a checkpoint's size, or (1, 1) if the size is not valid."""
-    pair = (size, size) if isinstance(size, int) else size
-    valid = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(n, int) and n > 0 for n in pair)
-    return tuple(pair) if valid else (1, 1)
 
 
 def _shape(value: Tensor) -> str:

@@ -4,6 +4,8 @@ Shapes: N patches on a grid of rows x columns, h x w pixels of a patch, C channe
 """
 
 import inspect
+import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..models.backbone import PatchKernel, Positions
+from ..models.layers import resize_positions
 from ..registry import BACKBONES
 from .unwrap import Checkpoint
 from .validate import CheckpointError
@@ -43,11 +47,7 @@ def resize_position_embedding(
         new: (rows, columns) of the new grid.
         mode: one of ``MODES``.
     """
-    if old == new:
-        return embedding
-    cls_token, patches = embedding[:, :1], embedding[:, 1:]
-    image = patches.unflatten(1, old).permute(0, 3, 1, 2)
-    return torch.cat([cls_token, resize_image(image, new, mode).flatten(2).mT], dim=1)
+    return resize_positions(embedding, old, new, partial(resize_image, size=new, mode=mode))
 
 
 def resize_patch_kernel(kernel: Tensor, order: str, old: Patch, size: tuple[int, int], mode: str) -> Tensor:
@@ -78,9 +78,8 @@ def stored_patch(checkpoint: Checkpoint, kernel: Tensor, order: str) -> Patch | 
     if order == "d C h w":
         return Patch(*kernel.shape[2:], kernel.shape[1]) if kernel.ndim == 4 else None
     size, channels = (_backbone_argument(checkpoint, key) for key in ("patch_size", "in_channels"))
-    pair = (size, size) if isinstance(size, int) else size
-    valid = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(n) is int and n > 0 for n in pair)
-    if not valid or type(channels) is not int:
+    pair = _pair(size)
+    if pair is None or type(channels) is not int:
         return None
     patch = Patch(*pair, channels)
     if kernel.shape[-1] != patch.height * patch.width * channels:
@@ -91,42 +90,75 @@ def stored_patch(checkpoint: Checkpoint, kernel: Tensor, order: str) -> Patch | 
     return patch
 
 
+def stored_grid(checkpoint: Checkpoint, embedding: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
+    """Return the grid of a checkpoint's position embeddings: from its model config, else the model's, else a square.
+
+    Raises:
+        CheckpointError: the number of positions determines none of them.
+    """
+    num_patches = embedding.shape[1] - 1
+    (H, W), (h, w) = (_pair(_backbone_argument(checkpoint, key)) or (1, 1) for key in ("img_size", "patch_size"))
+    if (H // h) * (W // w) == num_patches:
+        return H // h, W // w
+    side = math.isqrt(num_patches)
+    if num_patches == grid[0] * grid[1]:
+        return grid
+    if side * side != num_patches:
+        raise CheckpointError(
+            f"{checkpoint.path} has position embeddings for {num_patches} patches, which do not form a square, and "
+            "does not give the grid: its meta.model.backbone lacks img_size and patch_size"
+        )
+    return side, side
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    """Return height and width of a checkpoint's size, or None if the size is not valid."""
+    pair = (size, size) if isinstance(size, int) else size
+    valid = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(n) is int and n > 0 for n in pair)
+    return tuple(pair) if valid else None
+
+
 def _backbone_argument(checkpoint: Checkpoint, key: str) -> Any:
     """Return a backbone argument from a checkpoint's model config, else its default, else None."""
     backbone = (checkpoint.model or {}).get("backbone")
-    kind = backbone.get("type") if isinstance(backbone, dict) else None
-    if not isinstance(kind, str):
-        return None
-    registered = BACKBONES.registered(kind)
+    backbone = backbone if isinstance(backbone, dict) else {}
+    kind = backbone.get("type")
+    registered = BACKBONES.registered(kind) if isinstance(kind, str) else None
     parameter = registered and inspect.signature(registered).parameters.get(key)
     default = parameter.default if parameter and parameter.default is not inspect.Parameter.empty else None
     return backbone.get(key, default)
 
 
-def adapt_patch_kernel(
-    kernel: Tensor, expected: Tensor, order: str, old: Patch | None, new: Patch, mode: str | None, source: str
+def fit_positions(checkpoint: Checkpoint, embedding: Tensor, new: Positions, mode: str) -> tuple[Tensor, str]:
+    """Return a checkpoint's position embeddings on the model's grid, and their change of size, '' for none."""
+    old = stored_grid(checkpoint, embedding, new.grid)
+    resize = new.resize or partial(resize_position_embedding, mode=mode)
+    change = f"{old[0]} x {old[1]} -> {new.grid[0]} x {new.grid[1]} patches, {mode}"
+    return resize(embedding, old, new.grid), "" if old == new.grid else change
+
+
+def fit_patch_kernel(
+    checkpoint: Checkpoint, kernel: Tensor, expected: Tensor, new: PatchKernel, mode: str | None
 ) -> tuple[Tensor | None, str]:
     """Return a checkpoint's kernel at the model's patch size, or None if it cannot be used, and its change of size.
 
     Args:
+        checkpoint: the kernel's checkpoint.
         kernel: the checkpoint's kernel.
         expected: the model's kernel.
-        order: dimensions of both kernels.
-        old: the checkpoint's patch, or None if unknown.
-        new: the model's patch.
+        new: the model's patch, and the dimensions of both kernels.
         mode: the setting ``resize_patches``.
-        source: the checkpoint, for messages.
 
     Raises:
         CheckpointError: the patch size differs or is unknown, and ``mode`` does not resolve it.
     """
+    source, old = checkpoint.path, stored_patch(checkpoint, kernel, new.order)
     shape, size = tuple(kernel.shape), (new.height, new.width)
     same_width = kernel.ndim == 1 or kernel.shape[0] == expected.shape[0]
-    if (old in (None, new)) and shape == tuple(expected.shape):
+    if old in (None, new[1:]) and shape == tuple(expected.shape):
         return kernel, ""
-    if not same_width or (old and old.channels != new.channels) or (not old and shape[-1] % new.channels):
-        return None, ""
-    if mode == "new":
+    other_channels = old.channels != new.channels if old else shape[-1] % new.channels
+    if not same_width or other_channels or mode == "new":
         return None, ""
     if old is None:
         raise CheckpointError(
@@ -139,4 +171,4 @@ def adapt_patch_kernel(
             f"{source} has patches of {old.height} x {old.width} pixels, the model of {size[0]} x {size[1]}: "
             "resize_patches='bilinear' in the config resizes the patch embedding, 'new' reinitializes it"
         )
-    return resize_patch_kernel(kernel, order, old, size, mode), change
+    return resize_patch_kernel(kernel, new.order, old, size, mode), change

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..io.untrusted import check_plain, sanitized, without_secrets
+from ..io.untrusted import check_plain, sanitized, walk, without_secrets
 
 # Version of the parameter names and metadata, stored as ``meta.format``. Old files have no version; they use these
 # names, or those of an earlier crate_mm.
@@ -162,17 +162,12 @@ def _kind(value: Any) -> str:
 
 
 def _check_tensors(checkpoint: dict, source: str | Path) -> None:
-    pending: list[tuple[str, Any]] = [("", checkpoint)]
-    while pending:
-        name, value = pending.pop()
+    for keys, value in walk(checkpoint):
         if isinstance(value, torch.Tensor) and not _is_dense(value):
             raise CheckpointError(
-                f"{source} is not a checkpoint: its {sanitized(name)} is not a dense and complete tensor: {ADVICE}"
+                f"{source} is not a checkpoint: its {sanitized('.'.join(map(str, keys)))} is not a dense and complete "
+                f"tensor: {ADVICE}"
             )
-        if isinstance(value, dict):
-            pending.extend((f"{name}.{key}" if name else str(key), inner) for key, inner in value.items())
-        elif isinstance(value, (list, tuple)):
-            pending.extend((name, inner) for inner in value)
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

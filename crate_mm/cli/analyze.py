@@ -38,13 +38,18 @@ from ..datasets import build_transforms
 from ..datasets.base import dataset_of
 from ..datasets.images import UnreadableImageError, open_image
 from ..datasets.transforms import to_uint8
-from ..inference.standalone import build_loader, build_transferred_model, load_config_and_checkpoint
+from ..inference.standalone import (
+    build_loader,
+    build_transferred_model,
+    load_config_and_checkpoint,
+    set_image_size,
+)
 from ..inference.standalone import build_model as build_from
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized, say
 from ..models.tasks.base import image_shape, task_of
 from ..registry import FIGURES
-from .options import Parser, add_cfg_options, positive_int, user_errors
+from .options import Parser, add_shared, distinct_names, positive_int, user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,7 +61,7 @@ def parse_args() -> argparse.Namespace:
     for name in FIGURES.names():
         figure = FIGURES.build({"type": name})
         command = commands.add_parser(name, help=figure.help, description=figure.help)
-        command.add_argument("config", help="config file, or the name of a packaged config")
+        add_shared(command, "config")
         command.add_argument("checkpoint", nargs="+" if figure.accepts_many else 1, help="checkpoint file, or 'random'")
         command.add_argument("--out", metavar="DIR", help="output directory (default: work_dirs/<config>/analysis)")
         command.add_argument(
@@ -75,7 +80,7 @@ def parse_args() -> argparse.Namespace:
         command.add_argument("--style", choices=STYLES, default="screen", help="'paper': fixed width, embedded fonts")
         command.add_argument("--width", type=float, metavar="INCHES", help="width with --style paper (default: 5.5)")
         command.add_argument("--font-size", type=float, metavar="POINTS", help="font with --style paper (default: 8)")
-        add_cfg_options(command)
+        add_shared(command, "--cfg-options")
     return parser.parse_args()
 
 
@@ -127,27 +132,10 @@ def figure_inputs(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iter
             yield FigureInput(", ".join(parts or [split]), model, batches, classes=classes)
 
 
-def distinct_names(files: list[str]) -> list[str]:
-    """Return distinct names for files: the stem, with as many parent directories as are needed."""
-    paths = [Path(file) for file in files]
-    names = [path.stem for path in paths]
-    for depth in range(2, max(len(path.parts) for path in paths) + 1):
-        if len(set(names)) == len(files):
-            return names
-        repeated = {name for name in names if names.count(name) > 1}
-        names = [
-            "/".join((*path.parts[-depth:-1], path.stem)) if name in repeated else name
-            for name, path in zip(names, paths)
-        ]
-    return [f"{name} ({number + 1})" if names.count(name) > 1 else name for number, name in enumerate(names)]
-
-
 def image_input(cfg: Config, checkpoint: str, args: argparse.Namespace, whole: bool) -> FigureInput:
     """Return a model for images of ``--size``, with the image files as a batch and as pictures of that size."""
-    if args.size:
-        if "backbone" not in cfg.model:
-            raise ValueError("--size sets model.backbone.img_size, but the config's model has no backbone")
-        cfg.model.backbone.img_size = args.size
+    if args.size and not set_image_size(cfg, args.size):
+        raise ValueError("--size sets model.backbone.img_size, which the config's model does not have")
     model = build_model(*args.loaded[checkpoint], args.seed, whole)
     _, H, W = image_shape(model)
     square = build_transforms([{"type": "Resize", "size": min(H, W)}, {"type": "CenterCrop", "size": (H, W)}])
@@ -204,7 +192,3 @@ def write_numbers(file: Path, contents: Any) -> None:
             csv.writer(stream).writerows(contents)
         else:
             stream.write(json.dumps(contents) + "\n")
-
-
-if __name__ == "__main__":
-    main()

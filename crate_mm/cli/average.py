@@ -18,11 +18,10 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..checkpoints import Checkpoint, open_checkpoint
-from ..checkpoints.average import Tried, average, greedy, has_statistics, save
-from ..engine.soup import validating, with_own_statistics
+from ..extras.average import Tried, average, greedy, has_statistics, save, validating, with_own_statistics
 from ..inference.standalone import load_config_and_checkpoint
 from ..io.untrusted import sanitized, say
-from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
+from .options import Parser, add_shared, check_output, positive_int, user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,8 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--images", type=positive_int, default=4096, help="number of images for BatchNorm statistics (default: 4096)"
     )
-    parser.add_argument("--force", action="store_true", help="overwrite FILE")
-    add_cfg_options(parser)
+    add_shared(parser, "--force", "--cfg-options")
     return parser.parse_args()
 
 
@@ -46,8 +44,6 @@ def check_args(args: argparse.Namespace) -> None:
     out = Path(args.out)
     if out.suffix != ".pth":
         raise ValueError(f"{sanitized(out)} must be named *.pth; tools/publish.py converts it to safetensors")
-    if out.exists() and not args.force:
-        raise ValueError(f"{sanitized(out)} exists: --force overwrites it")
     if len(args.checkpoints) < 2:
         raise ValueError("expected two checkpoints or more")
     files = [Path(path).resolve() for path in args.checkpoints]
@@ -56,7 +52,7 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError(f"{sanitized(duplicate)} is named twice")
     if args.cfg_options and not (args.greedy or args.statistics):
         raise ValueError("--cfg-options needs --greedy or --statistics, whose config it overrides")
-    check_writable(args.out)
+    check_output(args.out, force=args.force)
 
 
 def config_for(config: str, args: argparse.Namespace) -> Config:
@@ -110,7 +106,3 @@ def main() -> None:
             say(note)
         save(mean, args.out)
     say(f"wrote {sanitized(args.out)}: the average of {', '.join(mean.meta['averaged_from'])}")
-
-
-if __name__ == "__main__":
-    main()

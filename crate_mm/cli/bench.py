@@ -8,28 +8,25 @@ warm-up. Results on a machine with other load are unreliable.
 """
 
 import argparse
-import json
 
 from mmengine.logging import MMLogger
 
 from ..config import defines_model, fill_from_data, load_config
-from ..engine.bench import BenchResult, bench
 from ..engine.checkpointing.results import environment_info, model_cost
-from ..io.files import atomic_file
+from ..extras.bench import BenchResult, bench
+from ..io.files import write_json
 from ..io.untrusted import sanitized, say
 from ..registry import MODELS
-from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
+from .options import Parser, add_shared, check_writable, positive_int, user_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of a packaged config")
+    add_shared(parser, "config")
     parser.add_argument("--only", choices=["training", "inference"], help="measure only this mode (default: both)")
     parser.add_argument("--batch", type=positive_int, default=32, help="images per step (default: 32)")
     parser.add_argument("--seconds", type=positive_int, default=10, help="duration per mode, in s (default: 10)")
-    parser.add_argument("--amp", action="store_true", help="mixed precision: bf16, or fp16 where the GPU has no bf16")
-    parser.add_argument("--json", metavar="FILE", help="write the results to FILE, as JSON")
-    add_cfg_options(parser)
+    add_shared(parser, "--amp", "--json", "--cfg-options")
     return parser.parse_args()
 
 
@@ -60,10 +57,5 @@ def main() -> None:
         if args.json:
             rows = [{**result._asdict(), "images_per_second": result.images_per_second} for result in results]
             run = {"config": args.config, "amp": args.amp, **model_cost(MODELS.build(cfg.model)), **machine}
-            with atomic_file(args.json, text=True) as file:
-                file.write(json.dumps({**run, "measured": rows}, indent=2) + "\n")
+            write_json(args.json, {**run, "measured": rows})
             say(f"wrote {sanitized(args.json)}")
-
-
-if __name__ == "__main__":
-    main()

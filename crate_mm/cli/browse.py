@@ -16,14 +16,14 @@ import torch
 
 from ..analysis.figures.sheet import Panel, plot_sheet, save_sheet
 from ..config import default_work_dir, load_config
-from ..engine.loading.sample_preview import PreviewSample, SamplePreview
+from ..extras.sample_preview import PreviewSample, SamplePreview
 from ..io.untrusted import sanitized, say
-from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
+from .options import Parser, add_shared, check_output, positive_int, user_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of a packaged config")
+    add_shared(parser, "config")
     parser.add_argument("--split", choices=["train", "val", "test"], default="train")
     parser.add_argument("--number", type=positive_int, default=32, help="number of images (default: 32)")
     parser.add_argument("--epoch", type=positive_int, help="training epoch to show, from 1 (default: 1)")
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
         "--same", type=int, metavar="POSITION", help="show this sample (position from 0) in --number epochs"
     )
     parser.add_argument("--out", metavar="FILE", help="*.png or *.pdf (default: work_dirs/<config>/browse_<split>.png)")
-    add_cfg_options(parser)
+    add_shared(parser, "--cfg-options")
     return parser.parse_args()
 
 
@@ -66,13 +66,11 @@ def main() -> None:
     with user_errors():
         cfg = load_config(args.config, args.cfg_options)
         out = Path(args.out or f"{default_work_dir(cfg)}/browse_{args.split}.png")
-        if out.suffix.lower() not in (".png", ".pdf"):
-            raise ValueError(f"--out {sanitized(out)} must end in .png or .pdf")
         if args.split != "train" and (args.same is not None or args.epoch):
             raise ValueError(f"--same and --epoch need --split train: {args.split} data is the same in every epoch")
         if args.out is None:
             out.parent.mkdir(parents=True, exist_ok=True)
-        check_writable(str(out))
+        check_output(str(out), (".png", ".pdf"), "--out {} must end in .png or .pdf")
         preview = SamplePreview(cfg, args.split)
         if args.same is None:
             samples = list(preview.epoch_samples(args.number, args.epoch or 1))
@@ -84,7 +82,3 @@ def main() -> None:
         save_sheet(plot_sheet(panels, title(cfg, args, preview, samples)), out)
     mixed = ", after the model's batch augmentations" if preview.mixes else ""
     say(f"wrote {sanitized(out)}: {len(samples)} samples{mixed}")
-
-
-if __name__ == "__main__":
-    main()

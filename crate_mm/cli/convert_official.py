@@ -15,7 +15,7 @@ from ..checkpoints.validate import FORMAT
 from ..config.kinds import parse_value
 from ..io.untrusted import say
 from ..models.layers import to_pair
-from .options import KeyValues, Parser, check_writable, positive_int, user_errors
+from .options import KeyValues, Parser, add_shared, check_output, positive_int, user_errors
 
 UNKNOWN = (
     "is not a checkpoint of the official CRATE code or another supported code base: CRATE has keys pos_embedding and "
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="other model arguments that the file does not determine, such as img_size, ista_step_size, ista_lambda",
     )
-    parser.add_argument("--force", action="store_true", help="overwrite OUT")
+    add_shared(parser, "--force")
     return parser.parse_args()
 
 
@@ -44,9 +44,7 @@ def main() -> None:
     args = parse_args()
     with user_errors():
         output = Path(args.output)
-        if output.exists() and not args.force:
-            raise ValueError(f"{output} exists: --force overwrites it")
-        check_writable(args.output)
+        check_output(args.output, force=args.force)
         model_args = {name: parse_value(str(text)) for name, text in (args.given or {}).items()}
         checkpoint = open_checkpoint(args.input, **{"num_heads": args.num_heads, **model_args})
         if "translated_from" not in checkpoint.meta:
@@ -73,7 +71,3 @@ def main() -> None:
         f"{size} images in patches of {backbone['patch_size']}"
         + (f", {classes} classes" if classes else f", {checkpoint.model['type']}")
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -20,12 +20,12 @@ from rich.text import Text
 
 from ..config import defines_model, load_config, resolve_config
 from ..datasets.base import source_of
-from ..datasets.check import check_sources, open_root
-from ..engine.doctor import Finding, check_machine
+from ..extras.dataset_check import check_sources, open_root
+from ..extras.doctor import Finding, check_machine
 from ..io.untrusted import sanitized
 from ..registry import DATASETS
 from . import REPLACED
-from .options import Parser, add_cfg_options, positive_int, user_errors
+from .options import Parser, add_shared, positive_int, user_errors
 
 COLORS = {"ok": "green", "note": "yellow", "fault": "bold red"}
 SPLITS = ("train", "val", "test")
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--work-dir", default="work_dirs", help="output directory to check (default: work_dirs)")
     parser.add_argument("--sample", type=positive_int, default=200, help="images to read per split (default: 200)")
     parser.add_argument("--all", action="store_true", help="read all images, to find all duplicates")
-    add_cfg_options(parser)
+    add_shared(parser, "--cfg-options")
     return parser.parse_args()
 
 
@@ -112,7 +112,3 @@ def main() -> None:
         summary = f"faults: {faults}, notes: {counts['note']}"
         console.print(Text(summary, style=COLORS["fault" if faults else "ok"]))
     raise SystemExit(1 if faults else 0)
-
-
-if __name__ == "__main__":
-    main()

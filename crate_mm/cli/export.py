@@ -19,7 +19,7 @@ from ..datasets import ImageFiles
 from ..extras.interop.export import DTYPES, KINDS, export
 from ..io.untrusted import sanitized, say
 from ..models.tasks.base import Task, image_shape
-from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
+from .options import Parser, add_shared, check_output, positive_int, user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,8 +38,7 @@ def parse_args() -> argparse.Namespace:
         help="dtype of matrix products: bfloat16 for torch-export and torchscript, int8 for onnx (default: float32)",
     )
     parser.add_argument("--images", metavar="DIR", help="folder of images for the comparison (default: random images)")
-    parser.add_argument("--force", action="store_true", help="overwrite FILE")
-    add_cfg_options(parser)
+    add_shared(parser, "--force", "--cfg-options")
     return parser.parse_args()
 
 
@@ -59,9 +58,7 @@ def main() -> None:
         out = Path(args.out or source.with_suffix(KINDS[args.to]).name)
         if out.exists() and source.exists() and out.samefile(source):
             raise ValueError(f"{out} is the checkpoint itself: name another file by --out")
-        if out.exists() and not args.force:
-            raise ValueError(f"{out} exists: --force overwrites it")
-        check_writable(str(out))
+        check_output(str(out), force=args.force)
         config = None if args.config == "checkpoint" else load_config(args.config, args.cfg_options)
         if config is None and args.cfg_options:
             raise ValueError("--cfg-options needs a config to override: name one in place of 'checkpoint'")
@@ -79,7 +76,3 @@ def main() -> None:
         f"differ by at most {manifest['largest_difference']:.2g} (standard deviation of the outputs: "
         f"{manifest['output_deviation']:.2g}){same}"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -5,8 +5,6 @@ python tools/get_flops.py configs/crate_base_in1k.py --shape 384 384 --json flop
 """
 
 import argparse
-import inspect
-import json
 
 from rich.console import Console
 from rich.table import Table
@@ -14,19 +12,18 @@ from rich.table import Table
 from ..analysis.cost import Complexity, count_complexity
 from ..api import init_model
 from ..config import load_config
-from ..io.files import atomic_file
+from ..inference.standalone import set_image_size
+from ..io.files import write_json
 from ..models.tasks.base import task_of
-from ..registry import BACKBONES
-from .options import Parser, add_cfg_options, check_writable, user_errors
+from .options import Parser, add_shared, check_writable, user_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of a packaged config")
+    add_shared(parser, "config")
     parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="image size (default: the config's)")
     parser.add_argument("--depth", type=int, default=3, help="depth of the table of modules (default: 3)")
-    parser.add_argument("--json", metavar="FILE", help="write the report to FILE, as JSON")
-    add_cfg_options(parser)
+    add_shared(parser, "--json", "--cfg-options")
     return parser.parse_args()
 
 
@@ -37,16 +34,14 @@ def main() -> None:
         cfg = load_config(args.config, args.cfg_options)
         if not cfg.get("model"):
             raise ValueError(f"config {args.config} has no model")
-        backbone = cfg.model.get("backbone") or {}
-        if args.shape and backbone and "img_size" in inspect.signature(BACKBONES.get(backbone.type)).parameters:
-            cfg.model.backbone.img_size = tuple(args.shape)
+        if args.shape:
+            set_image_size(cfg, tuple(args.shape))
         model = task_of(init_model(cfg))
         report = count_complexity(model, model.example(args.shape), args.depth)
         print_report(report, title=str(args.config))
         if args.json:
             as_json = {**report._asdict(), "modules": [module._asdict() for module in report.modules]}
-            with atomic_file(args.json, text=True) as file:
-                file.write(json.dumps({"config": args.config, **as_json}, indent=2) + "\n")
+            write_json(args.json, {"config": args.config, **as_json})
 
 
 def print_report(report: Complexity, title: str) -> None:
@@ -71,7 +66,3 @@ def print_report(report: Complexity, title: str) -> None:
     console.print(f"  of these, in G: {by_operator}", highlight=False, soft_wrap=True)
     uncounted = ", ".join(f"{name.removeprefix('aten::')} {times}" for name, times in report.uncounted.items())
     console.print(f"  not counted, with number of calls: {uncounted}", highlight=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,21 +13,21 @@ from ..engine.checkpointing.results import environment_info, model_cost, origin_
 from ..evaluation import extract_features, knn_predict
 from ..inference.standalone import build_loader, build_transferred_model, load_config_and_checkpoint
 from ..io.untrusted import sanitized, say
-from .options import Parser, add_cfg_options, positive_int, user_errors
+from .options import Parser, add_shared, positive_int, user_errors
 
 MAX_LISTED = 20  # tensors, and again prefixes, listed in the log
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of a packaged config")
+    add_shared(parser, "config")
     parser.add_argument("checkpoint", help="checkpoint with the backbone, of any task")
     parser.add_argument("--k", type=positive_int, default=20, help="number of neighbors that vote (default: 20)")
     parser.add_argument(
         "--temperature", type=float, help="T: a neighbor of similarity s has weight exp(s / T) (default: weight 1)"
     )
     parser.add_argument("--work-dir", help="directory for result.json (default: work_dirs/<config name>/knn)")
-    add_cfg_options(parser)
+    add_shared(parser, "--cfg-options")
     return parser.parse_args()
 
 
@@ -76,7 +76,3 @@ def main() -> None:
         }
         write_result(work_dir, result)
     say(f"top1 {top1:.4f} (k {args.k}, {len(train)} training and {len(test)} test images)")
-
-
-if __name__ == "__main__":
-    main()

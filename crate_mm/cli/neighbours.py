@@ -26,7 +26,7 @@ from ..inference.transforms import EvalTransform
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized, say
 from ..models.tasks.base import task_of
-from .options import Parser, check_writable, positive_int, user_errors
+from .options import Parser, add_shared, check_output, positive_int, user_errors
 from .predict import find_images
 
 NUM_QUERIES = 8  # without --query
@@ -35,14 +35,12 @@ NUM_QUERIES = 8  # without --query
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("checkpoint", help="checkpoint, of training, published or third-party")
-    parser.add_argument("images", nargs="+", metavar="PATH", help="image file, folder, or pattern such as 'a/**/*.jpg'")
+    add_shared(parser, "images", "--config", "--batch")
     parser.add_argument(
         "--query", nargs="+", metavar="PATH", help=f"images to find neighbors of (default: {NUM_QUERIES} of the images)"
     )
     parser.add_argument("--k", type=positive_int, default=5, help="neighbors per query (default: 5)")
     parser.add_argument("--out", required=True, metavar="FILE", help="*.npz: the features; *.png, *.pdf: the sheet")
-    parser.add_argument("--config", help="config that defines the model, if the checkpoint does not")
-    parser.add_argument("--batch", type=positive_int, default=64, help="batch size (default: 64)")
     return parser.parse_args()
 
 
@@ -84,14 +82,13 @@ def default_queries(images: Features) -> Features:
 def main() -> None:
     args = parse_args()
     with user_errors():
-        kind = Path(args.out).suffix.lower()
-        if kind not in (".npz", ".png", ".pdf"):
-            raise ValueError(
-                f"--out {sanitized(args.out)} must end in .npz for features, or in .png or .pdf for a sheet"
-            )
+        kind = check_output(
+            args.out,
+            (".npz", ".png", ".pdf"),
+            "--out {} must end in .npz for features, or in .png or .pdf for a sheet",
+        )
         if kind == ".npz" and args.query:
             raise ValueError("--query needs a sheet, such as --out sheet.png")
-        check_writable(args.out)
         files = find_images(args.images)
         query_files = find_images(args.query) if args.query else None
         model = task_of(init_model(args.config, args.checkpoint, get_device()))
@@ -114,7 +111,3 @@ def main() -> None:
         for path, reason in {**dict(images.broken), **dict(queries.broken)}.items():
             say(f"{sanitized(path, 500)}: cannot be read: {reason}")
     say(f"wrote {sanitized(args.out)}: {images}")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,18 +9,18 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
 from ..checkpoints import CheckpointError
 from ..config.kinds import Given, parse_value  # noqa: F401  parse_value: for existing scripts, see moved.py
-from ..engine.doctor import emulates_bf16
 from ..engine.parallel.launch import LAUNCHERS
 from ..engine.safety.finite import PeerFailedError, RunStoppedError
 from ..engine.safety.lock import FolderInUseError
 from ..engine.safety.signals import EXIT_INTERRUPTED, RunInterruptedError
+from ..extras.doctor import emulates_bf16
 from ..io.files import home
 from ..io.untrusted import sanitized, shown_lines
 
@@ -53,15 +53,6 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that ``train.py`` and ``test.py`` share, with MMEngine's names."""
-    parser.add_argument("--work-dir", help="directory for logs and checkpoints (default: work_dirs/<config name>)")
-    parser.add_argument("--amp", action="store_true", help="mixed precision: bf16, or fp16 where the GPU has no bf16")
-    add_cfg_options(parser)
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="launcher of the processes")
-    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
-
-
 class KeyValues(argparse.Action):
     """Collect KEY=VALUE pairs with the values as text. (MMEngine's own action drops spaces and cannot read dicts.)"""
 
@@ -75,15 +66,43 @@ class KeyValues(argparse.Action):
         setattr(namespace, self.dest, options)
 
 
-def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cfg-options``."""
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=KeyValues,
-        metavar="KEY=VALUE",
-        help="override config settings, e.g. train_cfg.max_epochs=10 data_root=/data/imagenet",
-    )
+def positive_int(text: str) -> int:
+    """Parse a positive integer, for ``type=positive_int``."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
+
+
+# Arguments that several commands have.
+SHARED = {
+    "config": {"help": "config file, or the name of a packaged config"},
+    "images": {"nargs": "+", "metavar": "PATH", "help": "image file, folder, or pattern such as 'a/**/*.jpg'"},
+    "--amp": {"action": "store_true", "help": "mixed precision: bf16, or fp16 where the GPU has no bf16"},
+    "--batch": {"type": positive_int, "default": 64, "help": "batch size (default: 64)"},
+    "--cfg-options": {
+        "nargs": "+",
+        "action": KeyValues,
+        "metavar": "KEY=VALUE",
+        "help": "override config settings, e.g. train_cfg.max_epochs=10 data_root=/data/imagenet",
+    },
+    "--force": {"action": "store_true", "help": "overwrite the output file"},
+    "--json": {"metavar": "FILE", "help": "write the results to FILE, as JSON"},
+    "--config": {"help": "config that defines the model, if the checkpoint does not"},
+}
+
+
+def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add arguments of ``SHARED``."""
+    for name in names:
+        parser.add_argument(name, **SHARED[name])
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ``train.py`` and ``test.py`` share, with MMEngine's names."""
+    parser.add_argument("--work-dir", help="directory for logs and checkpoints (default: work_dirs/<config name>)")
+    add_shared(parser, "--amp", "--cfg-options")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="launcher of the processes")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
 
 
 @contextmanager
@@ -128,11 +147,38 @@ def user_errors(show_traceback: bool = False) -> Iterator[None]:
         _exit_now(2 if own or expected else 1)
 
 
-def positive_int(text: str) -> int:
-    """Parse a positive integer, for ``type=positive_int``."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
-    return int(text)
+def distinct_names(files: Iterable[str | Path], stems: bool = True) -> list[str]:
+    """Return distinct names for files, with as many parent directories as are needed; ``stems``: without extension."""
+    paths = [Path(file).with_suffix("") if stems else Path(file) for file in files]
+    names = [path.name for path in paths]
+    for depth in range(2, max(len(path.parts) for path in paths) + 1):
+        repeated = {name for name in names if names.count(name) > 1}
+        names = ["/".join(p.parts[-depth:]) if name in repeated else name for name, p in zip(names, paths)]
+    return [f"{name} ({number + 1})" if names.count(name) > 1 else name for number, name in enumerate(names)]
+
+
+def check_output(file: str, endings: tuple[str, ...] = (), rule: str = "", force: bool = True) -> str:
+    """Check an output file before the work begins.
+
+    Args:
+        file: path of the file.
+        endings: permitted extensions, in any case (default: all).
+        rule: message for another extension, with {} for the file.
+        force: whether an existing file may be overwritten.
+
+    Returns:
+        The extension in lower case.
+
+    Raises:
+        ValueError: the file has another extension, exists, or cannot be written.
+    """
+    ending = Path(file).suffix.lower()
+    if endings and ending not in endings:
+        raise ValueError(rule.format(sanitized(file)))
+    if Path(file).exists() and not force:
+        raise ValueError(f"{sanitized(file)} exists: --force overwrites it")
+    check_writable(file)
+    return ending
 
 
 def check_writable(*files: str | None) -> None:

@@ -22,8 +22,8 @@ import numpy as np
 from rich.progress import Progress
 
 from ..datasets import ClassFolders
-from ..datasets.encoding import encode, encode_parallel  # noqa: F401  encode: for existing scripts
 from ..datasets.shards import write_shard
+from ..extras.encoding import encode_parallel
 from ..extras.packing import Packing
 from ..io.untrusted import sanitized, say
 from .options import Parser, positive_int, user_errors
@@ -136,7 +136,3 @@ def samples(
             failed_images.append(f"{sanitized(path)} ({sanitized(data)})")
         else:
             yield position, str(Path(path).relative_to(root).with_suffix(suffix)), data, label
-
-
-if __name__ == "__main__":
-    main()

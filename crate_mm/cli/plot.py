@@ -15,10 +15,10 @@ from pathlib import Path
 from ..analysis.figures.curves import plot_curves
 from ..analysis.figures.sheet import save_sheet
 from ..config import defines_model, load_config
-from ..engine.curves import Point, Schedule, find_key, read_run, schedule
+from ..extras.curves import Point, Schedule, find_key, read_run, schedule
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized, say, spreadsheet_cell
-from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
+from .options import Parser, add_shared, check_output, distinct_names, positive_int, user_errors
 
 DEFAULT_KEYS = ("loss", "eval/top1", "eval/loss", "lr")
 SCHEDULE_POINTS = 2000  # approximate number of points drawn per schedule
@@ -41,18 +41,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--out", metavar="FILE", default="curves.png", help="*.png, *.pdf or *.csv (default: curves.png)"
     )
-    add_cfg_options(parser)
+    add_shared(parser, "--cfg-options")
     return parser.parse_args()
 
 
 def names_of(runs: Iterable[str]) -> list[str]:
     """Return short distinct names of directories: the last parts of their paths."""
     paths = [Path(run).resolve() for run in runs]
-    for count in range(1, max(len(path.parts) for path in paths) + 1):
-        names = [sanitized("/".join(path.parts[-count:])) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    raise ValueError("a run is named twice")
+    if len(set(paths)) < len(paths):
+        raise ValueError("a run is named twice")
+    return [sanitized(name) for name in distinct_names(paths, stems=False)]
 
 
 def select_keys(runs: dict[str, dict[str, list[Point]]], requested: list[str] | None) -> list[str]:
@@ -122,14 +120,11 @@ def schedule_rows(schedule: Schedule) -> Iterable[list]:
 def main() -> None:
     args = parse_args()
     with user_errors():
-        kind = Path(args.out).suffix.lower()
-        if kind not in (".png", ".pdf", ".csv"):
-            raise ValueError(f"--out {sanitized(args.out)} must end in .png, .pdf or .csv")
+        kind = check_output(args.out, (".png", ".pdf", ".csv"), "--out {} must end in .png, .pdf or .csv")
         if bool(args.runs) == bool(args.schedule):
             raise ValueError("give either the work directories of runs or --schedule CONFIG")
         if not args.schedule and (args.samples or args.cfg_options):
             raise ValueError("--samples and --cfg-options need --schedule CONFIG")
-        check_writable(args.out)
         if args.schedule:
             cfg = load_config(args.schedule, args.cfg_options)
             if not defines_model(cfg):  # use a small model in place of the checkpoint's
@@ -148,7 +143,3 @@ def main() -> None:
             check_drawable(len(panels), sum(map(len, panels.values())))
             save_sheet(plot_curves(panels, x), args.out)
     say(f"wrote {sanitized(args.out)}: {contents}")
-
-
-if __name__ == "__main__":
-    main()

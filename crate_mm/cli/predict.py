@@ -25,7 +25,7 @@ from ..engine import amp_dtype
 from ..inference.predictor import Prediction, Predictor
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized, say, spreadsheet_cell
-from .options import Parser, check_writable, positive_int, user_errors
+from .options import Parser, add_shared, check_output, positive_int, user_errors
 
 SHEET_IMAGES = 30
 
@@ -33,15 +33,12 @@ SHEET_IMAGES = 30
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("checkpoint", help="checkpoint of a classifier, of training, published or third-party")
-    parser.add_argument("images", nargs="+", metavar="PATH", help="image file, folder, or pattern such as 'a/**/*.jpg'")
-    parser.add_argument("--config", help="config that defines the model, if the checkpoint does not")
+    add_shared(parser, "images", "--config", "--batch", "--amp")
     parser.add_argument(
         "--out", metavar="FILE", help="*.csv: a row per image; *.png, *.pdf: a sheet of the first images"
     )
     parser.add_argument("--top", type=positive_int, default=5, metavar="K", help="classes per image (default: 5)")
     parser.add_argument("--number", type=positive_int, help=f"images on a sheet (default: {SHEET_IMAGES})")
-    parser.add_argument("--batch", type=positive_int, default=64, help="batch size (default: 64)")
-    parser.add_argument("--amp", action="store_true", help="mixed precision: bf16, or fp16 where the GPU has no bf16")
     return parser.parse_args()
 
 
@@ -117,12 +114,10 @@ class PredictionCounter:
 def main() -> None:
     args = parse_args()
     with user_errors():
-        kind = Path(args.out).suffix.lower() if args.out else ""
-        if args.out and kind not in (".csv", ".png", ".pdf"):
-            raise ValueError(f"--out {sanitized(args.out)} must end in .csv for rows, or in .png or .pdf for a sheet")
+        rule = "--out {} must end in .csv for rows, or in .png or .pdf for a sheet"
+        kind = check_output(args.out, (".csv", ".png", ".pdf"), rule) if args.out else ""
         if args.number and kind not in (".png", ".pdf"):
             raise ValueError("--number needs a sheet, such as --out sheet.png")
-        check_writable(args.out)
         images = find_images(args.images)
         selected = images if kind not in (".png", ".pdf") else images[: args.number or SHEET_IMAGES]
         model = init_model(args.config, args.checkpoint, get_device())
@@ -149,7 +144,3 @@ def main() -> None:
         if predictions.broken == predictions.count:
             raise ValueError(f"no image of {predictions.count} can be read; the first: {predictions.reason}")
     say("; ".join([str(predictions), *notes]))
-
-
-if __name__ == "__main__":
-    main()

@@ -13,7 +13,7 @@ from ..config import defines_model, load_config, plan_batch, resolve_config
 from ..config.load import to_source
 from ..config.settings import DERIVED, GUARDS, SETTINGS
 from ..io.untrusted import say
-from .options import Parser, add_cfg_options, positive_int, user_errors
+from .options import Parser, add_shared, positive_int, user_errors
 
 SOURCE_BY_LAST_KEY = {
     "num_workers": "the cores of this machine, for one process",
@@ -26,9 +26,9 @@ HIDDEN = ("experiment_name", "custom_hooks")  # random; custom_hooks repeats the
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of a packaged config")
+    add_shared(parser, "config")
     parser.add_argument("--processes", type=positive_int, default=1, help="number of processes of the run (default: 1)")
-    add_cfg_options(parser)
+    add_shared(parser, "--cfg-options")
     return parser.parse_args()
 
 
@@ -72,7 +72,3 @@ def main() -> None:
             say(f"#   images per step: {plan}")
         guards = [name for name in GUARDS if (cfg.get("guards") or {}).get(name, {}) is not None]
         say(f"#   active guards: {', '.join(guards)}")
-
-
-if __name__ == "__main__":
-    main()

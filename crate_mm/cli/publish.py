@@ -12,14 +12,14 @@ from pathlib import Path
 from ..checkpoints import open_checkpoint
 from ..checkpoints.publish import publish
 from ..io.untrusted import sanitized, say
-from .options import Parser, check_writable, user_errors
+from .options import Parser, add_shared, check_output, user_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("input", metavar="IN", help="checkpoint of training")
     parser.add_argument("output", metavar="OUT", help="file to write, *.safetensors")
-    parser.add_argument("--force", action="store_true", help="overwrite OUT")
+    add_shared(parser, "--force")
     return parser.parse_args()
 
 
@@ -29,9 +29,7 @@ def main() -> None:
         output = Path(args.output)
         if output.suffix != ".safetensors":
             raise ValueError(f"{output} must be named *.safetensors")
-        if output.exists() and not args.force:
-            raise ValueError(f"{output} exists: --force overwrites it")
-        check_writable(args.output)
+        check_output(args.output, force=args.force)
         checkpoint = open_checkpoint(args.input)
         checkpoint.log_notes(say)
         manifest = publish(checkpoint, output)
@@ -39,7 +37,3 @@ def main() -> None:
         f"{sanitized(name)} {value:g}" for name, value in manifest["metrics"].items() if isinstance(value, float)
     )
     say(f"wrote {sanitized(output)}, sha256 of the weights {manifest['sha256']}{', ' if metrics else ''}{metrics}")
-
-
-if __name__ == "__main__":
-    main()

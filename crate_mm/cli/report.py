@@ -39,11 +39,11 @@ from ..datasets.transforms import to_uint8
 from ..engine.checkpointing.results import dataset_name
 from ..extras.report.collect import ReportDataset, ReportModel, ReportSettings, collect
 from ..extras.report.page import make_page
-from ..inference.standalone import build_loader, load_config_and_checkpoint
+from ..inference.standalone import build_loader, load_config_and_checkpoint, use_folder
 from ..io.files import atomic_file
 from ..io.untrusted import public, sanitized, say
 from .analyze import build_model
-from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
+from .options import Parser, add_shared, check_writable, positive_int, user_errors
 
 MAX_MASK_CLASSES = 1024  # per ground-truth mask, as each class is transformed by itself; scenes have fewer than 300
 PAGE_BYTES = 150_000  # of a page without data, at most
@@ -52,7 +52,7 @@ MAX_CONFIG_CHARS = 20_000  # of a model config quoted on the page
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of a packaged config")
+    add_shared(parser, "config")
     parser.add_argument("checkpoint", nargs="+", help="checkpoint file, or 'random'")
     parser.add_argument(
         "--also", nargs="+", action="append", default=[], metavar=("CONFIG", "CHECKPOINT"),
@@ -77,7 +77,7 @@ def parse_args() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--title", default="", help="title of the page")
     parser.add_argument("--seed", type=int, default=0, help="seed of 'random' and of the image sample (default: 0)")
-    add_cfg_options(parser)
+    add_shared(parser, "--cfg-options")
     return parser.parse_args()
 
 
@@ -154,13 +154,8 @@ def load_data(cfg: Config, args: argparse.Namespace) -> DataLoader:
     if args.images:
         if not cfg.get("test_dataloader"):
             raise ValueError("--images needs a config with a test_dataloader, whose transforms apply to the images")
-        channels = len((cfg.model.get("preprocessor") or {}).get("mean", "RGB"))
         cfg = cfg.copy()
-        cfg.test_dataloader.dataset.source = {"type": "ImageFiles", "root": args.images, "channels": channels}
-        size = (cfg.model.get("backbone") or {}).get("img_size")
-        if size is not None:  # no effect after most configs' transforms, but some rely on images of one size
-            resize = {"type": "Resize", "size": (size, size) if isinstance(size, int) else tuple(size)}
-            cfg.test_dataloader.dataset.transforms = [*cfg.test_dataloader.dataset.get("transforms", ()), resize]
+        use_folder(cfg, args.images)
     loader = build_loader(cfg, "test" if args.images else args.split)
     require_images(loader.dataset, "test" if args.images else args.split)
     return loader
@@ -260,7 +255,3 @@ def run_data(args: argparse.Namespace, datas: list[ReportDataset], measured: int
         },
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
     }
-
-
-if __name__ == "__main__":
-    main()

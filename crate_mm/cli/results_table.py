@@ -252,7 +252,3 @@ def _cell(cell: dict | None, paper: tuple[float, ...] | None, model: str) -> str
 
 def _rank(order: tuple[str, ...]):
     return lambda name: (order.index(name) if name in order else len(order), name)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,6 @@ tools/dist_test.sh configs/crate_base_in1k.py crate_base.pth 8 --json result.jso
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from mmengine.config import Config
@@ -27,18 +26,18 @@ from ..engine.checkpointing.results import (
 )
 from ..engine.parallel.launch import shutdown_distributed
 from ..evaluation import ClassificationMetric
-from ..evaluation.reports import write_confusion, write_per_class, write_predictions
-from ..inference.standalone import load_config_and_checkpoint
-from ..io.files import atomic_file
+from ..extras.evaluation_reports import write_confusion, write_per_class, write_predictions
+from ..inference.standalone import load_config_and_checkpoint, use_folder
+from ..io.files import write_json
 from ..io.untrusted import sanitized, say
-from .options import Parser, add_common_options, check_writable, user_errors
+from .options import Parser, add_common_options, add_shared, check_writable, user_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of a packaged config")
+    add_shared(parser, "config")
     parser.add_argument("checkpoint", help="checkpoint file, also a third-party one")
-    parser.add_argument("--json", metavar="FILE", help="write the metrics to FILE, as JSON")
+    add_shared(parser, "--json")
     parser.add_argument("--out", metavar="FILE", help="write one CSV row per sample: label, top classes, scores")
     parser.add_argument("--per-class", metavar="FILE", help="write the accuracy of each class to FILE, as CSV")
     parser.add_argument("--confusion", metavar="PREFIX", help="write the confusion matrix to PREFIX.csv and PREFIX.png")
@@ -94,13 +93,7 @@ def apply_data_options(cfg: Config, args: argparse.Namespace) -> None:
     if not cfg.get("test_dataloader") or not cfg.get("test_evaluator"):
         return  # the Runner raises an error that names the missing setting
     if args.folder:
-        cfg.test_dataloader.dataset.source = {"type": "ImageFiles", "root": args.folder}
-        cfg.test_dataloader.dataset.source["channels"] = len(cfg.model.get("preprocessor", {}).get("mean", "RGB"))
-        if "img_size" in (cfg.model.get("backbone") or {}):
-            # No effect after most configs' transforms, but some transforms rely on images of one size.
-            size = cfg.model.backbone.img_size
-            resize = {"type": "Resize", "size": (size, size) if isinstance(size, int) else tuple(size)}
-            cfg.test_dataloader.dataset.transforms = [*cfg.test_dataloader.dataset.get("transforms", ()), resize]
+        use_folder(cfg, args.folder)
     if args.real:
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, {"type": "ImageNetReaL", "labels": args.real}]
@@ -164,12 +157,3 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
             failed.append(f"could not write {sanitized(file)} ({type(error).__name__}: {error})")
     if failed:
         raise RunStoppedError(f"{'; '.join(failed)}; all other results were written")
-
-
-def write_json(file: str, entry: dict) -> None:
-    with atomic_file(file, text=True) as stream:
-        stream.write(json.dumps(entry, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

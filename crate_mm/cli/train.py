@@ -20,12 +20,12 @@ from ..engine.safety.signals import raise_on_signal
 from ..inference.standalone import load_config_and_checkpoint
 from ..io.files import home
 from ..registry import MODELS
-from .options import Parser, add_common_options, user_errors
+from .options import Parser, add_common_options, add_shared, user_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", help="config file, or the name of a packaged config")
+    add_shared(parser, "config")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -115,7 +115,3 @@ def main() -> None:
     with user_errors(show_traceback=True):
         runner.train()
         shutdown_distributed()
-
-
-if __name__ == "__main__":
-    main()

@@ -14,9 +14,7 @@ from torch.utils.data import DataLoader
 from .. import registry
 from ..registry import suggest
 from .kinds import Given, accepted_types, read, signatures
-from .settings import DERIVED, GUARDS, SETTINGS, VALUE_TYPES
-
-_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+from .settings import DERIVED, GUARDS, LOADERS, PARAMWISE_KEYS, SETTINGS, VALUE_TYPES
 
 # Receivers of the dicts without a ``type``.
 _UNTYPED = {
@@ -28,7 +26,7 @@ _UNTYPED = {
     "test_cfg": TestLoop.__init__,
     "log_processor": LogProcessor.__init__,
     "optim_wrapper.clip_grad": torch.nn.utils.clip_grad_norm_,
-    **dict.fromkeys(_LOADERS, DataLoader.__init__),
+    **dict.fromkeys(LOADERS, DataLoader.__init__),
 }
 _EXTRA = {
     "": [
@@ -41,10 +39,7 @@ _EXTRA = {
     "guards": list(GUARDS),
     "env_cfg": ["mp_cfg", "dist_cfg", "resource_limit"],
     "optim_wrapper.clip_grad": ["type", "max_norm", "clip_value"],
-    "optim_wrapper.paramwise_cfg": [
-        *("lr_mult", "decay_mult", "norm_decay_mult", "bias_lr_mult", "bias_decay_mult", "flat_decay_mult"),
-        *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate", "custom_keys", "layer_decay"),
-    ],
+    "optim_wrapper.paramwise_cfg": list(PARAMWISE_KEYS),
     "optim_wrapper": [
         "type",
         "constructor",
@@ -56,7 +51,7 @@ _EXTRA = {
     ],
     "train_cfg": ["max_steps"],
     "param_scheduler": ["convert_to_iter_based", "by_epoch", "begin", "end"],
-    **{name: ["dataset", "num_batch_per_epoch"] for name in _LOADERS},
+    **{name: ["dataset", "num_batch_per_epoch"] for name in LOADERS},
 }
 
 

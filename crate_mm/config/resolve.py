@@ -16,10 +16,9 @@ from ..io.untrusted import env_number
 from ..registry import DATASETS
 from .batch import nearest_even, plan_batch
 from .load import require_model
-from .settings import fill_settings, guard_hooks
+from .settings import LOADERS, fill_settings, guard_hooks
 
 MMENGINE_HOOKS = {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"}
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
 def default_work_dir(cfg: Config) -> str:

@@ -10,21 +10,27 @@ from ..registry import suggest
 
 
 class Setting(NamedTuple):
-    """A key of a config: its default, the expected value as text and as a predicate, and a one-line description."""
+    """A key of a config.
+
+    Attributes:
+        name: its dotted name.
+        default: its default; ... if MMEngine, or the part that receives the setting, defines the default.
+        expected: the expected value as text.
+        is_valid: the same as a predicate.
+        help: one line of description.
+        recipe: whether it distinguishes runs of a model on a dataset: 'always', 'if set', or '' for no.
+    """
 
     name: str
     default: Any
     expected: str
     is_valid: Callable[[Any], bool]
     help: str
+    recipe: str = ""
 
 
 def _int_from(lowest: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= lowest
-
-
-def _one_of(*values: Any) -> Callable[[Any], bool]:
-    return lambda value: any(value is other for other in values)
 
 
 def _positive(value: Any) -> bool:
@@ -38,9 +44,12 @@ def _is_auto_scale_lr(value: Any) -> bool:
     return isinstance(value.get("enable", False), bool) and _int_from(1)(value.get("base_batch_size"))
 
 
-# A default of ... means that MMEngine, or the receiver of the setting, defines the default.
+# Expected values as text, and as a predicate.
+COUNT = ("a positive integer", _int_from(1))
+BOOL = ("one of True, False", lambda value: isinstance(value, bool))
+
 SETTINGS = (
-    Setting("global_batch_size", None, "a positive integer", _int_from(1), "samples per step, over all processes"),
+    Setting("global_batch_size", None, *COUNT, "samples per step, over all processes", recipe="always"),
     Setting(
         "max_batch_per_device",
         None,
@@ -51,8 +60,7 @@ SETTINGS = (
     Setting(
         "fit_batch",
         False,
-        "one of True, False",
-        _one_of(True, False),
+        *BOOL,
         "reduce `global_batch_size` to the number of training samples if that is smaller; the log says so",
     ),
     Setting(
@@ -68,6 +76,7 @@ SETTINGS = (
         "dict(base_batch_size=a positive integer, enable=True or False), or None",
         _is_auto_scale_lr,
         "`dict(base_batch_size=256, enable=True)`: scale the learning rate by batch size / 256",
+        recipe="always",
     ),
     Setting(
         "ema_momentum",
@@ -75,6 +84,7 @@ SETTINGS = (
         "a float between 0 and 1, or None",
         lambda value: value is None or (isinstance(value, float) and 0 < value < 1),
         "momentum of the moving average of weights that is evaluated and saved; timm's decay 0.99996 is 4e-5",
+        recipe="always",
     ),
     Setting(
         "resize_positions",
@@ -96,12 +106,13 @@ SETTINGS = (
         "the name of a submodule, or None",
         lambda value: value is None or (isinstance(value, str) and value != ""),
         "submodule of the start checkpoint to use as backbone, such as 'teacher'; None: the one its task declares",
+        recipe="if set",
     ),
     Setting(
         "compile_blocks",
         None,
         "one of True, False, 'backbone', None",
-        lambda value: _one_of(True, False, None)(value) or value == "backbone",
+        lambda value: value in (None, "backbone") or isinstance(value, bool),
         "compile the repeated block, or the whole 'backbone'; None: the block, on a GPU",
     ),
     Setting(
@@ -110,6 +121,7 @@ SETTINGS = (
         "one of 'float32', 'bfloat16', 'float16', None",
         lambda value: value in ("float32", "bfloat16", "float16", None),
         "precision of the validation during training; None: that of training",
+        recipe="if set",
     ),
     Setting(
         "residual_dtype",
@@ -117,41 +129,31 @@ SETTINGS = (
         "'bfloat16' or None",
         lambda value: value in ("bfloat16", None),
         "mixed precision: dtype of the residual stream between blocks; None: float32",
+        recipe="if set",
     ),
     Setting(
         "tf32",
         False,
-        "one of True, False",
-        _one_of(True, False),
+        *BOOL,
         "allow TF32 (10-bit mantissa) for float32 matrix products and convolutions on GPUs: faster, less exact",
+        recipe="if set",
     ),
     Setting(
         "activation_checkpointing",
         False,
         "True, False, None or a list of module names",
-        lambda value: _one_of(True, False, None)(value) or isinstance(value, (list, tuple)),
+        lambda value: value is None or isinstance(value, (bool, list, tuple)),
         "recompute the blocks in the backward pass to save memory",
     ),
-    Setting(
-        "zero",
-        False,
-        "one of True, False",
-        _one_of(True, False),
-        "shard the optimizer's state over the processes to save memory",
-    ),
-    Setting(
-        "find_unused_parameters",
-        False,
-        "one of True, False",
-        _one_of(True, False),
-        "multiple processes: allow parameters that receive no gradient",
-    ),
+    Setting("zero", False, *BOOL, "shard the optimizer's state over the processes to save memory"),
+    Setting("find_unused_parameters", False, *BOOL, "multiple processes: allow parameters that receive no gradient"),
     Setting(
         "ddp",
         {},
         "a dict of DistributedDataParallel's options, with compress='bf16', 'fp16' or None",
         lambda value: isinstance(value, dict) and value.get("compress") in ("bf16", "fp16", None),
         "multiple processes: options of DistributedDataParallel; `compress='bf16'` sends gradients in 16 bits",
+        recipe="if set",
     ),
     Setting(
         "sync_bn",
@@ -173,9 +175,10 @@ SETTINGS = (
         "a positive integer",
         lambda value: value is None or _int_from(1)(value),  # None with max_steps
         "length of the run, in epochs",
+        recipe="always",
     ),
-    Setting("train_cfg.max_steps", ..., "a positive integer", _int_from(1), "length of the run, in steps"),
-    Setting("train_cfg.val_interval", ..., "a positive integer", _int_from(1), "epochs between validations"),
+    Setting("train_cfg.max_steps", ..., *COUNT, "length of the run, in steps", recipe="if set"),
+    Setting("train_cfg.val_interval", ..., *COUNT, "epochs between validations"),
     Setting("optim_wrapper.optimizer.lr", ..., "a number above 0", _positive, "learning rate after the warm-up"),
     Setting(
         "optim_wrapper.max_skipped_steps",
@@ -188,11 +191,19 @@ SETTINGS = (
         "optim_wrapper.decide_on_device",
         ...,
         "True, False or None",
-        _one_of(True, False, None),
+        lambda value: value is None or isinstance(value, bool),
         "skip such a step on the GPU without a host synchronization; None: if the optimizer supports it",
     ),
 )
 
+
+# Parts of a config that belong to a run's recipe as a whole, beside the settings above.
+RECIPE_PARTS = ("model", "optim_wrapper", "param_scheduler")
+PARAMWISE_KEYS = (
+    *("bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "flat_decay_mult"),
+    *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate", "custom_keys", "layer_decay"),
+)
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 # Value types of keys that no signature declares.
 VALUE_TYPES = {

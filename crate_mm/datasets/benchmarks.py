@@ -38,17 +38,11 @@ class _Benchmark:
         if root is None:
             raise ValueError(f"data_root is not set: give the folder that holds {name}'s {self.folder}")
         root = home(root)
-        if download and torch.distributed.is_initialized():
-            if int(os.environ.get("LOCAL_RANK", "0")) != 0:
-                torch.distributed.barrier()
-                download = False
-            else:
-                try:
-                    super().__init__(root, download=True, **split)
-                finally:
-                    torch.distributed.barrier()  # the other processes wait, and check the data themselves
-                self._check_labels(root)
-                return
+        first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+        shared = download and torch.distributed.is_initialized()
+        if shared and not first:
+            torch.distributed.barrier()  # until the first process of the node has downloaded
+            download = False
         try:
             super().__init__(root, download=download, **split)
         except (RuntimeError, FileNotFoundError) as error:  # torchvision's, for missing or damaged data
@@ -63,6 +57,9 @@ class _Benchmark:
                 f"{name} in data_root {root} is damaged ({type(error).__name__}: {error}): download it "
                 f"again from {self.source}"
             ) from None
+        finally:
+            if shared and first:
+                torch.distributed.barrier()
         self._check_labels(root)
 
     def _check_labels(self, root: str) -> None:
@@ -72,6 +69,17 @@ class _Benchmark:
                 f"{type(self).__name__} in data_root {root} is damaged (not every image has one of {count} classes): "
                 f"download it again from {self.source}"
             )
+
+
+class _FileBenchmark(_Benchmark):
+    """Benchmark whose images are files."""
+
+    @property
+    def targets(self) -> list[int]:
+        return self._labels
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return open_image(self.path(index)), self._labels[index]
 
 
 @DATASETS.register_module()
@@ -91,7 +99,7 @@ class CIFAR100(_Benchmark, datasets.CIFAR100, Source):
 
 
 @DATASETS.register_module()
-class Flowers102(_Benchmark, datasets.Flowers102, Source):
+class Flowers102(_FileBenchmark, datasets.Flowers102, Source):
     """Oxford Flowers-102, ``split`` 'train' (1,020 images), 'val' (1,020) or 'test' (6,149)."""
 
     # Older torchvision has no class names.
@@ -99,33 +107,19 @@ class Flowers102(_Benchmark, datasets.Flowers102, Source):
     folder = "flowers-102/ with jpg/, imagelabels.mat and setid.mat"
     source = "102flowers.tgz (unpacked) and both .mat files of https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 
-    @property
-    def targets(self) -> list[int]:
-        return self._labels
-
     def path(self, index: int) -> str:
         return str(self._image_files[index])
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return open_image(self.path(index)), self._labels[index]
-
 
 @DATASETS.register_module()
-class OxfordIIITPet(_Benchmark, datasets.OxfordIIITPet, Source):
+class OxfordIIITPet(_FileBenchmark, datasets.OxfordIIITPet, Source):
     """Oxford-IIIT Pet, ``split`` 'trainval' (3,680 images) or 'test' (3,669), 37 breeds."""
 
     folder = "oxford-iiit-pet/ with images/ and annotations/"
     source = "images.tar.gz and annotations.tar.gz of https://www.robots.ox.ac.uk/~vgg/data/pets/, unpacked"
 
-    @property
-    def targets(self) -> list[int]:
-        return self._labels
-
     def path(self, index: int) -> str:
         return str(self._images[index])
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return open_image(self.path(index)), self._labels[index]
 
 
 @DATASETS.register_module()

@@ -1,10 +1,8 @@
 """One folder per class: torchvision's ImageFolder without stray files, hidden folders and link cycles."""
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from torchvision import datasets
 
@@ -14,7 +12,7 @@ from ..registry import DATASETS
 from .base import Source
 from .cached_listing import listed
 from .images import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, open_image
-from .listing import FolderFiles, Labels, Listing, build_columns
+from .listing import FolderFiles, Labels, Listing
 from .names import utf8_name
 from .scan import TreeScan, is_image, list_dir, log_excluded, walk_tree
 
@@ -28,7 +26,7 @@ class ImageFolder(datasets.ImageFolder, Source):
     images, and excluded files are counted in the log.
 
     Args:
-        root, transform, ...: as for torchvision's ``ImageFolder``.
+        root: the folder that holds the class folders.
 
     Attributes:
         samples, imgs: read-only sequence of (path, label), shared by the processes of a machine (``cached_listing``).
@@ -40,21 +38,11 @@ class ImageFolder(datasets.ImageFolder, Source):
 
     encoded = True
 
-    def __init__(
-        self,
-        root: str | Path,
-        transform: Callable | None = None,
-        target_transform: Callable | None = None,
-        loader: Callable[[str], Any] = open_image,
-        is_valid_file: Callable[[str], bool] | None = None,
-        allow_empty: bool = False,
-    ) -> None:
-        # ImageFolder.__init__ would make a list of the labels.
-        datasets.VisionDataset.__init__(self, home(root), transform=transform, target_transform=target_transform)
-        self.loader, self.extensions = loader, IMAGE_SUFFIXES
+    def __init__(self, root: str | Path) -> None:
+        datasets.VisionDataset.__init__(self, home(root))  # ImageFolder.__init__ would make a list of the labels
+        self.loader, self.extensions = open_image, IMAGE_SUFFIXES
         self.classes, self.class_to_idx = self.find_classes(self.root)
-        samples = self.make_dataset(self.root, self.class_to_idx, is_valid_file=is_valid_file, allow_empty=allow_empty)
-        self._set_samples(samples)
+        self._set_samples(self.make_dataset(self.root, self.class_to_idx))
 
     def _set_samples(self, samples: Sequence[tuple[str, int]]) -> None:
         self.samples = self.imgs = samples
@@ -64,7 +52,6 @@ class ImageFolder(datasets.ImageFolder, Source):
         return self.samples[index][0]
 
     def read(self, index: int) -> tuple[bytes, int]:
-
         path, label = self.samples[index]
         return read_regular(path, MAX_IMAGE_BYTES), label
 
@@ -88,14 +75,7 @@ class ImageFolder(datasets.ImageFolder, Source):
             names[real] = entry.name
         return [utf8_name(entry.name) for entry in folders], {e.name: label for label, e in enumerate(folders)}
 
-    def make_dataset(
-        self,
-        directory: str | Path,
-        class_to_idx: dict[str, int],
-        extensions: tuple[str, ...] | None = None,
-        is_valid_file: Callable[[str], bool] | None = None,
-        allow_empty: bool = False,
-    ) -> Listing:
+    def make_dataset(self, directory: str, class_to_idx: dict[str, int]) -> Listing:
         def walk(tree_scan: TreeScan) -> Iterator[FolderFiles]:
             owner = {os.path.realpath(directory): None}
             for name, label in sorted(class_to_idx.items()):
@@ -108,19 +88,13 @@ class ImageFolder(datasets.ImageFolder, Source):
                             f"{sanitized(directory)}: a link makes the folder {sanitized(folder)} belong to two "
                             f"classes, {sanitized(previous)} and {sanitized(name)}: remove the link"
                         )
-                    if is_valid_file is not None:
-                        files = [file for file in files if is_valid_file(os.path.join(folder, file))]
-                    yield folder, label, files if is_valid_file else tree_scan.filter_images(files)
+                    yield folder, label, tree_scan.filter_images(files)
 
-        directory = str(directory)
-        if is_valid_file is None:
-            listing, excluded = listed(directory, sorted(class_to_idx.items()), walk)
-        else:
-            listing, excluded = Listing(directory, build_columns(directory, walk(TreeScan()))), Counter()
+        listing, excluded = listed(directory, sorted(class_to_idx.items()), walk)
         log_excluded(directory, excluded, self.stray_images)
         labels = set(listing.columns["labels"].tolist())
         empty = sorted(name for name, label in class_to_idx.items() if label not in labels)
-        if empty and not allow_empty:
+        if empty:
             raise FileNotFoundError(
                 f"no image of the classes {', '.join(map(sanitized, empty[:5]))} in {sanitized(directory)}: expected "
                 f"files with {', '.join(IMAGE_SUFFIXES)}"

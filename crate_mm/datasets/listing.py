@@ -17,7 +17,16 @@ class TooManyFilesError(Exception):
     """There are more files than allowed."""
 
 
-class Listing(Sequence):
+class _Compared(Sequence):
+    """Sequence that equals any other sequence of equal items."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other))
+
+
+class Listing(_Compared):
     """Read-only sequence of (path, label); a list would take 177 bytes per file and process.
 
     Args:
@@ -45,11 +54,6 @@ class Listing(Sequence):
         if self.order is None:
             return self._items(0, len(self))
         return (self[i] for i in range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence) or isinstance(other, str):
-            return NotImplemented
-        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other))
 
     def __repr__(self) -> str:
         return f"<{len(self):,} files below {self.root!r}>"
@@ -105,7 +109,7 @@ class Listing(Sequence):
             start, i = block, i + (block == last)
 
 
-class Labels(Sequence):
+class Labels(_Compared):
     """Read-only sequence of the labels of a ``Listing``."""
 
     def __init__(self, listing: Listing) -> None:
@@ -121,11 +125,6 @@ class Labels(Sequence):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.listing.labels().tolist())
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence) or isinstance(other, str):
-            return NotImplemented
-        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other))
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return self.listing.labels().astype(dtype or np.int64, copy=False)

@@ -3,7 +3,6 @@
 import io
 import mmap
 import os
-import stat
 import struct
 import zipfile
 import zlib
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..io.files import atomic_file
-from ..io.untrusted import sanitized
+from ..io.untrusted import open_regular, sanitized
 
 MAX_INDEX_BYTES = 2**36  # size of a file; the index of 10^8 images has a tenth of it
 CHUNK = 2**24  # bytes that are checked at a time
@@ -103,20 +102,15 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _map(path: str) -> tuple[mmap.mmap, tuple[int, ...]]:
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{sanitized(path)} is not a regular file")
+    with open_regular(path) as file:
+        status = os.fstat(file.fileno())
         if status.st_size > MAX_INDEX_BYTES:
             raise OSError(
                 f"{sanitized(path)} has {status.st_size:,} bytes, more than the {MAX_INDEX_BYTES:,} that are read"
             )
         if status.st_size == 0:
             raise ValueError("it is empty")
-        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), _identity(status)
-    finally:
-        os.close(descriptor)
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), _identity(status)
 
 
 def _place(memory: mmap.mmap, entry: zipfile.ZipInfo) -> tuple[int, int]:

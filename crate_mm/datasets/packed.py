@@ -122,7 +122,6 @@ class PackedImages(Source):
         return self.labels
 
     def read(self, index: int) -> tuple[bytes, int]:
-
         shard, offset, size, label = (int(c[index]) for c in (self.shard, self.offset, self.size, self.labels))
         if not (
             0 <= shard < len(self.files) and 0 <= size <= MAX_IMAGE_BYTES and 0 <= offset <= self._sizes[shard] - size

@@ -4,7 +4,7 @@ import logging
 import os
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..io.log import print_log
@@ -51,11 +51,11 @@ class TreeScan:
         self.folders: list[tuple[str, os.stat_result]] = []
         self.excluded: Counter[str] = Counter()  # by extension
 
-    def filter_images(self, names: Iterable[str], valid: Callable[[str], bool] = is_image) -> list[str]:
+    def filter_images(self, names: Iterable[str]) -> list[str]:
         """Return the names that are images; count the others."""
         images = []
         for name in names:
-            if valid(name):
+            if is_image(name):
                 images.append(name)
             else:
                 self.excluded[os.path.splitext(name)[1].lower() or "no extension"] += 1

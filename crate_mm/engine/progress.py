@@ -80,14 +80,10 @@ class ProgressLine(Hook):
 
     # End ------------------------------------------------------------------------------------------------------------
 
-    def after_train_epoch(self, runner: Runner) -> None:
+    def after_train_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self.close()
 
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        self.close()
-
-    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        self.close()
+    after_val_epoch = after_test_epoch = after_train_epoch
 
     def close(self) -> None:
         """Remove the line, however the run has ended."""

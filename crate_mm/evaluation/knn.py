@@ -1,6 +1,6 @@
 """k nearest neighbors in a backbone's features. Shapes: n training and m test images, d dimensions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import torch
@@ -13,7 +13,19 @@ from ..registry import DATASETS, FUNCTIONS, METRICS
 from .metrics import SampleMetric, gather
 
 
-@torch.inference_mode()
+def features_of(model: nn.Module, batches: Iterable[dict]) -> Iterator[tuple[dict, Tensor]]:
+    """Yield batches with their features ``(B, d)``, float32 on the CPU, computed in eval mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            with torch.inference_mode():
+                features = model(**model.data_preprocessor(batch), mode="features").float().cpu()
+            yield batch, features
+    finally:
+        model.train(was_training)
+
+
 def extract_features(model: nn.Module, batches: Iterable[dict]) -> tuple[Tensor, Tensor, Tensor]:
     """Run a task's backbone over a loader's batches in eval mode.
 
@@ -23,23 +35,20 @@ def extract_features(model: nn.Module, batches: Iterable[dict]) -> tuple[Tensor,
     Raises:
         ValueError: a batch does not have one label and one position per sample.
     """
-    was_training = model.training
-    model.eval()
-    features, labels, positions = [], [], []
-    try:
-        for batch in batches:
-            shapes = {key: tuple(batch[key].shape) for key in ("labels", "sample_idx") if key in batch}
-            if [len(shapes.get(key, ())) for key in ("labels", "sample_idx")] != [1, 1]:
-                raise ValueError(
-                    f"k-NN needs the class of each sample: expected labels (B,) and sample_idx (B,), got "
-                    f"{', '.join(f'{key} {shape}' for key, shape in shapes.items()) or 'neither'}"
-                )
-            features.append(model(**model.data_preprocessor(batch), mode="features").float().cpu())
-            labels.append(batch["labels"])
-            positions.append(batch["sample_idx"])
-    finally:
-        model.train(was_training)
-    return torch.cat(features), torch.cat(labels), torch.cat(positions)
+    rows = []
+    for batch, features in features_of(model, map(_require_labels, batches)):
+        rows.append((features, batch["labels"], batch["sample_idx"]))
+    return tuple(map(torch.cat, zip(*rows)))
+
+
+def _require_labels(batch: dict) -> dict:
+    shapes = {key: tuple(batch[key].shape) for key in ("labels", "sample_idx") if key in batch}
+    if [len(shapes.get(key, ())) for key in ("labels", "sample_idx")] != [1, 1]:
+        raise ValueError(
+            f"k-NN needs the class of each sample: expected labels (B,) and sample_idx (B,), got "
+            f"{', '.join(f'{key} {shape}' for key, shape in shapes.items()) or 'neither'}"
+        )
+    return batch
 
 
 @torch.inference_mode()

@@ -20,13 +20,13 @@ import numpy as np
 import PIL
 from PIL import features
 
-from ..datasets.encoding import encode
 from ..datasets.folders import ClassFolders
 from ..datasets.mapped import MappedArrays, save_arrays, text_array
 from ..datasets.packed import PackedImages
 from ..datasets.shards import Rows, about_shard, is_whole, shard_name, write_index
 from ..io.files import FileLock, atomic_file, is_partial_file
 from ..io.untrusted import read_json, read_regular, sanitized
+from .encoding import encode
 
 MARKER = ".packing"  # identifies our incomplete folder; locked while a process packs all of it
 PLAN = ".plan.json"

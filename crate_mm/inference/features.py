@@ -1,12 +1,13 @@
 """Features of image files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..evaluation.knn import features_of
 from .transforms import EvalTransform, stack_readable
 
 
@@ -48,15 +49,17 @@ def extract(
         ValueError: no image can be read, or the model has no features.
     """
     prepare = prepare or EvalTransform(model)
-    paths, rows, broken = [], [], []
-    for prepared in prepare.batches(images, batch_size, workers):
-        readable = [item for item in prepared if not item.reason]
-        broken += [(item.image, item.reason) for item in prepared if item.reason]
-        if readable:
-            with torch.inference_mode():
-                data = model.data_preprocessor({"inputs": stack_readable(readable)})
-                rows.append(model(**data, mode="features").float().cpu())
-            paths += [item.image for item in readable]
+    paths, broken = [], []
+
+    def readable_batches() -> Iterator[dict[str, Tensor]]:
+        for prepared in prepare.batches(images, batch_size, workers):
+            broken.extend((item.image, item.reason) for item in prepared if item.reason)
+            readable = [item for item in prepared if not item.reason]
+            paths.extend(item.image for item in readable)
+            if readable:
+                yield {"inputs": stack_readable(readable)}
+
+    rows = [features for _, features in features_of(model, readable_batches())]
     if not rows:
         raise ValueError(f"no image of {len(broken)} can be read" + (f"; the first: {broken[0][1]}" if broken else ""))
     return Features(paths, torch.cat(rows), broken)

@@ -1,5 +1,6 @@
 """Evaluation without a Runner: test data of a config, and a model with a checkpoint."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from ..checkpoints import Checkpoint, CheckpointError, TransferReport, open_chec
 from ..checkpoints.described import names_for
 from ..checkpoints.fit import BACKBONE, load_strict, transfer_backbone
 from ..config import defines_model, fill_from_data, lacks_num_classes, load_config, require_model, resolve_config
-from ..registry import DATASETS, FUNCTIONS, MODELS
+from ..config.kinds import signatures
+from ..models.layers import to_pair
+from ..registry import BACKBONES, DATASETS, FUNCTIONS, MODELS
 
 
 def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None) -> DataLoader:
@@ -41,6 +44,29 @@ def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None
         pin_memory=test.pin_memory,
         collate_fn=FUNCTIONS.get(test.collate_fn.type),
     )
+
+
+def use_folder(cfg: Config, folder: str) -> None:
+    """Replace the source of a config's test data by the images below a folder, in place.
+
+    A last transform resizes to the model's image size. It has no effect after most configs' transforms, but some rely
+    on images of one size.
+    """
+    channels = len((cfg.model.get("preprocessor") or {}).get("mean", "RGB"))
+    dataset, size = cfg.test_dataloader.dataset, (cfg.model.get("backbone") or {}).get("img_size")
+    dataset.source = {"type": "ImageFiles", "root": folder, "channels": channels}
+    if size is not None:
+        dataset.transforms = [*dataset.get("transforms", ()), {"type": "Resize", "size": to_pair(size)}]
+
+
+def set_image_size(cfg: Config, size: int | tuple[int, int]) -> bool:
+    """Set the image size of a config's backbone in place; return False if the backbone has no such argument."""
+    backbone = cfg.model.get("backbone")
+    receivers = signatures(BACKBONES.get(backbone["type"])) if backbone else ()
+    if not any("img_size" in inspect.signature(receiver).parameters for receiver in receivers):
+        return False
+    backbone.img_size = size
+    return True
 
 
 def load_config_and_checkpoint(

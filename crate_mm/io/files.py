@@ -1,6 +1,7 @@
 """Atomic file writes, and locks between processes that share a folder."""
 
 import errno
+import json
 import logging
 import math
 import os
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 try:
     import fcntl
@@ -92,6 +93,12 @@ def write_whole(path: str | Path, contents: bytes) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         file.write(contents)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as JSON, atomically (see ``atomic_file``)."""
+    with atomic_file(path, text=True) as file:
+        file.write(json.dumps(value, indent=2) + "\n")
 
 
 def is_partial_file(name: str, pattern: str) -> bool:

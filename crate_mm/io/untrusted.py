@@ -160,6 +160,18 @@ def read_json(text: str | bytes) -> Any:
         raise ValueError("its lists and dicts are nested too deeply") from None
 
 
+def walk(value: Any) -> Iterator[tuple[tuple, Any]]:
+    """Yield a value and all values in its dicts, lists and tuples, each with the dict keys that lead to it."""
+    pending: list[tuple[tuple, Any]] = [((), value)]
+    while pending:
+        keys, value = pending.pop()
+        yield keys, value
+        if isinstance(value, dict):
+            pending.extend(((*keys, key), inner) for key, inner in value.items())
+        elif isinstance(value, (list, tuple)):
+            pending.extend((keys, inner) for inner in value)
+
+
 def check_plain(
     value: Any, allowed: tuple[type, ...] = (), max_values: int = MAX_VALUES, max_levels: int = MAX_LEVELS
 ) -> None:

@@ -10,7 +10,6 @@ import torch
 
 from crate_mm import init_model
 from crate_mm.analysis import measures
-from crate_mm.analysis.codes import head_agreement
 from crate_mm.analysis.segmentation import attention_masks
 from crate_mm.analysis.taps import capture
 from crate_mm.engine import load_config
@@ -89,7 +88,8 @@ def test_what_is_chosen_is_what_the_pure_functions_give(browser, page, truth):
     cls = browser.run("return [...document.querySelector('[data-key=\"cls-1\"]').attention]")
     np.testing.assert_allclose(cls, truth["attention"][layer][image, head, 0, 1:], atol=2e-5)
     cosines = browser.run("return document.querySelector('[data-key=\"agree-1\"]').cosines")
-    np.testing.assert_allclose(np.reshape(cosines, (3, 3)), head_agreement(row), atol=1e-4)
+    unit = torch.nn.functional.normalize(row, dim=-1)
+    np.testing.assert_allclose(np.reshape(cosines, (3, 3)), unit @ unit.mT, atol=1e-4)
     scores, classes = truth["logits"][image].softmax(-1).topk(5)
     assert told(browser, '[data-model="1"] [data-told="classes"]') == [
         (str(c), pytest.approx(100 * s, rel=5e-3)) for c, s in zip(classes.tolist(), scores.tolist())

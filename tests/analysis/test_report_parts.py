@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from crate_mm.analysis.codes import atom_usage, code_overlap, head_agreement, head_energy
+from crate_mm.analysis.codes import atom_usage, code_overlap, head_energy
 from crate_mm.analysis.gather import measure_layers
 from crate_mm.analysis.taps import capture
 from crate_mm.extras.report.looks import AttentionBudget, block_attention
@@ -100,8 +100,6 @@ def test_the_use_of_directions():
     torch.testing.assert_close(head_energy(w, 2), torch.tensor([[9 / 50, 41 / 50]]))
     with pytest.raises(ValueError, match="3 heads do not divide"):
         head_energy(w, 3)
-    rows = torch.tensor([[1.0, 0], [1, 1], [0, 2]])
-    torch.testing.assert_close(head_agreement(rows)[1], torch.tensor([0.5**0.5, 1, 0.5**0.5]))
 
 
 def test_the_images_that_use_a_direction_most():

@@ -7,8 +7,8 @@ import torch
 
 from crate_mm import init_model
 from crate_mm.checkpoints import CheckpointError, open_checkpoint
-from crate_mm.checkpoints.average import average, greedy, save
 from crate_mm.checkpoints.publish import publish
+from crate_mm.extras.average import average, greedy, save
 from crate_mm.registry import MODELS
 
 MODEL = dict(

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from crate_mm.checkpoints import as_checkpoint
-from crate_mm.checkpoints.fit import resize_position_embedding, transfer_backbone
+from crate_mm.checkpoints.fit import transfer_backbone
+from crate_mm.checkpoints.resize import resize_position_embedding
 from crate_mm.engine import CheckpointError
 from crate_mm.models import ImageClassifier
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from crate_mm.checkpoints import open_checkpoint
-from crate_mm.checkpoints.average import average
 from crate_mm.engine import Runner, load_config
-from crate_mm.engine.loading.sample_preview import SamplePreview
-from crate_mm.engine.soup import validating, with_own_statistics
+from crate_mm.extras.average import average, validating, with_own_statistics
+from crate_mm.extras.sample_preview import SamplePreview
 from crate_mm.registry import MODELS
 from crate_mm.torch_private import BatchNorm
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from crate_mm.cli.browse import panel
 from crate_mm.engine import load_config
-from crate_mm.engine.loading.sample_preview import SamplePreview
+from crate_mm.extras.sample_preview import SamplePreview
 from tests.conftest import make_image_tree
 
 

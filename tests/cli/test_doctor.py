@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from crate_mm.engine import doctor
+from crate_mm.extras import doctor
 from tests.conftest import make_image_tree
 
 

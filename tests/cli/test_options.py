@@ -38,7 +38,7 @@ def test_wrong_arguments_are_one_sentence(run_tool, tool, args, sentence):
 @pytest.mark.parametrize("flags", [{"avx2"}, {"avx2", "avx512_bf16"}, set()])
 @pytest.mark.parametrize("options", [["debug"], ["debug", "--amp"]])
 def test_amp_says_where_bf16_is_emulated(monkeypatch, capsys, options, flags):
-    monkeypatch.setattr("crate_mm.engine.doctor.processor_flags", lambda: flags)
+    monkeypatch.setattr("crate_mm.extras.doctor.processor_flags", lambda: flags)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     parser = Parser()
     parser.add_argument("config")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from crate_mm.datasets import ClassFolders, PackedImages
-from crate_mm.datasets.encoding import AHEAD, encode_parallel
+from crate_mm.extras.encoding import AHEAD, encode_parallel
 from crate_mm.extras.packing import MARKER, PLAN, ROWS
 from crate_mm.io.files import FileLock
 from tests.conftest import ROOT, Finished, start

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from crate_mm.cli.plot import names_of
-from crate_mm.engine.curves import read_run
+from crate_mm.extras.curves import read_run
 
 
 @pytest.fixture

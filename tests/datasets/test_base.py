@@ -14,9 +14,9 @@ from torchvision.datasets import FakeData
 from crate_mm.config import find_config, load_config
 from crate_mm.datasets import ClassificationDataset, Digits, GlobalBatchSampler
 from crate_mm.datasets.base import Source, dataset_of, draws_of, require_images, source_of
-from crate_mm.datasets.check import check_sources
 from crate_mm.engine.checkpointing.results import describe_recipe
 from crate_mm.evaluation import extract_features
+from crate_mm.extras.dataset_check import check_sources
 from crate_mm.registry import DATASETS
 
 BUILT_IN = ["CIFAR10", "CIFAR100", "ClassFolders", "Digits", "FashionMNIST", "Flowers102", "ImageFiles", "ImageFolder"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crate_mm.datasets.check import check_sources, open_root
 from crate_mm.datasets.sources import Digits
+from crate_mm.extras.dataset_check import check_sources, open_root
 from tests.conftest import make_image_tree
 
 

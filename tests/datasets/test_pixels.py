@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from crate_mm import Predictor, get_model
-from crate_mm.cli.pack_dataset import encode
 from crate_mm.datasets import ClassificationDataset, PackedImages, UnreadableImagesError
 from crate_mm.datasets.decode import decode_by_pil, decode_jpeg, plain_jpeg_size
 from crate_mm.datasets.images import UnreadableImageError, open_image
 from crate_mm.datasets.packed import write_shards
+from crate_mm.extras.encoding import encode
 
 RAMP = np.linspace(0, 1, 256).reshape(16, 16)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from crate_mm.engine import load_config
-from crate_mm.engine.bench import MIN_STEPS, WARM_UP, bench, random_batch
+from crate_mm.extras.bench import MIN_STEPS, WARM_UP, bench, random_batch
 from crate_mm.models import ImageClassifier
 from crate_mm.registry import MODELS
 from tests.conftest import ROOT, start
@@ -63,12 +63,12 @@ def test_the_batch_is_of_the_models_images():
 
 PEAK = """
 import torch
-from crate_mm.engine import bench
+from crate_mm.extras import bench
 torch.ones(100 * 2**20)  # 400 MiB, given back at once
-high, known = bench._peak(), bench._reset_peak()
-low = bench._peak()
+high, known = bench.peak_bytes(), bench.reset_peak()
+low = bench.peak_bytes()
 large = torch.ones(50 * 2**20)  # 200 MiB
-print(known, high, low, bench._peak())
+print(known, high, low, bench.peak_bytes())
 """
 
 

@@ -8,17 +8,22 @@ from array import array
 import pytest
 
 from crate_mm.engine import Runner, load_config
-from crate_mm.engine.curves import Point, _distinct, find_key, read_run, schedule
 from crate_mm.engine.logs import LOG
+from crate_mm.extras.curves import Point, _distinct, find_key, read_run, schedule
 from tests.training import debug_config
 
 
-def start(folder, time, lines, log="; 10 steps an epoch, "):
-    """Leave the logs of a launch, as an earlier version wrote them if there is no line of a launch among them."""
+def start(folder, time, lines):
+    """Leave the log of a launch."""
     place = folder / time / "vis_data"
     place.mkdir(parents=True)
     (place / "scalars.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    (place.parent / f"{time}.log").write_text(log)
+
+
+def launch(number, parent, iteration, run="a", **more):
+    epoch = iteration // 10
+    place = {"number": number, "parent": parent, "run": run, "epoch": epoch, "iter": iteration, "steps_per_epoch": 10}
+    return {"launch": {**place, **more}, "step": iteration}
 
 
 def step(iteration, epoch, **values):
@@ -111,31 +116,29 @@ def test_a_resumed_run_is_one_curve(tmp_path):
 
 
 def test_a_later_start_takes_the_place_of_what_it_takes_again(tmp_path):
-    start(tmp_path, "20250101_1", [step(5, 1, loss=1.0), step(10, 1, loss=2.0), {"eval/top1": 5.0, "step": 1}])
+    start(
+        tmp_path, "3", [launch(1, None, 0), step(5, 1, loss=1.0), step(10, 1, loss=2.0), {"eval/top1": 5.0, "step": 1}]
+    )
     lost = [step(15, 2, loss=3.0), step(18, 2, loss=99.0), step(20, 2, loss=99.0), {"eval/top1": 99.0, "step": 2}]
-    start(tmp_path, "20250101_2", lost, "; 10 steps an epoch, \nresumed epoch: 1, iter: 10\n")
-    start(tmp_path, "20250101_3", [step(17, 2, loss=4.0)], "resumed epoch: 1, iter: 16; 10 steps an epoch, ")
+    start(tmp_path, "2", [launch(2, 1, 10), *lost])
+    start(tmp_path, "1", [launch(3, 2, 16), step(17, 2, loss=4.0)])
     found = read_run(tmp_path)
     assert found["loss"] == [Point(5, 0.5, 1), Point(10, 1, 2), Point(15, 1.5, 3), Point(17, 1.7, 4)]
     assert found["eval/top1"] == [Point(10, 1.0, 5.0)]
 
 
 def test_a_run_that_began_anew_leaves_nothing_of_the_earlier_one(tmp_path):
-    start(tmp_path, "1", [step(2, 1, loss=9.0), step(40, 4, loss=9.0), {"eval/top1": 9.0, "step": 4}])
-    start(tmp_path, "2", [step(10, 1, loss=1.0)])
+    start(
+        tmp_path, "1", [launch(1, None, 0), step(2, 1, loss=9.0), step(40, 4, loss=9.0), {"eval/top1": 9.0, "step": 4}]
+    )
+    start(tmp_path, "2", [launch(2, None, 0, run="b"), step(10, 1, loss=1.0)])
     assert read_run(tmp_path) == {"loss": [Point(10, 1.0, 1.0)]}
-
-
-def launch(number, parent, iteration, run="a", **more):
-    epoch = iteration // 10
-    place = {"number": number, "parent": parent, "run": run, "epoch": epoch, "iter": iteration, "steps_per_epoch": 10}
-    return {"launch": {**place, **more}, "step": iteration}
 
 
 def test_the_order_of_launches_is_that_of_their_numbers(tmp_path):
     second = [launch(2, 1, 10), step(15, 2, loss=3.0), {"eval/top1": 9.0, "step": 2}]
-    start(tmp_path, "2025", [launch(1, None, 0), step(5, 1, loss=1.0), step(15, 2, loss=9.0), *second], log="")
-    start(tmp_path, "1970", [launch(3, 1, 12), step(20, 2, loss=4.0)], log="")  # from the first's last checkpoint
+    start(tmp_path, "2025", [launch(1, None, 0), step(5, 1, loss=1.0), step(15, 2, loss=9.0), *second])
+    start(tmp_path, "1970", [launch(3, 1, 12), step(20, 2, loss=4.0)])  # from the first's last checkpoint
     assert read_run(tmp_path) == {"loss": [Point(5, 0.5, 1), Point(20, 2, 4)]}
 
 
@@ -143,14 +146,6 @@ def test_another_run_in_the_folder_is_no_part_of_the_curve(tmp_path):
     start(tmp_path, "1", [launch(1, None, 0), step(10, 1, loss=1.0), launch(4, 3, 20), step(30, 3, loss=3.0)])
     start(tmp_path, "2", [launch(2, None, 0, run="b"), step(10, 1, loss=9.0), step(20, 2, loss=9.0)])
     assert [point.value for point in read_run(tmp_path)["loss"]] == [1, 3]  # the log of launch 3 is lost
-
-
-def test_launches_go_on_from_logs_of_earlier_versions(tmp_path):
-    start(tmp_path, "1", [step(10, 1, loss=1.0), step(20, 2, loss=9.0)])
-    start(tmp_path, "2", [launch(1, 0, 10), step(20, 2, loss=2.0)])
-    assert read_run(tmp_path)["loss"] == [Point(10, 1, 1), Point(20, 2, 2)]
-    start(tmp_path, "0", [launch(2, None, 0, run="b"), step(10, 1, loss=5.0)])
-    assert read_run(tmp_path)["loss"] == [Point(10, 1, 5)]
 
 
 @pytest.mark.slow
@@ -198,9 +193,9 @@ def test_lines_that_are_none_count_for_nothing(tmp_path, wrong):
 
 def test_a_log_that_is_no_file_is_refused(tmp_path):
     start(tmp_path, "1", [step(1, 1, loss=1.0)])
-    (tmp_path / "1/1.log").unlink()
-    os.mkfifo(tmp_path / "1/1.log")
-    with pytest.raises(OSError, match=r"1\.log is no regular file"):
+    (tmp_path / "1" / LOG).unlink()
+    os.mkfifo(tmp_path / "1" / LOG)
+    with pytest.raises(OSError, match=r"scalars\.json is no regular file"):
         read_run(tmp_path)
     (tmp_path / "1" / LOG).unlink()
     (tmp_path / "1" / LOG).symlink_to("/dev/zero")
@@ -209,7 +204,7 @@ def test_a_log_that_is_no_file_is_refused(tmp_path):
 
 
 def test_lines_that_were_cut_off_and_numbers_that_are_none(tmp_path):
-    start(tmp_path, "1", [step(1, 1, loss=math.nan, note="a text"), step(2, 1, loss=2)], log="")
+    start(tmp_path, "1", [step(1, 1, loss=math.nan, note="a text"), step(2, 1, loss=2)])
     with open(tmp_path / "1" / "vis_data" / "scalars.json", "a") as file:
         file.write('[1]\n{"iter": "x"}\n{"loss": 1.0, "ep')
     (tmp_path / "2" / "vis_data").mkdir(parents=True)

@@ -7,7 +7,7 @@ from mmengine.utils import apply_to
 
 from crate_mm.engine import Runner
 from crate_mm.engine.loading.chunks import join
-from crate_mm.engine.loading.sample_preview import SamplePreview
+from crate_mm.extras.sample_preview import SamplePreview
 from tests.training import AUGMENT, debug_config
 
 MIX = [

@@ -19,7 +19,7 @@ from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import transfer_backbone
 from crate_mm.checkpoints.publish import publish
 from crate_mm.engine import CheckpointError, load_config, load_weights, read_checkpoint
-from crate_mm.evaluation.reports import write_confusion, write_per_class, write_predictions
+from crate_mm.extras.evaluation_reports import write_confusion, write_per_class, write_predictions
 from crate_mm.registry import MODELS
 from tests.conftest import ROOT
 from tests.models.test_foreign import official as names_and_shapes

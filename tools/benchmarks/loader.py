@@ -20,9 +20,9 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
 from crate_mm.cli.options import check_writable, positive_int, user_errors
-from crate_mm.cli.pack_dataset import encode
 from crate_mm.datasets import ClassificationDataset, ImageNet, PackedImages, collate
 from crate_mm.datasets.packed import write_shards
+from crate_mm.extras.encoding import encode
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -2,10 +2,8 @@
 
 import argparse
 import functools
-import json
 import os
 import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -19,7 +17,8 @@ from rich.table import Table
 
 import crate_mm
 from crate_mm.cli.options import positive_int
-from crate_mm.io.files import atomic_file
+from crate_mm.extras.bench import peak_bytes, reset_peak, seconds_of, synchronize
+from crate_mm.io.files import write_json
 
 # dtype, and PyTorch's float32 matmul precision, by name.
 PRECISIONS = {
@@ -82,11 +81,6 @@ def cpu_name() -> str:
     return names[0].strip() if names else platform.processor() or platform.machine()
 
 
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def time_in_turns(forms: dict[str, Callable[[], object]], rounds: int, steps: int = 1) -> dict[str, list[float]]:
     """Return the seconds of each form in each round, after one warm-up; the forms take turns.
 
@@ -98,12 +92,7 @@ def time_in_turns(forms: dict[str, Callable[[], object]], rounds: int, steps: in
         form()
     for _ in range(rounds):
         for name, form in forms.items():
-            synchronize()
-            start = time.perf_counter()
-            for _ in range(steps):
-                form()
-            synchronize()
-            seconds[name].append((time.perf_counter() - start) / steps)
+            seconds[name].append(seconds_of(form, steps))
     return seconds
 
 
@@ -137,10 +126,10 @@ def peak_memory_mb(form: Callable[[], object]) -> float | None:
     """Return the peak GPU memory of a form, in MB, or None without a GPU."""
     if not torch.cuda.is_available():
         return None
-    torch.cuda.reset_peak_memory_stats()
+    reset_peak()
     form()
     synchronize()
-    return torch.cuda.max_memory_allocated() / 1e6
+    return peak_bytes() / 1e6
 
 
 def saved_mb(form: Callable[[], object]) -> float:
@@ -155,15 +144,6 @@ def saved_mb(form: Callable[[], object]) -> float:
         output = form()
     del output
     return sum(sizes.values()) / 1e6
-
-
-def process_mb() -> float | None:
-    """Return the peak memory of this process, in MB, or None if the system does not report it (no Linux)."""
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024 / 1e6
-    except (OSError, TypeError):
-        return None
 
 
 @functools.cache
@@ -199,8 +179,7 @@ def report(title: str, rows: Iterable[dict], arguments: dict, path: str | None) 
         for row in rows:
             measured.append(row)
             if path:
-                with atomic_file(path, text=True) as file:
-                    file.write(json.dumps({**about, "rows": measured}, indent=2) + "\n")
+                write_json(path, {**about, "rows": measured})
     finally:
         if measured:
             _print_table(title, measured)

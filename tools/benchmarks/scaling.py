@@ -18,7 +18,6 @@ from machine import (
     add_timing_options,
     in_precision,
     peak_memory_mb,
-    process_mb,
     report,
     saved_mb,
     time_in_turns,
@@ -31,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from crate_mm import get_model
 from crate_mm.cli.options import check_writable, positive_int, user_errors
 from crate_mm.engine.safety.agreement import Agreement
+from crate_mm.extras.bench import peak_bytes
 
 
 def parse_args() -> argparse.Namespace:
@@ -143,11 +143,11 @@ def _process(rank: int, count: int, args: argparse.Namespace, precision: str, ba
 
     seconds = time_in_turns({"step": step, "agreement": agree}, args.rounds, args.steps)
     memory = [None] * count
-    distributed.all_gather_object(memory, process_mb())
+    distributed.all_gather_object(memory, peak_bytes())
     if rank == 0:
         saved = saved_mb(in_precision(lambda: model(images), precision, "cpu"))
         medians = [statistics.median(seconds[name]) for name in ("step", "agreement")]
-        results.put((*medians, saved, max(memory) if None not in memory else None))
+        results.put((*medians, saved, max(memory) / 1e6 if None not in memory else None))
     distributed.barrier()
     distributed.destroy_process_group()
 

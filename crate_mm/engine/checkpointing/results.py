@@ -28,6 +28,7 @@ import crate_mm
 from ...analysis.cost import count_complexity
 from ...checkpoints import Checkpoint
 from ...checkpoints.validate import FORMAT, are_transforms
+from ...config.settings import RECIPE_PARTS, SETTINGS
 from ...datasets.base import Source, draws_of
 from ...io.files import home, write_whole
 from ...io.log import print_log
@@ -219,13 +220,12 @@ def dataset_name(dataset: dict, data_root: str | None = None) -> str:
 
 def describe_recipe(cfg: Config) -> dict:
     """Return the settings that distinguish runs of a model on a dataset, except seeds and the machine."""
-    parts = {key: cfg.get(key) for key in ("model", "optim_wrapper", "param_scheduler", "global_batch_size")}
-    parts["auto_scale_lr"] = cfg.get("auto_scale_lr")
-    length = cfg.get("train_cfg") or {}
-    parts |= {"ema_momentum": cfg.get("ema_momentum"), "max_epochs": length.get("max_epochs")}
-    parts |= {"max_steps": length.max_steps} if length.get("max_steps") else {}
-    optional = ("residual_dtype", "val_dtype", "tf32", "ddp", "transfer_from")
-    parts |= {key: cfg.get(key) for key in optional if cfg.get(key)}
+    parts = {key: cfg.get(key) for key in RECIPE_PARTS}
+    for setting in SETTINGS:
+        *above, name = setting.name.split(".")
+        value = (cfg if not above else cfg.get(above[0]) or {}).get(name)
+        if setting.recipe == "always" or (setting.recipe == "if set" and value):
+            parts[name] = value
     data = (cfg.get("train_dataloader") or {}).get("dataset") or {}
     parts["train_transforms"] = data.get("transforms")
     excluded = ("type", "source", "root", "transforms", "max_unreadable")

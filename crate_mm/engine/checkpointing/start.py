@@ -21,7 +21,7 @@ from ...checkpoints import (
     same_dtype_kind,
 )
 from ...datasets.base import ResumableSampler
-from ...io.untrusted import env_number, sanitized
+from ...io.untrusted import env_number, sanitized, walk
 from ..optim.sharded import ShardedOptimizer, optimizer_name
 
 
@@ -175,12 +175,8 @@ def _matches_type(value: Any, fresh: Any) -> bool:
 
 def _check_numbers(state: Any, filename: str) -> None:
     """Raise ``CheckpointError`` for complex tensors: PyTorch would drop their imaginary parts."""
-    pending = [state]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, Tensor) and value.is_complex():
-            raise CheckpointError(f"{filename} is not a training checkpoint: its optimizer state has complex numbers")
-        pending += value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    if any(isinstance(value, Tensor) and value.is_complex() for _, value in walk(state)):
+        raise CheckpointError(f"{filename} is not a training checkpoint: its optimizer state has complex numbers")
 
 
 def check_optimizer_state(optimizer: Optimizer, configured: list[dict], filename: str) -> None:

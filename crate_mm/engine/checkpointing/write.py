@@ -2,10 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import mmengine
 from mmengine.runner import Runner
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from ...checkpoints import CheckpointError, verify_checkpoint, write_checkpoint
 from ...datasets.base import dataset_of
+from ...io.untrusted import walk
 
 
 def build_checkpoint(runner: Runner, meta: dict, save_optimizer: bool, save_param_scheduler: bool) -> dict:
@@ -47,16 +47,9 @@ def to_cpu(contents: dict, copy: bool) -> dict:
         contents: plain data and tensors. Tensors that share memory share it in the result too.
         copy: copy tensors that are already on the CPU, so that training may change them meanwhile.
     """
-    not_copied = {id(tensor): tensor.cpu() for tensor in _tensors(contents) if not (copy and tensor.is_cpu)}
+    tensors = (value for _, value in walk(contents) if isinstance(value, Tensor))
+    not_copied = {id(tensor): tensor.cpu() for tensor in tensors if not (copy and tensor.is_cpu)}
     return deepcopy(contents, not_copied)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (dict, list, tuple)):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(inner)
 
 
 class CheckpointWrite:

@@ -7,14 +7,11 @@ from mmengine.optim import DefaultOptimWrapperConstructor as _Constructor
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from ...config.settings import PARAMWISE_KEYS
 from ...io.log import print_log
 from ...models.tasks.base import backbone_of, freeze_untrained, task_of
 from ...registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, suggest
 
-PARAMWISE_KEYS = (
-    *("bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "flat_decay_mult"),
-    *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate", "custom_keys", "layer_decay"),
-)
 WHERE = "optim_wrapper.paramwise_cfg"
 
 

@@ -15,13 +15,13 @@ import crate_mm
 
 from ...checkpoints import Checkpoint, CheckpointError, open_checkpoint
 from ...checkpoints.readers.safetensors import digest
+from ...config.settings import RECIPE_PARTS, SETTINGS
 from ...datasets.base import dataset_of
 from ...io.untrusted import env_number, sanitized
 from ..checkpointing.results import to_builtin
 
-RECIPE = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "global_batch_size", "zero", "ema_momentum")
-RECIPE += ("max_batch_per_device", "activation_checkpointing", "find_unused_parameters", "compile_blocks")
-RECIPE += ("residual_dtype", "val_dtype", "tf32", "ddp")
+# ``data_root`` may differ: each node may have its own copy of the data.
+SAME = (*RECIPE_PARTS, "train_cfg", *(row.name for row in SETTINGS if "." not in row.name and row.name != "data_root"))
 
 
 def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
@@ -37,7 +37,7 @@ def check_same_run(runner: Runner, **loaders: DataLoader | None) -> None:
     if runner.world_size == 1:
         return
     mine: dict[str, Any] = {
-        f"config's {key}": json.dumps(to_builtin(runner.cfg.get(key)), sort_keys=True, default=repr) for key in RECIPE
+        f"config's {key}": json.dumps(to_builtin(runner.cfg.get(key)), sort_keys=True, default=repr) for key in SAME
     }
     mine |= {"load-checkpoint flag": bool(runner.start_checkpoint), "resume flag": runner.is_resuming}
     mine |= {

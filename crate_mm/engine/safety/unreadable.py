@@ -1,6 +1,7 @@
 """Report unreadable images, count them over all ranks, and stop the run if there are too many."""
 
 import logging
+from functools import partialmethod
 
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import Hook
@@ -83,25 +84,15 @@ class UnreadableImages(Hook):
 
     after_train = after_train_epoch  # max_steps may end the run within an epoch
 
-    def _after_iter(self, dataset, data_batch: dict, stage: str) -> None:
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None, stage: str = "val") -> None:
+        dataset = getattr(runner, f"{stage}_dataloader").dataset
         self._report_new(dataset, data_batch, stage)
-        error = self._too_many(dataset, stage)
-        if error:
+        if error := self._too_many(dataset, stage):
             raise error
 
-    def _after_epoch(self, dataset, stage: str) -> None:
-        error = self._gather(dataset, stage)
-        if error:
+    def after_val_epoch(self, runner: Runner, metrics=None, stage: str = "val") -> None:
+        if error := self._gather(getattr(runner, f"{stage}_dataloader").dataset, stage):
             raise error
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self._after_iter(runner.val_dataloader.dataset, data_batch, "val")
-
-    def after_val_epoch(self, runner: Runner, metrics=None) -> None:
-        self._after_epoch(runner.val_dataloader.dataset, "val")
-
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self._after_iter(runner.test_dataloader.dataset, data_batch, "test")
-
-    def after_test_epoch(self, runner: Runner, metrics=None) -> None:
-        self._after_epoch(runner.test_dataloader.dataset, "test")
+    after_test_iter = partialmethod(after_val_iter, stage="test")
+    after_test_epoch = partialmethod(after_val_epoch, stage="test")

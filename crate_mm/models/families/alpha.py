@@ -16,7 +16,7 @@ from ...registry import BACKBONES
 from ..arch import Arch, Sizes, resolve_arch
 from ..layers import ConvEmbedding, drop_path_rates
 from ..official import ISTA_ARGUMENTS, NORMALIZED, Argument, Official, classifier
-from .block import build_block
+from .block import build_blocks
 from .patches import PatchBackbone
 
 ALPHA_ARCHS: dict[str, Arch] = {
@@ -147,11 +147,7 @@ class CRATEAlpha(PatchBackbone):
 
     Args:
         arch: a name of ``ALPHA_ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
-        img_size: image height and width in pixels, one number if square.
-        patch_size: patch height and width in pixels, one number if square.
-        in_channels: image channels C.
-        ista_step_size: eta.
-        ista_lambda: lambda.
+        img_size, patch_size, in_channels, ista_step_size, ista_lambda: as in ``CRATE``.
         overcomplete: two ISTA steps with a d x (ratio d) dictionary, decoded to d channels; if false, CRATE's single
             step, whose output is the code.
         decoupled: decode with a separate dictionary.
@@ -194,22 +190,13 @@ class CRATEAlpha(PatchBackbone):
             raise ValueError("decoupled=True needs overcomplete=True: CRATE's step returns its code and has no decoder")
         self.embed_dim = embed_dim
         self.embedding = ConvEmbedding(img_size, patch_size, in_channels, embed_dim)
-        step = {"step_size": ista_step_size, "lambd": ista_lambda}
-        ista = {"type": "ISTA", **step}
-        if overcomplete:
-            ista = {"type": "OvercompleteISTA", "ratio": ratio, "decoupled": decoupled, **step}
-        self.blocks = nn.ModuleList(
-            build_block(
-                embed_dim,
-                num_heads,
-                {"type": "MSSA", "bias": False} if compress == "default" else compress,
-                ista if sparsify == "default" else sparsify,
-                residual=residual,
-                norm_eps=norm_eps,
-                drop_path=rate,
-            )
-            for rate in drop_path_rates(drop_path, depth, drop_path_rule)
+        ista = (
+            {"type": "OvercompleteISTA", "ratio": ratio, "decoupled": decoupled} if overcomplete else {"type": "ISTA"}
         )
+        steps = {"type": "MSSA", "bias": False}, {**ista, "step_size": ista_step_size, "lambd": ista_lambda}
+        rates = drop_path_rates(drop_path, depth, drop_path_rule)
+        options = {"residual": residual, "norm_eps": norm_eps}
+        self.blocks = build_blocks(embed_dim, num_heads, compress, sparsify, steps, rates, **options)
         for block in self.blocks if compress == "default" else ():
             nn.init.normal_(block.compress.proj.weight, std=0.02)
             if isinstance(block.compress.out, nn.Linear):

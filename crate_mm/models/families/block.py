@@ -1,6 +1,9 @@
 """Build a layer from configs of ``LAYERS``."""
 
+from collections.abc import Iterable
 from typing import Any
+
+from torch import nn
 
 from ...registry import LAYERS
 from ..layers import ISTA, MLP, MSSA, TSSA, Block, OvercompleteISTA, SoftmaxAttention
@@ -29,3 +32,17 @@ def build_block(embed_dim: int, num_heads: int, compress: dict | None, sparsify:
     compression = None if compress is None else LAYERS.build({**sizes, "num_heads": num_heads, **compress})
     sparsification = None if sparsify is None else LAYERS.build({**sizes, **sparsify})
     return Block(embed_dim, compression, sparsification, **options)
+
+
+def build_blocks(
+    embed_dim: int,
+    num_heads: int,
+    compress: dict | str | None,
+    sparsify: dict | str | None,
+    default: tuple[dict, dict],
+    rates: Iterable[float],
+    **options: Any,
+) -> nn.ModuleList:
+    """Build a layer for each drop probability; 'default' stands for the operators of ``default``."""
+    operators = [own if given == "default" else given for given, own in zip((compress, sparsify), default)]
+    return nn.ModuleList(build_block(embed_dim, num_heads, *operators, drop_path=rate, **options) for rate in rates)

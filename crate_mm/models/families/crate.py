@@ -9,13 +9,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import ClassVar
 
-from torch import nn
-
 from ...registry import BACKBONES
 from ..arch import Arch, Sizes, resolve_arch
 from ..layers import TokenEmbedding, drop_path_rates
 from ..official import ISTA_ARGUMENTS, NORMALIZED, Argument, Official, classifier
-from .block import build_block
+from .block import build_blocks
 from .patches import PatchBackbone
 
 ARCHS: dict[str, Arch] = {
@@ -143,11 +141,7 @@ class CRATE(PatchBackbone):
         embed_dim, depth, num_heads = resolve_arch(arch, self.sizes.archs)
         self.embed_dim = embed_dim
         self.embedding = TokenEmbedding(img_size, patch_size, in_channels, embed_dim)
-        if compress == "default":
-            compress = {"type": "MSSA", "head_dim": head_dim}
-        if sparsify == "default":
-            sparsify = {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
-        self.blocks = nn.ModuleList(
-            build_block(embed_dim, num_heads, compress, sparsify, residual=residual, drop_path=rate)
-            for rate in drop_path_rates(drop_path, depth, drop_path_rule)
-        )
+        mssa = {"type": "MSSA", "head_dim": head_dim}
+        ista = {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
+        rates = drop_path_rates(drop_path, depth, drop_path_rule)
+        self.blocks = build_blocks(embed_dim, num_heads, compress, sparsify, (mssa, ista), rates, residual=residual)

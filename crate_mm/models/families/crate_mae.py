@@ -25,7 +25,7 @@ from ..layers import (
     to_pair,
 )
 from ..official import Argument, Official
-from .block import build_block
+from .block import build_blocks
 from .crate import ARCHS
 from .patches import PatchBackbone
 
@@ -128,14 +128,8 @@ class CRATEMAE(PatchBackbone):
     Args:
         arch: a name of CRATE's ``ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
         img_size: image height and width of the position table in pixels, one number if square.
-        patch_size: patch height and width in pixels, one number if square.
-        in_channels: image channels C.
-        ista_step_size: eta.
-        ista_lambda: lambda.
-        compress: config of ``LAYERS`` to replace ``MSSA``; it gets ``embed_dim`` and ``num_heads``. None for no
-            compression.
-        sparsify: config of ``LAYERS`` to replace ``ISTA``; it gets ``embed_dim``. None for no sparsification.
-        drop_path, drop_path_rule: stochastic depth of the compression steps, as in CRATE.
+        patch_size, in_channels, ista_step_size, ista_lambda, compress, sparsify, drop_path, drop_path_rule: as in
+            ``CRATE``.
 
     Raises:
         ValueError: unknown ``arch``, indivisible sizes, or invalid ``drop_path``.
@@ -164,14 +158,9 @@ class CRATEMAE(PatchBackbone):
         self.arch = resolve_arch(arch, ARCHS)
         self.embed_dim, depth, num_heads = self.arch
         self.embedding = SinCosEmbedding(img_size, patch_size, in_channels, self.embed_dim)
-        if compress == "default":
-            compress = {"type": "MSSA"}
-        if sparsify == "default":
-            sparsify = {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
-        self.blocks = nn.ModuleList(
-            build_block(self.embed_dim, num_heads, compress, sparsify, drop_path=rate)
-            for rate in drop_path_rates(drop_path, depth, drop_path_rule)
-        )
+        steps = {"type": "MSSA"}, {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
+        rates = drop_path_rates(drop_path, depth, drop_path_rule)
+        self.blocks = build_blocks(self.embed_dim, num_heads, compress, sparsify, steps, rates)
         self.norm = nn.LayerNorm(self.embed_dim, 1e-6)
         xavier_linears(self)
 

@@ -13,13 +13,15 @@ class PatchBackbone(Backbone):
     """A backbone with an ``embedding`` of images and ``blocks``: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
     Attributes:
-        positions: name of the position tensor in ``embedding``.
+        prefix: number of tokens before the patches in the layers.
+        positions: name of the position tensor in ``embedding``, or None.
         resize: ``Positions.resize`` for a transfer; None for interpolation.
         kernels: tensors of ``embedding`` with one element per pixel and channel of a patch -> dimension order.
         any_size: whether images of other sizes than ``img_size`` are accepted.
     """
 
-    positions: ClassVar[str] = "pos_embed"
+    prefix: ClassVar[int] = 1
+    positions: ClassVar[str | None] = "pos_embed"
     resize: ClassVar[Callable | None] = None
     kernels: ClassVar[dict[str, str]] = {"proj.weight": "d C h w"}
     any_size: ClassVar[bool] = False
@@ -44,14 +46,15 @@ class PatchBackbone(Backbone):
         return InputSpec(self.in_channels, self.img_size, self.any_size)
 
     def layout(self, inputs: Tensor) -> TokenLayout:
-        """Return the grid of the patches, which follow the CLS token."""
+        """Return the grid of the patches, which follow the prefix."""
         (h, w), (H, W) = self.patch_size, inputs.shape[-2:]
-        return TokenLayout(1, H // h, W // w)
+        return TokenLayout(self.prefix, H // h, W // w)
 
     def resizable(self) -> dict[str, Positions | PatchKernel]:
         grid, patch = self.embedding.grid_size, (*self.patch_size, self.in_channels)
         kernels = {f"embedding.{name}": PatchKernel(order, *patch) for name, order in self.kernels.items()}
-        return {f"embedding.{self.positions}": Positions(grid, self.resize), **kernels}
+        positions = {f"embedding.{self.positions}": Positions(grid, self.resize)} if self.positions else {}
+        return {**positions, **kernels}
 
     def forward(self, images: Tensor) -> Tensor:
         z, layout = self.embedding(images), self.layout(images)

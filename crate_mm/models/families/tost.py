@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from ...registry import BACKBONES
 from ..arch import Arch, Sizes, resolve_arch
-from ..backbone import Backbone, InputSpec
-from ..layers import ClassAttentionBlock, ConvStem, TokenLayout
+from ..layers import ClassAttentionBlock, ConvStem
 from ..official import NORMALIZED, Argument, Official, classifier
 from .block import build_block
+from .patches import PatchBackbone
 
 TOST_ARCHS: dict[str, Arch] = {
     "tiny_12": Arch(embed_dim=192, depth=12, num_heads=4),
@@ -97,7 +97,7 @@ OFFICIAL = Official(
 
 
 @BACKBONES.register_module()
-class ToST(Backbone):
+class ToST(PatchBackbone):
     """ToST backbone: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first.
 
     Only patches pass the layers ``blocks``. Then the CLS token is prepended and attends to them in two layers of class
@@ -127,7 +127,10 @@ class ToST(Backbone):
     sizes = Sizes("tost", TOST_ARCHS)
     official: ClassVar[Official] = OFFICIAL
     head_settings: ClassVar[dict] = {"norm_eps": 1e-6, "init_std": 0.02}
-    stem = ("embedding",)  # the CLS token joins after the layers
+    prefix = 0  # the CLS token joins after the layers
+    positions = None  # computed for a grid of any size
+    kernels: ClassVar[dict] = {}
+    any_size = True
 
     def __init__(
         self,
@@ -165,27 +168,8 @@ class ToST(Backbone):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    @property
-    def img_size(self) -> tuple[int, int]:
-        return self.embedding.img_size
-
-    @property
-    def in_channels(self) -> int:
-        return self.embedding.in_channels
-
-    @property
-    def input_spec(self) -> InputSpec:
-        return InputSpec(self.in_channels, self.img_size, any_size=True)
-
-    def layout(self, inputs: Tensor) -> TokenLayout:
-        """Return the grid of the patches; ``blocks`` have no other tokens."""
-        (h, w), (H, W) = self.embedding.patch_size, inputs.shape[-2:]
-        return TokenLayout(0, H // h, W // w)
-
     def forward(self, images: Tensor) -> Tensor:
-        z, layout = self.embedding(images), self.layout(images)
-        for block in self.blocks:
-            z = block(z, layout)
+        z = super().forward(images)
         z = torch.cat([self.cls_token.expand(z.shape[0], -1, -1), z], dim=1)
         for block in self.class_blocks:
             z = block(z)

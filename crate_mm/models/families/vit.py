@@ -121,8 +121,7 @@ class ViT(VisionTransformer, Backbone):
         img_size: image height and width in pixels, one number if square (torchvision: square only).
         patch_size: height and width of the square patches in pixels.
         in_channels: image channels C.
-        drop_path: drop probability of stochastic depth in the last layer.
-        drop_path_rule: 'linear', from 0 in the first layer, or 'constant'.
+        drop_path, drop_path_rule: stochastic depth, as in ``CRATE``.
 
     Raises:
         ValueError: unknown ``arch``, indivisible sizes, invalid ``drop_path``, or (in forward) images of another size.

@@ -19,5 +19,5 @@ from .overcomplete import OvercompleteISTA
 from .sincos import SinCosEmbedding, resize_table, sincos_table
 from .softmax_attention import SoftmaxAttention
 from .synthesis import DecoderBlock
-from .tokens import ConvEmbedding, TokenEmbedding, check_images, patch_grid, to_pair
+from .tokens import ConvEmbedding, TokenEmbedding, check_images, patch_grid, resize_positions, to_pair
 from .tssa import TSSA

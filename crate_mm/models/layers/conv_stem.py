@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .tokens import patch_grid, to_pair
+from .tokens import PatchEmbedding, Size, patch_grid
 
 
 class FourierPositions(nn.Module):
@@ -45,7 +45,7 @@ class FourierPositions(nn.Module):
         return self.proj(torch.cat([rows, columns], dim=-1).permute(2, 0, 1)[None].to(weight.dtype))
 
 
-class ConvStem(nn.Module):
+class ConvStem(PatchEmbedding):
     """Embed an image as tokens, without a CLS token: ``(B, C, H, W) -> (B, N, d)``.
 
     3 x 3 convolutions with stride 2 and no bias, each followed by BatchNorm, with GELU between them: four for patches
@@ -65,14 +65,10 @@ class ConvStem(nn.Module):
             match.
     """
 
-    def __init__(self, img_size: int | tuple[int, int], patch_size: int, in_channels: int, embed_dim: int) -> None:
-        super().__init__()
+    def __init__(self, img_size: Size, patch_size: int, in_channels: int, embed_dim: int) -> None:
         if patch_size not in (8, 16):
             raise ValueError(f"patch_size of the convolutional stem must be 8 or 16, got {patch_size!r}")
-        self.img_size = to_pair(img_size)
-        self.patch_size = (patch_size, patch_size)
-        self.grid_size = patch_grid(self.img_size, self.patch_size)
-        self.in_channels = in_channels
+        super().__init__(img_size, patch_size, in_channels)
         halvings = patch_size.bit_length() - 1
         if embed_dim % 2 ** (halvings - 1):
             raise ValueError(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .tokens import patch_grid, to_pair
+from .tokens import PatchEmbedding, Size, resize_positions
 
 
 def sincos_table(grid: tuple[int, int], embed_dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -50,16 +50,15 @@ def resize_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> T
         old: (rows, columns) of the table.
         new: (rows, columns) of the result.
     """
-    if old == new:
-        return table
-    patches = table[:, 1:].unflatten(1, old).permute(0, 3, 1, 2)
-    wide = patches if patches.dtype == torch.float64 else patches.float()
     scale = tuple((to + 0.1) / size for size, to in zip(old, new))
-    resized = F.interpolate(wide, scale_factor=scale, mode="bicubic", align_corners=False)[..., : new[0], : new[1]]
-    return torch.cat([table[:, :1], resized.to(table.dtype).flatten(2).mT], dim=1)
+
+    def enlarge(grid: Tensor) -> Tensor:
+        return F.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False)[..., : new[0], : new[1]]
+
+    return resize_positions(table, old, new, enlarge)
 
 
-class SinCosEmbedding(nn.Module):
+class SinCosEmbedding(PatchEmbedding):
     """Embed an image as tokens: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
     A convolution without LayerNorm embeds the patches. The position table is fixed but part of the state dict: a model
@@ -79,18 +78,8 @@ class SinCosEmbedding(nn.Module):
             channels of an image do not match.
     """
 
-    def __init__(
-        self,
-        img_size: int | tuple[int, int],
-        patch_size: int | tuple[int, int],
-        in_channels: int,
-        embed_dim: int,
-    ) -> None:
-        super().__init__()
-        self.img_size = to_pair(img_size)
-        self.patch_size = to_pair(patch_size)
-        self.in_channels = in_channels
-        self.grid_size = patch_grid(self.img_size, self.patch_size)
+    def __init__(self, img_size: Size, patch_size: Size, in_channels: int, embed_dim: int) -> None:
+        super().__init__(img_size, patch_size, in_channels)
         self.proj = nn.Conv2d(in_channels, embed_dim, self.patch_size, self.patch_size)
         nn.init.xavier_uniform_(self.proj.weight.data.view(embed_dim, -1))
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, embed_dim))

@@ -3,12 +3,16 @@
 Shapes: B images, C channels, H x W pixels, N patches of h x w pixels, d embedding dimensions.
 """
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+Size = int | tuple[int, int]  # height and width, one number if square
 
-def to_pair(size: int | tuple[int, int]) -> tuple[int, int]:
+
+def to_pair(size: Size) -> tuple[int, int]:
     """Return ``(height, width)`` from one number or a pair of numbers."""
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
@@ -31,7 +35,48 @@ def check_images(images: Tensor, in_channels: int, img_size: tuple[int, int]) ->
         )
 
 
-class TokenEmbedding(nn.Module):
+def resize_positions(
+    positions: Tensor, old: tuple[int, int], new: tuple[int, int], interpolate: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Resize positions to another grid, ``(1, 1 + N, d) -> (1, 1 + N', d)``, except the CLS token's.
+
+    Args:
+        positions: CLS token first, then the patches row by row.
+        old, new: (rows, columns) of both grids.
+        interpolate: from ``(1, d, rows, columns)``, at least float32, to the new grid.
+    """
+    if old == new:
+        return positions
+    grid = positions[:, 1:].unflatten(1, old).permute(0, 3, 1, 2)
+    resized = interpolate(grid if grid.dtype == torch.float64 else grid.float())
+    return torch.cat([positions[:, :1], resized.to(positions.dtype).flatten(2).mT], dim=1)
+
+
+class PatchEmbedding(nn.Module):
+    """Base class of patch embeddings: the sizes of images and patches.
+
+    Args:
+        img_size: image height and width H, W in pixels, one number if square.
+        patch_size: patch height and width h, w in pixels, one number if square.
+        in_channels: C.
+
+    Raises:
+        ValueError: the patch size does not divide the image size.
+    """
+
+    def __init__(self, img_size: Size, patch_size: Size, in_channels: int) -> None:
+        super().__init__()
+        self.img_size = to_pair(img_size)
+        self.patch_size = to_pair(patch_size)
+        self.in_channels = in_channels
+        self.grid_size = patch_grid(self.img_size, self.patch_size)
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid_size[0] * self.grid_size[1]
+
+
+class TokenEmbedding(PatchEmbedding):
     """Embed an image as tokens: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
     A patch is flattened in the order (row in patch, column in patch, channel), normalized, projected to ``d`` and
@@ -41,26 +86,14 @@ class TokenEmbedding(nn.Module):
         ValueError: the patch size does not divide the image size, or (in forward) an image has another size.
     """
 
-    def __init__(
-        self,
-        img_size: int | tuple[int, int],
-        patch_size: int | tuple[int, int],
-        in_channels: int,
-        embed_dim: int,
-    ) -> None:
-        super().__init__()
-        self.img_size = to_pair(img_size)
-        self.patch_size = to_pair(patch_size)
-        self.in_channels = in_channels
-        self.grid_size = patch_grid(self.img_size, self.patch_size)
-        num_patches = self.grid_size[0] * self.grid_size[1]
+    def __init__(self, img_size: Size, patch_size: Size, in_channels: int, embed_dim: int) -> None:
+        super().__init__(img_size, patch_size, in_channels)
         patch_dim = self.patch_size[0] * self.patch_size[1] * in_channels
-
         self.patch_norm = nn.LayerNorm(patch_dim)
         self.proj = nn.Linear(patch_dim, embed_dim)
         self.norm = nn.LayerNorm(embed_dim)
         self.cls_token = nn.Parameter(torch.randn(1, 1, embed_dim))
-        self.pos_embed = nn.Parameter(torch.randn(1, 1 + num_patches, embed_dim))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + self.num_patches, embed_dim))
 
     def forward(self, images: Tensor) -> Tensor:
         check_images(images, self.in_channels, self.img_size)
@@ -71,7 +104,7 @@ class TokenEmbedding(nn.Module):
         return torch.cat([cls_token, tokens], dim=1) + self.pos_embed
 
 
-class ConvEmbedding(nn.Module):
+class ConvEmbedding(PatchEmbedding):
     """Embed an image as tokens by one convolution: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
     The convolution has a bias and no LayerNorm. CLS token and position embedding are learned. Initialization is that of
@@ -81,22 +114,11 @@ class ConvEmbedding(nn.Module):
         ValueError: the patch size does not divide the image size, or (in forward) an image has another size.
     """
 
-    def __init__(
-        self,
-        img_size: int | tuple[int, int],
-        patch_size: int | tuple[int, int],
-        in_channels: int,
-        embed_dim: int,
-    ) -> None:
-        super().__init__()
-        self.img_size = to_pair(img_size)
-        self.patch_size = to_pair(patch_size)
-        self.in_channels = in_channels
-        self.grid_size = patch_grid(self.img_size, self.patch_size)
-        num_patches = self.grid_size[0] * self.grid_size[1]
+    def __init__(self, img_size: Size, patch_size: Size, in_channels: int, embed_dim: int) -> None:
+        super().__init__(img_size, patch_size, in_channels)
         self.proj = nn.Conv2d(in_channels, embed_dim, self.patch_size, self.patch_size)
         self.cls_token = nn.Parameter(1e-6 * torch.randn(1, 1, embed_dim))
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, 1 + num_patches, embed_dim))
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, 1 + self.num_patches, embed_dim))
         nn.init.kaiming_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 

@@ -13,8 +13,9 @@ from mmengine.model import BaseModel, is_model_wrapper
 from torch import Tensor, nn
 
 from ...datasets.base import dataset_of, samples_in
-from ..backbone import Backbone
-from .preprocessor import ImagePreprocessor
+from ...registry import BACKBONES, MODELS
+from ..backbone import Backbone, check_backbone_contract, image_spec
+from .preprocessor import ImagePreprocessor, refuse_raw
 
 
 class Task(BaseModel):
@@ -157,6 +158,48 @@ class Task(BaseModel):
             return getattr(self, mode)(*args, **batch)
         with torch.autocast(next(self.parameters()).device.type, self.eval_dtype):
             return getattr(self, mode)(*args, **batch)
+
+
+class ImageTask(Task):
+    """A task of images ``(B, C, H, W)``: a preprocessor that normalizes them, and a backbone.
+
+    Args:
+        backbone: config of ``BACKBONES`` or a ``Backbone`` of images.
+        preprocessor: config of ``MODELS``, or a module.
+
+    Raises:
+        ValueError: the preprocessor's channels are not the backbone's.
+    """
+
+    def __init__(self, backbone: dict | nn.Module, preprocessor: dict | nn.Module | None = None) -> None:
+        if not isinstance(preprocessor, nn.Module):
+            preprocessor = MODELS.build({"type": "ImagePreprocessor", **(preprocessor or {})})
+        super().__init__(preprocessor)
+        self.backbone = backbone if isinstance(backbone, nn.Module) else BACKBONES.build(backbone)
+        check_backbone_contract(self.backbone)
+        spec = self.backbone.input_spec
+        if spec is not None and isinstance(preprocessor, ImagePreprocessor) and len(preprocessor.mean) != spec.channels:
+            raise ValueError(
+                f"the backbone takes images of {spec.channels} channels, the preprocessor's mean and std are of "
+                f"{len(preprocessor.mean)}: set in_channels or mean and std"
+            )
+
+    @property
+    def in_channels(self) -> int:
+        """Channels C of the images, from the preprocessor's mean."""
+        return len(self.data_preprocessor.mean)
+
+    def forward(self, inputs: Tensor, *args: Tensor, mode: str = "tensor", **batch: Tensor) -> Any:
+        """As ``Task.forward``; exporters need a named argument for the images."""
+        refuse_raw(inputs)
+        return super().forward(inputs, *args, mode=mode, **batch)
+
+    def example(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        if size is None and self.backbone.input_spec is None:
+            raise ValueError(f"{type(self.backbone).__name__} does not define its image size: give --shape H W")
+        size = size or image_spec(self.backbone).size
+        parameter = next(self.parameters())
+        return {"inputs": torch.zeros(1, self.in_channels, *size, device=parameter.device, dtype=parameter.dtype)}
 
 
 def task_of(model: nn.Module) -> Task:

@@ -8,15 +8,13 @@ from torch import Tensor, nn
 
 from ...datasets.base import dataset_of, require_images
 from ...io.untrusted import sanitized
-from ...registry import BACKBONES, HEADS, MODELS
-from ..backbone import check_backbone_contract, image_spec
+from ...registry import HEADS, MODELS
 from .augment import BatchAugments
-from .base import Task, check_images_fit
-from .preprocessor import ImagePreprocessor, refuse_raw
+from .base import ImageTask, check_images_fit
 
 
 @MODELS.register_module()
-class ImageClassifier(Task):
+class ImageClassifier(ImageTask):
     """Image classifier: a preprocessor, a backbone and a head.
 
     Args:
@@ -44,19 +42,9 @@ class ImageClassifier(Task):
         freeze_backbone: bool = False,
         batch_augments: list[dict] = (),
     ) -> None:
-        if not isinstance(preprocessor, nn.Module):
-            preprocessor = MODELS.build({"type": "ImagePreprocessor", **(preprocessor or {})})
-        super().__init__(preprocessor)
-        self.backbone = backbone if isinstance(backbone, nn.Module) else BACKBONES.build(backbone)
-        check_backbone_contract(self.backbone)
-        preprocessor.channels_last = self.backbone.channels_last
+        super().__init__(backbone, preprocessor)
+        self.data_preprocessor.channels_last = self.backbone.channels_last
         self.head = head if isinstance(head, nn.Module) else HEADS.build({**head, "in_dim": self.backbone.embed_dim})
-        spec = self.backbone.input_spec
-        if spec is not None and isinstance(preprocessor, ImagePreprocessor) and len(preprocessor.mean) != spec.channels:
-            raise ValueError(
-                f"the backbone takes images of {spec.channels} channels, the preprocessor's mean and std are of "
-                f"{len(preprocessor.mean)}: set in_channels or mean and std"
-            )
         self.label_smoothing = label_smoothing
         self.batch_augments = BatchAugments(batch_augments, self.num_classes) if batch_augments else None
         self.flip_test = False  # in predict, average the probabilities of an image and its mirror image
@@ -73,16 +61,6 @@ class ImageClassifier(Task):
     @property
     def num_classes(self) -> int:
         return self.head.num_classes
-
-    @property
-    def in_channels(self) -> int:
-        """Channels C of the images, from the preprocessor's mean."""
-        return len(self.data_preprocessor.mean)
-
-    def forward(self, inputs: Tensor, *args: Tensor, mode: str = "tensor", **batch: Tensor) -> Any:
-        """As ``Task.forward``; exporters need a named argument for the images."""
-        refuse_raw(inputs)
-        return super().forward(inputs, *args, mode=mode, **batch)
 
     def tensor(self, inputs: Tensor, **_: Tensor) -> Tensor:
         """Return logits ``(B, num_classes)`` of normalized images, or features ``(B, d)`` if num_classes is 0."""
@@ -110,13 +88,6 @@ class ImageClassifier(Task):
         if self.flip_test:
             logits = torch.stack([logits, self.tensor(inputs.flip(-1))]).log_softmax(-1).logsumexp(0)
         return [{"logits": logits, "labels": labels, "sample_idx": sample_idx}]
-
-    def example(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        if size is None and self.backbone.input_spec is None:
-            raise ValueError(f"{type(self.backbone).__name__} does not define its image size: give --shape H W")
-        size = size or image_spec(self.backbone).size
-        parameter = next(self.parameters())
-        return {"inputs": torch.zeros(1, self.in_channels, *size, device=parameter.device, dtype=parameter.dtype)}
 
     def check_data(self, dataset: Any, split: str) -> None:
         require_images(dataset, split)

@@ -16,11 +16,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...datasets.base import require_images
-from ...registry import BACKBONES, MODELS
-from ..backbone import check_backbone_contract, image_spec
+from ...registry import MODELS
+from ..backbone import image_spec
 from ..families import CRATEMAE, MAEDecoder
-from .base import Task, check_images_fit
-from .preprocessor import refuse_raw
+from .base import ImageTask, check_images_fit
 
 EPS = 1e-6  # added to the variance of a patch
 
@@ -57,7 +56,7 @@ def _signed(number: int) -> int:
 
 
 @MODELS.register_module()
-class MaskedAutoencoder(Task):
+class MaskedAutoencoder(ImageTask):
     """A masked autoencoder: an encoder with a mask token for each masked patch, and a decoder that predicts pixels.
 
     The loss is the mean squared error of the masked patches against their normalized pixels. The official model's
@@ -93,21 +92,12 @@ class MaskedAutoencoder(Task):
         norm_pix_loss: bool = False,
         preprocessor: dict | nn.Module | None = None,
     ) -> None:
-        if not isinstance(preprocessor, nn.Module):
-            preprocessor = MODELS.build({"type": "ImagePreprocessor", **(preprocessor or {})})
-        super().__init__(preprocessor)
-        self.backbone = backbone if isinstance(backbone, nn.Module) else BACKBONES.build(backbone)
-        check_backbone_contract(self.backbone)
+        super().__init__(backbone, preprocessor)
         if not {"mask", "mask_token"} <= inspect.signature(self.backbone.forward).parameters.keys():
             raise ValueError(
                 f"{type(self.backbone).__name__} cannot mask patches: its forward has no mask and mask_token"
             )
         channels, (H, W), *_ = image_spec(self.backbone)
-        if len(preprocessor.mean) != channels:
-            raise ValueError(
-                f"the backbone takes images of {channels} channels, the preprocessor's mean and std "
-                f"are of {len(preprocessor.mean)}: set in_channels or mean and std"
-            )
         layout = self.backbone.layout(torch.empty(1, channels, H, W, device="meta"))
         if layout is None:
             raise ValueError(f"{type(self.backbone).__name__} does not define its grid of patches: its layout is None")
@@ -130,16 +120,6 @@ class MaskedAutoencoder(Task):
         if decoder.keys() != {"depth", "num_heads"}:
             raise ValueError(f"decoder needs depth and num_heads, got {', '.join(decoder) or 'neither'}")
         return MAEDecoder(self.backbone.embed_dim, **decoder, patch_dim=patch_dim)
-
-    @property
-    def in_channels(self) -> int:
-        """Channels C of the images, from the preprocessor's mean."""
-        return len(self.data_preprocessor.mean)
-
-    def forward(self, inputs: Tensor, *args: Tensor, mode: str = "tensor", **batch: Tensor) -> Any:
-        """As ``Task.forward``, with a named argument for the images."""
-        refuse_raw(inputs)
-        return super().forward(inputs, *args, mode=mode, **batch)
 
     # Patches ------------------------------------------------------------------------------------------------------
 
@@ -230,11 +210,6 @@ class MaskedAutoencoder(Task):
         hidden = mask[..., None]
         filled = torch.where(hidden, predicted.to(patches.dtype), patches)
         return Reconstruction(self.unpatchify(patches.masked_fill(hidden, 0)), self.unpatchify(filled), mask)
-
-    def example(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        parameter = next(self.parameters())
-        size = size or self.img_size
-        return {"inputs": torch.zeros(1, self.in_channels, *size, device=parameter.device, dtype=parameter.dtype)}
 
     def check_data(self, dataset: Any, split: str) -> None:
         require_images(dataset, split, ", whose labels have no effect")

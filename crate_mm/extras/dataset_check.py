@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..datasets.base import Source, source_of
+from ..datasets.folders import ImageFolder
+from ..datasets.images import UnreadableImageError, open_image
+from ..datasets.packed import INDEX, PackedImages
+from ..datasets.scan import find_splits, is_image, list_dir, walk_tree
 from ..io.files import home
 from ..io.untrusted import sanitized
-from .base import Source, source_of
-from .folders import ImageFolder
-from .images import UnreadableImageError, open_image
-from .packed import INDEX, PackedImages
-from .scan import find_splits, is_image, list_dir, walk_tree
 
 TINY = 32  # pixels of the shorter side
 MAX_NAMED = 5

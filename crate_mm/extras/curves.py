@@ -1,7 +1,6 @@
 """Read the curves of runs from their logs, and compute the schedule of a config with its own schedulers."""
 
 import math
-import re
 import tempfile
 import warnings
 from array import array
@@ -12,10 +11,10 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from ..config import resolve_config
-from ..io.untrusted import is_count, read_regular, sanitized
+from ..engine.logs import LOG, read_launch, read_log
+from ..engine.runner import Runner
+from ..io.untrusted import is_count, sanitized
 from ..registry import DATASETS, suggest
-from .logs import LOG, MAX_LOG_BYTES, read_launch, read_log
-from .runner import Runner
 
 NON_VALUES = ("epoch", "iter", "step", "launch")  # keys of a log line that are not logged values
 
@@ -54,8 +53,7 @@ def read_run(folder: str | Path) -> dict[str, list[Point]]:
 
     A resumed run has one log per launch. The curve consists of the last launch and of the launches that it resumes
     from. Values logged after the point of resume are discarded, because the next launch repeated these steps. Launches
-    are ordered by number. Logs of earlier versions of crate_mm have no numbers: they come first, in the order of their
-    folders' names.
+    are ordered by number.
 
     Args:
         folder: the work directory, or one of its log folders.
@@ -65,7 +63,7 @@ def read_run(folder: str | Path) -> dict[str, list[Point]]:
         OSError: a log is not a regular file, or is too large.
     """
     files = sorted(Path(folder).glob(f"*/{LOG}")) or [file for file in [Path(folder) / LOG] if file.is_file()]
-    launches = _in_order([launch for file in files for launch in _read_launches(file)])
+    launches = sorted((launch for file in files for launch in _read_launches(file)), key=lambda launch: launch.number)
     logged = [launch for launch in launches if launch.lines]
     if not logged:
         raise ValueError(f"{sanitized(folder)} has no log of a run: expected <time>/{LOG} in it")
@@ -94,17 +92,6 @@ def _point(line: dict[str, Any], value: float, steps: int | None) -> tuple[tuple
     return ("step", epoch), Point(epoch * steps if steps else None, float(epoch), value)
 
 
-def _in_order(launches: list[LogSegment]) -> list[LogSegment]:
-    """Sort launches by number; launches without a number get numbers up to 0, in their order."""
-    unnumbered = [launch for launch in launches if launch.number == 0]
-    first = 1 - len(unnumbered)
-    unnumbered = [
-        launch._replace(number=number, parent=number - 1 if launch.iteration else None)
-        for number, launch in enumerate(unnumbered, first)
-    ]
-    return unnumbered + sorted((launch for launch in launches if launch.number), key=lambda launch: launch.number)
-
-
 def _lineage(last: LogSegment, launches: list[LogSegment]) -> list[LogSegment]:
     """Return a launch and its ancestors, the latest first; ``launches`` are sorted.
 
@@ -113,9 +100,9 @@ def _lineage(last: LogSegment, launches: list[LogSegment]) -> list[LogSegment]:
     lineage = [last]
     for launch in reversed(launches):
         child = lineage[-1]
-        if child.parent is None:
+        if not child.parent:  # 0 if the checkpoint does not name its launch
             break
-        if launch.number <= child.parent and launch.run == (child.run if child.parent > 0 else None):
+        if launch.number <= child.parent and launch.run == child.run:
             lineage.append(launch)
     return lineage
 
@@ -130,19 +117,9 @@ def _read_launches(file: Path) -> list[LogSegment]:
             launches.append(LogSegment(*values, launch.get("steps_per_epoch") or None, []))
         elif is_count(line.get("iter", line.get("step"))):
             if not launches:
-                launches.append(_launch_of_text(file))
+                launches.append(LogSegment(0, None, None, 0, 0, None, []))
             launches[-1].lines.append(line)
     return launches
-
-
-def _launch_of_text(file: Path) -> LogSegment:
-    """Return a launch of an earlier version of crate_mm, whose start is found in the text log only."""
-    logs = sorted(file.parents[1].glob("*.log"))
-    text = "".join(read_regular(log, MAX_LOG_BYTES).decode(errors="replace") for log in logs)
-    resumed = re.search(r"resumed epoch: (\d{1,15}), iter: (\d{1,15})\b", text)
-    steps = re.search(r"; (\d{1,15}) steps an epoch, ", text)
-    epoch, iteration = map(int, resumed.groups()) if resumed else (0, 0)
-    return LogSegment(0, None, None, epoch, iteration, (int(steps[1]) or None) if steps else None, [])
 
 
 def find_key(key: str, names: Iterable[str]) -> str:

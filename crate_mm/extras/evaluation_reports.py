@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..evaluation.metrics import confusion_matrix, per_class_accuracy
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized, spreadsheet_cell
-from .metrics import confusion_matrix, per_class_accuracy
 
 # Maximum numbers of classes for which a plot has room for names, and for numbers in the cells.
 MAX_NAMED, MAX_NUMBERED = 60, 20

@@ -10,10 +10,10 @@ from mmengine.runner import set_random_seed
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...config import defines_model, fill_from_data, resolve_config
-from ...datasets.base import dataset_of
-from ...registry import DATA_SAMPLERS, DATASETS, MODELS
-from ..safety.seeding import iteration_seed
+from ..config import defines_model, fill_from_data, resolve_config
+from ..datasets.base import dataset_of
+from ..engine.safety.seeding import iteration_seed
+from ..registry import DATA_SAMPLERS, DATASETS, MODELS
 
 
 class PreviewSample(NamedTuple):

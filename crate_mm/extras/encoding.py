@@ -10,10 +10,10 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from ..datasets.classification import UNREADABLE
+from ..datasets.images import MAX_IMAGE_BYTES, convert, is_system_error, open_image
+from ..datasets.workers import init_worker
 from ..io.untrusted import read_regular
-from .classification import UNREADABLE
-from .images import MAX_IMAGE_BYTES, convert, is_system_error, open_image
-from .workers import init_worker
 
 AHEAD = 8  # images that a process encodes in advance
 

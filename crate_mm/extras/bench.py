@@ -19,10 +19,10 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from ..config import resolve_config
+from ..engine.optim.wrapper import amp_dtype, amp_optim_wrapper
+from ..engine.parallel.blocks import prepare_blocks
 from ..models.tasks.base import Task, image_shape, task_of
 from ..registry import MODELS, SCOPE
-from .optim.wrapper import amp_dtype, amp_optim_wrapper
-from .parallel.blocks import prepare_blocks
 
 WARM_UP, MIN_STEPS, MAX_STEPS = 3, 5, 1000
 
@@ -78,16 +78,15 @@ def bench(cfg: Config, what: str, batch: int = 32, seconds: float = 10.0, amp: b
     recompute = resolved.activation_checkpointing is True
     prepare_blocks(task, resolved.compile_blocks, recompute, resolved.residual_dtype if amp else None)
     step = _training(task, resolved, batch, amp) if what == "training" else _inference(task, batch, amp)
-    has_peak = _reset_peak()
-    first = _timed(step)
+    has_peak = reset_peak()
+    first = seconds_of(step)
     for _ in range(WARM_UP - 1):
-        _timed(step)
+        step()
     times: list[float] = []
     while len(times) < MIN_STEPS or (sum(times) < seconds and len(times) < MAX_STEPS):
-        times.append(_timed(step))
-    return BenchResult(
-        what, batch, len(times), median(times), min(times), max(times), first, _peak() if has_peak else None
-    )
+        times.append(seconds_of(step))
+    peak = peak_bytes() if has_peak else None
+    return BenchResult(what, batch, len(times), median(times), min(times), max(times), first, peak)
 
 
 def random_batch(task: Task, batch: int) -> dict[str, Tensor]:
@@ -124,20 +123,23 @@ def _inference(task: Task, batch: int, amp: bool) -> Callable[[], None]:
     return step
 
 
-def _timed(step: Callable[[], None]) -> float:
-    _wait()
+def seconds_of(run: Callable[[], object], times: int = 1) -> float:
+    """Return the seconds of a run, of several runs in a row between two synchronizations with the device."""
+    synchronize()
     start = time.perf_counter()
-    step()
-    _wait()
-    return time.perf_counter() - start
+    for _ in range(times):
+        run()
+    synchronize()
+    return (time.perf_counter() - start) / times
 
 
-def _wait() -> None:
+def synchronize() -> None:
+    """Wait until the GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def _reset_peak() -> bool:
+def reset_peak() -> bool:
     """Reset the peak memory; return False if the system does not allow it."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -149,7 +151,8 @@ def _reset_peak() -> bool:
     return True
 
 
-def _peak() -> int | None:
+def peak_bytes() -> int | None:
+    """Return the peak memory in bytes, of PyTorch's tensors on a GPU, of the process on a CPU; None if unknown."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:
