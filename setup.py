@@ -14,6 +14,7 @@ TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
+    "mypy>=1.13",  # a test checks the types of public names
     "setuptools>=70.1",  # to build the wheel that a test installs
     "webdataset>=1.0",  # which reads packed images
     *EXPORT,
@@ -34,7 +35,7 @@ setup(
     entry_points={"console_scripts": ["crate-mm = crate_mm.__main__:main"]},
     packages=[*find_packages(include=["crate_mm", "crate_mm.*"]), "crate_mm.configs"],
     package_dir={"crate_mm.configs": "configs"},
-    package_data={"crate_mm.configs": ["**/*.py"], "crate_mm.extras.report": ["assets/*"]},
+    package_data={"crate_mm": ["py.typed"], "crate_mm.configs": ["**/*.py"], "crate_mm.extras.report": ["assets/*"]},
     install_requires=[
         "torch>=2.6",  # before, weights_only did not keep a file from running code (CVE-2025-32434)
         "torchvision>=0.21",

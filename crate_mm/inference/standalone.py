@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoints import Checkpoint, CheckpointError, TransferReport, open_checkpoint, validated_model_config
 from ..checkpoints.fit import BACKBONE, load_strict, transfer_backbone
 from ..config import defines_model, load_config, require_model, resolve_config
+from ..models.tasks.base import Task
 from ..registry import DATASETS, FUNCTIONS, MODELS, registered_only
 
 
@@ -71,7 +71,7 @@ def load_config_and_checkpoint(
     return load_config(config, overrides, **kwargs), loaded
 
 
-def build_model(cfg: Config, checkpoint: Checkpoint | None) -> nn.Module:
+def build_model(cfg: Config, checkpoint: Checkpoint | None) -> Task:
     """Build the model of a config of ``load_config_and_checkpoint``, with new weights.
 
     A config is code and may name any class. A model config from a checkpoint is data: only registered classes.
@@ -84,7 +84,7 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None) -> nn.Module:
         return MODELS.build(cfg.model)
 
 
-def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[nn.Module, TransferReport]:
+def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[Task, TransferReport]:
     """Build the model of a config in eval mode and load its backbone from a checkpoint.
 
     A checkpoint of the same model also loads everything else, because a task's features may come from another part,
