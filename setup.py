@@ -10,6 +10,7 @@ EXPORT = ["onnxscript>=0.5", "onnxruntime>=1.20"]  # what writes ONNX, and what 
 TIMM = ["timm>=1.0.15"]
 HUB = ["huggingface_hub>=0.34"]  # weights by hf:// addresses, and models pushed to the Hub
 REPORT = ["vl-convert-python>=1.9"]  # Vega, which draws the charts of a report, in one script
+COMPLETION = ["shtab>=1.13"]  # scripts that complete commands in bash, zsh and fish
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -21,6 +22,7 @@ TEST = [
     *TIMM,
     *HUB,
     *REPORT,
+    *COMPLETION,
     "selenium>=4.20",  # a report in a real browser, where Chromium and its driver are installed
 ]
 
@@ -55,7 +57,8 @@ setup(
         "timm": TIMM,
         "hub": HUB,
         "report": REPORT,
-        "all": [*EXPORT, *TIMM, *HUB, *REPORT],
+        "completion": COMPLETION,
+        "all": [*EXPORT, *TIMM, *HUB, *REPORT, *COMPLETION],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "pre-commit"],
     },
