@@ -9,15 +9,18 @@ VERSION = next(line.split('"')[1] for line in (HERE / "crate_mm/__init__.py").op
 EXPORT = ["onnxscript>=0.5", "onnxruntime>=1.20"]  # what writes ONNX, and what runs it
 TIMM = ["timm>=1.0.15"]
 HUB = ["huggingface_hub>=0.34"]  # weights by hf:// addresses, and models pushed to the Hub
+COMPLETION = ["shtab>=1.13"]  # scripts that complete commands in bash, zsh and fish
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
+    "mypy>=1.13",  # a test checks the types of public names
     "setuptools>=70.1",  # to build the wheel that a test installs
     "webdataset>=1.0",  # which reads packed images
     *EXPORT,
     *TIMM,
     *HUB,
+    *COMPLETION,
     "selenium>=4.20",  # a report in a real browser, where Chromium and its driver are installed
 ]
 
@@ -27,12 +30,25 @@ setup(
     description="CRATE, the white-box transformer, to train, evaluate and look into",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    author="The crate_mm authors",
     license="MIT",
+    keywords=["CRATE", "white-box transformer", "sparse rate reduction", "interpretability", "PyTorch", "MMEngine"],
+    project_urls={"Paper": "https://arxiv.org/abs/2306.01129"},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     entry_points={"console_scripts": ["crate-mm = crate_mm.__main__:main"]},
     packages=[*find_packages(include=["crate_mm", "crate_mm.*"]), "crate_mm.configs"],
     package_dir={"crate_mm.configs": "configs"},
-    package_data={"crate_mm.configs": ["**/*.py"], "crate_mm.extras.report": ["assets/*"]},
+    package_data={"crate_mm": ["py.typed"], "crate_mm.configs": ["**/*.py"], "crate_mm.extras.report": ["assets/*"]},
     install_requires=[
         "torch>=2.6",  # before, weights_only did not keep a file from running code (CVE-2025-32434)
         "torchvision>=0.21",
@@ -51,7 +67,8 @@ setup(
         "export": EXPORT,
         "timm": TIMM,
         "hub": HUB,
-        "all": [*EXPORT, *TIMM, *HUB],
+        "completion": COMPLETION,
+        "all": [*EXPORT, *TIMM, *HUB, *COMPLETION],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "pre-commit"],
     },

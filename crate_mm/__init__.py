@@ -4,19 +4,28 @@ The names in ``__all__`` are imported on first use, so that ``import crate_mm.re
 """
 
 import os
+from typing import TYPE_CHECKING, Any
 
 if not os.path.isfile(__file__):  # configs, assets and many libraries need real files
     raise ImportError(f"crate_mm is in an archive, {__file__}: install it with pip, or unpack the archive")
 
 from . import moved  # noqa: F401  former names of modules
 
+if TYPE_CHECKING:
+    from .api import Predictor, from_official, get_model, init_model, list_models
+
 __version__ = "0.1.0"
 __all__ = ["Predictor", "from_official", "get_model", "init_model", "list_models"]
 
+if not TYPE_CHECKING:  # a type checker would accept any name
 
-def __getattr__(name: str):
-    if name in __all__:
-        from . import api
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            from . import api
 
-        return getattr(api, name)
-    raise AttributeError(f"module 'crate_mm' has no attribute {name!r}")
+            return getattr(api, name)
+        raise AttributeError(f"module 'crate_mm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from torch import nn
 
 from .checkpoints import CheckpointError, as_checkpoint, build_from_checkpoint, open_checkpoint
 from .checkpoints.fit import load_strict
@@ -17,11 +16,12 @@ from .inference.model_factory import get_model, list_models, note_metadata  # no
 from .inference.predictor import Predictor, default_class_names  # noqa: F401  public API
 from .inference.standalone import build_model, load_config_and_checkpoint
 from .io.log import print_log
+from .models.tasks.base import Task
 
 
 def init_model(
     config: str | Path | Config | None, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
-) -> nn.Module:
+) -> Task:
     """Build the model of a config in eval mode and load a checkpoint, if given.
 
     Args:
@@ -53,7 +53,7 @@ def init_model(
     return model.to(device).eval()
 
 
-def from_official(source: str | Path | Mapping[str, Any], **model_args: Any) -> nn.Module:
+def from_official(source: str | Path | Mapping[str, Any], **model_args: Any) -> Task:
     """Build the model of a third-party checkpoint and load its weights in their dtype, in eval mode::
 
         from_official("crate_alpha_B16.pth")

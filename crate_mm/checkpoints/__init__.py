@@ -6,3 +6,8 @@ from .readers.pth import verify_checkpoint
 from .unwrap import Checkpoint, as_checkpoint
 from .validate import CheckpointError
 from .write import write_checkpoint
+
+__all__ = [
+    "Checkpoint", "CheckpointError", "TransferReport", "as_checkpoint", "build_from_checkpoint", "load_weights",
+    "newest_checkpoint", "open_checkpoint", "read_checkpoint", "write_checkpoint",
+]  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from ..io.untrusted import sanitized, walk
-from ..models.tasks.base import backbone_of
+from ..models.tasks.base import Task, backbone_of
 from ..registry import BACKBONES, HEADS, LAYERS, MODELS, TRANSFORMS, registered_only
 from .fit import check_state_dict
 from .unwrap import Checkpoint
@@ -83,7 +83,7 @@ def compare_described(checkpoint: Checkpoint) -> tuple[int, int]:
     return size
 
 
-def build_from_checkpoint(checkpoint: Checkpoint) -> nn.Module:
+def build_from_checkpoint(checkpoint: Checkpoint) -> Task:
     """Build a checkpoint's model with new weights; see ``validated_model_config``."""
     config = validated_model_config(checkpoint)
     try:  # some invalid values raise only outside the meta device

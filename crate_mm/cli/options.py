@@ -23,17 +23,36 @@ from ..engine.safety.signals import EXIT_INTERRUPTED, RunInterruptedError
 from ..extras.doctor import emulates_bf16
 from ..io.files import home
 from ..io.untrusted import sanitized, shown_lines
+from ..registry import suggest
 
 IN_USE = 75  # exit code under tools/torchrun.py, which retries or ends with 2
 
 
+class ParserBuilt(BaseException):
+    """Raised in place of parsing, with the parser, if ``Parser.build_only`` is set."""
+
+    def __init__(self, parser: "Parser") -> None:
+        self.parser = parser
+
+
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser that prints its description verbatim and expands a leading ``~`` in every text argument."""
+    """ArgumentParser with one-sentence errors that expands a leading ``~`` in every text argument.
+
+    The description is printed verbatim. ``crate-mm`` prints its examples as they work without a clone.
+    """
+
+    build_only = False
 
     def __init__(self, description: str | None = None, **kwargs) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+        self.color = False  # of Python 3.14, in texts that are read here
+        if self.prog.startswith("crate-mm") and description:
+            text = re.sub(r"python tools/(\w+)\.py", lambda m: f"crate-mm {m[1].replace('_', '-')}", description)
+            self.description = re.sub(r"configs/([\w/]+)\.py", r"\1", text)
 
     def parse_args(self, *args, **kwargs) -> argparse.Namespace:
+        if Parser.build_only:
+            raise ParserBuilt(self)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a console that is not UTF-8 would raise in mid-output
                 stream.reconfigure(errors="backslashreplace")
@@ -47,8 +66,26 @@ class Parser(argparse.ArgumentParser):
             _print("--amp: this processor has no instructions for bf16: emulated bf16 is slower than float32")
         return parsed
 
+    def parse_known_args(self, *args, **kwargs) -> tuple[argparse.Namespace, list[str]]:
+        parsed, unknown = super().parse_known_args(*args, **kwargs)
+        if unknown:  # also of a subcommand, which argparse would report as the command's
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
     def error(self, message: str) -> NoReturn:
-        """Print the error in one line, without argparse's usage, and exit with code 2."""
+        """Print in one sentence what is wrong and what would be right, and exit with code 2."""
+        usage = self.format_usage().partition("usage: ")[2]
+        required = usage
+        while re.search(r"\s*\[[^][]*\]", required):  # optional arguments, which may be nested
+            required = re.sub(r"\s*\[[^][]*\]", "", required)
+        if match := re.match(r"(.*invalid choice: '(.*)') \(choose from (.*)\)", message, re.DOTALL):
+            message = f"{match[1]}: {suggest(match[2], match[3].replace(chr(39), '').split(', '))}"
+        elif match := re.match(r"unrecognized arguments: (-\S+)", message):
+            message = f"{message}: {suggest(match[1], re.findall('--[a-z][a-z-]+', usage))}"
+        elif message.startswith(("unrecognized arguments", "the following arguments are required")):
+            message = f"{message}: expected {' '.join(required.split())}"
+        message = re.sub(r"invalid int value: (.*)", r"expected an integer, got \1", message)
+        message = re.sub(r"invalid float value: (.*)", r"expected a number, got \1", message)
         _print_error(f"error: {sanitized(message, 1000)}; see {self.prog} --help")
         sys.exit(2)
 

@@ -1,16 +1,18 @@
 """Print a config with its base configs and overrides applied, and the settings that are derived from it.
 
 python tools/print_config.py configs/crate_base_in1k.py --processes 16 --cfg-options max_batch_per_device=64
+python tools/print_config.py --list
 
 The output is a valid config: derived settings are comments.
 """
 
 import argparse
+import ast
 from collections.abc import Iterator
 from typing import Any
 
 from ..config import defines_model, load_config, plan_batch, resolve_config
-from ..config.load import to_source
+from ..config.load import packaged_configs, to_source
 from ..config.settings import DERIVED, GUARDS, SETTINGS
 from ..io.untrusted import say
 from .options import Parser, add_shared, positive_int, user_errors
@@ -26,10 +28,22 @@ HIDDEN = ("experiment_name", "custom_hooks")  # random; custom_hooks repeats the
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    add_shared(parser, "config")
+    parser.add_argument("config", nargs="?", help="config file, or the name of a packaged config")
+    parser.add_argument("--list", action="store_true", help="list the packaged configs instead")
     parser.add_argument("--processes", type=positive_int, default=1, help="number of processes of the run (default: 1)")
     add_shared(parser, "--cfg-options")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if bool(args.config) == args.list:
+        parser.error("expected either config or --list")
+    return args
+
+
+def list_configs() -> None:
+    """Print the name of each packaged config with the first line of its docstring."""
+    configs = packaged_configs()
+    for name, file in configs.items():
+        docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        say(f"{name:<{max(map(len, configs))}}  {docstring.partition(chr(10))[0]}")
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -57,6 +71,9 @@ def derived_settings(cfg: Any, processes: int) -> list[tuple[str, Any, str]]:
 def main() -> None:
     args = parse_args()
     with user_errors():
+        if args.list:
+            list_configs()
+            return
         cfg = load_config(args.config, args.cfg_options)
         has_model = defines_model(cfg)
         derived = derived_settings(cfg, args.processes) if has_model else []

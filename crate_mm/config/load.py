@@ -115,13 +115,18 @@ def require_model(cfg: Config) -> None:
         )
 
 
+def packaged_configs() -> dict[str, Path]:
+    """Return the configs of the package: name ('transfer/pets') -> file."""
+    files = (p for p in sorted(CONFIGS.rglob("*.py")) if "_base_" not in p.parts)
+    return {str(p.relative_to(CONFIGS).with_suffix("")): p for p in files}
+
+
 def find_config(config: str | Path) -> Path:
     """Return the file of a config, given as a path or as the name of a config of the package ('crate_base_in1k')."""
     path = Path(home(config))
     if path.is_file():
         return path
-    files = (p for p in sorted(CONFIGS.rglob("*.py")) if "_base_" not in p.parts)
-    shipped = {str(p.relative_to(CONFIGS).with_suffix("")): p for p in files}
+    shipped = packaged_configs()
     name = str(path.with_suffix("")) if path.suffix == ".py" else str(path)
     if name in shipped:
         return shipped[name]

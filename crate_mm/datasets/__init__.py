@@ -11,3 +11,10 @@ from .transforms import build_transforms
 from .views import Views
 from .windows import Windows
 from .workers import init_worker
+
+__all__ = [
+    "CIFAR10", "CIFAR100", "ClassFolders", "ClassificationDataset", "DecodeRandomResizedCrop", "DecodeResize",
+    "Digits", "FashionMNIST", "Flowers102", "GlobalBatchSampler", "ImageFiles", "ImageNet", "OxfordIIITPet",
+    "PackedImages", "SampleDataset", "Source", "UnreadableImagesError", "Views", "Windows", "build_transforms",
+    "collate", "imagenet_class_names", "init_worker",
+]  # fmt: skip

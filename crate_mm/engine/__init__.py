@@ -11,3 +11,8 @@ from .runner import Runner
 from .safety import seeding, unreadable
 from .safety.finite import RunStoppedError
 from .safety.signals import RunInterruptedError
+
+__all__ = [
+    "CONFIGS", "CheckpointError", "RunInterruptedError", "RunStoppedError", "Runner", "amp_dtype", "find_config",
+    "load_config", "open_checkpoint", "plan_batch", "read_checkpoint", "resolve_config",
+]  # fmt: skip

@@ -79,7 +79,7 @@ class Predictor:
             raise ValueError(f"Predictor is for classifiers: {type(model).__name__} predicts no classes")
         self.model = model.eval()
         self.preparation = EvalTransform(model, transforms)
-        self.class_names = class_names or model.class_names or default_class_names(model.num_classes)
+        self.class_names: list[str] = class_names or model.class_names or default_class_names(model.num_classes)
         if len(self.class_names) != model.num_classes:
             raise ValueError(f"{len(self.class_names)} class names for a head of {model.num_classes} classes")
         self.topk = min(topk, model.num_classes)

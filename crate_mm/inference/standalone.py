@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoints import Checkpoint, CheckpointError, TransferReport, open_checkpoint, validated_model_config
@@ -16,6 +15,7 @@ from ..checkpoints.fit import BACKBONE, load_strict, transfer_backbone
 from ..config import defines_model, fill_from_data, lacks_num_classes, load_config, require_model, resolve_config
 from ..config.kinds import signatures
 from ..models.layers import to_pair
+from ..models.tasks.base import Task
 from ..registry import BACKBONES, DATASETS, FUNCTIONS, MODELS
 
 
@@ -101,7 +101,7 @@ def load_config_and_checkpoint(
     return cfg, loaded
 
 
-def build_model(cfg: Config, checkpoint: Checkpoint | None) -> nn.Module:
+def build_model(cfg: Config, checkpoint: Checkpoint | None) -> Task:
     """Build the model of a config of ``load_config_and_checkpoint``, with new weights.
 
     Raises:
@@ -113,7 +113,7 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None) -> nn.Module:
         return MODELS.build(cfg.model)
 
 
-def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[nn.Module, TransferReport]:
+def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[Task, TransferReport]:
     """Build the model of a config in eval mode and load its backbone from a checkpoint.
 
     A checkpoint of the same model also loads everything else, because a task's features may come from another part,

@@ -13,3 +13,9 @@ from .families import (
 )
 from .layers import Layer, TokenLayout
 from .tasks import ImageClassifier, ImagePreprocessor, LinearHead, MaskedAutoencoder, Task
+
+__all__ = [
+    "ALPHA_ARCHS", "ARCHS", "CRATE", "CRATEMAE", "SEGMENTATION_ARCHS", "TOST_ARCHS", "VIT_ARCHS", "Backbone",
+    "CRATEAlpha", "ImageClassifier", "ImagePreprocessor", "InputSpec", "Layer", "LinearHead", "MaskedAutoencoder",
+    "PatchKernel", "Positions", "Task", "ToST", "TokenLayout", "ViT",
+]  # fmt: skip

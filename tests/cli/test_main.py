@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 import warnings
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from crate_mm.__main__ import COMMANDS
+from crate_mm import __version__ as version
+from crate_mm.__main__ import COMMANDS, GROUPS
+from crate_mm.cli.completion import parser_of
 from crate_mm.moved import FORMER_NAMES, MOVED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,20 +33,38 @@ def test_every_tool_has_both_names():
 def test_help_lists_the_commands():
     done = crate_mm("--help")
     assert done.returncode == 0
-    assert all(name in done.stdout for name in COMMANDS)
+    for title, commands in GROUPS.items():
+        assert f"\n\n{title}\n" in done.stdout
+        example = shlex.split(title.partition(": ")[2])
+        assert example[0] == "crate-mm"
+        assert parser_of(example[1].replace("-", "_")).parse_args(example[2:])
+        assert all(f"\n  {name.replace('_', '-')} " in done.stdout for name in commands)
     assert crate_mm().returncode == 2
+
+
+def test_version():
+    assert crate_mm("--version").stdout == f"crate-mm {version}\n"
 
 
 def test_a_command_has_its_own_help(tmp_path, run_tool):
     (tmp_path / "run.py").write_text("import runpy; runpy.run_module('crate_mm', run_name='__main__')")
-    done = run_tool(str(tmp_path / "run"), "get-flops", "--help")
+    done = run_tool(str(tmp_path / "run"), "get_flops", "--help")
     assert done.code == 0
-    assert done.output.startswith("usage: crate-mm get_flops")
+    assert done.output.startswith("usage: crate-mm get-flops")
+    assert "\ncrate-mm get-flops crate_base_in1k\n" in done.output  # without a clone's paths
 
 
-def test_what_is_no_command_gets_a_sentence():
-    done = crate_mm("trian")
-    assert (done.returncode, done.stderr) == (2, "error: crate-mm has no command 'trian': did you mean train?\n")
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("trian", "no command 'trian': did you mean train?"),
+        ("printconfig", "no command 'printconfig': did you mean print-config?"),
+        ("--verison", "no option '--verison': did you mean --version?"),
+    ],
+)
+def test_what_is_no_command_gets_a_sentence(word, sentence):
+    done = crate_mm(word)
+    assert (done.returncode, done.stderr) == (2, f"error: crate-mm has {sentence}\n")
 
 
 @pytest.mark.parametrize("name", MOVED)

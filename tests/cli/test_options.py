@@ -2,11 +2,14 @@
 
 import os
 import pickle
+import re
 import shutil
 
 import pytest
 import torch
 
+from crate_mm.__main__ import COMMANDS
+from crate_mm.cli.completion import parser_of
 from crate_mm.cli.options import Parser, add_common_options
 from crate_mm.engine import read_checkpoint
 
@@ -21,18 +24,36 @@ def test_help(run_tool, tool):
 @pytest.mark.parametrize(
     ("tool", "args", "sentence"),
     [
-        ("knn", (), "the following arguments are required: config, checkpoint; see knn.py --help"),
-        ("train", ("debug", "--no\x1b"), r"unrecognized arguments: --no\x1b; see train.py --help"),
-        ("train", ("debug", "--cfg-options", "a"), "--cfg-options takes KEY=VALUE, got 'a'; see train.py --help"),
+        ("knn", (), "the following arguments are required: config, checkpoint: expected knn.py config checkpoint"),
+        ("report", ("c", "k"), "the following arguments are required: --out: expected report.py --out FILE config ch"),
+        ("train", ("debug", "--load-form\x1b"), r"unrecognized arguments: --load-form\x1b: did you mean --load-from?"),
+        ("train", ("debug", "again"), "unrecognized arguments: again: expected train.py config"),
+        ("train", ("debug", "--cfg-options", "a"), "--cfg-options takes KEY=VALUE, got 'a'"),
         (
             "analyze",
             ("layers", "debug"),
-            "the following arguments are required: checkpoint; see analyze.py layers --help",
+            "the following arguments are required: checkpoint: expected analyze.py layers",
         ),
+        ("analyze", ("layers", "c", "k", "--splt", "x"), "unrecognized arguments: --splt x: did you mean --split"),
+        ("analyze", ("subspace", "debug", "k"), "argument FIGURE: invalid choice: 'subspace': did you mean subspaces"),
+        ("browse", ("c", "--split", "x"), "argument --split: invalid choice: 'x': choose train, val, test"),
+        ("browse", ("c", "--same", "x"), "argument --same: expected an integer, got 'x'"),
+        ("report", ("c", "k", "--eps-squared", "x"), "argument --eps-squared: expected a number, got 'x'"),
+        ("print_config", (), "expected either config or --list"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(run_tool, tool, args, sentence):
-    assert run_tool(tool, *args) == (2, f"error: {sentence}\n")
+    done = run_tool(tool, *args)
+    assert (done.code, done.output.count("\n")) == (2, 1)
+    assert done.output.startswith(f"error: {sentence}")
+    assert re.search(rf"; see {tool}.py [a-z ]*--help\n$", done.output)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_takes_an_unknown_option(command, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parser_of(command).parse_args(["--nonsense"])
+    assert re.fullmatch("error: .*; see crate-mm .*--help\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("flags", [{"avx2"}, {"avx2", "avx512_bf16"}, set()])

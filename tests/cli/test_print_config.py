@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from crate_mm.config import load_config
+from crate_mm.config.load import packaged_configs
 
 
 def test_what_is_printed_is_the_config(run_tool, tmp_path):
@@ -25,6 +26,14 @@ def test_what_is_printed_is_the_config(run_tool, tmp_path):
     assert (done.code, "The model is a checkpoint's, by --load-from" in done.last_line) == (0, True)
     done = run_tool("print_config", "debug", "--cfg-options", "global_batch_size=0")
     assert (done.code, "global_batch_size must be a positive integer" in done.last_line) == (2, True)
+
+
+def test_the_list_names_each_config_with_its_first_line(run_tool):
+    done = run_tool("print_config", "--list")
+    rows = dict(line.split("  ", 1) for line in done.output.splitlines())
+    assert done.code == 0
+    assert rows.keys() == packaged_configs().keys()
+    assert rows["debug"].strip() == "A CRATE of 16,098 parameters on the digits, for tests: two epochs take seconds."
 
 
 def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(run_tool, tmp_path):

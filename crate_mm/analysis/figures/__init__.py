@@ -1,3 +1,5 @@
 from . import attention, features, layers, pca, reconstruct, segments, subspaces, tokens
 from .base import Figure, FigureInput, FigureOutput, save
 from .style import STYLES, figure_style
+
+__all__ = ["Figure", "FigureInput", "FigureOutput", "save"]

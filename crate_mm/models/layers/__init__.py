@@ -21,3 +21,9 @@ from .softmax_attention import SoftmaxAttention
 from .synthesis import DecoderBlock
 from .tokens import ConvEmbedding, TokenEmbedding, check_images, patch_grid, resize_positions, to_pair
 from .tssa import TSSA
+
+__all__ = [
+    "ISTA", "MLP", "MSSA", "TSSA", "Block", "ClassAttention", "ClassAttentionBlock", "Compression", "ConvEmbedding",
+    "ConvStem", "DecoderBlock", "DropPath", "FourierPositions", "Layer", "Map", "OvercompleteISTA", "SinCosEmbedding",
+    "SoftmaxAttention", "Sparsification", "Subspaces", "TokenEmbedding", "TokenLayout",
+]  # fmt: skip
