@@ -21,6 +21,8 @@ from typing import NamedTuple
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # else the compiler starts processes that each load PyTorch
 
+gc.disable()  # until all is loaded and collected: there is no garbage yet, and it would be looked for again and again
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -78,6 +80,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     # The garbage collector would look through all that is loaded, in each process that is forked off as well.
     gc.freeze()
+    gc.enable()
 
 
 class Finished(NamedTuple):
