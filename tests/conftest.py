@@ -21,8 +21,6 @@ from typing import NamedTuple
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # else the compiler starts processes that each load PyTorch
 
-gc.disable()  # until all is loaded and collected: there is no garbage yet, and it would be looked for again and again
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hidden and os.environ.update(CUDA_VISIBLE_DEVICES="")
     if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
         return  # it hands the tests out, and runs none
+    gc.disable()  # until all tests are collected: it would look through all that is loaded, again and again
     for name in LOADED:
         import_module(name)
     import mmengine.config.config

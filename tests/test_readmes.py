@@ -229,7 +229,13 @@ IN_BLOCKS = commands_of([line for readme in READMES for b in blocks(readme, "bas
 MARKED = [span for readme in READMES for span in re.findall(r"`([^`\n]+)`", prose(readme))]
 COMMAND = r"(python|bash|crate-mm \w+|[A-Z_]+=\w+|tools/\w+\.sh) "
 IN_PROSE = commands_of([span for span in MARKED if re.match(COMMAND, span)])
-TO_RUN = [c for c in IN_BLOCKS if not c.script and not c.tool.startswith("benchmarks/")]
+TOOLS = [c for c in IN_BLOCKS if not c.script and not c.tool.startswith("benchmarks/")]
+# Of commands that differ in nothing but the values of their options, the first runs; a further training is described.
+FIRST = {
+    (c.tool, c.args[:1], next((a for a in c.args if a in SMALL), ""), *(a for a in c.args if a[:2] == "--")): c
+    for c in TOOLS[::-1]
+}
+TO_RUN = [c for c in TOOLS if c in FIRST.values() or c.tool == "train"]
 TO_PARSE = list(dict.fromkeys(c for c in (*IN_BLOCKS, *IN_PROSE) if c.tool and c not in TO_RUN))
 
 
@@ -508,6 +514,8 @@ def test_a_command_runs(command, desk, run_tool, request):
         if "--model" in args:
             small = [*small, ARCH]
         args += ["--cfg-options", *small]
+    if command not in FIRST.values():
+        args.insert(1, "--dry-run")
     further = FURTHER.get(args[0] if command.tool == "analyze" else command.tool, ())
     done = run_tool(command.tool, *args, *further, cwd=desk)
     assert done.code == 0, f"{command.line}\n{done.output}"
