@@ -294,7 +294,7 @@ def test_files_of_anything_end_in_a_sentence(tmp_path, data, suffix):
         read_checkpoint(file)
 
 
-@settings(**{**BOUNDED, "max_examples": 25})
+@settings(**{**BOUNDED, "max_examples": 12})
 @given(key=st.sampled_from(["meta", "state_dict", "message_hub", "optimizer", "param_schedulers"]), value=DATA)
 @pytest.mark.slow
 def test_a_resume_from_anything_ends_in_a_sentence(tmp_path, debug_checkpoint, key, value):
