@@ -65,6 +65,7 @@ def tokens_of(checkpoint, positions=None, split="test"):
     return model, seen
 
 
+@pytest.mark.slow
 def test_layers(run_tool, debug_checkpoint, tmp_path):
     args = ("--split", "train", "test", "--num-images", "2000")
     analyze(run_tool, "layers", ["random", debug_checkpoint], tmp_path, *args)

@@ -58,6 +58,7 @@ def test_every_order_of_four_is_as_likely(by):
 
 
 @pytest.mark.parametrize("size", [10, 64])
+@pytest.mark.slow
 def test_the_network_takes_every_place_to_every_position_alike(size):
     """Small ones, which are the hardest for a Feistel network."""
     counts = np.zeros((size, size))

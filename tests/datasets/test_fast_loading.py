@@ -284,6 +284,7 @@ def test_a_missing_or_damaged_pack_is_named(packed):
         PackedImages(str(packed))
 
 
+@pytest.mark.slow
 def test_a_packed_root_is_recognised_and_trained_from(packed, tmp_path, run_tool):
     source = ImageNet(str(packed), "val")
     assert isinstance(source, PackedImages)

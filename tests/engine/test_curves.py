@@ -37,6 +37,7 @@ def step(iteration, epoch, **values):
         },
     ],
 )
+@pytest.mark.slow
 def test_the_schedule_is_that_of_a_run(tmp_path, overrides):
     cfg = debug_config(default_hooks__logger__interval=1, train_cfg__max_epochs=2)
     for key, value in overrides.items():

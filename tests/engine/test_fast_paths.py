@@ -64,8 +64,14 @@ def assert_gradients_agree(ours, expected, tolerance=1e-4):
         assert error < tolerance, (name, error)
 
 
+@pytest.fixture
+def no_vectors(monkeypatch):
+    """Let the compiler write plain loops: C++ with vector instructions takes several times as long to compile."""
+    monkeypatch.setattr("torch._inductor.config.cpp.simdlen", 1)
+
+
 @pytest.mark.slow
-def test_compiled_blocks_are_the_same_function():
+def test_compiled_blocks_are_the_same_function(no_vectors):
     plain, compiled = small_model(), small_model()
     compile_blocks(compiled)
     assert list(compiled.state_dict()) == list(plain.state_dict())
@@ -140,6 +146,7 @@ def test_a_validation_before_training_leaves_the_shapes_fixed(graphs):
 
 
 @pytest.mark.parametrize(("backbone", "count"), [("CRATE", 1), ("ViT", 2)])  # ViT's first block gets other strides
+@pytest.mark.slow
 def test_one_compilation_serves_all_blocks(backbone, count, graphs):
     plain, compiled = small_model(backbone), small_model(backbone)
     compile_blocks(compiled)
@@ -227,6 +234,7 @@ def alone():
 
 
 @torch._dynamo.config.patch(optimize_ddp=True)  # PyTorch's default; what the test sets is put back
+@pytest.mark.slow
 def test_a_block_stays_whole_among_several_processes(graphs, alone):
     """Dynamo would split one of Tiny's into two graphs, which a bucket's border lies in."""
     arch = dict(embed_dim=384, depth=2, num_heads=6)
@@ -303,6 +311,7 @@ def test_behind_the_last_block_of_an_encoder_and_of_a_decoder_tokens_are_float32
     assert came == [torch.float32] * 2
 
 
+@pytest.mark.slow
 def test_tokens_in_bf16_need_mixed_precision(tmp_path):
     with pytest.raises(ValueError, match="residual_dtype='bfloat16' needs mixed precision, but training is in float32"):
         debug_runner(tmp_path, residual_dtype="bfloat16")
@@ -334,7 +343,7 @@ def test_crate_is_the_textbook_form(fuse):
 
 
 @pytest.mark.parametrize("form", ["plain", "fused", pytest.param("compiled", marks=pytest.mark.slow)])
-def test_bf16_errs_no_more_than_the_textbook_form(form):
+def test_bf16_errs_no_more_than_the_textbook_form(form, no_vectors):
     model = small_model().eval()
     images, _ = images_and_labels(64)
     with torch.no_grad():

@@ -54,6 +54,7 @@ def test_a_traced_model_takes_any_batch(model):
     check(torch.jit.trace(model, pixels()), model)
 
 
+@pytest.mark.slow
 def test_a_fused_model_is_exported_too():
     model = classifier("CRATE").requires_grad_(False)
     model.backbone.fuse()
