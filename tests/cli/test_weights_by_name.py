@@ -1,4 +1,4 @@
-"""Commands take a checkpoint from the Hub, which all open in one place: they run against a server that speaks its protocol."""
+"""Commands take a checkpoint from the Hub, which all open in one place, against a server that speaks its protocol."""
 
 import json
 import re
