@@ -211,7 +211,8 @@ def test_what_a_checkpoint_says_is_looked_at_before_the_work(tmp_path, debug_che
     cfg = load_config("debug", {"train_cfg.max_epochs": 2})
     cfg.work_dir, cfg.resume = str(tmp_path), "newest"
     with pytest.raises(CheckpointError, match=r"epoch_1\.pth is not a (training )?checkpoint"):
-        Runner.for_training(cfg)
+        Runner.for_training(cfg).train()
+    assert not any("Epoch(train)" in log.read_text() for log in tmp_path.glob("*/*.log"))
 
 
 @pytest.mark.parametrize(
