@@ -545,8 +545,10 @@ def test_configs_and_overrides_of_commands_are_known(stock, monkeypatch):
 
 
 def test_the_shells_blocks_are_valid():
-    text = "\n".join(block.text for readme in READMES for block in blocks(readme, "bash"))
-    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    for readme in READMES:
+        for block in blocks(readme, "bash"):
+            done = subprocess.run(["bash", "-n"], input=block.text, text=True, capture_output=True)
+            assert done.returncode == 0, f"{readme}, line {block.line}: {done.stderr}"
 
 
 def test_a_script_is_there_and_knows_its_variables():
