@@ -64,14 +64,8 @@ def assert_gradients_agree(ours, expected, tolerance=1e-4):
         assert error < tolerance, (name, error)
 
 
-@pytest.fixture
-def no_vectors(monkeypatch):
-    """Let the compiler write plain loops: C++ with vector instructions takes several times as long to compile."""
-    monkeypatch.setattr("torch._inductor.config.cpp.simdlen", 1)
-
-
 @pytest.mark.slow
-def test_compiled_blocks_are_the_same_function(no_vectors):
+def test_compiled_blocks_are_the_same_function():
     plain, compiled = small_model(), small_model()
     compile_blocks(compiled)
     assert list(compiled.state_dict()) == list(plain.state_dict())
@@ -343,7 +337,7 @@ def test_crate_is_the_textbook_form(fuse):
 
 
 @pytest.mark.parametrize("form", ["plain", "fused", pytest.param("compiled", marks=pytest.mark.slow)])
-def test_bf16_errs_no_more_than_the_textbook_form(form, no_vectors):
+def test_bf16_errs_no_more_than_the_textbook_form(form):
     model = small_model().eval()
     images, _ = images_and_labels(64)
     with torch.no_grad():
