@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hidden and os.environ.update(CUDA_VISIBLE_DEVICES="")
     if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
         return  # it hands the tests out, and runs none
+    gc.disable()  # until all tests are collected: it would look through all that is loaded, again and again
     for name in LOADED:
         import_module(name)
     import mmengine.config.config
@@ -78,6 +79,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     # The garbage collector would look through all that is loaded, in each process that is forked off as well.
     gc.freeze()
+    gc.enable()
 
 
 class Finished(NamedTuple):

@@ -233,7 +233,13 @@ IN_BLOCKS = commands_of([line for readme in READMES for b in blocks(readme, "bas
 MARKED = [span for readme in READMES for span in re.findall(r"`([^`\n]+)`", prose(readme))]
 COMMAND = r"(python|bash|crate-mm \w+|[A-Z_]+=\w+|tools/\w+\.sh) "
 IN_PROSE = commands_of([span for span in MARKED if re.match(COMMAND, span)])
-TO_RUN = [c for c in IN_BLOCKS if not c.script and not c.tool.startswith("benchmarks/")]
+TOOLS = [c for c in IN_BLOCKS if not c.script and not c.tool.startswith("benchmarks/")]
+# Of commands that differ in nothing but the values of their options, the first runs; a further training is described.
+FIRST = {
+    (c.tool, c.args[:1], next((a for a in c.args if a in SMALL), ""), *(a for a in c.args if a[:2] == "--")): c
+    for c in TOOLS[::-1]
+}
+TO_RUN = [c for c in TOOLS if c in FIRST.values() or c.tool == "train"]
 TO_PARSE = list(dict.fromkeys(c for c in (*IN_BLOCKS, *IN_PROSE) if c.tool and c not in TO_RUN))
 
 
@@ -365,28 +371,27 @@ def test_every_folder_readme_is_linked_from_the_first():
             assert f"({readme.relative_to(ROOT)})" in text
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere_and_lines_are_short(readme):
-    text = prose(readme)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)", text, re.M):
-        if target.startswith("https://"):
-            continue
-        path, _, anchor = target.partition("#")
-        file = (readme.parent / path).resolve() if path else readme
-        assert file.exists(), f"{target} is not there"
-        if anchor:
-            headings = re.findall(r"^#+ (.*)$", prose(file), re.M)
-            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-            assert anchor in anchors, f"{target} has no such heading"
-    for number, line in enumerate(readme.read_text().splitlines(), 1):
-        assert len(line) <= 120 or line.startswith("|"), f"line {number} has {len(line)} characters"
+def test_links_lead_somewhere_and_lines_are_short():
+    for readme in READMES:
+        text = prose(readme)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)", text, re.M):
+            if target.startswith("https://"):
+                continue
+            path, _, anchor = target.partition("#")
+            file = (readme.parent / path).resolve() if path else readme
+            assert file.exists(), f"{readme}: {target} is not there"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", prose(file), re.M)
+                anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+                assert anchor in anchors, f"{readme}: {target} has no such heading"
+        for number, line in enumerate(readme.read_text().splitlines(), 1):
+            assert len(line) <= 120 or line.startswith("|"), f"{readme}, line {number} has {len(line)} characters"
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_that_are_named_exist(readme):
-    named = re.findall(r"`((?:tools|configs|crate_mm|tests|_base_)/[\w./]+)`", prose(readme))
-    for name in named:
-        assert (ROOT / name).exists() or (CONFIGS / name).exists(), name
+def test_files_that_are_named_exist():
+    for readme in READMES:
+        for name in re.findall(r"`((?:tools|configs|crate_mm|tests|_base_)/[\w./]+)`", prose(readme)):
+            assert (ROOT / name).exists() or (CONFIGS / name).exists(), f"{readme}: {name}"
 
 
 def test_every_block_is_of_a_language_that_is_tested():
@@ -475,12 +480,12 @@ def test_the_python_of_a_readme_runs(readme, desk, run_tool):
     assert done.last_line == "done"
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_file_of_a_readme_is_used_in_it(readme):
-    all_blocks = [block for language in ("python", "bash") for block in blocks(readme, language)]
-    for block in all_blocks:
-        if block.file and "_base_" not in block.text:
-            assert any(Path(block.file).stem in other.text for other in all_blocks if other != block), block.file
+def test_every_file_of_a_readme_is_used_in_it():
+    for readme in READMES:
+        all_blocks = [block for language in ("python", "bash") for block in blocks(readme, language)]
+        for block in all_blocks:
+            if block.file and "_base_" not in block.text:
+                assert any(Path(block.file).stem in other.text for other in all_blocks if other != block), block.file
 
 
 # Commands ------------------------------------------------------------------------------------------------------------
@@ -514,6 +519,8 @@ def test_a_command_runs(command, desk, run_tool):
         if "--model" in args:
             small = [*small, ARCH]
         args += ["--cfg-options", *small]
+    if command not in FIRST.values():
+        args.insert(1, "--dry-run")
     further = FURTHER.get(args[0] if command.tool == "analyze" else command.tool, ())
     done = run_tool(command.tool, *args, *further, cwd=desk)
     assert done.code == 0, f"{command.line}\n{done.output}"
@@ -527,33 +534,35 @@ def test_arguments_are_taken(command, stock, monkeypatch):
     assert_parsed(script, command.args)
 
 
-@pytest.mark.parametrize("command", [c for c in (*IN_BLOCKS, *IN_PROSE) if c.tool], ids=lambda c: c.line[:80])
-def test_configs_and_overrides_of_a_command_are_known(command, stock, monkeypatch):
+def test_configs_and_overrides_of_commands_are_known(stock, monkeypatch):
     monkeypatch.chdir(stock)
-    configs = [word for word in command.args if word.endswith(".py")]
-    for config in configs:
-        assert Path(config).is_file(), config
-    if configs and "my_" not in configs[0]:  # configs in a README are loaded with its Python
+    for command in (*IN_BLOCKS, *IN_PROSE):
+        configs = [word for word in command.args if word.endswith(".py")]
+        assert all(Path(config).is_file() for config in configs), command.line
         settings = overrides(command.args)
-        cfg = load_config(configs[0], settings)
-        for key, value in settings.items():
-            setting = cfg
-            for part in key.split("."):
-                setting = setting[part]
-            assert setting == value, key
+        if configs and settings and "my_" not in configs[0]:  # configs in a README are loaded with its Python
+            cfg = load_config(configs[0], settings)
+            for key, value in settings.items():
+                setting = cfg
+                for part in key.split("."):
+                    setting = setting[part]
+                assert setting == value, f"{command.line}: {key}"
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_shells_blocks_are_valid(readme):
-    for block in blocks(readme, "bash"):
-        subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
+def test_the_shells_blocks_are_valid():
+    for readme in READMES:
+        for block in blocks(readme, "bash"):
+            done = subprocess.run(["bash", "-n"], input=block.text, text=True, capture_output=True)
+            assert done.returncode == 0, f"{readme}, line {block.line}: {done.stderr}"
 
 
-@pytest.mark.parametrize("command", [c for c in (*IN_BLOCKS, *IN_PROSE) if c.script], ids=lambda c: c.line[:80])
-def test_a_script_is_there_and_knows_its_variables(command):
-    script = ROOT / "tools" / command.script
-    subprocess.run(["bash", "-n", script], check=True)
-    assert os.access(script, os.X_OK)
-    known = script.read_text() + "".join((ROOT / "tools" / name).read_text() for name in ("launch.sh", "slurm.sh"))
-    for variable in command.variables:
-        assert re.search(rf"\b{variable}\b", known), variable
+def test_a_script_is_there_and_knows_its_variables():
+    shared = "".join((ROOT / "tools" / name).read_text() for name in ("launch.sh", "slurm.sh"))
+    commands = [command for command in (*IN_BLOCKS, *IN_PROSE) if command.script]
+    for script in {ROOT / "tools" / command.script for command in commands}:
+        subprocess.run(["bash", "-n", script], check=True)
+        assert os.access(script, os.X_OK)
+    for command in commands:
+        known = (ROOT / "tools" / command.script).read_text() + shared
+        for variable in command.variables:
+            assert re.search(rf"\b{variable}\b", known), f"{command.line}: {variable}"

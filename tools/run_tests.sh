@@ -4,7 +4,9 @@
 #   bash tools/run_tests.sh -m "not slow"    without the long end-to-end tests; run this after each edit
 #   bash tools/run_tests.sh -m gpu           only the tests that need a GPU; it is hidden from all others
 # Two tests run in parallel, the long ones first (TEST_WORKERS=1: one).
+# Tests of a file stay together, so that they share its models and data.
 set -euo pipefail
 case "${1:-}" in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 . "$(dirname "$0")/setup_env.sh" test
-exec python -m pytest -n "${TEST_WORKERS:-2}" --dist load --maxschedchunk 2 "$@"
+unset PYTHONDONTWRITEBYTECODE # else pytest rewrites every assertion anew in each run
+exec python -m pytest -n "${TEST_WORKERS:-2}" --dist worksteal "$@"

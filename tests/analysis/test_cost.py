@@ -41,6 +41,7 @@ def test_many_tokens_take_the_one_product_form():
 
 
 @pytest.mark.parametrize("name", [f"{sizes.prefix}_{next(iter(sizes.archs))}" for sizes in SIZES])
+@pytest.mark.slow
 def test_against_torchs_counter(name):
     model, image = get_model(name, num_classes=10, img_size=64), torch.zeros(1, 3, 64, 64)
     report = count_complexity(model, image)

@@ -105,12 +105,9 @@ def nothings(browser, section):
 
 
 FORMS = {
-    "CRATE": (dict(), {}),
     "not square patches": (dict(size=(16, 24), patch_size=(8, 4)), {}),
-    "one layer": (dict(depth=1), {}),
-    "one head": (dict(heads=1), {}),
+    "one layer and head, gray": (dict(depth=1, heads=1, channels=1), {}),
     "24 layers": (dict(depth=24), {}),
-    "gray": (dict(channels=1), {}),
     "CRATEMAE": (dict(kind="CRATEMAE"), {}),
     "ViT": (dict(kind="ViT"), {"code": "ViT has no sparse code", "subspaces": "ViT has no subspaces"}),
     "alpha": (dict(kind="CRATEAlpha"), {}),

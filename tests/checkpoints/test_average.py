@@ -33,6 +33,7 @@ def stored(path, seed, model=MODEL, classes=("a", "b", "c"), edit=None, **meta):
     return path
 
 
+@pytest.mark.slow
 def test_the_average_is_the_mean_by_hand(tmp_path):
     paths = [stored(tmp_path / f"{n}.pth", n, epoch=n) for n in range(3)]
     mean, notes = average(paths)

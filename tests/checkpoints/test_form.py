@@ -39,6 +39,7 @@ def test_every_entry_of_another_kind_is_refused_and_named(debug_checkpoint, path
     assert refused >= len(OTHERS) - 2  # of which a list, a dict, a text or a number may be right
 
 
+@pytest.mark.slow
 def test_what_is_shared_is_counted_each_time(debug_checkpoint):
     checkpoint = read_checkpoint(debug_checkpoint)
     laughs = [1]

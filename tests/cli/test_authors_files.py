@@ -40,6 +40,11 @@ FILES = {  # what the file holds, the family, its classes, what its shapes do no
 }
 
 
+# One whose weights have other shapes, one with a decoder, one with statistics: the rest is as one of these to a tool.
+THROUGH_ALL = ["crate_alpha.npz", "crate_mae_base.pth", "tost_small.pth"]
+through_all = pytest.mark.parametrize("case", THROUGH_ALL, indirect=True)
+
+
 @pytest.fixture(scope="module", params=FILES)
 def case(request, tmp_path_factory):
     """(the file, a config for it, whether it is an autoencoder, what its shapes do not tell)"""
@@ -88,6 +93,7 @@ def weights_of(model):
     return {f"backbone.{key}": value.float() for key, value in state.items() if "running_" not in key}
 
 
+@through_all
 def test_train_from_it(case, run_tool, tmp_path):
     file, config, _, given = case
     done = run_tool("train", config, "--load-from", file, "--work-dir", tmp_path / "run")
@@ -113,6 +119,7 @@ def test_test_it(case, run_tool, tmp_path):
     assert json.loads((tmp_path / "figures.json").read_text())["loss"] == pytest.approx(loss, rel=1e-4)
 
 
+@through_all
 def test_neighbours_by_its_features(case, run_tool, tmp_path):
     file, config, _, _ = case
     done = run_tool("knn", config, file, "--k", 1, "--work-dir", tmp_path)
@@ -120,6 +127,7 @@ def test_neighbours_by_its_features(case, run_tool, tmp_path):
     assert "top1 " in done.last_line
 
 
+@through_all
 def test_analyze_it(case, run_tool, tmp_path):
     file, config, _, given = case
     done = run_tool("analyze", "layers", config, file, "--split", "val", "--out", tmp_path)

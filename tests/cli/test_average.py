@@ -28,6 +28,7 @@ def epochs(tmp_path_factory):
     return [*paths, folder / "spoiled.pth"]
 
 
+@pytest.mark.slow
 def test_the_uniform_average(run_tool, epochs, tmp_path):
     out = tmp_path / "mean.pth"
     done = run_tool("average", *epochs[:3], "--out", out)

@@ -18,6 +18,7 @@ def python(code: str, cwd=ROOT, path=ROOT, **env: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize("backend", ["module://nowhere.backend_inline", "no_backend"])
+@pytest.mark.slow
 def test_a_back_end_that_is_not_there_ends_no_command(backend):
     code = "import crate_mm.cli, matplotlib.pyplot as plt; plt.figure(); print(plt.get_backend())"
     ended = python(code, MPLBACKEND=backend)

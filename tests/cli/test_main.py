@@ -26,7 +26,9 @@ def test_every_tool_has_both_names():
     tools = {path.stem for path in (ROOT / "tools").glob("*.py")} - {"torchrun"}
     assert tools == set(COMMANDS)
     for name in COMMANDS:
-        assert callable(importlib.import_module(f"crate_mm.cli.{name}").main)
+        command = importlib.import_module(f"crate_mm.cli.{name}")
+        assert callable(command.main)
+        assert f"python tools/{name}.py" in command.__doc__
         assert f"from crate_mm.cli.{name} import main" in (ROOT / "tools" / f"{name}.py").read_text()
 
 

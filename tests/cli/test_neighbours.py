@@ -134,8 +134,6 @@ def test_features_of_positions_that_do_not_fit_are_refused(run_tool, debug_check
         ((".", "--query", "00.png", "--out", "a.npz"), "error: --query needs a sheet, such as --out sheet.png"),
         ((".", "--k", "13", "--out", "a.png"), "error: k must be between 1 and the 12 images to choose from, got 13"),
         (("broken.png", "--out", "a.npz"), "error: no image of 1 can be read; the first: cannot identify"),
-        (("nowhere", "--out", "a.npz"), "error: there is no file or folder nowhere"),
-        ((".",), "the following arguments are required: --out"),
     ],
 )
 def test_what_is_wrong_gets_a_sentence(run_tool, debug_checkpoint, photos, args, sentence):

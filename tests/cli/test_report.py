@@ -156,7 +156,6 @@ MISTAKES = {
         "the images of {configs}/large.py come as (1, 8, 8), the model takes (1, 16, 16): change the config's "
         "transforms",
     ),
-    "no checkpoint": (["debug", "{configs}/none.pth"], "checkpoint {configs}/none.pth does not exist"),
     "too large": (
         ["debug", "random", "--megabytes", "1", "--num-images", "20"],
         "more than --megabytes 1: use fewer images (--shown) or fewer checkpoints",

@@ -167,6 +167,7 @@ def reads(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("names_model", [True, False])
+@pytest.mark.slow
 def test_each_file_is_read_once(run_tool, debug_checkpoint, reads, tmp_path, names_model):
     """The checkpoint to start or resume from and the config, whether or not the checkpoint says the model."""
     config, run = tmp_path / "own.py", tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Every command that takes a checkpoint takes one from the Hub: they run against a server that speaks its protocol."""
+"""Commands take a checkpoint from the Hub, which all open in one place, against a server that speaks its protocol."""
 
 import json
 import re
@@ -11,8 +11,6 @@ from crate_mm.engine import read_checkpoint
 ADDRESS = "hf://me/model/sub/epoch_1.pth"
 COMMANDS = {
     "test": ["test", "debug", ADDRESS, "--json", "{tmp}/figures.json", "--work-dir", "{tmp}/test"],
-    "knn": ["knn", "debug", ADDRESS, "--work-dir", "{tmp}/knn"],
-    "analyze": ["analyze", "subspaces", "debug", ADDRESS, "--out", "{tmp}/figures"],
     "publish": ["publish", ADDRESS, "{tmp}/out.safetensors"],
     "export": ["export", "checkpoint", ADDRESS, "--to", "torchscript", "--out", "{tmp}/out.ts"],
 }

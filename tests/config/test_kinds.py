@@ -22,7 +22,7 @@ def setting(key: str, text: str, config: str = "crate_tiny_in1k"):
     return value
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(name=names.filter(lambda name: name.lower() != "none"))
 def test_a_path_is_the_text_as_it_stands(name):
     keys = ("data_root", "work_dir", "train_dataloader.dataset.source.root")

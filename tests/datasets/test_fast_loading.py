@@ -3,7 +3,9 @@
 import io
 import os
 import pickle
+import shutil
 import tarfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +28,10 @@ from crate_mm.datasets.images import open_image
 from crate_mm.datasets.names import readable_names
 from crate_mm.datasets.packed import INDEX, write_shards
 from crate_mm.registry import TRANSFORMS
+from tests.conftest import ROOT, make_image_tree, start
 
 
+@cache
 def photograph(size=(500, 375)) -> Image.Image:
     return Image.fromarray(load_sample_images().images[0]).resize(size)
 
@@ -182,11 +186,20 @@ def test_other_sources_pass_through():
     assert data[0, 1]["inputs"].shape == (3, 24, 24)
 
 
+@pytest.fixture(scope="module")
+def packed_once(tmp_path_factory):
+    """The images of ``image_tree``, packed by the tool."""
+    folder = tmp_path_factory.mktemp("packing")
+    tree, log = make_image_tree(folder / "imagenet"), folder / "log"
+    process = start(ROOT / "tools" / "pack_dataset.py", (tree, folder / "packed", "--workers", 2), log, ROOT, {})
+    process.join(120)
+    assert process.exitcode == 0, log.read_text()
+    return folder / "packed"
+
+
 @pytest.fixture
-def packed(image_tree, tmp_path, run_tool):
-    finished = run_tool("pack_dataset", image_tree, tmp_path / "packed", "--workers", 2)
-    assert finished.code == 0, finished.output
-    return tmp_path / "packed"
+def packed(packed_once, tmp_path):
+    return shutil.copytree(packed_once, tmp_path / "packed")
 
 
 def test_packed_images_are_the_trees(image_tree, packed):
@@ -271,6 +284,7 @@ def test_a_missing_or_damaged_pack_is_named(packed):
         PackedImages(str(packed))
 
 
+@pytest.mark.slow
 def test_a_packed_root_is_recognised_and_trained_from(packed, tmp_path, run_tool):
     source = ImageNet(str(packed), "val")
     assert isinstance(source, PackedImages)

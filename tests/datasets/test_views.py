@@ -103,6 +103,7 @@ class TwoViews(Task):
         return [self.loss(inputs)]
 
 
+@pytest.mark.slow
 def test_a_task_of_two_views_trains_in_micro_batches(tmp_path):
     turned = [dict(type="RandomAffine", degrees=15)]
     weights = []

@@ -121,6 +121,7 @@ def run(tokens, work_dir, load_from=None) -> Runner:
     return Runner.from_cfg(cfg)
 
 
+@pytest.mark.slow
 def test_a_language_model_trains_and_resumes_within_an_epoch(tokens, tmp_path):
     whole = run(tokens, tmp_path / "whole")
     whole.train()

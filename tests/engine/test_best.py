@@ -55,6 +55,7 @@ def test_the_best_is_by_the_metric_that_is_named(tmp_path, save_best, rule, kept
     assert result["headline"]["metric"] == ("top1" if first == "auto" else first.removeprefix("eval/"))
 
 
+@pytest.mark.slow
 def test_a_resume_remembers_the_best(tmp_path):
     train_scripted(tmp_path, "eval/loss", epochs=1)
     train(
@@ -82,6 +83,7 @@ def test_what_is_better_must_be_known(tmp_path):
         train(tmp_path, val_evaluator__topk=(5,))
 
 
+@pytest.mark.slow
 def test_a_score_that_is_no_number_is_never_the_best(tmp_path, monkeypatch):
     scores = iter([float("nan"), 1.0, float("nan")])
     monkeypatch.setattr(Scripted, "compute_metrics", lambda self, samples: {"top1": next(scores), "loss": 1.0})

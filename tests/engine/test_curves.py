@@ -33,16 +33,16 @@ def step(iteration, epoch, **values):
 @pytest.mark.parametrize(
     "overrides",
     [
-        {},
         {"param_scheduler.warmup": 0.5, "param_scheduler.end_factor": 0.1, "global_batch_size": 100},
         {"param_scheduler": [dict(type="MultiStepLR", milestones=[1], gamma=0.1, by_epoch=True)]},
         {
             "param_scheduler": [dict(type="LinearLR", begin=0, end=7, by_epoch=False)],
             "optim_wrapper.optimizer.lr": 0.01,
+            "auto_scale_lr": dict(base_batch_size=64, enable=True),
         },
-        {"auto_scale_lr": dict(base_batch_size=64, enable=True)},
     ],
 )
+@pytest.mark.slow
 def test_the_schedule_is_that_of_a_run(tmp_path, overrides):
     cfg = debug_config(default_hooks__logger__interval=1, train_cfg__max_epochs=2)
     for key, value in overrides.items():

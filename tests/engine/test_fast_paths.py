@@ -140,6 +140,7 @@ def test_a_validation_before_training_leaves_the_shapes_fixed(graphs):
 
 
 @pytest.mark.parametrize(("backbone", "count"), [("CRATE", 1), ("ViT", 2)])  # ViT's first block gets other strides
+@pytest.mark.slow
 def test_one_compilation_serves_all_blocks(backbone, count, graphs):
     plain, compiled = small_model(backbone), small_model(backbone)
     compile_blocks(compiled)
@@ -227,6 +228,7 @@ def alone():
 
 
 @torch._dynamo.config.patch(optimize_ddp=True)  # PyTorch's default; what the test sets is put back
+@pytest.mark.slow
 def test_a_block_stays_whole_among_several_processes(graphs, alone):
     """Dynamo would split one of Tiny's into two graphs, which a bucket's border lies in."""
     arch = dict(embed_dim=384, depth=2, num_heads=6)
@@ -303,6 +305,7 @@ def test_behind_the_last_block_of_an_encoder_and_of_a_decoder_tokens_are_float32
     assert came == [torch.float32] * 2
 
 
+@pytest.mark.slow
 def test_tokens_in_bf16_need_mixed_precision(tmp_path):
     with pytest.raises(ValueError, match="residual_dtype='bfloat16' needs mixed precision, but training is in float32"):
         debug_runner(tmp_path, residual_dtype="bfloat16")

@@ -100,6 +100,7 @@ def test_where_the_device_decides_too_many_in_a_row_stop_the_run_a_step_later(tm
 
 
 @pytest.mark.parametrize(("scale", "last"), [(8.0, 7), (dict(init_scale=8.0), 10)])
+@pytest.mark.slow
 def test_fp16_stops_when_no_scale_helps(tmp_path, scale, last):
     """A scale that is searched for goes from 8 to 1 first, in three steps."""
     options = dict(FP16, optim_wrapper__loss_scale=scale, optim_wrapper__max_skipped_steps=3)
@@ -110,6 +111,7 @@ def test_fp16_stops_when_no_scale_helps(tmp_path, scale, last):
 
 
 @pytest.mark.parametrize("wrong", ["gradient", "output", "weight", "patches"])
+@pytest.mark.slow
 def test_too_many_skipped_steps_in_a_row_stop_the_run_and_name_the_layer(tmp_path, wrong):
     runner = debug_runner(tmp_path, optim_wrapper__max_skipped_steps=3, default_hooks__checkpoint__every_iters=1)
     model = runner.model

@@ -38,6 +38,7 @@ def test_checkpoints_are_written_in_one_piece(tmp_path, monkeypatch):
     assert {Path(path) for path in written if Path(path).suffix != ".py"} == files
 
 
+@pytest.mark.slow
 def test_a_different_model_of_the_same_shapes_is_warned_of(tmp_path, debug_checkpoint):
     cfg = load_config("debug", {"model.backbone.ista_lambda": 0.3, "model.head.pool": "mean"})
     cfg.work_dir, cfg.load_from = str(tmp_path), str(debug_checkpoint)

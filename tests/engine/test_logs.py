@@ -50,6 +50,7 @@ def test_a_process_alone_waits_for_no_other(tmp_path):
     assert not [row for row in scalars(tmp_path) if "largest_data_time" in row]
 
 
+@pytest.mark.slow
 def test_times_of_validation_have_tags_of_their_own(tmp_path):
     train(tmp_path, train_cfg__max_epochs=1)
     training = [row for row in scalars(tmp_path) if "lr" in row]
@@ -59,6 +60,7 @@ def test_times_of_validation_have_tags_of_their_own(tmp_path):
     assert not any({"time", "data_time"} & row.keys() for row in validation)
 
 
+@pytest.mark.slow
 def test_times_are_of_a_clock_that_nobody_sets(tmp_path, monkeypatch):
     """The computer's clock goes back by an hour in the second epoch."""
     now, runner = time.time, debug_runner(tmp_path, train_cfg__max_epochs=2, default_hooks__logger__interval=2)

@@ -67,6 +67,7 @@ def test_a_run_resumed_in_its_last_epoch_is_the_uninterrupted_one(fifteen, tmp_p
     assert result_of(tmp_path)["last"] == result_of(fifteen)["last"]
 
 
+@pytest.mark.slow
 def test_whole_epochs_in_steps_are_the_same_run(tmp_path):
     run(tmp_path / "steps", **options(20))
     run(tmp_path / "epochs", train_cfg__max_epochs=2)
@@ -76,6 +77,7 @@ def test_whole_epochs_in_steps_are_the_same_run(tmp_path):
     assert not list((tmp_path / "steps").glob("*_iter_*.pth"))
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_within_the_epoch(tmp_path):
     """And validates the epoch, once it is whole."""
     run(tmp_path / "steps", **options(15, param_scheduler=None))
@@ -123,6 +125,7 @@ def test_processes_take_the_same_steps(tmp_path):
     assert result_of(tmp_path / "three")["steps"] == 15
 
 
+@pytest.mark.slow
 def test_a_sampler_that_cannot_go_on_within_an_epoch_loses_no_last_step(tmp_path):
     cfg = options(15, train_dataloader__sampler=dict(type="DefaultSampler", shuffle=True))
     debug_runner(tmp_path, **cfg).train()

@@ -264,6 +264,7 @@ def test_clipping_is_pytorchs_and_the_norm_is_logged(tmp_path):
     assert runner.message_hub.get_scalar("train/grad_norm").current() == pytest.approx(runner.optim_wrapper.grad_norm)
 
 
+@pytest.mark.slow
 def test_an_optimizer_at_its_own_learning_rate(tmp_path):
     assert train(tmp_path, optim_wrapper__optimizer=dict(type="AdamW"))["meta"]["optimizer"] == "AdamW"
     (log,) = tmp_path.glob("*/*.log")

@@ -28,14 +28,14 @@ from tests.training import assert_identical, debug_config, on_processes, result_
 )
 @pytest.mark.slow
 def test_resuming_changes_nothing(tmp_path, options):
-    whole = train(tmp_path / "whole", train_cfg__max_epochs=3, **options)
+    whole = train(tmp_path / "whole", train_cfg__max_epochs=2, **options)
     (tmp_path / "part").mkdir()
-    shutil.copy(tmp_path / "whole" / "epoch_2.pth", tmp_path / "part")  # as a run that was killed in its third epoch
-    resumed = train(tmp_path / "part", resume=True, train_cfg__max_epochs=3, **options)
+    shutil.copy(tmp_path / "whole" / "epoch_1.pth", tmp_path / "part")  # as a run that was killed in its second epoch
+    resumed = train(tmp_path / "part", resume=True, train_cfg__max_epochs=2, **options)
     for key in ("state_dict", "optimizer", "param_schedulers", "ema_state_dict"):
         assert_identical(whole.get(key), resumed.get(key), key)
     assert ("ema_state_dict" in whole) == ("ema_momentum" in options)
-    assert resumed["meta"]["iter"] == 30
+    assert resumed["meta"]["iter"] == 20
     best = {Path(c["message_hub"]["runtime_info"]["best_ckpt"]).name for c in (whole, resumed)}
     assert len(best) == 1
 

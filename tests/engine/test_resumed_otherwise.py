@@ -61,6 +61,7 @@ def test_a_resume_as_it_was_says_nothing(go_on):
     assert "other settings" not in go_on()
 
 
+@pytest.mark.slow
 def test_a_run_without_a_schedule_is_not_taken_for_a_best_one(go_on, tmp_path_factory):
     folder = tmp_path_factory.mktemp("constant")
     train(folder, train_cfg__max_epochs=1, param_scheduler=None)
@@ -68,6 +69,7 @@ def test_a_run_without_a_schedule_is_not_taken_for_a_best_one(go_on, tmp_path_fa
         go_on(folder / "epoch_1.pth")
 
 
+@pytest.mark.slow
 def test_a_best_checkpoint_that_is_gone_is_said(tmp_path, capfd):
     train(tmp_path, train_cfg__max_epochs=1)
     (best,) = tmp_path.glob("best_*")
@@ -131,6 +133,7 @@ def test_a_run_with_older_draws_goes_on_with_them(first_draws, tmp_path, capfd):
     assert_identical(again["state_dict"], whole["state_dict"])
 
 
+@pytest.mark.slow
 def test_a_new_run_has_the_newest_draws(first_draws, begun):
     newest, first = (read_checkpoint(folder / "epoch_1.pth") for folder in (begun, first_draws))
     assert newest["meta"]["draws"] == 2

@@ -69,6 +69,7 @@ def test_a_test_after_training_moves_nothing(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == before
 
 
+@pytest.mark.slow
 def test_a_config_in_its_own_work_folder_stays(tmp_path):
     train(tmp_path, train_cfg__max_epochs=1)
     cfg = load_config(tmp_path / "debug.py")

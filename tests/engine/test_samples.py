@@ -84,6 +84,7 @@ def test_batches_are_augmented_as_in_a_run(tmp_path, parts):
     assert kinds == {1, 2}
 
 
+@pytest.mark.slow
 def test_one_sample_in_several_epochs(tmp_path):
     cfg = config(global_batch_size=60)  # 20 of the 320 are left out of each epoch
     watch, _ = watched(cfg, tmp_path)

@@ -94,6 +94,7 @@ def test_two_processes_evaluate_with_what_is_saved(tmp_path):
     assert own_0 == [float(v.double().sum()) for name, v in saved.items() if name.endswith("running_mean")]
 
 
+@pytest.mark.slow
 def test_they_are_a_part_of_the_checkpoint(tmp_path):
     saved = train(tmp_path, model__backbone=TOST, **SGD)["state_dict"]
     tracked = {name: value for name, value in saved.items() if name.endswith("num_batches_tracked")}

@@ -39,6 +39,7 @@ def names(folder) -> list[str]:
     return [path.name for path in training_checkpoints(folder)]
 
 
+@pytest.mark.slow
 def test_training_goes_on_and_what_is_written_is_of_the_step_that_it_names(tmp_path, monkeypatch):
     debug_runner(tmp_path / "waits", **AT_THE_SIXTH, default_hooks__checkpoint__background=False).train()
     held, seen = Held(monkeypatch), []
@@ -59,6 +60,7 @@ def test_training_goes_on_and_what_is_written_is_of_the_step_that_it_names(tmp_p
     assert not any(thread is threading.main_thread() for thread in held.threads[:1])
 
 
+@pytest.mark.slow
 def test_older_ones_stay_until_the_new_one_is_read_back(tmp_path, monkeypatch):
     runner = debug_runner(tmp_path, **{**AT_THE_SIXTH, "default_hooks__checkpoint__every_iters": 2})
     held, seen = Held(monkeypatch), []

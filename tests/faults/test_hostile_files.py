@@ -39,7 +39,7 @@ class Mark:
         return os.mkdir, (self.path,)
 
 
-@pytest.fixture(params=["zip", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("legacy", "safetensors"))])
+@pytest.fixture(params=["zip", "legacy", "safetensors"])
 def evil(request, tmp_path) -> Path:
     """A work folder's newest checkpoint that would make ``mark`` beside it."""
     contents = {"state_dict": {}, "meta": {"epoch": 1, "iter": 10, "model": {}}, "evil": Mark(tmp_path / "mark")}
@@ -65,14 +65,13 @@ ENTRIES = {
 
 def run_on(entry: str, file: Path, run_tool):
     """Run an entry's tool on a file, in the file's folder."""
-    if entry == "train, newest" and file.suffix != ".pth":
-        pytest.skip("a work folder holds no safetensors")
     tool, *args = (part.format(file=file, folder=file.parent) for part in ENTRIES[entry])
     done = run_tool(tool, *args, *(["--work-dir", file.parent] if tool in ("train", "test", "knn") else []))
     assert "Traceback" not in done.output
     return done
 
 
+@pytest.mark.parametrize("evil", ["zip"], indirect=True)  # all three below
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_no_tool_runs_what_a_file_holds(tmp_path, evil, run_tool, entry):
     done = run_on(entry, evil, run_tool)
@@ -125,7 +124,7 @@ def described(request, tmp_path, debug_checkpoint) -> Path:
 
 
 @pytest.mark.parametrize("described", ["epoch_1.pth"], indirect=True)  # of both kinds below
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", ["train --resume", "analyze", "publish"])
 @pytest.mark.slow
 def test_no_tool_builds_what_a_file_describes_by_running_it(tmp_path, described, run_tool, entry):
     done = run_on(entry, described, run_tool)
@@ -295,7 +294,7 @@ def test_files_of_anything_end_in_a_sentence(tmp_path, data, suffix):
         read_checkpoint(file)
 
 
-@settings(**{**BOUNDED, "max_examples": 25})
+@settings(**{**BOUNDED, "max_examples": 12})
 @given(key=st.sampled_from(["meta", "state_dict", "message_hub", "optimizer", "param_schedulers"]), value=DATA)
 @pytest.mark.slow
 def test_a_resume_from_anything_ends_in_a_sentence(tmp_path, debug_checkpoint, key, value):

@@ -53,7 +53,6 @@ def arguments(tmp_path: Path, how: str, restarts: int) -> tuple:
 @pytest.mark.parametrize(
     ("how", "restarts", "code", "last", "starts"),
     [
-        ("killed", 0, 1, "error: process 1 was killed by SIGKILL", 2),
         ("killed", 1, 1, "error: process 1 was killed by SIGKILL", 4),
         ("failed", 0, 1, "Traceback: the cat sat on the keyboard", 2),
         ("asked to stop", 2, EXIT_PREEMPTED, None, 2),
@@ -73,7 +72,7 @@ def test_the_end_of_a_process_is_that_of_all(tmp_path, run_tool, how, restarts, 
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, EXIT_PREEMPTED), (signal.SIGUSR1, EXIT_PREEMPTED), (signal.SIGINT, EXIT_INTERRUPTED)],
+    [(signal.SIGUSR1, EXIT_PREEMPTED), (signal.SIGINT, EXIT_INTERRUPTED)],
 )
 @pytest.mark.slow
 def test_a_signal_to_the_launcher_is_one_to_all(tmp_path, recorded, number, code):

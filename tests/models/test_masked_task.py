@@ -69,6 +69,7 @@ def digits(count, size=8):
 # Training -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_trains_everything_and_is_judged_by_its_loss(run):
     result = json.loads((run / "result.json").read_text())
     assert result["headline"] == {"metric": "loss", "rule": "less"}

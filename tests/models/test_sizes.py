@@ -28,6 +28,7 @@ def test_a_rows_parameters_are_the_models(name):
 
 
 @pytest.mark.parametrize("name", ["crate_seg_tiny", "crate_mae_tiny", "crate_alpha_tiny", "tost_tiny_12", "vit_tiny"])
+@pytest.mark.slow
 def test_a_rows_multiply_adds_are_counted(name):
     """Of each family's smallest: the rest was counted likewise."""
     model = get_model(name)

@@ -32,6 +32,7 @@ def teachers(task):
 
 
 @pytest.mark.parametrize("rules", [None, dict(custom_keys=dict(projection=dict(lr_mult=0.5)), norm_decay_mult=0.0)])
+@pytest.mark.slow
 def test_a_teacher_is_in_no_group_and_takes_no_gradient(tmp_path, rules):
     runner = debug_runner(tmp_path, **OPTIONS, **({"optim_wrapper__paramwise_cfg": rules} if rules else {}))
     runner.build_for_training()
@@ -63,6 +64,7 @@ def test_a_teacher_is_the_average_of_the_student(tmp_path):
 
 
 @pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.slow
 def test_a_skipped_step_is_told_and_changes_no_teacher(tmp_path, on_device):
     options = {**OPTIONS, "train_cfg__max_epochs": 1, "optim_wrapper__decide_on_device": on_device}
     runner = debug_runner(tmp_path, **options)
