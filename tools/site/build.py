@@ -32,10 +32,10 @@ def definitions(values: Iterable) -> list[str]:
 
 
 def exports(package: str) -> list[str]:
-    """Return what a package exports."""
+    """Return what a package exports of its modules."""
     module = importlib.import_module(package)
     names = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
-    return definitions(getattr(module, name) for name in names)
+    return [name for name in definitions(getattr(module, n) for n in names) if name.rpartition(".")[0] != package]
 
 
 def registered() -> dict[str, list[str]]:
@@ -46,10 +46,11 @@ def registered() -> dict[str, list[str]]:
     return {name: definitions(value.module_dict.values()) for name, value in registries.items()}
 
 
-def table(title: str, names: list[str]) -> str:
-    """Return a section with a line for each of ``names``, which links to its docstring."""
-    rows = "".join(f"   ~{name}\n" for name in names)
-    return f"\n.. py:currentmodule:: None\n\n{title}\n{'-' * len(title)}\n\n.. autosummary::\n   :nosignatures:\n\n{rows}" if names else ""
+def table(title: str, names: Iterable[str]) -> str:
+    """Return a section with a row for each of ``names``: a link to its docstring, and the first sentence of it."""
+    rows = "".join(f"   ~{name}\n" for name in sorted(names, key=lambda name: name.rpartition(".")[2].lower()))
+    head = f"\n.. py:currentmodule:: None\n\n{title}\n{'-' * len(title)}\n\n.. autosummary::\n   :nosignatures:\n\n"
+    return f"{head}{rows}" if rows else ""
 
 
 def api_pages(readmes: str) -> dict[str, str]:
@@ -58,15 +59,18 @@ def api_pages(readmes: str) -> dict[str, str]:
     exported = {name: exports(name) for name in ["crate_mm", *modules] if modules.get(name, True)}
     parts = registered()
     public = {name.rpartition(".")[0] for names in (*exported.values(), *parts.values()) for name in names}
-    public.update(m for m, is_package in modules.items() if not is_package and re.search(rf"\b{m}\b", readmes))
+    named = set(re.findall(r"\bcrate_mm(?:\.[a-z]\w*)+", readmes))
+    public.update(
+        m for m, is_package in modules.items() if not is_package and any(f"{n}.".startswith(f"{m}.") for n in named)
+    )
     public = {".".join(name.split(".")[:n]) for name in public for n in range(1, name.count(".") + 2)}
     pages = {}
     for module in sorted(public):
         text = f"{module}\n{'=' * len(module)}\n\n.. automodule:: {module}\n"
         if module in exported:
-            text += table("Exports", exported[module])
             below = [name for name in sorted(public) if name.rpartition(".")[0] == module]
-            text += "\nModules\n-------\n\n.. toctree::\n\n"
+            text += table("Exports", exported[module]) + table("Modules", below)
+            text += "\n.. toctree::\n   :hidden:\n\n"
             text += "".join(f"   {name.rpartition('.')[2]} <{name}>\n" for name in below)
         else:
             text += "   :members:\n"

@@ -10,6 +10,7 @@ from sphinx.util.logging import getLogger
 import crate_mm
 
 project = "crate_mm"
+smartquotes = False  # -- starts an option
 release = crate_mm.__version__
 root_doc = "README"
 extensions = [
@@ -28,6 +29,7 @@ autosummary_generate = False
 autodoc_inherit_docstrings = False  # PyTorch's and MMEngine's are theirs
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 add_module_names = False
 toc_object_entries_show_parents = "hide"
