@@ -1,12 +1,10 @@
 """Build the documentation site: every README as it is, and a page for each public module, from its docstrings.
 
-    python tools/site/build.py OUT
-
-Needs ``pip install "crate_mm[docs]"``, and no network. A warning, such as for a link without a target, is an error.
-
-A module is public if it defines what a package exports or what is in a registry, or if a README names it.
+It needs the extra ``docs`` and no network. A warning, such as for a link without a target, is an error. A module is
+public if it defines what a package exports or what is in a registry, or if a README names it.
 """
 
+import argparse
 import importlib
 import pkgutil
 import re
@@ -80,7 +78,7 @@ def api_pages(readmes: str) -> dict[str, str]:
     return pages
 
 
-def build(out: str) -> int:
+def build(out: str, builder: str = "html") -> int:
     """Build the site into ``out``; return the exit code of Sphinx."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder)
@@ -92,12 +90,16 @@ def build(out: str) -> int:
         (source / "api").mkdir()
         for module, text in api_pages(readmes).items():
             (source / "api" / f"{module}.rst").write_text(text)
-        code = build_main(["-W", "--keep-going", "-q", "-c", str(Path(__file__).parent), str(source), out])
+        code = build_main(
+            ["-W", "--keep-going", "-q", "-b", builder, "-c", str(Path(__file__).parent), str(source), out]
+        )
     (Path(out) / "index.html").write_text('<meta http-equiv="refresh" content="0; url=README.html">\n')
     return code
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit(__doc__)
-    sys.exit(build(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", help="folder to write, such as dist/site; its first page is index.html")
+    parser.add_argument("--builder", default="html", help="Sphinx builder: html, or linkcheck to follow external links")
+    args = parser.parse_args()
+    sys.exit(build(args.out, args.builder))
