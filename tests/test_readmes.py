@@ -6,6 +6,7 @@ and additional arguments of ``SMALL``, ``INSTEAD`` and ``FURTHER``; ``NOT_RUN`` 
 """
 
 import argparse
+import ast
 import os
 import re
 import runpy
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import dedent
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +47,15 @@ PROLOGUE = """
 import torch
 images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
 batches = [{"inputs": images}]
+"""
+# Run before the Python blocks of docstrings.
+DOCSTRING_PROLOGUE = """
+import torch
+from torch import nn
+from crate_mm import *
+model = init_model(None, "crate_base.pth")
+images = torch.rand(2, 3, 224, 224)
+batches = [images]
 """
 # Loads each config in a README, resolves it, and builds its model without memory.
 LOAD_CONFIGS = """
@@ -119,6 +130,8 @@ NOT_RUN = {
     "tools/site/build.py": "tests/test_site.py runs it",
     "python -m ruff": "another program, which only developers install",
     "python -m pip install": "needs a network",
+    'from_official("crate_alpha_B16.pth")': "needs files that their authors publish",
+    'get_model("crate_alpha_base", pretrained=True)': "needs a network",
     "sudo apt-get install": "needs a network and changes the machine",
     "for f in /usr/share/datasets/fashion-mnist/*.gz": "needs the package that the line before installs",
 }
@@ -181,6 +194,19 @@ def prose(readme: Path) -> str:
     return re.sub(r"^```.*?^```$", "", readme.read_text(), flags=re.M | re.S)
 
 
+def docstring_blocks() -> list[tuple[str, str]]:
+    """Return the literal blocks of the package's docstrings with their modules; those of layers are formulas."""
+    found = []
+    for path in sorted((ROOT / "crate_mm").rglob("*.py")):
+        if "layers" not in path.parts:
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                    text = f"{ast.get_docstring(node)}\n"
+                    found += [(module, dedent(m[1])) for m in re.finditer(r"::\n\n((?: {4}.*\n|\n)+)", text)]
+    return found
+
+
 def lines_of(block: Block) -> list[str]:
     """Return the commands of a block, one per line."""
     joined = block.text.replace("\\\n", " ")
@@ -236,7 +262,8 @@ def commands_of(lines: list[str]) -> list[Command]:
 
 
 UNKNOWN: list[str] = []
-IN_BLOCKS = commands_of([line for readme in READMES for b in blocks(readme, "bash") for line in lines_of(b)])
+LINES = [line for readme in READMES for block in blocks(readme, "bash") for line in lines_of(block)]
+IN_BLOCKS = commands_of(LINES)
 # In text and tables: code spans that begin like a command with arguments.
 MARKED = [span for readme in READMES for span in re.findall(r"`([^`\n]+)`", prose(readme))]
 COMMAND = r"(python|bash|crate-mm \w+|[A-Z_]+=\w+|tools/\w+\.sh) "
@@ -487,6 +514,15 @@ def test_the_python_of_a_readme_runs(readme, desk, run_tool):
     assert done.last_line == "done"
 
 
+@pytest.mark.slow
+def test_the_python_of_docstrings_runs(desk, run_tool):
+    run = [f"from {module} import *\n{code}" for module, code in docstring_blocks() if is_run(code)]
+    assert len(run) >= 4
+    (desk / "docstrings.py").write_text("\n".join([DOCSTRING_PROLOGUE, *run, "print('done')"]))
+    done = run_tool(str(desk / "docstrings"), cwd=desk)
+    assert done.last_line == "done", done.output
+
+
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_of_a_readme_is_used_in_it(readme):
     all_blocks = [block for language in ("python", "bash") for block in blocks(readme, language)]
@@ -508,8 +544,8 @@ def test_every_command_is_known():
 
 
 @pytest.mark.parametrize("part", NOT_RUN)
-def test_what_is_not_run_is_in_a_readme(part):
-    assert any(part in line for readme in READMES for b in blocks(readme, "bash") for line in lines_of(b))
+def test_what_is_not_run_is_there(part):
+    assert any(part in line for line in LINES) or any(part in code for _, code in docstring_blocks())
 
 
 def test_an_unknown_command_is_an_error():
