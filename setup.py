@@ -10,7 +10,7 @@ EXPORT = ["onnxscript>=0.5", "onnxruntime>=1.20"]  # what writes ONNX, and what 
 TIMM = ["timm>=1.0.15"]
 HUB = ["huggingface_hub>=0.34"]  # weights by hf:// addresses, and models pushed to the Hub
 REPORT = ["vl-convert-python>=1.9"]  # Vega, which draws the charts of a report, in one script
-DOCS = ["sphinx>=9", "docutils>=0.22", "myst-parser>=5", "furo>=2025.12"]  # the documentation site
+DOCS = ["sphinx>=9", "docutils>=0.22", "myst-nb>=1.4", "furo>=2025.12"]  # the documentation site
 DOCS = [f'{name}; python_version >= "3.11"' for name in DOCS]  # as Sphinx 9 itself
 TEST = [
     "pytest>=8",

@@ -14,13 +14,14 @@ smartquotes = False  # -- starts an option
 release = crate_mm.__version__
 root_doc = "README"
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
 
+nb_execution_mode = "off"  # tests run the notebook
 myst_enable_extensions = ["dollarmath"]
 myst_disable_syntax = ["myst_line_comment", "myst_target", "myst_block_break", "myst_role"]  # not on GitHub
 myst_heading_anchors = 4  # as on GitHub
@@ -44,7 +45,7 @@ html_math_renderer = "mathml"
 def add_contents(app, docname: str, source: list[str]) -> None:
     """Give the first page a table of contents: pages in the order of its links, then the API."""
     if docname == root_doc:
-        linked = re.findall(r"\(([\w/]+)\.md\)", source[0].rpartition("\n## Documentation\n")[2])
+        linked = re.findall(r"\(([\w/]+)\.(?:md|ipynb)\)", source[0].rpartition("\n## Documentation\n")[2])
         others = sorted(page for page in app.env.found_docs if not page.startswith("api/"))
         pages = [page for page in dict.fromkeys([*linked, *others]) if page != root_doc]
         source[0] += "\n".join(["\n```{toctree}\n:hidden:\n", *pages, "API <api/crate_mm>", "```\n"])
@@ -58,7 +59,8 @@ def skip_field(app, what, name, member, skip, options) -> bool | None:
 def write_mathml(translator, node: nodes.Element) -> None:
     """Write a formula as MathML, which browsers draw without a script, a font file or a network."""
     try:
-        translator.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
+        formula = tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block))
+        translator.body.append(formula.replace(">‖<", ' stretchy="false">‖<'))  # else browsers lower the second bar
     except MathError as error:
         getLogger(__name__).warning("%r is not MathML: %s", node.astext(), error, location=node)
     raise nodes.SkipNode
