@@ -97,6 +97,10 @@ def test_what_is_exported_and_what_is_registered_is_on_a_page(out):
         if isinstance(value, registry.Registry):
             value.import_from_location()
             public += value.module_dict.values()
-    names = {f"{part.__module__}.{part.__qualname__}" for part in public if part.__module__.startswith("crate_mm.")}
+    names = {
+        f"{part.__module__}.{part.__qualname__}"
+        for part in public
+        if getattr(part, "__module__", "").startswith("crate_mm.")
+    }
     assert len(names) > 50
     assert names - described == set()
