@@ -10,6 +10,8 @@ EXPORT = ["onnxscript>=0.5", "onnxruntime>=1.20"]  # what writes ONNX, and what 
 TIMM = ["timm>=1.0.15"]
 HUB = ["huggingface_hub>=0.34"]  # weights by hf:// addresses, and models pushed to the Hub
 COMPLETION = ["shtab>=1.13"]  # scripts that complete commands in bash, zsh and fish
+DOCS = ["sphinx>=9", "docutils>=0.22", "myst-nb>=1.4", "furo>=2025.12"]  # the documentation site
+DOCS = [f'{name}; python_version >= "3.11"' for name in DOCS]  # as Sphinx 9 itself
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -21,6 +23,7 @@ TEST = [
     *TIMM,
     *HUB,
     *COMPLETION,
+    *DOCS,
     "selenium>=4.20",  # a report in a real browser, where Chromium and its driver are installed
 ]
 
@@ -69,6 +72,7 @@ setup(
         "hub": HUB,
         "completion": COMPLETION,
         "all": [*EXPORT, *TIMM, *HUB, *COMPLETION],
+        "docs": [*DOCS, *HUB, *TIMM],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "pre-commit"],
     },

@@ -27,7 +27,7 @@ def init_model(
     Args:
         config: a config, its file, or the name of a packaged config ('crate_base_in1k'). None takes the model config
             from the checkpoint. It is data: it names registered classes only, and cannot import or run code.
-        checkpoint: a checkpoint of this package or of the official code: a path, https://host/file,
+        checkpoint: a checkpoint of this package or of the official code: a path, ``https://host/file``,
             hf://owner/repo/file (append '@revision' for a branch, tag or commit), or the name of published weights
             ('crate_alpha_base_in1k').
         device: device of the model.

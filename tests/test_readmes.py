@@ -2,10 +2,11 @@
 
 ``desk`` provides small files that the blocks use: checkpoints, data, images. A Python block whose first line is a file
 name is that file; the other blocks of a README run one after the other. Commands run in the desk, with the replacements
-and additional arguments of ``SMALL``, ``INSTEAD`` and ``FURTHER``.
+and additional arguments of ``SMALL``, ``INSTEAD`` and ``FURTHER``; ``NOT_RUN`` lists the exceptions.
 """
 
 import argparse
+import ast
 import os
 import re
 import runpy
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import dedent
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +39,7 @@ from tests import dataset_formats
 from tests.checkpoints.test_export import ONNX_TAKES_ANY_BATCH
 from tests.conftest import ROOT, make_image_tree
 
-READMES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
+READMES = sorted(ROOT.glob("*.md"), key=lambda path: (path.name != "README.md", path.name))
 READMES += sorted(path for part in ("configs", "crate_mm", "tools", "tests") for path in (ROOT / part).rglob("*.md"))
 MAX_LINES = 130  # of the README at the root
 
@@ -46,6 +48,15 @@ PROLOGUE = """
 import torch
 images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
 batches = [{"inputs": images}]
+"""
+# Run before the Python blocks of docstrings.
+DOCSTRING_PROLOGUE = """
+import torch
+from torch import nn
+from crate_mm import *
+model = init_model(None, "crate_base.pth")
+images = torch.rand(2, 3, 224, 224)
+batches = [images]
 """
 # Loads each config in a README, resolves it, and builds its model without memory.
 LOAD_CONFIGS = """
@@ -108,15 +119,26 @@ FURTHER = {
 }
 WITHOUT_CONFIG = {"new", "publish", "convert_official", "pack_dataset", "results_table"}
 WITHOUT_CONFIG |= {"predict", "plot", "average", "doctor", "neighbours"}  # or an option names the config
-# Lines that are not commands of the package: they get data from elsewhere, test or format.
-FOREIGN = (
-    "python -m pytest tests/models/test_layers.py",
-    "python -m ruff",
-    "python -m mypy",
-    "python -m pip install --editable",
-    "sudo apt-get install dataset-fashion-mnist && mkdir -p data/FashionMNIST/raw",
-    "for f in /usr/share/datasets/fashion-mnist/*.gz; do gunzip -c",
-)
+# Parts of commands that are not run here, and why. Those of the package are parsed, with their config and overrides.
+NOT_RUN = {
+    "python -m pytest": "tests",
+    "tools/run_tests.sh": "tests",
+    "tools/quickstart.sh": "tests/cli/test_launchers.py runs it",
+    "tools/dist_train.sh": "several processes: tests/cli/test_launchers.py and tests/faults run it",
+    "tools/dist_test.sh": "several processes: tests/cli/test_launchers.py runs it",
+    "tools/slurm_train.sh": "needs Slurm",
+    "tools/slurm_test.sh": "needs Slurm",
+    "tools/slurm_requeue.sbatch": "needs Slurm",
+    "tools/benchmarks/": "takes minutes",
+    "tools/site/build.py": "tests/test_site.py runs it",
+    "python -m mypy": "tests/test_public_names.py runs it",
+    "python -m ruff": "another program, which only developers install",
+    "python -m pip install": "needs a network",
+    'from_official("crate_alpha_B16.pth")': "needs files that their authors publish",
+    'get_model("crate_alpha_base", pretrained=True)': "needs a network",
+    "sudo apt-get install": "needs a network and changes the machine",
+    "for f in /usr/share/datasets/fashion-mnist/*.gz": "needs the package that the line before installs",
+}
 SCRIPTS = {"dist_train.sh": ("train", 1, 1), "dist_test.sh": ("test", 2, 1), "slurm_train.sh": ("train", 2, None)}
 SCRIPTS |= {"slurm_test.sh": ("test", 2, None), "slurm_requeue.sbatch": ("train", 0, None)}
 
@@ -176,20 +198,35 @@ def prose(readme: Path) -> str:
     return re.sub(r"^```.*?^```$", "", readme.read_text(), flags=re.M | re.S)
 
 
+def docstring_blocks() -> list[tuple[str, str]]:
+    """Return the literal blocks of the package's docstrings with their modules; those of layers are formulas."""
+    found = []
+    for path in sorted((ROOT / "crate_mm").rglob("*.py")):
+        if "layers" not in path.parts:
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                    text = f"{ast.get_docstring(node)}\n"
+                    found += [(module, dedent(m[1])) for m in re.finditer(r"::\n\n((?: {4}.*\n|\n)+)", text)]
+    return found
+
+
 def lines_of(block: Block) -> list[str]:
     """Return the commands of a block, one per line."""
     joined = block.text.replace("\\\n", " ")
     return [" ".join(line.split()) for line in joined.splitlines() if line.strip() and not line.startswith("#")]
 
 
-def parse_command(line: str) -> Command | None:
-    """Parse a line as a command; return None for a line of ``FOREIGN``.
+def is_run(line: str) -> bool:
+    return not any(part in line for part in NOT_RUN)
+
+
+def parse_command(line: str) -> Command:
+    """Parse a line as a command of the package.
 
     Raises:
-        ValueError: the line is neither.
+        ValueError: it is another command.
     """
-    if line.startswith(FOREIGN):
-        return None
     for text, replacement in INSTEAD.items():
         line = line.replace(text, replacement)
     words, variables = shlex.split(line, comments=True), []
@@ -217,23 +254,25 @@ def parse_command(line: str) -> Command | None:
 
 
 def commands_of(lines: list[str]) -> list[Command]:
-    """Parse lines as commands, without duplicates; other lines go to ``UNKNOWN``."""
+    """Parse lines as commands, without duplicates; other lines that are not in ``NOT_RUN`` go to ``UNKNOWN``."""
     commands = []
     for line in lines:
         try:
             commands.append(parse_command(line))
         except (ValueError, IndexError):
-            UNKNOWN.append(line)
-    return list(dict.fromkeys(filter(None, commands)))
+            if is_run(line):
+                UNKNOWN.append(line)
+    return list(dict.fromkeys(commands))
 
 
 UNKNOWN: list[str] = []
-IN_BLOCKS = commands_of([line for readme in READMES for b in blocks(readme, "bash") for line in lines_of(b)])
+LINES = [line for readme in READMES for block in blocks(readme, "bash") for line in lines_of(block)]
+IN_BLOCKS = commands_of(LINES)
 # In text and tables: code spans that begin like a command with arguments.
 MARKED = [span for readme in READMES for span in re.findall(r"`([^`\n]+)`", prose(readme))]
 COMMAND = r"(python|bash|crate-mm \w+|[A-Z_]+=\w+|tools/\w+\.sh) "
 IN_PROSE = commands_of([span for span in MARKED if re.match(COMMAND, span)])
-TOOLS = [c for c in IN_BLOCKS if not c.script and not c.tool.startswith("benchmarks/")]
+TOOLS = [c for c in IN_BLOCKS if is_run(c.line)]
 # Of commands that differ in nothing but the values of their options, the first runs; a further training is described.
 FIRST = {
     (c.tool, c.args[:1], next((a for a in c.args if a in SMALL), ""), *(a for a in c.args if a[:2] == "--")): c
@@ -390,7 +429,10 @@ def test_links_lead_somewhere_and_lines_are_short():
 
 def test_files_that_are_named_exist():
     for readme in READMES:
-        for name in re.findall(r"`((?:tools|configs|crate_mm|tests|_base_)/[\w./]+)`", prose(readme)):
+        named = re.findall(r"`((?:tools|configs|crate_mm|tests|_base_)/[\w./]+)`", prose(readme))
+        text = "".join(block.text for block in blocks(readme, "bash"))
+        named += re.findall(r"\b(?:tools|configs|tests)/[\w./]+", text)
+        for name in named:
             assert (ROOT / name).exists() or (CONFIGS / name).exists(), f"{readme}: {name}"
 
 
@@ -398,7 +440,7 @@ def test_every_block_is_of_a_language_that_is_tested():
     for readme in READMES:
         text = readme.read_text()
         assert set(re.findall(r"^```(\w*)$", text, re.M)) <= {"", "python", "bash"}
-        assert text.count("\n```") % 2 == 0
+        assert all(re.fullmatch(r"```\w*", line) for line in text.splitlines() if "```" in line), "an indented block"
         tested = len(blocks(readme, "python")) + len(blocks(readme, "bash"))
         assert text.count("\n```") == 2 * tested, f"{readme} has a block without a language"
 
@@ -414,6 +456,12 @@ def test_the_workflow_tests_the_oldest_supported_versions():
     assert f'python_requires=">={oldest[0]}"' in setup
     assert any(parts == ["", ""] for _, *parts in versions)
     assert [step["run"] for step in tests["steps"] if "run" in step][-1] == "bash .ci/run"
+
+
+def test_every_extra_that_is_named_exists():
+    named = {name for readme in READMES for name in re.findall(r"(?:crate_mm|\.)\[(\w+)\]", readme.read_text())}
+    assert named
+    assert named <= set(re.findall(r'^        "(\w+)": ', (ROOT / "setup.py").read_text(), re.M))
 
 
 def test_every_config_is_in_the_table():
@@ -480,6 +528,15 @@ def test_the_python_of_a_readme_runs(readme, desk, run_tool):
     assert done.last_line == "done"
 
 
+@pytest.mark.slow
+def test_the_python_of_docstrings_runs(desk, run_tool):
+    run = [f"from {module} import *\n{code}" for module, code in docstring_blocks() if is_run(code)]
+    assert len(run) >= 4
+    (desk / "docstrings.py").write_text("\n".join([DOCSTRING_PROLOGUE, *run, "print('done')"]))
+    done = run_tool(str(desk / "docstrings"), cwd=desk)
+    assert done.last_line == "done", done.output
+
+
 def test_every_file_of_a_readme_is_used_in_it():
     for readme in READMES:
         all_blocks = [block for language in ("python", "bash") for block in blocks(readme, language)]
@@ -498,6 +555,11 @@ def test_there_are_commands():
 
 def test_every_command_is_known():
     assert UNKNOWN == []
+
+
+@pytest.mark.parametrize("part", NOT_RUN)
+def test_what_is_not_run_is_there(part):
+    assert any(part in line for line in LINES) or any(part in code for _, code in docstring_blocks())
 
 
 def test_an_unknown_command_is_an_error():

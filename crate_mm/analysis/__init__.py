@@ -1,0 +1,1 @@
+"""The white box: taps, measures and figures of the layers."""

@@ -1,3 +1,5 @@
+"""Opening, checking, fitting, translating and writing checkpoints."""
+
 from .described import build_from_checkpoint, check_transforms, validated_model_config
 from .files import newest_checkpoint, training_checkpoints, training_progress
 from .fit import TransferReport, check_state_dict, load_weights, same_dtype_kind

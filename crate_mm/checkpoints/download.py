@@ -39,7 +39,7 @@ def download(address: str, sha256: str | None = None) -> Path:
     The cache is in ``torch.hub.get_dir()``, with one folder per address.
 
     Args:
-        address: https://host/file.
+        address: ``https://host/file``.
         sha256: the required hash, in hexadecimal digits.
 
     Raises:

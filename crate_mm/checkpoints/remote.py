@@ -67,7 +67,7 @@ def ensure_local(name: str | os.PathLike) -> Path:
     Args:
         name: one of
             - a path, returned as it is even if it does not exist; for a folder of ``HubModel``, its weights file;
-            - 'https://host/file', cached in ``torch.hub.get_dir()``;
+            - ``https://host/file``, cached in ``torch.hub.get_dir()``;
             - 'hf://owner/repo/file[@revision]', cached in the Hub's own cache;
             - a name of ``PUBLISHED``.
             '#sha256=<hash>' after an address requires that hash.

@@ -1,3 +1,5 @@
+"""Loading configs, applying overrides, and resolving what depends on the machine."""
+
 from .batch import BatchPlan, plan_batch
 from .data import fill_from_data, lacks_num_classes
 from .load import CONFIGS, defines_model, dump, find_config, load_config, require_model

@@ -1,3 +1,5 @@
+"""Datasets, transforms and samplers."""
+
 from .base import SampleDataset, Source
 from .benchmarks import CIFAR10, CIFAR100, FashionMNIST, Flowers102, OxfordIIITPet
 from .classification import ClassificationDataset, UnreadableImagesError, collate

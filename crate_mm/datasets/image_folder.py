@@ -29,7 +29,8 @@ class ImageFolder(datasets.ImageFolder, Source):
         root: the folder that holds the class folders.
 
     Attributes:
-        samples, imgs: read-only sequence of (path, label), shared by the processes of a machine (``cached_listing``).
+        samples: read-only sequence of (path, label), shared by the processes of a machine (``cached_listing``).
+        imgs: the same sequence.
         targets: the labels, a read-only sequence.
 
     Raises:

@@ -1,3 +1,5 @@
+"""The Runner, and what surrounds a training: the loop, logs, checkpoints and guards."""
+
 from ..checkpoints import Checkpoint, CheckpointError, load_weights, newest_checkpoint, open_checkpoint, read_checkpoint
 from ..config import CONFIGS, BatchPlan, find_config, load_config, plan_batch, resolve_config
 from .checkpointing.hook import CheckpointHook

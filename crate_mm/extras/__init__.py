@@ -1,0 +1,1 @@
+"""The report, packing, and links to other software."""

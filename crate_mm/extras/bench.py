@@ -35,7 +35,8 @@ class BenchResult(NamedTuple):
         batch: batch size.
         steps: number of timed steps, after ``WARM_UP`` untimed ones.
         seconds: median time of a step.
-        least, most: times of the fastest and the slowest step.
+        least: time of the fastest step.
+        most: time of the slowest step.
         first: time of the first step, compilation included.
         memory: peak memory in bytes, of PyTorch's tensors on a GPU, of the process on a CPU; None if unknown.
     """

@@ -34,7 +34,8 @@ class LogSegment(NamedTuple):
         number: number of the launch in the work directory.
         parent: number of the launch whose checkpoint it resumes from, or None.
         run: identifier of the run.
-        epoch, iteration: where the launch begins.
+        epoch: epoch where the launch begins.
+        iteration: iteration where the launch begins.
         steps: steps per epoch, or None if unknown.
         lines: the logged lines.
     """

@@ -1,0 +1,1 @@
+"""Prediction, features and models by name, without a Runner."""

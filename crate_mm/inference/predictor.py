@@ -44,7 +44,7 @@ class Prediction(NamedTuple):
 class Predictor:
     """Predict classes of images::
 
-        predict = Predictor(init_model("crate_base_in1k", "crate_base.pth"))
+        predict = Predictor(init_model(None, "crate_base.pth"))
         predict(["cat.jpg", "dog.jpg"])[0]  # [("tabby", 0.61), ("tiger cat", 0.2), ...]
 
     Args:

@@ -1,0 +1,1 @@
+"""Files, log lines, and text from outside."""

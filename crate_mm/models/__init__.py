@@ -1,3 +1,5 @@
+"""Models: layers, backbones and tasks."""
+
 from .backbone import Backbone, InputSpec, PatchKernel, Positions
 from .families import (
     ALPHA_ARCHS,

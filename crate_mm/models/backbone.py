@@ -60,7 +60,8 @@ class PatchKernel(NamedTuple):
 
     Attributes:
         order: its dimensions, such as 'd C h w', 'd (h w C)' or '(h w C)'.
-        height, width: of a patch, in pixels.
+        height: of a patch, in pixels.
+        width: of a patch, in pixels.
         channels: C.
     """
 

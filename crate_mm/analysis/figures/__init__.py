@@ -1,3 +1,5 @@
+"""Figures of ``tools/analyze.py``, registered in ``FIGURES``, and of other tools."""
+
 from . import attention, features, layers, pca, reconstruct, segments, subspaces, tokens
 from .base import Figure, FigureInput, FigureOutput, save
 from .style import STYLES, figure_style

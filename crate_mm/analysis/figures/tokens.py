@@ -43,7 +43,7 @@ class Tokens(Figure):
 
 
 def plot_tokens(blocks: dict[int, Tensor], title: str) -> MplFigure:
-    """Plot heat maps of blocks of |Z^l|, one panel per layer, on one scale; the paper, Figure 6.
+    """Plot heat maps of blocks of ``|Z^l|``, one panel per layer, on one scale; the paper, Figure 6.
 
     Args:
         blocks: ``{layer from 1: (dimensions, tokens)}``.

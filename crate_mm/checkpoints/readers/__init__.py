@@ -1,0 +1,1 @@
+"""Readers of checkpoint files: .pth, .safetensors and .npz."""

@@ -1,0 +1,1 @@
+"""Checkpoints and results of a run: where it starts, what it writes."""

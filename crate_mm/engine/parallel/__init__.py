@@ -1,0 +1,1 @@
+"""Several processes, compiled blocks and micro-batches."""

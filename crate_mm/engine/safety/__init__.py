@@ -1,0 +1,1 @@
+"""Guards against failures that would lose or falsify a run."""

@@ -1,0 +1,1 @@
+"""Links to other software: export, model cards and timm."""

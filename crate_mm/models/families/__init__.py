@@ -1,3 +1,5 @@
+"""Backbones: CRATE and its relatives."""
+
 from .alpha import ALPHA_ARCHS, CRATEAlpha
 from .crate import ARCHS, CRATE, SEGMENTATION_ARCHS
 from .crate_mae import CRATEMAE, MAEDecoder

@@ -1,3 +1,5 @@
+"""Operators of a layer, in plain PyTorch."""
+
 from .class_attention import ClassAttention, ClassAttentionBlock
 from .conv_stem import ConvStem, FourierPositions
 from .ista import ISTA

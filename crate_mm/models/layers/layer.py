@@ -33,7 +33,8 @@ class Map(NamedTuple):
 
     Attributes:
         values: ``(B, K, rows, columns)``.
-        rows, columns: meaning of the two dimensions, such as 'tokens' or 'representatives'.
+        rows: meaning of the third dimension, such as 'tokens' or 'representatives'.
+        columns: meaning of the fourth dimension.
     """
 
     values: Tensor
@@ -194,7 +195,7 @@ def _check_rate(rate: float) -> None:
 
 
 class Block(Layer):
-    """A compression and a sparsification step, ``(B, N, d) -> (B, N, d)``; for CRATE the paper's Eqs. (17)-(18)::
+    """A compression and a sparsification step, ``(B, N, d) -> (B, N, d)`` (the paper, Equations 17 and 18)::
 
         Z^{l+1/2} = Z^l + compress(LN(Z^l))
         Z^{l+1}   = sparsify(LN(Z^{l+1/2}))                    residual=False, as in CRATE

@@ -1,3 +1,5 @@
+"""Tasks: backbones with a head, a loss and a prediction."""
+
 from .base import Task
 from .classifier import ImageClassifier
 from .heads import LinearHead
