@@ -27,7 +27,6 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import set_random_seed
 from torch import nn
-from torch.utils.data import DataLoader, Subset
 
 from ..analysis.figures import STYLES, Figure, FigureInput, FigureOutput, figure_style, save
 from ..analysis.taps import LayerError
@@ -38,7 +37,7 @@ from ..datasets import build_transforms
 from ..datasets.base import dataset_of
 from ..datasets.images import UnreadableImageError, open_image
 from ..datasets.transforms import to_uint8
-from ..inference.standalone import build_loader, build_transferred_model, load_config_and_checkpoint
+from ..inference.standalone import build_loader, build_transferred_model, load_config_and_checkpoint, subset
 from ..inference.standalone import build_model as build_from
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized, say
@@ -118,9 +117,7 @@ def figure_inputs(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iter
             continue
         for split in args.split:
             loader = build_loader(cfg, split)
-            positions = figure.choose(len(loader.dataset), args)
-            workers = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
-            batches = DataLoader(Subset(loader.dataset, positions), loader.batch_size, **workers)
+            batches = subset(loader, figure.choose(len(loader.dataset), args))
             classes = tuple(dataset_of(loader.dataset).classes or ())
             # Label only by what differs between the inputs.
             parts = [name] * (len(args.checkpoint) > 1) + [split] * (len(args.split) > 1)

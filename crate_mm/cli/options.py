@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import NoReturn
 
 from ..checkpoints import CheckpointError
@@ -21,7 +20,7 @@ from ..engine.parallel.launch import LAUNCHERS
 from ..engine.safety.finite import PeerFailedError, RunStoppedError
 from ..engine.safety.lock import FolderInUseError
 from ..engine.safety.signals import EXIT_INTERRUPTED, RunInterruptedError
-from ..io.files import home
+from ..io.files import check_writable, home  # noqa: F401  check_writable: for the commands
 from ..io.untrusted import sanitized, shown_lines
 
 IN_USE = 75  # exit code under tools/torchrun.py, which retries or ends with 2
@@ -133,17 +132,6 @@ def positive_int(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
     return int(text)
-
-
-def check_writable(*files: str | None) -> None:
-    """Raise ``ValueError`` for a file that cannot be written."""
-    for file in filter(None, files):
-        path = Path(file)
-        if path.is_dir():
-            raise ValueError(f"cannot write {file}: it is a folder")
-        if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
-            why = "it is read-only" if path.resolve().parent.is_dir() else "its folder does not exist"
-            raise ValueError(f"cannot write {sanitized(file)}: {why}")
 
 
 def _message(error: Exception) -> str:

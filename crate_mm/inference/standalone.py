@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from ..checkpoints import Checkpoint, CheckpointError, TransferReport, open_checkpoint, validated_model_config
 from ..checkpoints.fit import BACKBONE, load_strict, transfer_backbone
@@ -40,6 +40,14 @@ def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None
         num_workers=test.num_workers,
         pin_memory=test.pin_memory,
         collate_fn=FUNCTIONS.get(test.collate_fn.type),
+    )
+
+
+def subset(loader: DataLoader, positions: list[int]) -> DataLoader:
+    """Return a loader of the samples of a loader's dataset at some positions."""
+    workers = loader.num_workers if len(positions) > (loader.batch_size or 1) else 0
+    return DataLoader(
+        Subset(loader.dataset, positions), loader.batch_size, num_workers=workers, collate_fn=loader.collate_fn
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure as MplFigure
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from ..analysis.figures import Figure, FigureInput
 from ..analysis.figures.base import run_batches
@@ -21,6 +21,7 @@ from ..io.progress import track
 from ..io.untrusted import sanitized
 from ..models.tasks.base import task_of
 from ..registry import FIGURES, suggest
+from .standalone import subset
 from .transforms import EvalTransform, as_images
 
 BATCH_SIZE = 64
@@ -83,14 +84,6 @@ def loader_for(model: nn.Module, images: Any) -> DataLoader:
     return DataLoader(images if isinstance(images, SampleDataset) else ImageSamples(model, images), BATCH_SIZE)
 
 
-def subset(loader: DataLoader, positions: list[int]) -> DataLoader:
-    """Return a loader of the samples of a loader's dataset at some positions."""
-    workers = loader.num_workers if len(positions) > (loader.batch_size or 1) else 0
-    return DataLoader(
-        Subset(loader.dataset, positions), loader.batch_size, num_workers=workers, collate_fn=loader.collate_fn
-    )
-
-
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Context in which models are in eval mode."""
@@ -124,7 +117,7 @@ def layer_measures(model: nn.Module, images: Any, **settings: Any) -> LayerMeasu
     task = task_of(model)
     loader = loader_for(task, images)
     with evaluating(task), measure_layers(task, **settings) as measures:
-        run_batches(task, track(loader, "measuring", len(loader)))
+        run_batches(task, track(loader, "measuring"))
     return measures
 
 

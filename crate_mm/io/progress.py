@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from importlib.util import find_spec
 from typing import TextIO, TypeVar
 
@@ -32,7 +32,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     Args:
         items: what is looped over.
         description: what is done, as text.
-        total: number of items, if known.
+        total: number of items (default: their length, if they have one).
     """
     console = live_console(sys.stderr)
     if console is None:
@@ -41,6 +41,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     fixed = {"auto_refresh": False, "transient": True, "redirect_stdout": False, "redirect_stderr": False}
     bar = Progress(*columns, console=console, **fixed)
+    total = len(items) if total is None and isinstance(items, Sized) else total
     task, due = bar.add_task(description, total=total), time.monotonic() + DELAY
     try:
         for item in items:
