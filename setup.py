@@ -16,6 +16,9 @@ TEST = [
     "hypothesis>=6.100",
     "setuptools>=70.1",  # to build the wheel that a test installs
     "webdataset>=1.0",  # which reads packed images
+    "pandas>=2",  # measures as a frame
+    "nbclient>=0.10",  # to run the notebook,
+    "ipykernel>=6",  # and its kernel
     *EXPORT,
     *TIMM,
     *HUB,
