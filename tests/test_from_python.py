@@ -56,8 +56,8 @@ def test_what_is_drawn_is_what_analyze_draws(model, run_tool, tmp_path):
     assert done.code == 0, done.output
     written = [line.split(",") for line in (tmp_path / "layers.csv").read_text().splitlines()[1:]]
     loader = DataLoader(ClassificationDataset(DIGITS), 64)
-    for images in (DIGITS, loader):
-        line, *_ = draw("layers", model, images, num_images=50, measures=["sparsity"]).axes[0].lines
+    for images in (DIGITS, loader, (DIGITS[number][0] for number in range(len(DIGITS)))):
+        *_, line = draw("layers", {"a": model, "b": model}, images, num_images=50, measures=["sparsity"]).axes[0].lines
         assert line.get_ydata() == pytest.approx([float(row[-3]) for row in written if row[1] == "sparsity"], rel=1e-6)
 
 

@@ -21,7 +21,7 @@ def check(notebook) -> None:
     text = json.dumps(outputs)
     assert not PATH.search(text)
     assert 85 < float(re.search(r"accuracy: ([\d.]+) %", text)[1]) <= 100
-    assert re.search(r"LayerMeasures of 450 samples, means\W+n +layer  rc_half", text)
+    assert re.search(r"LayerMeasures of 450 samples, means\\nlayer  rc_half", text)
 
 
 def test_the_stored_outputs_are_those_of_a_run():

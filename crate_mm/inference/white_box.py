@@ -157,6 +157,7 @@ def draw(
     parsed.layers, parsed.seed = layers, seed
     models = model if isinstance(model, Mapping) else {"": model}
     tasks = {label: task_of(each) for label, each in models.items()}
+    images = list(images) if isinstance(images, Iterator) else images  # each model reads them
     if len(tasks) != 1 and not kind.accepts_many:
         raise ValueError(f"{figure} draws one model, got {len(tasks)}")
     with evaluating(*tasks.values()):
@@ -199,6 +200,7 @@ def _figure_input(kind: Figure, label: str, model: nn.Module, images: Any, optio
         batches = subset(loader, kind.choose(len(dataset), options))
         return FigureInput(label, model, batches, classes=tuple(dataset.classes or ()))
     (batch,) = DataLoader(loader.dataset, len(dataset), collate_fn=loader.collate_fn)
-    pictures = batch["inputs"].permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
+    channels = 3 if batch["inputs"].shape[1] >= 3 else 1
+    pictures = batch["inputs"][:, :channels].permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
     names = tuple(map(dataset.describe, range(len(dataset))))
     return FigureInput(label, model, [{"inputs": batch["inputs"]}], tuple(pictures), names)

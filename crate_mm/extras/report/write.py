@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def report(
     named = models if isinstance(models, Mapping) else {name_of(models): models}
     if not named or min(num_images, shown) < 1:
         raise ValueError(f"expected models and images, got {len(named)} models, {num_images=} and {shown=}")
+    data = list(data) if isinstance(data, Iterator) else data  # each model reads them
     entries, datas, known = [], [], {}
     for label, task in ((label, task_of(model)) for label, model in named.items()):
         loader = loader_for(task, data)
