@@ -17,7 +17,7 @@ def check(notebook) -> None:
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert {output.output_type for output in outputs} <= {"stream", "execute_result", "display_data"}
     pictures = [output.data.pop("image/png") for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     text = json.dumps(outputs)
     assert not PATH.search(text)
     assert 85 < float(re.search(r"accuracy: ([\d.]+) %", text)[1]) <= 100
