@@ -19,6 +19,9 @@ TEST = [
     "mypy>=1.13",  # a test checks the types of public names
     "setuptools>=70.1",  # to build the wheel that a test installs
     "webdataset>=1.0",  # which reads packed images
+    "pandas>=2",  # measures as a frame
+    "nbclient>=0.10",  # to run the notebook,
+    "ipykernel>=6",  # and its kernel
     *EXPORT,
     *TIMM,
     *HUB,

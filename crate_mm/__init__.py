@@ -4,6 +4,7 @@ The names in ``__all__`` are imported on first use, so that ``import crate_mm.re
 """
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if not os.path.isfile(__file__):  # configs, assets and many libraries need real files
@@ -13,17 +14,19 @@ from . import moved  # noqa: F401  former names of modules
 
 if TYPE_CHECKING:
     from .api import Predictor, from_official, get_model, init_model, list_models
+    from .extras.report.write import report
+    from .inference.white_box import draw, layer_measures
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "from_official", "get_model", "init_model", "list_models"]
+__all__ = ["Predictor", "draw", "from_official", "get_model", "init_model", "layer_measures", "list_models", "report"]
+# Modules of the names that are not in ``api``.
+_MODULES = {"draw": "inference.white_box", "layer_measures": "inference.white_box", "report": "extras.report.write"}
 
 if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         if name in __all__:
-            from . import api
-
-            return getattr(api, name)
+            return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'api')}"), name)
         raise AttributeError(f"module 'crate_mm' has no attribute {name!r}")
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from crate_mm.checkpoints.average import average, save
 from crate_mm.engine.bench import bench
-from crate_mm.engine.curves import Point, read_run, schedule
 from crate_mm.engine.doctor import check_machine
 from crate_mm.engine.loading.sample_preview import SamplePreview
 from torch import Tensor
@@ -27,6 +26,7 @@ from crate_mm.datasets import SampleDataset
 from crate_mm.engine import Runner
 from crate_mm.engine import load_config as same_load_config
 from crate_mm.evaluation import ClassificationMetric, extract_features
+from crate_mm.extras.curves import Point, read_run, schedule
 from crate_mm.hub import HubModel
 from crate_mm.inference.features import extract
 from crate_mm.models import CRATE, Backbone, ImageClassifier, InputSpec, Task

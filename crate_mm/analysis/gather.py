@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ..registry import FIGURES
 from .table import MEASURES, Settings, check_measures
 from .taps import find_layers, name_of, read_taps
 
@@ -64,6 +66,45 @@ class LayerMeasures:
     def means(self, measure: str) -> list[float]:
         """Return a measure's mean for each layer; empty if the model does not define the measure."""
         return [row.mean for row in self.rows() if row.measure == measure]
+
+    def __repr__(self) -> str:
+        means: dict[int, dict[str, str]] = {}
+        for row in self.rows():
+            means.setdefault(row.layer, {})[row.measure] = f"{row.mean:.4g}"
+        if not means:
+            return "LayerMeasures: nothing measured yet"
+        names = list(dict.fromkeys(row.measure for row in self.rows()))
+        table = [["layer", *names], *([str(layer), *(m.get(n, "-") for n in names)] for layer, m in means.items())]
+        widths = [max(map(len, column)) for column in zip(*table)]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in table]
+        return "\n".join([f"LayerMeasures of {max(m.count for m in self.moments.values())} samples, means", *lines])
+
+    def to_frame(self):
+        """Return ``rows()`` as a pandas DataFrame: columns measure, layer (from 1), mean, std and count.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise ImportError("to_frame() needs pandas, which is not installed: pip install pandas") from None
+        return pandas.DataFrame(self.rows(), columns=LayerRow._fields)
+
+    def plot(self, *measures: str) -> Figure:
+        """Plot measures by layer, a panel for each (default: all), with a band of one standard deviation over samples.
+
+        Raises:
+            ValueError: a measure is unknown, or was not measured.
+        """
+        check_measures(list(measures))
+        measured = list(dict.fromkeys(row.measure for row in self.rows()))
+        missing = [name for name in measures if name not in measured]
+        if not measured:
+            raise ValueError("nothing is measured yet: run the model on images first")
+        if missing:
+            raise ValueError(f"{missing[0]} was not measured: choose from {', '.join(measured)}")
+        return FIGURES.get("layers").plot({"": self.rows()}, list(measures) or measured)
 
 
 def defined_measures(model: nn.Module) -> list[str]:

@@ -27,7 +27,6 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import set_random_seed
 from torch import nn
-from torch.utils.data import DataLoader, Subset
 
 from ..analysis.figures import STYLES, Figure, FigureInput, FigureOutput, figure_style, save
 from ..analysis.taps import LayerError
@@ -43,6 +42,7 @@ from ..inference.standalone import (
     build_transferred_model,
     load_config_and_checkpoint,
     set_image_size,
+    subset,
 )
 from ..inference.standalone import build_model as build_from
 from ..io.files import atomic_file
@@ -123,9 +123,7 @@ def figure_inputs(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iter
             continue
         for split in args.split:
             loader = build_loader(cfg, split)
-            positions = figure.choose(len(loader.dataset), args)
-            workers = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
-            batches = DataLoader(Subset(loader.dataset, positions), loader.batch_size, **workers)
+            batches = subset(loader, figure.choose(len(loader.dataset), args))
             classes = tuple(dataset_of(loader.dataset).classes or ())
             # Label only by what differs between the inputs.
             parts = [name] * (len(args.checkpoint) > 1) + [split] * (len(args.split) > 1)

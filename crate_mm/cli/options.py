@@ -21,7 +21,7 @@ from ..engine.safety.finite import PeerFailedError, RunStoppedError
 from ..engine.safety.lock import FolderInUseError
 from ..engine.safety.signals import EXIT_INTERRUPTED, RunInterruptedError
 from ..extras.doctor import emulates_bf16
-from ..io.files import home
+from ..io.files import check_writable, home
 from ..io.untrusted import sanitized, shown_lines
 from ..registry import suggest
 
@@ -216,17 +216,6 @@ def check_output(file: str, endings: tuple[str, ...] = (), rule: str = "", force
         raise ValueError(f"{sanitized(file)} exists: --force overwrites it")
     check_writable(file)
     return ending
-
-
-def check_writable(*files: str | None) -> None:
-    """Raise ``ValueError`` for a file that cannot be written."""
-    for file in filter(None, files):
-        path = Path(file)
-        if path.is_dir():
-            raise ValueError(f"cannot write {file}: it is a folder")
-        if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
-            why = "it is read-only" if path.resolve().parent.is_dir() else "its folder does not exist"
-            raise ValueError(f"cannot write {sanitized(file)}: {why}")
 
 
 def _message(error: Exception) -> str:

@@ -12,23 +12,20 @@ be the same images, prepared for its models.
 import argparse
 import hashlib
 import json
-import platform
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from mmengine.config import Config
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
-from .. import __version__
 from ..api import default_class_names
 from ..checkpoints import Checkpoint
 from ..checkpoints.download import hash_file
@@ -37,16 +34,15 @@ from ..datasets.base import dataset_of, require_images
 from ..datasets.images import open_image
 from ..datasets.transforms import to_uint8
 from ..engine.checkpointing.results import dataset_name
-from ..extras.report.collect import ReportDataset, ReportModel, ReportSettings, collect
-from ..extras.report.page import make_page
-from ..inference.standalone import build_loader, load_config_and_checkpoint, use_folder
-from ..io.files import atomic_file
+from ..extras.report.collect import ReportDataset, ReportModel
+from ..extras.report.write import run_data as shared_run_data
+from ..extras.report.write import write_report
+from ..inference.standalone import build_loader, load_config_and_checkpoint, subset, use_folder
 from ..io.untrusted import public, sanitized, say
 from .analyze import build_model
 from .options import Parser, add_shared, check_writable, positive_int, user_errors
 
 MAX_MASK_CLASSES = 1024  # per ground-truth mask, as each class is transformed by itself; scenes have fewer than 300
-PAGE_BYTES = 150_000  # of a page without data, at most
 MAX_CONFIG_CHARS = 20_000  # of a model config quoted on the page
 
 
@@ -88,29 +84,8 @@ def main() -> None:
         if args.masks and not (args.images and Path(args.masks).is_dir()):
             raise ValueError("--masks needs --images, and must be a folder of ground-truth masks of these images")
         models, datas = load_models(args)
-        total = len(datas[0].dataset)
-        generator = torch.Generator().manual_seed(args.seed)
-        positions = torch.randperm(total, generator=generator)[: args.num_images].tolist()
-        settings = ReportSettings(
-            sorted(positions),
-            sorted(positions[: args.shown]),
-            args.eps_squared,
-            not args.raw_length,
-            args.megabytes * 1e6 - PAGE_BYTES,
-            args.weights_megabytes * 1e6,
-        )
-        data = collect(models, datas, settings)
-        title = args.title or f"Inside {', '.join(dict.fromkeys(m['name'] for m in data['models']))}"
-        data = {"title": sanitized(title), "run": run_data(args, datas, len(positions)), **data}
-        page = make_page(data, data["title"])
-        if len(page) > args.megabytes * 1e6:
-            raise ValueError(
-                f"the page would have {len(page) / 1e6:.1f} MB, more than --megabytes {args.megabytes}: use fewer "
-                "images (--shown) or fewer checkpoints"
-            )
-        with atomic_file(args.out, text=True) as file:
-            file.write(page)
-        say(f"wrote {sanitized(args.out)}, {len(page) / 1e6:.1f} MB")
+        size = write_report(models, datas, args.out, partial(run_data, args, datas), vars(args), args.title)
+        say(f"wrote {sanitized(args.out)}, {size / 1e6:.1f} MB")
 
 
 def load_models(args: argparse.Namespace) -> tuple[list[ReportModel], list[ReportDataset]]:
@@ -129,7 +104,7 @@ def load_models(args: argparse.Namespace) -> tuple[list[ReportModel], list[Repor
             if loader is None:
                 loader = load_data(cfg, args)
                 truth = true_masks(loader.dataset, args.masks) if args.masks else lambda _: None
-                datas.append(ReportDataset(data_name(cfg, args), loader.dataset, batches_of(loader), truth))
+                datas.append(ReportDataset(data_name(cfg, args), loader.dataset, partial(subset, loader), truth))
             check_size(datas, model, config)
             name = name_of_file(file)
             if names_of_files[name] > 1 and file != "random":  # the same file name in several runs
@@ -159,19 +134,6 @@ def load_data(cfg: Config, args: argparse.Namespace) -> DataLoader:
     loader = build_loader(cfg, "test" if args.images else args.split)
     require_images(loader.dataset, "test" if args.images else args.split)
     return loader
-
-
-def batches_of(loader: DataLoader):
-    """Return a function that makes a loader of the samples at given positions of the dataset."""
-
-    def batches(positions: list[int]) -> DataLoader:
-        few = len(positions) <= loader.batch_size
-        workers = 0 if few else loader.num_workers
-        return DataLoader(
-            Subset(loader.dataset, positions), loader.batch_size, num_workers=workers, collate_fn=loader.collate_fn
-        )
-
-    return batches
 
 
 def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
@@ -240,18 +202,5 @@ def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint 
 def run_data(args: argparse.Namespace, datas: list[ReportDataset], measured: int) -> dict[str, Any]:
     """Return the command, settings, data, versions and device of the report."""
     settings = ("split", "num_images", "shown", "eps_squared", "raw_length", "megabytes", "weights_megabytes", "seed")
-    return {
-        "command": sanitized(" ".join(["crate-mm report", *map(public, sys.argv[1:])]), 2000),
-        "date": time.strftime("%Y-%m-%d"),
-        "data": [sanitized(data.label) for data in datas],
-        "measured": measured,
-        "of": len(datas[0].dataset),
-        "settings": {name: getattr(args, name) for name in settings},
-        "versions": {
-            "crate_mm": __version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "Python": platform.python_version(),
-        },
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
-    }
+    command = " ".join(["crate-mm report", *map(public, sys.argv[1:])])
+    return shared_run_data(command, {name: getattr(args, name) for name in settings}, datas, measured)

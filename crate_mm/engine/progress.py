@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from rich.console import Console
 from rich.file_proxy import FileProxy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..io.progress import REDRAW, live_console
 from ..registry import HOOKS
-
-REDRAW = 0.1  # seconds between two updates of the line
 
 
 class _LastLine(logging.Handler):
@@ -108,9 +106,8 @@ class ProgressLine(Hook):
         self.phase, self._since, self._drawn = phase, (time.monotonic(), done), 0.0
         if self.last not in runner.logger.handlers:
             runner.logger.addHandler(self.last)
-        console = Console(file=sys.stdout)
-        # With FORCE_COLOR, Rich would write cursor movements to a file.
-        if not console.file.isatty() or not console.is_terminal or console.is_dumb_terminal:
+        console = live_console(sys.stdout)
+        if console is None or console.is_jupyter:  # a notebook shows the log's lines
             return
         columns = (
             TextColumn("{task.description}"),

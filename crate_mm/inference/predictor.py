@@ -1,22 +1,19 @@
 """Prediction on images: files, folders, PIL images, arrays and tensors, a batch at a time."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from ..datasets import ImageFiles, imagenet_class_names
+from ..datasets import imagenet_class_names
 from ..datasets.images import UnreadableImageError
-from ..io.files import home
 from ..io.log import print_log
-from .transforms import EvalTransform, TransformedImage, stack_readable
+from ..io.progress import track
+from .transforms import EvalTransform, TransformedImage, as_images, stack_readable
 
-SINGLE_IMAGE = (str, Path, Image.Image, np.ndarray, Tensor)
 MAX_NAMED = 5  # unreadable images that are named in the log line
 
 
@@ -26,6 +23,37 @@ class Unreadable(list):
     def __init__(self, reason: str) -> None:
         super().__init__()
         self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"cannot be read: {self.reason}"
+
+
+class _LabelScore(NamedTuple):
+    label: str
+    score: float
+
+
+class ClassScore(_LabelScore):
+    """One class of a prediction, a pair ``(label, score)`` that also has the class's ``index``.
+
+    Attributes:
+        label: name of the class.
+        score: its probability.
+        index: its number in the model's output.
+    """
+
+    index: int
+
+    def __new__(cls, label: str, score: float, index: int) -> "ClassScore":
+        pair = super().__new__(cls, label, score)
+        pair.index = index
+        return pair
+
+    def __getnewargs__(self) -> tuple:  # for copies and pickles
+        return (*self, self.index)
+
+    def __repr__(self) -> str:
+        return f"{self.label!r} {100 * self.score:.1f} %"
 
 
 class Prediction(NamedTuple):
@@ -38,14 +66,18 @@ class Prediction(NamedTuple):
     image: Any
     pixels: Tensor | None
     reason: str
-    classes: list[tuple[str, float]]
+    classes: list[ClassScore]
+
+    def __repr__(self) -> str:
+        name = str(self.image) if isinstance(self.image, (str, Path)) else type(self.image).__name__
+        return f"Prediction({name!r}: {Unreadable(self.reason) if self.reason else self.classes})"
 
 
 class Predictor:
     """Predict classes of images::
 
         predict = Predictor(init_model(None, "crate_base.pth"))
-        predict(["cat.jpg", "dog.jpg"])[0]  # [("tabby", 0.61), ("tiger cat", 0.2), ...]
+        predict(["cat.jpg", "dog.jpg"])[0]  # ['tabby' 61.0 %, 'tiger cat' 20.0 %, ...]
 
     Args:
         model: from ``init_model`` or ``get_model``.
@@ -90,10 +122,11 @@ class Predictor:
         """Transforms of an image before the preprocessor."""
         return self.preparation.transforms
 
-    def __call__(self, images: Any) -> list[list[tuple[str, float]]]:
+    def __call__(self, images: Any) -> list[list[ClassScore]]:
         """Return for each image its most likely classes with their probabilities, best first.
 
-        The result of an unreadable image is an ``Unreadable``, an empty list with a ``reason``. The log names it.
+        A class is a pair ``(label, score)`` with an ``index``. The result of an unreadable image is an ``Unreadable``,
+        an empty list with a ``reason``; the log names it. A terminal or a notebook shows the progress.
 
         Args:
             images: one image, an ordered iterable of images, a batch, or a folder. An image is a path, a PIL image, a
@@ -104,7 +137,9 @@ class Predictor:
             ValueError: an image is of an unsupported type, dtype or shape, or no image can be read.
         """
         predictions: list[list] = []
-        for result in self.stream(images):
+        images = as_images(images)
+        total = len(images) if isinstance(images, Sized) else None
+        for result in track(self.stream(images), "predicting", total):
             predictions.append(Unreadable(result.reason) if result.reason else result.classes)
         broken = [(number, entry.reason) for number, entry in enumerate(predictions) if isinstance(entry, Unreadable)]
         if not broken:
@@ -127,30 +162,19 @@ class Predictor:
         Raises:
             ValueError: an image is of an unsupported type, dtype or shape.
         """
-        for prepared in self.preparation.batches(self._as_images(images), self.batch_size, workers):
+        for prepared in self.preparation.batches(as_images(images), self.batch_size, workers):
             classes = iter(self._classify(prepared))
             for item in prepared:
                 yield Prediction(*item, classes=[] if item.reason else next(classes))
 
-    def _as_images(self, images: Any) -> Iterable[Any]:
-        if isinstance(images, (str, Path)) and Path(home(images)).is_dir():
-            return ImageFiles(str(images)).files
-        if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
-            return images
-        if isinstance(images, SINGLE_IMAGE):
-            return [images]
-        if not isinstance(images, Iterable) or isinstance(images, (bytes, Mapping, Set)):
-            raise ValueError(f"images are {type(images).__name__}: expected a list of paths, PIL images and arrays")
-        return images
-
     @torch.inference_mode()
-    def _classify(self, prepared: list[TransformedImage]) -> list[list[tuple[str, float]]]:
+    def _classify(self, prepared: list[TransformedImage]) -> list[list[ClassScore]]:
         if all(item.reason for item in prepared):
             return []
         data = self.model.data_preprocessor({"inputs": stack_readable(prepared)})
         scores, classes = self._logits(data["inputs"]).softmax(dim=-1).topk(self.topk)
         rows = zip(scores.tolist(), classes.tolist())
-        return [[(self.class_names[c], score) for score, c in zip(row, ids)] for row, ids in rows]
+        return [[ClassScore(self.class_names[c], score, c) for score, c in zip(row, ids)] for row, ids in rows]
 
     def _logits(self, inputs: Tensor) -> Tensor:
         if self.dtype == torch.float32:

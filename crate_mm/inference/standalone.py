@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from ..checkpoints import Checkpoint, CheckpointError, TransferReport, open_checkpoint, validated_model_config
 from ..checkpoints.described import names_for
@@ -67,6 +67,14 @@ def set_image_size(cfg: Config, size: int | tuple[int, int]) -> bool:
         return False
     backbone.img_size = size
     return True
+
+
+def subset(loader: DataLoader, positions: list[int]) -> DataLoader:
+    """Return a loader of the samples of a loader's dataset at some positions."""
+    workers = loader.num_workers if len(positions) > (loader.batch_size or 1) else 0
+    return DataLoader(
+        Subset(loader.dataset, positions), loader.batch_size, num_workers=workers, collate_fn=loader.collate_fn
+    )
 
 
 def load_config_and_checkpoint(

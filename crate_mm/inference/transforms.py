@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -16,15 +16,17 @@ from torchvision.transforms import v2
 
 from ..checkpoints import CheckpointError, check_transforms
 from ..checkpoints.described import image_size
-from ..datasets import build_transforms
+from ..datasets import ImageFiles, build_transforms
 from ..datasets.classification import has_extreme_aspect_ratio
 from ..datasets.images import UnreadableImageError, convert, open_image
 from ..datasets.transforms import to_uint8
+from ..io.files import home
 from ..io.log import print_log
 from ..io.untrusted import sanitized
 from ..models.backbone import image_spec
 from ..registry import registered_only
 
+SINGLE_IMAGE = (str, Path, Image.Image, np.ndarray, Tensor)
 # Limits for a model that a file describes.
 MAX_BATCH_PIXELS = 2**26  # 64 images of 1024 x 1024
 MAX_IMAGE_PIXELS = 2**20  # of a transformed image, unless the model's own image size is larger
@@ -139,6 +141,23 @@ class EvalTransform:
             return TransformedImage(image, self(image, number))
         except UnreadableImageError as error:
             return TransformedImage(image, None, sanitized(error, 500))
+
+
+def as_images(images: Any) -> Iterable[Any]:
+    """Return the images of a folder, a batch, one image or an ordered iterable, as for ``Predictor``, one by one.
+
+    Raises:
+        ValueError: ``images`` is none of these.
+    """
+    if isinstance(images, (str, Path)) and Path(home(images)).is_dir():
+        return ImageFiles(str(images)).files
+    if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
+        return images
+    if isinstance(images, SINGLE_IMAGE):
+        return [images]
+    if not isinstance(images, Iterable) or isinstance(images, (bytes, Mapping, Set)):
+        raise ValueError(f"images are {type(images).__name__}: expected a list of paths, PIL images and arrays")
+    return images
 
 
 def stack_readable(prepared: list[TransformedImage]) -> Tensor:

@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from .untrusted import sanitized
+
 try:
     import fcntl
 except ImportError:  # not on Windows
@@ -28,6 +30,17 @@ LONGEST_TEMP = 70
 def home(path: str | os.PathLike) -> str:
     """Return a path with a leading ``~`` expanded to the home directory."""
     return os.path.expanduser(os.fspath(path))
+
+
+def check_writable(*files: str | None) -> None:
+    """Raise ``ValueError`` for a file that cannot be written."""
+    for file in filter(None, files):
+        path = Path(file)
+        if path.is_dir():
+            raise ValueError(f"cannot write {file}: it is a folder")
+        if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
+            why = "it is read-only" if path.resolve().parent.is_dir() else "its folder does not exist"
+            raise ValueError(f"cannot write {sanitized(file)}: {why}")
 
 
 def is_utf8(path: str | os.PathLike) -> bool:

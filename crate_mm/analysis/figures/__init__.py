@@ -2,6 +2,6 @@
 
 from . import attention, features, layers, pca, reconstruct, segments, subspaces, tokens
 from .base import Figure, FigureInput, FigureOutput, save
-from .style import STYLES, figure_style
+from .style import STYLES, InlineFigure, figure_style
 
 __all__ = ["Figure", "FigureInput", "FigureOutput", "save"]

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure as MplFigure
 from matplotlib.ticker import MaxNLocator
 
 from .sheet import PLAIN, drawable
+from .style import InlineFigure
 
 COLORS = ("#1f6fb4", "#d95f02", "#2a9d5c", "#8e44ad", "#c0392b", "#7f6a4f", "#e377a2", "#5f6368", "#a6a61d", "#17a2b8")
 STYLES = ("-", "--", ":", "-.")
@@ -27,7 +28,7 @@ def plot_curves(
     columns = 1 if len(panels) <= 3 else 2
     rows = math.ceil(len(panels) / columns)
     below = 0.3 * math.ceil(len(runs) / 3) if len(runs) > 1 else 0
-    figure = MplFigure(figsize=(8 * columns, 3.1 * rows + below + 0.35), layout="constrained", facecolor="white")
+    figure = InlineFigure(figsize=(8 * columns, 3.1 * rows + below + 0.35), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)
     grid = figure.subplots(rows, columns, squeeze=False)
     handles = {}

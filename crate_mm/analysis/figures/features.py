@@ -54,7 +54,8 @@ def plot_features(points: np.ndarray, labels: np.ndarray, names: list[str], titl
     if len(present) <= 20:
         for number, label in enumerate(present):
             mine = labels == label
-            axes.scatter(*points[mine].T, s=6, color=colormaps[cmap](number), label=sanitized(names[label], 40))
+            name = sanitized(names[label], 40) if label >= 0 else "no label"
+            axes.scatter(*points[mine].T, s=6, color=colormaps[cmap](number), label=name)
         legend(axes, fontsize="x-small", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     else:
         axes.scatter(*points.T, s=6, c=labels, cmap="nipy_spectral")

@@ -21,6 +21,10 @@ class Layers(Figure):
     help = "R^c, sparsity and other measures by layer, with the spread over samples (Figures 3, 4, 5)"
     accepts_many = True
 
+    @staticmethod
+    def plot(curves: dict[str, list[LayerRow]], measures: list[str]) -> MplFigure:  # ``LayerMeasures`` calls it
+        return plot_layers(curves, measures)
+
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--num-images", type=int, default=1000, help="number of images (default: 1000)")
         parser.add_argument("--eps-squared", type=float, default=0.01, help="eps^2 of the coding rates (default: 0.01)")

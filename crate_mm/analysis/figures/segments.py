@@ -18,6 +18,7 @@ from ..attention import cls_attention
 from ..segmentation import MASK_FRACTION, ClassOverlap, attention_masks, best_heads, mean_iou
 from ..taps import find_layers, name_of
 from .base import Figure, FigureInput, FigureOutput, patch_layout
+from .style import InlineFigure
 
 CLASSES = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"]
 CLASSES += ["diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
@@ -126,7 +127,7 @@ def plot_segments(examples: list[tuple[str, np.ndarray, Tensor, Tensor, list[Cla
         examples: for each image its name, ``(H, W, 3)`` of uint8, classes ``(H, W)``, masks ``(K, H, W)`` and overlaps.
         title: of the figure.
     """
-    figure = MplFigure(figsize=(max(1.9 * len(examples) + 0.5, 5.5), 5.4), layout="constrained")
+    figure = InlineFigure(figsize=(max(1.9 * len(examples) + 0.5, 5.5), 5.4), layout="constrained")
     figure.suptitle(sanitized(title), fontsize=10, parse_math=False)
     above, middle, below = figure.subplots(3, len(examples), squeeze=False)
     for axes, side in zip((above[0], middle[0], below[0]), ("image", "ground truth", "best head")):

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ...io.files import atomic_file
 from ...io.untrusted import sanitized
+from .style import InlineFigure
 
 DPI = 100  # the lengths below are in pixels
 SIDE, MAX_SIDE = 160, 320  # enlarge smaller images to at most SIDE, shrink larger ones to MAX_SIDE
@@ -69,7 +70,7 @@ def plot_sheet(panels: Sequence[Panel], title: str, columns: int | None = None) 
     total_height = above + rows * (height + below) + (rows - 1) * GAP + MARGIN - 6
     # matplotlib before 3.11 truncates 100 * 2.01 = 200.99999999999997 pixels to 200.
     inches = ((total + 1e-6) / DPI, (total_height + 1e-6) / DPI)
-    figure = MplFigure(figsize=inches, dpi=DPI, facecolor="white")
+    figure = InlineFigure(figsize=inches, dpi=DPI, facecolor="white")
 
     def write(x: float, y: float, line: str, size: float, color: str) -> None:
         figure.text(

@@ -1,5 +1,6 @@
 """Styles of figures: for a screen, or for a paper with its column width, font size and embedded fonts."""
 
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,15 @@ PAPER_FONT = 8.0  # points
 MAX_COLUMNS = 6
 
 _width: ContextVar[float | None] = ContextVar("width", default=None)
+
+
+class InlineFigure(MplFigure):
+    """A matplotlib figure that notebooks show as it is, without pyplot and its backend."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", dpi=self.dpi)
+        return picture.getvalue()
 
 
 @contextmanager
@@ -55,7 +65,7 @@ def figure_style(kind: str = "screen", width: float | None = None, font_size: fl
         _width.reset(token)
 
 
-def sheet(width: float, height: float, text: float = 0.0) -> MplFigure:
+def sheet(width: float, height: float, text: float = 0.0) -> InlineFigure:
     """Return an empty figure of this size; in the paper style, of the paper's width and proportional height.
 
     Args:
@@ -66,7 +76,7 @@ def sheet(width: float, height: float, text: float = 0.0) -> MplFigure:
     if page is not None:
         text *= matplotlib.rcParams["font.size"] / 10
         width, height = page, (height - text) * page / width + text
-    return MplFigure(figsize=(width, height), layout="constrained")
+    return InlineFigure(figsize=(width, height), layout="constrained")
 
 
 def columns_of(count: int, most: int = MAX_COLUMNS) -> int:

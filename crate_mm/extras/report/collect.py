@@ -24,6 +24,7 @@ from ...analysis.segmentation import VOID
 from ...analysis.table import MEASURES
 from ...analysis.taps import find_layers, layout_of, name_of
 from ...datasets.base import dataset_of
+from ...io.progress import track
 from ...io.untrusted import sanitized
 from ...models.tasks.classifier import ImageClassifier
 from .drawing import drawing_of, pack_bytes
@@ -154,7 +155,8 @@ def add_looks(
     for report_model, entry in zip(models, data["models"]):
         truths = [datas[report_model.data].ground_truth(p) for p in settings.shown]
         looks = Looks(report_model.model, budget, truths, stored=entry["running"] is None)
-        for batch in datas[report_model.data].batches(settings.shown):
+        batches = datas[report_model.data].batches(settings.shown)
+        for batch in track(batches, f"showing {sanitized(report_model.label, 60)}"):
             looks.look(batch)
         for layer, layer_entry in enumerate(entry["layers"]):
             layer_entry["looks"] = looks.data(layer)
@@ -171,9 +173,8 @@ def measure_model(
 ) -> dict[str, Any]:
     """Return the measurements of a model, and add the positions of the images that they name to ``thumbs``."""
     model, layers = report_model.model, find_layers(report_model.model)
-    stats = collect_stats(
-        model, data.batches(settings.measured), settings.eps_squared, settings.unit_length, settings.measured
-    )
+    batches = track(data.batches(settings.measured), f"measuring {sanitized(report_model.label, 60)}")
+    stats = collect_stats(model, batches, settings.eps_squared, settings.unit_length, settings.measured)
     (batch, *_) = data.batches(settings.measured[:1])
     layout = layout_of(model, batch["inputs"])
     entries = []
