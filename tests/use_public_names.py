@@ -5,16 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from crate_mm.checkpoints.average import average, save
-from crate_mm.engine.bench import bench
-from crate_mm.engine.doctor import check_machine
-from crate_mm.engine.loading.sample_preview import SamplePreview
 from torch import Tensor
 from typing_extensions import assert_type
 
-from crate_mm import Predictor, from_official, get_model, init_model, list_models
+from crate_mm import Predictor, draw, from_official, get_model, init_model, layer_measures, list_models, report
 from crate_mm.analysis.cost import count_complexity
-from crate_mm.analysis.figures import Figure, FigureInput, FigureOutput
+from crate_mm.analysis.figures import Figure, FigureInput, FigureOutput, InlineFigure
 from crate_mm.analysis.figures.base import run_batches
 from crate_mm.analysis.gather import measure_layers
 from crate_mm.analysis.measures import coding_rate, nonzero_fraction, subspace_coding_rate
@@ -22,11 +18,15 @@ from crate_mm.analysis.table import Settings, measure
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import CheckpointError, open_checkpoint
 from crate_mm.config import load_config
-from crate_mm.datasets import SampleDataset
+from crate_mm.datasets import Digits, SampleDataset
 from crate_mm.engine import Runner
 from crate_mm.engine import load_config as same_load_config
 from crate_mm.evaluation import ClassificationMetric, extract_features
+from crate_mm.extras.average import average, save
+from crate_mm.extras.bench import bench
 from crate_mm.extras.curves import Point, read_run, schedule
+from crate_mm.extras.doctor import check_machine
+from crate_mm.extras.sample_preview import SamplePreview
 from crate_mm.hub import HubModel
 from crate_mm.inference.features import extract
 from crate_mm.models import CRATE, Backbone, ImageClassifier, InputSpec, Task
@@ -66,6 +66,9 @@ def analysis(model: ImageClassifier, images: Tensor, subspaces: Subspaces) -> No
     assert_type(count_complexity(model, images).parameters, int)
     assert_type(extract(model, [Path("cat.jpg")]).rows, Tensor)
     extract_features(model, [])
+    assert isinstance(draw("pca", model, "photos"), InlineFigure)
+    assert_type(layer_measures(model, Digits("test")).means("r_out"), list[float])
+    assert_type(report({"mine": model}, "photos", "report.html"), Path)
 
 
 @measure("length", "mean length of the tokens", "Mean length", tap="tap_out")

@@ -4,4 +4,4 @@ from . import attention, features, layers, pca, reconstruct, segments, subspaces
 from .base import Figure, FigureInput, FigureOutput, save
 from .style import STYLES, InlineFigure, figure_style
 
-__all__ = ["Figure", "FigureInput", "FigureOutput", "save"]
+__all__ = ["Figure", "FigureInput", "FigureOutput", "InlineFigure", "save"]
