@@ -1,0 +1,19 @@
+"""The CRATE on Fashion-MNIST that comes with the package: 120,492 parameters, 16 patches of 7 x 7 pixels.
+
+    python tools/train.py configs/crate_micro_fashion_mnist.py --cfg-options data_root=data
+"""
+
+_base_ = [
+    "_base_/models/crate.py",
+    "_base_/datasets/fashion_mnist.py",
+    "_base_/schedules/small_adamw.py",
+    "_base_/default_runtime.py",
+]
+
+model = dict(
+    backbone=dict(arch=dict(embed_dim=96, depth=4, num_heads=4), img_size=28, patch_size=7, in_channels=1),
+    head=dict(num_classes=10),
+    preprocessor=dict(mean=(0.2860,), std=(0.3530,)),
+    label_smoothing=0.1,
+)
+train_cfg = dict(max_epochs=8)
