@@ -16,4 +16,8 @@ model = dict(
     preprocessor=dict(mean=(0.2860,), std=(0.3530,)),
     label_smoothing=0.1,
 )
+# The data have this size. The model's file keeps the transform for images of other sizes.
+same_size = dict(type="Resize", size=(28, 28))
+val_dataloader = dict(dataset=dict(transforms=[same_size]))
+test_dataloader = dict(dataset=dict(transforms=[same_size]))
 train_cfg = dict(max_epochs=8)

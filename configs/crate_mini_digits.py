@@ -17,7 +17,7 @@ model = dict(
     label_smoothing=0.1,
 )
 
-enlarge = dict(type="Resize", size=32)
+enlarge = dict(type="Resize", size=(32, 32))
 wobble = dict(type="RandomAffine", degrees=10, translate=(0.0625, 0.0625), scale=(0.9, 1.1), interpolation="bilinear")
 train_dataloader = dict(dataset=dict(transforms=[enlarge, wobble]))
 val_dataloader = dict(dataset=dict(transforms=[enlarge]))
