@@ -1,6 +1,8 @@
-"""The CRATE on Fashion-MNIST that comes with the package: 120,492 parameters, 16 patches of 7 x 7 pixels.
+"""A CRATE of 120,492 parameters on Fashion-MNIST, 16 patches of 7 x 7 pixels: about 9 minutes of processor time.
 
     python tools/train.py configs/crate_micro_fashion_mnist.py --cfg-options data_root=data
+
+Result: 84.76 % of the 10,000 test images after the last epoch (seed 0), whose weights the package contains.
 """
 
 _base_ = [

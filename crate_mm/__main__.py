@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 COMMANDS = {
+    "demo": "write a page that shows a trained CRATE beside an untrained one; no training, no download",
     "train": "train the model of a config",
     "test": "evaluate a checkpoint",
     "predict": "predict the classes of images: printed, as CSV, or as a sheet",

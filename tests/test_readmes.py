@@ -66,6 +66,9 @@ MINI = [ARCH, "global_batch_size=20"]
 SMALL = {
     "configs/crate_base_in1k.py": IN1K,
     "configs/crate_tiny_digits.py": [ARCH, *DIGITS],
+    "configs/crate_mini_digits.py": DIGITS,
+    "configs/crate_micro_fashion_mnist.py": ["global_batch_size=20"],
+    "crate_mini_digits": [],
     "configs/debug.py": ["global_batch_size=449"],
     "configs/crate_mini_fashion_mnist.py": MINI,
     "configs/compare/crate.py": MINI,
@@ -103,7 +106,7 @@ FURTHER = {
     "report": ["--num-images", "20", "--shown", "4"],
     "attention": ["--layers", "1"],
 }
-WITHOUT_CONFIG = {"publish", "convert_official", "pack_dataset", "results_table"}
+WITHOUT_CONFIG = {"demo", "publish", "convert_official", "pack_dataset", "results_table"}
 WITHOUT_CONFIG |= {"predict", "plot", "average", "doctor", "neighbours"}  # or an option names the config
 # Lines that are not commands of the package: they get data from elsewhere, test or format.
 FOREIGN = (
@@ -310,6 +313,7 @@ def stock(tmp_path_factory) -> Path:
         "work_dirs/folder/epoch_200.pth": describe(folder.model.to_dict(), sorted(os.listdir(place / "folders"))),
         "epoch_1.pth": digits,
         "epoch_40.pth": digits,
+        "work_dirs/crate_mini_digits/epoch_40.pth": digits,
         "work_dirs/crate0/epoch_12.pth": mini,
         **{
             f"work_dirs/{run}/epoch_5.pth": describe(
@@ -500,7 +504,7 @@ def test_a_command_runs(command, desk, run_tool, request):
     args = list(command.args)
     if "onnx" in args and not ONNX_TAKES_ANY_BATCH:
         pytest.skip("this PyTorch fixes the batch of ONNX")
-    if command.tool == "report":
+    if command.tool in ("demo", "report"):
         request.getfixturevalue("vega")
     config = next((word for word in args if word in SMALL), None)
     assert config or command.tool in WITHOUT_CONFIG

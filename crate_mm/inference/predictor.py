@@ -14,6 +14,7 @@ from ..datasets import ImageFiles, imagenet_class_names
 from ..datasets.images import UnreadableImageError
 from ..io.files import home
 from ..io.log import print_log
+from .model_factory import load_model
 from .transforms import EvalTransform, TransformedImage, stack_readable
 
 SINGLE_IMAGE = (str, Path, Image.Image, np.ndarray, Tensor)
@@ -44,11 +45,11 @@ class Prediction(NamedTuple):
 class Predictor:
     """Predict classes of images::
 
-        predict = Predictor(init_model("crate_base_in1k", "crate_base.pth"))
+        predict = Predictor("crate_base.pth")
         predict(["cat.jpg", "dog.jpg"])[0]  # [("tabby", 0.61), ("tiger cat", 0.2), ...]
 
     Args:
-        model: from ``init_model`` or ``get_model``.
+        model: from ``init_model`` or ``get_model``, or a checkpoint as for ``init_model(None, checkpoint)``.
         transforms: configs of ``TRANSFORMS`` (default: those of the config's test data; without a config, the
             checkpoint's test transforms). If neither defines any: a resize to 256/224 of the model's size (of the
             shorter side for square models) and a center crop, with a warning.
@@ -60,12 +61,13 @@ class Predictor:
             that support them and change a logit by some hundredths of the logits' standard deviation.
 
     Raises:
+        CheckpointError: (a ``ValueError``) the checkpoint cannot be opened, or does not define its model.
         ValueError: the model is no classifier, the number of names is not the number of classes, or unknown ``dtype``.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | str | Path,
         transforms: list[dict] | None = None,
         class_names: list[str] | None = None,
         topk: int = 5,
@@ -75,6 +77,7 @@ class Predictor:
         if dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype must be 'float32', 'bfloat16' or 'float16', got {dtype!r}")
         self.dtype = getattr(torch, dtype)
+        model = load_model(model) if isinstance(model, (str, Path)) else model
         if not model.is_classifier:
             raise ValueError(f"Predictor is for classifiers: {type(model).__name__} predicts no classes")
         self.model = model.eval()
