@@ -54,7 +54,11 @@ setup(
     entry_points={"console_scripts": ["crate-mm = crate_mm.__main__:main"]},
     packages=[*find_packages(include=["crate_mm", "crate_mm.*"]), "crate_mm.configs"],
     package_dir={"crate_mm.configs": "configs"},
-    package_data={"crate_mm": ["py.typed"], "crate_mm.configs": ["**/*.py"], "crate_mm.extras.report": ["assets/*"]},
+    package_data={
+        "crate_mm": ["py.typed", "weights/*"],
+        "crate_mm.configs": ["**/*.py"],
+        "crate_mm.extras.report": ["assets/*"],
+    },
     install_requires=[
         "torch>=2.6",  # before, weights_only did not keep a file from running code (CVE-2025-32434)
         "torchvision>=0.21",

@@ -19,7 +19,8 @@ GROUPS = {
         "predict": "predict the classes of images: printed, as CSV, or as a sheet",
         "neighbours": "write the features of images, or show their nearest neighbors",
     },
-    "Look inside: crate-mm report crate_tiny_digits random epoch_40.pth --out report.html": {
+    "Look inside: crate-mm demo": {
+        "demo": "write a page that shows a trained CRATE beside an untrained one; no training, no download",
         "report": "compare models side by side on a self-contained HTML page",
         "analyze": "look inside a model, one figure at a time",
         "get_flops": "count parameters and multiply-adds",

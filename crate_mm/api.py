@@ -12,7 +12,7 @@ from mmengine.config import Config
 from .checkpoints import CheckpointError, as_checkpoint, build_from_checkpoint, open_checkpoint
 from .checkpoints.fit import load_strict
 from .checkpoints.readers.npz import as_tensor
-from .inference.model_factory import get_model, list_models, note_metadata  # noqa: F401  public API
+from .inference.model_factory import finish_loading, get_model, list_models, load_model  # noqa: F401  public API
 from .inference.predictor import Predictor, default_class_names  # noqa: F401  public API
 from .inference.standalone import build_model, load_config_and_checkpoint
 from .io.log import print_log
@@ -29,7 +29,7 @@ def init_model(
             from the checkpoint. It is data: it names registered classes only, and cannot import or run code.
         checkpoint: a checkpoint of this package or of the official code: a path, ``https://host/file``,
             hf://owner/repo/file (append '@revision' for a branch, tag or commit), or the name of published weights
-            ('crate_alpha_base_in1k').
+            ('crate_mini_digits', which the package contains, or 'crate_alpha_base_in1k').
         device: device of the model.
 
     Raises:
@@ -38,15 +38,11 @@ def init_model(
     if config is None:
         if checkpoint is None:
             raise ValueError("expected a config or a checkpoint, got neither")
-        cfg, loaded = {}, open_checkpoint(checkpoint)
-        model = build_from_checkpoint(loaded)
-    else:
-        cfg, loaded = load_config_and_checkpoint(config, checkpoint, full_model=True)
-        model = build_model(cfg, loaded)
+        return load_model(checkpoint).to(device)
+    cfg, loaded = load_config_and_checkpoint(config, checkpoint, full_model=True)
+    model = build_model(cfg, loaded)
     if loaded is not None:
-        load_strict(model, loaded)
-        loaded.log_notes(lambda note: print_log(note, "current", logging.INFO))
-        note_metadata(model, loaded)
+        finish_loading(model, loaded)
     test = (cfg.get("test_dataloader") or {}).get("dataset") or {}
     if "transforms" in test:
         model.test_transforms, model.described_by = test["transforms"], None

@@ -29,10 +29,10 @@ from .checkpoints import Checkpoint, CheckpointError, as_checkpoint, build_from_
 from .checkpoints.fit import load_strict
 from .checkpoints.publish import publish
 from .checkpoints.readers.safetensors import MAX_MANIFEST_CHARS, WEIGHTS, as_contents
-from .checkpoints.remote import HubFile, ensure_local, hub_file, hub_token
+from .checkpoints.remote import HubFile, hub_file, hub_token
 from .checkpoints.validate import check_form
-from .engine.checkpointing.results import RESULT_FILE
-from .extras.interop.model_card import card_licence, checkpoint_metrics, numeric_metrics, read_result, write_card
+from .engine.checkpointing.results import checkpoint_metrics, find_result, numeric_metrics, read_result
+from .extras.interop.model_card import card_licence, write_card
 from .inference.model_factory import note_metadata
 from .io.files import home, write_json
 from .io.untrusted import check_plain, read_json, read_regular, sanitized
@@ -68,12 +68,8 @@ class HubModel(nn.Module, ModelHubMixin):
         self.result: dict[str, Any] = {}
         if result is not None:
             self.result = read_result(home(result), source)
-        elif source.run and not isinstance(checkpoint, Checkpoint):
-            result_file = ensure_local(checkpoint).parent / RESULT_FILE
-            try:
-                self.result = read_result(result_file, source) if result_file.exists() else {}
-            except CheckpointError as error:
-                print_log(f"the model card has no metrics: {error}", "current", logging.WARNING)
+        elif not isinstance(checkpoint, Checkpoint):
+            self.result = find_result(source)
         self.metrics, self.licence = checkpoint_metrics(self.result, source), licence
         # Of the states for resuming, keep only the message hub, which describes the run.
         states = {key: value for key, value in source.states.items() if key == "message_hub"}

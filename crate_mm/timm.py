@@ -3,10 +3,12 @@
     import crate_mm.timm, timm
     model = timm.create_model("crate_base_patch16_224", num_classes=10)
     timm.create_model("tost_small_12_patch16_224", features_only=True)
+    timm.create_model("crate_mini_digits", pretrained=True)
 
 A name is one of ``crate_mm.list_models()`` with patch and image size; torchvision's ViT has the prefix
-``torchvision_``, because timm has its own ViT. State dicts use crate_mm's names, ``backbone.*`` and ``head.*``. For
-published weights use ``crate_mm.get_model(..., pretrained=True)``; timm does not load them.
+``torchvision_``, because timm has its own ViT. Models whose weights the package contains have their own name. State
+dicts use crate_mm's names, ``backbone.*`` and ``head.*``. For weights that others have published use
+``crate_mm.get_model(..., pretrained=True)``; timm does not load them.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
 """
 
@@ -24,8 +26,9 @@ except ModuleNotFoundError:
     raise ImportError("crate_mm.timm needs timm, which is not installed: pip install 'crate_mm[timm]'") from None
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from .checkpoints.zoo import published_hint
+from .checkpoints.zoo import PUBLISHED, packaged, published_hint
 from .extras.interop.timm_backbone import TimmBackbone  # noqa: F401  registers it
+from .inference.model_factory import packaged_model
 from .models.backbone import registered_backbones
 from .models.tasks.heads import LinearHead
 from .models.tasks.preprocessor import IMAGENET_MEAN, IMAGENET_STD
@@ -224,10 +227,26 @@ def default_cfg(family: str) -> dict[str, Any]:
 PATCHES = {"crate": (16, 8), "crate_alpha": (8, 14, 16, 32), "crate_mae": (16,), "tost": (16, 8), "vit": (16,)}
 
 
-def _entry(name: str, model: str, kind: str, arch: str, patch_size: int) -> Callable:
+def packaged_cfg(name: str, model: dict[str, Any]) -> dict[str, Any]:
+    """Return timm's config of weights that the package contains."""
+    backbone, preprocessor = model["backbone"], model["preprocessor"]
+    size = (backbone["img_size"],) * 2
+    return {
+        **default_cfg(name),
+        "file": str(PUBLISHED[name].file),
+        "num_classes": model["head"]["num_classes"],
+        "input_size": (backbone["in_channels"], *size),
+        "crop_pct": 1.0,
+        "mean": tuple(preprocessor["mean"]),
+        "std": tuple(preprocessor["std"]),
+    }
+
+
+def _entry(name: str, model: str, kind: str, arch: str | dict[str, int], patch_size: int) -> Callable:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         if (
             pretrained
+            and name not in packaged()
             and not (kwargs.get("pretrained_cfg") or {}).get("url")
             and not kwargs.get("pretrained_cfg_overlay")
         ):
@@ -253,6 +272,12 @@ def _register() -> None:
                 name = f"{prefix}{sizes.prefix}_{arch}_patch{patch_size}_224"
                 default_cfgs.update(generate_default_cfgs({name: default_cfg(sizes.prefix)}))
                 globals()[name] = register_model(_entry(name, f"{sizes.prefix}_{arch}", kind, arch, patch_size))
+    for name in packaged():
+        model = packaged_model(name)
+        backbone = model["backbone"]
+        default_cfgs.update(generate_default_cfgs({name: packaged_cfg(name, model)}))
+        entry = _entry(name, name, backbone["type"], backbone["arch"], backbone["patch_size"])
+        globals()[name] = register_model(entry)
 
 
 default_cfgs: dict[str, Any] = {}

@@ -179,6 +179,7 @@ assert crate_mm.__file__.startswith({str(tmp_path)!r}), crate_mm.__file__
 from crate_mm.engine import CONFIGS, load_config
 assert str(CONFIGS).startswith({str(tmp_path)!r}), CONFIGS
 load_config("crate_base_in1k")
+crate_mm.get_model("crate_mini_digits", pretrained=True)
 model = crate_mm.init_model("debug", {str(debug_checkpoint)!r})
 print(len(crate_mm.Predictor(model)(numpy.zeros((8, 8), numpy.uint8))[0]), flush=True)
 for arguments in (

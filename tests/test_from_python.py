@@ -143,7 +143,6 @@ def test_progress_is_shown_on_a_terminal_alone(stream, drawn, monkeypatch):
 
 
 def test_the_report_is_the_commands(model, run_tool, tmp_path):
-    pytest.importorskip("vl_convert", reason='no Vega: pip install "crate_mm[report]" brings it')
     torch.save({"meta": {}, "state_dict": model.state_dict()}, tmp_path / "weights.pth")
     few = ("--num-images", 10, "--shown", 2)
     done = run_tool("report", "debug", tmp_path / "weights.pth", "--out", tmp_path / "a.html", *few)

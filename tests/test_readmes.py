@@ -78,6 +78,9 @@ MINI = [ARCH, "global_batch_size=20"]
 SMALL = {
     "configs/crate_base_in1k.py": IN1K,
     "configs/crate_tiny_digits.py": [ARCH, *DIGITS],
+    "configs/crate_mini_digits.py": DIGITS,
+    "configs/crate_micro_fashion_mnist.py": ["global_batch_size=20"],
+    "crate_mini_digits": [],
     "configs/debug.py": ["global_batch_size=449"],
     "configs/crate_mini_fashion_mnist.py": MINI,
     "configs/compare/crate.py": MINI,
@@ -117,7 +120,7 @@ FURTHER = {
     "attention": ["--layers", "1"],
     "new": ["--out", "another_file.py"],
 }
-WITHOUT_CONFIG = {"new", "publish", "convert_official", "pack_dataset", "results_table"}
+WITHOUT_CONFIG = {"demo", "new", "publish", "convert_official", "pack_dataset", "results_table"}
 WITHOUT_CONFIG |= {"predict", "plot", "average", "doctor", "neighbours"}  # or an option names the config
 # Parts of commands that are not run here, and why. Those of the package are parsed, with their config and overrides.
 NOT_RUN = {
@@ -359,6 +362,7 @@ def stock(tmp_path_factory) -> Path:
         "work_dirs/folder/epoch_200.pth": describe(folder.model.to_dict(), sorted(os.listdir(place / "folders"))),
         "epoch_1.pth": digits,
         "epoch_40.pth": digits,
+        "work_dirs/crate_mini_digits/epoch_40.pth": digits,
         "work_dirs/crate0/epoch_12.pth": mini,
         **{
             f"work_dirs/{run}/epoch_5.pth": describe(

@@ -152,7 +152,7 @@ def test_what_is_not_there_is_said(monkeypatch):
     for name, why in (
         (
             "crate_tiny_patch16_224",
-            "no published weights of crate_tiny are known here, only of crate_alpha_base, crate_a",
+            "no published weights of crate_tiny are known here, only of crate_mini_digits, crate_micro",
         ),
         ("crate_small_patch16_224", "their authors' link has been dead since 2025; see https://github.com/"),
         (

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set up an environment if there is none, train CRATE-Tiny on scikit-learn's handwritten digits, evaluate the best
-# checkpoint, and report the model's cost.
+# Set up an environment if there is none, train a small CRATE on scikit-learn's handwritten digits, evaluate the best
+# checkpoint, report the model's cost, and write a page that shows what each layer does, beside an untrained model.
 #   bash tools/quickstart.sh [WORK_DIR [arguments of tools/train.py]]
 set -euo pipefail
 case "${1:-}" in -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p;}' "$0"; exit 0 ;; esac
@@ -8,10 +8,10 @@ case "${1:-}" in -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p;}' "$0"; exi
 work_dir=$(realpath -m -- "${1:-$(dirname "$0")/../work_dirs/quickstart}")
 shift || true
 . "$(dirname "$0")/setup_env.sh" ""
-config=configs/crate_tiny_digits.py
+config=configs/crate_mini_digits.py
 start=$SECONDS
 
-echo "== Train CRATE-Tiny on the digits (logs and checkpoints in $work_dir)"
+echo "== Train a small CRATE on the digits (logs and checkpoints in $work_dir)"
 rm -f "$work_dir"/best_*.pth  # of an earlier run
 python tools/train.py "$config" --work-dir "$work_dir" "$@"
 seconds=$((SECONDS - start))
@@ -23,6 +23,10 @@ python tools/test.py "$config" "$best" --work-dir "$work_dir/test" --json "$work
 echo "== Report the model's cost"
 python tools/get_flops.py "$config" --depth 1
 
+echo "== Write the page that compares it with an untrained model"
+page=$work_dir/report.html
+python tools/report.py "$config" random "$best" --out "$page"
+
 accuracy=$(python -c '
 import json, sys
 metrics = json.load(open(sys.argv[1]))
@@ -31,6 +35,8 @@ print("{top1:.2f} % of {num_samples} test images correct".format(**metrics))
 
 cat <<EOF
 == Done: trained in $seconds s, $accuracy
+Open in a browser:
+  $page
 Try next:
   tensorboard --logdir $work_dir
   python tools/train.py $config --cfg-options train_cfg.max_epochs=5 model.backbone.ista_lambda=0.2

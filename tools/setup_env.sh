@@ -22,9 +22,10 @@ if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
 fi
 
 version="$root:$(cksum <setup.py)"
-stamp=$(python -c 'import sys; print(sys.prefix)')/.crate_mm-installed${1:+-$1}
-# An installation with the test extra also serves for no extra.
-if ! grep -qxF "$version" "$stamp" "$stamp-test" 2>/dev/null; then
+stamps=$(python -c 'import sys; print(sys.prefix)')/.crate_mm-installed
+stamp=$stamps${1:+-$1}
+# The test extra contains every other extra that a script asks for.
+if ! grep -qxF "$version" "$stamp" "$stamps-test" 2>/dev/null; then
   echo "Installing crate_mm and its dependencies; the first time takes some minutes, because PyTorch is large"
   python -m pip install -qq --disable-pip-version-check --editable ".${1:+[$1]}" ||
     fail "the installation failed, see above"

@@ -19,12 +19,13 @@ FILE_KEYS = ("initialized_from", "averaged_from")  # entries that name files
 ADVICE = "publish a training checkpoint of crate_mm, or one written by tools/convert_official.py"
 
 
-def publish(checkpoint: Checkpoint, path: str | Path) -> dict:
+def publish(checkpoint: Checkpoint, path: str | Path, facts: dict | None = None) -> dict:
     """Write a checkpoint's weights, averaged ones if it has them, and their manifest.
 
     Args:
         checkpoint: a checkpoint with a model config.
         path: file to write, ``*.safetensors``.
+        facts: further entries of the manifest, as from ``published_facts``.
 
     Returns:
         The manifest: ``model`` (config), ``classes``, ``test_transforms``, ``metrics``, ``run``, the ``META_KEYS``,
@@ -53,6 +54,7 @@ def publish(checkpoint: Checkpoint, path: str | Path) -> dict:
         "sha256": digest(weights, aliases),
         "version": crate_mm.__version__,
         "format": version,
+        **(facts or {}),
     }
     text = json.dumps(manifest)
     if len(text) > MAX_MANIFEST_CHARS:

@@ -90,7 +90,7 @@ def ensure_local(name: str | os.PathLike) -> Path:
             f"checkpoint {shown_address(text)} does not exist, and no published weights have this name: "
             f"{suggest(text, list(PUBLISHED))}"
         )
-    return _fetch_published(text, PUBLISHED[text])
+    return PUBLISHED[text].file or _fetch_published(text, PUBLISHED[text])
 
 
 def _fetch_published(name: str, weights: Published) -> Path:

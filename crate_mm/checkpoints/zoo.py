@@ -1,14 +1,19 @@
-"""Weights that their authors have published, by short name: address and license, as stated on the authors' pages.
+"""Published weights by short name: those that the package contains, and those of other authors.
 
-Weights without a downloadable address name their page: download the file there by hand and give its path.
+Address and license of the latter are as stated on the authors' pages. Weights without a downloadable address
+name their page: download the file there by hand and give its path.
 """
 
+from pathlib import Path
 from typing import NamedTuple
+
+import crate_mm
 
 ALPHA = "https://huggingface.co/UCSC-VLAA/CRATE-alpha/tree/main"
 OFFICIAL = "https://github.com/Ma-Lab-Berkeley/CRATE"
 TOST = "https://github.com/RobinWu218/ToST/issues/2"
 MIT = "MIT, as the repository that links to them"
+CARD = "crate_mm/weights/README.md"
 ANNOUNCED = "their authors announced them without a known address"
 
 
@@ -17,8 +22,8 @@ class Published(NamedTuple):
 
     Args:
         model: the model's name in ``get_model``, or None if there is none.
-        page: the page that announces the weights.
-        address: the file's address, as ``ensure_local`` accepts it, or None.
+        page: the page that announces the weights; ``CARD`` for those in the package.
+        address: the file's address, as ``ensure_local`` accepts it, or its path from the package's folder, or None.
         licence: as the authors' page or repository states it, or None.
         sha256: the file's hash as its authors publish it, or None.
         no_url_reason: why there is no address.
@@ -31,8 +36,17 @@ class Published(NamedTuple):
     sha256: str | None = None
     no_url_reason: str = "their page has no address for automatic download"
 
+    @property
+    def file(self) -> Path | None:
+        """The file if the package contains it, otherwise None."""
+        return Path(crate_mm.__file__).parents[1] / self.address if self.page == CARD else None
+
 
 PUBLISHED = {
+    **{
+        name: Published(name, CARD, f"crate_mm/weights/{name}.safetensors", "MIT")
+        for name in ("crate_mini_digits", "crate_micro_fashion_mnist")
+    },
     "crate_small_in1k": Published(
         "crate_small",
         f"{OFFICIAL}/issues/30",
@@ -62,6 +76,11 @@ PUBLISHED = {
     "tost_medium_in1k": Published("tost_medium_24", TOST, no_url_reason=ANNOUNCED),
     "crate_gpt": Published(None, OFFICIAL, no_url_reason="they are of a language model, which no family supports"),
 }
+
+
+def packaged() -> list[str]:
+    """Return the short names of the weights that the package contains, which are also their models' names."""
+    return [name for name, weights in PUBLISHED.items() if weights.file is not None]
 
 
 def published_for(model: str) -> str | None:

@@ -75,7 +75,3 @@ def main() -> None:
                 file.write(text)
             say(f"wrote {sanitized(path)}")
         say(f"next: crate-mm train {sanitized(list(files)[-1])}")
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,8 @@
 python tools/publish.py work_dirs/crate_base_in1k/best_eval_top1_epoch_149.pth crate_base.safetensors
 python tools/test.py configs/crate_base_in1k.py crate_base.safetensors
 
-If the run kept averaged weights, these are published. The optimizer state is not included.
+If the run kept averaged weights, these are published. The optimizer state is not included. Metrics, command, commit and
+machine are of the run's result.json, if it is in the checkpoint's folder.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from ..checkpoints import open_checkpoint
 from ..checkpoints.publish import publish
+from ..engine.checkpointing.results import find_result, published_facts
 from ..io.untrusted import sanitized, say
 from .options import Parser, add_shared, check_output, user_errors
 
@@ -32,7 +34,7 @@ def main() -> None:
         check_output(args.output, force=args.force)
         checkpoint = open_checkpoint(args.input)
         checkpoint.log_notes(say)
-        manifest = publish(checkpoint, output)
+        manifest = publish(checkpoint, output, published_facts(find_result(checkpoint), checkpoint))
     metrics = ", ".join(
         f"{sanitized(name)} {value:g}" for name, value in manifest["metrics"].items() if isinstance(value, float)
     )

@@ -7,9 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoints import Checkpoint, CheckpointError, open_checkpoint, validated_model_config
+from ..checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    build_from_checkpoint,
+    open_checkpoint,
+    validated_model_config,
+)
 from ..checkpoints.fit import BACKBONE, load_strict, transfer_backbone
-from ..checkpoints.zoo import none_published, published_for
+from ..checkpoints.zoo import PUBLISHED, none_published, packaged, published_for
 from ..io.log import print_log
 from ..io.untrusted import sanitized
 from ..models import ImageClassifier
@@ -20,20 +26,26 @@ from ..registry import BACKBONES, MODELS, head_for, registered_only, suggest
 def list_models() -> list[str]:
     """Return the names that ``get_model`` accepts, such as 'crate_tiny', 'crate_alpha_base' and 'tost_small_12'.
 
-    They are the named ``sizes`` of the registered backbones. 'crate_mae_base' is a classifier on the encoder of a
-    masked autoencoder; the autoencoder itself has a config.
+    They are the named ``sizes`` of the registered backbones, and the small models whose weights the package contains,
+    such as 'crate_mini_digits'. 'crate_mae_base' is a classifier on the encoder of a masked autoencoder; the
+    autoencoder itself has a config.
     """
-    return list(_named_models())
+    return [*_named_backbones(), *packaged()]
 
 
-def _named_models() -> dict[str, tuple[str, str]]:
-    """Return for each model name its backbone type and arch."""
+def _named_backbones() -> dict[str, dict[str, str]]:
+    """Return for the name of each size of a family the backbone's type and arch."""
     families = {kind: backbone.sizes for kind, backbone in registered_backbones().items() if backbone.sizes is not None}
     return {
-        f"{sizes.prefix}_{arch}": (kind, arch)
+        f"{sizes.prefix}_{arch}": {"type": kind, "arch": arch}
         for kind, sizes in sorted(families.items(), key=lambda item: item[1].prefix)
         for arch in sizes.archs
     }
+
+
+def packaged_model(name: str) -> dict:
+    """Return the model config of weights that the package contains."""
+    return validated_model_config(open_checkpoint(PUBLISHED[name].file))
 
 
 def get_model(
@@ -45,13 +57,15 @@ def get_model(
 ) -> ImageClassifier:
     """Build a model by name in eval mode, with new weights or a checkpoint's::
 
+        get_model("crate_mini_digits", pretrained=True)  # weights that the package contains
         get_model("crate_alpha_base", pretrained=True)  # the weights that its authors published
         get_model("crate_tiny", num_classes=5, pretrained="hf://me/crate/model.safetensors")  # new head
 
     Args:
         name: one of ``list_models()``.
-        num_classes: number of classes (default: the checkpoint's, or 1000 without a checkpoint). If it differs from the
-            checkpoint's, the head is reinitialized and the log says so. 0 returns features ``(B, d)``.
+        num_classes: number of classes (default: the checkpoint's; without a checkpoint 1000, or 10 for a model whose
+            weights the package contains). If it differs from the checkpoint's, the head is reinitialized and the log
+            says so. 0 returns features ``(B, d)``.
         pool: 'cls' or 'mean' (default: the checkpoint's, or 'cls' without a checkpoint).
         pretrained: a checkpoint as in ``init_model``, or True for the published weights of this model. Arguments that
             are not given are the checkpoint's.
@@ -61,18 +75,19 @@ def get_model(
     Raises:
         ValueError: unknown ``name``, no published weights, or a checkpoint that cannot be loaded or does not match.
     """
-    models = _named_models()
-    if name not in models:
-        raise ValueError(f"unknown model {name!r}: {suggest(name, list(models))}")
-    kind, arch = models[name]
+    if name not in list_models():
+        raise ValueError(f"unknown model {name!r}: {suggest(name, list_models())}")
+    model = packaged_model(name) if name in packaged() else None
+    named = model["backbone"] if model else _named_backbones()[name]
     checkpoint = None if pretrained is None or pretrained is False else _open_pretrained(name, pretrained)
-    model = _matching_config(name, kind, arch, checkpoint) if checkpoint and checkpoint.model else None
+    if checkpoint and checkpoint.model:
+        model = _matching_config(name, named, checkpoint) or model
     if model is None:
         channels = backbone.get("in_channels", 3)
         model = {
             "type": "ImageClassifier",
-            "backbone": {"type": kind, "arch": arch},
-            "head": {"type": "LinearHead", "num_classes": 1000, "pool": "cls", **head_for(kind)},
+            "backbone": named,
+            "head": {"type": "LinearHead", "num_classes": 1000, "pool": "cls", **head_for(named["type"])},
             "preprocessor": {} if channels == 3 else {"mean": (0.5,) * channels, "std": (0.5,) * channels},
         }
     config = copy.deepcopy(model)
@@ -85,6 +100,25 @@ def get_model(
         same_task = checkpoint.model is None or checkpoint.model["type"] == "ImageClassifier"
         _load_pretrained(built, checkpoint, load_all=same_task and config == model)
     return built.eval()
+
+
+def load_model(checkpoint: str | Path) -> nn.Module:
+    """Build a checkpoint's own model in eval mode and load its weights.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be opened, or does not define its model.
+    """
+    loaded = open_checkpoint(checkpoint)
+    model = build_from_checkpoint(loaded)
+    finish_loading(model, loaded)
+    return model.eval()
+
+
+def finish_loading(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint's weights, log its notes, and copy its class names and test transforms."""
+    load_strict(model, checkpoint)
+    checkpoint.log_notes(lambda note: print_log(note, "current", logging.INFO))
+    note_metadata(model, checkpoint)
 
 
 def note_metadata(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -108,24 +142,29 @@ def _open_pretrained(name: str, pretrained: bool | str | Path) -> Checkpoint:
         raise CheckpointError(f"{call}: {error}") from None
 
 
-def _matching_config(name: str, kind: str, arch: str, checkpoint: Checkpoint) -> dict | None:
+def _matching_config(name: str, named: dict, checkpoint: Checkpoint) -> dict | None:
     """Return a checkpoint's classifier config; None for another task, of which only the backbone is loaded.
 
     Raises:
-        CheckpointError: the checkpoint is of another model.
+        CheckpointError: the checkpoint's backbone has another type or size than the named one.
     """
     model = validated_model_config(checkpoint)
     backbone = model.get("backbone") or {}
-    sizes = BACKBONES.get(kind).sizes.archs
-    size = backbone.get("arch")
-    size = sizes.get(size) if isinstance(size, str) else size and tuple(size.get(key) for key in sizes[arch]._fields)
-    if backbone.get("type") != kind or size != sizes[arch]:
+    if backbone.get("type") != named["type"] or _size(backbone) != _size(named):
         raise CheckpointError(
             f"get_model({name!r}): {checkpoint.path} is of another model, of backbone "
             f"{sanitized(backbone.get('type'))}, {sanitized(backbone.get('arch'))}: build that model with "
             "init_model(None, ...)"
         )
     return model if model["type"] == "ImageClassifier" else None
+
+
+def _size(backbone: dict) -> tuple | None:
+    """Return the size that a backbone's config gives by name or as numbers."""
+    archs, arch = BACKBONES.get(backbone["type"]).sizes.archs, backbone.get("arch")
+    if not isinstance(arch, dict):
+        return archs.get(arch)
+    return tuple(arch.get(key) for key in next(iter(archs.values()))._fields)
 
 
 def _load_pretrained(model: ImageClassifier, checkpoint: Checkpoint, load_all: bool) -> None:

@@ -12,6 +12,7 @@ from ..datasets import imagenet_class_names
 from ..datasets.images import UnreadableImageError
 from ..io.log import print_log
 from ..io.progress import track
+from .model_factory import load_model
 from .transforms import EvalTransform, TransformedImage, as_images, stack_readable
 
 MAX_NAMED = 5  # unreadable images that are named in the log line
@@ -76,11 +77,11 @@ class Prediction(NamedTuple):
 class Predictor:
     """Predict classes of images::
 
-        predict = Predictor(init_model(None, "crate_base.pth"))
+        predict = Predictor("crate_base.pth")
         predict(["cat.jpg", "dog.jpg"])[0]  # ['tabby' 61.0 %, 'tiger cat' 20.0 %, ...]
 
     Args:
-        model: from ``init_model`` or ``get_model``.
+        model: from ``init_model`` or ``get_model``, or a checkpoint as for ``init_model(None, checkpoint)``.
         transforms: configs of ``TRANSFORMS`` (default: those of the config's test data; without a config, the
             checkpoint's test transforms). If neither defines any: a resize to 256/224 of the model's size (of the
             shorter side for square models) and a center crop, with a warning.
@@ -92,12 +93,13 @@ class Predictor:
             that support them and change a logit by some hundredths of the logits' standard deviation.
 
     Raises:
+        CheckpointError: (a ``ValueError``) the checkpoint cannot be opened, or does not define its model.
         ValueError: the model is no classifier, the number of names is not the number of classes, or unknown ``dtype``.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | str | Path,
         transforms: list[dict] | None = None,
         class_names: list[str] | None = None,
         topk: int = 5,
@@ -107,6 +109,7 @@ class Predictor:
         if dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype must be 'float32', 'bfloat16' or 'float16', got {dtype!r}")
         self.dtype = getattr(torch, dtype)
+        model = load_model(model) if isinstance(model, (str, Path)) else model
         if not model.is_classifier:
             raise ValueError(f"Predictor is for classifiers: {type(model).__name__} predicts no classes")
         self.model = model.eval()

@@ -54,7 +54,9 @@ def test_quickstart(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "run" / "figures.json").read_text())
     assert f"{figures['top1']:.2f} % of 450 test images correct" in done.stdout
-    assert "parameters: 5.36 M" in done.stdout
+    assert "parameters: 0.12 M" in done.stdout
+    assert f"Open in a browser:\n  {tmp_path / 'run' / 'report.html'}\n" in done.stdout
+    assert "random" in (tmp_path / "run" / "report.html").read_text()
     assert "Installing" not in done.stdout
 
 

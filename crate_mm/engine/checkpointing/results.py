@@ -26,13 +26,13 @@ from torch import nn
 import crate_mm
 
 from ...analysis.cost import count_complexity
-from ...checkpoints import Checkpoint
+from ...checkpoints import Checkpoint, CheckpointError
 from ...checkpoints.validate import FORMAT, are_transforms
 from ...config.settings import RECIPE_PARTS, SETTINGS
 from ...datasets.base import Source, draws_of
 from ...io.files import home, write_whole
 from ...io.log import print_log
-from ...io.untrusted import check_plain, read_json, read_regular, without_secrets
+from ...io.untrusted import check_plain, public, read_json, read_regular, sanitized, without_secrets
 from ...models.tasks.base import backbone_of
 from ...registry import DATASETS, HOOKS
 from ..logs import warn_on_oserror
@@ -145,6 +145,53 @@ def load_result(path: str | Path) -> dict[str, Any]:
     if not isinstance(result, dict):
         raise ValueError(f"expected a dict, got {type(result).__name__}")
     return result
+
+
+def read_result(path: str | Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return a ``result.json``; raise ``CheckpointError`` if it is invalid or belongs to another run."""
+    try:
+        result = load_result(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{sanitized(path)} is not a run's {RESULT_FILE}: {sanitized(error)}") from None
+    if result.get("run") != checkpoint.run:
+        raise CheckpointError(f"{sanitized(path)} belongs to another run than {checkpoint.path}: use that run's file")
+    return result
+
+
+def checkpoint_metrics(result: dict[str, Any], checkpoint: Checkpoint) -> dict[str, float]:
+    """Return the metrics that a result lists for a checkpoint's epoch, or for a test of the checkpoint."""
+    epoch, rows = checkpoint.meta.get("epoch"), [result.get("best"), result.get("last")]
+    rows = [row for row in rows if isinstance(row, dict)]
+    if "checkpoint" in result:  # tools/test.py wrote it
+        same = Path(str(result["checkpoint"])).name == Path(checkpoint.path).name
+        metrics = rows[-1] if rows and same else {}
+    else:
+        metrics = next((row for row in rows if epoch is not None and row.get("epoch") == epoch), {})
+    return numeric_metrics(metrics)
+
+
+def numeric_metrics(metrics: Any) -> dict[str, float]:
+    """Return the numbers among metrics, without the prefix of custom tasks and without the epoch."""
+    items = metrics.items() if isinstance(metrics, dict) else ()
+    return {key.removeprefix("eval/"): n for key, n in items if type(n) in (int, float) and key != "epoch"}
+
+
+def find_result(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the ``result.json`` beside a checkpoint; empty, with a warning, if it is of another run."""
+    path = Path(home(checkpoint.path))
+    file = (path if path.is_dir() else path.parent) / RESULT_FILE
+    try:
+        return read_result(file, checkpoint) if checkpoint.run and path.exists() and file.exists() else {}
+    except CheckpointError as error:
+        print_log(f"the metrics of {checkpoint.path} are unknown: {error}", "current", logging.WARNING)
+        return {}
+
+
+def published_facts(result: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a published file tells of a ``result.json``: metrics of the checkpoint, command, commit, machine."""
+    metrics, keys = checkpoint_metrics(result, checkpoint), ("command", "commit", "device", "versions", "wall_time_s")
+    training = {} if "checkpoint" in result else public({key: result[key] for key in keys if key in result})
+    return {key: value for key, value in (("metrics", metrics), ("training", training)) if value}
 
 
 def mark_unfinished(folder: str | Path) -> None:

@@ -5,8 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ...checkpoints import Checkpoint, CheckpointError
-from ...engine.checkpointing.results import RESULT_FILE, load_result, model_name
+from ...engine.checkpointing.results import model_name
 from ...io.untrusted import sanitized, without_secrets
 from ...registry import suggest
 
@@ -60,35 +59,6 @@ def card_licence(licence: str | None) -> dict[str, str]:
             "license as 'other: <name>'"
         )
     return {"license": licence.lower()}
-
-
-def read_result(path: str | Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return a ``result.json``; raise ``CheckpointError`` if it is invalid or belongs to another run."""
-    try:
-        result = load_result(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{sanitized(path)} is not a run's {RESULT_FILE}: {sanitized(error)}") from None
-    if result.get("run") != checkpoint.run:
-        raise CheckpointError(f"{sanitized(path)} belongs to another run than {checkpoint.path}: use that run's file")
-    return result
-
-
-def checkpoint_metrics(result: dict[str, Any], checkpoint: Checkpoint) -> dict[str, float]:
-    """Return the metrics that a result lists for a checkpoint's epoch, or for a test of the checkpoint."""
-    epoch, rows = checkpoint.meta.get("epoch"), [result.get("best"), result.get("last")]
-    rows = [row for row in rows if isinstance(row, dict)]
-    if "checkpoint" in result:  # tools/test.py wrote it
-        same = Path(str(result["checkpoint"])).name == Path(checkpoint.path).name
-        metrics = rows[-1] if rows and same else {}
-    else:
-        metrics = next((row for row in rows if epoch is not None and row.get("epoch") == epoch), {})
-    return numeric_metrics(metrics)
-
-
-def numeric_metrics(metrics: Any) -> dict[str, float]:
-    """Return the numbers among metrics, without the prefix of custom tasks and without the epoch."""
-    items = metrics.items() if isinstance(metrics, dict) else ()
-    return {key.removeprefix("eval/"): n for key, n in items if type(n) in (int, float) and key != "epoch"}
 
 
 def write_card(
