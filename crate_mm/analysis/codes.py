@@ -1,4 +1,4 @@
-"""Use of sparse codes and subspaces, as pure functions of tensors.
+"""Statistics of sparse codes and subspaces, as pure functions of tensors.
 
 Shapes: B images, N tokens, m atoms of the dictionary, K heads of p basis vectors, C classes.
 """
@@ -47,6 +47,6 @@ def head_energy(w: Tensor, num_heads: int) -> Tensor:
 
 
 def head_agreement(attention: Tensor) -> Tensor:
-    """Return the cosines between the heads' rows of attention, ``(..., K, N) -> (..., K, K)``."""
+    """Return the cosine similarity of the heads' attention rows, ``(..., K, N) -> (..., K, K)``."""
     unit = torch.nn.functional.normalize(attention, dim=-1)
     return unit @ unit.mT

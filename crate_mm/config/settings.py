@@ -67,7 +67,7 @@ SETTINGS = (
         None,
         "a float between 0 and 1, or None",
         lambda value: value is None or (isinstance(value, float) and 0 < value < 1),
-        "momentum of the moving average of weights that is evaluated and saved; timm's decay 0.99996 is 4e-5",
+        "momentum of the weight EMA, which is evaluated and saved; 4e-5 equals timm's decay 0.99996",
     ),
     Setting(
         "resize_positions",
@@ -81,28 +81,28 @@ SETTINGS = (
         None,
         "'bilinear', 'bicubic', 'new' or None",
         lambda value: value in ("bicubic", "bilinear", "new", None),
-        "interpolation of its patch embedding to another patch size; 'new' reinitializes it, None raises an error",
+        "interpolation of the start checkpoint's patch embedding to another size; 'new' reinitializes it, None: error",
     ),
     Setting(
         "transfer_from",
         None,
         "the name of a submodule, or None",
         lambda value: value is None or (isinstance(value, str) and value != ""),
-        "submodule of the start checkpoint to use as backbone, such as 'teacher'; None: the one its task declares",
+        "submodule of the start checkpoint to use as backbone, such as 'teacher'; None: as its task declares",
     ),
     Setting(
         "compile_blocks",
         None,
         "one of True, False, 'backbone', None",
         lambda value: _one_of(True, False, None)(value) or value == "backbone",
-        "compile the repeated block, or the whole 'backbone'; None: the block, on a GPU",
+        "compile each block (True) or the whole backbone ('backbone'); None: each block, on a GPU only",
     ),
     Setting(
         "val_dtype",
         None,
         "one of 'float32', 'bfloat16', 'float16', None",
         lambda value: value in ("float32", "bfloat16", "float16", None),
-        "precision of the validation during training; None: that of training",
+        "dtype of validation during training; None: as in training",
     ),
     Setting(
         "residual_dtype",
@@ -182,7 +182,7 @@ SETTINGS = (
         ...,
         "True, False or None",
         _one_of(True, False, None),
-        "skip such a step on the GPU without a host synchronization; None: if the optimizer supports it",
+        "decide on the GPU, without a host synchronization, whether to skip a step; None: if the optimizer can",
     ),
 )
 

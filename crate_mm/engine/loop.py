@@ -9,7 +9,7 @@ from torch import Tensor
 from ..models.tasks.base import Task, task_of
 from ..registry import LOOPS
 from ..torch_private import end_workers
-from .loading.chunks import in_pieces, split_batch
+from .loading.chunks import chunk_loader, split_batch
 from .loading.prefetch import Prefetcher
 from .parallel.launch import dist_timeout
 from .safety.agreement import Agreement, notice_hanging
@@ -60,7 +60,7 @@ class TrainLoop(EpochBasedTrainLoop):
         self.has_after_step = type(self.task).after_step is not Task.after_step  # avoids waiting for the GPU
         total = runner.cfg.get("global_batch_size")
         self.total = total if total and total % runner.world_size else None  # set if per-rank batch sizes differ
-        self.loader, self.pieces = in_pieces(self.dataloader)
+        self.loader, self.chunks_per_batch = chunk_loader(self.dataloader)
         self.local_flags = {"signal": 0, "save": 0, "failed": 0, "unreadable": 0}
         self.all_flags = {key: [0] for key in self.local_flags}
         self.stop_error: Exception | None = None
@@ -112,7 +112,7 @@ class TrainLoop(EpochBasedTrainLoop):
             self.dataloader.sampler.start = steps_done
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        batches = self.batches = Prefetcher(self.loader, self.pieces)
+        batches = self.batches = Prefetcher(self.loader, self.chunks_per_batch)
         self._begin_step(batches.error)
         self._end_step(batches.error)
         if self.stop_error or any(self.all_flags["signal"]):  # received since the last step of the previous epoch

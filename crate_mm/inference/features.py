@@ -58,5 +58,7 @@ def extract(
                 rows.append(model(**data, mode="features").float().cpu())
             paths += [item.image for item in readable]
     if not rows:
-        raise ValueError(f"no image of {len(broken)} can be read" + (f"; the first: {broken[0][1]}" if broken else ""))
+        raise ValueError(
+            f"none of the {len(broken)} images can be read" + (f"; the first: {broken[0][1]}" if broken else "")
+        )
     return Features(paths, torch.cat(rows), broken)

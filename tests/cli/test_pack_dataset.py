@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from crate_mm.datasets import ClassFolders, PackedImages
-from crate_mm.datasets.encoding import AHEAD, encode_parallel
+from crate_mm.datasets.encoding import PREFETCH, encode_parallel
 from crate_mm.extras.packing import MARKER, PLAN, ROWS
 from crate_mm.io.files import FileLock
 from tests.conftest import ROOT, Finished, start
@@ -281,7 +281,7 @@ def test_processes_wait_for_who_writes(images, tmp_path):
     for taken in (1, 2, 3):
         next(results)
         time.sleep(0.7)
-        assert taken < len(list(tmp_path.iterdir())) <= taken + 2 * AHEAD
+        assert taken < len(list(tmp_path.iterdir())) <= taken + 2 * PREFETCH
     assert len(list(results)) == TRAIN - 3
 
 
