@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from ..io.files import FileLock, atomic_file, home, write_whole
 from ..io.log import print_log
-from ..io.untrusted import sanitized, shown_address
+from ..io.untrusted import sanitized, sanitized_url
 from ..registry import suggest
 from .download import Bounded, download, hash_file
 from .readers.safetensors import WEIGHTS
@@ -87,7 +87,7 @@ def ensure_local(name: str | os.PathLike) -> Path:
         return path
     if text not in PUBLISHED:
         raise CheckpointError(
-            f"checkpoint {shown_address(text)} does not exist, and no published weights have this name: "
+            f"checkpoint {sanitized_url(text)} does not exist, and no published weights have this name: "
             f"{suggest(text, list(PUBLISHED))}"
         )
     return _fetch_published(text, PUBLISHED[text])
@@ -114,21 +114,21 @@ def _fetch(text: str) -> Path:
     address, _, fragment = text.partition("#")
     digest = fragment.removeprefix("sha256=").lower()
     if fragment and not (fragment.startswith("sha256=") and re.fullmatch(r"[0-9a-f]{64}", digest)):
-        raise CheckpointError(f"{shown_address(text)}: expected sha256=<64 hexadecimal digits> after #")
+        raise CheckpointError(f"{sanitized_url(text)}: expected sha256=<64 hexadecimal digits> after #")
     scheme, _, rest = address.partition(":")
     scheme = scheme.lower()
     if scheme in ("https", "http", "hf") and not rest.startswith("//"):
         raise CheckpointError(
-            f"{shown_address(text)} is not an address: write {scheme}:// with two slashes, as a str instead of a Path"
+            f"{sanitized_url(text)} is not an address: write {scheme}:// with two slashes, as a str instead of a Path"
         )
     if scheme == "http":
         raise CheckpointError(
-            f"{shown_address(text)}: over http, anyone on the network path can modify the file: use its https address"
+            f"{sanitized_url(text)}: over http, anyone on the network path can modify the file: use its https address"
         )
     if scheme == "hf":
         return hub_file(_hub_address(address), digest or None)
     if scheme != "https":
-        raise CheckpointError(f"{shown_address(text)} cannot be read: {FORMS}")
+        raise CheckpointError(f"{sanitized_url(text)} cannot be read: {FORMS}")
     _check_https(address)
     return download(address, digest or None)
 
@@ -139,7 +139,7 @@ def _check_https(address: str) -> None:
         parts = urlsplit(address)
         problem = "" if parts.hostname and (parts.port is None or parts.port > 0) else "it names no host"
     except ValueError as error:
-        raise CheckpointError(f"{shown_address(address)} is not an address: {error}") from None
+        raise CheckpointError(f"{sanitized_url(address)} is not an address: {error}") from None
     if parts.username or parts.password:
         # Do not show the address: the message would put the password into the log and result.json.
         raise CheckpointError("the https address contains a user name, which would appear in logs: leave it out")
@@ -148,11 +148,11 @@ def _check_https(address: str) -> None:
     if re.search(r"[\s\x00-\x1f\x7f]", address) or not address.isascii():
         problem = "it has characters that must be written as %XX"
     if problem:
-        raise CheckpointError(f"{shown_address(address)} is not the address of a file: {problem}")
+        raise CheckpointError(f"{sanitized_url(address)} is not the address of a file: {problem}")
     page = HUB_PAGE.fullmatch(address)
     if page:
         file = HubFile(page[1], page[3], None if page[2] == "main" else page[2])
-        raise CheckpointError(f"{shown_address(address)} is a file's web page: use {file}")
+        raise CheckpointError(f"{sanitized_url(address)} is a file's web page: use {file}")
 
 
 def _hub_address(address: str) -> HubFile:
@@ -160,7 +160,7 @@ def _hub_address(address: str) -> HubFile:
     parts = [*match[3].split("/"), *(match[2] or match[4] or "main").split("/")] if match else [""]
     if not match or not all(part.strip(".") for part in parts) or (match[2] and match[4]):
         raise CheckpointError(
-            f"{shown_address(address)} is not a file on the Hub: write hf://owner/repo/file, and append @revision for "
+            f"{sanitized_url(address)} is not a file on the Hub: write hf://owner/repo/file, and append @revision for "
             "another branch, tag or commit"
         )
     return HubFile(match[1], match[3], match[2] or match[4])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..io.untrusted import sanitized, shown_address
+from ..io.untrusted import sanitized, sanitized_url
 from .translate import TranslationError, translate_by_family
 from .validate import CheckpointError
 
@@ -61,7 +61,7 @@ class Checkpoint:
     def log_notes(self, log: Callable[[str], None]) -> None:
         """Log each note."""
         for note in self.notes:
-            log(f"{shown_address(self.path)}: {sanitized(note, 1000)}")
+            log(f"{sanitized_url(self.path)}: {sanitized(note, 1000)}")
 
 
 def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **model_args: Any) -> Checkpoint:

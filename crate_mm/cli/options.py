@@ -22,7 +22,7 @@ from ..engine.safety.finite import PeerFailedError, RunStoppedError
 from ..engine.safety.lock import FolderInUseError
 from ..engine.safety.signals import EXIT_INTERRUPTED, RunInterruptedError
 from ..io.files import home
-from ..io.untrusted import sanitized, shown_lines
+from ..io.untrusted import sanitized, sanitized_lines
 
 IN_USE = 75  # exit code under tools/torchrun.py, which retries or ends with 2
 
@@ -179,7 +179,7 @@ def _print_error(text: str) -> None:
 
 def _print(text: str) -> None:
     with suppress(OSError):  # the reader of a pipe may have exited
-        print(shown_lines(text), file=sys.stderr, flush=True)
+        print(sanitized_lines(text), file=sys.stderr, flush=True)
 
 
 def _exit_now(code: int) -> None:

@@ -33,7 +33,7 @@ class TrainLoop(EpochBasedTrainLoop):
     ranks from ``all_flags``, in order of rank, after it. A hook that sets ``stop_error`` to an exception, on all ranks
     alike, ends the run after the step; other hooks can save a checkpoint first.
 
-    A run of ``max_steps`` can end within an epoch. The hooks ``after_train_epoch`` are not called for this epoch, and
+    A run of ``max_steps`` can end within an epoch. The hooks' ``after_train_epoch`` is not called for this epoch, and
     the last checkpoint is a mid-epoch one, from which a longer run can resume. The final validation counts the epoch.
 
     Args:
@@ -106,7 +106,7 @@ class TrainLoop(EpochBasedTrainLoop):
         return self._iter - self._epoch * len(self.dataloader)
 
     def run_epoch(self) -> None:
-        """Train for one epoch; after a resume for its rest, without reading its earlier batches."""
+        """Train for one epoch; after a resume, for its remaining steps, without reading the earlier batches."""
         steps_done = self._steps_done()
         if steps_done:
             self.dataloader.sampler.start = steps_done

@@ -24,7 +24,7 @@ from ..datasets.encoding import encode
 from ..datasets.folders import ClassFolders
 from ..datasets.mapped import MappedArrays, save_arrays, text_array
 from ..datasets.packed import PackedImages
-from ..datasets.shards import Rows, about_shard, is_whole, shard_name, write_index
+from ..datasets.shards import Rows, about_shard, is_intact, shard_name, write_index
 from ..io.files import FileLock, atomic_file, is_partial_file
 from ..io.untrusted import read_json, read_regular, sanitized
 
@@ -176,7 +176,7 @@ class Packing:
     def is_done(self, split: str, number: int) -> bool:
         """Return whether a shard of this packing exists and is intact; reads the whole shard."""
         shard, rows = self.shard(split, number), self._rows(split, number)
-        return is_whole(shard, rows) and about_shard(MappedArrays(rows, check=False)).get("plan") == self._plan
+        return is_intact(shard, rows) and about_shard(MappedArrays(rows, check=False)).get("plan") == self._plan
 
     def mark_done(self, split: str, number: int, rows: Rows, failed_images: list[str]) -> None:
         """Record a written shard with its rows and the images that could not be read."""
