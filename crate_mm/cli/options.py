@@ -142,15 +142,15 @@ def check_writable(*files: str | None) -> None:
         if path.is_dir():
             raise ValueError(f"cannot write {file}: it is a folder")
         if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
-            why = "it is read-only" if path.resolve().parent.is_dir() else "its folder does not exist"
-            raise ValueError(f"cannot write {sanitized(file)}: {why}")
+            reason = "it is read-only" if path.resolve().parent.is_dir() else "its folder does not exist"
+            raise ValueError(f"cannot write {sanitized(file)}: {reason}")
 
 
 def _message(error: Exception) -> str:
     if "OutOfMemoryError" in type(error).__name__:
         return (
-            "the GPU is out of memory: limit its batch with --cfg-options max_batch_per_device=N, and the rest of the "
-            f"batch is accumulated. {str(error).splitlines()[0]}"
+            "the GPU is out of memory: set --cfg-options max_batch_per_device=N, which splits larger batches and "
+            f"accumulates their gradients. {str(error).splitlines()[0]}"
         )
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if "in DataLoader worker process" in text:  # PyTorch wraps a worker's error in its traceback

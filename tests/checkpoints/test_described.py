@@ -221,7 +221,7 @@ def test_a_files_model_is_built_of_registered_parts_behind_a_config_too(tmp_path
     cfg, opened = load_config_and_checkpoint("transfer/cifar10", tmp_path / "c.pth")
     del asked[:]
     build_transferred_model(cfg, opened)
-    build_analyzed(cfg, opened, seed=0, whole=True)
+    build_analyzed(cfg, opened, seed=0, full_model=True)
     init_model("transfer/cifar10", tmp_path / "c.pth")
     assert asked == [True] * 4  # init_model compares with the weights first
     (tmp_path / "own.py").write_text(f"model = {model!r}")
