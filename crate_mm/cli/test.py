@@ -156,15 +156,15 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
         (args.per_class, lambda: write_per_class(args.per_class, samples, names)),
         (args.confusion, lambda: write_confusion(args.confusion, samples, names)),
     ]
-    failed = []
+    errors = []
     for file, write in reports:
         try:
             if file:
                 write()
         except Exception as error:  # still write the remaining files
-            failed.append(f"could not write {sanitized(file)} ({type(error).__name__}: {error})")
-    if failed:
-        raise RunStoppedError(f"{'; '.join(failed)}; all other results were written")
+            errors.append(f"could not write {sanitized(file)} ({type(error).__name__}: {error})")
+    if errors:
+        raise RunStoppedError(f"{'; '.join(errors)}; all other results were written")
 
 
 def write_json(file: str, entry: dict) -> None:
