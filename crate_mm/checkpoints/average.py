@@ -125,7 +125,7 @@ def greedy(
     greater: bool = True,
     finish: Callable[[Checkpoint], Checkpoint] = lambda mean: mean,
 ) -> tuple[Checkpoint, list[Candidate], list[str]]:
-    """Return the greedy average: from the best to the worst checkpoint, each is accepted if it does not lower the score.
+    """Return the greedy average: from the best to the worst, a checkpoint is accepted if it does not lower the score.
 
     Args:
         paths: the checkpoints.

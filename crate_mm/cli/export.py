@@ -25,7 +25,9 @@ from .options import Parser, add_cfg_options, check_writable, positive_int, user
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("config", help="config file, the name of a packaged config, or 'checkpoint'")
-    parser.add_argument("checkpoint", help="checkpoint, of training or published; CONFIG 'checkpoint' uses its model")
+    parser.add_argument(
+        "checkpoint", help="checkpoint, from training or published; with CONFIG 'checkpoint', its own model is used"
+    )
     parser.add_argument("--to", required=True, choices=KINDS, help="output format")
     parser.add_argument("--out", metavar="FILE", help="file to write (default: the checkpoint's name)")
     parser.add_argument("--dynamic", action="store_true", help="accept any image size, if the model supports it")
@@ -58,7 +60,7 @@ def main() -> None:
         source = ensure_local(args.checkpoint)
         out = Path(args.out or source.with_suffix(KINDS[args.to]).name)
         if out.exists() and source.exists() and out.samefile(source):
-            raise ValueError(f"{out} is the checkpoint itself: name another file by --out")
+            raise ValueError(f"{out} is the checkpoint itself: name another file with --out")
         if out.exists() and not args.force:
             raise ValueError(f"{out} exists: --force overwrites it")
         check_writable(str(out))
@@ -73,11 +75,11 @@ def main() -> None:
     dynamic_dims, (_, C, H, W) = manifest["input"]["any"], images.shape
     batch = "any number" if "batch" in dynamic_dims else f"exactly {len(images)}"
     size = f"{C} channels and any whole number of patches" if "height" in dynamic_dims else f"{C} x {H} x {W}"
-    same = f", same top class for {100 * manifest['same_first']:.0f} %" if "same_first" in manifest else ""
+    agreement = f", same top class for {100 * manifest['same_first']:.0f} %" if "same_first" in manifest else ""
     say(
         f"wrote {sanitized(out)}: it takes uint8 images of {size}, {batch} at a time; on {len(images)} images, outputs "
         f"differ by at most {manifest['largest_difference']:.2g} (standard deviation of the outputs: "
-        f"{manifest['output_deviation']:.2g}){same}"
+        f"{manifest['output_deviation']:.2g}){agreement}"
     )
 
 

@@ -136,9 +136,9 @@ class Runner(CheckpointingRunner):
             before.apply()
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
-        built = super().build_model(model)
-        freeze_untrained(task_of(built))
-        return built
+        model = super().build_model(model)
+        freeze_untrained(task_of(model))
+        return model
 
     def build_for_training(self) -> None:
         """Build everything that training needs, check that it is consistent, and log a summary.

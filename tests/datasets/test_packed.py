@@ -71,7 +71,7 @@ def test_an_index_that_is_written_over_reads_nothing_else(tmp_path, samples):
     with open(file, "r+b") as index:  # in its place, which nobody should do
         index.seek(data.index(offsets))
         index.write(np.full(COUNT, 2**40).tobytes())
-    with pytest.raises(OSError, match="has been rewritten while it is in use"):
+    with pytest.raises(OSError, match="was rewritten while it was in use"):
         pack.read(3)
 
 

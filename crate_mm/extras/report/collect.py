@@ -33,7 +33,7 @@ ATTENTION = 0.6  # fraction of the page's bytes for attention between patches
 FORMAT = 1  # version of the data, for readers of saved files
 GRAM_DIRECTIONS = 64  # basis vectors in the picture of a Gram matrix, over all heads
 THUMBNAIL = 40  # pixels of the longer side
-LOSSLESS = 64 * 64  # images with at most this many pixels are stored as PNG, larger ones as JPEG
+MAX_PNG_PIXELS = 64 * 64  # larger images are stored as JPEG
 
 
 class ReportDataset(NamedTuple):
@@ -63,15 +63,18 @@ class ReportModel:
 class ReportSettings(NamedTuple):
     """Positions to measure, the subset to show in detail, settings of the coding rates, and the data's size limit."""
 
-    measured: list[int]
-    shown: list[int]
+    measured_positions: list[int]
+    shown_positions: list[int]
     eps_squared: float = 0.01
     unit_length: bool = True
     max_bytes: float = 15e6
 
 
 def collect(
-    models: list[ReportModel], datas: list[ReportDataset], settings: ReportSettings, say: Callable[[str], None] = print
+    models: list[ReportModel],
+    datasets: list[ReportDataset],
+    settings: ReportSettings,
+    say: Callable[[str], None] = print,
 ) -> dict:
     """Measure the models and return the page's data.
 
@@ -80,47 +83,55 @@ def collect(
     """
     grids = []
     for report_model in models:
-        (batch, *_) = datas[report_model.data].batches(settings.shown[:1])
+        (batch, *_) = datasets[report_model.data].batches(settings.shown_positions[:1])
         layout = layout_of(report_model.model, batch["inputs"])
         grids.append(
-            (len(settings.shown) * count_maps(report_model.model, batch), (0, 0) if layout is None else layout[1:])
+            (
+                len(settings.shown_positions) * count_maps(report_model.model, batch),
+                (0, 0) if layout is None else layout[1:],
+            )
         )
     entries, thumbs = [], set()
     for report_model in models:
-        say(
-            f"{sanitized(report_model.label)}: measuring {len(settings.measured)} images, showing {len(settings.shown)}"
-        )
-        entries.append(measure_model(report_model, datas[report_model.data], settings, thumbs))
-    first = datas[0].dataset
+        num_measured, num_shown = len(settings.measured_positions), len(settings.shown_positions)
+        say(f"{sanitized(report_model.label)}: measuring {num_measured} images, showing {num_shown}")
+        entries.append(measure_model(report_model, datasets[report_model.data], settings, thumbs))
+    first = datasets[0].dataset
     names = next((report_model.class_names for report_model in models if report_model.class_names), None)
     data = {
         "format": FORMAT,
         "classes": None if names is None else [sanitized(name) for name in names],
         "measures": {name: row.meaning for name, row in MEASURES.items()},
         "limits": {"classes": MAX_CLASSES, "listed": LISTED, "top": TOP},
-        "images": [image_data(first, position) for position in settings.shown],
-        "datas": [data_pictures(d, settings.shown) for d in datas],
+        "images": [image_data(first, position) for position in settings.shown_positions],
+        "datas": [data_pictures(d, settings.shown_positions) for d in datasets],
         "thumbnails": {str(p): to_data_url(first[p], THUMBNAIL) for p in sorted(thumbs)},
         "models": entries,
     }
     budget = AttentionBudget(grids, settings.max_bytes * ATTENTION)
-    attention_size = add_looks(models, datas, settings, budget, data)
+    attention_size = add_looks(models, datasets, settings, budget, data)
     size = len(json.dumps(data))
-    if size > settings.max_bytes:  # the other data needs more than its fraction: give attention the rest
+    if size > settings.max_bytes:  # the other data needs more than its fraction: attention gets the remaining bytes
         remaining = settings.max_bytes - (size - attention_size)
-        add_looks(models, datas, settings, AttentionBudget(grids, remaining), data)
+        add_looks(models, datasets, settings, AttentionBudget(grids, remaining), data)
     return data
 
 
 def add_looks(
-    models: list[ReportModel], datas: list[ReportDataset], settings: ReportSettings, budget: AttentionBudget, data: dict
+    models: list[ReportModel],
+    datasets: list[ReportDataset],
+    settings: ReportSettings,
+    budget: AttentionBudget,
+    data: dict,
 ) -> int:
     """Add the views of the shown images to the data; return the bytes of attention between patches."""
     data["attention"] = {"side": budget.side, "bits": budget.bits}
     attention_size = 0
     for report_model, entry in zip(models, data["models"]):
-        looks = Looks(report_model.model, budget, [datas[report_model.data].ground_truth(p) for p in settings.shown])
-        for batch in datas[report_model.data].batches(settings.shown):
+        looks = Looks(
+            report_model.model, budget, [datasets[report_model.data].ground_truth(p) for p in settings.shown_positions]
+        )
+        for batch in datasets[report_model.data].batches(settings.shown_positions):
             looks.look(batch)
         for layer, layer_entry in enumerate(entry["layers"]):
             layer_entry["looks"] = looks.data(layer)
@@ -128,7 +139,7 @@ def add_looks(
         entry["predicted"] = looks.predicted or None
         entry["undefined"] = looks.undefined()
         if not entry["classes"]:
-            entry["undefined"]["labels"] = f"The data has no labels ({sanitized(datas[report_model.data].label)})."
+            entry["undefined"]["labels"] = f"The data has no labels ({sanitized(datasets[report_model.data].label)})."
     return attention_size
 
 
@@ -138,9 +149,13 @@ def measure_model(
     """Return the measurements of a model, and add the positions of the images that they name to ``thumbs``."""
     model, layers = report_model.model, find_layers(report_model.model)
     stats = collect_stats(
-        model, data.batches(settings.measured), settings.eps_squared, settings.unit_length, settings.measured
+        model,
+        data.batches(settings.measured_positions),
+        settings.eps_squared,
+        settings.unit_length,
+        settings.measured_positions,
     )
-    (batch, *_) = data.batches(settings.measured[:1])
+    (batch, *_) = data.batches(settings.measured_positions[:1])
     layout = layout_of(model, batch["inputs"])
     entries = []
     for layer, step in layers.items():
@@ -178,8 +193,8 @@ def code_data(usage: AtomUsage) -> dict[str, Any]:
         "sorted_share": pack(fraction.sort(descending=True)[0], bits=16),
         "directions": [
             {"number": i, "kind": kind, "share": fraction[i].item(), "mean": amount[i].item(), "top": usage.top(i)}
-            for kind, listed in (("most", most), ("least", least))
-            for i in listed
+            for kind, atoms in (("most", most), ("least", least))
+            for i in atoms
         ],
         "overlap": None if overlap is None else pack(overlap, bits=16),
     }
@@ -193,7 +208,7 @@ def subspace_data(step: nn.Module, stats: StreamStats, layer: int) -> dict[str, 
     U, K = subspaces.U.detach(), subspaces.num_heads
     d, p = U.shape[0], U.shape[1] // K
     count = max(min(p, GRAM_DIRECTIONS // K), 1)
-    picked = [k * p + round(i * (p - 1) / max(count - 1, 1)) for k in range(K) for i in range(count)]
+    columns = [k * p + round(i * (p - 1) / max(count - 1, 1)) for k in range(K) for i in range(count)]
     energy = stats.energies[layer].means() if layer in stats.energies else None
     cosines = subspace_gram(U).abs()
     return {
@@ -201,7 +216,7 @@ def subspace_data(step: nn.Module, stats: StreamStats, layer: int) -> dict[str, 
         "directions_a_head": p,
         "incoherence": subspace_incoherence(U, K).item() if K > 1 else None,
         "random": math.sqrt(2 / (math.pi * d)),
-        "gram": pack(cosines[picked][:, picked].clamp_max(1), bits=16),
+        "gram": pack(cosines[columns][:, columns].clamp_max(1), bits=16),
         "between_heads": pack(cosines.unflatten(0, (K, p)).unflatten(2, (K, p)).mean((1, 3)), bits=16),
         "energy": None if energy is None else pack(energy, bits=16),
     }
@@ -215,15 +230,15 @@ def image_data(dataset: Dataset, position: int) -> dict[str, Any]:
 
 
 def data_pictures(data: ReportDataset, positions: list[int]) -> dict[str, Any]:
-    """Return the shown images, and those with a ground truth again, darkened where the truth has no class."""
+    """Return the shown images, and those with ground truth a second time, darkened where it has no class."""
     pictures: dict[str, Any] = {"label": sanitized(data.label), "pictures": [], "truths": []}
     for position in positions:
-        sample, truth = data.dataset[position], data.ground_truth(position)
+        sample, ground_truth = data.dataset[position], data.ground_truth(position)
         pictures["pictures"].append(to_data_url(sample))
-        if truth is not None:
+        if ground_truth is not None:
             image = sample["inputs"]
-            sample = {"inputs": torch.where((truth == 0) | (truth == VOID), image // 5, image)}
-        pictures["truths"].append(None if truth is None else to_data_url(sample))
+            sample = {"inputs": torch.where((ground_truth == 0) | (ground_truth == VOID), image // 5, image)}
+        pictures["truths"].append(None if ground_truth is None else to_data_url(sample))
     return pictures
 
 
@@ -233,7 +248,7 @@ def to_data_url(sample: dict, longest: int | None = None) -> str:
     C = image.shape[0]
     pixels = image[:3] if C >= 3 else image[:1]
     picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().squeeze(-1).to(torch.uint8).numpy())
-    buffer, kind = io.BytesIO(), "png" if picture.width * picture.height <= LOSSLESS else "jpeg"
+    buffer, kind = io.BytesIO(), "png" if picture.width * picture.height <= MAX_PNG_PIXELS else "jpeg"
     if longest:
         picture.thumbnail((longest, longest))
     picture.save(buffer, kind, **({"quality": 85 if longest else 90} if kind == "jpeg" else {}))
