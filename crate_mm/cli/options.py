@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..checkpoints import CheckpointError
-from ..config.kinds import Given, parse_value  # noqa: F401  parse_value: for existing scripts, see moved.py
+from ..config.kinds import RawText, parse_value  # noqa: F401  parse_value: for existing scripts, see moved.py
 from ..engine.doctor import emulates_bf16
 from ..engine.parallel.launch import LAUNCHERS
 from ..engine.safety.finite import PeerFailedError, RunStoppedError
@@ -71,7 +71,7 @@ class KeyValues(argparse.Action):
             key, equals, value = text.partition("=")
             if not equals or not key:
                 parser.error(f"{option_string} takes KEY=VALUE, got {text!r}")
-            options[key] = Given(value)
+            options[key] = RawText(value)
         setattr(namespace, self.dest, options)
 
 

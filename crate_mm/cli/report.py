@@ -83,8 +83,8 @@ def main() -> None:
         if args.masks and not (args.images and Path(args.masks).is_dir()):
             raise ValueError("--masks needs --images, and must be a folder of ground-truth masks of these images")
         library = vega()  # first, because it fails if it is not installed
-        models, datas = load_models(args)
-        total = len(datas[0].dataset)
+        models, datasets = load_models(args)
+        total = len(datasets[0].dataset)
         generator = torch.Generator().manual_seed(args.seed)
         positions = torch.randperm(total, generator=generator)[: args.num_images].tolist()
         settings = ReportSettings(
@@ -94,9 +94,9 @@ def main() -> None:
             not args.raw_length,
             args.megabytes * 1e6 - len(library),
         )
-        data = collect(models, datas, settings)
+        data = collect(models, datasets, settings)
         title = args.title or f"Inside {', '.join(dict.fromkeys(m['name'] for m in data['models']))}"
-        data = {"title": sanitized(title), "run": run_data(args, datas, len(positions)), **data}
+        data = {"title": sanitized(title), "run": run_data(args, datasets, len(positions)), **data}
         page = make_page(data, data["title"], library)
         if len(page) > args.megabytes * 1e6:
             raise ValueError(
@@ -111,7 +111,7 @@ def main() -> None:
 def load_models(args: argparse.Namespace) -> tuple[list[ReportModel], list[ReportDataset]]:
     """Return the models, and the data of each config."""
     models: list[ReportModel] = []
-    datas: list[ReportDataset] = []
+    datasets: list[ReportDataset] = []
     groups = [[args.config, *args.checkpoint], *args.also]
     for config, *checkpoints in groups:
         if not checkpoints:
@@ -124,8 +124,8 @@ def load_models(args: argparse.Namespace) -> tuple[list[ReportModel], list[Repor
             if loader is None:
                 loader = load_data(cfg, args)
                 truth = true_masks(loader.dataset, args.masks) if args.masks else lambda _: None
-                datas.append(ReportDataset(data_name(cfg, args), loader.dataset, batches_of(loader), truth))
-            check_size(datas, model, config)
+                datasets.append(ReportDataset(data_name(cfg, args), loader.dataset, batches_of(loader), truth))
+            check_size(datasets, model, config)
             name = name_of_file(file)
             if names_of_files[name] > 1 and file != "random":  # the same file name in several runs
                 name = f"{sanitized(Path(ensure_local(file)).resolve().parent.name)}/{name}"
@@ -135,8 +135,8 @@ def load_models(args: argparse.Namespace) -> tuple[list[ReportModel], list[Repor
             names = (checkpoint and checkpoint.class_names) or dataset_of(loader.dataset).classes
             names = names or (default_class_names(model.num_classes) if model.is_classifier else None)
             run = checkpoint_data(config, cfg, file, checkpoint)
-            models.append(ReportModel(label, model, len(datas) - 1, names, run))
-    return models, datas
+            models.append(ReportModel(label, model, len(datasets) - 1, names, run))
+    return models, datasets
 
 
 def name_of_file(file: str) -> str:
@@ -205,14 +205,14 @@ def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
     return truth
 
 
-def check_size(datas: list[ReportDataset], model: torch.nn.Module, config: str) -> None:
+def check_size(datasets: list[ReportDataset], model: torch.nn.Module, config: str) -> None:
     """Raise ``ValueError`` unless the images have the model's input size and the first config's number."""
-    if len(datas[-1].dataset) != len(datas[0].dataset):
+    if len(datasets[-1].dataset) != len(datasets[0].dataset):
         raise ValueError(
-            f"{sanitized(config)} has {len(datas[-1].dataset)} images, and the first config {len(datas[0].dataset)}: "
+            f"{sanitized(config)} has {len(datasets[-1].dataset)} images, the first config {len(datasets[0].dataset)}: "
             "models must be compared on the same images"
         )
-    image, spec = datas[-1].dataset[0]["inputs"], model.backbone.input_spec
+    image, spec = datasets[-1].dataset[0]["inputs"], model.backbone.input_spec
     if spec is not None and tuple(image.shape) != spec.shape:
         raise ValueError(
             f"the images of {sanitized(config)} come as {tuple(image.shape)}, the model takes {spec.shape}: change "
@@ -237,15 +237,15 @@ def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint 
     return origin
 
 
-def run_data(args: argparse.Namespace, datas: list[ReportDataset], measured: int) -> dict[str, Any]:
+def run_data(args: argparse.Namespace, datasets: list[ReportDataset], measured: int) -> dict[str, Any]:
     """Return the command, settings, data, versions and device of the report."""
     settings = ("split", "num_images", "shown", "eps_squared", "raw_length", "megabytes", "seed")
     return {
         "command": sanitized(" ".join(["crate-mm report", *map(public, sys.argv[1:])]), 2000),
         "date": time.strftime("%Y-%m-%d"),
-        "data": [sanitized(data.label) for data in datas],
+        "data": [sanitized(data.label) for data in datasets],
         "measured": measured,
-        "of": len(datas[0].dataset),
+        "of": len(datasets[0].dataset),
         "settings": {name: getattr(args, name) for name in settings},
         "versions": {
             "crate_mm": __version__,

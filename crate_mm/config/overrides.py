@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from .. import registry
 from ..registry import suggest
-from .kinds import Given, accepted_types, read, signatures
+from .kinds import RawText, accepted_types, read, signatures
 from .settings import DERIVED, GUARDS, SETTINGS, VALUE_TYPES
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -125,7 +125,7 @@ def check_overrides(cfg: Config, overrides: dict) -> dict:
 
 def _read(key: str, value: Any, root: dict) -> Any:
     """Return a value, parsed by the type of its setting if it is command-line text."""
-    if not isinstance(value, Given):
+    if not isinstance(value, RawText):
         return value
     *parents, last = key.split(".")
     holder: Any = root

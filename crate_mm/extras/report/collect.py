@@ -27,7 +27,7 @@ from ...datasets.base import dataset_of
 from ...io.untrusted import sanitized
 from .looks import AttentionBudget, Looks, count_maps
 from .pack import pack
-from .stream import LISTED, MAX_CLASSES, TOP, AtomUsage, StreamStats, collect_stats
+from .stream import MAX_CLASSES, MAX_LISTED, TOP, AtomUsage, StreamStats, collect_stats
 
 ATTENTION = 0.6  # fraction of the page's bytes for attention between patches
 FORMAT = 1  # version of the data, for readers of saved files
@@ -102,7 +102,7 @@ def collect(
         "format": FORMAT,
         "classes": None if names is None else [sanitized(name) for name in names],
         "measures": {name: row.meaning for name, row in MEASURES.items()},
-        "limits": {"classes": MAX_CLASSES, "listed": LISTED, "top": TOP},
+        "limits": {"classes": MAX_CLASSES, "listed": MAX_LISTED, "top": TOP},
         "images": [image_data(first, position) for position in settings.shown_positions],
         "datas": [data_pictures(d, settings.shown_positions) for d in datasets],
         "thumbnails": {str(p): to_data_url(first[p], THUMBNAIL) for p in sorted(thumbs)},
@@ -185,7 +185,7 @@ def measure_model(
 def code_data(usage: AtomUsage) -> dict[str, Any]:
     """Return how often the data uses each atom of a layer."""
     fraction, amount = usage.use / usage.images, usage.amount / usage.images
-    most, least = usage.listed()
+    most, least = usage.extremes()
     overlap = usage.overlap()
     return {
         "directions_in_all": len(fraction),

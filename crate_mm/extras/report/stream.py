@@ -13,9 +13,9 @@ from ...analysis.gather import measure_layers
 from ...analysis.taps import find_layers, layout_of, read_taps
 from .spread import Spreads
 
-MAX_CLASSES = 20  # whose codes and energies are compared: the first that occur
+MAX_CLASSES = 20  # classes whose codes and energies are compared: the first in the data
 TOP = 6  # images listed for an atom
-LISTED = 12  # most-used atoms and least-used atoms listed, each
+MAX_LISTED = 12  # number of the most-used atoms to list, and of the least-used
 
 
 class ClassMeans:
@@ -49,7 +49,7 @@ class AtomUsage:
         self.values = self.positions = self.tokens = None  # (TOP, m) each
 
     def update(self, code: Tensor, positions: list[int], labels: list[int], first: int) -> None:
-        """Add codes ``(B, N, m)``. Tokens before index ``first`` are no patches: they count, but are never listed."""
+        """Add codes ``(B, N, m)``. Tokens before index ``first`` are not patches: they count, but are never listed."""
         use = atom_usage(code).cpu()  # convert to float64 on the CPU: not every device has it
         self.images += len(code)
         self.use += use.double().sum(0)
@@ -63,12 +63,12 @@ class AtomUsage:
         order = rows[0].argsort(dim=0, descending=True, stable=True)[:TOP]
         self.values, self.positions, self.tokens = (row.gather(0, order) for row in rows)
 
-    def listed(self) -> tuple[list[int], list[int]]:
+    def extremes(self) -> tuple[list[int], list[int]]:
         """Return the most-used atoms, and the least-used atoms among those with any use."""
         order = self.use.argsort(descending=True, stable=True).tolist()
-        used = [i for i in order if self.use[i] > 0]
-        most = used[:LISTED]
-        return most, [i for i in reversed(used) if i not in most][:LISTED]
+        atoms = [i for i in order if self.use[i] > 0]
+        most = atoms[:MAX_LISTED]
+        return most, [i for i in reversed(atoms) if i not in most][:MAX_LISTED]
 
     def top(self, atom: int) -> list[tuple[int, int, float]]:
         """Return (position, patch, entry) of the images that use an atom most, with the patch of the largest entry."""
@@ -109,10 +109,10 @@ def collect_stats(
     """Measure a model in eval mode on a loader's batches. Memory does not grow with the number of batches.
 
     Args:
-        model: with its preprocessor.
-        batches: with ``inputs``, and optionally ``labels`` and ``sample_idx``.
+        model: a task with its preprocessor.
+        batches: dicts with ``inputs``, and optionally ``labels`` and ``sample_idx``.
         eps_squared, unit_length: as for ``measure_layers``.
-        positions: of the samples in their dataset, for batches without ``sample_idx``.
+        positions: positions of the samples in their dataset, for batches without ``sample_idx``.
 
     Raises:
         ValueError: the model has no readable layers, or none of the measures.
@@ -131,8 +131,8 @@ def collect_stats(
             energy = stats.energies.setdefault(layer, ClassMeans(stats.classes))
             energy.update(head_energy(w, subspaces.num_heads), batch_of["labels"])
 
-    offered = {tap for layer in layers.values() for tap in layer.taps()}
-    readers = {tap: read for tap, read in (("tap_code", read_code), ("tap_w", read_w)) if tap in offered}
+    taps = {tap for layer in layers.values() for tap in layer.taps()}
+    readers = {tap: read for tap, read in (("tap_code", read_code), ("tap_w", read_w)) if tap in taps}
     with (
         measure_layers(model, eps_squared=eps_squared, unit_length=unit_length, into=stats.spreads),
         read_taps(model, readers),
