@@ -44,9 +44,9 @@ def main() -> None:
         report = count_complexity(model, model.example(args.shape), args.depth)
         print_report(report, title=str(args.config))
         if args.json:
-            as_json = {**report._asdict(), "modules": [module._asdict() for module in report.modules]}
+            data = {**report._asdict(), "modules": [module._asdict() for module in report.modules]}
             with atomic_file(args.json, text=True) as file:
-                file.write(json.dumps({"config": args.config, **as_json}, indent=2) + "\n")
+                file.write(json.dumps({"config": args.config, **data}, indent=2) + "\n")
 
 
 def print_report(report: Complexity, title: str) -> None:

@@ -54,7 +54,7 @@ def asset(name: str) -> str:
 
 
 def script() -> str:
-    """Return the page's modules as one, without their imports and exports."""
+    """Return the page's modules as one script, without their imports and exports."""
     modules = []
     for name in MODULES:
         text = re.sub(r"^import\b[^;]*;\n", "", asset(f"{name}.js"), flags=re.M)
@@ -69,7 +69,7 @@ def make_page(data: dict[str, Any], title: str, library: str | None = None) -> s
 
     Args:
         data: plain data. Names in it are shown as text, never as markup.
-        title: of the page.
+        title: title of the page.
         library: Vega's script (default: ``vega()``).
 
     Raises:
