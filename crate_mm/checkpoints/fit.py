@@ -302,7 +302,7 @@ def _is_embedding(value: Tensor, embed_dim: int) -> bool:
 
 
 def _stored_grid(checkpoint: Checkpoint, embedding: Tensor, grid: tuple[int, int], source: str) -> tuple[int, int]:
-    """Return the grid of stored position embeddings: from the file's model config, else the model's grid, else a square."""
+    """Return the grid of stored position embeddings: the file's model config's, else the model's, else a square."""
     num_patches = embedding.shape[1] - 1
     backbone = (checkpoint.model or {}).get("backbone")
     backbone = backbone if isinstance(backbone, dict) else {}

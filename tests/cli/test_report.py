@@ -150,7 +150,7 @@ MISTAKES = {
     ),
     "other data": (
         ["debug", "random", "--also", "{configs}/other.py", "random"],
-        "{configs}/other.py has 1347 images, and the first config 450: models must be compared on the same images",
+        "{configs}/other.py has 1347 images, the first config 450: models must be compared on the same images",
     ),
     "other size": (
         ["debug", "random", "--also", "{configs}/large.py", "random"],
