@@ -5,7 +5,7 @@ python tools/report.py configs/crate_base_in1k.py crate_base.pth --images /my/ph
 python tools/report.py configs/compare/crate.py crate.pth --also configs/compare/vit.py vit.pth --out report.html
 
 CONFIG selects the data. If it defines no model, each checkpoint's own model is used. CHECKPOINT is a file, also a
-third-party one, or 'random' for the newly initialized model. --also adds checkpoints of another config. Its data must
+third-party one, or 'random' for random weights. --also adds checkpoints of another config. Its data must
 be the same images, prepared for its models.
 """
 
@@ -45,7 +45,7 @@ from ..io.untrusted import public, sanitized, say
 from .analyze import build_model
 from .options import Parser, add_cfg_options, check_writable, positive_int, user_errors
 
-MAX_MASK_CLASSES = 1024  # per ground-truth mask, as each class is transformed by itself; scenes have fewer than 300
+MAX_MASK_CLASSES = 1024  # per ground-truth mask: each class is transformed separately; scenes have fewer than 300
 MAX_CONFIG_CHARS = 20_000  # of a model config quoted on the page
 
 
@@ -123,8 +123,8 @@ def load_models(args: argparse.Namespace) -> tuple[list[ReportModel], list[Repor
             model = build_model(cfg, checkpoint, args.seed, full_model=True)
             if loader is None:
                 loader = load_data(cfg, args)
-                truth = true_masks(loader.dataset, args.masks) if args.masks else lambda _: None
-                datasets.append(ReportDataset(data_name(cfg, args), loader.dataset, batches_of(loader), truth))
+                masks = ground_truth_masks(loader.dataset, args.masks) if args.masks else lambda _: None
+                datasets.append(ReportDataset(data_name(cfg, args), loader.dataset, batches_of(loader), masks))
             check_size(datasets, model, config)
             name = name_of_file(file)
             if names_of_files[name] > 1 and file != "random":  # the same file name in several runs
@@ -174,14 +174,14 @@ def batches_of(loader: DataLoader):
     return batches
 
 
-def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
+def ground_truth_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
     """Return a function that loads an image's ground-truth mask, ``(H, W)``, transformed as the image is.
 
     The region of each class is transformed as an image and thresholded at half brightness: resizing a mask of class
     numbers would mix them into other classes.
     """
 
-    def truth(position: int) -> Tensor | None:
+    def ground_truth(position: int) -> Tensor | None:
         file = Path(folder) / f"{Path(dataset_of(dataset).describe(position)).stem}.png"
         if not file.is_file():
             return None
@@ -202,7 +202,7 @@ def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
             mask[to_uint8(dataset.transforms(region)).float().mean(0) > 127] = int(label)
         return mask
 
-    return truth
+    return ground_truth
 
 
 def check_size(datasets: list[ReportDataset], model: torch.nn.Module, config: str) -> None:
@@ -227,7 +227,7 @@ def data_name(cfg: Config, args: argparse.Namespace) -> str:
 
 
 def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """Return a model's origin, without the user's directories and URL signatures, as pages are shared."""
+    """Return a model's origin, without the user's directories and URL signatures, because pages are shared."""
     origin: dict[str, Any] = {"config": sanitized(public(config)), "checkpoint": sanitized(public(file))}
     if checkpoint is not None:
         origin["sha256"] = hash_file(ensure_local(file), hashlib.sha256())

@@ -164,7 +164,7 @@ MISTAKES = {
         ["test", "debug", "{checkpoint}", "--folder", "{tree}", "--out", "{tmp}/x.csv", "--per-class", "{tmp}/y.csv"],
         "--per-class needs labels",
     ),
-    "no results": (["results_table", "{tmp}/work"], "work is no folder"),
+    "no results": (["results_table", "{tmp}/work"], "work is not a directory"),
     "wrong shape": (["get_flops", "debug", "--shape", "9", "8"], "img_size 9 x 8 is not a whole number of patches"),
 }
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...registry import OPTIM_WRAPPERS, OPTIMIZERS
 from ...torch_private import foreach_add_, foreach_mul, foreach_mul_, foreach_norm, foreach_sign_
-from ..parallel.batch_norm import KeptStatistics
+from ..parallel.batch_norm import StatisticsBackup
 from ..safety.finite import AsyncHostCopy, FiniteCheck, SkippedStep
 
 
@@ -152,7 +152,7 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
         self.grad_norms: Tensor | None = None
         self.grad_norm_params: list[nn.Parameter] = []
         self.check = FiniteCheck("gradient norm")
-        self.statistics = KeptStatistics()
+        self.statistics = StatisticsBackup()
         self._norm = AsyncHostCopy()
         self._skipped_norms: tuple[list[nn.Parameter], Tensor | None] = [], None  # at the last skipped step
         self._skipped = False
