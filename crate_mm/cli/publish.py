@@ -17,7 +17,7 @@ from .options import Parser, check_writable, user_errors
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("input", metavar="IN", help="checkpoint of training")
+    parser.add_argument("input", metavar="IN", help="training checkpoint")
     parser.add_argument("output", metavar="OUT", help="file to write, *.safetensors")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     return parser.parse_args()

@@ -25,7 +25,7 @@ class InputSpec(NamedTuple):
         channels: C of images; None for sequences, such as token ids.
         size: ``(H, W)`` in pixels that the model is built for; ``(length,)`` of sequences.
         any_size: whether other sizes are accepted, if the patch size divides them.
-        dtype: of the inputs.
+        dtype: dtype of the inputs.
     """
 
     channels: int | None
@@ -60,7 +60,7 @@ class PatchKernel(NamedTuple):
 
     Attributes:
         order: its dimensions, such as 'd C h w', 'd (h w C)' or '(h w C)'.
-        height, width: of a patch, in pixels.
+        height, width: size of a patch in pixels.
         channels: C.
     """
 

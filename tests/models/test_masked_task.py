@@ -429,6 +429,6 @@ def test_the_preprocessors_way_back():
 def test_a_published_model_says_what_it_is(run):
     model = init_model(None, run / "epoch_2.pth")
     assert isinstance(model, MaskedAutoencoder)
-    assert (model.norm_pix_loss, model.num_kept, len(model.decoder.blocks)) == (True, 4, 2)
+    assert (model.norm_pix_loss, model.num_visible, len(model.decoder.blocks)) == (True, 4, 2)
     with pytest.raises(ValueError, match="Predictor is for classifiers: MaskedAutoencoder predicts no classes"):
         Predictor(model)

@@ -20,7 +20,7 @@ from ...io.untrusted import sanitized
 
 DPI = 100  # the lengths below are in pixels
 SIDE, MAX_SIDE = 160, 320  # enlarge smaller images to at most SIDE, shrink larger ones to MAX_SIDE
-MIN_WIDTH = 480  # of a sheet, for its title
+MIN_WIDTH = 480  # minimum width of a sheet, so that its title fits
 CELL, MARGIN, GAP, LINE = 144, 28, 20, 15
 SHAPE = 1.5  # target ratio of width to height
 SMALL, LARGE = 8, 10.5  # font sizes in points
@@ -49,7 +49,7 @@ def plot_sheet(panels: Sequence[Panel], title: str, columns: int | None = None) 
 
     Args:
         panels: the images, at least one.
-        title: of the sheet.
+        title: title of the sheet.
         columns: images per row (default: so that width / height is near ``SHAPE``).
     """
     images = [None if panel.pixels is None else _fitted(panel.pixels) for panel in panels]
@@ -191,9 +191,8 @@ def _font_with(character: str) -> str | None:
     plain = font_manager.get_font(font_manager.findfont(PLAIN))
     if plain.get_char_index(ord(character)) or unicodedata.combining(character):
         return PLAIN
-    fonts = [
-        font for font in font_manager.fontManager.ttflist if not font.name.startswith("Last Resort")
-    ]  # has only boxes
+    # The characters of Last Resort are boxes.
+    fonts = [font for font in font_manager.fontManager.ttflist if not font.name.startswith("Last Resort")]
     for font in sorted(fonts, key=lambda font: (font.style != "normal", font.name)):
         try:
             if font_manager.get_font(font.fname).get_char_index(ord(character)):
