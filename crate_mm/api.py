@@ -13,7 +13,7 @@ from torch import nn
 from .checkpoints import CheckpointError, as_checkpoint, build_from_checkpoint, open_checkpoint
 from .checkpoints.fit import load_strict
 from .checkpoints.readers.npz import as_tensor
-from .inference.model_factory import get_model, list_models, note_metadata  # noqa: F401  public API
+from .inference.model_factory import copy_metadata, get_model, list_models  # noqa: F401  public API
 from .inference.predictor import Predictor, default_class_names  # noqa: F401  public API
 from .inference.standalone import build_model, load_config_and_checkpoint
 from .io.log import print_log
@@ -46,7 +46,7 @@ def init_model(
     if loaded is not None:
         load_strict(model, loaded)
         loaded.log_notes(lambda note: print_log(note, "current", logging.INFO))
-        note_metadata(model, loaded)
+        copy_metadata(model, loaded)
     test = (cfg.get("test_dataloader") or {}).get("dataset") or {}
     if "transforms" in test:
         model.test_transforms, model.described_by = test["transforms"], None

@@ -34,7 +34,7 @@ from .checkpoints.remote import HubFile, ensure_local, hub_file, hub_token
 from .checkpoints.validate import check_form
 from .engine.checkpointing.results import RESULT_FILE
 from .extras.interop.model_card import card_licence, checkpoint_metrics, numeric_metrics, read_result, write_card
-from .inference.model_factory import note_metadata
+from .inference.model_factory import copy_metadata
 from .io.files import atomic_file, home
 from .io.untrusted import check_plain, read_json, read_regular, sanitized
 
@@ -65,7 +65,7 @@ class HubModel(nn.Module, ModelHubMixin):
         source = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
         self.model = build_from_checkpoint(source)
         load_strict(self.model, source)
-        note_metadata(self.model, source)
+        copy_metadata(self.model, source)
         self.result: dict[str, Any] = {}
         if result is not None:
             self.result = read_result(home(result), source)

@@ -87,7 +87,7 @@ def get_model(
     return classifier.eval()
 
 
-def note_metadata(model: nn.Module, checkpoint: Checkpoint) -> None:
+def copy_metadata(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Copy class names and test transforms from a checkpoint to a model."""
     model.class_names = checkpoint.class_names
     model.test_transforms = checkpoint.test_transforms
@@ -137,7 +137,7 @@ def _load_pretrained(model: ImageClassifier, checkpoint: Checkpoint, load_all: b
     checkpoint.log_notes(lambda note: print_log(note, "current", logging.INFO))
     if load_all:
         load_strict(model, checkpoint)
-        note_metadata(model, checkpoint)
+        copy_metadata(model, checkpoint)
         return
     report = transfer_backbone(model, checkpoint)
     unmatched = [name for name in (*report.new, *report.dropped) if name.startswith(BACKBONE)]

@@ -240,7 +240,7 @@ WORDS = {
 
 @pytest.mark.parametrize("what", WORDS)
 def test_a_description_holds_nothing_that_a_config_acts_on(what):
-    """The model goes into the config that a run leaves in its work folder, whose text is code."""
+    """The model goes into the config that a run leaves in its work directory, whose text is code."""
     described = {**copy.deepcopy(MODEL), "head": {**MODEL["head"], "norm": WORDS[what]}}
     with pytest.raises(CheckpointError, match="which is not an argument name|which is not a plain value"):
         validated_model_config(Checkpoint("x.pth", weights_of(MODEL), described))

@@ -41,7 +41,7 @@ class Mark:
 
 @pytest.fixture(params=["zip", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("legacy", "safetensors"))])
 def evil(request, tmp_path) -> Path:
-    """A work folder's newest checkpoint that would make ``mark`` beside it."""
+    """A work directory's newest checkpoint that would make ``mark`` beside it."""
     contents = {"state_dict": {}, "meta": {"epoch": 1, "iter": 10, "model": {}}, "evil": Mark(tmp_path / "mark")}
     path = tmp_path / ("evil.safetensors" if request.param == "safetensors" else "epoch_1.pth")
     if request.param == "zip":
@@ -66,7 +66,7 @@ ENTRIES = {
 def run_on(entry: str, file: Path, run_tool):
     """Run an entry's tool on a file, in the file's folder."""
     if entry == "train, newest" and file.suffix != ".pth":
-        pytest.skip("a work folder holds no safetensors")
+        pytest.skip("a work directory holds no safetensors")
     tool, *args = (part.format(file=file, folder=file.parent) for part in ENTRIES[entry])
     done = run_tool(tool, *args, *(["--work-dir", file.parent] if tool in ("train", "test", "knn") else []))
     assert "Traceback" not in done.output

@@ -54,7 +54,7 @@ def config(work_dir, **overrides):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The work folder of a training by the Runner."""
+    """The work directory of a training by the Runner."""
     work_dir = tmp_path_factory.mktemp("masked")
     Runner.from_cfg(config(work_dir)).train()
     return work_dir
