@@ -37,11 +37,11 @@ class AttentionBudget:
         def size(side: int) -> int:
             return sum(maps * (-(-rows // side) * -(-columns // side) + 1) ** 2 for maps, (rows, columns) in grids)
 
-        text = 4 / 3  # base64 characters per byte
+        base64_ratio = 4 / 3  # characters per byte
         self.side = 1
-        while size(self.side) * text > max_bytes and any(max(grid) > self.side for _, grid in grids):
+        while size(self.side) * base64_ratio > max_bytes and any(max(grid) > self.side for _, grid in grids):
             self.side += 1
-        self.bits = 16 if self.side == 1 and 2 * size(1) * text <= max_bytes else 8
+        self.bits = 16 if self.side == 1 and 2 * size(1) * base64_ratio <= max_bytes else 8
 
 
 @torch.inference_mode()
@@ -90,30 +90,29 @@ class Looks:
     """Views of one model's layers, collected image by image. ``data`` packs them.
 
     Args:
-        model: in eval mode.
+        model: a model in eval mode.
         budget: resolution of the attention.
-        truths: for each image the class of each pixel, ``(H, W)``, or None if it is unknown.
+        ground_truths: for each image the class of each pixel, ``(H, W)``, or None if it is unknown.
     """
 
-    def __init__(self, model: nn.Module, budget: AttentionBudget, truths: Sequence[Tensor | None] = ()) -> None:
-        self.truths = truths
+    def __init__(self, model: nn.Module, budget: AttentionBudget, ground_truths: Sequence[Tensor | None] = ()) -> None:
+        self.ground_truths = ground_truths
         self.model, self.budget, self.layers = model, budget, find_layers(model)
         self.layout: TokenLayout | None = None  # of the last image
         self.blocks: dict[int, list[Tensor]] = {}
         self.cls: dict[int, list[Tensor]] = {}
         self.codes: dict[int, list[Tensor]] = {}
         self.patches: dict[int, list[Tensor]] = {}
-        self.code_sizes: dict[
-            int, tuple[list[int], list[int], int]
-        ] = {}  # stored tokens, stored channels, all channels
+        # By layer: stored tokens, stored channels, number of all channels.
+        self.code_sizes: dict[int, tuple[list[int], list[int], int]] = {}
         self.predicted: list[list[tuple[int, float]]] = []
 
     @torch.inference_mode()
     def look(self, batch: dict) -> None:
         """Add a batch, one image at a time, because attention matrices are large."""
-        offered = {tap for layer in self.layers.values() for tap in layer.taps()}
+        taps = {tap for layer in self.layers.values() for tap in layer.taps()}
         readers = {"tap_w": self._w, "tap_code": self._code, "tap_out": self._out}
-        with read_taps(self.model, {tap: read for tap, read in readers.items() if tap in offered}):
+        with read_taps(self.model, {tap: read for tap, read in readers.items() if tap in taps}):
             for i in range(len(batch["inputs"])):
                 sample = {key: value[i : i + 1] for key, value in batch.items()}
                 inputs = self.model.data_preprocessor(sample)
@@ -154,7 +153,7 @@ class Looks:
             views["cls"] = pack(cls, self.budget.bits, power=2, groups=cls.shape[0] * cls.shape[1])
             masks = attention_masks(cls)
             views["masks"] = pack(masks.float())
-            views["best"] = [self._best(*pair) for pair in zip(masks, self.truths)]
+            views["best"] = [self._best(*pair) for pair in zip(masks, self.ground_truths)]
         if layer in self.codes:
             codes = torch.stack(self.codes[layer])
             tokens, channels, total = self.code_sizes[layer]
@@ -167,13 +166,13 @@ class Looks:
                 views["pca"] = None
         return views
 
-    def _best(self, masks: Tensor, truth: Tensor | None) -> list[dict[str, Any]] | None:
+    def _best(self, masks: Tensor, ground_truth: Tensor | None) -> list[dict[str, Any]] | None:
         """Return for each class in an image the head, from 0, whose mask ``(K, N)`` has the highest IoU."""
-        if truth is None:
+        if ground_truth is None:
             return None
         maps = masks.unflatten(-1, self.layout[1:]).float()
-        large = F.interpolate(maps[None], truth.shape, mode="nearest-exact")[0].bool()
-        return [overlap._asdict() for overlap in best_heads(large, truth)]
+        large = F.interpolate(maps[None], ground_truth.shape, mode="nearest-exact")[0].bool()
+        return [overlap._asdict() for overlap in best_heads(large, ground_truth)]
 
     def undefined(self) -> dict[str, str]:
         """Return for each view that the model does not define the reason."""
