@@ -38,7 +38,6 @@ class SampleDataset(Dataset, ABC):
     A dataset that reads files adds ``unreadable``, the position of an unreadable sample that was replaced by another
     one, else -1; and ``unreadable_reason``, its error message, else ''. The ``UnreadableImages`` hook counts them.
 
-
     Attributes:
         classes: class names in the order of the labels, or None.
         max_unreadable: number of unreadable samples up to which a run continues.
@@ -80,7 +79,8 @@ class Source(ABC):
         classes: class names in the order of the labels, or None.
         targets: the label of every image, or None if the labels are unknown before the images are read.
         encoded: whether ``read`` returns encoded images.
-        named_by_folder: whether results name the data by its folder, so that two folders are two datasets.
+        named_by_folder: whether results name the data by its folder, so that different folders count as different
+            datasets.
     """
 
     classes: Sequence[str] | None = None

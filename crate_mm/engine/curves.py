@@ -66,12 +66,12 @@ def read_run(folder: str | Path) -> dict[str, list[Point]]:
     """
     files = sorted(Path(folder).glob(f"*/{LOG}")) or [file for file in [Path(folder) / LOG] if file.is_file()]
     launches = _in_order([launch for file in files for launch in _read_launches(file)])
-    logged = [launch for launch in launches if launch.lines]
-    if not logged:
+    nonempty = [launch for launch in launches if launch.lines]
+    if not nonempty:
         raise ValueError(f"{sanitized(folder)} has no log of a run: expected <time>/{LOG} in it")
     curves: dict[str, dict[tuple, Point]] = {}
     limit = {"iter": math.inf, "step": math.inf}  # where the later launches begin
-    for launch in _lineage(logged[-1], launches):
+    for launch in _lineage(nonempty[-1], launches):
         for line in reversed(launch.lines):
             for name, value in line.items():
                 if name not in NON_VALUES and _is_number(value):
@@ -136,7 +136,7 @@ def _read_launches(file: Path) -> list[LogSegment]:
 
 
 def _launch_of_text(file: Path) -> LogSegment:
-    """Return a launch of an earlier version of crate_mm, whose start is found in the text log only."""
+    """Return a launch of an earlier version of crate_mm, whose start is only in the text log."""
     logs = sorted(file.parents[1].glob("*.log"))
     text = "".join(read_regular(log, MAX_LOG_BYTES).decode(errors="replace") for log in logs)
     resumed = re.search(r"resumed epoch: (\d{1,15}), iter: (\d{1,15})\b", text)
@@ -211,7 +211,7 @@ def _check_data(cfg: Config) -> None:
     try:
         DATASETS.build(resolve_config(cfg, world_size=1).train_dataloader.dataset)
     except (ValueError, OSError, RuntimeError) as error:
-        raise ValueError(f"{error}; without the data, give its number of training images with --samples N") from None
+        raise ValueError(f"{error}; without the data, give the number of training images with --samples N") from None
 
 
 def _run_through(runner: Runner) -> Schedule:

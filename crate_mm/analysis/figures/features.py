@@ -53,8 +53,8 @@ def plot_features(points: np.ndarray, labels: np.ndarray, names: list[str], titl
     cmap = "tab10" if len(present) <= 10 else "tab20"
     if len(present) <= 20:
         for number, label in enumerate(present):
-            mine = labels == label
-            axes.scatter(*points[mine].T, s=6, color=colormaps[cmap](number), label=sanitized(names[label], 40))
+            members = labels == label
+            axes.scatter(*points[members].T, s=6, color=colormaps[cmap](number), label=sanitized(names[label], 40))
         legend(axes, fontsize="x-small", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     else:
         axes.scatter(*points.T, s=6, c=labels, cmap="nipy_spectral")
