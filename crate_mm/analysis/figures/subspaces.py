@@ -58,7 +58,7 @@ def plot_subspaces(grams: dict[int, Tensor], incoherence: dict[int, float], num_
         num_heads: K, for the lines between the heads.
         random: incoherence of random vectors, for comparison.
     """
-    figure, panels, grid = panel_grid(len(grams), size=2.1, beside=2.2)
+    figure, panels, grid = panel_grid(len(grams), size=2.1, reserved=2.2)
     for axes, (layer, gram) in zip(panels, grams.items()):
         image = axes.imshow(gram.abs().float().cpu(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         for k in range(1, num_heads):
