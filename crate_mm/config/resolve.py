@@ -48,7 +48,8 @@ def resolve_config(cfg: Config, world_size: int | None = None, with_model: bool 
         with_model: whether the config must define its model; its data do not need it.
 
     Raises:
-        ValueError: the batch cannot be split, a section is missing, or a setting is invalid or a derived one.
+        ValueError: the batch cannot be split, a section is missing, or a setting is invalid or cannot be set because it
+            is derived.
     """
     if with_model:
         require_model(cfg)
@@ -58,14 +59,14 @@ def resolve_config(cfg: Config, world_size: int | None = None, with_model: bool 
     expand_home(cfg)
     if not cfg.get("work_dir"):
         cfg.work_dir = default_work_dir(cfg)
-    # MMEngine shares state between Runners of one name, and its default names differ only by the second.
+    # MMEngine shares state between Runners of the same name, and its default names differ only by the second.
     cfg.experiment_name = f"{Path(cfg.filename or 'crate_mm').stem}_{uuid.uuid4().hex[:8]}"
     fill_settings(cfg)
     guards, _ = guard_hooks(cfg)
     cfg.custom_hooks = [*guards, *(cfg.get("custom_hooks") or [])]
     # None switches a hook off; MMEngine accepts that only for its own hooks.
-    own = {name for name, hook in (cfg.get("default_hooks") or {}).items() if hook is None} - MMENGINE_HOOKS
-    for name in own:
+    disabled_hooks = {name for name, hook in (cfg.get("default_hooks") or {}).items() if hook is None} - MMENGINE_HOOKS
+    for name in disabled_hooks:
         del cfg.default_hooks[name]
     fill_banks(cfg)
     for name in LOADERS:
