@@ -146,12 +146,12 @@ def _prepare_training(cfg: Config, world_size: int, rank: int) -> None:
         raise ValueError("the config has no global_batch_size: set it to the images per optimization step")
     plan = plan_batch(cfg.global_batch_size, world_size, cfg.max_batch_per_device)
     loader = cfg.train_dataloader
-    loader.batch_size, loader.drop_last = plan.share(rank), True
+    loader.batch_size, loader.drop_last = plan.batch_size_of(rank), True
     loader.setdefault("sampler", {})
     loader.sampler.setdefault("type", "GlobalBatchSampler")
     if loader.sampler.type == "GlobalBatchSampler":
         loader.sampler.global_batch_size = plan.global_batch_size
-    elif len(set(plan.shares)) > 1:
+    elif len(set(plan.batch_sizes)) > 1:
         raise ValueError(
             f"global_batch_size {plan}: only GlobalBatchSampler supports unequal batches, {loader.sampler.type} does "
             f"not: set {nearest_even(plan.global_batch_size, world_size)}"
