@@ -34,7 +34,7 @@ NUM_QUERIES = 8  # without --query
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("checkpoint", help="checkpoint, of training, published or third-party")
+    parser.add_argument("checkpoint", help="checkpoint: from training, published, or third-party")
     parser.add_argument("images", nargs="+", metavar="PATH", help="image file, folder, or pattern such as 'a/**/*.jpg'")
     parser.add_argument(
         "--query", nargs="+", metavar="PATH", help=f"images to find neighbors of (default: {NUM_QUERIES} of the images)"
