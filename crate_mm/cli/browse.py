@@ -82,8 +82,8 @@ def main() -> None:
                 raise ValueError(f"sample {args.same} occurs in none of 100 epochs: every epoch drops it")
         panels = [panel(sample, preview.classes, args.same is not None) for sample in samples]
         save_sheet(plot_sheet(panels, title(cfg, args, preview, samples)), out)
-    mixed = ", after the model's batch augmentations" if preview.mixes else ""
-    say(f"wrote {sanitized(out)}: {len(samples)} samples{mixed}")
+    suffix = ", after the model's batch augmentations" if preview.mixes else ""
+    say(f"wrote {sanitized(out)}: {len(samples)} samples{suffix}")
 
 
 if __name__ == "__main__":
