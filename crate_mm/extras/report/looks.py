@@ -81,9 +81,9 @@ def block_attention(attention: Tensor, first: int, grid: tuple[int, int], side: 
     return mean.mT @ attention @ member
 
 
-def evenly(total: int, most: int) -> list[int]:
-    """Return at most ``most`` of ``total`` indices, evenly spaced."""
-    return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(int)).tolist()
+def evenly(total: int, max_count: int) -> list[int]:
+    """Return at most ``max_count`` of ``total`` indices, evenly spaced."""
+    return np.unique(np.linspace(0, total - 1, min(total, max_count)).round().astype(int)).tolist()
 
 
 class Looks:
