@@ -142,9 +142,9 @@ class KNNMetric(SampleMetric):
             rows = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
             labeled = rows["label"] >= 0
             order = rows["sample_idx"][labeled].argsort(stable=True)  # ties must not depend on the number of processes
-            self._bank_rows = rows["features"][labeled][order], rows["label"][labeled][order]
+            self.bank_rows = rows["features"][labeled][order], rows["label"][labeled][order]
         metrics = super().evaluate(size)
-        self._bank_rows = None
+        self.bank_rows = None
         return metrics
 
     def _local_bank(self) -> dict[str, Tensor]:
@@ -167,7 +167,7 @@ class KNNMetric(SampleMetric):
         labeled, features = samples["label"] >= 0, samples.pop("features")  # popped to free the memory
         if not labeled.any():
             return {}
-        predictions = knn_predict(*self._bank_rows, features[labeled], self.k, temperature=self.temperature)
+        predictions = knn_predict(*self.bank_rows, features[labeled], self.k, temperature=self.temperature)
         return {"knn_top1": 100 * (predictions == samples["label"][labeled]).double().mean().item()}
 
 

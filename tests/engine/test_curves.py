@@ -81,7 +81,7 @@ def test_what_is_not_known_before_is_refused(tmp_path):
     cfg.param_scheduler = dict(type="ReduceOnPlateauLR", monitor="eval/loss")
     with pytest.raises(ValueError, match="depends on validation metrics"):
         schedule(cfg)
-    with pytest.raises(ValueError, match="give its number of training images with --samples N"):
+    with pytest.raises(ValueError, match="give the number of training images with --samples N"):
         schedule(load_config("crate_base_in1k", {"data_root": str(tmp_path / "nowhere")}))
 
 

@@ -367,7 +367,7 @@ def test_labels_of_datasets_that_are_damaged_end_in_a_sentence(tmp_path, monkeyp
             read, sentence = result_or_sentence(dataset, str(tmp_path))
         if read is None:
             assert str(tmp_path) in sentence
-            assert "damaged" in sentence or "incomplete" in sentence or "should have" in sentence
+            assert "damaged" in sentence or "incomplete" in sentence or "must have" in sentence
         else:
             labels = np.asarray(
                 read.labels if name == "PackedImages" else getattr(read, "targets", read.__dict__.get("_labels"))
