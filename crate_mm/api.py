@@ -56,7 +56,8 @@ def from_official(source: str | Path | Mapping[str, Any], **model_args: Any) -> 
         from_official("crate-demo.pth", num_heads=6)
 
     The names and shapes of the weights determine the model. If shapes do not determine an argument but only one
-    published model has these shapes, the argument is taken from that model and logged. All others must be given.
+    published model has these shapes, the argument is taken from that model and logged. All other arguments must be
+    given.
 
     Args:
         source: a .pth, .safetensors or .npz file, by its path, address or name as for ``init_model``, or the content of
@@ -65,8 +66,8 @@ def from_official(source: str | Path | Mapping[str, Any], **model_args: Any) -> 
             ``ista_lambda`` and ``img_size``. Each family lists its own in ``official.arguments``.
 
     Raises:
-        CheckpointError: (a ``ValueError``) the file is no checkpoint or one of crate_mm, its weight names are unknown,
-            weights or arguments are missing, or an argument is not accepted. The message names it.
+        CheckpointError: (a ``ValueError``) the file is not a checkpoint, or is one of crate_mm, its weight names are
+            unknown, weights or arguments are missing, or an argument is not accepted. The message names it.
     """
     if isinstance(source, (str, Path)):
         checkpoint = open_checkpoint(source, **model_args)

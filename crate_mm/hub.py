@@ -47,8 +47,8 @@ class HubModel(nn.Module, ModelHubMixin):
 
     Args:
         checkpoint: a checkpoint with a model config, as for ``init_model``, or an open checkpoint.
-        result: the ``result.json`` of its run, for the model card (default: the file next to the checkpoint, if it is
-            of the same run).
+        result: the ``result.json`` of its run, for the model card (default: the file next to the checkpoint, if it
+            belongs to the same run).
         licence: license of the weights, for the model card: one of ``model_card.LICENCES``, or 'other: ' and its name.
 
     Raises:
@@ -64,7 +64,7 @@ class HubModel(nn.Module, ModelHubMixin):
         source = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
         self.model = build_from_checkpoint(source)
         load_strict(self.model, source)
-        note_metadata(self.model, source)
+        copy_metadata(self.model, source)
         self.result: dict[str, Any] = {}
         if result is not None:
             self.result = read_result(home(result), source)
@@ -102,14 +102,14 @@ class HubModel(nn.Module, ModelHubMixin):
         """
         token = hub_token(kwargs.pop("token", None))
         try:
-            pushed = super().push_to_hub(repo_id, token=token, model_card_kwargs={"repo": repo_id}, **kwargs)
+            commit = super().push_to_hub(repo_id, token=token, model_card_kwargs={"repo": repo_id}, **kwargs)
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             line = next((line for line in str(error).splitlines() if line.strip()), "")
             raise CheckpointError(
                 f"could not push to {sanitized(repo_id)} (log in with hf auth login or HF_TOKEN; the token is sent to "
                 f"https addresses only): {type(error).__name__}: {sanitized(line)}"
             ) from None
-        return pushed.commit_url
+        return commit.commit_url
 
     @classmethod
     def from_pretrained(  # the mixin's signature without model arguments
@@ -157,17 +157,17 @@ class HubModel(nn.Module, ModelHubMixin):
         checkpoint, config = open_checkpoint(folder / WEIGHTS), _read_config(folder / CONFIG)
         contents = as_contents(config, checkpoint.weights)
         check_form(contents, folder / CONFIG)
-        described = as_checkpoint(contents, folder / WEIGHTS)
+        config_checkpoint = as_checkpoint(contents, folder / WEIGHTS)
         if checkpoint.model is None or checkpoint.meta.get("model") is None:
-            checkpoint = described  # another library rewrote the weights file without its metadata
+            checkpoint = config_checkpoint  # another library rewrote the weights file without its metadata
         for field in ("model", "class_names", "test_transforms"):
-            if getattr(described, field) != getattr(checkpoint, field):
+            if getattr(config_checkpoint, field) != getattr(checkpoint, field):
                 raise CheckpointError(
                     f"{folder}: {CONFIG} and {WEIGHTS} differ in {field.replace('_', ' ')}: one of them was changed"
                 )
-        loaded = cls(checkpoint)
-        loaded.metrics = numeric_metrics(config.get("metrics"))
-        return loaded
+        hub_model = cls(checkpoint)
+        hub_model.metrics = numeric_metrics(config.get("metrics"))
+        return hub_model
 
     def _save_pretrained(self, save_directory: Path) -> None:
         checkpoint, metrics = self.checkpoint, self.metrics

@@ -75,13 +75,13 @@ class Registry(_Registry):
         return sorted(names)
 
 
-def suggest(name: str, known: list[str], most: int = 12) -> str:
+def suggest(name: str, known: list[str], max_listed: int = 12) -> str:
     """Return 'did you mean ...?' with the closest of ``known`` names, or 'choose ...' with all of a short list."""
     by_lower = {k.lower(): k for k in known}
     close = [by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)]
     if close:
         return f"did you mean {', '.join(close)}?"
-    if len(known) <= most:
+    if len(known) <= max_listed:
         return f"choose {', '.join(known)}"
     return f"none of the {len(known)} known names is close"
 

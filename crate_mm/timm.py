@@ -89,8 +89,8 @@ class TimmModel(nn.Module):
         self.global_pool, self.num_classes = pool, num_classes
         settings = head_for(self.kind)
         self.head = LinearHead(self.embed_dim, num_classes, POOLS.get(pool, "cls"), **settings)
-        like = next(self.backbone.parameters())
-        self.head.to(like.device, like.dtype)
+        parameter = next(self.backbone.parameters())
+        self.head.to(parameter.device, parameter.dtype)
 
     def get_classifier(self) -> nn.Module:
         return self.head.fc
@@ -201,8 +201,8 @@ class TimmModel(nn.Module):
         }
 
 
-# The configs test with a resize to 256 and a crop of 224 pixels, bilinear; ToST as its authors.
-TESTED = {"tost": {"crop_pct": 1.0, "interpolation": "bicubic"}}
+# Test transforms that differ from the default of ``default_cfg``: ToST has its authors'.
+TEST_TRANSFORMS = {"tost": {"crop_pct": 1.0, "interpolation": "bicubic"}}
 
 
 def default_cfg(family: str) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def default_cfg(family: str) -> dict[str, Any]:
         "first_conv": None,
         "classifier": "head.fc",
         "license": "mit",
-        **TESTED.get(family, {}),
+        **TEST_TRANSFORMS.get(family, {}),
     }
 
 

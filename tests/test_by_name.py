@@ -76,7 +76,7 @@ def test_another_image_size_resizes_the_positions(trained):
 def test_a_model_that_is_another_is_refused(trained):
     file, _, _ = trained
     with pytest.raises(
-        CheckpointError, match=r"get_model\('crate_small'\): .*tiny.pth is of another model, of backbone "
+        CheckpointError, match=r"get_model\('crate_small'\): .*tiny.pth is of another model, with the backbone "
     ):
         get_model("crate_small", pretrained=file)
     with pytest.raises(CheckpointError, match=r"is of another model"):

@@ -1,4 +1,4 @@
-"""Use of sparse codes and subspaces, as pure functions of tensors.
+"""Statistics of sparse codes and subspaces, as pure functions of tensors.
 
 Shapes: B images, N tokens, m atoms of the dictionary, K heads of p basis vectors, C classes.
 """

@@ -48,7 +48,7 @@ class LayerRow(NamedTuple):
 
 
 class LayerMeasures:
-    """Measures of layers, as gathered by ``measure_layers``."""
+    """Measures of layers, which ``measure_layers`` collects."""
 
     def __init__(self) -> None:
         self.moments: dict[tuple[str, int], Moments] = {}
@@ -146,7 +146,7 @@ def measure_layers(
     names = list(MEASURES) if measures is None else list(measures)
     check_measures(names)
     settings, selected = Settings(eps_squared, unit_length), find_layers(model, layers)
-    gathered = LayerMeasures() if into is None else into
+    layer_measures = LayerMeasures() if into is None else into
     defined = {layer: [MEASURES[n] for n in names if MEASURES[n].defined_for(step)] for layer, step in selected.items()}
     taps = sorted({row.tap for rows in defined.values() for row in rows})
     if not taps:
@@ -156,9 +156,9 @@ def measure_layers(
         def read(layer: int, tensor: Tensor) -> None:
             for row in defined[layer]:
                 if row.tap == tap:
-                    gathered.take(row.name, layer, row.compute(tensor, selected[layer], settings))
+                    layer_measures.take(row.name, layer, row.compute(tensor, selected[layer], settings))
 
         return read
 
     with read_taps(model, {tap: reader(tap) for tap in taps}, layers):
-        yield gathered
+        yield layer_measures

@@ -82,12 +82,12 @@ class WhiteBoxHook(Hook):
         try:
             with (
                 torch.no_grad(),
-                measure_layers(model, eps_squared=self.eps_squared, measures=self.measures) as gathered,
+                measure_layers(model, eps_squared=self.eps_squared, measures=self.measures) as measures,
             ):
                 model(**model.data_preprocessor(self.batch))
         finally:
             model.train(was_training)
-        rows = gathered.rows()
+        rows = measures.rows()
         for row in rows:
             runner.visualizer.add_scalar(f"white_box/{row.measure}/layer_{row.layer:02d}", row.mean, epoch)
         means = {measure: [row.mean for row in rows if row.measure == measure] for measure in self.measures}

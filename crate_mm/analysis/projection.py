@@ -12,9 +12,9 @@ def pca_colors(tokens: Tensor, foreground: bool = False) -> tuple[np.ndarray, np
 
     Args:
         tokens: patch tokens, without the CLS token.
-        foreground: show only the foreground: in each image, the patches above the middle of the image's range of the
-            first component (below it, for all images, if these are fewer). This component is computed after subtracting
-            each image's mean, so that it does not separate images.
+        foreground: show only the foreground: the patches whose first component is above the middle of its range in
+            their image, or, if these are more than half of all patches, the other patches. This component is computed
+            after subtracting each image's mean, so that it does not separate images.
 
     Raises:
         ValueError: there are fewer than three patches or dimensions, or fewer than three foreground patches.

@@ -43,7 +43,7 @@ def best_heads(masks: Tensor, ground_truth: Tensor, ignored: tuple[int, ...] = (
     ``VOID`` pixels are ignored.
 
     Args:
-        masks: of the heads, ``(K, H, W)`` of bool.
+        masks: masks of the heads, ``(K, H, W)`` of bool.
         ground_truth: class of each pixel, ``(H, W)``.
         ignored: classes to skip: background and void.
 
@@ -54,14 +54,14 @@ def best_heads(masks: Tensor, ground_truth: Tensor, ignored: tuple[int, ...] = (
         raise ValueError(
             f"masks of {tuple(masks.shape[1:])} pixels do not match a ground truth of {tuple(ground_truth.shape)}"
         )
-    counted = ground_truth != VOID
+    not_void = ground_truth != VOID
     overlaps = []
     for label in ground_truth.unique().tolist():
         if label in ignored:
             continue
         region = ground_truth == label
         intersection = (masks & region).sum((-2, -1))
-        union = (masks & counted).sum((-2, -1)) + region.sum() - intersection
+        union = (masks & not_void).sum((-2, -1)) + region.sum() - intersection
         iou = intersection / union
         head = int(iou.argmax())
         overlaps.append(ClassOverlap(int(label), head, iou[head].item()))

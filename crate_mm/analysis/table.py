@@ -23,9 +23,9 @@ class Measure(NamedTuple):
     """One measure of a layer l = 1..L.
 
     Attributes:
-        name: in CSV files and options.
+        name: name in CSV files and options.
         meaning: definition as plain text.
-        title: of a panel, with math.
+        title: title of a panel, with math.
         tap: the tap that it reads.
         needs: what the layer must have besides the tap: 'subspaces' for measures against U, 'code' if the layer's
             output must be its code.
@@ -104,7 +104,7 @@ def sparsity(code: Tensor, layer: Layer, settings: Settings) -> Tensor:
     "tap_code1",
 )
 def sparsity_step1(code: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """The same for CRATE-alpha's code after its first step; 'sparsity' is measured after the second."""
+    """Fraction of nonzero entries of CRATE-alpha's code after its first step; 'sparsity' is that after the second."""
     return nonzero_fraction(code)
 
 

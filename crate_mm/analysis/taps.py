@@ -79,8 +79,8 @@ def read_taps(
     taps = {number: layer.taps() for number, layer in find_layers(model, layers).items()}
     for tap in readers:
         if not any(tap in modules for modules in taps.values()):
-            known = sorted({name for modules in taps.values() for name in modules})
-            raise ValueError(f"{name_of(model)} has no tap {tap!r}: its taps are {', '.join(known) or 'none'}")
+            tap_names = sorted({name for modules in taps.values() for name in modules})
+            raise ValueError(f"{name_of(model)} has no tap {tap!r}: its taps are {', '.join(tap_names) or 'none'}")
     handles = []
     try:
         for layer, modules in taps.items():
@@ -106,7 +106,7 @@ def capture(
             model(images)
         tensors["tap_half"][0]  # Z^{1/2} of the first layer, (B, N, d)
 
-    Each forward pass replaces the tensors of the previous one. They are part of the forward pass's graph. The hooks are
+    Each forward pass replaces the tensors of the previous one. They are part of its autograd graph. The hooks are
     removed when the context closes, also after an exception.
 
     Args:

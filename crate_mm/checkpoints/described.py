@@ -73,7 +73,7 @@ def compare_described(checkpoint: Checkpoint) -> tuple[int, int]:
             model = MODELS.build(copy.deepcopy(checkpoint.model))
             expected, size = model.state_dict(), image_size(model)
     except _TooLargeError as error:
-        raise CheckpointError(f"{source} describes a larger model than that of its weights: {error}") from None
+        raise CheckpointError(f"{source} describes a larger model than its weights can fill: {error}") from None
     except Exception as error:  # untrusted arguments can raise anything
         raise CheckpointError(
             f"{source} describes a model that does not build ({type(error).__name__}: {sanitized(error)}): "

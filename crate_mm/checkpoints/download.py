@@ -24,7 +24,7 @@ import crate_mm
 
 from ..io.files import FileLock
 from ..io.log import print_log
-from ..io.untrusted import read_json, sanitized, shown_address
+from ..io.untrusted import read_json, sanitized, sanitized_url
 from .validate import CheckpointError
 
 MAX_DOWNLOAD_BYTES = 2**36
@@ -58,14 +58,14 @@ def download(address: str, sha256: str | None = None) -> Path:
             raise
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"{shown_address(address)} cannot be stored in {sanitized(folder)}: {error}"
+                f"{sanitized_url(address)} cannot be stored in {sanitized(folder)}: {error}"
             ) from None
     if sha256 is not None:
         digest = hash_file(target, hashlib.sha256())
         if digest != sha256:
             target.unlink(missing_ok=True)
             raise CheckpointError(
-                f"{shown_address(address)} has a wrong SHA-256 and was deleted: expected {sha256}, got {digest}"
+                f"{sanitized_url(address)} has a wrong SHA-256 and was deleted: expected {sha256}, got {digest}"
             )
     return target
 
@@ -123,17 +123,17 @@ def _receive(address: str, file: IO[bytes], tag_file: IO[bytes], name: str) -> N
                 match = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
                 if not headers or not match or int(match[1]) != start:
                     raise CheckpointError(
-                        f"{shown_address(address)} cannot be downloaded: its server sends another range than requested"
+                        f"{sanitized_url(address)} cannot be downloaded: its server sends another range than requested"
                     )
                 total = int(match[2]) if match[2] != "*" else None if total is None else start + total
             else:
                 start = 0
             if response.headers.get_content_type() == "text/html":
-                raise CheckpointError(f"{shown_address(address)} is a web page: use the address of the file itself")
+                raise CheckpointError(f"{sanitized_url(address)} is a web page: use the address of the file itself")
             bounded = Bounded(file, total, address)
             _write_tag(tag_file, response.headers.get("ETag", ""))
             size = "" if total is None else f" ({total / 1e6:.1f} MB)"
-            print_log(f"downloading {shown_address(address)}{size}", "current", logging.INFO)
+            print_log(f"downloading {sanitized_url(address)}{size}", "current", logging.INFO)
             file.truncate(file.seek(start))
             response.read = response.read1  # read() would read everything at once after a chunk length of -1
             with _progress(response, start, total, name) as body:
@@ -143,7 +143,7 @@ def _receive(address: str, file: IO[bytes], tag_file: IO[bytes], name: str) -> N
         file.truncate(0)
         if headers and error.code == 416:  # the partial file is complete, or longer than the file is now
             return _receive(address, file, tag_file, name)
-        raise CheckpointError(f"{shown_address(address)} cannot be downloaded: {_answer(error)}") from None
+        raise CheckpointError(f"{sanitized_url(address)} cannot be downloaded: {_answer(error)}") from None
     except CheckpointError:
         raise
     # An invalid host name, redirect address or header raises ValueError.
@@ -152,7 +152,7 @@ def _receive(address: str, file: IO[bytes], tag_file: IO[bytes], name: str) -> N
         why = str(reason).partition("?")[0]  # an invalid address may contain a signature in its query
         cause = f"{type(reason).__name__}: {why}" if why else type(reason).__name__
         raise CheckpointError(
-            f"{shown_address(address)} is not in the cache, and the download failed: {sanitized(cause)}"
+            f"{sanitized_url(address)} is not in the cache, and the download failed: {sanitized(cause)}"
         ) from None
     except OSError:  # on a full disk, free the space of the partial file
         file.truncate(0)
@@ -160,7 +160,7 @@ def _receive(address: str, file: IO[bytes], tag_file: IO[bytes], name: str) -> N
     size = file.tell()
     if total is not None and size != total:
         raise CheckpointError(
-            f"{shown_address(address)}: incomplete download, {size:,} of {total:,} bytes: run the command again; it "
+            f"{sanitized_url(address)}: incomplete download, {size:,} of {total:,} bytes: run the command again; it "
             "resumes if the server supports it"
         )
 
@@ -196,7 +196,7 @@ class Bounded:
         self._file, self._max_bytes, self._name = file, MAX_UNANNOUNCED_BYTES if announced is None else announced, name
         if not 0 <= self._max_bytes <= MAX_DOWNLOAD_BYTES:
             raise CheckpointError(
-                f"{shown_address(name)} cannot be downloaded: its server announces {announced:,} bytes, the limit is "
+                f"{sanitized_url(name)} cannot be downloaded: its server announces {announced:,} bytes, the limit is "
                 f"{MAX_DOWNLOAD_BYTES:,}: download it by hand and give its path"
             )
 
@@ -204,7 +204,7 @@ class Bounded:
         if self._file.tell() + len(block) > self._max_bytes:
             self._file.truncate(0)
             raise CheckpointError(
-                f"{shown_address(self._name)} cannot be downloaded: its server sends more than {self._max_bytes:,} "
+                f"{sanitized_url(self._name)} cannot be downloaded: its server sends more than {self._max_bytes:,} "
                 "bytes, its announced length or the limit without one"
             )
         remaining = memoryview(block)
@@ -222,7 +222,7 @@ class _HttpsRedirectHandler(HTTPRedirectHandler):
     def redirect_request(self, request, answer, code, message, headers, address):
         if urlsplit(address).scheme != "https":
             raise CheckpointError(
-                f"{shown_address(request.full_url)} cannot be downloaded: it redirects to {shown_address(address)}, "
+                f"{sanitized_url(request.full_url)} cannot be downloaded: it redirects to {sanitized_url(address)}, "
                 "which is not https"
             )
         return super().redirect_request(request, answer, code, message, headers, address)

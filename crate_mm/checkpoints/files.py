@@ -13,7 +13,8 @@ from .validate import CheckpointError, DamagedError
 def training_progress(path: str | Path) -> tuple[int, int] | None:
     """Return the epoch and iteration in the name of a training checkpoint; None for any other name.
 
-    ``epoch_3.pth`` gives (3, 0) and ``epoch_3_iter_350.pth``, saved within an epoch, (3, 350). Later ones are greater.
+    ``epoch_3.pth`` gives (3, 0) and ``epoch_3_iter_350.pth``, saved within an epoch, (3, 350). Later checkpoints
+    compare greater.
     """
     match = re.fullmatch(r"epoch_(\d{1,15})(?:_iter_(\d{1,15}))?\.pth", Path(path).name)
     return (int(match[1]), int(match[2] or 0)) if match else None

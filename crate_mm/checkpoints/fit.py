@@ -70,10 +70,10 @@ def match_key_prefix(checkpoint: Checkpoint, model: nn.Module, expected: dict[st
     changes = [(f"removed the prefix {prefix!r} from the parameter names", prefix, "") for prefix in OUTER_PREFIXES]
     changes.append(("the file holds a backbone without a task", "", BACKBONE))
     for note, before, after in changes:
-        changed = {after + name.removeprefix(before): value for name, value in weights.items()}
-        if all(name.startswith(before) for name in weights) and changed.keys() <= expected.keys():
+        candidate = {after + name.removeprefix(before): value for name, value in weights.items()}
+        if all(name.startswith(before) for name in weights) and candidate.keys() <= expected.keys():
             checkpoint.notes.append(note)
-            return changed
+            return candidate
     return weights
 
 
@@ -162,9 +162,9 @@ class TransferReport(NamedTuple):
             parts[part] = parts.get(part, 0) + 1
         rows = [("loaded", sanitized(part), f"{count} tensors") for part, count in parts.items()]
         for kind in ("resized", "dropped", "new"):
-            named = list(getattr(self, kind).items())
-            rows += [(kind, sanitized(name), shape) for name, shape in named[:MAX_ROWS]]
-            rows += [(kind, f"and {len(named) - MAX_ROWS} more", "")] if len(named) > MAX_ROWS else []
+            entries = list(getattr(self, kind).items())
+            rows += [(kind, sanitized(name), shape) for name, shape in entries[:MAX_ROWS]]
+            rows += [(kind, f"and {len(entries) - MAX_ROWS} more", "")] if len(entries) > MAX_ROWS else []
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         return "\n".join(f"  {kind:<{widths[0]}}  {name:<{widths[1]}}  {shape}" for kind, name, shape in rows)
 
@@ -184,7 +184,7 @@ def transfer_backbone(
 
     Args:
         model: a task with a ``backbone``.
-        checkpoint: of this task or another one.
+        checkpoint: a checkpoint of this task or of another one.
         positions: interpolation of position embeddings, the setting ``resize_positions``.
         patches: interpolation of patch embeddings, the setting ``resize_patches``; None raises an error for another
             patch size, 'new' keeps the initialization.

@@ -84,19 +84,21 @@ def without_shared(
         CheckpointError: weights overlap in memory and are together far larger than it.
     """
     first: dict[tuple, str] = {}
-    own, aliases = {}, {}
+    unique_weights, aliases = {}, {}
     for name, tensor in weights.items():
         memory = tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.dtype
         target = first.setdefault((*memory, tuple(tensor.shape), tensor.stride()), name) if tensor.numel() else name
         if target != name and name not in ("format", KEY):
             aliases[name] = target
         else:
-            own[name] = tensor
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in own.values()}
-    total = sum(tensor.numel() * tensor.element_size() for tensor in own.values())
+            unique_weights[name] = tensor
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in unique_weights.values()
+    }
+    total = sum(tensor.numel() * tensor.element_size() for tensor in unique_weights.values())
     if total > 4 * sum(storages.values()):
         raise CheckpointError(
             f"{source} cannot be published: its weights overlap in memory, {total:,} bytes in "
             f"{sum(storages.values()):,}"
         )
-    return {name: tensor.clone().contiguous() for name, tensor in own.items()}, aliases
+    return {name: tensor.clone().contiguous() for name, tensor in unique_weights.items()}, aliases

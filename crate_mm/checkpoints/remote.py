@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from ..io.files import FileLock, atomic_file, home, write_whole
 from ..io.log import print_log
-from ..io.untrusted import sanitized, shown_address
+from ..io.untrusted import sanitized, sanitized_url
 from ..registry import suggest
 from .download import Bounded, download, hash_file
 from .readers.safetensors import WEIGHTS
@@ -87,7 +87,7 @@ def ensure_local(name: str | os.PathLike) -> Path:
         return path
     if text not in PUBLISHED:
         raise CheckpointError(
-            f"checkpoint {shown_address(text)} does not exist, and no published weights have this name: "
+            f"checkpoint {sanitized_url(text)} does not exist, and no published weights have this name: "
             f"{suggest(text, list(PUBLISHED))}"
         )
     return PUBLISHED[text].file or _fetch_published(text, PUBLISHED[text])
@@ -114,21 +114,21 @@ def _fetch(text: str) -> Path:
     address, _, fragment = text.partition("#")
     digest = fragment.removeprefix("sha256=").lower()
     if fragment and not (fragment.startswith("sha256=") and re.fullmatch(r"[0-9a-f]{64}", digest)):
-        raise CheckpointError(f"{shown_address(text)}: expected sha256=<64 hexadecimal digits> after #")
+        raise CheckpointError(f"{sanitized_url(text)}: expected sha256=<64 hexadecimal digits> after #")
     scheme, _, rest = address.partition(":")
     scheme = scheme.lower()
     if scheme in ("https", "http", "hf") and not rest.startswith("//"):
         raise CheckpointError(
-            f"{shown_address(text)} is not an address: write {scheme}:// with two slashes, as a str instead of a Path"
+            f"{sanitized_url(text)} is not an address: write {scheme}:// with two slashes, as a str instead of a Path"
         )
     if scheme == "http":
         raise CheckpointError(
-            f"{shown_address(text)}: over http, anyone on the network path can modify the file: use its https address"
+            f"{sanitized_url(text)}: over http, anyone on the network path can modify the file: use its https address"
         )
     if scheme == "hf":
         return hub_file(_hub_address(address), digest or None)
     if scheme != "https":
-        raise CheckpointError(f"{shown_address(text)} cannot be read: {FORMS}")
+        raise CheckpointError(f"{sanitized_url(text)} cannot be read: {FORMS}")
     _check_https(address)
     return download(address, digest or None)
 
@@ -139,7 +139,7 @@ def _check_https(address: str) -> None:
         parts = urlsplit(address)
         problem = "" if parts.hostname and (parts.port is None or parts.port > 0) else "it names no host"
     except ValueError as error:
-        raise CheckpointError(f"{shown_address(address)} is not an address: {error}") from None
+        raise CheckpointError(f"{sanitized_url(address)} is not an address: {error}") from None
     if parts.username or parts.password:
         # Do not show the address: the message would put the password into the log and result.json.
         raise CheckpointError("the https address contains a user name, which would appear in logs: leave it out")
@@ -148,11 +148,11 @@ def _check_https(address: str) -> None:
     if re.search(r"[\s\x00-\x1f\x7f]", address) or not address.isascii():
         problem = "it has characters that must be written as %XX"
     if problem:
-        raise CheckpointError(f"{shown_address(address)} is not the address of a file: {problem}")
+        raise CheckpointError(f"{sanitized_url(address)} is not the address of a file: {problem}")
     page = HUB_PAGE.fullmatch(address)
     if page:
         file = HubFile(page[1], page[3], None if page[2] == "main" else page[2])
-        raise CheckpointError(f"{shown_address(address)} is a file's web page: use {file}")
+        raise CheckpointError(f"{sanitized_url(address)} is a file's web page: use {file}")
 
 
 def _hub_address(address: str) -> HubFile:
@@ -160,7 +160,7 @@ def _hub_address(address: str) -> HubFile:
     parts = [*match[3].split("/"), *(match[2] or match[4] or "main").split("/")] if match else [""]
     if not match or not all(part.strip(".") for part in parts) or (match[2] and match[4]):
         raise CheckpointError(
-            f"{shown_address(address)} is not a file on the Hub: write hf://owner/repo/file, and append @revision for "
+            f"{sanitized_url(address)} is not a file on the Hub: write hf://owner/repo/file, and append @revision for "
             "another branch, tag or commit"
         )
     return HubFile(match[1], match[3], match[2] or match[4])
@@ -193,17 +193,17 @@ def hub_file(
     commit = path.parents[source.file.count("/")].name
     if commit != source.revision:  # a branch can move
         print_log(f"{sanitized(source)} is of commit {sanitized(commit)}", "current", logging.INFO)
-    stored = path
+    blob = path
     if path.is_symlink():  # the cache names the target by its hash if it has one
-        stored = path.parent / os.readlink(path)
-        tag = stored.name if stored.parent.name == "blobs" and HASH.fullmatch(stored.name) else None
+        blob = path.parent / os.readlink(path)
+        tag = blob.name if blob.parent.name == "blobs" and HASH.fullmatch(blob.name) else None
         if not tag and not sha256:
             raise CheckpointError(f"cannot use {sanitized(source)} from the cache: {NO_HASH}")
     expected = sha256 or tag
     if expected and not _has_hash(path, expected):
         path.unlink()
         if tag:
-            stored.unlink(missing_ok=True)
+            blob.unlink(missing_ok=True)
         raise CheckpointError(f"{source} has a wrong hash and was deleted: expected {expected}")
     return path
 
@@ -257,19 +257,19 @@ def _from_hub(
     except CheckpointError:
         raise
     except errors.GatedRepoError:
-        why = f"request access on its page, {_hub_url()}/{source.repo}, and log in {login}"
+        reason = f"request access on its page, {_hub_url()}/{source.repo}, and log in {login}"
     except errors.RepositoryNotFoundError:
-        why = f"{_hub_url()} has no repository {source.repo} {login}"
+        reason = f"{_hub_url()} has no repository {source.repo} {login}"
     except errors.RevisionNotFoundError:
-        why = f"the repository has no branch, tag or commit {sanitized(source.revision)}"
+        reason = f"the repository has no branch, tag or commit {sanitized(source.revision)}"
     except errors.LocalEntryNotFoundError as error:
         cause = f": {first_line(error.__cause__)}" if error.__cause__ else ""
-        why = f"it is not in the cache, and {_hub_url()} is unreachable or offline mode is on{cause}"
+        reason = f"it is not in the cache, and {_hub_url()} is unreachable or offline mode is on{cause}"
     except errors.EntryNotFoundError:
-        why = f"the repository has no file {sanitized(source.file)}"
+        reason = f"the repository has no file {sanitized(source.file)}"
     except Exception as error:  # of the library, its HTTP client or the system
-        why = f"{type(error).__name__}: {first_line(error)}"
-    raise CheckpointError(f"{sanitized(source)} cannot be downloaded: {why}")
+        reason = f"{type(error).__name__}: {first_line(error)}"
+    raise CheckpointError(f"{sanitized(source)} cannot be downloaded: {reason}")
 
 
 def _into_cache(
@@ -298,12 +298,12 @@ def _into_cache(
     if not tag:
         raise CheckpointError(f"cannot download {sanitized(source)} from {_hub_url()}: {NO_HASH}")
     store = Path(cache_dir or constants.HF_HUB_CACHE).expanduser() / f"models--{source.repo.replace('/', '--')}"
-    path, stored = store / "snapshots" / commit / source.file, store / "blobs" / tag
+    path, blob = store / "snapshots" / commit / source.file, store / "blobs" / tag
     if force or not path.exists():
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(stored.with_name(".lock")):  # one process downloads, the others wait
-            if force or not stored.exists():
-                with atomic_file(stored) as file:
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(blob.with_name(".lock")):  # one process downloads, the others wait
+            if force or not blob.exists():
+                with atomic_file(blob) as file:
                     http_get(
                         hf_hub_url(*source[:2], revision=commit),
                         Bounded(file, metadata.size, source),
@@ -311,7 +311,7 @@ def _into_cache(
                         expected_size=metadata.size,
                         displayed_filename=source.file,
                     )
-            _link(path, stored)
+            _link(path, blob)
     name = store / "refs" / (source.revision or "main")
     if name.name != commit and not (name.is_file() and name.read_text() == commit):
         with suppress(OSError):  # the cache may be read-only
@@ -319,14 +319,14 @@ def _into_cache(
     return path, tag
 
 
-def _link(path: Path, stored: Path) -> None:
-    """Link a path in the Hub's cache to a stored file; move the file if the system has no links."""
+def _link(path: Path, blob: Path) -> None:
+    """Link a path in the Hub's cache to a blob; move the file if the system has no links."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     try:
-        path.symlink_to(os.path.relpath(stored, path.parent))
+        path.symlink_to(os.path.relpath(blob, path.parent))
     except OSError:
-        os.replace(stored, path)
+        os.replace(blob, path)
 
 
 def _hub_url() -> str:

@@ -68,10 +68,10 @@ def translate(official: Official, weights: dict[str, Tensor], **model_args: Any)
         model_args: values of the declaration's ``arguments``. None counts as missing.
 
     Raises:
-        ValueError: the weights are incomplete or of no model of the family, or ``model_args`` do not fit them.
+        ValueError: the weights are incomplete or match no model of the family, or ``model_args`` do not match them.
     """
-    kinds = (*official.variants, official)
-    official = next((kind for kind in kinds if all(sign in weights for sign in kind.signs)), None)
+    declarations = (*official.variants, official)
+    official = next((d for d in declarations if all(sign in weights for sign in d.signs)), None)
     if official is None:
         return None
     model_args = {name: value for name, value in model_args.items() if value is not None}
@@ -83,9 +83,9 @@ def translate(official: Official, weights: dict[str, Tensor], **model_args: Any)
     if official.unpack:
         weights, unused, sizes = official.unpack(weights)
     sizes = _read_sizes(official, weights) | sizes
-    renamed, unmatched = rename(weights, official.key_map, official.source, official.unused)
+    renamed, unused_names = rename(weights, official.key_map, official.source, official.unused)
     arguments, assumed, unknown_reason = _resolve_arguments(official, sizes, model_args)
-    translation = Translation(official.source, renamed, None, unused + unmatched, assumed, unknown_reason)
+    translation = Translation(official.source, renamed, None, unused + unused_names, assumed, unknown_reason)
     if unknown_reason:
         return translation
     options = {name: value for name, value in model_args.items() if name not in ("num_heads", "img_size")}
@@ -116,7 +116,7 @@ def rename(
     Raises:
         TranslationError: a name matches neither the table nor ``unused``.
     """
-    renamed, unmatched = {}, []
+    renamed, unused_names = {}, []
     for key, value in weights.items():
         for pattern, ours in key_map:
             match = re.fullmatch(pattern, key)
@@ -126,8 +126,8 @@ def rename(
         else:
             if not re.fullmatch(unused, key):
                 raise TranslationError(f"{key!r} is not a parameter of {source}")
-            unmatched.append(key)
-    return renamed, unmatched
+            unused_names.append(key)
+    return renamed, unused_names
 
 
 def _read_sizes(official: Official, weights: dict[str, Tensor]) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _resolve_arguments(
     arguments, missing, words = {}, [], []
     square = "square " if "img_size" in official.arguments and "img_size" not in model_args else ""
     for name, (default, phrase) in official.arguments.items():
-        value, stated = model_args.get(name), True
+        value, is_given = model_args.get(name), True
         if name == "img_size" and "tokens" in sizes:
             value = _image_size(sizes, value)
         elif name in sizes:
@@ -185,7 +185,7 @@ def _resolve_arguments(
                 raise TranslationError(f"it has {has}, but {name} is {value}")
             value = sizes[name]
         elif value is None:
-            stated = False
+            is_given = False
             value = published.get(name, default) if isinstance(published, dict) else default
             value = arguments[value] if isinstance(value, str) else value
         elif name == "img_size":
@@ -196,7 +196,7 @@ def _resolve_arguments(
             missing += [] if isinstance(default, str) else [name]
         else:
             _check_heads(name, value, sizes)
-            assumed = [] if stated else [phrase.format(value)]
+            assumed = [] if is_given else [phrase.format(value)]
             words = assumed + words if name == "img_size" else words + assumed  # the size follows "RGB images"
         arguments[name] = value
     unknown_reason = f"{reason}: give {' and '.join(missing)}, which shapes do not determine" if missing else ""

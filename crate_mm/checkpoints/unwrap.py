@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..io.untrusted import sanitized, shown_address
+from ..io.untrusted import sanitized, sanitized_url
 from .translate import TranslationError, translate_by_family
 from .validate import CheckpointError
 
@@ -61,7 +61,7 @@ class Checkpoint:
     def log_notes(self, log: Callable[[str], None]) -> None:
         """Log each note."""
         for note in self.notes:
-            log(f"{shown_address(self.path)}: {sanitized(note, 1000)}")
+            log(f"{sanitized_url(self.path)}: {sanitized(note, 1000)}")
 
 
 def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **model_args: Any) -> Checkpoint:
@@ -93,8 +93,8 @@ def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **model_a
     except TranslationError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if translation is None and model_args:
-        why = "it contains its model config" if model else "no family knows the names of its weights"
-        raise CheckpointError(f"{path} does not accept {' and '.join(map(sanitized, model_args))}: {why}")
+        reason = "it contains its model config" if model else "no family knows the names of its weights"
+        raise CheckpointError(f"{path} does not accept {' and '.join(map(sanitized, model_args))}: {reason}")
     if translation is None:
         if not model and LANGUAGE_KEY in weights:
             checkpoint.unknown_reason = (
@@ -154,34 +154,34 @@ def _holds_weights(value: Any, levels: int = 3) -> bool:
     )
 
 
-def _tensors(stored: Any, path: str) -> dict[str, Tensor]:
-    if not isinstance(stored, dict):
-        raise CheckpointError(f"{path} has {type(stored).__name__} as its state_dict, not a dict")
-    for key, value in stored.items():
+def _tensors(state_dict: Any, path: str) -> dict[str, Tensor]:
+    if not isinstance(state_dict, dict):
+        raise CheckpointError(f"{path} has {type(state_dict).__name__} as its state_dict, not a dict")
+    for key, value in state_dict.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(
                 f"{path} is not a checkpoint: its {sanitized(key)} is {type(value).__name__}, not a tensor"
             )
-    return {str(key): value for key, value in stored.items()}
+    return {str(key): value for key, value in state_dict.items()}
 
 
-def _strip_wrapper_names(stored: dict[str, Tensor], notes: list[str], path: str) -> dict[str, Tensor]:
+def _strip_wrapper_names(state_dict: dict[str, Tensor], notes: list[str], path: str) -> dict[str, Tensor]:
     """Remove the name parts of DDP, torch.compile, FSDP and PyTorch's AveragedModel."""
-    weights, removed = {}, set()
-    for key, value in stored.items():
+    weights, prefixes = {}, set()
+    for key, value in state_dict.items():
         parts = key.split(".")
         inner = [part for part in parts[:-1] if part not in WRAPPER_NAMES]
         while inner and inner[0] == "module":
             inner.pop(0)
-        removed.update(set(parts) & (WRAPPER_NAMES | {"module"}) if len(inner) < len(parts) - 1 else ())
+        prefixes.update(set(parts) & (WRAPPER_NAMES | {"module"}) if len(inner) < len(parts) - 1 else ())
         name = ".".join([*inner, parts[-1]])
         if name in weights:
             raise CheckpointError(
                 f"{path} has some parameters twice, with and without a wrapper's prefix like 'module.'"
             )
         weights[name] = value
-    if removed:
-        notes.append(f"removed {', '.join(repr(part + '.') for part in sorted(removed))} from the parameter names")
+    if prefixes:
+        notes.append(f"removed {', '.join(repr(part + '.') for part in sorted(prefixes))} from the parameter names")
         counter = weights.get("n_averaged")
         if counter is not None and counter.numel() == 1 and counter.dtype in (torch.int32, torch.int64):
             notes.append(f"the weights are the average of {int(weights.pop('n_averaged'))} models")

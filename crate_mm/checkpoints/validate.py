@@ -17,7 +17,7 @@ ADVICE = "save only its weights, as {name: tensor.clone()}"
 
 
 class CheckpointError(ValueError):
-    """A file is not a checkpoint, or not one of this model. The message is always a single line."""
+    """A file is not a checkpoint, or is of another model. The message is always a single line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(sanitized(without_secrets(message), 2000))
@@ -75,8 +75,8 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-# Entry -> check and expected type in words. A missing entry or None is valid here. An entry whose parent has a wrong
-# type is not checked. A name that ends in * stands for all names with this prefix.
+# Entry -> check, and the expected type as text. A missing entry or None is valid here. An entry whose parent has a
+# wrong type is not checked. A name that ends in * stands for all names with this prefix.
 FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     "state_dict": (_dict, "a dict"),
     "ema_state_dict": (_dict, "a dict"),
@@ -127,10 +127,10 @@ def check_form(checkpoint: dict, source: str | Path) -> None:
     that tensors are dense and complete. The states of optimizer and schedulers are checked when they are loaded.
     """
     error_prefix = f"{source} is not a checkpoint: "
-    for path, (is_valid, words) in FORM.items():
-        *above, last = path.split(".")
+    for path, (is_valid, expected) in FORM.items():
+        *parents, last = path.split(".")
         holder: Any = checkpoint
-        for key in above:
+        for key in parents:
             holder = holder.get(key) if isinstance(holder, dict) else None
         if not isinstance(holder, dict):
             continue
@@ -141,17 +141,17 @@ def check_form(checkpoint: dict, source: str | Path) -> None:
         for key in keys:
             value = holder.get(key)
             if value is not None and not is_valid(value):
-                entry = ".".join([*above, sanitized(key)])
-                raise CheckpointError(f"{error_prefix}expected {words} as its {entry}, got {_kind(value)}: {ADVICE}")
+                entry = ".".join([*parents, sanitized(key)])
+                raise CheckpointError(f"{error_prefix}expected {expected} as its {entry}, got {_kind(value)}: {ADVICE}")
         if not all(isinstance(key, str) for key in holder):
-            raise CheckpointError(f"{error_prefix}its {'.'.join(above) or 'contents'} has keys that are not strings")
+            raise CheckpointError(f"{error_prefix}its {'.'.join(parents) or 'contents'} has keys that are not strings")
     for name in ("state_dict", "ema_state_dict"):
         if not all(isinstance(key, str) for key in checkpoint.get(name) or ()):
             raise CheckpointError(f"{error_prefix}its {name} has keys that are not strings")
     # Types that states may also hold; the optimizer's state has integer keys.
-    kinds = (torch.Tensor, torch.Size, torch.dtype, torch.device, bytes, bytearray, int, complex, set)
+    allowed = (torch.Tensor, torch.Size, torch.dtype, torch.device, bytes, bytearray, int, complex, set)
     try:
-        check_plain(checkpoint, allowed=kinds)
+        check_plain(checkpoint, allowed=allowed)
     except ValueError as error:
         raise CheckpointError(f"{error_prefix}{error}: {ADVICE}") from None
     _check_tensors(checkpoint, source)

@@ -91,8 +91,8 @@ def published_for(model: str) -> str | None:
 
 def none_published(model: str) -> str:
     """Return the message that a model has no published weights, and which models do."""
-    known = ", ".join(dict.fromkeys(weights.model for weights in PUBLISHED.values() if weights.address))
-    return f"no published weights of {model} are known here, only of {known}"
+    models = ", ".join(dict.fromkeys(weights.model for weights in PUBLISHED.values() if weights.address))
+    return f"no published weights of {model} are known here, only of {models}"
 
 
 def published_hint(model: str) -> str:

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 
-from ..io.files import LONGEST_TEMP
+from ..io.files import MAX_TEMP_BYTES
 
 
 def replacements() -> dict[str, tuple[str, str]]:
@@ -20,8 +20,8 @@ def replacements() -> dict[str, tuple[str, str]]:
     if backend and backend.lower() != "agg" and "ipykernel" not in sys.modules:
         new["MPLBACKEND"] = "agg", "the commands draw into files"
     for name in ("TMPDIR", "TEMP", "TMP"):
-        if os.name == "posix" and len(os.fsencode(os.environ.get(name, ""))) > LONGEST_TEMP:
-            new[name] = "/tmp", f"sockets of data-loader workers need a path of at most {LONGEST_TEMP} bytes"
+        if os.name == "posix" and len(os.fsencode(os.environ.get(name, ""))) > MAX_TEMP_BYTES:
+            new[name] = "/tmp", f"sockets of data-loader workers need a path of at most {MAX_TEMP_BYTES} bytes"
     if not os.path.isabs(os.path.expanduser("~")):
         new["HOME"] = "/", "the system has no home directory for this user"
     try:

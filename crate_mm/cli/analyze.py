@@ -9,7 +9,7 @@ python tools/analyze.py features   configs/crate_tiny_digits.py epoch_40.pth --m
 python tools/analyze.py segments   configs/crate_small8_in21k.py crate_small8.pth --voc data
 python tools/analyze.py reconstruct configs/crate_mae_base_in1k.py crate_mae_base.pth --images cat.jpg dog.jpg
 
-CHECKPOINT is a file, also a third-party one, or 'random' for the newly initialized model. To add a figure, register a
+CHECKPOINT is a file, also a third-party one, or 'random' for random weights. To add a figure, register a
 class in FIGURES, in a file that the config's custom_imports names.
 """
 
@@ -148,14 +148,14 @@ def image_input(cfg: Config, checkpoint: str, args: argparse.Namespace, whole: b
     return FigureInput("", model, [{"inputs": torch.stack(inputs)}], tuple(pictures), tuple(args.images))
 
 
-def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bool = False) -> nn.Module:
+def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, full_model: bool = False) -> nn.Module:
     """Build a config's model in eval mode.
 
     Args:
         checkpoint: source of the weights; None initializes them at random.
-        whole: load all weights, not only the backbone's.
+        full_model: load all weights, not only the backbone's.
     """
-    if checkpoint is not None and whole:
+    if checkpoint is not None and full_model:
         model = task_of(build_from(cfg, checkpoint))
         load_strict(model, checkpoint)
         checkpoint.log_notes(say)
@@ -164,7 +164,7 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None, seed: int, whole: bo
         model, report = build_transferred_model(cfg, checkpoint)
         checkpoint.log_notes(say)
         if any(name.startswith(BACKBONE) for name in (*report.dropped, *report.new)):
-            say(f"{checkpoint.path} loads only a part of the backbone:", *report.table().split("\n"))
+            say(f"{checkpoint.path} provides only a part of the backbone:", *report.table().split("\n"))
         return task_of(model)
     set_random_seed(seed)
     return task_of(build_from(cfg, None)).to(get_device()).eval()

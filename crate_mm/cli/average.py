@@ -3,11 +3,12 @@
 python tools/average.py work_dirs/run/epoch_8.pth work_dirs/run/epoch_9.pth work_dirs/run/epoch_10.pth --out mean.pth
 python tools/average.py a.pth b.pth c.pth --greedy configs/crate_base_in1k.py --out soup.pth
 
---greedy validates each checkpoint. From the best one on, it adds a checkpoint if the average with it scores no worse.
+--greedy validates each checkpoint. It starts from the best one and adds another if their average scores no worse.
 The final score comes from the data that selected the checkpoints: test the average on other data.
 
 BatchNorm statistics (ToST) are averaged, too. With a config (--greedy, --statistics), they are recomputed on its
-training images with the averaged weights. If a run keeps an average of its weights, that average is used.
+training images with the averaged weights. If a run keeps an average of its weights (ema_momentum), that average is
+used.
 """
 
 import argparse
@@ -77,7 +78,7 @@ def greedy_average(
     return mean, [f"accepted {sum(step.accepted for step in steps)} of {len(steps)} checkpoints", *notes]
 
 
-def line(step: Tried, metric: str) -> str:
+def line(step: Candidate, metric: str) -> str:
     return (
         f"{sanitized(step.path)}: {metric} {step.score:.4f} alone, {step.soup_score:.4f} in the average: "
         f"{'accepted' if step.accepted else 'rejected'}"

@@ -1,10 +1,10 @@
-"""Report what this machine has and what a dataset contains, and flag what will not work.
+"""Check a machine and a dataset, and report their properties and faults.
 
 python tools/doctor.py
 python tools/doctor.py --data /my/images
 python tools/doctor.py configs/crate_base_in1k.py --all --cfg-options data_root=/data/imagenet
 
-Exit code 1: something will not work.
+The exit code is 1 if there is a fault.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def check_environment() -> Iterator[Finding]:
         yield "note", name, f"replaced by {value}: {reason}"
     encoding = sys.stdout.encoding if sys.stdout else None
     if encoding and codecs.lookup(encoding).name != "utf-8":
-        yield "note", "console", f"encoding {encoding}, other characters appear as \\xe9: PYTHONUTF8=1 gives UTF-8"
+        yield "note", "console", f"encoding {encoding}, other characters appear as \\xe9: set PYTHONUTF8=1 for UTF-8"
 
 
 def findings(args: argparse.Namespace, cfg: Config | None) -> Iterator[tuple[str, Iterator[Finding]]]:

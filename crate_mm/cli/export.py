@@ -25,7 +25,9 @@ from .options import Parser, add_shared, check_output, positive_int, user_errors
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("config", help="config file, the name of a packaged config, or 'checkpoint'")
-    parser.add_argument("checkpoint", help="checkpoint, of training or published; CONFIG 'checkpoint' uses its model")
+    parser.add_argument(
+        "checkpoint", help="checkpoint, from training or published; with CONFIG 'checkpoint', its own model is used"
+    )
     parser.add_argument("--to", required=True, choices=KINDS, help="output format")
     parser.add_argument("--out", metavar="FILE", help="file to write (default: the checkpoint's name)")
     parser.add_argument("--dynamic", action="store_true", help="accept any image size, if the model supports it")
@@ -70,9 +72,9 @@ def main() -> None:
     dynamic_dims, (_, C, H, W) = manifest["input"]["any"], images.shape
     batch = "any number" if "batch" in dynamic_dims else f"exactly {len(images)}"
     size = f"{C} channels and any whole number of patches" if "height" in dynamic_dims else f"{C} x {H} x {W}"
-    same = f", same top class for {100 * manifest['same_first']:.0f} %" if "same_first" in manifest else ""
+    agreement = f", same top class for {100 * manifest['same_first']:.0f} %" if "same_first" in manifest else ""
     say(
         f"wrote {sanitized(out)}: it takes uint8 images of {size}, {batch} at a time; on {len(images)} images, outputs "
         f"differ by at most {manifest['largest_difference']:.2g} (standard deviation of the outputs: "
-        f"{manifest['output_deviation']:.2g}){same}"
+        f"{manifest['output_deviation']:.2g}){agreement}"
     )

@@ -15,7 +15,7 @@ from ..inference.standalone import build_loader, build_transferred_model, load_c
 from ..io.untrusted import sanitized, say
 from .options import Parser, add_shared, positive_int, user_errors
 
-MAX_LISTED = 20  # tensors, and again prefixes, listed in the log
+MAX_LISTED = 20  # number of tensors to list in the log, and number of prefixes
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,12 +34,12 @@ def parse_args() -> argparse.Namespace:
 def describe(report: TransferReport) -> str:
     """Return the lines that say which tensors of a checkpoint are used, resized and not used."""
     dropped = {name: reason for name, reason in report.dropped.items() if name.startswith(BACKBONE)}
-    changed = {**report.resized, **dropped}
+    exceptions = {**report.resized, **dropped}
     parts = sorted({name.partition(".")[0] for name in report.dropped if not name.startswith(BACKBONE)})
     lines = [f"  features of its backbone: {len(report.loaded)} tensors loaded unchanged"]
-    for name, reason in list(changed.items())[:MAX_LISTED]:
+    for name, reason in list(exceptions.items())[:MAX_LISTED]:
         lines.append(f"  {'resized' if name in report.resized else 'not used'}: {sanitized(name)}, {reason}")
-    lines += [f"  and {len(changed) - MAX_LISTED} more of the backbone"] * (len(changed) > MAX_LISTED)
+    lines += [f"  and {len(exceptions) - MAX_LISTED} more of the backbone"] * (len(exceptions) > MAX_LISTED)
     if parts:
         listed = ", ".join(map(sanitized, parts[:MAX_LISTED])) + ", ..." * (len(parts) > MAX_LISTED)
         lines.append(f"  not used: its {listed}, because the neighbors vote on the class")
@@ -58,8 +58,8 @@ def main() -> None:
         start = time.perf_counter()
         train, train_labels, _ = extract_features(model, train_loader)
         test, test_labels, _ = extract_features(model, test_loader)
-        predicted = knn_predict(train, train_labels, test, args.k, temperature=args.temperature)
-        top1 = 100 * (predicted == test_labels).double().mean().item()
+        predictions = knn_predict(train, train_labels, test, args.k, temperature=args.temperature)
+        top1 = 100 * (predictions == test_labels).double().mean().item()
         metadata = run_metadata(cfg, checkpoint.meta.get("seed"), args.checkpoint, origin=origin_of(checkpoint))
         weighting = {} if args.temperature is None else {"temperature": args.temperature}
         result = {

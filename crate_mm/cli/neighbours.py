@@ -48,8 +48,8 @@ def write_features(file: str, features: Features) -> None:
     """Write paths and features as NPZ."""
     texts = {
         "paths": [str(path) for path in features.paths],
-        "unreadable": [str(path) for path, _ in features.broken],
-        "reasons": [reason for _, reason in features.broken],
+        "unreadable": [str(path) for path, _ in features.unreadable],
+        "reasons": [reason for _, reason in features.unreadable],
     }
     columns = {name: np.array(values, dtype=np.str_) for name, values in texts.items()}
     with atomic_file(file) as stream:
@@ -108,6 +108,6 @@ def main() -> None:
             panels = panels_of(images, queries, itself, args.k, prepare)
             title = f"{Path(args.checkpoint).name}: nearest of {len(images.paths)} images, by cosine similarity"
             save_sheet(plot_sheet(panels, title, columns=args.k + 1), args.out)
-        for path, reason in {**dict(images.broken), **dict(queries.broken)}.items():
+        for path, reason in {**dict(images.unreadable), **dict(queries.unreadable)}.items():
             say(f"{sanitized(path, 500)}: cannot be read: {reason}")
     say(f"wrote {sanitized(args.out)}: {images}")

@@ -99,7 +99,7 @@ class KeyValues(argparse.Action):
             key, equals, value = text.partition("=")
             if not equals or not key:
                 parser.error(f"{option_string} takes KEY=VALUE, got {text!r}")
-            options[key] = Given(value)
+            options[key] = RawText(value)
         setattr(namespace, self.dest, options)
 
 
@@ -221,8 +221,8 @@ def check_output(file: str, endings: tuple[str, ...] = (), rule: str = "", force
 def _message(error: Exception) -> str:
     if "OutOfMemoryError" in type(error).__name__:
         return (
-            "the GPU is out of memory: limit its batch with --cfg-options max_batch_per_device=N, and the rest of the "
-            f"batch is accumulated. {str(error).splitlines()[0]}"
+            "the GPU is out of memory: set --cfg-options max_batch_per_device=N, which splits larger batches and "
+            f"accumulates their gradients. {str(error).splitlines()[0]}"
         )
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if "in DataLoader worker process" in text:  # PyTorch wraps a worker's error in its traceback
@@ -251,7 +251,7 @@ def _print_error(text: str) -> None:
 
 def _print(text: str) -> None:
     with suppress(OSError):  # the reader of a pipe may have exited
-        print(shown_lines(text), file=sys.stderr, flush=True)
+        print(sanitized_lines(text), file=sys.stderr, flush=True)
 
 
 def _exit_now(code: int) -> None:

@@ -3,7 +3,7 @@
 python tools/pack_dataset.py /data/imagenet /data/imagenet-packed --short-side 320
 python tools/train.py configs/crate_base_in1k.py --cfg-options data_root=/data/imagenet-packed
 
-To resume an interrupted packing, run the same command again. The result is identical to the byte.
+To resume an interrupted packing, run the same command again. The result has the same bytes as without the interruption.
 
 To share the work between machines, run --part 1/4 to --part 4/4 with the same target on a shared file system. The
 machine that finishes last merges the parts. Without a shared file system, copy the contents of all <target>.part
@@ -76,12 +76,12 @@ def main() -> None:
         else:
             failed_images = pack_part(packing, args)
         if failed_images is None:
-            done = f"part {args.part[0]} of {args.part[1]} is packed"
+            message = f"part {args.part[0]} of {args.part[1]} is packed"
             if packing.target.exists():
-                say(f"{done}; another process has merged the parts")
+                say(f"{message}; another process has merged the parts")
             else:
                 progress = f"{packing.count_done()} of {packing.count()} shards are in {packing.folder}"
-                say(f"{done}; {progress}, and the process that packs the last shard merges the parts")
+                say(f"{message}; {progress}, and the process that packs the last shard merges the parts")
             return
         for split, count in packing.images.items():
             say(f"{split}: {count} images")

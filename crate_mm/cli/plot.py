@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="work directory of a run")
     parser.add_argument(
-        "--keys", nargs="+", metavar="KEY", help=f"values to plot (default: those logged of {', '.join(DEFAULT_KEYS)})"
+        "--keys", nargs="+", metavar="KEY", help=f"values to plot (default: {', '.join(DEFAULT_KEYS)}, if logged)"
     )
     parser.add_argument("--schedule", metavar="CONFIG", help="plot the schedule of a config, not runs")
     parser.add_argument(
@@ -55,10 +55,10 @@ def names_of(runs: Iterable[str]) -> list[str]:
 
 def select_keys(runs: dict[str, dict[str, list[Point]]], requested: list[str] | None) -> list[str]:
     """Return the full names of the requested values, or else the default ones that were logged."""
-    known = {name for curves in runs.values() for name in curves}
+    logged_keys = {name for curves in runs.values() for name in curves}
     if requested:
-        return [find_key(key, known) for key in requested]
-    return [key for key in DEFAULT_KEYS if key in known] or sorted(known)
+        return [find_key(key, logged_keys) for key in requested]
+    return [key for key in DEFAULT_KEYS if key in logged_keys] or sorted(logged_keys)
 
 
 def check_drawable(panels: int, curves: int) -> None:
@@ -129,9 +129,9 @@ def main() -> None:
             cfg = load_config(args.schedule, args.cfg_options)
             if not defines_model(cfg):  # use a small model in place of the checkpoint's
                 cfg = load_config(args.schedule, args.cfg_options, model=load_config("debug").model.to_dict())
-            planned = schedule(cfg, args.samples)
-            rows, (panels, x) = schedule_rows(planned), schedule_panels(planned)
-            contents = f"{len(next(iter(planned.values.values())))} iterations, {planned.steps} per epoch"
+            lr_schedule = schedule(cfg, args.samples)
+            rows, (panels, x) = schedule_rows(lr_schedule), schedule_panels(lr_schedule)
+            contents = f"{len(next(iter(lr_schedule.values.values())))} iterations, {lr_schedule.steps} per epoch"
         else:
             runs = dict(zip(names_of(args.runs), map(read_run, args.runs)))
             keys = select_keys(runs, args.keys)

@@ -1,4 +1,4 @@
-"""Predict the classes of images: files, folders and patterns, printed, as CSV or as a sheet.
+"""Predict the classes of images; print them, or write a CSV file or a sheet of images.
 
 python tools/predict.py crate_base.pth my/photos --out predictions.csv
 python tools/predict.py crate_base.pth "my/photos/*/*.jpg" cat.jpg --out sheet.png --top 3
@@ -96,18 +96,18 @@ class PredictionCounter:
     """
 
     def __init__(self, predictions: Iterable[Prediction]) -> None:
-        self.predictions, self.count, self.broken, self.reason = predictions, 0, 0, ""
+        self.predictions, self.count, self.unreadable, self.reason = predictions, 0, 0, ""
 
     def __iter__(self) -> Iterator[Prediction]:
         for prediction in self.predictions:
             self.count += 1
-            self.broken += bool(prediction.reason)
+            self.unreadable += bool(prediction.reason)
             self.reason = self.reason or prediction.reason
             yield prediction
 
     def __str__(self) -> str:
-        return f"predicted {self.count - self.broken} of {self.count} images" + (
-            f", {self.broken} cannot be read" if self.broken else ""
+        return f"predicted {self.count - self.unreadable} of {self.count} images" + (
+            f", {self.unreadable} cannot be read" if self.unreadable else ""
         )
 
 
@@ -128,9 +128,9 @@ def main() -> None:
         if kind == ".csv":
             with atomic_file(args.out, text=True) as file:
                 csv.writer(file).writerows(csv_rows(predictions, predictor.topk))
-            changed = sum(spreadsheet_cell(str(image)) != str(image) for image in images)
-            if changed:
-                notes.append(f"file names written with an apostrophe or escapes: {changed}")
+            escaped_names = sum(spreadsheet_cell(str(image)) != str(image) for image in images)
+            if escaped_names:
+                notes.append(f"file names written with an apostrophe or escapes: {escaped_names}")
         elif kind:
             panels = [panel(prediction) for prediction in predictions]
             save_sheet(plot_sheet(panels, f"{Path(args.checkpoint).name}: {predictions}"), args.out)
@@ -141,6 +141,6 @@ def main() -> None:
                 say(line(prediction))
         if args.out:
             notes.insert(0, f"written to {sanitized(args.out)}")
-        if predictions.broken == predictions.count:
-            raise ValueError(f"no image of {predictions.count} can be read; the first: {predictions.reason}")
+        if predictions.unreadable == predictions.count:
+            raise ValueError(f"none of the {predictions.count} images can be read; the first: {predictions.reason}")
     say("; ".join([str(predictions), *notes]))

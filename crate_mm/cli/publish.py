@@ -19,7 +19,7 @@ from .options import Parser, add_shared, check_output, user_errors
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("input", metavar="IN", help="checkpoint of training")
+    parser.add_argument("input", metavar="IN", help="training checkpoint")
     parser.add_argument("output", metavar="OUT", help="file to write, *.safetensors")
     add_shared(parser, "--force")
     return parser.parse_args()

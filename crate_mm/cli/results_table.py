@@ -4,11 +4,11 @@ python tools/results_table.py work_dirs
 python tools/results_table.py work_dirs/pets work_dirs/cifar10 --figure best
 
 Rows are datasets, columns are models. A cell has the task's headline metric, for classifiers the top-1 accuracy in %:
-the mean over the runs with minimum and maximum, then the paper's value in brackets if there is one. Runs whose recipes
-differ in more than the seed are in separate rows, labeled with the difference. For a run that was tested, the test's
-metrics count. Each headline metric has a table.
+the mean over the runs with minimum and maximum, then the paper's value in parentheses, if there is one. Runs whose
+recipes differ in more than the seed are in separate rows, labeled with the difference. If a run was tested separately,
+the test's metrics are used. There is one table for each headline metric.
 
-All runs with the same recipe and seed count, except a moved one (before_<time>) that another run has replaced.
+All runs of a recipe and seed count, except a run that was moved (to before_<time>) and that another run replaced.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PAPER = {
     "OxfordIIITPet": (81.4, 84.9, 85.3, 87.4, 88.5, 88.6),
 }
 TITLES = {"crate": "CRATE", "cratemae": "CRATE-MAE", "vit": "ViT"}
-STARTED = "initialized_from"
+START_KEY = "initialized_from"
 MAX_LABEL_SETTINGS = 4  # in the label of a row
 MAX_RECIPE_VALUES = 20_000  # typical: some hundreds
 MAX_RESULT_BYTES = 2**22  # typical: a few kilobytes
@@ -69,7 +69,7 @@ def read_results(dirs: list[str]) -> list[dict]:
     results = []
     for folder in map(Path, dirs):
         if not folder.is_dir():
-            raise ValueError(f"{folder} is no folder")
+            raise ValueError(f"{folder} is not a directory")
         for file in sorted(folder.rglob("result.json")):
             try:
                 result = read_json(read_regular(file, MAX_RESULT_BYTES))
@@ -140,7 +140,7 @@ def table(results: list[dict], figure: str = "last") -> str:
     """Return a Markdown table of results per headline metric, with notes."""
     metrics = sorted({headline(result) for result in results}, key=lambda name: (name != "top1", name))
     parts = [_table(name, [r for r in results if headline(r) == name], figure) for name in metrics]
-    notes = ["In brackets: the paper's value (Table 1). Several runs: mean (minimum to maximum, number of runs)."]
+    notes = ["In parentheses: the paper's value (Table 1). Several runs: mean (minimum to maximum, number of runs)."]
     if any(not result.get("finished", True) for result in results):
         notes.append("\\* training did not finish.")
     return "\n\n".join([*parts, "\n".join(notes)])
@@ -149,16 +149,16 @@ def table(results: list[dict], figure: str = "last") -> str:
 def _table(metric: str, results: list[dict], figure: str) -> str:
     costs = {result["model"]: result.get("parameters", 0) for result in results}
     trainings = sorted((result for result in results if "checkpoint" not in result), key=_progress)
-    trained = {result["run"]: result for result in trainings if result.get("run")}
-    entries = [entry for result in results for entry in _entries(result, trained, metric, figure)]
+    training_of = {result["run"]: result for result in trainings if result.get("run")}
+    entries = [entry for result in results for entry in _entries(result, training_of, metric, figure)]
     cells: dict[tuple[str, str], dict] = {}
     for entry, label in zip(entries, _labels(entries)):
         cell = cells.setdefault((f"{entry.row}{label}", entry.model), {})
         if entry.run not in cell or entry.rank >= cell[entry.run].rank:
             cell[entry.run] = entry
     for cell in cells.values():
-        replaced = {entry.seed for entry in cell.values() if not entry.moved}
-        for run in [run for run, entry in cell.items() if entry.moved and entry.seed in replaced]:
+        seeds = {entry.seed for entry in cell.values() if not entry.moved}
+        for run in [run for run, entry in cell.items() if entry.moved and entry.seed in seeds]:
             del cell[run]
     models = sorted({model for _, model in cells}, key=_rank(MODELS))
     rows = sorted({row for row, _ in cells}, key=_rank(tuple(PAPER)))
@@ -172,9 +172,12 @@ def _table(metric: str, results: list[dict], figure: str) -> str:
     return "\n".join(lines)
 
 
-def _entries(result: dict, trained: dict[str, dict], metric: str, figure: str) -> list[Entry]:
-    """Return the entries of a result, with ImageNet ReaL two. A test takes seed and recipe from its run's training."""
-    training = trained.get(result.get("run") or "", result)
+def _entries(result: dict, training_of: dict[str, dict], metric: str, figure: str) -> list[Entry]:
+    """Return the entries of a result: one, or two with ImageNet ReaL.
+
+    A test takes seed and recipe from its run's training.
+    """
+    training = training_of.get(result.get("run") or "", result)
     kind = result["kind"] + (", flip" if result.get("tta") else "")
     values = result.get(figure) or result["last"]
     by_dataset = {result["dataset"]: values.get(metric), f"{result['dataset']} ReaL": values.get("real/top1")}
@@ -210,18 +213,18 @@ def _labels(entries: list[Entry]) -> list[str]:
         groups.setdefault((entry.row, entry.model), []).append(entry)
     for group in groups.values():
         # Each seed may have its own pretraining; two pretrainings for one seed are two recipes.
-        started = {(entry.seed, entry.recipe.get(STARTED)) for entry in group}
-        if len(started) == len({seed for seed, _ in started}):
+        starts = {(entry.seed, entry.recipe.get(START_KEY)) for entry in group}
+        if len(starts) == len({seed for seed, _ in starts}):
             for entry in group:
-                entry.recipe.pop(STARTED, None)
+                entry.recipe.pop(START_KEY, None)
     keys = {place: _differing([entry.recipe for entry in group]) for place, group in groups.items()}
     labels = []
-    labeled: dict[tuple[str, str, str], dict[str, str]] = {}
+    recipes: dict[tuple[str, str, str], dict[str, str]] = {}
     for entry in entries:
         names = keys[entry.row, entry.model][:MAX_LABEL_SETTINGS]
         settings = [f"{key.rpartition('.')[2]} {entry.recipe.get(key, 'unknown')}" for key in names]
         label = f" ({to_cell(', '.join(settings))})" if settings else ""
-        if labeled.setdefault((entry.row, entry.model, label), entry.recipe) != entry.recipe:
+        if recipes.setdefault((entry.row, entry.model, label), entry.recipe) != entry.recipe:
             label += f" {zlib.crc32(json.dumps(entry.recipe, sort_keys=True).encode()):08x}"
         labels.append(label)
     return labels

@@ -16,31 +16,31 @@ class BatchPlan(NamedTuple):
     micro_batches: int
 
     @property
-    def shares(self) -> tuple[int, int]:
+    def batch_sizes(self) -> tuple[int, int]:
         """Smallest and largest batch size of a process."""
         return self.global_batch_size // self.world_size, math.ceil(self.global_batch_size / self.world_size)
 
     @property
     def per_device(self) -> int:
         """Largest batch size of a process."""
-        return self.shares[1]
+        return self.batch_sizes[1]
 
     @property
     def micro_batch_sizes(self) -> tuple[int, int]:
         """Smallest and largest size of a micro-batch."""
-        return self.shares[0] // self.micro_batches, math.ceil(self.shares[1] / self.micro_batches)
+        return self.batch_sizes[0] // self.micro_batches, math.ceil(self.batch_sizes[1] / self.micro_batches)
 
     @property
     def micro_batch_size(self) -> int:
         """Largest size of a micro-batch."""
         return self.micro_batch_sizes[1]
 
-    def share(self, rank: int) -> int:
+    def batch_size_of(self, rank: int) -> int:
         """Return the batch size of a rank; the first ranks get one sample of the remainder each."""
-        return self.shares[0] + (rank < self.global_batch_size % self.world_size)
+        return self.batch_sizes[0] + (rank < self.global_batch_size % self.world_size)
 
     def __str__(self) -> str:
-        text = f"{_processes(self.world_size)} x {_range(self.shares)}"
+        text = f"{_processes(self.world_size)} x {_range(self.batch_sizes)}"
         if self.micro_batches > 1:
             text += f" in {self.micro_batches} micro-batches of {_range(self.micro_batch_sizes)}"
         return f"{self.global_batch_size} = {text}"
@@ -62,26 +62,26 @@ def plan_batch(global_batch_size: int, world_size: int, max_per_device: int | No
             f"at least {world_size}, or at most {_processes(global_batch_size)}"
         )
     plan = BatchPlan(global_batch_size, world_size, 1)
-    micro_batches = count_micro_batches(plan.shares, max_per_device or plan.per_device)
+    micro_batches = count_micro_batches(plan.batch_sizes, max_per_device or plan.per_device)
     if micro_batches is None:
         raise ValueError(
-            f"global_batch_size {plan} cannot be processed one image at a time, as the number of micro-batches "
+            f"global_batch_size {plan} cannot be processed one image at a time, because the number of micro-batches "
             f"would vary between processes: set max_batch_per_device=2 or {nearest_even(global_batch_size, world_size)}"
         )
     return plan._replace(micro_batches=micro_batches)
 
 
-def count_micro_batches(shares: tuple[int, int], limit: int) -> int | None:
+def count_micro_batches(batch_sizes: tuple[int, int], limit: int) -> int | None:
     """Return the number of micro-batches of at most ``limit`` samples; None if some process has too few samples.
 
     It is the smallest possible number; or the smallest one that gives equal micro-batches, if these have at least half
     of ``limit``.
 
     Args:
-        shares: smallest and largest batch size of a process.
+        batch_sizes: smallest and largest batch size of a process.
         limit: maximum samples in a micro-batch.
     """
-    smallest, largest = shares
+    smallest, largest = batch_sizes
     fewest = math.ceil(largest / limit)
     if smallest == largest:
         equal = (n for n in range(fewest, max(2 * largest // limit, 1) + 1) if largest % n == 0)

@@ -16,7 +16,7 @@ LISTS = {list, tuple, Sequence, Iterable}
 NUMBERS = {int, float, bool}
 
 
-class Given(str):
+class RawText(str):
     """Unparsed text of a command-line value; its meaning depends on the type of its setting."""
 
 
@@ -56,18 +56,18 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def read(given: Given, value_types: set[Any] | None, strict: bool = False) -> Any:
+def read(raw: RawText, value_types: set[Any] | None, strict: bool = False) -> Any:
     """Parse a command-line value as one of several types.
 
     Args:
-        given: the text.
+        raw: the text.
         value_types: types that the setting accepts (``accepted_types``); None if they are unknown.
         strict: raise an error for other values than numbers if the setting accepts only numbers.
 
     Raises:
         ValueError: the text cannot be parsed.
     """
-    text = str(given)
+    text = str(raw)
     expected = (value_types or set()) - {type(None)}
     if text.lower() == "none" and (not expected or type(None) in value_types):
         return None

@@ -59,14 +59,14 @@ def load_config(
     if not isinstance(cfg.get("model") or {}, dict):
         raise ValueError(f"config {config}: model must be a dict(type=...), got {cfg.model!r}")
     if model is not None and not defines_model(cfg):
-        own = cfg.get("model") or {}
-        if "head" in own and "head" not in model:
+        config_model = cfg.get("model") or {}
+        if "head" in config_model and "head" not in model:
             model = as_classifier(model)
-        elif "head" in own and not full_model:
+        elif "head" in config_model and not full_model:
             model = with_new_head(model)
         parts = {key: value for key, value in model.items() if key == "type" or isinstance(value, dict)}
         cfg.model = model if full_model else parts
-        cfg.merge_from_dict({} if full_model else {"model": own})
+        cfg.merge_from_dict({} if full_model else {"model": config_model})
     if mixin:
         cfg.merge_from_dict(Config.fromfile(CONFIGS / "_base_" / mixin, lazy_import=False).to_dict())
     if overrides:
@@ -78,7 +78,6 @@ def as_classifier(model: dict) -> dict:
     """Return a classifier with the backbone of another task's model, such as a masked autoencoder, and a new head.
 
     The head is linear and has the arguments that the backbone specifies (``head_for``).
-
 
     Raises:
         ValueError: the model has no backbone.
@@ -128,9 +127,9 @@ def find_config(config: str | Path) -> Path:
         return path
     shipped = packaged_configs()
     name = str(path.with_suffix("")) if path.suffix == ".py" else str(path)
-    if name in shipped:
-        return shipped[name]
-    raise ValueError(f"config {config} does not exist: {suggest(Path(name).name, list(shipped))}")
+    if name in packaged:
+        return packaged[name]
+    raise ValueError(f"config {config} does not exist: {suggest(Path(name).name, list(packaged))}")
 
 
 def _load_file(path: Path) -> Config:

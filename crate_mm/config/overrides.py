@@ -120,7 +120,7 @@ def check_overrides(cfg: Config, overrides: dict) -> dict:
 
 def _read(key: str, value: Any, root: dict) -> Any:
     """Return a value, parsed by the type of its setting if it is command-line text."""
-    if not isinstance(value, Given):
+    if not isinstance(value, RawText):
         return value
     *parents, last = key.split(".")
     holder: Any = root

@@ -47,7 +47,8 @@ def resolve_config(cfg: Config, world_size: int | None = None, with_model: bool 
         with_model: whether the config must define its model; its data do not need it.
 
     Raises:
-        ValueError: the batch cannot be split, a section is missing, or a setting is invalid or a derived one.
+        ValueError: the batch cannot be split, a section is missing, or a setting is invalid or cannot be set because it
+            is derived.
     """
     if with_model:
         require_model(cfg)
@@ -57,14 +58,14 @@ def resolve_config(cfg: Config, world_size: int | None = None, with_model: bool 
     expand_home(cfg)
     if not cfg.get("work_dir"):
         cfg.work_dir = default_work_dir(cfg)
-    # MMEngine shares state between Runners of one name, and its default names differ only by the second.
+    # MMEngine shares state between Runners of the same name, and its default names differ only by the second.
     cfg.experiment_name = f"{Path(cfg.filename or 'crate_mm').stem}_{uuid.uuid4().hex[:8]}"
     fill_settings(cfg)
     guards, _ = guard_hooks(cfg)
     cfg.custom_hooks = [*guards, *(cfg.get("custom_hooks") or [])]
     # None switches a hook off; MMEngine accepts that only for its own hooks.
-    own = {name for name, hook in (cfg.get("default_hooks") or {}).items() if hook is None} - MMENGINE_HOOKS
-    for name in own:
+    disabled_hooks = {name for name, hook in (cfg.get("default_hooks") or {}).items() if hook is None} - MMENGINE_HOOKS
+    for name in disabled_hooks:
         del cfg.default_hooks[name]
     fill_banks(cfg)
     for name in LOADERS:
@@ -144,12 +145,12 @@ def _prepare_training(cfg: Config, world_size: int, rank: int) -> None:
         raise ValueError("the config has no global_batch_size: set it to the images per optimization step")
     plan = plan_batch(cfg.global_batch_size, world_size, cfg.max_batch_per_device)
     loader = cfg.train_dataloader
-    loader.batch_size, loader.drop_last = plan.share(rank), True
+    loader.batch_size, loader.drop_last = plan.batch_size_of(rank), True
     loader.setdefault("sampler", {})
     loader.sampler.setdefault("type", "GlobalBatchSampler")
     if loader.sampler.type == "GlobalBatchSampler":
         loader.sampler.global_batch_size = plan.global_batch_size
-    elif len(set(plan.shares)) > 1:
+    elif len(set(plan.batch_sizes)) > 1:
         raise ValueError(
             f"global_batch_size {plan}: only GlobalBatchSampler supports unequal batches, {loader.sampler.type} does "
             f"not: set {nearest_even(plan.global_batch_size, world_size)}"

@@ -98,7 +98,7 @@ SETTINGS = (
         None,
         "'bilinear', 'bicubic', 'new' or None",
         lambda value: value in ("bicubic", "bilinear", "new", None),
-        "interpolation of its patch embedding to another patch size; 'new' reinitializes it, None raises an error",
+        "interpolation of the start checkpoint's patch embedding to another size; 'new' reinitializes it, None: error",
     ),
     Setting(
         "transfer_from",

@@ -38,7 +38,6 @@ class SampleDataset(Dataset, ABC):
     A dataset that reads files adds ``unreadable``, the position of an unreadable sample that was replaced by another
     one, else -1; and ``unreadable_reason``, its error message, else ''. The ``UnreadableImages`` hook counts them.
 
-
     Attributes:
         classes: class names in the order of the labels, or None.
         max_unreadable: number of unreadable samples up to which a run continues.

@@ -1,7 +1,7 @@
 """torchvision's readers of the transfer datasets, with messages that name missing data and their location.
 
-Arguments are ``root`` (the config's ``data_root``), torchvision's arguments for the split, and ``download``, off by
-default. With several processes, the first process of each node downloads.
+Their arguments are ``root`` (the config's ``data_root``), torchvision's arguments for the split, and ``download``, off
+by default. With several processes, the first process of each node downloads.
 """
 
 import os

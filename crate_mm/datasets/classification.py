@@ -110,7 +110,7 @@ class ClassificationDataset(SampleDataset):
         Returns:
             Its position, views and label, and the reason why the requested image is unreadable, or ''.
         """
-        failed, reasons = [], []
+        paths, reasons = [], []
         for step in range(len(self)):
             position = (requested + step) % len(self)
             try:
@@ -118,7 +118,7 @@ class ClassificationDataset(SampleDataset):
             except UNREADABLE as error:
                 if is_system_error(error):
                     files = error.errno != errno.ENOMEM
-                    advice = "raise the limit (ulimit -n N) or pack fewer, larger shards" if files else "free some"
+                    advice = "raise the limit (ulimit -n N) or pack fewer, larger shards" if files else "free memory"
                     raise UnreadableImagesError(f"no image can be read: {sanitized(error)}; {advice}") from None
                 reasons.append(str(error) or type(error).__name__)
             else:
@@ -131,11 +131,11 @@ class ClassificationDataset(SampleDataset):
                     if not any(map(has_extreme_aspect_ratio, images)):
                         raise  # a mistake in the transforms
                     reasons.append(f"extreme aspect ratio, and a transform fails: {type(error).__name__}: {error}")
-            failed.append(self.describe(position))
-            if len(failed) > self.max_unreadable:
+            paths.append(self.describe(position))
+            if len(paths) > self.max_unreadable:
                 break
         raise UnreadableImagesError(
-            f"{len(failed)} images in a row cannot be read: {', '.join(map(sanitized, failed))}; "
+            f"{len(paths)} images in a row cannot be read: {', '.join(map(sanitized, paths))}; "
             f"the last one: {sanitized(reasons[-1])}"
         )
 

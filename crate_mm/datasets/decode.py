@@ -32,7 +32,6 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop, DecodesBytes):
 
     As the first transform of a ``ClassificationDataset`` it gets the bytes of sources that have ``read``.
 
-
     Args: as for torchvision's ``RandomResizedCrop``, with bilinear or bicubic interpolation and antialiasing.
 
     Raises:
@@ -68,7 +67,7 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop, DecodesBytes):
         return F.interpolate(crop, self.size, mode=self.mode, align_corners=False, antialias=True)[0]
 
     def _memory_for(self, size: tuple[int, int]) -> np.ndarray:
-        """Return a reused buffer for the pixels: allocating one per image would cost a quarter of the decoding."""
+        """Return a reused buffer for the pixels: allocating one per image would take a quarter of the decoding time."""
         memory = getattr(self._thread, "memory", None)
         if memory is None or memory.size < 3 * size[0] * size[1]:
             memory = self._thread.memory = np.empty(3 * size[0] * size[1], np.uint8)
@@ -110,7 +109,6 @@ class DecodeResize(Resize, DecodesBytes):
     libjpeg-turbo decodes a plain color JPEG to PIL's pixels, which are resized as uint8: no channel of a pixel differs
     from PIL's result by more than one level. PIL decodes everything else. A PIL image is accepted too.
 
-
     As the first transform of a ``ClassificationDataset`` it gets the bytes of sources that have ``read``.
 
     Args: as for torchvision's ``Resize``, with bilinear interpolation and antialiasing.
@@ -136,7 +134,7 @@ class DecodeResize(Resize, DecodesBytes):
         if size is None:
             return super().forward(decode_by_pil(image))
         pixels = decode_jpeg(image, size, as_pil=True)
-        # As a batch of one, the channels are recognized as interleaved.
+        # In a batch of one, torchvision recognizes that the channels are interleaved.
         return super().forward(torch.from_numpy(pixels[None]).permute(0, 3, 1, 2))[0]
 
 

@@ -1,7 +1,7 @@
 """Shuffle versions: the order of an epoch's samples and their seeds, computed from the run's seed.
 
-Checkpoints store the version. A version is never changed, and a resumed run keeps its own: another version would give
-another run. A slot is an index in the epoch; a position is an index in the dataset.
+Checkpoints store the version. A version is never changed, and a resumed run keeps its own: another version would change
+the order and the seeds. A slot is an index in the epoch; a position is an index in the dataset.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 SMALL = 2**16  # samples; up to this many, the order is kept in memory
-ROUNDS = 8  # of the Feistel network
+ROUNDS = 8  # rounds of the Feistel network
 
 
 class Draws(Protocol):
@@ -34,7 +34,7 @@ class Draws(Protocol):
         """Return the seeds, in 0..2**62-1, of samples for their repeats ``times``, in 0..repeats-1."""
 
 
-class DrawnAtOnce:
+class PrecomputedDraws:
     """Version 1: PyTorch's generator draws all N samples of an epoch in advance."""
 
     def __init__(self, size: int, repeats: int, seed: int, epoch: int, shuffle: bool) -> None:
@@ -74,7 +74,7 @@ class KeyedDraws:
         return (random_bits(self._key, positions * self._repeats + times) >> np.uint64(2)).astype(np.int64)
 
 
-DRAWS: dict[int, type[Draws]] = {1: DrawnAtOnce, 2: KeyedDraws}
+DRAWS: dict[int, type[Draws]] = {1: PrecomputedDraws, 2: KeyedDraws}
 NEWEST = max(DRAWS)
 
 

@@ -76,8 +76,8 @@ class ClassFolders(ImageFolder):
         root: the folder that holds the split folders or the class folders.
         split: 'train' or 'val'.
         val_fraction: the fraction to hold out if there are no split folders.
-        divided: whether ``root`` holds split folders; None decides by the names of its folders. A class may be called
-            'train'.
+        divided: whether ``root`` holds split folders (default: decided by the folders' names). Set False if a class is
+            called 'train', for example.
 
     Raises:
         ValueError: unknown ``split``, the folder is missing or empty, only one split exists, or a class is too small
@@ -153,7 +153,7 @@ class ImageFiles(Source):
 
     Args:
         root: the folder.
-        channels: 3 for RGB images, 1 for gray ones.
+        channels: 3 for RGB images, 1 for gray images.
 
     Raises:
         ValueError: there is no such folder, or no image in it.

@@ -20,8 +20,7 @@ IMAGE_SUFFIXES = tuple(sorted(end for end, name in _suffixes.items() if name in 
 MAX_PIXELS = 178_956_970  # PIL's limit for decompression bombs: half a gigabyte in RGB
 MAX_IMAGE_BYTES = 2**30  # size of an image's file
 
-# Errors that no image causes and that the next image meets too: out of file descriptors or memory.
-
+# Errors that are not due to an image, so that the next image fails, too: out of file descriptors or memory.
 SYSTEM_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -38,8 +37,8 @@ def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Ima
 
     Raises:
         UnreadableImageError: the file is missing, not a regular file, in none of ``FORMATS``, damaged, or larger than
-            ``MAX_PIXELS``.
-        OSError: a system error that no image causes, see ``SYSTEM_ERRNOS``.
+            ``MAX_PIXELS`` or ``MAX_IMAGE_BYTES``.
+        OSError: one of ``SYSTEM_ERRNOS``, which are not due to an image.
     """
     try:
         data = image if isinstance(image, bytes) else read_regular(home(image), MAX_IMAGE_BYTES)
@@ -47,13 +46,13 @@ def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Ima
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_pixels has its own limit
             with Image.open(io.BytesIO(data), formats=FORMATS) as file:
                 check_pixels(*file.size)
-                file.load()  # read everything, so that the result does not depend on the bytes
+                file.load()  # decode now: errors are raised here, and the result does not refer to the buffer
                 return convert(file, mode) if mode else file.copy()
     except UnreadableImageError:
         raise
     except Image.UnidentifiedImageError:
-        known = f"cannot identify image file as one of the formats {', '.join(FORMATS)}: convert it"
-        raise UnreadableImageError(known if data else "cannot identify image file: it is empty") from None
+        message = f"cannot identify image file as one of the formats {', '.join(FORMATS)}: convert it"
+        raise UnreadableImageError(message if data else "cannot identify image file: it is empty") from None
     except Exception as error:  # PIL and the system raise exceptions of many types for damaged files
         if is_system_error(error):
             raise
@@ -61,7 +60,7 @@ def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Ima
 
 
 def is_system_error(error: Exception) -> bool:
-    """Return whether an error is one that no image causes."""
+    """Return whether an error is one of ``SYSTEM_ERRNOS``."""
     return isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..io.files import atomic_file
 from ..io.untrusted import open_regular, sanitized
 
-MAX_INDEX_BYTES = 2**36  # size of a file; the index of 10^8 images has a tenth of it
+MAX_INDEX_BYTES = 2**36  # size of a file; the index of 10^8 images is a tenth of this
 CHUNK = 2**24  # bytes that are checked at a time
 
 
@@ -42,7 +42,7 @@ class MappedArrays(Mapping):
     Raises:
         OSError: the file does not exist or is not a regular file.
         ValueError: the file is compressed, damaged, or has arrays of other types. Exceptions of ``zipfile`` and
-            ``struct`` are passed on.
+            ``struct`` propagate.
     """
 
     def __init__(self, path: str | Path, check: bool = True) -> None:
@@ -53,16 +53,16 @@ class MappedArrays(Mapping):
             for entry in archive.infolist():
                 start, end = _place(self._memory, entry)
                 if check:
-                    self._check_sum(entry, start, end)
+                    self._verify_checksum(entry, start, end)
                 self._arrays[entry.filename.removesuffix(".npy")] = _array(self._memory, start, end)
 
-    def _check_sum(self, entry: zipfile.ZipInfo, start: int, end: int) -> None:
+    def _verify_checksum(self, entry: zipfile.ZipInfo, start: int, end: int) -> None:
         checksum = 0
         for first in range(start, end, CHUNK):
             checksum = zlib.crc32(self._memory[first : min(first + CHUNK, end)], checksum)
             self.release_pages()
         if checksum != entry.CRC:
-            raise ValueError(f"its checksum of {sanitized(entry.filename)} does not match")
+            raise ValueError(f"the checksum of {sanitized(entry.filename)} does not match")
 
     def release_pages(self) -> None:
         """Release the pages that were read, so that they do not count as this process's memory."""
@@ -92,7 +92,7 @@ def _map_again(path: str, identity: tuple[int, ...]) -> MappedArrays:
     arrays = MappedArrays(path, check=False)
     if arrays._identity != identity:
         raise ValueError(
-            f"{sanitized(path)} has been replaced while a process started that needs it: start the run again"
+            f"{sanitized(path)} was replaced while a process that needs it was starting: start the run again"
         )
     return arrays
 
@@ -105,9 +105,7 @@ def _map(path: str) -> tuple[mmap.mmap, tuple[int, ...]]:
     with open_regular(path) as file:
         status = os.fstat(file.fileno())
         if status.st_size > MAX_INDEX_BYTES:
-            raise OSError(
-                f"{sanitized(path)} has {status.st_size:,} bytes, more than the {MAX_INDEX_BYTES:,} that are read"
-            )
+            raise OSError(f"{sanitized(path)} has {status.st_size:,} bytes, more than the {MAX_INDEX_BYTES:,} allowed")
         if status.st_size == 0:
             raise ValueError("it is empty")
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), _identity(status)
@@ -117,10 +115,11 @@ def _place(memory: mmap.mmap, entry: zipfile.ZipInfo) -> tuple[int, int]:
     """Return the start and the end of an entry's content."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
         raise ValueError("it is compressed")
-    at = entry.header_offset
-    if not 0 <= at <= len(memory) - 30 or memory[at : at + 4] != b"PK\x03\x04":
+    offset = entry.header_offset
+    if not 0 <= offset <= len(memory) - 30 or memory[offset : offset + 4] != b"PK\x03\x04":
         raise ValueError("an entry is missing")
-    start = at + 30 + sum(struct.unpack("<HH", memory[at + 26 : at + 30]))  # after the name and the extra field
+    name_length, extra_length = struct.unpack("<HH", memory[offset + 26 : offset + 30])
+    start = offset + 30 + name_length + extra_length
     if start + entry.file_size > len(memory):
         raise ValueError("an entry is truncated")
     return start, start + entry.file_size

@@ -35,13 +35,15 @@ class PackedImages(Source):
         split: 'train' or 'val'.
 
     Raises:
-        ValueError: the folder or the index does not exist, or a shard is missing or has another size than at packing.
+        ValueError: the folder or the index does not exist, or a shard is missing or does not have the size that the
+            index states.
     """
 
     encoded = True
 
     def __init__(self, root: str | None, split: str = "train") -> None:
-        # Shard -> file descriptor, the most recently used last. Workers may share them, as os.pread moves no position.
+        # Shard -> file descriptor, the most recently used last. Workers may share them, because os.pread moves no file
+        # position.
         self._open: dict[int, int] = {}
         if root is None:
             raise ValueError("data_root is not set: give the folder that tools/pack_dataset.py wrote")
@@ -56,9 +58,9 @@ class PackedImages(Source):
             reason = sanitized(str(error) or type(error).__name__)
             raise ValueError(f"{folder / INDEX} is damaged ({reason}): pack the images again") from None
         for file, size in zip(self.files, self._sizes.tolist()):
-            actual = file.stat().st_size if file.is_file() else "no"
-            if actual != size:
-                raise ValueError(f"shard {file} should have {size} bytes, it has {actual}: copy or pack it again")
+            actual = f"{file.stat().st_size} bytes" if file.is_file() else "no such file"
+            if actual != f"{size} bytes":
+                raise ValueError(f"shard {file} must have {size} bytes, got {actual}: copy or pack it again")
 
     def _set_columns(self) -> None:
         columns = (self._index[name] for name in COLUMNS)
@@ -126,7 +128,7 @@ class PackedImages(Source):
         if not (
             0 <= shard < len(self.files) and 0 <= size <= MAX_IMAGE_BYTES and 0 <= offset <= self._sizes[shard] - size
         ):
-            raise OSError(f"the index next to {self.files[0]} has been rewritten while it is in use")
+            raise OSError(f"the index next to {self.files[0]} was rewritten while it was in use")
         descriptor = self._open.pop(shard, None)
         if descriptor is None:
             if len(self._open) >= MAX_OPEN_SHARDS:

@@ -15,7 +15,7 @@ from .images import IMAGE_SUFFIXES
 IGNORED_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin"}
 IGNORED_NAMES |= {"system volume information", "lost+found", "__pycache__"}
 
-# Names of split folders, in any case.
+# Names of split folders, in upper or lower case.
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
@@ -30,7 +30,7 @@ def is_ignored(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file's extension, in any case, is that of a supported image."""
+    """Return whether a file's extension, in upper or lower case, is that of a supported image."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 

@@ -1,9 +1,9 @@
 """Format and writer of packed images: WebDataset shards, the rows that describe their samples, and an index.
 
-A shard is a tar file with two members per sample, ``<key>.<jpg, png, ...>`` and ``<key>.cls`` (the label in digits), as
-read by the webdataset library. A shard's rows are the columns ``offset``, ``size``, ``label``, ``name_ends`` and
-``names`` (see ``COLUMNS``) and ``about``, JSON with the shard's ``bytes`` and ``crc32``. The index, ``index.npz`` next
-to the shards, has the rows of all shards, and ``shard``, the number of each image's shard.
+A shard is a tar file with two members per sample, ``<key>.<jpg, png, ...>`` and ``<key>.cls`` (the label as decimal
+digits), as read by the webdataset library. A shard's rows are the columns ``offset``, ``size``, ``label``,
+``name_ends`` and ``names`` (see ``COLUMNS``) and ``about``, JSON with the shard's ``bytes`` and ``crc32``. The index,
+``index.npz`` next to the shards, has the rows of all shards, and ``shard``, the number of each image's shard.
 """
 
 import io
@@ -22,14 +22,8 @@ from ..io.untrusted import check_plain, read_json
 from .mapped import CHUNK, Column, MappedArrays, save_arrays, smallest_dtype, text_array
 
 INDEX = "index.npz"
-COLUMNS = (
-    "shard",
-    "offset",
-    "size",
-    "label",
-    "name_ends",
-    "names",
-)  # one row per image; ``names`` has the bytes of all names
+# One row per image; ``names`` has the bytes of all names.
+COLUMNS = ("shard", "offset", "size", "label", "name_ends", "names")
 # From this number of images on, columns have the smallest dtype. Smaller indexes use int64, which cannot overflow.
 NARROW = 2**20
 
@@ -91,8 +85,8 @@ def about_shard(rows: Rows) -> dict:
     return about
 
 
-def is_whole(shard: Path, rows: Path) -> bool:
-    """Return whether a shard matches its rows, a file; reads the whole shard."""
+def is_intact(shard: Path, rows: Path) -> bool:
+    """Return whether a shard matches the checksum in its rows file; reads the whole shard."""
     try:
         about, crc32 = about_shard(MappedArrays(rows)), 0
         if shard.is_symlink() or shard.stat().st_size != about["bytes"]:
@@ -106,7 +100,7 @@ def is_whole(shard: Path, rows: Path) -> bool:
 
 
 def write_index(folder: Path, shards: list[tuple[str, Path | Rows]], classes: list[str]) -> int:
-    """Write the index of shards, given by their names and their rows (or rows files); return the number of images.
+    """Write the index of shards, given as pairs (name, rows or rows file); return the number of images.
 
     Only one shard's rows are in memory at a time. Shards without images are omitted.
     """
@@ -115,7 +109,7 @@ def write_index(folder: Path, shards: list[tuple[str, Path | Rows]], classes: li
         rows_or_file = shards[number][1]
         return MappedArrays(rows_or_file, check) if isinstance(rows_or_file, Path) else rows_or_file
 
-    about, numbers, lengths, texts, largest = {"shards": [], "bytes": [], "classes": classes}, [], [], [], {}
+    about, numbers, lengths, name_bytes, largest = {"shards": [], "bytes": [], "classes": classes}, [], [], [], {}
     for number, (name, _) in enumerate(shards):
         columns = rows(number, check=True)
         if len(columns["size"]):
@@ -123,10 +117,10 @@ def write_index(folder: Path, shards: list[tuple[str, Path | Rows]], classes: li
             about["shards"].append(name)
             about["bytes"].append(about_shard(columns)["bytes"])
             lengths.append(len(columns["size"]))
-            texts.append(len(columns["names"]))
+            name_bytes.append(len(columns["names"]))
             for key in ("offset", "size", "label"):
                 largest[key] = max(largest.get(key, 0), int(columns[key].max()))
-    starts = np.cumsum([0, *texts])
+    starts = np.cumsum([0, *name_bytes])
     largest |= {"shard": len(numbers), "name_ends": starts[-1]}
 
     def column(key: str) -> Iterator[np.ndarray]:

@@ -10,7 +10,7 @@ from torchvision.transforms import InterpolationMode, v2
 from ..registry import TRANSFORMS
 from .images import MAX_PIXELS, check_pixels
 
-MAX_OUTPUT_PIXELS = 2**25  # pixels that a transform may make of any image, a tenth of a gigabyte in RGB
+MAX_OUTPUT_PIXELS = 2**25  # pixels that any output of a transform may have: 0.1 GB in RGB
 
 
 def check_output_size(image, height: int, width: int) -> None:
@@ -24,7 +24,7 @@ def check_output_size(image, height: int, width: int) -> None:
 
 
 class _BoundedResize:
-    """Limit a transform that sets the shorter side's length, and so the longer side of a thin image to any length."""
+    """Limit a transform that sets the length of the shorter side: a thin image's longer side could get any length."""
 
     def transform(self, inpt, params: dict):
         size = params.get("size", getattr(self, "size", None))

@@ -1,4 +1,4 @@
-"""Several views of one image, each with its own transforms, as DINO and SimDINO compare them."""
+"""Several views of one image, each with its own transforms, as in DINO and SimDINO."""
 
 import torch
 from torch.utils.data import Dataset

@@ -11,7 +11,7 @@ GRACE = 60  # seconds for a stopping process to finish its step and write its ch
 
 
 class _ExitFlag:
-    """Flag in shared memory that tells forked workers that their process is exiting and will wait for them."""
+    """Flag in shared memory that tells forked workers that their parent process is exiting and waits for them."""
 
     def __init__(self) -> None:
         self.mine = self.of_parent = mmap.mmap(-1, 1)
@@ -47,7 +47,7 @@ def init_worker(worker_id: int) -> None:
 
 
 def _exit_after_grace(number: int, frame) -> None:
-    """Exit now if the parent process is exiting, as it waits for its workers; else after ``GRACE`` seconds."""
+    """Exit now if the parent process is exiting and waits for its workers; else after ``GRACE`` seconds."""
     if _exit_flag.of_parent[0]:
         os._exit(0)
     signal.alarm(GRACE)

@@ -27,8 +27,9 @@ from .mmengine_private import trim
 
 LOG = "vis_data/scalars.json"  # scalar log of one launch, in a folder named by the launch's time
 MAX_LOG_BYTES = 2**27  # a training line has about 250 bytes
-# Messages of MMEngine without information: its loggers use its deprecated FileClient, there is no SyncBN to revert, one
-# or more lines per parameter with a paramwise_cfg, and the experiment's name at each epoch, which the first line has.
+# Messages of MMEngine to drop: that its own loggers use its deprecated FileClient, that there is no SyncBN to revert,
+# one or more lines per parameter with a paramwise_cfg, and the experiment's name at each epoch, which the first line
+# has.
 NOISE = (
     "Exp name: ",
     "will be deprecated in future",
@@ -223,7 +224,7 @@ class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
     which makes the host wait until the GPU is idle.
 
     With several ranks, ``largest_data_time`` is the longest time for which a rank has waited for data, in seconds per
-    step, averaged like ``data_time``. ``largest_data_time_rank`` is this rank, for which the others wait.
+    step, averaged like ``data_time``. ``largest_data_time_rank`` is the rank that the others wait for.
     """
 
     def __init__(self) -> None:
@@ -236,10 +237,10 @@ class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
         self.pending.append(outputs)
         # LoggerHook, which has a lower priority, reads them at this iteration.
         loggers = [hook for hook in runner.hooks if isinstance(hook, mmengine.hooks.LoggerHook)]
-        logged = any(self.every_n_inner_iters(batch_idx, hook.interval) for hook in loggers)
+        is_logged = any(self.every_n_inner_iters(batch_idx, hook.interval) for hook in loggers)
         on_host = get_world_size() == 1 and not any(value.is_cuda for value in outputs.values())
         ends = self.end_of_epoch(runner.train_dataloader, batch_idx) or runner.iter + 1 == runner.max_iters
-        if on_host or logged or ends:
+        if on_host or is_logged or ends:
             self.fetch(runner)
 
     def fetch(self, runner: Runner) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..models.tasks.base import Task, task_of
 from ..registry import LOOPS
 from ..torch_private import end_workers
-from .loading.chunks import in_pieces, split_batch
+from .loading.chunks import chunk_loader, split_batch
 from .loading.prefetch import Prefetcher
 from .parallel.launch import dist_timeout
 from .safety.agreement import Agreement, notice_hanging
@@ -33,7 +33,7 @@ class TrainLoop(EpochBasedTrainLoop):
     ranks from ``all_flags``, in order of rank, after it. A hook that sets ``stop_error`` to an exception, on all ranks
     alike, ends the run after the step; other hooks can save a checkpoint first.
 
-    A run of ``max_steps`` can end within an epoch. The hooks ``after_train_epoch`` are not called for this epoch, and
+    A run of ``max_steps`` can end within an epoch. The hooks' ``after_train_epoch`` is not called for this epoch, and
     the last checkpoint is a mid-epoch one, from which a longer run can resume. The final validation counts the epoch.
 
     Args:
@@ -66,7 +66,7 @@ class TrainLoop(EpochBasedTrainLoop):
         self.has_after_step = type(self.task).after_step is not Task.after_step  # avoids waiting for the GPU
         total = runner.cfg.get("global_batch_size")
         self.total = total if total and total % runner.world_size else None  # set if per-rank batch sizes differ
-        self.loader, self.pieces = in_pieces(self.dataloader)
+        self.loader, self.chunks_per_batch = chunk_loader(self.dataloader)
         self.local_flags = {"signal": 0, "save": 0, "failed": 0, "unreadable": 0}
         self.all_flags = {key: [0] for key in self.local_flags}
         self.stop_error: Exception | None = None
@@ -112,13 +112,13 @@ class TrainLoop(EpochBasedTrainLoop):
         return self._iter - self._epoch * len(self.dataloader)
 
     def run_epoch(self) -> None:
-        """Train for one epoch; after a resume for its rest, without reading its earlier batches."""
+        """Train for one epoch; after a resume, for its remaining steps, without reading the earlier batches."""
         steps_done = self._steps_done()
         if steps_done:
             self.dataloader.sampler.start = steps_done
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        batches = self.batches = Prefetcher(self.loader, self.pieces)
+        batches = self.batches = Prefetcher(self.loader, self.chunks_per_batch)
         self._begin_step(batches.error)
         self._end_step(batches.error)
         if self.stop_error or any(self.all_flags["signal"]):  # received since the last step of the previous epoch

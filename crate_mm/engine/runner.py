@@ -148,9 +148,9 @@ class Runner(CheckpointingRunner):
             before.apply()
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
-        built = super().build_model(model)
-        freeze_untrained(task_of(built))
-        return built
+        model = super().build_model(model)
+        freeze_untrained(task_of(model))
+        return model
 
     def build_for_training(self) -> None:
         """Build everything that training needs, check that it is consistent, and log a summary.
@@ -228,7 +228,7 @@ class Runner(CheckpointingRunner):
             message = f"a step has {count} micro-batches, as before the resume"
         else:
             dtype = training_dtype(self.cfg.optim_wrapper)
-            count, message = probe_memory(self.task, batch_of, self.plan.shares, dtype)
+            count, message = probe_memory(self.task, batch_of, self.plan.batch_sizes, dtype)
         # All ranks need the same number: other programs may use one of the GPUs.
         largest = torch.tensor(count, device="cuda")
         all_reduce(largest, "max")
@@ -246,7 +246,7 @@ class Runner(CheckpointingRunner):
             return None
         checkpoint = open_on_all(self.start.path, self.start.checkpoint)
         self.start = self.start._replace(checkpoint=checkpoint)
-        count, batch_sizes = checkpoint.info.get("micro_batches"), self.plan.shares
+        count, batch_sizes = checkpoint.info.get("micro_batches"), self.plan.batch_sizes
         if not isinstance(count, int) or not 0 < count <= batch_sizes[0]:
             return None
         same_world_size = checkpoint.meta.get("processes") == self.world_size

@@ -110,7 +110,7 @@ class KNNMetric(SampleMetric):
         bank: dataset whose samples have ``labels`` and ``sample_idx``, or its config. ``resolve_config`` sets the
             training data with the transforms of the evaluation.
         k, temperature: as for ``knn_predict``.
-        batch_size, num_workers: of the bank's loader; ``resolve_config`` sets those of the evaluation.
+        batch_size, num_workers: settings of the bank's loader; ``resolve_config`` sets those of the evaluation.
 
     Raises:
         ValueError: there is no bank, or as for ``knn_predict``.
@@ -151,9 +151,9 @@ class KNNMetric(SampleMetric):
             rows = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
             labeled = rows["label"] >= 0
             order = rows["sample_idx"][labeled].argsort(stable=True)  # ties must not depend on the number of processes
-            self.known = rows["features"][labeled][order], rows["label"][labeled][order]
+            self.bank_rows = rows["features"][labeled][order], rows["label"][labeled][order]
         metrics = super().evaluate(size)
-        self.known = None
+        self.bank_rows = None
         return metrics
 
     def _local_bank(self) -> dict[str, Tensor]:
@@ -176,7 +176,7 @@ class KNNMetric(SampleMetric):
         labeled, features = samples["label"] >= 0, samples.pop("features")  # popped to free the memory
         if not labeled.any():
             return {}
-        predictions = knn_predict(*self.known, features[labeled], self.k, temperature=self.temperature)
+        predictions = knn_predict(*self.bank_rows, features[labeled], self.k, temperature=self.temperature)
         return {"knn_top1": 100 * (predictions == samples["label"][labeled]).double().mean().item()}
 
 
@@ -208,8 +208,8 @@ def nearest(
         part = F.normalize(queries[start : start + chunk], dim=1) @ base.T
         if itself is not None:
             own = itself[start : start + chunk]
-            known = (own >= 0).nonzero().flatten()
-            part[known, own[known]] = -torch.inf
+            queries_in_base = (own >= 0).nonzero().flatten()
+            part[queries_in_base, own[queries_in_base]] = -torch.inf
         similarity, row = part.topk(k, dim=1)
         rows.append(row)
         similarities.append(similarity)

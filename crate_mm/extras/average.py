@@ -121,7 +121,7 @@ def average(paths: Iterable[str | Path]) -> tuple[Checkpoint, list[str]]:
     return total.mean(), notes_on(total.members)
 
 
-class Tried(NamedTuple):
+class Candidate(NamedTuple):
     """Step of the greedy average: a checkpoint, its score, the score of the average with it, and the decision."""
 
     path: str
@@ -135,8 +135,8 @@ def greedy(
     score: Callable[[Checkpoint], float],
     greater: bool = True,
     finish: Callable[[Checkpoint], Checkpoint] = lambda mean: mean,
-) -> tuple[Checkpoint, list[Tried], list[str]]:
-    """Return the greedy average: from the best checkpoint on, each one is accepted if it does not lower the score.
+) -> tuple[Checkpoint, list[Candidate], list[str]]:
+    """Return the greedy average: from the best to the worst, a checkpoint is accepted if it does not lower the score.
 
     Args:
         paths: the checkpoints.
@@ -160,7 +160,7 @@ def greedy(
         first.check(checkpoint)
     for path in paths:
         scores[path] = score(open_checkpoint(path))
-    total, best, tried = Average(), -float("inf"), []
+    total, best, candidates = Average(), -float("inf"), []
     for path in sorted(paths, key=lambda path: -sign * scores[path]):
         checkpoint = open_checkpoint(path)
         soup_score = score(finish(total.including(checkpoint))) if total.members else scores[path]
@@ -168,9 +168,9 @@ def greedy(
         if accepted:
             total.add(checkpoint)
             best = sign * soup_score
-        tried.append(Tried(path, scores[path], soup_score, accepted))
+        candidates.append(Candidate(path, scores[path], soup_score, accepted))
     mean = total.mean()
-    return finish(mean) if len(total.members) > 1 else mean, tried, notes_on(total.members)
+    return finish(mean) if len(total.members) > 1 else mean, candidates, notes_on(total.members)
 
 
 def has_statistics(checkpoint: Checkpoint) -> bool:
@@ -181,10 +181,10 @@ def has_statistics(checkpoint: Checkpoint) -> bool:
 def notes_on(members: list[Checkpoint]) -> list[str]:
     """Return messages on an average of checkpoints."""
     notes = []
-    averaged = [member.path for member in members if "ema_state_dict" in member.states]
-    if averaged:
+    ema_paths = [member.path for member in members if "ema_state_dict" in member.states]
+    if ema_paths:
         notes.append(
-            f"{len(averaged)} of {len(members)} checkpoints already hold weights averaged over training (ema_momentum)"
+            f"{len(ema_paths)} of {len(members)} checkpoints already hold weights averaged over training (ema_momentum)"
         )
     if any(member.test_transforms != members[0].test_transforms for member in members):
         notes.append(f"the checkpoints have different test transforms: using those of {sanitized(members[0].path)}")

@@ -70,7 +70,7 @@ def bench(cfg: Config, what: str, batch: int = 32, seconds: float = 10.0, amp: b
         amp: use mixed precision, as ``--amp`` of the tools.
 
     Raises:
-        ValueError: ``what`` is unknown, the config does not build, or the model has no example of its images.
+        ValueError: ``what`` is unknown, the config does not build, or the size of the model's images is unknown.
     """
     if what not in ("training", "inference"):
         raise ValueError(f"unknown measurement {what!r}: choose training, inference")
@@ -147,7 +147,7 @@ def reset_peak() -> bool:
         return True
     try:
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # the peak would include all that the process has done before
+    except OSError:  # without a reset, the peak includes what the process did before
         return False
     return True
 

@@ -52,10 +52,10 @@ def open_root(root: str | Path) -> dict[str, Source]:
     root = Path(home(root))
     if not root.is_dir():
         raise ValueError(f"{sanitized(root)} is not a folder")
-    packed = [split for split in ("train", "val", "test") if (root / split / INDEX).is_file()]
+    packed_splits = [split for split in ("train", "val", "test") if (root / split / INDEX).is_file()]
     try:
-        if packed:
-            return {split: PackedImages(str(root), split) for split in packed}
+        if packed_splits:
+            return {split: PackedImages(str(root), split) for split in packed_splits}
         return {split: ImageFolder(folder) for split, folder in (find_splits(root) or {"all": root}).items()}
     except FileNotFoundError as error:
         raise ValueError(f"{sanitized(root)}: {error}") from None
@@ -140,10 +140,10 @@ def _depth(split: str, root: str) -> Iterator[Finding]:
 
 
 def _compare_classes(sources: Mapping[str, Source]) -> Iterator[Finding]:
-    named = {split: list(source.classes) for split, source in sources.items() if source.classes}
-    if len(named) < 2:
+    classes_by_split = {split: list(source.classes) for split, source in sources.items() if source.classes}
+    if len(classes_by_split) < 2:
         return
-    (first, classes), *others = named.items()
+    (first, classes), *others = classes_by_split.items()
     for split, names in others:
         if names == classes:
             continue

@@ -41,7 +41,7 @@ def check_machine(work_dir: str | Path = "work_dirs") -> Iterator[Finding]:
     yield from check_packages()
     yield from check_processor()
     yield from check_gpus()
-    yield from check_places(work_dir)
+    yield from check_resources(work_dir)
 
 
 def check_packages() -> Iterator[Finding]:
@@ -87,10 +87,10 @@ def check_processor() -> Iterator[Finding]:
     yield "ok", "instructions", ", ".join(instructions) or "unknown"
     cores = share_of_cores()
     quota = _read("/sys/fs/cgroup/cpu.max").split()
-    allowed = int(quota[0]) / int(quota[1]) if len(quota) == 2 and quota[0].isdigit() else None
+    quota_cores = int(quota[0]) / int(quota[1]) if len(quota) == 2 and quota[0].isdigit() else None
     yield "ok", "usable cores", f"{cores}; PyTorch uses {torch.get_num_threads()} threads"
-    if allowed is not None and allowed < cores:
-        yield "note", "usable cores", f"the cgroup limits this process to the time of {allowed:g} cores"
+    if quota_cores is not None and quota_cores < cores:
+        yield "note", "usable cores", f"the cgroup limits this process to the time of {quota_cores:g} cores"
     memory = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _read("/proc/meminfo"), re.M))
     if "MemTotal" in memory:
         free = _bytes(1024 * int(memory.get("MemAvailable", 0)))
@@ -117,11 +117,11 @@ def check_gpus() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         has_gpu = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs"
+        build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs"
         if has_gpu and not hidden:
-            yield "fault", "GPU", f"the machine has a GPU, but PyTorch ({built}) cannot use it"
+            yield "fault", "GPU", f"the machine has a GPU, but PyTorch ({build}) cannot use it"
         else:
-            yield "ok", "GPU", f"none{' is visible' if hidden else ''}; PyTorch is {built}"
+            yield "ok", "GPU", f"none{' is visible' if hidden else ''}; PyTorch is {build}"
         return
     for number in range(torch.cuda.device_count()):
         properties, topic = torch.cuda.get_device_properties(number), f"GPU {number}"
@@ -139,7 +139,7 @@ def check_gpus() -> Iterator[Finding]:
         yield "ok" if correct else "fault", topic, text if correct else f"{text}: a matrix product is wrong"
 
 
-def check_places(work_dir: str | Path) -> Iterator[Finding]:
+def check_resources(work_dir: str | Path) -> Iterator[Finding]:
     """Check the disk of the work directory, shared memory, and the limit of open files."""
     folder = Path(work_dir).absolute()
     while not folder.exists():

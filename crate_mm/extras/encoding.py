@@ -15,7 +15,7 @@ from ..datasets.images import MAX_IMAGE_BYTES, convert, is_system_error, open_im
 from ..datasets.workers import init_worker
 from ..io.untrusted import read_regular
 
-AHEAD = 8  # images that a process encodes in advance
+PREFETCH = 8  # images that a process encodes in advance
 
 
 def encode(path: str, short_side: int | None, quality: int) -> tuple[str | None, bytes | str]:
@@ -46,7 +46,7 @@ class _Encoded(Dataset):
     def __getitem__(self, index: int) -> tuple[str | None, bytes | str] | Exception:
         try:
             return encode(self.source.path(int(self.positions[index])), *self.options)
-        except OSError as error:  # returned, as the loader would wrap it in a traceback
+        except OSError as error:  # return it: the loader adds its traceback to a raised error
             return error
 
 
@@ -55,11 +55,11 @@ def encode_parallel(
 ) -> Iterator[tuple[str | None, bytes | str]]:
     """Yield ``encode`` of a source's images at the given positions, in order, computed by ``workers`` processes.
 
-    Each process encodes at most ``AHEAD`` images in advance, so that a slow disk does not fill the memory. The worker
-    processes exit with this process, however it exits, and ignore Ctrl-C.
+    Each process encodes at most ``PREFETCH`` images in advance, so that a slow disk does not fill the memory. The
+    worker processes exit with this process, however it exits, and ignore Ctrl-C.
 
     Raises:
-        OSError: a system error that no image causes, see ``images.SYSTEM_ERRNOS``.
+        OSError: one of ``images.SYSTEM_ERRNOS``, which are not due to an image.
     """
     if not len(positions):
         return
@@ -67,7 +67,7 @@ def encode_parallel(
         _Encoded(source, positions, short_side, quality),
         batch_size=None,
         num_workers=workers,
-        prefetch_factor=AHEAD,
+        prefetch_factor=PREFETCH,
         collate_fn=identity,
         worker_init_fn=_init_worker,
     )
@@ -83,7 +83,7 @@ def _init_worker(worker_id: int) -> None:
 
 
 def _exit_with_parent() -> None:
-    # PyTorch's watchdog shuts a worker down in order, which waits forever for its images to be consumed.
+    # PyTorch's watchdog ends a worker gracefully: it waits forever until the worker's images are consumed.
     multiprocessing.parent_process().join()
     os._exit(1)
 

@@ -1,7 +1,7 @@
 """Files that an evaluation writes: predictions, per-class accuracy, confusion matrix.
 
-Arguments are ``ClassificationMetric.samples``, with one row per sample, and the class names. In the CSV files, a name
-that a spreadsheet would read as a formula is prefixed with an apostrophe.
+The functions take ``ClassificationMetric.samples``, with one row per sample, and the class names. In the CSV files, a
+name that a spreadsheet would read as a formula is prefixed with an apostrophe.
 """
 
 import csv

@@ -23,7 +23,7 @@ from PIL import features
 from ..datasets.folders import ClassFolders
 from ..datasets.mapped import MappedArrays, save_arrays, text_array
 from ..datasets.packed import PackedImages
-from ..datasets.shards import Rows, about_shard, is_whole, shard_name, write_index
+from ..datasets.shards import Rows, about_shard, is_intact, shard_name, write_index
 from ..io.files import FileLock, atomic_file, is_partial_file
 from ..io.untrusted import read_json, read_regular, sanitized
 from .encoding import encode
@@ -76,7 +76,7 @@ class Packing:
                 the part.
         """
         _make_marked_folder(self.folder)
-        own = FileLock(self.folder / f"{MARKER}-{part}-of-{parts}")
+        part_lock = FileLock(self.folder / f"{MARKER}-{part}-of-{parts}")
         try:
             self._acquire(self._all, PATIENCE if parts > 1 else 0)
             for path in self.folder.glob(f"{MARKER}-*"):
@@ -85,14 +85,14 @@ class Packing:
                     self._acquire(lock, 0)
                     lock.release()
             if parts > 1:
-                self._acquire(own, 0)
+                self._acquire(part_lock, 0)
             self._prepare()
             self._delete_partial_shards(part, parts)
             if parts > 1:
                 self._all.release()
             yield
         finally:
-            own.release()
+            part_lock.release()
             self._all.release()
 
     def _acquire(self, lock: FileLock, timeout: float) -> None:
@@ -139,17 +139,17 @@ class Packing:
                 )
 
     def _images_per_shard(self, source: ClassFolders) -> int:
-        sampled = np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(int)).tolist()
-        encoded = [encode(source.path(i), self.options["short_side"], self.options["quality"]) for i in sampled]
+        indices = np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(int)).tolist()
+        encoded = [encode(source.path(i), self.options["short_side"], self.options["quality"]) for i in indices]
         sizes = [len(data) for suffix, data in encoded if suffix is not None] or [0]
         return max(int(self.options["shard_mb"] * 10**6 / (statistics.mean(sizes) + OVERHEAD)), 1)
 
     def _delete_partial_shards(self, part: int, parts: int) -> None:
         """Delete the shards that a killed run was writing."""
         for split in self.sources:
-            own = {shard_name(number) for number in self.shards(split, part, parts)}
+            names = {shard_name(number) for number in self.shards(split, part, parts)}
             for path in (self.folder / split).iterdir():
-                if is_partial_file(path.name, r"shard-\d+\.tar") and path.name[1:].rsplit(".", 2)[0] in own:
+                if is_partial_file(path.name, r"shard-\d+\.tar") and path.name[1:].rsplit(".", 2)[0] in names:
                     path.unlink()
 
     def shards(self, split: str, part: int = 1, parts: int = 1) -> range:
@@ -176,7 +176,7 @@ class Packing:
     def is_done(self, split: str, number: int) -> bool:
         """Return whether a shard of this packing exists and is intact; reads the whole shard."""
         shard, rows = self.shard(split, number), self._rows(split, number)
-        return is_whole(shard, rows) and about_shard(MappedArrays(rows, check=False)).get("plan") == self._plan
+        return is_intact(shard, rows) and about_shard(MappedArrays(rows, check=False)).get("plan") == self._plan
 
     def mark_done(self, split: str, number: int, rows: Rows, failed_images: list[str]) -> None:
         """Record a written shard with its rows and the images that could not be read."""
@@ -199,7 +199,7 @@ class Packing:
         except FileNotFoundError:  # another part finished at the same time
             return None
         try:
-            if not (self.folder / PLAN).exists():  # likewise
+            if not (self.folder / PLAN).exists():  # another part has finished
                 return None
             failed_images = [text for split in self.sources for text in self._join(split)]
             self._check_target()  # again, because rename would replace an empty folder
@@ -245,9 +245,9 @@ class Packing:
         shards = list(zip(names, (self._rows(split, number) for number in numbers)))
         self.images[split] = write_index(self.folder / split, shards, list(map(str, self.sources[split].classes)))
         index = PackedImages(self.folder, split)  # checks the sizes of all shards and the bounds of all images
-        used = {path.name for path in index.files}
+        nonempty = {path.name for path in index.files}
         for name in names:
-            if name not in used:  # no image could be read
+            if name not in nonempty:  # no image could be read
                 (self.folder / split / name).unlink()
         return failed_images
 

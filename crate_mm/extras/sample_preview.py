@@ -40,7 +40,7 @@ class SamplePreview:
     """Samples of a config's split.
 
     Training samples come in the order and with the seeds of a run of one process on a CPU. ``batch_augments`` is
-    applied as in that run, to the first micro-batch of each step. Further micro-batches are left out, because their
+    applied as in that run, to the first micro-batch of each step. Further micro-batches are omitted, because their
     augmentation depends on the model's random draws in between.
 
     Args:
@@ -75,8 +75,8 @@ class SamplePreview:
             self.task.check_data(self.dataset, "train")
 
     def _sampler_seed(self, loader: dict) -> int:
-        own = loader.sampler.get("seed")
-        return self.seed if own is None else own
+        seed = loader.sampler.get("seed")
+        return self.seed if seed is None else seed
 
     @property
     def classes(self) -> list[str] | None:
@@ -133,10 +133,10 @@ class SamplePreview:
         size = self.batch_size // self.micro_batches
         # An image is mixed with the previous one. Only the number of the other images matters, so zeros replace them.
         needed = sorted({index % size for row in rows for index in (row, row - 1)})
-        loaded = {row: self._sample(batch[row]) for row in needed}
-        first = loaded[needed[0]]["inputs"]
+        samples = {row: self._sample(batch[row]) for row in needed}
+        first = samples[needed[0]]["inputs"]
         inputs, labels = first.new_zeros(size, *first.shape), torch.zeros(size, dtype=torch.long)
-        for row, sample in loaded.items():
+        for row, sample in samples.items():
             inputs[row], labels[row] = sample["inputs"], sample["labels"]
         steps = len(self.sampler) // self.batch_size
         set_random_seed(iteration_seed(self.seed, (epoch - 1) * steps + step, 0))
@@ -144,7 +144,7 @@ class SamplePreview:
         images, labels = self.task.batch_augments(inputs, labels)
         for row in rows:
             pixels = self.task.data_preprocessor.denormalize(images[row : row + 1])[0]
-            yield self._preview(loaded[row], pixels, _label_weights(labels[row]), epoch)
+            yield self._preview(samples[row], pixels, _label_weights(labels[row]), epoch)
 
     def _plain(self, index: int | tuple[int, int], epoch: int) -> PreviewSample:
         sample = self._sample(index)

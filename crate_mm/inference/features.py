@@ -17,16 +17,16 @@ class Features(NamedTuple):
     Attributes:
         paths: the n images that could be read.
         rows: their features, float32 ``(n, d)``.
-        broken: the images that cannot be read, each with the reason.
+        unreadable: the images that cannot be read, each with the reason.
     """
 
     paths: list[Path]
     rows: Tensor
-    broken: list[tuple[Path, str]]
+    unreadable: list[tuple[Path, str]]
 
     def __str__(self) -> str:
-        broken = f", {len(self.broken)} cannot be read" if self.broken else ""
-        return f"features of {len(self.paths)} of {len(self.paths) + len(self.broken)} images{broken}"
+        suffix = f", {len(self.unreadable)} cannot be read" if self.unreadable else ""
+        return f"features of {len(self.paths)} of {len(self.paths) + len(self.unreadable)} images{suffix}"
 
 
 def extract(
@@ -41,7 +41,7 @@ def extract(
     Args:
         model: from ``init_model`` or ``get_model``.
         images: paths.
-        prepare: transform of the images; the model's test transforms if not given.
+        prepare: transform of the images (default: the model's test transforms).
         batch_size: images per forward pass.
         workers: threads that transform images in parallel.
 
@@ -61,5 +61,8 @@ def extract(
 
     rows = [features for _, features in features_of(model, readable_batches())]
     if not rows:
-        raise ValueError(f"no image of {len(broken)} can be read" + (f"; the first: {broken[0][1]}" if broken else ""))
-    return Features(paths, torch.cat(rows), broken)
+        raise ValueError(
+            f"none of the {len(unreadable)} images can be read"
+            + (f"; the first: {unreadable[0][1]}" if unreadable else "")
+        )
+    return Features(paths, torch.cat(rows), unreadable)

@@ -1,4 +1,4 @@
-"""Build models by name, with new weights or a checkpoint's."""
+"""Build models by name, with random or pretrained weights."""
 
 import copy
 import logging
@@ -55,7 +55,7 @@ def get_model(
     pretrained: bool | str | Path | None = None,
     **backbone: Any,
 ) -> ImageClassifier:
-    """Build a model by name in eval mode, with new weights or a checkpoint's::
+    """Build a model by name in eval mode, with random or pretrained weights::
 
         get_model("crate_mini_digits", pretrained=True)  # weights that the package contains
         get_model("crate_alpha_base", pretrained=True)  # the weights that its authors published
@@ -67,8 +67,8 @@ def get_model(
             weights the package contains). If it differs from the checkpoint's, the head is reinitialized and the log
             says so. 0 returns features ``(B, d)``.
         pool: 'cls' or 'mean' (default: the checkpoint's, or 'cls' without a checkpoint).
-        pretrained: a checkpoint as in ``init_model``, or True for the published weights of this model. Arguments that
-            are not given are the checkpoint's.
+        pretrained: a checkpoint as in ``init_model``, or True for the published weights of this model. The
+            checkpoint sets the arguments that you omit.
         backbone: further arguments of the backbone, such as ``img_size``, ``patch_size``, ``in_channels``. A
             checkpoint's position embeddings are resized to another ``img_size``.
 
@@ -95,11 +95,11 @@ def get_model(
     config["head"] |= {} if num_classes is None else {"num_classes": num_classes}
     config["head"] |= {} if pool is None else {"pool": pool}
     with registered_only():
-        built = MODELS.build(copy.deepcopy(config))
+        classifier = MODELS.build(copy.deepcopy(config))
     if checkpoint is not None:
         same_task = checkpoint.model is None or checkpoint.model["type"] == "ImageClassifier"
-        _load_pretrained(built, checkpoint, load_all=same_task and config == model)
-    return built.eval()
+        _load_pretrained(classifier, checkpoint, load_all=same_task and config == model)
+    return classifier.eval()
 
 
 def load_model(checkpoint: str | Path) -> nn.Module:
@@ -152,7 +152,7 @@ def _matching_config(name: str, named: dict, checkpoint: Checkpoint) -> dict | N
     backbone = model.get("backbone") or {}
     if backbone.get("type") != named["type"] or _size(backbone) != _size(named):
         raise CheckpointError(
-            f"get_model({name!r}): {checkpoint.path} is of another model, of backbone "
+            f"get_model({name!r}): {checkpoint.path} is of another model, with the backbone "
             f"{sanitized(backbone.get('type'))}, {sanitized(backbone.get('arch'))}: build that model with "
             "init_model(None, ...)"
         )
@@ -176,19 +176,19 @@ def _load_pretrained(model: ImageClassifier, checkpoint: Checkpoint, load_all: b
     checkpoint.log_notes(lambda note: print_log(note, "current", logging.INFO))
     if load_all:
         load_strict(model, checkpoint)
-        note_metadata(model, checkpoint)
+        copy_metadata(model, checkpoint)
         return
     report = transfer_backbone(model, checkpoint)
     unmatched = [name for name in (*report.new, *report.dropped) if name.startswith(BACKBONE)]
     if unmatched:
         raise CheckpointError(f"{checkpoint.path} does not fit the model: they differ in {sanitized(unmatched[0])}")
     head_state = model.head.state_dict()
-    stored = {name: checkpoint.weights.get(f"head.{name}") for name in head_state}
-    if all(value is not None and value.shape == head_state[name].shape for name, value in stored.items()):
-        model.head.load_state_dict(stored)
+    checkpoint_head = {name: checkpoint.weights.get(f"head.{name}") for name in head_state}
+    if all(value is not None and value.shape == head_state[name].shape for name, value in checkpoint_head.items()):
+        model.head.load_state_dict(checkpoint_head)
         if model.num_classes:
             model.class_names = checkpoint.class_names
-        for name in stored:
+        for name in checkpoint_head:
             report.loaded[f"head.{name}"] = report.dropped.pop(f"head.{name}")
             del report.new[f"head.{name}"]
     else:

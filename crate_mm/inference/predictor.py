@@ -85,8 +85,8 @@ class Predictor:
         transforms: configs of ``TRANSFORMS`` (default: those of the config's test data; without a config, the
             checkpoint's test transforms). If neither defines any: a resize to 256/224 of the model's size (of the
             shorter side for square models) and a center crop, with a warning.
-        class_names: names of the classes (default: the checkpoint's, else ImageNet-1K's for 1000 classes, else
-            numbers).
+        class_names: names of the classes (default: the checkpoint's; without any, ImageNet-1K's for 1000 classes,
+            otherwise numbers).
         topk: number of classes to return.
         batch_size: images per forward pass.
         dtype: dtype of matrix products: 'float32', 'bfloat16' or 'float16'. The 16-bit types are faster on processors
@@ -144,14 +144,14 @@ class Predictor:
         total = len(images) if isinstance(images, Sized) else None
         for result in track(self.stream(images), "predicting", total):
             predictions.append(Unreadable(result.reason) if result.reason else result.classes)
-        broken = [(number, entry.reason) for number, entry in enumerate(predictions) if isinstance(entry, Unreadable)]
-        if not broken:
+        failures = [(number, entry.reason) for number, entry in enumerate(predictions) if isinstance(entry, Unreadable)]
+        if not failures:
             return predictions
-        reasons = "; ".join(f"image {number} cannot be read: {reason}" for number, reason in broken[:MAX_NAMED])
-        if len(broken) == len(predictions):
+        reasons = "; ".join(f"image {number} cannot be read: {reason}" for number, reason in failures[:MAX_NAMED])
+        if len(failures) == len(predictions):
             raise ValueError(reasons)
-        more = f"; and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
-        summary = f"{len(broken)} of {len(predictions)} images cannot be read"
+        more = f"; and {len(failures) - MAX_NAMED} more" if len(failures) > MAX_NAMED else ""
+        summary = f"{len(failures)} of {len(predictions)} images cannot be read"
         print_log(f"{summary}: {reasons}{more}", "current", logging.WARNING)
         return predictions
 

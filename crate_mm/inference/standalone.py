@@ -25,7 +25,7 @@ def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None
     Args:
         cfg: config as the user wrote it.
         split: split whose source is read.
-        batch_size: the config's test batch size if not given.
+        batch_size: batch size (default: the config's test batch size).
 
     Raises:
         ValueError: the config defines no such data, or the data do not exist.
@@ -125,7 +125,7 @@ def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[Task, 
     """Build the model of a config in eval mode and load its backbone from a checkpoint.
 
     A checkpoint of the same model also loads everything else, because a task's features may come from another part,
-    such as a teacher. Weights of the same shapes that are for another grid of patches are another model's.
+    such as a teacher. Weights of equal shapes but for another patch grid do not count as the same model's.
 
     Returns:
         The model, on the GPU if there is one, and the ``TransferReport`` (see ``transfer_backbone``).

@@ -23,8 +23,8 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-# Bytes of the temporary directory's path. multiprocessing adds 32 for a socket; some systems limit its path to 103.
-LONGEST_TEMP = 70
+# Maximum bytes of the temporary directory's path: multiprocessing adds 32 for a socket, which may have 103 in all.
+MAX_TEMP_BYTES = 70
 
 
 def home(path: str | os.PathLike) -> str:
@@ -137,7 +137,7 @@ class FileLock:
         self._times, self._descriptor = 0, None
 
     def acquire(self, patience: float = 0.0) -> bool:
-        """Acquire the lock. It is reentrant: release it as many times.
+        """Acquire the lock. It is reentrant: release it as often as it was acquired.
 
         Args:
             patience: seconds to wait for another process or thread that holds it.

@@ -6,7 +6,7 @@ from typing import Any
 
 import mmengine.logging
 
-from .untrusted import shown_lines, without_secrets
+from .untrusted import sanitized_lines, without_secrets
 
 
 def print_log(message: Any, logger: logging.Logger | str | None = None, level: int = logging.INFO) -> None:
@@ -22,4 +22,4 @@ def sanitize_record(record: logging.LogRecord) -> bool:
 
 def log_text(message: Any) -> str:
     """Return a message without control characters and URL secrets; lines after the first are indented."""
-    return re.sub(r"\n(?=\S)", "\n  ", shown_lines(without_secrets(message), 100_000))
+    return re.sub(r"\n(?=\S)", "\n  ", sanitized_lines(without_secrets(message), 100_000))

@@ -23,28 +23,29 @@ _SECRETS = re.compile(
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
-def sanitized(text: Any, most: int = 200) -> str:
-    """Return untrusted text for a message: one line, no control characters, truncated to ``most`` characters.
+def sanitized(text: Any, max_length: int = 200) -> str:
+    """Return untrusted text for a message: one line, no control characters, truncated to ``max_length`` characters.
 
     Control characters are escaped as in Python: ESC as ``\\x1b``, a newline as ``\\n``.
     """
     text = str(text)
-    if len(text) > most:
-        text = f"{text[: most * 2 // 3]}...{text[-most // 3 :]} ({len(text)} characters)"
+    if len(text) > max_length:
+        text = f"{text[: max_length * 2 // 3]}...{text[-max_length // 3 :]} ({len(text)} characters)"
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escape(c) if unicodedata.category(c) in _HIDDEN else c for c in text)
 
 
 def without_secrets(text: Any) -> str:
-    """Return a text with user, password and query removed from its URLs. A query may be a signature with access.
+    """Return a text with user, password and query removed from its URLs.
 
-    Call it before ``sanitized``, which may truncate the ``?`` of a long URL.
+    A query may contain a signature that grants access. Call it before ``sanitized``, which may truncate the ``?`` of a
+    long URL.
     """
     return _SECRETS.sub(r"\1\2", str(text))
 
 
-def shown_address(address: Any) -> str:
+def sanitized_url(address: Any) -> str:
     """Return ``sanitized`` text that is or may be a URL, without user, password and query."""
     return sanitized(without_secrets(address))
 
@@ -87,10 +88,10 @@ def _name(path: str) -> str:
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1] or path
 
 
-def shown_lines(text: Any, most: int = 20_000) -> str:
+def sanitized_lines(text: Any, max_length: int = 20_000) -> str:
     """Return ``sanitized`` lines of a multi-line message of crate_mm."""
-    lines = str(text)[: 2 * most].split("\n")
-    return "\n".join(sanitized(line, most) for line in lines)[: most + 100]
+    lines = str(text)[: 2 * max_length].split("\n")
+    return "\n".join(sanitized(line, max_length) for line in lines)[: max_length + 100]
 
 
 def say(*lines: Any) -> None:
@@ -103,9 +104,9 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def shortened(name: str, most: int = 120) -> str:
-    """Return the first ``most`` bytes of a name, for use in a file name (at most 255 bytes)."""
-    return os.fsencode(name)[:most].decode(errors="ignore")
+def shortened(name: str, max_bytes: int = 120) -> str:
+    """Return the first ``max_bytes`` bytes of a name, for use in a file name (at most 255 bytes)."""
+    return os.fsencode(name)[:max_bytes].decode(errors="ignore")
 
 
 def spreadsheet_cell(value: Any) -> Any:
@@ -132,7 +133,7 @@ def open_regular(path: str | Path) -> Iterator[BinaryIO]:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:  # open() does not close the descriptor of a folder
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{sanitized(path)} is no regular file")
+            raise OSError(f"{sanitized(path)} is not a regular file")
         with open(descriptor, "rb", closefd=False) as file:
             yield file
     finally:
@@ -149,7 +150,7 @@ def read_regular(path: str | Path, max_bytes: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise OSError(f"{sanitized(path)} has {size:,} bytes, more than the limit of {max_bytes:,}")
-        return file.read(size)  # read() allocates its argument in advance
+        return file.read(size)  # with a size, read() allocates the buffer once
 
 
 def read_json(text: str | bytes) -> Any:

@@ -25,7 +25,7 @@ class InputSpec(NamedTuple):
         channels: C of images; None for sequences, such as token ids.
         size: ``(H, W)`` in pixels that the model is built for; ``(length,)`` of sequences.
         any_size: whether other sizes are accepted, if the patch size divides them.
-        dtype: of the inputs.
+        dtype: dtype of the inputs.
     """
 
     channels: int | None

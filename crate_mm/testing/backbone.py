@@ -40,10 +40,11 @@ def check_backbone(backbone: Backbone, inputs: Tensor | None = None) -> None:
         )
         alone = torch.cat([backbone(sample) for sample in inputs.split(1)])
         require(torch.allclose(tokens, alone, rtol=1e-9, atol=1e-9), f"{name} mixes the samples of a batch")
-        copied = copy.deepcopy(backbone)
-        copied.load_state_dict(backbone.state_dict())
+        backbone_copy = copy.deepcopy(backbone)
+        backbone_copy.load_state_dict(backbone.state_dict())
         require(
-            torch.equal(tokens, copied(inputs)), f"{name}: a copy with the same state dict returns different values"
+            torch.equal(tokens, backbone_copy(inputs)),
+            f"{name}: a copy with the same state dict returns different values",
         )
     _check_declarations(backbone, name, inputs)
     _check_layers(backbone, name, inputs)
@@ -75,8 +76,8 @@ def _check_declarations(backbone: Backbone, name: str, inputs: Tensor) -> None:
     state = backbone.state_dict()
     parameters = dict(backbone.named_parameters())
     for part in backbone.stem:
-        named = any(f"{parameter}.".startswith(f"{part}.") for parameter in parameters)
-        require(named, f"{name}.stem names {part!r}, but no parameter name starts with it")
+        matches = any(f"{parameter}.".startswith(f"{part}.") for parameter in parameters)
+        require(matches, f"{name}.stem names {part!r}, but no parameter name starts with it")
     for key, resizing in backbone.resizable().items():
         require(key in state, f"{name}.resizable() names {key!r}, which is not in the state dict")
         shape = tuple(state[key].shape)
@@ -98,10 +99,10 @@ def _check_declarations(backbone: Backbone, name: str, inputs: Tensor) -> None:
 
 
 def _check_layers(backbone: Backbone, name: str, inputs: Tensor) -> None:
-    layers, shapes, called = backbone.layers, [], []
+    layers, shapes, calls = backbone.layers, [], []
 
     def record(module: nn.Module, _inputs: tuple, z: Tensor) -> None:
-        called.append(module)
+        calls.append(module)
         shapes.append(z.shape)
 
     handles = [layer.register_forward_hook(record) for layer in layers]
@@ -109,7 +110,7 @@ def _check_layers(backbone: Backbone, name: str, inputs: Tensor) -> None:
         backbone(inputs)
     for handle in handles:
         handle.remove()
-    require(called == layers, f"{name}.layers must be called once each, in this order")
+    require(calls == layers, f"{name}.layers must be called once each, in this order")
     layout = backbone.layout(inputs)
     if layout is not None:
         expected = layout.prefix + layout.rows * layout.columns

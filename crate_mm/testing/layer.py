@@ -34,14 +34,14 @@ def check_layer(layer: Layer, embed_dim: int, layout: TokenLayout | None = None)
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(3, layout.prefix + layout.rows * layout.columns, embed_dim, generator=generator).double()
     with torch.no_grad():
-        out, passed = _passed(layer, z, layout)
+        out, tap_outputs = _run_with_taps(layer, z, layout)
         require(out.shape == z.shape, f"{name} must keep the shape {tuple(z.shape)}, got {tuple(out.shape)}")
         require(bool(out.isfinite().all()), f"{name} returns values that are not finite for random tokens")
         again = layer(z, layout)
         require(torch.equal(out, again), f"{name} returns different values for the same tokens in eval mode")
         alone = torch.cat([layer(sample, layout) for sample in z.split(1)])
         require(torch.allclose(out, alone, rtol=1e-9, atol=1e-9), f"{name} mixes the samples of a batch")
-    _check_readings(layer, name, passed, embed_dim, layout)
+    _check_readings(layer, name, tap_outputs, embed_dim, layout)
     _check_gradients(layer, name, z, layout)
     with torch.no_grad():
         layer.fuse()
@@ -49,30 +49,32 @@ def check_layer(layer: Layer, embed_dim: int, layout: TokenLayout | None = None)
     require(torch.allclose(out, fused, rtol=1e-9, atol=1e-9), f"{name}.fuse() changes the output")
 
 
-def _passed(layer: Layer, z: Tensor, layout: TokenLayout) -> tuple[Tensor, dict[str, Tensor]]:
+def _run_with_taps(layer: Layer, z: Tensor, layout: TokenLayout) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the output, and the outputs of the taps by name."""
-    passed: dict[str, Tensor] = {}
+    tap_outputs: dict[str, Tensor] = {}
 
     def hook(tap: str):
-        return lambda _module, _inputs, out: passed.update({tap: out})
+        return lambda _module, _inputs, out: tap_outputs.update({tap: out})
 
     handles = [module.register_forward_hook(hook(tap)) for tap, module in layer.taps().items()]
     if layer.compress is not None:
-        handles.append(layer.compress.register_forward_pre_hook(lambda _module, args: passed.update({INPUT: args[0]})))
+        handles.append(
+            layer.compress.register_forward_pre_hook(lambda _module, args: tap_outputs.update({INPUT: args[0]}))
+        )
     try:
-        return layer(z, layout), passed
+        return layer(z, layout), tap_outputs
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _check_readings(layer: Layer, name: str, passed: dict[str, Tensor], d: int, layout: TokenLayout) -> None:
+def _check_readings(layer: Layer, name: str, tap_outputs: dict[str, Tensor], d: int, layout: TokenLayout) -> None:
     taps = layer.taps()
     for tap in taps:
-        require(tap in passed, f"{name} has {tap}, but forward does not call it")
+        require(tap in tap_outputs, f"{name} has {tap}, but forward does not call it")
     require("tap_out" in taps, f"{name} has no tap_out: end forward with self.tap_out(z), an nn.Identity")
-    tokens = passed["tap_out"].shape[1]
-    require("tap_w" in passed or not layer.subspaces(), f"{name} has subspaces, but no tap_w for x U")
+    tokens = tap_outputs["tap_out"].shape[1]
+    require("tap_w" in tap_outputs or not layer.subspaces(), f"{name} has subspaces, but no tap_w for x U")
     subspaces = layer.subspaces()
     if subspaces is not None:
         kind = type(subspaces).__name__
@@ -80,14 +82,16 @@ def _check_readings(layer: Layer, name: str, passed: dict[str, Tensor], d: int, 
         U, K = subspaces
         require(U.ndim == 2 and U.shape[0] == d, f"{name}.subspaces().U must be (d, K p), got {tuple(U.shape)}")
         require(U.shape[1] % K == 0, f"{name}.subspaces(): {K} heads do not divide {U.shape[1]} columns")
-        shape = (len(passed["tap_w"]), tokens, U.shape[1])
+        shape = (len(tap_outputs["tap_w"]), tokens, U.shape[1])
         require(
-            passed["tap_w"].shape == shape,
-            f"tap_w of {name} must pass x U of shape {shape}, got {tuple(passed['tap_w'].shape)}",
+            tap_outputs["tap_w"].shape == shape,
+            f"tap_w of {name} must pass x U of shape {shape}, got {tuple(tap_outputs['tap_w'].shape)}",
         )
-        same = INPUT not in passed or torch.allclose(passed["tap_w"], passed[INPUT] @ U, rtol=1e-9, atol=1e-9)
-        require(same, f"tap_w of {name} must pass x U for the U of subspaces(), of which each column is a direction")
-    maps = layer.maps(passed["tap_w"], layout) if "tap_w" in passed else {}
+        same = INPUT not in tap_outputs or torch.allclose(
+            tap_outputs["tap_w"], tap_outputs[INPUT] @ U, rtol=1e-9, atol=1e-9
+        )
+        require(same, f"tap_w of {name} must pass x U for the U of subspaces(), whose columns are basis vectors")
+    maps = layer.maps(tap_outputs["tap_w"], layout) if "tap_w" in tap_outputs else {}
     for key, (values, rows, columns) in maps.items():
         require(values.ndim == 4, f"{name}.maps()['{key}'] must be (B, K, rows, columns), got {tuple(values.shape)}")
         for kind, size in ((rows, values.shape[2]), (columns, values.shape[3])):
@@ -104,7 +108,7 @@ def _check_readings(layer: Layer, name: str, passed: dict[str, Tensor], d: int, 
     )
     require(has_code == (layer.lambd is not None), f"{name}: lambd must be a number if there is a code, else None")
     if layer.returns_code:
-        same = torch.equal(passed["tap_code"], passed["tap_out"])
+        same = torch.equal(tap_outputs["tap_code"], tap_outputs["tap_out"])
         require(same, f"{name}.returns_code is True, but its output is not the output of tap_code")
 
 

@@ -220,7 +220,7 @@ def test_a_files_model_is_built_of_registered_parts_behind_a_config_too(tmp_path
     cfg, opened = load_config_and_checkpoint("transfer/cifar10", tmp_path / "c.pth")
     del asked[:]
     build_transferred_model(cfg, opened)
-    build_analyzed(cfg, opened, seed=0, whole=True)
+    build_analyzed(cfg, opened, seed=0, full_model=True)
     init_model("transfer/cifar10", tmp_path / "c.pth")
     assert asked == [True] * 4  # init_model compares with the weights first
     (tmp_path / "own.py").write_text(f"model = {model!r}")
@@ -250,7 +250,7 @@ WORDS = {
 
 @pytest.mark.parametrize("what", WORDS)
 def test_a_description_holds_nothing_that_a_config_acts_on(what):
-    """The model goes into the config that a run leaves in its work folder, whose text is code."""
+    """The model goes into the config that a run leaves in its work directory, whose text is code."""
     described = {**copy.deepcopy(MODEL), "head": {**MODEL["head"], "norm": WORDS[what]}}
     with pytest.raises(CheckpointError, match="which is not an argument name|which is not a plain value"):
         validated_model_config(Checkpoint("x.pth", weights_of(MODEL), described))

@@ -137,7 +137,7 @@ def test_by_the_command(run_tool, debug_checkpoint, tmp_path):
     again = run_tool("export", *args)
     assert (again.code, "exists: --force overwrites it" in again.last_line) == (2, True)
     itself = run_tool("export", "debug", out, "--to", "torch-export", "--out", out, "--force")
-    assert (itself.code, "is the checkpoint itself: name another file by --out" in itself.last_line) == (2, True)
+    assert (itself.code, "is the checkpoint itself: name another file with --out" in itself.last_line) == (2, True)
 
 
 def takes(run, batch):

@@ -56,7 +56,7 @@ def test_what_is_no_file_is_neither_waited_for_nor_taken(debug_checkpoint, tmp_p
     assert newest_checkpoint(tmp_path) is None
     shutil.copy(debug_checkpoint, tmp_path / "epoch_1.pth")
     assert newest_checkpoint(tmp_path, report=pytest.fail) == tmp_path / "epoch_1.pth"
-    with pytest.raises(CheckpointError, match="epoch_9.pth is damaged: .*is no regular file"):
+    with pytest.raises(CheckpointError, match="epoch_9.pth is damaged: .*is not a regular file"):
         verify_checkpoint(tmp_path / "epoch_9.pth")
     for name, words in (("epoch_9.pth", "is not a regular file; "), ("", "is a folder; .* holds epoch_1.pth, ")):
         with pytest.raises(CheckpointError, match=rf"checkpoint {tmp_path / name} {words}"):

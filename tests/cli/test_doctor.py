@@ -71,7 +71,7 @@ def test_places_that_will_not_do(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
-    told = {topic: (level, text) for level, topic, text in doctor.check_places(tmp_path / "not" / "yet")}
+    told = {topic: (level, text) for level, topic, text in doctor.check_resources(tmp_path / "not" / "yet")}
     assert told["work_dir"] == ("fault", f"cannot write to {tmp_path}: [Errno 13] Permission denied")
 
 

@@ -291,7 +291,7 @@ def test_processes_wait_for_who_writes(images, tmp_path):
     for taken in (1, 2, 3):
         next(results)
         time.sleep(0.7)
-        assert taken < len(list(tmp_path.iterdir())) <= taken + 2 * AHEAD
+        assert taken < len(list(tmp_path.iterdir())) <= taken + 2 * PREFETCH
     assert len(list(results)) == TRAIN - 3
 
 

@@ -55,13 +55,13 @@ def test_every_batch_is_spread_whole(batch, processes, most):
             plan_batch(batch, processes, most)
         return
     plan = plan_batch(batch, processes, most)
-    shares = [plan.share(rank) for rank in range(processes)]
+    shares = [plan.batch_size_of(rank) for rank in range(processes)]
     assert sum(shares) == batch
     assert shares == sorted(shares, reverse=True)
-    assert {min(shares), max(shares)} == set(plan.shares)
+    assert {min(shares), max(shares)} == set(plan.batch_sizes)
     parts = {
         len(range(n)[i * n // plan.micro_batches : (i + 1) * n // plan.micro_batches])
-        for n in plan.shares
+        for n in plan.batch_sizes
         for i in range(plan.micro_batches)
     }
     assert parts == set(plan.micro_batch_sizes)

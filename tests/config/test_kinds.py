@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crate_mm.config.kinds import Given, accepted_types, parse_value, read
+from crate_mm.config.kinds import RawText, accepted_types, parse_value, read
 from crate_mm.engine import load_config
 from crate_mm.models.layers import ISTA
 
@@ -16,7 +16,7 @@ names = st.text(string.ascii_letters + string.digits + " ,._-&()[]{}=é猫", min
 
 
 def setting(key: str, text: str, config: str = "crate_tiny_in1k"):
-    value = load_config(config, {key: Given(text)})
+    value = load_config(config, {key: RawText(text)})
     for part in key.split("."):
         value = value[int(part)] if part.isdigit() else value[part]
     return value
@@ -26,7 +26,7 @@ def setting(key: str, text: str, config: str = "crate_tiny_in1k"):
 @given(name=names.filter(lambda name: name.lower() != "none"))
 def test_a_path_is_the_text_as_it_stands(name):
     keys = ("data_root", "work_dir", "train_dataloader.dataset.source.root")
-    cfg = load_config("crate_tiny_in1k", {key: Given(name) for key in keys})
+    cfg = load_config("crate_tiny_in1k", {key: RawText(name) for key in keys})
     assert [cfg.data_root, cfg.work_dir, cfg.train_dataloader.dataset.source.root] == [name] * 3
 
 
@@ -81,8 +81,8 @@ def test_what_cannot_be_read_is_refused_by_its_key(key, text, message):
 
 def test_a_changed_type_decides_how_its_arguments_are_read():
     overrides = {
-        "train_dataloader.dataset.source.root": Given("2024"),
-        "train_dataloader.dataset.source.type": Given("PackedImages"),
+        "train_dataloader.dataset.source.root": RawText("2024"),
+        "train_dataloader.dataset.source.type": RawText("PackedImages"),
     }
     assert load_config("crate_tiny_in1k", overrides).train_dataloader.dataset.source == dict(
         type="PackedImages", root="2024", split="train"
@@ -112,7 +112,7 @@ def test_kinds_come_from_the_signature():
     assert accepted_types(ISTA, "lambd") == {float}
     assert accepted_types(ISTA, "nothing") is None
     assert accepted_types(None, "lambd") is None
-    assert read(Given("a,b"), {list[str], type(None)}) == ["a", "b"]
-    assert read(Given("2024,2025"), {list[str]}) == ["2024", "2025"]
-    assert read(Given("[1, two]"), {list[str]}) == ["1", "two"]
-    assert read(Given("1"), {str, list}) == 1  # either: as Python reads it
+    assert read(RawText("a,b"), {list[str], type(None)}) == ["a", "b"]
+    assert read(RawText("2024,2025"), {list[str]}) == ["2024", "2025"]
+    assert read(RawText("[1, two]"), {list[str]}) == ["1", "two"]
+    assert read(RawText("1"), {str, list}) == 1  # either: as Python reads it

@@ -280,7 +280,7 @@ def test_a_missing_or_damaged_pack_is_named(packed):
         PackedImages(str(packed), "val")
     shard = packed / "train" / "shard-000000.tar"
     shard.write_bytes(shard.read_bytes()[:-512])
-    with pytest.raises(ValueError, match=r"shard-000000\.tar should have \d+ bytes, it has \d+"):
+    with pytest.raises(ValueError, match=r"shard-000000\.tar must have \d+ bytes, got \d+"):
         PackedImages(str(packed))
 
 

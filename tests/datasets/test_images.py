@@ -131,8 +131,8 @@ def test_what_is_no_file_is_unreadable(tmp_path, kind, first):
     sample = dataset[0]
     assert sample["unreadable"] == 0
     assert time.perf_counter() - start < 10
-    reason = {"nothing": "No such file", "folder": "directory"}.get(kind, "no regular file")
-    assert reason in sample["unreadable_reason"] or "no regular file" in sample["unreadable_reason"]
+    reason = {"nothing": "No such file", "folder": "directory"}.get(kind, "not a regular file")
+    assert reason in sample["unreadable_reason"] or "not a regular file" in sample["unreadable_reason"]
 
 
 @pytest.mark.parametrize("size", [(1, 65500), (65500, 1)])

@@ -96,7 +96,7 @@ def test_mapped_arrays_travel_to_a_process_as_a_file_or_as_themselves(tmp_path):
     assert np.array_equal(pickle.loads(travelling)["a"], np.arange(10_000))
     save_arrays(file, {"a": np.zeros(10_000, int)})
     assert np.array_equal(pickle.loads(pickle.dumps(mapped))["a"], np.arange(10_000))
-    with pytest.raises(ValueError, match="has been replaced while a process started"):
+    with pytest.raises(ValueError, match="was replaced while a process that needs it"):
         pickle.loads(travelling)
 
 

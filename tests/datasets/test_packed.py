@@ -71,7 +71,7 @@ def test_an_index_that_is_written_over_reads_nothing_else(tmp_path, samples):
     with open(file, "r+b") as index:  # in its place, which nobody should do
         index.seek(data.index(offsets))
         index.write(np.full(COUNT, 2**40).tobytes())
-    with pytest.raises(OSError, match="has been rewritten while it is in use"):
+    with pytest.raises(OSError, match="was rewritten while it was in use"):
         pack.read(3)
 
 
@@ -85,7 +85,7 @@ def test_rows_of_files_and_of_memory_make_one_index(tmp_path, samples):
         rows = write_shard(tmp_path / f"shard-{number}.tar", keyed)
         shards.save_arrays(tmp_path / f"{number}.npz", rows)
         given.append((f"shard-{number}.tar", rows))
-        assert shards.is_whole(tmp_path / f"shard-{number}.tar", tmp_path / f"{number}.npz")
+        assert shards.is_intact(tmp_path / f"shard-{number}.tar", tmp_path / f"{number}.npz")
     files = [(name, tmp_path / f"{number}.npz") for number, (name, _) in enumerate(given)]
     assert write_index(tmp_path / "one", given, ["a"]) == write_index(tmp_path / "two", files, ["a"]) == COUNT
     assert (tmp_path / "one" / INDEX).read_bytes() == (tmp_path / "two" / INDEX).read_bytes()
@@ -100,11 +100,11 @@ def test_a_shard_that_is_cut_off_or_changed_is_not_whole(tmp_path, samples):
     data = shard.read_bytes()
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert tar.getnames()[0] == "000000000.cls"
-    assert shards.is_whole(shard, rows)
+    assert shards.is_intact(shard, rows)
     for harmed in (data[:-1], data[:700] + bytes([data[700] ^ 1]) + data[701:], data + b"\0"):
         shard.write_bytes(harmed)
-        assert not shards.is_whole(shard, rows)
+        assert not shards.is_intact(shard, rows)
     shard.write_bytes(data)
-    assert not shards.is_whole(shard, tmp_path / "none.npz")
+    assert not shards.is_intact(shard, tmp_path / "none.npz")
     rows.write_bytes(rows.read_bytes()[:-30])
-    assert not shards.is_whole(shard, rows)
+    assert not shards.is_intact(shard, rows)

@@ -130,6 +130,6 @@ def test_too_few_files_end_a_run_and_replace_no_image(tmp_path):
 def test_a_folder_that_is_read_as_a_file_leaves_nothing_open(tmp_path):
     before = len(os.listdir("/dev/fd"))
     for _ in range(3):
-        with pytest.raises(UnreadableImageError, match="is no regular file"):
+        with pytest.raises(UnreadableImageError, match="is not a regular file"):
             open_image(tmp_path)
     assert len(os.listdir("/dev/fd")) == before

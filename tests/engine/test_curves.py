@@ -86,7 +86,7 @@ def test_what_is_not_known_before_is_refused(tmp_path):
     cfg.param_scheduler = dict(type="ReduceOnPlateauLR", monitor="eval/loss")
     with pytest.raises(ValueError, match="depends on validation metrics"):
         schedule(cfg)
-    with pytest.raises(ValueError, match="give its number of training images with --samples N"):
+    with pytest.raises(ValueError, match="give the number of training images with --samples N"):
         schedule(load_config("crate_base_in1k", {"data_root": str(tmp_path / "nowhere")}))
 
 
@@ -199,7 +199,7 @@ def test_a_log_that_is_no_file_is_refused(tmp_path):
         read_run(tmp_path)
     (tmp_path / "1" / LOG).unlink()
     (tmp_path / "1" / LOG).symlink_to("/dev/zero")
-    with pytest.raises(OSError, match=r"scalars\.json is no regular file"):
+    with pytest.raises(OSError, match=r"scalars\.json is not a regular file"):
         read_run(tmp_path)
 
 

@@ -29,7 +29,7 @@ def rows(folder):
 
 @pytest.fixture(scope="module")
 def fifteen(tmp_path_factory):
-    """The work folder of a run of 15 steps, with checkpoints at every sixth."""
+    """The work directory of a run of 15 steps, with checkpoints at every sixth."""
     folder = tmp_path_factory.mktemp("fifteen")
     run(folder, **options(15, default_hooks__checkpoint__every_iters=6))
     return folder

@@ -240,7 +240,7 @@ def test_the_scalers_search_is_no_trouble_and_a_resume_goes_on_with_its_scale(tm
 
 @pytest.mark.parametrize("scale", [0, -1.0, "static", True])
 def test_a_loss_scale_that_is_none_is_refused(tmp_path, scale):
-    with pytest.raises(ValueError, match=f"loss_scale must be 'dynamic', a number above 0 or .*: {scale!r}"):
+    with pytest.raises(ValueError, match=f"loss_scale must be 'dynamic', a positive number or .*got {scale!r}"):
         debug_runner(tmp_path, **FP16, optim_wrapper__loss_scale=scale).build_for_training()
 
 

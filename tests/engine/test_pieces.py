@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 from crate_mm.datasets import ClassificationDataset, Digits, GlobalBatchSampler, collate, init_worker
 from crate_mm.datasets.base import samples_in
 from crate_mm.engine import RunInterruptedError, Runner, load_config, newest_checkpoint, read_checkpoint
-from crate_mm.engine.loading.chunks import ChunkedBatchSampler, in_pieces, join, split_batch
+from crate_mm.engine.loading.chunks import ChunkedBatchSampler, chunk_loader, join, split_batch
 from crate_mm.engine.loading.prefetch import Prefetcher
 from crate_mm.registry import FUNCTIONS
 from crate_mm.torch_private import end_workers
@@ -48,7 +48,7 @@ def test_the_batches_are_those_of_the_loader(persistent):
     """Sample by sample, with their augmentation, in every epoch, and from the midst of one."""
     photographs = dict(type="FakeData", size=100, image_size=(3, 12, 14))
     loader = loader_of(ClassificationDataset(photographs, AUGMENT), drop_last=True, persistent_workers=persistent)
-    pieces, count = in_pieces(loader, 8)
+    pieces, count = chunk_loader(loader, 8)
     assert count == 4
     assert pieces.persistent_workers == persistent
     for epoch, start in ((0, 0), (1, 0), (1, 2)):
@@ -64,7 +64,7 @@ def test_the_batches_are_those_of_the_loader(persistent):
 def test_a_last_batch_may_be_smaller():
     data = ClassificationDataset(Digits("test"))
     loader = DataLoader(data, 200, num_workers=1, collate_fn=collate)
-    ours = list(Prefetcher(*in_pieces(loader, 64)))
+    ours = list(Prefetcher(*chunk_loader(loader, 64)))
     assert [len(batch["labels"]) for batch in ours] == [200, 200, 50]
     assert_identical(ours, list(loader))
 
@@ -87,7 +87,7 @@ class Stream(IterableDataset):
     ids=["no workers", "small", "own collate", "own batches", "no batches", "stream"],
 )
 def test_what_cannot_or_need_not_be_divided_stays(loader):
-    same, count = in_pieces(loader, 4)
+    same, count = chunk_loader(loader, 4)
     assert same is loader
     assert count == 1
 
@@ -162,7 +162,7 @@ class Counted(torch.utils.data.Dataset):
 def test_what_is_under_way_is_a_batch_and_a_piece_a_worker(most, ahead):
     """Of 20 pieces of a batch two workers have 22 under way, so that a step finds its batch; of whole ones two each."""
     data = Counted()
-    batches = Prefetcher(*in_pieces(DataLoader(data, 200, num_workers=2, collate_fn=collate), most))
+    batches = Prefetcher(*chunk_loader(DataLoader(data, 200, num_workers=2, collate_fn=collate), most))
     taken = 200
     for _ in batches:
         taken += 200
@@ -192,14 +192,14 @@ def run(work_dir: Path, collate_fn: str = "collate") -> Runner:
 
 @pytest.fixture
 def pieces_of_10(monkeypatch):
-    monkeypatch.setattr(in_pieces, "__defaults__", (10,))
+    monkeypatch.setattr(chunk_loader, "__defaults__", (10,))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
 
 
 @pytest.mark.slow
 def test_training_takes_the_same_steps_and_resumes_exactly(tmp_path, pieces_of_10):
     whole, divided = run(tmp_path / "whole", collate_fn="collate_of_a_user"), run(tmp_path / "pieces")
-    assert (whole.train_loop.pieces, divided.train_loop.pieces) == (1, 4)
+    assert (whole.train_loop.chunks_per_batch, divided.train_loop.chunks_per_batch) == (1, 4)
     assert len(whole.train_dataloader) == len(divided.train_dataloader) == 10
     there = set(multiprocessing.active_children())
     whole.train()
@@ -233,6 +233,6 @@ def test_unreadable_images_are_reported_once(tmp_path, image_tree, pieces_of_10)
     cfg.work_dir = str(tmp_path / "run")
     runner = Runner.from_cfg(cfg)
     runner.train()
-    assert runner.train_loop.pieces == 2
+    assert runner.train_loop.chunks_per_batch == 2
     (log,) = (tmp_path / "run").glob("*/*.log")
     assert sorted(re.findall(r"cannot read train image (\S+) \(", log.read_text())) == sorted(broken)

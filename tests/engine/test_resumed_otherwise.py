@@ -12,7 +12,7 @@ from tests.training import AUGMENT, assert_identical, debug_config, train
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
-    """A work folder after one epoch."""
+    """A work directory after one epoch."""
     folder = tmp_path_factory.mktemp("begun")
     train(folder, train_cfg__max_epochs=1)
     return folder
@@ -108,7 +108,7 @@ def test_a_work_folder_that_cannot_be_made_is_named(tmp_path, what):
 
 @pytest.fixture(scope="module")
 def first_draws(tmp_path_factory):
-    """A work folder after an epoch with the first version of the sampler's draws, and a checkpoint of its midst that
+    """A work directory after an epoch with the first version of the sampler's draws, and a checkpoint of its midst that
     does not name the version, as from before there was another."""
     folder = tmp_path_factory.mktemp("first_draws")
     options = dict(train_cfg__max_epochs=1, default_hooks__checkpoint__every_iters=6)

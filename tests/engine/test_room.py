@@ -1,4 +1,4 @@
-"""A work folder that has been used: what goes aside, and what stays."""
+"""A work directory that has been used: what goes aside, and what stays."""
 
 import shutil
 

@@ -41,7 +41,7 @@ class Mark:
 
 @pytest.fixture(params=["zip", "legacy", "safetensors"])
 def evil(request, tmp_path) -> Path:
-    """A work folder's newest checkpoint that would make ``mark`` beside it."""
+    """A work directory's newest checkpoint that would make ``mark`` beside it."""
     contents = {"state_dict": {}, "meta": {"epoch": 1, "iter": 10, "model": {}}, "evil": Mark(tmp_path / "mark")}
     path = tmp_path / ("evil.safetensors" if request.param == "safetensors" else "epoch_1.pth")
     if request.param == "zip":
@@ -366,7 +366,7 @@ def test_labels_of_datasets_that_are_damaged_end_in_a_sentence(tmp_path, monkeyp
             read, sentence = result_or_sentence(dataset, str(tmp_path))
         if read is None:
             assert str(tmp_path) in sentence
-            assert "damaged" in sentence or "incomplete" in sentence or "should have" in sentence
+            assert "damaged" in sentence or "incomplete" in sentence or "must have" in sentence
         else:
             labels = np.asarray(
                 read.labels if name == "PackedImages" else getattr(read, "targets", read.__dict__.get("_labels"))

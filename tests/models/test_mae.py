@@ -71,7 +71,7 @@ def test_targets_and_masks(case):
     assert_close(patches[0, 1, :10], ref["target_image0_patch1_first10"])
     assert_close(model.targets(images)[0, 1, :10], ref["target_normalised_image0_patch1_first10"])
     assert torch.equal(model.unpatchify(patches), images)
-    assert noise.argsort(dim=1)[:, : model.num_kept].tolist() == ref["ids_keep"]
+    assert noise.argsort(dim=1)[:, : model.num_visible].tolist() == ref["ids_keep"]
     mask = model.mask_of(noise)
     assert mask.sum(dim=1).tolist() == [ref["num_masked_per_image"]] * ref["batch_size"]
     assert [(~row).nonzero().flatten().tolist() for row in mask] == [sorted(row) for row in ref["ids_keep"]]
@@ -317,7 +317,7 @@ def test_what_is_given_is_in_the_model():
     model = MODELS.build(found.model)
     block, decoder = model.backbone.blocks[0], model.decoder.blocks[0]
     assert (block.sparsify.step_size, block.sparsify.lambd, block.compress.num_heads) == (0.2, 0.1, 3)
-    assert (decoder.compress.num_heads, model.num_kept, model.norm_pix_loss) == (6, 8, True)
+    assert (decoder.compress.num_heads, model.num_visible, model.norm_pix_loss) == (6, 8, True)
 
 
 def test_heads_are_taken_as_published_and_else_asked_for():

@@ -54,7 +54,7 @@ def config(work_dir, **overrides):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The work folder of a training by the Runner."""
+    """The work directory of a training by the Runner."""
     work_dir = tmp_path_factory.mktemp("masked")
     Runner.from_cfg(config(work_dir)).train()
     return work_dir
@@ -430,6 +430,6 @@ def test_the_preprocessors_way_back():
 def test_a_published_model_says_what_it_is(run):
     model = init_model(None, run / "epoch_2.pth")
     assert isinstance(model, MaskedAutoencoder)
-    assert (model.norm_pix_loss, model.num_kept, len(model.decoder.blocks)) == (True, 4, 2)
+    assert (model.norm_pix_loss, model.num_visible, len(model.decoder.blocks)) == (True, 4, 2)
     with pytest.raises(ValueError, match="Predictor is for classifiers: MaskedAutoencoder predicts no classes"):
         Predictor(model)

@@ -14,7 +14,7 @@ from ..taps import name_of
 from .base import Figure, FigureInput, FigureOutput, patch_layout, preprocessed, without_ticks
 from .style import color_bar, sheet
 
-BRIGHTEST = 99.5  # percentile at the top of the color scale, so that single bright patches do not darken all others
+BRIGHTEST = 99.5  # percentile at the top of the color scale, so that one bright patch does not darken all others
 
 
 @FIGURES.register_module("attention")
@@ -61,12 +61,12 @@ def plot_attention(
     Args:
         image: ``(H, W, 3)`` of uint8.
         maps: ``{layer from 1: (heads, rows, columns)}``.
-        title: of the figure.
-        interpolation: between patches, 'bilinear' or 'nearest'.
+        title: title of the figure.
+        interpolation: interpolation between patches, 'bilinear' or 'nearest'.
     """
     heads, (H, W) = max(len(m) for m in maps.values()), image.shape[:2]
     high = max(np.percentile(m, BRIGHTEST) for m in maps.values())
-    most = max(m.max().item() for m in maps.values())
+    maximum = max(m.max().item() for m in maps.values())
     side = 1.15
     figure = sheet(side * (heads + 3) + 0.9, side * H / W * max(len(maps), 2) + 0.9, text=0.7)
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
@@ -92,5 +92,5 @@ def plot_attention(
             if row == 0:
                 axes.set_title(str(column) if column else "mean", fontsize="x-small")
     without_ticks([photo, *panels])
-    color_bar(figure, mappable, panels, extend="max" if most > high else "neither")
+    color_bar(figure, mappable, panels, extend="max" if maximum > high else "neither")
     return figure

@@ -25,10 +25,10 @@ class FigureInput(NamedTuple):
     """Input of a figure: a model in eval mode and its data.
 
     Attributes:
-        label: of the model and its data, for legends.
-        model: on its device.
-        batches: from a loader.
-        pictures: for image files, ``(H, W, 3)`` of uint8 for each sample of ``batches``.
+        label: name of the model and its data, for legends.
+        model: the model, on its device.
+        batches: batches of a loader.
+        pictures: image files only: the image of each sample, ``(H, W, 3)`` of uint8.
         names: file names of the pictures.
         classes: class names of the data, if known.
     """
@@ -127,10 +127,13 @@ def legend(axes: Axes, **kwargs) -> None:
         text.set_parse_math(False)
 
 
-def captions(subject: FigureInput, count: int, most: int = 24) -> list[str]:
+def captions(subject: FigureInput, count: int, max_length: int = 24) -> list[str]:
     """Return the file names of a subject's first images, shortened in the middle, or empty strings."""
     names = [sanitized(Path(name).name, 10_000) for name in subject.names[:count]]
-    texts = [name if len(name) <= most else f"{name[: most * 2 // 3]}\u2026{name[1 - most // 3 :]}" for name in names]
+    texts = [
+        name if len(name) <= max_length else f"{name[: max_length * 2 // 3]}\u2026{name[1 - max_length // 3 :]}"
+        for name in names
+    ]
     return texts + [""] * (count - len(texts))
 
 

@@ -40,9 +40,9 @@ class Layers(Figure):
         check_measures(options.measures)
         curves: dict[str, list[LayerRow]] = {}
         for subject in subjects:
-            with measure_layers(subject.model, options.layers, options.eps_squared, not options.raw_length) as gathered:
+            with measure_layers(subject.model, options.layers, options.eps_squared, not options.raw_length) as measures:
                 run_batches(subject.model, subject.batches)
-            curves[subject.label] = gathered.rows()
+            curves[subject.label] = measures.rows()
         table = [["curve", "measure", "meaning", "layer", "mean", "std", "images"]]
         for label, rows in curves.items():
             head = spreadsheet_cell(label)

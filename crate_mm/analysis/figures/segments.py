@@ -31,7 +31,7 @@ class Segments(Figure):
     Images are resized to the model's size. A head's mask is the largest 60 % of its CLS attention map, enlarged to the
     ground truth's size by nearest neighbor. For each class in an image, the head with the highest IoU counts.
     Background is not a class, and void pixels are ignored. Source: Yu et al., CPAL 2024, arXiv 2308.16271, which uses
-    the last layer but one and does not state the interpolation.
+    the second-to-last layer and does not state the interpolation.
     """
 
     help = "mIoU of attention masks, without segmentation training, on PASCAL VOC"
@@ -55,18 +55,19 @@ class Segments(Figure):
         data, rows, overlaps, examples = open_voc(options), [], [], []
         count = min(options.num_images, len(data)) if options.num_images > 0 else len(data)
         for i in range(count):
-            image, truth = data[i]
-            truth = torch.from_numpy(np.array(truth)).long()
-            masks = masks_of(model, image, layer, tuple(truth.shape))
-            overlaps.append(best_heads(masks, truth))
+            image, ground_truth = data[i]
+            ground_truth = torch.from_numpy(np.array(ground_truth)).long()
+            masks = masks_of(model, image, layer, tuple(ground_truth.shape))
+            overlaps.append(best_heads(masks, ground_truth))
             name = Path(data.images[i]).stem
             rows += [[spreadsheet_cell(name), c.label, class_name(c.label), c.head + 1, c.iou] for c in overlaps[-1]]
             if len(examples) < options.pictures and overlaps[-1]:
-                examples.append((name, np.array(image), truth, masks, overlaps[-1]))
+                examples.append((name, np.array(image), ground_truth, masks, overlaps[-1]))
         score = mean_iou(overlaps)
         if not rows:
             raise ValueError(
-                f"no mask of {sanitized(options.image_set)} in {sanitized(options.voc)} has a class besides background"
+                f"no mask of {sanitized(options.image_set)} in {sanitized(options.voc)} has a class other than "
+                "background"
             )
         summary = {
             "miou": score,
@@ -125,16 +126,16 @@ def plot_segments(examples: list[tuple[str, np.ndarray, Tensor, Tensor, list[Cla
 
     Args:
         examples: for each image its name, ``(H, W, 3)`` of uint8, classes ``(H, W)``, masks ``(K, H, W)`` and overlaps.
-        title: of the figure.
+        title: title of the figure.
     """
     figure = InlineFigure(figsize=(max(1.9 * len(examples) + 0.5, 5.5), 5.4), layout="constrained")
     figure.suptitle(sanitized(title), fontsize=10, parse_math=False)
     above, middle, below = figure.subplots(3, len(examples), squeeze=False)
     for axes, side in zip((above[0], middle[0], below[0]), ("image", "ground truth", "best head")):
         axes.set_ylabel(side, fontsize=9)
-    for number, (name, image, truth, masks, overlaps) in enumerate(examples):
-        largest = max(overlaps, key=lambda overlap: int((truth == overlap.label).sum()))
-        for axes, region in ((middle[number], truth == largest.label), (below[number], masks[largest.head])):
+    for number, (name, image, ground_truth, masks, overlaps) in enumerate(examples):
+        largest = max(overlaps, key=lambda overlap: int((ground_truth == overlap.label).sum()))
+        for axes, region in ((middle[number], ground_truth == largest.label), (below[number], masks[largest.head])):
             axes.imshow(np.where(region.numpy()[..., None], image, image // 5))
         above[number].imshow(image)
         above[number].set_title(sanitized(name, 24), fontsize=8, parse_math=False)

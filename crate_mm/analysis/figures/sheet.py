@@ -21,7 +21,7 @@ from .style import InlineFigure
 
 DPI = 100  # the lengths below are in pixels
 SIDE, MAX_SIDE = 160, 320  # enlarge smaller images to at most SIDE, shrink larger ones to MAX_SIDE
-MIN_WIDTH = 480  # of a sheet, for its title
+MIN_WIDTH = 480  # minimum width of a sheet, so that its title fits
 CELL, MARGIN, GAP, LINE = 144, 28, 20, 15
 SHAPE = 1.5  # target ratio of width to height
 SMALL, LARGE = 8, 10.5  # font sizes in points
@@ -50,7 +50,7 @@ def plot_sheet(panels: Sequence[Panel], title: str, columns: int | None = None) 
 
     Args:
         panels: the images, at least one.
-        title: of the sheet.
+        title: title of the sheet.
         columns: images per row (default: so that width / height is near ``SHAPE``).
     """
     images = [None if panel.pixels is None else _fitted(panel.pixels) for panel in panels]
@@ -91,8 +91,8 @@ def plot_sheet(panels: Sequence[Panel], title: str, columns: int | None = None) 
         left, top = MARGIN + column * (width + GAP), above + row * (height + below + GAP)
         if image is None:
             _box(figure, left, top, width, height, total, total_height, facecolor=PALE, edgecolor="none")
-            most = max((height - 12) // LINE, 1)
-            for step, line in enumerate(text.wrapped(panel.reason, width - 16, SMALL, most)):
+            max_lines = max((height - 12) // LINE, 1)
+            for step, line in enumerate(text.wrapped(panel.reason, width - 16, SMALL, max_lines)):
                 write(left + 8, top + 8 + LINE * step, line, SMALL, ACCENT)
         else:
             figure.figimage(image, left, total_height - top - image.shape[0], origin="upper")
@@ -144,29 +144,29 @@ class _Text:
         font = FontProperties(family=_families(text), size=size)
         return self.renderer.get_text_width_height_descent(text, font, ismath=False)[0]
 
-    def shortened(self, text: str, most: float, size: float) -> str:
+    def shortened(self, text: str, max_width: float, size: float) -> str:
         """Return a text of at most this width, shortened in the middle because names differ at their ends."""
         text = drawable(text)
-        if self.width(text, size) <= most:
+        if self.width(text, size) <= max_width:
             return text
         low, high = 0, len(text)
         while high - low > 1:
             length = (low + high) // 2
-            low, high = (length, high) if self.width(_cut(text, length), size) <= most else (low, length)
+            low, high = (length, high) if self.width(_cut(text, length), size) <= max_width else (low, length)
         return _cut(text, low)
 
-    def wrapped(self, text: str, most: float, size: float, lines: int) -> list[str]:
+    def wrapped(self, text: str, max_width: float, size: float, lines: int) -> list[str]:
         """Return a text in at most ``lines`` lines of at most this width; the rest is dropped."""
         wrapped: list[str] = []
         for word in drawable(text).split():
             longer = f"{wrapped[-1]} {word}" if wrapped else word
-            if wrapped and self.width(longer, size) <= most:
+            if wrapped and self.width(longer, size) <= max_width:
                 wrapped[-1] = longer
             elif len(wrapped) == lines:
-                wrapped[-1] = self.shortened(f"{wrapped[-1]} ...", most, size)
+                wrapped[-1] = self.shortened(f"{wrapped[-1]} ...", max_width, size)
                 break
             else:
-                wrapped.append(self.shortened(word, most, size))
+                wrapped.append(self.shortened(word, max_width, size))
         return wrapped
 
 
@@ -192,9 +192,8 @@ def _font_with(character: str) -> str | None:
     plain = font_manager.get_font(font_manager.findfont(PLAIN))
     if plain.get_char_index(ord(character)) or unicodedata.combining(character):
         return PLAIN
-    fonts = [
-        font for font in font_manager.fontManager.ttflist if not font.name.startswith("Last Resort")
-    ]  # has only boxes
+    # The characters of Last Resort are boxes.
+    fonts = [font for font in font_manager.fontManager.ttflist if not font.name.startswith("Last Resort")]
     for font in sorted(fonts, key=lambda font: (font.style != "normal", font.name)):
         try:
             if font_manager.get_font(font.fname).get_char_index(ord(character)):

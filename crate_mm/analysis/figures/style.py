@@ -37,8 +37,8 @@ def figure_style(kind: str = "screen", width: float | None = None, font_size: fl
 
     Args:
         kind: 'screen', or 'paper' (fixed width, embedded TrueType fonts, 300 dpi).
-        width: of a figure for a paper, in inches (default: 5.5).
-        font_size: of a figure for a paper, in points (default: 8). Titles and labels scale with it.
+        width: width of a figure for a paper, in inches (default: 5.5).
+        font_size: font size of a figure for a paper, in points (default: 8). Titles and labels scale with it.
 
     Raises:
         ValueError: the style is unknown, or a size is given for the screen or out of range.
@@ -69,7 +69,7 @@ def sheet(width: float, height: float, text: float = 0.0) -> InlineFigure:
     """Return an empty figure of this size; in the paper style, of the paper's width and proportional height.
 
     Args:
-        width, height: in inches.
+        width, height: size in inches.
         text: inches of the height that are lines of text and do not scale with the panels.
     """
     page = _width.get()
@@ -79,27 +79,29 @@ def sheet(width: float, height: float, text: float = 0.0) -> InlineFigure:
     return InlineFigure(figsize=(width, height), layout="constrained")
 
 
-def columns_of(count: int, most: int = MAX_COLUMNS) -> int:
+def columns_of(count: int, max_columns: int = MAX_COLUMNS) -> int:
     """Return the number of columns for ``count`` panels that fills the last row best."""
-    return math.ceil(count / math.ceil(count / most))
+    return math.ceil(count / math.ceil(count / max_columns))
 
 
-def panel_grid(count: int, size: float, most: int = MAX_COLUMNS, beside: int = 0) -> tuple[MplFigure, list, GridSpec]:
+def panel_grid(
+    count: int, size: float, max_columns: int = MAX_COLUMNS, reserved: int = 0
+) -> tuple[MplFigure, list, GridSpec]:
     """Return a figure with equal square panels row by row.
 
     Args:
         count: number of panels.
-        size: of a panel, in inches on a screen.
-        most: panels per row.
-        beside: inches reserved below the panels, as the last row of the grid.
+        size: side of a panel, in inches on a screen.
+        max_columns: maximum number of panels per row.
+        reserved: inches reserved below the panels, as the last row of the grid.
 
     Returns:
         The figure, the axes of the panels, and the grid; its ``[-1, :]`` is the reserved row.
     """
-    columns = columns_of(count, most)
+    columns = columns_of(count, max_columns)
     rows = math.ceil(count / columns)
-    figure = sheet(size * columns + 0.8, size * rows + 0.5 + beside, text=0.3 * rows + 0.2)
-    ratios = [size] * rows + ([beside] if beside else [])
+    figure = sheet(size * columns + 0.8, size * rows + 0.5 + reserved, text=0.3 * rows + 0.2)
+    ratios = [size] * rows + ([reserved] if reserved else [])
     grid = figure.add_gridspec(len(ratios), columns, height_ratios=ratios)
     panels = [figure.add_subplot(grid[number // columns, number % columns]) for number in range(count)]
     return figure, panels, grid

@@ -37,9 +37,9 @@ class Subspaces(Figure):
             if subspaces is None:
                 raise ValueError(f"{name_of(subject.model)} has no subspaces in layer {layer + 1}")
             U, K = subspaces.U.detach(), subspaces.num_heads
-            p, most = U.shape[1] // K, max(options.directions, 1)
-            picked = torch.cat([k * p + torch.randperm(p, generator=generator)[:most] for k in range(K)])
-            grams[layer + 1] = subspace_gram(U[:, picked])
+            p, count = U.shape[1] // K, max(options.directions, 1)
+            columns = torch.cat([k * p + torch.randperm(p, generator=generator)[:count] for k in range(K)])
+            grams[layer + 1] = subspace_gram(U[:, columns])
             incoherence[layer + 1] = subspace_incoherence(U, K).item()
         if not grams:
             raise ValueError(f"{name_of(subject.model)} has no subspaces, so R^c is not defined")
@@ -58,7 +58,7 @@ def plot_subspaces(grams: dict[int, Tensor], incoherence: dict[int, float], num_
         num_heads: K, for the lines between the heads.
         random: incoherence of random vectors, for comparison.
     """
-    figure, panels, grid = panel_grid(len(grams), size=2.1, beside=2.2)
+    figure, panels, grid = panel_grid(len(grams), size=2.1, reserved=2.2)
     for axes, (layer, gram) in zip(panels, grams.items()):
         image = axes.imshow(gram.abs().float().cpu(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         for k in range(1, num_heads):

@@ -47,7 +47,7 @@ def plot_tokens(blocks: dict[int, Tensor], title: str) -> MplFigure:
 
     Args:
         blocks: ``{layer from 1: (dimensions, tokens)}``.
-        title: of the figure.
+        title: title of the figure.
     """
     figure, panels, _ = panel_grid(len(blocks), size=2.1)
     figure.suptitle(sanitized(title), fontsize="medium", parse_math=False)

@@ -54,14 +54,14 @@ def _array(data: bytes, name: str) -> np.ndarray:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its {sanitized(name)} has a header of version {version}, which is not supported")
     header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, by_columns, kind = header(stream)
-    if kind.kind not in KINDS and kind != np.dtype("V2"):
-        raise ValueError(f"its {sanitized(name)} holds {kind}, not numbers")
+    shape, is_fortran, dtype = header(stream)
+    if dtype.kind not in KINDS and dtype != np.dtype("V2"):
+        raise ValueError(f"its {sanitized(name)} holds {dtype}, not numbers")
     rest = memoryview(data)[stream.tell() :]
     count = int(np.prod(shape, dtype=object)) if shape else 1
-    if min(shape, default=0) < 0 or count * kind.itemsize != len(rest):
+    if min(shape, default=0) < 0 or count * dtype.itemsize != len(rest):
         raise ValueError(f"the size of its {sanitized(name)} does not match its header")
-    return np.frombuffer(rest, kind).reshape(shape, order="F" if by_columns else "C")
+    return np.frombuffer(rest, dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
 def as_tensor(array: np.ndarray) -> Tensor:

@@ -131,8 +131,8 @@ class PickleScan:
         self.file_bytes = file_bytes
         self.records = records
         self.storages: dict[Any, int] = {}
-        self.stored = 0
-        self.copied = 0
+        self.storage_bytes = 0
+        self.copied_items = 0
 
     def interpret(self, stream: BinaryIO) -> Any:
         """Interpret one pickle and return the stand-in of its object.
@@ -152,7 +152,7 @@ class PickleScan:
             if name == "STOP":
                 return stack.pop()
             if name == "GLOBAL":
-                stack.append(self._named(argument))
+                stack.append(self._resolve_name(argument))
             elif name == "MARK":
                 marks.append(stack)
                 stack = []
@@ -202,7 +202,7 @@ class PickleScan:
         raise EOFError("the pickle is truncated")
 
     @staticmethod
-    def _named(argument: str) -> _Name:
+    def _resolve_name(argument: str) -> _Name:
         module, _, name = argument.partition(" ")
         module = {"__builtin__": "builtins"}.get(module, module)
         path = f"{module}.{name}"
@@ -268,8 +268,8 @@ class PickleScan:
         return parts[0] if path == "torch.Size" else ObjectStub(path, size)  # a Size is hashed as its tuple is
 
     def _copy(self, size: int) -> None:
-        self.copied += size
-        if self.copied > 16 * self.file_bytes + 2**16:
+        self.copied_items += size
+        if self.copied_items > 16 * self.file_bytes + 2**16:
             raise RefusedPickleError("it copies the same data repeatedly")
 
     def _storage(self, persistent_id: Any) -> _Storage:
@@ -283,10 +283,10 @@ class PickleScan:
             if numel * kind.item_bytes != self.records.get(str(key)):
                 raise ValueError(f"the size of its storage {sanitized(key)} does not match its record")
             return _Storage(numel, kind.item_bytes)
-        known = self.storages.get(key, 0)
-        self.storages[key] = max(numel * kind.item_bytes, known)
-        self.stored += self.storages[key] - known
-        if self.stored > self.file_bytes:
+        earlier_bytes = self.storages.get(key, 0)
+        self.storages[key] = max(numel * kind.item_bytes, earlier_bytes)
+        self.storage_bytes += self.storages[key] - earlier_bytes
+        if self.storage_bytes > self.file_bytes:
             raise RefusedPickleError("its tensors are larger than the file")
         view = parts[5].parts if len(parts) == 6 and isinstance(parts[5], _Tuple) else None
         if view is not None:

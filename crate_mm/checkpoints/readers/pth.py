@@ -68,7 +68,7 @@ def verify_checkpoint(path: str | Path, opens: bool = True, sums: bool = True) -
         sums: read and verify the contents; not needed if another process on this machine has done so.
 
     Returns:
-        Why the intact file is refused, or None.
+        The reason why the intact file is refused, or None.
 
     Raises:
         CheckpointError: the file is missing, empty or truncated, or its content has changed.

@@ -43,7 +43,7 @@ class CheckpointHook(Hook):
         save_begin: first epoch to save.
         save_optimizer, save_param_scheduler: include the states that a resume needs.
         background: continue training while a file is written, for which rank 0 needs as much memory as the file is
-            large. The write of a best checkpoint is always waited for.
+            large. A best checkpoint is always written in the foreground.
         by_epoch, out_dir, filename_tmpl: MMEngine's arguments; other values than these defaults raise an error.
 
     Raises:

@@ -44,7 +44,7 @@ MAX_RESULT_BYTES = 2**24
 
 @HOOKS.register_module()
 class ResultFile(Hook):
-    """Write ``result.json`` to the work directory after each validation during training, also for a run killed later.
+    """Write ``result.json`` to the work directory after each validation during training, also for a run that is killed.
 
     ``last`` has the metrics of the last validation, ``best`` those of the best one by the headline metric (that of
     ``save_best``, or the task's). The wall time covers training and validation, over all resumes. ``run`` identifies
@@ -222,7 +222,7 @@ def run_metadata(
     frozen: bool | None = None,
     origin: str | None = None,
 ) -> dict:
-    """Return the model, data, config, recipe, seed, command and start checkpoint of a training or test.
+    """Return the model, data, config, recipe, seed, command and start checkpoint of a training run or a test.
 
     Args:
         cfg: the user's config or the resolved one.
@@ -291,7 +291,7 @@ def model_name(backbone: dict) -> str:
 
 
 def model_cost(model: nn.Module) -> dict:
-    """Return the numbers of parameters and of trainable ones, the multiply-adds per sample, and the image size.
+    """Return the number of parameters, how many are trainable, the multiply-adds per sample, and the image size.
 
     The multiply-adds are None if the model has no ``example()`` or fvcore cannot trace it.
     """

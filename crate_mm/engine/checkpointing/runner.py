@@ -171,8 +171,8 @@ class CheckpointingRunner(RunnerState):
 
         With ``diff_rank_seed``, MMEngine lets the sampler draw a seed, which no checkpoint stores.
         """
-        own = (self.cfg.train_dataloader.get("sampler") or {}).get("seed")
-        if own is None:
+        config_seed = (self.cfg.train_dataloader.get("sampler") or {}).get("seed")
+        if config_seed is None:
             self.train_dataloader.sampler.seed = self.shared_seed
 
     def _restore_shuffle_version(self, filename: str, meta: dict) -> None:
@@ -185,10 +185,10 @@ class CheckpointingRunner(RunnerState):
         version = meta.get("draws", 1)  # checkpoints of version 1 do not store it
         if None in (version, draws_of(sampler)) or version == sampler.draws:
             return  # same version, or a sampler without versions
-        own = (self.cfg.train_dataloader.get("sampler") or {}).get("draws")
-        if own is not None:
+        config_draws = (self.cfg.train_dataloader.get("sampler") or {}).get("draws")
+        if config_draws is not None:
             raise CheckpointError(
-                f"{filename} is of a run with train_dataloader.sampler.draws={version}, this one has {own}: "
+                f"{filename} is of a run with train_dataloader.sampler.draws={version}, this one has {config_draws}: "
                 "leave it out"
             )
         try:
@@ -235,7 +235,7 @@ class CheckpointingRunner(RunnerState):
     ) -> bool:
         """Write a checkpoint on rank 0 and verify it. All ranks call it, since the optimizer state may be sharded.
 
-        The previous write is waited for. Other arguments are those of MMEngine.
+        It first waits for the previous write. Other arguments are those of MMEngine.
 
         Args:
             meta: ``epoch`` and ``iter`` of the checkpoint (default: the current ones).
@@ -321,9 +321,9 @@ class CheckpointingRunner(RunnerState):
         source = Path(self.user_cfg.filename or "config.py")
         target = Path(self.work_dir) / source.name
         if is_main_process() and target.resolve() != source.resolve():
-            dumped = copy.deepcopy(self.user_cfg)
-            dumped.update(resume=False, load_from=None, launcher="none")  # options of this launch, not of the recipe
-            dump(dumped, target)
+            cfg = copy.deepcopy(self.user_cfg)
+            cfg.update(resume=False, load_from=None, launcher="none")  # options of this launch, not of the recipe
+            dump(cfg, target)
 
     def dump_config(self) -> None:
         """Do nothing: ``write_user_config`` writes the config after another run's files have been moved."""

@@ -132,10 +132,10 @@ def _check_position(runner: Runner, filename: str, meta: dict) -> None:
 
 def _check_groups(optimizer: Optimizer, state: Any, filename: str) -> None:
     """Raise ``CheckpointError`` if the names of the optimizer's parameter groups differ."""
-    saved = state.get("param_groups") if isinstance(state, dict) else None
-    if not isinstance(saved, list) or not all(isinstance(group, dict) for group in saved):
+    saved_groups = state.get("param_groups") if isinstance(state, dict) else None
+    if not isinstance(saved_groups, list) or not all(isinstance(group, dict) for group in saved_groups):
         return  # loading raises an error
-    if [group.get("names") for group in saved] != [group.get("names") for group in optimizer.param_groups]:
+    if [group.get("names") for group in saved_groups] != [group.get("names") for group in optimizer.param_groups]:
         raise CheckpointError(
             f"{filename} is of a run with other parameter groups (optim_wrapper.paramwise_cfg): resume with the same "
             "setting"
@@ -185,7 +185,7 @@ def check_optimizer_state(optimizer: Optimizer, configured: list[dict], filename
     The reference is the state after one step of a new optimizer on dummy parameters with the same number of dimensions.
 
     Args:
-        optimizer: with the state loaded.
+        optimizer: the optimizer, with the state loaded.
         configured: the parameter groups before loading.
         filename: the checkpoint, for the message.
     """

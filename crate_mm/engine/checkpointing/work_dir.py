@@ -26,13 +26,13 @@ def set_aside(runner: Runner) -> None:
     for file in work_dir.iterdir():
         if is_partial_file(file.name, OWN_FILES) and file.is_file():
             file.unlink()
-    own = training_checkpoints(work_dir)
+    checkpoints = training_checkpoints(work_dir)
     if runner.is_resuming:
-        later = [path for path in own if training_progress(path)[0] > runner.epoch]
-        later += [path for path in own if training_progress(path)[1] > runner.iter]
+        later = [path for path in checkpoints if training_progress(path)[0] > runner.epoch]
+        later += [path for path in checkpoints if training_progress(path)[1] > runner.iter]
         later += [work_dir / RESULT_FILE] if later else []
     else:
-        later = [*own, *work_dir.glob("best_*.pth"), work_dir / RESULT_FILE]
+        later = [*checkpoints, *work_dir.glob("best_*.pth"), work_dir / RESULT_FILE]
     later = [path for path in dict.fromkeys(later) if path.is_file()]
     source = Path(runner.cfg.filename or "config.py")
     config = work_dir / source.name

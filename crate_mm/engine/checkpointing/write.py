@@ -16,7 +16,7 @@ from ...io.untrusted import walk
 
 
 def build_checkpoint(runner: Runner, meta: dict, save_optimizer: bool, save_param_scheduler: bool) -> dict:
-    """Return a checkpoint's contents with MMEngine's keys; the tensors are not copies, so training changes them."""
+    """Return a checkpoint's contents with MMEngine's keys. Its tensors are the model's: training changes them."""
     meta = {
         **meta,
         "cfg": runner.cfg.pretty_text,
@@ -33,9 +33,9 @@ def build_checkpoint(runner: Runner, meta: dict, save_optimizer: bool, save_para
     if save_param_scheduler and runner.param_schedulers is not None:
         schedulers = runner.param_schedulers
         contents["param_schedulers"] = (
-            {name: [each.state_dict() for each in group] for name, group in schedulers.items()}
+            {name: [scheduler.state_dict() for scheduler in group] for name, group in schedulers.items()}
             if isinstance(schedulers, dict)
-            else [each.state_dict() for each in schedulers]
+            else [scheduler.state_dict() for scheduler in schedulers]
         )
     return contents
 
@@ -45,7 +45,7 @@ def to_cpu(contents: dict, copy: bool) -> dict:
 
     Args:
         contents: plain data and tensors. Tensors that share memory share it in the result too.
-        copy: copy tensors that are already on the CPU, so that training may change them meanwhile.
+        copy: whether to copy tensors that are already on the CPU as well, so that training can go on during the write.
     """
     tensors = (value for _, value in walk(contents) if isinstance(value, Tensor))
     not_copied = {id(tensor): tensor.cpu() for tensor in tensors if not (copy and tensor.is_cpu)}

@@ -30,11 +30,11 @@ class ChunkedBatchSampler:
             yield from (batch[start:end] for start, end in pairwise(ends))
 
 
-def in_pieces(loader: DataLoader, max_size: int = MAX_CHUNK_SIZE) -> tuple[DataLoader, int]:
+def chunk_loader(loader: DataLoader, max_size: int = MAX_CHUNK_SIZE) -> tuple[DataLoader, int]:
     """Return a loader that yields the same samples in the same order in chunks, and the number of chunks per batch.
 
-    With complete batches, the first step of an epoch waits until one worker has built a whole batch, and shared memory
-    contains two batches per worker, so that the recipe's batch size determines the memory that loading needs.
+    Without chunks, the first step of an epoch waits until one worker has built a whole batch, and shared memory holds
+    two batches per worker: its size grows with the recipe's batch size.
 
     Args:
         loader: a loader of batches. It is returned unchanged, with 1, if it has no workers or small batches, or if its

@@ -21,15 +21,15 @@ class Prefetcher:
 
     Args:
         loader: a loader of batches, in pinned memory for a GPU.
-        pieces: number of consecutive chunks that form a batch, see ``in_pieces``; the last batch may have fewer.
+        chunks_per_batch: number of consecutive chunks of a batch, see ``chunk_loader``; the last batch may have fewer.
 
     Attributes:
         loaded: the iterator over the loader.
         error: the exception of a failed load, or None. Batches loaded before the failure are still returned.
     """
 
-    def __init__(self, loader: Iterable[Any], pieces: int = 1) -> None:
-        self.pieces = pieces
+    def __init__(self, loader: Iterable[Any], chunks_per_batch: int = 1) -> None:
+        self.chunks_per_batch = chunks_per_batch
         self.error: Exception | None = None
         self._stream = torch.cuda.Stream() if get_device() == "cuda" else None
         self.loaded = iter(loader)
@@ -44,7 +44,7 @@ class Prefetcher:
     def _load(self) -> "tuple[Any, torch.cuda.Event | None] | None":
         try:
             # Each chunk is copied to the GPU while the next one is loaded.
-            chunks = [self._send(chunk) for chunk in islice(self.loaded, self.pieces)]
+            chunks = [self._send(chunk) for chunk in islice(self.loaded, self.chunks_per_batch)]
             return self._join(chunks) if chunks else None
         except Exception as error:
             self.error = error

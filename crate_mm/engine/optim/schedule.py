@@ -19,14 +19,15 @@ class WarmupCosineLR(ParamScheduler):
         lr * (start_factor + (1 - start_factor) * i / W)                            for i < W
         lr * (end_factor + (1 - end_factor) (1 + cos(pi (i - W) / (T - W))) / 2)    for W <= i < T
 
-    The config determines T: a shorter ``train_cfg.max_epochs`` compresses the curve, and a resumed run uses its own
-    config. To stop early on the curve of a longer run, set ``end`` to the longer run's epochs.
+    The config determines T: a shorter ``train_cfg.max_epochs`` compresses the curve, and a resumed run follows the
+    curve of the config that it is resumed with. To stop early on the curve of a longer run, set ``end`` to the
+    longer run's epochs.
 
     Args:
-        warmup: W in epochs, limited to the fraction ``max_warmup`` of a short run.
+        warmup: W in epochs, at most the fraction ``max_warmup`` of T.
         end: T in epochs (default: the run's ``max_epochs``).
         start_factor: fraction of ``lr`` at the first iteration.
-        max_warmup: largest fraction of the run that may be warm-up.
+        max_warmup: upper limit of W / T, for short runs.
         end_factor: fraction of ``lr`` at the end of the cosine; 0.01 for a recipe from 1e-3 to 1e-5.
         end_step: T in steps, instead of ``end`` (default: the run's ``max_steps``, if set and ``end`` is not given).
 

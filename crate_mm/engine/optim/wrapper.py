@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...registry import OPTIM_WRAPPERS, OPTIMIZERS
 from ...torch_private import foreach_add_, foreach_mul, foreach_mul_, foreach_norm, foreach_sign_
-from ..parallel.batch_norm import KeptStatistics
+from ..parallel.batch_norm import StatisticsBackup
 from ..safety.finite import AsyncHostCopy, FiniteCheck, SkippedStep
 
 
@@ -119,11 +119,11 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
     ``max_skipped_steps`` in a row. A skipped step leaves the model unchanged, BatchNorm's running statistics included.
 
     Args:
-        max_skipped_steps: 0 skips no step: the first gradient that is not finite stops the run, on a GPU one step
-            later, so that the host does not wait for the GPU at every step.
+        max_skipped_steps: number of steps skipped in a row that stops the run. With 0, the first gradient that is not
+            finite stops it, on a GPU one step later, so that the host does not wait for the GPU at every step.
         decide_on_device: let the device decide whether to skip a step. The host learns of it one step later and does
             not wait for the device. The optimizer must support ``found_inf``, as Lion and PyTorch's fused optimizers
-            do. None: on a GPU, if the optimizer supports it. The steps are the same.
+            do. None: on a GPU, if the optimizer supports it. The steps are the same either way.
         args, kwargs: as for MMEngine's wrapper.
 
     Attributes:
@@ -152,7 +152,7 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
         self.grad_norms: Tensor | None = None
         self.grad_norm_params: list[nn.Parameter] = []
         self.check = FiniteCheck("gradient norm")
-        self.statistics = KeptStatistics()
+        self.statistics = StatisticsBackup()
         self._norm = AsyncHostCopy()
         self._skipped_norms: tuple[list[nn.Parameter], Tensor | None] = [], None  # at the last skipped step
         self._skipped = False
@@ -165,8 +165,8 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        first = self._inner_count % self._accumulative_counts == 0  # of the micro-batches of a step
-        if first and self.max_skipped_steps:
+        is_first_micro_batch = self._inner_count % self._accumulative_counts == 0
+        if is_first_micro_batch and self.max_skipped_steps:
             self.statistics.store(model)
         with super().optim_context(model):
             yield
@@ -203,9 +203,9 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
         It is called before a checkpoint is written.
         """
         self.check.resolve_pending()
-        received = self._norm.receive()
-        if received is not None:
-            norm, step = received
+        pending = self._norm.receive()
+        if pending is not None:
+            norm, step = pending
             self._record(not norm.isfinite(), step)
 
     def step(self, **kwargs) -> None:
@@ -246,7 +246,7 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
         return params
 
     def _check_gradients(self) -> bool:
-        """Check the gradients, record whether the step is skipped, and return it."""
+        """Check the gradients; record and return whether the step is skipped."""
         skipped, params = False, self._measure()
         if params and not self.max_skipped_steps:
             step = self._this_step()
@@ -314,7 +314,9 @@ class AmpOptimWrapper(AutocastOptimWrapper):
     def __init__(self, dtype: str = "float16", loss_scale: str | float | dict = "dynamic", **kwargs) -> None:
         super().__init__(dtype, **kwargs)
         if not (loss_scale == "dynamic" or isinstance(loss_scale, dict) or (_is_number(loss_scale) and loss_scale > 0)):
-            raise ValueError(f"loss_scale must be 'dynamic', a number above 0 or GradScaler's settings: {loss_scale!r}")
+            raise ValueError(
+                f"loss_scale must be 'dynamic', a positive number or GradScaler's arguments, got {loss_scale!r}"
+            )
         self.max_skipped_steps = max(self.max_skipped_steps, 1)  # the scaler's search begins with skipped steps
         self.decide_on_device = False  # the scaler makes the host wait anyway
         self.fixed_scale = float(loss_scale) if _is_number(loss_scale) else None

@@ -28,8 +28,8 @@ def sync_batch_norm(model: nn.Module, sync_bn: str | bool | None, device: str) -
 
     Args:
         model: the model; its layers are replaced in place.
-        sync_bn: 'torch' for SyncBatchNorm, which needs GPUs; False for BatchNorm; None for SyncBatchNorm on GPUs, with
-            which the models that have BatchNorm were trained.
+        sync_bn: 'torch' for SyncBatchNorm, which needs GPUs; False for BatchNorm; None for SyncBatchNorm on GPUs, as
+            the authors of models with BatchNorm trained them.
         device: device type of the ranks.
 
     Returns:
@@ -49,7 +49,7 @@ def sync_batch_norm(model: nn.Module, sync_bn: str | bool | None, device: str) -
     return (nn.SyncBatchNorm.convert_sync_batchnorm(model), False) if synced else (model, True)
 
 
-class KeptStatistics:
+class StatisticsBackup:
     """Copy of BatchNorm's statistics before a step, restored if the step is skipped.
 
     A forward pass updates the statistics before its gradients are checked. A single fp16 overflow would stay in the

@@ -118,7 +118,7 @@ def free_bytes(model: nn.Module) -> int:
 
 @contextmanager
 def as_of_many_samples(task: nn.Module) -> Iterator[None]:
-    """Compute small batches as large ones.
+    """Compute small batches with the operations of large ones.
 
     ISTA stores more per token for a small batch. The difference between a small and a larger batch would therefore
     underestimate the memory per sample.

@@ -14,9 +14,9 @@ from .finite import PeerFailedError
 class Agreement:
     """Exchange of each rank's flags at a step.
 
-    The exchange uses gloo on the hosts while the step is computed, so that the GPU does not wait. At most steps no flag
-    changes. An all_reduce of one integer, which takes O(log n) rounds, therefore tells whether any rank's flags
-    changed. Only then does an all_gather of the flags follow, which takes O(n) rounds.
+    The exchange uses gloo on the hosts while the step is computed, so that the GPU does not wait. Flags rarely
+    change: first, an all_reduce of one integer, in O(log n) rounds, tells whether any rank's flags changed. Only then
+    an all_gather exchanges the flags, in O(n) rounds.
 
     Args:
         timeout: seconds to wait for the other ranks (default: PyTorch's).

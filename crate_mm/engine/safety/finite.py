@@ -71,7 +71,7 @@ class FiniteCheck:
     """Check that stops the run at a scalar that is not finite.
 
     A scalar on a GPU is checked when the next one is submitted. No checkpoint contains the steps in between, because
-    ``resolve_pending`` is called before a checkpoint.
+    ``resolve_pending`` is called before a checkpoint is saved.
 
     Args:
         name: name of the scalar, for the message.
@@ -94,9 +94,9 @@ class FiniteCheck:
 
     def resolve_pending(self) -> None:
         """Check the pending scalar; raise ``RunStoppedError`` if it is not finite."""
-        received = self._copy.receive()
-        if received is not None:
-            value, (iteration, lr) = received
+        scalar = self._copy.receive()
+        if scalar is not None:
+            value, (iteration, lr) = scalar
             self._check(value, iteration, lr)
 
     def _check(self, value: Tensor, iteration: int, lr: float) -> None:
@@ -118,8 +118,9 @@ def locate_nonfinite(
         nonfinite_params: parameters whose gradients were not finite.
 
     Returns:
-        A rank of the finding, the lowest being the most specific, and its text: 0 for a weight, 1 for a layer's output,
-        which other processes may not have on their samples, 2 for a gradient, which all processes have, 3 for nothing.
+        The priority of the finding, the lowest being the most specific, and its text. 0: a weight. 1: a layer's output;
+        on other processes, with other samples, it may be finite. 2: a gradient; it is the same on all processes. 3:
+        nothing was found.
     """
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
@@ -188,7 +189,7 @@ class StopOnNonFiniteLoss(Hook):
             runner.logger.warning(f"{message}: the step is skipped ({in_a_row})")
             return
         model = task_of(runner.model)
-        with wrapper.optim_context(model):  # in the dtype of training
+        with wrapper.optim_context(model):  # in the dtype of the training step
             findings = all_gather_object(locate_nonfinite(model, data_batch, wrapper.nonfinite_params))
         rank, (_, where) = min(enumerate(findings), key=lambda finding: finding[1][0])
         on_process = f"on process {rank} " if len(findings) > 1 else ""

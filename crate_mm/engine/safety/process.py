@@ -11,7 +11,7 @@ import torch
 import torch.multiprocessing
 from torch.backends import cuda, cudnn
 
-from ...io.files import LONGEST_TEMP
+from ...io.files import MAX_TEMP_BYTES
 
 # Pairs (getter, setter). Of alternative pairs, the first whose getter works is used: PyTorch raises an error for the
 # older names of TF32 settings after a program has used the newer ones (``fp32_precision``).
@@ -73,8 +73,8 @@ class ProcessSettings:
 def check_temp_dir() -> None:
     """Raise ``ValueError`` if the path of the temporary directory is too long: data-loader workers would hang."""
     folder = tempfile.gettempdir()
-    if os.name == "posix" and len(os.fsencode(folder)) > LONGEST_TEMP:
+    if os.name == "posix" and len(os.fsencode(folder)) > MAX_TEMP_BYTES:
         raise ValueError(
             f"the path of the temporary directory {folder} is too long for the sockets of data-loader workers (at most "
-            f"{LONGEST_TEMP} bytes): set TMPDIR=/tmp or num_workers=0"
+            f"{MAX_TEMP_BYTES} bytes): set TMPDIR=/tmp or num_workers=0"
         )

@@ -24,7 +24,7 @@ from ...models.tasks.base import backbone_of
 
 KINDS = {"torch-export": ".pt2", "onnx": ".onnx", "torchscript": ".pt"}
 DTYPES = ("float32", "bfloat16", "int8")
-FREE = "batch", "height", "width"  # dimensions that may be dynamic
+DYNAMIC_DIMS = "batch", "height", "width"  # dimensions that may be dynamic
 
 
 class ExportError(ValueError):
@@ -37,7 +37,7 @@ class Program(nn.Module):
     Args:
         task: a model with a preprocessor that has ``normalize``.
         mode: 'tensor' for its output, 'features' for one vector per image.
-        dtype: of matrix products.
+        dtype: dtype of matrix products.
     """
 
     def __init__(self, task: nn.Module, mode: str, dtype: torch.dtype) -> None:
@@ -89,25 +89,25 @@ def export(
         )
     with torch.inference_mode():
         expected = Program(model, mode, torch.float32)(images)
-    copied = copy.deepcopy(model)
-    backbone = backbone_of(copied)
+    model_copy = copy.deepcopy(model)
+    backbone = backbone_of(model_copy)
     if backbone is not None:
         backbone.fuse()
     if dtype == "bfloat16":
-        copied.bfloat16()
-        copied.data_preprocessor.float()
-    program = Program(copied, mode, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+        model_copy.bfloat16()
+        model_copy.data_preprocessor.float()
+    program = Program(model_copy, mode, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         file = Path(folder) / f"program{KINDS[kind]}"
-        free = _write(program.eval().requires_grad_(False), file, kind, images, dynamic)
+        dynamic_dims = _write(program.eval().requires_grad_(False), file, kind, images, dynamic)
         if dtype == "int8":
             _to_int8(file)
         run = load_program(file, kind)
-        output = _check_other_sizes(run, program, images, free) if dtype == "float32" else run(images)
+        output = _check_other_sizes(run, program, images, dynamic_dims) if dtype == "float32" else run(images)
         manifest = {
             "kind": kind,
             "dtype": dtype,
-            "input": {"name": "images", "dtype": "uint8", "shape": list(images.shape), "any": sorted(free)},
+            "input": {"name": "images", "dtype": "uint8", "shape": list(images.shape), "any": sorted(dynamic_dims)},
             "output": {"what": "logits" if mode == "tensor" else "features", "shape": list(expected.shape)},
             "classes": model.class_names,
             "test_transforms": model.test_transforms,
@@ -139,36 +139,38 @@ def load_program(path: str | Path, kind: str) -> Callable[[Tensor], Tensor]:
 
 
 def _write(program: Program, path: Path, kind: str, images: Tensor, dynamic: bool | str) -> set[str]:
-    """Write the program; return its dynamic dimensions, a subset of ``FREE``."""
+    """Write the program; return its dynamic dimensions, a subset of ``DYNAMIC_DIMS``."""
     if kind == "torchscript":
         torch.jit.save(_call_exporter(torch.jit.trace, program, _two_or_more(images)), str(path))
         return {"batch"}
-    exported, free = _exported(program, images, dynamic)
+    exported, dynamic_dims = _export_program(program, images, dynamic)
     if kind == "torch-export":
         _call_exporter(torch.export.save, exported, str(path))
-        return free
+        return dynamic_dims
     _require("onnxscript")
     try:
         _call_exporter(
             torch.onnx.export, exported, (images,), str(path), dynamo=True, external_data=False, verbose=False
         )
     except ExportError as error:
-        if "symbolic sizes" in str(error.__cause__) and free:  # PyTorch 2.6
+        if "symbolic sizes" in str(error.__cause__) and dynamic_dims:  # PyTorch 2.6
             raise ExportError(
                 f"PyTorch {torch.__version__} cannot write ONNX with a dynamic batch size: use --batch N or a newer "
                 "PyTorch"
             ) from error.__cause__
         raise
-    return free
+    return dynamic_dims
 
 
-def _exported(program: Program, images: Tensor, dynamic: bool | str) -> tuple[torch.export.ExportedProgram, set[str]]:
+def _export_program(
+    program: Program, images: Tensor, dynamic: bool | str
+) -> tuple[torch.export.ExportedProgram, set[str]]:
     batch, examples = torch.export.Dim("batch", min=1, max=4096), _two_or_more(images)
     patch = _patch_of(program.task)
     if patch and dynamic is True:
-        sides = {2 + i: patch[i] * torch.export.Dim(name, min=2, max=512) for i, name in enumerate(FREE[1:])}
+        sides = {2 + i: patch[i] * torch.export.Dim(name, min=2, max=512) for i, name in enumerate(DYNAMIC_DIMS[1:])}
         try:
-            return torch.export.export(program, (examples,), dynamic_shapes=({0: batch, **sides},)), set(FREE)
+            return torch.export.export(program, (examples,), dynamic_shapes=({0: batch, **sides},)), set(DYNAMIC_DIMS)
         except Exception as error:  # a table of position embeddings fixes the image size
             if "onstraints violated" not in str(error):
                 raise ExportError(f"the model cannot be exported: {first_line(error)}") from error
@@ -182,7 +184,7 @@ def _exported(program: Program, images: Tensor, dynamic: bool | str) -> tuple[to
 
 
 def _two_or_more(images: Tensor) -> Tensor:
-    """Return images ``(B, C, H, W)``, a single one twice: exporters specialize on a size of 1."""
+    """Return images ``(B, C, H, W)``, a single image twice: exporters specialize on a size of 1."""
     return torch.cat([images, images]) if len(images) == 1 else images
 
 
@@ -207,14 +209,14 @@ def _patch_of(task: nn.Module) -> tuple[int, int] | None:
     return H // layout.rows, W // layout.columns
 
 
-def _check_other_sizes(run: Callable, program: Program, images: Tensor, free: set[str]) -> Tensor:
+def _check_other_sizes(run: Callable, program: Program, images: Tensor, dynamic_dims: set[str]) -> Tensor:
     """Compare a program with the model at other sizes of its dynamic dimensions; return its output for the images.
 
     Raises:
         ExportError: the outputs differ.
     """
-    resized = [images[:1], torch.cat([images, images, images])] if "batch" in free else []
-    if "height" in free:
+    resized = [images[:1], torch.cat([images, images, images])] if "batch" in dynamic_dims else []
+    if "height" in dynamic_dims:
         resized.append(torch.cat([images, images], dim=3))
     for batch in resized:
         with torch.inference_mode():

@@ -71,7 +71,7 @@ class TimmBackbone(Backbone):
         options: other arguments of ``timm.create_model``, except those in ``REFUSED_OPTIONS``.
 
     Raises:
-        ValueError: timm has no such model, its features are no tokens, or an option is refused.
+        ValueError: timm has no such model, its features are not tokens, or an option is refused.
 
     Attributes:
         original_names: timm's name of each weight -> its names in this module; used to read timm's checkpoints.
@@ -159,13 +159,14 @@ class TimmBackbone(Backbone):
     def original_classifier(self) -> str:
         """Return the name of timm's classifier if its input is the first token (tested on random features), else ''."""
         name = self.model.pretrained_cfg.get("classifier")
-        copied, shape, like = self._copy(), self._meta_features().shape, next(self.parameters())
+        backbone, shape, parameter = self._copy(), self._meta_features().shape, next(self.parameters())
         with torch.no_grad():
             try:
-                generator = torch.Generator(like.device).manual_seed(0)  # leaves the global random state unchanged
-                features = torch.randn(2, *shape[1:], dtype=like.dtype, device=like.device, generator=generator)
-                pooled = copied.model.forward_head(features, pre_logits=True)
-                same = torch.allclose(pooled, copied._with_first(features)[:, 0], rtol=1e-3, atol=1e-3)
+                generator = torch.Generator(parameter.device).manual_seed(0)  # leaves the global random state unchanged
+                options = {"dtype": parameter.dtype, "device": parameter.device, "generator": generator}
+                features = torch.randn(2, *shape[1:], **options)
+                pooled = backbone.model.forward_head(features, pre_logits=True)
+                same = torch.allclose(pooled, backbone._with_first(features)[:, 0], rtol=1e-3, atol=1e-3)
             except (AttributeError, TypeError, RuntimeError):  # no forward_head, several outputs, out of memory
                 same = False
         return name if same and isinstance(name, str) else ""

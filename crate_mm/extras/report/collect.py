@@ -38,7 +38,7 @@ FORMAT = 2  # version of the data, for readers of saved files
 MAX_ATOMS = 2000  # in all layers of a model, of which each atom's images are shown
 GRAM_DIRECTIONS = 64  # basis vectors in the picture of a Gram matrix, over all heads
 THUMBNAIL = 40  # pixels of the longer side
-LOSSLESS = 64 * 64  # images with at most this many pixels are stored as PNG, larger ones as JPEG
+MAX_PNG_PIXELS = 64 * 64  # larger images are stored as JPEG
 
 
 class ReportDataset(NamedTuple):
@@ -71,8 +71,8 @@ class ReportSettings(NamedTuple):
     """Positions to measure and to show in detail, settings of the coding rates, and size limits of the data and, within
     it, of the weights of the model that the page runs."""
 
-    measured: list[int]
-    shown: list[int]
+    measured_positions: list[int]
+    shown_positions: list[int]
     eps_squared: float = 0.01
     unit_length: bool = True
     max_bytes: float = 15e6
@@ -80,7 +80,10 @@ class ReportSettings(NamedTuple):
 
 
 def collect(
-    models: list[ReportModel], datas: list[ReportDataset], settings: ReportSettings, say: Callable[[str], None] = print
+    models: list[ReportModel],
+    datasets: list[ReportDataset],
+    settings: ReportSettings,
+    say: Callable[[str], None] = print,
 ) -> dict:
     """Measure the models and return the page's data.
 
@@ -95,7 +98,10 @@ def collect(
         (batch, *_) = datas[report_model.data].batches(settings.shown[:1])
         layout = layout_of(report_model.model, batch["inputs"])
         grids.append(
-            (len(settings.shown) * count_maps(report_model.model, batch), (0, 0) if layout is None else layout[1:])
+            (
+                len(settings.shown_positions) * count_maps(report_model.model, batch),
+                (0, 0) if layout is None else layout[1:],
+            )
         )
     entries, thumbs = [], set()
     for report_model in models:
@@ -121,11 +127,11 @@ def collect(
         "models": entries,
     }
     budget = AttentionBudget(grids, settings.max_bytes * ATTENTION)
-    attention_size = add_looks(models, datas, settings, budget, data)
+    attention_size = add_looks(models, datasets, settings, budget, data)
     size = len(json.dumps(data))
-    if size > settings.max_bytes:  # the other data needs more than its fraction: give attention the rest
+    if size > settings.max_bytes:  # the other data needs more than its fraction: attention gets the remaining bytes
         remaining = settings.max_bytes - (size - attention_size)
-        add_looks(models, datas, settings, AttentionBudget(grids, remaining), data)
+        add_looks(models, datasets, settings, AttentionBudget(grids, remaining), data)
     return data
 
 
@@ -147,7 +153,11 @@ def choose_running(
 
 
 def add_looks(
-    models: list[ReportModel], datas: list[ReportDataset], settings: ReportSettings, budget: AttentionBudget, data: dict
+    models: list[ReportModel],
+    datasets: list[ReportDataset],
+    settings: ReportSettings,
+    budget: AttentionBudget,
+    data: dict,
 ) -> int:
     """Add the views of the shown images to the data; return the bytes of attention between patches."""
     data["attention"] = {"side": budget.side, "bits": budget.bits}
@@ -164,7 +174,7 @@ def add_looks(
         entry["predicted"] = looks.predicted or None
         entry["undefined"] = looks.undefined()
         if not entry["classes"]:
-            entry["undefined"]["labels"] = f"The data has no labels ({sanitized(datas[report_model.data].label)})."
+            entry["undefined"]["labels"] = f"The data has no labels ({sanitized(datasets[report_model.data].label)})."
     return attention_size
 
 
@@ -277,7 +287,7 @@ def subspace_data(step: nn.Module, stats: StreamStats, layer: int) -> dict[str, 
     U, K = subspaces.U.detach(), subspaces.num_heads
     d, p = U.shape[0], U.shape[1] // K
     count = max(min(p, GRAM_DIRECTIONS // K), 1)
-    picked = [k * p + round(i * (p - 1) / max(count - 1, 1)) for k in range(K) for i in range(count)]
+    columns = [k * p + round(i * (p - 1) / max(count - 1, 1)) for k in range(K) for i in range(count)]
     energy = stats.energies[layer].means() if layer in stats.energies else None
     cosines = subspace_gram(U).abs()
     return {
@@ -285,7 +295,7 @@ def subspace_data(step: nn.Module, stats: StreamStats, layer: int) -> dict[str, 
         "directions_a_head": p,
         "incoherence": subspace_incoherence(U, K).item() if K > 1 else None,
         "random": math.sqrt(2 / (math.pi * d)),
-        "gram": pack(cosines[picked][:, picked].clamp_max(1), bits=16),
+        "gram": pack(cosines[columns][:, columns].clamp_max(1), bits=16),
         "between_heads": pack(cosines.unflatten(0, (K, p)).unflatten(2, (K, p)).mean((1, 3)), bits=16),
         "energy": None if energy is None else pack(energy, bits=16),
     }
@@ -308,12 +318,12 @@ def data_pictures(data: ReportDataset, positions: list[int], running: bool = Fal
         samples = torch.stack([data.dataset[position]["inputs"] for position in positions])
         pictures |= {"inputs": pack_bytes(samples), "drawing": drawing_of(data.dataset, positions)}
     for position in positions:
-        sample, truth = data.dataset[position], data.ground_truth(position)
+        sample, ground_truth = data.dataset[position], data.ground_truth(position)
         pictures["pictures"].append(to_data_url(sample))
-        if truth is not None:
+        if ground_truth is not None:
             image = sample["inputs"]
-            sample = {"inputs": torch.where((truth == 0) | (truth == VOID), image // 5, image)}
-        pictures["truths"].append(None if truth is None else to_data_url(sample))
+            sample = {"inputs": torch.where((ground_truth == 0) | (ground_truth == VOID), image // 5, image)}
+        pictures["truths"].append(None if ground_truth is None else to_data_url(sample))
     return pictures
 
 
@@ -323,7 +333,7 @@ def to_data_url(sample: dict, longest: int | None = None) -> str:
     C = image.shape[0]
     pixels = image[:3] if C >= 3 else image[:1]
     picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().squeeze(-1).to(torch.uint8).numpy())
-    buffer, kind = io.BytesIO(), "png" if picture.width * picture.height <= LOSSLESS else "jpeg"
+    buffer, kind = io.BytesIO(), "png" if picture.width * picture.height <= MAX_PNG_PIXELS else "jpeg"
     if longest:
         picture.thumbnail((longest, longest))
     picture.save(buffer, kind, **({"quality": 85 if longest else 90} if kind == "jpeg" else {}))

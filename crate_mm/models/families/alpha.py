@@ -81,7 +81,7 @@ def from_jax(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], 
         the shapes determine it.
     """
     has_prefix = any(name.startswith("params/") for name in weights)
-    named, unused, sizes = {}, set(), {}
+    torch_weights, unused, sizes = {}, set(), {}
     for name, value in weights.items():
         if has_prefix and not name.startswith("params/"):
             unused.add(name.partition("/")[0])  # such as the optimizer state
@@ -94,8 +94,8 @@ def from_jax(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], 
             value = value.flatten(0, 1)
         if plain.endswith("/kernel"):
             value = value.permute(3, 2, 0, 1) if value.ndim == 4 else value.mT if value.ndim == 2 else value
-        named[re.sub("/(kernel|scale)$", "/weight", plain)] = value.contiguous()
-    return named, sorted(unused), sizes
+        torch_weights[re.sub("/(kernel|scale)$", "/weight", plain)] = value.contiguous()
+    return torch_weights, sorted(unused), sizes
 
 
 TORCH = Official(

@@ -1,6 +1,6 @@
 """torchvision's ViT as a backbone, the baseline of the CRATE paper.
 
-Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv 2010.11929, by torchvision.
+Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv 2010.11929, implemented by torchvision.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads.
 """
 
@@ -73,7 +73,7 @@ class TappedGELU(nn.GELU):
 
 
 class TappedAttention(nn.MultiheadAttention, Compression):
-    """PyTorch's self-attention whose input passes ``tap_w``. R^c is not defined, as there are no subspaces."""
+    """PyTorch's self-attention whose input passes ``tap_w``. R^c is not defined, because there are no subspaces."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **kwargs) -> tuple[Tensor, Tensor | None]:
         tapped = self.tap_w(query)
@@ -87,7 +87,7 @@ class TappedAttention(nn.MultiheadAttention, Compression):
 class TappedEncoderBlock(EncoderBlock, Layer):
     """torchvision's layer with taps: ``tap_w``, ``tap_act`` (the MLP's activations, ``(B, 1 + N, 4 d)``), ``tap_out``.
 
-    It takes over the parameters of ``source`` under the same names.
+    It adopts the parameters of ``source`` under the same names.
     """
 
     def __init__(self, source: EncoderBlock, num_heads: int, embed_dim: int, drop_path: float = 0.0) -> None:

@@ -1,6 +1,6 @@
 """Convolutional patch embedding with Fourier positions, as in ToST and XCiT.
 
-Shapes: B images, C channels, H x W pixels, h x w patches, N = h w of them, d embedding dimensions.
+Shapes: B images, C channels, H x W pixels, N = h w patches on a grid of h x w, d embedding dimensions.
 """
 
 import math
@@ -33,8 +33,8 @@ class FourierPositions(nn.Module):
     def forward(self, h: int, w: int) -> Tensor:
         weight = self.proj.weight
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        halves = torch.arange(self.frequencies // 2, device=weight.device, dtype=dtype)
-        periods = self.temperature ** (2 * halves / self.frequencies)
+        indices = torch.arange(self.frequencies // 2, device=weight.device, dtype=dtype)
+        periods = self.temperature ** (2 * indices / self.frequencies)
 
         def waves(side: int) -> Tensor:  # (side, frequencies)
             angles = torch.arange(1, side + 1, device=weight.device, dtype=dtype) / (side + 1e-6) * (2 * math.pi)

@@ -21,9 +21,9 @@ class ISTA(Sparsification):
     ``ISTA(x) = ReLU(x + eta (x D - x D^T D) - eta lambda)`` for tokens ``x`` as rows, with a ``d x d`` dictionary
     ``D``, step size ``eta`` and sparsity weight ``lambda``. Source: the paper, Eq. (17).
 
-    Both forms of the step below compute this function with fewer than the three token-sized products of the official
-    code; after ``fuse`` it takes one. ISTA has no residual connection. ``tap_code`` passes the output, which is the
-    code.
+    The official code needs three token-sized products. The forms in ``forward`` need two, or one (``x M`` with
+    ``M = D - D^T D``), and one after ``fuse``. ISTA has no residual connection. ``tap_code`` passes the output, which
+    is the code.
 
     Args:
         embed_dim: d.
@@ -41,7 +41,7 @@ class ISTA(Sparsification):
             raise ValueError(f"ISTA needs finite numbers as step_size and lambd, got {step_size!r} and {lambd!r}")
         self.step_size = step_size
         self.lambd = lambd
-        self.many_tokens = 2 * embed_dim  # from this many tokens in a batch, x M is cheaper
+        self.many_tokens = 2 * embed_dim  # from this many tokens per batch on, one product with M is cheaper
         self.dictionary = nn.Parameter(torch.empty(embed_dim, embed_dim))
         nn.init.kaiming_uniform_(self.dictionary)
         self.register_buffer("folded", None, persistent=False)
@@ -49,7 +49,7 @@ class ISTA(Sparsification):
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Precompute ``eta M``, ``M = D - D^T D``, for inference. The dictionary must not change afterwards."""
+        """Precompute ``eta M`` for inference. The dictionary must not change afterwards."""
         D = self.dictionary.double()
         self.folded = (self.step_size * (D - D.mT @ D)).mT.to(self.dictionary.dtype).contiguous()
         self.threshold = torch.full_like(self.folded[0], -self.step_size * self.lambd)
@@ -58,7 +58,7 @@ class ISTA(Sparsification):
         if self.folded is not None:
             if self.training or (torch.is_grad_enabled() and self.dictionary.requires_grad):
                 raise RuntimeError(
-                    "a fused model is for inference only, its dictionaries take no gradient: use it in eval mode "
+                    "a fused model is for inference only, without gradients of its dictionaries: use it in eval mode "
                     "under torch.no_grad() or torch.inference_mode(), and build a new model to train"
                 )
             return self.tap_code(self._shrink(x, F.linear(x, self.folded, self.threshold)))

@@ -18,7 +18,7 @@ class MSSA(Compression):
         SSA_k(x) = softmax(w_k w_k^T / sqrt(p)) w_k,  w_k = x U_k
         MSSA(x)  = concat_k(SSA_k(x)) W_o + b_o
 
-    Source: the paper, Section 2.3, Eqs. (11)-(12), with the learned output projection of its Eq. (18) experiments.
+    Source: the paper, Section 2.3, Eqs. (11)-(12), with the learned output projection of its experiments, Eq. (18).
     As in the official code, a single head of full width (``K = 1`` and ``p = d``) has no output projection. With
     ``tied``, ``W_o = U^T`` without ``b_o``, as in Eqs. (11)-(12) and the paper's Table 3; the paper does not state the
     factor in front of it, which is 1 here as in the default block.
@@ -28,7 +28,7 @@ class MSSA(Compression):
     Args:
         embed_dim: d.
         num_heads: K.
-        head_dim: p; d / K if not given.
+        head_dim: p (default: d / K).
         bias: whether to use ``b_o``.
         tied: whether the output projection is ``U^T``.
 

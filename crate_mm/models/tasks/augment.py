@@ -118,8 +118,8 @@ class BatchAugments(nn.Module):
 
     Args:
         configs: configs of ``MODELS`` for modules ``(images, labels) -> (images, labels)``. A mixing module has a true
-            attribute ``mixes``, gets labels as probabilities, and may have ``prob``, the probability that it is drawn.
-            Modules whose ``prob`` is None divide the remaining probability equally.
+            attribute ``mixes``, receives labels as probabilities, and may have ``prob``, the probability that it is
+            drawn. Modules whose ``prob`` is None divide the remaining probability equally.
         num_classes: number of classes.
 
     Raises:
@@ -133,7 +133,7 @@ class BatchAugments(nn.Module):
             raise ValueError(f"batch_augments must be a list of dict(type=...), got {configs!r}")
         self.num_classes = num_classes
         self.always, self.mixing = nn.ModuleList(), nn.ModuleList()
-        given: list[float | None] = []
+        probabilities: list[float | None] = []
         for config in configs:
             kind = MODELS.get(config["type"])
             if "prob" in config and "prob" not in inspect.signature(kind).parameters:
@@ -141,13 +141,13 @@ class BatchAugments(nn.Module):
             module = MODELS.build(config)
             if getattr(module, "mixes", False):
                 self.mixing.append(module)
-                given.append(getattr(module, "prob", None))
+                probabilities.append(getattr(module, "prob", None))
             elif len(self.mixing):
                 first = type(self.mixing[0]).__name__
                 raise ValueError(f"batch_augments: {config['type']} must come before {first}, which mixes images")
             else:
                 self.always.append(module)
-        self.probabilities = _fill_probabilities(given)
+        self.probabilities = _fill_probabilities(probabilities)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         for augment in self.always:
@@ -168,13 +168,13 @@ class BatchAugments(nn.Module):
         return images, labels
 
 
-def _fill_probabilities(given: list[float | None]) -> list[float]:
+def _fill_probabilities(probabilities: list[float | None]) -> list[float]:
     """Return the probabilities; those that are None divide the remaining probability equally."""
-    for prob in given:
+    for prob in probabilities:
         if prob is not None and (not isinstance(prob, (int, float)) or isinstance(prob, bool) or not 0 <= prob <= 1):
             raise ValueError(f"batch_augments: prob must be a probability from 0 to 1, got {prob!r}")
-    remaining = 1 - sum(prob for prob in given if prob is not None)
+    remaining = 1 - sum(prob for prob in probabilities if prob is not None)
     if remaining < -1e-9:
-        raise ValueError(f"batch_augments: the sum of prob must be at most 1, got {given}")
-    equal = max(remaining, 0) / max(given.count(None), 1)
-    return [equal if prob is None else prob for prob in given]
+        raise ValueError(f"batch_augments: the sum of prob must be at most 1, got {probabilities}")
+    equal = max(remaining, 0) / max(probabilities.count(None), 1)
+    return [equal if prob is None else prob for prob in probabilities]

@@ -22,7 +22,8 @@ class Task(BaseModel):
     """A model with the interface for training, evaluation, transfer and tools. A subclass defines the model.
 
     A batch is a dict of tensors ``(B, ...)``. The preprocessor moves it to the device; ``loss``, ``predict``,
-    ``features`` and ``tensor`` get its result as keyword arguments. MMEngine calls them by ``forward(mode=...)``.
+    ``features`` and ``tensor`` receive its result as keyword arguments. MMEngine calls them through
+    ``forward(mode=...)``.
 
     Args:
         preprocessor: moves a batch from the loader to the device.
@@ -40,9 +41,9 @@ class Task(BaseModel):
         in_channels: channels C of the images, or None.
         freeze_backbone: whether the backbone is not trained.
         flip_test: whether ``predict`` averages over an image and its mirror image; None if not supported.
-        class_names, test_transforms, described_by: from the checkpoint of the weights: class names, test transforms,
-            and its path if the file described the model.
-        eval_dtype: autocast dtype of matrix products in an evaluation; set by the Runner meanwhile.
+        class_names, test_transforms, described_by: class names and test transforms of the loaded checkpoint, and its
+            path if it described the model.
+        eval_dtype: autocast dtype of an evaluation, which the Runner sets for its duration.
     """
 
     headline: ClassVar[tuple[str, str]]
@@ -114,7 +115,7 @@ class Task(BaseModel):
 
     @abstractmethod
     def predict(self, **batch: Tensor) -> list[Any]:
-        """Return the input of the evaluator's metrics for a batch, a list."""
+        """Return a list of predictions for a batch, the input of the evaluator's metrics."""
 
     def tensor(self, **batch: Tensor) -> Tensor:
         """Return the plain output of the model, for counting, export and analysis."""
@@ -219,9 +220,9 @@ def task_of(model: nn.Module) -> Task:
 
 def backbone_of(model: nn.Module) -> Backbone | None:
     """Return the backbone of a task, else the first backbone in a module, else None."""
-    own = dict(model.named_children()).get("backbone")
-    if isinstance(own, Backbone):
-        return own
+    backbone = dict(model.named_children()).get("backbone")
+    if isinstance(backbone, Backbone):
+        return backbone
     return next((module for module in model.modules() if isinstance(module, Backbone)), None)
 
 

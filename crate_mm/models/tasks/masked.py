@@ -108,7 +108,7 @@ class MaskedAutoencoder(ImageTask):
             raise ValueError(
                 f"mask_ratio {mask_ratio} of {num_patches} patches must leave at least one and mask at least one"
             )
-        self.num_kept = int(num_patches * (1 - mask_ratio))
+        self.num_visible = int(num_patches * (1 - mask_ratio))
         self.norm_pix_loss = norm_pix_loss
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, self.backbone.embed_dim))
         self.decoder = self._build_decoder(decoder, math.prod(self.patch_size) * channels)
@@ -147,8 +147,8 @@ class MaskedAutoencoder(ImageTask):
         return mean, (variance + EPS).sqrt()
 
     def mask_of(self, noise: Tensor) -> Tensor:
-        """Return the mask of noise ``(B, N)``, true for masked: the ``num_kept`` smallest of a row stay visible."""
-        visible = noise.argsort(dim=1)[:, : self.num_kept]
+        """Return the mask of noise ``(B, N)``, true for masked: the ``num_visible`` smallest of a row stay visible."""
+        visible = noise.argsort(dim=1)[:, : self.num_visible]
         return torch.ones_like(noise, dtype=torch.bool).scatter_(1, visible, False)
 
     # Task interface -----------------------------------------------------------------------------------------------
