@@ -33,7 +33,7 @@ from .checkpoints.remote import HubFile, hub_file, hub_token
 from .checkpoints.validate import check_form
 from .engine.checkpointing.results import checkpoint_metrics, find_result, numeric_metrics, read_result
 from .extras.interop.model_card import card_licence, write_card
-from .inference.model_factory import note_metadata
+from .inference.model_factory import copy_metadata
 from .io.files import home, write_json
 from .io.untrusted import check_plain, read_json, read_regular, sanitized
 

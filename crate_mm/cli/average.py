@@ -19,7 +19,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..checkpoints import Checkpoint, open_checkpoint
-from ..extras.average import Tried, average, greedy, has_statistics, save, validating, with_own_statistics
+from ..extras.average import Candidate, average, greedy, has_statistics, save, validating, with_own_statistics
 from ..inference.standalone import load_config_and_checkpoint
 from ..io.untrusted import sanitized, say
 from .options import Parser, add_shared, check_output, positive_int, user_errors

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..checkpoints import CheckpointError
-from ..config.kinds import Given, parse_value  # noqa: F401  parse_value: for existing scripts, see moved.py
+from ..config.kinds import RawText, parse_value  # noqa: F401  parse_value: for existing scripts, see moved.py
 from ..engine.parallel.launch import LAUNCHERS
 from ..engine.safety.finite import PeerFailedError, RunStoppedError
 from ..engine.safety.lock import FolderInUseError
 from ..engine.safety.signals import EXIT_INTERRUPTED, RunInterruptedError
 from ..extras.doctor import emulates_bf16
 from ..io.files import check_writable, home
-from ..io.untrusted import sanitized, shown_lines
+from ..io.untrusted import sanitized, sanitized_lines
 from ..registry import suggest
 
 IN_USE = 75  # exit code under tools/torchrun.py, which retries or ends with 2

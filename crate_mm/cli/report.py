@@ -91,7 +91,7 @@ def main() -> None:
 def load_models(args: argparse.Namespace) -> tuple[list[ReportModel], list[ReportDataset]]:
     """Return the models, and the data of each config."""
     models: list[ReportModel] = []
-    datasets: list[ReportDataset] = []
+    datas: list[ReportDataset] = []
     groups = [[args.config, *args.checkpoint], *args.also]
     for config, *checkpoints in groups:
         if not checkpoints:
@@ -167,14 +167,14 @@ def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
     return ground_truth
 
 
-def check_size(datasets: list[ReportDataset], model: torch.nn.Module, config: str) -> None:
+def check_size(datas: list[ReportDataset], model: torch.nn.Module, config: str) -> None:
     """Raise ``ValueError`` unless the images have the model's input size and the first config's number."""
-    if len(datasets[-1].dataset) != len(datasets[0].dataset):
+    if len(datas[-1].dataset) != len(datas[0].dataset):
         raise ValueError(
-            f"{sanitized(config)} has {len(datasets[-1].dataset)} images, the first config {len(datasets[0].dataset)}: "
+            f"{sanitized(config)} has {len(datas[-1].dataset)} images, the first config {len(datas[0].dataset)}: "
             "models must be compared on the same images"
         )
-    image, spec = datasets[-1].dataset[0]["inputs"], model.backbone.input_spec
+    image, spec = datas[-1].dataset[0]["inputs"], model.backbone.input_spec
     if spec is not None and tuple(image.shape) != spec.shape:
         raise ValueError(
             f"the images of {sanitized(config)} come as {tuple(image.shape)}, the model takes {spec.shape}: change "
@@ -199,7 +199,7 @@ def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint 
     return origin
 
 
-def run_data(args: argparse.Namespace, datasets: list[ReportDataset], measured: int) -> dict[str, Any]:
+def run_data(args: argparse.Namespace, datas: list[ReportDataset], measured: int) -> dict[str, Any]:
     """Return the command, settings, data, versions and device of the report."""
     settings = ("split", "num_images", "shown", "eps_squared", "raw_length", "megabytes", "weights_megabytes", "seed")
     command = " ".join(["crate-mm report", *map(public, sys.argv[1:])])

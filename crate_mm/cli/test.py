@@ -148,7 +148,7 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
         (args.per_class, lambda: write_per_class(args.per_class, samples, names)),
         (args.confusion, lambda: write_confusion(args.confusion, samples, names)),
     ]
-    errors = []
+    failed = []
     for file, write in reports:
         try:
             if file:

@@ -125,7 +125,7 @@ def find_config(config: str | Path) -> Path:
     path = Path(home(config))
     if path.is_file():
         return path
-    shipped = packaged_configs()
+    packaged = packaged_configs()
     name = str(path.with_suffix("")) if path.suffix == ".py" else str(path)
     if name in packaged:
         return packaged[name]

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from .. import registry
 from ..registry import suggest
-from .kinds import Given, accepted_types, read, signatures
+from .kinds import RawText, accepted_types, read, signatures
 from .settings import DERIVED, GUARDS, LOADERS, PARAMWISE_KEYS, SETTINGS, VALUE_TYPES
 
 # Receivers of the dicts without a ``type``.

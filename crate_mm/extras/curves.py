@@ -70,7 +70,7 @@ def read_run(folder: str | Path) -> dict[str, list[Point]]:
         raise ValueError(f"{sanitized(folder)} has no log of a run: expected <time>/{LOG} in it")
     curves: dict[str, dict[tuple, Point]] = {}
     limit = {"iter": math.inf, "step": math.inf}  # where the later launches begin
-    for launch in _lineage(nonempty[-1], launches):
+    for launch in _lineage(logged[-1], launches):
         for line in reversed(launch.lines):
             for name, value in line.items():
                 if name not in NON_VALUES and _is_number(value):

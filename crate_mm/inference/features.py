@@ -49,11 +49,11 @@ def extract(
         ValueError: no image can be read, or the model has no features.
     """
     prepare = prepare or EvalTransform(model)
-    paths, broken = [], []
+    paths, unreadable = [], []
 
     def readable_batches() -> Iterator[dict[str, Tensor]]:
         for prepared in prepare.batches(images, batch_size, workers):
-            broken.extend((item.image, item.reason) for item in prepared if item.reason)
+            unreadable.extend((item.image, item.reason) for item in prepared if item.reason)
             readable = [item for item in prepared if not item.reason]
             paths.extend(item.image for item in readable)
             if readable:

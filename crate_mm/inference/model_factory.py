@@ -118,10 +118,10 @@ def finish_loading(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Load a checkpoint's weights, log its notes, and copy its class names and test transforms."""
     load_strict(model, checkpoint)
     checkpoint.log_notes(lambda note: print_log(note, "current", logging.INFO))
-    note_metadata(model, checkpoint)
+    copy_metadata(model, checkpoint)
 
 
-def note_metadata(model: nn.Module, checkpoint: Checkpoint) -> None:
+def copy_metadata(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Copy class names and test transforms from a checkpoint to a model."""
     model.class_names = checkpoint.class_names
     model.test_transforms = checkpoint.test_transforms

@@ -13,7 +13,7 @@ from PIL import Image
 
 from crate_mm.cli.pack_dataset import part
 from crate_mm.datasets import ClassFolders, PackedImages
-from crate_mm.extras.encoding import AHEAD, encode_parallel
+from crate_mm.extras.encoding import PREFETCH, encode_parallel
 from crate_mm.extras.packing import MARKER, PLAN, ROWS
 from crate_mm.io.files import FileLock
 from tests.conftest import ROOT, Finished, start

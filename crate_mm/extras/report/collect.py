@@ -31,7 +31,7 @@ from .drawing import drawing_of, pack_bytes
 from .looks import AttentionBudget, Looks, count_maps
 from .pack import pack
 from .running import running_model, why_not
-from .stream import LISTED, MAX_CLASSES, TOP, AtomUsage, StreamStats, collect_stats
+from .stream import MAX_CLASSES, MAX_LISTED, TOP, AtomUsage, StreamStats, collect_stats
 
 ATTENTION = 0.6  # fraction of the page's bytes for attention between patches
 FORMAT = 2  # version of the data, for readers of saved files
@@ -81,7 +81,7 @@ class ReportSettings(NamedTuple):
 
 def collect(
     models: list[ReportModel],
-    datasets: list[ReportDataset],
+    datas: list[ReportDataset],
     settings: ReportSettings,
     say: Callable[[str], None] = print,
 ) -> dict:
@@ -117,7 +117,7 @@ def collect(
         "format": FORMAT,
         "classes": None if names is None else [sanitized(name) for name in names],
         "measures": {name: row.meaning for name, row in MEASURES.items()},
-        "limits": {"classes": MAX_CLASSES, "listed": LISTED, "top": TOP},
+        "limits": {"classes": MAX_CLASSES, "listed": MAX_LISTED, "top": TOP},
         "images": [image_data(first, position) for position in settings.shown],
         "datas": [
             data_pictures(d, settings.shown, any(models[i].data == number for i in running))
@@ -127,11 +127,11 @@ def collect(
         "models": entries,
     }
     budget = AttentionBudget(grids, settings.max_bytes * ATTENTION)
-    attention_size = add_looks(models, datasets, settings, budget, data)
+    attention_size = add_looks(models, datas, settings, budget, data)
     size = len(json.dumps(data))
     if size > settings.max_bytes:  # the other data needs more than its fraction: attention gets the remaining bytes
         remaining = settings.max_bytes - (size - attention_size)
-        add_looks(models, datasets, settings, AttentionBudget(grids, remaining), data)
+        add_looks(models, datas, settings, AttentionBudget(grids, remaining), data)
     return data
 
 
@@ -154,7 +154,7 @@ def choose_running(
 
 def add_looks(
     models: list[ReportModel],
-    datasets: list[ReportDataset],
+    datas: list[ReportDataset],
     settings: ReportSettings,
     budget: AttentionBudget,
     data: dict,
@@ -174,7 +174,7 @@ def add_looks(
         entry["predicted"] = looks.predicted or None
         entry["undefined"] = looks.undefined()
         if not entry["classes"]:
-            entry["undefined"]["labels"] = f"The data has no labels ({sanitized(datasets[report_model.data].label)})."
+            entry["undefined"]["labels"] = f"The data has no labels ({sanitized(datas[report_model.data].label)})."
     return attention_size
 
 

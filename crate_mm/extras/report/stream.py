@@ -19,7 +19,7 @@ from .spread import Spreads
 MAX_CLASSES = 20  # whose codes and energies are compared: the first that occur
 TOP = 6  # images listed for an atom, of its largest entries and of its median ones
 SAMPLE = 64  # uses of an atom from which the median ones are taken
-LISTED = 12  # most-used atoms and least-used atoms listed, each, if not all are
+MAX_LISTED = 12  # most-used atoms and least-used atoms listed, each, if not all are
 
 
 class ClassMeans:
