@@ -1,7 +1,7 @@
 """Write a page that compares a trained CRATE with its untrained twin on handwritten digits, layer by layer.
 
 crate-mm demo
-crate-mm demo --out demo.html
+python tools/demo.py --out demo.html
 
 Weights and images are installed with the package, so nothing is trained or downloaded. The page is that of
 'crate-mm report crate_mini_digits random crate_mini_digits'.

@@ -5,7 +5,7 @@ python tools/report.py configs/crate_base_in1k.py crate_base.pth --images /my/ph
 python tools/report.py configs/compare/crate.py crate.pth --also configs/compare/vit.py vit.pth --out report.html
 
 CONFIG selects the data. If it defines no model, each checkpoint's own model is used. CHECKPOINT is a file, also a
-third-party one, or 'random' for random weights. --also adds checkpoints of another config. Its data must
+third-party one, or 'random' for the newly initialized model. --also adds checkpoints of another config. Its data must
 be the same images, prepared for its models.
 """
 
@@ -42,7 +42,7 @@ from ..io.untrusted import public, sanitized, say
 from .analyze import build_model
 from .options import Parser, add_shared, check_writable, positive_int, user_errors
 
-MAX_MASK_CLASSES = 1024  # per ground-truth mask: each class is transformed separately; scenes have fewer than 300
+MAX_MASK_CLASSES = 1024  # per ground-truth mask, as each class is transformed by itself; scenes have fewer than 300
 MAX_CONFIG_CHARS = 20_000  # of a model config quoted on the page
 
 
@@ -100,7 +100,7 @@ def load_models(args: argparse.Namespace) -> tuple[list[ReportModel], list[Repor
         for file in checkpoints:
             source = None if file == "random" else file
             cfg, checkpoint = load_config_and_checkpoint(config, source, args.cfg_options, full_model=True)
-            model = build_model(cfg, checkpoint, args.seed, full_model=True)
+            model = build_model(cfg, checkpoint, args.seed, whole=True)
             if loader is None:
                 loader = load_data(cfg, args)
                 truth = true_masks(loader.dataset, args.masks) if args.masks else lambda _: None
@@ -143,7 +143,7 @@ def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
     numbers would mix them into other classes.
     """
 
-    def ground_truth(position: int) -> Tensor | None:
+    def truth(position: int) -> Tensor | None:
         file = Path(folder) / f"{Path(dataset_of(dataset).describe(position)).stem}.png"
         if not file.is_file():
             return None
@@ -164,14 +164,14 @@ def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
             mask[to_uint8(dataset.transforms(region)).float().mean(0) > 127] = int(label)
         return mask
 
-    return ground_truth
+    return truth
 
 
 def check_size(datas: list[ReportDataset], model: torch.nn.Module, config: str) -> None:
     """Raise ``ValueError`` unless the images have the model's input size and the first config's number."""
     if len(datas[-1].dataset) != len(datas[0].dataset):
         raise ValueError(
-            f"{sanitized(config)} has {len(datas[-1].dataset)} images, the first config {len(datas[0].dataset)}: "
+            f"{sanitized(config)} has {len(datas[-1].dataset)} images, and the first config {len(datas[0].dataset)}: "
             "models must be compared on the same images"
         )
     image, spec = datas[-1].dataset[0]["inputs"], model.backbone.input_spec
@@ -189,7 +189,7 @@ def data_name(cfg: Config, args: argparse.Namespace) -> str:
 
 
 def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """Return a model's origin, without the user's directories and URL signatures, because pages are shared."""
+    """Return a model's origin, without the user's directories and URL signatures, as pages are shared."""
     origin: dict[str, Any] = {"config": sanitized(public(config)), "checkpoint": sanitized(public(file))}
     if checkpoint is not None:
         origin["sha256"] = hash_file(ensure_local(file), hashlib.sha256())

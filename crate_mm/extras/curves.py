@@ -14,6 +14,7 @@ from ..config import resolve_config
 from ..engine.logs import LOG, read_launch, read_log
 from ..engine.runner import Runner
 from ..io.untrusted import is_count, sanitized
+from ..models.layers import to_pair
 from ..registry import DATASETS, suggest
 
 NON_VALUES = ("epoch", "iter", "step", "launch")  # keys of a log line that are not logged values
@@ -174,7 +175,9 @@ def schedule(cfg: Config, samples: int | None = None) -> Schedule:
     cfg.max_batch_per_device = cfg.get("max_batch_per_device") or cfg.get("global_batch_size")
     if samples is not None:
         classes = (cfg.model.get("head") or {}).get("num_classes") or 10
-        source = {"type": "FakeData", "size": samples, "num_classes": classes}
+        channels = len((cfg.model.get("preprocessor") or {}).get("mean", "RGB"))
+        shape = (channels, *to_pair((cfg.model.get("backbone") or {}).get("img_size", 224)))
+        source = {"type": "FakeData", "size": samples, "num_classes": classes, "image_size": shape}
         cfg.train_dataloader.dataset = {"type": "ClassificationDataset", "source": source}
     else:
         _check_data(cfg)

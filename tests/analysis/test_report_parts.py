@@ -115,7 +115,7 @@ def test_the_images_that_use_a_direction_most():
     assert [p for p, _, _ in use.top(2)] == [100 + i for i in order]
     assert [t for _, t, _ in use.top(2)] == [codes[i, 1:, 2].argmax().item() for i in order]
     assert use.top(6) == []
-    most, least = use.extremes()
+    most, least = use.listed()
     assert (set(most), least) == (set(range(6)), [])
     share = (codes != 0).float().mean(1)
     means = torch.stack([share[[i for i in range(50) if labels[i] == c]].mean(0) for c in range(3)])

@@ -133,7 +133,7 @@ def test_features_of_positions_that_do_not_fit_are_refused(run_tool, debug_check
         ((".", "--out", "a.csv"), "error: --out a.csv must end in .npz for features, or in .png or .pdf for a sheet"),
         ((".", "--query", "00.png", "--out", "a.npz"), "error: --query needs a sheet, such as --out sheet.png"),
         ((".", "--k", "13", "--out", "a.png"), "error: k must be between 1 and the 12 images to choose from, got 13"),
-        (("broken.png", "--out", "a.npz"), "error: no image of 1 can be read; the first: cannot identify"),
+        (("broken.png", "--out", "a.npz"), "error: none of the 1 images can be read; the first: cannot identify"),
     ],
 )
 def test_what_is_wrong_gets_a_sentence(run_tool, debug_checkpoint, photos, args, sentence):

@@ -96,7 +96,7 @@ def test_images_of_any_size_are_taken(run_tool, debug_checkpoint, tmp_path):
         (("a.png", "--out", "x.txt"), "error: --out x.txt must end in .csv for rows, or in .png or .pdf for a sheet"),
         (("a.png", "--out", "no/x.csv"), "error: cannot write no/x.csv: its folder does not exist"),
         (("a.png", "--number", "3"), "error: --number needs a sheet, such as --out sheet.png"),
-        (("b.png",), "error: no image of 1 can be read; the first: cannot identify image file"),
+        (("b.png",), "error: none of the 1 images can be read; the first: cannot identify image file"),
     ],
 )
 def test_what_is_wrong_gets_a_sentence(run_tool, debug_checkpoint, photos, args, sentence):

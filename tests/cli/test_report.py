@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crate_mm.cli.report import ground_truth_masks
+from crate_mm.cli.report import true_masks
 from crate_mm.datasets import ClassificationDataset
 from crate_mm.engine import CONFIGS
 from crate_mm.extras.report.pack import unpack
@@ -94,10 +94,10 @@ def test_a_mask_of_too_many_classes_is_refused_before_the_work(tmp_path):
         Image.fromarray(pixels.reshape(64, 64, *pixels.shape[2:])).save(tmp_path / folder / "a.png")
     data = ClassificationDataset({"type": "ImageFiles", "root": str(tmp_path / "images")}, [])
     with pytest.raises(ValueError, match=r"a\.png has 4,095 classes: expected at most 1,024"):
-        ground_truth_masks(data, str(tmp_path / "masks"))(0)
+        true_masks(data, str(tmp_path / "masks"))(0)
 
 
-def test_ground_truth_masks_of_the_images(run_tool, debug_checkpoint, tmp_path):
+def test_true_masks_of_the_images(run_tool, debug_checkpoint, tmp_path):
     """The best head by hand: its mask of 4 x 4 patches, each 2 x 2 pixels of the 8 x 8 that the model sees."""
     for folder in ("photos", "masks"):
         (tmp_path / folder).mkdir()
@@ -149,7 +149,7 @@ MISTAKES = {
     ),
     "other data": (
         ["debug", "random", "--also", "{configs}/other.py", "random"],
-        "{configs}/other.py has 1347 images, the first config 450: models must be compared on the same images",
+        "{configs}/other.py has 1347 images, and the first config 450: models must be compared on the same images",
     ),
     "other size": (
         ["debug", "random", "--also", "{configs}/large.py", "random"],

@@ -195,7 +195,7 @@ def test_a_log_that_is_no_file_is_refused(tmp_path):
     start(tmp_path, "1", [step(1, 1, loss=1.0)])
     (tmp_path / "1" / LOG).unlink()
     os.mkfifo(tmp_path / "1" / LOG)
-    with pytest.raises(OSError, match=r"scalars\.json is no regular file"):
+    with pytest.raises(OSError, match=r"scalars\.json is not a regular file"):
         read_run(tmp_path)
     (tmp_path / "1" / LOG).unlink()
     (tmp_path / "1" / LOG).symlink_to("/dev/zero")

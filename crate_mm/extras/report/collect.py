@@ -31,14 +31,14 @@ from .drawing import drawing_of, pack_bytes
 from .looks import AttentionBudget, Looks, count_maps
 from .pack import pack
 from .running import running_model, why_not
-from .stream import MAX_CLASSES, MAX_LISTED, TOP, AtomUsage, StreamStats, collect_stats
+from .stream import LISTED, MAX_CLASSES, TOP, AtomUsage, StreamStats, collect_stats
 
 ATTENTION = 0.6  # fraction of the page's bytes for attention between patches
 FORMAT = 2  # version of the data, for readers of saved files
 MAX_ATOMS = 2000  # in all layers of a model, of which each atom's images are shown
 GRAM_DIRECTIONS = 64  # basis vectors in the picture of a Gram matrix, over all heads
 THUMBNAIL = 40  # pixels of the longer side
-MAX_PNG_PIXELS = 64 * 64  # larger images are stored as JPEG
+LOSSLESS = 64 * 64  # images with at most this many pixels are stored as PNG, larger ones as JPEG
 
 
 class ReportDataset(NamedTuple):
@@ -71,8 +71,8 @@ class ReportSettings(NamedTuple):
     """Positions to measure and to show in detail, settings of the coding rates, and size limits of the data and, within
     it, of the weights of the model that the page runs."""
 
-    measured_positions: list[int]
-    shown_positions: list[int]
+    measured: list[int]
+    shown: list[int]
     eps_squared: float = 0.01
     unit_length: bool = True
     max_bytes: float = 15e6
@@ -80,10 +80,7 @@ class ReportSettings(NamedTuple):
 
 
 def collect(
-    models: list[ReportModel],
-    datas: list[ReportDataset],
-    settings: ReportSettings,
-    say: Callable[[str], None] = print,
+    models: list[ReportModel], datas: list[ReportDataset], settings: ReportSettings, say: Callable[[str], None] = print
 ) -> dict:
     """Measure the models and return the page's data.
 
@@ -98,10 +95,7 @@ def collect(
         (batch, *_) = datas[report_model.data].batches(settings.shown[:1])
         layout = layout_of(report_model.model, batch["inputs"])
         grids.append(
-            (
-                len(settings.shown_positions) * count_maps(report_model.model, batch),
-                (0, 0) if layout is None else layout[1:],
-            )
+            (len(settings.shown) * count_maps(report_model.model, batch), (0, 0) if layout is None else layout[1:])
         )
     entries, thumbs = [], set()
     for report_model in models:
@@ -117,7 +111,7 @@ def collect(
         "format": FORMAT,
         "classes": None if names is None else [sanitized(name) for name in names],
         "measures": {name: row.meaning for name, row in MEASURES.items()},
-        "limits": {"classes": MAX_CLASSES, "listed": MAX_LISTED, "top": TOP},
+        "limits": {"classes": MAX_CLASSES, "listed": LISTED, "top": TOP},
         "images": [image_data(first, position) for position in settings.shown],
         "datas": [
             data_pictures(d, settings.shown, any(models[i].data == number for i in running))
@@ -129,7 +123,7 @@ def collect(
     budget = AttentionBudget(grids, settings.max_bytes * ATTENTION)
     attention_size = add_looks(models, datas, settings, budget, data)
     size = len(json.dumps(data))
-    if size > settings.max_bytes:  # the other data needs more than its fraction: attention gets the remaining bytes
+    if size > settings.max_bytes:  # the other data needs more than its fraction: give attention the rest
         remaining = settings.max_bytes - (size - attention_size)
         add_looks(models, datas, settings, AttentionBudget(grids, remaining), data)
     return data
@@ -153,11 +147,7 @@ def choose_running(
 
 
 def add_looks(
-    models: list[ReportModel],
-    datas: list[ReportDataset],
-    settings: ReportSettings,
-    budget: AttentionBudget,
-    data: dict,
+    models: list[ReportModel], datas: list[ReportDataset], settings: ReportSettings, budget: AttentionBudget, data: dict
 ) -> int:
     """Add the views of the shown images to the data; return the bytes of attention between patches."""
     data["attention"] = {"side": budget.side, "bits": budget.bits}
@@ -287,7 +277,7 @@ def subspace_data(step: nn.Module, stats: StreamStats, layer: int) -> dict[str, 
     U, K = subspaces.U.detach(), subspaces.num_heads
     d, p = U.shape[0], U.shape[1] // K
     count = max(min(p, GRAM_DIRECTIONS // K), 1)
-    columns = [k * p + round(i * (p - 1) / max(count - 1, 1)) for k in range(K) for i in range(count)]
+    picked = [k * p + round(i * (p - 1) / max(count - 1, 1)) for k in range(K) for i in range(count)]
     energy = stats.energies[layer].means() if layer in stats.energies else None
     cosines = subspace_gram(U).abs()
     return {
@@ -295,7 +285,7 @@ def subspace_data(step: nn.Module, stats: StreamStats, layer: int) -> dict[str, 
         "directions_a_head": p,
         "incoherence": subspace_incoherence(U, K).item() if K > 1 else None,
         "random": math.sqrt(2 / (math.pi * d)),
-        "gram": pack(cosines[columns][:, columns].clamp_max(1), bits=16),
+        "gram": pack(cosines[picked][:, picked].clamp_max(1), bits=16),
         "between_heads": pack(cosines.unflatten(0, (K, p)).unflatten(2, (K, p)).mean((1, 3)), bits=16),
         "energy": None if energy is None else pack(energy, bits=16),
     }
@@ -318,12 +308,12 @@ def data_pictures(data: ReportDataset, positions: list[int], running: bool = Fal
         samples = torch.stack([data.dataset[position]["inputs"] for position in positions])
         pictures |= {"inputs": pack_bytes(samples), "drawing": drawing_of(data.dataset, positions)}
     for position in positions:
-        sample, ground_truth = data.dataset[position], data.ground_truth(position)
+        sample, truth = data.dataset[position], data.ground_truth(position)
         pictures["pictures"].append(to_data_url(sample))
-        if ground_truth is not None:
+        if truth is not None:
             image = sample["inputs"]
-            sample = {"inputs": torch.where((ground_truth == 0) | (ground_truth == VOID), image // 5, image)}
-        pictures["truths"].append(None if ground_truth is None else to_data_url(sample))
+            sample = {"inputs": torch.where((truth == 0) | (truth == VOID), image // 5, image)}
+        pictures["truths"].append(None if truth is None else to_data_url(sample))
     return pictures
 
 
@@ -333,7 +323,7 @@ def to_data_url(sample: dict, longest: int | None = None) -> str:
     C = image.shape[0]
     pixels = image[:3] if C >= 3 else image[:1]
     picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().squeeze(-1).to(torch.uint8).numpy())
-    buffer, kind = io.BytesIO(), "png" if picture.width * picture.height <= MAX_PNG_PIXELS else "jpeg"
+    buffer, kind = io.BytesIO(), "png" if picture.width * picture.height <= LOSSLESS else "jpeg"
     if longest:
         picture.thumbnail((longest, longest))
     picture.save(buffer, kind, **({"quality": 85 if longest else 90} if kind == "jpeg" else {}))

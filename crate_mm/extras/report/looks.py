@@ -34,11 +34,11 @@ class AttentionBudget:
         def size(side: int) -> int:
             return sum(maps * (-(-rows // side) * -(-columns // side) + 1) ** 2 for maps, (rows, columns) in grids)
 
-        base64_ratio = 4 / 3  # characters per byte
+        text = 4 / 3  # base64 characters per byte
         self.side = 1
-        while size(self.side) * base64_ratio > max_bytes and any(max(grid) > self.side for _, grid in grids):
+        while size(self.side) * text > max_bytes and any(max(grid) > self.side for _, grid in grids):
             self.side += 1
-        self.bits = 16 if self.side == 1 and 2 * size(1) * base64_ratio <= max_bytes else 8
+        self.bits = 16 if self.side == 1 and 2 * size(1) * text <= max_bytes else 8
 
 
 @torch.inference_mode()
@@ -82,7 +82,7 @@ class Looks:
     """Views of one model's layers, collected image by image. ``data`` packs them.
 
     Args:
-        model: a model in eval mode.
+        model: in eval mode.
         budget: resolution of the attention.
         truths: for each image the class of each pixel, ``(H, W)``, or None if it is unknown.
         stored: whether attention and masks are stored; False for a model that the page runs.
@@ -142,13 +142,13 @@ class Looks:
             views["best"] = [self._best(*pair) for pair in zip(masks, self.truths)]
         return views
 
-    def _best(self, masks: Tensor, ground_truth: Tensor | None) -> list[dict[str, Any]] | None:
+    def _best(self, masks: Tensor, truth: Tensor | None) -> list[dict[str, Any]] | None:
         """Return for each class in an image the head, from 0, whose mask ``(K, N)`` has the highest IoU."""
-        if ground_truth is None:
+        if truth is None:
             return None
         maps = masks.unflatten(-1, self.layout[1:]).float()
-        large = F.interpolate(maps[None], ground_truth.shape, mode="nearest-exact")[0].bool()
-        return [overlap._asdict() for overlap in best_heads(large, ground_truth)]
+        large = F.interpolate(maps[None], truth.shape, mode="nearest-exact")[0].bool()
+        return [overlap._asdict() for overlap in best_heads(large, truth)]
 
     def undefined(self) -> dict[str, str]:
         """Return for each view that the model does not define the reason."""

@@ -1,6 +1,6 @@
 """Encode arrays for JSON: quantized to 8 or 16 bits, compressed, in base64.
 
-    value = (q / q_max)^power * scale          q_max: 255 or 65535
+    value = (q / most)^power * scale          most: 255 or 65535
 
 ``power`` 2 quantizes the square root, which keeps small values precise beside large ones, as in attention. With n
 scales, each applies to one n-th of the values, in order. ``unpack`` and the page (``assets/data.js``) decode it.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def pack(values: Tensor | np.ndarray, bits: int = 8, power: int = 1, groups: int = 1) -> dict[str, Any]:
-    """Encode nonnegative values. The error is at most ``scale / q_max``; nonzero values stay nonzero.
+    """Encode nonnegative values. The error is at most ``scale / most``; nonzero values stay nonzero.
 
     Args:
         values: of any shape.
@@ -29,11 +29,11 @@ def pack(values: Tensor | np.ndarray, bits: int = 8, power: int = 1, groups: int
     array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
     if not np.isfinite(array).all() or (array < 0).any():
         raise ValueError("values to pack must be finite and nonnegative: check the model's weights")
-    q_max, dtype = (255, np.uint8) if bits == 8 else (65535, np.dtype("<u2"))
+    most, dtype = (255, np.uint8) if bits == 8 else (65535, np.dtype("<u2"))
     rows = array.reshape(groups, -1)
     scale = rows.max(axis=1, initial=0)
     relative = rows / np.where(scale > 0, scale, 1)[:, None]
-    q = np.round(relative ** (1 / power) * q_max)
+    q = np.round(relative ** (1 / power) * most)
     q = np.where((q == 0) & (rows > 0), 1, q).astype(dtype)
     text = base64.b64encode(gzip.compress(q.tobytes(), 9, mtime=0)).decode()
     scale = [float(s) for s in scale]
@@ -42,8 +42,8 @@ def pack(values: Tensor | np.ndarray, bits: int = 8, power: int = 1, groups: int
 
 def unpack(packed: dict[str, Any]) -> np.ndarray:
     """Decode an array encoded by ``pack``."""
-    q_max, dtype = (255, np.uint8) if packed["bits"] == 8 else (65535, np.dtype("<u2"))
+    most, dtype = (255, np.uint8) if packed["bits"] == 8 else (65535, np.dtype("<u2"))
     q = np.frombuffer(gzip.decompress(base64.b64decode(packed["gzip"])), dtype).astype(np.float64)
     scale = np.asarray(packed["scale"])
-    rows = (q / q_max).reshape(len(scale), -1) ** packed["power"] * scale[:, None]
+    rows = (q / most).reshape(len(scale), -1) ** packed["power"] * scale[:, None]
     return rows.reshape(packed["shape"])

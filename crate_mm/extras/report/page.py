@@ -46,7 +46,7 @@ def asset(name: str) -> str:
 
 
 def script() -> str:
-    """Return the page's modules as one script, without their imports and exports."""
+    """Return the page's modules as one, without their imports and exports."""
     modules = []
     for name in MODULES:
         text = re.sub(r"^import\b[^;]*;\n", "", asset(f"{name}.js"), flags=re.M)

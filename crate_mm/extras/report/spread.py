@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ...analysis.gather import LayerMeasures, Moments
 
-BINS = 40  # maximum number of bins in a histogram
-ENDS = 3  # number of samples stored at each end
+BINS = 40  # at most, in a histogram
+ENDS = 3  # samples kept at each end
 _FINEST = -60  # exponent of the finest bin width, 2^-60
 
 
@@ -34,7 +34,7 @@ class Histogram:
                 self.counts, self.exponent = merged, self.exponent + 1
 
     def data(self) -> dict:
-        """Return ``{'start': of the first bin, 'width': of a bin, 'counts': [...]}``; a single bin has width 0."""
+        """Return ``{'start': of the first bin, 'width': of a bin, 'counts': [...]}``; one bin has width 0."""
         first, last = min(self.counts), max(self.counts)
         width = 0.0 if first == last else math.ldexp(1.0, self.exponent)
         counts = [self.counts.get(index, 0) for index in range(first, last + 1)]

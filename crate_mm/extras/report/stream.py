@@ -19,7 +19,7 @@ from .spread import Spreads
 MAX_CLASSES = 20  # whose codes and energies are compared: the first that occur
 TOP = 6  # images listed for an atom, of its largest entries and of its median ones
 SAMPLE = 64  # uses of an atom from which the median ones are taken
-MAX_LISTED = 12  # most-used atoms and least-used atoms listed, each, if not all are
+LISTED = 12  # most-used atoms and least-used atoms listed, each, if not all are
 
 
 class ClassMeans:
@@ -55,7 +55,7 @@ class AtomUsage:
         self.generator = torch.Generator().manual_seed(0)
 
     def update(self, code: Tensor, positions: list[int], labels: list[int], first: int) -> None:
-        """Add codes ``(B, N, m)``. Tokens before index ``first`` are not patches: they count, but are never listed."""
+        """Add codes ``(B, N, m)``. Tokens before index ``first`` are no patches: they count, but are never listed."""
         use = atom_usage(code).cpu()  # convert to float64 on the CPU: not every device has it
         self.images += len(code)
         self.use += use.double().sum(0)
@@ -73,12 +73,12 @@ class AtomUsage:
             self.sample, (keys, flat, where.repeat_interleave(n)[:, None].expand(B * n, m), tokens), SAMPLE
         )
 
-    def extremes(self) -> tuple[list[int], list[int]]:
+    def listed(self) -> tuple[list[int], list[int]]:
         """Return the most-used atoms, and the least-used atoms among those with any use."""
         order = self.use.argsort(descending=True, stable=True).tolist()
-        atoms = [i for i in order if self.use[i] > 0]
-        most = atoms[:MAX_LISTED]
-        return most, [i for i in reversed(atoms) if i not in most][:MAX_LISTED]
+        used = [i for i in order if self.use[i] > 0]
+        most = used[:LISTED]
+        return most, [i for i in reversed(used) if i not in most][:LISTED]
 
     def top(self, atom: int) -> list[tuple[int, int, float]]:
         """Return (position, patch, entry) of the images that use an atom most, with the patch of the largest entry."""
@@ -136,10 +136,10 @@ def collect_stats(
     """Measure a model in eval mode on a loader's batches. Memory does not grow with the number of batches.
 
     Args:
-        model: a task with its preprocessor.
-        batches: dicts with ``inputs``, and optionally ``labels`` and ``sample_idx``.
+        model: with its preprocessor.
+        batches: with ``inputs``, and optionally ``labels`` and ``sample_idx``.
         eps_squared, unit_length: as for ``measure_layers``.
-        positions: positions of the samples in their dataset, for batches without ``sample_idx``.
+        positions: of the samples in their dataset, for batches without ``sample_idx``.
 
     Raises:
         ValueError: the model has no readable layers, or none of the measures.
