@@ -50,7 +50,12 @@ export async function renderCompare(body) {
       "p",
       { class: "says", "data-told": "maps" },
       differences.length
-        ? `${mapsSentence(first, second, differences, layers)} This is of the chosen token and head.`
+        ? `${mapsSentence(
+            first,
+            second,
+            differences,
+            layers.map((l) => l + 1),
+          )} This is of the chosen token and head.`
         : "They have no attention maps of one size to compare.",
     ),
     h(

@@ -294,9 +294,10 @@ async function update(model, net) {
   const { drawing, inputs } = report.datas[model.data];
   const shape = inputs.shape.slice(1);
   const bytes = await currentInput(model);
-  const run = forward(net, bytes, changes());
   const trained = await runOf(model, state.image);
   const strokes = fromText(state.ink);
+  const own = strokes.length > 0 || state.ink === "-" || dropped !== null;
+  const run = own || isChanged() ? forward(net, bytes, changes()) : trained;
   const below = grayOf(bytes, shape);
   paint(board.gets, {
     rows: shape[1],
@@ -309,7 +310,7 @@ async function update(model, net) {
   board.rough.textContent = dropped ? "Prepared roughly: fitted and cut." : "";
   if (state.ink.length > INK_LETTERS) board.rough.textContent = "This drawing is too long for the page's address.";
   drawPad(inputs);
-  answer(run, trained, strokes.length || state.ink === "-" || dropped);
+  answer(run, trained, own);
   await columns(model, net, run, below);
   board.slider.value = state.lambda === null ? Math.log10(net.lambda[0] || LEAST) : Math.log10(state.lambda || LEAST);
   board.lambda.textContent = state.lambda === null ? `${net.lambda[0]}, as trained` : state.lambda;

@@ -4,7 +4,7 @@ import { grayOfPicture, over, paint, ring, scaleEnd, signed, strength, viridis }
 import { className, report } from "./data.js";
 import { bars, h, heading, mark, nothing, panelOf, say } from "./dom.js";
 import { picture, pickable } from "./heat.js";
-import { countOf, number, percent } from "./numbers.js";
+import { countOf, number, percent, short } from "./numbers.js";
 import { attentionSentence, headsSentence } from "./sentences.js";
 import { choose, choosePatch, shownModels, state } from "./state.js";
 import { attentionRows, scaleOf } from "./views.js";
@@ -181,7 +181,7 @@ function differenceView([first, second]) {
   const canvas = h("canvas", { role: "img", "aria-label": name });
   paint(canvas, { ...first.found, colour: (i) => signed(difference[1 + i], most) });
   canvas.difference = difference;
-  const legend = `Orange: A takes more; purple: less. Full color is ${number(most)} times uniform.`;
+  const legend = `Orange: A takes more; purple: less. Full color is ${short(most)} times uniform.`;
   return h("article", { class: "model" }, h("h3", {}, "A − B"), canvas, h("p", { class: "note" }, legend));
 }
 

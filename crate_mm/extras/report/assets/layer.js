@@ -66,7 +66,7 @@ export async function renderLayer(body) {
     h("div", { class: "layer-view" }, chooser(net, view, below), h("div", { class: "stages" }, panels)),
     controls(net),
     h("p", { class: "sentence", "data-told": "step" }, `Step ${state.step}: ${sentence}`),
-    h("div", { class: "halves" }, rates(view), layerStrip(net, run, layer)),
+    h("div", { class: "halves" }, rateBar(view), layerStrip(net, run, layer)),
   );
   if (body.contains(document.activeElement)) say(sentence);
 }
@@ -285,7 +285,7 @@ function chooser(net, view, below) {
   );
 }
 
-function rates({ rates: { before, after, normed }, bounds: { floor, ceiling }, l }) {
+function rateBar({ rates: { before, after, normed }, bounds: { floor, ceiling }, l }) {
   const place = (v) => `${(100 * (v - floor)) / (ceiling - floor)}%`;
   const verb = after < before ? "compression lowers" : "here it rises:";
   const mark = (v, name) => h("i", { style: { left: place(v) }, title: name });

@@ -49,12 +49,13 @@ const SECTIONS = [
 ];
 
 const waiting = new Set(SECTIONS.map(([id]) => id));
+let near = new Set(); // sections that were near when the last choice was made: to ask again lays the page out again
 let drawing = false;
 
-// Whether a section is in the window or less than half a window from it.
-function isNear(id) {
-  const { top, bottom } = document.getElementById(id)?.getBoundingClientRect() ?? { top: Infinity, bottom: 0 };
-  return top < 1.5 * innerHeight && bottom > -0.5 * innerHeight;
+// The sections in the window; at first those at the top.
+function findNear() {
+  const places = SECTIONS.map(([id]) => [id, document.getElementById(id)?.getBoundingClientRect()]);
+  near = new Set(places.filter(([, box]) => box && box.top < innerHeight && box.bottom > 0).map(([id]) => id));
 }
 
 // Draw the waiting sections one after the other, near ones first, then those that wait meanwhile. Between them the
@@ -65,7 +66,7 @@ async function drawAll() {
   document.body.setAttribute("aria-busy", "true");
   while (waiting.size) {
     const able = SECTIONS.filter(([id]) => waiting.has(id));
-    const [id, render] = able.find(([name]) => isNear(name)) ?? able[0];
+    const [id, render] = able.find(([name]) => near.has(name)) ?? able[0];
     waiting.delete(id);
     if ((await drawSection(id, render)) === false) waiting.add(id);
     await pause();
@@ -161,6 +162,7 @@ function warn() {
 onChoice((changed) => {
   if (changed.includes("a") || changed.includes("b")) models();
   for (const [id, , needs] of SECTIONS) if (needs.some((name) => changed.includes(name))) waiting.add(id);
+  findNear();
   showChoice();
   drawAll();
 });
@@ -177,6 +179,7 @@ models();
 explainWords();
 bar();
 showChoice();
+findNear();
 drawAll();
 // For tests.
 window.crateReport = {
