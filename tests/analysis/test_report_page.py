@@ -1,6 +1,7 @@
-"""The page in a real browser: what it shows equals the pure functions, it is quiet, and names stay names."""
+"""The page in a real browser: what it shows equals the pure functions, and its address holds what is chosen."""
 
 import json
+import math
 import re
 import time
 
@@ -19,6 +20,7 @@ from tests.conftest import ROOT, start
 
 pytestmark = pytest.mark.slow  # a page is made by the command, in a process of its own
 ARROWS = dict(up="\ue013", down="\ue015", left="\ue012", right="\ue014")
+WEIGHTS = {"computed in the page": "1", "stored": "0"}  # megabytes of weights in the page
 
 
 def data_of(page):
@@ -29,97 +31,108 @@ def data_of(page):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, debug_checkpoint):
-    """A page of the random model and a trained one, made by the command."""
-    file = tmp_path_factory.mktemp("page") / "report.html"
-    args, log = ("debug", "random", debug_checkpoint, "--out", file, "--shown", "5"), file.with_suffix(".out")
-    process = start(ROOT / "tools" / "report.py", args, log, ROOT, {})
-    process.join(300)
-    assert process.exitcode == 0, log.read_text()
-    return file
+def pages(tmp_path_factory, debug_checkpoint):
+    """Pages of the random model and a trained one, made by the command: with the trained one's weights, and without."""
+    files = {}
+    for kind, megabytes in WEIGHTS.items():
+        file = tmp_path_factory.mktemp("page") / "report.html"
+        args = ("debug", "random", debug_checkpoint, "--out", file, "--shown", "5", "--weights-megabytes", megabytes)
+        process = start(ROOT / "tools" / "report.py", args, file.with_suffix(".out"), ROOT, {})
+        process.join(300)
+        assert process.exitcode == 0, file.with_suffix(".out").read_text()
+        files[kind] = file
+    return files
 
 
 @pytest.fixture(scope="module")
-def truth(page, debug_checkpoint):
+def page(pages):
+    return pages["computed in the page"]
+
+
+@pytest.fixture(scope="module")
+def truth(pages, debug_checkpoint):
     """What the pure functions give for the images shown: by layer, of the trained model."""
-    data = data_of(page)
+    data = data_of(pages["stored"])
     model, dataset = init_model("debug", debug_checkpoint), build_loader(load_config("debug")).dataset
     images = torch.stack([dataset[image["position"]]["inputs"] for image in data["images"]])
     with torch.no_grad(), capture(model, ("tap_w", "tap_out")) as seen:
         logits = model(model.data_preprocessor.normalize(images))
     attention = [block.attention(w) for block, w in zip(model.backbone.blocks, seen["tap_w"])]
-    return dict(data=data, model=model, dataset=dataset, logits=logits, attention=attention, codes=seen["tap_out"])
+    return dict(data=data, model=model, dataset=dataset, logits=logits, attention=attention)
 
 
-def told(browser, selector):
-    """The rows of a list of names and numbers."""
-    rows = browser.run(
-        "return [...document.querySelectorAll(arguments[0] + ' li')].map((li) => "
-        "[...li.querySelectorAll(':scope > span')].slice(0, 2).map((span) => span.textContent))",
-        selector,
-    )
-    return [(name, float(value.removesuffix(" %"))) for name, value in rows]
+def percent(share):
+    """As ``numbers.js``: whole from 10, one decimal below."""
+    value = 100 * share
+    if 0 < value < 0.1:
+        return "less than 0.1\u00a0%"
+    if 99.9 < value < 100:
+        return "over 99.9\u00a0%"
+    return f"{round(value, 0 if value >= 9.95 else 1):g}\u00a0%"
 
 
-def test_what_is_chosen_is_what_the_pure_functions_give(browser, page, truth):
-    browser.open(page)
-    image, layer, head = 3, 1, 2
+def values_of(browser, selector, name):
+    return browser.run("return [...document.querySelector(arguments[0])[arguments[1]]]", selector, name)
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_what_is_chosen_is_what_the_pure_functions_give(browser, pages, truth, kind):
+    browser.open(pages[kind])
+    image, layer, head = 3, 0, 2
     names = [entry["name"] for entry in truth["data"]["images"]]
     browser.choose("#image-choice", f"{image + 1}: {names[image]}")
-    browser.press("#layer-choice", ARROWS["right"])
+    browser.press("#layer-choice", ARROWS["left"])
     browser.choose("#head-choice", str(head + 1))
     browser.click('[data-key="attention-1"]', x=(2 + 0.5) / 4, y=(1 + 0.5) / 4)  # row 2, column 3 of 4 x 4 patches
-    row = truth["attention"][layer][image][:, 1 + 1 * 4 + 2]
+    token = 1 + 1 * 4 + 2
+    rows = truth["attention"][layer][image]
+    row = rows[head, token]
 
-    canvas = browser.run("return [...document.querySelector('[data-key=\"attention-1\"]').attention]")
-    np.testing.assert_allclose(canvas, row[head], atol=2e-5)
-    # The entries are kept as 16-bit square roots, and are shown with four digits.
-    expected = {f"row {i // 4 + 1}, column {i % 4 + 1}": v for i, v in enumerate(row[head, 1:].tolist())}
-    expected["itself"], expected["the class token"] = expected.pop("row 2, column 3"), row[head, 0].item()
-    shown = told(browser, '[data-model="1"] [data-told="attention"]')
-    assert len(shown) == 4
-    for name, value in shown:
-        assert value == pytest.approx(expected[name], rel=2e-3), name
-    largest = sorted((v for name, v in expected.items() if name != "the class token"), reverse=True)[:3]
-    assert sorted((v for name, v in shown if name != "the class token"), reverse=True) == pytest.approx(
-        largest, rel=2e-3
-    )
+    np.testing.assert_allclose(values_of(browser, '[data-key="attention-1"]', "attention"), row, atol=2e-5)
+    names = ["the class token", *(f"the patch at row {i // 4 + 1}, column {i % 4 + 1}" for i in range(16))]
+    names[token] = "itself"
+    spread = math.exp(-(row * row.log()).sum())
+    sentence = browser.text('[data-model="1"] [data-told="attention"]')
+    assert sentence.startswith("Head 3: the patch at row 2, column 3 takes ")
+    if spread >= 0.9 * 17:
+        assert sentence.endswith("nearly the same from all 17 tokens.")
+    else:
+        found = re.search(r"most from (.*?) \(([\d.]+) times uniform\).*about ([\d.]+) of 17", sentence)
+        assert found[1] == names[row.argmax()]
+        assert [float(found[2]), float(found[3])] == pytest.approx([17 * row.max().item(), spread], rel=5e-3)
+    stored = unpack(truth["data"]["models"][0]["layers"][layer]["looks"]["attention"])[image, head, token]
+    difference = values_of(browser, "#look canvas[aria-label^='A − B']", "difference")
+    np.testing.assert_allclose(difference, 17 * (row.numpy() - stored), atol=1e-3)
 
-    cls = browser.run("return [...document.querySelector('[data-key=\"cls-1\"]').attention]")
-    np.testing.assert_allclose(cls, truth["attention"][layer][image, head, 0, 1:], atol=2e-5)
-    cosines = browser.run("return document.querySelector('[data-key=\"agree-1\"]').cosines")
-    unit = torch.nn.functional.normalize(row, dim=-1)
-    np.testing.assert_allclose(np.reshape(cosines, (3, 3)), unit @ unit.mT, atol=1e-4)
     scores, classes = truth["logits"][image].softmax(-1).topk(5)
-    assert told(browser, '[data-model="1"] [data-told="classes"]') == [
-        (str(c), pytest.approx(100 * s, rel=5e-3)) for c, s in zip(classes.tolist(), scores.tolist())
-    ]
+    told = browser.texts('#look [data-model="1"] [data-told="classes"] li > span:nth-child(-n + 2)')
+    expected = [(str(c), percent(s)) for c, s in zip(classes.tolist(), scores.tolist())]
+    assert list(zip(told[::2], told[1::2])) == expected
     label = truth["data"]["images"][image]["label"]
     right = label == classes[0]
-    assert browser.text('[data-model="1"] [data-told="verdict"]') == ("✓ right" if right else f"✗ wrong: it is {label}")
-
-    code = truth["codes"][layer][image]
-    zero = float(
-        re.search(r"([\d.]+) % of these entries are zero", browser.text('#code [data-model="1"] [data-told="zero"]'))[1]
+    assert browser.text('#look [data-model="1"] [data-told="verdict"]') == (
+        "✓ right" if right else f"✗ wrong: it is {label}"
     )
-    assert zero == pytest.approx(100 * (code == 0).float().mean().item(), rel=5e-3)
-    values = browser.run("return [...document.querySelector('[data-key=\"code-1\"]').values]")
-    np.testing.assert_allclose(values, (code / code.max()).flatten(), atol=1 / 255)
 
-    masks = attention_masks(truth["attention"][layer][image, :, 0, 1:])
+    masks = attention_masks(rows[:, 0, 1:])
     for k in range(3):
-        drawn = browser.run(f"return [...document.querySelector('[data-key=\"mask-1-{k}\"] canvas').values]")
-        assert [v > 0.5 for v in drawn] == masks[k].tolist()
-
+        assert [v > 0.5 for v in values_of(browser, f'[data-key="mask-1-{k}"] canvas', "mask")] == masks[k].tolist()
     U = truth["model"].backbone.blocks[layer].subspaces().U.detach()
-    gram = browser.run("return [...document.querySelector('[data-key=\"gram-1\"]').values]")
+    gram = values_of(browser, '[data-key="gram-1"]', "values")
     np.testing.assert_allclose(np.reshape(gram, (48, 48)), measures.subspace_gram(U).abs(), atol=2e-5)
     browser.check_quiet()
 
 
-def test_it_opens_at_its_beginning(browser, page):
-    """What is drawn later must not scroll it."""
+def test_it_opens_where_it_is_interesting_and_at_its_beginning(browser, page, truth):
+    """The last layer, an image that the trained model has right; what is drawn later does not scroll the page."""
     browser.open(page)
+    predicted, images = truth["data"]["models"][1]["predicted"], truth["data"]["images"]
+    right = [i for i, image in enumerate(images) if predicted[i][0][0] == image["label"]]
+    scores = sorted(predicted[i][0][1] for i in right)
+    sure = [i for i in right if predicted[i][0][1] >= scores[int(0.9 * (len(scores) - 1))]]
+    chosen = browser.run("return ['image', 'a', 'b'].map((name) => document.getElementById(`${name}-choice`).value)")
+    assert chosen == [str((sure or [0])[0]), "1", "0"]
+    assert browser.text("#layer-number") == "2 of 2"
     time.sleep(0.5)
     assert browser.run("return [window.scrollY, document.body.scrollHeight > window.innerHeight]") == [0, True]
 
@@ -130,42 +143,75 @@ def test_a_patch_is_chosen_by_arrow_keys_and_told_to_those_who_hear(browser, pag
     row = truth["attention"][1][1, 0, 1 + 2 * 4 + 1]
     canvas = browser.run("return [...document.activeElement.attention]")  # the focus is where it was
     np.testing.assert_allclose(canvas, row, atol=2e-5)
-    assert "The patch at row 3, column 2 attends most to" in browser.text("#live")
+    assert "the patch at row 3, column 2 takes" in browser.text("#live")
     assert "y=0.625&x=0.375" in browser.driver.current_url
+    browser.check_quiet()
+
+
+def test_back_undoes_choices_also_those_that_the_address_does_not_name(browser, page):
+    browser.open(page)
+    image = browser.run("return document.getElementById('image-choice').value")
+    browser.click('[data-key="image-4"]')
+    browser.click('[data-key="ask-cls"]')
+    browser.click('[data-measure="sparsity"]')
+    asks = "return document.querySelector('[data-key=\"ask-cls\"]').getAttribute('aria-pressed')"
+    measure = '[data-measure][aria-pressed="true"]'
+    assert (browser.run(asks), browser.text(measure)) == ("true", "Nonzero entries of the code")
+    for expected in (("true", "4"), ("false", "4"), ("false", image)):
+        browser.driver.back()
+        time.sleep(0.1)
+        browser.wait()
+        assert browser.text(measure) == "Rᶜ after compression"
+        assert (browser.run(asks), browser.run("return document.getElementById('image-choice').value")) == expected
+    browser.click('[data-key="image-1"]')
+    browser.run("document.querySelector('.skip').click()")  # a link to a section changes no choice
+    browser.wait()
+    assert browser.run("return document.getElementById('image-choice').value") == "1"
+    assert browser.driver.find_elements("css selector", ".warning") == []
+    browser.check_quiet()
+
+
+def test_parts_of_an_address_that_do_not_fit_are_told_and_left_out(browser, page):
+    browser.open(page, "#image=99&layer=3&head=2&token=other&constructor=1&off=h9.1&lambda=11&a=1&b=1&step=0")
+    names = "image, layer, step, token, constructor, lambda"
+    assert browser.text("#ignored") == f"This link's {names} could not be used on this page and was left out."
+    assert browser.run("return document.getElementById('head-choice').value") == "1"
+    pair = "return [document.getElementById('a-choice').value, document.getElementById('b-choice').value]"
+    assert browser.run(pair) == ["0", ""]
+    assert browser.text("#layer-number") == "2 of 2"
+    browser.open(page, "#off=h9.1,d1.99999")
+    assert browser.text('[data-told="changed"]').startswith("What this link switches off is not in this model.")
     browser.check_quiet()
 
 
 def test_a_layer_is_clicked_and_its_distribution_told(browser, page, truth):
     browser.open(page)
     browser.click('[data-measure="r_out"]')
-    browser.press("#layer-choice", ARROWS["right"])
     told_data = truth["data"]["models"][1]["layers"][1]["measures"]["r_out"]
-    codes = []
     dataset, model = truth["dataset"], truth["model"]
     images = torch.stack([dataset[i]["inputs"] for i in range(len(dataset))])
     with torch.no_grad(), capture(model, ("tap_out",)) as seen:
         model(model.data_preprocessor.normalize(images))
-    codes = measures.coding_rate(seen["tap_out"][1], unit_length=True)
-    line = browser.text('#objective .detail .model:nth-child(2) [data-told="measure"]')
+    rates = measures.coding_rate(seen["tap_out"][1], unit_length=True)
+    line = browser.text('#objective .detail [data-model="1"] [data-told="measure"]')
     mean, std = map(float, re.match(r"mean ([\d.]+), deviation ([\d.]+), 450 images", line).groups())
-    assert mean == pytest.approx(codes.mean().item(), rel=1e-3)
-    assert std == pytest.approx(codes.std().item(), rel=1e-3)
-    order = codes.argsort()
+    assert [mean, std] == pytest.approx([rates.mean().item(), rates.std().item()], rel=1e-3)
+    order = rates.argsort()
     assert {p for p, _ in told_data["low"]} == set(order[:3].tolist())
     assert [p for p, _ in told_data["high"]] == order.flip(0)[:3].tolist()
     assert sum(told_data["histogram"]["counts"]) == 450
-    shown = browser.texts("#objective .detail .model:nth-child(2) .end li")
-    assert [float(v) for v in shown[3:]] == pytest.approx(sorted(codes.tolist(), reverse=True)[:3], rel=1e-3)
-    labels = browser.texts('[data-chart="r_out"] .role-axis-label text')
-    assert [label for label in labels if label in ("1", "2")] == ["1", "2"]
+    shown = browser.texts('#objective .detail [data-model="1"] .end li')
+    assert [float(v) for v in shown[3:]] == pytest.approx(sorted(rates.tolist(), reverse=True)[:3], rel=1e-3)
+    assert browser.texts('[data-chart="r_out"] .x-tick') == ["1", "2"]
     # A click into a chart chooses the layer below it.
-    browser.click('[data-chart="r_out"] svg', x=0.2, y=0.5)
+    left = browser.run("return document.querySelector('[data-chart=\"r_out\"] svg').clientWidth")
+    browser.click('[data-chart="r_out"] svg', x=47 / left, y=0.5)
     assert browser.text("#layer-number") == "1 of 2"
     browser.check_quiet()
 
 
-def test_every_number_is_saved(browser, page, truth):
-    browser.open(page)
+def test_every_number_is_saved(browser, pages, truth):
+    browser.open(pages["stored"])
     browser.click("button.save")
     file = browser.downloads / "report.json"
     for _ in range(100):

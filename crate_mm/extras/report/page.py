@@ -10,6 +10,7 @@ from typing import Any
 
 # In order of dependency: the page concatenates them to one module.
 MODULES = (
+    "numbers",
     "data",
     "state",
     "dom",

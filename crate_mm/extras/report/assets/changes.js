@@ -60,12 +60,14 @@ export function changeWords(net) {
     if (!set.size) continue;
     const all = set.size === net.layers[layer]?.heads;
     const list = [...set].sort((a, b) => a - b).map((k) => k + 1);
+    if (list.some((k) => !(k <= net.layers[layer]?.heads))) continue;
     const which = all ? `the ${set.size} heads` : list.length === 1 ? `head ${list[0]}` : `heads ${list.join(", ")}`;
     words.push(`${which} of layer ${layer + 1}`);
   }
   for (const [layer, set] of directions) {
     const list = [...set].sort((a, b) => a - b).map((j) => j + 1);
-    if (list.length) words.push(`direction${list.length > 1 ? "s" : ""} ${list.join(", ")} of layer ${layer + 1}`);
+    if (list.length && net.layers[layer] && list.at(-1) <= net.width)
+      words.push(`direction${list.length > 1 ? "s" : ""} ${list.join(", ")} of layer ${layer + 1}`);
   }
   return words;
 }

@@ -1,14 +1,14 @@
 // What the charts of the sections share: the styles of the models, their legend, and matrices.
 
 import { report } from "./data.js";
-import { h, mark, number } from "./dom.js";
-import { heat } from "./heat.js";
+import { dot, h, mark } from "./dom.js";
+import { countOf, number } from "./numbers.js";
 import { shownModels, state } from "./state.js";
 
 // The color and the dashes of a model: an untrained one is dotted, B is dashed.
 export function styleOf(index) {
   const dash = report.models[index].untrained ? "2 4" : index === state.b ? "7 4" : null;
-  return { color: mark(index), dash };
+  return { color: mark(index), dash, square: index === state.b, letter: index === state.a ? "A" : "B" };
 }
 
 // Histograms of models in bins of one common width, the widest: all widths are powers of two, or 0 for one value.
@@ -25,55 +25,19 @@ export function inBins(found) {
       from: bin * width,
       to: (bin + 1) * width,
       y: n / count,
-      title: `${number(bin * width)} to ${number((bin + 1) * width)}: ${n} images`,
+      title: `${number(bin * width)} to ${number((bin + 1) * width)}: ${countOf(n, "image")}`,
     }));
     return { style: styleOf(model), bars };
   });
 }
 
-// A matrix with the names of its rows and columns. The scale is from 0 to `most`.
-export function matrix({ key, name, caption, rows, columns, values, most }) {
-  const figure = heat({
-    key,
-    name,
-    rows: rows.length,
-    columns: columns.length,
-    values: Float64Array.from(values, (value) => value / (most || 1)),
-    tell: (i) => `${rows[Math.floor(i / columns.length)]}, ${columns[i % columns.length]}: ${number(values[i])}`,
-    caption,
-  });
-  figure.querySelector("canvas").numbers = values;
-  const label = (text) => h("span", {}, text);
-  return h(
-    "div",
-    { class: "matrix" },
-    figure,
-    h(
-      "p",
-      { class: "note" },
-      "rows: ",
-      rows.map(label).flatMap((e) => [e, " "]),
-      h("br"),
-      "columns: ",
-      columns.map(label).flatMap((e) => [e, " "]),
-    ),
-  );
-}
-
-// Legend of the chosen models.
+// Legend of the chosen models: their letter, color and line.
 export function legend() {
-  const models = shownModels();
-  if (models.length < 2)
-    return h(
-      "p",
-      { class: "hidden" },
-      models.map(({ model }) => model.label),
-    );
   return h(
     "p",
     { class: "legend" },
-    models.map(({ model, index }) =>
-      h("span", {}, h("span", { class: "dot", style: { color: mark(index) } }), model.label),
+    shownModels().map(({ model, index }) =>
+      h("span", {}, dot(index), h("b", {}, index === state.a ? "A" : "B"), ` ${model.label}`),
     ),
   );
 }

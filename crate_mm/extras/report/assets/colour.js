@@ -7,11 +7,16 @@ export const GROUND = [21, 23, 27]; // 15171b, below all maps in both themes: ye
 const NEGATIVE = [154, 127, 209];
 const POSITIVE = [253, 154, 60];
 
-// The colour of t in [0, 1] as [r, g, b].
-export function viridis(t) {
-  const at = Math.min(Math.max(t, 0), 1) * (STOPS.length - 1);
+// 1,024 colours of viridis, linear between its stops.
+const VIRIDIS = Array.from({ length: 1024 }, (_, n) => {
+  const at = (n / 1023) * (STOPS.length - 1);
   const first = Math.min(Math.floor(at), STOPS.length - 2);
   return STOPS[first].map((value, c) => value + (at - first) * (STOPS[first + 1][c] - value));
+});
+
+// The colour of t in [0, 1] as [r, g, b].
+export function viridis(t) {
+  return VIRIDIS[Math.round(1023 * Math.min(Math.max(t, 0), 1))];
 }
 
 // The position on the scale of an amount x, of at most `most`. The square root shows small amounts.
@@ -46,32 +51,58 @@ export function scaleEnd(values, tokens) {
   return Math.min(Math.max(round, 2), Math.max(tokens, 2));
 }
 
-// Paint cells (rows, columns) with `colour(i, v)`, v the gray of the picture below, 0 to 1, or 1 without one. `below` is
-// {values, width, height}. Cells have hard edges, and the canvas at least `long` pixels along its longer side.
-export function paint(canvas, { rows, columns, colour, below = null, long = 240 }) {
-  const [high, wide] = below ? [below.height, below.width] : [rows, columns];
-  const times = Math.max(1, Math.ceil(long / Math.max(high, wide)));
-  const [height, width] = [high * times, wide * times];
-  Object.assign(canvas, { width, height });
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(width, height);
-  for (let y = 0; y < height; y++)
-    for (let x = 0; x < width; x++) {
-      const at = y * width + x;
-      const cell = Math.floor((y * rows) / height) * columns + Math.floor((x * columns) / width);
-      const v = below ? below.values[Math.floor(y / times) * wide + Math.floor(x / times)] : 1;
-      image.data.set(colour(cell, v), 4 * at);
-      image.data[4 * at + 3] = 255;
+// The cells of a grid: `rows` x `columns` of them, each `side` x `side` of `patches` [rows, columns], fewer at the end.
+export function gridOf({ rows, columns, side = 1, patches = [rows, columns] }) {
+  const line = (place, whole, cells) => Math.min(Math.floor(Math.floor(place * whole) / side), cells - 1);
+  return {
+    rows,
+    columns,
+    at: (y, x) => line(y, patches[0], rows) * columns + line(x, patches[1], columns),
+    box: (cell) => {
+      const [row, column] = [Math.floor(cell / columns), cell % columns];
+      const [top, left] = [(row * side) / patches[0], (column * side) / patches[1]];
+      return [top, left, Math.min(((row + 1) * side) / patches[0], 1), Math.min(((column + 1) * side) / patches[1], 1)];
+    },
+  };
+}
+
+// Paint the cells of a grid with `colour(i, v)`, v the gray of the picture below, 0 to 1, or 1 without one. `below` is
+// {values, width, height}. Cells have hard edges, and the canvas about `long` pixels along its longer side.
+export function paint(canvas, { colour, below = null, long = 240, ...cells }) {
+  const grid = gridOf(cells);
+  const skip = below ? Math.max(1, Math.floor(Math.max(below.height, below.width) / long)) : 1;
+  const [high, wide] = below
+    ? [Math.ceil(below.height / skip), Math.ceil(below.width / skip)]
+    : (cells.patches ?? [cells.rows, cells.columns]);
+  const small = new ImageData(wide, high);
+  for (let y = 0; y < high; y++)
+    for (let x = 0; x < wide; x++) {
+      const v = below ? below.values[y * skip * below.width + x * skip] : 1;
+      const [r, g, b] = colour(grid.at(y / high, x / wide), v);
+      const at = 4 * (y * wide + x);
+      small.data[at] = r;
+      small.data[at + 1] = g;
+      small.data[at + 2] = b;
+      small.data[at + 3] = 255;
     }
-  context.putImageData(image, 0, 0);
+  const times = Math.max(1, Math.ceil(long / Math.max(high, wide)));
+  Object.assign(canvas, { width: wide * times, height: high * times });
+  const context = canvas.getContext("2d");
+  context.putImageData(small, 0, 0);
+  if (times === 1) return canvas;
+  context.imageSmoothingEnabled = false;
+  context.globalCompositeOperation = "copy";
+  context.drawImage(canvas, 0, 0, wide, high, 0, 0, canvas.width, canvas.height);
+  context.globalCompositeOperation = "source-over";
   return canvas;
 }
 
 // A ring around a cell: ink and page, never a hue.
-export function ring(canvas, cell, rows, columns) {
+export function ring(canvas, cell, cells) {
   const context = canvas.getContext("2d");
-  const [w, h] = [canvas.width / columns, canvas.height / rows];
-  const [left, top] = [(cell % columns) * w, Math.floor(cell / columns) * h];
+  const [top, left, bottom, right] = gridOf(cells)
+    .box(cell)
+    .map((share, i) => share * (i % 2 ? canvas.width : canvas.height));
   const thick = Math.max(canvas.width, canvas.height) / 80;
   for (const [colour, inset] of [
     ["#000", 0.5],
@@ -80,7 +111,7 @@ export function ring(canvas, cell, rows, columns) {
     context.strokeStyle = colour;
     context.lineWidth = thick;
     const by = inset * thick;
-    context.strokeRect(left + by, top + by, w - 2 * by, h - 2 * by);
+    context.strokeRect(left + by, top + by, right - left - 2 * by, bottom - top - 2 * by);
   }
 }
 
@@ -95,15 +126,20 @@ export function grayOf(bytes, [channels, height, width]) {
   return { values, width, height };
 }
 
+const grays = new WeakMap();
+
 // The gray values of a decoded picture.
 export function grayOfPicture(picture) {
+  if (!grays.has(picture)) grays.set(picture, readGray(picture));
+  return grays.get(picture);
+}
+
+function readGray(picture) {
   const [width, height] = [picture.naturalWidth, picture.naturalHeight];
   const context = new OffscreenCanvas(width, height).getContext("2d");
   context.drawImage(picture, 0, 0);
   const { data } = context.getImageData(0, 0, width, height);
-  const bytes = Uint8Array.from({ length: 3 * width * height }, (_, i) => {
-    const [c, at] = [Math.floor(i / (width * height)), i % (width * height)];
-    return data[4 * at + c];
-  });
+  const bytes = new Uint8Array(3 * width * height);
+  for (let i = 0; i < width * height; i++) for (let c = 0; c < 3; c++) bytes[c * width * height + i] = data[4 * i + c];
   return grayOf(bytes, [3, height, width]);
 }

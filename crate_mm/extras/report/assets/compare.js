@@ -2,11 +2,12 @@
 
 import { grayOfPicture, over, paint, ring, scaleEnd, signed, strength } from "./colour.js";
 import { report } from "./data.js";
-import { h, mark, nothing, number } from "./dom.js";
+import { h, mark, nothing } from "./dom.js";
+import { number } from "./numbers.js";
 import { picture } from "./heat.js";
 import { timesUniform } from "./image.js";
 import { mapsSentence } from "./sentences.js";
-import { choose, headOf, shownModels, state } from "./state.js";
+import { choose, shownModels, state } from "./state.js";
 import { attentionRows, scaleOf } from "./views.js";
 
 export const compareNeeds = ["image", "layer", "head", "y", "x", "cls", "a", "b"];
@@ -28,24 +29,18 @@ export async function renderCompare(body) {
   const rows = films.map(({ row }) => row);
   const [a, b] = films;
   const both = a.times.map((values, l) =>
-    values && b.times[l]?.length === values.length ? values.map((x, i) => x - b.times[l][i]) : null,
+    values && b.times[l] && sameGrid(a.maps[l], b.maps[l]) ? values.map((x, i) => x - b.times[l][i]) : null,
   );
-  const differences = both
-    .filter(Boolean)
-    .map((values) => values.reduce((sum, x) => sum + Math.abs(x), 0) / values.length);
+  const layers = [...both.keys()].filter((l) => both[l]);
+  const differences = layers.map((l) => both[l].reduce((sum, x) => sum + Math.abs(x), 0) / both[l].length);
   if (differences.length) {
-    const all = both.filter(Boolean).flatMap((values) => [...values].map(Math.abs));
+    const all = layers.flatMap((l) => [...both[l]].map(Math.abs));
     const most = scaleEnd(all, 1e9);
     rows.push(
-      filmRow("A − B", depth, (l) => {
+      filmRow("A − B", "difference", depth, (l) => {
         if (!both[l]) return null;
         const canvas = h("canvas", { "aria-hidden": "true" });
-        return paint(canvas, {
-          rows: a.rows,
-          columns: a.columns,
-          long: 72,
-          colour: (i) => signed(both[l][1 + i], most),
-        });
+        return paint(canvas, { ...a.maps[l], long: 72, colour: (i) => signed(both[l][1 + i], most) });
       }),
     );
   }
@@ -53,8 +48,15 @@ export async function renderCompare(body) {
   body.replaceChildren(
     h(
       "p",
-      { class: "sentence", "data-told": "maps" },
-      differences.length ? mapsSentence(first, second, differences) : "One of them has no attention map to compare.",
+      { class: "says", "data-told": "maps" },
+      differences.length
+        ? `${mapsSentence(
+            first,
+            second,
+            differences,
+            layers.map((l) => l + 1),
+          )} This is of the chosen token and head.`
+        : "They have no attention maps of one size to compare.",
     ),
     h(
       "p",
@@ -67,7 +69,7 @@ export async function renderCompare(body) {
     ),
     h(
       "div",
-      { class: "scroll" },
+      { class: "scroll", "data-scroll": "film" },
       h(
         "table",
         { class: "film" },
@@ -97,13 +99,13 @@ function play(depth) {
 }
 
 // A row of the table: one cell a layer, which chooses the layer.
-function filmRow(name, depth, cell, color = null) {
+function filmRow(name, key, depth, cell, color = null) {
   const cells = Array.from({ length: depth }, (_, l) => {
     const button = h(
       "button",
       {
         type: "button",
-        "data-key": `film-${name}-${l}`,
+        "data-key": `film-${key}-${l}`,
         "aria-pressed": l === state.layer,
         "aria-label": `${name}, layer ${l + 1}`,
         onclick: () => choose({ layer: l }),
@@ -121,28 +123,29 @@ async function film(model, index, depth) {
     await scaleOf(model),
     grayOfPicture(await picture(report.datas[model.data].pictures[state.image])),
   ];
-  let size = { rows: 1, columns: 1 };
   for (let l = 0; l < depth; l++) {
     const found = await attentionRows(model, l);
-    times.push(
-      found ? timesUniform(found.heads[Math.min(headOf(model), found.heads.length - 1)], found, model.grid) : null,
-    );
-    maps.push(found);
-    if (found) size = found;
+    maps.push(found?.heads[state.head] ? found : null);
+    times.push(maps[l] ? timesUniform(found.heads[state.head], found, model.grid) : null);
   }
   const row = filmRow(
     model.label,
+    index,
     depth,
     (l) => {
       if (!maps[l]) return null;
       const canvas = h("canvas", { "aria-hidden": "true" });
-      paint(canvas, { ...size, below, long: 72, colour: (i, v) => over(strength(times[l][1 + i], most), v) });
-      if (maps[l].chosen) ring(canvas, maps[l].chosen - 1, size.rows, size.columns);
+      paint(canvas, { ...maps[l], below, long: 72, colour: (i, v) => over(strength(times[l][1 + i], most), v) });
+      if (maps[l].chosen) ring(canvas, maps[l].chosen - 1, maps[l]);
       return canvas;
     },
     mark(index),
   );
-  return { row, times, rows: size.rows, columns: size.columns };
+  return { row, times, maps };
+}
+
+function sameGrid(a, b) {
+  return a.rows === b.rows && a.columns === b.columns && a.side === b.side;
 }
 
 function rateRows(shown, depth) {

@@ -45,9 +45,6 @@ export function part(values, shape, ...places) {
   return values.subarray(at * size, (at + 1) * size);
 }
 
-export const mostLayers = Math.max(...report.models.map((model) => model.layers.length));
-export const mostHeads = Math.max(1, ...report.models.map(headsOf));
-
 // The largest number of heads in a layer of a model.
 export function headsOf(model) {
   if (model.running) return Math.max(...model.running.heads);

@@ -3,12 +3,13 @@
 import { changes, toggled } from "./changes.js";
 import { GROUND } from "./colour.js";
 import { className, part, report, unpack } from "./data.js";
-import { h, nothing, number, percent } from "./dom.js";
+import { bars, h, nothing } from "./dom.js";
+import { countOf, number, percent, short } from "./numbers.js";
 import { picture } from "./heat.js";
 import { thumbnail } from "./objective.js";
 import { directionSentence } from "./sentences.js";
-import { choose, state } from "./state.js";
-import { s } from "./svg.js";
+import { address, choose, state } from "./state.js";
+import { responsive, s } from "./svg.js";
 import { netOf } from "./views.js";
 
 export const directionsNeeds = ["layer", "a", "direction", "off"];
@@ -22,24 +23,27 @@ export async function renderDirections(body) {
   if (!code) {
     const none = model.layers[state.layer]
       ? (model.undefined.code ?? "This layer has no code.")
-      : `${model.label} has ${model.layers.length} layers.`;
+      : `${model.label} has ${countOf(model.layers.length, "layer")}.`;
     body.replaceChildren(nothing(none));
     return;
   }
   const shares = await unpack(code.share);
   const byClass = code.by_class ? await unpack(code.by_class) : null;
   const known = new Map(code.directions.map((direction) => [direction.number, direction]));
+  if (!byClass && order.startsWith("class ")) order = "most";
   const rank = (j) =>
-    order.startsWith("class ") && byClass
+    order.startsWith("class ")
       ? part(byClass, code.by_class.shape, Number(order.slice(6)))[j] / (shares[j] || 1)
       : order === "least"
         ? -shares[j]
         : shares[j];
   const used = [...known.keys()].filter((j) => order !== "least" || shares[j] > 0);
   const numbers = used.sort((a, b) => rank(b) - rank(a));
-  const chosen = known.has(state.direction)
-    ? state.direction
-    : (startingDirection(code, byClass, shares, model) ?? numbers[0]);
+  const chosen =
+    state.direction !== null && state.direction < shares.length
+      ? state.direction
+      : (startingDirection(code, byClass, shares, model) ?? numbers[0]);
+  const plot = h("div", { class: "density" });
   const unused = [...shares].filter((share) => share === 0).length;
   body.replaceChildren(
     h(
@@ -47,14 +51,15 @@ export async function renderDirections(body) {
       { class: "note", "data-told": "never" },
       `Layer ${state.layer + 1} has ${shares.length} directions; ${unused} of them are unused in all measured images.${known.size < shares.length ? ` Images are kept for ${known.size} of them.` : ""}`,
     ),
-    density(shares, chosen),
+    plot,
     h(
       "div",
       { class: "directions" },
       directionList(model, code, numbers, shares, chosen),
-      await directionPanel(model, code, known.get(chosen), shares, byClass, numbers),
+      await directionPanel(model, code, known.get(chosen) ?? { number: chosen }, shares, byClass, numbers),
     ),
   );
+  density(plot, shares, chosen);
 }
 
 // The direction that one class uses most often beside the others, among those with enough uses; null without labels.
@@ -71,14 +76,13 @@ function startingDirection(code, byClass, shares, model) {
 }
 
 // A dot a direction by the share of tokens that use it, on a logarithmic axis.
-function density(shares, chosen) {
-  const [width, height] = [680, 70];
+function density(box, shares, chosen) {
+  responsive(box, (width) => dots(Math.min(width, 680), shares, chosen));
+}
+
+function dots(width, shares, chosen) {
   const at = (share) => 20 + ((Math.log10(Math.max(share, 1e-3)) + 3) / 3) * (width - 40);
-  const svg = s("svg", {
-    viewBox: `0 0 ${width} ${height}`,
-    role: "img",
-    "aria-label": "share of tokens that use each direction",
-  });
+  const svg = s("svg", { width, height: 70, role: "img", "aria-label": "share of tokens that use each direction" });
   const heights = new Map();
   shares.forEach((share, j) => {
     if (share === 0) return;
@@ -96,7 +100,7 @@ function density(shares, chosen) {
   });
   for (const share of [0.001, 0.01, 0.1, 1])
     svg.append(s("text", { x: at(share), y: 64, "text-anchor": "middle" }, percent(share)));
-  return h("div", { class: "density" }, svg);
+  return svg;
 }
 
 function directionList(model, code, numbers, shares, chosen) {
@@ -143,12 +147,17 @@ function directionList(model, code, numbers, shares, chosen) {
       bar,
     );
   });
-  return h("div", { class: "list" }, h("p", { class: "buttons" }, sort, h("label", {}, "number ", jump)), rows);
+  return h(
+    "div",
+    { class: "list", "data-scroll": "list" },
+    h("p", { class: "buttons" }, sort, h("label", {}, "number ", jump)),
+    rows,
+  );
 }
 
 async function directionPanel(model, code, direction, shares, byClass, numbers) {
-  if (!direction) return nothing("No token of the measured images uses a direction of this layer.");
   const j = direction.number;
+  if (j === undefined) return nothing("No token of the measured images uses a direction of this layer.");
   const classes = byClass
     ? model.classes.map((label, i) => {
         const share = part(byClass, code.by_class.shape, i)[j];
@@ -157,7 +166,8 @@ async function directionPanel(model, code, direction, shares, byClass, numbers) 
     : [];
   const sentence = directionSentence({ number: j + 1, share: shares[j], images: model.images, classes });
   const at = numbers.indexOf(j);
-  const step = (by) => () => choose({ direction: numbers[(at + by + numbers.length) % numbers.length] });
+  const step = (by) => () =>
+    choose({ direction: numbers[(Math.max(at, by < 0 ? 0 : -1) + by + numbers.length) % numbers.length] });
   const group = (title, uses) =>
     h(
       "div",
@@ -178,49 +188,31 @@ async function directionPanel(model, code, direction, shares, byClass, numbers) 
       h("strong", {}, `Direction ${j + 1}`),
       h("button", { type: "button", "data-key": "previous", onclick: step(-1) }, "< previous"),
       h("button", { type: "button", "data-key": "next", onclick: step(1) }, "next >"),
-      h("a", { href: `#layer=${state.layer + 1}&dir=${j + 1}` }, "link"),
+      h("a", { href: address({ direction: j }) }, "link"),
+      ...(model.running ? switchOff(j) : []),
     ),
     h("p", { class: "says", "data-told": "direction" }, sentence),
-    group("strongest uses", direction.top),
-    group("middle uses, around the median", direction.middle),
+    direction.top
+      ? h("div", { class: "halves" }, [
+          group("strongest uses", direction.top),
+          group("middle uses, around the median", direction.middle),
+        ])
+      : h("p", { class: "note" }, "The page keeps no images of this direction."),
   );
-  const columns = h("div", { class: "row two" });
+  const columns = h("div", { class: "halves" });
   if (classes.length) {
-    const rows = classes.map(({ name, share }) => [name, share]);
-    columns.append(h("div", {}, h("h4", {}, "Share of tokens by class (line: all)"), bars(rows, shares[j])));
+    const most = Math.max(...classes.map(({ share }) => share), shares[j]) || 1;
+    const rows = classes.map(({ name, share }) => [name, share / most, percent(share)]);
+    const chart = bars(rows, { line: shares[j] / most, told: "class-shares" });
+    columns.append(h("div", {}, h("h4", {}, "Share of tokens by class (line: all)"), chart));
   } else columns.append(nothing(model.undefined.labels ?? ""));
   if (model.running) columns.append(h("div", {}, await reads(model, j)));
   box.append(columns);
-  if (model.running) box.append(switchOff(j));
   return box;
 }
 
 function tokensOf(model) {
   return model.grid ? model.grid[0] + model.grid[1] * model.grid[2] : 1;
-}
-
-// Bars with names; a line at `line`.
-function bars(rows, line = null) {
-  const most = Math.max(...rows.map(([, value]) => Math.abs(value)), line ?? 0) || 1;
-  const base = line === null ? null : h("i", { class: "base", style: { left: `${(100 * line) / most}%` } });
-  return h(
-    "ol",
-    { class: "top narrow-bars" },
-    rows.map(([name, value]) =>
-      h(
-        "li",
-        {},
-        h("span", {}, name),
-        h("span", {}, line === null ? number(value) : percent(value)),
-        h(
-          "span",
-          { class: "barline" },
-          h("i", { class: value < 0 ? "minus" : null, style: { width: `${(100 * Math.abs(value)) / most}%` } }),
-          base?.cloneNode() ?? null,
-        ),
-      ),
-    ),
-  );
 }
 
 // Which heads of the next layer read the direction, or which classes it pulls at in the last layer.
@@ -237,31 +229,36 @@ async function reads(model, j) {
     const total = weights.reduce((a, b) => a + b, 0) || 1;
     return [
       h("h4", {}, `Read by the heads of layer ${state.layer + 2}, as shares`),
-      bars(weights.map((w, k) => [`head ${k + 1}`, w / total])),
+      bars(
+        weights.map((w, k) => [`head ${k + 1}`, w / Math.max(...weights, 1e-12), percent(w / total)]),
+        { told: "reads" },
+      ),
     ];
   }
   const gamma = net.eps.head === null ? 1 : net.get("head_norm.weight")[j];
   const pull = Array.from({ length: net.classes }, (_, c) => net.get("fc.weight")[c * net.width + j] * gamma);
   const mean = pull.reduce((a, b) => a + b, 0) / pull.length;
+  const most = Math.max(...pull.map((value) => Math.abs(value - mean))) || 1;
   return [
     h("h4", {}, "Pull on each class, before LayerNorm's scaling"),
-    bars(pull.map((value, c) => [className(c), value - mean])),
+    bars(
+      pull.map((value, c) => [className(c), (value - mean) / most, short(value - mean)]),
+      { told: "reads" },
+    ),
   ];
 }
 
 function switchOff(j) {
   const off = changes().directions.get(state.layer)?.has(j) ?? false;
   const flip = () => choose({ off: toggled([["d", state.layer, j]]) });
-  return h(
-    "p",
-    { class: "buttons" },
+  return [
     h(
       "button",
       { type: "button", "data-key": "switch-direction", "aria-pressed": off, onclick: flip },
       off ? "switch it on" : "switch it off",
     ),
     h("a", { href: "#draw" }, "what that does"),
-  );
+  ];
 }
 
 // A thumbnail with a patch outlined.

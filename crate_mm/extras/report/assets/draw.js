@@ -1,13 +1,14 @@
 // The model runs here: on a drawing, a picture or a shown image, with lambda changed and parts switched off.
 
 import { changes, changeWords, isChanged, toggled } from "./changes.js";
-import { grayOf, over, paint, ring, scaleEnd, strength } from "./colour.js";
+import { grayOf, over, paint, ring, strength } from "./colour.js";
 import { className, part, report } from "./data.js";
-import { h, nothing, number, percent, say } from "./dom.js";
+import { bars, h, nothing, pause, say } from "./dom.js";
+import { countOf, number, percent, twoPercents } from "./numbers.js";
 import { forward, layerRates, reasons } from "./model.js";
 import { brushed, digits8, enlarge, fromPicture, fromText, GLYPHS, toText } from "./pixels.js";
-import { choose, headOf, patchIn, state } from "./state.js";
-import { inputOf, netOf, runOf } from "./views.js";
+import { choose, headOf, INK_LETTERS, patchIn, state } from "./state.js";
+import { inputOf, netOf, runOf, scaleOf, whyNotRunning } from "./views.js";
 
 export const drawNeeds = ["a", "image", "layer", "head", "y", "x", "cls", "lambda", "off", "ink"];
 
@@ -15,7 +16,8 @@ const PAD = 320; // pixels of the pad
 const LEAST = 1e-3; // of lambda's slider, which is logarithmic to 10; below it lambda is 0
 
 let board = null; // the section's elements, built once a model
-let dropped = null; // bytes of a picture that was dropped, or null
+let dropped = null; // bytes of a picture that was dropped in place of the image `droppedOn`, or null
+let droppedOn = null;
 let centred = true;
 let shade = 255; // of the brush on a shown image
 
@@ -23,8 +25,6 @@ export async function renderDraw(body) {
   const model = report.models[state.a];
   if (!model.running) {
     const able = report.models.findIndex((other) => other.running);
-    const sentence =
-      model.why_not_running ?? `${model.label}'s weights are not in this file: --weights-megabytes puts them in.`;
     const link =
       able >= 0
         ? h(
@@ -33,7 +33,7 @@ export async function renderDraw(body) {
             `Run ${report.models[able].label}`,
           )
         : null;
-    body.replaceChildren(nothing(sentence), ...(link ? [link] : []));
+    body.replaceChildren(nothing(whyNotRunning(model)), ...(link ? [link] : []));
     board = null;
     return;
   }
@@ -47,6 +47,7 @@ async function currentInput(model) {
   const { drawing, inputs } = report.datas[model.data];
   const [, , height, width] = inputs.shape;
   const strokes = fromText(state.ink);
+  if (droppedOn !== state.image) dropped = null;
   if (dropped) return dropped;
   const image = await inputOf(model, state.image);
   if (!strokes.length) return state.ink === "-" ? new Uint8Array(image.length) : image;
@@ -128,28 +129,40 @@ function build(body, model, net) {
     pad,
     gets,
     slider,
-    answer: h("ol", { class: "top", "data-told": "live" }),
-    sentence: h("p", { class: "sentence", "data-told": "answer" }),
-    changed: h("p", { class: "sentence", "data-told": "changed" }),
+    answer: h("div", {}),
+    sentence: h("p", { class: "says", "data-told": "answer" }),
+    changed: h("p", { class: "says", "data-told": "changed" }),
     rough: h("p", { class: "note" }),
     lambda: h("output", {}),
-    columns: h("div", { class: "columns scroll", role: "group", "aria-label": "layers" }),
-    switches: h("div", { class: "scroll" }),
+    columns: h("div", { class: "columns scroll", role: "group", "aria-label": "layers", "data-scroll": "layers" }),
+    switches: h("div", { class: "scroll", "data-scroll": "switches" }),
     root: h("div", {}),
   };
   board.root.append(
     h(
       "div",
       { class: "drawing" },
-      h("div", {}, pad, buttons, extra),
-      h("div", {}, h("h4", {}, "What the model gets"), gets, board.rough),
-      h("div", { class: "panel" }, h("h4", {}, "Its answer"), board.answer, board.sentence),
+      h("div", { class: "pen" }, pad, h("div", {}, buttons, extra)),
+      h("div", { class: "given" }, h("h4", {}, "What the model gets"), gets, board.rough),
+      h("div", { class: "answers" }, h("h4", {}, "Its answer"), board.answer, board.sentence),
     ),
-    h("h4", {}, `Each layer: where the chosen token looks, Rᶜ after compression, entries left`),
-    board.columns,
-    h("h4", {}, "Change the model"),
-    h("p", { class: "buttons" }, h("label", {}, "lambda ", slider, " ", board.lambda), trained),
-    board.switches,
+    h(
+      "div",
+      { class: net.layers.length > 5 ? "" : "halves" },
+      h(
+        "div",
+        {},
+        h("h4", {}, "Each layer: where the chosen token looks, Rᶜ after compression, entries left"),
+        board.columns,
+      ),
+      h(
+        "details",
+        { open: innerWidth > 640 || isChanged() },
+        h("summary", {}, "Change the model: lambda and heads"),
+        h("p", { class: "buttons" }, h("label", {}, "lambda ", slider, " ", board.lambda), trained),
+        board.switches,
+      ),
+    ),
     board.changed,
   );
   body.replaceChildren(board.root);
@@ -159,7 +172,9 @@ function build(body, model, net) {
 
 async function drop(file, inputs) {
   try {
+    if (!file) return;
     dropped = await fromPicture(file, inputs.shape.slice(2), inputs.shape[1]);
+    droppedOn = state.image;
     choose({ ink: "" });
   } catch {
     board.rough.textContent = `${file.name} is no picture that this browser reads.`;
@@ -180,8 +195,7 @@ function listen(pad, inputs) {
     const strokes = fromText(state.ink);
     if (start || !strokes.length) strokes.push([point]);
     else strokes.at(-1).push(point);
-    const ink = toText(strokes);
-    if (ink.length <= 1500) choose({ ink });
+    choose({ ink: toText(strokes) });
   };
   pad.addEventListener("pointerdown", (event) => {
     dropped = null;
@@ -280,9 +294,10 @@ async function update(model, net) {
   const { drawing, inputs } = report.datas[model.data];
   const shape = inputs.shape.slice(1);
   const bytes = await currentInput(model);
-  const run = forward(net, bytes, changes());
   const trained = await runOf(model, state.image);
   const strokes = fromText(state.ink);
+  const own = strokes.length > 0 || state.ink === "-" || dropped !== null;
+  const run = own || isChanged() ? forward(net, bytes, changes()) : trained;
   const below = grayOf(bytes, shape);
   paint(board.gets, {
     rows: shape[1],
@@ -293,8 +308,9 @@ async function update(model, net) {
   board.gets.bytes = bytes;
   board.shown = state.ink === "-" || (strokes.length && drawing) ? null : board.gets;
   board.rough.textContent = dropped ? "Prepared roughly: fitted and cut." : "";
+  if (state.ink.length > INK_LETTERS) board.rough.textContent = "This drawing is too long for the page's address.";
   drawPad(inputs);
-  answer(run, trained, strokes.length || state.ink === "-" || dropped);
+  answer(run, trained, own);
   await columns(model, net, run, below);
   board.slider.value = state.lambda === null ? Math.log10(net.lambda[0] || LEAST) : Math.log10(state.lambda || LEAST);
   board.lambda.textContent = state.lambda === null ? `${net.lambda[0]}, as trained` : state.lambda;
@@ -304,7 +320,7 @@ async function update(model, net) {
     button.setAttribute("aria-pressed", heads.get(l)?.has(k) ?? false);
     button.setAttribute("aria-label", `head ${k + 1} of layer ${l + 1} ${heads.get(l)?.has(k) ? "off" : "on"}`);
   }
-  board.changed.textContent = isChanged() ? await effect(model, net, bytes, run) : "";
+  board.changed.textContent = isChanged() ? effect(net, bytes, run) : "";
   board.run = run;
 }
 
@@ -312,17 +328,10 @@ function answer(run, trained, own) {
   const order = [...run.scores.keys()].sort((a, b) => run.scores[b] - run.scores[a]);
   const shown = (order.length > 10 ? order.slice(0, 5) : [...order]).sort((a, b) => (order.length > 10 ? 0 : a - b));
   board.answer.replaceChildren(
-    ...shown.map((c) => {
-      const bar = h("i", { style: { width: `${100 * run.scores[c]}%` } });
-      const behind = own ? h("i", { class: "behind", style: { width: `${100 * trained.scores[c]}%` } }) : null;
-      return h(
-        "li",
-        {},
-        h("span", {}, className(c)),
-        h("span", {}, percent(run.scores[c])),
-        h("span", { class: "barline" }, behind, bar),
-      );
-    }),
+    bars(
+      shown.map((c) => [className(c), run.scores[c], percent(run.scores[c])]),
+      { told: "live", behind: own ? shown.map((c) => trained.scores[c]) : [] },
+    ),
   );
   const says = (c) => `${className(c)} (${percent(run.scores[c])})`;
   const [a, b, c] = order;
@@ -347,16 +356,13 @@ async function columns(model, net, run, below) {
     const k = Math.min(headOf(model), net.layers[l].heads - 1);
     return part(steps.attention, [net.layers[l].heads, N, N], k, token).map((value) => N * value);
   });
-  const most = scaleEnd(
-    rows.flatMap((values) => [...values]),
-    N,
-  );
+  const most = await scaleOf(model);
   board.columns.replaceChildren(
     ...run.layers.map((steps, l) => {
       const canvas = h("canvas", { "aria-hidden": "true" });
-      const colour = (i, v) => over(strength(rows[l][1 + i], most), v);
-      paint(canvas, { rows: net.rows, columns: net.columns, colour, below, long: 96 });
-      if (token) ring(canvas, token - 1, net.rows, net.columns);
+      const cells = { rows: net.rows, columns: net.columns };
+      paint(canvas, { ...cells, colour: (i, v) => over(strength(rows[l][1 + i], most), v), below, long: 96 });
+      if (token) ring(canvas, token - 1, cells);
       const rate = layerRates(net, net.layers[l], steps, report.run.settings.eps_squared).after;
       const left = reasons(steps).left;
       const label = `layer ${l + 1}: Rᶜ ${number(rate)}, ${percent(left)} left`;
@@ -378,27 +384,48 @@ async function columns(model, net, run, below) {
   );
 }
 
-// What the changes do, to this input and to the images shown.
-async function effect(model, net, bytes, run) {
+// What the changes do to this input.
+function effect(net, bytes, run) {
   const before = forward(net, bytes);
-  const best = (scores) => scores.indexOf(Math.max(...scores));
   const [c, c2] = [best(before.scores), best(run.scores)];
-  const [p, q] = [before.scores[c], run.scores[c]];
   const words = changeWords(net);
   const what = [
     ...(words.length ? [`Without ${words.join(" and ")}`] : []),
     ...(state.lambda === null ? [] : [`${words.length ? "w" : "W"}ith lambda ${state.lambda}`]),
   ].join(", ");
+  if (!what) return "What this link switches off is not in this model.";
   const moved = Math.max(...run.scores.map((value, i) => Math.abs(value - before.scores[i])));
-  let sentence = `${what}, ${className(c)} goes from ${percent(p)} to ${percent(q)}; the answer stays.`;
-  if (moved < 0.005) sentence = `${what}, nothing moves by half a point: ${className(c)} stays at ${percent(p)}.`;
-  else if (c !== c2)
-    sentence = `${what}, the answer turns from ${className(c)} (${percent(p)}) to ${className(c2)} (${percent(run.scores[c2])}).`;
-  let others = 0;
-  for (const i of report.images.keys()) {
-    const asTrained = await runOf(model, i);
-    const now = forward(net, await inputOf(model, i), changes());
-    if (best(asTrained.scores) !== best(now.scores)) others++;
+  if (c !== c2)
+    return `${what}, the answer turns from ${className(c)} (${percent(before.scores[c])}) to ${className(c2)} (${percent(run.scores[c2])}).`;
+  if (moved < 0.005)
+    return `${what}, nothing moves by half a point: ${className(c)} stays at ${percent(before.scores[c])}.`;
+  const [p, q] = twoPercents(before.scores[c], run.scores[c]);
+  return `${what}, ${className(c)} goes from ${p} to ${q}; the answer stays.`;
+}
+
+const best = (scores) => scores.indexOf(Math.max(...scores));
+
+let effectOnShown = {}; // of the last changes: {made, others}
+
+// What the changes do to the images shown: after all else, and given up (false) while something else waits.
+export async function renderEffect(_, waits) {
+  const model = report.models[state.a];
+  if (!model.running || !board || !isChanged()) return true;
+  const [net, made] = [await netOf(model), [state.off, state.lambda, state.a].join()];
+  if (effectOnShown.made !== made) {
+    let others = 0;
+    for (const i of report.images.keys()) {
+      await pause();
+      if (waits()) return false;
+      const now = forward(net, await inputOf(model, i), changes());
+      if (best((await runOf(model, i)).scores) !== best(now.scores)) others++;
+    }
+    effectOnShown = { made, others };
   }
-  return `${sentence} Of the ${report.images.length} images shown, ${others} get${others === 1 ? "s" : ""} another answer. Nothing is retrained.`;
+  const { others } = effectOnShown;
+  const images = countOf(report.images.length, "image");
+  board.changed.append(
+    ` Of the ${images} shown, ${others} get${others === 1 ? "s" : ""} another answer. Nothing is retrained.`,
+  );
+  return true;
 }

@@ -1,8 +1,8 @@
-// Heat maps of numbers, over an image or alone. Each cell can also be read as text.
+// Pictures, masks and matrices, and cells that can be pointed at, clicked and walked through by keys.
 
-import { h } from "./dom.js";
-
-const LONG = 480; // pixels of the longer side of a picture
+import { gridOf, paint, strength, viridis } from "./colour.js";
+import { h, say } from "./dom.js";
+import { number } from "./numbers.js";
 
 const loaded = new Map();
 
@@ -19,96 +19,75 @@ export function picture(url) {
   return loaded.get(url);
 }
 
-function sizeOf({ rows, columns, image, stretch }) {
-  let [height, width] = image ? [image.naturalHeight, image.naturalWidth] : [rows, columns];
-  if (stretch) height = width * stretch;
-  const long = stretch && columns > 48 ? columns * Math.ceil(960 / columns) : LONG;
-  const scale = long / Math.max(height, width);
-  return [Math.max(Math.round(height * scale), 1), Math.max(Math.round(width * scale), 1)];
-}
-
-// Draw values of 0 to 1 as opacity of the accent color, or `colours` unchanged, over an image or nothing.
-export function draw(canvas, options) {
-  const { rows, columns, values, colours, image, chosen, mask } = options;
-  const [height, width] = sizeOf(options);
-  Object.assign(canvas, { height, width, values });
+// A picture, dark where a mask of the cells is 0.
+export function masked(canvas, image, mask, cells) {
+  const scale = 168 / Math.max(image.naturalWidth, image.naturalHeight);
+  const [width, height] = [image.naturalWidth, image.naturalHeight].map((side) =>
+    Math.max(1, Math.round(side * scale)),
+  );
+  Object.assign(canvas, { width, height, mask });
   const context = canvas.getContext("2d");
-  const accent = getComputedStyle(document.documentElement).getPropertyValue("--accent");
-  const edge = (i, count, size) => Math.round((i * size) / count);
-  if (image) {
-    context.imageSmoothingEnabled = Math.max(image.naturalWidth, image.naturalHeight) > 100;
-    if (!mask) context.filter = "grayscale(1)";
-    context.drawImage(image, 0, 0, width, height);
-    context.filter = "none";
-  }
-  const cell = (i) => {
-    const [row, column] = [Math.floor(i / columns), i % columns];
-    const [top, left] = [edge(row, rows, height), edge(column, columns, width)];
-    return [left, top, edge(column + 1, columns, width) - left, edge(row + 1, rows, height) - top];
-  };
-  for (let i = 0; i < rows * columns; i++) {
-    if (colours) context.fillStyle = `rgb(${[0, 1, 2].map((c) => Math.round(255 * colours[3 * i + c])).join(" ")})`;
-    else context.fillStyle = mask ? "#101216" : accent;
-    if (mask) context.globalAlpha = values[i] > 0.5 ? 0 : 0.82;
-    else context.globalAlpha = colours ? 1 : (image ? 0.85 : 1) * Math.min(values[i], 1);
-    context.fillRect(...cell(i));
-  }
-  context.globalAlpha = 1;
-  if (chosen !== undefined && chosen !== null) {
-    const [left, top, w, t] = cell(chosen);
-    for (const [colour, line] of [
-      ["#000", 5],
-      ["#fff", 2.5],
-    ]) {
-      context.strokeStyle = colour;
-      context.lineWidth = line;
-      context.strokeRect(left + 1.5, top + 1.5, w - 3, t - 3);
-    }
-  }
+  context.imageSmoothingEnabled = scale < 1;
+  context.drawImage(image, 0, 0, width, height);
+  context.fillStyle = "rgb(16 18 22 / 0.82)";
+  const grid = gridOf(cells);
+  mask.forEach((kept, cell) => {
+    if (kept > 0.5) return;
+    const [top, left, bottom, right] = grid.box(cell).map((share, i) => Math.round(share * (i % 2 ? width : height)));
+    context.fillRect(left, top, right - left, bottom - top);
+  });
 }
 
-// A picture with a caption and a line that reads the cell below the pointer.
-//   key: identifies the canvas, to restore the focus; name: label for screen readers
-//   tell(i): text of a cell; pick(row, column): called when a click or an arrow key selects a cell
-export function heat(options) {
-  const { key, name, rows, columns, tell, pick, caption, chosen, image } = options;
-  const canvas = h("canvas", { "data-key": key, class: pick ? "pick" : null });
-  canvas.setAttribute("role", pick ? "application" : "img");
-  canvas.setAttribute("aria-label", name);
-  draw(canvas, options);
-  const reading = h("p", { class: "reading", "aria-hidden": "true" });
+const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
+// Cells of a canvas: a click or an arrow key calls `pick(i)`, the pointer `read(i)`. `chosen()` is the cell from which
+// keys move.
+export function pickable(canvas, cells, { pick, read = () => {}, chosen }) {
+  const grid = gridOf(cells);
+  const { rows, columns } = cells;
+  const inside = (value, most) => Math.min(Math.max(value, 0), most - 1);
   const under = (event) => {
     const box = canvas.getBoundingClientRect();
-    const row = Math.floor(((event.clientY - box.top) / box.height) * rows);
-    const column = Math.floor(((event.clientX - box.left) / box.width) * columns);
-    return [Math.min(Math.max(row, 0), rows - 1), Math.min(Math.max(column, 0), columns - 1)];
+    const share = (at, size) => Math.min(Math.max(at / size, 0), 0.9999);
+    return grid.at(share(event.clientY - box.top, box.height), share(event.clientX - box.left, box.width));
   };
-  if (tell) {
-    canvas.addEventListener("pointermove", (event) => {
-      const [row, column] = under(event);
-      reading.textContent = tell(row * columns + column);
-    });
-    canvas.addEventListener("pointerleave", () => (reading.textContent = ""));
-  }
-  if (pick) {
-    canvas.tabIndex = 0;
-    canvas.setAttribute("aria-roledescription", "patches; arrow keys choose");
-    canvas.addEventListener("click", (event) => pick(...under(event)));
-    canvas.addEventListener("keydown", (event) => {
-      const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-      if (!(event.key in moves)) return;
-      event.preventDefault();
-      const row = Math.floor(chosen / columns) + moves[event.key][0];
-      const column = (chosen % columns) + moves[event.key][1];
-      if (row >= 0 && row < rows && column >= 0 && column < columns) pick(row, column);
-    });
-  }
-  const title = caption ? h("figcaption", {}, caption) : null;
-  return h("figure", { class: image ? "heat" : "heat plain" }, title, canvas, tell ? reading : null);
+  canvas.tabIndex = 0;
+  canvas.setAttribute("role", "application");
+  canvas.addEventListener("click", (event) => pick(under(event)));
+  canvas.addEventListener("pointermove", (event) => read(under(event)));
+  canvas.addEventListener("keydown", (event) => {
+    const [row, column] = [Math.floor(chosen() / columns), chosen() % columns];
+    const ends = { Home: 0, End: columns - 1 };
+    if (!(event.key in MOVES) && !(event.key in ends)) return;
+    event.preventDefault();
+    const [down, across] = MOVES[event.key] ?? [0, ends[event.key] - column];
+    pick(inside(row + down, rows) * columns + inside(column + across, columns));
+  });
 }
 
-// Values divided by their maximum.
-export function shares(values) {
-  const most = values.reduce((a, b) => Math.max(a, b), 0) || 1;
-  return Float64Array.from(values, (value) => value / most);
+// A matrix of amounts up to `most`. `rows` and `columns` are the names; keys and the pointer read its cells.
+export function matrix({ key, name, caption, rows, columns, values, most = 1 }) {
+  const canvas = h("canvas", {
+    "data-key": key,
+    "aria-label": name,
+    "aria-roledescription": "matrix; arrow keys read",
+  });
+  const cells = { rows: rows.length, columns: columns.length };
+  paint(canvas, { ...cells, colour: (i) => viridis(strength(values[i], most)) });
+  canvas.values = values;
+  const reading = h("p", { class: "reading", "aria-hidden": "true" });
+  let at = 0;
+  const read = (i) => {
+    at = i;
+    reading.textContent = `${rows[Math.floor(i / columns.length)]}, ${columns[i % columns.length]}: ${number(values[i])}`;
+  };
+  pickable(canvas, cells, {
+    read,
+    chosen: () => at,
+    pick: (i) => {
+      read(i);
+      say(reading.textContent);
+    },
+  });
+  return h("figure", { class: "heat" }, h("figcaption", {}, caption), canvas, reading);
 }

@@ -1,11 +1,13 @@
 // One layer, one image, one token: the eight steps from the token to its code, with the model's own numbers.
 
-import { entry, grayOf, over, paint, ring, scaleEnd, signed, strength } from "./colour.js";
+import { entry, grayOf, over, paint, ring, signed, strength } from "./colour.js";
 import { className, part, report } from "./data.js";
-import { h, nothing, number, percent, say } from "./dom.js";
-import { layerRates, reasons, subspaceRate } from "./model.js";
+import { h, nothing, say } from "./dom.js";
+import { countOf, number, percent } from "./numbers.js";
+import { pickable } from "./heat.js";
+import { layerRates, reasons } from "./model.js";
 import { choose, choosePatch, headOf, patchIn, state } from "./state.js";
-import { inputOf, netOf, runOf } from "./views.js";
+import { inputOf, netOf, runOf, scaleOf, whyNotRunning } from "./views.js";
 
 export const layerNeeds = ["a", "image", "layer", "head", "y", "x", "cls", "step"];
 
@@ -25,16 +27,16 @@ let timer = null;
 export async function renderLayer(body) {
   const model = report.models[state.a];
   if (!model.running) {
-    body.replaceChildren(
-      nothing(
-        model.why_not_running ?? `${model.label}'s weights are not in this file: --weights-megabytes puts them in.`,
-      ),
-    );
+    body.replaceChildren(nothing(whyNotRunning(model)));
+    return;
+  }
+  const layer = state.layer;
+  if (!model.layers[layer]) {
+    body.replaceChildren(nothing(`${model.label} has ${countOf(model.layers.length, "layer")}.`));
     return;
   }
   const [net, run, bytes] = [await netOf(model), await runOf(model, state.image), await inputOf(model, state.image)];
-  const layer = Math.min(state.layer, net.layers.length - 1);
-  const view = viewOf(model, net, run, layer);
+  const view = { ...viewOf(model, net, run, layer), scale: await scaleOf(model) };
   const below = grayOf(bytes, report.datas[model.data].inputs.shape.slice(1));
   const sentence = captions(view)[state.step - 1];
   const panels = STEPS.map((title, i) => {
@@ -61,11 +63,10 @@ export async function renderLayer(body) {
     return panel;
   });
   body.replaceChildren(
-    h("div", { class: "layer-view" }, chooser(model, net, view, below), h("div", { class: "stages" }, panels)),
+    h("div", { class: "layer-view" }, chooser(net, view, below), h("div", { class: "stages" }, panels)),
     controls(net),
     h("p", { class: "sentence", "data-told": "step" }, `Step ${state.step}: ${sentence}`),
-    rates(view),
-    layerStrip(net, run, model, layer),
+    h("div", { class: "halves" }, rateBar(view), layerStrip(net, run, layer)),
   );
   if (body.contains(document.activeElement)) say(sentence);
 }
@@ -146,7 +147,8 @@ function captions(view) {
     code,
     example: j,
     before,
-    steps,
+    l,
+    net,
   } = view;
   const order = [...attention.keys()].sort((a, b) => attention[b] - attention[a]);
   const left = code.filter((v) => v > 0).length;
@@ -159,7 +161,7 @@ function captions(view) {
     `LayerNorm again: ${percent(below)} of the numbers are now 0 or below.`,
     `The dictionary adds what is missing to rebuild the token, and the threshold takes ${number(threshold)}: number ${j + 1}: ${number(normedHalf[j])} ${step[j] < 0 ? "−" : "+"} ${number(Math.abs(step[j]))} − ${number(threshold)} = ${number(before[j])}.`,
     `Below 0 becomes 0: ${d - left} of ${d} numbers.`,
-    `${left} numbers are left. This is the code${steps ? ", and the next layer's input" : ""}.`,
+    `${countOf(left, "number")} ${left === 1 ? "is" : "are"} left. This is the code${l + 1 < net.layers.length ? ", and the next layer's input" : ""}.`,
   ];
 }
 
@@ -208,10 +210,7 @@ const PANELS = [
       "aria-label": `what head ${v.head + 1} takes from each patch`,
     });
     const weights = v.attention.map((a) => v.N * a);
-    const most = scaleEnd(
-      v.steps.attention.map((a) => v.N * a),
-      v.N,
-    );
+    const most = v.scale;
     paint(canvas, {
       rows: v.net.rows,
       columns: v.net.columns,
@@ -219,7 +218,7 @@ const PANELS = [
       long: 160,
       colour: (i, gray) => over(strength(weights[1 + i], most), gray),
     });
-    if (v.token) ring(canvas, v.token - 1, v.net.rows, v.net.columns);
+    if (v.token) ring(canvas, v.token - 1, { rows: v.net.rows, columns: v.net.columns });
     return [canvas, h("p", {}, `class token: ${number(weights[0])} times uniform; scale to ${most}`)];
   },
   (v) => {
@@ -247,43 +246,25 @@ const PANELS = [
     h("p", {}, `${v.code.filter((x) => x === 0).length} of ${v.d} become 0`),
   ],
   (v) => [
-    codeStrip(v.code, "the code", { code: true, most: Math.max(...v.steps.code) }),
+    codeStrip(v.code, "the code", { code: true, most: v.steps.code.reduce((a, b) => Math.max(a, b), 0) }),
     h("p", {}, `${v.code.filter((x) => x > 0).length} of ${v.d} are left`),
   ],
 ];
 
 // The image with the chosen token ringed; a click or an arrow chooses a patch.
-function chooser(model, net, view, below) {
+function chooser(net, view, below) {
   const canvas = h("canvas", {
     class: "pick",
-    tabindex: 0,
-    role: "application",
     "data-key": "layer-image",
     "aria-label": `the image; ${tokenName(view)} is chosen`,
     "aria-roledescription": "patches; arrow keys choose",
   });
+  const cells = { rows: net.rows, columns: net.columns };
   paint(canvas, { rows: 1, columns: 1, below, long: 180, colour: (_, v) => Array(3).fill(255 * v) });
-  if (view.token) ring(canvas, view.token - 1, net.rows, net.columns);
-  const pick = (row, column) =>
-    choosePatch(
-      Math.min(Math.max(row, 0), net.rows - 1),
-      Math.min(Math.max(column, 0), net.columns - 1),
-      net.rows,
-      net.columns,
-    );
-  canvas.addEventListener("click", (event) => {
-    const box = canvas.getBoundingClientRect();
-    pick(
-      Math.floor(((event.clientY - box.top) / box.height) * net.rows),
-      Math.floor(((event.clientX - box.left) / box.width) * net.columns),
-    );
-  });
-  canvas.addEventListener("keydown", (event) => {
-    const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-    if (!(event.key in moves)) return;
-    event.preventDefault();
-    const [row, column] = patchIn(net.rows, net.columns);
-    pick(row + moves[event.key][0], column + moves[event.key][1]);
+  if (view.token) ring(canvas, view.token - 1, cells);
+  pickable(canvas, cells, {
+    chosen: () => Math.max(view.token - 1, 0),
+    pick: (i) => choosePatch(Math.floor(i / net.columns), i % net.columns, net.rows, net.columns),
   });
   const { label } = report.images[state.image];
   return h(
@@ -304,7 +285,7 @@ function chooser(model, net, view, below) {
   );
 }
 
-function rates({ rates: { before, after, normed }, bounds: { floor, ceiling }, l }) {
+function rateBar({ rates: { before, after, normed }, bounds: { floor, ceiling }, l }) {
   const place = (v) => `${(100 * (v - floor)) / (ceiling - floor)}%`;
   const verb = after < before ? "compression lowers" : "here it rises:";
   const mark = (v, name) => h("i", { style: { left: place(v) }, title: name });
@@ -321,11 +302,11 @@ function rates({ rates: { before, after, normed }, bounds: { floor, ceiling }, l
 }
 
 // The layers as a strip: R^c after the compression, and the share of the code that is left.
-function layerStrip(net, run, model, chosen) {
+function layerStrip(net, run, chosen) {
   const eps = report.run.settings.eps_squared;
   return h(
     "div",
-    { class: "columns scroll", role: "group", "aria-label": "layers" },
+    { class: "columns scroll", role: "group", "aria-label": "layers", "data-scroll": "layers" },
     run.layers.map((steps, l) => {
       const rate = layerRates(net, net.layers[l], steps, eps).after;
       const left = reasons(steps).left;

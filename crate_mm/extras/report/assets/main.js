@@ -1,10 +1,11 @@
 // The page: the bar of choices, and the sections. A section is redrawn when a choice that it depends on changes.
 
 import { compareNeeds, renderCompare } from "./compare.js";
-import { gunzip, mostHeads, report } from "./data.js";
-import { h, mark, percent } from "./dom.js";
+import { gunzip, headsOf, report } from "./data.js";
+import { dot, h, pause } from "./dom.js";
+import { countOf, percent } from "./numbers.js";
 import { directionsNeeds, renderDirections } from "./directions.js";
-import { drawNeeds, renderDraw } from "./draw.js";
+import { drawNeeds, renderDraw, renderEffect } from "./draw.js";
 import { imageNeeds, renderImage } from "./image.js";
 import { layerNeeds, renderLayer } from "./layer.js";
 import { codingRate, forward, layerRates, loadNet, reasons } from "./model.js";
@@ -30,7 +31,7 @@ import {
   verdict,
   wholeRateSentence,
 } from "./sentences.js";
-import { choose, ignored, onChoice, state, untrainedModel } from "./state.js";
+import { choose, depthOf, ignored, mostOf, onChoice, state, untrainedModel } from "./state.js";
 import { renderSubspaces, subspacesNeeds } from "./subspaces.js";
 import { explainWords } from "./words.js";
 
@@ -44,33 +45,55 @@ const SECTIONS = [
   ["subspaces", renderSubspaces, subspacesNeeds],
   ["segments", renderSegments, segmentsNeeds],
   ["run", renderRun, runNeeds],
+  ["effect", renderEffect, drawNeeds],
 ];
 
 const waiting = new Set(SECTIONS.map(([id]) => id));
+let near = new Set(); // sections that were near when the last choice was made: to ask again lays the page out again
 let drawing = false;
 
-// Draw the waiting sections one after the other, then those that wait meanwhile. A section that fails shows its error;
-// the others are not affected.
+// The sections in the window; at first those at the top.
+function findNear() {
+  const places = SECTIONS.map(([id]) => [id, document.getElementById(id)?.getBoundingClientRect()]);
+  near = new Set(places.filter(([, box]) => box && box.top < innerHeight && box.bottom > 0).map(([id]) => id));
+}
+
+// Draw the waiting sections one after the other, near ones first, then those that wait meanwhile. Between them the
+// browser shows what is drawn and handles input.
 async function drawAll() {
   if (drawing) return;
   drawing = true;
   document.body.setAttribute("aria-busy", "true");
   while (waiting.size) {
-    const [id, render] = SECTIONS.find(([name]) => waiting.has(name));
+    const able = SECTIONS.filter(([id]) => waiting.has(id));
+    const [id, render] = able.find(([name]) => near.has(name)) ?? able[0];
     waiting.delete(id);
-    const body = document.querySelector(`#${id} > .body`);
-    const focus = body.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-    try {
-      await render(body);
-    } catch (error) {
-      console.error(error);
-      const sentence = `This section could not be drawn (${error.message}). The others are not affected.`;
-      body.replaceChildren(h("p", { class: "none" }, sentence));
-    }
-    if (focus) body.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
+    if ((await drawSection(id, render)) === false) waiting.add(id);
+    await pause();
   }
   drawing = false;
   document.body.setAttribute("aria-busy", "false");
+}
+
+// Draw a section; the focus and what is scrolled sideways stay. One that fails shows its error and affects no other.
+async function drawSection(id, render) {
+  const body = document.querySelector(`#${id} > .body`) ?? document.createElement("div");
+  const focus = body.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  const scrolled = [...body.querySelectorAll("[data-scroll]")].map((e) => [e.dataset.scroll, e.scrollLeft]);
+  try {
+    return await render(body, () => waiting.size > 0);
+  } catch (error) {
+    console.error(error);
+    const sentence = `This section could not be drawn (${error.message}). The others are not affected.`;
+    body.replaceChildren(h("p", { class: "none" }, sentence));
+  } finally {
+    for (const [name, left] of scrolled) {
+      const element = body.querySelector(`[data-scroll="${name}"]`);
+      if (element && left) element.scrollLeft = left;
+    }
+    if (focus) body.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
+  }
+  return true;
 }
 
 function bar() {
@@ -79,6 +102,13 @@ function bar() {
   image.addEventListener("change", () => choose({ image: Number(image.value) }));
   const layer = document.getElementById("layer-choice");
   layer.addEventListener("input", () => choose({ layer: Number(layer.value) - 1 }));
+  for (const [id, by] of [
+    ["layer-less", -1],
+    ["layer-more", 1],
+  ])
+    document
+      .getElementById(id)
+      .addEventListener("click", () => choose({ layer: Math.min(Math.max(state.layer + by, 0), mostOf(depthOf) - 1) }));
   const head = document.getElementById("head-choice");
   head.addEventListener("change", () => choose({ head: Number(head.value) }));
   for (const name of ["a", "b"]) {
@@ -96,14 +126,14 @@ function bar() {
 }
 
 function showChoice() {
-  const depth = Math.max(...[state.a, state.b].map((i) => report.models[i]?.layers.length ?? 0));
+  const depth = mostOf(depthOf);
   document.getElementById("image-choice").value = state.image;
   const layer = document.getElementById("layer-choice");
   layer.max = depth;
   layer.value = state.layer + 1;
   document.getElementById("layer-number").textContent = `${state.layer + 1} of ${depth}`;
   const head = document.getElementById("head-choice");
-  head.replaceChildren(...Array.from({ length: mostHeads }, (_, k) => h("option", { value: k }, k + 1)));
+  head.replaceChildren(...Array.from({ length: mostOf(headsOf) }, (_, k) => h("option", { value: k }, k + 1)));
   head.value = state.head;
   document.getElementById("a-choice").value = state.a;
   document.getElementById("b-choice").value = state.b ?? "";
@@ -114,26 +144,42 @@ function showChoice() {
 function models() {
   const items = report.models.map((model, i) => {
     const right = model.predicted && model.labelled ? `, ${percent(model.right / model.labelled)} right` : "";
-    const about = `${model.name}, ${model.layers.length} layer${model.layers.length === 1 ? "" : "s"}${right}`;
-    const dot = h("span", { class: "dot", style: { color: mark(i) } });
-    return h("li", {}, dot, h("span", {}, model.label, " ", h("small", {}, about)));
+    const lacks = [...new Set(Object.values(model.undefined))].map((reason) => ` ${reason}`).join("");
+    const about = `${model.name}, ${countOf(model.layers.length, "layer")}${right}${lacks && "."}${lacks}`;
+    return h("li", {}, dot(i), h("span", {}, model.label, " ", h("small", {}, about)));
   });
   document.getElementById("models").replaceChildren(...items);
 }
 
+function warn() {
+  document.getElementById("ignored")?.remove();
+  if (!ignored.length) return;
+  const names = [...new Set(ignored)].join(", ");
+  const sentence = `This link's ${names} could not be used on this page and was left out.`;
+  document.getElementById("models").before(h("p", { class: "warning", id: "ignored" }, sentence));
+}
+
 onChoice((changed) => {
+  if (changed.includes("a") || changed.includes("b")) models();
   for (const [id, , needs] of SECTIONS) if (needs.some((name) => changed.includes(name))) waiting.add(id);
+  findNear();
   showChoice();
   drawAll();
 });
-if (ignored.length) {
-  const sentence = `This link's ${ignored.join(", ")} could not be used on this page and was left out.`;
-  document.getElementById("models").before(h("p", { class: "warning" }, sentence));
-}
+addEventListener("popstate", warn);
+// Print shows what is folded.
+matchMedia("print").addEventListener("change", ({ matches }) => {
+  for (const box of document.querySelectorAll("details")) {
+    if (matches) box.dataset.was = box.open;
+    box.open = matches || box.dataset.was === "true";
+  }
+});
+warn();
 models();
 explainWords();
 bar();
 showChoice();
+findNear();
 drawAll();
 // For tests.
 window.crateReport = {

@@ -242,7 +242,14 @@ export function subspaceRate(w, rows, heads, epsSquared) {
 }
 
 // R^c before the compression, of LN(Z) U as in the published script and of Z U; and after it, of Z^{l+1/2} U.
-export function layerRates(net, layer, { input, w, half }, epsSquared) {
+export function layerRates(net, layer, steps, epsSquared) {
+  if (!rates.has(steps)) rates.set(steps, computeRates(net, layer, steps, epsSquared));
+  return rates.get(steps);
+}
+
+const rates = new WeakMap();
+
+function computeRates(net, layer, { input, w, half }, epsSquared) {
   const of = (x) =>
     subspaceRate(
       product(x, layer.subspaces, net.tokens, net.width, layer.heads * layer.headDim),

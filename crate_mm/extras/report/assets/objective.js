@@ -2,13 +2,15 @@
 
 import { inBins, legend, measureNames, modelLayers, styleOf } from "./charts.js";
 import { report } from "./data.js";
-import { h, heading, mark, number, percent } from "./dom.js";
+import { h, panelOf } from "./dom.js";
+import { countOf, number, percent, short } from "./numbers.js";
 import { measureSentences } from "./sentences.js";
 import { choose, shownModels, state, untrainedModel } from "./state.js";
 import { barChart, lineChart } from "./svg.js";
 
 export const objectiveNeeds = ["layer", "measure", "a", "b"];
 
+let spreadOpen = false; // the spread of the chosen measure
 const ORDER = ["rc_half", "sparsity", "objective", "r_out"];
 const INNER = ["rc_z", "rc_in", "rc_out", "sparsity_step1", "active"]; // shown below the others, on request
 const TITLES = {
@@ -35,7 +37,7 @@ export async function renderObjective(body) {
   for (const button of body.querySelectorAll(".measure > button")) {
     button.setAttribute("aria-pressed", button.dataset.measure === state.measure);
   }
-  detail(body.querySelector(".detail"));
+  detail(...body.querySelector(".detail").children);
   table(body.querySelector(".numbers"));
 }
 
@@ -48,7 +50,10 @@ function overview(body, names) {
         type: "button",
         "data-measure": name,
         "data-key": `measure-${name}`,
-        onclick: () => choose({ measure: name }),
+        onclick: () => {
+          spreadOpen = true;
+          choose({ measure: name });
+        },
       },
       TITLES[name] ?? name,
     );
@@ -68,26 +73,37 @@ function overview(body, names) {
           untrainedModel(),
         ).join(" "),
       ),
-      h("div", { class: "lacking" }),
     );
   });
+  const lacking = shownModels().flatMap(({ model }) => {
+    const without = names.filter((name) => model.layers.every((layer) => !(name in layer.measures)));
+    const list = without.map((name) => TITLES[name] ?? name).join("; ");
+    return list ? [h("p", { class: "note", "data-told": "lacking" }, `Not defined for ${model.label}: ${list}.`)] : [];
+  });
+  const details = h(
+    "details",
+    { class: "detail", open: spreadOpen, ontoggle: () => (spreadOpen = details.open) },
+    h("summary", {}),
+    h("div", {}),
+  );
   body.replaceChildren(
     ...[
       legend(),
-      h("div", { class: "row measures" }, panels.slice(0, shown)),
+      ...lacking,
+      h("div", { class: "swipe four measures", "data-scroll": "measures" }, panels.slice(0, shown)),
       panels.length > shown
-        ? h("details", {}, h("summary", {}, "Other measures"), h("div", { class: "row measures" }, panels.slice(shown)))
+        ? h(
+            "details",
+            {},
+            h("summary", {}, "Other measures"),
+            h("div", { class: "four measures" }, panels.slice(shown)),
+          )
         : null,
-      h("div", { class: "detail" }),
+      details,
       h("details", {}, h("summary", {}, "These numbers as a table"), h("div", { class: "scroll numbers" })),
     ].filter(Boolean),
   );
   for (const [i, name] of names.entries()) {
-    const without = shownModels().filter(({ model }) => model.layers.every((layer) => !(name in layer.measures)));
-    if (without.length)
-      panels[i].lastChild.append(
-        h("p", { class: "note" }, `Not defined for ${without.map(({ model }) => model.label).join(", ")}.`),
-      );
     const series = shownModels()
       .map(({ model, index }) => ({ name: model.label, style: styleOf(index), points: pointsOf(model, name) }))
       .filter(({ points }) => points.length);
@@ -103,10 +119,6 @@ function overview(body, names) {
       pick: (layer) => choose({ layer: layer - 1, measure: name }),
     });
   }
-}
-
-function short(value) {
-  return String(Number(value.toPrecision(3)));
 }
 
 // Floor and ceiling of a rate, where the data has them.
@@ -141,19 +153,22 @@ function rowsOf(name) {
   );
 }
 
-function detail(box) {
+function detail(summary, box) {
   const name = state.measure;
   const models = shownModels().filter(({ model }) => model.layers[state.layer]?.measures[name]);
   const template = document.getElementById(`equation-${name}`);
   const equation = template ? template.content.cloneNode(true) : h("p", { class: "note" }, report.measures[name]);
   const plot = h("div", { class: "chart" });
-  box.replaceChildren(
+  summary.replaceChildren(
     h("h3", {}, `${TITLES[name] ?? name}: layer ${state.layer + 1}`),
+    " formula, spread over the images, lowest and highest",
+  );
+  box.replaceChildren(
     h("div", { class: "equation" }, equation),
     models.length ? plot : h("p", { class: "none" }, "Not defined in this layer for the models shown."),
     h(
       "div",
-      { class: "row two" },
+      { class: "halves" },
       models.map((shown) => ends(shown, name)),
     ),
   );
@@ -181,14 +196,13 @@ function ends({ model, index }, name) {
         samples.map(([position, value]) => h("li", {}, thumbnail(position), number(value))),
       ),
     );
-  return h(
-    "div",
-    { class: "model", style: { "--mark": mark(index) } },
-    heading(model, index),
+  return panelOf(
+    model,
+    index,
     h(
       "p",
       { class: "note", "data-told": "measure" },
-      `mean ${number(found.mean)}, deviation ${number(found.std)}, ${found.count} images`,
+      `mean ${number(found.mean)}, deviation ${number(found.std)}, ${countOf(found.count, "image")}`,
     ),
     h("div", { class: "ends" }, list("Lowest", found.low), list("Highest", found.high)),
   );

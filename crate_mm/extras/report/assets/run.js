@@ -1,7 +1,8 @@
 // How the page was made, and a button that saves every number of it.
 
 import { report } from "./data.js";
-import { h, heading, mark, percent } from "./dom.js";
+import { h, panelOf } from "./dom.js";
+import { countOf, percent } from "./numbers.js";
 
 export const runNeeds = [];
 
@@ -25,7 +26,12 @@ export async function renderRun(body) {
     { type: "button", class: "save", "data-key": "save", onclick: saveNumbers },
     "Save every number of this page (JSON)",
   );
-  body.replaceChildren(list(facts), save, ...report.models.map(modelFacts));
+  const of = `${countOf(report.models.length, "model")}: files, sizes, what is not defined`;
+  body.replaceChildren(
+    list(facts),
+    save,
+    h("details", {}, h("summary", {}, of), h("div", { class: "three" }, report.models.map(modelFacts))),
+  );
 }
 
 function list(facts) {
@@ -42,7 +48,7 @@ function precision() {
     "Means, deviations and counts are exact.",
     `Attention is stored as ${bits}-bit square roots, with one scale per image and head.`,
     `The error is at most 1/${bits === 8 ? 255 : 65535} of the largest entry.`,
-    "Codes, masks and colors have 8 bits, fractions and cosines 16.",
+    "Masks have 8 bits, fractions and cosines 16.",
   ];
   if (side > 1) {
     sentences.push(`To limit the page's size, attention is stored between blocks of ${side} × ${side} patches:`);
@@ -54,7 +60,7 @@ function precision() {
 function modelFacts(model, index) {
   const { run } = model;
   const facts = {
-    model: `${model.name}, ${model.layers.length} layers, ${model.parameters.toLocaleString("en")} parameters`,
+    model: `${model.name}, ${countOf(model.layers.length, "layer")}, ${model.parameters.toLocaleString("en")} parameters`,
     config: run.config,
     checkpoint: run.checkpoint,
   };
@@ -67,13 +73,7 @@ function modelFacts(model, index) {
   const config = run.model
     ? h("details", {}, h("summary", {}, "The model's config"), h("pre", { tabindex: 0 }, run.model))
     : null;
-  return h(
-    "article",
-    { class: "model", style: { "--mark": mark(index), "margin-top": "24px" } },
-    heading(model, index),
-    list(facts),
-    config,
-  );
+  return panelOf(model, index, list(facts), config ?? "");
 }
 
 function saveNumbers() {

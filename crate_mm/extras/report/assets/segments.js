@@ -1,8 +1,9 @@
 // Masks of the heads: the patches that the class token attends to most.
 
 import { report } from "./data.js";
-import { h, heading, mark, nothing, number } from "./dom.js";
-import { draw, picture } from "./heat.js";
+import { h, nothing, panelOf } from "./dom.js";
+import { masked, picture } from "./heat.js";
+import { countOf, number } from "./numbers.js";
 import { choose, shownModels, state } from "./state.js";
 import { masksOf } from "./views.js";
 
@@ -11,19 +12,11 @@ export const segmentsNeeds = ["image", "layer", "head", "a", "b"];
 export async function renderSegments(body) {
   const panels = [];
   for (const { model, index } of shownModels()) {
-    const box = h("article", { class: "model", "data-model": index, style: { "--mark": mark(index) } });
-    box.append(heading(model, index));
     const found = model.layers[state.layer] ? await masksOf(model) : null;
-    if (found) box.append(await masks(model, index, found));
-    else
-      box.append(
-        nothing(
-          model.layers[state.layer]
-            ? (model.undefined.cls ?? "This layer has no class token's attention.")
-            : `This model has ${model.layers.length} layers.`,
-        ),
-      );
-    panels.push(box);
+    const missing = model.layers[state.layer]
+      ? (model.undefined.cls ?? "This layer has no class token's attention.")
+      : `This model has ${countOf(model.layers.length, "layer")}.`;
+    panels.push(panelOf(model, index, found ? await masks(model, index, found) : nothing(missing)));
   }
   const which = h(
     "p",
@@ -32,15 +25,15 @@ export async function renderSegments(body) {
     h("code", {}, "crate-mm analyze segments"),
     " on a dataset that has them.",
   );
-  body.replaceChildren(h("div", { class: "pair" }, panels), which);
+  body.replaceChildren(h("div", { class: "halves" }, panels), which);
 }
 
 async function masks(model, index, found) {
   const [, rows, columns] = model.grid;
   const image = await picture(report.datas[model.data].pictures[state.image]);
-  const tiles = found.map((values, k) => {
+  const tiles = found.map((mask, k) => {
     const canvas = h("canvas", { role: "img", "aria-label": `mask of head ${k + 1}` });
-    draw(canvas, { rows, columns, image, values, mask: true });
+    masked(canvas, image, mask, { rows, columns });
     return h(
       "button",
       {
@@ -53,7 +46,11 @@ async function masks(model, index, found) {
       `head ${k + 1}`,
     );
   });
-  const grid = h("div", { class: "small large", role: "group", "aria-label": "Heads" }, tiles);
+  const grid = h(
+    "div",
+    { class: "small", role: "group", "aria-label": "Heads", "data-scroll": `masks-${index}` },
+    tiles,
+  );
   const best = model.layers[state.layer].looks.best?.[state.image];
   if (!best) return grid;
   const truth = h("img", { src: report.datas[model.data].truths[state.image], alt: "ground-truth mask" });

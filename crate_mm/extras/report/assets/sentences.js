@@ -1,19 +1,9 @@
 // Sentences computed from the page's numbers: numbers in, text out. A change "counts" if it is larger than a tolerance and
 // than three standard errors. See crate_mm/analysis/README.md.
 
+import { countOf, percent, short } from "./numbers.js";
+
 const FEW = 8; // images below which a sentence gives numbers without a verb
-
-// At most four digits, and no sign for a difference that is said in words.
-function n(value) {
-  if (value === 0) return "0";
-  const size = Math.abs(value);
-  if (size >= 1e5 || size < 1e-3) return value.toExponential(1);
-  return String(Number(value.toPrecision(size >= 1000 ? 4 : 3)));
-}
-
-function pc(value) {
-  return `${Number((100 * value).toPrecision(3))} %`;
-}
 
 function standardError({ std, count }) {
   return std === null || count < 2 ? Infinity : std / Math.sqrt(count);
@@ -52,11 +42,16 @@ export function shapeOf(means, last, tolerance) {
   return "wavers";
 }
 
-// A measure by layer: [{mean, std, count, from_first, ...}] of the layers that define it.
+// A measure by layer: [{mean, std, count, from_first, ...}] of the layers that define it, of which F is the first, L the
+// last, and `at(mean)` the one with a mean.
 function curve(model, name) {
-  const entries = model.layers.map((layer) => layer.measures[name]).filter(Boolean);
+  const numbers = model.layers.flatMap((layer, l) => (layer.measures[name] ? [l + 1] : []));
+  const entries = numbers.map((number) => model.layers[number - 1].measures[name]);
   return {
     entries,
+    F: numbers[0],
+    L: numbers.at(-1),
+    at: (mean) => numbers[entries.findIndex((entry) => entry.mean === mean)],
     means: entries.map(({ mean }) => mean),
     last: entries.at(-1)?.from_first ?? null,
     first: entries[0],
@@ -70,45 +65,50 @@ function lateLayers(means) {
   return means.length;
 }
 
-function tooFew({ entries, means }, what) {
-  return `${what} is ${n(means[0])} in layer 1 and ${n(means.at(-1))} in layer ${means.length}, on ${entries[0].count} image${entries[0].count === 1 ? "" : "s"}: too few to say more.`;
+function tooFew({ entries, means, F, L }, what, show = short) {
+  const by = L === F ? `${show(means[0])}` : `${show(means[0])} in layer ${F} and ${show(means.at(-1))} in layer ${L}`;
+  return `${what} is ${by}, on ${countOf(entries[0].count, "image")}: too few to say more.`;
+}
+
+// " by 12 %", or nothing where the first value allows no percentage.
+function changeOf(means) {
+  return means[0] > 0 ? ` by ${percent(Math.abs(means.at(-1) - means[0]) / means[0])}` : "";
 }
 
 // R^c by layer, of `name`, "rc_half" unless given.
 export function rateSentence(model, name = "rc_half") {
   const found = curve(model, name);
-  const { means, last, first } = found;
+  const { means, last, first, F, L, at } = found;
   if (!means.length) return null;
-  const [M, a, b, L] = [model.label, n(means[0]), n(means.at(-1)), means.length];
+  const [M, a, b] = [model.label, short(means[0]), short(means.at(-1))];
   if (first.count < FEW) return tooFew(found, `R\u1d9c of ${M}`);
   const bounds = model.bounds?.[name] ?? null;
   const tolerance = toleranceOf("rate", means, bounds);
-  const change = pc(Math.abs(means.at(-1) - means[0]) / means[0]);
-  const at = (value) => means.indexOf(value) + 1;
+  const change = changeOf(means);
   const [low, high] = [Math.min(...means), Math.max(...means)];
   switch (shapeOf(means, last, tolerance)) {
     case null:
       return `In ${M} R\u1d9c is ${a} nats in its one layer.`;
     case "falls": {
       const k = lateLayers(means);
-      const most = k <= L / 3 ? `, most of it in the last ${k === 1 ? "layer" : `${k} layers`}` : "";
-      return `${M} lowers R\u1d9c by ${change}, from ${a} nats in layer 1 to ${b} in layer ${L}${most}.`;
+      const most = k <= means.length / 3 ? `, most of it in the last ${k === 1 ? "layer" : `${k} layers`}` : "";
+      return `${M} lowers R\u1d9c${change}, from ${a} nats in layer ${F} to ${b} in layer ${L}${most}.`;
     }
     case "rises":
-      return `${M} raises R\u1d9c by ${change}, from ${a} to ${b}: the opposite of what its compression is derived for.`;
+      return `${M} raises R\u1d9c${change}, from ${a} to ${b}: the opposite of what its compression is derived for.`;
     case "flat": {
       const near = bounds && means.every((x) => bounds[1] - x <= 0.05 * (bounds[1] - bounds[0]));
       const ceiling = near
-        ? ` That is near the ceiling, ${n(bounds[1])}: in each subspace the tokens are nearly at right angles.`
+        ? ` That is near the ceiling, ${short(bounds[1])}: in each subspace the tokens are nearly at right angles.`
         : "";
-      return `In ${M} R\u1d9c does not change by more than ${n(high - low)} nats: ${a} in layer 1, ${b} in layer ${L}.${ceiling}`;
+      return `In ${M} R\u1d9c does not change by more than ${short(high - low)} nats: ${a} in layer ${F}, ${b} in layer ${L}.${ceiling}`;
     }
     case "valley":
-      return `${M} lowers R\u1d9c from ${a} to ${n(low)} in layer ${at(low)}, then lets it rise to ${b}.`;
+      return `${M} lowers R\u1d9c from ${a} to ${short(low)} in layer ${at(low)}, then lets it rise to ${b}.`;
     case "hill":
-      return `${M} lets R\u1d9c rise from ${a} to ${n(high)} in layer ${at(high)}, then lowers it to ${b}.`;
+      return `${M} lets R\u1d9c rise from ${a} to ${short(high)} in layer ${at(high)}, then lowers it to ${b}.`;
     default:
-      return `In ${M} R\u1d9c goes up and down between ${n(low)} (layer ${at(low)}) and ${n(high)} (layer ${at(high)}), and ends at ${b}.`;
+      return `In ${M} R\u1d9c goes up and down between ${short(low)} (layer ${at(low)}) and ${short(high)} (layer ${at(high)}), and ends at ${b}.`;
   }
 }
 
@@ -131,53 +131,52 @@ export function stepsSentence(model) {
   if (L === 1) who = `The one compression step ${k ? "lowers" : "does not lower"} the R\u1d9c of what it takes in`;
   const mean = steps.reduce((sum, { change }) => sum + change.mean, 0) / L;
   const most = steps.reduce((best, step) => (Math.abs(step.change.mean) > Math.abs(best.change.mean) ? step : best));
-  const where = L === 1 ? "" : `, most in layer ${most.l + 1}: ${n(most.before.mean)} to ${n(most.after.mean)}`;
-  return `${who}; on average R\u1d9c changes by ${n(mean)} nats${where}.`;
+  const where = L === 1 ? "" : `, most in layer ${most.l + 1}: ${short(most.before.mean)} to ${short(most.after.mean)}`;
+  return `${who}; on average R\u1d9c changes by ${short(mean)} nats${where}.`;
 }
 
 // The share of nonzero entries of the code.
 export function entriesSentence(model) {
   const found = curve(model, "sparsity");
-  const { means, last, first } = found;
+  const { means, last, first, F, L, at } = found;
   if (!means.length) return null;
-  const [M, a, b, L] = [model.label, pc(means[0]), pc(means.at(-1)), means.length];
-  if (first.count < FEW) return tooFew(found, `The share of entries that ${M} keeps`);
+  const [M, a, b] = [model.label, percent(means[0]), percent(means.at(-1))];
+  if (first.count < FEW) return tooFew(found, `The share of entries that ${M} keeps`, percent);
   const [low, high] = [Math.min(...means), Math.max(...means)];
-  const at = (value) => means.indexOf(value) + 1;
   const by = {
-    falls: `${M} keeps ${a} of the entries in layer 1 and ${b} in layer ${L}.`,
-    rises: `${M} keeps ${a} of the entries in layer 1 and ${b} in layer ${L}: its code gets fuller with depth.`,
-    flat: `${M} keeps ${pc(low)} to ${pc(high)} of the entries in every layer.`,
-    valley: `${M} keeps ${a} of the entries in layer 1, ${pc(low)} in layer ${at(low)} and ${b} in layer ${L}.`,
-    hill: `${M} keeps ${a} of the entries in layer 1, ${pc(high)} in layer ${at(high)} and ${b} in layer ${L}.`,
-    wavers: `${M} keeps between ${pc(low)} (layer ${at(low)}) and ${pc(high)} (layer ${at(high)}) of the entries, and ends at ${b}.`,
+    falls: `${M} keeps ${a} of the entries in layer ${F} and ${b} in layer ${L}.`,
+    rises: `${M} keeps ${a} of the entries in layer ${F} and ${b} in layer ${L}: its code gets fuller with depth.`,
+    flat: `${M} keeps ${percent(low) === percent(high) ? `about ${percent(low)}` : `${percent(low)} to ${percent(high)}`} of the entries in every layer.`,
+    valley: `${M} keeps ${a} of the entries in layer ${F}, ${percent(low)} in layer ${at(low)} and ${b} in layer ${L}.`,
+    hill: `${M} keeps ${a} of the entries in layer ${F}, ${percent(high)} in layer ${at(high)} and ${b} in layer ${L}.`,
+    wavers: `${M} keeps between ${percent(low)} (layer ${at(low)}) and ${percent(high)} (layer ${at(high)}) of the entries, and ends at ${b}.`,
   };
   const shape = shapeOf(means, last, toleranceOf("share", means));
   const sentence = by[shape] ?? `${M} keeps ${a} of the entries in its one layer.`;
   const zeros = model.layers.at(-1).code?.zeros;
   if (!zeros) return sentence;
   const little = zeros.threshold < 0.05 ? " The threshold, and so lambda, does little here." : "";
-  return `${sentence} Of the zeros in layer ${model.layers.length}, ${pc(zeros.negative)} were negative before the step.${little}`;
+  return `${sentence} Of the zeros in layer ${model.layers.length}, ${percent(zeros.negative)} were negative before the step.${little}`;
 }
 
 // R of all tokens: the objective asks for a large R.
 export function wholeRateSentence(model) {
   const found = curve(model, "r_out");
-  const { means, last, first } = found;
+  const { means, last, first, F, L, at } = found;
   if (!means.length) return null;
-  const [M, a, b, L] = [model.label, n(means[0]), n(means.at(-1)), means.length];
+  const [M, a, b] = [model.label, short(means[0]), short(means.at(-1))];
   if (first.count < FEW) return tooFew(found, `R of ${M}`);
   const shape = shapeOf(means, last, toleranceOf("rate", means, model.bounds?.r_out ?? null));
-  const change = pc(Math.abs(means.at(-1) - means[0]) / means[0]);
+  const change = changeOf(means);
   if (shape === "falls")
-    return `As a whole the tokens of ${M} become alike too: R falls by ${change}, from ${a} to ${b} nats, which the objective does not ask for.`;
+    return `As a whole the tokens of ${M} become alike too: R falls${change}, from ${a} to ${b} nats, which the objective does not ask for.`;
   if (shape === "rises")
-    return `As a whole the tokens of ${M} become more different: R is ${a} nats in layer 1, ${b} in layer ${L}.`;
+    return `As a whole the tokens of ${M} become more different: R is ${a} nats in layer ${F}, ${b} in layer ${L}.`;
   if (shape === "flat")
-    return `As a whole the tokens of ${M} stay as different as they were: R is ${a} nats in layer 1, ${b} in layer ${L}.`;
+    return `As a whole the tokens of ${M} stay as different as they were: R is ${a} nats in layer ${F}, ${b} in layer ${L}.`;
   if (shape === null) return `R of ${M} is ${a} nats in its one layer.`;
   const [low, high] = [Math.min(...means), Math.max(...means)];
-  return `R of ${M} lies between ${n(low)} and ${n(high)} nats, and ends at ${b}.`;
+  return `R of ${M} lies between ${short(low)} and ${short(high)} nats, and ends at ${b}.`;
 }
 
 // The objective in the last layer.
@@ -186,10 +185,10 @@ export function objectiveSentence(model) {
   const { means, first } = found;
   if (!means.length) return null;
   if (first.count < FEW) return tooFew(found, `The whole of ${model.label}`);
-  let sentence = `${model.label} ends at ${n(means.at(-1))}; larger is better.`;
+  let sentence = `${model.label} ends at ${short(means.at(-1))}; larger is better.`;
   const [whole, parts] = [model.bounds?.r_out, model.bounds?.rc_out];
   if (whole && parts && whole[1] < parts[0])
-    sentence += ` R \u2212 R\u1d9c is below 0 whatever this model does: R is at most ${n(whole[1])}, R\u1d9c at least ${n(parts[0])}.`;
+    sentence += ` R \u2212 R\u1d9c is below 0 whatever this model does: R is at most ${short(whole[1])}, R\u1d9c at least ${short(parts[0])}.`;
   return sentence;
 }
 
@@ -207,7 +206,7 @@ export function againstUntrained(model, untrained, name) {
     model.bounds?.[name] ?? null,
   );
   const error = Math.hypot(standardError(x), standardError(u));
-  const show = kind === "share" ? pc : n;
+  const show = kind === "share" ? percent : short;
   const difference = x.mean - u.mean;
   if (Math.abs(difference) < tolerance || Math.abs(difference) <= 3 * error)
     return `An untrained one has ${show(u.mean)}, the same within ${show(Math.max(tolerance, 3 * error))}.`;
@@ -240,10 +239,10 @@ export function rightSentence(model, classes) {
   const middle = (p + z ** 2 / (2 * total)) / (1 + z ** 2 / total);
   const half = (z / (1 + z ** 2 / total)) * Math.sqrt((p * (1 - p)) / total + z ** 2 / (4 * total ** 2));
   const [low, high] = [Math.max(middle - half, 0), Math.min(middle + half, 1)];
-  let sentence = `${model.label} is right for ${k} of ${total} images (${pc(p)}, 95 % interval ${n(100 * low)} to ${n(100 * high)} %).`;
+  let sentence = `${model.label} is right for ${k} of ${countOf(total, "image")} (${percent(p)}, 95\u00a0% interval ${short(100 * low)} to ${short(100 * high)}\u00a0%).`;
   if (low <= 1 / classes) sentence += ` No better than guessing among ${classes}.`;
   else if (model.smoothing)
-    sentence += ` Trained with label smoothing ${model.smoothing}, it is never much surer than ${pc(1 - model.smoothing + model.smoothing / classes)}.`;
+    sentence += ` Trained with label smoothing ${model.smoothing}, it is never much surer than ${percent(1 - model.smoothing + model.smoothing / classes)}.`;
   return sentence;
 }
 
@@ -256,8 +255,8 @@ export function attentionSentence(head, token, weights, names) {
   if (spread >= 0.9 * N) return `Head ${head}: ${token} takes nearly the same from all ${N} tokens.`;
   if (spread <= 1.5) return `Head ${head}: ${token} takes almost all from ${names[order[0]]}.`;
   const second =
-    weights[order[1]] >= weights[order[0]] / 2 ? ` and ${names[order[1]]} (${n(N * weights[order[1]])})` : "";
-  return `Head ${head}: ${token} takes most from ${names[order[0]]} (${n(N * weights[order[0]])} times uniform)${second}; it is spread over about ${n(spread)} of ${N} tokens.`;
+    weights[order[1]] >= weights[order[0]] / 2 ? ` and ${names[order[1]]} (${short(N * weights[order[1]])})` : "";
+  return `Head ${head}: ${token} takes most from ${names[order[0]]} (${short(N * weights[order[0]])} times uniform)${second}; it is spread over about ${short(spread)} of ${N} tokens.`;
 }
 
 // Which heads look at different tokens: rows of attention from one token.
@@ -279,12 +278,12 @@ export function headsSentence(rows) {
 
 // Who uses a direction: share of tokens, and by class the shares and counts of uses.
 export function directionSentence({ number, share, images, classes = [] }) {
-  if (share === 0) return `None of ${images} images uses direction ${number}.`;
-  const used = `${pc(share)} of tokens use it${share >= 0.5 ? ": a background that most share" : ""}.`;
+  if (share === 0) return `None of ${countOf(images, "image")} uses direction ${number}.`;
+  const used = `${percent(share)} of tokens use it${share >= 0.5 ? ": a background that most share" : ""}.`;
   if (!classes.length) return used;
   const best = classes.reduce((a, b) => (b.share > a.share ? b : a));
   if (best.share >= 2 * share && best.uses >= 30)
-    return `${used} Class ${best.name} uses it ${n(best.share / share)} times as often as the average.`;
+    return `${used} Class ${best.name} uses it ${short(best.share / share)} times as often as the average.`;
   return `${used} No class stands out.`;
 }
 
@@ -293,18 +292,18 @@ export function subspacesSentence(label, incoherence, random) {
   if (incoherence === null) return `${label} has one head: there is none to compare.`;
   const ratio = incoherence / random;
   if (ratio < 1.1)
-    return `The directions of ${label}'s heads are as different as random ones (${n(incoherence)} against ${n(random)}).`;
-  return `The directions of ${label}'s heads are ${n(ratio)} times as alike as random ones.`;
+    return `The directions of ${label}'s heads are as different as random ones (${short(incoherence)} against ${short(random)}).`;
+  return `The directions of ${label}'s heads are ${short(ratio)} times as alike as random ones.`;
 }
 
-// How much the maps of two models differ: the mean over tokens and heads of |x_A - x_B|, in times uniform, by layer.
-export function mapsSentence(a, b, differences) {
+// How much the maps of two models differ: the mean over tokens and heads of |x_A - x_B|, in times uniform, of each of `layers`.
+export function mapsSentence(a, b, differences, layers) {
   const mean = differences.reduce((sum, x) => sum + x, 0) / differences.length;
   const [low, high] = [Math.min(...differences), Math.max(...differences)];
-  const at = (value) => differences.indexOf(value) + 1;
+  const at = (value) => layers[differences.indexOf(value)];
   if (high - low < 0.2 * mean || differences.length === 1)
-    return `The maps of ${a} and ${b} differ as much in every layer, on average by ${n(mean)} times uniform.`;
-  return `The maps of ${a} and ${b} differ most in layer ${at(high)} (on average by ${n(high)} times uniform) and least in layer ${at(low)}.`;
+    return `The maps of ${a} and ${b} differ as much in every layer, on average by ${short(mean)} times uniform.`;
+  return `The maps of ${a} and ${b} differ most in layer ${at(high)} (on average by ${short(high)} times uniform) and least in layer ${at(low)}.`;
 }
 
 // The sentences of a measure, of the chosen models and an untrained one.

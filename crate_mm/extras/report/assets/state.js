@@ -1,7 +1,7 @@
 // The selection: models A and B, image, layer, head and token. The URL holds the selection, so that a copied link opens
 // the same view. Numbers are from 0 here and from 1 in the URL.
 
-import { headsOf, mostHeads, mostLayers, report } from "./data.js";
+import { headsOf, report } from "./data.js";
 
 const listeners = [];
 const replaced = new Set(["lambda", "layer", "step", "ink"]); // sliders and drawings do not add to the history
@@ -26,11 +26,11 @@ function openingImage({ predicted }) {
   return right.find(({ top }) => top[1] >= scores[Math.floor(0.9 * (scores.length - 1))]).i;
 }
 
-const opening = openingModels();
-export const state = {
-  ...opening,
-  image: openingImage(report.models[opening.a]),
-  layer: report.models[opening.a].layers.length - 1,
+const pairAtStart = openingModels();
+const opening = {
+  ...pairAtStart,
+  image: openingImage(report.models[pairAtStart.a]),
+  layer: report.models[pairAtStart.a].layers.length - 1,
   head: 0,
   cls: false, // whether the class token is chosen, else the patch at (y, x)
   y: 0.5, // of the chosen patch, as a share of the image's height
@@ -42,68 +42,122 @@ export const state = {
   measure: null,
   direction: null, // null: one that a class uses most
 };
+export const state = { ...opening };
 export const ignored = []; // parts of the address that were not understood
 readAddress();
 
+// The numbers of layers and heads that can be chosen: the most of A and B.
+export function mostOf(count) {
+  return Math.max(...shownModels().map(({ model }) => count(model)));
+}
+
+export function depthOf(model) {
+  return model.layers.length;
+}
+
 function readAddress() {
-  const given = new URLSearchParams(location.hash.slice(1));
-  const whole = {
-    image: report.images.length,
-    layer: mostLayers,
-    head: mostHeads,
-    a: report.models.length,
-    b: report.models.length,
-    step: 8,
-    dir: Infinity,
+  const given = new Map(new URLSearchParams(location.hash.slice(1)));
+  const whole = (name, most, least = 1) => {
+    const text = given.get(name);
+    given.delete(name);
+    if (text === undefined) return null;
+    const value = Number(text);
+    if (text !== "" && Number.isInteger(value) && value >= least && value <= most) return value;
+    ignored.push(name);
+    return null;
   };
+  const place = (name, key, most) => {
+    const value = whole(name, most);
+    state[key] = value === null ? opening[key] : value - 1;
+  };
+  ignored.length = 0;
+  Object.assign(state, opening);
+  place("a", "a", report.models.length);
+  const b = whole("b", report.models.length, 0);
+  if (b !== null) state.b = b ? b - 1 : null;
+  if (state.b === state.a) state.b = opening.b === state.a ? null : opening.b;
+  place("image", "image", report.images.length);
+  place("layer", "layer", mostOf(depthOf));
+  place("head", "head", mostOf(headsOf));
+  place("dir", "direction", 1e6);
+  state.step = whole("step", 8) ?? 8;
   for (const [name, text] of given) {
     const value = Number(text);
-    if (name in whole && Number.isInteger(value) && value >= (name === "b" ? 0 : 1) && value <= whole[name]) {
-      if (name === "step") state.step = value;
-      else if (name === "b") state.b = value ? value - 1 : null;
-      else state[name === "dir" ? "direction" : name] = value - 1;
-    } else if ((name === "y" || name === "x") && text !== "" && value >= 0 && value < 1) state[name] = value;
+    if ((name === "y" || name === "x") && text !== "" && value >= 0 && value < 1) state[name] = value;
     else if (name === "token" && text === "cls") state.cls = true;
     else if (name === "measure" && Object.hasOwn(report.measures, text)) state.measure = text;
     else if (name === "lambda" && text !== "" && value >= 0 && value <= 10) state.lambda = value;
     else if (name === "off" && /^[hd]\d+\.\d+(-\d+)?(,[hd]\d+\.\d+(-\d+)?)*$/.test(text)) state.off = text;
     else if (name === "ink" && /^[\w.-]{1,1500}$/.test(text)) state.ink = text;
-    else if (text !== "" || !(name in whole)) ignored.push(name);
+    else ignored.push(name);
   }
-  if (state.b === state.a) state.b = opening.b === state.a ? null : opening.b;
+  fit();
 }
 
-export function address() {
-  const parts = new URLSearchParams({ image: state.image + 1, layer: state.layer + 1, head: state.head + 1 });
-  if (state.cls) parts.set("token", "cls");
-  parts.set("y", state.y.toFixed(3));
-  parts.set("x", state.x.toFixed(3));
+// Keep the layer and the head within A and B.
+function fit() {
+  state.layer = Math.min(state.layer, mostOf(depthOf) - 1);
+  state.head = Math.min(state.head, mostOf(headsOf) - 1);
+}
+
+export const INK_LETTERS = 1500; // of a drawing in the address; a longer one is left out
+
+export function address(changed = {}) {
+  const now = { ...state, ...changed };
+  const parts = new URLSearchParams({ image: now.image + 1, layer: now.layer + 1, head: now.head + 1 });
+  if (now.cls) parts.set("token", "cls");
+  parts.set("y", now.y.toFixed(3));
+  parts.set("x", now.x.toFixed(3));
   if (report.models.length > 1) {
-    parts.set("a", state.a + 1);
-    parts.set("b", state.b === null ? 0 : state.b + 1);
+    parts.set("a", now.a + 1);
+    parts.set("b", now.b === null ? 0 : now.b + 1);
   }
-  if (state.measure) parts.set("measure", state.measure);
-  if (state.step < 8) parts.set("step", state.step);
-  if (state.direction !== null) parts.set("dir", state.direction + 1);
-  for (const name of ["lambda", "off", "ink"])
-    if (state[name] !== null && state[name] !== "") parts.set(name, state[name]);
+  if (now.measure) parts.set("measure", now.measure);
+  if (now.step < 8) parts.set("step", now.step);
+  if (now.direction !== null) parts.set("dir", now.direction + 1);
+  if (now.lambda !== null) parts.set("lambda", now.lambda);
+  if (now.off) parts.set("off", now.off);
+  if (now.ink && now.ink.length <= INK_LETTERS) parts.set("ink", now.ink);
   return `#${parts}`;
 }
 
-export function choose(changes) {
-  Object.assign(state, changes);
-  const slides = Object.keys(changes).every((name) => replaced.has(name));
-  try {
-    history[slides ? "replaceState" : "pushState"](null, "", address());
-  } catch {
-    // A browser limits how often the address may change; the selection itself has changed.
+let late = null; // the timer of a change of the address
+let last = -Infinity; // when a slider changed the address
+
+// A browser limits how often the address may change: sliders change it four times a second. The selection itself has
+// changed even if the browser refuses.
+function writeAddress(add) {
+  clearTimeout(late);
+  const wait = add ? 0 : last + 250 - performance.now();
+  if (wait > 0) {
+    late = setTimeout(() => writeAddress(false), wait);
+    return;
   }
-  for (const listener of listeners) listener(Object.keys(changes));
+  if (!add) last = performance.now();
+  try {
+    history[add ? "pushState" : "replaceState"](null, "", address());
+  } catch {
+    // refused
+  }
+}
+
+export function choose(changes) {
+  const old = { ...state };
+  Object.assign(state, changes);
+  fit();
+  const changed = Object.keys(state).filter((name) => state[name] !== old[name]);
+  if (changed.length) writeAddress(changed.some((name) => !replaced.has(name)));
+  tell([...Object.keys(changes), ...changed]);
+}
+
+function tell(names) {
+  for (const listener of listeners) listener(names);
 }
 
 window.addEventListener("popstate", () => {
+  if (location.hash && !location.hash.includes("=")) return; // a link to a section
   readAddress();
-  for (const listener of listeners) listener(Object.keys(state));
+  tell(Object.keys(state));
 });
 
 export function onChoice(listener) {

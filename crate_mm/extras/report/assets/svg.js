@@ -76,7 +76,10 @@ export function lineChart(
   const limits = range(values, [0, ...bounds.map(({ y }) => y)]);
   const every = Math.ceil(xs.length / 12);
   responsive(box, (width) => {
-    const right = Math.min(120, Math.max(...series.map((line) => 7 * line.name.length)) + 14);
+    const letters = width < 380; // too narrow for names: the letters of the legend
+    const endName = ({ name: text, style }) =>
+      letters ? style.letter : text.length > 16 ? `${text.slice(0, 15)}…` : text;
+    const right = Math.min(120, Math.max(...series.map((line) => 7 * endName(line).length)) + 14);
     const x = [xs[0], Math.max(xs.at(-1), xs[0] + 1)];
     const { svg, at } = frame(width, height, {
       x,
@@ -116,10 +119,7 @@ export function lineChart(
           "stroke-dasharray": style.dash,
         }),
       );
-      for (const p of points)
-        svg.append(
-          s("circle", { cx: at.x(p.x), cy: at.y(p.y), r: 3, fill: style.color }, s("title", {}, p.title ?? "")),
-        );
+      for (const p of points) svg.append(marker(at.x(p.x), at.y(p.y), style, p.title ?? ""));
     }
     const ends = series
       .filter(({ points }) => points.length)
@@ -130,7 +130,7 @@ export function lineChart(
         s(
           "text",
           { x: at.x(end.points.at(-1).x) + 7, y: Math.min(end.y + 4, height - 6), class: "end-name" },
-          end.name.length > 16 ? `${end.name.slice(0, 15)}…` : end.name,
+          endName(end),
         ),
       );
     if (pick)
@@ -147,6 +147,14 @@ export function lineChart(
       }
     return svg;
   });
+}
+
+function marker(x, y, { color: fill, square }, title) {
+  const form = square
+    ? s("rect", { x: x - 2.5, y: y - 2.5, width: 5, height: 5, fill })
+    : s("circle", { cx: x, cy: y, r: 3, fill });
+  form.append(s("title", {}, title));
+  return form;
 }
 
 // Overlaid histograms. groups: [{style, bars: [{from, to, y, title}]}].

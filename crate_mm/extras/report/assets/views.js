@@ -2,6 +2,7 @@
 
 import { scaleEnd } from "./colour.js";
 import { gunzip, part, report, unpack } from "./data.js";
+import { pause } from "./dom.js";
 import { forward, loadNet } from "./model.js";
 import { patchIn, state } from "./state.js";
 
@@ -16,6 +17,11 @@ function once(cache, key, make) {
   return cache.get(key);
 }
 
+// Why the page does not compute a model's layers.
+export function whyNotRunning(model) {
+  return model.why_not_running ?? `${model.label}'s weights are not in this file: --weights-megabytes puts them in.`;
+}
+
 // The running model's weights.
 export function netOf(model) {
   return once(nets, model, () => loadNet(model.running));
@@ -24,8 +30,8 @@ export function netOf(model) {
 // The bytes (C, H, W) of a shown image, as the running model gets it.
 export async function inputOf(model, image) {
   const { inputs } = report.datas[model.data];
-  const all = new Uint8Array(await once(bytes, inputs, () => gunzip(inputs.gzip)));
-  return part(all, inputs.shape, image);
+  const all = await once(bytes, inputs, () => gunzip(inputs.gzip));
+  return part(new Uint8Array(all), inputs.shape, image);
 }
 
 // The forward pass of the running model on a shown image.
@@ -36,7 +42,7 @@ export function runOf(model, image) {
 }
 
 // Attention of all heads in the chosen layer from the chosen token, or null: {heads: [1 + blocks numbers, class token
-// first], rows, columns, side, chosen}. Blocks have `side` x `side` patches; `chosen` is 0 for the class token, 1 + i
+// first], rows, columns, side, patches, chosen}. Blocks have `side` x `side` patches; `chosen` is 0 for the class token, 1 + i
 // for block i.
 export async function attentionRows(model, layer = state.layer, image = state.image) {
   if (!model.layers[layer] || !model.grid) return null;
@@ -45,7 +51,7 @@ export async function attentionRows(model, layer = state.layer, image = state.im
   const [rows, columns] = [Math.ceil(patchRows / side), Math.ceil(patchColumns / side)];
   const [row, column] = patchIn(patchRows, patchColumns);
   const chosen = state.cls && prefix ? 0 : 1 + Math.floor(row / side) * columns + Math.floor(column / side);
-  const size = { rows, columns, side, chosen };
+  const size = { rows, columns, side, chosen, patches: [patchRows, patchColumns] };
   if (model.running) {
     const [net, run] = [await netOf(model), await runOf(model, image)];
     const N = net.tokens;
@@ -107,8 +113,10 @@ export function scaleOf(model) {
       for (let i = 0; i < matrix.length; i++) if (i % size && i % 7 < 3) values.push((tokens * matrix[i]) / side ** 2);
     };
     if (model.running)
-      for (const image of report.images.keys())
+      for (const image of report.images.keys()) {
+        await pause();
         for (const { attention } of (await runOf(model, image)).layers) take(attention, tokens);
+      }
     else
       for (const { looks } of model.layers)
         if (looks.attention) take(await unpack(looks.attention), looks.attention.shape.at(-1));

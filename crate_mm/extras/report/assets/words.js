@@ -72,9 +72,9 @@ export function explainWords() {
     button.setAttribute("aria-describedby", "word");
     const at = button.getBoundingClientRect();
     const left = Math.min(Math.max(8, at.left), innerWidth - box.offsetWidth - 8);
-    const below = at.bottom + 6 + box.offsetHeight < innerHeight;
+    const below = at.bottom + box.offsetHeight < innerHeight;
     box.style.left = `${left + scrollX}px`;
-    box.style.top = `${(below ? at.bottom + 6 : at.top - box.offsetHeight - 6) + scrollY}px`;
+    box.style.top = `${(below ? at.bottom : at.top - box.offsetHeight) + scrollY}px`;
   };
   const hide = () => {
     clearTimeout(timer);
