@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Picture
 
 from crate_mm.analysis.figures import FigureInput, figure_style, save
 from crate_mm.analysis.figures.layers import plot_layers
-from crate_mm.analysis.figures.overlay import effective_tokens, over_gray, scale_end
+from crate_mm.analysis.figures.overlay import effective_tokens, over_gray, scale_end, spread_of
 from crate_mm.analysis.figures.style import columns_of
 from crate_mm.analysis.gather import LayerRow, defined_measures
 from crate_mm.analysis.table import MEASURES
@@ -188,7 +188,7 @@ def test_attention_is_drawn_on_one_scale_with_the_mean_of_the_heads():
         for axes, true in zip(panels[4 * (layer - 1) : 4 * layer], [heads.mean(0), *heads], strict=True):
             shown = over_gray(photo.images[0].get_array(), 7 * true, end)
             np.testing.assert_allclose(axes.images[0].get_array(), shown)
-            assert axes.get_xlabel() == f"{effective_tokens(true.flatten()):.2g} of 7"
+            assert axes.get_xlabel() == f"{effective_tokens(true):.1f} of 7"
     (bar,) = [axes for axes in picture.axes if not axes.images and axes not in panels and axes.get_yticklabels()]
     assert [text.get_text() for text in bar.get_yticklabels()] == ["0\u00d7", "uniform", "2\u00d7"]
     assert found.note == ""
@@ -227,6 +227,7 @@ def test_effective_tokens_count_the_class_token():
     assert effective_tokens(torch.zeros(16)) == pytest.approx(1)
     assert effective_tokens(torch.eye(16)[0]) == pytest.approx(1)
     assert effective_tokens(torch.tensor([0.5, 0.0])) == pytest.approx(2)
+    assert [spread_of(torch.full((n,), 1 / (n + 1))) for n in (2, 196)] == ["3.0 of 3", "197 of 197"]
 
 
 def test_names_stand_below_the_pictures():

@@ -12,7 +12,7 @@ from ...registry import FIGURES
 from ..attention import cls_attention, pooling
 from ..taps import name_of
 from .base import Figure, FigureInput, FigureOutput, patch_layout, preprocessed, without_ticks
-from .overlay import attention_bar, effective_tokens, over_gray, scale_end
+from .overlay import attention_bar, over_gray, scale_end, spread_of
 from .style import sheet
 
 
@@ -88,7 +88,7 @@ def plot_attention(
         for column, attention in enumerate([head_maps.mean(0), *head_maps]):
             axes = figure.add_subplot(grid[row, column + 2])
             axes.imshow(over_gray(image, tokens * attention, end, interpolation), extent=(0, W, H, 0))
-            axes.set_xlabel(f"{effective_tokens(attention.flatten()):.2g} of {tokens}", fontsize="x-small", labelpad=1)
+            axes.set_xlabel(spread_of(attention), fontsize="x-small", labelpad=1)
             panels.append(axes)
             if column == 0:
                 axes.set_ylabel(str(layer), fontsize="x-small", rotation=0, ha="right", va="center")

@@ -18,7 +18,7 @@ from ..attention import cls_attention
 from ..segmentation import MASK_FRACTION, ClassOverlap, attention_masks, best_heads, mean_iou
 from ..taps import find_layers, name_of
 from .base import Figure, FigureInput, FigureOutput, patch_layout, without_ticks
-from .overlay import attention_bar, effective_tokens, over_gray, scale_end
+from .overlay import attention_bar, over_gray, scale_end, spread_of
 
 CLASSES = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"]
 CLASSES += ["diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
@@ -145,7 +145,7 @@ def plot_segments(examples: list[tuple], title: str) -> MplFigure:
             panel.imshow(np.where(region.numpy()[..., None], image, image // 5))
         axes[0].set_title(sanitized(name, 24), fontsize=8, parse_math=False)
         axes[1].set_xlabel(class_name(largest.label), fontsize=8)
-        axes[2].set_xlabel(f"{effective_tokens(of_head.flatten()):.2g} of {tokens} tokens", fontsize=8)
+        axes[2].set_xlabel(f"{spread_of(of_head)} tokens", fontsize=8)
         axes[3].set_xlabel(f"head {largest.head + 1}, IoU {largest.iou:.2f}", fontsize=8)
     without_ticks(rows.flat)
     clipped = any((tokens * example[4]).max() > end for example in examples)
