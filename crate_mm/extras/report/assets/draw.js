@@ -3,12 +3,12 @@
 import { changes, changeWords, isChanged, toggled } from "./changes.js";
 import { grayOf, over, paint, ring, strength } from "./colour.js";
 import { className, part, report } from "./data.js";
-import { bars, h, nothing, pause, say } from "./dom.js";
-import { countOf, number, percent, twoPercents } from "./numbers.js";
+import { bars, h, pause, say } from "./dom.js";
+import { countOf, percent, short, twoPercents } from "./numbers.js";
 import { forward, layerRates, reasons } from "./model.js";
 import { brushed, digits8, enlarge, fromPicture, fromText, GLYPHS, toText } from "./pixels.js";
 import { choose, headOf, INK_LETTERS, patchIn, state } from "./state.js";
-import { inputOf, netOf, runOf, scaleOf, whyNotRunning } from "./views.js";
+import { inputOf, netOf, runOf, scaleOf } from "./views.js";
 
 export const drawNeeds = ["a", "image", "layer", "head", "y", "x", "cls", "lambda", "off", "ink"];
 
@@ -23,17 +23,8 @@ let shade = 255; // of the brush on a shown image
 
 export async function renderDraw(body) {
   const model = report.models[state.a];
+  document.getElementById("draw").hidden = !model.running;
   if (!model.running) {
-    const able = report.models.findIndex((other) => other.running);
-    const link =
-      able >= 0
-        ? h(
-            "button",
-            { type: "button", onclick: () => choose({ a: able, b: state.a }) },
-            `Run ${report.models[able].label}`,
-          )
-        : null;
-    body.replaceChildren(nothing(whyNotRunning(model)), ...(link ? [link] : []));
     board = null;
     return;
   }
@@ -356,7 +347,7 @@ async function columns(model, net, run, below) {
     const k = Math.min(headOf(model), net.layers[l].heads - 1);
     return part(steps.attention, [net.layers[l].heads, N, N], k, token).map((value) => N * value);
   });
-  const most = await scaleOf(model);
+  const most = await scaleOf();
   board.columns.replaceChildren(
     ...run.layers.map((steps, l) => {
       const canvas = h("canvas", { "aria-hidden": "true" });
@@ -365,7 +356,7 @@ async function columns(model, net, run, below) {
       if (token) ring(canvas, token - 1, cells);
       const rate = layerRates(net, net.layers[l], steps, report.run.settings.eps_squared).after;
       const left = reasons(steps).left;
-      const label = `layer ${l + 1}: Rᶜ ${number(rate)}, ${percent(left)} left`;
+      const label = `layer ${l + 1}: Rᶜ ${short(rate)}, ${percent(left)} left`;
       return h(
         "button",
         {
@@ -377,7 +368,7 @@ async function columns(model, net, run, below) {
         },
         canvas,
         h("span", {}, `layer ${l + 1}`),
-        h("span", {}, `Rᶜ ${number(rate)}`),
+        h("span", {}, `Rᶜ ${short(rate)}`),
         h("span", {}, `${percent(left)} left`),
       );
     }),
