@@ -123,6 +123,7 @@ function build(body, model, net) {
     answer: h("div", {}),
     sentence: h("p", { class: "says", "data-told": "answer" }),
     changed: h("p", { class: "says", "data-told": "changed" }),
+    matters: h("p", { class: "says", "data-told": "matters" }),
     rough: h("p", { class: "note" }),
     lambda: h("output", {}),
     columns: h("div", { class: "columns scroll", role: "group", "aria-label": "layers", "data-scroll": "layers" }),
@@ -152,6 +153,7 @@ function build(body, model, net) {
         h("summary", {}, "Change the model: lambda and heads"),
         h("p", { class: "buttons" }, h("label", {}, "lambda ", slider, " ", board.lambda), trained),
         board.switches,
+        board.matters,
       ),
     ),
     board.changed,
@@ -239,7 +241,11 @@ function switchboard(net) {
     h(
       "table",
       { class: "switches" },
-      h("caption", {}, "Heads: click to switch off or on"),
+      h(
+        "caption",
+        {},
+        "Heads: click to switch off or on. A number is by how many points the answer moves without that head.",
+      ),
       h("thead", {}, h("tr", {}, h("td"), names)),
       h("tbody", {}, rows),
     ),
@@ -419,4 +425,51 @@ export async function renderEffect(_, waits) {
     ` Of the ${images} shown, ${others} get${others === 1 ? "s" : ""} another answer. Nothing is retrained.`,
   );
   return true;
+}
+
+const MOST_HEADS = 24; // that are tried each; of a model with more, those of the chosen layer
+
+// By how much each head moves the answer, switched off alone: in its cell, and the one that matters most in words.
+export async function renderHeads(_, waits) {
+  const model = report.models[state.a];
+  if (!model.running || !board) return true;
+  const [net, { run, gets }, tried] = [await netOf(model), board, []];
+  const all = net.layers.reduce((sum, { heads }) => sum + heads, 0) <= MOST_HEADS;
+  if (board.tried === run && board.triedLayer === state.layer) return true;
+  const answered = best(run.scores);
+  for (const button of board.switches.querySelectorAll("td > button")) {
+    const [, l, k] = button.dataset.key.split("-").map(Number);
+    button.textContent = "";
+    if ((!all && l !== state.layer) || changes().heads.get(l)?.has(k)) continue;
+    await pause();
+    if (waits()) return false;
+    const { scores } = forward(net, gets.bytes, changes([state.off, `h${l + 1}.${k + 1}`].filter(Boolean).join()));
+    const points = 100 * (scores[answered] - run.scores[answered]);
+    button.textContent = `${points < 0 ? "\u2212" : "+"}${Math.abs(points).toFixed(1)}`;
+    tried.push({ l, k, points, scores });
+  }
+  board.matters.textContent = mattersWords(tried, run.scores, answered);
+  Object.assign(board, { tried: run, triedLayer: state.layer });
+  return true;
+}
+
+function mattersWords(tried, scores, answered) {
+  const one = (heads) => {
+    if (!heads.length) return null;
+    const most = heads.reduce((a, b) => (Math.abs(b.points) > Math.abs(a.points) ? b : a));
+    const [from, to] = twoPercents(scores[answered], most.scores[answered]);
+    const turned = best(most.scores);
+    const turns = turned === answered ? "" : `, and the answer turns to ${className(turned)}`;
+    return { ...most, words: `without it ${className(answered)} goes from ${from} to ${to}${turns}` };
+  };
+  const [most, here] = [one(tried), one(tried.filter(({ l }) => l === state.layer))];
+  const all = tried.some(({ l }) => l !== state.layer);
+  const sentences = [];
+  if (all && Math.abs(most.points) < 0.5) return "Here no head alone moves the answer by half a point.";
+  if (all) sentences.push(`Here head ${most.k + 1} of layer ${most.l + 1} matters most: ${most.words}.`);
+  if (here && Math.abs(here.points) < 0.5)
+    sentences.push(`In layer ${state.layer + 1} no head alone moves it by half a point.`);
+  else if (here && (!all || here.l !== most.l || here.k !== most.k))
+    sentences.push(`In layer ${state.layer + 1} head ${here.k + 1} matters most: ${here.words}.`);
+  return sentences.join(" ");
 }

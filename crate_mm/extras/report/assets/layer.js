@@ -173,7 +173,7 @@ function captions(view) {
     `The heads' mixtures are mapped back and added. The step is ${short(size(added) / size(token_in))} times as long as the token. With the steps of all tokens, R\u1d9c of this image goes from ${short(rates.before)} to ${short(rates.after)} nats: within the subspaces they become ${rates.after < rates.before ? "more" : "less"} alike.`,
     `LayerNorm again: ${percent(below)} of the numbers are now 0 or below.`,
     `The dictionary adds what is missing to rebuild the token, and the threshold takes ${short(threshold)} off each number. The largest, number ${j + 1}: ${short(normedHalf[j])} ${step[j] < 0 ? "−" : "+"} ${short(Math.abs(step[j]))} − ${short(threshold)} = ${short(before[j])}.`,
-    `What is below 0 is set to 0: ${d - left} of the ${d} numbers. Nothing of them is handed on.`,
+    `What is below 0 is set to 0: ${d - left} of the ${d} numbers. The next layer gets none of them.`,
     `${countOf(left, "number")} ${left === 1 ? "is" : "are"} left. This is the code${l + 1 < net.layers.length ? ", and the next layer's input" : ""}.`,
   ];
 }
@@ -232,7 +232,10 @@ const PANELS = [
       colour: (i, gray) => over(strength(weights[1 + i], most), gray),
     });
     if (v.token) ring(canvas, v.token - 1, { rows: v.net.rows, columns: v.net.columns });
-    return [canvas, h("p", {}, `From the class token: ${short(weights[0])} times uniform. Colors: 0 to ${most} times.`)];
+    return [
+      canvas,
+      h("p", {}, `From the class token: ${short(weights[0])} times uniform. Colors: 0 to ${most} times.`),
+    ];
   },
   (v) => {
     const most = Math.max(...[v.token_in, v.added, v.half].flatMap((x) => [...x.map(Math.abs)]));
