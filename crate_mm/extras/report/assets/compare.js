@@ -120,7 +120,7 @@ function filmRow(name, key, depth, cell, color = null) {
 async function film(model, index, depth) {
   const [times, maps] = [[], []];
   const [most, below] = [
-    await scaleOf(model),
+    await scaleOf(),
     grayOfPicture(await picture(report.datas[model.data].pictures[state.image])),
   ];
   for (let l = 0; l < depth; l++) {

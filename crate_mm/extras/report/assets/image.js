@@ -4,7 +4,7 @@ import { grayOfPicture, over, paint, ring, scaleEnd, signed, strength, viridis }
 import { className, report } from "./data.js";
 import { bars, h, heading, mark, nothing, panelOf, say } from "./dom.js";
 import { picture, pickable } from "./heat.js";
-import { countOf, number, percent, short } from "./numbers.js";
+import { countOf, percent, short } from "./numbers.js";
 import { attentionSentence, headsSentence } from "./sentences.js";
 import { choose, choosePatch, shownModels, state } from "./state.js";
 import { attentionRows, scaleOf } from "./views.js";
@@ -118,7 +118,7 @@ async function mapView(model, index, found) {
   const { chosen } = found;
   const values = found.heads[state.head];
   const times = timesUniform(values, found, model.grid);
-  const most = await scaleOf(model);
+  const most = await scaleOf();
   const below = alone ? null : grayOfPicture(await picture(report.datas[model.data].pictures[state.image]));
   const canvas = h("canvas", { class: "pick", "data-key": `attention-${index}` });
   const colour = (i, v) => (alone ? viridis(strength(times[1 + i], most)) : over(strength(times[1 + i], most), v));
@@ -135,7 +135,7 @@ async function mapView(model, index, found) {
   const reading = h("p", { class: "reading", "aria-hidden": "true" });
   pickable(canvas, found, {
     chosen: () => Math.max(chosen - 1, 0),
-    read: (i) => (reading.textContent = `${place(i, found)}: ${number(times[1 + i])} times uniform`),
+    read: (i) => (reading.textContent = `${place(i, found)}: ${short(times[1 + i])} times uniform`),
     pick: (i) => {
       const [row, column] = [Math.floor(i / found.columns), i % found.columns].map((at) => at * found.side);
       choosePatch(row, column, ...found.patches);
@@ -148,7 +148,7 @@ async function mapView(model, index, found) {
     scaleBar(most),
     reading,
     h("p", { class: "says", "data-told": "attention" }, sentence),
-    model.grid[0] ? note(`The class token gets ${number(times[0])} times uniform.`) : "",
+    model.grid[0] ? note(`The class token gets ${short(times[0])} times uniform.`) : "",
     chosen === 0 && model.pool in POOLED ? note(POOLED[model.pool], "pool") : "",
   ];
 }
@@ -168,8 +168,8 @@ function scaleBar(most) {
   return h(
     "div",
     { class: "scale" },
-    canvas,
-    h("div", { "aria-hidden": "true" }, tick(0, "0"), tick(1, "uniform"), tick(most, `${most}× and more`)),
+    h("div", {}, canvas, `${most}× and more`),
+    h("div", { class: "ticks", "aria-hidden": "true" }, tick(0, "0"), tick(1, "uniform")),
   );
 }
 
@@ -186,7 +186,7 @@ function differenceView([first, second]) {
 }
 
 async function headsView({ model, found }) {
-  const most = await scaleOf(model);
+  const most = await scaleOf();
   const below = grayOfPicture(await picture(report.datas[model.data].pictures[state.image]));
   const weights = found.heads.map((values) => (model.grid[0] ? values : values.subarray(1)));
   const tiles = found.heads.map((values, k) => {

@@ -3,7 +3,7 @@
 import { entry, grayOf, over, paint, ring, signed, strength } from "./colour.js";
 import { className, part, report } from "./data.js";
 import { h, nothing, say } from "./dom.js";
-import { countOf, number, percent } from "./numbers.js";
+import { countOf, percent, short } from "./numbers.js";
 import { pickable } from "./heat.js";
 import { layerRates, reasons } from "./model.js";
 import { choose, choosePatch, headOf, patchIn, state } from "./state.js";
@@ -26,8 +26,9 @@ let timer = null;
 
 export async function renderLayer(body) {
   const model = report.models[state.a];
+  body.previousElementSibling.hidden = !model.running;
   if (!model.running) {
-    body.replaceChildren(nothing(whyNotRunning(model)));
+    body.replaceChildren(...notRunning(model));
     return;
   }
   const layer = state.layer;
@@ -36,7 +37,7 @@ export async function renderLayer(body) {
     return;
   }
   const [net, run, bytes] = [await netOf(model), await runOf(model, state.image), await inputOf(model, state.image)];
-  const view = { ...viewOf(model, net, run, layer), scale: await scaleOf(model) };
+  const view = { ...viewOf(model, net, run, layer), scale: await scaleOf() };
   const below = grayOf(bytes, report.datas[model.data].inputs.shape.slice(1));
   const sentence = captions(view)[state.step - 1];
   const panels = STEPS.map((title, i) => {
@@ -69,6 +70,18 @@ export async function renderLayer(body) {
     h("div", { class: "halves" }, rateBar(view), layerStrip(net, run, layer)),
   );
   if (body.contains(document.activeElement)) say(sentence);
+}
+
+// Why the page does not run a model's layers, and a button that chooses a model which it runs. Said here alone: the
+// section "draw" is then left out.
+function notRunning(model) {
+  const able = report.models.findIndex((other) => other.running);
+  const swap = () => choose({ a: able, b: state.a });
+  const button = { type: "button", "data-key": "run-other", onclick: swap };
+  return [
+    h("p", { class: "none" }, whyNotRunning(model)),
+    able < 0 ? "" : h("button", button, `Show ${report.models[able].label}`),
+  ];
 }
 
 // The numbers of the chosen layer, token and head.
@@ -156,11 +169,11 @@ function captions(view) {
   return [
     `${capital(tokenName(view))} enters as ${d} numbers.`,
     `LayerNorm, then its shadow on each head's subspace: ${layer.heads} times ${layer.headDim} numbers.`,
-    `Head ${head + 1} compares shadows. ${capital(tokenName(view))} takes most from ${tokenName(view, order[0])}: ${number(N * attention[order[0]])} times uniform.`,
-    `The heads' mixtures are mapped back and added. The step is ${number(size(added) / size(token_in))} times as long as the token. R\u1d9c of this image: ${number(rates.before)} to ${number(rates.after)} nats.`,
+    `Head ${head + 1} compares shadows. ${capital(tokenName(view))} takes most from ${tokenName(view, order[0])}: ${short(N * attention[order[0]])} times uniform, which is the same from all ${N} tokens.`,
+    `The heads' mixtures are mapped back and added. The step is ${short(size(added) / size(token_in))} times as long as the token. With the steps of all tokens, R\u1d9c of this image goes from ${short(rates.before)} to ${short(rates.after)} nats: within the subspaces they become ${rates.after < rates.before ? "more" : "less"} alike.`,
     `LayerNorm again: ${percent(below)} of the numbers are now 0 or below.`,
-    `The dictionary adds what is missing to rebuild the token, and the threshold takes ${number(threshold)}: number ${j + 1}: ${number(normedHalf[j])} ${step[j] < 0 ? "−" : "+"} ${number(Math.abs(step[j]))} − ${number(threshold)} = ${number(before[j])}.`,
-    `Below 0 becomes 0: ${d - left} of ${d} numbers.`,
+    `The dictionary adds what is missing to rebuild the token, and the threshold takes ${short(threshold)} off each number. The largest, number ${j + 1}: ${short(normedHalf[j])} ${step[j] < 0 ? "−" : "+"} ${short(Math.abs(step[j]))} − ${short(threshold)} = ${short(before[j])}.`,
+    `What is below 0 is set to 0: ${d - left} of the ${d} numbers. The next layer gets none of them.`,
     `${countOf(left, "number")} ${left === 1 ? "is" : "are"} left. This is the code${l + 1 < net.layers.length ? ", and the next layer's input" : ""}.`,
   ];
 }
@@ -219,7 +232,10 @@ const PANELS = [
       colour: (i, gray) => over(strength(weights[1 + i], most), gray),
     });
     if (v.token) ring(canvas, v.token - 1, { rows: v.net.rows, columns: v.net.columns });
-    return [canvas, h("p", {}, `class token: ${number(weights[0])} times uniform; scale to ${most}`)];
+    return [
+      canvas,
+      h("p", {}, `From the class token: ${short(weights[0])} times uniform. Colors: 0 to ${most} times.`),
+    ];
   },
   (v) => {
     const most = Math.max(...[v.token_in, v.added, v.half].flatMap((x) => [...x.map(Math.abs)]));
@@ -287,7 +303,7 @@ function chooser(net, view, below) {
 
 function rateBar({ rates: { before, after, normed }, bounds: { floor, ceiling }, l }) {
   const place = (v) => `${(100 * (v - floor)) / (ceiling - floor)}%`;
-  const verb = after < before ? "compression lowers" : "here it rises:";
+  const [verb, more] = after < before ? ["lowers", "more"] : ["raises", "less"];
   const mark = (v, name) => h("i", { style: { left: place(v) }, title: name });
   return h(
     "div",
@@ -296,7 +312,7 @@ function rateBar({ rates: { before, after, normed }, bounds: { floor, ceiling },
     h(
       "p",
       { class: "note" },
-      `R\u1d9c of this image in layer ${l + 1}: ${verb} ${number(before)} to ${number(after)} nats, both of the tokens in the same subspaces. All tokens alike would give ${number(floor)}, as different as they can be ${number(ceiling)}. Of the normalised tokens, as the published script measures it before the step, it is ${number(normed)}.`,
+      `In layer ${l + 1} compression ${verb} R\u1d9c of this image from ${short(before)} to ${short(after)} nats: within the heads' subspaces its tokens become ${more} alike. Equal tokens would have ${short(floor)}, tokens as different as they can be ${short(ceiling)}. Both are of tokens as they are; the published script takes those before the step after LayerNorm: ${short(normed)}.`,
     ),
   );
 }
@@ -314,7 +330,7 @@ function layerStrip(net, run, chosen) {
         "button",
         { type: "button", "data-key": `layer-${l}`, "aria-pressed": l === chosen, onclick: () => choose({ layer: l }) },
         h("span", {}, `layer ${l + 1}`),
-        h("span", {}, `R\u1d9c ${number(rate)}`),
+        h("span", {}, `R\u1d9c ${short(rate)}`),
         h("span", {}, `${percent(left)} left`),
       );
     }),

@@ -5,7 +5,7 @@ import { gunzip, headsOf, report } from "./data.js";
 import { dot, h, pause } from "./dom.js";
 import { countOf, percent } from "./numbers.js";
 import { directionsNeeds, renderDirections } from "./directions.js";
-import { drawNeeds, renderDraw, renderEffect } from "./draw.js";
+import { drawNeeds, renderDraw, renderEffect, renderHeads } from "./draw.js";
 import { imageNeeds, renderImage } from "./image.js";
 import { layerNeeds, renderLayer } from "./layer.js";
 import { codingRate, forward, layerRates, loadNet, reasons } from "./model.js";
@@ -46,8 +46,10 @@ const SECTIONS = [
   ["segments", renderSegments, segmentsNeeds],
   ["run", renderRun, runNeeds],
   ["effect", renderEffect, drawNeeds],
+  ["heads", renderHeads, drawNeeds],
 ];
 
+const IDLE = new Set(["effect", "heads"]); // what is computed when nothing else waits
 const waiting = new Set(SECTIONS.map(([id]) => id));
 let near = new Set(); // sections that were near when the last choice was made: to ask again lays the page out again
 let drawing = false;
@@ -81,7 +83,7 @@ async function drawSection(id, render) {
   const focus = body.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   const scrolled = [...body.querySelectorAll("[data-scroll]")].map((e) => [e.dataset.scroll, e.scrollLeft]);
   try {
-    return await render(body, () => waiting.size > 0);
+    return await render(body, () => [...waiting].some((name) => !IDLE.has(name)));
   } catch (error) {
     console.error(error);
     const sentence = `This section could not be drawn (${error.message}). The others are not affected.`;

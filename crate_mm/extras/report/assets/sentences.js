@@ -184,8 +184,8 @@ export function objectiveSentence(model) {
   const found = curve(model, "objective");
   const { means, first } = found;
   if (!means.length) return null;
-  if (first.count < FEW) return tooFew(found, `The whole of ${model.label}`);
-  let sentence = `${model.label} ends at ${short(means.at(-1))}; larger is better.`;
+  if (first.count < FEW) return tooFew(found, `The objective of ${model.label}`);
+  let sentence = `The objective of ${model.label} ends at ${short(means.at(-1))}; larger is better.`;
   const [whole, parts] = [model.bounds?.r_out, model.bounds?.rc_out];
   if (whole && parts && whole[1] < parts[0])
     sentence += ` R \u2212 R\u1d9c is below 0 whatever this model does: R is at most ${short(whole[1])}, R\u1d9c at least ${short(parts[0])}.`;
@@ -326,7 +326,10 @@ export function measureSentences(name, models, untrained) {
 
 // The verdict at the top, of model A: is it right, what becomes of the whole, what of R^c.
 export function verdict(model, untrained, classes) {
-  const sentences = [rightSentence(model, classes), objectiveSentence(model)];
+  const sentences = [rightSentence(model, classes)];
+  if (untrained?.predicted && untrained.labelled && model.predicted && !model.untrained)
+    sentences.push(`An untrained one is right for ${percent(untrained.right / untrained.labelled)}.`);
+  sentences.push(objectiveSentence(model));
   if (untrained && !model.untrained) sentences.push(againstUntrained(model, untrained, "objective"));
   sentences.push(rateSentence(model));
   if (!untrained) sentences.push("Name `random` too, to see what the architecture does before it is trained.");
