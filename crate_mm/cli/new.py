@@ -2,7 +2,7 @@
 
 crate-mm new recipe my_recipe
 crate-mm new layer my_layer
-crate-mm new family my_family --out models/my_family.py
+python tools/new.py family my_family --out models/my_family.py
 
 Beside a layer, family or task, a recipe that uses it is written: my_layer_config.py. No file is overwritten.
 """

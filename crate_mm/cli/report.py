@@ -100,7 +100,7 @@ def load_models(args: argparse.Namespace) -> tuple[list[ReportModel], list[Repor
         for file in checkpoints:
             source = None if file == "random" else file
             cfg, checkpoint = load_config_and_checkpoint(config, source, args.cfg_options, full_model=True)
-            model = build_model(cfg, checkpoint, args.seed, whole=True)
+            model = build_model(cfg, checkpoint, args.seed, full_model=True)
             if loader is None:
                 loader = load_data(cfg, args)
                 truth = true_masks(loader.dataset, args.masks) if args.masks else lambda _: None

@@ -105,7 +105,7 @@ SETTINGS = (
         None,
         "the name of a submodule, or None",
         lambda value: value is None or (isinstance(value, str) and value != ""),
-        "submodule of the start checkpoint to use as backbone, such as 'teacher'; None: the one its task declares",
+        "submodule of the start checkpoint to use as backbone, such as 'teacher'; None: as its task declares",
         recipe="if set",
     ),
     Setting(
