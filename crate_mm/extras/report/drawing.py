@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from ...datasets.base import dataset_of
 from ...datasets.classification import ClassificationDataset
+from ...inference.white_box import ImageSamples
 
 
 def pack_bytes(images: Tensor) -> dict[str, Any]:
@@ -26,15 +27,16 @@ def drawing_of(dataset: Dataset, positions: list[int]) -> dict[str, Any] | None:
     ``times``; this is tested on the images at ``positions``.
     """
     dataset = dataset_of(dataset)
-    if not isinstance(dataset, ClassificationDataset) or dataset.source.drawing is None:
+    source = dataset.source if isinstance(dataset, (ClassificationDataset, ImageSamples)) else None
+    if source is None or source.drawing is None:
         return None
     for position in positions:
-        original = torch.from_numpy(np.array(dataset.source[position][0]))
+        original = torch.from_numpy(np.array(source[position][0]))
         prepared = dataset[position]["inputs"]
         times = prepared.shape[-1] // original.shape[-1]
         if prepared.shape[0] != 1 or not torch.equal(enlarge(original, times), prepared[0]):
             return None
-    return {"kind": dataset.source.drawing, "side": original.shape[-1], "times": times}
+    return {"kind": source.drawing, "side": original.shape[-1], "times": times}
 
 
 def enlarge(image: Tensor, times: int) -> Tensor:
