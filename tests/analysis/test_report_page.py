@@ -101,7 +101,7 @@ def test_what_is_chosen_is_what_the_pure_functions_give(browser, pages, truth, k
         assert found[1] == names[row.argmax()]
         assert [float(found[2]), float(found[3])] == pytest.approx([17 * row.max().item(), spread], rel=5e-3)
     stored = unpack(truth["data"]["models"][0]["layers"][layer]["looks"]["attention"])[image, head, token]
-    difference = values_of(browser, "#look canvas[aria-label^='A − B']", "difference")
+    difference = values_of(browser, "#look canvas[aria-label^='A \u2212 B']", "difference")
     np.testing.assert_allclose(difference, 17 * (row.numpy() - stored), atol=1e-3)
 
     scores, classes = truth["logits"][image].softmax(-1).topk(5)

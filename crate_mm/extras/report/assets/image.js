@@ -89,7 +89,10 @@ function tokenChoice(model) {
 
 // The place of block i of a grid, in words.
 function place(i, { columns, side, patches }) {
-  const span = (at, most) => (side === 1 ? `${at + 1}` : `${at * side + 1} to ${Math.min((at + 1) * side, most)}`);
+  const span = (at, most) => {
+    const [first, last] = [at * side + 1, Math.min((at + 1) * side, most)];
+    return first === last ? `${first}` : `${first} to ${last}`;
+  };
   return `row ${span(Math.floor(i / columns), patches[0])}, column ${span(i % columns, patches[1])}`;
 }
 
