@@ -32,12 +32,6 @@ def head_energy(w: Tensor, num_heads: int) -> Tensor:
     return energy / energy.sum(-1, keepdim=True).clamp_min(1e-30)
 
 
-def head_agreement(attention: Tensor) -> Tensor:
-    """Return the cosines between the heads' rows of attention, ``(..., K, N) -> (..., K, K)``."""
-    unit = torch.nn.functional.normalize(attention, dim=-1)
-    return unit @ unit.mT
-
-
 def zero_reasons(x: Tensor, stepped: Tensor, code: Tensor) -> Tensor:
     """Return why entries of a code are zero, as counts ``(5,)``.
 

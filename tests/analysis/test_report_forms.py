@@ -271,7 +271,7 @@ def test_models_side_by_side(browser, unlike):
     assert "Not defined for vit: Rᶜ after compression" in " ".join(browser.texts('[data-told="lacking"]'))
     browser.choose("#a-choice", "vit")  # A and B change places
     assert browser.run("return ['a', 'b'].map((m) => document.getElementById(`${m}-choice`).value)") == ["2", "0"]
-    browser.click("#draw button")
+    browser.click("#draw .body button")
     assert browser.run("return document.getElementById('a-choice').value") == "7"
     browser.choose("#b-choice", "no other model")
     assert nothings(browser, "compare") == ["Not defined here. Choose another model as B."]

@@ -136,9 +136,11 @@ async function mapView(model, index, found) {
   canvas.setAttribute("aria-label", `${model.label}, layer ${state.layer + 1}. ${sentence}`);
   canvas.setAttribute("aria-roledescription", "patches; arrow keys choose");
   const reading = h("p", { class: "reading", "aria-hidden": "true" });
+  const read = (i) => (reading.textContent = `${place(i, found)}: ${number(times[1 + i])} times uniform`);
+  if (chosen) read(chosen - 1);
   pickable(canvas, found, {
+    read,
     chosen: () => Math.max(chosen - 1, 0),
-    read: (i) => (reading.textContent = `${place(i, found)}: ${number(times[1 + i])} times uniform`),
     pick: (i) => {
       const [row, column] = [Math.floor(i / found.columns), i % found.columns].map((at) => at * found.side);
       choosePatch(row, column, ...found.patches);
