@@ -162,7 +162,7 @@ MISTAKES = {
     ),
     "no checkpoint": (["debug", "{configs}/none.pth"], "checkpoint {configs}/none.pth does not exist"),
     "too large": (
-        ["{configs}/enlarged.py", "random", "--megabytes", "1", "--num-images", "20", "--shown", "450"],
+        ["{configs}/enlarged.py", "random", "--megabytes", "1", "--shown", "450"],
         "more than --megabytes 1: use fewer images (--shown) or fewer checkpoints",
     ),
     "masks alone": (
