@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from crate_mm.analysis.codes import atom_usage, code_overlap, head_energy
+from crate_mm.analysis.codes import atom_usage, head_energy
 from crate_mm.analysis.gather import measure_layers
 from crate_mm.analysis.taps import capture
 from crate_mm.extras.report.looks import AttentionBudget, block_attention
@@ -94,8 +94,6 @@ def test_the_plan_keeps_to_its_room():
 def test_the_use_of_directions():
     code = torch.tensor([[[1.0, 0, 0], [2, 0, 0]], [[0, 3, 0], [1, 0, 0]]])
     assert atom_usage(code).tolist() == [[1, 0, 0], [0.5, 0.5, 0]]
-    use = torch.tensor([[1.0, 0, 0.5], [0.5, 0, 0.5], [0, 0, 0]])
-    assert code_overlap(use).tolist() == [[1, pytest.approx(1 / 1.5), 0], [pytest.approx(1 / 1.5), 1, 0], [0, 0, 1]]
     w = torch.tensor([[[3.0, 0, 0, 4], [0, 0, 0, 5]]])  # energies 9 and 16 + 25
     torch.testing.assert_close(head_energy(w, 2), torch.tensor([[9 / 50, 41 / 50]]))
     with pytest.raises(ValueError, match="3 heads do not divide"):
@@ -119,7 +117,17 @@ def test_the_images_that_use_a_direction_most():
     assert (set(most), least) == (set(range(6)), [])
     share = (codes != 0).float().mean(1)
     means = torch.stack([share[[i for i in range(50) if labels[i] == c]].mean(0) for c in range(3)])
-    torch.testing.assert_close(use.overlap(), code_overlap(means.double()))
+    torch.testing.assert_close(use.by_class.means(), means.double())
+    assert use.middle(6) == []
+    for atom in range(6):
+        values = codes[:, 1:, atom]
+        used = values[values > 0].sort().values
+        middle = use.middle(atom)
+        assert len(middle) == TOP
+        for position, token, value in middle:
+            assert value == values[position - 100, token].item()
+            # around the median of a sample of 64 uses: within the middle third of all
+            assert used[len(used) // 3] <= value <= used[-len(used) // 3]
 
 
 @pytest.fixture

@@ -25,12 +25,15 @@ model = dict(backbone=backbone, head=dict(norm=False))
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory):
-    """Configs of a ViT on the digits: as they are, for larger images than come, and with other data."""
+    """Configs of a ViT on the digits: as they are, for larger images than come, with other data, and enlarged."""
     folder = tmp_path_factory.mktemp("configs")
     (folder / "vit.py").write_text(VIT.format(debug=CONFIGS / "debug.py", size=8))
     (folder / "large.py").write_text(VIT.format(debug=CONFIGS / "debug.py", size=16))
     other = '\ntest_dataloader = dict(dataset=dict(source=dict(split="train")))\n'
     (folder / "other.py").write_text(VIT.format(debug=CONFIGS / "debug.py", size=8) + other)
+    enlarged = '\ntest_dataloader = dict(dataset=dict(transforms=[dict(type="Resize", size=(64, 64))]))\n'
+    large = VIT.format(debug=CONFIGS / "debug.py", size=64).replace("patch_size=2", "patch_size=32")
+    (folder / "enlarged.py").write_text(large + enlarged)
     return folder
 
 
@@ -84,7 +87,7 @@ def test_images_of_a_folder(run_tool, debug_checkpoint, tmp_path):
     (model,) = data["models"]
     assert (model["images"], model["labelled"], model["classes"]) == (3, 0, [])
     assert model["undefined"] == {"labels": "The data has no labels (images of photos)."}
-    assert model["layers"][0]["code"]["overlap"] is model["layers"][0]["subspaces"]["energy"] is None
+    assert model["layers"][0]["code"]["by_class"] is model["layers"][0]["subspaces"]["energy"] is None
     assert "<script>alert" not in out.read_text()
 
 
@@ -109,7 +112,8 @@ def test_true_masks_of_the_images(run_tool, debug_checkpoint, tmp_path):
     Image.fromarray(truth, "L").save(tmp_path / "masks" / "known.png")
     out, args = tmp_path / "page.html", ("--images", tmp_path / "photos", "--masks")
     resize = "test_dataloader.dataset.transforms=[{'type': 'Resize', 'size': [8, 8]}]"
-    args = ("debug", debug_checkpoint, *args, tmp_path / "masks", "--out", out, "--cfg-options", resize)
+    stored = ("--weights-megabytes", "0")  # else the page computes the masks
+    args = ("debug", debug_checkpoint, *args, tmp_path / "masks", "--out", out, *stored, "--cfg-options", resize)
     done = run_tool("report", *args)
     assert done.code == 0, done.output
     (model,), (data,) = data_of(out)["models"], data_of(out)["datas"]
@@ -157,7 +161,7 @@ MISTAKES = {
         "transforms",
     ),
     "too large": (
-        ["debug", "random", "--megabytes", "1", "--num-images", "20"],
+        ["{configs}/enlarged.py", "random", "--megabytes", "1", "--shown", "450"],
         "more than --megabytes 1: use fewer images (--shown) or fewer checkpoints",
     ),
     "masks alone": (

@@ -2,7 +2,7 @@
 
 import { grayOfPicture, over, paint, ring, scaleEnd, signed, strength } from "./colour.js";
 import { report } from "./data.js";
-import { h, mark, nothing } from "./dom.js";
+import { dot, h, nothing } from "./dom.js";
 import { number } from "./numbers.js";
 import { picture } from "./heat.js";
 import { timesUniform } from "./image.js";
@@ -99,7 +99,7 @@ function play(depth) {
 }
 
 // A row of the table: one cell a layer, which chooses the layer.
-function filmRow(name, key, depth, cell, color = null) {
+function filmRow(name, key, depth, cell) {
   const cells = Array.from({ length: depth }, (_, l) => {
     const button = h(
       "button",
@@ -107,14 +107,14 @@ function filmRow(name, key, depth, cell, color = null) {
         type: "button",
         "data-key": `film-${key}-${l}`,
         "aria-pressed": l === state.layer,
-        "aria-label": `${name}, layer ${l + 1}`,
+        "aria-label": `${key === "difference" ? name : report.models[key].label}, layer ${l + 1}`,
         onclick: () => choose({ layer: l }),
       },
       cell(l) ?? "–",
     );
     return h("td", {}, button);
   });
-  return h("tr", {}, h("th", { scope: "row", style: color ? { color } : {} }, name), cells);
+  return h("tr", {}, h("th", { scope: "row" }, name), cells);
 }
 
 async function film(model, index, depth) {
@@ -128,19 +128,13 @@ async function film(model, index, depth) {
     maps.push(found?.heads[state.head] ? found : null);
     times.push(maps[l] ? timesUniform(found.heads[state.head], found, model.grid) : null);
   }
-  const row = filmRow(
-    model.label,
-    index,
-    depth,
-    (l) => {
-      if (!maps[l]) return null;
-      const canvas = h("canvas", { "aria-hidden": "true" });
-      paint(canvas, { ...maps[l], below, long: 72, colour: (i, v) => over(strength(times[l][1 + i], most), v) });
-      if (maps[l].chosen) ring(canvas, maps[l].chosen - 1, maps[l]);
-      return canvas;
-    },
-    mark(index),
-  );
+  const row = filmRow([dot(index), model.label], index, depth, (l) => {
+    if (!maps[l]) return null;
+    const canvas = h("canvas", { "aria-hidden": "true" });
+    paint(canvas, { ...maps[l], below, long: 72, colour: (i, v) => over(strength(times[l][1 + i], most), v) });
+    if (maps[l].chosen) ring(canvas, maps[l].chosen - 1, maps[l]);
+    return canvas;
+  });
   return { row, times, maps };
 }
 
@@ -151,6 +145,6 @@ function sameGrid(a, b) {
 function rateRows(shown, depth) {
   return shown.map(({ model, index }) => {
     const cells = Array.from({ length: depth }, (_, l) => h("td", {}, number(model.layers[l]?.measures.rc_half?.mean)));
-    return h("tr", {}, h("th", { scope: "row", style: { color: mark(index) } }, `Rᶜ, ${model.label}`), cells);
+    return h("tr", {}, h("th", { scope: "row" }, dot(index), `Rᶜ, ${model.label}`), cells);
   });
 }

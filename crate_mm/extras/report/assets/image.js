@@ -89,7 +89,10 @@ function tokenChoice(model) {
 
 // The place of block i of a grid, in words.
 function place(i, { columns, side, patches }) {
-  const span = (at, most) => (side === 1 ? `${at + 1}` : `${at * side + 1} to ${Math.min((at + 1) * side, most)}`);
+  const span = (at, most) => {
+    const [first, last] = [at * side + 1, Math.min((at + 1) * side, most)];
+    return first === last ? `${first}` : `${first} to ${last}`;
+  };
   return `row ${span(Math.floor(i / columns), patches[0])}, column ${span(i % columns, patches[1])}`;
 }
 
@@ -133,9 +136,11 @@ async function mapView(model, index, found) {
   canvas.setAttribute("aria-label", `${model.label}, layer ${state.layer + 1}. ${sentence}`);
   canvas.setAttribute("aria-roledescription", "patches; arrow keys choose");
   const reading = h("p", { class: "reading", "aria-hidden": "true" });
+  const read = (i) => (reading.textContent = `${place(i, found)}: ${short(times[1 + i])} times uniform`);
+  if (chosen) read(chosen - 1);
   pickable(canvas, found, {
+    read,
     chosen: () => Math.max(chosen - 1, 0),
-    read: (i) => (reading.textContent = `${place(i, found)}: ${short(times[1 + i])} times uniform`),
     pick: (i) => {
       const [row, column] = [Math.floor(i / found.columns), i % found.columns].map((at) => at * found.side);
       choosePatch(row, column, ...found.patches);

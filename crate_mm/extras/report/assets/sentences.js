@@ -309,6 +309,7 @@ export function mapsSentence(a, b, differences, layers) {
 // The sentences of a measure, of the chosen models and an untrained one.
 export function measureSentences(name, models, untrained) {
   const of = {
+    __proto__: null, // a user's measure may be called "toString"
     rc_half: rateSentence,
     sparsity: entriesSentence,
     r_out: wholeRateSentence,

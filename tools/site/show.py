@@ -1,0 +1,127 @@
+"""Make the page and the moving picture of the front page: .github/demo.html and .github/demo.gif.
+
+python tools/site/show.py
+
+It needs Chromium with its driver and selenium. The page is that of `crate-mm demo`; the picture is a walk through it.
+"""
+
+import io
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image
+from selenium import webdriver
+
+ROOT = Path(__file__).parents[2]
+WIDTH, HEIGHT = 980, 620  # of the browser's window, in pixels
+SHOWN = 700  # width of the picture
+MAX_BYTES = 2e6  # of each file
+FOUR = [[(0.56, 0.2), (0.44, 0.4), (0.32, 0.6), (0.5, 0.6), (0.7, 0.6)], [(0.58, 0.42), (0.58, 0.6), (0.58, 0.8)]]
+
+
+class Film:
+    """Frames of a page in a headless browser, with the time that each is shown."""
+
+    def __init__(self, page: Path, profile: str) -> None:
+        options = webdriver.ChromeOptions()
+        for option in ("--headless=new", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={profile}"):
+            options.add_argument(option)
+        self.driver = webdriver.Chrome(options=options)
+        metrics = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.driver.get(page.resolve().as_uri())
+        self.frames: list[Image.Image] = []
+        self.times: list[int] = []
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until the page is drawn."""
+        for _ in range(300):
+            time.sleep(0.1)
+            if self.run("return document.body.getAttribute('aria-busy')") == "false":
+                return
+        raise RuntimeError("the page is not drawn in 30 s")
+
+    def run(self, script: str, *args):
+        return self.driver.execute_script(script, *args)
+
+    def show(self, selector: str) -> None:
+        """Scroll a section to the top, below the bar of choices."""
+        top = "document.querySelector(arguments[0]).getBoundingClientRect().top + scrollY"
+        self.run(f"window.scrollTo({{top: {top} - 60, behavior: 'instant'}})", selector)
+        self.wait()
+
+    def click(self, key: str) -> None:
+        self.run('document.querySelector(`[data-key="${arguments[0]}"]`).click()', key)
+        self.wait()
+
+    def draw(self, ink: str) -> None:
+        """Set the drawing, as the page's address does."""
+        self.run("location.replace(location.href.replace(/&ink=[^&]*|$/, '&ink=' + arguments[0]))", ink)
+        self.driver.refresh()
+        self.wait()
+
+    def take(self, milliseconds: int) -> None:
+        picture = Image.open(io.BytesIO(self.driver.get_screenshot_as_png())).convert("RGB")
+        self.frames.append(picture.resize((SHOWN, SHOWN * HEIGHT // WIDTH), Image.LANCZOS))
+        self.times.append(milliseconds)
+
+    def save(self, file: Path) -> None:
+        height = self.frames[0].height
+        every = Image.new("RGB", (SHOWN, height * len(self.frames)))
+        for i, frame in enumerate(self.frames):
+            every.paste(frame, (0, height * i))
+        palette = every.quantize(160)  # of all frames: the first has no map
+        frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in self.frames]
+        frames[0].save(file, save_all=True, append_images=frames[1:], duration=self.times, loop=0, optimize=True)
+
+
+def to_ink(strokes: list[list[tuple[float, float]]]) -> str:
+    """Return strokes as in the page's address: two letters a point, in 64 steps a side."""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    return ".".join("".join(letters[round(v * 63)] for point in stroke for v in point) for stroke in strokes)
+
+
+def main() -> None:
+    folder = ROOT / ".github"
+    page = folder / "demo.html"
+    command = [sys.executable, "-m", "crate_mm", "demo", "--out", str(page)]
+    subprocess.run(command, check=True, cwd=ROOT)
+    with tempfile.TemporaryDirectory() as profile:
+        film = Film(page, profile)
+        film.take(2200)
+        film.show("#layer")
+        film.click("start")
+        for step in range(1, 9):
+            film.click(f"stage-{step}")
+            film.take(1100)
+        film.click("layer-3")
+        film.show("#draw")
+        drawn: list[list[tuple[float, float]]] = []
+        for stroke in FOUR:
+            drawn.append([])
+            for point in stroke:
+                drawn[-1].append(point)
+                film.draw(to_ink(drawn))
+                film.show("#draw")
+                film.take(260)
+        film.times[-1] = 2000
+        film.click("off-layer-3")
+        film.show("#draw .switches")
+        film.take(2600)
+        film.show("#directions")
+        film.take(2600)
+        film.driver.quit()
+    film.save(folder / "demo.gif")
+    for file in (page, folder / "demo.gif"):
+        size = file.stat().st_size
+        print(f"{file.relative_to(ROOT)}: {size / 1e6:.2f} MB")
+        if size > MAX_BYTES:
+            sys.exit(f"{file.name} has more than {MAX_BYTES / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
