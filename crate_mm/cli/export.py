@@ -59,7 +59,7 @@ def main() -> None:
         source = ensure_local(args.checkpoint)
         out = Path(args.out or source.with_suffix(KINDS[args.to]).name)
         if out.exists() and source.exists() and out.samefile(source):
-            raise ValueError(f"{out} is the checkpoint itself: name another file by --out")
+            raise ValueError(f"{out} is the checkpoint itself: name another file with --out")
         check_output(str(out), force=args.force)
         config = None if args.config == "checkpoint" else load_config(args.config, args.cfg_options)
         if config is None and args.cfg_options:
