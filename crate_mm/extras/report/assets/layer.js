@@ -6,6 +6,7 @@ import { h, nothing, say } from "./dom.js";
 import { countOf, number, percent } from "./numbers.js";
 import { pickable } from "./heat.js";
 import { layerRates, reasons } from "./model.js";
+import { playButton } from "./play.js";
 import { choose, choosePatch, headOf, patchIn, state } from "./state.js";
 import { inputOf, netOf, runOf, scaleOf, whyNotRunning } from "./views.js";
 
@@ -21,8 +22,6 @@ const STEPS = [
   "Below zero becomes 0",
   "The code",
 ];
-const still = window.matchMedia("(prefers-reduced-motion: reduce)");
-let timer = null;
 
 export async function renderLayer(body) {
   const model = report.models[state.a];
@@ -321,11 +320,6 @@ function layerStrip(net, run, chosen) {
   );
 }
 
-function stop() {
-  clearInterval(timer);
-  timer = null;
-}
-
 // The next step; after the last step the next layer; false at the end.
 function next(depth) {
   if (state.step < STEPS.length) choose({ step: state.step + 1 });
@@ -337,37 +331,24 @@ function next(depth) {
 function controls(net) {
   const depth = net.layers.length;
   const button = (key, text, click) => h("button", { type: "button", "data-key": key, onclick: click }, text);
-  const by = (change) => () => (stop(), choose(change));
-  const play = () => {
-    if (timer) {
-      stop();
-      return choose({ step: state.step });
-    }
-    timer = setInterval(
-      () => {
-        if (document.hidden || !next(depth)) {
-          stop();
-          choose({ step: state.step });
-        }
-      },
-      still.matches ? 2500 : 1500,
-    );
-    if (!next(depth)) choose({ layer: 0, step: 1 });
+  const play = {
+    begin: () => next(depth) || choose({ layer: 0, step: 1 }),
+    next: () => next(depth),
+    milliseconds: 1500,
   };
   const box = h(
     "p",
     { class: "buttons", role: "group", "aria-label": "steps" },
-    button("first", "|< first", by({ step: 1 })),
-    button("back", "< step", by({ step: Math.max(state.step - 1, 1) })),
-    button("play", timer ? "pause" : "play >", play),
-    button("forward", "step >", () => (stop(), next(depth))),
-    button("start", "from layer 1", by({ layer: 0, step: 1 })),
+    button("first", "|< first", () => choose({ step: 1 })),
+    button("back", "< step", () => choose({ step: Math.max(state.step - 1, 1) })),
+    playButton("play", "play >", play),
+    button("forward", "step >", () => next(depth)),
+    button("start", "from layer 1", () => choose({ layer: 0, step: 1 })),
     h("span", { class: "note" }, `${state.step} of ${STEPS.length}`),
   );
   box.addEventListener("keydown", (event) => {
     if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
     event.preventDefault();
-    stop();
     if (event.key === "ArrowRight") next(depth);
     else choose({ step: Math.max(state.step - 1, 1) });
   });

@@ -184,8 +184,8 @@ export function objectiveSentence(model) {
   const found = curve(model, "objective");
   const { means, first } = found;
   if (!means.length) return null;
-  if (first.count < FEW) return tooFew(found, `The whole of ${model.label}`);
-  let sentence = `${model.label} ends at ${short(means.at(-1))}; larger is better.`;
+  if (first.count < FEW) return tooFew(found, `The objective of ${model.label}`);
+  let sentence = `The objective of ${model.label} ends at ${short(means.at(-1))}; larger is better.`;
   const [whole, parts] = [model.bounds?.r_out, model.bounds?.rc_out];
   if (whole && parts && whole[1] < parts[0])
     sentence += ` R \u2212 R\u1d9c is below 0 whatever this model does: R is at most ${short(whole[1])}, R\u1d9c at least ${short(parts[0])}.`;
