@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from importlib import resources
 from types import SimpleNamespace
 
@@ -428,7 +429,12 @@ def test_print_shows_all(browser, unlike):
     shown = "return [...document.querySelectorAll('.stage')].map((e) => getComputedStyle(e).display)"
     assert browser.run(shown) == ["block"] * 8
     browser.view()
-    assert not browser.run("return [...document.querySelectorAll('details')].every((e) => e.open)")
+    closed = "return [...document.querySelectorAll('details')].some((e) => !e.open)"
+    for _ in range(40):  # the page hears of it a little later
+        if browser.run(closed):
+            break
+        time.sleep(0.05)
+    assert browser.run(closed)
 
 
 def asset_text(name):

@@ -95,7 +95,7 @@ function build(body, model, net) {
       "data-key": "centre",
       onchange: () => ((centred = centre.checked), choose({ ink: state.ink })),
     });
-    extra.append(glyph, h("label", {}, centre, " centre it"));
+    extra.append(glyph, h("label", {}, centre, " center it"));
   } else {
     const brush = h(
       "select",

@@ -17,7 +17,7 @@ const STEPS = [
   "Its shadow on each subspace",
   "Whom it resembles",
   "What is added",
-  "Normalised",
+  "Normalized",
   "+ dictionary − threshold",
   "Below zero becomes 0",
   "The code",
@@ -113,8 +113,10 @@ function viewOf(model, net, run, l) {
   };
 }
 
-// The least and the largest R^c that N tokens of length 1 can have: all equal, or as orthogonal as they can be.
+// The least and the largest R^c that N tokens of length 1 can have: all equal, or as orthogonal as they can be. Tokens of
+// any length have no bounds: null.
 function boundsOf(N, { heads: K, headDim: p }, eps) {
+  if (report.run.settings.raw_length) return null;
   const m = Math.min(N, p);
   return { floor: (K / 2) * Math.log(1 + p / eps), ceiling: ((K * m) / 2) * Math.log(1 + p / (m * eps)) };
 }
@@ -229,7 +231,7 @@ const PANELS = [
     ].map(([name, values]) => h("div", { class: "sum" }, h("span", {}, name), codeStrip(values, name, { most })));
   },
   (v) => [
-    codeStrip(v.normedHalf, "the normalised token"),
+    codeStrip(v.normedHalf, "the normalized token"),
     h("p", {}, `${percent(v.normedHalf.filter((x) => x <= 0).length / v.d)} are 0 or below`),
   ],
   (v) => {
@@ -284,20 +286,22 @@ function chooser(net, view, below) {
   );
 }
 
-function rateBar({ rates: { before, after, normed }, bounds: { floor, ceiling }, l }) {
-  const place = (v) => `${(100 * (v - floor)) / (ceiling - floor)}%`;
-  const verb = after < before ? "compression lowers" : "here it rises:";
-  const mark = (v, name) => h("i", { style: { left: place(v) }, title: name });
-  return h(
-    "div",
-    { class: "rates", "data-told": "rates" },
-    h("div", { class: "rate-bar", "aria-hidden": "true" }, mark(before, "before"), mark(after, "after")),
-    h(
-      "p",
-      { class: "note" },
-      `R\u1d9c of this image in layer ${l + 1}: ${verb} ${number(before)} to ${number(after)} nats, both of the tokens in the same subspaces. All tokens alike would give ${number(floor)}, as different as they can be ${number(ceiling)}. Of the normalised tokens, as the published script measures it before the step, it is ${number(normed)}.`,
-    ),
-  );
+function rateBar({ rates: { before, after, normed }, bounds, l }) {
+  const [a, b] = [number(before), number(after)];
+  const verb = after < before ? `compression lowers ${a} to ${b} nats` : `compression raises ${a} to ${b} nats`;
+  const said = `R\u1d9c of this image in layer ${l + 1}: ${a === b ? `compression leaves it at ${a} nats` : verb}, both of the tokens in the same subspaces.`;
+  const script = `Of the normalized tokens, as the published script measures it before the step, it is ${number(normed)}.`;
+  const box = h("div", { "data-told": "rates" });
+  if (bounds) {
+    const { floor, ceiling } = bounds;
+    const at = (v, name) => h("i", { style: { left: `${(100 * (v - floor)) / (ceiling - floor)}%` }, title: name });
+    box.append(h("div", { class: "rate-bar", "aria-hidden": "true" }, at(before, "before"), at(after, "after")));
+  }
+  const ends = bounds
+    ? ` All tokens alike would give ${number(bounds.floor)}, as different as they can be ${number(bounds.ceiling)}.`
+    : "";
+  box.append(h("p", { class: "note" }, `${said}${ends} ${script}`));
+  return box;
 }
 
 // The layers as a strip: R^c after the compression, and the share of the code that is left.
