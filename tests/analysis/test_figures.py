@@ -10,6 +10,7 @@ from matplotlib.figure import Figure as Picture
 
 from crate_mm.analysis.figures import FigureInput, figure_style, save
 from crate_mm.analysis.figures.layers import plot_layers
+from crate_mm.analysis.figures.overlay import effective_tokens, over_gray, scale_end, spread_of
 from crate_mm.analysis.figures.style import columns_of
 from crate_mm.analysis.gather import LayerRow, defined_measures
 from crate_mm.analysis.table import MEASURES
@@ -36,15 +37,15 @@ MODELS_LOOKED_AT = {
 }
 # Which measures a model has beside 'r_out'.
 HAS = {
-    "CRATE": {"rc_half", "rc_in", "rc_out", "sparsity", "objective"},
-    "CRATEMAE": {"rc_half", "rc_in", "rc_out", "sparsity", "objective"},
-    "tied": {"rc_half", "rc_in", "rc_out", "sparsity", "objective"},
-    "CRATEAlpha": {"rc_half", "rc_in", "rc_out", "sparsity", "sparsity_step1"},
-    "coupled": {"rc_half", "rc_in", "rc_out", "sparsity", "sparsity_step1"},
-    "one step": {"rc_half", "rc_in", "rc_out", "sparsity"},
-    "ToST": {"rc_half", "rc_in", "rc_out", "active"},
+    "CRATE": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "objective"},
+    "CRATEMAE": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "objective"},
+    "tied": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "objective"},
+    "CRATEAlpha": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "sparsity_step1"},
+    "coupled": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "sparsity_step1"},
+    "one step": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity"},
+    "ToST": {"rc_half", "rc_z", "rc_in", "rc_out", "active"},
     "softmax attention": {"sparsity"},
-    "MLP": {"rc_half", "rc_in", "rc_out", "active"},
+    "MLP": {"rc_half", "rc_z", "rc_in", "rc_out", "active"},
     "ViT": {"active"},
 }
 # What is refused, and the sentence.
@@ -176,23 +177,57 @@ def test_attention_needs_a_cls_token_in_the_layers():
 
 def test_attention_is_drawn_on_one_scale_with_the_mean_of_the_heads():
     model = classifier(type="CRATE")
-    found = draw("attention", model, interpolation="nearest")
-    maps = found.numbers["attention.npz"]
-    panels = [axes.images[0] for axes in found.pictures["attention_0_0"].axes if axes.images]
-    photo, *drawn = panels
-    np.testing.assert_array_equal(photo.get_array(), images()[0].permute(1, 2, 0))
-    assert len(drawn) == 2 * (1 + 3)  # layers, the mean and the heads
+    found = draw("attention", model)
+    maps, end = found.numbers["attention.npz"], 2.0  # an untrained model attends nearly uniformly
+    picture = found.pictures["attention_0_0"]
+    photo, *panels = [axes for axes in picture.axes if axes.images]
+    np.testing.assert_array_equal(photo.images[0].get_array(), images()[0].permute(1, 2, 0))
+    assert len(panels) == 2 * (1 + 3)  # layers, the mean and the heads
     for layer in (1, 2):
-        mean, *heads = drawn[4 * (layer - 1) : 4 * layer]
-        np.testing.assert_allclose(mean.get_array(), maps[f"0_layer_{layer}"].mean(0), rtol=1e-6)
-        for shown, true in zip(heads, maps[f"0_layer_{layer}"], strict=True):
-            np.testing.assert_allclose(shown.get_array(), true, rtol=1e-6)
-    assert len({image.get_clim() for image in drawn}) == 1
-    assert drawn[0].get_clim()[0] == 0
-    assert {image.get_interpolation() for image in drawn} == {"nearest"}
+        heads = torch.from_numpy(maps[f"0_layer_{layer}"])
+        for axes, true in zip(panels[4 * (layer - 1) : 4 * layer], [heads.mean(0), *heads], strict=True):
+            shown = over_gray(photo.images[0].get_array(), 7 * true, end)
+            np.testing.assert_allclose(axes.images[0].get_array(), shown)
+            assert axes.get_xlabel() == f"{effective_tokens(true):.1f} of 7"
+    (bar,) = [axes for axes in picture.axes if not axes.images and axes not in panels and axes.get_yticklabels()]
+    assert [text.get_text() for text in bar.get_yticklabels()] == ["0\u00d7", "uniform", "2\u00d7"]
     assert found.note == ""
     model.head.pool = "mean"
-    assert "predicts from the mean of all tokens" in draw("attention", model, interpolation="nearest").note
+    assert "predicts from the mean of all tokens" in draw("attention", model, interpolation="bilinear").note
+
+
+@pytest.mark.parametrize(
+    ("values", "tokens", "end"),
+    [
+        ([1.0] * 9, 9, 2),
+        ([0.1, 3.0], 17, 5),
+        ([7.0], 6, 6),
+        ([1.0] * 999 + [50.0], 64, 2),
+        ([0.0], 1, 2),
+        ([5.0], 17, 5),
+    ],
+)
+def test_the_scale_of_attention_ends_at_a_round_number(values, tokens, end):
+    assert scale_end([torch.tensor(values)], tokens) == end
+
+
+def test_attention_over_gray_never_gets_darker_with_a_larger_value():
+    for gray in (0, 90, 255):
+        picture = np.full((1, 64, 3), gray, np.uint8)
+        shown = over_gray(picture, torch.linspace(0, 2, 64)[None], 2.0)
+        linear = np.where(shown <= 0.04045, shown / 12.92, ((shown + 0.055) / 1.055) ** 2.4)
+        assert (np.diff(linear[0] @ [0.2126, 0.7152, 0.0722]) > -1e-3).all()
+        assert linear[0, -1].sum() > 3 * linear[0, 0].sum()
+    uniform = over_gray(picture, torch.ones(1, 2), 2.0)
+    np.testing.assert_array_equal(uniform, uniform[:1, :1].repeat(uniform.shape[1], 1).repeat(uniform.shape[0], 0))
+
+
+def test_effective_tokens_count_the_class_token():
+    assert effective_tokens(torch.full((16,), 1 / 17)) == pytest.approx(17, rel=1e-5)
+    assert effective_tokens(torch.zeros(16)) == pytest.approx(1)
+    assert effective_tokens(torch.eye(16)[0]) == pytest.approx(1)
+    assert effective_tokens(torch.tensor([0.5, 0.0])) == pytest.approx(2)
+    assert [spread_of(torch.full((n,), 1 / (n + 1))) for n in (2, 196)] == ["3.0 of 3", "197 of 197"]
 
 
 def test_names_stand_below_the_pictures():

@@ -70,8 +70,8 @@ def test_the_figure_meets_a_case_computed_by_hand(tmp_path):
         dict(type="CRATE", arch=arch, img_size=8, patch_size=2), dict(type="LinearHead", num_classes=5)
     )
     maps = torch.zeros(2, 16)
-    maps[0, :10] = 1.0  # 0.6 of 16 entries are 10: the two upper rows, and two patches of the third
-    maps[1, 6:] = 1.0  # two patches of the second row, and the two lower rows
+    maps[0, :10] = 0.1  # 0.6 of 16 entries are 10: the two upper rows, and two patches of the third
+    maps[1, 6:] = 0.1  # two patches of the second row, and the two lower rows
     planted(model.eval(), maps)
     upper = np.zeros((8, 12), int)
     upper[:4] = 15  # 48 pixels; head 1 has 60, all of these among them: 48 / 60
@@ -88,6 +88,8 @@ def test_the_figure_meets_a_case_computed_by_hand(tmp_path):
     told = drawn.numbers["segments.json"]
     assert told["miou"] == pytest.approx((48 / 60 + 12 / 60) / 2)
     assert (told["images"], told["layer"], told["best_by_head"]) == (2, 2, {"1": 1, "2": 1})
+    captions = [axes.get_xlabel() for axes in drawn.pictures["segments"].axes]
+    assert captions[2:8] == ["person", "cat", *["10 of 17 tokens"] * 2, "head 1, IoU 0.80", "head 2, IoU 0.20"]
     assert drawn.numbers["segments.csv"][1:] == [
         ["upper", 15, "person", 1, pytest.approx(0.8)],
         ["lower", 8, "cat", 2, pytest.approx(0.2)],

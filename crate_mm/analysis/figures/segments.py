@@ -17,7 +17,8 @@ from ...registry import FIGURES
 from ..attention import cls_attention
 from ..segmentation import MASK_FRACTION, ClassOverlap, attention_masks, best_heads, mean_iou
 from ..taps import find_layers, name_of
-from .base import Figure, FigureInput, FigureOutput, patch_layout
+from .base import Figure, FigureInput, FigureOutput, patch_layout, without_ticks
+from .overlay import attention_bar, over_gray, scale_end, spread_of
 
 CLASSES = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"]
 CLASSES += ["diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
@@ -56,12 +57,14 @@ class Segments(Figure):
         for i in range(count):
             image, truth = data[i]
             truth = torch.from_numpy(np.array(truth)).long()
-            masks = masks_of(model, image, layer, tuple(truth.shape))
+            attention = attention_of(model, image, layer)
+            masks = attention_masks(attention.flatten(1)).unflatten(1, attention.shape[1:])
+            masks = F.interpolate(masks[None].float(), tuple(truth.shape), mode="nearest-exact")[0].bool()
             overlaps.append(best_heads(masks, truth))
             name = Path(data.images[i]).stem
             rows += [[spreadsheet_cell(name), c.label, class_name(c.label), c.head + 1, c.iou] for c in overlaps[-1]]
             if len(examples) < options.pictures and overlaps[-1]:
-                examples.append((name, np.array(image), truth, masks, overlaps[-1]))
+                examples.append((name, np.array(image), truth, masks, attention, overlaps[-1]))
         score = mean_iou(overlaps)
         if not rows:
             raise ValueError(
@@ -94,16 +97,15 @@ def open_voc(options: argparse.Namespace) -> VOCSegmentation:
 
 
 @torch.inference_mode()
-def masks_of(model: torch.nn.Module, image: Image.Image, layer: int, size: tuple[int, int]) -> Tensor:
-    """Return the heads' masks of an image in a layer (from 0), ``(K, H, W)`` of bool for ``size`` (H, W)."""
+def attention_of(model: torch.nn.Module, image: Image.Image, layer: int) -> Tensor:
+    """Return the heads' CLS attention over an image in a layer (from 0), ``(K, rows, columns)``."""
     height, width = image_spec(model.backbone).size
     mode = "L" if model.in_channels == 1 else "RGB"
     pixels = np.array(image.convert(mode).resize((width, height), Image.Resampling.BILINEAR))
     inputs = torch.from_numpy(pixels).reshape(1, height, width, -1).permute(0, 3, 1, 2)
     inputs = model.data_preprocessor({"inputs": inputs})["inputs"]
     attention = cls_attention(model, inputs, [layer])[layer][0]
-    masks = attention_masks(attention.float()).unflatten(-1, patch_layout(model, inputs)[1:])
-    return F.interpolate(masks[None].float(), size, mode="nearest-exact")[0].bool().cpu()
+    return attention.float().cpu().unflatten(-1, patch_layout(model, inputs)[1:])
 
 
 def class_name(label: int) -> str:
@@ -119,26 +121,33 @@ def by_head(overlaps: list[list[ClassOverlap]]) -> dict[str, int]:
     return {str(head): counts[head] for head in sorted(counts)}
 
 
-def plot_segments(examples: list[tuple[str, np.ndarray, Tensor, Tensor, list[ClassOverlap]]], title: str) -> MplFigure:
-    """Plot images, and below each the ground-truth mask of its largest class and the best head's mask.
+def plot_segments(examples: list[tuple], title: str) -> MplFigure:
+    """Plot images, and below each the ground-truth mask of its largest class, the best head's attention and its mask.
 
     Args:
-        examples: for each image its name, ``(H, W, 3)`` of uint8, classes ``(H, W)``, masks ``(K, H, W)`` and overlaps.
+        examples: for each image its name, ``(H, W, 3)`` of uint8, classes ``(H, W)``, masks ``(K, H, W)``, attention
+            ``(K, rows, columns)`` and overlaps.
         title: of the figure.
     """
-    figure = MplFigure(figsize=(max(1.9 * len(examples) + 0.5, 5.5), 5.4), layout="constrained")
-    figure.suptitle(sanitized(title), fontsize=10, parse_math=False)
-    above, middle, below = figure.subplots(3, len(examples), squeeze=False)
-    for axes, side in zip((above[0], middle[0], below[0]), ("image", "ground truth", "best head")):
-        axes.set_ylabel(side, fontsize=9)
-    for number, (name, image, truth, masks, overlaps) in enumerate(examples):
+    figure = MplFigure(figsize=(max(1.9 * len(examples) + 1, 6), 7.4), layout="constrained")
+    figure.suptitle(f"{sanitized(title)}\ncolor: multiples of uniform attention", fontsize=10, parse_math=False)
+    rows = figure.subplots(4, len(examples), squeeze=False)
+    for (first, *_), text in zip(rows, ("image", "ground truth", "attention", "mask")):
+        first.set_ylabel(text, fontsize=9)
+    tokens = 1 + examples[0][4][0].numel()
+    end = scale_end((tokens * example[4] for example in examples), tokens)
+    for axes, (name, image, truth, masks, attention, overlaps) in zip(rows.T, examples):
         largest = max(overlaps, key=lambda overlap: int((truth == overlap.label).sum()))
-        for axes, region in ((middle[number], truth == largest.label), (below[number], masks[largest.head])):
-            axes.imshow(np.where(region.numpy()[..., None], image, image // 5))
-        above[number].imshow(image)
-        above[number].set_title(sanitized(name, 24), fontsize=8, parse_math=False)
-        text = f"{class_name(largest.label)}\nhead {largest.head + 1}, IoU {largest.iou:.2f}"
-        below[number].set_xlabel(text, fontsize=8)
-        for axes in (above[number], middle[number], below[number]):
-            axes.set(xticks=[], yticks=[])
+        of_head = attention[largest.head]
+        axes[0].imshow(image)
+        axes[2].imshow(over_gray(image, tokens * of_head, end))
+        for panel, region in ((axes[1], truth == largest.label), (axes[3], masks[largest.head])):
+            panel.imshow(np.where(region.numpy()[..., None], image, image // 5))
+        axes[0].set_title(sanitized(name, 24), fontsize=8, parse_math=False)
+        axes[1].set_xlabel(class_name(largest.label), fontsize=8)
+        axes[2].set_xlabel(f"{spread_of(of_head)} tokens", fontsize=8)
+        axes[3].set_xlabel(f"head {largest.head + 1}, IoU {largest.iou:.2f}", fontsize=8)
+    without_ticks(rows.flat)
+    clipped = any((tokens * example[4]).max() > end for example in examples)
+    attention_bar(figure, list(rows[2]), end, clipped)
     return figure

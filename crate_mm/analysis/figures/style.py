@@ -7,10 +7,10 @@ from contextvars import ContextVar
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure as MplFigure
 from matplotlib.gridspec import GridSpec
-from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 STYLES = ("screen", "paper")
@@ -103,8 +103,8 @@ def layer_axis(axes: Axes, first: int, last: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def color_bar(figure: MplFigure, image: AxesImage, panels: list[Axes], extend: str = "neither") -> Colorbar:
-    """Add a narrow color bar of an image, right of the panels that share its scale."""
+def color_bar(figure: MplFigure, image: ScalarMappable, panels: list[Axes], extend: str = "neither") -> Colorbar:
+    """Add a narrow color bar, right of the panels that share its scale."""
     bar = figure.colorbar(
         image, ax=panels, extend=extend, extendfrac=0.02, aspect=figure.get_figheight() / 0.12, pad=0.01
     )
