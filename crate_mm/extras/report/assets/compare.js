@@ -20,7 +20,8 @@ export async function renderCompare(body) {
     body.replaceChildren(nothing("Choose another model as B."));
     return;
   }
-  const trained = shown.some(({ model }) => model.untrained);
+  const [one, other] = shown.map(({ model }) => model);
+  const trained = one.untrained !== other.untrained && one.name === other.name;
   document.getElementById("compare-title").textContent = trained ? "What training changed" : "What differs";
   const depth = Math.max(...shown.map(({ model }) => model.layers.length));
   const films = [];
@@ -106,10 +107,7 @@ function filmRow(name, key, depth, cell) {
 
 async function film(model, index, depth) {
   const [times, maps] = [[], []];
-  const [most, below] = [
-    await scaleOf(model),
-    grayOfPicture(await picture(report.datas[model.data].pictures[state.image])),
-  ];
+  const [most, below] = [await scaleOf(), grayOfPicture(await picture(report.datas[model.data].pictures[state.image]))];
   for (let l = 0; l < depth; l++) {
     const found = await attentionRows(model, l);
     maps.push(found?.heads[state.head] ? found : null);

@@ -49,7 +49,7 @@ export async function renderDirections(body) {
     h(
       "p",
       { class: "note", "data-told": "never" },
-      `Layer ${state.layer + 1} has ${shares.length} directions; ${unused} of them are unused in all measured images.${known.size < shares.length ? ` Images are kept for ${known.size} of them.` : ""}`,
+      `Layer ${state.layer + 1} has ${shares.length} directions; ${unused ? `${unused} of them are used by no measured image` : "each is used by some measured image"}.${known.size < shares.length ? ` Images are kept for ${known.size} of them.` : ""}`,
     ),
     plot,
     h(

@@ -3,12 +3,12 @@
 import { changes, changeWords, isChanged, toggled } from "./changes.js";
 import { grayOf, over, paint, ring, strength } from "./colour.js";
 import { className, part, report } from "./data.js";
-import { bars, h, nothing, pause, say } from "./dom.js";
-import { countOf, number, percent, twoPercents } from "./numbers.js";
+import { bars, h, pause, say } from "./dom.js";
+import { countOf, percent, short, twoPercents } from "./numbers.js";
 import { forward, layerRates, reasons } from "./model.js";
 import { brushed, digits8, enlarge, fromPicture, fromText, GLYPHS, toText } from "./pixels.js";
 import { choose, headOf, INK_LETTERS, patchIn, state } from "./state.js";
-import { inputOf, netOf, runOf, scaleOf, whyNotRunning } from "./views.js";
+import { inputOf, netOf, runOf, scaleOf } from "./views.js";
 
 export const drawNeeds = ["a", "image", "layer", "head", "y", "x", "cls", "lambda", "off", "ink"];
 
@@ -23,17 +23,8 @@ let shade = 255; // of the brush on a shown image
 
 export async function renderDraw(body) {
   const model = report.models[state.a];
+  document.getElementById("draw").hidden = !model.running;
   if (!model.running) {
-    const able = report.models.findIndex((other) => other.running);
-    const link =
-      able >= 0
-        ? h(
-            "button",
-            { type: "button", onclick: () => choose({ a: able, b: state.a }) },
-            `Run ${report.models[able].label}`,
-          )
-        : null;
-    body.replaceChildren(nothing(whyNotRunning(model)), ...(link ? [link] : []));
     board = null;
     return;
   }
@@ -132,6 +123,7 @@ function build(body, model, net) {
     answer: h("div", {}),
     sentence: h("p", { class: "says", "data-told": "answer" }),
     changed: h("p", { class: "says", "data-told": "changed" }),
+    matters: h("p", { class: "says", "data-told": "matters" }),
     rough: h("p", { class: "note" }),
     lambda: h("output", {}),
     columns: h("div", { class: "columns scroll", role: "group", "aria-label": "layers", "data-scroll": "layers" }),
@@ -161,6 +153,7 @@ function build(body, model, net) {
         h("summary", {}, "Change the model: lambda and heads"),
         h("p", { class: "buttons" }, h("label", {}, "lambda ", slider, " ", board.lambda), trained),
         board.switches,
+        board.matters,
       ),
     ),
     board.changed,
@@ -248,7 +241,11 @@ function switchboard(net) {
     h(
       "table",
       { class: "switches" },
-      h("caption", {}, "Heads: click to switch off or on"),
+      h(
+        "caption",
+        {},
+        "Heads: click to switch off or on. A number is by how many points the answer moves without that head.",
+      ),
       h("thead", {}, h("tr", {}, h("td"), names)),
       h("tbody", {}, rows),
     ),
@@ -356,7 +353,7 @@ async function columns(model, net, run, below) {
     const k = Math.min(headOf(model), net.layers[l].heads - 1);
     return part(steps.attention, [net.layers[l].heads, N, N], k, token).map((value) => N * value);
   });
-  const most = await scaleOf(model);
+  const most = await scaleOf();
   board.columns.replaceChildren(
     ...run.layers.map((steps, l) => {
       const canvas = h("canvas", { "aria-hidden": "true" });
@@ -365,7 +362,7 @@ async function columns(model, net, run, below) {
       if (token) ring(canvas, token - 1, cells);
       const rate = layerRates(net, net.layers[l], steps, report.run.settings.eps_squared).after;
       const left = reasons(steps).left;
-      const label = `layer ${l + 1}: Rᶜ ${number(rate)}, ${percent(left)} left`;
+      const label = `layer ${l + 1}: Rᶜ ${short(rate)}, ${percent(left)} left`;
       return h(
         "button",
         {
@@ -377,7 +374,7 @@ async function columns(model, net, run, below) {
         },
         canvas,
         h("span", {}, `layer ${l + 1}`),
-        h("span", {}, `Rᶜ ${number(rate)}`),
+        h("span", {}, `Rᶜ ${short(rate)}`),
         h("span", {}, `${percent(left)} left`),
       );
     }),
@@ -428,4 +425,51 @@ export async function renderEffect(_, waits) {
     ` Of the ${images} shown, ${others} get${others === 1 ? "s" : ""} another answer. Nothing is retrained.`,
   );
   return true;
+}
+
+const MOST_HEADS = 24; // that are tried each; of a model with more, those of the chosen layer
+
+// By how much each head moves the answer, switched off alone: in its cell, and the one that matters most in words.
+export async function renderHeads(_, waits) {
+  const model = report.models[state.a];
+  if (!model.running || !board?.run) return true;
+  const [net, { run, gets }, tried] = [await netOf(model), board, []];
+  const all = net.layers.reduce((sum, { heads }) => sum + heads, 0) <= MOST_HEADS;
+  if (board.tried === run && board.triedLayer === state.layer) return true;
+  const answered = best(run.scores);
+  for (const button of board.switches.querySelectorAll("td > button")) {
+    const [, l, k] = button.dataset.key.split("-").map(Number);
+    button.textContent = "";
+    if ((!all && l !== state.layer) || changes().heads.get(l)?.has(k)) continue;
+    await pause();
+    if (waits()) return false;
+    const { scores } = forward(net, gets.bytes, changes([state.off, `h${l + 1}.${k + 1}`].filter(Boolean).join()));
+    const points = 100 * (scores[answered] - run.scores[answered]);
+    button.textContent = `${points < 0 ? "\u2212" : "+"}${Math.abs(points).toFixed(1)}`;
+    tried.push({ l, k, points, scores });
+  }
+  board.matters.textContent = mattersWords(tried, run.scores, answered);
+  Object.assign(board, { tried: run, triedLayer: state.layer });
+  return true;
+}
+
+function mattersWords(tried, scores, answered) {
+  const one = (heads) => {
+    if (!heads.length) return null;
+    const most = heads.reduce((a, b) => (Math.abs(b.points) > Math.abs(a.points) ? b : a));
+    const [from, to] = twoPercents(scores[answered], most.scores[answered]);
+    const turned = best(most.scores);
+    const turns = turned === answered ? "" : `, and the answer turns to ${className(turned)}`;
+    return { ...most, words: `without it ${className(answered)} goes from ${from} to ${to}${turns}` };
+  };
+  const [most, here] = [one(tried), one(tried.filter(({ l }) => l === state.layer))];
+  const all = tried.some(({ l }) => l !== state.layer);
+  const sentences = [];
+  if (all && Math.abs(most.points) < 0.5) return "Here no head alone moves the answer by half a point.";
+  if (all) sentences.push(`Here head ${most.k + 1} of layer ${most.l + 1} matters most: ${most.words}.`);
+  if (here && Math.abs(here.points) < 0.5)
+    sentences.push(`In layer ${state.layer + 1} no head alone moves it by half a point.`);
+  else if (here && (!all || here.l !== most.l || here.k !== most.k))
+    sentences.push(`In layer ${state.layer + 1} head ${here.k + 1} matters most: ${here.words}.`);
+  return sentences.join(" ");
 }

@@ -82,7 +82,7 @@ function tokenChoice(model) {
     },
   });
   const ask = model.grid?.[0]
-    ? ["It asks: ", option("the chosen patch", false, "ask-patch"), option("the class token", true, "ask-cls")]
+    ? ["Who takes: ", option("the chosen patch", false, "ask-patch"), option("the class token", true, "ask-cls")]
     : [];
   return h("p", { class: "buttons" }, ask, h("label", {}, below, " map over the picture"));
 }
@@ -121,7 +121,7 @@ async function mapView(model, index, found) {
   const { chosen } = found;
   const values = found.heads[state.head];
   const times = timesUniform(values, found, model.grid);
-  const most = await scaleOf(model);
+  const most = await scaleOf();
   const below = alone ? null : grayOfPicture(await picture(report.datas[model.data].pictures[state.image]));
   const canvas = h("canvas", { class: "pick", "data-key": `attention-${index}` });
   const colour = (i, v) => (alone ? viridis(strength(times[1 + i], most)) : over(strength(times[1 + i], most), v));
@@ -153,7 +153,7 @@ async function mapView(model, index, found) {
     scaleBar(most),
     reading,
     h("p", { class: "says", "data-told": "attention" }, sentence),
-    model.grid[0] ? note(`The class token gets ${number(times[0])} times uniform.`) : "",
+    model.grid[0] ? note(`The class token gets ${short(times[0])} times uniform.`) : "",
     chosen === 0 && model.pool in POOLED ? note(POOLED[model.pool], "pool") : "",
   ];
 }
@@ -173,8 +173,8 @@ function scaleBar(most) {
   return h(
     "div",
     { class: "scale" },
-    canvas,
-    h("div", { "aria-hidden": "true" }, tick(0, "0"), tick(1, "uniform"), tick(most, `${most}× and more`)),
+    h("div", {}, canvas, `${most}× and more`),
+    h("div", { class: "ticks", "aria-hidden": "true" }, tick(0, "0"), tick(1, "uniform")),
   );
 }
 
@@ -191,7 +191,7 @@ function differenceView([first, second]) {
 }
 
 async function headsView({ model, found }) {
-  const most = await scaleOf(model);
+  const most = await scaleOf();
   const below = grayOfPicture(await picture(report.datas[model.data].pictures[state.image]));
   const weights = found.heads.map((values) => (model.grid[0] ? values : values.subarray(1)));
   const tiles = found.heads.map((values, k) => {

@@ -3,7 +3,7 @@
 import { entry, grayOf, over, paint, ring, signed, strength } from "./colour.js";
 import { className, part, report } from "./data.js";
 import { h, nothing, say } from "./dom.js";
-import { countOf, number, percent } from "./numbers.js";
+import { countOf, percent, short } from "./numbers.js";
 import { pickable } from "./heat.js";
 import { layerRates, reasons } from "./model.js";
 import { playButton } from "./play.js";
@@ -25,8 +25,9 @@ const STEPS = [
 
 export async function renderLayer(body) {
   const model = report.models[state.a];
+  body.previousElementSibling.hidden = !model.running;
   if (!model.running) {
-    body.replaceChildren(nothing(whyNotRunning(model)));
+    body.replaceChildren(...notRunning(model));
     return;
   }
   const layer = state.layer;
@@ -35,15 +36,15 @@ export async function renderLayer(body) {
     return;
   }
   const [net, run, bytes] = [await netOf(model), await runOf(model, state.image), await inputOf(model, state.image)];
-  const view = { ...viewOf(model, net, run, layer), scale: await scaleOf(model) };
+  const view = { ...viewOf(model, net, run, layer), scale: await scaleOf() };
   const below = grayOf(bytes, report.datas[model.data].inputs.shape.slice(1));
   const sentence = captions(view)[state.step - 1];
   const panels = STEPS.map((title, i) => {
     const panel = h("article", {
       class: "stage",
       "data-stage": i + 1,
-      "data-on": i + 1 === state.step,
-      "data-done": i + 1 < state.step,
+      "data-on": String(i + 1 === state.step),
+      "data-done": String(i + 1 < state.step),
     });
     panel.append(
       h(
@@ -68,6 +69,18 @@ export async function renderLayer(body) {
     h("div", { class: "halves" }, rateBar(view), layerStrip(net, run, layer)),
   );
   if (body.contains(document.activeElement)) say(sentence);
+}
+
+// Why the page does not run a model's layers, and a button that chooses a model which it runs. Said here alone: the
+// section "draw" is then left out.
+function notRunning(model) {
+  const able = report.models.findIndex((other) => other.running);
+  const swap = () => choose({ a: able, b: state.a });
+  const button = { type: "button", "data-key": "run-other", onclick: swap };
+  return [
+    h("p", { class: "none" }, whyNotRunning(model)),
+    able < 0 ? "" : h("button", button, `Show ${report.models[able].label}`),
+  ];
 }
 
 // The numbers of the chosen layer, token and head.
@@ -139,7 +152,6 @@ function captions(view) {
     head,
     attention,
     N,
-    rates,
     added,
     token_in,
     normedHalf,
@@ -157,11 +169,11 @@ function captions(view) {
   return [
     `${capital(tokenName(view))} enters as ${d} numbers.`,
     `LayerNorm, then its shadow on each head's subspace: ${layer.heads} times ${layer.headDim} numbers.`,
-    `Head ${head + 1} compares shadows. ${capital(tokenName(view))} takes most from ${tokenName(view, order[0])}: ${number(N * attention[order[0]])} times uniform.`,
-    `The heads' mixtures are mapped back and added. The step is ${number(size(added) / size(token_in))} times as long as the token. R\u1d9c of this image: ${number(rates.before)} to ${number(rates.after)} nats.`,
+    `Head ${head + 1} compares shadows. ${capital(tokenName(view))} takes most from ${tokenName(view, order[0])}: ${short(N * attention[order[0]])} times uniform. Uniform is the same from all ${N} tokens.`,
+    `The heads' mixtures are mapped back and added. The step is ${short(size(added) / size(token_in))} times as long as the token. With the steps of all tokens, compression ${rateWords(view)}.`,
     `LayerNorm again: ${percent(below)} of the numbers are now 0 or below.`,
-    `The dictionary adds what is missing to rebuild the token, and the threshold takes ${number(threshold)}: number ${j + 1}: ${number(normedHalf[j])} ${step[j] < 0 ? "−" : "+"} ${number(Math.abs(step[j]))} − ${number(threshold)} = ${number(before[j])}.`,
-    `Below 0 becomes 0: ${d - left} of ${d} numbers.`,
+    `The dictionary adds what is missing to rebuild the token, and the threshold takes ${short(threshold)} off each number. The largest, number ${j + 1}: ${short(normedHalf[j])} ${step[j] < 0 ? "−" : "+"} ${short(Math.abs(step[j]))} − ${short(threshold)} = ${short(before[j])}.`,
+    `What is below 0 is set to 0: ${d - left} of the ${d} numbers. The next layer gets none of them.`,
     `${countOf(left, "number")} ${left === 1 ? "is" : "are"} left. This is the code${l + 1 < net.layers.length ? ", and the next layer's input" : ""}.`,
   ];
 }
@@ -220,14 +232,17 @@ const PANELS = [
       colour: (i, gray) => over(strength(weights[1 + i], most), gray),
     });
     if (v.token) ring(canvas, v.token - 1, { rows: v.net.rows, columns: v.net.columns });
-    return [canvas, h("p", {}, `class token: ${number(weights[0])} times uniform; scale to ${most}`)];
+    return [
+      canvas,
+      h("p", {}, `From the class token: ${short(weights[0])} times uniform. Colors: 0 to ${most} times.`),
+    ];
   },
   (v) => {
     const most = Math.max(...[v.token_in, v.added, v.half].flatMap((x) => [...x.map(Math.abs)]));
     return [
       ["token", v.token_in],
       ["+ step", v.added],
-      ["= half", v.half],
+      ["= sum", v.half],
     ].map(([name, values]) => h("div", { class: "sum" }, h("span", {}, name), codeStrip(values, name, { most })));
   },
   (v) => [
@@ -286,21 +301,28 @@ function chooser(net, view, below) {
   );
 }
 
-function rateBar({ rates: { before, after, normed }, bounds, l }) {
-  const [a, b] = [number(before), number(after)];
-  const verb = after < before ? `compression lowers ${a} to ${b} nats` : `compression raises ${a} to ${b} nats`;
-  const said = `R\u1d9c of this image in layer ${l + 1}: ${a === b ? `compression leaves it at ${a} nats` : verb}, both of the tokens in the same subspaces.`;
-  const script = `Of the normalized tokens, as the published script measures it before the step, it is ${number(normed)}.`;
+// What the compression does to R^c: of lengths scaled to 1 (those have bounds), less means more alike.
+function rateWords({ rates: { before, after }, bounds }) {
+  const [a, b] = [short(before), short(after)];
+  if (a === b) return `leaves R\u1d9c of this image at ${a} nats`;
+  const alike = `: within the heads' subspaces its tokens become ${after < before ? "more" : "less"} alike`;
+  return `${after < before ? "lowers" : "raises"} R\u1d9c of this image from ${a} to ${b} nats${bounds ? alike : ""}`;
+}
+
+function rateBar(view) {
+  const { rates, bounds, l } = view;
   const box = h("div", { "data-told": "rates" });
+  let ends = "";
   if (bounds) {
     const { floor, ceiling } = bounds;
     const at = (v, name) => h("i", { style: { left: `${(100 * (v - floor)) / (ceiling - floor)}%` }, title: name });
-    box.append(h("div", { class: "rate-bar", "aria-hidden": "true" }, at(before, "before"), at(after, "after")));
+    box.append(
+      h("div", { class: "rate-bar", "aria-hidden": "true" }, at(rates.before, "before"), at(rates.after, "after")),
+    );
+    ends = ` Equal tokens would have ${short(floor)}, tokens as different as they can be ${short(ceiling)}.`;
   }
-  const ends = bounds
-    ? ` All tokens alike would give ${number(bounds.floor)}, as different as they can be ${number(bounds.ceiling)}.`
-    : "";
-  box.append(h("p", { class: "note" }, `${said}${ends} ${script}`));
+  const script = ` Both are of tokens as they are; the published script takes those before the step after LayerNorm: ${short(rates.normed)}.`;
+  box.append(h("p", { class: "note" }, `In layer ${l + 1} compression ${rateWords(view)}.${ends}${script}`));
   return box;
 }
 
@@ -317,7 +339,7 @@ function layerStrip(net, run, chosen) {
         "button",
         { type: "button", "data-key": `layer-${l}`, "aria-pressed": l === chosen, onclick: () => choose({ layer: l }) },
         h("span", {}, `layer ${l + 1}`),
-        h("span", {}, `R\u1d9c ${number(rate)}`),
+        h("span", {}, `R\u1d9c ${short(rate)}`),
         h("span", {}, `${percent(left)} left`),
       );
     }),

@@ -5,7 +5,7 @@ import { gunzip, headsOf, report } from "./data.js";
 import { dot, h, pause } from "./dom.js";
 import { countOf, percent } from "./numbers.js";
 import { directionsNeeds, renderDirections } from "./directions.js";
-import { drawNeeds, renderDraw, renderEffect } from "./draw.js";
+import { drawNeeds, renderDraw, renderEffect, renderHeads } from "./draw.js";
 import { imageNeeds, renderImage } from "./image.js";
 import { layerNeeds, renderLayer } from "./layer.js";
 import { codingRate, forward, layerRates, loadNet, reasons } from "./model.js";
@@ -46,8 +46,10 @@ const SECTIONS = [
   ["segments", renderSegments, segmentsNeeds],
   ["run", renderRun, runNeeds],
   ["effect", renderEffect, drawNeeds],
+  ["heads", renderHeads, drawNeeds],
 ];
 
+const IDLE = new Set(["effect", "heads"]); // what is computed when nothing else waits
 const waiting = new Set(SECTIONS.map(([id]) => id));
 let near = new Set(); // sections that were near when the last choice was made: to ask again lays the page out again
 let drawing = false;
@@ -81,19 +83,26 @@ async function drawSection(id, render) {
   const focus = body.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   const scrolled = [...body.querySelectorAll("[data-scroll]")].map((e) => [e.dataset.scroll, e.scrollLeft]);
   try {
-    return await render(body, () => waiting.size > 0);
+    return await render(body, () => [...waiting].some((name) => !IDLE.has(name)));
   } catch (error) {
     console.error(error);
     const sentence = `This section could not be drawn (${error.message}). The others are not affected.`;
     body.replaceChildren(h("p", { class: "none" }, sentence));
   } finally {
-    for (const [name, left] of scrolled) {
-      const element = body.querySelector(`[data-scroll="${name}"]`);
-      if (element && left) element.scrollLeft = left;
-    }
+    const lefts = new Map(scrolled);
+    for (const element of body.querySelectorAll("[data-scroll]"))
+      if (lefts.get(element.dataset.scroll)) element.scrollLeft = lefts.get(element.dataset.scroll);
+      else reveal(element);
     if (focus) body.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
   }
   return true;
+}
+
+// Scroll a row sideways to what is chosen in it, and nothing else: scrollIntoView would also scroll the page.
+function reveal(row) {
+  const chosen = row.querySelector('[aria-pressed="true"]')?.getBoundingClientRect();
+  const { left, right } = row.getBoundingClientRect();
+  if (chosen && chosen.right > right) row.scrollLeft += (chosen.left + chosen.right - left - right) / 2;
 }
 
 function bar() {

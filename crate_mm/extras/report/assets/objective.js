@@ -76,7 +76,9 @@ function overview(body, names) {
     );
   });
   const lacking = shownModels().flatMap(({ model }) => {
-    const without = names.filter((name) => model.layers.every((layer) => !(name in layer.measures)));
+    const without = names.filter(
+      (name) => ORDER.includes(name) && model.layers.every((layer) => !(name in layer.measures)),
+    );
     const list = without.map((name) => TITLES[name] ?? name).join("; ");
     return list ? [h("p", { class: "note", "data-told": "lacking" }, `Not defined for ${model.label}: ${list}.`)] : [];
   });

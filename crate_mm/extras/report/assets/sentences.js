@@ -327,7 +327,10 @@ export function measureSentences(name, models, untrained) {
 
 // The verdict at the top, of model A: is it right, what becomes of the whole, what of R^c.
 export function verdict(model, untrained, classes) {
-  const sentences = [rightSentence(model, classes), objectiveSentence(model)];
+  const sentences = [rightSentence(model, classes)];
+  if (untrained?.predicted && untrained.labelled && model.predicted && !model.untrained)
+    sentences.push(`An untrained one is right for ${percent(untrained.right / untrained.labelled)}.`);
+  sentences.push(objectiveSentence(model));
   if (untrained && !model.untrained) sentences.push(againstUntrained(model, untrained, "objective"));
   sentences.push(rateSentence(model));
   if (!untrained) sentences.push("Name `random` too, to see what the architecture does before it is trained.");

@@ -25,7 +25,7 @@ export async function renderSubspaces(body) {
     .filter(({ points }) => points.length);
   const plot = h("div", { class: "chart" });
   const title = "Mean |cosine| between basis vectors of different heads";
-  const note = "Random: mean for random vectors, about √(2/πd).";
+  const note = "The dotted line is the mean for random vectors, about √(2/πd).";
   const head = series.length ? [h("div", {}, h("h4", {}, title), legend(), plot, h("p", { class: "note" }, note))] : [];
   const panels = [];
   for (const { model, index } of shownModels())
@@ -38,10 +38,11 @@ export async function renderSubspaces(body) {
   lineChart(plot, {
     name: "Incoherence of the subspaces by layer",
     series,
-    bounds: random ? [{ y: random, name: "random" }] : [],
+    bounds: random ? [{ y: random, name: "random vectors" }] : [],
     xs: Array.from({ length: modelLayers() }, (_, l) => l + 1),
     xTitle: "layer",
     yFormat: short,
+    from: 0,
     chosen: state.layer + 1,
   });
 }
@@ -104,7 +105,7 @@ async function energies(model, index, found, heads) {
       const [k, c] = [Math.floor(i / classes.length), i % classes.length];
       return energy[c * heads.length + k];
     }),
-    most,
+    most: Math.max(most, Math.min(2 / found.heads, 1)),
   });
   const names = classes.flatMap((name) => [h("span", {}, name), " "]);
   figure.append(h("p", { class: "note", "data-told": "names" }, "rows: heads; columns: ", names));

@@ -67,13 +67,14 @@ function frame(width, height, { x, y, name, xTitle, xTicks, yFormat, xFormat = (
 }
 
 // Curves by layer. series: [{name, style: {color, dash}, points: [{x, y, low, high}]}], bounds: [{y, name}], `chosen` an x
-// with a rule, `pick(x)` called by a click.
+// with a rule, `pick(x)` called by a click, `from` the start of the axis.
 export function lineChart(
   box,
-  { name, series, bounds = [], xTitle, xs, yFormat, height = 200, chosen = null, pick = null },
+  { name, series, bounds = [], xTitle, xs, yFormat, height = 200, chosen = null, pick = null, from = null },
 ) {
   const values = series.flatMap(({ points }) => points.flatMap(({ y, low = y, high = y }) => [low, high]));
   const limits = range(values, [0, ...bounds.map(({ y }) => y)]);
+  if (from !== null) limits[0] = from;
   const every = Math.ceil(xs.length / 12);
   responsive(box, (width) => {
     const letters = width < 380; // too narrow for names: the letters of the legend

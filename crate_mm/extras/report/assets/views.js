@@ -4,7 +4,7 @@ import { scaleEnd } from "./colour.js";
 import { gunzip, part, report, unpack } from "./data.js";
 import { pause } from "./dom.js";
 import { forward, loadNet } from "./model.js";
-import { patchIn, state } from "./state.js";
+import { patchIn, shownModels, state } from "./state.js";
 
 const KEPT = 0.6; // fraction of the patches in a mask, as in crate_mm/analysis/segmentation.py
 
@@ -101,8 +101,14 @@ function maskOf(attention) {
 
 const scales = new Map();
 
-// The end of the scale of a model's maps in times uniform: one for all shown images, layers and heads.
-export function scaleOf(model) {
+// The end of the scale of maps in times uniform: one for all shown images, layers and heads of A and B.
+export async function scaleOf() {
+  const ends = [];
+  for (const { model } of shownModels()) ends.push(await ownScale(model));
+  return Math.max(...ends);
+}
+
+function ownScale(model) {
   return once(scales, model, async () => {
     if (!model.grid) return 2;
     const [prefix, rows, columns] = model.grid;
