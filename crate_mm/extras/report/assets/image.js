@@ -2,7 +2,7 @@
 
 import { grayOfPicture, over, paint, ring, scaleEnd, signed, strength, viridis } from "./colour.js";
 import { className, report } from "./data.js";
-import { bars, h, heading, mark, nothing, panelOf, say } from "./dom.js";
+import { bars, h, heading, lacking, mark, nothing, panelOf, say } from "./dom.js";
 import { picture, pickable } from "./heat.js";
 import { countOf, number, percent, short } from "./numbers.js";
 import { attentionSentence, headsSentence } from "./sentences.js";
@@ -116,7 +116,7 @@ export function timesUniform(row, { rows, columns, side, patches }, [prefix]) {
 
 async function mapView(model, index, found) {
   if (!model.layers[state.layer]) return [nothing(`This model has ${countOf(model.layers.length, "layer")}.`)];
-  if (!found) return [nothing(model.undefined.attention ?? "This layer computes no attention matrix.")];
+  if (!found) return [lacking(model, "attention", "This layer computes no attention matrix.")];
   if (state.head >= found.heads.length) return [nothing(`This model has ${countOf(found.heads.length, "head")}.`)];
   const { chosen } = found;
   const values = found.heads[state.head];
@@ -222,7 +222,7 @@ function predictions(model, index, label) {
   const box = h("div", { "data-model": index, style: { "--mark": mark(index) } }, heading(model, index));
   const classes = model.predicted?.[state.image];
   if (!classes) {
-    box.append(nothing(model.undefined.classes ?? ""));
+    box.append(lacking(model, "classes"));
     return box;
   }
   box.append(
