@@ -445,7 +445,7 @@ export async function renderHeads(_, waits) {
     if (waits()) return false;
     const { scores } = forward(net, gets.bytes, changes([state.off, `h${l + 1}.${k + 1}`].filter(Boolean).join()));
     const points = 100 * (scores[answered] - run.scores[answered]);
-    button.textContent = `${points < 0 ? "\u2212" : "+"}${Math.abs(points).toFixed(1)}`;
+    button.textContent = Math.abs(points) < 0.05 ? "0" : `${points < 0 ? "\u2212" : "+"}${Math.abs(points).toFixed(1)}`;
     tried.push({ l, k, points, scores });
   }
   board.matters.textContent = mattersWords(tried, run.scores, answered);
