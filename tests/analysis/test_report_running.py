@@ -1,5 +1,7 @@
 """The model that runs in the page: its forward pass, its drawings, its changes and its sentences, in a real browser."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -218,6 +220,9 @@ def test_a_drawing_is_prepared_as_the_data_are(browser, tmp_path):
     assert min(odd[2][0]) > 0
 
 
+CELLS = "return [...document.querySelectorAll('.switches td > button')].map((b) => [b.dataset.key, b.textContent])"
+
+
 def test_one_draws_and_changes_the_model(browser, tmp_path):
     """What is drawn, switched off and moved is what the forward pass is asked for, and the address keeps it."""
     dataset = Digits8()
@@ -238,6 +243,17 @@ def test_one_draws_and_changes_the_model(browser, tmp_path):
     answer = in_page(browser, "return [...r.forward(net, args[0]).scores];", drawn)
     best = max(range(10), key=answer.__getitem__)
     assert f"{best} (" in browser.text('[data-told="answer"]')
+    without = (
+        "const off = {heads: new Map([[1, new Set([2])]]), directions: new Map()};"
+        "return [...r.forward(net, args[0], off).scores];"
+    )
+    points = 100 * (in_page(browser, without, drawn)[best] - answer[best])
+    assert float(browser.text('[data-key="off-1-2"]').replace("\u2212", "-")) == pytest.approx(points, abs=0.051)
+    matters = re.match(r"Here head (\d) of layer (\d) matters most: ", browser.text('[data-told="matters"]'))
+    cells = {key: abs(float(text.replace("\u2212", "-"))) for key, text in browser.run(CELLS)}
+    most = f"off-{int(matters[2]) - 1}-{int(matters[1]) - 1}" if matters else max(cells, key=cells.get)
+    assert cells[most] == max(cells.values())
+    assert bool(matters) == (cells[most] >= 0.5)
     browser.click('[data-key="off-1-2"]')
     assert browser.text('[data-told="changed"]').startswith("Without head 3 of layer 2, ")
     assert "of the 10 images shown" in browser.text('[data-told="changed"]').lower()

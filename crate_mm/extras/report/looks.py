@@ -160,8 +160,8 @@ class Looks:
         if not self.cls:
             reasons["cls"] = f"{name} has no CLS token in its layers." if self.blocks else reasons["attention"]
         if not self.has_code:
-            kind = type(first if first.sparsify is None else first.sparsify).__name__
-            reasons["code"] = f"{name} has no sparse code: its {kind} computes none."
+            computes = "layers compute" if first.sparsify is None else f"{type(first.sparsify).__name__} computes"
+            reasons["code"] = f"{name} has no sparse code: its {computes} none."
         if all(layer.subspaces() is None for layer in self.layers.values()):
             reasons["subspaces"] = f"{name} has no subspaces: R\u1d9c and the energy in subspaces are not defined."
         if not self.predicted:

@@ -14,6 +14,7 @@ MODULES = (
     "data",
     "state",
     "dom",
+    "play",
     "svg",
     "sentences",
     "model",
@@ -47,13 +48,12 @@ def asset(name: str) -> str:
 
 
 def script() -> str:
-    """Return the page's modules as one, without their imports and exports."""
+    """Return the page's modules as one, without their imports, exports, comments and indentation."""
     modules = []
     for name in MODULES:
         text = re.sub(r"^import\b[^;]*;\n", "", asset(f"{name}.js"), flags=re.M)
-        modules.append(
-            f"// {name}.js\n" + re.sub(r"^export (?=(async )?(function|const|class|let)\b)", "", text, flags=re.M)
-        )
+        text = re.sub(r"^export (?=(async )?(function|const|class|let)\b)", "", text, flags=re.M)
+        modules.append(f"// {name}.js\n" + re.sub(r"^\s*//.*\n|^\s+", "", text, flags=re.M))
     return "\n".join(modules)
 
 

@@ -66,6 +66,11 @@ export function gridOf({ rows, columns, side = 1, patches = [rows, columns] }) {
   };
 }
 
+// Many small canvases are made at each choice: in plain memory they are made faster than in a graphics card's.
+function contextOf(canvas) {
+  return canvas.getContext("2d", { willReadFrequently: true });
+}
+
 // Paint the cells of a grid with `colour(i, v)`, v the gray of the picture below, 0 to 1, or 1 without one. `below` is
 // {values, width, height}. Cells have hard edges, and the canvas about `long` pixels along its longer side.
 export function paint(canvas, { colour, below = null, long = 240, ...cells }) {
@@ -87,7 +92,7 @@ export function paint(canvas, { colour, below = null, long = 240, ...cells }) {
     }
   const times = Math.max(1, Math.ceil(long / Math.max(high, wide)));
   Object.assign(canvas, { width: wide * times, height: high * times });
-  const context = canvas.getContext("2d");
+  const context = contextOf(canvas);
   context.putImageData(small, 0, 0);
   if (times === 1) return canvas;
   context.imageSmoothingEnabled = false;
@@ -99,7 +104,7 @@ export function paint(canvas, { colour, below = null, long = 240, ...cells }) {
 
 // A ring around a cell: ink and page, never a hue.
 export function ring(canvas, cell, cells) {
-  const context = canvas.getContext("2d");
+  const context = contextOf(canvas);
   const [top, left, bottom, right] = gridOf(cells)
     .box(cell)
     .map((share, i) => share * (i % 2 ? canvas.width : canvas.height));

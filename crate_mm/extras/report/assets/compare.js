@@ -6,13 +6,12 @@ import { dot, h, nothing } from "./dom.js";
 import { number } from "./numbers.js";
 import { picture } from "./heat.js";
 import { timesUniform } from "./image.js";
+import { playButton } from "./play.js";
 import { mapsSentence } from "./sentences.js";
 import { choose, shownModels, state } from "./state.js";
 import { attentionRows, scaleOf } from "./views.js";
 
 export const compareNeeds = ["image", "layer", "head", "y", "x", "cls", "a", "b"];
-
-let playing = null;
 
 export async function renderCompare(body) {
   document.getElementById("compare").hidden = report.models.length < 2;
@@ -21,7 +20,8 @@ export async function renderCompare(body) {
     body.replaceChildren(nothing("Choose another model as B."));
     return;
   }
-  const trained = shown.some(({ model }) => model.untrained);
+  const [one, other] = shown.map(({ model }) => model);
+  const trained = one.untrained !== other.untrained && one.name === other.name;
   document.getElementById("compare-title").textContent = trained ? "What training changed" : "What differs";
   const depth = Math.max(...shown.map(({ model }) => model.layers.length));
   const films = [];
@@ -61,11 +61,11 @@ export async function renderCompare(body) {
     h(
       "p",
       { class: "buttons" },
-      h(
-        "button",
-        { type: "button", "data-key": "film-play", onclick: () => play(depth) },
-        playing ? "pause" : "play over the layers >",
-      ),
+      playButton("film-play", "play over the layers >", {
+        begin: () => choose({ layer: 0 }),
+        next: () => nextLayer(depth),
+        milliseconds: 1000,
+      }),
     ),
     h(
       "div",
@@ -80,22 +80,10 @@ export async function renderCompare(body) {
   );
 }
 
-function play(depth) {
-  const stop = () => {
-    clearInterval(playing);
-    playing = null;
-  };
-  if (playing) {
-    stop();
-    return choose({ layer: state.layer });
-  }
-  const slow = window.matchMedia("(prefers-reduced-motion: reduce)").matches ? 2500 : 1000;
-  playing = setInterval(() => {
-    const end = document.hidden || state.layer >= depth - 1;
-    if (end) stop();
-    choose({ layer: end ? state.layer : state.layer + 1 });
-  }, slow);
-  choose({ layer: 0 });
+function nextLayer(depth) {
+  if (state.layer >= depth - 1) return false;
+  choose({ layer: state.layer + 1 });
+  return true;
 }
 
 // A row of the table: one cell a layer, which chooses the layer.
@@ -119,10 +107,7 @@ function filmRow(name, key, depth, cell) {
 
 async function film(model, index, depth) {
   const [times, maps] = [[], []];
-  const [most, below] = [
-    await scaleOf(),
-    grayOfPicture(await picture(report.datas[model.data].pictures[state.image])),
-  ];
+  const [most, below] = [await scaleOf(), grayOfPicture(await picture(report.datas[model.data].pictures[state.image]))];
   for (let l = 0; l < depth; l++) {
     const found = await attentionRows(model, l);
     maps.push(found?.heads[state.head] ? found : null);

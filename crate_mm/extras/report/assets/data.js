@@ -29,13 +29,20 @@ async function decode(packed) {
   const whole = packed.bits === 8 ? new Uint8Array(buffer) : words(buffer);
   const most = packed.bits === 8 ? 255 : 65535;
   const group = whole.length / packed.scale.length;
-  return Float64Array.from(whole, (q, i) => (q / most) ** packed.power * packed.scale[Math.floor(i / group)]);
+  const shares = Float64Array.from({ length: most + 1 }, (_, q) => (q / most) ** packed.power);
+  const values = new Float64Array(whole.length);
+  packed.scale.forEach((scale, g) => {
+    for (let i = g * group; i < (g + 1) * group; i++) values[i] = shares[whole[i]] * scale;
+  });
+  return values;
 }
 
 // Little-endian words on any machine.
 function words(buffer) {
   const view = new DataView(buffer);
-  return Uint16Array.from({ length: buffer.byteLength / 2 }, (_, i) => view.getUint16(2 * i, true));
+  const values = new Uint16Array(buffer.byteLength / 2);
+  for (let i = 0; i < values.length; i++) values[i] = view.getUint16(2 * i, true);
+  return values;
 }
 
 // A subarray along the first dimensions of an array: part(values, [16, 6, 5, 5], 3, 2) is values[3][2].

@@ -3,7 +3,7 @@
 import { changes, toggled } from "./changes.js";
 import { GROUND } from "./colour.js";
 import { className, part, report, unpack } from "./data.js";
-import { bars, h, nothing } from "./dom.js";
+import { bars, h, lacking, nothing } from "./dom.js";
 import { countOf, number, percent, short } from "./numbers.js";
 import { picture } from "./heat.js";
 import { thumbnail } from "./objective.js";
@@ -21,10 +21,10 @@ export async function renderDirections(body) {
   const model = report.models[state.a];
   const code = model.layers[state.layer]?.code;
   if (!code) {
-    const none = model.layers[state.layer]
-      ? (model.undefined.code ?? "This layer has no code.")
-      : `${model.label} has ${countOf(model.layers.length, "layer")}.`;
-    body.replaceChildren(nothing(none));
+    const depth = `${model.label} has ${countOf(model.layers.length, "layer")}.`;
+    body.replaceChildren(
+      model.layers[state.layer] ? lacking(model, "code", "This layer has no code.") : nothing(depth),
+    );
     return;
   }
   const shares = await unpack(code.share);
@@ -49,7 +49,7 @@ export async function renderDirections(body) {
     h(
       "p",
       { class: "note", "data-told": "never" },
-      `Layer ${state.layer + 1} has ${shares.length} directions; ${unused} of them are unused in all measured images.${known.size < shares.length ? ` Images are kept for ${known.size} of them.` : ""}`,
+      `Layer ${state.layer + 1} has ${shares.length} directions; ${unused ? `${unused} of them are used by no measured image` : "each is used by some measured image"}.${known.size < shares.length ? ` Images are kept for ${known.size} of them.` : ""}`,
     ),
     plot,
     h(
@@ -205,7 +205,7 @@ async function directionPanel(model, code, direction, shares, byClass, numbers) 
     const rows = classes.map(({ name, share }) => [name, share / most, percent(share)]);
     const chart = bars(rows, { line: shares[j] / most, told: "class-shares" });
     columns.append(h("div", {}, h("h4", {}, "Share of tokens by class (line: all)"), chart));
-  } else columns.append(nothing(model.undefined.labels ?? ""));
+  } else columns.append(lacking(model, "labels"));
   if (model.running) columns.append(h("div", {}, await reads(model, j)));
   box.append(columns);
   return box;

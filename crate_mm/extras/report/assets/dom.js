@@ -42,6 +42,12 @@ export function nothing(sentence) {
   return h("p", { class: "none" }, `Not defined here. ${sentence}`);
 }
 
+// In place of a view that a model does not define. The reason is said once, beside the model's name at the top.
+export function lacking(model, what, otherwise = "") {
+  if (!Object.hasOwn(model.undefined, what)) return nothing(otherwise);
+  return h("p", { class: "none" }, `Not defined for ${model.label}: see its line at the top.`);
+}
+
 // Names with bars: rows of [name, value, text]. A value of 1 fills the line; a line at `line`.
 export function bars(rows, { told = null, line = null, behind = [] } = {}) {
   const part = (name, share) => h("i", { class: name, style: { width: `${100 * Math.min(Math.abs(share), 1)}%` } });

@@ -86,7 +86,7 @@ function build(body, model, net) {
       "data-key": "centre",
       onchange: () => ((centred = centre.checked), choose({ ink: state.ink })),
     });
-    extra.append(glyph, h("label", {}, centre, " centre it"));
+    extra.append(glyph, h("label", {}, centre, " center it"));
   } else {
     const brush = h(
       "select",
@@ -432,7 +432,7 @@ const MOST_HEADS = 24; // that are tried each; of a model with more, those of th
 // By how much each head moves the answer, switched off alone: in its cell, and the one that matters most in words.
 export async function renderHeads(_, waits) {
   const model = report.models[state.a];
-  if (!model.running || !board) return true;
+  if (!model.running || !board?.run) return true;
   const [net, { run, gets }, tried] = [await netOf(model), board, []];
   const all = net.layers.reduce((sum, { heads }) => sum + heads, 0) <= MOST_HEADS;
   if (board.tried === run && board.triedLayer === state.layer) return true;
@@ -445,7 +445,7 @@ export async function renderHeads(_, waits) {
     if (waits()) return false;
     const { scores } = forward(net, gets.bytes, changes([state.off, `h${l + 1}.${k + 1}`].filter(Boolean).join()));
     const points = 100 * (scores[answered] - run.scores[answered]);
-    button.textContent = `${points < 0 ? "\u2212" : "+"}${Math.abs(points).toFixed(1)}`;
+    button.textContent = Math.abs(points) < 0.05 ? "0" : `${points < 0 ? "\u2212" : "+"}${Math.abs(points).toFixed(1)}`;
     tried.push({ l, k, points, scores });
   }
   board.matters.textContent = mattersWords(tried, run.scores, answered);

@@ -2,9 +2,9 @@
 
 import { grayOfPicture, over, paint, ring, scaleEnd, signed, strength, viridis } from "./colour.js";
 import { className, report } from "./data.js";
-import { bars, h, heading, mark, nothing, panelOf, say } from "./dom.js";
+import { bars, h, heading, lacking, mark, nothing, panelOf, say } from "./dom.js";
 import { picture, pickable } from "./heat.js";
-import { countOf, percent, short } from "./numbers.js";
+import { countOf, number, percent, short } from "./numbers.js";
 import { attentionSentence, headsSentence } from "./sentences.js";
 import { choose, choosePatch, shownModels, state } from "./state.js";
 import { attentionRows, scaleOf } from "./views.js";
@@ -82,7 +82,7 @@ function tokenChoice(model) {
     },
   });
   const ask = model.grid?.[0]
-    ? ["It asks: ", option("the chosen patch", false, "ask-patch"), option("the class token", true, "ask-cls")]
+    ? ["Who takes: ", option("the chosen patch", false, "ask-patch"), option("the class token", true, "ask-cls")]
     : [];
   return h("p", { class: "buttons" }, ask, h("label", {}, below, " map over the picture"));
 }
@@ -116,7 +116,7 @@ export function timesUniform(row, { rows, columns, side, patches }, [prefix]) {
 
 async function mapView(model, index, found) {
   if (!model.layers[state.layer]) return [nothing(`This model has ${countOf(model.layers.length, "layer")}.`)];
-  if (!found) return [nothing(model.undefined.attention ?? "This layer computes no attention matrix.")];
+  if (!found) return [lacking(model, "attention", "This layer computes no attention matrix.")];
   if (state.head >= found.heads.length) return [nothing(`This model has ${countOf(found.heads.length, "head")}.`)];
   const { chosen } = found;
   const values = found.heads[state.head];
@@ -136,7 +136,7 @@ async function mapView(model, index, found) {
   canvas.setAttribute("aria-label", `${model.label}, layer ${state.layer + 1}. ${sentence}`);
   canvas.setAttribute("aria-roledescription", "patches; arrow keys choose");
   const reading = h("p", { class: "reading", "aria-hidden": "true" });
-  const read = (i) => (reading.textContent = `${place(i, found)}: ${short(times[1 + i])} times uniform`);
+  const read = (i) => (reading.textContent = `${place(i, found)}: ${number(times[1 + i])} times uniform`);
   if (chosen) read(chosen - 1);
   pickable(canvas, found, {
     read,
@@ -222,7 +222,7 @@ function predictions(model, index, label) {
   const box = h("div", { "data-model": index, style: { "--mark": mark(index) } }, heading(model, index));
   const classes = model.predicted?.[state.image];
   if (!classes) {
-    box.append(nothing(model.undefined.classes ?? ""));
+    box.append(lacking(model, "classes"));
     return box;
   }
   box.append(

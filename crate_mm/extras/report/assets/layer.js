@@ -6,6 +6,7 @@ import { h, nothing, say } from "./dom.js";
 import { countOf, percent, short } from "./numbers.js";
 import { pickable } from "./heat.js";
 import { layerRates, reasons } from "./model.js";
+import { playButton } from "./play.js";
 import { choose, choosePatch, headOf, patchIn, state } from "./state.js";
 import { inputOf, netOf, runOf, scaleOf, whyNotRunning } from "./views.js";
 
@@ -16,13 +17,11 @@ const STEPS = [
   "Its shadow on each subspace",
   "Whom it resembles",
   "What is added",
-  "Normalised",
+  "Normalized",
   "+ dictionary − threshold",
   "Below zero becomes 0",
   "The code",
 ];
-const still = window.matchMedia("(prefers-reduced-motion: reduce)");
-let timer = null;
 
 export async function renderLayer(body) {
   const model = report.models[state.a];
@@ -44,8 +43,8 @@ export async function renderLayer(body) {
     const panel = h("article", {
       class: "stage",
       "data-stage": i + 1,
-      "data-on": i + 1 === state.step,
-      "data-done": i + 1 < state.step,
+      "data-on": String(i + 1 === state.step),
+      "data-done": String(i + 1 < state.step),
     });
     panel.append(
       h(
@@ -127,8 +126,10 @@ function viewOf(model, net, run, l) {
   };
 }
 
-// The least and the largest R^c that N tokens of length 1 can have: all equal, or as orthogonal as they can be.
+// The least and the largest R^c that N tokens of length 1 can have: all equal, or as orthogonal as they can be. Tokens of
+// any length have no bounds: null.
 function boundsOf(N, { heads: K, headDim: p }, eps) {
+  if (report.run.settings.raw_length) return null;
   const m = Math.min(N, p);
   return { floor: (K / 2) * Math.log(1 + p / eps), ceiling: ((K * m) / 2) * Math.log(1 + p / (m * eps)) };
 }
@@ -151,7 +152,6 @@ function captions(view) {
     head,
     attention,
     N,
-    rates,
     added,
     token_in,
     normedHalf,
@@ -169,8 +169,8 @@ function captions(view) {
   return [
     `${capital(tokenName(view))} enters as ${d} numbers.`,
     `LayerNorm, then its shadow on each head's subspace: ${layer.heads} times ${layer.headDim} numbers.`,
-    `Head ${head + 1} compares shadows. ${capital(tokenName(view))} takes most from ${tokenName(view, order[0])}: ${short(N * attention[order[0]])} times uniform, which is the same from all ${N} tokens.`,
-    `The heads' mixtures are mapped back and added. The step is ${short(size(added) / size(token_in))} times as long as the token. With the steps of all tokens, R\u1d9c of this image goes from ${short(rates.before)} to ${short(rates.after)} nats: within the subspaces they become ${rates.after < rates.before ? "more" : "less"} alike.`,
+    `Head ${head + 1} compares shadows. ${capital(tokenName(view))} takes most from ${tokenName(view, order[0])}: ${short(N * attention[order[0]])} times uniform. Uniform is the same from all ${N} tokens.`,
+    `The heads' mixtures are mapped back and added. The step is ${short(size(added) / size(token_in))} times as long as the token. With the steps of all tokens, compression ${rateWords(view)}.`,
     `LayerNorm again: ${percent(below)} of the numbers are now 0 or below.`,
     `The dictionary adds what is missing to rebuild the token, and the threshold takes ${short(threshold)} off each number. The largest, number ${j + 1}: ${short(normedHalf[j])} ${step[j] < 0 ? "−" : "+"} ${short(Math.abs(step[j]))} − ${short(threshold)} = ${short(before[j])}.`,
     `What is below 0 is set to 0: ${d - left} of the ${d} numbers. The next layer gets none of them.`,
@@ -242,11 +242,11 @@ const PANELS = [
     return [
       ["token", v.token_in],
       ["+ step", v.added],
-      ["= half", v.half],
+      ["= sum", v.half],
     ].map(([name, values]) => h("div", { class: "sum" }, h("span", {}, name), codeStrip(values, name, { most })));
   },
   (v) => [
-    codeStrip(v.normedHalf, "the normalised token"),
+    codeStrip(v.normedHalf, "the normalized token"),
     h("p", {}, `${percent(v.normedHalf.filter((x) => x <= 0).length / v.d)} are 0 or below`),
   ],
   (v) => {
@@ -301,20 +301,29 @@ function chooser(net, view, below) {
   );
 }
 
-function rateBar({ rates: { before, after, normed }, bounds: { floor, ceiling }, l }) {
-  const place = (v) => `${(100 * (v - floor)) / (ceiling - floor)}%`;
-  const [verb, more] = after < before ? ["lowers", "more"] : ["raises", "less"];
-  const mark = (v, name) => h("i", { style: { left: place(v) }, title: name });
-  return h(
-    "div",
-    { class: "rates", "data-told": "rates" },
-    h("div", { class: "rate-bar", "aria-hidden": "true" }, mark(before, "before"), mark(after, "after")),
-    h(
-      "p",
-      { class: "note" },
-      `In layer ${l + 1} compression ${verb} R\u1d9c of this image from ${short(before)} to ${short(after)} nats: within the heads' subspaces its tokens become ${more} alike. Equal tokens would have ${short(floor)}, tokens as different as they can be ${short(ceiling)}. Both are of tokens as they are; the published script takes those before the step after LayerNorm: ${short(normed)}.`,
-    ),
-  );
+// What the compression does to R^c: of lengths scaled to 1 (those have bounds), less means more alike.
+function rateWords({ rates: { before, after }, bounds }) {
+  const [a, b] = [short(before), short(after)];
+  if (a === b) return `leaves R\u1d9c of this image at ${a} nats`;
+  const alike = `: within the heads' subspaces its tokens become ${after < before ? "more" : "less"} alike`;
+  return `${after < before ? "lowers" : "raises"} R\u1d9c of this image from ${a} to ${b} nats${bounds ? alike : ""}`;
+}
+
+function rateBar(view) {
+  const { rates, bounds, l } = view;
+  const box = h("div", { "data-told": "rates" });
+  let ends = "";
+  if (bounds) {
+    const { floor, ceiling } = bounds;
+    const at = (v, name) => h("i", { style: { left: `${(100 * (v - floor)) / (ceiling - floor)}%` }, title: name });
+    box.append(
+      h("div", { class: "rate-bar", "aria-hidden": "true" }, at(rates.before, "before"), at(rates.after, "after")),
+    );
+    ends = ` Equal tokens would have ${short(floor)}, tokens as different as they can be ${short(ceiling)}.`;
+  }
+  const script = ` Both are of tokens as they are; the published script takes those before the step after LayerNorm: ${short(rates.normed)}.`;
+  box.append(h("p", { class: "note" }, `In layer ${l + 1} compression ${rateWords(view)}.${ends}${script}`));
+  return box;
 }
 
 // The layers as a strip: R^c after the compression, and the share of the code that is left.
@@ -337,11 +346,6 @@ function layerStrip(net, run, chosen) {
   );
 }
 
-function stop() {
-  clearInterval(timer);
-  timer = null;
-}
-
 // The next step; after the last step the next layer; false at the end.
 function next(depth) {
   if (state.step < STEPS.length) choose({ step: state.step + 1 });
@@ -353,37 +357,24 @@ function next(depth) {
 function controls(net) {
   const depth = net.layers.length;
   const button = (key, text, click) => h("button", { type: "button", "data-key": key, onclick: click }, text);
-  const by = (change) => () => (stop(), choose(change));
-  const play = () => {
-    if (timer) {
-      stop();
-      return choose({ step: state.step });
-    }
-    timer = setInterval(
-      () => {
-        if (document.hidden || !next(depth)) {
-          stop();
-          choose({ step: state.step });
-        }
-      },
-      still.matches ? 2500 : 1500,
-    );
-    if (!next(depth)) choose({ layer: 0, step: 1 });
+  const play = {
+    begin: () => next(depth) || choose({ layer: 0, step: 1 }),
+    next: () => next(depth),
+    milliseconds: 1500,
   };
   const box = h(
     "p",
     { class: "buttons", role: "group", "aria-label": "steps" },
-    button("first", "|< first", by({ step: 1 })),
-    button("back", "< step", by({ step: Math.max(state.step - 1, 1) })),
-    button("play", timer ? "pause" : "play >", play),
-    button("forward", "step >", () => (stop(), next(depth))),
-    button("start", "from layer 1", by({ layer: 0, step: 1 })),
+    button("first", "|< first", () => choose({ step: 1 })),
+    button("back", "< step", () => choose({ step: Math.max(state.step - 1, 1) })),
+    playButton("play", "play >", play),
+    button("forward", "step >", () => next(depth)),
+    button("start", "from layer 1", () => choose({ layer: 0, step: 1 })),
     h("span", { class: "note" }, `${state.step} of ${STEPS.length}`),
   );
   box.addEventListener("keydown", (event) => {
     if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
     event.preventDefault();
-    stop();
     if (event.key === "ArrowRight") next(depth);
     else choose({ step: Math.max(state.step - 1, 1) });
   });

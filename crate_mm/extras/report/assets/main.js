@@ -89,13 +89,20 @@ async function drawSection(id, render) {
     const sentence = `This section could not be drawn (${error.message}). The others are not affected.`;
     body.replaceChildren(h("p", { class: "none" }, sentence));
   } finally {
-    for (const [name, left] of scrolled) {
-      const element = body.querySelector(`[data-scroll="${name}"]`);
-      if (element && left) element.scrollLeft = left;
-    }
+    const lefts = new Map(scrolled);
+    for (const element of body.querySelectorAll("[data-scroll]"))
+      if (lefts.get(element.dataset.scroll)) element.scrollLeft = lefts.get(element.dataset.scroll);
+      else reveal(element);
     if (focus) body.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
   }
   return true;
+}
+
+// Scroll a row sideways to what is chosen in it, and nothing else: scrollIntoView would also scroll the page.
+function reveal(row) {
+  const chosen = row.querySelector('[aria-pressed="true"]')?.getBoundingClientRect();
+  const { left, right } = row.getBoundingClientRect();
+  if (chosen && chosen.right > right) row.scrollLeft += (chosen.left + chosen.right - left - right) / 2;
 }
 
 function bar() {

@@ -1,7 +1,7 @@
 // CRATE's forward pass, as in crate_mm/models: tokens are rows, weights are PyTorch's (out, in). Products are summed in
 // double precision and stored as float32.
 
-import { gunzip } from "./data.js";
+import { gunzip, report } from "./data.js";
 
 // The weights of a running model by name, from the text that crate_mm/extras/report/running.py packs.
 export async function loadNet(running) {
@@ -204,7 +204,9 @@ export function forward(net, bytes, { lambda, heads = new Map(), directions = ne
   return { layers, logits, scores: softmax(logits) };
 }
 
-// The coding rate R of tokens as rows, each scaled to length 1: 1/2 log det(I + d / (N eps^2) G), G the smaller Gram
+const rawLength = report.run.settings.raw_length ?? false;
+
+// The coding rate R of tokens as rows, each scaled to length 1 unless the page measures raw lengths: 1/2 log det(I + d / (N eps^2) G), G the smaller Gram
 // matrix. `first` and `width` select columns.
 export function codingRate(x, rows, first, width, epsSquared) {
   const stride = x.length / rows;
@@ -212,7 +214,7 @@ export function codingRate(x, rows, first, width, epsSquared) {
   for (let i = 0; i < rows; i++) {
     let length = 0;
     for (let j = 0; j < width; j++) length += x[i * stride + first + j] ** 2;
-    const scale = length > 0 ? 1 / Math.sqrt(length) : 0;
+    const scale = rawLength ? 1 : length > 0 ? 1 / Math.sqrt(length) : 0;
     for (let j = 0; j < width; j++) unit[i * width + j] = x[i * stride + first + j] * scale;
   }
   const n = Math.min(rows, width);

@@ -21,7 +21,7 @@ const TITLES = {
   sparsity: "Nonzero entries of the code",
   sparsity_step1: "Nonzero entries after one step",
   objective: "Objective, R − Rᶜ − λ‖Z‖₀",
-  rc_in: "Rᶜ of the normalised tokens, before compression",
+  rc_in: "Rᶜ of the normalized tokens, before compression",
   rc_out: "Rᶜ of the layer's output",
   active: "Positive activations of the MLP",
 };

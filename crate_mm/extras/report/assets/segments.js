@@ -1,7 +1,7 @@
 // Masks of the heads: the patches that the class token attends to most.
 
 import { report } from "./data.js";
-import { h, nothing, panelOf } from "./dom.js";
+import { h, lacking, nothing, panelOf } from "./dom.js";
 import { masked, picture } from "./heat.js";
 import { countOf, number } from "./numbers.js";
 import { choose, shownModels, state } from "./state.js";
@@ -14,9 +14,9 @@ export async function renderSegments(body) {
   for (const { model, index } of shownModels()) {
     const found = model.layers[state.layer] ? await masksOf(model) : null;
     const missing = model.layers[state.layer]
-      ? (model.undefined.cls ?? "This layer has no class token's attention.")
-      : `This model has ${countOf(model.layers.length, "layer")}.`;
-    panels.push(panelOf(model, index, found ? await masks(model, index, found) : nothing(missing)));
+      ? lacking(model, "cls", "This layer has no class token's attention.")
+      : nothing(`This model has ${countOf(model.layers.length, "layer")}.`);
+    panels.push(panelOf(model, index, found ? await masks(model, index, found) : missing));
   }
   const which = h(
     "p",

@@ -2,7 +2,7 @@
 
 import { legend, modelLayers, styleOf } from "./charts.js";
 import { className, unpack } from "./data.js";
-import { h, nothing, panelOf } from "./dom.js";
+import { h, lacking, nothing, panelOf } from "./dom.js";
 import { matrix } from "./heat.js";
 import { countOf, number, short } from "./numbers.js";
 import { subspacesSentence } from "./sentences.js";
@@ -50,7 +50,7 @@ export async function renderSubspaces(body) {
 async function subspaceViews(model, index) {
   const found = model.layers[state.layer]?.subspaces;
   if (!model.layers[state.layer]) return [nothing(`This model has ${countOf(model.layers.length, "layer")}.`)];
-  if (!found) return [nothing(model.undefined.subspaces ?? "This layer has no subspaces.")];
+  if (!found) return [lacking(model, "subspaces", "This layer has no subspaces.")];
   const [gram, between] = [await unpack(found.gram), await unpack(found.between_heads)];
   const heads = Array.from({ length: found.heads }, (_, k) => `head ${k + 1}`);
   const each = found.gram.shape[0] / found.heads;
@@ -90,7 +90,7 @@ async function subspaceViews(model, index) {
 }
 
 async function energies(model, index, found, heads) {
-  if (!found.energy) return nothing(model.undefined.labels ?? "");
+  if (!found.energy) return lacking(model, "labels");
   const energy = await unpack(found.energy);
   const caption = "Energy of each class in each head's subspace";
   const classes = model.classes.map((label) => className(label));

@@ -115,8 +115,11 @@ function ownScale(model) {
     const tokens = prefix + rows * columns;
     const values = [];
     const side = model.running ? 1 : report.attention.side;
+    // Of all entries to patches, at most about 5,000 of a layer's.
     const take = (matrix, size) => {
-      for (let i = 0; i < matrix.length; i++) if (i % size && i % 7 < 3) values.push((tokens * matrix[i]) / side ** 2);
+      let stride = Math.max(1, Math.floor(matrix.length / 5000));
+      while (stride > 1 && (stride % size === 0 || size % stride === 0)) stride++;
+      for (let i = 1; i < matrix.length; i += stride) if (i % size) values.push((tokens * matrix[i]) / side ** 2);
     };
     if (model.running)
       for (const image of report.images.keys()) {
@@ -124,8 +127,10 @@ function ownScale(model) {
         for (const { attention } of (await runOf(model, image)).layers) take(attention, tokens);
       }
     else
-      for (const { looks } of model.layers)
+      for (const { looks } of model.layers) {
+        await pause();
         if (looks.attention) take(await unpack(looks.attention), looks.attention.shape.at(-1));
+      }
     return values.length ? scaleEnd(values, tokens) : 2;
   });
 }
