@@ -134,6 +134,7 @@ NOT_RUN = {
     "tools/slurm_requeue.sbatch": "needs Slurm",
     "tools/benchmarks/": "takes minutes",
     "tools/site/build.py": "tests/test_site.py runs it",
+    ". .venv/bin/activate": "the tests' environment is active",
     "python -m mypy": "tests/test_public_names.py runs it",
     "python -m ruff": "another program, which only developers install",
     "python -m pip install": "needs a network",

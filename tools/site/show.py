@@ -39,11 +39,11 @@ class Film:
 
     def wait(self) -> None:
         """Wait until the page is drawn."""
-        for _ in range(300):
+        for _ in range(1200):
             time.sleep(0.1)
             if self.run("return document.body.getAttribute('aria-busy')") == "false":
                 return
-        raise RuntimeError("the page is not drawn in 30 s")
+        raise RuntimeError("the page is not drawn in two minutes")
 
     def run(self, script: str, *args):
         return self.driver.execute_script(script, *args)
@@ -59,9 +59,12 @@ class Film:
         self.wait()
 
     def draw(self, ink: str) -> None:
-        """Set the drawing, as the page's address does."""
-        self.run("location.replace(location.href.replace(/&ink=[^&]*|$/, '&ink=' + arguments[0]))", ink)
-        self.driver.refresh()
+        """Set the drawing by the page's address."""
+        self.run(
+            "const parts = new URLSearchParams(location.hash.slice(1)); parts.set('ink', arguments[0]);"
+            "history.replaceState(null, '', '#' + parts); dispatchEvent(new PopStateEvent('popstate'))",
+            ink,
+        )
         self.wait()
 
     def take(self, milliseconds: int) -> None:
@@ -74,7 +77,7 @@ class Film:
         every = Image.new("RGB", (SHOWN, height * len(self.frames)))
         for i, frame in enumerate(self.frames):
             every.paste(frame, (0, height * i))
-        palette = every.quantize(160)  # of all frames: the first has no map
+        palette = every.quantize(200, method=Image.Quantize.FASTOCTREE)  # of all frames; median cut loses the blue
         frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in self.frames]
         frames[0].save(file, save_all=True, append_images=frames[1:], duration=self.times, loop=0, optimize=True)
 
@@ -92,13 +95,7 @@ def main() -> None:
     subprocess.run(command, check=True, cwd=ROOT)
     with tempfile.TemporaryDirectory() as profile:
         film = Film(page, profile)
-        film.take(2200)
-        film.show("#layer")
-        film.click("start")
-        for step in range(1, 9):
-            film.click(f"stage-{step}")
-            film.take(1100)
-        film.click("layer-3")
+        film.take(1800)
         film.show("#draw")
         drawn: list[list[tuple[float, float]]] = []
         for stroke in FOUR:
@@ -107,13 +104,19 @@ def main() -> None:
                 drawn[-1].append(point)
                 film.draw(to_ink(drawn))
                 film.show("#draw")
-                film.take(260)
-        film.times[-1] = 2000
+                film.take(300)
+        film.times[-1] = 2200
         film.click("off-layer-3")
         film.show("#draw .switches")
-        film.take(2600)
+        film.take(2800)
+        film.show("#layer")
+        for step in (1, 2, 3, 6, 8):
+            film.click(f"stage-{step}")
+            film.take(1300)
+        film.show("#look")
+        film.take(2200)
         film.show("#directions")
-        film.take(2600)
+        film.take(2800)
         film.driver.quit()
     film.save(folder / "demo.gif")
     for file in (page, folder / "demo.gif"):

@@ -1,10 +1,8 @@
 """Put a model's weights into the page, which then computes the forward pass itself (``assets/model.js``).
 
 This is possible for an ``ImageClassifier`` of a CRATE with its own operators: MSSA with a residual connection, then
-ISTA without one. The packed weights are one text::
-
-    base64(gzip(float32 numbers | high bytes of all halves | low bytes of all halves))     dtype 'half'
-    base64(gzip(float32 numbers | bytes))                                                  dtype 'byte'
+ISTA without one. The packed weights are one text: base64 of gzip of all float32 numbers, and then, for dtype 'half',
+the high bytes of all halves and their low bytes, for dtype 'byte' all bytes.
 
 Matrices of at least ``LARGE`` numbers are stored in ``dtype``, all other tensors in float32. 'half' is IEEE float16.
 'byte' is int8 with one float32 scale per row: ``value = q * scale``. Separate bytes of halves compress better.
