@@ -37,7 +37,7 @@ def build(cfg, device="meta"):
 def groups(cfg):
     """Names of parameters by (learning rate, weight decay), as training has them after the rate is scaled."""
     cfg = resolve_config(cfg, world_size=1)
-    wrapper = scale_lr(cfg.optim_wrapper, cfg.auto_scale_lr, cfg.global_batch_size)
+    wrapper = scale_lr(cfg.optim_wrapper, cfg.get("auto_scale_lr"), cfg.global_batch_size)
     paramwise = wrapper.pop("paramwise_cfg", None)
     constructor = OPTIM_WRAPPER_CONSTRUCTORS.get("DefaultOptimWrapperConstructor")(wrapper, paramwise)
     built = constructor(build(cfg, "cpu"))
@@ -46,7 +46,7 @@ def groups(cfg):
 
 def rates(cfg):
     """The rate of the first step, of the last of the warm-up, and of the end, with 100 steps an epoch."""
-    lr = scale_lr(cfg.optim_wrapper, cfg.auto_scale_lr, cfg.global_batch_size)["optimizer"]["lr"]
+    lr = scale_lr(cfg.optim_wrapper, cfg.get("auto_scale_lr"), cfg.global_batch_size)["optimizer"]["lr"]
     options = {k: v for k, v in cfg.param_scheduler.items() if k not in ("type", "warmup")}
     end, warmup = 100 * cfg.train_cfg.max_epochs, 100 * cfg.param_scheduler.warmup
     curve = WarmupCosineLR(torch.optim.SGD([torch.zeros(1)], lr=lr), warmup=warmup, end=end, **options)
