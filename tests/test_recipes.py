@@ -18,6 +18,7 @@ PARAMETERS = {  # as published, or computed from the authors' code
     "tost_tiny_in1k": 5_769_328,
     "tost_small_in1k": 22_589_944,
     "tost_medium_in1k": 71_481_064,
+    "cbt_tiny_in1k": 1_789_192,
     "crate_tiny8_in21k": 5_743_057,
     "crate_small8_in21k": 14_118_097,
     "crate_base8_in21k": 38_830_801,
@@ -45,7 +46,7 @@ def groups(cfg):
 
 def rates(cfg):
     """The rate of the first step, of the last of the warm-up, and of the end, with 100 steps an epoch."""
-    lr = scale_lr(cfg.optim_wrapper, cfg.auto_scale_lr, cfg.global_batch_size)["optimizer"]["lr"]
+    lr = scale_lr(cfg.optim_wrapper, cfg.get("auto_scale_lr"), cfg.global_batch_size)["optimizer"]["lr"]
     options = {k: v for k, v in cfg.param_scheduler.items() if k not in ("type", "warmup")}
     end, warmup = 100 * cfg.train_cfg.max_epochs, 100 * cfg.param_scheduler.warmup
     curve = WarmupCosineLR(torch.optim.SGD([torch.zeros(1)], lr=lr), warmup=warmup, end=end, **options)
@@ -155,6 +156,18 @@ def test_tost(size, drop_path):
     assert (augment.type, augment.num_ops, augment.magnitude, augment.num_magnitude_bins) == ("RandAugment", 2, 9, 11)
     whole = [dict(type="Resize", size=224, interpolation="bicubic"), dict(type="CenterCrop", size=224)]
     assert cfg.val_dataloader.dataset.transforms == cfg.test_dataloader.dataset.transforms == whole
+
+
+def test_cbt():
+    """The authors' code, but for its schedule by epoch."""
+    cfg = load_config("cbt_tiny_in1k")
+    assert (cfg.global_batch_size, cfg.train_cfg.max_epochs, cfg.param_scheduler.warmup) == (256, 150, 20)
+    assert rates(cfg) == [pytest.approx(1e-5), pytest.approx(2e-4), 0.0]
+    assert cfg.optim_wrapper.optimizer == dict(type="Lion", lr=2e-4, betas=(0.9, 0.99), weight_decay=0.05)
+    assert "paramwise_cfg" not in cfg.optim_wrapper  # all parameters decay
+    assert cfg.model.label_smoothing == 0.1
+    assert cfg.train_dataloader.dataset.transforms == [CROP, FLIP]
+    assert cfg.val_dataloader.dataset.transforms == cfg.test_dataloader.dataset.transforms == RESIZED
 
 
 def test_what_decays_of_tost():

@@ -34,6 +34,7 @@ NAMES = [
     "crate_alpha_tiny_patch16_224",
     "crate_mae_tiny_patch16_224",
     "tost_tiny_12_patch16_224",
+    "cbt_tiny_patch16_224",
     "torchvision_vit_tiny_patch16_224",
 ]
 

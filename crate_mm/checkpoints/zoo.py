@@ -11,6 +11,7 @@ import crate_mm
 
 ALPHA = "https://huggingface.co/UCSC-VLAA/CRATE-alpha/tree/main"
 OFFICIAL = "https://github.com/Ma-Lab-Berkeley/CRATE"
+CBSA = "https://github.com/QishuaiWen/CBSA"
 TOST = "https://github.com/RobinWu218/ToST/issues/2"
 MIT = "MIT, as the repository that links to them"
 CARD = "crate_mm/weights/README.md"
@@ -74,6 +75,7 @@ PUBLISHED = {
     "tost_tiny_in1k": Published("tost_tiny_12", TOST, no_url_reason=ANNOUNCED),
     "tost_small_in1k": Published("tost_small_12", TOST, no_url_reason=ANNOUNCED),
     "tost_medium_in1k": Published("tost_medium_24", TOST, no_url_reason=ANNOUNCED),
+    **{f"cbt_{arch}_in1k": Published(f"cbt_{arch}", CBSA, licence=MIT) for arch in ("tiny", "small", "base", "large")},
     "crate_gpt": Published(None, OFFICIAL, no_url_reason="they are of a language model, which no family supports"),
 }
 

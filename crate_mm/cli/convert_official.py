@@ -1,4 +1,4 @@
-"""Convert a third-party checkpoint (CRATE, CRATE-MAE, CRATE-alpha, ToST, torchvision's ViT, ...) to crate_mm's format.
+"""Convert a third-party checkpoint (CRATE, CRATE-MAE, CRATE-alpha, ToST, CBT, ViT, ...) to crate_mm's format.
 
 python tools/convert_official.py crate_base_official.pth crate_base.pth
 python tools/test.py configs/crate_base_in1k.py crate_base.pth

@@ -26,7 +26,8 @@ from ..registry import BACKBONES, MODELS, head_for, registered_only, suggest
 def list_models() -> list[str]:
     """Return the names that ``get_model`` accepts, such as 'crate_tiny', 'crate_alpha_base' and 'tost_small_12'.
 
-    They are the named ``sizes`` of the registered backbones, and the small models whose weights the package contains,
+    They are the named ``sizes`` of the registered backbones, CRATE's first, and the small models whose weights the
+    package contains,
     such as 'crate_mini_digits'. 'crate_mae_base' is a classifier on the encoder of a masked autoencoder; the
     autoencoder itself has a config.
     """
@@ -38,7 +39,7 @@ def _named_backbones() -> dict[str, dict[str, str]]:
     families = {kind: backbone.sizes for kind, backbone in registered_backbones().items() if backbone.sizes is not None}
     return {
         f"{sizes.prefix}_{arch}": {"type": kind, "arch": arch}
-        for kind, sizes in sorted(families.items(), key=lambda item: item[1].prefix)
+        for kind, sizes in sorted(families.items(), key=lambda item: (item[1].prefix[:5] != "crate", item[1].prefix))
         for arch in sizes.archs
     }
 

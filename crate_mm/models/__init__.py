@@ -3,12 +3,16 @@
 from .backbone import Backbone, InputSpec, PatchKernel, Positions
 from .families import (
     ALPHA_ARCHS,
+    AOT_ARCHS,
     ARCHS,
+    CBT,
+    CBT_ARCHS,
     CRATE,
     CRATEMAE,
     SEGMENTATION_ARCHS,
     TOST_ARCHS,
     VIT_ARCHS,
+    AoT,
     CRATEAlpha,
     ToST,
     ViT,
@@ -17,7 +21,7 @@ from .layers import Layer, TokenLayout
 from .tasks import ImageClassifier, ImagePreprocessor, LinearHead, MaskedAutoencoder, Task
 
 __all__ = [
-    "ALPHA_ARCHS", "ARCHS", "CRATE", "CRATEMAE", "SEGMENTATION_ARCHS", "TOST_ARCHS", "VIT_ARCHS", "Backbone",
-    "CRATEAlpha", "ImageClassifier", "ImagePreprocessor", "InputSpec", "Layer", "LinearHead", "MaskedAutoencoder",
-    "PatchKernel", "Positions", "Task", "ToST", "TokenLayout", "ViT",
+    "ALPHA_ARCHS", "AOT_ARCHS", "ARCHS", "CBT", "CBT_ARCHS", "CRATE", "CRATEMAE", "SEGMENTATION_ARCHS", "TOST_ARCHS",
+    "VIT_ARCHS", "AoT", "Backbone", "CRATEAlpha", "ImageClassifier", "ImagePreprocessor", "InputSpec", "Layer",
+    "LinearHead", "MaskedAutoencoder", "PatchKernel", "Positions", "Task", "ToST", "TokenLayout", "ViT",
 ]  # fmt: skip

@@ -43,6 +43,8 @@ HAS = {
     "CRATEAlpha": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "sparsity_step1"},
     "coupled": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "sparsity_step1"},
     "one step": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity"},
+    "CBT": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "objective"},
+    "AoT": {"rc_half", "rc_z", "rc_in", "rc_out"},
     "ToST": {"rc_half", "rc_z", "rc_in", "rc_out", "active"},
     "softmax attention": {"sparsity"},
     "MLP": {"rc_half", "rc_z", "rc_in", "rc_out", "active"},

@@ -117,6 +117,8 @@ FORMS = {
     "CRATEMAE": (dict(kind="CRATEMAE"), {}),
     "ViT": (dict(kind="ViT"), {"directions": "ViT has no sparse code", "subspaces": "ViT has no subspaces"}),
     "alpha": (dict(kind="CRATEAlpha"), {}),
+    "CBT": (dict(kind="CBT"), {}),
+    "AoT": (dict(kind="AoT"), {"directions": "AoT has no sparse code"}),
     "ToST": (
         dict(kind="ToST"),
         {

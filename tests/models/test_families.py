@@ -142,9 +142,10 @@ def test_what_a_layer_offers_holds_together(family):
         if subspaces is not None:
             assert subspaces.U.shape[0] == 48
             assert subspaces.U.shape[1] % subspaces.num_heads == 0
-        attention = step.attention(torch.randn(1, 17, 48))
-        if attention is not None:
-            torch.testing.assert_close(attention.sum(-1), torch.ones(1, 3, 17))
+        maps = step.maps(torch.randn(1, 17, 48))
+        if "attention" in maps:
+            sums = maps["attention"].values.sum(-1)
+            torch.testing.assert_close(sums, torch.ones_like(sums))
 
 
 def test_figures_are_drawn_or_refused(family):

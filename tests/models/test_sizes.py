@@ -27,7 +27,9 @@ def test_a_rows_parameters_are_the_models(name):
     assert model.backbone.blocks[0].compress.num_heads == int(heads)
 
 
-@pytest.mark.parametrize("name", ["crate_seg_tiny", "crate_mae_tiny", "crate_alpha_tiny", "tost_tiny_12", "vit_tiny"])
+@pytest.mark.parametrize(
+    "name", ["crate_seg_tiny", "crate_mae_tiny", "crate_alpha_tiny", "tost_tiny_12", "vit_tiny", "cbt_tiny", "aot_tiny"]
+)
 @pytest.mark.slow
 def test_a_rows_multiply_adds_are_counted(name):
     """Of each family's smallest: the rest was counted likewise."""

@@ -7,7 +7,7 @@ import pytest
 from crate_mm.registry import BACKBONES, DATASETS, LAYERS, METRICS, MODELS
 
 REGISTRIES = (BACKBONES, DATASETS, LAYERS, METRICS, MODELS)
-FILES = ("aot", "cbsa", "distillation", "language")
+FILES = ("distillation", "language")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,6 +1,8 @@
 """Backbones: CRATE and its relatives."""
 
 from .alpha import ALPHA_ARCHS, CRATEAlpha
+from .aot import AOT_ARCHS, AoT
+from .cbt import CBT, CBT_ARCHS
 from .crate import ARCHS, CRATE, SEGMENTATION_ARCHS
 from .crate_mae import CRATEMAE, MAEDecoder
 from .tost import TOST_ARCHS, ToST

@@ -1,7 +1,8 @@
 """Operators of a layer, in plain PyTorch."""
 
+from .cbsa import CBSA
 from .class_attention import ClassAttention, ClassAttentionBlock
-from .conv_stem import ConvStem, FourierPositions
+from .conv_stem import ConvStem, ConvStemWithCLS, FourierPositions
 from .ista import ISTA
 from .layer import (
     Block,
@@ -25,7 +26,8 @@ from .tokens import ConvEmbedding, TokenEmbedding, check_images, patch_grid, res
 from .tssa import TSSA
 
 __all__ = [
-    "ISTA", "MLP", "MSSA", "TSSA", "Block", "ClassAttention", "ClassAttentionBlock", "Compression", "ConvEmbedding",
-    "ConvStem", "DecoderBlock", "DropPath", "FourierPositions", "Layer", "Map", "OvercompleteISTA", "SinCosEmbedding",
-    "SoftmaxAttention", "Sparsification", "Subspaces", "TokenEmbedding", "TokenLayout",
+    "CBSA", "ISTA", "MLP", "MSSA", "TSSA", "Block", "ClassAttention", "ClassAttentionBlock", "Compression",
+    "ConvEmbedding", "ConvStem", "ConvStemWithCLS", "DecoderBlock", "DropPath", "FourierPositions", "Layer", "Map",
+    "OvercompleteISTA", "SinCosEmbedding", "SoftmaxAttention", "Sparsification", "Subspaces", "TokenEmbedding",
+    "TokenLayout",
 ]  # fmt: skip

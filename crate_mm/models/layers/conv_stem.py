@@ -1,4 +1,4 @@
-"""Convolutional patch embedding with Fourier positions, as in ToST and XCiT.
+"""Convolutional patch embeddings: with Fourier positions, as in ToST and XCiT, or with learned ones, as in CBT.
 
 Shapes: B images, C channels, H x W pixels, N = h w patches on a grid of h x w, d embedding dimensions.
 """
@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .tokens import PatchEmbedding, Size, patch_grid
+from .tokens import PatchEmbedding, Size, check_images, patch_grid
 
 
 class FourierPositions(nn.Module):
@@ -45,12 +45,35 @@ class FourierPositions(nn.Module):
         return self.proj(torch.cat([rows, columns], dim=-1).permute(2, 0, 1)[None].to(weight.dtype))
 
 
+def conv_stages(patch_size: int, in_channels: int, embed_dim: int) -> nn.Sequential:
+    """Return convolutions from images to a grid of patches, ``(B, C, H, W) -> (B, d, h, w)``.
+
+    3 x 3 convolutions with stride 2 and no bias, each followed by BatchNorm, with GELU between them: four for patches
+    of 16 pixels (d/8, d/4, d/2, d channels), three for patches of 8.
+
+    Raises:
+        ValueError: another ``patch_size``, or an indivisible d.
+    """
+    if patch_size not in (8, 16):
+        raise ValueError(f"patch_size of the convolutional stem must be 8 or 16, got {patch_size!r}")
+    halvings = patch_size.bit_length() - 1
+    if embed_dim % 2 ** (halvings - 1):
+        raise ValueError(
+            f"embed_dim {embed_dim} is not divisible by {2 ** (halvings - 1)}, as the stem's widths require"
+        )
+    widths = [in_channels, *(embed_dim // 2**n for n in reversed(range(halvings)))]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+        layers += [nn.Sequential(convolution, nn.BatchNorm2d(after)), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
+
+
 class ConvStem(PatchEmbedding):
     """Embed an image as tokens, without a CLS token: ``(B, C, H, W) -> (B, N, d)``.
 
-    3 x 3 convolutions with stride 2 and no bias, each followed by BatchNorm, with GELU between them: four for patches
-    of 16 pixels (d/8, d/4, d/2, d channels), three for patches of 8. Fourier positions are added. An image may have any
-    size that the patch size divides.
+    Fourier positions are added to the output of ``conv_stages``. An image may have any size that the patch size
+    divides.
 
     BatchNorm's running statistics are part of the weights and change in training.
 
@@ -66,20 +89,9 @@ class ConvStem(PatchEmbedding):
     """
 
     def __init__(self, img_size: Size, patch_size: int, in_channels: int, embed_dim: int) -> None:
-        if patch_size not in (8, 16):
-            raise ValueError(f"patch_size of the convolutional stem must be 8 or 16, got {patch_size!r}")
+        stem = conv_stages(patch_size, in_channels, embed_dim)
         super().__init__(img_size, patch_size, in_channels)
-        halvings = patch_size.bit_length() - 1
-        if embed_dim % 2 ** (halvings - 1):
-            raise ValueError(
-                f"embed_dim {embed_dim} is not divisible by {2 ** (halvings - 1)}, as the stem's widths require"
-            )
-        widths = [in_channels, *(embed_dim // 2**n for n in reversed(range(halvings)))]
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
-            layers += [nn.Sequential(convolution, nn.BatchNorm2d(after)), nn.GELU()]
-        self.stem = nn.Sequential(*layers[:-1])
+        self.stem = stem
         self.positions = FourierPositions(embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -91,3 +103,26 @@ class ConvStem(PatchEmbedding):
         patch_grid((images.shape[2], images.shape[3]), self.patch_size)
         grid = self.stem(images)
         return (grid + self.positions(grid.shape[2], grid.shape[3])).flatten(2).mT
+
+
+class ConvStemWithCLS(PatchEmbedding):
+    """Embed an image as tokens: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
+
+    As ``ConvStem``, but with a CLS token, and with learned positions in place of the computed ones. Both are
+    initialized from a standard normal.
+
+    Raises:
+        ValueError: as ``ConvStem``, or (in forward) an image has another size.
+    """
+
+    def __init__(self, img_size: Size, patch_size: int, in_channels: int, embed_dim: int) -> None:
+        stem = conv_stages(patch_size, in_channels, embed_dim)
+        super().__init__(img_size, patch_size, in_channels)
+        self.stem = stem
+        self.cls_token = nn.Parameter(torch.randn(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + self.num_patches, embed_dim))
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_images(images, self.in_channels, self.img_size)
+        tokens = self.stem(images).flatten(2).mT
+        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + self.pos_embed

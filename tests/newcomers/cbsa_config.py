@@ -1,3 +1,0 @@
-_base_ = ["../../configs/debug.py"]
-custom_imports = dict(imports=["cbsa"])
-model = dict(backbone=dict(compress=dict(type="CBSA", pool=2)))
