@@ -5,9 +5,9 @@
 The authors report 74.9 % top-1 by k-NN and 77.3 % by a linear probe after 100 epochs; DINO reaches 72.9 % and 76.3 %.
 Not reproduced here.
 
-The covariance of the expansion is that of 64 images, as on the authors' 8 GPUs of 64 images each, whatever the number of
-GPUs here. The official option reduce_cov is model.group_size=batch; its expansion is larger, up to 2.28 instead of
-0.45. model.objective=dino trains DINO with the same settings; it has no warm-up of the teacher's temperature, and its
+The covariance of the expansion is that of 64 images, as on the authors' 8 GPUs with 64 images each, on any number of
+GPUs. The official option reduce_cov is model.group_size=batch: the largest expansion is then 2.28 instead of 0.45.
+model.objective=dino trains DINO with the same settings; it has no warm-up of the teacher's temperature, and its
 prototypes are trained from the first step.
 
 Different from the official code: GaussianBlur is torchvision's. The linear probe starts from the teacher:

@@ -14,10 +14,10 @@ from .families import (
     ViT,
 )
 from .layers import Layer, TokenLayout
-from .tasks import ImageClassifier, ImagePreprocessor, LinearHead, MaskedAutoencoder, Task
+from .tasks import ImageClassifier, ImagePreprocessor, LinearHead, MaskedAutoencoder, SelfDistillation, Task
 
 __all__ = [
     "ALPHA_ARCHS", "ARCHS", "CRATE", "CRATEMAE", "SEGMENTATION_ARCHS", "TOST_ARCHS", "VIT_ARCHS", "Backbone",
     "CRATEAlpha", "ImageClassifier", "ImagePreprocessor", "InputSpec", "Layer", "LinearHead", "MaskedAutoencoder",
-    "PatchKernel", "Positions", "Task", "ToST", "TokenLayout", "ViT",
+    "PatchKernel", "Positions", "SelfDistillation", "Task", "ToST", "TokenLayout", "ViT",
 ]  # fmt: skip
