@@ -37,6 +37,8 @@ def test_every_config_builds(path, tmp_path):
         output = model(**model.example())
     if "head" in cfg.model:
         assert output.shape == (1, cfg.model.head.num_classes)
+    elif cfg.model.type == "SelfDistillation":
+        assert output.shape == (1, model.backbone.embed_dim)
     else:
         assert output.shape == model.patchify(model.example()["inputs"]).shape
     for name in LOADERS:

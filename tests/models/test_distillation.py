@@ -14,13 +14,8 @@ from crate_mm.checkpoints.fit import transfer_backbone
 from crate_mm.checkpoints.unwrap import as_checkpoint
 from crate_mm.engine.optim.schedule import CosineWeightDecay
 from crate_mm.engine.optim.wrapper import OptimWrapper
-from crate_mm.models.tasks.distillation import (
-    ProjectionHead,
-    SelfDistillation,
-    expansion,
-    largest_expansion,
-    rate_distillation_loss,
-)
+from crate_mm.models.tasks.distillation import ProjectionHead, SelfDistillation, rate_distillation_loss
+from crate_mm.models.tasks.rate_loss import expansion, largest_expansion
 from crate_mm.testing import check_task
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "data/simdino_reference.json").read_text())
