@@ -1,7 +1,7 @@
 """SimDINO's loss: compression and expansion of the features of crops.
 
-Source: Wu et al., "Simplifying DINO via Coding Rate Regularization", ICML 2025, arXiv 2502.10385, and the official code,
-github.com/RobinWu218/SimDINO.
+Source: Wu et al., "Simplifying DINO via Coding Rate Regularization", ICML 2025, arXiv 2502.10385, and its official
+code, github.com/RobinWu218/SimDINO.
 Shapes: B images of a micro-batch, M images of a step, n crops of an image, the first two of them global, p dimensions
 of the features, m images of a covariance group.
 """
