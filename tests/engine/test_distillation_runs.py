@@ -139,8 +139,8 @@ def test_log_shows_the_terms(one):
         assert row["loss"] == pytest.approx(-row["compression"] - row["expansion"], rel=1e-9)
         assert 0 < row["expansion"] < row["expansion_max"] == pytest.approx(rows[0]["expansion_max"], rel=1e-12)
     result = json.loads((one / "rate" / "result.json").read_text())
-    assert result["headline"]["metric"] == "eval/knn_top1"
-    assert result["last"]["eval/knn_top1"] > 20
+    assert result["headline"]["metric"] == "knn_top1"
+    assert result["last"]["knn_top1"] > 20
 
 
 def test_resumed_run_is_the_uninterrupted_one(tmp_path):
