@@ -125,13 +125,6 @@ def test_any_split_takes_the_same_steps(double, one, tmp_path, objective, proces
     assert_same_steps(tmp_path, one / objective)
 
 
-def test_micro_batches_repeat_the_random_draws_of_the_student(tmp_path):
-    """The expansion of the second pass is that of the first: stochastic depth drops the same samples."""
-    train(tmp_path, max_batch_per_device=16, model__backbone__drop_path=0.5, train_cfg__max_epochs=1)
-    rows = steps(tmp_path)
-    assert all(0 < row["expansion"] <= row["expansion_max"] for row in rows)
-
-
 def test_log_shows_the_terms(one):
     rows = steps(one / "rate")
     assert len(rows) == 10

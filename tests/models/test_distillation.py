@@ -12,6 +12,7 @@ from torch import nn
 
 from crate_mm.checkpoints.fit import transfer_backbone
 from crate_mm.checkpoints.unwrap import as_checkpoint
+from crate_mm.engine.loading.chunks import split_batch
 from crate_mm.engine.optim.schedule import CosineWeightDecay
 from crate_mm.engine.optim.wrapper import OptimWrapper
 from crate_mm.models.tasks.distillation import ProjectionHead, SelfDistillation, rate_distillation_loss
@@ -292,6 +293,20 @@ def test_teacher_is_the_moving_average_of_the_student():
         assert torch.equal(slow, fast)
     task.total_steps = 10
     assert [task.momentum_at(1), task.momentum_at(6), task.momentum_at(11)] == pytest.approx([0.9, 0.95, 1])
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_micro_batches_see_one_expansion_with_stochastic_depth(autocast):
+    """The second pass repeats the random draws of the first, and leaves the generator as it found it."""
+    task = SelfDistillation(dict(CRATE, drop_path=0.5), group_size=4, **SMALL)
+    parts = split_batch(batch(images=8), 2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.no_grad():
+            task.before_step(parts, 8)
+        expansions = [task(**task.data_preprocessor(part), mode="loss")["expansion"].item() for part in parts]
+        again = task(**task.data_preprocessor(parts[0]), mode="loss")["expansion"].item()
+    assert expansions[0] == pytest.approx(expansions[1], rel=1e-6)
+    assert again != pytest.approx(expansions[0], rel=1e-6)
 
 
 def test_dino_equals_its_formula():
