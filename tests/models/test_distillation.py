@@ -297,7 +297,7 @@ def test_teacher_is_the_moving_average_of_the_student():
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_micro_batches_see_one_expansion_with_stochastic_depth(autocast):
-    """The second pass repeats the random draws of the first, and leaves the generator as it found it."""
+    """The second pass repeats the random draws of the first."""
     task = SelfDistillation(dict(CRATE, drop_path=0.5), group_size=4, **SMALL)
     parts = split_batch(batch(images=8), 2)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
