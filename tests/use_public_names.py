@@ -34,6 +34,7 @@ from crate_mm.models import TokenLayout as SameTokenLayout
 from crate_mm.models.families.block import build_block
 from crate_mm.models.layers import Block, Compression, Layer, Map, Sparsification, Subspaces, TokenLayout
 from crate_mm.models.official import Argument, Official, classifier
+from crate_mm.models.tasks.distillation import rate_distillation_loss
 from crate_mm.registry import BACKBONES, DATASETS, FIGURES, LAYERS, METRICS, MODELS
 from crate_mm.testing import check_backbone, check_layer, check_task
 
@@ -52,6 +53,7 @@ def models(images: Tensor) -> Tensor:
     assert_type(predict.class_names, list[str])
     HubModel("epoch_40.pth", licence="mit").push_to_hub("me/crate")
     check_task(model, {"inputs": images})
+    assert_type(rate_distillation_loss(images, images, 2, group_size="batch"), tuple[Tensor, Tensor, Tensor])
     logits: Tensor = model(**model.data_preprocessor({"inputs": images}))
     return logits
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..io.log import print_log
 from ..io.untrusted import sanitized
 from ..models.backbone import PatchKernel, Positions
-from ..models.tasks.base import backbone_of
+from ..models.tasks.base import Task, backbone_of
 from .resize import MODES, fit_patch_kernel, fit_positions
 from .unwrap import Checkpoint, as_checkpoint
 from .validate import FORMAT, CheckpointError
@@ -248,6 +248,8 @@ def transfer_backbone(
             f"{(unlike or missing or ['it has no parameters'])[0]}"
         )
     model.load_state_dict({**expected, **filled})
+    if isinstance(model, Task):
+        model.after_transfer()
     return result
 
 

@@ -169,7 +169,7 @@ def _prepare_training(cfg: Config, world_size: int, rank: int) -> None:
     for schedule in [schedules] if isinstance(schedules, dict) else schedules:
         if not isinstance(schedule, dict):
             raise ValueError(f"param_scheduler must be a dict(type=...), a list of dicts or None, got {schedule!r}")
-        if schedule.get("type") == "WarmupCosineLR":
+        if schedule.get("type") in ("WarmupCosineLR", "CosineWeightDecay"):
             schedule.convert_to_iter_based = True  # its config is in epochs, its updates in iterations
             if steps is not None and schedule.get("end") is None:
                 schedule.setdefault("end_step", steps)

@@ -7,7 +7,7 @@ from .checkpointing.results import ResultFile
 from .loop import TrainLoop
 from .optim.gradient_norms import GradientNorms
 from .optim.param_groups import DefaultOptimWrapperConstructor
-from .optim.schedule import WarmupCosineLR
+from .optim.schedule import CosineWeightDecay, WarmupCosineLR
 from .optim.wrapper import AutocastOptimWrapper, amp_dtype, amp_optim_wrapper
 from .runner import Runner
 from .safety import seeding, unreadable

@@ -6,11 +6,13 @@ import torch
 from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
+from ..datasets.base import samples_in
 from ..models.tasks.base import Task, task_of
 from ..registry import LOOPS
 from ..torch_private import end_workers
 from .loading.chunks import chunk_loader, split_batch
 from .loading.prefetch import Prefetcher
+from .parallel.batch_norm import StatisticsBackup
 from .parallel.launch import dist_timeout
 from .safety.agreement import Agreement, notice_hanging
 from .safety.finite import PeerFailedError
@@ -63,6 +65,8 @@ class TrainLoop(EpochBasedTrainLoop):
         self.micro_batches = micro_batches
         self.task = task_of(runner.model)
         self.counts_samples = type(self.task).count is Task.count  # otherwise the ranks exchange their counts
+        self.task.total_steps = self._max_iters
+        self.has_before_step = type(self.task).before_step is not Task.before_step
         self.has_after_step = type(self.task).after_step is not Task.after_step  # avoids waiting for the GPU
         total = runner.cfg.get("global_batch_size")
         self.total = total if total and total % runner.world_size else None  # set if per-rank batch sizes differ
@@ -148,6 +152,8 @@ class TrainLoop(EpochBasedTrainLoop):
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         self._begin_step(error)
         batches = split_batch(data_batch, self.micro_batches)
+        if self.has_before_step:
+            self._before_step(batches)
         logs = [self._train_micro_batch(batch, weight) for batch, weight in zip(batches, self._weights(batches))]
         outputs = {key: sum(log[key] for log in logs) / len(logs) for key in logs[0]}
         if self.has_after_step:
@@ -158,6 +164,14 @@ class TrainLoop(EpochBasedTrainLoop):
         self._iter += 1
         if self.stop_error:
             self._stop()
+
+    def _before_step(self, batches: list[dict[str, Tensor]]) -> None:
+        statistics = StatisticsBackup()
+        statistics.store(self.task)
+        total = self.runner.cfg.get("global_batch_size") or self.runner.world_size * sum(map(samples_in, batches))
+        with torch.no_grad(), self.runner.optim_wrapper.autocast(self.task):
+            self.task.before_step(batches, total)
+        statistics.restore()
 
     def _weights(self, batches: list[dict[str, Tensor]]) -> list[float]:
         """Return each micro-batch's loss weight: its count divided by the mean count of the step's micro-batches."""

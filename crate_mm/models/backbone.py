@@ -144,6 +144,11 @@ class Backbone(nn.Module):
         """Return the tensors that depend on the image or patch size, by state-dict name."""
         return {}
 
+    def interpolate_positions(self) -> bool:
+        """Accept images of other sizes from now on, by interpolating positions; return whether the family can."""
+        spec = self.input_spec
+        return spec is not None and spec.any_size
+
     def fuse(self) -> "Backbone":
         """Precompute terms that depend only on the weights. A fused model is for inference only."""
         for layer in self.layers:

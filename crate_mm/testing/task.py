@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..datasets.base import samples_in
 from ..engine.loop import split_batch
 from ..models.tasks.base import Task, freeze_untrained, task_of
 
 TOLERANCE = 1e-4  # of losses in float32, relative to the larger of the loss and 1
 
 
-def check_task(task: Task, batch: dict[str, Tensor]) -> None:
+def check_task(task: Task, batch: dict[str, Tensor], evaluated: dict[str, Tensor] | None = None) -> None:
     """Check a task on one batch. The task is not changed.
 
     The checks cover the headline; the losses and the gradients of ``trainable()``; that the loss of a batch is the mean
@@ -21,7 +22,8 @@ def check_task(task: Task, batch: dict[str, Tensor]) -> None:
 
     Args:
         task: the task, on its device.
-        batch: a training batch from a loader, with at least two samples and all entries that ``predict`` needs.
+        batch: a training batch from a loader, with at least two samples.
+        evaluated: a batch from a loader of the evaluation (default: the training batch).
 
     Raises:
         AssertionError: the task violates its contract; the message says how.
@@ -30,7 +32,7 @@ def check_task(task: Task, batch: dict[str, Tensor]) -> None:
         name, task = type(task).__name__, copy.deepcopy(task_of(task))
     except ValueError as error:
         raise AssertionError(str(error)) from None
-    if len(next(iter(batch.values()))) < 2:
+    if samples_in(batch) < 2:
         raise AssertionError("check_task needs a batch of at least two samples")
     headline = task.headline if "headline" in dir(task) else None
     if not (isinstance(headline, tuple) and len(headline) == 2 and headline[1] in ("greater", "less")):
@@ -38,11 +40,12 @@ def check_task(task: Task, batch: dict[str, Tensor]) -> None:
     freeze_untrained(task)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        _check_evaluation(task, batch, name)
+        evaluated = batch if evaluated is None else evaluated
+        _check_evaluation(task, evaluated, name)
         _check_micro_batches(task, batch, name)
         trained = copy.deepcopy(task)
         _check_training(trained, batch, name)
-        _check_state(task, trained, batch, name)
+        _check_state(task, trained, evaluated, name)
 
 
 def _loss(task: Task, batch: dict[str, Tensor], name: str) -> Tensor:
@@ -51,6 +54,8 @@ def _loss(task: Task, batch: dict[str, Tensor], name: str) -> Tensor:
     if not isinstance(losses, dict) or not losses:
         raise AssertionError(f"{name}.loss must return a dict of losses, got {type(losses).__name__}")
     for key, value in losses.items():
+        if key in task.logged:
+            continue
         if not key.startswith("loss"):
             raise AssertionError(f"{name}.loss: the name {key!r} must start with 'loss', or it is not minimized")
         if not isinstance(value, Tensor) or value.ndim:
@@ -58,13 +63,14 @@ def _loss(task: Task, batch: dict[str, Tensor], name: str) -> Tensor:
             raise AssertionError(f"{name}.loss: {key!r} must be a scalar tensor, got {got}")
         if not value.isfinite():
             raise AssertionError(f"{name}.loss: {key!r} is {value.item()}")
-    return sum(losses.values())
+    return sum(value for key, value in losses.items() if key not in task.logged)
 
 
 @torch.no_grad()
 def _check_micro_batches(task: Task, batch: dict[str, Tensor], name: str) -> None:
     """Raise unless the loss, without the randomness of training, is the mean over the counted items."""
     task.eval()
+    task.before_step([batch], samples_in(batch))
     total, count = _loss(task, batch, name), task.count(batch)
     if task.mixes_samples:
         return
@@ -75,6 +81,7 @@ def _check_micro_batches(task: Task, batch: dict[str, Tensor], name: str) -> Non
     if sum(counts) != count:
         summands = " + ".join(map(str, counts))
         raise AssertionError(f"{name}.count is {count} for a batch, but {summands} for its two parts")
+    task.before_step(parts, samples_in(batch))
     losses = [_loss(task, part, name) for part in parts]
     mean = sum(loss * number for loss, number in zip(losses, counts)) / max(count, 1)
     if count and (mean - total).abs() > TOLERANCE * total.abs().clamp(min=1):
@@ -112,7 +119,7 @@ def _check_training(task: Task, batch: dict[str, Tensor], name: str) -> None:
 def _check_evaluation(task: Task, batch: dict[str, Tensor], name: str) -> None:
     """Raise unless ``predict``, ``features`` and ``example`` return valid results, the same each time."""
     task.eval()
-    size, data = len(next(iter(batch.values()))), task.data_preprocessor(batch, False)
+    size, data = samples_in(batch), task.data_preprocessor(batch, False)
     modes = ["predict"] + ["features"] * (type(task).features is not Task.features)
     for mode in modes:
         first, again = (task(**data, mode=mode) for _ in range(2))

@@ -145,8 +145,8 @@ class CheckpointingRunner(RunnerState):
             CheckpointError: the checkpoint has weights only, or its run does not match this one.
         """
         settings = {"initial_lr", *self.cfg.optim_wrapper.optimizer}
-        if self.param_schedulers:
-            settings.discard("lr")  # the schedule's position determines it
+        # A schedule's position determines its setting: the learning rate, or also the weight decay.
+        settings -= {getattr(schedule, "param_name", "lr") for schedule in self.param_schedulers or ()}
         configured = [dict(group) for group in self.optim_wrapper.param_groups]
         try:
             super().resume(filename, *args, **kwargs)

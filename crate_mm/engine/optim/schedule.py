@@ -1,7 +1,8 @@
-"""Learning-rate schedule of the recipes, and scaling of the learning rate with the batch size."""
+"""Schedules of the recipes for learning rate and weight decay, and scaling of the learning rate with the batch size."""
 
 import logging
 import math
+from typing import ClassVar
 
 from mmengine.optim import OptimWrapper
 
@@ -10,8 +11,83 @@ from ...registry import PARAM_SCHEDULERS
 from ..mmengine_private import ParamScheduler
 
 
+class WarmupCosine(ParamScheduler):
+    """Linear warm-up, then a cosine, of one setting of all parameter groups, as one curve over the run's iterations.
+
+    See ``WarmupCosineLR`` for the curve and the arguments.
+
+    Attributes:
+        setting: key of the parameter groups.
+        title: its name in messages.
+    """
+
+    setting: ClassVar[str]
+    title: ClassVar[str]
+
+    def __init__(
+        self,
+        optimizer: OptimWrapper,
+        warmup: float,
+        end: int,
+        start_factor: float = 0.01,
+        max_warmup: float = 0.2,
+        last_step: int = -1,
+        end_factor: float = 0.0,
+    ) -> None:
+        if warmup < 0 or end <= 0:
+            raise ValueError(f"a schedule needs warmup >= 0 and end > 0, got {warmup} and {end}")
+        self.warmup = min(warmup, max_warmup * end)
+        self.start_factor = start_factor
+        self.end_factor = end_factor
+        super().__init__(optimizer, self.setting, begin=0, end=end, last_step=last_step, by_epoch=False)
+
+    @classmethod
+    def build_iter_from_epoch(
+        cls,
+        *args,
+        warmup: float,
+        end: int,
+        epoch_length: int,
+        by_epoch: bool = True,
+        end_step: int | None = None,
+        **kwargs,
+    ) -> "WarmupCosine":
+        """Build from a length in epochs; MMEngine calls it for ``convert_to_iter_based=True``."""
+        if not by_epoch:
+            raise ValueError(f"{cls.__name__} takes its lengths in epochs: leave out by_epoch")
+        return cls(*args, warmup=warmup * epoch_length, end=end_step or end * epoch_length, **kwargs)
+
+    def factor(self, step: int) -> float:
+        """Return the factor of the base value at iteration ``step``."""
+        if step < self.warmup:
+            return self.start_factor + (1 - self.start_factor) * step / self.warmup
+        progress = min((step - self.warmup) / (self.end - self.warmup), 1.0)
+        return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+    def _get_value(self) -> list[float]:
+        return [base * self.factor(self.last_step) for base in self.base_values]
+
+    def state_dict(self) -> dict:
+        """Return the current step and the length; the config determines the other settings."""
+        return {"last_step": self.last_step, "global_step": self._global_step, "end": self.end}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        if state_dict["end"] != self.end:
+            print_log(
+                f"the length of the schedule has changed from {state_dict['end']} to {self.end} iterations: the "
+                f"{self.title} follows the new curve",
+                logger="current",
+                level=logging.WARNING,
+            )
+        self.last_step = state_dict["last_step"]
+        self._global_step = state_dict["global_step"]
+        for group, value in zip(self.optimizer.param_groups, self._get_value()):
+            group[self.setting] = value
+        self._last_value = self._get_value()
+
+
 @PARAM_SCHEDULERS.register_module()
-class WarmupCosineLR(ParamScheduler):
+class WarmupCosineLR(WarmupCosine):
     """Linear warm-up, then cosine decay to ``end_factor``, as one curve over the iterations of a run.
 
     With W iterations of warm-up, T iterations in all and the base learning rate ``lr``, iteration ``i`` uses
@@ -35,68 +111,41 @@ class WarmupCosineLR(ParamScheduler):
         ValueError: ``warmup`` is negative, ``end`` is not positive, or ``end_factor`` is outside [0, 1].
     """
 
-    def __init__(
-        self,
-        optimizer: OptimWrapper,
-        warmup: float,
-        end: int,
-        start_factor: float = 0.01,
-        max_warmup: float = 0.2,
-        last_step: int = -1,
-        end_factor: float = 0.0,
-    ) -> None:
-        if warmup < 0 or end <= 0:
-            raise ValueError(f"a schedule needs warmup >= 0 and end > 0, got {warmup} and {end}")
-        self.warmup = min(warmup, max_warmup * end)
+    setting = "lr"
+    title = "learning rate"
+
+    def __init__(self, *args, end_factor: float = 0.0, **kwargs) -> None:
         if not 0 <= end_factor <= 1:
             raise ValueError(f"end_factor must be a fraction of the learning rate, from 0 to 1, got {end_factor}")
-        self.start_factor = start_factor
-        self.end_factor = end_factor
-        super().__init__(optimizer, "lr", begin=0, end=end, last_step=last_step, by_epoch=False)
+        super().__init__(*args, end_factor=end_factor, **kwargs)
+
+
+@PARAM_SCHEDULERS.register_module()
+class CosineWeightDecay(WarmupCosine):
+    """Half a cosine from the weight decay of each parameter group to ``end_factor`` times it, as in DINO.
+
+    Groups without weight decay stay without it.
+
+    Args:
+        end: length in epochs (default: the run's).
+        end_factor: 10 for a recipe from 0.04 to 0.4.
+
+    Raises:
+        ValueError: ``end_factor`` is negative.
+    """
+
+    setting = "weight_decay"
+    title = "weight decay"
+
+    def __init__(self, optimizer: OptimWrapper, end: int, end_factor: float, **kwargs) -> None:
+        if not end_factor >= 0:
+            raise ValueError(f"end_factor must be a factor of the weight decay of at least 0, got {end_factor}")
+        super().__init__(optimizer, end=end, end_factor=end_factor, **kwargs)
 
     @classmethod
-    def build_iter_from_epoch(
-        cls,
-        *args,
-        warmup: float,
-        end: int,
-        epoch_length: int,
-        by_epoch: bool = True,
-        end_step: int | None = None,
-        **kwargs,
-    ) -> "WarmupCosineLR":
-        """Build from a length in epochs; MMEngine calls it for ``convert_to_iter_based=True``."""
-        if not by_epoch:
-            raise ValueError("WarmupCosineLR takes its lengths in epochs: leave out by_epoch")
-        return cls(*args, warmup=warmup * epoch_length, end=end_step or end * epoch_length, **kwargs)
-
-    def factor(self, step: int) -> float:
-        """Return the factor of the base learning rate at iteration ``step``."""
-        if step < self.warmup:
-            return self.start_factor + (1 - self.start_factor) * step / self.warmup
-        progress = min((step - self.warmup) / (self.end - self.warmup), 1.0)
-        return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * progress)) / 2
-
-    def _get_value(self) -> list[float]:
-        return [base * self.factor(self.last_step) for base in self.base_values]
-
-    def state_dict(self) -> dict:
-        """Return the current step and the length; the config determines the other settings."""
-        return {"last_step": self.last_step, "global_step": self._global_step, "end": self.end}
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        if state_dict["end"] != self.end:
-            print_log(
-                f"the length of the schedule has changed from {state_dict['end']} to {self.end} iterations: the "
-                "learning rate follows the new curve",
-                logger="current",
-                level=logging.WARNING,
-            )
-        self.last_step = state_dict["last_step"]
-        self._global_step = state_dict["global_step"]
-        for group, value in zip(self.optimizer.param_groups, self._get_value()):
-            group["lr"] = value
-        self._last_value = self._get_value()
+    def build_iter_from_epoch(cls, *args, **kwargs) -> "CosineWeightDecay":
+        """As ``WarmupCosine.build_iter_from_epoch``, without a warm-up."""
+        return super().build_iter_from_epoch(*args, warmup=0, **kwargs)
 
 
 def scale_lr(optim_wrapper: dict, auto_scale_lr: dict | None, global_batch_size: int) -> dict:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import lion_pytorch
 import mmengine.optim
@@ -171,6 +171,10 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
         with super().optim_context(model):
             yield
 
+    def autocast(self, model: nn.Module) -> AbstractContextManager:
+        """Return the context in which the model's losses are computed."""
+        return nullcontext()
+
     @property
     def skipped(self) -> bool:
         """Whether the last step was skipped. With ``decide_on_device``, the host waits for the device."""
@@ -268,8 +272,15 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
             self._unreported = step._replace(in_a_row=self._skipped_in_a_row)
 
     def _clip_grad(self) -> None:
-        """Clip by ``grad_norm``. MMEngine computes the norm again and makes the host wait for it."""
-        if self.clip_grad_kwargs.keys() != {"max_norm"} or self.grad_norm is None:
+        """Clip by ``grad_norm``. MMEngine computes the norm again and makes the host wait for it.
+
+        With ``clip_grad=dict(max_norm=..., per_parameter=True)``, each parameter's gradient is clipped by its own norm.
+        """
+        if self.clip_grad_kwargs.get("per_parameter") and self.grad_norms is not None:
+            factors = (self.clip_grad_kwargs["max_norm"] / (self.grad_norms + 1e-6)).clamp(max=1)
+            foreach_mul_([p.grad for p in self.grad_norm_params], list(factors.unbind()))
+            return
+        if self.clip_grad_kwargs.keys() - {"per_parameter"} != {"max_norm"} or self.grad_norm is None:
             super()._clip_grad()
             return
         # The formula of torch.nn.utils.clip_grad_norm_.
@@ -291,10 +302,12 @@ class AutocastOptimWrapper(OptimWrapper):
         super().__init__(**kwargs)
         self.dtype = getattr(torch, dtype)
 
+    def autocast(self, model: nn.Module) -> AbstractContextManager:
+        return torch.autocast(next(model.parameters()).device.type, self.dtype)
+
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        device = next(model.parameters()).device.type
-        with super().optim_context(model), torch.autocast(device, self.dtype):
+        with super().optim_context(model), self.autocast(model):
             yield
 
 

@@ -70,6 +70,11 @@ def check_weights(plan: BatchPlan, task: Task, loop: object, wrapper: object) ->
             f"global_batch_size {plan}: {type(unweighted[0]).__name__} does not weight losses by what "
             f"{type(task).__name__} counts: use crate_mm's TrainLoop and OptimWrapper"
         )
+    if unweighted and type(task).before_step is not Task.before_step:
+        raise ValueError(
+            f"{type(unweighted[0]).__name__} does not call the before_step of {type(task).__name__}: use crate_mm's "
+            "TrainLoop and OptimWrapper"
+        )
     if smallest < largest and unweighted:
         even = nearest_even(plan.global_batch_size, plan.world_size * plan.micro_batches)
         raise ValueError(

@@ -140,7 +140,7 @@ class TimmBackbone(Backbone):
 
     @property
     def input_spec(self) -> InputSpec:
-        return InputSpec(self.in_channels, self.img_size)
+        return InputSpec(self.in_channels, self.img_size, getattr(self.model, "dynamic_img_size", False))
 
     def layout(self, inputs: Tensor) -> TokenLayout | None:
         """Return the token layout; None if the model has no patch grid or has other tokens."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..backbone import Backbone, InputSpec, PatchKernel, Positions
 from ..layers import TokenLayout
+from ..layers.tokens import PositionedEmbedding
 
 
 class PatchBackbone(Backbone):
@@ -17,14 +18,14 @@ class PatchBackbone(Backbone):
         positions: name of the position tensor in ``embedding``, or None.
         resize: ``Positions.resize`` for a transfer; None for interpolation.
         kernels: tensors of ``embedding`` with one element per pixel and channel of a patch -> dimension order.
-        any_size: whether images of other sizes than ``img_size`` are accepted.
+        any_size: whether images of other sizes than ``img_size`` are accepted; see ``interpolate_positions``.
     """
 
     prefix: ClassVar[int] = 1
     positions: ClassVar[str | None] = "pos_embed"
     resize: ClassVar[Callable | None] = None
     kernels: ClassVar[dict[str, str]] = {"proj.weight": "d C h w"}
-    any_size: ClassVar[bool] = False
+    any_size: bool = False
     stem: tuple[str, ...] = ("embedding",)
     embedding: nn.Module
     blocks: nn.ModuleList
@@ -55,6 +56,11 @@ class PatchBackbone(Backbone):
         kernels = {f"embedding.{name}": PatchKernel(order, *patch) for name, order in self.kernels.items()}
         positions = {f"embedding.{self.positions}": Positions(grid, self.resize)} if self.positions else {}
         return {**positions, **kernels}
+
+    def interpolate_positions(self) -> bool:
+        if isinstance(self.embedding, PositionedEmbedding):
+            self.any_size = self.embedding.any_size = True
+        return self.any_size
 
     def forward(self, images: Tensor) -> Tensor:
         z, layout = self.embedding(images), self.layout(images)

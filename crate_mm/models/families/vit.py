@@ -17,7 +17,18 @@ from torchvision.models.vision_transformer import EncoderBlock
 from ...registry import BACKBONES
 from ..arch import Arch, Sizes, resolve_arch
 from ..backbone import Backbone, InputSpec, PatchKernel, Positions
-from ..layers import Compression, DropPath, Layer, Map, TokenLayout, check_images, drop_path_rates, scaled_similarity
+from ..layers import (
+    Compression,
+    DropPath,
+    Layer,
+    Map,
+    TokenLayout,
+    check_images,
+    drop_path_rates,
+    patch_grid,
+    resize_table,
+    scaled_similarity,
+)
 from ..official import NORMALIZED, Argument, Official, classifier
 
 VIT_ARCHS: dict[str, Arch] = {
@@ -131,6 +142,7 @@ class ViT(VisionTransformer, Backbone):
     official: ClassVar[Official] = TORCHVISION
     head_settings: ClassVar[dict] = {"norm": False}  # the tokens have passed a LayerNorm
     stem = ("class_token", "conv_proj", "encoder.pos_embedding")
+    any_size = False  # see interpolate_positions
 
     def __init__(
         self,
@@ -167,11 +179,11 @@ class ViT(VisionTransformer, Backbone):
 
     @property
     def input_spec(self) -> InputSpec:
-        return InputSpec(self.in_channels, self.img_size)
+        return InputSpec(self.in_channels, self.img_size, self.any_size)
 
     def layout(self, inputs: Tensor) -> TokenLayout:
         """Return the grid of the patches, which follow the CLS token."""
-        H, W = self.img_size
+        H, W = inputs.shape[-2:] if self.any_size else self.img_size
         return TokenLayout(1, H // self.patch_size, W // self.patch_size)
 
     def resizable(self) -> dict[str, Positions | PatchKernel]:
@@ -181,12 +193,19 @@ class ViT(VisionTransformer, Backbone):
             "conv_proj.weight": PatchKernel("d C h w", patch, patch, self.in_channels),
         }
 
+    def interpolate_positions(self) -> bool:
+        self.any_size = True
+        return True
+
     @property
     def blocks(self) -> nn.Sequential:
         return self.encoder.layers
 
     def forward(self, images: Tensor) -> Tensor:
-        check_images(images, self.in_channels, self.img_size)
+        size, patch = tuple(images.shape[-2:]) if self.any_size else self.img_size, self.patch_size
+        check_images(images, self.in_channels, size)
+        old, new = (patch_grid(pixels, (patch, patch)) for pixels in (self.img_size, size))
         patches = self.conv_proj(images).flatten(2).mT
         z = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1)
-        return self.encoder(z)
+        z = z + resize_table(self.encoder.pos_embedding, old, new)
+        return self.encoder.ln(self.encoder.layers(self.encoder.dropout(z)))

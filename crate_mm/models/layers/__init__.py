@@ -19,10 +19,10 @@ from .layer import (
 from .mlp import MLP
 from .mssa import MSSA
 from .overcomplete import OvercompleteISTA
-from .sincos import SinCosEmbedding, resize_table, sincos_table
+from .sincos import SinCosEmbedding, sincos_table
 from .softmax_attention import SoftmaxAttention
 from .synthesis import DecoderBlock
-from .tokens import ConvEmbedding, TokenEmbedding, check_images, patch_grid, resize_positions, to_pair
+from .tokens import ConvEmbedding, TokenEmbedding, check_images, patch_grid, resize_positions, resize_table, to_pair
 from .tssa import TSSA
 
 __all__ = [

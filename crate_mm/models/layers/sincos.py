@@ -5,10 +5,9 @@ dimensions.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .tokens import PatchEmbedding, Size, resize_positions
+from .tokens import PatchEmbedding, Size, resize_table
 
 
 def sincos_table(grid: tuple[int, int], embed_dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -37,25 +36,6 @@ def sincos_table(grid: tuple[int, int], embed_dim: int, dtype: torch.dtype | Non
     patches = torch.cat([by_column.repeat(grid[0], 1), by_row.repeat_interleave(grid[1], dim=0)], dim=1)
     table = torch.cat([torch.zeros(1, embed_dim, dtype=torch.float64), patches])[None]
     return table.to(dtype or torch.get_default_dtype())
-
-
-def resize_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Resize a position table to another grid, ``(1, 1 + N, d) -> (1, 1 + N', d)``; the CLS row stays.
-
-    Bicubic without anti-aliasing or aligned corners. As in the official code, the *scale factor* of each side is
-    ``(g' + 0.1) / g``, so the samples are slightly closer together than for ``g' / g``.
-
-    Args:
-        table: CLS token first, then the patches row by row.
-        old: (rows, columns) of the table.
-        new: (rows, columns) of the result.
-    """
-    scale = tuple((to + 0.1) / size for size, to in zip(old, new))
-
-    def enlarge(grid: Tensor) -> Tensor:
-        return F.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False)[..., : new[0], : new[1]]
-
-    return resize_positions(table, old, new, enlarge)
 
 
 class SinCosEmbedding(PatchEmbedding):

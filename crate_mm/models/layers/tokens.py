@@ -6,6 +6,7 @@ Shapes: B images, C channels, H x W pixels, N patches of h x w pixels, d embeddi
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -52,6 +53,25 @@ def resize_positions(
     return torch.cat([positions[:, :1], resized.to(positions.dtype).flatten(2).mT], dim=1)
 
 
+def resize_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Resize positions to another grid, ``(1, 1 + N, d) -> (1, 1 + N', d)``; the CLS row stays.
+
+    Bicubic without anti-aliasing or aligned corners. As in the code of DINO and MAE, the *scale factor* of each side is
+    ``(g' + 0.1) / g``, so the samples are slightly closer together than for ``g' / g``.
+
+    Args:
+        table: CLS token first, then the patches row by row.
+        old: (rows, columns) of the table.
+        new: (rows, columns) of the result.
+    """
+    scale = tuple((to + 0.1) / size for size, to in zip(old, new))
+
+    def enlarge(grid: Tensor) -> Tensor:
+        return F.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False)[..., : new[0], : new[1]]
+
+    return resize_positions(table, old, new, enlarge)
+
+
 class PatchEmbedding(nn.Module):
     """Base class of patch embeddings: the sizes of images and patches.
 
@@ -76,7 +96,24 @@ class PatchEmbedding(nn.Module):
         return self.grid_size[0] * self.grid_size[1]
 
 
-class TokenEmbedding(PatchEmbedding):
+class PositionedEmbedding(PatchEmbedding):
+    """Base class of patch embeddings with learned positions ``pos_embed``, ``(1, 1 + N, d)``.
+
+    Attributes:
+        any_size: whether images of other sizes are accepted, with interpolated positions.
+    """
+
+    any_size: bool = False
+    pos_embed: nn.Parameter
+
+    def positions_for(self, images: Tensor) -> Tensor:
+        """Return the positions for images, ``(1, 1 + N', d)``; raise ``ValueError`` for images that do not fit."""
+        size = tuple(images.shape[-2:]) if self.any_size else self.img_size
+        check_images(images, self.in_channels, size)
+        return resize_table(self.pos_embed, self.grid_size, patch_grid(size, self.patch_size))
+
+
+class TokenEmbedding(PositionedEmbedding):
     """Embed an image as tokens: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
     A patch is flattened in the order (row in patch, column in patch, channel), normalized, projected to ``d`` and
@@ -96,15 +133,15 @@ class TokenEmbedding(PatchEmbedding):
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + self.num_patches, embed_dim))
 
     def forward(self, images: Tensor) -> Tensor:
-        check_images(images, self.in_channels, self.img_size)
+        positions = self.positions_for(images)
         h, w = self.patch_size
         patches = rearrange(images, "B C (gh h) (gw w) -> B (gh gw) (h w C)", h=h, w=w)
         tokens = self.norm(self.proj(self.patch_norm(patches)))
         cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
-        return torch.cat([cls_token, tokens], dim=1) + self.pos_embed
+        return torch.cat([cls_token, tokens], dim=1) + positions
 
 
-class ConvEmbedding(PatchEmbedding):
+class ConvEmbedding(PositionedEmbedding):
     """Embed an image as tokens by one convolution: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
     The convolution has a bias and no LayerNorm. CLS token and position embedding are learned. Initialization is that of
@@ -123,6 +160,6 @@ class ConvEmbedding(PatchEmbedding):
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        check_images(images, self.in_channels, self.img_size)
+        positions = self.positions_for(images)
         tokens = self.proj(images).flatten(2).mT
-        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + self.pos_embed
+        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions

@@ -2,6 +2,7 @@
 
 from .base import Task
 from .classifier import ImageClassifier
+from .distillation import SelfDistillation
 from .heads import LinearHead
 from .masked import MaskedAutoencoder
 from .preprocessor import ImagePreprocessor

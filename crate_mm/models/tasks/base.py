@@ -43,6 +43,8 @@ class Task(BaseModel):
         flip_test: whether ``predict`` averages over an image and its mirror image; None if not supported.
         class_names, test_transforms, described_by: class names and test transforms of the loaded checkpoint, and its
             path if it described the model.
+        logged: names of entries of ``loss`` that are only logged. They must not contain 'loss'.
+        total_steps: number of steps of the run, which the training loop sets.
         eval_dtype: autocast dtype of an evaluation, which the Runner sets for its duration.
     """
 
@@ -58,6 +60,8 @@ class Task(BaseModel):
     class_names: list[str] | None = None
     test_transforms: list[dict] | None = None
     described_by: str | None = None
+    logged: ClassVar[tuple[str, ...]] = ()
+    total_steps: int | None = None
     eval_dtype: torch.dtype | None = None
 
     def __init__(self, preprocessor: nn.Module | None = None) -> None:
@@ -73,7 +77,10 @@ class Task(BaseModel):
 
     @abstractmethod
     def loss(self, **batch: Tensor) -> dict[str, Tensor]:
-        """Return the losses of a batch, by names that start with 'loss'. Training minimizes their sum."""
+        """Return the losses of a batch, by names that start with 'loss', and the entries that ``logged`` names.
+
+        Training minimizes the sum of the losses.
+        """
 
     @property
     def mixes_samples(self) -> bool:
@@ -99,6 +106,16 @@ class Task(BaseModel):
         """
         return self
 
+    def before_step(self, batches: list[dict[str, Any]], total: int) -> None:
+        """Run code before an optimization step, without gradients, on all ranks, for a loss over the global batch.
+
+        It runs in training mode with the step's autocast. BatchNorm's statistics are restored afterwards.
+
+        Args:
+            batches: this rank's micro-batches from the loader, in the order of their losses.
+            total: number of samples of the step, over all ranks.
+        """
+
     def after_step(self, step: int, skipped: bool) -> None:
         """Run code after an optimizer step, without gradients, on all ranks, such as the update of a teacher.
 
@@ -110,6 +127,9 @@ class Task(BaseModel):
             step: number of steps of the run, including this one.
             skipped: whether the step was skipped because its gradients were not finite.
         """
+
+    def after_transfer(self) -> None:
+        """Run code after ``backbone`` was loaded from a checkpoint, such as the copy of a student to its teacher."""
 
     # Evaluation and tools -----------------------------------------------------------------------------------------
 

@@ -1,0 +1,375 @@
+"""Self-distillation of crops: SimDINO, and DINO for comparison.
+
+Sources: Wu et al., "Simplifying DINO via Coding Rate Regularization", ICML 2025, arXiv 2502.10385, and the official
+code, github.com/RobinWu218/SimDINO; Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV
+2021, arXiv 2104.14294.
+Shapes: B images of a micro-batch, M images of a step, n crops of an image, the first two of them global, p dimensions
+of the features, m images of a covariance group.
+"""
+
+import copy
+import math
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import groupby, pairwise
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_gather, all_reduce, get_dist_info
+from torch import Tensor, nn
+
+from ...datasets.base import dataset_of, require_images
+from ...registry import MODELS
+from .base import ImageTask, check_images_fit
+from .preprocessor import refuse_raw
+from .rate_loss import (
+    GLOBAL_CROPS,
+    at_least_float32,
+    compression,
+    expanded_features,
+    expansion,
+    group_images,
+    largest_expansion,
+    rate_distillation_loss,
+)
+
+__all__ = ["ProjectionHead", "SelfDistillation", "rate_distillation_loss"]
+
+
+class ProjectionHead(nn.Module):
+    """DINO's head: an MLP of three layers, ``(B, d) -> (B, p)``, whose outputs have unit length.
+
+    Args:
+        in_dim: d.
+        hidden_dim: width of both hidden layers.
+        out_dim: p.
+        norm: apply a LayerNorm first, for tokens that have not passed one.
+        prototypes: for DINO, the number of unit vectors that the outputs are compared with: ``(B, prototypes)``.
+    """
+
+    def __init__(
+        self, in_dim: int, hidden_dim: int = 2048, out_dim: int = 256, norm: bool = False, prototypes: int | None = None
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(in_dim) if norm else nn.Identity()
+        self.mlp = nn.Sequential(
+            nn.Linear(in_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, hidden_dim), nn.GELU(),
+            nn.Linear(hidden_dim, out_dim),
+        )  # fmt: skip
+        for linear in self.mlp[::2]:
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        self.prototypes = nn.Linear(out_dim, prototypes, bias=False) if prototypes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.normalize(at_least_float32(self.mlp(self.norm(x))), dim=-1)
+        return x if self.prototypes is None else F.linear(x, F.normalize(self.prototypes.weight, dim=-1))
+
+
+class _MicroBatch(NamedTuple):
+    """What the expansion of one micro-batch needs of the step.
+
+    Attributes:
+        slots: positions of its images among those of the step, ``(B,)``.
+        total: M.
+        step: features of all images of the step, ``(2, M, p)``; None if the micro-batch is all of this process's images
+            and its own features are gathered.
+        teacher: the teacher's features, ``(2 B, p)``, or None.
+        random_state: state of the random generators from which the student's features were computed, or None.
+    """
+
+    slots: Tensor
+    total: int
+    step: Tensor | None = None
+    teacher: Tensor | None = None
+    random_state: tuple[Tensor, ...] | None = None
+
+
+@MODELS.register_module()
+class SelfDistillation(ImageTask):
+    """A student learns its teacher's features of other crops; the teacher is the moving average of the student.
+
+    The student sees all crops, the teacher the first two, which are global. The projected features of the first tokens
+    are compared. Features for nearest neighbors are the teacher's first tokens, and a later run starts from the
+    teacher unless ``transfer_from`` names 'backbone', the student.
+
+    A step of ``objective='rate'`` is the same for any number of processes and micro-batches: the covariance groups are
+    those of the global batch. Several micro-batches cost a second forward pass of the student's global crops.
+
+    Args:
+        backbone: config of ``BACKBONES`` or a ``Backbone`` of images.
+        objective: 'rate' for SimDINO, see ``rate_distillation_loss``; 'dino' for DINO's cross entropy between
+            prototypes, with a centered and sharpened teacher.
+        momentum: of the moving average at the first step; it grows to 1 at the end of the run, as a cosine.
+        eps, expansion_of, coeff, group_size: as for ``rate_distillation_loss``; M is the global batch.
+        hidden_dim, out_dim: as for ``ProjectionHead``.
+        prototypes: number of DINO's prototypes.
+        student_temp, teacher_temp: temperatures of DINO's softmax.
+        center_momentum: momentum of the center, the mean of DINO's teacher outputs.
+        preprocessor: config of ``MODELS``, or a module.
+
+    Training batches have ``inputs``, a list of images ``(B, C, H, W)``, one tensor per crop, as from ``Views``. If the
+    backbone can, it interpolates its position embeddings for crops of other sizes. Evaluated batches have ``inputs``
+    ``(B, C, H, W)``, ``labels`` and ``sample_idx``.
+
+    The log has ``compression``, ``expansion`` and ``expansion_max``, its largest value for this batch. If the features
+    collapse, the expansion falls to a few percent of it.
+
+    Raises:
+        ValueError: an argument is invalid, or (in loss) there are fewer than two crops.
+    """
+
+    headline = ("eval/knn_top1", "greater")
+    transfer_from = "teacher"
+    logged = ("compression", "expansion", "expansion_max")
+
+    def __init__(
+        self,
+        backbone: dict | nn.Module,
+        objective: str = "rate",
+        momentum: float = 0.996,
+        eps: float = 0.05,
+        expansion_of: str = "mean",
+        coeff: float = 1.0,
+        group_size: int | str = 64,
+        hidden_dim: int = 2048,
+        out_dim: int = 256,
+        prototypes: int = 65536,
+        student_temp: float = 0.1,
+        teacher_temp: float = 0.04,
+        center_momentum: float = 0.9,
+        preprocessor: dict | nn.Module | None = None,
+    ) -> None:
+        super().__init__(backbone, preprocessor)
+        if objective not in ("rate", "dino"):
+            raise ValueError(f"objective must be 'rate' or 'dino', got {objective!r}")
+        if expansion_of not in ("mean", "student"):
+            raise ValueError(f"expansion_of must be 'mean' or 'student', got {expansion_of!r}")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must be from 0 to 1, got {momentum!r}")
+        if not min(eps, student_temp, teacher_temp) > 0:
+            raise ValueError(f"eps {eps}, student_temp {student_temp} and teacher_temp {teacher_temp} must be above 0")
+        group_images(0, group_size)  # raises for an invalid one
+        self.data_preprocessor.channels_last = self.backbone.channels_last
+        self.backbone.interpolate_positions()
+        self.objective, self.momentum = objective, momentum
+        self.eps, self.expansion_of, self.coeff, self.group_size = eps, expansion_of, coeff, group_size
+        self.student_temp, self.teacher_temp, self.center_momentum = student_temp, teacher_temp, center_momentum
+        norm, is_dino = self.backbone.head_settings.get("norm", True), objective == "dino"
+        self.projector = ProjectionHead(
+            self.backbone.embed_dim, hidden_dim, out_dim, norm, prototypes if is_dino else None
+        )
+        self.teacher = nn.ModuleDict(copy.deepcopy({"backbone": self.backbone, "projector": self.projector}))
+        self.teacher.requires_grad_(False).eval()
+        if is_dino:
+            self.register_buffer("center", torch.zeros(prototypes))
+        self._micro_batches: deque[_MicroBatch] = deque()
+        self._teacher_sum: Tensor | None = None  # DINO: sum of this step's teacher outputs, and their number
+
+    def train(self, mode: bool = True) -> "SelfDistillation":
+        super().train(mode)
+        self.teacher.eval()  # without stochastic depth, and with BatchNorm's running statistics
+        return self
+
+    def trainable(self) -> nn.Module:
+        return nn.ModuleDict({"backbone": self.backbone, "projector": self.projector})
+
+    def forward(self, inputs: Tensor | list[Tensor], *args: Tensor, mode: str = "tensor", **batch: Tensor) -> Any:
+        """As ``ImageTask.forward``; with ``mode='loss'``, ``inputs`` are a list of crops."""
+        if not isinstance(inputs, (list, tuple)):
+            return super().forward(inputs, *args, mode=mode, **batch)
+        for crop in inputs:
+            refuse_raw(crop)
+        return super(ImageTask, self).forward(inputs, *args, mode=mode, **batch)
+
+    # Training -----------------------------------------------------------------------------------------------------
+
+    def before_step(self, batches: list[dict], total: int) -> None:
+        self._micro_batches.clear()
+        self._teacher_sum = None
+        rank, world_size = get_dist_info()
+        if self.objective != "rate":
+            return
+        group_images(total, self.group_size)
+        if len(batches) * world_size == 1:
+            return  # the micro-batch is the whole batch
+        ends = [0]
+        for batch in batches:
+            ends.append(ends[-1] + len(batch["inputs"][0]))
+        if ends[-1] != len(range(rank, total, world_size)):
+            raise ValueError(
+                f"process {rank} has {ends[-1]} of the {total} images of a step, expected "
+                f"{len(range(rank, total, world_size))}: use GlobalBatchSampler, or group_size is not defined"
+            )
+        slots = (rank + world_size * torch.arange(ends[-1], device=self._device)).split(
+            [end - start for start, end in pairwise(ends)]
+        )
+        if len(batches) == 1:
+            self._micro_batches.append(_MicroBatch(slots[0], total))
+            return
+        computed = []
+        for batch in batches:
+            crops = self.data_preprocessor(batch, True)["inputs"][:GLOBAL_CROPS]
+            state = _random_state(self._device)
+            computed.append((self._features(self, crops), self._features(self.teacher, crops), state))
+        local = [expanded_features(student, teacher, self.expansion_of) for student, teacher, _ in computed]
+        step = self._gather(torch.cat(local, dim=1), total)
+        for own, (_, teacher, state) in zip(slots, computed):
+            self._micro_batches.append(_MicroBatch(own, total, step, teacher, state))
+
+    def loss(self, inputs: list[Tensor], **_: Tensor) -> dict[str, Tensor]:
+        """Return ``{'loss': scalar}``, and the values of ``logged`` with ``objective='rate'``."""
+        if not isinstance(inputs, (list, tuple)) or len(inputs) < GLOBAL_CROPS:
+            raise ValueError(
+                f"expected a list of at least {GLOBAL_CROPS} crops of each image: use the dataset type='Views'"
+            )
+        crops, micro_batch = list(inputs), self._micro_batches.popleft() if self._micro_batches else None
+        with _replay(micro_batch.random_state if micro_batch else None, self._device):
+            student = self._features(self, crops[:GLOBAL_CROPS])
+        if len(crops) > GLOBAL_CROPS:
+            student = torch.cat([student, self._features(self, crops[GLOBAL_CROPS:])])
+        teacher = micro_batch.teacher if micro_batch else None
+        if teacher is None:
+            with torch.no_grad():
+                teacher = self._features(self.teacher, crops[:GLOBAL_CROPS])
+        if self.objective == "dino":
+            return {"loss": self._cross_entropy(student, teacher, len(crops))}
+        similarity = compression(student, teacher, len(crops))
+        spread, num_images, group_size = self._expansion(student, teacher, micro_batch)
+        largest = largest_expansion(num_images, student.shape[1], self.eps, group_size)
+        return {
+            "loss": -self.coeff * similarity - spread,
+            "compression": similarity.detach(),
+            "expansion": spread.detach(),
+            "expansion_max": spread.new_full((), largest),
+        }
+
+    def after_step(self, step: int, skipped: bool) -> None:
+        teacher_sum, self._teacher_sum = self._teacher_sum, None
+        if skipped:
+            return
+        momentum = self.momentum_at(step)
+        for slow, fast in zip(self.teacher.parameters(), self.trainable().parameters(), strict=True):
+            slow.mul_(momentum).add_(fast, alpha=1 - momentum)
+        for slow, fast in zip(self.teacher.buffers(), self.trainable().buffers(), strict=True):
+            slow.copy_(fast)  # BatchNorm's statistics are those of the last step
+        if teacher_sum is not None:
+            all_reduce(teacher_sum)
+            self.center.lerp_(teacher_sum[:-1] / teacher_sum[-1], 1 - self.center_momentum)
+
+    def momentum_at(self, step: int) -> float:
+        """Return the momentum of the moving average after a step, from 1; constant if the run's length is unknown."""
+        if self.total_steps is None:
+            return self.momentum
+        progress = min((step - 1) / self.total_steps, 1)
+        return 1 - (1 - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
+
+    def after_transfer(self) -> None:
+        self.teacher["backbone"].load_state_dict(self.backbone.state_dict())
+
+    # Evaluation ---------------------------------------------------------------------------------------------------
+
+    def tensor(self, inputs: Tensor, **_: Tensor) -> Tensor:
+        """Return the student's first token of normalized images, ``(B, d)``."""
+        return self.backbone(inputs)[:, 0]
+
+    def features(self, inputs: Tensor, **_: Tensor) -> Tensor:
+        """Return the teacher's first token of normalized images, ``(B, d)``."""
+        return self.teacher["backbone"](inputs)[:, 0]
+
+    def predict(self, inputs: Tensor, labels: Tensor | None = None, sample_idx: Tensor | None = None, **_: Tensor):
+        """Return ``[{'features': (B, d), 'labels': (B,), 'sample_idx': (B,)}]``, one dict for the batch."""
+        return [{"features": self.features(inputs), "labels": labels, "sample_idx": sample_idx}]
+
+    def check_data(self, dataset: Any, split: str) -> None:
+        if split != "train":
+            require_images(dataset, split)
+            check_images_fit(dataset, self.backbone, split)
+            return
+        fields = (dataset_of(dataset).spec or {}).get("inputs")
+        if not isinstance(fields, list) or len(fields) < GLOBAL_CROPS:
+            raise ValueError(
+                f"{split}_dataloader must give at least {GLOBAL_CROPS} crops of each image: use type='Views' with "
+                "views=[dict(num=2, transforms=[...]), dict(num=8, transforms=[...])]"
+            )
+        check_images_fit(dataset, self.backbone, split)
+
+    # Private helpers ----------------------------------------------------------------------------------------------
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.projector.parameters()).device
+
+    @staticmethod
+    def _features(model: Any, crops: list[Tensor]) -> Tensor:
+        """Return the projected features ``(n B, p)`` of crops by the student or teacher, one pass for each size."""
+        model = (
+            model if isinstance(model, nn.ModuleDict) else {"backbone": model.backbone, "projector": model.projector}
+        )
+        passes = [torch.cat(list(group)) for _, group in groupby(crops, key=lambda crop: crop.shape[1:])]
+        return torch.cat([model["projector"](model["backbone"](images)[:, 0]) for images in passes])
+
+    def _expansion(
+        self, student: Tensor, teacher: Tensor, micro_batch: _MicroBatch | None
+    ) -> tuple[Tensor, int, int | str]:
+        """Return the expansion of the step's images, their number and the group size.
+
+        Only this micro-batch's features have a gradient. It is weighted with M / B, because the loop weights the loss
+        of a micro-batch with B / M.
+        """
+        own = expanded_features(student, teacher, self.expansion_of)
+        if micro_batch is None:
+            count = own.shape[1]
+            # Outside a step, such as in a measurement of memory, a batch may have any size.
+            divides = isinstance(self.group_size, int) and count % self.group_size == 0
+            group_size = self.group_size if divides else "batch"
+            return expansion(own, self.eps, group_size), count, group_size
+        slots, total, step = micro_batch[:3]
+        step = self._gather(own.detach(), total) if step is None else step
+        value = expansion(step.index_copy(1, slots, own), self.eps, self.group_size)
+        scaled = value.detach() + total / own.shape[1] * (value - value.detach())
+        return scaled, total, self.group_size
+
+    @staticmethod
+    def _gather(local: Tensor, total: int) -> Tensor:
+        """Return the features ``(2, M, p)`` of a step from those of each process, in the order of the global batch.
+
+        Image i of the global batch is on process i modulo the number of processes.
+        """
+        _, world_size = get_dist_info()
+        if world_size == 1:
+            return local
+        size = math.ceil(total / world_size)
+        gathered = all_gather(F.pad(local, (0, 0, 0, size - local.shape[1])).contiguous())
+        return torch.stack(gathered, dim=2).flatten(1, 2)[:, :total]
+
+    def _cross_entropy(self, student: Tensor, teacher: Tensor, num_crops: int) -> Tensor:
+        """Return DINO's loss for prototype similarities ``(n B, K)`` and ``(2 B, K)``."""
+        if self.training:
+            summary = torch.cat([teacher.sum(0), teacher.new_full((1,), len(teacher))])
+            self._teacher_sum = summary if self._teacher_sum is None else self._teacher_sum + summary
+        log_probs = (student / self.student_temp).log_softmax(-1).chunk(num_crops)
+        targets = ((teacher - self.center) / self.teacher_temp).softmax(-1).chunk(GLOBAL_CROPS)
+        pairs = [(q, crop) for i, q in enumerate(targets) for j, crop in enumerate(log_probs) if i != j]
+        return -sum((q * crop).sum(-1).mean() for q, crop in pairs) / len(pairs)
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, ...]:
+    """Return the states of the random generators of the host and, for a GPU, of the device."""
+    on_device = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
+    return torch.get_rng_state(), *on_device
+
+
+@contextmanager
+def _replay(state: tuple[Tensor, ...] | None, device: torch.device) -> Iterator[None]:
+    """Draw from a state of ``_random_state`` within the ``with`` block; the generators do not change."""
+    if state is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if len(state) > 1 else []):
+        torch.set_rng_state(state[0])
+        if len(state) > 1:
+            torch.cuda.set_rng_state(state[1], device)
+        yield

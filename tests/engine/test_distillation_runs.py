@@ -1,0 +1,173 @@
+"""Runs of self-distillation: the same steps on any split of the batch, the log, resume, transfer."""
+
+import copy
+import json
+import os
+
+import pytest
+import torch
+
+from crate_mm.engine import Runner, load_config, read_checkpoint
+from tests.conftest import by_pytorch, free_port
+from tests.training import assert_identical
+
+pytestmark = pytest.mark.slow
+VIEWS = [
+    dict(num=2, transforms=[dict(type="RandomResizedCrop", size=8, scale=(0.4, 1.0))]),
+    dict(num=2, transforms=[dict(type="RandomResizedCrop", size=4, scale=(0.1, 0.4))]),
+]
+ARCH = dict(embed_dim=24, depth=2, num_heads=3)
+MODEL = dict(
+    _delete_=True,
+    type="SelfDistillation",
+    backbone=dict(type="CRATE", arch=ARCH, img_size=8, patch_size=2, in_channels=1, drop_path=0.0),
+    group_size=8,
+    hidden_dim=48,
+    out_dim=8,
+    momentum=0.99,
+    preprocessor=dict(type="ImagePreprocessor", mean=(0.5,), std=(0.5,)),
+)
+ADAMW = dict(type="AdamW", lr=2e-4, weight_decay=0.04, _delete_=True)
+
+
+def config(work_dir, **options):
+    cfg = load_config("debug")
+    for split in ("train", "val", "test"):
+        cfg[f"{split}_dataloader"].dataset.source.type = "FewDigits"
+    cfg.merge_from_dict(
+        dict(
+            model=copy.deepcopy(MODEL),  # the merge removes _delete_
+            global_batch_size=64,
+            train_dataloader=dict(
+                dataset=dict(_delete_=True, type="Views", views=VIEWS, source=dict(type="FewDigits"))
+            ),
+            val_evaluator=dict(type="KNNMetric", k=5, _delete_=True),
+            test_evaluator=dict(type="KNNMetric", k=5, _delete_=True),
+            optim_wrapper=dict(optimizer=dict(ADAMW), clip_grad=dict(max_norm=0.3, per_parameter=True, _delete_=True)),
+            param_scheduler=[
+                dict(type="WarmupCosineLR", warmup=0.5, start_factor=0.0),
+                dict(type="CosineWeightDecay", end_factor=10),
+            ],
+            default_hooks=dict(logger=dict(interval=1)),
+            work_dir=str(work_dir),
+        )
+    )
+    cfg.merge_from_dict({key.replace("__", "."): value for key, value in options.items()})
+    return cfg
+
+
+def train(work_dir, rank=None, **options):
+    cfg = config(work_dir, **options)
+    if rank is not None:
+        cfg.launcher = "pytorch"
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def _rank(rank, world_size, port, work_dir, options):
+    os.environ.update(by_pytorch(rank, world_size, port))
+    train(work_dir, rank, **options)
+
+
+def train_on_processes(world_size, work_dir, **options):
+    context, port = torch.multiprocessing.get_context("fork"), free_port()
+    processes = [
+        context.Process(target=_rank, args=(rank, world_size, port, work_dir, options)) for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+
+
+def steps(folder):
+    (log,) = folder.glob("*/vis_data/scalars.json")
+    return [row for row in map(json.loads, log.read_text().splitlines()) if "lr" in row]
+
+
+@pytest.fixture
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """Ten steps of one process in float64, for each objective."""
+    folder = tmp_path_factory.mktemp("one")
+    torch.set_default_dtype(torch.float64)
+    for objective in ("rate", "dino"):
+        train(folder / objective, model__objective=objective, model__prototypes=16)
+    torch.set_default_dtype(torch.float32)
+    return folder
+
+
+def assert_same_steps(folder, expected):
+    ours, theirs = (read_checkpoint(path / "epoch_2.pth")["state_dict"] for path in (folder, expected))
+    torch.testing.assert_close(dict(ours), dict(theirs), rtol=1e-10, atol=1e-12)
+    for ours, theirs in zip(steps(folder), steps(expected), strict=True):
+        for key in {"loss", "compression", "expansion", "expansion_max"} & theirs.keys():
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-9), key
+
+
+@pytest.mark.parametrize("objective", ["rate", "dino"])
+@pytest.mark.parametrize(
+    ("processes", "options"),
+    [(1, {"max_batch_per_device": 24}), (2, {}), (3, {"max_batch_per_device": 12})],
+    ids=["micro_batches", "processes", "both"],
+)
+def test_any_split_takes_the_same_steps(double, one, tmp_path, objective, processes, options):
+    """Uneven ones too: groups of 8 of 64 images, on 3 processes in micro-batches of 10 or 11."""
+    train_on_processes(processes, tmp_path, model__objective=objective, model__prototypes=16, **options)
+    assert_same_steps(tmp_path, one / objective)
+
+
+def test_log_shows_the_terms(one):
+    rows = steps(one / "rate")
+    assert len(rows) == 10
+    for row in rows:
+        assert row["loss"] == pytest.approx(-row["compression"] - row["expansion"], rel=1e-9)
+        assert 0 < row["expansion"] < row["expansion_max"] == pytest.approx(rows[0]["expansion_max"], rel=1e-12)
+    result = json.loads((one / "rate" / "result.json").read_text())
+    assert result["headline"]["metric"] == "knn_top1"
+    assert result["last"]["knn_top1"] > 20
+
+
+def test_resumed_run_is_the_uninterrupted_one(tmp_path):
+    runs = {}
+    for name, options in {"whole": {}, "resumed": {"resume": True}}.items():
+        if options:
+            options["load_from"] = str(tmp_path / "whole" / "epoch_1.pth")
+        train(tmp_path / name, max_batch_per_device=32, model__backbone__drop_path=0.2, **options)
+        runs[name] = read_checkpoint(tmp_path / name / "epoch_2.pth")
+    for key in ("state_dict", "optimizer", "param_schedulers"):
+        assert_identical(runs["whole"][key], runs["resumed"][key], key)
+
+
+@pytest.mark.parametrize(("part", "holder"), [(None, "teacher.backbone."), ("backbone", "backbone.")])
+def test_probe_starts_from_the_teacher_or_the_student(one, tmp_path, part, holder):
+    source = one / "rate" / "epoch_2.pth"
+    cfg = load_config("debug", {"load_from": str(source), "transfer_from": part, "train_cfg.max_epochs": 1})
+    cfg.model.backbone = MODEL["backbone"]
+    cfg.model.freeze_backbone = True
+    cfg.work_dir = str(tmp_path)
+    Runner.from_cfg(cfg).train()
+    ours, weights = read_checkpoint(tmp_path / "epoch_1.pth")["state_dict"], read_checkpoint(source)["state_dict"]
+    names = [name for name in ours if name.startswith("backbone.")]
+    for name in names:
+        assert torch.equal(ours[name], weights[holder + name.removeprefix("backbone.")].float()), name
+    assert len(names) > 20
+
+
+def test_indivisible_batch_is_refused_at_the_first_step(tmp_path):
+    with pytest.raises(ValueError, match="60 images has no whole number of covariance groups of 8"):
+        train(tmp_path, global_batch_size=60)
+
+
+def test_other_loops_are_refused(tmp_path):
+    runner = Runner.from_cfg(config(tmp_path, optim_wrapper__type="mmengine.OptimWrapper"))
+    with pytest.raises(ValueError, match="OptimWrapper does not call the before_step of SelfDistillation"):
+        runner.train()
