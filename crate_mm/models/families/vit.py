@@ -207,5 +207,7 @@ class ViT(VisionTransformer, Backbone):
         old, new = (patch_grid(pixels, (patch, patch)) for pixels in (self.img_size, size))
         patches = self.conv_proj(images).flatten(2).mT
         z = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1)
+        if new == old:
+            return self.encoder(z)
         z = z + resize_table(self.encoder.pos_embedding, old, new)
         return self.encoder.ln(self.encoder.layers(self.encoder.dropout(z)))

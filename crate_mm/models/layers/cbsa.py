@@ -68,7 +68,8 @@ class CBSA(Compression):
         )
         grid = w[:, first : first + rows * columns].unflatten(1, (rows, columns))
         q = (over_rows @ grid.flatten(2)).unflatten(2, (columns, -1))
-        return (over_columns @ q).flatten(1, 2)
+        # Expanded, as fvcore takes the number of products from the first factor.
+        return (over_columns.expand(*q.shape[:2], -1, -1) @ q).flatten(1, 2)
 
     def _attention(self, w: Tensor, layout: TokenLayout | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return q ``(B, K, m, p)``, w ``(B, K, N, p)`` and A ``(B, K, m, N)``."""
