@@ -108,7 +108,7 @@ MISTAKES = {
         ["test", "debug", "{checkpoint}", "--folder", "{tree}", "--out", "{tmp}/x.csv", "--per-class", "{tmp}/y.csv"],
         "--per-class needs labels",
     ),
-    "no results": (["results_table", "{tmp}/work"], "work is no folder"),
+    "no results": (["results_table", "{tmp}/work"], "work is not a directory"),
 }
 
 
