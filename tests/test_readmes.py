@@ -135,6 +135,7 @@ NOT_RUN = {
     "tools/benchmarks/": "takes minutes",
     "tools/site/build.py": "tests/test_site.py runs it",
     ". .venv/bin/activate": "the tests' environment is active",
+    "simdino": "tests/engine/test_distillation_runs.py trains, resumes and transfers",
     "python -m mypy": "tests/test_public_names.py runs it",
     "python -m ruff": "another program, which only developers install",
     "python -m pip install": "needs a network",
