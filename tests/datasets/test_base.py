@@ -144,7 +144,7 @@ OUTSIDE = """
     from crate_mm.datasets import SampleDataset
     from crate_mm.datasets.base import Field
     from crate_mm.registry import DATASETS
-    from my_task import MaskedWaves
+    from masked_waves import MaskedWaves
 
     @DATASETS.register_module()
     class NamedWaves(SampleDataset):
@@ -181,7 +181,7 @@ def test_a_kind_of_sample_from_outside_the_package_trains(tmp_path, run_tool):
     """Nested entries pass the loader, the micro-batches and the preprocessor; what it cannot read is reported."""
     from tests.test_plugins import FILES, WAVES
 
-    (tmp_path / "my_task.py").write_text(textwrap.dedent(FILES["my_task"]))
+    (tmp_path / "masked_waves.py").write_text(textwrap.dedent(FILES["my_task"]))
     (tmp_path / "my_waves.py").write_text(textwrap.dedent(OUTSIDE))
     text = WAVES.replace("{debug}", str(find_config("debug"))).replace('"my_task"', '"my_waves"')
     (tmp_path / "waves.py").write_text(text.replace('"Waves"', '"NamedWaves"'))

@@ -24,9 +24,8 @@ AOT_ARCHS: dict[str, Arch] = {
 
 @BACKBONES.register_module()
 class AoT(PatchBackbone):
-    """AoT backbone: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first::
-
-        Z^{l+1} = Z^l + MSSA(LN(Z^l))
+    """AoT backbone: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first. A layer is
+    ``Z^{l+1} = Z^l + MSSA(LN(Z^l))``.
 
     ``compress=dict(type="SoftmaxAttention")`` is the paper's variant with multi-head self-attention (MHSA).
 
