@@ -100,7 +100,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 def layer_measures(model: nn.Module, images: Any, **settings: Any) -> LayerMeasures:
     """Measure every layer of a model on images::
 
-        measures = layer_measures(model, "my/photos")  # prints as a table
+        measures = layer_measures(model, ["cat.jpg", "dog.jpg"])  # prints as a table
         measures.plot("rc_half", "sparsity")
         measures.to_frame()  # with pandas
 
@@ -133,7 +133,7 @@ def draw(
     """Draw a figure of ``crate-mm analyze``. Notebooks show it; ``savefig`` writes it to a file::
 
         draw("attention", model, "cat.jpg", layers=[-1])
-        draw("layers", {"random": untrained, "trained": model}, "my/photos", measures=["rc_half", "sparsity"])
+        draw("layers", {"mine": model}, ["cat.jpg", "dog.jpg"], measures=["rc_half", "sparsity"])
         draw("subspaces", model).savefig("subspaces.pdf")
 
     Args:

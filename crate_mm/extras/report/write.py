@@ -42,7 +42,7 @@ def report(
 ) -> Path:
     """Write the page of ``crate-mm report``, which compares models side by side, and return its path::
 
-        report({"random": get_model("crate_tiny", 10), "trained": model}, "my/photos", "report.html")
+        report({"random": get_model("crate_tiny", 10), "trained": model}, ["cat.jpg", "dog.jpg"], "report.html")
 
     A terminal or a notebook shows the progress.
 
