@@ -87,6 +87,7 @@ SMALL = {
     "configs/compare/vit.py": MINI,
     "configs/transfer/pets.py": ["global_batch_size=37"],
     "configs/transfer/folder.py": FOLDERS,
+    "transfer/folder": FOLDERS,
     "configs/crate_mae_mini_fashion_mnist.py": MINI,
     "configs/transfer/digits.py": ["global_batch_size=449"],
     "configs/transfer/fashion_mnist.py": ["global_batch_size=20"],

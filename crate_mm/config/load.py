@@ -167,17 +167,13 @@ def _follow_validation(cfg: Config, path: Path) -> None:
     A base often says ``test_dataloader = val_dataloader``, which Python evaluates before the file changes the latter.
     A file that assigns ``test_dataloader``, if only ``dict()``, keeps its own; and likewise for the evaluators.
     """
-    assigned = {
-        target.id: node.value
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     kinds = [kind for kind in ("dataloader", "evaluator") if f"test_{kind}" not in assigned]
-    if not kinds or not isinstance(assigned.get("_base_"), (ast.Constant, ast.List, ast.Tuple)):
+    bases = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "_base_"]
+    if not kinds or not bases or not isinstance(bases[-1], (ast.Constant, ast.List, ast.Tuple)):
         return
-    base, names = {}, ast.literal_eval(assigned["_base_"])
+    base, names = {}, ast.literal_eval(bases[-1])
     for name in [names] if isinstance(names, str) else names:
         if (path.parent / name).is_file():
             base |= _load_file(path.parent / name).to_dict()

@@ -29,7 +29,7 @@ myst_heading_anchors = 4  # as on GitHub
 autosummary_generate = False
 autodoc_inherit_docstrings = False  # PyTorch's and MMEngine's are theirs
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
 napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 add_module_names = False
@@ -52,8 +52,9 @@ def add_contents(app, docname: str, source: list[str]) -> None:
 
 
 def skip_field(app, what, name, member, skip, options) -> bool | None:
-    """Leave out a NamedTuple's fields, whose docstrings are generated: the signature shows them."""
-    return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
+    """Leave out what is generated: a NamedTuple's fields, which the signature shows, and Matplotlib's ``set``."""
+    text = getattr(member, "__doc__", None) or ""
+    return True if text.startswith("Alias for field number") or ":mpltype:" in text else None
 
 
 def write_mathml(translator, node: nodes.Element) -> None:
