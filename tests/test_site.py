@@ -67,6 +67,8 @@ def test_links_have_targets_and_nothing_is_loaded_from_elsewhere(out, pages):
     for name, page in pages.items():
         for link in page.links | page.loaded:
             address = urlsplit(link)
+            if address.scheme == "data":  # an empty icon
+                continue
             if address.scheme:
                 assert link in page.links, f"{name} loads {link}"
                 assert address.scheme in ("https", "http", "mailto"), f"{name} links to {link}"
