@@ -304,6 +304,7 @@ CHILDREN = {
     "val alone, with another type": ("val_dataloader = dict(_delete_=True, dataset=dict(type='X'))", None, None),
     "test named": ("val_dataloader = dict(batch_size=7)\ntest_dataloader = dict()", 7, 150),
     "both": ("val_dataloader = dict(batch_size=7)\ntest_dataloader = dict(batch_size=8)", 7, 8),
+    "both at once": ("val_dataloader, test_dataloader = dict(batch_size=7), dict(batch_size=8)", 7, 8),
     "test alone": ("test_dataloader = dict(batch_size=8)", 150, 8),
     "nothing": ("global_batch_size = 3", 150, 150),
 }

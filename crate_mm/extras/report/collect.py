@@ -235,13 +235,13 @@ def rate_bounds(
         # m directions of energy N / m each, in p / (N eps^2) times the Gram matrix
         return least, heads * m / 2 * math.log1p(p / (m * settings.eps_squared))
 
-    found = {"r_out": bounds(1, width)}
+    of_measures = {"r_out": bounds(1, width)}
     shapes = {
         (s.num_heads, s.U.shape[1] // s.num_heads) for layer in layers.values() if (s := layer.subspaces()) is not None
     }
     if len(shapes) == 1:
-        found |= dict.fromkeys(("rc_z", "rc_in", "rc_half", "rc_out"), bounds(*shapes.pop()))
-    return found
+        of_measures |= dict.fromkeys(("rc_z", "rc_in", "rc_half", "rc_out"), bounds(*shapes.pop()))
+    return of_measures
 
 
 def code_data(usage: AtomUsage, depth: int) -> dict[str, Any]:

@@ -25,8 +25,8 @@ from ...models.tasks.heads import LinearHead
 from ...models.tasks.preprocessor import ImagePreprocessor
 
 LARGE = 4096  # numbers in a matrix from which it is stored in `dtype`
-MAX_PRODUCTS = 60_000_000  # multiply-adds of a forward pass, about 0.1 s in a browser
-PAGE_BYTES = {"half": 2.25, "byte": 1.32}  # per weight, measured on trained models; from precise to small
+MAX_PRODUCTS = 60_000_000  # multiply-adds of a forward pass, which runs again at each stroke of a drawing
+DTYPES = ("half", "byte")  # from precise to small
 
 
 def why_not(model: nn.Module) -> str | None:
@@ -81,7 +81,7 @@ def running_model(model: ImageClassifier, max_bytes: float, probe: Tensor) -> di
         max_bytes: of the packed text.
         probe: uint8 images ``(B, C, H, W)``.
     """
-    for dtype in PAGE_BYTES:
+    for dtype in DTYPES:
         packed = pack_weights(model, dtype)
         if len(packed["gzip"]) <= max_bytes:
             return describe(model) | packed | {"checked": compare(model, rounded(model, dtype), probe)}

@@ -64,12 +64,12 @@ class AtomUsage:
         entries = code[:, first:].detach().abs().float().cpu()  # (B, n, m)
         values, tokens = entries.max(1)
         where = torch.tensor(positions)
-        self.largest = _keep(self.largest, (values, where[:, None].expand(tokens.shape), tokens), TOP)
+        self.largest = _largest(self.largest, (values, where[:, None].expand(tokens.shape), tokens), TOP)
         B, n, m = entries.shape
         flat = entries.flatten(0, 1)
         keys = torch.rand(flat.shape, generator=self.generator).masked_fill_(flat == 0, -1)
         tokens = torch.arange(n).repeat(B)[:, None].expand(B * n, m)
-        self.sample = _keep(
+        self.sample = _largest(
             self.sample, (keys, flat, where.repeat_interleave(n)[:, None].expand(B * n, m), tokens), SAMPLE
         )
 
@@ -93,10 +93,10 @@ class AtomUsage:
         return [(position, token, value) for value, position, token in reversed(uses[start : start + TOP])]
 
 
-def _keep(kept: tuple[Tensor, ...] | None, rows: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+def _largest(tables: tuple[Tensor, ...] | None, rows: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
     """Return of tables ``(n, m)``, old and new, for each column the ``count`` rows with the largest first entries."""
-    if kept is not None:
-        rows = tuple(torch.cat(pair) for pair in zip(kept, rows))
+    if tables is not None:
+        rows = tuple(torch.cat(pair) for pair in zip(tables, rows))
     order = rows[0].argsort(dim=0, descending=True, stable=True)[:count]
     return tuple(row.gather(0, order) for row in rows)
 

@@ -23,8 +23,6 @@ from ...models.tasks.base import task_of
 from .collect import ReportDataset, ReportModel, ReportSettings, collect
 from .page import make_page
 
-PAGE_BYTES = 150_000  # of a page without data, at most
-
 
 def report(
     models: nn.Module | Mapping[str, nn.Module],
@@ -126,7 +124,7 @@ def write_report(
         sorted(positions[: settings["shown"]]),
         settings["eps_squared"],
         not settings["raw_length"],
-        megabytes * 1e6 - PAGE_BYTES,
+        megabytes * 1e6 - len(make_page({}, title)),
         settings["weights_megabytes"] * 1e6,
     )
     data = collect(models, datas, chosen, say)

@@ -13,24 +13,7 @@ import { objectiveNeeds, renderObjective } from "./objective.js";
 import { digits8, enlarge } from "./pixels.js";
 import { renderRun, runNeeds } from "./run.js";
 import { renderSegments, segmentsNeeds } from "./segments.js";
-import {
-  againstUntrained,
-  attentionSentence,
-  counts,
-  directionSentence,
-  entriesSentence,
-  headsSentence,
-  mapsSentence,
-  measureSentences,
-  objectiveSentence,
-  rateSentence,
-  rightSentence,
-  shapeOf,
-  stepsSentence,
-  subspacesSentence,
-  verdict,
-  wholeRateSentence,
-} from "./sentences.js";
+import { SENTENCES, verdict } from "./sentences.js";
 import { choose, depthOf, ignored, mostOf, onChoice, state, untrainedModel } from "./state.js";
 import { renderSubspaces, subspacesNeeds } from "./subspaces.js";
 import { explainWords } from "./words.js";
@@ -201,22 +184,5 @@ window.crateReport = {
   loadNet,
   reasons,
   report,
-  sentences: {
-    againstUntrained,
-    attentionSentence,
-    counts,
-    directionSentence,
-    entriesSentence,
-    headsSentence,
-    mapsSentence,
-    measureSentences,
-    objectiveSentence,
-    rateSentence,
-    rightSentence,
-    shapeOf,
-    stepsSentence,
-    subspacesSentence,
-    verdict,
-    wholeRateSentence,
-  },
+  sentences: SENTENCES,
 };

@@ -336,3 +336,23 @@ export function verdict(model, untrained, classes) {
   if (!untrained) sentences.push("Name `random` too, to see what the architecture does before it is trained.");
   return sentences.filter(Boolean);
 }
+
+// All of them by name, for tests.
+export const SENTENCES = {
+  againstUntrained,
+  attentionSentence,
+  counts,
+  directionSentence,
+  entriesSentence,
+  headsSentence,
+  mapsSentence,
+  measureSentences,
+  objectiveSentence,
+  rateSentence,
+  rightSentence,
+  shapeOf,
+  stepsSentence,
+  subspacesSentence,
+  verdict,
+  wholeRateSentence,
+};
