@@ -82,6 +82,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(autouse=True)
+def _sys_path_as_before(monkeypatch):
+    """A config's folder joins ``sys.path``: the next test must not import the last test's files."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
 class Finished(NamedTuple):
     """A tool that has run: exit code, and standard output and error together."""
 

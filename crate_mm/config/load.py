@@ -156,9 +156,23 @@ def _load_file(path: Path) -> Config:
     # MMEngine removes what a file imports or defines, except classes.
     for name in [name for name, value in cfg.items() if isinstance(value, type)]:
         del cfg._cfg_dict[name]
+    _check_imported_files(cfg, path)
     cfg = Config(require_plain_data(cfg.to_dict(), f"config {path}"), cfg_text=cfg.text, filename=cfg.filename)
     _follow_validation(cfg, path)
     return cfg
+
+
+def _check_imported_files(cfg: Config, path: Path) -> None:
+    """Refuse a module of ``custom_imports`` that Python took from elsewhere, though it lies beside the config."""
+    names = (cfg.get("custom_imports") or {}).get("imports", [])
+    for name in [names] if isinstance(names, str) else names:
+        beside = path.resolve().parent.joinpath(*name.split(".")).with_suffix(".py")
+        imported = getattr(sys.modules.get(name), "__file__", None)
+        if beside.is_file() and not (imported and beside.samefile(imported)):
+            raise ValueError(
+                f"config {path}: custom_imports names {name}, which is {beside}, but Python has imported "
+                f"{imported or name} under that name: rename the file, or load the config in a new process"
+            )
 
 
 def _follow_validation(cfg: Config, path: Path) -> None:

@@ -1,7 +1,5 @@
 """``new``: each file that it writes trains as it stands, and passes the checks for parts of one's own."""
 
-import sys
-
 import pytest
 import torch
 
@@ -22,8 +20,7 @@ def write(kind, folder):
 
 
 @pytest.mark.parametrize("kind", ["recipe", *REGISTRIES])
-def test_a_new_file_trains_as_it_stands(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
+def test_a_new_file_trains_as_it_stands(kind, tmp_path):
     cfg = load_config(write(kind, tmp_path), ONE_STEP)
     cfg.work_dir = str(tmp_path / "run")
     runner = Runner.for_training(cfg)

@@ -59,6 +59,20 @@ def test_an_import_error_inside_an_own_module_is_told(tmp_path):
         load_config(tmp_path / "c.py")
 
 
+def test_an_own_module_of_a_name_that_is_imported_already_is_refused(tmp_path):
+    """Two configs with a file of one name: the second would take the first's class without a word."""
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own_same_name.py").write_text("")
+        (tmp_path / folder / "c.py").write_text("custom_imports = dict(imports=['own_same_name'])")
+    load_config(tmp_path / "first" / "c.py")
+    load_config(tmp_path / "first" / "c.py")
+    with pytest.raises(
+        ValueError, match=r"is .*second/own_same_name.py, but Python has imported .*first/own_same_name"
+    ):
+        load_config(tmp_path / "second" / "c.py")
+
+
 @pytest.mark.parametrize(
     "key",
     [
