@@ -12,9 +12,11 @@ To add a class, register it in a file of your own and list the file in the confi
 """
 
 import difflib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import takewhile
 
 from mmengine import registry as root
 from mmengine.registry import Registry as _Registry
@@ -77,13 +79,27 @@ class Registry(_Registry):
 
 def suggest(name: str, known: list[str], max_listed: int = 12) -> str:
     """Return 'did you mean ...?' with the closest of ``known`` names, or 'choose ...' with all of a short list."""
-    by_lower = {k.lower(): k for k in known}
-    close = [by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)]
+    by_lower = {k.lower(): k for k in known if _resemble(name.lower(), k.lower())}
+    close = [by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.0)]
     if close:
         return f"did you mean {', '.join(close)}?"
     if len(known) <= max_listed:
         return f"choose {', '.join(known)}"
     return f"none of the {len(known)} known names is close"
+
+
+def _resemble(name: str, known: str) -> bool:
+    """Return whether one name has all words of the other, or the names are similar without the words they begin with.
+
+    Those words are equal in many names: 'crate_gpt' shares more letters with 'crate_tiny' than it differs in.
+    """
+    words, others = re.findall(r"[^\W_]+", name), re.findall(r"[^\W_]+", known)
+    if not words or not others:
+        return False
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(words, others)))
+    ends = "_".join(words[shared:]), "_".join(others[shared:])
+    has_all = set(words) <= set(others) or set(others) <= set(words)
+    return has_all or difflib.SequenceMatcher(None, *ends).ratio() >= 0.6
 
 
 def _child(parent: _Registry, *locations: str) -> Registry:

@@ -14,7 +14,7 @@ model = dict(
     preprocessor=dict(mean=(0.3053,), std=(0.3758,)),
     label_smoothing=0.1,
 )
-enlarge = dict(type="Resize", size=28)
+enlarge = dict(type="Resize", size="model")  # to the size of the model's images
 wobble = dict(type="RandomAffine", degrees=10, translate=(0.0625, 0.0625), scale=(0.9, 1.1), interpolation="bilinear")
 train_dataloader = dict(dataset=dict(transforms=[enlarge, wobble]))
 val_dataloader = dict(dataset=dict(transforms=[enlarge]))

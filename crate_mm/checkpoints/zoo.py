@@ -91,6 +91,11 @@ def published_for(model: str) -> str | None:
     return min(names, key=lambda name: PUBLISHED[name].address is None, default=None)
 
 
+def is_available(model: str) -> bool:
+    """Return whether a model's published weights are in the package or have an address for download."""
+    return any(weights.model == model and weights.address for weights in PUBLISHED.values())
+
+
 def none_published(model: str) -> str:
     """Return the message that a model has no published weights, and which models do."""
     models = ", ".join(dict.fromkeys(weights.model for weights in PUBLISHED.values() if weights.address))

@@ -15,6 +15,7 @@ from ..io.files import home
 from ..io.untrusted import env_number
 from ..registry import DATASETS
 from .batch import nearest_even, plan_batch
+from .images import fill_images
 from .load import require_model
 from .settings import LOADERS, fill_settings, guard_hooks
 
@@ -38,8 +39,9 @@ def resolve_config(cfg: Config, world_size: int | None = None, with_model: bool 
 
     Settings get their defaults, and guards and ``ema_momentum`` become hooks. The batch and the micro-batches of each
     device are computed from ``global_batch_size``, ``max_batch_per_device`` and the number of processes. ``data_root``
-    is passed to every dataset with a ``root``. k-NN metrics get a bank. Loaders get the collate function and the worker
-    initialization for our batches, and at most one worker per core.
+    is passed to every dataset with a ``root``. Transforms get the size of the model's images (``fill_images``). k-NN
+    metrics get a bank. Loaders get the collate function and the worker initialization for our batches, and at most one
+    worker per core.
 
     Args:
         cfg: the config.
@@ -54,6 +56,7 @@ def resolve_config(cfg: Config, world_size: int | None = None, with_model: bool 
         require_model(cfg)
     # MMEngine would format the copy's text at every checkpoint, which takes half a second.
     cfg = Config(copy.deepcopy(cfg.to_dict()), filename=cfg.filename, format_python_code=False)
+    fill_images(cfg, needs_model=with_model)
     cfg.setdefault("default_scope", registry.SCOPE)
     expand_home(cfg)
     if not cfg.get("work_dir"):

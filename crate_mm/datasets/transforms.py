@@ -5,10 +5,11 @@ import math
 from collections.abc import Iterable
 
 import torch
+from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from ..registry import TRANSFORMS
-from .images import MAX_PIXELS, check_pixels
+from .images import MAX_PIXELS, check_pixels, convert
 
 MAX_OUTPUT_PIXELS = 2**25  # pixels that any output of a transform may have: 0.1 GB in RGB
 
@@ -114,6 +115,23 @@ class RandomErasing(v2.RandomErasing):
                 "model.batch_augments=[dict(type='BatchRandomErasing')], which erases normalized images"
             )
         super().__init__(p, scale, ratio, value, inplace)
+
+
+@TRANSFORMS.register_module()
+class ConvertChannels(v2.Transform):
+    """Convert an image to gray (``channels=1``) or RGB (``channels=3``); one that has these channels stays as it is."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        if channels not in (1, 3):
+            raise ValueError(f"ConvertChannels: expected channels=1 (gray) or 3 (RGB), got {channels!r}")
+        self.mode = "L" if channels == 1 else "RGB"
+
+    def transform(self, inpt, params: dict):
+        if isinstance(inpt, Image.Image):
+            return inpt if inpt.mode == self.mode else convert(inpt, self.mode)
+        functional = v2.functional
+        return functional.rgb_to_grayscale(inpt) if self.mode == "L" else functional.grayscale_to_rgb(inpt)
 
 
 for _name, _module in inspect.getmembers(v2, inspect.isclass):

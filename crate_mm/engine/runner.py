@@ -1,5 +1,6 @@
 """MMEngine's Runner for CPUs and GPUs, with a batch size that belongs to the recipe and verified checkpoints."""
 
+import copy
 import platform
 import time
 from collections.abc import Iterator
@@ -17,7 +18,16 @@ from torch import nn
 import crate_mm
 
 from ..checkpoints import Checkpoint
-from ..config import BatchPlan, default_work_dir, expand_home, fill_from_data, require_model, resolve_config
+from ..checkpoints.described import names_for
+from ..config import (
+    BatchPlan,
+    default_work_dir,
+    expand_home,
+    fill_from_data,
+    fill_images,
+    require_model,
+    resolve_config,
+)
 from ..config.settings import guard_hooks
 from ..io.log import sanitize_record
 from ..models.tasks.base import freeze_untrained, task_of
@@ -37,7 +47,7 @@ from .parallel.launch import dist_timeout, init_distributed
 from .parallel.micro_batches import check_weights, is_split_invariant, probe_memory
 from .progress import ProgressLine
 from .safety.consistency import check_same_run, open_on_all
-from .safety.lock import lock_work_dir
+from .safety.lock import lock_work_dir, locked_work_dir
 from .safety.process import ProcessSettings, check_temp_dir
 
 
@@ -65,6 +75,9 @@ class Runner(CheckpointingRunner):
     @classmethod
     def _from_user_config(cls, cfg: Config, checkpoint: Checkpoint | None = None) -> "Runner":
         require_model(cfg)
+        cfg = copy.deepcopy(cfg)
+        with names_for(checkpoint):
+            fill_images(cfg)
         cfg, notes = fill_from_data(cfg, training=bool(cfg.get("train_dataloader")))
         resolved = resolve_config(cfg)
         resolved.resume = bool(resolved.get("resume"))
@@ -85,17 +98,17 @@ class Runner(CheckpointingRunner):
             checkpoint: the start checkpoint, if it is already open.
 
         Raises:
-            ValueError: the work directory is in use, or as ``build_for_training``.
+            ValueError: the work directory is in use, or as ``build_for_training``; the refused run leaves no file.
         """
         expand_home(cfg)
         cfg.work_dir = cfg.get("work_dir") or default_work_dir(cfg)
         init_distributed(cfg.get("launcher", "none"), dist_timeout(cfg))
-        lock_work_dir(cfg.work_dir)
-        start = find_start_point(cfg, cfg.work_dir, checkpoint)
-        runner = cls._from_user_config(cfg, checkpoint)
-        runner.start = start
-        with runner.in_process_settings():
-            runner.build_for_training()
+        with locked_work_dir(cfg.work_dir):
+            start = find_start_point(cfg, cfg.work_dir, checkpoint)
+            runner = cls._from_user_config(cfg, checkpoint)
+            runner.start = start
+            with runner.in_process_settings():
+                runner.build_for_training()
         return runner
 
     @classmethod

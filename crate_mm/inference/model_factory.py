@@ -15,7 +15,7 @@ from ..checkpoints import (
     validated_model_config,
 )
 from ..checkpoints.fit import BACKBONE, load_strict, transfer_backbone
-from ..checkpoints.zoo import PUBLISHED, none_published, packaged, published_for
+from ..checkpoints.zoo import PUBLISHED, is_available, none_published, packaged, published_for
 from ..io.log import print_log
 from ..io.untrusted import sanitized
 from ..models import ImageClassifier
@@ -23,15 +23,18 @@ from ..models.backbone import registered_backbones
 from ..registry import BACKBONES, MODELS, head_for, registered_only, suggest
 
 
-def list_models() -> list[str]:
+def list_models(pretrained: bool = False) -> list[str]:
     """Return the names that ``get_model`` accepts, such as 'crate_tiny', 'crate_alpha_base' and 'tost_small_12'.
 
     They are the named ``sizes`` of the registered backbones, CRATE's first, and the small models whose weights the
-    package contains,
-    such as 'crate_mini_digits'. 'crate_mae_base' is a classifier on the encoder of a masked autoencoder; the
-    autoencoder itself has a config.
+    package contains, such as 'crate_mini_digits'. 'crate_mae_base' is a classifier on the encoder of a masked
+    autoencoder; the autoencoder itself has a config.
+
+    Args:
+        pretrained: return only the models that ``get_model(name, pretrained=True)`` loads.
     """
-    return [*_named_backbones(), *packaged()]
+    names = [*_named_backbones(), *packaged()]
+    return [name for name in names if is_available(name)] if pretrained else names
 
 
 def _named_backbones() -> dict[str, dict[str, str]]:

@@ -12,7 +12,15 @@ from torch.utils.data import DataLoader, Subset
 from ..checkpoints import Checkpoint, CheckpointError, TransferReport, open_checkpoint, validated_model_config
 from ..checkpoints.described import names_for
 from ..checkpoints.fit import BACKBONE, load_strict, transfer_backbone
-from ..config import defines_model, fill_from_data, lacks_num_classes, load_config, require_model, resolve_config
+from ..config import (
+    defines_model,
+    fill_from_data,
+    fill_images,
+    lacks_num_classes,
+    load_config,
+    require_model,
+    resolve_config,
+)
 from ..config.kinds import signatures
 from ..models.layers import to_pair
 from ..models.tasks.base import Task
@@ -86,6 +94,8 @@ def load_config_and_checkpoint(
 ) -> tuple[Config, Checkpoint | None]:
     """Load a config and open a checkpoint. A config that defines no model takes the checkpoint's.
 
+    ``"model"`` in the config's transforms becomes the size of the model's images (``fill_images``).
+
     Args:
         config, overrides, kwargs: as for ``load_config``.
         checkpoint: a file of crate_mm or of third-party code, an open checkpoint, or None.
@@ -106,6 +116,9 @@ def load_config_and_checkpoint(
     head = loaded.model.get("head") if loaded is not None and needed and loaded.model else None
     if lacks_num_classes(cfg) and isinstance(head, dict) and "num_classes" in head:
         cfg.model.head.num_classes = head["num_classes"]  # its own, where no new head is trained
+    if defines_model(cfg):
+        with names_for(loaded):
+            fill_images(cfg)
     return cfg, loaded
 
 

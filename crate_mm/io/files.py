@@ -129,7 +129,7 @@ class FileLock:
     continues as if it held the lock. A forked process holds none of its parent's locks.
 
     Args:
-        path: path of the lock file, which is created if missing and never deleted. Its folder must exist.
+        path: path of the lock file, which is created if missing. Only ``delete`` deletes it. Its folder must exist.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -165,6 +165,9 @@ class FileLock:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(self.path, flags, 0o666)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_file(descriptor, self.path):  # its last holder has deleted the file: lock a new one
+                os.close(descriptor)
+                return False
         except OSError as error:
             if descriptor is not None:
                 os.close(descriptor)
@@ -192,6 +195,13 @@ class FileLock:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a process being started may share the descriptor
             self._close()
 
+    def delete(self) -> None:
+        """Delete the lock file, if this process holds it, and release the lock completely."""
+        if self._descriptor is not None:
+            self.path.unlink(missing_ok=True)  # before the release: a process that waits sees it, and locks a new file
+        self._times = min(self._times, 1)
+        self.release()
+
     def _close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -214,6 +224,14 @@ def _close_inherited() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_inherited)
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    """Return whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 @cache

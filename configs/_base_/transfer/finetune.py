@@ -1,6 +1,7 @@
-# Fine-tuning as in the paper, Appendix B.1: AdamW 5e-5, weight decay 0.01, batch 512, 224 x 224 pixels, random crop,
-# flip and RandAugment(2, 14). Details that the paper omits are from the official code: 200 epochs, cosine without
-# warm-up, no label smoothing, tests on the whole resized image.
+# Fine-tuning as in the paper, Appendix B.1: AdamW 5e-5, weight decay 0.01, batch 512, random crop, flip and
+# RandAugment(2, 14). Images have the size and the channels of the model's: 224 x 224 pixels in the paper. Details that
+# the paper omits are from the official code: 200 epochs, cosine without warm-up, no label smoothing, tests on the whole
+# resized image.
 _base_ = ["../default_runtime.py"]
 
 global_batch_size = 512
@@ -18,8 +19,9 @@ train_dataloader = dict(
     dataset=dict(
         type="ClassificationDataset",
         transforms=[
-            dict(type="Resize", size=(224, 224)),
-            dict(type="RandomCrop", size=224, padding=28),  # an eighth, like 4 of CIFAR's 32 pixels
+            dict(type="ConvertChannels", channels="model"),
+            dict(type="Resize", size="model"),
+            dict(type="RandomCrop", size="model", padding="model/8"),  # an eighth, like 4 of CIFAR's 32 pixels
             dict(type="RandomHorizontalFlip"),
             dict(type="RandAugment", num_ops=2, magnitude=14),
         ],
@@ -31,7 +33,10 @@ val_dataloader = dict(
     pin_memory=True,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(type="ClassificationDataset", transforms=[dict(type="Resize", size=(224, 224))]),
+    dataset=dict(
+        type="ClassificationDataset",
+        transforms=[dict(type="ConvertChannels", channels="model"), dict(type="Resize", size="model")],
+    ),
 )
 test_dataloader = val_dataloader
 

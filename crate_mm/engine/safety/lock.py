@@ -1,5 +1,9 @@
 """Lock a work directory for one run at a time."""
 
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -7,6 +11,7 @@ from mmengine.dist import is_main_process
 from ...io.files import FileLock
 
 LOCK = ".lock"
+LOG_FOLDER = re.compile(r"\d{8}_\d{6}")  # MMEngine's name: the time
 PATIENCE = 15.0  # seconds to wait for an ending run and its data-loader workers
 _held: dict[Path, FileLock] = {}  # several Runners of one process may use a directory one after another
 
@@ -40,3 +45,30 @@ def lock_work_dir(work_dir: str | Path) -> FileLock | None:
             "directory with --work-dir"
         )
     return lock
+
+
+@contextmanager
+def locked_work_dir(work_dir: str | Path) -> Iterator[None]:
+    """Lock a work directory as ``lock_work_dir``, and keep the lock after the body.
+
+    If the body raises an exception, the lock is released, and the new log folder is deleted, as is the directory if it
+    is new: a refused run leaves nothing behind.
+    """
+    folder = Path(work_dir).resolve()
+    new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
+    had_lock = (folder / LOCK).exists()
+    lock = lock_work_dir(work_dir)
+    before = set(folder.iterdir()) if lock else set()
+    try:
+        yield
+    except BaseException:
+        if lock:
+            with suppress(OSError):  # such as a file system that does not delete an open log
+                for path in set(folder.iterdir()) - before:  # a damaged checkpoint may have got a new name: keep it
+                    if LOG_FOLDER.fullmatch(path.name):
+                        shutil.rmtree(path)
+            lock.release() if had_lock else lock.delete()
+            with suppress(OSError):
+                for path in new_folders:
+                    path.rmdir()
+        raise
