@@ -26,6 +26,8 @@ def test_models_by_name():
     families = dict(crate=[*ARCHS, *SEGMENTATION_ARCHS], crate_alpha=ALPHA_ARCHS, tost=TOST_ARCHS, vit=VIT_ARCHS)
     assert set(list_models()) >= {f"{family}_{arch}" for family, archs in families.items() for arch in archs}
     assert list_models()[: len(ARCHS)] == [f"crate_{arch}" for arch in ARCHS]
+    pretrained = ["crate_alpha_base", "crate_alpha_large", "crate_mini_digits", "crate_micro_fashion_mnist"]
+    assert list_models(pretrained=True) == pretrained
     assert get_model("vit_tiny", num_classes=7, img_size=32)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     model = get_model("crate_tiny", num_classes=7, img_size=(16, 32), patch_size=8, in_channels=1, pool="mean")
     assert not model.training

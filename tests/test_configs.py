@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from crate_mm.config import lacks_num_classes
+from crate_mm.config import fill_images, lacks_num_classes
 from crate_mm.engine import CONFIGS, Runner, load_config, resolve_config
 from crate_mm.models.arch import Arch
 from crate_mm.models.families import CRATE
@@ -128,10 +128,14 @@ def test_transfer_is_the_papers_recipe(name, dataset):
     assert "label_smoothing" not in cfg.model
     assert cfg.optim_wrapper == dict(optimizer=dict(type="AdamW", lr=5e-5, weight_decay=0.01))
     assert (cfg.global_batch_size, cfg.train_cfg.max_epochs) == (510 if dataset == "flowers102" else 512, 200)
+    fill_images(cfg)
     train, test = cfg.train_dataloader.dataset, cfg.test_dataloader.dataset
     assert train.transforms[-1] == dict(type="RandAugment", num_ops=2, magnitude=14)
-    assert [t.type for t in train.transforms] == ["Resize", "RandomCrop", "RandomHorizontalFlip", "RandAugment"]
-    assert test.transforms == [dict(type="Resize", size=(224, 224))]
+    assert [t.type for t in train.transforms] == [
+        *("ConvertChannels", "Resize", "RandomCrop", "RandomHorizontalFlip", "RandAugment")
+    ]
+    assert (train.transforms[2].size, train.transforms[2].padding) == ((224, 224), 28)
+    assert test.transforms == [dict(type="ConvertChannels", channels=3), dict(type="Resize", size=(224, 224))]
     splits = dict(flowers102=("train", "test"), pets=("trainval", "test")).get(dataset, (None, None))
     assert (train.source.get("split"), test.source.get("split")) == splits
     assert (train.source.get("train"), test.source.get("train")) == (

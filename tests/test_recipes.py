@@ -187,7 +187,7 @@ def test_tosts_fine_tuning_is_two_overrides_of_the_papers():
     assert cfg.optim_wrapper.optimizer == dict(type="AdamW", lr=1e-4, weight_decay=0.01)
     assert (cfg.global_batch_size, cfg.train_cfg.max_epochs, cfg.param_scheduler.warmup) == (256, 200, 0)
     assert cfg.train_dataloader.dataset.transforms[-1] == dict(type="RandAugment", num_ops=2, magnitude=14)
-    assert cfg.test_dataloader.dataset.transforms == [dict(type="Resize", size=(224, 224))]
+    assert resolve_config(cfg, world_size=1).test_dataloader.dataset.transforms[1].size == (224, 224)
     assert cfg.model.head == dict(type="LinearHead", num_classes=37, pool="cls", norm_eps=1e-6, init_std=0.02)
 
 

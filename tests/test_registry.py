@@ -9,7 +9,7 @@ from mmengine.registry import Registry
 from crate_mm import registry
 from crate_mm.engine import Runner, load_config
 from crate_mm.models import ARCHS
-from crate_mm.registry import BACKBONES, DATASETS, HEADS, METRICS, MODELS, OPTIMIZERS
+from crate_mm.registry import BACKBONES, DATASETS, HEADS, METRICS, MODELS, OPTIMIZERS, suggest
 
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
 
@@ -33,6 +33,23 @@ def test_an_unknown_name_is_refused(name):
 def test_the_closest_names_are_given(known, name, message):
     with pytest.raises(ValueError, match=message):
         known.build(dict(type=name))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("crate_gpt", "none of the 14 known names is close"),  # not the names that also begin with crate
+        ("crate_tinny", "did you mean crate_tiny, crate_mae_tiny?"),
+        ("CRATE-Tiny", "did you mean crate_tiny, crate_mae_tiny?"),
+        ("crate_digits", "did you mean crate_mini_digits?"),
+        ("crate_tiny_in1k", "did you mean crate_tiny?"),
+        ("vit", "did you mean vit_tiny, vit_small?"),
+        ("_", "none of the 14 known names is close"),
+    ],
+)
+def test_words_that_many_names_share_are_no_hint(name, message):
+    known = ["crate_tiny", "crate_mae_tiny", "crate_large", "crate_mini_digits", "vit_tiny", "vit_small"]
+    assert suggest(name, [*known, *(f"crate_x{number}" for number in range(8))]) == message
 
 
 TORCH_OPTIMIZERS = sorted(

@@ -40,7 +40,7 @@ from crate_mm.testing import check_backbone, check_layer, check_task
 
 
 def models(images: Tensor) -> Tensor:
-    assert_type(list_models(), list[str])
+    assert_type(list_models(pretrained=True), list[str])
     assert_type(get_model("crate_tiny", num_classes=5, img_size=32, pretrained="weights.pth"), ImageClassifier)
     assert_type(from_official(Path("official.pth"), num_heads=6), Task)
     model = init_model(None, "crate_base.pth", device=torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""scikit-learn's digits for a small model of 28 x 28 gray images: half a minute on one CPU core.
+"""scikit-learn's digits for a small model of gray images: half a minute on one CPU core.
 
     python tools/train.py configs/transfer/digits.py --load-from crate_mini.pth
     python tools/train.py configs/transfer/digits.py --model crate_mini_fashion_mnist

@@ -143,10 +143,11 @@ def write_results(args: argparse.Namespace, cfg: Config, runner: Runner, metrics
     reports = [
         (f"{runner.work_dir}/result.json", lambda: write_result(runner.work_dir, result)),
         (args.json, lambda: write_json(args.json, entry)),
-        ("the line of metrics", lambda: say(line)),  # stdout may be a closed pipe
+        (not args.folder and "the line of metrics", lambda: say(line)),  # stdout may be a closed pipe
         (args.out, lambda: write_predictions(args.out, samples, names, dataset.describe)),
         (args.per_class, lambda: write_per_class(args.per_class, samples, names)),
         (args.confusion, lambda: write_confusion(args.confusion, samples, names)),
+        (args.folder and "the last line", lambda: say(f"predicted {metrics['num_samples']:,} images: {args.out}")),
     ]
     failed = []
     for file, write in reports:

@@ -14,11 +14,14 @@ from mmengine.config import Config
 from ..checkpoints import Checkpoint, newest_checkpoint, open_checkpoint
 from ..config import default_work_dir, defines_model, load_config
 from ..config.kinds import accepts
+from ..datasets.base import dataset_of
 from ..engine import Runner, amp_optim_wrapper
 from ..engine.parallel.launch import shutdown_distributed
+from ..engine.safety.consistency import open_on_all
 from ..engine.safety.signals import raise_on_signal
 from ..inference.standalone import load_config_and_checkpoint
 from ..io.files import home
+from ..io.untrusted import say
 from ..registry import MODELS
 from .options import Parser, add_common_options, add_shared, user_errors
 
@@ -94,6 +97,31 @@ def configure(args: argparse.Namespace) -> tuple[Config, Checkpoint | None]:
     return cfg, checkpoint
 
 
+def dry_run(cfg: Config, checkpoint: Checkpoint | None) -> None:
+    """Build a run, transfer the weights that it starts from, and print what it would train.
+
+    Raises:
+        ValueError: the run would be refused.
+    """
+    work_dir = cfg.get("work_dir") or default_work_dir(cfg)
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.work_dir = folder
+        runner = Runner.for_training(cfg, checkpoint)
+        start, data = runner.start_checkpoint, runner.train_dataloader.dataset
+        if start:
+            runner.transfer(open_on_all(start, runner.start.checkpoint))
+        if runner.rank == 0:
+            trained = sum(parameter.numel() for parameter in runner.task.parameters() if parameter.requires_grad)
+            classes = dataset_of(data).classes if runner.task.uses_labels else None
+            say(
+                f"dry run: every check has passed; without --dry-run, {trained:,} parameters of "
+                f"{type(runner.task).__name__} are trained on {len(data):,} samples"
+                + (f" of {len(classes)} classes" if classes else "")
+                + f", from {f'the weights of {start}' if start else 'random weights'}; the results go to {work_dir}"
+            )
+        shutdown_distributed()
+
+
 def main() -> None:
     args = parse_args()
     for name in ("load_from", "work_dir", "resume"):  # as Runner.for_training writes them
@@ -105,10 +133,7 @@ def main() -> None:
             raise ValueError("--dry-run describes a new run: leave out --resume")
         cfg, checkpoint = configure(args)
         if args.dry_run:
-            with tempfile.TemporaryDirectory() as folder:
-                cfg.work_dir = folder
-                Runner.for_training(cfg, checkpoint)
-                shutdown_distributed()
+            dry_run(cfg, checkpoint)
             return
         runner = Runner.for_training(cfg, checkpoint)
         del checkpoint  # frees its memory

@@ -67,7 +67,7 @@ def test_a_folder_without_labels(run_tool, debug_checkpoint, tmp_path):
     done = run_tool(*both, "--folder", folder, "--out", tmp_path / "rows.csv")
     assert done.code == 0, done.output
     assert "6.png" in done.output
-    assert "top1" not in done.last_line
+    assert done.last_line == f"predicted 9 images: {tmp_path / 'rows.csv'}"
     rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
     assert run_tool(*both, "--out", tmp_path / "all.csv").code == 0
     labelled = list(csv.DictReader((tmp_path / "all.csv").open()))[:6]

@@ -254,29 +254,40 @@ def test_own_images_need_their_folder_alone(run_tool, debug_checkpoint, tmp_path
         for number in range(10):
             pixels = np.random.default_rng(number).integers(80 * label, 80 * label + 80, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "mine" / name / f"{number}.png")
-    (tmp_path / "gray.py").write_text(
-        f"_base_ = ['{ROOT}/configs/transfer/folder.py']\n"
-        "transforms = [dict(type='Resize', size=8), dict(type='Grayscale')]\n"
-        "train_dataloader = dict(num_workers=0, dataset=dict(transforms=transforms))\n"
-        "val_dataloader = dict(num_workers=0, dataset=dict(transforms=transforms))\n"
-    )
-    run = ("train", tmp_path / "gray.py", "--load-from", debug_checkpoint, "--work-dir", tmp_path / "run")
+    run = ("train", "transfer/folder", "--load-from", debug_checkpoint, "--work-dir", tmp_path / "run")
     options = ("--cfg-options", f"data_root={tmp_path / 'mine'}", "train_cfg.max_epochs=1")
+    done = run_tool(*run, "--dry-run", *options)
+    assert re.search(
+        r"^dry run: every check has passed; without --dry-run, [\d,]+ parameters of ImageClassifier are trained on 24 "
+        rf"samples of 3 classes, from the weights of {debug_checkpoint}; the results go to {tmp_path / 'run'}$",
+        done.last_line,
+    )
+    assert not (tmp_path / "run").exists()
     done = run_tool(*run, *options)
     assert done.code == 0, done.output
     assert "model.head.num_classes=3, the classes of the training data: cat, dog, fish" in done.output
     assert "global_batch_size=24, all training samples in each step, as the recipe's 512 are more" in done.output
-    saved = load_config(tmp_path / "run" / "gray.py")
+    saved = load_config(tmp_path / "run" / "folder.py")
     assert (saved.model.head.num_classes, saved.global_batch_size) == (3, 24)
-    done = run_tool("test", tmp_path / "gray.py", tmp_path / "run" / "epoch_1.pth", *options[:2])
+    assert saved.train_dataloader.dataset.transforms[:3] == [
+        dict(type="ConvertChannels", channels=1),
+        dict(type="Resize", size=(8, 8)),
+        dict(type="RandomCrop", size=(8, 8), padding=1),
+    ]
+    done = run_tool("test", "transfer/folder", tmp_path / "run" / "epoch_1.pth", *options[:2])
     assert done.code == 0, done.output
     assert "num_samples 6" in done.last_line
     done = run_tool(*run, *options, "model.head.num_classes=5")
     assert done.code == 2
     assert "the data has 3 classes (cat, dog, fish, ...), the head 5: set --cfg-options" in done.last_line
-    done = run_tool("train", "transfer/folder", *run[2:], *options)
+    name = "train_dataloader.dataset.transforms"
+    done = run_tool(
+        *run[:4], "--work-dir", tmp_path / "refused" / "run", *options, f"{name}=[dict(type='Resize', size=9)]"
+    )
     assert done.code == 2
     assert done.last_line == (
-        "error: train_dataloader gives images of 3 x 224 x 224 (channels, height, width), the backbone CRATE takes "
-        "1 x 8 x 8: add dict(type='Grayscale') to its transforms, or set in_channels of the backbone, mean and std"
+        "error: train_dataloader gives images of 3 x 9 x 9 (channels, height, width), the backbone CRATE takes 1 x 8 x "
+        "8: add dict(type='Grayscale') and dict(type='Resize', size=(8, 8)) to its transforms, or set in_channels "
+        "and img_size of the backbone, mean and std"
     )
+    assert not (tmp_path / "refused").exists()

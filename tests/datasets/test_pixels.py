@@ -17,7 +17,9 @@ from crate_mm.datasets import ClassificationDataset, PackedImages, UnreadableIma
 from crate_mm.datasets.decode import decode_by_pil, decode_jpeg, plain_jpeg_size
 from crate_mm.datasets.images import UnreadableImageError, open_image
 from crate_mm.datasets.packed import write_shards
+from crate_mm.datasets.transforms import to_uint8
 from crate_mm.extras.encoding import encode
+from crate_mm.registry import TRANSFORMS
 
 RAMP = np.linspace(0, 1, 256).reshape(16, 16)
 
@@ -133,3 +135,18 @@ def test_a_folder_that_is_read_as_a_file_leaves_nothing_open(tmp_path):
         with pytest.raises(UnreadableImageError, match="is not a regular file"):
             open_image(tmp_path)
     assert len(os.listdir("/dev/fd")) == before
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_channels_are_converted_as_predictions_do(as_tensor):
+    color = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8))
+    for image, mode in ((color, "RGB"), (color.convert("L"), "L")):
+        for channels, other in ((3, "RGB"), (1, "L")):
+            convert = TRANSFORMS.build(dict(type="ConvertChannels", channels=channels))
+            converted = convert(to_uint8(image)) if as_tensor else to_uint8(convert(image))
+            expected = to_uint8(image.convert(other))
+            assert converted.shape == expected.shape
+            assert (converted.int() - expected.int()).abs().max() <= as_tensor  # PIL rounds, torchvision does not
+            assert not (mode == other and not as_tensor) or convert(image) is image
+    with pytest.raises(ValueError, match="expected channels=1 .* got 4"):
+        TRANSFORMS.build(dict(type="ConvertChannels", channels=4))

@@ -120,10 +120,7 @@ class CheckpointingRunner(RunnerState):
             self._warn_world_size_changed(filename, checkpoint.meta)
             warn_other_recipe(self, checkpoint)
         elif self.is_training:
-            transfer_report = transfer_backbone(
-                self.task, checkpoint, self.cfg.resize_positions, self.cfg.resize_patches, self.cfg.transfer_from
-            )
-            self.logger.info(f"initialized the backbone from {filename}:\n{transfer_report.table()}")
+            self.transfer(checkpoint)
             self.initialized_from, self.origin = without_secrets(filename), origin_of(checkpoint)
             contents = {"meta": checkpoint.meta, "state_dict": self.task.state_dict()}
         else:
@@ -137,6 +134,17 @@ class CheckpointingRunner(RunnerState):
         checkpoint.log_notes(self.logger.info)
         self.logger.info(f"loaded checkpoint {filename}")
         return contents
+
+    def transfer(self, checkpoint: Checkpoint) -> None:
+        """Initialize the backbone from a checkpoint, and log a table of its parameters.
+
+        Raises:
+            CheckpointError: the checkpoint does not match this model.
+        """
+        report = transfer_backbone(
+            self.task, checkpoint, self.cfg.resize_positions, self.cfg.resize_patches, self.cfg.transfer_from
+        )
+        self.logger.info(f"initialized the backbone from {checkpoint.path}:\n{report.table()}")
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Resume from a training checkpoint; the optimizer's settings are those of this run's config.

@@ -281,12 +281,17 @@ def check_images_fit(dataset: Any, backbone: Backbone, split: str) -> None:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-    if C == spec.channels and (spec.any_size or tuple(size) == spec.size):
-        return
-    advice = "resize them in its transforms, or set img_size of the backbone"
+    steps, settings = [], []
     if C != spec.channels:
-        kind = "Grayscale" if spec.channels == 1 else "RGB"
-        advice = f"add dict(type={kind!r}) to its transforms, or set in_channels of the backbone, mean and std"
+        steps.append(f"dict(type={'Grayscale' if spec.channels == 1 else 'RGB'!r})")
+        settings.append("in_channels")
+    if not spec.any_size and tuple(size) != spec.size:
+        steps.append(f"dict(type='Resize', size={spec.size})")
+        settings.append("img_size")
+    if not steps:
+        return
+    advice = f"add {' and '.join(steps)} to its transforms, or set {' and '.join(settings)} of the backbone"
+    advice += ", mean and std" if C != spec.channels else ""
     raise ValueError(
         f"{split}_dataloader gives images of {' x '.join(map(str, (C, *size)))} (channels, height, width), the "
         f"backbone {type(backbone).__name__} takes {' x '.join(map(str, spec.shape))}: {advice}"
