@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from itertools import takewhile
 
 from mmengine import registry as root
 from mmengine.registry import Registry as _Registry
@@ -89,17 +88,19 @@ def suggest(name: str, known: list[str], max_listed: int = 12) -> str:
 
 
 def _resemble(name: str, known: str) -> bool:
-    """Return whether one name has all words of the other, or the names are similar without the words they begin with.
+    """Return whether one name has all words of the other, or they are similar without the first and last words shared.
 
-    Those words are equal in many names: 'crate_gpt' shares more letters with 'crate_tiny' than it differs in.
+    Shared words are equal in many names: 'crate_gpt' has more letters in common with 'crate_tiny' than not.
     """
     words, others = re.findall(r"[^\W_]+", name), re.findall(r"[^\W_]+", known)
     if not words or not others:
         return False
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(words, others)))
-    ends = "_".join(words[shared:]), "_".join(others[shared:])
-    has_all = set(words) <= set(others) or set(others) <= set(words)
-    return has_all or difflib.SequenceMatcher(None, *ends).ratio() >= 0.6
+    if set(words) <= set(others) or set(others) <= set(words):
+        return True
+    for end in (0, -1):
+        while words and others and words[end] == others[end]:
+            del words[end], others[end]
+    return difflib.SequenceMatcher(None, "_".join(words), "_".join(others)).ratio() >= 0.6
 
 
 def _child(parent: _Registry, *locations: str) -> Registry:

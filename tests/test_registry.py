@@ -39,7 +39,7 @@ def test_the_closest_names_are_given(known, name, message):
     ("name", "message"),
     [
         ("crate_gpt", "none of the 14 known names is close"),  # not the names that also begin with crate
-        ("crate_tinny", "did you mean crate_tiny, crate_mae_tiny?"),
+        ("crate_tinny", "did you mean crate_tiny, crate_mae_tiny, vit_tiny?"),
         ("CRATE-Tiny", "did you mean crate_tiny, crate_mae_tiny?"),
         ("crate_digits", "did you mean crate_mini_digits?"),
         ("crate_tiny_in1k", "did you mean crate_tiny?"),
