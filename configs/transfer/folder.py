@@ -5,7 +5,8 @@
 
 The number of classes is that of the class folders, and a batch is at most all training images; the log gives both.
 Images get the size and the channels of the model's. The model is the checkpoint's, or a config's with --model CONFIG:
-from random weights, which need a larger learning rate, such as optim_wrapper.optimizer.lr=1e-3. Template for your own recipe: crate_base_folder.py.
+from random weights, which need a larger learning rate, such as optim_wrapper.optimizer.lr=1e-3. Template for your own
+recipe: crate_base_folder.py.
 """
 
 _base_ = ["../_base_/transfer/finetune.py"]
