@@ -18,7 +18,15 @@ from .families import (
     ViT,
 )
 from .layers import Layer, TokenLayout
-from .tasks import ImageClassifier, ImagePreprocessor, LanguageModel, LinearHead, MaskedAutoencoder, SelfDistillation, Task
+from .tasks import (
+    ImageClassifier,
+    ImagePreprocessor,
+    LanguageModel,
+    LinearHead,
+    MaskedAutoencoder,
+    SelfDistillation,
+    Task,
+)
 
 __all__ = [
     "ALPHA_ARCHS", "AOT_ARCHS", "ARCHS", "CBT", "CBT_ARCHS", "CRATE", "CRATEMAE", "SEGMENTATION_ARCHS", "TOST_ARCHS",

@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...datasets.base import IGNORED, Field, dataset_of
 from ...registry import BACKBONES, MODELS
 from ..backbone import check_backbone_contract
 from .base import Task
-
-IGNORED = -100  # label of a position whose next token does not count
 
 
 @MODELS.register_module()
@@ -20,6 +19,8 @@ class LanguageModel(Task):
     Args:
         backbone: config of ``BACKBONES`` or a ``Backbone`` of token ids that defines ``logits(tokens)``,
             ``vocab_size`` and ``context_length``.
+        tokenizer: description of the tokenizer, which generation needs: 'bytes', or a dict as beside a token file. In a
+            config, None stands for that of the training data.
 
     Batches have ``inputs``, token ids ``(B, N)``, ``labels``, the next tokens ``(B, N)``, and ``sample_idx``, each
     window's position in its dataset ``(B,)``. Labels of -100 do not count. Further entries have no effect.
@@ -28,8 +29,9 @@ class LanguageModel(Task):
     headline = ("eval/loss", "less")
     uses_labels = False
 
-    def __init__(self, backbone: dict | nn.Module) -> None:
+    def __init__(self, backbone: dict | nn.Module, tokenizer: str | dict | None = None) -> None:
         super().__init__()
+        self.tokenizer = tokenizer
         self.backbone = backbone if isinstance(backbone, nn.Module) else BACKBONES.build(backbone)
         check_backbone_contract(self.backbone)
 
@@ -54,6 +56,29 @@ class LanguageModel(Task):
         """Return ``[{'nats': (B,), 'labels': (B,), 'sample_idx': (B,)}]``: sums of nats and numbers of labels."""
         nats = self._nats(inputs, labels).double().sum(1)
         return [{"nats": nats, "labels": (labels != IGNORED).sum(1), "sample_idx": sample_idx}]
+
+    def check_data(self, dataset: Any, split: str) -> None:
+        data, name = dataset_of(dataset), f"{split}_dataloader.dataset of type {type(dataset).__name__!r}"
+        inputs = (data.spec or {}).get("inputs")
+        if not isinstance(inputs, Field) or inputs.dtype != torch.int64 or len(inputs.shape) != 1:
+            raise ValueError(f"{name} gives {inputs} as inputs: expected token IDs, int64 of shape (N), as of Windows")
+        length, known = inputs.shape[0], self.backbone.context_length
+        if isinstance(length, int) and length > known:
+            raise ValueError(
+                f"{name} gives windows of {length} tokens, the backbone has {known} positions: set its length to at "
+                f"most {known}, or context_length of the backbone"
+            )
+        largest, vocab_size = data.largest_id(), self.backbone.vocab_size
+        if largest is not None and largest >= vocab_size:
+            raise ValueError(
+                f"{name} has the token {largest}, the backbone knows tokens below {vocab_size}: set "
+                f"--cfg-options model.backbone.vocab_size={largest + 1}, or more"
+            )
+        tokenizer = data.metainfo.get("tokenizer")
+        if None not in (tokenizer, self.tokenizer) and tokenizer != self.tokenizer:
+            raise ValueError(
+                f"{name} has tokens of the tokenizer {tokenizer}, the model was trained on tokens of {self.tokenizer}"
+            )
 
     def example(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
         device = next(self.parameters()).device
