@@ -30,7 +30,7 @@ from .tasks import (
 
 __all__ = [
     "ALPHA_ARCHS", "AOT_ARCHS", "ARCHS", "CBT", "CBT_ARCHS", "CRATE", "CRATEMAE", "SEGMENTATION_ARCHS", "TOST_ARCHS",
-    "VIT_ARCHS", "AoT", "Backbone", "CRATEAlpha", "ImageClassifier", "ImagePreprocessor", "InputSpec", "LanguageModel", "Layer",
-    "LinearHead", "MaskedAutoencoder", "PatchKernel", "Positions", "SelfDistillation", "Task", "ToST",
+    "VIT_ARCHS", "AoT", "Backbone", "CRATEAlpha", "ImageClassifier", "ImagePreprocessor", "InputSpec", "LanguageModel",
+    "Layer", "LinearHead", "MaskedAutoencoder", "PatchKernel", "Positions", "SelfDistillation", "Task", "ToST",
     "TokenLayout", "ViT",
 ]  # fmt: skip
