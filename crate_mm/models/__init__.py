@@ -5,6 +5,7 @@ from .families import (
     ALPHA_ARCHS,
     AOT_ARCHS,
     ARCHS,
+    CAUSAL_CRATE_ARCHS,
     CBT,
     CBT_ARCHS,
     CRATE,
@@ -13,6 +14,7 @@ from .families import (
     TOST_ARCHS,
     VIT_ARCHS,
     AoT,
+    CausalCRATE,
     CRATEAlpha,
     ToST,
     ViT,
@@ -29,8 +31,8 @@ from .tasks import (
 )
 
 __all__ = [
-    "ALPHA_ARCHS", "AOT_ARCHS", "ARCHS", "CBT", "CBT_ARCHS", "CRATE", "CRATEMAE", "SEGMENTATION_ARCHS", "TOST_ARCHS",
-    "VIT_ARCHS", "AoT", "Backbone", "CRATEAlpha", "ImageClassifier", "ImagePreprocessor", "InputSpec", "LanguageModel",
-    "Layer", "LinearHead", "MaskedAutoencoder", "PatchKernel", "Positions", "SelfDistillation", "Task", "ToST",
-    "TokenLayout", "ViT",
+    "ALPHA_ARCHS", "AOT_ARCHS", "ARCHS", "CAUSAL_CRATE_ARCHS", "CBT", "CBT_ARCHS", "CRATE", "CRATEMAE",
+    "SEGMENTATION_ARCHS", "TOST_ARCHS", "VIT_ARCHS", "AoT", "Backbone", "CRATEAlpha", "CausalCRATE",
+    "ImageClassifier", "ImagePreprocessor", "InputSpec", "LanguageModel", "Layer", "LinearHead", "MaskedAutoencoder",
+    "PatchKernel", "Positions", "SelfDistillation", "Task", "ToST", "TokenLayout", "ViT",
 ]  # fmt: skip
