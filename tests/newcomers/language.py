@@ -91,7 +91,7 @@ class ByteCRATE(Backbone):
 
 
 @MODELS.register_module()
-class LanguageModel(Task):
+class ByteModel(Task):
     headline = ("eval/bits_per_byte", "less")
 
     def __init__(self, backbone, vocabulary=256):

@@ -7,7 +7,7 @@ _base_ = ["../../configs/debug.py"]
 custom_imports = dict(imports=["language"])
 model = dict(
     _delete_=True,
-    type="LanguageModel",
+    type="ByteModel",
     backbone=dict(type="ByteCRATE", embed_dim=48, depth=2, num_heads=3, length=64),
 )
 train_dataloader = dict(dataset=dict(_delete_=True, type="PythonTopics", split="train"))
