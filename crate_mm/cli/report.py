@@ -3,6 +3,7 @@
 python tools/report.py configs/crate_tiny_digits.py random epoch_1.pth epoch_40.pth --out report.html
 python tools/report.py configs/crate_base_in1k.py crate_base.pth --images /my/photos --out report.html
 python tools/report.py configs/compare/crate.py crate.pth --also configs/compare/vit.py vit.pth --out report.html
+python tools/report.py configs/causal_crate_mini_python.py random last.pth --num-images 200 --shown 4 --out text.html
 
 CONFIG selects the data. If it defines no model, each checkpoint's own model is used. CHECKPOINT is a file, also a
 third-party one, or 'random' for the newly initialized model. --also adds checkpoints of another config. Its data must
@@ -39,6 +40,7 @@ from ..extras.report.write import run_data as shared_run_data
 from ..extras.report.write import write_report
 from ..inference.standalone import build_loader, load_config_and_checkpoint, subset, use_folder
 from ..io.untrusted import public, sanitized, say
+from ..models import LanguageModel
 from .analyze import build_model
 from .options import Parser, add_shared, check_writable, positive_int, user_errors
 
@@ -101,11 +103,13 @@ def load_models(args: argparse.Namespace) -> tuple[list[ReportModel], list[Repor
             source = None if file == "random" else file
             cfg, checkpoint = load_config_and_checkpoint(config, source, args.cfg_options, full_model=True)
             model = build_model(cfg, checkpoint, args.seed, full_model=True)
+            of_text = isinstance(model, LanguageModel)
             if loader is None:
-                loader = load_data(cfg, args)
+                loader = load_data(cfg, args, of_text)
                 truth = true_masks(loader.dataset, args.masks) if args.masks else lambda _: None
                 datas.append(ReportDataset(data_name(cfg, args), loader.dataset, partial(subset, loader), truth))
-            check_size(datas, model, config)
+            if not of_text:
+                check_size(datas, model, config)
             name = name_of_file(file)
             if names_of_files[name] > 1 and file != "random":  # the same file name in several runs
                 name = f"{sanitized(Path(ensure_local(file)).resolve().parent.name)}/{name}"
@@ -124,8 +128,12 @@ def name_of_file(file: str) -> str:
     return file if file == "random" else Path(public(file)).stem
 
 
-def load_data(cfg: Config, args: argparse.Namespace) -> DataLoader:
+def load_data(cfg: Config, args: argparse.Namespace, of_text: bool = False) -> DataLoader:
     """Return a loader of the config's data, or of the images of a folder with the config's test transforms."""
+    if of_text:
+        if args.images:
+            raise ValueError("--images is for models of images: a language model is shown on its config's text")
+        return build_loader(cfg, args.split)
     if args.images:
         if not cfg.get("test_dataloader"):
             raise ValueError("--images needs a config with a test_dataloader, whose transforms apply to the images")

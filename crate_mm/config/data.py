@@ -22,14 +22,17 @@ def lacks_num_classes(cfg: Config) -> bool:
 def fill_from_data(cfg: Config, training: bool = False) -> tuple[Config, list[str]]:
     """Return a user's config with the settings that its training data determine, and a sentence on each of them.
 
-    ``model.head.num_classes=None`` becomes the number of classes. For a training with ``fit_batch``, a
+    ``model.head.num_classes=None`` becomes the number of classes. For a training, ``model.tokenizer=None`` becomes the
+    tokenizer that the data name; with ``fit_batch``, a
     ``global_batch_size`` above the number of samples becomes this number. Data are read only if one of them needs it.
 
     Raises:
         ValueError: the data do not exist, or do not name their classes.
     """
     fits = training and cfg.get("fit_batch") and cfg.get("global_batch_size")
-    if not (lacks_num_classes(cfg) or fits):
+    model = cfg.get("model") or {}
+    lacks_tokenizer = training and "tokenizer" in model and model["tokenizer"] is None
+    if not (lacks_num_classes(cfg) or fits or lacks_tokenizer):
         return cfg, []
     cfg, notes = copy.deepcopy(cfg), []
     if not cfg.get("train_dataloader"):
@@ -48,6 +51,8 @@ def fill_from_data(cfg: Config, training: bool = False) -> tuple[Config, list[st
         more = f" and {len(classes) - MAX_NAMED} more" if len(classes) > MAX_NAMED else ""
         names = ", ".join(map(sanitized, classes[:MAX_NAMED]))
         notes.append(f"model.head.num_classes={len(classes)}, the classes of the training data: {names}{more}")
+    if lacks_tokenizer:
+        cfg.model.tokenizer = dataset.metainfo.get("tokenizer")
     if fits and cfg.global_batch_size > len(dataset):
         notes.append(
             f"global_batch_size={len(dataset)}, all training samples in each step, as the recipe's "

@@ -9,6 +9,7 @@ from .names import imagenet_class_names
 from .packed import PackedImages
 from .sampler import GlobalBatchSampler
 from .sources import Digits
+from .text import PythonLibrary, TextFiles
 from .transforms import build_transforms
 from .views import Views
 from .windows import Windows
@@ -17,6 +18,6 @@ from .workers import init_worker
 __all__ = [
     "CIFAR10", "CIFAR100", "ClassFolders", "ClassificationDataset", "DecodeRandomResizedCrop", "DecodeResize",
     "Digits", "FashionMNIST", "Flowers102", "GlobalBatchSampler", "ImageFiles", "ImageNet", "OxfordIIITPet",
-    "PackedImages", "SampleDataset", "Source", "UnreadableImagesError", "Views", "Windows", "build_transforms",
-    "collate", "imagenet_class_names", "init_worker",
+    "PackedImages", "PythonLibrary", "SampleDataset", "Source", "TextFiles", "UnreadableImagesError", "Views",
+    "Windows", "build_transforms", "collate", "imagenet_class_names", "init_worker",
 ]  # fmt: skip

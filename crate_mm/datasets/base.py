@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 Index = int | tuple[int, int]  # a position, or (position, seed) in training
+IGNORED = -100  # label of a token that does not count, PyTorch's default
 
 
 class Field(NamedTuple):
@@ -60,6 +61,10 @@ class SampleDataset(Dataset, ABC):
 
     def labels(self) -> Sequence[int] | None:
         """Return the label of every sample without reading the samples, or None if the labels are unknown."""
+        return None
+
+    def largest_id(self) -> int | None:
+        """Return the largest token ID of the samples, or None if the samples are not tokens or it is unknown."""
         return None
 
     def describe(self, position: int) -> str:

@@ -114,9 +114,9 @@ class ClassFolders(ImageFolder):
         except FileNotFoundError as error:
             raise ValueError(f"data_root {root} has the wrong layout: {expected}; {error}") from None
         if not splits:
-            self._set_samples(self._split(split, val_fraction))
+            self._set_samples(self._share(split, val_fraction))
 
-    def _split(self, split: str, val_fraction: float) -> Sequence[tuple[str, int]]:
+    def _share(self, split: str, val_fraction: float) -> Sequence[tuple[str, int]]:
         if not isinstance(val_fraction, float) or not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction!r}")
         samples, positions = self.samples, []

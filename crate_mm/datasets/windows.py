@@ -1,40 +1,62 @@
 """Windows of a stream of token IDs, with the next tokens as labels. Shapes: N tokens of a window."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..io.files import home
-from ..io.untrusted import sanitized
+from ..io.untrusted import is_count, read_json, read_regular, sanitized
 from ..registry import DATASETS
-from .base import Field, Index, SampleDataset
+from .base import IGNORED, Field, Index, SampleDataset
+
+COUNTS = ("vocab_size", "largest_id", "documents", "bytes", "tokens")  # of a token file's description
+MAX_DESCRIPTION_BYTES = 2**20
+AT_ONCE = 2**24  # tokens that are searched at a time
 
 
 @DATASETS.register_module()
 class Windows(SampleDataset):
     """Samples ``{inputs: int64 (N,), labels: int64 (N,), sample_idx: int}``; ``labels[i]`` follows ``inputs[i]``.
 
-    The windows do not overlap; a remainder shorter than a window is dropped. In training, a sample also has its
-    ``sample_seed``.
+    The windows do not overlap. In training, a sample also has its ``sample_seed``.
+
+    ``crate-mm pack-text`` writes a token file and beside it a description, ``<file>.json``: the tokenizer, the size of
+    its vocabulary, and the numbers of documents, bytes and tokens. A file without a description is a file of tokens of
+    an unknown tokenizer.
 
     Args:
         tokens: token IDs, a one-dimensional array of integers, or a file of uint16 in the machine's byte order. The
             file is memory-mapped and shared by processes and workers. It must not be modified while it is in use.
         length: N.
-        vocab_size: upper bound of the IDs, checked when they are read; None to skip the check.
+        vocab_size: upper bound of the IDs, checked when they are read (default: the description's; without one, there
+            is no check).
         root: the folder of the file.
+        drop_last: drop a remainder shorter than a window. Otherwise the last window ends with the last token; labels
+            that the window before it has are -100, so that each token counts once.
+        random_windows: number of windows of an epoch that start at any token, instead of disjoint windows. A start is
+            drawn, with replacement, from the sample's seed, or without a seed, in an evaluation, from its position.
 
     Raises:
-        ValueError: the file does not exist or is not uint16, the array has another shape or dtype, or it is shorter
-            than a window; (when read) an ID is outside the vocabulary.
+        ValueError: the file does not exist, is not uint16, or does not have the number of tokens of its description;
+            the array has another shape or dtype, or it is shorter than a window; (when read) an ID is outside the
+            vocabulary.
     """
 
     def __init__(
-        self, tokens: str | Path | np.ndarray, length: int, vocab_size: int | None = None, root: str | None = None
+        self,
+        tokens: str | Path | np.ndarray,
+        length: int,
+        vocab_size: int | None = None,
+        root: str | None = None,
+        drop_last: bool = True,
+        random_windows: int | None = None,
     ) -> None:
         if type(length) is not int or length < 1:
             raise ValueError(f"Windows: length must be a positive integer, got {length!r}")
+        if random_windows is not None and (type(random_windows) is not int or random_windows < 1):
+            raise ValueError(f"Windows: random_windows must be a positive integer or None, got {random_windows!r}")
         self.file = None if isinstance(tokens, np.ndarray) else Path(home(root or "."), home(tokens))
         self.tokens = self._map() if self.file else tokens
         if self.tokens.ndim != 1 or self.tokens.dtype.kind not in "iu":
@@ -47,7 +69,9 @@ class Windows(SampleDataset):
                 f"{sanitized(self.file or 'the array')} has {len(self.tokens):,} tokens: a window of {length} and the "
                 f"next token need {length + 1}"
             )
-        self.length, self.vocab_size = length, vocab_size
+        self.description = self._read_description() if self.file else {}
+        self.length, self.drop_last, self.random_windows = length, drop_last, random_windows
+        self.vocab_size = self.description.get("vocab_size") if vocab_size is None else vocab_size
 
     def _map(self) -> np.ndarray:
         if not self.file.is_file():
@@ -57,27 +81,76 @@ class Windows(SampleDataset):
             raise ValueError(f"{sanitized(self.file)} has {size:,} bytes: expected an even number for uint16")
         return np.memmap(self.file, np.uint16, "r") if size else np.empty(0, np.uint16)
 
+    def _read_description(self) -> dict[str, Any]:
+        path = description_path(self.file)
+        if not path.exists():
+            return {}
+        try:
+            description = read_json(read_regular(path, MAX_DESCRIPTION_BYTES))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{sanitized(path)} is not the description of a token file: {error}") from None
+        if not isinstance(description, dict) or not all(is_count(description.get(key)) for key in COUNTS):
+            raise ValueError(
+                f"{sanitized(path)} is not the description of a token file: expected the integers {', '.join(COUNTS)}"
+            )
+        if description["tokens"] != len(self.tokens):
+            raise ValueError(
+                f"{sanitized(self.file)} has {len(self.tokens):,} tokens, {sanitized(path.name)} says "
+                f"{description['tokens']:,}: the file was cut off or replaced; write it again with crate-mm pack-text"
+            )
+        return description
+
     @property
     def spec(self) -> dict[str, Field]:
         tokens = Field(torch.int64, (self.length,))
         return {"inputs": tokens, "labels": tokens, "sample_idx": Field(torch.int64)}
 
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """The tokenizer and the numbers of bytes and tokens, as far as they are known; checkpoints store them."""
+        known = {key: self.description[key] for key in ("tokenizer", "bytes", "tokens") if key in self.description}
+        return {**super().metainfo, **known}
+
     def __len__(self) -> int:
-        return (len(self.tokens) - 1) // self.length
+        if self.random_windows is not None:
+            return self.random_windows
+        labels = len(self.tokens) - 1
+        return labels // self.length if self.drop_last else -(-labels // self.length)
 
     def __getitem__(self, index: Index) -> dict:
         position, seed = index if isinstance(index, tuple) else (index, None)
-        start = range(len(self))[position] * self.length  # IndexError ends an iteration over the dataset
+        position = range(len(self))[position]  # IndexError ends an iteration over the dataset
+        starts = len(self.tokens) - self.length
+        if self.random_windows is None:
+            start = min(position * self.length, starts - 1)
+            repeated = position * self.length - start
+        else:
+            generator = torch.Generator().manual_seed(position if seed is None else seed)
+            start, repeated = torch.randint(starts, (), generator=generator).item(), 0
         window = torch.from_numpy(self.tokens[start : start + self.length + 1].astype(np.int64))
         if self.vocab_size is not None and not 0 <= window.min() <= window.max() < self.vocab_size:
             token = window[(window < 0) | (window >= self.vocab_size)][0]
-            raise ValueError(f"{self.describe(position)} has the ID {token}, outside the {self.vocab_size} known")
+            raise ValueError(f"{self._tokens_from(start)} has the ID {token}, outside the {self.vocab_size} known")
         sample = {"inputs": window[:-1], "labels": window[1:], "sample_idx": position}
+        if repeated:
+            sample["labels"] = window[1:].clone()
+            sample["labels"][:repeated] = IGNORED
         return sample if seed is None else {**sample, "sample_seed": seed}
+
+    def largest_id(self) -> int:
+        """Return the largest token ID: the description's, or else that of all tokens."""
+        if "largest_id" in self.description:
+            return self.description["largest_id"]
+        return max(int(self.tokens[at : at + AT_ONCE].max()) for at in range(0, len(self.tokens), AT_ONCE))
 
     def describe(self, position: int) -> str:
         """Return the first token of a window and its file."""
-        return f"tokens from {position * self.length:,} of {self.file or 'an array'}"
+        if self.random_windows is not None:
+            return f"random window {position} of {self.file or 'an array'}"
+        return self._tokens_from(position * self.length)
+
+    def _tokens_from(self, start: int) -> str:
+        return f"tokens from {start:,} of {self.file or 'an array'}"
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "tokens": None if self.file else self.tokens}
@@ -86,3 +159,8 @@ class Windows(SampleDataset):
         self.__dict__.update(state)
         if self.file:
             self.tokens = self._map()
+
+
+def description_path(file: str | Path) -> Path:
+    """Return the path of a token file's description."""
+    return Path(f"{file}.json")

@@ -24,7 +24,7 @@ class InputSpec(NamedTuple):
     Attributes:
         channels: C of images; None for sequences, such as token ids.
         size: ``(H, W)`` in pixels that the model is built for; ``(length,)`` of sequences.
-        any_size: whether other sizes are accepted, if the patch size divides them.
+        any_size: whether other sizes are accepted: of images, if the patch size divides them; of sequences, if shorter.
         dtype: dtype of the inputs.
     """
 
@@ -147,7 +147,7 @@ class Backbone(nn.Module):
     def interpolate_positions(self) -> bool:
         """Accept images of other sizes from now on, by interpolating positions; return whether the family can."""
         spec = self.input_spec
-        return spec is not None and spec.any_size
+        return spec is not None and spec.is_image and spec.any_size
 
     def fuse(self) -> "Backbone":
         """Precompute terms that depend only on the weights. A fused model is for inference only."""

@@ -71,7 +71,7 @@ class CausalSubspaceAttention(Compression):
 
 
 @BACKBONES.register_module()
-class CausalCRATE(Backbone):
+class ByteCRATE(Backbone):
     """Token ids (B, N) to tokens (B, N, embed_dim)."""
 
     def __init__(self, embed_dim=48, depth=2, num_heads=3, length=64, vocabulary=256):
@@ -91,7 +91,7 @@ class CausalCRATE(Backbone):
 
 
 @MODELS.register_module()
-class LanguageModel(Task):
+class ByteModel(Task):
     headline = ("eval/bits_per_byte", "less")
 
     def __init__(self, backbone, vocabulary=256):

@@ -7,8 +7,8 @@ _base_ = ["../../configs/debug.py"]
 custom_imports = dict(imports=["language"])
 model = dict(
     _delete_=True,
-    type="LanguageModel",
-    backbone=dict(type="CausalCRATE", embed_dim=48, depth=2, num_heads=3, length=64),
+    type="ByteModel",
+    backbone=dict(type="ByteCRATE", embed_dim=48, depth=2, num_heads=3, length=64),
 )
 train_dataloader = dict(dataset=dict(_delete_=True, type="PythonTopics", split="train"))
 val_dataloader = dict(dataset=dict(_delete_=True, type="PythonTopics", split="test"))

@@ -105,7 +105,7 @@ def test_probe_starts_from_the_teacher(trained, tmp_path):
 
 @pytest.mark.parametrize("trained", ["language"], indirect=True)
 def test_causal_operator(trained):
-    backbone = BACKBONES.build(dict(type="CausalCRATE")).eval()
+    backbone = BACKBONES.build(dict(type="ByteCRATE")).eval()
     check_layer(backbone.layers[0], embed_dim=48)
     ids = torch.randint(256, (2, 64))
     check_backbone(backbone, ids)

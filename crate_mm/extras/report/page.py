@@ -13,6 +13,7 @@ MODULES = (
     "numbers",
     "data",
     "state",
+    "element",
     "dom",
     "play",
     "svg",
@@ -36,6 +37,8 @@ MODULES = (
     "words",
     "main",
 )
+# The modules of each page, by the name of its template.
+PAGES = {"page": MODULES, "text": ("numbers", "data", "element", "svg", "sentences", "model", "text")}
 POLICY = (
     "default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
@@ -47,27 +50,28 @@ def asset(name: str) -> str:
     return (resources.files(__package__) / "assets" / name).read_text(encoding="utf-8")
 
 
-def script() -> str:
-    """Return the page's modules as one, without their imports, exports, comments and indentation."""
+def script(page: str = "page") -> str:
+    """Return a page's modules as one, without their imports, exports, comments and indentation."""
     modules = []
-    for name in MODULES:
+    for name in PAGES[page]:
         text = re.sub(r"^import\b[^;]*;\n", "", asset(f"{name}.js"), flags=re.M)
         text = re.sub(r"^export (?=(async )?(function|const|class|let)\b)", "", text, flags=re.M)
         modules.append(f"// {name}.js\n" + re.sub(r"^\s*//.*\n|^\s+", "", text, flags=re.M))
     return "\n".join(modules)
 
 
-def make_page(data: dict[str, Any], title: str) -> str:
-    """Return the page, as HTML, of the data from ``collect``.
+def make_page(data: dict[str, Any], title: str, page: str = "page") -> str:
+    """Return the page, as HTML, of the data from ``collect`` or ``collect_text``.
 
     Args:
         data: plain data. Names in it are shown as text, never as markup.
         title: of the page.
+        page: name of the template, 'page' for images or 'text'.
 
     Raises:
         ValueError: the data has non-finite numbers.
     """
-    code = in_element(script())
+    code = in_element(script(page))
     policy = POLICY.format(hashes=digest(code))
     parts = {
         "POLICY": html.escape(policy),
@@ -77,7 +81,7 @@ def make_page(data: dict[str, Any], title: str) -> str:
         "DATA": as_json(data),
         "SCRIPT": code,
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], asset("page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], asset(f"{page}.html"))
 
 
 def as_json(data: Any) -> str:

@@ -1,8 +1,9 @@
 """Put a model's weights into the page, which then computes the forward pass itself (``assets/model.js``).
 
-This is possible for an ``ImageClassifier`` of a CRATE with its own operators: MSSA with a residual connection, then
-ISTA without one. The packed weights are one text: base64 of gzip of all float32 numbers, and then, for dtype 'half',
-the high bytes of all halves and their low bytes, for dtype 'byte' all bytes.
+This is possible for an ``ImageClassifier`` of a CRATE and a ``LanguageModel`` of a causal CRATE with their own
+operators: MSSA with a residual connection, then ISTA without one. The packed weights are one text: base64 of gzip of
+all float32 numbers, and then, for dtype 'half', the high bytes of all halves and their low bytes, for dtype 'byte' all
+bytes.
 
 Matrices of at least ``LARGE`` numbers are stored in ``dtype``, all other tensors in float32. 'half' is IEEE float16.
 'byte' is int8 with one float32 scale per row: ``value = q * scale``. Separate bytes of halves compress better.
@@ -18,14 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from ...analysis.taps import name_of
+from ...models.families.causal_crate import CausalCRATE
 from ...models.families.crate import CRATE
 from ...models.layers import ISTA, MSSA, Block
 from ...models.tasks.classifier import ImageClassifier
 from ...models.tasks.heads import LinearHead
+from ...models.tasks.language import LanguageModel
 from ...models.tasks.preprocessor import ImagePreprocessor
 
 LARGE = 4096  # numbers in a matrix from which it is stored in `dtype`
 MAX_PRODUCTS = 60_000_000  # multiply-adds of a forward pass, which runs again at each stroke of a drawing
+MAX_TEXT_PRODUCTS = 300_000_000  # the same of a text, which runs again when its reader stops typing
 DTYPES = ("half", "byte")  # from precise to small
 
 
@@ -35,21 +39,25 @@ def why_not(model: nn.Module) -> str | None:
     own = f"This page computes CRATE's own layers; {name} shows what was computed when the page was made"
     if not is_plain(model):
         return f"{own}."
-    if products(model) > MAX_PRODUCTS:
-        return f"{own}: one image takes more than {MAX_PRODUCTS // 1_000_000} million multiply-adds."
+    what, most = ("text", MAX_TEXT_PRODUCTS) if isinstance(model, LanguageModel) else ("image", MAX_PRODUCTS)
+    if products(model) > most:
+        return f"{own}: one {what} takes more than {most // 1_000_000} million multiply-adds."
     return None
 
 
 def is_plain(model: nn.Module) -> bool:
-    """Return whether the model is a classifier of a CRATE whose parts are all those that ``model.js`` computes."""
-    return (
+    """Return whether all parts of a model are those that ``model.js`` computes."""
+    is_classifier = (
         type(model) is ImageClassifier
         and type(model.backbone) is CRATE
         and type(model.data_preprocessor) is ImagePreprocessor
         and type(model.head) is LinearHead
         and model.num_classes > 0
         and model.in_channels in (1, 3)
-        and all(
+    )
+    is_language_model = type(model) is LanguageModel and type(model.backbone) is CausalCRATE
+    return (is_classifier or is_language_model) and (
+        all(
             type(block) is Block
             and type(block.compress) is MSSA
             and type(block.sparsify) is ISTA
@@ -60,26 +68,31 @@ def is_plain(model: nn.Module) -> bool:
     )
 
 
-def products(model: ImageClassifier) -> int:
-    """Return the multiply-adds of one image, in the form of the page's forward pass."""
-    d, N = model.backbone.embed_dim, model.backbone.embedding.pos_embed.shape[1]
-    total = (N - 1) * model.backbone.embedding.proj.weight.numel() + d * model.num_classes
+def products(model: ImageClassifier | LanguageModel) -> int:
+    """Return the multiply-adds of one image or of the longest text, in the form of the page's forward pass."""
+    d = model.backbone.embed_dim
+    if isinstance(model, LanguageModel):
+        N = model.backbone.context_length
+        total = N * d * model.backbone.vocab_size
+    else:
+        N = model.backbone.embedding.pos_embed.shape[1]
+        total = (N - 1) * model.backbone.embedding.proj.weight.numel() + d * model.num_classes
     for block in model.backbone.blocks:
         width = block.compress.proj.out_features
         total += N * d * width * 2 + 2 * N * N * width + 2 * N * d * d
     return total
 
 
-def running_model(model: ImageClassifier, max_bytes: float, probe: Tensor) -> dict[str, Any] | None:
+def running_model(model: ImageClassifier | LanguageModel, max_bytes: float, probe: Tensor) -> dict[str, Any] | None:
     """Return the weights and settings that ``model.js`` computes with; None if they need more than ``max_bytes``.
 
-    The finest dtype that fits is chosen. ``checked`` says what storing in it changes on the images ``probe``: how many
-    of them get the same answer, and the largest change of a probability.
+    The finest dtype that fits is chosen. ``checked`` says what storing in it changes on ``probe``: how many of the
+    images, or of the tokens of the texts, get the same answer, and the largest change of a probability.
 
     Args:
         model: for which ``why_not`` returns None, in eval mode.
         max_bytes: of the packed text.
-        probe: uint8 images ``(B, C, H, W)``.
+        probe: uint8 images ``(B, C, H, W)``, or token IDs ``(B, N)``.
     """
     for dtype in DTYPES:
         packed = pack_weights(model, dtype)
@@ -88,30 +101,40 @@ def running_model(model: ImageClassifier, max_bytes: float, probe: Tensor) -> di
     return None
 
 
-def describe(model: ImageClassifier) -> dict[str, Any]:
+def describe(model: ImageClassifier | LanguageModel) -> dict[str, Any]:
     """Return the sizes and settings of the forward pass."""
-    backbone, head, blocks = model.backbone, model.head, list(model.backbone.blocks)
-    normalized = isinstance(head.norm, nn.LayerNorm)
-    return {
+    backbone, blocks = model.backbone, list(model.backbone.blocks)
+    layers = {
         "width": backbone.embed_dim,
         "heads": [block.compress.num_heads for block in blocks],
         "head_dims": [block.compress.head_dim for block in blocks],
+        "output": [
+            "tied" if b.compress.tied else "out" if isinstance(b.compress.out, nn.Linear) else "none" for b in blocks
+        ],
+        "eta": [block.sparsify.step_size for block in blocks],
+        "lambda": [block.sparsify.lambd for block in blocks],
+    }
+    eps = {
+        "compress": [block.norm_compress.eps for block in blocks],
+        "sparsify": [block.norm_sparsify.eps for block in blocks],
+    }
+    if isinstance(model, LanguageModel):
+        final = backbone.norm.eps if isinstance(backbone.norm, nn.LayerNorm) else None
+        return {**layers, "eps": {**eps, "final": final}, "causal": True, "context": backbone.context_length}
+    head = model.head
+    normalized = isinstance(head.norm, nn.LayerNorm)
+    return {
+        **layers,
         "image": list(backbone.img_size),
         "patch": list(backbone.patch_size),
         "channels": backbone.in_channels,
         "pool": head.pool,
-        "output": [
-            "tied" if b.compress.tied else "out" if isinstance(b.compress.out, nn.Linear) else "none" for b in blocks
-        ],
         "eps": {
             "patch": backbone.embedding.patch_norm.eps,
             "token": backbone.embedding.norm.eps,
-            "compress": [block.norm_compress.eps for block in blocks],
-            "sparsify": [block.norm_sparsify.eps for block in blocks],
+            **eps,
             "head": head.norm.eps if normalized else None,
         },
-        "eta": [block.sparsify.step_size for block in blocks],
-        "lambda": [block.sparsify.lambd for block in blocks],
         "mean": model.data_preprocessor.mean.flatten().tolist(),
         "scale": model.data_preprocessor.scale.flatten().tolist(),
         "classes": model.num_classes,
@@ -119,13 +142,18 @@ def describe(model: ImageClassifier) -> dict[str, Any]:
     }
 
 
-def tensors_of(model: ImageClassifier) -> dict[str, Tensor]:
+def tensors_of(model: ImageClassifier | LanguageModel) -> dict[str, Tensor]:
     """Return the tensors of the forward pass by the name that ``model.js`` reads."""
-    embedding, head = model.backbone.embedding, model.head
-    modules = {"patch_norm": embedding.patch_norm, "proj": embedding.proj, "norm": embedding.norm, "fc": head.fc}
-    if isinstance(head.norm, nn.LayerNorm):
-        modules["head_norm"] = head.norm
-    tensors = {"cls": embedding.cls_token[0], "pos": embedding.pos_embed[0]}
+    if isinstance(model, LanguageModel):
+        backbone = model.backbone
+        modules = {"final_norm": backbone.norm} if isinstance(backbone.norm, nn.LayerNorm) else {}
+        tensors = {"embedding": backbone.token_embedding.weight, "pos": backbone.position_embedding.weight}
+    else:
+        embedding, head = model.backbone.embedding, model.head
+        modules = {"patch_norm": embedding.patch_norm, "proj": embedding.proj, "norm": embedding.norm, "fc": head.fc}
+        if isinstance(head.norm, nn.LayerNorm):
+            modules["head_norm"] = head.norm
+        tensors = {"cls": embedding.cls_token[0], "pos": embedding.pos_embed[0]}
     for layer, block in enumerate(model.backbone.blocks):
         modules |= {f"{layer}.norm_compress": block.norm_compress, f"{layer}.norm_sparsify": block.norm_sparsify}
         tensors |= {f"{layer}.subspaces": block.compress.proj.weight, f"{layer}.dictionary": block.sparsify.dictionary}
@@ -140,7 +168,7 @@ def is_large(tensor: Tensor) -> bool:
     return tensor.ndim == 2 and tensor.numel() >= LARGE
 
 
-def pack_weights(model: ImageClassifier, dtype: str) -> dict[str, Any]:
+def pack_weights(model: ImageClassifier | LanguageModel, dtype: str) -> dict[str, Any]:
     """Return ``{dtype, tensors: [[name, shape, is large]], gzip}``; each kind's tensors lie in this order."""
     plain, large, names = [], [], []
     for name, tensor in tensors_of(model).items():
@@ -168,7 +196,7 @@ def to_bytes(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return (matrix / scale.clamp_min(torch.finfo(torch.float32).tiny)).round().to(torch.int8), scale
 
 
-def rounded(model: ImageClassifier, dtype: str) -> ImageClassifier:
+def rounded(model: ImageClassifier | LanguageModel, dtype: str) -> ImageClassifier | LanguageModel:
     """Return a copy of the model with the weights that the page has."""
     copied = copy.deepcopy(model).float().cpu()
     for tensor in tensors_of(copied).values():  # these share the parameters' memory
@@ -179,8 +207,8 @@ def rounded(model: ImageClassifier, dtype: str) -> ImageClassifier:
 
 
 @torch.inference_mode()
-def compare(model: ImageClassifier, copied: ImageClassifier, images: Tensor) -> dict[str, Any]:
-    """Return how the answers of two models to the same images differ."""
-    images = images.to(next(model.parameters()).device)
-    a, b = (m(m.data_preprocessor.normalize(images)).softmax(-1) for m in (model, copied))
-    return {"same": int((a.argmax(-1) == b.argmax(-1)).sum()), "of": len(images), "most": (a - b).abs().max().item()}
+def compare(model: nn.Module, copied: nn.Module, inputs: Tensor) -> dict[str, Any]:
+    """Return how the answers of two models to the same images, or after the same tokens, differ."""
+    inputs = inputs.to(next(model.parameters()).device)
+    a, b = (m(**m.data_preprocessor({"inputs": inputs})).softmax(-1).flatten(0, -2) for m in (model, copied))
+    return {"same": int((a.argmax(-1) == b.argmax(-1)).sum()), "of": len(a), "most": (a - b).abs().max().item()}

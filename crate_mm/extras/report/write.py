@@ -20,8 +20,10 @@ from ...inference.white_box import ImageSamples, evaluating, loader_for
 from ...io.files import atomic_file, check_writable
 from ...io.untrusted import sanitized
 from ...models.tasks.base import task_of
+from ...models.tasks.language import LanguageModel
 from .collect import ReportDataset, ReportModel, ReportSettings, collect
 from .page import make_page
+from .text import collect_text
 
 
 def report(
@@ -113,10 +115,17 @@ def write_report(
         title: of the page (default: the families).
         say: receives a line per model.
 
+    Language models get a page of texts: ``models`` are then all language models, and ``datas`` windows of tokens.
+
     Raises:
-        ValueError: as ``collect``, or the page would exceed ``megabytes``.
+        ValueError: as ``collect`` or ``collect_text``, language models and others are mixed, or the page would exceed
+            ``megabytes``.
     """
     megabytes = settings["megabytes"]
+    of_text = [isinstance(report_model.model, LanguageModel) for report_model in models]
+    if any(of_text) and not all(of_text):
+        raise ValueError("a page compares either language models or models of images, not both")
+    page = "text" if of_text[0] else "page"
     generator = torch.Generator().manual_seed(settings["seed"])
     positions = torch.randperm(len(datas[0].dataset), generator=generator)[: settings["num_images"]].tolist()
     chosen = ReportSettings(
@@ -124,21 +133,21 @@ def write_report(
         sorted(positions[: settings["shown"]]),
         settings["eps_squared"],
         not settings["raw_length"],
-        megabytes * 1e6 - len(make_page({}, title)),
+        megabytes * 1e6 - len(make_page({}, title, page)),
         settings["weights_megabytes"] * 1e6,
     )
-    data = collect(models, datas, chosen, say)
+    data = collect_text(models, datas[0], chosen, say) if page == "text" else collect(models, datas, chosen, say)
     title = title or f"Inside {', '.join(dict.fromkeys(m['name'] for m in data['models']))}"
     data = {"title": sanitized(title), "run": run(len(positions)), **data}
-    page = make_page(data, data["title"])
-    if len(page) > megabytes * 1e6:
+    html = make_page(data, data["title"], page)
+    if len(html) > megabytes * 1e6:
         raise ValueError(
-            f"the page would have {len(page) / 1e6:.1f} MB, more than --megabytes {megabytes}: use fewer images "
+            f"the page would have {len(html) / 1e6:.1f} MB, more than --megabytes {megabytes}: use fewer samples "
             "(--shown) or fewer checkpoints"
         )
     with atomic_file(out, text=True) as file:
-        file.write(page)
-    return len(page)
+        file.write(html)
+    return len(html)
 
 
 def run_data(command: str, settings: dict[str, Any], datas: list[ReportDataset], measured: int) -> dict[str, Any]:

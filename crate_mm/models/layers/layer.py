@@ -9,6 +9,7 @@ Shapes: B images, N tokens, d embedding dimensions, K heads (subspaces) of dimen
 from typing import ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -48,9 +49,15 @@ class Compression(nn.Module):
     A subclass passes the input of ``maps`` through ``tap_w``, an identity module for forward hooks. If the operator
     has subspaces, this input is the projected tokens ``x U``, ``(B, N, K p)``. A subclass that sets ``needs_layout``
     gets the ``TokenLayout`` as the second argument of ``forward``.
+
+    Attributes:
+        causal: whether a token's update depends only on the token and those before it. A causal operator has a second
+            argument ``cache`` in ``forward``: a dict, empty before the first call, in which it keeps what later tokens
+            need of earlier ones. With a cache, ``x`` holds only the tokens after those of the earlier calls.
     """
 
     needs_layout: ClassVar[bool] = False
+    causal: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,6 +220,7 @@ class Block(Layer):
         drop_path: probability of dropping a residual branch for a sample in training (see ``DropPath``). A step
             without a residual connection is never dropped.
         layer_scale: initial value of the learned factors; None for no factors.
+        norm_bias: whether the LayerNorms have a bias.
 
     Raises:
         ValueError: ``drop_path`` is no probability below 1, or both operators are None.
@@ -227,17 +235,18 @@ class Block(Layer):
         norm_eps: float = 1e-5,
         drop_path: float = 0.0,
         layer_scale: float | None = None,
+        norm_bias: bool = True,
     ) -> None:
         super().__init__()
         if compress is None and sparsify is None:
             raise ValueError("a layer needs an operator: compress and sparsify are both None")
         self.tap_in = nn.Identity()
         if compress is not None:
-            self.norm_compress = nn.LayerNorm(embed_dim, norm_eps)
+            self.norm_compress = nn.LayerNorm(embed_dim, norm_eps, bias=norm_bias)
             self.compress = compress
         self.tap_half = nn.Identity()
         if sparsify is not None:
-            self.norm_sparsify = nn.LayerNorm(embed_dim, norm_eps)
+            self.norm_sparsify = nn.LayerNorm(embed_dim, norm_eps, bias=norm_bias)
             self.sparsify = sparsify
         self.residual = residual
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -253,10 +262,12 @@ class Block(Layer):
     def returns_code(self) -> bool:
         return super().returns_code and not self.residual
 
-    def forward(self, z: Tensor, layout: TokenLayout | None = None) -> Tensor:
+    def forward(self, z: Tensor, layout: TokenLayout | None = None, cache: dict | None = None) -> Tensor:
+        """Return Z^{l+1}. ``cache`` is that of a causal compression, see ``Compression``."""
         z = self.tap_in(z)
         if self.compress is not None:
-            out = self._apply_operator(self.compress, self.norm_compress(z), layout)
+            x = self.norm_compress(z)
+            out = self._apply_operator(self.compress, x, layout) if cache is None else self.compress(x, cache)
             z = z + self._scaled(out, self.gamma_compress)
         z_half = self.tap_half(z)
         if self.sparsify is None:
@@ -273,7 +284,28 @@ class Block(Layer):
         return self.drop_path(update if gamma is None else gamma * update)
 
 
-def scaled_similarity(q: Tensor, k: Tensor, num_heads: int) -> Tensor:
-    """Return ``softmax(q k^T / sqrt(p))`` of each head: two ``(B, N, K p)`` to ``(B, K, N, N)``."""
+def scaled_similarity(q: Tensor, k: Tensor, num_heads: int, causal: bool = False) -> Tensor:
+    """Return ``softmax(q k^T / sqrt(p))`` of each head: two ``(B, N, K p)`` to ``(B, K, N, N)``.
+
+    With ``causal``, the similarity with later tokens is -inf.
+    """
     q_BKNp, k_BKNp = (rearrange(x, "B N (K p) -> B K N p", K=num_heads) for x in (q, k))
-    return torch.softmax(q_BKNp @ k_BKNp.mT / q_BKNp.shape[-1] ** 0.5, dim=-1)
+    similarity_BKNN = q_BKNp @ k_BKNp.mT / q_BKNp.shape[-1] ** 0.5
+    if causal:
+        later = torch.ones_like(similarity_BKNN, dtype=torch.bool).triu(1)
+        similarity_BKNN = similarity_BKNN.masked_fill(later, float("-inf"))
+    return torch.softmax(similarity_BKNN, dim=-1)
+
+
+def attend(q_BKNp: Tensor, k_BKMp: Tensor, v_BKMp: Tensor, causal: bool) -> Tensor:
+    """Return ``softmax(q k^T / sqrt(p)) v``, ``(B, K, N, p)``. With ``causal``, q are the last N of the M tokens."""
+    earlier, mask = k_BKMp.shape[-2] - q_BKNp.shape[-2], None
+    if causal and earlier and q_BKNp.shape[-2] > 1:  # a single last token sees all
+        mask = torch.ones(q_BKNp.shape[-2], k_BKMp.shape[-2], dtype=torch.bool, device=q_BKNp.device).tril(earlier)
+    return F.scaled_dot_product_attention(q_BKNp, k_BKMp, v_BKMp, mask, is_causal=causal and not earlier)
+
+
+def with_earlier(cache: dict[str, Tensor], name: str, value_BNd: Tensor) -> Tensor:
+    """Append the values of new tokens to those in a cache, and return all, ``(B, M, d)``."""
+    cache[name] = torch.cat([cache[name], value_BNd], dim=1) if name in cache else value_BNd
+    return cache[name]

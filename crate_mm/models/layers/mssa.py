@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layer import Compression, Map, Subspaces, TokenLayout, scaled_similarity
+from .layer import Compression, Map, Subspaces, TokenLayout, attend, scaled_similarity, with_earlier
 
 
 class MSSA(Compression):
@@ -23,6 +23,9 @@ class MSSA(Compression):
     ``tied``, ``W_o = U^T`` without ``b_o``, as in Eqs. (11)-(12) and the paper's Table 3; the paper does not state the
     factor in front of it, which is 1 here as in the default block.
 
+    With ``causal``, a token sees only itself and the tokens before it, and the output projection is never left out, as
+    in the code of causal CRATE, github.com/crate-lm/crate-lm; the cache holds ``x U``.
+
     ``tap_w`` passes the projected tokens ``x U`` of shape ``(B, N, K p)``.
 
     Args:
@@ -31,6 +34,7 @@ class MSSA(Compression):
         head_dim: p (default: d / K).
         bias: whether to use ``b_o``.
         tied: whether the output projection is ``U^T``.
+        causal: whether the softmax leaves out later tokens.
 
     Raises:
         ValueError: K does not divide d and ``head_dim`` is not given.
@@ -43,6 +47,7 @@ class MSSA(Compression):
         head_dim: int | None = None,
         bias: bool = True,
         tied: bool = False,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         if head_dim is None:
@@ -52,15 +57,16 @@ class MSSA(Compression):
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.proj = nn.Linear(embed_dim, num_heads * head_dim, bias=False)
-        self.tied = tied
-        has_output = not tied and not (num_heads == 1 and head_dim == embed_dim)
+        self.tied, self.causal = tied, causal
+        has_output = not tied and (causal or not (num_heads == 1 and head_dim == embed_dim))
         self.out = nn.Linear(num_heads * head_dim, embed_dim, bias) if has_output else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cache: dict | None = None) -> Tensor:
         w = self.tap_w(self.proj(x))
+        seen = w if cache is None else with_earlier(cache, "w", w)
         # Three views: autograd then sums the three gradients directly, without copying them back head by head.
-        q_BKNp, k_BKNp, v_BKNp = (rearrange(w, "B N (K p) -> B K N p", K=self.num_heads) for _ in range(3))
-        ssa_BKNp = F.scaled_dot_product_attention(q_BKNp, k_BKNp, v_BKNp)  # scale is 1 / sqrt(p)
+        q_BKNp, k_BKMp, v_BKMp = (rearrange(x, "B N (K p) -> B K N p", K=self.num_heads) for x in (w, seen, seen))
+        ssa_BKNp = attend(q_BKNp, k_BKMp, v_BKMp, self.causal)
         ssa = rearrange(ssa_BKNp, "B K N p -> B N (K p)")
         return F.linear(ssa, self.proj.weight.mT) if self.tied else self.out(ssa)
 
@@ -68,4 +74,4 @@ class MSSA(Compression):
         return Subspaces(self.proj.weight.mT, self.num_heads)
 
     def maps(self, w: Tensor, layout: TokenLayout | None = None) -> dict[str, Map]:
-        return {"attention": Map(scaled_similarity(w, w, self.num_heads))}
+        return {"attention": Map(scaled_similarity(w, w, self.num_heads, self.causal))}

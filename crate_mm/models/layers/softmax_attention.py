@@ -3,11 +3,10 @@
 Shapes: B images, N tokens, d embedding dimensions, K heads of dimension p.
 """
 
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layer import Compression, Map, TokenLayout, scaled_similarity
+from .layer import Compression, Map, TokenLayout, attend, scaled_similarity, with_earlier
 
 
 class SoftmaxAttention(Compression):
@@ -25,24 +24,27 @@ class SoftmaxAttention(Compression):
         embed_dim: d.
         num_heads: K.
         bias: whether to use ``b`` and ``b_o``.
+        causal: whether the softmax leaves out later tokens. The cache holds keys and values.
 
     Raises:
         ValueError: K does not divide d.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, bias: bool = True) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, bias: bool = True, causal: bool = False) -> None:
         super().__init__()
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
-        self.num_heads = num_heads
+        self.num_heads, self.causal = num_heads, causal
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias)
         self.out = nn.Linear(embed_dim, embed_dim, bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.tap_w(x))
-        q, k, v = rearrange(qkv, "B N (three K p) -> three B K N p", three=3, K=self.num_heads)
-        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "B K N p -> B N (K p)"))
+    def forward(self, x: Tensor, cache: dict | None = None) -> Tensor:
+        q, k, v = self.qkv(self.tap_w(x)).chunk(3, dim=-1)
+        if cache is not None:
+            k, v = with_earlier(cache, "k", k), with_earlier(cache, "v", v)
+        q, k, v = (rearrange(x, "B N (K p) -> B K N p", K=self.num_heads) for x in (q, k, v))
+        return self.out(rearrange(attend(q, k, v, self.causal), "B K N p -> B N (K p)"))
 
     def maps(self, w: Tensor, layout: TokenLayout | None = None) -> dict[str, Map]:
         q, k, _ = self.qkv(w).chunk(3, dim=-1)
-        return {"attention": Map(scaled_similarity(q, k, self.num_heads))}
+        return {"attention": Map(scaled_similarity(q, k, self.num_heads, self.causal))}

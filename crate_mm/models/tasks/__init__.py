@@ -4,5 +4,6 @@ from .base import Task
 from .classifier import ImageClassifier
 from .distillation import SelfDistillation
 from .heads import LinearHead
+from .language import LanguageModel
 from .masked import MaskedAutoencoder
 from .preprocessor import ImagePreprocessor

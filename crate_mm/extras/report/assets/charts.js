@@ -1,7 +1,8 @@
 // What the charts of the sections share: the styles of the models, their legend, and matrices.
 
 import { report } from "./data.js";
-import { dot, h, mark } from "./dom.js";
+import { dot, mark } from "./dom.js";
+import { h } from "./element.js";
 import { countOf, number } from "./numbers.js";
 import { shownModels, state } from "./state.js";
 

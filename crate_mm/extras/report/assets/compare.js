@@ -2,7 +2,8 @@
 
 import { grayOfPicture, over, paint, ring, scaleEnd, signed, strength } from "./colour.js";
 import { report } from "./data.js";
-import { dot, h, nothing } from "./dom.js";
+import { dot, nothing } from "./dom.js";
+import { h } from "./element.js";
 import { number } from "./numbers.js";
 import { picture } from "./heat.js";
 import { timesUniform } from "./image.js";

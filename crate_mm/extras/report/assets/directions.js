@@ -3,7 +3,8 @@
 import { changes, toggled } from "./changes.js";
 import { GROUND } from "./colour.js";
 import { className, part, report, unpack } from "./data.js";
-import { bars, h, lacking, nothing } from "./dom.js";
+import { bars, lacking, nothing } from "./dom.js";
+import { h } from "./element.js";
 import { countOf, number, percent, short } from "./numbers.js";
 import { picture } from "./heat.js";
 import { thumbnail } from "./objective.js";

@@ -1,19 +1,8 @@
-// Elements and numbers. Content of elements is always text: names are never parsed as HTML.
+// Elements that several sections use.
 
 import { report } from "./data.js";
+import { h } from "./element.js";
 import { state } from "./state.js";
-
-export function h(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (value === undefined || value === null || (value === false && !name.startsWith("aria-"))) continue;
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name === "style") for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
-    else element.setAttribute(name, value === true && !name.startsWith("aria-") ? "" : String(value));
-  }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
-  return element;
-}
 
 // The color of a model: A, B, an untrained one, another one.
 export function mark(index) {

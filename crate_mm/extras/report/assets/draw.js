@@ -3,7 +3,8 @@
 import { changes, changeWords, isChanged, toggled } from "./changes.js";
 import { grayOf, over, paint, ring, strength } from "./colour.js";
 import { className, part, report } from "./data.js";
-import { bars, h, pause, say } from "./dom.js";
+import { bars, pause, say } from "./dom.js";
+import { h } from "./element.js";
 import { countOf, percent, short, twoPercents } from "./numbers.js";
 import { forward, layerRates, reasons } from "./model.js";
 import { brushed, digits8, enlarge, fromPicture, fromText, GLYPHS, toText } from "./pixels.js";

@@ -1,7 +1,8 @@
 // Pictures, masks and matrices, and cells that can be pointed at, clicked and walked through by keys.
 
 import { gridOf, paint, strength, viridis } from "./colour.js";
-import { h, say } from "./dom.js";
+import { say } from "./dom.js";
+import { h } from "./element.js";
 import { number } from "./numbers.js";
 
 const loaded = new Map();

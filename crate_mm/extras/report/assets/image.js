@@ -2,7 +2,8 @@
 
 import { grayOfPicture, over, paint, ring, scaleEnd, signed, strength, viridis } from "./colour.js";
 import { className, report } from "./data.js";
-import { bars, h, heading, lacking, mark, nothing, panelOf, say } from "./dom.js";
+import { bars, heading, lacking, mark, nothing, panelOf, say } from "./dom.js";
+import { h } from "./element.js";
 import { picture, pickable } from "./heat.js";
 import { countOf, number, percent, short } from "./numbers.js";
 import { attentionSentence, headsSentence } from "./sentences.js";

@@ -2,7 +2,8 @@
 
 import { entry, grayOf, over, paint, ring, signed, strength } from "./colour.js";
 import { className, part, report } from "./data.js";
-import { h, nothing, say } from "./dom.js";
+import { nothing, say } from "./dom.js";
+import { h } from "./element.js";
 import { countOf, percent, short } from "./numbers.js";
 import { pickable } from "./heat.js";
 import { layerRates, reasons } from "./model.js";

@@ -2,7 +2,8 @@
 
 import { compareNeeds, renderCompare } from "./compare.js";
 import { gunzip, headsOf, report } from "./data.js";
-import { dot, h, pause } from "./dom.js";
+import { dot, pause } from "./dom.js";
+import { h } from "./element.js";
 import { countOf, percent } from "./numbers.js";
 import { directionsNeeds, renderDirections } from "./directions.js";
 import { drawNeeds, renderDraw, renderEffect, renderHeads } from "./draw.js";

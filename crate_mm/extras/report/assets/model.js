@@ -53,7 +53,7 @@ export async function loadNet(running) {
       normSparsify: [get("norm_sparsify.weight"), get("norm_sparsify.bias"), running.eps.sparsify[l]],
     };
   });
-  const [rows, columns] = running.image.map((side, i) => side / running.patch[i]);
+  const [rows, columns] = (running.image ?? []).map((side, i) => side / running.patch[i]);
   return { ...running, get: (name) => tensors.get(name), layers, rows, columns, tokens: 1 + rows * columns };
 }
 
@@ -143,7 +143,8 @@ function embed(net, bytes) {
   return z.map((value, i) => value + pos[i]);
 }
 
-// One layer. `heads` and `directions` are sets of numbers that are switched off. Its steps are returned by name:
+// One layer. `heads` and `directions` are sets of numbers that are switched off; in a Map of directions, each entry of
+// the code is set to the value that the Map has for its direction. Its steps are returned by name:
 // input Z, normed LN(Z), w = LN(Z) U, attention (K, N, N), mixed (N, K p), added MSSA(LN(Z)), half Z + added,
 // normedHalf LN(half), step eta (x D - x D^T D), code.
 export function runLayer(net, layer, z, { lambda = layer.lambda, heads = null, directions = null } = {}) {
@@ -154,7 +155,8 @@ export function runLayer(net, layer, z, { lambda = layer.lambda, heads = null, d
   const mixed = new Float32Array(N * K * p);
   for (let k = 0; k < K; k++) {
     for (let i = 0; i < N; i++) {
-      const scores = Float64Array.from({ length: N }, (_, j) => {
+      const seen = net.causal ? i + 1 : N;
+      const scores = Float64Array.from({ length: seen }, (_, j) => {
         let sum = 0;
         for (let c = k * p; c < (k + 1) * p; c++) sum += w[i * K * p + c] * w[j * K * p + c];
         return sum / Math.sqrt(p);
@@ -164,7 +166,7 @@ export function runLayer(net, layer, z, { lambda = layer.lambda, heads = null, d
       if (heads?.has(k)) continue;
       for (let c = k * p; c < (k + 1) * p; c++) {
         let sum = 0;
-        for (let j = 0; j < N; j++) sum += row[j] * w[j * K * p + c];
+        for (let j = 0; j < seen; j++) sum += row[j] * w[j * K * p + c];
         mixed[i * K * p + c] = sum;
       }
     }
@@ -176,7 +178,7 @@ export function runLayer(net, layer, z, { lambda = layer.lambda, heads = null, d
   const rest = normedHalf.map((value, i) => value - rebuilt[i]);
   const step = product(rest, layer.transposed, N, d, d).map((value) => layer.eta * value);
   const code = normedHalf.map((value, i) =>
-    directions?.has(i % d) ? 0 : Math.max(0, value + step[i] - layer.eta * lambda),
+    directions?.has(i % d) ? (directions.get?.(i % d) ?? 0) : Math.max(0, value + step[i] - layer.eta * lambda),
   );
   return { input: z, normed, w, attention, mixed, added, half, normedHalf, step, code };
 }
@@ -202,6 +204,25 @@ export function forward(net, bytes, { lambda, heads = new Map(), directions = ne
     pooled = layerNorm(pooled, 1, [net.get("head_norm.weight"), net.get("head_norm.bias"), net.eps.head]);
   const logits = product(pooled, net.get("fc.weight"), 1, d, net.classes, net.get("fc.bias"));
   return { layers, logits, scores: softmax(logits) };
+}
+
+// The forward pass of token IDs of a causal model, which ends in the logits of all next tokens, (N, V).
+export function forwardText(net, ids, { directions = new Map() } = {}) {
+  const d = net.width;
+  const sized = { ...net, tokens: ids.length };
+  const [embedding, pos] = [net.get("embedding"), net.get("pos")];
+  let z = Float32Array.from(
+    { length: ids.length * d },
+    (_, i) => embedding[ids[Math.floor(i / d)] * d + (i % d)] + pos[i],
+  );
+  const layers = net.layers.map((layer, l) => {
+    const steps = runLayer(sized, layer, z, { directions: directions.get(l) });
+    z = steps.code;
+    return steps;
+  });
+  if (net.eps.final !== null)
+    z = layerNorm(z, ids.length, [net.get("final_norm.weight"), net.get("final_norm.bias"), net.eps.final]);
+  return { layers, logits: product(z, embedding, ids.length, d, embedding.length / d) };
 }
 
 const rawLength = report.run.settings.raw_length ?? false;

@@ -2,7 +2,8 @@
 
 import { inBins, legend, measureNames, modelLayers, styleOf } from "./charts.js";
 import { report } from "./data.js";
-import { h, panelOf } from "./dom.js";
+import { panelOf } from "./dom.js";
+import { h } from "./element.js";
 import { countOf, number, percent, short } from "./numbers.js";
 import { measureSentences } from "./sentences.js";
 import { choose, shownModels, state, untrainedModel } from "./state.js";

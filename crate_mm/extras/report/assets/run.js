@@ -1,7 +1,8 @@
 // How the page was made, and a button that saves every number of it.
 
 import { report } from "./data.js";
-import { h, panelOf } from "./dom.js";
+import { panelOf } from "./dom.js";
+import { h } from "./element.js";
 import { countOf, percent } from "./numbers.js";
 
 export const runNeeds = [];

@@ -1,7 +1,8 @@
 // Masks of the heads: the patches that the class token attends to most.
 
 import { report } from "./data.js";
-import { h, lacking, nothing, panelOf } from "./dom.js";
+import { lacking, nothing, panelOf } from "./dom.js";
+import { h } from "./element.js";
 import { masked, picture } from "./heat.js";
 import { countOf, number } from "./numbers.js";
 import { choose, shownModels, state } from "./state.js";

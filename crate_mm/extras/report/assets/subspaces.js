@@ -2,7 +2,8 @@
 
 import { legend, modelLayers, styleOf } from "./charts.js";
 import { className, unpack } from "./data.js";
-import { h, lacking, nothing, panelOf } from "./dom.js";
+import { lacking, nothing, panelOf } from "./dom.js";
+import { h } from "./element.js";
 import { matrix } from "./heat.js";
 import { countOf, number, short } from "./numbers.js";
 import { subspacesSentence } from "./sentences.js";

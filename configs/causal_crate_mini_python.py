@@ -1,0 +1,11 @@
+"""A small causal CRATE on the source of Python's own library, by bytes: no download, TIME on two cores.
+
+    crate-mm train causal_crate_mini_python
+    crate-mm generate work_dirs/causal_crate_mini_python/epoch_3_iter_600.pth --prompt "def "
+
+RESULT
+"""
+
+_base_ = ["_base_/language_mini.py"]
+
+model = dict(backbone=dict(type="CausalCRATE", arch=dict(embed_dim=128, depth=4, num_heads=4)))

@@ -1,0 +1,36 @@
+"""Loss of a language model. Shapes: B windows."""
+
+import math
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..io.log import print_log
+from ..registry import METRICS
+from .metrics import SampleMetric
+
+
+@METRICS.register_module()
+class TokenLoss(SampleMetric):
+    """Mean cross entropy of all tokens in nats, ``loss``, and ``bits_per_byte``.
+
+    The mean over tokens of a tokenizer depends on the tokenizer. Bits per byte do not: they are
+    ``loss / ln 2 x tokens / bytes``, with the numbers of tokens and bytes of the whole data. They are left out, and the
+    log says so, if the data do not tell these numbers (see ``Windows``).
+    """
+
+    default_prefix = "eval"
+    rules: ClassVar[dict[str, str]] = {"loss": "less", "bits_per_byte": "less"}
+
+    def process(self, data_batch: dict, data_samples: list[dict]) -> None:
+        """Store one row per window of ``{nats (B,), labels (B,), sample_idx (B,)}``, on its device."""
+        self.results += [{key: batch[key] for key in ("sample_idx", "nats", "labels")} for batch in data_samples]
+
+    def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
+        """Return ``{loss, bits_per_byte}`` of rows with one entry per window."""
+        loss = (samples["nats"].double().sum() / samples["labels"].sum()).item()
+        data = self.dataset_meta or {}
+        if not data.get("tokens") or not data.get("bytes"):
+            print_log("eval/bits_per_byte is left out: the number of bytes of the text is unknown", "current")
+            return {"loss": loss}
+        return {"loss": loss, "bits_per_byte": loss / math.log(2) * data["tokens"] / data["bytes"]}

@@ -1,0 +1,510 @@
+// The page of language models: a text as tokens, the directions of the dictionary, and the objective by layer.
+
+import { part, report, unpack } from "./data.js";
+import { h } from "./element.js";
+import { forwardText, loadNet, softmax } from "./model.js";
+import { countOf, number, percent, short } from "./numbers.js";
+import { againstUntrained, measureSentences, objectiveSentence, rateSentence } from "./sentences.js";
+import { lineChart } from "./svg.js";
+
+const { models, vocabulary } = report;
+const [BEFORE, AFTER] = [28, 14]; // tokens of a snippet around the one that uses a direction
+const LISTED = 12; // entries of a token's code that are listed
+const WAIT = 250; // milliseconds after the last key before a typed text is computed
+const MEASURES = {
+  __proto__: null, // a user's measure may be called "constructor"
+  rc_half: "Rᶜ after compression",
+  sparsity: "Nonzero entries of the code",
+  objective: "Objective, R − Rᶜ − λ‖Z‖₀",
+  r_out: "R, the rate of all tokens",
+};
+const untrained = models.find((model) => model.untrained) ?? null;
+const state = { model: 0, window: 0, ids: [], at: 0, layer: 0, head: 0, direction: null, value: null };
+let net = null; // the running model's weights
+let look = null; // of the text: {attention(layer, head, token), next(token), code(layer, token)}
+let changed = null; // the same with the chosen direction set to a value
+
+const textOf = (id) => vocabulary[id] ?? `[${id}]`;
+const shownText = (id) => ({ "\n": "⏎\n", "\t": "⇥\t" })[textOf(id)] ?? textOf(id);
+const quoted = (id) => ({ " ": "space", "\n": "line end", "\t": "tab" })[textOf(id)] ?? `“${textOf(id)}”`;
+
+// The colour of models, in the order of the page.
+const styleOf = (i) => ({
+  color: models[i].untrained ? "var(--untrained)" : ["var(--a)", "var(--b)", "var(--other)"][Math.min(i, 2)],
+  dash: models[i].untrained ? "2 4" : null,
+  square: false,
+  letter: String.fromCharCode(65 + i),
+});
+
+// What a model says of the current text: computed here if it runs here, or else what the page's data have of a window.
+async function lookAt(directions = new Map()) {
+  const model = models[state.model];
+  if (model.running) {
+    net ??= await loadNet(model.running);
+    const { layers, logits } = forwardText(net, state.ids, { directions });
+    const [N, V, d] = [state.ids.length, logits.length / state.ids.length, net.width];
+    return {
+      attention: (l, k, i) => layers[l].attention.subarray((k * N + i) * N, (k * N + i) * N + i + 1),
+      next: (i) => [...softmax(logits.subarray(i * V, (i + 1) * V)).entries()].sort((a, b) => b[1] - a[1]).slice(0, 6),
+      probability: (i, id) => softmax(logits.subarray(i * V, (i + 1) * V))[id],
+      code: (l, i) => layers[l].code.subarray(i * d, (i + 1) * d),
+    };
+  }
+  const { attention, next } = model.looks[state.window];
+  const values = attention && (await unpack(attention));
+  return {
+    attention: (l, k, i) => (values ? part(values, attention.shape, l, k, i).subarray(0, i + 1) : null),
+    next: (i) => next[i],
+    probability: () => null,
+    code: () => null,
+  };
+}
+
+function headCount(model) {
+  return model.running ? model.running.heads[state.layer] : (model.looks[0].attention?.shape[1] ?? 0);
+}
+
+function chooseWindow(window) {
+  const ids = report.texts[report.windows[window].position];
+  Object.assign(state, { window, ids, at: Math.min(state.at || Math.floor(ids.length / 2), ids.length - 1) });
+}
+
+// A text of a reader, by bytes; what does not fit into the positions of the model is left out.
+function chooseText(text) {
+  const bytes = [...new TextEncoder().encode(text)];
+  const ids = [0, ...bytes].slice(0, models[state.model].context);
+  Object.assign(state, { window: null, ids, at: ids.length - 1 });
+  return bytes.length + 1 - ids.length;
+}
+
+async function refresh() {
+  look = await lookAt();
+  const { direction, value, layer } = state;
+  const isSet = direction !== null && value !== null && models[state.model].running;
+  changed = isSet ? await lookAt(new Map([[layer, new Map([[direction, value]])]])) : null;
+  renderText();
+  renderDirections();
+}
+
+function option(value, text, chosen) {
+  return h("option", { value, selected: value === chosen }, text);
+}
+
+function choices() {
+  const model = models[state.model];
+  const select = (label, key, options) => {
+    const box = h("select", { "data-key": key }, options);
+    box.addEventListener("change", () => choose(key, box.value));
+    return h("label", {}, `${label} `, box);
+  };
+  const numbers = (count, chosen) => Array.from({ length: count }, (_, i) => option(i, i + 1, chosen));
+  const windows = report.windows.map(({ name }, i) => option(i, `${i + 1}: ${name}`, state.window));
+  if (state.window === null) windows.push(option(-1, "your text", -1));
+  return h(
+    "div",
+    { class: "choices" },
+    models.length > 1
+      ? select(
+          "Model",
+          "model",
+          models.map(({ label }, i) => option(i, label, state.model)),
+        )
+      : null,
+    select("Text", "window", windows),
+    select("Layer", "layer", numbers(model.layers.length, state.layer)),
+    headCount(model) ? select("Head", "head", numbers(headCount(model), state.head)) : null,
+  );
+}
+
+function choose(key, value) {
+  if (key === "window") chooseWindow(Number(value));
+  else state[key] = Number(value);
+  if (key === "model") {
+    if (state.window === null) chooseWindow(0);
+    state.layer = Math.min(state.layer, models[state.model].layers.length - 1);
+  }
+  if (key === "model" || key === "layer") Object.assign(state, { direction: null, value: null });
+  state.head = Math.min(state.head, Math.max(headCount(models[state.model]) - 1, 0));
+  refresh();
+}
+
+// What the chosen token looks at, in words.
+export function lookSentence(row, ids, at, head, layer) {
+  if (at === 0) return `The first token of a text can look only at itself.`;
+  const best = row.indexOf(Math.max(...row));
+  const where = best === at ? "itself" : `${quoted(ids[best])}, ${countOf(at - best, "token")} before`;
+  const times = row[best] * (at + 1);
+  if (times < 2) return `Head ${head + 1} of layer ${layer + 1} spreads ${quoted(ids[at])} over all earlier tokens.`;
+  return `In head ${head + 1} of layer ${layer + 1}, ${quoted(ids[at])} looks most at ${where}: ${percent(row[best])}, ${short(times)} times an equal share.`;
+}
+
+function renderText() {
+  const [body, model] = [document.querySelector("#look > .body"), models[state.model]];
+  const row = look.attention(state.layer, state.head, state.at);
+  const most = row ? Math.max(...row) : 1;
+  const spans = state.ids.map((id, i) => {
+    const share = row && i <= state.at ? Math.sqrt(row[i] / most) : 0;
+    const color = share > 0.02 ? `color-mix(in srgb, var(--accent) ${Math.round(75 * share)}%, transparent)` : "none";
+    return h(
+      "span",
+      { "data-i": i, "aria-current": i === state.at ? "true" : null, style: { background: color } },
+      shownText(id),
+    );
+  });
+  const text = h(
+    "div",
+    { class: "tokens", tabindex: 0, role: "application", "aria-label": "Tokens of the text" },
+    spans,
+  );
+  text.addEventListener("click", ({ target }) => target.dataset.i && moveTo(Number(target.dataset.i)));
+  text.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    moveTo(state.at + by);
+  });
+  const focused = document.activeElement?.classList.contains("tokens");
+  const scroll = body.querySelector(".tokens")?.scrollTop ?? 0;
+  const sentence = row
+    ? lookSentence(row, state.ids, state.at, state.head, state.layer)
+    : (model.undefined.attention ?? "The page has no attention of this text.");
+  body.replaceChildren(
+    choices(),
+    h("p", { class: "sentence", id: "attention-sentence" }, sentence),
+    h("div", { class: "columns" }, text, nextBox(model)),
+    model.running && model.is_bytes
+      ? typing()
+      : h("p", { class: "note" }, model.running ? "" : (model.why_not_running ?? "")),
+    report.vocabulary_note ? h("p", { class: "note" }, report.vocabulary_note) : "",
+  );
+  text.scrollTop = scroll;
+  if (focused) text.focus({ preventScroll: true });
+  document.getElementById("live").textContent = sentence;
+}
+
+async function moveTo(at) {
+  state.at = Math.min(Math.max(at, 0), state.ids.length - 1);
+  renderText();
+  renderDirections();
+}
+
+// The most likely next tokens, with a second bar if a direction is set to a value.
+function nextBox(model) {
+  const [rows, follows] = [look.next(state.at), state.ids[state.at + 1]];
+  const after = changed ? new Map(changed.next(state.at)) : null;
+  const ids = [...new Set([...rows.map(([id]) => id), ...(after ? [...after.keys()].slice(0, 3) : [])])];
+  const shareOf = (id) => new Map(rows).get(id) ?? look.probability(state.at, id) ?? 0;
+  const changedOf = (id) => after.get(id) ?? changed.probability(state.at, id);
+  const bar = (share) => h("i", { style: { width: `${100 * share}%` } });
+  const lines = ids.map((id) =>
+    h(
+      "tr",
+      {},
+      h("td", {}, h("code", {}, quoted(id)), id === follows ? " ✓" : ""),
+      h("td", {}, bar(shareOf(id)), after ? bar(changedOf(id)) : null),
+      h("td", {}, percent(shareOf(id)), after ? ` → ${percent(changedOf(id))}` : ""),
+    ),
+  );
+  const title = `${model.label}: the token after ${quoted(state.ids[state.at])}`;
+  const note =
+    follows === undefined
+      ? "The text ends here."
+      : `In the text follows ${quoted(follows)}${ids.includes(follows) ? ", marked ✓" : ""}.`;
+  return h(
+    "div",
+    {},
+    h("h3", {}, title),
+    h("table", { class: "next" }, h("tbody", {}, lines)),
+    h("p", { class: "note" }, note),
+  );
+}
+
+function typing() {
+  const note = h("p", { class: "note" });
+  const box = h("textarea", { rows: 2, id: "own-text", placeholder: "def " });
+  let timer = null;
+  box.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(async () => {
+      const left = box.value ? chooseText(box.value) : (chooseWindow(0), 0);
+      const [text, place] = [box.value, box.selectionStart];
+      await refresh();
+      const again = document.getElementById("own-text");
+      again.value = text;
+      again.focus({ preventScroll: true });
+      again.setSelectionRange(place, place);
+      if (left > 0)
+        again.nextSibling.textContent = `The model has ${models[state.model].context} positions: the last ${countOf(left, "byte")} are left out.`;
+    }, WAIT);
+  });
+  return h("div", { class: "choices" }, h("label", {}, "Your own text: the model runs in this page", box, note));
+}
+
+function renderDirections() {
+  const [body, model] = [document.querySelector("#directions > .body"), models[state.model]];
+  const { code } = model.layers[state.layer];
+  if (!code) {
+    body.replaceChildren(h("p", { class: "none" }, model.undefined.code ?? "This layer has no sparse code."));
+    return;
+  }
+  const values = look.code(state.layer, state.at);
+  const known = new Map(code.directions.map((direction) => [direction.number, direction]));
+  const used = values ? [...values.entries()].filter(([, value]) => value > 0).sort((a, b) => b[1] - a[1]) : [];
+  const listed = values ? used.slice(0, LISTED) : code.directions.slice(0, LISTED).map(({ number: j }) => [j, null]);
+  if (state.direction === null) state.direction = listed[0]?.[0] ?? 0;
+  const buttons = listed.map(([j, value]) =>
+    h(
+      "button",
+      {
+        type: "button",
+        "aria-pressed": String(j === state.direction),
+        onclick: () => {
+          Object.assign(state, { direction: j, value: null });
+          refresh();
+        },
+      },
+      value === null ? `${j}` : `${j}: ${short(value)}`,
+    ),
+  );
+  const intro = values
+    ? `In layer ${state.layer + 1}, ${used.length} of ${values.length} entries of the code of ${quoted(state.ids[state.at])} are not 0 (${percent(used.length / values.length)}). The largest:`
+    : `Directions of layer ${state.layer + 1}:`;
+  const other = h("input", { type: "number", min: 0, max: code.share.shape[0] - 1, value: state.direction });
+  other.addEventListener("change", () => {
+    state.direction = Math.min(Math.max(Math.trunc(Number(other.value)) || 0, 0), code.share.shape[0] - 1);
+    state.value = null;
+    refresh();
+  });
+  const about = h("div", {});
+  body.replaceChildren(
+    h("p", { class: "says" }, intro),
+    h("div", { class: "choices" }, h("div", { class: "entries" }, buttons), h("label", {}, "Direction ", other)),
+    about,
+  );
+  describe(about, model, code, known.get(state.direction), values);
+}
+
+// Where a direction is used, and a slider that sets it.
+async function describe(box, model, code, direction, values) {
+  const j = state.direction;
+  const share = (await unpack(code.share))[j];
+  if (j !== state.direction) return; // another was chosen meanwhile
+  const density =
+    share === 0 ? `No token of the text uses direction ${j}.` : `${percent(share)} of all tokens use direction ${j}.`;
+  const list = (title, rows) =>
+    h(
+      "div",
+      {},
+      h("h4", {}, title),
+      h(
+        "ol",
+        { class: "snippets" },
+        rows.map(([position, at, value]) => snippet(position, at, value)),
+      ),
+    );
+  const slider = model.running ? steering(direction, values?.[j] ?? 0) : null;
+  box.replaceChildren(
+    ...[
+      h("p", { class: "says", id: "density" }, density),
+      slider,
+      direction?.top.length
+        ? h(
+            "div",
+            { class: "columns" },
+            list("Uses it most", direction.top),
+            list("In the middle of its uses", direction.middle),
+          )
+        : h(
+            "p",
+            { class: "none" },
+            share === 0 ? "It has no examples." : "The page keeps examples of the most and least used directions only.",
+          ),
+    ].filter(Boolean),
+  );
+}
+
+function snippet(position, at, value) {
+  const ids = report.texts[position];
+  const flat = (from, to) =>
+    ids.slice(Math.max(from, 0), to).map(shownText).join("").replaceAll("\n", " ").replaceAll("\t", " ");
+  return h(
+    "li",
+    { title: `entry ${number(value)}` },
+    flat(at - BEFORE, at),
+    h("mark", {}, flat(at, at + 1)),
+    flat(at + 1, at + 1 + AFTER),
+  );
+}
+
+// Set the direction's entry of all tokens, in this layer, to a value.
+function steering(direction, own) {
+  const most = Math.max(...(direction?.top ?? []).map(([, , value]) => value), own, 0.1);
+  const box = h("input", { type: "range", min: 0, max: 3 * most, step: "any", value: state.value ?? own, id: "steer" });
+  const label = (value) => (value === null ? "as the layer computes it" : value === 0 ? "off" : short(value));
+  const output = h("output", {}, label(state.value));
+  box.addEventListener("input", () => (output.textContent = label(Number(box.value))));
+  box.addEventListener("change", () => {
+    state.value = Number(box.value);
+    refresh().then(() => document.getElementById("steer")?.focus({ preventScroll: true }));
+  });
+  const set = (text, value) => h("button", { type: "button", onclick: () => ((state.value = value), refresh()) }, text);
+  return h(
+    "div",
+    { class: "choices" },
+    h("label", {}, `Set direction ${state.direction} for all tokens: `, box, " ", output),
+    set("switch off", 0),
+    set("as computed", null),
+    changed
+      ? h(
+          "p",
+          { class: "says", id: "effect" },
+          effectSentence(look.next(state.at), changed.next(state.at), state.ids[state.at]),
+        )
+      : null,
+  );
+}
+
+// What a set direction does to the next token.
+export function effectSentence(before, after, id) {
+  const [[a, p], [b, q]] = [before[0], after[0]];
+  if (a === b)
+    return `After ${quoted(id)}, ${quoted(a)} stays the most likely token: ${percent(p)} before, ${percent(q)} now.`;
+  return `After ${quoted(id)}, the most likely token was ${quoted(a)} (${percent(p)}); now it is ${quoted(b)} (${percent(q)}).`;
+}
+
+function renderObjective() {
+  const names = Object.keys(MEASURES).filter((name) => models.some((m) => m.layers.some((l) => name in l.measures)));
+  const panels = names.map((name) =>
+    h(
+      "div",
+      { class: "measure" },
+      h("h3", {}, MEASURES[name]),
+      h("div", { class: "chart", "data-chart": name }),
+      h(
+        "p",
+        { class: "says" },
+        measureSentences(
+          name,
+          models.filter((model) => !model.untrained),
+          untrained,
+        ).join(" "),
+      ),
+    ),
+  );
+  const lacks = models.flatMap(({ label, layers }) => {
+    const without = names.filter((name) => layers.every((layer) => !(name in layer.measures)));
+    return without.length
+      ? [h("p", { class: "note" }, `Not defined for ${label}: ${without.map((name) => MEASURES[name]).join("; ")}.`)]
+      : [];
+  });
+  document.querySelector("#objective > .body").replaceChildren(...lacks, h("div", { class: "four measures" }, panels));
+  for (const [i, name] of names.entries()) {
+    const series = models.map(({ label, layers }, m) => ({
+      name: label,
+      style: styleOf(m),
+      points: layers.flatMap(({ measures }, l) => {
+        if (!measures[name]) return [];
+        const { mean, std } = measures[name];
+        return [
+          {
+            x: l + 1,
+            y: mean,
+            low: mean - (std ?? 0),
+            high: mean + (std ?? 0),
+            title: `layer ${l + 1}: mean ${number(mean)}`,
+          },
+        ];
+      }),
+    }));
+    lineChart(panels[i].querySelector(".chart"), {
+      name: `${MEASURES[name]}, by layer`,
+      series: series.filter(({ points }) => points.length),
+      xs: Array.from({ length: Math.max(...models.map(({ layers }) => layers.length)) }, (_, l) => l + 1),
+      xTitle: "layer",
+      yFormat: name === "sparsity" ? percent : short,
+    });
+  }
+}
+
+// Loss and bits per byte of a model, on the windows that the page measured.
+export function lossSentence({ label, loss, labels, is_bytes }) {
+  const bits = is_bytes ? `, ${short(loss / Math.LN2)} bits per byte` : "";
+  return `${label}: ${short(loss)} nats per token${bits}, on ${labels} tokens.`;
+}
+
+function renderHead() {
+  const items = models.map((model, i) =>
+    h(
+      "li",
+      {},
+      h("span", { class: "dot", style: { color: styleOf(i).color } }),
+      h(
+        "span",
+        {},
+        model.label,
+        " ",
+        h(
+          "small",
+          {},
+          `${model.name}, ${countOf(model.layers.length, "layer")}, ${model.parameters.toLocaleString("en")} parameters`,
+        ),
+      ),
+    ),
+  );
+  document.getElementById("models").replaceChildren(...items);
+  const model = models[state.model];
+  const sentences = [...models.map(lossSentence), objectiveSentence(model), rateSentence(model)];
+  if (untrained && !model.untrained) sentences.splice(-1, 0, againstUntrained(model, untrained, "objective"));
+  document.getElementById("verdict").textContent = sentences.filter(Boolean).join(" ");
+}
+
+function renderRun() {
+  const { run } = report;
+  const rows = [
+    ["command", run.command],
+    ["date", run.date],
+    ["data", run.data.join(", ")],
+    ["measured", `${run.measured} of ${run.of} windows`],
+  ];
+  rows.push(...Object.entries(run.versions), ["device", run.device]);
+  for (const model of models)
+    if (model.running?.checked) rows.push([`${model.label} in this page`, checkedSentence(model.running)]);
+  const cells = rows.map(([name, text]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, text)));
+  document
+    .querySelector("#run > .body")
+    .replaceChildren(h("div", { class: "scroll" }, h("table", {}, h("tbody", {}, cells))));
+}
+
+function checkedSentence({ dtype, checked: { same, of, most } }) {
+  return `weights as ${dtype}: the most likely token is the same for ${same} of ${of}, and no probability differs by more than ${short(most)}`;
+}
+
+// Open where a token looks most clearly at an earlier one: of the running model's heads, at the middle of the text.
+async function openAtPeak() {
+  const model = models[state.model];
+  look = await lookAt();
+  let most = 0;
+  for (let l = 0; l < model.layers.length; l++) {
+    state.layer = l;
+    for (let k = 0; k < headCount(model); k++) {
+      const row = look.attention(l, k, state.at);
+      const peak = row ? Math.max(...row.subarray(0, state.at)) : 0;
+      if (peak > most) [most, state.head, state.opened] = [peak, k, l];
+    }
+  }
+  state.layer = state.opened ?? model.layers.length - 1;
+}
+
+state.model = Math.max(
+  models.findIndex(({ running }) => running),
+  0,
+);
+chooseWindow(0);
+await openAtPeak();
+renderHead();
+renderObjective();
+renderRun();
+await refresh();
+document.body.setAttribute("aria-busy", "false");
+// For tests.
+window.crateReport = { lookSentence, effectSentence, forwardText, loadNet, lossSentence, report };

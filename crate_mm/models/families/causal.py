@@ -1,0 +1,182 @@
+"""Base of causal language models: embeddings of tokens and positions, causal layers, an output tied to the embedding.
+
+Shapes: B texts, N tokens, d embedding dimensions.
+"""
+
+import math
+import re
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..arch import Arch, Sizes, resolve_arch
+from ..backbone import Backbone, InputSpec
+from .block import build_blocks
+
+# GPT-2's tokenizer has 50,257 IDs; the codes of these models round up to a multiple of 64.
+VOCAB_SIZE, CONTEXT_LENGTH = 50304, 1024
+MASKS = r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"  # buffers of the causal mask in older code
+
+NANOGPT_SHAPES = {
+    "transformer.wte.weight": "vocab_size embed_dim",
+    "transformer.wpe.weight": "context_length embed_dim",
+}
+
+
+def layer_names(layer: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the ``Official.key_map`` of a model in nanoGPT's code from its names and ours in a layer."""
+    own = (
+        (rf"transformer\.h\.(\d+)\.{re.escape(theirs)}((?:\.weight|\.bias)?)", ours) for theirs, ours in layer.items()
+    )
+    return (
+        (r"transformer\.wte\.weight", r"backbone.token_embedding.weight"),
+        (r"transformer\.wpe\.weight", r"backbone.position_embedding.weight"),
+        (r"transformer\.ln_f\.(weight|bias)", r"backbone.norm.\1"),
+        *((theirs, rf"backbone.blocks.\1.{ours}\2") for theirs, ours in own),
+    )
+
+
+def untie(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
+    """Return weights in nanoGPT's code without the tied output and without the buffers of causal masks.
+
+    It is an ``Official.unpack``.
+
+    Raises:
+        ValueError: the output differs from the token embedding.
+    """
+    output, masks = weights.get("lm_head.weight"), [name for name in weights if re.fullmatch(MASKS, name)]
+    if output is not None and not torch.equal(output, weights["transformer.wte.weight"]):
+        raise ValueError("lm_head.weight differs from transformer.wte.weight: expected an output tied to the embedding")
+    return {name: value for name, value in weights.items() if name not in ("lm_head.weight", *masks)}, masks, {}
+
+
+def language_model(kind: str, sizes: Sizes, s: SimpleNamespace, **backbone: Any) -> dict:
+    """Return the config of a language model from the sizes of a file (see ``Official``)."""
+    arch = sizes.name_of(Arch(s.embed_dim, s.depth, s.num_heads))
+    lengths = {"vocab_size": s.vocab_size, "context_length": s.context_length}
+    return {"type": "LanguageModel", "backbone": {"type": kind, "arch": arch, **lengths, **backbone}}
+
+
+class Cache:
+    """What the layers keep of the tokens that a ``CausalBackbone`` has seen. Each call updates it in place.
+
+    Attributes:
+        length: number of tokens.
+        layers: one dict for each layer, see ``Compression``.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self.length = 0
+        self.layers: list[dict[str, Tensor]] = [{} for _ in range(depth)]
+
+
+class CausalBackbone(Backbone):
+    """Token IDs ``(B, N)`` to tokens ``(B, N, d)``, each of which depends only on the IDs up to its own.
+
+    Args:
+        arch: a name of ``archs`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
+        vocab_size: number of token IDs.
+        context_length: largest N, the number of position embeddings.
+        operators: configs of ``LAYERS`` for compression and sparsification, given by the user; 'default' for the
+            family's.
+        default: the family's operators.
+        final_norm: whether a LayerNorm follows the layers.
+        norm_bias: whether LayerNorms have a bias.
+        options: further arguments of ``Block``.
+
+    Attributes:
+        archs: named sizes of the family.
+
+    Raises:
+        ValueError: unknown ``arch``, a size that is not a positive integer, an operator that is not causal; (in
+            forward) inputs that are no IDs, an ID outside the vocabulary (on the CPU), too many tokens.
+    """
+
+    archs: ClassVar[dict[str, Arch]]
+    stem = ("token_embedding", "position_embedding")
+    head_settings: ClassVar[dict[str, Any]] = {"pool": "mean"}  # no CLS token
+
+    def __init__(
+        self,
+        arch: str | dict,
+        vocab_size: int,
+        context_length: int,
+        operators: tuple[dict | str | None, dict | str | None],
+        default: tuple[dict, dict | None],
+        final_norm: bool = True,
+        norm_bias: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        embed_dim, depth, num_heads = resolve_arch(arch, self.archs)
+        for name, size in (("vocab_size", vocab_size), ("context_length", context_length)):
+            if type(size) is not int or size < 1:
+                raise ValueError(f"{name} must be a positive integer, got {size!r}")
+        self.embed_dim, self.vocab_size, self.context_length = embed_dim, vocab_size, context_length
+        self.token_embedding = nn.Embedding(vocab_size, embed_dim)
+        self.position_embedding = nn.Embedding(context_length, embed_dim)
+        options = {"norm_bias": norm_bias, **options}
+        self.blocks = build_blocks(embed_dim, num_heads, *operators, default, [0.0] * depth, **options)
+        self.norm = nn.LayerNorm(embed_dim, bias=norm_bias) if final_norm else nn.Identity()
+        for block in self.blocks:
+            if block.compress is not None and not block.compress.causal:
+                raise ValueError(
+                    f"{type(self).__name__} needs a causal compression, but {type(block.compress).__name__} sees later "
+                    'tokens: give compress=dict(type="MSSA", causal=True), for example'
+                )
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """Draw linear maps and embeddings from N(0, 0.02^2), the last map of a branch with 1 / sqrt(2 L) of this."""
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                is_last = name.endswith((".compress.out", ".sparsify.fc2"))
+                nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * len(self.blocks)) if is_last else 0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return InputSpec(None, (self.context_length,), any_size=True, dtype=torch.int64)
+
+    def new_cache(self) -> Cache:
+        """Return an empty cache: ``backbone(ids, cache)`` then takes the IDs that follow those of the earlier calls."""
+        return Cache(len(self.blocks))
+
+    def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        start = 0 if cache is None else cache.length
+        self._check(ids, start)
+        z = self.token_embedding(ids) + self.position_embedding.weight[start : start + ids.shape[1]]
+        if cache is None:
+            for block in self.blocks:
+                z = block(z)
+        else:
+            for block, own in zip(self.blocks, cache.layers, strict=True):
+                z = block(z, cache=own)
+            cache.length += ids.shape[1]
+        return self.norm(z)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Return the logits of the next token ID, ``(B, N, d)`` to ``(B, N, vocab_size)``, by the tied embedding."""
+        return F.linear(tokens, self.token_embedding.weight)
+
+    def _check(self, ids: Tensor, start: int) -> None:
+        name = type(self).__name__
+        if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise ValueError(f"{name} takes token IDs (B, N) of integers, got {ids.dtype} of shape {tuple(ids.shape)}")
+        if start + ids.shape[1] > self.context_length:
+            raise ValueError(
+                f"{name} has positions for {self.context_length} tokens (context_length), got {start + ids.shape[1]}"
+            )
+        # On other devices, a comparison would wait for the device; a graph that is recorded cannot ask for values.
+        if ids.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or not ids.numel():
+            return
+        low, high = (value.item() for value in ids.aminmax())
+        if low < 0 or high >= self.vocab_size:
+            raise ValueError(
+                f"{name} has a vocabulary of {self.vocab_size} tokens (vocab_size), got the ID "
+                f"{low if low < 0 else high}: expected IDs from 0 to {self.vocab_size - 1}"
+            )

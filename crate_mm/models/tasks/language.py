@@ -1,0 +1,89 @@
+"""Causal language models. Shapes: B windows of a batch, N tokens of a window, V tokens of the vocabulary."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...datasets.base import IGNORED, Field, dataset_of
+from ...registry import BACKBONES, MODELS
+from ..backbone import check_backbone_contract
+from .base import Task
+
+
+@MODELS.register_module()
+class LanguageModel(Task):
+    """A causal language model: a backbone, and the mean cross entropy of the next tokens.
+
+    Args:
+        backbone: config of ``BACKBONES`` or a ``Backbone`` of token ids that defines ``logits(tokens)``,
+            ``vocab_size`` and ``context_length``.
+        tokenizer: description of the tokenizer, which generation needs: 'bytes', or a dict as beside a token file. In a
+            config, None stands for that of the training data.
+
+    Batches have ``inputs``, token ids ``(B, N)``, ``labels``, the next tokens ``(B, N)``, and ``sample_idx``, each
+    window's position in its dataset ``(B,)``. Labels of -100 do not count. Further entries have no effect.
+    """
+
+    headline = ("eval/loss", "less")
+    uses_labels = False
+
+    def __init__(self, backbone: dict | nn.Module, tokenizer: str | dict | None = None) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.backbone = backbone if isinstance(backbone, nn.Module) else BACKBONES.build(backbone)
+        check_backbone_contract(self.backbone)
+
+    def tensor(self, inputs: Tensor, **_: Tensor) -> Tensor:
+        """Return the logits of the next tokens, ``(B, N, V)``."""
+        return self.backbone.logits(self.backbone(inputs))
+
+    def features(self, inputs: Tensor, **_: Tensor) -> Tensor:
+        """Return the mean token of each window, ``(B, d)``."""
+        return self.backbone(inputs).mean(1)
+
+    def count(self, batch: dict[str, Tensor]) -> int:
+        """Return the number of labels that count."""
+        return int((batch["labels"] != IGNORED).sum())
+
+    def loss(self, inputs: Tensor, labels: Tensor, **_: Tensor) -> dict[str, Tensor]:
+        """Return the mean cross entropy in nats, ``{'loss': scalar}``; 0 if no label counts."""
+        nats = self._nats(inputs, labels)
+        return {"loss": nats.sum() / (labels != IGNORED).sum().clamp(min=1)}
+
+    def predict(self, inputs: Tensor, labels: Tensor, sample_idx: Tensor | None = None, **_: Tensor) -> list[Any]:
+        """Return ``[{'nats': (B,), 'labels': (B,), 'sample_idx': (B,)}]``: sums of nats and numbers of labels."""
+        nats = self._nats(inputs, labels).double().sum(1)
+        return [{"nats": nats, "labels": (labels != IGNORED).sum(1), "sample_idx": sample_idx}]
+
+    def check_data(self, dataset: Any, split: str) -> None:
+        data, name = dataset_of(dataset), f"{split}_dataloader.dataset of type {type(dataset).__name__!r}"
+        inputs = (data.spec or {}).get("inputs")
+        if not isinstance(inputs, Field) or inputs.dtype != torch.int64 or len(inputs.shape) != 1:
+            raise ValueError(f"{name} gives {inputs} as inputs: expected token IDs, int64 of shape (N), as of Windows")
+        length, known = inputs.shape[0], self.backbone.context_length
+        if isinstance(length, int) and length > known:
+            raise ValueError(
+                f"{name} gives windows of {length} tokens, the backbone has {known} positions: set its length to at "
+                f"most {known}, or context_length of the backbone"
+            )
+        largest, vocab_size = data.largest_id(), self.backbone.vocab_size
+        if largest is not None and largest >= vocab_size:
+            raise ValueError(
+                f"{name} has the token {largest}, the backbone knows tokens below {vocab_size}: set "
+                f"--cfg-options model.backbone.vocab_size={largest + 1}, or more"
+            )
+        tokenizer = data.metainfo.get("tokenizer")
+        if None not in (tokenizer, self.tokenizer) and tokenizer != self.tokenizer:
+            raise ValueError(
+                f"{name} has tokens of the tokenizer {tokenizer}, the model was trained on tokens of {self.tokenizer}"
+            )
+
+    def example(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        device = next(self.parameters()).device
+        return {"inputs": torch.zeros(1, self.backbone.context_length, dtype=torch.int64, device=device)}
+
+    def _nats(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross entropy of each label, ``(B, N)``; 0 where the label does not count."""
+        return F.cross_entropy(self.tensor(inputs).mT, labels, ignore_index=IGNORED, reduction="none")
