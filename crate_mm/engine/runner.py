@@ -19,15 +19,8 @@ import crate_mm
 
 from ..checkpoints import Checkpoint
 from ..checkpoints.described import names_for
-from ..config import (
-    BatchPlan,
-    default_work_dir,
-    expand_home,
-    fill_from_data,
-    fill_images,
-    require_model,
-    resolve_config,
-)
+from ..config import BatchPlan, default_work_dir, expand_home, fill_from_data, require_model, resolve_config
+from ..config.images import fill_images
 from ..config.settings import guard_hooks
 from ..io.log import sanitize_record
 from ..models.tasks.base import freeze_untrained, task_of
@@ -41,7 +34,7 @@ from .logs import drop_mmengine_noise
 from .optim.schedule import WarmupCosineLR, scale_lr
 from .optim.sharded import ShardedOptimizer, optimizer_name
 from .optim.wrapper import training_dtype
-from .parallel.blocks import prepare_blocks
+from .parallel.blocks import check_residual_dtype, prepare_blocks
 from .parallel.ddp import share_model
 from .parallel.launch import dist_timeout, init_distributed
 from .parallel.micro_batches import check_weights, is_split_invariant, probe_memory
@@ -292,14 +285,8 @@ class Runner(CheckpointingRunner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         recompute = self.cfg.get("activation_checkpointing")
         residual = self.cfg.get("residual_dtype")
-        if (
-            residual
-            and self.cfg.get("train_dataloader")
-            and {training_dtype(self.cfg.get("optim_wrapper")), self.val_dtype} == {"float32"}
-        ):
-            raise ValueError(
-                f"residual_dtype={residual!r} needs mixed precision, but training is in float32: add --amp"
-            )
+        if self.cfg.get("train_dataloader"):
+            check_residual_dtype(residual, {training_dtype(self.cfg.get("optim_wrapper")), self.val_dtype})
         prepare_blocks(model, self.cfg.get("compile_blocks"), recompute is True, residual)
         if isinstance(recompute, bool):
             self.cfg.activation_checkpointing = None  # MMEngine expects module names under this key

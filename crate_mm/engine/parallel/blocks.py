@@ -121,6 +121,12 @@ def _forward_cast(
     return forward(z.to(dtype), *args, **kwargs).to(out_dtype)
 
 
+def check_residual_dtype(residual: str | None, dtypes: set[str]) -> None:
+    """Raise ``ValueError`` for a dtype of the residual stream if training and validation are in float32."""
+    if residual and dtypes == {"float32"}:
+        raise ValueError(f"residual_dtype={residual!r} needs mixed precision, but training is in float32: add --amp")
+
+
 def prepare_blocks(model: nn.Module, compile: bool | str | None, recompute: bool, residual: str | None = None) -> None:
     """Apply the config's ``compile_blocks`` (None: on GPUs), ``activation_checkpointing`` and ``residual_dtype``."""
     if residual is not None:
