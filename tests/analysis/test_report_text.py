@@ -7,8 +7,8 @@ import torch
 
 from crate_mm.datasets.tokenizers import ByteTokenizer
 from crate_mm.datasets.windows import Windows
-from crate_mm.extras.report.write import report
 from crate_mm.extras.report.text import _text_of
+from crate_mm.extras.report.write import report
 from crate_mm.models import LanguageModel
 from tests.analysis.test_report_page import data_of
 
