@@ -48,7 +48,8 @@ def untie(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dic
         ValueError: the output differs from the token embedding.
     """
     output, masks = weights.get("lm_head.weight"), [name for name in weights if re.fullmatch(MASKS, name)]
-    if output is not None and not torch.equal(output, weights["transformer.wte.weight"]):
+    embedding = weights["transformer.wte.weight"]
+    if output is not None and not torch.equal(output.to(embedding.dtype), embedding):
         raise ValueError("lm_head.weight differs from transformer.wte.weight: expected an output tied to the embedding")
     return {name: value for name, value in weights.items() if name not in ("lm_head.weight", *masks)}, masks, {}
 
