@@ -4,18 +4,60 @@ Shapes: B texts, N tokens, d embedding dimensions.
 """
 
 import math
+import re
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arch import Arch, resolve_arch
+from ..arch import Arch, Sizes, resolve_arch
 from ..backbone import Backbone, InputSpec
 from .block import build_blocks
 
 # GPT-2's tokenizer has 50,257 IDs; the codes of these models round up to a multiple of 64.
 VOCAB_SIZE, CONTEXT_LENGTH = 50304, 1024
+MASKS = r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"  # buffers of the causal mask in older code
+
+NANOGPT_SHAPES = {
+    "transformer.wte.weight": "vocab_size embed_dim",
+    "transformer.wpe.weight": "context_length embed_dim",
+}
+
+
+def layer_names(layer: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the ``Official.key_map`` of a model in nanoGPT's code from its names and ours in a layer."""
+    own = (
+        (rf"transformer\.h\.(\d+)\.{re.escape(theirs)}((?:\.weight|\.bias)?)", ours) for theirs, ours in layer.items()
+    )
+    return (
+        (r"transformer\.wte\.weight", r"backbone.token_embedding.weight"),
+        (r"transformer\.wpe\.weight", r"backbone.position_embedding.weight"),
+        (r"transformer\.ln_f\.(weight|bias)", r"backbone.norm.\1"),
+        *((theirs, rf"backbone.blocks.\1.{ours}\2") for theirs, ours in own),
+    )
+
+
+def untie(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
+    """Return weights in nanoGPT's code without the tied output and without the buffers of causal masks.
+
+    It is an ``Official.unpack``.
+
+    Raises:
+        ValueError: the output differs from the token embedding.
+    """
+    output, masks = weights.get("lm_head.weight"), [name for name in weights if re.fullmatch(MASKS, name)]
+    if output is not None and not torch.equal(output, weights["transformer.wte.weight"]):
+        raise ValueError("lm_head.weight differs from transformer.wte.weight: expected an output tied to the embedding")
+    return {name: value for name, value in weights.items() if name not in ("lm_head.weight", *masks)}, masks, {}
+
+
+def language_model(kind: str, sizes: Sizes, s: SimpleNamespace, **backbone: Any) -> dict:
+    """Return the config of a language model from the sizes of a file (see ``Official``)."""
+    arch = sizes.name_of(Arch(s.embed_dim, s.depth, s.num_heads))
+    lengths = {"vocab_size": s.vocab_size, "context_length": s.context_length}
+    return {"type": "LanguageModel", "backbone": {"type": kind, "arch": arch, **lengths, **backbone}}
 
 
 class Cache:

@@ -5,9 +5,15 @@ Ma, "Improving Neuron-level Interpretability with White-box Language Models", CP
 Shapes: B texts, N tokens, d embedding dimensions.
 """
 
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
 from ...registry import BACKBONES
-from ..arch import Arch
-from .causal import CONTEXT_LENGTH, VOCAB_SIZE, CausalBackbone
+from ..arch import Arch, Sizes
+from ..official import ISTA_ARGUMENTS, Argument, Official
+from .causal import CONTEXT_LENGTH, NANOGPT_SHAPES, VOCAB_SIZE, CausalBackbone, language_model, layer_names, untie
 
 # The code has only the names of "medium", "large" and "xl". "1l" is the one-layer model of its training script.
 CAUSAL_CRATE_ARCHS: dict[str, Arch] = {
@@ -17,6 +23,43 @@ CAUSAL_CRATE_ARCHS: dict[str, Arch] = {
     "large": Arch(embed_dim=1280, depth=36, num_heads=20),
     "xl": Arch(embed_dim=1600, depth=48, num_heads=25),
 }
+
+
+def unpack(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
+    """Return the weights with overcomplete dictionaries as d x 4 d; the official code has 4 d x d."""
+    weights, unused, sizes = untie(weights)
+    for name, value in weights.items():
+        if name.endswith(".ista.weight") and value.ndim == 2 and value.shape[0] > value.shape[1]:
+            weights[name] = value.mT
+    return weights, unused, sizes
+
+
+def official_model(s: SimpleNamespace) -> dict:
+    """Return the config of the model with these sizes (see ``Official``)."""
+    options = {"overcomplete": True} if s.atoms != s.embed_dim else {}
+    return language_model("CausalCRATE", Sizes("", CAUSAL_CRATE_ARCHS), s, **options, **s.options)
+
+
+OFFICIAL = Official(
+    source="the code of causal CRATE",
+    signs=("transformer.wte.weight", "transformer.h.0.prenorm_1.weight", "transformer.h.0.ista.weight"),
+    key_map=layer_names(
+        {
+            "prenorm_1": "norm_compress",
+            "prenorm_2": "norm_sparsify",
+            "attn.c_attn": "compress.proj",
+            "attn.c_proj": "compress.out",
+            "ista.weight": "sparsify.dictionary",
+        }
+    ),
+    shapes={**NANOGPT_SHAPES, "transformer.h.0.ista.weight": "embed_dim atoms"},
+    counts={"depth": r"transformer\.h\.(\d+)\."},
+    arguments={"num_heads": Argument(words="{} heads"), **ISTA_ARGUMENTS},
+    assumes="LayerNorms with epsilon 1e-5",
+    model=official_model,
+    unlike="several numbers of heads fit a width of {embed_dim}",
+    unpack=unpack,
+)
 
 
 @BACKBONES.register_module()
@@ -41,6 +84,7 @@ class CausalCRATE(CausalBackbone):
     """
 
     archs = CAUSAL_CRATE_ARCHS
+    official: ClassVar[Official] = OFFICIAL
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from .layer import Sparsification
 
 
 class MLP(Sparsification):
-    """Two linear maps with an exact GELU between them: ``(B, N, d) -> (B, N, d)``.
+    """Two linear maps with a GELU between them: ``(B, N, d) -> (B, N, d)``.
 
     It has no sparse code, so sparsity is not defined: its activations are never exactly zero. ``tap_act`` passes the
     activations ``(B, N, ratio d)``.
@@ -14,6 +14,8 @@ class MLP(Sparsification):
     Args:
         embed_dim: d.
         ratio: hidden width in multiples of d, rounded down.
+        bias: whether the linear maps have a bias.
+        approximate: 'none', or 'tanh' for GPT-2's approximation of GELU.
 
     Raises:
         ValueError: the hidden width is less than 1.
@@ -21,15 +23,15 @@ class MLP(Sparsification):
 
     has_code = False
 
-    def __init__(self, embed_dim: int, ratio: float = 4) -> None:
+    def __init__(self, embed_dim: int, ratio: float = 4, bias: bool = True, approximate: str = "none") -> None:
         super().__init__()
         hidden = int(embed_dim * ratio)
         if hidden < 1:
             raise ValueError(f"an MLP of width {embed_dim} has no hidden channel at a ratio of {ratio}")
-        self.fc1 = nn.Linear(embed_dim, hidden)
-        self.act = nn.GELU()
+        self.fc1 = nn.Linear(embed_dim, hidden, bias)
+        self.act = nn.GELU(approximate)
         self.tap_act = nn.Identity()
-        self.fc2 = nn.Linear(hidden, embed_dim)
+        self.fc2 = nn.Linear(hidden, embed_dim, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.tap_act(self.act(self.fc1(x))))
