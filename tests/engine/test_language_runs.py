@@ -113,7 +113,6 @@ def test_the_validation_is_the_mean_over_all_its_tokens(texts, one):
 
 
 def test_a_run_that_is_interrupted_within_an_epoch_resumes_bit_by_bit(texts, tmp_path):
-    random = {"train_dataloader__dataset": None}
     for name in ("whole", "resumed"):
         cfg = config(texts, tmp_path / name)
         cfg.train_dataloader.dataset.random_windows = 5 * BATCH
@@ -126,7 +125,6 @@ def test_a_run_that_is_interrupted_within_an_epoch_resumes_bit_by_bit(texts, tmp
             cfg.resume = "newest"
             runner = Runner.from_cfg(cfg)
         runner.train()
-    del random
     whole, resumed = last(tmp_path / "whole"), last(tmp_path / "resumed")
     for key in ("state_dict", "optimizer", "param_schedulers"):
         assert_identical(whole[key], resumed[key], key)
@@ -149,6 +147,12 @@ def test_the_tools_take_a_text_model(texts, one, tmp_path, run_tool):
     assert texts_out[0].startswith("ab")
     done = run_tool("get_flops", cfg)
     assert done.code == 0, done.output
+    done = run_tool("export", "checkpoint", published, "--to", "torch-export", "--out", tmp_path / "text.pt2")
+    assert done.code == 0, done.output
+    assert "it takes windows of 16 token IDs, without a cache of earlier ones, any number at a time" in done.last_line
+    for tool, args in (("bench", (cfg,)), ("predict", (published, tmp_path))):
+        done = run_tool(tool, *args)
+        assert (done.code, "Traceback" in done.output) == (2, False), done.output
 
 
 @pytest.mark.parametrize(
