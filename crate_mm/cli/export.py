@@ -82,14 +82,14 @@ def main() -> None:
     dynamic_dims = manifest["input"]["any"]
     batch = "any number" if "batch" in dynamic_dims else f"exactly {len(images)}"
     if images.ndim == 2:
-        takes = f"windows of {images.shape[1]} token IDs, without a cache of earlier ones"
+        unit, takes = "windows", f"windows of {images.shape[1]} token IDs, without a cache of earlier ones"
     else:
         _, C, H, W = images.shape
         size = f"{C} channels and any whole number of patches" if "height" in dynamic_dims else f"{C} x {H} x {W}"
-        takes = f"uint8 images of {size}"
+        unit, takes = "images", f"uint8 images of {size}"
     agreement = f", same top class for {100 * manifest['same_first']:.0f} %" if "same_first" in manifest else ""
     say(
-        f"wrote {sanitized(out)}: it takes {takes}, {batch} at a time; on {len(images)} of them, outputs "
+        f"wrote {sanitized(out)}: it takes {takes}, {batch} at a time; on {len(images)} {unit}, outputs "
         f"differ by at most {manifest['largest_difference']:.2g} (standard deviation of the outputs: "
         f"{manifest['output_deviation']:.2g}){agreement}"
     )
