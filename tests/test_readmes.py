@@ -125,7 +125,16 @@ FURTHER = {
     "attention": ["--layers", "1"],
     "new": ["--out", "another_file.py"],
 }
-WITHOUT_CONFIG = {"demo", "new", "publish", "convert_official", "pack_dataset", "results_table"}
+WITHOUT_CONFIG = {
+    "demo",
+    "new",
+    "publish",
+    "convert_official",
+    "pack_dataset",
+    "results_table",
+    "pack_text",
+    "generate",
+}
 WITHOUT_CONFIG |= {
     "predict",
     "plot",
