@@ -131,19 +131,11 @@ WITHOUT_CONFIG = {
     "publish",
     "convert_official",
     "pack_dataset",
-    "results_table",
     "pack_text",
+    "results_table",
     "generate",
 }
-WITHOUT_CONFIG |= {
-    "predict",
-    "plot",
-    "average",
-    "doctor",
-    "neighbours",
-    "pack_text",
-    "generate",
-}  # or an option names the config
+WITHOUT_CONFIG |= {"predict", "plot", "average", "doctor", "neighbours"}  # or an option names the config
 # Parts of commands that are not run here, and why. Those of the package are parsed, with their config and overrides.
 NOT_RUN = {
     "python -m pytest": "tests",
