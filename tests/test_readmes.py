@@ -125,17 +125,8 @@ FURTHER = {
     "attention": ["--layers", "1"],
     "new": ["--out", "another_file.py"],
 }
-WITHOUT_CONFIG = {
-    "demo",
-    "new",
-    "publish",
-    "convert_official",
-    "pack_dataset",
-    "pack_text",
-    "results_table",
-    "generate",
-}
-WITHOUT_CONFIG |= {"predict", "plot", "average", "doctor", "neighbours"}  # or an option names the config
+WITHOUT_CONFIG = {"demo", "new", "publish", "convert_official", "pack_dataset", "pack_text", "results_table"}
+WITHOUT_CONFIG |= {"predict", "plot", "average", "doctor", "neighbours", "generate"}  # or an option names the config
 # Parts of commands that are not run here, and why. Those of the package are parsed, with their config and overrides.
 NOT_RUN = {
     "python -m pytest": "tests",
