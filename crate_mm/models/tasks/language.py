@@ -27,6 +27,7 @@ class LanguageModel(Task):
     """
 
     headline = ("eval/loss", "less")
+    unit = "windows"
     uses_labels = False
 
     def __init__(self, backbone: dict | nn.Module, tokenizer: str | dict | None = None) -> None:
