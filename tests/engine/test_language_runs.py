@@ -13,18 +13,19 @@ import torch
 from crate_mm.datasets.text import is_validation
 from crate_mm.engine import RunInterruptedError, Runner, load_config, read_checkpoint
 from crate_mm.inference.generate import TextGenerator
+from crate_mm.registry import DATASETS
 from tests.faults.test_interruptions import at_step
 from tests.training import assert_identical, train_on_processes
 
 pytestmark = pytest.mark.slow
-LENGTH, BATCH = 16, 10
+LENGTH, BATCH = 16, 29
 ARCH = dict(embed_dim=24, depth=2, num_heads=3)
-STEPS = 7  # within the second epoch
+STEPS = 5  # within the third epoch
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory) -> Path:
-    """Texts whose windows of 16 bytes make five batches of ten, with a last window of one label in the first batch."""
+    """Texts with 58 windows for training, two batches. The last window has 12 labels that count, the others 16."""
     folder, rows = tmp_path_factory.mktemp("texts"), np.random.default_rng(0).integers(97, 123, (40, 24))
     for number, row in enumerate(rows):
         (folder / f"{number}.txt").write_bytes(bytes(row.astype(np.uint8)))
@@ -36,6 +37,7 @@ def config(texts, work_dir, **options):
         "causal_crate_mini_python",
         {
             "global_batch_size": BATCH,
+            "train_cfg.max_epochs": None,
             "train_cfg.max_steps": STEPS,
             "default_hooks.logger.interval": 1,
             "model.backbone.arch": ARCH,
@@ -44,10 +46,9 @@ def config(texts, work_dir, **options):
             **{key.replace("__", "."): value for key, value in options.items()},
         },
     )
-    data = dict(type="TextFiles", root=str(texts), length=LENGTH, val_fraction=0.2)
+    data = dict(type="TextFiles", root=str(texts), length=LENGTH)
     for split in ("train", "val", "test"):
         cfg[f"{split}_dataloader"].dataset = dict(data, split="train" if split == "train" else "val")
-    # Few windows: each step has most of them, with the last, which has few labels that count.
     cfg.val_dataloader.batch_size, cfg.work_dir = 3, str(work_dir)
     return cfg
 
@@ -78,7 +79,7 @@ def scalars(folder, key):
     return [row[key] for log in logs for row in map(json.loads, log.open()) if key in row]
 
 
-@pytest.mark.parametrize(("processes", "options"), [(1, {"max_batch_per_device": 3}), (2, {}), (3, {})])
+@pytest.mark.parametrize(("processes", "options"), [(1, {"max_batch_per_device": 4}), (2, {}), (3, {})])
 def test_any_number_of_processes_and_micro_batches_takes_the_same_steps(texts, one, tmp_path, processes, options):
     if processes == 1:
         run(tmp_path, texts=texts, **options)
@@ -93,8 +94,15 @@ def test_any_number_of_processes_and_micro_batches_takes_the_same_steps(texts, o
     assert scalars(one, "loss")[-1] < scalars(one, "loss")[0]
 
 
+def test_the_labels_of_an_epoch_count_once(texts):
+    cfg = config(texts, "run")
+    data = DATASETS.build(cfg.train_dataloader.dataset)
+    labels = torch.stack([data[n]["labels"] for n in range(len(data))])
+    assert (len(data), (labels != -100).sum(1).unique().tolist()) == (2 * BATCH, [12, 16])
+
+
 def test_the_validation_is_the_mean_over_all_its_tokens(texts, one):
-    names = sorted(path.name for path in texts.iterdir() if is_validation(path.name, 0.2))
+    names = sorted(path.name for path in texts.iterdir() if is_validation(path.name, 0.05))
     stream = torch.tensor(list(b"".join((texts / name).read_bytes() + b"\0" for name in names)))
     model = TextGenerator(str(max(one.glob("epoch_*_iter_*.pth")))).model.double()
     nats, begin = 0.0, 0
@@ -114,7 +122,7 @@ def test_the_validation_is_the_mean_over_all_its_tokens(texts, one):
 
 def test_a_run_that_is_interrupted_within_an_epoch_resumes_bit_by_bit(texts, tmp_path):
     for name in ("whole", "resumed"):
-        cfg = config(texts, tmp_path / name)
+        cfg = config(texts, tmp_path / name, train_cfg__max_steps=7)
         cfg.train_dataloader.dataset.random_windows = 5 * BATCH
         cfg.optim_wrapper.optimizer = dict(type="AdamW", lr=1e-2)
         runner = Runner.from_cfg(cfg)

@@ -223,8 +223,14 @@ def test_bad_inputs_are_refused(family):
     backbone = built(family)
     for inputs, sentence in (
         (torch.zeros(1, 17, dtype=torch.int64), "has positions for 16 tokens (context_length), got 17"),
-        (torch.tensor([[3, 29]]), "has a vocabulary of 29 tokens (vocab_size), got the ID 29: expected IDs from 0 to 28"),
-        (torch.tensor([[3, -1]]), "has a vocabulary of 29 tokens (vocab_size), got the ID -1: expected IDs from 0 to 28"),
+        (
+            torch.tensor([[3, 29]]),
+            "has a vocabulary of 29 tokens (vocab_size), got the ID 29: expected IDs from 0 to 28",
+        ),
+        (
+            torch.tensor([[3, -1]]),
+            "has a vocabulary of 29 tokens (vocab_size), got the ID -1: expected IDs from 0 to 28",
+        ),
         (torch.zeros(1, 3), "takes token IDs (B, N) of integers, got torch.float32 of shape (1, 3)"),
         (torch.zeros(3, dtype=torch.int64), "takes token IDs (B, N) of integers, got torch.int64 of shape (3,)"),
     ):

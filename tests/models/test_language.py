@@ -78,11 +78,11 @@ def test_bits_per_byte_are_left_out_if_the_bytes_are_unknown(caplog):
     [
         (
             lambda: Windows(np.arange(30) % 20, 7),
-            r"gives windows of 7 tokens, the backbone has 6 positions: set its len",
+            r"gives windows of 7 tokens, the backbone has 6 positions: set",
         ),
         (
             lambda: Windows(np.arange(30), 6),
-            r"'Windows' has the token 29, the backbone knows tokens below 20: set .*=30",
+            r"'Windows' has the token 29, the backbone knows tokens below 20: .*=30",
         ),
         (lambda: Digits("train"), r"of type 'Digits' gives None as inputs: expected token IDs, int64 of shape \(N\)"),
     ],
@@ -90,6 +90,11 @@ def test_bits_per_byte_are_left_out_if_the_bytes_are_unknown(caplog):
 def test_data_that_do_not_fit_are_refused(model, data, message):
     with pytest.raises(ValueError, match=message):
         model.check_data(data(), "train")
+
+
+def test_a_backbone_that_is_not_causal_is_refused():
+    with pytest.raises(ValueError, match="a language model needs a causal backbone: let CRATE inherit from"):
+        LanguageModel(dict(type="CRATE", arch=ARCH, img_size=8, patch_size=4))
 
 
 def test_tokens_of_another_tokenizer_are_refused(model):
