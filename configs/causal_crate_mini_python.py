@@ -1,7 +1,7 @@
 """A small causal CRATE on the source of Python's own library, by bytes: no download, TIME on two cores.
 
-    crate-mm train causal_crate_mini_python
-    crate-mm generate work_dirs/causal_crate_mini_python/epoch_4.pth --prompt "def "
+    python tools/train.py configs/causal_crate_mini_python.py
+    python tools/generate.py work_dirs/causal_crate_mini_python/epoch_4.pth --prompt "def "
 
 RESULT
 """

@@ -1,4 +1,6 @@
 # The source of Python's own standard library, as bytes: nothing to download. 5 % of the files are for validation.
+data_root = None  # included in Python
+
 train_dataloader = dict(
     num_workers=0,
     dataset=dict(type="PythonLibrary", split="train", length=128, random_windows=6400),
