@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -137,6 +138,15 @@ def test_a_run_that_is_interrupted_within_an_epoch_resumes_bit_by_bit(texts, tmp
     for key in ("state_dict", "optimizer", "param_schedulers"):
         assert_identical(whole[key], resumed[key], key)
     assert resumed["meta"]["model"]["tokenizer"] == "bytes"
+
+
+def test_a_run_that_is_resumed_on_another_text_warns(texts, one, tmp_path):
+    other = shutil.copytree(texts, tmp_path / "texts")
+    (other / "0.txt").write_text("longer" * 10)
+    shutil.copytree(one, tmp_path / "run")
+    run(tmp_path / "run", texts=other, train_cfg__max_steps=STEPS + 1, resume="newest")
+    log = "".join(path.read_text() for path in (tmp_path / "run").glob("*/*.log"))
+    assert "was trained with other settings: train_data.bytes=925, now 961; train_data.tokens=925, now 961" in log
 
 
 def test_the_tools_take_a_text_model(texts, one, tmp_path, run_tool):
