@@ -19,6 +19,7 @@ def generate():
     backbone = dict(type="CausalCRATE", arch=arch, vocab_size=256, context_length=LENGTH)
     model = LanguageModel(backbone, tokenizer="bytes").double()
     model.backbone.token_embedding.weight.data.mul_(20)  # distinct logits
+    model.backbone.position_embedding.weight.data.mul_(60)  # another token than the input
     return TextGenerator(model)
 
 
