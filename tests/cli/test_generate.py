@@ -31,12 +31,12 @@ def checkpoint(tmp_path):
     return save(tmp_path / "text.pth")
 
 
-def test_it_prints_the_prompt_and_the_text(checkpoint, run_tool):
+def test_it_prints_the_prompt_and_the_text(checkpoint, run_tool, capsys):
     done = run_tool("generate", checkpoint, "--prompt", "~ab", "--temperature", 0, "--max-tokens", 12)
     text = TextGenerator(str(checkpoint))("~ab", temperature=0, max_tokens=12)
     assert done.code == 0, done.output
-    assert done.output.splitlines()[-1].startswith("~ab")
-    assert len(text) > 0
+    generate.write(f"~ab{text}\n")
+    assert capsys.readouterr().out in done.output
 
 
 def test_control_characters_are_escaped(capsys):

@@ -43,10 +43,10 @@ def config(texts, work_dir, **options):
             "default_hooks.logger.interval": 1,
             "model.backbone.arch": ARCH,
             "model.backbone.context_length": LENGTH,
-            "optim_wrapper.optimizer": dict(type="SGD", lr=0.5),
             **{key.replace("__", "."): value for key, value in options.items()},
         },
     )
+    cfg.optim_wrapper.optimizer = dict(type="SGD", lr=0.5)
     data = dict(type="TextFiles", root=str(texts), length=LENGTH)
     for split in ("train", "val", "test"):
         cfg[f"{split}_dataloader"].dataset = dict(data, split="train" if split == "train" else "val")
@@ -117,23 +117,23 @@ def test_the_validation_is_the_mean_over_all_its_tokens(texts, one):
     expected = nats / (len(stream) - 1)
     result = json.loads((one / "result.json").read_text())
     assert result["headline"] == {"metric": "loss", "rule": "less"}
-    assert result["last"]["loss"] == pytest.approx(expected, rel=1e-6)
-    assert result["last"]["bits_per_byte"] == pytest.approx(expected / np.log(2), rel=1e-6)
+    assert result["last"]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert result["last"]["bits_per_byte"] == pytest.approx(expected / np.log(2), rel=1e-5)
 
 
 def test_a_run_that_is_interrupted_within_an_epoch_resumes_bit_by_bit(texts, tmp_path):
-    for name in ("whole", "resumed"):
-        cfg = config(texts, tmp_path / name, train_cfg__max_steps=7)
+    def build(name, **options):
+        cfg = config(texts, tmp_path / name, train_cfg__max_steps=7, **options)
         cfg.train_dataloader.dataset.random_windows = 5 * BATCH
         cfg.optim_wrapper.optimizer = dict(type="AdamW", lr=1e-2)
-        runner = Runner.from_cfg(cfg)
-        if name == "resumed":
-            at_step(runner, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
-            with pytest.raises(RunInterruptedError, match="epoch_0_iter_3"):
-                runner.train()
-            cfg.resume = "newest"
-            runner = Runner.from_cfg(cfg)
+        return Runner.from_cfg(cfg)
+
+    build("whole").train()
+    runner = build("resumed")
+    at_step(runner, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(RunInterruptedError, match="epoch_0_iter_3"):
         runner.train()
+    build("resumed", resume=True, load_from=str(tmp_path / "resumed" / "epoch_0_iter_3.pth")).train()
     whole, resumed = last(tmp_path / "whole"), last(tmp_path / "resumed")
     for key in ("state_dict", "optimizer", "param_schedulers"):
         assert_identical(whole[key], resumed[key], key)
@@ -144,7 +144,8 @@ def test_a_run_that_is_resumed_on_another_text_warns(texts, one, tmp_path):
     other = shutil.copytree(texts, tmp_path / "texts")
     (other / "0.txt").write_text("longer" * 10)
     shutil.copytree(one, tmp_path / "run")
-    run(tmp_path / "run", texts=other, train_cfg__max_steps=STEPS + 1, resume="newest")
+    load_from = str(max((tmp_path / "run").glob("epoch_*_iter_*.pth")))
+    run(tmp_path / "run", texts=other, train_cfg__max_steps=STEPS + 1, resume=True, load_from=load_from)
     log = "".join(path.read_text() for path in (tmp_path / "run").glob("*/*.log"))
     assert "was trained with other settings: train_data.bytes=925, now 961; train_data.tokens=925, now 961" in log
 
@@ -184,7 +185,7 @@ def test_the_tools_take_a_text_model(texts, one, tmp_path, run_tool):
 )
 def test_bad_input_is_refused_before_the_first_step(texts, tmp_path, change, message):
     cfg, file = config(texts, tmp_path / "run"), tmp_path / "train.bin"
-    ids = np.arange(400, dtype=np.uint16) % 200
+    ids = np.arange(4000, dtype=np.uint16) % 200
     length = LENGTH + (change == "a longer context")
     if "300" in change:
         ids[321] = 300
@@ -193,7 +194,7 @@ def test_bad_input_is_refused_before_the_first_step(texts, tmp_path, change, mes
         file.write_bytes(file.read_bytes()[:-1])
     if "cut" in change:
         counts = dict.fromkeys(("vocab_size", "largest_id", "documents", "bytes"), 1)
-        (tmp_path / "train.bin.json").write_text(json.dumps({**counts, "tokens": 401, "tokenizer": "bytes"}))
+        (tmp_path / "train.bin.json").write_text(json.dumps({**counts, "tokens": 4001, "tokenizer": "bytes"}))
     cfg.train_dataloader.dataset = dict(type="Windows", tokens="train.bin", root=str(tmp_path), length=length)
     with pytest.raises(ValueError, match=re.escape(message)):
         Runner.for_training(cfg)
