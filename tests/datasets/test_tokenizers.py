@@ -86,5 +86,5 @@ def test_what_is_no_tokenizer_is_refused_in_a_sentence(tmp_path, make, message):
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text("{}")
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
-    with pytest.raises(ValueError, match=r"a.json needs the package tokenizers: pip install tokenizers"):
+    with pytest.raises(ValueError, match=r"a.json needs tokenizers: pip install 'crate_mm\[text\]'"):
         build_tokenizer(tmp_path / "a.json")
