@@ -17,6 +17,7 @@ GROUPS = {
     },
     "Use a model: crate-mm predict epoch_40.pth my/photos": {
         "predict": "predict the classes of images: printed, as CSV, or as a sheet",
+        "generate": "continue a text with a language model",
         "neighbours": "write the features of images, or show their nearest neighbors",
     },
     "Look inside: crate-mm demo": {
@@ -36,6 +37,7 @@ GROUPS = {
         "print_config": "print a config with its base configs and overrides, and the settings derived from it",
         "browse": "show training images after the transforms",
         "pack_dataset": "pack an image tree into WebDataset shards",
+        "pack_text": "write text files as token files for a language model",
         "doctor": "check a machine and a dataset, and flag what will not work",
     },
 }
