@@ -252,6 +252,13 @@ def test_a_size_that_is_none_is_refused(name, size):
         CausalCRATE(**{**SIZE, name: size})
 
 
+def test_a_tssa_for_shorter_texts_is_refused():
+    backbone = CausalCRATE(**SIZE, compress=dict(type="TSSA", context_length=8))
+    backbone(ids(1, 8))
+    with pytest.raises(ValueError, match=r"TSSA has a denom_bias for 8 tokens \(context_length\), got 9"):
+        backbone(ids(1, 9))
+
+
 def test_an_operator_that_sees_later_tokens_is_refused():
     with pytest.raises(ValueError, match="CausalAoT needs a causal compression, but CBSA sees later tokens"):
         CausalAoT(**SIZE, compress=dict(type="CBSA"))
