@@ -54,9 +54,9 @@ def untie(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dic
     return {name: value for name, value in weights.items() if name not in ("lm_head.weight", *masks)}, masks, {}
 
 
-def language_model(kind: str, sizes: Sizes, s: SimpleNamespace, **backbone: Any) -> dict:
+def language_model(kind: str, archs: dict[str, Arch], s: SimpleNamespace, **backbone: Any) -> dict:
     """Return the config of a language model from the sizes of a file (see ``Official``)."""
-    arch = sizes.name_of(Arch(s.embed_dim, s.depth, s.num_heads))
+    arch = Sizes("", archs).name_of(Arch(s.embed_dim, s.depth, s.num_heads))
     lengths = {"vocab_size": s.vocab_size, "context_length": s.context_length}
     return {"type": "LanguageModel", "backbone": {"type": kind, "arch": arch, **lengths, **backbone}}
 
@@ -98,7 +98,6 @@ class CausalBackbone(Backbone):
 
     archs: ClassVar[dict[str, Arch]]
     stem = ("token_embedding", "position_embedding")
-    head_settings: ClassVar[dict[str, Any]] = {"pool": "mean"}  # no CLS token
 
     def __init__(
         self,

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 from ...registry import BACKBONES
-from ..arch import Sizes
 from ..official import Argument, Official
 from .aot import AOT_ARCHS
 from .causal import CONTEXT_LENGTH, NANOGPT_SHAPES, VOCAB_SIZE, CausalBackbone, language_model, untie
@@ -19,7 +18,7 @@ from .causal_crate import OFFICIAL as CAUSAL_CRATE
 
 def official_model(s: SimpleNamespace) -> dict:
     """Return the config of the model with these sizes (see ``Official``)."""
-    return language_model("CausalAoT", Sizes("", AOT_ARCHS), s)
+    return language_model("CausalAoT", AOT_ARCHS, s)
 
 
 # Causal CRATE's declaration comes first, so that an error in one of its files is reported as its own.

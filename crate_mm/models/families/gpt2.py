@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ...registry import BACKBONES
-from ..arch import Arch, Sizes
+from ..arch import Arch
 from ..official import Argument, Official
 from .causal import CONTEXT_LENGTH, NANOGPT_SHAPES, VOCAB_SIZE, CausalBackbone, language_model, layer_names, untie
 
@@ -41,7 +41,7 @@ def unpack(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], di
 def official_model(s: SimpleNamespace) -> dict:
     """Return the config of the model with these sizes (see ``Official``)."""
     options = {"tanh_gelu": True} if s.tanh_gelu else {}
-    return language_model("GPT2", Sizes("", GPT2_ARCHS), s, **options, **({} if s.bias else {"bias": False}))
+    return language_model("GPT2", GPT2_ARCHS, s, **options, **({} if s.bias else {"bias": False}))
 
 
 NANOGPT = Official(
