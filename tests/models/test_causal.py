@@ -260,7 +260,9 @@ def test_a_tssa_for_shorter_texts_is_refused():
 
 
 def test_an_operator_that_sees_later_tokens_is_refused():
-    with pytest.raises(ValueError, match="CausalAoT needs a causal compression, but CBSA sees later tokens"):
+    with pytest.raises(
+        ValueError, match="CausalAoT needs a compression whose causal is True, unlike that of this CBSA: give"
+    ):
         CausalAoT(**SIZE, compress=dict(type="CBSA"))
 
 

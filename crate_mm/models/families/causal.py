@@ -124,8 +124,8 @@ class CausalBackbone(Backbone):
         for block in self.blocks:
             if block.compress is not None and not block.compress.causal:
                 raise ValueError(
-                    f"{type(self).__name__} needs a causal compression, but {type(block.compress).__name__} sees later "
-                    'tokens: give compress=dict(type="MSSA", causal=True), for example'
+                    f"{type(self).__name__} needs a compression whose causal is True, unlike that of this "
+                    f'{type(block.compress).__name__}: give compress=dict(type="MSSA", causal=True), for example'
                 )
         self._initialize()
 
