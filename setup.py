@@ -9,6 +9,7 @@ VERSION = next(line.split('"')[1] for line in (HERE / "crate_mm/__init__.py").op
 EXPORT = ["onnxscript>=0.5", "onnxruntime>=1.20"]  # what writes ONNX, and what runs it
 TIMM = ["timm>=1.0.15"]
 HUB = ["huggingface_hub>=0.34"]  # weights by hf:// addresses, and models pushed to the Hub
+TEXT = ["tokenizers>=0.20", "tiktoken>=0.8"]  # files of tokenizers, where a token is not a byte
 COMPLETION = ["shtab>=1.13"]  # scripts that complete commands in bash, zsh and fish
 DOCS = ["sphinx>=9", "docutils>=0.22", "myst-nb>=1.4", "furo>=2025.12"]  # the documentation site
 DOCS = [f'{name}; python_version >= "3.11"' for name in DOCS]  # as Sphinx 9 itself
@@ -25,6 +26,7 @@ TEST = [
     *EXPORT,
     *TIMM,
     *HUB,
+    *TEXT,
     *COMPLETION,
     *DOCS,
     "selenium>=4.20",  # a report in a real browser, where Chromium and its driver are installed
@@ -77,8 +79,9 @@ setup(
         "export": EXPORT,
         "timm": TIMM,
         "hub": HUB,
+        "text": TEXT,
         "completion": COMPLETION,
-        "all": [*EXPORT, *TIMM, *HUB, *COMPLETION],
+        "all": [*EXPORT, *TIMM, *HUB, *TEXT, *COMPLETION],
         "docs": [*DOCS, *HUB, *TIMM],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "pre-commit"],

@@ -1,9 +1,9 @@
-"""A small causal CRATE on the source of Python's own library, by bytes: no download, TIME on two cores.
+"""A small causal CRATE on the source of Python's own library, by bytes: no download.
 
-    crate-mm train causal_crate_mini_python
-    crate-mm generate work_dirs/causal_crate_mini_python/epoch_3_iter_600.pth --prompt "def "
+    python tools/train.py configs/causal_crate_mini_python.py
+    python tools/generate.py work_dirs/causal_crate_mini_python/epoch_4.pth --prompt "def "
 
-RESULT
+The library differs between versions of Python; a result must name the version.
 """
 
 _base_ = ["_base_/language_mini.py"]

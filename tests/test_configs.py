@@ -39,12 +39,16 @@ def test_every_config_builds(path, tmp_path):
         assert output.shape == (1, cfg.model.head.num_classes)
     elif cfg.model.type == "SelfDistillation":
         assert output.shape == (1, model.backbone.embed_dim)
+    elif cfg.model.type == "LanguageModel":
+        assert output.shape == (1, model.backbone.context_length, model.backbone.vocab_size)
+        for name in LOADERS:
+            assert cfg[name].dataset.length <= model.backbone.context_length
     else:
         assert output.shape == model.patchify(model.example()["inputs"]).shape
     for name in LOADERS:
         assert "data_root" in cfg
         assert DATASETS.get(cfg[name].dataset.type)
-        assert DATASETS.get(cfg[name].dataset.source.type)
+        assert DATASETS.get((cfg[name].dataset.get("source") or cfg[name].dataset).type)
     OPTIMIZERS.build({**cfg.optim_wrapper.optimizer, "params": [torch.nn.Parameter(torch.zeros(1))]})
     for schedule in cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]:
         PARAM_SCHEDULERS.get(schedule.type)

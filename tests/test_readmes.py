@@ -74,6 +74,7 @@ IN1K = [ARCH, "model.head.num_classes=3", "data_root=imagenet", "global_batch_si
 FOLDERS = ["data_root=folders", "global_batch_size=20"]
 DIGITS = ["global_batch_size=449", "default_hooks.white_box=None"]  # three steps of an epoch
 MINI = [ARCH, "global_batch_size=20"]
+TEXT = [ARCH, "train_dataloader.dataset.random_windows=32"]
 # Overrides that make a config small.
 SMALL = {
     "configs/crate_base_in1k.py": IN1K,
@@ -85,6 +86,8 @@ SMALL = {
     "configs/crate_mini_fashion_mnist.py": MINI,
     "configs/compare/crate.py": MINI,
     "configs/compare/vit.py": MINI,
+    "causal_crate_mini_python": TEXT,
+    "configs/causal_crate_mini_python.py": TEXT,
     "configs/transfer/pets.py": ["global_batch_size=37"],
     "configs/transfer/folder.py": FOLDERS,
     "transfer/folder": FOLDERS,
@@ -107,6 +110,7 @@ INSTEAD = {
     "/my/images": "folders",
     "/my/photos": "photos",
     "my/photos": "photos",
+    "my/texts": "texts",
     "${M}": "crate",
     "$M": "crate",
     "$S": "0",
@@ -121,8 +125,8 @@ FURTHER = {
     "attention": ["--layers", "1"],
     "new": ["--out", "another_file.py"],
 }
-WITHOUT_CONFIG = {"demo", "new", "publish", "convert_official", "pack_dataset", "results_table"}
-WITHOUT_CONFIG |= {"predict", "plot", "average", "doctor", "neighbours"}  # or an option names the config
+WITHOUT_CONFIG = {"demo", "new", "publish", "convert_official", "pack_dataset", "pack_text", "results_table"}
+WITHOUT_CONFIG |= {"predict", "plot", "average", "doctor", "neighbours", "generate"}  # or an option names the config
 # Parts of commands that are not run here, and why. Those of the package are parsed, with their config and overrides.
 NOT_RUN = {
     "python -m pytest": "tests",
@@ -344,6 +348,9 @@ def stock(tmp_path_factory) -> Path:
     (place / "real.json").write_text("[[0], [0, 1], [1], [], [2], [2]]")
     dataset_formats.image_folder(place / "folders", classes=5, per_class=5)
     dataset_formats.image_folder(place / "photos", classes=1, per_class=2)
+    (place / "texts").mkdir()
+    for number in range(20):
+        (place / "texts" / f"{number}.txt").write_text(f"text {number}\n" * 100)
     for name in ("cat.jpg", "dog.jpg"):
         shutil.copy(place / "photos" / "class 0" / "0.jpg", place / name)
     dataset_formats.fashion_mnist(place / "data")
@@ -356,6 +363,8 @@ def stock(tmp_path_factory) -> Path:
     digits = describe(small_config("crate_tiny_digits").model.to_dict(), [str(i) for i in range(10)])
     mini = describe(small_config("crate_mini_fashion_mnist").model.to_dict(), [str(i) for i in range(10)])
     mae = describe(small_config("crate_mae_mini_fashion_mnist").model.to_dict(), [str(i) for i in range(10)])
+    text = small_config("causal_crate_mini_python").model.to_dict()
+    text_weights = MODELS.build(text).state_dict()
     official = official_names(get_model("crate_tiny").state_dict())
     stored = {
         "crate_base.pth": base,
@@ -374,6 +383,7 @@ def stock(tmp_path_factory) -> Path:
             for run, kind in (("crate0", "crate"), ("crate1", "crate"), ("vit0", "vit"))
         },
         "work_dirs/mae/epoch_12.pth": mae,
+        "work_dirs/causal_crate_mini_python/epoch_4.pth": {"meta": {"model": text}, "state_dict": text_weights},
     }
     for name, contents in stored.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)

@@ -73,16 +73,18 @@ def assert_identical(a, b, path=""):
 SGD = dict(optim_wrapper__optimizer__type="SGD", optim_wrapper__optimizer__lr=0.05, train_cfg__max_epochs=1)
 
 
-def _rank(rank: int, world_size: int, port: int, work_dir: Path, options: dict) -> None:
+def _rank(rank: int, world_size: int, port: int, train: Callable, work_dir: Path, options: dict) -> None:
     os.environ.update(by_pytorch(rank, world_size, port))
-    run(work_dir, launcher="pytorch", **{**SGD, **options})
+    train(work_dir, launcher="pytorch", **options)
 
 
-def train_on_processes(world_size: int, work_dir: Path, **options) -> dict:
+def train_on_processes(world_size: int, work_dir: Path, train: Callable | None = None, **options) -> dict:
+    """Train as ``run`` does, or by another function of its arguments; return the last checkpoint."""
+    train, options = (run, {**SGD, **options}) if train is None else (train, options)
     port = free_port()
     context = torch.multiprocessing.get_context("fork")
     processes = [
-        context.Process(target=_rank, args=(r, world_size, port, work_dir, options)) for r in range(world_size)
+        context.Process(target=_rank, args=(r, world_size, port, train, work_dir, options)) for r in range(world_size)
     ]
     for process in processes:
         process.start()

@@ -29,6 +29,7 @@ from crate_mm.extras.doctor import check_machine
 from crate_mm.extras.sample_preview import SamplePreview
 from crate_mm.hub import HubModel
 from crate_mm.inference.features import extract
+from crate_mm.inference.generate import TextGenerator
 from crate_mm.models import CRATE, Backbone, ImageClassifier, InputSpec, Task
 from crate_mm.models import TokenLayout as SameTokenLayout
 from crate_mm.models.families.block import build_block
@@ -51,6 +52,8 @@ def models(images: Tensor) -> Tensor:
         assert_type(prediction.reason, str)
         assert_type(prediction.pixels, Tensor | None)
     assert_type(predict.class_names, list[str])
+    generate = TextGenerator("text.pth", tokenizer=Path("words.json"))
+    assert_type(generate("def ", max_tokens=20, temperature=0.7, seed=0), str)
     HubModel("epoch_40.pth", licence="mit").push_to_hub("me/crate")
     check_task(model, {"inputs": images})
     assert_type(rate_distillation_loss(images, images, 2, group_size="batch"), tuple[Tensor, Tensor, Tensor])

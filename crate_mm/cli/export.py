@@ -4,7 +4,8 @@ python tools/export.py configs/crate_base_in1k.py crate_base.pth --to onnx
 python tools/export.py configs/crate_base_in1k.py crate_base.pth --to torch-export --images my/photos --features
 
 The program takes uint8 images, normalizes them itself and runs without crate_mm. A JSON file beside it lists the input
-size, the transforms to apply first, the classes, and the largest difference from the model's outputs.
+size, the transforms to apply first, the classes, and the largest difference from the model's outputs. The program of a
+language model takes windows of token IDs, without a cache of earlier ones.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from ..config import load_config
 from ..datasets import ImageFiles
 from ..extras.interop.export import DTYPES, KINDS, export
 from ..io.untrusted import sanitized, say
+from ..models import LanguageModel
 from ..models.tasks.base import Task, image_shape
 from .options import Parser, add_shared, check_output, positive_int, user_errors
 
@@ -45,7 +47,15 @@ def parse_args() -> argparse.Namespace:
 
 
 def images_for(model: Task, folder: str | None, batch: int) -> torch.Tensor:
-    """Return uint8 images ``(batch, C, H, W)`` to compare on: a folder's, repeated if too few, or random images."""
+    """Return uint8 images ``(batch, C, H, W)`` to compare on: a folder's, repeated if too few, or random images.
+
+    For a language model, return random token IDs ``(batch, N)``.
+    """
+    if isinstance(model, LanguageModel):
+        if folder is not None:
+            raise ValueError("--images is for models of images: a language model is compared on random tokens")
+        size = (batch, model.backbone.context_length)
+        return torch.randint(0, model.backbone.vocab_size, size, generator=torch.Generator().manual_seed(0))
     shape = image_shape(model)
     if folder is None:
         return torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -69,12 +79,17 @@ def main() -> None:
         mode = "features" if args.features else "tensor"
         dynamic = args.dynamic or ("batch" if args.batch is None else False)
         manifest = export(model, out, args.to, images, mode, dynamic, args.dtype)
-    dynamic_dims, (_, C, H, W) = manifest["input"]["any"], images.shape
+    dynamic_dims = manifest["input"]["any"]
     batch = "any number" if "batch" in dynamic_dims else f"exactly {len(images)}"
-    size = f"{C} channels and any whole number of patches" if "height" in dynamic_dims else f"{C} x {H} x {W}"
+    if images.ndim == 2:
+        unit, takes = "windows", f"windows of {images.shape[1]} token IDs, without a cache of earlier ones"
+    else:
+        _, C, H, W = images.shape
+        size = f"{C} channels and any whole number of patches" if "height" in dynamic_dims else f"{C} x {H} x {W}"
+        unit, takes = "images", f"uint8 images of {size}"
     agreement = f", same top class for {100 * manifest['same_first']:.0f} %" if "same_first" in manifest else ""
     say(
-        f"wrote {sanitized(out)}: it takes uint8 images of {size}, {batch} at a time; on {len(images)} images, outputs "
+        f"wrote {sanitized(out)}: it takes {takes}, {batch} at a time; on {len(images)} {unit}, outputs "
         f"differ by at most {manifest['largest_difference']:.2g} (standard deviation of the outputs: "
         f"{manifest['output_deviation']:.2g}){agreement}"
     )

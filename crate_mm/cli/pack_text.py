@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..datasets.text import SPLITS, documents, split_files, text_files, write_tokens
+from ..datasets.text import SPLITS, VAL_FRACTION, documents, split_files, text_files, write_tokens
 from ..datasets.tokenizers import END, build_tokenizer
 from ..io.progress import track
 from ..io.untrusted import sanitized, say
@@ -28,7 +28,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("target", help="folder for the token files, created if missing")
     parser.add_argument("--val", nargs="+", metavar="PATH", help="files and folders for validation; no split is drawn")
     parser.add_argument(
-        "--val-fraction", type=float, default=0.05, metavar="F", help="expected fraction of the files (default: 0.05)"
+        "--val-fraction",
+        type=float,
+        default=VAL_FRACTION,
+        metavar="F",
+        help="expected fraction of the files (default: 0.05)",
     )
     parser.add_argument("--glob", default="*", help="pattern of file names in folders, such as '*.txt' (default: all)")
     parser.add_argument(

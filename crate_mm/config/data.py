@@ -23,8 +23,8 @@ def fill_from_data(cfg: Config, training: bool = False) -> tuple[Config, list[st
     """Return a user's config with the settings that its training data determine, and a sentence on each of them.
 
     ``model.head.num_classes=None`` becomes the number of classes. For a training, ``model.tokenizer=None`` becomes the
-    tokenizer that the data name; with ``fit_batch``, a
-    ``global_batch_size`` above the number of samples becomes this number. Data are read only if one of them needs it.
+    tokenizer that the data name, and with ``fit_batch`` a ``global_batch_size`` above the number of samples becomes
+    this number. Data are read only if one of them needs it.
 
     Raises:
         ValueError: the data do not exist, or do not name their classes.

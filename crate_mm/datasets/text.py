@@ -17,6 +17,7 @@ from .tokenizers import ByteTokenizer, Tokenizer
 from .windows import Windows, description_path
 
 SPLITS = ("train", "val")
+VAL_FRACTION = 0.05  # one for all datasets: training and validation must not overlap
 # Parts of Python's library that some installations lack, and tables.
 EXCLUDED = {"test", "tests", "idlelib", "idle_test", "lib2to3", "distutils", "ensurepip", "venv", "tkinter"}
 EXCLUDED |= {"turtledemo", "turtle.py", "encodings", "pydoc_data"}
@@ -72,15 +73,15 @@ def split_files(names: list[str], split: str, val_fraction: float) -> list[str]:
 class TextFiles(Windows):
     """Windows of the bytes of text files, which are read into memory; each document ends with a byte 0.
 
-    A file is a document and belongs to the training or the validation as a whole, by a hash of its relative path. The
-    split is therefore the same on every machine. Samples are those of ``Windows``. ``crate-mm pack-text`` writes token
-    files for texts that do not fit into memory, or for another tokenizer.
+    A file is a document and belongs to the training or the validation as a whole, by a hash of its relative path; 5 %
+    of the files are expected to be for validation. The split is therefore the same on every machine. Samples are those
+    of ``Windows``. ``crate-mm pack-text`` writes token files for texts that do not fit into memory, or for another
+    tokenizer.
 
     Args:
         root: the folder; all files below it are read, except hidden ones.
         length: N.
         split: 'train' or 'val'.
-        val_fraction: the expected fraction of the files that belong to the validation.
         pattern: pattern of the file names, such as '*.txt'.
         random_windows: as for ``Windows``.
 
@@ -93,11 +94,10 @@ class TextFiles(Windows):
         root: str,
         length: int,
         split: str = "train",
-        val_fraction: float = 0.05,
         pattern: str = "*",
         random_windows: int | None = None,
     ) -> None:
-        names = split_files(text_files(root, pattern), split, val_fraction)
+        names = split_files(text_files(root, pattern), split, VAL_FRACTION)
         self._read(Path(home(root)), names, length, random_windows)
 
     def _read(self, folder: Path, names: list[str], length: int, random_windows: int | None) -> None:
@@ -117,19 +117,15 @@ class PythonLibrary(TextFiles):
     Args:
         length: N.
         split: 'train' or 'val'.
-        val_fraction: as for ``TextFiles``.
         random_windows: as for ``Windows``.
 
     Raises:
         ValueError: the installation has no source files, or as for ``TextFiles``.
     """
 
-    def __init__(
-        self, length: int, split: str = "train", val_fraction: float = 0.05, random_windows: int | None = None
-    ) -> None:
+    def __init__(self, length: int, split: str = "train", random_windows: int | None = None) -> None:
         folder = Path(sysconfig.get_path("stdlib"))
-        names = library_files(folder)
-        names = split_files(names, split, val_fraction)
+        names = split_files(library_files(folder), split, VAL_FRACTION)
         self._read(folder, names, length, random_windows)
         print_log(
             f"{split}: {len(names)} files of the library of Python {platform.python_version()}, {len(self.tokens):,} "
@@ -190,8 +186,6 @@ def write_tokens(path: str | Path, parts: Iterable[tuple[int, np.ndarray]], toke
         tokenizer: the tokenizer of the parts.
     """
     counts = {"documents": 0, "bytes": 0, "tokens": 0, "largest_id": 0}
-    # A description of an earlier file must not survive beside a new one.
-    description_path(path).unlink(missing_ok=True)
     with atomic_file(path) as file:
         for size, ids in parts:
             file.write(ids.astype(np.uint16).tobytes())
@@ -199,6 +193,7 @@ def write_tokens(path: str | Path, parts: Iterable[tuple[int, np.ndarray]], toke
             counts["bytes"] += size + 1
             counts["tokens"] += len(ids)
             counts["largest_id"] = max(counts["largest_id"], int(ids.max()))
+        description_path(path).unlink(missing_ok=True)  # that of an earlier file, which is replaced now
     description = {"tokenizer": tokenizer.description, "vocab_size": tokenizer.vocab_size, **counts}
     write_json(description_path(path), description)
     return description

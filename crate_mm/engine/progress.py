@@ -132,11 +132,12 @@ class ProgressLine(Hook):
                 self._streams.append((handler, handler.stream))
                 handler.setStream(FileProxy(console, handler.stream))
 
-    def _advance(self, runner: Runner, done: int, total: int, images: int | None = None) -> None:
+    def _advance(self, runner: Runner, done: int, total: int, samples: int | None = None) -> None:
         if not is_main_process():
             return
         now, (start, before) = time.monotonic(), self._since
-        rate = f"{(done - before) * images / max(now - start, 1e-9):,.0f} images/s" if images else ""
+        unit = runner.task.unit
+        rate = f"{(done - before) * samples / max(now - start, 1e-9):,.0f} {unit}/s" if samples else ""
         if self.live is not None:
             if now - self._drawn >= REDRAW or done == total:
                 self._drawn = now

@@ -370,7 +370,7 @@ class Runner(CheckpointingRunner):
         if dtypes - {"float32", None}:
             precision = f"; trained in {training_dtype(self.cfg.optim_wrapper)}, validated in {self.val_dtype}"
         return (
-            f"effective batch {self.plan} images of {len(loader.dataset)}; {len(loader)} steps an epoch, "
+            f"effective batch {self.plan} {self.task.unit} of {len(loader.dataset)}; {len(loader)} steps an epoch, "
             f"{self.max_iters / len(loader):.6g} epochs, {self.max_iters} steps; "
             f"{optimizer_name(self.optim_wrapper.optimizer)}, learning rate {lr:g}{scaled}{warmup}{precision}"
         )

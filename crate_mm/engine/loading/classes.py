@@ -58,6 +58,10 @@ def warn_other_recipe(runner: Runner, checkpoint: Checkpoint) -> None:
         for part in stored.keys() & own.keys() - {"max_epochs", "max_steps"}
         for key, was, now in _differences(stored[part], own[part], part)
     ]
+    texts = checkpoint.meta.get("dataset_meta") or {}, dataset_of(runner.train_dataloader.dataset).metainfo
+    if all("tokens" in text for text in texts):  # such as the library of another version of Python
+        known = [{key: text.get(key) for key in ("tokenizer", "bytes", "tokens")} for text in texts]
+        changed += [f"{key}={was}, now {now}" for key, was, now in _differences(*known, "train_data")]
     if changed:
         more = f"; and {len(changed) - 5} more settings" if len(changed) > 5 else ""
         runner.logger.warning(

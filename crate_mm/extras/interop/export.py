@@ -1,6 +1,6 @@
 """Export models to torch.export, ONNX or TorchScript programs that run without this package, and verify the output.
 
-Shapes: B images, C channels, H x W pixels.
+Shapes: B images, C channels, H x W pixels; B windows of N tokens.
 """
 
 import copy
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ...checkpoints.validate import first_line
 from ...io.files import atomic_file
+from ...models import LanguageModel
 from ...models.tasks.base import backbone_of
 
 KINDS = {"torch-export": ".pt2", "onnx": ".onnx", "torchscript": ".pt"}
@@ -49,6 +50,13 @@ class Program(nn.Module):
         return self.task(pixels.to(self.dtype), mode=self.mode).float()
 
 
+class TokenProgram(Program):
+    """The exported language model: token IDs ``(B, N)`` to the logits of the next tokens, without a cache."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.task(tokens, mode=self.mode).float()
+
+
 def export(
     model: nn.Module,
     path: str | Path,
@@ -64,7 +72,8 @@ def export(
         model: in eval mode, on the CPU.
         path: file to write; ``<path>.json`` beside it describes input and output.
         kind: one of ``KINDS``.
-        images: uint8 ``(B, C, H, W)``; without ``dynamic`` the program accepts only this batch size.
+        images: uint8 ``(B, C, H, W)``, or for a language model token IDs ``(B, N)``; without ``dynamic`` the program
+            accepts only this batch size.
         mode: 'tensor' for the model's output, 'features' for one vector per image.
         dynamic: accept any batch size, and any image size if the model computes its positions. 'batch' accepts any
             batch size if the export supports it, else only this one.
@@ -79,7 +88,9 @@ def export(
         ExportError: the model does not support this export, a package is missing, or the program's output differs from
             the model's by more than rounding.
     """
-    if mode == "tensor" and not model.is_classifier:
+    is_text = isinstance(model, LanguageModel)
+    program_type = TokenProgram if is_text else Program
+    if mode == "tensor" and not model.is_classifier and not is_text:
         raise ExportError(f"{type(model).__name__} has no logits: export its features")
     if kind not in KINDS:
         raise ExportError(f"unknown export format {kind!r}: choose {', '.join(KINDS)}")
@@ -88,7 +99,7 @@ def export(
             f"{kind} does not support {dtype}: use bfloat16 with torch-export or torchscript, int8 with onnx"
         )
     with torch.inference_mode():
-        expected = Program(model, mode, torch.float32)(images)
+        expected = program_type(model, mode, torch.float32)(images)
     model_copy = copy.deepcopy(model)
     backbone = backbone_of(model_copy)
     if backbone is not None:
@@ -96,7 +107,7 @@ def export(
     if dtype == "bfloat16":
         model_copy.bfloat16()
         model_copy.data_preprocessor.float()
-    program = Program(model_copy, mode, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    program = program_type(model_copy, mode, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         file = Path(folder) / f"program{KINDS[kind]}"
         dynamic_dims = _write(program.eval().requires_grad_(False), file, kind, images, dynamic)
@@ -107,7 +118,12 @@ def export(
         manifest = {
             "kind": kind,
             "dtype": dtype,
-            "input": {"name": "images", "dtype": "uint8", "shape": list(images.shape), "any": sorted(dynamic_dims)},
+            "input": {
+                "name": "tokens" if is_text else "images",
+                "dtype": str(images.dtype).removeprefix("torch."),
+                "shape": list(images.shape),
+                "any": sorted(dynamic_dims),
+            },
             "output": {"what": "logits" if mode == "tensor" else "features", "shape": list(expected.shape)},
             "classes": model.class_names,
             "test_transforms": model.test_transforms,
@@ -115,6 +131,8 @@ def export(
             "output_deviation": expected.std().item(),
             "torch": str(torch.__version__),
         }
+        if is_text:
+            manifest |= {"tokenizer": model.tokenizer, "cache": "left out: each call computes all tokens of the window"}
         if mode == "tensor":
             manifest["same_first"] = (output.argmax(-1) == expected.argmax(-1)).double().mean().item()
         limit = 1e-4 * max(expected.abs().max().item(), 1) if dtype == "float32" else float("inf")

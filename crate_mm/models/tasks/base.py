@@ -31,6 +31,7 @@ class Task(BaseModel):
     Attributes:
         headline: the main metric, and whether 'greater' or 'less' is better. It selects the best checkpoint and is
             shown in the results table.
+        unit: plural of a sample, for the log.
         uses_labels: whether training, validation and test data must have the same classes.
         transfer_from: part of this task's weights from which a later run initializes its backbone, such as 'backbone'
             or 'teacher'. A part ``x`` is a module ``x`` or ``x.backbone`` of the task. The setting ``transfer_from``
@@ -49,6 +50,7 @@ class Task(BaseModel):
     """
 
     headline: ClassVar[tuple[str, str]]
+    unit: ClassVar[str] = "images"
     uses_labels: ClassVar[bool] = True
     transfer_from: ClassVar[str] = "backbone"
     backbone: nn.Module

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...datasets.base import IGNORED, Field, dataset_of
 from ...registry import BACKBONES, MODELS
 from ..backbone import check_backbone_contract
+from ..families.causal import CausalBackbone
 from .base import Task
 
 
@@ -17,16 +18,19 @@ class LanguageModel(Task):
     """A causal language model: a backbone, and the mean cross entropy of the next tokens.
 
     Args:
-        backbone: config of ``BACKBONES`` or a ``Backbone`` of token ids that defines ``logits(tokens)``,
-            ``vocab_size`` and ``context_length``.
+        backbone: config of ``BACKBONES`` or a ``CausalBackbone``.
         tokenizer: description of the tokenizer, which generation needs: 'bytes', or a dict as beside a token file. In a
             config, None stands for that of the training data.
+
+    Raises:
+        ValueError: the backbone is not causal.
 
     Batches have ``inputs``, token ids ``(B, N)``, ``labels``, the next tokens ``(B, N)``, and ``sample_idx``, each
     window's position in its dataset ``(B,)``. Labels of -100 do not count. Further entries have no effect.
     """
 
     headline = ("eval/loss", "less")
+    unit = "windows"
     uses_labels = False
 
     def __init__(self, backbone: dict | nn.Module, tokenizer: str | dict | None = None) -> None:
@@ -34,6 +38,11 @@ class LanguageModel(Task):
         self.tokenizer = tokenizer
         self.backbone = backbone if isinstance(backbone, nn.Module) else BACKBONES.build(backbone)
         check_backbone_contract(self.backbone)
+        if not isinstance(self.backbone, CausalBackbone):
+            raise ValueError(
+                f"a language model needs a causal backbone: let {type(self.backbone).__name__} inherit from "
+                "crate_mm.models.families.causal.CausalBackbone, or choose another, such as CausalCRATE"
+            )
 
     def tensor(self, inputs: Tensor, **_: Tensor) -> Tensor:
         """Return the logits of the next tokens, ``(B, N, V)``."""
@@ -86,4 +95,6 @@ class LanguageModel(Task):
 
     def _nats(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the cross entropy of each label, ``(B, N)``; 0 where the label does not count."""
-        return F.cross_entropy(self.tensor(inputs).mT, labels, ignore_index=IGNORED, reduction="none")
+        logits = self.tensor(inputs).flatten(0, 1)
+        nats = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="none")
+        return nats.view(labels.shape)

@@ -1,0 +1,10 @@
+"""A small causal ToST on the source of Python's own library, by bytes.
+
+    python tools/train.py configs/compare_language/tost.py
+
+The other configs of this folder have the same recipe, width and depth.
+"""
+
+_base_ = ["../_base_/language_mini.py"]
+
+model = dict(backbone=dict(type="CausalToST", arch=dict(embed_dim=128, depth=4, num_heads=4)))
