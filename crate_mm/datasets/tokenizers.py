@@ -182,6 +182,4 @@ def _require(package: str, path: Path) -> ModuleType:
     try:
         return import_module(package)
     except ImportError:
-        raise ValueError(
-            f"the tokenizer {sanitized(path)} needs the package {package}: pip install {package}"
-        ) from None
+        raise ValueError(f"{sanitized(path)} needs {package}: pip install 'crate_mm[text]'") from None
