@@ -46,7 +46,7 @@ def config(texts, work_dir, **options):
             **{key.replace("__", "."): value for key, value in options.items()},
         },
     )
-    cfg.optim_wrapper.optimizer = dict(type="SGD", lr=0.5)
+    cfg.optim_wrapper.optimizer = dict(type="SGD", lr=0.5, weight_decay=0.01)
     data = dict(type="TextFiles", root=str(texts), length=LENGTH)
     for split in ("train", "val", "test"):
         cfg[f"{split}_dataloader"].dataset = dict(data, split="train" if split == "train" else "val")
@@ -125,7 +125,7 @@ def test_a_run_that_is_interrupted_within_an_epoch_resumes_bit_by_bit(texts, tmp
     def build(name, **options):
         cfg = config(texts, tmp_path / name, train_cfg__max_steps=7, **options)
         cfg.train_dataloader.dataset.random_windows = 5 * BATCH
-        cfg.optim_wrapper.optimizer = dict(type="AdamW", lr=1e-2)
+        cfg.optim_wrapper.optimizer = dict(type="AdamW", lr=1e-2, weight_decay=0.1)
         return Runner.from_cfg(cfg)
 
     build("whole").train()
