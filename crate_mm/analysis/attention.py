@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ..models.layers import Layer, Map
 from ..models.tasks.base import Task
 from ..models.tasks.heads import POOLS, Head
-from .taps import find_layers, layout_of, name_of, read_taps
+from .taps import check_no_text, find_layers, layout_of, name_of, read_taps
 
 
 def pooling(model: nn.Module) -> str | None:
@@ -53,6 +53,7 @@ def cls_attention(model: nn.Module, images: Tensor, layers: list[int] | None = N
         reason = reasons[0] if reasons else no_attention(next(iter(selected.values())))
         raise ValueError(f"{name_of(model)} has no attention map: {reason}")
     if layout is None:
+        check_no_text(model)
         raise ValueError(
             f"{name_of(model)} does not define whether its first token is a CLS token: let the backbone's "
             "layout(inputs) return TokenLayout(prefix=1, rows, columns)"

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ..models.backbone import image_spec
 from ..models.layers import Layer, TokenLayout
 from ..models.tasks.base import backbone_of
 
@@ -55,6 +56,13 @@ def layout_of(model: nn.Module, inputs: Tensor) -> TokenLayout | None:
     """Return the layout of a model's tokens for a batch of inputs; None if its tokens form no grid."""
     backbone = backbone_of(model)
     return None if backbone is None else backbone.layout(inputs)
+
+
+def check_no_text(model: nn.Module) -> None:
+    """Raise ``ValueError`` if a model's backbone declares inputs that are no images."""
+    backbone = backbone_of(model)
+    if backbone is not None and backbone.input_spec is not None:
+        image_spec(backbone)
 
 
 def _hook(read: Callable[[int, Tensor], None], layer: int) -> Callable:

@@ -98,7 +98,7 @@ def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **model_a
     if translation is None:
         if not model and LANGUAGE_KEY in weights:
             checkpoint.unknown_reason = (
-                f"its weights are of a language model ({LANGUAGE_KEY}), which no family supports"
+                f"its weights are of a language model ({LANGUAGE_KEY}), whose layers no family here has"
             )
         return checkpoint
     checkpoint.weights, checkpoint.model = translation.weights, translation.model

@@ -76,7 +76,7 @@ PUBLISHED = {
     "tost_small_in1k": Published("tost_small_12", TOST, no_url_reason=ANNOUNCED),
     "tost_medium_in1k": Published("tost_medium_24", TOST, no_url_reason=ANNOUNCED),
     **{f"cbt_{arch}_in1k": Published(f"cbt_{arch}", CBSA, licence=MIT) for arch in ("tiny", "small", "base", "large")},
-    "crate_gpt": Published(None, OFFICIAL, no_url_reason="they are of a language model, which no family supports"),
+    "crate_gpt": Published(None, OFFICIAL),
 }
 
 

@@ -41,6 +41,14 @@ def check_layer(layer: Layer, embed_dim: int, layout: TokenLayout | None = None)
         require(torch.equal(out, again), f"{name} returns different values for the same tokens in eval mode")
         alone = torch.cat([layer(sample, layout) for sample in z.split(1)])
         require(torch.allclose(out, alone, rtol=1e-9, atol=1e-9), f"{name} mixes the samples of a batch")
+        if layer.compress is not None and layer.compress.causal:
+            cache: dict = {}
+            parts = torch.cat([layer(part, cache=cache) for part in z.split(z.shape[1] // 2, 1)], 1)
+            require(
+                torch.allclose(out, parts, rtol=1e-9, atol=1e-9),
+                f"{name}: {type(layer.compress).__name__}.causal is True, but tokens that come one after the other, "
+                "with a cache, become others than all at once",
+            )
     _check_readings(layer, name, tap_outputs, embed_dim, layout)
     _check_gradients(layer, name, z, layout)
     with torch.no_grad():

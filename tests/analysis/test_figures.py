@@ -13,9 +13,11 @@ from crate_mm.analysis.figures.layers import plot_layers
 from crate_mm.analysis.figures.overlay import effective_tokens, over_gray, scale_end, spread_of
 from crate_mm.analysis.figures.style import columns_of
 from crate_mm.analysis.gather import LayerRow, defined_measures
+from crate_mm.analysis.measures import coding_rate
 from crate_mm.analysis.table import MEASURES
 from crate_mm.analysis.taps import capture
-from crate_mm.models import CRATE, ImageClassifier
+from crate_mm.models import CRATE, ImageClassifier, LanguageModel
+from crate_mm.models.families.causal import CausalBackbone
 from crate_mm.models.layers import TokenLayout
 from crate_mm.models.tasks.heads import LinearHead
 from crate_mm.registry import BACKBONES, FIGURES, MODELS, head_for
@@ -24,9 +26,9 @@ from tests import dataset_formats
 MICRO = dict(embed_dim=48, depth=2, num_heads=3)
 SIZE = dict(arch=MICRO, img_size=(16, 24), patch_size=8)
 BACKBONES.names()  # registers them
-FAMILIES = {
-    name: dict(type=name) for name, kind in BACKBONES.module_dict.items() if kind.__module__.startswith("crate_mm.")
-}
+OURS = {name: kind for name, kind in BACKBONES.module_dict.items() if kind.__module__.startswith("crate_mm.")}
+TEXT = [name for name, kind in OURS.items() if issubclass(kind, CausalBackbone)]
+FAMILIES = {name: dict(type=name) for name in OURS if name not in TEXT}
 MODELS_LOOKED_AT = {
     **FAMILIES,
     "tied": dict(type="CRATE", compress=dict(type="MSSA", tied=True)),
@@ -52,8 +54,14 @@ HAS = {
 }
 # What is refused, and the sentence.
 REFUSED = {
-    ("attention", "ToST"): "ToST has no attention map: its TSSA computes no attention matrix",
-    ("segments", "ToST"): "ToST has no attention map: its TSSA computes no attention matrix",
+    (
+        "attention",
+        "ToST",
+    ): "ToST has no attention map: the map 'membership' of its TSSA is of groups x tokens, not of tokens",
+    (
+        "segments",
+        "ToST",
+    ): "ToST has no attention map: the map 'membership' of its TSSA is of groups x tokens, not of tokens",
     ("subspaces", "ViT"): "ViT has no subspaces, so R^c is not defined",
     ("subspaces", "softmax attention"): "CRATE has no subspaces, so R^c is not defined",
     **{
@@ -142,6 +150,40 @@ def test_every_measure_is_drawn_or_refused(label):
     for measure in MEASURES.keys() - defined:
         with pytest.raises(ValueError, match=rf"has none of the measures {measure}: choose from .*r_out"):
             draw("layers", model, measures=[measure])
+
+
+TEXT_MEASURES = {
+    "CausalCRATE": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "objective"},
+    "CausalAoT": {"rc_half", "rc_z", "rc_in", "rc_out"},
+    "CausalToST": {"rc_half", "rc_z", "rc_in", "rc_out", "active"},
+    "GPT2": {"active"},
+}
+
+
+@pytest.mark.parametrize("family", TEXT)
+def test_a_language_model_is_measured_and_its_pictures_refused(family):
+    torch.manual_seed(0)
+    backbone = dict(type=family, arch=MICRO, vocab_size=29, context_length=16)
+    model, ids = LanguageModel(backbone).eval(), torch.randint(29, (4, 16))
+    assert set(defined_measures(model)) == TEXT_MEASURES[family] | {"r_out"}
+
+    def run(name, **chosen):
+        figure, parser = FIGURES.build(dict(type=name)), argparse.ArgumentParser()
+        figure.add_options(parser)
+        options = argparse.Namespace(**{**vars(parser.parse_args([])), "layers": None, "seed": 0, **chosen})
+        return figure.run([FigureInput("test", model, [dict(inputs=ids, labels=ids)])], options)
+
+    table = run("layers", measures=list(defined_measures(model))).numbers["layers.csv"][1:]
+    with torch.no_grad(), capture(model, ("tap_out",)) as seen:
+        model(ids)
+    rates = [coding_rate(z, unit_length=True).mean().item() for z in seen["tap_out"]]
+    assert [row[4] for row in table if row[1] == "r_out"] == pytest.approx(rates, rel=1e-6)
+    assert finite(run("tokens").numbers)
+    if TEXT_MEASURES[family] > {"rc_half"}:
+        assert finite(run("subspaces").numbers)
+    for name in ("attention", "pca", "reconstruct"):
+        with pytest.raises(ValueError, match="takes no images|does not reconstruct patches|has no attention map"):
+            run(name)
 
 
 def test_the_sparsity_of_alphas_code_by_step():

@@ -122,7 +122,7 @@ FORMS = {
     "ToST": (
         dict(kind="ToST"),
         {
-            "look": "ToST has no attention map: its TSSA computes no attention matrix.",
+            "look": "ToST has no attention map: the map 'membership' of its TSSA is of groups x tokens, not of tokens.",
             "directions": "ToST has no sparse code",
             "segments": "ToST has no attention map",
         },

@@ -5,12 +5,13 @@ import argparse
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 
 from crate_mm import Predictor, from_official, init_model
 from crate_mm.checkpoints import CheckpointError, as_checkpoint, open_checkpoint
 from crate_mm.checkpoints.publish import publish
-from crate_mm.models import CRATE, Backbone, MaskedAutoencoder
+from crate_mm.models import CRATE, Backbone, LanguageModel, MaskedAutoencoder
 from crate_mm.models.official import Argument, Official
 from crate_mm.registry import BACKBONES
 from tests.checkpoints.test_write import size_limit
@@ -20,7 +21,8 @@ from tests.official import official_state_dict, reference
 
 CRATE_REF, ALPHA, TOST = reference("crate")["micro"], reference("alpha")["micro"], reference("tost")["micro"]
 MAE = reference("mae")["micro"]
-LANGUAGE = {**reference("lm"), "language_micro": reference("tost")["language_micro"]}
+LM = {name: ref for name, ref in reference("lm").items() if "loss" in ref}
+LANGUAGE = {**LM, "language_micro": reference("tost")["language_micro"], "aot": reference("aot")["language_micro"]}
 HEADS = CRATE_REF["config"]["heads"]
 
 
@@ -123,13 +125,100 @@ def test_width_768_in_patches_of_8_is_two_models():
         assert f"{heads} heads" in opened.meta["assumed"]
 
 
-@pytest.mark.parametrize("name", [key for key, ref in LANGUAGE.items() if "generated_shapes" in ref])
-def test_language_models_are_refused_in_a_sentence(name, tmp_path):
-    weights = renamed(official_state_dict(LANGUAGE[name]["generated_shapes"]), "_orig_mod.")
-    torch.save({"model": weights, "model_args": {"n_layer": 2}, "iter_num": 9, "config": {}}, tmp_path / "ckpt.pt")
-    for use in (from_official, lambda file: init_model(None, file)):
-        with pytest.raises(CheckpointError, match=r"its weights are of a language model \(transformer.wte.weight\)"):
-            use(tmp_path / "ckpt.pt")
+def nanogpt(name):
+    """A file of nanoGPT's training code: a compiled model, with its output a second time."""
+    weights = official_state_dict(LANGUAGE[name]["generated_shapes"])
+    weights["lm_head.weight"] = weights["transformer.wte.weight"]
+    masks = {f"transformer.h.{layer}.attn.bias": torch.ones(1, 1, 16, 16).tril() for layer in range(2)}
+    contents = {"model": renamed(weights | masks, "_orig_mod."), "model_args": {"n_layer": 2}, "iter_num": 9}
+    return {**contents, "config": {}, "optimizer": trained({})["optimizer"]}
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_a_file_of_nanogpts_code_gives_the_authors_language_model(name, tmp_path):
+    torch.save(nanogpt(name), tmp_path / "ckpt.pt")
+    model, ref = from_official(tmp_path / "ckpt.pt", num_heads=3), LANGUAGE[name]
+    assert isinstance(model, LanguageModel)
+    tokens = torch.tensor(ref["token_ids"])
+    loss = model(tokens[:, :-1], labels=tokens[:, 1:], mode="loss")["loss"]
+    np.testing.assert_allclose(loss.item(), ref["loss"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_a_language_model_that_does_not_fit_is_refused(name, tmp_path):
+    contents = nanogpt(name)
+    weights = contents["model"]
+    says_heads = name == "language_micro"  # by the shape of denom_bias
+    torch.save(contents, tmp_path / "ckpt.pt")
+    if not says_heads:
+        for use in (from_official, lambda file: init_model(None, file)):
+            with pytest.raises(CheckpointError, match="several numbers of heads fit a width of 48: give num_heads"):
+                use(tmp_path / "ckpt.pt")
+    with pytest.raises(CheckpointError, match="has 3 heads, but" if says_heads else "num_heads 5 does not divide"):
+        from_official(contents, num_heads=5)
+    untied = {**weights, "_orig_mod.lm_head.weight": weights["_orig_mod.lm_head.weight"] + 1e-3}
+    with pytest.raises(CheckpointError, match=r"lm_head.weight differs from transformer.wte.weight: expected"):
+        from_official(untied, num_heads=3)
+    with pytest.raises(CheckpointError, match="'transformer.h.0.rotary' is not a parameter of"):
+        from_official({**weights, "transformer.h.0.rotary": torch.zeros(3)}, num_heads=3)
+
+
+def test_a_language_model_of_unknown_layers_is_refused():
+    with pytest.raises(
+        CheckpointError, match=r"of a language model \(transformer.wte.weight\), whose layers no family"
+    ):
+        from_official({"transformer.wte.weight": torch.zeros(9, 4), "transformer.h.0.rotary": torch.zeros(3)})
+
+
+def gpt2(bias=True, d=24, layers=2):
+    """GPT-2's weights in nanoGPT's layout."""
+    shapes = {"wte.weight": (29, d), "wpe.weight": (16, d), "ln_f.weight": (d,), "ln_f.bias": (d,)}
+    for layer in range(layers):
+        for name, shape in {
+            **{f"ln_{n}": (d,) for n in (1, 2)},
+            **{"attn.c_attn": (3 * d, d), "attn.c_proj": (d, d), "mlp.c_fc": (4 * d, d), "mlp.c_proj": (d, 4 * d)},
+        }.items():
+            shapes |= {f"h.{layer}.{name}.weight": shape, f"h.{layer}.{name}.bias": shape[:1]}
+    return official_state_dict({f"transformer.{n}": s for n, s in shapes.items() if bias or not n.endswith("bias")})
+
+
+def logits_of_gpt2(weights, ids, heads, approximate):
+    """GPT-2 written out."""
+
+    def get(name, kind):
+        return weights.get(f"transformer.{name}.{kind}")
+
+    def linear(x, name):
+        return F.linear(x, get(name, "weight"), get(name, "bias"))
+
+    def norm(x, name):
+        return F.layer_norm(x, x.shape[-1:], get(name, "weight"), get(name, "bias"))
+
+    z = get("wte", "weight")[ids] + get("wpe", "weight")[: ids.shape[1]]
+    for layer in range(2):
+        qkv = linear(norm(z, f"h.{layer}.ln_1"), f"h.{layer}.attn.c_attn")
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in qkv.chunk(3, -1))
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(torch.ones(ids.shape[1:] * 2).triu(1).bool(), -torch.inf)
+        z = z + linear((scores.softmax(-1) @ v).transpose(1, 2).flatten(2), f"h.{layer}.attn.c_proj")
+        hidden = F.gelu(linear(norm(z, f"h.{layer}.ln_2"), f"h.{layer}.mlp.c_fc"), approximate=approximate)
+        z = z + linear(hidden, f"h.{layer}.mlp.c_proj")
+    return norm(z, "ln_f") @ get("wte", "weight").T
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_gpt2_by_nanogpt_and_by_transformers(bias):
+    weights, ids = gpt2(bias), torch.randint(29, (2, 11))
+    for tanh in (False, True):
+        expected = logits_of_gpt2(weights, ids, 3, "tanh" if tanh else "none")
+        model = from_official(weights, num_heads=3, tanh_gelu=tanh)
+        torch.testing.assert_close(model(ids), expected, rtol=1e-12, atol=1e-12)
+    linear = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+    theirs = {name: value.T.contiguous() if name.endswith(linear) else value for name, value in weights.items()}
+    bare = {name.removeprefix("transformer."): value for name, value in theirs.items()}
+    for layout in (theirs, bare, {**theirs, "lm_head.weight": theirs["transformer.wte.weight"]}):
+        torch.testing.assert_close(from_official(layout, num_heads=3)(ids), expected, rtol=1e-12, atol=1e-12)
+    with pytest.raises(CheckpointError, match="tanh_gelu"):
+        from_official(theirs, num_heads=3, tanh_gelu=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from crate_mm import from_official
+from crate_mm.extras.interop.export import export, load_program
 from crate_mm.models import (
     AOT_ARCHS,
     CAUSAL_CRATE_ARCHS,
@@ -17,6 +18,7 @@ from crate_mm.models import (
     CausalAoT,
     CausalCRATE,
     CausalToST,
+    LanguageModel,
 )
 from crate_mm.models.backbone import registered_backbones
 from crate_mm.models.families.causal import CausalBackbone
@@ -250,6 +252,29 @@ def test_a_size_that_is_none_is_refused(name, size):
         CausalCRATE(**{**SIZE, name: size})
 
 
+def test_a_tssa_for_shorter_texts_is_refused():
+    backbone = CausalCRATE(**SIZE, compress=dict(type="TSSA", context_length=8))
+    backbone(ids(1, 8))
+    with pytest.raises(ValueError, match=r"TSSA has a denom_bias for 8 tokens \(context_length\), got 9"):
+        backbone(ids(1, 9))
+
+
 def test_an_operator_that_sees_later_tokens_is_refused():
-    with pytest.raises(ValueError, match="CausalAoT needs a causal compression, but CBSA sees later tokens"):
+    with pytest.raises(
+        ValueError, match="CausalAoT needs a compression whose causal is True, unlike that of this CBSA: give"
+    ):
         CausalAoT(**SIZE, compress=dict(type="CBSA"))
+
+
+@pytest.mark.parametrize(
+    "label", [name if name == "CausalCRATE" else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
+@pytest.mark.parametrize("kind", ["torch-export", "torchscript"])
+def test_an_exported_model_takes_any_number_of_texts(label, kind, tmp_path):
+    model = LanguageModel(built(label, torch.float32)).eval()
+    manifest = export(model, tmp_path / "program", kind, ids(), dynamic="batch")
+    assert (manifest["input"]["any"], manifest["input"]["dtype"]) == (["batch"], "int64")
+    run = load_program(tmp_path / "program", kind)
+    for tokens in (ids(5), ids(1)):
+        with torch.no_grad():
+            torch.testing.assert_close(run(tokens), model(tokens), rtol=1e-4, atol=1e-4)

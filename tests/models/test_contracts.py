@@ -11,7 +11,7 @@ from torch import nn
 from crate_mm.datasets.base import IMAGE, SampleDataset
 from crate_mm.models import Backbone, ImageClassifier, InputSpec, LinearHead, MaskedAutoencoder, TokenLayout
 from crate_mm.models.families.block import build_block
-from crate_mm.models.layers import MSSA, Block, Compression, DecoderBlock, Map, Sparsification, Subspaces
+from crate_mm.models.layers import MSSA, TSSA, Block, Compression, DecoderBlock, Map, Sparsification, Subspaces
 from crate_mm.registry import BACKBONES
 from crate_mm.testing import check_backbone, check_layer
 from tests.models.test_families import FAMILIES, MICRO
@@ -29,6 +29,15 @@ def test_every_family_keeps_the_contract(family):
 def test_a_block_of_any_operators_keeps_the_contract(operators, residual):
     compress, sparsify = (None if kind is None else dict(type=kind) for kind in operators)
     check_layer(build_block(24, 3, compress, sparsify, residual=residual), 24)
+
+
+def test_an_operator_that_only_claims_to_be_causal_is_named():
+    check_layer(Block(24, MSSA(24, 3, causal=True), None), 24)
+    tssa = TSSA(24, 3, context_length=7)
+    check_layer(Block(24, tssa, None), 24)
+    tssa._total = lambda name, x, cache: x.sum(-2, keepdim=True)
+    with pytest.raises(AssertionError, match="Block: TSSA.causal is True, but tokens that come one after the other"):
+        check_layer(Block(24, tssa, None), 24)
 
 
 def test_a_decoders_layer_keeps_the_contract():

@@ -289,7 +289,10 @@ def test_layers_offer_what_is_defined():
     torch.testing.assert_close(seen["tap_w"][0], z @ U)
     expected = subspace_coding_rate(seen["tap_half"][0] @ U, 3, 0.01, True).mean().item()
     assert measures.means("rc_half")[0] == pytest.approx(expected, rel=1e-9)
-    with pytest.raises(ValueError, match="ToST has no attention map: its TSSA computes no attention matrix"):
+    with pytest.raises(
+        ValueError,
+        match="ToST has no attention map: the map 'membership' of its TSSA is of groups x tokens, not of tokens",
+    ):
         cls_attention(model, pixels)
     with pytest.raises(ValueError, match="ToST has none of sparsity"), measure_layers(model, measures=["sparsity"]):
         pass

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...io.files import atomic_file
 from ...io.untrusted import sanitized
 from ...models.layers import TokenLayout
-from ..taps import layout_of, name_of
+from ..taps import check_no_text, layout_of, name_of
 
 
 class FigureInput(NamedTuple):
@@ -103,6 +103,7 @@ def patch_layout(model: nn.Module, inputs: Tensor) -> TokenLayout:
     """
     layout = layout_of(model, inputs)
     if layout is None:
+        check_no_text(model)
         raise ValueError(f"{name_of(model)} does not define its patch grid: its layout(inputs) returns None")
     return layout
 

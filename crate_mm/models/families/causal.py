@@ -48,14 +48,15 @@ def untie(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dic
         ValueError: the output differs from the token embedding.
     """
     output, masks = weights.get("lm_head.weight"), [name for name in weights if re.fullmatch(MASKS, name)]
-    if output is not None and not torch.equal(output, weights["transformer.wte.weight"]):
+    embedding = weights["transformer.wte.weight"]
+    if output is not None and not torch.equal(output.to(embedding.dtype), embedding):
         raise ValueError("lm_head.weight differs from transformer.wte.weight: expected an output tied to the embedding")
     return {name: value for name, value in weights.items() if name not in ("lm_head.weight", *masks)}, masks, {}
 
 
-def language_model(kind: str, sizes: Sizes, s: SimpleNamespace, **backbone: Any) -> dict:
+def language_model(kind: str, archs: dict[str, Arch], s: SimpleNamespace, **backbone: Any) -> dict:
     """Return the config of a language model from the sizes of a file (see ``Official``)."""
-    arch = sizes.name_of(Arch(s.embed_dim, s.depth, s.num_heads))
+    arch = Sizes("", archs).name_of(Arch(s.embed_dim, s.depth, s.num_heads))
     lengths = {"vocab_size": s.vocab_size, "context_length": s.context_length}
     return {"type": "LanguageModel", "backbone": {"type": kind, "arch": arch, **lengths, **backbone}}
 
@@ -97,7 +98,6 @@ class CausalBackbone(Backbone):
 
     archs: ClassVar[dict[str, Arch]]
     stem = ("token_embedding", "position_embedding")
-    head_settings: ClassVar[dict[str, Any]] = {"pool": "mean"}  # no CLS token
 
     def __init__(
         self,
@@ -124,8 +124,8 @@ class CausalBackbone(Backbone):
         for block in self.blocks:
             if block.compress is not None and not block.compress.causal:
                 raise ValueError(
-                    f"{type(self).__name__} needs a causal compression, but {type(block.compress).__name__} sees later "
-                    'tokens: give compress=dict(type="MSSA", causal=True), for example'
+                    f"{type(self).__name__} needs a compression whose causal is True, unlike that of this "
+                    f'{type(block.compress).__name__}: give compress=dict(type="MSSA", causal=True), for example'
                 )
         self._initialize()
 

@@ -5,31 +5,30 @@ authors have published neither code nor weights: embeddings, LayerNorms and name
 Shapes: B texts, N tokens, d embedding dimensions.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import ClassVar
 
 from ...registry import BACKBONES
-from ..arch import Sizes
 from ..official import Argument, Official
 from .aot import AOT_ARCHS
-from .causal import CONTEXT_LENGTH, NANOGPT_SHAPES, VOCAB_SIZE, CausalBackbone, language_model, layer_names, untie
+from .causal import CONTEXT_LENGTH, NANOGPT_SHAPES, VOCAB_SIZE, CausalBackbone, language_model, untie
+from .causal_crate import OFFICIAL as CAUSAL_CRATE
 
 
 def official_model(s: SimpleNamespace) -> dict:
     """Return the config of the model with these sizes (see ``Official``)."""
-    return language_model("CausalAoT", Sizes("", AOT_ARCHS), s)
+    return language_model("CausalAoT", AOT_ARCHS, s)
 
 
-OFFICIAL = Official(
+# Causal CRATE's declaration comes first, so that an error in one of its files is reported as its own.
+OFFICIAL = replace(
+    CAUSAL_CRATE,
     source="an attention-only model in the code of causal CRATE",
-    signs=("transformer.wte.weight", "transformer.h.0.prenorm_1.weight", "transformer.h.0.attn.c_attn.weight"),
-    key_map=layer_names({"prenorm_1": "norm_compress", "attn.c_attn": "compress.proj", "attn.c_proj": "compress.out"}),
+    signs=("transformer.wte.weight", "transformer.h.0.prenorm_1.weight"),
     shapes=NANOGPT_SHAPES,
-    counts={"depth": r"transformer\.h\.(\d+)\."},
     arguments={"num_heads": Argument(words="{} heads")},
-    assumes="MSSA in each layer",
     model=official_model,
-    unlike="several numbers of heads fit a width of {embed_dim}",
     unpack=untie,
 )
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ...registry import BACKBONES
-from ..arch import Arch, Sizes
+from ..arch import Arch
 from ..official import ISTA_ARGUMENTS, Argument, Official
 from .causal import CONTEXT_LENGTH, NANOGPT_SHAPES, VOCAB_SIZE, CausalBackbone, language_model, layer_names, untie
 
@@ -37,7 +37,7 @@ def unpack(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], di
 def official_model(s: SimpleNamespace) -> dict:
     """Return the config of the model with these sizes (see ``Official``)."""
     options = {"overcomplete": True} if s.atoms != s.embed_dim else {}
-    return language_model("CausalCRATE", Sizes("", CAUSAL_CRATE_ARCHS), s, **options, **s.options)
+    return language_model("CausalCRATE", CAUSAL_CRATE_ARCHS, s, **options, **s.options)
 
 
 OFFICIAL = Official(

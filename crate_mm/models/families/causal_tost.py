@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 from ...registry import BACKBONES
-from ..arch import Arch, Sizes
+from ..arch import Arch
 from ..official import Argument, Official
 from .causal import CONTEXT_LENGTH, NANOGPT_SHAPES, VOCAB_SIZE, CausalBackbone, language_model, layer_names, untie
 
@@ -21,7 +21,7 @@ CAUSAL_TOST_ARCHS: dict[str, Arch] = {
 
 def official_model(s: SimpleNamespace) -> dict:
     """Return the config of the model with these sizes (see ``Official``)."""
-    return language_model("CausalToST", Sizes("", CAUSAL_TOST_ARCHS), s, **({"bias": True} if s.bias else {}))
+    return language_model("CausalToST", CAUSAL_TOST_ARCHS, s, **({"bias": True} if s.bias else {}))
 
 
 OFFICIAL = Official(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ...registry import BACKBONES
-from ..arch import Arch, Sizes
+from ..arch import Arch
 from ..official import Argument, Official
 from .causal import CONTEXT_LENGTH, NANOGPT_SHAPES, VOCAB_SIZE, CausalBackbone, language_model, layer_names, untie
 
@@ -22,7 +22,6 @@ GPT2_ARCHS: dict[str, Arch] = {
     "large": Arch(embed_dim=1280, depth=36, num_heads=20),
     "xl": Arch(embed_dim=1600, depth=48, num_heads=25),
 }
-FIRST_MLP = "h.0.mlp.c_fc.weight"
 
 
 def unpack(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
@@ -30,10 +29,11 @@ def unpack(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], di
     if "transformer.wte.weight" not in weights:
         weights = {name if name == "lm_head.weight" else f"transformer.{name}": v for name, v in weights.items()}
     weights, unused, sizes = untie(weights)
-    rows, columns = weights[f"transformer.{FIRST_MLP}"].shape
-    if rows < columns:
+    if weights["transformer.h.0.mlp.c_fc.weight"].shape[0] == weights["transformer.wte.weight"].shape[-1]:
         linear = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
-        weights = {name: value.mT if name.endswith(linear) else value for name, value in weights.items()}
+        weights = {
+            name: value.mT if name.endswith(linear) and value.ndim == 2 else value for name, value in weights.items()
+        }
         sizes["tanh_gelu"] = True
     return weights, unused, sizes
 
@@ -41,12 +41,12 @@ def unpack(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], di
 def official_model(s: SimpleNamespace) -> dict:
     """Return the config of the model with these sizes (see ``Official``)."""
     options = {"tanh_gelu": True} if s.tanh_gelu else {}
-    return language_model("GPT2", Sizes("", GPT2_ARCHS), s, **options, **({} if s.bias else {"bias": False}))
+    return language_model("GPT2", GPT2_ARCHS, s, **options, **({} if s.bias else {"bias": False}))
 
 
 NANOGPT = Official(
     source="GPT-2 in nanoGPT's or transformers' code",
-    signs=("transformer.wte.weight", f"transformer.{FIRST_MLP}"),
+    signs=("transformer.wte.weight", "transformer.h.0.mlp.c_fc.weight"),
     key_map=layer_names(
         {
             "ln_1": "norm_compress",
@@ -67,7 +67,7 @@ NANOGPT = Official(
     unlike="several numbers of heads fit a width of {embed_dim}",
     unpack=unpack,
 )
-HUB = replace(NANOGPT, signs=("wte.weight", FIRST_MLP))  # a file of transformers' GPT2Model has no prefix
+HUB = replace(NANOGPT, signs=("wte.weight", "h.0.mlp.c_fc.weight"))  # a file of transformers' GPT2Model has no prefix
 
 
 @BACKBONES.register_module()

@@ -38,7 +38,7 @@ class TSSA(Compression):
         context_length: largest N of a causal operator; None for sums over all tokens.
 
     Raises:
-        ValueError: K does not divide d.
+        ValueError: K does not divide d; (in forward) more tokens than ``context_length``.
     """
 
     def __init__(
@@ -81,9 +81,12 @@ class TSSA(Compression):
         s_BKN = (squares_BKNp / lengths).sum(-1)
         if self.causal:
             start = 0 if cache is None else cache.get("length", 0)
-            s_BKN = s_BKN + w_BKNp.shape[-1] * self.denom_bias[:, start : start + w.shape[1], 0]
+            end, known = start + w.shape[1], self.denom_bias.shape[1]
+            if end > known:
+                raise ValueError(f"TSSA has a denom_bias for {known} tokens (context_length), got {end}")
+            s_BKN = s_BKN + w_BKNp.shape[-1] * self.denom_bias[:, start:end, 0]
             if cache is not None:
-                cache["length"] = start + w.shape[1]
+                cache["length"] = end
         return w_BKNp, squares_BKNp, torch.softmax(s_BKN * self.temp, dim=1)
 
     def _total(self, name: str, x: Tensor, cache: dict | None) -> Tensor:
