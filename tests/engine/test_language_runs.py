@@ -147,7 +147,7 @@ def test_a_run_that_is_resumed_on_another_text_warns(texts, one, tmp_path):
     load_from = str(max((tmp_path / "run").glob("epoch_*_iter_*.pth")))
     run(tmp_path / "run", texts=other, train_cfg__max_steps=STEPS + 1, resume=True, load_from=load_from)
     log = "".join(path.read_text() for path in (tmp_path / "run").glob("*/*.log"))
-    assert "was trained with other settings: train_data.bytes=925, now 961; train_data.tokens=925, now 961" in log
+    assert "train_data.bytes=925, now 961; train_data.tokens=925, now 961" in log
 
 
 def test_the_tools_take_a_text_model(texts, one, tmp_path, run_tool):
