@@ -68,15 +68,15 @@ def test_the_options_choose_among_the_most_likely():
 
     def drawn(*options):
         generator = torch.Generator().manual_seed(0)
-        tokens = [choose(logits, *options, generator).item() for _ in range(2000)]
-        return [tokens.count(token) / 2000 for token in range(4)]
+        tokens = [choose(logits, *options, generator).item() for _ in range(1000)]
+        return [tokens.count(token) / 1000 for token in range(4)]
 
-    assert drawn(1.0, None, None) == pytest.approx([0.1, 0.4, 0.2, 0.3], abs=0.04)
-    assert drawn(0.5, None, None) == pytest.approx([1 / 30, 16 / 30, 4 / 30, 9 / 30], abs=0.04)
-    assert drawn(1.0, 2, None) == pytest.approx([0, 4 / 7, 0, 3 / 7], abs=0.04)
-    assert drawn(1.0, None, 0.5) == pytest.approx([0, 4 / 7, 0, 3 / 7], abs=0.04)
+    assert drawn(1.0, None, None) == pytest.approx([0.1, 0.4, 0.2, 0.3], abs=0.05)
+    assert drawn(0.5, None, None) == pytest.approx([1 / 30, 16 / 30, 4 / 30, 9 / 30], abs=0.05)
+    assert drawn(1.0, 2, None) == pytest.approx([0, 4 / 7, 0, 3 / 7], abs=0.05)
+    assert drawn(1.0, None, 0.5) == pytest.approx([0, 4 / 7, 0, 3 / 7], abs=0.05)
     assert drawn(1.0, None, 0.39) == [0, 1, 0, 0]
-    assert drawn(1.0, 99, 1.0) == pytest.approx([0.1, 0.4, 0.2, 0.3], abs=0.04)
+    assert drawn(1.0, 99, 1.0) == pytest.approx([0.1, 0.4, 0.2, 0.3], abs=0.05)
     assert drawn(0, None, None) == [0, 1, 0, 0]
 
 

@@ -140,9 +140,7 @@ def tokenizer_name(description: Any) -> str:
     """
     texts = [description.get(key) for key in ("name", "sha256", "end")] if isinstance(description, dict) else []
     if description != "bytes" and not (texts and all(isinstance(text, str) for text in texts)):
-        raise ValueError(
-            f"{sanitized(repr(description), 80)} does not describe a tokenizer: expected 'bytes' or a dict"
-        )
+        raise ValueError(f"{sanitized(repr(description), 80)} describes no tokenizer: expected 'bytes' or a dict")
     return "bytes" if description == "bytes" else sanitized(f"{texts[0]} (sha256 {texts[1][:12]})")
 
 
@@ -182,6 +180,4 @@ def _require(package: str, path: Path) -> ModuleType:
     try:
         return import_module(package)
     except ImportError:
-        raise ValueError(
-            f"the tokenizer {sanitized(path)} needs the package {package}: pip install {package}"
-        ) from None
+        raise ValueError(f"{sanitized(path)} needs {package}: pip install 'crate_mm[text]'") from None
