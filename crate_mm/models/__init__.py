@@ -18,11 +18,20 @@ from .families import (
     ViT,
 )
 from .layers import Layer, TokenLayout
-from .tasks import ImageClassifier, ImagePreprocessor, LinearHead, MaskedAutoencoder, SelfDistillation, Task
+from .tasks import (
+    ImageClassifier,
+    ImagePreprocessor,
+    LinearDecoder,
+    LinearHead,
+    MaskedAutoencoder,
+    Segmentation,
+    SelfDistillation,
+    Task,
+)
 
 __all__ = [
     "ALPHA_ARCHS", "AOT_ARCHS", "ARCHS", "CBT", "CBT_ARCHS", "CRATE", "CRATEMAE", "SEGMENTATION_ARCHS", "TOST_ARCHS",
     "VIT_ARCHS", "AoT", "Backbone", "CRATEAlpha", "ImageClassifier", "ImagePreprocessor", "InputSpec", "Layer",
-    "LinearHead", "MaskedAutoencoder", "PatchKernel", "Positions", "SelfDistillation", "Task", "ToST",
-    "TokenLayout", "ViT",
+    "LinearDecoder", "LinearHead", "MaskedAutoencoder", "PatchKernel", "Positions", "Segmentation", "SelfDistillation",
+    "Task", "ToST", "TokenLayout", "ViT",
 ]  # fmt: skip
