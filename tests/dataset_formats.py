@@ -179,5 +179,5 @@ WRITERS = {
     "Cityscapes": cityscapes,
     "MaskFolders": mask_folders,
     "Scenes": fashion_mnist,
-    "VOCSegmentation": lambda root, patch=None: voc(root, {"b": MASK, "a": MASK}),
+    "VOCSegmentation": lambda root, patch=None: voc(root, {"a": MASK, "b": MASK}),
 }

@@ -177,7 +177,7 @@ def drawn(transforms, seed=0, **options):
     [
         dict(type="RandomCrop", size=4),
         dict(type="RandomHorizontalFlip"),
-        dict(type="RandomResizedCrop", size=6, interpolation="nearest", antialias=False),
+        dict(type="RandomResizedCrop", size=4, scale=(0.444, 0.445), ratio=(1.0, 1.0)),
         dict(type="RandomApply", p=0.7, transforms=[dict(type="RandomVerticalFlip")]),
         dict(type="RandomClassCrop", size=4),
         dict(type="RandomRotation", degrees=[90, 90]),
