@@ -1,6 +1,7 @@
 """Models: layers, backbones and tasks."""
 
 from .backbone import Backbone, InputSpec, PatchKernel, Positions
+from .decoders import DEPICTCA, DEPICTSA, CBTDecoder, MaskDecoder
 from .families import (
     ALPHA_ARCHS,
     AOT_ARCHS,
@@ -21,8 +22,8 @@ from .layers import Layer, TokenLayout
 from .tasks import ImageClassifier, ImagePreprocessor, LinearHead, MaskedAutoencoder, SelfDistillation, Task
 
 __all__ = [
-    "ALPHA_ARCHS", "AOT_ARCHS", "ARCHS", "CBT", "CBT_ARCHS", "CRATE", "CRATEMAE", "SEGMENTATION_ARCHS", "TOST_ARCHS",
-    "VIT_ARCHS", "AoT", "Backbone", "CRATEAlpha", "ImageClassifier", "ImagePreprocessor", "InputSpec", "Layer",
-    "LinearHead", "MaskedAutoencoder", "PatchKernel", "Positions", "SelfDistillation", "Task", "ToST",
-    "TokenLayout", "ViT",
+    "ALPHA_ARCHS", "AOT_ARCHS", "ARCHS", "CBT", "CBT_ARCHS", "CRATE", "CRATEMAE", "DEPICTCA", "DEPICTSA",
+    "SEGMENTATION_ARCHS", "TOST_ARCHS", "VIT_ARCHS", "AoT", "Backbone", "CBTDecoder", "CRATEAlpha", "ImageClassifier",
+    "ImagePreprocessor", "InputSpec", "Layer", "LinearHead", "MaskDecoder", "MaskedAutoencoder", "PatchKernel",
+    "Positions", "SelfDistillation", "Task", "ToST", "TokenLayout", "ViT",
 ]  # fmt: skip
