@@ -1,11 +1,12 @@
-"""Metrics of classifiers, of nearest neighbors and of reconstructions."""
+"""Metrics of classifiers, of nearest neighbors, of reconstructions and of segmentations."""
 
 from .knn import KNNMetric, extract_features, knn_predict
 from .metrics import ClassificationMetric, confusion_matrix, per_class_accuracy
 from .real import ImageNetReaL
 from .reconstruction import ReconstructionLoss
+from .segmentation import SegmentationMetric
 
 __all__ = [
-    "ClassificationMetric", "ImageNetReaL", "KNNMetric", "ReconstructionLoss", "confusion_matrix", "extract_features",
-    "knn_predict", "per_class_accuracy",
+    "ClassificationMetric", "ImageNetReaL", "KNNMetric", "ReconstructionLoss", "SegmentationMetric", "confusion_matrix",
+    "extract_features", "knn_predict", "per_class_accuracy",
 ]  # fmt: skip

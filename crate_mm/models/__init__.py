@@ -19,11 +19,20 @@ from .families import (
     ViT,
 )
 from .layers import Layer, TokenLayout
-from .tasks import ImageClassifier, ImagePreprocessor, LinearHead, MaskedAutoencoder, SelfDistillation, Task
+from .tasks import (
+    ImageClassifier,
+    ImagePreprocessor,
+    LinearDecoder,
+    LinearHead,
+    MaskedAutoencoder,
+    Segmentation,
+    SelfDistillation,
+    Task,
+)
 
 __all__ = [
     "ALPHA_ARCHS", "AOT_ARCHS", "ARCHS", "CBT", "CBT_ARCHS", "CRATE", "CRATEMAE", "DEPICTCA", "DEPICTSA",
     "SEGMENTATION_ARCHS", "TOST_ARCHS", "VIT_ARCHS", "AoT", "Backbone", "CBTDecoder", "CRATEAlpha", "ImageClassifier",
-    "ImagePreprocessor", "InputSpec", "Layer", "LinearHead", "MaskDecoder", "MaskedAutoencoder", "PatchKernel",
-    "Positions", "SelfDistillation", "Task", "ToST", "TokenLayout", "ViT",
+    "ImagePreprocessor", "InputSpec", "Layer", "LinearDecoder", "LinearHead", "MaskDecoder", "MaskedAutoencoder",
+    "PatchKernel", "Positions", "Segmentation", "SelfDistillation", "Task", "ToST", "TokenLayout", "ViT",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from .base import Task
 from .classifier import ImageClassifier
 from .distillation import SelfDistillation
-from .heads import LinearHead
+from .heads import LinearDecoder, LinearHead
 from .masked import MaskedAutoencoder
 from .preprocessor import ImagePreprocessor
+from .segmentation import Segmentation
