@@ -94,6 +94,9 @@ class TappedAttention(nn.MultiheadAttention, Compression):
         q, k, _ = F.linear(w, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         return {"attention": Map(scaled_similarity(q, k, self.num_heads))}
 
+    def keys(self, w: Tensor) -> Tensor:
+        return F.linear(w, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)[1]
+
 
 class TappedEncoderBlock(EncoderBlock, Layer):
     """torchvision's layer with taps: ``tap_w``, ``tap_act`` (the MLP's activations, ``(B, 1 + N, 4 d)``), ``tap_out``.

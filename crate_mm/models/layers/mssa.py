@@ -3,6 +3,7 @@
 Shapes: B images, N tokens, d embedding dimensions, K heads (subspaces) of dimension p.
 """
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ class MSSA(Compression):
     Source: the paper, Section 2.3, Eqs. (11)-(12), with the learned output projection of its experiments, Eq. (18).
     As in the official code, a single head of full width (``K = 1`` and ``p = d``) has no output projection. With
     ``tied``, ``W_o = U^T`` without ``b_o``, as in Eqs. (11)-(12) and the paper's Table 3; the paper does not state the
-    factor in front of it, which is 1 here as in the default block.
+    factor in front of it, which is 1 here as in the default block; with ``scaled``, a learned number, ``step_size``.
 
     ``tap_w`` passes the projected tokens ``x U`` of shape ``(B, N, K p)``.
 
@@ -31,6 +32,7 @@ class MSSA(Compression):
         head_dim: p (default: d / K).
         bias: whether to use ``b_o``.
         tied: whether the output projection is ``U^T``.
+        scaled: whether the output is multiplied by a learned number, as in the decoders of DEPICT.
 
     Raises:
         ValueError: K does not divide d and ``head_dim`` is not given.
@@ -43,6 +45,7 @@ class MSSA(Compression):
         head_dim: int | None = None,
         bias: bool = True,
         tied: bool = False,
+        scaled: bool = False,
     ) -> None:
         super().__init__()
         if head_dim is None:
@@ -55,6 +58,7 @@ class MSSA(Compression):
         self.tied = tied
         has_output = not tied and not (num_heads == 1 and head_dim == embed_dim)
         self.out = nn.Linear(num_heads * head_dim, embed_dim, bias) if has_output else nn.Identity()
+        self.step_size = nn.Parameter(torch.randn(1)) if scaled else None
 
     def forward(self, x: Tensor) -> Tensor:
         w = self.tap_w(self.proj(x))
@@ -62,7 +66,12 @@ class MSSA(Compression):
         q_BKNp, k_BKNp, v_BKNp = (rearrange(w, "B N (K p) -> B K N p", K=self.num_heads) for _ in range(3))
         ssa_BKNp = F.scaled_dot_product_attention(q_BKNp, k_BKNp, v_BKNp)  # scale is 1 / sqrt(p)
         ssa = rearrange(ssa_BKNp, "B K N p -> B N (K p)")
-        return F.linear(ssa, self.proj.weight.mT) if self.tied else self.out(ssa)
+        return self.project_back(ssa)
+
+    def project_back(self, ssa: Tensor) -> Tensor:
+        """Return the operator's output for the heads' outputs side by side, ``(B, N, K p) -> (B, N, d)``."""
+        out = F.linear(ssa, self.proj.weight.mT) if self.tied else self.out(ssa)
+        return out if self.step_size is None else self.step_size * out
 
     def subspaces(self) -> Subspaces:
         return Subspaces(self.proj.weight.mT, self.num_heads)
