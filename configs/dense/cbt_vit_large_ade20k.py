@@ -3,7 +3,7 @@
     tools/dist_train.sh configs/dense/cbt_vit_large_ade20k.py 8 --amp --load-from vit_large.pth
 
 Published (the authors' README): 53.3 mIoU, 22.3 G multiply-adds of the decoder. Not reproduced: nothing was trained
-here. Recipe and starting weights are as in depict_sa_vit_large_ade20k.py; that images are of 640 pixels is assumed, too.
+here. Recipe and starting weights are as in depict_sa_vit_large_ade20k.py. Images of 640 pixels are assumed, too.
 """
 
 _base_ = ["depict_sa_vit_large_ade20k.py"]

@@ -1,5 +1,5 @@
-# ADE20K's 150 classes: data_root/ADEChallengeData2016/. Segmenter's augmentation with crops of 512 pixels; evaluation in
-# the pixels of the original masks.
+# ADE20K's 150 classes: data_root/ADEChallengeData2016/. Segmenter's augmentation with crops of 512 pixels; evaluation
+# in the pixels of the original masks.
 data_root = "data"
 
 train_dataloader = dict(

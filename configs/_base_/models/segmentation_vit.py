@@ -1,4 +1,4 @@
-# A ViT with a decoder of 150 classes, evaluated by a sliding window of 512 pixels; a leaf config sets sizes and decoder.
+# A ViT with a decoder of 150 classes, evaluated by a sliding window of 512 pixels; a leaf config sets the rest.
 model = dict(
     type="Segmentation",
     backbone=dict(type="ViT", img_size=512, patch_size=16, drop_path=0.1),
