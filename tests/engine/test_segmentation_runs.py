@@ -198,7 +198,8 @@ def test_a_transfer_takes_the_backbone_of_a_classifier(run, run_tool, tmp_path):
     done = run_tool("train", run / "scenes_config.py", "--load-from", "crate_mini_digits", "--dry-run", *options)
     assert done.code == 0, done.output
     assert "pos_embed" in done.output
-    done = run_tool(
+    probe = ("--linear-probe", "--dry-run", "--load-from", run / "epoch_2.pth")
+    done = run_tool("train", run / "scenes_config.py", *probe)
         "train", run / "scenes_config.py", "--linear-probe", "--dry-run", "--load-from", run / "epoch_2.pth"
     )
     assert done.code == 0, done.output
