@@ -200,6 +200,4 @@ def test_a_transfer_takes_the_backbone_of_a_classifier(run, run_tool, tmp_path):
     assert "pos_embed" in done.output
     probe = ("--linear-probe", "--dry-run", "--load-from", run / "epoch_2.pth")
     done = run_tool("train", run / "scenes_config.py", *probe)
-        "train", run / "scenes_config.py", "--linear-probe", "--dry-run", "--load-from", run / "epoch_2.pth"
-    )
     assert done.code == 0, done.output
