@@ -194,10 +194,12 @@ def test_tools(run, run_tool, tmp_path, tool, args, output):
 def test_a_transfer_takes_the_backbone_of_a_classifier(run, run_tool, tmp_path):
     """The packaged weights of images of 32 pixels, whose positions are interpolated."""
     backbone = "dict(type='CRATE',arch=dict(embed_dim=96,depth=4,num_heads=4),img_size=16,patch_size=8,in_channels=1)"
-    options = ("--cfg-options", f"model.backbone={backbone}", f"work_dir={tmp_path}")
-    done = run_tool("train", run / "scenes_config.py", "--load-from", "crate_mini_digits", "--dry-run", *options)
+    options = ("--work-dir", tmp_path, "--cfg-options", f"model.backbone={backbone}", "train_cfg.max_epochs=1")
+    done = run_tool("train", run / "scenes_config.py", "--load-from", "crate_mini_digits", *options)
     assert done.code == 0, done.output
-    assert "pos_embed" in done.output
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["kind"], result["initialized_from"]) == ("fine-tuning", "crate_mini_digits")
+    assert "embedding.pos_embed" in done.output
     probe = ("--linear-probe", "--dry-run", "--load-from", run / "epoch_2.pth")
     done = run_tool("train", run / "scenes_config.py", *probe)
     assert done.code == 0, done.output
