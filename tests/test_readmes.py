@@ -74,6 +74,8 @@ IN1K = [ARCH, "model.head.num_classes=3", "data_root=imagenet", "global_batch_si
 FOLDERS = ["data_root=folders", "global_batch_size=20"]
 DIGITS = ["global_batch_size=449", "default_hooks.white_box=None"]  # three steps of an epoch
 MINI = [ARCH, "global_batch_size=20"]
+SCENES = [ARCH, "global_batch_size=4", "train_dataloader.dataset.source.length=8"]
+SCENES += [f"{split}_dataloader.dataset.source.length=4" for split in ("val", "test")]
 # Overrides that make a config small.
 SMALL = {
     "configs/crate_base_in1k.py": IN1K,
@@ -85,6 +87,8 @@ SMALL = {
     "configs/crate_mini_fashion_mnist.py": MINI,
     "configs/compare/crate.py": MINI,
     "configs/compare/vit.py": MINI,
+    "configs/segmentation_mini_scenes.py": SCENES,
+    "configs/compare_dense/depict_sa_crate.py": SCENES,
     "configs/transfer/pets.py": ["global_batch_size=37"],
     "configs/transfer/folder.py": FOLDERS,
     "transfer/folder": FOLDERS,

@@ -57,9 +57,6 @@ class SegmentationDataset(ClassificationDataset):
                 f"SegmentationDataset: {len(self.images.classes)} classes: expected 1 to {IGNORED}, as the label "
                 f"{IGNORED} is ignored"
             )
-        decoders = [type(step).__name__ for step in self.transforms.modules() if isinstance(step, DecodesBytes)]
-        if decoders:
-            raise ValueError(f"SegmentationDataset: {decoders[0]} takes no mask: use Resize or RandomResizedCrop")
         if not transform_masks and not keeps_whole_image(transforms):
             raise ValueError(
                 "SegmentationDataset: with transform_masks=False only transforms that keep the whole image are "
@@ -97,13 +94,19 @@ def keeps_whole_image(transforms: list[dict]) -> bool:
 
 
 def _ignore_padding(cfg: Any) -> Any:
-    """Return a transform's config whose ``fill``, if it has one, is for images only: masks get ``IGNORED``."""
+    """Return a transform's config whose ``fill``, if it has one, is for images only: masks get ``IGNORED``.
+
+    Raises:
+        ValueError: the transform decodes images, so it takes no mask.
+    """
     if not isinstance(cfg, dict):
         return cfg
-    cfg = dict(cfg)
+    cfg, kind = dict(cfg), TRANSFORMS.get(cfg["type"])
+    if issubclass(kind, DecodesBytes):
+        raise ValueError(f"SegmentationDataset: {cfg['type']} takes no mask: use Resize or RandomResizedCrop")
     if "transforms" in cfg:
         cfg["transforms"] = [_ignore_padding(inner) for inner in cfg["transforms"]]
-    if "fill" in inspect.signature(TRANSFORMS.get(cfg["type"])).parameters:
+    if "fill" in inspect.signature(kind).parameters:
         cfg["fill"] = {tv_tensors.Mask: IGNORED, "others": cfg.get("fill", 0)}
     return cfg
 

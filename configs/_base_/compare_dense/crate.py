@@ -1,0 +1,4 @@
+# A small CRATE on scenes; a leaf config sets the decoder. The ViT beside has as many multiply-adds, within 10 %.
+_base_ = ["../segmentation.py"]
+
+model = dict(backbone=dict(type="CRATE", arch=dict(embed_dim=96, depth=4, num_heads=4)))
