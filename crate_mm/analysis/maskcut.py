@@ -156,19 +156,23 @@ def average_precision(truth: dict[str, Any], found: list[dict[str, Any]]) -> dic
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    if not truth["annotations"]:
+    # One category: with useCats=0, pycocotools still drops objects of a category that the ground truth lacks.
+    truth_of_one, found_of_one = (
+        [{**copy.deepcopy(annotation), "category_id": 1} for annotation in annotations]
+        for annotations in (truth["annotations"], found)
+    )
+    if not truth_of_one:
         raise ValueError("the ground truth has no objects: AP is not defined")
     results = {}
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints tables
         data = COCO()
-        data.dataset = copy.deepcopy(truth)
+        data.dataset = {**truth, "annotations": truth_of_one, "categories": [{"id": 1}]}
         data.createIndex()
         for kind in ("bbox", "segm"):
-            if not found:
+            if not found_of_one:
                 results[kind] = dict.fromkeys(("AP", "AP50", "AP75"), 0.0)
                 continue
-            evaluation = COCOeval(data, data.loadRes(copy.deepcopy(found)), kind)
-            evaluation.params.useCats = 0
+            evaluation = COCOeval(data, data.loadRes(found_of_one), kind)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

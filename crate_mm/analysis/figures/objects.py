@@ -96,9 +96,7 @@ class Objects(Figure):
         summary = {"images": len(entries), "objects": len(found), "layer": layer + 1, "threshold": options.threshold}
         text = f"{len(found)} objects in {len(entries)} images, layer {layer + 1}"
         if known:
-            categories = sorted({annotation["category_id"] for annotation in truth})
-            reference = {"images": entries, "annotations": truth, "categories": [{"id": i} for i in categories]}
-            summary |= average_precision(reference, found)
+            summary |= average_precision({"images": entries, "annotations": truth}, found)
             parts = ((name, summary[kind]) for name, kind in (("boxes", "bbox"), ("masks", "segm")))
             texts = (f"{n} {100 * ap['AP50']:.1f} / {100 * ap['AP75']:.1f} / {100 * ap['AP']:.1f}" for n, ap in parts)
             text += f"; AP50 / AP75 / AP: {', '.join(texts)} %"
