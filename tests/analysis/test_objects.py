@@ -16,6 +16,7 @@ from crate_mm.models import ImageClassifier
 from crate_mm.registry import FIGURES
 
 pytest.importorskip("pycocotools", reason='no pycocotools: pip install "crate_mm[test]" brings it')
+PERFECT = pytest.approx(dict(AP=1.0, AP50=1.0, AP75=1.0))
 ARCH = dict(embed_dim=24, depth=2, num_heads=2)
 
 
@@ -116,7 +117,9 @@ def test_average_precision_of_right_and_wrong_objects():
     data = {"images": [{"id": i, "width": 50, "height": 40} for i in (1, 2)], "categories": [{"id": 1}]}
     data["annotations"] = truth
     perfect = [coco_annotation(mask, image, 1, 1.0) for mask, image in zip(masks, (1, 1, 2))]
-    assert average_precision(data, perfect) == {kind: dict(AP=1.0, AP50=1.0, AP75=1.0) for kind in ("bbox", "segm")}
+    precisions = average_precision(data, perfect)
+    assert precisions["bbox"] == PERFECT
+    assert precisions["segm"] == PERFECT
     assert average_precision(data, [])["segm"] == dict(AP=0.0, AP50=0.0, AP75=0.0)
     # One of three found: precision 1 up to recall 1/3, at 34 of 101 points.
     assert average_precision(data, perfect[:1])["bbox"]["AP"] == pytest.approx(34 / 101)
@@ -124,10 +127,10 @@ def test_average_precision_of_right_and_wrong_objects():
     part = masks[0].copy()
     part[8:] = False
     inexact = average_precision(data, [coco_annotation(part, 1, 1, 1.0), *perfect[1:]])["segm"]
-    assert inexact["AP50"] == 1.0
+    assert inexact["AP50"] == pytest.approx(1)
     assert inexact["AP75"] < 1.0
     other = [dict(annotation, category_id=2) for annotation in truth]
-    assert average_precision({**data, "annotations": other, "categories": [{"id": 2}]}, perfect)["bbox"]["AP"] == 1.0
+    assert average_precision({**data, "annotations": other, "categories": [{"id": 2}]}, perfect)["bbox"] == PERFECT
     with pytest.raises(ValueError, match="the ground truth has no objects"):
         average_precision({**data, "annotations": []}, perfect)
 
@@ -165,7 +168,8 @@ def test_a_coco_file_is_searched_and_scored(monkeypatch, tmp_path):
     drawn = figure.run([FigureInput("", build("CRATE"))], options)
     summary, found = drawn.numbers["objects_summary.json"], drawn.numbers["objects.json"]
     assert (summary["images"], summary["objects"], summary["layer"]) == (1, 1, 2)
-    assert summary["segm"] == summary["bbox"] == dict(AP=1.0, AP50=1.0, AP75=1.0)
+    assert summary["bbox"] == PERFECT
+    assert summary["segm"] == PERFECT
     (annotation,) = json.loads(json.dumps(found))["annotations"]
     assert (annotation["image_id"], annotation["bbox"], annotation["score"]) == (7, [20, 10, 20, 20], 1.0)
     assert annotation["segmentation"] == data["annotations"][0]["segmentation"]

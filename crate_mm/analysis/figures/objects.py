@@ -214,13 +214,17 @@ def plot_objects(examples: list[tuple], title: str) -> MplFigure:
             panel.imshow(pixels if panel is axes[0] else pixels // 2)
         axes[0].set_title(sanitized(name, 24), fontsize="small", parse_math=False)
         draw_masks(axes[1], masks, [annotation["bbox"] for annotation in found])
-        axes[1].set_xlabel(f"{len(masks)} objects", fontsize="x-small")
+        axes[1].set_xlabel(number_of(masks), fontsize="x-small")
         if has_truth:
             truth = truth or []
             draw_masks(axes[2], [], [annotation["bbox"] for annotation in truth])
-            axes[2].set_xlabel(f"{len(truth)} objects", fontsize="x-small")
+            axes[2].set_xlabel(number_of(truth), fontsize="x-small")
     without_ticks(grid.flat)
     return figure
+
+
+def number_of(objects: list) -> str:
+    return f"{len(objects)} object{'s' * (len(objects) != 1)}"
 
 
 def draw_masks(panel: Any, masks: list[np.ndarray], boxes: list[list[float]]) -> None:
