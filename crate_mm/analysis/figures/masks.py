@@ -22,7 +22,9 @@ from .base import Figure, FigureInput, FigureOutput, sample_positions, without_t
 from .layers import plot_layers
 from .overlay import attention_bar, over_gray, scale_end
 from .style import sheet
+from .subspaces import Subspaces
 
+DIRECTIONS = 4  # basis vectors shown per head of the decoder
 MAPS = 2  # class tokens shown per image: those of its largest true classes
 
 
@@ -49,7 +51,7 @@ class Example(NamedTuple):
 
 @FIGURES.register_module("masks")
 class Masks(Figure):
-    """Masks of a segmentation, and the white box of its decoder: maps of class tokens, and measures by layer.
+    """Masks of a segmentation, and the white box of its decoder: maps of class tokens, measures by layer, subspaces.
 
     The map of a class token is its row of the decoder layer's attention to the patches, or of the similarity A^T A for
     CBSA, averaged over the heads. A decoder without layers, such as ``LinearDecoder``, has neither maps nor measures.
@@ -93,6 +95,11 @@ class Masks(Figure):
             table = [[r.measure, MEASURES[r.measure].meaning, r.layer, r.mean, r.std, r.count] for r in rows]
             head = ["measure", "meaning", "layer", "mean", "std", "images"]
             numbers["decoder_layers.csv"] = [head, *table]
+            if any(layer.subspaces() is not None for layer in find_layers(decoder).values()):
+                settings = argparse.Namespace(layers=None, seed=options.seed, directions=DIRECTIONS)
+                drawn = Subspaces().run([FigureInput("", decoder)], settings)
+                pictures["decoder_subspaces"] = drawn.pictures["subspaces"]
+                numbers["decoder_subspaces.json"] = drawn.numbers["subspaces.json"]
         note = "" if number is not None else f"{kind} has no layers: it has no maps of class tokens and no R^c"
         return FigureOutput(pictures, numbers, note)
 
