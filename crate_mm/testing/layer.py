@@ -105,7 +105,7 @@ def _check_readings(layer: Layer, name: str, tap_outputs: dict[str, Tensor], d: 
     keys = layer.keys(tap_outputs["tap_w"]) if "tap_w" in tap_outputs else None
     require(
         keys is None or (keys.ndim == 3 and keys.shape[1] == tokens),
-        f"{name}.keys() must be (B, N, K p) for {tokens} tokens or None, got {None if keys is None else tuple(keys.shape)}",
+        f"{name}.keys() must be None or of shape (B, {tokens}, K p) for {tokens} tokens",
     )
     has_code = layer.sparsify is not None and layer.sparsify.has_code
     require(
