@@ -361,6 +361,8 @@ def stock(tmp_path_factory) -> Path:
     digits = describe(small_config("crate_tiny_digits").model.to_dict(), [str(i) for i in range(10)])
     mini = describe(small_config("crate_mini_fashion_mnist").model.to_dict(), [str(i) for i in range(10)])
     mae = describe(small_config("crate_mae_mini_fashion_mnist").model.to_dict(), [str(i) for i in range(10)])
+    scenes = describe(small_config("segmentation_mini_scenes").model.to_dict(), [*map(str, range(10)), "ground"])
+    scenes["meta"]["test_transforms"] = []
     official = official_names(get_model("crate_tiny").state_dict())
     stored = {
         "crate_base.pth": base,
@@ -379,6 +381,7 @@ def stock(tmp_path_factory) -> Path:
             for run, kind in (("crate0", "crate"), ("crate1", "crate"), ("vit0", "vit"))
         },
         "work_dirs/mae/epoch_12.pth": mae,
+        "work_dirs/scenes/epoch_12.pth": scenes,
     }
     for name, contents in stored.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ class Scenes(MaskSource):
         length: int = 2000,
         size: int = 64,
         objects: tuple[int, int] = (1, 4),
-        scale: tuple[float, float] = (0.35, 0.6),
+        scale: tuple[float, float] = (0.4, 0.7),
         seed: int = 0,
     ) -> None:
         if split not in SPLITS:

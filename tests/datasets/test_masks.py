@@ -12,6 +12,7 @@ from torchvision import datasets as torchvision_datasets
 from crate_mm.datasets import ADE20K, Cityscapes, MaskFolders, Scenes, SegmentationDataset, VOCSegmentation
 from crate_mm.datasets.images import UnreadableImageError
 from crate_mm.datasets.masks import overlay, palette, read_mask, to_palette_image
+from crate_mm.extras.dataset_check import check_sources, open_root
 from crate_mm.registry import DATASETS
 from tests.dataset_formats import MASK as LABELS
 from tests.dataset_formats import WRITERS, write_pairs
@@ -87,6 +88,17 @@ def test_a_wrong_mask_is_named_in_one_sentence(folder, mask, message):
     sample = SegmentationDataset(source)[position]
     assert (sample["unreadable"], sample["sample_idx"] != position) == (position, True), "the next image replaces it"
     assert str(raised.value) == sample["unreadable_reason"]
+
+
+def test_doctor_reads_masks(folder):
+    (folder / "classes.txt").write_text("sky\ntree\nroad\n")
+    findings = list(check_sources(open_root(folder)))
+    assert ("ok", "train", "3 images in 3 classes") in findings
+    assert ("ok", "broken", "none") in findings
+    for i in range(4):
+        Image.new("RGB", (3, 2)).save(folder / "masks" / f"a{i}.png")
+    (fault,) = [text for level, _, text in check_sources(open_root(folder)) if level == "fault"]
+    assert "a0.png is a color image (RGB)" in fault or "masks/a" in fault
 
 
 def test_a_missing_mask_is_named_before_anything_is_read(folder):
