@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 Index = int | tuple[int, int]  # a position, or (position, seed) in training
+IGNORED = 255  # label of pixels of a mask that count neither in the loss nor in the metrics
 
 
 class Field(NamedTuple):
@@ -65,6 +66,9 @@ class SampleDataset(Dataset, ABC):
     def describe(self, position: int) -> str:
         """Return the name of a sample for messages, such as its file."""
         return f"sample {position}"
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if the samples cannot be used, before the first step; one of them may be read."""
 
     @property
     def metainfo(self) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from torchvision import datasets
 from ..io.files import home
 from ..io.untrusted import read_regular, sanitized
 from ..registry import DATASETS
+from .base import IGNORED
 from .folders import split_positions
-from .masks import IGNORED, MaskSource
+from .masks import MaskSource
 from .scan import find_splits, is_image, list_dir
 
 MAX_NAMED = 3

@@ -11,10 +11,9 @@ from PIL import Image
 
 from ..io.files import home
 from ..io.untrusted import read_regular, sanitized
-from .base import Source
+from .base import IGNORED, Source
 from .images import MAX_IMAGE_BYTES, UnreadableImageError, open_image
 
-IGNORED = 255  # label of pixels that count neither in the loss nor in the metrics
 MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 PNG_SIGNATURE, PNG_GRAY = b"\x89PNG\r\n\x1a\n", 0
 

@@ -12,10 +12,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..registry import DATASETS, TRANSFORMS
-from .base import Field
+from .base import IGNORED, Field
 from .classification import ClassificationDataset
 from .decode import DecodesBytes
-from .masks import IGNORED, MaskSource
+from .masks import MaskSource
 from .transforms import RandomCrop, to_uint8
 
 TRIES = 10  # crops drawn by RandomClassCrop
@@ -68,9 +68,9 @@ class SegmentationDataset(ClassificationDataset):
     def spec(self) -> dict[str, Field | list[Field]]:
         return {**super().spec, "labels": Field(torch.uint8, ("H", "W"))}
 
-    def check(self, position: int = 0) -> None:
-        """Raise ``UnreadableImageError`` (a ``ValueError``) if an image or its mask cannot be used."""
-        self.images[position]
+    def check(self) -> None:
+        """Raise ``UnreadableImageError`` (a ``ValueError``) if the first image or its mask cannot be used."""
+        self.images[0]
 
     def _transform(self, images: list[Image.Image], label: np.ndarray) -> tuple[list[Tensor], Tensor]:
         (image,), (transform,), mask = images, self._views, tv_tensors.Mask(torch.from_numpy(label))

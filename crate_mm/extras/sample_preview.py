@@ -12,8 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from ..config import defines_model, fill_from_data, resolve_config
-from ..datasets.base import dataset_of
-from ..datasets.masks import IGNORED
+from ..datasets.base import IGNORED, dataset_of
 from ..engine.safety.seeding import iteration_seed
 from ..registry import DATA_SAMPLERS, DATASETS, MODELS
 

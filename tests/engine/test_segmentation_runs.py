@@ -71,7 +71,8 @@ def test_a_resumed_run_is_identical(run, tmp_path):
 def take_steps(folder, rank=None, world_size=1, port=0, **options):
     torch.set_default_dtype(torch.float64)
     folder.mkdir(exist_ok=True)
-    cfg = config(folder, optim_wrapper__optimizer=dict(type="SGD", lr=0.5, _delete_=True), **options)
+    cfg = config(folder, **options)
+    cfg.optim_wrapper.optimizer = dict(type="SGD", lr=0.5)
     # Most pixels of a half of the masks are ignored, so that processes hold unequal numbers of labels.
     cfg.train_dataloader.dataset.transforms = [
         dict(type="RandomApply", p=0.5, transforms=[dict(type="RandomRotation", degrees=180, expand=False)]),
@@ -103,6 +104,9 @@ def test_processes_and_micro_batches_take_the_same_steps(tmp_path):
     for name in ("split", "three"):
         torch.testing.assert_close(results[name], results["one"], rtol=1e-10, atol=1e-12)
         assert metrics[name] == metrics["one"], "seven images on three processes, exactly"
+
+
+SQUARE = ("--cfg-options", *(f"{split}_dataloader.dataset.source.size=16" for split in ("val", "test")))
 
 
 # Tools ----------------------------------------------------------------------------------------------------------------
@@ -169,7 +173,7 @@ def test_predict_prints_shares(run, photos, run_tool):
     ("tool", "args", "output"),
     [
         ("test", ("CONFIG", "CHECKPOINT", "--work-dir", "WORK"), "miou"),
-        ("bench", ("CONFIG", "--batch", 4, "--seconds", 0.1), "images/s"),
+        ("bench", ("CONFIG", "--batch", 4, "--seconds", 1), "images/s"),
         ("doctor", ("CONFIG",), "11 classes in the data, 11 in the head"),
         ("browse", ("CONFIG", "--number", 4, "--out", "WORK/train.png"), "4 samples"),
         ("browse", ("CONFIG", "--split", "val", "--number", 4, "--out", "WORK/val.png"), "4 samples"),
@@ -177,7 +181,7 @@ def test_predict_prints_shares(run, photos, run_tool):
         ("export", ("CONFIG", "CHECKPOINT", "--to", "torch-export", "--out", "WORK/p.pt2"), "p.pt2"),
         ("export", ("CONFIG", "CHECKPOINT", "--to", "torchscript", "--out", "WORK/p.pt"), "p.pt"),
         ("analyze", ("layers", "CONFIG", "CHECKPOINT", "--num-images", 4, "--out", "WORK/layers"), ""),
-        ("report", ("CONFIG", "CHECKPOINT", "--num-images", 4, "--shown", 2, "--out", "WORK/report.html"), ""),
+        ("report", ("CONFIG", "CHECKPOINT", "--num-images", 4, "--shown", 2, "--out", "WORK/report.html", *SQUARE), ""),
     ],
 )
 def test_tools(run, run_tool, tmp_path, tool, args, output):
@@ -187,17 +191,13 @@ def test_tools(run, run_tool, tmp_path, tool, args, output):
     assert (done.code, output in done.output) == (0, True), done.output
 
 
-def test_a_transfer_takes_the_backbone_of_a_classifier(run, tmp_path):
+def test_a_transfer_takes_the_backbone_of_a_classifier(run, run_tool, tmp_path):
     """The packaged weights of images of 32 pixels, whose positions are interpolated."""
-    weights = init_model(None, "crate_mini_digits")
-    cfg = config(
-        tmp_path,
-        model__backbone=dict(type="CRATE", arch=dict(embed_dim=96, depth=4, num_heads=4), img_size=16, patch_size=8,
-                             in_channels=1),
-        train_cfg__max_epochs=1,
-    )  # fmt: skip
-    cfg.load_from = "crate_mini_digits"
-    runner = Runner.from_cfg(cfg)
-    runner.load_or_resume()
-    assert torch.equal(runner.task.backbone.embedding.proj.weight, weights.backbone.embedding.proj.weight)
-    assert runner.task.backbone.embedding.pos_embed.shape == (1, 5, 96)
+    backbone = "dict(type='CRATE',arch=dict(embed_dim=96,depth=4,num_heads=4),img_size=16,patch_size=8,in_channels=1)"
+    options = ("--cfg-options", f"model.backbone={backbone}", f"work_dir={tmp_path}")
+    done = run_tool("train", run / "scenes_config.py", "--load-from", "crate_mini_digits", "--dry-run", *options)
+    assert done.code == 0, done.output
+    assert "pos_embed" in done.output
+    probe = ("--linear-probe", "--dry-run", "--load-from", run / "epoch_2.pth")
+    done = run_tool("train", run / "scenes_config.py", *probe)
+    assert done.code == 0, done.output

@@ -11,9 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...datasets.base import Field, dataset_of, require_images
-from ...datasets.masks import IGNORED
-from ...datasets.segmentation import SegmentationDataset
+from ...datasets.base import IGNORED, Field, dataset_of, require_images
 from ...registry import HEADS, MODELS
 from ..backbone import image_spec
 from ..layers import to_pair
@@ -160,8 +158,7 @@ class Segmentation(ImageTask):
                 f"the head has {self.num_classes} classes: label {IGNORED} is ignored, so at most {IGNORED}"
             )
         check_classes(dataset, self.num_classes, split)
-        if isinstance(dataset, SegmentationDataset):
-            dataset.check()
+        dataset_of(dataset).check()
         check_images_fit(dataset, self.backbone, split)
 
 
