@@ -37,7 +37,8 @@ FLOORS = [
     {"analysis", "checkpoints"},
     {"models"},  # the package's face
     {"config", "models.tasks", "datasets", "evaluation"},
-    {"models.families", "models.decoders"},
+    {"models.families"},
+    {"models.decoders"},
     {"models.backbone", "models.translate"},
     {"models.layers", "models.arch", "models.official", "datasets.base"},
     {"registry"},

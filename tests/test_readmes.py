@@ -123,6 +123,7 @@ FURTHER = {
     "features": ["--num-images", "50"],
     "report": ["--num-images", "20", "--shown", "4"],
     "attention": ["--layers", "1"],
+    "objects": ["--num-images", "5"],
     "new": ["--out", "another_file.py"],
 }
 WITHOUT_CONFIG = {"demo", "new", "publish", "convert_official", "pack_dataset", "results_table"}

@@ -86,11 +86,24 @@ class Scenes(MaskSource):
 
     def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Draw a scene: a gray image and its labels, both of ``size`` x ``size`` pixels."""
+        return self._draw(index)[:2]
+
+    def instances(self, index: int) -> list[np.ndarray]:
+        """Return the visible pixels of each object of a scene, ``(size, size)`` of bool, first object first.
+
+        An object that others cover wholly is left out.
+        """
+        numbers = self._draw(index)[2]
+        return [numbers == number for number in np.unique(numbers) if number]
+
+    def _draw(self, index: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
+        """Return a scene's image, its labels, and for each pixel the number of its object, from 1; 0 is the ground."""
         index = range(self.length)[index]  # IndexError ends an iteration over the source
         # NumPy guarantees that the numbers of this legacy generator do not change.
         random = np.random.RandomState([self.seed, SPLITS[self.split], index])
         scene, labels = self._ground(random), np.full((self.size, self.size), len(self.classes) - 1, np.int64)
-        for _ in range(random.randint(self.objects[0], self.objects[1] + 1)):
+        numbers = np.zeros_like(labels)
+        for place in range(random.randint(self.objects[0], self.objects[1] + 1)):
             number = random.randint(len(self.pictures))
             side = max(round(random.uniform(*self.scale) * self.size), 1)
             picture = Image.fromarray(self.pictures[number]).resize((side, side), Image.Resampling.BILINEAR)
@@ -102,7 +115,8 @@ class Scenes(MaskSource):
             inside = pixels >= THRESHOLD
             scene[window][inside] = pixels[inside] * random.uniform(0.7, 1.0)
             labels[window][inside] = self.labels[number]
-        return Image.fromarray(scene.round().astype(np.uint8)), labels
+            numbers[window][inside] = place + 1
+        return Image.fromarray(scene.round().astype(np.uint8)), labels, numbers
 
     def _ground(self, random: np.random.RandomState) -> np.ndarray:
         """Return a texture: stripes of a random direction and width, with noise at two scales; ``(size, size)``."""

@@ -5,13 +5,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from crate_mm import from_official
 from crate_mm.analysis.gather import measure_layers
 from crate_mm.analysis.taps import capture, find_layers
+from crate_mm.checkpoints import as_checkpoint
+from crate_mm.checkpoints.fit import load_strict
 from crate_mm.models import DEPICTCA, DEPICTSA, CBTDecoder, TokenLayout
 from crate_mm.models.decoders.base import class_maps
 from crate_mm.models.layers import CBSA, MSCA, MSSA, CrossBlock
 from crate_mm.models.translate import rename
-from crate_mm.registry import HEADS
+from crate_mm.registry import HEADS, MODELS
 from crate_mm.testing import check_layer
 from tests.official import official_state_dict, reference
 
@@ -228,3 +231,85 @@ def test_samples_are_apart_and_the_grid_has_its_rows(kind):
     if kind is not CBTDecoder:  # without positions, patches move as they please
         order = [3, 4, 5, 0, 1, 2]
         torch.testing.assert_close(decoder(patches[:, order], (2, 3)), masks.flip(2))
+
+
+def segmenter_weights(name, d=24, depth=2, patch=8, side=32, classes=7):
+    """A whole model as the authors' code saves it, with the decoder of a reference case."""
+    shapes = {
+        "cls_token": (1, 1, d),
+        "pos_embed": (1, 1 + (side // patch) ** 2, d),
+        "patch_embed.proj.weight": (d, 3, patch, patch),
+        "patch_embed.proj.bias": (d,),
+        **{f"norm.{p}": (d,) for p in ("weight", "bias")},
+        "head.weight": (1000, d),
+        "head.bias": (1000,),
+    }
+    for layer in range(depth):
+        for part, (rows, columns) in {
+            "attn.qkv": (3 * d, d), "attn.proj": (d, d), "mlp.fc1": (4 * d, d), "mlp.fc2": (d, 4 * d)
+        }.items():  # fmt: skip
+            shapes |= {f"blocks.{layer}.{part}.weight": (rows, columns), f"blocks.{layer}.{part}.bias": (rows,)}
+        shapes |= {f"blocks.{layer}.norm{i}.{p}": (d,) for i in (1, 2) for p in ("weight", "bias")}
+    weights = {f"encoder.{key}": value for key, value in official_state_dict(shapes).items()}
+    decoder = official_state_dict(REFERENCE[name]["generated_shapes"])
+    return weights | {f"decoder.{key}": value for key, value in decoder.items()}
+
+
+def segmenter_tokens(w, images, heads, patch=8, eps=1e-5):
+    """The tokens of the authors' ViT, by its formulas."""
+    w = {key.removeprefix("encoder."): value for key, value in w.items()}
+    d = w["cls_token"].shape[-1]
+
+    def norm(x, name):
+        return F.layer_norm(x, (d,), w[f"{name}.weight"], w[f"{name}.bias"], eps)
+
+    def linear(x, name):
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    x = F.conv2d(images, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], patch).flatten(2).mT
+    x = torch.cat([w["cls_token"].expand(len(x), -1, -1), x], 1) + w["pos_embed"]
+    for layer in range(2):
+        name = f"blocks.{layer}"
+        q, k, v = (
+            part.unflatten(-1, (heads, -1)).transpose(1, 2)
+            for part in linear(norm(x, f"{name}.norm1"), f"{name}.attn.qkv").chunk(3, -1)
+        )
+        y = ((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        x = x + linear(y, f"{name}.attn.proj")
+        x = x + linear(F.gelu(linear(norm(x, f"{name}.norm2"), f"{name}.mlp.fc1")), f"{name}.mlp.fc2")
+    return norm(x, "norm")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["depict_sa_micro", "depict_ca_micro"])
+def test_whole_models_of_the_authors_are_translated(name):
+    weights, images = segmenter_weights(name), normal(3, 2, 3, 32, 32)
+    model = from_official({"model": weights, "epoch": 63, "optimizer": {}}, num_heads=4)
+    assert (model.window, model.num_classes, model.patch_size) == ((32, 32), 7, (8, 8))
+    assert model.data_preprocessor.mean.flatten().tolist() == [127.5] * 3
+    own = {key.removeprefix("decoder."): value for key, value in weights.items() if key.startswith("decoder.")}
+    masks = DECODERS[name].from_official(own)(segmenter_tokens(weights, images, 4)[:, 1:], (4, 4))
+    expected = F.interpolate(masks, (32, 32), mode="bilinear")
+    torch.testing.assert_close(model(images), expected, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="has no ViT of width 24 and depth 2: give num_heads"):
+        from_official({"model": weights})
+    with pytest.raises(ValueError, match=r"'encoder.dist_token' is not a parameter of DEPICT's"):
+        from_official({"model": {**weights, "encoder.dist_token": torch.zeros(1, 1, 24)}}, num_heads=4)
+
+
+@pytest.mark.parametrize(("width", "depth", "heads"), [(192, 12, 3), (1024, 24, 16)])
+def test_published_whole_models_need_no_argument(width, depth, heads):
+    """Names and shapes of CBT's model on a ViT, without memory; the number of heads is the published one."""
+    shapes = {key: list(value.shape) for key, value in segmenter_weights("cbt_decoder_micro", d=20).items()}
+    weights = {}
+    for key, shape in shapes.items():
+        for n in range(depth if ".blocks.0." in key else 3 if ".layers.0." in key else 1):
+            name = key.replace(".blocks.0.", f".blocks.{n}.").replace(".layers.0.", f".layers.{n}.")
+            sizes = [{20: width, 60: 3 * width, 80: 4 * width}.get(size, size) for size in shape]
+            weights[name] = torch.empty(sizes, device="meta")
+    opened = as_checkpoint({"model": weights})
+    assert opened.model["backbone"]["arch"] == dict(embed_dim=width, depth=depth, num_heads=heads)
+    head = dict(type="CBTDecoder", embed_dim=width, num_classes=150, depth=3, num_heads=3, head_dim=100)
+    assert opened.model["head"] == head
+    with torch.device("meta"):
+        load_strict(MODELS.build(opened.model), opened)
