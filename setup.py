@@ -10,6 +10,7 @@ EXPORT = ["onnxscript>=0.5", "onnxruntime>=1.20"]  # what writes ONNX, and what 
 TIMM = ["timm>=1.0.15"]
 HUB = ["huggingface_hub>=0.34"]  # weights by hf:// addresses, and models pushed to the Hub
 TEXT = ["tokenizers>=0.20", "tiktoken>=0.8"]  # files of tokenizers, where a token is not a byte
+COCO = ["pycocotools>=2.0.8"]  # masks of objects and their average precision
 COMPLETION = ["shtab>=1.13"]  # scripts that complete commands in bash, zsh and fish
 DOCS = ["sphinx>=9", "docutils>=0.22", "myst-nb>=1.4", "furo>=2025.12"]  # the documentation site
 DOCS = [f'{name}; python_version >= "3.11"' for name in DOCS]  # as Sphinx 9 itself
@@ -27,6 +28,7 @@ TEST = [
     *TIMM,
     *HUB,
     *TEXT,
+    *COCO,
     *COMPLETION,
     *DOCS,
     "selenium>=4.20",  # a report in a real browser, where Chromium and its driver are installed
@@ -68,7 +70,7 @@ setup(
         "lion-pytorch>=0.2.2",
         "einops>=0.8",
         "fvcore>=0.1.5.post20221221",
-        "scikit-learn>=1.3",  # the digits; with it comes scipy, which reads the flowers' labels
+        "scikit-learn>=1.3",  # the digits; with it comes scipy, which reads the flowers' labels and cuts graphs
         "simplejpeg>=1.8",
         "safetensors>=0.4.3",
         "matplotlib>=3.7",
@@ -80,8 +82,9 @@ setup(
         "timm": TIMM,
         "hub": HUB,
         "text": TEXT,
+        "coco": COCO,
         "completion": COMPLETION,
-        "all": [*EXPORT, *TIMM, *HUB, *TEXT, *COMPLETION],
+        "all": [*EXPORT, *TIMM, *HUB, *TEXT, *COCO, *COMPLETION],
         "docs": [*DOCS, *HUB, *TIMM],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "pre-commit"],

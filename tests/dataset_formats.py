@@ -112,18 +112,6 @@ def imagenet(root: Path, patch=None) -> None:
             _photo(root / split / f"n{c:08d}" / f"{c}.JPEG", (8, 6))
 
 
-# The config's data -> what writes it.
-WRITERS = {
-    "CIFAR10": cifar10,
-    "CIFAR100": cifar100,
-    "Flowers102": flowers102,
-    "OxfordIIITPet": pets,
-    "FashionMNIST": fashion_mnist,
-    "ClassFolders": image_folder,
-    "ImageNet": imagenet,
-}
-
-
 def voc(root: Path, masks: dict[str, np.ndarray], images: dict[str, np.ndarray] | None = None) -> None:
     """PASCAL VOC 2012's layout: images and masks of classes by name, all of them in its list ``val``."""
     folder = root / "VOCdevkit" / "VOC2012"
@@ -136,3 +124,60 @@ def voc(root: Path, masks: dict[str, np.ndarray], images: dict[str, np.ndarray] 
         written.putpalette([value for i in range(256) for value in (i, 255 - i, (37 * i) % 256)])
         written.save(folder / "SegmentationClass" / f"{name}.png")
     (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("\n".join(masks) + "\n")
+
+
+# Three classes and an ignored pixel.
+MASK = np.array([[0, 1, 2], [255, 2, 0]], np.uint8)
+
+
+def write_pairs(root: Path, count: int, mask: np.ndarray, *splits: str, names: tuple = ("images", "masks")) -> Path:
+    """Images a0.png, a1.png, ... of random colors and their masks, in split folders if there are any."""
+    for split in splits or ("",):
+        for i in range(count):
+            _photo(root / names[0] / split / f"a{i}.png", mask.shape[::-1])
+            file = root / names[1] / split / f"a{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(file)
+    return root
+
+
+def mask_folders(root: Path, patch=None) -> None:
+    write_pairs(root, 4, np.kron(MASK, np.ones((20, 20), np.uint8)))
+    (root / "classes.txt").write_text("sky\ntree\nroad\n")
+
+
+def ade20k(root: Path, patch=None) -> None:
+    """The scene parsing benchmark's layout; its masks count classes from 1."""
+    folder = root / "ADEChallengeData2016"
+    write_pairs(folder, 2, MASK, "training", "validation", names=("images", "annotations"))
+    rows = ["Idx\tRatio\tTrain\tVal\tStuff\tName", *(f"{i}\t0.1\t9\t9\t0\tname {i}, other" for i in range(1, 151))]
+    (folder / "objectInfo150.txt").write_text("\n".join(rows) + "\n")
+
+
+def cityscapes(root: Path, patch=None) -> None:
+    """Ids 7 and 8 are road and sidewalk; 0, 3, 5 and 29 are not evaluated."""
+    ids = np.array([[0, 5, 7], [29, 8, 3]], np.uint8)
+    for split in ("train", "val"):
+        for city in ("ulm", "bonn"):
+            name = f"{city}_000000_000019"
+            _photo(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", (3, 2))
+            file = root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(ids).save(file)
+
+
+# The config's data -> what writes it.
+WRITERS = {
+    "CIFAR10": cifar10,
+    "CIFAR100": cifar100,
+    "Flowers102": flowers102,
+    "OxfordIIITPet": pets,
+    "FashionMNIST": fashion_mnist,
+    "ClassFolders": image_folder,
+    "ImageNet": imagenet,
+    "ADE20K": ade20k,
+    "Cityscapes": cityscapes,
+    "MaskFolders": mask_folders,
+    "Scenes": fashion_mnist,
+    "VOCSegmentation": lambda root, patch=None: voc(root, {"a": MASK, "b": MASK}),
+}

@@ -36,7 +36,8 @@ def test_every_config_builds(path, tmp_path):
         model = MODELS.build(cfg.model)
         output = model(**model.example())
     if "head" in cfg.model:
-        assert output.shape == (1, cfg.model.head.num_classes)
+        pixels = model.example()["inputs"].shape[-2:] if model.labels_pixels else ()
+        assert output.shape == (1, cfg.model.head.num_classes, *pixels)
     elif cfg.model.type == "SelfDistillation":
         assert output.shape == (1, model.backbone.embed_dim)
     elif cfg.model.type == "LanguageModel":

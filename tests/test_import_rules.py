@@ -38,7 +38,8 @@ FLOORS = [
     {"models"},  # the package's face
     {"config", "models.tasks", "datasets", "evaluation"},
     {"models.families"},
-    {"models.backbone"},
+    {"models.decoders"},
+    {"models.backbone", "models.translate"},
     {"models.layers", "models.arch", "models.official", "datasets.base"},
     {"registry"},
     {"io.files", "io.log", "torch_private"},
@@ -49,7 +50,7 @@ BESIDES = {
     "engine": {"models.tasks.base", "models.backbone", "models.layers", "datasets.base"},
     "analysis": {"models.tasks.base", "models.backbone", "models.layers"},
     "cli": {"models.tasks.base"},
-    "checkpoints": {"models.tasks.base", "models.backbone", "models.layers", "models.official"},
+    "checkpoints": {"models.tasks.base", "models.backbone", "models.layers", "models.official", "models.translate"},
 }
 # Reached through registries alone.
 THROUGH_REGISTRIES = {"engine": {"models", "datasets", "evaluation"}, "checkpoints": {"models", "datasets"}}

@@ -75,6 +75,8 @@ FOLDERS = ["data_root=folders", "global_batch_size=20"]
 DIGITS = ["global_batch_size=449", "default_hooks.white_box=None"]  # three steps of an epoch
 MINI = [ARCH, "global_batch_size=20"]
 TEXT = [ARCH, "train_dataloader.dataset.random_windows=32"]
+SCENES = [ARCH, "global_batch_size=4", "train_dataloader.dataset.source.length=8"]
+SCENES += [f"{split}_dataloader.dataset.source.length=4" for split in ("val", "test")]
 # Overrides that make a config small.
 SMALL = {
     "configs/crate_base_in1k.py": IN1K,
@@ -88,6 +90,8 @@ SMALL = {
     "configs/compare/vit.py": MINI,
     "causal_crate_mini_python": TEXT,
     "configs/causal_crate_mini_python.py": TEXT,
+    "configs/segmentation_mini_scenes.py": SCENES,
+    "configs/compare_dense/depict_sa_crate.py": SCENES,
     "configs/transfer/pets.py": ["global_batch_size=37"],
     "configs/transfer/folder.py": FOLDERS,
     "transfer/folder": FOLDERS,
@@ -123,6 +127,7 @@ FURTHER = {
     "features": ["--num-images", "50"],
     "report": ["--num-images", "20", "--shown", "4"],
     "attention": ["--layers", "1"],
+    "objects": ["--num-images", "5"],
     "new": ["--out", "another_file.py"],
 }
 WITHOUT_CONFIG = {"demo", "new", "publish", "convert_official", "pack_dataset", "pack_text", "results_table"}
@@ -365,6 +370,8 @@ def stock(tmp_path_factory) -> Path:
     mae = describe(small_config("crate_mae_mini_fashion_mnist").model.to_dict(), [str(i) for i in range(10)])
     text = small_config("causal_crate_mini_python").model.to_dict()
     text_weights = MODELS.build(text).state_dict()
+    scenes = describe(small_config("segmentation_mini_scenes").model.to_dict(), [*map(str, range(10)), "ground"])
+    scenes["meta"]["test_transforms"] = []
     official = official_names(get_model("crate_tiny").state_dict())
     stored = {
         "crate_base.pth": base,
@@ -384,6 +391,7 @@ def stock(tmp_path_factory) -> Path:
         },
         "work_dirs/mae/epoch_12.pth": mae,
         "work_dirs/causal_crate_mini_python/epoch_4.pth": {"meta": {"model": text}, "state_dict": text_weights},
+        "work_dirs/scenes/epoch_12.pth": scenes,
     }
     for name, contents in stored.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)

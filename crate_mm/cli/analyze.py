@@ -7,6 +7,9 @@ python tools/analyze.py attention  configs/crate_base_in1k.py crate_base.pth --i
 python tools/analyze.py pca        configs/crate_base_in1k.py crate_base.pth --images cat1.jpg cat2.jpg cat3.jpg
 python tools/analyze.py features   configs/crate_tiny_digits.py epoch_40.pth --method tsne
 python tools/analyze.py segments   configs/crate_small8_in21k.py crate_small8.pth --voc data
+python tools/analyze.py objects    configs/crate_small8_in21k.py crate_small8.pth --coco instances_val2017.json \\
+  --folder val2017 --num-images 0
+python tools/analyze.py masks      configs/segmentation_mini_scenes.py epoch_10.pth
 python tools/analyze.py reconstruct configs/crate_mae_base_in1k.py crate_mae_base.pth --images cat.jpg dog.jpg
 
 CHECKPOINT is a file, also a third-party one, or 'random' for random weights. To add a figure, register a

@@ -1,4 +1,4 @@
-"""Show images of a config's data as a model is trained on them: augmented, erased and mixed, with their labels.
+"""Show images of a config's data as a model is trained on them: augmented, erased and mixed, with labels or masks.
 
 python tools/browse.py configs/crate_base_in1k.py --cfg-options data_root=/data/imagenet
 python tools/browse.py configs/crate_base_in1k.py --same 7 --number 12 --out one_image.png
@@ -16,6 +16,7 @@ import torch
 
 from ..analysis.figures.sheet import Panel, plot_sheet, save_sheet
 from ..config import default_work_dir, load_config
+from ..datasets.masks import overlay
 from ..extras.sample_preview import PreviewSample, SamplePreview
 from ..io.untrusted import sanitized, say
 from .options import Parser, add_shared, check_output, positive_int, user_errors
@@ -44,11 +45,14 @@ def panel(sample: PreviewSample, classes: list[str] | None, with_epoch: bool) ->
         )
     if sample.pixels.shape[0] not in (1, 3):
         raise ValueError(f"{sanitized(sample.path)}: expected 1 or 3 channels, got {sample.pixels.shape[0]}")
+    pixels = sample.pixels.permute(1, 2, 0).numpy()
+    if sample.mask is not None:
+        pixels = overlay(pixels, sample.mask.numpy())
     weights = [(classes[label] if classes else str(label), weight) for label, weight in sample.labels]
     lines = [name if weight == 1 else f"{name}  {100 * weight:.0f} %" for name, weight in weights]
     lines += [f"epoch {sample.epoch}" if with_epoch else os.path.basename(sample.path)]
     lines += filter(None, [sample.replaces])
-    return Panel(sample.pixels.permute(1, 2, 0).numpy(), lines)
+    return Panel(pixels, lines)
 
 
 def title(cfg, args: argparse.Namespace, preview: SamplePreview, samples: list[PreviewSample]) -> str:

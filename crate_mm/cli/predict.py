@@ -1,30 +1,38 @@
-"""Predict the classes of images; print them, or write a CSV file or a sheet of images.
+"""Predict the classes of images, or of their pixels; print them, or write a CSV file, a sheet of images or masks.
 
 python tools/predict.py crate_base.pth my/photos --out predictions.csv
 python tools/predict.py crate_base.pth "my/photos/*/*.jpg" cat.jpg --out sheet.png --top 3
 python tools/predict.py my.pth my/photos --config my_config.py
+python tools/predict.py segmentation.pth my/photos --out masks
 
 The checkpoint determines the model and its test transforms. If these do not give the model's input size, images are
 resized to it. For an image that cannot be read, the output states the reason. In a CSV file, a name that a spreadsheet
 would read as a formula is preceded by an apostrophe, and characters that are not printable are written as \\n or \\xNN.
+A segmentation writes a folder: for each image a PNG whose indices are the classes and whose palette shows them, and
+masks.json with the names and colors of the classes and each image's fractions of them.
 """
 
 import argparse
 import csv
 import glob
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 from mmengine.device import get_device
 
 from ..analysis.figures.sheet import Panel, plot_sheet, save_sheet
 from ..api import init_model
 from ..config.resolve import share_of_cores
 from ..datasets import ImageFiles
+from ..datasets.masks import palette, to_palette_image
 from ..engine import amp_dtype
+from ..inference.masks import MaskPredictor
 from ..inference.predictor import Prediction, Predictor
-from ..io.files import atomic_file
+from ..io.files import atomic_file, write_json
 from ..io.untrusted import sanitized, say, spreadsheet_cell
+from ..models import Segmentation
 from .options import Parser, add_shared, check_output, positive_int, user_errors
 
 SHEET_IMAGES = 30
@@ -32,10 +40,14 @@ SHEET_IMAGES = 30
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("checkpoint", help="checkpoint of a classifier, of training, published or third-party")
+    parser.add_argument(
+        "checkpoint", help="checkpoint of a classifier or segmentation, of training, published or third-party"
+    )
     add_shared(parser, "images", "--config", "--batch", "--amp")
     parser.add_argument(
-        "--out", metavar="FILE", help="*.csv: a row per image; *.png, *.pdf: a sheet of the first images"
+        "--out",
+        metavar="FILE",
+        help="*.csv: a row per image; *.png, *.pdf: a sheet of the first images; of a segmentation: a folder of masks",
     )
     parser.add_argument("--top", type=positive_int, default=5, metavar="K", help="classes per image (default: 5)")
     parser.add_argument("--number", type=positive_int, help=f"images on a sheet (default: {SHEET_IMAGES})")
@@ -111,16 +123,65 @@ class PredictionCounter:
         )
 
 
+def segment(args: argparse.Namespace, model: Segmentation, images: list[Path]) -> list[str]:
+    """Predict the masks of images, and print or write them; return the parts of the summary.
+
+    Raises:
+        ValueError: --out is a file, two masks would have one name, or no image can be read.
+    """
+    if Path(args.out or "").suffix:
+        raise ValueError(f"the model is a segmentation: --out names a folder for its masks, got {sanitized(args.out)}")
+    predictor = MaskPredictor(model, amp_dtype() if args.amp else "float32")
+    names, folder, entries, reasons = predictor.class_names, Path(args.out or ""), [], []
+    same = [stem for stem, count in Counter(image.stem for image in images).items() if count > 1]
+    if args.out and same:
+        raise ValueError(f"several images are called {sanitized(same[0])}: their masks would have one name")
+    if args.out:
+        folder.mkdir(parents=True, exist_ok=True)
+    for prediction in predictor.stream(images):
+        name = sanitized(prediction.image, 500)
+        if prediction.labels is None:
+            reasons.append(prediction.reason)
+            entries.append({"image": str(prediction.image), "reason": prediction.reason})
+            if not args.out:
+                say(f"{name}: cannot be read: {prediction.reason}")
+            continue
+        counts = np.bincount(prediction.labels.flat, minlength=len(names))
+        shares = {names[i]: counts[i] / counts.sum() for i in np.argsort(-counts, kind="stable") if counts[i]}
+        if not args.out:
+            classes = list(shares.items())[: args.top]
+            say(f"{name}: {', '.join(f'{sanitized(label)} {100 * share:.1f} %' for label, share in classes)}")
+            continue
+        file = f"{prediction.image.stem}.png"
+        with atomic_file(folder / file) as target:
+            to_palette_image(prediction.labels).save(target, "PNG")
+        entries.append({"image": str(prediction.image), "mask": file, "classes": shares})
+    if args.out:
+        classes = [{"name": name, "color": color} for name, color in zip(names, palette(len(names)).tolist())]
+        write_json(folder / "masks.json", {"classes": classes, "images": entries})
+    if len(reasons) == len(images):
+        raise ValueError(f"none of the {len(images)} images can be read; the first: {reasons[0]}")
+    summary = f"segmented {len(images) - len(reasons)} of {len(images)} images"
+    return [summary, *([f"{len(reasons)} cannot be read"] if reasons else [])]
+
+
 def main() -> None:
     args = parse_args()
     with user_errors():
         rule = "--out {} must end in .csv for rows, or in .png or .pdf for a sheet"
-        kind = check_output(args.out, (".csv", ".png", ".pdf"), rule) if args.out else ""
+        is_folder = args.out and not Path(args.out).suffix
+        kind = check_output(args.out, (".csv", ".png", ".pdf"), rule) if args.out and not is_folder else ""
         if args.number and kind not in (".png", ".pdf"):
             raise ValueError("--number needs a sheet, such as --out sheet.png")
         images = find_images(args.images)
         selected = images if kind not in (".png", ".pdf") else images[: args.number or SHEET_IMAGES]
         model = init_model(args.config, args.checkpoint, get_device())
+        if isinstance(model, Segmentation):
+            parts = segment(args, model, images)
+            say("; ".join([*parts, *([f"written to {sanitized(args.out)}"] if args.out else [])]))
+            return
+        if is_folder:
+            raise ValueError(rule.format(sanitized(args.out)))
         dtype = amp_dtype() if args.amp else "float32"
         predictor = Predictor(model, topk=args.top, batch_size=args.batch, dtype=dtype)
         predictor.preparation.resize_to_model(model)

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 Index = int | tuple[int, int]  # a position, or (position, seed) in training
-IGNORED = -100  # label of a token that does not count, PyTorch's default
+IGNORED_TOKEN = -100  # label of a token that does not count, PyTorch's default
+IGNORED_PIXEL = 255  # label of pixels of a mask that count neither in the loss nor in the metrics
 
 
 class Field(NamedTuple):
@@ -70,6 +71,9 @@ class SampleDataset(Dataset, ABC):
     def describe(self, position: int) -> str:
         """Return the name of a sample for messages, such as its file."""
         return f"sample {position}"
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if the samples cannot be used, before the first step; one of them may be read."""
 
     @property
     def metainfo(self) -> dict[str, Any]:

@@ -97,14 +97,18 @@ class ClassificationDataset(SampleDataset):
     def _inputs(self, views: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
         return views[0]
 
-    def _load(self, position: int, seed: int | None) -> tuple[list[Image.Image | torch.Tensor], int]:
+    def _load(self, position: int, seed: int | None) -> tuple[list[Image.Image | torch.Tensor], Any]:
         """Return the decoded image for each view, and its label, with the random states seeded for the transforms."""
         image, label = self.images.read(position) if self.encoded else self.images[position]
         if seed is not None:
             seed_everything(seed)
         return [decode(image) for decode in self._decoders] or [image] * len(self._views), label
 
-    def _read(self, requested: int, seed: int | None) -> tuple[int, list[torch.Tensor], int, str]:
+    def _transform(self, images: list[Image.Image | torch.Tensor], label: Any) -> tuple[list[torch.Tensor], Any]:
+        """Return the transformed images, one for each view, and the label."""
+        return [to_uint8(transform(image)) for transform, image in zip(self._views, images)], label
+
+    def _read(self, requested: int, seed: int | None) -> tuple[int, list[torch.Tensor], Any, str]:
         """Load the requested image or the next readable one.
 
         Returns:
@@ -123,8 +127,7 @@ class ClassificationDataset(SampleDataset):
                 reasons.append(str(error) or type(error).__name__)
             else:
                 try:
-                    views = [to_uint8(transform(image)) for transform, image in zip(self._views, images)]
-                    return position, views, label, next(iter(reasons), "")
+                    return position, *self._transform(images, label), next(iter(reasons), "")
                 except UnreadableImageError as error:
                     reasons.append(str(error))
                 except Exception as error:

@@ -9,7 +9,7 @@ import torch
 from ..io.files import home
 from ..io.untrusted import is_count, read_json, read_regular, sanitized
 from ..registry import DATASETS
-from .base import IGNORED, Field, Index, SampleDataset
+from .base import IGNORED_TOKEN, Field, Index, SampleDataset
 
 COUNTS = ("vocab_size", "largest_id", "documents", "bytes", "tokens")  # of a token file's description
 MAX_DESCRIPTION_BYTES = 2**20
@@ -134,7 +134,7 @@ class Windows(SampleDataset):
         sample = {"inputs": window[:-1], "labels": window[1:], "sample_idx": position}
         if repeated:
             sample["labels"] = window[1:].clone()
-            sample["labels"][:repeated] = IGNORED
+            sample["labels"][:repeated] = IGNORED_TOKEN
         return sample if seed is None else {**sample, "sample_seed": seed}
 
     def largest_id(self) -> int:

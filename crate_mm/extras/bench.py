@@ -95,7 +95,9 @@ def random_batch(task: Task, batch: int) -> dict[str, Tensor]:
     device, shape = next(task.parameters()).device, image_shape(task)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(max(task.num_classes, 1), (batch,), generator=generator)
+    labels = torch.randint(
+        max(task.num_classes, 1), (batch, *shape[1:]) if task.labels_pixels else (batch,), generator=generator
+    )
     tensors = {"inputs": images, "labels": labels, "sample_idx": torch.arange(batch)}
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 

@@ -1,4 +1,4 @@
-"""Check a folder of images, or any source: splits, classes, counts and unusual images.
+"""Check a folder of images, or any source: splits, classes, counts, masks and unusual images.
 
 A finding is a triple: level ('ok', 'note' or 'fault'), topic, text. A fault prevents training.
 """
@@ -17,6 +17,7 @@ from PIL import Image
 from ..datasets.base import Source, source_of
 from ..datasets.folders import ImageFolder
 from ..datasets.images import UnreadableImageError, open_image
+from ..datasets.mask_sources import MaskFolders
 from ..datasets.packed import INDEX, PackedImages
 from ..datasets.scan import find_splits, is_image, list_dir, walk_tree
 from ..io.files import home
@@ -44,7 +45,7 @@ class ImageRecord(NamedTuple):
 
 
 def open_root(root: str | Path) -> dict[str, Source]:
-    """Return the sources of a folder by split: packed images, split folders, or class folders as 'all'.
+    """Return the sources of a folder by split: packed images, images with masks, split folders, or class folders.
 
     Raises:
         ValueError: the folder does not exist, or contains no images.
@@ -56,6 +57,8 @@ def open_root(root: str | Path) -> dict[str, Source]:
     try:
         if packed_splits:
             return {split: PackedImages(str(root), split) for split in packed_splits}
+        if (root / "images").is_dir() and (root / "masks").is_dir():
+            return {split: MaskFolders(str(root), split) for split in ("train", "val")}
         return {split: ImageFolder(folder) for split, folder in (find_splits(root) or {"all": root}).items()}
     except FileNotFoundError as error:
         raise ValueError(f"{sanitized(root)}: {error}") from None
@@ -167,6 +170,7 @@ def _read_image(split: str, source: Source, position: int) -> ImageRecord:
     try:
         if not source.encoded:
             image, label = source[position]
+            label = -1 if isinstance(label, np.ndarray) else label  # a mask, which the source has checked
             digest = hashlib.sha256(np.asarray(image).tobytes()).digest()
             return ImageRecord(split, path, label, "", image.size, image.mode, UPRIGHT, digest)
         data, label = source.read(position)

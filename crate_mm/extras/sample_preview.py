@@ -9,9 +9,10 @@ from mmengine.config import Config
 from mmengine.runner import set_random_seed
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms import v2
 
 from ..config import defines_model, fill_from_data, resolve_config
-from ..datasets.base import dataset_of
+from ..datasets.base import IGNORED_PIXEL, dataset_of
 from ..engine.safety.seeding import iteration_seed
 from ..registry import DATA_SAMPLERS, DATASETS, MODELS
 
@@ -21,11 +22,13 @@ class PreviewSample(NamedTuple):
 
     Attributes:
         pixels: uint8 ``(C, H, W)``; after batch augmentation, the denormalized image.
-        labels: pairs (class, weight) in descending order of weight: one, or two for a mixed image.
+        labels: pairs (class, weight) in descending order of weight: one, or two for a mixed image; for an image with a
+            mask, the fractions of its labelled pixels.
         position: index of the image in the dataset.
         path: path or name of the image.
         epoch: epoch from 1, or 0 outside of training.
         replaces: a note if the image replaces an unreadable one, or ''.
+        mask: labels of the pixels, uint8 ``(H, W)``, or None.
     """
 
     pixels: Tensor
@@ -34,6 +37,7 @@ class PreviewSample(NamedTuple):
     path: str
     epoch: int = 0
     replaces: str = ""
+    mask: Tensor | None = None
 
 
 class SamplePreview:
@@ -149,6 +153,10 @@ class SamplePreview:
     def _plain(self, index: int | tuple[int, int], epoch: int) -> PreviewSample:
         sample = self._sample(index)
         label = sample.get("labels", -1)
+        if isinstance(label, Tensor) and label.ndim == 2:
+            counts = torch.bincount(label[label != IGNORED_PIXEL].flatten().int())
+            pixels = v2.functional.resize(sample["inputs"], list(label.shape))  # masks may keep their own size
+            return self._preview(sample, pixels, _label_weights(counts / counts.sum()), epoch)._replace(mask=label)
         return self._preview(sample, sample["inputs"], [(int(label), 1.0)] if label >= 0 else [], epoch)
 
     def _preview(self, sample: dict, pixels: Tensor, labels: list[tuple[int, float]], epoch: int) -> PreviewSample:

@@ -137,11 +137,11 @@ def draw(
         draw("subspaces", model).savefig("subspaces.pdf")
 
     Args:
-        figure: 'attention', 'features', 'layers', 'pca', 'reconstruct', 'segments', 'subspaces', 'tokens', or a figure
-            of your own in ``FIGURES``.
+        figure: 'attention', 'features', 'layers', 'masks', 'objects', 'pca', 'reconstruct', 'segments', 'subspaces',
+            'tokens', or a figure of your own in ``FIGURES``.
         model: from ``init_model`` or ``get_model``. 'layers' also compares several models, by their labels.
         images: images as for ``Predictor``, a dataset of (image, label) pairs, or a ``DataLoader`` of samples, such as
-            ``build_loader`` returns. 'segments' and 'subspaces' need none.
+            ``build_loader`` returns. 'objects', 'segments' and 'subspaces' need none.
         layers: numbers of the layers from 0, negative numbers from the last (default: all, or the figure's own).
         seed: of what the figure draws at random.
         options: of the command, with underscores: ``num_images=100``, ``foreground=True``.

@@ -1,6 +1,6 @@
-"""Declaration of the weights of a third-party code base (``Backbone.official``).
+"""Declaration of the weights of a third-party code base (``Backbone.official``, ``MaskDecoder.official``).
 
-It is data that ``checkpoints/translate.py`` interprets. Shapes: N patches of h x w pixels, d embedding dimensions.
+It is data that ``translate.py`` interprets. Shapes: N patches of h x w pixels, d embedding dimensions.
 """
 
 from collections.abc import Callable

@@ -110,6 +110,11 @@ def _check_readings(layer: Layer, name: str, tap_outputs: dict[str, Tensor], d: 
     if "attention" in maps:
         sums = maps["attention"].values.sum(-1)
         require(torch.allclose(sums, torch.ones_like(sums)), f"{name}: the rows of the map 'attention' must sum to 1")
+    keys = layer.keys(tap_outputs["tap_w"]) if "tap_w" in tap_outputs else None
+    require(
+        keys is None or (keys.ndim == 3 and keys.shape[1] == tokens),
+        f"{name}.keys() must be None or of shape (B, {tokens}, K p) for {tokens} tokens",
+    )
     has_code = layer.sparsify is not None and layer.sparsify.has_code
     require(
         has_code == ("tap_code" in taps), f"{name}: a sparsification must have tap_code if and only if has_code is True"

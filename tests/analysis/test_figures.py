@@ -68,6 +68,7 @@ REFUSED = {
         ("reconstruct", name): "ImageClassifier does not reconstruct patches: use a MaskedAutoencoder"
         for name in FAMILIES
     },
+    **{("masks", name): "ImageClassifier predicts no masks: use a Segmentation" for name in FAMILIES},
 }
 
 
@@ -129,7 +130,7 @@ def finite(contents):
 @pytest.mark.parametrize(("name", "label"), PAIRS)
 def test_a_figure_is_drawn_or_refused(name, label, voc):
     model = classifier(**MODELS_LOOKED_AT[label])
-    chosen = dict(voc=str(voc)) if name == "segments" else {}
+    chosen = {"segments": dict(voc=str(voc)), "objects": dict(num_images=3)}.get(name, {})
     if (name, label) in REFUSED:
         with pytest.raises(ValueError, match=f"^{re.escape(REFUSED[name, label])}$"):
             draw(name, model, **chosen)

@@ -78,7 +78,8 @@ def test_the_pages_forward_pass_is_that_of_pytorch_also_with_a_set_direction(bro
         "const [r, ids] = [window.crateReport, arguments[0]];"
         "return r.loadNet(r.report.models[0].running).then((net) => {"
         "const set = new Map([[1, new Map([[5, 2.5]])]]);"
-        "const of = (o) => { const f = r.forwardText(net, ids, o); return [[...f.logits], [...f.layers[1].attention]]; };"
+        "const of = (o) => { const f = r.forwardText(net, ids, o);"
+        "return [[...f.logits], [...f.layers[1].attention]]; };"
         "return [of({}), of({directions: set})]; })",
         ids,
     )
@@ -91,7 +92,9 @@ def test_the_pages_forward_pass_is_that_of_pytorch_also_with_a_set_direction(bro
     for (logits, attention), is_set in zip(outputs, (False, True)):
         hook = model.backbone.blocks[1].sparsify.register_forward_hook(set_direction) if is_set else None
         tokens = []
-        tap = model.backbone.layers[1].taps()["tap_w"].register_forward_hook(lambda m, i, w: tokens.append(w))
+        tap = (
+            model.backbone.layers[1].taps()["tap_w"].register_forward_hook(lambda m, i, w, kept=tokens: kept.append(w))
+        )
         with torch.inference_mode():
             expected = model(torch.tensor([ids]))[0]
             maps = model.backbone.layers[1].attention(tokens[0])[0]

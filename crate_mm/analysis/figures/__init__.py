@@ -1,6 +1,6 @@
 """Figures of ``tools/analyze.py``, registered in ``FIGURES``, and of other tools."""
 
-from . import attention, features, layers, pca, reconstruct, segments, subspaces, tokens
+from . import attention, features, layers, masks, objects, pca, reconstruct, segments, subspaces, tokens
 from .base import Figure, FigureInput, FigureOutput, save
 from .style import STYLES, InlineFigure, figure_style
 

@@ -82,7 +82,8 @@ def export(
 
     Returns:
         The content of the JSON file: ``input``, ``output``, ``classes``, ``test_transforms``, ``largest_difference``,
-        ``output_deviation`` and, for logits, ``same_first``: the fraction of images with the same top-1 class.
+        ``output_deviation`` and, for logits, ``same_first``: the fraction of images, or pixels, with the same top-1
+        class.
 
     Raises:
         ExportError: the model does not support this export, a package is missing, or the program's output differs from
@@ -90,7 +91,7 @@ def export(
     """
     is_text = isinstance(model, LanguageModel)
     program_type = TokenProgram if is_text else Program
-    if mode == "tensor" and not model.is_classifier and not is_text:
+    if mode == "tensor" and not model.num_classes and not is_text:
         raise ExportError(f"{type(model).__name__} has no logits: export its features")
     if kind not in KINDS:
         raise ExportError(f"unknown export format {kind!r}: choose {', '.join(KINDS)}")
@@ -134,7 +135,8 @@ def export(
         if is_text:
             manifest |= {"tokenizer": model.tokenizer, "cache": "left out: each call computes all tokens of the window"}
         if mode == "tensor":
-            manifest["same_first"] = (output.argmax(-1) == expected.argmax(-1)).double().mean().item()
+            classes = -1 if is_text else 1  # the dimension of classes or next tokens
+            manifest["same_first"] = (output.argmax(classes) == expected.argmax(classes)).double().mean().item()
         limit = 1e-4 * max(expected.abs().max().item(), 1) if dtype == "float32" else float("inf")
         if not manifest["largest_difference"] < limit:  # also true for NaN
             raise ExportError(f"the {kind} program differs from the model by {manifest['largest_difference']:g}")

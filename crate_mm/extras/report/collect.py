@@ -293,7 +293,8 @@ def subspace_data(step: nn.Module, stats: StreamStats, layer: int) -> dict[str, 
 
 def image_data(dataset: Dataset, position: int) -> dict[str, Any]:
     """Return an image's position, name and label (None without one)."""
-    label = int(dataset[position].get("labels", -1))
+    label = dataset[position].get("labels", -1)
+    label = -1 if isinstance(label, torch.Tensor) and label.ndim else int(label)
     path = dataset_of(dataset).describe(position)
     return {"position": position, "name": sanitized(Path(path).name or path), "label": label if label >= 0 else None}
 

@@ -182,7 +182,8 @@ def collect_stats(
             hooks.callback(ista.register_forward_hook(partial(read_ista, layer)).remove)
         for batch in batches:
             count = len(batch["inputs"])
-            labels = batch["labels"].tolist() if "labels" in batch else [-1] * count
+            has_classes = "labels" in batch and batch["labels"].ndim == 1  # masks have more dimensions
+            labels = batch["labels"].tolist() if has_classes else [-1] * count
             start = stats.images
             if "sample_idx" in batch:
                 batch_positions = batch["sample_idx"].tolist()

@@ -30,6 +30,7 @@ from ..layers import (
     scaled_similarity,
 )
 from ..official import NORMALIZED, Argument, Official, classifier
+from .segmenter import SEGMENTERS
 
 VIT_ARCHS: dict[str, Arch] = {
     "tiny": Arch(embed_dim=192, depth=12, num_heads=3),
@@ -69,6 +70,7 @@ TORCHVISION = Official(
         (1280, 32): {"num_heads": 16},
     },
     unlike="torchvision publishes no ViT of width {embed_dim} and depth {depth}",
+    variants=SEGMENTERS,
 )
 
 
@@ -94,6 +96,9 @@ class TappedAttention(nn.MultiheadAttention, Compression):
         q, k, _ = F.linear(w, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         return {"attention": Map(scaled_similarity(q, k, self.num_heads))}
 
+    def keys(self, w: Tensor) -> Tensor:
+        return F.linear(w, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)[1]
+
 
 class TappedEncoderBlock(EncoderBlock, Layer):
     """torchvision's layer with taps: ``tap_w``, ``tap_act`` (the MLP's activations, ``(B, 1 + N, 4 d)``), ``tap_out``.
@@ -101,9 +106,11 @@ class TappedEncoderBlock(EncoderBlock, Layer):
     It adopts the parameters of ``source`` under the same names.
     """
 
-    def __init__(self, source: EncoderBlock, num_heads: int, embed_dim: int, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, source: EncoderBlock, num_heads: int, embed_dim: int, drop_path: float = 0.0, norm_eps: float = 1e-6
+    ) -> None:
         with torch.device("meta"):
-            super().__init__(num_heads, embed_dim, 4 * embed_dim, 0.0, 0.0, partial(nn.LayerNorm, eps=1e-6))
+            super().__init__(num_heads, embed_dim, 4 * embed_dim, 0.0, 0.0, partial(nn.LayerNorm, eps=norm_eps))
             self.self_attention = TappedAttention(embed_dim, num_heads, batch_first=True)
         self.load_state_dict(source.state_dict(), assign=True)
         self.mlp[1] = TappedGELU()
@@ -133,6 +140,7 @@ class ViT(VisionTransformer, Backbone):
         patch_size: height and width of the square patches in pixels.
         in_channels: image channels C.
         drop_path, drop_path_rule: stochastic depth, as in ``CRATE``.
+        norm_eps: epsilon of the LayerNorms; 1e-6 is torchvision's.
 
     Raises:
         ValueError: unknown ``arch``, indivisible sizes, invalid ``drop_path``, or (in forward) images of another size.
@@ -152,6 +160,7 @@ class ViT(VisionTransformer, Backbone):
         in_channels: int = 3,
         drop_path: float = 0.0,
         drop_path_rule: str = "linear",
+        norm_eps: float = 1e-6,
     ) -> None:
         embed_dim, depth, num_heads = resolve_arch(arch, VIT_ARCHS)
         H, W = (img_size, img_size) if isinstance(img_size, int) else img_size
@@ -161,7 +170,8 @@ class ViT(VisionTransformer, Backbone):
             raise ValueError(f"img_size {img_size} is not a whole number of patches of {patch_size} (patch_size)")
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
-        super().__init__(H, patch_size, depth, num_heads, embed_dim, mlp_dim=4 * embed_dim)
+        norm = partial(nn.LayerNorm, eps=norm_eps)
+        super().__init__(H, patch_size, depth, num_heads, embed_dim, mlp_dim=4 * embed_dim, norm_layer=norm)
         self.embed_dim = embed_dim
         self.img_size = (H, W)
         if H != W:
@@ -171,7 +181,7 @@ class ViT(VisionTransformer, Backbone):
         del self.heads
         rates = drop_path_rates(drop_path, depth, drop_path_rule)
         for rate, (name, layer) in zip(rates, list(self.encoder.layers.named_children())):
-            setattr(self.encoder.layers, name, TappedEncoderBlock(layer, num_heads, embed_dim, rate))
+            setattr(self.encoder.layers, name, TappedEncoderBlock(layer, num_heads, embed_dim, rate, norm_eps))
         if in_channels != 3:
             self.conv_proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)
             nn.init.trunc_normal_(self.conv_proj.weight, std=(in_channels * patch_size**2) ** -0.5)  # torchvision's

@@ -17,6 +17,7 @@ from .layer import (
     scaled_similarity,
 )
 from .mlp import MLP
+from .msca import MSCA, CrossBlock
 from .mssa import MSSA
 from .overcomplete import OvercompleteISTA
 from .sincos import SinCosEmbedding, sincos_table
@@ -26,8 +27,8 @@ from .tokens import ConvEmbedding, TokenEmbedding, check_images, patch_grid, res
 from .tssa import TSSA
 
 __all__ = [
-    "CBSA", "ISTA", "MLP", "MSSA", "TSSA", "Block", "ClassAttention", "ClassAttentionBlock", "Compression",
-    "ConvEmbedding", "ConvStem", "ConvStemWithCLS", "DecoderBlock", "DropPath", "FourierPositions", "Layer", "Map",
-    "OvercompleteISTA", "SinCosEmbedding", "SoftmaxAttention", "Sparsification", "Subspaces", "TokenEmbedding",
-    "TokenLayout",
+    "CBSA", "ISTA", "MLP", "MSCA", "MSSA", "TSSA", "Block", "ClassAttention", "ClassAttentionBlock", "Compression",
+    "ConvEmbedding", "ConvStem", "ConvStemWithCLS", "CrossBlock", "DecoderBlock", "DropPath", "FourierPositions",
+    "Layer", "Map", "OvercompleteISTA", "SinCosEmbedding", "SoftmaxAttention", "Sparsification", "Subspaces",
+    "TokenEmbedding", "TokenLayout",
 ]  # fmt: skip

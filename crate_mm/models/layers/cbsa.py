@@ -37,25 +37,30 @@ class CBSA(Compression):
         shifted: average the first tokens, as many as there are patches. With a CLS token, these are the CLS token and
             all patches but the last, each one place off, as in the authors' code and its published weights. If false,
             average the patches.
+        head_dim: p (default: d / K).
 
     Raises:
-        ValueError: K does not divide d, or (in forward without a layout) the tokens are no square grid with or without
-            a CLS token.
+        ValueError: K does not divide d and ``head_dim`` is not given, or (in forward without a layout) the tokens are
+            no square grid with or without a CLS token.
     """
 
     needs_layout = True
 
-    def __init__(self, embed_dim: int, num_heads: int, side: int = 8, shifted: bool = True) -> None:
+    def __init__(
+        self, embed_dim: int, num_heads: int, side: int = 8, shifted: bool = True, head_dim: int | None = None
+    ) -> None:
         super().__init__()
-        if embed_dim % num_heads:
-            raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
+        if head_dim is None:
+            if embed_dim % num_heads:
+                raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}: give head_dim")
+            head_dim = embed_dim // num_heads
         self.num_heads = num_heads
         self.side = side
         self.shifted = shifted
-        self.proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.proj = nn.Linear(embed_dim, num_heads * head_dim, bias=False)
         self.step_x = nn.Parameter(torch.randn(num_heads, 1, 1))
         self.step_rep = nn.Parameter(torch.randn(num_heads, 1, 1))
-        self.out = nn.Linear(embed_dim, embed_dim)
+        self.out = nn.Linear(num_heads * head_dim, embed_dim)
 
     def representatives(self, w: Tensor, layout: TokenLayout | None = None) -> Tensor:
         """Return q before it is split into heads: ``(B, N, K p) -> (B, m, K p)``."""

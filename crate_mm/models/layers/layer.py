@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 
 class TokenLayout(NamedTuple):
-    """Layout of the tokens: ``prefix`` tokens, CLS token first, then ``rows`` x ``columns`` patches, row by row."""
+    """Layout of the tokens: ``prefix`` tokens, CLS token first, then ``rows`` x ``columns`` patches, row by row.
+
+    In a mask decoder, the tokens of the classes follow the patches.
+    """
 
     prefix: int
     rows: int
@@ -76,6 +79,14 @@ class Compression(nn.Module):
         """
         return {}
 
+    def keys(self, w: Tensor) -> Tensor | None:
+        """Return the vectors whose inner products compare the tokens, ``(B, N, K p)``, or None.
+
+        Args:
+            w: output of ``tap_w``: by default these vectors, if there are subspaces.
+        """
+        return None if self.subspaces() is None else w
+
 
 class Sparsification(nn.Module):
     """The sparsification operator: normalized tokens ``(B, N, d)`` to ``(B, N, d)``.
@@ -129,6 +140,10 @@ class Layer(nn.Module):
     def maps(self, w: Tensor, layout: TokenLayout | None = None) -> dict[str, Map]:
         """Return the maps of the compression, see ``Compression.maps``."""
         return {} if self.compress is None else self.compress.maps(w, layout)
+
+    def keys(self, w: Tensor) -> Tensor | None:
+        """Return the vectors whose inner products compare the tokens, see ``Compression.keys``."""
+        return None if self.compress is None else self.compress.keys(w)
 
     def attention(self, w: Tensor, layout: TokenLayout | None = None) -> Tensor | None:
         """Return the attention between tokens, ``(B, K, N, N)``; None if no map is between tokens."""

@@ -3,6 +3,7 @@
 Shapes: B images, N tokens, d embedding dimensions, K heads (subspaces) of dimension p.
 """
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ class MSSA(Compression):
     Source: the paper, Section 2.3, Eqs. (11)-(12), with the learned output projection of its experiments, Eq. (18).
     As in the official code, a single head of full width (``K = 1`` and ``p = d``) has no output projection. With
     ``tied``, ``W_o = U^T`` without ``b_o``, as in Eqs. (11)-(12) and the paper's Table 3; the paper does not state the
-    factor in front of it, which is 1 here as in the default block.
+    factor in front of it, which is 1 here as in the default block; with ``scaled``, a learned number, ``step_size``.
 
     With ``causal``, a token sees only itself and the tokens before it, and the output projection is never left out, as
     in the code of causal CRATE, github.com/crate-lm/crate-lm; the cache holds ``x U``.
@@ -35,6 +36,7 @@ class MSSA(Compression):
         bias: whether to use ``b_o``.
         tied: whether the output projection is ``U^T``.
         causal: whether the softmax leaves out later tokens.
+        scaled: whether the output is multiplied by a learned number, as in the decoders of DEPICT.
 
     Raises:
         ValueError: K does not divide d and ``head_dim`` is not given.
@@ -48,6 +50,7 @@ class MSSA(Compression):
         bias: bool = True,
         tied: bool = False,
         causal: bool = False,
+        scaled: bool = False,
     ) -> None:
         super().__init__()
         if head_dim is None:
@@ -60,6 +63,7 @@ class MSSA(Compression):
         self.tied, self.causal = tied, causal
         has_output = not tied and (causal or not (num_heads == 1 and head_dim == embed_dim))
         self.out = nn.Linear(num_heads * head_dim, embed_dim, bias) if has_output else nn.Identity()
+        self.step_size = nn.Parameter(torch.randn(1)) if scaled else None
 
     def forward(self, x: Tensor, cache: dict | None = None) -> Tensor:
         w = self.tap_w(self.proj(x))
@@ -68,7 +72,12 @@ class MSSA(Compression):
         q_BKNp, k_BKMp, v_BKMp = (rearrange(x, "B N (K p) -> B K N p", K=self.num_heads) for x in (w, seen, seen))
         ssa_BKNp = attend(q_BKNp, k_BKMp, v_BKMp, self.causal)
         ssa = rearrange(ssa_BKNp, "B K N p -> B N (K p)")
-        return F.linear(ssa, self.proj.weight.mT) if self.tied else self.out(ssa)
+        return self.project_back(ssa)
+
+    def project_back(self, ssa: Tensor) -> Tensor:
+        """Return the operator's output for the heads' outputs side by side, ``(B, N, K p) -> (B, N, d)``."""
+        out = F.linear(ssa, self.proj.weight.mT) if self.tied else self.out(ssa)
+        return out if self.step_size is None else self.step_size * out
 
     def subspaces(self) -> Subspaces:
         return Subspaces(self.proj.weight.mT, self.num_heads)

@@ -48,3 +48,6 @@ class SoftmaxAttention(Compression):
     def maps(self, w: Tensor, layout: TokenLayout | None = None) -> dict[str, Map]:
         q, k, _ = self.qkv(w).chunk(3, dim=-1)
         return {"attention": Map(scaled_similarity(q, k, self.num_heads, self.causal))}
+
+    def keys(self, w: Tensor) -> Tensor:
+        return self.qkv(w).chunk(3, dim=-1)[1]

@@ -3,7 +3,8 @@
 from .base import Task
 from .classifier import ImageClassifier
 from .distillation import SelfDistillation
-from .heads import LinearHead
+from .heads import LinearDecoder, LinearHead
 from .language import LanguageModel
 from .masked import MaskedAutoencoder
 from .preprocessor import ImagePreprocessor
+from .segmentation import Segmentation

@@ -13,6 +13,7 @@ from mmengine.model import BaseModel, is_model_wrapper
 from torch import Tensor, nn
 
 from ...datasets.base import dataset_of, samples_in
+from ...io.untrusted import sanitized
 from ...registry import BACKBONES, MODELS
 from ..backbone import Backbone, check_backbone_contract, image_spec
 from .preprocessor import ImagePreprocessor, refuse_raw
@@ -39,6 +40,7 @@ class Task(BaseModel):
         backbone: the module that a transfer initializes and that the analysis reads.
         head: the module after the backbone, or None.
         num_classes: number of classes of the logits of ``tensor``; 0 if its output is not logits.
+        labels_pixels: whether the logits are of pixels, ``(B, num_classes, H, W)``, and labels are masks ``(B, H, W)``.
         in_channels: channels C of the images, or None.
         freeze_backbone: whether the backbone is not trained.
         flip_test: whether ``predict`` averages over an image and its mirror image; None if not supported.
@@ -56,6 +58,7 @@ class Task(BaseModel):
     backbone: nn.Module
     head: nn.Module | None
     num_classes: int = 0
+    labels_pixels: ClassVar[bool] = False
     in_channels: int | None = None
     freeze_backbone: bool = False
     flip_test: bool | None = None
@@ -72,8 +75,8 @@ class Task(BaseModel):
 
     @property
     def is_classifier(self) -> bool:
-        """Whether ``tensor`` returns class logits."""
-        return self.num_classes > 0
+        """Whether ``tensor`` returns class logits of the samples, ``(B, num_classes)``."""
+        return self.num_classes > 0 and not self.labels_pixels
 
     # Training -----------------------------------------------------------------------------------------------------
 
@@ -260,6 +263,18 @@ def freeze_untrained(task: Task) -> None:
         raise ValueError(f"{type(task).__name__}.trainable() has parameters that are not the task's")
     for parameter in untrained:
         parameter.requires_grad_(False)
+
+
+def check_classes(dataset: Any, num_classes: int, split: str) -> None:
+    """Raise ``ValueError`` if the classes of a loader's dataset are known, and not as many as those of the head."""
+    classes = dataset_of(dataset).classes
+    if classes is None or len(classes) == num_classes:
+        return
+    first = ", ".join(map(sanitized, classes[:3]))
+    prefix, advice = "", f"set --cfg-options model.head.num_classes={len(classes)}"
+    if split != "train":
+        prefix, advice = f"{split} ", "use data with the classes that the model was trained on"
+    raise ValueError(f"the {prefix}data has {len(classes)} classes ({first}, ...), the head {num_classes}: {advice}")
 
 
 def check_images_fit(dataset: Any, backbone: Backbone, split: str) -> None:

@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...datasets.base import dataset_of, require_images
-from ...io.untrusted import sanitized
+from ...datasets.base import require_images
 from ...registry import HEADS, MODELS
 from .augment import BatchAugments
-from .base import ImageTask, check_images_fit
+from .base import ImageTask, check_classes, check_images_fit
 
 
 @MODELS.register_module()
@@ -91,15 +90,7 @@ class ImageClassifier(ImageTask):
 
     def check_data(self, dataset: Any, split: str) -> None:
         require_images(dataset, split)
-        classes = dataset_of(dataset).classes
-        if classes is not None and len(classes) != self.num_classes:
-            first = ", ".join(map(sanitized, classes[:3]))
-            prefix, advice = "", f"set --cfg-options model.head.num_classes={len(classes)}"
-            if split != "train":
-                prefix, advice = f"{split} ", "use data with the classes that the model was trained on"
-            raise ValueError(
-                f"the {prefix}data has {len(classes)} classes ({first}, ...), the head {self.num_classes}: {advice}"
-            )
+        check_classes(dataset, self.num_classes, split)
         check_images_fit(dataset, self.backbone, split)
 
     def _require_classes(self) -> None:

@@ -1,4 +1,7 @@
-"""Heads: tokens to logits. Shapes: B images, 1 + N tokens (CLS first), d embedding dimensions."""
+"""Heads: tokens to logits, and decoders: patches to the logits of each patch.
+
+Shapes: B images, 1 + N tokens (CLS first), d embedding dimensions, h x w patches.
+"""
 
 from torch import Tensor, nn
 
@@ -78,3 +81,28 @@ class LinearHead(Head):
 
     def extra_repr(self) -> str:
         return f"pool={self.pool}"
+
+
+@HEADS.register_module()
+class LinearDecoder(nn.Module):
+    """LayerNorm and Linear on each patch: ``(B, N, d)`` and the grid ``(h, w)`` to logits ``(B, num_classes, h, w)``.
+
+    Args:
+        embed_dim: d, given by the task from its backbone.
+        num_classes: number of classes, at least 1.
+        norm: whether to use a LayerNorm; not needed after a backbone that ends with one, such as ViT.
+
+    Raises:
+        ValueError: there is no class.
+    """
+
+    def __init__(self, embed_dim: int, num_classes: int, norm: bool = True) -> None:
+        super().__init__()
+        if num_classes is None or num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.num_classes = num_classes
+        self.norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
+        self.fc = nn.Linear(embed_dim, num_classes)
+
+    def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        return self.fc(self.norm(patches)).mT.unflatten(2, grid)

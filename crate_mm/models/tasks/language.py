@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...datasets.base import IGNORED, Field, dataset_of
+from ...datasets.base import IGNORED_TOKEN, Field, dataset_of
 from ...registry import BACKBONES, MODELS
 from ..backbone import check_backbone_contract
 from ..families.causal import CausalBackbone
@@ -54,17 +54,17 @@ class LanguageModel(Task):
 
     def count(self, batch: dict[str, Tensor]) -> int:
         """Return the number of labels that count."""
-        return int((batch["labels"] != IGNORED).sum())
+        return int((batch["labels"] != IGNORED_TOKEN).sum())
 
     def loss(self, inputs: Tensor, labels: Tensor, **_: Tensor) -> dict[str, Tensor]:
         """Return the mean cross entropy in nats, ``{'loss': scalar}``; 0 if no label counts."""
         nats = self._nats(inputs, labels)
-        return {"loss": nats.sum() / (labels != IGNORED).sum().clamp(min=1)}
+        return {"loss": nats.sum() / (labels != IGNORED_TOKEN).sum().clamp(min=1)}
 
     def predict(self, inputs: Tensor, labels: Tensor, sample_idx: Tensor | None = None, **_: Tensor) -> list[Any]:
         """Return ``[{'nats': (B,), 'labels': (B,), 'sample_idx': (B,)}]``: sums of nats and numbers of labels."""
         nats = self._nats(inputs, labels).double().sum(1)
-        return [{"nats": nats, "labels": (labels != IGNORED).sum(1), "sample_idx": sample_idx}]
+        return [{"nats": nats, "labels": (labels != IGNORED_TOKEN).sum(1), "sample_idx": sample_idx}]
 
     def check_data(self, dataset: Any, split: str) -> None:
         data, name = dataset_of(dataset), f"{split}_dataloader.dataset of type {type(dataset).__name__!r}"
@@ -96,5 +96,5 @@ class LanguageModel(Task):
     def _nats(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the cross entropy of each label, ``(B, N)``; 0 where the label does not count."""
         logits = self.tensor(inputs).flatten(0, 1)
-        nats = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="none")
+        nats = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED_TOKEN, reduction="none")
         return nats.view(labels.shape)
