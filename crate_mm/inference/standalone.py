@@ -136,7 +136,8 @@ def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[Task, 
     model = build_model(cfg, checkpoint)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     resizing = cfg.get("resize_positions", "bicubic"), cfg.get("resize_patches")
-    if cfg.get("transfer_from") is None and shapes == {n: value.shape for n, value in checkpoint.weights.items()}:
+    own = cfg.get("transfer_from") is None and not checkpoint.parts
+    if own and shapes == {n: value.shape for n, value in checkpoint.weights.items()}:
         report = transfer_backbone(model, checkpoint, *resizing, "backbone")
         if not report.resized:
             load_strict(model, checkpoint)

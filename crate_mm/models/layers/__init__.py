@@ -22,7 +22,16 @@ from .overcomplete import OvercompleteISTA
 from .sincos import SinCosEmbedding, sincos_table
 from .softmax_attention import SoftmaxAttention
 from .synthesis import DecoderBlock
-from .tokens import ConvEmbedding, TokenEmbedding, check_images, patch_grid, resize_positions, resize_table, to_pair
+from .tokens import (
+    ConvEmbedding,
+    TokenEmbedding,
+    check_images,
+    mask_patches,
+    patch_grid,
+    resize_positions,
+    resize_table,
+    to_pair,
+)
 from .tssa import TSSA
 
 __all__ = [
