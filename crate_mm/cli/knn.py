@@ -33,16 +33,18 @@ def parse_args() -> argparse.Namespace:
 
 def describe(report: TransferReport) -> str:
     """Return the lines that say which tensors of a checkpoint are used, resized and not used."""
-    dropped = {name: reason for name, reason in report.dropped.items() if name.startswith(BACKBONE)}
+    part = next(iter({**report.loaded, **report.resized}), BACKBONE).partition(".")[0]  # or a teacher
+    dropped = {name: reason for name, reason in report.dropped.items() if name.startswith(f"{part}.")}
     exceptions = {**report.resized, **dropped}
-    parts = sorted({name.partition(".")[0] for name in report.dropped if not name.startswith(BACKBONE)})
-    lines = [f"  features of its backbone: {len(report.loaded)} tensors loaded unchanged"]
+    parts = sorted({name.partition(".")[0] for name in report.dropped if name not in dropped})
+    lines = [f"  features of its {part}: {len(report.loaded)} tensors loaded unchanged"]
     for name, reason in list(exceptions.items())[:MAX_LISTED]:
         lines.append(f"  {'resized' if name in report.resized else 'not used'}: {sanitized(name)}, {reason}")
     lines += [f"  and {len(exceptions) - MAX_LISTED} more of the backbone"] * (len(exceptions) > MAX_LISTED)
     if parts:
         listed = ", ".join(map(sanitized, parts[:MAX_LISTED])) + ", ..." * (len(parts) > MAX_LISTED)
-        lines.append(f"  not used: its {listed}, because the neighbors vote on the class")
+        reason = "the neighbors vote on the class" if part == "backbone" else f"the features are its {part}'s"
+        lines.append(f"  not used: its {listed}, because {reason}")
     return "\n".join(lines)
 
 

@@ -141,6 +141,11 @@ def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[Task, 
         report = transfer_backbone(model, checkpoint, *resizing, "backbone")
         if not report.resized:
             load_strict(model, checkpoint)
+            used = f"{model.transfer_from}."  # the part of the features
+            by_use: dict[bool, dict[str, str]] = {True: {}, False: {}}
+            for name, shape in {**report.loaded, **report.dropped}.items():
+                by_use[name.startswith(used)][name] = shape
+            report = TransferReport(by_use[True], {}, by_use[False], {})
             return model.to(torch.device(get_device())).eval(), report
     report = transfer_backbone(model, checkpoint, *resizing, cfg.get("transfer_from"))
     unfilled = [name for name in report.new if name.startswith(BACKBONE)]

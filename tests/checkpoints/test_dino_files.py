@@ -139,7 +139,7 @@ def test_what_is_not_used_is_said(case):
 
 @pytest.mark.parametrize("part", [None, "teacher", "student"])
 def test_a_transfer_takes_the_part_that_it_names(tmp_path, images, part):
-    options, contents = FILES["simdino"]
+    contents = FILES["simdino"][1]
     both = {"student": weights(1), "teacher": weights(2)}
     torch.save(contents(**both), tmp_path / "simdino.pth")
     arch = dict(embed_dim=DIM, depth=DEPTH, num_heads=HEADS)

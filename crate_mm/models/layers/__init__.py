@@ -1,5 +1,6 @@
 """Operators of a layer, in plain PyTorch."""
 
+from .agent_attention import AgentAttention
 from .cbsa import CBSA
 from .class_attention import ClassAttention, ClassAttentionBlock
 from .conv_stem import ConvStem, ConvStemWithCLS, FourierPositions
@@ -35,7 +36,7 @@ from .tokens import (
 from .tssa import TSSA
 
 __all__ = [
-    "CBSA", "ISTA", "MLP", "MSSA", "TSSA", "Block", "ClassAttention", "ClassAttentionBlock", "Compression",
+    "CBSA", "ISTA", "MLP", "MSSA", "TSSA", "AgentAttention", "Block", "ClassAttention", "ClassAttentionBlock", "Compression",
     "ConvEmbedding", "ConvStem", "ConvStemWithCLS", "DecoderBlock", "DropPath", "FourierPositions", "Layer", "Map",
     "OvercompleteISTA", "SinCosEmbedding", "SoftmaxAttention", "Sparsification", "Subspaces", "TokenEmbedding",
     "TokenLayout",
