@@ -36,8 +36,8 @@ from .tokens import (
 from .tssa import TSSA
 
 __all__ = [
-    "CBSA", "ISTA", "MLP", "MSSA", "TSSA", "AgentAttention", "Block", "ClassAttention", "ClassAttentionBlock", "Compression",
-    "ConvEmbedding", "ConvStem", "ConvStemWithCLS", "DecoderBlock", "DropPath", "FourierPositions", "Layer", "Map",
-    "OvercompleteISTA", "SinCosEmbedding", "SoftmaxAttention", "Sparsification", "Subspaces", "TokenEmbedding",
-    "TokenLayout",
+    "CBSA", "ISTA", "MLP", "MSSA", "TSSA", "AgentAttention", "Block", "ClassAttention", "ClassAttentionBlock",
+    "Compression", "ConvEmbedding", "ConvStem", "ConvStemWithCLS", "DecoderBlock", "DropPath", "FourierPositions",
+    "Layer", "Map", "OvercompleteISTA", "SinCosEmbedding", "SoftmaxAttention", "Sparsification", "Subspaces",
+    "TokenEmbedding", "TokenLayout",
 ]  # fmt: skip
