@@ -86,14 +86,14 @@ def test_loss_equals_reference(case, number):
 @pytest.mark.parametrize("case", LOSSES)
 @pytest.mark.parametrize("number", range(5))
 def test_loss_of_the_second_version_equals_reference(case, number):
-    """It takes dot products, of features that it normalizes or not; with ``no_diag`` unset, a crop is its own pair."""
+    """It takes dot products, of features that are normalized or not; without ``no_diag``, a crop is also its own pair."""
     config, expected = REFERENCE[case]["config"], REFERENCE[case]["simdinov2"][number]
     n, images = config["crops"], config["images"]
     raw = (expected["scale_of_student_features"] * unit(11, (n * images, config["dim"]))).requires_grad_()
     teacher = unit(12, (2 * images, config["dim"]))
     student = raw if expected["normalized"] else nn.functional.normalize(raw, dim=-1)
     dots = torch.einsum("ibp,jbp->ij", teacher.view(2, images, -1), student.view(n, images, -1)) / images
-    pairs = (dots.sum() - dots.diagonal().sum()) / (2 * n - 2) if expected["no_diag"] else dots.mean()
+    pairs = (dots.sum() - expected["no_diag"] * dots.diagonal().sum()) / (2 * n - 2)
     close((dots[0, 1] + dots[1, 0]).detach() / 2 if expected["no_diag"] else dots[:, :2].sum().detach() / 2,
           expected["global_compression"])  # fmt: skip
     close(pairs.detach(), expected["compression"])
@@ -121,13 +121,8 @@ def test_patch_loss_equals_reference():
     loss = -patch_similarity(student[mask], teacher[mask], mask)
     close(loss.detach(), expected["loss_dense"])
     close(loss.detach(), expected["loss_of_masked_tokens"])
-    # The official code takes dot products, whose gradient also has a part along the features.
-    assert loss.isfinite()
-    dots = (student * teacher).sum(-1)
-    (official,) = torch.autograd.grad(-((dots * mask).sum(1) / mask.sum(1)).mean(), student)
-    close(official.norm(), expected["student_grad_l2"])
-    (ours,) = torch.autograd.grad(loss, student)
-    close(ours.detach(), official - (official * student.detach()).sum(-1, keepdim=True) * student.detach())
+    loss.backward()
+    close(student.grad.norm(), expected["student_grad_l2"])
 
 
 @pytest.mark.parametrize(("group_size", "official"), [(3, "simdino_reduce_cov0"), ("batch", "simdino_reduce_cov1")])
@@ -316,7 +311,7 @@ def image_families():
 @pytest.mark.parametrize("objective", ["rate", "masks", "dino"])
 @pytest.mark.parametrize("name", image_families())
 def test_every_family_keeps_the_contract_with_crops_of_two_sizes(name, objective):
-    """And learns: the loss falls."""
+    """And learns: the loss falls, once the student is not its teacher."""
     masks = dict(patch_weight=1.0, mask_probability=1.0) if objective == "masks" else {}
     objective, backbone = objective.replace("masks", "rate"), family(name)
     if masks and name == "ToST":
@@ -340,7 +335,7 @@ def test_every_family_keeps_the_contract_with_crops_of_two_sizes(name, objective
         optimizer.step()
         with torch.no_grad():
             task.after_step(step + 1, False)
-    assert losses[-1] < losses[0]
+    assert losses[3] < losses[2] < losses[1]
 
 
 def test_timm_backbone_takes_local_crops():
@@ -403,7 +398,7 @@ def test_masked_patches_are_hidden_from_the_student_alone(name):
     mask[0, 5] = True
     h, w = (side // 4 for side in crops.shape[2:])
     other = crops.clone()
-    other[0, :, h : 2 * h, w : 2 * w] += 1  # patch 5 of a grid of 4 x 4
+    other[0, :, h : 2 * h, w : 2 * w].normal_()  # patch 5 of a grid of 4 x 4
     with torch.no_grad():
         hidden = [task._global_features(task._student(), [images], mask, task.mask_token) for images in (crops, other)]
         seen = [task._global_features(task.teacher, [images], mask) for images in (crops, other)]

@@ -172,8 +172,8 @@ class TappedAttention(nn.MultiheadAttention, Compression):
 class TappedEncoderBlock(EncoderBlock, Layer):
     """torchvision's layer with taps: ``tap_w``, ``tap_act`` (the MLP's activations, ``(B, 1 + N, 4 d)``), ``tap_out``.
 
-    It adopts the parameters of ``source`` under the same names. With ``layer_scale``, a residual branch is multiplied by
-    a learned factor per channel, ``gamma_compress`` or ``gamma_sparsify``, as in ``Block``.
+    It adopts the parameters of ``source`` under the same names. With ``layer_scale``, a residual branch has a learned
+    factor per channel, ``gamma_compress`` or ``gamma_sparsify``, as in ``Block``.
     """
 
     def __init__(
