@@ -40,13 +40,10 @@ def test_what_is_used_of_a_self_distillation(has_teacher):
     contents = {"state_dict": SelfDistillation(backbone, **sizes).state_dict(), "meta": {"transfer_from": "teacher"}}
     if has_teacher:
         cfg.model = dict(type="SelfDistillation", backbone=backbone, **sizes)
-    lines = describe(build_transferred_model(cfg, as_checkpoint(contents))[1]).split("\n")
-    if has_teacher:
-        assert lines[0].startswith("  features of its teacher: ")
-        assert lines[1:] == ["  not used: its backbone, projector, because the features are its teacher's"]
-    else:
-        assert lines[0].startswith("  features of its backbone: ")
-        assert lines[1:] == ["  not used: its projector, because the neighbors vote on the class"]
+    lines = describe(build_transferred_model(cfg, as_checkpoint(contents))[1], "teacher").split("\n")
+    assert lines[0].startswith("  features of its teacher: ")
+    parts = "backbone, projector" if has_teacher else "projector, teacher.projector"
+    assert lines[1:] == [f"  not used: its {parts}, because the neighbors vote on the class"]
 
 
 @pytest.mark.parametrize("change", ["missing", "of another shape"])
