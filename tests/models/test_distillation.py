@@ -86,7 +86,7 @@ def test_loss_equals_reference(case, number):
 @pytest.mark.parametrize("case", LOSSES)
 @pytest.mark.parametrize("number", range(5))
 def test_loss_of_the_second_version_equals_reference(case, number):
-    """It takes dot products, of features that are normalized or not; without ``no_diag``, a crop is also its own pair."""
+    """It takes dot products, of features that are normalized or not; without ``no_diag``, equal crops are pairs too."""
     config, expected = REFERENCE[case]["config"], REFERENCE[case]["simdinov2"][number]
     n, images = config["crops"], config["images"]
     raw = (expected["scale_of_student_features"] * unit(11, (n * images, config["dim"]))).requires_grad_()
