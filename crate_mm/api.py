@@ -63,7 +63,8 @@ def from_official(source: str | Path | Mapping[str, Any], **model_args: Any) -> 
         source: a .pth, .safetensors or .npz file, by its path, address or name as for ``init_model``, or the content of
             such a file: weights by name, or a dict that contains them.
         model_args: arguments of the model that shapes do not determine, such as ``num_heads``, ``ista_step_size``,
-            ``ista_lambda`` and ``img_size``. Each family lists its own in ``official.arguments``.
+            ``ista_lambda`` and ``img_size``. Each family lists its own in ``official.arguments``. ``part='student'``
+            takes the student of a file of DINO's that has both, by default the teacher.
 
     Raises:
         CheckpointError: (a ``ValueError``) the file is not a checkpoint, or is one of crate_mm, its weight names are

@@ -21,7 +21,7 @@ log_processor = dict(
     type="LogProcessor",
     window_size=20,
     # Values to average over the window. MMEngine's default includes eval/loss, which it would average over epochs.
-    mean_pattern=r"^((train|val|test)/)?(loss|compression|expansion|time|data_time|grad_norm)",
+    mean_pattern=r"^((train|val|test)/)?(loss|compression|expansion|patch_similarity|time|data_time|grad_norm)",
 )
 
 randomness = dict(seed=0)

@@ -58,6 +58,11 @@ def cls_attention(model: nn.Module, images: Tensor, layers: list[int] | None = N
             f"{name_of(model)} does not define whether its first token is a CLS token: let the backbone's "
             "layout(inputs) return TokenLayout(prefix=1, rows, columns)"
         )
+    if layout.prefix > 1:
+        raise ValueError(
+            f"{name_of(model)} has {layout.prefix} tokens before the patches, such as registers: this figure is for a "
+            "CLS token alone"
+        )
     if layout.prefix != 1:
         raise ValueError(f"{name_of(model)} has no CLS token in its layers: its attention is not defined")
     return dict(sorted(maps.items()))

@@ -133,5 +133,32 @@ def subspace_incoherence(U: Tensor, num_heads: int) -> Tensor:
     return gram[~within].mean()
 
 
+def subspace_snr(Z: Tensor, U: Tensor, num_heads: int) -> Tensor:
+    """Signal-to-noise ratio of each subspace's tokens, ``(..., N, d) -> (..., K)``; Wang et al., ICML 2025, Section 3.
+
+    ``SNR_k = ||P_k Z_k|| / ||(I - P_k) Z_k||``, with the orthogonal projection P_k onto the span of U_k, which is
+    ``U_k U_k^T`` for the paper's orthonormal bases. Z_k are the tokens whose projection onto subspace k is the longest.
+    The paper assumes this partition of the tokens; here it is read off. NaN for a subspace without tokens. If one
+    subspace spans the whole space, there is no noise, and the ratio is of rounding errors or infinite.
+
+    Args:
+        Z: the tokens.
+        U: bases of the subspaces side by side, ``(d, K p)``, such as ``layer.subspaces().U``.
+        num_heads: K.
+
+    Raises:
+        ValueError: K does not divide the number of basis vectors.
+    """
+    if U.shape[-1] % num_heads:
+        raise ValueError(f"{num_heads} heads do not divide {U.shape[-1]} basis vectors")
+    result = torch.promote_types(Z.dtype, torch.float32)
+    Z = _widen(Z)
+    Q_Kdp = torch.linalg.qr(rearrange(_widen(U), "d (K p) -> K d p", K=num_heads)).Q
+    signal = (Z.unsqueeze(-3) @ Q_Kdp).square().sum(-1).mT  # (..., N, K)
+    noise = (Z.square().sum(-1, keepdim=True) - signal).clamp(min=0)
+    own = torch.nn.functional.one_hot(signal.argmax(-1), num_heads)
+    return ((signal * own).sum(-2) / (noise * own).sum(-2)).sqrt().to(result)
+
+
 def _widen(x: Tensor) -> Tensor:
     return x.float() if x.device.type == "mps" else x.double()

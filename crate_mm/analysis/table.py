@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..models.layers import Layer
 from ..registry import suggest
-from .measures import coding_rate, nonzero_fraction, subspace_coding_rate
+from .measures import coding_rate, nonzero_fraction, subspace_coding_rate, subspace_snr
 
 
 class Settings(NamedTuple):
@@ -151,6 +151,19 @@ def objective(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
     """The sparse rate reduction, which the layers are derived to maximize."""
     penalty = layer.lambd * z.shape[-1] * z.shape[-2]
     return coding_rate(z, *settings) - _against_subspaces(z, layer, settings) - penalty * nonzero_fraction(z)
+
+
+@measure(
+    "snr_out",
+    "mean over k of |P_k Z_k| / |(I - P_k) Z_k|, of Z^{l+1}",
+    r"Signal-to-noise ratio of the subspaces' tokens in $\mathbf{Z}^{\ell+1}$",
+    "tap_out",
+    ("subspaces",),
+)
+def snr_out(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
+    """Mean over the subspaces that have tokens; AoT's layers are derived to raise it."""
+    U, num_heads = layer.subspaces()
+    return subspace_snr(z, U.to(z.dtype), num_heads).nanmean(-1)
 
 
 @measure("active", "positive activations of the MLP", "Positive activations of the MLPs", "tap_act")

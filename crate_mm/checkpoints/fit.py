@@ -261,6 +261,13 @@ def _with_part_as_backbone(
     Raises:
         CheckpointError: no module of this name has the backbone's parameters.
     """
+    if part in checkpoint.parts:
+        checkpoint.notes.append(f"loading its {part} as the backbone (transfer_from)")
+        return checkpoint.parts[part]
+    if checkpoint.parts and part == "backbone":
+        raise CheckpointError(
+            f"{checkpoint.path} has no part 'backbone': set transfer_from to {' or '.join(map(repr, checkpoint.parts))}"
+        )
     part = part or checkpoint.meta.get("transfer_from") or "backbone"
     if part == "backbone":
         return weights
@@ -274,7 +281,7 @@ def _with_part_as_backbone(
         known = sorted({name.removesuffix(".backbone") for name in holders})
         raise CheckpointError(
             f"{checkpoint.path} has no part {sanitized(part)!r} to load as the backbone (transfer_from): it has "
-            f"{', '.join(map(sanitized, known)) or 'none'}"
+            f"{', '.join(map(sanitized, [*checkpoint.parts, *known])) or 'none'}"
         )
     backbone = {f"{BACKBONE}{key[len(holder) + 1 :]}": v for key, v in weights.items() if key.startswith(f"{holder}.")}
     checkpoint.notes.append(f"loading its {sanitized(holder)} as the backbone (transfer_from)")

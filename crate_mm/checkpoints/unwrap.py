@@ -15,6 +15,8 @@ from .validate import CheckpointError
 # Keys under which third-party code stores weights, and averaged weights.
 CONTAINERS = ("state_dict", "model", "net", "network", "module", "model_state_dict", "model_state", "weights", "params")
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_model", "ema_state_dict", "averaged_model")
+# Models of a self-distillation, each with a backbone and heads; the first that a file has is read by default.
+PARTS = ("teacher", "student")
 # Name parts that torch.compile, FSDP and activation checkpointing insert at any depth.
 WRAPPER_NAMES = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 LANGUAGE_KEY = "transformer.wte.weight"  # token embedding of nanoGPT and models derived from it
@@ -35,6 +37,7 @@ class Checkpoint:
         states: what a resume needs besides the weights: 'optimizer', 'param_schedulers', 'message_hub', ...
         notes: messages on the changes made to the file's contents.
         gives_model: whether a config without a model uses ``model``, which is untrusted data.
+        parts: ``weights`` of each of ``PARTS`` that the file has; empty for other files.
     """
 
     path: str
@@ -47,6 +50,7 @@ class Checkpoint:
     states: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     gives_model: bool = False
+    parts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -72,10 +76,18 @@ def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **model_a
     model_args = {name: value for name, value in model_args.items() if value is not None}
     model = meta.get("model") if isinstance(meta.get("model"), dict) else None
     notes: list[str] = []
+    parts: dict[str, dict[str, Tensor]] = {}
     if model:
         weights = _tensors(contents.get("state_dict"), path)
     else:
-        weights = _strip_wrapper_names(_tensors(_unwrap_container(contents, notes, path), path), notes, path)
+        contents_of = _unwrap_container(contents, notes, path)
+        held = [name for name in PARTS if isinstance(contents_of, dict) and _holds_weights(contents_of.get(name))]
+        for name in held:
+            parts[name] = _strip_wrapper_names(_tensors(contents_of[name], path), notes, path)
+        if held:
+            weights = _choose_part(parts, model_args, notes, path)
+        else:
+            weights = _strip_wrapper_names(_tensors(contents_of, path), notes, path)
     checkpoint = Checkpoint(
         path,
         weights,
@@ -83,13 +95,16 @@ def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **model_a
         class_names=(meta.get("dataset_meta") or {}).get("classes"),
         test_transforms=meta.get("test_transforms"),
         meta=meta,
-        states={key: value for key, value in contents.items() if key not in ("meta", "state_dict")},
+        states={key: value for key, value in contents.items() if key not in ("meta", "state_dict", *parts)},
         notes=notes,
+        parts=parts,
     )
     if meta.get("averaged_from"):
         notes.append(f"the weights are the average of {', '.join(meta['averaged_from'])}")
     try:
         translation = None if model else translate_by_family(weights, model_args)
+        for name, part in parts.items() if translation else ():
+            parts[name] = translation.weights if part is weights else translate_by_family(part, model_args).weights
     except TranslationError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if translation is None and model_args:
@@ -111,6 +126,18 @@ def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **model_a
     notes.append(f"assumed, because shapes do not determine it: {translation.assumed}")
     meta |= {"translated_from": translation.source, "assumed": translation.assumed}
     return checkpoint
+
+
+def _choose_part(
+    parts: dict[str, dict[str, Tensor]], model_args: dict[str, Any], notes: list[str], path: str
+) -> dict[str, Tensor]:
+    """Return the weights of the part that ``model_args`` name, by default the first; remove it from ``model_args``."""
+    part = model_args.pop("part", next(iter(parts)))
+    if part not in parts:
+        raise CheckpointError(f"{path} has no part {sanitized(str(part))!r}, only {' and '.join(parts)}")
+    others = "".join(f"; it also has a {name} (part={name!r})" for name in parts if name != part)
+    notes.append(f"the weights are the {part}'s{others}")
+    return parts[part]
 
 
 def _unwrap_container(contents: dict, notes: list[str], path: str) -> Any:

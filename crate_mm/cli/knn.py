@@ -31,12 +31,19 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def describe(report: TransferReport) -> str:
-    """Return the lines that say which tensors of a checkpoint are used, resized and not used."""
-    dropped = {name: reason for name, reason in report.dropped.items() if name.startswith(BACKBONE)}
+def describe(report: TransferReport, part: str = "backbone") -> str:
+    """Return the lines that say which tensors of a checkpoint are used, resized and not used.
+
+    Args:
+        report: its names begin with the part's if the whole checkpoint was loaded, else with 'backbone'.
+        part: part of the checkpoint that gives the features, such as 'teacher'.
+    """
+    prefix = f"{part}." if any(name.startswith(f"{part}.") for name in report.loaded) else BACKBONE
+    dropped = {name: reason for name, reason in report.dropped.items() if name.startswith(prefix)}
     exceptions = {**report.resized, **dropped}
-    parts = sorted({name.partition(".")[0] for name in report.dropped if not name.startswith(BACKBONE)})
-    lines = [f"  features of its backbone: {len(report.loaded)} tensors loaded unchanged"]
+    others = (name.split(".") for name in report.dropped if name not in dropped)
+    parts = sorted({".".join(names[: 1 + (names[0] == part)]) for names in others})
+    lines = [f"  features of its {sanitized(part)}: {len(report.loaded)} tensors loaded unchanged"]
     for name, reason in list(exceptions.items())[:MAX_LISTED]:
         lines.append(f"  {'resized' if name in report.resized else 'not used'}: {sanitized(name)}, {reason}")
     lines += [f"  and {len(exceptions) - MAX_LISTED} more of the backbone"] * (len(exceptions) > MAX_LISTED)
@@ -53,7 +60,8 @@ def main() -> None:
         work_dir = args.work_dir or f"{default_work_dir(cfg)}/knn"
         model, report = build_transferred_model(cfg, checkpoint)
         checkpoint.log_notes(say)
-        say(f"{args.checkpoint}:", *describe(report).split("\n"))
+        part = cfg.get("transfer_from") or checkpoint.meta.get("transfer_from") or next(iter(checkpoint.parts), None)
+        say(f"{args.checkpoint}:", *describe(report, part or "backbone").split("\n"))
         train_loader, test_loader = build_loader(cfg, "train"), build_loader(cfg, "test")
         start = time.perf_counter()
         train, train_labels, _ = extract_features(model, train_loader)

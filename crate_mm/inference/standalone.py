@@ -149,10 +149,16 @@ def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[Task, 
     model = build_model(cfg, checkpoint)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     resizing = cfg.get("resize_positions", "bicubic"), cfg.get("resize_patches")
-    if cfg.get("transfer_from") is None and shapes == {n: value.shape for n, value in checkpoint.weights.items()}:
+    own = cfg.get("transfer_from") is None and not checkpoint.parts
+    if own and shapes == {n: value.shape for n, value in checkpoint.weights.items()}:
         report = transfer_backbone(model, checkpoint, *resizing, "backbone")
         if not report.resized:
             load_strict(model, checkpoint)
+            used = f"{model.transfer_from}."  # the part of the features
+            by_use: dict[bool, dict[str, str]] = {True: {}, False: {}}
+            for name, shape in {**report.loaded, **report.dropped}.items():
+                by_use[name.startswith(used)][name] = shape
+            report = TransferReport(by_use[True], {}, by_use[False], {})
             return model.to(torch.device(get_device())).eval(), report
     report = transfer_backbone(model, checkpoint, *resizing, cfg.get("transfer_from"))
     unfilled = [name for name in report.new if name.startswith(BACKBONE)]

@@ -6,6 +6,7 @@ and a reader that needs it raises an error. No reader searches a backbone for at
 Shapes: B samples, C channels, H x W pixels, N patches, d embedding dimensions.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -181,6 +182,12 @@ def image_spec(backbone: Backbone) -> InputSpec:
         shape = ", ".join(map(str, spec.shape))
         raise ValueError(f"{name} takes no images: its inputs are {spec.dtype} of shape (B, {shape})")
     return spec
+
+
+def require_masking(backbone: Backbone) -> None:
+    """Raise ``ValueError`` unless a backbone is called with ``(images, mask, mask_token)``, as ``PatchBackbone``."""
+    if not {"mask", "mask_token"} <= inspect.signature(backbone.forward).parameters.keys():
+        raise ValueError(f"{type(backbone).__name__} cannot mask patches: its forward has no mask and mask_token")
 
 
 def check_backbone_contract(module: nn.Module) -> None:

@@ -13,6 +13,7 @@ from crate_mm.analysis.measures import (
     subspace_coding_rate,
     subspace_gram,
     subspace_incoherence,
+    subspace_snr,
 )
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
@@ -134,3 +135,16 @@ def test_bad_input_is_told(call, message):
 def test_nonzero_fraction():
     Z = torch.tensor([[[0.0, 1.0], [0.0, 0.0], [2.0, -1.0]], [[0.0] * 2] * 3])
     assert nonzero_fraction(Z).tolist() == [0.5, 0.0]
+
+
+def test_signal_to_noise_ratio_of_the_subspaces():
+    """Three tokens of subspace 0, one of subspace 1, none of subspace 2; the bases need not be orthonormal."""
+    axes = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64)).Q
+    U = torch.cat([part @ torch.randn(2, 2, dtype=torch.float64) for part in axes.split(2, dim=1)], dim=1)
+    Z = torch.tensor([[3.0, 0, 1, 0, 0, 0], [0, 2, 0, 0, 0, -1], [1, 1, 0, 1, 0, 0], [0, 0, 0, 4, 2, 0]]).double()
+    expected = torch.tensor([(15 / 3) ** 0.5, 2, math.nan], dtype=torch.float64)
+    tokens = torch.stack([Z, 7 * Z]) @ axes.T
+    torch.testing.assert_close(subspace_snr(tokens, U, 3), expected.expand(2, -1), equal_nan=True)
+    assert subspace_snr(tokens.float(), U, 3).dtype == torch.float32
+    with pytest.raises(ValueError, match="4 heads do not divide 6 basis vectors"):
+        subspace_snr(Z, U, 4)

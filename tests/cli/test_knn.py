@@ -27,6 +27,25 @@ def test_knn(run_tool, debug_checkpoint, tmp_path):
     assert result["last"]["top1"] == pytest.approx(100 * theirs.score(test, truth), abs=0.5)  # ties by rounding
 
 
+@pytest.mark.parametrize("has_teacher", [True, False])
+def test_what_is_used_of_a_self_distillation(has_teacher):
+    from crate_mm.checkpoints import as_checkpoint
+    from crate_mm.cli.knn import describe
+    from crate_mm.engine import load_config
+    from crate_mm.inference.standalone import build_transferred_model
+    from crate_mm.models import SelfDistillation
+
+    cfg, backbone = load_config("debug"), load_config("debug").model.backbone
+    sizes = dict(hidden_dim=8, out_dim=4, preprocessor=dict(mean=(0.5,), std=(0.5,)))
+    contents = {"state_dict": SelfDistillation(backbone, **sizes).state_dict(), "meta": {"transfer_from": "teacher"}}
+    if has_teacher:
+        cfg.model = dict(type="SelfDistillation", backbone=backbone, **sizes)
+    lines = describe(build_transferred_model(cfg, as_checkpoint(contents))[1], "teacher").split("\n")
+    assert lines[0].startswith("  features of its teacher: ")
+    parts = "backbone, projector" if has_teacher else "projector, teacher.projector"
+    assert lines[1:] == [f"  not used: its {parts}, because the neighbors vote on the class"]
+
+
 @pytest.mark.parametrize("change", ["missing", "of another shape"])
 def test_features_of_a_partly_random_backbone_are_refused(debug_checkpoint, tmp_path, change):
     import torch

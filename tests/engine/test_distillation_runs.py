@@ -3,9 +3,11 @@
 import copy
 import json
 import os
+import signal
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 
 from crate_mm.engine import Runner, load_config, read_checkpoint
 from tests.conftest import by_pytorch, free_port
@@ -27,6 +29,11 @@ MODEL = dict(
     momentum=0.99,
     preprocessor=dict(type="ImagePreprocessor", mean=(0.5,), std=(0.5,)),
 )
+OBJECTIVES = {
+    "rate": {},
+    "masks": {"model__patch_weight": 1.0, "model__mask_ratio": (0.2, 0.6)},
+    "dino": {"model__objective": "dino", "model__prototypes": 16, "model__teacher_temp_start": 0.02},
+}
 ADAMW = dict(type="AdamW", lr=2e-4, weight_decay=0.04, _delete_=True)
 
 
@@ -99,8 +106,8 @@ def one(tmp_path_factory):
     """Ten steps of one process in float64, for each objective."""
     folder = tmp_path_factory.mktemp("one")
     torch.set_default_dtype(torch.float64)
-    for objective in ("rate", "dino"):
-        train(folder / objective, model__objective=objective, model__prototypes=16)
+    for name, options in OBJECTIVES.items():
+        train(folder / name, **options)
     torch.set_default_dtype(torch.float32)
     return folder
 
@@ -109,11 +116,11 @@ def assert_same_steps(folder, expected):
     ours, theirs = (read_checkpoint(path / "epoch_2.pth")["state_dict"] for path in (folder, expected))
     torch.testing.assert_close(dict(ours), dict(theirs), rtol=1e-10, atol=1e-12)
     for ours, theirs in zip(steps(folder), steps(expected), strict=True):
-        for key in {"loss", "compression", "expansion", "expansion_max"} & theirs.keys():
+        for key in {"loss", "compression", "expansion", "expansion_max", "patch_similarity"} & theirs.keys():
             assert ours[key] == pytest.approx(theirs[key], rel=1e-9), key
 
 
-@pytest.mark.parametrize("objective", ["rate", "dino"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(
     ("processes", "options"),
     [(1, {"max_batch_per_device": 24}), (2, {}), (3, {"max_batch_per_device": 12})],
@@ -121,7 +128,7 @@ def assert_same_steps(folder, expected):
 )
 def test_any_split_takes_the_same_steps(double, one, tmp_path, objective, processes, options):
     """Uneven ones too: groups of 8 of 64 images, on 3 processes in micro-batches of 10 or 11."""
-    train_on_processes(processes, tmp_path, model__objective=objective, model__prototypes=16, **options)
+    train_on_processes(processes, tmp_path, **OBJECTIVES[objective], **options)
     assert_same_steps(tmp_path, one / objective)
 
 
@@ -136,15 +143,32 @@ def test_log_shows_the_terms(one):
     assert result["last"]["knn_top1"] > 20
 
 
-def test_resumed_run_is_the_uninterrupted_one(tmp_path):
-    runs = {}
-    for name, options in {"whole": {}, "resumed": {"resume": True}}.items():
-        if options:
-            options["load_from"] = str(tmp_path / "whole" / "epoch_1.pth")
-        train(tmp_path / name, max_batch_per_device=32, model__backbone__drop_path=0.2, **options)
-        runs[name] = read_checkpoint(tmp_path / name / "epoch_2.pth")
+def _killed(work_dir, options, step):
+    runner, hook = Runner.from_cfg(config(work_dir, **options)), Hook()
+
+    def die(runner, batch_idx, data_batch=None):
+        if runner.iter == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    hook.before_train_iter = die
+    runner.register_hook(hook)
+    runner.train()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_killed_and_resumed_run_is_the_uninterrupted_one(tmp_path, objective):
+    """Killed in the second of two epochs of five steps, after the checkpoint of the first."""
+    options = dict(OBJECTIVES[objective], max_batch_per_device=32, model__backbone__drop_path=0.2)
+    train(tmp_path / "whole", **options)
+    killed = tmp_path / "killed"
+    process = torch.multiprocessing.get_context("fork").Process(target=_killed, args=(killed, options, 7))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    train(killed, resume=True, load_from=str(killed / "epoch_1.pth"), **options)
+    runs = [read_checkpoint(folder / "epoch_2.pth") for folder in (tmp_path / "whole", killed)]
     for key in ("state_dict", "optimizer", "param_schedulers"):
-        assert_identical(runs["whole"][key], runs["resumed"][key], key)
+        assert_identical(*(run[key] for run in runs), key)
 
 
 @pytest.mark.parametrize(("part", "holder"), [(None, "teacher.backbone."), ("backbone", "backbone.")])

@@ -10,7 +10,7 @@ from crate_mm.checkpoints import CheckpointError, as_checkpoint
 from crate_mm.checkpoints.translate import rename
 from crate_mm.models import CBT, CBT_ARCHS, CRATE, TokenLayout
 from crate_mm.models.families.cbt import KEY_MAP
-from crate_mm.models.layers import CBSA
+from crate_mm.models.layers import CBSA, AgentAttention, SoftmaxAttention
 from crate_mm.registry import MODELS, OPTIMIZERS
 from crate_mm.testing import check_backbone, check_layer
 from tests.official import official_state_dict, reference
@@ -87,6 +87,7 @@ def test_gradients_statistics_and_steps(case, name):
             theirs = rename(ref["grad_l2_by_parameter"], KEY_MAP, "the official code")[0]
             assert norms.keys() == theirs.keys()
             assert_close([norms[name] for name in theirs], list(theirs.values()))
+            assert_close(np.linalg.norm(list(norms.values())), ref["grad_l2_total"])
             statistics = rename(ref["running_stats_l2_after_one_forward"], KEY_MAP, "the official code")[0]
             assert_close([model.state_dict()[key].norm() for key in statistics], list(statistics.values()))
         optimizer.step()
@@ -129,6 +130,35 @@ def test_representatives_are_averages_of_parts_of_any_grid(prefix, rows, columns
     torch.testing.assert_close(cbsa.representatives(w, layout), parts.flatten(2).mT, rtol=1e-12, atol=1e-12)
 
 
+ADAPTATION = REFERENCE["vit_adaptation_operator"]
+
+
+def test_the_operator_of_the_vit_adaptation():
+    """And softmax attention with the same weights; gradients of the mean square of the output."""
+    config = ADAPTATION["config"]
+    weights = official_state_dict(ADAPTATION["generated_shapes"])
+    shape = config["batch"], 1 + config["grid"] ** 2, config["dim"]
+    x = torch.from_numpy(np.random.RandomState(5).standard_normal(shape)).requires_grad_()
+    agent, softmax = (kind(config["dim"], config["heads"]).double() for kind in (AgentAttention, SoftmaxAttention))
+    for operator in (agent, softmax):
+        operator.load_state_dict({name.replace("proj.", "out."): value for name, value in weights.items()})
+    output = agent(x)
+    assert_close(output[:, 0, :10].detach(), ADAPTATION["output_first10_of_token0"])
+    assert_close(output.norm().detach(), ADAPTATION["output_l2"])
+    assert_close(softmax(x)[:, 0, :10].detach(), ADAPTATION["softmax_attention_first10_of_token0"])
+    loss = output.square().mean()
+    assert_close(loss.item(), ADAPTATION["mean_square"])
+    loss.backward()
+    norms = {name.replace("out.", "proj."): p.grad.norm().item() for name, p in agent.named_parameters()}
+    assert_close([norms[name] for name in weights], [ADAPTATION["grad_l2_by_parameter"][name] for name in weights])
+    assert_close(np.linalg.norm(list(norms.values())), ADAPTATION["grad_l2_total"])
+    assert_close(x.grad.norm(), ADAPTATION["input_grad_l2"])
+    attention = agent.maps(x)["attention"].values
+    assert_close(attention.sum(-1).detach(), torch.ones(attention.shape[:3]))
+    v = agent.qkv(x).chunk(3, -1)[2].unflatten(-1, (config["heads"], -1)).transpose(1, 2)
+    assert_close(agent.out((attention @ v).transpose(1, 2).flatten(2)).detach(), output.detach())
+
+
 def test_tokens_without_a_square_grid_need_a_layout():
     with pytest.raises(ValueError, match="CBSA needs the layout of its tokens: 7 are no square grid of patches"):
         CBSA(24, 3)(torch.randn(1, 7, 24))
@@ -141,7 +171,8 @@ def test_contracts(shifted):
     backbone = CBT(MICRO, (16, 24), 8, compress=dict(type="CBSA", side=2, shifted=shifted))
     check_layer(backbone.layers[0], 24)
     check_backbone(backbone)
-    check_backbone(CRATE(MICRO, 16, 4, compress=dict(type="CBSA", shifted=shifted)))
+    for kind in ("CBSA", "AgentAttention"):
+        check_backbone(CRATE(MICRO, 16, 4, compress=dict(type=kind, shifted=shifted)))
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from crate_mm.checkpoints.unwrap import as_checkpoint
 from crate_mm.engine.loading.chunks import split_batch
 from crate_mm.engine.optim.schedule import CosineWeightDecay
 from crate_mm.engine.optim.wrapper import OptimWrapper
+from crate_mm.models import ViT
+from crate_mm.models.backbone import registered_backbones
 from crate_mm.models.tasks.distillation import ProjectionHead, SelfDistillation, rate_distillation_loss
-from crate_mm.models.tasks.rate_loss import expansion, largest_expansion
+from crate_mm.models.tasks.rate_loss import expansion, largest_expansion, patch_similarity
 from crate_mm.testing import check_task
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "data/simdino_reference.json").read_text())
@@ -80,6 +83,48 @@ def test_loss_equals_reference(case, number):
     close(gradient[-1, 0, :width], expected["student_grad_first10_of_last_crop_image0"])
 
 
+@pytest.mark.parametrize("case", LOSSES)
+@pytest.mark.parametrize("number", range(5))
+def test_loss_of_the_second_version_equals_reference(case, number):
+    """It takes dot products, of features that are normalized or not; without ``no_diag``, equal crops are pairs too."""
+    config, expected = REFERENCE[case]["config"], REFERENCE[case]["simdinov2"][number]
+    n, images = config["crops"], config["images"]
+    raw = (expected["scale_of_student_features"] * unit(11, (n * images, config["dim"]))).requires_grad_()
+    teacher = unit(12, (2 * images, config["dim"]))
+    student = raw if expected["normalized"] else nn.functional.normalize(raw, dim=-1)
+    dots = torch.einsum("ibp,jbp->ij", teacher.view(2, images, -1), student.view(n, images, -1)) / images
+    pairs = (dots.sum() - expected["no_diag"] * dots.diagonal().sum()) / (2 * n - 2)
+    close((dots[0, 1] + dots[1, 0]).detach() / 2 if expected["no_diag"] else dots[:, :2].sum().detach() / 2,
+          expected["global_compression"])  # fmt: skip
+    close(pairs.detach(), expected["compression"])
+    settings = expected["eps"], EXPANDED[expected["expa_type"]], expected["coeff"]
+    loss, similarity, spread = rate_distillation_loss(student, teacher, n, *settings)
+    close(spread.detach(), expected["expansion"])
+    total = -expected["coeff"] * pairs - spread
+    close(total.detach(), expected["loss"])
+    total.backward()
+    gradient = raw.grad.unflatten(0, (n, -1))
+    close(gradient.flatten(1).norm(dim=1), expected["student_grad_l2_per_crop"])
+    close(gradient[0, 0, :10], expected["student_grad_first10_of_crop0_image0"])
+    if expected["no_diag"]:
+        close([loss.item(), similarity.item()], [expected["loss"], expected["compression"]])
+
+
+def test_patch_loss_equals_reference():
+    expected = REFERENCE["patch_loss"]
+    config = expected["config"]
+    shape = config["images"], config["patches"], config["dim"]
+    student, teacher = unit(21, shape).requires_grad_(), unit(22, shape)
+    mask = torch.zeros(shape[:2], dtype=torch.bool)
+    for image, patches in enumerate(expected["masked"]):
+        mask[image, patches] = True
+    loss = -patch_similarity(student[mask], teacher[mask], mask)
+    close(loss.detach(), expected["loss_dense"])
+    close(loss.detach(), expected["loss_of_masked_tokens"])
+    loss.backward()
+    close(student.grad.norm(), expected["student_grad_l2"])
+
+
 @pytest.mark.parametrize(("group_size", "official"), [(3, "simdino_reduce_cov0"), ("batch", "simdino_reduce_cov1")])
 def test_groups_equal_the_official_processes(group_size, official):
     """A process of the official code is a group; its reported gradients are divided by the number of processes."""
@@ -88,7 +133,8 @@ def test_groups_equal_the_official_processes(group_size, official):
     student = unit(11, (config["crops"] * images, config["dim"])).requires_grad_()
     terms = rate_distillation_loss(student, unit(12, (2 * images, config["dim"])), 4, group_size=group_size)
     for value, key in zip(terms, ("loss", "compression", "expansion")):
-        close(value.detach(), np.mean([rank[official][key] for rank in ranks]))
+        for version in (official, official.replace("simdino_", "simdinov2_")):
+            close(value.detach(), np.mean([rank[version][key] for rank in ranks]))
     terms[0].backward()
     gradient = student.grad.unflatten(0, (4, -1))
     for number, rank in enumerate(ranks):
@@ -105,10 +151,15 @@ def test_head_equals_reference():
     rows = len(expected["output_first10_per_row"])
     output = head(normal(5, (rows, config["in_dim"])))
     close(output[:, :10].detach(), expected["output_first10_per_row"])
+    close(output.norm().detach(), expected["output_l2"])
     sizes = {"tiny": 192, "small": 384, "base": 768, "large": 1024}
     with torch.device("meta"):
-        counts = {f"head_vit_{n}": sum(p.numel() for p in ProjectionHead(d).parameters()) for n, d in sizes.items()}
-    assert counts == {key: REFERENCE["parameter_counts"][key] for key in counts}
+        models = {f"head_vit_{name}": ProjectionHead(d) for name, d in sizes.items()}
+        for name, heads in (("small", 6), ("base", 12)):
+            arch = dict(embed_dim=sizes[name], depth=12, num_heads=heads)
+            models[f"backbone_vit_{name}16"] = ViT(arch, 224, 16)
+    counts = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+    assert counts == REFERENCE["parameter_counts"]
 
 
 VIT = {  # the official names -> torchvision's
@@ -152,6 +203,12 @@ def test_training_equals_reference():
             slow.copy_(fast)
     sides = [config["global_size"]] * 2 + [config["local_size"]] * config["local_crops"]
     inputs = [normal(31 + number, (config["images"], 3, side, side)) for number, side in enumerate(sides)]
+    assert sum(p.numel() for p in student.values()) == expected["num_parameters"]
+    with torch.no_grad():
+        output = task._features(task._student(), inputs).unflatten(0, (len(sides), -1))
+    close(output.norm(), expected["student_output_l2"])
+    close(output[0, 0, :10], expected["student_output_first10_of_crop0_image0"])
+    close(output[-1, 0, :10], expected["student_output_first10_of_last_crop_image0"])
     decayed = [p for p in student.values() if p.ndim > 1]
     groups = [dict(params=decayed), dict(params=[p for p in student.values() if p.ndim < 2], weight_decay=0.0)]
     optimizer = torch.optim.AdamW(groups, lr=1.0, weight_decay=1.0)
@@ -169,6 +226,7 @@ def test_training_equals_reference():
             norms = {names[name]: p.grad.norm() for name, p in student.items()}
             for name, norm in expected["grad_l2_by_parameter"].items():
                 close(norms[name], norm)
+            close(torch.stack(list(norms.values())).norm(), expected["grad_l2_total"])
         wrapper.step()
         wrapper.zero_grad()
         assert task.momentum_at(step + 1) == pytest.approx(expected["momentum_by_step"][step], rel=1e-12)
@@ -179,6 +237,8 @@ def test_training_equals_reference():
     close(fast.norm(), expected["student_l2_after"])
     close(slow.norm(), expected["teacher_l2_after"])
     close((slow - fast).norm(), expected["teacher_minus_student_l2_after"])
+    with torch.no_grad():
+        close(task.features(inputs[0])[:, :10], expected["teacher_backbone_output_after_first10"])
 
 
 def test_weight_decay_equals_reference():
@@ -232,23 +292,50 @@ def test_invalid_arguments_are_refused(arguments, message):
         rate_distillation_loss(unit(0, (32, 4)), unit(1, (16, 4)), **{"num_crops": 4, **arguments})
 
 
-FAMILIES = [
-    CRATE,
-    dict(CRATE, type="CRATEAlpha"),
-    dict(CRATE, type="CRATEMAE"),
-    dict(CRATE, type="ViT"),
-    dict(CRATE, type="ToST", img_size=32, patch_size=8, arch=dict(embed_dim=24, depth=2, num_heads=3)),
-]
+STEM_OF_8 = ("ToST", "CBT")  # their convolutions make patches of 8 pixels
 
 
-@pytest.mark.parametrize("objective", ["rate", "dino"])
-@pytest.mark.parametrize("backbone", FAMILIES, ids=lambda backbone: backbone["type"])
-def test_every_family_keeps_the_contract_with_crops_of_two_sizes(backbone, objective):
-    task = SelfDistillation(backbone, objective, group_size=2, prototypes=20, **SMALL)
+def family(name, **options):
+    sizes = dict(img_size=32, patch_size=8) if name in STEM_OF_8 else {}
+    return {**CRATE, "type": name, **sizes, **options}
+
+
+def image_families():
+    """The registered families that are built from an image size."""
+    kinds = {name: kind for name, kind in registered_backbones().items() if kind.__module__.startswith("crate_mm.")}
+    names = [name for name, kind in kinds.items() if {"arch", "img_size"} <= signature(kind).parameters.keys()]
+    assert {"CRATE", "CRATEAlpha", "CRATEMAE", "ToST", "CBT", "AoT", "ViT"} <= set(names)
+    return names
+
+
+@pytest.mark.parametrize("objective", ["rate", "masks", "dino"])
+@pytest.mark.parametrize("name", image_families())
+def test_every_family_keeps_the_contract_with_crops_of_two_sizes(name, objective):
+    """And learns: the loss falls, once the student is not its teacher."""
+    masks = dict(patch_weight=1.0, mask_probability=1.0) if objective == "masks" else {}
+    objective, backbone = objective.replace("masks", "rate"), family(name)
+    if masks and name == "ToST":
+        with pytest.raises(ValueError, match="ToST cannot mask patches: its forward has no mask and mask_token"):
+            SelfDistillation(backbone, objective, **masks, **SMALL)
+        return
+    torch.manual_seed(0)
+    task = SelfDistillation(backbone, objective, group_size=2, prototypes=20, **masks, **SMALL)
     side = backbone["img_size"]
     training = batch(sizes=(side, side, side // 2, side // 2, side // 2))
+    training["sample_seed"] = torch.arange(4) + 7
     evaluated = {**training, "inputs": training["inputs"][0]}
     check_task(task, training, evaluated)
+    optimizer, losses = torch.optim.AdamW(task.trainable().parameters(), 1e-3), []
+    for step in range(4):
+        task.before_step([training], 4)
+        loss = task(**task.data_preprocessor(training, True), mode="loss")["loss"]
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            task.after_step(step + 1, False)
+    assert losses[3] < losses[2] < losses[1]
 
 
 def test_timm_backbone_takes_local_crops():
@@ -259,7 +346,11 @@ def test_timm_backbone_takes_local_crops():
     backbone |= dict(num_heads=3, dynamic_img_size=True)
     inputs = crops(sizes=(32, 32, 16))
     task = SelfDistillation(backbone, group_size=4, **SMALL)
-    assert task(**task.data_preprocessor({"inputs": inputs}), mode="loss")["loss"].isfinite()
+    task.before_step([{"inputs": inputs}], 4)
+    losses = task(**task.data_preprocessor({"inputs": inputs}), mode="loss")
+    losses["loss"].backward()
+    assert all(p.grad.isfinite().all() for name, p in task.named_parameters() if not name.startswith("teacher."))
+    assert 0 < losses["expansion"] < losses["expansion_max"]
     backbone["dynamic_img_size"] = False
     assert not SelfDistillation(backbone, **SMALL).backbone.input_spec.any_size
 
@@ -295,6 +386,67 @@ def test_teacher_is_the_moving_average_of_the_student():
     assert [task.momentum_at(1), task.momentum_at(6), task.momentum_at(11)] == pytest.approx([0.9, 0.95, 1])
 
 
+MASKS = dict(patch_weight=1.0, mask_probability=0.5, mask_ratio=(0.25, 0.75))
+
+
+@pytest.mark.parametrize("name", [name for name in image_families() if name != "ToST"])
+def test_masked_patches_are_hidden_from_the_student_alone(name):
+    torch.manual_seed(0)
+    task = SelfDistillation(family(name), **MASKS, **SMALL).eval()
+    crops = torch.randn(2, 1, *task.backbone.input_spec.size)
+    mask = torch.zeros(2, 16, dtype=torch.bool)
+    mask[0, 5] = True
+    h, w = (side // 4 for side in crops.shape[2:])
+    other = crops.clone()
+    other[0, :, h : 2 * h, w : 2 * w].normal_()  # patch 5 of a grid of 4 x 4
+    with torch.no_grad():
+        hidden = [task._global_features(task._student(), [images], mask, task.mask_token) for images in (crops, other)]
+        seen = [task._global_features(task.teacher, [images], mask) for images in (crops, other)]
+    assert hidden[0][1].shape == (1, 8)
+    if name != "CBT":  # its convolutions see the pixels of several patches
+        torch.testing.assert_close(hidden[0][0], hidden[1][0])
+    assert not torch.allclose(seen[0][1], seen[1][1])
+    assert not torch.allclose(seen[0][0][0], hidden[0][0][0])
+    torch.testing.assert_close(seen[0][0][1], hidden[0][0][1])
+
+
+def test_masks_are_those_of_the_samples():
+    task = SelfDistillation(CRATE, **MASKS, **SMALL)
+    inputs, seeds = [torch.zeros(64, 1, 16, 16)] * 2, torch.arange(64) * 12345
+    mask = task._mask(inputs, seeds).unflatten(0, (2, 64))
+    counts = mask.sum(-1)
+    assert set(counts.flatten().tolist()) <= {0, *range(4, 13)}
+    assert 0.3 < (counts > 0).double().mean() < 0.7
+    assert (mask[0] != mask[1]).any(1).double().mean() > 0.5
+    part = task._mask([crop[10:20] for crop in inputs], seeds[10:20]).unflatten(0, (2, 10))
+    assert torch.equal(part, mask[:, 10:20])
+
+
+def test_registers_and_layer_scale_train():
+    backbone = dict(CRATE, type="ViT", registers=2, layer_scale=0.1)
+    task = SelfDistillation(backbone, group_size=2, **MASKS, **SMALL)
+    training = {**batch(), "sample_seed": torch.arange(4)}
+    check_task(task, training, {**training, "inputs": training["inputs"][0]})
+    assert task.backbone.registers.shape == (1, 2, 24)
+    assert {"registers", "encoder.layers.encoder_layer_1.gamma_sparsify"} <= task.backbone.state_dict().keys()
+    with pytest.raises(ValueError, match="registers must be a number of tokens, got -1"):
+        ViT(CRATE["arch"], 16, 4, registers=-1)
+
+
+def test_temperature_of_the_teacher_warms_up():
+    task = SelfDistillation(CRATE, "dino", teacher_temp=0.07, teacher_temp_start=0.04, prototypes=20, **SMALL)
+    assert task._teacher_temp() == 0.07  # the length of the run is unknown
+    task.total_steps = 100
+    temperatures = []
+    for step in (0, 15, 30, 100):
+        task.after_step(step, False)
+        temperatures.append(float(task._teacher_temp()))
+    assert temperatures == pytest.approx([0.04, 0.055, 0.07, 0.07])
+    assert task.state_dict()["steps"] == 100
+    task.after_step(101, True)
+    assert task.steps == 100
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_micro_batches_see_one_expansion_with_stochastic_depth(autocast):
     """The second pass repeats the random draws of the first."""
@@ -314,7 +466,8 @@ def test_dino_equals_its_formula():
     task.center.normal_()
     center = task.center.clone()
     inputs = [normal(number, (4, 1, side, side)) for number, side in enumerate((16, 16, 8))]
-    student, teacher = ([task._features(model, [crop]) for crop in inputs] for model in (task, task.teacher))
+    models = task._student(), task.teacher
+    student, teacher = ([task._features(model, [crop]) for crop in inputs] for model in models)
     targets = [((teacher[i] - center) / 0.04).softmax(-1) for i in range(2)]
     pairs = [(i, j) for i in range(2) for j in range(3) if i != j]
     losses = [-(targets[i] * (student[j] / 0.1).log_softmax(-1)).sum(-1).mean() for i, j in pairs]
@@ -344,5 +497,11 @@ def test_invalid_data_is_refused():
         task(**task.data_preprocessor({"inputs": crops()[0]}), mode="loss")
     with pytest.raises(ValueError, match="4 images has no whole number of covariance groups of 64"):
         task.before_step([batch()], 4)
-    with pytest.raises(ValueError, match="objective must be 'rate' or 'dino'"):
-        SelfDistillation(CRATE, "byol", **SMALL)
+    for arguments, message in (
+        (dict(objective="byol"), "objective must be 'rate' or 'dino'"),
+        (dict(objective="dino", patch_weight=1.0), "patch_weight 1.0 needs objective='rate', got 'dino'"),
+        (dict(mask_ratio=(0.5, 0.1)), r"mask_ratio two increasing fractions above 0, got 0.5 and \(0.5, 0.1\)"),
+        (dict(teacher_temp_start=0.04, teacher_temp_warmup=30), "teacher_temp_warmup 30 a fraction of the run"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SelfDistillation(CRATE, **arguments, **SMALL)

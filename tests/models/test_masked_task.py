@@ -207,8 +207,8 @@ def test_low_precision_keeps_the_loss_in_full():
         (dict(mask_ratio=0.97), "mask_ratio 0.97 of 16 patches"),
         (dict(mask_ratio="most"), "mask_ratio most of 16 patches"),
         (
-            dict(backbone={**BACKBONE, "type": "CRATE"}),
-            "CRATE cannot mask patches: its forward has no mask and mask_token",
+            dict(backbone={**BACKBONE, "type": "ToST", "img_size": 16, "patch_size": 8}),
+            "ToST cannot mask patches: its forward has no mask and mask_token",
         ),
         (dict(preprocessor={}), "takes images of 1 channels, the preprocessor's mean and std are of 3"),
         (dict(decoder=dict(layers=2)), "decoder needs depth and num_heads, got depth, num_heads, layers"),

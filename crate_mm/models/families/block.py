@@ -6,9 +6,9 @@ from typing import Any
 from torch import nn
 
 from ...registry import LAYERS
-from ..layers import CBSA, ISTA, MLP, MSSA, TSSA, Block, OvercompleteISTA, SoftmaxAttention
+from ..layers import CBSA, ISTA, MLP, MSSA, TSSA, AgentAttention, Block, OvercompleteISTA, SoftmaxAttention
 
-for _operator in (MSSA, SoftmaxAttention, TSSA, CBSA, ISTA, OvercompleteISTA, MLP):
+for _operator in (MSSA, SoftmaxAttention, AgentAttention, TSSA, CBSA, ISTA, OvercompleteISTA, MLP):
     LAYERS.register_module(module=_operator)
 
 

@@ -169,17 +169,7 @@ class CRATEMAE(PatchBackbone):
     resize = staticmethod(resize_table)
 
     def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        """Return the tokens of images.
-
-        Args:
-            images: ``(B, C, H, W)``.
-            mask: ``(B, N)``, true for masked patches (default: none).
-            mask_token: ``(1, 1, d)``, the replacement of masked patches.
-        """
-        z, layout = self.embedding(images, mask, mask_token), self.layout(images)
-        for block in self.blocks:
-            z = block(z, layout)
-        return self.norm(z)
+        return self.norm(super().forward(images, mask, mask_token))
 
 
 class MAEDecoder(nn.Module):

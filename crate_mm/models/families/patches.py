@@ -62,8 +62,16 @@ class PatchBackbone(Backbone):
             self.any_size = self.embedding.any_size = True
         return self.any_size
 
-    def forward(self, images: Tensor) -> Tensor:
-        z, layout = self.embedding(images), self.layout(images)
+    def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        """Return the tokens of images.
+
+        Args:
+            images: ``(B, C, H, W)``.
+            mask: ``(B, N)``, true for masked patches (default: none).
+            mask_token: ``(1, 1, d)``, the replacement of masked patches.
+        """
+        masked = () if mask is None else (mask, mask_token)
+        z, layout = self.embedding(images, *masked), self.layout(images)
         for block in self.blocks:
             z = block(z, layout)
         return z

@@ -1,5 +1,6 @@
 """Operators of a layer, in plain PyTorch."""
 
+from .agent_attention import AgentAttention
 from .cbsa import CBSA
 from .class_attention import ClassAttention, ClassAttentionBlock
 from .conv_stem import ConvStem, ConvStemWithCLS, FourierPositions
@@ -23,12 +24,22 @@ from .overcomplete import OvercompleteISTA
 from .sincos import SinCosEmbedding, sincos_table
 from .softmax_attention import SoftmaxAttention
 from .synthesis import DecoderBlock
-from .tokens import ConvEmbedding, TokenEmbedding, check_images, patch_grid, resize_positions, resize_table, to_pair
+from .tokens import (
+    ConvEmbedding,
+    TokenEmbedding,
+    check_images,
+    mask_patches,
+    patch_grid,
+    resize_positions,
+    resize_table,
+    to_pair,
+)
 from .tssa import TSSA
 
 __all__ = [
-    "CBSA", "ISTA", "MLP", "MSCA", "MSSA", "TSSA", "Block", "ClassAttention", "ClassAttentionBlock", "Compression",
-    "ConvEmbedding", "ConvStem", "ConvStemWithCLS", "CrossBlock", "DecoderBlock", "DropPath", "FourierPositions",
+    "CBSA", "ISTA", "MLP", "MSCA", "MSSA", "TSSA", "AgentAttention", "Block", "ClassAttention", "ClassAttentionBlock",
+    "Compression", "ConvEmbedding", "ConvStem", "ConvStemWithCLS", "CrossBlock", "DecoderBlock", "DropPath",
+    "FourierPositions",
     "Layer", "Map", "OvercompleteISTA", "SinCosEmbedding", "SoftmaxAttention", "Sparsification", "Subspaces",
     "TokenEmbedding", "TokenLayout",
 ]  # fmt: skip

@@ -64,17 +64,7 @@ class CBSA(Compression):
 
     def representatives(self, w: Tensor, layout: TokenLayout | None = None) -> Tensor:
         """Return q before it is split into heads: ``(B, N, K p) -> (B, m, K p)``."""
-        first, rows, columns = layout or square_layout(w.shape[1])
-        first = 0 if self.shifted else first
-        # Products, because the gradient of adaptive_avg_pool2d is not deterministic on GPUs.
-        over_rows, over_columns = (
-            F.adaptive_avg_pool1d(torch.eye(length, dtype=w.dtype, device=w.device)[None], self.side)[0].mT
-            for length in (rows, columns)
-        )
-        grid = w[:, first : first + rows * columns].unflatten(1, (rows, columns))
-        q = (over_rows @ grid.flatten(2)).unflatten(2, (columns, -1))
-        # Expanded, as fvcore takes the number of products from the first factor.
-        return (over_columns.expand(*q.shape[:2], -1, -1) @ q).flatten(1, 2)
+        return grid_averages(w, layout, self.side, self.shifted)
 
     def _attention(self, w: Tensor, layout: TokenLayout | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return q ``(B, K, m, p)``, w ``(B, K, N, p)`` and A ``(B, K, m, N)``."""
@@ -95,6 +85,27 @@ class CBSA(Compression):
     def maps(self, w: Tensor, layout: TokenLayout | None = None) -> dict[str, Map]:
         A_BKmN = self._attention(w, layout)[2]
         return {"attention": Map(A_BKmN, rows="representatives"), "similarity": Map(A_BKmN.mT @ A_BKmN)}
+
+
+def grid_averages(w: Tensor, layout: TokenLayout | None, side: int, shifted: bool) -> Tensor:
+    """Return averages of tokens over side x side parts of the patch grid, ``(B, N, d) -> (B, side^2, d)``.
+
+    Args:
+        w: the tokens.
+        layout: their layout; None for a square grid with or without a CLS token.
+        side, shifted: as for ``CBSA``.
+    """
+    first, rows, columns = layout or square_layout(w.shape[1])
+    first = 0 if shifted else first
+    # Products, because the gradient of adaptive_avg_pool2d is not deterministic on GPUs.
+    over_rows, over_columns = (
+        F.adaptive_avg_pool1d(torch.eye(length, dtype=w.dtype, device=w.device)[None], side)[0].mT
+        for length in (rows, columns)
+    )
+    grid = w[:, first : first + rows * columns].unflatten(1, (rows, columns))
+    q = (over_rows @ grid.flatten(2)).unflatten(2, (columns, -1))
+    # Expanded, as fvcore takes the number of products from the first factor.
+    return (over_columns.expand(*q.shape[:2], -1, -1) @ q).flatten(1, 2)
 
 
 def square_layout(tokens: int) -> TokenLayout:

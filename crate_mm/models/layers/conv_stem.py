@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .tokens import PatchEmbedding, Size, check_images, patch_grid
+from .tokens import PatchEmbedding, PositionedEmbedding, Size, mask_patches, patch_grid
 
 
 class FourierPositions(nn.Module):
@@ -105,7 +105,7 @@ class ConvStem(PatchEmbedding):
         return (grid + self.positions(grid.shape[2], grid.shape[3])).flatten(2).mT
 
 
-class ConvStemWithCLS(PatchEmbedding):
+class ConvStemWithCLS(PositionedEmbedding):
     """Embed an image as tokens: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
     As ``ConvStem``, but with a CLS token, and with learned positions in place of the computed ones. Both are
@@ -122,7 +122,7 @@ class ConvStemWithCLS(PatchEmbedding):
         self.cls_token = nn.Parameter(torch.randn(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + self.num_patches, embed_dim))
 
-    def forward(self, images: Tensor) -> Tensor:
-        check_images(images, self.in_channels, self.img_size)
-        tokens = self.stem(images).flatten(2).mT
-        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + self.pos_embed
+    def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        positions = self.positions_for(images)
+        tokens = mask_patches(self.stem(images).flatten(2).mT, mask, mask_token)
+        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions

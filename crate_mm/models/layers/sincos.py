@@ -7,7 +7,7 @@ dimensions.
 import torch
 from torch import Tensor, nn
 
-from .tokens import PatchEmbedding, Size, resize_table
+from .tokens import PatchEmbedding, Size, mask_patches, resize_table
 
 
 def sincos_table(grid: tuple[int, int], embed_dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -91,9 +91,7 @@ class SinCosEmbedding(PatchEmbedding):
                 f"expected images of shape (B, {self.in_channels}, H, W) in whole patches of {h} x {w}, "
                 f"got {tuple(images.shape)}: set in_channels and patch_size of the backbone to the data's"
             )
-        tokens = self.proj(images).flatten(2).mT
-        if mask is not None:
-            tokens = torch.where(mask[..., None], mask_token.to(tokens.dtype), tokens)
+        tokens = mask_patches(self.proj(images).flatten(2).mT, mask, mask_token)
         # Compare pixels, not patches: torch.export then knows that height and width are fixed.
         native = (H, W) == self.img_size
         positions = self.pos_table if native else resize_table(self.pos_table, self.grid_size, (H // h, W // w))

@@ -36,6 +36,17 @@ def check_images(images: Tensor, in_channels: int, img_size: tuple[int, int]) ->
         )
 
 
+def mask_patches(patches: Tensor, mask: Tensor | None, mask_token: Tensor | None) -> Tensor:
+    """Replace the embeddings of masked patches, ``(B, N, d)``, before the positions are added.
+
+    Args:
+        patches: embeddings.
+        mask: ``(B, N)``, true for the patches to replace; None for none.
+        mask_token: ``(1, 1, d)``, the replacement.
+    """
+    return patches if mask is None else torch.where(mask[..., None], mask_token.to(patches.dtype), patches)
+
+
 def resize_positions(
     positions: Tensor, old: tuple[int, int], new: tuple[int, int], interpolate: Callable[[Tensor], Tensor]
 ) -> Tensor:
@@ -117,7 +128,8 @@ class TokenEmbedding(PositionedEmbedding):
     """Embed an image as tokens: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
     A patch is flattened in the order (row in patch, column in patch, channel), normalized, projected to ``d`` and
-    normalized again. CLS token and position embedding are learned and initialized from a standard normal.
+    normalized again. CLS token and position embedding are learned and initialized from a standard normal. ``mask`` and
+    ``mask_token`` of ``forward`` are as for ``mask_patches``, here and in the other embeddings.
 
     Raises:
         ValueError: the patch size does not divide the image size, or (in forward) an image has another size.
@@ -132,11 +144,11 @@ class TokenEmbedding(PositionedEmbedding):
         self.cls_token = nn.Parameter(torch.randn(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + self.num_patches, embed_dim))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         positions = self.positions_for(images)
         h, w = self.patch_size
         patches = rearrange(images, "B C (gh h) (gw w) -> B (gh gw) (h w C)", h=h, w=w)
-        tokens = self.norm(self.proj(self.patch_norm(patches)))
+        tokens = mask_patches(self.norm(self.proj(self.patch_norm(patches))), mask, mask_token)
         cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
         return torch.cat([cls_token, tokens], dim=1) + positions
 
@@ -159,7 +171,7 @@ class ConvEmbedding(PositionedEmbedding):
         nn.init.kaiming_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         positions = self.positions_for(images)
-        tokens = self.proj(images).flatten(2).mT
+        tokens = mask_patches(self.proj(images).flatten(2).mT, mask, mask_token)
         return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions

@@ -1,10 +1,11 @@
-"""Self-distillation of crops: SimDINO, and DINO for comparison.
+"""Self-distillation of crops: SimDINO, SimDINOv2, and DINO for comparison.
 
 Sources: Wu et al., "Simplifying DINO via Coding Rate Regularization", ICML 2025, arXiv 2502.10385, and the official
 code, github.com/RobinWu218/SimDINO; Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV
-2021, arXiv 2104.14294.
+2021, arXiv 2104.14294; for masked patches, Zhou et al., "iBOT: Image BERT Pre-Training with Online Tokenizer", ICLR
+2022, arXiv 2111.07832.
 Shapes: B images of a micro-batch, M images of a step, n crops of an image, the first two of them global, p dimensions
-of the features, m images of a covariance group.
+of the features, m images of a covariance group, N patches of a global crop.
 """
 
 import copy
@@ -22,7 +23,9 @@ from torch import Tensor, nn
 
 from ...datasets.base import dataset_of, require_images
 from ...registry import MODELS
+from ..backbone import require_masking
 from .base import ImageTask, check_images_fit
+from .masked import random_bits
 from .preprocessor import refuse_raw
 from .rate_loss import (
     GLOBAL_CROPS,
@@ -32,6 +35,7 @@ from .rate_loss import (
     expansion,
     group_images,
     largest_expansion,
+    patch_similarity,
     rate_distillation_loss,
 )
 
@@ -76,14 +80,16 @@ class _MicroBatch(NamedTuple):
         total: M.
         step: features of all images of the step, ``(2, M, p)``; None if the micro-batch is all of this process's images
             and its own features are gathered.
-        teacher: the teacher's features, ``(2 B, p)``, or None.
+        mask: masked patches of the global crops, ``(2 B, N)``, or None.
+        teacher: the teacher's features, ``(2 B, p)``, and those of the masked patches, or None.
         random_state: state of the random generators from which the student's features were computed, or None.
     """
 
     slots: Tensor
     total: int
     step: Tensor | None = None
-    teacher: Tensor | None = None
+    mask: Tensor | None = None
+    teacher: tuple[Tensor, Tensor | None] | None = None
     random_state: tuple[Tensor, ...] | None = None
 
 
@@ -107,15 +113,23 @@ class SelfDistillation(ImageTask):
         hidden_dim, out_dim: as for ``ProjectionHead``.
         prototypes: number of DINO's prototypes.
         student_temp, teacher_temp: temperatures of DINO's softmax.
+        teacher_temp_start, teacher_temp_warmup: the teacher's temperature at the first step, from which it changes
+            linearly to ``teacher_temp`` in this fraction of the run (the official code: by epoch); None for no change.
+        patch_weight: weight of iBOT's loss, for 'rate': the student sees the global crops with masked patches, and
+            learns the teacher's features of these patches by the same head. SimDINOv2: 1. Without masks: 0.
+        mask_probability: probability that a global crop is masked.
+        mask_ratio: smallest and largest fraction of masked patches of a masked crop. They are drawn at random. The
+            official code masks rectangles, in exactly half of a batch's crops.
         center_momentum: momentum of the center, the mean of DINO's teacher outputs.
         preprocessor: config of ``MODELS``, or a module.
 
-    Training batches have ``inputs``, a list of images ``(B, C, H, W)``, one tensor per crop, as from ``Views``. If the
+    Training batches have ``inputs``, a list of images ``(B, C, H, W)``, one tensor per crop, as from ``Views``, and for
+    masks ``sample_seed``, int64 ``(B,)``, so that masks do not depend on the number of processes. If the
     backbone can, it interpolates its position embeddings for crops of other sizes. Evaluated batches have ``inputs``
     ``(B, C, H, W)``, ``labels`` and ``sample_idx``.
 
-    The log has ``compression``, ``expansion`` and ``expansion_max``, its largest value for this batch. If the features
-    collapse, the expansion falls to a few percent of it.
+    The log has ``compression``, ``expansion`` and ``expansion_max``, its largest value for this batch, and with masks
+    ``patch_similarity``. If the features collapse, the expansion falls to a few percent of ``expansion_max``.
 
     Raises:
         ValueError: an argument is invalid, or (in loss) there are fewer than two crops.
@@ -123,7 +137,7 @@ class SelfDistillation(ImageTask):
 
     headline = ("eval/knn_top1", "greater")
     transfer_from = "teacher"
-    logged = ("compression", "expansion", "expansion_max")
+    logged = ("compression", "expansion", "expansion_max", "patch_similarity")
 
     def __init__(
         self,
@@ -140,6 +154,11 @@ class SelfDistillation(ImageTask):
         student_temp: float = 0.1,
         teacher_temp: float = 0.04,
         center_momentum: float = 0.9,
+        teacher_temp_start: float | None = None,
+        teacher_temp_warmup: float = 0.3,
+        patch_weight: float = 0.0,
+        mask_probability: float = 0.5,
+        mask_ratio: tuple[float, float] = (0.1, 0.5),
         preprocessor: dict | nn.Module | None = None,
     ) -> None:
         super().__init__(backbone, preprocessor)
@@ -151,6 +170,18 @@ class SelfDistillation(ImageTask):
             raise ValueError(f"momentum must be from 0 to 1, got {momentum!r}")
         if not min(eps, student_temp, teacher_temp) > 0:
             raise ValueError(f"eps {eps}, student_temp {student_temp} and teacher_temp {teacher_temp} must be above 0")
+        if patch_weight and objective != "rate":
+            raise ValueError(f"patch_weight {patch_weight} needs objective='rate', got {objective!r}")
+        if not (0 <= mask_probability <= 1 and len(mask_ratio) == 2 and 0 < mask_ratio[0] <= mask_ratio[1] <= 1):
+            raise ValueError(
+                "mask_probability must be from 0 to 1 and mask_ratio two increasing fractions above 0, got "
+                f"{mask_probability} and {mask_ratio}"
+            )
+        if teacher_temp_start is not None and not (teacher_temp_start > 0 and 0 < teacher_temp_warmup <= 1):
+            raise ValueError(
+                f"teacher_temp_start {teacher_temp_start} must be above 0, and teacher_temp_warmup "
+                f"{teacher_temp_warmup} a fraction of the run"
+            )
         group_images(0, group_size)  # raises for an invalid one
         self.data_preprocessor.channels_last = self.backbone.channels_last
         self.backbone.interpolate_positions()
@@ -163,8 +194,15 @@ class SelfDistillation(ImageTask):
         )
         self.teacher = nn.ModuleDict(copy.deepcopy({"backbone": self.backbone, "projector": self.projector}))
         self.teacher.requires_grad_(False).eval()
+        self.teacher_temp_start, self.teacher_temp_warmup = teacher_temp_start, teacher_temp_warmup
+        self.patch_weight, self.mask_probability, self.mask_ratio = patch_weight, mask_probability, mask_ratio
         if is_dino:
             self.register_buffer("center", torch.zeros(prototypes))
+            self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.mask_token = None
+        if patch_weight:
+            require_masking(self.backbone)
+            self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, self.backbone.embed_dim))
         self._micro_batches: deque[_MicroBatch] = deque()
         self._teacher_sum: Tensor | None = None  # DINO: sum of this step's teacher outputs, and their number
 
@@ -174,7 +212,10 @@ class SelfDistillation(ImageTask):
         return self
 
     def trainable(self) -> nn.Module:
-        return nn.ModuleDict({"backbone": self.backbone, "projector": self.projector})
+        student = self._student()
+        if self.mask_token is not None:
+            student["masks"] = nn.ParameterDict({"mask_token": self.mask_token})
+        return student
 
     def forward(self, inputs: Tensor | list[Tensor], *args: Tensor, mode: str = "tensor", **batch: Tensor) -> Any:
         """As ``ImageTask.forward``; with ``mode='loss'``, ``inputs`` are a list of crops."""
@@ -211,53 +252,63 @@ class SelfDistillation(ImageTask):
             return
         computed = []
         for batch in batches:
-            crops = self.data_preprocessor(batch, True)["inputs"][:GLOBAL_CROPS]
-            state = _random_state(self._device)
-            computed.append((self._features(self, crops), self._features(self.teacher, crops), state))
-        local = [expanded_features(student, teacher, self.expansion_of) for student, teacher, _ in computed]
+            batch = self.data_preprocessor(batch, True)
+            crops, state = batch["inputs"][:GLOBAL_CROPS], _random_state(self._device)
+            mask = self._mask(crops, batch.get("sample_seed"))
+            student = self._global_features(self._student(), crops, mask, self.mask_token)
+            computed.append((student[0], mask, self._global_features(self.teacher, crops, mask), state))
+        local = [expanded_features(own, teacher[0], self.expansion_of) for own, _, teacher, _ in computed]
         step = self._gather(torch.cat(local, dim=1), total)
-        for own, (_, teacher, state) in zip(slots, computed):
-            self._micro_batches.append(_MicroBatch(own, total, step, teacher, state))
+        for own, (_, mask, teacher, state) in zip(slots, computed):
+            self._micro_batches.append(_MicroBatch(own, total, step, mask, teacher, state))
 
-    def loss(self, inputs: list[Tensor], **_: Tensor) -> dict[str, Tensor]:
+    def loss(self, inputs: list[Tensor], sample_seed: Tensor | None = None, **_: Tensor) -> dict[str, Tensor]:
         """Return ``{'loss': scalar}``, and the values of ``logged`` with ``objective='rate'``."""
         if not isinstance(inputs, (list, tuple)) or len(inputs) < GLOBAL_CROPS:
             raise ValueError(
                 f"expected a list of at least {GLOBAL_CROPS} crops of each image: use the dataset type='Views'"
             )
         crops, micro_batch = list(inputs), self._micro_batches.popleft() if self._micro_batches else None
-        with _replay(micro_batch.random_state if micro_batch else None, self._device):
-            student = self._features(self, crops[:GLOBAL_CROPS])
+        mask, targets, state = micro_batch[3:] if micro_batch else (None, None, None)
+        mask = self._mask(crops, sample_seed) if mask is None else mask
+        with _replay(state, self._device):
+            student, patches = self._global_features(self._student(), crops[:GLOBAL_CROPS], mask, self.mask_token)
         if len(crops) > GLOBAL_CROPS:
-            student = torch.cat([student, self._features(self, crops[GLOBAL_CROPS:])])
-        teacher = micro_batch.teacher if micro_batch else None
-        if teacher is None:
+            student = torch.cat([student, self._features(self._student(), crops[GLOBAL_CROPS:])])
+        if targets is None:
             with torch.no_grad():
-                teacher = self._features(self.teacher, crops[:GLOBAL_CROPS])
+                targets = self._global_features(self.teacher, crops[:GLOBAL_CROPS], mask)
+        teacher, patch_targets = targets
         if self.objective == "dino":
             return {"loss": self._cross_entropy(student, teacher, len(crops))}
         similarity = compression(student, teacher, len(crops))
         spread, num_images, group_size = self._expansion(student, teacher, micro_batch)
         largest = largest_expansion(num_images, student.shape[1], self.eps, group_size)
-        return {
+        losses = {
             "loss": -self.coeff * similarity - spread,
             "compression": similarity.detach(),
             "expansion": spread.detach(),
             "expansion_max": spread.new_full((), largest),
         }
+        if mask is not None:
+            masked = patch_similarity(patches, patch_targets, mask)
+            losses |= {"loss": losses["loss"] - self.patch_weight * masked, "patch_similarity": masked.detach()}
+        return losses
 
     def after_step(self, step: int, skipped: bool) -> None:
         teacher_sum, self._teacher_sum = self._teacher_sum, None
         if skipped:
             return
         momentum = self.momentum_at(step)
-        for slow, fast in zip(self.teacher.parameters(), self.trainable().parameters(), strict=True):
+        for slow, fast in zip(self.teacher.parameters(), self._student().parameters(), strict=True):
             slow.mul_(momentum).add_(fast, alpha=1 - momentum)
-        for slow, fast in zip(self.teacher.buffers(), self.trainable().buffers(), strict=True):
+        for slow, fast in zip(self.teacher.buffers(), self._student().buffers(), strict=True):
             slow.copy_(fast)  # BatchNorm's statistics are those of the last step
         if teacher_sum is not None:
             all_reduce(teacher_sum)
             self.center.lerp_(teacher_sum[:-1] / teacher_sum[-1], 1 - self.center_momentum)
+        if self.objective == "dino":
+            self.steps.fill_(step)
 
     def momentum_at(self, step: int) -> float:
         """Return the momentum of the moving average after a step, from 1; constant if the run's length is unknown."""
@@ -302,14 +353,45 @@ class SelfDistillation(ImageTask):
     def _device(self) -> torch.device:
         return next(self.projector.parameters()).device
 
+    def _student(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"backbone": self.backbone, "projector": self.projector})
+
     @staticmethod
-    def _features(model: Any, crops: list[Tensor]) -> Tensor:
+    def _features(model: nn.ModuleDict, crops: list[Tensor]) -> Tensor:
         """Return the projected features ``(n B, p)`` of crops by the student or teacher, one pass for each size."""
-        model = (
-            model if isinstance(model, nn.ModuleDict) else {"backbone": model.backbone, "projector": model.projector}
-        )
         passes = [torch.cat(list(group)) for _, group in groupby(crops, key=lambda crop: crop.shape[1:])]
         return torch.cat([model["projector"](model["backbone"](images)[:, 0]) for images in passes])
+
+    def _global_features(
+        self, model: nn.ModuleDict, crops: list[Tensor], mask: Tensor | None, mask_token: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return ``_features`` of the global crops and, with a mask ``(2 B, N)``, those of the masked patches.
+
+        The patches are hidden from the model if it gets the mask token.
+        """
+        if mask is None:
+            return self._features(model, crops), None
+        hidden = () if mask_token is None else (mask, mask_token)
+        tokens = model["backbone"](torch.cat(crops), *hidden)
+        return model["projector"](tokens[:, 0]), model["projector"](tokens[:, 1:][mask])
+
+    def _mask(self, crops: list[Tensor], seeds: Tensor | None) -> Tensor | None:
+        """Return the masked patches of the global crops ``(2 B, N)``, drawn from the samples' seeds; None without."""
+        if not self.patch_weight:
+            return None
+        layout = self.backbone.layout(crops[0])
+        N = layout.rows * layout.columns
+        if crops[0].shape != crops[1].shape:
+            raise ValueError(f"masked crops must have one size, got {tuple(crops[0].shape)}, {tuple(crops[1].shape)}")
+        if seeds is None:
+            seeds = torch.randint(2**62, (len(crops[0]),), device=self._device)
+        bits = random_bits(seeds.to(self._device), GLOBAL_CROPS * (N + 2)).view(-1, GLOBAL_CROPS, N + 2)
+        numbers = ((bits >> 11) & (2**53 - 1)).double() / 2**53
+        smallest, largest = self.mask_ratio
+        count = ((smallest + (largest - smallest) * numbers[..., 1]) * N).round().clamp(min=1)
+        count = count * (numbers[..., 0] < self.mask_probability)
+        ranks = numbers[..., 2:].argsort(-1).argsort(-1)
+        return (ranks < count[..., None]).transpose(0, 1).flatten(0, 1)
 
     def _expansion(
         self, student: Tensor, teacher: Tensor, micro_batch: _MicroBatch | None
@@ -326,7 +408,7 @@ class SelfDistillation(ImageTask):
             divides = isinstance(self.group_size, int) and count % self.group_size == 0
             group_size = self.group_size if divides else "batch"
             return expansion(own, self.eps, group_size), count, group_size
-        slots, total, step = micro_batch[:3]
+        slots, total, step = micro_batch.slots, micro_batch.total, micro_batch.step
         step = self._gather(own.detach(), total) if step is None else step
         value = expansion(step.index_copy(1, slots, own), self.eps, self.group_size)
         scaled = value.detach() + total / own.shape[1] * (value - value.detach())
@@ -351,9 +433,16 @@ class SelfDistillation(ImageTask):
             summary = torch.cat([teacher.sum(0), teacher.new_full((1,), len(teacher))])
             self._teacher_sum = summary if self._teacher_sum is None else self._teacher_sum + summary
         log_probs = (student / self.student_temp).log_softmax(-1).chunk(num_crops)
-        targets = ((teacher - self.center) / self.teacher_temp).softmax(-1).chunk(GLOBAL_CROPS)
+        targets = ((teacher - self.center) / self._teacher_temp()).softmax(-1).chunk(GLOBAL_CROPS)
         pairs = [(q, crop) for i, q in enumerate(targets) for j, crop in enumerate(log_probs) if i != j]
         return -sum((q * crop).sum(-1).mean() for q, crop in pairs) / len(pairs)
+
+    def _teacher_temp(self) -> float | Tensor:
+        """Return the teacher's temperature of the next step; a tensor, so that the host does not wait for a GPU."""
+        if self.teacher_temp_start is None or self.total_steps is None:
+            return self.teacher_temp
+        progress = (self.steps.to(self.center.dtype) / (self.teacher_temp_warmup * self.total_steps)).clamp(max=1)
+        return self.teacher_temp_start + progress * (self.teacher_temp - self.teacher_temp_start)
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, ...]:

@@ -6,7 +6,6 @@ Source: Pai et al., "Masked Completion via Structured Diffusion with White-Box T
 Shapes: B images, C channels, H x W pixels, N patches of h x w pixels, d embedding dimensions.
 """
 
-import inspect
 import math
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from ...datasets.base import require_images
 from ...registry import MODELS
-from ..backbone import image_spec
+from ..backbone import image_spec, require_masking
 from ..families import CRATEMAE, MAEDecoder
 from .base import ImageTask, check_images_fit
 
@@ -64,7 +63,7 @@ class MaskedAutoencoder(ImageTask):
     uses, of 44,335,872.
 
     Args:
-        backbone: config of ``BACKBONES``, or a module, called with ``(images, mask, mask_token)`` as ``CRATEMAE``.
+        backbone: config of ``BACKBONES``, or a module, called with ``(images, mask, mask_token)`` as ``PatchBackbone``.
         decoder: ``depth`` and ``num_heads`` of the decoder (default: the encoder's).
         mask_ratio: fraction of masked patches; ``int(N (1 - mask_ratio))`` patches stay visible.
         norm_pix_loss: predict standardized pixels of a patch: ``(x - mean) / sqrt(var + 1e-6)`` over its ``h w C``
@@ -93,10 +92,7 @@ class MaskedAutoencoder(ImageTask):
         preprocessor: dict | nn.Module | None = None,
     ) -> None:
         super().__init__(backbone, preprocessor)
-        if not {"mask", "mask_token"} <= inspect.signature(self.backbone.forward).parameters.keys():
-            raise ValueError(
-                f"{type(self.backbone).__name__} cannot mask patches: its forward has no mask and mask_token"
-            )
+        require_masking(self.backbone)
         channels, (H, W), *_ = image_spec(self.backbone)
         layout = self.backbone.layout(torch.empty(1, channels, H, W, device="meta"))
         if layout is None:

@@ -62,6 +62,22 @@ def compression(student: Tensor, teacher: Tensor, num_crops: int) -> Tensor:
         return (similarities.sum() - similarities.diagonal().sum()) / (GLOBAL_CROPS * (num_crops - 1))
 
 
+def patch_similarity(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Return the similarity of masked patches, minus which is the loss of iBOT in SimDINOv2.
+
+    It is the mean over an image's masked patches of the cosine between student and teacher, then the mean over images,
+    of which those without a masked patch count as 0.
+
+    Args:
+        student, teacher: features ``(n, p)`` of the n masked patches, image by image. The teacher gets no gradient.
+        mask: ``(B, N)``, true for masked patches.
+    """
+    student, teacher = at_least_float32(student), at_least_float32(teacher.detach())
+    with torch.autocast(student.device.type, enabled=False):
+        weights = 1 / mask.sum(1, keepdim=True).clamp(min=1).to(student.dtype)
+        return (F.cosine_similarity(student, teacher, dim=-1) * weights.expand_as(mask)[mask]).sum() / len(mask)
+
+
 def expanded_features(student: Tensor, teacher: Tensor, expansion_of: str) -> Tensor:
     """Return the features of the global crops whose coding rate is maximized, ``(2, B, p)``."""
     if expansion_of not in ("mean", "student"):
