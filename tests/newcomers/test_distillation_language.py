@@ -15,6 +15,7 @@ from crate_mm.testing import check_backbone, check_layer
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+pytestmark = pytest.mark.slow  # trainings
 
 
 def tool(name, *arguments):
@@ -79,7 +80,6 @@ def test_is_tested(trained, tmp_path):
     assert json.loads((tmp_path / "a.json").read_text())[metric] == trained.result["last"][metric]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["distillation", "language"])
 def test_two_processes_take_the_same_steps(name, tmp_path, run_processes):
     options = ["optim_wrapper.optimizer." + text for text in ("type=SGD", "lr=0.1", "weight_decay=0.")]
