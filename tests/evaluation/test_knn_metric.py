@@ -103,6 +103,7 @@ def test_the_bank_is_the_training_data_as_it_is_tested():
         KNNMetric()
 
 
+@pytest.mark.slow
 def test_it_is_the_headline_of_a_run(tmp_path):
     """Of a task without classes; the figure is the tool's, of the weights that are saved."""
     options = {**OPTIONS, "val_evaluator": [KNN], "train_cfg__max_epochs": 2, "ema_momentum": 0.5}
