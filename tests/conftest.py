@@ -60,6 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Laying a config's text out, and reading the digits' file, would be a third of a short training.
     mmengine.config.config.FormatCode = unformatted
     sklearn.datasets.load_digits = cache(sklearn.datasets.load_digits)
+    # Nor need what the tests write outlast a power cut: a training waits for the disk 18 times.
+    os.fsync = lambda _file: None
     torch.set_num_threads(1)
     # PyTorch looks for devices at the first gradient, and starts threads for those of fake tensors as well, once the
     # compiler has made some. With such threads a process that is forked off has no gradients.

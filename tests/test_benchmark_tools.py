@@ -16,14 +16,20 @@ SMALL = {
         *("--img-sizes", 32, "--batches", 1, "--rounds", 1, "--processes", 2, "--start-method", "fork"),
         *("--precisions", "float32"),
     ],
-    "end_to_end": ["--images", 10, "--batch", 1, "--workers", 1, "--rounds", 1],
-    "checkpoint": ["--config", "crate_tiny_in1k", "--rounds", 1],
-    "faults": ["--kills", 2, "--damage", "--fork", "--processes", 2],
+    "end_to_end": ["--config", "{recipe}", "--images", 10, "--batch", 1, "--workers", 1, "--rounds", 1],
+    "checkpoint": ["--config", "{recipe}", "--rounds", 1],
+    "faults": ["--kills", 1, "--damage", "--fork", "--processes", 2],
     "devices": [],
-    "roofline": ["--check", "--configs", "crate_tiny_in1k", "--img-sizes", 32, "--batches", 2, "--rounds", 1],
+    "roofline": ["--check", "--configs", "{recipe}", "--img-sizes", 32, "--batches", 2, "--rounds", 1],
     "profile_step": ["--model", "crate_tiny", "--img-size", 32, "--batch", 2, "--steps", 1, "--rows", 5],
 }
 ROWS = {"loader": 13, "train_step": 6, "inference": 8, "scaling": 4, "end_to_end": 4, "devices": 29, "profile_step": 8}
+
+RECIPE = f"""
+_base_ = "{ROOT}/configs/crate_tiny_in1k.py"
+model = dict(backbone=dict(arch=dict(_delete_=True, embed_dim=48, depth=2, num_heads=3), img_size=32))
+train_dataloader = dict(dataset=dict(transforms=[dict(type="DecodeRandomResizedCrop", size=32)]))
+"""
 
 
 def test_every_benchmark_is_run_here():
@@ -36,7 +42,10 @@ def test_every_benchmark_is_run_here():
 @pytest.mark.slow
 def test_a_benchmark_prints_a_table_and_writes_a_json(name, tmp_path, run_tool):
     written = tmp_path / "figures.json"
-    done = run_tool(f"benchmarks/{name}", *SMALL[name], "--json", written)
+    recipe = tmp_path / "small.py"
+    recipe.write_text(RECIPE)
+    args = [recipe if arg == "{recipe}" else arg for arg in SMALL[name]]
+    done = run_tool(f"benchmarks/{name}", *args, "--json", written)
     assert done.code == 0, done.output
     figures = json.loads(written.read_text())
     assert {"device", "cores", "threads", "torch", "python", "date", "arguments", "rows"} <= figures.keys()

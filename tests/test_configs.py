@@ -1,7 +1,9 @@
 """Every config of the folder: it builds, and says what it is."""
 
 import ast
+import copy
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -18,12 +20,17 @@ LEAVES = sorted(p for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts)
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
+@cache
+def model_of(name) -> dict:
+    return load_config(name).model.to_dict()
+
+
 def load(path, **overrides):
     """A config; one that does not name its model, with that of a checkpoint of another task."""
     small = any(name in str(path) for name in ("digits", "fashion_mnist"))
     other = "crate_mini_fashion_mnist" if small else "crate_tiny_in1k"
     other = "crate_alpha_base_in21k" if "crate_alpha" in str(path) else other
-    return load_config(path, overrides, model=load_config(other).model.to_dict())
+    return load_config(path, overrides, model=copy.deepcopy(model_of(other)))
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=lambda p: str(p.relative_to(CONFIGS)))

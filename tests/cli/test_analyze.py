@@ -98,6 +98,7 @@ def test_layers_of_a_vit(run_tool, tmp_path, vit):
     assert {row["measure"] for row in rows} == {"r_out", "active"}
 
 
+@pytest.mark.slow
 def test_tokens(run_tool, debug_checkpoint, tmp_path):
     analyze(run_tool, "tokens", debug_checkpoint, tmp_path, "--index", 7, "--block", 10, "--layers", "-1")
     found = np.load(tmp_path / "tokens.npz")
@@ -144,6 +145,7 @@ def test_attention_of_a_vit(run_tool, tmp_path, pictures, vit):
     assert np.load(tmp_path / "attention.npz")["0_layer_2"].shape == (3, 4, 4)
 
 
+@pytest.mark.slow
 def test_pca(run_tool, debug_checkpoint, tmp_path, pictures):
     analyze(run_tool, "pca", debug_checkpoint, tmp_path, "--images", *pictures)
     found = np.load(tmp_path / "pca.npz")

@@ -12,6 +12,7 @@ from crate_mm.extras.sample_preview import SamplePreview
 from tests.conftest import make_image_tree
 
 
+@pytest.mark.slow
 def test_the_sheet_has_the_samples_pixels(run_tool, tmp_path):
     out = tmp_path / "sheet.png"
     done = run_tool("browse", "debug", "--number", 5, "--epoch", 2, "--out", out)
@@ -36,6 +37,7 @@ def test_labels_and_their_shares(tmp_path):
     assert lines[2].startswith("digit ")
 
 
+@pytest.mark.slow
 def test_a_config_without_a_model_and_classes_of_any_name(run_tool, tmp_path):
     data = make_image_tree(tmp_path / "data", classes=2)
     for split in ("train", "val"):

@@ -6,6 +6,7 @@ import pytest
 from mmengine.config import Config
 
 
+@pytest.mark.slow
 def test_knn(run_tool, debug_checkpoint, tmp_path):
     done = run_tool("knn", "debug", debug_checkpoint, "--k", 5, "--work-dir", tmp_path)
     assert done.code == 0, done.output

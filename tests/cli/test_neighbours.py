@@ -88,6 +88,7 @@ def test_the_sheet_has_a_row_for_each_that_is_asked_for(run_tool, debug_checkpoi
     assert sheet.shape[0] < 58 + 2 * 250
 
 
+@pytest.mark.slow
 def test_without_a_query_some_of_the_images_are_asked_for(run_tool, debug_checkpoint, photos, tmp_path):
     done = run_tool("neighbours", debug_checkpoint, photos, "--k", 3, "--out", tmp_path / "sheet.pdf")
     assert done.code == 0, done.output

@@ -20,6 +20,7 @@ def write(kind, folder):
 
 
 @pytest.mark.parametrize("kind", ["recipe", *REGISTRIES])
+@pytest.mark.slow
 def test_a_new_file_trains_as_it_stands(kind, tmp_path):
     cfg = load_config(write(kind, tmp_path), ONE_STEP)
     cfg.work_dir = str(tmp_path / "run")

@@ -285,6 +285,7 @@ class Marked:
         return self.source.path(index)
 
 
+@pytest.mark.slow
 def test_processes_wait_for_who_writes(images, tmp_path):
     source = Marked(ClassFolders(images, "train"), tmp_path)
     results = encode_parallel(source, range(TRAIN), 2, None, 90)

@@ -5,8 +5,7 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
+import time
 import zipfile
 from collections import Counter
 
@@ -20,7 +19,7 @@ import crate_mm.engine.checkpointing.runner
 import crate_mm.engine.runner
 from crate_mm.config import load_config
 from crate_mm.engine import newest_checkpoint, read_checkpoint
-from tests.conftest import ROOT
+from tests.conftest import ROOT, start
 
 
 @pytest.mark.slow
@@ -200,32 +199,18 @@ def test_a_probe_of_nothing_is_warned_of(run_tool, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c(tmp_path):
-    command = [
-        sys.executable,
-        ROOT / "tools" / "train.py",
-        "debug",
-        "--work-dir",
-        tmp_path,
-        "--cfg-options",
-        "train_cfg.max_epochs=200",
-    ]
-    process = subprocess.Popen(
-        [str(c) for c in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        # Background jobs of a shell start with Ctrl-C ignored, and pytest may be one.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    for line in process.stdout:
-        if re.search(r"Epoch\(train\) +\[2\]", line):
-            break
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    newest = newest_checkpoint(tmp_path)
-    assert error.strip().splitlines()[-1] == (
+    args = ("debug", "--work-dir", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=200")
+    log = tmp_path / "log"
+    process = start(ROOT / "tools" / "train.py", args, log, ROOT, {})
+    end = time.monotonic() + 60
+    while not (log.exists() and re.search(r"Epoch\(train\) +\[2\]", log.read_text())) and time.monotonic() < end:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    process.kill()
+    assert process.exitcode == 130, log.read_text()
+    newest = newest_checkpoint(tmp_path / "run")
+    assert log.read_text().strip().splitlines()[-1] == (
         f"stopped by SIGINT, the newest checkpoint is {newest}; --resume continues from there"
     )
 

@@ -93,6 +93,7 @@ def test_a_backbone_gets_the_order_that_it_takes(backbone):
 
 
 @pytest.mark.parametrize("augments", [None, [dict(type="BatchRandomErasing", p=0.9), dict(type="MixUp")]])
+@pytest.mark.slow
 def test_training_is_bit_identical(image_tree, tmp_path, augments):
     def trained(collate_fn: str) -> dict:
         options = {"data_root": str(image_tree), "global_batch_size": 6, "train_cfg.max_epochs": 2}

@@ -91,6 +91,7 @@ def test_other_tasks_and_what_is_none(tmp_path):
         bench(cfg, "speed")
 
 
+@pytest.mark.slow
 def test_the_command(run_tool, tmp_path):
     out = tmp_path / "speed.json"
     done = run_tool("bench", "debug", "--batch", 4, "--seconds", 1, "--json", out)
@@ -116,6 +117,7 @@ def test_on_a_gpu():
     assert 0 < found.memory < 2**30
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it(tmp_path):
     log = tmp_path / "bench.out"
     process = start(ROOT / "tools" / "bench.py", ("debug", "--seconds", 100), log, tmp_path, {})

@@ -75,6 +75,7 @@ def test_times_are_of_a_clock_that_nobody_sets(tmp_path, monkeypatch):
     assert "day" not in log.read_text()
 
 
+@pytest.mark.slow
 def test_the_log_is_of_the_run(tmp_path):
     runner = debug_runner(tmp_path, train_cfg__max_epochs=2)
     runner.train()

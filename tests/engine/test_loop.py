@@ -48,6 +48,7 @@ def test_processes_and_accumulation_take_the_same_steps(tmp_path):
     assert_identical(one["param_schedulers"], accumulated["param_schedulers"])
 
 
+@pytest.mark.slow
 def test_a_run_stops_early_where_the_headline_no_longer_rises(tmp_path):
     """MMEngine's hook; the epochs that are done are a whole run, and their result says how many they are."""
     stopping = dict(type="EarlyStoppingHook", monitor="eval/top1", rule="greater", patience=1, min_delta=100.0)

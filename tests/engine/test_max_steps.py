@@ -58,6 +58,7 @@ def test_the_schedule_ends_with_the_run(fifteen):
     assert rates == pytest.approx([*warm, *cosine], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_in_its_last_epoch_is_the_uninterrupted_one(fifteen, tmp_path):
     shutil.copy(fifteen / "epoch_1_iter_12.pth", tmp_path)
     run(tmp_path, resume=True, **options(15))

@@ -75,6 +75,7 @@ def consolidate_twice(rank: int) -> dict:
     return answer
 
 
+@pytest.mark.slow
 def test_a_sharded_optimizers_state_goes_to_the_first_process_alone():
     answers = on_processes(3, consolidate_twice)
     assert [answers[rank]["has it"] for rank in range(3)] == [True, False, False]

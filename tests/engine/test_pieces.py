@@ -159,6 +159,7 @@ class Counted(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize(("most", "ahead"), [(10, 220), (200, 800)])
+@pytest.mark.slow
 def test_what_is_under_way_is_a_batch_and_a_piece_a_worker(most, ahead):
     """Of 20 pieces of a batch two workers have 22 under way, so that a step finds its batch; of whole ones two each."""
     data = Counted()
@@ -218,6 +219,7 @@ def test_training_takes_the_same_steps_and_resumes_exactly(tmp_path, pieces_of_1
         assert_identical(read_checkpoint(tmp_path / "resumed" / "epoch_2.pth")[key], expected[key], key)
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_reported_once(tmp_path, image_tree, pieces_of_10):
     files = sorted((image_tree / "train").rglob("*.JPEG"))
     broken = {str(files[2]), str(files[7])}

@@ -60,12 +60,14 @@ def open_the_file_of(path: Path, rank: int) -> tuple:
         return len(sums), type(error).__name__, str(error)
 
 
+@pytest.mark.slow
 def test_one_process_of_a_node_reads_the_checksums(debug_checkpoint):
     answers = on_processes(3, partial(open_the_file_of, debug_checkpoint))
     weights = digest(read_checkpoint(debug_checkpoint)["state_dict"])
     assert answers == {0: (1, weights, True), 1: (0, weights, True), 2: (0, weights, True)}
 
 
+@pytest.mark.slow
 def test_what_is_damaged_for_one_process_of_a_node_is_for_all(debug_checkpoint, in_copy):
     damaged = in_copy(debug_checkpoint)
     data = bytearray(damaged.read_bytes())

@@ -87,6 +87,7 @@ def test_classes_must_match_the_head(tmp_path):
         train(tmp_path, model__head__num_classes=7)
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_reported_and_limited(tmp_path, image_tree):
     files = sorted((image_tree / "train").rglob("*.JPEG"))
     broken = [files[0], files[2]]

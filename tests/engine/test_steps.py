@@ -28,6 +28,7 @@ def say_things(rank: int) -> tuple[list, int]:
     return heard, gathered
 
 
+@pytest.mark.slow
 def test_all_hear_the_numbers_of_all_by_rank():
     results = on_processes(3, say_things)
     silent, one = {"a": [0, 0, 0], "b": [0, 0, 0]}, {"a": [0, 7, 0], "b": [0, 0, 0]}
@@ -60,6 +61,7 @@ def wait_for_one_that_hangs(rank: int) -> tuple[str, float]:
     return "nothing was noticed", 0.0
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_noticed_within_the_timeout():
     ((rank, (said, seconds)),) = on_processes(2, wait_for_one_that_hangs, answers=1).items()
     assert rank == 0

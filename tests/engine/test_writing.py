@@ -107,7 +107,7 @@ def test_a_run_waits_for_its_last_checkpoint(tmp_path, monkeypatch, ends):
     runner = debug_runner(tmp_path, **{**AT_THE_SIXTH, "default_hooks__checkpoint__save_best": None})
 
     def write_slowly(contents, path) -> None:
-        time.sleep(1)
+        time.sleep(0.4)
         write_checkpoint(contents, path)
 
     monkeypatch.setattr("crate_mm.engine.checkpointing.write.write_checkpoint", write_slowly)

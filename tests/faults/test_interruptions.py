@@ -207,6 +207,7 @@ def test_the_best_one_so_far_outlives_a_full_disk(tmp_path, monkeypatch):
     assert Path(info["best_ckpt"]).name == best.name
 
 
+@pytest.mark.slow
 def test_the_writes_of_one_moment_count_once(tmp_path, monkeypatch):
     full_disk(monkeypatch, {1, 2, 3, 4})  # epoch 1, its best, epoch 1 with the score of this, and without
     build(tmp_path).train()
@@ -514,6 +515,7 @@ def test_a_run_without_its_last_checkpoint_is_no_success(tmp_path, monkeypatch, 
     assert json.loads((tmp_path / "result.json").read_text())["finished"] is False
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoint_lost_its_score_is_finished_by_a_resume(tmp_path, monkeypatch):
     full_disk(monkeypatch, {3})  # epoch 1 and its best are written, epoch 1 with the score is not
     with pytest.raises(RunStoppedError, match=r"the run's last checkpoint epoch_1.pth could not be written"):

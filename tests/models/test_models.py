@@ -83,12 +83,10 @@ def test_vit_refuses_other_images():
         ViT(MICRO, 8, 4, in_channels=1)(torch.zeros(2, 3, 8, 8))
 
 
-@pytest.mark.parametrize(
-    ("kind", "arch"), [("CRATE", a) for a in ARCHS.values()] + [("ViT", a) for a in VIT_ARCHS.values()]
-)
+@pytest.mark.parametrize("kind", ["CRATE", "ViT"])
 @pytest.mark.parametrize("pool", POOLS)
-def test_every_parameter_gets_a_finite_gradient(kind, arch, pool):
-    model = classifier(arch._replace(depth=2)._asdict(), pool, kind=kind)
+def test_every_parameter_gets_a_finite_gradient(kind, pool):
+    model = classifier(pool=pool, kind=kind)
     torch.nn.init.normal_(model.head.fc.weight)
     loss = model(torch.randn(2, 3, 16, 16), torch.tensor([1, 2]), mode="loss")["loss"]
     loss.backward()

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from crate_mm.testing import check_backbone, check_layer
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+pytestmark = pytest.mark.slow  # trainings
 
 
 def tool(name, *arguments):
@@ -81,16 +80,15 @@ def test_is_tested(trained, tmp_path):
     assert json.loads((tmp_path / "a.json").read_text())[metric] == trained.result["last"][metric]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["distillation", "language"])
-def test_two_processes_take_the_same_steps(name, tmp_path):
+def test_two_processes_take_the_same_steps(name, tmp_path, run_processes):
     options = ["optim_wrapper.optimizer." + text for text in ("type=SGD", "lr=0.1", "weight_decay=0.")]
-    config = str(HERE / f"{name}_config.py")
+    options.append("train_cfg.max_epochs=1")
     for processes in (1, 2):
-        command = ["bash", "tools/dist_train.sh", config, str(processes), "--work-dir", str(tmp_path / str(processes))]
-        environment = dict(os.environ, OMP_NUM_THREADS="1")
-        subprocess.run([*command, "--cfg-options", *options], check=True, cwd=ROOT, env=environment)
-    assert_equal(weights(tmp_path / "1" / "epoch_2.pth"), weights(tmp_path / "2" / "epoch_2.pth"), atol=1e-5)
+        args = (HERE / f"{name}_config.py", "--work-dir", tmp_path / str(processes), "--cfg-options", *options)
+        done = run_processes("train", *args, processes=processes)
+        assert done.code == 0, done.output
+    assert_equal(weights(tmp_path / "1" / "epoch_1.pth"), weights(tmp_path / "2" / "epoch_1.pth"), atol=1e-5)
 
 
 @pytest.mark.parametrize("trained", ["distillation"], indirect=True)
