@@ -381,7 +381,7 @@ def stock(tmp_path_factory) -> Path:
             for run, kind in (("crate0", "crate"), ("crate1", "crate"), ("vit0", "vit"))
         },
         "work_dirs/mae/epoch_12.pth": mae,
-        "work_dirs/scenes/epoch_12.pth": scenes,
+        "work_dirs/scenes/epoch_10.pth": scenes,
     }
     for name, contents in stored.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
