@@ -1,4 +1,4 @@
-"""A small CRATE with a linear decoder that segments scenes of clothing: no download, about a minute on one CPU core.
+"""A small CRATE with a linear decoder that segments scenes of clothing: no download.
 
 python tools/train.py configs/segmentation_mini_scenes.py --cfg-options data_root=data
 """

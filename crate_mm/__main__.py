@@ -16,7 +16,7 @@ GROUPS = {
         "results_table": "turn result files into the layout of the paper's Table 1",
     },
     "Use a model: crate-mm predict epoch_40.pth my/photos": {
-        "predict": "predict the classes of images: printed, as CSV, or as a sheet",
+        "predict": "predict the classes of images: printed, as CSV, as a sheet, or as masks",
         "generate": "continue a text with a language model",
         "neighbours": "write the features of images, or show their nearest neighbors",
     },

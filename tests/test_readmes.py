@@ -31,6 +31,7 @@ from crate_mm.cli.new import new_files
 from crate_mm.config import CONFIGS, load_config
 from crate_mm.config.kinds import parse_value
 from crate_mm.config.settings import GUARDS, SETTINGS
+from crate_mm.datasets import FashionMNIST
 from crate_mm.models import Task
 from crate_mm.models.families.crate import KEY_MAP
 from crate_mm.models.layers import Compression, Sparsification
@@ -370,7 +371,7 @@ def stock(tmp_path_factory) -> Path:
     mae = describe(small_config("crate_mae_mini_fashion_mnist").model.to_dict(), [str(i) for i in range(10)])
     text = small_config("causal_crate_mini_python").model.to_dict()
     text_weights = MODELS.build(text).state_dict()
-    scenes = describe(small_config("segmentation_mini_scenes").model.to_dict(), [*map(str, range(10)), "ground"])
+    scenes = describe(small_config("segmentation_mini_scenes").model.to_dict(), [*FashionMNIST.classes, "ground"])
     scenes["meta"]["test_transforms"] = []
     official = official_names(get_model("crate_tiny").state_dict())
     stored = {
@@ -391,7 +392,7 @@ def stock(tmp_path_factory) -> Path:
         },
         "work_dirs/mae/epoch_12.pth": mae,
         "work_dirs/causal_crate_mini_python/epoch_4.pth": {"meta": {"model": text}, "state_dict": text_weights},
-        "work_dirs/scenes/epoch_12.pth": scenes,
+        "work_dirs/scenes/epoch_10.pth": scenes,
     }
     for name, contents in stored.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)

@@ -20,9 +20,8 @@ from ..translate import TranslationError, translate
 
 
 class MaskDecoder(nn.Module):
-    """Patches ``(B, N, d)``, row by row, to masks ``(B, C, h, w)``, the logits of the classes per patch::
-
-        masks = LN_over_classes(unit(patches) unit(classes)^T)
+    """Patches ``(B, N, d)``, row by row, to masks ``(B, C, h, w)``, the logits of the classes per patch:
+    ``LN(unit(patches) unit(classes)^T)``, with the LayerNorm over the classes.
 
     A subclass computes the patches and the class tokens. Its layers are ``Layer`` modules on the patches, followed by
     the class tokens where both are in the layer, so ``measure_layers(decoder)`` and ``capture(decoder)`` read them.

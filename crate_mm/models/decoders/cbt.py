@@ -53,11 +53,10 @@ OFFICIAL = Official(
 
 @HEADS.register_module()
 class CBTDecoder(MaskDecoder):
-    """CBT's decoder: patches ``(B, N, d)`` to masks ``(B, C, h, w)``::
+    """CBT's decoder: patches ``(B, N, d)`` to masks ``(B, C, h, w)``.
 
-        X = [patches; classes]
-        X = X + CBSA(LN(X))                           in each layer; the representatives are averages of the patches
-        patches, classes = LN(X)
+    Each layer adds ``CBSA(LN(X))`` to X, the patches and then the class tokens; the representatives are averages of the
+    patches alone. A LayerNorm follows the last layer.
 
     The official code fixes 150 classes and a square grid; this decoder takes any number and any grid.
 

@@ -55,14 +55,11 @@ OFFICIAL = Official(
 
 @HEADS.register_module()
 class DEPICTCA(MaskDecoder):
-    """DEPICT's cross-attention decoder: patches ``(B, N, d)`` to masks ``(B, C, h, w)``::
+    """DEPICT's cross-attention decoder: patches ``(B, N, d)`` to masks ``(B, C, h, w)``.
 
-        x = x + s concat_k(SSA_k(LN(x))) U^T          patches alone, in each of ``blocks``
-        x = LN(x)
-        e = e + s concat_k(SCA_k(e; LN(x))) U^T       class tokens, in each of ``cross_blocks``; x stays
-        patches, classes = x, LN(e)
-
-    As in the official code, the queries e of a cross layer are not normalized.
+    Each of ``blocks`` adds ``s concat_k(SSA_k(LN(x))) U^T`` to the patches x alone; a LayerNorm follows. Then each of
+    ``cross_blocks`` adds ``s concat_k(SCA_k(e; LN(x))) U^T`` to the class tokens e, and x stays; a LayerNorm of e
+    follows. As in the official code, the queries e of a cross layer are not normalized.
 
     Args:
         embed_dim, num_classes: as in ``MaskDecoder``.

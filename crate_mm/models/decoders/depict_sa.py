@@ -54,11 +54,10 @@ def tied_attention(kind: type[MSSA], embed_dim: int, num_heads: int, head_dim: i
 
 @HEADS.register_module()
 class DEPICTSA(MaskDecoder):
-    """DEPICT's self-attention decoder: patches ``(B, N, d)`` to masks ``(B, C, h, w)``::
+    """DEPICT's self-attention decoder: patches ``(B, N, d)`` to masks ``(B, C, h, w)``.
 
-        X = [patches; classes]
-        X = X + s concat_k(SSA_k(LN(X))) U^T          in each layer; U and a number s are learned
-        patches, classes = LN(X)
+    Each layer adds ``s concat_k(SSA_k(LN(X))) U^T`` to X, the patches and then the class tokens; U and a number s are
+    learned. A LayerNorm follows the last layer.
 
     Args:
         embed_dim, num_classes: as in ``MaskDecoder``.
