@@ -37,31 +37,38 @@ const SECTIONS = [
   ["heads", renderHeads, [...CHANGED, "layer"]],
 ];
 
+const field = (id) => document.getElementById(id);
 const IDLE = new Set(["effect", "heads"]); // what is computed when nothing else waits
 const waiting = new Set(SECTIONS.map(([id]) => id));
-let near = new Set(); // sections that were near when the last choice was made: to ask again lays the page out again
+let near = []; // sections that were in the window when the last choice was made: to ask again lays the page out again
 let drawing = false;
+let arriving = state.section !== null;
+for (const kind of ["wheel", "pointerdown", "keydown"]) addEventListener(kind, () => (arriving = false));
 
-// The sections in the window; at first those at the top.
+// The sections in the window, first that which fills most of it; at the start those at the top.
 function findNear() {
-  const places = SECTIONS.map(([id]) => [id, document.getElementById(id)?.getBoundingClientRect()]);
-  near = new Set(places.filter(([, box]) => box && box.top < innerHeight && box.bottom > 0).map(([id]) => id));
+  const boxes = SECTIONS.map(([id]) => ({ id, box: field(id)?.getBoundingClientRect() })).filter(({ box }) => box);
+  const seen = ({ box }) => Math.min(box.bottom, innerHeight) - Math.max(box.top, 0);
+  const shown = boxes.filter((entry) => seen(entry) > 0).sort((a, b) => seen(b) - seen(a));
+  near = shown.map(({ id }) => id);
 }
 
-// Draw the waiting sections one after the other, near ones first, then those that wait meanwhile. Between them the
-// browser shows what is drawn and handles input.
+// Draw the waiting sections one after the other, near ones first. Between them the browser shows what is drawn and
+// handles input. At the start the page is scrolled to the section that the address names, until one scrolls oneself.
 async function drawAll() {
   if (drawing) return;
   drawing = true;
   document.body.setAttribute("aria-busy", "true");
   while (waiting.size) {
     const able = SECTIONS.filter(([id]) => waiting.has(id));
-    const [id, render] = able.find(([name]) => near.has(name)) ?? able[0];
+    const next = near.find((id) => waiting.has(id)) ?? able[0][0];
+    const [id, render] = able.find(([name]) => name === next);
     waiting.delete(id);
     if ((await drawSection(id, render)) === false) waiting.add(id);
+    if (arriving) field(state.section)?.scrollIntoView({ behavior: "instant" });
     await pause();
   }
-  drawing = false;
+  drawing = arriving = false;
   document.body.setAttribute("aria-busy", "false");
 }
 
@@ -95,8 +102,6 @@ function reveal(row, chosen) {
   if (inner.left >= outer.left && inner.right <= outer.right) return;
   row.scrollLeft += (inner.left + inner.right - outer.left - outer.right) / 2;
 }
-
-const field = (id) => document.getElementById(id);
 
 function fill(list, texts) {
   list.replaceChildren(...texts.map((text, value) => h("option", { value }, text)));
@@ -206,6 +211,7 @@ try {
   console.error(error); // damaged weights: the sections say it
 }
 showChoice();
+if (arriving) field(state.section).scrollIntoView({ behavior: "instant" });
 findNear();
 drawAll();
 // For tests.
