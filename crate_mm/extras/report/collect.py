@@ -34,7 +34,7 @@ from .running import running_model, why_not
 from .stream import LISTED, MAX_CLASSES, TOP, AtomUsage, StreamStats, collect_stats
 
 ATTENTION = 0.6  # fraction of the page's bytes for attention between patches
-FORMAT = 2  # version of the data, for readers of saved files
+FORMAT = 3  # version of the data, for readers of saved files
 MAX_ATOMS = 2000  # in all layers of a model, of which each atom's images are shown
 GRAM_DIRECTIONS = 64  # basis vectors in the picture of a Gram matrix, over all heads
 THUMBNAIL = 40  # pixels of the longer side

@@ -10,7 +10,7 @@ function standardError({ std, count }) {
 }
 
 // Whether a paired difference {mean, std, count} counts.
-export function counts(difference, tolerance) {
+function counts(difference, tolerance) {
   return (
     Boolean(difference) &&
     Math.abs(difference.mean) >= tolerance &&
@@ -20,7 +20,7 @@ export function counts(difference, tolerance) {
 
 // The tolerance of a measure: 2 % of the room between its bounds, or of its first value; 0.01 of shares; 2 % of the
 // largest mean of the objective.
-export function toleranceOf(kind, means, bounds = null) {
+function toleranceOf(kind, means, bounds = null) {
   if (kind === "share") return 0.01;
   if (kind === "objective") return 0.02 * Math.max(...means.map(Math.abs));
   return bounds ? 0.02 * (bounds[1] - bounds[0]) : 0.02 * Math.abs(means[0]);
@@ -28,7 +28,7 @@ export function toleranceOf(kind, means, bounds = null) {
 
 // The shape of a curve: flat, falls, rises, valley, hill, wavers; null for one layer. `last` is the paired difference of
 // the last layer to the first.
-export function shapeOf(means, last, tolerance) {
+function shapeOf(means, last, tolerance) {
   if (means.length < 2) return null;
   const [first, end] = [means[0], means.at(-1)];
   const [low, high] = [Math.min(...means), Math.max(...means)];
@@ -78,7 +78,7 @@ function lateLayers(means) {
 }
 
 // R^c by layer.
-export function rateSentence(model) {
+function rateSentence(model) {
   const M = model.label;
   const found = curve(model, "rc_half", `R\u1d9c of ${M}`);
   if (!found || found.few) return found?.few;
@@ -102,7 +102,7 @@ export function rateSentence(model) {
 }
 
 // What each compression step does to the R^c of the tokens that it takes in.
-export function stepsSentence(model) {
+function stepsSentence(model) {
   const steps = model.layers
     .map(({ measures }, l) => ({
       l,
@@ -125,7 +125,7 @@ export function stepsSentence(model) {
 }
 
 // The share of nonzero entries of the code.
-export function entriesSentence(model) {
+function entriesSentence(model) {
   const M = model.label;
   const found = curve(model, "sparsity", `The share of entries that ${M} keeps`);
   if (!found || found.few) return found?.few;
@@ -147,7 +147,7 @@ export function entriesSentence(model) {
 }
 
 // R of all tokens: the objective asks for a large R.
-export function wholeRateSentence(model) {
+function wholeRateSentence(model) {
   const M = model.label;
   const found = curve(model, "r_out", `R of ${M}`);
   if (!found || found.few) return found?.few;
@@ -162,7 +162,7 @@ export function wholeRateSentence(model) {
 }
 
 // The objective in the last layer.
-export function objectiveSentence(model) {
+function objectiveSentence(model) {
   const found = curve(model, "objective", `The objective of ${model.label}`);
   if (!found || found.few) return found?.few;
   const ends = `The objective of ${model.label} ends at ${found.b}; larger is better.`;
@@ -174,7 +174,7 @@ export function objectiveSentence(model) {
 const BETTER = { rc_half: -1, sparsity: -1, objective: 1, r_out: 1 };
 
 // A trained model beside an untrained one, by the last layer of a measure.
-export function againstUntrained(model, untrained, name) {
+function againstUntrained(model, untrained, name) {
   const [own, other] = [curve(model, name), curve(untrained, name)];
   if (!own || !other || own.few || other.few) return null;
   const { kind, show, bounds, means } = own;
@@ -205,7 +205,7 @@ function gapSentence(model, untrained) {
 }
 
 // How many answers are right, with Wilson's interval of 95 %.
-export function rightSentence(model, classes) {
+function rightSentence(model, classes) {
   const [k, total] = [model.right, model.labelled];
   if (!model.predicted || !total) return null;
   const [z, p] = [1.96, model.right / model.labelled];
