@@ -112,3 +112,10 @@ export function say(text) {
 export function pause() {
   return new Promise((go) => setTimeout(go));
 }
+
+// Scroll a row sideways to what is chosen in it, and nothing else: scrollIntoView would also scroll the page.
+export function reveal(row, chosen) {
+  const [inner, outer] = [chosen.getBoundingClientRect(), row.getBoundingClientRect()];
+  if (inner.left >= outer.left && inner.right <= outer.right) return;
+  row.scrollLeft += (inner.left + inner.right - outer.left - outer.right) / 2;
+}

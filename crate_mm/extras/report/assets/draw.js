@@ -3,7 +3,7 @@
 import { changes, changeWords, isChanged, toggled } from "./changes.js";
 import { grayOf, GROUND, paint } from "./colour.js";
 import { className, report } from "./data.js";
-import { bars, button, buttons, div, h, note, pause, say, says, select } from "./dom.js";
+import { bars, button, buttons, div, h, note, pause, reveal, say, says, select } from "./dom.js";
 import { attentionMap } from "./heat.js";
 import { layerColumns } from "./layer.js";
 import { countOf, percent, twoPercents } from "./numbers.js";
@@ -115,6 +115,7 @@ function build(model, net) {
         { open: innerWidth > 640 || isChanged() },
         h("summary", {}, "Change the model: lambda and heads"),
         buttons(h("label", {}, "lambda ", slider, " ", board.lambda), trained),
+        note("Heads: click to switch off or on. A number is by how many points the answer moves without that head."),
         board.switches,
         board.matters,
       ),
@@ -191,10 +192,8 @@ function switchboard({ layers }) {
     const column = all.filter((part) => part[1] === l);
     return h("th", { scope: "col" }, flip(`off-layer-${l}`, `layer ${l + 1}`, column));
   });
-  const caption =
-    "Heads: click to switch off or on. A number is by how many points the answer moves without that head.";
   const head = h("thead", {}, h("tr", {}, h("td"), names));
-  return h("table", { class: "switches" }, h("caption", {}, caption), head, h("tbody", {}, rows));
+  return h("table", { class: "switches", "aria-label": "heads" }, head, h("tbody", {}, rows));
 }
 
 // The buttons of the heads: [button, layer, head].
@@ -249,6 +248,9 @@ async function update(model, net) {
     cell.setAttribute("aria-pressed", off);
     cell.setAttribute("aria-label", `head ${k + 1} of layer ${l + 1} ${off ? "off" : "on"}`);
   }
+  const here = board.switches.querySelector(`[data-key="off-layer-${state.layer}"]`);
+  if (board.layer !== state.layer) reveal(board.switches, here);
+  board.layer = state.layer;
   board.changed.textContent = isChanged() ? effect(net, bytes, run) : "";
   board.run = run;
 }

@@ -2,7 +2,7 @@
 
 import { renderCompare } from "./compare.js";
 import { gunzip, headsOf, report } from "./data.js";
-import { dot, h, pause } from "./dom.js";
+import { dot, h, pause, reveal } from "./dom.js";
 import { countOf, percent } from "./numbers.js";
 import { renderDirections } from "./directions.js";
 import { renderDraw, renderEffect, renderHeads } from "./draw.js";
@@ -94,13 +94,6 @@ async function drawSection(id, render) {
     if (focus) body.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
   }
   return true;
-}
-
-// Scroll a row sideways to what is chosen in it, and nothing else: scrollIntoView would also scroll the page.
-function reveal(row, chosen) {
-  const [inner, outer] = [chosen.getBoundingClientRect(), row.getBoundingClientRect()];
-  if (inner.left >= outer.left && inner.right <= outer.right) return;
-  row.scrollLeft += (inner.left + inner.right - outer.left - outer.right) / 2;
 }
 
 function fill(list, texts) {
