@@ -355,7 +355,7 @@ def test_no_sentence_contradicts_its_numbers(browser, tmp_path):
 
 def value_of(text):
     """The number at the start of a text of the page."""
-    return float(re.match(r"[\u2212\d.e]+", text)[0].replace("\u2212", "-"))
+    return float(re.match(r"[\u2212\d.e]+", text)[0].rstrip(".").replace("\u2212", "-"))
 
 
 def test_no_sentence_of_directions_contradicts_its_numbers(browser, tmp_path):
