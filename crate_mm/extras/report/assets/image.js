@@ -27,11 +27,13 @@ export async function renderImage(body) {
   );
 }
 
+// Made once: a new image of the same bytes is decoded again.
+const thumbs = report.images.map(({ name }, i) => h("img", { src: report.datas[0].pictures[i], alt: name }));
+
 function strip() {
-  const images = report.images.map(({ name }, i) => {
-    const image = h("img", { src: report.datas[0].pictures[i], alt: name });
-    return button(`image-${i}`, image, () => choose({ image: i }), i === state.image, { title: name });
-  });
+  const images = report.images.map(({ name }, i) =>
+    button(`image-${i}`, thumbs[i], () => choose({ image: i }), i === state.image, { title: name }),
+  );
   return h("div", { class: "strip", role: "group", "aria-label": "Images", "data-scroll": "images" }, images);
 }
 
