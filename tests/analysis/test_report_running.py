@@ -353,6 +353,149 @@ def test_no_sentence_contradicts_its_numbers(browser, tmp_path):
     assert verbs > 50
 
 
+def value_of(text):
+    """The number at the start of a text of the page."""
+    return float(re.match(r"[\u2212\d.e]+", text)[0].rstrip(".").replace("\u2212", "-"))
+
+
+def test_no_sentence_of_directions_contradicts_its_numbers(browser, tmp_path):
+    """Shares, the class that is named and how often it uses a direction; a class with few uses is not named."""
+    page_of([ReportModel("one", classifier())], Noise(1), tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    rng, cases = np.random.default_rng(1), []
+    for i in range(300):
+        share = float(rng.choice([0, 1e-5, rng.random() / 10, rng.random()]))
+        shares = np.clip(share * rng.choice([0, 0.5, 1.5, 2, 5], 4) * rng.random(4), 0, 1)
+        classes = [dict(name=f"c{k}", share=s, uses=int(rng.choice([0, 29, 30, 900]))) for k, s in enumerate(shares)]
+        cases.append(
+            dict(number=i + 1, share=share, images=int(rng.integers(1, 900)), classes=classes if i % 5 else [])
+        )
+    told = browser.run("return arguments[0].map(window.crateReport.sentences.directionSentence)", cases)
+    named = 0
+    for case, text in zip(cases, told):
+        share, classes = case["share"], case["classes"]
+        if share == 0:
+            count = f"{case['images']} image{'s' * (case['images'] > 1)}"
+            assert text == f"None of {count} uses direction {case['number']}."
+            continue
+        assert text.startswith(f"{percent(share)} of tokens use it")
+        assert ("a background that most share" in text) == (share >= 0.5)
+        best = max(classes, key=lambda c: c["share"], default=None)
+        stands_out = bool(classes) and best["share"] >= 2 * share and best["uses"] >= 30
+        assert ("No class stands out." in text) == (bool(classes) and not stands_out)
+        found = re.search(r"Class (\w+) uses it (.*) times as often as the average", text)
+        assert bool(found) == stands_out
+        if found:
+            named += 1
+            assert found[1] == best["name"]
+            assert value_of(found[2]) == pytest.approx(best["share"] / share, rel=5e-3)
+    assert named > 10
+
+
+def percent(share):
+    """As ``numbers.js``, for shares that no more than one decimal tells."""
+    value = 100 * share
+    if value < 0.1:
+        return "less than 0.1\u00a0%"
+    return "over 99.9\u00a0%" if 99.9 < value < 100 else f"{round(value, 0 if value >= 9.95 else 1):g}\u00a0%"
+
+
+def test_no_sentence_of_maps_contradicts_its_numbers(browser, tmp_path):
+    """Whom a token takes from and how much, which heads differ most, in which layer A and B do."""
+    page_of([ReportModel("one", classifier())], Noise(1), tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    rng = np.random.default_rng(2)
+    tokens = [int(rng.integers(2, 40)) for _ in range(200)]
+    rows = [rng.dirichlet(np.full(n, rng.choice([0.02, 0.3, 2, 300])), size=int(rng.integers(1, 5))) for n in tokens]
+    layers = [sorted(rng.choice(np.arange(1, 30), int(rng.integers(1, 13)), replace=False).tolist()) for _ in rows]
+    means = [(rng.choice([0.01, 1, 7]) * (1 + rng.choice([0.05, 0.9]) * rng.random(len(of)))).tolist() for of in layers]
+    told = browser.run(
+        "const s = window.crateReport.sentences, names = [...Array(40).keys()].map((i) => `token ${i}`);"
+        "return arguments[0].map((rows, i) => [s.attentionSentence(3, 'it', rows[0], names), s.headsSentence(rows), "
+        "s.mapsSentence('A', 'B', arguments[1][i], arguments[2][i])]);",
+        [r.tolist() for r in rows],
+        means,
+        layers,
+    )
+    kinds = set()
+    for n, heads, of, values, (attention, differ, maps) in zip(tokens, rows, layers, means, told):
+        row = heads[0]
+        spread = np.exp(-(row[row > 0] * np.log(row[row > 0])).sum())
+        if spread >= 0.9 * n:
+            kinds.add("uniform")
+            assert attention == f"Head 3: it takes nearly the same from all {n} tokens."
+        elif spread <= 1.5:
+            kinds.add("one")
+            assert attention == f"Head 3: it takes almost all from token {row.argmax()}."
+        else:
+            kinds.add("some")
+            pattern = (
+                r"takes most from token (\d+) \((\S+) times uniform\)( and token (\d+) \((\S+)\))?; "
+                r"it is spread over about (\S+) of (\d+)"
+            )
+            first, times, both, second, less, about, total = re.search(pattern, attention).groups()
+            order = row.argsort()[::-1]
+            assert (int(first), int(total)) == (order[0], n)
+            assert value_of(times) == pytest.approx(n * row[order[0]], rel=5e-3)
+            assert value_of(about) == pytest.approx(spread, rel=5e-3)
+            assert bool(both) == (row[order[1]] >= row[order[0]] / 2)
+            if both:
+                assert int(second) == order[1]
+                assert value_of(less) == pytest.approx(n * row[order[1]], rel=5e-3)
+        pairs = {(i, j): np.abs(heads[i] - heads[j]).sum() / 2 for j in range(len(heads)) for i in range(j)}
+        if not pairs:
+            assert differ is None
+        elif np.mean(list(pairs.values())) < 0.1:
+            kinds.add("alike")
+            assert differ == "All heads look at nearly the same tokens here."
+        else:
+            i, j = map(int, re.fullmatch(r"Heads (\d) and (\d) differ most\.", differ).groups())
+            assert pairs[i - 1, j - 1] == max(pairs.values())
+        if max(values) - min(values) < 0.2 * np.mean(values):
+            kinds.add("every layer")
+            assert "differ as much in every layer" in maps
+            assert value_of(maps.split("average by ")[1]) == pytest.approx(np.mean(values), rel=5e-3)
+        else:
+            most, by, least = re.search(r"most in layer (\d+) .*by (\S+) times.*least in layer (\d+)\.", maps).groups()
+            assert (int(most), int(least)) == (of[np.argmax(values)], of[np.argmin(values)])
+            assert value_of(by) == pytest.approx(max(values), rel=5e-3)
+    assert kinds == {"uniform", "one", "some", "alike", "every layer"}
+
+
+@pytest.mark.parametrize(("measure", "better"), [("rc_half", -1), ("sparsity", -1), ("objective", 1), ("r_out", 1)])
+def test_the_better_of_trained_and_untrained_is_named(browser, tmp_path, measure, better):
+    """Training is said to help only where its number is better, and to hurt only where it is worse, by what counts."""
+    page_of([ReportModel("one", classifier())], Noise(1), tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    rng, cases = np.random.default_rng(3), []
+    level = {"sparsity": 0.5, "objective": -150}.get(measure, 100)
+    for _ in range(200):
+        values = level * (1 + rng.choice([0, 0.005, 0.3], 2) * rng.normal(size=2))
+        entry = lambda mean: dict(mean=mean, std=abs(level) / 50, count=100, from_first=None)  # noqa: E731
+        models = [dict(label="M", layers=[{"measures": {measure: entry(float(v))}}]) for v in values]
+        for model in models if measure == "objective" else ():
+            model["layers"][0]["measures"] |= {"r_out": entry(40.0), "rc_out": entry(100.0)}
+        cases.append(models)
+    ask = "return arguments[0].map(([m, u]) => window.crateReport.sentences.againstUntrained(m, u, arguments[1]))"
+    seen = set()
+    for (model, untrained), text in zip(cases, browser.run(ask, cases, measure)):
+        x, u = (m["layers"][0]["measures"][measure]["mean"] for m in (model, untrained))
+        for kind, said in (
+            ("better", "as the derivation asks"),
+            ("worse", "it is ahead of the trained one"),
+            ("same", "the same within"),
+        ):
+            if said in text:
+                seen.add(kind)
+                assert {"better": better * (x - u) > 0, "worse": better * (x - u) < 0, "same": True}[kind]
+        if "training" in text:
+            assert ("training raises it" in text) == (x > u)
+        if "the same within" in text:
+            within = text.split("the same within ")[1]
+            assert abs(x - u) <= 1.02 * value_of(within) / (100 if "%" in within else 1)
+    assert seen == {"better", "worse", "same"}
+
+
 def test_the_untrained_model_may_be_ahead(browser, tmp_path):
     """The page says so, and which term makes the gap."""
     page_of([ReportModel("one", classifier())], Noise(1), tmp_path / "report.html")

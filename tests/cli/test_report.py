@@ -87,7 +87,7 @@ def test_images_of_a_folder(run_tool, debug_checkpoint, tmp_path):
     (model,) = data["models"]
     assert (model["images"], model["labelled"], model["classes"]) == (3, 0, [])
     assert model["undefined"] == {"labels": "The data has no labels (images of photos)."}
-    assert model["layers"][0]["code"]["by_class"] is model["layers"][0]["subspaces"]["energy"] is None
+    assert model["layers"][0]["code"]["by_class"] is None
     assert "<script>alert" not in out.read_text()
 
 

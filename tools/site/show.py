@@ -107,7 +107,7 @@ def main() -> None:
                 film.take(300)
         film.times[-1] = 2200
         film.click("off-layer-3")
-        film.show("#draw .switches")
+        film.show("#draw details")
         film.take(2800)
         film.show("#layer")
         for step in (1, 2, 3, 6, 8):

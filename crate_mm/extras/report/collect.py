@@ -34,7 +34,7 @@ from .running import running_model, why_not
 from .stream import LISTED, MAX_CLASSES, TOP, AtomUsage, StreamStats, collect_stats
 
 ATTENTION = 0.6  # fraction of the page's bytes for attention between patches
-FORMAT = 2  # version of the data, for readers of saved files
+FORMAT = 3  # version of the data, for readers of saved files
 MAX_ATOMS = 2000  # in all layers of a model, of which each atom's images are shown
 GRAM_DIRECTIONS = 64  # basis vectors in the picture of a Gram matrix, over all heads
 THUMBNAIL = 40  # pixels of the longer side
@@ -161,6 +161,7 @@ def add_looks(
         for layer, layer_entry in enumerate(entry["layers"]):
             layer_entry["looks"] = looks.data(layer)
             attention_size += len(json.dumps(layer_entry["looks"]["attention"]))
+        entry["scale"] = looks.scale()
         entry["predicted"] = looks.predicted or None
         entry["undefined"] = looks.undefined()
         if not entry["classes"]:
@@ -181,11 +182,10 @@ def measure_model(
     for layer, step in layers.items():
         measures = stats.spreads.data(layer)
         usage = stats.codes.get(layer)
-        thumbs |= {p for m in measures.values() for end in ("low", "high") for p, _ in m[end]}
         code = None if usage is None else code_data(usage, len(layers)) | {"zeros": zero_shares(stats, layer)}
         if code:
             thumbs |= {p for atom in code["directions"] for p, *_ in (*atom["top"], *atom["middle"])}
-        entries.append({"measures": measures, "code": code, "subspaces": subspace_data(step, stats, layer)})
+        entries.append({"measures": measures, "code": code, "subspaces": subspace_data(step)})
     return {
         "label": sanitized(report_model.label),
         "name": name_of(model),
@@ -269,8 +269,8 @@ def code_data(usage: AtomUsage, depth: int) -> dict[str, Any]:
     }
 
 
-def subspace_data(step: nn.Module, stats: StreamStats, layer: int) -> dict[str, Any] | None:
-    """Return a layer's subspaces and the energy of each class in them; None if the layer has no subspaces."""
+def subspace_data(step: nn.Module) -> dict[str, Any] | None:
+    """Return the cosines between a layer's subspaces; None if the layer has no subspaces."""
     subspaces = step.subspaces()
     if subspaces is None:
         return None
@@ -278,7 +278,6 @@ def subspace_data(step: nn.Module, stats: StreamStats, layer: int) -> dict[str, 
     d, p = U.shape[0], U.shape[1] // K
     count = max(min(p, GRAM_DIRECTIONS // K), 1)
     picked = [k * p + round(i * (p - 1) / max(count - 1, 1)) for k in range(K) for i in range(count)]
-    energy = stats.energies[layer].means() if layer in stats.energies else None
     cosines = subspace_gram(U).abs()
     return {
         "heads": K,
@@ -287,7 +286,6 @@ def subspace_data(step: nn.Module, stats: StreamStats, layer: int) -> dict[str, 
         "random": math.sqrt(2 / (math.pi * d)),
         "gram": pack(cosines[picked][:, picked].clamp_max(1), bits=16),
         "between_heads": pack(cosines.unflatten(0, (K, p)).unflatten(2, (K, p)).mean((1, 3)), bits=16),
-        "energy": None if energy is None else pack(energy, bits=16),
     }
 
 

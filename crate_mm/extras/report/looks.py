@@ -3,6 +3,7 @@
 Shapes: B images, N tokens, K heads.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from ...analysis.taps import find_layers, layout_of, name_of, read_taps
 from ...models.layers import TokenLayout
 from .pack import pack
 
+SAMPLED = 100_000  # entries of a layer's maps that set the color scale
 TOP_CLASSES = 5
 NO_GRID = "its layout does not define which tokens are patches"
 
@@ -137,10 +139,27 @@ class Looks:
             cls = torch.stack(self.cls[layer])  # (B, K, N)
             masks = attention_masks(cls)
             if self.stored:
-                views["cls"] = pack(cls, self.budget.bits, power=2, groups=cls.shape[0] * cls.shape[1])
                 views["masks"] = pack(masks.float())
             views["best"] = [self._best(*pair) for pair in zip(masks, self.truths)]
         return views
+
+    def scale(self) -> float:
+        """Return the end of the color scale of all maps, in times uniform.
+
+        It is their 0.995 quantile, up to the next of 1, 2, 5 times a power of 10, from 2 to the number of tokens.
+        """
+        if not self.blocks:
+            return 2.0
+        tokens, generator = self.layout.prefix + math.prod(self.layout[1:]), torch.Generator().manual_seed(0)
+        times = []
+        for maps in self.blocks.values():  # of large maps a sample
+            entries = torch.stack(maps)[..., 1:].flatten() * tokens / self.budget.side**2
+            picked = torch.randint(len(entries), (SAMPLED,), generator=generator)
+            times.append(entries if len(entries) <= SAMPLED else entries[picked])
+        high = torch.cat(times).double().quantile(0.995, interpolation="higher").item()
+        power = 10.0 ** math.floor(math.log10(max(high, 1e-9)))
+        end = next(m * power for m in (1, 2, 5, 10) if m * power >= high * (1 - 1e-6))
+        return min(max(end, 2.0), max(tokens, 2.0))
 
     def _best(self, masks: Tensor, truth: Tensor | None) -> list[dict[str, Any]] | None:
         """Return for each class in an image the head, from 0, whose mask ``(K, N)`` has the highest IoU."""
@@ -163,7 +182,7 @@ class Looks:
             computes = "layers compute" if first.sparsify is None else f"{type(first.sparsify).__name__} computes"
             reasons["code"] = f"{name} has no sparse code: its {computes} none."
         if all(layer.subspaces() is None for layer in self.layers.values()):
-            reasons["subspaces"] = f"{name} has no subspaces: R\u1d9c and the energy in subspaces are not defined."
+            reasons["subspaces"] = f"{name} has no subspaces: R\u1d9c is not defined."
         if not self.predicted:
             reasons["classes"] = f"{type(self.model).__name__} predicts no classes."
         return reasons

@@ -1,6 +1,5 @@
-"""Streaming histograms and extremes, in constant memory."""
+"""Streaming histograms and differences, in constant memory."""
 
-import heapq
 import math
 
 from torch import Tensor
@@ -8,7 +7,6 @@ from torch import Tensor
 from ...analysis.gather import LayerMeasures, Moments
 
 BINS = 40  # at most, in a histogram
-ENDS = 3  # samples kept at each end
 _FINEST = -60  # exponent of the finest bin width, 2^-60
 
 
@@ -41,48 +39,16 @@ class Histogram:
         return {"start": math.ldexp(first, self.exponent), "width": width, "counts": counts}
 
 
-class Ends:
-    """The ``ENDS`` samples with the smallest and with the largest numbers; of equal numbers, the first."""
-
-    def __init__(self) -> None:
-        self._low: list[tuple[float, int]] = []
-        self._high: list[tuple[float, int]] = []
-
-    def update(self, values: list[float], positions: list[int]) -> None:
-        """Add numbers and the positions of their samples."""
-        for value, position in zip(values, positions):
-            for heap, sign in ((self._low, -1), (self._high, 1)):
-                heapq.heappush(heap, (sign * value, -position))
-                if len(heap) > ENDS:
-                    heapq.heappop(heap)
-
-    @property
-    def low(self) -> list[tuple[int, float]]:
-        """Pairs (position, number), smallest number first."""
-        return [(-position, -value) for value, position in sorted(self._low, reverse=True)]
-
-    @property
-    def high(self) -> list[tuple[int, float]]:
-        """Pairs (position, number), largest number first."""
-        return [(-position, value) for value, position in sorted(self._high, reverse=True)]
-
-
 PAIRS = {"rc_half": "rc_z"}  # a measure after a step -> the same before it
 
 
 class Spreads(LayerMeasures):
-    """``LayerMeasures`` with histograms, extreme samples and differences within each sample.
-
-    The differences are to the same measure of the first and of the previous layer, and to that of ``PAIRS``.
-
-    Set ``positions`` to those of the batch's samples before the model's forward pass.
-    """
+    """``LayerMeasures`` with histograms and differences within each sample: to the same measure of the first layer, and
+    to that of ``PAIRS``."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.positions: list[int] = []
         self.histograms: dict[tuple[str, int], Histogram] = {}
-        self.ends: dict[tuple[str, int], Ends] = {}
         self.differences: dict[tuple[str, str, int], Moments] = {}
         self._latest: dict[tuple[str, int], Tensor] = {}  # of the current batch
 
@@ -90,9 +56,8 @@ class Spreads(LayerMeasures):
         super().take(measure, layer, values)
         numbers = values.detach().double().tolist()
         self.histograms.setdefault((measure, layer), Histogram()).update(numbers)
-        self.ends.setdefault((measure, layer), Ends()).update(numbers, self.positions)
         self._latest[measure, layer] = values
-        others = {"first": (measure, 0), "previous": (measure, layer - 1), "before": (PAIRS.get(measure, ""), layer)}
+        others = {"first": (measure, 0), "before": (PAIRS.get(measure, ""), layer)}
         for name, key in others.items():
             if key in self._latest and key != (measure, layer):
                 difference = values.double() - self._latest[key].double()
@@ -103,10 +68,8 @@ class Spreads(LayerMeasures):
         statistics = {}
         for (measure, number), moments in self.moments.items():
             if number == layer:
-                ends = self.ends[measure, number]
                 statistics[measure] = {**_moments(moments), "histogram": self.histograms[measure, number].data()}
-                statistics[measure] |= {"low": ends.low, "high": ends.high}
-                for name in ("first", "previous", "before"):
+                for name in ("first", "before"):
                     difference = self.differences.get((name, measure, layer))
                     statistics[measure][f"from_{name}"] = None if difference is None else _moments(difference)
         return statistics

@@ -1,6 +1,6 @@
-"""Statistics of a model over many images: measures by layer, use of dictionary atoms, energy in subspaces.
+"""Statistics of a model over many images: measures by layer, use of dictionary atoms.
 
-Shapes: B images, N tokens, m atoms of the dictionary, K heads, C classes.
+Shapes: B images, N tokens, m atoms of the dictionary, C classes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,13 +10,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ...analysis.codes import atom_usage, head_energy, zero_reasons
+from ...analysis.codes import atom_usage, zero_reasons
 from ...analysis.gather import measure_layers
 from ...analysis.taps import find_layers, layout_of, read_taps
 from ...models.layers import ISTA
 from .spread import Spreads
 
-MAX_CLASSES = 20  # whose codes and energies are compared: the first that occur
+MAX_CLASSES = 20  # whose codes are compared: the first that occur
 TOP = 6  # images listed for an atom, of its largest entries and of its median ones
 SAMPLE = 64  # uses of an atom from which the median ones are taken
 LISTED = 12  # most-used atoms and least-used atoms listed, each, if not all are
@@ -106,7 +106,7 @@ class StreamStats:
 
     Attributes:
         spreads: the measures.
-        codes, energies: by layer, counted from 0.
+        codes: by layer, counted from 0.
         zeros: by layer with an ISTA step, the counts of ``zero_reasons``.
         entries: by layer, the number of entries of its codes.
         tokens: number of tokens of an image.
@@ -118,7 +118,6 @@ class StreamStats:
         self.spreads = Spreads()
         self.classes: list[int] = []
         self.codes: dict[int, AtomUsage] = {}
-        self.energies: dict[int, ClassMeans] = {}
         self.zeros: dict[int, Tensor] = {}
         self.entries: dict[int, int] = {}
         self.tokens: int | None = None
@@ -162,16 +161,8 @@ def collect_stats(
         counts = zero_reasons(x, x + ista.step_size * (x - x @ D.mT) @ D, code).cpu()
         stats.zeros[layer] = stats.zeros.get(layer, 0) + counts
 
-    def read_w(layer: int, w: Tensor) -> None:
-        subspaces = layers[layer].subspaces()
-        if subspaces is not None:
-            energy = stats.energies.setdefault(layer, ClassMeans(stats.classes))
-            energy.update(head_energy(w, subspaces.num_heads), batch_of["labels"])
-
     offered = {tap for layer in layers.values() for tap in layer.taps()}
-    readers = {
-        tap: read for tap, read in (("tap_code", read_code), ("tap_w", read_w), ("tap_out", read_out)) if tap in offered
-    }
+    readers = {tap: read for tap, read in (("tap_code", read_code), ("tap_out", read_out)) if tap in offered}
     steps = {layer: step.sparsify for layer, step in layers.items() if type(step.sparsify) is ISTA}
     with (
         ExitStack() as hooks,
@@ -193,7 +184,6 @@ def collect_stats(
             for label in labels:
                 if label >= 0 and label not in stats.classes and len(stats.classes) < MAX_CLASSES:
                     stats.classes.append(label)
-            stats.spreads.positions = batch_positions
             inputs = model.data_preprocessor(batch)
             layout = layout_of(model, inputs["inputs"])
             prefix = 0 if layout is None else layout.prefix

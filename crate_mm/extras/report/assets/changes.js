@@ -22,52 +22,40 @@ export function isChanged() {
 // The text of `state.off` after some are switched: `parts` is a list of ["h" or "d", layer, number], from 0. If all are
 // off they are switched on, else off.
 export function toggled(parts) {
-  const { heads, directions } = changes();
-  const setOf = (kind, layer) => {
-    const sets = kind === "h" ? heads : directions;
-    if (!sets.has(layer)) sets.set(layer, new Set());
-    return sets.get(layer);
-  };
-  const on = parts.every(([kind, layer, number]) => setOf(kind, layer).has(number));
+  const { heads: h, directions: d } = changes();
+  const sets = { h, d };
+  const on = parts.every(([kind, layer, number]) => sets[kind].get(layer)?.has(number));
   for (const [kind, layer, number] of parts) {
-    const set = setOf(kind, layer);
-    if (on) set.delete(number);
-    else set.add(number);
+    const set = sets[kind].get(layer) ?? new Set();
+    sets[kind].set(layer, set);
+    set[on ? "delete" : "add"](number);
   }
-  const text = (kind, sets) =>
-    [...sets].flatMap(([layer, set]) =>
-      runsOf([...set].sort((a, b) => a - b)).map((run) => `${kind}${layer + 1}.${run}`),
-    );
-  return [...text("h", heads), ...text("d", directions)].join();
+  const text = (kind) =>
+    [...sets[kind]].flatMap(([layer, set]) => runsOf(sorted(set)).map((run) => `${kind}${layer + 1}.${run}`));
+  return [...text("h"), ...text("d")].join();
 }
+
+const sorted = (set) => [...set].sort((a, b) => a - b);
 
 // [0, 1, 2, 5] as ["1-3", "6"].
 function runsOf(numbers) {
   const runs = [];
   for (const n of numbers) {
-    const last = runs.at(-1);
-    if (last && last[1] === n - 1) last[1] = n;
-    else runs.push([n, n]);
+    if (runs.at(-1)?.[1] === n) runs.at(-1)[1] = n + 1;
+    else runs.push([n + 1, n + 1]);
   }
-  return runs.map(([first, last]) => (first === last ? `${first + 1}` : `${first + 1}-${last + 1}`));
+  return runs.map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`));
 }
 
-// What is changed, as words: "head 2 of layer 3", "the 4 heads of layer 1", "direction 7 of layer 4", "lambda 1".
+// What is switched off, as words: "head 2 of layer 3", "the 4 heads of layer 1", "direction 7 of layer 4".
 export function changeWords(net) {
   const { heads, directions } = changes();
-  const words = [];
-  for (const [layer, set] of heads) {
-    if (!set.size) continue;
-    const all = set.size === net.layers[layer]?.heads;
-    const list = [...set].sort((a, b) => a - b).map((k) => k + 1);
-    if (list.some((k) => !(k <= net.layers[layer]?.heads))) continue;
-    const which = all ? `the ${set.size} heads` : list.length === 1 ? `head ${list[0]}` : `heads ${list.join(", ")}`;
-    words.push(`${which} of layer ${layer + 1}`);
-  }
-  for (const [layer, set] of directions) {
-    const list = [...set].sort((a, b) => a - b).map((j) => j + 1);
-    if (list.length && net.layers[layer] && list.at(-1) <= net.width)
-      words.push(`direction${list.length > 1 ? "s" : ""} ${list.join(", ")} of layer ${layer + 1}`);
-  }
-  return words;
+  const words = (sets, kind, mostOfLayer) =>
+    [...sets].flatMap(([layer, set]) => {
+      const [most, list] = [net.layers[layer] ? mostOfLayer(net.layers[layer]) : 0, sorted(set).map((n) => n + 1)];
+      if (!list.length || list.at(-1) > most) return [];
+      const which = `${kind}${list.length > 1 ? "s" : ""} ${list.join(", ")}`;
+      return [`${list.length === most && most > 1 ? `the ${most} ${kind}s` : which} of layer ${layer + 1}`];
+    });
+  return [...words(heads, "head", (layer) => layer.heads), ...words(directions, "direction", () => net.width)];
 }

@@ -1,18 +1,16 @@
 // What differs between A and B, layer by layer: a strip of maps for each, and their difference.
 
-import { grayOfPicture, over, paint, ring, scaleEnd, signed, strength } from "./colour.js";
+import { scaleEnd } from "./colour.js";
 import { report } from "./data.js";
-import { dot, nothing } from "./dom.js";
+import { button, buttons, dot, nothing, says } from "./dom.js";
 import { h } from "./element.js";
+import { attentionMap, differenceMap, grayBelow } from "./heat.js";
+import { sameGrid } from "./image.js";
 import { number } from "./numbers.js";
-import { picture } from "./heat.js";
-import { timesUniform } from "./image.js";
 import { playButton } from "./play.js";
 import { mapsSentence } from "./sentences.js";
-import { choose, shownModels, state } from "./state.js";
-import { attentionRows, scaleOf } from "./views.js";
-
-export const compareNeeds = ["image", "layer", "head", "y", "x", "cls", "a", "b"];
+import { choose, depthOf, mostOf, shownModels, state } from "./state.js";
+import { attentionRows } from "./views.js";
 
 export async function renderCompare(body) {
   document.getElementById("compare").hidden = report.models.length < 2;
@@ -24,113 +22,62 @@ export async function renderCompare(body) {
   const [one, other] = shown.map(({ model }) => model);
   const trained = one.untrained !== other.untrained && one.name === other.name;
   document.getElementById("compare-title").textContent = trained ? "What training changed" : "What differs";
-  const depth = Math.max(...shown.map(({ model }) => model.layers.length));
-  const films = [];
-  for (const { model, index } of shown) films.push(await film(model, index, depth));
-  const rows = films.map(({ row }) => row);
-  const [a, b] = films;
-  const both = a.times.map((values, l) =>
-    values && b.times[l] && sameGrid(a.maps[l], b.maps[l]) ? values.map((x, i) => x - b.times[l][i]) : null,
-  );
-  const layers = [...both.keys()].filter((l) => both[l]);
-  const differences = layers.map((l) => both[l].reduce((sum, x) => sum + Math.abs(x), 0) / both[l].length);
-  if (differences.length) {
-    const all = layers.flatMap((l) => [...both[l]].map(Math.abs));
-    const most = scaleEnd(all, 1e9);
-    rows.push(
-      filmRow("A − B", "difference", depth, (l) => {
-        if (!both[l]) return null;
-        const canvas = h("canvas", { "aria-hidden": "true" });
-        return paint(canvas, { ...a.maps[l], long: 72, colour: (i) => signed(both[l][1 + i], most) });
-      }),
+  const layers = [...Array(mostOf(depthOf)).keys()];
+  const [a, b] = [await maps(one, layers), await maps(other, layers)];
+  const row = (name, ...cells) => h("tr", {}, h("th", { scope: "row" }, name), ...cells);
+  // A row of maps: one cell a layer, which chooses the layer.
+  const film = (key, name, label, draw) => {
+    const cell = (l) =>
+      button(`film-${key}-${l}`, draw(l) ?? "–", () => choose({ layer: l }), l === state.layer, {
+        "aria-label": `${label}, layer ${l + 1}`,
+      });
+    return row(
+      name,
+      layers.map((l) => h("td", {}, cell(l))),
     );
+  };
+  const rows = [];
+  for (const { model, index } of shown) {
+    const below = await grayBelow(model);
+    const found = model === one ? a : b;
+    const draw = (l) => found[l] && attentionMap(found[l], state.head, below, 72);
+    rows.push(film(index, [dot(index), model.label], model.label, draw));
   }
-  const [first, second] = shown.map(({ model }) => model.label);
+  const both = layers.map((l) => a[l] && b[l] && sameGrid(a[l], b[l]) && differenceOf(a[l], b[l]));
+  const common = layers.filter((l) => both[l]);
+  let sentence = "They have no attention maps of one size to compare.";
+  if (common.length) {
+    const most = scaleEnd(
+      common.flatMap((l) => [...both[l]].map(Math.abs)),
+      1e9,
+    );
+    const draw = (l) => both[l] && differenceMap(a[l], both[l], most, 72);
+    rows.push(film("difference", "A − B", "A − B", draw));
+    const means = common.map((l) => both[l].reduce((sum, x) => sum + Math.abs(x), 0) / both[l].length);
+    const numbers = common.map((l) => l + 1);
+    sentence = `${mapsSentence(one.label, other.label, means, numbers)} This is of the chosen token and head.`;
+  }
+  for (const { model, index } of shown) {
+    const rates = layers.map((l) => h("td", {}, number(model.layers[l]?.measures.rc_half?.mean)));
+    rows.push(row([dot(index), `Rᶜ, ${model.label}`], rates));
+  }
+  const next = () => state.layer < layers.length - 1 && (choose({ layer: state.layer + 1 }), true);
+  const play = { begin: () => choose({ layer: 0 }), next, milliseconds: 1000 };
+  const caption = h("caption", { class: "hidden" }, "Attention maps by layer");
   body.replaceChildren(
-    h(
-      "p",
-      { class: "says", "data-told": "maps" },
-      differences.length
-        ? `${mapsSentence(
-            first,
-            second,
-            differences,
-            layers.map((l) => l + 1),
-          )} This is of the chosen token and head.`
-        : "They have no attention maps of one size to compare.",
-    ),
-    h(
-      "p",
-      { class: "buttons" },
-      playButton("film-play", "play over the layers >", {
-        begin: () => choose({ layer: 0 }),
-        next: () => nextLayer(depth),
-        milliseconds: 1000,
-      }),
-    ),
-    h(
-      "div",
-      { class: "scroll", "data-scroll": "film" },
-      h(
-        "table",
-        { class: "film" },
-        h("caption", { class: "hidden" }, "Attention maps by layer"),
-        h("tbody", {}, rows, rateRows(shown, depth)),
-      ),
-    ),
+    says("maps", sentence),
+    buttons(playButton("film-play", "play over the layers >", play)),
+    h("div", { class: "scroll", "data-scroll": "film" }, h("table", { class: "film" }, caption, h("tbody", {}, rows))),
   );
 }
 
-function nextLayer(depth) {
-  if (state.layer >= depth - 1) return false;
-  choose({ layer: state.layer + 1 });
-  return true;
+// The attention of the chosen head by layer, null where a layer has none.
+async function maps(model, layers) {
+  const found = [];
+  for (const l of layers) found.push(await attentionRows(model, l));
+  return found.map((rows) => (rows?.heads[state.head] ? rows : null));
 }
 
-// A row of the table: one cell a layer, which chooses the layer.
-function filmRow(name, key, depth, cell) {
-  const cells = Array.from({ length: depth }, (_, l) => {
-    const button = h(
-      "button",
-      {
-        type: "button",
-        "data-key": `film-${key}-${l}`,
-        "aria-pressed": l === state.layer,
-        "aria-label": `${key === "difference" ? name : report.models[key].label}, layer ${l + 1}`,
-        onclick: () => choose({ layer: l }),
-      },
-      cell(l) ?? "–",
-    );
-    return h("td", {}, button);
-  });
-  return h("tr", {}, h("th", { scope: "row" }, name), cells);
-}
-
-async function film(model, index, depth) {
-  const [times, maps] = [[], []];
-  const [most, below] = [await scaleOf(), grayOfPicture(await picture(report.datas[model.data].pictures[state.image]))];
-  for (let l = 0; l < depth; l++) {
-    const found = await attentionRows(model, l);
-    maps.push(found?.heads[state.head] ? found : null);
-    times.push(maps[l] ? timesUniform(found.heads[state.head], found, model.grid) : null);
-  }
-  const row = filmRow([dot(index), model.label], index, depth, (l) => {
-    if (!maps[l]) return null;
-    const canvas = h("canvas", { "aria-hidden": "true" });
-    paint(canvas, { ...maps[l], below, long: 72, colour: (i, v) => over(strength(times[l][1 + i], most), v) });
-    if (maps[l].chosen) ring(canvas, maps[l].chosen - 1, maps[l]);
-    return canvas;
-  });
-  return { row, times, maps };
-}
-
-function sameGrid(a, b) {
-  return a.rows === b.rows && a.columns === b.columns && a.side === b.side;
-}
-
-function rateRows(shown, depth) {
-  return shown.map(({ model, index }) => {
-    const cells = Array.from({ length: depth }, (_, l) => h("td", {}, number(model.layers[l]?.measures.rc_half?.mean)));
-    return h("tr", {}, h("th", { scope: "row" }, dot(index), `Rᶜ, ${model.label}`), cells);
-  });
+function differenceOf(a, b) {
+  return a.times[state.head].map((x, i) => x - b.times[state.head][i]);
 }

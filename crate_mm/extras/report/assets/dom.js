@@ -2,6 +2,7 @@
 
 import { report } from "./data.js";
 import { h } from "./element.js";
+import { countOf } from "./numbers.js";
 import { state } from "./state.js";
 
 // The color of a model: A, B, an untrained one, another one.
@@ -15,46 +16,80 @@ export function dot(index) {
   return h("span", { class: index === state.b ? "dot square" : "dot", style: { color: mark(index) } });
 }
 
-// The heading of a model: its mark and its label.
-export function heading(model, index) {
-  return h("h3", {}, dot(index), model.label);
+// A box of a model, with its mark and its label.
+export function panelOf(model, index, ...children) {
+  const box = { class: "model", "data-model": index, style: { "--mark": mark(index) } };
+  return h("article", box, h("h3", {}, dot(index), model.label), children);
 }
 
-// A box of a model, with its heading.
-export function panelOf(model, index, ...children) {
-  const box = h("article", { class: "model", "data-model": index, style: { "--mark": mark(index) } });
-  box.append(heading(model, index), ...children);
+export function div(name, ...children) {
+  return h("div", { class: name }, children);
+}
+
+// A sentence computed from the page's numbers, and a smaller one; `told` is its name for tests.
+export function says(told, ...text) {
+  return h("p", { class: "says", "data-told": told }, text);
+}
+
+export function note(text, told = null) {
+  return h("p", { class: "note", "data-told": told }, text);
+}
+
+// A button. The focus returns to its `key` when its section is redrawn; `on` tells whether it is what is chosen.
+export function button(key, content, click, on = null, more = {}) {
+  return h("button", { type: "button", "data-key": key, "aria-pressed": on, onclick: click, ...more }, content);
+}
+
+// Buttons in a row or in lines.
+export function buttons(...children) {
+  return h("p", { class: "buttons" }, children);
+}
+
+// A list of options [value, text]. `pick` gets the value that is chosen.
+export function select(key, label, entries, chosen, pick) {
+  const options = entries.map(([value, text]) => h("option", { value }, text));
+  const list = h("select", { "data-key": key, "aria-label": label, onchange: () => pick(list.value) }, options);
+  list.value = chosen;
+  return list;
+}
+
+const open = new Set(); // the keys of what is unfolded
+
+// What is folded stays so when its section is redrawn.
+export function fold(key, summary, ...children) {
+  const toggle = () => (box.open ? open.add(key) : open.delete(key));
+  const box = h("details", { open: open.has(key), ontoggle: toggle }, h("summary", {}, summary), children);
   return box;
+}
+
+export function unfold(key) {
+  open.add(key);
 }
 
 export function nothing(sentence) {
   return h("p", { class: "none" }, `Not defined here. ${sentence}`);
 }
 
-// In place of a view that a model does not define. The reason is said once, beside the model's name at the top.
+// In place of a view of a layer that a model does not define. The reason is said once, beside the model's name at the top.
 export function lacking(model, what, otherwise = "") {
+  if (!model.layers[state.layer]) return nothing(`${model.label} has ${countOf(model.layers.length, "layer")}.`);
   if (!Object.hasOwn(model.undefined, what)) return nothing(otherwise);
   return h("p", { class: "none" }, `Not defined for ${model.label}: see its line at the top.`);
+}
+
+// A bar that fills a share of its line.
+export function barline(share) {
+  return h("span", { class: "barline" }, h("i", { style: { width: `${100 * share}%` } }));
 }
 
 // Names with bars: rows of [name, value, text]. A value of 1 fills the line; a line at `line`.
 export function bars(rows, { told = null, line = null, behind = [] } = {}) {
   const part = (name, share) => h("i", { class: name, style: { width: `${100 * Math.min(Math.abs(share), 1)}%` } });
-  const items = rows.map(([name, value, text], i) =>
-    h(
-      "li",
-      {},
-      h("span", {}, name),
-      h("span", {}, text),
-      h(
-        "span",
-        { class: "barline" },
-        part(value < 0 ? "minus" : null, value),
-        i in behind ? part("behind", behind[i]) : null,
-        line === null ? null : h("i", { class: "base", style: { left: `${100 * line}%` } }),
-      ),
-    ),
-  );
+  const base = () => line !== null && h("i", { class: "base", style: { left: `${100 * line}%` } });
+  const items = rows.map(([name, value, text], i) => {
+    const bar = [part(value < 0 ? "minus" : null, value), i in behind && part("behind", behind[i]), base()];
+    return h("li", {}, h("span", {}, name), h("span", {}, text), h("span", { class: "barline" }, bar));
+  });
   return h("ol", { class: "top", "data-told": told }, items);
 }
 
@@ -65,4 +100,11 @@ export function say(text) {
 // Let the browser handle what waits.
 export function pause() {
   return new Promise((go) => setTimeout(go));
+}
+
+// Scroll a row sideways to what is chosen in it, and nothing else: scrollIntoView would also scroll the page.
+export function reveal(row, chosen) {
+  const [inner, outer] = [chosen.getBoundingClientRect(), row.getBoundingClientRect()];
+  if (inner.left >= outer.left && inner.right <= outer.right) return;
+  row.scrollLeft += (inner.left + inner.right - outer.left - outer.right) / 2;
 }

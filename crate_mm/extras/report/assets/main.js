@@ -1,63 +1,75 @@
 // The page: the bar of choices, and the sections. A section is redrawn when a choice that it depends on changes.
 
-import { compareNeeds, renderCompare } from "./compare.js";
+import { renderCompare } from "./compare.js";
 import { gunzip, headsOf, report } from "./data.js";
-import { dot, pause } from "./dom.js";
+import { dot, pause, reveal } from "./dom.js";
 import { h } from "./element.js";
 import { countOf, percent } from "./numbers.js";
-import { directionsNeeds, renderDirections } from "./directions.js";
-import { drawNeeds, renderDraw, renderEffect, renderHeads } from "./draw.js";
-import { imageNeeds, renderImage } from "./image.js";
-import { layerNeeds, renderLayer } from "./layer.js";
+import { renderDirections } from "./directions.js";
+import { renderDraw, renderEffect, renderHeads } from "./draw.js";
+import { grayBelow } from "./heat.js";
+import { renderImage } from "./image.js";
+import { renderLayer } from "./layer.js";
 import { codingRate, forward, layerRates, loadNet, reasons } from "./model.js";
-import { objectiveNeeds, renderObjective } from "./objective.js";
+import { renderObjective } from "./objective.js";
 import { digits8, enlarge } from "./pixels.js";
-import { renderRun, runNeeds } from "./run.js";
-import { renderSegments, segmentsNeeds } from "./segments.js";
+import { renderRun } from "./run.js";
+import { renderSegments } from "./segments.js";
 import { SENTENCES, verdict } from "./sentences.js";
-import { choose, depthOf, ignored, mostOf, onChoice, state, untrainedModel } from "./state.js";
-import { renderSubspaces, subspacesNeeds } from "./subspaces.js";
+import { choose, depthOf, ignored, mostOf, onChoice, openAt, state, untrainedModel } from "./state.js";
+import { renderSubspaces } from "./subspaces.js";
+import { attentionRows, spreadOf } from "./views.js";
 import { explainWords } from "./words.js";
 
+const PLACE = ["image", "layer", "head", "y", "x", "cls"];
+const CHANGED = ["a", "image", "lambda", "off", "ink"];
+// The sections: id, function, and the choices on which each depends.
 const SECTIONS = [
-  ["layer", renderLayer, layerNeeds],
-  ["draw", renderDraw, drawNeeds],
-  ["look", renderImage, imageNeeds],
-  ["directions", renderDirections, directionsNeeds],
-  ["objective", renderObjective, objectiveNeeds],
-  ["compare", renderCompare, compareNeeds],
-  ["subspaces", renderSubspaces, subspacesNeeds],
-  ["segments", renderSegments, segmentsNeeds],
-  ["run", renderRun, runNeeds],
-  ["effect", renderEffect, drawNeeds],
-  ["heads", renderHeads, drawNeeds],
+  ["layer", renderLayer, ["a", ...PLACE, "step"]],
+  ["draw", renderDraw, [...CHANGED, ...PLACE]],
+  ["look", renderImage, ["a", "b", ...PLACE]],
+  ["directions", renderDirections, ["a", "layer", "direction", "off"]],
+  ["objective", renderObjective, ["a", "b", "layer", "measure"]],
+  ["compare", renderCompare, ["a", "b", ...PLACE]],
+  ["subspaces", renderSubspaces, ["a", "b", "layer"]],
+  ["segments", renderSegments, ["a", "b", "image", "layer", "head"]],
+  ["run", renderRun, []],
+  ["effect", renderEffect, CHANGED],
+  ["heads", renderHeads, [...CHANGED, "layer"]],
 ];
 
+const field = (id) => document.getElementById(id);
 const IDLE = new Set(["effect", "heads"]); // what is computed when nothing else waits
 const waiting = new Set(SECTIONS.map(([id]) => id));
-let near = new Set(); // sections that were near when the last choice was made: to ask again lays the page out again
+let near = []; // sections that were in the window when the last choice was made: to ask again lays the page out again
 let drawing = false;
+let arriving = state.section !== null;
+for (const kind of ["wheel", "pointerdown", "keydown"]) addEventListener(kind, () => (arriving = false));
 
-// The sections in the window; at first those at the top.
+// The sections in the window, first that which fills most of it; at the start those at the top.
 function findNear() {
-  const places = SECTIONS.map(([id]) => [id, document.getElementById(id)?.getBoundingClientRect()]);
-  near = new Set(places.filter(([, box]) => box && box.top < innerHeight && box.bottom > 0).map(([id]) => id));
+  const boxes = SECTIONS.map(([id]) => ({ id, box: field(id)?.getBoundingClientRect() })).filter(({ box }) => box);
+  const seen = ({ box }) => Math.min(box.bottom, innerHeight) - Math.max(box.top, 0);
+  const shown = boxes.filter((entry) => seen(entry) > 0).sort((a, b) => seen(b) - seen(a));
+  near = shown.map(({ id }) => id);
 }
 
-// Draw the waiting sections one after the other, near ones first, then those that wait meanwhile. Between them the
-// browser shows what is drawn and handles input.
+// Draw the waiting sections one after the other, near ones first. Between them the browser shows what is drawn and
+// handles input. At the start the page is scrolled to the section that the address names, until one scrolls oneself.
 async function drawAll() {
   if (drawing) return;
   drawing = true;
   document.body.setAttribute("aria-busy", "true");
   while (waiting.size) {
     const able = SECTIONS.filter(([id]) => waiting.has(id));
-    const [id, render] = able.find(([name]) => near.has(name)) ?? able[0];
+    const next = near.find((id) => waiting.has(id)) ?? able[0][0];
+    const [id, render] = able.find(([name]) => name === next);
     waiting.delete(id);
     if ((await drawSection(id, render)) === false) waiting.add(id);
+    if (arriving) field(state.section)?.scrollIntoView({ behavior: "instant" });
     await pause();
   }
-  drawing = false;
+  drawing = arriving = false;
   document.body.setAttribute("aria-busy", "false");
 }
 
@@ -65,7 +77,9 @@ async function drawAll() {
 async function drawSection(id, render) {
   const body = document.querySelector(`#${id} > .body`) ?? document.createElement("div");
   const focus = body.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-  const scrolled = [...body.querySelectorAll("[data-scroll]")].map((e) => [e.dataset.scroll, e.scrollLeft]);
+  const rows = () => [...body.querySelectorAll("[data-scroll]")];
+  const chosenIn = (row) => row.querySelector('[aria-pressed="true"]');
+  const before = new Map(rows().map((row) => [row.dataset.scroll, [row.scrollLeft, chosenIn(row)?.dataset.key]]));
   try {
     return await render(body, () => [...waiting].some((name) => !IDLE.has(name)));
   } catch (error) {
@@ -73,67 +87,57 @@ async function drawSection(id, render) {
     const sentence = `This section could not be drawn (${error.message}). The others are not affected.`;
     body.replaceChildren(h("p", { class: "none" }, sentence));
   } finally {
-    const lefts = new Map(scrolled);
-    for (const element of body.querySelectorAll("[data-scroll]"))
-      if (lefts.get(element.dataset.scroll)) element.scrollLeft = lefts.get(element.dataset.scroll);
-      else reveal(element);
+    for (const row of rows()) {
+      const [left, key] = before.get(row.dataset.scroll) ?? [0, null];
+      if (left) row.scrollLeft = left;
+      if (chosenIn(row) && chosenIn(row).dataset.key !== key) reveal(row, chosenIn(row));
+    }
     if (focus) body.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
   }
   return true;
 }
 
-// Scroll a row sideways to what is chosen in it, and nothing else: scrollIntoView would also scroll the page.
-function reveal(row) {
-  const chosen = row.querySelector('[aria-pressed="true"]')?.getBoundingClientRect();
-  const { left, right } = row.getBoundingClientRect();
-  if (chosen && chosen.right > right) row.scrollLeft += (chosen.left + chosen.right - left - right) / 2;
+function fill(list, texts) {
+  list.replaceChildren(...texts.map((text, value) => h("option", { value }, text)));
 }
 
 function bar() {
-  const image = document.getElementById("image-choice");
-  image.replaceChildren(...report.images.map(({ name }, i) => h("option", { value: i }, `${i + 1}: ${name}`)));
-  image.addEventListener("change", () => choose({ image: Number(image.value) }));
-  const layer = document.getElementById("layer-choice");
-  layer.addEventListener("input", () => choose({ layer: Number(layer.value) - 1 }));
-  for (const [id, by] of [
-    ["layer-less", -1],
-    ["layer-more", 1],
-  ])
-    document
-      .getElementById(id)
-      .addEventListener("click", () => choose({ layer: Math.min(Math.max(state.layer + by, 0), mostOf(depthOf) - 1) }));
-  const head = document.getElementById("head-choice");
-  head.addEventListener("change", () => choose({ head: Number(head.value) }));
-  for (const name of ["a", "b"]) {
-    const select = document.getElementById(`${name}-choice`);
-    const options = report.models.map(({ label }, i) => h("option", { value: i }, label));
-    if (name === "b") options.push(h("option", { value: "" }, "no other model"));
-    select.replaceChildren(...options);
-    select.addEventListener("change", () => {
-      const chosen = select.value === "" ? null : Number(select.value);
-      const other = name === "a" ? "b" : "a";
+  fill(
+    field("image-choice"),
+    report.images.map(({ name }, i) => `${i + 1}: ${name}`),
+  );
+  for (const name of ["image", "head"])
+    field(`${name}-choice`).addEventListener("change", ({ target }) => choose({ [name]: Number(target.value) }));
+  const goTo = (layer) => choose({ layer: Math.min(Math.max(layer, 0), mostOf(depthOf) - 1) });
+  field("layer-choice").addEventListener("input", ({ target }) => goTo(target.value - 1));
+  field("layer-less").addEventListener("click", () => goTo(state.layer - 1));
+  field("layer-more").addEventListener("click", () => goTo(state.layer + 1));
+  for (const [name, other] of ["ab", "ba"]) {
+    const list = field(`${name}-choice`);
+    fill(
+      list,
+      report.models.map(({ label }) => label),
+    );
+    if (name === "b") list.append(h("option", { value: "" }, "no other model"));
+    list.addEventListener("change", () => {
+      const chosen = list.value === "" ? null : Number(list.value);
       choose({ [name]: chosen, ...(chosen === state[other] ? { [other]: state[name] } : {}) });
     });
+    field(`${name}-label`).hidden = report.models.length < 2;
   }
-  for (const id of ["a-label", "b-label"]) document.getElementById(id).hidden = report.models.length < 2;
 }
 
 function showChoice() {
   const depth = mostOf(depthOf);
-  document.getElementById("image-choice").value = state.image;
-  const layer = document.getElementById("layer-choice");
-  layer.max = depth;
-  layer.value = state.layer + 1;
-  document.getElementById("layer-number").textContent = `${state.layer + 1} of ${depth}`;
-  const head = document.getElementById("head-choice");
-  head.replaceChildren(...Array.from({ length: mostOf(headsOf) }, (_, k) => h("option", { value: k }, k + 1)));
-  head.value = state.head;
-  document.getElementById("a-choice").value = state.a;
-  document.getElementById("b-choice").value = state.b ?? "";
-  const sentences = verdict(report.models[state.a], untrainedModel(), report.classes?.length ?? 0);
-  document.getElementById("verdict").textContent = sentences.join(" ");
+  const [layer, head] = [field("layer-choice"), field("head-choice")];
+  const heads = Array.from({ length: mostOf(headsOf) }, (_, k) => k + 1);
+  if (head.length !== heads.length) fill(head, heads);
+  Object.assign(layer, { max: depth, value: state.layer + 1 });
+  field("layer-number").textContent = `${state.layer + 1} of ${depth}`;
+  for (const name of ["image", "head", "a", "b"]) field(`${name}-choice`).value = state[name] ?? "";
 }
 
+// The models, and the verdict of A.
 function models() {
   const items = report.models.map((model, i) => {
     const right = model.predicted && model.labelled ? `, ${percent(model.right / model.labelled)} right` : "";
@@ -141,15 +145,17 @@ function models() {
     const about = `${model.name}, ${countOf(model.layers.length, "layer")}${right}${lacks && "."}${lacks}`;
     return h("li", {}, dot(i), h("span", {}, model.label, " ", h("small", {}, about)));
   });
-  document.getElementById("models").replaceChildren(...items);
+  field("models").replaceChildren(...items);
+  const sentences = verdict(report.models[state.a], untrainedModel(), report.classes?.length ?? 0);
+  field("verdict").textContent = sentences.join(" ");
 }
 
 function warn() {
-  document.getElementById("ignored")?.remove();
+  field("ignored")?.remove();
   if (!ignored.length) return;
   const names = [...new Set(ignored)].join(", ");
   const sentence = `This link's ${names} could not be used on this page and was left out.`;
-  document.getElementById("models").before(h("p", { class: "warning", id: "ignored" }, sentence));
+  field("models").before(h("p", { class: "warning", id: "ignored" }, sentence));
 }
 
 onChoice((changed) => {
@@ -167,11 +173,39 @@ matchMedia("print").addEventListener("change", ({ matches }) => {
     box.open = matches || box.dataset.was === "true";
   }
 });
+
+// The opening token is the patch whose pixels vary most, the opening head that which looks at the fewest tokens from it.
+async function openWhereItIsInteresting() {
+  const model = report.models[state.a];
+  if (!model.grid) return;
+  const [, rows, columns] = model.grid;
+  const { values, width, height } = await grayBelow(model);
+  const patches = Array.from({ length: rows * columns }, () => []);
+  values.forEach((v, i) => {
+    const [y, x] = [Math.floor(i / width) / height, (i % width) / width];
+    patches[Math.floor(y * rows) * columns + Math.floor(x * columns)].push(v);
+  });
+  const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
+  const varies = patches.map((patch) => mean(patch.map((v) => v * v)) - mean(patch) ** 2);
+  const most = varies.indexOf(Math.max(...varies));
+  openAt({ y: (Math.floor(most / columns) + 0.5) / rows, x: ((most % columns) + 0.5) / columns });
+  const found = await attentionRows(model);
+  if (!found) return;
+  const spreads = found.heads.map((_, k) => spreadOf(found, k).spread);
+  openAt({ head: spreads.indexOf(Math.min(...spreads)) });
+}
+
 warn();
 models();
 explainWords();
 bar();
+try {
+  await openWhereItIsInteresting();
+} catch (error) {
+  console.error(error); // damaged weights: the sections say it
+}
 showChoice();
+if (arriving) field(state.section).scrollIntoView({ behavior: "instant" });
 findNear();
 drawAll();
 // For tests.

@@ -73,7 +73,7 @@ function transpose(matrix, rows, columns) {
 }
 
 // x W^T + b: x (rows, inner), W (outputs, inner). Blocks of 4 rows and 2 outputs are four times as fast as plain loops.
-export function product(x, W, rows, inner, outputs, bias = null) {
+function product(x, W, rows, inner, outputs, bias = null) {
   const y = new Float32Array(rows * outputs);
   for (let i = 0; i < rows; i += 4) {
     const [a, b, c, d] = [0, 1, 2, 3].map((k) => Math.min(i + k, rows - 1) * inner);
@@ -101,7 +101,7 @@ export function product(x, W, rows, inner, outputs, bias = null) {
   return y;
 }
 
-export function layerNorm(x, rows, [weight, bias, eps]) {
+function layerNorm(x, rows, [weight, bias, eps]) {
   const d = x.length / rows;
   const y = new Float32Array(x.length);
   for (let i = 0; i < x.length; i += d) {
@@ -114,7 +114,7 @@ export function layerNorm(x, rows, [weight, bias, eps]) {
   return y;
 }
 
-export function softmax(values) {
+function softmax(values) {
   const most = values.reduce((a, b) => Math.max(a, b), -Infinity);
   const powers = Float64Array.from(values, (v) => Math.exp(v - most));
   const total = powers.reduce((a, b) => a + b, 0);
@@ -147,7 +147,7 @@ function embed(net, bytes) {
 // the code is set to the value that the Map has for its direction. Its steps are returned by name:
 // input Z, normed LN(Z), w = LN(Z) U, attention (K, N, N), mixed (N, K p), added MSSA(LN(Z)), half Z + added,
 // normedHalf LN(half), step eta (x D - x D^T D), code.
-export function runLayer(net, layer, z, { lambda = layer.lambda, heads = null, directions = null } = {}) {
+function runLayer(net, layer, z, { lambda = layer.lambda, heads = null, directions = null } = {}) {
   const [N, d, K, p] = [net.tokens, net.width, layer.heads, layer.headDim];
   const normed = layerNorm(z, N, layer.normCompress);
   const w = product(normed, layer.subspaces, N, d, K * p);
@@ -227,8 +227,8 @@ export function forwardText(net, ids, { directions = new Map() } = {}) {
 
 const rawLength = report.run.settings.raw_length ?? false;
 
-// The coding rate R of tokens as rows, each scaled to length 1 unless the page measures raw lengths: 1/2 log det(I + d / (N eps^2) G), G the smaller Gram
-// matrix. `first` and `width` select columns.
+// The coding rate R of tokens as rows, each scaled to length 1 unless the page measures raw lengths:
+// 1/2 log det(I + d / (N eps^2) G), G the smaller Gram matrix. `first` and `width` select columns.
 export function codingRate(x, rows, first, width, epsSquared) {
   const stride = x.length / rows;
   const unit = new Float64Array(rows * width);
@@ -259,28 +259,23 @@ export function codingRate(x, rows, first, width, epsSquared) {
 }
 
 // R^c: the sum over heads of the coding rates of projected tokens w (N, K p).
-export function subspaceRate(w, rows, heads, epsSquared) {
+function subspaceRate(w, rows, heads, epsSquared) {
   const p = w.length / rows / heads;
   return Array.from({ length: heads }, (_, k) => codingRate(w, rows, k * p, p, epsSquared)).reduce((a, b) => a + b, 0);
 }
 
+const rates = new WeakMap();
+
 // R^c before the compression, of LN(Z) U as in the published script and of Z U; and after it, of Z^{l+1/2} U.
-export function layerRates(net, layer, steps, epsSquared) {
+export function layerRates(net, layer, steps, epsSquared = report.run.settings.eps_squared) {
   if (!rates.has(steps)) rates.set(steps, computeRates(net, layer, steps, epsSquared));
   return rates.get(steps);
 }
 
-const rates = new WeakMap();
-
-function computeRates(net, layer, { input, w, half }, epsSquared) {
-  const of = (x) =>
-    subspaceRate(
-      product(x, layer.subspaces, net.tokens, net.width, layer.heads * layer.headDim),
-      net.tokens,
-      layer.heads,
-      epsSquared,
-    );
-  return { normed: subspaceRate(w, net.tokens, layer.heads, epsSquared), before: of(input), after: of(half) };
+function computeRates({ tokens, width }, { subspaces, heads, headDim }, { input, w, half }, epsSquared) {
+  const of = (projected) => subspaceRate(projected, tokens, heads, epsSquared);
+  const project = (x) => product(x, subspaces, tokens, width, heads * headDim);
+  return { normed: of(w), before: of(project(input)), after: of(project(half)) };
 }
 
 // Why entries of a code are zero, as shares of the zeros: negative before the step, pushed below zero by the dictionary,
@@ -296,12 +291,6 @@ export function reasons({ normedHalf, step, code }) {
     else threshold++;
   });
   const zeros = code.length - left || 1;
-  const all = code.length;
-  return {
-    negative: negative / zeros,
-    dictionary: dictionary / zeros,
-    threshold: threshold / zeros,
-    on: on / all,
-    left: left / all,
-  };
+  const shares = { negative: negative / zeros, dictionary: dictionary / zeros, threshold: threshold / zeros };
+  return { ...shares, on: on / code.length, left: left / code.length };
 }

@@ -1,17 +1,14 @@
-// The objective by layer: one curve per model, and the chosen layer's distribution and extreme images.
+// The objective by layer: a chart and its sentences for each measure, and the chosen one's formula, spread and numbers.
 
-import { inBins, legend, measureNames, modelLayers, styleOf } from "./charts.js";
+import { legend, lineByLayer, styleOf } from "./charts.js";
 import { report } from "./data.js";
-import { panelOf } from "./dom.js";
+import { button, div, fold, note, says, unfold } from "./dom.js";
 import { h } from "./element.js";
 import { countOf, number, percent, short } from "./numbers.js";
 import { measureSentences } from "./sentences.js";
 import { choose, shownModels, state, untrainedModel } from "./state.js";
-import { barChart, lineChart } from "./svg.js";
+import { barChart } from "./svg.js";
 
-export const objectiveNeeds = ["layer", "measure", "a", "b"];
-
-let spreadOpen = false; // the spread of the chosen measure
 const ORDER = ["rc_half", "sparsity", "objective", "r_out"];
 const INNER = ["rc_z", "rc_in", "rc_out", "sparsity_step1", "active"]; // shown below the others, on request
 const TITLES = {
@@ -26,231 +23,124 @@ const TITLES = {
   rc_out: "Rᶜ of the layer's output",
   active: "Positive activations of the MLP",
 };
-function sorted() {
-  const rank = (name) => (ORDER.includes(name) ? ORDER.indexOf(name) : INNER.includes(name) ? 200 : 100);
-  return [...measureNames].sort((a, b) => rank(a) - rank(b));
+const titleOf = (name) => TITLES[name] ?? name;
+
+// The measures that a model on the page defines: those of the objective, a user's, and the inner ones.
+function measureNames() {
+  const names = Object.keys(report.measures).filter((name) =>
+    report.models.some((model) => model.layers.some(({ measures }) => name in measures)),
+  );
+  const rest = names.filter((name) => !ORDER.includes(name) && !INNER.includes(name));
+  return [...ORDER, ...rest, ...INNER].filter((name) => names.includes(name));
 }
 
 export async function renderObjective(body) {
-  const names = sorted();
+  const names = measureNames();
   if (!names.includes(state.measure)) state.measure = names.includes("rc_half") ? "rc_half" : names[0];
-  overview(body, names);
-  for (const button of body.querySelectorAll(".measure > button")) {
-    button.setAttribute("aria-pressed", button.dataset.measure === state.measure);
-  }
-  detail(...body.querySelector(".detail").children);
-  table(body.querySelector(".numbers"));
-}
-
-function overview(body, names) {
-  const shown = names.filter((name) => !INNER.includes(name)).length || names.length;
-  const panels = names.map((name) => {
-    const head = h(
-      "button",
-      {
-        type: "button",
-        "data-measure": name,
-        "data-key": `measure-${name}`,
-        onclick: () => {
-          spreadOpen = true;
-          choose({ measure: name });
-        },
-      },
-      TITLES[name] ?? name,
-    );
-    return h(
-      "div",
-      { class: "measure" },
-      head,
-      h("div", { class: "chart", "data-chart": name }),
-      h(
-        "p",
-        { class: "says", "data-told": `says-${name}` },
-        measureSentences(
-          name,
-          shownModels()
-            .map(({ model }) => model)
-            .filter((model, i) => i === 0 || !model.untrained),
-          untrainedModel(),
-        ).join(" "),
-      ),
-    );
+  const inner = names.filter((name) => INNER.includes(name));
+  const outer = names.filter((name) => !INNER.includes(name));
+  const lacks = shownModels().flatMap(({ model }) => {
+    const without = outer.filter((name) => ORDER.includes(name) && !model.layers.some((l) => name in l.measures));
+    const list = without.map(titleOf).join("; ");
+    return list ? [note(`Not defined for ${model.label}: ${list}.`, "lacking")] : [];
   });
-  const lacking = shownModels().flatMap(({ model }) => {
-    const without = names.filter(
-      (name) => ORDER.includes(name) && model.layers.every((layer) => !(name in layer.measures)),
-    );
-    const list = without.map((name) => TITLES[name] ?? name).join("; ");
-    return list ? [h("p", { class: "note", "data-told": "lacking" }, `Not defined for ${model.label}: ${list}.`)] : [];
-  });
-  const details = h(
-    "details",
-    { class: "detail", open: spreadOpen, ontoggle: () => (spreadOpen = details.open) },
-    h("summary", {}),
-    h("div", {}),
-  );
+  const title = h("h3", {}, `${titleOf(state.measure)}: layer ${state.layer + 1}`);
   body.replaceChildren(
-    ...[
-      legend(),
-      ...lacking,
-      h("div", { class: "swipe four measures", "data-scroll": "measures" }, panels.slice(0, shown)),
-      panels.length > shown
-        ? h(
-            "details",
-            {},
-            h("summary", {}, "Other measures"),
-            h("div", { class: "four measures" }, panels.slice(shown)),
-          )
-        : null,
-      details,
-      h("details", {}, h("summary", {}, "These numbers as a table"), h("div", { class: "scroll numbers" })),
-    ].filter(Boolean),
-  );
-  for (const [i, name] of names.entries()) {
-    const series = shownModels()
-      .map(({ model, index }) => ({ name: model.label, style: styleOf(index), points: pointsOf(model, name) }))
-      .filter(({ points }) => points.length);
-    if (!series.length) continue;
-    lineChart(panels[i].querySelector(".chart"), {
-      name: `${TITLES[name] ?? name}, by layer`,
-      series,
-      bounds: boundsOfMeasure(name),
-      xs: Array.from({ length: modelLayers() }, (_, l) => l + 1),
-      xTitle: "layer",
-      yFormat: name.startsWith("sparsity") || name === "active" ? percent : short,
-      chosen: state.layer + 1,
-      pick: (layer) => choose({ layer: layer - 1, measure: name }),
-    });
-  }
-}
-
-// Floor and ceiling of a rate, where the data has them.
-function boundsOfMeasure(name) {
-  const bounds = report.models[state.a].bounds?.[name];
-  return bounds
-    ? [
-        { y: bounds[0], name: "floor" },
-        { y: bounds[1], name: "ceiling" },
-      ]
-    : [];
-}
-
-function pointsOf(model, name) {
-  return model.layers.flatMap((layer, l) => {
-    const found = layer.measures[name];
-    if (!found) return [];
-    const { mean, std } = { ...found, std: found.std ?? 0 };
-    const title = `layer ${l + 1}: mean ${number(mean)}, deviation ${number(std)}`;
-    return [{ x: l + 1, y: mean, low: mean - std, high: mean + std, title }];
-  });
-}
-
-function rowsOf(name) {
-  return shownModels().flatMap(({ model, index }) =>
-    model.layers.flatMap((layer, l) => {
-      const found = layer.measures[name];
-      if (!found) return [];
-      const { mean, std } = { ...found, std: found.std ?? 0 };
-      return [{ model: index, name: model.label, layer: l + 1, mean, std, low: mean - std, high: mean + std }];
-    }),
+    legend(),
+    ...lacks,
+    h("div", { class: "swipe four measures", "data-scroll": "measures" }, outer.map(panel)),
+    inner.length ? fold("inner", "Other measures", div("four measures", inner.map(panel))) : "",
+    fold("detail", [title, " formula, spread over the images, numbers of all layers"], detail()),
   );
 }
 
-function detail(summary, box) {
-  const name = state.measure;
-  const models = shownModels().filter(({ model }) => model.layers[state.layer]?.measures[name]);
-  const template = document.getElementById(`equation-${name}`);
-  const equation = template ? template.content.cloneNode(true) : h("p", { class: "note" }, report.measures[name]);
-  const plot = h("div", { class: "chart" });
-  summary.replaceChildren(
-    h("h3", {}, `${TITLES[name] ?? name}: layer ${state.layer + 1}`),
-    " formula, spread over the images, lowest and highest",
-  );
-  box.replaceChildren(
-    h("div", { class: "equation" }, equation),
-    models.length ? plot : h("p", { class: "none" }, "Not defined in this layer for the models shown."),
-    h(
-      "div",
-      { class: "halves" },
-      models.map((shown) => ends(shown, name)),
-    ),
-  );
-  if (!models.length) return;
-  const found = models.map(({ model, index }) => ({ ...model.layers[state.layer].measures[name], model: index }));
-  barChart(plot, {
-    name: `Distribution over the images, layer ${state.layer + 1}`,
-    groups: inBins(found),
-    xTitle: "value of an image",
-    xFormat: short,
-    yFormat: percent,
-  });
-}
-
-function ends({ model, index }, name) {
-  const found = model.layers[state.layer].measures[name];
-  const list = (title, samples) =>
-    h(
-      "div",
-      {},
-      h("h4", {}, title),
-      h(
-        "ul",
-        { class: "end" },
-        samples.map(([position, value]) => h("li", {}, thumbnail(position), number(value))),
-      ),
-    );
-  return panelOf(
-    model,
-    index,
-    h(
-      "p",
-      { class: "note", "data-told": "measure" },
-      `mean ${number(found.mean)}, deviation ${number(found.std)}, ${countOf(found.count, "image")}`,
-    ),
-    h("div", { class: "ends" }, list("Lowest", found.low), list("Highest", found.high)),
-  );
-}
-
-export function thumbnail(position) {
-  const image = h("img", { src: report.thumbnails[position], alt: `image ${position} of the data`, loading: "lazy" });
-  return h("span", { class: "thumb" }, image);
-}
-
-function table(box) {
-  const rows = rowsOf(state.measure);
-  const models = shownModels().filter(({ index }) => rows.some((row) => row.model === index));
-  const most = modelLayers();
-  const cell = (model, layer) => {
-    const row = rows.find((r) => r.model === model && r.layer === layer);
-    return h("td", {}, row ? `${number(row.mean)} ± ${number(row.std)}` : "–");
+// A measure: its chart, and what its numbers say.
+function panel(name) {
+  const pick = (layer) => choose({ layer: layer - 1, measure: name });
+  const bounds = report.models[state.a].bounds?.[name] ?? [];
+  const point = ({ measures }) => {
+    if (!measures[name]) return null;
+    const { mean, std } = measures[name];
+    return { y: mean, low: mean - (std ?? 0), high: mean + (std ?? 0), title: `${number(mean)} ± ${number(std)}` };
   };
-  box.replaceChildren(
+  const chart = lineByLayer(`${titleOf(name)}, by layer`, point, {
+    bounds: bounds.map((y, i) => ({ y, name: i ? "ceiling" : "floor" })),
+    yFormat: name.startsWith("sparsity") || name === "active" ? percent : short,
+    pick,
+  });
+  chart?.setAttribute("data-chart", name);
+  const models = shownModels().map(({ model }) => model);
+  const trained = models.filter((model, i) => i === 0 || !model.untrained);
+  const open = () => (unfold("detail"), choose({ measure: name }));
+  return div(
+    "measure",
+    button(`measure-${name}`, titleOf(name), open, name === state.measure, { "data-measure": name }),
+    chart,
+    says(`says-${name}`, measureSentences(name, trained, untrainedModel()).join(" ")),
+  );
+}
+
+// The chosen measure: its formula, how it spreads over the images in the chosen layer, and its numbers in all.
+function detail() {
+  const name = state.measure;
+  const template = document.getElementById(`equation-${name}`);
+  const models = shownModels().filter(({ model }) => model.layers[state.layer]?.measures[name]);
+  const found = models.map(({ model, index }) => ({ ...model.layers[state.layer].measures[name], model, index }));
+  const words = ({ model, mean, std, count }) =>
+    note(`${model.label}: mean ${number(mean)}, deviation ${number(std)}, ${countOf(count, "image")}`, "measure");
+  const plot = div("chart");
+  if (found.length)
+    barChart(plot, {
+      name: `Distribution over the images, layer ${state.layer + 1}`,
+      groups: inBins(found),
+      xTitle: "value of an image",
+      xFormat: short,
+      yFormat: percent,
+    });
+  return div(
+    "panel",
+    div("equation", template ? template.content.cloneNode(true) : note(report.measures[name])),
+    found.length
+      ? [plot, found.map(words)]
+      : h("p", { class: "none" }, "Not defined in this layer for the models shown."),
+    div("scroll numbers", table(name)),
+  );
+}
+
+// Histograms of models in bins of one common width, the widest: all widths are powers of two, or 0 for one value.
+function inBins(found) {
+  const widest = Math.max(...found.map(({ histogram }) => histogram.width));
+  const width = widest || Math.max(Math.abs(found[0].histogram.start) * 1e-3, 1e-6);
+  return found.map(({ index, histogram, count }) => {
+    const bins = new Map();
+    histogram.counts.forEach((n, i) => {
+      const bin = Math.floor((histogram.start + (i + 0.5) * histogram.width) / width);
+      bins.set(bin, (bins.get(bin) ?? 0) + n);
+    });
+    const bars = [...bins].map(([bin, n]) => {
+      const [from, to] = [bin * width, (bin + 1) * width];
+      return { from, to, y: n / count, title: `${number(from)} to ${number(to)}: ${countOf(n, "image")}` };
+    });
+    return { style: styleOf(index), bars };
+  });
+}
+
+function table(name) {
+  const models = shownModels().filter(({ model }) => model.layers.some(({ measures }) => measures[name]));
+  const cell = (model, l) => {
+    const found = model.layers[l]?.measures[name];
+    return h("td", {}, found ? `${number(found.mean)} ± ${number(found.std)}` : "–");
+  };
+  const depth = Math.max(...models.map(({ model }) => model.layers.length));
+  const rows = Array.from({ length: depth }, (_, l) =>
     h(
-      "table",
+      "tr",
       {},
-      h("caption", {}, `${TITLES[state.measure] ?? state.measure}: mean and standard deviation`),
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          h("th", { scope: "col" }, "layer"),
-          models.map(({ model }) => h("th", { scope: "col" }, model.label)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        Array.from({ length: most }, (_, i) =>
-          h(
-            "tr",
-            {},
-            h("th", { scope: "row" }, i + 1),
-            models.map(({ index }) => cell(index, i + 1)),
-          ),
-        ),
-      ),
+      h("th", { scope: "row" }, l + 1),
+      models.map(({ model }) => cell(model, l)),
     ),
   );
+  const head = ["layer", ...models.map(({ model }) => model.label)].map((text) => h("th", { scope: "col" }, text));
+  const caption = h("caption", {}, `${titleOf(name)}: mean and standard deviation`);
+  return h("table", {}, caption, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows));
 }

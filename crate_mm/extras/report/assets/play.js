@@ -21,7 +21,7 @@ export function playButton(key, text, { begin, next, milliseconds }) {
   return h("button", { type: "button", "data-key": key, onclick: click }, label);
 }
 
-export function stopPlaying() {
+function stopPlaying() {
   if (!playing) return;
   const { key, text, timer } = playing;
   clearInterval(timer);

@@ -1,61 +1,44 @@
 // How the page was made, and a button that saves every number of it.
 
 import { report } from "./data.js";
-import { panelOf } from "./dom.js";
+import { button, div, fold, panelOf } from "./dom.js";
 import { h } from "./element.js";
-import { countOf, percent } from "./numbers.js";
-
-export const runNeeds = [];
+import { countOf } from "./numbers.js";
 
 export async function renderRun(body) {
   const { run } = report;
+  const pairs = (values) =>
+    Object.entries(values)
+      .map(([name, value]) => `${name} ${value}`)
+      .join(", ");
   const facts = {
     command: h("code", {}, run.command),
     date: run.date,
     data: `${run.data.join("; ")}: ${run.measured} of ${run.of} images measured, ${report.images.length} shown`,
-    settings: Object.entries(run.settings)
-      .map(([name, value]) => `${name} ${value}`)
-      .join(", "),
-    versions: Object.entries(run.versions)
-      .map(([name, value]) => `${name} ${value}`)
-      .join(", "),
+    settings: pairs(run.settings),
+    versions: pairs(run.versions),
     device: run.device,
     precision: precision(),
   };
-  const save = h(
-    "button",
-    { type: "button", class: "save", "data-key": "save", onclick: saveNumbers },
-    "Save every number of this page (JSON)",
-  );
-  const of = `${countOf(report.models.length, "model")}: files, sizes, what is not defined`;
+  const save = button("save", "Save every number of this page (JSON)", saveNumbers, null, { class: "save" });
+  const models = div("three", report.models.map(modelFacts));
   body.replaceChildren(
     list(facts),
     save,
-    h("details", {}, h("summary", {}, of), h("div", { class: "three" }, report.models.map(modelFacts))),
+    fold("files", `${countOf(report.models.length, "model")}: files, sizes`, models),
   );
 }
 
 function list(facts) {
-  return h(
-    "dl",
-    { class: "facts" },
-    Object.entries(facts).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
-  );
+  const items = Object.entries(facts).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]);
+  return h("dl", { class: "facts" }, items);
 }
 
 function precision() {
   const { bits, side } = report.attention;
-  const sentences = [
-    "Means, deviations and counts are exact.",
-    `Attention is stored as ${bits}-bit square roots, with one scale per image and head.`,
-    `The error is at most 1/${bits === 8 ? 255 : 65535} of the largest entry.`,
-    "Masks have 8 bits, fractions and cosines 16.",
-  ];
-  if (side > 1) {
-    sentences.push(`To limit the page's size, attention is stored between blocks of ${side} × ${side} patches:`);
-    sentences.push("the mean over the query patches of the sum over the key patches.");
-  }
-  return sentences.join(" ");
+  const most = bits === 8 ? 255 : 65535;
+  const blocks = ` between blocks of ${side} × ${side} patches, to limit the page's size,`;
+  return `Means, deviations and counts are exact. Attention that this page does not compute itself is stored${side > 1 ? blocks : ""} as ${bits}-bit square roots: the error is at most 1/${most} of a head's largest entry.`;
 }
 
 function modelFacts(model, index) {
@@ -66,14 +49,8 @@ function modelFacts(model, index) {
     checkpoint: run.checkpoint,
   };
   if (run.sha256) facts["SHA-256"] = h("code", {}, run.sha256);
-  if (model.predicted && model.labelled)
-    facts.right = `${model.right} of ${model.labelled} measured images, ${percent(model.right / model.labelled)}`;
   if (run.notes?.length) facts.notes = run.notes.join("; ");
-  const lacks = [...new Set(Object.values(model.undefined))];
-  if (lacks.length) facts["not defined"] = lacks.join(" ");
-  const config = run.model
-    ? h("details", {}, h("summary", {}, "The model's config"), h("pre", { tabindex: 0 }, run.model))
-    : null;
+  const config = run.model && fold(`config-${index}`, "The model's config", h("pre", { tabindex: 0 }, run.model));
   return panelOf(model, index, list(facts), config ?? "");
 }
 

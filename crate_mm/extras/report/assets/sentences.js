@@ -10,7 +10,7 @@ function standardError({ std, count }) {
 }
 
 // Whether a paired difference {mean, std, count} counts.
-export function counts(difference, tolerance) {
+function counts(difference, tolerance) {
   return (
     Boolean(difference) &&
     Math.abs(difference.mean) >= tolerance &&
@@ -20,7 +20,7 @@ export function counts(difference, tolerance) {
 
 // The tolerance of a measure: 2 % of the room between its bounds, or of its first value; 0.01 of shares; 2 % of the
 // largest mean of the objective.
-export function toleranceOf(kind, means, bounds = null) {
+function toleranceOf(kind, means, bounds = null) {
   if (kind === "share") return 0.01;
   if (kind === "objective") return 0.02 * Math.max(...means.map(Math.abs));
   return bounds ? 0.02 * (bounds[1] - bounds[0]) : 0.02 * Math.abs(means[0]);
@@ -28,7 +28,7 @@ export function toleranceOf(kind, means, bounds = null) {
 
 // The shape of a curve: flat, falls, rises, valley, hill, wavers; null for one layer. `last` is the paired difference of
 // the last layer to the first.
-export function shapeOf(means, last, tolerance) {
+function shapeOf(means, last, tolerance) {
   if (means.length < 2) return null;
   const [first, end] = [means[0], means.at(-1)];
   const [low, high] = [Math.min(...means), Math.max(...means)];
@@ -42,19 +42,31 @@ export function shapeOf(means, last, tolerance) {
   return "wavers";
 }
 
-// A measure by layer: [{mean, std, count, from_first, ...}] of the layers that define it, of which F is the first, L the
-// last, and `at(mean)` the one with a mean.
-function curve(model, name) {
+const KINDS = { __proto__: null, sparsity: "share", objective: "objective" }; // of other measures: "rate"
+
+// A measure by layer, or null: the entries {mean, std, count, from_first, ...} of the layers that define it, of which F is
+// the first and L the last; their means, the least and the largest of them and in which layers; its shape; and as texts
+// the first mean, a, and the last, b. `few` is the sentence where there are too few images to say more.
+function curve(model, name, what) {
   const numbers = model.layers.flatMap((layer, l) => (layer.measures[name] ? [l + 1] : []));
+  if (!numbers.length) return null;
   const entries = numbers.map((number) => model.layers[number - 1].measures[name]);
+  const means = entries.map(({ mean }) => mean);
+  const kind = KINDS[name] ?? "rate";
+  const bounds = model.bounds?.[name] ?? null;
+  const show = kind === "share" ? percent : short;
+  const [F, L, low, high] = [numbers[0], numbers.at(-1), Math.min(...means), Math.max(...means)];
+  const [a, b] = [show(means[0]), show(means.at(-1))];
+  const at = (mean) => numbers[means.indexOf(mean)];
+  const tolerance = toleranceOf(kind, means, bounds);
+  const by = L === F ? a : `${a} in layer ${F} and ${b} in layer ${L}`;
+  const few = `${what} is ${by}, on ${countOf(entries[0].count, "image")}: too few to say more.`;
   return {
-    entries,
-    F: numbers[0],
-    L: numbers.at(-1),
-    at: (mean) => numbers[entries.findIndex((entry) => entry.mean === mean)],
-    means: entries.map(({ mean }) => mean),
-    last: entries.at(-1)?.from_first ?? null,
-    first: entries[0],
+    ...{ entries, means, F, L, low, high, kind, bounds, show, a, b, tolerance },
+    ...{ lowAt: at(low), highAt: at(high), last: entries.at(-1) },
+    shape: shapeOf(means, entries.at(-1).from_first, tolerance),
+    change: means[0] > 0 ? ` by ${percent(Math.abs(means.at(-1) - means[0]) / means[0])}` : "",
+    few: entries[0].count < FEW ? few : null,
   };
 }
 
@@ -65,55 +77,32 @@ function lateLayers(means) {
   return means.length;
 }
 
-function tooFew({ entries, means, F, L }, what, show = short) {
-  const by = L === F ? `${show(means[0])}` : `${show(means[0])} in layer ${F} and ${show(means.at(-1))} in layer ${L}`;
-  return `${what} is ${by}, on ${countOf(entries[0].count, "image")}: too few to say more.`;
-}
-
-// " by 12 %", or nothing where the first value allows no percentage.
-function changeOf(means) {
-  return means[0] > 0 ? ` by ${percent(Math.abs(means.at(-1) - means[0]) / means[0])}` : "";
-}
-
-// R^c by layer, of `name`, "rc_half" unless given.
-export function rateSentence(model, name = "rc_half") {
-  const found = curve(model, name);
-  const { means, last, first, F, L, at } = found;
-  if (!means.length) return null;
-  const [M, a, b] = [model.label, short(means[0]), short(means.at(-1))];
-  if (first.count < FEW) return tooFew(found, `R\u1d9c of ${M}`);
-  const bounds = model.bounds?.[name] ?? null;
-  const tolerance = toleranceOf("rate", means, bounds);
-  const change = changeOf(means);
-  const [low, high] = [Math.min(...means), Math.max(...means)];
-  switch (shapeOf(means, last, tolerance)) {
-    case null:
-      return `In ${M} R\u1d9c is ${a} nats in its one layer.`;
-    case "falls": {
-      const k = lateLayers(means);
-      const most = k <= means.length / 3 ? `, most of it in the last ${k === 1 ? "layer" : `${k} layers`}` : "";
-      return `${M} lowers R\u1d9c${change}, from ${a} nats in layer ${F} to ${b} in layer ${L}${most}.`;
-    }
-    case "rises":
-      return `${M} raises R\u1d9c${change}, from ${a} to ${b}: the opposite of what its compression is derived for.`;
-    case "flat": {
-      const near = bounds && means.every((x) => bounds[1] - x <= 0.05 * (bounds[1] - bounds[0]));
-      const ceiling = near
-        ? ` That is near the ceiling, ${short(bounds[1])}: in each subspace the tokens are nearly at right angles.`
-        : "";
-      return `In ${M} R\u1d9c does not change by more than ${short(high - low)} nats: ${a} in layer ${F}, ${b} in layer ${L}.${ceiling}`;
-    }
-    case "valley":
-      return `${M} lowers R\u1d9c from ${a} to ${short(low)} in layer ${at(low)}, then lets it rise to ${b}.`;
-    case "hill":
-      return `${M} lets R\u1d9c rise from ${a} to ${short(high)} in layer ${at(high)}, then lowers it to ${b}.`;
-    default:
-      return `In ${M} R\u1d9c goes up and down between ${short(low)} (layer ${at(low)}) and ${short(high)} (layer ${at(high)}), and ends at ${b}.`;
-  }
+// R^c by layer.
+function rateSentence(model) {
+  const M = model.label;
+  const found = curve(model, "rc_half", `R\u1d9c of ${M}`);
+  if (!found || found.few) return found?.few;
+  const { means, F, L, a, b, low, high, lowAt, highAt, shape, change, bounds } = found;
+  const k = lateLayers(means);
+  const late = k <= means.length / 3 ? `, most of it in the last ${k === 1 ? "layer" : `${k} layers`}` : "";
+  const near = bounds && means.every((x) => bounds[1] - x <= 0.05 * (bounds[1] - bounds[0]));
+  const ceiling = near
+    ? ` That is near the ceiling, ${short(bounds[1])}: in each subspace the tokens are nearly at right angles.`
+    : "";
+  const by = {
+    null: `In ${M} R\u1d9c is ${a} nats in its one layer.`,
+    falls: `${M} lowers R\u1d9c${change}, from ${a} nats in layer ${F} to ${b} in layer ${L}${late}.`,
+    rises: `${M} raises R\u1d9c${change}, from ${a} to ${b}: the opposite of what its compression is derived for.`,
+    flat: `In ${M} R\u1d9c does not change by more than ${short(high - low)} nats: ${a} in layer ${F}, ${b} in layer ${L}.${ceiling}`,
+    valley: `${M} lowers R\u1d9c from ${a} to ${short(low)} in layer ${lowAt}, then lets it rise to ${b}.`,
+    hill: `${M} lets R\u1d9c rise from ${a} to ${short(high)} in layer ${highAt}, then lowers it to ${b}.`,
+    wavers: `In ${M} R\u1d9c goes up and down between ${short(low)} (layer ${lowAt}) and ${short(high)} (layer ${highAt}), and ends at ${b}.`,
+  };
+  return by[shape];
 }
 
 // What each compression step does to the R^c of the tokens that it takes in.
-export function stepsSentence(model) {
+function stepsSentence(model) {
   const steps = model.layers
     .map(({ measures }, l) => ({
       l,
@@ -136,84 +125,68 @@ export function stepsSentence(model) {
 }
 
 // The share of nonzero entries of the code.
-export function entriesSentence(model) {
-  const found = curve(model, "sparsity");
-  const { means, last, first, F, L, at } = found;
-  if (!means.length) return null;
-  const [M, a, b] = [model.label, percent(means[0]), percent(means.at(-1))];
-  if (first.count < FEW) return tooFew(found, `The share of entries that ${M} keeps`, percent);
-  const [low, high] = [Math.min(...means), Math.max(...means)];
+function entriesSentence(model) {
+  const M = model.label;
+  const found = curve(model, "sparsity", `The share of entries that ${M} keeps`);
+  if (!found || found.few) return found?.few;
+  const { F, L, a, b, lowAt, highAt, shape, show } = found;
+  const [low, high] = [show(found.low), show(found.high)];
   const by = {
+    null: `${M} keeps ${a} of the entries in its one layer.`,
     falls: `${M} keeps ${a} of the entries in layer ${F} and ${b} in layer ${L}.`,
     rises: `${M} keeps ${a} of the entries in layer ${F} and ${b} in layer ${L}: its code gets fuller with depth.`,
-    flat: `${M} keeps ${percent(low) === percent(high) ? `about ${percent(low)}` : `${percent(low)} to ${percent(high)}`} of the entries in every layer.`,
-    valley: `${M} keeps ${a} of the entries in layer ${F}, ${percent(low)} in layer ${at(low)} and ${b} in layer ${L}.`,
-    hill: `${M} keeps ${a} of the entries in layer ${F}, ${percent(high)} in layer ${at(high)} and ${b} in layer ${L}.`,
-    wavers: `${M} keeps between ${percent(low)} (layer ${at(low)}) and ${percent(high)} (layer ${at(high)}) of the entries, and ends at ${b}.`,
+    flat: `${M} keeps ${low === high ? `about ${low}` : `${low} to ${high}`} of the entries in every layer.`,
+    valley: `${M} keeps ${a} of the entries in layer ${F}, ${low} in layer ${lowAt} and ${b} in layer ${L}.`,
+    hill: `${M} keeps ${a} of the entries in layer ${F}, ${high} in layer ${highAt} and ${b} in layer ${L}.`,
+    wavers: `${M} keeps between ${low} (layer ${lowAt}) and ${high} (layer ${highAt}) of the entries, and ends at ${b}.`,
   };
-  const shape = shapeOf(means, last, toleranceOf("share", means));
-  const sentence = by[shape] ?? `${M} keeps ${a} of the entries in its one layer.`;
   const zeros = model.layers.at(-1).code?.zeros;
-  if (!zeros) return sentence;
+  if (!zeros) return by[shape];
   const little = zeros.threshold < 0.05 ? " The threshold, and so lambda, does little here." : "";
-  return `${sentence} Of the zeros in layer ${model.layers.length}, ${percent(zeros.negative)} were negative before the step.${little}`;
+  return `${by[shape]} Of the zeros in layer ${model.layers.length}, ${percent(zeros.negative)} were negative before the step.${little}`;
 }
 
 // R of all tokens: the objective asks for a large R.
-export function wholeRateSentence(model) {
-  const found = curve(model, "r_out");
-  const { means, last, first, F, L, at } = found;
-  if (!means.length) return null;
-  const [M, a, b] = [model.label, short(means[0]), short(means.at(-1))];
-  if (first.count < FEW) return tooFew(found, `R of ${M}`);
-  const shape = shapeOf(means, last, toleranceOf("rate", means, model.bounds?.r_out ?? null));
-  const change = changeOf(means);
-  if (shape === "falls")
-    return `As a whole the tokens of ${M} become alike too: R falls${change}, from ${a} to ${b} nats, which the objective does not ask for.`;
-  if (shape === "rises")
-    return `As a whole the tokens of ${M} become more different: R is ${a} nats in layer ${F}, ${b} in layer ${L}.`;
-  if (shape === "flat")
-    return `As a whole the tokens of ${M} stay as different as they were: R is ${a} nats in layer ${F}, ${b} in layer ${L}.`;
-  if (shape === null) return `R of ${M} is ${a} nats in its one layer.`;
-  const [low, high] = [Math.min(...means), Math.max(...means)];
-  return `R of ${M} lies between ${short(low)} and ${short(high)} nats, and ends at ${b}.`;
+function wholeRateSentence(model) {
+  const M = model.label;
+  const found = curve(model, "r_out", `R of ${M}`);
+  if (!found || found.few) return found?.few;
+  const { F, L, a, b, low, high, shape, change } = found;
+  const by = {
+    null: `R of ${M} is ${a} nats in its one layer.`,
+    falls: `As a whole the tokens of ${M} become alike too: R falls${change}, from ${a} to ${b} nats, which the objective does not ask for.`,
+    rises: `As a whole the tokens of ${M} become more different: R is ${a} nats in layer ${F}, ${b} in layer ${L}.`,
+    flat: `As a whole the tokens of ${M} stay as different as they were: R is ${a} nats in layer ${F}, ${b} in layer ${L}.`,
+  };
+  return by[shape] ?? `R of ${M} lies between ${short(low)} and ${short(high)} nats, and ends at ${b}.`;
 }
 
 // The objective in the last layer.
-export function objectiveSentence(model) {
-  const found = curve(model, "objective");
-  const { means, first } = found;
-  if (!means.length) return null;
-  if (first.count < FEW) return tooFew(found, `The objective of ${model.label}`);
-  let sentence = `The objective of ${model.label} ends at ${short(means.at(-1))}; larger is better.`;
+function objectiveSentence(model) {
+  const found = curve(model, "objective", `The objective of ${model.label}`);
+  if (!found || found.few) return found?.few;
+  const ends = `The objective of ${model.label} ends at ${found.b}; larger is better.`;
   const [whole, parts] = [model.bounds?.r_out, model.bounds?.rc_out];
-  if (whole && parts && whole[1] < parts[0])
-    sentence += ` R \u2212 R\u1d9c is below 0 whatever this model does: R is at most ${short(whole[1])}, R\u1d9c at least ${short(parts[0])}.`;
-  return sentence;
+  if (!whole || !parts || whole[1] >= parts[0]) return ends;
+  return `${ends} R \u2212 R\u1d9c is below 0 whatever this model does: R is at most ${short(whole[1])}, R\u1d9c at least ${short(parts[0])}.`;
 }
 
 const BETTER = { rc_half: -1, sparsity: -1, objective: 1, r_out: 1 };
 
 // A trained model beside an untrained one, by the last layer of a measure.
-export function againstUntrained(model, untrained, name) {
+function againstUntrained(model, untrained, name) {
   const [own, other] = [curve(model, name), curve(untrained, name)];
-  if (!own.means.length || !other.means.length || own.first.count < FEW || other.first.count < FEW) return null;
-  const [x, u] = [own.entries.at(-1), other.entries.at(-1)];
-  const kind = name === "sparsity" ? "share" : name === "objective" ? "objective" : "rate";
-  const tolerance = toleranceOf(
-    kind,
-    kind === "objective" ? [...own.means, ...other.means] : own.means,
-    model.bounds?.[name] ?? null,
-  );
-  const error = Math.hypot(standardError(x), standardError(u));
-  const show = kind === "share" ? percent : short;
-  const difference = x.mean - u.mean;
-  if (Math.abs(difference) < tolerance || Math.abs(difference) <= 3 * error)
-    return `An untrained one has ${show(u.mean)}, the same within ${show(Math.max(tolerance, 3 * error))}.`;
-  const better = difference * BETTER[name] > 0;
-  if (better)
-    return `An untrained one has ${show(u.mean)}: training ${difference > 0 ? "raises" : "lowers"} it, as the derivation asks.`;
-  return `An untrained one has ${show(u.mean)}: by this measure it is ahead of the trained one.${name === "objective" ? gapSentence(model, untrained) : ""}`;
+  if (!own || !other || own.few || other.few) return null;
+  const { kind, show, bounds, means } = own;
+  const tolerance = toleranceOf(kind, kind === "objective" ? [...means, ...other.means] : means, bounds);
+  const error = 3 * Math.hypot(standardError(own.last), standardError(other.last));
+  const [difference, u] = [own.last.mean - other.last.mean, show(other.last.mean)];
+  if (Math.abs(difference) < tolerance || Math.abs(difference) <= error)
+    return `An untrained one has ${u}, the same within ${show(Math.max(tolerance, error))}.`;
+  if (difference * BETTER[name] > 0)
+    return `An untrained one has ${u}: training ${difference > 0 ? "raises" : "lowers"} it, as the derivation asks.`;
+  const gap = name === "objective" ? gapSentence(model, untrained) : "";
+  return `An untrained one has ${u}: by this measure it is ahead of the trained one.${gap}`;
 }
 
 // Which term of the objective makes most of the gap to a better, untrained model.
@@ -232,7 +205,7 @@ function gapSentence(model, untrained) {
 }
 
 // How many answers are right, with Wilson's interval of 95 %.
-export function rightSentence(model, classes) {
+function rightSentence(model, classes) {
   const [k, total] = [model.right, model.labelled];
   if (!model.predicted || !total) return null;
   const [z, p] = [1.96, model.right / model.labelled];

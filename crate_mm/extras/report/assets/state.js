@@ -4,7 +4,7 @@
 import { headsOf, report } from "./data.js";
 
 const listeners = [];
-const replaced = new Set(["lambda", "layer", "step", "ink"]); // sliders and drawings do not add to the history
+const replaced = new Set(["lambda", "layer", "step", "ink", "section"]); // what does not add to the history
 
 // The last model named is A, unless another can run in the page. B is the last of the other models, an untrained one if
 // there is one.
@@ -28,6 +28,7 @@ function openingImage({ predicted }) {
 
 const pairAtStart = openingModels();
 const opening = {
+  section: null, // that is looked at
   ...pairAtStart,
   image: openingImage(report.models[pairAtStart.a]),
   layer: report.models[pairAtStart.a].layers.length - 1,
@@ -44,6 +45,34 @@ const opening = {
 };
 export const state = { ...opening };
 export const ignored = []; // parts of the address that were not understood
+export const INK_LETTERS = 1500; // of a drawing in the address; a longer one is left out
+let given = new Map(); // what the address names
+
+const within = (value, least, most) => (value >= least && value <= most ? value : undefined);
+const whole = (text, most, least = 1) => (/^\d+$/.test(text) ? within(Number(text), least, most) : undefined);
+const matching = (text, pattern) => (pattern.test(text) ? text : undefined);
+const decimal = (text, most) => (text === "" ? undefined : within(Number(text), 0, most));
+const fromOne = (number) => (number === undefined ? undefined : number - 1);
+
+// The parts of an address: name, what of the selection it is, its value of a text (undefined if the text does not fit),
+// and its text (null where it says nothing).
+const PARTS = [
+  ["s", "section", (text) => matching(text, /^(layer|draw|look|directions|objective|compare|subspaces|segments|run)$/)],
+  ["a", "a", (text) => fromOne(whole(text, report.models.length)), (a) => a + 1],
+  ["b", "b", (text) => (text === "0" ? null : fromOne(whole(text, report.models.length))), (b) => (b ?? -1) + 1],
+  ["image", "image", (text) => fromOne(whole(text, report.images.length)), (image) => image + 1],
+  ["layer", "layer", (text) => fromOne(whole(text, mostOf(depthOf))), (layer) => layer + 1],
+  ["head", "head", (text) => fromOne(whole(text, mostOf(headsOf))), (head) => head + 1],
+  ["token", "cls", (text) => text === "cls" || undefined, (cls) => (cls ? "cls" : null)],
+  ["y", "y", (text) => decimal(text, 0.9999), (y) => y.toFixed(3)],
+  ["x", "x", (text) => decimal(text, 0.9999), (x) => x.toFixed(3)],
+  ["measure", "measure", (text) => (Object.hasOwn(report.measures, text) ? text : undefined)],
+  ["step", "step", (text) => whole(text, 8), (step) => (step < 8 ? step : null)],
+  ["dir", "direction", (text) => fromOne(whole(text, 1e6)), (direction) => (direction === null ? null : direction + 1)],
+  ["lambda", "lambda", (text) => decimal(text, 10)],
+  ["off", "off", (text) => matching(text, /^[hd]\d+\.\d+(-\d+)?(,[hd]\d+\.\d+(-\d+)?)*$/), (off) => off || null],
+  ["ink", "ink", (text) => matching(text, /^[\w.-]{1,1500}$/), (ink) => (ink.length <= INK_LETTERS && ink) || null],
+];
 readAddress();
 
 // The numbers of layers and heads that can be chosen: the most of A and B.
@@ -56,42 +85,26 @@ export function depthOf(model) {
 }
 
 function readAddress() {
-  const given = new Map(new URLSearchParams(location.hash.slice(1)));
-  const whole = (name, most, least = 1) => {
-    const text = given.get(name);
-    given.delete(name);
-    if (text === undefined) return null;
-    const value = Number(text);
-    if (text !== "" && Number.isInteger(value) && value >= least && value <= most) return value;
-    ignored.push(name);
-    return null;
-  };
-  const place = (name, key, most) => {
-    const value = whole(name, most);
-    state[key] = value === null ? opening[key] : value - 1;
-  };
+  given = new Map(new URLSearchParams(location.hash.slice(1)));
+  if (!location.hash.includes("=")) given.clear(); // a link to a section
   ignored.length = 0;
   Object.assign(state, opening);
-  place("a", "a", report.models.length);
-  const b = whole("b", report.models.length, 0);
-  if (b !== null) state.b = b ? b - 1 : null;
-  if (state.b === state.a) state.b = opening.b === state.a ? null : opening.b;
-  place("image", "image", report.images.length);
-  place("layer", "layer", mostOf(depthOf));
-  place("head", "head", mostOf(headsOf));
-  place("dir", "direction", 1e6);
-  state.step = whole("step", 8) ?? 8;
-  for (const [name, text] of given) {
-    const value = Number(text);
-    if ((name === "y" || name === "x") && text !== "" && value >= 0 && value < 1) state[name] = value;
-    else if (name === "token" && text === "cls") state.cls = true;
-    else if (name === "measure" && Object.hasOwn(report.measures, text)) state.measure = text;
-    else if (name === "lambda" && text !== "" && value >= 0 && value <= 10) state.lambda = value;
-    else if (name === "off" && /^[hd]\d+\.\d+(-\d+)?(,[hd]\d+\.\d+(-\d+)?)*$/.test(text)) state.off = text;
-    else if (name === "ink" && /^[\w.-]{1,1500}$/.test(text)) state.ink = text;
-    else ignored.push(name);
+  for (const [name, key, read] of PARTS) {
+    const value = given.has(name) ? read(given.get(name)) : opening[key];
+    if (value === undefined) ignored.push(name);
+    else state[key] = value;
+    if (name === "b" && state.b === state.a) state.b = opening.b === state.a ? null : opening.b;
   }
+  const names = PARTS.map(([name]) => name);
+  ignored.push(...[...given.keys()].filter((name) => !names.includes(name)));
   fit();
+}
+
+// Where the page opens: a head, or a patch at (y, x), unless the address names one.
+export function openAt(place) {
+  Object.assign(opening, place);
+  const names = "head" in place ? ["head"] : ["token", "y", "x"];
+  if (!names.some((name) => given.has(name))) Object.assign(state, place);
 }
 
 // Keep the layer and the head within A and B.
@@ -100,24 +113,13 @@ function fit() {
   state.head = Math.min(state.head, mostOf(headsOf) - 1);
 }
 
-export const INK_LETTERS = 1500; // of a drawing in the address; a longer one is left out
-
 export function address(changed = {}) {
   const now = { ...state, ...changed };
-  const parts = new URLSearchParams({ image: now.image + 1, layer: now.layer + 1, head: now.head + 1 });
-  if (now.cls) parts.set("token", "cls");
-  parts.set("y", now.y.toFixed(3));
-  parts.set("x", now.x.toFixed(3));
-  if (report.models.length > 1) {
-    parts.set("a", now.a + 1);
-    parts.set("b", now.b === null ? 0 : now.b + 1);
+  const parts = new URLSearchParams();
+  for (const [name, key, , write = (value) => value] of PARTS) {
+    const text = write(now[key]);
+    if (text !== null && (report.models.length > 1 || (name !== "a" && name !== "b"))) parts.set(name, text);
   }
-  if (now.measure) parts.set("measure", now.measure);
-  if (now.step < 8) parts.set("step", now.step);
-  if (now.direction !== null) parts.set("dir", now.direction + 1);
-  if (now.lambda !== null) parts.set("lambda", now.lambda);
-  if (now.off) parts.set("off", now.off);
-  if (now.ink && now.ink.length <= INK_LETTERS) parts.set("ink", now.ink);
   return `#${parts}`;
 }
 
@@ -143,7 +145,8 @@ function writeAddress(add) {
 
 export function choose(changes) {
   const old = { ...state };
-  Object.assign(state, changes);
+  const middle = document.elementFromPoint(innerWidth / 2, innerHeight / 2);
+  Object.assign(state, changes, { section: middle?.closest("main > section")?.id ?? null });
   fit();
   const changed = Object.keys(state).filter((name) => state[name] !== old[name]);
   if (changed.length) writeAddress(changed.some((name) => !replaced.has(name)));
