@@ -30,7 +30,7 @@ from crate_mm.extras.sample_preview import SamplePreview
 from crate_mm.hub import HubModel
 from crate_mm.inference.features import extract
 from crate_mm.inference.generate import TextGenerator
-from crate_mm.models import CRATE, Backbone, ImageClassifier, InputSpec, Task
+from crate_mm.models import CRATE, Backbone, CausalToST, ImageClassifier, InputSpec, Task
 from crate_mm.models import TokenLayout as SameTokenLayout
 from crate_mm.models.families.block import build_block
 from crate_mm.models.layers import Block, Compression, Layer, Map, Sparsification, Subspaces, TokenLayout
@@ -148,6 +148,12 @@ class MyFigure(Figure):
     def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         run_batches(subjects[0].model, subjects[0].batches)
         raise NotImplementedError
+
+
+def continued(backbone: CausalToST, ids: Tensor) -> None:
+    cache = backbone.new_cache()
+    assert_type(backbone.logits(backbone(ids, cache)), Tensor)
+    assert_type(cache.length, int)
 
 
 def parts(backbone: CRATE, layer: Layer) -> None:
