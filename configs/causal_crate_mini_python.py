@@ -1,7 +1,7 @@
 """A small causal CRATE on the source of Python's own library, by bytes: no download.
 
     python tools/train.py configs/causal_crate_mini_python.py
-    python tools/generate.py work_dirs/causal_crate_mini_python/epoch_4.pth --prompt "def "
+    python tools/generate.py work_dirs/causal_crate_mini_python/epoch_3.pth --prompt "def "
 
 The library differs between versions of Python; a result must name the version.
 """

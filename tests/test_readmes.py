@@ -391,7 +391,7 @@ def stock(tmp_path_factory) -> Path:
             for run, kind in (("crate0", "crate"), ("crate1", "crate"), ("vit0", "vit"))
         },
         "work_dirs/mae/epoch_12.pth": mae,
-        "work_dirs/causal_crate_mini_python/epoch_4.pth": {"meta": {"model": text}, "state_dict": text_weights},
+        "work_dirs/causal_crate_mini_python/epoch_3.pth": {"meta": {"model": text}, "state_dict": text_weights},
         "work_dirs/scenes/epoch_10.pth": scenes,
     }
     for name, contents in stored.items():

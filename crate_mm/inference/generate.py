@@ -57,7 +57,7 @@ class TextGenerator:
         self,
         prompt: str | bytes = "",
         max_tokens: int = 500,
-        temperature: float = 1.0,
+        temperature: float = 0.8,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,

@@ -3,13 +3,13 @@ data_root = None  # included in Python
 
 train_dataloader = dict(
     num_workers=0,
-    dataset=dict(type="PythonLibrary", split="train", length=128, random_windows=6400),
+    dataset=dict(type="PythonLibrary", split="train", length=256, random_windows=6400),
 )
 val_dataloader = dict(
-    batch_size=64,
+    batch_size=32,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(type="PythonLibrary", split="val", length=128),
+    dataset=dict(type="PythonLibrary", split="val", length=256),
 )
 test_dataloader = val_dataloader
 
