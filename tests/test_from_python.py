@@ -88,7 +88,7 @@ def test_measures_of_images_are_those_of_their_batches(model, measures):
     assert measures.rows() == expected.rows()
     header, names, *lines = repr(measures).splitlines()
     assert header == "LayerMeasures of 5 samples, means"
-    assert names.split() == ["layer", "rc_half", "sparsity", "rc_z", "rc_in", "rc_out", "r_out", "objective"]
+    assert names.split() == ["layer", "rc_half", "sparsity", "rc_z", "rc_in", "rc_out", "r_out", "objective", "snr_out"]
     assert [line.split()[:2] for line in lines] == [
         [str(n + 1), f"{v:.4g}"] for n, v in enumerate(measures.means("rc_half"))
     ]
