@@ -98,7 +98,7 @@ def test_measures_of_images_are_those_of_their_batches(model, measures):
 def test_measures_are_plotted(measures):
     figure = measures.plot("sparsity")
     assert list(figure.axes[0].lines[0].get_ydata()) == measures.means("sparsity")
-    assert len(measures.plot().axes) == 7
+    assert len(measures.plot().axes) == 8
     with pytest.raises(ValueError, match="^active was not measured: choose from rc_half, sparsity"):
         measures.plot("active")
 
