@@ -88,7 +88,7 @@ def test_measures_of_images_are_those_of_their_batches(model, measures):
     assert measures.rows() == expected.rows()
     header, names, *lines = repr(measures).splitlines()
     assert header == "LayerMeasures of 5 samples, means"
-    assert names.split() == ["layer", "rc_half", "sparsity", "rc_z", "rc_in", "rc_out", "r_out", "objective"]
+    assert names.split() == ["layer", "rc_half", "sparsity", "rc_z", "rc_in", "rc_out", "r_out", "objective", "snr_out"]
     assert [line.split()[:2] for line in lines] == [
         [str(n + 1), f"{v:.4g}"] for n, v in enumerate(measures.means("rc_half"))
     ]
@@ -98,7 +98,7 @@ def test_measures_of_images_are_those_of_their_batches(model, measures):
 def test_measures_are_plotted(measures):
     figure = measures.plot("sparsity")
     assert list(figure.axes[0].lines[0].get_ydata()) == measures.means("sparsity")
-    assert len(measures.plot().axes) == 7
+    assert len(measures.plot().axes) == 8
     with pytest.raises(ValueError, match="^active was not measured: choose from rc_half, sparsity"):
         measures.plot("active")
 

@@ -30,7 +30,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=3.0, per_parameter=True),
 )
 param_scheduler = [
-    dict(type="WarmupCosineLR", warmup=1),  # in epochs
+    dict(type="WarmupCosineLR", warmup=0.25),  # in epochs
     dict(type="CosineWeightDecay", end_factor=10),
 ]
-train_cfg = dict(max_epochs=4, val_interval=4)
+train_cfg = dict(max_epochs=2, val_interval=2)

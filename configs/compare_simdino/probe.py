@@ -1,9 +1,9 @@
 """k-NN and linear probe of the backbones of this folder, on Fashion-MNIST padded to 32 x 32 pixels.
 
-    python tools/knn.py configs/compare_simdino/probe.py work_dirs/crate/epoch_4.pth --cfg-options data_root=data
-    python tools/train.py configs/compare_simdino/probe.py --load-from work_dirs/crate/epoch_4.pth --linear-probe
+    python tools/knn.py configs/compare_simdino/probe.py work_dirs/crate/epoch_2.pth --cfg-options data_root=data
+    python tools/train.py configs/compare_simdino/probe.py --load-from work_dirs/crate/epoch_2.pth --linear-probe
 
-work_dirs/crate/epoch_4.pth stands for a checkpoint of crate.py. The features are the teacher's, where there is one.
+work_dirs/crate/epoch_2.pth stands for a checkpoint of crate.py. The features are the teacher's, where there is one.
 The probe trains for three epochs.
 """
 

@@ -39,17 +39,17 @@ MODELS_LOOKED_AT = {
 }
 # Which measures a model has beside 'r_out'.
 HAS = {
-    "CRATE": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "objective"},
-    "CRATEMAE": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "objective"},
-    "tied": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "objective"},
-    "CRATEAlpha": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "sparsity_step1"},
-    "coupled": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "sparsity_step1"},
-    "one step": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity"},
-    "CBT": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "objective"},
-    "AoT": {"rc_half", "rc_z", "rc_in", "rc_out"},
-    "ToST": {"rc_half", "rc_z", "rc_in", "rc_out", "active"},
+    "CRATE": {"rc_half", "rc_z", "rc_in", "rc_out", "snr_out", "sparsity", "objective"},
+    "CRATEMAE": {"rc_half", "rc_z", "rc_in", "rc_out", "snr_out", "sparsity", "objective"},
+    "tied": {"rc_half", "rc_z", "rc_in", "rc_out", "snr_out", "sparsity", "objective"},
+    "CRATEAlpha": {"rc_half", "rc_z", "rc_in", "rc_out", "snr_out", "sparsity", "sparsity_step1"},
+    "coupled": {"rc_half", "rc_z", "rc_in", "rc_out", "snr_out", "sparsity", "sparsity_step1"},
+    "one step": {"rc_half", "rc_z", "rc_in", "rc_out", "snr_out", "sparsity"},
+    "CBT": {"rc_half", "rc_z", "rc_in", "rc_out", "snr_out", "sparsity", "objective"},
+    "AoT": {"rc_half", "rc_z", "rc_in", "rc_out", "snr_out"},
+    "ToST": {"rc_half", "rc_z", "rc_in", "rc_out", "snr_out", "active"},
     "softmax attention": {"sparsity"},
-    "MLP": {"rc_half", "rc_z", "rc_in", "rc_out", "active"},
+    "MLP": {"rc_half", "rc_z", "rc_in", "rc_out", "snr_out", "active"},
     "ViT": {"active"},
 }
 # What is refused, and the sentence.

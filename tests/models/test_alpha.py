@@ -72,7 +72,16 @@ def test_the_measures_are_of_the_inner_code(model):
     """The layer's output is no code, so that the objective, which would count its entries, is not defined."""
     block = model.backbone.blocks[0]
     assert (block.returns_code, block.lambd) == (False, 0.1)
-    assert set(defined_measures(model)) == {"rc_half", "sparsity", "sparsity_step1", "rc_z", "rc_in", "rc_out", "r_out"}
+    assert set(defined_measures(model)) == {
+        "rc_half",
+        "sparsity",
+        "sparsity_step1",
+        "rc_z",
+        "rc_in",
+        "rc_out",
+        "snr_out",
+        "r_out",
+    }
     with torch.no_grad(), measure_layers(model) as measures:
         model.eval()(images())
     first, second, _ = zip(*REF["code_nonzero_fraction_step1_step2_and_l2_per_layer"])

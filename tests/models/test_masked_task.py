@@ -385,7 +385,9 @@ def test_measures_of_the_encoder_and_of_the_decoder():
     with measure_layers(model) as encoder, measure_layers(model.decoder) as decoder:
         model(images)
     assert len(encoder.means("sparsity")) == len(decoder.means("rc_out")) == 2
-    assert {row.measure for row in decoder.rows()} == {"rc_in", "rc_out", "r_out"}, "a decoder's layer has no code"
+    assert {row.measure for row in decoder.rows()} == {"rc_in", "rc_out", "snr_out", "r_out"}, (
+        "a decoder's layer has no code"
+    )
     with capture(model.decoder, ("tap_synthesis", "tap_w", "tap_out")) as seen:
         model(images)
     y = model.backbone(images)

@@ -281,7 +281,7 @@ def test_layers_offer_what_is_defined():
     block, pixels = model.backbone.blocks[0], torch.randn(2, 3, 32, 32, dtype=torch.float64)
     assert (block.lambd, block.returns_code, block.attention(torch.zeros(1, 4, 48))) == (None, False, None)
     assert set(block.taps()) == {"tap_in", "tap_w", "tap_pi", "tap_half", "tap_out", "tap_act"}
-    assert set(defined_measures(model)) == {"rc_half", "rc_z", "rc_in", "rc_out", "r_out", "active"}
+    assert set(defined_measures(model)) == {"rc_half", "rc_z", "rc_in", "rc_out", "snr_out", "r_out", "active"}
     with torch.no_grad(), capture(model) as seen, measure_layers(model) as measures:
         model(pixels)
     U = block.subspaces().U

@@ -247,7 +247,7 @@ class ViT(VisionTransformer, Backbone):
     sizes = Sizes("vit", VIT_ARCHS)
     official: ClassVar[Official] = replace(TORCHVISION, variants=(DINO, *BARE))
     head_settings: ClassVar[dict] = {"norm": False}  # the tokens have passed a LayerNorm
-    stem = ("class_token", "conv_proj", "encoder.pos_embedding", "registers")
+    stem = ("class_token", "conv_proj", "encoder.pos_embedding")
     any_size = False  # see interpolate_positions
 
     def __init__(
@@ -285,6 +285,7 @@ class ViT(VisionTransformer, Backbone):
         for rate, (name, layer) in zip(rates, list(self.encoder.layers.named_children())):
             block = TappedEncoderBlock(layer, num_heads, embed_dim, rate, norm_eps, layer_scale)
             setattr(self.encoder.layers, name, block)
+        self.stem += ("registers",) if registers else ()
         self.registers = nn.Parameter(1e-6 * torch.randn(1, registers, embed_dim)) if registers else None
         if in_channels != 3:
             self.conv_proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)

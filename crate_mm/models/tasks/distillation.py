@@ -11,28 +11,27 @@ of the features, m images of a covariance group, N patches of a global crop.
 import copy
 import math
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from mmengine.dist import all_gather, all_reduce, get_dist_info
+from mmengine.dist import all_reduce, get_dist_info
 from torch import Tensor, nn
 
 from ...datasets.base import dataset_of, require_images
 from ...registry import MODELS
 from ..backbone import require_masking
 from .base import ImageTask, check_images_fit
-from .masked import random_bits
+from .heads import ProjectionHead
+from .masked import random_masks
 from .preprocessor import refuse_raw
+from .random_state import random_state, replay
 from .rate_loss import (
     GLOBAL_CROPS,
-    at_least_float32,
     compression,
     expanded_features,
     expansion,
+    gather_features,
     group_images,
     largest_expansion,
     patch_similarity,
@@ -40,36 +39,6 @@ from .rate_loss import (
 )
 
 __all__ = ["ProjectionHead", "SelfDistillation", "rate_distillation_loss"]
-
-
-class ProjectionHead(nn.Module):
-    """DINO's head: an MLP of three layers, ``(B, d) -> (B, p)``, whose outputs have unit length.
-
-    Args:
-        in_dim: d.
-        hidden_dim: width of both hidden layers.
-        out_dim: p.
-        norm: apply a LayerNorm first, for tokens that have not passed one.
-        prototypes: for DINO, the number of unit vectors that the outputs are compared with: ``(B, prototypes)``.
-    """
-
-    def __init__(
-        self, in_dim: int, hidden_dim: int = 2048, out_dim: int = 256, norm: bool = False, prototypes: int | None = None
-    ) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(in_dim) if norm else nn.Identity()
-        self.mlp = nn.Sequential(
-            nn.Linear(in_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, hidden_dim), nn.GELU(),
-            nn.Linear(hidden_dim, out_dim),
-        )  # fmt: skip
-        for linear in self.mlp[::2]:
-            nn.init.trunc_normal_(linear.weight, std=0.02)
-            nn.init.zeros_(linear.bias)
-        self.prototypes = nn.Linear(out_dim, prototypes, bias=False) if prototypes else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.normalize(at_least_float32(self.mlp(self.norm(x))), dim=-1)
-        return x if self.prototypes is None else F.linear(x, F.normalize(self.prototypes.weight, dim=-1))
 
 
 class _MicroBatch(NamedTuple):
@@ -253,12 +222,12 @@ class SelfDistillation(ImageTask):
         computed = []
         for batch in batches:
             batch = self.data_preprocessor(batch, True)
-            crops, state = batch["inputs"][:GLOBAL_CROPS], _random_state(self._device)
+            crops, state = batch["inputs"][:GLOBAL_CROPS], random_state(self._device)
             mask = self._mask(crops, batch.get("sample_seed"))
             student = self._global_features(self._student(), crops, mask, self.mask_token)
             computed.append((student[0], mask, self._global_features(self.teacher, crops, mask), state))
         local = [expanded_features(own, teacher[0], self.expansion_of) for own, _, teacher, _ in computed]
-        step = self._gather(torch.cat(local, dim=1), total)
+        step = gather_features(torch.cat(local, dim=1), total)
         for own, (_, mask, teacher, state) in zip(slots, computed):
             self._micro_batches.append(_MicroBatch(own, total, step, mask, teacher, state))
 
@@ -271,7 +240,7 @@ class SelfDistillation(ImageTask):
         crops, micro_batch = list(inputs), self._micro_batches.popleft() if self._micro_batches else None
         mask, targets, state = micro_batch[3:] if micro_batch else (None, None, None)
         mask = self._mask(crops, sample_seed) if mask is None else mask
-        with _replay(state, self._device):
+        with replay(state, self._device):
             student, patches = self._global_features(self._student(), crops[:GLOBAL_CROPS], mask, self.mask_token)
         if len(crops) > GLOBAL_CROPS:
             student = torch.cat([student, self._features(self._student(), crops[GLOBAL_CROPS:])])
@@ -385,13 +354,8 @@ class SelfDistillation(ImageTask):
             raise ValueError(f"masked crops must have one size, got {tuple(crops[0].shape)}, {tuple(crops[1].shape)}")
         if seeds is None:
             seeds = torch.randint(2**62, (len(crops[0]),), device=self._device)
-        bits = random_bits(seeds.to(self._device), GLOBAL_CROPS * (N + 2)).view(-1, GLOBAL_CROPS, N + 2)
-        numbers = ((bits >> 11) & (2**53 - 1)).double() / 2**53
-        smallest, largest = self.mask_ratio
-        count = ((smallest + (largest - smallest) * numbers[..., 1]) * N).round().clamp(min=1)
-        count = count * (numbers[..., 0] < self.mask_probability)
-        ranks = numbers[..., 2:].argsort(-1).argsort(-1)
-        return (ranks < count[..., None]).transpose(0, 1).flatten(0, 1)
+        mask = random_masks(seeds.to(self._device), GLOBAL_CROPS, N, self.mask_probability, self.mask_ratio)
+        return mask.transpose(0, 1).flatten(0, 1)
 
     def _expansion(
         self, student: Tensor, teacher: Tensor, micro_batch: _MicroBatch | None
@@ -409,23 +373,10 @@ class SelfDistillation(ImageTask):
             group_size = self.group_size if divides else "batch"
             return expansion(own, self.eps, group_size), count, group_size
         slots, total, step = micro_batch.slots, micro_batch.total, micro_batch.step
-        step = self._gather(own.detach(), total) if step is None else step
+        step = gather_features(own.detach(), total) if step is None else step
         value = expansion(step.index_copy(1, slots, own), self.eps, self.group_size)
         scaled = value.detach() + total / own.shape[1] * (value - value.detach())
         return scaled, total, self.group_size
-
-    @staticmethod
-    def _gather(local: Tensor, total: int) -> Tensor:
-        """Return the features ``(2, M, p)`` of a step from those of each process, in the order of the global batch.
-
-        Image i of the global batch is on process i modulo the number of processes.
-        """
-        _, world_size = get_dist_info()
-        if world_size == 1:
-            return local
-        size = math.ceil(total / world_size)
-        gathered = all_gather(F.pad(local, (0, 0, 0, size - local.shape[1])).contiguous())
-        return torch.stack(gathered, dim=2).flatten(1, 2)[:, :total]
 
     def _cross_entropy(self, student: Tensor, teacher: Tensor, num_crops: int) -> Tensor:
         """Return DINO's loss for prototype similarities ``(n B, K)`` and ``(2 B, K)``."""
@@ -443,22 +394,3 @@ class SelfDistillation(ImageTask):
             return self.teacher_temp
         progress = (self.steps.to(self.center.dtype) / (self.teacher_temp_warmup * self.total_steps)).clamp(max=1)
         return self.teacher_temp_start + progress * (self.teacher_temp - self.teacher_temp_start)
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, ...]:
-    """Return the states of the random generators of the host and, for a GPU, of the device."""
-    on_device = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
-    return torch.get_rng_state(), *on_device
-
-
-@contextmanager
-def _replay(state: tuple[Tensor, ...] | None, device: torch.device) -> Iterator[None]:
-    """Draw from a state of ``_random_state`` within the ``with`` block; the generators do not change."""
-    if state is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[device] if len(state) > 1 else []):
-        torch.set_rng_state(state[0])
-        if len(state) > 1:
-            torch.cuda.set_rng_state(state[1], device)
-        yield

@@ -3,9 +3,11 @@
 Shapes: B images, 1 + N tokens (CLS first), d embedding dimensions, h x w patches.
 """
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...registry import HEADS
+from .rate_loss import at_least_float32
 
 POOLS = {
     "cls": lambda tokens: tokens[:, 0],
@@ -106,3 +108,33 @@ class LinearDecoder(nn.Module):
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         return self.fc(self.norm(patches)).mT.unflatten(2, grid)
+
+
+class ProjectionHead(nn.Module):
+    """DINO's head: an MLP of three layers, ``(B, d) -> (B, p)``, whose outputs have unit length.
+
+    Args:
+        in_dim: d.
+        hidden_dim: width of both hidden layers.
+        out_dim: p.
+        norm: apply a LayerNorm first, for tokens that have not passed one.
+        prototypes: for DINO, the number of unit vectors that the outputs are compared with: ``(B, prototypes)``.
+    """
+
+    def __init__(
+        self, in_dim: int, hidden_dim: int = 2048, out_dim: int = 256, norm: bool = False, prototypes: int | None = None
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(in_dim) if norm else nn.Identity()
+        self.mlp = nn.Sequential(
+            nn.Linear(in_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, hidden_dim), nn.GELU(),
+            nn.Linear(hidden_dim, out_dim),
+        )  # fmt: skip
+        for linear in self.mlp[::2]:
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        self.prototypes = nn.Linear(out_dim, prototypes, bias=False) if prototypes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.normalize(at_least_float32(self.mlp(self.norm(x))), dim=-1)
+        return x if self.prototypes is None else F.linear(x, F.normalize(self.prototypes.weight, dim=-1))

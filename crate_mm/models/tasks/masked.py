@@ -49,6 +49,23 @@ def random_bits(seeds: Tensor, count: int) -> Tensor:
     return bits
 
 
+def random_masks(seeds: Tensor, views: int, patches: int, probability: float, ratio: tuple[float, float]) -> Tensor:
+    """Return random masks of patches ``(B, views, patches)``, true for masked, that depend on the seeds ``(B,)`` alone.
+
+    Args:
+        seeds: int64.
+        views: number of views of a sample, each with its own mask.
+        patches: number of patches of a view.
+        probability: probability that any patch of a view is masked.
+        ratio: smallest and largest fraction of masked patches, between which it is uniform; at least one is masked.
+    """
+    bits = random_bits(seeds, views * (patches + 2)).view(-1, views, patches + 2)
+    numbers = ((bits >> 11) & (2**53 - 1)).double() / 2**53  # uniform in [0, 1)
+    count = ((ratio[0] + (ratio[1] - ratio[0]) * numbers[..., 1]) * patches).round().clamp(min=1)
+    count = count * (numbers[..., 0] < probability)
+    return numbers[..., 2:].argsort(-1).argsort(-1) < count[..., None]
+
+
 def _signed(number: int) -> int:
     """Return the int64 with the bits of a uint64."""
     return (number ^ 2**63) - 2**63

@@ -10,6 +10,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import all_gather, get_dist_info
 from torch import Tensor
 
 GLOBAL_CROPS = 2
@@ -107,6 +108,19 @@ def expansion(features: Tensor, eps: float, group_size: int | str | None = None)
         factor, failed = torch.linalg.cholesky_ex(gram)
         half_logdet = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).masked_fill(failed > 0, torch.nan)
         return _gamma(num_images, dim) / 2 * half_logdet.mean(1).sum()
+
+
+def gather_features(local: Tensor, total: int) -> Tensor:
+    """Return the features ``(2, M, p)`` of a step from those of each process, in the order of the global batch.
+
+    Image i of the global batch is on process i modulo the number of processes.
+    """
+    _, world_size = get_dist_info()
+    if world_size == 1:
+        return local
+    size = math.ceil(total / world_size)
+    gathered = all_gather(F.pad(local, (0, 0, 0, size - local.shape[1])).contiguous())
+    return torch.stack(gathered, dim=2).flatten(1, 2)[:, :total]
 
 
 def largest_expansion(num_images: int, dim: int, eps: float, group_size: int | str | None = None) -> float:
