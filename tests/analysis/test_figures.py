@@ -154,9 +154,9 @@ def test_every_measure_is_drawn_or_refused(label):
 
 
 TEXT_MEASURES = {
-    "CausalCRATE": {"rc_half", "rc_z", "rc_in", "rc_out", "sparsity", "objective"},
-    "CausalAoT": {"rc_half", "rc_z", "rc_in", "rc_out"},
-    "CausalToST": {"rc_half", "rc_z", "rc_in", "rc_out", "active"},
+    "CausalCRATE": {"rc_half", "rc_z", "rc_in", "rc_out", "snr_out", "sparsity", "objective"},
+    "CausalAoT": {"rc_half", "rc_z", "rc_in", "rc_out", "snr_out"},
+    "CausalToST": {"rc_half", "rc_z", "rc_in", "rc_out", "snr_out", "active"},
     "GPT2": {"active"},
 }
 

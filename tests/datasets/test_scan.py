@@ -154,7 +154,7 @@ def test_a_share_is_the_same_in_every_run_and_counts_each_class_once():
     folders = ClassFolders.__new__(ClassFolders)
     folders.classes, folders.root = [f"c{i}" for i in range(3000)], "x"
     folders.samples = [(f"{c}/{i}", c) for c in range(3000) for i in range(10)]
-    kept = folders._split("val", 0.2)
+    kept = folders._share("val", 0.2)
     assert kept[:3] == [("0/2", 0), ("0/8", 0), ("1/2", 1)]
     assert len(kept) == 6000
 

@@ -75,7 +75,6 @@ TORCHVISION = Official(
         (1280, 32): {"num_heads": 16},
     },
     unlike="torchvision publishes no ViT of width {embed_dim} and depth {depth}",
-    variants=SEGMENTERS,
 )
 
 
@@ -245,7 +244,7 @@ class ViT(VisionTransformer, Backbone):
     """
 
     sizes = Sizes("vit", VIT_ARCHS)
-    official: ClassVar[Official] = replace(TORCHVISION, variants=(DINO, *BARE))
+    official: ClassVar[Official] = replace(TORCHVISION, variants=(DINO, *BARE, *SEGMENTERS))
     head_settings: ClassVar[dict] = {"norm": False}  # the tokens have passed a LayerNorm
     stem = ("class_token", "conv_proj", "encoder.pos_embedding")
     any_size = False  # see interpolate_positions
