@@ -222,10 +222,10 @@ def test_a_files_model_is_built_of_registered_parts_behind_a_config_too(tmp_path
     build_transferred_model(cfg, opened)
     build_analyzed(cfg, opened, seed=0, full_model=True)
     init_model("transfer/cifar10", tmp_path / "c.pth")
-    assert asked == [True] * 4  # init_model compares with the weights first
+    assert asked == [True] * 5  # init_model compares with the weights, and reads the size of the images, first
     (tmp_path / "own.py").write_text(f"model = {model!r}")
     init_model(tmp_path / "own.py", tmp_path / "c.pth")
-    assert asked[4:] == [False]  # a config is code
+    assert asked[5:] == [False]  # a config is code
     small = {"test_dataloader.dataset.source": {"type": "FakeData", "size": 4, "image_size": (3, 8, 8)}}
     small |= {"test_dataloader.dataset.transforms": [], "test_dataloader.num_workers": 0}
     for config, expected in (("transfer/cifar10", True), (tmp_path / "own.py", False)):
@@ -236,7 +236,7 @@ def test_a_files_model_is_built_of_registered_parts_behind_a_config_too(tmp_path
         cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None, work_dir=str(tmp_path / "run"))
         del asked[:]
         Runner.for_testing(cfg, opened)
-        assert asked == [expected] * 2  # once without memory, for the sizes of its images
+        assert asked == [expected]
 
 
 WORDS = {
