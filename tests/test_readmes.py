@@ -392,7 +392,7 @@ def stock(tmp_path_factory) -> Path:
         },
         "work_dirs/mae/epoch_12.pth": mae,
         "work_dirs/causal_crate_mini_python/epoch_3.pth": {"meta": {"model": text}, "state_dict": text_weights},
-        "work_dirs/scenes/epoch_10.pth": scenes,
+        "work_dirs/scenes/epoch_6.pth": scenes,
     }
     for name, contents in stored.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)

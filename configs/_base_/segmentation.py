@@ -7,6 +7,6 @@ model = dict(
     head=dict(num_classes=11),
     preprocessor=dict(type="ImagePreprocessor", mean=(0.46,), std=(0.16,)),
 )
-global_batch_size = 32
+global_batch_size = 16
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
-train_cfg = dict(max_epochs=10)
+train_cfg = dict(max_epochs=6)

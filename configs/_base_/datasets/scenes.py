@@ -6,7 +6,7 @@ train_dataloader = dict(
     num_workers=0,
     dataset=dict(
         type="SegmentationDataset",
-        source=dict(type="Scenes", split="train", length=2000),
+        source=dict(type="Scenes", split="train", length=2000, objects=(1, 3), scale=(0.5, 0.8)),
         transforms=[
             dict(type="RandomResize", min_size=52, max_size=80),
             dict(type="RandomCrop", size=64, pad_if_needed=True),
@@ -18,7 +18,11 @@ val_dataloader = dict(
     batch_size=50,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(type="SegmentationDataset", source=dict(type="Scenes", split="val", length=500), transforms=[]),
+    dataset=dict(
+        type="SegmentationDataset",
+        source=dict(type="Scenes", split="val", length=500, objects=(1, 3), scale=(0.5, 0.8)),
+        transforms=[],
+    ),
 )
 test_dataloader = val_dataloader
 
