@@ -2,7 +2,8 @@
 
     python tools/train.py configs/crate_micro_fashion_mnist.py --cfg-options data_root=data
 
-Result: 84.76 % of the 10,000 test images after the last epoch (seed 0), whose weights the package contains.
+Result: 85.20, 85.34 and 85.36 % of the 10,000 test images after the last epoch (seeds 0, 1, 2). The package contains
+the weights of seed 0.
 """
 
 _base_ = [
