@@ -15,8 +15,13 @@ REDRAW = 0.1  # seconds between two updates
 T = TypeVar("T")
 
 
-def live_console(file: TextIO) -> Console | None:
-    """Return a console on which a line can be redrawn: a stream's terminal or a notebook; None if there is neither."""
+def live_console(file: TextIO | None) -> Console | None:
+    """Return a console on which a line can be redrawn: a stream's terminal or a notebook; None if there is neither.
+
+    Python's standard streams are None if the program was started with closed ones, as by some versions of cron.
+    """
+    if file is None:
+        return None
     console = Console(file=file)
     if console.is_jupyter:  # Rich needs ipywidgets there
         return console if find_spec("ipywidgets") else None

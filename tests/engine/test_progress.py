@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def test_nothing_moves_in_a_file_that_is_forced_to_have_colors(tmp_path, monkeyp
     written = capsys.readouterr().out
     assert "Epoch(train)" in written
     assert not re.search(r"\r|\x1b\[[0-9?]*[A-Zl]", written)
+
+
+def test_a_run_without_standard_streams_trains(tmp_path, monkeypatch):
+    """As from a program that closes them first; Python's are then None."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    debug_runner(tmp_path, train_cfg__max_epochs=1).train()
+    assert (tmp_path / "epoch_1.pth").exists()
 
 
 def on_a_terminal(monkeypatch, *args) -> tuple[int, str]:
