@@ -18,12 +18,14 @@ SMALL = {
     ],
     "end_to_end": ["--config", "{recipe}", "--images", 10, "--batch", 1, "--workers", 1, "--rounds", 1],
     "checkpoint": ["--config", "{recipe}", "--rounds", 1],
+    "generation": ["--models", "tost", "gpt2", "--lengths", 8, 16, "--rounds", 1, "--tokens", 32],
     "faults": ["--kills", 1, "--damage", "--fork", "--processes", 2],
     "devices": [],
     "roofline": ["--check", "--configs", "{recipe}", "--img-sizes", 32, "--batches", 2, "--rounds", 1],
     "profile_step": ["--model", "crate_tiny", "--img-size", 32, "--batch", 2, "--steps", 1, "--rows", 5],
 }
 ROWS = {"loader": 13, "train_step": 6, "inference": 8, "scaling": 4, "end_to_end": 4, "devices": 29, "profile_step": 8}
+ROWS["generation"] = 4
 
 RECIPE = f"""
 _base_ = "{ROOT}/configs/crate_tiny_in1k.py"
