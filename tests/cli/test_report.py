@@ -162,7 +162,7 @@ MISTAKES = {
     ),
     "too large": (
         ["{configs}/enlarged.py", "random", "--megabytes", "1", "--shown", "450"],
-        "more than --megabytes 1: use fewer images (--shown) or fewer checkpoints",
+        "more than --megabytes 1: use fewer samples (--shown) or fewer checkpoints",
     ),
     "masks alone": (
         ["debug", "random", "--masks", "{configs}"],

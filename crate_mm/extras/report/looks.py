@@ -100,6 +100,7 @@ class Looks:
         self.truths, self.stored = truths, stored
         self.model, self.budget, self.layers = model, budget, find_layers(model)
         self.layout: TokenLayout | None = None  # of the last image
+        self.no_attention: str | None = None  # why a layer has none
         self.blocks: dict[int, list[Tensor]] = {}
         self.cls: dict[int, list[Tensor]] = {}
         self.has_code = any("tap_code" in layer.taps() for layer in self.layers.values())
@@ -120,8 +121,11 @@ class Looks:
                     self.predicted.append(list(zip(classes.tolist(), scores.tolist())))
 
     def _w(self, layer: int, w: Tensor) -> None:
-        attention = None if self.layout is None else self.layers[layer].attention(w, self.layout)
+        if self.layout is None:
+            return
+        attention = self.layers[layer].attention(w, self.layout)
         if attention is None:
+            self.no_attention = no_attention(self.layers[layer], self.layers[layer].maps(w, self.layout))
             return
         first, *grid = self.layout
         attention = attention[0].float().cpu()
@@ -174,7 +178,7 @@ class Looks:
         name, reasons = name_of(self.model), {}
         first = next(iter(self.layers.values()))
         if not self.blocks:
-            reason = NO_GRID if self.layout is None else no_attention(first)
+            reason = NO_GRID if self.layout is None else self.no_attention or no_attention(first)
             reasons["attention"] = f"{name} has no attention map: {reason}."
         if not self.cls:
             reasons["cls"] = f"{name} has no CLS token in its layers." if self.blocks else reasons["attention"]

@@ -72,7 +72,10 @@ function frame(width, height, { x, y, name, xTitle, xTicks, yFormat, xFormat = (
 
 // Curves by layer. series: [{name, style: {color, dash}, points: [{x, y, low, high, title}]}], bounds: [{y, name}], `chosen`
 // an x with a rule, `pick(x)` called by a click, `from` the start of the axis.
-export function lineChart(box, { series, bounds = [], xs, height = 200, chosen, pick = null, from = null, ...axes }) {
+export function lineChart(
+  box,
+  { series, bounds = [], xs, height = 200, chosen = null, pick = null, from = null, ...axes },
+) {
   const values = series.flatMap(({ points }) => points.flatMap(({ y, low = y, high = y }) => [low, high]));
   const y = range(values, [0, ...bounds.map((bound) => bound.y)]);
   if (from !== null) y[0] = from;
@@ -90,7 +93,7 @@ export function lineChart(box, { series, bounds = [], xs, height = 200, chosen, 
       svg.append(line(MARGIN.left, high, width - right, high, "bound"));
       svg.append(text(MARGIN.left + 4, high + (high < 24 ? 12 : -4), bound.name));
     }
-    svg.append(line(at.x(chosen), MARGIN.top, at.x(chosen), height - MARGIN.bottom, "rule"));
+    if (chosen !== null) svg.append(line(at.x(chosen), MARGIN.top, at.x(chosen), height - MARGIN.bottom, "rule"));
     const path = (pairs) => pairs.map(([a, b]) => `${at.x(a)},${at.y(b)}`).join(" ");
     for (const { points, style } of series) {
       const [low, high] = ["low", "high"].map((end) => points.map((p) => [p.x, p[end] ?? p.y]));
