@@ -79,10 +79,10 @@ def maskcut(
 ) -> list[np.ndarray]:
     """Return the masks of up to ``count`` objects, each ``(rows, columns)`` of bool, in the order of the cuts.
 
-    A cut splits the patches at the mean of y. If three or more corners of the image have y above the mean, or if the
-    patch with the largest ``|y|`` does not, the sign of y is flipped. The object is then the connected component, above
-    the mean, of the patch with the largest y. Its patches lose their affinities, and the next cut follows. The search
-    ends early if a further object has an IoU above 0.5 with an earlier one or less than 1 % of the patches.
+    A cut splits the patches at the mean of y. The sign of y is flipped if three or more corners of the image are above
+    the mean, or if the patch with the largest ``|y|`` is not. The object is then the connected component of the patch
+    with the largest y among the patches above the mean. Its patches lose their affinities, and the next cut follows.
+    The search ends early if a further object has an IoU above 0.5 with an earlier one or less than 1 % of the patches.
 
     Args:
         affinity: affinity of the patches, ``(N, N)``.

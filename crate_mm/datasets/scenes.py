@@ -27,8 +27,8 @@ class Scenes(MaskSource):
     later objects cover earlier ones. The classes are the ten classes of the objects, then the ground.
 
     Args:
-        root: the folder that contains ``FashionMNIST``. If it is missing, the objects are digits; the log says
-            which objects are used.
+        root: the folder that contains ``FashionMNIST``. Without ``FashionMNIST/raw`` in it, the objects are
+            digits; the log says which objects are used.
         split: 'train' or 'val'.
         length: number of scenes.
         size: height and width in pixels.

@@ -17,7 +17,7 @@ from .tokenizers import ByteTokenizer, Tokenizer
 from .windows import Windows, description_path
 
 SPLITS = ("train", "val")
-VAL_FRACTION = 0.05  # not an argument: with two fractions, training and validation could overlap
+VAL_FRACTION = 0.05  # of all datasets: with different fractions, training and validation could overlap
 # Parts of Python's library that some installations lack, tests, and tables of encodings.
 EXCLUDED = {"test", "tests", "idlelib", "idle_test", "lib2to3", "distutils", "ensurepip", "venv", "tkinter"}
 EXCLUDED |= {"turtledemo", "turtle.py", "encodings", "pydoc_data"}

@@ -109,7 +109,7 @@ def class_maps(layer: Layer, w: Tensor, layout: TokenLayout) -> tuple[str, Tenso
 
 
 def head_count(name: str, head_dim: int) -> Any:
-    """Return an ``Official.unpack`` for code with a fixed p: ``num_heads`` is the weight's number of rows over p."""
+    """Return an ``Official.unpack`` for code with a fixed p: ``num_heads`` is the number of rows of ``name`` over p."""
 
     def unpack(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
         rows = len(weights[name])

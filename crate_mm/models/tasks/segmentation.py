@@ -1,6 +1,6 @@
 """Semantic segmentation: a backbone with a grid of patches, and a decoder that classifies each patch.
 
-As in Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021, arXiv 2105.05633.
+Source of the task: Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021, arXiv 2105.05633.
 Shapes: B images, C channels, H x W pixels, h x w patches (N in total), d embedding dimensions, K classes.
 """
 
@@ -24,8 +24,8 @@ class Segmentation(ImageTask):
     """A class for each pixel: a decoder computes logits of the patches, which are enlarged bilinearly to the pixels.
 
     The loss is the mean cross entropy of the labeled pixels; the label 255 is ignored. If the backbone can interpolate
-    its positions, images may have any size: they are padded at the bottom and at the right to whole patches, and the
-    padding is cropped from the logits. It has the value 0, the mean color.
+    its positions, images may have any size: they are padded at the bottom and at the right to whole patches, with the
+    mean color, 0. The padding is cropped from the logits.
 
     Args:
         backbone: config of ``BACKBONES``, or a ``Backbone`` of images whose ``layout`` is a grid.
