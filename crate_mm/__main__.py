@@ -5,7 +5,7 @@ from importlib import import_module
 
 from . import __version__
 
-# Title of a group of commands, with an example -> its commands.
+# Maps the title of each group, which ends with an example, to the group's commands and their help texts.
 GROUPS = {
     "Train and evaluate: crate-mm train crate_tiny_digits": {
         "train": "train the model of a config",
@@ -13,15 +13,15 @@ GROUPS = {
         "knn": "classify by nearest neighbors on a backbone's features",
         "average": "average the weights of checkpoints, all of them or those that validation selects",
         "plot": "draw the curves of runs, or the schedule of a config",
-        "results_table": "turn result files into the layout of the paper's Table 1",
+        "results_table": "summarize result files in the layout of the paper's Table 1",
     },
     "Use a model: crate-mm predict epoch_40.pth my/photos": {
-        "predict": "predict the classes of images: printed, as CSV, as a sheet, or as masks",
+        "predict": "predict the classes of images or pixels, as text, CSV, a sheet of images or masks",
         "generate": "continue a text with a language model",
         "neighbours": "write the features of images, or show their nearest neighbors",
     },
     "Look inside: crate-mm demo": {
-        "demo": "write a page that shows a trained CRATE beside an untrained one; no training, no download",
+        "demo": "write a page that shows a trained CRATE beside an untrained one, without training or download",
         "report": "compare models side by side on a self-contained HTML page",
         "analyze": "look inside a model, one figure at a time",
         "get_flops": "count parameters and multiply-adds",
@@ -37,7 +37,7 @@ GROUPS = {
         "print_config": "print a config with its base configs and overrides, and the settings derived from it",
         "browse": "show training images after the transforms",
         "pack_dataset": "pack an image tree into WebDataset shards",
-        "pack_text": "write text files as token files for a language model",
+        "pack_text": "convert text files to token files for a language model",
         "doctor": "check a machine and a dataset, and flag what will not work",
     },
 }

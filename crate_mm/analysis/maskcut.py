@@ -1,8 +1,8 @@
-"""Objects without labels by MaskCut: repeated normalized cuts of an image's patches.
+"""Unsupervised object discovery by MaskCut: repeated normalized cuts of an image's patches.
 
 Source: Wang et al., "Cut and Learn for Unsupervised Object Detection and Instance Segmentation", CVPR 2023, arXiv
 2301.11320 (MaskCut), with the affinity of Yu et al., "Emergence of Segmentation with Minimalistic White-Box
-Transformers", CPAL 2024, arXiv 2308.16271. Its post-processing by a conditional random field is left out.
+Transformers", CPAL 2024, arXiv 2308.16271. MaskCut's post-processing by a conditional random field is left out.
 Shapes: N = rows x columns patches, d dimensions, H x W pixels.
 """
 
@@ -18,22 +18,24 @@ from torch import Tensor, nn
 from .taps import find_layers, layout_of, name_of, read_taps
 
 COUNT = 3  # objects per image
-THRESHOLD = 0.15  # smaller affinities count as none
-NO_AFFINITY = 1e-5  # instead of zero, so that the graph is connected
-MIN_FRACTION, MAX_OVERLAP = 0.01, 0.5  # of a further object: least fraction of the patches, largest IoU with another
+THRESHOLD = 0.15  # smaller affinities are replaced by NO_AFFINITY
+NO_AFFINITY = 1e-5  # not zero, so that the graph is connected
+# Limits for each object after the first: smallest fraction of the patches, largest IoU with an earlier object.
+MIN_FRACTION, MAX_OVERLAP = 0.01, 0.5
 
 
 @torch.no_grad()
 def patch_affinity(model: nn.Module, images: Tensor, layer: int = -1) -> tuple[Tensor, tuple[int, int]]:
     """Return the affinity of the patches in a layer, ``(B, N, N)`` of float64, and their grid (rows, columns).
 
-    It is the cosine of the layer's keys: ``sum_k <U_k^T z_i, U_k^T z_j>`` for a layer with subspaces, where each
-    ``U^T z`` is scaled to unit length; the same of the attention's keys for a ViT.
+    The affinity is the cosine similarity of the layer's keys. In a layer with subspaces it is
+    ``sum_k <U_k^T z_i, U_k^T z_j>``, where each ``U^T z`` is scaled to unit length. In a ViT, the keys are those of the
+    attention.
 
     Args:
         model: a task or a backbone.
         images: normalized images ``(B, C, H, W)``.
-        layer: its number from 0, or from -1 backward.
+        layer: index of the layer; negative indices count from the end.
 
     Raises:
         ValueError: the layer does not exist or compares no tokens, or the tokens form no grid.
@@ -57,8 +59,10 @@ def patch_affinity(model: nn.Module, images: Tensor, layer: int = -1) -> tuple[T
 
 
 def normalized_cut(weights: np.ndarray) -> np.ndarray:
-    """Return the relaxed normalized cut of a graph, ``(N, N) -> (N,)``: y of the second smallest lambda in
-    ``(D - W) y = lambda D y``, with the degrees D.
+    """Return the relaxed normalized cut of a graph, ``(N, N) -> (N,)``.
+
+    It is the eigenvector y of the second smallest eigenvalue lambda of ``(D - W) y = lambda D y``, where D is the
+    diagonal matrix of the degrees.
 
     Args:
         weights: W, symmetric and positive.
@@ -75,19 +79,19 @@ def maskcut(
 ) -> list[np.ndarray]:
     """Return the masks of up to ``count`` objects, each ``(rows, columns)`` of bool, in the order of the cuts.
 
-    A cut splits the patches at the mean of y. The object is on the side of the largest ``|y|``, or on the other side if
-    this side has three corners of the image; it is the connected part with the largest value there. Its patches then
-    lose their affinities, and the next cut follows. The search ends early at an object that overlaps an earlier one by
-    more than IoU 0.5 or has less than 1 % of the patches.
+    A cut splits the patches at the mean of y. The sign of y is flipped if three or more corners of the image are above
+    the mean, or if the patch with the largest ``|y|`` is not. The object is then the connected component of the patch
+    with the largest y among the patches above the mean. Its patches lose their affinities, and the next cut follows.
+    The search ends early if a further object has an IoU above 0.5 with an earlier one or less than 1 % of the patches.
 
     Args:
-        affinity: of the patches, ``(N, N)``.
+        affinity: affinity of the patches, ``(N, N)``.
         grid: rows and columns of the patches.
         count: largest number of objects.
-        threshold: affinities below it become zero, here 1e-5.
+        threshold: affinities below it are replaced by ``NO_AFFINITY``.
 
     Raises:
-        ValueError: the affinity is not of the grid's patches, is not finite, or ``count`` is not positive.
+        ValueError: the affinity's shape does not match the grid, a value is not finite, or ``count`` is not positive.
     """
     from scipy.ndimage import label
 
@@ -120,17 +124,19 @@ def require_pycocotools() -> None:
     try:
         import pycocotools.mask  # noqa: F401
     except ImportError:
-        raise ValueError("objects needs pycocotools, which is not installed: pip install 'crate_mm[coco]'") from None
+        raise ValueError(
+            "the figure objects needs pycocotools, which is not installed: pip install 'crate_mm[coco]'"
+        ) from None
 
 
 def coco_annotation(mask: np.ndarray, image_id: int, number: int, score: float | None = None) -> dict[str, Any]:
-    """Return a mask ``(H, W)`` of bool as an annotation in COCO's format, of the category 1.
+    """Return a mask ``(H, W)`` of bool as an annotation of category 1 in COCO's format.
 
     Args:
-        mask: has at least one pixel.
-        image_id: of its image.
-        number: id of the annotation, from 1.
-        score: of a found object.
+        mask: the mask, with at least one pixel.
+        image_id: ID of the image.
+        number: ID of the annotation, from 1.
+        score: confidence of a found object; None for the ground truth.
     """
     from pycocotools import mask as rle
 
@@ -144,7 +150,7 @@ def coco_annotation(mask: np.ndarray, image_id: int, number: int, score: float |
 
 
 def average_precision(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return AP, AP50 and AP75 of boxes ('bbox') and masks ('segm') by pycocotools, over all categories together.
+    """Return AP, AP50 and AP75 of boxes ('bbox') and masks ('segm') by pycocotools; all categories count as one.
 
     Args:
         truth: a dataset in COCO's format, restricted to the images that were searched.
@@ -156,7 +162,7 @@ def average_precision(truth: dict[str, Any], found: list[dict[str, Any]]) -> dic
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    # One category: with useCats=0, pycocotools still drops objects of a category that the ground truth lacks.
+    # All categories become 1: with useCats=0, pycocotools still drops objects of categories that the truth lacks.
     truth_of_one, found_of_one = (
         [{**copy.deepcopy(annotation), "category_id": 1} for annotation in annotations]
         for annotations in (truth["annotations"], found)

@@ -3,7 +3,8 @@
 python tools/average.py work_dirs/run/epoch_8.pth work_dirs/run/epoch_9.pth work_dirs/run/epoch_10.pth --out mean.pth
 python tools/average.py a.pth b.pth c.pth --greedy configs/crate_base_in1k.py --out soup.pth
 
---greedy validates each checkpoint. It starts from the best one and adds another if their average scores no worse.
+--greedy validates each checkpoint. It starts from the best one and adds another one unless that lowers the average's
+score.
 The final score comes from the data that selected the checkpoints: test the average on other data.
 
 BatchNorm statistics (ToST) are averaged, too. With a config (--greedy, --statistics), they are recomputed on its
@@ -29,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="checkpoints of one model")
     parser.add_argument("--out", required=True, metavar="FILE", help="file to write, *.pth")
-    parser.add_argument("--greedy", metavar="CONFIG", help="select checkpoints by this config's validation")
+    parser.add_argument("--greedy", metavar="CONFIG", help="select checkpoints by validation with this config")
     parser.add_argument(
         "--statistics", metavar="CONFIG", help="recompute BatchNorm statistics on this config's training images"
     )
@@ -41,7 +42,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Raise ``ValueError`` for conflicting options, or if a file would be overwritten."""
+    """Raise ``ValueError`` if options conflict, or if a file would be overwritten."""
     out = Path(args.out)
     if out.suffix != ".pth":
         raise ValueError(f"{sanitized(out)} must be named *.pth; tools/publish.py converts it to safetensors")
@@ -101,7 +102,7 @@ def main() -> None:
             mean = finish(mean) if statistics and finish else mean
         if statistics:
             recomputed = f"recomputed with the averaged weights on at most {args.images} training images"
-            averaged = "averaged, which does not give the statistics of the averaged weights"
+            averaged = "averaged, so they are not those of the averaged weights"
             notes.append(f"BatchNorm statistics are {recomputed if finish else averaged}")
         for note in notes:
             say(note)

@@ -3,8 +3,8 @@
 python tools/convert_official.py crate_base_official.pth crate_base.pth
 python tools/test.py configs/crate_base_in1k.py crate_base.pth
 
-Model arguments that tensor shapes do not determine must be given (--num-heads 6, --given ista_lambda=0.5), unless the
-file matches a published model. All assumptions are printed and stored in OUT.
+Unless the file matches a published model, give the model arguments that its tensor shapes do not determine, such as
+--num-heads 6 or --given ista_lambda=0.5. All assumptions are printed and stored in OUT.
 """
 
 import argparse

@@ -14,10 +14,10 @@ from ..models.backbone import InputSpec
 from ..registry import BACKBONES
 from .settings import LOADERS
 
-# "model" and "model/8" are the model's, and an eighth of it. Other arguments of a transform have no such value.
+# "model" stands for the value of the model's images, "model/8" for an eighth of it, in the arguments below only.
 _MODELS = re.compile(r"model(?:/([1-9]\d*))?")
 _ARGUMENTS = ("size", "padding", "channels")
-DATA_ONLY = InputSpec(3, (224, 224))  # the images of the papers' models, where data are read without a model
+DATA_ONLY = InputSpec(3, (224, 224))  # as for the papers' models; used if data is read without a model
 
 
 def fill_images(cfg: Config, needs_model: bool = True) -> bool:
@@ -30,10 +30,10 @@ def fill_images(cfg: Config, needs_model: bool = True) -> bool:
         needs_model: whether a config without a model is an error. If not, images have the size of ``DATA_ONLY``.
 
     Returns:
-        Whether a transform has such an argument.
+        Whether a value was replaced.
 
     Raises:
-        ValueError: the config defines no model, or its model does not declare images.
+        ValueError: the config defines no model, or its model does not declare the size of its images.
     """
     datasets = [(cfg.get(name) or {}).get("dataset") for name in LOADERS]
     if not any(map(_asks, datasets)):
@@ -71,7 +71,7 @@ def _filled(value: Any, spec: InputSpec, key: str = "") -> Any:
 def _images_of(model: dict, needs_model: bool) -> InputSpec:
     if "type" not in model:
         if needs_model:
-            raise ValueError("the transforms take the size of the model's images, and the config defines no model")
+            raise ValueError("the transforms take the size of the model's images, but the config defines no model")
         return DATA_ONLY
     spec, backbone = None, model.get("backbone")
     if isinstance(backbone, dict) and "type" in backbone:

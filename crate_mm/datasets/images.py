@@ -11,16 +11,16 @@ from PIL import Image
 from ..io.files import home
 from ..io.untrusted import read_regular, sanitized
 
-# PIL supports four dozen formats. One of them, EPS, runs an external program.
+# Formats that are accepted. PIL supports four dozen, and one of them, EPS, runs an external program.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF")
 _suffixes = Image.registered_extensions()  # loads PIL's formats
 FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF is not in all builds of PIL
-# Lower-case extensions of the formats. MPO files, which some cameras write, begin with a JPEG.
+# Lower-case extensions of the formats, and of MPO, which some cameras write: such a file begins with a JPEG.
 IMAGE_SUFFIXES = tuple(sorted(end for end, name in _suffixes.items() if name in (*FORMATS, "MPO")))
 MAX_PIXELS = 178_956_970  # PIL's limit for decompression bombs: half a gigabyte in RGB
 MAX_IMAGE_BYTES = 2**30  # size of an image's file
 
-# Errors that are not due to an image, so that the next image fails, too: out of file descriptors or memory.
+# Errors of the system, out of file descriptors or memory: they are not due to an image, and the next one fails, too.
 SYSTEM_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -73,8 +73,8 @@ def check_pixels(width: int, height: int, limit: int = MAX_PIXELS) -> None:
 def convert(image: Image.Image, mode: str = "RGB") -> Image.Image:
     """Convert like PIL, except for gray images of more than 8 bits, which PIL clips to 0..255.
 
-    Images of 16 bits are scaled. The range of 32-bit pixels (floats, and a TIFF's integers) is unknown: only integers
-    from 0 to 255 are accepted.
+    16-bit images are scaled to 8 bits. The range of 32-bit pixels (floats, and integers in a TIFF) is unknown, so only
+    integers from 0 to 255 are accepted.
 
     Raises:
         UnreadableImageError: 32-bit pixels with other values.
@@ -91,7 +91,7 @@ def convert(image: Image.Image, mode: str = "RGB") -> Image.Image:
 
 
 def _check_range(values: np.ndarray, highest: int) -> None:
-    """Raise ``UnreadableImageError`` unless all values are integers from 0 to ``highest``, and not NaN."""
+    """Raise ``UnreadableImageError`` unless all values are integers from 0 to ``highest``; NaN is not accepted."""
     if not ((values >= 0) & (values <= highest) & (values == np.floor(values))).all():
         raise UnreadableImageError(
             f"32-bit gray values from {values.min():g} to {values.max():g}, with unknown black and white levels: save "

@@ -1,4 +1,4 @@
-"""Masks: one label per pixel, their files, their colors, and the contract of a source of images with masks.
+"""Masks, with one label per pixel: their files and colors, and the contract of a source of images with masks.
 
 Shapes: H x W pixels of an image.
 """
@@ -21,10 +21,10 @@ PNG_SIGNATURE, PNG_GRAY = b"\x89PNG\r\n\x1a\n", 0
 class MaskSource(Source):
     """Images by position, as pairs (PIL image, labels uint8 ``(H, W)``); the label 255 is ignored.
 
-    Subclasses define ``classes`` and ``__len__``; and ``path`` and ``mask_path`` of files, or ``load``.
+    Subclasses define ``classes``, ``__len__``, and either ``path`` and ``mask_path``, which return files, or ``load``.
 
     Attributes:
-        first_label: value in the masks of class 0; smaller values are ignored.
+        first_label: the value of class 0 in the masks; pixels with smaller values are ignored.
     """
 
     classes: tuple[str, ...] | list[str]
@@ -48,7 +48,7 @@ class MaskSource(Source):
 
         Raises:
             UnreadableImageError: the image or the mask cannot be read, their sizes differ, the mask has colors, or a
-                label is above the classes.
+                label is not one of the classes.
         """
         image, values = self.load(index)
         name, labels = sanitized(self.mask_path(index)), self.labels_of(values)
@@ -60,24 +60,24 @@ class MaskSource(Source):
         label = int(np.where(labels == IGNORED_PIXEL, 0, labels).max(initial=0))
         if label >= len(self.classes):
             raise UnreadableImageError(
-                f"the mask {name} has the value {label + self.first_label}, class {label}, but the data has "
-                f"{len(self.classes)} classes, counted from 0"
+                f"the mask {name} has the value {label + self.first_label}, which is class {label}, but the classes "
+                f"are 0 to {len(self.classes) - 1}"
             )
         return image, labels.astype(np.uint8)
 
 
 def read_mask(file: str | Path) -> np.ndarray:
-    """Return the values of a mask's file, integers ``(H, W)``: the indices of a palette, or gray of 1 to 16 bits.
+    """Return the values of a mask's file, integers ``(H, W)``: palette indices, or gray levels of 1 to 16 bits.
 
     Raises:
-        UnreadableImageError: the file cannot be read, has colors or is no PNG: other formats may change values.
+        UnreadableImageError: the file cannot be read, has colors, or is not a PNG: other formats may change values.
     """
     try:
         data = read_regular(home(file), MAX_IMAGE_BYTES)
     except OSError as error:
         raise UnreadableImageError(f"the mask {sanitized(file)} cannot be read: {sanitized(error)}") from None
     if not data.startswith(PNG_SIGNATURE):
-        raise UnreadableImageError(f"the mask {sanitized(file)} is no PNG: other formats may change labels")
+        raise UnreadableImageError(f"the mask {sanitized(file)} is not a PNG: other formats may change labels")
     try:
         image = open_image(data, mode=None)
     except UnreadableImageError as error:
@@ -88,7 +88,7 @@ def read_mask(file: str | Path) -> np.ndarray:
             "PNG or as gray of 8 or 16 bits"
         )
     values = np.asarray(image).astype(np.int64)
-    bits, kind = data[24], data[25]  # of the header, which comes first
+    bits, kind = data[24], data[25]  # bit depth and color type in the PNG's header
     return values // (255 // (2**bits - 1)) if kind == PNG_GRAY and bits in (2, 4) else values  # PIL scales to 0..255
 
 
@@ -96,7 +96,7 @@ def palette(num_classes: int) -> np.ndarray:
     """Return a color for each class, uint8 ``(num_classes, 3)``: the palette of PASCAL VOC, class 0 black."""
     labels = np.arange(num_classes)
     colors = np.zeros((num_classes, 3), np.uint8)
-    for bit in range(8):  # bits 0, 1 and 2 of a label are the highest bits of red, green and blue; and so on
+    for bit in range(8):  # bits 0, 1, 2 of a label are the highest bits of red, green, blue; bits 3, 4, 5 the next, ...
         for channel in range(3):
             colors[:, channel] |= (((labels >> channel) & 1) << (7 - bit)).astype(np.uint8)
         labels = labels >> 3
@@ -111,7 +111,7 @@ def to_palette_image(labels: np.ndarray) -> Image.Image:
 
 
 def overlay(pixels: np.ndarray, labels: np.ndarray, opacity: float = 0.55) -> np.ndarray:
-    """Return an image uint8 ``(H, W, 1 or 3)`` with its labels ``(H, W)`` in color, uint8 ``(H, W, 3)``.
+    """Return an image uint8 ``(H, W, 1 or 3)`` blended with the colors of its labels ``(H, W)``, uint8 ``(H, W, 3)``.
 
     Ignored pixels keep their color.
     """

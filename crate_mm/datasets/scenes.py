@@ -1,4 +1,4 @@
-"""Scenes with true masks that need no download: articles of clothing, or digits, pasted on textured ground."""
+"""Scenes with ground-truth masks, without a download: articles of clothing, or digits, pasted on a textured ground."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from .masks import MaskSource
 from .sources import Digits
 
 GROUND = "ground"
-THRESHOLD = 32  # gray level from which a pixel belongs to its object: both datasets have a black background
+THRESHOLD = 32  # smallest gray level of an object's pixels; the background is black in both datasets
 SPLITS = {"train": 0, "val": 1}
 
 
@@ -22,19 +22,19 @@ SPLITS = {"train": 0, "val": 1}
 class Scenes(MaskSource):
     """Gray scenes of Fashion-MNIST's articles, or of scikit-learn's digits, on textured ground, with their masks.
 
-    A scene depends only on ``seed``, ``split`` and its position. Objects of the training scenes are training images,
-    those of the validation scenes test images. An object's mask is its pixels from ``THRESHOLD`` on; later objects
-    cover earlier ones. Classes: the ten of the objects, then the ground.
+    A scene depends only on ``seed``, ``split`` and its position. The objects of training scenes are training images,
+    the objects of validation scenes are test images. An object's mask contains its pixels of at least ``THRESHOLD``;
+    later objects cover earlier ones. The classes are the ten classes of the objects, then the ground.
 
     Args:
-        root: the folder that contains ``FashionMNIST``. If its files are not there, the objects are the digits; the
-            log says which.
+        root: the folder that contains ``FashionMNIST``. Without ``FashionMNIST/raw`` in it, the objects are
+            digits; the log says which objects are used.
         split: 'train' or 'val'.
         length: number of scenes.
         size: height and width in pixels.
-        objects: smallest and largest number of objects of a scene.
+        objects: smallest and largest number of objects per scene.
         scale: smallest and largest side of an object, as a fraction of ``size``.
-        seed: of the scenes.
+        seed: seed of the scenes.
 
     Raises:
         ValueError: unknown ``split``, or invalid numbers.
@@ -54,8 +54,8 @@ class Scenes(MaskSource):
             raise ValueError(f"unknown split {split!r}: choose train, val")
         if length < 1 or size < 8 or not 1 <= objects[0] <= objects[1] or not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(
-                f"Scenes: expected length >= 1, size >= 8, objects (1 or more, up to) and scale above 0 to 1, got "
-                f"length={length}, size={size}, objects={objects}, scale={scale}"
+                "Scenes: expected length >= 1, size >= 8, 1 <= objects[0] <= objects[1] and "
+                f"0 < scale[0] <= scale[1] <= 1, got length={length}, size={size}, objects={objects}, scale={scale}"
             )
         self.split, self.length, self.size, self.objects, self.scale, self.seed = (
             split, length, size, tuple(objects), tuple(scale), seed
@@ -74,7 +74,7 @@ class Scenes(MaskSource):
         else:
             source = Digits("train" if train else "test")
             place = "data_root is not set" if root is None else f"{sanitized(Path(home(root)))} has no FashionMNIST/raw"
-            text = f"scikit-learn's digits, as {place}"
+            text = f"scikit-learn's digits, because {place}"
             pictures, labels = source.images[source.numbers], source.targets
         print_log(f"Scenes of {self.split}: the objects are {text}", "current")
         return pictures, labels, list(source.classes)
@@ -88,7 +88,7 @@ class Scenes(MaskSource):
     def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Return a scene: a gray image and its labels, both of ``size`` x ``size`` pixels.
 
-        A scene is drawn once and kept: drawing a batch takes half as long as a training step of a small model.
+        Scenes are kept in memory, because drawing a batch takes half the time of a training step of a small model.
         """
         if index not in self._drawn:
             image, labels, _ = self._draw(index)
@@ -98,7 +98,7 @@ class Scenes(MaskSource):
     def instances(self, index: int) -> list[np.ndarray]:
         """Return the visible pixels of each object of a scene, ``(size, size)`` of bool, first object first.
 
-        An object that others cover wholly is left out.
+        Objects that are completely covered by others are left out.
         """
         numbers = self._draw(index)[2]
         return [numbers == number for number in np.unique(numbers) if number]
@@ -115,7 +115,7 @@ class Scenes(MaskSource):
             side = max(round(random.uniform(*self.scale) * self.size), 1)
             picture = Image.fromarray(self.pictures[number]).resize((side, side), Image.Resampling.BILINEAR)
             pixels = np.asarray(picture)
-            if random.rand() < 0.5 and self.classes[0] != "0":  # a mirrored digit is no digit
+            if random.rand() < 0.5 and self.classes[0] != "0":  # a mirrored digit is not a digit
                 pixels = pixels[:, ::-1]
             top, left = random.randint(0, self.size - side + 1, 2)
             window = np.s_[top : top + side, left : left + side]

@@ -1,4 +1,4 @@
-"""Text files as token IDs: their split by file, windows of their bytes, and token files."""
+"""Text files as token IDs: split by file, windows of bytes, and token files."""
 
 import hashlib
 import platform
@@ -17,14 +17,14 @@ from .tokenizers import ByteTokenizer, Tokenizer
 from .windows import Windows, description_path
 
 SPLITS = ("train", "val")
-VAL_FRACTION = 0.05  # one for all datasets: training and validation must not overlap
-# Parts of Python's library that some installations lack, and tables.
+VAL_FRACTION = 0.05  # of all datasets: with different fractions, training and validation could overlap
+# Parts of Python's library that some installations lack, tests, and tables of encodings.
 EXCLUDED = {"test", "tests", "idlelib", "idle_test", "lib2to3", "distutils", "ensurepip", "venv", "tkinter"}
 EXCLUDED |= {"turtledemo", "turtle.py", "encodings", "pydoc_data"}
 
 
 def is_validation(path: str, val_fraction: float) -> bool:
-    """Return whether a file belongs to the validation, by a hash of its relative path alone.
+    """Return whether a file belongs to the validation split, which only a hash of its relative path decides.
 
     Args:
         path: path relative to the folder, with slashes.
@@ -35,7 +35,7 @@ def is_validation(path: str, val_fraction: float) -> bool:
 
 
 def text_files(folder: str | Path, pattern: str = "*") -> list[str]:
-    """Return the paths of the files below a folder, relative to it, with slashes, sorted; hidden files are left out.
+    """Return the sorted paths, relative to a folder and with slashes, of the files below it except hidden ones.
 
     Raises:
         ValueError: the folder does not exist, or has no such file.
@@ -71,15 +71,14 @@ def split_files(names: list[str], split: str, val_fraction: float) -> list[str]:
 
 @DATASETS.register_module()
 class TextFiles(Windows):
-    """Windows of the bytes of text files, which are read into memory; each document ends with a byte 0.
+    """Windows of the bytes of text files, which are read into memory; a byte 0 ends each document.
 
-    A file is a document and belongs to the training or the validation as a whole, by a hash of its relative path; 5 %
-    of the files are expected to be for validation. The split is therefore the same on every machine. Samples are those
-    of ``Windows``. ``crate-mm pack-text`` writes token files for texts that do not fit into memory, or for another
-    tokenizer.
+    Each file is a document. A hash of its relative path assigns it to training or validation, so the split is the same
+    on every machine; about 5 % of the files are for validation. The samples are those of ``Windows``. For texts that do
+    not fit into memory, or for another tokenizer, write token files with ``crate-mm pack-text``.
 
     Args:
-        root: the folder; all files below it are read, except hidden ones.
+        root: the folder; all files below it that match ``pattern`` are read, except hidden ones.
         length: N.
         split: 'train' or 'val'.
         pattern: pattern of the file names, such as '*.txt'.
@@ -111,8 +110,8 @@ class TextFiles(Windows):
 class PythonLibrary(TextFiles):
     """Windows of the bytes of the source of Python's own standard library, which every machine has.
 
-    Left out are tests, tables of encodings, and packages that some installations lack. The library differs between
-    versions of Python, and slightly between distributions: a figure must name the version, which ``result.json`` does.
+    Tests, tables of encodings, and packages that some installations lack are left out. The library differs between
+    versions of Python, and slightly between distributions, so a result must name the version; ``result.json`` does.
 
     Args:
         length: N.
@@ -150,15 +149,15 @@ def library_files(folder: Path) -> list[str]:
 
 
 def documents(sources: Iterable[tuple[Path, Iterable[str]]], tokenizer: Tokenizer) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield for each file its number of bytes and its token IDs with the end of the document.
+    """Yield the number of bytes of each file, and its token IDs with the end-of-document token.
 
     Args:
-        sources: folders, and paths of files relative to them.
-        tokenizer: a tokenizer.
+        sources: pairs of a folder and the paths of files relative to it.
+        tokenizer: the tokenizer of the token IDs.
 
     Raises:
-        ValueError: a file cannot be read, is not UTF-8 though the tokenizer needs it, or contains the byte 0, which
-            ends a document of bytes.
+        ValueError: a file cannot be read, is not UTF-8 although the tokenizer needs it, or contains the byte 0 although
+            this is the tokenizer's end-of-document token.
     """
     for folder, names in sources:
         for name in names:
@@ -177,13 +176,13 @@ def documents(sources: Iterable[tuple[Path, Iterable[str]]], tokenizer: Tokenize
 def write_tokens(path: str | Path, parts: Iterable[tuple[int, np.ndarray]], tokenizer: Tokenizer) -> dict:
     """Write a token file, uint16 in the machine's byte order, and its description; return the description.
 
-    ``bytes`` counts the bytes of the texts, and one for the end of each document, with every tokenizer. Bits per byte
-    of different tokenizers are therefore comparable.
+    With every tokenizer, ``bytes`` is the number of bytes of the texts plus one for the end of each document. Bits per
+    byte of different tokenizers are therefore comparable.
 
     Args:
         path: file to write. The description beside it is ``<path>.json``.
-        parts: as from ``documents``.
-        tokenizer: the tokenizer of the parts.
+        parts: the number of bytes and the token IDs of each document, as from ``documents``.
+        tokenizer: the tokenizer of the token IDs.
     """
     counts = {"documents": 0, "bytes": 0, "tokens": 0, "largest_id": 0}
     with atomic_file(path) as file:
@@ -193,7 +192,7 @@ def write_tokens(path: str | Path, parts: Iterable[tuple[int, np.ndarray]], toke
             counts["bytes"] += size + 1
             counts["tokens"] += len(ids)
             counts["largest_id"] = max(counts["largest_id"], int(ids.max()))
-        description_path(path).unlink(missing_ok=True)  # that of an earlier file, which is replaced now
+        description_path(path).unlink(missing_ok=True)  # the description of an earlier file, which is now replaced
     description = {"tokenizer": tokenizer.description, "vocab_size": tokenizer.vocab_size, **counts}
     write_json(description_path(path), description)
     return description

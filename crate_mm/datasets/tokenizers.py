@@ -13,7 +13,7 @@ from ..io.files import home
 from ..io.untrusted import read_regular, sanitized
 
 MAX_FILE_BYTES = 2**28
-MAX_VOCAB = 2**16  # a token file has uint16
+MAX_VOCAB = 2**16  # token files store uint16
 END = "<|endoftext|>"
 
 
@@ -31,10 +31,10 @@ class Tokenizer(Protocol):
     end: int
 
     def encode(self, text: bytes) -> np.ndarray:
-        """Return the token IDs of a text, ``(tokens,)``; raise ``ValueError`` for a text that is not accepted."""
+        """Return the token IDs of a text, ``(tokens,)``; raise ``ValueError`` if the text is not accepted."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token IDs; a part of a character is U+FFFD."""
+        """Return the text of token IDs; an incomplete character becomes U+FFFD."""
 
 
 class ByteTokenizer:
@@ -52,14 +52,14 @@ class ByteTokenizer:
 
 
 class FileTokenizer:
-    """The tokenizer of a file: ``*.json`` of Hugging Face's tokenizers, or ``*.tiktoken``, base64 tokens with ranks.
+    """A tokenizer from a file: ``*.json`` of Hugging Face's tokenizers, or ``*.tiktoken``, base64 tokens with ranks.
 
     A checkpoint stores the name of the file and a hash, not the file.
 
     Args:
         path: the file.
-        end: text of the token that ends a document. In a tiktoken file it gets the ID after the last one.
-        pattern: regular expression that splits text into words; tiktoken's files do not contain theirs.
+        end: text of the token that ends a document. With a tiktoken file, its ID follows the last ID of the file.
+        pattern: regular expression that splits text into words; only for tiktoken's files, which do not contain it.
 
     Raises:
         ValueError: the file does not exist or is not a tokenizer, has no token ``end``, has more than 65,536 tokens, or
@@ -74,16 +74,19 @@ class FileTokenizer:
             raise ValueError(f"the tokenizer {sanitized(path)} cannot be read: {error.strerror or error}") from None
         read = {".json": _read_tokenizers, ".tiktoken": _read_tiktoken}.get(path.suffix)
         if read is None:
-            raise ValueError(f"the tokenizer {sanitized(path)} must be *.json (of tokenizers) or *.tiktoken")
+            raise ValueError(
+                f"the tokenizer {sanitized(path)} must be *.json (of the package tokenizers) or *.tiktoken"
+            )
         self._encode, self.decode, self.vocab_size, end_id = read(path, content, end, pattern)
         if end_id is None:
             raise ValueError(
-                f"the tokenizer {sanitized(path)} has no token {end!r} to end a document: name its own with --end TOKEN"
+                f"the tokenizer {sanitized(path)} has no token {end!r} to end a document: give the token that it uses "
+                "with --end TOKEN"
             )
         if self.vocab_size > MAX_VOCAB:
             raise ValueError(
-                f"the tokenizer {sanitized(path)} has {self.vocab_size:,} tokens: a token file has uint16, at most "
-                f"{MAX_VOCAB:,}"
+                f"the tokenizer {sanitized(path)} has {self.vocab_size:,} tokens: expected at most {MAX_VOCAB:,}, "
+                "because token files store uint16"
             )
         self.end = end_id
         digest = hashlib.sha256(content + (pattern or "").encode()).hexdigest()
@@ -101,7 +104,7 @@ class FileTokenizer:
 
 
 def build_tokenizer(name: str | Path, end: str = END, pattern: str | None = None) -> Tokenizer:
-    """Return the tokenizer 'bytes' or that of a file; see ``FileTokenizer``."""
+    """Return the tokenizer 'bytes', or a ``FileTokenizer`` for the name of a file."""
     return ByteTokenizer() if name == "bytes" else FileTokenizer(name, end, pattern)
 
 
@@ -109,11 +112,11 @@ def tokenizer_of(description: Any, file: str | Path | None = None) -> Tokenizer:
     """Return the tokenizer that a checkpoint describes.
 
     Args:
-        description: ``Tokenizer.description`` of the checkpoint's training, or None.
-        file: the file of the tokenizer, or 'bytes'; a description of bytes needs none.
+        description: the ``Tokenizer.description`` in the checkpoint, or None.
+        file: the file of the tokenizer, or 'bytes'; not needed if the description is 'bytes'.
 
     Raises:
-        ValueError: the description is missing or invalid and there is no file, or the file is another tokenizer.
+        ValueError: the description is invalid, a file is needed but missing, or the file is another tokenizer.
     """
     if description is None:
         if file is None:
@@ -125,10 +128,10 @@ def tokenizer_of(description: Any, file: str | Path | None = None) -> Tokenizer:
             raise ValueError(f"the model was trained on bytes, not on tokens of {sanitized(file)}: omit the tokenizer")
         return ByteTokenizer()
     if file in (None, "bytes"):
-        raise ValueError(f"the model was trained on tokens of {name}, which checkpoints do not contain: give its file")
+        raise ValueError(f"the model was trained with {name}, which checkpoints do not contain: give this file")
     tokenizer = FileTokenizer(file, description["end"], description.get("pattern"))
     if tokenizer.description["sha256"] != description["sha256"]:
-        raise ValueError(f"{sanitized(file)} is another tokenizer than {name}, on whose tokens the model was trained")
+        raise ValueError(f"{sanitized(file)} is not the tokenizer that the model was trained with, {name}")
     return tokenizer
 
 
@@ -136,11 +139,13 @@ def tokenizer_name(description: Any) -> str:
     """Return the name of a described tokenizer for messages.
 
     Raises:
-        ValueError: the description is not one of a tokenizer.
+        ValueError: the description is invalid.
     """
     texts = [description.get(key) for key in ("name", "sha256", "end")] if isinstance(description, dict) else []
     if description != "bytes" and not (texts and all(isinstance(text, str) for text in texts)):
-        raise ValueError(f"{sanitized(repr(description), 80)} describes no tokenizer: expected 'bytes' or a dict")
+        raise ValueError(
+            f"{sanitized(repr(description), 80)} is not the description of a tokenizer: expected 'bytes' or a dict"
+        )
     return "bytes" if description == "bytes" else sanitized(f"{texts[0]} (sha256 {texts[1][:12]})")
 
 
@@ -150,8 +155,8 @@ def _read_tokenizers(path: Path, content: bytes, end: str, pattern: str | None) 
     tokenizers = _require("tokenizers", path)
     try:
         tokenizer = tokenizers.Tokenizer.from_str(content.decode())
-    except Exception as error:  # the package raises Exception itself
-        raise ValueError(f"{sanitized(path)} is not a file of tokenizers: {sanitized(error)}") from None
+    except Exception as error:  # the package raises plain Exception
+        raise ValueError(f"{sanitized(path)} cannot be read by the package tokenizers: {sanitized(error)}") from None
 
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False).ids
@@ -172,7 +177,7 @@ def _read_tiktoken(path: Path, content: bytes, end: str, pattern: str | None) ->
         end_id = max(ranks.values()) + 1
         encoding = tiktoken.Encoding(path.name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={end: end_id})
     except Exception as error:  # the package raises various exceptions
-        raise ValueError(f"{sanitized(path)} is not a file of tiktoken: {sanitized(error)}") from None
+        raise ValueError(f"{sanitized(path)} cannot be read by the package tiktoken: {sanitized(error)}") from None
     return encoding.encode_ordinary, lambda ids: encoding.decode(list(ids)), end_id + 1, end_id
 
 

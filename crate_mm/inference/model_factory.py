@@ -28,7 +28,7 @@ def list_models(pretrained: bool = False) -> list[str]:
 
     They are the named ``sizes`` of the registered backbones, CRATE's first, and the small models whose weights the
     package contains, such as 'crate_mini_digits'. 'crate_mae_base' is a classifier on the encoder of a masked
-    autoencoder; the autoencoder itself has a config.
+    autoencoder; a config builds the autoencoder itself.
 
     Args:
         pretrained: return only the models that ``get_model(name, pretrained=True)`` loads.
@@ -38,7 +38,7 @@ def list_models(pretrained: bool = False) -> list[str]:
 
 
 def _named_backbones() -> dict[str, dict[str, str]]:
-    """Return for the name of each size of a family the backbone's type and arch."""
+    """Return a dict that maps the name of each family's size to the backbone's ``type`` and ``arch``."""
     families = {kind: backbone.sizes for kind, backbone in registered_backbones().items() if backbone.sizes is not None}
     return {
         f"{sizes.prefix}_{arch}": {"type": kind, "arch": arch}
@@ -147,24 +147,24 @@ def _open_pretrained(name: str, pretrained: bool | str | Path) -> Checkpoint:
 
 
 def _matching_config(name: str, named: dict, checkpoint: Checkpoint) -> dict | None:
-    """Return a checkpoint's classifier config; None for another task, of which only the backbone is loaded.
+    """Return a checkpoint's model config if it is a classifier's; else None, and only the backbone is loaded.
 
     Raises:
-        CheckpointError: the checkpoint's backbone has another type or size than the named one.
+        CheckpointError: the type or the size of the checkpoint's backbone differs from the named one.
     """
     model = validated_model_config(checkpoint)
     backbone = model.get("backbone") or {}
     if backbone.get("type") != named["type"] or _size(backbone) != _size(named):
         raise CheckpointError(
             f"get_model({name!r}): {checkpoint.path} is of another model, with the backbone "
-            f"{sanitized(backbone.get('type'))}, {sanitized(backbone.get('arch'))}: build that model with "
+            f"{sanitized(backbone.get('type'))} of arch {sanitized(backbone.get('arch'))}: build that model with "
             "init_model(None, ...)"
         )
     return model if model["type"] == "ImageClassifier" else None
 
 
 def _size(backbone: dict) -> tuple | None:
-    """Return the size that a backbone's config gives by name or as numbers."""
+    """Return the size in a backbone's config, whose ``arch`` is a name or a dict of numbers."""
     archs, arch = BACKBONES.get(backbone["type"]).sizes.archs, backbone.get("arch")
     if not isinstance(arch, dict):
         return archs.get(arch)
@@ -172,7 +172,7 @@ def _size(backbone: dict) -> tuple | None:
 
 
 def _load_pretrained(model: ImageClassifier, checkpoint: Checkpoint, load_all: bool) -> None:
-    """Load all weights of a checkpoint, or its whole backbone and, if all shapes match, its head.
+    """Load a checkpoint's weights: all of them, or the whole backbone and, if all its shapes match, the head.
 
     Raises:
         CheckpointError: the weights do not match the model.

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-MAX_VALUES = 2_000_000  # numbers, strings, lists, dicts and tensors of a checkpoint
+MAX_VALUES = 2_000_000  # numbers, strings, lists, dicts and tensors in a checkpoint, together
 MAX_LEVELS = 64  # nesting depth of lists and dicts
 _SECRETS = re.compile(
     r"(\b[A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/?#\"'<>]*@)?([^\s?#\"'<>]*)(?:\?[^\s#\"'<>]*?(?=[:;,.)]*(?:[\s#\"'<>]|$)))?"
 )
-# Control and format characters (which can reverse the text direction); surrogates stand for undecodable bytes.
+# Categories of control and format characters. Format characters can reverse the text direction. Surrogates stand for
+# bytes that could not be decoded.
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
@@ -39,14 +40,14 @@ def sanitized(text: Any, max_length: int = 200) -> str:
 def without_secrets(text: Any) -> str:
     """Return a text with user, password and query removed from its URLs.
 
-    A query may contain a signature that grants access. Call it before ``sanitized``, which may truncate the ``?`` of a
-    long URL.
+    A query may contain a signature that grants access. Call this function before ``sanitized``, which may cut out the
+    ``?`` of a long URL and leave a part of its query.
     """
     return _SECRETS.sub(r"\1\2", str(text))
 
 
 def sanitized_url(address: Any) -> str:
-    """Return ``sanitized`` text that is or may be a URL, without user, password and query."""
+    """Return ``sanitized`` text; remove user, password and query from the URLs in it."""
     return sanitized(without_secrets(address))
 
 
@@ -60,10 +61,10 @@ _PATH = re.compile(r"~[\w.-]*/|/|file:|[A-Za-z]:[\\/]|\\\\")  # start of a path,
 
 
 def public(value: Any, files: Collection[str] = (), is_file: bool = False) -> Any:
-    """Return a text, or plain data with texts, without private paths and secrets, for publication.
+    """Return a text or plain data for publication, without private paths and secrets.
 
-    Absolute paths are reduced to their last component. URLs lose user, password, query and fragment, which may be a
-    signature; a ``#sha256=`` fragment is kept.
+    Absolute paths are reduced to their last component. URLs lose user, password, query and fragment, because the last
+    two may be signatures; a ``#sha256=`` fragment is kept.
 
     Args:
         value: a text, or dicts and lists of texts and other values.
@@ -89,7 +90,7 @@ def _name(path: str) -> str:
 
 
 def sanitized_lines(text: Any, max_length: int = 20_000) -> str:
-    """Return ``sanitized`` lines of a multi-line message of crate_mm."""
+    """Return a multi-line message of crate_mm with each line ``sanitized``."""
     lines = str(text)[: 2 * max_length].split("\n")
     return "\n".join(sanitized(line, max_length) for line in lines)[: max_length + 100]
 
@@ -110,7 +111,7 @@ def shortened(name: str, max_bytes: int = 120) -> str:
 
 
 def spreadsheet_cell(value: Any) -> Any:
-    """Return a value for a CSV file; an apostrophe is prepended to text that a spreadsheet reads as a formula."""
+    """Return a value for a CSV file; text that a spreadsheet would read as a formula gets an apostrophe before it."""
     if not isinstance(value, str):
         return value
     value = "".join(_escape(c) if unicodedata.category(c) in ("Cc", "Cs") else c for c in value)
@@ -124,14 +125,14 @@ def is_count(value: Any) -> bool:
 
 @contextmanager
 def open_regular(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a regular file in binary mode; devices may be endless, and pipes may block.
+    """Open a regular file in binary mode; refuse devices, which may be endless, and pipes, which may block.
 
     Raises:
         OSError: the file is missing or not a regular file.
     """
     # Without O_NONBLOCK, open() waits for a writer of a pipe.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:  # open() does not close the descriptor of a folder
+    try:  # open() fails on a folder, but leaves the descriptor open
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(f"{sanitized(path)} is not a regular file")
         with open(descriptor, "rb", closefd=False) as file:
@@ -176,7 +177,7 @@ def walk(value: Any) -> Iterator[tuple[tuple, Any]]:
 def check_plain(
     value: Any, allowed: tuple[type, ...] = (), max_values: int = MAX_VALUES, max_levels: int = MAX_LEVELS
 ) -> None:
-    """Raise ``ValueError`` unless a value is plain data of bounded size; shared objects count each time.
+    """Raise ``ValueError`` unless a value is plain data of bounded size; a shared object counts at each occurrence.
 
     Plain data are None, booleans, numbers, strings, lists, tuples, and dicts with string keys.
 

@@ -55,7 +55,7 @@ def test_every_family_declares_its_images_without_memory_for_its_weights(name):
 
 def test_a_config_without_a_model_is_refused_unless_its_data_alone_are_read():
     cfg = load_config("transfer/pets")
-    with pytest.raises(ValueError, match="take the size of the model's images, and the config defines no model"):
+    with pytest.raises(ValueError, match="take the size of the model's images, but the config defines no model"):
         fill_images(cfg)
     assert fill_images(cfg, needs_model=False)
     assert transforms_of(cfg)[:2] == [dict(STEPS[0], channels=3), dict(STEPS[1], size=(224, 224))]

@@ -72,9 +72,9 @@ def test_the_palette_is_pascal_vocs():
     [
         (Image.new("RGB", (3, 2)), r"masks/a0\.png is a color image \(RGB\): expected one label per pixel"),
         (Image.fromarray(LABELS[:1]), r"masks/a0\.png has 3 x 1 pixels, its image 3 x 2"),
-        (Image.fromarray(LABELS + 3), r"masks/a0\.png has the value 5, class 5, but the data has 3 classes"),
+        (Image.fromarray(LABELS + 3), r"masks/a0\.png has the value 5, which is class 5, but the classes are 0 to 2"),
         (b"\x89PNG\r\n\x1a\n123", r"masks/a0\.png cannot be read: cannot identify"),
-        (b"JFIF", r"masks/a0\.png is no PNG"),
+        (b"JFIF", r"masks/a0\.png is not a PNG"),
     ],
 )
 def test_a_wrong_mask_is_named_in_one_sentence(folder, mask, message):
@@ -292,7 +292,7 @@ def test_scenes_say_what_they_are_made_of(tmp_path, caplog):
     logger.addHandler(caplog.handler)
     source = Scenes(str(tmp_path))
     logger.removeHandler(caplog.handler)
-    assert f"Scenes of train: the objects are scikit-learn's digits, as {tmp_path} has no" in caplog.text
+    assert f"Scenes of train: the objects are scikit-learn's digits, because {tmp_path} has no" in caplog.text
     assert source.classes == [*"0123456789", "ground"]
     (tmp_path / "FashionMNIST" / "raw").mkdir(parents=True)
     with pytest.raises(ValueError, match="FashionMNIST is missing or incomplete"):

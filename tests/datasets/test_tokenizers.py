@@ -44,7 +44,7 @@ def test_a_file_of_tokenizers_is_read(words):
         tokenizer.encode(b"a\xff")
     with pytest.raises(ValueError, match=r"has no token '</s>' to end a document"):
         FileTokenizer(words, end="</s>")
-    with pytest.raises(ValueError, match=r"is another tokenizer than words.json"):
+    with pytest.raises(ValueError, match=r"is not the tokenizer that the model was trained with, words.json"):
         tokenizer_of({**tokenizer.description, "sha256": "0" * 64}, words)
 
 
@@ -73,8 +73,8 @@ def test_a_file_of_tiktoken_is_read_with_its_pattern(tmp_path):
             lambda at: tokenizer_of({"name": "a", "sha256": "b", "end": "c"}),
             r"a \(sha256 b\), which checkpoints do not",
         ),
-        (lambda at: tokenizer_of({"name": 1}), r"describes no tokenizer: expected 'bytes' or a dict"),
-        (lambda at: tokenizer_of("gpt2"), r"'gpt2' describes no tokenizer"),
+        (lambda at: tokenizer_of({"name": 1}), r"is not the description of a tokenizer: expected 'bytes' or a dict"),
+        (lambda at: tokenizer_of("gpt2"), r"'gpt2' is not the description of a tokenizer"),
     ],
 )
 def test_what_is_no_tokenizer_is_refused_in_a_sentence(tmp_path, make, message):

@@ -75,7 +75,7 @@ def test_mean_class_has_a_rule(tmp_path):
 
 @pytest.mark.slow
 def test_what_is_better_must_be_known(tmp_path):
-    with pytest.raises(ValueError, match="save_best 'eval/oddity': it is not known whether greater or less is better"):
+    with pytest.raises(ValueError, match="save_best 'eval/oddity': cannot tell whether greater or less is better"):
         train_scripted(tmp_path, "eval/oddity", epochs=1)
     with pytest.raises(ValueError, match="rule must be 'greater' or 'less', got 'more'"):
         train(tmp_path, default_hooks__checkpoint__rule="more")

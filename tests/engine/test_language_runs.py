@@ -177,10 +177,10 @@ def test_the_tools_take_a_text_model(texts, one, tmp_path, run_tool):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("tokens with an ID of 300", "has the token 300, the backbone knows tokens below 256"),
+        ("tokens with an ID of 300", "has the token ID 300, but the backbone's vocabulary has 256 tokens"),
         ("a file cut off", "the file was cut off or replaced"),
         ("an odd length", "expected an even number for uint16"),
-        ("a longer context", "gives windows of 17 tokens, the backbone has 16 positions"),
+        ("a longer context", "gives windows of 17 tokens, but the backbone has 16 positions"),
     ],
 )
 def test_bad_input_is_refused_before_the_first_step(texts, tmp_path, change, message):

@@ -52,7 +52,7 @@ def test_an_earlier_runs_result_and_config_go_aside_with_its_checkpoints(tmp_pat
 def test_a_run_that_is_refused_moves_nothing(tmp_path):
     train(tmp_path, train_cfg__max_epochs=1)
     before = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
-    with pytest.raises(ValueError, match="it is not known whether greater or less is better"):
+    with pytest.raises(ValueError, match="cannot tell whether greater or less is better"):
         train(tmp_path, default_hooks__checkpoint__save_best="eval/oddity")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == before
     assert not list(tmp_path.glob("before_*"))

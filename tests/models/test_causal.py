@@ -233,8 +233,8 @@ def test_bad_inputs_are_refused(family):
             torch.tensor([[3, -1]]),
             "has a vocabulary of 29 tokens (vocab_size), got the ID -1: expected IDs from 0 to 28",
         ),
-        (torch.zeros(1, 3), "takes token IDs (B, N) of integers, got torch.float32 of shape (1, 3)"),
-        (torch.zeros(3, dtype=torch.int64), "takes token IDs (B, N) of integers, got torch.int64 of shape (3,)"),
+        (torch.zeros(1, 3), "takes integer token IDs (B, N), got torch.float32 of shape (1, 3)"),
+        (torch.zeros(3, dtype=torch.int64), "takes integer token IDs (B, N), got torch.int64 of shape (3,)"),
     ):
         with pytest.raises(ValueError, match=f"^{family} {re.escape(sentence)}$"):
             backbone(inputs)
@@ -261,7 +261,7 @@ def test_a_tssa_for_shorter_texts_is_refused():
 
 def test_an_operator_that_sees_later_tokens_is_refused():
     with pytest.raises(
-        ValueError, match="CausalAoT needs a compression whose causal is True, unlike that of this CBSA: give"
+        ValueError, match="CausalAoT needs a causal compression, but this CBSA is not causal: set compress"
     ):
         CausalAoT(**SIZE, compress=dict(type="CBSA"))
 

@@ -142,7 +142,7 @@ def test_from_official_copies_and_refuses():
     ):
         with pytest.raises(ValueError, match=sentence):
             DEPICTSA.from_official(weights, **sizes)
-    with pytest.raises(ValueError, match=r"no weights of CBT's decoder: net.layers.0.fn.proj.weight is missing"):
+    with pytest.raises(ValueError, match=r"not the weights of CBT's decoder: net.layers.0.fn.proj.weight is missing"):
         CBTDecoder.from_official(weights)
     for change, sentence in (
         (lambda w: w.pop("mask_norm.bias"), "missing .*mask_norm.bias"),

@@ -78,11 +78,11 @@ def test_bits_per_byte_are_left_out_if_the_bytes_are_unknown(caplog):
     [
         (
             lambda: Windows(np.arange(30) % 20, 7),
-            r"gives windows of 7 tokens, the backbone has 6 positions: set",
+            r"gives windows of 7 tokens, but the backbone has 6 positions: set",
         ),
         (
             lambda: Windows(np.arange(30), 6),
-            r"'Windows' has the token 29, the backbone knows tokens below 20: .*=30",
+            r"'Windows' has the token ID 29, but the backbone's vocabulary has 20 tokens: .*=30",
         ),
         (lambda: Digits("train"), r"of type 'Digits' gives None as inputs: expected token IDs, int64 of shape \(N\)"),
     ],
@@ -101,5 +101,7 @@ def test_tokens_of_another_tokenizer_are_refused(model):
     data = Windows(np.arange(20), 6)
     model.check_data(data, "val")
     data.description = {"tokenizer": {"name": "words.json"}}
-    with pytest.raises(ValueError, match=r"tokens of the tokenizer .*words.json.*, the model was trained on .* bytes"):
+    with pytest.raises(
+        ValueError, match=r"tokens of the tokenizer .*words.json.*, but the model was trained on .* bytes"
+    ):
         model.check_data(data, "val")

@@ -178,9 +178,9 @@ class NoGrid(Pointwise):
 
 
 def test_refused_models():
-    with pytest.raises(ValueError, match="NoGrid does not define its grid of patches, which a segmentation needs"):
+    with pytest.raises(ValueError, match="NoGrid does not define its grid of patches, which segmentation needs"):
         Segmentation(NoGrid(), LinearDecoder(2, 3), preprocessor=GRAY)
-    with pytest.raises(ValueError, match="the head LinearHead is no decoder of masks: use LinearDecoder"):
+    with pytest.raises(ValueError, match="the head LinearHead is not a mask decoder: use LinearDecoder"):
         build(head=dict(type="LinearHead", num_classes=3))
     with pytest.raises(ValueError, match=r"stride \(17, 17\) must be at least 1 and at most the window, \(16, 16\)"):
         build(window=16, stride=17)
@@ -201,7 +201,8 @@ def test_refused_data():
     image, labels = scenes.images.load(0)
     scenes.images.load = lambda index: (image, labels + 1)
     with pytest.raises(
-        ValueError, match="the mask of scene 0 of train has the value 11, class 11, but the data has 11"
+        ValueError,
+        match="the mask of scene 0 of train has the value 11, which is class 11, but the classes are 0 to 10",
     ):
         task.check_data(scenes, "train")
 

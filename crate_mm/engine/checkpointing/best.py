@@ -29,7 +29,7 @@ def rule_of(metric: str, runner: Runner) -> str:
     matches = {rule for part, rule in KNOWN_RULES.items() if part in name}
     if len(matches) != 1:
         raise ValueError(
-            f"save_best {metric!r}: it is not known whether greater or less is better: "
+            f"save_best {metric!r}: cannot tell whether greater or less is better: "
             "set default_hooks.checkpoint.rule to 'greater' or 'less'"
         )
     return matches.pop()
@@ -41,7 +41,7 @@ class BestCheckpoint:
     Args:
         metric: name of the metric, with its prefix.
         rule: 'greater' or 'less'.
-        alone: whether it is the only metric; then the message hub's keys have no suffix.
+        alone: whether no other metric has a best checkpoint; the message hub's keys then have no suffix.
     """
 
     def __init__(self, metric: str, rule: str, alone: bool) -> None:
@@ -50,17 +50,17 @@ class BestCheckpoint:
         self.score_key, self.path_key = f"best_score{suffix}", f"best_ckpt{suffix}"
 
     def warn_if_missing(self, runner: Runner) -> None:
-        """Warn if the best checkpoint of a resumed run is missing: only a better epoch will be saved."""
+        """Warn if the best checkpoint of a resumed run is missing: only a better epoch replaces it."""
         info = runner.message_hub.runtime_info
         path, score = info.get(self.path_key), info.get(self.score_key)
         if path and score is not None and not Path(path).is_file():
             runner.logger.warning(
-                f"{path} is missing: it had {score:.4f} {self.metric}; the next best checkpoint is written when an "
-                "epoch is better"
+                f"the best checkpoint {path} is missing: the next one is written when {self.metric} is better than "
+                f"{score:.4f}"
             )
 
     def update(self, runner: Runner, score: float) -> bool:
-        """Write the checkpoint if the score is the best, then delete the previous best; return whether it is the best.
+        """Write the checkpoint if the score is the best, then delete the previous one; return whether it is the best.
 
         All ranks call it. If the write fails, the previous file and score stay.
         """

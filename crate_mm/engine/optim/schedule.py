@@ -1,4 +1,4 @@
-"""Schedules of the recipes for learning rate and weight decay, and scaling of the learning rate with the batch size."""
+"""Schedules of learning rate and weight decay, and scaling of the learning rate with the batch size."""
 
 import logging
 import math
@@ -12,13 +12,13 @@ from ..mmengine_private import ParamScheduler
 
 
 class WarmupCosine(ParamScheduler):
-    """Linear warm-up, then a cosine, of one setting of all parameter groups, as one curve over the run's iterations.
+    """Schedule of one setting of all parameter groups: linear warm-up, then a cosine, over the run's iterations.
 
     See ``WarmupCosineLR`` for the curve and the arguments.
 
     Attributes:
         setting: key of the parameter groups.
-        title: its name in messages.
+        title: name of the setting in messages.
     """
 
     setting: ClassVar[str]
@@ -52,13 +52,13 @@ class WarmupCosine(ParamScheduler):
         end_step: int | None = None,
         **kwargs,
     ) -> "WarmupCosine":
-        """Build from a length in epochs; MMEngine calls it for ``convert_to_iter_based=True``."""
+        """Build from lengths in epochs; MMEngine calls this method for ``convert_to_iter_based=True``."""
         if not by_epoch:
             raise ValueError(f"{cls.__name__} takes its lengths in epochs: leave out by_epoch")
         return cls(*args, warmup=warmup * epoch_length, end=end_step or end * epoch_length, **kwargs)
 
     def factor(self, step: int) -> float:
-        """Return the factor of the base value at iteration ``step``."""
+        """Return the factor by which the base value is multiplied at iteration ``step``."""
         if step < self.warmup:
             return self.start_factor + (1 - self.start_factor) * step / self.warmup
         progress = min((step - self.warmup) / (self.end - self.warmup), 1.0)
@@ -95,16 +95,15 @@ class WarmupCosineLR(WarmupCosine):
         lr * (start_factor + (1 - start_factor) * i / W)                            for i < W
         lr * (end_factor + (1 - end_factor) (1 + cos(pi (i - W) / (T - W))) / 2)    for W <= i < T
 
-    The config determines T: a shorter ``train_cfg.max_epochs`` compresses the curve, and a resumed run follows the
-    curve of the config that it is resumed with. To stop early on the curve of a longer run, set ``end`` to the
-    longer run's epochs.
+    The config determines T. A shorter ``train_cfg.max_epochs`` compresses the curve. A resumed run follows the curve of
+    its new config. To follow the curve of a longer run and stop early, set ``end`` to the longer run's epochs.
 
     Args:
         warmup: W in epochs, at most the fraction ``max_warmup`` of T.
         end: T in epochs (default: the run's ``max_epochs``).
         start_factor: fraction of ``lr`` at the first iteration.
         max_warmup: upper limit of W / T, for short runs.
-        end_factor: fraction of ``lr`` at the end of the cosine; 0.01 for a recipe from 1e-3 to 1e-5.
+        end_factor: fraction of ``lr`` at the end of the cosine, such as 0.01 to go from 1e-3 to 1e-5.
         end_step: T in steps, instead of ``end`` (default: the run's ``max_steps``, if set and ``end`` is not given).
 
     Raises:
@@ -122,13 +121,13 @@ class WarmupCosineLR(WarmupCosine):
 
 @PARAM_SCHEDULERS.register_module()
 class CosineWeightDecay(WarmupCosine):
-    """Half a cosine from the weight decay of each parameter group to ``end_factor`` times it, as in DINO.
+    """Half a cosine from each parameter group's weight decay to ``end_factor`` times this value, as in DINO.
 
-    Groups without weight decay stay without it.
+    Groups without weight decay are not changed.
 
     Args:
         end: length in epochs (default: the run's).
-        end_factor: 10 for a recipe from 0.04 to 0.4.
+        end_factor: final factor, such as 10 to go from 0.04 to 0.4.
 
     Raises:
         ValueError: ``end_factor`` is negative.
@@ -139,12 +138,12 @@ class CosineWeightDecay(WarmupCosine):
 
     def __init__(self, optimizer: OptimWrapper, end: int, end_factor: float, **kwargs) -> None:
         if not end_factor >= 0:
-            raise ValueError(f"end_factor must be a factor of the weight decay of at least 0, got {end_factor}")
+            raise ValueError(f"end_factor, a factor of the weight decay, must be at least 0, got {end_factor}")
         super().__init__(optimizer, end=end, end_factor=end_factor, **kwargs)
 
     @classmethod
     def build_iter_from_epoch(cls, *args, **kwargs) -> "CosineWeightDecay":
-        """As ``WarmupCosine.build_iter_from_epoch``, without a warm-up."""
+        """Build as ``WarmupCosine.build_iter_from_epoch`` does, without a warm-up."""
         return super().build_iter_from_epoch(*args, warmup=0, **kwargs)
 
 

@@ -41,7 +41,7 @@ class TappedTimmAttention(Compression):
 
 
 class TimmLayer(Layer):
-    """A timm layer, ``(B, N, d) -> (B, N, d)``, with ``tap_out``, and with ``tap_w`` if it has timm's Attention."""
+    """A timm layer, ``(B, N, d) -> (B, N, d)``, with ``tap_out``; with timm's ``Attention``, it also has ``tap_w``."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -59,8 +59,9 @@ class TimmLayer(Layer):
 class TimmBackbone(Backbone):
     """A timm model without its classifier: ``(B, C, H, W) -> (B, 1 + N, d)``.
 
-    The first token is the CLS token or, in a model without a CLS token, the mean of the tokens. Heads therefore pool by
-    'cls'. Other prefix tokens, such as registers, are dropped. A model with ``blocks`` has readable layers.
+    The first token is the CLS token or, in a model without a CLS token, the mean of the patches. Heads therefore pool
+    by 'cls'. Other prefix tokens, such as registers, are dropped. In a model with ``blocks`` and prefix tokens, each
+    block becomes a ``Layer``, which measures and figures can read.
 
     Args:
         name: one of ``timm.list_models()``.
@@ -74,7 +75,7 @@ class TimmBackbone(Backbone):
         ValueError: timm has no such model, its features are not tokens, or an option is refused.
 
     Attributes:
-        original_names: timm's name of each weight -> its names in this module; used to read timm's checkpoints.
+        original_names: maps timm's name of each weight to its names in this module, to read timm's checkpoints.
     """
 
     head_settings: ClassVar[dict[str, Any]] = {"norm": False}  # timm applies the final LayerNorm itself
@@ -143,7 +144,7 @@ class TimmBackbone(Backbone):
         return InputSpec(self.in_channels, self.img_size, getattr(self.model, "dynamic_img_size", False))
 
     def layout(self, inputs: Tensor) -> TokenLayout | None:
-        """Return the token layout; None if the model has no patch grid or has other tokens."""
+        """Return the token layout; None unless the tokens are the prefix tokens and a grid of patches."""
         grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
         if grid is None or self.prefix + grid[0] * grid[1] != self.num_tokens:
             return None
@@ -172,19 +173,19 @@ class TimmBackbone(Backbone):
         return name if same and isinstance(name, str) else ""
 
     def _copy(self, device: str | None = None) -> "TimmBackbone":
-        """Return a copy in eval mode that shares the tensors, or has meta tensors."""
+        """Return a copy in eval mode that shares the tensors, or, with ``device='meta'``, has meta tensors."""
         tensors = (*self.parameters(), *self.buffers())
         return copy.deepcopy(self, {id(value): value.detach().to(device) for value in tensors}).eval()
 
     @torch.no_grad()
     def _meta_features(self) -> Any:
-        """Return the features of timm's model for one image on the meta device, without computing them."""
+        """Return meta tensors with the shapes of the features of timm's model for one image."""
         with torch.device("meta"):
             return self._copy("meta").model.forward_features(torch.zeros(1, self.in_channels, *self.img_size))
 
     def _with_first(self, z: Tensor) -> Tensor:
-        """Return the first token and the patches, ``(B, 1 + N, d)``, of timm's features."""
-        if z.ndim == 4:  # convolutional; channels-last models set output_fmt
+        """Return the first token and the patches, ``(B, 1 + N, d)``, from timm's features."""
+        if z.ndim == 4:  # of a convolutional model; channels-last models set output_fmt
             z = z.flatten(1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else z.flatten(2).mT
         patches = z[:, self.prefix :]
         has_cls = self.prefix > 0 and getattr(self.model, "cls_token", None) is not None  # else only registers

@@ -8,7 +8,7 @@ import re
 from importlib import resources
 from typing import Any
 
-# In order of dependency: the page concatenates them to one module.
+# In order of dependency, because the page concatenates them into one module.
 MODULES = (
     "numbers",
     "data",
@@ -37,7 +37,7 @@ MODULES = (
     "words",
     "main",
 )
-# The modules of each page, by the name of its template.
+# Maps the name of a page's template to the page's modules.
 PAGES = {"page": MODULES, "text": ("numbers", "data", "element", "svg", "sentences", "model", "text")}
 POLICY = (
     "default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -51,7 +51,7 @@ def asset(name: str) -> str:
 
 
 def script(page: str = "page") -> str:
-    """Return a page's modules as one, without their imports, exports, comments and indentation."""
+    """Return a page's modules as one script, without their imports, exports, comments and indentation."""
     modules = []
     for name in PAGES[page]:
         text = re.sub(r"^import\b[^;]*;\n", "", asset(f"{name}.js"), flags=re.M)
@@ -61,11 +61,11 @@ def script(page: str = "page") -> str:
 
 
 def make_page(data: dict[str, Any], title: str, page: str = "page") -> str:
-    """Return the page, as HTML, of the data from ``collect`` or ``collect_text``.
+    """Return the HTML page that shows data from ``collect`` or ``collect_text``.
 
     Args:
         data: plain data. Names in it are shown as text, never as markup.
-        title: of the page.
+        title: title of the page.
         page: name of the template, 'page' for images or 'text'.
 
     Raises:
@@ -89,15 +89,15 @@ def as_json(data: Any) -> str:
     try:
         text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     except ValueError:
-        raise ValueError("the measurements are not finite: check the model's weights") from None
+        raise ValueError("some measurements are not finite: check the model's weights") from None
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def in_element(text: str) -> str:
-    """Return a script that is safe inside an HTML element: sequences that would end the element are escaped."""
+    """Return a script that is safe inside an HTML element: sequences that end or alter the element are escaped."""
     return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def digest(text: str) -> str:
-    """Return a script's hash in the form of a content security policy."""
+    """Return a script's hash as a content security policy states it."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

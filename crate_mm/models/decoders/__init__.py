@@ -1,4 +1,4 @@
-"""Mask decoders: patches to the masks of classes."""
+"""Mask decoders: from patches to one mask per class."""
 
 from .base import MaskDecoder
 from .cbt import CBTDecoder

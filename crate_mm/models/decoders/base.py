@@ -1,4 +1,4 @@
-"""What the white-box mask decoders share: class tokens, masks as cosines, and the authors' weights.
+"""Base of the white-box mask decoders: class tokens, masks as cosines, and the authors' weights.
 
 Source: Wen and Li, "Rethinking Decoders for Transformer-based Semantic Segmentation: A Compression Perspective",
 NeurIPS 2024, arXiv 2411.03033, and its code, github.com/QishuaiWen/DEPICT.
@@ -20,11 +20,11 @@ from ..translate import TranslationError, translate
 
 
 class MaskDecoder(nn.Module):
-    """Patches ``(B, N, d)``, row by row, to masks ``(B, C, h, w)``, the logits of the classes per patch:
-    ``LN(unit(patches) unit(classes)^T)``, with the LayerNorm over the classes.
+    """Decoder from patches ``(B, N, d)``, row by row, to masks ``(B, C, h, w)``, the class logits of each patch.
 
-    A subclass computes the patches and the class tokens. Its layers are ``Layer`` modules on the patches, followed by
-    the class tokens where both are in the layer, so ``measure_layers(decoder)`` and ``capture(decoder)`` read them.
+    The masks are ``LN(unit(patches) unit(classes)^T)``, with a LayerNorm over the classes. A subclass computes the
+    patches and the class tokens in ``Layer`` modules, which ``measure_layers(decoder)`` and ``capture(decoder)`` read.
+    The tokens of a layer are the patches, followed by the class tokens if the layer has both.
 
     Args:
         embed_dim: d, the width of the backbone.
@@ -67,11 +67,11 @@ class MaskDecoder(nn.Module):
 
     @classmethod
     def from_official(cls, state_dict: Mapping[str, Tensor], **sizes: int) -> "MaskDecoder":
-        """Build the decoder of the authors' weights and load them in their dtype, in eval mode.
+        """Build the decoder that matches the authors' weights, in eval mode, and load them in their dtype.
 
         Args:
             state_dict: the decoder's weights under the authors' names, without their prefix ``decoder.``.
-            sizes: expected sizes, such as ``num_classes`` and ``num_heads``; the shapes determine all of them.
+            sizes: sizes to check, such as ``num_classes`` and ``num_heads``; the shapes determine all sizes.
 
         Raises:
             ValueError: the names or shapes are not those of this decoder, or a size differs.
@@ -81,7 +81,7 @@ class MaskDecoder(nn.Module):
         translation = translate(cls.official, dict(state_dict), build=HEADS.build, **sizes)
         if translation is None:
             missing = next(sign for sign in cls.official.signs if sign not in state_dict)
-            raise TranslationError(f"no weights of {cls.official.source}: {missing} is missing")
+            raise TranslationError(f"these are not the weights of {cls.official.source}: {missing} is missing")
         decoder = HEADS.build(translation.model)
         # Assigned, so that the weights keep their dtype; copied, so that training does not change the given ones.
         decoder.load_state_dict({key: value.clone() for key, value in translation.weights.items()}, assign=True)
@@ -89,9 +89,9 @@ class MaskDecoder(nn.Module):
 
 
 def class_maps(layer: Layer, w: Tensor, layout: TokenLayout) -> tuple[str, Tensor] | None:
-    """Return a map of a decoder's layer from class tokens to patches, and its name; None if the layer has none.
+    """Return the name and the values of a layer's map from class tokens to patches; None if it has no such map.
 
-    The map is ``(B, K, C, h, w)``: rows of the attention for MSSA and MSCA, of the similarity A^T A for CBSA.
+    The map is ``(B, K, C, h, w)``: rows of the attention in MSSA and MSCA, rows of the similarity A^T A in CBSA.
 
     Args:
         layer: a layer of a decoder.
@@ -109,12 +109,12 @@ def class_maps(layer: Layer, w: Tensor, layout: TokenLayout) -> tuple[str, Tenso
 
 
 def head_count(name: str, head_dim: int) -> Any:
-    """Return ``Official.unpack`` for code that fixes p: it adds ``num_heads``, the rows of the weight ``name`` / p."""
+    """Return an ``Official.unpack`` for code with a fixed p: ``num_heads`` is the number of rows of ``name`` over p."""
 
     def unpack(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
         rows = len(weights[name])
         if rows == 0 or rows % head_dim:
-            raise TranslationError(f"{name} has {rows} rows, expected a multiple of {head_dim}, the heads' dimension")
+            raise TranslationError(f"{name} has {rows} rows, expected a multiple of {head_dim}, the head dimension")
         return weights, [], {"num_heads": rows // head_dim}
 
     return unpack

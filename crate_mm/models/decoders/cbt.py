@@ -2,7 +2,7 @@
 
 Source: Wen, Huang and Li, "Towards Interpretable and Efficient Attention: Compressing All by Contracting a Few",
 NeurIPS 2025, arXiv 2509.16875, and its code, github.com/QishuaiWen/CBSA; ``OFFICIAL`` declares the decoder's weights.
-Shapes: as ``base``.
+Shapes: as in ``base``.
 """
 
 from types import SimpleNamespace
@@ -55,10 +55,10 @@ OFFICIAL = Official(
 class CBTDecoder(MaskDecoder):
     """CBT's decoder: patches ``(B, N, d)`` to masks ``(B, C, h, w)``.
 
-    Each layer adds ``CBSA(LN(X))`` to X, the patches and then the class tokens; the representatives are averages of the
-    patches alone. A LayerNorm follows the last layer.
+    Each layer adds ``CBSA(LN(X))`` to X, the patches followed by the class tokens. The representatives are averages of
+    the patches only. A LayerNorm follows the last layer.
 
-    The official code fixes 150 classes and a square grid; this decoder takes any number and any grid.
+    The official code fixes 150 classes and a square grid; this decoder accepts any number of classes and any grid.
 
     Args:
         embed_dim, num_classes: as in ``MaskDecoder``.

@@ -1,6 +1,6 @@
 """DEPICT-CA: patches compress each other by self-attention, then class tokens attend to them.
 
-Source and shapes: as ``base``; ``OFFICIAL`` declares the decoder's weights.
+Source and shapes: as in ``base``; ``OFFICIAL`` declares the decoder's weights.
 """
 
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from ..official import Argument, Official
 from .base import MaskDecoder, head_count
 from .depict_sa import HEAD_DIM, tied_attention
 
-CROSS_DEPTH, CROSS_HEAD_DIM = 3, 50  # the official code's, for any depth and embed_dim
+CROSS_DEPTH, CROSS_HEAD_DIM = 3, 50  # as in the official code, whatever depth and embed_dim are
 
 KEY_MAP = (
     (r"cls_emb", r"class_tokens"),
@@ -57,14 +57,14 @@ OFFICIAL = Official(
 class DEPICTCA(MaskDecoder):
     """DEPICT's cross-attention decoder: patches ``(B, N, d)`` to masks ``(B, C, h, w)``.
 
-    Each of ``blocks`` adds ``s concat_k(SSA_k(LN(x))) U^T`` to the patches x alone; a LayerNorm follows. Then each of
-    ``cross_blocks`` adds ``s concat_k(SCA_k(e; LN(x))) U^T`` to the class tokens e, and x stays; a LayerNorm of e
-    follows. As in the official code, the queries e of a cross layer are not normalized.
+    Each of ``blocks`` adds ``s concat_k(SSA_k(LN(x))) U^T`` to the patches x; a LayerNorm follows the last one. Then
+    each of ``cross_blocks`` adds ``s concat_k(SCA_k(e; LN(x))) U^T`` to the class tokens e and leaves x unchanged; a
+    LayerNorm of e follows the last one. As in the official code, a cross layer does not normalize its queries e.
 
     Args:
         embed_dim, num_classes: as in ``MaskDecoder``.
         depth: number of self-attention layers.
-        num_heads: K of all layers.
+        num_heads: K, the same in all layers.
         head_dim: p of the self-attention.
         cross_depth: number of cross-attention layers.
         cross_head_dim: p of the cross-attention.

@@ -1,6 +1,6 @@
 """DEPICT-SA: patches and class tokens compress each other by self-attention.
 
-Source and shapes: as ``base``; ``OFFICIAL`` declares the decoder's weights.
+Source and shapes: as in ``base``; ``OFFICIAL`` declares the decoder's weights.
 """
 
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from ..layers import MSSA, Block, TokenLayout
 from ..official import Argument, Official
 from .base import MaskDecoder, head_count
 
-HEAD_DIM = 100  # the official code's, for any embed_dim
+HEAD_DIM = 100  # as in the official code, whatever embed_dim is
 
 KEY_MAP = (
     (r"cls_emb", r"class_tokens"),
@@ -24,7 +24,7 @@ KEY_MAP = (
     (r"decoder_norm\.(weight|bias)", r"norm.\1"),
     (r"mask_norm\.(weight|bias)", r"mask_norm.\1"),
 )
-# Shapes determine all of them; ``from_official`` compares those that are given.
+# Shapes determine all sizes; ``from_official`` compares the sizes that its caller gives with them.
 SIZES = {name: Argument() for name in ("embed_dim", "num_classes", "depth", "num_heads")}
 
 
@@ -46,7 +46,7 @@ OFFICIAL = Official(
 
 
 def tied_attention(kind: type[MSSA], embed_dim: int, num_heads: int, head_dim: int) -> MSSA:
-    """Return DEPICT's operator, ``s concat_k(SSA_k) U^T``, with its initialization: U normal / sqrt(d), s normal."""
+    """Return DEPICT's operator, ``s concat_k(SSA_k) U^T``, initialized with U from N(0, 1 / d) and s from N(0, 1)."""
     attention = kind(embed_dim, num_heads, head_dim, tied=True, scaled=True)
     nn.init.normal_(attention.proj.weight, std=embed_dim**-0.5)
     return attention
@@ -56,8 +56,8 @@ def tied_attention(kind: type[MSSA], embed_dim: int, num_heads: int, head_dim: i
 class DEPICTSA(MaskDecoder):
     """DEPICT's self-attention decoder: patches ``(B, N, d)`` to masks ``(B, C, h, w)``.
 
-    Each layer adds ``s concat_k(SSA_k(LN(X))) U^T`` to X, the patches and then the class tokens; U and a number s are
-    learned. A LayerNorm follows the last layer.
+    Each layer adds ``s concat_k(SSA_k(LN(X))) U^T`` to X, the patches followed by the class tokens; U and the scalar s
+    are learned. A LayerNorm follows the last layer.
 
     Args:
         embed_dim, num_classes: as in ``MaskDecoder``.

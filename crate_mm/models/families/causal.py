@@ -1,4 +1,4 @@
-"""Base of causal language models: embeddings of tokens and positions, causal layers, an output tied to the embedding.
+"""Base of causal language models: token and position embeddings, causal layers, output tied to the token embedding.
 
 Shapes: B texts, N tokens, d embedding dimensions.
 """
@@ -16,7 +16,7 @@ from ..arch import Arch, Sizes, resolve_arch
 from ..backbone import Backbone, InputSpec
 from .block import build_blocks
 
-# GPT-2's tokenizer has 50,257 IDs; the codes of these models round up to a multiple of 64.
+# GPT-2's tokenizer has 50,257 IDs. The official code of these models rounds up to a multiple of 64.
 VOCAB_SIZE, CONTEXT_LENGTH = 50304, 1024
 MASKS = r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"  # buffers of the causal mask in older code
 
@@ -27,7 +27,11 @@ NANOGPT_SHAPES = {
 
 
 def layer_names(layer: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return the ``Official.key_map`` of a model in nanoGPT's code from its names and ours in a layer."""
+    """Return ``Official.key_map`` for a model of nanoGPT's code.
+
+    Args:
+        layer: maps nanoGPT's names of a layer's modules to ours.
+    """
     own = (
         (rf"transformer\.h\.(\d+)\.{re.escape(theirs)}((?:\.weight|\.bias)?)", ours) for theirs, ours in layer.items()
     )
@@ -40,9 +44,9 @@ def layer_names(layer: dict[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def untie(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
-    """Return weights in nanoGPT's code without the tied output and without the buffers of causal masks.
+    """Remove the tied output and the buffers of causal masks from weights of nanoGPT's code.
 
-    It is an ``Official.unpack``.
+    The function is an ``Official.unpack``.
 
     Raises:
         ValueError: the output differs from the token embedding.
@@ -55,18 +59,18 @@ def untie(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dic
 
 
 def language_model(kind: str, archs: dict[str, Arch], s: SimpleNamespace, **backbone: Any) -> dict:
-    """Return the config of a language model from the sizes of a file (see ``Official``)."""
+    """Return the config of a language model whose sizes were read from a file (see ``Official``)."""
     arch = Sizes("", archs).name_of(Arch(s.embed_dim, s.depth, s.num_heads))
     lengths = {"vocab_size": s.vocab_size, "context_length": s.context_length}
     return {"type": "LanguageModel", "backbone": {"type": kind, "arch": arch, **lengths, **backbone}}
 
 
 class Cache:
-    """What the layers keep of the tokens that a ``CausalBackbone`` has seen. Each call updates it in place.
+    """State that a ``CausalBackbone`` keeps of the tokens of earlier calls; each call updates it in place.
 
     Attributes:
-        length: number of tokens.
-        layers: one dict for each layer, see ``Compression``.
+        length: number of tokens processed so far.
+        layers: the ``cache`` of each layer's ``Compression``.
     """
 
     def __init__(self, depth: int) -> None:
@@ -75,15 +79,15 @@ class Cache:
 
 
 class CausalBackbone(Backbone):
-    """Token IDs ``(B, N)`` to tokens ``(B, N, d)``, each of which depends only on the IDs up to its own.
+    """Backbone from token IDs ``(B, N)`` to tokens ``(B, N, d)``; a token depends only on the IDs up to its position.
 
     Args:
         arch: a name of ``archs`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
         vocab_size: number of token IDs.
         context_length: largest N, the number of position embeddings.
-        operators: configs of ``LAYERS`` for compression and sparsification, given by the user; 'default' for the
-            family's.
-        default: the family's operators.
+        operators: the user's configs of ``LAYERS`` for compression and sparsification; 'default' selects the family's
+            operator.
+        default: configs of the family's operators.
         final_norm: whether a LayerNorm follows the layers.
         norm_bias: whether LayerNorms have a bias.
         options: further arguments of ``Block``.
@@ -92,8 +96,8 @@ class CausalBackbone(Backbone):
         archs: named sizes of the family.
 
     Raises:
-        ValueError: unknown ``arch``, a size that is not a positive integer, an operator that is not causal; (in
-            forward) inputs that are no IDs, an ID outside the vocabulary (on the CPU), too many tokens.
+        ValueError: unknown ``arch``, a size that is not a positive integer, a compression that is not causal;
+            (in forward) inputs that are not IDs, an ID outside the vocabulary (on the CPU), too many tokens.
     """
 
     archs: ClassVar[dict[str, Arch]]
@@ -124,13 +128,13 @@ class CausalBackbone(Backbone):
         for block in self.blocks:
             if block.compress is not None and not block.compress.causal:
                 raise ValueError(
-                    f"{type(self).__name__} needs a compression whose causal is True, unlike that of this "
-                    f'{type(block.compress).__name__}: give compress=dict(type="MSSA", causal=True), for example'
+                    f"{type(self).__name__} needs a causal compression, but this {type(block.compress).__name__} is "
+                    'not causal: set compress=dict(type="MSSA", causal=True), for example'
                 )
         self._initialize()
 
     def _initialize(self) -> None:
-        """Draw linear maps and embeddings from N(0, 0.02^2), the last map of a branch with 1 / sqrt(2 L) of this."""
+        """Draw weights from N(0, s^2): s = 0.02, or 0.02 / sqrt(2 L) for the last map of each branch, with L layers."""
         for name, module in self.named_modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 is_last = name.endswith((".compress.out", ".sparsify.fc2"))
@@ -143,7 +147,7 @@ class CausalBackbone(Backbone):
         return InputSpec(None, (self.context_length,), any_size=True, dtype=torch.int64)
 
     def new_cache(self) -> Cache:
-        """Return an empty cache: ``backbone(ids, cache)`` then takes the IDs that follow those of the earlier calls."""
+        """Return an empty cache. In ``backbone(ids, cache)``, the IDs continue those of the earlier calls."""
         return Cache(len(self.blocks))
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
@@ -166,12 +170,12 @@ class CausalBackbone(Backbone):
     def _check(self, ids: Tensor, start: int) -> None:
         name = type(self).__name__
         if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-            raise ValueError(f"{name} takes token IDs (B, N) of integers, got {ids.dtype} of shape {tuple(ids.shape)}")
+            raise ValueError(f"{name} takes integer token IDs (B, N), got {ids.dtype} of shape {tuple(ids.shape)}")
         if start + ids.shape[1] > self.context_length:
             raise ValueError(
                 f"{name} has positions for {self.context_length} tokens (context_length), got {start + ids.shape[1]}"
             )
-        # On other devices, a comparison would wait for the device; a graph that is recorded cannot ask for values.
+        # On other devices, the check would wait for the device. A graph that is compiled or traced has no values.
         if ids.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or not ids.numel():
             return
         low, high = (value.item() for value in ids.aminmax())

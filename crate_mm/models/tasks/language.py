@@ -19,14 +19,14 @@ class LanguageModel(Task):
 
     Args:
         backbone: config of ``BACKBONES`` or a ``CausalBackbone``.
-        tokenizer: description of the tokenizer, which generation needs: 'bytes', or a dict as beside a token file. In a
-            config, None stands for that of the training data.
+        tokenizer: description of the tokenizer, needed for generation: 'bytes', or the dict from a token file's
+            description. In a config, None is replaced by the description from the training data.
 
     Raises:
         ValueError: the backbone is not causal.
 
     Batches have ``inputs``, token ids ``(B, N)``, ``labels``, the next tokens ``(B, N)``, and ``sample_idx``, each
-    window's position in its dataset ``(B,)``. Labels of -100 do not count. Further entries have no effect.
+    window's position in its dataset ``(B,)``. Labels of -100 are ignored, and so are further entries.
     """
 
     headline = ("eval/loss", "less")
@@ -53,16 +53,19 @@ class LanguageModel(Task):
         return self.backbone(inputs).mean(1)
 
     def count(self, batch: dict[str, Tensor]) -> int:
-        """Return the number of labels that count."""
+        """Return the number of labels that are not ignored."""
         return int((batch["labels"] != IGNORED_TOKEN).sum())
 
     def loss(self, inputs: Tensor, labels: Tensor, **_: Tensor) -> dict[str, Tensor]:
-        """Return the mean cross entropy in nats, ``{'loss': scalar}``; 0 if no label counts."""
+        """Return the mean cross entropy in nats, ``{'loss': scalar}``; 0 if all labels are ignored."""
         nats = self._nats(inputs, labels)
         return {"loss": nats.sum() / (labels != IGNORED_TOKEN).sum().clamp(min=1)}
 
     def predict(self, inputs: Tensor, labels: Tensor, sample_idx: Tensor | None = None, **_: Tensor) -> list[Any]:
-        """Return ``[{'nats': (B,), 'labels': (B,), 'sample_idx': (B,)}]``: sums of nats and numbers of labels."""
+        """Return ``[{'nats': (B,), 'labels': (B,), 'sample_idx': (B,)}]``.
+
+        'nats' is each window's total cross entropy, 'labels' its number of labels that are not ignored.
+        """
         nats = self._nats(inputs, labels).double().sum(1)
         return [{"nats": nats, "labels": (labels != IGNORED_TOKEN).sum(1), "sample_idx": sample_idx}]
 
@@ -70,23 +73,26 @@ class LanguageModel(Task):
         data, name = dataset_of(dataset), f"{split}_dataloader.dataset of type {type(dataset).__name__!r}"
         inputs = (data.spec or {}).get("inputs")
         if not isinstance(inputs, Field) or inputs.dtype != torch.int64 or len(inputs.shape) != 1:
-            raise ValueError(f"{name} gives {inputs} as inputs: expected token IDs, int64 of shape (N), as of Windows")
+            raise ValueError(
+                f"{name} gives {inputs} as inputs: expected token IDs, int64 of shape (N), as from Windows"
+            )
         length, known = inputs.shape[0], self.backbone.context_length
         if isinstance(length, int) and length > known:
             raise ValueError(
-                f"{name} gives windows of {length} tokens, the backbone has {known} positions: set its length to at "
-                f"most {known}, or context_length of the backbone"
+                f"{name} gives windows of {length} tokens, but the backbone has {known} positions: set the dataset's "
+                f"length to at most {known}, or a larger context_length of the backbone"
             )
         largest, vocab_size = data.largest_id(), self.backbone.vocab_size
         if largest is not None and largest >= vocab_size:
             raise ValueError(
-                f"{name} has the token {largest}, the backbone knows tokens below {vocab_size}: set "
+                f"{name} has the token ID {largest}, but the backbone's vocabulary has {vocab_size} tokens: set "
                 f"--cfg-options model.backbone.vocab_size={largest + 1}, or more"
             )
         tokenizer = data.metainfo.get("tokenizer")
         if None not in (tokenizer, self.tokenizer) and tokenizer != self.tokenizer:
             raise ValueError(
-                f"{name} has tokens of the tokenizer {tokenizer}, the model was trained on tokens of {self.tokenizer}"
+                f"{name} has tokens of the tokenizer {tokenizer}, but the model was trained on tokens of "
+                f"{self.tokenizer}"
             )
 
     def example(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
@@ -94,7 +100,7 @@ class LanguageModel(Task):
         return {"inputs": torch.zeros(1, self.backbone.context_length, dtype=torch.int64, device=device)}
 
     def _nats(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross entropy of each label, ``(B, N)``; 0 where the label does not count."""
+        """Return the cross entropy of each label, ``(B, N)``; 0 where the label is ignored."""
         logits = self.tensor(inputs).flatten(0, 1)
         nats = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED_TOKEN, reduction="none")
         return nats.view(labels.shape)

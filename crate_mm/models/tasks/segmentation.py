@@ -1,6 +1,6 @@
 """Semantic segmentation: a backbone with a grid of patches, and a decoder that classifies each patch.
 
-Frame of Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021, arXiv 2105.05633.
+Source of the task: Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021, arXiv 2105.05633.
 Shapes: B images, C channels, H x W pixels, h x w patches (N in total), d embedding dimensions, K classes.
 """
 
@@ -21,11 +21,11 @@ from .base import ImageTask, check_classes, check_images_fit
 
 @MODELS.register_module()
 class Segmentation(ImageTask):
-    """A class for each pixel: the decoder's logits of the patches, enlarged bilinearly to the pixels.
+    """A class for each pixel: a decoder computes logits of the patches, which are enlarged bilinearly to the pixels.
 
-    The loss is the mean cross entropy of the labelled pixels; the label 255 is ignored. If the backbone interpolates
-    its positions, images may have any size: they are padded at the bottom and at the right to whole patches with zeros,
-    the mean color, and the padding is cut off from the logits.
+    The loss is the mean cross entropy of the labeled pixels; the label 255 is ignored. If the backbone can interpolate
+    its positions, images may have any size: they are padded at the bottom and at the right to whole patches, with the
+    mean color, 0. The padding is cropped from the logits.
 
     Args:
         backbone: config of ``BACKBONES``, or a ``Backbone`` of images whose ``layout`` is a grid.
@@ -40,7 +40,7 @@ class Segmentation(ImageTask):
     ``sample_idx`` ``(B,)``.
 
     Raises:
-        ValueError: the backbone has no grid of patches, the head is no decoder, or ``stride`` leaves gaps.
+        ValueError: the backbone has no grid of patches, the head is not a decoder, or ``stride`` leaves gaps.
     """
 
     headline = ("eval/miou", "greater")
@@ -60,7 +60,9 @@ class Segmentation(ImageTask):
         name, spec = type(self.backbone).__name__, image_spec(self.backbone)
         layout = self.backbone.layout(torch.empty(1, *spec.shape, device="meta"))
         if layout is None:
-            raise ValueError(f"{name} does not define its grid of patches, which a segmentation needs: layout is None")
+            raise ValueError(
+                f"{name} does not define its grid of patches, which segmentation needs: its layout is None"
+            )
         self.patch_size = spec.size[0] // layout.rows, spec.size[1] // layout.columns
         self.backbone.interpolate_positions()
         self.head = head if isinstance(head, nn.Module) else _build_decoder(head, self.backbone.embed_dim)
@@ -91,13 +93,13 @@ class Segmentation(ImageTask):
         return _enlarge(self.head(patches, (rows, columns)), (rows * h, columns * w))[..., :H, :W]
 
     def logits(self, inputs: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Return the logits of the pixels by the sliding window: their mean where windows overlap.
+        """Return the logits of the pixels, computed in a sliding window and averaged where windows overlap.
 
         The last window of a row or column ends at the image's edge. An image no larger than the window is one window.
 
         Args:
             inputs: normalized images ``(B, C, H, W)``.
-            size: height and width of the result, to which the logits are enlarged or reduced (default: H x W).
+            size: height and width of the result; the logits are resized to it (default: H x W).
         """
         H, W = inputs.shape[-2:]
         h, w = (H, W) if self.window is None else (min(self.window[0], H), min(self.window[1], W))
@@ -127,11 +129,11 @@ class Segmentation(ImageTask):
             return self.backbone(padded)[:, prefix : prefix + rows * columns], (rows, columns)
 
     def count(self, batch: dict[str, Tensor]) -> int:
-        """Return the number of labelled pixels."""
+        """Return the number of labeled pixels."""
         return int((batch["labels"] != IGNORED_PIXEL).sum())
 
     def loss(self, inputs: Tensor, labels: Tensor, **_: Tensor) -> dict[str, Tensor]:
-        """Return the mean cross entropy of the labelled pixels, ``{'loss': scalar}``; 0 if there is none."""
+        """Return the mean cross entropy of the labeled pixels, ``{'loss': scalar}``; 0 if there are none."""
         labels = labels.long()
         total = F.cross_entropy(self.tensor(inputs), labels, ignore_index=IGNORED_PIXEL, reduction="sum")
         return {"loss": total / (labels != IGNORED_PIXEL).sum().clamp(min=1)}
@@ -139,7 +141,7 @@ class Segmentation(ImageTask):
     def predict(self, inputs: Tensor, labels: Tensor | None = None, sample_idx: Tensor | None = None, **_: Tensor):
         """Return ``[{'predicted': (B, H, W), 'labels', 'num_classes', 'sample_idx'}]``, one dict for the batch.
 
-        The predicted classes, uint8, have the size of the masks, and without masks that of the images.
+        The predicted classes, uint8, have the size of the masks, or of the images if there are no masks.
         """
         size = None if labels is None else tuple(labels.shape[-2:])
         predicted = self.logits(inputs, size).argmax(1).to(torch.uint8)
@@ -151,11 +153,12 @@ class Segmentation(ImageTask):
         if not isinstance(labels, Field) or len(labels.shape) != 2:
             raise ValueError(
                 f"{split}_dataloader.dataset of type {type(dataset).__name__!r} gives no masks: expected labels "
-                "(H, W), as of a SegmentationDataset"
+                "(H, W), as from a SegmentationDataset"
             )
         if self.num_classes > IGNORED_PIXEL:
             raise ValueError(
-                f"the head has {self.num_classes} classes: label {IGNORED_PIXEL} is ignored, so at most {IGNORED_PIXEL}"
+                f"the head has {self.num_classes} classes: expected at most {IGNORED_PIXEL}, because the label "
+                f"{IGNORED_PIXEL} is ignored"
             )
         check_classes(dataset, self.num_classes, split)
         dataset_of(dataset).check()
@@ -163,10 +166,10 @@ class Segmentation(ImageTask):
 
 
 def _build_decoder(config: dict, embed_dim: int) -> nn.Module:
-    """Build a decoder from its config; raise ``ValueError`` for a head that is none."""
+    """Build a decoder from its config; raise ``ValueError`` for a head that is not a decoder."""
     kind = HEADS.get(config["type"])
     if "embed_dim" not in inspect.signature(kind).parameters:
-        raise ValueError(f"the head {config['type']} is no decoder of masks: use LinearDecoder, for example")
+        raise ValueError(f"the head {config['type']} is not a mask decoder: use LinearDecoder, for example")
     return HEADS.build({**config, "embed_dim": embed_dim})
 
 
@@ -178,5 +181,5 @@ def _enlarge(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _starts(side: int, window: int, stride: int) -> list[int]:
-    """Return the first pixels of the windows along a side; the last window ends at the edge."""
+    """Return the windows' first positions along a side, in pixels; the last window ends at the edge."""
     return [*range(0, side - window, stride), side - window]
