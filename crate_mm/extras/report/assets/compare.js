@@ -6,7 +6,6 @@ import { button, buttons, dot, nothing, says } from "./dom.js";
 import { h } from "./element.js";
 import { attentionMap, differenceMap, grayBelow } from "./heat.js";
 import { sameGrid } from "./image.js";
-import { number } from "./numbers.js";
 import { playButton } from "./play.js";
 import { mapsSentence } from "./sentences.js";
 import { choose, depthOf, mostOf, shownModels, state } from "./state.js";
@@ -55,11 +54,7 @@ export async function renderCompare(body) {
     rows.push(film("difference", "A − B", "A − B", draw));
     const means = common.map((l) => both[l].reduce((sum, x) => sum + Math.abs(x), 0) / both[l].length);
     const numbers = common.map((l) => l + 1);
-    sentence = `${mapsSentence(one.label, other.label, means, numbers)} This is of the chosen token and head.`;
-  }
-  for (const { model, index } of shown) {
-    const rates = layers.map((l) => h("td", {}, number(model.layers[l]?.measures.rc_half?.mean)));
-    rows.push(row([dot(index), `Rᶜ, ${model.label}`], rates));
+    sentence = mapsSentence(one.label, other.label, means, numbers);
   }
   const next = () => state.layer < layers.length - 1 && (choose({ layer: state.layer + 1 }), true);
   const play = { begin: () => choose({ layer: 0 }), next, milliseconds: 1000 };

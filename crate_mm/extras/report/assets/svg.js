@@ -88,9 +88,9 @@ export function lineChart(box, { series, bounds = [], xs, height = 200, chosen, 
     for (const bound of bounds.filter((b) => b.y >= y[0] && b.y <= y[1])) {
       const high = at.y(bound.y);
       svg.append(line(MARGIN.left, high, width - right, high, "bound"));
-      svg.append(text(MARGIN.left + 4, high + (high < 24 ? 12 : -4), bound.name));
+      svg.append(text(MARGIN.left + 4, high + (high > height - MARGIN.bottom - 16 ? -4 : 12), bound.name));
     }
-    svg.append(line(at.x(chosen), MARGIN.top, at.x(chosen), height - MARGIN.bottom, "rule"));
+    if (chosen) svg.append(line(at.x(chosen), MARGIN.top, at.x(chosen), height - MARGIN.bottom, "rule"));
     const path = (pairs) => pairs.map(([a, b]) => `${at.x(a)},${at.y(b)}`).join(" ");
     for (const { points, style } of series) {
       const [low, high] = ["low", "high"].map((end) => points.map((p) => [p.x, p[end] ?? p.y]));
