@@ -23,16 +23,17 @@ export async function renderCompare(body) {
   document.getElementById("compare-title").textContent = trained ? "What training changed" : "What differs";
   const layers = [...Array(mostOf(depthOf)).keys()];
   const [a, b] = [await maps(one, layers), await maps(other, layers)];
-  const row = (name, ...cells) => h("tr", {}, h("th", { scope: "row" }, name), ...cells);
   // A row of maps: one cell a layer, which chooses the layer.
   const film = (key, name, label, draw) => {
-    const cell = (l) =>
-      button(`film-${key}-${l}`, draw(l) ?? "–", () => choose({ layer: l }), l === state.layer, {
-        "aria-label": `${label}, layer ${l + 1}`,
-      });
-    return row(
-      name,
-      layers.map((l) => h("td", {}, cell(l))),
+    const cells = layers.map((l) => {
+      const told = { "aria-label": `${label}, layer ${l + 1}` };
+      return button(`film-${key}-${l}`, draw(l) ?? "–", () => choose({ layer: l }), l === state.layer, told);
+    });
+    return h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, name),
+      cells.map((cell) => h("td", {}, cell)),
     );
   };
   const rows = [];

@@ -197,15 +197,12 @@ function nextBox(model) {
   const shareOf = (id) => new Map(rows).get(id) ?? look.probability(state.at, id) ?? 0;
   const changedOf = (id) => after.get(id) ?? changed.probability(state.at, id);
   const bar = (share) => h("i", { style: { width: `${100 * share}%` } });
-  const lines = ids.map((id) =>
-    h(
-      "tr",
-      {},
-      h("td", {}, h("code", {}, quoted(id)), id === follows ? " ✓" : ""),
-      h("td", {}, bar(shareOf(id)), after ? bar(changedOf(id)) : null),
-      h("td", {}, percent(shareOf(id)), after ? ` → ${percent(changedOf(id))}` : ""),
-    ),
-  );
+  const lines = ids.map((id) => {
+    const name = h("td", {}, h("code", {}, quoted(id)), id === follows ? " ✓" : "");
+    const shares = after ? [shareOf(id), changedOf(id)] : [shareOf(id)];
+    const told = shares.map((share) => percent(share)).join(" → ");
+    return h("tr", {}, name, h("td", {}, shares.map(bar)), h("td", {}, told));
+  });
   const title = `${model.label}: the token after ${quoted(state.ids[state.at])}`;
   const goesOn =
     follows === undefined
@@ -249,8 +246,8 @@ async function renderDirections() {
   const used = values ? [...values.entries()].filter(([, value]) => value > 0).sort((a, b) => b[1] - a[1]) : [];
   const listed = values ? used.slice(0, LISTED) : code.directions.slice(0, LISTED).map(({ number: j }) => [j, null]);
   // At first the rarest of them: those that most tokens use stand for little.
-  const rarest = (a, b) => (shares[b[0]] < shares[a[0]] ? b : a);
-  state.direction ??= listed.filter(([j]) => known.has(j)).reduce(rarest, listed[0] ?? [0])[0];
+  const byShare = listed.filter(([j]) => known.has(j)).sort((a, b) => shares[a[0]] - shares[b[0]]);
+  state.direction ??= (byShare[0] ?? listed[0] ?? [0])[0];
   const pick = (direction) => (Object.assign(state, { direction, value: null }), refresh());
   const buttons = listed.map(([j, value]) => {
     const of = { type: "button", "aria-pressed": String(j === state.direction), onclick: () => pick(j) };
@@ -373,7 +370,7 @@ function renderObjective() {
 // Loss and bits per byte of a model, on the windows that the page measured.
 export function lossSentence({ label, loss, labels, is_bytes }) {
   const bits = is_bytes ? `, ${short(loss / Math.LN2)} bits per byte` : "";
-  return `${label}: ${short(loss)} nats per token${bits}, on ${labels} tokens.`;
+  return `${label}: ${short(loss)} nats per token${bits}, on ${labels.toLocaleString("en")} tokens.`;
 }
 
 function renderHead() {
