@@ -84,7 +84,7 @@ function chooseWindow(window) {
 function chooseText(text) {
   const bytes = [...new TextEncoder().encode(text)];
   const ids = [0, ...bytes].slice(0, models[state.model].context);
-  Object.assign(state, { window: null, ids, at: ids.length - 1 });
+  Object.assign(state, { window: null, typed: text, ids, at: ids.length - 1 });
   return bytes.length + 1 - ids.length;
 }
 
@@ -208,21 +208,22 @@ function nextBox(model) {
     follows === undefined
       ? "The text ends here."
       : `The text goes on with ${quoted(follows)}${ids.includes(follows) ? ", marked ✓" : ""}.`;
-  return h("div", {}, h("h3", {}, title), h("table", { class: "next" }, h("tbody", {}, lines)), note(goesOn));
+  const second = changed ? ` Orange: with direction ${state.direction} at ${short(state.value)} for all tokens.` : "";
+  return h("div", {}, h("h3", {}, title), h("table", { class: "next" }, h("tbody", {}, lines)), note(goesOn + second));
 }
 
 function typing() {
   const rest = note("");
   const box = h("textarea", { rows: 2, id: "own-text", placeholder: "def " });
+  if (state.window === null) box.value = state.typed;
   let timer = null;
   box.addEventListener("input", () => {
     clearTimeout(timer);
     timer = setTimeout(async () => {
       const left = box.value ? chooseText(box.value) : (chooseWindow(0), 0);
-      const [text, place] = [box.value, box.selectionStart];
+      const place = box.selectionStart;
       await refresh();
       const again = document.getElementById("own-text");
-      again.value = text;
       again.focus({ preventScroll: true });
       again.setSelectionRange(place, place);
       if (left > 0)
