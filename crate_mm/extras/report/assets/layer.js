@@ -137,7 +137,7 @@ const PANELS = [
   ({ found, head, below }) => {
     const name = `what head ${head + 1} takes from each patch`;
     const canvas = attentionMap(found, head, below, 160, { class: "map", role: "img", "aria-label": name });
-    const words = `Bright: ${scaleOf()} times an equal share. From the class token: ${short(found.times[head][0])} times.`;
+    const words = `Bright: ${scaleOf()} times an equal share. The class token: ${short(found.times[head][0])}.`;
     return [canvas, h("p", {}, words)];
   },
   ({ input, added, half }) => sumOf(["token", "+ step", "= sum"], [input, added, half]),
