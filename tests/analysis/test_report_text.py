@@ -1,12 +1,15 @@
 """The page of language models: its data, its forward pass and its sentences, in a real browser."""
 
 import json
+import re
 
+import numpy as np
 import pytest
 import torch
 
 from crate_mm.datasets.tokenizers import ByteTokenizer
 from crate_mm.datasets.windows import Windows
+from crate_mm.extras.report.pack import unpack
 from crate_mm.extras.report.text import _text_of
 from crate_mm.extras.report.write import report
 from crate_mm.models import LanguageModel
@@ -39,7 +42,8 @@ def test_the_page_shows_what_pytorch_computes(weights_megabytes, browser, window
     browser.open(page)
     data = data_of(page)
     assert (data["models"][0]["running"] is None) == (weights_megabytes == 0)
-    ids = data["texts"][str(data["windows"][0]["position"])]
+    window = int(browser.run("return document.querySelector(`[data-key='window']`).value"))
+    ids = data["texts"][str(data["windows"][window]["position"])]
     with torch.inference_mode():
         logits = model(torch.tensor([ids]))
     at = 11
@@ -50,10 +54,34 @@ def test_the_page_shows_what_pytorch_computes(weights_megabytes, browser, window
     for row, probability, token in zip(rows, probabilities.tolist(), tokens.tolist()):
         shown = {10: "line end", 9: "tab", 32: "space"}.get(token, f"“{_text_of(token, ByteTokenizer())}”")
         assert row.startswith(shown)
-        assert f"{100 * probability:.1f}"[:3] in row
+        told = float(re.search(r"([\d.]+)\u00a0%$", row)[1])
+        assert told == pytest.approx(100 * probability, abs=0.06 if told < 10 else 0.6)
     nats = torch.nn.functional.cross_entropy(model(torch.stack([w["inputs"] for w in measured(windows, data)])).mT,
                                              torch.stack([w["labels"] for w in measured(windows, data)]))  # fmt: skip
     assert data["models"][0]["loss"] == pytest.approx(nats.item(), rel=1e-5)
+    browser.check_quiet()
+
+
+@pytest.mark.slow
+def test_it_opens_where_a_token_looks_far_back(browser, windows, tmp_path):
+    """The largest weight of a token on its favorite, at least 5 tokens before it; neither is a space."""
+    settings = dict(num_images=12, shown=3, weights_megabytes=0)
+    page = report({"mine": language_model()}, loader(windows), tmp_path / "page.html", **settings)
+    browser.open(page)
+    data, places = data_of(page), []
+    for window, looks in enumerate(data["models"][0]["looks"]):
+        ids = data["texts"][str(data["windows"][window]["position"])]
+        attention = unpack(looks["attention"])
+        for layer, head, at in np.ndindex(attention.shape[:3]):
+            best = attention[layer, head, at, : at + 1].argmax()
+            if at - best >= 5 and not {ids[at], ids[best]} & set(b" \t\n"):
+                places.append((attention[layer, head, at, best], [window, layer, head, at]))
+    opened = browser.run(
+        "const value = (key) => Number(document.querySelector(`[data-key='${key}']`).value);"
+        "const at = document.querySelector('.tokens [aria-current]').dataset.i;"
+        "return [...['window', 'layer', 'head'].map(value), Number(at)];"
+    )
+    assert opened == max(places, key=lambda place: place[0])[1]
     browser.check_quiet()
 
 

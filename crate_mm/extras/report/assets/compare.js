@@ -6,7 +6,6 @@ import { button, buttons, dot, nothing, says } from "./dom.js";
 import { h } from "./element.js";
 import { attentionMap, differenceMap, grayBelow } from "./heat.js";
 import { sameGrid } from "./image.js";
-import { number } from "./numbers.js";
 import { playButton } from "./play.js";
 import { mapsSentence } from "./sentences.js";
 import { choose, depthOf, mostOf, shownModels, state } from "./state.js";
@@ -24,16 +23,17 @@ export async function renderCompare(body) {
   document.getElementById("compare-title").textContent = trained ? "What training changed" : "What differs";
   const layers = [...Array(mostOf(depthOf)).keys()];
   const [a, b] = [await maps(one, layers), await maps(other, layers)];
-  const row = (name, ...cells) => h("tr", {}, h("th", { scope: "row" }, name), ...cells);
   // A row of maps: one cell a layer, which chooses the layer.
   const film = (key, name, label, draw) => {
-    const cell = (l) =>
-      button(`film-${key}-${l}`, draw(l) ?? "–", () => choose({ layer: l }), l === state.layer, {
-        "aria-label": `${label}, layer ${l + 1}`,
-      });
-    return row(
-      name,
-      layers.map((l) => h("td", {}, cell(l))),
+    const cells = layers.map((l) => {
+      const told = { "aria-label": `${label}, layer ${l + 1}` };
+      return button(`film-${key}-${l}`, draw(l) ?? "–", () => choose({ layer: l }), l === state.layer, told);
+    });
+    return h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, name),
+      cells.map((cell) => h("td", {}, cell)),
     );
   };
   const rows = [];
@@ -55,11 +55,7 @@ export async function renderCompare(body) {
     rows.push(film("difference", "A − B", "A − B", draw));
     const means = common.map((l) => both[l].reduce((sum, x) => sum + Math.abs(x), 0) / both[l].length);
     const numbers = common.map((l) => l + 1);
-    sentence = `${mapsSentence(one.label, other.label, means, numbers)} This is of the chosen token and head.`;
-  }
-  for (const { model, index } of shown) {
-    const rates = layers.map((l) => h("td", {}, number(model.layers[l]?.measures.rc_half?.mean)));
-    rows.push(row([dot(index), `Rᶜ, ${model.label}`], rates));
+    sentence = mapsSentence(one.label, other.label, means, numbers);
   }
   const next = () => state.layer < layers.length - 1 && (choose({ layer: state.layer + 1 }), true);
   const play = { begin: () => choose({ layer: 0 }), next, milliseconds: 1000 };

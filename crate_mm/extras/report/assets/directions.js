@@ -5,7 +5,7 @@ import { GROUND } from "./colour.js";
 import { className, part, report, unpack } from "./data.js";
 import { barline, bars, button, buttons, div, lacking, note, nothing, says, select } from "./dom.js";
 import { h } from "./element.js";
-import { number, percent, short } from "./numbers.js";
+import { percent, short } from "./numbers.js";
 import { picture } from "./heat.js";
 import { directionSentence } from "./sentences.js";
 import { address, choose, state } from "./state.js";
@@ -48,7 +48,10 @@ export async function renderDirections(body) {
   const each = unused ? `${unused} of them are used by no measured image` : "each is used by some measured image";
   const plot = div("density");
   body.replaceChildren(
-    note(`Layer ${state.layer + 1} has ${shares.length} directions; ${each}.${few}`, "never"),
+    note(
+      `Layer ${state.layer + 1} has ${shares.length} directions, below each a dot at the share of tokens that use it; ${each}.${few}`,
+      "never",
+    ),
     plot,
     div(
       "directions",
@@ -100,7 +103,7 @@ async function directionPanel(model, direction, share, classes, numbers) {
   const step = (by) => () =>
     choose({ direction: numbers[(Math.max(at, by < 0 ? 0 : -1) + by + numbers.length) % numbers.length] });
   const group = (title, uses) => {
-    const items = uses.map(([position, patch, value]) => h("li", {}, marked(model, position, patch), number(value)));
+    const items = uses.map(([position, patch, value]) => h("li", {}, marked(model, position, patch), short(value)));
     return div(null, h("h4", {}, title), h("ul", { class: "end", "data-told": title.split(" ")[0] }, items));
   };
   const most = Math.max(...classes.map((entry) => entry.share), share) || 1;
@@ -117,7 +120,11 @@ async function directionPanel(model, direction, share, classes, numbers) {
     ),
     says("direction", directionSentence({ number: j + 1, share, images: model.images, classes })),
     direction.top
-      ? div("halves", group("strongest uses", direction.top), group("middle uses, around the median", direction.middle))
+      ? div(
+          "halves",
+          group("strongest uses, with amounts", direction.top),
+          group("middle uses, around the median amount", direction.middle),
+        )
       : note("The page keeps no images of this direction."),
     div(
       "halves",
@@ -142,7 +149,7 @@ async function reads(model, j) {
     });
     const [total, most] = [weights.reduce((a, b) => a + b, 0) || 1, Math.max(...weights) || 1];
     return list(
-      `Read by the heads of layer ${state.layer + 2}, as shares`,
+      `How strongly the heads of layer ${state.layer + 2} read it, as shares`,
       weights.map((w, k) => [`head ${k + 1}`, w / most, percent(w / total)]),
     );
   }
@@ -151,7 +158,7 @@ async function reads(model, j) {
   const mean = pull.reduce((a, b) => a + b, 0) / pull.length;
   const most = Math.max(...pull.map((value) => Math.abs(value - mean))) || 1;
   return list(
-    "Pull on each class, before LayerNorm's scaling",
+    "Raises (blue) or lowers (orange) each class, before LayerNorm's scaling",
     pull.map((value, c) => [className(c), (value - mean) / most, short(value - mean)]),
   );
 }
@@ -160,7 +167,7 @@ function switchOff(j) {
   const off = changes().directions.get(state.layer)?.has(j) ?? false;
   const flip = () => choose({ off: toggled([["d", state.layer, j]]) });
   const text = off ? "switch it on" : "switch it off";
-  return [button("switch-direction", text, flip, off), h("a", { href: "#draw" }, "what that does")];
+  return [button("switch-direction", text, flip, off), h("a", { href: "#draw" }, "see the effect")];
 }
 
 // A thumbnail with a patch outlined.

@@ -116,7 +116,9 @@ function build(model, net) {
         { open: innerWidth > 640 || isChanged() },
         h("summary", {}, "Change the model: lambda and heads"),
         buttons(h("label", {}, "lambda ", slider, " ", board.lambda), trained),
-        note("Heads: click to switch off or on. A number is by how many points the answer moves without that head."),
+        note(
+          "Heads: click to switch off or on. The numbers: percentage points that the answer gains without that head.",
+        ),
         board.switches,
         board.matters,
       ),
@@ -262,7 +264,7 @@ function answer(run, trained, own) {
   const rows = shown.map((c) => [className(c), run.scores[c], percent(run.scores[c])]);
   board.answer.replaceChildren(bars(rows, { told: "live", behind: own ? shown.map((c) => trained.scores[c]) : [] }));
   const [a, b, c] = order.map((k) => `${className(k)} (${percent(run.scores[k])})`);
-  let sentence = `It says ${a}, then ${b}.`;
+  let sentence = `It says ${a}, then ${b}.${own ? " Thin lines: of the chosen image." : ""}`;
   if (run.scores[order[0]] < 0.4) sentence = `It is not sure: ${[a, b, c].filter(Boolean).join(", ")}.`;
   if (state.ink === "-" && !dropped)
     sentence = `Nothing is drawn. An empty picture is ${a} to this model: it must answer something.`;

@@ -43,7 +43,7 @@ function tokenChoice(model) {
   const below = h("input", { type: "checkbox", checked: !alone, "data-key": "over" });
   below.addEventListener("change", () => ((alone = !below.checked), choose({ image: state.image })));
   const ask = [option("ask-patch", "the chosen patch", false), option("ask-cls", "the class token", true)];
-  return buttons(model.grid?.[0] ? ["Who takes: ", ask] : [], h("label", {}, below, " map over the picture"));
+  return buttons(model.grid?.[0] ? ["Attention of: ", ask] : [], h("label", {}, below, " map over the picture"));
 }
 
 // Whether the class token's map explains the prediction depends on the pooling of the model's head.
@@ -72,7 +72,7 @@ function mapView({ model, index, found, below }) {
     scaleBar(),
     reading,
     says("attention", sentence),
-    model.grid[0] ? note(`The class token gets ${short(times[0])} times uniform.`) : "",
+    model.grid[0] ? note(`From the class token it takes ${short(times[0])} times uniform.`) : "",
     chosen === 0 && model.pool in POOLED ? note(POOLED[model.pool], "pool") : "",
   ];
 }

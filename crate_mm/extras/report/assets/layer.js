@@ -13,7 +13,7 @@ import { attentionRows, netOf, runOf, scaleOf, tokenName } from "./views.js";
 
 const STEPS = [
   "Token",
-  "Its shadow on each subspace",
+  "Shadow on each subspace",
   "Whom it resembles",
   "What is added",
   "Normalized",
@@ -80,7 +80,7 @@ async function viewOf(model) {
     mostCode: steps.code.reduce((a, b) => Math.max(a, b), 0),
     rates: layerRates(net, layer, steps),
     bounds: model.bounds.rc_half,
-    negative: view.normedHalf.filter((v) => v <= 0).length / d,
+    negative: view.normedHalf.filter((v) => v <= 0).length,
     left: view.code.filter((v) => v > 0).length,
   };
 }
@@ -103,8 +103,8 @@ function captions(view) {
     `LayerNorm, then its shadow on each head's subspace: ${layer.heads} times ${layer.headDim} numbers.`,
     `Head ${head + 1} compares shadows. ${capital(name)} takes most from ${from}: ${short(times[most])} times uniform. Uniform is the same from all ${N} tokens.`,
     `The heads' mixtures are mapped back and added. The step is ${short(size(added) / size(input))} times as long as the token. With the steps of all tokens, compression ${rateWords(view)}.`,
-    `LayerNorm again: ${percent(view.negative)} of the numbers are now 0 or below.`,
-    `The dictionary adds what is missing to rebuild the token, and the threshold takes ${short(threshold)} off each number. The largest, number ${j + 1}: ${sum}.`,
+    `LayerNorm again: ${view.negative} of the ${d} numbers are now 0 or below.`,
+    `The dictionary corrects each number, so that the code rebuilds the token, and the threshold takes ${short(threshold)} off. The largest, number ${j + 1}: ${sum}.`,
     `What is below 0 is set to 0: ${d - left} of the ${d} numbers. The next layer gets none of them.`,
     `${countOf(left, "number")} ${left === 1 ? "is" : "are"} left. This is the code${l + 1 < net.layers.length ? ", and the next layer's input" : ""}.`,
   ];
@@ -137,16 +137,16 @@ const PANELS = [
   ({ found, head, below }) => {
     const name = `what head ${head + 1} takes from each patch`;
     const canvas = attentionMap(found, head, below, 160, { class: "map", role: "img", "aria-label": name });
-    const words = `From the class token: ${short(found.times[head][0])} times uniform. Colors: 0 to ${scaleOf()} times.`;
+    const words = `Bright: ${scaleOf()} times an equal share. The class token: ${short(found.times[head][0])}.`;
     return [canvas, h("p", {}, words)];
   },
   ({ input, added, half }) => sumOf(["token", "+ step", "= sum"], [input, added, half]),
-  ({ normedHalf, negative }) => [
+  ({ normedHalf, negative, d }) => [
     codeStrip(normedHalf, "the normalized token"),
-    h("p", {}, `${percent(negative)} are 0 or below`),
+    h("p", {}, `${negative} of ${d} are 0 or below`),
   ],
   ({ normedHalf, step, before, threshold }) =>
-    sumOf(["before", "change", "= sum"], [normedHalf, step.map((v) => v - threshold), before]),
+    sumOf(["before", "+ change", "= sum"], [normedHalf, step.map((v) => v - threshold), before]),
   ({ before, d, left }) => {
     const most = largest(before);
     const colour = (v) => (v <= 0 ? GRAY : signed(v, most));
@@ -166,7 +166,7 @@ function chooser({ found, below, name }) {
   if (found.chosen) ring(canvas, found.chosen - 1, found);
   pickPatch(canvas, found);
   const { label } = report.images[state.image];
-  const words = `${label === null ? "" : `${capital(className(label))}. `}Chosen: ${name}.`;
+  const words = `${label === null ? "" : `Label ${className(label)}. `}Chosen: ${name}.`;
   const cls = button("class-token", "class token", () => choose({ cls: !state.cls }), state.cls);
   return h("figure", { class: "chooser" }, canvas, cls, h("figcaption", {}, words));
 }
@@ -181,12 +181,12 @@ function rateWords({ rates: { before, after }, bounds }) {
 
 function rateBar(view) {
   const { rates, bounds, l } = view;
-  const script = `Both are of tokens as they are; the published script takes those before the step after LayerNorm: ${short(rates.normed)}.`;
+  const script = `Sparsification follows, so the next layer starts at another Rᶜ. The published script measures normalized tokens before the step: ${short(rates.normed)}.`;
   const words = `In layer ${l + 1} compression ${rateWords(view)}.`;
   if (!bounds) return div(null, note(`${words} ${script}`));
   const [floor, ceiling] = bounds;
   const at = (v, name) => h("i", { style: { left: `${(100 * (v - floor)) / (ceiling - floor)}%` }, title: name });
-  const ends = `Equal tokens would have ${short(floor)}, tokens as different as they can be ${short(ceiling)}.`;
+  const ends = `Gray is before, blue after; the left end, ${short(floor)}, is equal tokens, the right, ${short(ceiling)}, tokens as different as can be.`;
   return div(
     null,
     h("div", { class: "rate-bar", "aria-hidden": "true" }, at(rates.before, "before"), at(rates.after, "after")),

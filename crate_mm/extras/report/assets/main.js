@@ -142,7 +142,7 @@ function models() {
   const items = report.models.map((model, i) => {
     const right = model.predicted && model.labelled ? `, ${percent(model.right / model.labelled)} right` : "";
     const lacks = [...new Set(Object.values(model.undefined))].map((reason) => ` ${reason}`).join("");
-    const about = `${model.name}, ${countOf(model.layers.length, "layer")}${right}${lacks && "."}${lacks}`;
+    const about = `${model.name}, ${countOf(model.layers.length, "layer")}${model.untrained ? ", untrained" : ""}${right}${lacks && "."}${lacks}`;
     return h("li", {}, dot(i), h("span", {}, model.label, " ", h("small", {}, about)));
   });
   field("models").replaceChildren(...items);

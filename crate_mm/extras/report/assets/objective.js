@@ -10,7 +10,7 @@ import { choose, shownModels, state, untrainedModel } from "./state.js";
 import { barChart } from "./svg.js";
 
 const ORDER = ["rc_half", "sparsity", "objective", "r_out"];
-const INNER = ["rc_z", "rc_in", "rc_out", "sparsity_step1", "active"]; // shown below the others, on request
+const INNER = ["rc_z", "rc_in", "rc_out", "snr_out", "sparsity_step1", "active"]; // shown below the others, on request
 const TITLES = {
   __proto__: null, // a user's measure may be called "constructor"
   rc_z: "Rᶜ before compression, same projection",
@@ -22,6 +22,7 @@ const TITLES = {
   rc_in: "Rᶜ of the normalized tokens, before compression",
   rc_out: "Rᶜ of the layer's output",
   active: "Positive activations of the MLP",
+  snr_out: "Length within a head's subspace over that outside",
 };
 const titleOf = (name) => TITLES[name] ?? name;
 

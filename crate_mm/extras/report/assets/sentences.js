@@ -92,7 +92,7 @@ function rateSentence(model) {
   const by = {
     null: `In ${M} R\u1d9c is ${a} nats in its one layer.`,
     falls: `${M} lowers R\u1d9c${change}, from ${a} nats in layer ${F} to ${b} in layer ${L}${late}.`,
-    rises: `${M} raises R\u1d9c${change}, from ${a} to ${b}: the opposite of what its compression is derived for.`,
+    rises: `${M} raises R\u1d9c${change}, from ${a} nats in layer ${F} to ${b} in layer ${L}: the opposite of what it is derived for.`,
     flat: `In ${M} R\u1d9c does not change by more than ${short(high - low)} nats: ${a} in layer ${F}, ${b} in layer ${L}.${ceiling}`,
     valley: `${M} lowers R\u1d9c from ${a} to ${short(low)} in layer ${lowAt}, then lets it rise to ${b}.`,
     hill: `${M} lets R\u1d9c rise from ${a} to ${short(high)} in layer ${highAt}, then lowers it to ${b}.`,
@@ -265,8 +265,8 @@ export function subspacesSentence(label, incoherence, random) {
   if (incoherence === null) return `${label} has one head: there is none to compare.`;
   const ratio = incoherence / random;
   if (ratio < 1.1)
-    return `The directions of ${label}'s heads are as different as random ones (${short(incoherence)} against ${short(random)}).`;
-  return `The directions of ${label}'s heads are ${short(ratio)} times as alike as random ones.`;
+    return `The basis vectors of ${label}'s heads are as different as random ones (${short(incoherence)} against ${short(random)}).`;
+  return `The basis vectors of ${label}'s heads are ${short(ratio)} times as alike as random ones.`;
 }
 
 // How much the maps of two models differ: the mean over tokens and heads of |x_A - x_B|, in times uniform, of each of `layers`.

@@ -36,7 +36,7 @@ const opening = {
   cls: false, // whether the class token is chosen, else the patch at (y, x)
   y: 0.5, // of the chosen patch, as a share of the image's height
   x: 0.5,
-  step: 8, // of a layer, in the section "layer": the last, where all are shown
+  step: innerWidth > 640 ? 8 : 1, // of a layer, in the section "layer": the last, where all are shown, or the first of one at a time
   lambda: null, // of all layers, in the section "draw"; null: as trained
   off: "", // what is switched off there, such as "h2.1-3,d4.17"
   ink: "", // the drawing there
@@ -67,7 +67,7 @@ const PARTS = [
   ["y", "y", (text) => decimal(text, 0.9999), (y) => y.toFixed(3)],
   ["x", "x", (text) => decimal(text, 0.9999), (x) => x.toFixed(3)],
   ["measure", "measure", (text) => (Object.hasOwn(report.measures, text) ? text : undefined)],
-  ["step", "step", (text) => whole(text, 8), (step) => (step < 8 ? step : null)],
+  ["step", "step", (text) => whole(text, 8), (step) => (step === opening.step ? null : step)],
   ["dir", "direction", (text) => fromOne(whole(text, 1e6)), (direction) => (direction === null ? null : direction + 1)],
   ["lambda", "lambda", (text) => decimal(text, 10)],
   ["off", "off", (text) => matching(text, /^[hd]\d+\.\d+(-\d+)?(,[hd]\d+\.\d+(-\d+)?)*$/), (off) => off || null],

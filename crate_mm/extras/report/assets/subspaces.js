@@ -5,7 +5,7 @@ import { unpack } from "./data.js";
 import { div, fold, lacking, note, panelOf, says } from "./dom.js";
 import { h } from "./element.js";
 import { matrix } from "./heat.js";
-import { number, short } from "./numbers.js";
+import { short } from "./numbers.js";
 import { subspacesSentence } from "./sentences.js";
 import { shownModels, state } from "./state.js";
 
@@ -35,7 +35,7 @@ async function views(model, index) {
   const each = found.gram.shape[0] / heads;
   const vectors = names.flatMap((name) => Array.from({ length: each }, (_, i) => `${name}, basis vector ${i + 1}`));
   const ends = `${short(Math.min(...between))} to ${short(Math.max(...between))}`;
-  const means = `Means by pair of heads, ${ends}; ${number(incoherence)} between different ones`;
+  const means = `Mean |cosine| by pair of heads, dark 0, bright 1: ${ends}. On the diagonal a head and itself.`;
   const cosines = `${model.label}: absolute cosines between basis vectors of the subspaces, layer ${state.layer + 1}`;
   const evenly = `|cosines| of ${each} of ${found.directions_a_head} basis vectors per head, evenly spaced, from 0 (dark) to 1`;
   const pairs = `${model.label}: mean absolute cosines between heads`;

@@ -91,7 +91,7 @@ export function lineChart(
     for (const bound of bounds.filter((b) => b.y >= y[0] && b.y <= y[1])) {
       const high = at.y(bound.y);
       svg.append(line(MARGIN.left, high, width - right, high, "bound"));
-      svg.append(text(MARGIN.left + 4, high + (high < 24 ? 12 : -4), bound.name));
+      svg.append(text(MARGIN.left + 4, high + (high > height - MARGIN.bottom - 16 ? -4 : 12), bound.name));
     }
     if (chosen !== null) svg.append(line(at.x(chosen), MARGIN.top, at.x(chosen), height - MARGIN.bottom, "rule"));
     const path = (pairs) => pairs.map(([a, b]) => `${at.x(a)},${at.y(b)}`).join(" ");

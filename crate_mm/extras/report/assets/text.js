@@ -28,9 +28,20 @@ const textOf = (id) => vocabulary[id] ?? `[${id}]`;
 const shownText = (id) => ({ "\n": "⏎\n", "\t": "⇥\t" })[textOf(id)] ?? textOf(id);
 const quoted = (id) => ({ " ": "space", "\n": "line end", "\t": "tab" })[textOf(id)] ?? `“${textOf(id)}”`;
 
+const trainedBefore = (i) => models.slice(0, i).filter((model) => !model.untrained).length;
+
+// A model's dot, letter and label, as in the charts.
+const nameOf = ({ label }, i) => [
+  h("span", { class: "dot", style: { color: styleOf(i).color } }),
+  h("b", {}, styleOf(i).letter),
+  ` ${label}`,
+];
+
 // The colour of models, in the order of the page.
 const styleOf = (i) => ({
-  color: models[i].untrained ? "var(--untrained)" : ["var(--a)", "var(--b)", "var(--other)"][Math.min(i, 2)],
+  color: models[i].untrained
+    ? "var(--untrained)"
+    : ["var(--a)", "var(--b)", "var(--other)"][Math.min(trainedBefore(i), 2)],
   dash: models[i].untrained ? "2 4" : null,
   square: false,
   letter: String.fromCharCode(65 + i),
@@ -73,7 +84,7 @@ function chooseWindow(window) {
 function chooseText(text) {
   const bytes = [...new TextEncoder().encode(text)];
   const ids = [0, ...bytes].slice(0, models[state.model].context);
-  Object.assign(state, { window: null, ids, at: ids.length - 1 });
+  Object.assign(state, { window: null, typed: text, ids, at: ids.length - 1 });
   return bytes.length + 1 - ids.length;
 }
 
@@ -83,8 +94,10 @@ async function refresh() {
   const isSet = direction !== null && value !== null && models[state.model].running;
   changed = isSet ? await lookAt(new Map([[layer, new Map([[direction, value]])]])) : null;
   renderText();
-  renderDirections();
+  await renderDirections();
 }
+
+const note = (text) => h("p", { class: "note" }, text);
 
 function option(value, text, chosen) {
   return h("option", { value, selected: value === chosen }, text);
@@ -98,18 +111,14 @@ function choices() {
     return h("label", {}, `${label} `, box);
   };
   const numbers = (count, chosen) => Array.from({ length: count }, (_, i) => option(i, i + 1, chosen));
-  const windows = report.windows.map(({ name }, i) => option(i, `${i + 1}: ${name}`, state.window));
+  const first = ({ position }) => report.texts[position].slice(0, BEFORE).map(shownText).join("");
+  const labels = models.map(({ label }, i) => option(i, label, state.model));
+  const windows = report.windows.map((window, i) => option(i, `${i + 1}: ${first(window)}…`, state.window));
   if (state.window === null) windows.push(option(-1, "your text", -1));
   return h(
     "div",
     { class: "choices" },
-    models.length > 1
-      ? select(
-          "Model",
-          "model",
-          models.map(({ label }, i) => option(i, label, state.model)),
-        )
-      : null,
+    models.length > 1 ? select("Model", "model", labels) : null,
     select("Text", "window", windows),
     select("Layer", "layer", numbers(model.layers.length, state.layer)),
     headCount(model) ? select("Head", "head", numbers(headCount(model), state.head)) : null,
@@ -145,17 +154,11 @@ function renderText() {
   const spans = state.ids.map((id, i) => {
     const share = row && i <= state.at ? Math.sqrt(row[i] / most) : 0;
     const color = share > 0.02 ? `color-mix(in srgb, var(--accent) ${Math.round(75 * share)}%, transparent)` : "none";
-    return h(
-      "span",
-      { "data-i": i, "aria-current": i === state.at ? "true" : null, style: { background: color } },
-      shownText(id),
-    );
+    const of = { "data-i": i, "aria-current": i === state.at ? "true" : null, style: { background: color } };
+    return h("span", of, shownText(id));
   });
-  const text = h(
-    "div",
-    { class: "tokens", tabindex: 0, role: "application", "aria-label": "Tokens of the text" },
-    spans,
-  );
+  const box = { class: "tokens", tabindex: 0, role: "application", "aria-label": "Tokens of the text" };
+  const text = h("div", box, spans);
   text.addEventListener("click", ({ target }) => target.dataset.i && moveTo(Number(target.dataset.i)));
   text.addEventListener("keydown", (event) => {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -172,10 +175,8 @@ function renderText() {
     choices(),
     h("p", { class: "sentence", id: "attention-sentence" }, sentence),
     h("div", { class: "columns" }, text, nextBox(model)),
-    model.running && model.is_bytes
-      ? typing()
-      : h("p", { class: "note" }, model.running ? "" : (model.why_not_running ?? "")),
-    report.vocabulary_note ? h("p", { class: "note" }, report.vocabulary_note) : "",
+    model.running && model.is_bytes ? typing() : note(model.running ? "" : (model.why_not_running ?? "")),
+    report.vocabulary_note ? note(report.vocabulary_note) : "",
   );
   text.scrollTop = scroll;
   if (focused) text.focus({ preventScroll: true });
@@ -196,131 +197,94 @@ function nextBox(model) {
   const shareOf = (id) => new Map(rows).get(id) ?? look.probability(state.at, id) ?? 0;
   const changedOf = (id) => after.get(id) ?? changed.probability(state.at, id);
   const bar = (share) => h("i", { style: { width: `${100 * share}%` } });
-  const lines = ids.map((id) =>
-    h(
-      "tr",
-      {},
-      h("td", {}, h("code", {}, quoted(id)), id === follows ? " ✓" : ""),
-      h("td", {}, bar(shareOf(id)), after ? bar(changedOf(id)) : null),
-      h("td", {}, percent(shareOf(id)), after ? ` → ${percent(changedOf(id))}` : ""),
-    ),
-  );
+  const lines = ids.map((id) => {
+    const name = h("td", {}, h("code", {}, quoted(id)), id === follows ? " ✓" : "");
+    const shares = after ? [shareOf(id), changedOf(id)] : [shareOf(id)];
+    const told = shares.map((share) => percent(share)).join(" → ");
+    return h("tr", {}, name, h("td", {}, shares.map(bar)), h("td", {}, told));
+  });
   const title = `${model.label}: the token after ${quoted(state.ids[state.at])}`;
-  const note =
+  const goesOn =
     follows === undefined
       ? "The text ends here."
-      : `In the text follows ${quoted(follows)}${ids.includes(follows) ? ", marked ✓" : ""}.`;
-  return h(
-    "div",
-    {},
-    h("h3", {}, title),
-    h("table", { class: "next" }, h("tbody", {}, lines)),
-    h("p", { class: "note" }, note),
-  );
+      : `The text goes on with ${quoted(follows)}${ids.includes(follows) ? ", marked ✓" : ""}.`;
+  const second = changed ? ` Orange: with direction ${state.direction} at ${short(state.value)} for all tokens.` : "";
+  return h("div", {}, h("h3", {}, title), h("table", { class: "next" }, h("tbody", {}, lines)), note(goesOn + second));
 }
 
 function typing() {
-  const note = h("p", { class: "note" });
+  const rest = note("");
   const box = h("textarea", { rows: 2, id: "own-text", placeholder: "def " });
+  if (state.window === null) box.value = state.typed;
   let timer = null;
   box.addEventListener("input", () => {
     clearTimeout(timer);
     timer = setTimeout(async () => {
       const left = box.value ? chooseText(box.value) : (chooseWindow(0), 0);
-      const [text, place] = [box.value, box.selectionStart];
+      const place = box.selectionStart;
       await refresh();
       const again = document.getElementById("own-text");
-      again.value = text;
       again.focus({ preventScroll: true });
       again.setSelectionRange(place, place);
       if (left > 0)
         again.nextSibling.textContent = `The model has ${models[state.model].context} positions: the last ${countOf(left, "byte")} are left out.`;
     }, WAIT);
   });
-  return h("div", { class: "choices" }, h("label", {}, "Your own text: the model runs in this page", box, note));
+  return h("div", { class: "choices" }, h("label", {}, "Your own text: the model runs in this page", box, rest));
 }
 
-function renderDirections() {
+async function renderDirections() {
   const [body, model] = [document.querySelector("#directions > .body"), models[state.model]];
   const { code } = model.layers[state.layer];
   if (!code) {
     body.replaceChildren(h("p", { class: "none" }, model.undefined.code ?? "This layer has no sparse code."));
     return;
   }
+  const shares = await unpack(code.share);
+  if (code !== models[state.model].layers[state.layer].code) return; // another was chosen meanwhile
   const values = look.code(state.layer, state.at);
   const known = new Map(code.directions.map((direction) => [direction.number, direction]));
   const used = values ? [...values.entries()].filter(([, value]) => value > 0).sort((a, b) => b[1] - a[1]) : [];
   const listed = values ? used.slice(0, LISTED) : code.directions.slice(0, LISTED).map(({ number: j }) => [j, null]);
-  if (state.direction === null) state.direction = listed[0]?.[0] ?? 0;
-  const buttons = listed.map(([j, value]) =>
-    h(
-      "button",
-      {
-        type: "button",
-        "aria-pressed": String(j === state.direction),
-        onclick: () => {
-          Object.assign(state, { direction: j, value: null });
-          refresh();
-        },
-      },
-      value === null ? `${j}` : `${j}: ${short(value)}`,
-    ),
-  );
-  const intro = values
-    ? `In layer ${state.layer + 1}, ${used.length} of ${values.length} entries of the code of ${quoted(state.ids[state.at])} are not 0 (${percent(used.length / values.length)}). The largest:`
-    : `Directions of layer ${state.layer + 1}:`;
-  const other = h("input", { type: "number", min: 0, max: code.share.shape[0] - 1, value: state.direction });
-  other.addEventListener("change", () => {
-    state.direction = Math.min(Math.max(Math.trunc(Number(other.value)) || 0, 0), code.share.shape[0] - 1);
-    state.value = null;
-    refresh();
+  // At first the rarest of them: those that most tokens use stand for little.
+  const byShare = listed.filter(([j]) => known.has(j)).sort((a, b) => shares[a[0]] - shares[b[0]]);
+  state.direction ??= (byShare[0] ?? listed[0] ?? [0])[0];
+  const pick = (direction) => (Object.assign(state, { direction, value: null }), refresh());
+  const buttons = listed.map(([j, value]) => {
+    const of = { type: "button", "aria-pressed": String(j === state.direction), onclick: () => pick(j) };
+    return h("button", of, value === null ? `${j}` : `${j}: ${short(value)}`);
   });
-  const about = h("div", {});
+  const intro = values
+    ? `In layer ${state.layer + 1}, ${used.length} of ${values.length} entries of the code of ${quoted(state.ids[state.at])} are not 0 (${percent(used.length / values.length)}). The largest, direction and amount:`
+    : `Directions of layer ${state.layer + 1}:`;
+  const max = shares.length - 1;
+  const other = h("input", { type: "number", min: 0, max, value: state.direction });
+  other.addEventListener("change", () => pick(Math.min(Math.max(Math.trunc(Number(other.value)) || 0, 0), max)));
   body.replaceChildren(
     h("p", { class: "says" }, intro),
     h("div", { class: "choices" }, h("div", { class: "entries" }, buttons), h("label", {}, "Direction ", other)),
-    about,
+    ...describe(model, shares[state.direction], known.get(state.direction), values).filter(Boolean),
   );
-  describe(about, model, code, known.get(state.direction), values);
 }
 
 // Where a direction is used, and a slider that sets it.
-async function describe(box, model, code, direction, values) {
+function describe(model, share, direction, values) {
   const j = state.direction;
-  const share = (await unpack(code.share))[j];
-  if (j !== state.direction) return; // another was chosen meanwhile
   const density =
     share === 0 ? `No token of the text uses direction ${j}.` : `${percent(share)} of all tokens use direction ${j}.`;
-  const list = (title, rows) =>
-    h(
-      "div",
-      {},
-      h("h4", {}, title),
-      h(
-        "ol",
-        { class: "snippets" },
-        rows.map(([position, at, value]) => snippet(position, at, value)),
-      ),
-    );
+  const list = (title, rows) => {
+    const items = rows.map(([position, at, value]) => snippet(position, at, value));
+    return h("div", {}, h("h4", {}, title), h("ol", { class: "snippets" }, items));
+  };
   const slider = model.running ? steering(direction, values?.[j] ?? 0) : null;
-  box.replaceChildren(
-    ...[
-      h("p", { class: "says", id: "density" }, density),
-      slider,
-      direction?.top.length
-        ? h(
-            "div",
-            { class: "columns" },
-            list("Uses it most", direction.top),
-            list("In the middle of its uses", direction.middle),
-          )
-        : h(
-            "p",
-            { class: "none" },
-            share === 0 ? "It has no examples." : "The page keeps examples of the most and least used directions only.",
-          ),
-    ].filter(Boolean),
-  );
+  const none =
+    share === 0 ? "It has no examples." : "The page keeps examples of the most and least used directions only.";
+  const examples = () => [list("Uses it most", direction.top), list("In the middle of its uses", direction.middle)];
+  return [
+    h("p", { class: "says", id: "density" }, density),
+    direction?.top.length ? h("div", { class: "columns" }, examples()) : h("p", { class: "none" }, none),
+    slider,
+  ];
 }
 
 function snippet(position, at, value) {
@@ -330,7 +294,9 @@ function snippet(position, at, value) {
   return h(
     "li",
     { title: `entry ${number(value)}` },
-    flat(at - BEFORE, at),
+    flat(at - BEFORE, at)
+      .slice(-BEFORE)
+      .padStart(BEFORE),
     h("mark", {}, flat(at, at + 1)),
     flat(at + 1, at + 1 + AFTER),
   );
@@ -347,6 +313,7 @@ function steering(direction, own) {
     state.value = Number(box.value);
     refresh().then(() => document.getElementById("steer")?.focus({ preventScroll: true }));
   });
+  const effect = () => effectSentence(look.next(state.at), changed.next(state.at), state.ids[state.at]);
   const set = (text, value) => h("button", { type: "button", onclick: () => ((state.value = value), refresh()) }, text);
   return h(
     "div",
@@ -354,13 +321,7 @@ function steering(direction, own) {
     h("label", {}, `Set direction ${state.direction} for all tokens: `, box, " ", output),
     set("switch off", 0),
     set("as computed", null),
-    changed
-      ? h(
-          "p",
-          { class: "says", id: "effect" },
-          effectSentence(look.next(state.at), changed.next(state.at), state.ids[state.at]),
-        )
-      : null,
+    changed ? h("p", { class: "says", id: "effect" }, effect()) : null,
   );
 }
 
@@ -374,51 +335,32 @@ export function effectSentence(before, after, id) {
 
 function renderObjective() {
   const names = Object.keys(MEASURES).filter((name) => models.some((m) => m.layers.some((l) => name in l.measures)));
-  const panels = names.map((name) =>
-    h(
-      "div",
-      { class: "measure" },
-      h("h3", {}, MEASURES[name]),
-      h("div", { class: "chart", "data-chart": name }),
-      h(
-        "p",
-        { class: "says" },
-        measureSentences(
-          name,
-          models.filter((model) => !model.untrained),
-          untrained,
-        ).join(" "),
-      ),
-    ),
-  );
+  const trained = models.filter((model) => !model.untrained);
+  const panels = names.map((name) => {
+    const says = measureSentences(name, trained, untrained).join(" ");
+    const chart = h("div", { class: "chart", "data-chart": name });
+    return h("div", { class: "measure" }, h("h3", {}, MEASURES[name]), chart, h("p", { class: "says" }, says));
+  });
   const lacks = models.flatMap(({ label, layers }) => {
     const without = names.filter((name) => layers.every((layer) => !(name in layer.measures)));
     return without.length
-      ? [h("p", { class: "note" }, `Not defined for ${label}: ${without.map((name) => MEASURES[name]).join("; ")}.`)]
+      ? [note(`Not defined for ${label}: ${without.map((name) => MEASURES[name]).join("; ")}.`)]
       : [];
   });
-  document.querySelector("#objective > .body").replaceChildren(...lacks, h("div", { class: "four measures" }, panels));
+  const legend = models.map((model, i) => h("span", {}, nameOf(model, i)));
+  const all = h("div", { class: "four measures" }, panels);
+  document.querySelector("#objective > .body").replaceChildren(h("p", { class: "legend" }, legend), ...lacks, all);
   for (const [i, name] of names.entries()) {
-    const series = models.map(({ label, layers }, m) => ({
-      name: label,
-      style: styleOf(m),
-      points: layers.flatMap(({ measures }, l) => {
-        if (!measures[name]) return [];
-        const { mean, std } = measures[name];
-        return [
-          {
-            x: l + 1,
-            y: mean,
-            low: mean - (std ?? 0),
-            high: mean + (std ?? 0),
-            title: `layer ${l + 1}: mean ${number(mean)}`,
-          },
-        ];
-      }),
-    }));
+    const point = ({ measures }, l) => {
+      if (!measures[name]) return [];
+      const { mean, std } = measures[name];
+      const title = `layer ${l + 1}: mean ${number(mean)}`;
+      return [{ x: l + 1, y: mean, low: mean - (std ?? 0), high: mean + (std ?? 0), title }];
+    };
+    const curve = ({ label, layers }, m) => ({ name: label, style: styleOf(m), points: layers.flatMap(point) });
     lineChart(panels[i].querySelector(".chart"), {
       name: `${MEASURES[name]}, by layer`,
-      series: series.filter(({ points }) => points.length),
+      series: models.map(curve).filter(({ points }) => points.length),
       xs: Array.from({ length: Math.max(...models.map(({ layers }) => layers.length)) }, (_, l) => l + 1),
       xTitle: "layer",
       yFormat: name === "sparsity" ? percent : short,
@@ -429,28 +371,15 @@ function renderObjective() {
 // Loss and bits per byte of a model, on the windows that the page measured.
 export function lossSentence({ label, loss, labels, is_bytes }) {
   const bits = is_bytes ? `, ${short(loss / Math.LN2)} bits per byte` : "";
-  return `${label}: ${short(loss)} nats per token${bits}, on ${labels} tokens.`;
+  return `${label}: ${short(loss)} nats per token${bits}, on ${labels.toLocaleString("en")} tokens.`;
 }
 
 function renderHead() {
-  const items = models.map((model, i) =>
-    h(
-      "li",
-      {},
-      h("span", { class: "dot", style: { color: styleOf(i).color } }),
-      h(
-        "span",
-        {},
-        model.label,
-        " ",
-        h(
-          "small",
-          {},
-          `${model.name}, ${countOf(model.layers.length, "layer")}, ${model.parameters.toLocaleString("en")} parameters`,
-        ),
-      ),
-    ),
-  );
+  const items = models.map((model, i) => {
+    const size = `${countOf(model.layers.length, "layer")}, ${model.parameters.toLocaleString("en")} parameters`;
+    const about = `${model.name}, ${size}${model.untrained ? ", untrained" : ""}`;
+    return h("li", {}, nameOf(model, i), " ", h("small", {}, about));
+  });
   document.getElementById("models").replaceChildren(...items);
   const model = models[state.model];
   const sentences = [...models.map(lossSentence), objectiveSentence(model), rateSentence(model)];
@@ -479,27 +408,35 @@ function checkedSentence({ dtype, checked: { same, of, most } }) {
   return `weights as ${dtype}: the most likely token is the same for ${same} of ${of}, and no probability differs by more than ${short(most)}`;
 }
 
-// Open where a token looks most clearly at an earlier one: of the running model's heads, at the middle of the text.
+const NEAR = 5; // tokens before a token that say little about where it looks
+
+// Open where a token looks most clearly at one that is not near; both are no space. Large models try the first text only.
 async function openAtPeak() {
   const model = models[state.model];
-  look = await lookAt();
-  let most = 0;
-  for (let l = 0; l < model.layers.length; l++) {
-    state.layer = l;
-    for (let k = 0; k < headCount(model); k++) {
-      const row = look.attention(l, k, state.at);
-      const peak = row ? Math.max(...row.subarray(0, state.at)) : 0;
-      if (peak > most) [most, state.head, state.opened] = [peak, k, l];
+  let [most, place] = [0, { window: 0, layer: model.layers.length - 1 }];
+  for (const window of report.windows.slice(0, model.parameters < 1e6 ? 4 : 1).keys()) {
+    chooseWindow(window);
+    look = await lookAt();
+    const says = state.ids.map((id) => textOf(id).trim() !== "");
+    for (const layer of model.layers.keys()) {
+      state.layer = layer;
+      for (let head = 0; head < headCount(model); head++)
+        for (let at = NEAR; at < says.length; at++) {
+          const row = says[at] ? look.attention(layer, head, at) : null;
+          const best = row ? row.indexOf(Math.max(...row)) : at;
+          if (at - best < NEAR || !says[best] || row[best] <= most) continue;
+          [most, place] = [row[best], { window, layer, head, at }];
+        }
     }
   }
-  state.layer = state.opened ?? model.layers.length - 1;
+  Object.assign(state, place);
+  chooseWindow(place.window);
 }
 
 state.model = Math.max(
   models.findIndex(({ running }) => running),
   0,
 );
-chooseWindow(0);
 await openAtPeak();
 renderHead();
 renderObjective();
