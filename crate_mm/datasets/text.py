@@ -81,7 +81,7 @@ class TextFiles(Windows):
         root: the folder; all files below it that match ``pattern`` are read, except hidden ones.
         length: N.
         split: 'train' or 'val'.
-        pattern: pattern of the file names, such as '*.txt'.
+        pattern: pattern of the file names, such as ``*.txt``.
         random_windows: as for ``Windows``.
 
     Raises:

@@ -20,7 +20,7 @@ MAX_PENDING = 8  # largest number of tokens held back until their last character
 class TextGenerator:
     """Continue texts with a causal language model::
 
-        generate = TextGenerator("epoch_3.pth")
+        generate = TextGenerator("work_dirs/causal_crate_mini_python/epoch_3.pth")
         generate("def ", max_tokens=100, temperature=0.8, seed=0)
         for piece in generate.stream("def "):
             print(piece, end="", flush=True)
