@@ -558,7 +558,7 @@ def test_the_python_of_a_readme_runs(readme, desk, run_tool):
 def test_the_python_of_docstrings_runs(desk, run_tool):
     run = [f"from {module} import *\n{code}" for module, code in docstring_blocks() if is_run(code)]
     assert len(run) >= 4
-    (desk / "docstrings.py").write_text("\n".join([DOCSTRING_PROLOGUE, *run, "print('done')"]))
+    (desk / "docstrings.py").write_text("\n".join([DOCSTRING_PROLOGUE, *run, "print(); print('done')"]))
     done = run_tool(str(desk / "docstrings"), cwd=desk)
     assert done.last_line == "done", done.output
 
