@@ -93,6 +93,8 @@ SMALL = {
     "configs/causal_crate_mini_python.py": TEXT,
     "configs/segmentation_mini_scenes.py": SCENES,
     "configs/compare_dense/depict_sa_crate.py": SCENES,
+    "configs/compare_dense/linear_crate.py": SCENES,
+    "configs/compare_language/crate.py": TEXT,
     "configs/transfer/pets.py": ["global_batch_size=37"],
     "configs/transfer/folder.py": FOLDERS,
     "transfer/folder": FOLDERS,
