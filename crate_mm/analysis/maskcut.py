@@ -101,9 +101,9 @@ def maskcut(
     if count < 1:
         raise ValueError(f"the number of objects must be at least 1, got {count}")
     weights = np.where(affinity < threshold, NO_AFFINITY, affinity).astype(np.float64)
-    found, masks = np.zeros(N, bool), []
+    covered, masks = np.zeros(N, bool), []
     for _ in range(count):
-        weights[found], weights[:, found] = NO_AFFINITY, NO_AFFINITY
+        weights[covered], weights[:, covered] = NO_AFFINITY, NO_AFFINITY
         y = normalized_cut(weights)
         above, seed = y > y.mean(), np.abs(y).argmax()
         if above.reshape(grid)[[0, 0, -1, -1], [0, -1, 0, -1]].sum() >= 3 or not above[seed]:
@@ -113,8 +113,8 @@ def maskcut(
         overlaps = [(mask & other).sum() / (mask | other).sum() for other in masks]
         if masks and (max(overlaps) > MAX_OVERLAP or mask.mean() < MIN_FRACTION):
             break
-        mask &= ~found.reshape(grid)
-        found |= mask.flatten()
+        mask &= ~covered.reshape(grid)
+        covered |= mask.flatten()
         masks.append(mask)
     return masks
 
@@ -149,12 +149,12 @@ def coco_annotation(mask: np.ndarray, image_id: int, number: int, score: float |
     )
 
 
-def average_precision(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def average_precision(truth: dict[str, Any], predicted: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Return AP, AP50 and AP75 of boxes ('bbox') and masks ('segm') by pycocotools; all categories count as one.
 
     Args:
         truth: a dataset in COCO's format, restricted to the images that were searched.
-        found: annotations with scores. pycocotools uses at most 100 per image.
+        predicted: annotations with scores. pycocotools uses at most 100 per image.
 
     Raises:
         ValueError: the ground truth has no object.
@@ -165,7 +165,7 @@ def average_precision(truth: dict[str, Any], found: list[dict[str, Any]]) -> dic
     # All categories become 1: with useCats=0, pycocotools still drops objects of categories that the truth lacks.
     truth_of_one, found_of_one = (
         [{**copy.deepcopy(annotation), "category_id": 1} for annotation in annotations]
-        for annotations in (truth["annotations"], found)
+        for annotations in (truth["annotations"], predicted)
     )
     if not truth_of_one:
         raise ValueError("the ground truth has no objects: AP is not defined")

@@ -138,13 +138,13 @@ def examples_of(model: Segmentation, batch: dict, number: int | None, measures: 
         finally:
             handle.remove()
         (layer,) = find_layers(model.head, [number]).values()
-        found = class_maps(layer, tensors["tap_w"][0], TokenLayout(0, *grids[0])) if tensors["tap_w"] else None
-        if found is None:
+        attention = class_maps(layer, tensors["tap_w"][0], TokenLayout(0, *grids[0])) if tensors["tap_w"] else None
+        if attention is None:
             raise ValueError(
                 f"layer {number + 1} of {type(model.head).__name__} has no map of class tokens: choose another by "
                 "--layers"
             )
-        values = found[1].double().mean(1).cpu()
+        values = attention[1].double().mean(1).cpu()
         maps = list(values / values.mean((-2, -1), keepdim=True))
     examples = []
     for pixels, truth, predicted, of_image in zip(batch["inputs"], batch["labels"], prediction["predicted"], maps):

@@ -81,22 +81,27 @@ class Objects(Figure):
         if len(requested) > 1:
             raise ValueError(f"objects uses one layer, got {len(requested)}")
         (layer,) = find_layers(model, requested)
-        entries, truth, found, examples = [], [], [], []
+        entries, truth, predicted, examples = [], [], [], []
         for image, entry, annotations in open_pictures(options, image_spec(model.backbone).size):
             masks = find_objects(model, image, layer, options.count, options.threshold)
             entries.append(entry)
             scores = [1 - i / options.count for i in range(len(masks))]
-            start = len(found) + 1
-            found += [coco_annotation(m, entry["id"], start + i, s) for i, (m, s) in enumerate(zip(masks, scores))]
+            start = len(predicted) + 1
+            predicted += [coco_annotation(m, entry["id"], start + i, s) for i, (m, s) in enumerate(zip(masks, scores))]
             truth += annotations or []
             if len(examples) < options.pictures:
-                examples.append((entry["file_name"], image, masks, annotations, found[start - 1 :]))
+                examples.append((entry["file_name"], image, masks, annotations, predicted[start - 1 :]))
         known = not options.files
-        dataset = {"images": entries, "annotations": found, "categories": [CATEGORY]}
-        summary = {"images": len(entries), "objects": len(found), "layer": layer + 1, "threshold": options.threshold}
-        text = f"{len(found)} objects in {len(entries)} images, layer {layer + 1}"
+        dataset = {"images": entries, "annotations": predicted, "categories": [CATEGORY]}
+        summary = {
+            "images": len(entries),
+            "objects": len(predicted),
+            "layer": layer + 1,
+            "threshold": options.threshold,
+        }
+        text = f"{len(predicted)} objects in {len(entries)} images, layer {layer + 1}"
         if known:
-            summary |= average_precision({"images": entries, "annotations": truth}, found)
+            summary |= average_precision({"images": entries, "annotations": truth}, predicted)
             parts = ((name, summary[kind]) for name, kind in (("boxes", "bbox"), ("masks", "segm")))
             texts = (f"{n} {100 * ap['AP50']:.1f} / {100 * ap['AP75']:.1f} / {100 * ap['AP']:.1f}" for n, ap in parts)
             text += f"; AP50 / AP75 / AP: {', '.join(texts)} %"
@@ -208,12 +213,12 @@ def plot_objects(examples: list[tuple], title: str) -> MplFigure:
     grid = figure.subplots(rows, len(examples), squeeze=False)
     for (first, *_), text in zip(grid, ("image", "found", "true objects")):
         first.set_ylabel(text, fontsize="small")
-    for axes, (name, image, masks, truth, found) in zip(grid.T, examples):
+    for axes, (name, image, masks, truth, predicted) in zip(grid.T, examples):
         pixels = np.asarray(image.convert("RGB"))
         for panel in axes:
             panel.imshow(pixels if panel is axes[0] else pixels // 2)
         axes[0].set_title(sanitized(name, 24), fontsize="small", parse_math=False)
-        draw_masks(axes[1], masks, [annotation["bbox"] for annotation in found])
+        draw_masks(axes[1], masks, [annotation["bbox"] for annotation in predicted])
         axes[1].set_xlabel(number_of(masks), fontsize="x-small")
         if has_truth:
             truth = truth or []

@@ -138,9 +138,9 @@ def _look(model: LanguageModel, ids: Tensor, undefined: dict[str, str], stored: 
     maps: dict[int, Tensor] = {}
 
     def read(number: int, w: Tensor) -> None:
-        found = layers[number].attention(w)
-        if found is not None:
-            maps[number] = found[0].float().cpu()
+        attention = layers[number].attention(w)
+        if attention is not None:
+            maps[number] = attention[0].float().cpu()
         elif "attention" not in undefined:
             reason = no_attention(layers[number], layers[number].maps(w, None))
             undefined["attention"] = f"{name_of(model)} has no attention between tokens: {reason}."
