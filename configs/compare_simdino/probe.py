@@ -1,10 +1,10 @@
 """k-NN and linear probe of the backbones of this folder, on Fashion-MNIST padded to 32 x 32 pixels.
 
     python tools/knn.py configs/compare_simdino/probe.py work_dirs/crate/epoch_2.pth --cfg-options data_root=data
-    python tools/train.py configs/compare_simdino/probe.py --load-from work_dirs/crate/epoch_2.pth --linear-probe
+    python tools/train.py configs/compare_simdino/probe.py --load-from work_dirs/crate/epoch_2.pth
 
 work_dirs/crate/epoch_2.pth stands for a checkpoint of crate.py. The features are the teacher's, where there is one.
-The probe trains for three epochs.
+The probe trains only the head, for three epochs.
 """
 
 _base_ = ["../transfer/fashion_mnist.py"]
@@ -15,4 +15,9 @@ train_dataloader = dict(
 val_dataloader = dict(dataset=dict(transforms=[dict(type="Pad", padding=2)]))
 test_dataloader = val_dataloader
 
+# The learning rate of --linear-probe, 1e-3, is too low for three epochs: on the features of crate.py, a head of logits
+# reached 61 % instead of 71 %.
+model = dict(freeze_backbone=True)
+optim_wrapper = dict(optimizer=dict(lr=0.03, weight_decay=0.0))
+param_scheduler = dict(warmup=0)
 train_cfg = dict(max_epochs=3)
