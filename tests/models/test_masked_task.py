@@ -402,14 +402,6 @@ def test_measures_of_the_encoder_and_of_the_decoder():
 
 
 @torch.no_grad()
-def test_a_fused_encoder_predicts_the_same():
-    model, images, noise = build().double().eval(), torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.rand(2, 16)
-    plain = model(images, noise=noise)
-    model.backbone.fuse()
-    torch.testing.assert_close(model(images, noise=noise), plain, rtol=1e-10, atol=1e-10)
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
 def test_a_reconstruction_is_made_of_seen_and_predicted_patches(norm_pix_loss):
     model, images, noise = build(norm_pix_loss=norm_pix_loss).eval(), torch.randn(2, 1, 8, 8), torch.rand(2, 16)

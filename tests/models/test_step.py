@@ -108,7 +108,7 @@ def test_layers_of_different_rates_share_a_compilation():
         return graph.forward
 
     torch._dynamo.reset()
-    model = CRATE({**MICRO, "depth": 6}, 8, 4, drop_path=0.5).train()
+    model = CRATE(MICRO, 8, 4, drop_path=0.5).train()
     for block in model.blocks:
         block.compile(backend=backend)
     out = model(torch.randn(2, 3, 8, 8))

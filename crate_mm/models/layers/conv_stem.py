@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .tokens import PatchEmbedding, PositionedEmbedding, Size, mask_patches, patch_grid
+from .tokens import PatchEmbedding, PositionedEmbedding, Size, patch_grid
 
 
 class FourierPositions(nn.Module):
@@ -69,6 +69,11 @@ def conv_stages(patch_size: int, in_channels: int, embed_dim: int) -> nn.Sequent
     return nn.Sequential(*layers[:-1])
 
 
+def run_stages(stages: nn.Sequential, images: Tensor) -> Tensor:
+    """Return the grid of patches by ``conv_stages``, in the memory order in which convolutions are faster."""
+    return stages(images.contiguous(memory_format=torch.channels_last))
+
+
 class ConvStem(PatchEmbedding):
     """Embed an image as tokens, without a CLS token: ``(B, C, H, W) -> (B, N, d)``.
 
@@ -101,7 +106,7 @@ class ConvStem(PatchEmbedding):
                 "of the backbone to the data's"
             )
         patch_grid((images.shape[2], images.shape[3]), self.patch_size)
-        grid = self.stem(images)
+        grid = run_stages(self.stem, images)
         return (grid + self.positions(grid.shape[2], grid.shape[3])).flatten(2).mT
 
 
@@ -122,7 +127,5 @@ class ConvStemWithCLS(PositionedEmbedding):
         self.cls_token = nn.Parameter(torch.randn(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + self.num_patches, embed_dim))
 
-    def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        positions = self.positions_for(images)
-        tokens = mask_patches(self.stem(images).flatten(2).mT, mask, mask_token)
-        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions
+    def embed(self, images: Tensor) -> Tensor:
+        return run_stages(self.stem, images).flatten(2).mT
