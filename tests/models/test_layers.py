@@ -26,17 +26,13 @@ def test_ista_is_equation_17(tokens, eta, lambd):
     torch.testing.assert_close(ours, plain, rtol=1e-11, atol=1e-11)
 
 
-def test_ista_output_is_nonnegative_and_sparse():
+def test_ista_starts_kaiming_uniform_and_is_sparse():
+    D, bound = ISTA(600).dictionary, (6 / 600) ** 0.5
+    assert D.abs().max() <= bound
+    torch.testing.assert_close(D.std(), torch.tensor(bound / 3**0.5), rtol=0.01, atol=0)
     z = ISTA(32)(torch.randn(4, 50, 32))
     assert (z >= 0).all()
     assert 0.2 < (z == 0).float().mean() < 0.8
-
-
-def test_ista_dictionary_starts_kaiming_uniform():
-    D = ISTA(600).dictionary
-    bound = (6 / 600) ** 0.5
-    assert D.abs().max() <= bound
-    torch.testing.assert_close(D.std(), torch.tensor(bound / 3**0.5), rtol=0.01, atol=0)
 
 
 @pytest.mark.parametrize("tokens", [3, 400])
@@ -68,13 +64,12 @@ def test_mssa_is_subspace_attention(heads, head_dim):
 
 def test_mssa_has_no_output_projection_for_one_head_of_full_width():
     assert isinstance(MSSA(24, 1).out, nn.Identity)
+    assert isinstance(MSSA(24, 1, bias=False).out, nn.Identity)
     assert isinstance(MSSA(24, 1, head_dim=12).out, nn.Linear)
     assert MSSA(24, 2).out.bias is not None
+    assert MSSA(24, 3, bias=False).out.bias is None
     assert MSSA(24, 2).proj.bias is None
-
-
-def test_mssa_refuses_heads_that_do_not_divide():
-    with pytest.raises(ValueError, match=r"24 is not divisible by num_heads 5"):
+    with pytest.raises(ValueError, match=r"24 is not divisible by num_heads 5: give head_dim"):
         MSSA(24, 5)
 
 
@@ -95,9 +90,6 @@ def test_cls_token_comes_first_and_positions_are_added():
     tokens = embedding(torch.rand(3, 1, 4, 4))
     torch.testing.assert_close(tokens[:, 0], (embedding.cls_token[0] + embedding.pos_embed[0, :1]).expand(3, -1))
     assert embedding.pos_embed.shape == (1, 5, 8)
-
-
-def test_positions_and_cls_start_standard_normal():
     embedding = TokenEmbedding(224, 16, in_channels=3, embed_dim=400)
     for value in (embedding.pos_embed, embedding.cls_token):
         assert abs(value.std().item() - 1) < 0.15

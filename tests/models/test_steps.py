@@ -44,11 +44,6 @@ def test_the_tied_base_model_of_table_3():
     assert sum(p.numel() for p in model.parameters()) == 15_708_904
 
 
-def test_mssa_without_output_bias():
-    assert MSSA(24, 3, bias=False).out.bias is None
-    assert isinstance(MSSA(24, 1, bias=False).out, nn.Identity)
-
-
 @pytest.mark.parametrize("bias", [True, False])
 def test_softmax_attention_is_pytorchs(bias):
     torch.manual_seed(0)
@@ -69,11 +64,8 @@ def test_softmax_attention_is_pytorchs(bias):
         SoftmaxAttention(24, 5)
 
 
-def test_mlp_is_its_equation_and_claims_no_code():
-    mlp, x = MLP(24, ratio=3).double(), randn(2, 7, 24)
-    hidden = F.gelu(x @ mlp.fc1.weight.T + mlp.fc1.bias)
-    assert hidden.shape[-1] == 72
-    torch.testing.assert_close(mlp(x), hidden @ mlp.fc2.weight.T + mlp.fc2.bias, rtol=1e-12, atol=1e-12)
+def test_an_mlp_claims_no_code():
+    assert MLP(24, ratio=3).fc1.out_features == 72
     block = build_block(24, 3, dict(type="MSSA"), MLP_, residual=False)
     assert (block.lambd, block.returns_code, "tap_code" in block.taps()) == (None, False, False)
 
