@@ -1,7 +1,5 @@
 """ToST for images against the numbers of the authors' code, float64, 1e-9 relative (tests/data/README.md)."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -17,7 +15,6 @@ from crate_mm.checkpoints.translate import rename
 from crate_mm.models import TOST_ARCHS, ImageClassifier, ToST
 from crate_mm.models.families.tost import KEY_MAP, mlp_ratio_of
 from crate_mm.models.layers import MLP
-from crate_mm.models.layers.conv_stem import run_stages
 from tests.official import assert_close, assert_gradients, losses_by_step, official_state_dict, reference
 from tests.official import reference_images as images
 
@@ -99,17 +96,6 @@ def test_fourier_positions(case):
     assert positions.shape == (1, ref["config"]["dim"], 3, 4)
     assert_close(positions.flatten()[:10], ref["fourier_position_3x4_first10"])
     assert_close(positions.norm(), ref["fourier_position_3x4_l2"])
-
-
-def test_the_memory_order_of_the_stem_changes_nothing(case):
-    """The convolutions in channels-last order, against the plain form, gradients included."""
-    _, model, pixels, _ = case
-    stem, results = model.backbone.embedding.stem.train(), []
-    for form in (stem, partial(run_stages, stem)):
-        grid = form(pixels.requires_grad_())
-        gradients = torch.autograd.grad(grid.square().sum(), [pixels, *stem.parameters()])
-        results.append([grid, *gradients])
-    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
 
 
 def test_images_of_another_size():

@@ -69,11 +69,6 @@ def conv_stages(patch_size: int, in_channels: int, embed_dim: int) -> nn.Sequent
     return nn.Sequential(*layers[:-1])
 
 
-def run_stages(stages: nn.Sequential, images: Tensor) -> Tensor:
-    """Return the grid of patches by ``conv_stages``, in the memory order in which convolutions are faster."""
-    return stages(images.contiguous(memory_format=torch.channels_last))
-
-
 class ConvStem(PatchEmbedding):
     """Embed an image as tokens, without a CLS token: ``(B, C, H, W) -> (B, N, d)``.
 
@@ -106,7 +101,7 @@ class ConvStem(PatchEmbedding):
                 "of the backbone to the data's"
             )
         patch_grid((images.shape[2], images.shape[3]), self.patch_size)
-        grid = run_stages(self.stem, images)
+        grid = self.stem(images)
         return (grid + self.positions(grid.shape[2], grid.shape[3])).flatten(2).mT
 
 
@@ -128,4 +123,4 @@ class ConvStemWithCLS(PositionedEmbedding):
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + self.num_patches, embed_dim))
 
     def embed(self, images: Tensor) -> Tensor:
-        return run_stages(self.stem, images).flatten(2).mT
+        return self.stem(images).flatten(2).mT
