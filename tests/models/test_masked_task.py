@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 
 import numpy as np
 import pytest
@@ -26,8 +25,7 @@ from crate_mm.models import ImageClassifier
 from crate_mm.models.layers import resize_table
 from crate_mm.models.tasks.masked import random_bits
 from crate_mm.registry import DATASETS, MODELS
-from tests.conftest import by_pytorch, free_port
-from tests.training import assert_identical
+from tests.training import assert_identical, train_on_processes
 
 MICRO = dict(embed_dim=24, depth=2, num_heads=3)
 BACKBONE = dict(type="CRATEMAE", arch=MICRO, img_size=8, patch_size=2, in_channels=1)
@@ -93,36 +91,22 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(run, tmp_path):
     assert_identical(one["optimizer"], other["optimizer"])
 
 
-def take_steps(rank, world_size, port, work_dir, **settings):
-    os.environ.update(by_pytorch(rank, world_size, port))
+def take_steps(work_dir, launcher, **settings):
     torch.set_default_dtype(torch.float64)
     cfg = config(work_dir, **{"global_batch_size": 100, "train_cfg.max_epochs": 1, **settings})
     cfg.optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.05))  # of Lion rounding flips signs
-    cfg.launcher = "pytorch"
+    cfg.launcher = launcher
     Runner.from_cfg(cfg).train()
 
 
 @pytest.mark.slow
 def test_processes_and_micro_batches_mask_the_same_patches(tmp_path):
-    context = torch.multiprocessing.get_context("fork")
-    weights = {}
-    for name, world_size, settings in [
-        ("one", 1, {}),
-        ("accumulated", 1, {"max_batch_per_device": 30}),
-        ("three", 3, {}),
-    ]:
-        port = free_port()
-        processes = [
-            context.Process(target=take_steps, args=(rank, world_size, port, tmp_path / name), kwargs=settings)
-            for rank in range(world_size)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-            process.kill()  # nothing, to one that has ended
-            assert process.exitcode == 0
-        weights[name] = read_checkpoint(tmp_path / name / "epoch_1.pth")["state_dict"]
+    weights = {
+        name: train_on_processes(world_size, tmp_path / name, take_steps, **settings)["state_dict"]
+        for name, world_size, settings in (
+            ("one", 1, {}), ("accumulated", 1, {"max_batch_per_device": 30}), ("three", 3, {})
+        )
+    }  # fmt: skip
     for name in ("accumulated", "three"):
         for key, value in weights["one"].items():
             torch.testing.assert_close(weights[name][key], value, rtol=1e-10, atol=1e-12, msg=f"{name} {key}")
