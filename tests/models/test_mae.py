@@ -60,6 +60,7 @@ def test_the_model_is_the_references(case):
     assert (ours, ours + d * d + d) == (ref["num_parameters_used"], ref["num_parameters_trainable"])
 
 
+@pytest.mark.parametrize("case", ["micro"], indirect=True)
 def test_targets_and_masks(case):
     ref, model, images, noise = case
     patches = model.patchify(images)
@@ -119,6 +120,7 @@ def official_float32_table(grid, d):
     return torch.from_numpy(np.concatenate([np.zeros((1, d)), patches])[None])
 
 
+@pytest.mark.parametrize("case", ["micro"], indirect=True)
 @torch.no_grad()
 def test_losses(case):
     ref, model, images, noise = case
@@ -134,6 +136,7 @@ def test_losses(case):
     table.copy_(exact)
 
 
+@pytest.mark.parametrize("case", ["micro"], indirect=True)
 @torch.no_grad()
 def test_the_whole_image(case):
     ref, model, images, _ = case
