@@ -132,9 +132,9 @@ KERNELS = ("embedding.proj.weight", "compress.proj.weight", "compress.out.weight
 @pytest.mark.parametrize(
     ("decayed", "clip", "name"),
     [
-        (KERNELS, None, "adamw_loss_by_step"),  # the dictionaries do not decay
+        (KERNELS, float("inf"), "adamw_loss_by_step"),  # the dictionaries do not decay
         (KERNELS, 1.0, "adamw_clip1_loss_by_step"),
-        (("",), None, "adamw_all_decayed_loss_by_step"),
+        (("",), float("inf"), "adamw_all_decayed_loss_by_step"),
     ],
 )
 def test_gradients_and_adamw_steps(model, decayed, clip, name):
@@ -144,8 +144,11 @@ def test_gradients_and_adamw_steps(model, decayed, clip, name):
     for key, parameter in model.named_parameters():
         groups[key.endswith(decayed)]["params"].append(parameter)
     optimizer = torch.optim.AdamW(groups, **settings)
-    if clip:
-        optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(model.parameters(), clip) and None)
+
+    def clip_gradients(*_):
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+
+    optimizer.register_step_pre_hook(clip_gradients)
     losses = losses_by_step(
         lambda: model(images(), torch.tensor(REF["labels"]), mode="loss")["loss"],
         optimizer,
