@@ -5,11 +5,6 @@
 The paper reports 66.7 % top-1 (Table 1). Not reproduced here.
 """
 
-_base_ = [
-    "_base_/models/crate.py",
-    "_base_/datasets/in1k.py",
-    "_base_/schedules/in1k_lion.py",
-    "_base_/default_runtime.py",
-]
+_base_ = ["crate_base_in1k.py"]
 
-model = dict(backbone=dict(arch="tiny"), label_smoothing=0.1)
+model = dict(backbone=dict(arch="tiny"))

@@ -1,11 +1,14 @@
 """Weights under the names of the authors' own code, and what that code computes with them (tests/data/README.md)."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from crate_mm.models.translate import rename
 
 
 def reference(name: str) -> dict:
@@ -26,3 +29,41 @@ def official_state_dict(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
             z = 0.5 * z
         state_dict[name] = torch.from_numpy(z)
     return state_dict
+
+
+def reference_images(ref: dict, size: tuple[int, int] | None = None) -> Tensor:
+    """The images of a reference model, ``(B, 3, H, W)``, by default of its own size."""
+    shape = ref["batch_size"], 3, *(size or (ref["config"]["image_size"],) * 2)
+    return torch.from_numpy(np.random.RandomState(0).standard_normal(shape))
+
+
+def assert_close(ours, theirs, atol: float = 0) -> None:
+    """To 1e-9 relative."""
+    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-9, atol=atol)
+
+
+def assert_gradients(model: nn.Module, ref: dict, key_map: tuple, unused: str = "", atol: float = 0) -> None:
+    """The norm of each parameter's gradient, and of all."""
+    theirs = rename(ref["grad_l2_by_parameter"], key_map, "the official code", unused)[0]
+    norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
+    assert norms.keys() == theirs.keys()
+    assert_close([norms[name] for name in theirs], list(theirs.values()), atol)
+    assert_close(np.linalg.norm(list(norms.values())), ref["grad_l2_total"])
+
+
+def losses_by_step(
+    loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, steps: int, after_first: Callable[[], None]
+) -> list[float]:
+    """The loss of each step; after the first backward pass a check is called, after the last loss no step is taken."""
+    losses = []
+    for step in range(steps):
+        value = loss()
+        losses.append(value.item())
+        if step == steps - 1:
+            break
+        optimizer.zero_grad()
+        value.backward()
+        if step == 0:
+            after_first()
+        optimizer.step()
+    return losses

@@ -11,8 +11,9 @@ from mmengine.config import Config
 
 from crate_mm.config import fill_images, lacks_num_classes
 from crate_mm.engine import CONFIGS, Runner, load_config, resolve_config
-from crate_mm.models.arch import Arch
+from crate_mm.models.arch import Arch, resolve_arch
 from crate_mm.models.families import CRATE
+from crate_mm.models.families.causal import CausalBackbone
 from crate_mm.registry import BACKBONES, DATASETS, LOOPS, METRICS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
 from tests.dataset_formats import WRITERS
 
@@ -33,10 +34,19 @@ def load(path, **overrides):
     return load_config(path, overrides, model=copy.deepcopy(model_of(other)))
 
 
+def with_two_layers(backbone) -> None:
+    """Keep the width and the heads of a backbone's size, but not its depth."""
+    kind = BACKBONES.get(backbone.type)
+    archs = kind.archs if issubclass(kind, CausalBackbone) else kind.sizes.archs
+    arch = backbone.arch if isinstance(backbone.arch, str) else dict(backbone.arch)
+    backbone.arch = {**resolve_arch(arch, archs)._asdict(), "depth": 2}
+
+
 @pytest.mark.parametrize("path", LEAVES, ids=lambda p: str(p.relative_to(CONFIGS)))
 @pytest.mark.slow
 def test_every_config_builds(path, tmp_path):
     cfg = resolve_config(load(path), world_size=1)
+    with_two_layers(cfg.model.backbone)
     if lacks_num_classes(cfg):
         cfg.model.head.num_classes = 5
     with torch.device("meta"):

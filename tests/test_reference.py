@@ -3,7 +3,6 @@
 import copy
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,12 +10,11 @@ import torch.nn.functional as F
 from crate_mm.analysis.measures import nonzero_fraction, subspace_coding_rate
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import as_checkpoint
-from crate_mm.checkpoints.translate import rename
 from crate_mm.models import ARCHS, ImageClassifier
 from crate_mm.models.families.crate import KEY_MAP
 from crate_mm.registry import OPTIMIZERS
 
-from .official import official_state_dict, reference
+from .official import assert_close, assert_gradients, losses_by_step, official_state_dict, reference, reference_images
 
 REFERENCE = reference("crate")
 
@@ -40,13 +38,7 @@ def case(request):
     ).double()
     weights = as_checkpoint(official_state_dict(ref["state_dict_shapes"]), num_heads=config["heads"]).weights
     model.load_state_dict(weights)
-    size = (ref["batch_size"], 3, config["image_size"], config["image_size"])
-    images = torch.from_numpy(np.random.RandomState(0).standard_normal(size))
-    return ref, model, images, torch.tensor(ref["labels"])
-
-
-def assert_close(ours, reference):
-    np.testing.assert_allclose(ours, reference, rtol=1e-9, atol=0)
+    return ref, model, reference_images(ref), torch.tensor(ref["labels"])
 
 
 def test_parameter_count(case):
@@ -78,19 +70,12 @@ def test_gradients_and_lion_steps(case):
     ref, model, images, labels = case
     start = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = OPTIMIZERS.build(dict(type="Lion", params=model.parameters(), lr=2.4e-4, weight_decay=0.5))
-    losses = []
-    for step in range(len(ref["lion_loss_by_step"])):
-        loss = model(images, labels, mode="loss")["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        losses.append(loss.item())
-        if step == 0:
-            norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
-            reference = rename(ref["grad_l2_by_parameter"], KEY_MAP, "the official code")[0]
-            assert norms.keys() == reference.keys()
-            assert_close([norms[name] for name in reference], list(reference.values()))
-            assert_close(np.linalg.norm(list(norms.values())), ref["grad_l2_total"])
-        optimizer.step()
+    losses = losses_by_step(
+        lambda: model(images, labels, mode="loss")["loss"],
+        optimizer,
+        len(ref["lion_loss_by_step"]),
+        lambda: assert_gradients(model, ref, KEY_MAP),
+    )
     assert_close(losses, ref["lion_loss_by_step"])
     model.load_state_dict(start)
 

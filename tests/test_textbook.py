@@ -13,7 +13,7 @@ OPERATORS = {
     "softmax_attention": lambda: SoftmaxAttention(24, 3),
     "tssa": lambda: TSSA(24, 3),
     "ista": lambda: ISTA(24),
-    "overcomplete_ista": lambda: OvercompleteISTA(24),
+    "overcomplete_ista": lambda: OvercompleteISTA(24, 3, step_size=0.3, lambd=0.05),
     "mlp": lambda: MLP(24),
     "decoder_block": lambda: DecoderBlock(24, MSSA(24, 3)),
 }

@@ -2,8 +2,8 @@
 
     python tools/train.py configs/compare/aot.py --cfg-options data_root=data
 
-The other configs of this folder have the same recipe and, within 10 %, as many multiply-adds. For the paper's variant
-with multi-head self-attention, set model.backbone.compress.type=SoftmaxAttention and a width of 132.
+For the paper's variant with multi-head self-attention, set model.backbone.compress.type=SoftmaxAttention and a width
+of 132.
 """
 
 _base_ = ["../_base_/compare.py"]

@@ -1,9 +1,6 @@
 """Softmax attention instead of MSSA, with ISTA, on Fashion-MNIST, 8.3 M multiply-adds.
 
-    python tools/train.py configs/compare/attention_ista.py --cfg-options data_root=data
-
-The other configs of this folder have the same recipe and, within 10 %, as many multiply-adds. Results:
-configs/RESULTS.md.
+python tools/train.py configs/compare/attention_ista.py --cfg-options data_root=data
 """
 
 _base_ = ["../_base_/compare.py"]

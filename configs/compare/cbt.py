@@ -2,8 +2,7 @@
 
     python tools/train.py configs/compare/cbt.py --cfg-options data_root=data
 
-The other configs of this folder have the same recipe and, within 10 %, as many multiply-adds. 16 patches have 4
-representatives, averages of the patches alone; the published models have 64 of 196 patches.
+16 patches have 4 representatives, averages of the patches alone; the published models have 64 of 196 patches.
 """
 
 _base_ = ["../_base_/compare.py"]

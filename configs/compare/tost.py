@@ -1,9 +1,6 @@
 """A small ToST on Fashion-MNIST, 7.9 M multiply-adds.
 
-    python tools/train.py configs/compare/tost.py --cfg-options data_root=data
-
-The other configs of this folder have the same recipe and, within 10 %, as many multiply-adds. Results:
-configs/RESULTS.md.
+python tools/train.py configs/compare/tost.py --cfg-options data_root=data
 """
 
 _base_ = ["../_base_/compare.py"]

@@ -1,8 +1,6 @@
 """A small causal CRATE with an overcomplete dictionary on the source of Python's own library, by bytes.
 
-    python tools/train.py configs/compare_language/crate_overcomplete.py
-
-The other configs of this folder have the same recipe, width and depth.
+python tools/train.py configs/compare_language/crate_overcomplete.py
 """
 
 _base_ = ["../_base_/language_mini.py"]

@@ -1,8 +1,6 @@
 """A small causal ToST on the source of Python's own library, by bytes.
 
-    python tools/train.py configs/compare_language/tost.py
-
-The other configs of this folder have the same recipe, width and depth.
+python tools/train.py configs/compare_language/tost.py
 """
 
 _base_ = ["../_base_/language_mini.py"]

@@ -1,8 +1,6 @@
 """A small CBT pretrained on Fashion-MNIST by SimDINO; its backbone has 2.85 M multiply-adds for 32 x 32 pixels.
 
-    python tools/train.py configs/compare_simdino/cbt.py --cfg-options data_root=data
-
-The other configs of this folder have the same recipe and, within 5 %, backbones of as many multiply-adds.
+python tools/train.py configs/compare_simdino/cbt.py --cfg-options data_root=data
 """
 
 _base_ = ["../_base_/compare_simdino.py"]

@@ -6,11 +6,6 @@ Published (the authors' README): 39.1 mIoU, 1.5 G multiply-adds of the decoder. 
 here. Recipe and starting weights are as in depict_sa_vit_large_ade20k.py, with images of 512 pixels.
 """
 
-_base_ = [
-    "../_base_/models/segmentation_vit.py",
-    "../_base_/datasets/ade20k.py",
-    "../_base_/schedules/segmenter_sgd.py",
-    "../_base_/default_runtime.py",
-]
+_base_ = ["cbt_vit_base_ade20k.py"]
 
-model = dict(backbone=dict(arch="tiny"), head=dict(type="CBTDecoder"))
+model = dict(backbone=dict(arch="tiny"))

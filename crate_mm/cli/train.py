@@ -72,6 +72,12 @@ def configure(args: argparse.Namespace) -> tuple[Config, Checkpoint | None]:
     """Return the run's config, and its start checkpoint if that was opened for its model."""
     plain = load_config(args.config)
     model = load_config(args.model).get("model") if args.model else None
+    if args.linear_probe:  # before its settings are merged
+        require_frozen_backbone(plain)
+        if isinstance(plain.get("param_scheduler"), list):
+            raise ValueError(
+                "--linear-probe sets param_scheduler.warmup, but the config has a list: expected one schedule"
+            )
     source = model_checkpoint(args, plain)
     cfg, checkpoint = load_config_and_checkpoint(
         plain,
@@ -82,10 +88,8 @@ def configure(args: argparse.Namespace) -> tuple[Config, Checkpoint | None]:
         model=model,
         full_model=source is not args.load_from,
     )
-    if args.linear_probe and defines_model(cfg) and not accepts(MODELS.get(cfg.model.type), "freeze_backbone"):
-        raise ValueError(
-            f"--linear-probe needs a task that freezes its backbone: {cfg.model.type} has no argument freeze_backbone"
-        )
+    if args.linear_probe:
+        require_frozen_backbone(cfg)
     launch = {"launcher": args.launcher}
     launch |= {"work_dir": args.work_dir} if args.work_dir else {}
     launch |= {"load_from": args.load_from} if args.load_from else {}
@@ -95,6 +99,14 @@ def configure(args: argparse.Namespace) -> tuple[Config, Checkpoint | None]:
     launch |= {"optim_wrapper": amp_optim_wrapper()} if args.amp else {}
     cfg.merge_from_dict(launch)
     return cfg, checkpoint
+
+
+def require_frozen_backbone(cfg: Config) -> None:
+    """Raise ``ValueError`` if a config defines a task that has no argument ``freeze_backbone``."""
+    if defines_model(cfg) and not accepts(MODELS.get(cfg.model.type), "freeze_backbone"):
+        raise ValueError(
+            f"--linear-probe needs a task that freezes its backbone: {cfg.model.type} has no argument freeze_backbone"
+        )
 
 
 def dry_run(cfg: Config, checkpoint: Checkpoint | None) -> None:

@@ -184,6 +184,18 @@ def image_spec(backbone: Backbone) -> InputSpec:
     return spec
 
 
+def patch_grid_of(backbone: Backbone) -> tuple[int, int]:
+    """Return rows and columns of the patches of an image of the declared size.
+
+    Raises:
+        ValueError: the backbone takes no images, or has no grid of patches.
+    """
+    layout = backbone.layout(torch.empty(1, *image_spec(backbone).shape, device="meta"))
+    if layout is None:
+        raise ValueError(f"{type(backbone).__name__} does not define its grid of patches: its layout is None")
+    return layout.rows, layout.columns
+
+
 def require_masking(backbone: Backbone) -> None:
     """Raise ``ValueError`` unless a backbone is called with ``(images, mask, mask_token)``, as ``PatchBackbone``."""
     if not {"mask", "mask_token"} <= inspect.signature(backbone.forward).parameters.keys():

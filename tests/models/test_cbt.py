@@ -13,7 +13,8 @@ from crate_mm.models.families.cbt import KEY_MAP
 from crate_mm.models.layers import CBSA, AgentAttention, SoftmaxAttention
 from crate_mm.registry import MODELS, OPTIMIZERS
 from crate_mm.testing import check_backbone, check_layer
-from tests.official import official_state_dict, reference
+from tests.official import assert_close, assert_gradients, losses_by_step, official_state_dict, reference
+from tests.official import reference_images as images
 
 REFERENCE = reference("cbsa")
 CASES = [name for name in REFERENCE if name.startswith("micro")]
@@ -45,15 +46,6 @@ def case(request):
     return ref, model, images(ref), torch.tensor(ref["labels"])
 
 
-def images(ref):
-    side = ref["config"]["image_size"]
-    return torch.from_numpy(np.random.RandomState(0).standard_normal((ref["batch_size"], 3, side, side)))
-
-
-def assert_close(ours, theirs):
-    np.testing.assert_allclose(np.asarray(ours), theirs, rtol=1e-9, atol=0)
-
-
 @torch.no_grad()
 def test_logits_and_layers(case):
     ref, model, pixels, _ = case
@@ -74,23 +66,15 @@ def test_gradients_statistics_and_steps(case, name):
     ref, model, pixels, labels = case
     kind = {"lion": "Lion", "adamw": "AdamW"}[name]
     optimizer = OPTIMIZERS.build(dict(type=kind, params=model.parameters(), **ref[name]))
-    losses = []
-    for step in range(4):
-        loss = model.train()(pixels, labels, mode="loss")["loss"]
-        losses.append(loss.item())
-        if step == 3:
-            break
-        optimizer.zero_grad()
-        loss.backward()
-        if step == 0:
-            norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
-            theirs = rename(ref["grad_l2_by_parameter"], KEY_MAP, "the official code")[0]
-            assert norms.keys() == theirs.keys()
-            assert_close([norms[name] for name in theirs], list(theirs.values()))
-            assert_close(np.linalg.norm(list(norms.values())), ref["grad_l2_total"])
-            statistics = rename(ref["running_stats_l2_after_one_forward"], KEY_MAP, "the official code")[0]
-            assert_close([model.state_dict()[key].norm() for key in statistics], list(statistics.values()))
-        optimizer.step()
+
+    def after_first():
+        assert_gradients(model, ref, KEY_MAP)
+        statistics = rename(ref["running_stats_l2_after_one_forward"], KEY_MAP, "the official code")[0]
+        assert_close([model.state_dict()[key].norm() for key in statistics], list(statistics.values()))
+
+    losses = losses_by_step(
+        lambda: model.train()(pixels, labels, mode="loss")["loss"], optimizer, steps=4, after_first=after_first
+    )
     assert_close(losses[0], ref["train_loss"])
     assert_close(losses, ref[f"{name}_all_decayed_loss_by_step"])
     if name == "lion":

@@ -24,6 +24,11 @@ def test_every_family_keeps_the_contract(family):
     check_backbone(BACKBONES.build(dict(type=family, **SMALL)))
 
 
+@pytest.mark.parametrize("compress", ["SoftmaxAttention", "TSSA", "CBSA"])
+def test_aot_of_any_compression_keeps_the_contract(compress):
+    check_backbone(BACKBONES.build(dict(type="AoT", **SMALL, compress=dict(type=compress))))
+
+
 @pytest.mark.parametrize("operators", [("MSSA", None), (None, "ISTA"), ("TSSA", "MLP"), ("SoftmaxAttention", None)])
 @pytest.mark.parametrize("residual", [False, True])
 def test_a_block_of_any_operators_keeps_the_contract(operators, residual):

@@ -13,18 +13,13 @@ from crate_mm.checkpoints.fit import load_strict
 from crate_mm.models import DEPICTCA, DEPICTSA, CBTDecoder, TokenLayout
 from crate_mm.models.decoders.base import class_maps
 from crate_mm.models.layers import CBSA, MSCA, MSSA, CrossBlock
-from crate_mm.models.translate import rename
 from crate_mm.registry import HEADS, MODELS
 from crate_mm.testing import check_layer
-from tests.official import official_state_dict, reference
+from tests.official import assert_close, assert_gradients, losses_by_step, official_state_dict, reference
 
 REFERENCE = reference("depict")
 DECODERS = {"depict_sa_micro": DEPICTSA, "depict_ca_micro": DEPICTCA, "cbt_decoder_micro": CBTDecoder}
 WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024}
-
-
-def assert_close(ours, theirs):
-    np.testing.assert_allclose(np.asarray(ours), theirs, rtol=1e-9, atol=0)
 
 
 def normal(seed, *shape):
@@ -72,20 +67,15 @@ def test_gradients_and_steps(case):
         [dict(params=groups[True], weight_decay=decay), dict(params=groups[False], weight_decay=0)], **sgd
     )
     patches.requires_grad_()
-    losses = []
-    for step in range(4):
-        loss = F.cross_entropy(upsampled(decoder, patches, grid, labels), labels, ignore_index=255)
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        if step == 0:
-            expected = rename(ref["grad_l2_by_parameter"], decoder.official.key_map, "the official code")[0]
-            ours = {name: p.grad.norm().item() for name, p in decoder.named_parameters()}
-            assert ours.keys() == expected.keys()
-            assert_close([ours[name] for name in expected], list(expected.values()))
-            assert_close(sum(norm**2 for norm in ours.values()) ** 0.5, ref["grad_l2_total"])
-            assert_close(patches.grad.norm(), ref["input_grad_l2"])
-        optimizer.step()
+
+    def after_first():
+        assert_gradients(decoder, ref, decoder.official.key_map)
+        assert_close(patches.grad.norm(), ref["input_grad_l2"])
+
+    def loss():
+        return F.cross_entropy(upsampled(decoder, patches, grid, labels), labels, ignore_index=255)
+
+    losses = losses_by_step(loss, optimizer, 4, after_first)
     assert_close(losses, ref["sgd_loss_by_step"])
     assert_close(losses[0], ref["loss"])
 

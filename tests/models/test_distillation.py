@@ -1,9 +1,7 @@
 """Self-distillation: SimDINO's reference numbers, the crops, the teacher, the contract."""
 
 import copy
-import json
 from inspect import signature
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +19,9 @@ from crate_mm.models.backbone import registered_backbones
 from crate_mm.models.tasks.distillation import ProjectionHead, SelfDistillation, rate_distillation_loss
 from crate_mm.models.tasks.rate_loss import expansion, largest_expansion, patch_similarity
 from crate_mm.testing import check_task
+from tests.official import official_state_dict, reference
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "data/simdino_reference.json").read_text())
+REFERENCE = reference("simdino")
 LOSSES = [key for key in REFERENCE if key.startswith("loss_")]
 EXPANDED = ("student", "mean")
 SMALL = dict(hidden_dim=12, out_dim=8, preprocessor=dict(mean=(0.5,), std=(0.5,)))
@@ -40,18 +39,6 @@ def unit(seed, shape):
 def close(actual, expected):
     expected = torch.as_tensor(expected, dtype=torch.float64)
     torch.testing.assert_close(torch.as_tensor(actual, dtype=torch.float64), expected, rtol=1e-9, atol=1e-12)
-
-
-def parameters(shapes):
-    """The parameters of the reference numbers, by the rule of their README."""
-    values = {}
-    for number, name in enumerate(sorted(shapes)):
-        z = normal(1000 + number, shapes[name])
-        if z.ndim == 1:
-            values[name] = 0.1 * z + name.endswith("weight")
-        else:
-            values[name] = z / z.shape[-1] ** 0.5 if z.ndim == 2 else 0.5 * z
-    return values
 
 
 def crops(images=4, sizes=(16, 16, 8, 8), channels=1):
@@ -147,7 +134,7 @@ def test_head_equals_reference():
     expected = REFERENCE["head"]
     config = expected["config"]
     head = ProjectionHead(config["in_dim"], config["hidden_dim"], config["bottleneck_dim"]).double()
-    head.load_state_dict(parameters(expected["generated_shapes"]))
+    head.load_state_dict(official_state_dict(expected["generated_shapes"]))
     rows = len(expected["output_first10_per_row"])
     output = head(normal(5, (rows, config["in_dim"])))
     close(output[:, :10].detach(), expected["output_first10_per_row"])
@@ -192,7 +179,7 @@ def test_training_equals_reference():
     backbone = dict(type="ViT", arch=arch, img_size=config["global_size"], patch_size=config["patch_size"])
     sizes = dict(hidden_dim=config["hidden_dim"], out_dim=config["bottleneck_dim"])
     task = SelfDistillation(backbone, momentum=config["momentum"], group_size="batch", **sizes).double()
-    values = parameters(expected["generated_shapes"])
+    values = official_state_dict(expected["generated_shapes"])
     names = {our_name(name): name for name in values}
     student = {name: p for name, p in task.named_parameters() if not name.startswith("teacher.")}
     assert student.keys() == names.keys()

@@ -6,7 +6,8 @@ import warnings
 import pytest
 import torch
 
-from tests.checkpoints.test_export import ONNX_TAKES_ANY_BATCH, needs_onnx_of_any_batch
+from crate_mm.models import ToST
+from tests.checkpoints.test_export import needs_onnx_of_any_batch
 from tests.models.test_families import FAMILIES, classifier, pixels
 
 BATCHES = (1, 3, 150)  # at 150 a CRATE that is not exported takes the other of its two forms:
@@ -23,12 +24,18 @@ def _quiet():
 
 
 @pytest.fixture(
-    scope="module", params=[f if f == "CRATE" else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
+    scope="module",  # AoT's layer is a part of CRATE's
+    params=[f if f == "CRATE" else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES if f != "AoT"],
 )
 def model(request):
     model = classifier(request.param)
     torch.nn.init.normal_(model.head.fc.weight)
     return model.requires_grad_(False)
+
+
+def dimensions_of(model):
+    """The batch, and height and width where positions are computed."""
+    return {0: BATCH, **(SIZES if isinstance(model.backbone, ToST) else {})}
 
 
 def exported(model, dimensions):
@@ -37,17 +44,22 @@ def exported(model, dimensions):
 
 @pytest.fixture(scope="module")
 def program(model):
-    return exported(model, {0: BATCH})
+    return exported(model, dimensions_of(model))
 
 
-def check(function, model, size=(32, 32)):
-    for batch in BATCHES:
-        images = pixels(batch, size)
-        torch.testing.assert_close(function(images), model(images), atol=1e-4, rtol=1e-4)
+def check(function, model, sizes=((32, 32),)):
+    for size in sizes:
+        for batch in BATCHES:
+            images = pixels(batch, size)
+            torch.testing.assert_close(function(images), model(images), atol=1e-4, rtol=1e-4)
+
+
+def sizes_of(model):
+    return ((32, 32), (40, 64), (16, 16)) if len(dimensions_of(model)) > 1 else ((32, 32),)
 
 
 def test_an_exported_model_takes_any_batch(model, program):
-    check(program.module(), model)
+    check(program.module(), model, sizes_of(model))
 
 
 def test_a_traced_model_takes_any_batch(model):
@@ -81,15 +93,4 @@ def onnx_session(program):
 @pytest.mark.slow
 @needs_onnx_of_any_batch
 def test_onnx_takes_any_batch(model, program):
-    check(onnx_session(program), model)
-
-
-@pytest.mark.slow
-def test_a_tost_takes_any_size():
-    """It computes its positions."""
-    model = classifier("ToST").requires_grad_(False)
-    program = exported(model, {0: BATCH, **SIZES})
-    runs = [program.module(), *([onnx_session(program)] if ONNX_TAKES_ANY_BATCH else [])]
-    for size in ((32, 32), (40, 64), (16, 16)):
-        for run in runs:
-            check(run, model, size)
+    check(onnx_session(program), model, sizes_of(model))

@@ -1,6 +1,7 @@
 """CRATE-MAE against the numbers of its authors' code, float64, 1e-9 relative (tests/data/README.md)."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,17 +13,20 @@ from crate_mm.analysis.measures import nonzero_fraction
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import CheckpointError, as_checkpoint, open_checkpoint
 from crate_mm.checkpoints.fit import load_strict
-from crate_mm.checkpoints.translate import TranslationError, rename, translate
+from crate_mm.checkpoints.translate import TranslationError, translate
 from crate_mm.engine import load_config
 from crate_mm.models import ARCHS, CRATEMAE, MaskedAutoencoder
 from crate_mm.models.families.crate_mae import KEY_MAP, UNUSED
 from crate_mm.models.layers import resize_table, sincos_table
 from crate_mm.registry import MODELS
-from tests.official import official_state_dict, reference
+from tests.official import assert_close as assert_close_in_official
+from tests.official import assert_gradients, losses_by_step, official_state_dict, reference
+from tests.official import reference_images as images_of
 
 REFERENCE = reference("mae")
 NAMES = ["micro", pytest.param("base", marks=pytest.mark.slow)]
 DECAY = load_config("crate_mae_base_in1k").optim_wrapper.paramwise_cfg.to_dict()
+assert_close = partial(assert_close_in_official, atol=1e-15)  # some numbers are sines of whole periods
 
 
 def translated(name, **given):
@@ -32,15 +36,6 @@ def translated(name, **given):
     return translate(
         CRATEMAE.official, official_state_dict(ref["generated_shapes"]), num_heads=config["heads"], **given
     )
-
-
-def images_of(ref, size=None):
-    size = size or ref["config"]["image_size"]
-    return torch.from_numpy(np.random.RandomState(0).standard_normal((ref["batch_size"], 3, size, size)))
-
-
-def assert_close(ours, theirs):
-    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-9, atol=1e-15)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -65,6 +60,7 @@ def test_the_model_is_the_references(case):
     assert (ours, ours + d * d + d) == (ref["num_parameters_used"], ref["num_parameters_trainable"])
 
 
+@pytest.mark.parametrize("case", ["micro"], indirect=True)
 def test_targets_and_masks(case):
     ref, model, images, noise = case
     patches = model.patchify(images)
@@ -124,6 +120,7 @@ def official_float32_table(grid, d):
     return torch.from_numpy(np.concatenate([np.zeros((1, d)), patches])[None])
 
 
+@pytest.mark.parametrize("case", ["micro"], indirect=True)
 @torch.no_grad()
 def test_losses(case):
     ref, model, images, noise = case
@@ -139,6 +136,7 @@ def test_losses(case):
     table.copy_(exact)
 
 
+@pytest.mark.parametrize("case", ["micro"], indirect=True)
 @torch.no_grad()
 def test_the_whole_image(case):
     ref, model, images, _ = case
@@ -152,39 +150,26 @@ def test_the_whole_image(case):
     assert_close(attention[:, 0, :10], theirs["cls_attention_last_layer_head0_first10"])
     if "unmasked_other_size" in ref:
         theirs = ref["unmasked_other_size"]
-        tokens = model.backbone(images_of(ref, theirs["image_size"]))
+        tokens = model.backbone(images_of(ref, (theirs["image_size"],) * 2))
         assert_close(tokens[:, 0, :10], theirs["cls_first10"])
         assert_close(tokens.norm(), theirs["tokens_l2"])
 
 
 def test_gradients_and_adamw_steps(case):
-    """The decay of each parameter is what the config of the pretraining gives it."""
+    """The decay of each parameter is what the config of the pretraining gives it; of the large model, one step."""
     ref, model, images, noise = case
     start = {name: value.clone() for name, value in model.state_dict().items()}
     for rule, decay in (("adamw_loss_by_step", DECAY), ("adamw_all_decayed_loss_by_step", None)):
+        expected = ref.get(rule, [])[: None if ref is REFERENCE["micro"] else 2]
         wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", **ref["adamw"]), paramwise_cfg=decay)
-        optimizer, losses = build_optim_wrapper(model, wrapper).optimizer, []
-        for step in range(len(ref.get(rule, ()))):
-            loss = model(images, noise=noise, mode="loss")["loss"]
-            losses.append(loss.item())
-            if step == len(ref[rule]) - 1:
-                break  # no step is taken after the last loss
-            optimizer.zero_grad()
-            loss.backward()
-            if step == 0:
-                compare_gradients(ref, model)
-            optimizer.step()
-        assert_close(losses, ref.get(rule, ()))
+        losses = losses_by_step(
+            lambda: model(images, noise=noise, mode="loss")["loss"],
+            build_optim_wrapper(model, wrapper).optimizer,
+            len(expected),
+            lambda: assert_gradients(model, ref, KEY_MAP, UNUSED, atol=1e-15),
+        )
+        assert_close(losses, expected)
         model.load_state_dict(start)
-
-
-def compare_gradients(ref, model):
-    theirs, unused = rename(ref["grad_l2_by_parameter"], KEY_MAP, "the official code", UNUSED)
-    norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
-    assert norms.keys() == theirs.keys()
-    assert set(unused) <= set(ref["unused_parameters"])
-    assert_close([norms[name] for name in theirs], list(theirs.values()))
-    assert_close(np.linalg.norm(list(norms.values())), ref["grad_l2_total"])
 
 
 @pytest.mark.parametrize("size", ARCHS)
@@ -338,9 +323,6 @@ def test_heads_are_taken_as_published_and_else_asked_for():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop("decoder_norm.bias"), "missing .*decoder.norm.bias"),
-        (lambda w: w.update(fc=torch.zeros(1)), "'fc' is not a parameter of the official CRATE-MAE code"),
-        (lambda w: w.update({"decoder_pos_embed": torch.zeros(1, 11, 48)}), "the patches .10. do not form a square"),
         (lambda w: w.update({"patch_embed.proj.weight": torch.zeros(48, 1, 8, 8)}), "patches have 1 channels"),
         (lambda w: [w.pop(k) for k in [*w] if k.startswith("decoder_blocks")], "it has no tensor of decoder_blocks"),
     ],

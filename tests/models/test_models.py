@@ -2,16 +2,12 @@
 
 import pytest
 import torch
-from torchvision.models import VisionTransformer
 from torchvision.transforms import functional as TF
 
 from crate_mm import Predictor, get_model
 from crate_mm.analysis.taps import capture
-from crate_mm.models import ARCHS, CRATE, VIT_ARCHS, ImageClassifier, ImagePreprocessor, Positions, ViT
-from crate_mm.models.tasks.heads import POOLS
+from crate_mm.models import CRATE, ImageClassifier, ImagePreprocessor, Positions, ViT
 
-PARAMETERS = {"tiny": 6_090_856, "small": 13_116_328, "base": 22_796_008, "large": 77_641_192}
-VIT_PARAMETERS = {"tiny": 5_717_416, "small": 22_050_664}  # the paper: 5.72 and 22.05 M
 MICRO = dict(embed_dim=24, depth=2, num_heads=3)
 
 
@@ -22,34 +18,6 @@ def classifier(arch=MICRO, pool="cls", num_classes=7, kind="CRATE", freeze_backb
         head=dict(type="LinearHead", num_classes=num_classes, pool=pool, norm=kind == "CRATE"),
         freeze_backbone=freeze_backbone,
     )
-
-
-@pytest.mark.parametrize("arch", ARCHS)
-def test_parameter_counts(arch):
-    assert PARAMETERS.keys() == ARCHS.keys()
-    with torch.device("meta"):
-        model = classifier(arch, num_classes=1000, img_size=224, patch_size=16)
-    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[arch]
-
-
-@pytest.mark.parametrize("arch", VIT_ARCHS)
-def test_vit_parameter_counts(arch):
-    assert VIT_PARAMETERS.keys() == VIT_ARCHS.keys()
-    with torch.device("meta"):
-        model = classifier(arch, kind="ViT", num_classes=1000, img_size=224, patch_size=16)
-    assert sum(p.numel() for p in model.parameters()) == VIT_PARAMETERS[arch]
-
-
-def test_vit_is_torchvisions():
-    torch.manual_seed(0)
-    theirs = VisionTransformer(16, 4, MICRO["depth"], MICRO["num_heads"], MICRO["embed_dim"], 96, num_classes=7)
-    torch.nn.init.normal_(theirs.heads.head.weight)
-    model = classifier(kind="ViT")
-    stored = {key: value for key, value in theirs.state_dict().items() if not key.startswith("heads.")}
-    model.backbone.load_state_dict(stored)  # strictly: the names are torchvision's
-    model.head.fc.load_state_dict(theirs.heads.head.state_dict())
-    images = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(model.eval()(images), theirs.eval()(images))
 
 
 @pytest.mark.parametrize(
@@ -84,33 +52,16 @@ def test_vit_refuses_other_images():
         ViT(MICRO, 8, 4, in_channels=1)(torch.zeros(2, 3, 8, 8))
 
 
-@pytest.mark.parametrize("kind", ["CRATE", "ViT"])
-@pytest.mark.parametrize("pool", POOLS)
-def test_every_parameter_gets_a_finite_gradient(kind, pool):
-    model = classifier(pool=pool, kind=kind)
-    torch.nn.init.normal_(model.head.fc.weight)
-    loss = model(torch.randn(2, 3, 16, 16), torch.tensor([1, 2]), mode="loss")["loss"]
-    loss.backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.any(), name
-
-
 @pytest.mark.parametrize(
     ("img_size", "patch_size", "in_channels"), [(8, 2, 1), ((12, 20), 4, 3), ((12, 20), (3, 5), 5), (16, 16, 3)]
 )
 def test_any_image_patch_and_channels(img_size, patch_size, in_channels):
-    model = CRATE(MICRO, img_size, patch_size, in_channels)
+    model = CRATE(MICRO, img_size, patch_size, in_channels, ista_step_size=0.3, ista_lambda=0.7)
+    assert {(b.sparsify.step_size, b.sparsify.lambd) for b in model.blocks} == {(0.3, 0.7)}
     H, W = model.img_size
     h, w = model.embedding.patch_size
     tokens = model(torch.randn(2, in_channels, H, W))
     assert tokens.shape == (2, 1 + (H // h) * (W // w), 24)
-
-
-def test_step_size_and_lambda_reach_every_layer():
-    model = CRATE(MICRO, 16, 4, ista_step_size=0.3, ista_lambda=0.7)
-    assert {(b.sparsify.step_size, b.sparsify.lambd) for b in model.blocks} == {(0.3, 0.7)}
 
 
 @pytest.mark.parametrize("arch", ["hug", "Base", dict(embed_dim=24), dict(MICRO, width=3)])
@@ -175,10 +126,6 @@ def test_a_frozen_backbone_has_no_graph(kind):
     assert trained == {f"head.{name}" for name, _ in model.head.named_parameters()}
 
 
-def test_head_width_follows_the_backbone():
-    assert classifier(dict(MICRO, embed_dim=36)).head.fc.in_features == 36
-
-
 def test_taps_give_each_layers_tokens():
     model, images = classifier(), torch.randn(2, 3, 16, 16)
     plain = model(images)
@@ -236,14 +183,6 @@ def test_state_dict_keys_are_a_contract():
         f"{block}sparsify.dictionary",
         *(f"head.{m}.{p}" for m in ("norm", "fc") for p in ("weight", "bias")),
     }
-
-
-def test_a_fused_model_gives_the_same_logits():
-    model, images = classifier().eval().double(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
-    with torch.no_grad():
-        plain = model(images)
-        model.backbone.fuse()
-        torch.testing.assert_close(model(images), plain, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["crate_tiny", "vit_tiny", "tost_tiny_12"])

@@ -1,6 +1,5 @@
 """The task Segmentation: sizes, loss, sliding window, refusals."""
 
-import copy
 import inspect
 
 import pytest
@@ -23,7 +22,8 @@ GRAY = dict(mean=(0.4,), std=(0.25,))
 def build(backbone="CRATE", head=None, **options):
     torch.manual_seed(0)
     head = head or dict(type="LinearDecoder", num_classes=11)
-    return Segmentation(dict(type=backbone, **SIZES), head, preprocessor=GRAY, **options).eval()
+    backbone = backbone if isinstance(backbone, dict) else dict(type=backbone)
+    return Segmentation({**SIZES, **backbone}, head, preprocessor=GRAY, **options).eval()
 
 
 def batch(count=3, size=16):
@@ -56,8 +56,10 @@ def test_the_backbones_of_the_test_above_are_all_of_the_package():
     assert own == {"CRATE", "CRATEAlpha", "CRATEMAE", "ToST", "CBT", "AoT", "ViT"}
 
 
-def test_the_logits_are_the_decoders_enlarged_bilinearly():
-    task, images = build(), torch.randn(2, 1, 16, 16)
+@pytest.mark.parametrize("backbone", [dict(type="CRATE"), dict(type="ToST"), dict(type="ViT", registers=2)])
+def test_the_logits_are_the_decoders_enlarged_bilinearly(backbone):
+    """The tokens before the patches are not as many in the layers: ToST has no CLS token there, a ViT has registers."""
+    task, images = build(backbone), torch.randn(2, 1, 16, 16)
     tokens = task.backbone(images)
     assert tokens.shape == (2, 5, 24)
     masks = task.head(tokens[:, 1:], (2, 2))
@@ -178,7 +180,7 @@ class NoGrid(Pointwise):
 
 
 def test_refused_models():
-    with pytest.raises(ValueError, match="NoGrid does not define its grid of patches, which segmentation needs"):
+    with pytest.raises(ValueError, match="NoGrid does not define its grid of patches: its layout is None"):
         Segmentation(NoGrid(), LinearDecoder(2, 3), preprocessor=GRAY)
     with pytest.raises(ValueError, match="the head LinearHead is not a mask decoder: use LinearDecoder"):
         build(head=dict(type="LinearHead", num_classes=3))
@@ -209,9 +211,7 @@ def test_refused_data():
 
 def test_a_frozen_backbone_gets_no_gradient():
     task = build(freeze_backbone=True).train()
-    before = copy.deepcopy(task.backbone.state_dict())
     task(**task.data_preprocessor(batch()), mode="loss")["loss"].backward()
     assert not task.backbone.training
     assert all(p.grad is None for p in task.backbone.parameters())
     assert all(p.grad is not None for p in task.head.parameters())
-    assert before.keys() == task.backbone.state_dict().keys()

@@ -15,7 +15,8 @@ from crate_mm.checkpoints.translate import rename
 from crate_mm.models import TOST_ARCHS, ImageClassifier, ToST
 from crate_mm.models.families.tost import KEY_MAP, mlp_ratio_of
 from crate_mm.models.layers import MLP
-from tests.official import official_state_dict, reference
+from tests.official import assert_close, assert_gradients, losses_by_step, official_state_dict, reference
+from tests.official import reference_images as images
 
 REFERENCE = reference("tost")
 CASES = [name for name in REFERENCE if name.startswith("micro")]
@@ -56,15 +57,6 @@ def reference_case(name):
 @pytest.fixture(params=CASES)
 def case(request):
     return reference_case(request.param)
-
-
-def images(ref, size=None):
-    size = size or (ref["config"]["image_size"],) * 2
-    return torch.from_numpy(np.random.RandomState(0).standard_normal((ref["batch_size"], 3, *size)))
-
-
-def assert_close(ours, theirs):
-    np.testing.assert_allclose(np.asarray(ours), theirs, rtol=1e-9, atol=0)
 
 
 def test_logits(case):
@@ -121,24 +113,15 @@ def test_gradients_statistics_and_adamw_steps(case):
     for name, parameter in model.named_parameters():
         groups[parameter.ndim > 1 and "cls_token" not in name]["params"].append(parameter)
     optimizer = torch.optim.AdamW(groups, **settings)
-    losses = []
-    for step in range(4):
-        loss = model.train()(pixels, labels, mode="loss")["loss"]
-        losses.append(loss.item())
-        if step == 3:
-            break
-        optimizer.zero_grad()
-        loss.backward()
-        if step == 0:
-            norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
-            theirs = rename(ref["grad_l2_by_parameter"], KEY_MAP, "the official code")[0]
-            assert norms.keys() == theirs.keys()
-            assert_close([norms[name] for name in theirs], list(theirs.values()))
-            assert_close(np.linalg.norm(list(norms.values())), ref["grad_l2_total"])
-            statistics = rename(ref["running_stats_l2_after_one_forward"], KEY_MAP, "the official code")[0]
-            state = model.state_dict()
-            assert_close([state[name].norm() for name in statistics], list(statistics.values()))
-        optimizer.step()
+
+    def after_first():
+        assert_gradients(model, ref, KEY_MAP)
+        statistics = rename(ref["running_stats_l2_after_one_forward"], KEY_MAP, "the official code")[0]
+        assert_close([model.state_dict()[name].norm() for name in statistics], list(statistics.values()))
+
+    losses = losses_by_step(
+        lambda: model.train()(pixels, labels, mode="loss")["loss"], optimizer, steps=4, after_first=after_first
+    )
     assert_close(losses[0], ref["train_loss"])
     assert_close(losses, ref["adamw_loss_by_step"])
     with torch.no_grad():

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from crate_mm.registry import BACKBONES, DATASETS, LAYERS, METRICS, MODELS
+from crate_mm.registry import BACKBONES, DATASETS, METRICS, MODELS
 
-REGISTRIES = (BACKBONES, DATASETS, LAYERS, METRICS, MODELS)
+REGISTRIES = (BACKBONES, DATASETS, METRICS, MODELS)
 FILES = ("distillation", "language")
 
 

@@ -11,8 +11,7 @@ from torch import nn
 from crate_mm.datasets.base import Field, SampleDataset
 from crate_mm.models import Backbone, Task
 from crate_mm.models.families.block import build_block
-from crate_mm.models.layers import Compression, Map, Subspaces
-from crate_mm.registry import BACKBONES, DATASETS, LAYERS, METRICS, MODELS
+from crate_mm.registry import BACKBONES, DATASETS, METRICS, MODELS
 
 IGNORED = -100  # label of a position that predicts nothing
 
@@ -46,30 +45,6 @@ class PythonTopics(SampleDataset):
         return {"inputs": inputs, "labels": labels, "sample_idx": position}
 
 
-@LAYERS.register_module()
-class CausalSubspaceAttention(Compression):
-    """Multi-head subspace self-attention in which a token sees itself and those before it."""
-
-    def __init__(self, embed_dim, num_heads):
-        super().__init__()
-        self.num_heads = num_heads
-        self.project = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.out = nn.Linear(embed_dim, embed_dim)
-
-    def forward(self, x):
-        w = self.tap_w(self.project(x)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, K, N, p)
-        return self.out(F.scaled_dot_product_attention(w, w, w, is_causal=True).transpose(1, 2).flatten(2))
-
-    def maps(self, w, layout):
-        w = w.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        scores = w @ w.mT / math.sqrt(w.shape[-1])
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=w.device).triu(1)
-        return {"attention": Map(scores.masked_fill(future, -math.inf).softmax(-1))}
-
-    def subspaces(self):
-        return Subspaces(self.project.weight.mT, self.num_heads)
-
-
 @BACKBONES.register_module()
 class ByteCRATE(Backbone):
     """Token ids (B, N) to tokens (B, N, embed_dim)."""
@@ -79,7 +54,7 @@ class ByteCRATE(Backbone):
         self.embed_dim, self.length = embed_dim, length
         self.embedding = nn.Embedding(vocabulary, embed_dim)
         self.positions = nn.Parameter(0.02 * torch.randn(length, embed_dim))
-        parts = dict(compress=dict(type="CausalSubspaceAttention"), sparsify=dict(type="ISTA"))
+        parts = dict(compress=dict(type="MSSA", causal=True), sparsify=dict(type="ISTA"))
         self.blocks = nn.ModuleList(build_block(embed_dim, num_heads, **parts) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim)
 

@@ -5,7 +5,6 @@ NeurIPS 2024, arXiv 2411.03033, and its code, github.com/QishuaiWen/DEPICT.
 Shapes: B images, N = h w patches, C classes, d embedding dimensions, K heads of dimension p.
 """
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -23,8 +22,9 @@ class MaskDecoder(nn.Module):
     """Decoder from patches ``(B, N, d)``, row by row, to masks ``(B, C, h, w)``, the class logits of each patch.
 
     The masks are ``LN(unit(patches) unit(classes)^T)``, with a LayerNorm over the classes. A subclass computes the
-    patches and the class tokens in ``Layer`` modules, which ``measure_layers(decoder)`` and ``capture(decoder)`` read.
-    The tokens of a layer are the patches, followed by the class tokens if the layer has both.
+    patches and the class tokens in ``Layer`` modules, which ``measure_layers(decoder)`` and ``capture(decoder)`` read:
+    by default in ``blocks``, then a LayerNorm, ``norm``. The tokens of a layer are the patches, followed by the class
+    tokens if the layer has both.
 
     Args:
         embed_dim: d, the width of the backbone.
@@ -38,6 +38,8 @@ class MaskDecoder(nn.Module):
     """
 
     official: ClassVar[Official | None] = None
+    blocks: nn.ModuleList
+    norm: nn.Module
 
     def __init__(self, embed_dim: int, num_classes: int) -> None:
         super().__init__()
@@ -49,9 +51,12 @@ class MaskDecoder(nn.Module):
         nn.init.trunc_normal_(self.class_tokens, std=0.02)
         self.mask_norm = nn.LayerNorm(num_classes)
 
-    @abstractmethod
     def decode(self, patches: Tensor, classes: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor]:
         """Return patches ``(B, N, d)`` and class tokens ``(B, C, d)`` after the layers and the last LayerNorm."""
+        z = torch.cat([patches, classes], dim=1)
+        for block in self.blocks:
+            z = block(z, layout)
+        return self.norm(z).tensor_split([patches.shape[1]], dim=1)
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         h, w = grid

@@ -8,11 +8,10 @@ Shapes: as in ``base``.
 from types import SimpleNamespace
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...registry import HEADS
-from ..layers import CBSA, Block, TokenLayout
+from ..layers import CBSA, Block
 from ..official import Official
 from .base import MaskDecoder
 from .depict_sa import HEAD_DIM, SIZES
@@ -88,9 +87,3 @@ class CBTDecoder(MaskDecoder):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-    def decode(self, patches: Tensor, classes: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor]:
-        z = torch.cat([patches, classes], dim=1)
-        for block in self.blocks:
-            z = block(z, layout)
-        return self.norm(z).tensor_split([patches.shape[1]], dim=1)

@@ -6,11 +6,10 @@ Source and shapes: as in ``base``; ``OFFICIAL`` declares the decoder's weights.
 from types import SimpleNamespace
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...registry import HEADS
-from ..layers import MSSA, Block, TokenLayout
+from ..layers import MSSA, Block
 from ..official import Argument, Official
 from .base import MaskDecoder, head_count
 
@@ -75,9 +74,3 @@ class DEPICTSA(MaskDecoder):
         operators = (tied_attention(MSSA, embed_dim, num_heads, head_dim) for _ in range(depth))
         self.blocks = nn.ModuleList(Block(embed_dim, operator, None) for operator in operators)
         self.norm = nn.LayerNorm(embed_dim)
-
-    def decode(self, patches: Tensor, classes: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor]:
-        z = torch.cat([patches, classes], dim=1)
-        for block in self.blocks:
-            z = block(z, layout)
-        return self.norm(z).tensor_split([patches.shape[1]], dim=1)

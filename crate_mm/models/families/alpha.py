@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...registry import BACKBONES
 from ..arch import Arch, Sizes, resolve_arch
-from ..layers import ConvEmbedding, drop_path_rates
+from ..layers import ConvEmbedding
 from ..official import ISTA_ARGUMENTS, NORMALIZED, Argument, Official, classifier
 from .block import build_blocks
 from .patches import PatchBackbone
@@ -185,18 +185,17 @@ class CRATEAlpha(PatchBackbone):
         drop_path_rule: str = "linear",
     ) -> None:
         super().__init__()
-        embed_dim, depth, num_heads = resolve_arch(arch, ALPHA_ARCHS)
+        size = resolve_arch(arch, ALPHA_ARCHS)
         if decoupled and not overcomplete and sparsify == "default":
             raise ValueError("decoupled=True needs overcomplete=True: CRATE's step returns its code and has no decoder")
-        self.embed_dim = embed_dim
-        self.embedding = ConvEmbedding(img_size, patch_size, in_channels, embed_dim)
+        self.embed_dim = size.embed_dim
+        self.embedding = ConvEmbedding(img_size, patch_size, in_channels, size.embed_dim)
         ista = (
             {"type": "OvercompleteISTA", "ratio": ratio, "decoupled": decoupled} if overcomplete else {"type": "ISTA"}
         )
         steps = {"type": "MSSA", "bias": False}, {**ista, "step_size": ista_step_size, "lambd": ista_lambda}
-        rates = drop_path_rates(drop_path, depth, drop_path_rule)
         options = {"residual": residual, "norm_eps": norm_eps}
-        self.blocks = build_blocks(embed_dim, num_heads, compress, sparsify, steps, rates, **options)
+        self.blocks = build_blocks(size, compress, sparsify, steps, drop_path, drop_path_rule, **options)
         for block in self.blocks if compress == "default" else ():
             nn.init.normal_(block.compress.proj.weight, std=0.02)
             if isinstance(block.compress.out, nn.Linear):

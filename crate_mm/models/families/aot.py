@@ -7,7 +7,7 @@ Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
 
 from ...registry import BACKBONES
 from ..arch import Arch, Sizes, resolve_arch
-from ..layers import TokenEmbedding, drop_path_rates
+from ..layers import TokenEmbedding
 from .block import build_blocks
 from .crate import CRATE
 from .patches import PatchBackbone
@@ -53,8 +53,7 @@ class AoT(PatchBackbone):
         drop_path_rule: str = "linear",
     ) -> None:
         super().__init__()
-        embed_dim, depth, num_heads = resolve_arch(arch, AOT_ARCHS)
-        self.embed_dim = embed_dim
-        self.embedding = TokenEmbedding(img_size, patch_size, in_channels, embed_dim)
-        rates = drop_path_rates(drop_path, depth, drop_path_rule)
-        self.blocks = build_blocks(embed_dim, num_heads, compress, None, ({"type": "MSSA"}, None), rates)
+        size = resolve_arch(arch, AOT_ARCHS)
+        self.embed_dim = size.embed_dim
+        self.embedding = TokenEmbedding(img_size, patch_size, in_channels, size.embed_dim)
+        self.blocks = build_blocks(size, compress, None, ({"type": "MSSA"}, None), drop_path, drop_path_rule)

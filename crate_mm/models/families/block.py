@@ -1,12 +1,23 @@
 """Build a layer from configs of ``LAYERS``."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
 from ...registry import LAYERS
-from ..layers import CBSA, ISTA, MLP, MSSA, TSSA, AgentAttention, Block, OvercompleteISTA, SoftmaxAttention
+from ..arch import Arch
+from ..layers import (
+    CBSA,
+    ISTA,
+    MLP,
+    MSSA,
+    TSSA,
+    AgentAttention,
+    Block,
+    OvercompleteISTA,
+    SoftmaxAttention,
+    drop_path_rates,
+)
 
 for _operator in (MSSA, SoftmaxAttention, AgentAttention, TSSA, CBSA, ISTA, OvercompleteISTA, MLP):
     LAYERS.register_module(module=_operator)
@@ -35,14 +46,16 @@ def build_block(embed_dim: int, num_heads: int, compress: dict | None, sparsify:
 
 
 def build_blocks(
-    embed_dim: int,
-    num_heads: int,
+    arch: Arch,
     compress: dict | str | None,
     sparsify: dict | str | None,
-    default: tuple[dict, dict],
-    rates: Iterable[float],
+    default: tuple[dict, dict | None],
+    drop_path: float = 0.0,
+    drop_path_rule: str = "linear",
     **options: Any,
 ) -> nn.ModuleList:
-    """Build a layer for each drop probability; 'default' stands for the operators of ``default``."""
+    """Build all layers, with the rates of ``drop_path_rates``; 'default' stands for an operator of ``default``."""
+    d, depth, num_heads = arch
     operators = [own if given == "default" else given for given, own in zip((compress, sparsify), default)]
-    return nn.ModuleList(build_block(embed_dim, num_heads, *operators, drop_path=rate, **options) for rate in rates)
+    rates = drop_path_rates(drop_path, depth, drop_path_rule)
+    return nn.ModuleList(build_block(d, num_heads, *operators, drop_path=rate, **options) for rate in rates)

@@ -115,16 +115,15 @@ class CausalBackbone(Backbone):
         **options: Any,
     ) -> None:
         super().__init__()
-        embed_dim, depth, num_heads = resolve_arch(arch, self.archs)
-        for name, size in (("vocab_size", vocab_size), ("context_length", context_length)):
-            if type(size) is not int or size < 1:
-                raise ValueError(f"{name} must be a positive integer, got {size!r}")
-        self.embed_dim, self.vocab_size, self.context_length = embed_dim, vocab_size, context_length
-        self.token_embedding = nn.Embedding(vocab_size, embed_dim)
-        self.position_embedding = nn.Embedding(context_length, embed_dim)
-        options = {"norm_bias": norm_bias, **options}
-        self.blocks = build_blocks(embed_dim, num_heads, *operators, default, [0.0] * depth, **options)
-        self.norm = nn.LayerNorm(embed_dim, bias=norm_bias) if final_norm else nn.Identity()
+        size = resolve_arch(arch, self.archs)
+        for name, number in (("vocab_size", vocab_size), ("context_length", context_length)):
+            if type(number) is not int or number < 1:
+                raise ValueError(f"{name} must be a positive integer, got {number!r}")
+        self.embed_dim, self.vocab_size, self.context_length = size.embed_dim, vocab_size, context_length
+        self.token_embedding = nn.Embedding(vocab_size, self.embed_dim)
+        self.position_embedding = nn.Embedding(context_length, self.embed_dim)
+        self.blocks = build_blocks(size, *operators, default, norm_bias=norm_bias, **options)
+        self.norm = nn.LayerNorm(self.embed_dim, bias=norm_bias) if final_norm else nn.Identity()
         for block in self.blocks:
             if block.compress is not None and not block.compress.causal:
                 raise ValueError(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...registry import BACKBONES
 from ..arch import Arch, Sizes, resolve_arch
-from ..layers import ConvStemWithCLS, drop_path_rates
+from ..layers import ConvStemWithCLS
 from ..official import ISTA_ARGUMENTS, NORMALIZED, Argument, Official, classifier
 from .block import build_blocks
 from .patches import PatchBackbone
@@ -130,9 +130,8 @@ class CBT(PatchBackbone):
         drop_path_rule: str = "linear",
     ) -> None:
         super().__init__()
-        embed_dim, depth, num_heads = resolve_arch(arch, CBT_ARCHS)
-        self.embed_dim = embed_dim
-        self.embedding = ConvStemWithCLS(img_size, patch_size, in_channels, embed_dim)
+        size = resolve_arch(arch, CBT_ARCHS)
+        self.embed_dim = size.embed_dim
+        self.embedding = ConvStemWithCLS(img_size, patch_size, in_channels, size.embed_dim)
         steps = {"type": "CBSA"}, {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
-        rates = drop_path_rates(drop_path, depth, drop_path_rule)
-        self.blocks = build_blocks(embed_dim, num_heads, compress, sparsify, steps, rates, residual=residual)
+        self.blocks = build_blocks(size, compress, sparsify, steps, drop_path, drop_path_rule, residual=residual)

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from ...registry import BACKBONES
 from ..arch import Arch, Sizes, resolve_arch
-from ..layers import TokenEmbedding, drop_path_rates
+from ..layers import TokenEmbedding
 from ..official import ISTA_ARGUMENTS, NORMALIZED, Argument, Official, classifier
 from .block import build_blocks
 from .patches import PatchBackbone
@@ -138,10 +138,10 @@ class CRATE(PatchBackbone):
         drop_path_rule: str = "linear",
     ) -> None:
         super().__init__()
-        embed_dim, depth, num_heads = resolve_arch(arch, self.sizes.archs)
-        self.embed_dim = embed_dim
-        self.embedding = TokenEmbedding(img_size, patch_size, in_channels, embed_dim)
+        size = resolve_arch(arch, self.sizes.archs)
+        self.embed_dim = size.embed_dim
+        self.embedding = TokenEmbedding(img_size, patch_size, in_channels, size.embed_dim)
         mssa = {"type": "MSSA", "head_dim": head_dim}
         ista = {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
-        rates = drop_path_rates(drop_path, depth, drop_path_rule)
-        self.blocks = build_blocks(embed_dim, num_heads, compress, sparsify, (mssa, ista), rates, residual=residual)
+        steps = mssa, ista
+        self.blocks = build_blocks(size, compress, sparsify, steps, drop_path, drop_path_rule, residual=residual)

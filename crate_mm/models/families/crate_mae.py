@@ -14,16 +14,7 @@ from torch import Tensor, nn
 
 from ...registry import BACKBONES
 from ..arch import Arch, Sizes, resolve_arch
-from ..layers import (
-    MSSA,
-    DecoderBlock,
-    SinCosEmbedding,
-    TokenLayout,
-    drop_path_rates,
-    resize_table,
-    sincos_table,
-    to_pair,
-)
+from ..layers import MSSA, DecoderBlock, SinCosEmbedding, TokenLayout, resize_table, sincos_table, to_pair
 from ..official import Argument, Official
 from .block import build_blocks
 from .crate import ARCHS
@@ -156,11 +147,10 @@ class CRATEMAE(PatchBackbone):
     ) -> None:
         super().__init__()
         self.arch = resolve_arch(arch, ARCHS)
-        self.embed_dim, depth, num_heads = self.arch
+        self.embed_dim = self.arch.embed_dim
         self.embedding = SinCosEmbedding(img_size, patch_size, in_channels, self.embed_dim)
         steps = {"type": "MSSA"}, {"type": "ISTA", "step_size": ista_step_size, "lambd": ista_lambda}
-        rates = drop_path_rates(drop_path, depth, drop_path_rule)
-        self.blocks = build_blocks(self.embed_dim, num_heads, compress, sparsify, steps, rates)
+        self.blocks = build_blocks(self.arch, compress, sparsify, steps, drop_path, drop_path_rule)
         self.norm = nn.LayerNorm(self.embed_dim, 1e-6)
         xavier_linears(self)
 

@@ -14,18 +14,24 @@ from ..decoders.depict_ca import OFFICIAL as DEPICT_CA
 from ..decoders.depict_sa import OFFICIAL as DEPICT_SA
 from ..official import Argument, Official
 
-LAYER, OURS = r"encoder\.blocks\.(\d+)\.", r"backbone.encoder.layers.encoder_layer_\1."
-ENCODER = (
-    (r"encoder\.cls_token", r"backbone.class_token"),
-    (r"encoder\.pos_embed", r"backbone.encoder.pos_embedding"),
-    (r"encoder\.patch_embed\.proj\.(weight|bias)", r"backbone.conv_proj.\1"),
-    (rf"{LAYER}norm([12])\.(weight|bias)", rf"{OURS}ln_\2.\3"),
-    (rf"{LAYER}attn\.qkv\.(weight|bias)", rf"{OURS}self_attention.in_proj_\2"),
-    (rf"{LAYER}attn\.proj\.(weight|bias)", rf"{OURS}self_attention.out_proj.\2"),
-    (rf"{LAYER}mlp\.fc1\.(weight|bias)", rf"{OURS}mlp.0.\2"),
-    (rf"{LAYER}mlp\.fc2\.(weight|bias)", rf"{OURS}mlp.3.\2"),
-    (r"encoder\.norm\.(weight|bias)", r"backbone.encoder.ln.\1"),
+OURS = r"backbone.encoder.layers.encoder_layer_\1."
+TIMM_VIT = (  # timm's names, as patterns
+    (r"cls_token", r"backbone.class_token"),
+    (r"pos_embed", r"backbone.encoder.pos_embedding"),
+    (r"patch_embed\.proj\.(weight|bias)", r"backbone.conv_proj.\1"),
+    (r"blocks\.(\d+)\.norm([12])\.(weight|bias)", rf"{OURS}ln_\2.\3"),
+    (r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", rf"{OURS}self_attention.in_proj_\2"),
+    (r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", rf"{OURS}self_attention.out_proj.\2"),
+    (r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", rf"{OURS}mlp.0.\2"),
+    (r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", rf"{OURS}mlp.3.\2"),
+    (r"norm\.(weight|bias)", r"backbone.encoder.ln.\1"),
 )
+VIT_HEADS = {  # of ViT-T, S, B and L, by width and depth
+    (192, 12): {"num_heads": 3},
+    (384, 12): {"num_heads": 6},
+    (768, 12): {"num_heads": 12},
+    (1024, 24): {"num_heads": 16},
+}
 PREFIX, SHARED = "decoder.", ("_", "embed_dim", "num_classes")
 
 
@@ -56,7 +62,10 @@ def segmenter(decoder: Official) -> Official:
     return Official(
         source=f"{decoder.source} on Segmenter's ViT",
         signs=("encoder.patch_embed.proj.weight", *(f"{PREFIX}{sign}" for sign in decoder.signs)),
-        key_map=(*ENCODER, *((rf"decoder\.{theirs}", f"head.{ours}") for theirs, ours in decoder.key_map)),
+        key_map=(
+            *((rf"encoder\.{theirs}", ours) for theirs, ours in TIMM_VIT),
+            *((rf"decoder\.{theirs}", f"head.{ours}") for theirs, ours in decoder.key_map),
+        ),
         shapes={
             "encoder.patch_embed.proj.weight": "embed_dim channels patch_h patch_w",
             "encoder.pos_embed": "_ tokens embed_dim",
@@ -70,12 +79,7 @@ def segmenter(decoder: Official) -> Official:
         assumes="RGB images normalized by mean and standard deviation 0.5, evaluated in windows without overlap",
         model=model,
         published_by=("embed_dim", "depth"),
-        published={
-            (192, 12): {"num_heads": 3},
-            (384, 12): {"num_heads": 6},
-            (768, 12): {"num_heads": 12},
-            (1024, 24): {"num_heads": 16},
-        },
+        published=VIT_HEADS,
         unlike="the authors' code has no ViT of width {embed_dim} and depth {depth}",
         unused=r"encoder\.head\.(weight|bias)",  # of the pretraining
         unpack=unpack,

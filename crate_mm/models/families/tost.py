@@ -16,7 +16,7 @@ from ...registry import BACKBONES
 from ..arch import Arch, Sizes, resolve_arch
 from ..layers import ClassAttentionBlock, ConvStem
 from ..official import NORMALIZED, Argument, Official, classifier
-from .block import build_block
+from .block import build_blocks
 from .patches import PatchBackbone
 
 TOST_ARCHS: dict[str, Arch] = {
@@ -146,14 +146,14 @@ class ToST(PatchBackbone):
         tokens_norm: bool = True,
     ) -> None:
         super().__init__()
-        embed_dim, depth, num_heads = resolve_arch(arch, TOST_ARCHS)
+        size = embed_dim, depth, num_heads = resolve_arch(arch, TOST_ARCHS)
         if layer_scale is None:
             layer_scale = 1.0 if depth <= 12 else 1e-5
         self.embed_dim = embed_dim
         self.embedding = ConvStem(img_size, patch_size, in_channels, embed_dim)
-        options = {"residual": True, "norm_eps": 1e-6, "drop_path": drop_path, "layer_scale": layer_scale}
+        options = {"residual": True, "norm_eps": 1e-6, "layer_scale": layer_scale}
         steps = {"type": "TSSA", "proj_bias": qkv_bias}, {"type": "MLP", "ratio": mlp_ratio}
-        self.blocks = nn.ModuleList(build_block(embed_dim, num_heads, *steps, **options) for _ in range(depth))
+        self.blocks = build_blocks(size, *steps, steps, drop_path, "constant", **options)
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, embed_dim))
         self.class_blocks = nn.ModuleList(
             ClassAttentionBlock(

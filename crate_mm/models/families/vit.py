@@ -29,13 +29,14 @@ from ..layers import (
     TokenLayout,
     check_images,
     drop_path_rates,
+    head_width,
     mask_patches,
     patch_grid,
     resize_table,
     scaled_similarity,
 )
 from ..official import NORMALIZED, Argument, Official, classifier
-from .segmenter import SEGMENTERS
+from .segmenter import OURS, SEGMENTERS, TIMM_VIT, VIT_HEADS
 
 VIT_ARCHS: dict[str, Arch] = {
     "tiny": Arch(embed_dim=192, depth=12, num_heads=3),
@@ -79,24 +80,10 @@ TORCHVISION = Official(
 
 
 DINO_KEY_MAP = (
-    (r"cls_token", r"backbone.class_token"),
-    (r"pos_embed", r"backbone.encoder.pos_embedding"),
+    *TIMM_VIT,
     (r"register_tokens", r"backbone.registers"),
-    (r"patch_embed\.proj\.(weight|bias)", r"backbone.conv_proj.\1"),
-    (r"blocks\.(\d+)\.norm([12])\.(weight|bias)", r"backbone.encoder.layers.encoder_layer_\1.ln_\2.\3"),
-    (
-        r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)",
-        r"backbone.encoder.layers.encoder_layer_\1.self_attention.in_proj_\2",
-    ),
-    (
-        r"blocks\.(\d+)\.attn\.proj\.(weight|bias)",
-        r"backbone.encoder.layers.encoder_layer_\1.self_attention.out_proj.\2",
-    ),
-    (r"blocks\.(\d+)\.ls1\.gamma", r"backbone.encoder.layers.encoder_layer_\1.gamma_compress"),
-    (r"blocks\.(\d+)\.ls2\.gamma", r"backbone.encoder.layers.encoder_layer_\1.gamma_sparsify"),
-    (r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"backbone.encoder.layers.encoder_layer_\1.mlp.0.\2"),
-    (r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"backbone.encoder.layers.encoder_layer_\1.mlp.3.\2"),
-    (r"norm\.(weight|bias)", r"backbone.encoder.ln.\1"),
+    (r"blocks\.(\d+)\.ls1\.gamma", rf"{OURS}gamma_compress"),
+    (r"blocks\.(\d+)\.ls2\.gamma", rf"{OURS}gamma_sparsify"),
 )
 
 
@@ -130,12 +117,7 @@ DINO = Official(
     assumes=f"RGB images {NORMALIZED}, and the features of the CLS token",
     model=dino_model,
     published_by=("embed_dim", "depth"),
-    published={  # ViT-T, S, B and L
-        (192, 12): {"num_heads": 3},
-        (384, 12): {"num_heads": 6},
-        (768, 12): {"num_heads": 12},
-        (1024, 24): {"num_heads": 16},
-    },
+    published=VIT_HEADS,
     unlike="no ViT of width {embed_dim} and depth {depth} is published",
     unused=r"(head|dino_head|ibot_head)\..*|mask_token",
     unpack=unchunked,
@@ -267,8 +249,7 @@ class ViT(VisionTransformer, Backbone):
             raise ValueError(f"torchvision's ViT takes square patches, got patch_size {patch_size}")
         if min(H, W, patch_size) < 1 or H % patch_size or W % patch_size:
             raise ValueError(f"img_size {img_size} is not a whole number of patches of {patch_size} (patch_size)")
-        if embed_dim % num_heads:
-            raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
+        head_width(embed_dim, num_heads)  # raises
         if not isinstance(registers, int) or registers < 0:
             raise ValueError(f"registers must be a number of tokens, got {registers!r}")
         norm = partial(nn.LayerNorm, eps=norm_eps)

@@ -15,6 +15,7 @@ from .layer import (
     Subspaces,
     TokenLayout,
     drop_path_rates,
+    head_width,
     scaled_similarity,
 )
 from .mlp import MLP

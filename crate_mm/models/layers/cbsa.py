@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layer import Compression, Map, Subspaces, TokenLayout
+from .layer import Compression, Map, Subspaces, TokenLayout, head_width
 
 
 class CBSA(Compression):
@@ -51,9 +51,7 @@ class CBSA(Compression):
     ) -> None:
         super().__init__()
         if head_dim is None:
-            if embed_dim % num_heads:
-                raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}: give head_dim")
-            head_dim = embed_dim // num_heads
+            head_dim = head_width(embed_dim, num_heads, ": give head_dim")
         self.num_heads = num_heads
         self.side = side
         self.shifted = shifted

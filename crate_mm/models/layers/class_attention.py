@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .layer import head_width
 from .mlp import MLP
 
 
@@ -25,8 +26,7 @@ class ClassAttention(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
-        if embed_dim % num_heads:
-            raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
+        head_width(embed_dim, num_heads)  # raises
         self.num_heads = num_heads
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, qkv_bias)
         self.out = nn.Linear(embed_dim, embed_dim)

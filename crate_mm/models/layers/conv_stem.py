@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .tokens import PatchEmbedding, PositionedEmbedding, Size, mask_patches, patch_grid
+from .tokens import PatchEmbedding, PositionedEmbedding, Size, patch_grid
 
 
 class FourierPositions(nn.Module):
@@ -122,7 +122,5 @@ class ConvStemWithCLS(PositionedEmbedding):
         self.cls_token = nn.Parameter(torch.randn(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + self.num_patches, embed_dim))
 
-    def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        positions = self.positions_for(images)
-        tokens = mask_patches(self.stem(images).flatten(2).mT, mask, mask_token)
-        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions
+    def embed(self, images: Tensor) -> Tensor:
+        return self.stem(images).flatten(2).mT

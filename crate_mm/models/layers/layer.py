@@ -299,6 +299,13 @@ class Block(Layer):
         return self.drop_path(update if gamma is None else gamma * update)
 
 
+def head_width(embed_dim: int, num_heads: int, advice: str = "") -> int:
+    """Return p = d / K; raise ``ValueError`` unless K divides d."""
+    if embed_dim % num_heads:
+        raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}{advice}")
+    return embed_dim // num_heads
+
+
 def scaled_similarity(q: Tensor, k: Tensor, num_heads: int, causal: bool = False) -> Tensor:
     """Return ``softmax(q k^T / sqrt(p))`` of each head: two ``(B, N, K p)`` to ``(B, K, N, N)``.
 

@@ -29,18 +29,21 @@ class MSCA(MSSA):
     needs_layout = True
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        w = rearrange(self.tap_w(self.proj(x)), "B N (K p) -> B K N p", K=self.num_heads)
-        patches, classes = w.tensor_split([layout.rows * layout.columns], dim=2)
+        patches, classes = self._split(self.tap_w(self.proj(x)), layout)
         out = F.scaled_dot_product_attention(classes, patches, patches)  # scale is 1 / sqrt(p)
         return self.project_back(rearrange(out, "B K C p -> B C (K p)"))
 
     def maps(self, w: Tensor, layout: TokenLayout | None = None) -> dict[str, Map]:
         if layout is None:
             return {}
-        w = rearrange(w, "B N (K p) -> B K N p", K=self.num_heads)
-        patches, classes = w.tensor_split([layout.rows * layout.columns], dim=2)
+        patches, classes = self._split(w, layout)
         scores = classes @ patches.mT / self.head_dim**0.5
         return {"attention": Map(scores.softmax(-1), rows="classes", columns="patches")}
+
+    def _split(self, w: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor]:
+        """Return the patches ``(B, K, N, p)`` and the class tokens ``(B, K, C, p)``."""
+        heads = rearrange(w, "B N (K p) -> B K N p", K=self.num_heads)
+        return heads.tensor_split([layout.rows * layout.columns], dim=2)
 
 
 class CrossBlock(Layer):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layer import Compression, Map, Subspaces, TokenLayout, attend, scaled_similarity, with_earlier
+from .layer import Compression, Map, Subspaces, TokenLayout, attend, head_width, scaled_similarity, with_earlier
 
 
 class MSSA(Compression):
@@ -54,9 +54,7 @@ class MSSA(Compression):
     ) -> None:
         super().__init__()
         if head_dim is None:
-            if embed_dim % num_heads:
-                raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}: give head_dim")
-            head_dim = embed_dim // num_heads
+            head_dim = head_width(embed_dim, num_heads, ": give head_dim")
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.proj = nn.Linear(embed_dim, num_heads * head_dim, bias=False)

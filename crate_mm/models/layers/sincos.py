@@ -7,7 +7,7 @@ dimensions.
 import torch
 from torch import Tensor, nn
 
-from .tokens import PatchEmbedding, Size, mask_patches, resize_table
+from .tokens import PositionedEmbedding, Size, resize_table
 
 
 def sincos_table(grid: tuple[int, int], embed_dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -38,14 +38,12 @@ def sincos_table(grid: tuple[int, int], embed_dim: int, dtype: torch.dtype | Non
     return table.to(dtype or torch.get_default_dtype())
 
 
-class SinCosEmbedding(PatchEmbedding):
+class SinCosEmbedding(PositionedEmbedding):
     """Embed an image as tokens: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
     A convolution without LayerNorm embeds the patches. The position table is fixed but part of the state dict: a model
     that was trained further at another image size has an interpolated table (see ``resize_table``), which the formula
     does not give. For an image of another size than ``img_size``, positions are interpolated from the table.
-
-    The embedding of a masked patch is replaced by a token before the positions are added.
 
     Args:
         img_size: height and width of the images of the table, one number if square.
@@ -76,14 +74,10 @@ class SinCosEmbedding(PatchEmbedding):
                 after.copy_(formula)
         return self
 
-    def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        """Return the tokens of images.
+    def embed(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).mT
 
-        Args:
-            images: ``(B, C, H, W)``.
-            mask: ``(B, N)``, true for the patches whose embedding is replaced.
-            mask_token: ``(1, 1, d)``, the replacement.
-        """
+    def positions_for(self, images: Tensor) -> Tensor:
         h, w = self.patch_size
         H, W = images.shape[-2:]
         if images.ndim != 4 or images.shape[1] != self.in_channels or not H or not W or H % h or W % w:
@@ -91,8 +85,6 @@ class SinCosEmbedding(PatchEmbedding):
                 f"expected images of shape (B, {self.in_channels}, H, W) in whole patches of {h} x {w}, "
                 f"got {tuple(images.shape)}: set in_channels and patch_size of the backbone to the data's"
             )
-        tokens = mask_patches(self.proj(images).flatten(2).mT, mask, mask_token)
         # Compare pixels, not patches: torch.export then knows that height and width are fixed.
         native = (H, W) == self.img_size
-        positions = self.pos_table if native else resize_table(self.pos_table, self.grid_size, (H // h, W // w))
-        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions
+        return self.pos_table if native else resize_table(self.pos_table, self.grid_size, (H // h, W // w))

@@ -6,7 +6,7 @@ Shapes: B images, N tokens, d embedding dimensions, K heads of dimension p.
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layer import Compression, Map, TokenLayout, attend, scaled_similarity, with_earlier
+from .layer import Compression, Map, TokenLayout, attend, head_width, scaled_similarity, with_earlier
 
 
 class SoftmaxAttention(Compression):
@@ -32,8 +32,7 @@ class SoftmaxAttention(Compression):
 
     def __init__(self, embed_dim: int, num_heads: int, bias: bool = True, causal: bool = False) -> None:
         super().__init__()
-        if embed_dim % num_heads:
-            raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
+        head_width(embed_dim, num_heads)  # raises
         self.num_heads, self.causal = num_heads, causal
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias)
         self.out = nn.Linear(embed_dim, embed_dim, bias)

@@ -3,6 +3,7 @@
 Shapes: B images, C channels, H x W pixels, N patches of h x w pixels, d embedding dimensions.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -108,14 +109,28 @@ class PatchEmbedding(nn.Module):
 
 
 class PositionedEmbedding(PatchEmbedding):
-    """Base class of patch embeddings with learned positions ``pos_embed``, ``(1, 1 + N, d)``.
+    """Base class of patch embeddings with a CLS token and positions ``pos_embed``: ``(B, C, H, W) -> (B, 1 + N, d)``.
 
     Attributes:
         any_size: whether images of other sizes are accepted, with interpolated positions.
+
+    Raises:
+        ValueError: as ``PatchEmbedding``, or (in forward) an image has another size.
     """
 
     any_size: bool = False
+    cls_token: nn.Parameter
     pos_embed: nn.Parameter
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """Return the embeddings of the patches, ``(B, N, d)``, without their positions."""
+
+    def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        """Return the tokens; ``mask`` and ``mask_token`` are as for ``mask_patches``."""
+        positions = self.positions_for(images)
+        tokens = mask_patches(self.embed(images), mask, mask_token)
+        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions
 
     def positions_for(self, images: Tensor) -> Tensor:
         """Return the positions for images, ``(1, 1 + N', d)``; raise ``ValueError`` for images that do not fit."""
@@ -128,11 +143,7 @@ class TokenEmbedding(PositionedEmbedding):
     """Embed an image as tokens: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
     A patch is flattened in the order (row in patch, column in patch, channel), normalized, projected to ``d`` and
-    normalized again. CLS token and position embedding are learned and initialized from a standard normal. ``mask`` and
-    ``mask_token`` of ``forward`` are as for ``mask_patches``, here and in the other embeddings.
-
-    Raises:
-        ValueError: the patch size does not divide the image size, or (in forward) an image has another size.
+    normalized again. CLS token and position embedding are learned and initialized from a standard normal.
     """
 
     def __init__(self, img_size: Size, patch_size: Size, in_channels: int, embed_dim: int) -> None:
@@ -144,13 +155,10 @@ class TokenEmbedding(PositionedEmbedding):
         self.cls_token = nn.Parameter(torch.randn(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + self.num_patches, embed_dim))
 
-    def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        positions = self.positions_for(images)
+    def embed(self, images: Tensor) -> Tensor:
         h, w = self.patch_size
         patches = rearrange(images, "B C (gh h) (gw w) -> B (gh gw) (h w C)", h=h, w=w)
-        tokens = mask_patches(self.norm(self.proj(self.patch_norm(patches))), mask, mask_token)
-        cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
-        return torch.cat([cls_token, tokens], dim=1) + positions
+        return self.norm(self.proj(self.patch_norm(patches)))
 
 
 class ConvEmbedding(PositionedEmbedding):
@@ -158,9 +166,6 @@ class ConvEmbedding(PositionedEmbedding):
 
     The convolution has a bias and no LayerNorm. CLS token and position embedding are learned. Initialization is that of
     CRATE-alpha's JAX code: Kaiming-uniform kernel, zero bias, normal positions (std 0.02) and CLS token (std 1e-6).
-
-    Raises:
-        ValueError: the patch size does not divide the image size, or (in forward) an image has another size.
     """
 
     def __init__(self, img_size: Size, patch_size: Size, in_channels: int, embed_dim: int) -> None:
@@ -171,7 +176,5 @@ class ConvEmbedding(PositionedEmbedding):
         nn.init.kaiming_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
-    def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        positions = self.positions_for(images)
-        tokens = mask_patches(self.proj(images).flatten(2).mT, mask, mask_token)
-        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions
+    def embed(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).mT

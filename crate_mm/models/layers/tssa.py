@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layer import Compression, Map, Subspaces, TokenLayout
+from .layer import Compression, Map, Subspaces, TokenLayout, head_width
 
 
 class TSSA(Compression):
@@ -50,8 +50,7 @@ class TSSA(Compression):
         context_length: int | None = None,
     ) -> None:
         super().__init__()
-        if embed_dim % num_heads:
-            raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
+        head_width(embed_dim, num_heads)  # raises
         self.num_heads = num_heads
         self.proj = nn.Linear(embed_dim, embed_dim, bias if proj_bias is None else proj_bias)
         self.temp = nn.Parameter(torch.ones(num_heads, 1))

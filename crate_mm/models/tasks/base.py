@@ -192,12 +192,18 @@ class ImageTask(Task):
     Args:
         backbone: config of ``BACKBONES`` or a ``Backbone`` of images.
         preprocessor: config of ``MODELS``, or a module.
+        freeze_backbone: train only the head. The backbone stays in eval mode, without gradients.
 
     Raises:
         ValueError: the preprocessor's channels are not the backbone's.
     """
 
-    def __init__(self, backbone: dict | nn.Module, preprocessor: dict | nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        backbone: dict | nn.Module,
+        preprocessor: dict | nn.Module | None = None,
+        freeze_backbone: bool = False,
+    ) -> None:
         if not isinstance(preprocessor, nn.Module):
             preprocessor = MODELS.build({"type": "ImagePreprocessor", **(preprocessor or {})})
         super().__init__(preprocessor)
@@ -209,6 +215,21 @@ class ImageTask(Task):
                 f"the backbone takes images of {spec.channels} channels, the preprocessor's mean and std are of "
                 f"{len(preprocessor.mean)}: set in_channels or mean and std"
             )
+        preprocessor.channels_last = self.backbone.channels_last
+        self.freeze_backbone = freeze_backbone
+        if freeze_backbone:
+            self.backbone.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "ImageTask":
+        super().train(mode)
+        if self.freeze_backbone:
+            self.backbone.eval()
+        return self
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """Return the backbone's tokens, without a graph if it is frozen."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_backbone):
+            return self.backbone(images)
 
     @property
     def in_channels(self) -> int:

@@ -41,21 +41,11 @@ class ImageClassifier(ImageTask):
         freeze_backbone: bool = False,
         batch_augments: list[dict] = (),
     ) -> None:
-        super().__init__(backbone, preprocessor)
-        self.data_preprocessor.channels_last = self.backbone.channels_last
+        super().__init__(backbone, preprocessor, freeze_backbone)
         self.head = head if isinstance(head, nn.Module) else HEADS.build({**head, "in_dim": self.backbone.embed_dim})
         self.label_smoothing = label_smoothing
         self.batch_augments = BatchAugments(batch_augments, self.num_classes) if batch_augments else None
         self.flip_test = False  # in predict, average the probabilities of an image and its mirror image
-        self.freeze_backbone = freeze_backbone
-        if freeze_backbone:
-            self.backbone.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> "ImageClassifier":
-        super().train(mode)
-        if self.freeze_backbone:
-            self.backbone.eval()
-        return self
 
     @property
     def num_classes(self) -> int:
@@ -99,7 +89,3 @@ class ImageClassifier(ImageTask):
                 "the head has num_classes=0, so the model returns features: set model.head.num_classes=N to train or "
                 "predict"
             )
-
-    def _tokens(self, inputs: Tensor) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_backbone):
-            return self.backbone(inputs)

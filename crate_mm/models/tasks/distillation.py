@@ -152,7 +152,6 @@ class SelfDistillation(ImageTask):
                 f"{teacher_temp_warmup} a fraction of the run"
             )
         group_images(0, group_size)  # raises for an invalid one
-        self.data_preprocessor.channels_last = self.backbone.channels_last
         self.backbone.interpolate_positions()
         self.objective, self.momentum = objective, momentum
         self.eps, self.expansion_of, self.coeff, self.group_size = eps, expansion_of, coeff, group_size

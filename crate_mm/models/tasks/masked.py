@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...datasets.base import require_images
 from ...registry import MODELS
-from ..backbone import image_spec, require_masking
+from ..backbone import image_spec, patch_grid_of, require_masking
 from ..families import CRATEMAE, MAEDecoder
 from .base import ImageTask, check_images_fit
 
@@ -111,12 +111,9 @@ class MaskedAutoencoder(ImageTask):
         super().__init__(backbone, preprocessor)
         require_masking(self.backbone)
         channels, (H, W), *_ = image_spec(self.backbone)
-        layout = self.backbone.layout(torch.empty(1, channels, H, W, device="meta"))
-        if layout is None:
-            raise ValueError(f"{type(self.backbone).__name__} does not define its grid of patches: its layout is None")
-        self.img_size, self.grid_size = (H, W), (layout.rows, layout.columns)
-        self.patch_size = (H // layout.rows, W // layout.columns)
-        num_patches = self.grid_size[0] * self.grid_size[1]
+        rows, columns = patch_grid_of(self.backbone)
+        self.img_size, self.grid_size, self.patch_size = (H, W), (rows, columns), (H // rows, W // columns)
+        self.num_patches = num_patches = rows * columns
         if not isinstance(mask_ratio, (int, float)) or not 1 <= int(num_patches * (1 - mask_ratio)) < num_patches:
             raise ValueError(
                 f"mask_ratio {mask_ratio} of {num_patches} patches must leave at least one and mask at least one"
@@ -184,11 +181,10 @@ class MaskedAutoencoder(ImageTask):
 
         Noise that is not given is drawn from the samples' seeds, or without seeds by PyTorch's generator.
         """
-        num_patches = self.grid_size[0] * self.grid_size[1]
         if noise is None and sample_seed is None:
-            noise = torch.rand(len(inputs), num_patches, device=inputs.device)
+            noise = torch.rand(len(inputs), self.num_patches, device=inputs.device)
         elif noise is None:
-            noise = random_bits(sample_seed.to(inputs.device), num_patches)
+            noise = random_bits(sample_seed.to(inputs.device), self.num_patches)
         return {"loss": self._loss_by_sample(inputs, noise).mean()}
 
     def predict(self, inputs: Tensor, sample_idx: Tensor | None = None, noise: Tensor | None = None, **_: Tensor):
@@ -204,10 +200,9 @@ class MaskedAutoencoder(ImageTask):
         """Return the masking noise ``(B, N)`` of an evaluation for dataset positions ``(B,)``."""
         if sample_idx is None:
             raise ValueError("the batch has no sample_idx, from which an evaluation draws the masks")
-        size = self.grid_size[0] * self.grid_size[1]
         # NumPy guarantees that the numbers of this legacy generator do not change.
-        rows = [np.random.RandomState(position % 2**32).random_sample(size) for position in sample_idx.tolist()]
-        return torch.from_numpy(np.stack(rows))
+        generators = [np.random.RandomState(position % 2**32) for position in sample_idx.tolist()]
+        return torch.from_numpy(np.stack([generator.random_sample(self.num_patches) for generator in generators]))
 
     def reconstruct(self, inputs: Tensor, noise: Tensor) -> Reconstruction:
         """Mask images and reconstruct them.
@@ -236,7 +231,7 @@ class MaskedAutoencoder(ImageTask):
                 f"masked images must have the backbone's img_size {self.img_size}, got "
                 f"{tuple(inputs.shape[-2:])}: set img_size of the backbone to the data's"
             )
-        expected = (len(inputs), self.grid_size[0] * self.grid_size[1])
+        expected = (len(inputs), self.num_patches)
         if tuple(noise.shape) != expected:
             raise ValueError(f"noise must have shape {expected}, one number per patch, got {tuple(noise.shape)}")
         return self.mask_of(noise)

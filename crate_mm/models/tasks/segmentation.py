@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...datasets.base import IGNORED_PIXEL, Field, dataset_of, require_images
 from ...registry import HEADS, MODELS
-from ..backbone import image_spec
+from ..backbone import image_spec, patch_grid_of
 from ..layers import to_pair
 from ..layers.tokens import Size
 from .base import ImageTask, check_classes, check_images_fit
@@ -55,15 +55,9 @@ class Segmentation(ImageTask):
         preprocessor: dict | nn.Module | None = None,
         freeze_backbone: bool = False,
     ) -> None:
-        super().__init__(backbone, preprocessor)
-        self.data_preprocessor.channels_last = self.backbone.channels_last
-        name, spec = type(self.backbone).__name__, image_spec(self.backbone)
-        layout = self.backbone.layout(torch.empty(1, *spec.shape, device="meta"))
-        if layout is None:
-            raise ValueError(
-                f"{name} does not define its grid of patches, which segmentation needs: its layout is None"
-            )
-        self.patch_size = spec.size[0] // layout.rows, spec.size[1] // layout.columns
+        super().__init__(backbone, preprocessor, freeze_backbone)
+        (H, W), (rows, columns) = image_spec(self.backbone).size, patch_grid_of(self.backbone)
+        self.patch_size = H // rows, W // columns
         self.backbone.interpolate_positions()
         self.head = head if isinstance(head, nn.Module) else _build_decoder(head, self.backbone.embed_dim)
         self.window = None if window is None else to_pair(window)
@@ -72,15 +66,6 @@ class Segmentation(ImageTask):
             raise ValueError("stride needs a window")
         if self.window and not all(1 <= step <= side for step, side in zip(self.stride, self.window)):
             raise ValueError(f"stride {self.stride} must be at least 1 and at most the window, {self.window}")
-        self.freeze_backbone = freeze_backbone
-        if freeze_backbone:
-            self.backbone.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> "Segmentation":
-        super().train(mode)
-        if self.freeze_backbone:
-            self.backbone.eval()
-        return self
 
     @property
     def num_classes(self) -> int:
@@ -124,9 +109,9 @@ class Segmentation(ImageTask):
         """Return the tokens of the patches of padded images, ``(B, N, d)``, and their grid (rows, columns)."""
         bottom, right = (-side % patch for side, patch in zip(inputs.shape[-2:], self.patch_size))
         padded = F.pad(inputs, (0, right, 0, bottom)) if bottom or right else inputs
-        prefix, rows, columns = self.backbone.layout(padded)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_backbone):
-            return self.backbone(padded)[:, prefix : prefix + rows * columns], (rows, columns)
+        _, rows, columns = self.backbone.layout(padded)
+        # The layout is that of the layers: a CLS token may join behind them, and registers may be left out.
+        return self._tokens(padded)[:, -rows * columns :], (rows, columns)
 
     def count(self, batch: dict[str, Tensor]) -> int:
         """Return the number of labeled pixels."""
