@@ -44,6 +44,18 @@ def unformatted(text: str, **style) -> tuple[str, bool]:
     return text, True
 
 
+def counted_once(count: Callable) -> Callable:
+    """Count the multiply-adds of models of the same modules and shapes once."""
+    counts = {}
+
+    def cached(model, example):
+        inputs = {**dict(model.named_parameters()), **example}
+        key = f"{model}{[(name, getattr(value, 'shape', value)) for name, value in inputs.items()]}"
+        return counts[key] if key in counts else counts.setdefault(key, count(model, example))
+
+    return cached
+
+
 def pytest_configure(config: pytest.Config) -> None:
     hidden = hides_gpu(config.getoption("markexpr", ""))
     # The tools are forked off, which a process that uses CUDA does not survive.
@@ -60,6 +72,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # Laying a config's text out, and reading the digits' file, would be a third of a short training.
     mmengine.config.config.FormatCode = unformatted
     sklearn.datasets.load_digits = cache(sklearn.datasets.load_digits)
+    # So would be the commit, and the multiply-adds of a model that were counted before.
+    from crate_mm.engine.checkpointing import results
+
+    results.code_commit()
+    results.count_complexity = counted_once(results.count_complexity)
     # Nor need what the tests write outlast a power cut: a training waits for the disk 18 times.
     os.fsync = lambda _file: None
     torch.set_num_threads(1)

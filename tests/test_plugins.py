@@ -1,4 +1,7 @@
-"""A family, a task, a kind of sample, a figure and a measure, each added from outside the package in one small file."""
+"""A family, a task and a kind of sample, each added from outside the package in one small file.
+
+A figure and a measure are examples of CONTRIBUTING.md, which test_readmes.py runs.
+"""
 
 import json
 import textwrap
@@ -98,32 +101,6 @@ FILES = {
             def compute_metrics(self, results):
                 return {"error": sum(results) / len(results)}
         """,
-    "my_measure": """
-        from crate_mm.analysis.table import measure
-
-        @measure("length", "mean length of the tokens", "Length of the tokens", "tap_out")
-        def length(z, step, settings):
-            return z.norm(dim=-1).mean(-1)
-        """,
-    "my_figure": """
-        from matplotlib.figure import Figure as Picture
-        from crate_mm.analysis.figures import FigureOutput, Figure
-        from crate_mm.analysis.gather import measure_layers
-        from crate_mm.analysis.figures.base import run_batches
-        from crate_mm.registry import FIGURES
-
-        @FIGURES.register_module("lengths")
-        class Lengths(Figure):
-            help = "mean length of the tokens by layer"
-
-            def run(self, subjects, options):
-                (subject,) = subjects
-                with measure_layers(subject.model, options.layers, measures=["r_out"]) as gathered:
-                    run_batches(subject.model, subject.batches)
-                picture = Picture()
-                picture.subplots().plot(gathered.means("r_out"))
-                return FigureOutput({"lengths": picture}, {"lengths.json": gathered.means("r_out")})
-        """,
 }
 WAVES = """
 _base_ = ["{debug}"]
@@ -207,24 +184,6 @@ def test_a_task_with_samples_of_its_own_kind(outside, run_tool, tmp_path):
         assert json.loads((tmp_path / "t.json").read_text())["error"] == pytest.approx(result["best"]["error"])
     done = run_tool("results_table", work)
     assert "| error | maskedwaves- |" in done.output
-
-
-@pytest.mark.slow
-def test_a_measure_and_a_figure(outside, run_tool, tmp_path, debug_checkpoint):
-    config = outside("both", "_base_ = ['{debug}']\ncustom_imports = dict(imports=['my_measure', 'my_figure'])\n")
-    done = run_tool("analyze", "layers", config, "random", "--measures", "length", "--out", tmp_path / "a")
-    assert done.code == 0, done.output
-    assert ",length,mean length of the tokens,1," in (tmp_path / "a" / "layers.csv").read_text()
-    done = run_tool("analyze", "lengths", config, debug_checkpoint, "--out", tmp_path / "a")
-    assert done.code == 0, done.output
-    assert len(json.loads((tmp_path / "a" / "lengths.json").read_text())) == 2
-    assert (tmp_path / "a" / "lengths.png").stat().st_size > 1000
-    hook = "default_hooks.white_box=dict(type='WhiteBoxHook', measures=['length'], num_images=8)"
-    done = run_tool(
-        *("train", config, "--work-dir", tmp_path / "w", "--cfg-options", "train_cfg.max_epochs=1", hook),
-    )
-    assert done.code == 0, done.output
-    assert "by layer: length" in done.output
 
 
 def test_a_model_that_is_no_task_is_refused(outside, run_tool, tmp_path):

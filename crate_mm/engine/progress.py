@@ -4,7 +4,8 @@ import atexit
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from functools import partialmethod
+from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -70,11 +71,10 @@ class ProgressLine(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self._advance(runner, batch_idx + 1, self._steps(runner), runner.cfg.get("global_batch_size"))
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None) -> None:
-        self._advance(runner, batch_idx + 1, len(runner.val_dataloader))
+    def after_val_iter(self, runner: Runner, batch_idx: int, *_: Any, stage: str = "val", **__: Any) -> None:
+        self._advance(runner, batch_idx + 1, len(getattr(runner, f"{stage}_dataloader")))
 
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None) -> None:
-        self._advance(runner, batch_idx + 1, len(runner.test_dataloader))
+    after_test_iter = partialmethod(after_val_iter, stage="test")
 
     # End ------------------------------------------------------------------------------------------------------------
 
@@ -109,14 +109,11 @@ class ProgressLine(Hook):
         console = live_console(sys.stdout)
         if console is None or console.is_jupyter:  # a notebook shows the log's lines
             return
-        columns = (
+        self.live = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-        )
-        self.live = Progress(
-            *columns,
             TimeRemainingColumn(),
             console=console,
             auto_refresh=False,

@@ -137,11 +137,9 @@ class Runner(CheckpointingRunner):
         before.apply()
 
     def set_randomness(self, *args: Any, **kwargs: Any) -> None:
-        before = ProcessSettings()
-        self.process_settings.apply()
-        super().set_randomness(*args, **kwargs)
-        self.process_settings = ProcessSettings()
-        before.apply()
+        with self.in_process_settings():
+            super().set_randomness(*args, **kwargs)
+            self.process_settings = ProcessSettings()
 
     @contextmanager
     def in_process_settings(self) -> Iterator[None]:
@@ -360,15 +358,13 @@ class Runner(CheckpointingRunner):
         lr = float(group.get("initial_lr", group["lr"]))
         schedules = [s for s in self.param_schedulers or () if isinstance(s, WarmupCosineLR)]
         warmup = f" after {schedules[0].warmup:.0f} steps of warm-up" if schedules else ""
-        scaling = self.cfg.get("auto_scale_lr") or {}
-        scaled = (
-            f" ({self.cfg.optim_wrapper.optimizer.lr:g} x {self.cfg.global_batch_size}" if scaling.get("enable") else ""
-        )
-        scaled = f"{scaled} / {scaling['base_batch_size']})" if scaled else ""
-        dtypes = {training_dtype(self.cfg.optim_wrapper), self.val_dtype if self.has_validation else None}
-        precision = ""
-        if dtypes - {"float32", None}:
-            precision = f"; trained in {training_dtype(self.cfg.optim_wrapper)}, validated in {self.val_dtype}"
+        scaling, scaled, precision = self.cfg.get("auto_scale_lr") or {}, "", ""
+        if scaling.get("enable"):
+            base = self.cfg.optim_wrapper.optimizer.lr
+            scaled = f" ({base:g} x {self.cfg.global_batch_size} / {scaling['base_batch_size']})"
+        dtype = training_dtype(self.cfg.optim_wrapper)
+        if {dtype, self.val_dtype if self.has_validation else dtype} != {"float32"}:
+            precision = f"; trained in {dtype}, validated in {self.val_dtype}"
         return (
             f"effective batch {self.plan} {self.task.unit} of {len(loader.dataset)}; {len(loader)} steps an epoch, "
             f"{self.max_iters / len(loader):.6g} epochs, {self.max_iters} steps; "

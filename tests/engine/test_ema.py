@@ -8,7 +8,7 @@ from torch import nn
 from crate_mm.engine import Runner, load_config
 from crate_mm.models import Backbone, InputSpec
 from crate_mm.registry import BACKBONES, HOOKS
-from tests.training import assert_identical, train
+from tests.training import assert_same_states, train
 
 MOMENTUM = 0.1
 SEEN: dict[str, list[dict]] = {}
@@ -96,14 +96,15 @@ def test_the_average_is_its_formula_and_is_what_is_validated_and_saved(whole):
 def test_a_resumed_run_averages_on(whole, tmp_path):
     train(tmp_path, param_scheduler__end=2, **{**OPTIONS, "train_cfg__max_epochs": 1})
     resumed = train(tmp_path, resume=True, **OPTIONS)
-    for key in ("state_dict", "ema_state_dict", "optimizer"):
-        assert_identical(resumed[key], whole[1][key], key)
+    assert_same_states(resumed, whole[1])
 
 
+@pytest.mark.parametrize("momentum", [MOMENTUM, None])
 @pytest.mark.slow
-def test_a_test_is_of_the_average(whole, tmp_path):
+def test_a_test_is_of_the_average(whole, tmp_path, momentum):
     folder, checkpoint, _ = whole
-    cfg = load_config("debug", {key.replace("__", "."): value for key, value in OPTIONS.items()})
+    options = {**OPTIONS, "ema_momentum": momentum}
+    cfg = load_config("debug", {key.replace("__", "."): value for key, value in options.items()})
     cfg.work_dir, cfg.load_from = str(tmp_path), str(folder / "epoch_2.pth")
     runner = Runner.from_cfg(cfg)
     runner.test()

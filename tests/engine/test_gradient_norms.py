@@ -1,13 +1,11 @@
 """The norm of the gradients by layer, in the logs."""
 
-import json
-
 import pytest
 import torch
 
 from crate_mm.engine.optim.gradient_norms import layer_names
 from crate_mm.models.layers import TSSA, Block
-from tests.training import debug_runner
+from tests.training import debug_runner, log_of, scalars_of
 
 
 def test_the_layers_norms_are_those_of_their_gradients(tmp_path):
@@ -27,16 +25,13 @@ def test_the_layers_norms_are_those_of_their_gradients(tmp_path):
 
     runner.optim_wrapper.step = look
     runner.train()
-    (file,) = tmp_path.glob("*/vis_data/scalars.json")
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    rows = [row for row in rows if "grad_norm/head" in row]
+    rows = [row for row in scalars_of(tmp_path) if "grad_norm/head" in row]
     assert [row.pop("step") for row in rows] == [5, 10]
     for row, expected in zip(rows, seen[4::5], strict=True):
         assert row == pytest.approx(expected, rel=1e-5)
     layers = {f"grad_norm/backbone.blocks.{number}" for number in range(len(model.backbone.blocks))}
     assert rows[0].keys() == layers | {"grad_norm/backbone.embedding", "grad_norm/head"}
-    (log,) = tmp_path.glob("*/*.log")
-    assert "grad_norm/" not in log.read_text().split("hooks")[-1]
+    assert "grad_norm/" not in log_of(tmp_path).split("hooks")[-1]
 
 
 def test_an_optim_wrapper_that_does_not_measure_is_refused(tmp_path):

@@ -8,7 +8,7 @@ from crate_mm.engine import CheckpointError
 from crate_mm.engine.optim.param_groups import DefaultOptimWrapperConstructor
 from crate_mm.models import ImageClassifier
 from crate_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from tests.training import train
+from tests.training import log_of, train
 
 ARCH = dict(embed_dim=24, depth=2, num_heads=3)
 LAYERS = ("backbone.blocks.0.", "backbone.blocks.1.")
@@ -230,6 +230,6 @@ def test_other_groups_are_not_resumed_from(tmp_path):
     train(tmp_path, optim_wrapper__paramwise_cfg=dict(custom_keys=keys[0]), **options)
     with pytest.raises(CheckpointError, match="with other parameter groups .*paramwise_cfg"):
         train(tmp_path, resume=True, optim_wrapper__paramwise_cfg=dict(custom_keys=keys[1]), **options)
-    log = min(tmp_path.glob("*/*.log")).read_text()
+    log = log_of(tmp_path)
     assert "8 parameters have lr 0.001, weight_decay 0.0: backbone.blocks.0.norm_compress.weight, ..." in log
     assert "paramwise_options" not in log

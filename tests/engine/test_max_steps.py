@@ -1,6 +1,5 @@
 """A run whose length is given in steps: it ends after exactly so many, within an epoch if need be. 10 make an epoch."""
 
-import json
 import shutil
 
 import pytest
@@ -9,9 +8,17 @@ import torch
 from crate_mm.checkpoints import newest_checkpoint
 from crate_mm.config import load_config, resolve_config
 from crate_mm.engine import read_checkpoint
-from tests.training import SGD, assert_identical, debug_runner, result_of, run, train_on_processes
-
-STATES = ("state_dict", "optimizer", "param_schedulers")
+from tests.training import (
+    SGD,
+    assert_identical,
+    assert_same_states,
+    debug_runner,
+    log_of,
+    result_of,
+    run,
+    scalars_of,
+    train_on_processes,
+)
 
 
 def options(steps, **others):
@@ -21,10 +28,6 @@ def options(steps, **others):
         "default_hooks__logger__interval": 1,
         **others,
     }
-
-
-def rows(folder):
-    return [json.loads(row) for log in sorted(folder.glob("*/vis_data/scalars.json")) for row in log.open()]
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +46,14 @@ def test_a_run_ends_after_its_last_step(fifteen):
     result = result_of(fifteen)
     assert (result["steps"], result["max_steps"], result["finished"]) == (15, 15, True)
     assert (result["epochs"], result["last"]["epoch"], result["recipe"]["max_steps"]) == (2, 2, 15)
-    lines = rows(fifteen)
+    lines = scalars_of(fifteen)
     assert [line["iter"] for line in lines if "lr" in line] == list(range(1, 16))
     assert [line["step"] for line in lines if "eval/top1" in line] == [1, 2]
-    (log,) = fifteen.glob("*/*.log")
-    assert "; 10 steps an epoch, 1.5 epochs, 15 steps; " in log.read_text()
+    assert "; 10 steps an epoch, 1.5 epochs, 15 steps; " in log_of(fifteen)
 
 
 def test_the_schedule_ends_with_the_run(fifteen):
-    rates = [line["lr"] for line in rows(fifteen) if "lr" in line]
+    rates = [line["lr"] for line in scalars_of(fifteen) if "lr" in line]
     W, T = 3, 15  # a fifth of a short run is warm-up
     warm = [1e-3 * (0.01 + 0.99 * i / W) for i in range(W)]
     cosine = [1e-3 * (1 + torch.tensor(torch.pi * (i - W) / (T - W)).cos().item()) / 2 for i in range(W, T)]
@@ -60,11 +62,8 @@ def test_the_schedule_ends_with_the_run(fifteen):
 
 @pytest.mark.slow
 def test_a_run_resumed_in_its_last_epoch_is_the_uninterrupted_one(fifteen, tmp_path):
-    shutil.copy(fifteen / "epoch_1_iter_12.pth", tmp_path)
-    run(tmp_path, resume=True, **options(15))
-    ours, theirs = (read_checkpoint(folder / "epoch_1_iter_15.pth") for folder in (tmp_path, fifteen))
-    for part in STATES:
-        assert_identical(ours[part], theirs[part])
+    run(tmp_path, resume=fifteen / "epoch_1_iter_12.pth", **options(15))
+    assert_same_states(tmp_path / "epoch_1_iter_15.pth", fifteen / "epoch_1_iter_15.pth")
     assert result_of(tmp_path)["last"] == result_of(fifteen)["last"]
 
 
@@ -72,9 +71,7 @@ def test_a_run_resumed_in_its_last_epoch_is_the_uninterrupted_one(fifteen, tmp_p
 def test_whole_epochs_in_steps_are_the_same_run(tmp_path):
     run(tmp_path / "steps", **options(20))
     run(tmp_path / "epochs", train_cfg__max_epochs=2)
-    ours, theirs = (read_checkpoint(tmp_path / name / "epoch_2.pth") for name in ("steps", "epochs"))
-    for part in STATES:
-        assert_identical(ours[part], theirs[part])
+    assert_same_states(*(tmp_path / name / "epoch_2.pth" for name in ("steps", "epochs")))
     assert not list((tmp_path / "steps").glob("*_iter_*.pth"))
 
 
@@ -84,19 +81,17 @@ def test_a_longer_run_goes_on_within_the_epoch(tmp_path):
     run(tmp_path / "steps", **options(15, param_scheduler=None))
     run(tmp_path / "steps", resume=True, **options(23, param_scheduler=None))
     run(tmp_path / "at_once", **options(23, param_scheduler=None))
-    ours, theirs = (read_checkpoint(tmp_path / name / "epoch_2_iter_23.pth") for name in ("steps", "at_once"))
-    for part in ("state_dict", "optimizer"):
-        assert_identical(ours[part], theirs[part])
-    validated = [(line["step"], line["eval/loss"]) for line in rows(tmp_path / "steps") if "eval/loss" in line]
+    assert_same_states(*(tmp_path / name / "epoch_2_iter_23.pth" for name in ("steps", "at_once")))
+    validated = [(line["step"], line["eval/loss"]) for line in scalars_of(tmp_path / "steps") if "eval/loss" in line]
     assert [step for step, _ in validated] == [1, 2, 2, 3]
-    at_once = [(line["step"], line["eval/loss"]) for line in rows(tmp_path / "at_once") if "eval/loss" in line]
+    at_once = [(line["step"], line["eval/loss"]) for line in scalars_of(tmp_path / "at_once") if "eval/loss" in line]
     assert [validated[0], *validated[2:]] == at_once
 
 
 def test_a_run_shorter_than_an_epoch(tmp_path):
     run(tmp_path, **options(4))
     assert newest_checkpoint(tmp_path).name == "epoch_0_iter_4.pth"
-    assert [line["step"] for line in rows(tmp_path) if "eval/top1" in line] == [1]
+    assert [line["step"] for line in scalars_of(tmp_path) if "eval/top1" in line] == [1]
     (best,) = tmp_path.glob("best_*.pth")
     assert read_checkpoint(best)["meta"]["iter"] == 4
 
@@ -106,8 +101,7 @@ def test_a_finished_run_is_validated_and_trains_no_further(fifteen, tmp_path):
     runner = debug_runner(tmp_path, **options(15), load_from=str(tmp_path / "epoch_1_iter_15.pth"), resume=True)
     runner.train()
     assert runner.iter == 15
-    (log,) = tmp_path.glob("*/*.log")
-    text = log.read_text()
+    text = log_of(tmp_path)
     assert "nothing is left to train" in text
     assert "is of step 15, train_cfg.max_steps is 15" in text
     assert "Epoch(val) [2]" in text

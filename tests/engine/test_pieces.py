@@ -13,13 +13,13 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 
 from crate_mm.datasets import ClassificationDataset, Digits, GlobalBatchSampler, collate, init_worker
 from crate_mm.datasets.base import samples_in
-from crate_mm.engine import RunInterruptedError, Runner, load_config, newest_checkpoint, read_checkpoint
+from crate_mm.engine import RunInterruptedError, Runner, load_config, newest_checkpoint
 from crate_mm.engine.loading.chunks import ChunkedBatchSampler, chunk_loader, join, split_batch
 from crate_mm.engine.loading.prefetch import Prefetcher
 from crate_mm.registry import FUNCTIONS
 from crate_mm.torch_private import end_workers
 from tests.faults.test_interruptions import at_step
-from tests.training import AUGMENT, assert_identical, debug_config
+from tests.training import AUGMENT, assert_identical, assert_same_states, debug_config, log_of
 
 FUNCTIONS.register_module(name="collate_of_a_user", module=lambda samples: collate(samples))
 
@@ -206,17 +206,14 @@ def test_training_takes_the_same_steps_and_resumes_exactly(tmp_path, pieces_of_1
     whole.train()
     divided.train()
     assert set(multiprocessing.active_children()) == there
-    expected = read_checkpoint(tmp_path / "whole" / "epoch_2.pth")
-    states = ("state_dict", "optimizer", "param_schedulers")
-    for key in states:
-        assert_identical(read_checkpoint(tmp_path / "pieces" / "epoch_2.pth")[key], expected[key], key)
+    expected = tmp_path / "whole" / "epoch_2.pth"
+    assert_same_states(tmp_path / "pieces" / "epoch_2.pth", expected)
     first = run(tmp_path / "resumed")
     at_step(first, 17, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(RunInterruptedError, match="epoch_1_iter_17"):
         first.train()
     run(tmp_path / "resumed").train()
-    for key in states:
-        assert_identical(read_checkpoint(tmp_path / "resumed" / "epoch_2.pth")[key], expected[key], key)
+    assert_same_states(tmp_path / "resumed" / "epoch_2.pth", expected)
 
 
 @pytest.mark.slow
@@ -236,5 +233,4 @@ def test_unreadable_images_are_reported_once(tmp_path, image_tree, pieces_of_10)
     runner = Runner.from_cfg(cfg)
     runner.train()
     assert runner.train_loop.chunks_per_batch == 2
-    (log,) = (tmp_path / "run").glob("*/*.log")
-    assert sorted(re.findall(r"cannot read train image (\S+) \(", log.read_text())) == sorted(broken)
+    assert sorted(re.findall(r"cannot read train image (\S+) \(", log_of(tmp_path / "run"))) == sorted(broken)

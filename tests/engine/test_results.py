@@ -1,6 +1,6 @@
 """What result.json and a checkpoint say of a run."""
 
-import json
+import shutil
 import subprocess
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ def test_a_model_that_cannot_be_traced_still_trains(tmp_path, monkeypatch):
 
     monkeypatch.setattr(results, "count_complexity", fail)
     train(tmp_path, train_cfg__max_epochs=1)
-    result = json.loads((tmp_path / "result.json").read_text())
+    result = result_of(tmp_path)
     assert (result["flops"], result["parameters"] > 0) == (None, True)
 
 
@@ -42,11 +42,10 @@ def test_odd_transforms_of_a_dataset_of_ones_own_do_not_spoil_a_checkpoint(tmp_p
 
 
 @pytest.mark.slow
-def test_a_recipe_names_the_start_by_its_run_and_epoch(tmp_path):
+def test_a_recipe_names_the_start_by_its_run_and_epoch(epoch, tmp_path):
     """Not by a path, which says nothing in another folder, and is another one for the same file."""
-    source = train(tmp_path / "source", train_cfg__max_epochs=1)
-    (tmp_path / "source").rename(tmp_path / "moved")
-    origin = f"epoch 1 of run {source['message_hub']['runtime_info']['run']}"
+    shutil.copytree(epoch, tmp_path / "moved")
+    origin = f"epoch 1 of run {result_of(epoch)['run']}"
     train(tmp_path / "run", train_cfg__max_epochs=1, load_from=str(tmp_path / "moved/epoch_1.pth"))
     (tmp_path / "run").rename(tmp_path / "elsewhere")
     meta = train(tmp_path / "elsewhere", resume=True, train_cfg__max_epochs=2)["meta"]
@@ -98,9 +97,7 @@ def test_code_commit_is_that_of_the_clone(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("save_best", [None, "auto"])
 @pytest.mark.slow
-def test_result_of_a_finished_run_outlives_a_resume(tmp_path, save_best):
-    options = {"train_cfg__max_epochs": 1, "default_hooks__checkpoint__save_best": save_best}
-    train(tmp_path, **options)
-    before = (tmp_path / "result.json").read_bytes()
-    run(tmp_path, resume=True, **options)
-    assert (tmp_path / "result.json").read_bytes() == before
+def test_result_of_a_finished_run_outlives_a_resume(epoch, tmp_path, save_best):
+    shutil.copytree(epoch, tmp_path, dirs_exist_ok=True)
+    run(tmp_path, resume=True, train_cfg__max_epochs=1, default_hooks__checkpoint__save_best=save_best)
+    assert (tmp_path / "result.json").read_bytes() == (epoch / "result.json").read_bytes()

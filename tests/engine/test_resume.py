@@ -12,19 +12,18 @@ from crate_mm.checkpoints.readers.safetensors import digest
 from crate_mm.engine import CheckpointError, Runner, load_config, open_checkpoint, read_checkpoint
 from crate_mm.engine.checkpointing.start import find_start_point
 from crate_mm.engine.safety.consistency import open_on_all
-from tests.training import assert_identical, debug_config, on_processes, result_of, train
+from tests.training import assert_same_states, debug_config, debug_runner, log_of, on_processes, result_of, train
 
 
-# Optimizer, schedule, EMA, shuffling and augmentation all at once; the workers are a case of their own, since
-# PyTorch's own way of seeding them does not survive a restart.
+# Optimizer, schedule, EMA, shuffling and augmentation at once; and the workers, since PyTorch's own way of seeding them
+# does not survive a restart.
 @pytest.mark.parametrize(
     "options",
     [
-        dict(ema_momentum=0.1),
-        dict(train_dataloader__num_workers=2, train_dataloader__persistent_workers=True),
+        dict(ema_momentum=0.1, train_dataloader__num_workers=2, train_dataloader__persistent_workers=True),
         dict(optim_wrapper__optimizer__type="AdamW", max_batch_per_device=8, optim_wrapper__clip_grad__max_norm=1.0),
     ],
-    ids=["ema", "workers", "adamw-accumulate-clip"],
+    ids=["ema-workers", "adamw-accumulate-clip"],
 )
 @pytest.mark.slow
 def test_resuming_changes_nothing(tmp_path, options):
@@ -32,20 +31,11 @@ def test_resuming_changes_nothing(tmp_path, options):
     (tmp_path / "part").mkdir()
     shutil.copy(tmp_path / "whole" / "epoch_1.pth", tmp_path / "part")  # as a run that was killed in its second epoch
     resumed = train(tmp_path / "part", resume=True, train_cfg__max_epochs=2, **options)
-    for key in ("state_dict", "optimizer", "param_schedulers", "ema_state_dict"):
-        assert_identical(whole.get(key), resumed.get(key), key)
+    assert_same_states(whole, resumed)
     assert ("ema_state_dict" in whole) == ("ema_momentum" in options)
     assert resumed["meta"]["iter"] == 20
     best = {Path(c["message_hub"]["runtime_info"]["best_ckpt"]).name for c in (whole, resumed)}
     assert len(best) == 1
-
-
-@pytest.mark.slow
-def test_stopping_early_on_the_curve_of_a_longer_run(tmp_path):
-    whole = train(tmp_path / "whole", train_cfg__max_epochs=3)
-    train(tmp_path / "part", train_cfg__max_epochs=1, param_scheduler__end=3)
-    resumed = train(tmp_path / "part", resume=True, train_cfg__max_epochs=3)
-    assert_identical(whole["state_dict"], resumed["state_dict"])
 
 
 def open_the_file_of(path: Path, rank: int) -> tuple:
@@ -127,53 +117,35 @@ def test_a_resume_that_would_mix_two_recipes_is_refused(tmp_path, debug_checkpoi
 
 
 @pytest.mark.slow
-def test_a_resumed_run_follows_its_config(tmp_path):
-    train(tmp_path, train_cfg__max_epochs=1)
+def test_a_resumed_run_follows_its_config_and_stays_the_run_that_it_is(epoch, tmp_path):
+    shutil.copytree(epoch, tmp_path, dirs_exist_ok=True)
     resumed = train(tmp_path, resume=True, optim_wrapper__optimizer__weight_decay=0.05)
     assert resumed["optimizer"]["param_groups"][0]["weight_decay"] == 0.05
-    logs = "".join(log.read_text() for log in tmp_path.glob("*/*.log"))  # one file, if both started in one second
-    assert "the length of the schedule has changed from 10 to 20 iterations" in logs
-
-
-@pytest.mark.slow
-def test_a_run_without_a_schedule_resumes(tmp_path):
-    train(tmp_path, train_cfg__max_epochs=1, param_scheduler=None)
-    assert train(tmp_path, resume=True, param_scheduler=None)["meta"]["epoch"] == 2
-
-
-def test_nothing_left_to_train_is_said(tmp_path, debug_checkpoint, caplog):
-    shutil.copy(debug_checkpoint, tmp_path)
-    train(tmp_path, resume=True, train_cfg__max_epochs=1, param_scheduler__end=1)
-    (log,) = tmp_path.glob("*/*.log")
-    assert "nothing is left to train" in log.read_text()
-
-
-@pytest.mark.slow
-def test_a_resume_keeps_its_run_and_what_it_left(tmp_path):
-    train(tmp_path, train_cfg__max_epochs=1)
-    run = result_of(tmp_path)["run"]
-    train(tmp_path, resume=True, train_cfg__max_epochs=2)
-    assert result_of(tmp_path)["run"] == run
+    assert "the length of the schedule has changed from 10 to 20 iterations" in log_of(tmp_path)
+    assert result_of(tmp_path)["run"] == result_of(epoch)["run"]
     assert not list(tmp_path.glob("before_*"))
     train(tmp_path / "other", train_cfg__max_epochs=1)
-    assert result_of(tmp_path / "other")["run"] != run
+    assert result_of(tmp_path / "other")["run"] != result_of(epoch)["run"]
+
+
+def test_nothing_left_to_train_is_said(tmp_path, debug_checkpoint):
+    shutil.copy(debug_checkpoint, tmp_path)
+    train(tmp_path, resume=True, train_cfg__max_epochs=1, param_scheduler__end=1)
+    assert "nothing is left to train" in log_of(tmp_path)
 
 
 @pytest.mark.slow
-def test_resume_in_a_config_takes_the_newest_that_is_intact(tmp_path):
+def test_resume_in_a_config_takes_the_newest_that_is_intact(epoch, tmp_path):
     """As --resume does: the way over the config leads past no guarantee."""
-    train(tmp_path, train_cfg__max_epochs=2)
-    newest = tmp_path / "epoch_2.pth"
-    newest.write_bytes(newest.read_bytes()[:-1000])
-    (tmp_path / "last_checkpoint").write_text(str(newest))
-    cfg = debug_config(train_cfg__max_epochs=3)
-    cfg.work_dir, cfg.resume = str(tmp_path), True
-    runner = Runner.from_cfg(cfg)
+    shutil.copy(epoch / "epoch_1.pth", tmp_path)
+    (tmp_path / "epoch_2.pth").write_bytes((epoch / "epoch_1.pth").read_bytes()[:-1000])
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_2.pth"))
+    runner = debug_runner(tmp_path, train_cfg__max_epochs=2, resume=True)
     runner.train()
-    (log, *_) = sorted(tmp_path.glob("*/*.log"), reverse=True)
-    assert "epoch_2.pth is damaged" in log.read_text()
-    assert "resumed epoch: 1, iter: 10" in log.read_text()
-    assert runner.epoch == 3
+    assert "epoch_2.pth is damaged" in log_of(tmp_path)
+    assert "resumed epoch: 1, iter: 10" in log_of(tmp_path)
+    assert runner.epoch == 2
+    assert (tmp_path / "epoch_2.pth.damaged").exists()
 
 
 def test_validation_in_a_folder_that_is_to_be_resumed(tmp_path, debug_checkpoint):

@@ -1,52 +1,22 @@
 """Training as the Runner does it: the same steps however they are spread, and the same run however often resumed."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from crate_mm.engine import Runner, RunStoppedError, load_config, read_checkpoint
-from tests.training import (
-    assert_identical,
-    debug_config,
-    train,
-)
+from tests.training import assert_identical, train
 
 
 @pytest.mark.slow
-def test_seeds_matter_and_repeat(tmp_path):
-    one, again, other = (
-        train(tmp_path / name, train_cfg__max_epochs=1, randomness__seed=seed)["state_dict"]
-        for name, seed in (("one", 3), ("again", 3), ("other", 4))
+def test_seeds_matter_and_repeat(epoch, tmp_path):
+    one = read_checkpoint(epoch / "epoch_1.pth")["state_dict"]
+    again, other = (
+        train(tmp_path / str(seed), train_cfg__max_epochs=1, randomness__seed=seed)["state_dict"] for seed in (0, 4)
     )
     assert_identical(one, again)
     assert not torch.equal(one["head.fc.weight"], other["head.fc.weight"])
-
-
-@pytest.mark.slow
-def test_the_start_is_announced_and_logs_are_json_lines(tmp_path):
-    train(tmp_path, max_batch_per_device=8, train_cfg__max_epochs=1, default_hooks__logger__interval=1)
-    (log,) = tmp_path.glob("*/*.log")
-    text = log.read_text()
-    assert "effective batch 32 = 1 process x 32 in 4 micro-batches of 8 images of 320; 10 steps an epoch" in text
-    assert "Lion, learning rate 0.001 after 2 steps of warm-up" in text
-    assert "eta: " in text
-    (scalars,) = tmp_path.glob("*/vis_data/scalars.json")
-    lines = [json.loads(line) for line in scalars.read_text().splitlines()]
-    assert [line["iter"] for line in lines if "loss" in line] == list(range(1, 11))
-    assert "eval/top1" in lines[-1]
-    assert list(tmp_path.glob("*/vis_data/events.out.tfevents*"))
-
-
-@pytest.mark.slow
-def test_validation_loss_is_not_averaged_over_epochs(tmp_path):
-    train(tmp_path)
-    (scalars,) = tmp_path.glob("*/vis_data/scalars.json")
-    logged = [line["eval/loss"] for line in map(json.loads, scalars.read_text().splitlines()) if "eval/loss" in line]
-    cfg = debug_config()
-    cfg.work_dir, cfg.load_from = str(tmp_path / "test"), str(tmp_path / "epoch_2.pth")
-    assert logged[1] == pytest.approx(Runner.from_cfg(cfg).test()["eval/loss"], rel=1e-6)
 
 
 def test_classes_are_compared_by_name(tmp_path, debug_checkpoint, monkeypatch):
@@ -87,11 +57,8 @@ def test_classes_must_match_the_head(tmp_path):
         train(tmp_path, model__head__num_classes=7)
 
 
-@pytest.mark.slow
-def test_unreadable_images_are_reported_and_limited(tmp_path, image_tree):
-    files = sorted((image_tree / "train").rglob("*.JPEG"))
-    broken = [files[0], files[2]]
-    for file in broken:
+def test_too_many_unreadable_images_stop_the_run(tmp_path, image_tree):
+    for file in sorted((image_tree / "train").rglob("*.JPEG"))[:3:2]:
         file.write_bytes(b"")
     overrides = {
         "data_root": str(image_tree),
@@ -100,25 +67,17 @@ def test_unreadable_images_are_reported_and_limited(tmp_path, image_tree):
         "model.backbone.patch_size": 8,
         "global_batch_size": 6,
         "train_cfg.max_epochs": 1,
-        "train_dataloader.num_workers": 1,
+        "train_dataloader.num_workers": 0,
         "val_dataloader.num_workers": 0,
         "train_dataloader.dataset.transforms.0.size": 32,
         "val_dataloader.dataset.transforms.1.size": 32,
+        "train_dataloader.dataset.max_unreadable": 1,
     }
-    for limit in (2, 1):
-        cfg = load_config("crate_tiny_in1k", {**overrides, "train_dataloader.dataset.max_unreadable": limit})
-        cfg.model.backbone.arch = dict(embed_dim=24, depth=1, num_heads=3)
-        cfg.work_dir = str(tmp_path / str(limit))
-        runner = Runner.from_cfg(cfg)
-        if limit == 2:
-            runner.train()
-            (log,) = (tmp_path / "2").glob("*/*.log")
-            for file in broken:
-                assert f"cannot read train image {file} (cannot identify image file" in log.read_text()
-            assert "(2 of at most 2)" in log.read_text()
-        else:
-            with pytest.raises(RunStoppedError, match=r"2 train images cannot be read.*max_unreadable=1"):
-                runner.train()
+    cfg = load_config("crate_tiny_in1k", overrides)
+    cfg.model.backbone.arch = dict(embed_dim=24, depth=1, num_heads=3)
+    cfg.work_dir = str(tmp_path / "run")
+    with pytest.raises(RunStoppedError, match=r"2 train images cannot be read.*max_unreadable=1"):
+        Runner.from_cfg(cfg).train()
 
 
 def test_averaged_weights_start_from_the_loaded_ones(tmp_path, debug_checkpoint):

@@ -1,7 +1,6 @@
 """Runs of a segmentation: the same steps on any split of the batch, resume, and every tool on its checkpoint."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -14,8 +13,7 @@ from crate_mm.datasets import Scenes
 from crate_mm.datasets.masks import palette
 from crate_mm.engine import Runner, read_checkpoint
 from crate_mm.inference.masks import MaskPredictor
-from tests.conftest import by_pytorch, free_port
-from tests.training import assert_identical
+from tests.training import assert_same_states, result_of, train_on_processes
 
 pytestmark = pytest.mark.slow
 CONFIG = """
@@ -50,7 +48,7 @@ def run(tmp_path_factory):
 
 
 def test_a_run_is_judged_by_its_mean_intersection_over_union(run):
-    result = json.loads((run / "result.json").read_text())
+    result = result_of(run)
     assert result["headline"] == {"metric": "miou", "rule": "greater"}
     assert {"miou", "mean_class", "pixel_acc"} <= result["last"].keys()
     assert (run / f"best_eval_miou_epoch_{result['best']['epoch']}.pth").is_file()
@@ -63,44 +61,27 @@ def test_a_resumed_run_is_identical(run, tmp_path):
     cfg = config(tmp_path)
     cfg.resume, cfg.load_from = True, str(run / "epoch_1.pth")
     Runner.from_cfg(cfg).train()
-    one, other = (read_checkpoint(folder / "epoch_2.pth") for folder in (run, tmp_path))
-    assert_identical(one["state_dict"], other["state_dict"])
-    assert_identical(one["optimizer"], other["optimizer"])
+    assert_same_states(run / "epoch_2.pth", tmp_path / "epoch_2.pth")
 
 
-def take_steps(folder, rank=None, world_size=1, port=0, **options):
+def take_steps(folder, launcher="none", **options):
     torch.set_default_dtype(torch.float64)
-    folder.mkdir(exist_ok=True)
     cfg = config(folder, **options)
-    cfg.optim_wrapper.optimizer = dict(type="SGD", lr=0.5)
+    cfg.optim_wrapper.optimizer, cfg.launcher = dict(type="SGD", lr=0.5), launcher
     # Most pixels of a half of the masks are ignored, so that processes hold unequal numbers of labels.
     cfg.train_dataloader.dataset.transforms = [
         dict(type="RandomApply", p=0.5, transforms=[dict(type="RandomRotation", degrees=180, expand=False)]),
         dict(type="RandomCrop", size=16, padding=12),
     ]
-    if rank is not None:
-        os.environ.update(by_pytorch(rank, world_size, port))
-        cfg.launcher = "pytorch"
     Runner.from_cfg(cfg).train()
 
 
 def test_processes_and_micro_batches_take_the_same_steps(tmp_path):
-    context = torch.multiprocessing.get_context("fork")
     results, metrics = {}, {}
-    for name, world_size, options in (("one", 1, {}), ("split", 1, {"max_batch_per_device": 3}), ("three", 3, {})):
-        port, folder = free_port(), tmp_path / name
-        folder.mkdir()
-        ranks = range(world_size)
-        processes = [
-            context.Process(target=take_steps, args=(folder, rank, world_size, port), kwargs=options) for rank in ranks
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-            assert process.exitcode == 0
-        results[name] = dict(read_checkpoint(folder / "epoch_2.pth")["state_dict"])
-        metrics[name] = json.loads((folder / "result.json").read_text())["last"]
+    for name, processes, options in (("one", 1, {}), ("split", 1, {"max_batch_per_device": 3}), ("three", 3, {})):
+        (tmp_path / name).mkdir()
+        results[name] = dict(train_on_processes(processes, tmp_path / name, take_steps, **options)["state_dict"])
+        metrics[name] = result_of(tmp_path / name)["last"]
     for name in ("split", "three"):
         torch.testing.assert_close(results[name], results["one"], rtol=1e-10, atol=1e-12)
         assert metrics[name] == metrics["one"], "seven images on three processes, exactly"
@@ -175,11 +156,9 @@ def test_predict_prints_shares(run, photos, run_tool):
         ("test", ("CONFIG", "CHECKPOINT", "--work-dir", "WORK"), "miou"),
         ("bench", ("CONFIG", "--batch", 4, "--seconds", 1), "images/s"),
         ("doctor", ("CONFIG",), "11 classes in the data, 11 in the head"),
-        ("browse", ("CONFIG", "--number", 4, "--out", "WORK/train.png"), "4 samples"),
         ("browse", ("CONFIG", "--split", "val", "--number", 4, "--out", "WORK/val.png"), "4 samples"),
         ("get_flops", ("CONFIG", "--shape", 32, 24), "32 x 24"),
         ("export", ("CONFIG", "CHECKPOINT", "--to", "torch-export", "--out", "WORK/p.pt2"), "p.pt2"),
-        ("export", ("CONFIG", "CHECKPOINT", "--to", "torchscript", "--out", "WORK/p.pt"), "p.pt"),
         ("analyze", ("layers", "CONFIG", "CHECKPOINT", "--num-images", 4, "--out", "WORK/layers"), ""),
         ("report", ("CONFIG", "CHECKPOINT", "--num-images", 4, "--shown", 2, "--out", "WORK/report.html", *SQUARE), ""),
     ],
@@ -197,7 +176,7 @@ def test_a_transfer_takes_the_backbone_of_a_classifier(run, run_tool, tmp_path):
     options = ("--work-dir", tmp_path, "--cfg-options", f"model.backbone={backbone}", "train_cfg.max_epochs=1")
     done = run_tool("train", run / "scenes_config.py", "--load-from", "crate_mini_digits", *options)
     assert done.code == 0, done.output
-    result = json.loads((tmp_path / "result.json").read_text())
+    result = result_of(tmp_path)
     assert (result["kind"], result["initialized_from"]) == ("fine-tuning", "crate_mini_digits")
     assert "embedding.pos_embed" in done.output
     probe = ("--linear-probe", "--dry-run", "--load-from", run / "epoch_2.pth")

@@ -1,18 +1,15 @@
 """BatchNorm in several processes: the statistics that are saved are those that all evaluate with."""
 
 import json
-import os
-import socket
 
 import pytest
 import torch
 from torch import nn
 
-from crate_mm.engine import Runner, load_config, read_checkpoint
 from crate_mm.engine.parallel.batch_norm import SameStatistics, batch_norms, sync_batch_norm
 from crate_mm.models import ImageClassifier, ToST
 from crate_mm.registry import OPTIM_WRAPPERS
-from tests.training import SGD, train
+from tests.training import SGD, debug_runner, run, train_on_processes
 
 MICRO = dict(embed_dim=16, depth=1, num_heads=2)
 TOST = dict(type="ToST", arch=MICRO, img_size=8, patch_size=8, in_channels=1)
@@ -42,19 +39,14 @@ def test_without_gpus_they_are_process_0s():
 
 @pytest.mark.parametrize(("value", "right"), [("torch", True), (False, True), ("mmcv", False), (True, False)])
 def test_the_setting(value, right, tmp_path):
-    cfg = load_config("debug", {"sync_bn": value})
-    cfg.work_dir = str(tmp_path)
     if right:
-        Runner.from_cfg(cfg)
+        debug_runner(tmp_path, sync_bn=value)
     else:
         with pytest.raises(ValueError, match="sync_bn must be one of 'torch', False, None"):
-            Runner.from_cfg(cfg)
+            debug_runner(tmp_path, sync_bn=value)
 
 
-def _rank(rank, port, folder):
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+def train_noting(work_dir, **options):
     before = SameStatistics.before_val_epoch
 
     def noting(self, runner):
@@ -63,40 +55,19 @@ def _rank(rank, port, folder):
 
         seen = [total()]
         before(self, runner)
-        (folder / f"{rank}.json").write_text(json.dumps([*seen, total()]))
+        (work_dir.parent / f"{runner.rank}.json").write_text(json.dumps([*seen, total()]))
 
     SameStatistics.before_val_epoch = noting
-    cfg = load_config(
-        "debug", {"model.backbone": TOST, **{key.replace("__", "."): value for key, value in SGD.items()}}
-    )
-    cfg.work_dir, cfg.launcher = str(folder / "w"), "pytorch"
-    Runner.from_cfg(cfg).train()
+    run(work_dir, **options)
 
 
 @pytest.mark.slow
 def test_two_processes_evaluate_with_what_is_saved(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    context = torch.multiprocessing.get_context("fork")
-    processes = [context.Process(target=_rank, args=(rank, port, tmp_path)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        process.kill()
-        process.join()
-        assert process.exitcode == 0
+    saved = train_on_processes(2, tmp_path / "w", train_noting, model__backbone=TOST, **SGD)["state_dict"]
     (own_0, shared_0), (own_1, shared_1) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert own_0 != own_1  # the last step's samples were others
     assert shared_0 == shared_1 == own_0
-    saved = read_checkpoint(tmp_path / "w" / "epoch_1.pth")["state_dict"]
     assert own_0 == [float(v.double().sum()) for name, v in saved.items() if name.endswith("running_mean")]
-
-
-@pytest.mark.slow
-def test_they_are_a_part_of_the_checkpoint(tmp_path):
-    saved = train(tmp_path, model__backbone=TOST, **SGD)["state_dict"]
     tracked = {name: value for name, value in saved.items() if name.endswith("num_batches_tracked")}
     assert len(tracked) == 3
     assert all(value > 0 for value in tracked.values())

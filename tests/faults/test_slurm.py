@@ -11,7 +11,7 @@ import pytest
 
 from crate_mm.engine.safety.signals import EXIT_PREEMPTED
 from tests.conftest import ROOT, by_pytorch, free_port, start
-from tests.faults.test_interruptions import write_accident
+from tests.faults.test_interruptions import names, write_accident
 from tests.faults.test_nodes import CONFIG, HOOK, STEPS, images, notes_of
 from tests.training import AUGMENT
 
@@ -56,6 +56,7 @@ def test_all_processes_end_as_preempted_though_the_first_end_ends_the_others(tmp
         process.kill()
     assert [process.exitcode for process in processes] == [EXIT_PREEMPTED, EXIT_PREEMPTED], log.read_text()
     assert log.read_text().count("stopped by SIGUSR1") == 1
+    assert names(tmp_path / "run")[-1] == "epoch_1_iter_16.pth"
 
 
 def runs_slurm() -> bool:

@@ -111,7 +111,9 @@ def check_resumable(runner: Runner, checkpoint: Checkpoint) -> None:
     _check_groups(runner.optim_wrapper.optimizer, states["optimizer"], filename)
     if isinstance(runner.param_schedulers, list):
         _check_schedules(runner.param_schedulers, states["param_schedulers"], filename)
-    _check_numbers(states["optimizer"], filename)
+    if any(isinstance(value, Tensor) and value.is_complex() for _, value in walk(states["optimizer"])):
+        # PyTorch would drop the imaginary parts.
+        raise CheckpointError(f"{filename} is not a training checkpoint: its optimizer state has complex numbers")
 
 
 def _check_position(runner: Runner, filename: str, meta: dict) -> None:
@@ -171,12 +173,6 @@ def _matches_type(value: Any, fresh: Any) -> bool:
         same = isinstance(value, (list, tuple)) and len(value) == len(fresh)
         return same and all(map(_matches_type, value, fresh))
     return isinstance(value, type(fresh))
-
-
-def _check_numbers(state: Any, filename: str) -> None:
-    """Raise ``CheckpointError`` for complex tensors: PyTorch would drop their imaginary parts."""
-    if any(isinstance(value, Tensor) and value.is_complex() for _, value in walk(state)):
-        raise CheckpointError(f"{filename} is not a training checkpoint: its optimizer state has complex numbers")
 
 
 def check_optimizer_state(optimizer: Optimizer, configured: list[dict], filename: str) -> None:

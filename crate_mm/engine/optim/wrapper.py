@@ -102,16 +102,8 @@ class Lion(lion_pytorch.Lion):
         return group["weight_decay"] / (self._init_lr if self.decoupled_wd else 1)
 
 
-class _MicroBatchCountMixin:
-    """Convert MMEngine's iteration counts to micro-batches: an iteration here is a complete optimization step."""
-
-    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
-        k = self._accumulative_counts
-        super().initialize_count_status(model, init_counts * k, max_counts * k)
-
-
 @OPTIM_WRAPPERS.register_module()
-class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
+class OptimWrapper(mmengine.optim.OptimWrapper):
     """MMEngine's wrapper that skips steps whose gradients are not finite.
 
     Such a step would go unnoticed with Lion: the weights stay finite, but the momentum does not recover. All ranks
@@ -158,6 +150,10 @@ class OptimWrapper(_MicroBatchCountMixin, mmengine.optim.OptimWrapper):
         self._skipped = False
         self._skipped_in_a_row = 0
         self._unreported: SkippedStep | None = None
+
+    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        k = self._accumulative_counts  # MMEngine counts micro-batches; an iteration here is a complete step
+        super().initialize_count_status(model, init_counts * k, max_counts * k)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         loss = super().scale_loss(loss)

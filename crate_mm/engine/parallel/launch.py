@@ -38,14 +38,11 @@ def init_distributed(launcher: str, timeout: float | None = None) -> None:
         return
     if launcher == "slurm":
         _slurm_environment()
-    missing = [
-        name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
-    ]
-    if missing:
-        raise ValueError(
-            f"--launcher {launcher} finds no {', '.join(missing)} in the environment: "
-            "start with tools/dist_train.sh, torchrun or srun, or leave out --launcher to train in one process"
-        )
+    _require(
+        launcher,
+        ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"),
+        "start with tools/dist_train.sh, torchrun or srun, or leave out --launcher to train in one process",
+    )
     if launcher == "pytorch":
         _set_parent_death_signal()
     for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
@@ -65,6 +62,12 @@ def init_distributed(launcher: str, timeout: float | None = None) -> None:
     torch.cuda.set_device(local_rank)
     device = torch.device("cuda", local_rank)
     torch.distributed.init_process_group("nccl", timeout=wait, device_id=device, **_rendezvous_options())
+
+
+def _require(launcher: str, names: tuple[str, ...], advice: str) -> None:
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise ValueError(f"--launcher {launcher} finds no {', '.join(missing)} in the environment: {advice}")
 
 
 def _set_parent_death_signal() -> None:
@@ -94,12 +97,9 @@ def _slurm_environment() -> None:
     the job ID, so that two jobs can share a host.
     """
     nodes = "SLURM_STEP_NODELIST" if "SLURM_STEP_NODELIST" in os.environ else "SLURM_NODELIST"
-    missing = [name for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", nodes) if name not in os.environ]
-    if missing:
-        raise ValueError(f"--launcher slurm finds no {', '.join(missing)} in the environment: start with srun")
-    os.environ["RANK"] = os.environ["SLURM_PROCID"]
-    os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
-    os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
+    _require("slurm", ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", nodes), "start with srun")
+    for name, source in (("RANK", "PROCID"), ("WORLD_SIZE", "NTASKS"), ("LOCAL_RANK", "LOCALID")):
+        os.environ[name] = os.environ[f"SLURM_{source}"]
     job_port = 20000 + env_number("SLURM_JOB_ID", 9500) % 10000
     os.environ.setdefault("MASTER_PORT", os.environ.get("PORT", str(job_port)))
     if "MASTER_ADDR" not in os.environ:

@@ -95,12 +95,8 @@ class FiniteCheck:
     def resolve_pending(self) -> None:
         """Check the pending scalar; raise ``RunStoppedError`` if it is not finite."""
         scalar = self._copy.receive()
-        if scalar is not None:
+        if scalar is not None and not scalar[0].isfinite():
             value, (iteration, lr) = scalar
-            self._check(value, iteration, lr)
-
-    def _check(self, value: Tensor, iteration: int, lr: float) -> None:
-        if not torch.isfinite(value):
             raise RunStoppedError(
                 f"the {self.name} is {value.item()} at iteration {iteration} (learning rate {lr:.3g}): {ADVICE}"
             )
