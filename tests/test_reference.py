@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from crate_mm.analysis.measures import nonzero_fraction, subspace_coding_rate
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import as_checkpoint
-from crate_mm.checkpoints.translate import rename
 from crate_mm.models import ARCHS, ImageClassifier
 from crate_mm.models.families.crate import KEY_MAP
+from crate_mm.models.translate import rename
 from crate_mm.registry import OPTIMIZERS
 
 from .official import official_state_dict, reference

@@ -10,10 +10,10 @@ from crate_mm.analysis.measures import nonzero_fraction
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import as_checkpoint
 from crate_mm.checkpoints.fit import load_strict
-from crate_mm.checkpoints.translate import rename
 from crate_mm.models import ALPHA_ARCHS, CRATEAlpha, ImageClassifier
 from crate_mm.models.families.alpha import KEY_MAP
 from crate_mm.models.layers import ISTA, OvercompleteISTA
+from crate_mm.models.translate import rename
 from tests.official import official_state_dict, reference
 
 REFERENCE = reference("alpha")
