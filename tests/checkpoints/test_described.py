@@ -192,6 +192,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=80, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(key=st.sampled_from(sorted(inspect.signature(BACKBONES.get("CRATE")).parameters)), value=VALUES)
+@pytest.mark.slow
 def test_arguments_of_anything_end_in_a_model_that_fits_or_a_sentence(key, value):
     model = copy.deepcopy(MODEL)
     model["backbone"][key] = value

@@ -384,6 +384,7 @@ def _fetch_on_a_full_disk(address: str, results) -> None:
         results.put(str(error))
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_no_part_stays(web, hub, tmp_path):
     """A limit on the size of files stands in for it."""
     hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
@@ -452,6 +453,7 @@ def _fetch_in_a_process(address: str, results) -> None:
     results.put(ensure_local(address).read_bytes() == WEIGHTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["hub", "https"])
 def test_of_several_processes_one_downloads(web, hub, where):
     hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}
