@@ -30,7 +30,7 @@ from .checkpoints.fit import load_strict
 from .checkpoints.publish import publish
 from .checkpoints.readers.safetensors import MAX_MANIFEST_CHARS, WEIGHTS, as_contents
 from .checkpoints.remote import HubFile, hub_file, hub_token
-from .checkpoints.validate import check_form
+from .checkpoints.validate import check_form, first_line
 from .engine.checkpointing.results import checkpoint_metrics, find_result, numeric_metrics, read_result
 from .extras.interop.model_card import card_licence, write_card
 from .inference.model_factory import copy_metadata
@@ -104,10 +104,9 @@ class HubModel(nn.Module, ModelHubMixin):
         try:
             commit = super().push_to_hub(repo_id, token=token, model_card_kwargs={"repo": repo_id}, **kwargs)
         except (HfHubHTTPError, HFValidationError, OSError) as error:
-            line = next((line for line in str(error).splitlines() if line.strip()), "")
             raise CheckpointError(
                 f"could not push to {sanitized(repo_id)} (log in with hf auth login or HF_TOKEN; the token is sent to "
-                f"https addresses only): {type(error).__name__}: {sanitized(line)}"
+                f"https addresses only): {type(error).__name__}: {first_line(error)}"
             ) from None
         return commit.commit_url
 

@@ -7,7 +7,6 @@ from functools import cache
 
 import pytest
 import torch
-from mmengine.config import Config
 
 from crate_mm.config import fill_images, lacks_num_classes
 from crate_mm.engine import CONFIGS, Runner, load_config, resolve_config
@@ -42,16 +41,22 @@ def with_two_layers(backbone) -> None:
     backbone.arch = {**resolve_arch(arch, archs)._asdict(), "depth": 2}
 
 
+@cache
+def built(model: str) -> tuple[torch.nn.Module, torch.Tensor]:
+    """A model without memory for its weights, and its output for an example; many configs have the same."""
+    with torch.device("meta"):
+        model = MODELS.build(dict(eval(model)))
+        return model, model(**model.example())
+
+
 @pytest.mark.parametrize("path", LEAVES, ids=lambda p: str(p.relative_to(CONFIGS)))
 @pytest.mark.slow
-def test_every_config_builds(path, tmp_path):
+def test_every_config_builds(path):
     cfg = resolve_config(load(path), world_size=1)
-    with_two_layers(cfg.model.backbone)
     if lacks_num_classes(cfg):
         cfg.model.head.num_classes = 5
-    with torch.device("meta"):
-        model = MODELS.build(cfg.model)
-        output = model(**model.example())
+    with_two_layers(cfg.model.backbone)
+    model, output = built(repr(sorted(cfg.model.items())))
     if "head" in cfg.model:
         pixels = model.example()["inputs"].shape[-2:] if model.labels_pixels else ()
         assert output.shape == (1, cfg.model.head.num_classes, *pixels)
@@ -74,8 +79,6 @@ def test_every_config_builds(path, tmp_path):
     if cfg.val_evaluator.type == "KNNMetric":  # its bank needs the data
         cfg.val_evaluator.bank = [0] * 20
     METRICS.build(cfg.val_evaluator)
-    cfg.dump(tmp_path / "dumped.py")
-    assert Config.fromfile(tmp_path / "dumped.py").model == cfg.model
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=lambda p: str(p.relative_to(CONFIGS)))

@@ -35,7 +35,13 @@ def measures(model):
     return layer_measures(model, IMAGES)
 
 
-@pytest.mark.parametrize("name", sorted({*FIGURES.names()} - {"reconstruct", "masks"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "objects" else ())
+        for name in sorted({*FIGURES.names()} - {"reconstruct", "masks"})
+    ],
+)
 def test_a_figure_is_drawn_without_pyplot(name, model, tmp_path):
     images = {"attention": IMAGES[0], "features": DIGITS, "segments": (), "subspaces": ()}.get(name, IMAGES)
     options = {}
@@ -51,6 +57,7 @@ def test_a_figure_is_drawn_without_pyplot(name, model, tmp_path):
     model.eval()
 
 
+@pytest.mark.slow
 def test_what_is_drawn_is_what_analyze_draws(model, run_tool, tmp_path):
     torch.save({"meta": {}, "state_dict": model.state_dict()}, tmp_path / "weights.pth")
     done = run_tool("analyze", "layers", "debug", tmp_path / "weights.pth", "--num-images", 50, "--out", tmp_path)
@@ -143,6 +150,7 @@ def test_progress_is_shown_on_a_terminal_alone(stream, drawn, monkeypatch):
     assert ("1/3" in sys.stderr.getvalue()) is drawn
 
 
+@pytest.mark.slow
 def test_the_report_is_the_commands(model, run_tool, tmp_path):
     torch.save({"meta": {}, "state_dict": model.state_dict()}, tmp_path / "weights.pth")
     few = ("--num-images", 10, "--shown", 2)

@@ -6,18 +6,11 @@ or a constructor sets. All other private attributes and imports are another pack
 
 import ast
 from functools import cache
-from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1] / "crate_mm"
-OURS = {
-    "_decoders",
-    "_draws",
-    "_ends",
-    "_own",
-    "_saved",
-    "_sizes",
-    "_views",
-}  # set in classes with bases, after the constructor
+from tests.test_import_rules import FILES, PACKAGE, tree_of
+
+# Set in classes with bases, after the constructor.
+OURS = {"_decoders", "_draws", "_ends", "_own", "_saved", "_sizes", "_views"}
 DOCUMENTED = {"_asdict", "_fields", "_replace", "_exit"}  # of named tuples, and of os
 ALLOWED = {
     "config/load.py": {"_cfg_dict"},
@@ -65,7 +58,7 @@ def is_private(name: object) -> bool:
 
 @cache
 def trees() -> dict[str, ast.Module]:
-    return {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    return {str(path.relative_to(PACKAGE)): tree_of(module) for module, path in FILES.items()}
 
 
 def attributes_set(node: ast.AST) -> set[str]:

@@ -23,7 +23,11 @@ PARAMETERS = {  # as published, or computed from the authors' code
     "crate_small8_in21k": 14_118_097,
     "crate_base8_in21k": 38_830_801,
     "crate_base_tied_in1k": 15_708_904,
+    "causal_crate_base_owt": 60_699_648,  # positions included
+    "causal_crate_overcomplete_pile": 81_934_848,
 }
+LANGUAGE = ["causal_crate_base_owt", "causal_crate_overcomplete_pile", "causal_crate_1l_pile", "gpt2_base_owt"]
+LANGUAGE += ["causal_tost_base_owt", "causal_tost_medium_owt", "causal_tost_large_owt", "causal_aot_base_owt"]
 CROP, FLIP = dict(type="DecodeRandomResizedCrop", size=224), dict(type="RandomHorizontalFlip")
 RESIZED = [dict(type="DecodeResize", size=256), dict(type="CenterCrop", size=224)]
 MICRO = {"model.backbone.arch": dict(embed_dim=32, depth=2, num_heads=2), "model.backbone.img_size": 32}
@@ -54,15 +58,13 @@ def rates(cfg):
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_parameters(name):
-    assert sum(p.numel() for p in build(load_config(name)).parameters()) == PARAMETERS[name]
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_the_head_is_the_familys(name):
-    model = load_config(name).model
-    own = {key: value for key, value in model.head.items() if key not in ("type", "num_classes", "pool")}
-    assert own == head_for(model.backbone.type)
+def test_the_parameters_are_as_published_and_the_head_is_the_familys(name):
+    cfg = load_config(name)
+    assert sum(p.numel() for p in build(cfg).parameters()) == PARAMETERS[name]
+    head = cfg.model.get("head")
+    if head:
+        own = {key: value for key, value in head.items() if key not in ("type", "num_classes", "pool")}
+        assert own == head_for(cfg.model.backbone.type)
 
 
 @pytest.mark.parametrize(("name", "patch"), [("crate_alpha_base_in21k", 16), ("crate_alpha_large14_in21k", 14)])
@@ -259,6 +261,34 @@ def test_cheap_scaling_takes_all_of_the_backbone(tmp_path):
         large.backbone.embedding.proj.weight, (14, 14), mode="bilinear", antialias=True
     )
     torch.testing.assert_close(model.backbone.embedding.proj.weight, kernel)
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_the_recipe_is_that_of_nanogpt(name):
+    cfg = resolve_config(load_config(name), world_size=1)
+    train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+    assert (train.length, cfg.global_batch_size, cfg.train_cfg.max_steps) == (1024, 480, 600_000)
+    assert (cfg.optim_wrapper.type, cfg.optim_wrapper.dtype) == ("AmpOptimWrapper", "bfloat16")
+    decay = 0.01 if name == "causal_tost_base_owt" else 0.1
+    assert cfg.optim_wrapper.optimizer == dict(type="AdamW", lr=6e-4, betas=(0.9, 0.95), weight_decay=decay)
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=1.0)
+    assert (val.drop_last, val.get("random_windows")) == (False, None)
+    options = {key: value for key, value in cfg.param_scheduler.items() if key not in ("type", "convert_to_iter_based")}
+    schedule = WarmupCosineLR.build_iter_from_epoch(
+        torch.optim.SGD([torch.zeros(1)], lr=6e-4),
+        epoch_length=train.random_windows // cfg.global_batch_size,
+        **{"end": 1, **options, "end_step": cfg.train_cfg.max_steps},
+    )
+    rates = [6e-4 * schedule.factor(step) for step in (0, 1000, 2000, 600_000)]
+    assert rates == pytest.approx([0, 3e-4, 6e-4, 6e-5])
+
+
+@pytest.mark.parametrize("kind", ["crate", "crate_overcomplete", "tost", "aot", "gpt2"])
+def test_parameters_of_more_than_one_dimension_decay_in_language_models(kind):
+    cfg = load_config(f"compare_language/{kind}")
+    parameters = dict(build(cfg).named_parameters())
+    for (_, decay), names in groups(cfg).items():
+        assert {0.1 if parameters[name].ndim > 1 else 0.0 for name in names} == {decay}
 
 
 def test_training_without_validation_is_an_override():

@@ -398,6 +398,7 @@ def test_a_wrong_file_of_timms_is_refused(name, options, fitted, transferred, tm
         assert "backbone.model.cls_token" in transfer_backbone(model, open_checkpoint(file)).loaded
 
 
+@pytest.mark.slow
 def test_a_classifier_for_another_pooling_is_not_taken(tmp_path):
     """ConvNeXt has a LayerNorm between mean and classifier: its classifier means nothing on the mean."""
     _, file = timms_file(tmp_path / "timm.pth", "convnext_atto")
@@ -410,7 +411,6 @@ def test_a_classifier_for_another_pooling_is_not_taken(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("coat_tiny", {}, "coat_tiny does not return tokens: its features are a list"),
         ("crossvit_9_240", {}, "crossvit_9_240 does not return tokens: its features are a list"),
         ("ghostnet_050", dict(drop_path=0.1), "timm's ghostnet_050 does not accept .*drop_path_rate"),
         ("resnet18", dict(img_size=32), "timm's resnet18 does not accept these arguments: .*img_size"),
@@ -421,6 +421,7 @@ def test_models_that_are_no_backbones_are_refused(name, options, message):
         crate_mm.timm.TimmBackbone(name, **options)
 
 
+@pytest.mark.slow
 def test_a_model_whose_constructor_has_no_stochastic_depth_is_built():
     with torch.device("meta"):
         assert crate_mm.timm.TimmBackbone("ghostnet_050")(torch.zeros(1, 3, 224, 224)).shape == (1, 50, 480)

@@ -111,15 +111,10 @@ def test_a_file_of_the_name_is_meant_and_a_folder_is_not(tmp_path, monkeypatch):
     assert ensure_local("crate_mini_digits") == Path("crate_mini_digits")
 
 
-COMMANDS = {
+COMMANDS = {  # each opens a checkpoint by another function
     "predict": ["crate_mini_digits", "digit.png"],
     "test": ["crate_mini_digits", "crate_mini_digits", "--work-dir", "test"],
-    "knn": ["crate_mini_digits", "crate_mini_digits", "--work-dir", "knn"],
-    "analyze": ["subspaces", "crate_mini_digits", "crate_mini_digits", "--out", "figures"],
     "publish": ["crate_mini_digits", "out.safetensors"],
-    "export": ["crate_mini_digits", "crate_mini_digits", "--to", "torchscript", "--out", "out.ts"],
-    "neighbours": ["crate_mini_digits", "digit.png", "--out", "features.npz"],
-    "get_flops": ["crate_mini_digits"],
     "demo": [],
 }
 

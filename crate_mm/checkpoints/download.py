@@ -9,6 +9,7 @@ import re
 import shutil
 import ssl
 import stat
+import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -17,13 +18,13 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import torch
-from rich.console import Console
 from rich.progress import wrap_file
 
 import crate_mm
 
 from ..io.files import FileLock
 from ..io.log import print_log
+from ..io.progress import live_console
 from ..io.untrusted import read_json, sanitized, sanitized_url
 from .validate import CheckpointError
 
@@ -46,8 +47,7 @@ def download(address: str, sha256: str | None = None) -> Path:
         CheckpointError: the download failed or is incomplete, the file is a web page, or its hash is wrong.
     """
     folder = Path(torch.hub.get_dir()) / "crate_mm" / hashlib.sha256(address.encode()).hexdigest()[:20]
-    # Truncate the name at its start: the extension determines how the file is read.
-    target = folder / (re.sub(r"[^\w.+-]", "_", unquote(urlsplit(address).path).rpartition("/")[2])[-100:].strip("."))
+    target = folder / file_name(address)
     if not target.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -68,6 +68,14 @@ def download(address: str, sha256: str | None = None) -> Path:
                 f"{sanitized_url(address)} has a wrong SHA-256 and was deleted: expected {sha256}, got {digest}"
             )
     return target
+
+
+def file_name(address: str) -> str:
+    """Return the name under which an address's file is stored; '' if the address names no file.
+
+    A long name loses its start: the extension determines how the file is read.
+    """
+    return re.sub(r"[^\w.+-]", "_", unquote(urlsplit(address).path).rpartition("/")[2])[-100:].strip(".")
 
 
 def hash_file(path: Path, total: "hashlib._Hash") -> str:
@@ -234,9 +242,8 @@ def _open(address: str, headers: dict[str, str]) -> http.client.HTTPResponse:
 
 
 def _progress(response: IO[bytes], start: int, total: int | None, name: str) -> AbstractContextManager[IO[bytes]]:
-    console = Console(stderr=True)
-    # With FORCE_COLOR, is_terminal is true for a file, too.
-    if total is None or not console.is_terminal or not console.file.isatty():
+    console = live_console(sys.stderr)
+    if total is None or console is None:
         return nullcontext(response)
     return wrap_file(response, total - start, description=sanitized(name), console=console)
 

@@ -16,7 +16,7 @@ from ..io.files import FileLock, atomic_file, home, write_whole
 from ..io.log import print_log
 from ..io.untrusted import sanitized, sanitized_url
 from ..registry import suggest
-from .download import Bounded, download, hash_file
+from .download import Bounded, download, file_name, hash_file
 from .readers.safetensors import WEIGHTS
 from .validate import CheckpointError, first_line
 from .zoo import PUBLISHED, Published
@@ -143,7 +143,7 @@ def _check_https(address: str) -> None:
     if parts.username or parts.password:
         # Do not show the address: the message would put the password into the log and result.json.
         raise CheckpointError("the https address contains a user name, which would appear in logs: leave it out")
-    if not problem and (not parts.path.strip("/") or parts.path.endswith("/")):
+    if not problem and not file_name(address):
         problem = "it names no file"
     if re.search(r"[\s\x00-\x1f\x7f]", address) or not address.isascii():
         problem = "it has characters that must be written as %XX"

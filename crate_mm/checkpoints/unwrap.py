@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..io.untrusted import sanitized, sanitized_url
-from .translate import TranslationError, translate_by_family
+from ..models.backbone import registered_backbones
+from ..models.translate import Translation, TranslationError, translate
 from .validate import CheckpointError
 
 # Keys under which third-party code stores weights, and averaged weights.
@@ -102,9 +103,9 @@ def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **model_a
     if meta.get("averaged_from"):
         notes.append(f"the weights are the average of {', '.join(meta['averaged_from'])}")
     try:
-        translation = None if model else translate_by_family(weights, model_args)
+        translation = None if model else _translate(weights, model_args)
         for name, part in parts.items() if translation else ():
-            parts[name] = translation.weights if part is weights else translate_by_family(part, model_args).weights
+            parts[name] = translation.weights if part is weights else _translate(part, model_args).weights
     except TranslationError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if translation is None and model_args:
@@ -213,3 +214,23 @@ def _strip_wrapper_names(state_dict: dict[str, Tensor], notes: list[str], path: 
         if counter is not None and counter.numel() == 1 and counter.dtype in (torch.int32, torch.int64):
             notes.append(f"the weights are the average of {int(weights.pop('n_averaged'))} models")
     return weights
+
+
+def _translate(weights: dict[str, Tensor], model_args: dict[str, Any]) -> Translation | None:
+    """Translate weights by the first registered family that knows their names; return None if no family does.
+
+    Raises:
+        TranslationError: a family knows the names but rejects the weights, and no other family accepts them.
+    """
+    first_error: ValueError | None = None
+    for family in registered_backbones().values():
+        try:
+            translation = family.official and translate(family.official, weights, **model_args)
+        except ValueError as error:  # a model that does not build raises a plain ValueError
+            first_error = first_error or error
+            continue
+        if translation is not None:
+            return translation
+    if first_error:
+        raise TranslationError(str(first_error))
+    return None

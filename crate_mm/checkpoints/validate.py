@@ -33,38 +33,26 @@ def first_line(error: BaseException) -> str:
     return sanitized(next((line for line in lines if line.strip()), type(error).__name__))
 
 
-def _is_nonnegative_int(value: Any) -> bool:
+def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     if isinstance(value, float):
         return True  # a diverged run writes NaN
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _names(value: Any) -> bool:
+def _are_names(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
 
 
-def _dict(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _description(value: Any) -> bool:
-    return isinstance(value, dict) and _is_plain(value)
-
-
-def _metrics(value: Any) -> bool:
-    return isinstance(value, dict) and all(number is None or _number(number) for number in value.values())
+def _are_metrics(value: Any) -> bool:
+    return isinstance(value, dict) and all(number is None or _is_number(number) for number in value.values())
 
 
 def are_transforms(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(map(_dict, value)) and _is_plain(value)
+    return isinstance(value, (list, tuple)) and all(isinstance(part, dict) for part in value) and _is_plain(value)
 
 
 def _is_plain(value: Any) -> bool:
@@ -75,48 +63,34 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-# Entry -> check, and the expected type as text. A missing entry or None is valid here. An entry whose parent has a
-# wrong type is not checked. A name that ends in * stands for all names with this prefix.
-FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "state_dict": (_dict, "a dict"),
-    "ema_state_dict": (_dict, "a dict"),
-    "meta": (_dict, "a dict"),
-    "meta.format": (_is_nonnegative_int, "an integer of at least 0"),
-    "meta.model": (_description, "a dict of plain data"),
-    "meta.dataset_meta": (_dict, "a dict"),
-    "meta.dataset_meta.classes": (_names, "a list of strings"),
-    "meta.epoch": (_is_nonnegative_int, "an integer of at least 0"),
-    "meta.iter": (_is_nonnegative_int, "an integer of at least 0"),
-    "meta.seed": (_is_nonnegative_int, "an integer of at least 0"),
-    "meta.processes": (_is_nonnegative_int, "an integer of at least 0"),
-    "meta.steps_per_epoch": (_is_nonnegative_int, "an integer of at least 0"),
-    "meta.draws": (_is_nonnegative_int, "an integer of at least 0"),
-    "meta.optimizer": (_text, "a string"),
-    "meta.transfer_from": (_text, "a string"),
-    "meta.initialized_from": (_text, "a string"),
-    "meta.test_transforms": (are_transforms, "a list of dicts of plain data"),
-    "meta.translated_from": (_text, "a string"),
-    "meta.averaged_from": (_names, "a list of strings"),
-    "meta.assumed": (_text, "a string"),
-    "meta.run": (_text, "a string"),
-    "meta.recipe": (_description, "a dict of plain data"),
-    "message_hub": (_dict, "a dict"),
-    "message_hub.log_scalars": (_dict, "a dict"),
-    "message_hub.resumed_keys": (_dict, "a dict"),
-    "message_hub.runtime_info": (_dict, "a dict"),
-    "message_hub.runtime_info.run": (_text, "a string"),
-    "message_hub.runtime_info.launch": (_is_nonnegative_int, "an integer of at least 0"),
-    "message_hub.runtime_info.result_last": (_metrics, "a dict of metrics"),
-    "message_hub.runtime_info.result_best": (_metrics, "a dict of metrics"),
-    "message_hub.runtime_info.best_score*": (_number, "a number"),
-    "message_hub.runtime_info.best_ckpt*": (_text, "a file name"),
-    "message_hub.runtime_info.last_ckpt": (_text, "a file name"),
-    "message_hub.runtime_info.checkpoints": (_names, "a list of file names"),
-    "message_hub.runtime_info.train_seconds": (_number, "a number"),
-    "message_hub.runtime_info.epoch": (_is_nonnegative_int, "an integer of at least 0"),
-    "message_hub.runtime_info.iter": (_is_nonnegative_int, "an integer of at least 0"),
-    "message_hub.runtime_info.epoch_validated": (_is_nonnegative_int, "an integer of at least 0"),
-    "message_hub.runtime_info.skipped_steps": (_is_nonnegative_int, "an integer of at least 0"),
+# Checks, each with the expected type as text.
+Check = tuple[Callable[[Any], bool], str]
+DICT: Check = (lambda value: isinstance(value, dict), "a dict")
+PLAIN_DICT: Check = (lambda value: isinstance(value, dict) and _is_plain(value), "a dict of plain data")
+TEXT: Check = (lambda value: isinstance(value, str), "a string")
+NAMES: Check = (_are_names, "a list of strings")
+COUNT: Check = (_is_count, "an integer of at least 0")
+NUMBER: Check = (_is_number, "a number")
+METRICS: Check = (_are_metrics, "a dict of metrics")
+TRANSFORMS: Check = (are_transforms, "a list of dicts of plain data")
+
+META_COUNTS = ("format", "epoch", "iter", "seed", "processes", "steps_per_epoch", "draws")
+META_TEXTS = ("optimizer", "transfer_from", "initialized_from", "translated_from", "assumed", "run")
+RUNTIME = "message_hub.runtime_info"
+# Entry -> check. A missing entry or None is valid here. An entry whose parent has a wrong type is not checked. A name
+# that ends in * stands for all names with this prefix.
+FORM: dict[str, Check] = {
+    **dict.fromkeys(("state_dict", "ema_state_dict", "meta", "meta.dataset_meta", "message_hub", RUNTIME), DICT),
+    **dict.fromkeys(("message_hub.log_scalars", "message_hub.resumed_keys"), DICT),
+    **dict.fromkeys(("meta.model", "meta.recipe"), PLAIN_DICT),
+    **dict.fromkeys(("meta.dataset_meta.classes", "meta.averaged_from", f"{RUNTIME}.checkpoints"), NAMES),
+    "meta.test_transforms": TRANSFORMS,
+    **{f"meta.{name}": COUNT for name in META_COUNTS},
+    **{f"meta.{name}": TEXT for name in META_TEXTS},
+    **{f"{RUNTIME}.{name}": COUNT for name in ("launch", "epoch", "iter", "epoch_validated", "skipped_steps")},
+    **{f"{RUNTIME}.{name}": TEXT for name in ("run", "best_ckpt*", "last_ckpt")},
+    **{f"{RUNTIME}.{name}": METRICS for name in ("result_last", "result_best")},
+    **{f"{RUNTIME}.{name}": NUMBER for name in ("best_score*", "train_seconds")},
 }
 
 
@@ -134,10 +108,8 @@ def check_form(checkpoint: dict, source: str | Path) -> None:
             holder = holder.get(key) if isinstance(holder, dict) else None
         if not isinstance(holder, dict):
             continue
-        if last.endswith("*"):
-            keys = [key for key in holder if isinstance(key, str) and key.startswith(last[:-1])]
-        else:
-            keys = [last]
+        prefix = last.removesuffix("*")
+        keys = [key for key in holder if isinstance(key, str) and key.startswith(prefix)] if prefix != last else [last]
         for key in keys:
             value = holder.get(key)
             if value is not None and not is_valid(value):
@@ -154,20 +126,14 @@ def check_form(checkpoint: dict, source: str | Path) -> None:
         check_plain(checkpoint, allowed=allowed)
     except ValueError as error:
         raise CheckpointError(f"{error_prefix}{error}: {ADVICE}") from None
-    _check_tensors(checkpoint, source)
+    for keys, value in walk(checkpoint):
+        if isinstance(value, torch.Tensor) and not _is_dense(value):
+            entry = sanitized(".".join(map(str, keys)))
+            raise CheckpointError(f"{error_prefix}its {entry} is not a dense and complete tensor: {ADVICE}")
 
 
 def _kind(value: Any) -> str:
     return f"{sanitized(repr(value), 60)}" if isinstance(value, (int, float, str)) else type(value).__name__
-
-
-def _check_tensors(checkpoint: dict, source: str | Path) -> None:
-    for keys, value in walk(checkpoint):
-        if isinstance(value, torch.Tensor) and not _is_dense(value):
-            raise CheckpointError(
-                f"{source} is not a checkpoint: its {sanitized('.'.join(map(str, keys)))} is not a dense and complete "
-                f"tensor: {ADVICE}"
-            )
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

@@ -5,6 +5,8 @@ Shapes: C channels, H x W pixels of the model's images.
 
 import copy
 import re
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ _ARGUMENTS = ("size", "padding", "channels")
 DATA_ONLY = InputSpec(3, (224, 224))  # as for the papers' models; used if data is read without a model
 
 
-def fill_images(cfg: Config, needs_model: bool = True) -> bool:
+def fill_images(cfg: Config, needs_model: bool = True) -> None:
     """Replace ``"model"`` in a config's transforms by the size or the channels of the model's images, in place.
 
     ``size="model"`` becomes (H, W), ``channels="model"`` C, and ``padding="model/8"`` an eighth of the image's sides.
@@ -29,40 +31,27 @@ def fill_images(cfg: Config, needs_model: bool = True) -> bool:
         cfg: a config of ``load_config``.
         needs_model: whether a config without a model is an error. If not, images have the size of ``DATA_ONLY``.
 
-    Returns:
-        Whether a value was replaced.
-
     Raises:
         ValueError: the config defines no model, or its model does not declare the size of its images.
     """
-    datasets = [(cfg.get(name) or {}).get("dataset") for name in LOADERS]
-    if not any(map(_asks, datasets)):
-        return False
-    spec = _images_of(cfg.get("model") or {}, needs_model)
-    for name, dataset in zip(LOADERS, datasets):
-        if _asks(dataset):
-            cfg[name].dataset = _filled(dataset, spec)
-    return True
+    images = cache(lambda: _images_of(cfg.get("model") or {}, needs_model))  # builds the backbone, if a transform asks
+    for name in LOADERS:
+        if (cfg.get(name) or {}).get("dataset"):
+            cfg[name].dataset = _filled(cfg[name].dataset, images)
 
 
-def _asks(value: Any, key: str = "") -> bool:
+def _filled(value: Any, images: Callable[[], InputSpec], key: str = "") -> Any:
+    """Return a config's value, or that of ``key``, with the values of the model's images in it."""
     if isinstance(value, dict):
-        return any(_asks(inner, key) for key, inner in value.items())
+        return type(value)({key: _filled(inner, images, key) for key, inner in value.items()})
     if isinstance(value, (list, tuple)):
-        return any(map(_asks, value))
-    return key in _ARGUMENTS and isinstance(value, str) and _MODELS.fullmatch(value) is not None
-
-
-def _filled(value: Any, spec: InputSpec, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return type(value)({key: _filled(inner, spec, key) for key, inner in value.items()})
-    if isinstance(value, (list, tuple)):
-        return type(value)(_filled(inner, spec) for inner in value)
-    if not _asks(value, key):
+        return type(value)(_filled(inner, images) for inner in value)
+    match = _MODELS.fullmatch(value) if key in _ARGUMENTS and isinstance(value, str) else None
+    if match is None:
         return value
     if key == "channels":
-        return spec.channels
-    H, W = (side // int(_MODELS.fullmatch(value)[1] or 1) for side in spec.size)
+        return images().channels
+    H, W = (side // int(match[1] or 1) for side in images().size)
     if key == "padding":  # torchvision's order: left and right, top and bottom
         return H if H == W else (W, H)
     return H, W

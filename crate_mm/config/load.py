@@ -144,6 +144,8 @@ def _load_file(path: Path) -> Config:
         while cause.__context__ is not None:  # MMEngine replaces the error in the user's file by advice on paths
             cause = cause.__context__
         raise ValueError(f"config {path}: its custom_imports fail: {type(cause).__name__}: {cause}") from error
+    except RecursionError:
+        raise ValueError(f"config {path}: its _base_ files name each other in a circle") from None
     except Exception as error:
         if message := _find_syntax_error(path):  # such as bytes that are not UTF-8
             raise ValueError(message) from None
@@ -184,14 +186,10 @@ def _follow_validation(cfg: Config, path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     kinds = [kind for kind in ("dataloader", "evaluator") if f"test_{kind}" not in assigned]
-    bases = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "_base_"]
-    if not kinds or not bases or not isinstance(bases[-1], (ast.Constant, ast.List, ast.Tuple)):
-        return
-    base, names = {}, ast.literal_eval(bases[-1])
-    for name in [names] if isinstance(names, str) else names:
-        if (path.parent / name).is_file():
-            base |= _load_file(path.parent / name).to_dict()
-    for kind in kinds:
+    base = {}
+    for file in _bases(tree, path) if kinds else ():
+        base |= _load_file(file).to_dict() if file.is_file() else {}
+    for kind in kinds if base else ():
         val, test = f"val_{kind}", f"test_{kind}"
         if val not in assigned:
             if test in base:
@@ -280,9 +278,15 @@ def _find_syntax_error(path: Path) -> str | None:
         return f"config {path}, line {line} is not UTF-8: save it as UTF-8"
     except SyntaxError as error:
         return f"config {path}, line {error.lineno} is not valid Python: {error.msg}"
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_base_":
-            bases = ast.literal_eval(node.value)
-            bases = [bases] if isinstance(bases, str) else bases
-            return next(filter(None, (_find_syntax_error(path.parent / base) for base in bases)), None)
-    return None
+    return next(filter(None, map(_find_syntax_error, _bases(tree, path))), None)
+
+
+def _bases(tree: ast.Module, path: Path) -> list[Path]:
+    """Return the files that a config's ``_base_`` names as text; none if it is an expression."""
+    assigned = (node for node in tree.body if isinstance(node, ast.Assign))
+    value = next((node.value for node in assigned if getattr(node.targets[0], "id", None) == "_base_"), None)
+    try:
+        names = ast.literal_eval(value) if value else []
+        return [path.parent / name for name in ([names] if isinstance(names, str) else names)]
+    except (ValueError, TypeError):
+        return []

@@ -30,10 +30,7 @@ _UNTYPED = {
 }
 _EXTRA = {
     "": [
-        "custom_imports",
-        "model_wrapper_cfg",
-        "compile",
-        "efficient_conv_bn_eval",
+        *("custom_imports", "model_wrapper_cfg", "compile", "efficient_conv_bn_eval"),
         *(row.name for row in SETTINGS if "." not in row.name),
     ],
     "guards": list(GUARDS),
@@ -41,13 +38,8 @@ _EXTRA = {
     "optim_wrapper.clip_grad": ["type", "max_norm", "clip_value"],
     "optim_wrapper.paramwise_cfg": list(PARAMWISE_KEYS),
     "optim_wrapper": [
-        "type",
-        "constructor",
-        "paramwise_cfg",
-        "dtype",
-        "loss_scale",
-        "max_skipped_steps",
-        "decide_on_device",
+        *("type", "constructor", "paramwise_cfg", "dtype", "loss_scale"),
+        *("max_skipped_steps", "decide_on_device"),
     ],
     "train_cfg": ["max_steps"],
     "param_scheduler": ["convert_to_iter_based", "by_epoch", "begin", "end"],

@@ -44,17 +44,26 @@ def _is_auto_scale_lr(value: Any) -> bool:
     return isinstance(value.get("enable", False), bool) and _int_from(1)(value.get("base_batch_size"))
 
 
+def _one_of(*choices: Any) -> tuple[str, Callable[[Any], bool]]:
+    """Return the expected value as text, and as a predicate: True is not 1."""
+    names = ", ".join(map(repr, choices))
+    return f"one of {names}", lambda value: any(type(value) is type(choice) and value == choice for choice in choices)
+
+
+def _optional(expected: str, is_valid: Callable[[Any], bool]) -> tuple[str, Callable[[Any], bool]]:
+    return f"{expected}, or None", lambda value: value is None or is_valid(value)
+
+
 # Expected values as text, and as a predicate.
 COUNT = ("a positive integer", _int_from(1))
-BOOL = ("one of True, False", lambda value: isinstance(value, bool))
+BOOL = _one_of(True, False)
 
 SETTINGS = (
     Setting("global_batch_size", None, *COUNT, "samples per step, over all processes", recipe="always"),
     Setting(
         "max_batch_per_device",
         None,
-        "a positive integer, or None",
-        lambda value: value is None or _int_from(1)(value),
+        *_optional(*COUNT),
         "maximum batch per device; larger batches are split and their gradients accumulated",
     ),
     Setting(
@@ -66,8 +75,7 @@ SETTINGS = (
     Setting(
         "data_root",
         None,
-        "a folder, or None",
-        lambda value: value is None or hasattr(value, "__fspath__") or isinstance(value, str),
+        *_optional("a folder", lambda value: hasattr(value, "__fspath__") or isinstance(value, str)),
         "`root` of every dataset that has this argument",
     ),
     Setting(
@@ -81,53 +89,46 @@ SETTINGS = (
     Setting(
         "ema_momentum",
         None,
-        "a float between 0 and 1, or None",
-        lambda value: value is None or (isinstance(value, float) and 0 < value < 1),
+        *_optional("a float between 0 and 1", lambda value: isinstance(value, float) and 0 < value < 1),
         "momentum of the moving average of weights that is evaluated and saved; timm's decay 0.99996 is 4e-5",
         recipe="always",
     ),
     Setting(
         "resize_positions",
         "bicubic",
-        "'bicubic' or 'bilinear'",
-        lambda value: value in ("bicubic", "bilinear"),
+        *_one_of("bicubic", "bilinear"),
         "interpolation of the start checkpoint's position embeddings to another grid of patches",
     ),
     Setting(
         "resize_patches",
         None,
-        "'bilinear', 'bicubic', 'new' or None",
-        lambda value: value in ("bicubic", "bilinear", "new", None),
+        *_one_of("bicubic", "bilinear", "new", None),
         "interpolation of the start checkpoint's patch embedding to another size; 'new' reinitializes it, None: error",
     ),
     Setting(
         "transfer_from",
         None,
-        "the name of a submodule, or None",
-        lambda value: value is None or (isinstance(value, str) and value != ""),
+        *_optional("the name of a submodule", lambda value: isinstance(value, str) and value != ""),
         "submodule of the start checkpoint to use as backbone, such as 'teacher'; None: as its task declares",
         recipe="if set",
     ),
     Setting(
         "compile_blocks",
         None,
-        "one of True, False, 'backbone', None",
-        lambda value: value in (None, "backbone") or isinstance(value, bool),
+        *_one_of(True, False, "backbone", None),
         "compile the repeated block, or the whole 'backbone'; None: the block, on a GPU",
     ),
     Setting(
         "val_dtype",
         None,
-        "one of 'float32', 'bfloat16', 'float16', None",
-        lambda value: value in ("float32", "bfloat16", "float16", None),
+        *_one_of("float32", "bfloat16", "float16", None),
         "precision of the validation during training; None: that of training",
         recipe="if set",
     ),
     Setting(
         "residual_dtype",
         None,
-        "'bfloat16' or None",
-        lambda value: value in ("bfloat16", None),
+        *_one_of("bfloat16", None),
         "mixed precision: dtype of the residual stream between blocks; None: float32",
         recipe="if set",
     ),
@@ -141,8 +142,7 @@ SETTINGS = (
     Setting(
         "activation_checkpointing",
         False,
-        "True, False, None or a list of module names",
-        lambda value: value is None or isinstance(value, (bool, list, tuple)),
+        *_optional("True, False or a list of module names", lambda value: isinstance(value, (bool, list, tuple))),
         "recompute the blocks in the backward pass to save memory",
     ),
     Setting("zero", False, *BOOL, "shard the optimizer's state over the processes to save memory"),
@@ -158,8 +158,7 @@ SETTINGS = (
     Setting(
         "sync_bn",
         None,
-        "one of 'torch', False, None",
-        lambda value: value is None or value is False or value == "torch",
+        *_one_of("torch", False, None),
         "multiple GPUs: compute BatchNorm statistics over all processes; None: if the model has BatchNorm",
     ),
     Setting(
@@ -169,14 +168,8 @@ SETTINGS = (
         lambda value: isinstance(value, dict),
         "hooks that enforce the guarantees of crate_mm/engine/README.md; None switches a guard off",
     ),
-    Setting(
-        "train_cfg.max_epochs",
-        ...,
-        "a positive integer",
-        lambda value: value is None or _int_from(1)(value),  # None with max_steps
-        "length of the run, in epochs",
-        recipe="always",
-    ),
+    # None with max_steps.
+    Setting("train_cfg.max_epochs", ..., COUNT[0], _optional(*COUNT)[1], "length of the run, in epochs", "always"),
     Setting("train_cfg.max_steps", ..., *COUNT, "length of the run, in steps", recipe="if set"),
     Setting("train_cfg.val_interval", ..., *COUNT, "epochs between validations"),
     Setting("optim_wrapper.optimizer.lr", ..., "a number above 0", _positive, "learning rate after the warm-up"),
@@ -190,8 +183,7 @@ SETTINGS = (
     Setting(
         "optim_wrapper.decide_on_device",
         ...,
-        "True, False or None",
-        lambda value: value is None or isinstance(value, bool),
+        *_one_of(True, False, None),
         "skip such a step on the GPU without a host synchronization; None: if the optimizer supports it",
     ),
 )

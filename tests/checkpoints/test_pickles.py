@@ -71,16 +71,6 @@ def refusal_of(file) -> tuple[str, float, float]:
     return str(caught.value), seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-@pytest.mark.parametrize("what", AMPLIFIED)
-def test_a_small_file_takes_little_memory_and_time(tmp_path, what):
-    file = tmp_path / "x.pth"
-    file.write_bytes(AMPLIFIED[what])
-    sentence, seconds, megabytes = refusal_of(file)
-    assert "x.pth is" in sentence
-    assert seconds < 10
-    assert megabytes < 200
-
-
 def nested(codec: bytes, levels: int) -> bytes:
     """The encoding of an encoding, over and over."""
     call = b"c_codecs\nencode\n("
@@ -95,6 +85,7 @@ def nested(codec: bytes, levels: int) -> bytes:
     )
 
 
+NAMESPACE = b"cargparse\nNamespace\n)\x81"
 TENSOR = tensor(storage(b"ByteStorage", b"K\x04"), b"K\x04\x85", b"K\x01\x85")
 NOT_AS_WRITTEN = {
     "a codec": nested(b"hex", 1),
@@ -111,15 +102,32 @@ NOT_AS_WRITTEN = {
     "attributes": b"ccollections\nOrderedDict\n)R}X\x06\x00\x00\x00valuesK\x05sb",
     "attributes of a list": b"]}b",
     "a thousand dimensions": tensor(storage(b"FloatStorage", b"K\x01"), *[b"(" + b"K\x01" * 1000 + b"t"] * 2),
+    # A Namespace is created empty and filled once.
+    "arguments of its own": b"cargparse\nNamespace\nK\x01\x85\x81",
+    "a call": b"cargparse\nNamespace\n)R",
+    "names twice": NAMESPACE + b"}X\x01\x00\x00\x00bK\x01sb}X\x01\x00\x00\x00cK\x01sb",
+    "a list of names": NAMESPACE + b"]b",
+    "a number as name": NAMESPACE + b"}K\x01K\x01sb",
+    "a name in a list": b"]" + NAMESPACE + b"a",
+    "a Namespace in it": NAMESPACE + b"}X\x01\x00\x00\x00b" + NAMESPACE + b"sb",
+    "the class": b"cargparse\nNamespace\n",
+    "a tensor's class made": b"ctorch\nSize\n)\x81",
+    "its names again and again": b"](}("
+    + b"".join(b"X\x04\x00\x00\x00%04dK\x01" % i for i in range(999))
+    + b"uq\x01"
+    + 2000 * (NAMESPACE + b"h\x01b")
+    + b"e",
 }
 
 
-@pytest.mark.parametrize("what", NOT_AS_WRITTEN)
-def test_calls_and_keys_are_those_that_pickling_writes(tmp_path, what):
-    (tmp_path / "x.pth").write_bytes(old_format(NOT_AS_WRITTEN[what]))
-    sentence, seconds, megabytes = refusal_of(tmp_path / "x.pth")
-    assert sentence.startswith(f"{tmp_path / 'x.pth'} is not a checkpoint: it ")
-    assert (seconds < 5, megabytes < 100) == (True, True)
+@pytest.mark.parametrize("what", [*AMPLIFIED, *NOT_AS_WRITTEN])
+def test_what_pickling_does_not_write_takes_little_memory_and_time(tmp_path, what):
+    file = tmp_path / "x.pth"
+    file.write_bytes(AMPLIFIED.get(what) or old_format(NOT_AS_WRITTEN[what]))
+    sentence, seconds, megabytes = refusal_of(file)
+    assert ("x.pth is " if what in AMPLIFIED else "x.pth is not a checkpoint: it ") in sentence
+    assert seconds < 10
+    assert megabytes < 200
 
 
 def test_storages_that_are_named_and_not_there_are_no_memory_of_the_process(tmp_path):
@@ -137,16 +145,13 @@ def test_a_view_before_its_storage_is_refused(tmp_path):
 
 
 def test_a_compressed_tar_archive_is_not_unpacked(tmp_path):
-    with gzip.open(tmp_path / "x.pth", "wb") as file:
-        header = bytearray(512)
-        header[124:136] = b"%011o\0" % 300_000_000
-        header[156:157] = b"L"
-        header[257:265] = b"ustar\x0000"
-        header[148:156] = b" " * 8
-        header[148:156] = b"%06o\0 " % sum(header)
-        file.write(bytes(header))
-        for _ in range(300):
-            file.write(bytes(1_000_000))
+    header = bytearray(512)
+    header[124:136] = b"%011o\0" % 300_000_000
+    header[156:157] = b"L"
+    header[257:265] = b"ustar\x0000"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "x.pth").write_bytes(gzip.compress(header) + 300 * gzip.compress(bytes(1_000_000)))
     _, seconds, megabytes = refusal_of(tmp_path / "x.pth")
     assert (seconds < 5, megabytes < 100) == (True, True)
 
@@ -280,13 +285,14 @@ def test_everything_that_our_checkpoints_and_others_hold_is_read(tmp_path, zippe
     assert read["model"].keys() == holds["model"].keys()
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=25, derandomize=True, deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=8),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(min_size=1),
             lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=4), inner),
+            max_leaves=8,
         ),
         max_size=4,
     )
@@ -298,7 +304,7 @@ def test_any_plain_data_is_read_as_it_was_written(tmp_path_factory, data):
     assert read_checkpoint(file)["other"] == data
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=150, derandomize=True, deadline=None)
 @given(st.lists(st.integers(0, 255), max_size=60).map(bytes))
 def test_any_instructions_end_in_a_sentence(tmp_path_factory, instructions):
     file = tmp_path_factory.getbasetemp() / "x.pth"
@@ -307,34 +313,6 @@ def test_any_instructions_end_in_a_sentence(tmp_path_factory, instructions):
         read_checkpoint(file)
     except CheckpointError as error:
         assert "x.pth" in str(error)
-
-
-NAMESPACE = b"cargparse\nNamespace\n)\x81"
-NO_NAMESPACE = {
-    "arguments of its own": b"cargparse\nNamespace\nK\x01\x85\x81",
-    "a call": b"cargparse\nNamespace\n)R",
-    "names twice": NAMESPACE + b"}X\x01\x00\x00\x00bK\x01sb}X\x01\x00\x00\x00cK\x01sb",
-    "a list of names": NAMESPACE + b"]b",
-    "a number as name": NAMESPACE + b"}K\x01K\x01sb",
-    "a name in a list": b"]" + NAMESPACE + b"a",
-    "a Namespace in it": NAMESPACE + b"}X\x01\x00\x00\x00b" + NAMESPACE + b"sb",
-    "the class": b"cargparse\nNamespace\n",
-    "a tensor's class made": b"ctorch\nSize\n)\x81",
-    "its names again and again": b"](}("
-    + b"".join(b"X\x04\x00\x00\x00%04dK\x01" % i for i in range(999))
-    + b"uq\x01"
-    + 2000 * (NAMESPACE + b"h\x01b")
-    + b"e",
-}
-
-
-@pytest.mark.parametrize("what", NO_NAMESPACE)
-def test_a_namespace_is_made_empty_and_named_once(tmp_path, what):
-    (tmp_path / "x.pth").write_bytes(old_format(NO_NAMESPACE[what]))
-    sentence, seconds, megabytes = refusal_of(tmp_path / "x.pth")
-    assert "x.pth is not a checkpoint: it" in sentence
-    assert seconds < 10
-    assert megabytes < 200
 
 
 @pytest.mark.parametrize("zipped", [True, False])

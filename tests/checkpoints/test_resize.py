@@ -118,11 +118,6 @@ def test_another_patch_size_is_refused_unless_asked_for(kind):
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in KERNELS[kind])
 
 
-def test_other_channels_are_dropped_as_ever():
-    result = transfer_backbone(build(), checkpoint(in_channels=1), patches="bilinear")
-    assert {name for name in result.dropped if "head" not in name} == set(KERNELS["CRATE"])
-
-
 def test_as_many_numbers_of_another_patch_are_not_mixed_up():
     """2 x 8 and 4 x 4 pixels are as many numbers."""
     with pytest.raises(CheckpointError, match="patches of 2 x 8 pixels, the model of 4 x 4"):

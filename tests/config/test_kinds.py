@@ -2,6 +2,7 @@
 
 import keyword
 import string
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -15,8 +16,13 @@ from crate_mm.models.layers import ISTA
 names = st.text(string.ascii_letters + string.digits + " ,._-&()[]{}=é猫", min_size=1, max_size=12)
 
 
-def setting(key: str, text: str, config: str = "crate_tiny_in1k"):
-    value = load_config(config, {key: RawText(text)})
+@cache
+def recipe():
+    return load_config("crate_tiny_in1k")
+
+
+def setting(key: str, text: str):
+    value = load_config(recipe(), {key: RawText(text)})
     for part in key.split("."):
         value = value[int(part)] if part.isdigit() else value[part]
     return value
@@ -26,7 +32,7 @@ def setting(key: str, text: str, config: str = "crate_tiny_in1k"):
 @given(name=names.filter(lambda name: name.lower() != "none"))
 def test_a_path_is_the_text_as_it_stands(name):
     keys = ("data_root", "work_dir", "train_dataloader.dataset.source.root")
-    cfg = load_config("crate_tiny_in1k", {key: RawText(name) for key in keys})
+    cfg = load_config(recipe(), {key: RawText(name) for key in keys})
     assert [cfg.data_root, cfg.work_dir, cfg.train_dataloader.dataset.source.root] == [name] * 3
 
 
@@ -84,7 +90,7 @@ def test_a_changed_type_decides_how_its_arguments_are_read():
         "train_dataloader.dataset.source.root": RawText("2024"),
         "train_dataloader.dataset.source.type": RawText("PackedImages"),
     }
-    assert load_config("crate_tiny_in1k", overrides).train_dataloader.dataset.source == dict(
+    assert load_config(recipe(), overrides).train_dataloader.dataset.source == dict(
         type="PackedImages", root="2024", split="train"
     )
 

@@ -1,12 +1,20 @@
 """Finding, loading, overriding and preparing configs."""
 
+import inspect
 import os
+import sys
+from functools import cache
 
 import pytest
 
 from crate_mm.config import CONFIGS, dump
 from crate_mm.config.kinds import parse_value
 from crate_mm.engine import find_config, load_config, resolve_config
+
+
+@cache
+def recipe():
+    return load_config("crate_tiny_in1k")
 
 
 def test_a_config_is_found_by_name_or_path():
@@ -19,44 +27,51 @@ def test_a_missing_config_names_the_closest(name):
         load_config(name)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("model = dict(", r"bad.py, line 1 is not valid Python"),
-        ("_base_ = ['./nothing.py']", "cannot be loaded: FileNotFoundError"),
-        ("x = undefined_name", "cannot be loaded: NameError: name 'undefined_name'"),
-        (
-            "custom_imports = dict(imports=['no_such_module'])",
-            "custom_imports fail: ModuleNotFoundError: .*no_such_module",
-        ),
-    ],
-)
-def test_an_error_in_a_config_is_told(tmp_path, text, message):
-    path = tmp_path / "bad.py"
-    path.write_text(text)
+READ_BASE = "from mmengine.config import read_base\nwith read_base():\n    from .base import *\n"
+MISTAKES = {  # the file that has it, its text, and the message
+    "syntax": ("c.py", "model = dict(", r"c.py, line 1 is not valid Python"),
+    "base missing": ("c.py", "_base_ = ['./nothing.py']", "cannot be loaded: FileNotFoundError"),
+    "name": ("c.py", "_base_ = ['./' + 'base.py']\nx = undefined", "cannot be loaded: NameError: name 'undefined'"),
+    "no module": (
+        "c.py",
+        "custom_imports = dict(imports=['no_module'])",
+        "imports fail: ModuleNotFoundError: .*no_mod",
+    ),
+    "another style": ("c.py", READ_BASE, r"c.py uses read_base\(\), .* write _base_ = "),
+    "base's syntax": ("base.py", "x = 1\ny = = 2", r"base.py, line 2 is not valid Python"),
+    "own module's syntax": ("own_wrong.py", "def f(:", r"c.py imports .*own_wrong.py, line 1 is not valid"),
+    "own module's import": ("own_broken.py", "import not_there", "No module named 'not_there'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_config_or_what_it_names_is_told(tmp_path, mistake):
+    name, text, message = MISTAKES[mistake]
+    (tmp_path / "base.py").write_text("x = 1\n")
+    (tmp_path / "c.py").write_text(
+        f"custom_imports = dict(imports=['{name[:-3]}'])" if "own" in name else "_base_ = './base.py'"
+    )
+    (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
-        load_config(path)
-
-
-def test_a_syntax_error_in_a_base_names_the_base(tmp_path):
-    (tmp_path / "base.py").write_text("x = 1\ny = = 2")
-    (tmp_path / "leaf.py").write_text("_base_ = './base.py'")
-    with pytest.raises(ValueError, match=r"base.py, line 2 is not valid Python"):
-        load_config(tmp_path / "leaf.py")
-
-
-def test_a_syntax_error_in_an_own_module_names_the_module(tmp_path):
-    (tmp_path / "own_wrong_module.py").write_text("def f(:")
-    (tmp_path / "c.py").write_text("custom_imports = dict(imports=['own_wrong_module'])")
-    with pytest.raises(ValueError, match=r"c.py imports .*own_wrong_module.py, line 1 is not valid"):
         load_config(tmp_path / "c.py")
 
 
-def test_an_import_error_inside_an_own_module_is_told(tmp_path):
-    (tmp_path / "own_broken_module.py").write_text("import a_package_that_is_not_there")
-    (tmp_path / "c.py").write_text("custom_imports = dict(imports=['own_broken_module'])")
-    with pytest.raises(ValueError, match="No module named 'a_package_that_is_not_there'"):
-        load_config(tmp_path / "c.py")
+def test_bases_that_name_each_other_are_told(tmp_path):
+    (tmp_path / "a.py").write_text("_base_ = 'b.py'")
+    (tmp_path / "b.py").write_text("_base_ = 'a.py'")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 100)  # MMEngine would read a thousand files
+    try:
+        with pytest.raises(ValueError, match=r"a.py: its _base_ files name each other in a circle"):
+            load_config(tmp_path / "a.py")
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def test_a_base_may_be_an_expression(tmp_path):
+    (tmp_path / "base.py").write_text("x = 1\n")
+    (tmp_path / "c.py").write_text("_base_ = ['./' + 'base.py']\ny = 2\n")
+    assert load_config(tmp_path / "c.py").to_dict() == {"x": 1, "y": 2}
 
 
 def test_an_own_module_of_a_name_that_is_imported_already_is_refused(tmp_path):
@@ -108,7 +123,7 @@ def test_an_own_module_of_a_name_that_is_imported_already_is_refused(tmp_path):
 def test_a_setting_can_be_overridden(key):
     name, _, text = key.partition("=")
     value = parse_value(text)
-    cfg = load_config("crate_tiny_in1k", {name: value})
+    cfg = load_config(recipe(), {name: value})
     for part in name.split("."):
         cfg = cfg[int(part)] if part.isdigit() else cfg[part]
     assert cfg == (list(value) if isinstance(value, tuple) and isinstance(cfg, list) else value)
@@ -131,30 +146,26 @@ def test_a_setting_can_be_overridden(key):
         ("optim_wrapper.clip_grad.max_nrom", "did you mean max_norm"),
         ("optim_wrapper.paramwise_cfg.norm_decay_mul", "did you mean norm_decay_mult"),
         ("randomness.sed", "did you mean seed"),
+        ("guards.result_fil", "guards has no 'result_fil': did you mean result_file"),
         ("global_batch_size.x", "global_batch_size is 2048 and has no 'x'"),
         ("train_dataloader.batch_size", "derived from global_batch_size"),
     ],
 )
 def test_a_misspelt_setting_is_refused(key, message):
     with pytest.raises(ValueError, match=message):
-        load_config("crate_tiny_in1k", {key: 1})
-
-
-def test_a_word_for_a_number_is_refused():
-    with pytest.raises(ValueError, match="expected int such as 150, got 'many'"):
-        load_config("crate_tiny_in1k", {"train_cfg.max_epochs": "many"})
+        load_config(recipe(), {key: 1})
 
 
 def test_settings_of_an_overridden_type_are_known():
     overrides = {"optim_wrapper.optimizer.momentum": 0.9, "optim_wrapper.optimizer.type": "SGD"}
-    cfg = load_config("crate_tiny_in1k", overrides)
+    cfg = load_config(recipe(), overrides)
     assert cfg.optim_wrapper.optimizer.momentum == 0.9
     with pytest.raises(ValueError, match="has no 'momentum'"):
-        load_config("crate_tiny_in1k", {"optim_wrapper.optimizer.momentum": 0.9})
+        load_config(recipe(), {"optim_wrapper.optimizer.momentum": 0.9})
 
 
 def test_data_root_goes_to_every_dataset_that_takes_one():
-    cfg = resolve_config(load_config("crate_tiny_in1k", {"data_root": "/x"}), world_size=16)
+    cfg = resolve_config(load_config(recipe(), {"data_root": "/x"}), world_size=16)
     assert {cfg[name].dataset.source.root for name in ("train_dataloader", "val_dataloader", "test_dataloader")} == {
         "/x"
     }
@@ -162,15 +173,15 @@ def test_data_root_goes_to_every_dataset_that_takes_one():
 
 
 def test_the_batch_follows_from_the_recipe():
-    cfg = resolve_config(load_config("crate_tiny_in1k"), world_size=16)
+    cfg = resolve_config(load_config(recipe()), world_size=16)
     assert (cfg.train_dataloader.batch_size, cfg.train_cfg.micro_batches) == (128, 1)
-    cfg = resolve_config(load_config("crate_tiny_in1k", {"max_batch_per_device": 256}), world_size=2)
+    cfg = resolve_config(load_config(recipe(), {"max_batch_per_device": 256}), world_size=2)
     assert (cfg.train_dataloader.batch_size, cfg.train_cfg.micro_batches) == (1024, 4)
     assert cfg.optim_wrapper.accumulative_counts == 4
 
 
 def test_preparing_leaves_the_users_config_alone():
-    cfg = load_config("crate_tiny_in1k")
+    cfg = load_config(recipe())
     text = cfg.pretty_text
     resolve_config(cfg, world_size=16)
     assert cfg.pretty_text == text
@@ -240,11 +251,11 @@ def test_a_config_that_lacks_a_part_is_told(change, message):
 
 def test_workers_are_at_most_the_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
-    assert resolve_config(load_config("crate_tiny_in1k"), world_size=1).train_dataloader.num_workers == 12
+    assert resolve_config(load_config(recipe()), world_size=1).train_dataloader.num_workers == 12
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert resolve_config(load_config("crate_tiny_in1k"), world_size=4).train_dataloader.num_workers == 4
+    assert resolve_config(load_config(recipe()), world_size=4).train_dataloader.num_workers == 4
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
-    loader = resolve_config(load_config("crate_tiny_in1k"), world_size=32).train_dataloader
+    loader = resolve_config(load_config(recipe()), world_size=32).train_dataloader
     assert (loader.num_workers, loader.persistent_workers) == (0, False)
 
 
@@ -256,7 +267,7 @@ def test_what_srun_has_bound_a_task_to_is_its_share(monkeypatch, seen, share):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(seen)))
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "96")
-    assert resolve_config(load_config("crate_tiny_in1k"), world_size=8).train_dataloader.num_workers == share
+    assert resolve_config(load_config(recipe()), world_size=8).train_dataloader.num_workers == share
 
 
 @pytest.mark.parametrize("variable", ["wobble.degrees", "enlarge", "enlarge.size"])
@@ -265,13 +276,6 @@ def test_a_helper_variable_is_no_setting(variable):
     name = variable.partition(".")[0]
     with pytest.raises(ValueError, match=f"--cfg-options {variable}: {name} is a variable of the config's file"):
         load_config("crate_tiny_digits", {variable: 20})
-
-
-def test_an_unknown_setting_names_the_closest():
-    with pytest.raises(ValueError, match="the config has no 'ema_momentun': did you mean ema_momentum"):
-        load_config("debug", {"ema_momentun": 0.1})
-    with pytest.raises(ValueError, match="guards has no 'result_fil': did you mean result_file"):
-        load_config("debug", {"guards.result_fil": None})
 
 
 def test_a_config_without_a_model_takes_one():
@@ -294,15 +298,6 @@ def test_a_number_that_is_not_finite_survives_the_work_folder(tmp_path, number):
     again = load_config(tmp_path / "dumped.py").x
     assert repr(again.a[1][1]) == number.removeprefix("+")
     assert (again.a[0], again.a[1][0], again.b) == (1, 2.5, "inf")
-
-
-def test_the_other_kind_of_config_is_refused_by_name(tmp_path):
-    (tmp_path / "base.py").write_text("x = 1\n")
-    (tmp_path / "mine.py").write_text(
-        "from mmengine.config import read_base\nwith read_base():\n    from .base import *\n"
-    )
-    with pytest.raises(ValueError, match=r"mine.py uses read_base\(\), .* write _base_ = "):
-        load_config(tmp_path / "mine.py")
 
 
 def test_a_tilde_is_the_home_folder_in_every_path_of_a_config(tmp_path, monkeypatch):

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 
 from crate_mm import from_official, get_model
 from crate_mm.checkpoints import CheckpointError, as_checkpoint
-from crate_mm.checkpoints.translate import rename
 from crate_mm.models import CBT, CBT_ARCHS, CRATE, TokenLayout
 from crate_mm.models.families.cbt import KEY_MAP
 from crate_mm.models.layers import CBSA, AgentAttention, SoftmaxAttention
+from crate_mm.models.translate import rename
 from crate_mm.registry import MODELS, OPTIMIZERS
 from crate_mm.testing import check_backbone, check_layer
 from tests.official import assert_close, assert_gradients, losses_by_step, official_state_dict, reference

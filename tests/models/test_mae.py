@@ -13,11 +13,11 @@ from crate_mm.analysis.measures import nonzero_fraction
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import CheckpointError, as_checkpoint, open_checkpoint
 from crate_mm.checkpoints.fit import load_strict
-from crate_mm.checkpoints.translate import TranslationError, translate
 from crate_mm.engine import load_config
 from crate_mm.models import ARCHS, CRATEMAE, MaskedAutoencoder
 from crate_mm.models.families.crate_mae import KEY_MAP, UNUSED
 from crate_mm.models.layers import resize_table, sincos_table
+from crate_mm.models.translate import TranslationError, translate
 from crate_mm.registry import MODELS
 from tests.official import assert_close as assert_close_in_official
 from tests.official import assert_gradients, losses_by_step, official_state_dict, reference

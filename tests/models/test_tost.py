@@ -11,10 +11,10 @@ from crate_mm.analysis.gather import defined_measures, measure_layers
 from crate_mm.analysis.measures import subspace_coding_rate
 from crate_mm.analysis.taps import capture
 from crate_mm.checkpoints import as_checkpoint
-from crate_mm.checkpoints.translate import rename
 from crate_mm.models import TOST_ARCHS, ImageClassifier, ToST
 from crate_mm.models.families.tost import KEY_MAP, mlp_ratio_of
 from crate_mm.models.layers import MLP
+from crate_mm.models.translate import rename
 from tests.official import assert_close, assert_gradients, losses_by_step, official_state_dict, reference
 from tests.official import reference_images as images
 
