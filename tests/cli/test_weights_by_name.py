@@ -37,17 +37,19 @@ def test_a_command_takes_a_checkpoint_from_the_hub(command, shared, run_main, de
 
 
 @pytest.mark.slow
-def test_training_starts_from_a_checkpoint_of_the_hub(shared, run_main, tmp_path):
+def test_training_starts_from_a_checkpoint_of_the_hub(shared, run_tool, tmp_path):
     short = ["--cfg-options", "train_cfg.max_epochs=1", "global_batch_size=449"]
-    done = run_main("train", "debug", "--load-from", ADDRESS, "--work-dir", tmp_path / "run", *short)
+    done = run_tool("train", "debug", "--load-from", ADDRESS, "--work-dir", tmp_path / "run", *short)
+    assert done.code == 0, done.output
     assert json.loads((tmp_path / "run" / "result.json").read_text())["initialized_from"] == ADDRESS
     assert re.search(r"loaded +backbone\.", done.output), "the backbone is the checkpoint's"
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_a_checkpoint_of_the_hub(shared, run_main, tmp_path):
+def test_training_goes_on_from_a_checkpoint_of_the_hub(shared, run_tool, tmp_path):
     longer = ["--cfg-options", "train_cfg.max_epochs=2"]
-    done = run_main("train", "debug", "--resume", ADDRESS, "--work-dir", tmp_path / "run", *longer)
+    done = run_tool("train", "debug", "--resume", ADDRESS, "--work-dir", tmp_path / "run", *longer)
+    assert done.code == 0, done.output
     assert "resumed epoch: 1, iter: 10" in done.output
 
 
