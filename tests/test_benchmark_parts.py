@@ -71,7 +71,7 @@ def test_a_form_that_the_gpu_has_no_memory_for_is_left_out(part, capsys):
     def too_large():
         raise torch.OutOfMemoryError
 
-    seconds = part("forms").first_seconds({("textbook", "bf16"): too_large, ("plain", "bf16"): lambda: None})
+    seconds = part("train_step").first_seconds({("textbook", "bf16"): too_large, ("plain", "bf16"): lambda: None})
     assert list(seconds) == [("plain", "bf16")]
     assert "textbook in bf16" in capsys.readouterr().out
 

@@ -83,27 +83,27 @@ def test_a_stage_does_not_begin_when_the_time_is_up(started):
     assert row == {"stage": "stage", "ended": "not started, no time left", "seconds": 0.0, "command": ""}
 
 
-@pytest.mark.slow
-def test_a_stage_runs_at_toy_size(first_minutes, monkeypatch, tmp_path):
-    """The other stages' scripts run in test_benchmark_tools.py."""
-    out, environment_for = tmp_path / "out", first_minutes.environment_for
-    # With the bytecode that is there: to compile PyTorch's anew takes ten seconds.
-    without = lambda *args: {**environment_for(*args), "PYTHONPYCACHEPREFIX": ""}  # noqa: E731
-    monkeypatch.setattr(first_minutes, "environment_for", without)
-    monkeypatch.setattr(sys, "argv", ["first_minutes.py", "--toy", "--out", str(out), "--stages", "profile"])
+def test_the_results_say_how_each_stage_has_ended(first_minutes, monkeypatch, tmp_path):
+    """The stages' own scripts run in test_benchmark_tools.py."""
+    script, out = tmp_path / "light.py", tmp_path / "out"
+    script.write_text("import sys\nopen(sys.argv[sys.argv.index('--json') + 1], 'w').write(sys.argv[1])")
+    light = [first_minutes.Stage(name, str(script), [name], 20) for name in ("first", "second")]
+    monkeypatch.setattr(first_minutes, "stages", lambda toy: light)
+    monkeypatch.setattr(sys, "argv", ["first_minutes.py", "--toy", "--out", str(out), "--stages", "second"])
     with pytest.raises(SystemExit) as ended:
         first_minutes.main()
-    assert not ended.value.code, (out / "profile.txt").read_text()
+    assert not ended.value.code, (out / "second.txt").read_text()
     figures = json.loads((out / "first_minutes.json").read_text())
-    assert [(row["stage"], row["ended"]) for row in figures["rows"]] == [("profile", "well")]
+    assert [(row["stage"], row["ended"]) for row in figures["rows"]] == [("second", "well")]
     assert figures["toy"] is True
-    assert json.loads((out / "profile.json").read_text())["rows"][0]["what"] == "the step"
+    assert (out / "second.json").read_text() == "second"
 
 
-def test_an_unknown_stage_is_refused(run_tool, tmp_path):
-    done = run_tool("benchmarks/first_minutes", "--out", tmp_path / "out", "--stages", "stepp")
-    assert done.code == 2
-    assert "there is no stage 'stepp': choose gpu_tests, rates, step_base" in done.last_line
+def test_an_unknown_stage_is_refused(first_minutes, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["first_minutes.py", "--out", "out", "--stages", "stepp"])
+    with pytest.raises(SystemExit, match="2"):
+        first_minutes.main()
+    assert "there is no stage 'stepp': choose gpu_tests, rates, step_base" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from tests.conftest import ROOT
 def test_a_profile_counts_each_kernel_once(tmp_path):
     """The GPU does one thing at a time here, so that its kernels take no longer than the step."""
     written = tmp_path / "profile.json"
-    script = ROOT / "tools" / "benchmarks" / "profile_step.py"
-    size = ["--model", "crate_tiny", "--batch", "64", "--precision", "bf16", "--no-compile"]
+    script = ROOT / "tools" / "benchmarks" / "train_step.py"
+    size = ["--profile", "40", "--models", "crate_tiny", "--batch", "64", "--precisions", "bf16", "--no-compile"]
     subprocess.run([sys.executable, script, *size, "--json", written], check=True, timeout=100)
     step, kernels, host, *each = json.loads(written.read_text())["rows"]
     assert (step["what"], kernels["what"], host["what"]) == ("the step", "all kernels", "the host")

@@ -24,7 +24,6 @@ import pytest
 import torch
 import yaml
 
-from crate_mm import get_model
 from crate_mm.__main__ import COMMANDS
 from crate_mm.checkpoints.zoo import PUBLISHED
 from crate_mm.cli.new import new_files
@@ -33,12 +32,12 @@ from crate_mm.config.kinds import parse_value
 from crate_mm.config.settings import GUARDS, SETTINGS
 from crate_mm.datasets import FashionMNIST
 from crate_mm.models import Task
-from crate_mm.models.families.crate import KEY_MAP
 from crate_mm.models.layers import Compression, Sparsification
 from crate_mm.registry import MODELS
 from tests import dataset_formats
 from tests.checkpoints.test_export import ONNX_TAKES_ANY_BATCH
 from tests.conftest import ROOT, make_image_tree
+from tests.models.test_foreign import official
 
 READMES = sorted(ROOT.glob("*.md"), key=lambda path: (path.name != "README.md", path.name))
 READMES += sorted(path for part in ("configs", "crate_mm", "tools", "tests") for path in (ROOT / part).rglob("*.md"))
@@ -327,22 +326,6 @@ def small_config(name: str, **kwargs):
     return load_config(name, overrides(("--cfg-options", *SMALL[f"configs/{name}.py"])), **kwargs)
 
 
-def official_names(weights: dict) -> dict:
-    """Rename weights to the official CRATE code's names, by the inverse of ``KEY_MAP``."""
-    renamed = {}
-    for name, value in weights.items():
-        for official, ours in KEY_MAP:
-            groups = iter(re.findall(r"\([^)]*\)", official))
-            match = re.fullmatch(re.sub(r"\\\d", lambda _, g=groups: next(g), ours.replace(".", r"\.")), name)
-            if match:
-                values = iter(match.groups())
-                renamed[re.sub(r"\([^)]*\)", lambda _, v=values: next(v), official).replace("\\", "")] = value
-                break
-        else:
-            raise AssertionError(f"{name} has no official name")
-    return renamed
-
-
 @pytest.fixture(scope="session")
 def stock(tmp_path_factory) -> Path:
     """The files of a desk."""
@@ -375,12 +358,12 @@ def stock(tmp_path_factory) -> Path:
     text_weights = MODELS.build(text).state_dict()
     scenes = describe(small_config("segmentation_mini_scenes").model.to_dict(), [*FashionMNIST.classes, "ground"])
     scenes["meta"]["test_transforms"] = []
-    official = official_names(get_model("crate_tiny").state_dict())
+    third_party = {name: 0.05 * torch.randn(value.shape) for name, value in official(img_size=224).items()}
     stored = {
         "crate_base.pth": base,
         "work_dirs/crate_base_in1k/best_eval_top1_epoch_149.pth": base,
-        "crate_base_official.pth": official,
-        "crate_tiny_official.pth": official,
+        "crate_base_official.pth": third_party,
+        "crate_tiny_official.pth": third_party,
         "work_dirs/folder/epoch_200.pth": describe(folder.model.to_dict(), sorted(os.listdir(place / "folders"))),
         "epoch_1.pth": digits,
         "epoch_40.pth": digits,

@@ -77,10 +77,12 @@ def parse_args() -> argparse.Namespace:
                 "--size", type=positive_int, metavar="PIXELS", help="image size (default: the config's)"
             )
         elif figure.input_kind == "split":
-            nargs = "+" if figure.accepts_many else 1
-            command.add_argument("--split", nargs=nargs, choices=["train", "val", "test"], default=["test"])
+            nargs, splits = "+" if figure.accepts_many else 1, ["train", "val", "test"]
+            command.add_argument("--split", nargs=nargs, choices=splits, default=["test"], help="default: test")
         figure.add_options(command)
-        command.add_argument("--style", choices=STYLES, default="screen", help="'paper': fixed width, embedded fonts")
+        command.add_argument(
+            "--style", choices=STYLES, default="screen", help="'paper': fixed width, embedded fonts (default: screen)"
+        )
         command.add_argument("--width", type=float, metavar="INCHES", help="width with --style paper (default: 5.5)")
         command.add_argument("--font-size", type=float, metavar="POINTS", help="font with --style paper (default: 8)")
         add_shared(command, "--cfg-options")

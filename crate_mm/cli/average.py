@@ -4,8 +4,7 @@ python tools/average.py work_dirs/run/epoch_8.pth work_dirs/run/epoch_9.pth work
 python tools/average.py a.pth b.pth c.pth --greedy configs/crate_base_in1k.py --out soup.pth
 
 --greedy validates each checkpoint. It starts from the best one and adds another one unless that lowers the average's
-score.
-The final score comes from the data that selected the checkpoints: test the average on other data.
+score. The final score comes from the data that selected the checkpoints: test the average on other data.
 
 BatchNorm statistics (ToST) are averaged, too. With a config (--greedy, --statistics), they are recomputed on its
 training images with the averaged weights. If a run keeps an average of its weights (ema_momentum), that average is
@@ -43,9 +42,7 @@ def parse_args() -> argparse.Namespace:
 
 def check_args(args: argparse.Namespace) -> None:
     """Raise ``ValueError`` if options conflict, or if a file would be overwritten."""
-    out = Path(args.out)
-    if out.suffix != ".pth":
-        raise ValueError(f"{sanitized(out)} must be named *.pth; tools/publish.py converts it to safetensors")
+    check_output(args.out, (".pth",), "{} must be named *.pth; tools/publish.py converts it to safetensors", args.force)
     if len(args.checkpoints) < 2:
         raise ValueError("expected two checkpoints or more")
     files = [Path(path).resolve() for path in args.checkpoints]
@@ -54,7 +51,6 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError(f"{sanitized(duplicate)} is named twice")
     if args.cfg_options and not (args.greedy or args.statistics):
         raise ValueError("--cfg-options needs --greedy or --statistics, whose config it overrides")
-    check_output(args.out, force=args.force)
 
 
 def config_for(config: str, args: argparse.Namespace) -> Config:

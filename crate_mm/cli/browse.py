@@ -12,8 +12,6 @@ import argparse
 import os
 from pathlib import Path
 
-import torch
-
 from ..analysis.figures.sheet import Panel, plot_sheet, save_sheet
 from ..config import default_work_dir, load_config
 from ..datasets.masks import overlay
@@ -25,7 +23,7 @@ from .options import Parser, add_shared, check_output, positive_int, user_errors
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     add_shared(parser, "config")
-    parser.add_argument("--split", choices=["train", "val", "test"], default="train")
+    parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="default: train")
     parser.add_argument("--number", type=positive_int, default=32, help="number of images (default: 32)")
     parser.add_argument("--epoch", type=positive_int, help="training epoch to show, from 1 (default: 1)")
     parser.add_argument(
@@ -38,11 +36,6 @@ def parse_args() -> argparse.Namespace:
 
 def panel(sample: PreviewSample, classes: list[str] | None, with_epoch: bool) -> Panel:
     """Return an image of the sheet with its labels, their weights if there are several, and its file or epoch."""
-    if sample.pixels.dtype != torch.uint8 or sample.pixels.ndim != 3:
-        dtype, shape = str(sample.pixels.dtype).removeprefix("torch."), tuple(sample.pixels.shape)
-        raise ValueError(
-            f"{sanitized(sample.path)} is not an image: expected uint8 of shape (C, H, W), got {dtype} of {shape}"
-        )
     if sample.pixels.shape[0] not in (1, 3):
         raise ValueError(f"{sanitized(sample.path)}: expected 1 or 3 channels, got {sample.pixels.shape[0]}")
     pixels = sample.pixels.permute(1, 2, 0).numpy()

@@ -15,14 +15,16 @@ from ..config import load_config
 from ..inference.standalone import set_image_size
 from ..io.files import write_json
 from ..models.tasks.base import task_of
-from .options import Parser, add_shared, check_writable, user_errors
+from .options import Parser, add_shared, check_writable, positive_int, user_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     add_shared(parser, "config")
-    parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="image size (default: the config's)")
-    parser.add_argument("--depth", type=int, default=3, help="depth of the table of modules (default: 3)")
+    parser.add_argument(
+        "--shape", type=positive_int, nargs=2, metavar=("H", "W"), help="image size (default: the config's)"
+    )
+    parser.add_argument("--depth", type=positive_int, default=3, help="depth of the table of modules (default: 3)")
     add_shared(parser, "--json", "--cfg-options")
     return parser.parse_args()
 
@@ -37,7 +39,10 @@ def main() -> None:
         if args.shape:
             set_image_size(cfg, tuple(args.shape))
         model = task_of(init_model(cfg))
-        report = count_complexity(model, model.example(args.shape), args.depth)
+        example = model.example(args.shape)
+        if args.shape and args.shape not in [list(value.shape[-2:]) for value in example.values()]:
+            raise ValueError(f"--shape is for models of images, got {type(model).__name__}")
+        report = count_complexity(model, example, args.depth)
         print_report(report, title=str(args.config))
         if args.json:
             as_json = {**report._asdict(), "modules": [module._asdict() for module in report.modules]}

@@ -11,6 +11,7 @@ from ..checkpoints.fit import BACKBONE
 from ..config import default_work_dir
 from ..engine.checkpointing.results import environment_info, model_cost, origin_of, run_metadata, write_result
 from ..evaluation import extract_features, knn_predict
+from ..evaluation.knn import check_vote
 from ..inference.standalone import build_loader, build_transferred_model, load_config_and_checkpoint
 from ..io.untrusted import sanitized, say
 from .options import Parser, add_shared, positive_int, user_errors
@@ -63,6 +64,7 @@ def main() -> None:
         part = cfg.get("transfer_from") or checkpoint.meta.get("transfer_from") or next(iter(checkpoint.parts), None)
         say(f"{args.checkpoint}:", *describe(report, part or "backbone").split("\n"))
         train_loader, test_loader = build_loader(cfg, "train"), build_loader(cfg, "test")
+        check_vote(args.k, args.temperature, len(train_loader.dataset))
         start = time.perf_counter()
         train, train_labels, _ = extract_features(model, train_loader)
         test, test_labels, _ = extract_features(model, test_loader)

@@ -134,9 +134,9 @@ def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
         parser.add_argument(name, **SHARED[name])
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
+def add_common_options(parser: argparse.ArgumentParser, work_dir: str) -> None:
     """Add the options that ``train.py`` and ``test.py`` share, with MMEngine's names."""
-    parser.add_argument("--work-dir", help="directory for logs and checkpoints (default: work_dirs/<config name>)")
+    parser.add_argument("--work-dir", help=f"directory for {work_dir}")
     add_shared(parser, "--amp", "--cfg-options")
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="launcher of the processes")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it

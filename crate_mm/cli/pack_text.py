@@ -26,7 +26,9 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("sources", nargs="+", help="text files, and folders of text files")
     parser.add_argument("target", help="folder for the token files, created if missing")
-    parser.add_argument("--val", nargs="+", metavar="PATH", help="files and folders for validation; no split is drawn")
+    parser.add_argument(
+        "--val", nargs="+", metavar="PATH", help="files and folders for validation only; no split is drawn"
+    )
     parser.add_argument(
         "--val-fraction",
         type=float,
@@ -50,7 +52,8 @@ def main() -> None:
         tokenizer = build_tokenizer(args.tokenizer, args.end, args.pattern)
         sources = find_sources(args.sources, args.glob)
         if args.val:
-            splits = {"train": sources, "val": find_sources(args.val, args.glob)}
+            val = find_sources(args.val, args.glob)
+            splits = {"train": without(sources, val), "val": val}
         else:
             splits = {split: split_sources(sources, split, args.val_fraction) for split in SPLITS}
         target = Path(args.target)
@@ -75,6 +78,19 @@ def find_sources(paths: Iterable[str], pattern: str) -> list[Source]:
     """
     files = map(Path, paths)
     return [(path.parent, [path.name]) if path.is_file() else (path, text_files(path, pattern)) for path in files]
+
+
+def without(sources: list[Source], others: list[Source]) -> list[Source]:
+    """Return sources without the files of other sources.
+
+    Raises:
+        ValueError: no file is left.
+    """
+    left_out = {(folder / name).resolve() for folder, names in others for name in names}
+    rest = [(folder, [n for n in names if (folder / n).resolve() not in left_out]) for folder, names in sources]
+    if not any(names for _, names in rest):
+        raise ValueError("all files are named by --val: none is left for training")
+    return rest
 
 
 def split_sources(sources: list[Source], split: str, val_fraction: float) -> list[Source]:

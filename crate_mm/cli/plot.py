@@ -123,6 +123,8 @@ def main() -> None:
         kind = check_output(args.out, (".png", ".pdf", ".csv"), "--out {} must end in .png, .pdf or .csv")
         if bool(args.runs) == bool(args.schedule):
             raise ValueError("give either the work directories of runs or --schedule CONFIG")
+        if args.schedule and args.keys:
+            raise ValueError("--keys selects values of runs: a schedule is plotted whole")
         if not args.schedule and (args.samples or args.cfg_options):
             raise ValueError("--samples and --cfg-options need --schedule CONFIG")
         if args.schedule:

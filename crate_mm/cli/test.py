@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--tta", choices=["flip"], help="average the probabilities of an image and its mirror image")
     parser.add_argument("--real", metavar="FILE", help="ImageNet ReaL's real.json; adds the accuracy on its labels")
     parser.add_argument("--folder", metavar="DIR", help="predict the unlabeled images below a folder")
-    add_common_options(parser)
+    add_common_options(parser, "logs and result.json (default: work_dirs/<config name>/test)")
     return parser.parse_args()
 
 

@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="build everything, describe the run, and write nothing")
     parser.add_argument("--linear-probe", action="store_true", help="freeze the backbone and train only the head")
-    add_common_options(parser)
+    add_common_options(parser, "logs and checkpoints (default: work_dirs/<config name>)")
     return parser.parse_args()
 
 

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from ..config import defines_model, fill_from_data, resolve_config
 from ..datasets.base import IGNORED_PIXEL, dataset_of
 from ..engine.safety.seeding import iteration_seed
+from ..io.untrusted import sanitized
 from ..registry import DATA_SAMPLERS, DATASETS, MODELS
 
 
@@ -169,6 +170,13 @@ class SamplePreview:
         sample = self.dataset[index]
         if not isinstance(sample, dict) or not isinstance(sample.get("inputs"), Tensor):
             raise ValueError(f"the samples of {type(self.dataset).__name__} have no image tensor under 'inputs'")
+        inputs = sample["inputs"]
+        if inputs.dtype != torch.uint8 or inputs.ndim != 3:
+            name = sanitized(dataset_of(self.dataset).describe(sample.get("sample_idx", -1)))
+            dtype = str(inputs.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{name} is not an image: expected uint8 of shape (C, H, W), got {dtype} of {tuple(inputs.shape)}"
+            )
         return sample
 
     @staticmethod

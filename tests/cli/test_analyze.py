@@ -13,24 +13,8 @@ from crate_mm.analysis import measures
 from crate_mm.analysis.attention import cls_attention
 from crate_mm.analysis.projection import pca_colors
 from crate_mm.analysis.taps import capture
-from crate_mm.cli.analyze import distinct_names
-from crate_mm.engine import CONFIGS, Runner, load_config, read_checkpoint
+from crate_mm.engine import Runner, load_config, read_checkpoint
 from crate_mm.inference.standalone import build_loader
-
-VIT = """
-_base_ = ["{debug}"]
-arch = dict(embed_dim=24, depth=2, num_heads=3)
-backbone = dict(_delete_=True, type="ViT", arch=arch, img_size=8, patch_size=2, in_channels=1)
-model = dict(backbone=backbone, head=dict(norm=False))
-"""
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory):
-    """A config of a small ViT on the digits."""
-    config = tmp_path_factory.mktemp("vit") / "vit.py"
-    config.write_text(VIT.format(debug=CONFIGS / "debug.py"))
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +26,15 @@ def pictures(tmp_path_factory):
     return [folder / "0.png", folder / "1.png"]
 
 
-def analyze(run_tool, figure, checkpoint, out, *args, config="debug", timeout=60):
+def analyze(run_main, figure, checkpoint, out, *args):
     checkpoints = checkpoint if isinstance(checkpoint, list) else [checkpoint]
-    done = run_tool("analyze", figure, config, *checkpoints, "--out", out, *args, timeout=timeout)
-    assert done.code == 0, done.output
+    done = run_main("analyze", figure, "debug", *checkpoints, "--out", out, *args)
     written = done.last_line.removeprefix("wrote ").split(", ")
     for kind in ("png", "pdf"):
         assert any(name.endswith(kind) for name in written)
     for name in written:
         if name.endswith("png"):
             assert np.asarray(Image.open(name)).std() > 1, "a picture of nothing"
-    return done
 
 
 def tokens_of(checkpoint, positions=None, split="test"):
@@ -66,9 +48,9 @@ def tokens_of(checkpoint, positions=None, split="test"):
 
 
 @pytest.mark.slow
-def test_layers(run_tool, debug_checkpoint, tmp_path):
+def test_layers(run_main, debug_checkpoint, tmp_path):
     args = ("--split", "train", "test", "--num-images", "2000")
-    analyze(run_tool, "layers", ["random", debug_checkpoint], tmp_path, *args)
+    analyze(run_main, "layers", ["random", debug_checkpoint], tmp_path, *args)
     rows = list(csv.DictReader((tmp_path / "layers.csv").open()))
     assert {row["curve"] for row in rows} == {f"{c}, {s}" for c in ("random", "epoch_1") for s in ("train", "test")}
     model, seen = tokens_of(debug_checkpoint)
@@ -91,16 +73,8 @@ def test_layers(run_tool, debug_checkpoint, tmp_path):
 
 
 @pytest.mark.slow
-def test_layers_of_a_vit(run_tool, tmp_path, vit):
-    done = analyze(run_tool, "layers", "random", tmp_path, config=vit)
-    assert "ViT has no subspaces: R^c is not defined" in done.output
-    rows = list(csv.DictReader((tmp_path / "layers.csv").open()))
-    assert {row["measure"] for row in rows} == {"r_out", "active"}
-
-
-@pytest.mark.slow
-def test_tokens(run_tool, debug_checkpoint, tmp_path):
-    analyze(run_tool, "tokens", debug_checkpoint, tmp_path, "--index", 7, "--block", 10, "--layers", "-1")
+def test_tokens(run_main, debug_checkpoint, tmp_path):
+    analyze(run_main, "tokens", debug_checkpoint, tmp_path, "--index", 7, "--block", 10, "--layers", "-1")
     found = np.load(tmp_path / "tokens.npz")
     assert {"rows", "columns", "layer_2"} == set(found)
     _, seen = tokens_of(debug_checkpoint, [7])
@@ -110,8 +84,8 @@ def test_tokens(run_tool, debug_checkpoint, tmp_path):
 
 
 @pytest.mark.slow
-def test_subspaces(run_tool, debug_checkpoint, tmp_path):
-    analyze(run_tool, "subspaces", debug_checkpoint, tmp_path)
+def test_subspaces(run_main, debug_checkpoint, tmp_path):
+    analyze(run_main, "subspaces", debug_checkpoint, tmp_path)
     found = json.loads((tmp_path / "subspaces.json").read_text())
     weights = read_checkpoint(debug_checkpoint)["state_dict"]
     for layer in (0, 1):
@@ -125,9 +99,9 @@ def test_subspaces(run_tool, debug_checkpoint, tmp_path):
 
 @pytest.mark.parametrize("size", [None, 16])
 @pytest.mark.slow
-def test_attention_at_any_resolution(run_tool, debug_checkpoint, tmp_path, pictures, size):
+def test_attention_at_any_resolution(run_main, debug_checkpoint, tmp_path, pictures, size):
     args = ["--images", *pictures, *(["--size", size] if size else [])]
-    analyze(run_tool, "attention", debug_checkpoint, tmp_path, *args)
+    analyze(run_main, "attention", debug_checkpoint, tmp_path, *args)
     found = np.load(tmp_path / "attention.npz")
     side = (size or 8) // 2
     assert set(found) == {f"{i}_layer_{layer}" for i in (0, 1) for layer in (1, 2)}
@@ -140,14 +114,8 @@ def test_attention_at_any_resolution(run_tool, debug_checkpoint, tmp_path, pictu
 
 
 @pytest.mark.slow
-def test_attention_of_a_vit(run_tool, tmp_path, pictures, vit):
-    analyze(run_tool, "attention", "random", tmp_path, "--images", pictures[0], config=vit)
-    assert np.load(tmp_path / "attention.npz")["0_layer_2"].shape == (3, 4, 4)
-
-
-@pytest.mark.slow
-def test_pca(run_tool, debug_checkpoint, tmp_path, pictures):
-    analyze(run_tool, "pca", debug_checkpoint, tmp_path, "--images", *pictures)
+def test_pca(run_main, debug_checkpoint, tmp_path, pictures):
+    analyze(run_main, "pca", debug_checkpoint, tmp_path, "--images", *pictures)
     found = np.load(tmp_path / "pca.npz")
     assert found["colors"].shape == (2, 4, 4, 3)
     assert found["shown"].all()
@@ -157,49 +125,18 @@ def test_pca(run_tool, debug_checkpoint, tmp_path, pictures):
         tokens = model.backbone(model.data_preprocessor.normalize(torch.tensor(np.stack(images))[:, None]))
     expected, _ = pca_colors(tokens[:, 1:])
     assert np.abs(found["colors"].reshape(2, 16, 3) - expected).mean() < 0.05
-    analyze(run_tool, "pca", debug_checkpoint, tmp_path, "--foreground", "--images", *pictures)
+    analyze(run_main, "pca", debug_checkpoint, tmp_path, "--foreground", "--images", *pictures)
     assert not np.load(tmp_path / "pca.npz")["shown"].all()
 
 
-@pytest.mark.parametrize("method", ["pca", "tsne"])
 @pytest.mark.slow
-def test_features(run_tool, debug_checkpoint, tmp_path, method):
-    args = ("--num-images", 60, "--method", method, "--split", "train")
-    analyze(run_tool, "features", debug_checkpoint, tmp_path, *args)
+def test_features(run_main, debug_checkpoint, tmp_path):
+    analyze(run_main, "features", debug_checkpoint, tmp_path, "--num-images", 60, "--split", "train")
     found = np.load(tmp_path / "features.npz")
     _, seen = tokens_of(debug_checkpoint, found["sample_idx"].tolist(), "train")
     np.testing.assert_allclose(found["features"], seen["tap_out"][-1][:, 0], rtol=1e-3, atol=1e-5)
     assert found["points"].shape == (60, 2)
     assert found["classes"].tolist() == list("0123456789")
-
-
-MISTAKES = {
-    "no such layer": (
-        ["tokens", "debug", "random", "--layers", "3"],
-        "layer 3 does not exist: CRATE has 2 layers, 1 to 2",
-    ),
-    "layer zero": (["tokens", "debug", "random", "--layers", "0"], "layers are counted from 1, or from -1 backward"),
-    "unreadable image": (
-        ["attention", "debug", "random", "--images", "{tmp}/bad.png"],
-        "image {tmp}/bad.png cannot be read",
-    ),
-    "no such sample": (
-        ["tokens", "debug", "random", "--index", "450"],
-        "--index 450 does not exist: the split has 450",
-    ),
-    "no figure": (["heads", "debug", "random"], "invalid choice: 'heads'"),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gets_one_sentence(run_tool, tmp_path, mistake):
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    (figure, config, model, *args), message = MISTAKES[mistake]
-    args = [arg.format(tmp=tmp_path) for arg in args]
-    done = run_tool("analyze", figure, config, model, "--out", tmp_path / "out", *args)
-    assert done.code == 2, done.output
-    assert "Traceback" not in done.output
-    assert message.format(tmp=tmp_path) in done.last_line, done.output
 
 
 @pytest.mark.slow
@@ -254,10 +191,3 @@ def test_the_hook_refuses(tmp_path, arguments, message):
     cfg.work_dir = str(tmp_path)
     with pytest.raises(ValueError, match=message):
         Runner.from_cfg(cfg).train()
-
-
-def test_curves_are_named_by_what_tells_them_apart():
-    assert distinct_names(["a/epoch_1.pth", "a/epoch_2.pth"]) == ["epoch_1", "epoch_2"]
-    assert distinct_names(["a/epoch_1.pth", "b/epoch_1.pth", "random"]) == ["a/epoch_1", "b/epoch_1", "random"]
-    assert distinct_names(["x/a/1.pth", "x/b/1.pth", "y/a/1.pth"]) == ["x/a/1", "b/1", "y/a/1"]
-    assert distinct_names(["1.pth", "1.pth"]) == ["1 (1)", "1 (2)"]

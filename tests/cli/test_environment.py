@@ -1,5 +1,6 @@
 """Commands in an environment that is not made for them."""
 
+import io
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import zipfile
 
 import pytest
 
+from crate_mm.cli.options import Parser
 from tests.conftest import ROOT
 
 
@@ -17,20 +19,27 @@ def python(code: str, cwd=ROOT, path=ROOT, **env: str) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.parametrize("backend", ["module://nowhere.backend_inline", "no_backend"])
-@pytest.mark.slow
-def test_a_back_end_that_is_not_there_ends_no_command(backend):
-    code = "import crate_mm.cli, matplotlib.pyplot as plt; plt.figure(); print(plt.get_backend())"
-    ended = python(code, MPLBACKEND=backend)
-    assert ended.stdout == "agg\n", ended.stderr
+@pytest.mark.parametrize(
+    ("set_by_user", "spins"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_the_environment_is_mended_before_a_library_reads_it(set_by_user, spins, tmp_path, monkeypatch):
+    """A back end of a notebook, a folder whose path is too long for sockets, and threads that wait on shared cores.
 
-
-def test_workers_have_sockets_in_whatever_folder_is_for_temporary_files(tmp_path):
+    MMEngine's import ends where there is no home folder; PyTorch reads once how its threads wait.
+    """
     long = tmp_path / ("a" * 80)
     long.mkdir()
-    code = "import crate_mm.cli, multiprocessing.connection as c; c.Listener(family='AF_UNIX'); print('listens')"
-    ended = python(code, TMPDIR=str(long))
-    assert ended.stdout == "listens\n", ended.stderr
+    code = """
+import os, sys, crate_mm.cli
+print(*{"mmengine", "torch", "matplotlib", "yapf"} & {name.partition(".")[0] for name in sys.modules})
+print(os.environ.get("GOMP_SPINCOUNT"), os.environ["MPLBACKEND"])
+import multiprocessing.connection
+multiprocessing.connection.Listener(family="AF_UNIX")
+"""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    ended = python(code, MPLBACKEND="module://nowhere.backend_inline", TMPDIR=str(long), **set_by_user)
+    assert (ended.stdout, ended.returncode) == (f"\n{spins} agg\n", 0), ended.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can become a user without a name")
@@ -46,17 +55,12 @@ print({name: value for name, (value, _) in crate_mm.cli.replacements().items()})
     assert ended.stdout == "{'HOME': '/', 'USER': 'uid54321'}\n", ended.stderr
 
 
-@pytest.mark.slow
-def test_a_console_that_is_not_utf8_gets_every_line():
-    code = "from crate_mm.cli.options import Parser\nParser('').parse_args([])\nprint('caf\\u00e9\\u732b')"
-    ended = python(code, PYTHONIOENCODING="ascii")
-    assert ended.stdout == "caf\\xe9\\u732b\n", ended.stderr
-
-
-def test_doctor_says_what_was_replaced(run_tool, tmp_path, monkeypatch):
-    monkeypatch.setattr("crate_mm.cli.doctor.REPLACED", {"MPLBACKEND": ("agg", "the commands draw into files")})
-    done = run_tool("doctor", cwd=tmp_path)
-    assert "  note  MPLBACKEND          replaced by agg: the commands draw into files" in done.output.splitlines()
+def test_a_console_that_is_not_utf8_gets_every_line(monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", console)
+    Parser("").parse_args([])
+    print("caf\u00e9\u732b", flush=True)
+    assert console.buffer.getvalue() == b"caf\\xe9\\u732b\n"
 
 
 def test_an_archive_is_refused_in_a_sentence(tmp_path):
@@ -65,9 +69,3 @@ def test_an_archive_is_refused_in_a_sentence(tmp_path):
     ended = python("import crate_mm", cwd=tmp_path, path=tmp_path / "crate_mm.whl")
     assert "ImportError: crate_mm is in an archive, " in ended.stderr
     assert "install it with pip, or unpack the archive" in ended.stderr
-
-
-def test_the_environment_is_mended_before_a_library_reads_it():
-    """MMEngine's import ends where there is no home folder; PyTorch reads how its threads wait."""
-    code = "import sys, crate_mm.cli; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    assert not {"mmengine", "torch", "matplotlib", "yapf"} & set(python(code).stdout.split())

@@ -3,24 +3,27 @@
 import json
 
 import pytest
+import torch
 from mmengine.config import Config
+from sklearn.neighbors import KNeighborsClassifier
+
+from crate_mm import init_model
+from crate_mm.checkpoints import CheckpointError, as_checkpoint, open_checkpoint, read_checkpoint
+from crate_mm.cli.knn import describe
+from crate_mm.engine import load_config
+from crate_mm.evaluation import extract_features
+from crate_mm.inference.standalone import build_loader, build_transferred_model
+from crate_mm.models import SelfDistillation
+from crate_mm.registry import MODELS
 
 
 @pytest.mark.slow
-def test_knn(run_tool, debug_checkpoint, tmp_path):
-    done = run_tool("knn", "debug", debug_checkpoint, "--k", 5, "--work-dir", tmp_path)
-    assert done.code == 0, done.output
+def test_knn(run_main, debug_checkpoint, tmp_path):
+    done = run_main("knn", "debug", debug_checkpoint, "--k", 5, "--work-dir", tmp_path)
     assert "  features of its backbone: 24 tensors loaded unchanged\n" in done.output
     assert "  not used: its head, because the neighbors vote on the class\n" in done.output
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["kind"], result["k"], result["last"]["num_samples"]) == ("k-NN", 5, 450)
-
-    from sklearn.neighbors import KNeighborsClassifier
-
-    from crate_mm import init_model
-    from crate_mm.engine import load_config
-    from crate_mm.evaluation import extract_features
-    from crate_mm.inference.standalone import build_loader
 
     model, cfg = init_model("debug", debug_checkpoint), load_config("debug")
     (train, labels, _), (test, truth, _) = (extract_features(model, build_loader(cfg, s)) for s in ("train", "test"))
@@ -30,12 +33,6 @@ def test_knn(run_tool, debug_checkpoint, tmp_path):
 
 @pytest.mark.parametrize("has_teacher", [True, False])
 def test_what_is_used_of_a_self_distillation(has_teacher):
-    from crate_mm.checkpoints import as_checkpoint
-    from crate_mm.cli.knn import describe
-    from crate_mm.engine import load_config
-    from crate_mm.inference.standalone import build_transferred_model
-    from crate_mm.models import SelfDistillation
-
     cfg, backbone = load_config("debug"), load_config("debug").model.backbone
     sizes = dict(hidden_dim=8, out_dim=4, preprocessor=dict(mean=(0.5,), std=(0.5,)))
     contents = {"state_dict": SelfDistillation(backbone, **sizes).state_dict(), "meta": {"transfer_from": "teacher"}}
@@ -49,12 +46,6 @@ def test_what_is_used_of_a_self_distillation(has_teacher):
 
 @pytest.mark.parametrize("change", ["missing", "of another shape"])
 def test_features_of_a_partly_random_backbone_are_refused(debug_checkpoint, tmp_path, change):
-    import torch
-
-    from crate_mm.checkpoints import CheckpointError, open_checkpoint, read_checkpoint
-    from crate_mm.engine import load_config
-    from crate_mm.inference.standalone import build_transferred_model
-
     contents, name = read_checkpoint(debug_checkpoint), "backbone.embedding.cls_token"
     assert name in contents["state_dict"], list(contents["state_dict"])[:5]
     if change == "missing":
@@ -74,11 +65,6 @@ def own_model(head, grid):
 @pytest.mark.parametrize(("grid", "resized"), [((8, 32), False), ((16, 16), True)])
 def test_a_checkpoint_of_the_same_model_fills_all_of_it_and_one_of_another_grid_does_not(grid, resized):
     """2 x 8 and 4 x 4 patches have weights of the same shapes."""
-    import torch
-
-    from crate_mm.checkpoints import as_checkpoint
-    from crate_mm.inference.standalone import build_transferred_model
-    from crate_mm.registry import MODELS
 
     described = own_model(5, (8, 32))
     state = MODELS.build(described).state_dict()

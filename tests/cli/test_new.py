@@ -56,10 +56,9 @@ def test_a_name_that_is_wrong_or_taken_is_an_error(kind, name, out, message, tmp
         new_files(kind, name, tmp_path / out)
 
 
-def test_the_command_prints_the_next_one(tmp_path, run_tool):
-    done = run_tool("new", "layer", "other_layer", cwd=tmp_path)
-    assert done.code == 0, done.output
+def test_the_command_prints_the_next_one(tmp_path, run_main):
+    done = run_main("new", "layer", "other_layer", cwd=tmp_path)
     assert done.last_line == "next: crate-mm train other_layer_config.py"
     assert "class OtherLayer(" in (tmp_path / "other_layer.py").read_text()
-    done = run_tool("new", "layer", "other_layer", cwd=tmp_path)
-    assert (done.code, done.last_line) == (2, "error: other_layer.py exists: choose another name or --out")
+    done = run_main("new", "layer", "other_layer", cwd=tmp_path, code=2)
+    assert done.last_line == ("error: other_layer.py exists: choose another name or --out")

@@ -176,32 +176,32 @@ def change(file: Path) -> None:
     file.write_bytes(data)
 
 
-HARMS = {
-    "a byte of a shard": lambda folder: change(folder / "train/shard-000002.tar"),
-    "a shard's end": lambda folder: os.truncate(folder / "train/shard-000002.tar", 5000),
-    "a shard": lambda folder: (folder / "train/shard-000002.tar").unlink(),
-    "rows": lambda folder: change(folder / ROWS / "train/shard-000002.npz"),
-    "rows' end": lambda folder: os.truncate(folder / ROWS / "train/shard-000002.npz", 100),
-    "rows of another shard": lambda folder: shutil.copy(
-        folder / ROWS / "train/shard-000004.npz", folder / ROWS / "train/shard-000002.npz"
-    ),
-}
+def harm_shards(folder: Path) -> None:
+    change(folder / "train/shard-000000.tar")
+    os.truncate(folder / "train/shard-000002.tar", 5000)
+    (folder / "train/shard-000004.tar").unlink()
 
 
-@pytest.mark.parametrize("harm", HARMS)
+def harm_rows(folder: Path) -> None:
+    rows = folder / ROWS / "train"
+    change(rows / "shard-000000.npz")
+    os.truncate(rows / "shard-000002.npz", 100)
+    shutil.copy(rows / "shard-000006.npz", rows / "shard-000004.npz")
+
+
+@pytest.mark.parametrize("harm", [harm_shards, harm_rows])
 @pytest.mark.slow
-def test_a_shard_that_is_not_intact_is_packed_again(packings, whole, first_part, harm):
-    kept = packings.rows("pack")
-    HARMS[harm](first_part)
+def test_shards_that_are_not_intact_are_packed_again(packings, whole, first_part, harm):
+    before = packings.rows("pack")
+    for name in before:  # another name, so that no new file gets the number of a deleted one
+        os.link(first_part / f"{name}.tar", packings.folder / name.replace("/", "-"))
+    harm(first_part)
     (first_part / "train/.shard-000002.tar.0123abcd.part").write_bytes(b"of a killed process")
     done = packings.run("pack")
     assert done.code == 0, done.output
     assert packings.files("pack") == whole
-    if harm == "a shard":  # a file system may give its number to the new one
-        del kept["train/shard-000002"]
-    for name, inode in kept.items():
-        same = (packings.folder / "pack" / f"{name}.tar").stat().st_ino == inode
-        assert same == (name != "train/shard-000002"), name
+    kept = {name for name, inode in before.items() if (packings.folder / "pack" / f"{name}.tar").stat().st_ino == inode}
+    assert kept == {"train/shard-000006", "val/shard-000000"}
 
 
 def test_another_recipe_or_other_images_do_not_go_on(packings, images, first_part, tmp_path):
@@ -265,13 +265,10 @@ def test_a_kill_between_the_renaming_and_the_end_is_mended_by_the_same_command(p
     assert "already exists" in packings.run("pack").last_line
 
 
-def test_a_part_that_is_none_is_told(packings):
+def test_a_part_that_is_none_is_told():
     for text in ("0/2", "2", "a/b", "1/0", "-1/2"):
         with pytest.raises(argparse.ArgumentTypeError, match=f"expected I/N .*, got '{text}'"):
             part(text)
-    done = packings.run("pack", "--part=3/2")
-    assert done.code == 2
-    assert "expected I/N with 1 <= I <= N, such as 2/8, got '3/2'" in done.last_line
 
 
 class Marked:
@@ -289,11 +286,10 @@ class Marked:
 def test_processes_wait_for_who_writes(images, tmp_path):
     source = Marked(ClassFolders(images, "train"), tmp_path)
     results = encode_parallel(source, range(TRAIN), 2, None, 90)
-    for taken in (1, 2, 3):
-        next(results)
-        time.sleep(0.7)
-        assert taken < len(list(tmp_path.iterdir())) <= taken + 2 * PREFETCH
-    assert len(list(results)) == TRAIN - 3
+    next(results)
+    time.sleep(0.7)
+    assert 1 < len(list(tmp_path.iterdir())) <= 1 + 2 * PREFETCH
+    assert len(list(results)) == TRAIN - 1
 
 
 def test_webdataset_reads_the_shards(packings, whole, tmp_path):

@@ -4,10 +4,17 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from crate_mm import get_model
+from crate_mm.datasets import Digits
+from tests.conftest import make_image_tree
 
 
+@pytest.mark.slow
 def test_amp(run_tool, debug_checkpoint):
     plain, amp = (run_tool("test", "debug", debug_checkpoint, *options) for options in ((), ("--amp",)))
     assert plain.code == amp.code == 0
@@ -42,20 +49,14 @@ def test_reports_of_an_evaluation(run_tool, debug_checkpoint, tmp_path):
     assert names == [name for name, *_ in matrix] == list("0123456789")
     assert [sum(map(int, counts)) for _, *counts in matrix] == list(total.values())
     assert [int(counts[i]) for i, (_, *counts) in enumerate(matrix)] == list(right.values())
-    from PIL import Image
-
     assert min(Image.open(tmp_path / "confusion.png").size) > 400
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["tta"], result["seed"], result["kind"]) == ("flip", 0, "from scratch")
     assert result["last"]["top1"] == pytest.approx(100 * sum(right.values()) / 450)
 
 
+@pytest.mark.slow
 def test_a_folder_without_labels(run_tool, debug_checkpoint, tmp_path):
-    import numpy as np
-    from PIL import Image
-
-    from crate_mm.datasets import Digits
-
     source, folder = Digits("test"), tmp_path / "images"
     folder.mkdir()
     for i in range(6):
@@ -79,16 +80,13 @@ def test_a_folder_without_labels(run_tool, debug_checkpoint, tmp_path):
     assert {row["label"] for row in rows} == {""}
 
 
+@pytest.mark.slow
 def test_real(run_tool, tmp_path):
     """Two classes, four images by the names of ImageNet; one has no label, one two."""
-    from tests.conftest import make_image_tree
-
     tree = make_image_tree(tmp_path / "imagenet", classes=2, train=1, val=2)
     for number, file in enumerate(sorted(tree.glob("val/*/*"), reverse=True), 1):
         file.rename(file.parent / f"ILSVRC2012_val_{number:08d}.JPEG")
     (tmp_path / "real.json").write_text(json.dumps([[0, 1], [], [1], [0]]))
-    from crate_mm import get_model
-
     checkpoint = {"state_dict": get_model("crate_tiny", num_classes=2, img_size=32).state_dict()}
     torch.save(checkpoint, tmp_path / "crate.pth")
     done = run_tool(

@@ -52,64 +52,13 @@ def test_train_test_and_resume(run_tool, tmp_path):
     assert f"top1 {figures['top1']:.4f}" in done.output
 
 
-def test_resume_starts_where_there_is_nothing_to_resume(run_tool, tmp_path):
-    done = run_tool("train", "debug", "--work-dir", tmp_path, "--resume", "--cfg-options", "train_cfg.max_epochs=1")
+def test_resume_of_nothing_starts_and_a_probe_of_nothing_is_warned_of(run_tool, tmp_path):
+    args = ("--resume", "--linear-probe", "--cfg-options", "train_cfg.max_epochs=1")
+    done = run_tool("train", "debug", "--work-dir", tmp_path, *args)
     assert done.code == 0, done.output
     assert "nothing to resume" in done.output
+    assert "the frozen backbone has random weights" in done.output
     assert (tmp_path / "epoch_1.pth").exists()
-
-
-@pytest.mark.slow
-def test_one_short_epoch_of_the_imagenet_recipe(run_tool, image_tree, tmp_path):
-    options = f"data_root={image_tree} train_cfg.max_epochs=1 global_batch_size=4 model.head.num_classes=3"
-    options += " train_dataloader.num_workers=1 val_dataloader.num_workers=0"
-    done = run_tool("train", "crate_tiny_in1k", "--work-dir", tmp_path / "run", "--cfg-options", *options.split())
-    assert done.code == 0, done.output
-    assert "3 steps an epoch" in done.output
-    assert "Epoch(val) [1]" in done.output
-
-
-@pytest.fixture
-def official_checkpoint(tmp_path):
-    """CRATE-Tiny on 32 x 32 images in the official code's names, small numbers inside."""
-    from tests.models.test_foreign import official
-
-    weights = {f"module.{key}": 0.05 * torch.randn(value.shape) for key, value in official().items()}
-    torch.save({"epoch": 1, "state_dict": weights}, tmp_path / "official.pth")
-    return tmp_path / "official.pth"
-
-
-TINY_ON_DIGITS = """
-_base_ = ["{configs}/_base_/models/crate.py", "{configs}/_base_/datasets/digits.py",
-          "{configs}/_base_/schedules/in1k_lion.py", "{configs}/_base_/default_runtime.py"]
-model = dict(backbone=dict(arch="tiny", img_size=16, patch_size=8), head=dict(num_classes=10))
-rgb = [dict(type="Resize", size=16), dict(type="Grayscale", num_output_channels=3)]
-train_dataloader = dict(dataset=dict(transforms=rgb))
-val_dataloader = test_dataloader = dict(dataset=dict(transforms=rgb))
-resize_patches = "bilinear"
-global_batch_size = 449
-train_cfg = dict(max_epochs=1)
-"""
-
-
-@pytest.mark.slow
-def test_fine_tuning_from_an_official_checkpoint(run_tool, official_checkpoint, tmp_path):
-    """One command: recognised, converted, its head dropped, its position embeddings resized."""
-    config = tmp_path / "tiny_on_digits.py"
-    config.write_text(TINY_ON_DIGITS.format(configs=ROOT / "configs"))
-    done = run_tool("train", config, "--work-dir", tmp_path / "run", "--load-from", official_checkpoint)
-    assert done.code == 0, done.output
-    assert "translated from the parameter names of the official CRATE code" in done.output
-    assert re.search(r"loaded +backbone\.blocks +96 tensors", done.output)
-    assert re.search(r"resized +backbone\.embedding\.pos_embed +4 x 4 -> 2 x 2 patches, bicubic", done.output)
-    assert re.search(r"resized +backbone\.embedding\.proj\.weight +16 x 16 -> 8 x 8", done.output)
-    assert re.search(r"dropped +head\.fc\.weight +7 x 384", done.output)
-    assert re.search(r"new +head\.fc\.weight +10 x 384", done.output)
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert (result["model"], result["dataset"], result["kind"]) == ("crate_tiny", "Digits", "fine-tuning")
-    assert result["initialized_from"] == str(official_checkpoint)
-    assert result["last"]["epoch"] == 1
-    assert {"parameters", "flops", "wall_time_s", "device", "versions", "seed", "config"} <= result.keys()
 
 
 @pytest.mark.slow
@@ -191,13 +140,6 @@ def test_each_file_is_read_once(run_tool, debug_checkpoint, reads, tmp_path, nam
     once = {(what, newest): 1 for what in ("load", "sums")} | written
     assert {key: found[key] for key in once} == once
     assert str(debug_checkpoint) not in {file for _, file in found}
-
-
-def test_a_probe_of_nothing_is_warned_of(run_tool, tmp_path):
-    done = run_tool(
-        "train", "debug", "--work-dir", tmp_path, "--linear-probe", "--cfg-options", "train_cfg.max_epochs=1"
-    )
-    assert "the frozen backbone has random weights" in done.output
 
 
 @pytest.mark.slow

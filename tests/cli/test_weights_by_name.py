@@ -24,14 +24,12 @@ def shared(hub, debug_checkpoint):
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.slow
-def test_a_command_takes_a_checkpoint_from_the_hub(command, shared, run_tool, debug_checkpoint, tmp_path):
-    done = run_tool(*(word.format(tmp=tmp_path) for word in COMMANDS[command]))
-    assert done.code == 0, done.output
+def test_a_command_takes_a_checkpoint_from_the_hub(command, shared, run_main, debug_checkpoint, tmp_path):
+    run_main(*(word.format(tmp=tmp_path) for word in COMMANDS[command]))
     assert len(shared.asked("GET", "/sub/epoch_1.pth")) == 1
     if command == "test":
         figures = json.loads((tmp_path / "figures.json").read_text())
-        here = run_tool("test", "debug", debug_checkpoint, "--json", tmp_path / "here.json", "--work-dir", tmp_path)
-        assert here.code == 0
+        run_main("test", "debug", debug_checkpoint, "--json", tmp_path / "here.json", "--work-dir", tmp_path)
         assert figures == {**json.loads((tmp_path / "here.json").read_text()), "checkpoint": ADDRESS}
     if command == "publish":
         ours, theirs = read_checkpoint(debug_checkpoint), read_checkpoint(tmp_path / "out.safetensors")
@@ -64,8 +62,7 @@ def test_processes_that_work_together_download_once(shared, run_processes, tmp_p
     assert len(shared.asked("GET", "/sub/epoch_1.pth")) == 1
 
 
-def test_what_is_not_there_ends_a_command_with_one_sentence(shared, run_tool, tmp_path):
-    done = run_tool("test", "debug", "hf://me/model/none.pth")
-    assert done.code == 2
+def test_what_is_not_there_ends_a_command_with_one_sentence(shared, run_main, tmp_path):
+    done = run_main("test", "debug", "hf://me/model/none.pth", code=2)
     assert done.last_line == "error: hf://me/model/none.pth cannot be downloaded: the repository has no file none.pth"
     assert "Traceback" not in done.output

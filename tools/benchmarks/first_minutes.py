@@ -57,9 +57,9 @@ def stages(toy: bool) -> list[Stage]:
         Stage("gpu_tests", "-m", tests, 120),
         Stage("rates", "devices.py", ["--precision", "float32" if toy else "bf16"], 90),
         *(Stage(f"step_{m}", "train_step.py", ["--models", f"crate_{m}", *batch, *step], 80) for m in models),
-        Stage("profile", "profile_step.py", ["--model", first, "--precision", "bf16", *batch, *fast], 60),
+        Stage("profile", "train_step.py", ["--profile", 40, "--models", first, *batch, *step], 60),
         Stage("epoch", "end_to_end.py", ["--config", f"{first}_in1k", "--amp", "--rounds", 1, *epoch], 150),
-        Stage("inference", "inference.py", ["--models", first, *batch, *inference], 60),
+        Stage("inference", "train_step.py", ["--inference", "--models", first, *batch, *inference], 60),
         Stage("roofline_check", "roofline.py", ["--check", "--configs", f"{first}_in1k", "--rounds", 3, *check], 60),
         *(
             Stage(f"step_base_{images}", "train_step.py", ["--models", first, "--batch", images, *step], 60)

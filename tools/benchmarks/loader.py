@@ -4,15 +4,12 @@ python tools/benchmarks/loader.py --json loader.json
 """
 
 import argparse
-import io
 import tempfile
 from pathlib import Path
 
-import simplejpeg
 import torch
 from machine import median_ratio, report, time_in_turns
 from photographs import write_tree
-from PIL import Image
 from torch.utils.data import default_collate
 from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
@@ -55,7 +52,6 @@ def main() -> None:
         torch.set_num_threads(1)
         root = write_tree(Path(folder), args.images, size=(args.width, args.height))
         stages = {
-            "decoding": over_all(decoders(root), args.images),
             "training": over_all(loaders(root, args.short_sides), args.images),
             "evaluation": over_all(evaluations(root), args.images),
             "collating": collators(root, args.images),
@@ -83,17 +79,6 @@ def measure(stage: str, forms: dict, args: argparse.Namespace) -> list[dict]:
         }
         for name, times in seconds.items()
     ]
-
-
-def decoders(root: Path) -> dict:
-    """From bytes to pixels."""
-    encoded = [Path(path).read_bytes() for path, _ in ImageFolder(root / "train").samples]
-    as_tensors = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in encoded]
-    return {
-        "PIL": lambda i: Image.open(io.BytesIO(encoded[i])).convert("RGB"),
-        "torchvision.io": lambda i: decode_jpeg(as_tensors[i], ImageReadMode.RGB),
-        "libjpeg-turbo (simplejpeg)": lambda i: simplejpeg.decode_jpeg(encoded[i], "RGB"),
-    }
 
 
 def loaders(root: Path, short_sides: list[int]) -> dict:
