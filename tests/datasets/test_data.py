@@ -27,7 +27,7 @@ def test_imagenet_class_names_follow_the_sorted_folders(tmp_path):
     ids = ["n01440764", *(f"n1{i:07d}" for i in range(998)), "n15075141"]
     for wnid in ids:
         (tmp_path / "val" / wnid).mkdir(parents=True)
-        Image.new("RGB", (2, 2)).save(tmp_path / "val" / wnid / "a.JPEG")
+        (tmp_path / "val" / wnid / "a.JPEG").touch()
     classes = ImageNet(str(tmp_path), "val").classes
     assert (classes[0], classes[-1], len(classes)) == ("tench", "toilet tissue", 1000)
 
