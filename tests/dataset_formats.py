@@ -31,31 +31,25 @@ def _photo(path: Path, size: tuple[int, int] = (40, 30)) -> None:
     Image.fromarray(RNG.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
 
 
-def cifar10(root: Path, patch, per_file: int = 4) -> None:
-    folder = root / "cifar-10-batches-py"
-    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
-    for name in names:
+def _cifar(root: Path, patch, kind: type, key: str, classes: int, per_file: int) -> None:
+    folder, meta = root / kind.base_folder, kind.meta
+    sums = {}
+    for name, _ in (*kind.train_list, *kind.test_list):
         data = RNG.integers(0, 256, (per_file, 3072), dtype=np.uint8)
-        labels = RNG.integers(0, 10, per_file).tolist()
-        _dump(folder / name, {"batch_label": name, "data": data, "labels": labels, "filenames": ["x.png"] * per_file})
-    _dump(folder / "batches.meta", {"label_names": [f"label {i}" for i in range(10)]})
-    sums = [[name, md5(folder / name)] for name in names]
-    patch(datasets.CIFAR10, "train_list", sums[:5])
-    patch(datasets.CIFAR10, "test_list", sums[5:])
-    patch(datasets.CIFAR10, "meta", {**datasets.CIFAR10.meta, "md5": md5(folder / "batches.meta")})
+        _dump(folder / name, {"data": data, key: RNG.integers(0, classes, per_file).tolist()})
+        sums[name] = md5(folder / name)
+    _dump(folder / meta["filename"], {meta["key"]: [f"label {i}" for i in range(classes)]})
+    for files in ("train_list", "test_list"):
+        patch(kind, files, [[name, sums[name]] for name, _ in getattr(kind, files)])
+    patch(kind, "meta", {**meta, "md5": md5(folder / meta["filename"])})
 
 
-def cifar100(root: Path, patch, per_file: int = 20) -> None:
-    folder = root / "cifar-100-python"
-    for name in ("train", "test"):
-        data = RNG.integers(0, 256, (per_file, 3072), dtype=np.uint8)
-        labels = RNG.integers(0, 100, per_file).tolist()
-        _dump(folder / name, {"data": data, "fine_labels": labels, "coarse_labels": [0] * per_file})
-    names = {"fine_label_names": [f"fine {i}" for i in range(100)], "coarse_label_names": ["coarse"] * 20}
-    _dump(folder / "meta", names)
-    patch(datasets.CIFAR100, "train_list", [["train", md5(folder / "train")]])
-    patch(datasets.CIFAR100, "test_list", [["test", md5(folder / "test")]])
-    patch(datasets.CIFAR100, "meta", {**datasets.CIFAR100.meta, "md5": md5(folder / "meta")})
+def cifar10(root: Path, patch) -> None:
+    _cifar(root, patch, datasets.CIFAR10, "labels", 10, 4)
+
+
+def cifar100(root: Path, patch) -> None:
+    _cifar(root, patch, datasets.CIFAR100, "fine_labels", 100, 20)
 
 
 def flowers102(root: Path, patch, per_split: int = 20) -> None:

@@ -73,65 +73,45 @@ def check_measures(names: list[str]) -> None:
         raise ValueError(f"unknown measure {unknown!r}: {suggest(unknown, list(MEASURES))}")
 
 
-def _against_subspaces(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
+BASES = ("subspaces",)  # what a measure of R^c needs
+
+
+def _rate(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
+    """R^c of tokens against the layer's subspaces."""
     U, num_heads = layer.subspaces()
     return subspace_coding_rate(z @ U.to(z.dtype), num_heads, *settings)
 
 
-@measure(
-    "rc_half", "R^c(Z^{l+1/2}; U)", r"$R^c(\mathbf{Z}^{\ell+1/2})$ after the compression", "tap_half", ("subspaces",)
-)
-def rc_half(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """R^c after the compression step; the paper, Figure 3."""
-    return _against_subspaces(z, layer, settings)
+def _nonzero(code: Tensor, layer: Layer, settings: Settings) -> Tensor:
+    """Fraction of nonzero entries of a sparse code."""
+    return nonzero_fraction(code)
 
 
-@measure(
+measure("rc_half", "R^c(Z^{l+1/2}; U)", r"$R^c(\mathbf{Z}^{\ell+1/2})$ after the compression", "tap_half", BASES)(_rate)
+measure(
     "sparsity",
     "||A||_0 / (m N) of the m x N code A (CRATE's is Z^{l+1})",
     r"Sparsity of the code, $\|\mathbf{Z}^{\ell+1}\|_0/(d\cdot N)$ in CRATE",
     "tap_code",
-)
-def sparsity(code: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """Fraction of nonzero entries of the sparse code; the paper, Figure 3."""
-    return nonzero_fraction(code)
-
-
-@measure(
+)(_nonzero)
+measure(
     "sparsity_step1",
     "||A1||_0 / (m N) of the code after the first of two steps",
     r"Sparsity $\|\mathbf{A}_1\|_0/(m\cdot N)$ after the first step of ISTA",
     "tap_code1",
+)(_nonzero)
+measure("rc_z", "R^c(Z^l; U)", r"$R^c(\mathbf{Z}^{\ell})$ before the compression, same projection", "tap_in", BASES)(
+    _rate
 )
-def sparsity_step1(code: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """Fraction of nonzero entries of CRATE-alpha's code after its first step; 'sparsity' is that after the second."""
-    return nonzero_fraction(code)
 
 
-@measure(
-    "rc_z",
-    "R^c(Z^l; U)",
-    r"$R^c(\mathbf{Z}^{\ell})$ before the compression, same projection",
-    "tap_in",
-    ("subspaces",),
-)
-def rc_z(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """R^c of the tokens before the compression step, by the same projection as 'rc_half' after it."""
-    return _against_subspaces(z, layer, settings)
-
-
-@measure(
-    "rc_in", "R^c(LN(Z^l); U)", r"$R^c(\mathrm{LN}(\mathbf{Z}^{\ell}))$ before the compression", "tap_w", ("subspaces",)
-)
+@measure("rc_in", "R^c(LN(Z^l); U)", r"$R^c(\mathrm{LN}(\mathbf{Z}^{\ell}))$ before the compression", "tap_w", BASES)
 def rc_in(w: Tensor, layer: Layer, settings: Settings) -> Tensor:
     """R^c of the compression step's input, as in the official script."""
     return subspace_coding_rate(w, layer.subspaces().num_heads, *settings)
 
 
-@measure("rc_out", "R^c(Z^{l+1}; U)", r"$R^c(\mathbf{Z}^{\ell+1})$ of the layer outputs", "tap_out", ("subspaces",))
-def rc_out(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """R^c after the sparsification step."""
-    return _against_subspaces(z, layer, settings)
+measure("rc_out", "R^c(Z^{l+1}; U)", r"$R^c(\mathbf{Z}^{\ell+1})$ of the layer outputs", "tap_out", BASES)(_rate)
 
 
 @measure("r_out", "R(Z^{l+1})", r"$R(\mathbf{Z}^{\ell+1})$ of the layer outputs", "tap_out")
@@ -150,7 +130,7 @@ def r_out(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
 def objective(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
     """The sparse rate reduction, which the layers are derived to maximize."""
     penalty = layer.lambd * z.shape[-1] * z.shape[-2]
-    return coding_rate(z, *settings) - _against_subspaces(z, layer, settings) - penalty * nonzero_fraction(z)
+    return coding_rate(z, *settings) - _rate(z, layer, settings) - penalty * nonzero_fraction(z)
 
 
 @measure(

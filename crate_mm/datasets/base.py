@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from ..io.files import home
+
 Index = int | tuple[int, int]  # a position, or (position, seed) in training
 IGNORED_TOKEN = -100  # label of a token that does not count, PyTorch's default
 IGNORED_PIXEL = 255  # label of pixels of a mask that count neither in the loss nor in the metrics
@@ -133,6 +135,18 @@ class ResumableSampler(Sampler):
     seed: int = 0
     start: int = 0
     draws: int | None = None
+
+
+def data_folder(root: Any, content: str) -> str:
+    """Return a source's ``root`` with ``~`` expanded; raise ``ValueError`` for None, as a config without ``data_root``.
+
+    Args:
+        root: path of a folder.
+        content: the folder to give, for the message.
+    """
+    if root is None:
+        raise ValueError(f"data_root is not set: give {content}")
+    return home(root)
 
 
 def samples_in(batch: dict[str, Any]) -> int:

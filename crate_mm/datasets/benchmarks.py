@@ -12,9 +12,8 @@ import torch.distributed
 from PIL import Image
 from torchvision import datasets
 
-from ..io.files import home
 from ..registry import DATASETS
-from .base import Source
+from .base import Source, data_folder
 from .images import open_image
 
 
@@ -35,9 +34,7 @@ class _Benchmark:
 
     def __init__(self, root: str | None, download: bool = False, **split: Any) -> None:
         name = type(self).__name__
-        if root is None:
-            raise ValueError(f"data_root is not set: give the folder that holds {name}'s {self.folder}")
-        root = home(root)
+        root = data_folder(root, f"the folder that holds {name}'s {self.folder}")
         first = int(os.environ.get("LOCAL_RANK", "0")) == 0
         shared = download and torch.distributed.is_initialized()
         if shared and not first:

@@ -12,7 +12,7 @@ from ..io.files import home
 from ..io.log import print_log
 from ..io.untrusted import sanitized
 from ..registry import DATASETS
-from .base import Source
+from .base import Source, data_folder
 from .cached_listing import listed
 from .image_folder import ImageFolder
 from .images import IMAGE_SUFFIXES, open_image
@@ -47,9 +47,7 @@ class ImageNet(ImageFolder):
 
     def __init__(self, root: str | None, split: str = "train") -> None:
         expected = f"expected {root}/{split}/<class>/<image>.JPEG"
-        if root is None:
-            raise ValueError("data_root is not set: give the folder that holds train/ and val/")
-        root = home(root)
+        root = data_folder(root, "the folder that holds train/ and val/")
         if not Path(root).is_dir():
             raise ValueError(f"data_root {root} is not a folder: {expected}")
         folder = find_splits(root).get(split, Path(root) / split)
@@ -156,13 +154,13 @@ class ImageFiles(Source):
         channels: 3 for RGB images, 1 for gray images.
 
     Raises:
-        ValueError: there is no such folder, or no image in it.
+        ValueError: ``root`` is not set, there is no such folder, or no image in it.
     """
 
     named_by_folder = True
 
-    def __init__(self, root: str, channels: int = 3) -> None:
-        root = home(root)
+    def __init__(self, root: str | None, channels: int = 3) -> None:
+        root = data_folder(root, "the folder of the images")
         if not Path(root).is_dir():
             raise ValueError(f"{root} is not a folder")
         self.mode = "L" if channels == 1 else "RGB"

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from torchvision import datasets
 
-from ..io.files import home
 from ..io.untrusted import read_regular, sanitized
 from ..registry import DATASETS
-from .base import Source
+from .base import Source, data_folder
 from .cached_listing import listed
 from .images import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, open_image
 from .listing import FolderFiles, Labels, Listing
@@ -34,13 +33,14 @@ class ImageFolder(datasets.ImageFolder, Source):
         targets: the labels, a read-only sequence.
 
     Raises:
-        ValueError: two class folders are the same, or one contains the folder of all classes.
+        ValueError: ``root`` is not set, two class folders are the same, or one contains the folder of all classes.
     """
 
     encoded = True
 
-    def __init__(self, root: str | Path) -> None:
-        datasets.VisionDataset.__init__(self, home(root))  # ImageFolder.__init__ would make a list of the labels
+    def __init__(self, root: str | Path | None) -> None:
+        root = data_folder(root, "the folder that holds the class folders")
+        datasets.VisionDataset.__init__(self, root)  # ImageFolder.__init__ would make a list of the labels
         self.loader, self.extensions = open_image, IMAGE_SUFFIXES
         self.classes, self.class_to_idx = self.find_classes(self.root)
         self._set_samples(self.make_dataset(self.root, self.class_to_idx))

@@ -12,7 +12,7 @@ from torchvision import datasets
 from ..io.files import home
 from ..io.untrusted import read_regular, sanitized
 from ..registry import DATASETS
-from .base import IGNORED_PIXEL
+from .base import IGNORED_PIXEL, data_folder
 from .folders import split_positions
 from .masks import MaskSource
 from .scan import find_splits, is_image, list_dir
@@ -146,9 +146,7 @@ class ADE20K(_Pairs):
         folders = {"train": "training", "val": "validation"}
         if split not in folders:
             raise ValueError(f"unknown split {split!r}: choose train, val")
-        if root is None:
-            raise ValueError("data_root is not set: give the folder that holds ADEChallengeData2016/")
-        base = Path(home(root)) / "ADEChallengeData2016"
+        base = Path(data_folder(root, "the folder that holds ADEChallengeData2016/")) / "ADEChallengeData2016"
         names = base / "objectInfo150.txt"
         if not names.is_file():
             raise ValueError(
@@ -218,10 +216,9 @@ class Cityscapes(_Pairs):
 
 def _open(name: str, content: str, reader: type, root: str | None, **arguments: Any) -> Any:
     """Build torchvision's reader; raise ``ValueError`` if data are missing."""
-    if root is None:
-        raise ValueError(f"data_root is not set: give the folder that holds {name}'s {content}")
+    folder = data_folder(root, f"the folder that holds {name}'s {content}")
     try:
-        return reader(home(root), **arguments)
+        return reader(folder, **arguments)
     except (RuntimeError, OSError, ValueError) as error:
         raise ValueError(
             f"{name} is missing or incomplete in data_root {sanitized(root)}: expected {content} with the split "

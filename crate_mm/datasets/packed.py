@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..io.files import home
 from ..io.untrusted import check_plain, read_json, sanitized
 from ..registry import DATASETS
-from .base import Source
+from .base import Source, data_folder
 from .images import MAX_IMAGE_BYTES, open_image
 from .mapped import MappedArrays
 from .names import readable_names
@@ -45,9 +44,7 @@ class PackedImages(Source):
         # Shard -> file descriptor, the most recently used last. Workers may share them, because os.pread moves no file
         # position.
         self._open: dict[int, int] = {}
-        if root is None:
-            raise ValueError("data_root is not set: give the folder that tools/pack_dataset.py wrote")
-        folder = Path(home(root)) / split
+        folder = Path(data_folder(root, "the folder that tools/pack_dataset.py wrote")) / split
         if not (folder / INDEX).is_file():
             raise ValueError(f"{folder / INDEX} does not exist: tools/pack_dataset.py writes it, next to the shards")
         try:

@@ -13,6 +13,7 @@ from ..io.files import atomic_file, home, write_json
 from ..io.log import print_log
 from ..io.untrusted import open_regular, sanitized
 from ..registry import DATASETS
+from .base import data_folder
 from .tokenizers import ByteTokenizer, Tokenizer
 from .windows import Windows, description_path
 
@@ -64,7 +65,7 @@ def split_files(names: list[str], split: str, val_fraction: float) -> list[str]:
     if not chosen:
         raise ValueError(
             f"none of the {len(names)} files belongs to the split {split!r} with val_fraction={val_fraction:g}: "
-            "give more files, or another fraction"
+            "give more files, or pack them with crate-mm pack-text and another --val-fraction"
         )
     return chosen
 
@@ -85,19 +86,20 @@ class TextFiles(Windows):
         random_windows: as for ``Windows``.
 
     Raises:
-        ValueError: the folder does not exist, a split is empty, or as for ``Windows``.
+        ValueError: ``root`` is not set, the folder does not exist, a split is empty, or as for ``Windows``.
     """
 
     def __init__(
         self,
-        root: str,
+        root: str | None,
         length: int,
         split: str = "train",
         pattern: str = "*",
         random_windows: int | None = None,
     ) -> None:
-        names = split_files(text_files(root, pattern), split, VAL_FRACTION)
-        self._read(Path(home(root)), names, length, random_windows)
+        folder = Path(data_folder(root, "the folder of the text files"))
+        names = split_files(text_files(folder, pattern), split, VAL_FRACTION)
+        self._read(folder, names, length, random_windows)
 
     def _read(self, folder: Path, names: list[str], length: int, random_windows: int | None) -> None:
         tokenizer = ByteTokenizer()

@@ -78,16 +78,28 @@ def knn_predict(
         ValueError: ``k`` is not between 1 and n, or the temperature is not above 0.
     """
     check_vote(k, temperature, len(train_features))
-    train = F.normalize(train_features, dim=1)
     num_classes = int(train_labels.max()) + 1
     predictions = []
-    for part in F.normalize(test_features, dim=1).split(chunk):
-        similarities, neighbors = (part @ train.T).topk(k, dim=1)
+    for similarities, neighbors in _most_similar(train_features, test_features, k, chunk):
         votes = F.one_hot(train_labels[neighbors], num_classes)
         if temperature is not None:
             votes = votes * (similarities / temperature).softmax(dim=1)[..., None]
         predictions.append(votes.sum(dim=1).argmax(dim=1))
     return torch.cat(predictions)
+
+
+def _most_similar(
+    features: Tensor, queries: Tensor, k: int, chunk: int, itself: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield for each chunk of queries the k largest cosine similarities and their rows, as for ``nearest``."""
+    base = F.normalize(features, dim=1)
+    for start in range(0, len(queries), chunk):
+        similarities = F.normalize(queries[start : start + chunk], dim=1) @ base.T
+        if itself is not None:
+            own = itself[start : start + chunk]
+            in_base = (own >= 0).nonzero().flatten()
+            similarities[in_base, own[in_base]] = -torch.inf
+        yield similarities.topk(k, dim=1)
 
 
 def check_vote(k: int, temperature: float | None, count: int) -> None:
@@ -202,15 +214,5 @@ def nearest(
     others = len(features) - (itself is not None and bool((itself >= 0).any()))
     if not 1 <= k <= others:
         raise ValueError(f"k must be between 1 and the {others} images to choose from, got {k}")
-    rows, similarities = [], []
-    base = F.normalize(features, dim=1)
-    for start in range(0, len(queries), chunk):
-        part = F.normalize(queries[start : start + chunk], dim=1) @ base.T
-        if itself is not None:
-            own = itself[start : start + chunk]
-            queries_in_base = (own >= 0).nonzero().flatten()
-            part[queries_in_base, own[queries_in_base]] = -torch.inf
-        similarity, row = part.topk(k, dim=1)
-        rows.append(row)
-        similarities.append(similarity)
-    return torch.cat(rows), torch.cat(similarities)
+    similarities, rows = map(torch.cat, zip(*_most_similar(features, queries, k, chunk, itself)))
+    return rows, similarities

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..datasets.base import samples_in
 from ..engine.loop import split_batch
 from ..models.tasks.base import Task, freeze_untrained, task_of
+from .layer import require
 
 TOLERANCE = 1e-4  # of losses in float32, relative to the larger of the loss and 1
 
@@ -32,11 +33,10 @@ def check_task(task: Task, batch: dict[str, Tensor], evaluated: dict[str, Tensor
         name, task = type(task).__name__, copy.deepcopy(task_of(task))
     except ValueError as error:
         raise AssertionError(str(error)) from None
-    if samples_in(batch) < 2:
-        raise AssertionError("check_task needs a batch of at least two samples")
+    require(samples_in(batch) >= 2, "check_task needs a batch of at least two samples")
     headline = task.headline if "headline" in dir(task) else None
-    if not (isinstance(headline, tuple) and len(headline) == 2 and headline[1] in ("greater", "less")):
-        raise AssertionError(f"{name}.headline must be a metric and 'greater' or 'less', got {headline!r}")
+    valid = isinstance(headline, tuple) and len(headline) == 2 and headline[1] in ("greater", "less")
+    require(valid, f"{name}.headline must be a metric and 'greater' or 'less', got {headline!r}")
     freeze_untrained(task)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -51,19 +51,16 @@ def check_task(task: Task, batch: dict[str, Tensor], evaluated: dict[str, Tensor
 def _loss(task: Task, batch: dict[str, Tensor], name: str) -> Tensor:
     """Return the sum of the losses of a batch, as training minimizes it."""
     losses = task(**task.data_preprocessor(batch, task.training), mode="loss")
-    if not isinstance(losses, dict) or not losses:
-        raise AssertionError(f"{name}.loss must return a dict of losses, got {type(losses).__name__}")
-    for key, value in losses.items():
-        if key in task.logged:
-            continue
-        if not key.startswith("loss"):
-            raise AssertionError(f"{name}.loss: the name {key!r} must start with 'loss', or it is not minimized")
-        if not isinstance(value, Tensor) or value.ndim:
-            got = f"a tensor of {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise AssertionError(f"{name}.loss: {key!r} must be a scalar tensor, got {got}")
-        if not value.isfinite():
-            raise AssertionError(f"{name}.loss: {key!r} is {value.item()}")
-    return sum(value for key, value in losses.items() if key not in task.logged)
+    valid = isinstance(losses, dict) and bool(losses)
+    require(valid, f"{name}.loss must return a dict of losses, got {type(losses).__name__}")
+    minimized = {key: value for key, value in losses.items() if key not in task.logged}
+    for key, value in minimized.items():
+        require(key.startswith("loss"), f"{name}.loss: the name {key!r} must start with 'loss', or it is not minimized")
+        got = f"a tensor of {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        scalar = isinstance(value, Tensor) and not value.ndim
+        require(scalar, f"{name}.loss: {key!r} must be a scalar tensor, got {got}")
+        require(bool(value.isfinite()), f"{name}.loss: {key!r} is {value.item()}")
+    return sum(minimized.values())
 
 
 @torch.no_grad()
@@ -76,20 +73,19 @@ def _check_micro_batches(task: Task, batch: dict[str, Tensor], name: str) -> Non
         return
     parts = split_batch(batch, 2)
     counts = [task.count(part) for part in parts]
-    if not all(isinstance(number, int) and number >= 0 for number in (count, *counts)):
-        raise AssertionError(f"{name}.count must return a nonnegative integer, got {(count, *counts)}")
-    if sum(counts) != count:
-        summands = " + ".join(map(str, counts))
-        raise AssertionError(f"{name}.count is {count} for a batch, but {summands} for its two parts")
+    valid = all(isinstance(number, int) and number >= 0 for number in (count, *counts))
+    require(valid, f"{name}.count must return a nonnegative integer, got {(count, *counts)}")
+    summands = " + ".join(map(str, counts))
+    require(sum(counts) == count, f"{name}.count is {count} for a batch, but {summands} for its two parts")
     task.before_step(parts, samples_in(batch))
     losses = [_loss(task, part, name) for part in parts]
     mean = sum(loss * number for loss, number in zip(losses, counts)) / max(count, 1)
-    if count and (mean - total).abs() > TOLERANCE * total.abs().clamp(min=1):
-        raise AssertionError(
-            f"{name}.loss is {total:.6g} for a batch, but the mean of its two parts, weighted by {name}.count, is "
-            f"{mean:.6g}: return the mean over the items of count(), draw random numbers from the batch's "
-            "sample_seed, or set mixes_samples to True"
-        )
+    require(
+        not count or bool((mean - total).abs() <= TOLERANCE * total.abs().clamp(min=1)),
+        f"{name}.loss is {total:.6g} for a batch, but the mean of its two parts, weighted by {name}.count, is "
+        f"{mean:.6g}: return the mean over the items of count(), draw random numbers from the batch's sample_seed, or "
+        "set mixes_samples to True",
+    )
 
 
 def _check_training(task: Task, batch: dict[str, Tensor], name: str) -> None:
@@ -100,19 +96,18 @@ def _check_training(task: Task, batch: dict[str, Tensor], name: str) -> None:
     for key, parameter in task.named_parameters():
         if id(parameter) not in trained or not parameter.requires_grad:
             continue
-        if parameter.grad is None:
-            raise AssertionError(f"{name}: no gradient reaches {key}, which is trained: remove it from trainable()")
-        if not parameter.grad.isfinite().all():
-            raise AssertionError(f"{name}: the gradient of {key} is not finite")
+        reached = parameter.grad is not None
+        require(reached, f"{name}: no gradient reaches {key}, which is trained: remove it from trainable()")
+        require(bool(parameter.grad.isfinite().all()), f"{name}: the gradient of {key} is not finite")
         parameter.data.sub_(parameter.grad, alpha=1e-2)
     task.zero_grad(set_to_none=True)
     with torch.no_grad():
         task.after_step(1, False)
         before = copy.deepcopy(task.state_dict())
         task.after_step(2, True)
-    changed = [key for key, value in task.state_dict().items() if not torch.equal(value, before[key])]
-    if changed:
-        raise AssertionError(f"{name}.after_step changes {changed[0]} although the step was skipped")
+    for key, value in task.state_dict().items():
+        same = torch.equal(value, before[key])
+        require(same, f"{name}.after_step changes {key} although the step was skipped")
 
 
 @torch.no_grad()
@@ -123,18 +118,19 @@ def _check_evaluation(task: Task, batch: dict[str, Tensor], name: str) -> None:
     modes = ["predict"] + ["features"] * (type(task).features is not Task.features)
     for mode in modes:
         first, again = (task(**data, mode=mode) for _ in range(2))
-        if mode == "predict" and not isinstance(first, list):
-            raise AssertionError(f"{name}.predict must return a list, got {type(first).__name__}")
-        if mode == "features" and not (isinstance(first, Tensor) and first.ndim == 2 and len(first) == size):
+        if mode == "predict":
+            require(isinstance(first, list), f"{name}.predict must return a list, got {type(first).__name__}")
+        else:
             got = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
-            raise AssertionError(f"{name}.features must return one vector per sample, ({size}, d), got {got}")
-        if not _equal(first, again):
-            raise AssertionError(f"{name}.{mode} returns a different result for the same batch in eval mode")
+            valid = isinstance(first, Tensor) and first.ndim == 2 and len(first) == size
+            require(valid, f"{name}.features must return one vector per sample, ({size}, d), got {got}")
+        same = _equal(first, again)
+        require(same, f"{name}.{mode} returns a different result for the same batch in eval mode")
     if type(task).example is not Task.example:
         example = task.example()
-        invalid = [key for key, value in example.items() if not isinstance(value, Tensor) or len(value) != 1]
-        if invalid:
-            raise AssertionError(f"{name}.example must return tensors with one sample, but {invalid[0]!r} is not one")
+        for key, value in example.items():
+            valid = isinstance(value, Tensor) and len(value) == 1
+            require(valid, f"{name}.example must return tensors with one sample, but {key!r} is not one")
         if type(task).tensor is not Task.tensor:
             task(**example, mode="tensor")
 
@@ -146,19 +142,19 @@ def _check_state(task: Task, trained: Task, batch: dict[str, Tensor], name: str)
     data = task.data_preprocessor(batch, False)
     for model in (task, trained):
         model.eval()
-    if not _equal(task(**data, mode="predict"), trained(**data, mode="predict")):
-        raise AssertionError(
-            f"{name}.predict differs after its state dict is loaded: keep all state in parameters and buffers"
-        )
+    require(
+        _equal(task(**data, mode="predict"), trained(**data, mode="predict")),
+        f"{name}.predict differs after its state dict is loaded: keep all state in parameters and buffers",
+    )
     for model in (task, trained):
         model.train()
         model.after_step(3, False)
-    restored, expected = task.state_dict(), trained.state_dict()
-    changed = [key for key in restored if not torch.equal(restored[key], expected[key])]
-    if changed:
-        raise AssertionError(
-            f"{name}.after_step gives a different {changed[0]} after the state dict is loaded: keep all state in "
-            "parameters and buffers"
+    expected = trained.state_dict()
+    for key, value in task.state_dict().items():
+        require(
+            torch.equal(value, expected[key]),
+            f"{name}.after_step gives a different {key} after the state dict is loaded: keep all state in parameters "
+            "and buffers",
         )
 
 

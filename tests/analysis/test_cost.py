@@ -33,11 +33,12 @@ def test_tiny_by_hand():
 
 
 def test_many_tokens_take_the_one_product_form():
-    model = get_model("crate_tiny", img_size=(448, 448))
+    model = get_model("crate_tiny", img_size=(448, 448)).train()
     report = count_complexity(model, torch.zeros(1, 3, 448, 448))
     T, d = 785, 384
     assert report.by_operator["matmul"] == 12 * d**3  # D^T D
     assert report.by_operator["linear"] == 784 * 768 * d + 12 * 3 * T * d * d + d * 1000
+    assert model.training, "the model is left in its mode"
 
 
 @pytest.mark.parametrize("name", [f"{sizes.prefix}_{next(iter(sizes.archs))}" for sizes in SIZES])
@@ -50,9 +51,3 @@ def test_against_torchs_counter(name):
     with counter, sdpa_kernel(SDPBackend.MATH):
         model(image)
     assert report.flops - report.by_operator["layer_norm"] == counter.get_total_flops() / 2
-
-
-def test_the_model_is_left_in_its_mode():
-    model = get_model("crate_tiny", img_size=32).train()
-    count_complexity(model, torch.zeros(1, 3, 32, 32))
-    assert model.training

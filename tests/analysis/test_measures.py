@@ -85,8 +85,7 @@ def test_incoherence_and_gram():
             subspace_incoherence(U, heads)
 
 
-@pytest.mark.parametrize("unit_length", [False, True])
-@pytest.mark.parametrize("shape", [(2, 5, 6), (7, 4)])
+@pytest.mark.parametrize(("shape", "unit_length"), [((2, 5, 6), True), ((7, 4), False)])
 def test_gradients(shape, unit_length):
     Z = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     U = torch.randn(shape[-1], 4, dtype=torch.float64, requires_grad=True)

@@ -176,9 +176,10 @@ def test_a_coco_file_is_searched_and_scored(monkeypatch, tmp_path):
     (tmp_path / "truth.json").write_text(json.dumps({**data, "images": [{**entry, "width": 81}]}))
     with pytest.raises(ValueError, match=r"a\.png has 80 x 40 pixels, truth\.json says 81 x 40"):
         figure.run([FigureInput("", build("CRATE"))], options)
-    (tmp_path / "truth.json").write_text("[]")
-    with pytest.raises(ValueError, match="has no annotations in COCO's format"):
-        figure.run([FigureInput("", build("CRATE"))], options)
+    for text in ("[]", '{"images": [{"id": 7}], "annotations": []}'):
+        (tmp_path / "truth.json").write_text(text)
+        with pytest.raises(ValueError, match="has no annotations in COCO's format"):
+            figure.run([FigureInput("", build("CRATE"))], options)
 
 
 def test_scenes_need_no_file_and_their_instances_are_their_objects():

@@ -1,8 +1,5 @@
 """Masks from attention, and their overlap with true ones, against cases computed by hand."""
 
-import csv
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -10,12 +7,6 @@ import torch
 from crate_mm.analysis.segmentation import attention_masks, best_heads, mean_iou
 from crate_mm.models import ImageClassifier
 from tests import dataset_formats
-
-CONFIG = """
-_base_ = ["{debug}"]
-model = dict(backbone=dict(img_size=8, patch_size=2, in_channels=3), head=dict(num_classes=10),
-             preprocessor=dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
-"""
 
 
 def test_a_mask_holds_the_largest_entries():
@@ -85,6 +76,9 @@ def test_the_figure_meets_a_case_computed_by_hand(tmp_path):
     options = parser.parse_args(["--voc", str(tmp_path)])
     options.layers = None
     drawn = figure.run([FigureInput("", model)], options)
+    options.voc = "none"
+    with pytest.raises(ValueError, match="--voc none has no PASCAL VOC 2012: expected"):
+        figure.run([FigureInput("", model)], options)
     told = drawn.numbers["segments.json"]
     assert told["miou"] == pytest.approx((48 / 60 + 12 / 60) / 2)
     assert (told["images"], told["layer"], told["best_by_head"]) == (2, 2, {"1": 1, "2": 1})
@@ -94,25 +88,3 @@ def test_the_figure_meets_a_case_computed_by_hand(tmp_path):
         ["upper", 15, "person", 1, pytest.approx(0.8)],
         ["lower", 8, "cat", 2, pytest.approx(0.2)],
     ]
-
-
-def test_the_command(run_tool, tmp_path):
-    from crate_mm.engine import CONFIGS
-
-    (tmp_path / "rgb.py").write_text(CONFIG.format(debug=CONFIGS / "debug.py"))
-    mask = np.zeros((20, 30), int)
-    mask[5:15, 5:20] = 12
-    dataset_formats.voc(tmp_path, {"2007_000032": mask, "empty": np.zeros((20, 30), int)})
-    args = ("segments", tmp_path / "rgb.py", "random", "--voc", tmp_path, "--out", tmp_path / "out")
-    done = run_tool("analyze", *args)
-    assert done.code == 0, done.output
-    (row,) = csv.DictReader((tmp_path / "out" / "segments.csv").open())
-    assert (row["image"], row["class"]) == ("2007_000032", "dog")
-    told = json.loads((tmp_path / "out" / "segments.json").read_text())
-    assert told["miou"] == pytest.approx(float(row["IoU"]))
-    assert 0 < told["miou"] < 1
-    assert "mIoU" in done.output
-
-    done = run_tool("analyze", *args[:4], tmp_path / "none", "--out", tmp_path / "out")
-    assert done.code == 2
-    assert "has no PASCAL VOC 2012: expected" in done.last_line

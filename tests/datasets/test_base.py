@@ -1,6 +1,5 @@
 """The contracts of a dataset, a source and a sampler, and what keeps them in parts that do not know them."""
 
-import textwrap
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +10,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import FakeData
 
-from crate_mm.config import find_config, load_config
-from crate_mm.datasets import ClassificationDataset, Digits, GlobalBatchSampler
+from crate_mm.config import load_config
+from crate_mm.datasets import ClassificationDataset, Digits, GlobalBatchSampler, Windows
 from crate_mm.datasets.base import Source, dataset_of, draws_of, require_images, source_of
 from crate_mm.engine.checkpointing.results import describe_recipe
 from crate_mm.evaluation import extract_features
@@ -98,11 +97,11 @@ def test_a_dataset_of_another_kind_is_adapted():
 def test_images_are_required_in_a_sentence():
     require_images(ClassificationDataset(Plain()), "train")
     require_images(Samples(), "train")
-    message = (
-        r"val_dataloader.dataset of type 'Plain' has no source: .*source=dict\(type='Plain', ...\), transform.* end"
-    )
+    message = r"val_.* of type 'Plain' has no source: .*source=dict\(type='Plain', ...\), transform.* end"
     with pytest.raises(ValueError, match=message):
         require_images(Plain(), "val", " end")
+    with pytest.raises(ValueError, match=r"of type 'Windows' gives int64 of shape \(4\) as inputs: expected uint8 of"):
+        require_images(Windows(np.arange(9), 4), "train")
 
 
 def test_the_versions_of_draws_are_those_of_samplers_that_have_them():
@@ -137,56 +136,3 @@ def test_settings_of_a_dataset_are_part_of_the_recipe():
     views = [{"num": 2, "transforms": []}]
     cfg.train_dataloader.dataset = dict(type="Views", source=dict(type="Digits"), views=views)
     assert describe_recipe(cfg)["train_data"] == {"views": views}
-
-
-OUTSIDE = """
-    import torch
-    from crate_mm.datasets import SampleDataset
-    from crate_mm.datasets.base import Field
-    from crate_mm.registry import DATASETS
-    from masked_waves import MaskedWaves
-
-    @DATASETS.register_module()
-    class NamedWaves(SampleDataset):
-        max_unreadable = 2
-
-        def __init__(self, length=64, root=None):
-            self.rows = torch.sin(torch.linspace(0, 6, length)[:, None] + torch.linspace(0, 6, 16))
-
-        @property
-        def spec(self):
-            return {"wave": Field(torch.float32, (16,))}
-
-        def __len__(self):
-            return len(self.rows)
-
-        def describe(self, position):
-            return f"wave {position}"
-
-        def __getitem__(self, index):
-            position, seed = index if isinstance(index, tuple) else (index, 0)
-            lost = position == 5
-            position += lost
-            return {
-                "wave": self.rows[position],
-                "more": {"seed": seed, "halves": [self.rows[position, :8], self.rows[position, 8:]]},
-                "sample_idx": position,
-                "unreadable": 5 if lost else -1,
-                "unreadable_reason": "it is flat" if lost else "",
-            }
-"""
-
-
-def test_a_kind_of_sample_from_outside_the_package_trains(tmp_path, run_tool):
-    """Nested entries pass the loader, the micro-batches and the preprocessor; what it cannot read is reported."""
-    from tests.test_plugins import FILES, WAVES
-
-    (tmp_path / "masked_waves.py").write_text(textwrap.dedent(FILES["my_task"]))
-    (tmp_path / "my_waves.py").write_text(textwrap.dedent(OUTSIDE))
-    text = WAVES.replace("{debug}", str(find_config("debug"))).replace('"my_task"', '"my_waves"')
-    (tmp_path / "waves.py").write_text(text.replace('"Waves"', '"NamedWaves"'))
-    options = ("train_cfg.max_epochs=1", "max_batch_per_device=8")
-    done = run_tool("train", tmp_path / "waves.py", "--work-dir", tmp_path / "w", "--cfg-options", *options)
-    assert done.code == 0, done.output
-    assert "cannot read train image wave 5 (it is flat); another sample takes its place (1 of at most 2)" in done.output
-    assert "cannot read val image wave 5 (it is flat)" in done.output

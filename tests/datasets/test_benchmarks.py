@@ -143,3 +143,6 @@ def test_images_without_labels(tmp_path):
         ImageFiles(str(tmp_path / "empty"))
     with pytest.raises(ValueError, match="is not a folder"):
         ImageFiles(str(tmp_path / "nowhere"))
+    for name, content in (("ImageFiles", "of the images"), ("ImageFolder", "that holds the class folders")):
+        with pytest.raises(ValueError, match=f"data_root is not set: give the folder {content}"):
+            DATASETS.build(dict(type=name, root=None))  # as a config without data_root builds it

@@ -35,7 +35,7 @@ def test_the_random_bits_are_splitmix64s():
 @pytest.mark.parametrize("sizes", [range(1, 51), (97, 256, 257, 1000, 65535, 65536, 65537, LARGE, 300_007)])
 def test_every_sample_comes_once(sizes):
     for size in sizes:
-        for seed in range(3):
+        for seed in range(3 if size < 100 else 1):
             assert np.array_equal(np.sort(KeyedPermutation(size, keys(seed))(np.arange(size))), np.arange(size)), size
             assert np.array_equal(np.sort(order(size, seed)), np.arange(size)), size
 
@@ -45,10 +45,10 @@ def test_a_part_is_that_of_the_whole():
     assert np.array_equal(KeyedDraws(LARGE, 1, 3, 2, True).order(places), order(LARGE, 3, 2)[places])
 
 
-@pytest.mark.parametrize("size", [2, 3, 4, 5])
 @pytest.mark.parametrize("shuffled", [order, lambda size, seed: KeyedPermutation(size, keys(seed))(np.arange(size))])
-def test_of_a_few_samples_every_order_comes(size, shuffled):
-    assert {tuple(shuffled(size, seed).tolist()) for seed in range(1000)} == set(permutations(range(size)))
+def test_of_a_few_samples_every_order_comes(shuffled):
+    for size in (2, 5):
+        assert {tuple(shuffled(size, seed).tolist()) for seed in range(1000)} == set(permutations(range(size)))
 
 
 @pytest.mark.parametrize("by", ["epoch", "seed"])
@@ -151,9 +151,3 @@ def test_the_memory_of_an_epoch_does_not_grow_with_its_samples(repeats):
     assert len(sampler) == 10**8 // 2048 * 128
     sampler.start = 10**8 // 2048 - 1
     assert len(list(sampler)) == 128
-
-
-@pytest.mark.parametrize("version", [0, 3, "2", True, None, [1]])
-def test_no_such_version(version):
-    with pytest.raises(ValueError, match=r"there is no version .* of the sampler's draws: this crate_mm has 1 and 2"):
-        GlobalBatchSampler(range(100), 10, draws=version)

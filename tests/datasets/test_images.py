@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, features
 from torchvision import datasets as torchvision_datasets
 
@@ -19,6 +18,7 @@ from crate_mm.datasets import images as opening
 from crate_mm.datasets.folders import ImageFolder, ImageNet, walk_tree
 from crate_mm.datasets.images import FORMATS, UnreadableImageError, open_image
 from crate_mm.datasets.packed import INDEX, write_shards
+from crate_mm.datasets.transforms import MAX_OUTPUT_PIXELS
 from crate_mm.registry import DATASETS
 from tests import dataset_formats
 
@@ -76,8 +76,6 @@ def test_no_image_starts_a_program(tmp_path, ghostscript, run_tool):
             way()
     done = run_tool("pack_dataset", root, tmp_path / "target", "--workers", 1, "--short-side", 4)
     assert "one of the formats" in done.output
-    done = run_tool("analyze", "pca", "crate_tiny_digits", "random", "--images", file, "--out", tmp_path / "out")
-    assert (done.code, "one of the formats" in done.last_line) == (2, True)
     assert not ghostscript.exists()
 
 
@@ -91,11 +89,8 @@ def test_every_image_is_opened_in_one_place():
 
 @pytest.mark.parametrize("name", ["Flowers102", "OxfordIIITPet"])
 def test_torchvisions_readers_start_no_program_either(tmp_path, monkeypatch, ghostscript, name):
-    dataset_formats.WRITERS[name](tmp_path, lambda *args: None)
-    own = DATASETS.get(name)
-    if name == "Flowers102":
-        monkeypatch.setattr(own, "_check_integrity", lambda self: True)
-    data = own(str(tmp_path))
+    dataset_formats.WRITERS[name](tmp_path, monkeypatch.setattr)
+    data = DATASETS.get(name)(str(tmp_path))
     assert data[0][0].mode == "RGB"
     Path(data.path(0)).write_bytes(EPS)
     with pytest.raises(UnreadableImageError, match="one of the formats"):
@@ -148,25 +143,28 @@ def test_a_thin_image_is_not_made_an_endless_one(tmp_path, size):
         assert "pixels is larger than the" in sample["unreadable_reason"]
 
 
-def test_what_a_thin_image_grows_to_is_bounded_by_its_own_size(tmp_path):
-    """Of 6000 x 2 pixels Resize(256) would make 0.6 GB, of 10 x 1000 it makes 20 MB."""
+def test_what_a_thin_image_grows_to_is_bounded_by_its_own_size(tmp_path, monkeypatch):
+    """Of 6000 x 2 pixels Resize(64) would make 12 million, of 10 x 1000 it makes 400,000."""
+    assert MAX_OUTPUT_PIXELS == 33_554_432
+    monkeypatch.setattr("crate_mm.datasets.transforms.MAX_OUTPUT_PIXELS", 500_000)
     root = tree(tmp_path, {"train/a/a.png": encoded("PNG", (6000, 2)), "train/a/b.png": encoded("PNG", (10, 1000))})
-    dataset = ClassificationDataset(ImageNet(root), [{"type": "Resize", "size": 256}])
+    dataset = ClassificationDataset(ImageNet(root), [{"type": "Resize", "size": 64}])
     sample = dataset[0]
-    assert (sample["unreadable"], tuple(sample["inputs"].shape)) == (0, (3, 25600, 256))
-    assert "is larger than the 33,554,432 allowed" in sample["unreadable_reason"]
-    root = tree(tmp_path / "large", {"train/a/a.png": encoded("PNG", (1500, 1500))})
-    large = ClassificationDataset(ImageNet(root), [{"type": "Resize", "size": 5900}])  # a large one may become larger
-    assert tuple(large[0]["inputs"].shape) == (3, 5900, 5900)
+    assert (sample["unreadable"], tuple(sample["inputs"].shape)) == (0, (3, 6400, 64))
+    assert "is larger than the 500,000 allowed" in sample["unreadable_reason"]
+    root = tree(tmp_path / "large", {"train/a/a.png": encoded("PNG", (300, 300))})
+    large = ClassificationDataset(ImageNet(root), [{"type": "Resize", "size": 1100}])  # a large one may become larger
+    assert tuple(large[0]["inputs"].shape) == (3, 1100, 1100)
 
 
-GROWING = [{"type": "RandomRotation", "degrees": [45, 45], "expand": True}]
-GROWING += [{"type": "RandomZoomOut", "side_range": [4, 4], "p": 1.0}]
-
-
-@pytest.mark.parametrize("growing", GROWING, ids=lambda cfg: cfg["type"])
-def test_no_transform_makes_an_endless_image(tmp_path, growing):
-    size = (3000, 5000) if growing["type"] == "RandomZoomOut" else (2, 40_000)
+@pytest.mark.parametrize(
+    ("growing", "size"),
+    [
+        ({"type": "RandomRotation", "degrees": [45, 45], "expand": True}, (2, 40_000)),
+        ({"type": "RandomZoomOut", "side_range": [6, 6], "p": 1.0}, (1200, 1200)),
+    ],
+)
+def test_no_transform_makes_an_endless_image(tmp_path, growing, size):
     root = tree(tmp_path, {"train/a/a.png": encoded("PNG", size), "train/a/b.png": encoded("PNG")})
     dataset = ClassificationDataset(ImageNet(root), [growing])
     sample = dataset[0]
@@ -313,19 +311,6 @@ def test_a_hostile_index_is_refused(tmp_path, what):
 
 def test_a_compressed_index_is_refused(tmp_path):
     (tmp_path / "train").mkdir()
-    np.savez_compressed(tmp_path / "train" / INDEX, label=np.zeros(10**7))
+    np.savez_compressed(tmp_path / "train" / INDEX, label=np.zeros(10**4))
     with pytest.raises(ValueError, match="it is compressed"):
         PackedImages(tmp_path)
-
-
-def test_names_that_are_no_text_are_packed_and_reported(tmp_path, run_tool):
-    for split in ("train", "val"):
-        for name in "ab":
-            (tmp_path / "data" / split / name).mkdir(parents=True)
-            with open(os.fsencode(tmp_path / "data" / split / name) + b"/caf\xe9.png", "wb") as file:
-                file.write(encoded("PNG"))
-    done = run_tool("pack_dataset", tmp_path / "data", tmp_path / "packed", "--workers", 1)
-    assert done.code == 0, done.output
-    packed = PackedImages(tmp_path / "packed")
-    assert packed.path(0).endswith(r"caf\udce9.png")
-    assert torch.is_tensor(ClassificationDataset(packed)[0]["inputs"])

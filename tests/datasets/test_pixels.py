@@ -67,6 +67,12 @@ def test_grays_with_a_range_are_scaled_to_it(dtype, most, kind):
     assert np.array_equal(read, pixels // ((most + 1) // 256))
 
 
+def test_sixteen_bits_are_scaled_where_an_image_is_made_smaller(tmp_path):
+    Image.fromarray(np.full((40, 40), 32768, np.uint16)).save(tmp_path / "a.png")
+    smaller = open_image(encode(str(tmp_path / "a.png"), 16, 90)[1])
+    assert (smaller.size, np.asarray(smaller).mean()) == ((16, 16), pytest.approx(128, abs=1))
+
+
 @pytest.mark.parametrize("transparency", [None, 0, bytes([0, 128, 255])])
 def test_a_palette_gives_its_colours_without_a_warning(transparency):
     picture = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4) % 4, "P")

@@ -1,14 +1,11 @@
-"""Several crops of one image: shapes, draws, encoded images, what is refused, and a task that compares two of them."""
+"""Several crops of one image: shapes, draws, encoded images, and what is refused."""
 
 import pytest
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 from crate_mm.datasets import ClassificationDataset, Digits, GlobalBatchSampler, ImageNet, Views, collate
-from crate_mm.engine import Runner, load_config, read_checkpoint
-from crate_mm.models import Task
-from crate_mm.registry import BACKBONES, MODELS
+from crate_mm.engine import Runner, load_config
 from tests.training import assert_identical
 
 LARGE = [dict(type="RandomResizedCrop", size=24, scale=(0.4, 1.0)), dict(type="RandomHorizontalFlip")]
@@ -81,52 +78,6 @@ def test_an_unreadable_image_is_replaced_in_all_views(image_tree):
 def test_what_is_no_list_of_views_is_refused_in_a_sentence(views, message):
     with pytest.raises(ValueError, match=f"Views: {message}"):
         Views(Digits(), views)
-
-
-@MODELS.register_module()
-class TwoViews(Task):
-    """Pulls the mean tokens of an image's views together, and keeps their variance."""
-
-    headline = ("eval/loss", "less")
-    uses_labels = False
-
-    def __init__(self, backbone: dict, preprocessor: dict) -> None:
-        super().__init__(MODELS.build({"type": "ImagePreprocessor", **preprocessor}))
-        self.backbone = BACKBONES.build(backbone)
-
-    def loss(self, inputs, **_):
-        first, second = (self.backbone(view).mean(1) for view in inputs)
-        alike = nn.functional.mse_loss(first, second)
-        return {"loss_alike": alike, "loss_spread": -0.1 * torch.cat([first, second]).std(0).mean()}
-
-    def predict(self, inputs, **_):
-        return [self.loss(inputs)]
-
-
-@pytest.mark.slow
-def test_a_task_of_two_views_trains_in_micro_batches(tmp_path):
-    turned = [dict(type="RandomAffine", degrees=15)]
-    weights = []
-    for name, most in (("whole", None), ("parts", 16)):
-        cfg = load_config("debug", {"global_batch_size": 32, "train_cfg.max_epochs": 1, "max_batch_per_device": most})
-        cfg.optim_wrapper.optimizer = dict(type="SGD", lr=0.01)
-        cfg.model = dict(
-            type="TwoViews",
-            backbone=dict(cfg.model.backbone, type="CRATE"),
-            preprocessor=dict(mean=(0.5,), std=(0.5,)),
-        )
-        cfg.train_dataloader.dataset = dict(
-            type="Views", source=dict(type="FewDigits"), views=[dict(num=2, transforms=turned)]
-        )
-        cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-        cfg.work_dir = str(tmp_path / name)
-        runner = Runner.from_cfg(cfg)
-        runner.train()
-        assert runner.train_loop.micro_batches == (1 if most is None else 2)
-        weights.append(read_checkpoint(tmp_path / name / "epoch_1.pth")["state_dict"])
-    # The spread of half a batch is another number: the steps are close, not the same.
-    for key, value in weights[0].items():
-        torch.testing.assert_close(weights[1][key], value, atol=2e-3, rtol=0, msg=key)
 
 
 def test_a_classifier_refuses_views(tmp_path):

@@ -1,51 +1,13 @@
-"""Windows of tokens: which tokens a sample has, what is refused, and a language model that trains and resumes."""
+"""Windows of tokens: which tokens a sample has, and what is refused."""
 
-import os
 import pickle
-import signal
 
 import numpy as np
 import pytest
 import torch
-from mmengine.evaluator import BaseMetric
-from mmengine.model import BaseDataPreprocessor
-from torch import nn
 
 from crate_mm.datasets import Windows
-from crate_mm.engine import RunInterruptedError, Runner, load_config, read_checkpoint
-from crate_mm.models import Task
-from crate_mm.registry import METRICS, MODELS
-from tests.faults.test_interruptions import at_step
 from tests.training import assert_identical
-
-
-@MODELS.register_module()
-class Bigrams(Task):
-    """The smallest language model: the next token by the one before it."""
-
-    headline = ("eval/nats", "less")
-    uses_labels = False
-
-    def __init__(self, vocab_size: int = 16) -> None:
-        super().__init__(BaseDataPreprocessor())
-        self.backbone = nn.Embedding(vocab_size, vocab_size)
-
-    def loss(self, inputs, labels, **_):
-        return {"loss": nn.functional.cross_entropy(self.backbone(inputs).mT, labels)}
-
-    def predict(self, inputs, labels, **_):
-        return [self.loss(inputs, labels)["loss"]]
-
-
-@METRICS.register_module()
-class Nats(BaseMetric):
-    default_prefix = "eval"
-
-    def process(self, data_batch, data_samples):
-        self.results += [float(loss) for loss in data_samples]
-
-    def compute_metrics(self, results):
-        return {"nats": sum(results) / len(results)}
 
 
 @pytest.fixture
@@ -107,40 +69,3 @@ def test_what_is_no_stream_of_tokens_is_refused_in_a_sentence(tmp_path, make, me
     (tmp_path / "empty.bin").touch()
     with pytest.raises(ValueError, match=message):
         make(tmp_path)
-
-
-def run(tokens, work_dir, load_from=None) -> Runner:
-    cfg = load_config("debug", {"global_batch_size": 32, "train_cfg.max_epochs": 3, "optim_wrapper.optimizer.lr": 0.5})
-    data = dict(type="Windows", tokens=tokens.name, length=7, vocab_size=16)
-    cfg.data_root, cfg.model = str(tokens.parent), dict(type="Bigrams")
-    cfg.train_dataloader.dataset = data
-    loader = dict(batch_size=16, dataset=data, sampler=dict(type="DefaultSampler", shuffle=False))
-    cfg.val_dataloader, cfg.val_evaluator, cfg.test_dataloader = loader, dict(type="Nats"), None
-    cfg.test_cfg = cfg.test_evaluator = None
-    cfg.work_dir, cfg.load_from, cfg.resume = str(work_dir), load_from, load_from is not None
-    return Runner.from_cfg(cfg)
-
-
-@pytest.mark.slow
-def test_a_language_model_trains_and_resumes_within_an_epoch(tokens, tmp_path):
-    whole = run(tokens, tmp_path / "whole")
-    whole.train()
-    assert whole.message_hub.get_scalar("val/eval/nats").data[0][-1] < 2.0 < np.log(16)
-    first = run(tokens, tmp_path / "resumed")
-    at_step(first, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(RunInterruptedError, match="epoch_1_iter_6"):
-        first.train()
-    run(tokens, tmp_path / "resumed", str(tmp_path / "resumed" / "epoch_1_iter_6.pth")).train()
-    one, other = (read_checkpoint(tmp_path / name / "epoch_3.pth")["state_dict"] for name in ("whole", "resumed"))
-    assert_identical(one, other)
-
-
-def test_a_classifier_refuses_tokens(tokens, tmp_path):
-    cfg = load_config("debug")
-    cfg.train_dataloader.dataset = dict(type="Windows", tokens=str(tokens), length=4)
-    cfg.work_dir = str(tmp_path / "run")
-    message = (
-        r"train_dataloader.dataset of type 'Windows' gives int64 of shape \(4\) as inputs: expected uint8 of shape"
-    )
-    with pytest.raises(ValueError, match=message):
-        Runner.from_cfg(cfg).build_for_training()

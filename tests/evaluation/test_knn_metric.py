@@ -1,9 +1,7 @@
 """k-NN as a metric of an evaluation: the tool's figure, on any number of processes, and the headline of a run."""
 
-import numpy as np
 import pytest
 import torch
-from sklearn.neighbors import KNeighborsClassifier
 from torch.utils.data import DataLoader, Dataset
 
 from crate_mm.config import load_config, resolve_config
@@ -11,7 +9,7 @@ from crate_mm.engine import read_checkpoint
 from crate_mm.evaluation import KNNMetric, extract_features, knn_predict
 from crate_mm.inference.standalone import build_loader
 from crate_mm.models import ImageClassifier
-from tests.training import SGD, debug_config, debug_runner, on_processes, result_of, train, train_on_processes
+from tests.training import debug_config, debug_runner, on_processes, result_of
 from tests.two_crops import OPTIONS
 
 KNN = dict(type="KNNMetric", k=5)
@@ -69,22 +67,6 @@ def test_processes_agree_with_one(processes):
     assert figures == dict.fromkeys(range(processes), evaluate())
 
 
-def test_votes_by_similarity_against_scikit_learn():
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(6, (200,), generator=generator)
-    train = torch.randn(200, 12, generator=generator).double() + torch.nn.functional.one_hot(labels, 12)
-    test = 3 * torch.randn(60, 12, generator=generator).double()
-    voting = dict(weights=lambda distances: np.exp((1 - distances) / 0.07))
-    theirs = KNeighborsClassifier(20, metric="cosine", algorithm="brute", **voting).fit(train, labels).predict(test)
-    assert knn_predict(train, labels, test, 20, temperature=0.07).tolist() == theirs.tolist()
-
-
-@pytest.mark.parametrize("value", [0, -1.0, float("nan")])
-def test_a_temperature_that_is_none_is_refused(value):
-    with pytest.raises(ValueError, match="temperature must be a number above 0, or None, got"):
-        KNNMetric(Pictures(10, 0), k=1, temperature=value)
-
-
 def test_more_neighbors_than_samples_are_refused_before_the_run(tmp_path):
     runner = debug_runner(tmp_path, val_evaluator=dict(type="KNNMetric", k=1000))
     with pytest.raises(ValueError, match="k must be between 1 and the 320 training images, got 1000"):
@@ -120,15 +102,6 @@ def test_it_is_the_headline_of_a_run(tmp_path):
     )
     top1 = 100 * (knn_predict(train, labels, test, 5) == truth).double().mean().item()
     assert result["best"]["knn_top1"] == pytest.approx(top1, abs=1.01)  # a tie by rounding is one image of a hundred
-
-
-@pytest.mark.slow
-def test_a_run_on_three_processes_has_the_figure_of_one(tmp_path):
-    options = {**OPTIONS, "val_evaluator": KNN, "default_hooks__checkpoint__save_best": "eval/knn_top1"}
-    train(tmp_path / "one", **SGD, **options)
-    train_on_processes(3, tmp_path / "three", **options)
-    one, three = (result_of(tmp_path / name)["last"]["knn_top1"] for name in ("one", "three"))
-    assert one == pytest.approx(three, abs=1.01)  # a tie by rounding is one image of a hundred
 
 
 @pytest.mark.slow

@@ -32,9 +32,14 @@ def evaluate(tmp_path, numbers, order=None, labels=LABELS):
 
 
 @pytest.mark.parametrize(
-    "order", [None, [5, 0, 3, 1, 4, 2], [2, 1, 0, 5, 4, 3, 0, 1]], ids=["sorted", "shuffled", "padded"]
+    ("numbers", "order"),
+    [
+        ([1, 2, 3, 4, 5, 6], None),
+        ([6, 4, 2, 1, 3, 5], [5, 0, 3, 1, 4, 2]),
+        ([6, 4, 2, 1, 3, 5], [2, 1, 0, 5, 4, 3, 0, 1]),
+    ],
+    ids=["sorted", "by class and shuffled", "padded"],
 )
-@pytest.mark.parametrize("numbers", [[1, 2, 3, 4, 5, 6], [6, 4, 2, 1, 3, 5]], ids=["by name", "by class"])
 def test_three_of_five(tmp_path, numbers, order):
     assert evaluate(tmp_path, numbers, order) == {"real/top1": pytest.approx(60.0), "real/num_samples": 5}
 

@@ -1,12 +1,10 @@
-"""Metrics of a segmentation against a plain count, torchmetrics and any number of processes."""
+"""Metrics of a segmentation against a plain count. Samples and processes are those of every ``SampleMetric``."""
 
-import numpy as np
 import pytest
 import torch
 
 from crate_mm.evaluation import SegmentationMetric
 from crate_mm.evaluation.segmentation import count_pixels
-from tests.training import on_processes
 
 K = 5
 
@@ -52,26 +50,6 @@ def test_metrics_are_a_plain_count(masks):
     assert 0 < expected["eval/miou"] < expected["eval/mean_class"], "class 4 is never right"
 
 
-def test_the_mean_is_over_the_pixels_of_all_images_not_over_images(masks):
-    metric = SegmentationMetric()
-    values = [evaluate(metric, p[None], t[None], torch.tensor([0])).get("eval/miou") for p, t in zip(*masks)]
-    assert values[4] is None, "nothing is labelled"
-    mean = np.mean([value for value in values if value is not None])
-    assert evaluate(metric, *masks, torch.arange(10))["eval/miou"] != pytest.approx(mean, abs=1e-3)
-
-
-def test_metrics_are_torchmetrics(masks):
-    classification = pytest.importorskip("torchmetrics.classification")
-    options = dict(num_classes=K, ignore_index=255)
-    predicted, labels = (mask.long() for mask in masks)
-    ours = evaluate(SegmentationMetric(), *masks, torch.arange(10))
-    for name, metric in (
-        ("miou", classification.MulticlassJaccardIndex(**options, average="macro")),
-        ("pixel_acc", classification.MulticlassAccuracy(**options, average="micro")),
-    ):
-        assert ours[f"eval/{name}"] == pytest.approx(100 * metric(predicted, labels).item(), rel=1e-5)
-
-
 def test_the_confusion_matrix_of_each_image(masks):
     predicted, labels = masks
     matrices = count_pixels(predicted, labels, K)
@@ -80,22 +58,3 @@ def test_the_confusion_matrix_of_each_image(masks):
     for i, j in ((0, 4), (2, 2), (1, 0)):
         expected = ((labels == i) & (predicted == j)).flatten(1).sum(1)
         assert torch.equal(matrices[:, i, j], expected)
-
-
-def test_images_seen_twice_count_once(masks):
-    again = [torch.cat([mask, mask[2:5]]) for mask in masks]
-    ids = torch.cat([torch.arange(10), torch.arange(2, 5)])
-    metric = SegmentationMetric()
-    assert evaluate(metric, *again, ids) == evaluate(SegmentationMetric(), *masks, torch.arange(10))
-    assert metric.samples["true"].shape == (10, K)
-
-
-@pytest.mark.slow
-def test_three_processes_give_the_metrics_of_one(masks):
-    def act(rank):
-        ids = torch.arange(12)[rank::3] % 10  # two images are padding
-        return evaluate(SegmentationMetric(), *(mask[ids] for mask in masks), ids, batch=2)
-
-    results = on_processes(3, act)
-    expected = evaluate(SegmentationMetric(), *masks, torch.arange(10))
-    assert results == {rank: expected for rank in range(3)}, "exactly"

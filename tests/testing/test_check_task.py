@@ -50,41 +50,6 @@ def test_the_packages_tasks_keep_the_contract(make):
     assert torch.equal(torch.random.get_rng_state(), draw)
 
 
-class NameOfLoss(TwoCrops):
-    def loss(self, inputs, **_):
-        return {"distance": self.losses(inputs).mean()}
-
-
-class LossOfSamples(TwoCrops):
-    def loss(self, inputs, **_):
-        return {"loss": self.losses(inputs)}
-
-
-class NotFinite(TwoCrops):
-    def loss(self, inputs, **_):
-        return {"loss": self.losses(inputs).mean() / 0}
-
-
-class Sum(TwoCrops):
-    def loss(self, inputs, **_):
-        return {"loss": self.losses(inputs).sum()}
-
-
-class DrawsByTheBatch(TwoCrops):
-    def loss(self, inputs, **_):
-        return {"loss": self.losses(inputs + torch.randn(inputs.shape)).mean()}
-
-
-class OtherCount(TwoCrops):
-    def count(self, batch):
-        return 3
-
-
-class NoCount(TwoCrops):
-    def count(self, batch):
-        return len(batch["inputs"]) / 2
-
-
 class Unreached(TwoCrops):
     def __init__(self, **options):
         super().__init__(**options)
@@ -92,11 +57,6 @@ class Unreached(TwoCrops):
 
     def trainable(self):
         return nn.ModuleList([super().trainable(), self.unused])
-
-
-class Unconditional(TwoCrops):
-    def after_step(self, step, skipped):
-        super().after_step(step, False)
 
 
 class HiddenState(TwoCrops):
@@ -111,65 +71,71 @@ class HiddenState(TwoCrops):
         return [F.mse_loss(self.tensor(inputs), self.tensor(inputs))]
 
 
-class HiddenTeacher(TwoCrops):
-    def __init__(self, **options):
-        super().__init__(**options)
-        self.hidden = [torch.zeros(())]
-
+class HiddenTeacher(HiddenState):
     def after_step(self, step, skipped):
-        if not skipped:
-            self.hidden[0] += 1
+        self.steps += not skipped
 
     def predict(self, inputs, sample_idx, **_):
-        return [self.losses(inputs) + self.hidden[0]]
+        return [self.losses(inputs) + self.steps]
 
 
-class NoList(TwoCrops):
-    def predict(self, inputs, **_):
-        return self.losses(inputs)
+def task_with(**members):
+    return type("Mine", (TwoCrops,), members)
 
 
-class Features(TwoCrops):
-    def features(self, inputs, **_):
-        return self.backbone(inputs)
-
-
-class NotRepeatable(TwoCrops):
-    def features(self, inputs, **_):
-        return torch.rand(len(inputs), 3)
-
-
-class NoHeadline(TwoCrops):
-    headline = "loss"
-
-
-class LargeExample(TwoCrops):
-    def example(self, size=None):
-        return {"inputs": torch.zeros(2, 1, 8, 8)}
+def loss_of(compute):
+    return task_with(loss=lambda self, inputs, **_: {"loss": compute(self, inputs)})
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (NameOfLoss, "NameOfLoss.loss: the name 'distance' must start with 'loss'"),
-        (LossOfSamples, r"LossOfSamples.loss: 'loss' must be a scalar tensor, got a tensor of \(5,\)"),
-        (NotFinite, "NotFinite.loss: 'loss' is inf"),
-        (Sum, r"Sum.loss is .* for a batch, but the mean of its two parts, weighted by Sum.count, is"),
-        (DrawsByTheBatch, "draw random numbers from the batch's sample_seed, or set mixes_samples to True"),
-        (OtherCount, r"OtherCount.count is 3 for a batch, but 3 \+ 3 for its two parts"),
-        (NoCount, r"NoCount.count must return a nonnegative integer, got \(2.5, 1.0, 1.5\)"),
+        (
+            task_with(loss=lambda self, inputs, **_: {"distance": self.losses(inputs).mean()}),
+            "Mine.loss: the name 'distance' must start with 'loss'",
+        ),
+        (
+            loss_of(lambda task, x: task.losses(x)),
+            r"Mine.loss: 'loss' must be a scalar tensor, got a tensor of \(5,\)",
+        ),
+        (loss_of(lambda task, x: task.losses(x).mean() / 0), "Mine.loss: 'loss' is inf"),
+        (
+            loss_of(lambda task, x: task.losses(x).sum()),
+            r"Mine.loss is .* for a batch, but the mean of its two parts, weighted by Mine.count, is",
+        ),
+        (
+            loss_of(lambda task, x: task.losses(x + torch.randn(x.shape)).mean()),
+            "draw random numbers from the batch's sample_seed, or set mixes_samples to True",
+        ),
+        (task_with(count=lambda self, batch: 3), r"Mine.count is 3 for a batch, but 3 \+ 3 for its two parts"),
+        (
+            task_with(count=lambda self, batch: len(batch["inputs"]) / 2),
+            r"Mine.count must return a nonnegative integer, got \(2.5, 1.0, 1.5\)",
+        ),
         (Unreached, "Unreached: no gradient reaches unused.weight, which is trained: remove it from trainable"),
-        (Unconditional, r"Unconditional.after_step changes .* although the step was skipped"),
+        (
+            task_with(after_step=lambda self, step, skipped: TwoCrops.after_step(self, step, False)),
+            r"Mine.after_step changes .* although the step was skipped",
+        ),
         (
             HiddenState,
             "HiddenState.after_step gives a different teacher.projection.bias after the state dict is loaded",
         ),
         (HiddenTeacher, "HiddenTeacher.predict differs after its state dict is loaded: keep all state in"),
-        (NoList, "NoList.predict must return a list, got Tensor"),
-        (Features, r"Features.features must return one vector per sample, \(5, d\), got \(5, 5, 24\)"),
-        (NotRepeatable, "NotRepeatable.features returns a different result for the same batch in eval mode"),
-        (NoHeadline, "NoHeadline.headline must be a metric and 'greater' or 'less', got 'loss'"),
-        (LargeExample, "LargeExample.example must return tensors with one sample, but 'inputs' is not one"),
+        (task_with(predict=lambda self, inputs, **_: self.losses(inputs)), "Mine.predict must return a list, got Tens"),
+        (
+            task_with(features=lambda self, inputs, **_: self.backbone(inputs)),
+            r"Mine.features must return one vector per sample, \(5, d\), got \(5, 5, 24\)",
+        ),
+        (
+            task_with(features=lambda self, inputs, **_: torch.rand(len(inputs), 3)),
+            "Mine.features returns a different result for the same batch in eval mode",
+        ),
+        (task_with(headline="loss"), "Mine.headline must be a metric and 'greater' or 'less', got 'loss'"),
+        (
+            task_with(example=lambda self, size=None: {"inputs": torch.zeros(2, 1, 8, 8)}),
+            "Mine.example must return tensors with one sample, but 'inputs' is not one",
+        ),
     ],
 )
 def test_the_fault_is_named(kind, message):

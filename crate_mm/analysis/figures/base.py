@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
+from PIL import Image
 from torch import Tensor, nn
 
 from ...io.files import atomic_file
 from ...io.untrusted import sanitized
+from ...models.backbone import image_spec
 from ...models.layers import TokenLayout
 from ..taps import check_no_text, layout_of, name_of
 
@@ -95,6 +97,15 @@ def preprocessed(subject: FigureInput) -> Tensor:
     return subject.model.data_preprocessor(batch)["inputs"]
 
 
+def resized_input(model: nn.Module, image: Image.Image) -> Tensor:
+    """Return an image of any size as an input of a model, ``(1, C, H, W)``, resized to the model's size."""
+    height, width = image_spec(model.backbone).size
+    mode = "L" if model.in_channels == 1 else "RGB"
+    pixels = np.array(image.convert(mode).resize((width, height), Image.Resampling.BILINEAR))
+    inputs = torch.from_numpy(pixels).reshape(1, height, width, -1).permute(0, 3, 1, 2)
+    return model.data_preprocessor({"inputs": inputs})["inputs"]
+
+
 def patch_layout(model: nn.Module, inputs: Tensor) -> TokenLayout:
     """Return the layout of a model's tokens.
 
@@ -109,7 +120,13 @@ def patch_layout(model: nn.Module, inputs: Tensor) -> TokenLayout:
 
 
 def sample_positions(total: int, count: int, seed: int) -> list[int]:
-    """Return ``count`` random positions below ``total``, sorted, determined by the seed."""
+    """Return ``count`` random positions below ``total``, sorted, determined by the seed.
+
+    Raises:
+        ValueError: ``count``, the option ``--num-images`` of a figure, is not positive.
+    """
+    if count < 1:
+        raise ValueError(f"--num-images must be at least 1, got {count}")
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort()[0].tolist()
 
 

@@ -28,8 +28,6 @@ class Features(Figure):
     def choose(self, total: int, options: argparse.Namespace) -> list[int]:
         if options.layers:
             raise ValueError("features uses the last layer: remove --layers")
-        if options.num_images < 1:
-            raise ValueError(f"--num-images must be at least 1, got {options.num_images}")
         return sample_positions(total, options.num_images, options.seed)
 
     def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:

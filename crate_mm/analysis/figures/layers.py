@@ -32,8 +32,6 @@ class Layers(Figure):
         parser.add_argument("--measures", nargs="+", metavar="MEASURE", default=["rc_half", "sparsity", "active"])
 
     def choose(self, total: int, options: argparse.Namespace) -> list[int]:
-        if options.num_images < 1:
-            raise ValueError(f"--num-images must be at least 1, got {options.num_images}")
         return sample_positions(total, options.num_images, options.seed)
 
     def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:

@@ -64,8 +64,6 @@ class Masks(Figure):
         parser.add_argument("--num-images", type=int, default=6, help="number of images (default: 6)")
 
     def choose(self, total: int, options: argparse.Namespace) -> list[int]:
-        if options.num_images < 1:
-            raise ValueError(f"--num-images must be at least 1, got {options.num_images}")
         return sample_positions(total, options.num_images, options.seed)
 
     def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:

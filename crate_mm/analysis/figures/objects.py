@@ -28,7 +28,7 @@ from ..maskcut import (
     require_pycocotools,
 )
 from ..taps import find_layers, name_of
-from .base import Figure, FigureInput, FigureOutput, without_ticks
+from .base import Figure, FigureInput, FigureOutput, resized_input, without_ticks
 from .style import sheet
 
 CATEGORY = {"id": 1, "name": "object"}
@@ -150,19 +150,20 @@ def coco_pictures(file: Path, folder: Path, count: int) -> Iterator[Picture]:
         truth: dict[int, list] = {entry["id"]: [] for entry in entries}
         for annotation in data["annotations"]:
             truth[annotation["image_id"]].append(annotation)
+        files = [(str(entry["file_name"]), (entry["width"], entry["height"])) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"--coco {sanitized(file)} has no annotations in COCO's format (images, annotations): "
             f"{type(error).__name__}: {sanitized(error)}"
         ) from None
-    for entry in entries[: count or None]:
-        image = opened(folder / Path(str(entry["file_name"])).name)
-        if image.size != (entry["width"], entry["height"]):
+    for entry, (name, size) in list(zip(entries, files))[: count or None]:
+        image = opened(folder / Path(name).name)
+        if image.size != size:
             raise ValueError(
-                f"{sanitized(entry['file_name'])} has {image.size[0]} x {image.size[1]} pixels, "
-                f"{sanitized(file.name)} says {entry['width']} x {entry['height']}"
+                f"{sanitized(name)} has {image.size[0]} x {image.size[1]} pixels, {sanitized(file.name)} says "
+                f"{sanitized(size[0])} x {sanitized(size[1])}"
             )
-        yield Picture(image, entry_of(image, entry["id"], str(entry["file_name"])), truth[entry["id"]])
+        yield Picture(image, entry_of(image, entry["id"], name), truth[entry["id"]])
 
 
 def opened(file: Path) -> Image.Image:
@@ -189,11 +190,7 @@ def find_objects(
         layer: number of the layer, from 0.
         count, threshold: as for ``maskcut``.
     """
-    height, width = image_spec(model.backbone).size
-    mode = "L" if model.in_channels == 1 else "RGB"
-    pixels = np.array(image.convert(mode).resize((width, height), Image.Resampling.BILINEAR))
-    inputs = torch.from_numpy(pixels).reshape(1, height, width, -1).permute(0, 3, 1, 2)
-    affinity, grid = patch_affinity(model, model.data_preprocessor({"inputs": inputs})["inputs"], layer)
+    affinity, grid = patch_affinity(model, resized_input(model, image), layer)
     masks = maskcut(affinity[0].cpu().numpy(), grid, count, threshold)
     tensors = (torch.from_numpy(mask)[None, None].float() for mask in masks)
     return [F.interpolate(t, image.size[::-1], mode="nearest-exact")[0, 0].bool().numpy() for t in tensors]

@@ -1,6 +1,7 @@
 """Segmentation without labels: IoU of the heads' masks with ground-truth masks, on a dataset in PASCAL VOC's layout."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,17 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import VOCSegmentation
 
+from ...datasets import mask_sources
 from ...io.untrusted import sanitized, spreadsheet_cell
-from ...models.backbone import image_spec
 from ...registry import FIGURES
 from ..attention import cls_attention
-from ..segmentation import MASK_FRACTION, ClassOverlap, attention_masks, best_heads, mean_iou
+from ..segmentation import MASK_FRACTION, attention_masks, best_heads, mean_iou
 from ..taps import find_layers, name_of
-from .base import Figure, FigureInput, FigureOutput, patch_layout, without_ticks
+from .base import Figure, FigureInput, FigureOutput, patch_layout, resized_input, without_ticks
 from .overlay import attention_bar, over_gray, scale_end, spread_of
 from .style import InlineFigure
 
-CLASSES = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"]
-CLASSES += ["diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
+CLASSES = mask_sources.VOCSegmentation.classes
 
 
 @FIGURES.register_module("segments")
@@ -77,7 +77,7 @@ class Segments(Figure):
             "images": sum(bool(classes) for classes in overlaps),
             "layer": layer + 1,
             "share": MASK_FRACTION,
-            "best_by_head": by_head(overlaps),
+            "best_by_head": {str(head): count for head, count in sorted(Counter(row[3] for row in rows).items())},
         }
         numbers = {"segments.json": summary, "segments.csv": [["image", "label", "class", "best head", "IoU"], *rows]}
         note = f"mIoU {100 * score:.1f} % on {summary['images']} images, layer {layer + 1}, the best head of each class"
@@ -101,26 +101,13 @@ def open_voc(options: argparse.Namespace) -> VOCSegmentation:
 @torch.inference_mode()
 def attention_of(model: torch.nn.Module, image: Image.Image, layer: int) -> Tensor:
     """Return the heads' CLS attention over an image in a layer (from 0), ``(K, rows, columns)``."""
-    height, width = image_spec(model.backbone).size
-    mode = "L" if model.in_channels == 1 else "RGB"
-    pixels = np.array(image.convert(mode).resize((width, height), Image.Resampling.BILINEAR))
-    inputs = torch.from_numpy(pixels).reshape(1, height, width, -1).permute(0, 3, 1, 2)
-    inputs = model.data_preprocessor({"inputs": inputs})["inputs"]
+    inputs = resized_input(model, image)
     attention = cls_attention(model, inputs, [layer])[layer][0]
     return attention.float().cpu().unflatten(-1, patch_layout(model, inputs)[1:])
 
 
 def class_name(label: int) -> str:
     return CLASSES[label] if label < len(CLASSES) else str(label)
-
-
-def by_head(overlaps: list[list[ClassOverlap]]) -> dict[str, int]:
-    """Return how often each head, counted from 1, was the best."""
-    counts: dict[int, int] = {}
-    for classes in overlaps:
-        for overlap in classes:
-            counts[overlap.head + 1] = counts.get(overlap.head + 1, 0) + 1
-    return {str(head): counts[head] for head in sorted(counts)}
 
 
 def plot_segments(examples: list[tuple], title: str) -> MplFigure:

@@ -146,9 +146,14 @@ class Layer(nn.Module):
         return None if self.compress is None else self.compress.keys(w)
 
     def attention(self, w: Tensor, layout: TokenLayout | None = None) -> Tensor | None:
-        """Return the attention between tokens, ``(B, K, N, N)``; None if no map is between tokens."""
-        between_tokens = (m.values for m in self.maps(w, layout).values() if m.rows == m.columns == "tokens")
-        return next(between_tokens, None)
+        """Return the attention between tokens, ``(B, K, N, N)``; None if no map is between tokens.
+
+        Its rows sum to 1. Those of another map than 'attention', such as CBSA's similarity, are divided by their sums.
+        """
+        for name, (values, rows, columns) in self.maps(w, layout).items():
+            if rows == columns == "tokens":
+                return values if name == "attention" else values / values.sum(-1, keepdim=True)
+        return None
 
     @property
     def lambd(self) -> float | None:
