@@ -199,13 +199,23 @@ def test_the_best_head_is_told_where_the_truth_is_known(browser, tmp_path):
     browser.check_quiet()
 
 
-def test_a_page_of_a_masked_autoencoder(browser, tmp_path):
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        (dict(type="MaskedAutoencoder", backbone=dict(type="CRATEMAE")), "MaskedAutoencoder predicts no classes."),
+        (
+            dict(type="Segmentation", backbone=dict(type="CRATE"), head=dict(type="LinearDecoder", num_classes=3)),
+            "this page shows its backbone, and `crate-mm analyze masks` the decoder",
+        ),
+    ],
+)
+def test_a_page_of_a_model_without_classes(browser, tmp_path, task, sentence):
     torch.manual_seed(0)
-    backbone = dict(type="CRATEMAE", arch=dict(embed_dim=48, depth=2, num_heads=3), img_size=(16, 24), patch_size=8)
-    model = MODELS.build(dict(type="MaskedAutoencoder", backbone=backbone)).eval()
+    backbone = dict(arch=dict(embed_dim=48, depth=2, num_heads=3), img_size=(16, 24), patch_size=8)
+    model = MODELS.build(task | dict(backbone=task["backbone"] | backbone)).eval()
     page_of({"mae": model}, Images((3, 16, 24)), tmp_path / "report.html")
     browser.open(tmp_path / "report.html")
-    assert "MaskedAutoencoder predicts no classes." in browser.text("#models")
+    assert sentence in browser.text("#models")
     assert len(nothings(browser, "look")) == 1
     browser.check_quiet()
 
@@ -240,6 +250,10 @@ def test_attention_between_blocks_of_patches(browser, tmp_path, monkeypatch):
     assert browser.text("#look .reading").startswith("row 1 to 2, column 3: ")
     times = float(browser.text("#look .reading").split(": ")[1].split(" times")[0])
     assert times == pytest.approx(7 * attention[2, 2] / 2, rel=1e-3)
+    said = re.search(r"takes most from (.+?) \(([\d.]+) times uniform\)", sentence)
+    names = ["the class token", "the block of 2 \u00d7 2 patches at row 1 to 2, column 1 to 2", "itself"]
+    shares = 7 * attention[2] / [1, 4, 2]  # of a token in the block
+    assert float(said[2]) == pytest.approx(shares[names.index(said[1])], rel=5e-3)
     browser.check_quiet()
 
 

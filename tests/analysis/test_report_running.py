@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Subset
 
+from crate_mm import get_model
 from crate_mm.analysis import measures
 from crate_mm.analysis.codes import zero_reasons
 from crate_mm.analysis.taps import capture
@@ -218,6 +219,66 @@ def test_a_drawing_is_prepared_as_the_data_are(browser, tmp_path):
         assert sum(scores) == pytest.approx(1, abs=1e-5)
         assert total is None or sum(pixels) == total  # a dot of 5 cells, in the middle: 4 blocks of 4 cells
     assert min(odd[2][0]) > 0
+
+
+def pen_strokes(image):
+    """Strokes through the pixels of an 8 x 8 digit that are at least half inked, in shares of its sides.
+
+    Each connected part is one stroke: a walk over its maximum spanning tree.
+    """
+    ink = {(y, x): image[y, x] for y, x in zip(*np.nonzero(image >= 128))}
+    strokes, rest = [], set(ink)
+
+    def walk(pixel, tree):
+        return [pixel, *(step for child in tree[pixel] for step in (*walk(child, tree), pixel))]
+
+    while rest:
+        first = max(rest, key=ink.get)
+        tree = {first: []}
+        rest.remove(first)
+        while True:
+            near = [(a, b) for a in tree for b in rest if max(abs(a[0] - b[0]), abs(a[1] - b[1])) == 1]
+            if not near:
+                break
+            # The most ink; of equal neighbors, one beside or below rather than across.
+            a, b = max(near, key=lambda ab: (min(map(ink.get, ab)), -sum(abs(p - q) for p, q in zip(*ab))))
+            tree[a].append(b)
+            tree[b] = []
+            rest.remove(b)
+        strokes.append([((x + 0.5) / 8, (y + 0.5) / 8) for y, x in walk(first, tree)])
+    return strokes
+
+
+# Draw strokes on the pad by its own events: the mouse of Selenium takes half a minute for ten digits.
+DRAW = """
+    const [pad, strokes] = arguments, { left, top, width } = pad.getBoundingClientRect();
+    const send = (kind, [x, y]) => pad.dispatchEvent(
+      new PointerEvent(kind, { clientX: left + x * width, clientY: top + y * width }));
+    pad.setPointerCapture = () => {};
+    document.querySelector('[data-key="clear"]').click();
+    for (const [first, ...others] of strokes) {
+      send("pointerdown", first);
+      for (const point of others) send("pointermove", point);
+      send("pointerup", first);
+    }
+"""
+
+
+def test_ten_test_images_drawn_on_the_canvas_are_recognized(browser, tmp_path):
+    """A test image of each digit, drawn on the pad, gets its label from the shipped model."""
+    dataset = Digits8()
+    model = get_model("crate_mini_digits", pretrained=True).eval()
+    page_of([ReportModel("one", model, class_names=list("0123456789"))], dataset, tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    labels = [dataset.source[i][1] for i in range(len(dataset))]
+    answers = []
+    for digit in range(10):
+        image = np.array(dataset.source[labels.index(digit)][0])
+        browser.run(DRAW, browser.find(".pad"), pen_strokes(image))
+        browser.wait()
+        answers.append(browser.text('[data-told="answer"]'))
+    assert [answer.split("says ")[-1][0] for answer in answers] == list("0123456789")
+    browser.check_quiet()
 
 
 CELLS = "return [...document.querySelectorAll('.switches td > button')].map((b) => [b.dataset.key, b.textContent])"

@@ -149,12 +149,12 @@ def test_a_typed_text_a_chosen_direction_and_its_effect(browser, windows, tmp_pa
     browser.click("#directions .entries button:nth-child(2)")
     chosen = browser.texts("#directions .entries [aria-pressed='true']")
     assert len(chosen) == 1
-    assert f"use direction {chosen[0].partition(':')[0]}." in browser.text("#density")
+    assert f"use direction {chosen[0].partition(':')[0]}." in browser.text('[data-told="density"]')
     browser.run(
         "[...document.querySelectorAll('#directions button')].find((b) => b.textContent === 'switch off').click();"
         "return new Promise((go) => setTimeout(go, 500))"
     )
-    assert "most likely" in browser.text("#effect")
+    assert "most likely" in browser.text('[data-told="effect"]')
     browser.check_quiet()
 
 

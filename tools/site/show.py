@@ -9,44 +9,30 @@ import io
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from PIL import Image
-from selenium import webdriver
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.browser import Browser  # noqa: E402
+
 WIDTH, HEIGHT = 980, 620  # of the browser's window, in pixels
 SHOWN = 700  # width of the picture
 MAX_BYTES = 2e6  # of each file
 FOUR = [[(0.56, 0.2), (0.44, 0.4), (0.32, 0.6), (0.5, 0.6), (0.7, 0.6)], [(0.58, 0.42), (0.58, 0.6), (0.58, 0.8)]]
 
 
-class Film:
+class Film(Browser):
     """Frames of a page in a headless browser, with the time that each is shown."""
 
     def __init__(self, page: Path, profile: str) -> None:
-        options = webdriver.ChromeOptions()
-        for option in ("--headless=new", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={profile}"):
-            options.add_argument(option)
-        self.driver = webdriver.Chrome(options=options)
-        metrics = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        self.driver.get(page.resolve().as_uri())
+        super().__init__(Path(profile))
+        self.view(WIDTH, HEIGHT)
+        self.open(page)
         self.frames: list[Image.Image] = []
         self.times: list[int] = []
-        self.wait()
-
-    def wait(self) -> None:
-        """Wait until the page is drawn."""
-        for _ in range(1200):
-            time.sleep(0.1)
-            if self.run("return document.body.getAttribute('aria-busy')") == "false":
-                return
-        raise RuntimeError("the page is not drawn in two minutes")
-
-    def run(self, script: str, *args):
-        return self.driver.execute_script(script, *args)
 
     def show(self, selector: str) -> None:
         """Scroll a section to the top, below the bar of choices."""
@@ -54,7 +40,7 @@ class Film:
         self.run(f"window.scrollTo({{top: {top} - 60, behavior: 'instant'}})", selector)
         self.wait()
 
-    def click(self, key: str) -> None:
+    def click_key(self, key: str) -> None:
         self.run('document.querySelector(`[data-key="${arguments[0]}"]`).click()', key)
         self.wait()
 
@@ -106,12 +92,12 @@ def main() -> None:
                 film.show("#draw")
                 film.take(300)
         film.times[-1] = 2200
-        film.click("off-layer-3")
+        film.click_key("off-layer-3")
         film.show("#draw details")
         film.take(2800)
         film.show("#layer")
         for step in (1, 2, 3, 6, 8):
-            film.click(f"stage-{step}")
+            film.click_key(f"stage-{step}")
             film.take(1300)
         film.show("#look")
         film.take(2200)

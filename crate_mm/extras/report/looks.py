@@ -15,6 +15,7 @@ from ...analysis.attention import no_attention
 from ...analysis.segmentation import attention_masks, best_heads
 from ...analysis.taps import find_layers, layout_of, name_of, read_taps
 from ...models.layers import TokenLayout
+from ...models.tasks.segmentation import Segmentation
 from .pack import pack
 
 SAMPLED = 100_000  # entries of a layer's maps that set the color scale
@@ -189,4 +190,9 @@ class Looks:
             reasons["subspaces"] = f"{name} has no subspaces: R\u1d9c is not defined."
         if not self.predicted:
             reasons["classes"] = f"{type(self.model).__name__} predicts no classes."
+            if isinstance(self.model, Segmentation):
+                reasons["classes"] = (
+                    "Segmentation predicts a class for each pixel: this page shows its backbone, and "
+                    "`crate-mm analyze masks` the decoder, with predicted masks, maps of the class tokens and R\u1d9c."
+                )
         return reasons

@@ -13,7 +13,6 @@ MODULES = (
     "numbers",
     "data",
     "state",
-    "element",
     "dom",
     "play",
     "svg",
@@ -38,7 +37,7 @@ MODULES = (
     "main",
 )
 # Maps the name of a page's template to the page's modules.
-PAGES = {"page": MODULES, "text": ("numbers", "data", "element", "svg", "sentences", "model", "text")}
+PAGES = {"page": MODULES, "text": ("numbers", "data", "dom", "svg", "sentences", "model", "text")}
 POLICY = (
     "default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
@@ -52,12 +51,27 @@ def asset(name: str) -> str:
 
 def script(page: str = "page") -> str:
     """Return a page's modules as one script, without their imports, exports, comments and indentation."""
-    modules = []
-    for name in PAGES[page]:
-        text = re.sub(r"^import\b[^;]*;\n", "", asset(f"{name}.js"), flags=re.M)
-        text = re.sub(r"^export (?=(async )?(function|const|class|let)\b)", "", text, flags=re.M)
-        modules.append(f"// {name}.js\n" + re.sub(r"^\s*//.*\n|^\s+", "", text, flags=re.M))
-    return "\n".join(modules)
+    text = "".join(asset(f"{name}.js") for name in PAGES[page])
+    text = re.sub(r"^import\b[^;]*;\n", "", text, flags=re.M)
+    text = re.sub(r"^export (?=(async )?(function|const|class|let)\b)", "", text, flags=re.M)
+    text = re.sub(r"^\s*//.*\n|^\s+|\s+// .*$", "", text, flags=re.M)
+    return "\n".join(map(without_spaces, text.split("\n")))
+
+
+def without_spaces(line: str) -> str:
+    """Return a line of a script without the spaces around its punctuation; a line with nested templates stays."""
+    if line.count("`") > 2:
+        return line
+    code = re.split(r'("(?:[^"\\]|\\.)*"|`[^`]*`|/\S.*?/[a-z]*)', line)  # strings, a template, regular expressions
+    code[::2] = [re.sub(r" ?([={}()\[\],;:?<>*/&|]) ?", r"\1", part) for part in code[::2]]
+    return "".join(code)
+
+
+def style(page: str = "page") -> str:
+    """Return a page's style sheet, without comments and needless white space."""
+    text = asset("style.css") + (asset("text.css") if page == "text" else "")
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    return re.sub(r"\s*([{};,>])\s*|(?<=:) ", r"\1", text).strip()
 
 
 def make_page(data: dict[str, Any], title: str, page: str = "page") -> str:
@@ -76,12 +90,21 @@ def make_page(data: dict[str, Any], title: str, page: str = "page") -> str:
     parts = {
         "POLICY": html.escape(policy),
         "TITLE": html.escape(title),
-        "STYLE": asset("style.css"),
+        "STYLE": style(page),
+        "SUMMARY": asset("summary.html"),
         "EQUATIONS": asset("equations.html"),
         "DATA": as_json(data),
         "SCRIPT": code,
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], asset(f"{page}.html"))
+    template = asset("frame.html").replace("{{BODY}}", asset(f"{page}.html"))
+    template = re.sub(r"\[\[(?:([^\]|]+)\|)?([^\]|]+)\]\]", term, template)
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+def term(match: re.Match[str]) -> str:
+    """Return the button that explains ``[[text]]``, or the term of ``[[term|text]]``: see ``words.js``."""
+    name, text = match[1] or match[2], match[2]
+    return f'<button type="button" class="term" data-term="{name}">{text}</button>'
 
 
 def as_json(data: Any) -> str:

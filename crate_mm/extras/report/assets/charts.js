@@ -1,10 +1,34 @@
-// What the charts of the sections share: the styles of the models, their legend, and curves by layer.
+// What sections share of the models: their colors and styles, legend, boxes, and curves by layer.
 
 import { report } from "./data.js";
-import { div, dot, mark } from "./dom.js";
-import { h } from "./element.js";
+import { div, h, nothing } from "./dom.js";
+import { countOf } from "./numbers.js";
 import { depthOf, mostOf, shownModels, state } from "./state.js";
 import { lineChart } from "./svg.js";
+
+// The color of a model: A, B, an untrained one, another one.
+export function mark(index) {
+  if (report.models[index].untrained) return "var(--untrained)";
+  return index === state.a ? "var(--a)" : index === state.b ? "var(--b)" : "var(--other)";
+}
+
+// A model's mark: round, and square for B.
+export function dot(index) {
+  return h("span", { class: index === state.b ? "dot square" : "dot", style: { color: mark(index) } });
+}
+
+// A box of a model, with its mark and its label.
+export function panelOf(model, index, ...children) {
+  const box = { class: "model", "data-model": index, style: { "--mark": mark(index) } };
+  return h("article", box, h("h3", {}, dot(index), model.label), children);
+}
+
+// In place of a view of a layer that a model does not define. The reason is said once, beside the model's name at the top.
+export function lacking(model, what, otherwise = "") {
+  if (!model.layers[state.layer]) return nothing(`${model.label} has ${countOf(model.layers.length, "layer")}.`);
+  if (!Object.hasOwn(model.undefined, what)) return nothing(otherwise);
+  return h("p", { class: "none" }, `Not defined for ${model.label}: see its line at the top.`);
+}
 
 // The color and the dashes of a model: an untrained one is dotted, B is dashed.
 export function styleOf(index) {

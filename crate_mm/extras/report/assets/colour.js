@@ -71,8 +71,9 @@ function contextOf(canvas) {
   return canvas.getContext("2d", { willReadFrequently: true });
 }
 
-// Paint the cells of a grid with `colour(i, v)`, v the gray of the picture below, 0 to 1, or 1 without one. `below` is
-// {values, width, height}. Cells have hard edges, and the canvas about `long` pixels along its longer side.
+// Paint the cells of a grid with `colour(i, v)`, v the gray of the picture below, 0 to 1, or 1 without one; it is linear in
+// v, so two colours a cell give all. `below` is {values, width, height}. Cells have hard edges, and the canvas about `long`
+// pixels along its longer side.
 export function paint(canvas, { colour, below = null, long = 240, ...cells }) {
   const grid = gridOf(cells);
   const skip = below ? Math.max(1, Math.floor(Math.max(below.height, below.width) / long)) : 1;
@@ -80,16 +81,18 @@ export function paint(canvas, { colour, below = null, long = 240, ...cells }) {
     ? [Math.ceil(below.height / skip), Math.ceil(below.width / skip)]
     : (cells.patches ?? [cells.rows, cells.columns]);
   const small = new ImageData(wide, high);
-  for (let y = 0; y < high; y++)
+  const [dark, light] = [0, 1].map((v) => Array.from({ length: cells.rows * cells.columns }, (_, i) => colour(i, v)));
+  const across = Array.from({ length: wide }, (_, x) => grid.at(0, x / wide));
+  for (let y = 0; y < high; y++) {
+    const row = grid.at(y / high, 0);
     for (let x = 0; x < wide; x++) {
       const v = below ? below.values[y * skip * below.width + x * skip] : 1;
-      const [r, g, b] = colour(grid.at(y / high, x / wide), v);
+      const [low, top] = [dark[row + across[x]], light[row + across[x]]];
       const at = 4 * (y * wide + x);
-      small.data[at] = r;
-      small.data[at + 1] = g;
-      small.data[at + 2] = b;
+      for (let c = 0; c < 3; c++) small.data[at + c] = low[c] + v * (top[c] - low[c]);
       small.data[at + 3] = 255;
     }
+  }
   const times = Math.max(1, Math.ceil(long / Math.max(high, wide)));
   Object.assign(canvas, { width: wide * times, height: high * times });
   const context = contextOf(canvas);

@@ -2,8 +2,8 @@
 
 import { scaleEnd } from "./colour.js";
 import { report } from "./data.js";
-import { button, buttons, dot, nothing, says } from "./dom.js";
-import { h } from "./element.js";
+import { dot } from "./charts.js";
+import { button, buttons, h, nothing, says } from "./dom.js";
 import { attentionMap, differenceMap, grayBelow } from "./heat.js";
 import { sameGrid } from "./image.js";
 import { playButton } from "./play.js";
@@ -22,7 +22,7 @@ export async function renderCompare(body) {
   const trained = one.untrained !== other.untrained && one.name === other.name;
   document.getElementById("compare-title").textContent = trained ? "What training changed" : "What differs";
   const layers = [...Array(mostOf(depthOf)).keys()];
-  const [a, b] = [await maps(one, layers), await maps(other, layers)];
+  const [a, b] = [await mapsByLayer(one, layers), await mapsByLayer(other, layers)];
   // A row of maps: one cell a layer, which chooses the layer.
   const film = (key, name, label, draw) => {
     const cells = layers.map((l) => {
@@ -39,8 +39,8 @@ export async function renderCompare(body) {
   const rows = [];
   for (const { model, index } of shown) {
     const below = await grayBelow(model);
-    const found = model === one ? a : b;
-    const draw = (l) => found[l] && attentionMap(found[l], state.head, below, 72);
+    const maps = model === one ? a : b;
+    const draw = (l) => maps[l] && attentionMap(maps[l], state.head, below, 72);
     rows.push(film(index, [dot(index), model.label], model.label, draw));
   }
   const both = layers.map((l) => a[l] && b[l] && sameGrid(a[l], b[l]) && differenceOf(a[l], b[l]));
@@ -68,10 +68,10 @@ export async function renderCompare(body) {
 }
 
 // The attention of the chosen head by layer, null where a layer has none.
-async function maps(model, layers) {
-  const found = [];
-  for (const l of layers) found.push(await attentionRows(model, l));
-  return found.map((rows) => (rows?.heads[state.head] ? rows : null));
+async function mapsByLayer(model, layers) {
+  const maps = [];
+  for (const l of layers) maps.push(await attentionRows(model, l));
+  return maps.map((rows) => (rows?.heads[state.head] ? rows : null));
 }
 
 function differenceOf(a, b) {

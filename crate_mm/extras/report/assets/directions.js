@@ -3,8 +3,8 @@
 import { changes, toggled } from "./changes.js";
 import { GROUND } from "./colour.js";
 import { className, part, report, unpack } from "./data.js";
-import { barline, bars, button, buttons, div, lacking, note, nothing, says, select } from "./dom.js";
-import { h } from "./element.js";
+import { lacking } from "./charts.js";
+import { barline, bars, button, buttons, div, h, note, nothing, says, select } from "./dom.js";
 import { percent, short } from "./numbers.js";
 import { picture } from "./heat.js";
 import { directionSentence } from "./sentences.js";
@@ -49,7 +49,7 @@ export async function renderDirections(body) {
   const plot = div("density");
   body.replaceChildren(
     note(
-      `Layer ${state.layer + 1} has ${shares.length} directions, below each a dot at the share of tokens that use it; ${each}.${few}`,
+      `Layer ${state.layer + 1} has ${shares.length} directions. Each dot is one, at the share of tokens that use it; ${each}.${few}`,
       "never",
     ),
     plot,
@@ -68,15 +68,18 @@ export async function renderDirections(body) {
 function density(width, shares, chosen) {
   const at = (share) => 20 + ((Math.log10(Math.max(share, 1e-3)) + 3) / 3) * (width - 40);
   const svg = s("svg", { width, height: 70, role: "img", "aria-label": "share of tokens that use each direction" });
-  const heights = new Map();
+  const columns = new Map();
   shares.forEach((share, j) => {
     if (share === 0) return;
     const column = Math.round(at(share) / 5);
-    const level = heights.get(column) ?? 0;
-    heights.set(column, level + 1);
-    const dot = { cx: column * 5, cy: 46 - 5 * (level % 9), r: 2.2, class: j === chosen ? "dot-chosen" : "dot-one" };
-    svg.append(s("circle", dot, s("title", {}, `${j + 1}: ${percent(share)}`)));
+    columns.set(column, [...(columns.get(column) ?? []), j]);
   });
+  const apart = Math.min(5, 44 / Math.max(...[...columns.values()].map((list) => list.length)));
+  for (const [column, list] of columns)
+    list.forEach((j, level) => {
+      const dot = { cx: column * 5, cy: 46 - apart * level, r: 2.2, class: j === chosen ? "dot-chosen" : "dot-one" };
+      svg.append(s("circle", dot, s("title", {}, `${j + 1}: ${percent(shares[j])}`)));
+    });
   for (const share of [0.001, 0.01, 0.1, 1])
     svg.append(s("text", { x: at(share), y: 64, "text-anchor": "middle" }, percent(share)));
   return svg;
@@ -108,7 +111,7 @@ async function directionPanel(model, direction, share, classes, numbers) {
   };
   const most = Math.max(...classes.map((entry) => entry.share), share) || 1;
   const rows = classes.map((entry) => [entry.name, entry.share / most, percent(entry.share)]);
-  const title = h("h4", {}, "Share of tokens by class (line: all)");
+  const title = h("h4", {}, "Share of tokens by class; the line is that of all tokens");
   return div(
     "panel",
     buttons(
@@ -128,9 +131,11 @@ async function directionPanel(model, direction, share, classes, numbers) {
       : note("The page keeps no images of this direction."),
     div(
       "halves",
-      rows.length
-        ? div(null, title, bars(rows, { line: share / most, told: "class-shares" }))
-        : lacking(model, "labels"),
+      div(
+        null,
+        title,
+        rows.length ? bars(rows, { line: share / most, told: "class-shares" }) : lacking(model, "labels"),
+      ),
       model.running ? div(null, await reads(model, j)) : "",
     ),
   );

@@ -1,25 +1,15 @@
-// Elements that several sections use.
+// Elements. Their content is always text: names are never parsed as HTML.
 
-import { report } from "./data.js";
-import { h } from "./element.js";
-import { countOf } from "./numbers.js";
-import { state } from "./state.js";
-
-// The color of a model: A, B, an untrained one, another one.
-export function mark(index) {
-  if (report.models[index].untrained) return "var(--untrained)";
-  return index === state.a ? "var(--a)" : index === state.b ? "var(--b)" : "var(--other)";
-}
-
-// A model's mark: round, and square for B.
-export function dot(index) {
-  return h("span", { class: index === state.b ? "dot square" : "dot", style: { color: mark(index) } });
-}
-
-// A box of a model, with its mark and its label.
-export function panelOf(model, index, ...children) {
-  const box = { class: "model", "data-model": index, style: { "--mark": mark(index) } };
-  return h("article", box, h("h3", {}, dot(index), model.label), children);
+export function h(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === undefined || value === null || (value === false && !name.startsWith("aria-"))) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
+    else element.setAttribute(name, value === true && !name.startsWith("aria-") ? "" : String(value));
+  }
+  element.append(...children.flat(9).filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
 }
 
 export function div(name, ...children) {
@@ -70,13 +60,6 @@ export function nothing(sentence) {
   return h("p", { class: "none" }, `Not defined here. ${sentence}`);
 }
 
-// In place of a view of a layer that a model does not define. The reason is said once, beside the model's name at the top.
-export function lacking(model, what, otherwise = "") {
-  if (!model.layers[state.layer]) return nothing(`${model.label} has ${countOf(model.layers.length, "layer")}.`);
-  if (!Object.hasOwn(model.undefined, what)) return nothing(otherwise);
-  return h("p", { class: "none" }, `Not defined for ${model.label}: see its line at the top.`);
-}
-
 // A bar that fills a share of its line.
 export function barline(share) {
   return h("span", { class: "barline" }, h("i", { style: { width: `${100 * share}%` } }));
@@ -100,6 +83,11 @@ export function say(text) {
 // Let the browser handle what waits.
 export function pause() {
   return new Promise((go) => setTimeout(go));
+}
+
+// Let the browser show what is drawn. A hidden page shows nothing.
+export function frame() {
+  return new Promise((go) => (document.hidden ? setTimeout(go) : requestAnimationFrame(() => setTimeout(go))));
 }
 
 // Scroll a row sideways to what is chosen in it, and nothing else: scrollIntoView would also scroll the page.

@@ -3,8 +3,7 @@
 import { changes, changeWords, isChanged, toggled } from "./changes.js";
 import { grayOf, GROUND, paint } from "./colour.js";
 import { className, report } from "./data.js";
-import { bars, button, buttons, div, note, pause, reveal, say, says, select } from "./dom.js";
-import { h } from "./element.js";
+import { bars, button, buttons, div, h, note, pause, reveal, say, says, select } from "./dom.js";
 import { attentionMap } from "./heat.js";
 import { layerColumns } from "./layer.js";
 import { countOf, percent, twoPercents } from "./numbers.js";

@@ -2,8 +2,7 @@
 
 import { grayOfPicture, gridOf, over, paint, ring, signed, strength, viridis } from "./colour.js";
 import { report } from "./data.js";
-import { say } from "./dom.js";
-import { h } from "./element.js";
+import { h, say } from "./dom.js";
 import { number } from "./numbers.js";
 import { choosePatch, state } from "./state.js";
 import { scaleOf } from "./views.js";
@@ -28,28 +27,28 @@ export async function grayBelow(model) {
 }
 
 // A map of a head's attention from the chosen token, which is ringed: over a gray picture, or alone.
-export function attentionMap(found, k, below, long, properties = { "aria-hidden": "true" }) {
+export function attentionMap(maps, k, below, long, properties = { "aria-hidden": "true" }) {
   const canvas = h("canvas", properties);
   const most = scaleOf();
-  const strengths = found.times[k].map((x) => strength(x, most));
+  const strengths = maps.times[k].map((x) => strength(x, most));
   const colour = (i, v) => (below ? over(strengths[1 + i], v) : viridis(strengths[1 + i]));
-  paint(canvas, { ...found, below, long, colour });
-  if (found.chosen) ring(canvas, found.chosen - 1, found);
+  paint(canvas, { ...maps, below, long, colour });
+  if (maps.chosen) ring(canvas, maps.chosen - 1, maps);
   return canvas;
 }
 
 // The differences of two maps: purple and orange up to `most`.
-export function differenceMap(found, difference, most, long, properties = { "aria-hidden": "true" }) {
+export function differenceMap(maps, difference, most, long, properties = { "aria-hidden": "true" }) {
   const canvas = h("canvas", properties);
-  return paint(canvas, { ...found, long, colour: (i) => signed(difference[1 + i], most) });
+  return paint(canvas, { ...maps, long, colour: (i) => signed(difference[1 + i], most) });
 }
 
 // Let clicks and arrow keys choose a patch.
-export function pickPatch(canvas, found, read) {
-  const { columns, side, patches, chosen } = found;
+export function pickPatch(canvas, maps, read) {
+  const { columns, side, patches, chosen } = maps;
   const pick = (i) => choosePatch(Math.floor(i / columns) * side, (i % columns) * side, ...patches);
   canvas.setAttribute("aria-roledescription", "patches; arrow keys choose");
-  pickable(canvas, found, { read, pick, chosen: () => Math.max(chosen - 1, 0) });
+  pickable(canvas, maps, { read, pick, chosen: () => Math.max(chosen - 1, 0) });
 }
 
 // A picture, dark where a mask of the cells is 0.

@@ -2,8 +2,8 @@
 
 import { paint, scaleEnd, strength, viridis } from "./colour.js";
 import { className, report } from "./data.js";
-import { barline, bars, button, buttons, div, lacking, mark, note, nothing, panelOf, say, says } from "./dom.js";
-import { h } from "./element.js";
+import { lacking, mark, panelOf } from "./charts.js";
+import { barline, bars, button, buttons, div, h, note, nothing, say, says } from "./dom.js";
 import { attentionMap, differenceMap, grayBelow, pickPatch } from "./heat.js";
 import { countOf, number, percent, short } from "./numbers.js";
 import { attentionSentence, headsSentence } from "./sentences.js";
@@ -16,7 +16,7 @@ export async function renderImage(body) {
   const { name, label } = report.images[state.image];
   const shown = [];
   for (const entry of shownModels())
-    shown.push({ ...entry, found: await attentionRows(entry.model), below: await grayBelow(entry.model) });
+    shown.push({ ...entry, maps: await attentionRows(entry.model), below: await grayBelow(entry.model) });
   const panels = shown.map((entry) => panelOf(entry.model, entry.index, mapView(entry)));
   const answers = shown.map(({ model, index }) => panelOf(model, index, predictions(model, label)));
   const of = label === null ? ", without a label" : `, label ${className(label)}`;
@@ -24,7 +24,7 @@ export async function renderImage(body) {
     strip(),
     div("spread", h("p", { class: "title" }, h("strong", {}, name), of), tokenChoice(shown[0].model)),
     h("div", { class: "swipe four", "data-scroll": "maps" }, panels, differenceView(shown), div("answers", answers)),
-    shown[0].found?.heads.length > 1 ? headsView(shown[0]) : "",
+    shown[0].maps?.heads.length > 1 ? headsView(shown[0]) : "",
   );
 }
 
@@ -53,19 +53,19 @@ const POOLED = {
   mean: "The head predicts from the mean of all tokens, so this map does not explain the prediction.",
 };
 
-function mapView({ model, index, found, below }) {
-  if (!found) return lacking(model, "attention", "This layer computes no attention matrix.");
-  if (state.head >= found.heads.length) return nothing(`This model has ${countOf(found.heads.length, "head")}.`);
-  const [key, times, { chosen }] = [`attention-${index}`, found.times[state.head], found];
-  const canvas = attentionMap(found, state.head, alone ? null : below, 240, { class: "pick", "data-key": key });
-  canvas.attention = found.heads[state.head];
-  const { weights, names } = spreadOf(found, state.head);
-  const sentence = attentionSentence(state.head + 1, tokenName(chosen, found), weights, names);
+function mapView({ model, index, maps, below }) {
+  if (!maps) return lacking(model, "attention", "This layer computes no attention matrix.");
+  if (state.head >= maps.heads.length) return nothing(`This model has ${countOf(maps.heads.length, "head")}.`);
+  const [key, times, { chosen }] = [`attention-${index}`, maps.times[state.head], maps];
+  const canvas = attentionMap(maps, state.head, alone ? null : below, 240, { class: "pick", "data-key": key });
+  canvas.attention = maps.heads[state.head];
+  const { weights, names, times: shares } = spreadOf(maps, state.head);
+  const sentence = attentionSentence(state.head + 1, tokenName(chosen, maps), weights, names, shares);
   canvas.setAttribute("aria-label", `${model.label}, layer ${state.layer + 1}. ${sentence}`);
   const reading = h("p", { class: "reading", "aria-hidden": "true" });
-  const read = (i) => (reading.textContent = `${placeOf(i, found)}: ${number(times[1 + i])} times uniform`);
+  const read = (i) => (reading.textContent = `${placeOf(i, maps)}: ${number(times[1 + i])} times uniform`);
   if (chosen) read(chosen - 1);
-  pickPatch(canvas, found, read);
+  pickPatch(canvas, maps, read);
   if (document.activeElement?.dataset.key === key) say(sentence);
   return [
     canvas,
@@ -88,12 +88,12 @@ function scaleBar() {
 }
 
 function differenceView([first, second]) {
-  const [a, b] = [first, second].map((shown) => shown?.found?.times[state.head]);
-  if (!a || !b || !sameGrid(first.found, second.found)) return "";
+  const [a, b] = [first, second].map((shown) => shown?.maps?.times[state.head]);
+  if (!a || !b || !sameGrid(first.maps, second.maps)) return "";
   const difference = a.map((value, i) => value - b[i]);
   const most = scaleEnd(difference.map(Math.abs), a.length) / 2;
   const name = `A − B: ${first.model.label} minus ${second.model.label}, in times uniform`;
-  const canvas = differenceMap(first.found, difference, most, 240, { role: "img", "aria-label": name });
+  const canvas = differenceMap(first.maps, difference, most, 240, { role: "img", "aria-label": name });
   canvas.difference = difference;
   const legend = `Orange: A takes more; purple: less. Full color is ${short(most)} times uniform.`;
   return h("article", { class: "model" }, h("h3", {}, "A − B"), canvas, note(legend));
@@ -103,11 +103,11 @@ export function sameGrid(a, b) {
   return a.rows === b.rows && a.columns === b.columns && a.side === b.side;
 }
 
-function headsView({ model, index, found, below }) {
-  const all = found.heads.map((_, k) => spreadOf(found, k));
+function headsView({ model, index, maps, below }) {
+  const all = maps.heads.map((_, k) => spreadOf(maps, k));
   const tiles = all.map(({ weights, spread }, k) => {
     const name = `head ${k + 1}: ${Number(spread.toPrecision(2))} of ${weights.length} tokens`;
-    const content = [attentionMap(found, k, below, 96), name, barline(spread / weights.length)];
+    const content = [attentionMap(maps, k, below, 96), name, barline(spread / weights.length)];
     return button(`head-${k}`, content, () => choose({ head: k }), k === state.head);
   });
   const sentence = headsSentence(all.map(({ weights }) => weights)) ?? "";

@@ -2,8 +2,7 @@
 
 import { entry, paint, ring, signed } from "./colour.js";
 import { className, part, report } from "./data.js";
-import { button, buttons, div, note, nothing, say } from "./dom.js";
-import { h } from "./element.js";
+import { button, buttons, div, h, note, nothing, say } from "./dom.js";
 import { attentionMap, grayBelow, pickPatch } from "./heat.js";
 import { countOf, percent, short } from "./numbers.js";
 import { layerRates, reasons } from "./model.js";
@@ -65,17 +64,17 @@ function notRunning(model) {
 
 // The numbers of the chosen layer, token and head: arrays of the token by the names of `runLayer`, and more.
 async function viewOf(model) {
-  const [l, net, run, found] = [state.layer, await netOf(model), await runOf(model), await attentionRows(model)];
-  const [layer, steps, N, d, token] = [net.layers[l], run.layers[l], net.tokens, net.width, found.chosen];
+  const [l, net, run, maps] = [state.layer, await netOf(model), await runOf(model), await attentionRows(model)];
+  const [layer, steps, N, d, token] = [net.layers[l], run.layers[l], net.tokens, net.width, maps.chosen];
   const of = (name) => part(steps[name], [N, steps[name].length / N], token);
   const names = ["input", "w", "added", "half", "normedHalf", "step", "code"];
   const view = Object.fromEntries(names.map((name) => [name, of(name)]));
   const threshold = layer.eta * layer.lambda;
   return {
     ...view,
-    ...{ model, net, run, found, layer, l, N, d, threshold, below: await grayBelow(model) },
+    ...{ model, net, run, maps, layer, l, N, d, threshold, below: await grayBelow(model) },
     head: Math.min(headOf(model), layer.heads - 1),
-    name: tokenName(token, found),
+    name: tokenName(token, maps),
     before: view.normedHalf.map((v, j) => v + view.step[j] - threshold),
     mostCode: steps.code.reduce((a, b) => Math.max(a, b), 0),
     rates: layerRates(net, layer, steps),
@@ -91,11 +90,10 @@ const largest = (...rows) => Math.max(...rows.flatMap((values) => [...values.map
 
 // The sentence of each step.
 function captions(view) {
-  const { d, l, N, layer, head, found, net, name, input, added, normedHalf, step, before, threshold, code, left } =
-    view;
-  const times = found.times[head];
+  const { d, l, N, layer, head, maps, net, name, input, added, normedHalf, step, before, threshold, code, left } = view;
+  const times = maps.times[head];
   const most = times.indexOf(Math.max(...times));
-  const from = most === found.chosen ? "itself" : tokenName(most, found);
+  const from = most === maps.chosen ? "itself" : tokenName(most, maps);
   const j = code.indexOf(Math.max(...code));
   const sum = `${short(normedHalf[j])} ${step[j] < 0 ? "−" : "+"} ${short(Math.abs(step[j]))} − ${short(threshold)} = ${short(before[j])}`;
   return [
@@ -134,10 +132,10 @@ const PANELS = [
     });
     return div("shadows", heads);
   },
-  ({ found, head, below }) => {
+  ({ maps, head, below }) => {
     const name = `what head ${head + 1} takes from each patch`;
-    const canvas = attentionMap(found, head, below, 160, { class: "map", role: "img", "aria-label": name });
-    const words = `Bright: ${scaleOf()} times an equal share. The class token: ${short(found.times[head][0])}.`;
+    const canvas = attentionMap(maps, head, below, 160, { class: "map", role: "img", "aria-label": name });
+    const words = `Bright: ${scaleOf()} times an equal share. The class token: ${short(maps.times[head][0])}.`;
     return [canvas, h("p", {}, words)];
   },
   ({ input, added, half }) => sumOf(["token", "+ step", "= sum"], [input, added, half]),
@@ -159,12 +157,12 @@ const PANELS = [
 ];
 
 // The image with the chosen token ringed; a click or an arrow chooses a patch.
-function chooser({ found, below, name }) {
+function chooser({ maps, below, name }) {
   const of = { class: "pick", "data-key": "layer-image", "aria-label": `the image; ${name} is chosen` };
   const canvas = h("canvas", of);
   paint(canvas, { rows: 1, columns: 1, below, long: 180, colour: (_, v) => Array(3).fill(255 * v) });
-  if (found.chosen) ring(canvas, found.chosen - 1, found);
-  pickPatch(canvas, found);
+  if (maps.chosen) ring(canvas, maps.chosen - 1, maps);
+  pickPatch(canvas, maps);
   const { label } = report.images[state.image];
   const words = `${label === null ? "" : `Label ${className(label)}. `}Chosen: ${name}.`;
   const cls = button("class-token", "class token", () => choose({ cls: !state.cls }), state.cls);

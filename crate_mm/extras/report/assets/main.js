@@ -2,8 +2,8 @@
 
 import { renderCompare } from "./compare.js";
 import { gunzip, headsOf, report } from "./data.js";
-import { dot, pause, reveal } from "./dom.js";
-import { h } from "./element.js";
+import { dot } from "./charts.js";
+import { frame, h, pause, reveal } from "./dom.js";
 import { countOf, percent } from "./numbers.js";
 import { renderDirections } from "./directions.js";
 import { renderDraw, renderEffect, renderHeads } from "./draw.js";
@@ -18,7 +18,7 @@ import { renderSegments } from "./segments.js";
 import { SENTENCES, verdict } from "./sentences.js";
 import { choose, depthOf, ignored, mostOf, onChoice, openAt, state, untrainedModel } from "./state.js";
 import { renderSubspaces } from "./subspaces.js";
-import { attentionRows, spreadOf } from "./views.js";
+import { attentionRows, runOf, spreadOf } from "./views.js";
 import { explainWords } from "./words.js";
 
 const PLACE = ["image", "layer", "head", "y", "x", "cls"];
@@ -67,10 +67,21 @@ async function drawAll() {
     waiting.delete(id);
     if ((await drawSection(id, render)) === false) waiting.add(id);
     if (arriving) field(state.section)?.scrollIntoView({ behavior: "instant" });
-    await pause();
+    await (near.includes(id) ? frame() : pause());
   }
   drawing = arriving = false;
   document.body.setAttribute("aria-busy", "false");
+  computeAhead();
+}
+
+// The forward passes of the other images, so that one that is chosen is shown at once. Any drawing ends it.
+async function computeAhead() {
+  const model = report.models[state.a];
+  for (const i of model.running ? report.images.keys() : []) {
+    await pause();
+    if (drawing) return;
+    await runOf(model, i);
+  }
 }
 
 // Draw a section; the focus and what is scrolled sideways stay. One that fails shows its error and affects no other.
@@ -189,9 +200,9 @@ async function openWhereItIsInteresting() {
   const varies = patches.map((patch) => mean(patch.map((v) => v * v)) - mean(patch) ** 2);
   const most = varies.indexOf(Math.max(...varies));
   openAt({ y: (Math.floor(most / columns) + 0.5) / rows, x: ((most % columns) + 0.5) / columns });
-  const found = await attentionRows(model);
-  if (!found) return;
-  const spreads = found.heads.map((_, k) => spreadOf(found, k).spread);
+  const maps = await attentionRows(model);
+  if (!maps) return;
+  const spreads = maps.heads.map((_, k) => spreadOf(maps, k).spread);
   openAt({ head: spreads.indexOf(Math.min(...spreads)) });
 }
 

@@ -2,8 +2,7 @@
 
 import { legend, lineByLayer, styleOf } from "./charts.js";
 import { report } from "./data.js";
-import { button, div, fold, note, says, unfold } from "./dom.js";
-import { h } from "./element.js";
+import { button, div, fold, h, note, says, unfold } from "./dom.js";
 import { countOf, number, percent, short } from "./numbers.js";
 import { measureSentences } from "./sentences.js";
 import { choose, shownModels, state, untrainedModel } from "./state.js";
@@ -86,14 +85,14 @@ function detail() {
   const name = state.measure;
   const template = document.getElementById(`equation-${name}`);
   const models = shownModels().filter(({ model }) => model.layers[state.layer]?.measures[name]);
-  const found = models.map(({ model, index }) => ({ ...model.layers[state.layer].measures[name], model, index }));
+  const entries = models.map(({ model, index }) => ({ ...model.layers[state.layer].measures[name], model, index }));
   const words = ({ model, mean, std, count }) =>
     note(`${model.label}: mean ${number(mean)}, deviation ${number(std)}, ${countOf(count, "image")}`, "measure");
   const plot = div("chart");
-  if (found.length)
+  if (entries.length)
     barChart(plot, {
       name: `Distribution over the images, layer ${state.layer + 1}`,
-      groups: inBins(found),
+      groups: inBins(entries),
       xTitle: "value of an image",
       xFormat: short,
       yFormat: percent,
@@ -101,18 +100,18 @@ function detail() {
   return div(
     "panel",
     div("equation", template ? template.content.cloneNode(true) : note(report.measures[name])),
-    found.length
-      ? [plot, found.map(words)]
+    entries.length
+      ? [plot, entries.map(words)]
       : h("p", { class: "none" }, "Not defined in this layer for the models shown."),
     div("scroll numbers", table(name)),
   );
 }
 
 // Histograms of models in bins of one common width, the widest: all widths are powers of two, or 0 for one value.
-function inBins(found) {
-  const widest = Math.max(...found.map(({ histogram }) => histogram.width));
-  const width = widest || Math.max(Math.abs(found[0].histogram.start) * 1e-3, 1e-6);
-  return found.map(({ index, histogram, count }) => {
+function inBins(entries) {
+  const widest = Math.max(...entries.map(({ histogram }) => histogram.width));
+  const width = widest || Math.max(Math.abs(entries[0].histogram.start) * 1e-3, 1e-6);
+  return entries.map(({ index, histogram, count }) => {
     const bins = new Map();
     histogram.counts.forEach((n, i) => {
       const bin = Math.floor((histogram.start + (i + 0.5) * histogram.width) / width);
@@ -129,8 +128,8 @@ function inBins(found) {
 function table(name) {
   const models = shownModels().filter(({ model }) => model.layers.some(({ measures }) => measures[name]));
   const cell = (model, l) => {
-    const found = model.layers[l]?.measures[name];
-    return h("td", {}, found ? `${number(found.mean)} ± ${number(found.std)}` : "–");
+    const entry = model.layers[l]?.measures[name];
+    return h("td", {}, entry ? `${number(entry.mean)} ± ${number(entry.std)}` : "–");
   };
   const depth = Math.max(...models.map(({ model }) => model.layers.length));
   const rows = Array.from({ length: depth }, (_, l) =>

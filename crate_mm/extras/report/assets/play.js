@@ -1,6 +1,6 @@
 // Buttons that play: a step every so often until the end, until any other input, or until the page is hidden.
 
-import { h } from "./element.js";
+import { h } from "./dom.js";
 
 const still = window.matchMedia("(prefers-reduced-motion: reduce)");
 let playing = null; // {key, text, timer}

@@ -1,8 +1,8 @@
 // How the page was made, and a button that saves every number of it.
 
 import { report } from "./data.js";
-import { button, div, fold, panelOf } from "./dom.js";
-import { h } from "./element.js";
+import { panelOf } from "./charts.js";
+import { button, div, fold, h } from "./dom.js";
 import { countOf } from "./numbers.js";
 
 export async function renderRun(body) {

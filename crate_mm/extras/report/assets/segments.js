@@ -1,8 +1,8 @@
 // Masks of the heads: the patches that the class token attends to most.
 
 import { report } from "./data.js";
-import { button, div, lacking, note, panelOf } from "./dom.js";
-import { h } from "./element.js";
+import { lacking, panelOf } from "./charts.js";
+import { button, div, h, note } from "./dom.js";
 import { masked, picture } from "./heat.js";
 import { number } from "./numbers.js";
 import { choose, shownModels, state } from "./state.js";
@@ -11,19 +11,19 @@ import { masksOf } from "./views.js";
 export async function renderSegments(body) {
   const panels = [];
   for (const { model, index } of shownModels()) {
-    const found = model.layers[state.layer] && (await masksOf(model));
+    const all = model.layers[state.layer] && (await masksOf(model));
     const missing = () => lacking(model, "cls", "This layer has no class token's attention.");
-    panels.push(panelOf(model, index, found ? await masks(model, index, found) : missing()));
+    panels.push(panelOf(model, index, all ? await masks(model, index, all) : missing()));
   }
   const ask = ["The best head is defined by ground-truth masks: pass them with --masks, or run "];
   ask.push(h("code", {}, "crate-mm analyze segments"), " on a dataset that has them.");
   body.replaceChildren(div("halves", panels), note(ask));
 }
 
-async function masks(model, index, found) {
+async function masks(model, index, all) {
   const [, rows, columns] = model.grid;
   const image = await picture(report.datas[model.data].pictures[state.image]);
-  const tiles = found.map((mask, k) => {
+  const tiles = all.map((mask, k) => {
     const content = [masked(image, mask, { rows, columns }, `mask of head ${k + 1}`), `head ${k + 1}`];
     return button(`mask-${index}-${k}`, content, () => choose({ head: k }), k === state.head);
   });

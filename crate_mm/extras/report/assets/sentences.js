@@ -47,7 +47,7 @@ const KINDS = { __proto__: null, sparsity: "share", objective: "objective" }; //
 // A measure by layer, or null: the entries {mean, std, count, from_first, ...} of the layers that define it, of which F is
 // the first and L the last; their means, the least and the largest of them and in which layers; its shape; and as texts
 // the first mean, a, and the last, b. `few` is the sentence where there are too few images to say more.
-function curve(model, name, what) {
+function curveOf(model, name, what) {
   const numbers = model.layers.flatMap((layer, l) => (layer.measures[name] ? [l + 1] : []));
   if (!numbers.length) return null;
   const entries = numbers.map((number) => model.layers[number - 1].measures[name]);
@@ -80,9 +80,9 @@ function lateLayers(means) {
 // R^c by layer.
 function rateSentence(model) {
   const M = model.label;
-  const found = curve(model, "rc_half", `R\u1d9c of ${M}`);
-  if (!found || found.few) return found?.few;
-  const { means, F, L, a, b, low, high, lowAt, highAt, shape, change, bounds } = found;
+  const curve = curveOf(model, "rc_half", `R\u1d9c of ${M}`);
+  if (!curve || curve.few) return curve?.few;
+  const { means, F, L, a, b, low, high, lowAt, highAt, shape, change, bounds } = curve;
   const k = lateLayers(means);
   const late = k <= means.length / 3 ? `, most of it in the last ${k === 1 ? "layer" : `${k} layers`}` : "";
   const near = bounds && means.every((x) => bounds[1] - x <= 0.05 * (bounds[1] - bounds[0]));
@@ -127,10 +127,10 @@ function stepsSentence(model) {
 // The share of nonzero entries of the code.
 function entriesSentence(model) {
   const M = model.label;
-  const found = curve(model, "sparsity", `The share of entries that ${M} keeps`);
-  if (!found || found.few) return found?.few;
-  const { F, L, a, b, lowAt, highAt, shape, show } = found;
-  const [low, high] = [show(found.low), show(found.high)];
+  const curve = curveOf(model, "sparsity", `The share of entries that ${M} keeps`);
+  if (!curve || curve.few) return curve?.few;
+  const { F, L, a, b, lowAt, highAt, shape, show } = curve;
+  const [low, high] = [show(curve.low), show(curve.high)];
   const by = {
     null: `${M} keeps ${a} of the entries in its one layer.`,
     falls: `${M} keeps ${a} of the entries in layer ${F} and ${b} in layer ${L}.`,
@@ -149,9 +149,9 @@ function entriesSentence(model) {
 // R of all tokens: the objective asks for a large R.
 function wholeRateSentence(model) {
   const M = model.label;
-  const found = curve(model, "r_out", `R of ${M}`);
-  if (!found || found.few) return found?.few;
-  const { F, L, a, b, low, high, shape, change } = found;
+  const curve = curveOf(model, "r_out", `R of ${M}`);
+  if (!curve || curve.few) return curve?.few;
+  const { F, L, a, b, low, high, shape, change } = curve;
   const by = {
     null: `R of ${M} is ${a} nats in its one layer.`,
     falls: `As a whole the tokens of ${M} become alike too: R falls${change}, from ${a} to ${b} nats, which the objective does not ask for.`,
@@ -163,9 +163,9 @@ function wholeRateSentence(model) {
 
 // The objective in the last layer.
 function objectiveSentence(model) {
-  const found = curve(model, "objective", `The objective of ${model.label}`);
-  if (!found || found.few) return found?.few;
-  const ends = `The objective of ${model.label} ends at ${found.b}; larger is better.`;
+  const curve = curveOf(model, "objective", `The objective of ${model.label}`);
+  if (!curve || curve.few) return curve?.few;
+  const ends = `The objective of ${model.label} ends at ${curve.b}; larger is better.`;
   const [whole, parts] = [model.bounds?.r_out, model.bounds?.rc_out];
   if (!whole || !parts || whole[1] >= parts[0]) return ends;
   return `${ends} R \u2212 R\u1d9c is below 0 whatever this model does: R is at most ${short(whole[1])}, R\u1d9c at least ${short(parts[0])}.`;
@@ -175,7 +175,7 @@ const BETTER = { rc_half: -1, sparsity: -1, objective: 1, r_out: 1 };
 
 // A trained model beside an untrained one, by the last layer of a measure.
 function againstUntrained(model, untrained, name) {
-  const [own, other] = [curve(model, name), curve(untrained, name)];
+  const [own, other] = [curveOf(model, name), curveOf(untrained, name)];
   if (!own || !other || own.few || other.few) return null;
   const { kind, show, bounds, means } = own;
   const tolerance = toleranceOf(kind, kind === "objective" ? [...means, ...other.means] : means, bounds);
@@ -219,8 +219,8 @@ function rightSentence(model, classes) {
   return sentence;
 }
 
-// Where a token looks: weights over all N tokens, and their names.
-export function attentionSentence(head, token, weights, names) {
+// Where a token looks: weights over all N tokens or blocks of them, their names, and the weights in times uniform.
+export function attentionSentence(head, token, weights, names, times = weights.map((a) => a * weights.length)) {
   const N = weights.length;
   const entropy = -weights.reduce((sum, a) => sum + (a > 0 ? a * Math.log(a) : 0), 0);
   const spread = Math.exp(entropy);
@@ -228,8 +228,8 @@ export function attentionSentence(head, token, weights, names) {
   if (spread >= 0.9 * N) return `Head ${head}: ${token} takes nearly the same from all ${N} tokens.`;
   if (spread <= 1.5) return `Head ${head}: ${token} takes almost all from ${names[order[0]]}.`;
   const second =
-    weights[order[1]] >= weights[order[0]] / 2 ? ` and ${names[order[1]]} (${short(N * weights[order[1]])})` : "";
-  return `Head ${head}: ${token} takes most from ${names[order[0]]} (${short(N * weights[order[0]])} times uniform)${second}; it is spread over about ${short(spread)} of ${N} tokens.`;
+    weights[order[1]] >= weights[order[0]] / 2 ? ` and ${names[order[1]]} (${short(times[order[1]])})` : "";
+  return `Head ${head}: ${token} takes most from ${names[order[0]]} (${short(times[order[0]])} times uniform)${second}; it is spread over about ${short(spread)} of ${N} tokens.`;
 }
 
 // Which heads look at different tokens: rows of attention from one token.

@@ -149,8 +149,9 @@ export function choose(changes) {
   Object.assign(state, changes, { section: middle?.closest("main > section")?.id ?? null });
   fit();
   const changed = Object.keys(state).filter((name) => state[name] !== old[name]);
-  if (changed.length) writeAddress(changed.some((name) => !replaced.has(name)));
   tell([...Object.keys(changes), ...changed]);
+  const add = changed.some((name) => !replaced.has(name));
+  if (changed.length) setTimeout(() => writeAddress(add)); // after what is in the window is drawn
 }
 
 function tell(names) {

@@ -1,9 +1,8 @@
 // The subspaces: how alike the heads' directions are, beside random ones.
 
-import { lineByLayer, legend } from "./charts.js";
 import { unpack } from "./data.js";
-import { div, fold, lacking, note, panelOf, says } from "./dom.js";
-import { h } from "./element.js";
+import { lacking, legend, lineByLayer, panelOf } from "./charts.js";
+import { div, fold, h, note, says } from "./dom.js";
 import { matrix } from "./heat.js";
 import { short } from "./numbers.js";
 import { subspacesSentence } from "./sentences.js";
@@ -27,20 +26,20 @@ export async function renderSubspaces(body) {
 }
 
 async function views(model, index) {
-  const found = model.layers[state.layer]?.subspaces;
-  if (!found) return lacking(model, "subspaces", "This layer has no subspaces.");
-  const { heads, incoherence } = found;
-  const [gram, between] = [await unpack(found.gram), await unpack(found.between_heads)];
+  const data = model.layers[state.layer]?.subspaces;
+  if (!data) return lacking(model, "subspaces", "This layer has no subspaces.");
+  const { heads, incoherence } = data;
+  const [gram, between] = [await unpack(data.gram), await unpack(data.between_heads)];
   const names = Array.from({ length: heads }, (_, k) => `head ${k + 1}`);
-  const each = found.gram.shape[0] / heads;
+  const each = data.gram.shape[0] / heads;
   const vectors = names.flatMap((name) => Array.from({ length: each }, (_, i) => `${name}, basis vector ${i + 1}`));
   const ends = `${short(Math.min(...between))} to ${short(Math.max(...between))}`;
   const means = `Mean |cosine| by pair of heads, dark 0, bright 1: ${ends}. On the diagonal a head and itself.`;
   const cosines = `${model.label}: absolute cosines between basis vectors of the subspaces, layer ${state.layer + 1}`;
-  const evenly = `|cosines| of ${each} of ${found.directions_a_head} basis vectors per head, evenly spaced, from 0 (dark) to 1`;
+  const evenly = `|cosines| of ${each} of ${data.directions_a_head} basis vectors per head, evenly spaced, from 0 (dark) to 1`;
   const pairs = `${model.label}: mean absolute cosines between heads`;
   return [
-    says("subspaces", subspacesSentence(model.label, incoherence, found.random)),
+    says("subspaces", subspacesSentence(model.label, incoherence, data.random)),
     heads > 1 ? matrix(`between-${index}`, pairs, means, names, between) : "",
     fold(`gram-${index}`, "Gram matrix", matrix(`gram-${index}`, cosines, evenly, vectors, gram)),
   ];

@@ -55,7 +55,7 @@ function text(x, y, content, kind = null, anchor = null) {
 }
 
 // The frame of a chart: its SVG, its two axes and the functions from values to pixels.
-function frame(width, height, { x, y, name, xTitle, xTicks, yFormat, xFormat = (v) => v, right = MARGIN.right }) {
+function axesOf(width, height, { x, y, name, xTitle, xTicks, yFormat, xFormat = (v) => v, right = MARGIN.right }) {
   const at = {
     x: (v) => MARGIN.left + ((v - x[0]) / (x[1] - x[0] || 1)) * (width - MARGIN.left - right),
     y: (v) => height - MARGIN.bottom - ((v - y[0]) / (y[1] - y[0] || 1)) * (height - MARGIN.top - MARGIN.bottom),
@@ -87,7 +87,7 @@ export function lineChart(
     const endName = (curve) => (width < 380 ? curve.style.letter : cut(curve));
     const right = Math.min(120, Math.max(...series.map((curve) => 7 * endName(curve).length)) + 14);
     const xTicks = xs.filter((_, i) => i % every === 0);
-    const { svg, at } = frame(width, height, { x, y, xTicks, right, ...axes });
+    const { svg, at } = axesOf(width, height, { x, y, xTicks, right, ...axes });
     for (const bound of bounds.filter((b) => b.y >= y[0] && b.y <= y[1])) {
       const high = at.y(bound.y);
       svg.append(line(MARGIN.left, high, width - right, high, "bound"));
@@ -126,7 +126,7 @@ export function barChart(box, { groups, height = 170, ...axes }) {
   const x = [Math.min(...bars.map((b) => b.from)), Math.max(...bars.map((b) => b.to))];
   const y = [0, Math.max(...bars.map((b) => b.y)) * 1.05 || 1];
   responsive(box, (width) => {
-    const { svg, at } = frame(width, height, { x, y, xTicks: ticks(...x, 6), ...axes });
+    const { svg, at } = axesOf(width, height, { x, y, xTicks: ticks(...x, 6), ...axes });
     for (const { from, to, y: share, title, fill } of bars) {
       const size = { x: at.x(from), width: Math.max(at.x(to) - at.x(from), 1), height: at.y(0) - at.y(share) };
       svg.append(s("rect", { ...size, y: at.y(share), fill, opacity: 0.5 }, s("title", {}, title)));

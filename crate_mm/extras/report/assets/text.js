@@ -1,7 +1,7 @@
 // The page of language models: a text as tokens, the directions of the dictionary, and the objective by layer.
 
 import { part, report, unpack } from "./data.js";
-import { h } from "./element.js";
+import { button, div, h, note, say, says, select } from "./dom.js";
 import { forwardText, loadNet, softmax } from "./model.js";
 import { countOf, number, percent, short } from "./numbers.js";
 import { againstUntrained, measureSentences, objectiveSentence, rateSentence } from "./sentences.js";
@@ -97,31 +97,31 @@ async function refresh() {
   await renderDirections();
 }
 
-const note = (text) => h("p", { class: "note" }, text);
-
-function option(value, text, chosen) {
-  return h("option", { value, selected: value === chosen }, text);
-}
-
 function choices() {
   const model = models[state.model];
-  const select = (label, key, options) => {
-    const box = h("select", { "data-key": key }, options);
-    box.addEventListener("change", () => choose(key, box.value));
+  const list = (label, key, options) => {
+    const box = select(key, null, [...options.entries()], state[key] ?? -1, (value) => choose(key, value));
     return h("label", {}, `${label} `, box);
   };
-  const numbers = (count, chosen) => Array.from({ length: count }, (_, i) => option(i, i + 1, chosen));
+  const numbers = (count) => Array.from({ length: count }, (_, i) => i + 1);
   const first = ({ position }) => report.texts[position].slice(0, BEFORE).map(shownText).join("");
-  const labels = models.map(({ label }, i) => option(i, label, state.model));
-  const windows = report.windows.map((window, i) => option(i, `${i + 1}: ${first(window)}…`, state.window));
-  if (state.window === null) windows.push(option(-1, "your text", -1));
-  return h(
-    "div",
-    { class: "choices" },
-    models.length > 1 ? select("Model", "model", labels) : null,
-    select("Text", "window", windows),
-    select("Layer", "layer", numbers(model.layers.length, state.layer)),
-    headCount(model) ? select("Head", "head", numbers(headCount(model), state.head)) : null,
+  const texts = list(
+    "Text",
+    "window",
+    report.windows.map((window, i) => `${i + 1}: ${first(window)}…`),
+  );
+  if (state.window === null) texts.lastChild.append(h("option", { value: -1, selected: true }, "your text"));
+  return div(
+    "choices",
+    models.length > 1 &&
+      list(
+        "Model",
+        "model",
+        models.map(({ label }) => label),
+      ),
+    texts,
+    list("Layer", "layer", numbers(model.layers.length)),
+    headCount(model) > 0 && list("Head", "head", numbers(headCount(model))),
   );
 }
 
@@ -174,13 +174,13 @@ function renderText() {
   body.replaceChildren(
     choices(),
     h("p", { class: "sentence", id: "attention-sentence" }, sentence),
-    h("div", { class: "columns" }, text, nextBox(model)),
+    div("columns", text, nextBox(model)),
     model.running && model.is_bytes ? typing() : note(model.running ? "" : (model.why_not_running ?? "")),
     report.vocabulary_note ? note(report.vocabulary_note) : "",
   );
   text.scrollTop = scroll;
   if (focused) text.focus({ preventScroll: true });
-  document.getElementById("live").textContent = sentence;
+  say(sentence);
 }
 
 async function moveTo(at) {
@@ -208,8 +208,10 @@ function nextBox(model) {
     follows === undefined
       ? "The text ends here."
       : `The text goes on with ${quoted(follows)}${ids.includes(follows) ? ", marked ✓" : ""}.`;
-  const second = changed ? ` Orange: with direction ${state.direction} at ${short(state.value)} for all tokens.` : "";
-  return h("div", {}, h("h3", {}, title), h("table", { class: "next" }, h("tbody", {}, lines)), note(goesOn + second));
+  const second = changed
+    ? ` Orange: with direction ${state.direction + 1} at ${short(state.value)} for all tokens.`
+    : "";
+  return div(null, h("h3", {}, title), h("table", { class: "next" }, h("tbody", {}, lines)), note(goesOn + second));
 }
 
 function typing() {
@@ -230,7 +232,7 @@ function typing() {
         again.nextSibling.textContent = `The model has ${models[state.model].context} positions: the last ${countOf(left, "byte")} are left out.`;
     }, WAIT);
   });
-  return h("div", { class: "choices" }, h("label", {}, "Your own text: the model runs in this page", box, rest));
+  return div("choices", h("label", {}, "Your own text: the model runs in this page", box, rest));
 }
 
 async function renderDirections() {
@@ -250,19 +252,19 @@ async function renderDirections() {
   const byShare = listed.filter(([j]) => known.has(j)).sort((a, b) => shares[a[0]] - shares[b[0]]);
   state.direction ??= (byShare[0] ?? listed[0] ?? [0])[0];
   const pick = (direction) => (Object.assign(state, { direction, value: null }), refresh());
-  const buttons = listed.map(([j, value]) => {
-    const of = { type: "button", "aria-pressed": String(j === state.direction), onclick: () => pick(j) };
-    return h("button", of, value === null ? `${j}` : `${j}: ${short(value)}`);
+  const entries = listed.map(([j, value]) => {
+    const text = value === null ? `${j + 1}` : `${j + 1}: ${short(value)}`;
+    return button(`direction-${j}`, text, () => pick(j), j === state.direction);
   });
   const intro = values
     ? `In layer ${state.layer + 1}, ${used.length} of ${values.length} entries of the code of ${quoted(state.ids[state.at])} are not 0 (${percent(used.length / values.length)}). The largest, direction and amount:`
     : `Directions of layer ${state.layer + 1}:`;
-  const max = shares.length - 1;
-  const other = h("input", { type: "number", min: 0, max, value: state.direction });
-  other.addEventListener("change", () => pick(Math.min(Math.max(Math.trunc(Number(other.value)) || 0, 0), max)));
+  const max = shares.length;
+  const other = h("input", { type: "number", min: 1, max, value: state.direction + 1 });
+  other.addEventListener("change", () => pick(Math.min(Math.max(Math.trunc(Number(other.value)) || 1, 1), max) - 1));
   body.replaceChildren(
-    h("p", { class: "says" }, intro),
-    h("div", { class: "choices" }, h("div", { class: "entries" }, buttons), h("label", {}, "Direction ", other)),
+    says(null, intro),
+    div("choices", div("entries", entries), h("label", {}, "Direction ", other)),
     ...describe(model, shares[state.direction], known.get(state.direction), values).filter(Boolean),
   );
 }
@@ -271,18 +273,20 @@ async function renderDirections() {
 function describe(model, share, direction, values) {
   const j = state.direction;
   const density =
-    share === 0 ? `No token of the text uses direction ${j}.` : `${percent(share)} of all tokens use direction ${j}.`;
+    share === 0
+      ? `No token of the text uses direction ${j + 1}.`
+      : `${percent(share)} of all tokens use direction ${j + 1}.`;
   const list = (title, rows) => {
     const items = rows.map(([position, at, value]) => snippet(position, at, value));
-    return h("div", {}, h("h4", {}, title), h("ol", { class: "snippets" }, items));
+    return div(null, h("h4", {}, title), h("ol", { class: "snippets" }, items));
   };
   const slider = model.running ? steering(direction, values?.[j] ?? 0) : null;
   const none =
     share === 0 ? "It has no examples." : "The page keeps examples of the most and least used directions only.";
   const examples = () => [list("Uses it most", direction.top), list("In the middle of its uses", direction.middle)];
   return [
-    h("p", { class: "says", id: "density" }, density),
-    direction?.top.length ? h("div", { class: "columns" }, examples()) : h("p", { class: "none" }, none),
+    says("density", density),
+    direction?.top.length ? div("columns", examples()) : h("p", { class: "none" }, none),
     slider,
   ];
 }
@@ -314,14 +318,13 @@ function steering(direction, own) {
     refresh().then(() => document.getElementById("steer")?.focus({ preventScroll: true }));
   });
   const effect = () => effectSentence(look.next(state.at), changed.next(state.at), state.ids[state.at]);
-  const set = (text, value) => h("button", { type: "button", onclick: () => ((state.value = value), refresh()) }, text);
-  return h(
-    "div",
-    { class: "choices" },
-    h("label", {}, `Set direction ${state.direction} for all tokens: `, box, " ", output),
+  const set = (text, value) => button(text, text, () => ((state.value = value), refresh()));
+  return div(
+    "choices",
+    h("label", {}, `Set direction ${state.direction + 1} for all tokens: `, box, " ", output),
     set("switch off", 0),
     set("as computed", null),
-    changed ? h("p", { class: "says", id: "effect" }, effect()) : null,
+    changed && says("effect", effect()),
   );
 }
 
@@ -337,9 +340,9 @@ function renderObjective() {
   const names = Object.keys(MEASURES).filter((name) => models.some((m) => m.layers.some((l) => name in l.measures)));
   const trained = models.filter((model) => !model.untrained);
   const panels = names.map((name) => {
-    const says = measureSentences(name, trained, untrained).join(" ");
+    const sentences = measureSentences(name, trained, untrained).join(" ");
     const chart = h("div", { class: "chart", "data-chart": name });
-    return h("div", { class: "measure" }, h("h3", {}, MEASURES[name]), chart, h("p", { class: "says" }, says));
+    return div("measure", h("h3", {}, MEASURES[name]), chart, says(null, sentences));
   });
   const lacks = models.flatMap(({ label, layers }) => {
     const without = names.filter((name) => layers.every((layer) => !(name in layer.measures)));
@@ -348,7 +351,7 @@ function renderObjective() {
       : [];
   });
   const legend = models.map((model, i) => h("span", {}, nameOf(model, i)));
-  const all = h("div", { class: "four measures" }, panels);
+  const all = div("four measures", panels);
   document.querySelector("#objective > .body").replaceChildren(h("p", { class: "legend" }, legend), ...lacks, all);
   for (const [i, name] of names.entries()) {
     const point = ({ measures }, l) => {
@@ -399,9 +402,7 @@ function renderRun() {
   for (const model of models)
     if (model.running?.checked) rows.push([`${model.label} in this page`, checkedSentence(model.running)]);
   const cells = rows.map(([name, text]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, text)));
-  document
-    .querySelector("#run > .body")
-    .replaceChildren(h("div", { class: "scroll" }, h("table", {}, h("tbody", {}, cells))));
+  document.querySelector("#run > .body").replaceChildren(div("scroll", h("table", {}, h("tbody", {}, cells))));
 }
 
 function checkedSentence({ dtype, checked: { same, of, most } }) {

@@ -43,8 +43,8 @@ export async function attentionRows(model, layer = state.layer, run = null) {
   const [row, column] = patchIn(...patches).map((at) => Math.floor(at / side));
   const chosen = state.cls && prefix ? 0 : 1 + row * columns + column;
   const heads = await matrixRows(model, layer, chosen, run);
-  const found = { heads, rows, columns, side, chosen, patches, prefix };
-  return heads && { ...found, times: heads.map((weights) => timesUniform(weights, found)) };
+  const maps = { heads, rows, columns, side, chosen, patches, prefix };
+  return heads && { ...maps, times: heads.map((weights) => timesUniform(weights, maps)) };
 }
 
 // A row of each head's matrix of attention.
@@ -83,18 +83,24 @@ export function placeOf(i, { columns, side, patches }) {
 }
 
 // The name of token i: 0 for the class token, 1 + i for block i.
-export function tokenName(i, found) {
+export function tokenName(i, maps) {
   if (i === 0) return "the class token";
-  const { side } = found;
-  return `the ${side === 1 ? "patch" : `block of ${side} × ${side} patches`} at ${placeOf(i - 1, found)}`;
+  const { side } = maps;
+  return `the ${side === 1 ? "patch" : `block of ${side} × ${side} patches`} at ${placeOf(i - 1, maps)}`;
 }
 
-// The weights without a class token that the model does not have, their names, and how many tokens they are spread over.
-export function spreadOf(found, k) {
-  const from = found.prefix ? 0 : 1;
-  const weights = found.heads[k].subarray(from);
-  const names = Array.from(weights, (_, i) => (from + i === found.chosen ? "itself" : tokenName(from + i, found)));
-  return { weights, names, spread: Math.exp(-weights.reduce((sum, a) => sum + (a > 0 ? a * Math.log(a) : 0), 0)) };
+// The weights without a class token that the model does not have, their names, the same in times uniform, and how many
+// tokens they are spread over.
+export function spreadOf(maps, k) {
+  const from = maps.prefix ? 0 : 1;
+  const weights = maps.heads[k].subarray(from);
+  const names = Array.from(weights, (_, i) => (from + i === maps.chosen ? "itself" : tokenName(from + i, maps)));
+  return {
+    weights,
+    names,
+    times: maps.times[k].subarray(from),
+    spread: Math.exp(-weights.reduce((sum, a) => sum + (a > 0 ? a * Math.log(a) : 0), 0)),
+  };
 }
 
 // The masks of the heads, an array of 0 and 1 per head, or null.

@@ -1,7 +1,7 @@
 // Words explained where they stand: a button with a dotted line shows its meaning on hover, focus and tap.
 
+import { h } from "./dom.js";
 import { headsOf, report } from "./data.js";
-import { h } from "./element.js";
 import { state } from "./state.js";
 
 const DELAY = 150;
