@@ -48,22 +48,21 @@ def words(text: str) -> Counter:
     return Counter(re.findall(r"\w+", text))
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory) -> Path:
-    """The site, built as a user builds it."""
-    folder = tmp_path_factory.mktemp("site")
-    process = start(ROOT / "tools" / "site" / "build.py", (folder / "html",), folder / "log", ROOT, {})
+def test_the_site(tmp_path):
+    """One test, because a build takes a minute or more, and each process of pytest-xdist would build a site."""
+    out = tmp_path / "html"
+    process = start(ROOT / "tools" / "site" / "build.py", (out,), tmp_path / "log", ROOT, {})
     process.join(900)
-    assert process.exitcode == 0, (folder / "log").read_text()
-    return folder / "html"
+    assert process.exitcode == 0, (tmp_path / "log").read_text()
+    pages = {str(path.relative_to(out)): Page(path) for path in out.rglob("*.html")}
+    check_links(out, pages)
+    for readme in READMES:
+        check_words(readme, pages)
+    check_names(out)
 
 
-@pytest.fixture(scope="module")
-def pages(out) -> dict[str, Page]:
-    return {str(path.relative_to(out)): Page(path) for path in out.rglob("*.html")}
-
-
-def test_links_have_targets_and_nothing_is_loaded_from_elsewhere(out, pages):
+def check_links(out: Path, pages: dict[str, Page]) -> None:
+    """Links have targets, and nothing is loaded from elsewhere."""
     for name, page in pages.items():
         for link in page.links | page.loaded:
             address = urlsplit(link)
@@ -82,16 +81,17 @@ def test_links_have_targets_and_nothing_is_loaded_from_elsewhere(out, pages):
                 assert unquote(address.fragment) in pages[target].anchors, f"{name} links to {link}"
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_page_has_all_words_of_its_readme(readme, pages):
+def check_words(readme: Path, pages: dict[str, Page]) -> None:
+    """A page has all words of its README."""
     source = re.sub(r"\$\$?[^$]+\$\$?", "", re.sub(r"`+[^`]+`+", "``", readme.read_text()))
     tokens = markdown_it.MarkdownIt("commonmark").enable("table").parse(source)
     text = [part.content for token in tokens for part in token.children or () if part.type == "text"]
     page = pages[str(readme.relative_to(ROOT).with_suffix(".html"))]
-    assert words(" ".join(text)) - words(" ".join(page.text)) == Counter()
+    assert words(" ".join(text)) - words(" ".join(page.text)) == Counter(), readme
 
 
-def test_what_is_exported_and_what_is_registered_is_on_a_page(out):
+def check_names(out: Path) -> None:
+    """What is exported and what is registered is on a page."""
     inventory = zlib.decompress((out / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode()
     described = {line.split(" ")[0] for line in inventory.splitlines()}
     public = [getattr(crate_mm, name) for name in crate_mm.__all__]
