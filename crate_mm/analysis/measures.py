@@ -2,8 +2,8 @@
 
 Tokens are rows: ``Z`` has shape ``(..., N, d)`` with N tokens of dimension d; the paper writes them as columns. All
 functions accept any leading dimensions and any device, and are differentiable. Rates are in nats. They are computed in
-float64, because float32 loses the 1 in I + c Z^T Z for many or long tokens (devices without float64 use float32). The
-result is float32, or float64 for float64 tokens.
+float64: if the tokens are many or long, float32 rounds away the 1 in I + c Z^T Z. Devices without float64 use float32.
+The result is float32, or float64 for float64 tokens.
 
 Source: Yu et al., "White-Box Transformers via Sparse Rate Reduction", NeurIPS 2023.
 """
@@ -16,8 +16,8 @@ from torch import Tensor
 def coding_rate(Z: Tensor, eps_squared: float = 0.01, unit_length: bool = False) -> Tensor:
     """Lossy coding rate R(Z), ``(..., N, d) -> (...)``; the paper, Eq. (7).
 
-    ``R(Z) = 1/2 logdet(I + d / (N eps^2) Z^T Z)``, computed on the smaller of the N x N and the d x d Gram matrix. Both
-    give the same determinant by Sylvester's identity.
+    ``R(Z) = 1/2 logdet(I + d / (N eps^2) Z^T Z)``, computed from the smaller of the N x N and the d x d Gram matrix.
+    Both give the same determinant (Sylvester's identity).
 
     Args:
         Z: the tokens.
@@ -38,7 +38,7 @@ def coding_rate(Z: Tensor, eps_squared: float = 0.01, unit_length: bool = False)
     N, d = Z.shape[-2:]
     gram = Z @ Z.mT if N <= d else Z.mT @ Z
     identity = torch.eye(gram.shape[-1], dtype=Z.dtype, device=Z.device)
-    # I plus a positive semidefinite matrix has a Cholesky factor.
+    # I plus a positive semidefinite matrix is positive definite, so it has a Cholesky factor.
     factor, info = torch.linalg.cholesky_ex(identity + (d / (N * eps_squared)) * gram)
     if info.any():
         raise ValueError("the coding rate is not finite: the tokens have NaN or infinity, or eps_squared is too small")
@@ -83,9 +83,9 @@ def rate_reduction(
 def sparse_rate_reduction(
     Z: Tensor, U: Tensor, num_heads: int, lambd: float = 0.1, eps_squared: float = 0.01, unit_length: bool = False
 ) -> Tensor:
-    """Objective ``R(Z) - R^c(Z; U[K]) - lambda ||Z||_0``, ``(..., N, d) -> (...)``, which the paper maximizes.
+    """Objective that the paper maximizes: ``R(Z) - R^c(Z; U[K]) - lambda ||Z||_0``, ``(..., N, d) -> (...)``.
 
-    ``||Z||_0`` is the number of nonzero entries; no gradient flows through it.
+    ``||Z||_0`` is the number of nonzero entries. No gradient flows through ``||Z||_0``.
 
     Args:
         lambd: lambda, the sparsity penalty per nonzero entry.
@@ -117,8 +117,8 @@ def subspace_gram(U: Tensor, normalize: bool = True) -> Tensor:
 def subspace_incoherence(U: Tensor, num_heads: int) -> Tensor:
     """Mean absolute cosine between basis vectors of different heads, ``(d, K p) -> ()``.
 
-    0 for orthogonal subspaces, 1 if all basis vectors are equal, about ``sqrt(2 / (pi d))`` for random vectors. The
-    paper shows only the matrix (Figure 7); this summary is ours.
+    The value is 0 for orthogonal subspaces, 1 if all basis vectors are equal, and about ``sqrt(2 / (pi d))`` for random
+    vectors. The paper shows only the Gram matrix (Figure 7); this mean is ours.
 
     Raises:
         ValueError: K is below 2, or does not divide the number of basis vectors.
@@ -136,10 +136,11 @@ def subspace_incoherence(U: Tensor, num_heads: int) -> Tensor:
 def subspace_snr(Z: Tensor, U: Tensor, num_heads: int) -> Tensor:
     """Signal-to-noise ratio of each subspace's tokens, ``(..., N, d) -> (..., K)``; Wang et al., ICML 2025, Section 3.
 
-    ``SNR_k = ||P_k Z_k|| / ||(I - P_k) Z_k||``, with the orthogonal projection P_k onto the span of U_k, which is
-    ``U_k U_k^T`` for the paper's orthonormal bases. Z_k are the tokens whose projection onto subspace k is the longest.
-    The paper assumes this partition of the tokens; here it is read off. NaN for a subspace without tokens. If one
-    subspace spans the whole space, there is no noise, and the ratio is of rounding errors or infinite.
+    ``SNR_k = ||P_k Z_k|| / ||(I - P_k) Z_k||``. P_k is the orthogonal projection onto the span of U_k; for orthonormal
+    bases, as in Wang et al., P_k is ``U_k U_k^T``. Z_k are the tokens whose projection is longer onto subspace k than
+    onto any other subspace. Wang et al. assume this partition of the tokens; here it is computed from the tokens. The
+    ratio is NaN for a subspace without tokens. If a subspace spans the whole space, there is no noise: the ratio is
+    infinite or divides by rounding errors.
 
     Args:
         Z: the tokens.

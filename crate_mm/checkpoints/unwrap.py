@@ -1,4 +1,4 @@
-"""Convert the contents of a checkpoint file to a ``Checkpoint``: unwrapped, with our parameter names."""
+"""Convert the contents of a checkpoint file to a ``Checkpoint``: unwrap the weights and translate their names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,10 +13,10 @@ from ..models.backbone import registered_backbones
 from ..models.translate import Translation, TranslationError, translate
 from .validate import CheckpointError
 
-# Keys under which third-party code stores weights, and averaged weights.
+# Keys under which third-party code stores weights (CONTAINERS) and averaged weights (AVERAGED).
 CONTAINERS = ("state_dict", "model", "net", "network", "module", "model_state_dict", "model_state", "weights", "params")
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_model", "ema_state_dict", "averaged_model")
-# Models of a self-distillation, each with a backbone and heads; the first that a file has is read by default.
+# Keys of the models of self-distillation, each with a backbone and heads. The first one in a file is the default.
 PARTS = ("teacher", "student")
 # Name parts that torch.compile, FSDP and activation checkpointing insert at any depth.
 WRAPPER_NAMES = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -29,7 +29,7 @@ class Checkpoint:
 
     Args:
         path: the file, for messages.
-        weights: state dict, with our parameter names if the file is ours or a family knows its names.
+        weights: state dict. It has our parameter names if crate_mm wrote the file or if a family knows its names.
         model: model config of the weights, or None.
         unknown_reason: why ``model`` is None, if known.
         class_names: class names of the training data, or None.
@@ -37,8 +37,8 @@ class Checkpoint:
         meta: other metadata.
         states: what a resume needs besides the weights: 'optimizer', 'param_schedulers', 'message_hub', ...
         notes: messages on the changes made to the file's contents.
-        gives_model: whether a config without a model uses ``model``, which is untrusted data.
-        parts: ``weights`` of each of ``PARTS`` that the file has; empty for other files.
+        gives_model: whether a config took its model from ``model``. The names in it are then untrusted data.
+        parts: ``{part: its weights}`` for the keys of ``PARTS`` in the file; empty without them.
     """
 
     path: str
@@ -70,10 +70,10 @@ class Checkpoint:
 
 
 def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **model_args: Any) -> Checkpoint:
-    """Convert the contents of a file, as ``read_checkpoint`` returns them; see ``open_checkpoint``."""
+    """Convert a file's contents, as returned by ``read_checkpoint``; for ``model_args`` see ``open_checkpoint``."""
     path = str(path)
     meta = {**contents["meta"]} if isinstance(contents.get("meta"), dict) else {}
-    meta.pop("config", None)  # MMEngine would execute it on resume
+    meta.pop("config", None)  # MMEngine would execute the config on resume
     model_args = {name: value for name, value in model_args.items() if value is not None}
     model = meta.get("model") if isinstance(meta.get("model"), dict) else None
     notes: list[str] = []
@@ -132,7 +132,7 @@ def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **model_a
 def _choose_part(
     parts: dict[str, dict[str, Tensor]], model_args: dict[str, Any], notes: list[str], path: str
 ) -> dict[str, Tensor]:
-    """Return the weights of the part that ``model_args`` name, by default the first; remove it from ``model_args``."""
+    """Return the weights of the part ``model_args["part"]`` (default: the first), and remove this key."""
     part = model_args.pop("part", next(iter(parts)))
     if part not in parts:
         raise CheckpointError(f"{path} has no part {sanitized(str(part))!r}, only {' and '.join(parts)}")
@@ -142,7 +142,7 @@ def _choose_part(
 
 
 def _unwrap_container(contents: dict, notes: list[str], path: str) -> Any:
-    """Return the weights from the containers around them."""
+    """Remove the containers around the weights, and return the weights."""
     keys = []
     for _ in range(4):
         if "state_dict" in contents and not isinstance(contents["state_dict"], dict):
@@ -173,7 +173,7 @@ def _unwrap_container(contents: dict, notes: list[str], path: str) -> Any:
 
 
 def _holds_weights(value: Any, levels: int = 3) -> bool:
-    """Return whether a file's entry is a dict of tensors, or contains one under a usual name."""
+    """Return whether a value is a dict that has a tensor, itself or in a dict under ``CONTAINERS`` or ``AVERAGED``."""
     if not isinstance(value, dict):
         return False
     inner = (value.get(key) for key in (*CONTAINERS, *AVERAGED))
@@ -194,7 +194,10 @@ def _tensors(state_dict: Any, path: str) -> dict[str, Tensor]:
 
 
 def _strip_wrapper_names(state_dict: dict[str, Tensor], notes: list[str], path: str) -> dict[str, Tensor]:
-    """Remove the name parts of DDP, torch.compile, FSDP and PyTorch's AveragedModel."""
+    """Remove from the names the parts that DDP, torch.compile, FSDP and PyTorch's AveragedModel insert.
+
+    The counter of an AveragedModel becomes a note.
+    """
     weights, prefixes = {}, set()
     for key, value in state_dict.items():
         parts = key.split(".")

@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Raise ``ValueError`` if options conflict, or if a file would be overwritten."""
+    """Raise ``ValueError`` if the arguments are invalid or conflict, or if ``--out`` would overwrite a file."""
     check_output(args.out, (".pth",), "{} must be named *.pth; tools/publish.py converts it to safetensors", args.force)
     if len(args.checkpoints) < 2:
         raise ValueError("expected two checkpoints or more")
@@ -54,14 +54,14 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def config_for(config: str, args: argparse.Namespace) -> Config:
-    """Load a config; if it defines no model, use the checkpoints' model."""
+    """Load a config. If it defines no model, use the model of the first checkpoint."""
     return load_config_and_checkpoint(config, args.checkpoints[0], args.cfg_options, needed=False, full_model=True)[0]
 
 
 def greedy_average(
     args: argparse.Namespace, finish: Callable[[Checkpoint], Checkpoint]
 ) -> tuple[Checkpoint, list[str]]:
-    """Return the greedy average and notes on it; print each step."""
+    """Return the greedy average and notes on it; print each score and each decision."""
     with validating(config_for(args.greedy, args)) as score:
 
         def score_and_print(checkpoint: Checkpoint) -> float:

@@ -24,7 +24,7 @@ from .options import Parser, positive_int, user_errors
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("checkpoint", help="checkpoint of a language model, of training or published")
-    # Bytes: a prompt need not be UTF-8, and a leading ~ is text.
+    # The prompt is bytes, because it need not be UTF-8. A leading ~ is text, not a home directory.
     parser.add_argument("--prompt", type=os.fsencode, default=b"", metavar="TEXT", help="beginning (default: none)")
     parser.add_argument("--max-tokens", type=positive_int, default=500, help="largest number of tokens (default: 500)")
     parser.add_argument(
@@ -57,6 +57,6 @@ def main() -> None:
 
 
 def write(text: str) -> None:
-    """Print a piece of text at once; control characters, which could change the terminal, are escaped."""
+    """Print a piece of text and flush; escape control characters, because they could change the terminal's state."""
     parts = (part if part in "\n\t" else sanitized(part, sys.maxsize) for part in re.split("([\n\t])", text))
     print("".join(parts), end="", flush=True)

@@ -89,7 +89,7 @@ def csv_rows(predictions: Iterable[Prediction], top: int) -> Iterator[list]:
 
 
 def panel(prediction: Prediction) -> Panel:
-    """Return an image of a sheet, as the model receives it, with its classes."""
+    """Return the panel of an image on a sheet: the image as the model receives it, and its classes."""
     pixels = None if prediction.pixels is None else prediction.pixels.permute(1, 2, 0).numpy()
     lines = [prediction.image.name, *(f"{name}  {100 * score:.1f} %" for name, score in prediction.classes)]
     return Panel(pixels, lines, f"cannot be read: {prediction.reason}")
@@ -101,7 +101,7 @@ def line(prediction: Prediction) -> str:
 
 
 class PredictionCounter:
-    """Iterator over predictions that counts all images and unreadable images.
+    """Iterable of predictions that counts all images and the unreadable ones while it is consumed.
 
     Attributes:
         reason: why the first unreadable image could not be read.
@@ -124,10 +124,10 @@ class PredictionCounter:
 
 
 def segment(args: argparse.Namespace, model: Segmentation, images: list[Path]) -> list[str]:
-    """Predict the masks of images, and print or write them; return the parts of the summary.
+    """Predict masks. Write them to ``--out``, or print the classes of each image; return the parts of the summary.
 
     Raises:
-        ValueError: --out is a file, two masks would have one name, or no image can be read.
+        ValueError: ``--out`` has a file extension, two masks would have one name, or no image can be read.
     """
     if Path(args.out or "").suffix:
         raise ValueError(f"the model is a segmentation: --out names a folder for its masks, got {sanitized(args.out)}")

@@ -23,7 +23,7 @@ SOURCE_BY_LAST_KEY = {
     "root": "data_root",
 }
 SOURCE_BY_LAST_KEY |= {"global_batch_size": "global_batch_size", "work_dir": "the config's name"}
-HIDDEN = ("experiment_name", "custom_hooks")  # random; custom_hooks repeats the guards, which are listed by name
+HIDDEN = ("experiment_name", "custom_hooks")  # the first is random; the second repeats the guards, listed by name
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,7 +47,7 @@ def list_configs() -> None:
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield a config's settings as (dotted name, value), as in overrides."""
+    """Yield a config's settings as (name, value). Names are dotted, as in overrides."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from flat(inner, f"{name}.{key}" if name else key)
@@ -56,7 +56,7 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def derived_settings(cfg: Any, processes: int) -> list[tuple[str, Any, str]]:
-    """Return the settings that resolving a config adds or changes: (dotted name, value, source of the value)."""
+    """Return the settings that ``resolve_config`` adds or changes: (dotted name, value, source of the value)."""
     own = dict(flat(cfg.to_dict()))
     defaults = {setting.name for setting in SETTINGS}
     derived = []

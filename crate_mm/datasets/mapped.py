@@ -1,4 +1,4 @@
-"""Arrays in a file that the processes of a machine share: memory-mapped, checked, without pickles."""
+"""Memory-mapped arrays in a file that the processes of a machine share. They are checked, and contain no pickles."""
 
 import io
 import mmap
@@ -15,12 +15,12 @@ import numpy as np
 from ..io.files import atomic_file
 from ..io.untrusted import open_regular, sanitized
 
-MAX_INDEX_BYTES = 2**36  # size of a file; the index of 10^8 images is a tenth of this
-CHUNK = 2**24  # bytes that are checked at a time
+MAX_INDEX_BYTES = 2**36  # largest file; the index of 10^8 images has a tenth of this size
+CHUNK = 2**24  # bytes per update of a checksum
 
 
 class Column(NamedTuple):
-    """An array to write in parts: its dtype, its length and its parts."""
+    """An array that is written part by part: its dtype, length and parts."""
 
     dtype: np.dtype
     length: int
@@ -30,19 +30,18 @@ class Column(NamedTuple):
 class MappedArrays(Mapping):
     """Read-only, memory-mapped arrays of an uncompressed ``.npz`` file: name -> one-dimensional array of integers.
 
-    The file's pages are in memory once for all processes that map it, and the system may drop and reread them. A
-    spawned process (such as a loader's worker) maps the same file, or gets a copy of the arrays if the file has been
-    replaced.
+    All processes that map the file share its pages in memory. The system may drop pages and reread them. A spawned
+    process (such as a loader's worker) maps the same file, or gets a copy of the arrays if the file has been replaced.
 
     Args:
-        path: path of the file. It must not be written or truncated while it is mapped: the system would kill the
-            process.
+        path: path of the file. The file must not be written or truncated while it is mapped. If it is truncated, the
+            system kills a process that reads beyond its end.
         check: whether to read the whole file and verify its checksums.
 
     Raises:
-        OSError: the file does not exist or is not a regular file.
-        ValueError: the file is compressed, damaged, or has arrays of other types. Exceptions of ``zipfile`` and
-            ``struct`` propagate.
+        OSError: the file does not exist, is not a regular file, or is larger than ``MAX_INDEX_BYTES``.
+        ValueError: the file is empty, compressed or damaged, or has arrays of other types. Exceptions that ``zipfile``
+            and ``struct`` raise for a damaged file propagate.
     """
 
     def __init__(self, path: str | Path, check: bool = True) -> None:
@@ -143,7 +142,7 @@ def _array(memory: mmap.mmap, start: int, end: int) -> np.ndarray:
 def save_arrays(path: str | Path, columns: dict[str, np.ndarray | Column]) -> None:
     """Write one-dimensional arrays atomically as an ``.npz`` file for ``MappedArrays``.
 
-    The file's bytes depend only on the arrays, which NumPy's ``savez`` does not guarantee.
+    The bytes of the file depend only on the arrays. NumPy's ``savez`` does not guarantee this.
     """
     with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, column in columns.items():

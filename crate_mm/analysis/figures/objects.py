@@ -1,4 +1,4 @@
-"""Objects without labels: MaskCut on a layer's patches, COCO-style boxes and masks, and AP where the truth is known."""
+"""Object discovery without labels by MaskCut: boxes and masks in COCO's format, and AP if the ground truth is known."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ COLORS = ("C1", "C0", "C2", "C3", "C4", "C6", "C8", "C9")
 
 
 class Picture(NamedTuple):
-    """An image to search, its entry in COCO's ``images``, and the true objects' annotations, or None."""
+    """An image to search, its entry in COCO's ``images``, and the annotations of its true objects (None if unknown)."""
 
     image: Image.Image
     entry: dict[str, Any]
@@ -47,8 +47,9 @@ class Picture(NamedTuple):
 class Objects(Figure):
     """Objects that MaskCut finds, as a picture and as a file in COCO's format.
 
-    Images are resized to the model's size, and masks enlarged to the image's by nearest neighbor. The objects of an
-    image get the scores 1, 1 - 1/n, 1 - 2/n, ... in the order of the n cuts. AP is over all categories together.
+    Images are resized to the model's size. Masks are enlarged to the size of the image by nearest-neighbor
+    interpolation. The objects of an image get the scores 1, 1 - 1/n, 1 - 2/n, ... in the order of the cuts, where n is
+    ``--count``. AP counts all categories as one.
     """
 
     help = "objects found without labels (MaskCut): boxes, masks, and AP if the ground truth is known"
@@ -114,8 +115,8 @@ def open_pictures(options: argparse.Namespace, size: tuple[int, int]) -> Iterato
     """Yield the images that the options select.
 
     Args:
-        options: of the figure.
-        size: height and width of the model's images; scenes have the smaller of both.
+        options: options of the figure.
+        size: height and width of the model's images. Scenes are square; their side is the smaller of both.
 
     Raises:
         ValueError: the options contradict each other, or a file cannot be used.
@@ -143,7 +144,7 @@ def open_pictures(options: argparse.Namespace, size: tuple[int, int]) -> Iterato
 
 
 def coco_pictures(file: Path, folder: Path, count: int) -> Iterator[Picture]:
-    """Yield the first ``count`` images of a file in COCO's format (0: all), in the order of their ids."""
+    """Yield the first ``count`` images of a file in COCO's format (0: all images), in the order of their IDs."""
     try:
         data = json.loads(file.read_bytes())
         entries = sorted(data["images"], key=lambda entry: entry["id"])
@@ -182,12 +183,12 @@ def entry_of(image: Image.Image, number: int, name: str) -> dict[str, Any]:
 def find_objects(
     model: torch.nn.Module, image: Image.Image, layer: int, count: int = COUNT, threshold: float = THRESHOLD
 ) -> list[np.ndarray]:
-    """Return the masks of an image's objects, each ``(H, W)`` of bool in the image's own pixels.
+    """Return the masks of an image's objects, each ``(H, W)`` of bool, where H x W is the size of the image.
 
     Args:
-        model: a task of images.
-        image: of any size; it is resized to the model's.
-        layer: number of the layer, from 0.
+        model: an image task.
+        image: an image of any size; it is resized to the model's size.
+        layer: index of the layer, from 0.
         count, threshold: as for ``maskcut``.
     """
     affinity, grid = patch_affinity(model, resized_input(model, image), layer)
@@ -197,11 +198,11 @@ def find_objects(
 
 
 def plot_objects(examples: list[tuple], title: str) -> MplFigure:
-    """Plot images in a row, and below each the objects that were found, and the true objects if they are known.
+    """Plot a row of images, below it a row of the objects found, and a row of the true objects if they are known.
 
     Args:
         examples: for each image its name, the image, masks ``(H, W)``, true annotations or None, and found annotations.
-        title: of the figure.
+        title: title of the figure.
     """
     has_truth = any(truth is not None for *_, truth, _ in examples)
     rows = 3 if has_truth else 2
@@ -230,7 +231,7 @@ def number_of(objects: list) -> str:
 
 
 def draw_masks(panel: Any, masks: list[np.ndarray], boxes: list[list[float]]) -> None:
-    """Draw masks as colors and boxes as frames, the first in the first color."""
+    """Draw masks as colored areas and boxes as frames; the i-th mask and the i-th box have the i-th color."""
     from matplotlib.colors import to_rgba
 
     for number, box in enumerate(boxes):

@@ -1,4 +1,4 @@
-"""A block of each layer's tokens; the paper, Figures 6 and 8 to 11."""
+"""Heat maps of a random submatrix (dimensions x tokens) of each layer's tokens; the paper, Figures 6 and 8 to 11."""
 
 import argparse
 
@@ -15,7 +15,11 @@ from .style import color_bar, panel_grid
 
 @FIGURES.register_module("tokens")
 class Tokens(Figure):
-    """A block of each layer's tokens for one image."""
+    """Heat maps of a block of each layer's tokens for one image.
+
+    The rows of a block are up to ``--block`` random dimensions, its columns up to ``--block`` random tokens. All layers
+    have the same rows and columns.
+    """
 
     help = "heat maps of a block of each layer's tokens for one image (Figures 6, 8-11)"
 
@@ -43,10 +47,10 @@ class Tokens(Figure):
 
 
 def plot_tokens(blocks: dict[int, Tensor], title: str) -> MplFigure:
-    """Plot heat maps of blocks of ``|Z^l|``, one panel per layer, on one scale; the paper, Figure 6.
+    """Plot a heat map of a block of ``|Z^l|`` for each layer; all share one color scale. The paper, Figure 6.
 
     Args:
-        blocks: ``{layer from 1: (dimensions, tokens)}``.
+        blocks: block of each layer, ``(dimensions, tokens)``, by layer number, from 1.
         title: title of the figure.
     """
     figure, panels, _ = panel_grid(len(blocks), size=2.1)

@@ -10,7 +10,7 @@ from ...io.files import utf8_path
 from ...io.untrusted import read_json
 from ..validate import CheckpointError
 
-WEIGHTS = "model.safetensors"  # file name in a folder of the Hub's library
+WEIGHTS = "model.safetensors"  # file name that huggingface_hub uses in a model folder
 KEY = "crate_mm"  # metadata key of our manifest
 # Training metadata that is published with the weights.
 META_KEYS = ("epoch", "seed", "recipe", "initialized_from", "transfer_from")
@@ -27,12 +27,12 @@ def read_safetensors(path: Path, map_location: str = "cpu", verified: bool = Fal
         verified: skip the hash because the file is known to be intact.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: the file is damaged, or not a safetensors file.
     """
     try:
         with utf8_path(path) as source, safe_open(source, framework="pt", device=str(map_location)) as file:
             stored = set(file.keys())
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
             metadata = file.metadata() or {}
         if len(metadata.get(KEY, "")) > MAX_MANIFEST_CHARS:
             raise ValueError(f"its metadata has more than {MAX_MANIFEST_CHARS:,} characters")
@@ -49,14 +49,14 @@ def read_safetensors(path: Path, map_location: str = "cpu", verified: bool = Fal
 
 
 def as_contents(manifest: dict, weights: dict[str, torch.Tensor]) -> dict:
-    """Return a published manifest and weights as the contents of a training checkpoint, which ``check_form`` checks."""
+    """Arrange a published manifest and weights as a training checkpoint; ``check_form`` checks the result later."""
     meta = {key: manifest.get(key) for key in ("format", "model", "test_transforms", "run", *META_KEYS)}
     meta["dataset_meta"] = {"classes": manifest.get("classes")}
     return {"meta": {key: value for key, value in meta.items() if value is not None}, "state_dict": weights}
 
 
 def digest(weights: dict[str, torch.Tensor], aliases: dict[str, str] | None = None) -> str:
-    """Return the SHA-256 of names, dtypes, shapes and values; for a tied weight, of both names."""
+    """Return the SHA-256 of the weights' names, dtypes, shapes and values, and of the aliases of tied weights."""
     total = hashlib.sha256()
     for name in sorted({**weights, **(aliases or {})}):
         if name not in weights:
