@@ -3,8 +3,8 @@
 python tools/average.py work_dirs/run/epoch_8.pth work_dirs/run/epoch_9.pth work_dirs/run/epoch_10.pth --out mean.pth
 python tools/average.py a.pth b.pth c.pth --greedy configs/crate_base_in1k.py --out soup.pth
 
---greedy validates each checkpoint. It starts from the best one and adds another one unless that lowers the average's
-score. The final score comes from the data that selected the checkpoints: test the average on other data.
+--greedy validates each checkpoint. It starts from the best one and adds a checkpoint unless the average then scores
+worse. The final score comes from the data that selected the checkpoints: test the average on other data.
 
 BatchNorm statistics (ToST) are averaged, too. With a config (--greedy, --statistics), they are recomputed on its
 training images with the averaged weights. If a run keeps an average of its weights (ema_momentum), that average is

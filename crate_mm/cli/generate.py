@@ -35,10 +35,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--top-k", type=positive_int, metavar="K", help="sample from the K most likely tokens only")
     parser.add_argument(
-        "--top-p", type=float, metavar="P", help="sample from the fewest tokens with a sum of probabilities of P only"
+        "--top-p", type=float, metavar="P", help="sample from the fewest tokens whose probabilities sum to at least P"
     )
     parser.add_argument("--seed", type=int, help="seed of the sampling (default: a random one)")
-    parser.add_argument("--tokenizer", metavar="FILE", help="file of the tokenizer, if the model is not one of bytes")
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer file; models of bytes need none")
     return parser.parse_args()
 
 

@@ -20,7 +20,7 @@ def test_what_is_printed_is_the_config(run_main, tmp_path):
     done = run_main("print_config", "debug", "--processes", 5)
     assert "#   images per step: 128 = 5 processes x 25 or 26" in done.output.splitlines()
     done = run_main("print_config", "transfer/pets")
-    assert "The model is a checkpoint's, by --load-from" in done.last_line
+    assert "--load-from gives the model" in done.last_line
 
 
 def test_the_list_names_each_config_with_its_first_line(run_main):

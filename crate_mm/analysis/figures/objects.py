@@ -61,14 +61,16 @@ class Objects(Figure):
             "--coco", metavar="FILE", help="annotations in COCO's format, such as instances_val2017.json"
         )
         parser.add_argument("--folder", metavar="DIR", help="folder of the images of --coco")
-        parser.add_argument("--root", default="data", help="folder with FashionMNIST for the scenes (default: data)")
+        text = "folder with FashionMNIST for the scenes; digits without it (default: data)"
+        parser.add_argument("--root", default="data", help=text)
         parser.add_argument(
             "--num-images",
             type=int,
             default=100,
-            help="use only the first N images; 0 for all of --coco (default: 100)",
+            help="number of scenes or of --coco images; 0 for all of --coco (default: 100)",
         )
-        parser.add_argument("--count", type=int, default=COUNT, help=f"objects per image (default: {COUNT})")
+        text = f"largest number of objects per image (default: {COUNT})"
+        parser.add_argument("--count", type=int, default=COUNT, help=text)
         parser.add_argument(
             "--threshold", type=float, default=THRESHOLD, help=f"smaller affinities are zero (default: {THRESHOLD})"
         )
