@@ -51,13 +51,24 @@ class Packings:
         process.join(120)
         return Finished(process.exitcode, log.read_text())
 
-    def begin_and_wait(self, target: str, more_than: int):
-        """A run that has packed more shards than there were, and its loader's workers."""
+    def begin_and_cut_off(self, target: str, more_than: int, number: signal.Signals):
+        """A run that gets a signal once it has packed more shards than there were, and its loader's workers.
+
+        It stands still while its shards are counted, so that it cannot pack the others meanwhile.
+        """
         process, end = self.begin(target), time.time() + 60
-        while len(self.rows(target)) <= more_than and process.is_alive():
+        while process.is_alive():
+            os.kill(process.pid, signal.SIGSTOP)
+            workers, reached = children(process), len(self.rows(target)) > more_than
+            if reached:
+                os.kill(process.pid, number)
+            os.kill(process.pid, signal.SIGCONT)
+            if reached:
+                break
             assert time.time() < end
-            time.sleep(0.002)
-        return process, children(process)
+            time.sleep(0.02)
+        process.join(60)
+        return process, workers
 
     def rows(self, target: str) -> dict[str, int]:
         """The shards that are done, each by the file that it is."""
@@ -107,9 +118,7 @@ def all_end(processes: list[int], seconds: float = 20) -> bool:
 def test_a_packing_that_is_cut_off_goes_on(packings, whole, number):
     kept: dict[str, int] = {}
     for _ in range(3):
-        process, workers = packings.begin_and_wait("pack", more_than=len(kept))
-        os.kill(process.pid, number)
-        process.join(60)
+        process, workers = packings.begin_and_cut_off("pack", len(kept), number)
         if process.exitcode == 0:
             break
         assert process.exitcode == (130 if number == signal.SIGINT else -number)
