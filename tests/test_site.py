@@ -83,7 +83,7 @@ def check_links(out: Path, pages: dict[str, Page]) -> None:
 
 def check_words(readme: Path, pages: dict[str, Page]) -> None:
     """A page has all words of its README."""
-    source = re.sub(r"\$\$?[^$]+\$\$?", "", re.sub(r"`+[^`]+`+", "``", readme.read_text()))
+    source = re.sub(r"\$\$?[^$]+\$\$?", "", re.sub(r"`+[^`]+`+", "", readme.read_text()))
     tokens = markdown_it.MarkdownIt("commonmark").enable("table").parse(source)
     text = [part.content for token in tokens for part in token.children or () if part.type == "text"]
     page = pages[str(readme.relative_to(ROOT).with_suffix(".html"))]
