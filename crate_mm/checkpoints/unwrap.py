@@ -32,6 +32,7 @@ class Checkpoint:
         weights: state dict. It has our parameter names if crate_mm wrote the file or if a family knows its names.
         model: model config of the weights, or None.
         unknown_reason: why ``model`` is None, if known.
+        missing: names of the arguments that would determine it, if known.
         class_names: class names of the training data, or None.
         test_transforms: configs of ``TRANSFORMS`` used for testing, or None.
         meta: other metadata.
@@ -45,6 +46,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     model: dict | None = None
     unknown_reason: str = ""
+    missing: tuple[str, ...] = ()
     class_names: list[str] | None = None
     test_transforms: list[dict] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
@@ -118,7 +120,7 @@ def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **model_a
             )
         return checkpoint
     checkpoint.weights, checkpoint.model = translation.weights, translation.model
-    checkpoint.unknown_reason = translation.unknown_reason
+    checkpoint.unknown_reason, checkpoint.missing = translation.unknown_reason, translation.missing
     notes.append(f"translated from the parameter names of {translation.source}")
     if translation.unknown_reason:
         notes.append(f"the checkpoint does not determine its model, so the config must: {translation.unknown_reason}")

@@ -54,10 +54,9 @@ def main() -> None:
                 else f"{args.input}: {checkpoint.unknown_reason}"
             )
         if checkpoint.model is None:
-            reason = checkpoint.unknown_reason
-            names = reason.partition("give ")[2].partition(",")[0].split(" and ")
+            names = checkpoint.missing
             options = ("--num-heads K" if name == "num_heads" else f"--given {name}=VALUE" for name in names)
-            raise CheckpointError(f"{args.input}: {reason} ({' '.join(options)})")
+            raise CheckpointError(f"{args.input}: {checkpoint.unknown_reason} ({' '.join(options)})")
         checkpoint.log_notes(say)
         meta = {
             "format": FORMAT,

@@ -29,6 +29,7 @@ class Translation(NamedTuple):
         unused: names in the file that the model does not use.
         assumed: arguments that shapes do not determine and that are assumed to be as published.
         unknown_reason: why ``model`` is None.
+        missing: names of the arguments that would determine it.
     """
 
     source: str
@@ -37,6 +38,7 @@ class Translation(NamedTuple):
     unused: list[str]
     assumed: str
     unknown_reason: str = ""
+    missing: tuple[str, ...] = ()
 
 
 def translate(
@@ -71,9 +73,9 @@ def translate(
         weights, unused, sizes = official.unpack(weights)
     sizes = _read_sizes(official, weights) | sizes
     renamed, unused_names = rename(weights, official.key_map, official.source, official.unused)
-    arguments, assumed, unknown_reason = _resolve_arguments(official, sizes, model_args)
-    translation = Translation(official.source, renamed, None, unused + unused_names, assumed, unknown_reason)
-    if unknown_reason:
+    arguments, assumed, reason, missing = _resolve_arguments(official, sizes, model_args)
+    translation = Translation(official.source, renamed, None, unused + unused_names, assumed, reason, missing)
+    if missing:
         return translation
     options = {name: value for name, value in model_args.items() if name not in ("num_heads", "img_size")}
     values = SimpleNamespace(**sizes | arguments, options=options)
@@ -153,8 +155,8 @@ def _read_sizes(official: Official, weights: dict[str, Tensor]) -> dict[str, Any
 
 def _resolve_arguments(
     official: Official, sizes: dict[str, Any], model_args: dict[str, Any]
-) -> tuple[dict[str, Any], str, str]:
-    """Return the values of all arguments, a description of the assumed values, and why a value is missing.
+) -> tuple[dict[str, Any], str, str, tuple[str, ...]]:
+    """Return the values of all arguments, a description of the assumed values, why values are missing, and their names.
 
     The sources, in order: the shapes, ``model_args``, the published model of these sizes, the default.
     """
@@ -187,7 +189,7 @@ def _resolve_arguments(
             words = assumed + words if name == "img_size" else words + assumed  # the size follows "RGB images"
         arguments[name] = value
     unknown_reason = f"{reason}: give {' and '.join(missing)}, which shapes do not determine" if missing else ""
-    return arguments, ", ".join([square + official.assumes, *words]), unknown_reason
+    return arguments, ", ".join([square + official.assumes, *words]), unknown_reason, tuple(missing)
 
 
 def _check_heads(name: str, value: Any, sizes: dict[str, Any]) -> None:

@@ -226,14 +226,14 @@ def test_attention_is_drawn_on_one_scale_with_the_mean_of_the_heads():
 
 def test_representatives_are_drawn_where_their_parts_of_the_image_lie():
     model = classifier(type="CRATE", compress=dict(type="CBSA", side=2))
-    found = draw("attention", model, representatives=True)
-    rows = [found.numbers["attention.npz"][f"0_representatives_row_{row}"] for row in (1, 2)]
+    output = draw("attention", model, representatives=True)
+    rows = [output.numbers["attention.npz"][f"0_representatives_row_{row}"] for row in (1, 2)]
     with torch.no_grad(), capture(model, ("tap_w",)) as seen:
         model(model.data_preprocessor.normalize(images()))
     compress = model.backbone.blocks[1].compress
     expected = compress.maps(seen["tap_w"][1], model.backbone.layout(images()))["attention"].values[0].mean(0)
     np.testing.assert_allclose(np.stack(rows).reshape(4, 6), expected[:, 1:], rtol=1e-5)
-    picture = found.pictures["attention_0_0"]
+    picture = output.pictures["attention_0_0"]
     assert "attention of 4 representatives, layer 2, mean of the heads" in picture.get_suptitle()
     assert len([axes for axes in picture.axes if axes.images]) == 1 + 2 * (1 + 2)
     for refused, layers, message in (
