@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from types import NoneType
 from typing import Any
 
 import torch
@@ -74,7 +75,8 @@ def check_overrides(cfg: Config, overrides: dict) -> dict:
     for key, value in sorted(overrides.items(), key=lambda item: not item[0].endswith(".type")):
         if key in DERIVED:
             raise ValueError(f"--cfg-options {key} cannot be set: it is derived from {DERIVED[key]}")
-        value = values[key] = _read(key, value, root)
+        target, value_types = _declared(key, root)
+        value = values[key] = _read(key, value, target, value_types)
         node, parent, walked = root, None, []
         for part in key.split("."):
             where = ".".join(walked)
@@ -105,15 +107,15 @@ def check_overrides(cfg: Config, overrides: dict) -> dict:
             walked.append(part)
         if key.endswith(".type") and parent is not None:
             parent["type"] = value
-        if isinstance(node, (int, float)) and isinstance(value, str):
+        if isinstance(node, dict) and not isinstance(value, (dict, NoneType)) and type(value) not in (value_types or ()):
+            raise ValueError(f"--cfg-options {key}: expected a dict, or one of its keys as {key}.KEY=..., got {value!r}")
+        if isinstance(node, (int, float)) and isinstance(value, str) and str not in (value_types or ()):
             raise ValueError(f"--cfg-options {key}: expected {type(node).__name__} such as {node}, got {value!r}")
     return {key: values[key] for key in overrides}
 
 
-def _read(key: str, value: Any, root: dict) -> Any:
-    """Return a value, parsed by the type of its setting if it is command-line text."""
-    if not isinstance(value, RawText):
-        return value
+def _declared(key: str, root: dict) -> tuple[Any, set[Any] | None]:
+    """Return the class or function that a setting is an argument of, and the types it accepts, or None if unknown."""
     *parents, last = key.split(".")
     holder: Any = root
     for part in parents:
@@ -124,7 +126,13 @@ def _read(key: str, value: Any, root: dict) -> Any:
     target = _UNTYPED.get(".".join(parents))
     if isinstance(holder, dict) and "type" in holder:
         target = _registered(holder["type"])
-    value_types = {str} if last == "type" else VALUE_TYPES.get(key) or accepted_types(target, last)
+    return target, {str} if last == "type" else VALUE_TYPES.get(key) or accepted_types(target, last)
+
+
+def _read(key: str, value: Any, target: Any, value_types: set[Any] | None) -> Any:
+    """Return a value, parsed by the types of its setting if it is command-line text."""
+    if not isinstance(value, RawText):
+        return value
     try:
         # The annotations of third-party code may be incomplete.
         return read(value, value_types, strict=getattr(target, "__module__", "").startswith("crate_mm."))

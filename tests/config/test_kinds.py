@@ -73,6 +73,7 @@ def test_a_setting_is_read_as_what_it_is(key, text, value):
         ("model.backbone.ista_lambda", "a lot", "model.backbone.ista_lambda: expected a number, got 'a lot'"),
         ("model.backbone.ista_lambda", "[1]", "model.backbone.ista_lambda: expected a number"),
         ("global_batch_size", "many", "global_batch_size: expected int such as 2048, got 'many'"),
+        ("model", "1", r"model: expected a dict, or one of its keys as model.KEY=..., got 1"),
         (
             "param_scheduler",
             "[a-b, c]",
@@ -83,6 +84,11 @@ def test_a_setting_is_read_as_what_it_is(key, text, value):
 def test_what_cannot_be_read_is_refused_by_its_key(key, text, message):
     with pytest.raises(ValueError, match=f"--cfg-options {message}"):
         setting(key, text)
+
+
+def test_a_setting_that_takes_a_number_or_a_word_may_change_from_the_number_to_the_word():
+    cfg = load_config("configs/simdino_crate_mini_fashion_mnist.py", {"model.group_size": RawText("batch")})
+    assert cfg.model.group_size == "batch"
 
 
 def test_a_changed_type_decides_how_its_arguments_are_read():
