@@ -81,16 +81,19 @@ export function paint(canvas, { colour, below = null, long = 240, ...cells }) {
     ? [Math.ceil(below.height / skip), Math.ceil(below.width / skip)]
     : (cells.patches ?? [cells.rows, cells.columns]);
   const small = new ImageData(wide, high);
-  const [dark, light] = [0, 1].map((v) => Array.from({ length: cells.rows * cells.columns }, (_, i) => colour(i, v)));
+  const count = cells.rows * cells.columns;
+  const [dark, light] = [0, 1].map((v) =>
+    Float64Array.from(Array.from({ length: count }, (_, i) => colour(i, v)).flat()),
+  );
   const across = Array.from({ length: wide }, (_, x) => grid.at(0, x / wide));
+  let at = 0;
   for (let y = 0; y < high; y++) {
     const row = grid.at(y / high, 0);
     for (let x = 0; x < wide; x++) {
       const v = below ? below.values[y * skip * below.width + x * skip] : 1;
-      const [low, top] = [dark[row + across[x]], light[row + across[x]]];
-      const at = 4 * (y * wide + x);
-      for (let c = 0; c < 3; c++) small.data[at + c] = low[c] + v * (top[c] - low[c]);
-      small.data[at + 3] = 255;
+      const cell = 3 * (row + across[x]);
+      for (let c = 0; c < 3; c++) small.data[at++] = dark[cell + c] + v * (light[cell + c] - dark[cell + c]);
+      small.data[at++] = 255;
     }
   }
   const times = Math.max(1, Math.ceil(long / Math.max(high, wide)));
@@ -127,10 +130,12 @@ export function ring(canvas, cell, cells) {
 export function grayOf(bytes, [channels, height, width]) {
   const weights = channels === 3 ? [0.2126, 0.7152, 0.0722] : [1]; // Rec. 709
   const size = height * width;
-  const values = Float32Array.from(
-    { length: size },
-    (_, i) => weights.reduce((sum, w, c) => sum + w * bytes[c * size + i], 0) / 255,
-  );
+  const values = new Float32Array(size);
+  for (let i = 0; i < size; i++) {
+    let sum = 0;
+    for (let c = 0; c < weights.length; c++) sum += weights[c] * bytes[c * size + i];
+    values[i] = sum / 255;
+  }
   return { values, width, height };
 }
 

@@ -12,7 +12,8 @@ export async function loadNet(running) {
   const largeCount = running.tensors.reduce((sum, [, shape, large]) => sum + (large ? size(shape) : 0), 0);
   const plainCount = running.tensors.reduce((sum, tensor) => sum + inPlain(tensor), 0);
   const view = new DataView(buffer);
-  const plain = Float32Array.from({ length: plainCount }, (_, i) => view.getFloat32(4 * i, true));
+  const plain = new Float32Array(plainCount);
+  for (let i = 0; i < plainCount; i++) plain[i] = view.getFloat32(4 * i, true);
   const planes = new Uint8Array(buffer, 4 * plainCount);
   const table = half ? halves() : null;
   const tensors = new Map();
@@ -21,16 +22,12 @@ export async function loadNet(running) {
     const count = size(shape);
     if (!large) tensors.set(name, plain.subarray(p, p + count));
     else {
-      const [start, row] = [q, shape[1]];
-      const scale = plain.subarray(p);
-      tensors.set(
-        name,
-        Float32Array.from({ length: count }, (_, i) =>
-          half
-            ? table[(planes[start + i] << 8) | planes[largeCount + start + i]]
-            : Math.fround(((planes[start + i] << 24) >> 24) * scale[Math.floor(i / row)]),
-        ),
-      );
+      const values = new Float32Array(count);
+      for (let i = 0; i < count; i++)
+        values[i] = half
+          ? table[(planes[q + i] << 8) | planes[largeCount + q + i]]
+          : ((planes[q + i] << 24) >> 24) * plain[p + Math.floor(i / shape[1])];
+      tensors.set(name, values);
       q += count;
     }
     p += inPlain([name, shape, large]);
@@ -59,11 +56,14 @@ export async function loadNet(running) {
 
 // The float32 value of each of the 65,536 halves.
 function halves() {
-  return Float32Array.from({ length: 65536 }, (_, bits) => {
-    const [exponent, fraction] = [(bits >> 10) & 31, bits & 1023];
-    const size = exponent === 0 ? fraction * 2 ** -24 : (1 + fraction / 1024) * 2 ** (exponent - 15);
-    return bits & 32768 ? -size : size;
-  });
+  const values = new Float32Array(65536);
+  for (let bits = 0; bits < 32768; bits++) {
+    const exponent = bits >> 10;
+    const fraction = bits & 1023;
+    values[bits] = exponent === 0 ? fraction * 2 ** -24 : (1 + fraction / 1024) * 2 ** (exponent - 15);
+    values[bits + 32768] = -values[bits];
+  }
+  return values;
 }
 
 function transpose(matrix, rows, columns) {
@@ -116,9 +116,10 @@ function layerNorm(x, rows, [weight, bias, eps]) {
 
 function softmax(values) {
   const most = values.reduce((a, b) => Math.max(a, b), -Infinity);
-  const powers = Float64Array.from(values, (v) => Math.exp(v - most));
-  const total = powers.reduce((a, b) => a + b, 0);
-  return Float32Array.from(powers, (v) => v / total);
+  const powers = new Float64Array(values.length);
+  let total = 0;
+  for (let i = 0; i < values.length; i++) total += powers[i] = Math.exp(values[i] - most);
+  return new Float32Array(powers.map((v) => v / total));
 }
 
 // Bytes (C, H, W), row by row, to tokens (N, d).
@@ -156,11 +157,12 @@ function runLayer(net, layer, z, { lambda = layer.lambda, heads = null, directio
   for (let k = 0; k < K; k++) {
     for (let i = 0; i < N; i++) {
       const seen = net.causal ? i + 1 : N;
-      const scores = Float64Array.from({ length: seen }, (_, j) => {
+      const scores = new Float64Array(seen);
+      for (let j = 0; j < seen; j++) {
         let sum = 0;
         for (let c = k * p; c < (k + 1) * p; c++) sum += w[i * K * p + c] * w[j * K * p + c];
-        return sum / Math.sqrt(p);
-      });
+        scores[j] = sum / Math.sqrt(p);
+      }
       const row = softmax(scores);
       attention.set(row, (k * N + i) * N);
       if (heads?.has(k)) continue;
