@@ -107,8 +107,14 @@ def check_overrides(cfg: Config, overrides: dict) -> dict:
             walked.append(part)
         if key.endswith(".type") and parent is not None:
             parent["type"] = value
-        if isinstance(node, dict) and not isinstance(value, (dict, NoneType)) and type(value) not in (value_types or ()):
-            raise ValueError(f"--cfg-options {key}: expected a dict, or one of its keys as {key}.KEY=..., got {value!r}")
+        if (
+            isinstance(node, dict)
+            and not isinstance(value, (dict, NoneType))
+            and type(value) not in (value_types or ())
+        ):
+            raise ValueError(
+                f"--cfg-options {key}: expected a dict, or one of its keys as {key}.KEY=..., got {value!r}"
+            )
         if isinstance(node, (int, float)) and isinstance(value, str) and str not in (value_types or ()):
             raise ValueError(f"--cfg-options {key}: expected {type(node).__name__} such as {node}, got {value!r}")
     return {key: values[key] for key in overrides}

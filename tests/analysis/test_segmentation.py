@@ -1,11 +1,16 @@
 """Masks from attention, and their overlap with true ones, against cases computed by hand."""
 
+import argparse
+
 import numpy as np
 import pytest
 import torch
 
+from crate_mm.analysis.figures import FigureInput
 from crate_mm.analysis.segmentation import attention_masks, best_heads, mean_iou
+from crate_mm.datasets.scenes import GROUND, Scenes
 from crate_mm.models import ImageClassifier
+from crate_mm.registry import FIGURES
 from tests import dataset_formats
 
 
@@ -49,13 +54,16 @@ def planted(model, maps):
         block.attention = attention
 
 
+def options_of(figure, *arguments):
+    parser = argparse.ArgumentParser()
+    figure.add_options(parser)
+    options = parser.parse_args(arguments)
+    options.layers = None
+    return options
+
+
 def test_the_figure_meets_a_case_computed_by_hand(tmp_path):
     """4 x 4 patches over masks of 8 x 12 pixels, so that a patch is 2 x 3 of them."""
-    import argparse
-
-    from crate_mm.analysis.figures import FigureInput
-    from crate_mm.registry import FIGURES
-
     arch = dict(embed_dim=24, depth=3, num_heads=2)
     model = ImageClassifier(
         dict(type="CRATE", arch=arch, img_size=8, patch_size=2), dict(type="LinearHead", num_classes=5)
@@ -71,10 +79,7 @@ def test_the_figure_meets_a_case_computed_by_hand(tmp_path):
     lower[0, :] = 255
     dataset_formats.voc(tmp_path, {"upper": upper, "lower": lower})
     figure = FIGURES.build(dict(type="segments"))
-    parser = argparse.ArgumentParser()
-    figure.add_options(parser)
-    options = parser.parse_args(["--voc", str(tmp_path)])
-    options.layers = None
+    options = options_of(figure, "--voc", str(tmp_path))
     drawn = figure.run([FigureInput("", model)], options)
     options.voc = "none"
     with pytest.raises(ValueError, match="--voc none has no PASCAL VOC 2012: expected"):
@@ -88,3 +93,18 @@ def test_the_figure_meets_a_case_computed_by_hand(tmp_path):
         ["upper", 15, "person", 1, pytest.approx(0.8)],
         ["lower", 8, "cat", 2, pytest.approx(0.2)],
     ]
+
+
+def test_the_classes_of_scenes_are_their_objects_and_the_ground_is_the_background(tmp_path):
+    arch = dict(embed_dim=8, depth=2, num_heads=2)
+    backbone = dict(type="CRATE", arch=arch, img_size=32, patch_size=8)
+    model = ImageClassifier(backbone, dict(type="LinearHead", num_classes=5)).eval()
+    figure = FIGURES.build(dict(type="segments"))
+    drawn = figure.run([FigureInput("", model)], options_of(figure, "--scenes", str(tmp_path), "--num-images", "3"))
+    scenes = Scenes(str(tmp_path), "val", length=3, size=32)
+    objects = [sorted({scenes.classes[n] for n in np.unique(scenes.load(i)[1])} - {GROUND}) for i in range(3)]
+    rows = drawn.numbers["segments.csv"][1:]
+    assert [sorted(row[2] for row in rows if row[0] == f"scene {i}") for i in range(3)] == objects
+    assert drawn.numbers["segments.json"]["miou"] == pytest.approx(
+        np.mean([np.mean([row[4] for row in rows if row[0] == f"scene {i}"]) for i in range(3)])
+    )

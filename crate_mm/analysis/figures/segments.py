@@ -1,8 +1,10 @@
-"""Segmentation without labels: IoU of the heads' masks with ground-truth masks, on a dataset in PASCAL VOC's layout."""
+"""Segmentation without labels: IoU of the heads' masks with ground-truth masks, on PASCAL VOC or generated scenes."""
 
 import argparse
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,16 +15,38 @@ from torch import Tensor
 from torchvision.datasets import VOCSegmentation
 
 from ...datasets import mask_sources
+from ...datasets.scenes import GROUND, Scenes
 from ...io.untrusted import sanitized, spreadsheet_cell
+from ...models.backbone import image_spec
 from ...registry import FIGURES
 from ..attention import cls_attention
-from ..segmentation import MASK_FRACTION, attention_masks, best_heads, mean_iou
+from ..segmentation import MASK_FRACTION, ClassOverlap, attention_masks, best_heads, mean_iou
 from ..taps import find_layers, name_of
 from .base import Figure, FigureInput, FigureOutput, patch_layout, resized_input, without_ticks
 from .overlay import attention_bar, over_gray, scale_end, spread_of
 from .style import InlineFigure
 
-CLASSES = mask_sources.VOCSegmentation.classes
+SCENES = 500  # the validation scenes of the configs
+
+
+class Example(NamedTuple):
+    """An image and what is drawn below it.
+
+    Attributes:
+        name: of the image.
+        image: ``(H, W, 3)`` of uint8.
+        truth: class of each pixel, ``(H, W)``; 0 is the background.
+        masks: of the heads, ``(K, H, W)``.
+        attention: of the heads, ``(K, rows, columns)``.
+        overlaps: of the classes in the image.
+    """
+
+    name: str
+    image: np.ndarray
+    truth: Tensor
+    masks: Tensor
+    attention: Tensor
+    overlaps: list[ClassOverlap]
 
 
 @FIGURES.register_module("segments")
@@ -35,13 +59,15 @@ class Segments(Figure):
     the second-to-last layer and does not state the interpolation.
     """
 
-    help = "mIoU of attention masks, without segmentation training, on PASCAL VOC"
+    help = "mIoU of attention masks, without segmentation training, on PASCAL VOC or generated scenes"
     input_kind = "model"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--voc", default="data", metavar="DIR", help="folder that holds VOCdevkit (default: data)")
         parser.add_argument("--year", default="2012", help="year of the dataset (default: 2012)")
         parser.add_argument("--image-set", default="val", metavar="NAME", help="list of images (default: val)")
+        text = "in place of PASCAL VOC, 500 scenes of the FashionMNIST in this folder; of digits if it has none"
+        parser.add_argument("--scenes", metavar="DIR", help=text)
         parser.add_argument("--num-images", type=int, default=0, help="use only the first N images (default: all)")
         parser.add_argument("--pictures", type=int, default=6, help="number of images to draw (default: 6)")
 
@@ -53,19 +79,20 @@ class Segments(Figure):
         if len(requested) > 1:
             raise ValueError(f"segments uses one layer, got {len(requested)}")
         (layer,) = find_layers(model, requested)
-        data, rows, overlaps, examples = open_voc(options), [], [], []
-        count = min(options.num_images, len(data)) if options.num_images > 0 else len(data)
-        for i in range(count):
-            image, truth = data[i]
-            truth = torch.from_numpy(np.array(truth)).long()
+        classes, images = open_scenes(options, model) if options.scenes else open_voc(options)
+        rows, overlaps, examples = [], [], []
+
+        for name, image, truth in images:
             attention = attention_of(model, image, layer)
             masks = attention_masks(attention.flatten(1)).unflatten(1, attention.shape[1:])
             masks = F.interpolate(masks[None].float(), tuple(truth.shape), mode="nearest-exact")[0].bool()
             overlaps.append(best_heads(masks, truth))
-            name = Path(data.images[i]).stem
-            rows += [[spreadsheet_cell(name), c.label, class_name(c.label), c.head + 1, c.iou] for c in overlaps[-1]]
+            rows += [
+                [spreadsheet_cell(name), c.label, class_name(classes, c.label), c.head + 1, c.iou] for c in overlaps[-1]
+            ]
             if len(examples) < options.pictures and overlaps[-1]:
-                examples.append((name, np.array(image), truth, masks, attention, overlaps[-1]))
+                picture = np.array(image.convert("RGB"))
+                examples.append(Example(name, picture, truth, masks, attention, overlaps[-1]))
         score = mean_iou(overlaps)
         if not rows:
             raise ValueError(
@@ -82,13 +109,21 @@ class Segments(Figure):
         numbers = {"segments.json": summary, "segments.csv": [["image", "label", "class", "best head", "IoU"], *rows]}
         note = f"mIoU {100 * score:.1f} % on {summary['images']} images, layer {layer + 1}, the best head of each class"
         title = f"{name_of(model)}: masks of the best heads, layer {layer + 1}, mIoU {100 * score:.1f} %"
-        return FigureOutput({"segments": plot_segments(examples, title)} if examples else {}, numbers, note)
+        pictures = {"segments": plot_segments(examples, classes, title)} if examples else {}
+        return FigureOutput(pictures, numbers, note)
 
 
-def open_voc(options: argparse.Namespace) -> VOCSegmentation:
-    """Open the dataset with torchvision; raise ``ValueError`` if it does not exist."""
+Images = Iterator[tuple[str, Image.Image, Tensor]]  # name, image, and class of each pixel (H, W)
+
+
+def open_voc(options: argparse.Namespace) -> tuple[list[str], Images]:
+    """Open the dataset with torchvision; return its classes and images.
+
+    Raises:
+        ValueError: it does not exist.
+    """
     try:
-        return VOCSegmentation(options.voc, options.year, options.image_set, download=False)
+        data = VOCSegmentation(options.voc, options.year, options.image_set, download=False)
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         folder = Path(options.voc) / "VOCdevkit" / f"VOC{options.year}"
         raise ValueError(
@@ -96,6 +131,23 @@ def open_voc(options: argparse.Namespace) -> VOCSegmentation:
             "with JPEGImages, SegmentationClass and "
             f"ImageSets/Segmentation/{sanitized(options.image_set)}.txt; {sanitized(error)}"
         ) from None
+    count = min(options.num_images, len(data)) if options.num_images > 0 else len(data)
+    samples = ((Path(data.images[i]).stem, *data[i]) for i in range(count))
+    images = ((name, image, torch.from_numpy(np.array(truth)).long()) for name, image, truth in samples)
+    return list(mask_sources.VOCSegmentation.classes), images
+
+
+def open_scenes(options: argparse.Namespace, model: torch.nn.Module) -> tuple[list[str], Images]:
+    """Return the classes and the validation scenes at the model's size; the ground is the background, class 0."""
+    data = Scenes(
+        options.scenes, "val", length=max(options.num_images, 0) or SCENES, size=min(image_spec(model.backbone).size)
+    )
+    names = [GROUND, *(name for name in data.classes if name != GROUND)]
+    order = torch.tensor([names.index(name) for name in data.classes])
+    samples = (data.load(i) for i in range(len(data)))
+    return names, (
+        (f"scene {i}", image, order[torch.from_numpy(labels).long()]) for i, (image, labels) in enumerate(samples)
+    )
 
 
 @torch.inference_mode()
@@ -106,16 +158,16 @@ def attention_of(model: torch.nn.Module, image: Image.Image, layer: int) -> Tens
     return attention.float().cpu().unflatten(-1, patch_layout(model, inputs)[1:])
 
 
-def class_name(label: int) -> str:
-    return CLASSES[label] if label < len(CLASSES) else str(label)
+def class_name(classes: list[str], label: int) -> str:
+    return classes[label] if label < len(classes) else str(label)
 
 
-def plot_segments(examples: list[tuple], title: str) -> MplFigure:
+def plot_segments(examples: list[Example], classes: list[str], title: str) -> MplFigure:
     """Plot images, and below each the ground-truth mask of its largest class, the best head's attention and its mask.
 
     Args:
-        examples: for each image its name, ``(H, W, 3)`` of uint8, classes ``(H, W)``, masks ``(K, H, W)``, attention
-            ``(K, rows, columns)`` and overlaps.
+        examples: of one model.
+        classes: names of the classes.
         title: of the figure.
     """
     figure = InlineFigure(figsize=(max(1.9 * len(examples) + 1, 6), 7.4), layout="constrained")
@@ -123,8 +175,8 @@ def plot_segments(examples: list[tuple], title: str) -> MplFigure:
     rows = figure.subplots(4, len(examples), squeeze=False)
     for (first, *_), text in zip(rows, ("image", "ground truth", "attention", "mask")):
         first.set_ylabel(text, fontsize=9)
-    tokens = 1 + examples[0][4][0].numel()
-    end = scale_end((tokens * example[4] for example in examples), tokens)
+    tokens = 1 + examples[0].attention[0].numel()
+    end = scale_end((tokens * example.attention for example in examples), tokens)
     for axes, (name, image, truth, masks, attention, overlaps) in zip(rows.T, examples):
         largest = max(overlaps, key=lambda overlap: int((truth == overlap.label).sum()))
         of_head = attention[largest.head]
@@ -133,10 +185,10 @@ def plot_segments(examples: list[tuple], title: str) -> MplFigure:
         for panel, region in ((axes[1], truth == largest.label), (axes[3], masks[largest.head])):
             panel.imshow(np.where(region.numpy()[..., None], image, image // 5))
         axes[0].set_title(sanitized(name, 24), fontsize=8, parse_math=False)
-        axes[1].set_xlabel(class_name(largest.label), fontsize=8)
+        axes[1].set_xlabel(sanitized(class_name(classes, largest.label), 24), fontsize=8)
         axes[2].set_xlabel(f"{spread_of(of_head)} tokens", fontsize=8)
         axes[3].set_xlabel(f"head {largest.head + 1}, IoU {largest.iou:.2f}", fontsize=8)
     without_ticks(rows.flat)
-    clipped = any((tokens * example[4]).max() > end for example in examples)
+    clipped = any((tokens * example.attention).max() > end for example in examples)
     attention_bar(figure, list(rows[2]), end, clipped)
     return figure
