@@ -1,17 +1,22 @@
 """Pages of every kind of model, of hostile names, of faults and of small windows, in a real browser."""
 
+import base64
+import io
 import json
 import re
 import time
 from importlib import resources
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from crate_mm.analysis.table import MEASURES
+from crate_mm.datasets.masks import overlay
 from crate_mm.extras.report.collect import ReportDataset, ReportModel, ReportSettings, collect
 from crate_mm.extras.report.pack import unpack
 from crate_mm.extras.report.page import make_page
@@ -199,24 +204,64 @@ def test_the_best_head_is_told_where_the_truth_is_known(browser, tmp_path):
     browser.check_quiet()
 
 
-@pytest.mark.parametrize(
-    ("task", "sentence"),
-    [
-        (dict(type="MaskedAutoencoder", backbone=dict(type="CRATEMAE")), "MaskedAutoencoder predicts no classes."),
-        (
-            dict(type="Segmentation", backbone=dict(type="CRATE"), head=dict(type="LinearDecoder", num_classes=3)),
-            "this page shows its backbone, and `crate-mm analyze masks` the decoder",
-        ),
-    ],
-)
-def test_a_page_of_a_model_without_classes(browser, tmp_path, task, sentence):
+def test_a_page_of_a_model_without_classes(browser, tmp_path):
     torch.manual_seed(0)
-    backbone = dict(arch=dict(embed_dim=48, depth=2, num_heads=3), img_size=(16, 24), patch_size=8)
-    model = MODELS.build(task | dict(backbone=task["backbone"] | backbone)).eval()
+    backbone = dict(type="CRATEMAE", arch=dict(embed_dim=48, depth=2, num_heads=3), img_size=(16, 24), patch_size=8)
+    model = MODELS.build(dict(type="MaskedAutoencoder", backbone=backbone)).eval()
     page_of({"mae": model}, Images((3, 16, 24)), tmp_path / "report.html")
     browser.open(tmp_path / "report.html")
-    assert sentence in browser.text("#models")
+    assert "MaskedAutoencoder predicts no classes." in browser.text("#models")
     assert len(nothings(browser, "look")) == 1
+    browser.check_quiet()
+
+
+class Masked(Images):
+    """Images whose labels are masks: 13 columns of class 2, then class 0, and one void row."""
+
+    def __getitem__(self, index):
+        mask = torch.zeros(16, 24, dtype=torch.uint8)
+        mask[:, :13], mask[3] = 2, 255
+        return super().__getitem__(index) | {"labels": mask}
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("decoder", ["LinearDecoder", "DEPICTSA"])
+def test_a_page_of_a_segmentation_shows_masks_and_the_maps_of_class_tokens(browser, tmp_path, decoder, known):
+    torch.manual_seed(0)
+    sizes = {} if decoder == "LinearDecoder" else dict(depth=1, num_heads=2, head_dim=4)
+    model = MODELS.build(
+        dict(
+            type="Segmentation",
+            backbone=dict(type="CRATE", arch=dict(embed_dim=48, depth=2, num_heads=3), img_size=(16, 24), patch_size=8),
+            head=dict(type=decoder, num_classes=3, **sizes),
+        )
+    ).eval()
+    dataset = (Masked if known else Images)((3, 16, 24))
+    page_of({"scenes": model}, dataset, tmp_path / "report.html", shown=[0])
+    browser.open(tmp_path / "report.html")
+    sample = dataset[0]
+    with torch.no_grad():
+        logits = model(model.data_preprocessor({"inputs": sample["inputs"][None]})["inputs"])
+    predicted, image = logits.argmax(1)[0].numpy(), sample["inputs"].permute(1, 2, 0).numpy()
+    expected = {"predicted masks": overlay(image, predicted)}
+    expected |= {"ground truth": overlay(image, sample["labels"].numpy())} if known else {}
+    shown = {i.get_attribute("alt"): i for i in browser.driver.find_elements("css selector", "#look .answers img")}
+    for name, pixels in expected.items():
+        address = shown[name].get_attribute("src")
+        picture = Image.open(io.BytesIO(base64.b64decode(address.partition("base64,")[2])))
+        np.testing.assert_array_equal(np.asarray(picture), pixels)
+    maps = [name for name in shown if name.startswith("class token of")]
+    assert len(shown) == len(expected) + len(maps)
+    told = maps if decoder == "DEPICTSA" else browser.texts('#look .answers [data-told="iou"]')
+    if not known:
+        assert not any("IoU" in name for name in told)
+        return
+    truth = sample["labels"].numpy()
+    for label, text in zip((2, 0), told, strict=True):  # the class with the most pixels first
+        ours = (predicted == label) & (truth != 255)
+        iou = ((truth == label) & ours).sum() / ((truth == label) | ours).sum()
+        assert re.fullmatch(rf"(class token of )?{'abc'[label]}, IoU [\d.]+", text)
+        assert float(text.split()[-1]) == pytest.approx(iou, abs=5e-3)
     browser.check_quiet()
 
 

@@ -1,6 +1,7 @@
 """Predicted masks, true masks, and the maps of the decoder's class tokens, side by side."""
 
 import argparse
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -33,19 +34,20 @@ class Example(NamedTuple):
 
     Attributes:
         image: ``(H, W, 1 or 3)`` of uint8, of the masks' size.
-        truth: labels ``(H, W)``.
+        truth: labels ``(H, W)``; None if they are unknown.
         predicted: labels ``(H, W)``.
         maps: mean of the heads' maps of each class token ``(C, h, w)``, in multiples of its mean; None without maps.
     """
 
     image: np.ndarray
-    truth: np.ndarray
+    truth: np.ndarray | None
     predicted: np.ndarray
     maps: Tensor | None
 
     def largest(self) -> list[int]:
-        """Return the classes with the most true pixels."""
-        counts = np.bincount(self.truth.flatten(), minlength=IGNORED_PIXEL + 1)[:IGNORED_PIXEL]
+        """Return the classes with the most true pixels, or predicted pixels if the truth is unknown."""
+        labels = self.predicted if self.truth is None else self.truth
+        counts = np.bincount(labels.flatten(), minlength=IGNORED_PIXEL + 1)[:IGNORED_PIXEL]
         return [int(label) for label in np.argsort(-counts, kind="stable")[:MAPS] if counts[label]]
 
 
@@ -73,7 +75,11 @@ class Masks(Figure):
             raise ValueError(f"{type(model).__name__} predicts no masks: use a Segmentation")
         decoder, number = model.head, chosen_layer(model.head, options.layers)
         measures = LayerMeasures()
-        examples = [e for batch in subject.batches for e in examples_of(model, batch, number, measures)]
+        examples = []
+        for batch in subject.batches:
+            if not has_masks(batch):
+                raise ValueError("masks needs true masks: the data gives none, expected those of a SegmentationDataset")
+            examples += examples_of(model, batch, number, measures)
         rows = measures.rows()
         names = list(subject.classes or model.class_names or map(str, range(model.num_classes)))
         kind = type(decoder).__name__
@@ -113,26 +119,31 @@ def chosen_layer(decoder: nn.Module, layers: list[int] | None) -> int | None:
 
 
 @torch.inference_mode()
-def examples_of(model: Segmentation, batch: dict, number: int | None, measures: LayerMeasures) -> list[Example]:
+def examples_of(
+    model: Segmentation, batch: dict, number: int | None, measures: LayerMeasures | None = None
+) -> list[Example]:
     """Return what is drawn of the images of a batch.
 
     Args:
         model: the segmentation.
-        batch: from the loader.
+        batch: from the loader, with or without masks.
         number: the decoder's layer whose maps are drawn, from 0; None for a decoder without layers.
         measures: receives the measures of the decoder's layers.
     """
-    if batch.get("labels") is None or batch["labels"].ndim != 3:
-        raise ValueError("masks needs true masks: the data gives none, expected those of a SegmentationDataset")
+    if not has_masks(batch):
+        batch = {key: value for key, value in batch.items() if key != "labels"}
     prepared = model.data_preprocessor(batch)
     (prediction,) = model.predict(**prepared)
-    maps: list[Tensor] | list[None] = [None] * len(batch["labels"])
+    images = batch["inputs"]
+    truths = batch["labels"].cpu().numpy() if "labels" in batch else [None] * len(images)
+    maps: list[Tensor] | list[None] = [None] * len(images)
     if number is not None:
         grids = []
         handle = model.head.register_forward_pre_hook(lambda _, args: grids.append(args[1]))
         try:
-            with measure_layers(model.head, into=measures), capture(model.head, ("tap_w",), [number]) as tensors:
-                model.tensor(prepared["inputs"])  # the whole image: predict may have used windows
+            measuring = nullcontext() if measures is None else measure_layers(model.head, into=measures)
+            with measuring, capture(model.head, ("tap_w",), [number]) as tensors:
+                model.tensor(prepared["inputs"])  # the whole image: the prediction may have used windows
         finally:
             handle.remove()
         (layer,) = find_layers(model.head, [number]).values()
@@ -145,18 +156,26 @@ def examples_of(model: Segmentation, batch: dict, number: int | None, measures: 
         values = attention[1].double().mean(1).cpu()
         maps = list(values / values.mean((-2, -1), keepdim=True))
     examples = []
-    for pixels, truth, predicted, of_image in zip(batch["inputs"], batch["labels"], prediction["predicted"], maps):
-        H, W = truth.shape
+    for pixels, truth, predicted, of_image in zip(images, truths, prediction["predicted"].cpu().numpy(), maps):
+        H, W = predicted.shape
         image = pixels[:3].permute(1, 2, 0).cpu().numpy()
         if image.shape[:2] != (H, W):
             picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
             image = np.asarray(picture.resize((W, H), Image.Resampling.BILINEAR)).reshape(H, W, -1)
-        examples.append(Example(image, truth.cpu().numpy(), predicted.cpu().numpy(), of_image))
+        examples.append(Example(image, truth, predicted, of_image))
     return examples
 
 
+def has_masks(batch: dict) -> bool:
+    """Return whether the labels of a batch are masks, ``(B, H, W)``."""
+    return batch.get("labels") is not None and batch["labels"].ndim == 3
+
+
 def overlaps(example: Example) -> list[tuple[int, int, int, float]]:
-    """Return label, true pixels, predicted pixels and IoU of each class in an image or its prediction."""
+    """Return label, true pixels, predicted pixels and IoU of each class in an image or its prediction.
+
+    The truth of the example must be known.
+    """
     valid = example.truth != IGNORED_PIXEL
     rows = []
     for label in np.unique(np.concatenate([example.truth[valid], example.predicted[valid]])):

@@ -13,17 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ...analysis.attention import pooling
+from ...analysis.figures.masks import Example, overlaps
+from ...analysis.figures.overlay import over_gray, scale_end
 from ...analysis.measures import subspace_gram, subspace_incoherence
 from ...analysis.segmentation import VOID
 from ...analysis.table import MEASURES
 from ...analysis.taps import find_layers, layout_of, name_of
 from ...datasets.base import dataset_of
+from ...datasets.masks import overlay
 from ...io.progress import track
 from ...io.untrusted import sanitized
 from ...models.tasks.classifier import ImageClassifier
@@ -163,10 +167,43 @@ def add_looks(
             attention_size += len(json.dumps(layer_entry["looks"]["attention"]))
         entry["scale"] = looks.scale()
         entry["predicted"] = looks.predicted or None
+        entry["segmented"] = segmented_data(looks.segmented) if looks.segmented else None
         entry["undefined"] = looks.undefined()
         if not entry["classes"]:
             entry["undefined"]["labels"] = f"The data has no labels ({sanitized(datas[report_model.data].label)})."
     return attention_size
+
+
+def segmented_data(examples: list[Example]) -> dict[str, Any]:
+    """Return the pictures of a segmentation: predicted and true masks over the images, and maps of class tokens.
+
+    ``end`` is the end of the maps' color scale, in multiples of a map's mean. ``IoU`` is None if the truth is unknown.
+    """
+    maps = [example.maps for example in examples if example.maps is not None]
+    end = scale_end(maps, maps[0][0].numel()) if maps else None
+
+    def url(pixels: np.ndarray) -> str:
+        return to_data_url({"inputs": torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)})
+
+    def entry(example: Example) -> dict[str, Any]:
+        ious = {} if example.truth is None else {label: iou for label, *_, iou in overlaps(example)}
+        picture = np.broadcast_to(example.image, (*example.image.shape[:2], 3))
+        return {
+            "predicted": url(overlay(example.image, example.predicted)),
+            "truth": None if example.truth is None else url(overlay(example.image, example.truth)),
+            "classes": [
+                {
+                    "label": label,
+                    "iou": ious.get(label),
+                    "map": None
+                    if example.maps is None
+                    else url(np.uint8(255 * over_gray(picture, example.maps[label], end))),
+                }
+                for label in example.largest()
+            ],
+        }
+
+    return {"end": end, "images": [entry(example) for example in examples]}
 
 
 def measure_model(

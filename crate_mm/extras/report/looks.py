@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...analysis.attention import no_attention
+from ...analysis.figures.masks import Example, chosen_layer, examples_of
 from ...analysis.segmentation import attention_masks, best_heads
 from ...analysis.taps import find_layers, layout_of, name_of, read_taps
 from ...models.layers import TokenLayout
@@ -106,6 +107,7 @@ class Looks:
         self.cls: dict[int, list[Tensor]] = {}
         self.has_code = any("tap_code" in layer.taps() for layer in self.layers.values())
         self.predicted: list[list[tuple[int, float]]] = []
+        self.segmented: list[Example] = []
 
     @torch.inference_mode()
     def look(self, batch: dict) -> None:
@@ -120,6 +122,8 @@ class Looks:
                 if self.model.is_classifier:
                     scores, classes = out.cpu().double().softmax(-1)[0].topk(min(TOP_CLASSES, out.shape[-1]))
                     self.predicted.append(list(zip(classes.tolist(), scores.tolist())))
+        if isinstance(self.model, Segmentation):
+            self.segmented += examples_of(self.model, batch, chosen_layer(self.model.head, None))
 
     def _w(self, layer: int, w: Tensor) -> None:
         if self.layout is None:
@@ -188,11 +192,6 @@ class Looks:
             reasons["code"] = f"{name} has no sparse code: its {computes} none."
         if all(layer.subspaces() is None for layer in self.layers.values()):
             reasons["subspaces"] = f"{name} has no subspaces: R\u1d9c is not defined."
-        if not self.predicted:
+        if not self.predicted and not self.segmented:
             reasons["classes"] = f"{type(self.model).__name__} predicts no classes."
-            if isinstance(self.model, Segmentation):
-                reasons["classes"] = (
-                    "Segmentation predicts a class for each pixel: this page shows its backbone, and "
-                    "`crate-mm analyze masks` the decoder, with predicted masks, maps of the class tokens and R\u1d9c."
-                )
         return reasons

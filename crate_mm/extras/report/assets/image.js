@@ -120,6 +120,7 @@ function headsView({ model, index, maps, below }) {
 }
 
 function predictions(model, label) {
+  if (model.segmented) return segmentation(model.segmented);
   const classes = model.predicted?.[state.image];
   if (!classes) return lacking(model, "classes");
   const rows = classes.map(([c, score]) => [className(c), score, percent(score)]);
@@ -127,4 +128,20 @@ function predictions(model, label) {
   const verdict = { class: right ? "right" : "wrong", "data-told": "verdict" };
   const words = right ? "✓ right" : `✗ wrong: it is ${className(label)}`;
   return [bars(rows, { told: "classes" }), label === null ? "" : h("p", verdict, words)];
+}
+
+// The masks of a model that classifies each pixel, and the maps of its decoder's class tokens.
+function segmentation({ images, end }) {
+  const { predicted, truth, classes } = images[state.image];
+  const tile = (src, text) =>
+    src && h("figure", { class: "truth" }, h("img", { src, alt: text }), h("figcaption", {}, text));
+  const tiles = classes.map(({ label, iou, map }) => {
+    const score = iou === null ? "" : `, IoU ${short(iou)}`;
+    return tile(map, `class token of ${className(label)}${score}`) || note(`${className(label)}${score}`, "iou");
+  });
+  return [
+    div("small", tile(predicted, "predicted masks"), tile(truth, "ground truth"), tiles),
+    end &&
+      note(`Where a class token of the decoder's last layer looks; its scale ends at ${short(end)} times the mean.`),
+  ];
 }
