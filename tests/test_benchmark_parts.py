@@ -76,6 +76,7 @@ def test_a_form_that_the_gpu_has_no_memory_for_is_left_out(part, capsys):
     assert "textbook in bf16" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_photographs_beyond_the_distinct_ones_are_links(part, tmp_path):
     photographs = part("photographs")
     root = photographs.write_tree(tmp_path / "data", 7, classes=3, size=(40, 30), distinct=4)

@@ -62,6 +62,7 @@ def test_a_stage_that_ends_well_and_one_that_fails(started):
     assert output == "no GPU\n"
 
 
+@pytest.mark.slow
 def test_a_stage_is_ended_at_its_limit_with_all_that_it_has_started(started, tmp_path):
     child = tmp_path / "child"
     code = f"""

@@ -35,6 +35,7 @@ def measures(model):
     return layer_measures(model, IMAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -69,6 +70,7 @@ def test_what_is_drawn_is_what_analyze_draws(model, run_tool, tmp_path):
         assert line.get_ydata() == pytest.approx([float(row[-3]) for row in written if row[1] == "sparsity"], rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "options", "sentence"),
     [

@@ -80,6 +80,7 @@ def test_gradients_and_lion_steps(case):
     model.load_state_dict(start)
 
 
+@pytest.mark.slow
 def test_loss_is_label_smoothed_cross_entropy(case):
     _, model, images, labels = case
     log_p = F.log_softmax(model(images), dim=-1)

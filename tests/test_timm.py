@@ -339,6 +339,7 @@ def timms_file(path, name, **options):
     return model, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_TIMMS_CLASSIFIER)
 def test_a_file_of_timms_gives_timms_logits(name, tmp_path):
     options = WITH_TIMMS_CLASSIFIER[name]

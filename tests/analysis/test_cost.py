@@ -32,6 +32,7 @@ def test_tiny_by_hand():
     assert named["head"].flops == head
 
 
+@pytest.mark.slow
 def test_many_tokens_take_the_one_product_form():
     model = get_model("crate_tiny", img_size=(448, 448)).train()
     report = count_complexity(model, torch.zeros(1, 3, 448, 448))

@@ -90,6 +90,7 @@ def test_onnx_of_any_batch_is_refused_where_pytorch_cannot_write_it(tmp_path, mo
         export(model_of("CRATE"), tmp_path / "x", "onnx", images(2), dynamic=False)
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_said(tmp_path, monkeypatch):
     model = model_of("CRATE")
     for kind, dtype in (("onnx", "bfloat16"), ("torchscript", "int8")):

@@ -94,6 +94,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, derandomize=True, deadline=None)
 @given(key=st.sampled_from([p for p in entry_paths() if "." in p]), value=ANYTHING)
 def test_anything_in_an_entry_is_taken_or_refused_in_a_sentence(key, value):

@@ -85,6 +85,7 @@ def test_a_revision_is_taken(hub, address):
     assert ensure_local("hf://me/model/w.pth").read_bytes() == WEIGHTS
 
 
+@pytest.mark.slow
 def test_a_download_from_the_hub_that_is_cut_off_goes_on(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100_000)  # else it keeps 10 MB or nothing
     hub.repos["me/model"] = {"main": {"w.pth": WEIGHTS}}

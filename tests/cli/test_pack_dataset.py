@@ -213,6 +213,7 @@ def test_shards_that_are_not_intact_are_packed_again(packings, whole, first_part
     assert kept == {"train/shard-000006", "val/shard-000000"}
 
 
+@pytest.mark.slow
 def test_another_recipe_or_other_images_do_not_go_on(packings, images, first_part, tmp_path):
     before = packings.files("pack.part")
     done = packings.run("pack", "--short-side", 64)

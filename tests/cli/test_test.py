@@ -32,6 +32,7 @@ def test_four_processes_give_the_figures_of_one(debug_checkpoint, run_tool, run_
     assert json.loads((tmp_path / "4.json").read_text())["num_samples"] == 450
 
 
+@pytest.mark.slow
 def test_reports_of_an_evaluation(run_tool, debug_checkpoint, tmp_path):
     files = {name: tmp_path / name for name in ("rows.csv", "classes.csv", "confusion")}
     done = run_tool(

@@ -52,6 +52,7 @@ def test_train_test_and_resume(run_tool, tmp_path):
     assert f"top1 {figures['top1']:.4f}" in done.output
 
 
+@pytest.mark.slow
 def test_resume_of_nothing_starts_and_a_probe_of_nothing_is_warned_of(run_tool, tmp_path):
     args = ("--resume", "--linear-probe", "--cfg-options", "train_cfg.max_epochs=1")
     done = run_tool("train", "debug", "--work-dir", tmp_path, *args)

@@ -194,6 +194,7 @@ def test_the_shards_are_webdatasets(packed):
         assert tar.extractfile(names[-2]).read() == b"2"
 
 
+@pytest.mark.slow
 def test_packing_makes_smaller_and_leaves_broken_ones_out(image_tree, tmp_path, run_tool):
     broken = sorted((image_tree / "train").rglob("*.JPEG"))[5]
     broken.write_bytes(broken.read_bytes()[:300])

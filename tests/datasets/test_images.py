@@ -180,6 +180,7 @@ def test_a_transform_that_a_thin_image_breaks_ends_nothing(tmp_path):
         ClassificationDataset(ImageNet(root), [lambda image: image + 1])[1]
 
 
+@pytest.mark.slow
 def test_a_decompression_bomb_is_refused_before_it_is_decoded():
     bomb = encoded("PNG", (20_000, 10_000), "1")
     assert len(bomb) < 100_000

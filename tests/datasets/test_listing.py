@@ -139,6 +139,7 @@ def names(folder: ImageFolder) -> list[tuple[str, int]]:
 WANTED = [("cat/1.png", 0), ("cat/2.png", 0), ("dog/4.png", 1), ("dog/below/3.png", 1)]
 
 
+@pytest.mark.slow
 def test_one_process_of_several_lists_and_all_map_its_list(tree, keeping, scans, monkeypatch):
     read = kept._list
     monkeypatch.setattr(kept, "_list", lambda *args: (time.sleep(0.2), read(*args))[1])  # the others come meanwhile

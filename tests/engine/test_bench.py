@@ -72,6 +72,7 @@ print(known, high, low, bench.peak_bytes())
 """
 
 
+@pytest.mark.slow
 def test_the_peak_is_of_what_is_measured(tmp_path, run_tool):
     """Memory that was given back before does not count, memory that is taken does."""
     (tmp_path / "peak.py").write_text(PEAK)

@@ -91,6 +91,7 @@ def test_what_is_damaged_on_the_disk_is_no_reason_to_delete_another(tmp_path, mo
     assert log_of(tmp_path).count("could not write the checkpoint") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["at its end", "by an error"])
 def test_a_run_waits_for_its_last_checkpoint(tmp_path, monkeypatch, ends):
     runner = debug_runner(tmp_path, **{**AT_THE_SIXTH, "default_hooks__checkpoint__save_best": None})

@@ -158,6 +158,7 @@ def test_a_data_root_that_vanishes_stops_the_run_with_a_checkpoint(tmp_path):
     assert_same_states(*(tmp_path / name / "epoch_1.pth" for name in ("whole", "run")))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_named(tmp_path):
     root = make_image_tree(tmp_path / "imagenet", train=80)
     runner = build(root, tmp_path / "run", "RandomResizedCrop")
@@ -174,6 +175,7 @@ def test_a_worker_that_dies_is_named(tmp_path):
     shutil.rmtree(root)
 
 
+@pytest.mark.slow
 def test_workers_end_by_sigterm_only_after_a_time_of_grace():
     """Where their process is about to take its step and save; and at once where it is about to end."""
     from crate_mm.datasets import workers

@@ -443,6 +443,7 @@ def test_the_layer_that_went_wrong_on_another_process_is_named(tmp_path, run_pro
     assert "on process 1 the output of backbone.blocks.0.compress is the first that is not finite" in done.output
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_is_said(tmp_path, debug_checkpoint):
     checkpoint = read_checkpoint(debug_checkpoint)
     checkpoint["meta"]["processes"] = 4

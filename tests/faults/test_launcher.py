@@ -94,6 +94,7 @@ def test_a_signal_to_the_launcher_is_one_to_all(tmp_path, recorded, number, code
     assert len((tmp_path / "started").read_text().split()) == 2
 
 
+@pytest.mark.slow
 def test_a_config_may_have_any_name(tmp_path, recorded, run_tool):
     """Through the shell, through the launcher, and through the tool."""
     name = "a b'\"$(touch pwned);&%s{{x}}\x1b.py"

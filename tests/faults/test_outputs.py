@@ -149,6 +149,7 @@ NONSENSE = [{"RANK": ""}, {"RANK": "a b"}, {"TORCHELASTIC_RESTART_COUNT": "x"}, 
 NONSENSE += [{"SLURM_NTASKS_PER_NODE": "8(x2)"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env", NONSENSE, ids=str)
 def test_nonsense_in_the_environment_ends_in_a_sentence(tmp_path, run_tool, env):
     done = run_tool("train", "no_such_config" if "RANK" in env else "debug", "--work-dir", tmp_path, **env)

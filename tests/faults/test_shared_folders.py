@@ -213,6 +213,7 @@ def test_a_hook_of_a_config_is_switched_off_by_none(tmp_path, run_tool):
     assert "WhiteBoxHook" not in done.output
 
 
+@pytest.mark.slow
 def test_two_packings_into_one_folder(tmp_path, another_process, run_tool):
     source = make_image_tree(tmp_path / "data")
     unfinished = tmp_path / "target.part"

@@ -266,10 +266,11 @@ def test_an_operator_that_sees_later_tokens_is_refused():
         CausalAoT(**SIZE, compress=dict(type="CBSA"))
 
 
-EXPORTED = ("overcomplete", "biased ToST", "OpenAI's GPT-2")  # with CausalCRATE, every operator
+EXPORTED = ("CausalCRATE", "overcomplete", "biased ToST", "OpenAI's GPT-2")  # every operator
 
 
-@pytest.mark.parametrize("label", ["CausalCRATE", *(pytest.param(name, marks=pytest.mark.slow) for name in EXPORTED)])
+@pytest.mark.slow
+@pytest.mark.parametrize("label", EXPORTED)
 @pytest.mark.parametrize("kind", ["torch-export", "torchscript"])
 def test_an_exported_model_takes_any_number_of_texts(label, kind, tmp_path):
     model = LanguageModel(built(label, torch.float32)).eval()

@@ -48,6 +48,7 @@ def test_a_teacher_is_in_no_group_and_takes_no_gradient(tmp_path, rules):
         assert "projection.weight" in names, "names are those in the task"
 
 
+@pytest.mark.slow
 def test_a_teacher_is_the_average_of_the_student(tmp_path):
     start = build()
     runner = debug_runner(tmp_path, **OPTIONS, train_cfg__max_epochs=1)
