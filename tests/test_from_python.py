@@ -166,3 +166,5 @@ def test_the_report_is_the_commands(model, run_tool, tmp_path):
     assert python == command
     with pytest.raises(ValueError, match="cannot write .*: its folder does not exist"):
         report(model, DIGITS, tmp_path / "none" / "page.html")
+    with pytest.raises(ValueError, match="weights_megabytes must be at least 0, got nan"):
+        report(model, DIGITS, tmp_path / "page.html", weights_megabytes=float("nan"))

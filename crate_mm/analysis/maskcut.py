@@ -91,7 +91,8 @@ def maskcut(
         threshold: affinities below it are replaced by ``NO_AFFINITY``.
 
     Raises:
-        ValueError: the affinity's shape does not match the grid, a value is not finite, or ``count`` is not positive.
+        ValueError: the affinity's shape does not match the grid, a value is not finite, ``count`` is not positive, or
+            ``threshold`` is not a cosine.
     """
     from scipy.ndimage import label
 
@@ -100,6 +101,8 @@ def maskcut(
         raise ValueError(f"expected finite affinities of {N} x {N} patches, got shape {affinity.shape}")
     if count < 1:
         raise ValueError(f"the number of objects must be at least 1, got {count}")
+    if not -1 <= threshold <= 1:
+        raise ValueError(f"threshold must be a cosine, from -1 to 1, got {threshold}")
     weights = np.where(affinity < threshold, NO_AFFINITY, affinity).astype(np.float64)
     covered, masks = np.zeros(N, bool), []
     for _ in range(count):

@@ -202,6 +202,7 @@ def test_scenes_need_no_file_and_their_instances_are_their_objects():
         (("--coco", "x.json"), "--coco FILE and --folder DIR belong together"),
         (("--coco", "x.json", "--folder", "x", "--files", "y"), "give --files or --coco, not both"),
         (("--num-images", -1), "must be at least 0"),
+        (("--threshold", "nan"), "threshold must be a cosine, from -1 to 1, got nan"),
         (("--files", "none.jpg"), r"image none\.jpg cannot be read"),
     ],
 )

@@ -118,10 +118,12 @@ def write_report(
     Language models get a page of texts: ``models`` are then all language models, and ``datas`` windows of tokens.
 
     Raises:
-        ValueError: as ``collect`` or ``collect_text``, language models and others are mixed, or the page would exceed
-            ``megabytes``.
+        ValueError: as ``collect`` or ``collect_text``, language models and others are mixed, a size limit is negative,
+            or the page would exceed ``megabytes``.
     """
     megabytes = settings["megabytes"]
+    if not settings["weights_megabytes"] >= 0:  # NaN, too
+        raise ValueError(f"weights_megabytes must be at least 0, got {settings['weights_megabytes']}")
     of_text = [isinstance(report_model.model, LanguageModel) for report_model in models]
     if any(of_text) and not all(of_text):
         raise ValueError("a page compares either language models or models of images, not both")
