@@ -63,6 +63,9 @@ def use_folder(cfg: Config, folder: str) -> None:
     channels = len((cfg.model.get("preprocessor") or {}).get("mean", "RGB"))
     dataset, size = cfg.test_dataloader.dataset, (cfg.model.get("backbone") or {}).get("img_size")
     dataset.source = {"type": "ImageFiles", "root": folder, "channels": channels}
+    if dataset.get("type") == "SegmentationDataset":  # the folder has no masks
+        dataset.type = "ClassificationDataset"
+        dataset.pop("transform_masks", None)
     if size is not None:
         dataset.transforms = [*dataset.get("transforms", ()), {"type": "Resize", "size": to_pair(size)}]
 

@@ -86,6 +86,9 @@ def test_images_of_a_folder(run_main, debug_checkpoint, tmp_path):
     assert model["undefined"] == {"labels": "The data has no labels (images of photos)."}
     assert model["layers"][0]["code"]["by_class"] is None
     assert "<script>alert" not in out.read_text()
+    run_main("report", "segmentation_mini_scenes", "random", "--images", tmp_path / "photos", "--out", out)
+    (model,) = data_of(out)["models"]
+    assert [image["truth"] for image in model["segmented"]["images"]] == [None] * 3
 
 
 def test_a_mask_of_too_many_classes_is_refused_before_the_work(tmp_path):
