@@ -97,14 +97,18 @@ def make_page(data: dict[str, Any], title: str, page: str = "page") -> str:
         "SCRIPT": code,
     }
     template = asset("frame.html").replace("{{BODY}}", asset(f"{page}.html"))
-    template = re.sub(r"\[\[(?:([^\]|]+)\|)?([^\]|]+)\]\]", term, template)
+    template = re.sub(r"(\(?)\[\[(?:([^\]|]+)\|)?([^\]|]+)\]\]([.,;:)]*)", term, template)
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
 
 
 def term(match: re.Match[str]) -> str:
-    """Return the button that explains ``[[text]]``, or the term of ``[[term|text]]``: see ``words.js``."""
-    name, text = match[1] or match[2], match[2]
-    return f'<button type="button" class="term" data-term="{name}">{text}</button>'
+    """Return the button that explains ``[[text]]``, or the term of ``[[term|text]]``: see ``words.js``.
+
+    A line does not break between the button and the punctuation at it.
+    """
+    before, name, text, after = match.groups()
+    button = f'<button type="button" class="term" data-term="{name or text}">{text}</button>'
+    return f'<span class="unbroken">{before}{button}{after}</span>' if before or after else button
 
 
 def as_json(data: Any) -> str:
