@@ -169,9 +169,9 @@ def test_a_head_a_direction_and_lambda_are_changed_exactly(browser, tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (dict(residual=True), "This page computes CRATE's own layers; CRATE shows"),
-        (dict(sparsify=dict(type="MLP")), "This page computes CRATE's own layers"),
-        (dict(channels=2), "This page computes CRATE's own layers"),
+        (dict(residual=True), "The page can run only CRATE's own layers: CRATE shows"),
+        (dict(sparsify=dict(type="MLP")), "The page can run only CRATE's own layers"),
+        (dict(channels=2), "The page can run only CRATE's own layers"),
     ],
 )
 def test_a_model_of_other_parts_does_not_run(change, reason):

@@ -36,12 +36,12 @@ DTYPES = ("half", "byte")  # from precise to small
 def why_not(model: nn.Module) -> str | None:
     """Return why a page cannot compute the model's forward pass, as a sentence; None if it can."""
     name = name_of(model)
-    own = f"This page computes CRATE's own layers; {name} shows what was computed when the page was made"
+    computed = f"{name} shows what was computed when the page was made"
     if not is_plain(model):
-        return f"{own}."
+        return f"The page can run only CRATE's own layers: {computed}."
     what, most = ("text", MAX_TEXT_PRODUCTS) if isinstance(model, LanguageModel) else ("image", MAX_PRODUCTS)
     if products(model) > most:
-        return f"{own}: one {what} takes more than {most // 1_000_000} million multiply-adds."
+        return f"One {what} takes more than {most // 1_000_000} million multiply-adds: {computed}."
     return None
 
 
