@@ -16,7 +16,7 @@ def replacements() -> dict[str, tuple[str, str]]:
     """Return the environment variables to replace: name -> (new value, reason)."""
     new = {}
     backend = os.environ.get("MPLBACKEND", "")
-    # A notebook's backend works in its kernel only: elsewhere, matplotlib fails to import it.
+    # A notebook's backend exists only inside the notebook's kernel. Elsewhere, matplotlib cannot import the backend.
     if backend and backend.lower() != "agg" and "ipykernel" not in sys.modules:
         new["MPLBACKEND"] = "agg", "the commands draw into files"
     for name in ("TMPDIR", "TEMP", "TMP"):

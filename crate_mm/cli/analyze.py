@@ -1,4 +1,4 @@
-"""Look inside a model: one subcommand per figure, which writes PNG, PDF and the numbers.
+"""Look inside a model. Each subcommand draws one figure as PNG and PDF and writes its numbers.
 
 python tools/analyze.py layers     configs/crate_tiny_digits.py random epoch_1.pth epoch_40.pth
 python tools/analyze.py tokens     configs/crate_tiny_digits.py epoch_40.pth
@@ -12,8 +12,8 @@ python tools/analyze.py objects    configs/crate_small8_in21k.py crate_small8.pt
 python tools/analyze.py masks      configs/segmentation_mini_scenes.py epoch_10.pth
 python tools/analyze.py reconstruct configs/crate_mae_base_in1k.py crate_mae_base.pth --images cat.jpg dog.jpg
 
-CHECKPOINT is a file, also a third-party one, or 'random' for random weights. To add a figure, register a
-class in FIGURES, in a file that the config's custom_imports names.
+CHECKPOINT is a file from crate_mm or a third party, or 'random' for random weights. To add a figure, register a class
+in FIGURES, and name the module of the class in the config's custom_imports.
 """
 
 import argparse
@@ -130,13 +130,13 @@ def figure_inputs(figure: Figure, cfg: Config, args: argparse.Namespace) -> Iter
             loader = build_loader(cfg, split)
             batches = subset(loader, figure.choose(len(loader.dataset), args))
             classes = tuple(dataset_of(loader.dataset).classes or ())
-            # Label only by what differs between the inputs.
+            # The label names only the parts that differ between the inputs.
             parts = [name] * (len(args.checkpoint) > 1) + [split] * (len(args.split) > 1)
             yield FigureInput(", ".join(parts or [split]), model, batches, classes=classes)
 
 
 def image_input(cfg: Config, checkpoint: str, args: argparse.Namespace, whole: bool) -> FigureInput:
-    """Return a model for images of ``--size``, with the image files as a batch and as pictures of that size."""
+    """Return a model for images of ``--size``, with the image files as a batch and as pictures of this size."""
     if args.size and not set_image_size(cfg, args.size):
         raise ValueError("--size sets model.backbone.img_size, which the config's model does not have")
     model = build_model(*args.loaded[checkpoint], args.seed, whole)

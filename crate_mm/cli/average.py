@@ -3,12 +3,12 @@
 python tools/average.py work_dirs/run/epoch_8.pth work_dirs/run/epoch_9.pth work_dirs/run/epoch_10.pth --out mean.pth
 python tools/average.py a.pth b.pth c.pth --greedy configs/crate_base_in1k.py --out soup.pth
 
---greedy validates each checkpoint. It starts from the best one and adds a checkpoint unless the average then scores
-worse. The final score comes from the data that selected the checkpoints: test the average on other data.
+--greedy validates each checkpoint, starts from the best checkpoint, and adds each other checkpoint unless the average
+then scores worse. The final score comes from the data that selected the checkpoints: test the average on other data.
 
-BatchNorm statistics (ToST) are averaged, too. With a config (--greedy, --statistics), they are recomputed on its
-training images with the averaged weights. If a run keeps an average of its weights (ema_momentum), that average is
-used.
+BatchNorm statistics (ToST) are averaged, too. With --greedy or --statistics, they are instead recomputed on the
+config's training images with the averaged weights. If a checkpoint holds an average of its run's weights
+(ema_momentum), this average is used.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def check_args(args: argparse.Namespace) -> None:
     if duplicate:
         raise ValueError(f"{sanitized(duplicate)} is named twice")
     if args.cfg_options and not (args.greedy or args.statistics):
-        raise ValueError("--cfg-options needs --greedy or --statistics, whose config it overrides")
+        raise ValueError("--cfg-options needs --greedy or --statistics: it overrides the config of these")
 
 
 def config_for(config: str, args: argparse.Namespace) -> Config:
@@ -89,7 +89,7 @@ def main() -> None:
         data = args.statistics or args.greedy
         statistics = has_statistics(open_checkpoint(args.checkpoints[0]))
         if args.statistics and not statistics:
-            raise ValueError("--statistics needs a model with BatchNorm: these checkpoints have none")
+            raise ValueError("--statistics needs a model with BatchNorm: these checkpoints have no BatchNorm")
         finish = partial(with_own_statistics, cfg=config_for(data, args), images=args.images) if data else None
         if args.greedy:
             mean, notes = greedy_average(args, finish if statistics else lambda mean: mean)
@@ -98,7 +98,7 @@ def main() -> None:
             mean = finish(mean) if statistics and finish else mean
         if statistics:
             recomputed = f"recomputed with the averaged weights on at most {args.images} training images"
-            averaged = "averaged, so they are not those of the averaged weights"
+            averaged = "averaged, so they differ from statistics computed with the averaged weights"
             notes.append(f"BatchNorm statistics are {recomputed if finish else averaged}")
         for note in notes:
             say(note)

@@ -1,11 +1,11 @@
-"""Show images of a config's data as a model is trained on them: augmented, erased and mixed, with labels or masks.
+"""Show images of a config's data as a model receives them in training: augmented, erased, mixed, with labels or masks.
 
 python tools/browse.py configs/crate_base_in1k.py --cfg-options data_root=/data/imagenet
 python tools/browse.py configs/crate_base_in1k.py --same 7 --number 12 --out one_image.png
 python tools/browse.py configs/transfer/pets.py --split val
 
-For 'train', these are the first samples of an epoch, with the seeds of a run with one process on a CPU. For 'val' and
-'test', they are spread evenly over the data.
+For 'train', the first samples of an epoch are shown, with the seeds of a run with one process on a CPU. For 'val' and
+'test', the samples are spread evenly over the data.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def panel(sample: PreviewSample, classes: list[str] | None, with_epoch: bool) -> Panel:
-    """Return an image of the sheet with its labels, their weights if there are several, and its file or epoch."""
+    """Return a panel of the sheet: image, labels (with weights if there are several), and file name or epoch."""
     if sample.pixels.shape[0] not in (1, 3):
         raise ValueError(f"{sanitized(sample.path)}: expected 1 or 3 channels, got {sample.pixels.shape[0]}")
     pixels = sample.pixels.permute(1, 2, 0).numpy()

@@ -1,4 +1,4 @@
-"""Completion scripts of shells: commands, options and their values, configs, published weights, and files."""
+"""Shell completion of commands, options and their values, configs, published weights, and files."""
 
 import argparse
 import sys
@@ -25,8 +25,8 @@ def parser_of(command: str) -> Parser:
 
 
 def names_or_files(kind: str, names: list[str]) -> dict[str, Any]:
-    """Return shtab's description of a value that is one of some names, or a file."""
-    function, words = f"_file_or_{kind}_of_crate_mm", " ".join(names)  # for names with _file, bash adds / to a folder
+    """Return shtab's description of a value that is one of the names or a file."""
+    function, words = f"_file_or_{kind}_of_crate_mm", " ".join(names)  # "_file" makes bash add / to a folder
     return {
         "bash": function,
         "zsh": function,

@@ -3,8 +3,8 @@
 crate-mm demo
 python tools/demo.py --out demo.html
 
-Weights and images are installed with the package, so nothing is trained or downloaded. The page is that of
-'crate-mm report crate_mini_digits random crate_mini_digits'.
+Weights and images are installed with the package, so nothing is trained or downloaded. The command
+'crate-mm report crate_mini_digits random crate_mini_digits' writes the same page.
 """
 
 import sys
@@ -23,6 +23,6 @@ def main() -> None:
         "--out", default="crate_mm_demo.html", metavar="FILE", help="HTML file to write (default: crate_mm_demo.html)"
     )
     out = parser.parse_args().out
-    sys.argv = ["crate-mm report", MODEL, "random", MODEL, "--out", out]  # also the command that the page quotes
+    sys.argv = ["crate-mm report", MODEL, "random", MODEL, "--out", out]  # the page quotes this command
     report.main()
     say(f"open {Path(out).resolve().as_uri()} in a browser")

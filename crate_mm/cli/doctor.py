@@ -33,7 +33,7 @@ SPLITS = ("train", "val", "test")
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("config", nargs="?", help="config whose data to check, a file or a name")
+    parser.add_argument("config", nargs="?", help="config file or packaged config; its data is checked")
     parser.add_argument(
         "--data", metavar="ROOT", help="dataset to check: images in folders by split or class, or packed"
     )
@@ -60,7 +60,7 @@ def sources_of(cfg: Config) -> dict:
 
 
 def check_head(cfg: Config, sources: dict) -> Iterator[Finding]:
-    """Compare the number of classes of a config's data with that of its head."""
+    """Compare the number of classes in a config's data with the number in its head."""
     num_classes = ((cfg.get("model") or {}).get("head") or {}).get("num_classes") if defines_model(cfg) else None
     classes = sources["train"].classes if "train" in sources else None
     if num_classes is not None and classes is not None:
@@ -74,7 +74,7 @@ def check_environment() -> Iterator[Finding]:
         yield "note", name, f"replaced by {value}: {reason}"
     encoding = sys.stdout.encoding if sys.stdout else None
     if encoding and codecs.lookup(encoding).name != "utf-8":
-        yield "note", "console", f"encoding {encoding}, other characters appear as \\xe9: set PYTHONUTF8=1 for UTF-8"
+        yield "note", "console", f"its encoding {encoding} prints other characters as \\xe9: set PYTHONUTF8=1 for UTF-8"
 
 
 def findings(args: argparse.Namespace, cfg: Config | None) -> Iterator[tuple[str, Iterator[Finding]]]:
@@ -98,9 +98,9 @@ def main() -> None:
     args = parse_args()
     with user_errors():
         if args.cfg_options and not args.config:
-            raise ValueError("--cfg-options needs CONFIG, which it overrides")
+            raise ValueError("--cfg-options overrides settings of CONFIG: give CONFIG, too")
         cfg = load_config(args.config, args.cfg_options) if args.config else None
-        MMLogger.get_instance("doctor", log_level="ERROR")  # the findings include what data sources log
+        MMLogger.get_instance("doctor", log_level="ERROR")  # the findings repeat the data sources' log messages
         console, counts = Console(soft_wrap=True, highlight=False), dict.fromkeys(COLORS, 0)
         for title, section in findings(args, cfg):
             if title:

@@ -5,7 +5,7 @@ python tools/export.py configs/crate_base_in1k.py crate_base.pth --to torch-expo
 
 The program takes uint8 images, normalizes them itself and runs without crate_mm. A JSON file beside it lists the input
 size, the transforms to apply first, the classes, and the largest difference from the model's outputs. The program of a
-language model takes windows of token IDs, without a cache of earlier ones.
+language model takes windows of token IDs and caches no earlier tokens.
 """
 
 import argparse
@@ -28,10 +28,10 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("config", help="config file, the name of a packaged config, or 'checkpoint'")
     parser.add_argument(
-        "checkpoint", help="checkpoint, from training or published; with CONFIG 'checkpoint', its own model is used"
+        "checkpoint", help="training or published checkpoint; with CONFIG 'checkpoint', it also defines the model"
     )
     parser.add_argument("--to", required=True, choices=KINDS, help="output format")
-    parser.add_argument("--out", metavar="FILE", help="file to write (default: the checkpoint's name)")
+    parser.add_argument("--out", metavar="FILE", help="file to write (default: named after the checkpoint)")
     parser.add_argument("--dynamic", action="store_true", help="accept any image size, if the model supports it")
     parser.add_argument("--batch", type=positive_int, metavar="B", help="fixed batch size (default: any batch size)")
     parser.add_argument("--features", action="store_true", help="output one feature vector per image, not logits")
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def images_for(model: Task, folder: str | None, batch: int) -> torch.Tensor:
-    """Return uint8 images ``(batch, C, H, W)`` to compare on: a folder's, repeated if too few, or random images.
+    """Return uint8 images ``(batch, C, H, W)`` for the comparison: from a folder, repeated if too few, or random.
 
     For a language model, return random token IDs ``(batch, N)``.
     """
@@ -73,7 +73,7 @@ def main() -> None:
         check_output(str(out), force=args.force)
         config = None if args.config == "checkpoint" else load_config(args.config, args.cfg_options)
         if config is None and args.cfg_options:
-            raise ValueError("--cfg-options needs a config to override: name one in place of 'checkpoint'")
+            raise ValueError("--cfg-options needs a config to override: name a config in place of 'checkpoint'")
         model = init_model(config, args.checkpoint)
         images = images_for(model, args.images, args.batch or 2)
         mode = "features" if args.features else "tensor"
@@ -82,7 +82,7 @@ def main() -> None:
     dynamic_dims = manifest["input"]["any"]
     batch = "any number" if "batch" in dynamic_dims else f"exactly {len(images)}"
     if images.ndim == 2:
-        unit, takes = "windows", f"windows of {images.shape[1]} token IDs, without a cache of earlier ones"
+        unit, takes = "windows", f"windows of {images.shape[1]} token IDs, without a cache of earlier tokens"
     else:
         _, C, H, W = images.shape
         size = f"{C} channels and any whole number of patches" if "height" in dynamic_dims else f"{C} x {H} x {W}"

@@ -4,8 +4,8 @@ python tools/generate.py epoch_3.pth --prompt "def "
 python tools/generate.py epoch_3.pth --prompt "import " --temperature 0.7 --top-k 40 --seed 0 --max-tokens 200
 python tools/generate.py my.safetensors --tokenizer gpt2.json --temperature 0
 
-The checkpoint determines the model, and names the tokenizer; bytes need no file. The text ends with the document, after
---max-tokens, or with Ctrl-C. When the model's positions are used up, generation goes on from the last half of them.
+The checkpoint determines the model and the tokenizer. Byte-level models need no tokenizer file. The text stops at the
+end of the document, after --max-tokens, or with Ctrl-C. Once it fills the model's positions, its last half is kept.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from .options import Parser, positive_int, user_errors
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("checkpoint", help="checkpoint of a language model, of training or published")
+    parser.add_argument("checkpoint", help="training or published checkpoint of a language model")
     # The prompt is bytes, because it need not be UTF-8. A leading ~ is text, not a home directory.
-    parser.add_argument("--prompt", type=os.fsencode, default=b"", metavar="TEXT", help="beginning (default: none)")
+    parser.add_argument("--prompt", type=os.fsencode, default=b"", metavar="TEXT", help="initial text (default: none)")
     parser.add_argument("--max-tokens", type=positive_int, default=500, help="largest number of tokens (default: 500)")
     parser.add_argument(
         "--temperature",
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
         "--top-p", type=float, metavar="P", help="sample from the fewest tokens whose probabilities sum to at least P"
     )
     parser.add_argument("--seed", type=int, help="seed of the sampling (default: a random one)")
-    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer file; models of bytes need none")
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer file, not for byte-level models")
     return parser.parse_args()
 
 

@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint with the backbone, of any task")
     parser.add_argument("--k", type=positive_int, default=20, help="number of neighbors that vote (default: 20)")
     parser.add_argument(
-        "--temperature", type=float, help="T: a neighbor of similarity s has weight exp(s / T) (default: weight 1)"
+        "--temperature", type=float, help="T in a neighbor's weight, exp(similarity / T) (default: equal weights)"
     )
     parser.add_argument("--work-dir", help="directory for result.json (default: work_dirs/<config name>/knn)")
     add_shared(parser, "--cfg-options")
@@ -33,11 +33,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def describe(report: TransferReport, part: str = "backbone") -> str:
-    """Return the lines that say which tensors of a checkpoint are used, resized and not used.
+    """Return a list, as text, of the tensors of a checkpoint that are used, resized and not used.
 
     Args:
-        report: its names begin with the part's if the whole checkpoint was loaded, else with 'backbone'.
-        part: part of the checkpoint that gives the features, such as 'teacher'.
+        report: its tensor names begin with ``part`` if the whole checkpoint was loaded, otherwise with 'backbone'.
+        part: part of the checkpoint that computes the features, such as 'teacher'.
     """
     prefix = f"{part}." if any(name.startswith(f"{part}.") for name in report.loaded) else BACKBONE
     dropped = {name: reason for name, reason in report.dropped.items() if name.startswith(prefix)}

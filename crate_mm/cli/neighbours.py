@@ -4,7 +4,7 @@ python tools/neighbours.py crate_base.pth my/photos --out features.npz
 python tools/neighbours.py crate_base.pth my/photos --query cat.jpg dog.jpg --k 7 --out sheet.png
 
 Neighbors are ranked by the cosine similarity of their features, computed with the model's own test transforms. An image
-is not its own neighbor. Without --query, the queries are spread over the images. features.npz holds 'paths' and
+is not its own neighbor. Without --query, 8 of the images are the queries. features.npz holds 'paths' and
 'features', one row per image, and 'unreadable' and 'reasons' for the images that cannot be read. A path that is not
 valid text contains Python's surrogate escapes.
 """
@@ -34,7 +34,7 @@ NUM_QUERIES = 8  # without --query
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("checkpoint", help="checkpoint, of training, published or third-party")
+    parser.add_argument("checkpoint", help="checkpoint: from training, published or third-party")
     add_shared(parser, "images", "--config", "--batch")
     parser.add_argument(
         "--query", nargs="+", metavar="PATH", help=f"images to find neighbors of (default: {NUM_QUERIES} of the images)"
@@ -71,7 +71,7 @@ def panels_of(images: Features, queries: Features, itself: Tensor, k: int, prepa
 
 
 def default_queries(images: Features) -> Features:
-    """Return ``NUM_QUERIES`` of the images, spread evenly, or all of them if there are no more."""
+    """Return ``NUM_QUERIES`` of the images, spread evenly, or all of them if there are fewer."""
     count = len(images.paths)
     if count <= NUM_QUERIES:
         return images

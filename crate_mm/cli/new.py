@@ -1,10 +1,10 @@
-"""Write a file to start from: a recipe, an operator of a layer, a family or a task, which trains as it stands.
+"""Write a template of a recipe, a layer, a model family or a task. The template trains without changes.
 
 crate-mm new recipe my_recipe
 crate-mm new layer my_layer
 python tools/new.py family my_family --out models/my_family.py
 
-Beside a layer, family or task, a recipe that uses it is written: my_layer_config.py. No file is overwritten.
+A layer, family or task comes with a recipe that uses it, such as my_layer_config.py. No file is overwritten.
 """
 
 import argparse
@@ -25,7 +25,7 @@ REGISTRIES = {"layer": LAYERS, "family": BACKBONES, "task": MODELS}
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("kind", choices=["recipe", *REGISTRIES], help="content of the file")
+    parser.add_argument("kind", choices=["recipe", *REGISTRIES], help="kind of template")
     parser.add_argument("name", help="name of the module, such as my_layer; its class is then MyLayer")
     parser.add_argument("--out", metavar="FILE", help="file to write (default: NAME.py)")
     return parser.parse_args()
@@ -40,7 +40,7 @@ def new_files(kind: str, name: str, out: Path) -> dict[Path, str]:
     """Return the files to write and their text; the last one is the recipe.
 
     Raises:
-        ValueError: a name is no Python name or is taken, or a file exists.
+        ValueError: a name is not a Python identifier or is taken, or a file exists.
     """
     for text in (name, out.stem):
         if not text.isidentifier() or keyword.iskeyword(text) or out.suffix != ".py":

@@ -25,27 +25,27 @@ from ..io.files import check_writable, home
 from ..io.untrusted import sanitized, sanitized_lines
 from ..registry import suggest
 
-IN_USE = 75  # exit code under tools/torchrun.py, which retries or ends with 2
+IN_USE = 75  # exit code for a locked work directory, read by tools/torchrun.py
 
 
 class ParserBuilt(BaseException):
-    """Raised in place of parsing, with the parser, if ``Parser.build_only`` is set."""
+    """Carry the parser; raised instead of parsing if ``Parser.build_only`` is set."""
 
     def __init__(self, parser: "Parser") -> None:
         self.parser = parser
 
 
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser with one-sentence errors that expands a leading ``~`` in every text argument.
+    """ArgumentParser that reports an error in one sentence and expands a leading ``~`` in every text argument.
 
-    The description is printed verbatim. ``crate-mm`` prints its examples as they work without a clone.
+    The description keeps its line breaks. ``crate-mm`` prints the example commands in a form that needs no clone.
     """
 
     build_only = False
 
     def __init__(self, description: str | None = None, **kwargs) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-        self.color = False  # of Python 3.14, in texts that are read here
+        self.color = False  # ``error`` parses the usage, which Python 3.14 would color
         if self.prog.startswith("crate-mm") and description:
             text = re.sub(r"python tools/(\w+)\.py", lambda m: f"crate-mm {m[1].replace('_', '-')}", description)
             self.description = re.sub(r"configs/([\w/]+)\.py", r"\1", text)
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         if Parser.build_only:
             raise ParserBuilt(self)
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a console that is not UTF-8 would raise in mid-output
+            if isinstance(stream, io.TextIOWrapper):  # otherwise printing to a non-UTF-8 console may raise
                 stream.reconfigure(errors="backslashreplace")
         parsed = super().parse_args(*args, **kwargs)
         for name, value in vars(parsed).items():
@@ -68,12 +68,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, *args, **kwargs) -> tuple[argparse.Namespace, list[str]]:
         parsed, unknown = super().parse_known_args(*args, **kwargs)
-        if unknown:  # also of a subcommand, which argparse would report as the command's
+        if unknown:  # argparse would report a subcommand's unknown arguments with the main command's usage
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Print in one sentence what is wrong and what would be right, and exit with code 2."""
+        """Print one sentence that states the mistake and the correction; exit with code 2."""
         usage = self.format_usage().partition("usage: ")[2]
         required = usage
         while re.search(r"\s*\[[^][]*\]", required):  # optional arguments, which may be nested
@@ -149,8 +149,8 @@ def user_errors(show_traceback: bool = False) -> Iterator[None]:
     The exit code is 2 for a user error, 1 for any other error, 130 after Ctrl-C and 85 after SIGTERM or SIGUSR1.
 
     Args:
-        show_traceback: print the traceback before the message: during a run, the error may be a bug.
-            ``CRATE_MM_TRACEBACK=1`` in the environment has the same effect everywhere.
+        show_traceback: print the traceback before the message, because an error during a run may be a bug.
+            The environment variable ``CRATE_MM_TRACEBACK=1`` has the same effect in every command.
     """
     try:
         yield
@@ -158,7 +158,7 @@ def user_errors(show_traceback: bool = False) -> Iterator[None]:
         _print_error(str(error) or "interrupted")
         _exit_now(EXIT_INTERRUPTED)
     except RunInterruptedError as error:
-        # The launcher may send SIGTERM when another process ends, which would change the exit code.
+        # When another process ends, the launcher may send SIGTERM. The signal would change the exit code.
         _set_sigterm(signal.SIG_IGN)
         if not _is_nonzero_rank():
             _print(str(error))
@@ -166,7 +166,7 @@ def user_errors(show_traceback: bool = False) -> Iterator[None]:
     except Exception as error:
         connection_lost = re.search("Connection (reset|closed) by peer", str(error))
         if connection_lost or isinstance(error, PeerFailedError):
-            # Let the failed process print first; its launcher, if any, ends this process meanwhile.
+            # Let the failed process print first. If there is a launcher, it ends this process during the wait.
             _set_sigterm(signal.SIG_DFL)
             time.sleep(5)
             _print_error(f"error: {'another process of the run has ended' if connection_lost else error}")
@@ -185,7 +185,7 @@ def user_errors(show_traceback: bool = False) -> Iterator[None]:
 
 
 def distinct_names(files: Iterable[str | Path], stems: bool = True) -> list[str]:
-    """Return distinct names for files, with as many parent directories as are needed; ``stems``: without extension."""
+    """Return distinct names for files, with parent directories where needed; ``stems`` drops the extensions."""
     paths = [Path(file).with_suffix("") if stems else Path(file) for file in files]
     names = [path.name for path in paths]
     for depth in range(2, max(len(path.parts) for path in paths) + 1):
@@ -244,7 +244,7 @@ def _set_sigterm(action: signal.Handlers) -> None:
 def _print_error(text: str) -> None:
     _set_sigterm(signal.SIG_DFL)  # so that the launcher can end ranks that are still waiting to print
     if _is_nonzero_rank():
-        # If rank 0 has the same error, it prints and the launcher ends this process before it does.
+        # If rank 0 has the same error, rank 0 prints it, and the launcher ends this process during the wait.
         time.sleep(2)
     _print(text)
 

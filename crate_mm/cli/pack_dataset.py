@@ -7,7 +7,7 @@ To resume an interrupted packing, run the same command again. The result has the
 
 To share the work between machines, run --part 1/4 to --part 4/4 with the same target on a shared file system. The
 machine that finishes last merges the parts. Without a shared file system, copy the contents of all <target>.part
-directories into one and run the command there without --part.
+directories into one such directory, and run the command on its machine without --part.
 """
 
 import argparse

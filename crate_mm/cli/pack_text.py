@@ -4,9 +4,9 @@ python tools/pack_text.py my/texts packed
 python tools/pack_text.py my/texts packed --glob "*.txt" --tokenizer gpt2.json --val-fraction 0.01
 python tools/pack_text.py book1.txt book2.txt packed --val book3.txt
 
-A file is a document, and ends with the tokenizer's end-of-document token; for bytes, this is the byte 0. Without --val,
-a hash of each file's relative path decides whether it belongs to the validation, so the split is the same on every
-machine. A JSON file beside each token file names the tokenizer and counts documents, bytes and tokens.
+Each file is one document. The tokenizer's end-of-document token follows it; for bytes, this token is the byte 0.
+Without --val, a hash of the relative path assigns each file to training or validation, so every machine makes the same
+split. A JSON file beside each token file names the tokenizer and counts documents, bytes and tokens.
 """
 
 import argparse
@@ -27,20 +27,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("sources", nargs="+", help="text files, and folders of text files")
     parser.add_argument("target", help="folder for the token files, created if missing")
     parser.add_argument(
-        "--val", nargs="+", metavar="PATH", help="files and folders for validation only; no split is drawn"
+        "--val", nargs="+", metavar="PATH", help="files and folders for validation; all others are for training"
     )
     parser.add_argument(
         "--val-fraction",
         type=float,
         default=VAL_FRACTION,
         metavar="F",
-        help="expected fraction of the files (default: 0.05)",
+        help="expected fraction of files for validation, without --val (default: 0.05)",
     )
     parser.add_argument("--glob", default="*", help="pattern of file names in folders, such as '*.txt' (default: all)")
     parser.add_argument(
-        "--tokenizer", default="bytes", help="bytes, *.json of tokenizers, or *.tiktoken (default: bytes)"
+        "--tokenizer", default="bytes", help="bytes, or a file of tokenizers (*.json) or tiktoken (default: bytes)"
     )
-    parser.add_argument("--end", default=END, help=f"token of that file that ends a document (default: {END})")
+    parser.add_argument("--end", default=END, help=f"end-of-document token of a tokenizer file (default: {END})")
     parser.add_argument("--pattern", metavar="REGEX", help="pattern that splits words, for a *.tiktoken file")
     add_shared(parser, "--force")
     return parser.parse_args()
@@ -74,7 +74,7 @@ def find_sources(paths: Iterable[str], pattern: str) -> list[Source]:
     """Return files and folders as sources.
 
     Raises:
-        ValueError: a path does not exist, or a folder has no file of the pattern.
+        ValueError: a path does not exist, or a folder has no file that matches the pattern.
     """
     files = map(Path, paths)
     return [(path.parent, [path.name]) if path.is_file() else (path, text_files(path, pattern)) for path in files]
@@ -89,7 +89,7 @@ def without(sources: list[Source], others: list[Source]) -> list[Source]:
     left_out = {(folder / name).resolve() for folder, names in others for name in names}
     rest = [(folder, [n for n in names if (folder / n).resolve() not in left_out]) for folder, names in sources]
     if not any(names for _, names in rest):
-        raise ValueError("all files are named by --val: none is left for training")
+        raise ValueError("all files are named by --val: no file is left for training")
     return rest
 
 

@@ -111,7 +111,7 @@ def curve_rows(runs: dict[str, dict[str, list[Point]]], keys: list[str]) -> Iter
 
 
 def schedule_rows(schedule: Schedule) -> Iterable[list]:
-    """Yield the header and one row per iteration, from 1 as in the logs: the epoch after it, and the values it uses."""
+    """Yield the header and one row per iteration (from 1, as in the logs): number, epoch at its end, values it uses."""
     yield ["iteration", "epoch", *schedule.values]
     for number, values in enumerate(zip(*schedule.values.values()), 1):
         yield [number, number / schedule.steps, *values]

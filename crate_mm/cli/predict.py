@@ -5,11 +5,11 @@ python tools/predict.py crate_base.pth "my/photos/*/*.jpg" cat.jpg --out sheet.p
 python tools/predict.py my.pth my/photos --config my_config.py
 python tools/predict.py segmentation.pth my/photos --out masks
 
-The checkpoint determines the model and its test transforms. If these do not give the model's input size, images are
-resized to it. For an image that cannot be read, the output states the reason. In a CSV file, a name that a spreadsheet
-would read as a formula is preceded by an apostrophe, and characters that are not printable are written as \\n or \\xNN.
-A segmentation writes a folder: for each image a PNG whose indices are the classes and whose palette shows them, and
-masks.json with the names and colors of the classes and each image's fractions of them.
+The checkpoint determines the model and its test transforms. If the transforms do not produce the model's input size,
+images are resized to that size. For an image that cannot be read, the output states the reason. In a CSV file, an
+apostrophe precedes a name that a spreadsheet would read as a formula, and \\n or \\xNN replace nonprintable characters.
+For a segmentation model, --out is a folder. It receives one palette PNG per image, with class indices as pixels, and
+masks.json with the names and colors of the classes and the fraction of each class in each image.
 """
 
 import argparse
@@ -41,13 +41,13 @@ SHEET_IMAGES = 30
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument(
-        "checkpoint", help="checkpoint of a classifier or segmentation, of training, published or third-party"
+        "checkpoint", help="checkpoint of a classifier or segmentation model: from training, published or third-party"
     )
     add_shared(parser, "images", "--config", "--batch", "--amp")
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="*.csv: a row per image; *.png, *.pdf: a sheet of the first images; of a segmentation: a folder of masks",
+        help="*.csv: a row per image; *.png, *.pdf: a sheet of the first images; for segmentation: a folder of masks",
     )
     parser.add_argument("--top", type=positive_int, default=5, metavar="K", help="classes per image (default: 5)")
     parser.add_argument("--number", type=positive_int, help=f"images on a sheet (default: {SHEET_IMAGES})")

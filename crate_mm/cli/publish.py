@@ -4,7 +4,7 @@ python tools/publish.py work_dirs/crate_base_in1k/best_eval_top1_epoch_149.pth c
 python tools/test.py configs/crate_base_in1k.py crate_base.safetensors
 
 If the run kept averaged weights, these are published. The optimizer state is not included. Metrics, command, commit and
-machine are of the run's result.json, if it is in the checkpoint's folder.
+machine are taken from the run's result.json, if this file is in the checkpoint's folder.
 """
 
 import argparse

@@ -5,9 +5,9 @@ python tools/report.py configs/crate_base_in1k.py crate_base.pth --images /my/ph
 python tools/report.py configs/compare/crate.py crate.pth --also configs/compare/vit.py vit.pth --out report.html
 python tools/report.py configs/causal_crate_mini_python.py random last.pth --num-images 200 --shown 4 --out text.html
 
-CONFIG selects the data. If it defines no model, each checkpoint's own model is used. CHECKPOINT is a file, also a
-third-party one, or 'random' for the newly initialized model. --also adds checkpoints of another config. Its data must
-be the same images, prepared for its models.
+CONFIG selects the data. If it defines no model, each checkpoint's own model is used. CHECKPOINT is a file from crate_mm
+or a third party, or 'random' for the newly initialized model. --also adds checkpoints of another config. The data of
+that config must be the same images, prepared for its models.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from ..models import LanguageModel
 from .analyze import build_model
 from .options import Parser, add_shared, check_writable, positive_int, user_errors
 
-MAX_MASK_CLASSES = 1024  # per ground-truth mask, as each class is transformed by itself; scenes have fewer than 300
+MAX_MASK_CLASSES = 1024  # per ground-truth mask: each class is transformed separately; scenes have fewer than 300
 MAX_CONFIG_CHARS = 20_000  # of a model config quoted on the page
 
 
@@ -71,7 +71,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--megabytes", type=positive_int, default=15, help="size limit of the page (default: 15)")
     parser.add_argument(
         "--weights-megabytes", type=float, default=1, metavar="MB",
-        help="size limit of the weights of a small model that the page runs itself; 0 for none (default: 1)",
+        help="embed a model's weights up to this size, so that the page can run the model; 0: never (default: 1)",
     )  # fmt: skip
     parser.add_argument("--title", default="", help="title of the page")
     parser.add_argument("--seed", type=int, default=0, help="seed of 'random' and of the image sample (default: 0)")
@@ -147,8 +147,8 @@ def load_data(cfg: Config, args: argparse.Namespace, of_text: bool = False) -> D
 def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
     """Return a function that loads an image's ground-truth mask, ``(H, W)``, transformed as the image is.
 
-    The region of each class is transformed as an image and thresholded at half brightness: resizing a mask of class
-    numbers would mix them into other classes.
+    The region of each class is transformed as an image and thresholded at half brightness, because interpolation
+    between the numbers of two classes could give the number of a third class.
     """
 
     def truth(position: int) -> Tensor | None:
@@ -176,7 +176,7 @@ def true_masks(dataset: Dataset, folder: str) -> Callable[[int], Tensor | None]:
 
 
 def check_size(datas: list[ReportDataset], model: torch.nn.Module, config: str) -> None:
-    """Raise ``ValueError`` unless the images have the model's input size and the first config's number."""
+    """Raise ``ValueError`` unless the images have the model's input size and are as many as the first config's."""
     if len(datas[-1].dataset) != len(datas[0].dataset):
         raise ValueError(
             f"{sanitized(config)} has {len(datas[-1].dataset)} images, and the first config {len(datas[0].dataset)}: "
@@ -197,7 +197,7 @@ def data_name(cfg: Config, args: argparse.Namespace) -> str:
 
 
 def checkpoint_data(config: str, cfg: Config, file: str, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """Return a model's origin, without the user's directories and URL signatures, as pages are shared."""
+    """Return a model's origin, without the user's directories and URL signatures, because pages are shared."""
     origin: dict[str, Any] = {"config": sanitized(public(config)), "checkpoint": sanitized(public(file))}
     if checkpoint is not None:
         origin["sha256"] = hash_file(ensure_local(file), hashlib.sha256())

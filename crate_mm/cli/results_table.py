@@ -3,12 +3,12 @@
 python tools/results_table.py work_dirs
 python tools/results_table.py work_dirs/pets work_dirs/cifar10 --figure best
 
-Rows are datasets, columns are models. A cell has the task's headline metric, for classifiers the top-1 accuracy in %:
-the mean over the runs with minimum and maximum, then the paper's value in parentheses, if there is one. Runs whose
-recipes differ in more than the seed are in separate rows, labeled with the difference. If a run was tested separately,
-the test's metrics are used. There is one table for each headline metric.
+Rows are datasets, columns are models. A cell has the task's headline metric (for classifiers, top-1 accuracy in %): the
+mean over the runs with minimum and maximum. The paper's value, if there is one, follows in parentheses. Runs with
+recipes that differ in more than the seed are in separate rows, labeled with the difference. If a run was tested
+separately, the test's metrics are used. There is one table for each headline metric.
 
-All runs of a recipe and seed count, except a run that was moved (to before_<time>) and that another run replaced.
+All runs of a recipe and seed count, except a run that was moved to before_<time> and replaced by another run.
 """
 
 import argparse
@@ -195,7 +195,7 @@ def _entries(result: dict, training_of: dict[str, dict], metric: str, figure: st
 
 
 def _progress(result: dict) -> tuple[bool, int, int]:
-    """Return whether a result is a test's, its launch and its epoch."""
+    """Return the rank of a result: (whether it comes from a test, its launch, its epoch)."""
     return "checkpoint" in result, result.get("launch") or 0, result.get("epochs") or 0
 
 
@@ -207,7 +207,7 @@ def _flat(recipe: Any, name: str = "") -> dict[str, str]:
 
 
 def _labels(entries: list[Entry]) -> list[str]:
-    """Return for each entry how its recipe differs from the others of its row and model, or ''."""
+    """Return each entry's label: the settings in which recipes of its row and model differ, or ''."""
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.row, entry.model), []).append(entry)

@@ -36,7 +36,7 @@ from .options import Parser, add_common_options, add_shared, check_writable, use
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     add_shared(parser, "config")
-    parser.add_argument("checkpoint", help="checkpoint file, also a third-party one")
+    parser.add_argument("checkpoint", help="checkpoint file, from crate_mm or a third party")
     add_shared(parser, "--json")
     parser.add_argument("--out", metavar="FILE", help="write one CSV row per sample: label, top classes, scores")
     parser.add_argument("--per-class", metavar="FILE", help="write the accuracy of each class to FILE, as CSV")

@@ -39,8 +39,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--load-from",
         metavar="CHECKPOINT",
-        help="initialize the backbone from a checkpoint, also a third-party one; the head is newly initialized, and a "
-        "config without a model uses the checkpoint's",
+        help="initialize the backbone from a checkpoint of crate_mm or a third party; the head is newly initialized. "
+        "A config without a model uses the checkpoint's model",
     )
     parser.add_argument(
         "--model", metavar="CONFIG", help="config that defines the model, if neither CONFIG nor CHECKPOINT does"
@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def model_checkpoint(args: argparse.Namespace, plain: Config) -> Checkpoint | str | None:
-    """Return the checkpoint of ``--load-from`` or, if the config defines no model, the one that the run resumes from.
+    """Return the checkpoint of ``--load-from`` or, if the config defines no model, the checkpoint to resume from.
 
     The newest checkpoint of the work directory is returned open, because finding it opens it.
     """
@@ -69,10 +69,10 @@ def model_checkpoint(args: argparse.Namespace, plain: Config) -> Checkpoint | st
 
 
 def configure(args: argparse.Namespace) -> tuple[Config, Checkpoint | None]:
-    """Return the run's config, and its start checkpoint if that was opened for its model."""
+    """Return the run's config, and the start checkpoint if it was opened to determine the model."""
     plain = load_config(args.config)
     model = load_config(args.model).get("model") if args.model else None
-    if args.linear_probe:  # before its settings are merged
+    if args.linear_probe:  # checked before the linear-probe settings are merged
         require_frozen_backbone(plain)
         if isinstance(plain.get("param_scheduler"), list):
             raise ValueError(
@@ -136,7 +136,7 @@ def dry_run(cfg: Config, checkpoint: Checkpoint | None) -> None:
 
 def main() -> None:
     args = parse_args()
-    for name in ("load_from", "work_dir", "resume"):  # as Runner.for_training writes them
+    for name in ("load_from", "work_dir", "resume"):  # expand ~, as Runner.for_training does
         if getattr(args, name):
             setattr(args, name, home(getattr(args, name)))
     raise_on_signal()

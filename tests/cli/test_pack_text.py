@@ -42,7 +42,7 @@ def test_files_for_validation_are_named(texts, tmp_path, run_main):
     for split, names in (("train", sorted(set(NAMES) - set(val))), ("val", val)):
         assert np.fromfile(tmp_path / "packed" / f"{split}.bin", np.uint16).tolist() == stream(names, texts)
     done = run_main("pack_text", texts / NAMES[2], tmp_path / "none", "--val", texts, code=2)
-    assert "none is left for training" in done.last_line
+    assert "no file is left for training" in done.last_line
 
 
 def test_a_refused_file_leaves_no_token_file(texts, tmp_path, run_main):

@@ -165,7 +165,7 @@ def test_the_tools_take_a_text_model(texts, one, tmp_path, run_tool):
     assert done.code == 0, done.output
     done = run_tool("export", "checkpoint", published, "--to", "torch-export", "--out", tmp_path / "text.pt2")
     assert done.code == 0, done.output
-    assert "it takes windows of 16 token IDs, without a cache of earlier ones, any number at a time" in done.last_line
+    assert "it takes windows of 16 token IDs, without a cache of earlier tokens, any number at a time" in done.last_line
     for tool, args in (("bench", (cfg,)), ("predict", (published, tmp_path))):
         done = run_tool(tool, *args)
         assert (done.code, "Traceback" in done.output) == (2, False), done.output
