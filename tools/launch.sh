@@ -36,7 +36,7 @@ if [[ "$nodes" == *:* ]]; then
   [ "$mode" = train ] || fail "NNODES=$nodes is for training: an evaluation needs a fixed number of nodes"
   [[ "$run_id" =~ ^[A-Za-z0-9._-]{1,100}$ ]] || fail "RUN_ID may contain only A-Z a-z 0-9 . _ -, got '$run_id'"
   [ -n "${MASTER_ADDR:-}" ] || fail "NNODES=$nodes needs MASTER_ADDR (the rendezvous node) as well"
-  [ -z "${NODE_RANK:-}" ] || fail "NNODES=$nodes numbers the nodes itself: leave out NODE_RANK, or set one NNODES"
+  [ -z "${NODE_RANK:-}" ] || fail "NNODES=$nodes numbers the nodes itself: leave out NODE_RANK, or set NNODES=<number>"
   # A joining node cannot know whether training has started, so every start looks for the newest checkpoint.
   for argument in "$@" --; do
     [[ "$previous" != --resume || "$argument" != -* ]] || resumes=1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up an environment if there is none, train a small CRATE on scikit-learn's handwritten digits, evaluate the best
-# checkpoint, report the model's cost, and write a page that shows what each layer does, beside an untrained model.
+# checkpoint, report the model's cost, and write a page that compares its layers with those of an untrained model.
 #   bash tools/quickstart.sh [WORK_DIR [arguments of tools/train.py]]
 set -euo pipefail
 case "${1:-}" in -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p;}' "$0"; exit 0 ;; esac
@@ -23,7 +23,7 @@ python tools/test.py "$config" "$best" --work-dir "$work_dir/test" --json "$work
 echo "== Report the model's cost"
 python tools/get_flops.py "$config" --depth 1
 
-echo "== Write the page that compares it with an untrained model"
+echo "== Write the page that compares the model with an untrained one"
 page=$work_dir/report.html
 python tools/report.py "$config" random "$best" --out "$page"
 

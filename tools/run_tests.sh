@@ -2,8 +2,8 @@
 # Set up an environment if there is none, then run the tests:
 #   bash tools/run_tests.sh [arguments of pytest]
 #   bash tools/run_tests.sh -m "not slow"    without the long end-to-end tests; run this after each edit
-#   bash tools/run_tests.sh -m gpu           only the tests that need a GPU; it is hidden from all others
-# Two tests run in parallel, the long ones first (TEST_WORKERS=1: one).
+#   bash tools/run_tests.sh -m gpu           only the tests that need a GPU; all other tests run on the CPU
+# Two tests run in parallel, long tests first; with TEST_WORKERS=1, tests run one by one.
 # Tests of a file stay together, so that they share its models and data.
 set -euo pipefail
 case "${1:-}" in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac

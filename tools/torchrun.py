@@ -1,6 +1,6 @@
 """torchrun for launch.sh, changed for runs that save a checkpoint when they are stopped.
 
-* After a signal, the processes have GRACE_SECONDS (600) to save; torchrun kills them after 30 s.
+* After a signal, the processes have GRACE_SECONDS (default: 600) to save. torchrun alone would kill them after 30 s.
 * --max-restarts does not restart a run that was asked to stop or that cannot continue.
 * The exit code and error message are the failed process's, not torchrun's.
 * ``--master-port 0`` selects a free port of this machine.
@@ -51,7 +51,7 @@ def monitor_without_futile_restarts(agent: LocalElasticAgent, group):
 
 
 def with_free_port(arguments: list[str]) -> list[str]:
-    """Replace port 0 of ``--master-port`` by a free port, the same for all processes."""
+    """Replace port 0 of ``--master-port`` with a free port, the same for all processes."""
     if "--master-port" not in arguments:
         return arguments
     index = arguments.index("--master-port") + 1
@@ -80,7 +80,7 @@ def close_patiently(context: PContext, death_sig: signal.Signals | None = None, 
 
 def failure_exit_code(error: ChildFailedError) -> int:
     """Return the exit code of the process that failed first."""
-    # Several processes may be found dead at once: the launcher's SIGTERM follows a failure, any other kill precedes it.
+    # Several may be found dead at once. The launcher's SIGTERM follows a failure; any other kill precedes the errors.
     failures = {rank: failure for rank, failure in error.failures.items() if failure.exitcode != -signal.SIGTERM}
     failures = failures or error.failures
     rank = min(failures, key=lambda rank: (failures[rank].exitcode > 0, failures[rank].timestamp))

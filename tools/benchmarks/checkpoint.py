@@ -2,8 +2,8 @@
 
 python tools/benchmarks/checkpoint.py --config crate_base_in1k --json checkpoint.json
 
-The percentage is that of training with a checkpoint every ``--minutes``. Training waits while the state is copied;
-with ``--wait`` it also waits for the write, as with default_hooks.checkpoint.background=False.
+The percentage is the fraction of training time spent waiting, with a checkpoint every ``--minutes``. Training waits
+while the state is copied; with ``--wait``, also for the write, as with default_hooks.checkpoint.background=False.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive_int, default=7, help="checkpoints to write (default: 7)")
     parser.add_argument("--wait", action="store_true", help="let training wait until a checkpoint is verified")
     parser.add_argument("--folder", help="output folder (default: the system's temporary directory)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
+    parser.add_argument("--json", metavar="FILE", help="write the results here, as JSON")
     args = parser.parse_args()
     args.batch, args.workers, args.amp = 2, 1, False  # for build_runner
     return args

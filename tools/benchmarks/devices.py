@@ -1,8 +1,8 @@
-"""The rates of a device: measured for the present one, given for other GPUs.
+"""The rates of a device: measured on this machine, or derived from the data sheets of other GPUs.
 
 python tools/benchmarks/devices.py --precision float32 --json device.json
 
-roofline.py predicts steps from these rates. None of them is measured on a training step.
+roofline.py predicts steps from these rates. No rate is measured on a training step.
 """
 
 import argparse
@@ -36,13 +36,13 @@ class Device:
         bandwidth: bytes/s to and from memory.
         cache, cache_bandwidth: size in bytes, and bytes/s of the cache.
         operator_s: seconds of host time per operator.
-        write_factor: weight of a fresh write; 2 if the line is read first, as on CPUs.
+        write_factor: traffic per byte written to memory that the operator has not read; 2 on CPUs, which first read it.
         norm: bytes/s of LayerNorm forward and backward, if it is slower than memory.
-        first_touch: bytes/s of memory that the system newly allocates in each step; None if it is reused.
-        waits: whether the host waits for each operator, as on a CPU; otherwise the longer of host and device counts.
+        first_touch: bytes/s of memory that the system newly allocates in each step; None if memory is reused.
+        waits: whether the host waits for each operator, as on a CPU; otherwise the longer of their two times counts.
         kernel_s: shortest time of an operator on the device, in seconds.
-        compiled: whether all operators between two products are one.
-        fusion: bytes that these operators move, as a multiple of the minimum.
+        compiled: whether a compiler fuses all operators between two products into one.
+        fusion: bytes that a fused operator moves, as a multiple of the minimum.
         memory: capacity in bytes, or None for no limit.
         note: source of the numbers.
     """
@@ -75,7 +75,7 @@ class Device:
 
 
 def _gpu(name: str, peak: float, bandwidth: float, attention: tuple[float, float], cache: float, memory: int) -> Device:
-    """Return a GPU by its data sheet: products reach 55 % of the bf16 peak, memory 90 % of the bandwidth."""
+    """Return a GPU from its data sheet: products reach 55 % of the bf16 peak, memory 90 % of the bandwidth."""
     return Device(
         name=name,
         products=0.55 * peak,
@@ -93,7 +93,7 @@ def _gpu(name: str, peak: float, bandwidth: float, attention: tuple[float, float
 
 
 # bf16; peaks without sparsity and bandwidths are from NVIDIA's data sheets. The compiler's kernels move a fifth more
-# than with ideal fusion (counted in the code that it writes for an H100). Attention rates are assumptions for
+# than with ideal fusion (counted in its generated code for an H100). Attention rates are assumptions for
 # FlashAttention-2 at 197 tokens and heads of 64: two tiles of 128, where 59 % of the work is padding or lost.
 GIVEN = {
     "a100-40gb": _gpu("A100 40GB", 312e12, 1.555e12, (90e12, 60e12), 40e6, 40),
@@ -103,7 +103,7 @@ GIVEN = {
 
 
 def device_of(name: str, precision: str) -> Device:
-    """Return the device 'here', measured now; one of ``GIVEN``; or one measured before, from this script's JSON.
+    """Return a device: 'here' (measured now), a name in ``GIVEN``, or a JSON file of this script.
 
     Raises:
         ValueError: the device is unknown, or known in another precision only.
@@ -132,7 +132,7 @@ def seconds(run: Callable[[], object], enough: float = 0.1, rounds: int = 5) -> 
 
 
 def measure(precision: str) -> Device:
-    """Measure the present device."""
+    """Measure the device of this machine."""
     device = get_device()
     cache, cache_bandwidth = _cache(device)
     bandwidth, write_factor = _memory(device)
@@ -193,7 +193,7 @@ def _cache(device: str) -> tuple[float, float]:
 
 
 def _memory(device: str) -> tuple[float, float]:
-    """Return bytes/s beyond the cache, and the weight of a fresh write (an in-place operator has none)."""
+    """Return bytes/s beyond the cache, and ``write_factor`` (an in-place operator has no fresh write)."""
     count, size = (8, 2**26) if device == "cuda" else (48, 2**19)  # large enough to hide a GPU's launches
     a, b = ([torch.randn(size, device=device) for _ in range(count)] for _ in range(2))
     moved = sum(tensor.nbytes for tensor in a)
@@ -239,11 +239,11 @@ def _operator(device: str) -> float:
         chain.zero_grad()
         chain(x).sum().backward()
 
-    return seconds(run, 0.05) / 400  # a product forward; two and a sum backward
+    return seconds(run, 0.05) / 400  # per layer, one product forward; two products and a sum backward
 
 
 def measure_rows(rates: Device, precision: str) -> Iterator[dict]:
-    """Yield the device's rates as rows, and products and attention of the models' shapes."""
+    """Yield rows: the device's rates, then rates of products and attention in the models' shapes."""
     device, gpu = get_device(), torch.cuda.is_available()
 
     def row(what: str, rate: float, unit: str, scale: float = 1e-9) -> dict:
@@ -280,7 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="default: float32")
     parser.add_argument("--threads", type=positive_int, help="number of CPU threads (default: PyTorch's)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON that is whole after each row")
+    parser.add_argument("--json", metavar="FILE", help="write the results here, as JSON; rewritten after each row")
     args = parser.parse_args()
     with user_errors():
         check_writable(args.json)

@@ -3,8 +3,8 @@
 python tools/benchmarks/end_to_end.py --config crate_tiny_in1k --images 512 --batch 16 --json end_to_end.json
 
 The photographs are generated. A bare loop of the same model on one batch in memory measures the step alone; the Runner
-on the same batch measures the Runner's overhead. An epoch's speed excludes the steps whose batches were ready before
-the first step, and the last steps, when nothing is left to load; the row "its start and end included" is the whole
+on the same batch measures the Runner's overhead. An epoch's speed excludes the first steps, with batches loaded before
+training began, and the last steps, when nothing is left to load. The row "its start and end included" is the whole
 epoch. ``--short-side`` adds epochs from the same photographs, shrunk and packed.
 """
 
@@ -32,7 +32,7 @@ STEPS = 40  # maximum in the comparison with a bare loop
 
 
 class StepTimes(Hook):
-    """Times at which selected steps of an epoch ended, synchronized with the device, and its start and end."""
+    """Times of an epoch's start and end, and of the ends of selected steps, synchronized with the device."""
 
     priority = "VERY_LOW"
 
@@ -65,7 +65,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch", type=positive_int, default=16, help="global batch (default: 16)")
     parser.add_argument("--workers", type=positive_int, default=2, help="number of loader workers (default: 2)")
     parser.add_argument(
-        "--rounds", type=positive_int, default=3, help="of the comparison with a bare loop (default: 3)"
+        "--rounds", type=positive_int, default=3, help="rounds of the comparison with a bare loop (default: 3)"
     )
     parser.add_argument(
         "--short-side",
@@ -75,7 +75,7 @@ def parse_args() -> argparse.Namespace:
         help="also measure photographs packed at this short side, in pixels",
     )
     parser.add_argument("--amp", action="store_true", help="mixed precision")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON that is whole after each row")
+    parser.add_argument("--json", metavar="FILE", help="write the results here, as JSON; rewritten after each row")
     return parser.parse_args()
 
 
@@ -135,7 +135,7 @@ def build_runner(args: argparse.Namespace, root: Path, folder: Path, hook: Hook)
 
 
 def seconds_of_epoch(args: argparse.Namespace, root: Path, folder: Path) -> tuple[float, float]:
-    """Return seconds per step of an epoch: while the loader loads, and with the epoch's start and end."""
+    """Return seconds per step of an epoch: while the loader loads, and averaged over the whole epoch."""
     hook = StepTimes()
     runner = build_runner(args, root, folder, hook)
     hook.steps = counted_steps(args, runner)
@@ -144,13 +144,13 @@ def seconds_of_epoch(args: argparse.Namespace, root: Path, folder: Path) -> tupl
 
 
 def counted_steps(args: argparse.Namespace, runner: Runner) -> tuple[int, int]:
-    """Return the first and the last step between whose ends an epoch is timed.
+    """Return two steps: an epoch is timed from the end of the first to the end of the second.
 
     Raises:
-        ValueError: the epoch is too short: all its batches are ready before the first step, or loaded at the end.
+        ValueError: the epoch is too short to leave steps between them.
     """
     loader = runner.cfg.train_dataloader
-    queue = loader.num_workers * loader.get("prefetch_factor", 2) + 1  # prefetched by the workers, and one batch ahead
+    queue = loader.num_workers * loader.get("prefetch_factor", 2) + 1  # prefetched by the workers and the Runner
     steps = args.images // args.batch
     if steps < 2 * queue + 2:
         raise ValueError(

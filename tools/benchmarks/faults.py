@@ -7,7 +7,7 @@ python tools/benchmarks/faults.py --kills 20 --damage
 python tools/benchmarks/faults.py --kills 20 --processes 2 --fork
 
 Each kill comes after a random number of further steps. Every second kill waits until a checkpoint is being written. A
-checkpoint is written every other step. The next start gets ``--resume`` and nothing else.
+checkpoint is written every other step. All starts have the same arguments, with ``--resume``.
 """
 
 import argparse
@@ -125,7 +125,7 @@ def kill(run: Forked | Started, number: int, rng: random.Random, processes: int)
 
 
 def damage_newest(folder: Path, rng: random.Random) -> str | None:
-    """Damage the newest checkpoint, if there is another one; return the kind of damage."""
+    """Damage the newest checkpoint if there is an older one; return the kind of damage."""
     checkpoints = training_checkpoints(folder)
     if len(checkpoints) < 2:
         return None

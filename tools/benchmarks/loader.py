@@ -1,4 +1,4 @@
-"""Measure images per second and core of the loader, by stage, compared with torchvision and PyTorch.
+"""Measure the images per second of one loader core, by stage, and compare with torchvision and PyTorch.
 
 python tools/benchmarks/loader.py --json loader.json
 """
@@ -26,9 +26,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--images", type=positive_int, default=64, help="number of images loaded in a round (default: 64)"
-    )
+    parser.add_argument("--images", type=positive_int, default=64, help="number of images per round (default: 64)")
     parser.add_argument("--width", type=positive_int, default=500, help="width of the photographs (default: 500)")
     parser.add_argument("--height", type=positive_int, default=375, help="height of the photographs (default: 375)")
     parser.add_argument(
@@ -39,9 +37,9 @@ def parse_args() -> argparse.Namespace:
         help="short sides for packing, as in pack_dataset (default: 400 320)",
     )
     parser.add_argument(
-        "--rounds", type=positive_int, default=9, help="number of times that each form is timed (default: 9)"
+        "--rounds", type=positive_int, default=9, help="number of times that each variant is timed (default: 9)"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON")
+    parser.add_argument("--json", metavar="FILE", help="write the results here, as JSON")
     return parser.parse_args()
 
 
@@ -62,12 +60,12 @@ def main() -> None:
 
 
 def over_all(forms: dict, images: int) -> dict:
-    """Turn forms that load the i-th image into forms that load all images."""
+    """Turn functions that load the i-th image into functions that load all images."""
     return {name: lambda f=form: [f(i) for i in range(images)] for name, form in forms.items()}
 
 
 def measure(stage: str, forms: dict, args: argparse.Namespace) -> list[dict]:
-    """Time forms that load all images, in turns; the others are compared with the first."""
+    """Time variants that load all images, in turns, and compare each with the first."""
     seconds = time_in_turns(forms, args.rounds)
     first = next(iter(seconds.values()))
     return [
@@ -82,7 +80,7 @@ def measure(stage: str, forms: dict, args: argparse.Namespace) -> list[dict]:
 
 
 def loaders(root: Path, short_sides: list[int]) -> dict:
-    """From a file to the input of the collate function, in training."""
+    """Return variants of loading for training, from a file to the input of the collate function."""
     crop, flip = v1.RandomResizedCrop(224), v1.RandomHorizontalFlip()
     usual = v1.Compose([crop, flip, v1.ToTensor(), v1.Normalize(MEAN, STD)])
     official = ImageFolder(root / "train", usual)
@@ -115,7 +113,7 @@ def pack(source: ImageNet, folder: Path, short_side: int) -> PackedImages:
 
 
 def evaluations(root: Path) -> dict:
-    """From a file to the input of the collate function, in evaluation."""
+    """Return variants of loading for evaluation, from a file to the input of the collate function."""
     ways = {"PIL, resize, centre crop, uint8": "Resize", "crate_mm: DecodeResize, centre crop, uint8": "DecodeResize"}
     crop = dict(type="CenterCrop", size=224)
     source = ImageNet(str(root))
@@ -124,7 +122,7 @@ def evaluations(root: Path) -> dict:
 
 
 def collators(root: Path, images: int) -> dict:
-    """From samples to a batch."""
+    """Return variants of collating, from samples to a batch."""
     data = ClassificationDataset(ImageNet(str(root)), [dict(type="DecodeRandomResizedCrop", size=224)])
     samples = [data[i, i] for i in range(images)]
     ways = {"PyTorch's default_collate": default_collate, "crate_mm: collate": collate}

@@ -1,4 +1,4 @@
-"""Shared parts of the benchmarks: description of the machine, timing in turns, table and JSON."""
+"""Shared parts of the benchmarks: description of the machine, timing of variants in turns, table and JSON."""
 
 import argparse
 import functools
@@ -35,7 +35,7 @@ def add_timing_options(parser: argparse.ArgumentParser, rounds: int) -> None:
         "--rounds",
         type=positive_int,
         default=rounds,
-        help=f"number of times that each form is timed (default: {rounds})",
+        help=f"number of times that each variant is timed (default: {rounds})",
     )
     help = "runs in a row between two synchronizations (default: 10 on a GPU, to fill its queue; 1 on a CPU)"
     parser.add_argument("--steps", type=positive_int, default=steps, help=help)
@@ -43,7 +43,7 @@ def add_timing_options(parser: argparse.ArgumentParser, rounds: int) -> None:
 
 
 def in_precision(form: Callable, precision: str, device: str) -> Callable:
-    """Wrap a form so that it runs in one of ``PRECISIONS``, whatever the caller has set."""
+    """Wrap a function so that it runs in one of ``PRECISIONS``, whatever the caller has set."""
     dtype, products = PRECISIONS[precision]
 
     def run():
@@ -82,10 +82,10 @@ def cpu_name() -> str:
 
 
 def time_in_turns(forms: dict[str, Callable[[], object]], rounds: int, steps: int = 1) -> dict[str, list[float]]:
-    """Return the seconds of each form in each round, after one warm-up; the forms take turns.
+    """Return the seconds of each variant (form) in each round, after one warm-up; the variants take turns.
 
-    Other jobs on the machine therefore affect all forms alike. In its turn a form runs ``steps`` times before the
-    device is synchronized, because in training the host is ahead of a GPU; the seconds are per run.
+    Other jobs on the machine therefore affect all variants alike. In its turn, a variant runs ``steps`` times before
+    the device is synchronized, because in training the host is ahead of a GPU. The seconds are per run.
     """
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for form in forms.values():
@@ -99,8 +99,8 @@ def time_in_turns(forms: dict[str, Callable[[], object]], rounds: int, steps: in
 def least_seconds(run: Callable[[], object], times: int = 1, rounds: int = 5) -> tuple[float, float]:
     """Return the minimum seconds of ``run``, over rounds of ``times`` runs, and the fraction spent waiting for a core.
 
-    A round that waited more than 5 %, because other processes had the cores, counts only if there is no other; up to
-    twice as many rounds are tried.
+    A round counts as disturbed if it waited more than 5 % of its time, because other processes had the cores. Disturbed
+    rounds are repeated, up to ``2 * rounds`` in total; they are used only if all rounds are disturbed.
     """
     timings = []
     for _ in range(2 * rounds):
@@ -118,12 +118,12 @@ def least_seconds(run: Callable[[], object], times: int = 1, rounds: int = 5) ->
 
 
 def median_ratio(first: list[float], other: list[float]) -> float:
-    """Return the speedup of the other form over the first: the median of the rounds' ratios."""
+    """Return the speedup of ``other`` over ``first``: the median of the rounds' ratios."""
     return statistics.median(a / b for a, b in zip(first, other))
 
 
 def peak_memory_mb(form: Callable[[], object]) -> float | None:
-    """Return the peak GPU memory of a form, in MB, or None without a GPU."""
+    """Return the peak GPU memory of a function call, in MB, or None without a GPU."""
     if not torch.cuda.is_available():
         return None
     reset_peak()
@@ -133,7 +133,7 @@ def peak_memory_mb(form: Callable[[], object]) -> float | None:
 
 
 def saved_mb(form: Callable[[], object]) -> float:
-    """Return the memory that a form keeps for its backward pass, in MB; each storage counts once."""
+    """Return the memory that a function keeps for its backward pass, in MB; each storage counts once."""
     sizes = {}
 
     def record(tensor: torch.Tensor) -> torch.Tensor:

@@ -105,8 +105,8 @@ def record_step(
     Args:
         task: model on the device "meta".
         batch: function that returns a batch.
-        wrapper: function that builds the optimizer wrapper of parameters. If the optimizer can skip a step on the
-            device, the recorded step does so.
+        wrapper: function that builds an optimizer wrapper for parameters. If its optimizer can skip a step on the
+            device, the recorded step includes the check of the gradients.
         bf16: whether the forward pass runs under autocast to bf16.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):  # buffers and seeds may be real

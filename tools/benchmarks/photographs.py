@@ -23,8 +23,8 @@ def write_tree(
 ) -> Path:
     """Write ``images`` JPEGs of ``size`` to each split, in ImageNet's layout, on all cores.
 
-    The first ``distinct`` images of a split are different photographs. The others are hard links to them. Decoding
-    costs the same for links; reading from disk does not, because they fill less of its cache.
+    The first ``distinct`` images of a split are different photographs. The others are hard links to these. A link costs
+    as much to decode as a file, but less to read from disk, because links fill less of the disk cache.
     """
     for split in splits:
         paths = [root / split / f"n{number % classes:08d}" / f"{number:06d}.JPEG" for number in range(images)]

@@ -5,9 +5,9 @@ python tools/benchmarks/roofline.py --configs crate_tiny_in1k --operators
 python tools/benchmarks/roofline.py --check --threads 1 --json roofline_check.json
 
 The operators of a step are recorded on fake tensors with their FLOPs and bytes (operations.py). The device's rates
-(devices.py) are measured, now or before, or given for other GPUs. An operator takes the longer of its arithmetic and
-memory times. ``--check`` compares predictions with steps measured here. An epoch is bound by the step or by decoding
-photographs; the decoding rate per core is measured here unless ``--decode`` gives it.
+(devices.py) are measured, now or earlier, or derived from data sheets. An operator takes the longer of its arithmetic
+and memory times. ``--check`` compares predictions with steps measured here. An epoch is bound by the step or by the
+decoding of photographs; the decoding rate per core is measured here unless ``--decode`` gives it.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Timed(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """A step on one device: seconds, in total and by cause, its bound, and bytes beside weights and state."""
+    """A step on one device: seconds, in total and by cause, bound, and bytes in addition to weights and state."""
 
     seconds: float
     by: dict[str, float]
@@ -70,7 +70,7 @@ def config_step(name: str, batch: int, bf16: bool, **overrides) -> list[Operatio
 
 
 def leave_out_mixing(task: torch.nn.Module) -> None:
-    """Remove batch mixing, whose random choices decide what is computed; it costs one or two passes over the images."""
+    """Remove batch mixing: its random choices change the operations. It costs one or two passes over the images."""
     if getattr(task, "batch_augments", None) is not None:
         task.batch_augments = None
 
@@ -148,8 +148,8 @@ def predict(operations: list[Operation], device: Device, micro_batches: int = 1)
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = [f"crate_{size}_in1k" for size in ("tiny", "small", "base", "large")]
-    parser.add_argument("--configs", nargs="+", default=sizes, metavar="CONFIG", help="names or files")
-    devices = f"here (measured now), {', '.join(GIVEN)} (given, in bf16), or JSONs of devices.py (measured before)"
+    parser.add_argument("--configs", nargs="+", default=sizes, metavar="CONFIG", help="config names or files")
+    devices = f"here (measured now), {', '.join(GIVEN)} (from data sheets, in bf16), or JSON files of devices.py"
     parser.add_argument("--devices", nargs="+", default=["here"], metavar="DEVICE", help=devices)
     parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="default: float32")
     parser.add_argument("--gpus", type=positive_int, nargs="+", default=[1], help="number of GPUs (default: 1)")
@@ -174,7 +174,7 @@ def parse_args() -> argparse.Namespace:
         "--rounds", type=positive_int, default=5, help="number of times that --check times a step (default: 5)"
     )
     parser.add_argument("--threads", type=positive_int, help="number of CPU threads (default: PyTorch's)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here, as JSON that is whole after each row")
+    parser.add_argument("--json", metavar="FILE", help="write the results here, as JSON; rewritten after each row")
     return parser.parse_args()
 
 

@@ -62,9 +62,9 @@ class Started:
 
 
 class Forked:
-    """A run in processes forked from this one, which has already imported everything; without the launcher, and faster.
+    """A run in processes forked from this one; it starts faster, without imports and without the launcher.
 
-    If one of the processes ends, the others detect it themselves. The arguments are those of ``Started``.
+    If one of the processes ends, the other processes detect it themselves. The arguments are those of ``Started``.
     """
 
     def __init__(self, arguments: list[str], processes: int, log: Path) -> None:

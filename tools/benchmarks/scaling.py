@@ -3,8 +3,8 @@
 python tools/benchmarks/scaling.py --json scaling.json
 python tools/benchmarks/scaling.py --processes 1 2 4 8 16 --img-sizes 224 --batches 1 --precisions float32
 
-Processes (on the CPU only, through gloo) share the cores. Measured are steps per second, the time of the processes'
-agreement after a step when nothing hides it, and the memory of a process.
+Processes (on the CPU only, through gloo) share the cores. The results are steps per second, the memory of a process,
+and the agreement: the time in which processes exchange their flags after a step, without overlap with computation.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="crate_tiny", help="one of crate_mm.list_models() (default: crate_tiny)")
     parser.add_argument(
-        "--img-sizes", type=positive_int, nargs="+", default=[224, 448, 896], help="197 to 3,137 tokens"
+        "--img-sizes", type=positive_int, nargs="+", default=[224, 448, 896], help="image sizes (default: 224 448 896)"
     )
     parser.add_argument("--batches", type=positive_int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--processes", type=positive_int, nargs="+", default=[1, 2])
@@ -102,7 +102,7 @@ def training_step(forward, labels: torch.Tensor):
 
 
 def on_processes(count: int, args: argparse.Namespace, precision: str, batch: int = 4) -> dict:
-    """Measure a step on each of ``count`` processes with averaged gradients, and their agreement alone.
+    """Measure a step on each of ``count`` processes with averaged gradients, and the exchange of flags alone.
 
     The memory is the largest of the processes, libraries included.
     """

@@ -1,4 +1,4 @@
-"""The family's equations written out, as a baseline: every product and every N x N matrix is computed."""
+"""The equations of CRATE and its variants, as a baseline that computes every product and every N x N matrix."""
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,7 @@ def textbook_softmax_attention(attention: SoftmaxAttention, x: Tensor) -> Tensor
 
 
 def textbook_mlp(mlp: MLP, x: Tensor) -> Tensor:
-    """A transformer's MLP, its GELU by the error function."""
+    """A transformer's MLP, with GELU computed from the error function."""
     hidden = mlp.fc1(x)
     return mlp.fc2(hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5)))
 

@@ -9,8 +9,8 @@ The forms are textbook, plain, fused (inference only) and compiled. They take tu
 turn; a ratio is the median over the rounds. ``first step s`` includes compilation. A model's rows are written before
 the next model is measured.
 
-``--profile`` lists the slowest kernels (on a CPU, operators) instead. Its first rows are the whole step, unprofiled,
-and the times of its kernels and of the host, which overlap on a GPU.
+``--profile`` lists the slowest kernels (on a CPU, operators) instead. The first row is the whole step, timed without
+the profiler. The next two rows are the times of all kernels and of the host, which overlap on a GPU.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def build(name: str, args: argparse.Namespace, device: str) -> ImageClassifier:
 
 
 def forms_of(name: str, args: argparse.Namespace, device: str) -> Iterator[tuple[str, nn.Module, Callable]]:
-    """Yield the name of each form, a model of its own, and the forward pass."""
+    """Yield for each form its name, its own copy of the model, and its forward pass."""
     model = build(name, args, device)
     is_crate = isinstance(model.backbone, CRATE)  # a ViT has no textbook form and no fused form
     if is_crate:
@@ -118,7 +118,7 @@ def step(model: nn.Module, forward: Callable, batch: tuple[Tensor, Tensor], infe
 
 
 def measure(name: str, args: argparse.Namespace, device: str) -> Iterator[dict]:
-    """Time the forms in turns, in each precision, and compare the others with the first.
+    """Time the forms in turns, in each precision, and compare each with the first.
 
     The fraction of the matmul rate counts the multiply-adds of the plain model for every form; a training step counts
     as three forward passes.

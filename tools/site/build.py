@@ -1,7 +1,7 @@
-"""Build the documentation site: every README as it is, and a page for each public module, from its docstrings.
+"""Build the documentation site: every README unchanged, and a page from the docstrings of each public module.
 
 It needs the extra ``docs`` and no network. A warning, such as for a link without a target, is an error. A module is
-public if it defines what a package exports or what is in a registry, or if a README names it.
+public if a package exports one of its definitions, if a registry contains one, or if a README names the module.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def definitions(values: Iterable) -> list[str]:
 
 
 def exports(package: str) -> list[str]:
-    """Return what a package exports of its modules."""
+    """Return the full names of the classes and functions that a package exports from its modules."""
     module = importlib.import_module(package)
     names = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
     return [name for name in definitions(getattr(module, n) for n in names) if name.rpartition(".")[0] != package]
@@ -45,14 +45,14 @@ def registered() -> dict[str, list[str]]:
 
 
 def table(title: str, names: Iterable[str]) -> str:
-    """Return a section with a row for each of ``names``: a link to its docstring, and the first sentence of it."""
+    """Return a section with one row per name: a link to the docstring, and the docstring's first sentence."""
     rows = "".join(f"   ~{name}\n" for name in sorted(names, key=lambda name: name.rpartition(".")[2].lower()))
     head = f"\n.. py:currentmodule:: None\n\n{title}\n{'-' * len(title)}\n\n.. autosummary::\n   :nosignatures:\n\n"
     return f"{head}{rows}" if rows else ""
 
 
 def api_pages(readmes: str) -> dict[str, str]:
-    """Return a page for each public module; the page of a package lists what it exports, and its modules."""
+    """Return a page for each public module; a package's page lists its exports and its modules."""
     modules = {info.name: info.ispkg for info in pkgutil.walk_packages(crate_mm.__path__, "crate_mm.")}
     exported = {name: exports(name) for name in ["crate_mm", *modules] if modules.get(name, True)}
     parts = registered()

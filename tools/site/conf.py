@@ -1,4 +1,4 @@
-"""Settings of Sphinx for the documentation site, whose sources ``build.py`` gathers."""
+"""Sphinx settings for the documentation site; ``build.py`` collects its sources."""
 
 import re
 
@@ -10,7 +10,7 @@ from sphinx.util.logging import getLogger
 import crate_mm
 
 project = "crate_mm"
-smartquotes = False  # -- starts an option
+smartquotes = False  # keep the -- of command-line options
 release = crate_mm.__version__
 root_doc = "README"
 extensions = [
@@ -23,11 +23,11 @@ extensions = [
 
 nb_execution_mode = "off"  # tests run the notebook
 myst_enable_extensions = ["dollarmath"]
-myst_disable_syntax = ["myst_line_comment", "myst_target", "myst_block_break", "myst_role"]  # not on GitHub
+myst_disable_syntax = ["myst_line_comment", "myst_target", "myst_block_break", "myst_role"]  # GitHub has none of them
 myst_heading_anchors = 4  # as on GitHub
 
 autosummary_generate = False
-autodoc_inherit_docstrings = False  # PyTorch's and MMEngine's are theirs
+autodoc_inherit_docstrings = False  # leave out those of PyTorch and MMEngine
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
 napoleon_use_ivar = True
@@ -52,7 +52,7 @@ def add_contents(app, docname: str, source: list[str]) -> None:
 
 
 def skip_field(app, what, name, member, skip, options) -> bool | None:
-    """Leave out what is generated: a NamedTuple's fields, which the signature shows, and Matplotlib's ``set``."""
+    """Leave out generated members: Matplotlib's ``set``, and a NamedTuple's fields, which the signature shows."""
     text = getattr(member, "__doc__", None) or ""
     return True if text.startswith("Alias for field number") or ":mpltype:" in text else None
 

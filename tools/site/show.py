@@ -1,8 +1,8 @@
-"""Make the page and the moving picture of the front page: .github/demo.html and .github/demo.gif.
+"""Make the demo page and the animation of the front page: .github/demo.html and .github/demo.gif.
 
 python tools/site/show.py
 
-It needs Chromium with its driver and selenium. The page is that of `crate-mm demo`; the picture is a walk through it.
+Chromium, its driver and selenium must be installed. `crate-mm demo` writes the page; the animation scrolls through it.
 """
 
 import io
@@ -25,7 +25,7 @@ FOUR = [[(0.56, 0.2), (0.44, 0.4), (0.32, 0.6), (0.5, 0.6), (0.7, 0.6)], [(0.58,
 
 
 class Film(Browser):
-    """Frames of a page in a headless browser, with the time that each is shown."""
+    """Screenshots of a page in a headless browser, with the display time of each."""
 
     def __init__(self, page: Path, profile: str) -> None:
         super().__init__(Path(profile))
@@ -35,7 +35,7 @@ class Film(Browser):
         self.times: list[int] = []
 
     def show(self, selector: str) -> None:
-        """Scroll a section to the top, below the bar of choices."""
+        """Scroll a section to the top, below the toolbar."""
         top = "document.querySelector(arguments[0]).getBoundingClientRect().top + scrollY"
         self.run(f"window.scrollTo({{top: {top} - 60, behavior: 'instant'}})", selector)
         self.wait()
@@ -45,7 +45,7 @@ class Film(Browser):
         self.wait()
 
     def draw(self, ink: str) -> None:
-        """Set the drawing by the page's address."""
+        """Set the strokes of the drawing in the page's URL."""
         self.run(
             "const parts = new URLSearchParams(location.hash.slice(1)); parts.set('ink', arguments[0]);"
             "history.replaceState(null, '', '#' + parts); dispatchEvent(new PopStateEvent('popstate'))",
@@ -69,7 +69,7 @@ class Film(Browser):
 
 
 def to_ink(strokes: list[list[tuple[float, float]]]) -> str:
-    """Return strokes as in the page's address: two letters a point, in 64 steps a side."""
+    """Encode strokes as the page's URL does: two letters per point, 64 steps per axis."""
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     return ".".join("".join(letters[round(v * 63)] for point in stroke for v in point) for stroke in strokes)
 
