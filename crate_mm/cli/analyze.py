@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
     if len(sys.argv) > 2 and sys.argv[1] not in FIGURES.names() and not sys.argv[1].startswith("-"):
         with user_errors():
-            load_config(sys.argv[2])  # its custom_imports may register the figure
+            load_config(sys.argv[2])  # the config's custom_imports may register the figure
     for name in FIGURES.names():
         figure = FIGURES.build({"type": name})
         command = commands.add_parser(name, help=figure.help, description=figure.help)

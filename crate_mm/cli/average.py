@@ -50,7 +50,7 @@ def check_args(args: argparse.Namespace) -> None:
     if duplicate:
         raise ValueError(f"{sanitized(duplicate)} is named twice")
     if args.cfg_options and not (args.greedy or args.statistics):
-        raise ValueError("--cfg-options needs --greedy or --statistics: it overrides the config of these")
+        raise ValueError("--cfg-options needs --greedy or --statistics: it overrides settings of their config")
 
 
 def config_for(config: str, args: argparse.Namespace) -> Config:

@@ -18,8 +18,8 @@ from ..models.layers import to_pair
 from .options import KeyValues, Parser, add_shared, check_output, positive_int, user_errors
 
 UNKNOWN = (
-    "is not a checkpoint of a supported code base: expected keys such as pos_embedding and transformer.layers (CRATE, "
-    "CRATE-alpha), pos_embeder (ToST), or conv_proj and heads.head (torchvision's ViT)"
+    "is not a checkpoint of the official CRATE code or another supported code base: expected keys as in CRATE "
+    "(pos_embedding, transformer.layers), ToST (pos_embeder) or torchvision's ViT (conv_proj, heads.head)"
 )
 HEADS = "number of attention heads, if neither the file nor a published model of this size determines it"
 

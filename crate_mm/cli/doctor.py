@@ -74,7 +74,7 @@ def check_environment() -> Iterator[Finding]:
         yield "note", name, f"replaced by {value}: {reason}"
     encoding = sys.stdout.encoding if sys.stdout else None
     if encoding and codecs.lookup(encoding).name != "utf-8":
-        yield "note", "console", f"its encoding {encoding} prints other characters as \\xe9: set PYTHONUTF8=1 for UTF-8"
+        yield "note", "console", f"encoding {encoding}: unsupported characters appear as \\xe9; set PYTHONUTF8=1"
 
 
 def findings(args: argparse.Namespace, cfg: Config | None) -> Iterator[tuple[str, Iterator[Finding]]]:
@@ -98,7 +98,7 @@ def main() -> None:
     args = parse_args()
     with user_errors():
         if args.cfg_options and not args.config:
-            raise ValueError("--cfg-options overrides settings of CONFIG: give CONFIG, too")
+            raise ValueError("--cfg-options needs CONFIG: it overrides settings of this config")
         cfg = load_config(args.config, args.cfg_options) if args.config else None
         MMLogger.get_instance("doctor", log_level="ERROR")  # the findings repeat the data sources' log messages
         console, counts = Console(soft_wrap=True, highlight=False), dict.fromkeys(COLORS, 0)

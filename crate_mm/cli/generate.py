@@ -4,8 +4,9 @@ python tools/generate.py epoch_3.pth --prompt "def "
 python tools/generate.py epoch_3.pth --prompt "import " --temperature 0.7 --top-k 40 --seed 0 --max-tokens 200
 python tools/generate.py my.safetensors --tokenizer gpt2.json --temperature 0
 
-The checkpoint determines the model and the tokenizer. Byte-level models need no tokenizer file. The text stops at the
-end of the document, after --max-tokens, or with Ctrl-C. Once it fills the model's positions, its last half is kept.
+The checkpoint determines the model and the tokenizer. Byte-level models need no tokenizer file. The text ends at the
+end of the document, after --max-tokens, or with Ctrl-C. When the text fills all positions of the model, the model
+continues from the last half of the positions.
 """
 
 import argparse

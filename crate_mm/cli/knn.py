@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def describe(report: TransferReport, part: str = "backbone") -> str:
-    """Return a list, as text, of the tensors of a checkpoint that are used, resized and not used.
+    """List, as text, the tensors of a checkpoint that are used, resized or not used.
 
     Args:
         report: its tensor names begin with ``part`` if the whole checkpoint was loaded, otherwise with 'backbone'.

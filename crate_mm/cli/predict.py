@@ -135,7 +135,7 @@ def segment(args: argparse.Namespace, model: Segmentation, images: list[Path]) -
     names, folder, entries, reasons = predictor.class_names, Path(args.out or ""), [], []
     same = [stem for stem, count in Counter(image.stem for image in images).items() if count > 1]
     if args.out and same:
-        raise ValueError(f"several images are called {sanitized(same[0])}: their masks would have one name")
+        raise ValueError(f"several images are called {sanitized(same[0])}: their masks would have the same name")
     if args.out:
         folder.mkdir(parents=True, exist_ok=True)
     for prediction in predictor.stream(images):

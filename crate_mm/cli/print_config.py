@@ -79,7 +79,7 @@ def main() -> None:
         derived = derived_settings(cfg, args.processes) if has_model else []
         print(to_source(cfg))
         if not has_model:
-            say("# The checkpoint of --load-from defines the model, and derived settings depend on it.")
+            say("# --load-from gives the model: derived settings depend on the checkpoint that it names.")
             return
         say(f"# Derived settings, for {args.processes} process{'es' if args.processes > 1 else ''}:")
         for name, value, source in derived:

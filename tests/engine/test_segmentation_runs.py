@@ -133,7 +133,7 @@ def test_predict_writes_masks_with_a_palette(run, photos, run_tool, tmp_path):
     ("args", "sentence"),
     [
         (("--out", "masks.csv"), "the model is a segmentation: --out names a folder for its masks, got masks.csv"),
-        (("photos2/p0.png", "--out", "masks"), "several images are called p0: their masks would have one name"),
+        (("photos2/p0.png", "--out", "masks"), "several images are called p0: their masks would have the same name"),
     ],
 )
 def test_predict_refuses(run, photos, run_tool, tmp_path, args, sentence):

@@ -7,7 +7,7 @@ python tools/benchmarks/faults.py --kills 20 --damage
 python tools/benchmarks/faults.py --kills 20 --processes 2 --fork
 
 Each kill comes after a random number of further steps. Every second kill waits until a checkpoint is being written. A
-checkpoint is written every other step. All starts have the same arguments, with ``--resume``.
+checkpoint is written every other step. All starts have the same arguments, including ``--resume``.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def send(number: int, processes: list[int]) -> None:
 
 
 def kill(run: Forked | Started, number: int, rng: random.Random, processes: int) -> str:
-    """Send the signal to all or one of the run's processes; wait for its end; return what was hit."""
+    """Send the signal to all or one of the run's processes; wait for the run to end; return what was hit."""
     if processes == 1 or rng.random() < 0.5:
         hit, victims = "the run", run.heads()
         if number == signal.SIGKILL:

@@ -3,7 +3,7 @@
 python tools/benchmarks/first_minutes.py --out gpu_figures
 python tools/benchmarks/first_minutes.py --out gpu_figures --wheels wheels   # on a machine with PyTorch and little else
 
-Each stage is a process with a time limit, and all end within ``--minutes``. Each stage writes JSON after each row, and
+Each stage is a process with a time limit. All stages end within ``--minutes``. A stage writes JSON after each row, and
 first_minutes.json records how each stage ended. A stage that fails or takes too long costs only its own results. This
 script needs nothing but Python. ``--toy`` runs all stages at toy size, also on a CPU.
 """
@@ -69,7 +69,7 @@ def stages(toy: bool) -> list[Stage]:
 
 
 def files_of_gpu_tests() -> list[str]:
-    """Return the files with tests that need a GPU; the others may need packages that are not installed."""
+    """Return the files with tests that need a GPU; other files may need packages that are not installed."""
     tests = (ROOT / "tests").rglob("test_*.py")
     return sorted(str(path.relative_to(ROOT)) for path in tests if "@pytest.mark.gpu" in path.read_text())
 

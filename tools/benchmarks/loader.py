@@ -1,4 +1,4 @@
-"""Measure the images per second of one loader core, by stage, and compare with torchvision and PyTorch.
+"""Measure the loader's images per second on one core, by stage, and compare with torchvision and PyTorch.
 
 python tools/benchmarks/loader.py --json loader.json
 """

@@ -151,7 +151,7 @@ def matmul_rate(device: str, precision: str, size: int | None = None, rounds: in
     """Return the rate of the device's matrix product in one of ``PRECISIONS``, in multiply-adds per second.
 
     If a product of this size would take more than half a second, as in bf16 on a CPU without bf16 instructions, a
-    smaller one is measured.
+    smaller product is measured.
     """
     size = size or (8192 if device == "cuda" else 1536)
     small = min(size, 192)
@@ -169,7 +169,7 @@ def _rate_at(size: int, device: str, precision: str, rounds: int) -> float:
 
 
 def report(title: str, rows: Iterable[dict], arguments: dict, path: str | None) -> None:
-    """Print rows with the same keys as a table, and write them as JSON with the machine and the arguments.
+    """Print rows, which have equal keys, as a table, and write them as JSON with the machine and the arguments.
 
     The JSON is rewritten atomically after each row, so finished rows survive a later failure. The table has the rows
     measured so far.

@@ -39,7 +39,7 @@ CHECKPOINT_S = 0.7  # seconds of CRATE-Base's checkpoint, written and verified (
 
 
 class Timed(NamedTuple):
-    """An operation's seconds of arithmetic, of memory, and on the device."""
+    """An operation with its seconds of arithmetic, of memory traffic, and in total on the device."""
 
     operation: Operation
     arithmetic: float
@@ -89,8 +89,8 @@ def build_wrapper(cfg, params) -> OptimWrapper:
 def timed(operations: list[Operation], device: Device) -> list[Timed]:
     """Return the seconds of each operation, in order.
 
-    Memory comes from the cache if fewer bytes than the cache holds were moved since its last use. A small fresh write
-    stays in the cache.
+    A storage is read from the cache if, since its last use, fewer bytes were moved than the cache holds. A small fresh
+    write stays in the cache.
     """
     touched: dict[int, float] = {}
     clock, done = 0.0, []

@@ -90,7 +90,7 @@ def measure(what: str, args: argparse.Namespace, img_size: int, batch: int, form
         "agreement_ms": None,
         "saved_MB": saved_mb(forward),
         "peak_MB": peak_memory_mb(step),
-        "process_MB": None,  # this process measures all rows
+        "process_MB": None,  # the same process measures other rows, too
     }
 
 

@@ -23,7 +23,7 @@ extensions = [
 
 nb_execution_mode = "off"  # tests run the notebook
 myst_enable_extensions = ["dollarmath"]
-myst_disable_syntax = ["myst_line_comment", "myst_target", "myst_block_break", "myst_role"]  # GitHub has none of them
+myst_disable_syntax = ["myst_line_comment", "myst_target", "myst_block_break", "myst_role"]  # not available on GitHub
 myst_heading_anchors = 4  # as on GitHub
 
 autosummary_generate = False
