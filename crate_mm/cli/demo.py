@@ -4,7 +4,7 @@ crate-mm demo
 python tools/demo.py --out demo.html
 
 Weights and images are installed with the package, so nothing is trained or downloaded. The command
-'crate-mm report crate_mini_digits random crate_mini_digits' writes the same page.
+'crate-mm report crate_mini_digits random crate_mini_digits --out FILE' writes the same page.
 """
 
 import sys

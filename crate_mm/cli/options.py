@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
             elif isinstance(value, list):
                 setattr(parsed, name, [home(part) if isinstance(part, str) else part for part in value])
         if getattr(parsed, "amp", False) and emulates_bf16() and not _is_nonzero_rank():
-            _print("--amp: this processor has no instructions for bf16: emulated bf16 is slower than float32")
+            _print("--amp: this processor has no instructions for bf16, and emulated bf16 is slower than float32")
         return parsed
 
     def parse_known_args(self, *args, **kwargs) -> tuple[argparse.Namespace, list[str]]:

@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--glob", default="*", help="pattern of file names in folders, such as '*.txt' (default: all)")
     parser.add_argument(
-        "--tokenizer", default="bytes", help="bytes, or a file of tokenizers (*.json) or tiktoken (default: bytes)"
+        "--tokenizer", default="bytes", help="bytes, *.json (library tokenizers), or *.tiktoken (default: bytes)"
     )
     parser.add_argument("--end", default=END, help=f"end-of-document token of a tokenizer file (default: {END})")
     parser.add_argument("--pattern", metavar="REGEX", help="pattern that splits words, for a *.tiktoken file")

@@ -185,7 +185,7 @@ def check_size(datas: list[ReportDataset], model: torch.nn.Module, config: str) 
     image, spec = datas[-1].dataset[0]["inputs"], model.backbone.input_spec
     if spec is not None and tuple(image.shape) != spec.shape:
         raise ValueError(
-            f"the images of {sanitized(config)} come as {tuple(image.shape)}, the model takes {spec.shape}: change "
+            f"the images of {sanitized(config)} have shape {tuple(image.shape)}, the model takes {spec.shape}: change "
             "the config's transforms"
         )
 

@@ -151,7 +151,7 @@ MISTAKES = {
     ),
     "other size": (
         ["debug", "random", "--also", "{configs}/large.py", "random"],
-        "the images of {configs}/large.py come as (1, 8, 8), the model takes (1, 16, 16): change the config's "
+        "the images of {configs}/large.py have shape (1, 8, 8), the model takes (1, 16, 16): change the config's "
         "transforms",
     ),
     "too large": (

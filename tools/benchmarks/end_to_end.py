@@ -154,7 +154,7 @@ def counted_steps(args: argparse.Namespace, runner: Runner) -> tuple[int, int]:
     steps = args.images // args.batch
     if steps < 2 * queue + 2:
         raise ValueError(
-            f"an epoch of {steps} steps is too short to count: {queue} batches may be ready before the first step, and "
+            f"an epoch of {steps} steps is too short to time: {queue} batches may be ready before the first step, and "
             f"nothing is left to load in the last {queue}. Give --images {(3 * queue + 1) * args.batch} or more"
         )
     return queue, steps - 1 - queue
