@@ -1,4 +1,4 @@
-"""Opening, checking, fitting, translating and writing checkpoints."""
+"""Open, verify, translate, load and write checkpoints."""
 
 from .described import build_from_checkpoint, check_transforms, validated_model_config
 from .files import newest_checkpoint, training_checkpoints, training_progress

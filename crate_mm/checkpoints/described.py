@@ -1,4 +1,4 @@
-"""Build a model from the config in a checkpoint, which is plain data: it names registered parts and runs no code.
+"""Build a model from a checkpoint's config. The config is plain data: it names registered parts and runs no code.
 
 The model is first built on the meta device and compared with the checkpoint's weights, which limit its size.
 """
@@ -21,15 +21,15 @@ from .fit import check_state_dict
 from .unwrap import Checkpoint
 from .validate import CheckpointError
 
-# Registry of each part of a model config; parts at other places may be in any of them.
+# Place of a part in a model config -> its registry. Parts at other places may be in any of these registries.
 REGISTRIES = {(): MODELS, ("backbone",): BACKBONES, ("head",): HEADS, ("preprocessor",): MODELS}
 REGISTRIES |= {("backbone", "compress"): LAYERS, ("backbone", "sparsify"): LAYERS}
-MAX_INTEGER = 2**20  # limit of any integer in a model config, and of the sum of a list: parts list layers by depth
+MAX_INTEGER = 2**20  # limit of any integer in a model config and of the sum of any list in it
 MAX_TRANSFORMS = 32
-MAX_SIDE = 8192  # limit in pixels, and for any other number, in a checkpoint's transforms
+MAX_SIDE = 8192  # limit of every number, such as a side in pixels, in a checkpoint's transforms
 MAX_INPUT_PIXELS = 2**22  # input size of a checkpoint's model
-MAX_OPERATIONS = 2**33  # multiply-adds per image of all transforms of a checkpoint: some seconds
-OTHER_OPERATIONS = 16  # multiply-adds per pixel, roughly, of a transform without a kernel: resize, color change
+MAX_OPERATIONS = 2**33  # multiply-adds per image of all transforms of a checkpoint: a few seconds
+OTHER_OPERATIONS = 16  # approximate multiply-adds per pixel of a transform without a kernel, such as a resize
 USUAL_PIXELS = 2**20  # a photograph before the first transform
 
 
@@ -46,7 +46,7 @@ def validated_model_config(checkpoint: Checkpoint) -> dict:
     """
     source = checkpoint.path
     size = compare_described(checkpoint)
-    if math.prod(size) > MAX_INPUT_PIXELS:  # the weights do not limit it if positions are computed
+    if math.prod(size) > MAX_INPUT_PIXELS:  # computed positions have no weights that limit it
         raise CheckpointError(
             f"{source} describes a model of images of {' x '.join(map(str, size))} pixels, more than "
             f"{MAX_INPUT_PIXELS:,}: give a config"
@@ -98,8 +98,8 @@ def build_from_checkpoint(checkpoint: Checkpoint) -> Task:
 def names_for(checkpoint: Checkpoint | None) -> AbstractContextManager:
     """Return the context in which the model of a config is built.
 
-    A config is code and may name any class. If it took its model from the checkpoint, the names are data: only
-    registered classes are built.
+    A config is code and may name any class. If the config took its model from the checkpoint, the names in the model
+    are untrusted data: only registered classes are built.
     """
     return registered_only() if checkpoint is not None and checkpoint.gives_model else nullcontext()
 
@@ -126,8 +126,8 @@ def _with_own_weights(config: Any) -> Any:
 def check_description(config: dict, source: str | Path) -> None:
     """Raise ``CheckpointError`` unless every ``type``, at any depth, names a registered part.
 
-    Keys that are MMEngine directives are refused, such as ``_scope_``, which imports a module. So are integers above
-    ``MAX_INTEGER``: a large depth costs memory before the first layer is built and counted.
+    MMEngine directives are refused as keys: ``_scope_``, for example, imports a module. Integers above ``MAX_INTEGER``
+    are refused too: a large depth needs memory before the first layer is built and counted.
     """
     check_arguments(config, f"{source} describes its model with")
     registries = {id(registry): registry for registry in REGISTRIES.values()}.values()

@@ -73,7 +73,7 @@ def download(address: str, sha256: str | None = None) -> Path:
 def file_name(address: str) -> str:
     """Return the name under which an address's file is stored; '' if the address names no file.
 
-    A long name loses its start: the extension determines how the file is read.
+    A long name is shortened at its start, because the extension determines how the file is read.
     """
     return re.sub(r"[^\w.+-]", "_", unquote(urlsplit(address).path).rpartition("/")[2])[-100:].strip(".")
 
@@ -99,7 +99,7 @@ def _download(address: str, target: Path) -> None:
 
 
 def _own_file(path: Path) -> IO[bytes]:
-    """Open a partial file of a predictable name for reading and writing.
+    """Open a partial file with a predictable name for reading and writing.
 
     Anything at the path that is not this user's regular file (a link, a pipe, another user's file) is deleted first.
     """
@@ -117,7 +117,7 @@ def _own_file(path: Path) -> IO[bytes]:
 
 
 def _receive(address: str, file: IO[bytes], tag_file: IO[bytes], name: str) -> None:
-    """Download into a file, resuming a partial one; ``tag_file`` stores the ETag of the partial download.
+    """Download into a file, or resume the file's partial download; ``tag_file`` stores its ETag.
 
     If the download cannot be resumed later, the file is left empty.
     """
@@ -126,7 +126,7 @@ def _receive(address: str, file: IO[bytes], tag_file: IO[bytes], name: str) -> N
     try:
         with _open(address, headers) as response:
             total = response.headers.get("Content-Length", "")
-            total = int(total[:18]) if total.isascii() and total.isdigit() else None  # a longer number is too large
+            total = int(total[:18]) if total.isascii() and total.isdigit() else None  # 18 digits exceed any limit
             if response.status == 206:
                 match = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
                 if not headers or not match or int(match[1]) != start:
@@ -149,7 +149,7 @@ def _receive(address: str, file: IO[bytes], tag_file: IO[bytes], name: str) -> N
             os.fsync(file.fileno())
     except HTTPError as error:
         file.truncate(0)
-        if headers and error.code == 416:  # the partial file is complete, or longer than the file is now
+        if headers and error.code == 416:  # the partial file is complete, or longer than the current file
             return _receive(address, file, tag_file, name)
         raise CheckpointError(f"{sanitized_url(address)} cannot be downloaded: {_answer(error)}") from None
     except CheckpointError:

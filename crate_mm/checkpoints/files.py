@@ -13,7 +13,7 @@ from .validate import CheckpointError, DamagedError
 def training_progress(path: str | Path) -> tuple[int, int] | None:
     """Return the epoch and iteration in the name of a training checkpoint; None for any other name.
 
-    ``epoch_3.pth`` gives (3, 0) and ``epoch_3_iter_350.pth``, saved within an epoch, (3, 350). Later checkpoints
+    ``epoch_3.pth`` gives (3, 0). ``epoch_3_iter_350.pth``, saved within an epoch, gives (3, 350). Later checkpoints
     compare greater.
     """
     match = re.fullmatch(r"epoch_(\d{1,15})(?:_iter_(\d{1,15}))?\.pth", Path(path).name)
@@ -37,7 +37,7 @@ def newest_checkpoint(
     Args:
         work_dir: a run's directory.
         report: called with a message for each newer checkpoint that is damaged.
-        rename_damaged: rename these to ``*.damaged`` once an intact one is found, so that they are ignored later.
+        rename_damaged: rename damaged checkpoints to ``*.damaged`` if an intact one is found. Later calls ignore them.
         check: raises ``DamagedError`` for a damaged checkpoint (default: ``verify_checkpoint``).
 
     Raises:

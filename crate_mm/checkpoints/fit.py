@@ -25,7 +25,7 @@ OUTER_PREFIXES = ("model.", "net.", "network.")  # prefixes of a whole model in 
 
 
 def load_weights(model: nn.Module, contents: dict, source: str | Path = "the checkpoint") -> None:
-    """Load the contents of a file, as ``read_checkpoint`` returns them: see ``load_strict``."""
+    """Load the result of ``read_checkpoint`` into the model; see ``load_strict``."""
     load_strict(model, as_checkpoint(contents, source))
 
 
@@ -56,8 +56,8 @@ def load_strict(model: nn.Module, checkpoint: Checkpoint) -> None:
 def match_key_prefix(checkpoint: Checkpoint, model: nn.Module, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a checkpoint's weights under the model's key prefix.
 
-    If none of the names is the model's, a prefix such as 'model.' is removed, or 'backbone.' is added for a bare
-    backbone, provided that every resulting name is the model's. Names of a library that the backbone wraps
+    If the model has none of the names, a prefix such as 'model.' is removed, or 'backbone.' is added to the names of a
+    bare backbone, provided that the model has every resulting name. The parameter names of a wrapped library model
     (``original_names``) are translated. Otherwise the weights are returned unchanged.
     """
     weights = checkpoint.weights
@@ -80,7 +80,7 @@ def match_key_prefix(checkpoint: Checkpoint, model: nn.Module, expected: dict[st
 def _from_original(checkpoint: Checkpoint, backbone: nn.Module, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """Translate weights from the names of the model that a backbone wraps.
 
-    The classifier's weights become the head's. They are unused if the model's head has no ``fc``.
+    The classifier's weights are loaded into the head, or not at all if the model's head has no ``fc``.
     """
     renamed, unused = {}, []
     classifier = backbone.original_classifier()
@@ -112,7 +112,7 @@ def check_state_dict(
         expected: the model's state dict.
         weights: the file's state dict.
         source: the file, for the message.
-        meta: the file's metadata. If names differ and the file has another format version, the message says so.
+        meta: the file's metadata. If names differ, the message also names another format version of the file.
     """
     shapes = [
         f"{key} is {tuple(weights[key].shape)} in the file and {tuple(expected[key].shape)} in the model"
@@ -178,8 +178,8 @@ def transfer_backbone(
 ) -> TransferReport:
     """Load a model's backbone from a checkpoint, leave everything else unchanged, and report each parameter.
 
-    Position embeddings of another patch grid are resized. Patch embeddings of another patch size are resized if
-    ``patches`` names an interpolation. A backbone lists both in ``resizable``. A tensor that the model lacks, or that
+    Position embeddings for another patch grid are resized. Patch embeddings for another patch size are resized if
+    ``patches`` names an interpolation. ``resizable`` of the backbone lists both. A tensor that the model lacks, or that
     has a different shape, is dropped. A parameter that the checkpoint lacks keeps its initialization.
 
     Args:
@@ -193,8 +193,8 @@ def transfer_backbone(
 
     Raises:
         ValueError: unknown ``positions`` or ``patches``.
-        CheckpointError: the checkpoint has no such part, or fills less than half of the backbone's elements, so that
-            it belongs to another model. The model is unchanged.
+        CheckpointError: the checkpoint has no such part, or fills less than half of the backbone's elements and so
+            belongs to another model. The model is unchanged.
     """
     if positions not in MODES or patches not in (*MODES, "new", None):
         raise ValueError(f"resize_positions {positions!r} and resize_patches {patches!r}: choose {', '.join(MODES)}")
@@ -256,7 +256,7 @@ def transfer_backbone(
 def _with_part_as_backbone(
     checkpoint: Checkpoint, weights: dict[str, Tensor], expected: dict[str, Tensor], part: str | None
 ) -> dict[str, Tensor]:
-    """Return weights in which a part, such as a teacher, has the backbone's names.
+    """Return the weights with a part, such as a teacher, renamed to the backbone.
 
     Raises:
         CheckpointError: no module of this name has the backbone's parameters.

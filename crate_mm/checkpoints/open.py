@@ -16,17 +16,17 @@ READERS = {".safetensors": read_safetensors, ".npz": read_npz}  # any other file
 def open_checkpoint(
     path: str | Path, map_location: str = "cpu", verified: bool = False, **model_args: Any
 ) -> Checkpoint:
-    """Open a .pth, .safetensors or .npz file, ours or third-party, without running code.
+    """Open a .pth, .safetensors or .npz file of crate_mm or of third-party code, without running code.
 
-    The file is verified and unwrapped. Third-party parameter names that a registered family declares are translated.
+    The file is verified and unwrapped. Third-party parameter names are translated if a registered family declares them.
     The result's ``notes`` list these changes.
 
     Args:
         path: the file.
         map_location: device of the tensors.
         verified: skip the checksums, see ``read_checkpoint``.
-        model_args: model arguments that a third-party file does not determine, such as ``num_heads``; its family
-            declares them. None counts as missing.
+        model_args: model arguments that a third-party file does not determine, such as ``num_heads``. The family
+            of the file declares them. An argument of None counts as missing.
 
     Raises:
         CheckpointError: the file is missing, damaged, incomplete, refused or not a checkpoint, or its family does not
@@ -38,8 +38,8 @@ def open_checkpoint(
 def read_checkpoint(path: str | Path, map_location: str = "cpu", verified: bool = False) -> dict:
     """Read a PyTorch, safetensors or npz file; a pickle that would run code is refused.
 
-    The memory and time that the file requests are first compared with its size. The types of its metadata are checked
-    (``validate``).
+    First, the memory and time that the file requests are compared with the file's size. The types of its metadata are
+    checked (``validate``).
 
     Args:
         path: a path, an address or a name of published weights, see ``ensure_local``.

@@ -15,7 +15,7 @@ from .readers.safetensors import KEY, MAX_MANIFEST_CHARS, META_KEYS, digest
 from .unwrap import Checkpoint
 from .validate import FORMAT, CheckpointError
 
-FILE_KEYS = ("initialized_from", "averaged_from")  # entries that name files
+FILE_KEYS = ("initialized_from", "averaged_from")  # manifest entries that contain file names
 ADVICE = "publish a training checkpoint of crate_mm, or one written by tools/convert_official.py"
 
 
@@ -40,7 +40,7 @@ def publish(checkpoint: Checkpoint, path: str | Path, facts: dict | None = None)
     version = FORMAT
     try:
         compare_described(checkpoint)
-    except UnregisteredError:  # the comparison happens when the file is opened with its parts registered
+    except UnregisteredError:  # compare later, when the file is opened and its parts are registered
         version = checkpoint.meta.get("format")
     weights, aliases = without_shared(checkpoint.weights, source)
     last = checkpoint.info.get("result_last") or {}
@@ -81,7 +81,7 @@ def without_shared(
     ``load_model``.
 
     Raises:
-        CheckpointError: weights overlap in memory and are together far larger than it.
+        CheckpointError: weights overlap in memory and would be stored as far more bytes than this memory holds.
     """
     first: dict[tuple, str] = {}
     unique_weights, aliases = {}, {}

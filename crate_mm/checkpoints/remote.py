@@ -24,7 +24,7 @@ from .zoo import PUBLISHED, Published
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # a single letter is a Windows drive
 HUB = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([^@/]+))?/([^@]+?)(?:@([^@]+))?")
 HUB_PAGE = re.compile(r"https://(?:www\.)?huggingface\.co/([\w.-]+/[\w.-]+)/blob/([^/]+)/([^?]+)")
-HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of a file or a commit on the Hub
+HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # hash of a file or commit on the Hub
 NO_HASH = "its hash is unknown: append #sha256=<hash> to the address, or give the path of a local file"
 FORMS = "a checkpoint is a path, https://host/file, hf://owner/repo/file or the name of published weights"
 
@@ -66,7 +66,7 @@ def ensure_local(name: str | os.PathLike) -> Path:
 
     Args:
         name: one of
-            - a path, returned as it is even if it does not exist; for a folder of ``HubModel``, its weights file;
+            - a path, returned unchanged even if it does not exist; for a folder of ``HubModel``, its weights file;
             - ``https://host/file``, cached in ``torch.hub.get_dir()``;
             - 'hf://owner/repo/file[@revision]', cached in the Hub's own cache;
             - a name of ``PUBLISHED``.
@@ -181,7 +181,7 @@ def hub_file(
         source: the file on the Hub.
         sha256: the required hash; by default the hash that the Hub reports.
         force_download: download the file even if it is cached.
-        token: access token; by default that of ``hf auth login``. It is sent only to an https address.
+        token: access token; by default the token of ``hf auth login``. It is sent only to an https address.
         cache_dir: cache folder; by default the Hub's own.
         local_files_only: use only the cache.
 
@@ -194,7 +194,7 @@ def hub_file(
     if commit != source.revision:  # a branch can move
         print_log(f"{sanitized(source)} is of commit {sanitized(commit)}", "current", logging.INFO)
     blob = path
-    if path.is_symlink():  # the cache names the target by its hash if it has one
+    if path.is_symlink():  # the cache names the target by its hash, if known
         blob = path.parent / os.readlink(path)
         tag = blob.name if blob.parent.name == "blobs" and HASH.fullmatch(blob.name) else None
         if not tag and not sha256:
@@ -209,7 +209,7 @@ def hub_file(
 
 
 def hub_token(token: str | bool | None = None) -> str | bool | None:
-    """Return the token to send to the Hub: False for an http address, where anyone on the network could read it."""
+    """Return the token to send to the Hub; False for http, because anyone on the network path could read the token."""
     return token if _hub_url().startswith("https://") else False
 
 
@@ -267,7 +267,7 @@ def _from_hub(
         reason = f"it is not in the cache, and {_hub_url()} is unreachable or offline mode is on{cause}"
     except errors.EntryNotFoundError:
         reason = f"the repository has no file {sanitized(source.file)}"
-    except Exception as error:  # of the library, its HTTP client or the system
+    except Exception as error:  # from the library, its HTTP client or the system
         reason = f"{type(error).__name__}: {first_line(error)}"
     raise CheckpointError(f"{sanitized(source)} cannot be downloaded: {reason}")
 
@@ -282,7 +282,7 @@ def _into_cache(
 ) -> tuple[Path, str]:
     """Download a file into the Hub library's cache unless it is already there.
 
-    The library's own download builds paths from any tag and commit that the server reports, without validation.
+    The library's own download is not used: it builds paths from the tag and commit that a server reports, unvalidated.
     """
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -336,7 +336,7 @@ def _hub_url() -> str:
 
 
 def _has_hash(path: Path, expected: str) -> bool:
-    """Return whether a file has a SHA-256, or for 40 digits a SHA-1, of the file or of its Git blob."""
+    """Return whether a file has the expected hash: 64 digits are its SHA-256, 40 its SHA-1 or its Git blob hash."""
     if len(expected) == 64:
         return hash_file(path, hashlib.sha256()) == expected
     hashes = hashlib.sha1(b"blob %d\0" % path.stat().st_size), hashlib.sha1()

@@ -42,7 +42,7 @@ def resize_position_embedding(
     """Interpolate position embeddings to another grid, ``(1, 1 + N, d) -> (1, 1 + N', d)``, except the CLS token's.
 
     Args:
-        embedding: CLS token first, then the patches row by row.
+        embedding: position embeddings, of the CLS token first, then of the patches row by row.
         old: (rows, columns) of the embedding's grid.
         new: (rows, columns) of the new grid.
         mode: one of ``MODES``.
@@ -51,15 +51,15 @@ def resize_position_embedding(
 
 
 def resize_patch_kernel(kernel: Tensor, order: str, old: Patch, size: tuple[int, int], mode: str) -> Tensor:
-    """Interpolate a parameter with one element per pixel and channel of a patch to another patch size.
+    """Interpolate a parameter that has one element per pixel and channel of a patch to another patch size.
 
     Values are not rescaled, as in CRATE-alpha: with four times the pixels, a projection's output is about four times
     as large. CRATE's LayerNorm after the projection removes this factor.
 
     Args:
         kernel: the parameter.
-        order: its dimensions, such as 'd C h w', 'd (h w C)' or '(h w C)'.
-        old: its patch.
+        order: dimensions of the parameter, such as 'd C h w', 'd (h w C)' or '(h w C)'.
+        old: patch that the parameter is for.
         size: (h, w) of the new patch.
         mode: one of ``MODES``.
     """
@@ -70,7 +70,7 @@ def resize_patch_kernel(kernel: Tensor, order: str, old: Patch, size: tuple[int,
 
 
 def stored_patch(checkpoint: Checkpoint, kernel: Tensor, order: str) -> Patch | None:
-    """Return the patch of a checkpoint's kernel, from its shape or else from the model config; None if unknown.
+    """Return the patch of a checkpoint's kernel, from the kernel's shape or else the model config; None if unknown.
 
     Raises:
         CheckpointError: kernel and model config do not agree.
@@ -94,7 +94,7 @@ def stored_grid(checkpoint: Checkpoint, embedding: Tensor, grid: tuple[int, int]
     """Return the grid of a checkpoint's position embeddings: from its model config, else the model's, else a square.
 
     Raises:
-        CheckpointError: the number of positions determines none of them.
+        CheckpointError: none of these grids has the number of positions.
     """
     num_patches = embedding.shape[1] - 1
     (H, W), (h, w) = (_pair(_backbone_argument(checkpoint, key)) or (1, 1) for key in ("img_size", "patch_size"))
@@ -130,7 +130,7 @@ def _backbone_argument(checkpoint: Checkpoint, key: str) -> Any:
 
 
 def fit_positions(checkpoint: Checkpoint, embedding: Tensor, new: Positions, mode: str) -> tuple[Tensor, str]:
-    """Return a checkpoint's position embeddings on the model's grid, and their change of size, '' for none."""
+    """Return a checkpoint's position embeddings on the model's grid, and a description of the change ('' if none)."""
     old = stored_grid(checkpoint, embedding, new.grid)
     resize = new.resize or partial(resize_position_embedding, mode=mode)
     change = f"{old[0]} x {old[1]} -> {new.grid[0]} x {new.grid[1]} patches, {mode}"
@@ -140,7 +140,7 @@ def fit_positions(checkpoint: Checkpoint, embedding: Tensor, new: Positions, mod
 def fit_patch_kernel(
     checkpoint: Checkpoint, kernel: Tensor, expected: Tensor, new: PatchKernel, mode: str | None
 ) -> tuple[Tensor | None, str]:
-    """Return a checkpoint's kernel at the model's patch size, or None if it cannot be used, and its change of size.
+    """Return a checkpoint's kernel at the model's patch size (None if unusable), and a description of the change.
 
     Args:
         checkpoint: the kernel's checkpoint.

@@ -16,7 +16,7 @@ from .validate import CheckpointError
 # Keys under which third-party code stores weights (CONTAINERS) and averaged weights (AVERAGED).
 CONTAINERS = ("state_dict", "model", "net", "network", "module", "model_state_dict", "model_state", "weights", "params")
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_model", "ema_state_dict", "averaged_model")
-# Keys of the models of self-distillation, each with a backbone and heads. The first one in a file is the default.
+# Keys of the models in a self-distillation checkpoint. The first key in this tuple that the file has is the default.
 PARTS = ("teacher", "student")
 # Name parts that torch.compile, FSDP and activation checkpointing insert at any depth.
 WRAPPER_NAMES = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -29,17 +29,17 @@ class Checkpoint:
 
     Args:
         path: the file, for messages.
-        weights: state dict. It has our parameter names if crate_mm wrote the file or if a family knows its names.
+        weights: state dict, with crate_mm's parameter names unless the names are of an unknown third-party model.
         model: model config of the weights, or None.
         unknown_reason: why ``model`` is None, if known.
-        missing: names of the arguments that would determine it, if known.
+        missing: names of the arguments that would determine ``model``, if known.
         class_names: class names of the training data, or None.
         test_transforms: configs of ``TRANSFORMS`` used for testing, or None.
         meta: other metadata.
-        states: what a resume needs besides the weights: 'optimizer', 'param_schedulers', 'message_hub', ...
-        notes: messages on the changes made to the file's contents.
+        states: data that a resume needs besides the weights: 'optimizer', 'param_schedulers', 'message_hub', ...
+        notes: messages for the log, on how the file's contents were interpreted and changed.
         gives_model: whether a config took its model from ``model``. The names in it are then untrusted data.
-        parts: ``{part: its weights}`` for the keys of ``PARTS`` in the file; empty without them.
+        parts: weights by part, for the keys of ``PARTS`` that the file has.
     """
 
     path: str
@@ -175,7 +175,7 @@ def _unwrap_container(contents: dict, notes: list[str], path: str) -> Any:
 
 
 def _holds_weights(value: Any, levels: int = 3) -> bool:
-    """Return whether a value is a dict that has a tensor, itself or in a dict under ``CONTAINERS`` or ``AVERAGED``."""
+    """Return whether a value is a dict with a tensor, directly or in a nested dict under one of the container keys."""
     if not isinstance(value, dict):
         return False
     inner = (value.get(key) for key in (*CONTAINERS, *AVERAGED))
@@ -196,7 +196,7 @@ def _tensors(state_dict: Any, path: str) -> dict[str, Tensor]:
 
 
 def _strip_wrapper_names(state_dict: dict[str, Tensor], notes: list[str], path: str) -> dict[str, Tensor]:
-    """Remove from the names the parts that DDP, torch.compile, FSDP and PyTorch's AveragedModel insert.
+    """Remove the name parts that DDP, torch.compile, FSDP and PyTorch's AveragedModel insert.
 
     The counter of an AveragedModel becomes a note.
     """

@@ -8,23 +8,23 @@ import torch
 
 from ..io.untrusted import check_plain, sanitized, walk, without_secrets
 
-# Version of the parameter names and metadata, stored as ``meta.format``. Old files have no version; they use these
-# names, or those of an earlier crate_mm.
+# Version of the parameter names and metadata, stored as ``meta.format``. Old files have no version: their names are the
+# same, or are names of an earlier crate_mm.
 FORMAT = 1
 
-# For third-party files that torch.load accepts.
+# Advice for a third-party file that torch.load accepts.
 ADVICE = "save only its weights, as {name: tensor.clone()}"
 
 
 class CheckpointError(ValueError):
-    """A file is not a checkpoint, or is of another model. The message is always a single line."""
+    """A file is not a checkpoint, or is for another model. The message is always a single line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(sanitized(without_secrets(message), 2000))
 
 
 class DamagedError(CheckpointError):
-    """A file's content differs from what was written."""
+    """A file is truncated, or its content has changed since it was written."""
 
 
 def first_line(error: BaseException) -> str:
@@ -63,7 +63,7 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-# Checks, each with the expected type as text.
+# A check and a description of the expected type.
 Check = tuple[Callable[[Any], bool], str]
 DICT: Check = (lambda value: isinstance(value, dict), "a dict")
 PLAIN_DICT: Check = (lambda value: isinstance(value, dict) and _is_plain(value), "a dict of plain data")
@@ -77,7 +77,7 @@ TRANSFORMS: Check = (are_transforms, "a list of dicts of plain data")
 META_COUNTS = ("format", "epoch", "iter", "seed", "processes", "steps_per_epoch", "draws")
 META_TEXTS = ("optimizer", "transfer_from", "initialized_from", "translated_from", "assumed", "run")
 RUNTIME = "message_hub.runtime_info"
-# Entry -> check. A missing entry or None is valid here. An entry whose parent has a wrong type is not checked. A name
+# Entry -> check. A missing entry and None are valid. If the parent has a wrong type, the entry is not checked. A name
 # that ends in * stands for all names with this prefix.
 FORM: dict[str, Check] = {
     **dict.fromkeys(("state_dict", "ema_state_dict", "meta", "meta.dataset_meta", "message_hub", RUNTIME), DICT),
@@ -97,8 +97,8 @@ FORM: dict[str, Check] = {
 def check_form(checkpoint: dict, source: str | Path) -> None:
     """Raise ``CheckpointError`` unless the contents of a checkpoint have the types that their readers rely on.
 
-    This checks ``FORM``, that keys are strings, that the data has a limited size (shared data counts each time), and
-    that tensors are dense and complete. The states of optimizer and schedulers are checked when they are loaded.
+    The types are those in ``FORM``. Keys must be strings, the data must have a limited size (shared data counts each
+    time), and tensors must be dense and complete. Optimizer and scheduler states are checked when they are loaded.
     """
     error_prefix = f"{source} is not a checkpoint: "
     for path, (is_valid, expected) in FORM.items():
@@ -120,7 +120,7 @@ def check_form(checkpoint: dict, source: str | Path) -> None:
     for name in ("state_dict", "ema_state_dict"):
         if not all(isinstance(key, str) for key in checkpoint.get(name) or ()):
             raise CheckpointError(f"{error_prefix}its {name} has keys that are not strings")
-    # Types that states may also hold; the optimizer's state has integer keys.
+    # States may also hold these types; the optimizer's state has integer keys.
     allowed = (torch.Tensor, torch.Size, torch.dtype, torch.device, bytes, bytearray, int, complex, set)
     try:
         check_plain(checkpoint, allowed=allowed)

@@ -8,10 +8,10 @@ from ..io.files import atomic_file
 
 
 class _Direct:
-    """Unbuffered writer: a process forked during the write would inherit a copy of a buffer.
+    """Unbuffered writer. A process forked during a buffered write would inherit a copy of the buffer.
 
-    Each write is complete, although the system accepts less than 2 GB at a time. ``error`` is the error of a failed
-    write; PyTorch then closes its archive, which may raise another error.
+    ``write`` writes all data, although the system accepts less than 2 GB per call. ``error`` stores the error of a
+    failed write, because PyTorch then closes its archive, which may raise another error.
     """
 
     def __init__(self, file) -> None:
@@ -34,16 +34,16 @@ class _Direct:
 
 
 def write_checkpoint(contents: dict, path: str | Path) -> None:
-    """Write a checkpoint in PyTorch's format with checksums to a temporary file, sync it to disk, and rename it.
+    """Write a checkpoint in PyTorch's format, with checksums: to a temporary file that is synced to disk, then renamed.
 
-    No second copy is made in memory.
+    The contents are not copied in memory.
 
     Args:
         contents: tensors and plain data.
         path: file to write; its folder is created if needed.
 
     Raises:
-        OSError: the write failed, for example on a full disk. A file at ``path`` is unchanged.
+        OSError: the write failed, for example on a full disk. An existing file at ``path`` is unchanged.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:

@@ -1,7 +1,7 @@
-"""Published weights by short name: those that the package contains, and those of other authors.
+"""Published weights by short name: weights in the package, and weights of other authors.
 
-Address and license of the latter are as stated on the authors' pages. Weights without a downloadable address
-name their page: download the file there by hand and give its path.
+Addresses and licenses of the authors' weights are as stated on their pages. If an entry has no address, download the
+file from its page by hand and give its path.
 """
 
 from pathlib import Path
@@ -23,8 +23,8 @@ class Published(NamedTuple):
 
     Args:
         model: the model's name in ``get_model``, or None if there is none.
-        page: the page that announces the weights; ``CARD`` for those in the package.
-        address: the file's address, as ``ensure_local`` accepts it, or its path from the package's folder, or None.
+        page: the page that announces the weights; ``CARD`` for weights in the package.
+        address: the file's address for ``ensure_local``; for weights in the package, the path; None if unknown.
         licence: as the authors' page or repository states it, or None.
         sha256: the file's hash as its authors publish it, or None.
         no_url_reason: why there is no address.
@@ -39,7 +39,7 @@ class Published(NamedTuple):
 
     @property
     def file(self) -> Path | None:
-        """The file if the package contains it, otherwise None."""
+        """Path of the file if the package contains it, otherwise None."""
         return Path(crate_mm.__file__).parents[1] / self.address if self.page == CARD else None
 
 
@@ -81,12 +81,12 @@ PUBLISHED = {
 
 
 def packaged() -> list[str]:
-    """Return the short names of the weights that the package contains, which are also their models' names."""
+    """Return the short names of the weights in the package. The models have the same names."""
     return [name for name, weights in PUBLISHED.items() if weights.file is not None]
 
 
 def published_for(model: str) -> str | None:
-    """Return the short name of a model's published weights, preferring those with an address; None without any."""
+    """Return the short name of a model's published weights, preferably with an address, or None."""
     names = [name for name, weights in PUBLISHED.items() if weights.model == model]
     return min(names, key=lambda name: PUBLISHED[name].address is None, default=None)
 
@@ -97,7 +97,7 @@ def is_available(model: str) -> bool:
 
 
 def none_published(model: str) -> str:
-    """Return the message that a model has no published weights, and which models do."""
+    """Return the message that a model has no published weights; it lists the models that have some."""
     models = ", ".join(dict.fromkeys(weights.model for weights in PUBLISHED.values() if weights.address))
     return f"no published weights of {model} are known here, only of {models}"
 

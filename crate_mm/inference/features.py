@@ -15,9 +15,9 @@ class Features(NamedTuple):
     """Features of images.
 
     Attributes:
-        paths: the n images that could be read.
-        rows: their features, float32 ``(n, d)``.
-        unreadable: the images that cannot be read, each with the reason.
+        paths: paths of the n readable images.
+        rows: features of the readable images, float32 ``(n, d)``.
+        unreadable: paths of the unreadable images, each with the reason.
     """
 
     paths: list[Path]
@@ -36,7 +36,7 @@ def extract(
     batch_size: int = 64,
     workers: int = 0,
 ) -> Features:
-    """Return the features of image files, as the task defines them: for a classifier, the pooled tokens.
+    """Return the features of image files. The task defines them: for a classifier, they are the pooled tokens.
 
     Args:
         model: from ``init_model`` or ``get_model``.

@@ -1,4 +1,4 @@
-"""Generation of text by a causal language model. Shapes: N tokens, V tokens of the vocabulary."""
+"""Generate text with a causal language model. Shapes: V tokens of the vocabulary."""
 
 import math
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from ..io.log import print_log
 from ..models import LanguageModel
 from .model_factory import load_model
 
-REPLACEMENT = "\ufffd"  # what an incomplete character is decoded to
-MAX_PENDING = 8  # largest number of tokens held back until their last character is complete
+REPLACEMENT = "\ufffd"  # decoded form of an incomplete character
+MAX_PENDING = 8  # largest number of tokens held back until a character is complete
 
 
 class TextGenerator:
@@ -30,7 +30,7 @@ class TextGenerator:
 
     Args:
         model: a ``LanguageModel``, or a checkpoint of one as for ``init_model(None, checkpoint)``.
-        tokenizer: file of the tokenizer that the checkpoint names; not needed if the model was trained on bytes.
+        tokenizer: tokenizer file that the checkpoint names; not needed if the model was trained on bytes.
 
     Raises:
         CheckpointError: (a ``ValueError``) the checkpoint cannot be opened, or does not define its model.
@@ -49,7 +49,7 @@ class TextGenerator:
             )
 
     def __call__(self, prompt: str | bytes = "", **options) -> str:
-        """Return the continuation of a prompt, without the prompt; the options are those of ``stream``."""
+        """Return the continuation of a prompt, without the prompt; for the options see ``stream``."""
         return "".join(self.stream(prompt, **options))
 
     def stream(
@@ -64,13 +64,13 @@ class TextGenerator:
         """Yield the continuation of a prompt in pieces, up to the end of the document or ``max_tokens``.
 
         Args:
-            prompt: beginning of the text. The end-of-document token is put before it, because it precedes a document in
+            prompt: beginning of the text. The end-of-document token is inserted before it, as before each document in
                 training. If the prompt has more tokens than the model has positions, only its last tokens are used, as
                 many as half of the positions, and the log says so.
             max_tokens: largest number of tokens to generate.
             temperature: divisor of the logits; 0 selects the most likely token.
             top_k: sample only from the k most likely tokens.
-            top_p: sample only from the most likely tokens: the fewest whose probabilities sum to at least p.
+            top_p: sample only from the smallest set of most likely tokens with a total probability of at least p.
             seed: seed of the sampling (default: random).
 
         Raises:
@@ -113,7 +113,7 @@ class TextGenerator:
             if len(ids) > known:
                 ids = ids[-keep:]
                 cache, new = backbone.new_cache(), ids
-            # Not around the loop: the caller would then be in inference mode, too, between two tokens.
+            # Inside the loop: at each yield, inference mode would otherwise also apply to the caller.
             with torch.inference_mode():
                 tokens = backbone(torch.tensor([new], device=device), cache=cache)
                 logits = backbone.logits(tokens[:, -1:])[0, 0, : self.tokenizer.vocab_size].double().cpu()
@@ -130,7 +130,7 @@ class TextGenerator:
 def choose(
     logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
 ) -> Tensor:
-    """Return a token ID drawn from logits ``(V,)``; the options are those of ``TextGenerator.stream``."""
+    """Return a token ID drawn from logits ``(V,)``; for the options see ``TextGenerator.stream``."""
     if temperature == 0:
         return logits.argmax()
     logits = logits / temperature

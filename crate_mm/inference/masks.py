@@ -1,4 +1,4 @@
-"""Segment images: files, folders, PIL images, arrays and tensors, one at a time, at their own size."""
+"""Segment images at their own size, one at a time: files, folders, PIL images, arrays and tensors."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ class MaskPrediction(NamedTuple):
 
     Attributes:
         image: the image as given.
-        labels: the class of each pixel, uint8 ``(H, W)``, at the image's own size; None if it cannot be read.
+        labels: the class of each pixel, uint8 ``(H, W)``, at the image's own size; None if the image cannot be read.
         reason: why the image cannot be read; empty otherwise.
     """
 
@@ -32,7 +32,7 @@ class MaskPrediction(NamedTuple):
 
 
 class MaskPredictor:
-    """Predict the class of each pixel with a ``Segmentation``, by its sliding window if it has one.
+    """Predict the class of each pixel with a ``Segmentation``, with its sliding window if it defines one.
 
     Args:
         model: a ``Segmentation`` with its weights.
@@ -59,7 +59,7 @@ class MaskPredictor:
         self.class_names: list[str] = model.class_names or [str(label) for label in range(model.num_classes)]
 
     def __call__(self, image: Any) -> np.ndarray:
-        """Return the class of each pixel of one image, uint8 ``(H, W)``; raise ``ValueError`` if it cannot be read."""
+        """Return the class of each pixel, uint8 ``(H, W)``; raise ``ValueError`` if the image cannot be read."""
         (result,) = self.stream(image)
         if result.labels is None:
             raise ValueError(f"the image cannot be read: {result.reason}")

@@ -26,9 +26,9 @@ from ..registry import BACKBONES, MODELS, head_for, registered_only, suggest
 def list_models(pretrained: bool = False) -> list[str]:
     """Return the names that ``get_model`` accepts, such as 'crate_tiny', 'crate_alpha_base' and 'tost_small_12'.
 
-    They are the named ``sizes`` of the registered backbones, CRATE's first, and the small models whose weights the
-    package contains, such as 'crate_mini_digits'. 'crate_mae_base' is a classifier on the encoder of a masked
-    autoencoder; a config builds the autoencoder itself.
+    These are the named ``sizes`` of the registered backbones, CRATE's first, and the small models with weights in the
+    package, such as 'crate_mini_digits'. 'crate_mae_base' is a classifier on the encoder of a masked autoencoder; a
+    config builds the autoencoder itself.
 
     Args:
         pretrained: return only the models that ``get_model(name, pretrained=True)`` loads.
@@ -38,7 +38,7 @@ def list_models(pretrained: bool = False) -> list[str]:
 
 
 def _named_backbones() -> dict[str, dict[str, str]]:
-    """Return a dict that maps the name of each family's size to the backbone's ``type`` and ``arch``."""
+    """Return a dict from model name to the backbone's ``type`` and ``arch``."""
     families = {kind: backbone.sizes for kind, backbone in registered_backbones().items() if backbone.sizes is not None}
     return {
         f"{sizes.prefix}_{arch}": {"type": kind, "arch": arch}
@@ -67,9 +67,9 @@ def get_model(
 
     Args:
         name: one of ``list_models()``.
-        num_classes: number of classes (default: the checkpoint's; without a checkpoint 1000, or 10 for a model whose
-            weights the package contains). If it differs from the checkpoint's, the head is reinitialized and the log
-            says so. 0 returns features ``(B, d)``.
+        num_classes: number of classes (default: the checkpoint's; without a checkpoint 1000, or 10 for a model with
+            weights in the package). A number other than the checkpoint's reinitializes the head, with a message in
+            the log. 0 returns features ``(B, d)``.
         pool: 'cls' or 'mean' (default: the checkpoint's, or 'cls' without a checkpoint).
         pretrained: a checkpoint as in ``init_model``, or True for the published weights of this model. The
             checkpoint sets the arguments that you omit.
@@ -147,7 +147,7 @@ def _open_pretrained(name: str, pretrained: bool | str | Path) -> Checkpoint:
 
 
 def _matching_config(name: str, named: dict, checkpoint: Checkpoint) -> dict | None:
-    """Return a checkpoint's model config if it is a classifier's; else None, and only the backbone is loaded.
+    """Return a checkpoint's model config if it is a classifier's. If None, only the backbone can be loaded.
 
     Raises:
         CheckpointError: the type or the size of the checkpoint's backbone differs from the named one.
@@ -164,7 +164,7 @@ def _matching_config(name: str, named: dict, checkpoint: Checkpoint) -> dict | N
 
 
 def _size(backbone: dict) -> tuple | None:
-    """Return the size in a backbone's config, whose ``arch`` is a name or a dict of numbers."""
+    """Return the size that a backbone's config names or defines by its ``arch``."""
     archs, arch = BACKBONES.get(backbone["type"]).sizes.archs, backbone.get("arch")
     if not isinstance(arch, dict):
         return archs.get(arch)
@@ -172,7 +172,7 @@ def _size(backbone: dict) -> tuple | None:
 
 
 def _load_pretrained(model: ImageClassifier, checkpoint: Checkpoint, load_all: bool) -> None:
-    """Load a checkpoint's weights: all of them, or the whole backbone and, if all its shapes match, the head.
+    """Load all of a checkpoint's weights, or its whole backbone and, if all shapes of the head match, its head.
 
     Raises:
         CheckpointError: the weights do not match the model.

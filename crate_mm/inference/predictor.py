@@ -1,4 +1,4 @@
-"""Prediction on images: files, folders, PIL images, arrays and tensors, a batch at a time."""
+"""Predict classes of images, a batch at a time: files, folders, PIL images, arrays and tensors."""
 
 import logging
 from collections.abc import Iterator, Sized
@@ -35,12 +35,12 @@ class _LabelScore(NamedTuple):
 
 
 class ClassScore(_LabelScore):
-    """One class of a prediction, a pair ``(label, score)`` that also has the class's ``index``.
+    """One class of a prediction: a pair ``(label, score)`` with the attribute ``index``.
 
     Attributes:
         label: name of the class.
-        score: its probability.
-        index: its number in the model's output.
+        score: probability of the class.
+        index: index of the class in the model's output.
     """
 
     index: int
@@ -82,10 +82,10 @@ class Predictor:
 
     Args:
         model: from ``init_model`` or ``get_model``, or a checkpoint as for ``init_model(None, checkpoint)``.
-        transforms: configs of ``TRANSFORMS`` (default: those of the config's test data; without a config, the
-            checkpoint's test transforms). If neither defines any: a resize to 256/224 of the model's size (of the
-            shorter side for square models) and a center crop, with a warning.
-        class_names: names of the classes (default: the checkpoint's; without any, ImageNet-1K's for 1000 classes,
+        transforms: configs of ``TRANSFORMS`` (default: the config's test transforms, or the checkpoint's if there is no
+            config). If neither defines any: a resize to 256/224 of the model's size (of the shorter side for square
+            models) and a center crop, with a warning.
+        class_names: names of the classes (default: the checkpoint's; if it has none, ImageNet-1K's for 1000 classes,
             otherwise numbers).
         topk: number of classes to return.
         batch_size: images per forward pass.
@@ -128,13 +128,13 @@ class Predictor:
     def __call__(self, images: Any) -> list[list[ClassScore]]:
         """Return for each image its most likely classes with their probabilities, best first.
 
-        A class is a pair ``(label, score)`` with an ``index``. The result of an unreadable image is an ``Unreadable``,
-        an empty list with a ``reason``; the log names it. A terminal or a notebook shows the progress.
+        A class is a pair ``(label, score)`` with an ``index``. The result of an unreadable image is an ``Unreadable``:
+        an empty list with a ``reason``, which is also logged. A terminal or a notebook shows the progress.
 
         Args:
             images: one image, an ordered iterable of images, a batch, or a folder. An image is a path, a PIL image, a
                 uint8 array ``(H, W)`` or ``(H, W, C)``, or a uint8 tensor ``(C, H, W)``. A batch is an array
-                ``(B, H, W, C)`` or a tensor ``(B, C, H, W)``. A folder gives all images below it, sorted by path.
+                ``(B, H, W, C)`` or a tensor ``(B, C, H, W)``. A folder stands for all images below it, sorted by path.
 
         Raises:
             ValueError: an image is of an unsupported type, dtype or shape, or no image can be read.
@@ -186,7 +186,7 @@ class Predictor:
             return self.model(inputs).float()
 
     def prepare(self, image: Any, number: int = 0) -> Tensor:
-        """Return an image as uint8 ``(C, H, W)`` for the preprocessor; ``number`` names it in errors."""
+        """Return an image as uint8 ``(C, H, W)`` for the preprocessor; errors name the image by ``number``."""
         try:
             return self.preparation(image, number)
         except UnreadableImageError as error:

@@ -1,4 +1,4 @@
-"""Evaluation without a Runner: test data of a config, and a model with a checkpoint."""
+"""Evaluate without a Runner: build the test data of a config, and a model with a checkpoint's weights."""
 
 import inspect
 from pathlib import Path
@@ -32,11 +32,11 @@ def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None
 
     Args:
         cfg: config as the user wrote it.
-        split: split whose source is read.
+        split: split to read.
         batch_size: batch size (default: the config's test batch size).
 
     Raises:
-        ValueError: the config defines no such data, or the data do not exist.
+        ValueError: the config does not define the split, or the data do not exist.
     """
     missing = [name for name in (f"{split}_dataloader", "test_dataloader") if not cfg.get(name)]
     if missing:
@@ -57,8 +57,8 @@ def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None
 def use_folder(cfg: Config, folder: str) -> None:
     """Replace the source of a config's test data by the images below a folder, in place.
 
-    A last transform resizes to the model's image size. It has no effect after most configs' transforms, but some rely
-    on images of one size.
+    A last transform resizes to the model's image size. Most configs' transforms already end in this size, but some rely
+    on a dataset of equally large images.
     """
     channels = len((cfg.model.get("preprocessor") or {}).get("mean", "RGB"))
     dataset, size = cfg.test_dataloader.dataset, (cfg.model.get("backbone") or {}).get("img_size")
@@ -81,7 +81,7 @@ def set_image_size(cfg: Config, size: int | tuple[int, int]) -> bool:
 
 
 def subset(loader: DataLoader, positions: list[int]) -> DataLoader:
-    """Return a loader of the samples of a loader's dataset at some positions."""
+    """Return a loader of the samples at ``positions`` in a loader's dataset."""
     workers = loader.num_workers if len(positions) > (loader.batch_size or 1) else 0
     return DataLoader(
         Subset(loader.dataset, positions), loader.batch_size, num_workers=workers, collate_fn=loader.collate_fn
@@ -95,7 +95,7 @@ def load_config_and_checkpoint(
     needed: bool = True,
     **kwargs: Any,
 ) -> tuple[Config, Checkpoint | None]:
-    """Load a config and open a checkpoint. A config that defines no model takes the checkpoint's.
+    """Load a config and open a checkpoint. If the config defines no model, it takes the checkpoint's model.
 
     ``"model"`` in the config's transforms becomes the size of the model's images (``fill_images``).
 
@@ -105,7 +105,7 @@ def load_config_and_checkpoint(
         needed: open the checkpoint even if the config defines the model.
 
     Raises:
-        ValueError: as ``load_config`` and ``open_checkpoint``, or neither of them defines the model.
+        ValueError: as ``load_config`` and ``open_checkpoint``, or neither config nor checkpoint defines the model.
     """
     config = load_config(config)
     takes_model = bool(checkpoint) and kwargs.get("model") is None and not defines_model(config)
@@ -118,7 +118,7 @@ def load_config_and_checkpoint(
     cfg = load_config(config, overrides, **kwargs)
     head = loaded.model.get("head") if loaded is not None and needed and loaded.model else None
     if lacks_num_classes(cfg) and isinstance(head, dict) and "num_classes" in head:
-        cfg.model.head.num_classes = head["num_classes"]  # its own, where no new head is trained
+        cfg.model.head.num_classes = head["num_classes"]  # keep the checkpoint's head
     if defines_model(cfg):
         with names_for(loaded):
             fill_images(cfg)
@@ -140,8 +140,8 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None) -> Task:
 def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[Task, TransferReport]:
     """Build the model of a config in eval mode and load its backbone from a checkpoint.
 
-    A checkpoint of the same model also loads everything else, because a task's features may come from another part,
-    such as a teacher. Weights of equal shapes but for another patch grid do not count as the same model's.
+    A checkpoint of the same model is loaded completely, because a task's features may come from another part, such as a
+    teacher. A checkpoint with equal shapes but another patch grid is not of the same model.
 
     Returns:
         The model, on the GPU if there is one, and the ``TransferReport`` (see ``transfer_backbone``).
@@ -157,7 +157,7 @@ def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[Task, 
         report = transfer_backbone(model, checkpoint, *resizing, "backbone")
         if not report.resized:
             load_strict(model, checkpoint)
-            used = f"{model.transfer_from}."  # the part of the features
+            used = f"{model.transfer_from}."  # part that computes the features
             by_use: dict[bool, dict[str, str]] = {True: {}, False: {}}
             for name, shape in {**report.loaded, **report.dropped}.items():
                 by_use[name.startswith(used)][name] = shape

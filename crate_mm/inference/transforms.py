@@ -1,4 +1,4 @@
-"""Transform images for inference as in the model's test, a batch at a time."""
+"""Apply a model's test transforms to images, a batch at a time."""
 
 import logging
 import math
@@ -57,23 +57,23 @@ class EvalTransform:
     def __init__(self, model: nn.Module, transforms: list[dict] | None = None) -> None:
         self.mode = "L" if model.in_channels == 1 else "RGB"
         self.transforms = build_transforms(transforms) if transforms is not None else eval_transforms(model)
-        # Image sizes that a file states are not limited by the sizes of its weights.
+        # A file's weights do not limit the image sizes that its transforms request.
         self.described = model.described_by if transforms is None else None
         self.max_pixels = max(math.prod(image_size(model)), MAX_IMAGE_PIXELS)
         self.max_images = max(MAX_BATCH_PIXELS // self.max_pixels, 1) if self.described else None
 
     def resize_to_model(self, model: nn.Module) -> None:
-        """Append a resize to the model's image size, if it has one. Most test transforms already end in this size."""
+        """Append a resize to the image size of the model, if defined. Most test transforms already end in this size."""
         spec = model.backbone.input_spec
         if spec is not None:
             self.transforms = v2.Compose([self.transforms, build_transforms([{"type": "Resize", "size": spec.size}])])
 
     def __call__(self, image: Any, number: int = 0) -> Tensor:
-        """Return an image as uint8 ``(C, H, W)`` for the preprocessor; ``number`` names it in errors.
+        """Return an image as uint8 ``(C, H, W)`` for the preprocessor; errors name the image by ``number``.
 
         Raises:
             UnreadableImageError: (a ``ValueError``) the image cannot be read.
-            ValueError: its type, dtype or shape is not supported.
+            ValueError: the type, dtype or shape of the image is not supported.
         """
         if isinstance(image, (str, Path)):
             image = open_image(image, mode=None)
@@ -114,11 +114,11 @@ class EvalTransform:
         return pixels
 
     def batches(self, images: Iterable[Any], batch_size: int, workers: int = 0) -> Iterator[list[TransformedImage]]:
-        """Transform images a batch at a time. An unreadable image stays in its place, with the reason.
+        """Transform images a batch at a time. An unreadable image keeps its position in the batch, with the reason.
 
         Args:
             images: any number of inputs of ``__call__``; at most two batches are in memory.
-            batch_size: images per batch. The last batch may be smaller; all may be if a file specifies large images.
+            batch_size: largest number of images per batch; reduced if a file describes a model of large images.
             workers: threads that transform the next batch while this one is used.
 
         Raises:
@@ -144,10 +144,10 @@ class EvalTransform:
 
 
 def as_images(images: Any) -> Iterable[Any]:
-    """Return the images of a folder, a batch, one image or an ordered iterable, as for ``Predictor``, one by one.
+    """Return an iterable of single images from any input that ``Predictor`` accepts.
 
     Raises:
-        ValueError: ``images`` is none of these.
+        ValueError: ``images`` is of another type.
     """
     if isinstance(images, (str, Path)) and Path(home(images)).is_dir():
         return ImageFiles(str(images)).files
@@ -177,7 +177,7 @@ def stack_readable(prepared: list[TransformedImage]) -> Tensor:
 
 
 def eval_transforms(model: nn.Module) -> nn.Module:
-    """Return the test transforms of a model; if unknown, warn and return ImageNet's resize and center crop.
+    """Return the test transforms of a model. If they are unknown, warn and return ImageNet's resize and center crop.
 
     Raises:
         ValueError: the model's image size is unknown, or the checkpoint's transforms cannot be built.

@@ -1,4 +1,4 @@
-"""The measures and figures of ``crate-mm analyze`` from Python, for a model and images or a loader."""
+"""Call the measures and figures of ``crate-mm analyze`` from Python, on a model and images or a loader."""
 
 import argparse
 import logging
@@ -31,8 +31,8 @@ class ImageSamples(SampleDataset):
     """Images in memory or in files as samples for a model, ``{inputs: uint8 (C, H, W), labels: int, sample_idx: int}``.
 
     Args:
-        model: whose test transforms apply, followed by a resize to its image size.
-        images: as for ``Predictor``, or a dataset of (image, label) pairs. Without labels, the label is -1.
+        model: its test transforms apply, followed by a resize to its image size.
+        images: as for ``Predictor``, or a dataset of (image, label) pairs. An image without a label has label -1.
     """
 
     def __init__(self, model: nn.Module, images: Any) -> None:
@@ -73,7 +73,7 @@ class ImageSamples(SampleDataset):
 
 
 def loader_for(model: nn.Module, images: Any) -> DataLoader:
-    """Return a loader of images, transformed as for ``Predictor``, or a given loader unchanged.
+    """Return a loader of images with the transforms of ``Predictor``. A ``DataLoader`` is returned unchanged.
 
     Args:
         model: the model that the images are for.
@@ -139,16 +139,16 @@ def draw(
     Args:
         figure: 'attention', 'features', 'layers', 'masks', 'objects', 'pca', 'reconstruct', 'segments', 'subspaces',
             'tokens', or a figure of your own in ``FIGURES``.
-        model: from ``init_model`` or ``get_model``. 'layers' also compares several models, by their labels.
+        model: from ``init_model`` or ``get_model``. 'layers' also compares several models, as a dict by label.
         images: images as for ``Predictor``, a dataset of (image, label) pairs, or a ``DataLoader`` of samples, such as
             ``build_loader`` returns. 'objects', 'segments' and 'subspaces' need none.
-        layers: numbers of the layers from 0, negative numbers from the last (default: all, or the figure's own).
-        seed: of what the figure draws at random.
-        options: of the command, with underscores: ``num_images=100``, ``foreground=True``.
+        layers: layer indices from 0; negative indices count from the last layer (default: the figure's own, or all).
+        seed: seed of the random choices of the figure.
+        options: options of the command, with underscores: ``num_images=100``, ``foreground=True``.
 
     Raises:
         ValueError: the figure or an option is unknown, the model does not support the figure, an image cannot be read,
-            or 'attention', which draws a figure per image, gets several images.
+            or several images are given to 'attention', which draws one figure per image.
     """
     if figure not in FIGURES.names():
         raise ValueError(f"unknown figure {figure!r}: {suggest(figure, list(FIGURES.names()))}")
@@ -175,7 +175,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parsed(kind: Figure, name: str, options: dict[str, Any]) -> argparse.Namespace:
-    """Return a figure's options, checked and completed by those that it declares for the command line."""
+    """Check a figure's options by its command-line declarations, and add their defaults."""
     parser = _Parser(name, add_help=False, allow_abbrev=False)
     kind.add_options(parser)
     known, words = vars(parser.parse_args([])), []

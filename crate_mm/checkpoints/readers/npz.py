@@ -1,4 +1,4 @@
-"""Read weights in NumPy's ``.npz`` format, as JAX code writes them."""
+"""Read weights in NumPy's ``.npz`` format, which JAX code writes."""
 
 import io
 import zipfile
@@ -12,7 +12,7 @@ from torch import Tensor
 from ...io.untrusted import sanitized
 from ..validate import CheckpointError
 
-MAX_RATIO = 16  # arrays in memory to file size: weights compress little
+MAX_RATIO = 16  # limit of the arrays' size in memory to the file size; weights compress little
 MAX_ARRAYS = 100_000
 KINDS = "biufc"  # NumPy's codes for booleans, integers, floating-point and complex numbers
 
@@ -20,7 +20,7 @@ KINDS = "biufc"  # NumPy's codes for booleans, integers, floating-point and comp
 def read_npz(path: Path, map_location: str = "cpu", verified: bool = False) -> dict:
     """Read a file of arrays as a checkpoint, ``{'state_dict': {name: tensor}}``, without running code.
 
-    The declared size of the arrays is first compared with the file's size.
+    First, the declared size of the arrays is compared with the file's size.
 
     Args:
         path: the file.

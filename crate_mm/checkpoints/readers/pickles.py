@@ -1,8 +1,8 @@
 """Scan a pickle before PyTorch builds its objects: the names in it, and the memory and time that it requests.
 
-``torch.load(weights_only=True)`` runs no code of a file, but it allocates the memory that the file requests: 69 bytes
-can request gigabytes, and a tuple nested forty times in itself takes years to hash. This scan interprets the opcodes
-with the sizes of objects instead of the objects.
+``torch.load(weights_only=True)`` runs no code of a file, but it allocates the memory that the file requests. A file of
+69 bytes can request gigabytes, and a tuple nested forty times in itself takes years to hash. This scan interprets the
+opcodes but tracks only the sizes of objects, without building the objects.
 """
 
 import pickletools
@@ -16,7 +16,7 @@ from ...io.untrusted import sanitized
 from ..validate import ADVICE, CheckpointError
 
 MAX_DIMENSIONS = 64  # PyTorch's own limit
-MAX_TUPLE_SIZE, MAX_TUPLE_DEPTH = 1_000_000, 32  # a tuple can be a dict key, whose hash visits every part
+MAX_TUPLE_SIZE, MAX_TUPLE_DEPTH = 1_000_000, 32  # a tuple can be a dict key, and hashing it visits every part
 # Storage type -> bytes per element.
 STORAGES = {
     **dict.fromkeys(("Byte", "Char", "Bool", "Untyped"), 1),
@@ -27,7 +27,7 @@ STORAGES = {
 }
 VALUES = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1"}
 VALUES |= {"BINUNICODE", "SHORT_BINSTRING"}
-# Names that PyTorch would load but that no checkpoint of ours contains.
+# Names that PyTorch would load but that no checkpoint of crate_mm contains.
 OTHER_TENSORS = (
     r"torch\._utils\._rebuild_\w+",
     r"torch\._tensor\._rebuild_\w+",
@@ -60,7 +60,7 @@ class _Storage(NamedTuple):
 
 class _Tuple(NamedTuple):
     parts: tuple
-    size: int  # total number of parts; shared ones count each time
+    size: int  # total number of parts; a shared part counts each time
     depth: int
 
 
@@ -74,7 +74,7 @@ class ObjectStub:
 
 
 def _is_quick_key(key: Any) -> bool:
-    """Return whether a key is fast to hash and compare; large integers can be chosen to have equal hashes."""
+    """Return whether a key is fast to hash and compare. Large integers are not: many can have the same hash."""
     if isinstance(key, int):
         return abs(key) < 2**31
     return isinstance(key, (str, bytes, type(None), _Name)) or (isinstance(key, ObjectStub) and key.kind == ENCODE)
@@ -87,7 +87,7 @@ def _is_list_of_keys(*parts: Any) -> bool:
 ENCODE = "_codecs.encode"
 NAMESPACE = "argparse.Namespace"  # command-line arguments in third-party files; created empty, then filled
 DICTS = ["dict", "collections.OrderedDict", "collections.Counter"]
-# Permitted callables, and a check of their arguments, which must be those that pickling writes.
+# Permitted callable -> check that its arguments are of the form that pickling writes.
 CALLS: dict[str, Callable[..., bool]] = {
     "collections.OrderedDict": lambda *parts: not parts,
     "collections.Counter": lambda *parts: not parts or _is_list_of_keys(*parts),
@@ -116,8 +116,8 @@ class PickleScan:
 
     Args:
         file_bytes: size of the file, which limits the memory that its pickles may request.
-        records: for an archive, bytes of each storage's record by key. With None, all storages together may not be
-            larger than the file.
+        records: for an archive, bytes of each storage's record by key. If None, the file is no archive, and all
+            storages together may not be larger than the file.
     """
 
     def __init__(self, file_bytes: int, records: dict[str, int] | None = None) -> None:
@@ -128,12 +128,12 @@ class PickleScan:
         self.copied_items = 0
 
     def interpret(self, stream: BinaryIO) -> Any:
-        """Interpret one pickle and return the stand-in of its object.
+        """Interpret one pickle and return the stand-in for its object.
 
         Raises:
-            RefusedPickleError: it names anything other than tensors and plain data, or requests more memory than the
-                file can fill.
-            Exception: of any type, if the pickle is damaged.
+            RefusedPickleError: the pickle names anything other than tensors and plain data, or requests more memory
+                than the file can fill.
+            Exception: the pickle is damaged; the exception can have any type.
         """
         stack: list[Any] = []
         marks: list[list[Any]] = []
@@ -257,7 +257,7 @@ class PickleScan:
             raise RefusedPickleError(f"it calls {path} with other arguments than pickling writes")
         size = sum(part.size if isinstance(part, (ObjectStub, _Tuple)) else len(str(part)) for part in parts)
         self._copy(size)
-        return parts[0] if path == "torch.Size" else ObjectStub(path, size)  # a Size is hashed as its tuple is
+        return parts[0] if path == "torch.Size" else ObjectStub(path, size)  # a Size hashes like its tuple
 
     def _copy(self, size: int) -> None:
         self.copied_items += size

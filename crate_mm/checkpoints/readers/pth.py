@@ -17,13 +17,13 @@ from ..validate import CheckpointError, DamagedError, first_line
 from .pickles import ObjectStub, PickleScan, RefusedPickleError, refusal
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # first object in a file of PyTorch before version 1.6
-PLAIN_OBJECTS = [argparse.Namespace]  # third-party files store command-line arguments in one
+PLAIN_OBJECTS = [argparse.Namespace]  # third-party files store command-line arguments in a Namespace
 
 
 def read_pth(path: Path, map_location: str = "cpu", verified: bool = False) -> dict:
     """Read a file of PyTorch's format; a pickle that names code is refused and not run.
 
-    The memory and time that the file requests are first compared with its size (see ``pickles``).
+    First, the memory and time that the file requests are compared with the file's size (see ``pickles``).
 
     Args:
         path: the file.
@@ -54,7 +54,7 @@ def read_pth(path: Path, map_location: str = "cpu", verified: bool = False) -> d
 
 
 def _is_archive(path: Path) -> bool:
-    """Return whether PyTorch treats the file as an archive, its format since version 1.6, by its first bytes."""
+    """Return whether PyTorch treats the file as a zip archive, PyTorch's format since version 1.6."""
     with open_regular(path) as file:
         return file.read(4) == b"PK\x03\x04"
 
@@ -93,7 +93,7 @@ def verify_checkpoint(path: str | Path, opens: bool = True, sums: bool = True) -
 
 
 def _damaged_part(archive: zipfile.ZipFile, path: Path) -> str | None:
-    """Return the name of a part whose entry in the table of contents is not as PyTorch writes it, or None.
+    """Return the name of the first part with an entry in the table of contents that PyTorch would not write, or None.
 
     Raises:
         ValueError: a reader other than Python's would use another table of contents.
@@ -114,7 +114,7 @@ def _damaged_part(archive: zipfile.ZipFile, path: Path) -> str | None:
 
 
 def _ends_plainly(path: Path, file_bytes: int, table: int) -> bool:
-    """Return whether an archive's end record says that its table of contents spans from ``table`` to that record.
+    """Return whether an archive's end record gives the span of its table of contents as ``table`` to the end record.
 
     Otherwise readers differ: Python uses the table before the end record, PyTorch the offset in the record.
     """
@@ -142,7 +142,7 @@ def _scan_archive(archive: zipfile.ZipFile, path: Path) -> RefusedPickleError | 
     data = f"{pickles[0].partition('/')[0]}/data/"
     records = {e.filename.removeprefix(data): e.file_size for e in archive.infolist() if e.filename.startswith(data)}
     contents = archive.read(pickles[0])
-    # PyTorch has its own archive reader, which must find the same pickle as Python's.
+    # PyTorch has its own archive reader. Both readers must find the same pickle.
     with utf8_path(path) as source:
         torch_contents = PyTorchFileReader(source).get_record("data.pkl")
     if torch_contents != contents:
@@ -165,7 +165,7 @@ def _is_tar(path: Path) -> bool:
 
 
 def _scan_old_format(path: Path) -> RefusedPickleError | None:
-    """Return why a file of PyTorch before version 1.6, a sequence of pickles, is refused, or None."""
+    """Return why a file in the format of PyTorch before 1.6, a sequence of pickles, is refused, or None."""
     try:
         if _is_tar(path):
             raise ValueError("it is a tar archive, PyTorch's format before version 0.4, which can run code")

@@ -1,4 +1,4 @@
-"""Read safetensors files, ours and third-party: weights and metadata."""
+"""Read safetensors files of crate_mm and of third-party code: weights and metadata."""
 
 import hashlib
 from pathlib import Path
@@ -11,7 +11,7 @@ from ...io.untrusted import read_json
 from ..validate import CheckpointError
 
 WEIGHTS = "model.safetensors"  # file name that huggingface_hub uses in a model folder
-KEY = "crate_mm"  # metadata key of our manifest
+KEY = "crate_mm"  # metadata key of the manifest that ``publish`` writes
 # Training metadata that is published with the weights.
 META_KEYS = ("epoch", "seed", "recipe", "initialized_from", "transfer_from")
 META_KEYS += ("translated_from", "assumed", "averaged_from")
@@ -49,7 +49,7 @@ def read_safetensors(path: Path, map_location: str = "cpu", verified: bool = Fal
 
 
 def as_contents(manifest: dict, weights: dict[str, torch.Tensor]) -> dict:
-    """Arrange a published manifest and weights as a training checkpoint; ``check_form`` checks the result later."""
+    """Arrange a published manifest and weights as a training checkpoint, unchecked (see ``check_form``)."""
     meta = {key: manifest.get(key) for key in ("format", "model", "test_transforms", "run", *META_KEYS)}
     meta["dataset_meta"] = {"classes": manifest.get("classes")}
     return {"meta": {key: value for key, value in meta.items() if value is not None}, "state_dict": weights}
