@@ -1,4 +1,4 @@
-"""Packaging of crate_mm. The configs lie beside the package in a clone and inside it in a wheel."""
+"""Packaging of crate_mm. The configs are next to the package in a clone, and inside the package in a wheel."""
 
 from pathlib import Path
 
@@ -6,24 +6,24 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = next(line.split('"')[1] for line in (HERE / "crate_mm/__init__.py").open() if line.startswith("__version__"))
-EXPORT = ["onnxscript>=0.5", "onnxruntime>=1.20"]  # what writes ONNX, and what runs it
+EXPORT = ["onnxscript>=0.5", "onnxruntime>=1.20"]  # to write ONNX files, and to run them
 TIMM = ["timm>=1.0.15"]
-HUB = ["huggingface_hub>=0.34"]  # weights by hf:// addresses, and models pushed to the Hub
-TEXT = ["tokenizers>=0.20", "tiktoken>=0.8"]  # files of tokenizers, where a token is not a byte
-COCO = ["pycocotools>=2.0.8"]  # masks of objects and their average precision
-COMPLETION = ["shtab>=1.13"]  # scripts that complete commands in bash, zsh and fish
+HUB = ["huggingface_hub>=0.34"]  # download from hf:// addresses, and push models
+TEXT = ["tokenizers>=0.20", "tiktoken>=0.8"]  # tokenizers other than bytes
+COCO = ["pycocotools>=2.0.8"]  # object masks and average precision
+COMPLETION = ["shtab>=1.13"]  # completion scripts for bash, zsh and fish
 DOCS = ["sphinx>=9", "docutils>=0.22", "myst-nb>=1.4", "furo>=2025.12"]  # the documentation site
-DOCS = [f'{name}; python_version >= "3.11"' for name in DOCS]  # as Sphinx 9 itself
+DOCS = [f'{name}; python_version >= "3.11"' for name in DOCS]  # required by Sphinx 9
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
-    "mypy>=1.13",  # a test checks the types of public names
+    "mypy>=1.13",  # to check the types of public names
     "setuptools>=70.1",  # to build the wheel that a test installs
-    "webdataset>=1.0",  # which reads packed images
-    "pandas>=2",  # measures as a frame
-    "nbclient>=0.10",  # to run the notebook,
-    "ipykernel>=6",  # and its kernel
+    "webdataset>=1.0",  # to read packed images
+    "pandas>=2",  # for measures as a DataFrame
+    "nbclient>=0.10",  # to run the notebook
+    "ipykernel>=6",  # kernel of the notebook
     *EXPORT,
     *TIMM,
     *HUB,
@@ -31,7 +31,7 @@ TEST = [
     *COCO,
     *COMPLETION,
     *DOCS,
-    "selenium>=4.20",  # a report in a real browser, where Chromium and its driver are installed
+    "selenium>=4.20",  # to open reports in a browser; needs Chromium and its driver
 ]
 
 setup(
@@ -64,13 +64,13 @@ setup(
         "crate_mm.extras.report": ["assets/*"],
     },
     install_requires=[
-        "torch>=2.6",  # before, weights_only did not keep a file from running code (CVE-2025-32434)
+        "torch>=2.6",  # in earlier releases, weights_only can still run code of a file (CVE-2025-32434)
         "torchvision>=0.21",
         "mmengine>=0.10.7",
         "lion-pytorch>=0.2.2",
         "einops>=0.8",
         "fvcore>=0.1.5.post20221221",
-        "scikit-learn>=1.3",  # the digits; with it comes scipy, which reads the flowers' labels and cuts graphs
+        "scikit-learn>=1.3",  # for Digits; installs SciPy, for Flowers102 labels and graph cuts
         "simplejpeg>=1.8",
         "safetensors>=0.4.3",
         "matplotlib>=3.7",

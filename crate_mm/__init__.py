@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Predictor", "draw", "from_official", "get_model", "init_model", "layer_measures", "list_models", "report"]
-# Modules of the names that are not in ``api``.
+# Public name -> its module, if this is not ``api``.
 _MODULES = {"draw": "inference.white_box", "layer_measures": "inference.white_box", "report": "extras.report.write"}
 
 if not TYPE_CHECKING:  # a type checker would accept any name

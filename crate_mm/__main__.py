@@ -5,7 +5,7 @@ from importlib import import_module
 
 from . import __version__
 
-# Maps the title of each group, which ends with an example, to the group's commands and their help texts.
+# Title of a group of commands, ending in an example -> the commands and their help texts.
 GROUPS = {
     "Train and evaluate: crate-mm train crate_tiny_digits": {
         "train": "train the model of a config",

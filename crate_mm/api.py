@@ -22,14 +22,14 @@ from .models.tasks.base import Task
 def init_model(
     config: str | Path | Config | None, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> Task:
-    """Build the model of a config in eval mode and load a checkpoint, if given.
+    """Build the model of a config in eval mode, and load a checkpoint if one is given.
 
     Args:
         config: a config, its file, or the name of a packaged config ('crate_base_in1k'). None takes the model config
-            from the checkpoint. It is data: it names registered classes only, and cannot import or run code.
+            from the checkpoint. A checkpoint's config can only name registered classes: it cannot import or run code.
         checkpoint: a checkpoint of this package or of the official code: a path, ``https://host/file``,
             hf://owner/repo/file (append '@revision' for a branch, tag or commit), or the name of published weights
-            ('crate_mini_digits', which the package contains, or 'crate_alpha_base_in1k').
+            ('crate_mini_digits', 'crate_alpha_base_in1k').
         device: device of the model.
 
     Raises:
@@ -55,20 +55,19 @@ def from_official(source: str | Path | Mapping[str, Any], **model_args: Any) -> 
         from_official("crate_alpha_B16.pth")
         from_official("crate-demo.pth", num_heads=6)
 
-    The names and shapes of the weights determine the model. If shapes do not determine an argument but only one
-    published model has these shapes, the argument is taken from that model and logged. All other arguments must be
-    given.
+    The names and shapes of the weights determine the model. An argument that shapes do not determine is taken from the
+    published model of these shapes, if there is exactly one, and logged. Otherwise you must give the argument.
 
     Args:
-        source: a .pth, .safetensors or .npz file, by its path, address or name as for ``init_model``, or the content of
-            such a file: weights by name, or a dict that contains them.
+        source: a .pth, .safetensors or .npz file, by its path, address or name as for ``init_model``; or the content of
+            the file: a dict of weights by name, or a dict that contains this dict.
         model_args: arguments of the model that shapes do not determine, such as ``num_heads``, ``ista_step_size``,
-            ``ista_lambda`` and ``img_size``. Each family lists its own in ``official.arguments``. ``part='student'``
-            takes the student of a file of DINO's that has both, by default the teacher.
+            ``ista_lambda`` and ``img_size``. Each family lists its arguments in ``official.arguments``.
+            ``part='student'`` selects the student of a DINO checkpoint that has both (default: the teacher).
 
     Raises:
-        CheckpointError: (a ``ValueError``) the file is not a checkpoint, or is one of crate_mm, its weight names are
-            unknown, weights or arguments are missing, or an argument is not accepted. The message names it.
+        CheckpointError: (a ``ValueError``) the file is not a checkpoint or was written by crate_mm, its weight names
+            are unknown, weights or arguments are missing, or an argument is not accepted.
     """
     if isinstance(source, (str, Path)):
         checkpoint = open_checkpoint(source, **model_args)

@@ -3,8 +3,8 @@
     HubModel("work_dirs/crate_tiny_digits/epoch_40.pth", licence="mit").push_to_hub("me/crate-tiny-digits")
     model = HubModel.from_pretrained("me/crate-tiny-digits").model
 
-A repository holds data only: ``model.safetensors`` as written by ``tools/publish.py``, ``config.json`` with the same
-description of the model, and ``README.md``, a model card made from ``result.json``.
+A repository holds data only: ``model.safetensors`` in the format of ``tools/publish.py``, ``config.json`` with the
+manifest of these weights, and ``README.md``, a model card made from ``result.json``.
 """
 
 import dataclasses
@@ -49,10 +49,10 @@ class HubModel(nn.Module, ModelHubMixin):
         checkpoint: a checkpoint with a model config, as for ``init_model``, or an open checkpoint.
         result: the ``result.json`` of its run, for the model card (default: the file next to the checkpoint, if it
             belongs to the same run).
-        licence: license of the weights, for the model card: one of ``model_card.LICENCES``, or 'other: ' and its name.
+        licence: license of the weights, for the model card: one of ``model_card.LICENCES``, or 'other: <name>'.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read or has no model config, or ``result`` is of another run.
+        CheckpointError: the checkpoint cannot be read or has no model config, or ``result`` is from another run.
         ValueError: the Hub does not know the license.
     """
 
@@ -133,7 +133,7 @@ class HubModel(nn.Module, ModelHubMixin):
             local_files_only: use the cache only, without network access.
             revision: branch, tag or commit.
             map_location: device of the model.
-            strict: has no effect: loading is always strict. Part of the mixin's interface.
+            strict: no effect, because loading is always strict; part of the mixin's interface.
 
         Raises:
             CheckpointError: the files cannot be loaded, are not of crate_mm, or are inconsistent.
@@ -173,7 +173,7 @@ class HubModel(nn.Module, ModelHubMixin):
         weights = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
         original = checkpoint.weights
         if weights.keys() != original.keys() or any(not torch.equal(weights[n], original[n].cpu()) for n in weights):
-            # The metadata of the training do not apply to changed weights.
+            # Training metadata do not apply to changed weights.
             checkpoint, metrics = dataclasses.replace(checkpoint, weights=weights, states={}, meta={}), {}
             print_log("the weights differ from the checkpoint's: saved without its metrics", "current", logging.WARNING)
         manifest = publish(checkpoint, save_directory / WEIGHTS)

@@ -1,4 +1,4 @@
-"""Import hook for former module names, and the former names of functions in them."""
+"""Support former names of modules by an import hook, and former names of functions and classes in these modules."""
 
 import importlib
 import sys
@@ -33,7 +33,7 @@ MOVED = {
     "engine.transfer": "checkpoints.fit",
     "evaluation.reports": "extras.evaluation_reports",
 }
-# In modules that are imported by a former name: former name of a function or class -> its name.
+# Former module name -> {former name of a function or class: its current name}.
 FORMER_NAMES = {
     "analysis.report.gather": {"Data": "ReportDataset"},
     "engine.blocks": {"checkpoint_blocks": "enable_activation_checkpointing"},
@@ -63,7 +63,7 @@ class _Finder(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        for name, value in self._own.items():  # the import system has overwritten them
+        for name, value in self._own.items():  # undo: the import system has replaced these attributes
             setattr(module, name, value)
 
 

@@ -1,8 +1,8 @@
 """All registries of crate_mm.
 
-A registry maps the ``type`` of a config entry to a class. Most are children of MMEngine's registry of the same purpose,
-so classes that MMEngine and PyTorch register (hooks, samplers, optimizers) are found too. ``BACKBONES``, ``LAYERS``,
-``HEADS`` and ``FIGURES`` have no parent: MMEngine allows one child registry per parent and scope, and has none for
+A registry maps the ``type`` of a config entry to a class. Most registries are children of MMEngine's registries, so
+they also find the hooks, samplers and optimizers of MMEngine and PyTorch. ``BACKBONES``, ``LAYERS``, ``HEADS``
+and ``FIGURES`` have no parent: MMEngine allows one child registry per parent and scope, and has no registry of
 figures. Measures are in ``crate_mm.analysis.table``.
 
 To add a class, register it in a file of your own and list the file in the config's ``custom_imports``::
@@ -30,8 +30,8 @@ _registered_only: ContextVar[bool] = ContextVar("registered_only", default=False
 def registered_only() -> Iterator[None]:
     """Within the ``with`` block, resolve names to already registered classes only; import nothing.
 
-    MMEngine's registries import the module of a dotted name, or of the scope that a name starts with. A config is code
-    and may do so; untrusted data may not.
+    MMEngine's registries import the module of a dotted name and the package of a scope prefix. A config is code and may
+    cause imports; untrusted data may not.
     """
     token = _registered_only.set(True)
     try:
@@ -49,7 +49,7 @@ class Registry(_Registry):
     """MMEngine registry whose errors name the closest entries."""
 
     def get(self, key: str) -> type:
-        """Return the class registered as ``key`` here or in a parent; raise ``ValueError`` naming the closest names."""
+        """Return the class registered as ``key`` here or in a parent; raise ``ValueError`` with the closest names."""
         try:
             cls = self.registered(key) if _registered_only.get() else super().get(key)
         except RuntimeError:  # MMEngine: the name is neither registered nor importable
@@ -67,7 +67,7 @@ class Registry(_Registry):
         return None if registry is None else registry.module_dict[key]
 
     def names(self) -> list[str]:
-        """Return the sorted names that ``get`` accepts, those of the parents included."""
+        """Return the sorted names that ``get`` accepts, including names in parents."""
         self.import_from_location()
         names, registry = set(), self
         while registry is not None:
@@ -77,7 +77,7 @@ class Registry(_Registry):
 
 
 def suggest(name: str, known: list[str], max_listed: int = 12) -> str:
-    """Return 'did you mean ...?' with the closest of ``known`` names, or 'choose ...' with all of a short list."""
+    """Return a hint for an unknown name: the closest of ``known`` names, or all of them if the list is short."""
     by_lower = {k.lower(): k for k in known if _resemble(name.lower(), k.lower())}
     close = [by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.0)]
     if close:
@@ -88,9 +88,9 @@ def suggest(name: str, known: list[str], max_listed: int = 12) -> str:
 
 
 def _resemble(name: str, known: str) -> bool:
-    """Return whether one name has all words of the other, or they are similar without the first and last words shared.
+    """Return whether one name has all words of the other, or both are similar apart from a shared start and end.
 
-    Shared words are equal in many names: 'crate_gpt' has more letters in common with 'crate_tiny' than not.
+    Many names share words: 'crate_gpt' and 'crate_tiny' have most of their letters in common.
     """
     words, others = re.findall(r"[^\W_]+", name), re.findall(r"[^\W_]+", known)
     if not words or not others:

@@ -5,10 +5,10 @@
     timm.create_model("tost_small_12_patch16_224", features_only=True)
     timm.create_model("crate_mini_digits", pretrained=True)
 
-A name is one of ``crate_mm.list_models()`` with patch and image size; torchvision's ViT has the prefix
-``torchvision_``, because timm has its own ViT. Models whose weights the package contains have their own name. State
-dicts use crate_mm's names, ``backbone.*`` and ``head.*``. For weights that others have published use
-``crate_mm.get_model(..., pretrained=True)``; timm does not load them.
+A model name is a name of ``crate_mm.list_models()`` plus patch and image size. torchvision's ViT has the prefix
+``torchvision_``, because timm has its own ViT. Models with weights in the package keep their plain name. State dicts
+use crate_mm's parameter names, ``backbone.*`` and ``head.*``. timm does not load the weights that other authors
+published: use ``crate_mm.get_model(..., pretrained=True)``.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
 """
 
@@ -81,7 +81,7 @@ class TimmModel(nn.Module):
         self.reset_classifier(num_classes, global_pool)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by a new one; with 0 classes it only pools and normalizes."""
+        """Replace the head by a new head. With 0 classes, the new head only pools and normalizes."""
         pool = self.global_pool if global_pool is None else global_pool
         if pool not in (*POOLS, "") or (pool == "" and num_classes):
             known = ", ".join(map(repr, POOLS))
@@ -100,7 +100,7 @@ class TimmModel(nn.Module):
         return self.backbone(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map tokens to logits, with ``pre_logits`` to ``(B, d)``, or with ``global_pool=''`` to ``(B, 1 + N, d)``."""
+        """Map tokens to logits; with ``pre_logits`` to ``(B, d)``, or ``(B, 1 + N, d)`` if ``global_pool=''``."""
         pooled = self.head.norm(x if self.global_pool == "" else self.head.pooled(x))
         return pooled if pre_logits else self.head.fc(pooled)
 
@@ -121,10 +121,10 @@ class TimmModel(nn.Module):
 
         Args:
             x: images.
-            indices: indices of the layers; a number n for the last n, None for all.
+            indices: list of layer indices; an integer n for the last n layers, None for all.
             return_prefix_tokens: return pairs (patches, prefix tokens); ToST's layers have no prefix tokens.
             norm: apply the head's LayerNorm to each output.
-            stop_early: has no effect: all layers are computed.
+            stop_early: no effect, because all layers are computed.
             output_fmt: 'NCHW' for ``(B, d, rows, columns)``, 'NLC' for ``(B, N, d)``.
             intermediates_only: return only the list, not (tokens, list).
 
@@ -157,7 +157,7 @@ class TimmModel(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the head's parts as requested and return the layer indices; no layer is removed."""
+        """Remove parts of the head as requested, but no layers; return the layer indices."""
         if prune_head:
             self.head.fc = nn.Identity()
             self.num_classes = 0
@@ -166,7 +166,7 @@ class TimmModel(nn.Module):
         return self._layer_indices(indices)
 
     def _layer_indices(self, indices: int | list[int] | None) -> list[int]:
-        """Return sorted layer indices: the last n, all, or those of a list with negative indices from the end."""
+        """Return sorted layer indices: the last n for an integer, all for None. A list may have negative indices."""
         all_layers = list(range(len(self.backbone.layers)))
         if indices is None or isinstance(indices, int):
             return all_layers[-indices:] if indices else all_layers
@@ -201,12 +201,12 @@ class TimmModel(nn.Module):
         }
 
 
-# Test transforms that differ from the default of ``default_cfg``: ToST has its authors'.
+# Settings that replace the test transforms of ``default_cfg``: ToST uses its authors' settings.
 TEST_TRANSFORMS = {"tost": {"crop_pct": 1.0, "interpolation": "bicubic"}}
 
 
 def default_cfg(family: str) -> dict[str, Any]:
-    """Return timm's config of a family without pretrained weights, with the test transforms of the configs."""
+    """Return timm's config of a family, without pretrained weights, with the test transforms of crate_mm's configs."""
     return {
         "url": "",
         "num_classes": 1000,
@@ -224,7 +224,7 @@ def default_cfg(family: str) -> dict[str, Any]:
     }
 
 
-PATCHES = {"crate": (16, 8), "crate_alpha": (8, 14, 16, 32), "tost": (16, 8)}  # in pixels; others: 16
+PATCHES = {"crate": (16, 8), "crate_alpha": (8, 14, 16, 32), "tost": (16, 8)}  # patch sizes; other families: 16
 
 
 def packaged_cfg(name: str, model: dict[str, Any]) -> dict[str, Any]:

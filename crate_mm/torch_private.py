@@ -1,7 +1,7 @@
 """All uses of PyTorch's private names.
 
-Tested with PyTorch 2.14; all but ``keep_graphs_whole`` with 2.6; all but this, ``end_workers`` and ``BatchNorm`` with
-2.11 and 2.15.
+All were tested with PyTorch 2.14. With 2.6, all but ``keep_graphs_whole`` were tested; with 2.11 and 2.15, all but
+``keep_graphs_whole``, ``end_workers`` and ``BatchNorm``.
 """
 
 from torch import _foreach_add_ as foreach_add_  # noqa: F401
@@ -18,7 +18,7 @@ def keep_graphs_whole() -> None:
     """Compile modules within DistributedDataParallel as one graph each.
 
     Dynamo splits graphs at DDP's buckets, so that gradients are sent before the backward pass of the graph ends. Blocks
-    are small enough without splits: the gradients of a block are sent while those of the previous block are computed.
+    need no splits: the gradients of a block are sent while the gradients of the previous block are computed.
     """
     import torch._dynamo  # takes a second
 
@@ -28,8 +28,8 @@ def keep_graphs_whole() -> None:
 def end_workers(loader: DataLoader, iterator: object = None) -> None:
     """Shut down the workers of a loader, including those of an unfinished iterator.
 
-    The garbage collector would do so too, but later, and it closes the queues first: the workers then miss the request
-    to exit, and PyTorch waits ten seconds for each.
+    The garbage collector would shut down workers later, and would close the queues first: the workers then miss the
+    request to exit, and PyTorch waits ten seconds for each worker.
     """
     for workers in (iterator, getattr(loader, "_iterator", None)):
         if hasattr(workers, "_shutdown_workers"):
