@@ -1,4 +1,4 @@
-"""A real browser without a window, for what a page shows: Chromium, by Selenium."""
+"""Headless Chromium, controlled by Selenium, to test pages."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ OPTIONS += [
 
 
 class Browser:
-    """What the tests do with Chromium: open a page, choose and click in it, and read what it shows."""
+    """Open a page in Chromium, use its controls, and read its text."""
 
     def __init__(self, profile: Path) -> None:
         from selenium import webdriver
@@ -34,14 +34,14 @@ class Browser:
         self.view()
 
     def view(self, width: int = 1280, height: int = 900, dark: bool = False, media: str = "") -> None:
-        """Set the window's size, and what the page is told of its reader."""
+        """Set the window's size, the color scheme and the media type."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": scheme})
 
     def open(self, page: Path, address: str = "") -> None:
-        """Open a file, and wait until the page is drawn."""
+        """Open a file and wait until the page is drawn."""
         self.driver.get("about:blank")
         for kind in ("browser", "performance"):
             self.driver.get_log(kind)
@@ -49,7 +49,7 @@ class Browser:
         self.wait()
 
     def wait(self, seconds: float = 30) -> None:
-        """Wait until nothing is being drawn."""
+        """Wait until the page has finished drawing."""
         end = time.monotonic() + seconds
         while self.run("return document.body.getAttribute('aria-busy')") != "false":
             assert time.monotonic() < end, f"the page is not drawn in {seconds} s: {self.errors()}"
@@ -62,14 +62,14 @@ class Browser:
         return self.driver.find_element("css selector", selector)
 
     def text(self, selector: str) -> str:
-        """What is to be read in an element."""
+        """Return the text of an element."""
         return self.find(selector).get_attribute("textContent")
 
     def texts(self, selector: str) -> list[str]:
         return [e.get_attribute("textContent") for e in self.driver.find_elements("css selector", selector)]
 
     def click(self, selector: str, x: float = 0.5, y: float = 0.5) -> None:
-        """Click an element at a share of its width and height, with the mouse."""
+        """Click an element at ``x`` and ``y``, given as fractions of its width and height."""
         from selenium.webdriver import ActionChains
 
         element = self.find(selector)
@@ -95,16 +95,16 @@ class Browser:
         self.wait()
 
     def errors(self) -> list[str]:
-        """What the console has to complain of since the page was opened."""
+        """Return the console's errors and warnings since the page was opened or the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
     def requests(self) -> list[str]:
-        """The addresses that were asked for since the page was opened."""
+        """Return the addresses requested since the page was opened or the last call."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
     def check_quiet(self) -> None:
-        """No complaint, and nothing asked of a network."""
+        """Assert that the console has no errors and that the page made no network request."""
         assert self.errors() == []
         asked = [url for url in self.requests() if not url.startswith(("file:", "data:", "blob:"))]
         assert asked == []

@@ -1,4 +1,4 @@
-"""What the tests share: one thread (other processes may hold the second core), small data, and running the tools."""
+"""Shared by all tests: one thread per process, small data, and fixtures that run the tools."""
 
 import ast
 import gc
@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # else the compiler starts processes that each load PyTorch
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # otherwise the compiler starts processes that each load PyTorch
 
 import numpy as np
 import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-# What the tools load, and takes seconds: they are forked off, and find it loaded.
+# Modules of the tools that take seconds to load. The tools run in forked processes, which inherit loaded modules.
 LOADED = [f"crate_mm.cli.{file.stem}" for file in sorted((ROOT / "crate_mm" / "cli").glob("*.py"))]
 LOADED += ["matplotlib.backends.backend_agg", "matplotlib.backends.backend_pdf", "sklearn.decomposition"]
 LOADED += ["sklearn.datasets", "sklearn.manifold", "sklearn.model_selection"]
@@ -34,18 +34,18 @@ LOADED += ["torch.distributed.run", "torch.utils.tensorboard"]
 
 
 def hides_gpu(markers: str) -> bool:
-    """Whether the tests that pytest's -m chooses run without a GPU: all but those that are asked for as ``gpu``."""
+    """Return whether to hide the GPU, because pytest's -m does not select tests marked ``gpu``."""
     return "gpu" not in markers or "not gpu" in markers
 
 
 def unformatted(text: str, **style) -> tuple[str, bool]:
-    """What yapf does, without the layout; what is no Python raises a ``SyntaxError`` as well."""
+    """Stand in for yapf's FormatCode without formatting; raise ``SyntaxError`` for invalid Python, too."""
     ast.parse(text)
     return text, True
 
 
 def counted_once(count: Callable) -> Callable:
-    """Count the multiply-adds of models of the same modules and shapes once."""
+    """Cache the multiply-adds of models with the same modules and shapes."""
     counts = {}
 
     def cached(model, example):
@@ -58,57 +58,57 @@ def counted_once(count: Callable) -> Callable:
 
 def pytest_configure(config: pytest.Config) -> None:
     hidden = hides_gpu(config.getoption("markexpr", ""))
-    # The tools are forked off, which a process that uses CUDA does not survive.
+    # The tools run in forked processes, and CUDA does not work after a fork.
     hidden and os.environ.update(CUDA_VISIBLE_DEVICES="")
     if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
-        return  # it hands the tests out, and runs none
-    gc.disable()  # until all tests are collected: it would look through all that is loaded, again and again
+        return  # the controller of pytest-xdist runs no tests
+    gc.disable()  # until all tests are collected: each pass would visit all loaded modules
     for name in LOADED:
         import_module(name)
     import mmengine.config.config
     import sklearn.datasets
     import torch
 
-    # Laying a config's text out, and reading the digits' file, would be a third of a short training.
+    # Formatting a config and reading the digits' file would take a third of the time of a short training.
     mmengine.config.config.FormatCode = unformatted
     sklearn.datasets.load_digits = cache(sklearn.datasets.load_digits)
-    # So would be the commit, and the multiply-adds of a model that were counted before.
+    # The commit and the multiply-adds of a model would take as long: cache them.
     from crate_mm.engine.checkpointing import results
 
     results.code_commit()
     results.count_complexity = counted_once(results.count_complexity)
-    # Nor need what the tests write outlast a power cut: a training waits for the disk 18 times.
+    # Test files need not survive a power failure: a training would wait for the disk 18 times.
     os.fsync = lambda _file: None
     torch.set_num_threads(1)
-    # PyTorch looks for devices at the first gradient, and starts threads for those of fake tensors as well, once the
-    # compiler has made some. With such threads a process that is forked off has no gradients.
+    # At the first gradient, PyTorch starts threads for all devices, including the devices of fake tensors if the
+    # compiler has created some. A process that is forked after these threads exist cannot compute gradients.
     torch.ones(1, requires_grad=True).backward()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
-    # What takes long comes first, so that the workers, which take a test after the other, end together.
+    # Slow tests come first, so that the workers of pytest-xdist finish at about the same time.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-            item.add_marker(pytest.mark.skip(reason="no GPU is visible: run with -m gpu on a machine that has one"))
+            item.add_marker(pytest.mark.skip(reason="no GPU is visible: run with -m gpu on a machine with a GPU"))
 
 
 def pytest_collection_finish() -> None:
-    # The garbage collector would look through all that is loaded, in each process that is forked off as well.
+    # Otherwise the garbage collector would visit all loaded modules, in each forked process, too.
     gc.freeze()
     gc.enable()
 
 
 @pytest.fixture(autouse=True)
 def _sys_path_as_before(monkeypatch):
-    """A config's folder joins ``sys.path``: the next test must not import the last test's files."""
+    """Restore ``sys.path``: configs add their folders, and the next test must not import files from these folders."""
     monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 class Finished(NamedTuple):
-    """A tool that has run: exit code, and standard output and error together."""
+    """Exit code of a tool, and its standard output and standard error together."""
 
     code: int
     output: str
@@ -119,7 +119,7 @@ class Finished(NamedTuple):
 
 
 def _run(script: Path, args: list[str], log: Path, cwd: Path, env: dict[str, str]) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where the tests run in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores SIGINT in background jobs
     file = open(log, "a", buffering=1)  # noqa: SIM115  open until the process ends
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
@@ -132,14 +132,14 @@ def _run(script: Path, args: list[str], log: Path, cwd: Path, env: dict[str, str
         from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
         SubprocessHandler._popen = lambda self, command, env: ForkedWorker(command, env)
-        # Each of its records looks for its caller in all modules that are loaded, which takes half a second.
+        # Each rendezvous record searches all loaded modules for its caller, which takes half a second.
         rendezvous = import_module("torch.distributed.elastic.rendezvous.dynamic_rendezvous")
         rendezvous.construct_and_record_rdzv_event, rendezvous.get_method_name = (lambda **event: None), str
     runpy.run_path(str(script), run_name="__main__")
 
 
 class ForkedWorker:
-    """The ``subprocess.Popen`` of torchrun's worker, forked off the launcher so that PyTorch need not load again."""
+    """Stand-in for torchrun's ``subprocess.Popen``: forks the launcher, so that PyTorch is not loaded again."""
 
     def __init__(self, command: tuple[str, ...], env: dict[str, str]) -> None:
         script = Path(command[command.index("-u") + 1])
@@ -168,7 +168,7 @@ class ForkedWorker:
 
 
 def start(script: Path, args: tuple, log: Path, cwd: Path, env: dict[str, str]) -> multiprocessing.Process:
-    """Start a tool in a process that is forked off; torchrun's workers are forked off it."""
+    """Start a tool in a forked process; torchrun's workers are forked from that process."""
     arguments = (script, [str(a) for a in args], log, cwd, env)
     process = multiprocessing.get_context("fork").Process(target=_run, args=arguments)
     process.start()
@@ -197,7 +197,7 @@ def recorded(tmp_path):
 
 @pytest.fixture
 def run_tool(tmp_path):
-    """Run ``tools/<name>.py`` with arguments in a process of its own, forked so that PyTorch need not load again."""
+    """Run ``tools/<name>.py`` with arguments in a forked process, so that PyTorch is not loaded again."""
 
     def run(name: str, *args, cwd: Path = ROOT, timeout: float = 120, **env: str) -> Finished:
         log = tmp_path / f"{name.replace('/', '_')}-{len(list(tmp_path.glob('*.out')))}.out"
@@ -218,7 +218,7 @@ def free_port() -> int:
 
 
 def by_pytorch(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """What PyTorch's launcher tells a process."""
+    """Return the environment variables that PyTorch's launcher sets for a process."""
     shared = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
     mine = {**shared, "RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_RESTART_COUNT": 0}
     return {name: str(value) for name, value in mine.items()}
@@ -226,10 +226,10 @@ def by_pytorch(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 @pytest.fixture
 def run_processes(tmp_path):
-    """Run ``tools/<name>.py --launcher pytorch`` in forked processes that work together, without the launcher.
+    """Run ``tools/<name>.py --launcher pytorch`` as a distributed job in forked processes, without the launcher.
 
-    Returns the exit code of the first of them that failed, and all that they said, in the order in which they did.
-    With ``ends_others`` the end of one is that of the others, as it is with the launcher.
+    Returns the exit code of the first rank that failed, or 0, and the output of all processes in order of time.
+    With ``ends_others``, the end of one process terminates all others, as with the launcher.
     """
 
     def run(
@@ -265,7 +265,7 @@ def run_processes(tmp_path):
 
 
 def forget_hub_library() -> dict:
-    """Have huggingface_hub imported anew, and what builds on it: it reads its environment then."""
+    """Remove huggingface_hub and modules that use it from ``sys.modules``: a new import reads the environment again."""
     own = ("crate_mm.hub", "crate_mm.extras.interop.model_card")
     names = [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub" or name in own]
     return {name: sys.modules.pop(name) for name in names}
@@ -273,7 +273,7 @@ def forget_hub_library() -> dict:
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A server of the Hub's protocol, which huggingface_hub takes for the Hub, and an empty cache."""
+    """Start a server with the Hub's protocol, direct huggingface_hub to this server, and set an empty cache."""
     from tests.hub_server import HubServer
 
     before = forget_hub_library()
@@ -283,7 +283,7 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setenv("HF_ENDPOINT", server.address)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
         monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-        monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")  # the library asks for one before it writes
+        monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")  # the library requires a token to write
         yield server
     monkeypatch.undo()
     forget_hub_library()
@@ -292,7 +292,7 @@ def hub(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="session")
 def debug_checkpoint(tmp_path_factory) -> Path:
-    """An epoch of configs/debug.py, trained by the Runner."""
+    """Checkpoint after one epoch of configs/debug.py."""
     from crate_mm.engine import Runner, load_config
 
     work_dir = tmp_path_factory.mktemp("debug")
@@ -325,7 +325,7 @@ def image_tree(tmp_path) -> Path:
 
 @pytest.fixture
 def in_copy(tmp_path):
-    """Copy a file into a fresh folder, so that a test may damage it."""
+    """Copy a file to the test's temporary folder, so that the test can damage the copy."""
 
     def copy(path: Path, name: str | None = None) -> Path:
         target = tmp_path / (name or path.name)

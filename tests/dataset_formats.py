@@ -1,7 +1,7 @@
-"""Write tiny datasets in the formats in which the real ones are published, for torchvision's own readers.
+"""Write tiny datasets in the published formats of the full datasets, for torchvision's own readers.
 
-Each function writes below ``root`` and returns nothing; ``patch`` takes the place of the published checksums, which are
-of the whole data, so that torchvision's check of them runs on the tiny files.
+Each function writes below ``root``. torchvision verifies checksums of the full datasets: ``patch``, such as pytest's
+``monkeypatch.setattr``, replaces them with checksums of the tiny files.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ def flowers102(root: Path, patch, per_split: int = 20) -> None:
 
 def pets(root: Path, patch) -> None:
     folder = root / "oxford-iiit-pet"
-    # Cats have capital names; every breed is in both lists, as the published ones have it.
+    # Names of cat breeds are capitalized. As in the published lists, every breed is in both lists.
     breeds = [f"{'Cat' if i % 3 == 0 else 'dog'}_{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(37)]
     for split in ("trainval", "test"):
         lines = []
@@ -84,7 +84,7 @@ def fashion_mnist(root: Path, patch=None, counts: tuple[int, int] = (40, 20)) ->
     folder = root / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
     for name, count in zip(("train", "t10k"), counts):
-        # IDX: two zero bytes, type 8 (unsigned byte), number of dimensions, each dimension in big endian, the data.
+        # IDX: two zero bytes, type 8 (unsigned byte), number of dimensions, the dimensions (big-endian), the data.
         pixels = RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         header = bytes([0, 0, 8, 3]) + struct.pack(">III", count, 28, 28)
         (folder / f"{name}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
@@ -107,7 +107,7 @@ def imagenet(root: Path, patch=None) -> None:
 
 
 def voc(root: Path, masks: dict[str, np.ndarray], images: dict[str, np.ndarray] | None = None) -> None:
-    """PASCAL VOC 2012's layout: images and masks of classes by name, all of them in its list ``val``."""
+    """Write PASCAL VOC 2012's layout, with images and class masks by name; its list ``val`` names all of them."""
     folder = root / "VOCdevkit" / "VOC2012"
     for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ MASK = np.array([[0, 1, 2], [255, 2, 0]], np.uint8)
 
 
 def write_pairs(root: Path, count: int, mask: np.ndarray, *splits: str, names: tuple = ("images", "masks")) -> Path:
-    """Images a0.png, a1.png, ... of random colors and their masks, in split folders if there are any."""
+    """Write random images a0.png, a1.png, ... and their masks, in a folder for each of ``splits``, if any."""
     for split in splits or ("",):
         for i in range(count):
             _photo(root / names[0] / split / f"a{i}.png", mask.shape[::-1])
@@ -141,7 +141,7 @@ def mask_folders(root: Path, patch=None) -> None:
 
 
 def ade20k(root: Path, patch=None) -> None:
-    """The scene parsing benchmark's layout; its masks count classes from 1."""
+    """Write the layout of the scene parsing benchmark. Its masks number classes from 1."""
     folder = root / "ADEChallengeData2016"
     write_pairs(folder, 2, MASK, "training", "validation", names=("images", "annotations"))
     rows = ["Idx\tRatio\tTrain\tVal\tStuff\tName", *(f"{i}\t0.1\t9\t9\t0\tname {i}, other" for i in range(1, 151))]
@@ -149,7 +149,7 @@ def ade20k(root: Path, patch=None) -> None:
 
 
 def cityscapes(root: Path, patch=None) -> None:
-    """Ids 7 and 8 are road and sidewalk; 0, 3, 5 and 29 are not evaluated."""
+    """Write label IDs 7 and 8 (road and sidewalk), and 0, 3, 5 and 29, which are not evaluated."""
     ids = np.array([[0, 5, 7], [29, 8, 3]], np.uint8)
     for split in ("train", "val"):
         for city in ("ulm", "bonn"):
@@ -160,7 +160,7 @@ def cityscapes(root: Path, patch=None) -> None:
             Image.fromarray(ids).save(file)
 
 
-# The config's data -> what writes it.
+# Source type in a config -> function that writes the dataset.
 WRITERS = {
     "CIFAR10": cifar10,
     "CIFAR100": cifar100,

@@ -1,11 +1,11 @@
-"""A server that speaks the Hub's protocol for what is tested (repositories, files, uploads), and has plain files.
+"""Test server with the tested parts of the Hub's protocol (repositories, files, uploads) and with plain files.
 
     with HubServer() as server:
         server.repos["me/model"] = {"main": {"model.safetensors": b"..."}}
-        server.address  # what HF_ENDPOINT is set to
+        server.address  # value for HF_ENDPOINT
 
-A file whose name is in ``lfs`` is sent as the Hub sends a large one: it is told of by its SHA-256, and lies elsewhere.
-``/plain/<name>`` is a file of ``plain``, as any web server has it.
+Files named in ``lfs`` are sent like the Hub's large files: identified by SHA-256, with a redirect to another host.
+``/plain/<name>`` is a file of ``plain``, sent like on any web server.
 """
 
 import base64
@@ -21,9 +21,9 @@ from urllib.parse import unquote, urlsplit
 
 
 class HubServer:
-    """The server, on a free port of this machine, while its ``with`` lasts.
+    """Server on a free port of this machine, running within its ``with`` block.
 
-    ``cut`` says after how many bytes the next answers end, one number an answer; ``requests`` keeps what was asked for.
+    ``cut`` lists the numbers of bytes after which the next responses break off; ``requests`` records all requests.
     """
 
     def __init__(self, certificate: Path | None = None) -> None:
@@ -37,10 +37,10 @@ class HubServer:
         self.pause_s = 0.0  # before a file is sent
         self.cut: list[int] = []
         self.requests: list[tuple[str, str, str | None]] = []
-        self.tokens: list[str | None] = []  # that came with the requests
-        self.swapped: dict[str, bytes] = {}  # what is sent in the place of a large file, by its SHA-256
-        self.raw: dict[str, bytes] = {}  # whole answers, by their paths
-        self.lies: dict[str, str] = {}  # headers of the Hub's that are sent in the place of the true ones
+        self.tokens: list[str | None] = []  # of all requests
+        self.swapped: dict[str, bytes] = {}  # SHA-256 of a large file -> content to send instead
+        self.raw: dict[str, bytes] = {}  # path -> complete response
+        self.lies: dict[str, str] = {}  # Hub headers that replace the true headers
         server = self
 
         class Handler(_Handler):
@@ -53,7 +53,7 @@ class HubServer:
             self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
         scheme, host = ("https", "localhost") if certificate else ("http", "127.0.0.1")
         self.address = f"{scheme}://{host}:{self.http.server_port}"
-        self.elsewhere = f"{scheme}://localhost:{self.http.server_port}"  # another host, as the Hub's large files have
+        self.elsewhere = f"{scheme}://localhost:{self.http.server_port}"  # another host, as for the Hub's large files
 
     def __enter__(self) -> "HubServer":
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
@@ -64,17 +64,17 @@ class HubServer:
         self.http.server_close()
 
     def asked(self, method: str, path: str) -> list[str | None]:
-        """The ranges of the requests for a path that ends so, in order."""
+        """Return the ranges of all requests whose path ends in ``path``, in order."""
         return [ranged for how, what, ranged in self.requests if how == method and what.endswith(path)]
 
     def commit(self, repo: str, revision: str) -> str:
-        """The hash of what a revision has."""
+        """Return a commit hash, made from the files of a revision."""
         files = self.repos[repo][revision]
         return hashlib.sha1(repr(sorted((n, hashlib.sha1(c).digest()) for n, c in files.items())).encode()).hexdigest()
 
 
 def git_hash(contents: bytes) -> str:
-    """The hash that Git gives a file."""
+    """Return the hash of a Git blob."""
     return hashlib.sha1(b"blob %d\0" % len(contents) + contents).hexdigest()
 
 
@@ -179,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(code, b"", **{"X-Error-Code": kind, "X-Error-Message": message, **headers})
 
     def file(self, contents: bytes, **headers: str) -> None:
-        """A file, or the part of it that is asked for."""
+        """Send a file, or the requested range of the file."""
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         same = self.headers.get("If-Range") in (None, headers.get("ETag"))
         if not asked or not same:

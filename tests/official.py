@@ -1,4 +1,4 @@
-"""Weights under the names of the authors' own code, and what that code computes with them (tests/data/README.md)."""
+"""Weights with the parameter names of the authors' code, and its results for them (tests/data/README.md)."""
 
 import json
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from crate_mm.models.translate import rename
 
 
 def reference(name: str) -> dict:
-    """The reference numbers of a family, by model: ``reference("crate")["micro"]``."""
+    """Return the reference values of a family by model: ``reference("crate")["micro"]``."""
     return json.loads((Path(__file__).parent / "data" / f"{name}_reference.json").read_text())
 
 
 def official_state_dict(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    """The parameters of a reference model, float64, each drawn from its place in the order of the names."""
+    """Return random float64 parameters of a reference model; the index of a name in sorted order is its seed."""
     state_dict = {}
     for k, (name, shape) in enumerate(sorted(shapes.items())):
         z = np.random.RandomState(1000 + k).standard_normal(shape)
@@ -32,18 +32,18 @@ def official_state_dict(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
 
 
 def reference_images(ref: dict, size: tuple[int, int] | None = None) -> Tensor:
-    """The images of a reference model, ``(B, 3, H, W)``, by default of its own size."""
+    """Return the images of a reference model, ``(B, 3, H, W)``, by default of the model's image size."""
     shape = ref["batch_size"], 3, *(size or (ref["config"]["image_size"],) * 2)
     return torch.from_numpy(np.random.RandomState(0).standard_normal(shape))
 
 
 def assert_close(ours, theirs, atol: float = 0) -> None:
-    """To 1e-9 relative."""
+    """Assert equality at a relative tolerance of 1e-9."""
     np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-9, atol=atol)
 
 
 def assert_gradients(model: nn.Module, ref: dict, key_map: tuple, unused: str = "", atol: float = 0) -> None:
-    """The norm of each parameter's gradient, and of all."""
+    """Compare the norm of each parameter's gradient, and of all gradients together."""
     theirs = rename(ref["grad_l2_by_parameter"], key_map, "the official code", unused)[0]
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
     assert norms.keys() == theirs.keys()
@@ -54,7 +54,7 @@ def assert_gradients(model: nn.Module, ref: dict, key_map: tuple, unused: str = 
 def losses_by_step(
     loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, steps: int, after_first: Callable[[], None]
 ) -> list[float]:
-    """The loss of each step; after the first backward pass a check is called, after the last loss no step is taken."""
+    """Return the loss of each step. Call ``after_first`` after the first backward pass; skip the last update."""
     losses = []
     for step in range(steps):
         value = loss()

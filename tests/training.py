@@ -1,4 +1,4 @@
-"""Short trainings that tests compare: configs/debug.py with augmentation, in this process or in several."""
+"""Short trainings for tests: configs/debug.py with augmentation, in this process or in several processes."""
 
 import json
 import os
@@ -19,7 +19,7 @@ AUGMENT = [dict(type="RandomRotation", degrees=15)]
 
 @DATASETS.register_module()
 class FewDigits(Digits):
-    """Some of the digits: 320 for training, ten batches of 32, and 100 for testing."""
+    """Subset of the digits: 320 for training (ten batches of 32) and 100 for testing."""
 
     def __init__(self, split: str = "train", train: int = 320) -> None:
         super().__init__(split)
@@ -27,9 +27,9 @@ class FewDigits(Digits):
 
 
 def debug_config(**overrides):
-    """configs/debug.py on a quarter of its data, with as many steps an epoch; ``__`` in a key stands for a dot.
+    """Return configs/debug.py with a quarter of the data and of the batch size; ``__`` in a key stands for a dot.
 
-    Without TensorBoard, which takes a tenth of the time.
+    TensorBoard is off, because it takes a tenth of the time.
     """
     options = {"global_batch_size": 32, "visualizer.vis_backends": [dict(type="LocalVisBackend")]}
     options |= {key.replace("__", "."): value for key, value in overrides.items()}
@@ -40,7 +40,7 @@ def debug_config(**overrides):
 
 
 def run(work_dir: Path, resume: bool | Path = False, launcher: str = "none", **overrides) -> Runner:
-    """Train ``debug_config`` with augmentation; resume from a file, or from the work directory's newest epoch."""
+    """Train ``debug_config`` with augmentation; resume from a file, or from the newest epoch in the work directory."""
     cfg = debug_config(**overrides)
     cfg.train_dataloader.dataset.transforms = AUGMENT
     cfg.work_dir, cfg.launcher = str(work_dir), launcher
@@ -53,12 +53,12 @@ def run(work_dir: Path, resume: bool | Path = False, launcher: str = "none", **o
 
 
 def train(work_dir: Path, **options) -> dict:
-    """Train as ``run`` does; return the last checkpoint."""
+    """Train like ``run``; return the contents of the last checkpoint."""
     return read_checkpoint(work_dir / f"epoch_{run(work_dir, **options).max_epochs}.pth")
 
 
 def assert_identical(a, b, path=""):
-    """Two nested structures of data are equal, tensors bit for bit."""
+    """Assert that two nested structures are equal, including every bit of the tensors."""
     assert type(a) is type(b), path
     if isinstance(a, dict):
         assert a.keys() == b.keys(), path
@@ -78,13 +78,13 @@ STATES = ("state_dict", "optimizer", "param_schedulers", "ema_state_dict")
 
 
 def assert_same_states(a: dict | Path, b: dict | Path) -> None:
-    """Two checkpoints, or the files of two, have the same weights and states, bit for bit."""
+    """Assert that two checkpoints, or checkpoint files, have bit-identical weights and states."""
     a, b = (read_checkpoint(each) if isinstance(each, Path) else each for each in (a, b))
     for key in STATES:
         assert_identical(a.get(key), b.get(key), key)
 
 
-# Lion's and Adam's first steps are signs, which rounding flips; SGD's steps are as close as the gradients are.
+# The first steps of Lion and Adam depend on the gradients' signs, which rounding can flip.
 SGD = dict(optim_wrapper__optimizer__type="SGD", optim_wrapper__optimizer__lr=0.05, train_cfg__max_epochs=1)
 
 
@@ -94,7 +94,7 @@ def _rank(rank: int, world_size: int, port: int, train: Callable, work_dir: Path
 
 
 def train_on_processes(world_size: int, work_dir: Path, train: Callable | None = None, **options) -> dict:
-    """Train as ``run`` does, or by another function of its arguments; return the last checkpoint."""
+    """Train by ``run``, or by ``train`` with the arguments of ``run``; return the contents of the newest checkpoint."""
     train, options = (run, {**SGD, **options}) if train is None else (train, options)
     port = free_port()
     context = torch.multiprocessing.get_context("fork")
@@ -106,7 +106,7 @@ def train_on_processes(world_size: int, work_dir: Path, train: Callable | None =
     for process in processes:
         process.join(120)
     for process in processes:
-        process.kill()  # nothing, to one that has ended
+        process.kill()  # no effect on a finished process
         process.join()
         assert process.exitcode == 0
     return read_checkpoint(newest_checkpoint(work_dir))
@@ -116,11 +116,11 @@ def _answer(rank: int, world_size: int, port: int, act: Callable, results) -> No
     os.environ.update(by_pytorch(rank, world_size, port))
     torch.distributed.init_process_group("gloo")
     results.put((rank, act(rank)))
-    time.sleep(0.5)  # the queue has a thread that writes
+    time.sleep(0.5)  # the queue writes in a thread
 
 
 def on_processes(world_size: int, act: Callable, answers: int | None = None) -> dict:
-    """What each of some processes, or the first so many that answer, makes of a function of its rank."""
+    """Return ``act(rank)`` by rank from ``world_size`` processes, or from the first ``answers`` of them to finish."""
     context, port = torch.multiprocessing.get_context("fork"), free_port()
     results = context.Queue()
     processes = [
@@ -137,7 +137,7 @@ def on_processes(world_size: int, act: Callable, answers: int | None = None) -> 
 
 
 def break_gradients(runner: Runner, at: set[int]) -> None:
-    """Make gradients of the head NaN at these iterations, counted from 1."""
+    """Make gradients of the head NaN at the iterations ``at``, counted from 1."""
     runner.model.head.fc.weight.register_hook(lambda g: g * float("nan") if runner.iter + 1 in at else g)
 
 
@@ -155,10 +155,10 @@ def result_of(folder: Path) -> dict:
 
 
 def log_of(folder: Path) -> str:
-    """The logs of all launches, oldest first."""
+    """Return the logs of all launches, oldest first, as one text."""
     return "".join(log.read_text() for log in sorted(folder.glob("*/*.log")))
 
 
 def scalars_of(folder: Path) -> list[dict]:
-    """The lines of the scalar logs of all launches, oldest first."""
+    """Return the entries of the scalar logs of all launches, oldest first."""
     return [json.loads(line) for log in sorted(folder.glob("*/vis_data/scalars.json")) for line in log.open()]

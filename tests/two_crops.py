@@ -1,4 +1,4 @@
-"""A small self-distillation task: a student follows a teacher, which is the moving average of the student."""
+"""A small self-distillation task: a student imitates a teacher, the moving average of the student."""
 
 import copy
 
@@ -12,7 +12,7 @@ from crate_mm.registry import BACKBONES, MODELS
 
 @MODELS.register_module()
 class TwoCrops(Task):
-    """The student sees one view of an image, the teacher the other one. Both views depend on the image alone."""
+    """The student sees one of two views of an image, the teacher the other view. The views are not random."""
 
     headline = ("eval/loss", "less")
     uses_labels = False
@@ -35,7 +35,7 @@ class TwoCrops(Task):
         if skipped:
             return
         self.updates += 1
-        momentum = 1 - (1 - self.momentum) / (1 + self.updates / 10)  # a schedule, by state in a buffer
+        momentum = 1 - (1 - self.momentum) / (1 + self.updates / 10)  # the schedule's state is a buffer
         for part, student in (("backbone", self.backbone), ("projection", self.projection)):
             for mean, value in zip(self.teacher[part].parameters(), student.parameters()):
                 mean.lerp_(value, 1 - momentum.to(mean))

@@ -1,4 +1,4 @@
-"""Every name that the READMEs import, with the types that a user's program relies on. Checked by mypy, never run."""
+"""Use every name that the READMEs import, and assert its public types. mypy checks this file; it never runs."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the tests of the analysis share: a browser for the report's page."""
+"""Browser for tests of the report's page."""
 
 import pytest
 
@@ -7,10 +7,10 @@ from tests.browser import CHROMIUM, DRIVER, Browser
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """A browser; without Chromium, its driver and Selenium the test is skipped."""
+    """Start a browser, or skip the test unless Chromium, its driver and Selenium are installed."""
     if not (CHROMIUM and DRIVER):
-        pytest.skip("no browser: the Debian packages chromium and chromium-driver bring it")
-    pytest.importorskip("selenium", reason='no selenium: pip install "crate_mm[test]" brings it')
+        pytest.skip("no browser: install the Debian packages chromium and chromium-driver")
+    pytest.importorskip("selenium", reason='no selenium: pip install "crate_mm[test]"')
     started = Browser(tmp_path_factory.mktemp("browser"))
     yield started
     started.driver.quit()

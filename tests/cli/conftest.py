@@ -1,4 +1,4 @@
-"""Commands that run in the process of the tests."""
+"""Run commands in the process of the tests."""
 
 import io
 import signal
@@ -16,14 +16,14 @@ from tests.conftest import Finished
 
 @pytest.fixture
 def run_main(monkeypatch):
-    """Run a command's ``main`` in this process, and check its exit code; ``run_tool`` runs it in its own process."""
+    """Run a command's ``main`` in this process (``run_tool``: in a new process) and check its exit code."""
 
     def run(name: str, *args, cwd=None, code: int | None = 0) -> Finished:
         handlers = {number: signal.getsignal(number) for number in HANDLED_SIGNALS}
         ended, output = 0, io.StringIO()
         with monkeypatch.context() as patch, redirect_stdout(output), redirect_stderr(output):
             patch.setattr(sys, "argv", [f"{name}.py", *map(str, args)])
-            for kind in (MMLogger, MessageHub, Visualizer):  # found again by a run of the same name and second
+            for kind in (MMLogger, MessageHub, Visualizer):  # a run of the same name and second would reuse them
                 patch.setattr(kind, "_instance_dict", kind._instance_dict.copy())
             if cwd:
                 patch.chdir(cwd)

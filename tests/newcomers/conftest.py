@@ -1,4 +1,4 @@
-"""The files here register classes, which other tests must not see: the registries are as before after each file."""
+"""Restore the registries after each test file, because other tests must not see the classes of these files."""
 
 import sys
 
@@ -13,7 +13,7 @@ FILES = ("distillation", "language")
 @pytest.fixture(scope="module", autouse=True)
 def _registries_as_before():
     for registry in REGISTRIES:
-        registry.names()  # imports the package's own
+        registry.names()  # imports the package's own classes
     before = [dict(registry.module_dict) for registry in REGISTRIES]
     yield
     for registry, classes in zip(REGISTRIES, before):

@@ -1,4 +1,4 @@
-"""Self-distillation of two crops: a student predicts its teacher's features of the other crop (as in BYOL)."""
+"""Two-crop self-distillation: a student predicts its teacher's features of the other crop, as in BYOL."""
 
 import copy
 
@@ -15,7 +15,7 @@ from crate_mm.registry import BACKBONES, DATASETS, METRICS, MODELS
 
 @DATASETS.register_module()
 class TwoCrops(SampleDataset):
-    """Two crops of a source's image: random in training, the image itself twice otherwise."""
+    """Two crops of an image: random in training; otherwise both are the whole image."""
 
     def __init__(self, source, size=8, margin=1):
         self.source, self.size, self.margin = DATASETS.build(source), size, margin
@@ -84,13 +84,13 @@ class Distillation(Task):
             goal = self.teacher_projector(self.teacher(teacher)[:, 0])
         return (2 - 2 * F.cosine_similarity(guess, goal)).mean()
 
-    def tensor(self, inputs, **_):  # of the backbone: tools fill it with the teacher, and read its layers
+    def tensor(self, inputs, **_):  # uses the backbone: tools load the teacher into it and read its layers
         return self.backbone(inputs)[:, 0]
 
     def features(self, inputs, **_):
         return self.tensor(inputs)
 
-    def predict(self, inputs, labels, **_):  # of the teacher, which is what a later run takes
+    def predict(self, inputs, labels, **_):  # uses the teacher, which later runs load
         return list(zip(self.teacher(inputs)[:, 0].cpu(), labels.cpu(), strict=True))
 
     def example(self, size=None):
@@ -100,7 +100,7 @@ class Distillation(Task):
 
 @METRICS.register_module()
 class NeighborAccuracy(BaseMetric):
-    """Share of the samples, in %, whose nearest other sample by the teacher's features has their label."""
+    """Percentage of samples with the label of their nearest neighbor in the teacher's features."""
 
     default_prefix = "eval"
 

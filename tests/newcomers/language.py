@@ -1,4 +1,4 @@
-"""A causal language model of bytes, with CRATE's operators."""
+"""A causal language model on bytes, with CRATE's operators."""
 
 import math
 from pydoc_data.topics import topics
@@ -18,7 +18,7 @@ IGNORED = -100  # label of a position that predicts nothing
 
 @DATASETS.register_module()
 class PythonTopics(SampleDataset):
-    """Windows of the bytes of Python's own help texts. A window that reaches beyond its text is padded."""
+    """Byte windows of Python's help texts. A window that extends beyond the end of its text is padded."""
 
     def __init__(self, split, length=64, texts=16):
         names = sorted(topics)
@@ -37,7 +37,7 @@ class PythonTopics(SampleDataset):
     def __getitem__(self, index):
         position, seed = index if isinstance(index, tuple) else (index, None)
         i, start = self.starts[position]
-        if seed is not None:  # a random start near the window's own
+        if seed is not None:  # a random start, up to one window earlier
             start = max(0, start - torch.randint(self.length, (), generator=torch.Generator().manual_seed(seed)).item())
         ids = torch.tensor(list(self.texts[i][start : start + self.length + 1]))
         inputs, labels = torch.zeros(self.length, dtype=torch.int64), torch.full((self.length,), IGNORED)
@@ -47,7 +47,7 @@ class PythonTopics(SampleDataset):
 
 @BACKBONES.register_module()
 class ByteCRATE(Backbone):
-    """Token ids (B, N) to tokens (B, N, embed_dim)."""
+    """Map token IDs ``(B, N)`` to tokens ``(B, N, embed_dim)``."""
 
     def __init__(self, embed_dim=48, depth=2, num_heads=3, length=64, vocabulary=256):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A causal language model of bytes on Python's own help texts: tiny, for tests.
+"""A causal language model on the bytes of Python's help texts: tiny, for tests.
 
 python tools/train.py tests/newcomers/language_config.py
 """

@@ -1,4 +1,4 @@
-"""The two tasks of a newcomer train, resume, run on two processes, are measured, published, loaded and tested."""
+"""Train, resume, distribute, measure, publish, load and test the two custom tasks in this folder."""
 
 import csv
 import json
@@ -81,7 +81,7 @@ def test_is_tested(trained, tmp_path):
 
 
 def test_two_processes_take_the_same_steps(tmp_path, run_processes):
-    """Of the language model. (tests/models/test_task.py has a teacher on several processes.)"""
+    """Test the language model only: tests/models/test_task.py has a teacher on several processes."""
     options = ["optim_wrapper.optimizer." + text for text in ("type=SGD", "lr=0.1", "weight_decay=0.")]
     options.append("train_cfg.max_epochs=1")
     for processes in (1, 2):
