@@ -213,7 +213,7 @@ class Bounded:
             self._file.truncate(0)
             raise CheckpointError(
                 f"{sanitized_url(self._name)} cannot be downloaded: its server sends more than {self._max_bytes:,} "
-                "bytes, its announced length or the limit without one"
+                "bytes, the announced length or, if there is none, the limit"
             )
         remaining = memoryview(block)
         while remaining:

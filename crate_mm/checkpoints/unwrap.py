@@ -116,7 +116,7 @@ def as_checkpoint(contents: dict, path: str | Path = "the checkpoint", **model_a
     if translation is None:
         if not model and LANGUAGE_KEY in weights:
             checkpoint.unknown_reason = (
-                f"its weights are of a language model ({LANGUAGE_KEY}), whose layers no family here has"
+                f"its weights are of a language model ({LANGUAGE_KEY}), and no family here has its layers"
             )
         return checkpoint
     checkpoint.weights, checkpoint.model = translation.weights, translation.model
@@ -156,7 +156,7 @@ def _unwrap_container(contents: dict, notes: list[str], path: str) -> Any:
             plain = ["state_dict", *(key for key in plain if key != "state_dict")]
         elif len(plain) > 1:
             raise CheckpointError(
-                f"{path} has weights under {' and '.join(plain)}: save only those to load, in a file of their own"
+                f"{path} has weights under {' and '.join(plain)}: save only the weights to load, in a new file"
             )
         name = (plain or averaged or [None])[0]
         if name is None:

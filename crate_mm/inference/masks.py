@@ -50,7 +50,7 @@ class MaskPredictor:
             names = ", ".join(sanitized(cfg.get("type")) for cfg in transforms)
             raise ValueError(
                 f"the model was tested with transforms that do not keep the whole image ({names}), so its masks would "
-                "not cover an image: train it with a test of whole images"
+                "not cover an image: train the model with whole-image test transforms"
             )
         if model.described_by is not None:  # untrusted data from a file
             check_transforms(transforms, model.described_by)

@@ -164,7 +164,7 @@ def test_a_language_model_that_does_not_fit_is_refused(name, tmp_path):
 
 def test_a_language_model_of_unknown_layers_is_refused():
     with pytest.raises(
-        CheckpointError, match=r"of a language model \(transformer.wte.weight\), whose layers no family"
+        CheckpointError, match=r"of a language model \(transformer.wte.weight\), and no family here has its layers"
     ):
         from_official({"transformer.wte.weight": torch.zeros(9, 4), "transformer.h.0.rotary": torch.zeros(3)})
 

@@ -254,7 +254,7 @@ class PickleScan:
                 raise RefusedPickleError("it creates a parameter from an object that is not a tensor")
             return _Name("tensor")
         if len(parts) > 2 or not CALLS[path](*parts):
-            raise RefusedPickleError(f"it calls {path} with other arguments than pickling writes")
+            raise RefusedPickleError(f"it calls {path} with arguments that pickling does not write")
         size = sum(part.size if isinstance(part, (ObjectStub, _Tuple)) else len(str(part)) for part in parts)
         self._copy(size)
         return parts[0] if path == "torch.Size" else ObjectStub(path, size)  # a Size hashes like its tuple
