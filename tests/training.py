@@ -84,7 +84,7 @@ def assert_same_states(a: dict | Path, b: dict | Path) -> None:
         assert_identical(a.get(key), b.get(key), key)
 
 
-# The first steps of Lion and Adam depend on the gradients' signs, which rounding can flip.
+# For comparisons: the first steps of Lion and Adam depend on the gradients' signs, which rounding can flip.
 SGD = dict(optim_wrapper__optimizer__type="SGD", optim_wrapper__optimizer__lr=0.05, train_cfg__max_epochs=1)
 
 

@@ -46,7 +46,7 @@ def validated_model_config(checkpoint: Checkpoint) -> dict:
     """
     source = checkpoint.path
     size = compare_described(checkpoint)
-    if math.prod(size) > MAX_INPUT_PIXELS:  # computed positions have no weights that limit it
+    if math.prod(size) > MAX_INPUT_PIXELS:  # computed positions have no weights that limit the size
         raise CheckpointError(
             f"{source} describes a model of images of {' x '.join(map(str, size))} pixels, more than "
             f"{MAX_INPUT_PIXELS:,}: give a config"

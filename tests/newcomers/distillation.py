@@ -100,7 +100,7 @@ class Distillation(Task):
 
 @METRICS.register_module()
 class NeighborAccuracy(BaseMetric):
-    """Percentage of samples with the label of their nearest neighbor in the teacher's features."""
+    """Percentage of samples with the same label as their nearest neighbor by the teacher's features."""
 
     default_prefix = "eval"
 

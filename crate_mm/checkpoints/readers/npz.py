@@ -12,7 +12,7 @@ from torch import Tensor
 from ...io.untrusted import sanitized
 from ..validate import CheckpointError
 
-MAX_RATIO = 16  # limit of the arrays' size in memory to the file size; weights compress little
+MAX_RATIO = 16  # largest ratio of the arrays' size in memory to the file size; weights compress little
 MAX_ARRAYS = 100_000
 KINDS = "biufc"  # NumPy's codes for booleans, integers, floating-point and complex numbers
 

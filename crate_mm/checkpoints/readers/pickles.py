@@ -2,7 +2,7 @@
 
 ``torch.load(weights_only=True)`` runs no code of a file, but it allocates the memory that the file requests. A file of
 69 bytes can request gigabytes, and a tuple nested forty times in itself takes years to hash. This scan interprets the
-opcodes but tracks only the sizes of objects, without building the objects.
+opcodes, but builds small stand-ins that record sizes instead of the objects.
 """
 
 import pickletools
