@@ -24,7 +24,7 @@ class Published(NamedTuple):
     Args:
         model: the model's name in ``get_model``, or None if there is none.
         page: the page that announces the weights; ``CARD`` for weights in the package.
-        address: as for ``ensure_local``; for weights in the package, the path from its parent folder; or None.
+        address: as for ``ensure_local``; for packaged weights, the path from the package's parent folder; or None.
         licence: as the authors' page or repository states it, or None.
         sha256: the file's hash as its authors publish it, or None.
         no_url_reason: why there is no address.
