@@ -3,8 +3,8 @@
     python tools/train.py configs/causal_crate_mini_python.py
     python tools/generate.py work_dirs/causal_crate_mini_python/epoch_3.pth --prompt "def "
 
-Result: 2.337 nats a byte, 3.37 bits, after the last epoch (seed 0), on the library of Python 3.11.7; 6 minutes on one
-core beside other jobs. Its text has the shape of Python's source, and few words. The library differs between versions
+Result: 2.337 nats (3.37 bits) per byte after the last epoch (seed 0), on the library of Python 3.11.7; 6 minutes on one
+core beside other jobs. Its text is laid out like Python source, but has few words. The library differs between versions
 of Python; a result must name the version.
 """
 

@@ -3,7 +3,7 @@
     tools/dist_train.sh configs/causal_crate_overcomplete_pile.py 8 --cfg-options data_root=/data/pile
 
 The data are token files of the Pile without copyrighted parts (monology/pile-uncopyrighted), as in
-causal_crate_base_owt.py. The paper has 1 to 12 layers; its neurons are explained by another model up to 103 %
+causal_crate_base_owt.py. The paper's models have 1 to 12 layers. Another model explains their neurons up to 103 %
 (relative) better than GPT-2's. Not reproduced here.
 """
 

@@ -8,7 +8,7 @@ change the learning rate once per epoch, by the smaller of a linear warm-up of 2
 the first epoch; here, both are one curve by step, and the cosine begins after the warm-up.
 
 The authors report 63.2, 71.4, 73.4 and 74.4 % top-1 for T, S, B and L (arch tiny, small, base, large). Not reproduced
-here. Their comparison of operators in the same frame is model.backbone.compress.type=MSSA, or TSSA with
+here. For their comparison of operators, set model.backbone.compress.type=MSSA, or TSSA with
 model.backbone.compress.proj_bias=False.
 """
 

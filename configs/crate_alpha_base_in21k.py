@@ -4,8 +4,8 @@
     tools/dist_train.sh configs/transfer/crate_alpha_in1k.py 16 --amp --load-from crate_alpha_base.pth \\
         --cfg-options data_root=/data/imagenet
 
-The authors report 81.2 % top-1 on ImageNet-1K after the second command (76.5 % for B/32, 83.2 % for B/8, which are
-model.backbone.patch_size=32 and 8). Not reproduced here.
+The authors report 81.2 % top-1 on ImageNet-1K after the second command; 76.5 % for B/32 and 83.2 % for B/8
+(model.backbone.patch_size=32 and 8). Not reproduced here.
 
 The data are folders in ImageNet's layout, with 19,167 classes: data_root/train/<wnid>/ and data_root/val/<wnid>/. The
 authors' validation images are unknown. Without val/: --cfg-options val_dataloader=None val_cfg=None
@@ -15,8 +15,8 @@ The recipe is the authors' configuration: see _base_/schedules/alpha_adamw.py; r
 the image, flip, mixup 0.8 or cutmix 1, no label smoothing, no stochastic depth. The two dictionaries of a
 layer, two thirds of the parameters, have no weight decay.
 
-The paper's ablation, --cfg-options: model.backbone.residual=False; model.backbone.decoupled=False; both with
-model.backbone.overcomplete=False, which is CRATE's layer. Its published results are not known here.
+The paper's ablation, by --cfg-options: model.backbone.residual=False; model.backbone.decoupled=False; both and
+model.backbone.overcomplete=False (CRATE's layer). The ablation's published results are not known here.
 """
 
 _base_ = [

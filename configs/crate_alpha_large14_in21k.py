@@ -7,8 +7,8 @@
 The authors report 83.9 % top-1 on ImageNet-1K after the second command (80.2 % for L/32, 85.1 % for L/8). Not
 reproduced here.
 
-Cheap scaling: L/32, with a fifth of the tokens, is pretrained, and L/14 and L/8 start from it. The data and the length
-of their training are unknown here.
+Cheap scaling: L/32, with a fifth of the tokens, is pretrained, and L/14 and L/8 start from it. The authors' data and
+number of epochs for L/14 and L/8 are unknown here.
 
     tools/dist_train.sh configs/crate_alpha_large14_in21k.py 16 --amp --work-dir work_dirs/large32 \\
         --cfg-options data_root=/data/imagenet21k model.backbone.patch_size=32

@@ -5,10 +5,10 @@
 The authors report a linear probe of 80.9 % on CIFAR-10, 60.1 % on CIFAR-100, 61.8 % on Flowers-102 and 46.2 % on Pets.
 Not reproduced here.
 
-They used the MAE code base, and this recipe is that of its code: learning rate 2.4e-3 at batch 4096, weight
-decay 0.05, normalized pixels, random resized crop of 20 to 100 % of the image, flip. The authors' book gives a base
-learning rate of 3e-5, without saying whether it is scaled by the batch, and weight decay 0.1.
-The authors count 44.6 M parameters: these 43,745,280, two position tables and an unused layer.
+They used the MAE code base. This recipe follows that code: learning rate 2.4e-3 at batch 4096, weight decay 0.05,
+normalized pixels, random resized crop of 20 to 100 % of the image, flip. The authors' book gives a base learning rate
+of 3e-5, without saying whether it is scaled by the batch, and weight decay 0.1. The authors count 44.6 M parameters:
+the 43,745,280 of this model, two position tables and an unused layer.
 """
 
 _base_ = [

@@ -6,7 +6,7 @@
 Result: 98.89 to 99.11 % of the 450 test images after the last epoch (seeds 0, 1, 2). Seed 0's weights are packaged.
 
 The images are enlarged from 8 x 8 to 32 x 32 pixels and split into 16 patches, so that attention maps have 16 cells.
-The class token alone gives the answer.
+The head reads the class token only.
 """
 
 _base_ = [

@@ -5,8 +5,8 @@
 The authors report 74.9 % top-1 by k-NN and 77.3 % by a linear probe after 100 epochs; DINO reaches 72.9 % and 76.3 %.
 Not reproduced here.
 
-The covariance of the expansion is that of 64 images, as on the authors' 8 GPUs with 64 images each, on any number of
-GPUs. The official option reduce_cov is model.group_size=batch: the largest expansion is then 2.28 instead of 0.45.
+On any number of GPUs, the expansion's covariance is that of 64 images, as on the authors' 8 GPUs with 64 images each.
+The official option reduce_cov is model.group_size=batch: the largest expansion is then 2.28 instead of 0.45.
 model.objective=dino trains DINO with the same settings; its prototypes are trained from the first step. DINO's ViT-B
 warms up the teacher's temperature over 30 epochs: model.teacher_temp_start=0.04, model.teacher_temp=0.07.
 

@@ -8,8 +8,8 @@ Not reproduced here.
 The batch is 1024: 8 GPUs with 128 images each, and covariance groups of 128. For another batch, the learning rate is
 4e-3 sqrt(batch / 1024).
 
-Different from the official code: GaussianBlur is torchvision's; patches are masked at random, not in rectangles, and a
-crop is masked with a probability of one half, not exactly half of the crops; the warm-up is that of SimDINO.
+Different from the official code: GaussianBlur is torchvision's; patches are masked at random, not in rectangles, and
+each crop is masked with probability 0.5, where the official code masks exactly half; the warm-up is that of SimDINO.
 """
 
 _base_ = ["simdino_vit_base_in1k.py"]

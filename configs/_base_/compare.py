@@ -1,6 +1,6 @@
 # A common recipe for small models of several families: 5 epochs of Fashion-MNIST, padded by 2 black pixels for 16
-# patches of 8 x 8 pixels (ToST's stem supports patches of 8 and 16 only). A leaf config sets the backbone; those of
-# compare/ have, within 10 %, as many multiply-adds. Results: configs/RESULTS.md.
+# patches of 8 x 8 pixels (ToST's stem supports patches of 8 and 16 only). A leaf config sets the backbone. The configs
+# in compare/ have equal multiply-adds, within 10 %. Results: configs/RESULTS.md.
 _base_ = ["datasets/fashion_mnist.py", "schedules/small_adamw.py", "default_runtime.py"]
 
 model = dict(

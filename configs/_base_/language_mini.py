@@ -1,6 +1,6 @@
-# A common recipe for small language models of several families: 3 epochs of 200 steps of 32 windows of 256 bytes of
-# Python's own library, on two CPU cores. A leaf config sets the backbone; those of compare_language/ have one width and
-# depth.
+# A common recipe for small language models of several families: 3 epochs on Python's own library, on two CPU cores. An
+# epoch is 200 steps of 32 windows of 256 bytes. A leaf config sets the backbone. The configs in compare_language/ have
+# the same width and depth.
 _base_ = ["datasets/python_library.py", "default_runtime.py"]
 
 model = dict(type="LanguageModel", backbone=dict(vocab_size=256, context_length=256), tokenizer="bytes")

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/compare/cbt.py --cfg-options data_root=data
 
-16 patches have 4 representatives, averages of the patches alone; the published models have 64 of 196 patches.
+The 16 patches have 4 representatives; the published models have 64 for 196. Only patches are averaged, no CLS token.
 """
 
 _base_ = ["../_base_/compare.py"]

@@ -1,4 +1,4 @@
-"""A small attention-only transformer, AoT-MSSA on the source of Python's own library, by bytes.
+"""A small attention-only transformer, AoT-MSSA, on the source of Python's own library, by bytes.
 
 python tools/train.py configs/compare_language/aot.py
 """

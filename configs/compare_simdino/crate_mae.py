@@ -2,7 +2,7 @@
 
     python tools/train.py configs/compare_simdino/crate_mae.py --cfg-options data_root=data
 
-The encoder has a convolution and fixed positions, as CRATE-MAE's. Images are padded and shifted as in compare/.
+The encoder has a convolution and fixed positions, as in CRATE-MAE. Images are padded and shifted as in compare/.
 """
 
 _base_ = ["../crate_mae_mini_fashion_mnist.py"]

@@ -3,8 +3,8 @@
     python tools/knn.py configs/compare_simdino/probe.py work_dirs/crate/epoch_2.pth --cfg-options data_root=data
     python tools/train.py configs/compare_simdino/probe.py --load-from work_dirs/crate/epoch_2.pth
 
-work_dirs/crate/epoch_2.pth stands for a checkpoint of crate.py. The features are the teacher's, where there is one.
-The probe trains only the head, for three epochs.
+work_dirs/crate/epoch_2.pth stands for a checkpoint of crate.py. If there is a teacher, it computes the features. The
+probe trains only the head, for three epochs.
 """
 
 _base_ = ["../transfer/fashion_mnist.py"]

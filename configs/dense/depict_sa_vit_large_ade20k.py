@@ -3,9 +3,9 @@
     tools/dist_train.sh configs/dense/depict_sa_vit_large_ade20k.py 8 --amp --load-from vit_large.pth
 
 Published (Wen and Li, NeurIPS 2024): 52.9 mIoU at one scale, 54.3 at several scales. Not reproduced: nothing was
-trained here. The authors start from timm's vit_large_patch16_384 (ImageNet-21K, then 1K):
-backbone=dict(_delete_=True, type="TimmBackbone", name="vit_large_patch16_384", pretrained=True, dynamic_img_size=True,
-drop_path_rate=0.1). That the resize, the crops and the window are all of 640 pixels is assumed.
+trained here. The authors start from timm's vit_large_patch16_384 (ImageNet-21K, then 1K): backbone=dict(_delete_=True,
+type="TimmBackbone", name="vit_large_patch16_384", pretrained=True, dynamic_img_size=True, drop_path_rate=0.1). A size
+of 640 for resize, crops and window is an assumption.
 """
 
 _base_ = [

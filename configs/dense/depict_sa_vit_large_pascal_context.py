@@ -4,8 +4,8 @@
         --cfg-options data_root=/data/pascal_context
 
 Not reproduced: nothing was trained here. The starting weights are those of depict_sa_vit_large_ade20k.py. The published
-annotations are MATLAB files: convert them to PNG masks first, as MaskFolders reads them (images/ and masks/, with
-train/ and val/ in both, and classes.txt of 60 names).
+annotations are MATLAB files: convert them to PNG masks in the layout of MaskFolders (images/ and masks/, with train/
+and val/ in both, and classes.txt of 60 names).
 """
 
 _base_ = ["depict_sa_vit_large_ade20k.py"]

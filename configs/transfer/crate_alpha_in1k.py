@@ -6,13 +6,13 @@
 The model is the checkpoint's, a CRATE-alpha. The authors report 76.5, 81.2, 83.2, 80.2, 83.9 and 85.1 % top-1
 for B/32, B/16, B/8, L/32, L/14 and L/8. Not reproduced here.
 
-The recipe is the pretraining's with a fifth of its learning rate, 1e-5 x batch / 256, RandAugment(2, 9) and label
-smoothing 0.1. The head is new. With --cfg-options model.backbone.patch_size=14 a model with patches of 32 is
+The recipe is that of the pretraining, with a fifth of its learning rate (1e-5 x batch / 256), RandAugment(2, 9) and
+label smoothing 0.1. The head is new. With --cfg-options model.backbone.patch_size=14, a model with patches of 32 is
 fine-tuned with patches of 14: kernel and positions are resized bilinearly. (The authors' configuration lists the
 kernels of patch embedding and head as not loaded.)
 
-Magnitudes of their RandAugment go to 10, so torchvision's has 11 bins here. Its operations differ slightly in strength;
-brightness, contrast and similar operations act in both directions, as in 'increasing'.
+Magnitudes of their RandAugment go to 10, so torchvision's has 11 bins here. torchvision's operations differ slightly in
+strength; brightness, contrast and similar operations act in both directions, as in 'increasing'.
 """
 
 _base_ = [

@@ -3,10 +3,10 @@
     python tools/train.py configs/transfer/folder.py --load-from crate_base.pth \\
         --cfg-options data_root=/my/images
 
-The number of classes is that of the class folders, and a batch is at most all training images; the log gives both.
-Images get the size and the channels of the model's. The model is the checkpoint's, or a config's with --model CONFIG:
-from random weights, which need a larger learning rate, such as optim_wrapper.optimizer.lr=1e-3. Template for your own
-recipe: crate_base_folder.py.
+The number of classes is the number of class folders, and a batch is at most all training images; the log gives both.
+Images get the model's image size and channels. The model is the checkpoint's, or a config's with --model CONFIG. Random
+weights (--model) need a larger learning rate, such as optim_wrapper.optimizer.lr=1e-3. Template for your own recipe:
+crate_base_folder.py.
 """
 
 _base_ = ["../_base_/transfer/finetune.py"]

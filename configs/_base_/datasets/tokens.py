@@ -1,6 +1,6 @@
-# Token files of uint16, data_root/train.bin and data_root/val.bin, of crate-mm pack-text or nanoGPT's scripts. As in
-# nanoGPT, a training sample is 1024 tokens from a random place, with replacement; a thousand steps of 480 such
-# samples are an epoch. The validation counts each token of its file once. nanoGPT's, 200 batches of 12 random samples:
+# Token files of uint16, data_root/train.bin and data_root/val.bin, written by crate-mm pack-text or nanoGPT's scripts.
+# As in nanoGPT, a training sample is 1024 tokens from a random place, with replacement. An epoch is 1000 steps of 480
+# samples. The validation counts each token once. For nanoGPT's, 200 batches of 12 random samples, set
 # val_dataloader.dataset.random_windows=2400.
 data_root = "data/openwebtext"
 

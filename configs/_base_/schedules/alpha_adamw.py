@@ -1,6 +1,6 @@
 # CRATE-alpha's training on ImageNet-21K, from the authors' configuration: Adam with betas 0.9 and 0.95 and decoupled
 # weight decay, learning rate 5e-5 x batch / 256, 91 epochs of batch 4096, 10 of them linear warm-up, then cosine to
-# 1e-6, gradients clipped at 1. The start of the warm-up is unknown; here it is a hundredth.
+# 1e-6, gradients clipped at 1. The warm-up's initial factor is unknown; here, it is 0.01.
 global_batch_size = 4096  # images per step, over all processes
 
 auto_scale_lr = dict(base_batch_size=256, enable=True)

@@ -1,5 +1,5 @@
-# Segmenter's training, which DEPICT and CBT follow: SGD with Nesterov's momentum, batch 8, 64 epochs, the learning rate
-# a polynomial of power 0.9 by step from 1e-3 to 1e-5, no weight decay.
+# Segmenter's training, which DEPICT and CBT follow: SGD with Nesterov's momentum, batch 8, 64 epochs, no weight decay.
+# The learning rate falls from 1e-3 to 1e-5 as a polynomial of power 0.9, by step.
 global_batch_size = 8  # images per step, over all processes
 
 optim_wrapper = dict(optimizer=dict(type="SGD", lr=1e-3, momentum=0.9, nesterov=True, weight_decay=0.0))

@@ -1,6 +1,6 @@
 # Fine-tuning as in the paper, Appendix B.1: AdamW 5e-5, weight decay 0.01, batch 512, random crop, flip and
-# RandAugment(2, 14). Images have the size and the channels of the model's: 224 x 224 pixels in the paper. Details that
-# the paper omits are from the official code: 200 epochs, cosine without warm-up, no label smoothing, tests on the whole
+# RandAugment(2, 14). Images have the model's image size and channels (the paper's size: 224 x 224). Details that the
+# paper omits are from the official code: 200 epochs, cosine without warm-up, no label smoothing, tests on the whole
 # resized image.
 _base_ = ["../default_runtime.py"]
 
