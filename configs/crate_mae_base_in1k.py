@@ -8,7 +8,7 @@ Not reproduced here.
 They used the MAE code base. This recipe follows that code: learning rate 2.4e-3 at batch 4096, weight decay 0.05,
 normalized pixels, random resized crop of 20 to 100 % of the image, flip. The authors' book gives a base learning rate
 of 3e-5, without saying whether it is scaled by the batch, and weight decay 0.1. The authors count 44.6 M parameters:
-the 43,745,280 of this model, two position tables and an unused layer.
+43,745,280 (this model), two position tables and an unused layer.
 """
 
 _base_ = [

@@ -1,6 +1,6 @@
 # SimDINO in a common recipe for small models of several families: Fashion-MNIST, with crops of 32 x 32 and 16 x 16
 # pixels: 16 and 4 patches of 8 x 8, as the stems of ToST and CBT need patches of 8. A leaf config sets the backbone.
-# All have equal multiply-adds, within 5 %.
+# All backbones have equal multiply-adds, within 5 %.
 _base_ = ["simdino_small.py"]
 
 global_batch_size = 512  # 8 covariance groups of 64 images
