@@ -23,12 +23,12 @@ class Sizes(NamedTuple):
     archs: dict[str, Arch]
 
     def name_of(self, arch: Arch) -> str | dict[str, int]:
-        """Return a size as it is written in a config: its first name, or its numbers as a dict."""
+        """Return a size as a config value: the first name of this size, or a dict of its numbers."""
         return next((name for name, size in self.archs.items() if size == arch), arch._asdict())
 
 
 def resolve_arch(arch: str | dict, archs: dict[str, Arch]) -> Arch:
-    """Return the size that ``arch`` names in ``archs`` or gives as a dict; raise ``ValueError`` if it is invalid."""
+    """Return the size of ``arch``, a name in ``archs`` or a dict; raise ``ValueError`` for an invalid ``arch``."""
     if isinstance(arch, str):
         if arch not in archs:
             raise ValueError(f"unknown arch {arch!r}: {suggest(arch, list(archs))}")

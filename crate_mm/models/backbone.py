@@ -1,7 +1,7 @@
 """The contract between a backbone and tasks, figures, checkpoints and tools.
 
-A backbone inherits ``Backbone`` and sets ``embed_dim``. Every other attribute has a default that means "not defined",
-and a reader that needs it raises an error. No reader searches a backbone for attributes by name.
+A backbone inherits ``Backbone`` and sets ``embed_dim``. Every other attribute has a default that means "not defined".
+Code that needs an undefined attribute raises an error. No code searches a backbone for attributes by name.
 
 Shapes: B samples, C channels, H x W pixels, N patches, d embedding dimensions.
 """
@@ -24,8 +24,8 @@ class InputSpec(NamedTuple):
 
     Attributes:
         channels: C of images; None for sequences, such as token ids.
-        size: ``(H, W)`` in pixels that the model is built for; ``(length,)`` of sequences.
-        any_size: whether other sizes are accepted: of images, if the patch size divides them; of sequences, if shorter.
+        size: size that the model is built for: ``(H, W)`` in pixels, or ``(length,)`` of a sequence.
+        any_size: whether other sizes are accepted: multiples of the patch size for images, shorter sequences.
         dtype: dtype of the inputs.
     """
 
@@ -60,9 +60,9 @@ class PatchKernel(NamedTuple):
     """A tensor with one element per pixel and channel of a patch, which a transfer resizes to another patch size.
 
     Attributes:
-        order: its dimensions, such as 'd C h w', 'd (h w C)' or '(h w C)'.
-        height: of a patch, in pixels.
-        width: of a patch, in pixels.
+        order: dimensions of the tensor, such as 'd C h w', 'd (h w C)' or '(h w C)'.
+        height: patch height in pixels.
+        width: patch width in pixels.
         channels: C.
     """
 
@@ -77,15 +77,14 @@ class Backbone(nn.Module):
 
     Attributes:
         embed_dim: d.
-        sizes: the named sizes of the family, which define the names of ``get_model``; None if it has none.
+        sizes: the named sizes of the family, which define the names of ``get_model``; None for no named sizes.
         head_settings: arguments of a new ``LinearHead`` on the tokens that differ from the head's defaults, such as
             ``{"norm": False}`` where the tokens have passed a LayerNorm.
         channels_last: whether images are accepted in PyTorch's channels-last memory order without a copy.
         official: declaration of third-party weights, which are translated when a checkpoint is opened.
         stem: names of the modules and parameters before the first layer, which get the lowest learning rate under
             ``layer_decay``; empty if not declared.
-        original_names: for a wrapper of another library's model, that library's weight name -> names of the tensor
-            here.
+        original_names: for a wrapper of another library's model: weight name in that library -> names in the wrapper.
     """
 
     CONTRACT: ClassVar[tuple[str, ...]] = ("input_spec", "layout", "layers", "resizable")
@@ -108,7 +107,7 @@ class Backbone(nn.Module):
         super().__setattr__(name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the tokens; a failure on images of another size than the declared one says so in a sentence."""
+        """Return the tokens; an error on inputs of another size than declared names both sizes."""
         try:
             return super().__call__(*args, **kwargs)
         except RuntimeError as error:
@@ -129,7 +128,7 @@ class Backbone(nn.Module):
         return None
 
     def layout(self, inputs: Tensor) -> TokenLayout | None:
-        """Return which tokens in the layers are patches, and their grid; None if the tokens form no grid.
+        """Return the place of the patches among the layers' tokens, and their grid; None if there is no grid.
 
         Args:
             inputs: a batch. Only its shape matters.
@@ -146,7 +145,7 @@ class Backbone(nn.Module):
         return {}
 
     def interpolate_positions(self) -> bool:
-        """Accept images of other sizes from now on, by interpolating positions; return whether the family can."""
+        """Accept images of other sizes from now on, by interpolating positions; return whether this is supported."""
         spec = self.input_spec
         return spec is not None and spec.is_image and spec.any_size
 
@@ -157,7 +156,7 @@ class Backbone(nn.Module):
         return self
 
     def original_classifier(self) -> str:
-        """Return the wrapped library's name of its classifier if its input is the 'cls' pooled vector, else ''."""
+        """Return the classifier's name in the wrapped library if the classifier reads the CLS token, else ''."""
         return ""
 
 
@@ -197,7 +196,7 @@ def patch_grid_of(backbone: Backbone) -> tuple[int, int]:
 
 
 def require_masking(backbone: Backbone) -> None:
-    """Raise ``ValueError`` unless a backbone is called with ``(images, mask, mask_token)``, as ``PatchBackbone``."""
+    """Raise ``ValueError`` unless a backbone accepts ``(images, mask, mask_token)``, as ``PatchBackbone`` does."""
     if not {"mask", "mask_token"} <= inspect.signature(backbone.forward).parameters.keys():
         raise ValueError(f"{type(backbone).__name__} cannot mask patches: its forward has no mask and mask_token")
 

@@ -1,6 +1,6 @@
 """Declaration of the weights of a third-party code base (``Backbone.official``, ``MaskDecoder.official``).
 
-It is data that ``translate.py`` interprets. Shapes: N patches of h x w pixels, d embedding dimensions.
+``translate.py`` interprets the declaration. Shapes: N patches of h x w pixels, d embedding dimensions.
 """
 
 from collections.abc import Callable
@@ -36,30 +36,30 @@ class Official:
 
     The values that ``shapes``, ``counts`` and ``flags`` determine are called sizes. Some size names have a meaning:
     ``tokens`` is 1 + N and determines ``img_size``; ``channels`` must be 3; ``patch_dim`` (3 h w of a square patch), or
-    ``patch_h`` and ``patch_w``, determine ``patch_size``; heads must divide ``inner_dim``, or else ``embed_dim``. A
-    size that is also in ``arguments`` sets that argument.
+    ``patch_h`` and ``patch_w``, determine ``patch_size``; numbers of heads must divide ``inner_dim`` or, without it,
+    ``embed_dim``. A size that is also in ``arguments`` sets that argument.
 
     Args:
         source: the code base, for messages.
-        signs: weight names that identify the code base: a file of it has all of them.
-        key_map: pairs of a pattern that matches a whole weight name, and our name, with ``\\1`` for its first group.
+        signs: weight names that identify the code base: each of its files has all of them.
+        key_map: pairs (pattern of a whole weight name, our name); ``\\1`` in our name is the pattern's first group.
         shapes: weight name -> names of its dimensions, such as ``"_ tokens embed_dim"``; _ determines nothing.
             Dimensions of the same name must be equal.
-        counts: size -> pattern of the start of weight names; the size is the number of distinct first groups, at
-            least 1.
+        counts: size -> pattern of the start of weight names; the size is the number, at least 1, of distinct values of
+            the pattern's first group.
         flags: size -> weight name; the size is whether the file has this weight.
-        arguments: arguments that shapes do not determine, in the order of the messages.
+        arguments: arguments that shapes do not determine, in the order in which messages name them.
         assumes: assumptions to state in the notes.
         model: function from a namespace of all sizes and arguments to the model config. ``options`` of the namespace
             are the arguments that the user gave, without ``num_heads`` and ``img_size``.
         published_by: sizes that identify a published model.
-        published: their values -> arguments of the published model; a text if several are published.
-        unlike: message if no model of these sizes is published, a template of sizes.
+        published: values of ``published_by`` -> arguments of the published model, or a message if several models fit.
+        unlike: message if no model of these sizes is published, a template with sizes as fields.
         unused: pattern of weight names that the model does not use.
-        computed: our names of weights that a file may lack -> function that computes them.
-        unpack: converts the file's weights to the names and shapes of ``key_map`` and ``shapes``; returns them, the
-            names of the file's other content, and sizes that only the original shapes determine.
-        variants: other file formats of this family; the first whose signs match is used.
+        computed: our name of a weight that a file may lack -> function that computes the weight.
+        unpack: converts the file's weights to the names and shapes of ``key_map`` and ``shapes``. Returns the new
+            weights, the names of the file's other content, and sizes that only the original shapes determine.
+        variants: other file formats of this family, tried first, in this order.
     """
 
     source: str

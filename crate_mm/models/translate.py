@@ -27,9 +27,9 @@ class Translation(NamedTuple):
         weights: state dict with our parameter names.
         model: the model config, or None if shapes do not determine it.
         unused: names in the file that the model does not use.
-        assumed: arguments that shapes do not determine and that are assumed to be as published.
+        assumed: description of what is assumed, such as published values of arguments that shapes do not determine.
         unknown_reason: why ``model`` is None.
-        missing: names of the arguments that would determine it.
+        missing: names of the arguments that would determine the model.
     """
 
     source: str
@@ -57,7 +57,7 @@ def translate(
         model_args: values of the declaration's ``arguments``. None counts as missing.
 
     Raises:
-        ValueError: the weights are incomplete or match no model of it, or ``model_args`` do not match them.
+        ValueError: the weights are incomplete or match no model of the declaration, or do not match ``model_args``.
     """
     declarations = (*official.variants, official)
     official = next((d for d in declarations if all(sign in weights for sign in d.signs)), None)
@@ -100,7 +100,7 @@ def translate(
 def rename(
     weights: dict[str, Any], key_map: tuple[tuple[str, str], ...], source: str, unused: str = ""
 ) -> tuple[dict[str, Any], list[str]]:
-    """Rename weights by a table of patterns; return them and the names that match ``unused``.
+    """Rename weights by a table of patterns; return the renamed weights and the names that match ``unused``.
 
     Raises:
         TranslationError: a name matches neither the table nor ``unused``.
@@ -156,7 +156,7 @@ def _read_sizes(official: Official, weights: dict[str, Tensor]) -> dict[str, Any
 def _resolve_arguments(
     official: Official, sizes: dict[str, Any], model_args: dict[str, Any]
 ) -> tuple[dict[str, Any], str, str, tuple[str, ...]]:
-    """Return the values of all arguments, a description of the assumed values, why values are missing, and their names.
+    """Return all arguments, a description of the assumed values, the reason for missing values, and the missing names.
 
     The sources, in order: the shapes, ``model_args``, the published model of these sizes, the default.
     """

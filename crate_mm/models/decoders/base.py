@@ -22,9 +22,9 @@ class MaskDecoder(nn.Module):
     """Decoder from patches ``(B, N, d)``, row by row, to masks ``(B, C, h, w)``, the class logits of each patch.
 
     The masks are ``LN(unit(patches) unit(classes)^T)``, with a LayerNorm over the classes. A subclass computes the
-    patches and the class tokens in ``Layer`` modules, which ``measure_layers(decoder)`` and ``capture(decoder)`` read:
-    by default in ``blocks``, then a LayerNorm, ``norm``. The tokens of a layer are the patches, followed by the class
-    tokens if the layer has both.
+    patches and the class tokens in ``Layer`` modules, by default ``blocks`` and then a LayerNorm, ``norm``.
+    ``measure_layers(decoder)`` and ``capture(decoder)`` read these modules. The tokens of a layer are the patches,
+    followed by the class tokens if the layer has both.
 
     Args:
         embed_dim: d, the width of the backbone.
@@ -88,13 +88,13 @@ class MaskDecoder(nn.Module):
             missing = next(sign for sign in cls.official.signs if sign not in state_dict)
             raise TranslationError(f"these are not the weights of {cls.official.source}: {missing} is missing")
         decoder = HEADS.build(translation.model)
-        # Assigned, so that the weights keep their dtype; copied, so that training does not change the given ones.
+        # ``assign`` keeps the dtype of the weights. Clones protect the caller's tensors from training.
         decoder.load_state_dict({key: value.clone() for key, value in translation.weights.items()}, assign=True)
         return decoder.requires_grad_().eval()
 
 
 def class_maps(layer: Layer, w: Tensor, layout: TokenLayout) -> tuple[str, Tensor] | None:
-    """Return the name and the values of a layer's map from class tokens to patches; None if it has no such map.
+    """Return the name and the values of a layer's map from class tokens to patches; None if there is no such map.
 
     The map is ``(B, K, C, h, w)``: rows of the attention in MSSA and MSCA, rows of the similarity A^T A in CBSA.
 
@@ -114,7 +114,7 @@ def class_maps(layer: Layer, w: Tensor, layout: TokenLayout) -> tuple[str, Tenso
 
 
 def head_count(name: str, head_dim: int) -> Any:
-    """Return an ``Official.unpack`` for code with a fixed p: ``num_heads`` is the number of rows of ``name`` over p."""
+    """Return an ``Official.unpack`` that divides the rows of the weight ``name`` by a fixed p to get ``num_heads``."""
 
     def unpack(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
         rows = len(weights[name])

@@ -15,7 +15,7 @@ from ..official import Argument, Official
 from .base import MaskDecoder, head_count
 from .depict_sa import HEAD_DIM, tied_attention
 
-CROSS_DEPTH, CROSS_HEAD_DIM = 3, 50  # as in the official code, whatever depth and embed_dim are
+CROSS_DEPTH, CROSS_HEAD_DIM = 3, 50  # as in the official code, for any depth and embed_dim
 
 KEY_MAP = (
     (r"cls_emb", r"class_tokens"),
@@ -57,9 +57,9 @@ OFFICIAL = Official(
 class DEPICTCA(MaskDecoder):
     """DEPICT's cross-attention decoder: patches ``(B, N, d)`` to masks ``(B, C, h, w)``.
 
-    Each of ``blocks`` adds ``s concat_k(SSA_k(LN(x))) U^T`` to the patches x; a LayerNorm follows the last one. Then
+    Each of ``blocks`` adds ``s concat_k(SSA_k(LN(x))) U^T`` to the patches x; a LayerNorm follows the last block. Then
     each of ``cross_blocks`` adds ``s concat_k(SCA_k(e; LN(x))) U^T`` to the class tokens e and leaves x unchanged; a
-    LayerNorm of e follows the last one. As in the official code, a cross layer does not normalize its queries e.
+    LayerNorm of e follows the last block. As in the official code, a cross layer does not normalize its queries e.
 
     Args:
         embed_dim, num_classes: as in ``MaskDecoder``.

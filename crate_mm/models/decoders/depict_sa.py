@@ -13,7 +13,7 @@ from ..layers import MSSA, Block
 from ..official import Argument, Official
 from .base import MaskDecoder, head_count
 
-HEAD_DIM = 100  # as in the official code, whatever embed_dim is
+HEAD_DIM = 100  # as in the official code, for any embed_dim
 
 KEY_MAP = (
     (r"cls_emb", r"class_tokens"),
@@ -23,7 +23,7 @@ KEY_MAP = (
     (r"decoder_norm\.(weight|bias)", r"norm.\1"),
     (r"mask_norm\.(weight|bias)", r"mask_norm.\1"),
 )
-# Shapes determine all sizes; ``from_official`` compares the sizes that its caller gives with them.
+# Shapes determine all sizes; ``from_official`` compares them with the sizes that its caller gives.
 SIZES = {name: Argument() for name in ("embed_dim", "num_classes", "depth", "num_heads")}
 
 

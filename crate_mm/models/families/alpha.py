@@ -142,8 +142,8 @@ JAX = replace(
 class CRATEAlpha(PatchBackbone):
     """CRATE-alpha backbone: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first.
 
-    The three changes to CRATE's layer are arguments, so the paper's ablation needs configs only. Weights start
-    as in the JAX code, which trained the published models; its LayerNorms, including the head's, have epsilon 1e-6.
+    The three changes to CRATE's layer are arguments, so the paper's ablation needs configs only. The
+    initialization, and epsilon 1e-6 of all LayerNorms, are those of the JAX code, which trained the published models.
 
     Args:
         arch: a name of ``ALPHA_ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
@@ -151,9 +151,9 @@ class CRATEAlpha(PatchBackbone):
         overcomplete: two ISTA steps with a d x (ratio d) dictionary, decoded to d channels; if false, CRATE's single
             step, whose output is the code.
         decoupled: decode with a separate dictionary.
-        residual: add the sparsification step to its input.
+        residual: add the output of the sparsification step to its input.
         ratio: number of atoms in multiples of d.
-        compress: config of ``LAYERS`` to replace ``MSSA`` without output bias; None for no compression.
+        compress: config of ``LAYERS`` to replace the default, ``MSSA`` without output bias; None for no compression.
         sparsify: config of ``LAYERS`` to replace the sparsification; None for no sparsification.
         norm_eps: epsilon of the layers' LayerNorms.
         drop_path, drop_path_rule: stochastic depth, as in CRATE; the published models were trained without it.

@@ -1,7 +1,7 @@
 """AoT, the attention-only transformer: each layer compresses the tokens and does nothing else.
 
 Source: Wang et al., "Attention-Only Transformers via Unrolled Subspace Denoising", ICML 2025, arXiv 2506.03790. Its
-authors have published neither code nor weights. Patches and CLS token are CRATE's here.
+authors have published neither code nor weights. Patch embedding and CLS token are CRATE's.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
 """
 
@@ -12,8 +12,8 @@ from .block import build_blocks
 from .crate import CRATE
 from .patches import PatchBackbone
 
-# The paper gives no sizes. As a language model in GPT-2's frame, "base" and "medium" have the parameters that it gives
-# for its models of these names, 102 and 182 million. "tiny" and "small" are this package's.
+# The paper gives no sizes. As language models with GPT-2's embeddings, "base" and "medium" have as many parameters as
+# the paper's models of these names, 102 and 182 million. "tiny" and "small" are this package's.
 AOT_ARCHS: dict[str, Arch] = {
     "tiny": Arch(embed_dim=192, depth=12, num_heads=3),
     "small": Arch(embed_dim=384, depth=24, num_heads=6),

@@ -29,9 +29,9 @@ def build_block(embed_dim: int, num_heads: int, compress: dict | None, sparsify:
     Args:
         embed_dim: d, passed to both operators.
         num_heads: K, passed to the compression.
-        compress: config of ``LAYERS`` for the compression; None for a layer without one.
-        sparsify: config of ``LAYERS`` for the sparsification; None for a layer without one.
-        options: arguments ``residual``, ``norm_eps``, ``drop_path`` and ``layer_scale`` of ``Block``.
+        compress: config of ``LAYERS`` for the compression; None for no compression.
+        sparsify: config of ``LAYERS`` for the sparsification; None for no sparsification.
+        options: further arguments of ``Block``, such as ``residual`` and ``drop_path``.
 
     Raises:
         ValueError: an operator is neither a config nor None, or both are None.
@@ -54,7 +54,7 @@ def build_blocks(
     drop_path_rule: str = "linear",
     **options: Any,
 ) -> nn.ModuleList:
-    """Build all layers, with the rates of ``drop_path_rates``; 'default' stands for an operator of ``default``."""
+    """Build all layers, with the rates of ``drop_path_rates``; 'default' selects the operator of ``default``."""
     d, depth, num_heads = arch
     operators = [own if given == "default" else given for given, own in zip((compress, sparsify), default)]
     rates = drop_path_rates(drop_path, depth, drop_path_rule)

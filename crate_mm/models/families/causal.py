@@ -16,7 +16,7 @@ from ..arch import Arch, Sizes, resolve_arch
 from ..backbone import Backbone, InputSpec
 from .block import build_blocks
 
-# GPT-2's tokenizer has 50,257 IDs. The official code of these models rounds up to a multiple of 64.
+# GPT-2's tokenizer has 50,257 IDs. The official code of these models rounds this up to a multiple of 64.
 VOCAB_SIZE, CONTEXT_LENGTH = 50304, 1024
 MASKS = r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"  # buffers of the causal mask in older code
 
@@ -66,7 +66,7 @@ def language_model(kind: str, archs: dict[str, Arch], s: SimpleNamespace, **back
 
 
 class Cache:
-    """State that a ``CausalBackbone`` keeps of the tokens of earlier calls; each call updates it in place.
+    """State of a ``CausalBackbone`` after the tokens of earlier calls; each call updates it in place.
 
     Attributes:
         length: number of tokens processed so far.

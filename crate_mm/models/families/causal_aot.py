@@ -21,7 +21,7 @@ def official_model(s: SimpleNamespace) -> dict:
     return language_model("CausalAoT", AOT_ARCHS, s)
 
 
-# Causal CRATE's declaration comes first, so that an error in one of its files is reported as its own.
+# Causal CRATE is registered first: its declaration is tried first and reports the errors of its own files.
 OFFICIAL = replace(
     CAUSAL_CRATE,
     source="an attention-only model in the code of causal CRATE",

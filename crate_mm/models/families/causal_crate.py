@@ -1,4 +1,4 @@
-"""Causal CRATE, the language model with CRATE's layers: a causal MSSA, and ISTA as it is.
+"""Causal CRATE, the language model with CRATE's layers: a causal MSSA and an unchanged ISTA.
 
 Source: crate-lm/crate-lm, ``crate.py`` and ``crate_overcomplete.py``, by a co-author of CRATE's journal paper; Bai and
 Ma, "Improving Neuron-level Interpretability with White-box Language Models", CPAL 2025, arXiv 2410.16443.
@@ -15,7 +15,7 @@ from ..arch import Arch
 from ..official import ISTA_ARGUMENTS, Argument, Official
 from .causal import CONTEXT_LENGTH, NANOGPT_SHAPES, VOCAB_SIZE, CausalBackbone, language_model, layer_names, untie
 
-# The code has only the names of "medium", "large" and "xl". "1l" is the one-layer model of its training script.
+# The code names "medium", "large" and "xl" but gives no sizes. "1l" is the one-layer model of its training script.
 CAUSAL_CRATE_ARCHS: dict[str, Arch] = {
     "1l": Arch(embed_dim=512, depth=1, num_heads=4),
     "base": Arch(embed_dim=768, depth=12, num_heads=12),
@@ -67,7 +67,7 @@ class CausalCRATE(CausalBackbone):
     """Causal CRATE: token IDs ``(B, N)`` to tokens ``(B, N, d)``.
 
     The form with a square dictionary has no LayerNorm after the layers. In the ``overcomplete`` form, a layer ends with
-    two steps of ISTA with a dictionary of 4 d atoms, decoded with the same dictionary, and a LayerNorm follows the
+    two steps of ISTA with a dictionary of 4 d atoms. The same dictionary decodes the result. A LayerNorm follows the
     layers.
 
     Args:

@@ -1,4 +1,4 @@
-"""Causal ToST, the language model whose memory does not grow with the text: its statistics are running sums.
+"""Causal ToST, a language model with running sums as statistics: its memory does not grow with the text.
 
 Source: Wu et al., "Token Statistics Transformer", ICLR 2025, arXiv 2412.17810, and the authors' code,
 github.com/RobinWu218/ToST, ``tost_lang``. Shapes: B texts, N tokens, d embedding dimensions.

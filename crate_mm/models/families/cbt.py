@@ -2,7 +2,7 @@
 
 Source: Wen, Huang and Li, "Towards Interpretable and Efficient Attention: Compressing All by Contracting a Few",
 NeurIPS 2025, arXiv 2509.16875, and the authors' code, github.com/QishuaiWen/CBSA. ``OFFICIAL`` declares its weights for
-image classification, including those of MSSA and TSSA in the same frame.
+image classification, including the authors' baselines with MSSA or TSSA in place of CBSA.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions.
 """
 
@@ -42,7 +42,7 @@ KEY_MAP = (
 
 
 def with_patch_size(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
-    """Return the weights as they are, and the patch size, which the number of convolutions determines."""
+    """Return the weights unchanged, and the patch size, which the number of convolutions determines."""
     patch = 2 ** sum(name.startswith("to_patch_embedding.proj.") and name.endswith(".0.weight") for name in weights)
     return weights, [], {"patch_h": patch, "patch_w": patch}
 
@@ -80,7 +80,7 @@ OFFICIAL = Official(
     published={(arch.embed_dim, arch.depth): {"num_heads": arch.num_heads} for arch in CBT_ARCHS.values()},
     unlike="the CBSA code has no model of width {embed_dim} and depth {depth}",
 )
-IN_ITS_FRAME = (  # the authors' comparison
+IN_ITS_FRAME = (  # the authors' baselines
     replace(
         OFFICIAL,
         signs=(STEM, f"{OPERATOR}temp"),
@@ -95,8 +95,8 @@ IN_ITS_FRAME = (  # the authors' comparison
 class CBT(PatchBackbone):
     """CBT backbone: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first.
 
-    CRATE's layer with CBSA in place of MSSA, after ToST's convolutions. The stem has BatchNorm: a training step changes
-    its running statistics, which are part of the weights, and depends on how the batch is split.
+    CRATE's layer with CBSA in place of MSSA, after ToST's convolutions. The stem has BatchNorm. Its running statistics
+    are part of the weights. A training step changes them, and depends on how the batch is split.
 
     Args:
         arch: a name of ``CBT_ARCHS`` or a dict with ``embed_dim``, ``depth``, ``num_heads``.
@@ -104,8 +104,8 @@ class CBT(PatchBackbone):
         patch_size: 16 or 8.
         in_channels, ista_step_size, ista_lambda, sparsify, residual, drop_path, drop_path_rule: as in ``CRATE``.
         compress: config of ``LAYERS`` to replace ``CBSA``; it gets ``embed_dim`` and ``num_heads``. None for no
-            compression. ``dict(type="CBSA", shifted=False)`` averages the patches alone, which the published weights
-            do not. ``dict(type="MSSA")`` and ``dict(type="TSSA", proj_bias=False)`` are the authors' comparison.
+            compression. ``dict(type="CBSA", shifted=False)`` averages only the patches; the published weights need
+            the default. ``dict(type="MSSA")`` and ``dict(type="TSSA", proj_bias=False)`` are the authors' baselines.
 
     Raises:
         ValueError: unknown ``arch``, indivisible sizes, or invalid ``drop_path``.

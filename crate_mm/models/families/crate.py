@@ -22,8 +22,8 @@ ARCHS: dict[str, Arch] = {
     "base": Arch(embed_dim=768, depth=12, num_heads=12),
     "large": Arch(embed_dim=1024, depth=24, num_heads=16),
 }
-# Yu et al., "Emergence of Segmentation with Minimalistic White-Box Transformers", CPAL 2024, arXiv 2308.16271, with
-# patches of 8: its T is "seg_tiny", its S is "tiny" above, its B is "base". The demo weights have 6 heads of 128.
+# Yu et al., "Emergence of Segmentation with Minimalistic White-Box Transformers", CPAL 2024, arXiv 2308.16271.
+# Its patches are 8 x 8; T is "seg_tiny", S is "tiny" above, B is "base". The demo weights have 6 heads of width 128.
 SEGMENTATION_ARCHS: dict[str, Arch] = {
     "seg_tiny": Arch(embed_dim=192, depth=12, num_heads=3),
     "demo": Arch(embed_dim=768, depth=12, num_heads=6),
@@ -104,12 +104,12 @@ class CRATE(PatchBackbone):
         compress: config of ``LAYERS`` to replace ``MSSA``; it gets ``embed_dim`` and ``num_heads``. None for no
             compression.
         sparsify: config of ``LAYERS`` to replace ``ISTA``; it gets ``embed_dim``. None for no sparsification.
-        residual: add the sparsification step to its input (not in CRATE).
+        residual: add the output of the sparsification step to its input (not in CRATE).
         drop_path: drop probability of stochastic depth in the last layer, see ``Block``. Without ``residual``, only the
             compression step can be dropped.
         drop_path_rule: 'linear', from 0 in the first layer, or 'constant'.
 
-    Ablations of the paper's Table 3 and of the segmentation paper: ``compress=dict(type="MSSA", tied=True)`` is the
+    Ablations of the paper's Table 3 and of the segmentation paper: ``compress=dict(type="MSSA", tied=True)`` has the
     output projection of Eq. (11); ``compress=dict(type="SoftmaxAttention")`` and, with ``residual=True``,
     ``sparsify=dict(type="MLP")`` are the operators of a transformer.
 

@@ -25,7 +25,7 @@ GPT2_ARCHS: dict[str, Arch] = {
 
 
 def unpack(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
-    """Return the weights in nanoGPT's layout. Those of transformers have transposed linear maps and a tanh GELU."""
+    """Return the weights in nanoGPT's layout; files of transformers have transposed linear maps and a tanh GELU."""
     if "transformer.wte.weight" not in weights:
         weights = {name if name == "lm_head.weight" else f"transformer.{name}": v for name, v in weights.items()}
     weights, unused, sizes = untie(weights)

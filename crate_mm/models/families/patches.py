@@ -1,4 +1,4 @@
-"""Base class of patch backbones with a CLS token; sizes are read from its embedding."""
+"""Base class of patch backbones with a CLS token, which read their sizes from the embedding."""
 
 from collections.abc import Callable
 from typing import ClassVar

@@ -26,7 +26,7 @@ TIMM_VIT = (  # timm's names, as patterns
     (r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", rf"{OURS}mlp.3.\2"),
     (r"norm\.(weight|bias)", r"backbone.encoder.ln.\1"),
 )
-VIT_HEADS = {  # of ViT-T, S, B and L, by width and depth
+VIT_HEADS = {  # ViT-T, S, B and L, by width and depth
     (192, 12): {"num_heads": 3},
     (384, 12): {"num_heads": 6},
     (768, 12): {"num_heads": 12},
@@ -36,7 +36,7 @@ PREFIX, SHARED = "decoder.", ("_", "embed_dim", "num_classes")
 
 
 def segmenter(decoder: Official) -> Official:
-    """Return the declaration of a whole model with this decoder, whose own sizes get the prefix ``decoder_``."""
+    """Return the declaration of a whole model with this decoder; the decoder's sizes get the prefix ``decoder_``."""
 
     def model(s: SimpleNamespace) -> dict:
         own = {name.removeprefix("decoder_"): value for name, value in vars(s).items() if name.startswith("decoder_")}
@@ -81,7 +81,7 @@ def segmenter(decoder: Official) -> Official:
         published_by=("embed_dim", "depth"),
         published=VIT_HEADS,
         unlike="the authors' code has no ViT of width {embed_dim} and depth {depth}",
-        unused=r"encoder\.head\.(weight|bias)",  # of the pretraining
+        unused=r"encoder\.head\.(weight|bias)",  # the classifier of the pretraining
         unpack=unpack,
     )
 

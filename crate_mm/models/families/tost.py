@@ -100,11 +100,11 @@ OFFICIAL = Official(
 class ToST(PatchBackbone):
     """ToST backbone: images ``(B, C, H, W)`` to tokens ``(B, 1 + N, d)``, CLS token first.
 
-    Only patches pass the layers ``blocks``. Then the CLS token is prepended and attends to them in two layers of class
-    attention. The final LayerNorm, with epsilon 1e-6, is in the head. In training, the official code returns its logits
-    twice; this model returns them once.
+    Only patches pass the layers ``blocks``. Then the CLS token is prepended and attends to the patches in class
+    attention layers. The final LayerNorm, with epsilon 1e-6, is in the head. In training, the official code returns its
+    logits twice; this model returns them once.
 
-    The stem has BatchNorm: a training step changes its running statistics, which are part of the weights, and depends
+    The stem has BatchNorm. Its running statistics are part of the weights. A training step changes them, and depends
     on how the batch is split.
 
     Args:

@@ -2,7 +2,7 @@
 
 Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv 2010.11929, implemented by torchvision.
 Register tokens are those of Darcet et al., "Vision Transformers Need Registers", ICLR 2024, arXiv 2309.16588.
-``DINO`` declares the weights of DINO, DINOv2, SimDINO and SimDINOv2, whose ViT is the same but for the names.
+``DINO`` declares the weights of DINO, DINOv2, SimDINO and SimDINOv2. Their ViT differs only in parameter names.
 Shapes: B images, C channels, H x W pixels, N patches, d embedding dimensions, K heads, R registers.
 """
 
@@ -88,8 +88,7 @@ DINO_KEY_MAP = (
 
 
 def unchunked(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
-    """Return the weights without 'backbone.' and without the chunks of 'blocks.<chunk>.<layer>', where layers count
-    through, and the sizes that only some files have."""
+    """Remove 'backbone.' and the chunk of 'blocks.<chunk>.<layer>' from names; layers are numbered across chunks."""
     weights = {
         re.sub(r"^blocks\.\d+\.(?=\d+\.)", "blocks.", name.removeprefix("backbone.")): value
         for name, value in weights.items()
@@ -99,7 +98,7 @@ def unchunked(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str],
 
 
 def dino_model(s: SimpleNamespace) -> dict:
-    """Return the config of a model of features with these sizes (see ``Official``)."""
+    """Return the config of a feature extractor with these sizes (see ``Official``)."""
     arch = Arch(s.embed_dim, s.depth, s.num_heads)._asdict()
     backbone = {"type": "ViT", "arch": arch, "img_size": s.img_size, "patch_size": s.patch_size}
     backbone |= {"registers": s.registers} if s.registers else {}
@@ -122,7 +121,7 @@ DINO = Official(
     unused=r"(head|dino_head|ibot_head)\..*|mask_token",
     unpack=unchunked,
 )
-# DINOv2's backbones without a container. A bare backbone of DINO has timm's names: it is a file for TimmBackbone.
+# DINOv2's backbones without a container. A bare backbone of DINO has timm's names, so TimmBackbone loads it.
 BARE = tuple(
     replace(DINO, signs=("mask_token", "patch_embed.proj.weight", f"{block}.ls1.gamma"))
     for block in ("blocks.0", "blocks.0.0")

@@ -19,11 +19,11 @@ class AgentAttention(SoftmaxAttention):
         Q_k = averages of the queries q_k over side x side parts of the patch grid: m = side^2 agents
         A_k(x) = softmax(q_k Q_k^T / sqrt(p)) softmax(Q_k k_k^T / sqrt(p)) v_k,  [q, k, v] = x W + b
 
-    The weights are those of ``SoftmaxAttention``. CBSA's authors replace the attention of pretrained ViTs by it, as
+    The weights are those of ``SoftmaxAttention``. CBSA's authors use this operator in pretrained ViTs, as
     "CBSA-styled" attention: their code has no contraction step (github.com/QishuaiWen/CBSA, CBSA_finetune_vit). Source:
     Han et al., "Agent Attention", ECCV 2024, arXiv 2312.08874, without its biases and convolution.
 
-    ``tap_w`` passes its input. The map 'attention' is the product of both factors.
+    ``tap_w`` passes the input. The map 'attention' is the product of the two softmax matrices.
 
     Args:
         embed_dim, num_heads, bias: as for ``SoftmaxAttention``.

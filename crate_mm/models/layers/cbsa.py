@@ -23,25 +23,25 @@ class CBSA(Compression):
         c_k = softmax(r_k r_k^T / sqrt(p)) r_k           the representatives contract
         CBSA(x) = concat_k(t_k A_k^T c_k) W_o + b_o      ``step_x``: t; A^T broadcasts the contraction to the tokens
 
-    R^c uses the subspaces U. On a grid smaller than side x side, a patch is in several averages. Source: Wen, Huang and
-    Li, "Towards Interpretable and Efficient Attention: Compressing All by Contracting a Few", NeurIPS 2025, arXiv
-    2509.16875, and its code, github.com/QishuaiWen/CBSA.
+    The coding rate R^c uses the subspaces U. On a grid smaller than side x side, a patch is in several averages.
+    Source: Wen, Huang and Li, "Towards Interpretable and Efficient Attention: Compressing All by Contracting a Few",
+    NeurIPS 2025, arXiv 2509.16875, and its code, github.com/QishuaiWen/CBSA.
 
-    ``maps`` are 'attention', A, of representatives x tokens, and 'similarity', A^T A, between tokens, whose rows do not
-    sum to 1. ``tap_w`` passes ``x U``.
+    The maps are 'attention', A, from representatives to tokens, and 'similarity', A^T A, between tokens. The rows of
+    A^T A do not sum to 1. ``tap_w`` passes ``x U``.
 
     Args:
         embed_dim: d.
         num_heads: K.
         side: rows and columns of the representatives.
-        shifted: average the first tokens, as many as there are patches. With a CLS token, these are the CLS token and
-            all patches but the last, each one place off, as in the authors' code and its published weights. If false,
-            average the patches.
+        shifted: average as many of the first tokens as there are patches, as in the authors' code and its published
+            weights. With a CLS token, these are the CLS token and all patches except the last, so that each patch is
+            one place too late in the grid. If false, average the patches.
         head_dim: p (default: d / K).
 
     Raises:
-        ValueError: K does not divide d and ``head_dim`` is not given, or (in forward without a layout) the tokens are
-            no square grid with or without a CLS token.
+        ValueError: K does not divide d and ``head_dim`` is not given, or (in forward without a layout) the tokens do
+            not form a square grid, with or without a CLS token.
     """
 
     needs_layout = True
@@ -95,14 +95,14 @@ def grid_averages(w: Tensor, layout: TokenLayout | None, side: int, shifted: boo
     """
     first, rows, columns = layout or square_layout(w.shape[1])
     first = 0 if shifted else first
-    # Products, because the gradient of adaptive_avg_pool2d is not deterministic on GPUs.
+    # Use matrix products: the gradient of adaptive_avg_pool2d is not deterministic on GPUs.
     over_rows, over_columns = (
         F.adaptive_avg_pool1d(torch.eye(length, dtype=w.dtype, device=w.device)[None], side)[0].mT
         for length in (rows, columns)
     )
     grid = w[:, first : first + rows * columns].unflatten(1, (rows, columns))
     q = (over_rows @ grid.flatten(2)).unflatten(2, (columns, -1))
-    # Expanded, as fvcore takes the number of products from the first factor.
+    # Expand the first factor: fvcore counts the products from its shape.
     return (over_columns.expand(*q.shape[:2], -1, -1) @ q).flatten(1, 2)
 
 

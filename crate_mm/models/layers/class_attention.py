@@ -48,9 +48,9 @@ class ClassAttentionBlock(nn.Module):
         u = LN(x);  x = x + gamma_1 [ClassAttention(u) ; u_patches]
         x = LN(x);  x = x + [gamma_2 MLP(x_cls) ; x_patches]
 
-    The patches change too: ``gamma_1 u`` is added, ``tokens_norm`` normalizes them, and they are doubled. Source:
-    Touvron et al., "Going deeper with Image Transformers", ICCV 2021, in the variant of El-Nouby et al., "XCiT",
-    NeurIPS 2021.
+    The patches change too: ``gamma_1 u`` is added, ``tokens_norm`` normalizes the sum, and the result is doubled.
+    Source: Touvron et al., "Going deeper with Image Transformers", ICCV 2021, in the variant of El-Nouby et al.,
+    "XCiT", NeurIPS 2021.
 
     Args:
         embed_dim: d.

@@ -1,4 +1,4 @@
-"""Convolutional patch embeddings: with Fourier positions, as in ToST and XCiT, or with learned ones, as in CBT.
+"""Convolutional patch embeddings: with Fourier positions (ToST, XCiT) or learned positions (CBT).
 
 Shapes: B images, C channels, H x W pixels, N = h w patches on a grid of h x w, d embedding dimensions.
 """
@@ -15,8 +15,8 @@ from .tokens import PatchEmbedding, PositionedEmbedding, Size, patch_grid
 class FourierPositions(nn.Module):
     """Position embedding of a grid of any size: ``(h, w) -> (1, d, h, w)``.
 
-    The coordinates are ``(i + 1) / (side + 1e-6) * 2 pi``. Each is divided by ``temperature^(2j / frequencies)``; sine
-    and cosine alternate, the row's channels before the column's. A 1 x 1 convolution projects them to d channels.
+    The coordinates are ``(i + 1) / (side + 1e-6) * 2 pi``. Each is divided by ``temperature^(2j / frequencies)``. Sine
+    and cosine alternate. The row's channels precede the column's. A 1 x 1 convolution projects them to d channels.
 
     Args:
         embed_dim: d.
@@ -52,7 +52,7 @@ def conv_stages(patch_size: int, in_channels: int, embed_dim: int) -> nn.Sequent
     of 16 pixels (d/8, d/4, d/2, d channels), three for patches of 8.
 
     Raises:
-        ValueError: another ``patch_size``, or an indivisible d.
+        ValueError: ``patch_size`` is neither 8 nor 16, or d is not a multiple of ``patch_size / 2``.
     """
     if patch_size not in (8, 16):
         raise ValueError(f"patch_size of the convolutional stem must be 8 or 16, got {patch_size!r}")
@@ -84,8 +84,7 @@ class ConvStem(PatchEmbedding):
         embed_dim: d.
 
     Raises:
-        ValueError: another ``patch_size``, an indivisible d, or (in forward) an image whose size or channels do not
-            match.
+        ValueError: as for ``conv_stages``, or (in forward) the size or channels of an image do not match.
     """
 
     def __init__(self, img_size: Size, patch_size: int, in_channels: int, embed_dim: int) -> None:

@@ -19,11 +19,11 @@ class ISTA(Sparsification):
     """One proximal gradient step towards a sparse, non-negative code: ``(B, N, d) -> (B, N, d)``.
 
     ``ISTA(x) = ReLU(x + eta (x D - x D^T D) - eta lambda)`` for tokens ``x`` as rows, with a ``d x d`` dictionary
-    ``D``, step size ``eta`` and sparsity weight ``lambda``. Source: the paper, Eq. (17).
+    ``D``, step size ``eta`` and sparsity weight ``lambda``. Source: CRATE's paper, arXiv 2306.01129, Eq. (17).
 
-    The official code needs three token-sized products. The forms in ``forward`` need two, or one (``x M`` with
-    ``M = D - D^T D``), and one after ``fuse``. ISTA has no residual connection. ``tap_code`` passes the output, which
-    is the code.
+    The official code needs three token-sized products. This module needs two for few tokens, and one, ``x M`` with
+    ``M = D - D^T D``, for many tokens or after ``fuse``. ISTA has no residual connection. ``tap_code`` passes
+    the output, which is the code.
 
     Args:
         embed_dim: d.
@@ -72,7 +72,7 @@ class ISTA(Sparsification):
 
     @staticmethod
     def _shrink(x: Tensor, step: Tensor, threshold: float = 0.0) -> Tensor:
-        """Return ``ReLU(x + step - threshold)``, in place in ``step`` if it has the dtype of ``x``.
+        """Return ``ReLU(x + step - threshold)``, in place in ``step`` if ``step`` has the dtype of ``x``.
 
         ``x`` is added outside the products, so that it keeps its full precision under autocast.
         """

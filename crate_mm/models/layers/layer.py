@@ -1,7 +1,7 @@
 """The contract of a layer: its computation, and its interface for analysis.
 
 A layer ``Z^l -> Z^{l+1}`` compresses the tokens and then sparsifies them. Either operator may be absent. Methods return
-None or ``{}`` for "not defined". No reader searches a layer's modules by name.
+None or ``{}`` for "not defined". No code searches a layer's modules by name.
 
 Shapes: B images, N tokens, d embedding dimensions, K heads (subspaces) of dimension p.
 """
@@ -33,7 +33,7 @@ class Subspaces(NamedTuple):
 
 
 class Map(NamedTuple):
-    """A map between two sets, a matrix per head.
+    """A map between two sets of vectors, such as tokens: one matrix per head.
 
     Attributes:
         values: ``(B, K, rows, columns)``.
@@ -54,9 +54,9 @@ class Compression(nn.Module):
     gets the ``TokenLayout`` as the second argument of ``forward``.
 
     Attributes:
-        causal: whether a token's update depends only on the token and those before it. A causal operator has a second
-            argument ``cache`` in ``forward``: a dict, empty before the first call, in which it keeps what later tokens
-            need of earlier ones. With a cache, ``x`` holds only the tokens after those of the earlier calls.
+        causal: whether a token's update depends only on the token and those before it. The ``forward`` of a causal
+            operator has a second argument ``cache``: a dict, empty before the first call, that holds the state that
+            later tokens need. With a cache, ``x`` holds only the tokens that follow those of earlier calls.
     """
 
     needs_layout: ClassVar[bool] = False
@@ -83,7 +83,7 @@ class Compression(nn.Module):
         """Return the vectors whose inner products compare the tokens, ``(B, N, K p)``, or None.
 
         Args:
-            w: output of ``tap_w``: by default these vectors, if there are subspaces.
+            w: output of ``tap_w``; by default, it is returned if there are subspaces.
         """
         return None if self.subspaces() is None else w
 
@@ -148,7 +148,7 @@ class Layer(nn.Module):
     def attention(self, w: Tensor, layout: TokenLayout | None = None) -> Tensor | None:
         """Return the attention between tokens, ``(B, K, N, N)``; None if no map is between tokens.
 
-        Its rows sum to 1. Those of another map than 'attention', such as CBSA's similarity, are divided by their sums.
+        Its rows sum to 1. Rows of a map other than 'attention', such as CBSA's similarity, are divided by their sums.
         """
         for name, (values, rows, columns) in self.maps(w, layout).items():
             if rows == columns == "tokens":
@@ -222,14 +222,14 @@ def _check_rate(rate: float) -> None:
 
 
 class Block(Layer):
-    """A compression and a sparsification step, ``(B, N, d) -> (B, N, d)`` (the paper, Equations 17 and 18)::
+    """A compression and a sparsification step, ``(B, N, d) -> (B, N, d)`` (CRATE's paper, Eqs. 17 and 18)::
 
         Z^{l+1/2} = Z^l + compress(LN(Z^l))
         Z^{l+1}   = sparsify(LN(Z^{l+1/2}))                    residual=False, as in CRATE
         Z^{l+1}   = Z^{l+1/2} + sparsify(LN(Z^{l+1/2}))        residual=True
 
-    ``tap_in``, ``tap_half`` and ``tap_out`` pass Z^l, Z^{l+1/2} and Z^{l+1}. With ``layer_scale``, each residual branch
-    is first multiplied by a learned factor per channel, ``gamma_compress`` or ``gamma_sparsify``.
+    ``tap_in``, ``tap_half`` and ``tap_out`` pass Z^l, Z^{l+1/2} and Z^{l+1}. With ``layer_scale``, the output of
+    each residual branch is multiplied by a learned factor per channel, ``gamma_compress`` or ``gamma_sparsify``.
 
     Args:
         embed_dim: d.
@@ -243,7 +243,7 @@ class Block(Layer):
         norm_bias: whether the LayerNorms have a bias.
 
     Raises:
-        ValueError: ``drop_path`` is no probability below 1, or both operators are None.
+        ValueError: ``drop_path`` is not a probability below 1, or both operators are None.
     """
 
     def __init__(
@@ -283,7 +283,7 @@ class Block(Layer):
         return super().returns_code and not self.residual
 
     def forward(self, z: Tensor, layout: TokenLayout | None = None, cache: dict | None = None) -> Tensor:
-        """Return Z^{l+1}. ``cache`` is that of a causal compression, see ``Compression``."""
+        """Return Z^{l+1}; ``cache`` is passed to a causal compression, see ``Compression``."""
         z = self.tap_in(z)
         if self.compress is not None:
             x = self.norm_compress(z)
@@ -327,12 +327,12 @@ def scaled_similarity(q: Tensor, k: Tensor, num_heads: int, causal: bool = False
 def attend(q_BKNp: Tensor, k_BKMp: Tensor, v_BKMp: Tensor, causal: bool) -> Tensor:
     """Return ``softmax(q k^T / sqrt(p)) v``, ``(B, K, N, p)``. With ``causal``, q are the last N of the M tokens."""
     earlier, mask = k_BKMp.shape[-2] - q_BKNp.shape[-2], None
-    if causal and earlier and q_BKNp.shape[-2] > 1:  # a single last token sees all
+    if causal and earlier and q_BKNp.shape[-2] > 1:  # a single last token attends to all tokens
         mask = torch.ones(q_BKNp.shape[-2], k_BKMp.shape[-2], dtype=torch.bool, device=q_BKNp.device).tril(earlier)
     return F.scaled_dot_product_attention(q_BKNp, k_BKMp, v_BKMp, mask, is_causal=causal and not earlier)
 
 
 def with_earlier(cache: dict[str, Tensor], name: str, value_BNd: Tensor) -> Tensor:
-    """Append the values of new tokens to those in a cache, and return all, ``(B, M, d)``."""
+    """Append the values of new tokens to the cached values, and return all values, ``(B, M, d)``."""
     cache[name] = torch.cat([cache[name], value_BNd], dim=1) if name in cache else value_BNd
     return cache[name]

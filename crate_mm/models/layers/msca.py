@@ -21,9 +21,9 @@ class MSCA(MSSA):
         SCA_k(e; x) = softmax((e U_k) (x U_k)^T / sqrt(p)) x U_k
         MSCA(e; x)  = concat_k(SCA_k(e; x)) W_o + b_o
 
-    ``tap_w`` passes the projected tokens ``(B, N + C, K p)``. The map 'attention' is of classes x patches. Arguments
-    are those of ``MSSA``. Source: Wen and Li, "Rethinking Decoders for Transformer-based Semantic Segmentation: A
-    Compression Perspective", NeurIPS 2024, arXiv 2411.03033, and its code, github.com/QishuaiWen/DEPICT.
+    ``tap_w`` passes the projected tokens ``(B, N + C, K p)``. The map 'attention' is from classes to patches. The
+    arguments are those of ``MSSA``. Source: Wen and Li, "Rethinking Decoders for Transformer-based Semantic
+    Segmentation: A Compression Perspective", NeurIPS 2024, arXiv 2411.03033, with code in github.com/QishuaiWen/DEPICT.
     """
 
     needs_layout = True
@@ -47,7 +47,7 @@ class MSCA(MSSA):
 
 
 class CrossBlock(Layer):
-    """A layer that moves class tokens e towards patches x, ``(B, N + C, d) -> (B, N + C, d)``; patches stay::
+    """A layer that moves class tokens e towards patches x, ``(B, N + C, d) -> (B, N + C, d)``; patches do not change::
 
         e' = e + MSCA(e; LN(x))
 

@@ -19,13 +19,13 @@ class MSSA(Compression):
         SSA_k(x) = softmax(w_k w_k^T / sqrt(p)) w_k,  w_k = x U_k
         MSSA(x)  = concat_k(SSA_k(x)) W_o + b_o
 
-    Source: the paper, Section 2.3, Eqs. (11)-(12), with the learned output projection of its experiments, Eq. (18).
+    Source: CRATE's paper, arXiv 2306.01129, Section 2.3, Eqs. (11)-(12), with the learned projection of Eq. (18).
     As in the official code, a single head of full width (``K = 1`` and ``p = d``) has no output projection. With
-    ``tied``, ``W_o = U^T`` without ``b_o``, as in Eqs. (11)-(12) and the paper's Table 3; the paper does not state the
-    factor in front of it, which is 1 here as in the default block; with ``scaled``, a learned number, ``step_size``.
+    ``tied``, ``W_o = U^T`` without ``b_o``, as in Eqs. (11)-(12) and Table 3. The paper states no factor for this
+    projection; here it is 1. With ``scaled``, the output is multiplied by a learned number, ``step_size``.
 
-    With ``causal``, a token sees only itself and the tokens before it, and the output projection is never left out, as
-    in the code of causal CRATE, github.com/crate-lm/crate-lm; the cache holds ``x U``.
+    With ``causal``, a token attends only to itself and the tokens before it, and the cache holds ``x U``. A single head
+    of full width then has an output projection, as in the code of causal CRATE, github.com/crate-lm/crate-lm.
 
     ``tap_w`` passes the projected tokens ``x U`` of shape ``(B, N, K p)``.
 
@@ -35,7 +35,7 @@ class MSSA(Compression):
         head_dim: p (default: d / K).
         bias: whether to use ``b_o``.
         tied: whether the output projection is ``U^T``.
-        causal: whether the softmax leaves out later tokens.
+        causal: whether the softmax excludes later tokens.
         scaled: whether the output is multiplied by a learned number, as in the decoders of DEPICT.
 
     Raises:

@@ -19,11 +19,11 @@ class OvercompleteISTA(Sparsification):
         A2 = ReLU(A1 + eta (x - A1 D^T) D - eta lambda)
         OvercompleteISTA(x) = A2 D1^T                            decoupled=True;  else A2 D^T
 
-    for tokens ``x`` as rows, with ``d x m`` dictionaries ``D`` and ``D1``. Source: Yang et al., "Scaling White-Box
+    Tokens ``x`` are rows; the dictionaries ``D`` and ``D1`` are ``d x m``. Source: Yang et al., "Scaling White-Box
     Transformers for Vision", NeurIPS 2024, arXiv 2405.20299, and its code.
 
-    The output is not the code: the codes ``(B, N, m)`` pass ``tap_code`` (A2) and ``tap_code1`` (A1). The dictionaries
-    start Kaiming-uniform with fan-in d, as in the authors' JAX code (their PyTorch code takes m).
+    The output is not the code: ``tap_code`` passes the code A2, ``(B, N, m)``; ``tap_code1`` passes A1. Dictionaries
+    start Kaiming-uniform with fan-in d, as in the authors' JAX code; their PyTorch code has fan-in m.
 
     Args:
         embed_dim: d.

@@ -41,12 +41,12 @@ def sincos_table(grid: tuple[int, int], embed_dim: int, dtype: torch.dtype | Non
 class SinCosEmbedding(PositionedEmbedding):
     """Embed an image as tokens: ``(B, C, H, W) -> (B, 1 + N, d)``, CLS token first.
 
-    A convolution without LayerNorm embeds the patches. The position table is fixed but part of the state dict: a model
-    that was trained further at another image size has an interpolated table (see ``resize_table``), which the formula
-    does not give. For an image of another size than ``img_size``, positions are interpolated from the table.
+    A convolution without LayerNorm embeds the patches. The position table is fixed but part of the state dict: after
+    further training at another image size, the table is interpolated (see ``resize_table``) and differs from the
+    formula. For an image of another size than ``img_size``, positions are interpolated from the table.
 
     Args:
-        img_size: height and width of the images of the table, one number if square.
+        img_size: height and width of the images that the table is for, one number if square.
         patch_size: height and width of a patch, one number if square.
         in_channels: C.
         embed_dim: d.
@@ -64,7 +64,7 @@ class SinCosEmbedding(PositionedEmbedding):
         self.register_buffer("pos_table", sincos_table(self.grid_size, embed_dim))
 
     def _apply(self, fn, recurse: bool = True) -> "SinCosEmbedding":
-        """Apply a cast or move; a cast to float64 recomputes the table of the formula instead of widening float32."""
+        """Apply a cast or move; a cast to float64 recomputes a table that equals the formula."""
         before = self.pos_table
         super()._apply(fn, recurse)
         after = self.pos_table

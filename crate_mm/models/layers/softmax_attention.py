@@ -16,15 +16,14 @@ class SoftmaxAttention(Compression):
         SoftmaxAttention(x) = concat_k(A_k(x)) W_o + b_o
 
     It replaces MSSA in the ablation of Yu et al., "Emergence of Segmentation with Minimalistic White-Box
-    Transformers", CPAL 2024, arXiv 2308.16271. It has no subspaces: R^c is not defined for it.
-
-    ``tap_w`` passes its input ``(B, N, d)``.
+    Transformers", CPAL 2024, arXiv 2308.16271. It has no subspaces, so the coding rate R^c is
+    not defined. ``tap_w`` passes the input ``(B, N, d)``.
 
     Args:
         embed_dim: d.
         num_heads: K.
         bias: whether to use ``b`` and ``b_o``.
-        causal: whether the softmax leaves out later tokens. The cache holds keys and values.
+        causal: whether the softmax excludes later tokens. The cache holds keys and values.
 
     Raises:
         ValueError: K does not divide d.

@@ -16,8 +16,8 @@ class DecoderBlock(Layer):
         G  = LN(Y) E^T                      the dictionary E, d x d, replaces the sparsification step
         Y' = G - compress(LN(G))            opposite to compression
 
-    Sign and order are those of an encoder's layer in reverse, with separate weights. The layer has no sparse code and
-    no ``tap_code``. ``tap_synthesis`` passes G, ``tap_w`` the projected tokens of the compression step, ``tap_out`` Y'.
+    Sign and order of the steps are the reverse of an encoder layer's; the weights are separate. The layer has no sparse
+    code and no ``tap_code``. ``tap_synthesis`` passes G, ``tap_w`` the compression's projected tokens, ``tap_out`` Y'.
 
     Source: Pai et al., "Masked Completion via Structured Diffusion with White-Box Transformers", ICLR 2024, arXiv
     2404.02446, and the official code.

@@ -42,7 +42,7 @@ def mask_patches(patches: Tensor, mask: Tensor | None, mask_token: Tensor | None
 
     Args:
         patches: embeddings.
-        mask: ``(B, N)``, true for the patches to replace; None for none.
+        mask: ``(B, N)``, true for the patches to replace; None to replace no patch.
         mask_token: ``(1, 1, d)``, the replacement.
     """
     return patches if mask is None else torch.where(mask[..., None], mask_token.to(patches.dtype), patches)
@@ -51,12 +51,12 @@ def mask_patches(patches: Tensor, mask: Tensor | None, mask_token: Tensor | None
 def resize_positions(
     positions: Tensor, old: tuple[int, int], new: tuple[int, int], interpolate: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Resize positions to another grid, ``(1, 1 + N, d) -> (1, 1 + N', d)``, except the CLS token's.
+    """Resize patch positions to another grid, ``(1, 1 + N, d) -> (1, 1 + N', d)``; the CLS token's position stays.
 
     Args:
         positions: CLS token first, then the patches row by row.
         old, new: (rows, columns) of both grids.
-        interpolate: from ``(1, d, rows, columns)``, at least float32, to the new grid.
+        interpolate: resizes ``(1, d, rows, columns)``, in float32 or float64, to the new grid.
     """
     if old == new:
         return positions
@@ -68,8 +68,8 @@ def resize_positions(
 def resize_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Resize positions to another grid, ``(1, 1 + N, d) -> (1, 1 + N', d)``; the CLS row stays.
 
-    Bicubic without anti-aliasing or aligned corners. As in the code of DINO and MAE, the *scale factor* of each side is
-    ``(g' + 0.1) / g``, so the samples are slightly closer together than for ``g' / g``.
+    Interpolation is bicubic, without anti-aliasing or aligned corners. As in the code of DINO and MAE, the scale factor
+    of each side is ``(g' + 0.1) / g``, so the samples are slightly closer together than for ``g' / g``.
 
     Args:
         table: CLS token first, then the patches row by row.

@@ -21,12 +21,12 @@ class TSSA(Compression):
         TSSA(x) = -concat_k(Pi_kn w_knc / (1 + m_kc)) W_o + b_o
 
     With ``context_length``, the operator is causal: the sums over n and n' are over a token and those before it, and
-    each of the p terms of s_kn has a learned ``denom_bias`` b_kn added, of the token's place n in the text. The cache
-    holds the sums, so that it does not grow with the text.
+    a learned ``denom_bias`` b_kn, which depends on the position n in the text, is added to each of the p terms of s_kn.
+    The cache holds the sums, so its size does not grow with the text.
 
-    Tokens are not compared pairwise: there is no attention matrix. R^c uses the subspaces U. Source: Wu et al., "Token
-    Statistics Transformer", ICLR 2025, arXiv 2412.17810, and its code, which learns ``W_o`` in place of the paper's
-    ``U_k^T``, sets its ``d / eps^2`` and ``tau / n`` to 1 and has one ``temp`` per head.
+    Tokens are not compared pairwise: there is no attention matrix. The coding rate R^c uses the subspaces U. Source: Wu
+    et al., "Token Statistics Transformer", ICLR 2025, arXiv 2412.17810, and its code. The code learns ``W_o`` in place
+    of the paper's ``U_k^T``, replaces ``d / eps^2`` and ``tau / n`` by 1, and has one ``temp`` per head.
 
     ``tap_w`` passes ``x U`` without ``b_u``, the input of R^c. ``tap_pi`` passes Pi, ``(B, K, N)``.
 
@@ -69,7 +69,7 @@ class TSSA(Compression):
         return self.out(rearrange(out_BKNp, "B K N p -> B N (K p)").to(w.dtype))
 
     def _membership(self, w: Tensor, cache: dict | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return w with its bias, its squares, both ``(B, K, N, p)``, and Pi, ``(B, K, N)``."""
+        """Return w + b_u and its squares, both ``(B, K, N, p)``, and Pi, ``(B, K, N)``."""
         if self.proj.bias is not None:
             w = w + self.proj.bias.to(w.dtype)
         w_BKNp = rearrange(w, "B N (K p) -> B K N p", K=self.num_heads)

@@ -1,7 +1,7 @@
 """Augmentations of a normalized training batch on the device: erasing and mixing.
 
-Noise is drawn by the device's generator of PyTorch, everything else by the host's, which does not synchronize with the
-GPU. A run seeds both at each iteration.
+PyTorch's generator of the device draws noise. The generator of the host draws everything else, without waiting for the
+GPU. A run seeds both generators at each iteration.
 Shapes: B images of a micro-batch, C channels, H x W pixels.
 """
 
@@ -41,9 +41,9 @@ class MixUp(v2.MixUp):
 class CutMix(v2.CutMix):
     """torchvision's cutmix (Yun et al., ICCV 2019).
 
-    A rectangle of each image is replaced by that of the previous image, and of the first by that of the last. Its area
-    is a fraction 1 - lambda of the image, with lambda from Beta(alpha, alpha). Labels are weighted by the area of the
-    rectangle that is inside the image.
+    A rectangle of each image is replaced by the same rectangle of the previous image; the last image counts as the
+    first's previous one. The area is a fraction 1 - lambda of the image, with lambda from Beta(alpha, alpha). Labels
+    are weighted by the rectangle's area inside the image.
 
     Args:
         alpha: parameter of the Beta distribution; 1 is common.
@@ -123,8 +123,8 @@ class BatchAugments(nn.Module):
         num_classes: number of classes.
 
     Raises:
-        ValueError: invalid probabilities or a sum above 1, a mixing entry before another one, or (in forward) a batch
-            of one image.
+        ValueError: invalid probabilities or a sum above 1, a mixing module before one that does not mix, or (in
+            forward) a batch of one image.
     """
 
     def __init__(self, configs: list[dict], num_classes: int) -> None:

@@ -32,23 +32,23 @@ class Task(BaseModel):
     Attributes:
         headline: the main metric, and whether 'greater' or 'less' is better. It selects the best checkpoint and is
             shown in the results table.
-        unit: plural of a sample, for the log.
+        unit: what the log calls samples, in the plural.
         uses_labels: whether training, validation and test data must have the same classes.
         transfer_from: part of this task's weights from which a later run initializes its backbone, such as 'backbone'
             or 'teacher'. A part ``x`` is a module ``x`` or ``x.backbone`` of the task. The setting ``transfer_from``
             overrides it.
         backbone: the module that a transfer initializes and that the analysis reads.
         head: the module after the backbone, or None.
-        num_classes: number of classes of the logits of ``tensor``; 0 if its output is not logits.
+        num_classes: number of classes of the logits of ``tensor``; 0 if ``tensor`` returns no logits.
         labels_pixels: whether the logits are of pixels, ``(B, num_classes, H, W)``, and labels are masks ``(B, H, W)``.
         in_channels: channels C of the images, or None.
         freeze_backbone: whether the backbone is not trained.
         flip_test: whether ``predict`` averages over an image and its mirror image; None if not supported.
-        class_names, test_transforms, described_by: class names and test transforms of the loaded checkpoint, and its
-            path if it described the model.
+        class_names, test_transforms, described_by: class names and test transforms of the loaded checkpoint, and
+            the checkpoint's path if the model was built from it.
         logged: names of entries of ``loss`` that are only logged. They must not contain 'loss'.
-        total_steps: number of steps of the run, which the training loop sets.
-        eval_dtype: autocast dtype of an evaluation, which the Runner sets for its duration.
+        total_steps: number of steps of the run, set by the training loop.
+        eval_dtype: autocast dtype of an evaluation, set by the Runner during the evaluation.
     """
 
     headline: ClassVar[tuple[str, str]]
@@ -98,8 +98,8 @@ class Task(BaseModel):
     def count(self, batch: dict[str, Tensor]) -> int:
         """Return the number of items that the loss is a mean over, for a batch from the loader (default: samples).
 
-        Losses of micro-batches and processes are weighted by it, so that a step uses the mean over the global batch. A
-        language task counts the tokens that have a label. The loss of a batch with count 0 must be finite.
+        Losses of micro-batches and processes are weighted by this number, so that a step uses the mean over the global
+        batch. A language task counts the tokens that have a label. The loss of a batch with count 0 must be finite.
         """
         return samples_in(batch)
 
@@ -112,7 +112,7 @@ class Task(BaseModel):
         return self
 
     def before_step(self, batches: list[dict[str, Any]], total: int) -> None:
-        """Run code before an optimization step, without gradients, on all ranks, for a loss over the global batch.
+        """Run code before an optimizer step, without gradients, on all ranks, such as gathering features of the step.
 
         It runs in training mode with the step's autocast. BatchNorm's statistics are restored afterwards.
 
@@ -287,7 +287,7 @@ def freeze_untrained(task: Task) -> None:
 
 
 def check_classes(dataset: Any, num_classes: int, split: str) -> None:
-    """Raise ``ValueError`` if the classes of a loader's dataset are known, and not as many as those of the head."""
+    """Raise ``ValueError`` if the dataset of a loader has known classes and their number is not ``num_classes``."""
     classes = dataset_of(dataset).classes
     if classes is None or len(classes) == num_classes:
         return
@@ -301,11 +301,11 @@ def check_classes(dataset: Any, num_classes: int, split: str) -> None:
 def check_images_fit(dataset: Any, backbone: Backbone, split: str) -> None:
     """Raise ``ValueError`` unless the first image of a loader's dataset has the shape that the backbone declares.
 
-    The random states stay as they are. A sample that cannot be read is left to the run, which may replace it.
+    The random states do not change. A sample that cannot be read is no error here: the run may replace it.
 
     Args:
         dataset: dataset of the loader, whose samples have ``inputs`` (C, H, W).
-        backbone: takes the images as the loader gives them.
+        backbone: backbone that receives the loader's images.
         split: 'train', 'val' or 'test', for the message.
     """
     spec, states = backbone.input_spec, (random.getstate(), np.random.get_state())

@@ -26,8 +26,8 @@ class ImageClassifier(ImageTask):
         freeze_backbone: train only the head (a linear probe). The backbone stays in eval mode, without gradients and
             without a graph.
 
-    Batches have ``inputs``, images ``(B, C, H, W)``, ``labels``, class indices ``(B,)``, and ``sample_idx``, each
-    image's position in its dataset ``(B,)``; further entries have no effect.
+    Batches have ``inputs``, images ``(B, C, H, W)``; ``labels``, class indices ``(B,)``; and ``sample_idx`` ``(B,)``,
+    each image's position in its dataset. Further entries have no effect.
     """
 
     headline = ("eval/top1", "greater")

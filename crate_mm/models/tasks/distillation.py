@@ -42,13 +42,13 @@ __all__ = ["ProjectionHead", "SelfDistillation", "rate_distillation_loss"]
 
 
 class _MicroBatch(NamedTuple):
-    """What the expansion of one micro-batch needs of the step.
+    """State of the step that the expansion of one micro-batch needs (see ``rate_loss``).
 
     Attributes:
-        slots: positions of its images among those of the step, ``(B,)``.
+        slots: positions of the micro-batch's images among the images of the step, ``(B,)``.
         total: M.
-        step: features of all images of the step, ``(2, M, p)``; None if the micro-batch is all of this process's images
-            and its own features are gathered.
+        step: features of all images of the step, ``(2, M, p)``; None if this process has a single
+            micro-batch: ``loss`` then gathers the features.
         mask: masked patches of the global crops, ``(2 B, N)``, or None.
         teacher: the teacher's features, ``(2 B, p)``, and those of the masked patches, or None.
         random_state: state of the random generators from which the student's features were computed, or None.
@@ -67,8 +67,8 @@ class SelfDistillation(ImageTask):
     """A student learns its teacher's features of other crops; the teacher is the moving average of the student.
 
     The student sees all crops, the teacher the first two, which are global. The projected features of the first tokens
-    are compared. Features for nearest neighbors are the teacher's first tokens, and a later run starts from the
-    teacher unless ``transfer_from`` names 'backbone', the student.
+    are compared. Features for nearest neighbors are the teacher's first tokens. A later run starts from the teacher, or
+    from the student if ``transfer_from`` is 'backbone'.
 
     A step of ``objective='rate'`` is the same for any number of processes and micro-batches: the covariance groups are
     those of the global batch. Several micro-batches cost a second forward pass of the student's global crops.
@@ -77,28 +77,28 @@ class SelfDistillation(ImageTask):
         backbone: config of ``BACKBONES`` or a ``Backbone`` of images.
         objective: 'rate' for SimDINO, see ``rate_distillation_loss``; 'dino' for DINO's cross entropy between
             prototypes, with a centered and sharpened teacher.
-        momentum: of the moving average at the first step; it grows to 1 at the end of the run, as a cosine.
+        momentum: momentum of the moving average at the first step; it grows to 1 along a cosine over the run.
         eps, expansion_of, coeff, group_size: as for ``rate_distillation_loss``; M is the global batch.
         hidden_dim, out_dim: as for ``ProjectionHead``.
         prototypes: number of DINO's prototypes.
         student_temp, teacher_temp: temperatures of DINO's softmax.
-        teacher_temp_start, teacher_temp_warmup: the teacher's temperature at the first step, from which it changes
-            linearly to ``teacher_temp`` in this fraction of the run (the official code: by epoch); None for no change.
-        patch_weight: weight of iBOT's loss, for 'rate': the student sees the global crops with masked patches, and
-            learns the teacher's features of these patches by the same head. SimDINOv2: 1. Without masks: 0.
+        teacher_temp_start, teacher_temp_warmup: the teacher's temperature at the first step (None: ``teacher_temp``)
+            and the fraction of the run in which it changes linearly to ``teacher_temp`` (in the official code, by epoch).
+        patch_weight: weight of iBOT's loss, only for 'rate': the student sees the global crops with masked patches, and
+            learns the teacher's features of these patches with the same head. 1 for SimDINOv2, 0 for no masks.
         mask_probability: probability that a global crop is masked.
-        mask_ratio: smallest and largest fraction of masked patches of a masked crop. They are drawn at random. The
-            official code masks rectangles, in exactly half of a batch's crops.
+        mask_ratio: smallest and largest fraction of masked patches of a masked crop. The patches are drawn at
+            random. The official code masks rectangles, in exactly half of a batch's crops.
         center_momentum: momentum of the center, the mean of DINO's teacher outputs.
         preprocessor: config of ``MODELS``, or a module.
 
-    Training batches have ``inputs``, a list of images ``(B, C, H, W)``, one tensor per crop, as from ``Views``, and for
-    masks ``sample_seed``, int64 ``(B,)``, so that masks do not depend on the number of processes. If the
-    backbone can, it interpolates its position embeddings for crops of other sizes. Evaluated batches have ``inputs``
-    ``(B, C, H, W)``, ``labels`` and ``sample_idx``.
+    Training batches have ``inputs``, a list of images ``(B, C, H, W)``, one tensor per crop, as from ``Views``. With
+    ``sample_seed``, int64 ``(B,)``, masks do not depend on the number of processes. If the backbone can, it
+    interpolates its position embeddings for crops of other sizes. Evaluated batches have ``inputs`` ``(B, C, H, W)``,
+    ``labels`` and ``sample_idx``.
 
-    The log has ``compression``, ``expansion`` and ``expansion_max``, its largest value for this batch, and with masks
-    ``patch_similarity``. If the features collapse, the expansion falls to a few percent of ``expansion_max``.
+    The log has ``compression``, ``expansion``, ``expansion_max`` (the largest possible value for this batch) and, with
+    masks, ``patch_similarity``. If the features collapse, the expansion falls to a few percent of ``expansion_max``.
 
     Raises:
         ValueError: an argument is invalid, or (in loss) there are fewer than two crops.
@@ -151,7 +151,7 @@ class SelfDistillation(ImageTask):
                 f"teacher_temp_start {teacher_temp_start} must be above 0, and teacher_temp_warmup "
                 f"{teacher_temp_warmup} a fraction of the run"
             )
-        group_images(0, group_size)  # raises for an invalid one
+        group_images(0, group_size)  # raises for an invalid size
         self.backbone.interpolate_positions()
         self.objective, self.momentum = objective, momentum
         self.eps, self.expansion_of, self.coeff, self.group_size = eps, expansion_of, coeff, group_size
@@ -279,7 +279,7 @@ class SelfDistillation(ImageTask):
             self.steps.fill_(step)
 
     def momentum_at(self, step: int) -> float:
-        """Return the momentum of the moving average after a step, from 1; constant if the run's length is unknown."""
+        """Return the momentum after a step, counted from 1; it is constant if the run's length is unknown."""
         if self.total_steps is None:
             return self.momentum
         progress = min((step - 1) / self.total_steps, 1)
@@ -335,7 +335,7 @@ class SelfDistillation(ImageTask):
     ) -> tuple[Tensor, Tensor | None]:
         """Return ``_features`` of the global crops and, with a mask ``(2 B, N)``, those of the masked patches.
 
-        The patches are hidden from the model if it gets the mask token.
+        The masked patches are hidden from the model only if ``mask_token`` is given.
         """
         if mask is None:
             return self._features(model, crops), None
@@ -344,7 +344,7 @@ class SelfDistillation(ImageTask):
         return model["projector"](tokens[:, 0]), model["projector"](tokens[:, 1:][mask])
 
     def _mask(self, crops: list[Tensor], seeds: Tensor | None) -> Tensor | None:
-        """Return the masked patches of the global crops ``(2 B, N)``, drawn from the samples' seeds; None without."""
+        """Return the mask of the global crops ``(2 B, N)``, drawn from the samples' seeds; None for no masks."""
         if not self.patch_weight:
             return None
         layout = self.backbone.layout(crops[0])
@@ -361,8 +361,8 @@ class SelfDistillation(ImageTask):
     ) -> tuple[Tensor, int, int | str]:
         """Return the expansion of the step's images, their number and the group size.
 
-        Only this micro-batch's features have a gradient. It is weighted with M / B, because the loop weights the loss
-        of a micro-batch with B / M.
+        Only this micro-batch's features have a gradient. The gradient is multiplied by M / B, because the training loop
+        multiplies the loss of a micro-batch by B / M.
         """
         own = expanded_features(student, teacher, self.expansion_of)
         if micro_batch is None:
@@ -378,7 +378,7 @@ class SelfDistillation(ImageTask):
         return scaled, total, self.group_size
 
     def _cross_entropy(self, student: Tensor, teacher: Tensor, num_crops: int) -> Tensor:
-        """Return DINO's loss for prototype similarities ``(n B, K)`` and ``(2 B, K)``."""
+        """Return DINO's loss for similarities to K prototypes, ``(n B, K)`` and ``(2 B, K)``."""
         if self.training:
             summary = torch.cat([teacher.sum(0), teacher.new_full((1,), len(teacher))])
             self._teacher_sum = summary if self._teacher_sum is None else self._teacher_sum + summary

@@ -40,7 +40,7 @@ class LinearHead(Head):
     """LayerNorm and Linear on one pooled token: ``(B, 1 + N, d) -> (B, num_classes)``.
 
     Args:
-        in_dim: d, given by the classifier from its backbone.
+        in_dim: d; the classifier sets it from its backbone.
         num_classes: number of classes. 0 omits the Linear and returns its input features, ``(B, d)``.
         pool: 'cls' for the CLS token, 'mean' for the mean of all tokens.
         norm: whether to use a LayerNorm; not needed after a backbone that ends with one, such as ViT.
@@ -90,12 +90,12 @@ class LinearDecoder(nn.Module):
     """LayerNorm and Linear on each patch: ``(B, N, d)`` and the grid ``(h, w)`` to logits ``(B, num_classes, h, w)``.
 
     Args:
-        embed_dim: d, given by the task from its backbone.
+        embed_dim: d; the task sets it from its backbone.
         num_classes: number of classes, at least 1.
         norm: whether to use a LayerNorm; not needed after a backbone that ends with one, such as ViT.
 
     Raises:
-        ValueError: there is no class.
+        ValueError: ``num_classes`` is less than 1.
     """
 
     def __init__(self, embed_dim: int, num_classes: int, norm: bool = True) -> None:

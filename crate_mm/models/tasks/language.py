@@ -25,8 +25,8 @@ class LanguageModel(Task):
     Raises:
         ValueError: the backbone is not causal.
 
-    Batches have ``inputs``, token ids ``(B, N)``, ``labels``, the next tokens ``(B, N)``, and ``sample_idx``, each
-    window's position in its dataset ``(B,)``. Labels of -100 are ignored, and so are further entries.
+    Batches have ``inputs``, token IDs ``(B, N)``; ``labels``, the next tokens ``(B, N)``; and ``sample_idx`` ``(B,)``,
+    each window's position in its dataset. Labels of -100 and further entries are ignored.
     """
 
     headline = ("eval/loss", "less")

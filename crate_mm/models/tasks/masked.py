@@ -50,14 +50,14 @@ def random_bits(seeds: Tensor, count: int) -> Tensor:
 
 
 def random_masks(seeds: Tensor, views: int, patches: int, probability: float, ratio: tuple[float, float]) -> Tensor:
-    """Return random masks of patches ``(B, views, patches)``, true for masked, that depend on the seeds ``(B,)`` alone.
+    """Return random patch masks ``(B, views, patches)``, true for masked; they depend only on the seeds ``(B,)``.
 
     Args:
         seeds: int64.
         views: number of views of a sample, each with its own mask.
         patches: number of patches of a view.
-        probability: probability that any patch of a view is masked.
-        ratio: smallest and largest fraction of masked patches, between which it is uniform; at least one is masked.
+        probability: probability that a view is masked.
+        ratio: smallest and largest fraction of masked patches, drawn uniformly; at least one patch is masked.
     """
     bits = random_bits(seeds, views * (patches + 2)).view(-1, views, patches + 2)
     numbers = ((bits >> 11) & (2**53 - 1)).double() / 2**53  # uniform in [0, 1)
@@ -76,8 +76,8 @@ class MaskedAutoencoder(ImageTask):
     """A masked autoencoder: an encoder with a mask token for each masked patch, and a decoder that predicts pixels.
 
     The loss is the mean squared error of the masked patches against their normalized pixels. The official model's
-    unused ``decoder_embed`` is omitted: this model (Base) has the 43,745,280 parameters that the official forward pass
-    uses, of 44,335,872.
+    unused ``decoder_embed`` is omitted: of the official 44,335,872 parameters (Base), this model has the 43,745,280
+    that the official forward pass uses.
 
     Args:
         backbone: config of ``BACKBONES``, or a module, called with ``(images, mask, mask_token)`` as ``PatchBackbone``.
@@ -88,13 +88,13 @@ class MaskedAutoencoder(ImageTask):
         preprocessor: config of ``MODELS``, or a module.
 
     Batches have ``inputs``, images ``(B, C, H, W)`` of the backbone's ``img_size``; ``sample_idx`` ``(B,)``, each
-    image's position in its dataset, the key of its mask in evaluation; and ``sample_seed``, int64 ``(B,)``, the key of
-    its mask in training, so that masks do not depend on the number of processes. Further entries have no effect.
-    ``noise`` ``(B, N)`` overrides the keys: the patches with the smallest values stay visible (see ``mask_of``).
+    image's position in its dataset; and ``sample_seed``, int64 ``(B,)``. A mask depends only on ``sample_seed`` in
+    training and on ``sample_idx`` in evaluation, not on the number of processes. ``noise`` ``(B, N)`` overrides both:
+    the patches with the smallest values stay visible (see ``mask_of``). Further entries have no effect.
 
     Raises:
         ValueError: the backbone accepts no mask, the ratio masks all patches or none, the preprocessor's channels are
-            not the backbone's, or (in loss, predict and with noise) the images have another size.
+            not the backbone's, or (in loss, in predict, or with noise) the images have another size.
     """
 
     headline = ("eval/loss", "less")
@@ -157,7 +157,7 @@ class MaskedAutoencoder(ImageTask):
         return mean, (variance + EPS).sqrt()
 
     def mask_of(self, noise: Tensor) -> Tensor:
-        """Return the mask of noise ``(B, N)``, true for masked: the ``num_visible`` smallest of a row stay visible."""
+        """Return the mask for noise ``(B, N)``, true for masked; the ``num_visible`` smallest of a row stay visible."""
         visible = noise.argsort(dim=1)[:, : self.num_visible]
         return torch.ones_like(noise, dtype=torch.bool).scatter_(1, visible, False)
 
@@ -179,7 +179,7 @@ class MaskedAutoencoder(ImageTask):
     ) -> dict[str, Tensor]:
         """Return the mean squared error of the masked patches, ``{'loss': scalar}``.
 
-        Noise that is not given is drawn from the samples' seeds, or without seeds by PyTorch's generator.
+        If ``noise`` is None, it is drawn from ``sample_seed``, or by PyTorch's generator if there are no seeds.
         """
         if noise is None and sample_seed is None:
             noise = torch.rand(len(inputs), self.num_patches, device=inputs.device)

@@ -22,8 +22,8 @@ class ImagePreprocessor(BaseDataPreprocessor):
 
     ``inputs`` with several views are a list of tensors ``(B, C, H, W)``, and the output is a list too.
 
-    A task sets ``channels_last`` if its backbone does: images in channels-last memory order then keep it. All others
-    are made contiguous. The values are the same.
+    A task sets ``channels_last`` if its backbone does. Images in channels-last memory order then keep this order; all
+    other images are made contiguous. The values are the same.
 
     Raises:
         ValueError: (in forward) images are not uint8 or have another number of channels.

@@ -15,7 +15,7 @@ def random_state(device: torch.device) -> tuple[Tensor, ...]:
 
 @contextmanager
 def replay(state: tuple[Tensor, ...] | None, device: torch.device) -> Iterator[None]:
-    """Draw from a state of ``random_state`` within the ``with`` block; the generators do not change."""
+    """Draw from a ``random_state`` within the ``with`` block, then restore the generators; None has no effect."""
     if state is None:
         yield
         return

@@ -25,17 +25,17 @@ def rate_distillation_loss(
     coeff: float = 1.0,
     group_size: int | str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return SimDINO's loss ``- coeff compression - expansion``, and both terms, for a whole batch of B images.
+    """Return SimDINO's loss ``- coeff compression - expansion``, and its two terms, for a whole batch of B images.
 
     The compression is the mean cosine similarity of the teacher's global crops and the student's other crops. The
     expansion is the coding rate of the global crops' features, see ``expansion``. Both are computed in float32 or
     float64, also under autocast.
 
     Args:
-        student: ``(num_crops B, p)``, all images of the first crop first. Crops 0 and 1 are global.
-        teacher: ``(2 B, p)``, of the global crops. It gets no gradient.
+        student: features ``(num_crops B, p)``, all images of the first crop first. Crops 0 and 1 are global.
+        teacher: features ``(2 B, p)`` of the global crops. They get no gradient.
         num_crops: n.
-        eps: the constant in the coding rate, the square of its precision.
+        eps: constant of the coding rate, the squared precision.
         expansion_of: 'student' for the student's features, 'mean' for the mean of the student's and the teacher's.
         coeff: factor of the compression.
         group_size: m; None or 'batch' for one covariance of all images.
@@ -55,7 +55,7 @@ def rate_distillation_loss(
 
 
 def compression(student: Tensor, teacher: Tensor, num_crops: int) -> Tensor:
-    """Return the mean cosine similarity over the ``2 n - 2`` pairs of a teacher's crop and another student's crop."""
+    """Return the mean cosine similarity over the ``2 n - 2`` pairs of a teacher crop and a different student crop."""
     student, teacher = (at_least_float32(features) for features in (student, teacher.detach()))
     with torch.autocast(student.device.type, enabled=False):
         crops, targets = student.unflatten(0, (num_crops, -1)), teacher.unflatten(0, (GLOBAL_CROPS, -1))
@@ -64,10 +64,10 @@ def compression(student: Tensor, teacher: Tensor, num_crops: int) -> Tensor:
 
 
 def patch_similarity(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Return the similarity of masked patches, minus which is the loss of iBOT in SimDINOv2.
+    """Return the similarity of masked patches; the negative of it is iBOT's loss in SimDINOv2.
 
-    It is the mean over an image's masked patches of the cosine between student and teacher, then the mean over images,
-    of which those without a masked patch count as 0.
+    The cosine similarity of student and teacher is averaged over an image's masked patches, then over images. An image
+    without a masked patch counts as 0.
 
     Args:
         student, teacher: features ``(n, p)`` of the n masked patches, image by image. The teacher gets no gradient.
@@ -94,7 +94,7 @@ def expansion(features: Tensor, eps: float, group_size: int | str | None = None)
 
     The rate of a group F ``(m, p)`` is ``gamma / 2 logdet(I + p / (M eps) F^T F)``, with ``gamma = (p + M) / (p M)``:
     the covariance of m images is divided by all M. Groups are consecutive images. The published objective, on 8
-    processes of 64 images, has groups of 64; the official option ``reduce_cov`` has one group.
+    processes of 64 images, has groups of 64; with the official option ``reduce_cov``, there is one group.
 
     A determinant that cannot be computed is NaN, so that the step is skipped.
     """
@@ -111,7 +111,7 @@ def expansion(features: Tensor, eps: float, group_size: int | str | None = None)
 
 
 def gather_features(local: Tensor, total: int) -> Tensor:
-    """Return the features ``(2, M, p)`` of a step from those of each process, in the order of the global batch.
+    """Gather the features of all processes and return them in the order of the global batch, ``(2, M, p)``.
 
     Image i of the global batch is on process i modulo the number of processes.
     """
@@ -126,8 +126,8 @@ def gather_features(local: Tensor, total: int) -> Tensor:
 def largest_expansion(num_images: int, dim: int, eps: float, group_size: int | str | None = None) -> float:
     """Return the largest ``expansion`` of M images' unit features of p dimensions.
 
-    It is reached if the features of each group are spread equally over ``min(m, p)`` orthogonal directions. If all
-    features are equal, the expansion is 4 % of it with the published settings, 1 % with one group.
+    The maximum is reached if the features of each group are spread equally over ``min(m, p)`` orthogonal directions. If
+    all features are equal, the expansion is 4 % of the maximum with the published settings, 1 % with one group.
     """
     size = group_images(num_images, group_size)
     rank = min(size, dim)

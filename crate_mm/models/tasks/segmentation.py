@@ -21,11 +21,11 @@ from .base import ImageTask, check_classes, check_images_fit
 
 @MODELS.register_module()
 class Segmentation(ImageTask):
-    """A class for each pixel: a decoder computes logits of the patches, which are enlarged bilinearly to the pixels.
+    """A class for each pixel: a decoder computes patch logits, and bilinear interpolation enlarges them to pixels.
 
     The loss is the mean cross entropy of the labeled pixels; the label 255 is ignored. If the backbone can interpolate
-    its positions, images may have any size: they are padded at the bottom and at the right to whole patches, with the
-    mean color, 0. The padding is cropped from the logits.
+    its positions, images may have any size: they are padded with 0, the mean color, at the bottom and at the right to
+    whole patches. The padding is cropped from the logits.
 
     Args:
         backbone: config of ``BACKBONES``, or a ``Backbone`` of images whose ``layout`` is a grid.
@@ -110,7 +110,7 @@ class Segmentation(ImageTask):
         bottom, right = (-side % patch for side, patch in zip(inputs.shape[-2:], self.patch_size))
         padded = F.pad(inputs, (0, right, 0, bottom)) if bottom or right else inputs
         _, rows, columns = self.backbone.layout(padded)
-        # The layout is that of the layers: a CLS token may join behind them, and registers may be left out.
+        # ``prefix`` describes the layers: after them, a CLS token may be added and registers removed.
         return self._tokens(padded)[:, -rows * columns :], (rows, columns)
 
     def count(self, batch: dict[str, Tensor]) -> int:
@@ -118,7 +118,7 @@ class Segmentation(ImageTask):
         return int((batch["labels"] != IGNORED_PIXEL).sum())
 
     def loss(self, inputs: Tensor, labels: Tensor, **_: Tensor) -> dict[str, Tensor]:
-        """Return the mean cross entropy of the labeled pixels, ``{'loss': scalar}``; 0 if there are none."""
+        """Return the mean cross entropy of the labeled pixels, ``{'loss': scalar}``; 0 if no pixel is labeled."""
         labels = labels.long()
         total = F.cross_entropy(self.tensor(inputs), labels, ignore_index=IGNORED_PIXEL, reduction="sum")
         return {"loss": total / (labels != IGNORED_PIXEL).sum().clamp(min=1)}
