@@ -19,7 +19,7 @@ class MSSA(Compression):
         SSA_k(x) = softmax(w_k w_k^T / sqrt(p)) w_k,  w_k = x U_k
         MSSA(x)  = concat_k(SSA_k(x)) W_o + b_o
 
-    Source: CRATE's paper, arXiv 2306.01129, Section 2.3, Eqs. (11)-(12), with the learned projection of Eq. (18).
+    Source: CRATE's paper, arXiv 2306.01129, Section 2.3, Eqs. (11)-(12), with the learned output projection, Eq. (18).
     As in the official code, a single head of full width (``K = 1`` and ``p = d``) has no output projection. With
     ``tied``, ``W_o = U^T`` without ``b_o``, as in Eqs. (11)-(12) and Table 3. The paper states no factor for this
     projection; here it is 1. With ``scaled``, the output is multiplied by a learned number, ``step_size``.

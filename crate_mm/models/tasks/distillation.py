@@ -83,7 +83,7 @@ class SelfDistillation(ImageTask):
         prototypes: number of DINO's prototypes.
         student_temp, teacher_temp: temperatures of DINO's softmax.
         teacher_temp_start, teacher_temp_warmup: the teacher's temperature at the first step (None: ``teacher_temp``)
-            and the fraction of the run in which it changes linearly to ``teacher_temp`` (in the official code, by epoch).
+            and the fraction of the run in which it changes linearly to ``teacher_temp`` (official code: by epoch).
         patch_weight: weight of iBOT's loss, only for 'rate': the student sees the global crops with masked patches, and
             learns the teacher's features of these patches with the same head. 1 for SimDINOv2, 0 for no masks.
         mask_probability: probability that a global crop is masked.
