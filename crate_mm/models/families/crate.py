@@ -54,7 +54,7 @@ def official_model(s: SimpleNamespace) -> dict:
     return classifier(backbone, s.num_classes)
 
 
-TWO_MODELS = "of width 768, depth 12 and patches of 8 pixels, models with 12 heads and with 6 are published"
+TWO_MODELS = "for width 768, depth 12 and patches of 8 pixels, models with 12 heads and with 6 are published"
 OFFICIAL = Official(
     source="the official CRATE code",
     signs=("pos_embedding", "to_patch_embedding.2.weight", "transformer.layers.0.0.fn.qkv.weight"),

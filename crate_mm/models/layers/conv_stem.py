@@ -97,7 +97,7 @@ class ConvStem(PatchEmbedding):
         if images.ndim != 4 or images.shape[1] != self.in_channels:
             raise ValueError(
                 f"expected images of shape (B, {self.in_channels}, H, W), got {tuple(images.shape)}: set in_channels "
-                "of the backbone to the data's"
+                "of the backbone to match the data"
             )
         patch_grid((images.shape[2], images.shape[3]), self.patch_size)
         grid = self.stem(images)

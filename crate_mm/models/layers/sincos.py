@@ -83,7 +83,7 @@ class SinCosEmbedding(PositionedEmbedding):
         if images.ndim != 4 or images.shape[1] != self.in_channels or not H or not W or H % h or W % w:
             raise ValueError(
                 f"expected images of shape (B, {self.in_channels}, H, W) in whole patches of {h} x {w}, "
-                f"got {tuple(images.shape)}: set in_channels and patch_size of the backbone to the data's"
+                f"got {tuple(images.shape)}: set in_channels and patch_size of the backbone to match the data"
             )
         # Compare pixels, not patches: torch.export then knows that height and width are fixed.
         native = (H, W) == self.img_size

@@ -33,7 +33,7 @@ def check_images(images: Tensor, in_channels: int, img_size: tuple[int, int]) ->
     if tuple(images.shape[1:]) != (in_channels, *img_size):
         raise ValueError(
             f"expected images of shape (B, {in_channels}, {img_size[0]}, {img_size[1]}), "
-            f"got {tuple(images.shape)}: set img_size and in_channels of the backbone to the data's"
+            f"got {tuple(images.shape)}: set img_size and in_channels of the backbone to match the data"
         )
 
 

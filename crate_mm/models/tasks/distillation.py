@@ -210,7 +210,7 @@ class SelfDistillation(ImageTask):
         if ends[-1] != len(range(rank, total, world_size)):
             raise ValueError(
                 f"process {rank} has {ends[-1]} of the {total} images of a step, expected "
-                f"{len(range(rank, total, world_size))}: use GlobalBatchSampler, or group_size is not defined"
+                f"{len(range(rank, total, world_size))}: use GlobalBatchSampler, which group_size requires"
             )
         slots = (rank + world_size * torch.arange(ends[-1], device=self._device)).split(
             [end - start for start, end in pairwise(ends)]

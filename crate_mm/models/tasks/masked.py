@@ -229,7 +229,7 @@ class MaskedAutoencoder(ImageTask):
         if tuple(inputs.shape[-2:]) != self.img_size:
             raise ValueError(
                 f"masked images must have the backbone's img_size {self.img_size}, got "
-                f"{tuple(inputs.shape[-2:])}: set img_size of the backbone to the data's"
+                f"{tuple(inputs.shape[-2:])}: set img_size of the backbone to match the data"
             )
         expected = (len(inputs), self.num_patches)
         if tuple(noise.shape) != expected:
