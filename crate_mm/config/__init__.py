@@ -1,4 +1,4 @@
-"""Loading configs, applying overrides, and resolving what depends on the machine."""
+"""Load configs, apply overrides, and fill in the derived settings."""
 
 from .batch import BatchPlan, plan_batch
 from .data import fill_from_data, lacks_num_classes

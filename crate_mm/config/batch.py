@@ -7,8 +7,8 @@ from typing import NamedTuple
 class BatchPlan(NamedTuple):
     """Distribution of one optimization step's global batch.
 
-    The batch sizes of the processes differ by at most one sample, and so do the ``micro_batches`` of a process. Their
-    number is the same for all processes.
+    Batch sizes differ by at most one sample between processes, and micro-batches by at most one within a process. All
+    processes have the same number of micro-batches, ``micro_batches``.
     """
 
     global_batch_size: int
@@ -74,8 +74,8 @@ def plan_batch(global_batch_size: int, world_size: int, max_per_device: int | No
 def count_micro_batches(batch_sizes: tuple[int, int], limit: int) -> int | None:
     """Return the number of micro-batches of at most ``limit`` samples; None if some process has too few samples.
 
-    It is the smallest possible number; or the smallest one that gives equal micro-batches, if these have at least half
-    of ``limit``.
+    The number is the smallest that gives equal micro-batches of at least half of ``limit``; otherwise, the smallest
+    possible number.
 
     Args:
         batch_sizes: smallest and largest batch size of a process.
@@ -90,7 +90,7 @@ def count_micro_batches(batch_sizes: tuple[int, int], limit: int) -> int | None:
 
 
 def nearest_even(global_batch_size: int, world_size: int) -> str:
-    """Return the nearest batch sizes that are divisible by the number of processes, for a message."""
+    """Return, as text for a message, the nearest batch sizes that the number of processes divides."""
     below = global_batch_size // world_size * world_size
     either = f"{below} or " if below else ""
     return f"global_batch_size={either}{below + world_size}"

@@ -10,7 +10,7 @@ from ..registry import DATASETS
 from .resolve import resolve_config
 
 MAX_NAMED = 5
-_UNKNOWN = "model.head.num_classes is None, the number of classes of the training data"
+_UNKNOWN = "model.head.num_classes is None (the number of classes of the training data)"
 
 
 def lacks_num_classes(cfg: Config) -> bool:
@@ -20,11 +20,11 @@ def lacks_num_classes(cfg: Config) -> bool:
 
 
 def fill_from_data(cfg: Config, training: bool = False) -> tuple[Config, list[str]]:
-    """Return a user's config with the settings that its training data determine, and a sentence on each of them.
+    """Return a user's config with the settings that its training data determine, and notes for the log.
 
-    ``model.head.num_classes=None`` becomes the number of classes. For a training, ``model.tokenizer=None`` becomes the
-    tokenizer that the data name, and with ``fit_batch`` a ``global_batch_size`` above the number of samples becomes
-    this number. Data are read only if one of them needs it.
+    ``model.head.num_classes=None`` becomes the number of classes. In training, ``model.tokenizer=None`` becomes the
+    tokenizer that the data name, and ``fit_batch`` limits ``global_batch_size`` to the number of samples. The data are
+    read only if the config has one of these settings.
 
     Raises:
         ValueError: the data do not exist, or do not name their classes.
@@ -46,7 +46,9 @@ def fill_from_data(cfg: Config, training: bool = False) -> tuple[Config, list[st
     if lacks_num_classes(cfg):
         classes = dataset.classes
         if classes is None:
-            raise ValueError(f"{_UNKNOWN}, which do not name their classes: set --cfg-options model.head.num_classes=N")
+            raise ValueError(
+                f"{_UNKNOWN}, but the data do not name their classes: set --cfg-options model.head.num_classes=N"
+            )
         cfg.model.head.num_classes = len(classes)
         more = f" and {len(classes) - MAX_NAMED} more" if len(classes) > MAX_NAMED else ""
         names = ", ".join(map(sanitized, classes[:MAX_NAMED]))
@@ -55,8 +57,8 @@ def fill_from_data(cfg: Config, training: bool = False) -> tuple[Config, list[st
         cfg.model.tokenizer = dataset.metainfo.get("tokenizer")
     if fits and cfg.global_batch_size > len(dataset):
         notes.append(
-            f"global_batch_size={len(dataset)}, all training samples in each step, as the recipe's "
-            f"{cfg.global_batch_size} are more: set a smaller one for more steps an epoch"
+            f"global_batch_size={len(dataset)}, all training samples in each step, because the recipe's "
+            f"{cfg.global_batch_size} is more: set a smaller batch for more steps per epoch"
         )
         cfg.global_batch_size = len(dataset)
     return cfg, notes

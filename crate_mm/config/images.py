@@ -16,16 +16,16 @@ from ..models.backbone import InputSpec
 from ..registry import BACKBONES
 from .settings import LOADERS
 
-# "model" stands for the value of the model's images, "model/8" for an eighth of it, in the arguments below only.
+# Only in the arguments below, "model" stands for the value of the model's images, and "model/8" for an eighth of it.
 _MODELS = re.compile(r"model(?:/([1-9]\d*))?")
 _ARGUMENTS = ("size", "padding", "channels")
-DATA_ONLY = InputSpec(3, (224, 224))  # as for the papers' models; used if data is read without a model
+DATA_ONLY = InputSpec(3, (224, 224))  # images of the papers' models; used if the data are read without a model
 
 
 def fill_images(cfg: Config, needs_model: bool = True) -> None:
     """Replace ``"model"`` in a config's transforms by the size or the channels of the model's images, in place.
 
-    ``size="model"`` becomes (H, W), ``channels="model"`` C, and ``padding="model/8"`` an eighth of the image's sides.
+    ``size="model"`` becomes (H, W), ``channels="model"`` becomes C, and ``padding="model/8"`` becomes (W / 8, H / 8).
 
     Args:
         cfg: a config of ``load_config``.
@@ -34,14 +34,14 @@ def fill_images(cfg: Config, needs_model: bool = True) -> None:
     Raises:
         ValueError: the config defines no model, or its model does not declare the size of its images.
     """
-    images = cache(lambda: _images_of(cfg.get("model") or {}, needs_model))  # builds the backbone, if a transform asks
+    images = cache(lambda: _images_of(cfg.get("model") or {}, needs_model))  # builds the backbone only if needed
     for name in LOADERS:
         if (cfg.get(name) or {}).get("dataset"):
             cfg[name].dataset = _filled(cfg[name].dataset, images)
 
 
 def _filled(value: Any, images: Callable[[], InputSpec], key: str = "") -> Any:
-    """Return a config's value, or that of ``key``, with the values of the model's images in it."""
+    """Return a config value with ``"model"`` replaced in it; ``key`` is the argument that has the value."""
     if isinstance(value, dict):
         return type(value)({key: _filled(inner, images, key) for key, inner in value.items()})
     if isinstance(value, (list, tuple)):

@@ -21,7 +21,7 @@ class RawText(str):
 
 
 class _PlainPython(ast.NodeTransformer):
-    """Rewrite ``dict(a=1)`` as ``{"a": 1}`` and names as strings, at any depth, because literals have neither."""
+    """Rewrite ``dict(a=1)`` as ``{"a": 1}`` and names as strings, at any depth, for ``ast.literal_eval``."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         if getattr(node.func, "id", None) != "dict" or node.args:
@@ -62,7 +62,7 @@ def read(raw: RawText, value_types: set[Any] | None, strict: bool = False) -> An
     Args:
         raw: the text.
         value_types: types that the setting accepts (``accepted_types``); None if they are unknown.
-        strict: raise an error for other values than numbers if the setting accepts only numbers.
+        strict: if the setting accepts only numbers, raise an error for any other value.
 
     Raises:
         ValueError: the text cannot be parsed.
@@ -98,7 +98,7 @@ def _unquoted(text: str) -> str:
 
 
 def signatures(target: Callable) -> Iterator[Callable]:
-    """Yield a class or function, and the base classes of a class that passes keywords on to them."""
+    """Yield a class or function; for a class that passes its ``**kwargs`` on, also its base classes."""
     yield target
     if inspect.isclass(target):
         receiver = target
@@ -115,7 +115,7 @@ def accepts(target: Callable, name: str) -> bool:
 
 
 def accepted_types(target: Callable | None, name: str) -> set[Any] | None:
-    """Return the types that an argument's annotation accepts; None if it has no annotation, or a generic one."""
+    """Return the types that an argument's annotation accepts; None if it has none, or one with Any or a TypeVar."""
     for receiver in signatures(target) if target is not None else ():
         try:
             hints = typing.get_type_hints(receiver.__init__ if inspect.isclass(receiver) else receiver)

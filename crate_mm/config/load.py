@@ -34,16 +34,16 @@ def load_config(
 ) -> Config:
     """Load a config file, or a config of the package by name, and apply overrides.
 
-    If the config has a head and ``model`` has none, as in a transfer, the model becomes a classifier (see
-    ``as_classifier``). The folder of the file and the current folder are added to ``sys.path``, for ``custom_imports``.
+    If the config has a head and ``model`` does not, the model becomes a classifier (see ``as_classifier``). For
+    ``custom_imports``, the folder of the file and the current folder are added to ``sys.path``.
 
     Args:
         config: path, name or loaded config.
         overrides: values by key, as from ``--cfg-options``; applied last.
         mixin: name of a file in ``configs/_base_`` to merge into the config.
-        model: model config, used if the config does not define its model. Only its components are used, not its
-            training settings, and the config's settings take precedence.
-        full_model: keep ``model`` unchanged, head included, as for a test.
+        model: model config to use if ``config`` does not define its model. Its components are used, but not its
+            training settings. Settings in ``config`` take precedence.
+        full_model: keep ``model`` unchanged, head included; for tests.
 
     Raises:
         ValueError: the file does not exist or has an error, or an override names an unknown setting.
@@ -90,7 +90,7 @@ def as_classifier(model: dict) -> dict:
 
 
 def with_new_head(model: dict) -> dict:
-    """Add the head arguments that a classifier's backbone specifies to its linear head, for those it does not set."""
+    """Add to a classifier's linear head the arguments that its backbone specifies and the head does not set."""
     backbone, head = model.get("backbone"), model.get("head")
     valid = isinstance(backbone, dict) and "type" in backbone and isinstance(head, dict)
     if not valid or head.get("type") != "LinearHead":
@@ -99,7 +99,7 @@ def with_new_head(model: dict) -> dict:
 
 
 def defines_model(cfg: Config) -> bool:
-    """Return whether a config defines its model; a transfer's config leaves that to a checkpoint."""
+    """Return whether a config defines its model; a transfer config takes its model from a checkpoint."""
     return "type" in (cfg.get("model") or {})
 
 
@@ -110,7 +110,7 @@ def require_model(cfg: Config) -> None:
     if not defines_model(cfg):
         raise ValueError(
             "the config does not define its model: use --load-from CHECKPOINT for a checkpoint's model, or --model "
-            "CONFIG for that of another config"
+            "CONFIG for another config's model"
         )
 
 
@@ -155,7 +155,7 @@ def _load_file(path: Path) -> Config:
                 'type as a string, such as type="CRATE"'
             ) from None
         raise ValueError(f"config {path} cannot be loaded: {type(error).__name__}: {error}") from error
-    # MMEngine removes what a file imports or defines, except classes.
+    # MMEngine removes a file's modules and functions, but not its classes.
     for name in [name for name, value in cfg.items() if isinstance(value, type)]:
         del cfg._cfg_dict[name]
     _check_imported_files(cfg, path)
@@ -165,7 +165,7 @@ def _load_file(path: Path) -> Config:
 
 
 def _check_imported_files(cfg: Config, path: Path) -> None:
-    """Refuse a module of ``custom_imports`` that Python took from elsewhere, though it lies beside the config."""
+    """Raise ``ValueError`` if ``custom_imports`` names a file beside the config, but Python imported another file."""
     names = (cfg.get("custom_imports") or {}).get("imports", [])
     for name in [names] if isinstance(names, str) else names:
         beside = path.resolve().parent.joinpath(*name.split(".")).with_suffix(".py")
@@ -178,10 +178,10 @@ def _check_imported_files(cfg: Config, path: Path) -> None:
 
 
 def _follow_validation(cfg: Config, path: Path) -> None:
-    """Let the test follow the validation, in place, if a file changes the validation alone and its bases equal both.
+    """Apply a file's changes of the validation to the test, in place, if the two are equal in its bases.
 
-    A base often says ``test_dataloader = val_dataloader``, which Python evaluates before the file changes the latter.
-    A file that assigns ``test_dataloader``, if only ``dict()``, keeps its own; and likewise for the evaluators.
+    A base often has ``test_dataloader = val_dataloader``. Python evaluates this before the file changes
+    ``val_dataloader``. A file that assigns ``test_dataloader``, even ``dict()``, keeps its own. Evaluators: the same.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
@@ -197,8 +197,8 @@ def _follow_validation(cfg: Config, path: Path) -> None:
         elif cfg[val] is not None and base.get(val) is not None and base[val] == base.get(test):
             if cfg[val] != cfg[test]:
                 _log_once(
-                    f"config {path} changes {val}: {test} follows it, as they are equal in its base; to keep the "
-                    f"base's, write {test} = dict()"
+                    f"config {path} changes {val}: {test} follows it, because the two are equal in its base; to keep "
+                    f"the base's settings, write {test} = dict()"
                 )
             cfg[test] = copy.deepcopy(cfg[val])
 
@@ -236,7 +236,7 @@ def require_plain_data(value: Any, where: str) -> Any:
 
 
 class _FloatLiteral(float):
-    """Float whose repr Python can evaluate; that of infinity and NaN is only a name."""
+    """Float with a repr that Python can evaluate, also for infinity and NaN."""
 
     def __repr__(self) -> str:
         return f"float('{float(self)}')"
@@ -265,7 +265,7 @@ def dump(cfg: Config, path: Path) -> None:
 
 
 def _find_syntax_error(path: Path) -> str | None:
-    """Return a message for the first file, of a config and its bases, that is not valid Python in UTF-8; else None."""
+    """Return an error message if a config or one of its bases is not valid Python in UTF-8, else None."""
     if not path.is_file():
         return None
     try:
@@ -282,7 +282,7 @@ def _find_syntax_error(path: Path) -> str | None:
 
 
 def _bases(tree: ast.Module, path: Path) -> list[Path]:
-    """Return the files that a config's ``_base_`` names as text; none if it is an expression."""
+    """Return the files in a config's ``_base_``; an empty list if its value is not a literal."""
     assigned = (node for node in tree.body if isinstance(node, ast.Assign))
     value = next((node.value for node in assigned if getattr(node.targets[0], "id", None) == "_base_"), None)
     try:

@@ -1,4 +1,4 @@
-"""``--cfg-options``: every key must name a setting of the config or an argument of what it configures."""
+"""Check and apply ``--cfg-options``: each key must name a setting, or an argument of an object in the config."""
 
 import copy
 import inspect
@@ -17,7 +17,7 @@ from ..registry import suggest
 from .kinds import RawText, accepted_types, read, signatures
 from .settings import DERIVED, GUARDS, LOADERS, PARAMWISE_KEYS, SETTINGS, VALUE_TYPES
 
-# Receivers of the dicts without a ``type``.
+# Functions that receive the config's dicts without a ``type``.
 _UNTYPED = {
     "": Runner.__init__,
     "randomness": Runner.set_randomness,
@@ -67,8 +67,8 @@ def check_overrides(cfg: Config, overrides: dict) -> dict:
     """Return the overrides, with command-line text parsed by the type of its setting.
 
     Raises:
-        ValueError: an override names an unknown setting (MMEngine would add the misspelled key and ignore it), or has a
-            value of another type.
+        ValueError: an override names an unknown setting (MMEngine would add the misspelled key and ignore it), or its
+            value has the wrong type.
     """
     root, values = copy.deepcopy(cfg._cfg_dict), {}
     # Apply types first, so that the settings of the new type are known.
@@ -93,7 +93,7 @@ def check_overrides(cfg: Config, overrides: dict) -> dict:
             elif isinstance(node, dict):
                 known = _settings(node, where)
                 if known is None or part in known:
-                    # A setting that the config leaves at its default. The keys below it are known or arbitrary.
+                    # The config leaves this setting at its default. Keys below it are checked only if in ``_EXTRA``.
                     node = {} if ".".join([*walked, part]) in _EXTRA else None
                     walked.append(part)
                     continue
@@ -121,7 +121,7 @@ def check_overrides(cfg: Config, overrides: dict) -> dict:
 
 
 def _declared(key: str, root: dict) -> tuple[Any, set[Any] | None]:
-    """Return the class or function that a setting is an argument of, and the types it accepts, or None if unknown."""
+    """Return the class or function that receives a setting, and the types of the setting; None where unknown."""
     *parents, last = key.split(".")
     holder: Any = root
     for part in parents:
@@ -140,7 +140,7 @@ def _read(key: str, value: Any, target: Any, value_types: set[Any] | None) -> An
     if not isinstance(value, RawText):
         return value
     try:
-        # The annotations of third-party code may be incomplete.
+        # Not strict for third-party code: its annotations may be incomplete.
         return read(value, value_types, strict=getattr(target, "__module__", "").startswith("crate_mm."))
     except ValueError as error:
         raise ValueError(f"--cfg-options {key}: {error}") from None

@@ -40,13 +40,13 @@ def resolve_config(cfg: Config, world_size: int | None = None, with_model: bool 
     Settings get their defaults, and guards and ``ema_momentum`` become hooks. The batch and the micro-batches of each
     device are computed from ``global_batch_size``, ``max_batch_per_device`` and the number of processes. ``data_root``
     is passed to every dataset with a ``root``. Transforms get the size of the model's images (``fill_images``). k-NN
-    metrics get a bank. Loaders get the collate function and the worker initialization for our batches, and at most one
-    worker per core.
+    metrics get a bank. Loaders get crate_mm's collate function and worker initialization, and at most one worker per
+    core.
 
     Args:
         cfg: the config.
-        world_size: number of processes, to resolve the config for rank 0; default: the number and rank of this run.
-        with_model: whether the config must define its model; its data do not need it.
+        world_size: number of processes, to resolve the config for rank 0; default: world size and rank of this process.
+        with_model: whether the config must define its model; False is enough to read the data.
 
     Raises:
         ValueError: the batch cannot be split, a section is missing, or a setting is invalid or cannot be set because it
@@ -66,7 +66,7 @@ def resolve_config(cfg: Config, world_size: int | None = None, with_model: bool 
     fill_settings(cfg)
     guards, _ = guard_hooks(cfg)
     cfg.custom_hooks = [*guards, *(cfg.get("custom_hooks") or [])]
-    # None switches a hook off; MMEngine accepts that only for its own hooks.
+    # None switches a hook off; MMEngine accepts None only for its own hooks.
     disabled_hooks = {name for name, hook in (cfg.get("default_hooks") or {}).items() if hook is None} - MMENGINE_HOOKS
     for name in disabled_hooks:
         del cfg.default_hooks[name]
@@ -126,10 +126,10 @@ def _knn_metrics(cfg: Config, split: str) -> list[dict]:
 
 
 def share_of_cores() -> int:
-    """Return the number of the node's cores per process, 0 if there are fewer cores than processes.
+    """Return the number of the node's cores per process; 0 if there are fewer cores than processes.
 
-    With torchrun, all processes of a node see all cores. srun may bind a task to its own cores: it then sees fewer
-    cores than the job has on the node, and all visible cores belong to it.
+    With torchrun, all processes of a node see all cores. srun may bind a task to its own cores: the task then sees
+    fewer cores than the job has on the node, and all cores that it sees are its own.
     """
     visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # Linux only
     by_slurm = "LOCAL_WORLD_SIZE" not in os.environ
@@ -173,7 +173,7 @@ def _prepare_training(cfg: Config, world_size: int, rank: int) -> None:
         if not isinstance(schedule, dict):
             raise ValueError(f"param_scheduler must be a dict(type=...), a list of dicts or None, got {schedule!r}")
         if schedule.get("type") in ("WarmupCosineLR", "CosineWeightDecay"):
-            schedule.convert_to_iter_based = True  # its config is in epochs, its updates in iterations
+            schedule.convert_to_iter_based = True  # configured in epochs, updated in iterations
             if steps is not None and schedule.get("end") is None:
                 schedule.setdefault("end_step", steps)
         elif steps is not None and schedule.get("convert_to_iter_based") and schedule.get("end") is None:

@@ -13,12 +13,12 @@ class Setting(NamedTuple):
     """A key of a config.
 
     Attributes:
-        name: its dotted name.
-        default: its default; ... if MMEngine, or the part that receives the setting, defines the default.
-        expected: the expected value as text.
-        is_valid: the same as a predicate.
+        name: dotted name.
+        default: default value; ``...`` if MMEngine, or the object that receives the setting, defines the default.
+        expected: description of the valid values.
+        is_valid: predicate of the valid values.
         help: one line of description.
-        recipe: whether it distinguishes runs of a model on a dataset: 'always', 'if set', or '' for no.
+        recipe: whether results list the setting in a run's recipe: 'always', 'if set', or '' for never.
     """
 
     name: str
@@ -45,7 +45,7 @@ def _is_auto_scale_lr(value: Any) -> bool:
 
 
 def _one_of(*choices: Any) -> tuple[str, Callable[[Any], bool]]:
-    """Return the expected value as text, and as a predicate: True is not 1."""
+    """Return the choices as text, and a predicate of valid values, which rejects True for 1."""
     names = ", ".join(map(repr, choices))
     return f"one of {names}", lambda value: any(type(value) is type(choice) and value == choice for choice in choices)
 
@@ -54,7 +54,7 @@ def _optional(expected: str, is_valid: Callable[[Any], bool]) -> tuple[str, Call
     return f"{expected}, or None", lambda value: value is None or is_valid(value)
 
 
-# Expected values as text, and as a predicate.
+# Text and predicate of the valid values.
 COUNT = ("a positive integer", _int_from(1))
 BOOL = _one_of(True, False)
 
@@ -109,7 +109,7 @@ SETTINGS = (
         "transfer_from",
         None,
         *_optional("the name of a submodule", lambda value: isinstance(value, str) and value != ""),
-        "submodule of the start checkpoint to use as backbone, such as 'teacher'; None: as its task declares",
+        "submodule of the start checkpoint to use as backbone, such as 'teacher'; None: the one its task declares",
         recipe="if set",
     ),
     Setting(
@@ -122,7 +122,7 @@ SETTINGS = (
         "val_dtype",
         None,
         *_one_of("float32", "bfloat16", "float16", None),
-        "precision of the validation during training; None: that of training",
+        "precision of the validation during training; None: same as training",
         recipe="if set",
     ),
     Setting(
@@ -168,7 +168,7 @@ SETTINGS = (
         lambda value: isinstance(value, dict),
         "hooks that enforce the guarantees of crate_mm/engine/README.md; None switches a guard off",
     ),
-    # None with max_steps.
+    # max_epochs may be None if max_steps is set.
     Setting("train_cfg.max_epochs", ..., COUNT[0], _optional(*COUNT)[1], "length of the run, in epochs", "always"),
     Setting("train_cfg.max_steps", ..., *COUNT, "length of the run, in steps", recipe="if set"),
     Setting("train_cfg.val_interval", ..., *COUNT, "epochs between validations"),
@@ -184,12 +184,12 @@ SETTINGS = (
         "optim_wrapper.decide_on_device",
         ...,
         *_one_of(True, False, None),
-        "skip such a step on the GPU without a host synchronization; None: if the optimizer supports it",
+        "skip non-finite steps on the GPU without a host synchronization; None: if the optimizer supports it",
     ),
 )
 
 
-# Parts of a config that belong to a run's recipe as a whole, beside the settings above.
+# Config sections that belong to a run's recipe, in addition to the settings above.
 RECIPE_PARTS = ("model", "optim_wrapper", "param_scheduler")
 PARAMWISE_KEYS = (
     *("bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "flat_decay_mult"),
@@ -200,7 +200,7 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 # Value types of keys that no signature declares.
 VALUE_TYPES = {
     "data_root": {str, type(None)},
-    "model.head.num_classes": {int, type(None)},  # None: that of the training data
+    "model.head.num_classes": {int, type(None)},  # None: taken from the training data
     "train_cfg.max_epochs": {int, type(None)},
     "train_cfg.max_steps": {int},
 }
@@ -257,7 +257,7 @@ def fill_settings(cfg: Config) -> None:
 
 
 def guard_hooks(cfg: Config) -> tuple[list[dict], dict[str, str]]:
-    """Return the hooks of a config's guards, and the effects of those that are switched off, by name.
+    """Return the hooks of the active guards, and the effect of each guard that is off, by its name.
 
     A guard that ``custom_hooks`` configures is not added again.
     """

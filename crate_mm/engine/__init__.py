@@ -1,4 +1,4 @@
-"""The Runner, and what surrounds a training: the loop, logs, checkpoints and guards."""
+"""The Runner, the training loop, optimization, logs, checkpoints and guards."""
 
 from ..checkpoints import Checkpoint, CheckpointError, load_weights, newest_checkpoint, open_checkpoint, read_checkpoint
 from ..config import CONFIGS, BatchPlan, find_config, load_config, plan_batch, resolve_config

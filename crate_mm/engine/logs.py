@@ -27,9 +27,8 @@ from .mmengine_private import trim
 
 LOG = "vis_data/scalars.json"  # scalar log of one launch, in a folder named by the launch's time
 MAX_LOG_BYTES = 2**27  # a training line has about 250 bytes
-# Messages of MMEngine to drop: that its own loggers use its deprecated FileClient, that there is no SyncBN to revert,
-# one or more lines per parameter with a paramwise_cfg, and the experiment's name at each epoch, which the first line
-# has.
+# Messages of MMEngine to drop: the experiment's name at each epoch (the log's first line has it), MMEngine's use of its
+# own deprecated FileClient, a missing SyncBN to revert, and the lines on each parameter with a paramwise_cfg.
 NOISE = (
     "Exp name: ",
     "will be deprecated in future",
@@ -57,7 +56,7 @@ def warn_on_oserror(subject: str) -> Iterator[None]:
 class Visualizer(mmengine.visualization.Visualizer):
     """MMEngine's Visualizer that logs an error and continues if a log cannot be written.
 
-    TensorBoard cannot write to a path that is not UTF-8; its backend is then removed, with a warning.
+    If the path is not UTF-8, the backend for TensorBoard is removed with a warning, because TensorBoard cannot use it.
     """
 
     def __init__(
@@ -98,8 +97,8 @@ def _kind(backend: dict | BaseVisBackend) -> str:
 class LogProcessor(mmengine.runner.LogProcessor):
     """MMEngine's LogProcessor with separate tags for the times of validation and test.
 
-    In MMEngine, they share the tags of training, whose steps are iterations. The text line of a validation or test
-    omits them, because they are per batch. Ranks are logged as integers; MMEngine's history makes them floats.
+    In MMEngine, these times share the tags of training. The text line of a validation or test omits its times, because
+    they are per batch. Ranks are logged as integers, although MMEngine's history stores floats.
     """
 
     def get_log_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> tuple:
@@ -154,12 +153,11 @@ def last_launch(work_dir: str | Path) -> int:
 
 @HOOKS.register_module()
 class LoggerHook(mmengine.hooks.LoggerHook):
-    """MMEngine's LoggerHook with a first line about the launch in each scalar log.
+    """MMEngine's LoggerHook that writes a line about the launch at the beginning of each scalar log.
 
-    The line has the launch's first epoch and iteration, and the launch that wrote the checkpoint it resumes from
-    (``parent``: None for a new run, 0 if the checkpoint does not name its launch). Launches of a work directory are
-    numbered, and checkpoints store the number as ``launch`` in the message hub. The order of launches therefore does
-    not depend on a clock.
+    The line has the launch's first epoch and iteration. ``parent`` is the launch that wrote the checkpoint to resume
+    from: None for a new run, 0 if the checkpoint does not name its launch. The launches of a work directory are
+    numbered, so their order does not depend on a clock. Checkpoints store the number as ``launch`` in the message hub.
     """
 
     _at_last_step = False
@@ -220,11 +218,11 @@ class IterTimerHook(mmengine.hooks.IterTimerHook):
 class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
     """MMEngine's RuntimeInfoHook that logs the mean of the losses over all ranks.
 
-    Losses are copied from the GPU and averaged when they are logged. MMEngine copies those of rank 0 at each iteration,
-    which makes the host wait until the GPU is idle.
+    Losses are copied from the GPU and averaged when they are logged. MMEngine copies the losses of rank 0 at each
+    iteration, so that the host waits for the GPU.
 
     With several ranks, ``largest_data_time`` is the longest time for which a rank has waited for data, in seconds per
-    step, averaged like ``data_time``. ``largest_data_time_rank`` is the rank that the others wait for.
+    step, averaged like ``data_time``. ``largest_data_time_rank`` is this rank.
     """
 
     def __init__(self) -> None:
@@ -235,7 +233,7 @@ class RuntimeInfoHook(mmengine.hooks.RuntimeInfoHook):
         if norm is not None:
             outputs = {**outputs, "grad_norm": norm}
         self.pending.append(outputs)
-        # LoggerHook, which has a lower priority, reads them at this iteration.
+        # LoggerHook has a lower priority, so it reads the losses later in this iteration.
         loggers = [hook for hook in runner.hooks if isinstance(hook, mmengine.hooks.LoggerHook)]
         is_logged = any(self.every_n_inner_iters(batch_idx, hook.interval) for hook in loggers)
         on_host = get_world_size() == 1 and not any(value.is_cuda for value in outputs.values())

@@ -26,17 +26,16 @@ class TrainLoop(EpochBasedTrainLoop):
     The OptimWrapper accumulates the gradients of the micro-batches (``accumulative_counts``). Everything else, such as
     schedule, EMA, hooks and logs, sees one iteration per step, with or without accumulation.
 
-    Micro-batches, and per-rank batches, may differ by one sample. Each loss is a mean over the task's count (its
-    samples, or another number, see ``Task.count``) and is weighted by that count. The step is therefore that of the
-    mean over the global batch. The losses that hooks see are weighted too: their mean over the ranks is the mean over
-    the global batch.
+    Micro-batches, and per-rank batches, may differ in size by one sample. Each loss is a mean over the units that
+    ``Task.count`` counts (by default samples), and is weighted by their count. The step therefore minimizes the mean
+    over the global batch. Hooks see weighted losses, whose mean over the ranks is the mean over the global batch.
 
-    At each step the ranks exchange flags: hooks set integers in ``local_flags`` before the step and read those of all
-    ranks from ``all_flags``, in order of rank, after it. A hook that sets ``stop_error`` to an exception, on all ranks
-    alike, ends the run after the step; other hooks can save a checkpoint first.
+    At each step the ranks exchange flags. Hooks set integers in ``local_flags`` before the step. After the step, hooks
+    read the flags of all ranks, in order of rank, from ``all_flags``. To end the run after the step, a hook sets
+    ``stop_error`` to an exception on all ranks; other hooks can save a checkpoint first.
 
-    A run of ``max_steps`` can end within an epoch. The hooks' ``after_train_epoch`` is not called for this epoch, and
-    the last checkpoint is a mid-epoch one, from which a longer run can resume. The final validation counts the epoch.
+    A run of ``max_steps`` can end within an epoch. The hooks' ``after_train_epoch`` is not called for this epoch, but
+    the final validation counts it. The last checkpoint is then a mid-epoch checkpoint; a longer run can resume from it.
 
     Args:
         runner, dataloader, kwargs: as for MMEngine's ``EpochBasedTrainLoop``.
@@ -67,7 +66,7 @@ class TrainLoop(EpochBasedTrainLoop):
         self.counts_samples = type(self.task).count is Task.count  # otherwise the ranks exchange their counts
         self.task.total_steps = self._max_iters
         self.has_before_step = type(self.task).before_step is not Task.before_step
-        self.has_after_step = type(self.task).after_step is not Task.after_step  # avoids waiting for the GPU
+        self.has_after_step = type(self.task).after_step is not Task.after_step  # its call waits for the GPU
         total = runner.cfg.get("global_batch_size")
         self.total = total if total and total % runner.world_size else None  # set if per-rank batch sizes differ
         self.loader, self.chunks_per_batch = chunk_loader(self.dataloader)

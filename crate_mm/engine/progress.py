@@ -32,12 +32,12 @@ class _LastLine(logging.Handler):
 class ProgressLine(Hook):
     """Show the progress of an epoch, a validation or a test, on rank 0.
 
-    On a terminal, a line below the log is redrawn at most ten times per second. Elsewhere (a file, CI), a line is
-    logged if there was none for some seconds. The line is drawn between steps, not by a thread: data-loader workers
+    On a terminal, a line below the log is redrawn at most ten times per second. Elsewhere (a file, CI), the progress is
+    logged after ``seconds`` without a log line. The line is drawn between steps, not by a thread: data-loader workers
     could be forked while a thread is drawing.
 
     Args:
-        seconds: longest time without a log line outside a terminal, if steps are shorter.
+        seconds: longest time without a log line outside a terminal, unless one step takes longer.
     """
 
     priority = "LOWEST"
@@ -84,7 +84,7 @@ class ProgressLine(Hook):
     after_val_epoch = after_test_epoch = after_train_epoch
 
     def close(self) -> None:
-        """Remove the line, however the run has ended."""
+        """Remove the progress line from the terminal."""
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -95,7 +95,7 @@ class ProgressLine(Hook):
 
     @staticmethod
     def _steps(runner: Runner) -> int:
-        """Return the number of steps of this epoch; ``max_steps`` may end the run within it."""
+        """Return the number of steps of this epoch; ``max_steps`` may end the run within the epoch."""
         steps = len(runner.train_dataloader)
         return min(steps, runner.max_iters - runner.epoch * steps)
 

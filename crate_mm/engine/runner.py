@@ -1,4 +1,4 @@
-"""MMEngine's Runner for CPUs and GPUs, with a batch size that belongs to the recipe and verified checkpoints."""
+"""MMEngine's Runner for CPUs and GPUs, with verified checkpoints and a global batch size that the config sets."""
 
 import copy
 import platform
@@ -91,7 +91,7 @@ class Runner(CheckpointingRunner):
             checkpoint: the start checkpoint, if it is already open.
 
         Raises:
-            ValueError: the work directory is in use, or as ``build_for_training``; the refused run leaves no file.
+            ValueError: the work directory is in use, or an error of ``build_for_training``. The run leaves no file.
         """
         expand_home(cfg)
         cfg.work_dir = cfg.get("work_dir") or default_work_dir(cfg)
@@ -129,8 +129,8 @@ class Runner(CheckpointingRunner):
         before = ProcessSettings()
         super().setup_env(env_cfg)
         # By default, PyTorch allows TF32 in convolutions, but not in matrix products.
-        # Do not set cuda.matmul.allow_tf32 instead: after a program's own "high", PyTorch then raises an error when
-        # torch.compile reads the precision.
+        # Do not set cuda.matmul.allow_tf32 instead: if a program has set the precision "high" before, PyTorch then
+        # raises an error when torch.compile reads the precision.
         torch.set_float32_matmul_precision("high" if self.cfg.get("tf32") else "highest")
         torch.backends.cudnn.allow_tf32 = bool(self.cfg.get("tf32"))
         self.process_settings = ProcessSettings()
@@ -143,7 +143,7 @@ class Runner(CheckpointingRunner):
 
     @contextmanager
     def in_process_settings(self) -> Iterator[None]:
-        """Apply the config's ``env_cfg``, ``tf32`` and determinism to the process; restore its own settings at exit."""
+        """Apply the config's ``env_cfg``, ``tf32`` and determinism to the process; restore the old settings at exit."""
         before = ProcessSettings()
         self.process_settings.apply()
         try:
@@ -205,11 +205,11 @@ class Runner(CheckpointingRunner):
 
     @property
     def plan(self) -> BatchPlan:
-        """How a step's batch is divided among the processes and their micro-batches."""
+        """Division of a step's batch among processes and micro-batches."""
         return BatchPlan(self.cfg.global_batch_size, self.world_size, getattr(self.train_loop, "micro_batches", 1))
 
     def choose_micro_batches(self) -> None:
-        """Choose the number of micro-batches by the free GPU memory, if the config does not set it, and log it.
+        """Choose and log the number of micro-batches by free GPU memory, unless the config sets a maximum batch.
 
         Raises:
             ValueError: not even one sample fits, or only one fits and per-rank batch sizes differ.
@@ -233,7 +233,7 @@ class Runner(CheckpointingRunner):
         else:
             dtype = training_dtype(self.cfg.optim_wrapper)
             count, message = probe_memory(self.task, batch_of, self.plan.batch_sizes, dtype)
-        # All ranks need the same number: other programs may use one of the GPUs.
+        # All ranks need the same number, but other programs may use memory of one GPU.
         largest = torch.tensor(count, device="cuda")
         all_reduce(largest, "max")
         self.train_loop.micro_batches = self.optim_wrapper["accumulative_counts"] = largest.item()
@@ -244,7 +244,7 @@ class Runner(CheckpointingRunner):
     def _resumed_micro_batches(self) -> int | None:
         """Return the number of micro-batches before the resume, or None if the batch cannot be split that way.
 
-        Another number would change the random draws of the model.
+        A different number would change the random draws of the model.
         """
         if not self.start.resume:
             return None

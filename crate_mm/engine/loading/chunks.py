@@ -37,8 +37,8 @@ def chunk_loader(loader: DataLoader, max_size: int = MAX_CHUNK_SIZE) -> tuple[Da
     two batches per worker: its size grows with the recipe's batch size.
 
     Args:
-        loader: a loader of batches. It is returned unchanged, with 1, if it has no workers or small batches, or if its
-            chunks cannot be joined (custom collate function or batch sampler, or an iterable dataset).
+        loader: a loader of batches. It is returned unchanged if it has no workers or small batches, or if its chunks
+            cannot be joined (custom collate function or batch sampler, or an iterable dataset).
         max_size: maximum number of samples in a chunk.
     """
     collate = loader.collate_fn.func if isinstance(loader.collate_fn, partial) else loader.collate_fn  # MMEngine's

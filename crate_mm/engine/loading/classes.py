@@ -22,7 +22,7 @@ def prepare_metrics(evaluator: Evaluator, dataset: Dataset, task: Task) -> None:
 
 
 def class_names(loader: DataLoader) -> list[str] | None:
-    """Return the class names of a loader's data, or None if it has none."""
+    """Return the class names of a loader's data, or None if the data do not name their classes."""
     return dataset_of(loader.dataset).classes
 
 
@@ -59,7 +59,7 @@ def warn_other_recipe(runner: Runner, checkpoint: Checkpoint) -> None:
         for key, was, now in _differences(stored[part], own[part], part)
     ]
     texts = checkpoint.meta.get("dataset_meta") or {}, dataset_of(runner.train_dataloader.dataset).metainfo
-    if all("tokens" in text for text in texts):  # such as the library of another version of Python
+    if all("tokens" in text for text in texts):  # text data, such as Python's own library, may change
         known = [{key: text.get(key) for key in ("tokenizer", "bytes", "tokens")} for text in texts]
         changed += [f"{key}={was}, now {now}" for key, was, now in _differences(*known, "train_data")]
     if changed:
@@ -70,7 +70,7 @@ def warn_other_recipe(runner: Runner, checkpoint: Checkpoint) -> None:
 
 
 def _differences(a: Any, b: Any, path: str) -> list[tuple[str, Any, Any]]:
-    """Return (dotted name, value in a, value in b) of the settings that differ; 'nothing' is a missing setting."""
+    """Return (dotted name, value in a, value in b) of the settings that differ; a missing setting is 'nothing'."""
     if isinstance(a, dict) and isinstance(b, dict):
         keys = sorted({**a, **b}, key=str)
         pairs = [(f"{path}.{key}", a.get(key, "nothing"), b.get(key, "nothing")) for key in keys]

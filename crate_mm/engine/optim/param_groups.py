@@ -21,7 +21,7 @@ class DefaultOptimWrapperConstructor(_Constructor):
 
     Unknown rules, and keys that match no parameter, raise an error. Parameters with equal settings share one group
     (MMEngine: one group per parameter), because optimizers update a group's parameters together. Each group has the
-    full names of its parameters under ``names``, which a resume compares.
+    full names of its parameters under ``names``; a resume compares these names.
 
     A key of ``custom_keys`` matches every parameter whose full name contains it; the longest matching key applies. The
     other rules apply to the remaining parameters: ``norm_decay_mult`` to normalization layers, ``bias_decay_mult`` to
@@ -29,8 +29,8 @@ class DefaultOptimWrapperConstructor(_Constructor):
 
     ``layer_decay``, which MMEngine does not have, is for fine-tuning: a factor ``g`` in (0, 1] by which the learning
     rate decreases from layer to layer towards the input (Clark et al., ICLR 2020; Bao et al., ICLR 2022). With ``L``
-    layers, everything after the last layer, head included, uses the full learning rate. Layer ``l`` (from 1) uses
-    ``g ** (L + 1 - l)`` of it, and the backbone's ``stem`` ``g ** (L + 1)``. It multiplies the factors of other rules.
+    layers, the learning rate is multiplied by ``g ** (L + 1 - l)`` in layer ``l`` (from 1), by ``g ** (L + 1)`` in the
+    backbone's ``stem``, and by 1 after the last layer, head included. The factors of other rules apply in addition.
 
     Args:
         optim_wrapper_cfg, paramwise_cfg: as for MMEngine's constructor.
@@ -81,7 +81,7 @@ class DefaultOptimWrapperConstructor(_Constructor):
 def layer_indices(model: nn.Module) -> tuple[dict[int, int], int]:
     """Return the layer index of each parameter up to the last layer, by ``id``, and the index after the last layer.
 
-    The backbone's ``stem``, its parts before the first layer, has index 0, the first layer index 1.
+    The backbone's ``stem`` (everything before the first layer) has index 0; the first layer has index 1.
 
     Raises:
         ValueError: the backbone has no layers or no ``stem``.

@@ -126,7 +126,7 @@ class CosineWeightDecay(WarmupCosine):
     Groups without weight decay are not changed.
 
     Args:
-        end: length in epochs (default: the run's).
+        end: length in epochs (default: the run's length).
         end_factor: final factor, such as 10 to go from 0.04 to 0.4.
 
     Raises:

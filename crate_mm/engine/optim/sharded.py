@@ -11,14 +11,14 @@ from torch.optim import Optimizer
 
 
 class ShardedOptimizer(ZeroRedundancyOptimizer):
-    """Optimizer with its state sharded across ranks (ZeRO stage 1); steps and checkpoints are those of the optimizer.
+    """Optimizer with its state sharded across ranks (ZeRO stage 1); steps and checkpoints do not depend on sharding.
 
     A checkpoint contains the full state in the optimizer's own format. A run can resume from it with or without
     sharding and on any number of ranks.
 
     Args:
         optimizer: an optimizer that has not taken a step.
-        settings: the arguments that it was built with.
+        settings: the arguments with which ``optimizer`` was built.
         timeout: seconds to wait for another rank (default: PyTorch's).
     """
 
@@ -35,7 +35,7 @@ class ShardedOptimizer(ZeroRedundancyOptimizer):
         PyTorch's own method broadcasts each shard to all ranks, so that every rank receives the full state.
 
         Args:
-            to: the rank that receives the state; its ``state_dict`` returns it.
+            to: the rank that receives the full state. ``state_dict`` must be called on this rank.
         """
         indices = {parameter: n for n, parameter in enumerate(p for g in self.param_groups for p in g["params"])}
         shard = {indices[p]: apply_to(state, torch.is_tensor, Tensor.cpu) for p, state in self.optim.state.items()}

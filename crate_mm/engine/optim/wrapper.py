@@ -20,8 +20,8 @@ from ..safety.finite import AsyncHostCopy, FiniteCheck, SkippedStep
 class Lion(lion_pytorch.Lion):
     """lion-pytorch's Lion with multi-tensor updates: a few GPU kernels in all, instead of six per parameter.
 
-    16-bit parameters are updated one by one. Results are bit-identical to lion-pytorch's. (Its own ``foreach`` variant
-    interpolates differently, which flips the signs of some updates.) States are interchangeable with lion-pytorch's.
+    16-bit parameters are updated one by one. Results are bit-identical to lion-pytorch without ``foreach``. (With
+    ``foreach``, it interpolates differently, which flips the signs of some updates.) States are interchangeable.
 
     Like PyTorch's fused optimizers, it skips the step on the device, without a host synchronization, if its attribute
     ``found_inf`` is not zero. A gradient scaler or ``OptimWrapper`` sets this tensor on the parameters' device. A
@@ -104,26 +104,26 @@ class Lion(lion_pytorch.Lion):
 
 @OPTIM_WRAPPERS.register_module()
 class OptimWrapper(mmengine.optim.OptimWrapper):
-    """MMEngine's wrapper that skips steps whose gradients are not finite.
+    """MMEngine's wrapper that skips steps with non-finite gradients.
 
-    Such a step would go unnoticed with Lion: the weights stay finite, but the momentum does not recover. All ranks
-    decide alike, because they have the same gradients. ``StopOnNonFiniteLoss`` stops the run after
+    With Lion, a non-finite gradient would go unnoticed: the weights stay finite, but the momentum does not recover. All
+    ranks decide alike, because they have the same gradients. ``StopOnNonFiniteLoss`` stops the run after
     ``max_skipped_steps`` in a row. A skipped step leaves the model unchanged, BatchNorm's running statistics included.
 
     Args:
-        max_skipped_steps: number of steps skipped in a row that stops the run. With 0, the first gradient that is not
-            finite stops it, on a GPU one step later, so that the host does not wait for the GPU at every step.
-        decide_on_device: let the device decide whether to skip a step. The host learns of it one step later and does
-            not wait for the device. The optimizer must support ``found_inf``, as Lion and PyTorch's fused optimizers
-            do. None: on a GPU, if the optimizer supports it. The steps are the same either way.
+        max_skipped_steps: number of steps skipped in a row that stops the run. With 0, the first non-finite gradient
+            stops the run; on a GPU one step later, so that the host does not wait for the GPU at every step.
+        decide_on_device: let the device decide whether to skip a step. The host learns the decision one step later and
+            does not wait for the device. The optimizer must support ``found_inf``, as Lion and PyTorch's fused
+            optimizers do. None: on a GPU, if the optimizer supports it. The steps are the same either way.
         args, kwargs: as for MMEngine's wrapper.
 
     Attributes:
         grad_norm: Euclidean norm of the last step's gradients before clipping, as a tensor.
-        grad_norms: the same for each of ``grad_norm_params``, ``(P,)``.
+        grad_norms: Euclidean norm of the gradient of each of ``grad_norm_params``, ``(P,)``.
         grad_norm_params: the parameters that had a gradient at the last step.
-        loss_weight: factor of the next micro-batch's loss, 1 if all micro-batches of the step have equal weight, see
-            ``TrainLoop``.
+        loss_weight: factor of the next micro-batch's loss (see ``TrainLoop``); 1 if all micro-batches of the step have
+            equal weight.
 
     Raises:
         ValueError: ``decide_on_device=True`` with an optimizer that does not support ``found_inf``.
@@ -198,9 +198,9 @@ class OptimWrapper(mmengine.optim.OptimWrapper):
         return step
 
     def resolve_pending(self) -> None:
-        """Receive the device's decision on the last step; raise ``RunStoppedError`` if it ends the run.
+        """Receive the device's decision on the last step; raise ``RunStoppedError`` if the decision ends the run.
 
-        It is called before a checkpoint is written.
+        Called before a checkpoint is written.
         """
         self.check.resolve_pending()
         pending = self._norm.receive()
@@ -268,7 +268,7 @@ class OptimWrapper(mmengine.optim.OptimWrapper):
             self._unreported = step._replace(in_a_row=self._skipped_in_a_row)
 
     def _clip_grad(self) -> None:
-        """Clip by ``grad_norm``. MMEngine computes the norm again and makes the host wait for it.
+        """Clip by ``grad_norm``; MMEngine would compute the norm again and make the host wait for the device.
 
         With ``clip_grad=dict(max_norm=..., per_parameter=True)``, each parameter's gradient is clipped by its own norm.
         """
@@ -287,7 +287,7 @@ class OptimWrapper(mmengine.optim.OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(OptimWrapper):
-    """Mixed precision without gradient scaling, on any device, for bf16, which has float32's range.
+    """Mixed precision in bf16, on any device, without gradient scaling: bf16 has float32's range.
 
     Args:
         dtype: 'bfloat16'.
@@ -309,7 +309,7 @@ class AutocastOptimWrapper(OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class AmpOptimWrapper(AutocastOptimWrapper):
-    """Mixed precision with a gradient scaler, for fp16, which has a small range.
+    """Mixed precision in fp16, with a gradient scaler: fp16 has a small range.
 
     The scaler halves its scale at each skipped step. While the scale is above 1, the scaler is still searching for its
     scale, and skipped steps do not count towards ``max_skipped_steps``.

@@ -28,8 +28,8 @@ def sync_batch_norm(model: nn.Module, sync_bn: str | bool | None, device: str) -
 
     Args:
         model: the model; its layers are replaced in place.
-        sync_bn: 'torch' for SyncBatchNorm, which needs GPUs; False for BatchNorm; None for SyncBatchNorm on GPUs, as
-            the authors of models with BatchNorm trained them.
+        sync_bn: 'torch' for SyncBatchNorm, which needs GPUs; False for BatchNorm; None for SyncBatchNorm if there are
+            GPUs, because the authors of models with BatchNorm trained with it.
         device: device type of the ranks.
 
     Returns:
@@ -65,7 +65,7 @@ class StatisticsBackup:
         self._copies = [(buffer, buffer.clone()) for buffer in buffers]
 
     def restore(self, where: Tensor | None = None) -> None:
-        """Restore the stored statistics; with ``where``, a bool tensor on their device, only if it is True."""
+        """Restore the stored statistics; with ``where``, a bool tensor on their device, only if ``where`` is True."""
         for buffer, before in self._copies:
             buffer.copy_(before if where is None else torch.where(where, before, buffer))
 

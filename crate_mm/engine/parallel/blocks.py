@@ -61,7 +61,7 @@ def _no_layers(module: nn.Module) -> ValueError:
 def compile_blocks(model: nn.Module) -> None:
     """Compile each block in place. All blocks share one compilation, and parameter names do not change.
 
-    Code outside the blocks stays eager. The first step of each input shape compiles, for this shape alone. With dynamic
+    Code outside the blocks stays eager. Each input shape is compiled separately, at its first step. With dynamic
     shapes, a validation with another batch size would make PyTorch recompile training for any batch size.
 
     Raises:

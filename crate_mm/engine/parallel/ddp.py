@@ -21,10 +21,10 @@ def share_model(model: nn.Module, cfg: dict) -> MMDistributedDataParallel:
 
     Args:
         model: the task.
-        cfg: a resolved config, of which ``ddp``, ``sync_bn`` and ``find_unused_parameters`` are read.
+        cfg: a resolved config; its ``ddp``, ``sync_bn`` and ``find_unused_parameters`` are read.
 
     Raises:
-        ValueError: ``ddp`` has an option that DistributedDataParallel does not have, or that other settings determine.
+        ValueError: ``ddp`` has an option that is unknown to DistributedDataParallel, or that other settings determine.
     """
     options = dict(cfg.get("ddp") or {})
     compress = options.pop("compress", None)

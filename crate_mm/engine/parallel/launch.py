@@ -71,17 +71,17 @@ def _require(launcher: str, names: tuple[str, ...], advice: str) -> None:
 
 
 def _set_parent_death_signal() -> None:
-    """Make the kernel send SIGTERM to this process when torchrun dies; otherwise it would keep running (Linux only)."""
+    """Make the kernel send SIGTERM to this process when torchrun dies, so that the process ends too (Linux only)."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _rendezvous_options() -> dict:
-    """Return the store options; after a torchrun restart a new prefix, as the store has the dead processes' addresses.
+    """Return the options of the store: after a torchrun restart, a new key prefix in the store of torchrun's agent.
 
-    The prefix is needed for the agent's store only. Any other store is new in each round, and when nodes join, their
-    restart counts differ.
+    This store still has the addresses of dead processes. Any other store is new in each round and must have no prefix:
+    when nodes join, restart counts differ between nodes.
     """
     restarts = env_number("TORCHELASTIC_RESTART_COUNT", 0)
     if not restarts or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":

@@ -1,4 +1,4 @@
-"""Choose the number of micro-batches of a GPU's batch, if the config does not: as few as its memory allows."""
+"""Choose as few micro-batches as GPU memory allows, if the config does not set ``max_batch_per_device``."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ def check_weights(plan: BatchPlan, task: Task, loop: object, wrapper: object) ->
     Args:
         plan: the batch plan.
         task: the task, which may mix the samples of a micro-batch.
-        loop, wrapper: those of the training. If the micro-batches differ, both must weight losses.
+        loop, wrapper: training loop and OptimWrapper. If micro-batches differ in size, both must weight losses.
     """
     smallest, largest = plan.micro_batch_sizes
     unweighted = [part for part, kind in ((loop, TrainLoop), (wrapper, OptimWrapper)) if not isinstance(part, kind)]

@@ -14,8 +14,8 @@ from .finite import PeerFailedError
 class Agreement:
     """Exchange of each rank's flags at a step.
 
-    The exchange uses gloo on the hosts while the step is computed, so that the GPU does not wait. Flags rarely
-    change: first, an all_reduce of one integer, in O(log n) rounds, tells whether any rank's flags changed. Only then
+    The exchange uses gloo on the hosts while the step is computed, so that the GPU does not wait. Flags rarely change.
+    An all_reduce of one integer, in O(log n) rounds, tells whether any rank's flags have changed. Only if some have,
     an all_gather exchanges the flags, in O(n) rounds.
 
     Args:
@@ -56,7 +56,7 @@ class Agreement:
         return total.item()
 
     def wait(self) -> None:
-        """Wait for all ranks: a rank that exits early would bring down rank 0 while it writes a checkpoint."""
+        """Wait for all ranks: a rank that exits early would bring down rank 0 while rank 0 writes a checkpoint."""
         if self._group is not None:
             dist.barrier(self._group)
 

@@ -107,7 +107,7 @@ def check_same_checkpoint(runner: Runner, filename: str, meta: dict) -> None:
     Args:
         runner: the runner, with the weights loaded. All ranks call it.
         filename: the checkpoint, for the message.
-        meta: metadata of a resumed checkpoint, whose ``epoch`` and ``iter`` are compared too.
+        meta: metadata of a resumed checkpoint; its ``epoch`` and ``iter`` are compared too.
     """
     if runner.world_size == 1:
         return

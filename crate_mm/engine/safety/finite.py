@@ -70,8 +70,8 @@ class AsyncHostCopy:
 class FiniteCheck:
     """Check that stops the run at a scalar that is not finite.
 
-    A scalar on a GPU is checked when the next one is submitted. No checkpoint contains the steps in between, because
-    ``resolve_pending`` is called before a checkpoint is saved.
+    A scalar on a GPU is checked when the next scalar is submitted. ``resolve_pending`` is called before a checkpoint is
+    saved, so that no checkpoint contains an unchecked step.
 
     Args:
         name: name of the scalar, for the message.
@@ -109,14 +109,13 @@ def locate_nonfinite(
     """Locate the first weight, output or gradient that is not finite, in the order of computation.
 
     Args:
-        model: the model, as at the skipped step.
+        model: the model, with the weights of the skipped step.
         batch: input of its preprocessor at that step, or None if it is not known.
         nonfinite_params: parameters whose gradients were not finite.
 
     Returns:
-        The priority of the finding, the lowest being the most specific, and its text. 0: a weight. 1: a layer's output;
-        on other processes, with other samples, it may be finite. 2: a gradient; it is the same on all processes. 3:
-        nothing was found.
+        The priority of the finding (0 is the most specific) and its text. 0: a weight. 1: a layer's output, which may
+        be finite on other processes, with other samples. 2: a gradient, which is the same on all processes. 3: nothing.
     """
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
@@ -170,7 +169,7 @@ class StopOnNonFiniteLoss(Hook):
 
     @staticmethod
     def _report(runner: Runner, data_batch: dict[str, Tensor] | None) -> None:
-        """Report a skipped step; ``data_batch`` is its batch, or the next one with ``decide_on_device``."""
+        """Report a skipped step; ``data_batch`` is the step's batch, or with ``decide_on_device`` the next batch."""
         wrapper, hub = runner.optim_wrapper, runner.message_hub
         step = wrapper.next_report()
         if step is None:

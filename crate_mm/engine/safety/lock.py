@@ -49,10 +49,10 @@ def lock_work_dir(work_dir: str | Path) -> FileLock | None:
 
 @contextmanager
 def locked_work_dir(work_dir: str | Path) -> Iterator[None]:
-    """Lock a work directory as ``lock_work_dir``, and keep the lock after the body.
+    """Lock a work directory as ``lock_work_dir`` does, and keep the lock after the body.
 
-    If the body raises an exception, the lock is released, and the new log folder is deleted, as is the directory if it
-    is new: a refused run leaves nothing behind.
+    If the body raises an exception, the lock is released, and log folders and directories that are new are deleted: a
+    refused run leaves nothing behind.
     """
     folder = Path(work_dir).resolve()
     new_folders = [path for path in (folder, *folder.parents) if not path.exists()]

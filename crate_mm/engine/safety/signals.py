@@ -22,7 +22,7 @@ class RunInterruptedError(RunStoppedError):
 
 
 class Signals:
-    """Context manager that stores SIGTERM, SIGUSR1 and Ctrl-C in ``received``; a second Ctrl-C ends at once.
+    """Context manager that stores a SIGTERM, SIGUSR1 or Ctrl-C in ``received``; a second Ctrl-C ends the process.
 
     Outside the main thread, where Python allows no signal handlers, nothing is caught.
     """
@@ -55,7 +55,7 @@ class Signals:
         if os.getpid() != self._process:
             return  # a data-loader worker that has not set its own handlers yet
         now = time.monotonic()
-        # A launcher forwards the terminal's Ctrl-C to processes that have already received it.
+        # Within a second, a launcher may forward the same Ctrl-C again.
         if number == signal.SIGINT and self.received and now - self._time > 1:
             raise KeyboardInterrupt
         if not self.received:
