@@ -57,8 +57,8 @@ def fill_from_data(cfg: Config, training: bool = False) -> tuple[Config, list[st
         cfg.model.tokenizer = dataset.metainfo.get("tokenizer")
     if fits and cfg.global_batch_size > len(dataset):
         notes.append(
-            f"global_batch_size={len(dataset)}, all training samples in each step, because the recipe's "
-            f"{cfg.global_batch_size} is more: set a smaller batch for more steps per epoch"
+            f"global_batch_size={len(dataset)}, all training samples in each step, because the recipe's batch of "
+            f"{cfg.global_batch_size} is larger: set a smaller batch for more steps per epoch"
         )
         cfg.global_batch_size = len(dataset)
     return cfg, notes

@@ -205,7 +205,7 @@ def test_own_images_need_their_folder_alone(run_tool, debug_checkpoint, tmp_path
     done = run_tool(*run, *options)
     assert done.code == 0, done.output
     assert "model.head.num_classes=3, the classes of the training data: cat, dog, fish" in done.output
-    assert "global_batch_size=24, all training samples in each step, because the recipe's 512 is more" in done.output
+    assert "global_batch_size=24, all training samples in each step, because the recipe's batch of 512" in done.output
     saved = load_config(tmp_path / "run" / "folder.py")
     assert (saved.model.head.num_classes, saved.global_batch_size) == (3, 24)
     assert saved.train_dataloader.dataset.transforms[:3] == [

@@ -31,7 +31,7 @@ def digits(**overrides):
         ),
         (dict(model__head__num_classes=3), True, 3, 128, []),  # refused later, with the task's message
         (dict(fit_batch=True), True, 10, 128, []),
-        (dict(fit_batch=True, global_batch_size=5000), True, 10, 1347, ["batch_size=1347, .* recipe's 5000 are more"]),
+        (dict(fit_batch=True, global_batch_size=5000), True, 10, 1347, ["batch_size=1347, .* batch of 5000 is larger"]),
         (dict(fit_batch=True, global_batch_size=5000), False, 10, 5000, []),
     ],
 )
@@ -48,7 +48,7 @@ def test_data_fill_in_what_the_config_leaves_to_them(options, training, classes,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(train_dataloader=None), "is None, .* and the config has no train_dataloader: set model.head.num_classes"),
+        (dict(train_dataloader=None), "is None .* and the config has no train_dataloader: set model.head.num_classes"),
         (
             dict(train_dataloader__dataset__source__type="NamelessDigits"),
             "do not name their classes: set --cfg-options",

@@ -121,7 +121,7 @@ def test_a_copied_work_folder_leaves_the_original_alone(epoch, tmp_path):
     checkpoint["message_hub"]["runtime_info"]["best_score"] = -1.0  # for the next epoch to be better
     torch.save(checkpoint, tmp_path / "b" / "epoch_1.pth")
     train(tmp_path / "b", resume=True, train_cfg__max_epochs=2)
-    assert f"{original.name} is missing: the next one is written when" in log_of(tmp_path / "b")
+    assert f"{original.name} is missing: the next best checkpoint is written when" in log_of(tmp_path / "b")
     assert original.exists()
     (best,) = (tmp_path / "b").glob("best_*")
     assert best.name != original.name  # it did improve

@@ -103,7 +103,7 @@ def test_a_finished_run_is_validated_and_trains_no_further(fifteen, tmp_path):
     assert runner.iter == 15
     text = log_of(tmp_path)
     assert "nothing is left to train" in text
-    assert "is of step 15, train_cfg.max_steps is 15" in text
+    assert "is of step 15, and train_cfg.max_steps is 15" in text
     assert "Epoch(val) [2]" in text
 
 

@@ -104,10 +104,10 @@ def test_processes_that_resume_from_different_files_stop(tmp_path, debug_checkpo
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (dict(global_batch_size=64), "took 10 steps an epoch, this run takes 5: resume with the same global_batch"),
-        (dict(randomness__seed=5), "is of a run with randomness.seed=0, this one has 5"),
-        (dict(ema_momentum=0.1), "is of a run without averaged weights .*, this one is with"),
-        (dict(optim_wrapper__optimizer__type="AdamW"), "is of a run with Lion, this one has AdamW"),
+        (dict(global_batch_size=64), "took 10 steps an epoch, but this run takes 5: resume with the same global_batch"),
+        (dict(randomness__seed=5), "is of a run with randomness.seed=0, but this run has 5"),
+        (dict(ema_momentum=0.1), "is of a run without averaged weights .*, but this run is with"),
+        (dict(optim_wrapper__optimizer__type="AdamW"), "is of a run with Lion, but this run has AdamW"),
     ],
 )
 def test_a_resume_that_would_mix_two_recipes_is_refused(tmp_path, debug_checkpoint, changed, message):

@@ -56,7 +56,7 @@ def test_a_run_without_a_schedule_is_not_taken_for_a_best_one(go_on, epoch, tmp_
     constant = read_checkpoint(epoch / "epoch_1.pth")
     del constant["param_schedulers"]
     torch.save(constant, tmp_path / "constant.pth")
-    with pytest.raises(ValueError, match="is of a run without a schedule .*this one has one: resume without it"):
+    with pytest.raises(ValueError, match="is of a run without a schedule .*but this run has one: resume without it"):
         go_on(tmp_path / "constant.pth")
 
 
@@ -104,7 +104,7 @@ def first_draws(tmp_path_factory):
 def test_a_run_with_older_draws_goes_on_with_them(first_draws, tmp_path, capfd):
     shutil.copy(first_draws / "old.pth", tmp_path / "epoch_0_iter_6.pth")
     resumed = train(tmp_path, resume=True, train_cfg__max_epochs=1, default_hooks__checkpoint__every_iters=8)
-    assert "is of a run with version 1 of the sampler's draws; the resumed run uses it" in "".join(capfd.readouterr())
+    assert "version 1 of the sampler's draws; the resumed run uses this version too" in "".join(capfd.readouterr())
     whole = read_checkpoint(first_draws / "epoch_1.pth")
     assert_same_states(resumed, whole)
     assert resumed["meta"]["draws"] == 1
@@ -121,7 +121,7 @@ def test_a_new_run_has_the_newest_draws(first_draws, epoch):
 
 
 def test_draws_that_cannot_be_gone_on_with_are_refused(go_on, first_draws, epoch, tmp_path):
-    with pytest.raises(ValueError, match=r"old.pth is of a run with .*sampler.draws=1, this one has 2: leave it out"):
+    with pytest.raises(ValueError, match=r"old.pth is of a run with .*draws=1, but this run has 2: leave it out"):
         go_on(first_draws / "old.pth", train_dataloader__sampler__draws=2)
     later = read_checkpoint(epoch / "epoch_1.pth")
     later["meta"]["draws"] = 3

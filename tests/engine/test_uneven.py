@@ -181,7 +181,7 @@ def test_equal_counts_are_not_weighted(tmp_path):
 
 def test_a_loop_or_wrapper_that_weights_nothing_is_refused_for_a_count_of_ones_own(tmp_path):
     cfg = {"optim_wrapper__type": "mmengine.OptimWrapper", **COUNTED}
-    message = r"32 = 1 process x 32 in 4 micro-batches of 8: OptimWrapper does not weight losses by what PartlyLabelled"
+    message = r"32 = 1 process x 32 in 4 micro-batches of 8: OptimWrapper does not weight losses by the count of Partly"
     with pytest.raises(ValueError, match=message):
         debug_runner(tmp_path / "split", **cfg, max_batch_per_device=8).build_for_training()
     debug_runner(tmp_path / "whole", **cfg).build_for_training()

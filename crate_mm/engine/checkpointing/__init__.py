@@ -1,1 +1,1 @@
-"""Checkpoints and results of a run: where it starts, what it writes."""
+"""The start checkpoint, the written checkpoints and the results of a run."""

@@ -17,7 +17,7 @@ def rule_of(metric: str, runner: Runner) -> str:
     The task's headline, the metric's own ``rules`` and MMEngine's rules are tried in this order.
 
     Raises:
-        ValueError: none of them knows the metric.
+        ValueError: the rule of the metric is unknown.
     """
     if metric == runner.task.headline[0]:
         return runner.task.headline[1]
@@ -55,8 +55,8 @@ class BestCheckpoint:
         path, score = info.get(self.path_key), info.get(self.score_key)
         if path and score is not None and not Path(path).is_file():
             runner.logger.warning(
-                f"the best checkpoint {path} is missing: the next one is written when {self.metric} is better than "
-                f"{score:.4f}"
+                f"the best checkpoint {path} is missing: the next best checkpoint is written when {self.metric} is "
+                f"better than {score:.4f}"
             )
 
     def update(self, runner: Runner, score: float) -> bool:

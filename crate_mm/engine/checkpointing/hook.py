@@ -26,10 +26,10 @@ from .work_dir import relocate_paths
 class CheckpointHook(Hook):
     """Write checkpoints at each epoch's end, every few minutes, and when a signal stops the run.
 
-    The state is copied, and a thread writes it while training continues: to a temporary file, which is synced, renamed
-    and read back. Only then are older checkpoints deleted, and only those that this run has written. After a failed
-    write the run continues and older checkpoints stay. The next checkpoint, and the end of the run, wait for the
-    thread. Files contain tensors, numbers, strings, lists and dicts only.
+    The state is copied, and a thread writes the copy while training continues: to a temporary file, which is synced,
+    renamed and read back. Only then are older checkpoints of this run deleted. After a failed write the run continues
+    and older checkpoints stay. The next checkpoint, and the end of the run, wait for the thread. Files contain tensors,
+    numbers, strings, lists and dicts only.
 
     Args:
         interval: epochs between two checkpoints.
@@ -37,17 +37,17 @@ class CheckpointHook(Hook):
             kept, in case the newest is damaged. Older mid-epoch checkpoints are deleted.
         every_minutes: minutes between mid-epoch checkpoints, or None.
         every_iters: iterations between mid-epoch checkpoints, or None.
-        save_best: a metric, or several, whose best epoch is saved too; 'auto' for the task's headline metric.
-        rule: 'greater' or 'less', for a ``save_best`` metric whose direction is not known.
-        save_last: save the last epoch whatever the interval, or the last step of a run that ends within an epoch.
+        save_best: a metric or a list of metrics; the best epoch by each is saved too. 'auto': the headline metric.
+        rule: whether 'greater' or 'less' is better, for a ``save_best`` metric with no known rule.
+        save_last: save the last epoch regardless of ``interval``; if the run ends within an epoch, save its last step.
         save_begin: first epoch to save.
         save_optimizer, save_param_scheduler: include the states that a resume needs.
-        background: continue training while a file is written, for which rank 0 needs as much memory as the file is
-            large. A best checkpoint is always written in the foreground.
+        background: continue training while a file is written; rank 0 then needs additional memory of the file's size.
+            A best checkpoint is always written in the foreground.
         by_epoch, out_dir, filename_tmpl: MMEngine's arguments; other values than these defaults raise an error.
 
     Raises:
-        ValueError: an argument is wrong, or (before training) the direction of a ``save_best`` metric is not known.
+        ValueError: an argument is wrong, or (before training) the rule of a ``save_best`` metric is not known.
     """
 
     priority = "VERY_LOW"
@@ -71,7 +71,7 @@ class CheckpointHook(Hook):
         **others: Any,
     ) -> None:
         if by_epoch is not True or out_dir is not None or filename_tmpl != "epoch_{}.pth":
-            raise ValueError(  # --resume would not find them
+            raise ValueError(  # --resume would not find other files
                 "CheckpointHook writes epoch_N.pth to the work directory: leave out by_epoch, out_dir and filename_tmpl"
             )
         if others:
@@ -170,7 +170,7 @@ class CheckpointHook(Hook):
         better = [best for best in self.best if best.update(runner, metrics[best.metric])]
         if better and self._ends_mid_epoch(runner, runner.iter):
             self.save_mid_epoch(runner, runner.iter, last=True, epoch=runner.epoch - 1)
-        elif better:  # the checkpoint to resume from must name the new best one
+        elif better:  # the checkpoint to resume from must name the new best file
             self.save_epoch(runner, runner.epoch, runner.iter)
 
     @staticmethod

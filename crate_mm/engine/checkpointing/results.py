@@ -44,11 +44,11 @@ MAX_RESULT_BYTES = 2**24
 
 @HOOKS.register_module()
 class ResultFile(Hook):
-    """Write ``result.json`` to the work directory after each validation during training, also for a run that is killed.
+    """Write ``result.json`` to the work directory after each validation during training, so that a killed run has one.
 
-    ``last`` has the metrics of the last validation, ``best`` those of the best one by the headline metric (that of
-    ``save_best``, or the task's). The wall time covers training and validation, over all resumes. ``run`` identifies
-    the run; its checkpoints, and files published from them, carry the same identifier.
+    ``last`` has the metrics of the last validation, ``best`` the metrics of the best validation by the headline metric
+    (from ``save_best``, or the task's). The wall time covers training and validation, over all resumes. ``run``
+    identifies the run; its checkpoints, and files published from them, carry the same identifier.
     """
 
     priority = "ABOVE_NORMAL"  # before the checkpoint, which stores the wall time and the metrics
@@ -120,7 +120,7 @@ def strip_eval_prefix(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _is_as_good(a: dict, b: dict, metric: str, rule: str) -> bool:
-    """Return whether metrics ``a`` are at least as good as ``b``; metrics without this one are never as good."""
+    """Return whether metrics ``a`` are at least as good as ``b``; without ``metric``, ``a`` is never as good."""
     if metric not in a:
         return False
     if metric not in b or b[metric] != b[metric]:
@@ -154,7 +154,7 @@ def read_result(path: str | Path, checkpoint: Checkpoint) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{sanitized(path)} is not a run's {RESULT_FILE}: {sanitized(error)}") from None
     if result.get("run") != checkpoint.run:
-        raise CheckpointError(f"{sanitized(path)} belongs to another run than {checkpoint.path}: use that run's file")
+        raise CheckpointError(f"{sanitized(path)} belongs to another run than {checkpoint.path}: use its run's file")
     return result
 
 
@@ -177,7 +177,7 @@ def numeric_metrics(metrics: Any) -> dict[str, float]:
 
 
 def find_result(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the ``result.json`` beside a checkpoint; empty, with a warning, if it is of another run."""
+    """Return the ``result.json`` beside a checkpoint, or an empty dict; warn if the file is of another run."""
     path = Path(home(checkpoint.path))
     file = (path if path.is_dir() else path.parent) / RESULT_FILE
     try:
@@ -188,7 +188,7 @@ def find_result(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def published_facts(result: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what a published file tells of a ``result.json``: metrics of the checkpoint, command, commit, machine."""
+    """Return a result's public facts for a published file: metrics of the checkpoint, command, commit, machine."""
     metrics, keys = checkpoint_metrics(result, checkpoint), ("command", "commit", "device", "versions", "wall_time_s")
     training = {} if "checkpoint" in result else public({key: result[key] for key in keys if key in result})
     return {key: value for key, value in (("metrics", metrics), ("training", training)) if value}
@@ -210,7 +210,7 @@ def _is_finished(folder: str | Path, run: str, epoch: int) -> bool:
 
 
 def origin_of(checkpoint: Checkpoint) -> str:
-    """Return a checkpoint's run and epoch, which identify it wherever it is stored, or its path if it has none."""
+    """Return a checkpoint's run and epoch, which identify it at any path; its path if it has no run or epoch."""
     run, epoch = checkpoint.run, checkpoint.meta.get("epoch")
     return checkpoint.path if run is None or epoch is None else f"epoch {epoch} of run {run}"
 
@@ -229,7 +229,7 @@ def run_metadata(
         seed: seed of the training.
         initialized_from: the checkpoint that the training started from.
         frozen: whether the backbone was frozen (default: as in the config).
-        origin: that checkpoint by its run and epoch, see ``origin_of`` (default: ``initialized_from``).
+        origin: ``origin_of`` the checkpoint that the training started from (default: ``initialized_from``).
     """
     loader = cfg.get("train_dataloader") or cfg.test_dataloader
     frozen = cfg.model.get("freeze_backbone", False) if frozen is None else frozen
@@ -291,7 +291,7 @@ def model_name(backbone: dict) -> str:
 
 
 def model_cost(model: nn.Module) -> dict:
-    """Return the number of parameters, how many are trainable, the multiply-adds per sample, and the image size.
+    """Return the numbers of all and of trainable parameters, the multiply-adds per sample, and the image size.
 
     The multiply-adds are None if the model has no ``example()`` or fvcore cannot trace it.
     """

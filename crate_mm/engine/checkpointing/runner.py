@@ -34,7 +34,7 @@ from .work_dir import BEST_FILE, set_aside
 from .write import CheckpointWrite, build_checkpoint, to_cpu
 
 MAX_FAILED_WRITES = 3
-# The checkpoint whose model the config may have taken, while a Runner is built.
+# The open checkpoint from which the config may have taken its model; set while a Runner is built.
 _model_source: ContextVar[Checkpoint | None] = ContextVar("model_source", default=None)
 
 
@@ -48,7 +48,7 @@ class CheckpointingRunner(RunnerState):
         start: checkpoint to start from and whether to resume; None until it is resolved.
         user_cfg: config as the user wrote it, before ``resolve_config``.
         initialized_from: path of the checkpoint that initialized the backbone, kept across resumes, or None.
-        origin: the same checkpoint as the recipe names it, see ``origin_of``.
+        origin: name of this checkpoint in the recipe, see ``origin_of``.
         tested: checkpoint under test, without its weights.
         pending_write: the write in progress, or None.
         failed_writes: failed writes in a row; several failures at one iteration count once.
@@ -103,8 +103,8 @@ class CheckpointingRunner(RunnerState):
     def load_checkpoint(self, filename: str, map_location: Any = "cpu", *_: Any, **__: Any) -> dict:
         """Load weights from a file of crate_mm or of third-party code; MMEngine's other arguments have no effect.
 
-        Resuming and testing load all weights or none. A new run that starts from the file transfers its backbone alone:
-        position embeddings are resized, and a table in the log lists every parameter.
+        Resuming and testing load all weights or none. A new run transfers only the backbone of the file: position
+        embeddings are resized, and a table in the log lists every parameter.
 
         Raises:
             CheckpointError: the file cannot be read, or does not match this model.
@@ -147,13 +147,13 @@ class CheckpointingRunner(RunnerState):
         self.logger.info(f"initialized the backbone from {checkpoint.path}:\n{report.table()}")
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Resume from a training checkpoint; the optimizer's settings are those of this run's config.
+        """Resume from a training checkpoint; the optimizer's settings are taken from this run's config.
 
         Raises:
-            CheckpointError: the checkpoint has weights only, or its run does not match this one.
+            CheckpointError: the checkpoint has weights only, or its run does not match this run.
         """
         settings = {"initial_lr", *self.cfg.optim_wrapper.optimizer}
-        # A schedule's position determines its setting: the learning rate, or also the weight decay.
+        # Schedules restore the settings that they control: the learning rate, and in some runs the weight decay.
         settings -= {getattr(schedule, "param_name", "lr") for schedule in self.param_schedulers or ()}
         configured = [dict(group) for group in self.optim_wrapper.param_groups]
         try:
@@ -172,7 +172,7 @@ class CheckpointingRunner(RunnerState):
             steps = self.cfg.train_cfg.get("max_steps")
             reached = f"step {self.iter}" if steps else f"epoch {self.epoch}"
             length = f"max_steps is {steps}" if steps else f"max_epochs is {self.max_epochs}"
-            self.logger.warning(f"nothing is left to train: {filename} is of {reached}, train_cfg.{length}")
+            self.logger.warning(f"nothing is left to train: {filename} is of {reached}, and train_cfg.{length}")
 
     def seed_sampler(self) -> None:
         """Seed the sampler with the run's seed, which checkpoints store, unless the config sets a sampler seed.
@@ -187,7 +187,7 @@ class CheckpointingRunner(RunnerState):
         """Set the sampler's shuffle version (``draws``) to the checkpoint's.
 
         Raises:
-            CheckpointError: this version is unknown, or the config requests another one.
+            CheckpointError: this version is unknown, or the config requests another version.
         """
         sampler = self.train_dataloader.sampler
         version = meta.get("draws", 1)  # checkpoints of version 1 do not store it
@@ -196,16 +196,16 @@ class CheckpointingRunner(RunnerState):
         config_draws = (self.cfg.train_dataloader.get("sampler") or {}).get("draws")
         if config_draws is not None:
             raise CheckpointError(
-                f"{filename} is of a run with train_dataloader.sampler.draws={version}, this one has {config_draws}: "
-                "leave it out"
+                f"{filename} is of a run with train_dataloader.sampler.draws={version}, but this run has "
+                f"{config_draws}: leave it out"
             )
         try:
             sampler.draws = version
         except ValueError as error:
             raise CheckpointError(f"{filename} cannot be resumed from: {error}") from error
         self.logger.info(
-            f"{filename} is of a run with version {version} of the sampler's draws; the resumed run uses it too, with "
-            "the same order and seeds"
+            f"{filename} is of a run with version {version} of the sampler's draws; the resumed run uses this version "
+            "too, with the same order and seeds"
         )
 
     def train(self) -> nn.Module:
@@ -243,7 +243,7 @@ class CheckpointingRunner(RunnerState):
     ) -> bool:
         """Write a checkpoint on rank 0 and verify it. All ranks call it, since the optimizer state may be sharded.
 
-        It first waits for the previous write. Other arguments are those of MMEngine.
+        The previous write is awaited first. Arguments that are not listed here are MMEngine's.
 
         Args:
             meta: ``epoch`` and ``iter`` of the checkpoint (default: the current ones).
@@ -277,7 +277,7 @@ class CheckpointingRunner(RunnerState):
         """Handle the result of the pending write: record its failure, or call its ``on_success``.
 
         Args:
-            wait: wait for the write to end; otherwise return at once while it is running.
+            wait: whether to wait for a running write; if False, return at once.
 
         Returns:
             False if the write failed.

@@ -68,7 +68,7 @@ def find_start_point(cfg: Config, work_dir: str, checkpoint: Checkpoint | None =
     if searches and is_main_process():
         newest = newest_checkpoint(work_dir, result[1].append, rename_damaged=True, check=open_once)
         result[0] = str(newest) if newest else None
-    # Unconditional: a rank with other options must not leave the others waiting. check_same_run reports it later.
+    # Broadcast in any case: ranks with different options would wait for each other. check_same_run reports them later.
     broadcast_object_list(result)
     newest, damaged = result
     path = newest or load_from
@@ -76,38 +76,38 @@ def find_start_point(cfg: Config, work_dir: str, checkpoint: Checkpoint | None =
 
 
 def check_resumable(runner: Runner, checkpoint: Checkpoint) -> None:
-    """Raise ``CheckpointError`` unless the checkpoint's run matches this one and its states have the expected form."""
+    """Raise ``CheckpointError`` unless the checkpoint's run matches this run and its states have the expected form."""
     filename, meta, states = checkpoint.path, checkpoint.meta, checkpoint.states
     needed = ["optimizer", "message_hub"] + (["param_schedulers"] if runner.param_schedulers else [])
     missing = ([] if meta else ["meta"]) + [key for key in needed if key not in states]
     if missing == ["param_schedulers"]:
         raise CheckpointError(
-            f"{filename} is of a run without a schedule (param_scheduler), this one has one: resume without it"
+            f"{filename} is of a run without a schedule (param_scheduler), but this run has one: resume without it"
         )
     if missing:
         raise CheckpointError(
-            f"{filename} cannot be resumed from, it has no {', '.join(missing)}: "
+            f"{filename} cannot be resumed from, because it has no {', '.join(missing)}: "
             "resume from an epoch_N.pth, not from a best_*.pth or a converted checkpoint"
         )
     # With averaged weights (EMA), MMEngine loads these weights without checking them.
     check_state_dict(runner.task.state_dict(), checkpoint.weights, filename, meta)
     if meta.get("epoch") is None or meta.get("iter") is None:
-        raise CheckpointError(f"{filename} cannot be resumed from, its meta has no epoch or no iter")
+        raise CheckpointError(f"{filename} cannot be resumed from, because its meta has no epoch or no iter")
     _check_position(runner, filename, meta)
     if meta.get("seed") is not None and runner.configured_seed not in (None, meta["seed"]):
         raise CheckpointError(
-            f"{filename} is of a run with randomness.seed={meta['seed']}, this one has {runner.configured_seed}: "
+            f"{filename} is of a run with randomness.seed={meta['seed']}, but this run has {runner.configured_seed}: "
             "resume with the same seed"
         )
     stored_ema, own_ema = "ema_state_dict" in states, any(isinstance(h, EMAHook) for h in runner.hooks)
     if stored_ema != own_ema:
         raise CheckpointError(
             f"{filename} is of a run {'with' if stored_ema else 'without'} averaged weights (ema_momentum), "
-            f"this one is {'with' if own_ema else 'without'}: resume with the same setting"
+            f"but this run is {'with' if own_ema else 'without'}: resume with the same setting"
         )
     optimizer = optimizer_name(runner.optim_wrapper.optimizer)
     if meta.get("optimizer", optimizer) != optimizer:
-        raise CheckpointError(f"{filename} is of a run with {meta['optimizer']}, this one has {optimizer}")
+        raise CheckpointError(f"{filename} is of a run with {meta['optimizer']}, but this run has {optimizer}")
     _check_groups(runner.optim_wrapper.optimizer, states["optimizer"], filename)
     if isinstance(runner.param_schedulers, list):
         _check_schedules(runner.param_schedulers, states["param_schedulers"], filename)
@@ -122,7 +122,7 @@ def _check_position(runner: Runner, filename: str, meta: dict) -> None:
     stored_steps = meta.get("steps_per_epoch") or meta["iter"] / max(meta["epoch"], 1)
     if stored_steps != steps or not 0 <= within <= steps:
         raise CheckpointError(
-            f"{filename} took {stored_steps:g} steps an epoch, this run takes {steps}: "
+            f"{filename} took {stored_steps:g} steps an epoch, but this run takes {steps}: "
             "resume with the same global_batch_size and data"
         )
     if within and not isinstance(runner.train_dataloader.sampler, ResumableSampler):
@@ -247,7 +247,7 @@ def _matches_reference(value: Any, reference: tuple[Any, Tensor], parameter: Ten
         return value is None or not isinstance(value, (str, dict, list))
     if not isinstance(entry, Tensor):
         return isinstance(value, (int, float)) if isinstance(entry, (int, float)) else isinstance(value, type(entry))
-    if entry.ndim == 0:  # a step count, a number in older files
+    if entry.ndim == 0:  # a step count, which older files store as a number
         return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
     if not isinstance(value, Tensor) or not same_dtype_kind(value, entry):
         return False

@@ -18,9 +18,9 @@ OWN_FILES = rf"epoch_\d+(_iter_\d+)?\.pth|{BEST_FILE}|last_checkpoint|result\.js
 def set_aside(runner: Runner) -> None:
     """Delete partial files of interrupted writes, and move another run's files to ``before_<time>``.
 
-    Another run's files are the checkpoints later than this run's start point. Left in place, they would be the newest
-    in the directory, and the next ``--resume`` would load them. That run's result is moved too, and its config, unless
-    this run is a resume.
+    Checkpoints later than this run's start point belong to another run. Left in place, they would be the newest in the
+    directory, and the next ``--resume`` would load them. The other run's result is moved too, and, unless this run
+    resumes, its config.
     """
     work_dir = Path(runner.work_dir)
     for file in work_dir.iterdir():
@@ -53,9 +53,9 @@ def set_aside(runner: Runner) -> None:
 
 
 def relocate_paths(info: dict, work_dir: str | Path) -> None:
-    """Rewrite the paths that a checkpoint stores to this work directory, since it may have been copied from another.
+    """Rewrite the paths that a checkpoint stores to this work directory: the checkpoint may have been copied here.
 
-    An entry whose name is not that of a best checkpoint is dropped: the file that it names would later be deleted.
+    ``best_*`` entries with other file names than a best checkpoint's are dropped: their files would later be deleted.
     """
     for key in [key for key in info if key == "last_ckpt" or key.startswith("best_")]:
         if key.startswith("best_score"):

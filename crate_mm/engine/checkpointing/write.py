@@ -16,7 +16,7 @@ from ...io.untrusted import walk
 
 
 def build_checkpoint(runner: Runner, meta: dict, save_optimizer: bool, save_param_scheduler: bool) -> dict:
-    """Return a checkpoint's contents with MMEngine's keys. Its tensors are the model's: training changes them."""
+    """Return a checkpoint's contents with MMEngine's keys. Its tensors share memory with the model."""
     meta = {
         **meta,
         "cfg": runner.cfg.pretty_text,

@@ -67,8 +67,8 @@ def check_weights(plan: BatchPlan, task: Task, loop: object, wrapper: object) ->
     unweighted = [part for part, kind in ((loop, TrainLoop), (wrapper, OptimWrapper)) if not isinstance(part, kind)]
     if unweighted and type(task).count is not Task.count and plan.world_size * plan.micro_batches > 1:
         raise ValueError(
-            f"global_batch_size {plan}: {type(unweighted[0]).__name__} does not weight losses by what "
-            f"{type(task).__name__} counts: use crate_mm's TrainLoop and OptimWrapper"
+            f"global_batch_size {plan}: {type(unweighted[0]).__name__} does not weight losses by the count of "
+            f"{type(task).__name__}: use crate_mm's TrainLoop and OptimWrapper"
         )
     if unweighted and type(task).before_step is not Task.before_step:
         raise ValueError(
