@@ -115,7 +115,7 @@ def accepts(target: Callable, name: str) -> bool:
 
 
 def accepted_types(target: Callable | None, name: str) -> set[Any] | None:
-    """Return the types that an argument's annotation accepts; None if it has none, or one with Any or a TypeVar."""
+    """Return the types that an argument's annotation accepts; None without an annotation, or with Any or a TypeVar."""
     for receiver in signatures(target) if target is not None else ():
         try:
             hints = typing.get_type_hints(receiver.__init__ if inspect.isclass(receiver) else receiver)

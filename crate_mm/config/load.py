@@ -136,7 +136,7 @@ def _load_file(path: Path) -> Config:
     try:
         cfg = Config.fromfile(path, lazy_import=False)
     except SyntaxError as error:
-        # MMEngine names a temporary copy of the file, or of one of its bases.
+        # MMEngine's error names a temporary copy of the file, or of one of its bases.
         imported = f"config {path} imports {error.filename}, line {error.lineno} is not valid Python: {error.msg}"
         raise ValueError(_find_syntax_error(path) or imported) from None
     except ImportError as error:
@@ -178,10 +178,10 @@ def _check_imported_files(cfg: Config, path: Path) -> None:
 
 
 def _follow_validation(cfg: Config, path: Path) -> None:
-    """Apply a file's changes of the validation to the test, in place, if the two are equal in its bases.
+    """Apply a file's changes to the validation to the test too, in place, if the two are equal in its bases.
 
-    A base often has ``test_dataloader = val_dataloader``. Python evaluates this before the file changes
-    ``val_dataloader``. A file that assigns ``test_dataloader``, even ``dict()``, keeps its own. Evaluators: the same.
+    A base often has ``test_dataloader = val_dataloader``. Python evaluates this line before the file changes the
+    validation. A file that assigns ``test_dataloader``, even ``dict()``, keeps its own. The same holds for evaluators.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}

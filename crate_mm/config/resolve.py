@@ -44,7 +44,7 @@ def resolve_config(cfg: Config, world_size: int | None = None, with_model: bool 
     core.
 
     Args:
-        cfg: the config.
+        cfg: a user's config.
         world_size: number of processes, to resolve the config for rank 0; default: world size and rank of this process.
         with_model: whether the config must define its model; False is enough to read the data.
 

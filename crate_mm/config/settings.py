@@ -45,7 +45,7 @@ def _is_auto_scale_lr(value: Any) -> bool:
 
 
 def _one_of(*choices: Any) -> tuple[str, Callable[[Any], bool]]:
-    """Return the choices as text, and a predicate of valid values, which rejects True for 1."""
+    """Return the choices as text, and a predicate of the valid values; True is not valid for 1."""
     names = ", ".join(map(repr, choices))
     return f"one of {names}", lambda value: any(type(value) is type(choice) and value == choice for choice in choices)
 

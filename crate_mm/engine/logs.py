@@ -56,7 +56,7 @@ def warn_on_oserror(subject: str) -> Iterator[None]:
 class Visualizer(mmengine.visualization.Visualizer):
     """MMEngine's Visualizer that logs an error and continues if a log cannot be written.
 
-    If the path is not UTF-8, the backend for TensorBoard is removed with a warning, because TensorBoard cannot use it.
+    TensorBoard requires a UTF-8 path. If the path is not UTF-8, the TensorBoard backend is removed, with a warning.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ class TrainLoop(EpochBasedTrainLoop):
 
     Micro-batches, and per-rank batches, may differ in size by one sample. Each loss is a mean over the units that
     ``Task.count`` counts (by default samples), and is weighted by their count. The step therefore minimizes the mean
-    over the global batch. Hooks see weighted losses, whose mean over the ranks is the mean over the global batch.
+    over the global batch. Hooks see weighted losses: their mean over the ranks is the mean over the global batch.
 
     At each step the ranks exchange flags. Hooks set integers in ``local_flags`` before the step. After the step, hooks
     read the flags of all ranks, in order of rank, from ``all_flags``. To end the run after the step, a hook sets

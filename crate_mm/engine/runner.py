@@ -53,7 +53,7 @@ class Runner(CheckpointingRunner):
     * Processes without a GPU use gloo and hold their models on the CPU.
     * A checkpoint is opened once, by ``open_checkpoint``, and loaded completely or not at all. A resume loads the
       newest intact checkpoint.
-    * The model is a ``Task``, which checks that it matches the data.
+    * The model is a ``Task``, which checks that the data match it.
     """
 
     test_seconds: float = 0.0
@@ -91,7 +91,7 @@ class Runner(CheckpointingRunner):
             checkpoint: the start checkpoint, if it is already open.
 
         Raises:
-            ValueError: the work directory is in use, or an error of ``build_for_training``. The run leaves no file.
+            ValueError: the work directory is in use, or as in ``build_for_training``. The refused run leaves no file.
         """
         expand_home(cfg)
         cfg.work_dir = cfg.get("work_dir") or default_work_dir(cfg)
@@ -242,7 +242,7 @@ class Runner(CheckpointingRunner):
         self.logger.info(f"{message}{suffix}")
 
     def _resumed_micro_batches(self) -> int | None:
-        """Return the number of micro-batches before the resume, or None if the batch cannot be split that way.
+        """Return the number of micro-batches before the resume; None if there is none or it does not fit the batch.
 
         A different number would change the random draws of the model.
         """

@@ -56,7 +56,7 @@ def test_a_run_without_a_schedule_is_not_taken_for_a_best_one(go_on, epoch, tmp_
     constant = read_checkpoint(epoch / "epoch_1.pth")
     del constant["param_schedulers"]
     torch.save(constant, tmp_path / "constant.pth")
-    with pytest.raises(ValueError, match="is of a run without a schedule .*but this run has one: resume without it"):
+    with pytest.raises(ValueError, match="is of a run without a schedule .*but this run has one: remove the schedule"):
         go_on(tmp_path / "constant.pth")
 
 

@@ -168,5 +168,5 @@ def test_checkpoints_are_written_in_one_piece(tmp_path, monkeypatch):
 def test_a_different_model_of_the_same_shapes_is_warned_of(tmp_path, debug_checkpoint):
     options = dict(model__backbone__ista_lambda=0.3, model__head__pool="mean", load_from=str(debug_checkpoint))
     debug_runner(tmp_path, **options).test()
-    assert "was trained with backbone.ista_lambda=0.1, the config has 0.3" in log_of(tmp_path)
-    assert "was trained with head.pool='cls', the config has 'mean'" in log_of(tmp_path)
+    assert "was trained with backbone.ista_lambda=0.1, but the config has 0.3" in log_of(tmp_path)
+    assert "was trained with head.pool='cls', but the config has 'mean'" in log_of(tmp_path)

@@ -154,7 +154,9 @@ def read_result(path: str | Path, checkpoint: Checkpoint) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{sanitized(path)} is not a run's {RESULT_FILE}: {sanitized(error)}") from None
     if result.get("run") != checkpoint.run:
-        raise CheckpointError(f"{sanitized(path)} belongs to another run than {checkpoint.path}: use its run's file")
+        raise CheckpointError(
+            f"{sanitized(path)} belongs to another run than {checkpoint.path}: use the file of the checkpoint's run"
+        )
     return result
 
 
@@ -225,7 +227,7 @@ def run_metadata(
     """Return the model, data, config, recipe, seed, command and start checkpoint of a training run or a test.
 
     Args:
-        cfg: the user's config or the resolved one.
+        cfg: the user's config or the resolved config.
         seed: seed of the training.
         initialized_from: the checkpoint that the training started from.
         frozen: whether the backbone was frozen (default: as in the config).

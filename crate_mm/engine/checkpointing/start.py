@@ -82,7 +82,7 @@ def check_resumable(runner: Runner, checkpoint: Checkpoint) -> None:
     missing = ([] if meta else ["meta"]) + [key for key in needed if key not in states]
     if missing == ["param_schedulers"]:
         raise CheckpointError(
-            f"{filename} is of a run without a schedule (param_scheduler), but this run has one: resume without it"
+            f"{filename} is of a run without a schedule (param_scheduler), but this run has one: remove the schedule"
         )
     if missing:
         raise CheckpointError(

@@ -55,7 +55,7 @@ def set_aside(runner: Runner) -> None:
 def relocate_paths(info: dict, work_dir: str | Path) -> None:
     """Rewrite the paths that a checkpoint stores to this work directory: the checkpoint may have been copied here.
 
-    ``best_*`` entries with other file names than a best checkpoint's are dropped: their files would later be deleted.
+    A ``best_*`` entry that does not name a best checkpoint is dropped: the named file would later be deleted.
     """
     for key in [key for key in info if key == "last_ckpt" or key.startswith("best_")]:
         if key.startswith("best_score"):

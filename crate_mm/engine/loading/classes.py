@@ -95,8 +95,8 @@ def compare_with_config(runner: Runner, checkpoint: Checkpoint) -> None:
         for key in stored.keys() & configured.keys() - {"num_classes"}:
             if to_builtin(stored[key]) != to_builtin(configured[key]):
                 runner.logger.warning(
-                    f"{checkpoint.path} was trained with {part}.{key}={sanitized(repr(stored[key]))}, the config has "
-                    f"{sanitized(repr(configured[key]))}"
+                    f"{checkpoint.path} was trained with {part}.{key}={sanitized(repr(stored[key]))}, but the config "
+                    f"has {sanitized(repr(configured[key]))}"
                 )
     if runner.is_testing and runner.task.uses_labels:
         names = class_names(runner.test_dataloader)

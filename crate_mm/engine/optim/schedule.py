@@ -104,7 +104,7 @@ class WarmupCosineLR(WarmupCosine):
         start_factor: fraction of ``lr`` at the first iteration.
         max_warmup: upper limit of W / T, for short runs.
         end_factor: fraction of ``lr`` at the end of the cosine, such as 0.01 to go from 1e-3 to 1e-5.
-        end_step: T in steps, instead of ``end`` (default: the run's ``max_steps``, if set and ``end`` is not given).
+        end_step: T in steps, instead of ``end`` (default: the run's ``max_steps``, if it is set and ``end`` is not).
 
     Raises:
         ValueError: ``warmup`` is negative, ``end`` is not positive, or ``end_factor`` is outside [0, 1].

@@ -20,12 +20,12 @@ from ..safety.finite import AsyncHostCopy, FiniteCheck, SkippedStep
 class Lion(lion_pytorch.Lion):
     """lion-pytorch's Lion with multi-tensor updates: a few GPU kernels in all, instead of six per parameter.
 
-    16-bit parameters are updated one by one. Results are bit-identical to lion-pytorch without ``foreach``. (With
-    ``foreach``, it interpolates differently, which flips the signs of some updates.) States are interchangeable.
+    16-bit parameters are updated one by one. Results are bit-identical to lion-pytorch without ``foreach``. (Its
+    ``foreach`` variant interpolates differently, which flips the signs of some updates.) States are interchangeable.
 
-    Like PyTorch's fused optimizers, it skips the step on the device, without a host synchronization, if its attribute
-    ``found_inf`` is not zero. A gradient scaler or ``OptimWrapper`` sets this tensor on the parameters' device. A
-    skipped step sets the gradients to 0.
+    As in PyTorch's fused optimizers, a nonzero attribute ``found_inf`` skips the step on the device, without a host
+    synchronization. A gradient scaler or ``OptimWrapper`` sets this tensor on the parameters' device. A skipped step
+    sets the gradients to 0.
 
     Args:
         params, lr, betas, weight_decay, decoupled_weight_decay: as for lion-pytorch's ``Lion``.

@@ -78,8 +78,8 @@ def check_weights(plan: BatchPlan, task: Task, loop: object, wrapper: object) ->
     if smallest < largest and unweighted:
         even = nearest_even(plan.global_batch_size, plan.world_size * plan.micro_batches)
         raise ValueError(
-            f"global_batch_size {plan}: {type(unweighted[0]).__name__} does not weight losses by their samples, which "
-            f"unequal micro-batches need: use crate_mm's TrainLoop and OptimWrapper, or set {even}"
+            f"global_batch_size {plan}: {type(unweighted[0]).__name__} does not weight losses by their samples, as "
+            f"unequal micro-batches require: use crate_mm's TrainLoop and OptimWrapper, or set {even}"
         )
     if smallest == 1 and task.mixes_samples:  # otherwise the step fails on some ranks, and the others hang
         subject = "some hold" if largest > 1 else "each holds"

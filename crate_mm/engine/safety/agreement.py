@@ -15,8 +15,8 @@ class Agreement:
     """Exchange of each rank's flags at a step.
 
     The exchange uses gloo on the hosts while the step is computed, so that the GPU does not wait. Flags rarely change.
-    An all_reduce of one integer, in O(log n) rounds, tells whether any rank's flags have changed. Only if some have,
-    an all_gather exchanges the flags, in O(n) rounds.
+    An all_reduce of one integer, in O(log n) rounds, tells whether any rank's flags have changed. If so, an all_gather
+    exchanges the flags of all ranks, in O(n) rounds.
 
     Args:
         timeout: seconds to wait for the other ranks (default: PyTorch's).

@@ -1,4 +1,4 @@
-"""Save and restore process-wide settings, so that a run does not change those of the program that starts it."""
+"""Save and restore process-wide settings, so that a run leaves the settings of the calling program unchanged."""
 
 import os
 import tempfile

@@ -14,7 +14,7 @@ HANDLED_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGU
 
 
 class RunInterruptedError(RunStoppedError):
-    """A signal has stopped the run after a complete step. ``code`` is the exit code of the process."""
+    """A signal has stopped the run, but never within a step. ``code`` is the exit code of the process."""
 
     def __init__(self, number: int, saved: str) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}, {saved}; --resume continues from there")
@@ -22,7 +22,7 @@ class RunInterruptedError(RunStoppedError):
 
 
 class Signals:
-    """Context manager that stores a SIGTERM, SIGUSR1 or Ctrl-C in ``received``; a second Ctrl-C ends the process.
+    """Context manager that stores the first SIGTERM, SIGUSR1 or Ctrl-C in ``received``; a later Ctrl-C ends the run.
 
     Outside the main thread, where Python allows no signal handlers, nothing is caught.
     """

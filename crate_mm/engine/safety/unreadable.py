@@ -28,7 +28,7 @@ class UnreadableImages(Hook):
 
     @staticmethod
     def _limit(dataset) -> float:
-        """Return the dataset's ``max_unreadable``; only datasets that replace unreadable images have it."""
+        """Return the dataset's ``max_unreadable``; infinite if the dataset does not replace unreadable images."""
         return dataset_of(dataset).max_unreadable
 
     def _report_new(self, dataset, data_batch: dict, stage: str) -> None:
@@ -41,7 +41,7 @@ class UnreadableImages(Hook):
         for position, reason in sorted(zip(data_batch["unreadable"].tolist(), reasons)):
             if reason and position not in reported:
                 reported[position] = f"{sanitized(dataset_of(dataset).describe(position))} ({sanitized(reason)})"
-                # On the console, MMEngine shows only the errors of ranks above 0.
+                # Of ranks above 0, MMEngine shows only errors on the console.
                 print_log(
                     f"cannot read {stage} image {reported[position]}; another sample takes its place "
                     f"({len(reported)} of at most {self._limit(dataset)})",
