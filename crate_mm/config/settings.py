@@ -178,7 +178,7 @@ SETTINGS = (
         ...,
         "a non-negative integer",
         _int_from(0),
-        "maximum number of consecutive steps skipped because of non-finite gradients",
+        "number of steps skipped in a row, for non-finite gradients, that stops the run; 0: the first ends it",
     ),
     Setting(
         "optim_wrapper.decide_on_device",
