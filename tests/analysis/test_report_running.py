@@ -386,13 +386,13 @@ def test_no_sentence_contradicts_its_numbers(browser, tmp_path):
     verbs = 0
     for case, (rate, entries, steps, whole, against), after in zip(cases, found, cases[1:] + cases[:1]):
         means = [layer["measures"]["rc_half"]["mean"] for layer in case["layers"]]
-        if " lowers R\u1d9c by " in rate:
+        if " R\u1d9c falls by " in rate:
             assert means[-1] < means[0] - 0.02 * means[0]
-        if " raises R\u1d9c by " in rate:
+        if " R\u1d9c rises by " in rate:
             assert means[-1] > means[0] + 0.02 * means[0]
         if "does not change by more than" in rate:
             assert max(means) - min(means) < 0.02 * means[0]
-        verbs += " lowers R\u1d9c by " in rate or " raises R\u1d9c by " in rate
+        verbs += " R\u1d9c falls by " in rate or " R\u1d9c rises by " in rate
         shares = [layer["measures"]["sparsity"]["mean"] for layer in case["layers"]]
         if "fuller with depth" in entries:
             assert shares[-1] >= shares[0] + 0.01
@@ -407,10 +407,10 @@ def test_no_sentence_contradicts_its_numbers(browser, tmp_path):
         own, other = means[-1], after["layers"][-1]["measures"]["rc_half"]["mean"]
         if "training lowers it" in against:
             assert own < other
-        elif "ahead of the trained one" in against:
+        elif "the untrained model is better" in against:
             assert own > other
         else:
-            assert "the same within" in against
+            assert "differences below" in against
     assert verbs > 50
 
 
@@ -543,16 +543,16 @@ def test_the_better_of_trained_and_untrained_is_named(browser, tmp_path, measure
         x, u = (m["layers"][0]["measures"][measure]["mean"] for m in (model, untrained))
         for kind, said in (
             ("better", "as the derivation asks"),
-            ("worse", "it is ahead of the trained one"),
-            ("same", "the same within"),
+            ("worse", "the untrained model is better"),
+            ("same", "differences below"),
         ):
             if said in text:
                 seen.add(kind)
                 assert {"better": better * (x - u) > 0, "worse": better * (x - u) < 0, "same": True}[kind]
         if "training" in text:
             assert ("training raises it" in text) == (x > u)
-        if "the same within" in text:
-            within = text.split("the same within ")[1]
+        if "differences below" in text:
+            within = text.split("differences below ")[1].partition(" do")[0]
             assert abs(x - u) <= 1.02 * value_of(within) / (100 if "%" in within else 1)
     assert seen == {"better", "worse", "same"}
 
@@ -570,7 +570,7 @@ def test_the_untrained_model_may_be_ahead(browser, tmp_path):
     ask = "return window.crateReport.sentences.againstUntrained(arguments[0], arguments[1], 'objective')"
     trained, untrained = model("M", 40, 100, -160), model("U", 41, 100, -109, True)
     assert browser.run(ask, trained, untrained) == (
-        "An untrained one has \u2212109: by this measure it is ahead of the trained one. Most of the gap is the number "
+        "An untrained model has \u2212109: by this measure the untrained model is better. Most of the gap is the number "
         "of nonzero entries. Training looked at the labels, not at this number."
     )
-    assert browser.run(ask, untrained, trained).startswith("An untrained one has \u2212160: training raises it")
+    assert browser.run(ask, untrained, trained).startswith("An untrained model has \u2212160: training raises it")

@@ -154,7 +154,7 @@ async function reads(model, j) {
     });
     const [total, most] = [weights.reduce((a, b) => a + b, 0) || 1, Math.max(...weights) || 1];
     return list(
-      `How strongly the heads of layer ${state.layer + 2} read it, as shares`,
+      `How strongly the heads of layer ${state.layer + 2} read this direction, as shares`,
       weights.map((w, k) => [`head ${k + 1}`, w / most, percent(w / total)]),
     );
   }
@@ -163,7 +163,7 @@ async function reads(model, j) {
   const mean = pull.reduce((a, b) => a + b, 0) / pull.length;
   const most = Math.max(...pull.map((value) => Math.abs(value - mean))) || 1;
   return list(
-    "Raises (blue) or lowers (orange) each class, before LayerNorm's scaling",
+    "What it adds to each class: blue above the mean, orange below",
     pull.map((value, c) => [className(c), (value - mean) / most, short(value - mean)]),
   );
 }

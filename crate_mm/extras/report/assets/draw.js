@@ -64,7 +64,7 @@ function undo() {
 // How a digit is drawn, or how one draws on a picture.
 function tools(drawing, inputs) {
   if (drawing) {
-    const digits = [["", "one of each digit"], ...GLYPHS.map((_, n) => [n, n])];
+    const digits = [["", "load a digit"], ...GLYPHS.map((_, n) => [n, n])];
     const centre = h("input", { type: "checkbox", checked: true, "data-key": "centre" });
     centre.addEventListener("change", () => ((centred = centre.checked), choose({ ink: state.ink })));
     const glyph = select("glyph", "draw one of the digits", digits, "", (n) => setInk(n && toText(GLYPHS[n])));
@@ -116,7 +116,7 @@ function build(model, net) {
         h("summary", {}, "Change the model: lambda and heads"),
         buttons(h("label", {}, "lambda ", slider, " ", board.lambda), trained),
         note(
-          "Heads: click to switch off or on. The numbers: percentage points that the answer gains without that head.",
+          "Heads: click to switch off or on. The number is the change of the answer without this head, in percentage points.",
         ),
         board.switches,
         board.matters,
@@ -263,7 +263,7 @@ function answer(run, trained, own) {
   const rows = shown.map((c) => [className(c), run.scores[c], percent(run.scores[c])]);
   board.answer.replaceChildren(bars(rows, { told: "live", behind: own ? shown.map((c) => trained.scores[c]) : [] }));
   const [a, b, c] = order.map((k) => `${className(k)} (${percent(run.scores[k])})`);
-  let sentence = `It says ${a}, then ${b}.${own ? " Thin lines: of the chosen image." : ""}`;
+  let sentence = `It says ${a}, then ${b}.${own ? " Thin lines: the chosen image." : ""}`;
   if (run.scores[order[0]] < 0.4) sentence = `It is not sure: ${[a, b, c].filter(Boolean).join(", ")}.`;
   if (state.ink === "-" && !dropped)
     sentence = `Nothing is drawn. An empty picture is ${a} to this model: it must answer something.`;

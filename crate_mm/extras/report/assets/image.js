@@ -69,7 +69,7 @@ function mapView({ model, index, maps, below }) {
   if (document.activeElement?.dataset.key === key) say(sentence);
   return [
     canvas,
-    scaleBar(),
+    scaleBar(weights.length),
     reading,
     says("attention", sentence),
     model.grid[0] ? note(`From the class token it takes ${short(times[0])} times uniform.`) : "",
@@ -77,14 +77,18 @@ function mapView({ model, index, maps, below }) {
   ];
 }
 
-// The scale of the maps: 0, uniform, and its end. Its color, and so its place, is the square root of the amount.
-function scaleBar() {
+// The scale of the maps of N tokens: 0, uniform, and its end. Its color, and so its place, is the square root of the amount.
+function scaleBar(tokens) {
   const most = scaleOf();
   const canvas = h("canvas", { "aria-hidden": "true" });
   paint(canvas, { rows: 1, columns: 160, long: 160, colour: (i) => viridis(i / 159) });
   const tick = (x, text) => h("span", { style: { left: `${100 * strength(x, most)}%` } }, text);
   const ticks = { class: "ticks", "aria-hidden": "true" };
-  return div("scale", div(null, canvas, `${most}× and more`), h("div", ticks, tick(0, "0"), tick(1, "uniform")));
+  return div(
+    "scale",
+    div(null, canvas, `${most}×${tokens > most ? " and more" : ""}`),
+    h("div", ticks, tick(0, "0"), tick(1, "uniform")),
+  );
 }
 
 function differenceView([first, second]) {

@@ -54,7 +54,7 @@ export async function renderLayer(body) {
 // section "draw" is then left out.
 function notRunning(model) {
   const able = report.models.findIndex((other) => other.running);
-  const unpacked = `${model.label}'s weights are not in this file: --weights-megabytes puts them in.`;
+  const unpacked = `The weights of ${model.label} are not in this file. A larger --weights-megabytes includes them.`;
   const swap = () => choose({ a: able, b: state.a });
   return [
     h("p", { class: "none" }, model.why_not_running ?? unpacked),
@@ -102,7 +102,7 @@ function captions(view) {
     `Head ${head + 1} compares shadows. ${capital(name)} takes most from ${from}: ${short(times[most])} times uniform. Uniform is the same from all ${N} tokens.`,
     `The heads' mixtures are mapped back and added. The step is ${short(size(added) / size(input))} times as long as the token. With the steps of all tokens, compression ${rateWords(view)}.`,
     `LayerNorm again: ${view.negative} of the ${d} numbers are now 0 or below.`,
-    `The dictionary corrects each number, so that the code rebuilds the token, and the threshold takes ${short(threshold)} off. The largest, number ${j + 1}: ${sum}.`,
+    `The dictionary corrects each number, so that the code can rebuild the token. Then the threshold, ${short(threshold)}, is subtracted. For the largest number, number ${j + 1}: ${sum}.`,
     `What is below 0 is set to 0: ${d - left} of the ${d} numbers. The next layer gets none of them.`,
     `${countOf(left, "number")} ${left === 1 ? "is" : "are"} left. This is the code${l + 1 < net.layers.length ? ", and the next layer's input" : ""}.`,
   ];
@@ -135,7 +135,7 @@ const PANELS = [
   ({ maps, head, below }) => {
     const name = `what head ${head + 1} takes from each patch`;
     const canvas = attentionMap(maps, head, below, 160, { class: "map", role: "img", "aria-label": name });
-    const words = `Bright: ${scaleOf()} times an equal share. The class token: ${short(maps.times[head][0])}.`;
+    const words = `Brightest color: ${scaleOf()} times uniform. Class token: ${short(maps.times[head][0])} times.`;
     return [canvas, h("p", {}, words)];
   },
   ({ input, added, half }) => sumOf(["token", "+ step", "= sum"], [input, added, half]),
@@ -179,12 +179,12 @@ function rateWords({ rates: { before, after }, bounds }) {
 
 function rateBar(view) {
   const { rates, bounds, l } = view;
-  const script = `Sparsification follows, so the next layer starts at another Rᶜ. The published script measures normalized tokens before the step: ${short(rates.normed)}.`;
+  const script = `Sparsification follows and changes Rᶜ again. (CRATE's published code reports Rᶜ of the normalized input instead: ${short(rates.normed)}.)`;
   const words = `In layer ${l + 1} compression ${rateWords(view)}.`;
   if (!bounds) return div(null, note(`${words} ${script}`));
   const [floor, ceiling] = bounds;
   const at = (v, name) => h("i", { style: { left: `${(100 * (v - floor)) / (ceiling - floor)}%` }, title: name });
-  const ends = `Gray is before, blue after; the left end, ${short(floor)}, is equal tokens, the right, ${short(ceiling)}, tokens as different as can be.`;
+  const ends = `On the bar, gray is before and blue is after. It runs from ${short(floor)} (all tokens equal) to ${short(ceiling)} (as different as possible).`;
   return div(
     null,
     h("div", { class: "rate-bar", "aria-hidden": "true" }, at(rates.before, "before"), at(rates.after, "after")),
@@ -221,7 +221,7 @@ function controls(depth) {
     button("back", "< step", back),
     playButton("play", "play >", play),
     button("forward", "step >", () => next(depth)),
-    button("start", "from layer 1", restart),
+    button("start", "back to layer 1", restart),
     h("span", { class: "note" }, `${state.step} of ${STEPS.length}`),
   );
   box.addEventListener("keydown", ({ key }) => (key === "ArrowRight" ? next(depth) : key === "ArrowLeft" && back()));

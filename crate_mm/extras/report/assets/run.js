@@ -38,7 +38,7 @@ function precision() {
   const { bits, side } = report.attention;
   const most = bits === 8 ? 255 : 65535;
   const blocks = ` between blocks of ${side} × ${side} patches, to limit the page's size,`;
-  return `Means, deviations and counts are exact. Attention that this page does not compute itself is stored${side > 1 ? blocks : ""} as ${bits}-bit square roots: the error is at most 1/${most} of a head's largest entry.`;
+  return `Means, deviations and counts are exact. Precomputed attention is stored${side > 1 ? blocks : ""} in ${bits} bits, as square roots. The error of a square root is at most 1/${most} of the largest in its head.`;
 }
 
 function modelFacts(model, index) {

@@ -15,8 +15,10 @@ export async function renderSegments(body) {
     const missing = () => lacking(model, "cls", "This layer has no class token's attention.");
     panels.push(panelOf(model, index, all ? await masks(model, index, all) : missing()));
   }
-  const ask = ["The best head is defined by ground-truth masks: pass them with --masks, or run "];
-  ask.push(h("code", {}, "crate-mm analyze segments"), " on a dataset that has them.");
+  const ask = [
+    "With ground-truth masks (--masks), the page also names the best head of each class. For a dataset with masks, run ",
+  ];
+  ask.push(h("code", {}, "crate-mm analyze segments"), ".");
   body.replaceChildren(div("halves", panels), note(ask));
 }
 

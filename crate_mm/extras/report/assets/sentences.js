@@ -84,15 +84,15 @@ function rateSentence(model) {
   if (!curve || curve.few) return curve?.few;
   const { means, F, L, a, b, low, high, lowAt, highAt, shape, change, bounds } = curve;
   const k = lateLayers(means);
-  const late = k <= means.length / 3 ? `, most of it in the last ${k === 1 ? "layer" : `${k} layers`}` : "";
+  const late = k <= means.length / 3 ? `; most of the change is in the last ${k === 1 ? "layer" : `${k} layers`}` : "";
   const near = bounds && means.every((x) => bounds[1] - x <= 0.05 * (bounds[1] - bounds[0]));
   const ceiling = near
     ? ` That is near the ceiling, ${short(bounds[1])}: in each subspace the tokens are nearly at right angles.`
     : "";
   const by = {
     null: `In ${M} R\u1d9c is ${a} nats in its one layer.`,
-    falls: `${M} lowers R\u1d9c${change}, from ${a} nats in layer ${F} to ${b} in layer ${L}${late}.`,
-    rises: `${M} raises R\u1d9c${change}, from ${a} nats in layer ${F} to ${b} in layer ${L}: the opposite of what it is derived for.`,
+    falls: `From layer ${F} to layer ${L} of ${M}, R\u1d9c falls${change}: ${a} to ${b} nats${late}.`,
+    rises: `From layer ${F} to layer ${L} of ${M}, R\u1d9c rises${change}, ${a} to ${b} nats: the opposite of what CRATE is derived for.`,
     flat: `In ${M} R\u1d9c does not change by more than ${short(high - low)} nats: ${a} in layer ${F}, ${b} in layer ${L}.${ceiling}`,
     valley: `${M} lowers R\u1d9c from ${a} to ${short(low)} in layer ${lowAt}, then lets it rise to ${b}.`,
     hill: `${M} lets R\u1d9c rise from ${a} to ${short(high)} in layer ${highAt}, then lowers it to ${b}.`,
@@ -114,14 +114,14 @@ function stepsSentence(model) {
   if (!steps.length || steps[0].change.count < FEW) return null;
   const lower = steps.filter(({ change }) => change.mean < 0 && -change.mean > 3 * standardError(change));
   const [L, k] = [steps.length, lower.length];
-  let who = `${k} of the ${L} compression steps lower${k === 1 ? "s" : ""} the R\u1d9c of what ${k === 1 ? "it takes" : "they take"} in`;
-  if (k === 0) who = `None of the ${L} compression steps lowers the R\u1d9c of what it takes in`;
-  if (k === L) who = `All ${L} compression steps lower the R\u1d9c of what they take in`;
-  if (L === 1) who = `The one compression step ${k ? "lowers" : "does not lower"} the R\u1d9c of what it takes in`;
+  let who = `${k} of the ${L} compression steps lower${k === 1 ? "s" : ""} the R\u1d9c of ${k === 1 ? "its" : "their"} input`;
+  if (k === 0) who = `None of the ${L} compression steps lowers the R\u1d9c of its input`;
+  if (k === L) who = `All ${L} compression steps lower the R\u1d9c of their input`;
+  if (L === 1) who = `The one compression step ${k ? "lowers" : "does not lower"} the R\u1d9c of its input`;
   const mean = steps.reduce((sum, { change }) => sum + change.mean, 0) / L;
   const most = steps.reduce((best, step) => (Math.abs(step.change.mean) > Math.abs(best.change.mean) ? step : best));
   const where = L === 1 ? "" : `, most in layer ${most.l + 1}: ${short(most.before.mean)} to ${short(most.after.mean)}`;
-  return `${who}; on average R\u1d9c changes by ${short(mean)} nats${where}.`;
+  return `${who}; a step changes R\u1d9c by ${short(mean)} nats on average${where}.`;
 }
 
 // The share of nonzero entries of the code.
@@ -154,7 +154,7 @@ function wholeRateSentence(model) {
   const { F, L, a, b, low, high, shape, change } = curve;
   const by = {
     null: `R of ${M} is ${a} nats in its one layer.`,
-    falls: `As a whole the tokens of ${M} become alike too: R falls${change}, from ${a} to ${b} nats, which the objective does not ask for.`,
+    falls: `As a whole the tokens of ${M} become alike, too: R falls${change}, from ${a} to ${b} nats. The objective asks for the opposite.`,
     rises: `As a whole the tokens of ${M} become more different: R is ${a} nats in layer ${F}, ${b} in layer ${L}.`,
     flat: `As a whole the tokens of ${M} stay as different as they were: R is ${a} nats in layer ${F}, ${b} in layer ${L}.`,
   };
@@ -182,11 +182,11 @@ function againstUntrained(model, untrained, name) {
   const error = 3 * Math.hypot(standardError(own.last), standardError(other.last));
   const [difference, u] = [own.last.mean - other.last.mean, show(other.last.mean)];
   if (Math.abs(difference) < tolerance || Math.abs(difference) <= error)
-    return `An untrained one has ${u}, the same within ${show(Math.max(tolerance, error))}.`;
+    return `An untrained model has ${u}; differences below ${show(Math.max(tolerance, error))} do not count.`;
   if (difference * BETTER[name] > 0)
-    return `An untrained one has ${u}: training ${difference > 0 ? "raises" : "lowers"} it, as the derivation asks.`;
+    return `An untrained model has ${u}: training ${difference > 0 ? "raises" : "lowers"} it, as the derivation asks.`;
   const gap = name === "objective" ? gapSentence(model, untrained) : "";
-  return `An untrained one has ${u}: by this measure it is ahead of the trained one.${gap}`;
+  return `An untrained model has ${u}: by this measure the untrained model is better.${gap}`;
 }
 
 // Which term of the objective makes most of the gap to a better, untrained model.
@@ -215,7 +215,7 @@ function rightSentence(model, classes) {
   let sentence = `${model.label} is right for ${k} of ${countOf(total, "image")} (${percent(p)}, 95\u00a0% interval ${short(100 * low)} to ${short(100 * high)}\u00a0%).`;
   if (low <= 1 / classes) sentence += ` No better than guessing among ${classes}.`;
   else if (model.smoothing)
-    sentence += ` Trained with label smoothing ${model.smoothing}, it is never much surer than ${percent(1 - model.smoothing + model.smoothing / classes)}.`;
+    sentence += ` Label smoothing of ${model.smoothing} in training aims at ${percent(1 - model.smoothing + model.smoothing / classes)} for the right class.`;
   return sentence;
 }
 
@@ -265,8 +265,8 @@ export function subspacesSentence(label, incoherence, random) {
   if (incoherence === null) return `${label} has one head: there is none to compare.`;
   const ratio = incoherence / random;
   if (ratio < 1.1)
-    return `The basis vectors of ${label}'s heads are as different as random ones (${short(incoherence)} against ${short(random)}).`;
-  return `The basis vectors of ${label}'s heads are ${short(ratio)} times as alike as random ones.`;
+    return `The basis vectors of ${label}'s heads are nearly as different as random vectors: a mean |cosine| of ${short(incoherence)}, against ${short(random)}.`;
+  return `The basis vectors of ${label}'s heads are ${short(ratio)} times as alike as random vectors.`;
 }
 
 // How much the maps of two models differ: the mean over tokens and heads of |x_A - x_B|, in times uniform, of each of `layers`.
@@ -302,7 +302,7 @@ export function measureSentences(name, models, untrained) {
 export function verdict(model, untrained, classes) {
   const sentences = [rightSentence(model, classes)];
   if (untrained?.predicted && untrained.labelled && model.predicted && !model.untrained)
-    sentences.push(`An untrained one is right for ${percent(untrained.right / untrained.labelled)}.`);
+    sentences.push(`An untrained model is right for ${percent(untrained.right / untrained.labelled)}.`);
   sentences.push(objectiveSentence(model));
   if (untrained && !model.untrained) sentences.push(againstUntrained(model, untrained, "objective"));
   sentences.push(rateSentence(model));

@@ -34,7 +34,7 @@ async function views(model, index) {
   const each = data.gram.shape[0] / heads;
   const vectors = names.flatMap((name) => Array.from({ length: each }, (_, i) => `${name}, basis vector ${i + 1}`));
   const ends = `${short(Math.min(...between))} to ${short(Math.max(...between))}`;
-  const means = `Mean |cosine| by pair of heads, dark 0, bright 1: ${ends}. On the diagonal a head and itself.`;
+  const means = `Mean |cosine| by pair of heads, dark 0, bright 1: ${ends}. The diagonal compares a head with itself.`;
   const cosines = `${model.label}: absolute cosines between basis vectors of the subspaces, layer ${state.layer + 1}`;
   const evenly = `|cosines| of ${each} of ${data.directions_a_head} basis vectors per head, evenly spaced, from 0 (dark) to 1`;
   const pairs = `${model.label}: mean absolute cosines between heads`;

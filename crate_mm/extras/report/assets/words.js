@@ -26,7 +26,7 @@ function facts() {
 
 const MEANINGS = {
   token: ({ d, n }) =>
-    `A vector of ${d} numbers. The image is cut into ${n} patches; each becomes a token, and every layer rewrites all of them.`,
+    `A vector of ${d} numbers. The image is cut into ${n} patches, and each patch becomes a token. Every layer rewrites all tokens.`,
   "class token": ({ model }) => {
     const answer = {
       cls: "The answer is read from it alone.",
@@ -42,11 +42,12 @@ const MEANINGS = {
       : "Directions that a head has learned. A token's shadow on them is what this head sees.",
   compression: () =>
     "First half of a layer. Each head mixes the shadows of tokens that resemble each other; what comes out is mapped back and added to the tokens. They become more alike.",
-  sparsification: () => "Second half of a layer. Numbers below a threshold become 0, the others stay.",
+  sparsification: () =>
+    "Second half of a layer. The dictionary corrects each number, a threshold is subtracted, and what is then below 0 becomes 0.",
   "coding rate R": ({ rate }) =>
     `About how many nats it takes to write all tokens of an image down with a small fixed error. ${rate("r_out", 0) ? `Copies of one token are cheap (${rate("r_out", 0)}), tokens at right angles dear (${rate("r_out", 1)}).` : ""}`,
   Rᶜ: () =>
-    "The same cost as R, paid in each head's subspace by itself and added up. Low: within every subspace the tokens are alike. Compression is derived to lower it.",
+    "The coding rate of the tokens in each head's subspace, summed over the heads; it may therefore be larger than R. Low: within every subspace the tokens are alike. Compression is derived to lower it.",
   nats: () => "Units of information. 1 nat is 1.44 bits.",
   code: ({ d }) => `What the layer hands on: ${d} numbers a token, none below 0, many exactly 0.`,
   ISTA: () =>
@@ -56,7 +57,7 @@ const MEANINGS = {
   direction: ({ d }) =>
     `One of the ${d} columns of the layer's dictionary D. Tokens are rebuilt from them; number j of the code is the amount of direction j.`,
   objective: () =>
-    "R − Rᶜ − λ‖Z‖₀: tokens that differ as a whole, are alike within each subspace, and have few entries that are not 0. Each layer was derived as one step of raising it.",
+    "R − Rᶜ − λ‖Z‖₀: tokens that differ as a whole, are alike within each subspace, and have few entries that are not 0. Here, Rᶜ is of the layer's output Z, after the sparsification. Each layer was derived as one step of raising it.",
 };
 
 export function explainWords() {
