@@ -1,7 +1,7 @@
 """Contracts of a dataset, of a source of images and of a sampler.
 
-User classes may inherit from them. ``dataset_of`` and ``source_of`` adapt any other map-style dataset or source. Only
-they read its attributes; all other code uses the contract.
+User classes may inherit from these contracts. ``dataset_of`` and ``source_of`` adapt any other map-style dataset or
+source, so that all other code uses only the contracts.
 
 Shapes: C channels, H x W pixels of an image, N tokens of a window.
 """
@@ -18,8 +18,8 @@ from torch.utils.data import Dataset, Sampler
 from ..io.files import home
 
 Index = int | tuple[int, int]  # a position, or (position, seed) in training
-IGNORED_TOKEN = -100  # label of a token that does not count, PyTorch's default
-IGNORED_PIXEL = 255  # label of pixels of a mask that count neither in the loss nor in the metrics
+IGNORED_TOKEN = -100  # label of a token that is not counted: PyTorch's default ignore_index
+IGNORED_PIXEL = 255  # label of mask pixels that count neither in the loss nor in the metrics
 
 
 class Field(NamedTuple):
@@ -39,8 +39,9 @@ NUMBER = Field(torch.int64)
 class SampleDataset(Dataset, ABC):
     """A map-style dataset of samples: dicts of tensors, numbers, strings, or lists of tensors.
 
-    A dataset that reads files adds ``unreadable``, the position of an unreadable sample that was replaced by another
-    one, else -1; and ``unreadable_reason``, its error message, else ''. The ``UnreadableImages`` hook counts them.
+    A dataset that reads files replaces an unreadable sample by another sample and adds two entries to it:
+    ``unreadable``, the position of the unreadable sample, and ``unreadable_reason``, the error message. For a readable
+    sample they are -1 and ''. The ``UnreadableImages`` hook counts unreadable samples.
 
     Attributes:
         classes: class names in the order of the labels, or None.
@@ -67,7 +68,7 @@ class SampleDataset(Dataset, ABC):
         return None
 
     def largest_id(self) -> int | None:
-        """Return the largest token ID of the samples, or None if the samples are not tokens or it is unknown."""
+        """Return the largest token ID of the samples, or None if it is unknown or the samples are not tokens."""
         return None
 
     def describe(self, position: int) -> str:
@@ -75,11 +76,11 @@ class SampleDataset(Dataset, ABC):
         return f"sample {position}"
 
     def check(self) -> None:
-        """Raise ``ValueError`` if the samples cannot be used, before the first step; one of them may be read."""
+        """Raise ``ValueError`` if the samples cannot be used. Called before the first step; may read a sample."""
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """Dataset information that checkpoints store, under MMEngine's name for it."""
+        """Dataset information that checkpoints store. The name ``metainfo`` is MMEngine's."""
         return {"classes": self.classes}
 
 
@@ -90,9 +91,9 @@ class Source(ABC):
         classes: class names in the order of the labels, or None.
         targets: the label of every image, or None if the labels are unknown before the images are read.
         encoded: whether ``read`` returns encoded images.
-        named_by_folder: whether results name the data by its folder, so that two folders are two datasets.
-        drawing: the way in which a drawing becomes an image like these, a name in ``extras/report/assets/pixels.js``;
-            None if it is unknown.
+        named_by_folder: whether results identify the data by folder, so that two folders count as two datasets.
+        drawing: name of the function in ``extras/report/assets/pixels.js`` that turns a drawing into an image like
+            those of the source; None if there is no such function.
     """
 
     classes: Sequence[str] | None = None
@@ -127,9 +128,9 @@ class ResumableSampler(Sampler):
 
     Attributes:
         seed: seed of the order; the Runner sets it to the run's seed.
-        start: first batch of the epoch in the next iteration.
-        draws: shuffle version, that is, the version of the order and the seeds, stored in checkpoints; None without
-            versions.
+        start: index in the epoch of the first batch that ``__iter__`` yields.
+        draws: shuffle version, which defines the order and the seeds and is stored in checkpoints; None if the sampler
+            has no versions.
     """
 
     seed: int = 0
@@ -138,11 +139,11 @@ class ResumableSampler(Sampler):
 
 
 def data_folder(root: Any, content: str) -> str:
-    """Return a source's ``root`` with ``~`` expanded; raise ``ValueError`` for None, as a config without ``data_root``.
+    """Return a source's ``root`` with ``~`` expanded; raise ``ValueError`` if it is None: ``data_root`` is not set.
 
     Args:
         root: path of a folder.
-        content: the folder to give, for the message.
+        content: description of the expected folder, for the message.
     """
     if root is None:
         raise ValueError(f"data_root is not set: give {content}")
@@ -150,7 +151,7 @@ def data_folder(root: Any, content: str) -> str:
 
 
 def samples_in(batch: dict[str, Any]) -> int:
-    """Return the number of samples of a batch: the length of its tensors, or, without tensors, of its first entry."""
+    """Return the number of samples of a batch: the length of its tensors, or of its first entry if it has no tensor."""
     tensors = [value for value in batch.values() if isinstance(value, Tensor)]
     return len((tensors or list(batch.values()))[0])
 
@@ -176,7 +177,7 @@ def require_images(dataset: Any, split: str, note: str = "") -> None:
     Args:
         dataset: dataset of the loader.
         split: 'train', 'val' or 'test', for the message.
-        note: appended to the advice for a source in place of a dataset.
+        note: appended to the message if the dataset is a source.
     """
     spec, kind = dataset_of(dataset).spec, type(dataset).__name__
     if spec is None:
@@ -258,12 +259,12 @@ class ForeignSource(Source):
 
 
 def _names(classes: Any) -> list | None:
-    """Return a foreign object's ``classes`` if they are names: some datasets store their number there."""
+    """Return a foreign object's ``classes`` if they are names: some datasets store the number of classes there."""
     return list(classes) if isinstance(classes, Iterable) and not isinstance(classes, str) else None
 
 
 def _labels(foreign: Any) -> Sequence[int] | None:
-    """Return a foreign object's labels, stored under one of torchvision's names, if each sample has one."""
+    """Return a foreign object's labels, under one of torchvision's attribute names, if there is one per sample."""
     for name in ("targets", "labels", "_labels"):
         labels = getattr(foreign, name, None)
         if isinstance(labels, Sized) and not isinstance(labels, str) and len(labels) == len(foreign):

@@ -20,7 +20,7 @@ from .decode import DecodesBytes
 from .images import UnreadableImageError, is_system_error
 from .transforms import build_steps, build_transforms, to_uint8
 
-# Raised for an image by open_image, the operating system, and the user's sources and transforms.
+# Raised for an unreadable image by open_image, the operating system, custom sources and custom decoders.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
 UNREADABLE += (TypeError, KeyError, IndexError, OverflowError, NotImplementedError, struct.error)
 
@@ -33,9 +33,9 @@ class UnreadableImagesError(RuntimeError):
 class ClassificationDataset(SampleDataset):
     """Samples ``{inputs: uint8 (C, H, W), labels: int, sample_idx: int, unreadable: int, unreadable_reason: str}``.
 
-    ``sample_idx`` is the sample's position in the source. An image that cannot be read is replaced by the next one.
-    ``unreadable`` is then the position of the requested image, else -1, and ``unreadable_reason`` the error message,
-    else ''. The ``UnreadableImages`` hook counts and reports them.
+    ``sample_idx`` is the sample's position in the source. An unreadable image is replaced by the next readable one.
+    ``unreadable`` is then the position of the unreadable image, and ``unreadable_reason`` is the error message. For a
+    readable image they are -1 and ''. The ``UnreadableImages`` hook counts and reports unreadable images.
 
     An index may be a pair ``(position, seed)``. The random states of torch, NumPy and Python are then seeded before the
     transforms. An augmentation thus depends only on the run's seed, the epoch and the sample, and is the same for any
@@ -45,8 +45,8 @@ class ClassificationDataset(SampleDataset):
     Args:
         source: config of ``DATASETS`` for a map-style dataset of (PIL image, label) pairs, or the dataset itself.
         transforms: configs of ``TRANSFORMS`` whose output is a PIL image or a uint8 tensor. If the first one is a
-            ``DecodeRandomResizedCrop`` or a ``DecodeResize`` and the source has ``read(i) -> (bytes, label)``, it gets
-            the encoded image.
+            ``DecodeRandomResizedCrop`` or a ``DecodeResize`` and the source has ``read(i) -> (bytes, label)``, this
+            transform gets the encoded image.
         max_unreadable: number of unreadable images up to which the run continues.
 
     Attributes:
@@ -58,11 +58,11 @@ class ClassificationDataset(SampleDataset):
         self.images = source_of(self.source)
         self.max_unreadable = max_unreadable
         steps = build_steps(transforms)
-        self.transforms = build_transforms(steps)  # all of them, for decoded images
+        self.transforms = build_transforms(steps)  # all transforms, for decoded images
         self._set_views([steps])
 
     def _set_views(self, views: list[list[v2.Transform]]) -> None:
-        """Set the transforms of each view; their first transforms decode if the source and all views support it."""
+        """Set the transforms of each view. The first transforms decode images if the source and all views allow it."""
         self.encoded = self.images.encoded and all(steps and isinstance(steps[0], DecodesBytes) for steps in views)
         self._decoders = [steps[0] for steps in views] if self.encoded else []
         self._views = [build_transforms(steps[1:] if self.encoded else steps) for steps in views]
@@ -98,7 +98,7 @@ class ClassificationDataset(SampleDataset):
         return views[0]
 
     def _load(self, position: int, seed: int | None) -> tuple[list[Image.Image | torch.Tensor], Any]:
-        """Return the decoded image for each view, and its label, with the random states seeded for the transforms."""
+        """Seed the random states, and return the decoded image for each view and the label of the image."""
         image, label = self.images.read(position) if self.encoded else self.images[position]
         if seed is not None:
             seed_everything(seed)
@@ -112,7 +112,7 @@ class ClassificationDataset(SampleDataset):
         """Load the requested image or the next readable one.
 
         Returns:
-            Its position, views and label, and the reason why the requested image is unreadable, or ''.
+            Position, views and label of the loaded image, and why the requested image is unreadable, or ''.
         """
         paths, reasons = [], []
         for step in range(len(self)):

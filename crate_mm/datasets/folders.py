@@ -56,19 +56,19 @@ class ImageNet(ImageFolder):
             raise ValueError(f"data_root {root} has no folder {split!r} (it contains {content}): {expected}")
         try:
             super().__init__(folder)
-        except FileNotFoundError as error:  # torchvision's, for no class folders or an empty one
+        except FileNotFoundError as error:  # there is no class folder, or a class has no image
             raise ValueError(f"data_root {root} has the wrong layout: {expected}; {error}") from None
         self.classes = readable_names(self.classes)
 
 
 @DATASETS.register_module()
 class ClassFolders(ImageFolder):
-    """Custom images in one folder per class, which has the name of the class.
+    """Custom images in one folder per class. The name of the folder is the name of the class.
 
-    Split folders in ``root`` are recognized by the names in ``scan.SPLITS``, in any case: 'train' or 'training'; 'val',
-    'valid', 'validation' or 'dev'; 'test' or 'testing'. If 'val' is missing, 'test' is used, with a warning. Without
-    split folders, ``root`` holds the class folders, and a fraction of each class is held out as 'val'. This split is
-    the same in every run.
+    Split folders in ``root`` have one of the names in ``scan.SPLITS``, in upper or lower case: 'train' or 'training';
+    'val', 'valid', 'validation' or 'dev'; 'test' or 'testing'. If 'val' is missing, 'test' is used, with a warning.
+    Without split folders, ``root`` holds the class folders, and a fraction of each class is held out as 'val'. This
+    split is the same in every run.
 
     Args:
         root: the folder that holds the split folders or the class folders.
@@ -78,8 +78,8 @@ class ClassFolders(ImageFolder):
             called 'train', for example.
 
     Raises:
-        ValueError: unknown ``split``, the folder is missing or empty, only one split exists, or a class is too small
-            to split.
+        ValueError: ``split`` is unknown, the folder is missing or empty, only one split exists, or a class is too
+            small to split.
     """
 
     named_by_folder = True
@@ -154,7 +154,7 @@ class ImageFiles(Source):
         channels: 3 for RGB images, 1 for gray images.
 
     Raises:
-        ValueError: ``root`` is not set, there is no such folder, or no image in it.
+        ValueError: ``root`` is not set or is not a folder, or there is no image below it.
     """
 
     named_by_folder = True

@@ -1,4 +1,4 @@
-"""Masks, with one label per pixel: their files and colors, and the contract of a source of images with masks.
+"""Masks with one label per pixel: files, colors, and the contract of a source of images with masks.
 
 Shapes: H x W pixels of an image.
 """
@@ -21,7 +21,7 @@ PNG_SIGNATURE, PNG_GRAY = b"\x89PNG\r\n\x1a\n", 0
 class MaskSource(Source):
     """Images by position, as pairs (PIL image, labels uint8 ``(H, W)``); the label 255 is ignored.
 
-    Subclasses define ``classes``, ``__len__``, and either ``path`` and ``mask_path``, which return files, or ``load``.
+    Subclasses define ``classes``, ``__len__``, and either ``load`` or both ``path`` and ``mask_path`` (file paths).
 
     Attributes:
         first_label: the value of class 0 in the masks; pixels with smaller values are ignored.
@@ -31,7 +31,7 @@ class MaskSource(Source):
     first_label: ClassVar[int] = 0
 
     def mask_path(self, index: int) -> str:
-        """Return the file of an image's mask, or a name for messages."""
+        """Return the path of an image's mask, or a name for messages."""
         return f"of {self.path(index)}"
 
     def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
@@ -47,8 +47,8 @@ class MaskSource(Source):
         """Return an image and its labels.
 
         Raises:
-            UnreadableImageError: the image or the mask cannot be read, their sizes differ, the mask has colors, or a
-                label is not one of the classes.
+            UnreadableImageError: the image or the mask cannot be read, their sizes differ, the mask has colors, or the
+                mask has a label outside the classes.
         """
         image, values = self.load(index)
         name, labels = sanitized(self.mask_path(index)), self.labels_of(values)
@@ -67,7 +67,7 @@ class MaskSource(Source):
 
 
 def read_mask(file: str | Path) -> np.ndarray:
-    """Return the values of a mask's file, integers ``(H, W)``: palette indices, or gray levels of 1 to 16 bits.
+    """Return the values of a mask file, integers ``(H, W)``: palette indices, or gray levels of 1 to 16 bits.
 
     Raises:
         UnreadableImageError: the file cannot be read, has colors, or is not a PNG: other formats may change values.
@@ -104,7 +104,7 @@ def palette(num_classes: int) -> np.ndarray:
 
 
 def to_palette_image(labels: np.ndarray) -> Image.Image:
-    """Return labels uint8 ``(H, W)`` as an image of mode P: its indices are the labels, its colors ``palette``."""
+    """Return labels uint8 ``(H, W)`` as an image of mode P with the labels as indices and ``palette`` as colors."""
     image = Image.fromarray(labels)
     image.putpalette(palette(256).flatten().tolist())
     return image

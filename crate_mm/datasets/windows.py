@@ -11,37 +11,36 @@ from ..io.untrusted import is_count, read_json, read_regular, sanitized
 from ..registry import DATASETS
 from .base import IGNORED_TOKEN, Field, Index, SampleDataset
 
-COUNTS = ("vocab_size", "largest_id", "documents", "bytes", "tokens")  # of a token file's description
+COUNTS = ("vocab_size", "largest_id", "documents", "bytes", "tokens")  # integers in a token file's description
 MAX_DESCRIPTION_BYTES = 2**20
-AT_ONCE = 2**24  # tokens that are searched at a time
+AT_ONCE = 2**24  # tokens searched at a time
 
 
 @DATASETS.register_module()
 class Windows(SampleDataset):
     """Samples ``{inputs: int64 (N,), labels: int64 (N,), sample_idx: int}``; ``labels[i]`` follows ``inputs[i]``.
 
-    The windows do not overlap. In training, a sample also has its ``sample_seed``.
+    By default, the windows do not overlap. In training, a sample also has its ``sample_seed``.
 
     ``crate-mm pack-text`` writes a token file and beside it a description, ``<file>.json``: the tokenizer, the size of
-    its vocabulary, and the numbers of documents, bytes and tokens. A file without a description is a file of tokens of
-    an unknown tokenizer.
+    its vocabulary, and the numbers of documents, bytes and tokens. Without a description, the tokenizer is unknown.
 
     Args:
         tokens: token IDs, a one-dimensional array of integers, or a file of uint16 in the machine's byte order. The
             file is memory-mapped and shared by processes and workers. It must not be modified while it is in use.
         length: N.
-        vocab_size: upper bound of the IDs, checked when they are read (default: the description's; without one, there
-            is no check).
+        vocab_size: number of IDs, to check IDs when a window is read (default: ``vocab_size`` of the description;
+            without a description, IDs are not checked).
         root: the folder of the file.
-        drop_last: drop a remainder shorter than a window. Otherwise the last window ends with the last token; labels
-            that the window before it has are -100, so that each token counts once.
-        random_windows: number of windows of an epoch that start at any token, instead of disjoint windows. A start is
-            drawn, with replacement, from the sample's seed, or without a seed, in an evaluation, from its position.
+        drop_last: drop the tokens after the last full window. If False, one more window ends with the last token. Its
+            labels that the window before also has are -100, so that each label counts once.
+        random_windows: number of windows per epoch. Each window starts at a random token, drawn with replacement and
+            determined by the sample's seed, or by its position if it has no seed (default: disjoint windows).
 
     Raises:
-        ValueError: the file does not exist, is not uint16, or does not have the number of tokens of its description;
-            the array has another shape or dtype, or it is shorter than a window; (when read) an ID is outside the
-            vocabulary.
+        ValueError: the file does not exist, is not uint16, or does not have the number of tokens that its description
+            states; the array is not one-dimensional, not of integers, or shorter than a window; (when read) an ID is
+            outside the vocabulary.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class Windows(SampleDataset):
         if description["tokens"] != len(self.tokens):
             raise ValueError(
                 f"{sanitized(self.file)} has {len(self.tokens):,} tokens, {sanitized(path.name)} says "
-                f"{description['tokens']:,}: the file was cut off or replaced; write it again with crate-mm pack-text"
+                f"{description['tokens']:,}: the file was truncated or replaced; write it again with crate-mm pack-text"
             )
         return description
 
@@ -130,7 +129,7 @@ class Windows(SampleDataset):
         window = torch.from_numpy(self.tokens[start : start + self.length + 1].astype(np.int64))
         if self.vocab_size is not None and not 0 <= window.min() <= window.max() < self.vocab_size:
             token = window[(window < 0) | (window >= self.vocab_size)][0]
-            raise ValueError(f"{self._tokens_from(start)} has the ID {token}, outside the {self.vocab_size} known")
+            raise ValueError(f"{self._tokens_from(start)}: ID {token} is outside the vocabulary of {self.vocab_size}")
         sample = {"inputs": window[:-1], "labels": window[1:], "sample_idx": position}
         if repeated:
             sample["labels"] = window[1:].clone()
@@ -138,13 +137,13 @@ class Windows(SampleDataset):
         return sample if seed is None else {**sample, "sample_seed": seed}
 
     def largest_id(self) -> int:
-        """Return the largest token ID: the description's, or else that of all tokens."""
+        """Return the largest token ID as the description states it; without a description, search all tokens."""
         if "largest_id" in self.description:
             return self.description["largest_id"]
         return max(int(self.tokens[at : at + AT_ONCE].max()) for at in range(0, len(self.tokens), AT_ONCE))
 
     def describe(self, position: int) -> str:
-        """Return the first token of a window and its file."""
+        """Return where a window starts, or the number of a random window, and the file."""
         if self.random_windows is not None:
             return f"random window {position} of {self.file or 'an array'}"
         return self._tokens_from(position * self.length)

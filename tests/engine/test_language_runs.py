@@ -175,7 +175,7 @@ def test_the_tools_take_a_text_model(texts, one, tmp_path, run_tool):
     ("change", "message"),
     [
         ("tokens with an ID of 300", "has the token ID 300, but the backbone's vocabulary has 256 tokens"),
-        ("a file cut off", "the file was cut off or replaced"),
+        ("a file cut off", "the file was truncated or replaced"),
         ("an odd length", "expected an even number for uint16"),
         ("a longer context", "gives windows of 17 tokens, but the backbone has 16 positions"),
     ],
