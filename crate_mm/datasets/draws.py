@@ -1,7 +1,7 @@
 """Shuffle versions: the order of an epoch's samples and their seeds, computed from the run's seed.
 
-Checkpoints store the version. A version is never changed, and a resumed run keeps its own: another version would change
-the order and the seeds. A slot is an index in the epoch; a position is an index in the dataset.
+Checkpoints store the version, and a resumed run keeps it: another version would change the order and the seeds. The
+code of a version never changes. A slot is an index in the epoch; a position is an index in the dataset.
 """
 
 import math
@@ -22,7 +22,7 @@ class Draws(Protocol):
         repeats: maximum number of times that a sample appears in the epoch.
         seed: seed of the run.
         epoch: counted from 0.
-        shuffle: whether the order is random; else it is the dataset's.
+        shuffle: whether the order is random; if False, it is the order of the dataset.
     """
 
     def __init__(self, size: int, repeats: int, seed: int, epoch: int, shuffle: bool) -> None: ...
@@ -31,14 +31,14 @@ class Draws(Protocol):
         """Return the positions of the samples at the given slots, both in 0..N-1, of any shape."""
 
     def seeds(self, positions: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Return the seeds, in 0..2**62-1, of samples for their repeats ``times``, in 0..repeats-1."""
+        """Return a seed in 0..2**62-1 for each sample and repeat; ``times`` are the repeats, in 0..repeats-1."""
 
 
 class PrecomputedDraws:
     """Version 1: PyTorch's generator draws all N samples of an epoch in advance."""
 
     def __init__(self, size: int, repeats: int, seed: int, epoch: int, shuffle: bool) -> None:
-        # PyTorch's generator takes 32 bits: seed and epoch are mixed into them.
+        # PyTorch's generator uses 32 bits of its seed, so seed and epoch are mixed into 32 bits.
         mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
         generator = torch.Generator().manual_seed(mixed)
         self._seeds = torch.randint(2**62, (size, repeats), generator=generator).numpy()
@@ -54,8 +54,8 @@ class PrecomputedDraws:
 class KeyedDraws:
     """Version 2: each draw is computed from a 64-bit key and the draw's number, in memory that does not grow with N.
 
-    Up to ``SMALL`` samples are sorted by their random numbers. More are ordered by a ``KeyedPermutation``. The numbers
-    do not depend on the version of PyTorch or NumPy.
+    Up to ``SMALL`` samples are sorted by random numbers. A larger dataset is ordered by a ``KeyedPermutation``. Order
+    and seeds do not depend on the version of PyTorch or NumPy.
     """
 
     def __init__(self, size: int, repeats: int, seed: int, epoch: int, shuffle: bool) -> None:
@@ -81,10 +81,10 @@ NEWEST = max(DRAWS)
 class KeyedPermutation:
     """A permutation of 0..N-1 whose elements can be computed independently.
 
-    It is a Feistel network on the pairs ``(x // width, x % width)`` with ``width = ceil(sqrt(N))``. Each round adds to
-    one half, modulo its range, a random number keyed by the other half (Black and Rogaway, "Ciphers with arbitrary
-    finite domains", CT-RSA 2002). There are up to ``width`` more pairs than N: a result of N or more passes through the
-    network again, until it is below N ("cycle walking", in the same paper).
+    It is a Feistel network on the pairs ``(x // width, x % width)`` with ``width = ceil(sqrt(N))``. Each round computes
+    a random number from one half and adds it to the other half, modulo that half's range (Black and Rogaway, "Ciphers
+    with arbitrary finite domains", CT-RSA 2002). There can be up to ``width`` more pairs than elements. A result of N
+    or more therefore passes through the network again, until it is below N ("cycle walking", in the same paper).
 
     Args:
         size: N, from 1 to 2**62.
@@ -112,15 +112,15 @@ class KeyedPermutation:
 
 
 def random_below(bound: np.uint64, key: np.uint64, numbers: np.ndarray) -> np.ndarray:
-    """Return a random number below ``bound`` (up to 2**32) for each number."""
+    """Return a random number below ``bound`` (up to 2**32) for each of ``numbers``."""
     return ((random_bits(key, numbers) >> np.uint64(32)) * bound) >> np.uint64(32)
 
 
 def random_bits(key: np.uint64, numbers: np.ndarray) -> np.ndarray:
     """Return 64 random bits for each non-negative number, different for different numbers.
 
-    They are the output of SplitMix64 with the state ``key`` after that number of steps (Steele, Lea and Flood, "Fast
-    splittable pseudorandom number generators", OOPSLA 2014).
+    For a number n, the bits are the output of SplitMix64 after n steps from the state ``key`` (Steele, Lea and Flood,
+    "Fast splittable pseudorandom number generators", OOPSLA 2014).
     """
     bits = numbers.astype(np.uint64)
     bits *= np.uint64(0x9E3779B97F4A7C15)

@@ -11,16 +11,16 @@ from PIL import Image
 from ..io.files import home
 from ..io.untrusted import read_regular, sanitized
 
-# Formats that are accepted. PIL supports four dozen, and one of them, EPS, runs an external program.
+# Formats that are accepted. PIL supports four dozen formats, and for EPS it runs an external program.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF")
 _suffixes = Image.registered_extensions()  # loads PIL's formats
 FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF is not in all builds of PIL
-# Lower-case extensions of the formats, and of MPO, which some cameras write: such a file begins with a JPEG.
+# Lower-case extensions of the formats and of MPO. Some cameras write MPO files, which begin with a JPEG.
 IMAGE_SUFFIXES = tuple(sorted(end for end, name in _suffixes.items() if name in (*FORMATS, "MPO")))
 MAX_PIXELS = 178_956_970  # PIL's limit for decompression bombs: half a gigabyte in RGB
 MAX_IMAGE_BYTES = 2**30  # size of an image's file
 
-# Errors of the system, out of file descriptors or memory: they are not due to an image, and the next one fails, too.
+# System errors: no file descriptors or no memory left. They are not due to the image, so the next image would fail too.
 SYSTEM_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -38,7 +38,7 @@ def open_image(image: str | Path | bytes, mode: str | None = "RGB") -> Image.Ima
     Raises:
         UnreadableImageError: the file is missing, not a regular file, in none of ``FORMATS``, damaged, or larger than
             ``MAX_PIXELS`` or ``MAX_IMAGE_BYTES``.
-        OSError: one of ``SYSTEM_ERRNOS``, which are not due to an image.
+        OSError: a system error (``SYSTEM_ERRNOS``), which is not due to the image.
     """
     try:
         data = image if isinstance(image, bytes) else read_regular(home(image), MAX_IMAGE_BYTES)

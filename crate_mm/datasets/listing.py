@@ -32,7 +32,7 @@ class Listing(_Compared):
     Args:
         root: the folder that the paths begin with.
         columns: output of ``build_columns``, in memory or mapped (``MappedArrays``).
-        order: numbers of the files in this listing, in order; all files by default.
+        order: the files of this listing, in order, as indices into the columns (default: all files).
     """
 
     def __init__(self, root: str, columns: Mapping[str, np.ndarray], order: np.ndarray | None = None) -> None:
@@ -76,12 +76,12 @@ class Listing(_Compared):
         return digest.hexdigest()
 
     def subset(self, numbers: Sequence[int]) -> "Listing":
-        """Return the listing of the files with the given numbers, in their order."""
+        """Return a listing of the files at the indices ``numbers`` of this listing, in the order of ``numbers``."""
         numbers = np.asarray(numbers, smallest_dtype(0, len(self)))
         return Listing(self.root, self.columns, numbers if self.order is None else self.order[numbers])
 
     def _number(self, index: int) -> int:
-        """Return the number of the file at an index, which may be negative."""
+        """Return the index into the columns of the file at an index, which may be negative."""
         count = len(self)
         if not -count <= index < count:
             raise IndexError(f"file {index} of {count}")
@@ -92,7 +92,7 @@ class Listing(_Compared):
         return bisect_right(self.columns["firsts"], number) - 1  # NumPy's search would copy a mapped column
 
     def _items(self, start: int, stop: int) -> Iterator[tuple[str, int]]:
-        """Yield the pairs of consecutive files."""
+        """Yield (path, label) of the files ``start`` to ``stop - 1`` of the columns."""
         names, ends, folders, folder_ends, labels, firsts = (self.columns[name] for name in COLUMNS)
         i = self._folder(start) if start < stop else 0
         while start < stop:
@@ -143,7 +143,7 @@ def build_columns(
 
     Args:
         root: common prefix of the folders' paths, which is not stored.
-        folder_files: consecutive files of one folder, with the folder and their label.
+        folder_files: groups of consecutive files that share a folder and a label.
         max_files: maximum number of files.
 
     Raises:

@@ -34,15 +34,15 @@ class PackedImages(Source):
         split: 'train' or 'val'.
 
     Raises:
-        ValueError: the folder or the index does not exist, or a shard is missing or does not have the size that the
-            index states.
+        ValueError: the folder or the index does not exist, the index is damaged, or a shard is missing or does not have
+            the size that the index states.
     """
 
     encoded = True
 
     def __init__(self, root: str | None, split: str = "train") -> None:
-        # Shard -> file descriptor, the most recently used last. Workers may share them, because os.pread moves no file
-        # position.
+        # Shard -> file descriptor, the most recently used last. Workers may share descriptors, because os.pread does
+        # not move the file position.
         self._open: dict[int, int] = {}
         folder = Path(data_folder(root, "the folder that tools/pack_dataset.py wrote")) / split
         if not (folder / INDEX).is_file():
@@ -90,7 +90,7 @@ class PackedImages(Source):
             raise ValueError("the ends of its names are not valid")
 
     def _check_rows(self, rows: slice, begin: int) -> int:
-        """Check some rows of the index, whose names begin at ``begin``, and return the end of their names."""
+        """Check some rows of the index. Their names begin at ``begin``; return where their names end."""
         columns = [column[rows] for column in (self.shard, self.offset, self.size, self.labels, self._ends)]
         if any(column.dtype.kind == "u" and (column >= 2**63).any() for column in columns):
             raise ValueError("its numbers are too large")

@@ -18,14 +18,14 @@ from .tokenizers import ByteTokenizer, Tokenizer
 from .windows import Windows, description_path
 
 SPLITS = ("train", "val")
-VAL_FRACTION = 0.05  # of all datasets: with different fractions, training and validation could overlap
-# Parts of Python's library that some installations lack, tests, and tables of encodings.
+VAL_FRACTION = 0.05  # for all datasets: with different fractions, training and validation could overlap
+# Tests, tables of encodings, and parts of Python's library that some installations lack.
 EXCLUDED = {"test", "tests", "idlelib", "idle_test", "lib2to3", "distutils", "ensurepip", "venv", "tkinter"}
 EXCLUDED |= {"turtledemo", "turtle.py", "encodings", "pydoc_data"}
 
 
 def is_validation(path: str, val_fraction: float) -> bool:
-    """Return whether a file belongs to the validation split, which only a hash of its relative path decides.
+    """Return whether a file belongs to the validation split. Only a hash of its relative path decides this.
 
     Args:
         path: path relative to the folder, with slashes.
@@ -36,10 +36,10 @@ def is_validation(path: str, val_fraction: float) -> bool:
 
 
 def text_files(folder: str | Path, pattern: str = "*") -> list[str]:
-    """Return the sorted paths, relative to a folder and with slashes, of the files below it except hidden ones.
+    """Return the sorted relative paths, with slashes, of all files below a folder that are not hidden.
 
     Raises:
-        ValueError: the folder does not exist, or has no such file.
+        ValueError: the folder does not exist, or has no file that matches ``pattern``.
     """
     folder = Path(home(folder))
     if not folder.is_dir():
@@ -55,7 +55,7 @@ def split_files(names: list[str], split: str, val_fraction: float) -> list[str]:
     """Return the files of a split, see ``is_validation``.
 
     Raises:
-        ValueError: unknown split, a fraction outside (0, 1), or the split has no file.
+        ValueError: the split is unknown or has no file, or the fraction is not between 0 and 1.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be 'train' or 'val', got {split!r}")
@@ -72,11 +72,11 @@ def split_files(names: list[str], split: str, val_fraction: float) -> list[str]:
 
 @DATASETS.register_module()
 class TextFiles(Windows):
-    """Windows of the bytes of text files, which are read into memory; a byte 0 ends each document.
+    """Windows over the bytes of text files, which are read into memory.
 
-    Each file is a document. A hash of its relative path assigns it to training or validation, so the split is the same
-    on every machine; about 5 % of the files are for validation. The samples are those of ``Windows``. For texts that do
-    not fit into memory, or for another tokenizer, write token files with ``crate-mm pack-text``.
+    Each file is a document, and a byte 0 ends it. A hash of the relative path assigns a file to training or validation,
+    so the split is the same on every machine; about 5 % of the files are for validation. The samples are those of
+    ``Windows``. For texts that do not fit into memory, or for another tokenizer, use ``crate-mm pack-text``.
 
     Args:
         root: the folder; all files below it that match ``pattern`` are read, except hidden ones.
@@ -86,7 +86,7 @@ class TextFiles(Windows):
         random_windows: as for ``Windows``.
 
     Raises:
-        ValueError: ``root`` is not set, the folder does not exist, a split is empty, or as for ``Windows``.
+        ValueError: ``root`` is not set, the folder does not exist, the split is empty, or as for ``Windows``.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class TextFiles(Windows):
 
 @DATASETS.register_module()
 class PythonLibrary(TextFiles):
-    """Windows of the bytes of the source of Python's own standard library, which every machine has.
+    """Windows over the bytes of the source files of Python's standard library, which every machine has.
 
     Tests, tables of encodings, and packages that some installations lack are left out. The library differs between
     versions of Python, and slightly between distributions, so a result must name the version; ``result.json`` does.
@@ -136,7 +136,7 @@ class PythonLibrary(TextFiles):
 
 
 def library_files(folder: Path) -> list[str]:
-    """Return the paths of the source files of Python's library, relative to its folder, with slashes, sorted.
+    """Return the sorted paths, with slashes, of the source files of Python's library, relative to its folder.
 
     Raises:
         ValueError: the folder has no source file of the library.
@@ -155,11 +155,11 @@ def documents(sources: Iterable[tuple[Path, Iterable[str]]], tokenizer: Tokenize
 
     Args:
         sources: pairs of a folder and the paths of files relative to it.
-        tokenizer: the tokenizer of the token IDs.
+        tokenizer: tokenizer of the texts.
 
     Raises:
-        ValueError: a file cannot be read, is not UTF-8 although the tokenizer needs it, or contains the byte 0 although
-            this is the tokenizer's end-of-document token.
+        ValueError: a file cannot be read, is not UTF-8 and the tokenizer requires UTF-8, or contains the byte 0 and the
+            tokenizer ends documents with this byte.
     """
     for folder, names in sources:
         for name in names:
@@ -178,7 +178,7 @@ def documents(sources: Iterable[tuple[Path, Iterable[str]]], tokenizer: Tokenize
 def write_tokens(path: str | Path, parts: Iterable[tuple[int, np.ndarray]], tokenizer: Tokenizer) -> dict:
     """Write a token file, uint16 in the machine's byte order, and its description; return the description.
 
-    With every tokenizer, ``bytes`` is the number of bytes of the texts plus one for the end of each document. Bits per
+    With every tokenizer, ``bytes`` is the number of bytes of the texts plus one per document, for its end. Bits per
     byte of different tokenizers are therefore comparable.
 
     Args:
@@ -194,7 +194,7 @@ def write_tokens(path: str | Path, parts: Iterable[tuple[int, np.ndarray]], toke
             counts["bytes"] += size + 1
             counts["tokens"] += len(ids)
             counts["largest_id"] = max(counts["largest_id"], int(ids.max()))
-        description_path(path).unlink(missing_ok=True)  # the description of an earlier file, which is now replaced
+        description_path(path).unlink(missing_ok=True)  # it describes the file that is being replaced
     description = {"tokenizer": tokenizer.description, "vocab_size": tokenizer.vocab_size, **counts}
     write_json(description_path(path), description)
     return description

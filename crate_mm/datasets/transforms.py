@@ -11,21 +11,21 @@ from torchvision.transforms import InterpolationMode, v2
 from ..registry import TRANSFORMS
 from .images import MAX_PIXELS, check_pixels, convert
 
-MAX_OUTPUT_PIXELS = 2**25  # pixels that any output of a transform may have: 0.1 GB in RGB
+MAX_OUTPUT_PIXELS = 2**25  # pixels that the output of a transform may have for any input: 0.1 GB in RGB
 
 
 def check_output_size(image, height: int, width: int) -> None:
     """Raise ``UnreadableImageError`` if the output of a transform would be too large.
 
     The limit is ``MAX_OUTPUT_PIXELS`` or 16 times the input's pixels, whichever is larger, but at most ``MAX_PIXELS``.
-    ``Resize(256)`` would enlarge an image of 6000 x 2 pixels to 200 million.
+    ``Resize(256)`` would enlarge an image of 6000 x 2 pixels to 200 million pixels.
     """
     input_pixels = math.prod(v2.functional.get_size(image))
     check_pixels(height, width, min(max(MAX_OUTPUT_PIXELS, 16 * input_pixels), MAX_PIXELS))
 
 
 class _BoundedResize:
-    """Limit a transform that sets the length of the shorter side: a thin image's longer side could get any length."""
+    """Limit a transform that sets the shorter side: the longer side of a thin image could become arbitrarily long."""
 
     def transform(self, inpt, params: dict):
         size = params.get("size", getattr(self, "size", None))
@@ -119,7 +119,7 @@ class RandomErasing(v2.RandomErasing):
 
 @TRANSFORMS.register_module()
 class ConvertChannels(v2.Transform):
-    """Convert an image to gray (``channels=1``) or RGB (``channels=3``); one that has these channels stays as it is."""
+    """Convert images to gray (``channels=1``) or RGB (``channels=3``); images that have these channels are kept."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

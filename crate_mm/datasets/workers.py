@@ -23,7 +23,7 @@ class _ExitFlag:
         self.watch()
 
     def watch(self) -> None:
-        util.Finalize(None, self.mine.__setitem__, (0, 1), exitpriority=100)  # before the workers are terminated
+        util.Finalize(None, self.mine.__setitem__, (0, 1), exitpriority=100)  # before workers are terminated
 
 
 _exit_flag = _ExitFlag()
@@ -31,13 +31,13 @@ _exit_flag = _ExitFlag()
 
 @FUNCTIONS.register_module()
 def init_worker(worker_id: int) -> None:
-    """Keep PyTorch's seed of a worker, and leave the handling of signals to its parent process.
+    """Keep PyTorch's seed of a worker, and leave the handling of signals to the parent process.
 
-    It replaces MMEngine's function, which gives each worker the same seed in every epoch and so repeats the
-    augmentations. PyTorch has already seeded the worker from the epoch.
+    This function replaces MMEngine's, which gives each worker the same seed in every epoch, so that augmentations
+    repeat. PyTorch has already given the worker a new seed for this epoch.
 
-    Schedulers and terminals send signals to every process of a job. A worker that exits immediately would also stop the
-    training process, which first finishes its step and saves.
+    Schedulers and terminals send signals to every process of a job. If a worker exited immediately, the training
+    process would fail before it can finish its step and save.
     """
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):

@@ -60,7 +60,7 @@ def test_a_worker_that_is_no_fork_maps_the_file_again(tokens):
         (lambda folder: Windows(np.zeros(9), 4), r"expected an array of integers .*, got float64 of \(9,\)"),
         (lambda folder: Windows(np.zeros((9, 2), int), 4), r"expected an array of integers .*, got int64 of \(9, 2\)"),
         (lambda folder: Windows(np.arange(9), 0), r"length must be a positive integer, got 0"),
-        (lambda folder: Windows(np.arange(9), 4, 7)[1], r"tokens from 4 of an array: ID 7 is outside the vocabulary of 7"),
+        (lambda folder: Windows(np.arange(9), 4, 7)[1], r"tokens from 4 of an array: ID 7 is outside the vocabulary"),
         (lambda folder: Windows(np.arange(9) - 1, 4, 9)[0], r"tokens from 0 of an array: ID -1 is outside the"),
     ],
 )
