@@ -1,17 +1,17 @@
-"""Cache for listings of large trees: one process of a machine lists a tree, and the others map its listing.
+"""Cache for listings of large trees: one process of a machine lists a tree, and the others map the listing.
 
 The cache is the folder ``crate_mm-<uid>`` in the directory for temporary files (``TMPDIR``). Only the user may read or
 write it; otherwise listings are not cached, and the log says so. Nothing is written into the tree.
 
-A cached listing is valid while every folder that was read for it is the same one with the same ``mtime`` and ``ctime``
-(no program can set back ``ctime``). Adding, removing or renaming a file changes them. Not detected are:
+A cached listing is valid while every folder that was read for it has the same device, inode, ``mtime`` and ``ctime``
+(no program can set back ``ctime``). Adding, removing or renaming a file changes these times. Two changes are missed:
 
-- the target of a file's link becoming a folder, or the reverse;
-- on a network disk, a change by another machine while this machine uses its attribute cache (NFS: ``acdirmax``
+- the target of a link changes from a file to a folder, or the reverse;
+- on a network disk, another machine changes a folder while this machine uses its attribute cache (NFS: ``acdirmax``
   seconds, 60 by default).
 
-A listing does not depend on file contents. On file systems other than ``FILE_SYSTEMS``, whose folders may have no
-modification times (object stores by FUSE), listings are not cached and each process lists the tree on its own.
+A listing does not depend on file contents. Listings are cached only on ``FILE_SYSTEMS``: on others, such as object
+stores mounted by FUSE, folders may have no modification times. There, each process lists the tree on its own.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ def listed(root: str, selection: object, walk: Callable[[TreeScan], Iterator[Fol
             return _list_and_save(file, root, walk)
     finally:
         lock.release()
-    return cached or _list(root, walk)[:2]  # None if the other process could not save its listing
+    return cached or _list(root, walk)[:2]  # cached is None if the other process could not save its listing
 
 
 def private_dir() -> Path:
@@ -157,7 +157,7 @@ def _load(file: Path, root: str) -> tuple[Listing, Counter] | None:
         excluded = read_json(columns["left_out"].tobytes())
         check_plain(excluded)
         return Listing(root, columns), Counter(excluded)
-    except Exception:  # it is missing, damaged or of another version, or a folder was deleted
+    except Exception:  # the file is missing, damaged or of another version, or a folder was deleted
         return None
 
 

@@ -20,9 +20,9 @@ from .scan import TreeScan, is_image, list_dir, log_excluded, walk_tree
 class ImageFolder(datasets.ImageFolder, Source):
     """torchvision's ``ImageFolder`` that opens images with ``open_image`` and lists each image once.
 
-    torchvision follows links to folders without cycle detection: a link to its own folder turns one image into 41.
-    It also treats hidden folders as classes and macOS's metadata files as images. Here ``scan`` decides which files are
-    images, and excluded files are counted in the log.
+    torchvision follows links to folders without cycle detection: if a folder contains a link to itself, each image is
+    listed 41 times. torchvision also treats hidden folders as classes and macOS's metadata files as images. Here,
+    ``scan`` decides which files are images, and excluded files are counted in the log.
 
     Args:
         root: the folder that holds the class folders.
@@ -33,7 +33,7 @@ class ImageFolder(datasets.ImageFolder, Source):
         targets: the labels, a read-only sequence.
 
     Raises:
-        ValueError: ``root`` is not set, two class folders are the same, or one contains the folder of all classes.
+        ValueError: ``root`` is not set, a folder belongs to two classes, or a class folder links to a parent folder.
     """
 
     encoded = True

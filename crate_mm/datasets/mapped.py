@@ -1,4 +1,4 @@
-"""Memory-mapped arrays in a file that the processes of a machine share. They are checked, and contain no pickles."""
+"""Memory-mapped arrays in a file that the processes of a machine share. The file is checked and holds no pickles."""
 
 import io
 import mmap
@@ -40,8 +40,8 @@ class MappedArrays(Mapping):
 
     Raises:
         OSError: the file does not exist, is not a regular file, or is larger than ``MAX_INDEX_BYTES``.
-        ValueError: the file is empty, compressed or damaged, or has arrays of other types. Exceptions that ``zipfile``
-            and ``struct`` raise for a damaged file propagate.
+        ValueError: the file is empty, compressed or damaged, or has an array that is not one-dimensional or not of
+            integers. Exceptions that ``zipfile`` and ``struct`` raise for a damaged file propagate.
     """
 
     def __init__(self, path: str | Path, check: bool = True) -> None:

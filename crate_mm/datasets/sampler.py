@@ -10,26 +10,26 @@ from ..registry import DATA_SAMPLERS
 from .base import ResumableSampler
 from .draws import DRAWS, NEWEST
 
-AT_ONCE = 2**16  # samples of all processes whose slots are computed together
+AT_ONCE = 2**16  # samples, over all processes, that are computed at a time
 
 
 @DATA_SAMPLERS.register_module()
 class GlobalBatchSampler(ResumableSampler):
-    """Yield ``(position, seed)`` of shuffled full global batches, distributed over the processes.
+    """Sampler of ``(position, seed)`` from shuffled, full global batches, distributed over the processes.
 
     The i-th global batch of an epoch has the same samples and seeds for any number of processes, so that runs on
     different numbers of processes take the same steps. Samples after the last full batch are dropped; they differ in
     each epoch. Order and seeds are computed on demand, in memory that does not grow with the dataset.
 
     ``repeats`` is repeated augmentation (Hoffer et al., CVPR 2020; Berman et al., arXiv 1902.05509) as in DeiT: each
-    image occurs ``repeats`` times in a row, with different seeds. The epoch keeps its length, so it contains fewer
-    images. Within a global batch, all first repeats come before all second repeats, so that an image is not adjacent to
-    itself when neighbors are mixed.
+    image is drawn ``repeats`` times in a row, with different seeds. The epoch keeps its length, so it contains fewer
+    images. Each global batch is then sorted, all first repeats before all second repeats, so that an image is not
+    adjacent to itself when neighbors are mixed.
 
     Args:
         dataset: anything with a length.
         global_batch_size: samples per optimization step, over all processes.
-        seed: seed of the run; drawn, and shared by the processes, if not given.
+        seed: seed of the run (default: drawn at random, the same for all processes).
         shuffle: draw a new order in each epoch; else keep the dataset's order.
         repeats: number of times that an image occurs in an epoch; recipes with repeated augmentation use 3.
         draws: shuffle version, see ``draws.py``; a resumed run keeps its version.

@@ -25,7 +25,7 @@ MAX_EXTENSIONS = 6
 
 
 def is_ignored(name: str) -> bool:
-    """Return whether a system, file manager or editor made the file or folder."""
+    """Return whether a file or folder is hidden or in ``IGNORED_NAMES``."""
     return name.startswith(".") or name.lower() in IGNORED_NAMES
 
 
@@ -35,7 +35,7 @@ def is_image(name: str) -> bool:
 
 
 def list_dir(folder: str) -> tuple[list[os.DirEntry], list[os.DirEntry]]:
-    """Return the subfolders of a folder and its files, each sorted by name, without ignored ones."""
+    """Return the subfolders and the files of a folder, both sorted by name and without ignored names."""
     with os.scandir(folder) as entries:
         entries = sorted((entry for entry in entries if not is_ignored(entry.name)), key=lambda entry: entry.name)
     result: tuple[list, list] = ([], [])
@@ -65,8 +65,8 @@ class TreeScan:
 def walk_tree(top: str, tree_scan: TreeScan | None = None) -> list[tuple[str, list[str]]]:
     """Return a folder and all folders below it, sorted by path, each with the sorted names of its files.
 
-    Links are followed. Each folder is read once, at its own path if it is also reachable by a link. Ignored files and
-    folders are omitted.
+    Links are followed. Each folder is read once, at its own path even if links lead to it. Ignored files and folders
+    are omitted.
 
     Args:
         tree_scan: records the folders.
@@ -148,7 +148,7 @@ def log_excluded(folder: str | Path, extensions: Counter[str], stray_images: int
 def find_splits(root: str | Path) -> dict[str, Path]:
     """Return the existing split folders in a folder, by split: 'train', 'val', 'test'.
 
-    A folder with exactly the split's name takes precedence over its other names.
+    A folder named exactly like the split takes precedence over folders with the split's other names.
 
     Raises:
         ValueError: several folders have other names of the same split.

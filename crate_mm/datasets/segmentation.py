@@ -1,4 +1,4 @@
-"""The dataset of images with masks: both move through the same transforms. Shapes: H x W pixels of an image."""
+"""Dataset of images with masks: both pass through the same transforms. Shapes: H x W pixels of an image."""
 
 import inspect
 from typing import Any
@@ -25,15 +25,15 @@ TRIES = 10  # crops drawn by RandomClassCrop
 class SegmentationDataset(ClassificationDataset):
     """Samples of a ``ClassificationDataset`` whose ``labels`` are a mask: uint8 ``(H, W)``, 255 for ignored pixels.
 
-    A transform draws one set of parameters for image and mask. Masks are resized to the nearest pixel. Pixels that a
-    transform adds are ignored (``fill`` sets the color of the image only). A mask that cannot be read, or does not fit
-    its image or the classes, counts as an unreadable image.
+    A transform draws one set of parameters for image and mask. Masks are resized by nearest-neighbor interpolation.
+    Pixels that a transform adds get ``fill`` in the image and 255 in the mask. A mask that cannot be read, has another
+    size than its image, or has a label outside the classes counts as an unreadable image.
 
     Args:
         source: config of ``DATASETS`` for a ``MaskSource``, or the source.
         transforms, max_unreadable: as for ``ClassificationDataset``.
-        transform_masks: False to leave masks at their own size, for an evaluation in the pixels of the original
-            images. The transforms must then keep the whole image: see ``keeps_whole_image``.
+        transform_masks: whether to transform the masks. If False, masks keep their size, for an evaluation at the
+            resolution of the original images; the transforms must then keep the whole image (``keeps_whole_image``).
 
     Raises:
         ValueError: the source has no masks or more than 255 classes, or a transform does not support masks.
@@ -81,7 +81,7 @@ class SegmentationDataset(ClassificationDataset):
         image, mask = to_uint8(image), mask.as_subclass(Tensor)
         if self.transform_masks and image.shape[-2:] != mask.shape:
             sizes = " and ".join(" x ".join(map(str, tensor.shape[-2:])) for tensor in (image, mask))
-            raise TypeError(f"the transforms give an image and a mask of the sizes {sizes}: they must keep them equal")
+            raise TypeError(f"the transforms give an image and a mask of different sizes, {sizes}: resize both alike")
         return [image], mask
 
 
@@ -89,15 +89,15 @@ WHOLE_IMAGE = ("Resize", "Grayscale", "RGB")  # transforms that keep every part 
 
 
 def keeps_whole_image(transforms: list[dict]) -> bool:
-    """Return whether the image after some transforms, scaled back, covers the image before, as its mask must."""
+    """Return whether transforms keep every part of an image in its relative place, so that its mask still fits."""
     return all(cfg.get("type") in WHOLE_IMAGE for cfg in transforms)
 
 
 def _ignore_padding(cfg: Any) -> Any:
-    """Return a transform's config whose ``fill``, if it has one, is for images only: masks get ``IGNORED_PIXEL``.
+    """Return a transform's config in which ``fill``, if supported, is for images only: masks get ``IGNORED_PIXEL``.
 
     Raises:
-        ValueError: the transform decodes images, so it takes no mask.
+        ValueError: the transform decodes images and does not support masks.
     """
     if not isinstance(cfg, dict):
         return cfg
@@ -113,13 +113,13 @@ def _ignore_padding(cfg: Any) -> Any:
 
 @TRANSFORMS.register_module()
 class RandomClassCrop(RandomCrop):
-    """``RandomCrop`` that is drawn again, up to ``TRIES`` times, while one class covers too much of it.
+    """``RandomCrop`` that is drawn up to ``TRIES`` times, until no class covers too much of the crop.
 
-    As in the recipes of mmsegmentation (``cat_max_ratio``): a crop is accepted if it has at least two classes and none
-    covers more than ``max_share`` of its labelled pixels.
+    As in the recipes of mmsegmentation (``cat_max_ratio``), a crop is accepted if it has at least two classes and no
+    class covers more than ``max_share`` of the crop's labeled pixels.
 
     Args:
-        max_share: fraction of the labelled pixels, above 0 and at most 1.
+        max_share: fraction of the labeled pixels, above 0 and at most 1.
         args, kwargs: as for ``RandomCrop``.
 
     Raises:

@@ -1,9 +1,9 @@
 """Sources: map-style datasets of ``(image, label)`` pairs, like torchvision's.
 
 Custom sources may inherit from ``Source``, the contract. Any other class can be a source if ``__getitem__(i)`` returns
-a PIL image and an integer label, and ``__len__`` the number of samples. Optional are ``classes``, the class names in
-the order of the labels; ``targets``, the labels; ``path(i)``, the i-th image's name in messages; and ``read(i)``, the
-encoded image and its label, which is faster.
+a PIL image and an integer label, and ``__len__`` returns the number of samples. Four members are optional: ``classes``,
+the class names in the order of the labels; ``targets``, the labels; ``path(i)``, the i-th image's name in messages; and
+``read(i)``, which returns the encoded image and its label, for faster decoding.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Tokenizers: bytes, or a file of Hugging Face's tokenizers or of tiktoken."""
+"""Tokenizers: bytes as tokens, or a tokenizer file of Hugging Face's tokenizers or of tiktoken."""
 
 import hashlib
 from collections.abc import Sequence
@@ -136,7 +136,7 @@ def tokenizer_of(description: Any, file: str | Path | None = None) -> Tokenizer:
 
 
 def tokenizer_name(description: Any) -> str:
-    """Return the name of a described tokenizer for messages.
+    """Return the name of a tokenizer for messages, from its description.
 
     Raises:
         ValueError: the description is invalid.

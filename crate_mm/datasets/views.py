@@ -19,11 +19,11 @@ class Views(ClassificationDataset):
     Args:
         source, max_unreadable: as for ``ClassificationDataset``.
         views: dicts of ``transforms``, configs of ``TRANSFORMS``, and ``num``, the number of views (default: 1). If all
-            of them begin with a ``DecodeRandomResizedCrop`` or a ``DecodeResize``, and the source has encoded images,
-            each view decodes the image at the resolution it needs; else the image is decoded once.
+            ``transforms`` begin with a ``DecodeRandomResizedCrop`` or a ``DecodeResize``, and the source has encoded
+            images, each view decodes the image at its own resolution; otherwise, the image is decoded once.
 
     Raises:
-        ValueError: there are no views, or a view has other keys than ``num`` and ``transforms``.
+        ValueError: there are no views, or a view has an invalid ``num`` or keys other than ``num`` and ``transforms``.
     """
 
     def __init__(self, source: dict | Dataset, views: list[dict], max_unreadable: int = 100) -> None:
