@@ -42,7 +42,7 @@ class _Benchmark:
             download = False
         try:
             super().__init__(root, download=download, **split)
-        except (RuntimeError, FileNotFoundError) as error:  # torchvision's, for missing or damaged data
+        except (RuntimeError, FileNotFoundError) as error:  # torchvision: data are missing or damaged
             if download:
                 raise ValueError(f"{name} cannot be downloaded: {error}") from None
             raise ValueError(
@@ -121,7 +121,7 @@ class OxfordIIITPet(_FileBenchmark, datasets.OxfordIIITPet, Source):
 
 @DATASETS.register_module()
 class FashionMNIST(_Benchmark, datasets.FashionMNIST, Source):
-    """60,000 training (``train=True``) and 10,000 test images of clothes, gray, 28 x 28 pixels, 10 classes."""
+    """60,000 training (``train=True``) and 10,000 test images of clothing, 28 x 28 gray pixels, in 10 classes."""
 
     folder = "FashionMNIST/raw/ with {train,t10k}-{images-idx3,labels-idx1}-ubyte"
     source = "the four .gz files of https://github.com/zalandoresearch/fashion-mnist, unpacked"

@@ -26,11 +26,11 @@ class DecodesBytes:
 class DecodeRandomResizedCrop(v2.RandomResizedCrop, DecodesBytes):
     """torchvision's ``RandomResizedCrop`` that starts from the encoded image: bytes to uint8 ``(3, height, width)``.
 
-    torchvision draws the crop, so the distribution is the same. libjpeg-turbo decodes a plain color JPEG, at 1/2, 1/4
-    or 1/8 of its size if the crop is larger than the output by at least that factor, and only the crop is resized, as
-    uint8. PIL decodes everything else (PNG, gray, CMYK, ...). A PIL image is accepted too.
+    torchvision draws the crop, so the distribution is the same. libjpeg-turbo decodes a plain color JPEG: at 1/2, 1/4
+    or 1/8 of its size if the crop is at least 2, 4 or 8 times as large as the output. Only the crop is resized, as
+    uint8. PIL decodes all other images (PNG, gray, CMYK, ...). A PIL image is accepted too.
 
-    As the first transform of a ``ClassificationDataset`` it gets the bytes of sources that have ``read``.
+    As the first transform of a ``ClassificationDataset``, it gets the bytes of sources that have ``read``.
 
     Args: as for torchvision's ``RandomResizedCrop``, with bilinear or bicubic interpolation and antialiasing.
 
@@ -83,7 +83,7 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop, DecodesBytes):
 
 @TRANSFORMS.register_module()
 class EncodedRandomResizedCrop(DecodeRandomResizedCrop):
-    """``DecodeRandomResizedCrop`` followed by a horizontal flip, with a warning; for existing configs.
+    """``DecodeRandomResizedCrop`` followed by a horizontal flip, for existing configs; logs a warning.
 
     Args: as for ``DecodeRandomResizedCrop``, and ``flip``, the probability of the flip.
     """
@@ -106,10 +106,10 @@ class EncodedRandomResizedCrop(DecodeRandomResizedCrop):
 class DecodeResize(Resize, DecodesBytes):
     """torchvision's ``Resize`` that starts from the encoded image: bytes to uint8 ``(3, height, width)``.
 
-    libjpeg-turbo decodes a plain color JPEG to PIL's pixels, which are resized as uint8: no channel of a pixel differs
-    from PIL's result by more than one level. PIL decodes everything else. A PIL image is accepted too.
+    libjpeg-turbo decodes a plain color JPEG to the same pixels as PIL. They are resized as uint8: no value differs from
+    PIL's result by more than one level. PIL decodes all other images. A PIL image is accepted too.
 
-    As the first transform of a ``ClassificationDataset`` it gets the bytes of sources that have ``read``.
+    As the first transform of a ``ClassificationDataset``, it gets the bytes of sources that have ``read``.
 
     Args: as for torchvision's ``Resize``, with bilinear interpolation and antialiasing.
 
@@ -134,7 +134,7 @@ class DecodeResize(Resize, DecodesBytes):
         if size is None:
             return super().forward(decode_by_pil(image))
         pixels = decode_jpeg(image, size, as_pil=True)
-        # In a batch of one, torchvision recognizes that the channels are interleaved.
+        # torchvision detects interleaved channels only in a batch, here of one image.
         return super().forward(torch.from_numpy(pixels[None]).permute(0, 3, 1, 2))[0]
 
 
@@ -166,13 +166,13 @@ def decode_jpeg(
     memory: np.ndarray | None = None,
     as_pil: bool = False,
 ) -> np.ndarray:
-    """Decode a JPEG of a known ``(height, width)``, reduced in the cosine transform: uint8 ``(h, w, 3)``.
+    """Decode a JPEG of known size, reduced in the inverse cosine transform, to uint8 ``(h, w, 3)``.
 
     Args:
         data, size, reduction: the JPEG, its ``(height, width)``, and its reduction: 1, 2, 4 or 8.
         memory: buffer for the pixels, uint8 of at least ``3 * height * width``; allocated if not given.
-        as_pil: upsample the chroma channels by interpolation, as PIL does, instead of by repetition, which is an
-            eighth less work.
+        as_pil: upsample the chroma channels by interpolation, as PIL does. The default, repetition, saves an eighth of
+            the work.
     """
     min_size = [math.ceil(side / reduction) for side in size] if reduction > 1 else (0, 0)
 
@@ -180,7 +180,7 @@ def decode_jpeg(
         return simplejpeg.decode_jpeg(
             data, "RGB", fastupsample=not as_pil, min_height=min_size[0], min_width=min_size[1], buffer=memory
         )
-    except ValueError:  # damaged or unusual: PIL decides, as for all other images
+    except ValueError:  # damaged or unusual: PIL decodes it or raises
         return np.array(open_image(data))
 
 

@@ -41,7 +41,7 @@ def pair_files(images: Path, masks: Path) -> tuple[list[str], list[str]]:
     """Return the images of a folder, sorted by name, and their masks: PNG files of the same stems in another folder.
 
     Raises:
-        ValueError: a folder does not exist, there is no image, two images have one stem, or an image has no mask.
+        ValueError: a folder does not exist, there is no image, two images share a stem, or an image has no mask.
     """
     for folder in (images, masks):
         if not folder.is_dir():
@@ -72,8 +72,8 @@ def _listed(names: list[str]) -> str:
 class MaskFolders(_Pairs):
     """Your own images and masks: ``root/images/`` and ``root/masks/`` with the same file names, masks as PNG.
 
-    The masks hold labels from 0, and 255 for ignored pixels. With folders ``train`` and ``val`` in both, these are the
-    splits; otherwise a fraction of the images is held out as 'val', the same in every run.
+    The masks hold labels from 0, and 255 for ignored pixels. If both folders have subfolders ``train`` and ``val``,
+    these are the splits; otherwise a fraction of the images is held out as 'val', the same in every run.
 
     Args:
         root: the folder that holds ``images`` and ``masks``.
@@ -115,10 +115,10 @@ class MaskFolders(_Pairs):
 
 
 def _class_names(file: Path) -> list[str]:
-    """Return the lines of a file."""
+    """Return the nonempty lines of a file."""
     if not file.is_file():
         raise ValueError(
-            f"the classes are unknown: write their names to {sanitized(file)}, one a line in the order of the labels, "
+            f"the classes are unknown: write their names to {sanitized(file)}, one per line in label order, "
             "or set classes=[...] in the dataset's source"
         )
     names = read_regular(file, MAX_NAMES_BYTES).decode("utf-8-sig", "replace").splitlines()
@@ -130,14 +130,14 @@ class ADE20K(_Pairs):
     """ADE20K of the scene parsing benchmark: 20,210 training and 2,000 validation images, 150 classes.
 
     The layout is that of the published archive: ``root/ADEChallengeData2016/`` with ``images`` and ``annotations``,
-    ``training`` and ``validation`` in both, and ``objectInfo150.txt``. In the files, 0 is ignored and class 0 is 1.
+    ``training`` and ``validation`` in both, and ``objectInfo150.txt``. In masks, 0 means ignored and 1 means class 0.
 
     Args:
         root: the folder that contains ``ADEChallengeData2016``.
         split: 'train' or 'val'.
 
     Raises:
-        ValueError: unknown ``split``, or a folder, the file of the names or a mask is missing.
+        ValueError: unknown ``split``, or a folder, ``objectInfo150.txt`` or a mask is missing.
     """
 
     first_label = 1
@@ -150,7 +150,7 @@ class ADE20K(_Pairs):
         names = base / "objectInfo150.txt"
         if not names.is_file():
             raise ValueError(
-                f"{sanitized(base)} is no unpacked ADEChallengeData2016.zip: expected images/, annotations/ and "
+                f"{sanitized(base)} is not an unpacked ADEChallengeData2016.zip: expected images/, annotations/ and "
                 "objectInfo150.txt"
             )
         rows = [line.split("\t") for line in read_regular(names, MAX_NAMES_BYTES).decode().splitlines()[1:] if line]
@@ -160,12 +160,12 @@ class ADE20K(_Pairs):
 
 @DATASETS.register_module()
 class VOCSegmentation(_Pairs):
-    """PASCAL VOC's segmentation by torchvision's reader: ``root/VOCdevkit/VOC2012/``; 20 classes and the background.
+    """PASCAL VOC segmentation, read by torchvision from ``root/VOCdevkit/VOC2012/``: 20 classes and the background.
 
     Args:
         root: the folder that contains ``VOCdevkit``.
         split: 'train', 'val' or 'trainval'.
-        year: of the challenge.
+        year: year of the challenge.
 
     Raises:
         ValueError: the data or the split are missing.
@@ -186,9 +186,9 @@ CITYSCAPES = datasets.Cityscapes.classes
 
 @DATASETS.register_module()
 class Cityscapes(_Pairs):
-    """Cityscapes by torchvision's reader: ``root/leftImg8bit/`` and ``root/gtFine/`` with ``*_gtFine_labelIds.png``.
+    """Cityscapes, read by torchvision: ``root/leftImg8bit/`` and ``root/gtFine/`` with ``*_gtFine_labelIds.png``.
 
-    The 19 classes of the evaluation; all others are ignored. Images are sorted by path, as on any file system.
+    The classes are the 19 of the evaluation; pixels of other classes are ignored. Images are sorted by path.
 
     Args:
         root: the folder that contains ``leftImg8bit`` and ``gtFine``.

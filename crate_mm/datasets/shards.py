@@ -1,9 +1,9 @@
 """Format and writer of packed images: WebDataset shards, the rows that describe their samples, and an index.
 
 A shard is a tar file with two members per sample, ``<key>.<jpg, png, ...>`` and ``<key>.cls`` (the label as decimal
-digits), as read by the webdataset library. A shard's rows are the columns ``offset``, ``size``, ``label``,
-``name_ends`` and ``names`` (see ``COLUMNS``) and ``about``, JSON with the shard's ``bytes`` and ``crc32``. The index,
-``index.npz`` next to the shards, has the rows of all shards, and ``shard``, the number of each image's shard.
+digits), as read by the webdataset library. The rows of a shard are arrays: the columns ``offset``, ``size``, ``label``,
+``name_ends`` and ``names`` (see ``COLUMNS``), and ``about``, JSON with the shard's ``bytes`` and ``crc32``. The index,
+``index.npz`` next to the shards, has the rows of all shards and the column ``shard``, each image's shard number.
 """
 
 import io
@@ -47,7 +47,7 @@ def write_shard(
     """Write samples ``(key, name, encoded image, label)`` atomically as a shard, and return its rows.
 
     Args:
-        max_bytes: stop after the sample that makes the shard this large; the rest stays in the iterator.
+        max_bytes: stop after the sample that makes the shard this large; the iterator keeps the remaining samples.
     """
     rows, names = [], []
     with atomic_file(path) as file:

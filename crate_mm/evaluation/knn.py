@@ -119,13 +119,13 @@ class KNNMetric(SampleMetric):
     samples are computed in addition to the task's predictions. Rank 0 holds all features.
 
     Args:
-        bank: dataset whose samples have ``labels`` and ``sample_idx``, or its config. ``resolve_config`` sets the
-            training data with the transforms of the evaluation.
+        bank: dataset whose samples have ``labels`` and ``sample_idx``, or its config. In a config, the default is the
+            training data with the transforms of the evaluation (set by ``resolve_config``).
         k, temperature: as for ``knn_predict``.
-        batch_size, num_workers: settings of the bank's loader; ``resolve_config`` sets those of the evaluation.
+        batch_size, num_workers: settings of the bank's loader. In a config, the defaults are the evaluation loader's.
 
     Raises:
-        ValueError: there is no bank, or as for ``knn_predict``.
+        ValueError: ``bank`` is None, or as for ``knn_predict``.
     """
 
     default_prefix = "eval"
@@ -151,7 +151,7 @@ class KNNMetric(SampleMetric):
         self.task: nn.Module | None = None  # the Runner sets it
 
     def process(self, data_batch: dict, data_samples: list) -> None:
-        """Store ``{label (B,), features (B, d), sample_idx (B,)}``, one row per sample, on the CPU."""
+        """Store ``{features (B, d), label (B,), sample_idx (B,)}``, one row per sample, on the CPU."""
         keys = ("features", "label", "sample_idx")
         self.results.append(dict(zip(keys, extract_features(self.task, [data_batch]))))
 
@@ -202,7 +202,7 @@ def nearest(
         features: ``(n, d)``.
         queries: ``(m, d)``.
         k: number of rows per query.
-        itself: ``(m,)``, each query's own row in ``features``, which is excluded, or -1.
+        itself: ``(m,)``, the row of ``features`` that is the query itself, to exclude it; -1 if there is none.
         chunk: number of queries compared at a time; the memory is ``chunk * n`` elements.
 
     Returns:

@@ -21,8 +21,8 @@ class SampleMetric(BaseMetric):
     counts once.
 
     Attributes:
-        samples: after an evaluation, the rows of all processes on rank 0, sorted by ``sample_idx``; empty on the other
-            ranks, which get the same metrics.
+        samples: after an evaluation, the rows of all processes, sorted by ``sample_idx``, on rank 0; empty on the other
+            ranks.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class ClassificationMetric(SampleMetric):
         self.rules = {**self.rules, **{f"top{k}": "greater" for k in self.topk}}
 
     def process(self, data_batch: dict, data_samples: list[dict]) -> None:
-        """Store one row per sample of ``{logits (B, classes), labels (B,), sample_idx (B,)}``, on its device."""
+        """Store one row per sample from batches of ``{logits (B, classes), labels (B,), sample_idx (B,)}``."""
         for batch in data_samples:
             log_p = F.log_softmax(batch["logits"].float(), dim=-1)
             score, top = log_p.exp().topk(min(max(self.topk), log_p.shape[1]))
@@ -126,7 +126,7 @@ def gather(local: dict[str, Tensor]) -> list[dict[str, Tensor]] | None:
 
 @cache
 def _hosts(world: dist.ProcessGroup) -> dist.ProcessGroup:
-    """Return the gloo group of all processes, created once on GPUs: objects are gathered on hosts, not by NCCL."""
+    """Return a gloo group of all processes, created once: objects are gathered on the CPU, not by NCCL."""
     return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 

@@ -22,10 +22,10 @@ class ImageNetReaL(ClassificationMetric):
     """Top-1 accuracy in %, where any of an image's reassessed labels is correct.
 
     Images without reassessed labels are not counted. The number N of ``ILSVRC2012_val_N.JPEG`` is the image's position
-    in the list, from 1. Labels are indices of the sorted WordNet IDs, as in ``ImageNet`` and ``ImageFolder``.
+    in ``labels``, from 1. Labels are indices of the sorted WordNet IDs, as in ``ImageNet`` and ``ImageFolder``.
 
     Args:
-        labels: the file ``real.json``: a list for each of the 50,000 validation images, sorted by name.
+        labels: the file ``real.json``: a list of labels for each of the 50,000 validation images, sorted by name.
 
     Raises:
         ValueError: the file is missing or malformed, or (in evaluation) an image's name has no number.
@@ -40,7 +40,7 @@ class ImageNetReaL(ClassificationMetric):
         self.dataset = None  # set by the Runner, for the file names
 
     def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
-        """Return ``{top1, num_samples}`` of rows with one entry per sample."""
+        """Return ``{top1, num_samples}`` from rows with one entry per sample."""
         if self.dataset is None:
             raise ValueError("ImageNetReaL needs the dataset for its file names: set its attribute 'dataset'")
         hits, describe = [], dataset_of(self.dataset).describe

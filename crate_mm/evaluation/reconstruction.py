@@ -19,9 +19,9 @@ class ReconstructionLoss(SampleMetric):
     rules: ClassVar[dict[str, str]] = {"loss": "less"}
 
     def process(self, data_batch: dict, data_samples: list[dict]) -> None:
-        """Store one row per sample of ``{loss (B,), sample_idx (B,)}``, on its device."""
+        """Store one row per sample from batches of ``{loss (B,), sample_idx (B,)}``, on their device."""
         self.results += [{"sample_idx": batch["sample_idx"], "loss": batch["loss"]} for batch in data_samples]
 
     def compute_metrics(self, samples: dict[str, Tensor]) -> dict[str, float]:
-        """Return ``{loss}`` of rows with one entry per sample."""
+        """Return ``{loss}`` from rows with one entry per sample."""
         return {"loss": samples["loss"].double().mean().item()}

@@ -11,25 +11,25 @@ from .metrics import SampleMetric
 
 @METRICS.register_module()
 class SegmentationMetric(SampleMetric):
-    """Mean intersection over union (``miou``), mean accuracy over classes and pixel accuracy, in %.
+    """Mean intersection over union (``miou``), class (``mean_class``) and pixel accuracy (``pixel_acc``), in %.
 
-    All three are computed from the confusion matrix of all labelled pixels of the data, not as means over images. A
-    class that is neither in the masks nor in the predictions has no intersection over union, and a class that is not in
-    the masks no accuracy: the means leave them out. The counts are integers, so the metrics are the same on any number
-    of processes.
+    All three are computed from the confusion matrix of all labeled pixels of the data, not as means over images. A
+    class that is absent from the masks and the predictions is omitted from ``miou``. A class that is absent from the
+    masks is omitted from ``mean_class``. The counts are integers, so the metrics are the same on any number of
+    processes.
 
     Attributes:
-        samples: ``sample_idx (n,)`` and three int64 tensors ``(n, K)``: pixels by class that are predicted right
-            (``right``), of the mask (``true``), and predicted among the labelled ones (``predicted``).
+        samples: ``sample_idx (n,)`` and three int64 tensors ``(n, K)``, numbers of labeled pixels by class: correctly
+            predicted (``right``), in the mask (``true``), and predicted (``predicted``).
     """
 
     default_prefix = "eval"
     rules: ClassVar[dict[str, str]] = {"miou": "greater", "mean_class": "greater", "pixel_acc": "greater"}
 
     def process(self, data_batch: dict, data_samples: list[dict]) -> None:
-        """Store one row per sample of ``{predicted, labels (B, H, W), num_classes, sample_idx (B,)}``, on its device.
+        """Store one row per sample from batches of ``{predicted, labels (B, H, W), num_classes, sample_idx (B,)}``.
 
-        Labels from ``num_classes`` on are not counted.
+        Labels of ``num_classes`` or more are not counted.
         """
         for batch in data_samples:
             counts = count_pixels(batch["predicted"], batch["labels"], batch["num_classes"])

@@ -1,1 +1,1 @@
-"""Files, log lines, and text from outside."""
+"""Files, log lines, and untrusted text."""

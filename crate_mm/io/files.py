@@ -23,7 +23,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-# Maximum bytes of the temporary directory's path: multiprocessing adds 32 for a socket, which may have 103 in all.
+# Maximum bytes of the temporary directory's path: multiprocessing adds 32, and a socket's path may have 103 in all.
 MAX_TEMP_BYTES = 70
 
 
@@ -54,7 +54,7 @@ def is_utf8(path: str | os.PathLike) -> bool:
 
 @contextmanager
 def utf8_path(path: str | os.PathLike) -> Iterator[str]:
-    """Yield a UTF-8 path of a file: its own, or else the path of an open descriptor."""
+    """Yield a UTF-8 path of a file: its own path if it is UTF-8, else the path of an open descriptor."""
     if is_utf8(path):
         yield os.fspath(path)
         return
@@ -96,7 +96,7 @@ def atomic_file(path: str | Path, text: bool = False) -> Iterator[IO]:
         os.replace(part, path)
     except BaseException:
         with suppress(OSError):
-            part.unlink()  # it would fill the disk
+            part.unlink()  # partial files would fill the disk
         raise
     _sync_folder(path.parent)
 
@@ -125,8 +125,8 @@ _held: "weakref.WeakSet[FileLock]" = weakref.WeakSet()
 class FileLock:
     """Lock of the operating system (flock) on a file. The system releases it when the process ends, even if killed.
 
-    If the file system has no locks (some of Lustre, FUSE and NFS), a warning is logged once per folder, and the process
-    continues as if it held the lock. A forked process holds none of its parent's locks.
+    If the file system has no locks (some Lustre, FUSE and NFS mounts), a warning is logged once per folder, and the
+    process continues as if it held the lock. A forked process holds none of its parent's locks.
 
     Args:
         path: path of the lock file, which is created if missing. Only ``delete`` deletes it. Its folder must exist.
@@ -140,7 +140,7 @@ class FileLock:
         """Acquire the lock. It is reentrant: release it as often as it was acquired.
 
         Args:
-            patience: seconds to wait for another process or thread that holds it.
+            patience: seconds to wait while another process or thread holds the lock.
 
         Returns:
             True if the lock is acquired or the file system has no locks; False if another process or thread holds it.
@@ -165,7 +165,7 @@ class FileLock:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(self.path, flags, 0o666)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _is_file(descriptor, self.path):  # its last holder has deleted the file: lock a new one
+            if not _is_file(descriptor, self.path):  # the last holder deleted the file: lock a new file
                 os.close(descriptor)
                 return False
         except OSError as error:
@@ -196,9 +196,9 @@ class FileLock:
             self._close()
 
     def delete(self) -> None:
-        """Delete the lock file, if this process holds it, and release the lock completely."""
+        """Delete the lock file if this process holds the lock, and release the lock completely."""
         if self._descriptor is not None:
-            self.path.unlink(missing_ok=True)  # before the release: a process that waits sees it, and locks a new file
+            self.path.unlink(missing_ok=True)  # before the release, so that a waiting process locks a new file
         self._times = min(self._times, 1)
         self.release()
 
@@ -217,7 +217,7 @@ class FileLock:
 
 
 def _close_inherited() -> None:
-    """Close inherited locks in a forked process; otherwise it would keep them after its parent is killed."""
+    """Close inherited locks in a forked process, which would otherwise keep them after its parent is killed."""
     for lock in list(_held):
         lock._close()
 
@@ -227,7 +227,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _is_file(descriptor: int, path: Path) -> bool:
-    """Return whether an open file is still the one at a path."""
+    """Return whether an open file is still the file at a path."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

@@ -15,7 +15,7 @@ def print_log(message: Any, logger: logging.Logger | str | None = None, level: i
 
 
 def sanitize_record(record: logging.LogRecord) -> bool:
-    """Sanitize the records of a library; a logging filter."""
+    """Sanitize a log record of a library; used as a logging filter."""
     record.msg, record.args = log_text(record.getMessage()), ()
     return True
 

@@ -9,7 +9,7 @@ from typing import TextIO, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-DELAY = 1.0  # seconds without a bar: short loops end earlier
+DELAY = 1.0  # seconds before the bar appears: short loops show no bar
 REDRAW = 0.1  # seconds between two updates
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ T = TypeVar("T")
 def live_console(file: TextIO | None) -> Console | None:
     """Return a console on which a line can be redrawn: a stream's terminal or a notebook; None if there is neither.
 
-    Python's standard streams are None if the program was started with closed ones, as by some versions of cron.
+    Python's standard streams are None if the program was started with closed streams, as some versions of cron do.
     """
     if file is None:
         return None
@@ -35,8 +35,8 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     The bar is drawn between items, not by a thread: data-loader workers could be forked while a thread is drawing.
 
     Args:
-        items: what is looped over.
-        description: what is done, as text.
+        items: items of the loop.
+        description: text before the bar.
         total: number of items (default: their length, if they have one).
     """
     console = live_console(sys.stderr)

@@ -1,7 +1,7 @@
 """Handling of untrusted files: bounded reading, bounded data, and sanitized names in messages.
 
-Any external input (a checkpoint, an image, labels, an index, a file name) may be wrong by mistake or malice. It must
-raise an error before it uses much memory or time.
+Any external input (a checkpoint, an image, labels, an index, a file name) may be wrong by mistake or malice. Wrong
+input must raise an error before it uses much memory or time.
 """
 
 import json
@@ -47,7 +47,7 @@ def without_secrets(text: Any) -> str:
 
 
 def sanitized_url(address: Any) -> str:
-    """Return ``sanitized`` text; remove user, password and query from the URLs in it."""
+    """Return ``sanitized`` text with user, password and query removed from its URLs."""
     return sanitized(without_secrets(address))
 
 
@@ -63,12 +63,12 @@ _PATH = re.compile(r"~[\w.-]*/|/|file:|[A-Za-z]:[\\/]|\\\\")  # start of a path,
 def public(value: Any, files: Collection[str] = (), is_file: bool = False) -> Any:
     """Return a text or plain data for publication, without private paths and secrets.
 
-    Absolute paths are reduced to their last component. URLs lose user, password, query and fragment, because the last
-    two may be signatures; a ``#sha256=`` fragment is kept.
+    Absolute paths are reduced to their last component. URLs lose user, password, query and fragment: query and fragment
+    may be signatures. A ``#sha256=`` fragment is kept.
 
     Args:
         value: a text, or dicts and lists of texts and other values.
-        files: dict keys whose texts are file names, so that relative paths are reduced too.
+        files: dict keys whose values are file names: relative paths in them are reduced too.
         is_file: whether ``value`` is a file name.
     """
     if isinstance(value, dict):
@@ -111,7 +111,7 @@ def shortened(name: str, max_bytes: int = 120) -> str:
 
 
 def spreadsheet_cell(value: Any) -> Any:
-    """Return a value for a CSV file; text that a spreadsheet would read as a formula gets an apostrophe before it."""
+    """Return a value for a CSV file; text that a spreadsheet would read as a formula gets a leading apostrophe."""
     if not isinstance(value, str):
         return value
     value = "".join(_escape(c) if unicodedata.category(c) in ("Cc", "Cs") else c for c in value)

@@ -9,4 +9,4 @@ _base_ = ["configs/crate_tiny_digits.py"]
 model = dict(backbone=dict(arch=dict(_delete_=True, embed_dim=96, depth=4, num_heads=4)))  # in place of "tiny"
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 train_cfg = dict(max_epochs=10)
-# A dict is merged with the base's, and replaces it with _delete_=True. The test follows a changed val_dataloader.
+# A dict is merged with the base's dict, or replaces it with _delete_=True. The test uses a changed val_dataloader too.

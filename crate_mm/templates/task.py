@@ -1,6 +1,6 @@
-"""A task: a model with its loss, its predictions and their metric. Here it reads the label as a number.
+"""A task: a model with its loss, its predictions and their metric. This example predicts the label as a number.
 
-CONTRIBUTING.md lists what else a task can define.
+CONTRIBUTING.md lists all that a task can define.
 """
 
 import torch
@@ -26,7 +26,7 @@ class MyTask(Task):
     def tensor(self, inputs, **_):  # one number per image, (B,)
         return self.number(self.backbone(inputs)[:, 0])[:, 0]
 
-    def loss(self, inputs, labels, **_):  # each name begins with "loss"; a mean over the samples
+    def loss(self, inputs, labels, **_):  # names begin with "loss"; each loss is a mean over the samples
         return {"loss": F.mse_loss(self.tensor(inputs), labels.float())}
 
     def predict(self, inputs, labels, **_):  # a list, which the metric receives

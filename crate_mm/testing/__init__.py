@@ -1,4 +1,4 @@
-"""Checks for parts of your own, in the manner of scikit-learn's ``check_estimator``.
+"""Checks for custom backbones, layers and tasks, like scikit-learn's ``check_estimator``.
 
 Each check takes a module and raises ``AssertionError`` for the first violation of the contract.
 """

@@ -21,14 +21,14 @@ def check_layer(layer: Layer, embed_dim: int, layout: TokenLayout | None = None)
 
     Args:
         layer: a layer in any mode, of any real dtype.
-        embed_dim: d of its tokens.
+        embed_dim: dimension d of its tokens.
         layout: layout of the random tokens (default: one prefix token and 2 x 3 patches).
 
     Raises:
         AssertionError: the layer violates the contract; the message says how.
     """
     name = type(layer).__name__
-    require(isinstance(layer, Layer), f"{name} is no Layer: let it inherit from crate_mm.models.Layer")
+    require(isinstance(layer, Layer), f"{name} is not a Layer: let it inherit from crate_mm.models.Layer")
     layout = layout or TokenLayout(1, 2, 3)
     layer = copy.deepcopy(layer).double().eval()
     generator = torch.Generator().manual_seed(0)
@@ -46,8 +46,8 @@ def check_layer(layer: Layer, embed_dim: int, layout: TokenLayout | None = None)
             parts = torch.cat([layer(part, cache=cache) for part in z.split(z.shape[1] // 2, 1)], 1)
             require(
                 torch.allclose(out, parts, rtol=1e-9, atol=1e-9),
-                f"{name}: {type(layer.compress).__name__}.causal is True, but tokens that come one after the other, "
-                "with a cache, become others than all at once",
+                f"{name}: {type(layer.compress).__name__}.causal is True, but tokens that are passed in parts, "
+                "with a cache, give a different output than all tokens at once",
             )
     _check_readings(layer, name, tap_outputs, embed_dim, layout)
     _check_gradients(layer, name, z, layout)

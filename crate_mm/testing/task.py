@@ -17,14 +17,14 @@ TOLERANCE = 1e-4  # of losses in float32, relative to the larger of the loss and
 def check_task(task: Task, batch: dict[str, Tensor], evaluated: dict[str, Tensor] | None = None) -> None:
     """Check a task on one batch. The task is not changed.
 
-    The checks cover the headline; the losses and the gradients of ``trainable()``; that the loss of a batch is the mean
-    of the losses of its micro-batches, weighted by ``count``; ``predict``, ``features`` and ``example``; that an
-    evaluation is repeatable; that the state dict is sufficient to resume; and that a skipped step changes nothing.
+    The checks cover the headline, the losses, the gradients of ``trainable()``, ``predict``, ``features`` and
+    ``example``. The loss of a batch must be the mean of its micro-batches' losses, weighted by ``count``. Evaluation
+    must be repeatable, the state dict must be sufficient to resume, and a skipped step must change nothing.
 
     Args:
         task: the task, on its device.
         batch: a training batch from a loader, with at least two samples.
-        evaluated: a batch from a loader of the evaluation (default: the training batch).
+        evaluated: a batch from an evaluation loader (default: the training batch).
 
     Raises:
         AssertionError: the task violates its contract; the message says how.

@@ -41,7 +41,7 @@ def test_an_operator_that_only_claims_to_be_causal_is_named():
     tssa = TSSA(24, 3, context_length=7)
     check_layer(Block(24, tssa, None), 24)
     tssa._total = lambda name, x, cache: x.sum(-2, keepdim=True)
-    with pytest.raises(AssertionError, match="Block: TSSA.causal is True, but tokens that come one after the other"):
+    with pytest.raises(AssertionError, match="Block: TSSA.causal is True, but tokens that are passed in parts"):
         check_layer(Block(24, tssa, None), 24)
 
 
