@@ -39,9 +39,9 @@ NUMBER = Field(torch.int64)
 class SampleDataset(Dataset, ABC):
     """A map-style dataset of samples: dicts of tensors, numbers, strings, or lists of tensors.
 
-    A dataset that reads files replaces an unreadable sample by another sample and adds two entries to it:
-    ``unreadable``, the position of the unreadable sample, and ``unreadable_reason``, the error message. For a readable
-    sample they are -1 and ''. The ``UnreadableImages`` hook counts unreadable samples.
+    A dataset that reads files replaces an unreadable sample by another one. Its samples have two more entries:
+    ``unreadable``, the position of the replaced sample or -1, and ``unreadable_reason``, the error message or ''. The
+    ``UnreadableImages`` hook counts the replaced samples.
 
     Attributes:
         classes: class names in the order of the labels, or None.
@@ -192,7 +192,7 @@ def require_images(dataset: Any, split: str, note: str = "") -> None:
 
 
 class ForeignDataset(SampleDataset):
-    """Adapter of a map-style dataset of another class: MMEngine's, or a user's."""
+    """Adapter for map-style datasets of other classes, such as MMEngine's or a user's."""
 
     def __init__(self, dataset: Any) -> None:
         self.foreign = dataset
@@ -227,7 +227,7 @@ class ForeignDataset(SampleDataset):
 
 
 class ForeignSource(Source):
-    """Adapter of a map-style dataset of pairs (image, label) of another class: torchvision's, or a user's."""
+    """Adapter for sources of other classes, such as torchvision's or a user's: map-style, pairs (image, label)."""
 
     def __init__(self, source: Any) -> None:
         self.foreign = source

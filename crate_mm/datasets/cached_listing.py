@@ -10,8 +10,8 @@ A cached listing is valid while every folder that was read for it has the same d
 - on a network disk, another machine changes a folder while this machine uses its attribute cache (NFS: ``acdirmax``
   seconds, 60 by default).
 
-A listing does not depend on file contents. Listings are cached only on ``FILE_SYSTEMS``: on others, such as object
-stores mounted by FUSE, folders may have no modification times. There, each process lists the tree on its own.
+A listing does not depend on file contents. Listings are cached only on ``FILE_SYSTEMS``. On other file systems, such as
+object stores mounted by FUSE, folders may have no modification times, so each process lists the tree on its own.
 """
 
 import hashlib

@@ -44,7 +44,7 @@ class ClassificationDataset(SampleDataset):
 
     Args:
         source: config of ``DATASETS`` for a map-style dataset of (PIL image, label) pairs, or the dataset itself.
-        transforms: configs of ``TRANSFORMS`` whose output is a PIL image or a uint8 tensor. If the first one is a
+        transforms: configs of ``TRANSFORMS``; the result must be a PIL image or a uint8 tensor. If the first one is a
             ``DecodeRandomResizedCrop`` or a ``DecodeResize`` and the source has ``read(i) -> (bytes, label)``, this
             transform gets the encoded image.
         max_unreadable: number of unreadable images up to which the run continues.

@@ -27,8 +27,8 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop, DecodesBytes):
     """torchvision's ``RandomResizedCrop`` that starts from the encoded image: bytes to uint8 ``(3, height, width)``.
 
     torchvision draws the crop, so the distribution is the same. libjpeg-turbo decodes a plain color JPEG: at 1/2, 1/4
-    or 1/8 of its size if the crop is at least 2, 4 or 8 times as large as the output. Only the crop is resized, as
-    uint8. PIL decodes all other images (PNG, gray, CMYK, ...). A PIL image is accepted too.
+    or 1/8 of its size if each side of the crop is at least 2, 4 or 8 times that of the output. Only the crop is
+    resized, as uint8. PIL decodes all other images (PNG, gray, CMYK, ...). A PIL image is accepted too.
 
     As the first transform of a ``ClassificationDataset``, it gets the bytes of sources that have ``read``.
 
@@ -106,7 +106,7 @@ class EncodedRandomResizedCrop(DecodeRandomResizedCrop):
 class DecodeResize(Resize, DecodesBytes):
     """torchvision's ``Resize`` that starts from the encoded image: bytes to uint8 ``(3, height, width)``.
 
-    libjpeg-turbo decodes a plain color JPEG to the same pixels as PIL. They are resized as uint8: no value differs from
+    libjpeg-turbo decodes a plain color JPEG to the same pixels as PIL. Resizing is in uint8, and no value differs from
     PIL's result by more than one level. PIL decodes all other images. A PIL image is accepted too.
 
     As the first transform of a ``ClassificationDataset``, it gets the bytes of sources that have ``read``.

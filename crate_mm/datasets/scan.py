@@ -131,7 +131,7 @@ def log_excluded(folder: str | Path, extensions: Counter[str], stray_images: int
     Args:
         folder: the scanned folder.
         extensions: number of excluded files by extension.
-        stray_images: number of images outside the class folders, so that their class is unknown.
+        stray_images: number of images outside the class folders; their class is unknown.
     """
     parts = []
     if extensions:
@@ -148,10 +148,10 @@ def log_excluded(folder: str | Path, extensions: Counter[str], stray_images: int
 def find_splits(root: str | Path) -> dict[str, Path]:
     """Return the existing split folders in a folder, by split: 'train', 'val', 'test'.
 
-    A folder named exactly like the split takes precedence over folders with the split's other names.
+    A folder named exactly like the split takes precedence over folders with alternative names.
 
     Raises:
-        ValueError: several folders have other names of the same split.
+        ValueError: several folders have alternative names of the same split.
     """
     folders = {entry.name: Path(entry.path) for entry in list_dir(str(root))[0]}
     result: dict[str, Path] = {}

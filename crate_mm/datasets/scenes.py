@@ -22,9 +22,9 @@ SPLITS = {"train": 0, "val": 1}
 class Scenes(MaskSource):
     """Gray scenes of Fashion-MNIST's articles, or of scikit-learn's digits, on textured ground, with their masks.
 
-    A scene depends only on ``seed``, ``split`` and its position. The objects of training scenes are training images of
-    the object dataset; those of validation scenes are its test images. An object's mask contains its pixels of at least
-    ``THRESHOLD``; later objects cover earlier ones. The classes are the ten classes of the objects, then the ground.
+    A scene depends only on ``seed``, ``split`` and its position. Training scenes show training images of the object
+    dataset; validation scenes show its test images. An object's mask contains its pixels of at least ``THRESHOLD``;
+    later objects cover earlier ones. The classes are the ten classes of the objects, then the ground.
 
     Args:
         root: the folder that contains ``FashionMNIST``. Without ``FashionMNIST/raw`` in it, the objects are

@@ -52,7 +52,7 @@ class ByteTokenizer:
 
 
 class FileTokenizer:
-    """A tokenizer from a file: ``*.json`` of Hugging Face's tokenizers, or ``*.tiktoken``, base64 tokens with ranks.
+    """A tokenizer from a file: ``*.json`` of Hugging Face's tokenizers, or ``*.tiktoken`` (base64 tokens, ranks).
 
     A checkpoint stores the name of the file and a hash, not the file.
 

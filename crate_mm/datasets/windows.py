@@ -29,11 +29,11 @@ class Windows(SampleDataset):
         tokens: token IDs, a one-dimensional array of integers, or a file of uint16 in the machine's byte order. The
             file is memory-mapped and shared by processes and workers. It must not be modified while it is in use.
         length: N.
-        vocab_size: number of IDs, to check IDs when a window is read (default: ``vocab_size`` of the description;
-            without a description, IDs are not checked).
+        vocab_size: size of the vocabulary, to check IDs when a window is read (default: from the description; without a
+            description, IDs are not checked).
         root: the folder of the file.
-        drop_last: drop the tokens after the last full window. If False, one more window ends with the last token. Its
-            labels that the window before also has are -100, so that each label counts once.
+        drop_last: drop the tokens after the last full window. If False, one more window ends with the last token. In
+            this window, labels that the window before also has are -100, so that each label counts once.
         random_windows: number of windows per epoch. Each window starts at a random token, drawn with replacement and
             determined by the sample's seed, or by its position if it has no seed (default: disjoint windows).
 
@@ -143,7 +143,7 @@ class Windows(SampleDataset):
         return max(int(self.tokens[at : at + AT_ONCE].max()) for at in range(0, len(self.tokens), AT_ONCE))
 
     def describe(self, position: int) -> str:
-        """Return where a window starts, or the number of a random window, and the file."""
+        """Return the location of a window, for messages."""
         if self.random_windows is not None:
             return f"random window {position} of {self.file or 'an array'}"
         return self._tokens_from(position * self.length)

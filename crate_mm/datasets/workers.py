@@ -37,7 +37,7 @@ def init_worker(worker_id: int) -> None:
     repeat. PyTorch has already given the worker a new seed for this epoch.
 
     Schedulers and terminals send signals to every process of a job. If a worker exited immediately, the training
-    process would fail before it can finish its step and save.
+    process would fail before it could finish its step and save.
     """
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):

@@ -1,7 +1,7 @@
 """Handling of untrusted files: bounded reading, bounded data, and sanitized names in messages.
 
-Any external input (a checkpoint, an image, labels, an index, a file name) may be wrong by mistake or malice. Wrong
-input must raise an error before it uses much memory or time.
+Any external input (a checkpoint, an image, labels, an index, a file name) may be wrong by mistake or malice. Reading
+wrong input must raise an error before it uses much memory or time.
 """
 
 import json
@@ -68,7 +68,7 @@ def public(value: Any, files: Collection[str] = (), is_file: bool = False) -> An
 
     Args:
         value: a text, or dicts and lists of texts and other values.
-        files: dict keys whose values are file names: relative paths in them are reduced too.
+        files: dict keys with file names as values: relative paths are reduced there too.
         is_file: whether ``value`` is a file name.
     """
     if isinstance(value, dict):
