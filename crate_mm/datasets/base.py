@@ -227,7 +227,7 @@ class ForeignDataset(SampleDataset):
 
 
 class ForeignSource(Source):
-    """Adapter for sources of other classes, such as torchvision's or a user's: map-style, pairs (image, label)."""
+    """Adapter for map-style datasets of (image, label) of other classes, such as torchvision's or a user's."""
 
     def __init__(self, source: Any) -> None:
         self.foreign = source

@@ -202,7 +202,7 @@ def nearest(
         features: ``(n, d)``.
         queries: ``(m, d)``.
         k: number of rows per query.
-        itself: ``(m,)``, the row of ``features`` that is the query itself, to exclude it; -1 if there is none.
+        itself: ``(m,)``, the row of ``features`` that is the query itself, to exclude it; -1 if there is no such row.
         chunk: number of queries compared at a time; the memory is ``chunk * n`` elements.
 
     Returns:

@@ -11,7 +11,7 @@ from .metrics import SampleMetric
 
 @METRICS.register_module()
 class SegmentationMetric(SampleMetric):
-    """Mean intersection over union (``miou``), class (``mean_class``) and pixel accuracy (``pixel_acc``), in %.
+    """Mean intersection over union (``miou``), class accuracy (``mean_class``), pixel accuracy (``pixel_acc``), in %.
 
     All three are computed from the confusion matrix of all labeled pixels of the data, not as means over images. A
     class that is absent from the masks and the predictions is omitted from ``miou``. A class that is absent from the

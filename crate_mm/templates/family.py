@@ -1,4 +1,4 @@
-"""A family: a backbone from images to tokens. CONTRIBUTING.md lists all that a backbone can declare."""
+"""A family: a backbone from images to tokens. CONTRIBUTING.md lists what a backbone can declare."""
 
 from torch import nn
 

@@ -1,6 +1,6 @@
 """A task: a model with its loss, its predictions and their metric. This example predicts the label as a number.
 
-CONTRIBUTING.md lists all that a task can define.
+CONTRIBUTING.md lists what a task can define.
 """
 
 import torch
