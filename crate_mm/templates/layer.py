@@ -1,6 +1,6 @@
 """An operator of a layer: here a sparsification, ISTA with soft thresholding instead of ReLU.
 
-A compression inherits from ``Compression`` and also takes ``num_heads``. CONTRIBUTING.md lists what operators can declare.
+A compression inherits from ``Compression`` and also takes ``num_heads``. CONTRIBUTING.md lists all declarations.
 """
 
 import torch
